@@ -1,0 +1,449 @@
+package archive
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+)
+
+// Reader reads an archive that lies on something that can seek. Opening
+// checks that the archive is whole: seek table, table of contents and size
+// agree. Frames are checked against their SHA-256 whenever they are read.
+type Reader struct {
+	r      io.ReaderAt
+	name   string
+	closer io.Closer
+	toc    []byte
+	frames []Frame
+	tar    int64
+	count  int64
+	size   int64
+}
+
+// DamagedError is a frame that is not what was written.
+type DamagedError struct {
+	Archive string
+	Frame   int
+	Offset  int64 // of the frame in the archive, bytes
+	Cause   error
+}
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("cannot read %s: frame %d at byte %d is damaged: %v", e.Archive, e.Frame, e.Offset, e.Cause)
+}
+
+func (e *DamagedError) Unwrap() error { return e.Cause }
+
+// OpenFile opens the archive in the file called name.
+func OpenFile(name string) (*Reader, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open archive: %w", err)
+	}
+	st, err := f.Stat()
+	if err == nil {
+		var r *Reader
+		if r, err = Open(f, st.Size(), name); err == nil {
+			r.closer = f
+			return r, nil
+		}
+	}
+	f.Close()
+	return nil, err
+}
+
+// Open reads the index of an archive of size bytes; name is for messages.
+func Open(r io.ReaderAt, size int64, name string) (*Reader, error) {
+	wrap := func(err error) error { return fmt.Errorf("cannot read archive %s: %w", name, err) }
+	toc, sizes, err := readTail(r, size)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	a := &Reader{r: r, name: name, toc: toc, size: size}
+	a.frames, a.tar, err = parseTOC(toc, func(Entry) error { a.count++; return nil })
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if len(sizes) != len(a.frames) {
+		return nil, wrap(fmt.Errorf("seek table has %d frames, table of contents %d", len(sizes), len(a.frames)))
+	}
+	off := int64(0)
+	for i, f := range a.frames {
+		if f.Offset != off || int64(sizes[i][0]) != f.Packed || int64(sizes[i][1]) != f.Size {
+			return nil, wrap(fmt.Errorf("seek table and table of contents differ at frame %d", i))
+		}
+		off += f.Packed
+	}
+	return a, nil
+}
+
+// Close closes the file that OpenFile opened.
+func (a *Reader) Close() error {
+	if a.closer == nil {
+		return nil
+	}
+	return a.closer.Close()
+}
+
+// Size is the archive's length, TarSize the tar stream's, in bytes; Members
+// is the number of entries.
+func (a *Reader) Size() int64    { return a.size }
+func (a *Reader) TarSize() int64 { return a.tar }
+func (a *Reader) Members() int64 { return a.count }
+func (a *Reader) Frames() int    { return len(a.frames) }
+
+// Entries hands every member to fn in archive order.
+func (a *Reader) Entries(fn func(Entry) error) error {
+	_, _, err := parseTOC(a.toc, fn)
+	return err
+}
+
+// frameAt gives the index of the frame that holds byte off of the tar stream.
+func (a *Reader) frameAt(off int64) int {
+	return sort.Search(len(a.frames), func(i int) bool { return a.frames[i].TarStart+a.frames[i].Size > off })
+}
+
+type decoder struct {
+	z      *zstd.Decoder
+	packed []byte
+}
+
+func newDecoder() (*decoder, error) {
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(FrameSize), zstd.WithDecodeAllCapLimit(true))
+	return &decoder{z: z}, err
+}
+
+// read reads, checks and decodes frame i into dst, which has room for
+// FrameSize bytes. With check only the packed bytes are looked at.
+func (a *Reader) read(d *decoder, i int, dst []byte, check bool) ([]byte, error) {
+	f := a.frames[i]
+	bad := func(err error) error { return &DamagedError{a.name, i, f.Offset, err} }
+	if int64(cap(d.packed)) < f.Packed {
+		d.packed = make([]byte, max(f.Packed, FrameSize+FrameSize/64))
+	}
+	p := d.packed[:f.Packed]
+	if _, err := a.r.ReadAt(p, f.Offset); err != nil {
+		return nil, bad(err)
+	}
+	if sha256.Sum256(p) != f.SHA256 {
+		return nil, bad(errors.New("its SHA-256 is not the recorded one"))
+	}
+	if check {
+		return nil, nil
+	}
+	out, err := d.z.DecodeAll(p, dst[:0])
+	if err != nil {
+		return nil, bad(err)
+	}
+	if int64(len(out)) != f.Size {
+		return nil, bad(fmt.Errorf("it holds %d bytes, not %d", len(out), f.Size))
+	}
+	return out, nil
+}
+
+// VerifyOptions says how deep Verify looks.
+type VerifyOptions struct {
+	// Decode also decompresses every frame and walks through the tar stream.
+	Decode   bool
+	Workers  int
+	Progress progress.Counter
+}
+
+// Verify checks every frame. All damaged frames are reported, joined, each a
+// *DamagedError.
+func (a *Reader) Verify(ctx context.Context, opt VerifyOptions) error {
+	if opt.Decode {
+		return a.verifyDeep(ctx, opt)
+	}
+	if opt.Workers <= 0 {
+		opt.Workers = runtime.GOMAXPROCS(0)
+	}
+	var next atomic.Int64
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for range opt.Workers {
+		d := &decoder{}
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1) - 1)
+				if i >= len(a.frames) || ctx.Err() != nil {
+					return
+				}
+				_, err := a.read(d, i, nil, true)
+				if opt.Progress != nil {
+					opt.Progress.Add(a.frames[i].Packed)
+				}
+				if err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errors.Join(errs...)
+}
+
+// verifyDeep decodes everything, parses the tar stream and compares it with
+// the table of contents.
+func (a *Reader) verifyDeep(ctx context.Context, opt VerifyOptions) error {
+	s, err := a.stream(ctx, 0, len(a.frames), opt.Workers, opt.Progress)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	p := &tarParser{s: s}
+	return a.Entries(func(e Entry) error {
+		m, stored, err := p.next()
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", a.name, err)
+		}
+		if m == nil || m.Path != e.Path || m.Size != e.Size || m.Type != e.Type {
+			return fmt.Errorf("cannot read %s: the table of contents does not agree with the tar stream at %s", a.name, Quote(e.Path))
+		}
+		return p.skip(stored + padding(stored))
+	})
+}
+
+// frameBuf is a decoded frame shared by those who still write from it.
+type frameBuf struct {
+	b    []byte
+	mem  []byte
+	refs atomic.Int32
+	home chan []byte
+}
+
+func (f *frameBuf) hold() { f.refs.Add(1) }
+func (f *frameBuf) release() {
+	if f.refs.Add(-1) == 0 {
+		f.home <- f.mem
+	}
+}
+
+// frameStream decodes a run of frames on all cores and gives them in order.
+// The number of buffers bounds its memory: whoever holds frames slows it down.
+type frameStream struct {
+	order  chan chan frameResult
+	cur    *frameBuf
+	rest   []byte
+	pos    int64 // offset in the tar stream
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+type frameResult struct {
+	f   *frameBuf
+	err error
+}
+
+func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progress.Counter) (*frameStream, error) {
+	if workers <= 0 {
+		workers = runtime.GOMAXPROCS(0)
+	}
+	bufs := 2*workers + 2
+	s := &frameStream{order: make(chan chan frameResult, bufs)}
+	if from < len(a.frames) {
+		s.pos = a.frames[from].TarStart
+	}
+	ctx, s.cancel = context.WithCancel(ctx)
+	home := make(chan []byte, bufs)
+	for range bufs {
+		home <- nil
+	}
+	type job struct {
+		i   int
+		buf []byte
+		out chan frameResult
+	}
+	jobs := make(chan job)
+	for range workers {
+		d, err := newDecoder()
+		if err != nil {
+			s.cancel()
+			return nil, err
+		}
+		s.wg.Go(func() {
+			defer d.z.Close()
+			for j := range jobs {
+				if j.buf == nil {
+					j.buf = make([]byte, FrameSize)
+				}
+				out, err := a.read(d, j.i, j.buf, false)
+				if prog != nil {
+					prog.Add(a.frames[j.i].Size)
+				}
+				f := &frameBuf{b: out, mem: j.buf, home: home}
+				f.refs.Store(1)
+				j.out <- frameResult{f, err}
+			}
+		})
+	}
+	// Buffers are given out in frame order, so the frame that is waited for
+	// always has one.
+	s.wg.Go(func() {
+		defer close(jobs)
+		defer close(s.order)
+		for i := from; i < to; i++ {
+			var buf []byte
+			select {
+			case buf = <-home:
+			case <-ctx.Done():
+				return
+			}
+			j := job{i, buf, make(chan frameResult, 1)}
+			select {
+			case jobs <- j:
+			case <-ctx.Done():
+				return
+			}
+			s.order <- j.out
+		}
+	})
+	return s, nil
+}
+
+func (s *frameStream) stop() {
+	s.cancel()
+	for range s.order {
+	}
+	s.wg.Wait()
+}
+
+// chunk gives the next bytes of the stream, at most n, from a single frame;
+// io.EOF at the end. They stay valid while s.cur is held.
+func (s *frameStream) chunk(n int64) ([]byte, error) {
+	for len(s.rest) == 0 {
+		if s.cur != nil {
+			s.cur.release()
+			s.cur = nil
+		}
+		c, ok := <-s.order
+		if !ok {
+			return nil, io.EOF
+		}
+		r := <-c
+		if r.err != nil {
+			return nil, r.err
+		}
+		s.cur, s.rest = r.f, r.f.b
+	}
+	k := min(n, int64(len(s.rest)))
+	b := s.rest[:k]
+	s.rest = s.rest[k:]
+	s.pos += k
+	return b, nil
+}
+
+// tarParser walks through a tar stream.
+type tarParser struct {
+	s     *frameStream
+	block [blockSize]byte
+}
+
+// full gives n bytes, copied together when they lie in two frames.
+func (p *tarParser) full(n int64) ([]byte, error) {
+	b, err := p.s.chunk(n)
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	if int64(len(b)) == n {
+		return b, nil
+	}
+	out := append(make([]byte, 0, n), b...)
+	for int64(len(out)) < n {
+		if b, err = p.s.chunk(n - int64(len(out))); err != nil {
+			return nil, noEOF(err)
+		}
+		out = append(out, b...)
+	}
+	return out, nil
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return fmt.Errorf("%w: it ends too early", errHeader)
+	}
+	return err
+}
+
+func (p *tarParser) skip(n int64) error {
+	for n > 0 {
+		b, err := p.s.chunk(n)
+		if err != nil {
+			return noEOF(err)
+		}
+		n -= int64(len(b))
+	}
+	return nil
+}
+
+// next reads headers up to the next member; nil at the end of the archive.
+func (p *tarParser) next() (*Member, int64, error) {
+	var pax map[string]string
+	for {
+		b, err := p.full(blockSize)
+		if err != nil {
+			return nil, 0, err
+		}
+		p.block = [blockSize]byte(b)
+		m, stored, err := parseHeader(p.block[:], pax)
+		if err != nil || m == nil {
+			return nil, 0, err
+		}
+		if m.Type != 'x' {
+			return m, stored, nil
+		}
+		if pax != nil || stored > maxPax {
+			return nil, 0, fmt.Errorf("%w: pax header of %d bytes", errHeader, stored)
+		}
+		if b, err = p.full(stored); err != nil {
+			return nil, 0, err
+		}
+		if pax, err = parsePax(b); err != nil {
+			return nil, 0, err
+		}
+		if err := p.skip(padding(stored)); err != nil {
+			return nil, 0, err
+		}
+	}
+}
+
+// sparseMap reads the map at the start of a sparse member's body and gives
+// the bytes that are left of it.
+func (p *tarParser) sparseMap(m *Member, stored int64) (int64, error) {
+	sr := &sparseReader{want: -1}
+	for {
+		if stored < blockSize {
+			return 0, fmt.Errorf("%w: sparse map of %s is cut off", errHeader, Quote(m.Path))
+		}
+		b, err := p.full(blockSize)
+		if err != nil {
+			return 0, err
+		}
+		stored -= blockSize
+		done, err := sr.feed(b)
+		if err != nil {
+			return 0, err
+		}
+		if done {
+			m.Sparse, err = sr.segments(m.Size, stored)
+			return stored, err
+		}
+	}
+}

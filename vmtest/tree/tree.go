@@ -1,0 +1,289 @@
+// Package tree makes a tree of the files that backups get wrong, and
+// describes any tree path by path, so that two can be compared. It shares no
+// code with the archiver that it judges.
+package tree
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options of Make: what the file system or the caller can't do is left out.
+type Options struct {
+	Trusted bool // trusted.* attributes and device nodes: needs root
+	Huge    bool // a sparse file of 5 GiB
+}
+
+// posixACL is "user::rw-, user:1234:r--, group::r--, mask::r--, other::---"
+// in the kernel's form.
+func posixACL(id uint32) []byte {
+	e := func(tag, perm uint16, id uint32) []byte {
+		return []byte{byte(tag), byte(tag >> 8), byte(perm), byte(perm >> 8), byte(id), byte(id >> 8), byte(id >> 16), byte(id >> 24)}
+	}
+	out := []byte{2, 0, 0, 0}
+	for _, b := range [][]byte{e(1, 6, ^uint32(0)), e(2, 4, id), e(4, 4, ^uint32(0)), e(16, 4, ^uint32(0)), e(32, 0, ^uint32(0))} {
+		out = append(out, b...)
+	}
+	return out
+}
+
+// capNetRaw is security.capability: cap_net_raw=ep, revision 2.
+var capNetRaw = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+
+// Make fills the directory dir, which must exist, with difficult things.
+func Make(dir string, opt Options) error {
+	var errs []error
+	do := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	p := func(n string) string { return dir + "/" + n }
+	file := func(n, content string, mode os.FileMode) {
+		do(os.WriteFile(p(n), []byte(content), 0o600))
+		do(unix.Chmod(p(n), uint32(mode)))
+	}
+	file("empty", "", 0o644)
+	file("plain", "plain text\n", 0o640)
+	file("big", strings.Repeat("0123456789abcdef", 700<<10), 0o644) // 11 MiB, over several frames
+	file("setuid", "#!", 0o4755)
+	file("setgid", "#!", 0o2755)
+	file("mode0", "secret", 0)
+	file(strings.Repeat("n", 255), "a name of 255 bytes", 0o644)
+	file("latin1-\xe4\xf6\xfc", "a name that is not UTF-8", 0o644)
+	file("new\nline", "a name with a newline", 0o644)
+	file(" -rf *\\\t'\"", "a name that a shell would like", 0o644)
+	file("ünïcode-日本", "a UTF-8 name", 0o644)
+	do(os.MkdirAll(p("sticky"), 0o755))
+	do(unix.Chmod(p("sticky"), 0o1777))
+	deep := strings.Repeat("deep-directory-with-a-long-name/", 12)
+	do(os.MkdirAll(p(deep), 0o755))
+	file(deep+"bottom-\xff\xfe", "a long path that is not UTF-8", 0o644)
+	file(deep+"bottom", "a long path", 0o644)
+	do(os.Mkdir(p("emptydir"), 0o700))
+	do(os.Link(p("plain"), p("hardlink1")))
+	do(os.Link(p("plain"), p("sticky/hardlink2")))
+	do(os.Symlink("plain", p("symlink")))
+	do(os.Symlink("/nonexistent/"+strings.Repeat("x", 300), p("long-symlink")))
+	do(os.Symlink("../..", p("sticky/up")))
+	do(unix.Mkfifo(p("fifo"), 0o620))
+	sparse := func(n string, size int64, at ...int64) {
+		f, err := os.Create(p(n))
+		do(err)
+		do(f.Truncate(size))
+		for _, o := range at {
+			_, err := f.WriteAt([]byte("data at "+fmt.Sprint(o)), o)
+			do(err)
+		}
+		do(f.Close())
+	}
+	sparse("sparse", 3<<20, 1<<20)
+	sparse("sparse-hole-only", 1<<20)
+	sparse("sparse-end", 8<<20+17, 0, 8<<20)
+	sparse(strings.Repeat("s", 150)+"-sparse-long-name", 2<<20, 1<<20)
+	if opt.Huge {
+		sparse("sparse-5GiB", 5<<30, 0, 4<<30+12345, 5<<30-4096)
+	}
+	do(unix.Setxattr(p("plain"), "user.comment", []byte("with\x00binary\xff"), 0))
+	do(unix.Setxattr(p("plain"), "user.a=b%c", []byte("="), 0))
+	do(unix.Setxattr(p("emptydir"), "user.dir", []byte("on a directory"), 0))
+	do(unix.Setxattr(p("big"), "system.posix_acl_access", posixACL(1234), 0))
+	do(unix.Setxattr(p("emptydir"), "system.posix_acl_default", posixACL(4321), 0))
+	if opt.Trusted {
+		do(unix.Setxattr(p("setgid"), "trusted.overlay", []byte("y"), 0))
+		do(unix.Setxattr(p("setuid"), "security.capability", capNetRaw, 0))
+		do(unix.Lsetxattr(p("symlink"), "trusted.link", []byte("on a link"), 0))
+		do(unix.Mknod(p("char"), unix.S_IFCHR|0o640, int(unix.Mkdev(4, 65))))
+		do(unix.Mknod(p("block"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 100000))))
+		do(os.Lchown(p("empty"), 3000000, 2500000))
+		do(os.Lchown(p("symlink"), 1000, 1001))
+		do(os.Lchown(p("new\nline"), 65534, 65534))
+	}
+	when := func(n string, sec, nsec int64) {
+		ts := []unix.Timespec{{Sec: sec, Nsec: nsec}, {Sec: sec, Nsec: nsec}}
+		do(unix.UtimesNanoAt(unix.AT_FDCWD, p(n), ts, unix.AT_SYMLINK_NOFOLLOW))
+	}
+	when("plain", 1234567890, 123456789)
+	when("empty", 1, 1)
+	when("symlink", 1500000000, 999999999)
+	when("fifo", 1600000000, 5)
+	when("mode0", 4102444800, 500000000)
+	when("emptydir", 1111111111, 1)
+	when("sticky", 1222222222, 222222222)
+	return errors.Join(errs...)
+}
+
+// Entry describes one path. Two entries are equal when every word is.
+type Entry struct {
+	Path string
+	Text string
+}
+
+// Describe lists everything below root on its file system, sorted by path:
+// type, mode, owner, size, mtime, link target, device, SHA-256 of the
+// content (its non-zero 4 KiB blocks with their offsets), whether it has
+// holes, the paths it is hard-linked to, attributes. skip leaves out subtrees.
+func Describe(root string, skip func(path string) bool) ([]Entry, error) {
+	var rst unix.Stat_t
+	if err := unix.Lstat(root, &rst); err != nil {
+		return nil, err
+	}
+	var out []Entry
+	links := map[uint64][]int{}
+	names := map[uint64][]string{}
+	err := filepath.WalkDir(root, func(full string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, full)
+		if skip != nil && rel != "." && skip("/"+rel) {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(full, &st); err != nil {
+			return err
+		}
+		if st.Dev != rst.Dev {
+			out = append(out, Entry{rel, "a mount point"})
+			return filepath.SkipDir
+		}
+		text, err := describe(full, &st)
+		if err != nil {
+			return fmt.Errorf("%s: %w", full, err)
+		}
+		if st.Nlink > 1 && !d.IsDir() {
+			links[st.Ino] = append(links[st.Ino], len(out))
+			names[st.Ino] = append(names[st.Ino], rel)
+		}
+		out = append(out, Entry{rel, text})
+		return nil
+	})
+	for ino, idx := range links {
+		for _, i := range idx {
+			out[i].Text += fmt.Sprintf(" links=%q", names[ino])
+		}
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out, err
+}
+
+func describe(full string, st *unix.Stat_t) (string, error) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "mode=%06o uid=%d gid=%d", st.Mode, st.Uid, st.Gid)
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFSOCK {
+		return "socket", nil
+	}
+	fmt.Fprintf(&b, " mtime=%d.%09d", st.Mtim.Sec, st.Mtim.Nsec)
+	switch kind {
+	case unix.S_IFREG:
+		sum, err := hashFile(full)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, " size=%d sha256=%s", st.Size, sum)
+		if st.Size >= 1<<20 && st.Blocks*512 < st.Size/2 {
+			b.WriteString(" sparse")
+		}
+	case unix.S_IFLNK:
+		t, err := os.Readlink(full)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&b, " target=%q", t)
+	case unix.S_IFCHR, unix.S_IFBLK:
+		fmt.Fprintf(&b, " rdev=%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	}
+	buf := make([]byte, 64<<10)
+	if n, err := unix.Llistxattr(full, buf); err == nil {
+		attrs := strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00")
+		sort.Strings(attrs)
+		for _, a := range attrs {
+			if a == "" {
+				continue
+			}
+			v := make([]byte, 64<<10)
+			k, err := unix.Lgetxattr(full, a, v)
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintf(&b, " %s=%x", a, v[:k])
+		}
+	}
+	return b.String(), nil
+}
+
+func hashFile(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	zero := make([]byte, 4096)
+	for off := int64(0); ; {
+		// Holes are skipped; where they can't be asked for, zeros are read.
+		if d, err := f.Seek(off, unix.SEEK_DATA); err == nil {
+			off = d &^ 4095
+		} else if errors.Is(err, unix.ENXIO) {
+			break
+		}
+		n, err := f.ReadAt(buf, off)
+		for i := 0; i < n; i += 4096 {
+			blk := buf[i:min(i+4096, n)]
+			if string(blk) != string(zero[:len(blk)]) {
+				fmt.Fprintf(h, "%d:", off+int64(i))
+				h.Write(blk)
+			}
+		}
+		off += int64(n)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// Difference is one path that is not the same on both sides.
+type Difference struct{ Path, Before, After string }
+
+func (d Difference) String() string {
+	return fmt.Sprintf("%q\n  before: %s\n  after:  %s", d.Path, d.Before, d.After)
+}
+
+// Compare lists the differences of two descriptions; "" stands for missing.
+func Compare(before, after []Entry) []Difference {
+	have := map[string]string{}
+	for _, e := range after {
+		have[e.Path] = e.Text
+	}
+	var out []Difference
+	for _, e := range before {
+		t, ok := have[e.Path]
+		delete(have, e.Path)
+		if !ok || t != e.Text {
+			out = append(out, Difference{e.Path, e.Text, t})
+		}
+	}
+	for p, t := range have {
+		out = append(out, Difference{p, "", t})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Path < out[j].Path })
+	return out
+}
