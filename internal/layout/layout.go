@@ -1,0 +1,335 @@
+// Package layout is the data model of a machine's storage: what is there,
+// never how to make it. It is pure: no device is opened, no program run.
+// docs/FORMAT.md describes layout.json.
+package layout
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// Version is the only version of layout.json there is.
+const Version = 1
+
+// Layout is what a machine's storage looks like. Devices are named without
+// "/dev/": "vda", "vda1", "vg0/root"; the names are the source machine's and
+// only tie the parts of the layout together.
+type Layout struct {
+	Version     int           `json:"version"`
+	Hostname    string        `json:"hostname"`
+	Disks       []Disk        `json:"disks"`
+	VolumeGroup []VolumeGroup `json:"volumeGroups"`
+	Filesystems []Filesystem  `json:"filesystems"`
+	Swap        []Swap        `json:"swap"`
+	Boot        Boot          `json:"boot"`
+	Kernel      Kernel        `json:"kernel"`
+	Network     []Interface   `json:"network"`
+	Fstab       string        `json:"fstab"`
+	// Unsupported is what was found and can't be brought back.
+	Unsupported []Unsupported `json:"unsupported"`
+}
+
+// Disk is one disk with its partition table.
+type Disk struct {
+	Name           string        `json:"name"`
+	Model          string        `json:"model"`
+	Serial         string        `json:"serial"`
+	WWN            string        `json:"wwn"`
+	Size           quantity.Size `json:"size"`
+	LogicalSector  quantity.Size `json:"logicalSector"`
+	PhysicalSector quantity.Size `json:"physicalSector"`
+	Removable      bool          `json:"removable"`
+	Table          *Table        `json:"table,omitempty"`
+}
+
+// Labels of partition tables.
+const (
+	GPT = "gpt"
+	MBR = "dos"
+)
+
+// Table is a partition table.
+type Table struct {
+	Label      string      `json:"label"`               // GPT or MBR
+	GUID       string      `json:"guid,omitempty"`      // of a GPT disk
+	Signature  string      `json:"signature,omitempty"` // of an MBR disk, "0x%08x"
+	Partitions []Partition `json:"partitions"`
+}
+
+// Partition is one entry; Start and Size are in bytes.
+type Partition struct {
+	Number     int           `json:"number"`
+	Device     string        `json:"device"`
+	Start      quantity.Size `json:"start"`
+	Size       quantity.Size `json:"size"`
+	Type       string        `json:"type"` // GPT: type GUID, upper case; MBR: "0x83"
+	GUID       string        `json:"guid,omitempty"`
+	Name       string        `json:"name,omitempty"`
+	Attributes uint64        `json:"attributes,omitempty"`
+	Active     bool          `json:"active,omitempty"`
+	EBR        quantity.Size `json:"ebr,omitempty"` // MBR logical: where its own record lies
+}
+
+// Partition types that matter to us.
+const (
+	TypeESP      = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+	TypeBIOSBoot = "21686148-6449-6E6F-744E-656564454649"
+)
+
+// VolumeGroup is an LVM2 volume group of linear volumes.
+type VolumeGroup struct {
+	Name       string           `json:"name"`
+	UUID       string           `json:"uuid"`
+	ExtentSize quantity.Size    `json:"extentSize"`
+	PVs        []PhysicalVolume `json:"pvs"`
+	LVs        []LogicalVolume  `json:"lvs"`
+	// Config is the text of vgcfgbackup(8), which vgcfgrestore(8) takes.
+	Config string `json:"config"`
+}
+
+// PhysicalVolume is a device of a volume group.
+type PhysicalVolume struct {
+	Device string        `json:"device"`
+	UUID   string        `json:"uuid"`
+	Size   quantity.Size `json:"size"`
+}
+
+// LogicalVolume is a volume; its device is "VG/NAME".
+type LogicalVolume struct {
+	Name string        `json:"name"`
+	UUID string        `json:"uuid"`
+	Size quantity.Size `json:"size"`
+}
+
+// Filesystem is one file system and where it is mounted.
+type Filesystem struct {
+	Device string        `json:"device"`
+	Type   string        `json:"type"`
+	UUID   string        `json:"uuid"`
+	Label  string        `json:"label"`
+	Size   quantity.Size `json:"size"` // of the file system
+	Used   quantity.Size `json:"used"` // when the layout was taken; not compared
+	Mounts []Mount       `json:"mounts"`
+	// Excluded names the rule or reason why its files are not in the set; it
+	// is made anew, empty, when its disk is.
+	Excluded string           `json:"excluded,omitempty"`
+	Ext      *superblock.Ext  `json:"ext,omitempty"`
+	XFS      *superblock.XFS  `json:"xfs,omitempty"`
+	VFAT     *superblock.VFAT `json:"vfat,omitempty"`
+}
+
+// Mount is one mount of a file system's root.
+type Mount struct {
+	Path    string `json:"path"`
+	Options string `json:"options"`
+}
+
+// Swap is a swap device.
+type Swap struct {
+	Device string        `json:"device"`
+	UUID   string        `json:"uuid"`
+	Label  string        `json:"label"`
+	Size   quantity.Size `json:"size"`
+	Active bool          `json:"active"`
+}
+
+// Firmware kinds and boot loaders.
+const (
+	BIOS = "bios"
+	UEFI = "uefi"
+	GRUB = "grub"
+)
+
+// Boot is how the machine starts.
+type Boot struct {
+	Firmware string `json:"firmware"` // BIOS or UEFI
+	Loader   string `json:"loader"`   // GRUB or ""
+	// Targets are GRUB's platforms: "i386-pc", "x86_64-efi".
+	Targets []string `json:"targets"`
+	// Disks have GRUB in their first sector.
+	Disks []string `json:"disks"`
+	// ESP is the device of the EFI system partition, ESPFiles the loaders on it.
+	ESP      string       `json:"esp"`
+	ESPFiles []string     `json:"espFiles"`
+	NVRAM    []NVRAMEntry `json:"nvram"`
+	Order    []string     `json:"order"` // of NVRAM entries, "0001"
+}
+
+// NVRAMEntry is a boot entry of the UEFI firmware.
+type NVRAMEntry struct {
+	ID       string `json:"id"` // "0001"
+	Label    string `json:"label"`
+	Active   bool   `json:"active"`
+	PartGUID string `json:"partGUID"`
+	Path     string `json:"path"` // of the loader on the ESP, with backslashes
+}
+
+// Kernel is what ran when the layout was taken.
+type Kernel struct {
+	Release  string   `json:"release"`
+	Cmdline  string   `json:"cmdline"`
+	Consoles []string `json:"consoles"` // as on the command line: "ttyS0,115200"
+}
+
+// Interface is a network interface as a person may need it in the rescue
+// system; nothing configures it without being asked.
+type Interface struct {
+	Name      string   `json:"name"`
+	MAC       string   `json:"mac"`
+	Addresses []string `json:"addresses"` // CIDR
+	Gateway   string   `json:"gateway,omitempty"`
+	Driver    string   `json:"driver,omitempty"`
+}
+
+// Unsupported is a part of the machine that a restore can't bring back.
+type Unsupported struct {
+	What   string `json:"what"`   // device or mount point
+	Reason string `json:"reason"` // what it is and what is missing
+	Device string `json:"device"` // to be excluded by name
+}
+
+// Read reads and checks a layout. Unknown fields and text after the end are
+// errors; faults of the content are all reported at once.
+func Read(r io.Reader) (*Layout, error) {
+	b, err := io.ReadAll(io.LimitReader(r, 64<<20))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read layout: %w", err)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var l Layout
+	if err := d.Decode(&l); err != nil {
+		return nil, fmt.Errorf("cannot read layout: %s: %w", position(b, d.InputOffset(), err), err)
+	}
+	if d.More() {
+		return nil, fmt.Errorf("cannot read layout: %s: text after the end", position(b, d.InputOffset(), nil))
+	}
+	if err := l.Validate(); err != nil {
+		return nil, fmt.Errorf("cannot use layout:\n%w", err)
+	}
+	return &l, nil
+}
+
+// position turns an offset into "line L, column C".
+func position(b []byte, off int64, err error) string {
+	var se *json.SyntaxError
+	var te *json.UnmarshalTypeError
+	if errors.As(err, &se) {
+		off = se.Offset
+	} else if errors.As(err, &te) {
+		off = te.Offset
+	}
+	head := b[:min(max(off, 0), int64(len(b)))]
+	return fmt.Sprintf("line %d, column %d", 1+bytes.Count(head, []byte("\n")), len(head)-bytes.LastIndexByte(head, '\n'))
+}
+
+// Write writes the layout as JSON after checking it.
+func (l *Layout) Write(w io.Writer) error {
+	if err := l.Validate(); err != nil {
+		return fmt.Errorf("cannot write layout:\n%w", err)
+	}
+	b, err := json.MarshalIndent(l, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// Partition finds a partition and its disk by device name.
+func (l *Layout) Partition(dev string) (*Disk, *Partition) {
+	for i := range l.Disks {
+		d := &l.Disks[i]
+		if d.Table == nil {
+			continue
+		}
+		for j := range d.Table.Partitions {
+			if d.Table.Partitions[j].Device == dev {
+				return d, &d.Table.Partitions[j]
+			}
+		}
+	}
+	return nil, nil
+}
+
+// Disk finds a disk by name.
+func (l *Layout) Disk(name string) *Disk {
+	i := slices.IndexFunc(l.Disks, func(d Disk) bool { return d.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &l.Disks[i]
+}
+
+// Group finds the volume group of a volume "VG/NAME".
+func (l *Layout) Group(dev string) *VolumeGroup {
+	vg, _, ok := strings.Cut(dev, "/")
+	if !ok {
+		return nil
+	}
+	i := slices.IndexFunc(l.VolumeGroup, func(g VolumeGroup) bool { return g.Name == vg })
+	if i < 0 {
+		return nil
+	}
+	return &l.VolumeGroup[i]
+}
+
+// DisksUnder gives the names of the disks that dev lies on, sorted.
+func (l *Layout) DisksUnder(dev string) []string {
+	if l.Disk(dev) != nil {
+		return []string{dev}
+	}
+	if d, _ := l.Partition(dev); d != nil {
+		return []string{d.Name}
+	}
+	var out []string
+	if g := l.Group(dev); g != nil {
+		for _, pv := range g.PVs {
+			out = append(out, l.DisksUnder(pv.Device)...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Mounted finds the file system mounted at path.
+func (l *Layout) Mounted(path string) *Filesystem {
+	for i := range l.Filesystems {
+		for _, m := range l.Filesystems[i].Mounts {
+			if m.Path == path {
+				return &l.Filesystems[i]
+			}
+		}
+	}
+	return nil
+}
+
+// Needed gives the names of the disks that have to be recreated to bring back
+// all that is not excluded, sorted.
+func (l *Layout) Needed() []string {
+	var out []string
+	for _, f := range l.Filesystems {
+		if f.Excluded == "" {
+			out = append(out, l.DisksUnder(f.Device)...)
+		}
+	}
+	for _, s := range l.Swap {
+		if s.Active {
+			out = append(out, l.DisksUnder(s.Device)...)
+		}
+	}
+	out = append(out, l.Boot.Disks...)
+	if l.Boot.ESP != "" {
+		out = append(out, l.DisksUnder(l.Boot.ESP)...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

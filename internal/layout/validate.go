@@ -1,0 +1,273 @@
+package layout
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// faults collects everything that is wrong, each with its path.
+type faults struct{ errs []error }
+
+func (f *faults) add(where, format string, args ...any) {
+	f.errs = append(f.errs, fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)))
+}
+
+// Validate reports all faults at once, joined, each as "PATH: what".
+func (l *Layout) Validate() error {
+	f := &faults{}
+	if l.Version != Version {
+		f.add("version", "is %d; this program knows %d", l.Version, Version)
+		return errors.Join(f.errs...)
+	}
+	devs := map[string]string{} // device -> where it was defined
+	define := func(dev, where string) {
+		if !validDevice(dev) {
+			f.add(where, "%q is no device name", dev)
+		}
+		if first, ok := devs[dev]; ok {
+			f.add(where, "device %q is defined a second time, first at %s", dev, first)
+		}
+		devs[dev] = where
+	}
+	for i := range l.Disks {
+		where := fmt.Sprintf("disks[%d]", i)
+		define(l.Disks[i].Name, where)
+		l.Disks[i].validate(f, where, define)
+	}
+	users := map[string]string{} // device -> who uses it
+	use := func(dev, where string) {
+		if _, ok := devs[dev]; !ok {
+			f.add(where, "device %q is not in the layout", dev)
+		}
+		if first, ok := users[dev]; ok {
+			f.add(where, "device %q is used a second time, first by %s", dev, first)
+		}
+		users[dev] = where
+	}
+	for i := range l.VolumeGroup {
+		l.VolumeGroup[i].validate(f, fmt.Sprintf("volumeGroups[%d]", i), define, use)
+	}
+	mounts := map[string]string{}
+	for i := range l.Filesystems {
+		where := fmt.Sprintf("filesystems[%d]", i)
+		l.Filesystems[i].validate(f, where, mounts)
+		use(l.Filesystems[i].Device, where)
+	}
+	for i, s := range l.Swap {
+		where := fmt.Sprintf("swap[%d]", i)
+		use(s.Device, where)
+		if s.Size < 40<<10 {
+			f.add(where, "size %d is too small for swap", s.Size)
+		}
+		if s.UUID != "" && !uuidRE.MatchString(s.UUID) {
+			f.add(where, "UUID %q", s.UUID)
+		}
+	}
+	l.Boot.validate(f, devs)
+	return errors.Join(f.errs...)
+}
+
+var (
+	uuidRE   = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+	vfatRE   = regexp.MustCompile(`^[0-9A-F]{4}-[0-9A-F]{4}$`)
+	lvmRE    = regexp.MustCompile(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
+	deviceRE = regexp.MustCompile(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)?$`)
+	sigRE    = regexp.MustCompile(`^0x[0-9a-f]{8}$`)
+)
+
+func validDevice(d string) bool {
+	return deviceRE.MatchString(d) && !strings.Contains("/"+d+"/", "/./") && !strings.Contains("/"+d+"/", "/../") && !strings.HasPrefix(d, "-") && !strings.Contains(d, "/-")
+}
+
+func (d *Disk) validate(f *faults, where string, define func(dev, where string)) {
+	if d.Size <= 0 {
+		f.add(where, "size %d", d.Size)
+	}
+	for _, s := range []struct {
+		name string
+		v    int64
+	}{{"logicalSector", int64(d.LogicalSector)}, {"physicalSector", int64(d.PhysicalSector)}} {
+		if s.v < 512 || s.v > 65536 || s.v&(s.v-1) != 0 {
+			f.add(where, "%s %d is no power of two from 512 to 65536", s.name, s.v)
+			return
+		}
+	}
+	t := d.Table
+	if t == nil {
+		return
+	}
+	where += ".table"
+	switch t.Label {
+	case GPT:
+		if !uuidRE.MatchString(t.GUID) {
+			f.add(where, "GUID %q", t.GUID)
+		}
+	case MBR:
+		if !sigRE.MatchString(t.Signature) {
+			f.add(where, "signature %q; want 0x and 8 hex digits", t.Signature)
+		}
+	default:
+		f.add(where, "label %q; want %s or %s", t.Label, GPT, MBR)
+	}
+	for i := range t.Partitions {
+		p := &t.Partitions[i]
+		pw := fmt.Sprintf("%s.partitions[%d]", where, i)
+		define(p.Device, pw)
+		p.validate(f, pw, d)
+		for j := range i {
+			q := &t.Partitions[j]
+			if p.Number == q.Number {
+				f.add(pw, "number %d is partitions[%d]'s too", p.Number, j)
+			}
+			if p.Start < q.Start+q.Size && q.Start < p.Start+p.Size && !p.inside(q) && !q.inside(p) {
+				f.add(pw, "overlaps partitions[%d]", j)
+			}
+		}
+	}
+}
+
+// Extended tells whether p is the container of logical partitions.
+func (p *Partition) Extended() bool {
+	n, err := strconv.ParseUint(p.Type, 0, 8)
+	return err == nil && (n == 0x05 || n == 0x0f || n == 0x85)
+}
+
+// Logical tells whether p lies in an extended partition.
+func (p *Partition) Logical() bool { return p.EBR > 0 }
+
+func (p *Partition) inside(q *Partition) bool {
+	return p.Logical() && q.Extended() && !q.Logical() && p.Start >= q.Start && p.Start+p.Size <= q.Start+q.Size
+}
+
+func (p *Partition) validate(f *faults, where string, d *Disk) {
+	if p.Start < d.LogicalSector || p.Size <= 0 || p.Start+p.Size > d.Size {
+		f.add(where, "bytes %d to %d do not lie on a disk of %d", p.Start, p.Start+p.Size, d.Size)
+	}
+	if p.Start%d.LogicalSector != 0 || p.Size%d.LogicalSector != 0 {
+		f.add(where, "start or size is no whole number of sectors")
+	}
+	switch d.Table.Label {
+	case GPT:
+		if p.Number < 1 || p.Number > 128 {
+			f.add(where, "number %d; want 1 to 128", p.Number)
+		}
+		if !uuidRE.MatchString(p.Type) || !uuidRE.MatchString(p.GUID) {
+			f.add(where, "type %q or GUID %q is no GUID", p.Type, p.GUID)
+		}
+	case MBR:
+		if n, err := strconv.ParseUint(p.Type, 0, 8); err != nil || n == 0 {
+			f.add(where, "type %q; want 0x01 to 0xff", p.Type)
+		}
+		if p.Number < 1 || p.Number > 60 || (p.Number > 4) != p.Logical() {
+			f.add(where, "number %d does not fit a partition with EBR %d", p.Number, p.EBR)
+		}
+	}
+}
+
+func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, where string)) {
+	if !validDevice(g.Name) || strings.Contains(g.Name, "/") {
+		f.add(where, "name %q", g.Name)
+	}
+	if !lvmRE.MatchString(g.UUID) {
+		f.add(where, "UUID %q", g.UUID)
+	}
+	if g.ExtentSize <= 0 {
+		f.add(where, "extent size %d", g.ExtentSize)
+	}
+	if len(g.PVs) == 0 {
+		f.add(where, "has no physical volumes")
+	}
+	if !strings.Contains(g.Config, "physical_volumes") {
+		f.add(where+".config", "is not the text of vgcfgbackup")
+	}
+	for i, p := range g.PVs {
+		pw := fmt.Sprintf("%s.pvs[%d]", where, i)
+		use(p.Device, pw)
+		if !lvmRE.MatchString(p.UUID) {
+			f.add(pw, "UUID %q", p.UUID)
+		}
+		if !strings.Contains(g.Config, p.UUID) {
+			f.add(pw, "UUID %s is not in the group's config", p.UUID)
+		}
+	}
+	for i, v := range g.LVs {
+		define(g.Name+"/"+v.Name, fmt.Sprintf("%s.lvs[%d]", where, i))
+		if v.Size <= 0 || !lvmRE.MatchString(v.UUID) {
+			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "size %d or UUID %q", v.Size, v.UUID)
+		}
+	}
+}
+
+func (s *Filesystem) validate(f *faults, where string, mounts map[string]string) {
+	ok := false
+	re := uuidRE
+	switch s.Type {
+	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
+		ok = s.Ext != nil && s.XFS == nil && s.VFAT == nil
+		if ok && (s.Ext.BlockSize < 1024 || s.Ext.InodeSize < 128 || s.Ext.Inodes < 1) {
+			f.add(where+".ext", "block size %d, inode size %d, %d inodes", s.Ext.BlockSize, s.Ext.InodeSize, s.Ext.Inodes)
+		}
+	case superblock.TypeXFS:
+		ok = s.XFS != nil && s.Ext == nil && s.VFAT == nil
+	case superblock.TypeVFAT:
+		ok = s.VFAT != nil && s.Ext == nil && s.XFS == nil
+		re = vfatRE
+	default:
+		f.add(where, "type %q is not one that can be made", s.Type)
+		return
+	}
+	if !ok {
+		f.add(where, "has no geometry of its type %s, or another's", s.Type)
+	}
+	if s.UUID != "" && !re.MatchString(s.UUID) {
+		f.add(where, "UUID %q", s.UUID)
+	}
+	if s.Size <= 0 {
+		f.add(where, "size %d", s.Size)
+	}
+	if strings.ContainsAny(s.Label, "\x00\n") {
+		f.add(where, "label %q", s.Label)
+	}
+	for i, m := range s.Mounts {
+		mw := fmt.Sprintf("%s.mounts[%d]", where, i)
+		if !path.IsAbs(m.Path) || path.Clean(m.Path) != m.Path {
+			f.add(mw, "path %q", m.Path)
+		}
+		if first, ok := mounts[m.Path]; ok {
+			f.add(mw, "%s is %s's too", m.Path, first)
+		}
+		mounts[m.Path] = mw
+	}
+}
+
+func (b *Boot) validate(f *faults, devs map[string]string) {
+	if b.Firmware != BIOS && b.Firmware != UEFI {
+		f.add("boot.firmware", "%q; want %s or %s", b.Firmware, BIOS, UEFI)
+	}
+	if b.Loader != GRUB && b.Loader != "" {
+		f.add("boot.loader", "%q is not known", b.Loader)
+	}
+	known := func(where, dev string) {
+		if _, ok := devs[dev]; !ok {
+			f.add(where, "device %q is not in the layout", dev)
+		}
+	}
+	for i, d := range b.Disks {
+		known(fmt.Sprintf("boot.disks[%d]", i), d)
+	}
+	if b.ESP != "" {
+		known("boot.esp", b.ESP)
+	}
+	for i, t := range b.Targets {
+		if !slices.Contains([]string{"i386-pc", "x86_64-efi", "i386-efi", "arm64-efi"}, t) {
+			f.add(fmt.Sprintf("boot.targets[%d]", i), "%q is not known", t)
+		}
+	}
+}

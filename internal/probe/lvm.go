@@ -1,0 +1,132 @@
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// lvm reads the volume groups, if any partition is a physical volume.
+func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
+	if !m.hasPV(l) {
+		return nil
+	}
+	vgs, err := m.report(ctx, "vgs", "vg_name,vg_uuid,vg_extent_size")
+	if err != nil {
+		return err
+	}
+	pvs, err := m.report(ctx, "pvs", "pv_name,pv_uuid,dev_size,vg_name")
+	if err != nil {
+		return err
+	}
+	lvs, err := m.report(ctx, "lvs", "vg_name,lv_name,lv_uuid,lv_size,segtype")
+	if err != nil {
+		return err
+	}
+	for _, r := range vgs {
+		g := layout.VolumeGroup{Name: r["vg_name"], UUID: r["vg_uuid"], ExtentSize: number(r["vg_extent_size"])}
+		for _, p := range pvs {
+			if p["vg_name"] == g.Name {
+				g.PVs = append(g.PVs, layout.PhysicalVolume{Device: m.resolve(p["pv_name"]), UUID: p["pv_uuid"], Size: number(p["dev_size"])})
+			}
+		}
+		for _, v := range lvs {
+			if v["vg_name"] != g.Name || slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {
+				continue // a volume of several segments has several lines
+			}
+			if v["segtype"] != "linear" {
+				n := g.Name + "/" + v["lv_name"]
+				l.Unsupported = append(l.Unsupported, layout.Unsupported{What: n, Device: n, Reason: "logical volume of type " + v["segtype"] + " is not supported"})
+				continue
+			}
+			g.LVs = append(g.LVs, layout.LogicalVolume{Name: v["lv_name"], UUID: v["lv_uuid"], Size: number(v["lv_size"])})
+		}
+		if g.Config, err = m.vgConfig(ctx, g.Name); err != nil {
+			return err
+		}
+		l.VolumeGroup = append(l.VolumeGroup, g)
+	}
+	return nil
+}
+
+func (m Machine) hasPV(l *layout.Layout) bool {
+	is := func(dev string, size quantity.Size) bool {
+		i, err := m.superblockOf(dev, size)
+		return err == nil && i != nil && i.Type == superblock.TypeLVM
+	}
+	for _, d := range l.Disks {
+		if d.Table == nil {
+			if is(d.Name, d.Size) {
+				return true
+			}
+			continue
+		}
+		for _, p := range d.Table.Partitions {
+			if !p.Extended() && is(p.Device, p.Size) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func number(s string) quantity.Size {
+	v, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return -1 // Validate says where
+	}
+	return quantity.Size(v)
+}
+
+// report asks lvm(8) for columns, in bytes.
+func (m Machine) report(ctx context.Context, what, columns string) ([]map[string]string, error) {
+	out, err := m.Run.Run(ctx, tool.New("lvm", what, "--reportformat", "json", "--units", "b", "--nosuffix", "-o", columns))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read LVM: %w", err)
+	}
+	return parseReport(out)
+}
+
+func parseReport(out []byte) ([]map[string]string, error) {
+	var v struct {
+		Report []map[string][]map[string]string
+	}
+	if err := json.Unmarshal(out, &v); err != nil {
+		return nil, fmt.Errorf("cannot read LVM's report: %w", err)
+	}
+	var rows []map[string]string
+	for _, r := range v.Report {
+		for _, t := range r {
+			rows = append(rows, t...)
+		}
+	}
+	return rows, nil
+}
+
+// vgConfig gets the text of vgcfgbackup; the program writes to files only.
+func (m Machine) vgConfig(ctx context.Context, vg string) (string, error) {
+	dir, err := os.MkdirTemp("", "mkcdrec-vg")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "vg")
+	if _, err := m.Run.Run(ctx, tool.New("lvm", "vgcfgbackup", "-f", file, vg)); err != nil {
+		return "", fmt.Errorf("cannot save volume group %s: %w", vg, err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("cannot save volume group %s: %w", vg, err)
+	}
+	return strings.TrimSpace(string(b)) + "\n", nil
+}

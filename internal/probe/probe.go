@@ -1,0 +1,357 @@
+// Package probe reads a live machine into a layout. Disks, partition tables
+// and superblocks are read directly; LVM is asked through its own program.
+// Nothing is written, and no udev is needed, so that the source machine and
+// the rescue system see disks the same way.
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/diskfs/go-diskfs/partition/gpt"
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/mbr"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Machine is where to look. The zero value with a Runner is the machine we
+// run on.
+type Machine struct {
+	Root string // prefix of /sys, /proc, /dev and /etc
+	Run  tool.Runner
+}
+
+func (m Machine) path(p string) string { return filepath.Join(m.Root+"/", p) }
+
+// read gives a small file's text without surrounding blanks; "" if there is none.
+func (m Machine) read(p string) string {
+	b, err := os.ReadFile(m.path(p))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// notDisks are block devices that are no storage of their own.
+var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "mtdblock"}
+
+// Read reads everything. What is there and can't be recorded is in the
+// layout's Unsupported list; errors are those of the machine.
+func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
+	l := &layout.Layout{Version: layout.Version, Fstab: m.read("/etc/fstab")}
+	l.Hostname = m.read("/proc/sys/kernel/hostname")
+	disks, err := m.Disks()
+	if err != nil {
+		return nil, err
+	}
+	l.Disks = disks
+	if err := m.lvm(ctx, l); err != nil {
+		return nil, err
+	}
+	mounts, err := m.Mounts()
+	if err != nil {
+		return nil, err
+	}
+	if err := m.contents(l, mounts); err != nil {
+		return nil, err
+	}
+	m.foreignMounts(l, mounts)
+	m.boot(l)
+	m.kernel(l)
+	m.network(l)
+	return l, nil
+}
+
+// Disks lists the disks with their tables, sorted by name. It needs no
+// program and is what the rescue system maps disks with.
+func (m Machine) Disks() ([]layout.Disk, error) {
+	names, err := os.ReadDir(m.path("/sys/block"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot list disks: %w", err)
+	}
+	var out []layout.Disk
+	for _, n := range names {
+		name := n.Name()
+		if slices.ContainsFunc(notDisks, func(p string) bool { return strings.HasPrefix(name, p) }) || strings.Contains(name, "boot") || strings.Contains(name, "rpmb") {
+			continue
+		}
+		d, err := m.disk(name)
+		if err != nil {
+			return nil, err
+		}
+		if d.Size > 0 {
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+func (m Machine) disk(name string) (layout.Disk, error) {
+	sys := "/sys/block/" + name + "/"
+	num := func(p string, def int64) quantity.Size {
+		if v, err := strconv.ParseInt(m.read(sys+p), 10, 64); err == nil {
+			return quantity.Size(v)
+		}
+		return quantity.Size(def)
+	}
+	d := layout.Disk{Name: name, Size: num("size", 0) * 512, LogicalSector: num("queue/logical_block_size", 512), PhysicalSector: num("queue/physical_block_size", 512), Removable: m.read(sys+"removable") == "1"}
+	d.Model = strings.Join(strings.Fields(m.read(sys+"device/model")), " ")
+	d.Serial, d.WWN = m.serial(sys), m.wwn(sys)
+	if d.Size == 0 {
+		return d, nil
+	}
+	t, err := m.table(&d)
+	if err != nil {
+		return d, fmt.Errorf("cannot read partition table of %s: %w", name, err)
+	}
+	d.Table = t
+	return d, nil
+}
+
+// serial looks where virtio, NVMe, SCSI (unit serial number page) and USB
+// keep it.
+func (m Machine) serial(sys string) string {
+	for _, p := range []string{"serial", "device/serial"} {
+		if s := m.read(sys + p); s != "" {
+			return s
+		}
+	}
+	// SCSI VPD page 80h: 4 bytes of header, then text; SPC-4 §7.8.15.
+	if b, err := os.ReadFile(m.path(sys + "device/vpd_pg80")); err == nil && len(b) > 4 {
+		if s := strings.TrimSpace(strings.Trim(string(b[4:]), "\x00")); s != "" {
+			return s
+		}
+	}
+	real, err := filepath.EvalSymlinks(m.path(sys + "device"))
+	if err != nil {
+		return ""
+	}
+	for d := real; strings.Contains(d, "/usb"); d = filepath.Dir(d) {
+		if b, err := os.ReadFile(d + "/serial"); err == nil {
+			return strings.TrimSpace(string(b))
+		}
+	}
+	return ""
+}
+
+// wwn takes world-wide names only: a name made of vendor, model and serial
+// says nothing that those don't.
+func (m Machine) wwn(sys string) string {
+	for _, p := range []string{"wwid", "device/wwid"} {
+		s := strings.ToLower(m.read(sys + p))
+		for _, pre := range []string{"naa.", "eui.", "nvme.", "uuid."} {
+			if strings.HasPrefix(s, pre) {
+				return s
+			}
+		}
+	}
+	return ""
+}
+
+// PartitionName is the kernel's name of partition n of a disk.
+func PartitionName(disk string, n int) string {
+	if c := disk[len(disk)-1]; c >= '0' && c <= '9' {
+		return fmt.Sprintf("%sp%d", disk, n)
+	}
+	return fmt.Sprintf("%s%d", disk, n)
+}
+
+func (m Machine) table(d *layout.Disk) (*layout.Table, error) {
+	f, err := os.Open(m.path("/dev/" + d.Name))
+	if err != nil {
+		if errors.Is(err, unix.ENOMEDIUM) {
+			d.Size = 0
+			return nil, nil
+		}
+		return nil, err
+	}
+	defer f.Close()
+	head := make([]byte, 2*d.LogicalSector)
+	if _, err := f.ReadAt(head, 0); err != nil {
+		return nil, err
+	}
+	if string(head[d.LogicalSector:d.LogicalSector+8]) == "EFI PART" {
+		t, err := gpt.Read(f, int(d.LogicalSector), int(d.PhysicalSector))
+		if err != nil {
+			return nil, err
+		}
+		return gptTable(d, t), nil
+	}
+	if i, err := superblock.Probe(f, int64(d.Size)); err != nil || i != nil {
+		return nil, err // a file system on the whole disk
+	}
+	t, err := mbr.Read(f, int64(d.LogicalSector))
+	if errors.Is(err, mbr.ErrNone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return mbrTable(d, t), nil
+}
+
+func gptTable(d *layout.Disk, t *gpt.Table) *layout.Table {
+	out := &layout.Table{Label: layout.GPT, GUID: strings.ToUpper(t.GUID)}
+	for _, p := range t.Partitions {
+		if p.Type == gpt.Unused || p.Start == 0 {
+			continue
+		}
+		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Index, Device: PartitionName(d.Name, p.Index),
+			Start: quantity.Size(p.Start) * d.LogicalSector, Size: quantity.Size(p.End-p.Start+1) * d.LogicalSector,
+			Type: strings.ToUpper(string(p.Type)), GUID: strings.ToUpper(p.GUID), Name: p.Name, Attributes: p.Attributes})
+	}
+	return out
+}
+
+func mbrTable(d *layout.Disk, t *mbr.Table) *layout.Table {
+	out := &layout.Table{Label: layout.MBR, Signature: fmt.Sprintf("0x%08x", t.Signature)}
+	for _, p := range t.Partitions {
+		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Number, Device: PartitionName(d.Name, p.Number),
+			Start: quantity.Size(p.Start) * d.LogicalSector, Size: quantity.Size(p.Count) * d.LogicalSector,
+			Type: fmt.Sprintf("0x%02x", p.Type), Active: p.Active, EBR: quantity.Size(p.EBR) * d.LogicalSector})
+	}
+	return out
+}
+
+// superblockOf recognises what is on a device.
+func (m Machine) superblockOf(dev string, size quantity.Size) (*superblock.Info, error) {
+	f, err := os.Open(m.path("/dev/" + dev))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	i, err := superblock.Probe(f, int64(size))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", dev, err)
+	}
+	return i, nil
+}
+
+// contents looks at every device that can hold something.
+func (m Machine) contents(l *layout.Layout, mounts []MountInfo) error {
+	swaps := m.swaps()
+	look := func(dev string, size quantity.Size) error {
+		i, err := m.superblockOf(dev, size)
+		if err != nil {
+			return err
+		}
+		if i != nil {
+			m.content(l, dev, size, i, mounts, swaps)
+		}
+		return nil
+	}
+	for _, d := range l.Disks {
+		if d.Table == nil {
+			if err := look(d.Name, d.Size); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, p := range d.Table.Partitions {
+			if p.Extended() {
+				continue
+			}
+			if err := look(p.Device, p.Size); err != nil {
+				return err
+			}
+		}
+	}
+	for _, g := range l.VolumeGroup {
+		for _, v := range g.LVs {
+			if err := look(g.Name+"/"+v.Name, v.Size); err != nil {
+				if errors.Is(err, os.ErrNotExist) {
+					l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name + "/" + v.Name, Device: g.Name + "/" + v.Name, Reason: "logical volume that is not active: what is on it can't be read"})
+					continue
+				}
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *superblock.Info, mounts []MountInfo, swaps []string) {
+	switch i.Type {
+	case superblock.TypeSwap:
+		l.Swap = append(l.Swap, layout.Swap{Device: dev, UUID: i.UUID, Label: i.Label, Size: size, Active: slices.Contains(swaps, dev)})
+		return
+	case superblock.TypeLVM:
+		if !slices.ContainsFunc(l.VolumeGroup, func(g layout.VolumeGroup) bool {
+			return slices.ContainsFunc(g.PVs, func(p layout.PhysicalVolume) bool { return p.Device == dev })
+		}) {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: "LVM physical volume without a volume group that can be read"})
+		}
+		return
+	case superblock.TypeISO:
+		return // a hybrid image on a stick: a medium, no storage of the machine
+	}
+	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Ext: i.Ext, XFS: i.XFS, VFAT: i.VFAT, Mounts: []layout.Mount{}}
+	for _, mi := range mounts {
+		if mi.Device == dev && mi.Root == "/" {
+			f.Mounts = append(f.Mounts, layout.Mount{Path: mi.Path, Options: mi.Options})
+		}
+	}
+	if i.Ext == nil && i.XFS == nil && i.VFAT == nil {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: i.Type + " is not supported"})
+		return
+	}
+	if len(f.Mounts) > 0 {
+		var st unix.Statfs_t
+		if err := unix.Statfs(m.path(f.Mounts[0].Path), &st); err == nil {
+			f.Used = quantity.Size(int64(st.Blocks-st.Bfree) * st.Bsize)
+		}
+	} else {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: i.Type + " file system that is not mounted: its files can't be saved"})
+	}
+	l.Filesystems = append(l.Filesystems, f)
+}
+
+// swaps lists the active swap devices.
+func (m Machine) swaps() []string {
+	var out []string
+	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
+		f := strings.Fields(line)
+		if len(f) > 1 && f[1] == "partition" {
+			out = append(out, m.resolve(f[0]))
+		}
+	}
+	return out
+}
+
+// resolve turns "/dev/dm-0" or any link to a device into our name for it.
+func (m Machine) resolve(dev string) string {
+	if real, err := filepath.EvalSymlinks(m.path(dev)); err == nil {
+		dev = strings.TrimPrefix(real, m.path("/"))
+	}
+	dev = strings.TrimPrefix(strings.TrimPrefix(dev, "/"), "dev/")
+	if strings.HasPrefix(dev, "dm-") {
+		if n := m.dmName(dev); n != "" {
+			return n
+		}
+	}
+	return dev
+}
+
+// dmName gives "vg/lv" for a device-mapper device that is a logical volume.
+func (m Machine) dmName(dm string) string {
+	if !strings.HasPrefix(m.read("/sys/block/"+dm+"/dm/uuid"), "LVM-") {
+		return ""
+	}
+	// Hyphens of the names are doubled, a single one separates them.
+	n := strings.ReplaceAll(m.read("/sys/block/"+dm+"/dm/name"), "--", "\x00")
+	vg, lv, ok := strings.Cut(n, "-")
+	if !ok || strings.Contains(lv, "-") {
+		return ""
+	}
+	return strings.ReplaceAll(vg+"/"+lv, "\x00", "-")
+}

@@ -1,0 +1,93 @@
+package superblock
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestProbe has the real mkfs programs make file systems and compares with
+// blkid(8): other people's tools on both sides.
+func TestProbe(t *testing.T) {
+	const id = "01234567-89ab-cdef-0123-456789abcdef"
+	for _, c := range []struct {
+		name string
+		size int64
+		args []string
+		want func(*Info) bool
+	}{
+		{"ext2", 8 << 20, []string{"mke2fs", "-qF", "-t", "ext2", "-U", id, "-L", "two", "FILE"}, func(i *Info) bool { return i.Type == TypeExt2 && i.Label == "two" }},
+		{"ext3", 16 << 20, []string{"mke2fs", "-qF", "-t", "ext3", "-b", "1024", "-U", id, "FILE"}, func(i *Info) bool { return i.Type == TypeExt3 && i.Ext.BlockSize == 1024 }},
+		{"ext4", 64 << 20, []string{"mke2fs", "-qF", "-t", "ext4", "-b", "4096", "-I", "512", "-N", "5000", "-m", "3", "-O", "^64bit,^metadata_csum,uninit_bg,quota", "-U", id, "-L", "sixteen-chars-ab", "-G", "32", "FILE"}, func(i *Info) bool {
+			f := strings.Join(i.Ext.Features, ",")
+			return i.Type == TypeExt4 && i.Label == "sixteen-chars-ab" && i.Ext.InodeSize == 512 && i.Ext.FlexBG == 32 && i.Ext.Reserved == 491 &&
+				!strings.Contains(f, "64bit") && !strings.Contains(f, "metadata_csum") && strings.Contains(f, "uninit_bg") && strings.Contains(f, "quota")
+		}},
+		{"xfs", 512 << 20, []string{"mkfs.xfs", "-q", "-m", "uuid=" + id + ",rmapbt=1,reflink=0,bigtime=1", "-i", "size=1024", "-n", "size=8192", "-L", "ex", "FILE"}, func(i *Info) bool {
+			x := i.XFS
+			return i.Label == "ex" && x.CRC && x.RMapBT && !x.Reflink && x.BigTime && x.InodeSize == 1024 && x.DirBlock == 8192 && x.AGCount == 4 && i.Size == 512<<20
+		}},
+		{"vfat32", 64 << 20, []string{"mkfs.fat", "-F", "32", "-i", "1234abcd", "-n", "ESP", "-s", "1", "FILE"}, func(i *Info) bool {
+			return i.VFAT.Bits == 32 && i.Label == "ESP" && i.VFAT.SectorsPerCluster == 1
+		}},
+		{"vfat16", 16 << 20, []string{"mkfs.fat", "-F", "16", "-i", "1234abcd", "FILE"}, func(i *Info) bool { return i.VFAT.Bits == 16 && i.Label == "" }},
+		{"vfat12", 1 << 20, []string{"mkfs.fat", "-F", "12", "-i", "1234abcd", "FILE"}, func(i *Info) bool { return i.VFAT.Bits == 12 }},
+		{"swap", 4 << 20, []string{"mkswap", "-q", "-U", id, "-L", "sw", "FILE"}, func(i *Info) bool { return i.Type == TypeSwap && i.Label == "sw" && i.Size == 4<<20 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "img")
+			f, err := os.Create(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if err := f.Truncate(c.size); err != nil {
+				t.Fatal(err)
+			}
+			args := strings.Split(strings.ReplaceAll(strings.Join(c.args, "\x00"), "FILE", file), "\x00")
+			if _, err := exec.LookPath(args[0]); err != nil {
+				t.Skipf("%s is not installed; make test installs it", args[0])
+			}
+			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %v: %s", args, err, out)
+			}
+			i, err := Probe(f, c.size)
+			if err != nil || i == nil {
+				t.Fatalf("Probe = %v, %v", i, err)
+			}
+			if !c.want(i) {
+				t.Errorf("Probe = %+v %+v %+v %+v", i, i.Ext, i.XFS, i.VFAT)
+			}
+			for tag, got := range map[string]string{"TYPE": i.Type, "UUID": i.UUID, "LABEL": i.Label} {
+				out, _ := exec.Command("blkid", "-p", "-o", "value", "-s", tag, file).Output()
+				if want := strings.TrimSpace(string(out)); got != want {
+					t.Errorf("%s = %q; blkid says %q", tag, got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestProbeNothing(t *testing.T) {
+	for _, n := range []int{0, 1, 511, 4096, 200 << 10} {
+		if i, err := Probe(bytes.NewReader(make([]byte, n)), int64(n)); i != nil || err != nil && n > 0 {
+			t.Errorf("Probe(%d zero bytes) = %v, %v", n, i, err)
+		}
+	}
+}
+
+func FuzzProbe(f *testing.F) {
+	f.Add([]byte("XFSB"), 0)
+	f.Add([]byte("LABELONE\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\x01\x00\x00LVM2 001"), 512)
+	f.Add([]byte("\x53\xef"), 1024+56)
+	f.Fuzz(func(t *testing.T, b []byte, at int) {
+		if at < 0 || at > 1<<17 {
+			return
+		}
+		img := append(make([]byte, at), b...)
+		_, _ = Probe(bytes.NewReader(img), int64(len(img)))
+	})
+}
