@@ -447,3 +447,6 @@ func (p *tarParser) sparseMap(m *Member, stored int64) (int64, error) {
 		}
 	}
 }
+
+// TOCText is the table of contents as zstd-compressed text, for a log.
+func (a *Reader) TOCText() []byte { return a.toc[len(tocTag)+sha256.Size:] }

@@ -333,3 +333,11 @@ func (l *Layout) Needed() []string {
 	slices.Sort(out)
 	return slices.Compact(out)
 }
+
+// PartitionName is the kernel's name of partition n of a disk.
+func PartitionName(disk string, n int) string {
+	if c := disk[len(disk)-1]; c >= '0' && c <= '9' {
+		return fmt.Sprintf("%sp%d", disk, n)
+	}
+	return fmt.Sprintf("%s%d", disk, n)
+}

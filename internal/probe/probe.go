@@ -158,14 +158,6 @@ func (m Machine) wwn(sys string) string {
 	return ""
 }
 
-// PartitionName is the kernel's name of partition n of a disk.
-func PartitionName(disk string, n int) string {
-	if c := disk[len(disk)-1]; c >= '0' && c <= '9' {
-		return fmt.Sprintf("%sp%d", disk, n)
-	}
-	return fmt.Sprintf("%s%d", disk, n)
-}
-
 func (m Machine) table(d *layout.Disk) (*layout.Table, error) {
 	f, err := os.Open(m.path("/dev/" + d.Name))
 	if err != nil {
@@ -206,7 +198,7 @@ func gptTable(d *layout.Disk, t *gpt.Table) *layout.Table {
 		if p.Type == gpt.Unused || p.Start == 0 {
 			continue
 		}
-		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Index, Device: PartitionName(d.Name, p.Index),
+		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Index, Device: layout.PartitionName(d.Name, p.Index),
 			Start: quantity.Size(p.Start) * d.LogicalSector, Size: quantity.Size(p.End-p.Start+1) * d.LogicalSector,
 			Type: strings.ToUpper(string(p.Type)), GUID: strings.ToUpper(p.GUID), Name: p.Name, Attributes: p.Attributes})
 	}
@@ -216,7 +208,7 @@ func gptTable(d *layout.Disk, t *gpt.Table) *layout.Table {
 func mbrTable(d *layout.Disk, t *mbr.Table) *layout.Table {
 	out := &layout.Table{Label: layout.MBR, Signature: fmt.Sprintf("0x%08x", t.Signature)}
 	for _, p := range t.Partitions {
-		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Number, Device: PartitionName(d.Name, p.Number),
+		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Number, Device: layout.PartitionName(d.Name, p.Number),
 			Start: quantity.Size(p.Start) * d.LogicalSector, Size: quantity.Size(p.Count) * d.LogicalSector,
 			Type: fmt.Sprintf("0x%02x", p.Type), Active: p.Active, EBR: quantity.Size(p.EBR) * d.LogicalSector})
 	}
@@ -354,4 +346,14 @@ func (m Machine) dmName(dm string) string {
 		return ""
 	}
 	return strings.ReplaceAll(vg+"/"+lv, "\x00", "-")
+}
+
+// Unprobed gives what can be known without opening a disk: names, kernel,
+// network, and no storage at all.
+func (m Machine) Unprobed() *layout.Layout {
+	l := &layout.Layout{Version: layout.Version, Hostname: m.read("/proc/sys/kernel/hostname"), Fstab: m.read("/etc/fstab")}
+	m.boot(l)
+	m.kernel(l)
+	m.network(l)
+	return l
 }

@@ -1,0 +1,105 @@
+package builder
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/templates"
+)
+
+// byHand writes RESTORE.txt, restore.sh and the files they use.
+func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
+	l := p.Layout
+	h := templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID}
+	files := map[string][]byte{}
+	need := l.Needed()
+	shell := func(dev string) string { return handDevice(l, dev) }
+	for _, n := range need {
+		d := l.Disk(n)
+		hd := templates.HandDisk{Name: d.Name, Model: d.Model, Serial: d.Serial, Size: d.Size.String()}
+		if d.Table != nil {
+			hd.Sfdisk = plan.Sfdisk(d)
+		}
+		h.Disks = append(h.Disks, hd)
+	}
+	for _, g := range l.VolumeGroup {
+		file := g.Name + ".vgcfg"
+		files[file] = []byte(g.Config)
+		hg := templates.HandGroup{Name: g.Name, File: file}
+		for _, pv := range g.PVs {
+			hg.PVs = append(hg.PVs, pv.UUID+" "+shell(pv.Device))
+		}
+		h.Groups = append(h.Groups, hg)
+	}
+	for i := range l.Filesystems {
+		f := &l.Filesystems[i]
+		if !needed(l, f.Device, need) {
+			continue
+		}
+		run, err := plan.Mkfs(f, "DEVICE", f.Size)
+		if err != nil {
+			return nil, err
+		}
+		for _, args := range run {
+			h.Make = append(h.Make, quoteLine(args, shell(f.Device)))
+		}
+	}
+	for _, s := range l.Swap {
+		if needed(l, s.Device, need) {
+			a := []string{"mkswap"}
+			if s.UUID != "" {
+				a = append(a, "-U", s.UUID)
+			}
+			if s.Label != "" {
+				a = append(a, "-L", s.Label)
+			}
+			h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), shell(s.Device)))
+		}
+	}
+	for _, a := range m.Archives {
+		h.Mounts = append(h.Mounts, templates.HandMount{Device: shell(a.Device), Path: a.Mount})
+		h.Archives = append(h.Archives, templates.HandArchive{File: a.File, Path: a.Mount})
+	}
+	for _, d := range l.Boot.Disks {
+		h.GRUB = append(h.GRUB, "grub-install --target=i386-pc "+shell(d))
+	}
+	if slices.Contains(l.Boot.Targets, "x86_64-efi") {
+		h.GRUB = append(h.GRUB, "grub-install --target=x86_64-efi --removable --no-nvram")
+	}
+	var err error
+	if files["RESTORE.txt"], err = templates.RestoreText(h); err != nil {
+		return nil, err
+	}
+	files["restore.sh"], err = templates.RestoreScript(h)
+	return files, err
+}
+
+func needed(l *layout.Layout, dev string, need []string) bool {
+	return slices.ContainsFunc(l.DisksUnder(dev), func(d string) bool { return slices.Contains(need, d) })
+}
+
+// handDevice is a device in the words of restore.sh: variables for disks.
+func handDevice(l *layout.Layout, dev string) string {
+	if d, p := l.Partition(dev); d != nil {
+		return fmt.Sprintf(`"$(part "$%s" %d)"`, d.Name, p.Number)
+	}
+	if l.Disk(dev) != nil {
+		return `"$` + dev + `"`
+	}
+	return path.Join("/dev", dev)
+}
+
+func quoteLine(args []string, dev string) string {
+	w := make([]string, len(args))
+	for i, a := range args {
+		if w[i] = templates.ShellQuote(a); a == "DEVICE" {
+			w[i] = dev
+		}
+	}
+	return strings.Join(w, " ")
+}

@@ -1,0 +1,208 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+)
+
+// Plan is what one run will save, as data.
+type Plan struct {
+	Layout   *layout.Layout
+	Archives []PlannedArchive
+	// LeftOut names what is not saved, each with the rule that says so.
+	LeftOut []string
+	// NotCovered is what should be saved and can't be: the run ends with exit
+	// code 3.
+	NotCovered []string
+	// Holder is the file system that the set is written to, nil when it has
+	// no device; HolderPath is the set's directory on it.
+	Holder     *layout.Filesystem
+	HolderPath string
+	exclude    *archive.Matcher
+	level      archive.Level
+}
+
+// PlannedArchive is one file system to be archived.
+type PlannedArchive struct {
+	File   string // in the set
+	Device string
+	Type   string
+	Mount  string
+	Used   int64 // bytes
+}
+
+// NewPlan decides what of the layout is saved into dir. It changes the
+// layout: what is left out is marked with the reason.
+func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) (*Plan, error) {
+	p := &Plan{Layout: l}
+	var err error
+	if p.level, err = c.level(); err != nil {
+		return nil, err
+	}
+	if p.exclude, err = archive.NewMatcher(c.Exclude); err != nil {
+		return nil, err
+	}
+	if err := p.holder(dir, mounts); err != nil {
+		return nil, err
+	}
+	named := func(names ...string) string {
+		for _, n := range names {
+			if n != "" && slices.Contains(c.ExcludeDevices, n) {
+				return "exclude_devices: " + n
+			}
+		}
+		return ""
+	}
+	for i := range l.Filesystems {
+		f := &l.Filesystems[i]
+		names := append(l.DisksUnder(f.Device), f.Device)
+		for _, m := range f.Mounts {
+			names = append(names, m.Path)
+		}
+		f.Excluded = named(names...)
+		switch {
+		case p.Holder != nil && f.Device == p.Holder.Device:
+			f.Excluded = "it holds the backup set"
+		case f.Excluded == "" && !usesDisk(l, f):
+			f.Excluded = "nothing of its disk is mounted"
+		}
+	}
+	for i := range l.Filesystems {
+		f := &l.Filesystems[i]
+		if f.Excluded != "" {
+			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", f.Device, f.Type, f.Excluded))
+			continue
+		}
+		if len(f.Mounts) == 0 {
+			continue // told by Unsupported
+		}
+		p.Archives = append(p.Archives, PlannedArchive{File: manifest.ArchiveName(f.Device, f.Mounts[0].Path), Device: f.Device, Type: f.Type, Mount: f.Mounts[0].Path, Used: int64(f.Used)})
+	}
+	// Parents before what is mounted in them: restore unpacks in this order.
+	slices.SortFunc(p.Archives, func(a, b PlannedArchive) int { return strings.Compare(a.Mount, b.Mount) })
+	for _, u := range l.Unsupported {
+		rule := named(u.Device, u.What)
+		fs := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == u.Device })
+		if rule == "" && fs >= 0 {
+			rule = l.Filesystems[fs].Excluded
+		}
+		if rule != "" {
+			if fs < 0 {
+				p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, rule))
+			}
+			continue
+		}
+		p.NotCovered = append(p.NotCovered, fmt.Sprintf("%s: %s", u.What, u.Reason))
+	}
+	if l.Mounted("/") == nil || l.Mounted("/").Excluded != "" {
+		return p, errors.New("cannot back up this machine: its root file system is not among what can be saved")
+	}
+	return p, nil
+}
+
+// usesDisk tells whether any file system or swap of the disks under f is in
+// use; a disk that nobody uses is left alone.
+func usesDisk(l *layout.Layout, f *layout.Filesystem) bool {
+	disks := l.DisksUnder(f.Device)
+	shares := func(dev string) bool {
+		return slices.ContainsFunc(l.DisksUnder(dev), func(d string) bool { return slices.Contains(disks, d) })
+	}
+	return slices.ContainsFunc(l.Filesystems, func(g layout.Filesystem) bool { return len(g.Mounts) > 0 && shares(g.Device) }) ||
+		slices.ContainsFunc(l.Swap, func(s layout.Swap) bool { return s.Active && shares(s.Device) })
+}
+
+// holder finds the file system that dir lies on, by device number.
+func (p *Plan) holder(dir string, mounts []probe.MountInfo) error {
+	if dir == "" {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("cannot use %s: %w", dir, err)
+	}
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return fmt.Errorf("cannot use %s: %w", dir, err)
+	}
+	if real, err = filepath.Abs(real); err != nil {
+		return err
+	}
+	for i := range p.Layout.Filesystems {
+		f := &p.Layout.Filesystems[i]
+		for _, m := range f.Mounts {
+			var ms unix.Stat_t
+			if unix.Stat(m.Path, &ms) != nil || ms.Dev != st.Dev {
+				continue
+			}
+			if m.Path == "/" {
+				return fmt.Errorf("cannot back up to %s: it lies on the root file system, and the file system that holds the set is left out of the backup", dir)
+			}
+			p.Holder = f
+			p.HolderPath = real
+			if rel, err := filepath.Rel(m.Path, real); err == nil && !strings.HasPrefix(rel, "..") {
+				p.HolderPath = "/" + rel
+			} else if mi := slices.IndexFunc(mounts, func(x probe.MountInfo) bool { return x.Device == f.Device && strings.HasPrefix(real+"/", x.Path+"/") }); mi >= 0 {
+				p.HolderPath = filepath.Join(mounts[mi].Root, strings.TrimPrefix(real, mounts[mi].Path))
+			}
+			p.HolderPath = filepath.Clean(p.HolderPath)
+			return nil
+		}
+	}
+	return nil
+}
+
+// List calls fn for everything that would be saved, and left for everything
+// that a rule leaves out.
+func (p *Plan) List(ctx context.Context, fn func(a PlannedArchive, m *archive.Member), left func(path, rule string)) (total int64, err error) {
+	for _, a := range p.Archives {
+		root, err := archive.OpenFS(a.Mount)
+		if err != nil {
+			return 0, err
+		}
+		sum, err := archive.Walk(ctx, root, archive.CreateOptions{Exclude: p.exclude, Prefix: a.Mount, OnMember: func(m *archive.Member) { fn(a, m) }, OnExcluded: left})
+		root.Close()
+		if err != nil {
+			return 0, err
+		}
+		total += sum.Data
+	}
+	return total, nil
+}
+
+// Probe reads the machine: its layout and mounts.
+func (b *Builder) Probe(ctx context.Context) (*layout.Layout, []probe.MountInfo, error) {
+	m := probe.Machine{Run: b.Run}
+	l, err := m.Read(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := l.Validate(); err != nil {
+		return nil, nil, fmt.Errorf("cannot use this machine's layout:\n%w", err)
+	}
+	mounts, err := m.Mounts()
+	return l, mounts, err
+}
+
+// mustDir checks that dir is there and can be written to.
+func mustDir(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("cannot use %s: %w", dir, err)
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("cannot use %s: it is no directory", dir)
+	}
+	return nil
+}

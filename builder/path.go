@@ -1,0 +1,346 @@
+package builder
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Builder carries out plans.
+type Builder struct {
+	Run     tool.Runner
+	Report  progress.Reporter
+	Version string // of this program
+	Config  *Config
+	// Executable is the multicall binary that the rescue system gets.
+	Executable string
+}
+
+// partial is the beginning of the names of unfinished sets.
+const partial = ".mkcdrec-partial-"
+
+// Result says what a run made.
+type Result struct {
+	Dir      string // of the set
+	Manifest *manifest.Manifest
+	ISO      int64 // bytes
+	// NotCovered is what a restore would not bring back; exit code 3.
+	NotCovered []string
+}
+
+// Path writes a backup set below dir, as dir/HOST-TIME. It appears whole: until
+// then it has a temporary name, and on any error nothing is left.
+func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error) {
+	if err := mustDir(dir); err != nil {
+		return nil, err
+	}
+	if err := removeStale(dir); err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC()
+	name := fmt.Sprintf("%s-%s", safeName(p.Layout.Hostname), now.Format("20060102T150405Z"))
+	tmp := filepath.Join(dir, partial+name)
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	lock, err := os.Open(tmp)
+	if err == nil {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		defer lock.Close()
+	}
+	var r *Result
+	if err == nil {
+		s := &setWriter{b: b, p: p, dir: tmp, final: filepath.Join(dir, name), man: &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: p.Layout.Hostname, Created: now.Truncate(time.Second), Program: b.Version, Kernel: p.Layout.Kernel.Release}}
+		r, err = s.write(ctx)
+	}
+	if err != nil {
+		if e := os.RemoveAll(tmp); e != nil {
+			err = errors.Join(err, fmt.Errorf("cannot remove the unfinished set: %w", e))
+		}
+		return nil, err
+	}
+	return r, nil
+}
+
+// removeStale removes what a killed run has left: unfinished sets that no
+// process holds.
+func removeStale(dir string) error {
+	old, err := filepath.Glob(filepath.Join(dir, partial+"*"))
+	if err != nil {
+		return err
+	}
+	for _, o := range old {
+		f, err := os.Open(o)
+		if err != nil {
+			continue
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			err = os.RemoveAll(o)
+		} else if errors.Is(err, unix.EWOULDBLOCK) {
+			err = fmt.Errorf("another backup is writing %s", o)
+		}
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("cannot start the backup: %w", err)
+		}
+	}
+	return nil
+}
+
+func safeName(host string) string {
+	s := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '.' {
+			return r
+		}
+		return '_'
+	}, host)
+	if s = strings.TrimLeft(s, ".-"); s == "" {
+		return "host"
+	}
+	return s
+}
+
+// newUUID gives a random UUID, version 4.
+func newUUID() string {
+	var u [16]byte
+	rand.Read(u[:]) // never fails, by its documentation
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// setWriter writes one set.
+type setWriter struct {
+	b     *Builder
+	p     *Plan
+	dir   string // temporary
+	final string
+	man   *manifest.Manifest
+	log   *slog.Logger
+	sfv   map[string]uint32
+}
+
+func (s *setWriter) write(ctx context.Context) (*Result, error) {
+	if err := os.Mkdir(filepath.Join(s.dir, "log"), 0o700); err != nil {
+		return nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	lf, err := os.OpenFile(filepath.Join(s.dir, "log/run.jsonl"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	defer lf.Close()
+	s.log = slog.New(slog.NewJSONHandler(lf, nil))
+	s.sfv = map[string]uint32{}
+	s.log.Info("backup starts", "host", s.man.Host, "id", s.man.ID, "version", s.b.Version)
+	// The medium first: what is missing for it must fail before the long part.
+	iso := filepath.Join(s.dir, manifest.RescueISO)
+	if err := s.b.rescue(ctx, s.p, s.hint(), iso); err != nil {
+		return nil, err
+	}
+	for _, a := range s.p.Archives {
+		if err := s.archive(ctx, a); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range s.p.LeftOut {
+		s.log.Info("left out", "what", e)
+	}
+	s.man.NotCovered = append(slices.Clone(s.p.NotCovered), s.man.NotCovered...)
+	for _, e := range s.man.NotCovered {
+		s.log.Warn("not covered", "what", e)
+	}
+	if err := s.texts(); err != nil {
+		return nil, err
+	}
+	s.log.Info("backup ends", "archives", len(s.man.Archives), "notCovered", len(s.man.NotCovered))
+	if err := errors.Join(lf.Sync(), lf.Close()); err != nil {
+		return nil, fmt.Errorf("cannot write the set's log: %w", err)
+	}
+	if err := s.sums(ctx); err != nil {
+		return nil, err
+	}
+	st, err := os.Stat(iso)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.publish(); err != nil {
+		return nil, err
+	}
+	return &Result{Dir: s.final, Manifest: s.man, ISO: st.Size(), NotCovered: s.man.NotCovered}, nil
+}
+
+// hint tells the rescue system where its set will be.
+func (s *setWriter) hint() Hint {
+	h := Hint{SetID: s.man.ID}
+	if s.p.Holder != nil {
+		h.FSUUID, h.Path = s.p.Holder.UUID, filepath.Join(s.p.HolderPath, filepath.Base(s.final))
+	}
+	return h
+}
+
+// file opens a new file of the set.
+func (s *setWriter) file(name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	return f, nil
+}
+
+func (s *setWriter) archive(ctx context.Context, a PlannedArchive) error {
+	root, err := archive.OpenFS(a.Mount)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	f, err := s.file(a.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	crc := crc32.NewIEEE()
+	sum, err := archive.Create(ctx, io.MultiWriter(f, crc), root, archive.CreateOptions{Level: s.p.level, Exclude: s.p.exclude, Prefix: a.Mount, Progress: s.b.Report.Phase("archiving "+a.Mount, a.Used)})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", a.File, err)
+	}
+	s.sfv[a.File] = crc.Sum32()
+	for _, p := range sum.Problems {
+		s.log.Warn("problem", "archive", a.File, "path", archive.Quote(p.Path), "kind", p.Kind, "detail", p.Detail)
+		if p.NotCovered() {
+			s.man.NotCovered = append(s.man.NotCovered, filepath.Join(a.Mount, archive.Quote(p.Path))+": "+p.Detail)
+		}
+		if p.Kind != archive.Socket {
+			s.b.Report.Warn("%s/%v", strings.TrimSuffix(a.Mount, "/"), p)
+		}
+	}
+	hexsum := hex.EncodeToString(sum.SHA256[:])
+	s.man.Archives = append(s.man.Archives, manifest.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), DataSize: quantity.Size(sum.Data), Members: sum.Members, SHA256: hexsum, Problems: len(sum.Problems)})
+	s.man.Files = append(s.man.Files, manifest.FileSum{Name: a.File, Size: quantity.Size(sum.Packed), SHA256: hexsum})
+	s.log.Info("archived", "mount", a.Mount, "file", a.File, "members", sum.Members, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
+	return s.fileList(a.File)
+}
+
+// fileList keeps the archive's table of contents as the log of what was saved.
+func (s *setWriter) fileList(name string) error {
+	r, err := archive.OpenFile(filepath.Join(s.dir, name))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	f, err := s.file("log/" + strings.TrimSuffix(name, ".tar.zst") + ".files.zst")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(r.TOCText())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cannot write the list of files: %w", err)
+	}
+	return nil
+}
+
+// texts writes the layout and the way back by hand.
+func (s *setWriter) texts() error {
+	f, err := s.file(manifest.Layout)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.p.Layout.Write(f), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("cannot write the layout: %w", err)
+	}
+	files, err := byHand(s.p, s.man)
+	if err != nil {
+		return err
+	}
+	for name, b := range files {
+		if err := manifest.WriteFile(filepath.Join(s.dir, name), b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sums reads every other file once and writes the lists of checksums.
+func (s *setWriter) sums(ctx context.Context) error {
+	err := filepath.WalkDir(s.dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(s.dir, p)
+		if err != nil {
+			return err
+		}
+		if _, done := s.sfv[name]; done {
+			return nil
+		}
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		h, c := sha256.New(), crc32.NewIEEE()
+		n, err := io.Copy(io.MultiWriter(h, c), f)
+		if err != nil {
+			return err
+		}
+		s.sfv[name] = c.Sum32()
+		s.man.Files = append(s.man.Files, manifest.FileSum{Name: name, Size: quantity.Size(n), SHA256: hex.EncodeToString(h.Sum(nil))})
+		return ctx.Err()
+	})
+	if err != nil {
+		return fmt.Errorf("cannot sum up the set: %w", err)
+	}
+	slices.SortFunc(s.man.Files, func(a, b manifest.FileSum) int { return strings.Compare(a.Name, b.Name) })
+	var sha, sfv strings.Builder
+	for _, f := range s.man.Files {
+		fmt.Fprintf(&sha, "%s  %s\n", f.SHA256, f.Name)
+		fmt.Fprintf(&sfv, "%s %08X\n", f.Name, s.sfv[f.Name])
+	}
+	return errors.Join(manifest.WriteFile(filepath.Join(s.dir, manifest.SHA256), []byte(sha.String())), manifest.WriteFile(filepath.Join(s.dir, manifest.SFV), []byte(sfv.String())))
+}
+
+// publish writes the manifest, makes sure that all of it is on the disk, and
+// gives the set its name.
+func (s *setWriter) publish() error {
+	if err := s.man.Write(s.dir); err != nil {
+		return err
+	}
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("cannot write the set to its disk: %w", err)
+	}
+	if err := os.Rename(s.dir, s.final); err != nil {
+		return fmt.Errorf("cannot name the set: %w", err)
+	}
+	p, err := os.Open(filepath.Dir(s.final))
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.Sync()
+}

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
+)
+
+func oneSet(c *cli.Command) (*manifest.Set, error) {
+	if c.Args().Len() < 1 {
+		return nil, exit.Usage(errors.New("which set? give its directory"))
+	}
+	return manifest.OpenNewest(c.Args().First())
+}
+
+// selector matches what lies at or below any of the absolute paths.
+func selector(mount string, paths []string) (func(string) bool, bool) {
+	if len(paths) == 0 {
+		return nil, true
+	}
+	any := false
+	for _, p := range paths {
+		// A path below the mount, or a directory above it.
+		if mount == "/" || p == mount || strings.HasPrefix(p, mount+"/") || strings.HasPrefix(mount, strings.TrimSuffix(p, "/")+"/") {
+			any = true
+		}
+	}
+	return func(member string) bool {
+		full := filepath.Join(mount, member)
+		for _, p := range paths {
+			if full == p || p == "/" || strings.HasPrefix(full, p+"/") {
+				return true
+			}
+		}
+		return false
+	}, any
+}
+
+func cleanPaths(args []string) []string {
+	var out []string
+	for _, a := range args {
+		out = append(out, filepath.Clean("/"+a))
+	}
+	return out
+}
+
+func (a *app) listCommand() *cli.Command {
+	return &cli.Command{Name: "list", Usage: "list a set's archives, or the files in them", ArgsUsage: "SET [PATH...]",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "with mode, owner, size and time"}, &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "every file"}},
+		Action: func(_ context.Context, c *cli.Command) error {
+			s, err := oneSet(c)
+			if err != nil {
+				return err
+			}
+			w := c.Root().Writer
+			paths := cleanPaths(c.Args().Tail())
+			a.ui.Result(s.Manifest)
+			if len(paths) == 0 && !c.Bool("all") {
+				if c.Bool("json") {
+					return nil
+				}
+				var rows [][]string
+				for _, ar := range s.Manifest.Archives {
+					rows = append(rows, []string{ar.Mount, ar.Device, ar.Type, fmt.Sprint(ar.Members), ar.DataSize.String(), ar.Size.String(), ar.File})
+				}
+				fmt.Fprintf(w, "set %s of %s, made %s by mkcdrec %s\n", s.Manifest.ID, s.Manifest.Host, s.Manifest.Created.Format(time.RFC3339), s.Manifest.Program)
+				ui.Table(w, []string{"MOUNT", "DEVICE", "TYPE", "MEMBERS", "DATA", "PACKED", "ARCHIVE"}, rows)
+				for _, n := range s.Manifest.NotCovered {
+					fmt.Fprintf(w, "not covered: %s\n", n)
+				}
+				return nil
+			}
+			found := 0
+			for _, ar := range s.Manifest.Archives {
+				sel, ok := selector(ar.Mount, paths)
+				if !ok {
+					continue
+				}
+				r, err := archive.OpenFile(filepath.Join(s.Dir, ar.File))
+				if err != nil {
+					return err
+				}
+				err = r.Entries(func(e archive.Entry) error {
+					if sel != nil && !sel(e.Path) {
+						return nil
+					}
+					found++
+					return printEntry(c, ar.Mount, e)
+				})
+				if err = errors.Join(err, r.Close()); err != nil {
+					return err
+				}
+			}
+			if found == 0 {
+				return fmt.Errorf("cannot list: nothing in the set answers to %s", strings.Join(paths, " "))
+			}
+			return nil
+		}}
+}
+
+func printEntry(c *cli.Command, mount string, e archive.Entry) error {
+	name := archive.Quote(filepath.Join(mount, e.Path))
+	if e.Type == archive.TypeSymlink {
+		name += " -> " + archive.Quote(e.Link)
+	} else if e.Type == archive.TypeHardlink {
+		name += " link to " + archive.Quote(filepath.Join(mount, e.Link))
+	}
+	if !c.Bool("long") {
+		_, err := fmt.Fprintln(c.Root().Writer, name)
+		return err
+	}
+	kind := map[archive.Type]string{archive.TypeFile: "-", archive.TypeHardlink: "h", archive.TypeSymlink: "l", archive.TypeChar: "c", archive.TypeBlock: "b", archive.TypeDir: "d", archive.TypeFifo: "p"}[e.Type]
+	_, err := fmt.Fprintf(c.Root().Writer, "%s%04o %d:%d %12d %s %s\n", kind, e.Mode, e.UID, e.GID, e.Size, time.Unix(e.Sec, e.Nsec).UTC().Format("2006-01-02T15:04:05.000000000"), name)
+	return err
+}
+
+func (a *app) verifyCommand() *cli.Command {
+	return &cli.Command{Name: "verify", Usage: "check every checksum of a set, and decode every archive", ArgsUsage: "SET",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "fast", Usage: "checksums only, decode nothing"}},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			s, err := oneSet(c)
+			if err != nil {
+				return err
+			}
+			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize())); err != nil {
+				return fmt.Errorf("the set is damaged:\n%w", err)
+			}
+			a.ui.End()
+			a.ui.Note("set %s is good: %d files", s.Manifest.ID, len(s.Manifest.Files))
+			return nil
+		}}
+}
+
+func (a *app) extractCommand() *cli.Command {
+	return &cli.Command{Name: "extract", Usage: "take files out of a set", ArgsUsage: "SET [PATH...]",
+		Description: "Files appear below the directory given with -C, with their full paths. Without PATH all are taken.",
+		Flags:       []cli.Flag{&cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"}},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			s, err := oneSet(c)
+			if err != nil {
+				return err
+			}
+			paths := cleanPaths(c.Args().Tail())
+			var members int64
+			for _, ar := range s.Manifest.Archives {
+				sel, ok := selector(ar.Mount, paths)
+				if !ok {
+					continue
+				}
+				n, err := a.extractOne(ctx, c, s, ar, sel)
+				if err != nil {
+					return err
+				}
+				members += n
+			}
+			a.ui.End()
+			if members == 0 {
+				return fmt.Errorf("cannot extract: nothing in the set answers to %s", strings.Join(paths, " "))
+			}
+			a.ui.Note("%d members extracted below %s", members, c.String("directory"))
+			return nil
+		}}
+}
+
+func (a *app) extractOne(ctx context.Context, c *cli.Command, s *manifest.Set, ar manifest.Archive, sel func(string) bool) (int64, error) {
+	r, err := archive.OpenFile(filepath.Join(s.Dir, ar.File))
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	dest := filepath.Join(c.String("directory"), ar.Mount)
+	hit := sel == nil
+	if !hit {
+		if err := r.Entries(func(e archive.Entry) error { hit = hit || sel(e.Path); return nil }); err != nil || !hit {
+			return 0, err
+		}
+	}
+	if err := os.MkdirAll(dest, 0o755); err != nil {
+		return 0, fmt.Errorf("cannot extract: %w", err)
+	}
+	sum, err := r.Extract(ctx, dest, archive.ExtractOptions{Select: sel, NoOwner: os.Geteuid() != 0, Progress: a.ui.Phase("extracting "+ar.Mount, r.TarSize())})
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range sum.Problems {
+		a.ui.Warn("%v", p)
+	}
+	return sum.Members, nil
+}
+
+func (a *app) layoutCommand() *cli.Command {
+	get := func(ctx context.Context) (*layout.Layout, error) {
+		b, err := a.builder()
+		if err != nil {
+			return nil, err
+		}
+		l, _, err := b.Probe(ctx)
+		return l, err
+	}
+	return &cli.Command{Name: "layout", Usage: "save, show or compare the storage layout",
+		Commands: []*cli.Command{
+			{Name: "save", Usage: "write the layout as JSON", ArgsUsage: "[FILE]", Action: func(ctx context.Context, c *cli.Command) error {
+				l, err := get(ctx)
+				if err != nil {
+					return err
+				}
+				if !c.Args().Present() {
+					return l.Write(c.Root().Writer)
+				}
+				var b strings.Builder
+				if err := l.Write(&b); err != nil {
+					return err
+				}
+				return manifest.WriteFile(c.Args().First(), []byte(b.String()))
+			}},
+			{Name: "show", Usage: "draw the layout of this machine, or of a file or set", ArgsUsage: "[FILE|SET]", Action: func(ctx context.Context, c *cli.Command) (err error) {
+				var l *layout.Layout
+				if c.Args().Present() {
+					l, err = readLayout(c.Args().First())
+				} else {
+					l, err = get(ctx)
+				}
+				if err != nil {
+					return err
+				}
+				ui.DrawLayout(c.Root().Writer, l)
+				return nil
+			}},
+			{Name: "diff", Usage: "compare this machine with a file or set; exit 1 when they differ", ArgsUsage: "FILE|SET [FILE|SET]", Action: func(ctx context.Context, c *cli.Command) error {
+				if n := c.Args().Len(); n < 1 || n > 2 {
+					return exit.Usage(errors.New("diff wants one or two layout files or sets"))
+				}
+				was, err := readLayout(c.Args().First())
+				if err != nil {
+					return err
+				}
+				var is *layout.Layout
+				if c.Args().Len() == 2 {
+					is, err = readLayout(c.Args().Get(1))
+				} else {
+					is, err = get(ctx)
+				}
+				if err != nil {
+					return err
+				}
+				ch := layout.Diff(was, is)
+				a.ui.Result(ch)
+				for _, x := range ch {
+					if !c.Bool("json") {
+						fmt.Fprintln(c.Root().Writer, x)
+					}
+				}
+				if len(ch) > 0 {
+					return fmt.Errorf("the layouts differ in %d places", len(ch))
+				}
+				return nil
+			}},
+		}}
+}
+
+// readLayout takes a layout file, or a set's.
+func readLayout(name string) (*layout.Layout, error) {
+	if st, err := os.Stat(name); err == nil && st.IsDir() {
+		s, err := manifest.OpenNewest(name)
+		if err != nil {
+			return nil, err
+		}
+		return s.Layout, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read layout: %w", err)
+	}
+	defer f.Close()
+	l, err := layout.Read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return l, nil
+}

@@ -1,0 +1,197 @@
+package initramfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Program is a program of the host that the rescue system carries.
+type Program struct {
+	Name string
+	// Check is the argument list it is started with in the packed tree.
+	Check []string
+	// Data are files that it reads; missing ones are left out.
+	Data []string
+	// Optional programs may be missing on the host.
+	Optional bool
+	For      string // what needs it, for messages
+}
+
+// ProgramsFor is the table of what the parts of a layout need: file system
+// types, "lvm", and "shell" for a person's comfort.
+func ProgramsFor(what string) []Program {
+	switch what {
+	case "ext2", "ext3", "ext4":
+		return []Program{{Name: "mke2fs", Check: []string{"-V"}, Data: []string{"/etc/mke2fs.conf"}}, {Name: "e2fsck", Check: []string{"-V"}}, {Name: "tune2fs", Check: []string{"-V"}}, {Name: "resize2fs", Check: []string{"-V"}, Optional: true}, {Name: "dumpe2fs", Check: []string{"-V"}, Optional: true}, {Name: "debugfs", Check: []string{"-V"}, Optional: true}}
+	case "xfs":
+		return []Program{{Name: "mkfs.xfs", Check: []string{"-V"}}, {Name: "xfs_repair", Check: []string{"-V"}}, {Name: "xfs_db", Check: []string{"-V"}, Optional: true}}
+	case "vfat":
+		return []Program{{Name: "mkfs.fat", Check: []string{"--help"}}, {Name: "fsck.fat", Check: []string{"--help"}, Optional: true}}
+	case "lvm":
+		return []Program{{Name: "lvm", Check: []string{"version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
+	case "shell":
+		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "vi", Check: []string{"--version"}, Optional: true}, {Name: "lsblk", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}}
+	}
+	return nil
+}
+
+// terminals are the terminfo entries that line editors and pagers want.
+var terminals = []string{"l/linux", "v/vt100", "v/vt102", "v/vt220", "x/xterm", "x/xterm-256color", "s/screen", "d/dumb", "a/ansi"}
+
+// searchPath is where programs are looked for on the host.
+var searchPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+// LookPath finds a program below root.
+func LookPath(root, name string) (string, error) {
+	for _, d := range searchPath {
+		p := filepath.Join(root+"/", d, name)
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find program %s in %s", name, strings.Join(searchPath, ":"))
+}
+
+// Carry adds programs with their libraries and data. All that are missing are
+// reported at once.
+func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]Program, error) {
+	var errs []error
+	var carried []Program
+	for _, p := range progs {
+		file, err := LookPath("", p.Name)
+		if err != nil {
+			if !p.Optional {
+				errs = append(errs, fmt.Errorf("%w, needed for %s", err, p.For))
+			}
+			continue
+		}
+		libs, err := Libraries(ctx, run, file)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		dir := "usr/bin/"
+		if strings.Contains(file, "/sbin/") {
+			dir = "usr/sbin/"
+		}
+		if err := f.AddFile(dir+p.Name, file); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, l := range libs {
+			if err := f.AddFile(l, l); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		for _, d := range p.Data {
+			if _, err := os.Stat(d); err == nil {
+				errs = append(errs, f.AddFile(d, d))
+			}
+		}
+		carried = append(carried, p)
+	}
+	for _, t := range terminals {
+		for _, d := range []string{"/lib/terminfo/", "/usr/share/terminfo/", "/etc/terminfo/"} {
+			if _, err := os.Stat(d + t); err == nil {
+				errs = append(errs, f.AddFile("usr/share/terminfo/"+t, d+t))
+				break
+			}
+		}
+	}
+	return carried, errors.Join(errs...)
+}
+
+// Libraries lists the shared libraries of a program, and its interpreter, as
+// the interpreter itself finds them. Static programs have none; a script's
+// interpreter is not followed.
+func Libraries(ctx context.Context, run tool.Runner, file string) ([]string, error) {
+	ld, err := interpreter(file)
+	if err != nil || ld == "" {
+		return nil, err
+	}
+	out, err := run.Run(ctx, tool.New(ld, "--list", file))
+	if err != nil {
+		return nil, fmt.Errorf("cannot list libraries of %s: %w", file, err)
+	}
+	libs := []string{ld}
+	for _, l := range strings.Split(string(out), "\n") {
+		w := strings.Fields(l)
+		if len(w) >= 3 && w[1] == "=>" {
+			if w[2] == "not" {
+				return nil, fmt.Errorf("cannot carry %s: its library %s is not found", file, w[0])
+			}
+			libs = append(libs, w[2])
+		}
+	}
+	// Loaded by glibc at run time when a thread ends, and by no name in the file.
+	if i := slices.IndexFunc(libs, func(l string) bool { return strings.Contains(l, "/libc.so.6") }); i >= 0 {
+		if p := filepath.Join(filepath.Dir(libs[i]), "libgcc_s.so.1"); exists(p) && slices.ContainsFunc(libs, func(l string) bool { return strings.Contains(l, "libpthread") || strings.Contains(l, "libdevmapper") || strings.Contains(l, "liburcu") }) {
+			libs = append(libs, p)
+		}
+	}
+	return libs, nil
+}
+
+func exists(p string) bool { _, err := os.Stat(p); return err == nil }
+
+// Try starts each carried program once, in a tree of just those files below
+// dir, which it makes. It needs root for chroot. A program that can't start
+// is an error; what it says or returns is not.
+func (f *Files) Try(ctx context.Context, run tool.Runner, dir string, progs []Program) error {
+	if err := f.stage(dir); err != nil {
+		return fmt.Errorf("cannot try the carried programs: %w", err)
+	}
+	var errs []error
+	for _, p := range progs {
+		c, cancel := context.WithTimeout(ctx, 30*time.Second)
+		_, err := run.Run(c, tool.Cmd{Args: append([]string{p.Name}, p.Check...), Root: dir, Env: []string{"LD_LIBRARY_PATH=", "LD_PRELOAD="}})
+		cancel()
+		var te *tool.Error
+		if err == nil || errors.As(err, &te) && te.Code >= 0 && te.Code < 126 && !strings.Contains(te.Stderr, "error while loading shared libraries") {
+			continue
+		}
+		errs = append(errs, fmt.Errorf("%s does not start in the rescue system: %w", p.Name, err))
+	}
+	return errors.Join(errs...)
+}
+
+// stage lays out programs, libraries and links, as hard links or copies.
+func (f *Files) stage(dir string) error {
+	for _, p := range f.Paths() {
+		e := f.entries[p]
+		to := filepath.Join(dir, p)
+		switch {
+		case e.link != "":
+			if strings.HasPrefix(p, "bbin/") {
+				continue
+			}
+			if err := os.Symlink(e.link, to); err != nil && !os.IsExist(err) {
+				return err
+			}
+		case e.source != "" && (strings.HasPrefix(p, "usr/") && !strings.HasPrefix(p, "usr/lib/modules/") && !strings.HasPrefix(p, "usr/lib/firmware/")):
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				return err
+			}
+			b, err := os.ReadFile(e.source)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(to, b, os.FileMode(e.mode&0o777)); err != nil {
+				return err
+			}
+		case e.source == "" && e.content == nil && e.major == 0:
+			if err := os.MkdirAll(to, 0o755); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,277 @@
+// Package initramfs packs the rescue system's root tree: what goes in is
+// collected first, where conflicts are errors, and then written in one go as
+// a newc cpio archive, compressed. Packing needs neither root nor mounts, and
+// the same input gives the same bytes.
+package initramfs
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/u-root/u-root/pkg/cpio"
+)
+
+// Marker is the last file of the archive: a tree without it was cut off by
+// too little memory. List names every file with its size and comes early.
+const (
+	Marker = "zz-complete"
+	List   = "etc/mkcdrec/files"
+)
+
+// Files is the tree to be packed. Paths have no leading slash.
+type Files struct {
+	entries map[string]entry
+}
+
+type entry struct {
+	source  string // file on the host, or ""
+	content []byte
+	link    string
+	mode    uint64
+	major   uint64
+	minor   uint64
+	size    int64
+}
+
+// New gives a tree with the directories and links that every one has: merged
+// /usr, and the device nodes that the kernel opens before devtmpfs is there.
+func New() *Files {
+	f := &Files{entries: map[string]entry{}}
+	for _, d := range []string{"bbin", "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "var/log", "var/lib"} {
+		f.dir(d)
+	}
+	for _, l := range []string{"bin", "sbin", "lib", "lib64"} {
+		f.entries[l] = entry{mode: cpio.S_IFLNK | 0o777, link: "usr/" + l}
+	}
+	f.entries["var/run"] = entry{mode: cpio.S_IFLNK | 0o777, link: "../run"}
+	f.entries["root"] = entry{mode: cpio.S_IFDIR | 0o700}
+	f.entries["tmp"] = entry{mode: cpio.S_IFDIR | 0o1777}
+	f.entries["dev/console"] = entry{mode: cpio.S_IFCHR | 0o600, major: 5, minor: 1}
+	f.entries["dev/null"] = entry{mode: cpio.S_IFCHR | 0o666, major: 1, minor: 3}
+	return f
+}
+
+// Canonical is the path a file has in the tree: /bin/x lies in usr/bin/x.
+func Canonical(p string) string {
+	p = strings.TrimPrefix(path.Clean("/"+p), "/")
+	for _, l := range []string{"bin/", "sbin/", "lib/", "lib64/"} {
+		if strings.HasPrefix(p, l) {
+			return "usr/" + p
+		}
+	}
+	return p
+}
+
+func (f *Files) dir(p string) {
+	for ; p != "." && p != "/"; p = path.Dir(p) {
+		if _, ok := f.entries[p]; !ok {
+			f.entries[p] = entry{mode: cpio.S_IFDIR | 0o755}
+		}
+	}
+}
+
+func (f *Files) add(p string, e entry) error {
+	p = Canonical(p)
+	if old, ok := f.entries[p]; ok {
+		if old.source == e.source && old.link == e.link && bytes.Equal(old.content, e.content) {
+			return nil
+		}
+		return fmt.Errorf("cannot add %s to the rescue system: it is there already, from %q", p, old.source+old.link)
+	}
+	f.dir(path.Dir(p))
+	f.entries[p] = e
+	return nil
+}
+
+// AddFile adds a file of the host, following links, with its permissions but
+// without setuid.
+func (f *Files) AddFile(p, source string) error {
+	st, err := os.Stat(source)
+	if err != nil {
+		return fmt.Errorf("cannot add %s to the rescue system: %w", p, err)
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("cannot add %s to the rescue system: %s is no file", p, source)
+	}
+	return f.add(p, entry{mode: cpio.S_IFREG | uint64(st.Mode().Perm()&^0o022|0o400), source: source, size: st.Size()})
+}
+
+// AddContent adds a file made here.
+func (f *Files) AddContent(p string, b []byte, perm uint64) error {
+	return f.add(p, entry{mode: cpio.S_IFREG | perm, content: b, size: int64(len(b))})
+}
+
+// AddLink adds a symbolic link.
+func (f *Files) AddLink(p, to string) error {
+	return f.add(p, entry{mode: cpio.S_IFLNK | 0o777, link: to})
+}
+
+// Has tells whether the tree has something at p.
+func (f *Files) Has(p string) bool { _, ok := f.entries[Canonical(p)]; return ok }
+
+// Paths lists the tree, in the order of packing.
+func (f *Files) Paths() []string {
+	out := make([]string, 0, len(f.entries))
+	for p := range f.entries {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b string) int {
+		if r := rank(a) - rank(b); r != 0 {
+			return r
+		}
+		return strings.Compare(a, b)
+	})
+	return out
+}
+
+// rank puts first what is needed to say that the rest did not fit.
+func rank(p string) int {
+	switch {
+	case p == "bbin" || p == "dev" || p == "dev/console" || p == "dev/null":
+		return 0
+	case p == "bbin/mkcdrec" || p == "init":
+		return 1
+	case p == "etc" || strings.HasPrefix(p, "etc/mkcdrec"):
+		return 2
+	}
+	return 3
+}
+
+// Size is the sum of all files, in bytes: what the tree takes in memory.
+func (f *Files) Size() int64 {
+	n := int64(0)
+	for _, e := range f.entries {
+		n += (e.size + 4095) &^ 4095
+	}
+	return n
+}
+
+// SizeOf is the sum of the files whose path satisfies pick.
+func (f *Files) SizeOf(pick func(string) bool) int64 {
+	n := int64(0)
+	for p, e := range f.entries {
+		if pick(p) {
+			n += e.size
+		}
+	}
+	return n
+}
+
+// Compression of the archive.
+type Compression int
+
+// Compressions the kernel may know; see kernelcfg.Config.Zstd.
+const (
+	Gzip Compression = iota
+	Zstd
+)
+
+// WriteTo packs the tree.
+func (f *Files) WriteTo(w io.Writer, c Compression) error {
+	var z io.WriteCloser
+	var err error
+	if c == Zstd {
+		z, err = zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(8<<20))
+	} else {
+		z, err = gzip.NewWriterLevel(w, 6)
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.writeCPIO(z); err != nil {
+		z.Close()
+		return fmt.Errorf("cannot pack the rescue system: %w", err)
+	}
+	return z.Close()
+}
+
+func (f *Files) writeCPIO(w io.Writer) error {
+	paths := f.Paths()
+	var list bytes.Buffer
+	for _, p := range paths {
+		if e := f.entries[p]; e.mode&cpio.S_IFMT == cpio.S_IFREG {
+			fmt.Fprintf(&list, "%d %s\n", e.size, p)
+		}
+	}
+	out := cpio.Newc.Writer(w)
+	f.entries[List] = entry{mode: cpio.S_IFREG | 0o644, content: list.Bytes(), size: int64(list.Len())}
+	f.dir(path.Dir(List))
+	for i, p := range f.Paths() {
+		if err := writeRecord(out, uint64(i+1), p, f.entries[p]); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	delete(f.entries, List)
+	if err := writeRecord(out, 0, Marker, entry{mode: cpio.S_IFREG | 0o444}); err != nil {
+		return err
+	}
+	return cpio.WriteTrailer(out)
+}
+
+func writeRecord(w cpio.RecordWriter, ino uint64, p string, e entry) error {
+	nlink := uint64(1)
+	if e.mode&cpio.S_IFMT == cpio.S_IFDIR {
+		nlink = 2
+	}
+	info := cpio.Info{Ino: ino, Mode: e.mode, NLink: nlink, Name: p, Rmajor: e.major, Rminor: e.minor}
+	switch {
+	case e.link != "":
+		info.FileSize = uint64(len(e.link))
+		return w.WriteRecord(cpio.Record{ReaderAt: strings.NewReader(e.link), Info: info})
+	case e.source == "":
+		info.FileSize = uint64(len(e.content))
+		return w.WriteRecord(cpio.Record{ReaderAt: bytes.NewReader(e.content), Info: info})
+	}
+	file, err := os.Open(e.source)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	st, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != e.size {
+		return fmt.Errorf("%s changed its size from %d to %d bytes while the rescue system was packed", e.source, e.size, st.Size())
+	}
+	info.FileSize = uint64(e.size)
+	return w.WriteRecord(cpio.Record{ReaderAt: file, Info: info})
+}
+
+// Whole checks an unpacked tree below root against its list; the error says
+// how much is missing.
+func Whole(root string) error {
+	b, err := os.ReadFile(root + "/" + List)
+	if err != nil {
+		return fmt.Errorf("cannot check the rescue system: %w", err)
+	}
+	missing, first := 0, ""
+	for _, l := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+		var size int64
+		n, name, _ := strings.Cut(l, " ")
+		if _, err := fmt.Sscan(n, &size); err != nil {
+			return fmt.Errorf("cannot check the rescue system: bad line %q in its list", l)
+		}
+		st, err := os.Lstat(root + "/" + name)
+		if err != nil || st.Size() != size {
+			if missing == 0 {
+				first = name
+			}
+			missing++
+		}
+	}
+	if _, err := os.Lstat(root + "/" + Marker); err != nil && missing == 0 {
+		missing, first = 1, Marker
+	}
+	if missing > 0 {
+		return fmt.Errorf("the rescue system is not whole: %d files are missing or cut off, the first is /%s", missing, first)
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+// Package exit turns errors into the exit statuses that all commands share.
+package exit
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
+)
+
+// Exit statuses.
+const (
+	OK       = 0
+	Failed   = 1
+	BadUsage = 2
+	Partial  = 3
+	Refused  = 4
+)
+
+type usage struct{ error }
+
+func (u usage) Unwrap() error { return u.error }
+
+// Usage marks an error as wrong usage.
+func Usage(err error) error { return usage{err} }
+
+type notCovered []string
+
+func (n notCovered) Error() string {
+	return "done, but this is not covered:\n" + strings.Join(n, "\n")
+}
+
+// NotCovered is the error of a run that is done, but incomplete.
+func NotCovered(what []string) error { return notCovered(what) }
+
+// Code gives the exit status for an error.
+func Code(err error) int {
+	var u usage
+	var n notCovered
+	var r *plan.Refused
+	switch {
+	case err == nil:
+		return OK
+	case errors.As(err, &r):
+		return Refused
+	case errors.As(err, &n):
+		return Partial
+	case errors.As(err, &u):
+		return BadUsage
+	}
+	return Failed
+}
+
+// Status prints the error, if any, and gives the exit status.
+func Status(p *ui.Printer, name string, err error, hint string) int {
+	if err != nil {
+		p.Error(name, err, hint)
+	}
+	return Code(err)
+}

@@ -1,0 +1,346 @@
+// Package manifest describes one backup set: a directory that is a backup
+// only with its manifest.json, which is written last. docs/FORMAT.md has the
+// fields.
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// Version is the only version of manifest.json there is.
+const Version = 1
+
+// Names of a set's files.
+const (
+	File      = "manifest.json"
+	Layout    = "layout.json"
+	RescueISO = "rescue.iso"
+	SHA256    = "SHA256SUMS"
+	SFV       = "Checksums.sfv"
+)
+
+// Manifest is the content of manifest.json.
+type Manifest struct {
+	Version  int       `json:"version"`
+	ID       string    `json:"id"` // random UUID of the run
+	Host     string    `json:"host"`
+	Created  time.Time `json:"created"`
+	Program  string    `json:"program"` // version of mkcdrec
+	Kernel   string    `json:"kernel"`
+	Archives []Archive `json:"archives"`
+	// Files are all files of the set but this one, SHA256SUMS and
+	// Checksums.sfv, sorted by name.
+	Files []FileSum `json:"files"`
+	// NotCovered lists what a restore will not bring back; the run that made
+	// the set ended with exit code 3 if it is not empty.
+	NotCovered []string `json:"notCovered"`
+}
+
+// Archive is one file system's archive.
+type Archive struct {
+	File     string        `json:"file"`
+	Device   string        `json:"device"` // as in the layout
+	Type     string        `json:"type"`
+	Mount    string        `json:"mount"`
+	Size     quantity.Size `json:"size"` // of the archive
+	TarSize  quantity.Size `json:"tarSize"`
+	DataSize quantity.Size `json:"dataSize"` // content of files, without holes
+	Members  int64         `json:"members"`
+	SHA256   string        `json:"sha256"`
+	Problems int           `json:"problems"`
+}
+
+// FileSum is a file of the set.
+type FileSum struct {
+	Name   string        `json:"name"`
+	Size   quantity.Size `json:"size"`
+	SHA256 string        `json:"sha256"`
+}
+
+// ArchiveName is design's "<dev>.<fs>.tar.zst": "/" becomes "_" in both.
+func ArchiveName(device, mount string) string {
+	return strings.ReplaceAll(device, "/", "-") + "." + strings.ReplaceAll(mount, "/", "_") + ".tar.zst"
+}
+
+// Validate reports all faults at once.
+func (m *Manifest) Validate() error {
+	var errs []error
+	bad := func(where, f string, a ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", where, fmt.Sprintf(f, a...)))
+	}
+	if m.Version != Version {
+		return fmt.Errorf("version: is %d; this program knows %d", m.Version, Version)
+	}
+	if len(m.ID) != 36 {
+		bad("id", "%q", m.ID)
+	}
+	sums := map[string]FileSum{}
+	for i, f := range m.Files {
+		w := fmt.Sprintf("files[%d]", i)
+		if f.Name == "" || strings.HasPrefix(f.Name, "/") || filepath.Clean(f.Name) != f.Name || strings.HasPrefix(f.Name, "..") {
+			bad(w, "name %q", f.Name)
+		}
+		if b, err := hex.DecodeString(f.SHA256); err != nil || len(b) != 32 || f.Size < 0 {
+			bad(w, "size %d or SHA-256 %q", f.Size, f.SHA256)
+		}
+		if _, ok := sums[f.Name]; ok {
+			bad(w, "name %q is there twice", f.Name)
+		}
+		sums[f.Name] = f
+	}
+	if _, ok := sums[Layout]; !ok {
+		bad("files", "%s is missing", Layout)
+	}
+	for i, a := range m.Archives {
+		w := fmt.Sprintf("archives[%d]", i)
+		f, ok := sums[a.File]
+		if !ok || f.SHA256 != a.SHA256 || f.Size != a.Size {
+			bad(w, "file %q is not in files with the same size and digest", a.File)
+		}
+		if !strings.HasPrefix(a.Mount, "/") {
+			bad(w, "mount %q", a.Mount)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Write writes manifest.json into dir, under a temporary name first.
+func (m *Manifest) Write(dir string) error {
+	if err := m.Validate(); err != nil {
+		return fmt.Errorf("cannot write manifest:\n%w", err)
+	}
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return WriteFile(filepath.Join(dir, File), append(b, '\n'))
+}
+
+// WriteFile writes a file that appears whole or not at all.
+func WriteFile(name string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, err)
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("cannot write %s: %w", name, err)
+	}
+	return nil
+}
+
+// Set is a backup set in a directory.
+type Set struct {
+	Dir      string
+	Manifest *Manifest
+	Layout   *layout.Layout
+}
+
+// Open reads manifest and layout of the set in dir and checks that both are
+// well-formed, that the layout is the recorded one, and that every file is
+// there with its size. It reads no archive: that is Verify's.
+func Open(dir string) (*Set, error) {
+	b, err := os.ReadFile(filepath.Join(dir, File))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", dir, File)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set: %w", err)
+	}
+	m, err := Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
+	}
+	s := &Set{Dir: dir, Manifest: m}
+	var errs []error
+	for _, f := range m.Files {
+		st, err := os.Stat(filepath.Join(dir, f.Name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s is missing", f.Name))
+		} else if st.Size() != int64(f.Size) {
+			errs = append(errs, fmt.Errorf("%s has %d bytes, not %d", f.Name, st.Size(), f.Size))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("cannot use backup set %s:\n%w", dir, err)
+	}
+	lb, err := os.ReadFile(filepath.Join(dir, Layout))
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set: %w", err)
+	}
+	if got := sha256.Sum256(lb); hex.EncodeToString(got[:]) != m.sum(Layout).SHA256 {
+		return nil, fmt.Errorf("cannot use backup set %s: %s is not the file the manifest was written for", dir, Layout)
+	}
+	if s.Layout, err = layout.Read(bytes.NewReader(lb)); err != nil {
+		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// Parse reads manifest.json; unknown fields are refused.
+func Parse(b []byte) (*Manifest, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var m Manifest
+	if err := d.Decode(&m); err != nil {
+		return nil, fmt.Errorf("%s, byte %d: %w", File, d.InputOffset(), err)
+	}
+	if d.More() {
+		return nil, fmt.Errorf("%s, byte %d: text after the end", File, d.InputOffset())
+	}
+	if err := m.Validate(); err != nil {
+		return nil, fmt.Errorf("%s:\n%w", File, err)
+	}
+	return &m, nil
+}
+
+func (m *Manifest) sum(name string) FileSum {
+	i := slices.IndexFunc(m.Files, func(f FileSum) bool { return f.Name == name })
+	if i < 0 {
+		return FileSum{}
+	}
+	return m.Files[i]
+}
+
+// ArchiveFor finds the archive of a file system by its device.
+func (m *Manifest) ArchiveFor(device string) *Archive {
+	i := slices.IndexFunc(m.Archives, func(a Archive) bool { return a.Device == device })
+	if i < 0 {
+		return nil
+	}
+	return &m.Archives[i]
+}
+
+// VerifySize is the number of bytes that Verify reads.
+func (s *Set) VerifySize() int64 {
+	n := int64(0)
+	for _, f := range s.Manifest.Files {
+		n += int64(f.Size)
+	}
+	return n
+}
+
+// Verify reads every file and compares its SHA-256 with the manifest's, and
+// opens every archive's index. All faults are reported, joined. With decode,
+// archives are also decompressed and walked through.
+func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
+	var errs []error
+	for _, f := range s.Manifest.Files {
+		p.Item(f.Name)
+		got, err := SumFile(ctx, filepath.Join(s.Dir, f.Name), p)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if got != f.SHA256 {
+			errs = append(errs, s.where(ctx, f.Name))
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for _, a := range s.Manifest.Archives {
+		r, err := archive.OpenFile(filepath.Join(s.Dir, a.File))
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if r.Members() != a.Members {
+			errs = append(errs, fmt.Errorf("%s has %d members, the manifest says %d", a.File, r.Members(), a.Members))
+		}
+		if decode {
+			errs = append(errs, r.Verify(ctx, archive.VerifyOptions{Decode: true}))
+		}
+		r.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// where says which frames of a changed archive are damaged.
+func (s *Set) where(ctx context.Context, name string) error {
+	err := fmt.Errorf("%s is not what was written: its SHA-256 is wrong", name)
+	if !strings.HasSuffix(name, ".tar.zst") {
+		return err
+	}
+	r, e := archive.OpenFile(filepath.Join(s.Dir, name))
+	if e != nil {
+		return errors.Join(err, e)
+	}
+	defer r.Close()
+	return errors.Join(err, r.Verify(ctx, archive.VerifyOptions{}))
+}
+
+// SumFile gives a file's SHA-256 in hex.
+func SumFile(ctx context.Context, name string, p progress.Counter) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		n, err := f.Read(buf)
+		h.Write(buf[:n])
+		p.Add(int64(n))
+		if err == io.EOF {
+			return hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("cannot read %s: %w", name, err)
+		}
+	}
+}
+
+// OpenNewest opens the set in dir, or, when dir is no set but holds some, the
+// newest of them.
+func OpenNewest(dir string) (*Set, error) {
+	if _, err := os.Stat(filepath.Join(dir, File)); err == nil {
+		return Open(dir)
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "*", File))
+	if err != nil || len(found) == 0 {
+		return Open(dir) // says what is missing
+	}
+	var best string
+	var when time.Time
+	for _, f := range found {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use backup set: %w", err)
+		}
+		m, err := Parse(b)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use backup set %s: %w", filepath.Dir(f), err)
+		}
+		if best == "" || m.Created.After(when) {
+			best, when = filepath.Dir(f), m.Created
+		}
+	}
+	return Open(best)
+}

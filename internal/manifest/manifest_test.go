@@ -1,0 +1,126 @@
+package manifest
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// set makes a small real set and gives its directory.
+func set(t *testing.T) string {
+	t.Helper()
+	dir, src := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(src+"/f", []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(dir + "/vda1._.tar.zst")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := archive.Create(context.Background(), f, root, archive.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	root.Close()
+	lf, err := os.Create(dir + "/" + Layout)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS}}).Write(lf); err != nil {
+		t.Fatal(err)
+	}
+	lf.Close()
+	m := &Manifest{Version: Version, ID: "01234567-89ab-cdef-0123-456789abcdef", Host: "h", Created: time.Unix(1, 0)}
+	for _, n := range []string{Layout, "vda1._.tar.zst"} {
+		s, err := SumFile(context.Background(), dir+"/"+n, progress.None{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(dir + "/" + n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Files = append(m.Files, FileSum{n, quantity.Size(st.Size()), s})
+	}
+	m.Archives = []Archive{{File: "vda1._.tar.zst", Device: "vda1", Type: "ext4", Mount: "/", Size: m.Files[1].Size, Members: sum.Members, SHA256: m.Files[1].SHA256}}
+	if err := m.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func verify(dir string) error {
+	s, err := Open(dir)
+	if err != nil {
+		return err
+	}
+	return s.Verify(context.Background(), true, progress.None{})
+}
+
+func TestSet(t *testing.T) {
+	if err := verify(set(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBadSets: each is refused before anything is done with it.
+func TestBadSets(t *testing.T) {
+	edit := func(name string, fn func([]byte) []byte) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			b, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), fn(b), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const ar = "vda1._.tar.zst"
+	for _, c := range []struct {
+		name, want string
+		spoil      func(t *testing.T, dir string)
+	}{
+		{"no manifest", "no manifest.json", func(t *testing.T, dir string) { os.Remove(dir + "/" + File) }},
+		{"archive missing", ar + " is missing", func(t *testing.T, dir string) { os.Remove(dir + "/" + ar) }},
+		{"flipped bit", "SHA-256", edit(ar, func(b []byte) []byte { b[20] ^= 4; return b })},
+		{"truncated archive", "bytes, not", edit(ar, func(b []byte) []byte { return b[:len(b)-10] })},
+		{"foreign archive of the same size", "SHA-256", edit(ar, func(b []byte) []byte { return []byte(strings.Repeat("x", len(b))) })},
+		{"layout changed", "layout.json", edit(Layout, func(b []byte) []byte { return []byte(strings.Replace(string(b), "bios", "uefi", 1)) })},
+		{"unknown field", "unknown field", edit(File, func(b []byte) []byte { return []byte(strings.Replace(string(b), `"host"`, `"hots"`, 1)) })},
+		{"next version", "version", edit(File, func(b []byte) []byte { return []byte(strings.Replace(string(b), `"version": 1`, `"version": 2`, 1)) })},
+		{"path out of the set", "name", edit(File, func(b []byte) []byte { return []byte(strings.ReplaceAll(string(b), ar, "../"+ar)) })},
+		{"not JSON", "manifest.json", edit(File, func(b []byte) []byte { return b[:len(b)/2] })},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := set(t)
+			c.spoil(t, dir)
+			if err := verify(dir); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("verify = %v; want an error with %q", err, c.want)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	b, err := json.Marshal(Manifest{Version: 1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) { _, _ = Parse(b) })
+}

@@ -1,0 +1,208 @@
+package plan
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// Mkfs gives the command lines that make a file system again on dev, a
+// device of size bytes: with the features, sizes, UUID and label that the
+// layout has.
+func Mkfs(f *layout.Filesystem, dev string, size quantity.Size) ([][]string, error) {
+	switch {
+	case f.Ext != nil:
+		return mkfsExt(f, dev, size), nil
+	case f.XFS != nil:
+		return [][]string{mkfsXFS(f, dev, size)}, nil
+	case f.VFAT != nil:
+		return [][]string{mkfsVFAT(f, dev)}, nil
+	}
+	return nil, fmt.Errorf("cannot make file system of type %s", f.Type)
+}
+
+func num[T ~int | ~int64 | ~uint32](v T) string { return strconv.FormatInt(int64(v), 10) }
+
+// mountOpts are the names that tune2fs -o has for s_default_mount_opts.
+var mountOpts = []struct {
+	bit  uint32
+	name string
+}{{0x1, "debug"}, {0x2, "bsdgroups"}, {0x4, "user_xattr"}, {0x8, "acl"}, {0x10, "uid16"}, {0x100, "nobarrier"}, {0x200, "block_validity"}, {0x400, "discard"}, {0x800, "nodelalloc"}}
+
+func mkfsExt(f *layout.Filesystem, dev string, size quantity.Size) [][]string {
+	e := f.Ext
+	a := []string{"mke2fs", "-q", "-F", "-t", f.Type, "-b", num(e.BlockSize), "-I", num(e.InodeSize)}
+	if size == f.Size || size-f.Size < quantity.Size(e.BlockSize)*8 {
+		a = append(a, "-N", num(e.Inodes))
+	} else {
+		a = append(a, "-i", num(max(int64(f.Size)/max(e.Inodes, 1), 1024)))
+	}
+	blocks := max(int64(f.Size)/max(e.BlockSize, 1), 1)
+	a = append(a, "-m", strconv.FormatFloat(float64(e.Reserved)*100/float64(blocks), 'f', 2, 64))
+	// "none" first: nothing of the program's own defaults gets in.
+	a = append(a, "-O", strings.Join(append([]string{"none"}, e.Features...), ","))
+	if e.ClusterSize > e.BlockSize {
+		a = append(a, "-C", num(e.ClusterSize))
+	}
+	if e.FlexBG > 1 {
+		a = append(a, "-G", num(e.FlexBG))
+	}
+	if e.JournalBlocks > 0 && size <= f.Size+f.Size/4 {
+		a = append(a, "-J", "size="+num(max(e.JournalBlocks*e.BlockSize>>20, 1)))
+	}
+	var ext []string
+	if e.Stride > 0 {
+		ext = append(ext, "stride="+num(e.Stride))
+	}
+	if e.StripeWidth > 0 {
+		ext = append(ext, "stripe_width="+num(e.StripeWidth))
+	}
+	a = append(a, "-E", strings.Join(append(ext, "nodiscard"), ","))
+	if f.UUID != "" {
+		a = append(a, "-U", f.UUID)
+	}
+	if f.Label != "" {
+		a = append(a, "-L", f.Label)
+	}
+	t := []string{"tune2fs", "-c", num(e.MaxMounts), "-i", num(e.CheckInterval) + "s"}
+	if w := map[int]string{1: "continue", 2: "remount-ro", 3: "panic"}[e.Errors]; w != "" {
+		t = append(t, "-e", w)
+	}
+	var opts []string
+	for _, o := range mountOpts {
+		if e.MountOptions&o.bit != 0 {
+			opts = append(opts, o.name)
+		} else {
+			opts = append(opts, "^"+o.name)
+		}
+	}
+	// Two bits, one word: how data and journal go together.
+	if w := []string{"", "journal_data", "journal_data_ordered", "journal_data_writeback"}[e.MountOptions>>5&3]; w != "" {
+		opts = append(opts, w)
+	}
+	t = append(t, "-o", strings.Join(opts, ","), dev)
+	return [][]string{append(a, dev), t}
+}
+
+func onOff(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}
+
+func mkfsXFS(f *layout.Filesystem, dev string, size quantity.Size) []string {
+	x := f.XFS
+	m := []string{"crc=" + onOff(x.CRC)}
+	i := []string{"size=" + num(x.InodeSize)}
+	if x.CRC {
+		m = append(m, "finobt="+onOff(x.FinoBT), "rmapbt="+onOff(x.RMapBT), "reflink="+onOff(x.Reflink), "inobtcount="+onOff(x.InoBTCount), "bigtime="+onOff(x.BigTime))
+		i = append(i, "sparse="+onOff(x.SparseIno))
+	}
+	// Words that only newer programs know are said only when needed.
+	if x.NRExt64 {
+		i = append(i, "nrext64=1")
+	}
+	if x.Exchange {
+		i = append(i, "exchange=1")
+	}
+	if x.Parent {
+		i = append(i, "parent=1")
+	}
+	if f.UUID != "" {
+		m = append(m, "uuid="+f.UUID)
+	}
+	a := []string{"mkfs.xfs", "-q", "-f", "-K", "-m", strings.Join(m, ","), "-i", strings.Join(i, ","), "-b", "size=" + num(x.BlockSize), "-s", "size=" + num(x.SectorSize)}
+	n := "size=" + num(x.DirBlock)
+	if !x.CRC {
+		n += ",ftype=" + onOff(x.FType)
+	}
+	a = append(a, "-n", n)
+	d := []string{}
+	if size == f.Size {
+		d = append(d, "agcount="+num(x.AGCount))
+		a = append(a, "-l", "size="+num(x.LogBlocks)+"b")
+	}
+	if x.Unit > 0 && x.Width > 0 {
+		d = append(d, "sunit="+num(x.Unit*x.BlockSize/512), "swidth="+num(x.Width*x.BlockSize/512))
+	}
+	if len(d) > 0 {
+		a = append(a, "-d", strings.Join(d, ","))
+	}
+	if f.Label != "" {
+		a = append(a, "-L", f.Label)
+	}
+	return append(a, dev)
+}
+
+func mkfsVFAT(f *layout.Filesystem, dev string) []string {
+	v := f.VFAT
+	a := []string{"mkfs.fat", "-F", num(v.Bits), "-S", num(v.SectorSize), "-s", num(v.SectorsPerCluster), "-R", num(v.Reserved), "-f", num(v.FATs), "-h", num(v.Hidden), "-M", fmt.Sprintf("0x%02X", v.Media)}
+	if v.Bits != 32 {
+		a = append(a, "-r", num(v.RootEntries))
+	}
+	if f.UUID != "" {
+		a = append(a, "-i", strings.ReplaceAll(f.UUID, "-", ""))
+	}
+	if f.Label != "" {
+		a = append(a, "-n", f.Label)
+	}
+	return append(a, dev)
+}
+
+// Sfdisk gives a partition table as the text that sfdisk(8) takes.
+func Sfdisk(d *layout.Disk) string {
+	var b strings.Builder
+	t := d.Table
+	fmt.Fprintf(&b, "label: %s\n", t.Label)
+	if t.Label == layout.GPT {
+		fmt.Fprintf(&b, "label-id: %s\nfirst-lba: 34\n", t.GUID)
+	} else {
+		fmt.Fprintf(&b, "label-id: %s\n", t.Signature)
+	}
+	fmt.Fprintf(&b, "unit: sectors\nsector-size: %d\n\n", d.LogicalSector)
+	for _, p := range t.Partitions {
+		fmt.Fprintf(&b, "%s : start=%d, size=%d, ", p.Device, p.Start.Sectors(d.LogicalSector), p.Size.Sectors(d.LogicalSector))
+		if t.Label == layout.MBR {
+			fmt.Fprintf(&b, "type=%s", strings.TrimPrefix(p.Type, "0x"))
+			if p.Active {
+				b.WriteString(", bootable")
+			}
+			b.WriteByte('\n')
+			continue
+		}
+		fmt.Fprintf(&b, "type=%s, uuid=%s", p.Type, p.GUID)
+		if p.Name != "" {
+			fmt.Fprintf(&b, ", name=%q", p.Name)
+		}
+		if p.Attributes != 0 {
+			fmt.Fprintf(&b, ", attrs=%q", attrs(p.Attributes))
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// attrs names GPT attribute bits as sfdisk does.
+func attrs(v uint64) string {
+	var out []string
+	for bit := range 64 {
+		if v>>bit&1 == 0 {
+			continue
+		}
+		switch {
+		case bit == 0:
+			out = append(out, "RequiredPartition")
+		case bit == 1:
+			out = append(out, "NoBlockIOProtocol")
+		case bit == 2:
+			out = append(out, "LegacyBIOSBootable")
+		case bit >= 48:
+			out = append(out, fmt.Sprintf("GUID:%d", bit))
+		}
+	}
+	return strings.Join(out, " ")
+}

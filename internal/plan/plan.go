@@ -1,0 +1,470 @@
+// Package plan turns a wanted layout and the disks that are there into an
+// ordered list of steps. It is pure: it opens nothing, runs nothing, and
+// never guesses a disk.
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// Present is a disk of the machine to be restored.
+type Present struct {
+	layout.Disk
+	// Busy says why nothing may be written to it: "it holds the backup set",
+	// "/dev/sda1 is mounted on /mnt".
+	Busy string
+	// Holds says in a word what is on it now, for people.
+	Holds string
+}
+
+// Target names a disk for people: "/dev/sda (QEMU HARDDISK, serial X, 6.0 GiB)".
+func (p Present) Target() string { return describe(p.Disk) }
+
+func describe(d layout.Disk) string {
+	s := "/dev/" + d.Name + " ("
+	if d.Model != "" {
+		s += d.Model + ", "
+	}
+	if d.Serial != "" {
+		s += "serial " + d.Serial + ", "
+	} else {
+		s += "no serial number, "
+	}
+	return s + d.Size.String() + ")"
+}
+
+// Refused is an error of safety: exit code 4.
+type Refused struct{ Reason string }
+
+func (r *Refused) Error() string { return "refused: " + r.Reason }
+
+func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
+
+// Wish is what the administrator said about disks.
+type Wish struct {
+	Map map[string]string // name in the layout -> name of a present disk
+	// Confirmed are serial numbers (or WWNs) of disks that may be overwritten.
+	Confirmed []string
+}
+
+// Mapping maps names of disks in the layout to present disks.
+type Mapping map[string]Present
+
+// MapDisks finds a present disk for every disk the layout needs: named by the
+// administrator; the same WWN; the same serial number; the only one of the
+// same model and size; among those confirmed by serial number; or the only
+// disk that is left and large enough, which then has to be confirmed. What
+// can't be decided is refused with all candidates.
+func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
+	m := &mapper{want: want, have: have, wish: w, out: Mapping{}, taken: map[string]bool{}}
+	var open []*layout.Disk
+	for _, n := range want.Needed() {
+		d := want.Disk(n)
+		if d == nil {
+			return nil, fmt.Errorf("cannot map disks: %s is not in the layout", n)
+		}
+		open = append(open, d)
+	}
+	for old := range w.Map {
+		if !slices.ContainsFunc(open, func(d *layout.Disk) bool { return d.Name == old }) {
+			return nil, refuse("--map %s: the layout needs no disk of that name", old)
+		}
+	}
+	for _, find := range []func(*layout.Disk) ([]Present, error){m.named, m.sameWWN, m.sameSerial, m.sameModel, m.confirmed, m.onlyOne} {
+		var rest []*layout.Disk
+		for _, d := range open {
+			c, err := find(d)
+			if err != nil {
+				return nil, err
+			}
+			if len(c) != 1 {
+				rest = append(rest, d)
+				continue
+			}
+			if err := m.take(d, c[0]); err != nil {
+				return nil, err
+			}
+		}
+		open = rest
+	}
+	if len(open) > 0 {
+		return nil, m.undecided(open)
+	}
+	return m.out, nil
+}
+
+type mapper struct {
+	want  *layout.Layout
+	have  []Present
+	wish  Wish
+	out   Mapping
+	taken map[string]bool
+}
+
+func (m *mapper) pick(ok func(Present) bool) []Present {
+	var out []Present
+	for _, p := range m.have {
+		if !m.taken[p.Name] && ok(p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (m *mapper) named(d *layout.Disk) ([]Present, error) {
+	n, ok := m.wish.Map[d.Name]
+	if !ok {
+		return nil, nil
+	}
+	n = strings.TrimPrefix(n, "/dev/")
+	c := m.pick(func(p Present) bool { return p.Name == n || p.Serial == n && n != "" || p.WWN == n && n != "" })
+	if len(c) != 1 {
+		return nil, refuse("--map %s=%s: %d disks answer to that name", d.Name, n, len(c))
+	}
+	return c, nil
+}
+
+func (m *mapper) sameWWN(d *layout.Disk) ([]Present, error) {
+	return m.pick(func(p Present) bool { return p.WWN != "" && p.WWN == d.WWN }), nil
+}
+
+func (m *mapper) sameSerial(d *layout.Disk) ([]Present, error) {
+	return m.pick(func(p Present) bool { return p.Serial != "" && p.Serial == d.Serial && p.Model == d.Model }), nil
+}
+
+// sameModel counts only if neither side has two of them, and neither has a
+// serial number that says otherwise.
+func (m *mapper) sameModel(d *layout.Disk) ([]Present, error) {
+	same := func(x layout.Disk) bool { return x.Model != "" && x.Model == d.Model && x.Size == d.Size }
+	n := 0
+	for _, x := range m.want.Disks {
+		if same(x) {
+			n++
+		}
+	}
+	if n != 1 || d.Serial != "" {
+		return nil, nil
+	}
+	return m.pick(func(p Present) bool { return same(p.Disk) && p.Serial == "" }), nil
+}
+
+func (m *mapper) free(d *layout.Disk) []Present {
+	return m.pick(func(p Present) bool { return p.Busy == "" && p.Size >= Need(d) && p.LogicalSector == d.LogicalSector })
+}
+
+func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
+	if m.unmapped() > 1 {
+		return nil, nil // which of them goes where would be a guess
+	}
+	var out []Present
+	for _, p := range m.pick(func(Present) bool { return true }) {
+		if Confirms(m.wish.Confirmed, p.Disk) {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+func (m *mapper) unmapped() int { return len(m.want.Needed()) - len(m.out) }
+
+func (m *mapper) onlyOne(d *layout.Disk) ([]Present, error) {
+	if m.unmapped() > 1 || len(m.wish.Confirmed) > 0 {
+		return nil, nil
+	}
+	return m.free(d), nil
+}
+
+func (m *mapper) take(d *layout.Disk, p Present) error {
+	if p.Busy != "" {
+		return refuse("%s would be overwritten with %s, but %s", p.Target(), d.Name, p.Busy)
+	}
+	if p.LogicalSector != d.LogicalSector {
+		return refuse("%s has sectors of %d bytes, %s had %d: its file systems can't be laid out there", p.Target(), p.LogicalSector, d.Name, d.LogicalSector)
+	}
+	if p.Size < Need(d) {
+		return &Refused{fmt.Sprintf("the target is too small\n%s", sizes(d, p))}
+	}
+	m.out[d.Name] = p
+	m.taken[p.Name] = true
+	return nil
+}
+
+// sizes is the table of what is needed and what is there.
+func sizes(d *layout.Disk, p Present) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  %-28s %15s  %s\n", "", "bytes", "")
+	fmt.Fprintf(&b, "  %-28s %15d  %s\n", "needed for "+d.Name, Need(d), Need(d))
+	if d.Table != nil {
+		for _, q := range d.Table.Partitions {
+			fmt.Fprintf(&b, "    %-26s %15d  %s\n", q.Device, q.Size, q.Size)
+		}
+	}
+	fmt.Fprintf(&b, "  %-28s %15d  %s", "there on /dev/"+p.Name, p.Size, p.Size)
+	return b.String()
+}
+
+func (m *mapper) undecided(open []*layout.Disk) error {
+	var b strings.Builder
+	b.WriteString("it is not clear which disk is to be overwritten\n")
+	for _, d := range open {
+		fmt.Fprintf(&b, "  wanted: %s, at least %s\n", describe(*d), Need(d))
+	}
+	for _, p := range m.have {
+		why := p.Busy
+		switch {
+		case m.taken[p.Name]:
+			why = "is mapped already"
+		case why == "" && p.Size < Need(open[0]):
+			why = "too small"
+		case why == "":
+			why = "possible; say --map " + open[0].Name + "=" + p.Name
+		}
+		fmt.Fprintf(&b, "  there:  %s: %s\n", p.Target(), why)
+	}
+	return &Refused{strings.TrimRight(b.String(), "\n")}
+}
+
+// Need is the least size of a disk that d's table fits on: the end of the
+// last partition, and for GPT the copy of the table behind it.
+func Need(d *layout.Disk) quantity.Size {
+	if d.Table == nil {
+		return d.Size
+	}
+	end := quantity.Size(0)
+	for _, p := range d.Table.Partitions {
+		end = max(end, p.Start+p.Size)
+	}
+	if d.Table.Label == layout.GPT {
+		end += d.LogicalSector + quantity.Size(128*128).AlignUp(d.LogicalSector)
+	}
+	return end
+}
+
+// Confirms tells whether a disk's serial number or WWN is among those said.
+// A disk without either can't be confirmed this way.
+func Confirms(said []string, d layout.Disk) bool {
+	return d.Serial != "" && slices.Contains(said, d.Serial) || d.WWN != "" && slices.Contains(said, d.WWN)
+}
+
+// Kind says what a step does.
+type Kind string
+
+// Kinds of steps, in the order they come.
+const (
+	WriteTable Kind = "write-table" // wipes the disk's ends and writes its table
+	MakePV     Kind = "make-pv"
+	RestoreVG  Kind = "restore-vg" // writes the group's metadata and activates it
+	MakeFS     Kind = "make-fs"
+	MakeSwap   Kind = "make-swap"
+	MountFS    Kind = "mount"
+)
+
+// Step is one thing to be done. It is plain data.
+type Step struct {
+	Kind   Kind   `json:"kind"`
+	Device string `json:"device"` // target, without /dev/
+	Text   string `json:"text"`   // for people
+	// Destroys tells that data on Device is lost.
+	Destroys bool `json:"destroys,omitempty"`
+
+	Table  *layout.Table      `json:"table,omitempty"`
+	Sector quantity.Size      `json:"sector,omitempty"`
+	Group  string             `json:"group,omitempty"`
+	UUID   string             `json:"uuid,omitempty"`
+	Config string             `json:"config,omitempty"` // vgcfgbackup's text
+	Run    [][]string         `json:"run,omitempty"`
+	Swap   *layout.Swap       `json:"swap,omitempty"`
+	FSType string             `json:"fsType,omitempty"`
+	Mount  *layout.Mount      `json:"mount,omitempty"`
+	FS     *layout.Filesystem `json:"-"`
+}
+
+func (s Step) String() string { return s.Text }
+
+// Disk is a disk the plan overwrites.
+type Disk struct {
+	Old  string      `json:"old"`
+	New  layout.Disk `json:"new"`
+	Now  string      `json:"now"`  // what is on it
+	Then string      `json:"then"` // what will be
+}
+
+// Plan is what restore will do.
+type Plan struct {
+	Disks   []Disk            `json:"disks"`
+	Devices map[string]string `json:"devices"` // layout's names -> target's
+	Steps   []Step            `json:"steps"`
+}
+
+// Digest identifies the plan, for the journal.
+func (p *Plan) Digest() string {
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic("plan: internal error: " + err.Error())
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(b))
+}
+
+// New makes the plan that brings the layout onto the mapped disks.
+func New(want *layout.Layout, m Mapping) (*Plan, error) {
+	p := &Plan{Devices: map[string]string{}}
+	for _, old := range want.Needed() {
+		t, ok := m[old]
+		if !ok {
+			return nil, fmt.Errorf("cannot plan: disk %s is not mapped", old)
+		}
+		p.disk(want.Disk(old), t)
+	}
+	for i := range want.VolumeGroup {
+		if err := p.group(want, &want.VolumeGroup[i]); err != nil {
+			return nil, err
+		}
+	}
+	for i := range want.Filesystems {
+		if err := p.filesystem(want, &want.Filesystems[i]); err != nil {
+			return nil, err
+		}
+	}
+	for i := range want.Swap {
+		s := &want.Swap[i]
+		if dev, ok := p.Devices[s.Device]; ok {
+			p.Steps = append(p.Steps, Step{Kind: MakeSwap, Device: dev, Swap: s, Destroys: true, Text: fmt.Sprintf("make swap on /dev/%s%s", dev, ident(s.UUID, s.Label))})
+		}
+	}
+	p.mounts(want)
+	return p, nil
+}
+
+func ident(uuid, label string) string {
+	s := ""
+	if uuid != "" {
+		s += ", UUID " + uuid
+	}
+	if label != "" {
+		s += ", label " + label
+	}
+	return s
+}
+
+func (p *Plan) disk(d *layout.Disk, t Present) {
+	p.Devices[d.Name] = t.Name
+	pd := Disk{Old: d.Name, New: t.Disk, Now: t.Holds, Then: "a file system"}
+	pd.New.Table = nil
+	if d.Table != nil {
+		tab := *d.Table
+		tab.Partitions = slices.Clone(d.Table.Partitions)
+		for i := range tab.Partitions {
+			q := &tab.Partitions[i]
+			name := layout.PartitionName(t.Name, q.Number)
+			p.Devices[q.Device] = name
+			q.Device = name
+		}
+		pd.Then = fmt.Sprintf("%s with %d partitions", tableName(tab.Label), len(tab.Partitions))
+		p.Steps = append(p.Steps, Step{Kind: WriteTable, Device: t.Name, Table: &tab, Sector: d.LogicalSector, Destroys: true,
+			Text: fmt.Sprintf("write %s on %s", pd.Then, t.Target())})
+	}
+	p.Disks = append(p.Disks, pd)
+}
+
+func tableName(label string) string {
+	if label == layout.GPT {
+		return "GPT"
+	}
+	return "MBR"
+}
+
+func (p *Plan) group(want *layout.Layout, g *layout.VolumeGroup) error {
+	var steps []Step
+	missing := ""
+	for _, pv := range g.PVs {
+		dev, ok := p.Devices[pv.Device]
+		if !ok {
+			missing = pv.Device
+			continue
+		}
+		steps = append(steps, Step{Kind: MakePV, Device: dev, Group: g.Name, UUID: pv.UUID, Config: g.Config, Destroys: true, Text: fmt.Sprintf("make LVM physical volume on /dev/%s, UUID %s", dev, pv.UUID)})
+	}
+	if len(steps) == 0 {
+		return nil // on disks that are not needed
+	}
+	if missing != "" {
+		return fmt.Errorf("cannot plan: volume group %s lies on %s too, which is not mapped", g.Name, missing)
+	}
+	p.Steps = append(p.Steps, steps...)
+	names := make([]string, len(g.LVs))
+	for i, v := range g.LVs {
+		names[i] = v.Name
+		p.Devices[g.Name+"/"+v.Name] = g.Name + "/" + v.Name
+	}
+	p.Steps = append(p.Steps, Step{Kind: RestoreVG, Device: steps[0].Device, Group: g.Name, Config: g.Config, Text: fmt.Sprintf("make LVM volume group %s with %s", g.Name, strings.Join(names, ", "))})
+	return nil
+}
+
+// sizeOf is the size of the device that carries a file system.
+func sizeOf(l *layout.Layout, dev string) quantity.Size {
+	if _, q := l.Partition(dev); q != nil {
+		return q.Size
+	}
+	if g := l.Group(dev); g != nil {
+		for _, v := range g.LVs {
+			if g.Name+"/"+v.Name == dev {
+				return v.Size
+			}
+		}
+	}
+	if d := l.Disk(dev); d != nil {
+		return d.Size
+	}
+	return 0
+}
+
+func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
+	dev, ok := p.Devices[f.Device]
+	if !ok {
+		return nil
+	}
+	run, err := Mkfs(f, "/dev/"+dev, sizeOf(want, f.Device))
+	if err != nil {
+		return err
+	}
+	note := ""
+	if f.Excluded != "" || len(f.Mounts) == 0 {
+		note = ", empty: its files are not in the set"
+	}
+	p.Steps = append(p.Steps, Step{Kind: MakeFS, Device: dev, FSType: f.Type, FS: f, Run: run, Destroys: true, Text: fmt.Sprintf("make %s on /dev/%s%s%s", f.Type, dev, ident(f.UUID, f.Label), note)})
+	return nil
+}
+
+// mounts come last, parents first.
+func (p *Plan) mounts(want *layout.Layout) {
+	var steps []Step
+	for i := range want.Filesystems {
+		f := &want.Filesystems[i]
+		dev, ok := p.Devices[f.Device]
+		if !ok || len(f.Mounts) == 0 || f.Excluded != "" {
+			continue
+		}
+		steps = append(steps, Step{Kind: MountFS, Device: dev, FSType: f.Type, FS: f, Mount: &f.Mounts[0], Text: fmt.Sprintf("mount /dev/%s on %s", dev, f.Mounts[0].Path)})
+	}
+	slices.SortFunc(steps, func(a, b Step) int { return strings.Compare(a.Mount.Path, b.Mount.Path) })
+	p.Steps = append(p.Steps, steps...)
+}
+
+// Check confirms that every disk the plan destroys was named.
+func (p *Plan) Check(confirmed []string) error {
+	var errs []error
+	for _, d := range p.Disks {
+		if !Confirms(confirmed, d.New) {
+			errs = append(errs, refuse("%s is not among the disks confirmed by serial number", describe(d.New)))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,153 @@
+// Package rescue is what source machine and rescue system must agree on: the
+// facts that the medium carries, and the words of the kernel command line.
+package rescue
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+// Paths in the rescue system.
+const (
+	InfoFile   = "/etc/mkcdrec/rescue.json"
+	LayoutFile = "/etc/mkcdrec/layout.json"
+	SetDir     = "/mnt/set"    // where the set's file system is mounted
+	MediumDir  = "/mnt/medium" // where the boot medium is mounted
+	TargetDir  = "/mnt/target" // the restored root
+	StateDir   = "/run/mkcdrec"
+	LogFile    = "/var/log/mkcdrec.log"
+	// SetFile holds the directory of the set that was found.
+	SetFile = StateDir + "/set"
+)
+
+// Ready is the line that says: devices settled, medium searched, prompt usable.
+const Ready = "mkcdrec: rescue system ready"
+
+// VolumeLabel is the label of our ISO images, ISOMark a file at their root
+// that holds the medium's id.
+const (
+	VolumeLabel = "MKCDREC"
+	ISOMark     = ".mkcdrec"
+)
+
+// Info is what the medium knows of the machine it was made on.
+type Info struct {
+	Version  int       `json:"version"`
+	Host     string    `json:"host"`
+	Created  time.Time `json:"created"`
+	Program  string    `json:"program"`
+	Kernel   string    `json:"kernel"`
+	MediumID string    `json:"mediumID"`
+	// SetID, FSUUID and Path say where the set was written: the file system's
+	// UUID and the directory on it. Empty for a medium without a backup.
+	SetID  string `json:"setID,omitempty"`
+	FSUUID string `json:"fsUUID,omitempty"`
+	Path   string `json:"path,omitempty"`
+}
+
+// InfoVersion is the only version of Info there is.
+const InfoVersion = 1
+
+// ReadInfo reads the facts below root. Outside of a rescue system the error
+// is os.ErrNotExist.
+func ReadInfo(root string) (*Info, error) {
+	b, err := os.ReadFile(root + InfoFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the rescue system's facts: %w", err)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var i Info
+	if err := d.Decode(&i); err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", InfoFile, err)
+	}
+	if i.Version != InfoVersion {
+		return nil, fmt.Errorf("cannot use %s: version %d is not known", InfoFile, i.Version)
+	}
+	return &i, nil
+}
+
+// Inside tells whether we run in a rescue system.
+func Inside() bool {
+	_, err := os.Stat(InfoFile)
+	return err == nil
+}
+
+// Options are the words of the kernel command line that are ours.
+type Options struct {
+	Source  []string // where to look for the set, in this order
+	Auto    string   // "restore" or ""
+	Confirm []string // serial numbers of disks that may be overwritten
+	Map     []string // OLD=NEW
+	IP      string   // "dhcp" or CIDR[,gateway]
+	After   string   // what follows the unattended job: poweroff, reboot, shell
+	Shell   bool     // nothing but a shell
+	Debug   bool
+}
+
+// ParseCmdline reads mkcdrec.* words. Unknown ones are reported, all of them;
+// the options are usable all the same.
+func ParseCmdline(cmdline string) (Options, error) {
+	var o Options
+	var errs []error
+	list := func(to *[]string, v string) { *to = append(*to, strings.Split(v, ",")...) }
+	for _, w := range strings.Fields(cmdline) {
+		k, v, _ := strings.Cut(w, "=")
+		if !strings.HasPrefix(k, "mkcdrec.") {
+			continue
+		}
+		switch k {
+		case "mkcdrec.source":
+			list(&o.Source, v)
+		case "mkcdrec.auto":
+			if v != "restore" {
+				errs = append(errs, fmt.Errorf("%s: %q is not known; want restore", k, v))
+				continue
+			}
+			o.Auto = v
+		case "mkcdrec.confirm":
+			list(&o.Confirm, v)
+		case "mkcdrec.map":
+			list(&o.Map, v)
+		case "mkcdrec.ip":
+			o.IP = v
+		case "mkcdrec.after":
+			if v != "poweroff" && v != "reboot" && v != "shell" {
+				errs = append(errs, fmt.Errorf("%s: %q is not known; want poweroff, reboot or shell", k, v))
+				continue
+			}
+			o.After = v
+		case "mkcdrec.shell":
+			o.Shell = true
+		case "mkcdrec.debug":
+			o.Debug = true
+		default:
+			errs = append(errs, fmt.Errorf("%s is not known", k))
+		}
+	}
+	return o, errors.Join(errs...)
+}
+
+// CarryOver gives the words of a source machine's command line that the
+// rescue system's kernel is started with: all but those about its root file
+// system, its loader and its start-up messages.
+func CarryOver(cmdline string) string {
+	var out []string
+	for _, w := range strings.Fields(cmdline) {
+		k, _, _ := strings.Cut(w, "=")
+		switch k {
+		case "root", "rootfstype", "rootflags", "rootwait", "rootdelay", "ro", "rw", "init", "rdinit", "initrd", "BOOT_IMAGE", "quiet", "splash", "resume", "resume_offset", "single", "systemd.unit", "systemd.mask", "auto", "recovery", "3", "5", "s", "S":
+			continue
+		}
+		if strings.HasPrefix(k, "mkcdrec.") || strings.HasPrefix(k, "rd.") || strings.HasPrefix(k, "systemd.") {
+			continue
+		}
+		out = append(out, w)
+	}
+	return strings.Join(out, " ")
+}

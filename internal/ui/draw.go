@@ -1,0 +1,130 @@
+package ui
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// DrawLayout draws disks as bars with what is on them, then groups and boot.
+func DrawLayout(w io.Writer, l *layout.Layout) {
+	fmt.Fprintf(w, "%s, kernel %s, %s firmware, boot loader %s\n", l.Hostname, l.Kernel.Release, l.Boot.Firmware, orNone(l.Boot.Loader))
+	for i := range l.Disks {
+		d := &l.Disks[i]
+		fmt.Fprintf(w, "\n/dev/%s  %s  %s  serial %s\n", d.Name, d.Size, orNone(d.Model), orNone(d.Serial))
+		drawDisk(w, l, d)
+	}
+	for _, g := range l.VolumeGroup {
+		fmt.Fprintf(w, "\nvolume group %s\n", g.Name)
+		for _, v := range g.LVs {
+			fmt.Fprintf(w, "  %-16s %10s  %s\n", v.Name, v.Size, holds(l, g.Name+"/"+v.Name))
+		}
+	}
+	for _, u := range l.Unsupported {
+		fmt.Fprintf(w, "\nNOT COVERED: %s: %s\n", u.What, u.Reason)
+	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+// holds says what is on a device.
+func holds(l *layout.Layout, dev string) string {
+	for _, f := range l.Filesystems {
+		if f.Device != dev {
+			continue
+		}
+		s := f.Type
+		if f.Label != "" {
+			s += " " + f.Label
+		}
+		for _, m := range f.Mounts {
+			s += " on " + m.Path
+		}
+		if f.Excluded != "" {
+			s += " (left out: " + f.Excluded + ")"
+		}
+		return s
+	}
+	for _, s := range l.Swap {
+		if s.Device == dev {
+			return "swap"
+		}
+	}
+	for _, g := range l.VolumeGroup {
+		for _, p := range g.PVs {
+			if p.Device == dev {
+				return "LVM " + g.Name
+			}
+		}
+	}
+	if _, p := l.Partition(dev); p != nil {
+		switch p.Type {
+		case layout.TypeBIOSBoot:
+			return "BIOS boot"
+		case layout.TypeESP:
+			return "EFI system"
+		}
+	}
+	return "-"
+}
+
+const barWidth = 60
+
+func drawDisk(w io.Writer, l *layout.Layout, d *layout.Disk) {
+	if d.Table == nil {
+		fmt.Fprintf(w, "  no partition table; %s\n", holds(l, d.Name))
+		return
+	}
+	bar := []byte(strings.Repeat(".", barWidth))
+	for i, p := range d.Table.Partitions {
+		if p.Extended() {
+			continue
+		}
+		from := int(int64(p.Start) * barWidth / int64(d.Size))
+		to := max(from+1, int(int64(p.Start+p.Size)*barWidth/int64(d.Size)))
+		for c := from; c < min(to, barWidth); c++ {
+			bar[c] = "123456789abcdefghijklmnopqrstuvwxyz"[i%35]
+		}
+	}
+	fmt.Fprintf(w, "  [%s] %s\n", bar, d.Table.Label)
+	for i, p := range d.Table.Partitions {
+		fmt.Fprintf(w, "  %c %-12s %10s at %-10s %s\n", "123456789abcdefghijklmnopqrstuvwxyz"[i%35], p.Device, p.Size, p.Start, holds(l, p.Device))
+	}
+}
+
+// DrawPlan prints a restore plan: every disk with what is on it now and what
+// will be, then the steps.
+func DrawPlan(w io.Writer, p *plan.Plan, l *layout.Layout) {
+	fmt.Fprintln(w, "These disks will be OVERWRITTEN:")
+	for _, d := range p.Disks {
+		serial := d.New.Serial
+		if serial == "" {
+			serial = "none"
+		}
+		fmt.Fprintf(w, "\n  /dev/%s  %s  %s  serial number %s\n", d.New.Name, d.New.Size, orNone(d.New.Model), serial)
+		fmt.Fprintf(w, "    now:  %s\n    then: %s, as /dev/%s was\n", d.Now, d.Then, d.Old)
+		if old := l.Disk(d.Old); old != nil {
+			o := *old
+			o.Size = max(o.Size, d.New.Size)
+			var b strings.Builder
+			drawDisk(&b, l, &o)
+			fmt.Fprint(w, "    "+strings.ReplaceAll(strings.TrimRight(b.String(), "\n"), "\n", "\n    ")+"\n")
+			if rest := d.New.Size - plan.Need(old); rest > quantity.MiB {
+				fmt.Fprintf(w, "    %s at the end stay unused\n", rest)
+			}
+		}
+	}
+	fmt.Fprintln(w, "\nSteps:")
+	for i, s := range p.Steps {
+		fmt.Fprintf(w, "%3d. %s\n", i+1, s)
+	}
+}

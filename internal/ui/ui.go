@@ -1,0 +1,265 @@
+// Package ui prints: progress that moves on a terminal, plain lines
+// elsewhere, JSON events for programs. Only commands import it.
+package ui
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// Mode is how much is printed, and for whom.
+type Mode int
+
+// Modes of a Printer.
+const (
+	Normal Mode = iota
+	Quiet       // warnings and errors only
+	Verbose
+	JSON // one event per line on standard output
+)
+
+// Printer implements progress.Reporter. Everything for people goes to w
+// (standard error), JSON events to standard output.
+type Printer struct {
+	mode Mode
+	w    io.Writer
+	out  io.Writer
+	tty  bool
+	mu   sync.Mutex
+	cur  *phase
+	// Warnings counts what Warn was told.
+	Warnings int
+}
+
+// New makes a printer for the standard streams.
+func New(mode Mode) *Printer {
+	return &Printer{mode: mode, w: os.Stderr, out: os.Stdout, tty: term.IsTerminal(2) && os.Getenv("TERM") != "dumb"}
+}
+
+// Event is one JSON line; fields that do not apply are left out.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Event   string    `json:"event"` // phase, progress, done, note, warning, error, result
+	Phase   string    `json:"phase,omitempty"`
+	Message string    `json:"message,omitempty"`
+	Item    string    `json:"item,omitempty"`
+	Bytes   int64     `json:"bytes,omitempty"`
+	Total   int64     `json:"total,omitempty"`
+	Seconds float64   `json:"seconds,omitempty"`
+	Data    any       `json:"data,omitempty"`
+}
+
+func (p *Printer) event(e Event) {
+	e.Time = time.Now().UTC()
+	b, err := json.Marshal(e)
+	if err != nil {
+		return
+	}
+	p.out.Write(append(b, '\n'))
+}
+
+type phase struct {
+	p     *Printer
+	name  string
+	total int64
+	start time.Time
+	bytes atomic.Int64
+	item  atomic.Pointer[string]
+	done  chan struct{}
+}
+
+func (f *phase) Add(n int64)      { f.bytes.Add(n) }
+func (f *phase) Item(name string) { f.item.Store(&name) }
+
+// Phase implements progress.Reporter.
+func (p *Printer) Phase(name string, total int64) progress.Counter {
+	p.End()
+	f := &phase{p: p, name: name, total: total, start: time.Now(), done: make(chan struct{})}
+	p.mu.Lock()
+	p.cur = f
+	switch {
+	case p.mode == JSON:
+		p.event(Event{Event: "phase", Phase: name, Total: total})
+	case p.mode != Quiet && !p.tty:
+		fmt.Fprintf(p.w, "%s ...\n", name)
+	}
+	p.mu.Unlock()
+	if p.mode != Quiet {
+		go f.tick()
+	}
+	return f
+}
+
+func (f *phase) tick() {
+	every := 10 * time.Second
+	if f.p.mode == JSON {
+		every = time.Second
+	} else if f.p.tty {
+		every = 200 * time.Millisecond
+	}
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-f.done:
+			return
+		case <-t.C:
+			f.p.mu.Lock()
+			f.show()
+			f.p.mu.Unlock()
+		}
+	}
+}
+
+// show prints where the phase is; the printer is locked.
+func (f *phase) show() {
+	n := f.bytes.Load()
+	if f.p.mode == JSON {
+		e := Event{Event: "progress", Phase: f.name, Bytes: n, Total: f.total, Seconds: time.Since(f.start).Seconds()}
+		if i := f.item.Load(); i != nil {
+			e.Item = *i
+		}
+		f.p.event(e)
+		return
+	}
+	line := f.name + " " + f.text(n)
+	if f.p.tty {
+		if w, _, err := term.GetSize(2); err == nil && len(line) >= w && w > 10 {
+			line = line[:w-1]
+		}
+		fmt.Fprintf(f.p.w, "\r\x1b[K%s", line)
+		return
+	}
+	fmt.Fprintln(f.p.w, line)
+}
+
+// text is "1.2 GiB of 3.0 GiB, 40 %, 210.0 MiB/s, 9 s left".
+func (f *phase) text(n int64) string {
+	el := time.Since(f.start)
+	s := quantity.Size(n).String()
+	rate := float64(n) / max(el.Seconds(), 1e-3)
+	if f.total > 0 {
+		done := min(float64(n)/float64(f.total), 1)
+		s += fmt.Sprintf(" of %s, %d %%", quantity.Size(f.total), int(done*100))
+		if rate > 0 && n < f.total && el > time.Second {
+			s += fmt.Sprintf(", %s/s, %s left", quantity.Size(rate), time.Duration(float64(f.total-n)/rate*float64(time.Second)).Round(time.Second))
+			return s
+		}
+	}
+	return s + fmt.Sprintf(", %s/s", quantity.Size(rate))
+}
+
+// End ends the current phase, if any.
+func (p *Printer) End() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.cur
+	if f == nil {
+		return
+	}
+	p.cur = nil
+	close(f.done)
+	el := time.Since(f.start)
+	switch {
+	case p.mode == JSON:
+		p.event(Event{Event: "done", Phase: f.name, Bytes: f.bytes.Load(), Seconds: el.Seconds()})
+	case p.mode == Quiet:
+	default:
+		p.clear()
+		if n := f.bytes.Load(); n > 0 {
+			fmt.Fprintf(p.w, "%s: %s in %.1f s, %s/s\n", f.name, quantity.Size(n), el.Seconds(), quantity.Size(float64(n)/max(el.Seconds(), 1e-3)))
+		} else {
+			fmt.Fprintf(p.w, "%s: %.1f s\n", f.name, el.Seconds())
+		}
+	}
+}
+
+func (p *Printer) clear() {
+	if p.tty {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}
+
+func (p *Printer) line(kind, prefix, format string, args []any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	msg := fmt.Sprintf(format, args...)
+	if p.mode == JSON {
+		p.event(Event{Event: kind, Message: msg})
+		return
+	}
+	p.clear()
+	fmt.Fprintf(p.w, "%s%s\n", prefix, strings.ReplaceAll(msg, "\n", "\n  "))
+}
+
+// Note implements progress.Reporter.
+func (p *Printer) Note(format string, args ...any) {
+	if p.mode != Quiet {
+		p.line("note", "", format, args)
+	}
+}
+
+// Detail is a note for -v only.
+func (p *Printer) Detail(format string, args ...any) {
+	if p.mode == Verbose || p.mode == JSON {
+		p.line("note", "", format, args)
+	}
+}
+
+// Warn implements progress.Reporter.
+func (p *Printer) Warn(format string, args ...any) {
+	p.Warnings++
+	p.line("warning", "warning: ", format, args)
+}
+
+// Error prints the command's last word.
+func (p *Printer) Error(name string, err error, hint string) {
+	p.End()
+	if p.mode == JSON {
+		p.event(Event{Event: "error", Message: err.Error(), Data: map[string]string{"hint": hint}})
+		return
+	}
+	fmt.Fprintf(p.w, "%s: %v\n", name, err)
+	if hint != "" {
+		fmt.Fprintf(p.w, "%s: hint: %s\n", name, hint)
+	}
+}
+
+// Result hands the command's result to a program.
+func (p *Printer) Result(data any) {
+	p.End()
+	if p.mode == JSON {
+		p.event(Event{Event: "result", Data: data})
+	}
+}
+
+// Table prints rows under a heading with aligned columns.
+func Table(w io.Writer, head []string, rows [][]string) {
+	width := make([]int, len(head))
+	for _, r := range append([][]string{head}, rows...) {
+		for i, c := range r {
+			width[i] = max(width[i], len([]rune(c)))
+		}
+	}
+	for _, r := range append([][]string{head}, rows...) {
+		var b strings.Builder
+		for i, c := range r {
+			b.WriteString(c)
+			if i < len(r)-1 {
+				b.WriteString(strings.Repeat(" ", width[i]-len([]rune(c))+2))
+			}
+		}
+		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
+	}
+}
