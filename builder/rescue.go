@@ -346,7 +346,7 @@ func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd,
 	if p.Layout.Boot.Firmware == "bios" && berr != nil || p.Layout.Boot.Firmware == "uefi" && uerr != nil {
 		return fmt.Errorf("cannot make a medium that starts on this machine (%s): %w", p.Layout.Boot.Firmware, errors.Join(berr, uerr))
 	}
-	menu := templates.Menu{Title: fmt.Sprintf("mkcdrec rescue system for %s, kernel %s, made %s", info.Host, info.Kernel, info.Created.Format("2006-01-02 15:04")), Append: b.cmdline(p), Serial: serial(p.Layout.Kernel.Consoles), Timeout: 5}
+	menu := templates.Menu{Title: fmt.Sprintf("mkcdrec rescue system for %s, kernel %s, made %s", info.Host, info.Kernel, info.Created.Format("2006-01-02 15:04")), Append: b.cmdline(p) + " mkcdrec.medium=" + info.MediumID, Serial: serial(p.Layout.Kernel.Consoles), Timeout: 5}
 	cfg, err := templates.ISOLinux(menu)
 	if err != nil {
 		return err

@@ -79,7 +79,7 @@ func Select(x *kmod.Index, set string, extra, aliases, exclude []string) ([]stri
 // useful leaves out what a machine has and a rescue system does not use:
 // sound, graphics, cameras, wireless.
 func useful(p string) bool {
-	for _, no := range []string{"kernel/sound/", "kernel/drivers/gpu/", "kernel/drivers/media/", "kernel/drivers/net/wireless/", "kernel/drivers/bluetooth/", "kernel/drivers/video/", "kernel/drivers/staging/", "kernel/drivers/platform/"} {
+	for _, no := range []string{"kernel/sound/", "kernel/drivers/gpu/", "kernel/drivers/media/", "kernel/drivers/net/wireless/", "kernel/drivers/bluetooth/", "kernel/drivers/video/", "kernel/drivers/staging/", "kernel/drivers/platform/", "kernel/arch/x86/crypto/", "kernel/crypto/"} {
 		if strings.HasPrefix(p, no) {
 			return false
 		}

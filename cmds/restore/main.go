@@ -1,3 +1,165 @@
+// Command restore brings a machine back from a backup set. It verifies the
+// set, finds the disks, prints a plan, has the disks confirmed by their serial
+// numbers, and then makes partitions, file systems, files and boot loader
+// again.
+//
+// Synopsis:
+//
+//	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [SET]
+//
+// SET is a directory; without it, the set that the rescue system has found.
+//
+// Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but with problems, 4
+// refused, and no disk was touched.
 package main
 
-func main() {}
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// list is a flag that may be given several times.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, ",") }
+func (l *list) Set(s string) error { *l = append(*l, strings.Split(s, ",")...); return nil }
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	f := flag.NewFlagSet("restore", flag.ContinueOnError)
+	var opt restore.Options
+	var maps, confirm list
+	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
+	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
+	f.BoolVar(&opt.Resume, "resume", false, "go on after the last finished step of the run before")
+	f.BoolVar(&opt.NoVerify, "no-verify", false, "do not read the set through beforehand")
+	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is no rescue system")
+	f.Var(&maps, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)")
+	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
+	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
+	verbose := f.Bool("v", false, "say more")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return exit.OK
+		}
+		return exit.BadUsage
+	}
+	mode := ui.Normal
+	if *asJSON {
+		mode = ui.JSON
+	} else if *verbose {
+		mode = ui.Verbose
+	}
+	p := ui.New(mode)
+	err := do(ctx, p, &opt, f.Args(), maps, confirm)
+	p.End()
+	return exit.Status(p, "restore", err, hint(err))
+}
+
+func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, maps, confirm list) error {
+	opt.Wish = plan.Wish{Map: map[string]string{}, Confirmed: confirm}
+	for _, m := range maps {
+		o, n, ok := strings.Cut(m, "=")
+		if !ok {
+			return exit.Usage(fmt.Errorf("--map %q is not OLD=NEW", m))
+		}
+		opt.Wish.Map[strings.TrimPrefix(o, "/dev/")] = n
+	}
+	switch len(args) {
+	case 1:
+		opt.Set = args[0]
+	case 0:
+		b, err := os.ReadFile(rescue.SetFile)
+		if err != nil {
+			return exit.Usage(errors.New("no backup set was found at the start; mount it and give its directory"))
+		}
+		opt.Set = strings.TrimSpace(string(b))
+	default:
+		return exit.Usage(fmt.Errorf("one set, not %d", len(args)))
+	}
+	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
+	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen{p}}
+	rep, err := r.Restore(ctx, *opt)
+	if err != nil || opt.PlanOnly {
+		return err
+	}
+	p.End()
+	p.Result(rep)
+	var rows [][]string
+	for _, a := range rep.Archives {
+		rows = append(rows, []string{a.Mount, "/dev/" + a.Device, fmt.Sprint(a.Members), a.Data.String(), fmt.Sprintf("%.1f s", a.Seconds)})
+	}
+	ui.Table(os.Stderr, []string{"RESTORED", "ON", "MEMBERS", "DATA", "TIME"}, rows)
+	p.Note("the machine is restored in %.0f s: remove the medium and say reboot", rep.Seconds)
+	if len(rep.Problems) > 0 {
+		var what []string
+		for _, x := range rep.Problems {
+			what = append(what, x.String())
+		}
+		return exit.NotCovered(what)
+	}
+	return nil
+}
+
+// screen is the person's side.
+type screen struct{ *ui.Printer }
+
+func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
+	s.End()
+	var b strings.Builder
+	fmt.Fprintf(&b, "Backup set %s of %s, made %s\n\n", set.Manifest.ID, set.Manifest.Host, set.Manifest.Created.Format("2006-01-02 15:04 UTC"))
+	ui.DrawPlan(&b, p, set.Layout)
+	s.Note("%s", b.String())
+}
+
+// Confirm asks for every disk's serial number. A disk without one is
+// confirmed by its WWN or, as a last resort, can't be.
+func (s screen) Confirm(p *plan.Plan) ([]string, error) {
+	in := bufio.NewReader(os.Stdin)
+	var said []string
+	for _, d := range p.Disks {
+		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type its serial number (%s): ", d.New.Name, d.New.Serial)
+		line, err := in.ReadString('\n')
+		if err != nil && (err != io.EOF || line == "") {
+			return nil, &plan.Refused{Reason: "nobody confirmed it"}
+		}
+		if line = strings.TrimSpace(line); !plan.Confirms([]string{line}, d.New) {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("%q is not the serial number of /dev/%s; nothing was changed", line, d.New.Name)}
+		}
+		said = append(said, line)
+	}
+	return said, nil
+}
+
+func hint(err error) string {
+	var r *plan.Refused
+	if errors.As(err, &r) {
+		return "no disk was touched"
+	}
+	var te *tool.Error
+	if errors.As(err, &te) {
+		return "the journal is in " + rescue.StateDir + "/journal.jsonl; after mending the cause, `restore --resume` goes on there"
+	}
+	return ""
+}

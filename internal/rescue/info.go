@@ -86,6 +86,7 @@ type Options struct {
 	Map     []string // OLD=NEW
 	IP      string   // "dhcp" or CIDR[,gateway]
 	After   string   // what follows the unattended job: poweroff, reboot, shell
+	Medium  string   // id of the medium that the loader read us from
 	Shell   bool     // nothing but a shell
 	Debug   bool
 }
@@ -114,6 +115,8 @@ func ParseCmdline(cmdline string) (Options, error) {
 			list(&o.Confirm, v)
 		case "mkcdrec.map":
 			list(&o.Map, v)
+		case "mkcdrec.medium":
+			o.Medium = v
 		case "mkcdrec.ip":
 			o.IP = v
 		case "mkcdrec.after":
@@ -139,9 +142,13 @@ func ParseCmdline(cmdline string) (Options, error) {
 func CarryOver(cmdline string) string {
 	var out []string
 	for _, w := range strings.Fields(cmdline) {
+		if w == "--" {
+			break // what follows is for the machine's own init
+		}
 		k, _, _ := strings.Cut(w, "=")
 		switch k {
-		case "root", "rootfstype", "rootflags", "rootwait", "rootdelay", "ro", "rw", "init", "rdinit", "initrd", "BOOT_IMAGE", "quiet", "splash", "resume", "resume_offset", "single", "systemd.unit", "systemd.mask", "auto", "recovery", "3", "5", "s", "S":
+		case "nomodule", "nomodules", "panic", "crashkernel", "reboot",
+			"root", "rootfstype", "rootflags", "rootwait", "rootdelay", "ro", "rw", "init", "rdinit", "initrd", "BOOT_IMAGE", "quiet", "splash", "resume", "resume_offset", "single", "systemd.unit", "systemd.mask", "auto", "recovery", "3", "5", "s", "S":
 			continue
 		}
 		if strings.HasPrefix(k, "mkcdrec.") || strings.HasPrefix(k, "rd.") || strings.HasPrefix(k, "systemd.") {

@@ -1,0 +1,311 @@
+// Package bootloader makes a restored system start: it checks what the
+// system's own files refer to, and installs the boot loader with the system's
+// own programs, in a chroot.
+package bootloader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// System is a restored system that is mounted below Root.
+type System struct {
+	Root   string
+	Layout *layout.Layout
+	// Devices maps the layout's names to those of this machine.
+	Devices map[string]string
+	Run     tool.Runner
+	Report  progress.Reporter
+}
+
+// bound are the kernel's file systems that programs in the chroot need.
+var bound = []string{"/dev", "/dev/pts", "/proc", "/sys", "/run", "/sys/firmware/efi/efivars"}
+
+// Enter makes a chroot ready; leave undoes it.
+func (s *System) Enter() (leave func() error, err error) {
+	var done []string
+	leave = func() error {
+		var errs []error
+		for _, d := range slices.Backward(done) {
+			if err := unix.Unmount(s.Root+d, 0); err != nil {
+				errs = append(errs, fmt.Errorf("cannot unmount %s%s: %w", s.Root, d, err))
+			}
+		}
+		return errors.Join(errs...)
+	}
+	for _, d := range bound {
+		if _, err := os.Stat(d); err != nil {
+			continue
+		}
+		if _, err := os.Stat(s.Root + d); err != nil {
+			if d == "/dev/pts" || strings.HasPrefix(d, "/sys/") {
+				continue
+			}
+			if err := os.Mkdir(s.Root+d, 0o755); err != nil {
+				return leave, fmt.Errorf("cannot make the chroot ready: %w", err)
+			}
+		}
+		if err := unix.Mount(d, s.Root+d, "", unix.MS_BIND, ""); err != nil {
+			if d == "/dev/pts" || strings.HasPrefix(d, "/sys/") {
+				continue
+			}
+			return leave, fmt.Errorf("cannot make the chroot ready: bind %s: %w", d, err)
+		}
+		done = append(done, d)
+	}
+	return leave, nil
+}
+
+func (s *System) chroot(ctx context.Context, args ...string) error {
+	_, err := s.Run.Run(ctx, tool.Cmd{Args: args, Root: s.Root, Env: []string{"DM_DISABLE_UDEV=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}})
+	return err
+}
+
+func (s *System) has(prog string) bool {
+	for _, d := range []string{"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"} {
+		if _, err := os.Stat(s.Root + d + prog); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Install checks the references and installs GRUB as the source machine had
+// it. What could not be done is an error with what to do by hand; a system
+// that may not start is never called restored.
+func (s *System) Install(ctx context.Context) error {
+	renamed := s.renamed()
+	if err := s.fstab(renamed); err != nil {
+		return err
+	}
+	leave, err := s.Enter()
+	if err == nil {
+		err = s.install(ctx, renamed)
+	}
+	return errors.Join(err, leave())
+}
+
+// renamed lists devices whose names are others here, old to new.
+func (s *System) renamed() map[string]string {
+	out := map[string]string{}
+	for o, n := range s.Devices {
+		if o != n {
+			out[o] = n
+		}
+	}
+	return out
+}
+
+func (s *System) install(ctx context.Context, renamed map[string]string) error {
+	b := s.Layout.Boot
+	if b.Loader != layout.GRUB {
+		return fmt.Errorf("cannot install a boot loader: the source machine's is not known; %s is mounted: install it there by hand", s.Root)
+	}
+	if len(renamed) > 0 {
+		if err := s.rebuild(ctx, renamed); err != nil {
+			return err
+		}
+	}
+	name := "grub-install"
+	if !s.has(name) {
+		if name = "grub2-install"; !s.has(name) {
+			return fmt.Errorf("cannot install the boot loader: the restored system has no grub-install")
+		}
+	}
+	for _, d := range b.Disks {
+		dev, ok := s.Devices[d]
+		if !ok {
+			continue
+		}
+		s.Report.Note("installing GRUB on /dev/%s", dev)
+		if err := s.chroot(ctx, name, "--target=i386-pc", "/dev/"+dev); err != nil {
+			return err
+		}
+	}
+	if b.ESP != "" && slices.Contains(b.Targets, "x86_64-efi") {
+		return s.efi(ctx, name)
+	}
+	if len(b.Disks) == 0 {
+		return errors.New("cannot install the boot loader: the layout names neither a disk with GRUB nor an EFI system partition")
+	}
+	return nil
+}
+
+// efi installs GRUB on the EFI system partition, with an NVRAM entry when the
+// firmware lets us, and always under the removable path, which a firmware
+// with an empty NVRAM starts.
+func (s *System) efi(ctx context.Context, name string) error {
+	var dir string
+	for _, f := range s.Layout.Filesystems {
+		if f.Device == s.Layout.Boot.ESP && len(f.Mounts) > 0 {
+			dir = f.Mounts[0].Path
+		}
+	}
+	id := ""
+	for _, f := range s.Layout.Boot.ESPFiles {
+		if d := path.Base(path.Dir(f)); strings.EqualFold(path.Base(f), "grubx64.efi") && !strings.EqualFold(d, "boot") {
+			id = d
+		}
+	}
+	args := []string{name, "--target=x86_64-efi", "--efi-directory=" + dir}
+	if id != "" {
+		s.Report.Note("installing GRUB on the EFI system partition, as %s", id)
+		a := append(slices.Clone(args), "--bootloader-id="+id)
+		if err := s.chroot(ctx, a...); err != nil {
+			s.Report.Warn("no entry in the firmware's boot menu: the removable path starts the system all the same\n%v", err)
+			if err := s.chroot(ctx, append(a, "--no-nvram")...); err != nil {
+				return err
+			}
+		}
+	}
+	return s.chroot(ctx, append(args, "--removable", "--no-nvram")...)
+}
+
+// rebuild makes initramfs and GRUB configuration anew after disks changed
+// their kind: the old ones may lack the driver, or name the old device.
+func (s *System) rebuild(ctx context.Context, renamed map[string]string) error {
+	// "vd", "sd", "nv": how the kernel names disks by the way they are attached.
+	class := func(n string) string { return n[:min(2, len(n))] }
+	changed := false
+	for o, n := range renamed {
+		changed = changed || class(o) != class(n)
+	}
+	if changed {
+		switch {
+		case s.has("update-initramfs"):
+			s.Report.Note("making the initramfs anew: disks are attached in another way")
+			if err := s.chroot(ctx, "update-initramfs", "-u", "-k", "all"); err != nil {
+				return err
+			}
+		case s.has("dracut"):
+			s.Report.Note("making the initramfs anew: disks are attached in another way")
+			if err := s.chroot(ctx, "dracut", "--force", "--regenerate-all"); err != nil {
+				return err
+			}
+		default:
+			s.Report.Warn("the initramfs may lack the driver of the new disk, and the restored system has no program to make it anew")
+		}
+	}
+	for _, cfg := range []struct{ file, prog string }{{"/boot/grub/grub.cfg", "grub-mkconfig"}, {"/boot/grub2/grub.cfg", "grub2-mkconfig"}} {
+		b, err := os.ReadFile(s.Root + cfg.file)
+		if err != nil {
+			continue
+		}
+		for o := range renamed {
+			if strings.Contains(string(b), "/dev/"+o) {
+				s.Report.Note("making %s anew: it names /dev/%s", cfg.file, o)
+				if err := s.chroot(ctx, cfg.prog, "-o", cfg.file); err != nil {
+					return err
+				}
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// fstab checks that every device it names is there again; plain names of
+// devices that are called otherwise now become UUIDs.
+func (s *System) fstab(renamed map[string]string) error {
+	file := filepath.Join(s.Root, "etc/fstab")
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		s.Report.Warn("the restored system has no /etc/fstab")
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot check fstab: %w", err)
+	}
+	text, notes, missing := CheckFstab(string(b), s.Layout, renamed)
+	for _, n := range notes {
+		s.Report.Note("fstab: %s", n)
+	}
+	for _, m := range missing {
+		s.Report.Warn("fstab: %s", m)
+	}
+	if text == string(b) {
+		return nil
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file+".before-restore", b, st.Mode().Perm()); err != nil {
+		return fmt.Errorf("cannot keep the old fstab: %w", err)
+	}
+	if err := os.WriteFile(file, []byte(text), st.Mode().Perm()); err != nil {
+		return fmt.Errorf("cannot change fstab: %w", err)
+	}
+	return nil
+}
+
+// CheckFstab gives the text with renamed devices replaced by UUIDs, what was
+// changed, and what refers to nothing that was restored.
+func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out string, notes, missing []string) {
+	ids := map[string]bool{}
+	uuid := map[string]string{}
+	add := func(dev, u, label string) {
+		ids["UUID="+strings.ToLower(u)] = u != ""
+		ids["LABEL="+label] = label != ""
+		ids["/dev/"+dev] = true
+		if u != "" {
+			uuid["/dev/"+dev] = u
+		}
+		if vg, lv, ok := strings.Cut(dev, "/"); ok {
+			dm := "/dev/mapper/" + strings.ReplaceAll(vg, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
+			ids[dm] = true
+		}
+		if _, p := l.Partition(dev); p != nil {
+			ids["PARTUUID="+strings.ToLower(p.GUID)] = p.GUID != ""
+			ids["PARTLABEL="+p.Name] = p.Name != ""
+		}
+	}
+	for _, f := range l.Filesystems {
+		add(f.Device, f.UUID, f.Label)
+	}
+	for _, s := range l.Swap {
+		add(s.Device, s.UUID, s.Label)
+	}
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		f := strings.Fields(line)
+		if len(f) < 3 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		spec := strings.ReplaceAll(f[0], `"`, "")
+		k, v, isTag := strings.Cut(spec, "=")
+		if isTag && (k == "UUID" || k == "PARTUUID") {
+			spec = k + "=" + strings.ToLower(v)
+		}
+		if strings.HasPrefix(spec, "/dev/disk/by-uuid/") {
+			spec = "UUID=" + strings.ToLower(path.Base(spec))
+		}
+		if !isTag && !strings.HasPrefix(spec, "/dev/") {
+			continue // proc, tmpfs, host:/export
+		}
+		if n, ok := renamed[strings.TrimPrefix(spec, "/dev/")]; ok && uuid[spec] != "" {
+			lines[i] = strings.Replace(line, f[0], "UUID="+uuid[spec], 1)
+			notes = append(notes, fmt.Sprintf("%s is /dev/%s now; changed to UUID=%s", spec, n, uuid[spec]))
+			continue
+		}
+		if strings.HasPrefix(spec, "/dev/disk/by-") || strings.HasPrefix(spec, "/dev/sr") || strings.HasPrefix(spec, "/dev/cdrom") || strings.HasPrefix(spec, "/dev/fd") {
+			continue
+		}
+		if !ids[spec] {
+			missing = append(missing, fmt.Sprintf("line %d: %s (%s) is not among what was restored", i+1, f[0], f[1]))
+		}
+	}
+	return strings.Join(lines, ""), notes, missing
+}

@@ -1,0 +1,160 @@
+package probe
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// Busy says why nothing may be written to a disk: something of it is mounted,
+// swapped to, or held by LVM, MD or another device. "" means it is free.
+func (m Machine) Busy(disk string) string {
+	mounts, err := m.Mounts()
+	if err != nil {
+		return err.Error()
+	}
+	for _, mi := range mounts {
+		if strings.HasPrefix(mi.Source, "/dev/") || mi.Device != "" {
+			for _, d := range m.DisksOf(mi.Device) {
+				if d == disk {
+					return "/dev/" + mi.Device + " is mounted on " + mi.Path
+				}
+			}
+		}
+	}
+	for _, s := range m.swaps() {
+		for _, d := range m.DisksOf(s) {
+			if d == disk {
+				return "/dev/" + s + " is in use as swap"
+			}
+		}
+	}
+	for _, g := range []string{"/sys/block/" + disk + "/holders/*", "/sys/block/" + disk + "/" + disk + "*/holders/*"} {
+		held, err := filepath.Glob(m.path(g))
+		if err != nil || len(held) == 0 {
+			continue
+		}
+		name := filepath.Base(held[0])
+		if lv := m.dmName(name); lv != "" {
+			return "it is in use by LVM (" + lv + ")"
+		}
+		return "it is in use by " + name
+	}
+	return ""
+}
+
+// DisksOf gives the disks under a device: a partition's, or all that a
+// device-mapper or MD device lies on.
+func (m Machine) DisksOf(dev string) []string {
+	if dev == "" {
+		return nil
+	}
+	name := dev
+	if strings.Contains(dev, "/") { // vg/lv
+		all, err := filepath.Glob(m.path("/sys/block/dm-*"))
+		if err != nil {
+			return nil
+		}
+		for _, d := range all {
+			if m.dmName(filepath.Base(d)) == dev {
+				name = filepath.Base(d)
+			}
+		}
+	}
+	slaves, err := os.ReadDir(m.path("/sys/class/block/" + name + "/slaves"))
+	if err == nil && len(slaves) > 0 {
+		var out []string
+		for _, s := range slaves {
+			out = append(out, m.DisksOf(s.Name())...)
+		}
+		return out
+	}
+	if _, err := os.Stat(m.path("/sys/class/block/" + name + "/partition")); err == nil {
+		real, err := filepath.EvalSymlinks(m.path("/sys/class/block/" + name))
+		if err == nil {
+			return []string{filepath.Base(filepath.Dir(real))}
+		}
+	}
+	return []string{name}
+}
+
+// DeviceAt gives the device mounted over path, "" when it has none.
+func (m Machine) DeviceAt(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	if real, err = filepath.Abs(real); err != nil {
+		return "", err
+	}
+	mounts, err := m.Mounts()
+	if err != nil {
+		return "", err
+	}
+	best, dev := -1, ""
+	for _, mi := range mounts {
+		if (mi.Path == "/" || real == mi.Path || strings.HasPrefix(real, mi.Path+"/")) && len(mi.Path) >= best {
+			best, dev = len(mi.Path), mi.Device
+		}
+	}
+	return dev, nil
+}
+
+// Present lists the disks for plan.MapDisks; keep names devices whose disks
+// must not be touched, with the reason.
+func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
+	disks, err := m.Disks()
+	if err != nil {
+		return nil, err
+	}
+	var out []plan.Present
+	for _, d := range disks {
+		p := plan.Present{Disk: d, Busy: m.Busy(d.Name), Holds: m.holds(&d)}
+		for dev, why := range keep {
+			for _, k := range m.DisksOf(dev) {
+				if k == d.Name {
+					p.Busy = why
+				}
+			}
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// holds says what is on a disk in a few words.
+func (m Machine) holds(d *layout.Disk) string {
+	name := func(dev string) string {
+		i, err := m.superblockOf(dev, 1<<62)
+		if err != nil || i == nil {
+			return "-"
+		}
+		if i.Type == superblock.TypeLVM {
+			return "LVM"
+		}
+		if i.Label != "" {
+			return i.Type + " " + i.Label
+		}
+		return i.Type
+	}
+	if d.Table == nil {
+		if n := name(d.Name); n != "-" {
+			return n + " on the whole disk"
+		}
+		return "nothing known (blank?)"
+	}
+	var parts []string
+	for _, p := range d.Table.Partitions {
+		if !p.Extended() {
+			parts = append(parts, p.Device+" "+name(p.Device))
+		}
+	}
+	if len(parts) == 0 {
+		return "an empty " + d.Table.Label + " table"
+	}
+	return d.Table.Label + ": " + strings.Join(parts, ", ")
+}

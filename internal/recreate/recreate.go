@@ -1,0 +1,322 @@
+// Package recreate carries out a restore plan. It is the only code that
+// writes partition tables and file systems; what runs on healthy machines
+// every night never reaches it.
+package recreate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Recreator carries out the steps of one confirmed plan.
+type Recreator struct {
+	Plan   *plan.Plan
+	Run    tool.Runner
+	Report progress.Reporter
+	// Target is the directory that the file systems are mounted below.
+	Target string
+	// Machine is asked about disks anew before each is opened.
+	Machine probe.Machine
+}
+
+// StepError is a step that failed: what was to be done, and why it was not.
+type StepError struct {
+	Number int // from 1
+	Step   plan.Step
+	Err    error
+}
+
+func (e *StepError) Error() string {
+	return fmt.Sprintf("step %d failed: %s\n%v", e.Number, e.Step, e.Err)
+}
+
+func (e *StepError) Unwrap() error { return e.Err }
+
+// Do carries out one step of the plan; n is its number, from 0.
+func (r *Recreator) Do(ctx context.Context, n int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s := r.Plan.Steps[n]
+	var err error
+	switch s.Kind {
+	case plan.WriteTable:
+		err = r.table(ctx, s)
+	case plan.MakePV:
+		err = r.makePV(ctx, s)
+	case plan.RestoreVG:
+		err = r.restoreVG(ctx, s)
+	case plan.MakeFS:
+		if err = r.free(s.Device); err == nil {
+			err = r.runAll(ctx, s.Run)
+		}
+	case plan.MakeSwap:
+		if err = r.free(s.Device); err == nil {
+			err = MakeSwap("/dev/"+s.Device, s.Swap.UUID, s.Swap.Label)
+		}
+	case plan.MountFS:
+		err = r.mount(s)
+	default:
+		err = fmt.Errorf("cannot do a step of kind %q", s.Kind)
+	}
+	if err != nil {
+		return &StepError{n + 1, s, err}
+	}
+	return nil
+}
+
+func (r *Recreator) runAll(ctx context.Context, cmds [][]string) error {
+	for _, c := range cmds {
+		if _, err := r.Run.Run(ctx, tool.New(c...)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// confirmed finds the plan's entry for a disk and checks that the disk under
+// that name is still the one that was confirmed.
+func (r *Recreator) confirmed(name string) error {
+	i := slices.IndexFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == name })
+	if i < 0 {
+		return &plan.Refused{Reason: "/dev/" + name + " is not in the confirmed plan"}
+	}
+	now, err := r.Machine.Disks()
+	if err != nil {
+		return err
+	}
+	for _, d := range now {
+		want := r.Plan.Disks[i].New
+		if d.Name == name {
+			if d.Serial != want.Serial || d.WWN != want.WWN || d.Size != want.Size {
+				return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is not the disk it was when the plan was made: serial %q then, %q now", name, want.Serial, d.Serial)}
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("/dev/%s is gone", name)
+}
+
+// free checks that the disks under a device are in the plan and that the
+// device itself is not mounted.
+func (r *Recreator) free(dev string) error {
+	for _, d := range r.Machine.DisksOf(dev) {
+		if err := r.confirmed(d); err != nil {
+			return err
+		}
+	}
+	mounts, err := r.Machine.Mounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.Device == dev {
+			return &plan.Refused{Reason: "/dev/" + dev + " is mounted on " + m.Path}
+		}
+	}
+	return nil
+}
+
+// openDisk is the one way to open a disk for writing: it is in the confirmed
+// plan, is still the same disk, nothing of it is mounted or held, and the
+// kernel gives it to us alone.
+func (r *Recreator) openDisk(name string) (*os.File, error) {
+	if err := r.confirmed(name); err != nil {
+		return nil, err
+	}
+	if why := r.Machine.Busy(name); why != "" {
+		return nil, &plan.Refused{Reason: "/dev/" + name + ": " + why}
+	}
+	f, err := os.OpenFile("/dev/"+name, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /dev/%s for writing: %w", name, err)
+	}
+	return f, nil
+}
+
+func (r *Recreator) table(ctx context.Context, s plan.Step) error {
+	f, err := r.openDisk(s.Device)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		return err
+	}
+	// Old tables and signatures at both ends go first: a stop from here on
+	// leaves a disk that is plainly blank.
+	if err := wipeEnds(f, 0, size); err != nil {
+		return err
+	}
+	if err := writeTable(f, s.Table, s.Sector, size); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
+	}
+	if err := reread(ctx, f); err != nil {
+		return err
+	}
+	for _, p := range s.Table.Partitions {
+		if p.Extended() {
+			continue
+		}
+		if err := waitFor(ctx, p.Device, p.Size); err != nil {
+			return err
+		}
+		if err := wipeEnds(f, int64(p.Start), int64(p.Size)); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
+// wipeEnds writes zero bytes over the first and last MiB of a range.
+func wipeEnds(f *os.File, start, size int64) error {
+	zero := make([]byte, min(int64(quantity.MiB), size))
+	for _, off := range []int64{start, start + size - int64(len(zero))} {
+		if _, err := f.WriteAt(zero, off); err != nil {
+			return fmt.Errorf("cannot wipe %s at byte %d: %w", f.Name(), off, err)
+		}
+	}
+	return nil
+}
+
+// reread has the kernel read the new table; it may be busy for a moment.
+func reread(ctx context.Context, f *os.File) error {
+	var err error
+	for range 50 {
+		if err = unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0); err == nil {
+			return nil
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("cannot make the kernel read the new partition table of %s: %w", f.Name(), err)
+}
+
+// waitFor waits until a partition is there with its new size.
+func waitFor(ctx context.Context, dev string, size quantity.Size) error {
+	last := errors.New("it does not appear")
+	for range 100 {
+		f, err := os.Open("/dev/" + dev)
+		if err == nil {
+			n, e := f.Seek(0, 2)
+			f.Close()
+			if e == nil && n == int64(size) {
+				return nil
+			}
+			last = fmt.Errorf("it has %d bytes, not %d", n, size)
+		}
+		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("cannot use /dev/%s after partitioning: %w", dev, last)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// noUdev is for LVM: nobody but itself makes device nodes here.
+var noUdev = []string{"DM_DISABLE_UDEV=1"}
+
+func (r *Recreator) lvm(ctx context.Context, args ...string) error {
+	_, err := r.Run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: noUdev})
+	return err
+}
+
+// withConfig hands a group's text to fn as a file, which LVM wants.
+func withConfig(text string, fn func(file string) error) error {
+	dir, err := os.MkdirTemp("", "mkcdrec-vg")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "vgcfg")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return fn(file)
+}
+
+func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
+	if err := r.free(s.Device); err != nil {
+		return err
+	}
+	return withConfig(s.Config, func(file string) error {
+		return r.lvm(ctx, "pvcreate", "-ff", "-y", "--uuid", s.UUID, "--restorefile", file, "/dev/"+s.Device)
+	})
+}
+
+func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
+	return withConfig(s.Config, func(file string) error {
+		if err := r.lvm(ctx, "vgcfgrestore", "-f", file, s.Group); err != nil {
+			return err
+		}
+		return r.lvm(ctx, "vgchange", "-ay", s.Group)
+	})
+}
+
+func (r *Recreator) mount(s plan.Step) error {
+	dir := filepath.Join(r.Target, s.Mount.Path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	data := ""
+	if s.FSType == "xfs" {
+		data = "nouuid" // the set's disk may hold a copy
+	}
+	if err := unix.Mount("/dev/"+s.Device, dir, s.FSType, unix.MS_NOATIME, data); err != nil {
+		return fmt.Errorf("cannot mount /dev/%s on %s: %w", s.Device, dir, err)
+	}
+	return nil
+}
+
+// Release unmounts everything below target and deactivates the plan's volume
+// groups: after a run, and before a new try. It reports what stays.
+func (r *Recreator) Release(ctx context.Context) error {
+	var errs []error
+	mounts, err := r.Machine.Mounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(mounts) {
+		if m.Path == r.Target || len(m.Path) > len(r.Target) && m.Path[:len(r.Target)+1] == r.Target+"/" {
+			if err := unix.Unmount(m.Path, 0); err != nil {
+				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Path, err))
+			}
+		}
+	}
+	for _, s := range r.Plan.Steps {
+		if s.Kind != plan.RestoreVG {
+			continue
+		}
+		if _, err := os.Stat("/dev/" + s.Group); err == nil {
+			errs = append(errs, r.lvm(ctx, "vgchange", "-an", s.Group))
+		}
+	}
+	unix.Sync()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,155 @@
+package rescueinit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/kmod"
+)
+
+// drivers loads a module for every device, those that are there and those
+// that come later.
+type drivers struct {
+	mu     sync.Mutex
+	index  *kmod.Index
+	loader *kmod.Loader
+	seen   map[string]bool
+	count  int
+	failed []string
+	event  chan struct{} // a device came or went
+}
+
+// loadDrivers loads what the present devices want, until nothing new shows
+// up, and goes on listening for more.
+func (s *System) loadDrivers() *drivers {
+	d := &drivers{seen: map[string]bool{}, event: make(chan struct{}, 1)}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		s.say("cannot load drivers: %v", err)
+		return d
+	}
+	x, err := kmod.Open("/lib/modules/" + unix.ByteSliceToString(u.Release[:]))
+	if err != nil {
+		s.say("cannot load drivers: %v", err)
+		return d
+	}
+	d.index, d.loader = x, kmod.NewLoader(x)
+	// Listen first: what appears while we walk is not missed.
+	if err := d.listen(); err != nil {
+		s.say("no hot-plugging: %v", err)
+	}
+	for d.walk() > 0 {
+	}
+	// No device asks for these by name.
+	for _, m := range []string{"sr_mod", "sd_mod", "isofs", "dm_mod", "crc32c_intel", "efivarfs"} {
+		if len(x.Resolve(m)) > 0 {
+			d.load(m)
+		}
+	}
+	if _, err := os.Stat("/sys/firmware/efi/efivars"); err == nil {
+		if err := unix.Mount("efivarfs", "/sys/firmware/efi/efivars", "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+			s.say("the firmware's boot entries can't be reached: %v", err)
+		}
+	}
+	return d
+}
+
+// walk loads a module for every modalias in /sys that was not seen before.
+func (d *drivers) walk() int {
+	n := 0
+	_ = filepath.WalkDir("/sys/devices", func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e.Name() == "modalias" {
+			if b, err := os.ReadFile(p); err == nil {
+				n += d.load(strings.TrimSpace(string(b)))
+			}
+		}
+		return nil // devices come and go while we walk
+	})
+	return n
+}
+
+func (d *drivers) load(alias string) int {
+	// A processor's features ask for ciphers, whose self-tests take seconds;
+	// what needs one loads it.
+	if alias == "" || d.loader == nil || strings.HasPrefix(alias, "cpu:") {
+		return 0
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.seen[alias] {
+		return 0
+	}
+	d.seen[alias] = true
+	if len(d.index.Resolve(alias)) == 0 {
+		return 0
+	}
+	names, err := d.loader.Load(alias, "")
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		d.failed = append(d.failed, err.Error())
+	}
+	d.count += len(names)
+	return len(names)
+}
+
+// listen follows the kernel's device events, linux/lib/kobject_uevent.c.
+func (d *drivers) listen() error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) // the default will do, less well
+	go func() {
+		buf := make([]byte, 16<<10)
+		for {
+			n, _, err := unix.Recvfrom(fd, buf, 0)
+			if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+				return
+			}
+			if n <= 0 {
+				continue
+			}
+			for _, kv := range bytes.Split(buf[:n], []byte{0}) {
+				if v, ok := bytes.CutPrefix(kv, []byte("MODALIAS=")); ok {
+					d.load(string(v))
+				}
+			}
+			select {
+			case d.event <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return nil
+}
+
+// change returns when a device came or went, at the latest after t.
+func (d *drivers) change(t time.Duration) {
+	select {
+	case <-d.event:
+		time.Sleep(50 * time.Millisecond) // its partitions follow at once
+	case <-time.After(t):
+	}
+}
+
+func (d *drivers) summary() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := fmt.Sprintf("%d modules loaded", d.count)
+	if len(d.failed) > 0 {
+		s += fmt.Sprintf(", %d failed (%s)", len(d.failed), d.failed[0])
+	}
+	return s
+}

@@ -1,0 +1,499 @@
+// Package rescueinit is the rescue system's process 1: it mounts, loads
+// drivers as devices appear, brings up consoles, finds its medium and its
+// set, says where it stands, and gives a shell on every console or runs the
+// unattended job. Whatever fails is said, and a shell comes all the same.
+package rescueinit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+)
+
+// How long is waited for what the system was told to expect.
+const (
+	mediumTimeout = 20 * time.Second
+	setTimeout    = 20 * time.Second
+)
+
+// System is the running rescue system.
+type System struct {
+	start    time.Time
+	info     *rescue.Info
+	opts     rescue.Options
+	consoles []string // devices: "/dev/tty1", "/dev/ttyS0"
+	out      io.Writer
+	drivers  *drivers
+	state    []string // lines that say where it stands
+	mu       sync.Mutex
+	waits    map[int]chan unix.WaitStatus
+}
+
+// Main never returns when it is process 1.
+func Main() error {
+	if os.Getpid() != 1 {
+		return errors.New("cannot run: only the kernel starts init; to restart the machine say reboot")
+	}
+	s := &System{start: time.Now(), waits: map[int]chan unix.WaitStatus{}, out: os.Stderr}
+	s.mounts()
+	s.openConsoles()
+	go s.reap()
+	s.environment()
+	s.whole()
+	s.facts()
+	s.drivers = s.loadDrivers()
+	// The kernel makes entropy only when somebody waits for it; without this
+	// DHCP hangs on machines without a hardware generator.
+	rng := make(chan struct{})
+	go func() {
+		_, _ = unix.Getrandom(make([]byte, 1), 0) // blocks until the pool is filled
+		close(rng)
+	}()
+	if !s.opts.Shell {
+		s.search()
+		s.network(rng)
+	}
+	s.banner()
+	for i, c := range s.consoles {
+		go s.session(c, i == 0 && s.opts.Auto != "" && !s.opts.Shell)
+	}
+	s.waitForEnd()
+	return nil
+}
+
+// say prints on every console and into the log.
+func (s *System) say(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fmt.Fprintf(s.out, "mkcdrec: "+format+"\n", args...)
+}
+
+// mounts makes the kernel's file systems available.
+func (s *System) mounts() {
+	for _, m := range []struct {
+		src, dir, typ string
+		flags         uintptr
+		data          string
+	}{
+		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, ""},
+		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+		{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
+		{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, ""},
+		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"},
+		{"tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
+	} {
+		err := os.MkdirAll(m.dir, 0o755)
+		if err == nil {
+			err = unix.Mount(m.src, m.dir, m.typ, m.flags, m.data)
+		}
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			s.say("cannot mount %s: %v", m.dir, err)
+		}
+	}
+	for _, d := range []string{rescue.StateDir, "/run/lock/lvm", "/run/lvm"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			s.say("cannot make %s: %v", d, err)
+		}
+	}
+	for l, t := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"} {
+		if err := os.Symlink(t, l); err != nil && !os.IsExist(err) {
+			s.say("cannot make %s: %v", l, err)
+		}
+	}
+}
+
+// openConsoles finds the kernel's consoles; what is said goes to all of them.
+func (s *System) openConsoles() {
+	b, err := os.ReadFile("/sys/class/tty/console/active")
+	names := strings.Fields(string(b))
+	if err != nil || len(names) == 0 {
+		names = []string{"console"}
+	}
+	writers := []io.Writer{}
+	for _, n := range names {
+		if n == "tty0" {
+			n = "tty1"
+		}
+		f, err := os.OpenFile("/dev/"+n, os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		s.consoles = append(s.consoles, "/dev/"+n)
+		writers = append(writers, bestEffort{f})
+	}
+	if err := os.MkdirAll(filepath.Dir(rescue.LogFile), 0o755); err == nil {
+		if f, err := os.OpenFile(rescue.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
+			writers = append(writers, f)
+		}
+	}
+	s.out = io.MultiWriter(writers...)
+	if len(s.consoles) == 0 {
+		s.consoles = []string{"/dev/console"}
+	}
+}
+
+// bestEffort never fails: a console that is gone must not silence the others.
+type bestEffort struct{ w io.Writer }
+
+func (b bestEffort) Write(p []byte) (int, error) {
+	_, _ = b.w.Write(p) // see above
+	return len(p), nil
+}
+
+func (s *System) environment() {
+	for k, v := range map[string]string{"PATH": "/usr/sbin:/usr/bin:/bbin", "HOME": "/root", "DM_DISABLE_UDEV": "1", "LANG": "C", "SHELL": "/bin/sh"} {
+		os.Setenv(k, v)
+	}
+	if b, err := os.ReadFile("/etc/hostname"); err == nil {
+		if err := unix.Sethostname([]byte(strings.TrimSpace(string(b)))); err != nil {
+			s.say("cannot set host name: %v", err)
+		}
+	}
+	// Ctrl-Alt-Del comes to us as SIGINT, and syncs first.
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
+		s.say("cannot catch Ctrl-Alt-Del: %v", err)
+	}
+	if err := loopback(); err != nil {
+		s.say("cannot bring up the loopback interface: %v", err)
+	}
+}
+
+// whole checks that all of the rescue system was unpacked.
+func (s *System) whole() {
+	var si unix.Sysinfo_t
+	mem := "?"
+	if unix.Sysinfo(&si) == nil {
+		mem = fmt.Sprint(uint64(si.Totalram) * uint64(si.Unit) >> 20)
+	}
+	if err := initramfs.Whole(""); err != nil {
+		s.say("ERROR: %v", err)
+		s.say("ERROR: this machine has %s MiB of memory, too little for this rescue system; a medium made with --module-set host needs less", mem)
+		s.state = append(s.state, "NOT WHOLE: restoring is not safe with this much memory")
+	}
+	s.state = append(s.state, "memory: "+mem+" MiB")
+}
+
+func (s *System) facts() {
+	var err error
+	if s.info, err = rescue.ReadInfo(""); err != nil {
+		s.say("ERROR: %v", err)
+		s.info = &rescue.Info{}
+	}
+	b, err := os.ReadFile("/proc/cmdline")
+	if err == nil {
+		s.opts, err = rescue.ParseCmdline(string(b))
+	}
+	if err != nil {
+		s.say("WARNING: kernel command line: %v", err)
+	}
+}
+
+// search waits for the medium and the set that the system was told of.
+func (s *System) search() {
+	if s.opts.Medium != "" {
+		dev, err := wait(s.drivers, mediumTimeout, func() (string, error) { return medium.FindMedium(s.info) })
+		if err != nil {
+			s.say("WARNING: the medium this system was started from did not appear within %v", mediumTimeout)
+		} else {
+			s.state = append(s.state, "medium: /dev/"+dev)
+		}
+	}
+	sources, err := medium.Sources(s.opts.Source, s.info)
+	if err != nil {
+		s.say("WARNING: %v", err)
+	}
+	limit := setTimeout
+	if s.info.SetID == "" && len(s.opts.Source) == 0 && s.opts.Auto == "" {
+		limit = 0 // nobody promised a set
+	}
+	dir, err := wait(s.drivers, limit, func() (string, error) { return medium.FindSet(sources, s.setID()) })
+	switch {
+	case err == nil:
+		s.state = append(s.state, "backup set: "+dir)
+		if err := os.WriteFile(rescue.SetFile, []byte(dir+"\n"), 0o644); err != nil {
+			s.say("cannot keep %s: %v", rescue.SetFile, err)
+		}
+	case limit > 0:
+		s.say("WARNING: %v", err)
+		s.state = append(s.state, "backup set: none found; mount it and say restore DIR")
+	default:
+		s.state = append(s.state, "backup set: none on this machine's disks")
+	}
+}
+
+// setID insists on the medium's own set unless another place was named.
+func (s *System) setID() string {
+	if len(s.opts.Source) > 0 {
+		return ""
+	}
+	return s.info.SetID
+}
+
+// wait tries until it works or the time is over; a device that appears makes
+// it try again at once.
+func wait(d *drivers, limit time.Duration, try func() (string, error)) (string, error) {
+	end := time.Now().Add(limit)
+	for {
+		v, err := try()
+		if err == nil || time.Now().After(end) {
+			return v, err
+		}
+		d.change(min(500*time.Millisecond, time.Until(end)))
+	}
+}
+
+// banner says where the system stands, and then that it is ready.
+func (s *System) banner() {
+	fmt.Fprintf(s.out, "\nmkcdrec rescue system %s for %s, kernel %s, made %s\n", s.info.Program, s.info.Host, s.info.Kernel, s.info.Created.Format("2006-01-02 15:04 UTC"))
+	s.state = append(s.state, "disks: "+diskList(), "drivers: "+s.drivers.summary())
+	for _, l := range s.state {
+		fmt.Fprintf(s.out, "  %s\n", l)
+	}
+	if s.opts.Auto == "" {
+		fmt.Fprintf(s.out, "  say `restore --plan` to see what would be done, `restore` to do it, `mkcdrec applet` for all commands\n")
+	}
+	fmt.Fprintf(s.out, "%s\n", rescue.Ready)
+	s.uptime()
+}
+
+// uptime logs the time from the kernel's start to here.
+func (s *System) uptime() {
+	if b, err := os.ReadFile("/proc/uptime"); err == nil {
+		up, _, _ := strings.Cut(string(b), " ")
+		fmt.Fprintf(s.out, "mkcdrec: ready %s s after the kernel's start, init took %.1f s\n", up, time.Since(s.start).Seconds())
+	}
+}
+
+func diskList() string {
+	names, err := os.ReadDir("/sys/block")
+	if err != nil {
+		return err.Error()
+	}
+	var out []string
+	for _, n := range names {
+		if strings.HasPrefix(n.Name(), "ram") || strings.HasPrefix(n.Name(), "loop") {
+			continue
+		}
+		out = append(out, n.Name())
+	}
+	if len(out) == 0 {
+		return "none; is the driver missing? (dmesg, modprobe NAME)"
+	}
+	return strings.Join(out, " ")
+}
+
+// spawn starts a program; the channel gets its status from the reaper.
+func (s *System) spawn(c *exec.Cmd) (chan unix.WaitStatus, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	ch := make(chan unix.WaitStatus, 1)
+	s.waits[c.Process.Pid] = ch
+	return ch, nil
+}
+
+// reap is the only one to wait for children, orphans included.
+func (s *System) reap() {
+	sig := make(chan os.Signal, 16)
+	signal.Notify(sig, unix.SIGCHLD)
+	for {
+		var ws unix.WaitStatus
+		p, err := unix.Wait4(-1, &ws, 0, nil)
+		if errors.Is(err, unix.ECHILD) {
+			<-sig
+			continue
+		}
+		if p <= 0 {
+			continue
+		}
+		s.mu.Lock()
+		if ch := s.waits[p]; ch != nil {
+			ch <- ws
+			delete(s.waits, p)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// run starts a program of ours to its end, its output on all consoles.
+func (s *System) run(args ...string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	c := exec.Command(args[0], args[1:]...)
+	c.Stdout, c.Stderr = w, w
+	ch, err := s.spawn(c)
+	w.Close()
+	if err != nil {
+		r.Close()
+		return fmt.Errorf("cannot run %s: %w", strings.Join(args, " "), err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(lockedWriter{s}, r) // a console that fails must not stop the job
+	}()
+	ws := <-ch
+	<-done
+	r.Close()
+	if ws.ExitStatus() != 0 {
+		return fmt.Errorf("%s ended with exit status %d", strings.Join(args, " "), ws.ExitStatus())
+	}
+	return nil
+}
+
+type lockedWriter struct{ s *System }
+
+func (l lockedWriter) Write(p []byte) (int, error) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.s.out.Write(p)
+}
+
+// session keeps a shell on a console; the first one runs the unattended job
+// before.
+func (s *System) session(dev string, auto bool) {
+	if auto {
+		s.unattended()
+	}
+	for {
+		if err := s.shell(dev); err != nil {
+			s.say("no shell on %s: %v", dev, err)
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// unattended runs the job that the command line asks for.
+func (s *System) unattended() {
+	args := []string{"/bbin/restore", "--yes"}
+	for _, c := range s.opts.Confirm {
+		args = append(args, "--confirm", c)
+	}
+	for _, m := range s.opts.Map {
+		args = append(args, "--map", m)
+	}
+	s.say("unattended restore begins")
+	if err := s.run(args...); err != nil {
+		s.say("UNATTENDED RESTORE FAILED: %v", err)
+		return
+	}
+	s.say("UNATTENDED RESTORE DONE")
+	switch s.opts.After {
+	case "reboot":
+		s.end(unix.LINUX_REBOOT_CMD_RESTART)
+	case "shell":
+	default:
+		// Not reboot: the medium may still be in the drive, and come first.
+		s.end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	}
+}
+
+// shell runs one shell on a console, with the console as its terminal.
+func (s *System) shell(dev string) error {
+	f, err := os.OpenFile(dev, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	termName := "linux"
+	if !strings.HasPrefix(dev, "/dev/tty") || strings.HasPrefix(dev, "/dev/ttyS") || strings.HasPrefix(dev, "/dev/ttyA") || strings.HasPrefix(dev, "/dev/ttyU") {
+		termName = "vt220"
+	}
+	for _, sh := range []string{"/usr/bin/bash", "/bbin/sh"} {
+		if _, err = os.Stat(sh); err != nil {
+			continue
+		}
+		c := exec.Command(sh)
+		c.Args = []string{filepath.Base(sh), "-i"}
+		c.Dir = "/root"
+		c.Env = append(os.Environ(), "TERM="+termName)
+		c.Stdin, c.Stdout, c.Stderr = f, f, f
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+		var ch chan unix.WaitStatus
+		if ch, err = s.spawn(c); err == nil {
+			<-ch
+			return nil
+		}
+	}
+	return err
+}
+
+// waitForEnd waits for the signal that reboot, poweroff or halt send, or for
+// Ctrl-Alt-Del.
+func (s *System) waitForEnd() {
+	sig := make(chan os.Signal, 4)
+	signal.Notify(sig, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
+	switch <-sig {
+	case unix.SIGUSR1:
+		s.end(unix.LINUX_REBOOT_CMD_HALT)
+	case unix.SIGUSR2:
+		s.end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	default:
+		s.end(unix.LINUX_REBOOT_CMD_RESTART)
+	}
+}
+
+// end stops everything, writes everything to the disks, and stops the machine.
+func (s *System) end(cmd int) {
+	s.say("stopping")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = unix.Kill(-1, unix.SIGTERM) // ESRCH: nobody is there
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		n := len(s.waits)
+		s.mu.Unlock()
+		if n == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+		if time.Until(deadline(ctx)) < 3*time.Second {
+			_ = unix.Kill(-1, unix.SIGKILL) // shells ignore SIGTERM
+		}
+	}
+	unix.Sync()
+	UnmountAll()
+	unix.Sync()
+	if err := unix.Reboot(cmd); err != nil {
+		s.say("cannot stop the machine: %v", err)
+	}
+	select {}
+}
+
+func deadline(ctx context.Context) time.Time { d, _ := ctx.Deadline(); return d }
+
+// UnmountAll unmounts what lies on disks, the last mounted first.
+func UnmountAll() {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		f := strings.Fields(lines[i])
+		if len(f) > 1 && (strings.HasPrefix(f[0], "/dev/") || strings.HasPrefix(f[1], rescue.TargetDir)) {
+			_ = unix.Unmount(f[1], 0) // what is busy is synced already
+		}
+	}
+}

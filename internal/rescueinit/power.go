@@ -1,0 +1,36 @@
+package rescueinit
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+)
+
+// Power asks process 1 to stop the machine: "reboot", "poweroff" or "halt".
+// With force it is done at once, after a sync. Outside of a rescue system it
+// refuses: an executable that is on every machine must not restart one.
+func Power(what string, force bool) error {
+	if !rescue.Inside() {
+		return errors.New("refused: this is not a rescue system")
+	}
+	var sig unix.Signal
+	var cmd int
+	switch what {
+	case "reboot":
+		sig, cmd = unix.SIGTERM, unix.LINUX_REBOOT_CMD_RESTART
+	case "poweroff":
+		sig, cmd = unix.SIGUSR2, unix.LINUX_REBOOT_CMD_POWER_OFF
+	case "halt":
+		sig, cmd = unix.SIGUSR1, unix.LINUX_REBOOT_CMD_HALT
+	default:
+		return fmt.Errorf("cannot %s: unknown", what)
+	}
+	if force {
+		unix.Sync()
+		return unix.Reboot(cmd)
+	}
+	return unix.Kill(1, sig)
+}

@@ -1,0 +1,326 @@
+// Package restore brings a machine back from a backup set: verify, map disks,
+// plan, confirm, recreate, restore the files, make it start. Until the plan is
+// confirmed nothing is written anywhere.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Options of one restore.
+type Options struct {
+	Set      string // directory
+	Wish     plan.Wish
+	PlanOnly bool // print the plan and stop
+	Yes      bool // the disks are confirmed in Wish; ask nothing
+	Resume   bool
+	NoVerify bool // trust the set; frames are still checked while they are read
+	// Outside allows work on a machine that is no rescue system.
+	Outside bool
+	Target  string // rescue.TargetDir if ""
+}
+
+// Screen is what a restore shows to the person in front of it.
+type Screen interface {
+	progress.Reporter
+	// Plan shows what will be done.
+	Plan(p *plan.Plan, s *manifest.Set)
+	// Confirm asks for the serial numbers of the plan's disks and returns what
+	// was typed.
+	Confirm(p *plan.Plan) ([]string, error)
+}
+
+// Report is what was done.
+type Report struct {
+	Archives []Restored
+	Problems []archive.Problem
+	Seconds  float64
+}
+
+// Restored is one archive that was unpacked.
+type Restored struct {
+	Mount   string
+	Device  string
+	Members int64
+	Data    quantity.Size
+	Seconds float64
+}
+
+// Restorer carries out one restore.
+type Restorer struct {
+	Run     tool.Runner
+	Screen  Screen
+	Machine probe.Machine
+	opt     Options
+	set     *manifest.Set
+	plan    *plan.Plan
+	rec     *recreate.Recreator
+	journal *journal
+	report  Report
+}
+
+// Restore does it. A *plan.Refused error means that nothing was written.
+func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
+	start := time.Now()
+	r.opt = opt
+	if r.opt.Target == "" {
+		r.opt.Target = rescue.TargetDir
+	}
+	if !opt.PlanOnly && !opt.Outside && !rescue.Inside() {
+		return nil, &plan.Refused{Reason: "this is not a rescue system, and restore overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
+	}
+	if err := r.prepare(ctx); err != nil {
+		return nil, err
+	}
+	r.Screen.Plan(r.plan, r.set)
+	if opt.PlanOnly {
+		return &r.report, nil
+	}
+	if err := r.confirm(); err != nil {
+		return nil, err
+	}
+	err := r.carryOut(ctx)
+	if err == nil {
+		r.report.Seconds = time.Since(start).Seconds()
+	}
+	return &r.report, err
+}
+
+// prepare checks everything that can be checked before a disk is touched.
+func (r *Restorer) prepare(ctx context.Context) error {
+	var err error
+	if r.set, err = manifest.OpenNewest(r.opt.Set); err != nil {
+		return err
+	}
+	if !r.opt.NoVerify {
+		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize())); err != nil {
+			return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
+		}
+	}
+	r.journal = openJournal()
+	if err := r.tidy(ctx); err != nil {
+		return err
+	}
+	keep := map[string]string{}
+	for dir, why := range map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"} {
+		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir == r.set.Dir || mountedOn(r.Machine, dir)) {
+			keep[dev] = why
+		}
+	}
+	have, err := r.Machine.Present(keep)
+	if err != nil {
+		return err
+	}
+	m, err := plan.MapDisks(r.set.Layout, have, r.opt.Wish)
+	if err != nil {
+		return err
+	}
+	if r.plan, err = plan.New(r.set.Layout, m); err != nil {
+		return err
+	}
+	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine}
+	return r.programs()
+}
+
+func mountedOn(m probe.Machine, dir string) bool {
+	mounts, err := m.Mounts()
+	if err != nil {
+		return false
+	}
+	for _, mi := range mounts {
+		if mi.Path == dir {
+			return true
+		}
+	}
+	return false
+}
+
+// tidy undoes what an earlier run of ours that was stopped has left: its
+// mounts and its active volume groups. It does so only where the journal of
+// this very system says that a run began.
+func (r *Restorer) tidy(ctx context.Context) error {
+	if !r.journal.began() || r.opt.PlanOnly {
+		return nil
+	}
+	p := &plan.Plan{}
+	for _, g := range r.set.Layout.VolumeGroup {
+		p.Steps = append(p.Steps, plan.Step{Kind: plan.RestoreVG, Group: g.Name})
+	}
+	rec := &recreate.Recreator{Plan: p, Run: r.Run, Target: r.opt.Target, Machine: r.Machine}
+	if err := rec.Release(ctx); err != nil {
+		return fmt.Errorf("cannot clean up after the run before:\n%w", err)
+	}
+	return nil
+}
+
+// programs checks that everything the plan runs is there.
+func (r *Restorer) programs() error {
+	var missing []string
+	look := func(name string) {
+		for _, d := range filepath.SplitList(os.Getenv("PATH")) {
+			if st, err := os.Stat(filepath.Join(d, name)); err == nil && !st.IsDir() {
+				return
+			}
+		}
+		for _, m := range missing {
+			if m == name {
+				return
+			}
+		}
+		missing = append(missing, name)
+	}
+	for _, s := range r.plan.Steps {
+		for _, c := range s.Run {
+			look(c[0])
+		}
+		if s.Kind == plan.MakePV {
+			look("lvm")
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("cannot carry out the plan: this rescue system has no %s", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+func (r *Restorer) confirm() error {
+	said := r.opt.Wish.Confirmed
+	if !r.opt.Yes {
+		var err error
+		if said, err = r.Screen.Confirm(r.plan); err != nil {
+			return err
+		}
+	}
+	return r.plan.Check(said)
+}
+
+// carryOut does the steps, unpacks archives as soon as their file systems are
+// mounted, and makes the system start.
+func (r *Restorer) carryOut(ctx context.Context) (err error) {
+	done, err := r.journal.start(r.plan.Digest(), r.opt.Resume)
+	if err != nil {
+		return err
+	}
+	for i, s := range r.plan.Steps {
+		// Mounts are not journaled: they are gone after any stop.
+		if s.Kind != plan.MountFS && done[i] {
+			r.Screen.Note("%d. %s: was done before", i+1, s)
+			if s.Kind == plan.RestoreVG {
+				if err := r.reactivate(ctx, s); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		r.Screen.Note("%d. %s", i+1, s)
+		if err := r.rec.Do(ctx, i); err != nil {
+			return err
+		}
+		if s.Kind == plan.MountFS {
+			if err := r.unpack(ctx, s, done[i]); err != nil {
+				return err
+			}
+		}
+		if err := r.journal.done(i, s.String()); err != nil {
+			return err
+		}
+	}
+	if err := r.finalize(ctx); err != nil {
+		return err
+	}
+	return r.rec.Release(ctx)
+}
+
+func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
+	_, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"lvm", "vgchange", "-ay", s.Group}, Env: []string{"DM_DISABLE_UDEV=1"}})
+	return err
+}
+
+// unpack restores the archive of the file system that was just mounted.
+func (r *Restorer) unpack(ctx context.Context, s plan.Step, before bool) error {
+	a := r.set.Manifest.ArchiveFor(s.FS.Device)
+	if a == nil {
+		return fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
+	}
+	if before {
+		r.Screen.Note("%s: was restored before", a.Mount)
+		return nil
+	}
+	start := time.Now()
+	f, err := archive.OpenFile(filepath.Join(r.set.Dir, a.File))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum, err := f.Extract(ctx, filepath.Join(r.opt.Target, s.Mount.Path), archive.ExtractOptions{Progress: r.Screen.Phase("restoring "+a.Mount, f.TarSize())})
+	if err != nil {
+		return err
+	}
+	for _, p := range sum.Problems {
+		r.Screen.Warn("%s/%v", strings.TrimSuffix(a.Mount, "/"), p)
+	}
+	r.report.Problems = append(r.report.Problems, sum.Problems...)
+	r.report.Archives = append(r.report.Archives, Restored{a.Mount, s.Device, sum.Members, quantity.Size(sum.Data), time.Since(start).Seconds()})
+	return nil
+}
+
+// finalize makes the restored system start and leaves the log in it.
+func (r *Restorer) finalize(ctx context.Context) error {
+	if err := r.mountPoints(); err != nil {
+		return err
+	}
+	r.Screen.Phase("making the system start", 0)
+	s := &bootloader.System{Root: r.opt.Target, Layout: r.set.Layout, Devices: r.plan.Devices, Run: r.Run, Report: r.Screen}
+	if err := s.Install(ctx); err != nil {
+		return err
+	}
+	return r.journal.copyTo(filepath.Join(r.opt.Target, "var/log/mkcdrec"))
+}
+
+// mountPoints makes the directories that a running system mounts things on,
+// if the archive had them not.
+func (r *Restorer) mountPoints() error {
+	for _, d := range []struct {
+		name string
+		mode os.FileMode
+	}{{"proc", 0o555}, {"sys", 0o555}, {"dev", 0o755}, {"run", 0o755}, {"tmp", 0o777 | os.ModeSticky}} {
+		p := filepath.Join(r.opt.Target, d.name)
+		if _, err := os.Lstat(p); err == nil {
+			continue
+		}
+		if err := os.Mkdir(p, d.mode.Perm()); err != nil {
+			return fmt.Errorf("cannot make mount point: %w", err)
+		}
+		if err := os.Chmod(p, d.mode); err != nil {
+			return fmt.Errorf("cannot make mount point: %w", err)
+		}
+	}
+	for _, f := range r.set.Layout.Filesystems {
+		for _, m := range f.Mounts {
+			p := filepath.Join(r.opt.Target, m.Path)
+			if _, err := os.Lstat(p); errors.Is(err, os.ErrNotExist) && f.Excluded != "" {
+				if err := os.MkdirAll(p, 0o755); err != nil {
+					return fmt.Errorf("cannot make mount point: %w", err)
+				}
+			}
+		}
+	}
+	return nil
+}

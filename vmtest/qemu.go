@@ -1,0 +1,301 @@
+// Package vmtest starts real machines in QEMU: source machines of the test
+// matrix are installed, backed up, destroyed, restored from their own rescue
+// medium and compared. Everything waits for text on the serial console, never
+// for time alone.
+package vmtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Disk is a disk of a machine.
+type Disk struct {
+	File   string
+	Serial string
+	Bus    string // virtio (default), ahci, nvme, usb, scsi
+	RO     bool
+}
+
+// Machine says what QEMU is to start.
+type Machine struct {
+	Name   string
+	Memory int    // MiB, default 1024
+	CPUs   int    // default 1
+	UEFI   string // file of the NVRAM; "" for BIOS
+	CDROM  string
+	Disks  []Disk
+	// Kernel, Initrd and Append start a kernel without firmware and loader.
+	Kernel, Initrd, Append string
+	Boot                   string // -boot order, "c" or "d"
+	Net                    bool
+	Log                    string // file that gets the console's output
+}
+
+// Args gives QEMU's argument list.
+func (m Machine) Args() []string {
+	mem, cpus := m.Memory, m.CPUs
+	if mem == 0 {
+		mem = 1024
+	}
+	if cpus == 0 {
+		cpus = 1
+	}
+	a := []string{"-name", m.Name, "-machine", "q35", "-cpu", "max", "-m", fmt.Sprint(mem), "-smp", fmt.Sprint(cpus), "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
+		"-device", "virtio-rng-pci", "-rtc", "base=utc"}
+	// KVM where there is one; here and in CI it is TCG.
+	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
+		f.Close()
+		a = append(a, "-accel", "kvm")
+	} else {
+		a = append(a, "-accel", "tcg,thread=multi,tb-size=512")
+	}
+	if !m.Net {
+		a = append(a, "-nic", "none")
+	} else {
+		a = append(a, "-nic", "user,model=virtio-net-pci")
+	}
+	if m.UEFI != "" {
+		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd", "-drive", "if=pflash,format=raw,unit=1,file="+m.UEFI)
+	}
+	usb := false
+	for i, d := range m.Disks {
+		id := fmt.Sprintf("d%d", i)
+		format := "raw"
+		if strings.HasSuffix(d.File, ".qcow2") {
+			format = "qcow2"
+		}
+		drive := fmt.Sprintf("if=none,id=%s,format=%s,file=%s,cache=unsafe,discard=unmap", id, format, d.File)
+		if d.RO {
+			drive += ",readonly=on"
+		}
+		a = append(a, "-drive", drive)
+		dev := ""
+		switch d.Bus {
+		case "", "virtio":
+			dev = "virtio-blk-pci"
+		case "ahci":
+			dev = fmt.Sprintf("ide-hd,bus=ide.%d", i+1)
+		case "nvme":
+			dev = "nvme"
+		case "scsi":
+			a = append(a, "-device", "virtio-scsi-pci,id=scsi"+id)
+			dev = "scsi-hd,bus=scsi" + id + ".0"
+		case "usb":
+			if !usb {
+				a = append(a, "-device", "qemu-xhci")
+				usb = true
+			}
+			dev = "usb-storage"
+		}
+		dev += ",drive=" + id
+		if d.Serial != "" {
+			dev += ",serial=" + d.Serial
+		}
+		if i == 0 && m.CDROM == "" && m.Kernel == "" {
+			dev += ",bootindex=0"
+		}
+		a = append(a, "-device", dev)
+	}
+	if m.CDROM != "" {
+		a = append(a, "-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file="+m.CDROM, "-device", "ide-cd,bus=ide.0,drive=cd,bootindex=0")
+	}
+	if m.Kernel != "" {
+		a = append(a, "-kernel", m.Kernel, "-append", m.Append)
+		if m.Initrd != "" {
+			a = append(a, "-initrd", m.Initrd)
+		}
+	}
+	return a
+}
+
+// VM is a running machine.
+type VM struct {
+	m     Machine
+	cmd   *exec.Cmd
+	stdin io.WriteCloser
+	mu    sync.Mutex
+	cond  *sync.Cond
+	buf   bytes.Buffer // all output since the start
+	pos   int          // how far Expect has read
+	ended bool
+	start time.Time
+}
+
+// Start starts the machine; it is killed when ctx ends.
+func Start(ctx context.Context, m Machine) (*VM, error) {
+	v := &VM{m: m, start: time.Now()}
+	v.cond = sync.NewCond(&v.mu)
+	v.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", m.Args()...)
+	var err error
+	if v.stdin, err = v.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := v.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	v.cmd.Stderr = v.cmd.Stdout
+	var log io.Writer = io.Discard
+	if m.Log != "" {
+		if err := os.MkdirAll(filepath.Dir(m.Log), 0o755); err != nil {
+			return nil, err
+		}
+		f, err := os.Create(m.Log)
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(f, "qemu-system-x86_64 %s\n", strings.Join(m.Args(), " "))
+		log = f
+	}
+	if err := v.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot start machine %s: %w", m.Name, err)
+	}
+	go v.read(out, log)
+	return v, nil
+}
+
+func (v *VM) read(r io.Reader, log io.Writer) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(b)
+		v.mu.Lock()
+		v.buf.Write(b[:n])
+		if err != nil {
+			v.ended = true
+		}
+		v.cond.Broadcast()
+		v.mu.Unlock()
+		if n > 0 {
+			log.Write(b[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Output is everything the console has shown.
+func (v *VM) Output() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.buf.String()
+}
+
+// Tail is the end of the output, for messages.
+func (v *VM) Tail(n int) string {
+	o := v.Output()
+	return o[max(0, len(o)-n):]
+}
+
+// Expect waits for the regular expression in what comes after the last match
+// and returns its groups. A machine that ends, or the time running out, is an
+// error that shows the end of the console.
+func (v *VM) Expect(pattern string, limit time.Duration) ([]string, error) {
+	re := regexp.MustCompile(pattern)
+	timer := time.AfterFunc(limit, func() { v.mu.Lock(); v.cond.Broadcast(); v.mu.Unlock() })
+	defer timer.Stop()
+	end := time.Now().Add(limit)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for {
+		if loc := re.FindSubmatchIndex(v.buf.Bytes()[v.pos:]); loc != nil {
+			rest := v.buf.Bytes()[v.pos:]
+			var g []string
+			for i := 0; i < len(loc); i += 2 {
+				if loc[i] < 0 {
+					g = append(g, "")
+					continue
+				}
+				g = append(g, string(rest[loc[i]:loc[i+1]]))
+			}
+			v.pos += loc[1]
+			return g, nil
+		}
+		why := ""
+		if v.ended {
+			why = "the machine ended"
+		} else if time.Now().After(end) {
+			why = fmt.Sprintf("nothing came within %v", limit)
+		}
+		if why != "" {
+			o := v.buf.String()
+			return nil, fmt.Errorf("machine %s: waiting for %q: %s; the console ends with:\n%s", v.m.Name, pattern, why, o[max(0, len(o)-2500):])
+		}
+		v.cond.Wait()
+	}
+}
+
+// Send types text.
+func (v *VM) Send(text string) error {
+	_, err := io.WriteString(v.stdin, text)
+	return err
+}
+
+// Wait waits for the machine to end by itself.
+func (v *VM) Wait(limit time.Duration) error {
+	if _, err := v.Expect(`\z.^`, limit); err == nil || !v.hasEnded() {
+		return errors.Join(fmt.Errorf("machine %s did not end within %v", v.m.Name, limit), v.Kill())
+	}
+	return v.cmd.Wait()
+}
+
+func (v *VM) hasEnded() bool { v.mu.Lock(); defer v.mu.Unlock(); return v.ended }
+
+// Kill ends the machine as a power cut does.
+func (v *VM) Kill() error {
+	if v.cmd.ProcessState == nil {
+		_ = v.cmd.Process.Kill()
+		_ = v.cmd.Wait() // killed: the error says so
+	}
+	return nil
+}
+
+// Run types a command at a root prompt and waits for its end. The output and
+// the exit status come back; the prompt is set by Login.
+func (v *VM) Run(command string, limit time.Duration) (string, int, error) {
+	mark := fmt.Sprintf("END%d", time.Now().UnixNano())
+	// The mark is put together by the shell, so that the echo is not it.
+	if err := v.Send(command + "; echo \"" + mark[:3] + "\"\"" + mark[3:] + "=$?\"\n"); err != nil {
+		return "", 0, err
+	}
+	g, err := v.Expect(`(?s)(.*?)`+mark+`=(\d+)`, limit)
+	if err != nil {
+		return "", 0, err
+	}
+	var code int
+	fmt.Sscan(g[2], &code)
+	_, out, _ := strings.Cut(g[1], "\n")
+	return out, code, nil
+}
+
+// Login waits for the login prompt and logs in as root.
+func (v *VM) Login(password string, limit time.Duration) error {
+	if _, err := v.Expect(`login: `, limit); err != nil {
+		return err
+	}
+	if err := v.Send("root\n"); err != nil {
+		return err
+	}
+	if _, err := v.Expect(`Password: `, limit); err != nil {
+		return err
+	}
+	if err := v.Send(password + "\n"); err != nil {
+		return err
+	}
+	if _, err := v.Expect(`# `, limit); err != nil {
+		return err
+	}
+	_, _, err := v.Run("stty -echo cols 500; PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1", limit)
+	return err
+}
