@@ -44,7 +44,8 @@ type RescueConfig struct {
 // LoadConfig reads a configuration file; unknown keys and wrong types are
 // errors with line and column. A missing file is one only if required.
 func LoadConfig(file string, required bool) (*Config, error) {
-	c := &Config{Compression: "fastest", Rescue: RescueConfig{Modules: kernelcfg.SetHost}}
+	c := &Config{}
+	defer c.defaults()
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) && !required {
 		return c, nil
@@ -56,10 +57,21 @@ func LoadConfig(file string, required bool) (*Config, error) {
 	if err := yaml.NewDecoder(f, yaml.Strict(), yaml.DisallowUnknownField()).Decode(c); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("cannot read configuration %s: %s", file, yaml.FormatError(err, false, true))
 	}
+	c.defaults()
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("cannot use configuration %s:\n%w", file, err)
 	}
 	return c, nil
+}
+
+// defaults fills in what was not said.
+func (c *Config) defaults() {
+	if c.Compression == "" {
+		c.Compression = "fastest"
+	}
+	if c.Rescue.Modules == "" {
+		c.Rescue.Modules = kernelcfg.SetHost
+	}
 }
 
 // Validate reports all faults at once.

@@ -1,0 +1,184 @@
+package builder
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+func TestLoadConfig(t *testing.T) {
+	write := func(s string) string {
+		f := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(f, []byte(s), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	c, err := LoadConfig(write("exclude:\n  - /var/cache/*\ncompression: better\nrescue:\n  modules: all\n  append: quiet\n"), true)
+	if err != nil || c.Exclude[0] != "/var/cache/*" || c.Rescue.Modules != "all" {
+		t.Errorf("LoadConfig = %+v, %v", c, err)
+	}
+	if c, err := LoadConfig("/no/such/file", false); err != nil || c.Rescue.Modules != "host" {
+		t.Errorf("LoadConfig(missing) = %+v, %v", c, err)
+	}
+	if c, err := LoadConfig(write(""), true); err != nil || c.Compression != "fastest" {
+		t.Errorf("LoadConfig(empty) = %+v, %v", c, err)
+	}
+	for _, bad := range []struct {
+		text string
+		want []string
+	}{
+		{"exclude: []\nexlcude: [/a]\n", []string{"[2:1]", "exlcude"}},
+		{"exclude:\n  a: b\n", []string{"[2:"}},
+		{"rescue:\n  modules: [x]\n", []string{"[2:12]"}},
+		{"compression: zip\n", []string{"compression", "zip"}},
+		{"exclude: [tmp]\ncompression: zip\n", []string{"tmp", "zip"}},
+		{"a: b: c\n", []string{"[1:"}},
+	} {
+		_, err := LoadConfig(write(bad.text), true)
+		for _, w := range bad.want {
+			if err == nil || !strings.Contains(err.Error(), w) {
+				t.Errorf("LoadConfig(%q) = %v; want %q in it", bad.text, err, w)
+			}
+		}
+		if err != nil && !strings.Contains(err.Error(), "c.yaml") {
+			t.Errorf("LoadConfig(%q) = %v does not name the file", bad.text, err)
+		}
+	}
+	if _, err := LoadConfig("/no/such/file", true); err == nil {
+		t.Error("a file named with -c may be missing")
+	}
+}
+
+// twoDisks: root on vda1, the backup disk vdb1, an unused vdc1, a strange
+// file system on vdd.
+func twoDisks(holder string) *layout.Layout {
+	disk := func(n string) layout.Disk {
+		return layout.Disk{Name: n, Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512, Table: &layout.Table{Label: layout.MBR, Signature: "0x00000001", Partitions: []layout.Partition{{Number: 1, Device: n + "1", Start: 1 << 20, Size: 1 << 29, Type: "0x83"}}}}
+	}
+	fs := func(dev string, mounts ...string) layout.Filesystem {
+		f := layout.Filesystem{Device: dev, Type: superblock.TypeExt4, UUID: "11111111-2222-3333-4444-555555555555", Size: 1 << 29, Ext: &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}}
+		for _, m := range mounts {
+			f.Mounts = append(f.Mounts, layout.Mount{Path: m})
+		}
+		return f
+	}
+	return &layout.Layout{Version: layout.Version, Disks: []layout.Disk{disk("vda"), disk("vdb"), disk("vdc"), disk("vdd")},
+		Filesystems: []layout.Filesystem{fs("vda1", "/"), fs("vdb1", holder), fs("vdc1")},
+		Unsupported: []layout.Unsupported{{What: "vdc1", Device: "vdc1", Reason: "not mounted"}, {What: "/odd", Device: "vdd", Reason: "btrfs is not supported"}}}
+}
+
+func TestPlanCovers(t *testing.T) {
+	p, err := NewPlan(&Config{}, twoDisks("/no-such-mount"), nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Archives) != 2 || p.Archives[0].File != "vda1._.tar.zst" {
+		t.Errorf("archives %+v", p.Archives)
+	}
+	// A disk that nobody uses is left out by a named rule; the odd one is not covered.
+	if got := strings.Join(p.NotCovered, ";"); got != "/odd: btrfs is not supported" {
+		t.Errorf("not covered: %s", got)
+	}
+	if got := strings.Join(p.LeftOut, ";"); !strings.Contains(got, "vdc1") || !strings.Contains(got, "nothing of its disk is mounted") {
+		t.Errorf("left out: %s", got)
+	}
+	for _, name := range []string{"/odd", "vdd"} {
+		p, err := NewPlan(&Config{ExcludeDevices: []string{name, "vdb"}}, twoDisks("/no-such-mount"), nil, "")
+		if err != nil || len(p.NotCovered) != 0 || len(p.Archives) != 1 {
+			t.Errorf("with %s excluded by name: not covered %v, archives %d, %v", name, p.NotCovered, len(p.Archives), err)
+		}
+	}
+	if _, err := NewPlan(&Config{ExcludeDevices: []string{"vda1"}}, twoDisks("/x"), nil, ""); err == nil {
+		t.Error("a backup without the root file system is accepted")
+	}
+}
+
+// TestHolder: the file system that holds the set is left out by its device,
+// whatever the path's text.
+func TestHolder(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(dir+"/sets", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l := twoDisks(dir)
+	l.Filesystems[0].Mounts[0].Path = "/proc" // another device than the directory's
+	l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: "vdd1", Type: "ext4", Size: 1, Mounts: []layout.Mount{{Path: "/sys"}}})
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir+"/sets", link); err != nil {
+		t.Fatal(err)
+	}
+	p := &Plan{Layout: l}
+	if err := p.holder(link, nil); err != nil || p.Holder == nil || p.Holder.Device != "vdb1" || p.HolderPath != "/sets" {
+		t.Errorf("holder(%s) = %+v %q, %v; want vdb1 and /sets", link, p.Holder, p.HolderPath, err)
+	}
+	l = twoDisks("/proc")
+	p = &Plan{Layout: l}
+	if err := p.holder(dir, nil); err == nil || !strings.Contains(err.Error(), "root file system") {
+		t.Errorf("a set on the root file system: %v", err)
+	}
+}
+
+// TestStale: what a killed run has left is removed by the next one, but not
+// while somebody writes it.
+func TestStale(t *testing.T) {
+	dir := t.TempDir()
+	old := filepath.Join(dir, partial+"h-1")
+	if err := os.MkdirAll(old+"/log", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := manifest.OpenNewest(dir); err == nil {
+		t.Error("an unfinished set counts as one")
+	}
+	f, err := os.Open(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeStale(dir); err == nil || !strings.Contains(err.Error(), "another backup") {
+		t.Errorf("removeStale while it is written = %v", err)
+	}
+	f.Close()
+	if err := removeStale(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("the unfinished set is still there")
+	}
+}
+
+func TestSafeName(t *testing.T) {
+	for in, want := range map[string]string{"web-1.example": "web-1.example", "../x": "_x", "a/b c": "a_b_c", "": "host", "-rf": "rf"} {
+		if got := safeName(in); got != want {
+			t.Errorf("safeName(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+func TestSerial(t *testing.T) {
+	for in, want := range map[string]string{"ttyS0,115200n8": "0 115200", "ttyS1": "1 115200", "tty0": "", "ttyS9": "", "ttyS2,9600": "2 9600"} {
+		got := ""
+		if s := serial([]string{"tty0", in}); s != nil {
+			got = strings.Join([]string{string(rune('0' + s.Port)), itoa(s.Speed)}, " ")
+		}
+		if got != want {
+			t.Errorf("serial(%s) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+func itoa(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return itoa(n/10) + string(rune('0'+n%10))
+}

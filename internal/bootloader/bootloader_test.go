@@ -1,0 +1,112 @@
+package bootloader
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+func lay() *layout.Layout {
+	return &layout.Layout{
+		Disks:       []layout.Disk{{Name: "vda", Table: &layout.Table{Partitions: []layout.Partition{{Device: "vda1", GUID: "AAAA", Name: "boot"}, {Device: "vda2"}}}}},
+		Filesystems: []layout.Filesystem{{Device: "vda1", UUID: "11-AA", Label: "boot", Mounts: []layout.Mount{{Path: "/boot/efi"}}}, {Device: "vg-0/root", UUID: "22-bb"}},
+		Swap:        []layout.Swap{{Device: "vda2", UUID: "33-cc"}},
+		Boot:        layout.Boot{Loader: layout.GRUB, Firmware: layout.BIOS, Disks: []string{"vda"}, Targets: []string{"i386-pc"}},
+	}
+}
+
+func TestCheckFstab(t *testing.T) {
+	in := `# comment /dev/vdz
+UUID=11-aa /boot ext4 defaults 0 2
+LABEL=boot /b ext4 defaults 0 2
+PARTUUID=aaaa /c ext4 defaults 0 2
+/dev/mapper/vg--0-root / ext4 defaults 0 1
+/dev/vg-0/root /again ext4 defaults 0 1
+/dev/vda2	none	swap sw 0 0
+UUID=dead /old ext4 noauto 0 0
+/dev/sr0 /cdrom iso9660 ro,noauto 0 0
+host:/x /n nfs defaults 0 0
+tmpfs /tmp tmpfs defaults 0 0
+`
+	out, notes, missing := CheckFstab(in, lay(), map[string]string{"vda": "sda", "vda1": "sda1", "vda2": "sda2"})
+	if want := strings.Replace(in, "/dev/vda2\t", "UUID=33-cc\t", 1); out != want {
+		t.Errorf("fstab is\n%s\nwant\n%s", out, want)
+	}
+	if len(notes) != 1 || len(missing) != 1 || !strings.Contains(missing[0], "line 8: UUID=dead") {
+		t.Errorf("notes %q, missing %q", notes, missing)
+	}
+	if out, notes, _ := CheckFstab(in, lay(), nil); out != in || len(notes) > 0 {
+		t.Errorf("without renamed devices the text changed: %q", notes)
+	}
+}
+
+// root makes a restored tree with the programs given.
+func root(t *testing.T, progs ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{"/etc", "/usr/sbin", "/boot/grub"} {
+		if err := os.MkdirAll(dir+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range progs {
+		if err := os.WriteFile(dir+"/usr/sbin/"+p, nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(dir+"/boot/grub/grub.cfg", []byte("linux /vmlinuz root=/dev/vda9"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestInstall(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		progs   []string
+		devices map[string]string
+		change  func(*layout.Layout)
+		want    string
+	}{
+		{"same names", []string{"grub-install"}, map[string]string{"vda": "vda"}, nil, "[grub-install --target=i386-pc /dev/vda]"},
+		{"Fedora's name", []string{"grub2-install"}, map[string]string{"vda": "vda"}, nil, "[grub2-install --target=i386-pc /dev/vda]"},
+		{"other bus", []string{"grub-install", "update-initramfs"}, map[string]string{"vda": "nvme0n1"}, nil, "[update-initramfs -u -k all grub-mkconfig -o /boot/grub/grub.cfg grub-install --target=i386-pc /dev/nvme0n1]"},
+		{"UEFI", []string{"grub-install"}, map[string]string{"vda": "vda"}, func(l *layout.Layout) {
+			l.Boot = layout.Boot{Loader: layout.GRUB, Firmware: layout.UEFI, ESP: "vda1", Targets: []string{"x86_64-efi"}, ESPFiles: []string{"/EFI/BOOT/grubx64.efi", "/EFI/debian/grubx64.efi"}}
+		}, "[grub-install --target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian grub-install --target=x86_64-efi --efi-directory=/boot/efi --removable --no-nvram]"},
+		{"no grub-install", nil, map[string]string{"vda": "vda"}, nil, "!no grub-install"},
+		{"unknown loader", []string{"grub-install"}, map[string]string{"vda": "vda"}, func(l *layout.Layout) { l.Boot.Loader = "" }, "!not known"},
+		{"nowhere to put it", []string{"grub-install"}, map[string]string{"vda": "vda"}, func(l *layout.Layout) { l.Boot.Disks = nil }, "!names neither"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := lay()
+			if c.change != nil {
+				c.change(l)
+			}
+			rec := &tool.Recorder{Answers: map[string]string{"grub-install": "", "grub2-install": "", "update-initramfs": "", "grub-mkconfig": ""}}
+			dir := root(t, c.progs...)
+			s := &System{Root: dir, Layout: l, Devices: c.devices, Run: rec, Report: progress.None{}}
+			err := s.install(context.Background(), s.renamed())
+			if want, bad := strings.CutPrefix(c.want, "!"); bad {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("install = %v; want %q", err, want)
+				}
+				return
+			}
+			var got []string
+			for _, call := range rec.Calls {
+				got = append(got, strings.TrimPrefix(call, "chroot "+dir+" "))
+			}
+			// grub.cfg names /dev/vda9, so a renamed vda makes it anew.
+			if g := fmt.Sprint(got); err != nil || g != c.want {
+				t.Errorf("install ran %s, %v; want %s", g, err, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,147 @@
+package layout
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+const (
+	guid = "01234567-89AB-CDEF-0123-456789ABCDEF"
+	lvm1 = "abcdef-0123-4567-89ab-cdef-0123-456789"
+)
+
+// Good is a valid layout: GPT with /boot and LVM, MBR with a logical one.
+func good() *Layout {
+	part := func(n int, start, size quantity.Size) Partition {
+		return Partition{Number: n, Device: fmt.Sprintf("vda%d", n), Start: start, Size: size, Type: TypeBIOSBoot, GUID: strings.Replace(guid, "0", fmt.Sprint(n), 1)}
+	}
+	ext := &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1000}
+	return &Layout{Version: Version, Hostname: "h",
+		Disks: []Disk{
+			{Name: "vda", Serial: "A", Size: quantity.GiB, LogicalSector: 512, PhysicalSector: 512, Table: &Table{Label: GPT, GUID: guid, Partitions: []Partition{part(1, quantity.MiB, 100*quantity.MiB), part(2, 200*quantity.MiB, 500*quantity.MiB)}}},
+			{Name: "sda", Serial: "B", Size: quantity.GiB, LogicalSector: 512, PhysicalSector: 4096, Table: &Table{Label: MBR, Signature: "0x12345678", Partitions: []Partition{
+				{Number: 1, Device: "sda1", Start: quantity.MiB, Size: 500 * quantity.MiB, Type: "0x05"},
+				{Number: 5, Device: "sda5", Start: 3 * quantity.MiB, Size: 100 * quantity.MiB, Type: "0x83", EBR: 2 * quantity.MiB}}}},
+		},
+		VolumeGroup: []VolumeGroup{{Name: "vg0", UUID: lvm1, ExtentSize: 4 * quantity.MiB, PVs: []PhysicalVolume{{Device: "vda2", UUID: lvm1, Size: 500 * quantity.MiB}}, LVs: []LogicalVolume{{Name: "root", UUID: lvm1, Size: 400 * quantity.MiB}}, Config: "physical_volumes " + lvm1}},
+		Filesystems: []Filesystem{
+			{Device: "vda1", Type: "ext4", UUID: guid, Size: 100 * quantity.MiB, Ext: ext, Mounts: []Mount{{Path: "/boot"}}},
+			{Device: "vg0/root", Type: "ext4", Size: 400 * quantity.MiB, Ext: ext, Mounts: []Mount{{Path: "/"}}},
+			{Device: "sda5", Type: "vfat", UUID: "1234-ABCD", Size: 100 * quantity.MiB, VFAT: &superblock.VFAT{Bits: 32}, Mounts: []Mount{}},
+		},
+		Boot: Boot{Firmware: BIOS, Loader: GRUB, Disks: []string{"vda"}, Targets: []string{"i386-pc"}},
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	var b bytes.Buffer
+	if err := good().Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Read(bytes.NewReader(b.Bytes()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := Diff(good(), l); len(d) > 0 {
+		t.Errorf("after writing and reading: %v", d)
+	}
+}
+
+// TestValidate breaks one thing at a time; each is found at its path.
+func TestValidate(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		spoil      func(*Layout)
+	}{
+		{"version", "version:", func(l *Layout) { l.Version = 9 }},
+		{"overlap", "disks[0].table.partitions[1]: overlaps", func(l *Layout) { l.Disks[0].Table.Partitions[1].Start = 50 * quantity.MiB }},
+		{"beyond the disk", "disks[0].table.partitions[1]: bytes", func(l *Layout) { l.Disks[0].Table.Partitions[1].Size = quantity.GiB }},
+		{"not whole sectors", "no whole number of sectors", func(l *Layout) { l.Disks[0].Table.Partitions[0].Start++ }},
+		{"number twice", "number 1", func(l *Layout) { l.Disks[0].Table.Partitions[1].Number = 1 }},
+		{"logical outside", "overlaps", func(l *Layout) { l.Disks[1].Table.Partitions[0].Size = 3 * quantity.MiB }},
+		{"bad GUID", "GUID", func(l *Layout) { l.Disks[0].Table.GUID = "x" }},
+		{"sector size", "logicalSector", func(l *Layout) { l.Disks[0].LogicalSector = 500 }},
+		{"device twice", "second time", func(l *Layout) { l.Disks[1].Name = "vda" }},
+		{"path as device", "no device name", func(l *Layout) { l.Disks[0].Name = "../vda" }},
+		{"option as device", "no device name", func(l *Layout) { l.Disks[0].Name = "-rf" }},
+		{"device used twice", "used a second time", func(l *Layout) { l.Filesystems[1].Device = "vda1" }},
+		{"PV not in layout", "volumeGroups[0].pvs[0]: device", func(l *Layout) { l.VolumeGroup[0].PVs[0].Device = "vdz9" }},
+		{"group without config", "volumeGroups[0].config", func(l *Layout) { l.VolumeGroup[0].Config = "" }},
+		{"geometry missing", "filesystems[0]: has no geometry", func(l *Layout) { l.Filesystems[0].Ext = nil }},
+		{"unknown type", "filesystems[0]: type", func(l *Layout) { l.Filesystems[0].Type = "zfs" }},
+		{"mounted twice", "filesystems[1].mounts[0]", func(l *Layout) { l.Filesystems[1].Mounts[0].Path = "/boot" }},
+		{"relative mount", `path "boot"`, func(l *Layout) { l.Filesystems[0].Mounts[0].Path = "boot" }},
+		{"firmware", "boot.firmware", func(l *Layout) { l.Boot.Firmware = "coreboot" }},
+		{"boot disk", "boot.disks[0]", func(l *Layout) { l.Boot.Disks[0] = "vdq" }},
+	} {
+		l := good()
+		c.spoil(l)
+		if err := l.Validate(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: Validate = %v; want %q", c.name, err, c.want)
+		}
+	}
+	if err := good().Validate(); err != nil {
+		t.Errorf("the good layout: %v", err)
+	}
+	l := good()
+	l.Boot.Firmware, l.Disks[0].Table.GUID, l.Filesystems[1].Type = "x", "x", "x"
+	if err := l.Validate(); err == nil || strings.Count(err.Error(), "\n") < 2 {
+		t.Errorf("three faults give %v; want all at once", err)
+	}
+}
+
+func TestReadBad(t *testing.T) {
+	for in, want := range map[string]string{
+		"{\n  \"version\": 1,\n  \"nosuch\": 2}":     "nosuch",
+		"{\n  \"version\": \"one\"}":                 "line 2",
+		"{\n \"version\": 1,\n ]":                    "line 3",
+		`{"version":1,"boot":{"firmware":"bios"}} x`: "text after the end",
+		"": "EOF",
+	} {
+		if _, err := Read(strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Read(%q) = %v; want %q", in, err, want)
+		}
+	}
+}
+
+func TestDiff(t *testing.T) {
+	a, b := good(), good()
+	b.Disks = append([]Disk{{Name: "aaa", Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512}}, b.Disks...)
+	b.Filesystems[0].Label = "new"
+	b.Filesystems[0].Used = 12345
+	b.Kernel.Release = "7"
+	got := fmt.Sprint(Diff(a, b))
+	if !strings.Contains(got, `+ filesystems[vda1].label: "new"`) || !strings.Contains(got, "+ disks[aaa].size") || strings.Contains(got, "sda") || strings.Contains(got, "used") || strings.Contains(got, "release") {
+		t.Errorf("Diff = %s", got)
+	}
+}
+
+func TestNeeded(t *testing.T) {
+	l := good()
+	if got := fmt.Sprint(l.Needed()); got != "[sda vda]" {
+		t.Errorf("Needed = %s", got)
+	}
+	l.Filesystems[2].Excluded = "by rule"
+	if got := fmt.Sprint(l.Needed()); got != "[vda]" {
+		t.Errorf("Needed without sda5 = %s; a disk that nothing needs must not be overwritten", got)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	var b bytes.Buffer
+	if err := good().Write(&b); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if l, err := Read(bytes.NewReader(b)); err == nil {
+			l.Needed()
+			Diff(l, l)
+		}
+	})
+}

@@ -1,0 +1,387 @@
+package vmtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/vmtest/tree"
+)
+
+// Circle is the main job, end to end: a source machine is backed up,
+// destroyed, restored from its own rescue medium onto a blank disk, booted by
+// its own firmware and loader, and compared.
+type Circle struct {
+	Kind string
+	// Work is an empty directory; console logs stay in it.
+	Work string
+	// Mkcdrec and Guest are the executables that run in the machines.
+	Mkcdrec, Guest string
+	Say            func(format string, args ...any)
+	// TargetSize makes the restored machine's disk larger ("" for the same),
+	// TargetBus attaches it in another way.
+	TargetSize, TargetBus string
+}
+
+// Outcome is what a Circle saw.
+type Outcome struct {
+	Kind        string
+	Backup      string // table printed by mkcdrec path
+	Restore     string // table printed by restore
+	Paths       int    // described on the source machine
+	Named       map[string]int
+	Differences []tree.Difference
+	Times       []StepTime
+}
+
+// StepTime is how long a step took.
+type StepTime struct {
+	Step    string
+	Seconds float64
+}
+
+// changes are the differences that a running system makes, each named.
+var changes = []struct{ Name, Pattern string }{
+	{"systemd's own state (random seed, timers, catalog)", `^/var/lib/systemd(/|$)`},
+	{"the system's journal", `^/var/log/journal(/.*)?$`},
+	{"log-in records", `^/var/log/(wtmp|btmp|lastlog|faillog)$`},
+	{"the restore's own log", `^/var/log(/mkcdrec(/.*)?)?$`},
+	{"the boot loader, installed anew", `^/boot/grub(/(grubenv|i386-pc|x86_64-efi|fonts|locale)(/.*)?)?$`},
+	{"the boot loader on the EFI partition, installed anew", `^/boot/efi(/EFI.*)?$`},
+	{"root's shell history", `^/root(/\.bash_history)?$`},
+	{"time stamps of systemd-update-done", `^/(etc|var)/\.updated$`},
+	{"the clock's drift file", `^/etc/adjtime$`},
+	{"LVM's own archive of metadata", `^/etc/lvm(/(archive|backup)(/.*)?)?$`},
+	{"temporary files", `^/(tmp|var/tmp)(/.*)?$`},
+}
+
+type circle struct {
+	Circle
+	src     *Source
+	setDisk string
+	out     *Outcome
+}
+
+// Run runs the scenario.
+func (c Circle) Run(ctx context.Context) (*Outcome, error) {
+	r := &circle{Circle: c, setDisk: filepath.Join(c.Work, "set.img"), out: &Outcome{Kind: c.Kind, Named: map[string]int{}}}
+	if r.Say == nil {
+		r.Say = func(string, ...any) {}
+	}
+	for _, s := range []struct {
+		name string
+		fn   func(context.Context) error
+	}{
+		{"prepare the source machine", r.prepare},
+		{"boot it, describe it, back it up", r.backup},
+		{"destroy it; boot the rescue CD with a blank disk; restore", r.restore},
+		{"boot the restored disk; describe it", r.boot},
+		{"compare", r.compare},
+	} {
+		t := time.Now()
+		r.Say("%s: %s ...", c.Kind, s.name)
+		if err := s.fn(ctx); err != nil {
+			return r.out, fmt.Errorf("%s: %s: %w", c.Kind, s.name, err)
+		}
+		r.out.Times = append(r.out.Times, StepTime{s.name, time.Since(t).Seconds()})
+		r.Say("%s: %s: %.0f s", c.Kind, s.name, time.Since(t).Seconds())
+	}
+	return r.out, nil
+}
+
+func (r *circle) prepare(ctx context.Context) (err error) {
+	if r.src, err = Prepare(ctx, r.Kind, r.Say); err != nil {
+		return err
+	}
+	// The disk for the set brings the programs into the machine.
+	stage := filepath.Join(r.Work, "stage")
+	if err := os.MkdirAll(stage+"/bin", 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(stage)
+	for _, p := range []string{r.Mkcdrec, r.Guest} {
+		if err := command(ctx, "cp", p, stage+"/bin/"); err != nil {
+			return err
+		}
+	}
+	return command(ctx, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "SETDISK", "-E", "root_owner=0:0", "-d", stage, r.setDisk, "2G")
+}
+
+func (r *circle) log(name string) string {
+	return filepath.Join(r.Work, r.Kind+"-"+name+".log")
+}
+
+func (r *circle) targetSerial() string {
+	if r.Kind == UEFIPlain {
+		return "RSTUEFI01"
+	}
+	return "RSTBIOS01"
+}
+
+func (r *circle) nvram(m *Machine, name string) (err error) {
+	if r.Kind == UEFIPlain {
+		m.UEFI, err = NVRAM(filepath.Join(r.Work, name+".vars"))
+	}
+	return err
+}
+
+// must runs a command in the machine and wants exit status 0.
+func must(vm *VM, cmd string, limit time.Duration) (string, error) {
+	out, code, err := vm.Run(cmd, limit)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("%s: exit status %d:\n%s", cmd, code, out)
+	}
+	return out, err
+}
+
+const bootLimit, jobLimit = 5 * time.Minute, 12 * time.Minute
+
+func (r *circle) mounts() string {
+	if r.Kind == BIOSLVM {
+		return "/ /boot /home"
+	}
+	return "/ /boot/efi"
+}
+
+func (r *circle) backup(ctx context.Context) error {
+	disk := filepath.Join(r.Work, "source.qcow2")
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
+		return err
+	}
+	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}}
+	if err := r.nvram(&m, "source"); err != nil {
+		return err
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if err := vm.Login(Password, bootLimit); err != nil {
+		return err
+	}
+	for _, c := range []string{
+		"mkdir -p /backup && mount LABEL=SETDISK /backup",
+		"/backup/bin/guest tree /srv/difficult huge",
+		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
+		// The tables and GUIDs are compared by other people's tools later.
+		"(sfdisk -d /dev/vda; for d in /dev/vda[0-9]* /dev/mapper/vg0-*; do blkid -p -o export $d; dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-before.txt 2>/dev/null; sync",
+		"/backup/bin/guest describe " + r.mounts() + " > /backup/before.json && sync",
+	} {
+		if _, err := must(vm, c, jobLimit); err != nil {
+			return err
+		}
+	}
+	out, err := must(vm, "/backup/bin/mkcdrec path --append 'mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial()+"' /backup", jobLimit)
+	if err != nil {
+		return err
+	}
+	r.out.Backup = out
+	for _, c := range []string{"/backup/bin/mkcdrec verify /backup", "umount /backup"} {
+		if _, err := must(vm, c, jobLimit); err != nil {
+			return err
+		}
+	}
+	if err := vm.Send("poweroff\n"); err != nil {
+		return err
+	}
+	if err := vm.Wait(bootLimit); err != nil {
+		return err
+	}
+	return os.Remove(disk) // destroyed
+}
+
+// dump takes a file out of the set's disk without mounting it.
+func (r *circle) dump(ctx context.Context, name, to string) error {
+	if err := command(ctx, "debugfs", "-R", "dump "+name+" "+to, r.setDisk); err != nil {
+		return err
+	}
+	if st, err := os.Stat(to); err != nil || st.Size() == 0 {
+		return fmt.Errorf("cannot take %s out of the set's disk", name)
+	}
+	return nil
+}
+
+// setDir finds the set's name on its disk.
+func (r *circle) setDir(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "debugfs", "-R", "ls -p /", r.setDisk).Output()
+	if err != nil {
+		return "", err
+	}
+	g := regexp.MustCompile(`/(` + regexp.QuoteMeta(r.Kind) + `-\d{8}T\d{6}Z)/`).FindStringSubmatch(string(out))
+	if g == nil {
+		return "", fmt.Errorf("there is no set on its disk:\n%s", out)
+	}
+	return g[1], nil
+}
+
+func (r *circle) target() Disk {
+	return Disk{File: filepath.Join(r.Work, "target.qcow2"), Serial: r.targetSerial(), Bus: r.TargetBus}
+}
+
+func (r *circle) restore(ctx context.Context) error {
+	set, err := r.setDir(ctx)
+	if err != nil {
+		return err
+	}
+	iso := filepath.Join(r.Work, "rescue.iso")
+	if err := r.dump(ctx, "/"+set+"/rescue.iso", iso); err != nil {
+		return err
+	}
+	size := r.TargetSize
+	if size == "" {
+		size = r.src.Size
+	}
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, size); err != nil {
+		return err
+	}
+	m := Machine{Name: r.Kind + "-rescue", CPUs: 2, Memory: 768, Log: r.log("rescue"), CDROM: iso, Disks: []Disk{{File: r.setDisk, Serial: "SETDISK01"}, r.target()}}
+	if err := r.nvram(&m, "rescue"); err != nil {
+		return err
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if _, err := vm.Expect(`mkcdrec: rescue system ready`, bootLimit); err != nil {
+		return err
+	}
+	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\nthe machine is restored|UNATTENDED RESTORE FAILED`, jobLimit)
+	if err != nil {
+		return err
+	}
+	if g[1] == "" {
+		return fmt.Errorf("the restore failed:\n%s", vm.Tail(4000))
+	}
+	r.out.Restore = strings.ReplaceAll(g[1], "\r", "")
+	if _, err := vm.Expect(`UNATTENDED RESTORE DONE`, bootLimit); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
+}
+
+func (r *circle) boot(ctx context.Context) error {
+	m := Machine{Name: r.Kind + "-restored", CPUs: 2, Log: r.log("restored"), Disks: []Disk{r.target(), {File: r.setDisk, Serial: "SETDISK01"}}}
+	if err := r.nvram(&m, "restored"); err != nil { // empty: only the removable path is left
+		return err
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if err := vm.Login(Password, bootLimit); err != nil {
+		return err
+	}
+	dev := "/dev/vda"
+	switch r.TargetBus {
+	case "nvme":
+		dev = "/dev/nvme0n1"
+	case "scsi", "ahci", "usb":
+		dev = "/dev/sda"
+	}
+	storage := strings.NewReplacer("DEV", dev).Replace("(sfdisk -d DEV; for d in DEV*[0-9] /dev/mapper/vg0-*; do [ $d = DEV ] && continue; blkid -p -o export $d; dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-after.txt 2>/dev/null; sync")
+	for _, c := range []string{
+		"mount LABEL=SETDISK /backup",
+		storage,
+		"/backup/bin/guest describe " + r.mounts() + " > /backup/after.json && sync",
+		"test -z \"$(systemctl --failed --plain --no-legend)\"",
+		"umount /backup",
+	} {
+		if _, err := must(vm, c, jobLimit); err != nil {
+			return err
+		}
+	}
+	if err := vm.Send("poweroff\n"); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
+}
+
+func (r *circle) describe(ctx context.Context, name string) ([]tree.Entry, error) {
+	file := filepath.Join(r.Work, name)
+	if err := r.dump(ctx, "/"+name, file); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var es []tree.Entry
+	return es, json.Unmarshal(b, &es)
+}
+
+// compare sorts every difference into those that a running system makes and
+// the others, of which there must be none.
+func (r *circle) compare(ctx context.Context) error {
+	before, err := r.describe(ctx, "before.json")
+	if err != nil {
+		return err
+	}
+	after, err := r.describe(ctx, "after.json")
+	if err != nil {
+		return err
+	}
+	r.out.Paths = len(before)
+	if r.out.Paths < 3000 {
+		return fmt.Errorf("only %d paths were described: that is no Debian", r.out.Paths)
+	}
+	for _, d := range tree.Compare(before, after) {
+		named := false
+		for _, c := range changes {
+			p := d.Path
+			fmt.Sscanf(d.Path, "%q", &p)
+			if regexp.MustCompile(c.Pattern).MatchString(p) {
+				r.out.Named[c.Name]++
+				named = true
+				break
+			}
+		}
+		if !named {
+			r.out.Differences = append(r.out.Differences, d)
+		}
+	}
+	return r.compareStorage(ctx)
+}
+
+// compareStorage compares what sfdisk, blkid, dumpe2fs, xfs_info and LVM say
+// of both machines' storage.
+func (r *circle) compareStorage(ctx context.Context) error {
+	var text [2]string
+	for i, n := range []string{"storage-before.txt", "storage-after.txt"} {
+		file := filepath.Join(r.Work, n)
+		if err := r.dump(ctx, "/"+n, file); err != nil {
+			return err
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		text[i] = string(b)
+		// Device names, and where a larger disk ends, are not compared.
+		for _, re := range []string{`/dev/(vda|sda|nvme0n1)p?`, `(?m)^(Journal features:|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
+			text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
+		}
+	}
+	a, b := strings.Split(text[0], "\n"), strings.Split(text[1], "\n")
+	for i := range max(len(a), len(b)) {
+		var x, y string
+		if i < len(a) {
+			x = a[i]
+		}
+		if i < len(b) {
+			y = b[i]
+		}
+		if x != y {
+			r.out.Differences = append(r.out.Differences, tree.Difference{Path: "storage, line " + fmt.Sprint(i+1), Before: x, After: y})
+		}
+	}
+	return nil
+}

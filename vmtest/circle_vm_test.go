@@ -1,0 +1,76 @@
+//go:build vmtest
+
+package vmtest
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// programs builds what runs in the machines, once for all scenarios.
+func programs(t *testing.T) (mkcdrec, guest string) {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mkcdrec = filepath.Join(root, "bin/mkcdrec")
+	if _, err := os.Stat(mkcdrec); err != nil {
+		t.Fatalf("%v: run make build first", err)
+	}
+	guest = filepath.Join(t.TempDir(), "guest")
+	c := exec.Command("go", "build", "-o", guest, "./guest")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build guest: %v\n%s", err, out)
+	}
+	return mkcdrec, guest
+}
+
+func runCircle(t *testing.T, c Circle) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
+	defer cancel()
+	c.Mkcdrec, c.Guest = programs(t)
+	c.Work = workDir(t)
+	c.Say = t.Logf
+	out, err := c.Run(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("backup:\n%s", out.Backup)
+	t.Logf("restore:\n%s", out.Restore)
+	t.Logf("%d paths; named differences: %v", out.Paths, out.Named)
+	for _, d := range out.Differences {
+		t.Errorf("differs: %v", d)
+	}
+}
+
+// workDir is kept when MKCDREC_KEEP names a directory.
+func workDir(t *testing.T) string {
+	if d := os.Getenv("MKCDREC_KEEP"); d != "" {
+		d = filepath.Join(d, filepath.Base(t.Name()))
+		if err := os.RemoveAll(d); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	return t.TempDir()
+}
+
+func TestBIOSLVM(t *testing.T) {
+	t.Parallel()
+	runCircle(t, Circle{Kind: BIOSLVM})
+}
+
+func TestUEFIPlain(t *testing.T) {
+	t.Parallel()
+	runCircle(t, Circle{Kind: UEFIPlain})
+}

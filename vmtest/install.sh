@@ -1,0 +1,99 @@
+#!/bin/bash
+# Process 1 of the installer: makes a source machine on a blank disk.
+# Kernel command line: mk.kind=bios-lvm|uefi-plain mk.serial=SERIAL
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=/root
+say() { echo "== $(cut -d' ' -f1 /proc/uptime) $*"; }
+die() { echo "INSTALL-FAIL: $*"; sync; echo o > /proc/sysrq-trigger; sleep 100; }
+trap 'die "line $LINENO: $BASH_COMMAND"' ERR
+set -eE -o pipefail
+for a in $(cat /proc/cmdline); do
+  case $a in mk.kind=*) KIND=${a#*=} ;; mk.serial=*) SERIAL=${a#*=} ;; esac
+done
+say "installing $KIND on $SERIAL"
+mountpoint -q /run || mount -t tmpfs tmpfs /run
+for d in /tmp /var/tmp /mnt; do mount -t tmpfs tmpfs $d; done
+mkdir -p /run/lock /run/lvm
+/lib/systemd/systemd-udevd --daemon
+udevadm trigger --action=add
+udevadm settle
+modprobe -a dm-mod xfs vfat nls_cp437 nls_iso8859-1 nls_ascii
+if [ -d /sys/firmware/efi/efivars ]; then mount -t efivarfs efivarfs /sys/firmware/efi/efivars; fi
+D=/dev/disk/by-id/virtio-$SERIAL
+T=/mnt/t
+mkdir $T
+sgdisk -Z $D >/dev/null
+case $KIND in
+bios-lvm)
+  sgdisk -n1:0:+1M -t1:ef02 -c1:biosboot -n2:0:+512M -t2:8300 -c2:boot -A2:set:2 -n5:0:0 -t5:8e00 -c5:lvm $D
+  udevadm settle
+  mkfs.ext4 -q -L boot -I 128 -O ^64bit $D-part2
+  pvcreate -q -y $D-part5
+  vgcreate -q vg0 $D-part5
+  lvcreate -y -L 3g -n root vg0
+  lvcreate -y -L 1g -n home-dirs vg0
+  lvcreate -y -L 256m -n swap vg0
+  udevadm settle
+  mkfs.ext4 -q -L root -m 2 /dev/vg0/root
+  mkfs.xfs -q -L home /dev/vg0/home-dirs
+  mkswap -L swap /dev/vg0/swap
+  mount /dev/vg0/root $T
+  mkdir $T/boot $T/home
+  mount $D-part2 $T/boot
+  mount /dev/vg0/home-dirs $T/home
+  ;;
+uefi-plain)
+  sgdisk -n1:0:+256M -t1:ef00 -c1:ESP -n2:0:0 -t2:8300 -c2:root $D
+  udevadm settle
+  mkfs.vfat -F32 -n ESP $D-part1 >/dev/null
+  mkfs.ext4 -q -L root $D-part2
+  mount $D-part2 $T
+  mkdir -p $T/boot/efi
+  mount $D-part1 $T/boot/efi
+  ;;
+esac
+say copying
+cp -ax /. $T/
+mkdir -p $T/dev $T/proc $T/sys $T/run $T/tmp $T/mnt $T/var/tmp
+chmod 1777 $T/tmp $T/var/tmp
+rm -f $T/install.sh
+echo $KIND > $T/etc/hostname
+printf '127.0.0.1 localhost\n127.0.1.1 %s\n' $KIND > $T/etc/hosts
+u() { blkid -s UUID -o value "$1"; }
+case $KIND in
+bios-lvm) cat > $T/etc/fstab <<F
+/dev/mapper/vg0-root / ext4 errors=remount-ro 0 1
+UUID=$(u $D-part2) /boot ext4 defaults 0 2
+/dev/mapper/vg0-home--dirs /home xfs defaults 0 2
+/dev/mapper/vg0-swap none swap sw 0 0
+F
+  ;;
+uefi-plain) cat > $T/etc/fstab <<F
+UUID=$(u $D-part2) / ext4 errors=remount-ro 0 1
+UUID=$(u $D-part1) /boot/efi vfat umask=0077 0 1
+F
+  ;;
+esac
+cat > $T/etc/default/grub <<'F'
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX_DEFAULT=""
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
+GRUB_TERMINAL="console serial"
+GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
+GRUB_DISABLE_OS_PROBER=true
+F
+for d in dev proc sys run; do mount --rbind /$d $T/$d; done
+say "installing GRUB"
+case $KIND in
+bios-lvm) chroot $T grub-install --target=i386-pc "$(readlink -f $D)" ;;
+uefi-plain) chroot $T grub-install --target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian ;;
+esac
+chroot $T update-grub
+sync
+umount -R -l $T
+if [ $KIND = bios-lvm ]; then vgchange -q -an vg0 || true; fi
+sync
+say INSTALL-OK
+echo o > /proc/sysrq-trigger
+sleep 100

@@ -1,0 +1,196 @@
+package vmtest
+
+import (
+	"context"
+	"crypto/sha256"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed install.sh
+var installScript string
+
+// Password is root's in the source machines.
+const Password = "test"
+
+// packages of the source machines: a small Debian 12 with all that a backup
+// of it needs.
+const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk," +
+	"grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,efibootmgr,isolinux,syslinux-common,acl,attr,libcap2-bin,iproute2,less,procps,bash,util-linux-extra,login,passwd"
+
+const setupHook = `#!/bin/sh
+set -e
+mkdir -p "$1/etc/initramfs-tools/conf.d"
+printf 'MODULES=list\nCOMPRESS=zstd\nRESUME=none\nFSTYPE=ext4\n' > "$1/etc/initramfs-tools/conf.d/small"
+printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme ext4 xfs vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
+`
+
+const customizeHook = `#!/bin/sh
+set -e
+echo root:` + Password + ` | chroot "$1" chpasswd
+: > "$1/etc/machine-id"
+for u in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer dpkg-db-backup.timer systemd-networkd-wait-online.service systemd-timesyncd.service getty@tty1.service; do
+  ln -sf /dev/null "$1/etc/systemd/system/$u"
+done
+`
+
+// CacheDir holds what takes long to make: the Debian tree and the installed
+// source machines. MKCDREC_CACHE names another place.
+func CacheDir() string {
+	if d := os.Getenv("MKCDREC_CACHE"); d != "" {
+		return d
+	}
+	return "/var/cache/mkcdrec/vmtest"
+}
+
+// Kinds of source machines.
+const (
+	BIOSLVM   = "bios-lvm"
+	UEFIPlain = "uefi-plain"
+)
+
+// Source is an installed source machine. Its disk is never written to:
+// scenarios work on overlays.
+type Source struct {
+	Kind   string
+	Disk   string // qcow2
+	Serial string
+	Size   string // for qemu-img
+}
+
+// Prepare gives the source machine of a kind, installing it if the cache has
+// it not. Two callers at once wait for each other.
+func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Source, error) {
+	sum := sha256.Sum256([]byte(installScript + packages + setupHook + customizeHook))
+	dir := filepath.Join(CacheDir(), fmt.Sprintf("%x", sum[:6]))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(dir+"/lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return nil, err
+	}
+	s := &Source{Kind: kind, Disk: filepath.Join(dir, kind+".qcow2")}
+	switch kind {
+	case BIOSLVM:
+		s.Serial, s.Size = "SRCBIOS01", "6G"
+	case UEFIPlain:
+		s.Serial, s.Size = "SRCUEFI01", "5G"
+	default:
+		return nil, fmt.Errorf("unknown machine %q", kind)
+	}
+	if _, err := os.Stat(s.Disk); err == nil {
+		return s, nil
+	}
+	if err := makeTree(ctx, dir, say); err != nil {
+		return nil, err
+	}
+	say("installing source machine %s (about a minute)", kind)
+	return s, install(ctx, dir, s)
+}
+
+func command(ctx context.Context, args ...string) error {
+	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cannot run %s: %w\n%s", strings.Join(args, " "), err, out[max(0, len(out)-2000):])
+	}
+	return nil
+}
+
+// makeTree makes the Debian tree and the installer's disk, kernel and initrd.
+func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
+	if _, err := os.Stat(dir + "/installer.img"); err == nil {
+		return nil
+	}
+	say("fetching Debian 12 for the source machines (once, about two minutes)")
+	tree := dir + "/tree"
+	if err := os.RemoveAll(tree); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{"setup.sh": setupHook, "customize.sh": customizeHook} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			return err
+		}
+	}
+	args := []string{"mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=" + packages,
+		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/info/*",
+		`--aptopt=Acquire::Languages "none"`, `--aptopt=APT::Install-Recommends "false"`,
+		"--setup-hook=" + dir + `/setup.sh "$1"`, "--customize-hook=" + dir + `/customize.sh "$1"`, "bookworm", tree}
+	if err := command(ctx, args...); err != nil {
+		return err
+	}
+	defer os.RemoveAll(tree)
+	if err := os.WriteFile(tree+"/install.sh", []byte(installScript), 0o755); err != nil {
+		return err
+	}
+	for from, to := range map[string]string{"vmlinuz-*": "vmlinuz", "initrd.img-*": "initrd.img"} {
+		m, err := filepath.Glob(tree + "/boot/" + from)
+		if err != nil || len(m) != 1 {
+			return fmt.Errorf("cannot find %s in the Debian tree: %v", from, m)
+		}
+		if err := command(ctx, "cp", m[0], filepath.Join(dir, to)); err != nil {
+			return err
+		}
+	}
+	tmp := dir + "/installer.tmp"
+	os.Remove(tmp)
+	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "INSTALLER", "-E", "root_owner=0:0", "-d", tree, tmp, "900M"); err != nil {
+		return err
+	}
+	return os.Rename(tmp, dir+"/installer.img")
+}
+
+func install(ctx context.Context, dir string, s *Source) error {
+	tmp := s.Disk + ".tmp.qcow2"
+	os.Remove(tmp)
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", tmp, s.Size); err != nil {
+		return err
+	}
+	m := Machine{Name: "install-" + s.Kind, CPUs: 2, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: dir + "/install-" + s.Kind + ".log",
+		Append: "root=LABEL=INSTALLER rw init=/install.sh console=ttyS0,115200 panic=-1 mk.kind=" + s.Kind + " mk.serial=" + s.Serial,
+		Disks:  []Disk{{File: dir + "/installer.img", Serial: "INSTALLER", Snapshot: true}, {File: tmp, Serial: s.Serial}}}
+	if s.Kind == UEFIPlain {
+		var err error
+		if m.UEFI, err = NVRAM(tmp + ".vars"); err != nil {
+			return err
+		}
+		defer os.Remove(m.UEFI)
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	g, err := vm.Expect(`INSTALL-(OK|FAIL.*)`, 15*time.Minute)
+	if err != nil {
+		return err
+	}
+	if g[1] != "OK" {
+		return fmt.Errorf("cannot install %s: %s\n%s", s.Kind, g[0], vm.Tail(2000))
+	}
+	if err := vm.Wait(2 * time.Minute); err != nil {
+		return err
+	}
+	return os.Rename(tmp, s.Disk)
+}
+
+// NVRAM makes an empty NVRAM for a UEFI machine.
+func NVRAM(file string) (string, error) {
+	b, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
+	if err != nil {
+		return "", errors.Join(errors.New("cannot make NVRAM: is ovmf installed?"), err)
+	}
+	return file, os.WriteFile(file, b, 0o600)
+}
