@@ -13,3 +13,32 @@ build: generate  ## bin/mkcdrec, the one static executable
 
 generate:        ## internal/bbgen: u-root's commands and ours as packages
 	$(GO) run ./internal/genbb
+
+deps:            ## installs what building and testing need from Debian, once
+	@dpkg -s $(DEPS) >/dev/null 2>&1 || { echo "installing Debian packages: $(DEPS)"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(DEPS) >/dev/null; }
+	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed: https://go.dev/dl"; exit 1; }
+
+demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compare
+	$(GO) run ./vmtest/demo
+
+test: deps lint build ## all tests: packages in seconds, then machines in QEMU
+	$(GO) test ./...
+	$(GO) test -tags vmtest -count=1 -timeout 60m -v ./vmtest
+
+test-all: test   ## the long matrix as well, and every fuzzer for a while
+	MKCDREC_ALL=1 $(GO) test -tags vmtest -count=1 -timeout 180m -v ./vmtest
+	$(GO) run ./.ci/fuzz 20s
+
+bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
+	$(GO) run ./internal/bench
+
+lint:            ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l cmds builder initramfs internal/[a-z]* kernelcfg templates vmtest | grep -v internal/bbgen)" || { gofmt -l cmds builder initramfs internal kernelcfg templates vmtest | grep -v internal/bbgen; exit 1; }
+	$(GO) vet $$($(GO) list ./... | grep -v internal/bbgen)
+	$(GO) tool staticcheck $$($(GO) list ./... | grep -v internal/bbgen)
+
+install: build   ## /usr/sbin/mkcdrec
+	install -D -m 755 bin/mkcdrec $(DESTDIR)/usr/sbin/mkcdrec
+
+clean:           ## everything that was made here; the cache in /var/cache/mkcdrec stays
+	rm -rf bin out internal/bbgen

@@ -203,6 +203,6 @@ func TestErrors(checks []Check) error {
 	return errors.Join(errs...)
 }
 
-// Unprobed is a plan for a machine whose disks can't be read: file system
-// types come from what is mounted. It is good for a rescue medium only.
-func Unprobed() *Plan { return &Plan{Layout: probe.Machine{}.Unprobed()} }
+// Unprobed is a plan for a machine whose disks can't be read. It is good for
+// a rescue medium only, which then carries the programs for any set.
+func Unprobed() *Plan { return &Plan{Layout: probe.Machine{}.Unprobed(), generic: true} }

@@ -37,8 +37,9 @@ type RescueConfig struct {
 	Modules        string   `yaml:"modules"`     // host or all
 	ExtraModules   []string `yaml:"extra_modules"`
 	ExcludeModules []string `yaml:"exclude_modules"`
-	Carry          []string `yaml:"carry"`  // further programs of the host
-	Append         string   `yaml:"append"` // kernel command line
+	Carry          []string `yaml:"carry"`    // further programs of the host
+	Programs       string   `yaml:"programs"` // needed (or ""), or none
+	Append         string   `yaml:"append"`   // kernel command line
 }
 
 // LoadConfig reads a configuration file; unknown keys and wrong types are

@@ -30,8 +30,11 @@ type Plan struct {
 	// no device; HolderPath is the set's directory on it.
 	Holder     *layout.Filesystem
 	HolderPath string
-	exclude    *archive.Matcher
-	level      archive.Level
+	// generic is a plan without a layout: the medium gets what this machine
+	// has for any set.
+	generic bool
+	exclude *archive.Matcher
+	level   archive.Level
 }
 
 // PlannedArchive is one file system to be archived.

@@ -260,8 +260,16 @@ func (b *Builder) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []s
 
 func (b *Builder) programs(p *Plan) []initramfs.Program {
 	var out []initramfs.Program
-	for _, n := range append(p.Needs(), "shell") {
+	if b.Config.Rescue.Programs == "none" {
+		return nil
+	}
+	needs := append(p.Needs(), "shell")
+	if p.generic {
+		needs = append(needs, "ext4", "xfs", "vfat", "lvm")
+	}
+	for _, n := range needs {
 		for _, pr := range initramfs.ProgramsFor(n) {
+			pr.Optional = pr.Optional || p.generic
 			if !slices.ContainsFunc(out, func(o initramfs.Program) bool { return o.Name == pr.Name }) {
 				pr.For = n
 				out = append(out, pr)

@@ -133,7 +133,9 @@ func Libraries(ctx context.Context, run tool.Runner, file string) ([]string, err
 	}
 	// Loaded by glibc at run time when a thread ends, and by no name in the file.
 	if i := slices.IndexFunc(libs, func(l string) bool { return strings.Contains(l, "/libc.so.6") }); i >= 0 {
-		if p := filepath.Join(filepath.Dir(libs[i]), "libgcc_s.so.1"); exists(p) && slices.ContainsFunc(libs, func(l string) bool { return strings.Contains(l, "libpthread") || strings.Contains(l, "libdevmapper") || strings.Contains(l, "liburcu") }) {
+		if p := filepath.Join(filepath.Dir(libs[i]), "libgcc_s.so.1"); exists(p) && slices.ContainsFunc(libs, func(l string) bool {
+			return strings.Contains(l, "libpthread") || strings.Contains(l, "libdevmapper") || strings.Contains(l, "liburcu")
+		}) {
 			libs = append(libs, p)
 		}
 	}

@@ -155,8 +155,11 @@ func (r *circle) backup(ctx context.Context) error {
 		return err
 	}
 	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}}
-	if err := r.nvram(&m, "source"); err != nil {
-		return err
+	if r.Kind == UEFIPlain {
+		m.UEFI = filepath.Join(r.Work, "source.vars")
+		if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {
+			return err
+		}
 	}
 	vm, err := Start(ctx, m)
 	if err != nil {

@@ -66,6 +66,10 @@ type Source struct {
 	Size   string // for qemu-img
 }
 
+// NVRAM is the file of the machine's own UEFI variables, with the boot entry
+// that its installation made.
+func (s *Source) NVRAM() string { return strings.TrimSuffix(s.Disk, ".qcow2") + ".vars" }
+
 // Prepare gives the source machine of a kind, installing it if the cache has
 // it not. Two callers at once wait for each other.
 func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Source, error) {
@@ -163,10 +167,9 @@ func install(ctx context.Context, dir string, s *Source) error {
 		Disks:  []Disk{{File: dir + "/installer.img", Serial: "INSTALLER", Snapshot: true}, {File: tmp, Serial: s.Serial}}}
 	if s.Kind == UEFIPlain {
 		var err error
-		if m.UEFI, err = NVRAM(tmp + ".vars"); err != nil {
+		if m.UEFI, err = NVRAM(s.NVRAM()); err != nil {
 			return err
 		}
-		defer os.Remove(m.UEFI)
 	}
 	vm, err := Start(ctx, m)
 	if err != nil {

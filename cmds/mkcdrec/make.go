@@ -23,19 +23,23 @@ func rescueFlags() []cli.Flag {
 		&cli.StringFlag{Name: "kernel", Usage: "kernel image `FILE` instead of the running one"},
 		&cli.StringFlag{Name: "modules", Usage: "`DIR` of the kernel's modules instead of /lib/modules/VERSION"},
 		&cli.StringFlag{Name: "module-set", Usage: "`SET` of drivers: host or all"},
+		&cli.StringFlag{Name: "programs", Usage: "carry `WHICH` programs of this machine: needed, or none (a medium that can't restore)"},
 		&cli.StringFlag{Name: "append", Usage: "`WORDS` for the rescue system's kernel command line"},
 	}
 }
 
 func (a *app) rescueOptions(c *cli.Command) error {
 	r := &a.cfg.Rescue
-	for name, to := range map[string]*string{"kernel": &r.Kernel, "modules": &r.ModulesDir, "module-set": &r.Modules, "append": &r.Append} {
+	for name, to := range map[string]*string{"kernel": &r.Kernel, "modules": &r.ModulesDir, "module-set": &r.Modules, "append": &r.Append, "programs": &r.Programs} {
 		if c.IsSet(name) {
 			*to = c.String(name)
 		}
 	}
 	if r.Modules != kernelcfg.SetHost && r.Modules != kernelcfg.SetAll {
 		return exit.Usage(fmt.Errorf("--module-set %q is not known; want %s or %s", r.Modules, kernelcfg.SetHost, kernelcfg.SetAll))
+	}
+	if r.Programs != "" && r.Programs != "needed" && r.Programs != "none" {
+		return exit.Usage(fmt.Errorf("--programs %q is not known; want needed or none", r.Programs))
 	}
 	return nil
 }

@@ -16,11 +16,7 @@ func TestPick(t *testing.T) {
 		{"[mkcdrec applet]", "mkcdrec", "[mkcdrec applet]"},
 		{"[/init]", "init", "[/init]"},
 	} {
-		var argv []string
-		for _, w := range splitWords(c.argv) {
-			argv = append(argv, w)
-		}
-		name, args := Pick(argv, cmds)
+		name, args := Pick(splitWords(c.argv), cmds)
 		if name != c.name || fmt.Sprint(args) != c.args {
 			t.Errorf("Pick(%s) = %s %v; want %s %s", c.argv, name, args, c.name, c.args)
 		}

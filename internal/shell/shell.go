@@ -191,10 +191,12 @@ func (s *session) read(t *term.Terminal, parser *syntax.Parser) (string, error) 
 		}
 		text += line + "\n"
 		incomplete := false
-		err = parser.Interactive(strings.NewReader(text), func([]*syntax.Stmt) bool {
-			incomplete = parser.Incomplete()
-			return !incomplete
-		})
+		for _, e := range parser.InteractiveSeq(strings.NewReader(text)) {
+			err = e
+			if incomplete = parser.Incomplete(); incomplete || err != nil {
+				break
+			}
+		}
 		if !incomplete {
 			return text, err
 		}

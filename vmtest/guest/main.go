@@ -25,7 +25,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("usage: guest tree DIR [huge] | guest describe DIR...")
+		return fmt.Errorf("want tree DIR [huge], or describe and directories")
 	}
 	switch args[0] {
 	case "tree":

@@ -1,0 +1,62 @@
+package shell
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestMain(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "s")
+	if err := os.WriteFile(script, []byte("echo $# $1 $2\nfalse\nexit 7\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, stdin, out string
+		args             []string
+		code             int
+	}{
+		{"command", "", "hi\n", []string{"-c", "echo hi"}, 0},
+		{"command with parameters", "", "a b\n", []string{"-c", "echo $1 $2", "name", "a", "b"}, 0},
+		{"exit status", "", "", []string{"-c", "exit 3"}, 3},
+		{"stop at an error", "", "", []string{"-ec", "false; echo no"}, 1},
+		{"script", "", "2 x y\n", []string{script, "x", "y"}, 7},
+		{"standard input", "echo $1; echo pipe | cat", "q\npipe\n", []string{"-s", "q"}, 0},
+		{"standard input alone", "for i in 1 2; do echo $i; done", "1\n2\n", nil, 0},
+		{"no command", "", "", []string{"-c"}, 2},
+		{"unknown option", "", "", []string{"-Z"}, 2},
+		{"no such script", "", "", []string{"/no/such/script"}, 127},
+		{"syntax error", "", "", []string{"-c", "if"}, 2},
+		{"unknown command", "", "", []string{"-c", "no-such-command-here"}, 127},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := filepath.Join(t.TempDir(), "in")
+			if err := os.WriteFile(in, []byte(c.stdin), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			var out, errw bytes.Buffer
+			if code := Main(c.args, f, &out, &errw); code != c.code || out.String() != c.out {
+				t.Errorf("Main(%q) = %d, %q (%s); want %d, %q", c.args, code, out.String(), errw.String(), c.code, c.out)
+			}
+		})
+	}
+}
+
+func TestHistory(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	h := loadHistory()
+	for _, l := range []string{"a", "b", "b", "", "c"} {
+		h.Add(l)
+	}
+	h.save()
+	h = loadHistory()
+	if h.Len() != 3 || h.At(0) != "c" || h.At(2) != "a" {
+		t.Errorf("history %q", h.lines)
+	}
+}
