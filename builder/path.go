@@ -222,6 +222,7 @@ func (s *setWriter) archive(ctx context.Context, a PlannedArchive) error {
 	if err != nil {
 		return err
 	}
+	s.b.Report.Phase("writing "+a.File+" to its disk", 0)
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("cannot write %s: %w", a.File, err)
 	}

@@ -38,7 +38,7 @@ func ProgramsFor(what string) []Program {
 	case "lvm":
 		return []Program{{Name: "lvm", Check: []string{"version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "shell":
-		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "vi", Check: []string{"--version"}, Optional: true}, {Name: "lsblk", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}}
+		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "vi", Check: []string{"--version"}, Optional: true}, {Name: "tar", Check: []string{"--version"}, Optional: true}, {Name: "sed", Check: []string{"--version"}, Optional: true}, {Name: "awk", Check: []string{"1"}, Optional: true}, {Name: "diff", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}}
 	}
 	return nil
 }

@@ -34,7 +34,8 @@ type Machine struct {
 	Memory int    // MiB, default 1024
 	CPUs   int    // default 1
 	UEFI   string // file of the NVRAM; "" for BIOS
-	CDROM  string
+	CDROM  string // a SCSI drive, which every kernel here knows
+	IDECD  string // an AHCI drive, as real machines have
 	Disks  []Disk
 	// Kernel, Initrd and Append start a kernel without firmware and loader.
 	Kernel, Initrd, Append string
@@ -106,7 +107,7 @@ func (m Machine) Args() []string {
 		if d.Serial != "" {
 			dev += ",serial=" + d.Serial
 		}
-		if i == 0 && m.CDROM == "" && m.Kernel == "" {
+		if i == 0 && m.CDROM == "" && m.IDECD == "" && m.Kernel == "" {
 			dev += ",bootindex=0"
 		}
 		a = append(a, "-device", dev)
@@ -114,6 +115,9 @@ func (m Machine) Args() []string {
 	if m.CDROM != "" {
 		// Debian's cloud kernel has no AHCI driver: the CD is a SCSI one.
 		a = append(a, "-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file="+m.CDROM, "-device", "virtio-scsi-pci,id=scsicd", "-device", "scsi-cd,bus=scsicd.0,drive=cd,bootindex=0")
+	}
+	if m.IDECD != "" {
+		a = append(a, "-drive", "if=none,id=idecd,media=cdrom,readonly=on,format=raw,file="+m.IDECD, "-device", "ide-cd,bus=ide.0,drive=idecd,bootindex=0")
 	}
 	if m.Kernel != "" {
 		a = append(a, "-kernel", m.Kernel, "-append", m.Append)

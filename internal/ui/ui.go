@@ -147,6 +147,9 @@ func (f *phase) show() {
 // text is "1.2 GiB of 3.0 GiB, 40 %, 210.0 MiB/s, 9 s left".
 func (f *phase) text(n int64) string {
 	el := time.Since(f.start)
+	if n == 0 && f.total == 0 {
+		return fmt.Sprintf("... %.0f s", el.Seconds())
+	}
 	s := quantity.Size(n).String()
 	rate := float64(n) / max(el.Seconds(), 1e-3)
 	if f.total > 0 {

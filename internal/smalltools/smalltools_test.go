@@ -1,0 +1,141 @@
+package smalltools
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/vmtest/tree"
+)
+
+func run(t *testing.T, fn Func, stdin string, args ...string) (string, error) {
+	t.Helper()
+	var out, errw bytes.Buffer
+	err := fn(IO{strings.NewReader(stdin), &out, &errw}, args)
+	return out.String(), err
+}
+
+func TestCut(t *testing.T) {
+	const in = "a:b:c:d\nno delimiter\n:x\n"
+	for _, c := range []struct{ args, want string }{
+		{"-d: -f2", "b\nno delimiter\nx\n"},
+		{"-d : -f 1,3-", "a:c:d\nno delimiter\n\n"},
+		{"-d: -f-2 -s", "a:b\n:x\n"},
+		{"-c 1-3", "a:b\nno \n:x\n"},
+	} {
+		if got, err := run(t, Cut, in, strings.Fields(c.args)...); err != nil || got != c.want {
+			t.Errorf("cut %s = %q, %v; want %q", c.args, got, err, c.want)
+		}
+	}
+	var u usage
+	for _, bad := range []string{"", "-f1 -c1", "-f 0", "-f a", "-f 3-1", "-d ab -f1"} {
+		if _, err := run(t, Cut, in, strings.Fields(bad)...); !errors.As(err, &u) {
+			t.Errorf("cut %q = %v; want wrong usage", bad, err)
+		}
+	}
+}
+
+func TestCp(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("owners and devices need root; CI is root")
+	}
+	dir := t.TempDir()
+	src := dir + "/src"
+	if err := os.Mkdir(src, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Make(src, tree.Options{Trusted: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, Cp, "", "-a", src, dir+"/dst"); err != nil {
+		t.Fatal(err)
+	}
+	a, err := tree.Describe(src, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := tree.Describe(dir+"/dst", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range tree.Compare(a, b) {
+		t.Errorf("differs: %v", d)
+	}
+	if left, err := filepath.Glob(dir + "/.cp-*"); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if _, err := run(t, Cp, "", "-p", src+"/setuid", dir+"/kept"); err != nil {
+		t.Error(err)
+	}
+	if st, err := os.Stat(dir + "/kept"); err != nil || st.Mode()&os.ModeSetuid == 0 {
+		t.Errorf("cp -p lost the mode: %v %v", st.Mode(), err)
+	}
+	if _, err := run(t, Cp, "", src, dir+"/x"); err == nil {
+		t.Error("a directory is copied without -a")
+	}
+	if _, err := run(t, Cp, "", src+"/plain", src+"/plain"); err == nil {
+		t.Error("a file is copied onto itself")
+	}
+	if b, err := os.ReadFile(src + "/plain"); err != nil || len(b) == 0 {
+		t.Errorf("the file copied onto itself is gone: %q %v", b, err)
+	}
+}
+
+func TestOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("chown needs root; CI is root")
+	}
+	f := t.TempDir() + "/f"
+	if err := os.WriteFile(f, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		fn       Func
+		spec     string
+		uid, gid uint32
+	}{{Chown, "12:34", 12, 34}, {Chown, "root", 0, 34}, {Chgrp, "56", 0, 56}} {
+		if _, err := run(t, c.fn, "", "-Rh", c.spec, f); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(f, &st); err != nil || st.Uid != c.uid || st.Gid != c.gid {
+			t.Errorf("%s gives %d:%d; want %d:%d", c.spec, st.Uid, st.Gid, c.uid, c.gid)
+		}
+	}
+	if _, err := run(t, Chown, "", "no-such-user-here", f); err == nil {
+		t.Error("an unknown user is accepted")
+	}
+}
+
+func TestEnv(t *testing.T) {
+	if got, err := run(t, Env, "", "-i", "A=1", "B=2"); err != nil || got != "A=1\nB=2\n" {
+		t.Errorf("env = %q, %v", got, err)
+	}
+	if got, err := run(t, Env, "", "-i", "A=1", "/bin/sh", "-c", "echo $A; exit 5"); got != "1\n" || err != status(5) {
+		t.Errorf("env sh = %q, %v", got, err)
+	}
+}
+
+func TestRmdirStat(t *testing.T) {
+	d := t.TempDir()
+	if err := os.MkdirAll(d+"/a/b", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, Rmdir, "", d+"/a"); err == nil {
+		t.Error("a full directory is removed")
+	}
+	if _, err := run(t, Rmdir, "", d+"/a/b"); err != nil {
+		t.Error(err)
+	}
+	if got, err := run(t, Stat, "", d+"/a"); err != nil || !strings.Contains(got, "directory") || !strings.Contains(got, "Mode: 0755") {
+		t.Errorf("stat = %q, %v", got, err)
+	}
+	if _, err := run(t, Killall, "", "no-such-process-name"); err == nil {
+		t.Error("killall of nothing succeeds")
+	}
+}

@@ -1,0 +1,274 @@
+package smalltools
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Env prints or changes the environment: env [-i] [NAME=VALUE...] [COMMAND ARG...]
+func Env(s IO, args []string) error {
+	f := flags(s, "env", "[-i] [NAME=VALUE...] [COMMAND ARG...]")
+	clear := f.Bool("i", false, "begin with an empty environment")
+	args, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	env := os.Environ()
+	if *clear {
+		env = nil
+	}
+	for len(args) > 0 && strings.Contains(args[0], "=") {
+		k, _, _ := strings.Cut(args[0], "=")
+		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, k+"=") })
+		env = append(env, args[0])
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		for _, e := range env {
+			fmt.Fprintln(s.Out, e)
+		}
+		return nil
+	}
+	c := exec.Command(args[0], args[1:]...)
+	c.Env, c.Stdin, c.Stdout, c.Stderr = env, s.In, s.Out, s.Err
+	return exitStatus(c.Run())
+}
+
+func exitStatus(err error) error {
+	var x *exec.ExitError
+	if errors.As(err, &x) {
+		return status(x.ExitCode())
+	}
+	return err
+}
+
+// Clear clears the screen.
+func Clear(s IO, _ []string) error {
+	_, err := fmt.Fprint(s.Out, "\x1b[H\x1b[2J\x1b[3J")
+	return err
+}
+
+// Swapon and Swapoff switch swap devices and files.
+func Swapon(s IO, args []string) error  { return swap(s, "swapon", unix.SYS_SWAPON, args) }
+func Swapoff(s IO, args []string) error { return swap(s, "swapoff", unix.SYS_SWAPOFF, args) }
+
+func swap(s IO, name string, call uintptr, args []string) error {
+	f := flags(s, name, "[-a] DEVICE...")
+	all := f.Bool("a", false, "all: every swap device that is found, or is in use")
+	args, err := parse(f, args)
+	if err != nil {
+		return err
+	}
+	if *all {
+		more, err := swaps(call == unix.SYS_SWAPOFF)
+		if err != nil {
+			return err
+		}
+		args = append(args, more...)
+	}
+	if len(args) == 0 && !*all {
+		return usage{errors.New("which device?")}
+	}
+	var errs []error
+	for _, d := range args {
+		p, err := unix.BytePtrFromString(d)
+		if err != nil {
+			return err
+		}
+		if _, _, e := unix.Syscall(call, uintptr(unsafe.Pointer(p)), 0, 0); e != 0 {
+			errs = append(errs, fmt.Errorf("%s: %w", d, e))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// swaps lists the devices in use, or those that hold a swap header.
+func swaps(used bool) ([]string, error) {
+	var out []string
+	if used {
+		b, err := os.ReadFile("/proc/swaps")
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range strings.Split(string(b), "\n")[1:] {
+			if f := strings.Fields(l); len(f) > 0 {
+				out = append(out, f[0])
+			}
+		}
+		return out, nil
+	}
+	names, err := os.ReadDir("/sys/class/block")
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		if i := look(n.Name()); i != nil && i.Type == superblock.TypeSwap {
+			out = append(out, "/dev/"+n.Name())
+		}
+	}
+	return out, nil
+}
+
+// look recognises what is on a device; nil for nothing or an error.
+func look(dev string) *superblock.Info {
+	f, err := os.Open("/dev/" + dev)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		return nil
+	}
+	i, err := superblock.Probe(f, size)
+	if err != nil {
+		return nil
+	}
+	return i
+}
+
+// Blockdev asks or tells a device: blockdev --getsize64|--getss|--getro|--rereadpt|--flushbufs DEVICE...
+func Blockdev(s IO, args []string) error {
+	if len(args) < 2 {
+		return usage{errors.New("want --getsize64, --getss, --getpbsz, --getro, --setro, --setrw, --rereadpt or --flushbufs, and a device")}
+	}
+	var errs []error
+	for _, d := range args[1:] {
+		f, err := os.Open(d)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, blockdev(s, f, args[0]))
+		f.Close()
+	}
+	return errors.Join(errs...)
+}
+
+func blockdev(s IO, f *os.File, what string) error {
+	get := func(req uint) error {
+		v, err := unix.IoctlGetInt(int(f.Fd()), req)
+		if err == nil {
+			fmt.Fprintln(s.Out, v)
+		}
+		return err
+	}
+	switch what {
+	case "--getsize64":
+		n, err := f.Seek(0, 2)
+		if err == nil {
+			fmt.Fprintln(s.Out, n)
+		}
+		return err
+	case "--getss":
+		return get(unix.BLKSSZGET)
+	case "--getpbsz":
+		return get(unix.BLKPBSZGET)
+	case "--getro":
+		return get(unix.BLKROGET)
+	case "--setro":
+		return unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, 1)
+	case "--setrw":
+		return unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, 0)
+	case "--rereadpt":
+		return unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0)
+	case "--flushbufs":
+		return unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
+	}
+	return usage{fmt.Errorf("%s is not known", what)}
+}
+
+// Killall sends a signal to processes by name: killall [-SIGNAL] NAME...
+func Killall(s IO, args []string) error {
+	sig := syscall.SIGTERM
+	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
+		n := strings.TrimPrefix(args[0], "-")
+		if v, err := strconv.Atoi(n); err == nil {
+			sig = syscall.Signal(v)
+		} else if sig = unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(n), "SIG")); sig == 0 {
+			return usage{fmt.Errorf("unknown signal %s", n)}
+		}
+		args = args[1:]
+	}
+	if len(args) == 0 {
+		return usage{errors.New("which program?")}
+	}
+	comms, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		return err
+	}
+	found := 0
+	var errs []error
+	for _, c := range comms {
+		b, err := os.ReadFile(c)
+		if err != nil || !slices.Contains(args, strings.TrimSpace(string(b))) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(c)))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		found++
+		errs = append(errs, syscall.Kill(pid, sig))
+	}
+	if found == 0 {
+		return errors.New("no such process")
+	}
+	return errors.Join(errs...)
+}
+
+// Lsblk lists disks and what is on them, without udev.
+func Lsblk(s IO, args []string) error {
+	if len(args) > 0 {
+		return usage{errors.New("takes no arguments")}
+	}
+	m := probe.Machine{Run: tool.Exec{}}
+	mounts, err := m.Mounts()
+	if err != nil {
+		return err
+	}
+	names, err := os.ReadDir("/sys/class/block")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.Out, "%-16s %10s %-18s %-14s %-36s %s\n", "NAME", "SIZE", "MODEL/SERIAL", "HOLDS", "UUID", "LABEL/MOUNT")
+	for _, n := range names {
+		b, err := os.ReadFile("/sys/class/block/" + n.Name() + "/size")
+		sectors, e := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		if err != nil || e != nil || sectors == 0 || strings.HasPrefix(n.Name(), "ram") {
+			continue
+		}
+		name, id := n.Name(), ""
+		if _, err := os.Stat("/sys/class/block/" + name + "/partition"); err == nil {
+			name = "  " + name
+		} else if b, err := os.ReadFile("/sys/class/block/" + name + "/serial"); err == nil {
+			id = strings.TrimSpace(string(b))
+		}
+		var kind, uuid, label string
+		if i := look(n.Name()); i != nil {
+			kind, uuid, label = i.Type, i.UUID, i.Label
+		}
+		for _, mi := range mounts {
+			if mi.Device == n.Name() {
+				label += " " + mi.Path
+			}
+		}
+		fmt.Fprintf(s.Out, "%-16s %10s %-18s %-14s %-36s %s\n", name, quantity.Size(sectors*512), id, kind, uuid, strings.TrimSpace(label))
+	}
+	return nil
+}

@@ -1,0 +1,360 @@
+//go:build vmtest
+
+package vmtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// faults drives one machine's shell and fails the test when an answer is not
+// the wanted one.
+type faults struct {
+	t  *testing.T
+	vm *VM
+}
+
+// want runs a command and checks its exit status and that its output has all
+// the words.
+func (f *faults) want(code int, cmd string, words ...string) string {
+	f.t.Helper()
+	out, got, err := f.vm.Run(cmd, jobLimit)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if got != code {
+		f.t.Errorf("%s: exit status %d; want %d:\n%s", cmd, got, code, out)
+	}
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			f.t.Errorf("%s: no %q in:\n%s", cmd, w, out)
+		}
+	}
+	return out
+}
+
+// TestFaults breaks things on the way, on a real machine: a full destination,
+// kills, what can't be covered, bad configuration while backing up; wrong,
+// small, busy and unconfirmed disks, a damaged set, and kills while restoring.
+//
+// Disks. Source machine: vda (bios-lvm), vdb (the set's). Rescue system: vda
+// (the set's), vdb (6 GiB, RSTBIOS01, the target), vdc (1 GiB, SMALL01).
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
+	defer cancel()
+	r := &circle{Circle: Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf}, out: &Outcome{}}
+	r.setDisk = filepath.Join(r.Work, "set.img")
+	r.Mkcdrec, r.Guest = programs(t)
+	if err := r.prepare(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !t.Run("backup", func(t *testing.T) { faultsBackup(ctx, t, r) }) {
+		return
+	}
+	t.Run("restore", func(t *testing.T) { faultsRestore(ctx, t, r) })
+}
+
+func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
+	disk := filepath.Join(r.Work, "source.qcow2")
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
+		t.Fatal(err)
+	}
+	vm, err := Start(ctx, Machine{Name: "faults-source", CPUs: 2, Log: filepath.Join(r.Work, "source.log"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	if err := vm.Login(Password, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	f := &faults{t, vm}
+	f.want(0, "mkdir -p /backup /small && mount LABEL=SETDISK /backup && mount -t tmpfs -o size=60m none /small && cp /backup/bin/mkcdrec /usr/local/bin/")
+	// The big part of this machine only makes the test long.
+	f.want(0, `printf 'exclude:\n  - /usr/lib/x86_64-linux-gnu/*\n  - /usr/share/*\n  - /usr/lib/modules/*\n' > /etc/mkcdrec.yaml`)
+	f.want(0, "mkcdrec test", "ok", "kernel-config", "loader-bios", "loader-uefi", "shim and GRUB, signed")
+	f.want(0, "mkcdrec --json test", `"event":"result"`)
+	f.want(0, "mkcdrec layout show", "vg0", "home-dirs", "BIOS boot", "SRCBIOS01")
+
+	t.Log("wrong usage and bad configuration")
+	f.want(2, "mkcdrec path", "one directory")
+	f.want(2, "mkcdrec nonsense", "unknown command")
+	f.want(1, "mkcdrec path /no/such/dir", "/no/such/dir")
+	f.want(2, `printf 'exclude: []\nnosuch: 1\n' > /tmp/c.yaml; mkcdrec -c /tmp/c.yaml path /backup`, "/tmp/c.yaml", "[2:1]", "nosuch")
+	f.want(1, "mkcdrec path /root", "root file system")
+
+	t.Log("the destination is full")
+	f.want(1, "mkcdrec path /small", "no space left", "hint")
+	f.want(0, `test -z "$(ls -A /small)"`)
+
+	t.Log("no kernel")
+	f.want(0, "mv /boot/vmlinuz-* /tmp/")
+	f.want(1, "mkcdrec path /backup", "cannot find the image of the running kernel", "--kernel FILE")
+	f.want(1, "mkcdrec test", "error", "kernel")
+	f.want(0, "mkcdrec -q rescue -o /small/r.iso --kernel /tmp/vmlinuz-* && rm /small/r.iso && mv /tmp/vmlinuz-* /boot/")
+
+	t.Log("stopped by SIGTERM, and by SIGKILL")
+	const wait = `for i in $(seq 600); do ls /backup/.mkcdrec-partial-*/vg0-root* >/dev/null 2>&1 && break; sleep 0.1; done`
+	f.want(1, "mkcdrec -q path /backup & P=$!; "+wait+"; kill -TERM $P; wait $P")
+	f.want(0, `test -z "$(ls -A /backup | grep -v -e bin -e lost+found)"`)
+	f.want(137, "mkcdrec -q path /backup & P=$!; "+wait+"; kill -KILL $P; wait $P")
+	f.want(0, "ls -d /backup/.mkcdrec-partial-*")
+	f.want(1, "mkcdrec list /backup", "no manifest.json")
+
+	t.Log("something that can't be covered")
+	f.want(0, "lvcreate -q -y -L 32m -n spare vg0 && mkfs.ext4 -q /dev/vg0/spare")
+	f.want(3, "mkcdrec -q path /backup", "vg0/spare", "not mounted")
+	f.want(0, `test -z "$(ls -d /backup/.mkcdrec-partial-* 2>/dev/null)"`) // the killed run's is gone
+	f.want(1, "lvremove -q -y vg0/spare; mkcdrec layout diff /backup", "- filesystems[vg0/spare]")
+	f.want(0, "rm -rf /backup/"+BIOSLVM+"-*; lvcreate -q -y -L 32m -n spare vg0 && mkfs.ext4 -q /dev/vg0/spare; printf 'exclude_devices:\n  - vg0/spare\n' >> /etc/mkcdrec.yaml")
+	f.want(0, "mkcdrec -n path /backup > /tmp/planned; grep -q '^/etc/fstab$' /tmp/planned && ! grep -q '^/usr/share/' /tmp/planned && grep -qx /usr/share /tmp/planned", "left out: vg0/spare")
+	f.want(0, "mkcdrec -q path /backup")
+	f.want(0, "lvremove -q -y vg0/spare; mkcdrec list -a /backup > /tmp/saved; diff <(sort /tmp/planned) <(sort /tmp/saved)")
+	f.want(0, "mkcdrec -q verify /backup && cd /backup/"+BIOSLVM+"-* && sha256sum --quiet -c SHA256SUMS; R=$?; cd /; [ $R = 0 ]")
+	f.want(0, "mkcdrec extract -C /tmp/x /backup /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub")
+	f.want(1, "mkcdrec extract -C /tmp/x /backup /no/such", "nothing in the set")
+	f.want(0, "! grep -rqs -e 'BEGIN .*PRIVATE KEY' -e '"+shadowMark+"' /backup/"+BIOSLVM+"-*/rescue.iso")
+	f.want(0, "umount /backup")
+	if err := vm.Send("poweroff\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Wait(bootLimit); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shadowMark begins every password hash of the source machines.
+const shadowMark = `root:\$y\$`
+
+func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
+	set, err := r.setDir(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	iso := filepath.Join(r.Work, "rescue.iso")
+	if err := r.dump(ctx, "/"+set+"/rescue.iso", iso); err != nil {
+		t.Fatal(err)
+	}
+	small := filepath.Join(r.Work, "small.qcow2")
+	for file, size := range map[string]string{r.target().File: "8G", small: "1G"} {
+		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", file, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vm, err := Start(ctx, Machine{Name: "faults-rescue", CPUs: 2, Memory: 768, CDROM: iso, Log: filepath.Join(r.Work, "rescue.log"), Disks: []Disk{{File: r.setDisk, Serial: "SETDISK01"}, r.target(), {File: small, Serial: "SMALL01"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	if _, err := vm.Expect(`backup set: /mnt/set/`+BIOSLVM, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	f := &faults{t, vm}
+	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
+
+	t.Log("Ctrl-C, history, the applets")
+	if err := vm.Send("sleep 1000\n"); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // until the command runs; nothing shows it
+	if err := vm.Send("\x03"); err != nil {
+		t.Fatal(err)
+	}
+	f.want(0, "history | grep -q 'restore --plan'")
+	f.want(0, "/bbin/sh -c 'echo own shell $((6*7))'", "own shell 42")
+	f.want(0, "/bbin/lsblk", "SETDISK01", "RSTBIOS01", "ext4")
+	f.want(0, "! netstat -l 2>/dev/null | grep -q LISTEN && ! ls /etc/shadow /etc/ssh 2>/dev/null")
+
+	sum := "head -c 4194304 /dev/vdb | shasum -a 256"
+	before := f.want(0, sum)
+	refused := func(code int, cmd string, words ...string) {
+		t.Helper()
+		f.want(code, cmd, words...)
+		if now := f.want(0, sum); now != before {
+			t.Fatalf("%s: the target disk was written to", cmd)
+		}
+	}
+	t.Log("refusals")
+	refused(0, "restore --plan", "OVERWRITTEN", "RSTBIOS01", "stay unused", "make LVM volume group vg0")
+	refused(4, "restore --map vda=SMALL01", "too small", "needed for vda", "there on /dev/vdc")
+	refused(4, "restore --map vda=SETDISK01", "it holds the backup set")
+	refused(4, "restore --map vda=NOSUCH", "0 disks")
+	refused(4, "restore --yes", "not among the disks confirmed")
+	refused(4, "restore --yes --confirm SMALL01", "too small")
+	refused(4, "echo wrong | restore", "not the serial number", "nothing was changed")
+	refused(4, "restore </dev/null", "nobody confirmed")
+	refused(1, "mkdir /tmp/empty; restore /tmp/empty", "no manifest.json")
+	refused(2, "restore a b", "one set")
+
+	t.Log("a damaged set")
+	f.want(0, "S=$(cat /run/mkcdrec/set); A=$S/vg0-home-dirs._home.tar.zst; cp $A /tmp/a; printf X | dd of=/tmp/a bs=1 seek=100 conv=notrunc 2>/dev/null; mount --bind /tmp/a $A")
+	refused(1, "restore --yes --confirm RSTBIOS01", "damaged", "vg0-home-dirs._home.tar.zst", "SHA-256")
+	f.want(0, "umount $A; head -c 300 $A > /tmp/b; mount --bind /tmp/b $A")
+	refused(1, "restore --yes --confirm RSTBIOS01", "300 bytes, not")
+	f.want(0, "umount $A; mount --bind /tmp/empty $S")
+	refused(1, "restore --yes --confirm RSTBIOS01", "no manifest.json")
+	f.want(0, "umount $S")
+
+	t.Log("a target in use")
+	f.want(0, "mke2fs -q -F -t ext4 /dev/vdb && mkdir -p /tmp/m && mount -t ext4 /dev/vdb /tmp/m")
+	f.want(4, "restore --yes --confirm RSTBIOS01", "/dev/vdb is mounted on /tmp/m")
+	f.want(0, "umount /tmp/m; dd if=/dev/zero of=/dev/vdb bs=1M count=4 2>/dev/null; lvm pvcreate -q -y -ff /dev/vdb && lvm vgcreate -q old /dev/vdb && lvm lvcreate -q -y -L 100m -n data old")
+	f.want(4, "restore --yes --confirm RSTBIOS01", "in use by LVM (old/data)")
+	f.want(0, "lvm vgremove -q -y -f old; lvm pvremove -q -y /dev/vdb")
+
+	t.Log("killed while restoring, then started again")
+	const wait = `for i in $(seq 600); do grep -q 'restoring / ' /tmp/log && break; sleep 0.1; done; sleep 2`
+	f.want(137, "restore --yes --confirm RSTBIOS01 >/tmp/log 2>&1 & P=$!; "+wait+"; kill -KILL $P; wait $P")
+	f.want(0, "grep -q /mnt/target /proc/mounts")
+	f.want(1, "restore --yes --confirm RSTBIOS01 >/tmp/log 2>&1 & P=$!; : > /tmp/log; "+wait+"; kill -TERM $P; wait $P")
+	f.want(0, "restore --resume --yes --confirm RSTBIOS01", "was done before", "the machine is restored")
+	f.want(0, "! grep -q /mnt/target /proc/mounts")
+	// And by hand, from the beginning: the serial number is typed.
+	if err := vm.Send("restore; echo \"STA\"\"TUS=$?\"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Expect(`type its serial number \(RSTBIOS01\): `, jobLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Send("RSTBIOS01\n"); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := vm.Expect(`STATUS=(\d+)`, jobLimit); err != nil || g[1] != "0" {
+		t.Fatalf("restore confirmed by hand: %v %v", g, err)
+	}
+	if err := vm.Send("poweroff\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Wait(bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	// It has no libraries, by our exclude rules: the boot loader, the kernel
+	// and the initramfs are what can be seen to work.
+	vm, err = Start(ctx, Machine{Name: "faults-restored", Log: filepath.Join(r.Work, "restored.log"), Disks: []Disk{r.target()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	if _, err := vm.Expect(`Begin: Running /scripts/init-bottom|Run /init as init process`, bootLimit); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMedia starts one image in every way there is: BIOS and UEFI, as CD and
+// as stick, and as kernel and initramfs alone. Debian's generic kernel with
+// all drivers, made on this machine.
+func TestMedia(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	k, err := FetchKernel(ctx, "linux-image-amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, _ := programs(t)
+	dir := workDir(t)
+	iso := filepath.Join(dir, "rescue.iso")
+	if err := command(ctx, exe, "-q", "rescue", "-o", iso, "--kernel", k.Image, "--modules", k.Modules, "--module-set", "all", "--append", "console=tty0 console=ttyS0,115200"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		uefi   bool
+		m      Machine
+		medium string
+	}{
+		{"BIOS CD", false, Machine{IDECD: iso}, "/dev/sr0"},
+		{"BIOS stick", false, Machine{Disks: []Disk{{File: iso, Bus: "usb", Snapshot: true}}}, "/dev/sda"},
+		{"UEFI CD", true, Machine{IDECD: iso}, "/dev/sr0"},
+		{"UEFI stick", true, Machine{Disks: []Disk{{File: iso, Bus: "usb", Snapshot: true}}}, "/dev/sda"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.m.Name = strings.ReplaceAll(c.name, " ", "-")
+			c.m.Log = filepath.Join(dir, c.m.Name+".log")
+			if c.uefi {
+				if c.m.UEFI, err = NVRAM(filepath.Join(dir, c.m.Name+".vars")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			vm, err := Start(ctx, c.m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer vm.Kill()
+			if _, err := vm.Expect(fmt.Sprintf(`medium: %s(?s:.*)rescue system ready(?s:.*)# `, c.medium), bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			if err := vm.Send("reboot\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := vm.Wait(bootLimit); err != nil { // -no-reboot: QEMU ends
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestMemory: with little memory the system starts, or says why not.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	exe, _ := programs(t)
+	dir := workDir(t)
+	for _, c := range []struct {
+		kernel, set, append string
+		memory              int
+		want                string
+	}{
+		{"linux-image-cloud-amd64", "host", "rootfstype=ramfs", 160, `rescue system ready`},
+		{"linux-image-amd64", "all", "rootfstype=ramfs", 384, `rescue system ready`},
+		// Without our word on the command line the kernel cuts the tree off in
+		// silence; we don't.
+		{"linux-image-amd64", "all", "", 320, `(?s)ERROR: the rescue system is not whole.*has \d+ MiB of memory, too little`},
+		{"linux-image-amd64", "all", "rootfstype=ramfs", 192, `(?i)(out of memory|deadlocked on memory|Initramfs unpacking failed)`},
+	} {
+		k, err := FetchKernel(ctx, c.kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		iso, initrd := filepath.Join(dir, c.set+".iso"), filepath.Join(dir, c.set+".img")
+		if _, err := os.Stat(initrd); err != nil {
+			if err := command(ctx, exe, "-q", "rescue", "-o", iso, "--kernel", k.Image, "--modules", k.Modules, "--module-set", c.set); err != nil {
+				t.Fatal(err)
+			}
+			if err := command(ctx, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		vm, err := Start(ctx, Machine{Name: "memory", Memory: c.memory, Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 panic=1 " + c.append, Log: filepath.Join(dir, fmt.Sprintf("%s-%d.log", c.set, c.memory))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vm.Expect(c.want, bootLimit); err != nil {
+			t.Errorf("%s with %d MB: %v", c.set, c.memory, err)
+		}
+		vm.Kill()
+	}
+}
+
+// TestLonger is the long matrix: larger disks, other buses.
+func TestLonger(t *testing.T) {
+	if os.Getenv("MKCDREC_ALL") == "" {
+		t.Skip("the long matrix runs with make test-all")
+	}
+	for name, c := range map[string]Circle{
+		"larger":    {Kind: BIOSLVM, TargetSize: "20G"},
+		"nvme":      {Kind: UEFIPlain, TargetBus: "nvme", TargetSize: "8G"},
+		"scsi BIOS": {Kind: BIOSLVM, TargetBus: "scsi"},
+	} {
+		t.Run(name, func(t *testing.T) { runCircle(t, c) })
+	}
+}
