@@ -27,7 +27,7 @@ test: deps lint build ## all tests: packages in seconds, then machines in QEMU
 
 test-all: test   ## the long matrix as well, and every fuzzer for a while
 	MKCDREC_ALL=1 $(GO) test -tags vmtest -count=1 -timeout 180m -v ./vmtest
-	$(GO) run ./.ci/fuzz 20s
+	$(GO) run ./internal/fuzzall 20s
 
 bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
 	$(GO) run ./internal/bench

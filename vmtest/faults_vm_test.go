@@ -96,7 +96,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "mv /boot/vmlinuz-* /tmp/")
 	f.want(1, "mkcdrec path /backup", "cannot find the image of the running kernel", "--kernel FILE")
 	f.want(1, "mkcdrec test", "error", "kernel")
-	f.want(0, "mkcdrec -q rescue -o /small/r.iso --kernel /tmp/vmlinuz-* && rm /small/r.iso && mv /tmp/vmlinuz-* /boot/")
+	f.want(0, "mkcdrec -q rescue -o /root/r.iso --kernel /tmp/vmlinuz-* && rm /root/r.iso && mv /tmp/vmlinuz-* /boot/")
 
 	t.Log("stopped by SIGTERM, and by SIGKILL")
 	const wait = `for i in $(seq 600); do ls /backup/.mkcdrec-partial-*/vg0-root* >/dev/null 2>&1 && break; sleep 0.1; done`

@@ -30,6 +30,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -154,11 +155,11 @@ func (s screen) Confirm(p *plan.Plan) ([]string, error) {
 
 func hint(err error) string {
 	var r *plan.Refused
-	if errors.As(err, &r) {
+	var se *recreate.StepError
+	switch {
+	case errors.As(err, &r) && !errors.As(err, &se):
 		return "no disk was touched"
-	}
-	var te *tool.Error
-	if errors.As(err, &te) {
+	case errors.As(err, &se):
 		return "the journal is in " + rescue.StateDir + "/journal.jsonl; after mending the cause, `restore --resume` goes on there"
 	}
 	return ""

@@ -83,8 +83,10 @@ func (s ISO) write(out string) error {
 	}
 	wb := &coalescer{Storage: fb, w: w, buf: make([]byte, 0, 1<<20)}
 	err = s.finalize(wb, ws)
-	if err == nil {
-		err = wb.flush()
+	// go-diskfs' own error tells the file, but not the cause in a way that
+	// can be asked for; it also ignores some.
+	if e := wb.flush(); e != nil {
+		err = errors.Join(e, err)
 	}
 	if e := fb.Close(); err == nil {
 		err = e

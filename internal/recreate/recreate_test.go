@@ -1,0 +1,155 @@
+package recreate
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+func blank(t *testing.T, size int64) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func oracle(t *testing.T, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath(args[0]); err != nil {
+		t.Skipf("%s is not installed; make test installs it", args[0])
+	}
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+// TestGPT has sgdisk verify and sfdisk dump what we write: gaps in the
+// numbers, names beyond ASCII, attribute bits, GUIDs.
+func TestGPT(t *testing.T) {
+	const guid = "11111111-2222-3333-4444-555555555555"
+	tab := &layout.Table{Label: layout.GPT, GUID: guid, Partitions: []layout.Partition{
+		{Number: 1, Start: quantity.MiB, Size: quantity.MiB, Type: layout.TypeBIOSBoot, GUID: "AAAAAAAA-2222-3333-4444-555555555555", Name: "biosboot"},
+		{Number: 5, Start: 10 * quantity.MiB, Size: 40 * quantity.MiB, Type: layout.TypeESP, GUID: "BBBBBBBB-2222-3333-4444-555555555555", Name: "Größe 日本", Attributes: 1<<2 | 1<<63},
+		{Number: 3, Start: 60 * quantity.MiB, Size: 3 * quantity.MiB, Type: "E6D6D379-F507-44C2-A23C-238F2A3DF928", GUID: "CCCCCCCC-2222-3333-4444-555555555555"},
+	}}
+	for _, size := range []int64{64 << 20, 200<<20 + 512} {
+		f := blank(t, size)
+		if err := writeTable(f, tab, 512, size); err != nil {
+			t.Fatal(err)
+		}
+		if out := oracle(t, "sgdisk", "-v", f.Name()); !strings.Contains(out, "No problems found") {
+			t.Errorf("sgdisk -v:\n%s", out)
+		}
+		out := oracle(t, "sfdisk", "-d", f.Name())
+		for _, want := range []string{"label-id: " + guid, "disk1 : start=        2048, size=        2048", `disk5 : start=       20480, size=       81920, type=C12A7328`, `name="Größe 日本", attrs="LegacyBIOSBootable GUID:63"`, "disk3 : start=      122880, size=        6144", "uuid=CCCCCCCC-2222-3333-4444-555555555555"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("sfdisk -d has no %q:\n%s", want, out)
+			}
+		}
+	}
+}
+
+func TestMBR(t *testing.T) {
+	tab := &layout.Table{Label: layout.MBR, Signature: "0xdeadbeef", Partitions: []layout.Partition{
+		{Number: 1, Start: quantity.MiB, Size: 10 * quantity.MiB, Type: "0x83", Active: true},
+		{Number: 2, Start: 11 * quantity.MiB, Size: 50 * quantity.MiB, Type: "0x05"},
+		{Number: 5, Start: 12 * quantity.MiB, Size: 10 * quantity.MiB, Type: "0x82", EBR: 11 * quantity.MiB},
+		{Number: 6, Start: 23 * quantity.MiB, Size: 10 * quantity.MiB, Type: "0x8e", EBR: 22 * quantity.MiB},
+	}}
+	f := blank(t, 64<<20)
+	if err := writeTable(f, tab, 512, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	out := oracle(t, "sfdisk", "-d", f.Name())
+	for _, want := range []string{"label-id: 0xdeadbeef", "disk1 : start=        2048, size=       20480, type=83, bootable", "disk6 : start=       47104, size=       20480, type=8e"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("sfdisk -d has no %q:\n%s", want, out)
+		}
+	}
+	if err := writeTable(blank(t, 16<<20), tab, 512, 16<<20); err == nil {
+		t.Error("a table larger than the disk is written")
+	}
+}
+
+func TestMakeSwap(t *testing.T) {
+	f := blank(t, 8<<20)
+	if err := MakeSwap(f.Name(), "11111111-2222-3333-4444-555555555555", "myswap"); err != nil {
+		t.Fatal(err)
+	}
+	out := oracle(t, "blkid", "-p", f.Name())
+	for _, want := range []string{`TYPE="swap"`, `LABEL="myswap"`, `UUID="11111111-2222-3333-4444-555555555555"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("blkid has no %s: %s", want, out)
+		}
+	}
+	if err := MakeSwap(blank(t, 4096).Name(), "", ""); err == nil {
+		t.Error("swap on 4 KiB is accepted")
+	}
+}
+
+// fakeMachine has one disk with a serial number.
+func fakeMachine(t *testing.T, serial string) probe.Machine {
+	t.Helper()
+	root := t.TempDir()
+	for p, s := range map[string]string{"/sys/block/sda/size": "2048", "/sys/block/sda/serial": serial, "/proc/self/mountinfo": "1 1 0:1 / / rw - tmpfs tmpfs rw\n", "/proc/swaps": "", "/dev/sda": strings.Repeat("\x00", 1<<20)} {
+		if err := os.MkdirAll(filepath.Dir(root+p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+p, []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return probe.Machine{Root: root, Run: &tool.Recorder{}}
+}
+
+// TestOpenDisk: only the disk of the confirmed plan, and only while it is
+// still that disk.
+func TestOpenDisk(t *testing.T) {
+	p := &plan.Plan{Disks: []plan.Disk{{New: layout.Disk{Name: "sda", Serial: "GOOD", Size: 1 << 20}}}, Steps: []plan.Step{{Kind: plan.WriteTable, Device: "sda", Table: &layout.Table{}, Text: "write"}}}
+	for _, c := range []struct{ serial, disk, want string }{
+		{"OTHER", "sda", "not the disk it was"},
+		{"GOOD", "sdb", "not in the confirmed plan"},
+	} {
+		r := &Recreator{Plan: p, Run: &tool.Recorder{}, Machine: fakeMachine(t, c.serial)}
+		_, err := r.openDisk(c.disk)
+		var ref *plan.Refused
+		if !errors.As(err, &ref) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("openDisk(%s) with serial %s = %v; want a refusal with %q", c.disk, c.serial, err, c.want)
+		}
+	}
+	r := &Recreator{Plan: p, Run: &tool.Recorder{}, Machine: fakeMachine(t, "OTHER")}
+	var se *StepError
+	if err := r.Do(context.Background(), 0); !errors.As(err, &se) || se.Number != 1 {
+		t.Errorf("Do = %v; want a *StepError", err)
+	}
+}
+
+// TestFailedStep: a program that fails stops the step with its command line,
+// exit code and stderr.
+func TestFailedStep(t *testing.T) {
+	p := &plan.Plan{Disks: []plan.Disk{{New: layout.Disk{Name: "sda", Serial: "GOOD", Size: 1 << 20}}}, Steps: []plan.Step{{Kind: plan.MakeFS, Device: "sda", Text: "make ext4", Run: [][]string{{"ls", "/no/such/file"}, {"never", "reached"}}}}}
+	r := &Recreator{Plan: p, Run: tool.Exec{}, Machine: fakeMachine(t, "GOOD")}
+	err := r.Do(context.Background(), 0)
+	var te *tool.Error
+	if !errors.As(err, &te) || te.Code != 2 || !strings.Contains(err.Error(), "step 1 failed: make ext4") || !strings.Contains(err.Error(), "No such file") {
+		t.Errorf("Do = %v", err)
+	}
+}
