@@ -112,14 +112,15 @@ func (a *app) listCommand() *cli.Command {
 
 func printEntry(c *cli.Command, mount string, e archive.Entry) error {
 	name := archive.Quote(filepath.Join(mount, e.Path))
-	if e.Type == archive.TypeSymlink {
-		name += " -> " + archive.Quote(e.Link)
-	} else if e.Type == archive.TypeHardlink {
-		name += " link to " + archive.Quote(filepath.Join(mount, e.Link))
-	}
 	if !c.Bool("long") {
 		_, err := fmt.Fprintln(c.Root().Writer, name)
 		return err
+	}
+	switch e.Type {
+	case archive.TypeSymlink:
+		name += " -> " + archive.Quote(e.Link)
+	case archive.TypeHardlink:
+		name += " link to " + archive.Quote(filepath.Join(mount, e.Link))
 	}
 	kind := map[archive.Type]string{archive.TypeFile: "-", archive.TypeHardlink: "h", archive.TypeSymlink: "l", archive.TypeChar: "c", archive.TypeBlock: "b", archive.TypeDir: "d", archive.TypeFifo: "p"}[e.Type]
 	_, err := fmt.Fprintf(c.Root().Writer, "%s%04o %d:%d %12d %s %s\n", kind, e.Mode, e.UID, e.GID, e.Size, time.Unix(e.Sec, e.Nsec).UTC().Format("2006-01-02T15:04:05.000000000"), name)

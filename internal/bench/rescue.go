@@ -75,7 +75,7 @@ func (b *bench) make(ctx context.Context, k *vmtest.Kernel, set, programs string
 		}
 	}
 	os.Remove(initrd)
-	if out, err := exec.CommandContext(ctx, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "xorriso", "-osirrox", "on", "-indev", "stdio:"+iso, "-extract", "/boot/initrd.img", initrd).CombinedOutput(); err != nil {
 		return "", u, fmt.Errorf("xorriso: %w: %s", err, out)
 	}
 	return initrd, u, os.Chmod(initrd, 0o600)
