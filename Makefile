@@ -1,6 +1,9 @@
 # Everything that a fresh Debian 12 needs is installed by `make deps`, once.
 GO ?= go
 export CGO_ENABLED = 0
+COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+LDFLAGS = -s -w -buildid= -X github.com/mkcdrec/mkcdrec/internal/version.commit=$(COMMIT)
+BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates
 
 .PHONY: build generate demo test test-all bench lint install clean help deps
@@ -9,7 +12,7 @@ help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 build: generate  ## bin/mkcdrec, the one static executable
-	$(GO) build -trimpath -ldflags "-s -w -buildid=" -o bin/mkcdrec ./internal/bbgen
+	$(BUILD)
 
 generate:        ## internal/bbgen: u-root's commands and ours as packages
 	$(GO) run ./internal/genbb

@@ -27,6 +27,9 @@ type Circle struct {
 	// TargetSize makes the restored machine's disk larger ("" for the same),
 	// TargetBus attaches it in another way.
 	TargetSize, TargetBus string
+	// ByHand restores with the set's restore.sh on a plain Debian, without
+	// any program of ours.
+	ByHand bool
 }
 
 // Outcome is what a Circle saw.
@@ -244,6 +247,9 @@ func (r *circle) restore(ctx context.Context) error {
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, size); err != nil {
 		return err
 	}
+	if r.ByHand {
+		return r.byHand(ctx, set)
+	}
 	m := Machine{Name: r.Kind + "-rescue", CPUs: 2, Memory: 768, Log: r.log("rescue"), CDROM: iso, Disks: []Disk{{File: r.setDisk, Serial: "SETDISK01"}, r.target()}}
 	if err := r.nvram(&m, "rescue"); err != nil {
 		return err
@@ -268,6 +274,38 @@ func (r *circle) restore(ctx context.Context) error {
 		return err
 	}
 	return vm.Wait(bootLimit)
+}
+
+// byHand starts the installer's Debian with a shell as process 1 and runs
+// restore.sh there, as somebody without our medium would.
+func (r *circle) byHand(ctx context.Context, set string) error {
+	dir := filepath.Dir(r.src.Disk)
+	m := Machine{Name: r.Kind + "-by-hand", CPUs: 2, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: r.log("by-hand"),
+		Append: "root=LABEL=INSTALLER rw init=/bin/bash console=ttyS0,115200 panic=-1",
+		Disks:  []Disk{{File: dir + "/installer.img", Snapshot: true}, {File: r.setDisk, Serial: "SETDISK01"}, r.target()}}
+	if err := r.nvram(&m, "by-hand"); err != nil {
+		return err
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if _, err := vm.Expect(`# $`, bootLimit); err != nil {
+		return err
+	}
+	for _, c := range []string{
+		"PS1=; bind 'set enable-bracketed-paste off'; export PATH=/usr/sbin:/usr/bin",
+		"mount -t tmpfs tmpfs /tmp; mkdir -p /run/lock/lvm /set; modprobe -a ext4 xfs vfat nls_cp437 nls_ascii nls_iso8859-1 dm-mod; mount /dev/vdb /set",
+		"sh /set/" + set + "/restore.sh /set/" + set + " /dev/vdc",
+		"umount -R /mnt/target; if [ -e /dev/vg0 ]; then DM_DISABLE_UDEV=1 vgchange -an vg0; fi; sync",
+	} {
+		if _, err := must(vm, c, jobLimit); err != nil {
+			return err
+		}
+	}
+	r.out.Restore = "by hand, with " + set + "/restore.sh"
+	return vm.Kill()
 }
 
 func (r *circle) boot(ctx context.Context) error {

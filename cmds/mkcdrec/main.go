@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
@@ -34,10 +35,9 @@ import (
 func main() { os.Exit(run(os.Args)) }
 
 func run(args []string) int {
-	// A backup runs beside production: the limit makes the collector work
-	// harder instead of the machine swap. 64 MiB and 16 MiB a core is the
-	// promise; live data stay below it.
-	debug.SetMemoryLimit(160 << 20)
+	// A backup runs beside production: better the collector works harder
+	// than the machine swaps.
+	debug.SetMemoryLimit(archive.MemoryLimit())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	a := &app{}

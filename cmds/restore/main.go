@@ -22,10 +22,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -48,6 +50,7 @@ func (l *list) Set(s string) error { *l = append(*l, strings.Split(s, ",")...); 
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
 	var maps, confirm list

@@ -6,11 +6,17 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 )
+
+// MemoryLimit is what a process that does little else than Create or Extract
+// should give to debug.SetMemoryLimit, so that its resident memory stays below
+// 64 MiB and 16 MiB a core, program and stacks included.
+func MemoryLimit() int64 { return 40<<20 + 14<<20*int64(runtime.GOMAXPROCS(0)) }
 
 // Level is how hard the compressor tries.
 type Level = zstd.EncoderLevel
@@ -24,7 +30,7 @@ const (
 
 // frameWriter cuts a stream into frames, compresses them on all cores and
 // writes them in order. One goroutine fills it. Its memory is bounded by the
-// number of buffers: 2·workers+2 of FrameSize, and as many packed ones.
+// number of buffers: workers+2 of FrameSize, and as many packed ones.
 type frameWriter struct {
 	w      io.Writer
 	cur    []byte
@@ -51,7 +57,7 @@ type frameJob struct {
 }
 
 func newFrameWriter(ctx context.Context, w io.Writer, level Level, workers int) (*frameWriter, error) {
-	n := 2*workers + 2
+	n := workers + 2
 	fw := &frameWriter{w: w, free: make(chan []byte, n), packed: make(chan []byte, n), jobs: make(chan *frameJob, workers), order: make(chan *frameJob, n), done: make(chan struct{}), sum: sha256.New()}
 	fw.ctx, fw.cancel = context.WithCancel(ctx)
 	for range n {

@@ -256,7 +256,7 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
 	}
-	bufs := 2*workers + 2
+	bufs := 2*workers + 4
 	s := &frameStream{order: make(chan chan frameResult, bufs)}
 	if from < len(a.frames) {
 		s.pos = a.frames[from].TarStart

@@ -1,19 +1,16 @@
 // Package version tells which build this is.
 package version
 
-import "runtime/debug"
-
-// number is the release; builds between releases add the commit.
+// number is the release; commit is set by the Makefile when the source is a
+// git checkout.
 const number = "0.1.0"
+
+var commit string
 
 // String gives "0.1.0" or "0.1.0+abcdef123456".
 func String() string {
-	if bi, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range bi.Settings {
-			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-				return number + "+" + s.Value[:12]
-			}
-		}
+	if commit != "" {
+		return number + "+" + commit
 	}
 	return number
 }
