@@ -1,10 +1,11 @@
 # Everything that a fresh Debian 12 needs is installed by `make deps`, once.
-GO ?= go
+GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
+export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export CGO_ENABLED = 0
 COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS = -s -w -buildid= -X github.com/mkcdrec/mkcdrec/internal/version.commit=$(COMMIT)
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
-DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates
+DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin
 
 .PHONY: build generate demo test test-all bench lint install clean help deps
 
@@ -19,7 +20,7 @@ generate:        ## internal/bbgen: u-root's commands and ours as packages
 
 deps:            ## installs what building and testing need from Debian, once
 	@dpkg -s $(DEPS) >/dev/null 2>&1 || { echo "installing Debian packages: $(DEPS)"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(DEPS) >/dev/null; }
-	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed: https://go.dev/dl"; exit 1; }
+	@command -v $(GO) >/dev/null || .ci/install-go
 
 demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compare
 	$(GO) run ./vmtest/demo

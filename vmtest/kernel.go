@@ -42,6 +42,12 @@ func FetchKernel(ctx context.Context, meta string) (*Kernel, error) {
 		return nil, err
 	}
 	out, err := exec.CommandContext(ctx, "apt-cache", "depends", meta).Output()
+	if err != nil || len(out) == 0 { // no package lists on this machine yet
+		if err := command(ctx, "apt-get", "-qq", "update"); err != nil {
+			return nil, err
+		}
+		out, err = exec.CommandContext(ctx, "apt-cache", "depends", meta).Output()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot find kernel %s: %w", meta, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -273,19 +274,17 @@ func (v *VM) Kill() error {
 // Run types a command at a root prompt and waits for its end. The output and
 // the exit status come back; the prompt is set by Login.
 func (v *VM) Run(command string, limit time.Duration) (string, int, error) {
-	mark := fmt.Sprintf("END%d", time.Now().UnixNano())
-	// The mark is put together by the shell, so that the echo is not it.
-	if err := v.Send(command + "; echo \"" + mark[:3] + "\"\"" + mark[3:] + "=$?\"\n"); err != nil {
+	mark := fmt.Sprint(time.Now().UnixNano())
+	// The marks are put together by the shell, so that the echo is not them.
+	if err := v.Send("echo \"BEG\"\"" + mark + "\"; " + command + "; echo \"END\"\"" + mark + "=$?\"\n"); err != nil {
 		return "", 0, err
 	}
-	g, err := v.Expect(`(?s)(.*?)`+mark+`=(\d+)`, limit)
+	g, err := v.Expect(`(?s)BEG`+mark+`\r?\n(.*?)END`+mark+`=(\d+)\r?\n`, limit)
 	if err != nil {
 		return "", 0, err
 	}
-	var code int
-	fmt.Sscan(g[2], &code)
-	_, out, _ := strings.Cut(g[1], "\n")
-	return out, code, nil
+	code, err := strconv.Atoi(g[2])
+	return g[1], code, err
 }
 
 // Login waits for the login prompt and logs in as root.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -89,6 +90,13 @@ func (s *System) Install(ctx context.Context) error {
 	renamed := s.renamed()
 	if err := s.fstab(renamed); err != nil {
 		return err
+	}
+	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
+		if b, err := os.ReadFile(s.Root + f); err == nil {
+			for _, m := range CheckGRUB(string(b), s.Layout) {
+				s.Report.Warn("%s: %s", f, m)
+			}
+		}
 	}
 	leave, err := s.Enter()
 	if err == nil {
@@ -249,6 +257,27 @@ func (s *System) fstab(renamed map[string]string) error {
 		return fmt.Errorf("cannot change fstab: %w", err)
 	}
 	return nil
+}
+
+// grubUUID finds the file systems that a grub.cfg refers to: after
+// "--fs-uuid", its hints passed over, and in root=UUID=.
+var grubUUID = regexp.MustCompile(`(?m)--fs-uuid(?:\s+--\S+|\s+'[^']*')*\s+([0-9A-Fa-f-]{8,36})\s*$|root=UUID=([0-9A-Fa-f-]{8,36})`)
+
+// CheckGRUB lists UUIDs in a grub.cfg that nothing restored has.
+func CheckGRUB(cfg string, l *layout.Layout) []string {
+	have := map[string]bool{}
+	for _, f := range l.Filesystems {
+		have[strings.ToLower(f.UUID)] = true
+	}
+	var out []string
+	for _, m := range grubUUID.FindAllStringSubmatch(cfg, -1) {
+		u := m[1] + m[2]
+		if !have[strings.ToLower(u)] {
+			have[strings.ToLower(u)] = true
+			out = append(out, "it refers to UUID "+u+", which is not among what was restored")
+		}
+	}
+	return out
 }
 
 // CheckFstab gives the text with renamed devices replaced by UUIDs, what was

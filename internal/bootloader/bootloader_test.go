@@ -46,6 +46,24 @@ tmpfs /tmp tmpfs defaults 0 0
 	}
 }
 
+func TestCheckGRUB(t *testing.T) {
+	l := lay()
+	l.Filesystems[0].UUID = "52477784-d7b7-4090-885e-3d75790b7056"
+	cfg := `if [ x$feature_platform_search_hint = xy ]; then
+  search --no-floppy --fs-uuid --set=root --hint-bios=hd0,gpt2 --hint='hd0,gpt2'  52477784-D7B7-4090-885e-3d75790b7056
+else
+  search --no-floppy --fs-uuid --set=root 00000000-1111-2222-3333-444444444444
+fi
+linux /vmlinuz root=UUID=00000000-1111-2222-3333-444444444444 ro
+linux /vmlinuz root=/dev/mapper/vg0-root ro
+search --fs-uuid --set=root 1234-ABCD
+`
+	got := CheckGRUB(cfg, l)
+	if len(got) != 2 || !strings.Contains(got[0], "00000000-1111") || !strings.Contains(got[1], "1234-ABCD") {
+		t.Errorf("CheckGRUB = %q", got)
+	}
+}
+
 // root makes a restored tree with the programs given.
 func root(t *testing.T, progs ...string) string {
 	t.Helper()
