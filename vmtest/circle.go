@@ -152,6 +152,14 @@ func (r *circle) mounts() string {
 	return "/ /boot/efi"
 }
 
+// storage is the command that has other people's tools describe partitions,
+// file systems and LVM; compareStorage compares what they say.
+func storage(disk, when string) string {
+	return "(sfdisk -d " + disk + "; for d in " + disk + "*[0-9] /dev/mapper/vg0-*; do [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
+		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; " +
+		"xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
+}
+
 func (r *circle) backup(ctx context.Context) error {
 	disk := filepath.Join(r.Work, "source.qcow2")
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
@@ -176,8 +184,7 @@ func (r *circle) backup(ctx context.Context) error {
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
 		"/backup/bin/guest tree /srv/difficult huge",
 		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
-		// The tables and GUIDs are compared by other people's tools later.
-		"(sfdisk -d /dev/vda; for d in /dev/vda[0-9]* /dev/mapper/vg0-*; do blkid -p -o export $d; dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-before.txt 2>/dev/null; sync",
+		storage("/dev/vda", "before"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/before.json && sync",
 	} {
 		if _, err := must(vm, c, jobLimit); err != nil {
@@ -328,10 +335,9 @@ func (r *circle) boot(ctx context.Context) error {
 	case "scsi", "ahci", "usb":
 		dev = "/dev/sda"
 	}
-	storage := strings.NewReplacer("DEV", dev).Replace("(sfdisk -d DEV; for d in DEV*[0-9] /dev/mapper/vg0-*; do [ $d = DEV ] && continue; blkid -p -o export $d; dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-after.txt 2>/dev/null; sync")
 	for _, c := range []string{
 		"mount LABEL=SETDISK /backup",
-		storage,
+		storage(dev, "after"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/after.json && sync",
 		"test -z \"$(systemctl --failed --plain --no-legend)\"",
 		"umount /backup",

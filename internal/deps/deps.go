@@ -51,7 +51,6 @@ import (
 	_ "github.com/u-root/u-root/cmds/core/mknod"
 	_ "github.com/u-root/u-root/cmds/core/mktemp"
 	_ "github.com/u-root/u-root/cmds/core/more"
-	_ "github.com/u-root/u-root/cmds/core/mount"
 	_ "github.com/u-root/u-root/cmds/core/mv"
 	_ "github.com/u-root/u-root/cmds/core/netcat"
 	_ "github.com/u-root/u-root/cmds/core/netstat"

@@ -294,6 +294,27 @@ func (r *Recreator) mount(s plan.Step) error {
 	return nil
 }
 
+// Sync writes everything that was restored to the disks and tells whether the
+// kernel could: an error that only unmounting would meet would be lost.
+func (r *Recreator) Sync() error {
+	var errs []error
+	for _, s := range r.Plan.Steps {
+		if s.Kind != plan.MountFS {
+			continue
+		}
+		dir := filepath.Join(r.Target, s.Mount.Path)
+		d, err := os.Open(dir)
+		if err == nil {
+			err = unix.Syncfs(int(d.Fd()))
+			d.Close()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot write the restored files of %s to /dev/%s: %w", s.Mount.Path, s.Device, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Release unmounts everything below target and deactivates the plan's volume
 // groups: after a run, and before a new try. It reports what stays.
 func (r *Recreator) Release(ctx context.Context) error {

@@ -245,6 +245,10 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 	if err := r.finalize(ctx); err != nil {
 		return err
 	}
+	r.Screen.Phase("writing everything to the disks", 0)
+	if err := r.rec.Sync(); err != nil {
+		return err
+	}
 	return r.rec.Release(ctx)
 }
 

@@ -139,3 +139,43 @@ func TestRmdirStat(t *testing.T) {
 		t.Error("killall of nothing succeeds")
 	}
 }
+
+func TestMount(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root; CI is root")
+	}
+	d := t.TempDir()
+	for _, n := range []string{"/a", "/b"} {
+		if err := os.Mkdir(d+n, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := run(t, Mount, "", "-t", "tmpfs", "-o", "noexec,size=1m", "none", d+"/a"); err != nil {
+		t.Skipf("cannot mount here: %v; CI can", err)
+	}
+	defer unix.Unmount(d+"/a", 0)
+	if err := os.WriteFile(d+"/a/f", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, Mount, "", "--bind", d+"/a", d+"/b"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(d+"/b", 0)
+	if _, err := os.Stat(d + "/b/f"); err != nil {
+		t.Error(err)
+	}
+	if got, err := run(t, Mount, ""); err != nil || !strings.Contains(got, d+"/b") || !strings.Contains(got, "noexec") {
+		t.Errorf("mount lists %q, %v", got, err)
+	}
+	if _, err := run(t, Mount, "", "-o", "remount,ro", d+"/a"); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(d+"/a/g", nil, 0o644); err == nil {
+		t.Error("a file system remounted read-only can be written to")
+	}
+	for _, bad := range [][]string{{"one"}, {"UUID=no-such", d}, {"/dev/null", d}} {
+		if _, err := run(t, Mount, "", bad...); err == nil {
+			t.Errorf("mount %v succeeds", bad)
+		}
+	}
+}
