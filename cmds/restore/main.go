@@ -159,10 +159,11 @@ func (s screen) Confirm(p *plan.Plan) ([]string, error) {
 func hint(err error) string {
 	var r *plan.Refused
 	var se *recreate.StepError
+	var te *tool.Error
 	switch {
 	case errors.As(err, &r) && !errors.As(err, &se):
 		return "no disk was touched"
-	case errors.As(err, &se):
+	case errors.As(err, &se), errors.As(err, &te):
 		return "the journal is in " + rescue.StateDir + "/journal.jsonl; after mending the cause, `restore --resume` goes on there"
 	}
 	return ""
