@@ -125,7 +125,7 @@ func (b *Builder) tree(ctx context.Context, p *Plan, k *kernelcfg.Kernel, info *
 	if err := b.addBinary(ctx, t); err != nil {
 		return nil, err
 	}
-	if err := b.addModules(t, p, k, work); err != nil {
+	if err := b.addModules(t, p, k); err != nil {
 		return nil, err
 	}
 	progs := b.programs(p)
@@ -171,7 +171,7 @@ func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files) error {
 
 // addModules puts in the chosen modules, decompressed, their index, and the
 // firmware they declare.
-func (b *Builder) addModules(t *initramfs.Files, p *Plan, k *kernelcfg.Kernel, work string) error {
+func (b *Builder) addModules(t *initramfs.Files, p *Plan, k *kernelcfg.Kernel) error {
 	x, err := kmod.Open(k.Modules)
 	if err != nil {
 		return err
@@ -227,10 +227,10 @@ func (b *Builder) addModules(t *initramfs.Files, p *Plan, k *kernelcfg.Kernel, w
 			return err
 		}
 	}
-	return b.addFirmware(t, k, firmware, work)
+	return b.addFirmware(t, k, firmware)
 }
 
-func (b *Builder) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []string, _ string) error {
+func (b *Builder) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []string) error {
 	slices.Sort(names)
 	var missing []string
 	for _, n := range slices.Compact(names) {
