@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,8 +50,11 @@ type StepTime struct {
 	Seconds float64
 }
 
+// change is a difference that has a name; Pattern matches paths.
+type change struct{ Name, Pattern string }
+
 // changes are the differences that a running system makes, each named.
-var changes = []struct{ Name, Pattern string }{
+var changes = []change{
 	{"systemd's own state (random seed, timers, catalog)", `^/var/lib/systemd(/|$)`},
 	{"the system's journal", `^/var/log/journal(/.*)?$`},
 	{"log-in records", `^/var/log/(wtmp|btmp|lastlog|faillog)$`},
@@ -380,9 +384,13 @@ func (r *circle) compare(ctx context.Context) error {
 	if r.out.Paths < 3000 {
 		return fmt.Errorf("only %d paths were described: that is no Debian", r.out.Paths)
 	}
+	known := changes
+	if r.TargetBus != "" {
+		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
+	}
 	for _, d := range tree.Compare(before, after) {
 		named := false
-		for _, c := range changes {
+		for _, c := range known {
 			p := d.Path
 			fmt.Sscanf(d.Path, "%q", &p)
 			if regexp.MustCompile(c.Pattern).MatchString(p) {
@@ -413,7 +421,7 @@ func (r *circle) compareStorage(ctx context.Context) error {
 		}
 		text[i] = string(b)
 		// Device names, and where a larger disk ends, are not compared.
-		for _, re := range []string{`/dev/(vda|sda|nvme0n1)p?`, `(?m)^(Journal features:|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
+		for _, re := range []string{`/dev/(vda|sda|nvme0n1)p?`, `(?m)^(Journal features:|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
 			text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
 		}
 	}

@@ -34,7 +34,9 @@ func oracle(t *testing.T, args ...string) string {
 	if _, err := exec.LookPath(args[0]); err != nil {
 		t.Skipf("%s is not installed; make test installs it", args[0])
 	}
-	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	c := exec.Command(args[0], args[1:]...)
+	c.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // else names are printed escaped
+	out, err := c.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %v: %s", args, err, out)
 	}
