@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -34,13 +35,16 @@ func oracle(t *testing.T, args ...string) string {
 	if _, err := exec.LookPath(args[0]); err != nil {
 		t.Skipf("%s is not installed; make test installs it", args[0])
 	}
-	c := exec.Command(args[0], args[1:]...)
-	c.Env = append(os.Environ(), "LC_ALL=C.UTF-8") // else names are printed escaped
-	out, err := c.CombinedOutput()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %v: %s", args, err, out)
 	}
-	return string(out)
+	// Some versions print names beyond ASCII as \xHH, some don't.
+	text, err := archive.Unquote(string(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // TestGPT has sgdisk verify and sfdisk dump what we write: gaps in the
