@@ -55,7 +55,7 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("%w\nthe machines' consoles are in %s", err, work)
 	}
 	fmt.Printf("\nBacked up, as mkcdrec said:\n%s\n", lastTable(out.Backup))
-	fmt.Printf("Restored, as restore said:\n%s\n\n", out.Restore)
+	fmt.Printf("\nRestored, as restore said:\n%s\n\n", out.Restore)
 	var rows [][]string
 	for _, t := range out.Times {
 		rows = append(rows, []string{t.Step, fmt.Sprintf("%.0f s", t.Seconds)})
@@ -80,7 +80,7 @@ func run(ctx context.Context) error {
 
 // lastTable leaves out the progress lines before the table.
 func lastTable(s string) string {
-	s = strings.ReplaceAll(s, "\r", "\n")
+	s = strings.ReplaceAll(strings.ReplaceAll(s, "\r\n", "\n"), "\r", "\n")
 	if i := strings.LastIndex(s, "MOUNT "); i >= 0 {
 		s = s[i:]
 	}
