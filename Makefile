@@ -20,7 +20,7 @@ generate:        ## internal/bbgen: u-root's commands and ours as packages
 
 deps:            ## installs what building and testing need from Debian, once
 	@dpkg -s $(DEPS) >/dev/null 2>&1 || { echo "installing Debian packages: $(DEPS)"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(DEPS) >/dev/null; }
-	@command -v $(GO) >/dev/null || .ci/install-go
+	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed (Debian 12's own is too old): https://go.dev/dl"; exit 1; }
 
 demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compare
 	$(GO) run ./vmtest/demo
