@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -190,17 +189,6 @@ func (t *tester) programs(ctx context.Context, p *Plan) {
 		names[i] = g.Name
 	}
 	t.add("programs", OK, strings.Join(names, " "), "")
-}
-
-// TestErrors joins the checks that failed.
-func TestErrors(checks []Check) error {
-	var errs []error
-	for _, c := range checks {
-		if c.Severity == Error {
-			errs = append(errs, fmt.Errorf("%s: %s\n  remedy: %s", c.ID, c.Seen, c.Remedy))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // Unprobed is a plan for a machine whose disks can't be read. It is good for

@@ -153,17 +153,6 @@ func (f *Files) Size() int64 {
 	return n
 }
 
-// SizeOf is the sum of the files whose path satisfies pick.
-func (f *Files) SizeOf(pick func(string) bool) int64 {
-	n := int64(0)
-	for p, e := range f.entries {
-		if pick(p) {
-			n += e.size
-		}
-	}
-	return n
-}
-
 // Compression of the archive.
 type Compression int
 

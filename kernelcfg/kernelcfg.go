@@ -145,10 +145,9 @@ func readConfig(root string, k *Kernel) (Config, string, error) {
 	return nil, "", nil
 }
 
-var optionRE = regexp.MustCompile(`^CONFIG_[A-Za-z0-9_]+$`)
-
 // ParseConfig reads a .config file.
 func ParseConfig(r io.Reader) (Config, error) {
+	option := regexp.MustCompile(`^CONFIG_[A-Za-z0-9_]+$`)
 	c := Config{}
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 64<<10), 1<<20)
@@ -158,7 +157,7 @@ func ParseConfig(r io.Reader) (Config, error) {
 			continue
 		}
 		k, v, ok := strings.Cut(l, "=")
-		if !ok || !optionRE.MatchString(k) {
+		if !ok || !option.MatchString(k) {
 			return nil, fmt.Errorf("line %d: %q is no option", n, l)
 		}
 		c[k] = strings.Trim(v, `"`)

@@ -40,7 +40,6 @@ type Machine struct {
 	Disks  []Disk
 	// Kernel, Initrd and Append start a kernel without firmware and loader.
 	Kernel, Initrd, Append string
-	Boot                   string // -boot order, "c" or "d"
 	Net                    bool
 	Log                    string // file that gets the console's output
 }

@@ -259,18 +259,16 @@ func (s *System) fstab(renamed map[string]string) error {
 	return nil
 }
 
-// grubUUID finds the file systems that a grub.cfg refers to: after
-// "--fs-uuid", its hints passed over, and in root=UUID=.
-var grubUUID = regexp.MustCompile(`(?m)--fs-uuid(?:\s+--\S+|\s+'[^']*')*\s+([0-9A-Fa-f-]{8,36})\s*$|root=UUID=([0-9A-Fa-f-]{8,36})`)
-
 // CheckGRUB lists UUIDs in a grub.cfg that nothing restored has.
 func CheckGRUB(cfg string, l *layout.Layout) []string {
 	have := map[string]bool{}
 	for _, f := range l.Filesystems {
 		have[strings.ToLower(f.UUID)] = true
 	}
+	// After "--fs-uuid", its hints passed over, and in root=UUID=.
+	refs := regexp.MustCompile(`(?m)--fs-uuid(?:\s+--\S+|\s+'[^']*')*\s+([0-9A-Fa-f-]{8,36})\s*$|root=UUID=([0-9A-Fa-f-]{8,36})`)
 	var out []string
-	for _, m := range grubUUID.FindAllStringSubmatch(cfg, -1) {
+	for _, m := range refs.FindAllStringSubmatch(cfg, -1) {
 		u := m[1] + m[2]
 		if !have[strings.ToLower(u)] {
 			have[strings.ToLower(u)] = true

@@ -13,14 +13,12 @@ import (
 type Loader struct {
 	x      *Index
 	loaded map[string]bool
-	// Denied are modules never to be loaded, by their canonical name.
-	Denied map[string]bool
 }
 
 // NewLoader makes a loader for the tree x; what is loaded already is known
 // from /proc/modules.
 func NewLoader(x *Index) *Loader {
-	l := &Loader{x: x, loaded: map[string]bool{}, Denied: map[string]bool{}}
+	l := &Loader{x: x, loaded: map[string]bool{}}
 	if b, err := os.ReadFile("/proc/modules"); err == nil {
 		for _, line := range strings.Split(string(b), "\n") {
 			if n, _, ok := strings.Cut(line, " "); ok {
@@ -45,7 +43,7 @@ func (l *Loader) Load(name, params string) ([]string, error) {
 	var errs []error
 	for _, n := range names {
 		for _, m := range l.x.Order(n) {
-			if l.loaded[m] || l.x.Builtin[m] || l.Denied[m] {
+			if l.loaded[m] || l.x.Builtin[m] {
 				continue
 			}
 			p := ""

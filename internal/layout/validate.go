@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -66,7 +67,7 @@ func (l *Layout) Validate() error {
 		if s.Size < 40<<10 {
 			f.add(where, "size %d is too small for swap", s.Size)
 		}
-		if s.UUID != "" && !uuidRE.MatchString(s.UUID) {
+		if s.UUID != "" && !uuidRE().MatchString(s.UUID) {
 			f.add(where, "UUID %q", s.UUID)
 		}
 	}
@@ -74,16 +75,22 @@ func (l *Layout) Validate() error {
 	return errors.Join(f.errs...)
 }
 
+// lazy compiles an expression when it is first asked for: every command of the
+// multicall binary runs this package's start-up.
+func lazy(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
+
 var (
-	uuidRE   = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
-	vfatRE   = regexp.MustCompile(`^[0-9A-F]{4}-[0-9A-F]{4}$`)
-	lvmRE    = regexp.MustCompile(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
-	deviceRE = regexp.MustCompile(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)?$`)
-	sigRE    = regexp.MustCompile(`^0x[0-9a-f]{8}$`)
+	uuidRE   = lazy(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+	vfatRE   = lazy(`^[0-9A-F]{4}-[0-9A-F]{4}$`)
+	lvmRE    = lazy(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
+	deviceRE = lazy(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)?$`)
+	sigRE    = lazy(`^0x[0-9a-f]{8}$`)
 )
 
 func validDevice(d string) bool {
-	return deviceRE.MatchString(d) && !strings.Contains("/"+d+"/", "/./") && !strings.Contains("/"+d+"/", "/../") && !strings.HasPrefix(d, "-") && !strings.Contains(d, "/-")
+	return deviceRE().MatchString(d) && !strings.Contains("/"+d+"/", "/./") && !strings.Contains("/"+d+"/", "/../") && !strings.HasPrefix(d, "-") && !strings.Contains(d, "/-")
 }
 
 func (d *Disk) validate(f *faults, where string, define func(dev, where string)) {
@@ -106,11 +113,11 @@ func (d *Disk) validate(f *faults, where string, define func(dev, where string))
 	where += ".table"
 	switch t.Label {
 	case GPT:
-		if !uuidRE.MatchString(t.GUID) {
+		if !uuidRE().MatchString(t.GUID) {
 			f.add(where, "GUID %q", t.GUID)
 		}
 	case MBR:
-		if !sigRE.MatchString(t.Signature) {
+		if !sigRE().MatchString(t.Signature) {
 			f.add(where, "signature %q; want 0x and 8 hex digits", t.Signature)
 		}
 	default:
@@ -158,7 +165,7 @@ func (p *Partition) validate(f *faults, where string, d *Disk) {
 		if p.Number < 1 || p.Number > 128 {
 			f.add(where, "number %d; want 1 to 128", p.Number)
 		}
-		if !uuidRE.MatchString(p.Type) || !uuidRE.MatchString(p.GUID) {
+		if !uuidRE().MatchString(p.Type) || !uuidRE().MatchString(p.GUID) {
 			f.add(where, "type %q or GUID %q is no GUID", p.Type, p.GUID)
 		}
 	case MBR:
@@ -175,7 +182,7 @@ func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, wh
 	if !validDevice(g.Name) || strings.Contains(g.Name, "/") {
 		f.add(where, "name %q", g.Name)
 	}
-	if !lvmRE.MatchString(g.UUID) {
+	if !lvmRE().MatchString(g.UUID) {
 		f.add(where, "UUID %q", g.UUID)
 	}
 	if g.ExtentSize <= 0 {
@@ -190,7 +197,7 @@ func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, wh
 	for i, p := range g.PVs {
 		pw := fmt.Sprintf("%s.pvs[%d]", where, i)
 		use(p.Device, pw)
-		if !lvmRE.MatchString(p.UUID) {
+		if !lvmRE().MatchString(p.UUID) {
 			f.add(pw, "UUID %q", p.UUID)
 		}
 		if !strings.Contains(g.Config, p.UUID) {
@@ -199,7 +206,7 @@ func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, wh
 	}
 	for i, v := range g.LVs {
 		define(g.Name+"/"+v.Name, fmt.Sprintf("%s.lvs[%d]", where, i))
-		if v.Size <= 0 || !lvmRE.MatchString(v.UUID) {
+		if v.Size <= 0 || !lvmRE().MatchString(v.UUID) {
 			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "size %d or UUID %q", v.Size, v.UUID)
 		}
 	}
@@ -207,7 +214,7 @@ func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, wh
 
 func (s *Filesystem) validate(f *faults, where string, mounts map[string]string) {
 	ok := false
-	re := uuidRE
+	re := uuidRE()
 	switch s.Type {
 	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
 		ok = s.Ext != nil && s.XFS == nil && s.VFAT == nil
@@ -218,7 +225,7 @@ func (s *Filesystem) validate(f *faults, where string, mounts map[string]string)
 		ok = s.XFS != nil && s.Ext == nil && s.VFAT == nil
 	case superblock.TypeVFAT:
 		ok = s.VFAT != nil && s.Ext == nil && s.XFS == nil
-		re = vfatRE
+		re = vfatRE()
 	default:
 		f.add(where, "type %q is not one that can be made", s.Type)
 		return
