@@ -5,15 +5,16 @@ export CGO_ENABLED = 0
 COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS = -s -w -buildid= -X github.com/mkcdrec/mkcdrec/internal/version.commit=$(COMMIT)
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
-DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin
+DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny
 
-.PHONY: build generate demo test test-all bench lint install clean help deps
+.PHONY: build generate demo test test-all bench screenshots lint install clean help deps
 
 help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-build: generate  ## bin/mkcdrec, the one static executable
+build: generate  ## bin/mkcdrec, the one static executable, with its loader pack
 	$(BUILD)
+	@$(GO) run ./internal/genloaders bin/mkcdrec
 
 generate:        ## internal/bbgen: u-root's commands and ours as packages
 	$(GO) run ./internal/genbb
@@ -35,6 +36,9 @@ test-all: test   ## the long matrix as well, and every fuzzer for a while
 
 bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
 	$(GO) run ./internal/bench
+
+screenshots: deps build ## docs/*.png: the boot menus and the ready screen, in QEMU
+	$(GO) run ./vmtest/screens
 
 lint:            ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l cmds builder initramfs internal/[a-z]* kernelcfg templates vmtest | grep -v internal/bbgen)" || { gofmt -l cmds builder initramfs internal kernelcfg templates vmtest | grep -v internal/bbgen; exit 1; }

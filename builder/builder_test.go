@@ -25,7 +25,7 @@ func TestLoadConfig(t *testing.T) {
 	if err != nil || c.Exclude[0] != "/var/cache/*" || c.Rescue.Modules != "all" {
 		t.Errorf("LoadConfig = %+v, %v", c, err)
 	}
-	if c, err := LoadConfig("/no/such/file", false); err != nil || c.Rescue.Modules != "host" {
+	if c, err := LoadConfig("/no/such/file", false); err != nil || c.Rescue.Modules != "default" {
 		t.Errorf("LoadConfig(missing) = %+v, %v", c, err)
 	}
 	if c, err := LoadConfig(write(""), true); err != nil || c.Compression != "fastest" {

@@ -4,12 +4,17 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
@@ -31,27 +36,89 @@ type Check struct {
 	Remedy   string   `json:"remedy,omitempty"`
 }
 
-// Test checks this machine's prerequisites, all of them, in a fixed order.
-func (b *Builder) Test(ctx context.Context) []Check {
-	t := &tester{b: b}
+// What a command needs, for Test.
+const (
+	ForRescue = "rescue" // a medium
+	ForPath   = "path"   // a medium and a backup
+	ForPXE    = "pxe"    // a network boot tree
+	ForLocal  = "local"  // an entry in this machine's boot menu
+)
+
+// Scopes are the commands that Test knows, the most demanding first.
+var Scopes = []string{ForPath, ForRescue, ForPXE, ForLocal}
+
+// CheckInfo describes a check, for docs/CHECKS.md.
+type CheckInfo struct {
+	ID    string
+	What  string   // what is looked at, and what it is good against
+	FAQ   string   // entries of mkCDrec's list of failures that it stands for
+	Scope []string // commands that need it; nil for all
+}
+
+// AllChecks are the checks, in the order they run.
+var AllChecks = []CheckInfo{
+	{"root", "runs as root: disks and files of all users have to be read", "-", nil},
+	{"config", "the configuration can be read, with no unknown key", "44", nil},
+	{"binary", "this executable is the whole multicall binary, so that the rescue system gets its commands", "17c, 23, 31, 33, 43", nil},
+	{"clock", "the clock is not before this program was made: sets are chosen by date", "-", nil},
+	{"layout", "disks, tables, volume groups and file systems can be read", "16, 25", nil},
+	{"coverage", "everything that is mounted can be saved, or is excluded by name", "6, 8.2", []string{ForPath}},
+	{"bootloader", "the boot loader is one that a restore can install", "11, 20, 21", []string{ForPath}},
+	{"bootloader-tools", "the system has grub-install, which a restore runs inside it", "20, 21", []string{ForPath}},
+	{"kernel", "a kernel image that firmware can start: no Xen-only kernel, not cut off, right architecture", "10, 34", nil},
+	{"kernel-config", "the kernel has what a rescue system needs", "2, 12, 28", nil},
+	{"modules", "the kernel's modules are there, of its release and architecture", "3, 7b, 13, 45", nil},
+	{"drivers", "the drivers that this machine's disks and cards use now are among those packed", "21, 45", nil},
+	{"firmware", "firmware that the packed drivers declare is on this machine", "-", nil},
+	{"loader-bios", "a boot loader for BIOS machines", "17, 26, 32, 38", []string{ForRescue, ForPath, ForPXE}},
+	{"loader-uefi", "a boot loader for UEFI machines", "17, 38", []string{ForRescue, ForPath, ForPXE}},
+	{"secure-boot", "loader and kernel are signed so that Secure Boot may stay on", "17", []string{ForRescue, ForPath, ForPXE}},
+	{"local-menu", "GRUB reads custom.cfg, where the entry goes", "-", []string{ForLocal}},
+	{"programs", "the programs that a restore of this layout needs are here, and start in the packed tree", "22, 33, 41, 42", nil},
+	{"editor", "an editor and a pager can be carried", "18", nil},
+	{"memory", "this machine has the memory that its rescue system needs", "7a", nil},
+	{"memtest", "memtest86+ can go onto the medium", "15", []string{ForRescue, ForPath}},
+	{"workspace", "there is room for what is made on the way", "7, 17b", nil},
+	{"medium-size", "the configured size of the medium is one", "17b, 17d", []string{ForRescue, ForPath}},
+	{"ssh-keys", "the configured ssh keys are public keys", "8.2", nil},
+}
+
+// Test checks what the command scope needs of this machine, all of it, in a
+// fixed order.
+func (b *Builder) Test(ctx context.Context, scope string) []Check {
+	t := &tester{b: b, scope: scope}
 	t.root()
+	t.add("config", OK, "the configuration is valid", "")
 	t.binary(ctx)
+	t.clock()
 	plan := t.layout(ctx)
 	k := t.kernel(plan)
 	if k != nil {
-		t.modules(k)
+		t.modules(plan, k)
 	}
-	t.loaders(plan)
+	t.loaders(plan, k)
+	t.localMenu()
 	t.programs(ctx, plan)
+	t.rest()
 	return t.out
 }
 
 type tester struct {
-	b   *Builder
-	out []Check
+	b     *Builder
+	scope string
+	out   []Check
+}
+
+// needs tells whether the command needs a check.
+func (t *tester) needs(id string) bool {
+	i := slices.IndexFunc(AllChecks, func(c CheckInfo) bool { return c.ID == id })
+	return i >= 0 && (AllChecks[i].Scope == nil || slices.Contains(AllChecks[i].Scope, t.scope))
 }
 
 func (t *tester) add(id string, sev Severity, seen, remedy string) {
+	if !t.needs(id) {
+		return
+	}
 	if sev == OK {
 		remedy = ""
 	}
@@ -67,7 +134,12 @@ func (t *tester) root() {
 }
 
 func (t *tester) binary(ctx context.Context) {
-	if err := t.b.addBinary(ctx, initramfs.New()); err != nil {
+	work, err := os.MkdirTemp("", "mkcdrec-test-*")
+	if err == nil {
+		err = t.b.addBinary(ctx, initramfs.New(), work)
+		os.RemoveAll(work)
+	}
+	if err != nil {
 		t.add("binary", Error, err.Error(), "install the executable that `make build` makes")
 		return
 	}
@@ -77,7 +149,11 @@ func (t *tester) binary(ctx context.Context) {
 func (t *tester) layout(ctx context.Context) *Plan {
 	l, mounts, err := t.b.Probe(ctx)
 	if err != nil {
-		t.add("layout", Error, err.Error(), "see the message; `mkcdrec layout show` repeats it")
+		sev, remedy := Error, "see the message; `mkcdrec layout show` repeats it"
+		if t.scope == ForRescue || t.scope == ForPXE {
+			sev, remedy = Warning, "the medium is made without this machine's layout: it can restore any set, but knows nothing of this machine"
+		}
+		t.add("layout", sev, err.Error(), remedy)
 		return nil
 	}
 	p, err := NewPlan(t.b.Config, l, mounts, "")
@@ -96,6 +172,16 @@ func (t *tester) layout(ctx context.Context) *Plan {
 	} else {
 		t.add("bootloader", OK, fmt.Sprintf("%s on %s", l.Boot.Loader, l.Boot.Firmware), "")
 	}
+	if l.Boot.Loader == "" {
+		return p
+	}
+	for _, n := range []string{"grub-install", "grub2-install"} {
+		if f, err := initramfs.LookPath("", n); err == nil {
+			t.add("bootloader-tools", OK, f, "")
+			return p
+		}
+	}
+	t.add("bootloader-tools", Error, "the system has no grub-install", "install it (Debian: grub-pc-bin or grub-efi-amd64-bin, with grub2-common); without it a restored machine does not start by itself")
 	return p
 }
 
@@ -136,22 +222,140 @@ func (t *tester) kernel(p *Plan) *kernelcfg.Kernel {
 // KernelHint says how to name a kernel.
 const KernelHint = "name one with --kernel FILE (and --modules DIR if its modules are not in /lib/modules)"
 
-func (t *tester) modules(k *kernelcfg.Kernel) {
-	if k.Modules == "" {
-		t.add("modules", Error, "no /lib/modules/"+k.Release, "install the kernel's modules or name them with --modules DIR")
-		return
-	}
-	x, err := kmod.Open(k.Modules)
+func (t *tester) modules(p *Plan, k *kernelcfg.Kernel) {
+	x, err := kernelcfg.CheckModules(k)
 	if err != nil {
-		t.add("modules", Error, err.Error(), "run depmod "+k.Release)
+		t.add("modules", Error, err.Error(), "install the kernel's modules or name them with --modules DIR; depmod makes their index")
 		return
 	}
 	t.add("modules", OK, fmt.Sprintf("%s, %d modules", k.Modules, len(x.Path)), "")
+	if p == nil {
+		p = Unprobed()
+	}
+	names, loaded, err := t.b.selectModules(x, p)
+	if err != nil {
+		t.add("drivers", Error, err.Error(), "see rescue.modules and rescue.extra_modules of the configuration")
+		return
+	}
+	var missing []string
+	for _, m := range loaded {
+		pth := x.Path[m]
+		if slices.ContainsFunc(driverDirs, func(d string) bool { return strings.HasPrefix(pth, d) }) && !slices.Contains(names, m) && !slices.ContainsFunc(t.b.Config.Rescue.ExcludeModules, func(e string) bool { return kmod.Norm(e) == m }) {
+			missing = append(missing, m)
+		}
+	}
+	if len(missing) > 0 {
+		t.add("drivers", Warning, "in use and not packed: "+strings.Join(missing, " "), "name them in rescue.extra_modules, if the rescue system needs them")
+	} else {
+		t.add("drivers", OK, fmt.Sprintf("%d modules, set %s", len(names), t.b.Config.Rescue.Modules), "")
+	}
+	var lack []string
+	for _, m := range loaded {
+		b, err := x.Read(m)
+		if err != nil {
+			continue // of another kernel than the running one
+		}
+		fw, err := kmod.Firmware(b)
+		if err != nil {
+			continue
+		}
+		found := len(fw) == 0
+		for _, f := range fw {
+			_, _, ok := kernelcfg.FindFirmware("", k.Release, f)
+			found = found || ok
+		}
+		if !found && slices.Contains(names, m) {
+			lack = append(lack, m)
+		}
+	}
+	if len(lack) > 0 {
+		t.add("firmware", Warning, "no firmware for drivers in use: "+strings.Join(lack, " "), "install the distribution's firmware packages, if the device does not work now either")
+	} else {
+		t.add("firmware", OK, "the drivers in use have their firmware", "")
+	}
 }
+
+// driverDirs are where drivers of storage and network cards lie.
+var driverDirs = []string{"kernel/drivers/scsi/", "kernel/drivers/ata/", "kernel/drivers/nvme/", "kernel/drivers/md/", "kernel/drivers/block/", "kernel/drivers/net/ethernet/", "kernel/drivers/net/virtio_net", "kernel/drivers/virtio/", "kernel/drivers/message/", "updates/"}
+
+// clock compares with the executable's date.
+func (t *tester) clock() {
+	st, err := os.Stat(t.b.Executable)
+	if now := time.Now(); err == nil && now.Before(st.ModTime().Add(-24*time.Hour)) {
+		t.add("clock", Error, "the clock says "+now.UTC().Format("2006-01-02 15:04")+", but this program is of "+st.ModTime().UTC().Format("2006-01-02"), "set the clock: sets are chosen by their date")
+		return
+	}
+	t.add("clock", OK, time.Now().UTC().Format("2006-01-02 15:04 UTC"), "")
+}
+
+func (t *tester) localMenu() {
+	f, err := customCfg()
+	if err != nil {
+		t.add("local-menu", Error, err.Error(), "on UEFI machines the firmware's menu is used as well; otherwise install GRUB's 41_custom")
+		return
+	}
+	t.add("local-menu", OK, f, "")
+}
+
+// rest are the small ones.
+func (t *tester) rest() {
+	has := func(names ...string) string {
+		for _, n := range names {
+			if f, err := initramfs.LookPath("", n); err == nil {
+				return f
+			}
+		}
+		return ""
+	}
+	if e, p := has("vim.tiny", "nano", "vi", "mg"), has("less"); e == "" || p == "" {
+		t.add("editor", Warning, "this machine has no small editor (vim.tiny, nano) or no less", "install them; the rescue system has only ed and more otherwise")
+	} else {
+		t.add("editor", OK, e+", "+p, "")
+	}
+	need := map[string]int64{kernelcfg.SetHost: 160, kernelcfg.SetDefault: 256, kernelcfg.SetAll: 320}[t.b.Config.Rescue.Modules]
+	var si unix.Sysinfo_t
+	if unix.Sysinfo(&si) == nil {
+		have := int64(si.Totalram) * int64(si.Unit) >> 20
+		if have < need {
+			t.add("memory", Error, fmt.Sprintf("%d MiB; a rescue system with the driver set %s needs %d", have, t.b.Config.Rescue.Modules, need), "take --module-set host, which needs 160 MiB")
+		} else {
+			t.add("memory", OK, fmt.Sprintf("%d MiB, needed %d", have, need), "")
+		}
+	}
+	if bios, uefi := media.FindMemtest(""); bios == "" && uefi == "" {
+		t.add("memtest", Warning, "memtest86+ is not installed", "install memtest86+ to have it in the medium's menu: bad memory damages backups and restores")
+	} else {
+		t.add("memtest", OK, strings.TrimSpace(bios+" "+uefi), "")
+	}
+	dir := "."
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		t.add("workspace", Error, err.Error(), "change to a directory that can be written to")
+	} else if free := int64(s.Bavail) * s.Bsize; free < workspace {
+		t.add("workspace", Warning, fmt.Sprintf("%s free in the current directory, a medium needs up to %s", quantity.Size(free), quantity.Size(workspace)), "make room, or write somewhere else")
+	} else {
+		t.add("workspace", OK, quantity.Size(free).String()+" free in the current directory", "")
+	}
+	if n, err := t.b.Config.mediumSize(); err != nil {
+		t.add("medium-size", Error, err.Error(), "bytes, or 700M, 4G, CD, DVD, DVD-DL, BD")
+	} else if n > 0 {
+		t.add("medium-size", OK, quantity.Size(n).String(), "")
+	} else {
+		t.add("medium-size", OK, "any", "")
+	}
+	if _, err := t.b.sshKeys(); err != nil {
+		t.add("ssh-keys", Error, err.Error(), "put lines of authorized_keys, or names of files of them, into rescue.ssh_keys")
+	} else {
+		t.add("ssh-keys", OK, fmt.Sprintf("%d configured", len(t.b.Config.Rescue.SSHKeys)), "")
+	}
+}
+
+// workspace is what making a medium takes at most, in bytes.
+const workspace = 256 << 20
 
 // loaders: what this machine's own firmware needs is an error, the other
 // kind a warning.
-func (t *tester) loaders(p *Plan) {
+func (t *tester) loaders(p *Plan, k *kernelcfg.Kernel) {
 	fw := ""
 	if p != nil {
 		fw = p.Layout.Boot.Firmware
@@ -162,15 +366,34 @@ func (t *tester) loaders(p *Plan) {
 		}
 		return Warning
 	}
-	if l, err := media.FindBIOS(""); err != nil {
-		t.add("loader-bios", sev("bios"), err.Error(), "install isolinux and syslinux-common (Fedora: syslinux)")
-	} else {
-		t.add("loader-bios", OK, l.ISOLinux, "")
+	work, err := os.MkdirTemp("", "mkcdrec-test-*")
+	if err != nil {
+		t.add("loaders", Error, err.Error(), "make room in the directory for temporary files")
+		return
 	}
-	if l, err := media.FindUEFI(""); err != nil {
-		t.add("loader-uefi", sev("uefi"), err.Error(), "install grub-efi-amd64-bin; with Secure Boot grub-efi-amd64-signed and shim-signed too")
+	defer os.RemoveAll(work)
+	l := t.b.loaders(work, "/.mkcdrec", false)
+	if l.BIOS == nil {
+		t.add("loader-bios", sev("bios"), l.BIOSErr.Error(), "install isolinux and syslinux-common (Fedora: syslinux), or use a program built with its loader pack")
 	} else {
-		t.add("loader-uefi", OK, l.Name, "")
+		t.add("loader-bios", OK, l.BIOSFrom, "")
+	}
+	if l.UEFI == nil {
+		t.add("loader-uefi", sev("uefi"), l.UEFIErr.Error(), "install grub-efi-amd64-bin; with Secure Boot grub-efi-amd64-signed and shim-signed too; or use a program built with its loader pack")
+		return
+	}
+	t.add("loader-uefi", OK, l.UEFIFrom, "")
+	if k == nil {
+		return
+	}
+	why := l.secureBoot(k.Image, Distribution(""))
+	switch {
+	case why == "":
+		t.add("secure-boot", OK, "the medium starts with Secure Boot on", "")
+	case SecureBootOn(""):
+		t.add("secure-boot", Error, "Secure Boot is on, and the medium would not start: "+why, secureBootRemedy)
+	default:
+		t.add("secure-boot", Warning, "the medium does not start with Secure Boot on: "+why, secureBootRemedy)
 	}
 }
 
@@ -179,7 +402,15 @@ func (t *tester) programs(ctx context.Context, p *Plan) {
 		return
 	}
 	progs := t.b.programs(p)
-	got, err := initramfs.New().Carry(ctx, t.b.Run, progs)
+	tree := initramfs.New()
+	got, err := tree.Carry(ctx, t.b.Run, progs)
+	if err == nil && os.Geteuid() == 0 {
+		var dir string
+		if dir, err = os.MkdirTemp("", "mkcdrec-test-*"); err == nil {
+			err = tree.Try(ctx, t.b.Run, dir, got)
+			os.RemoveAll(dir)
+		}
+	}
 	if err != nil {
 		t.add("programs", Error, err.Error(), "install the packages of these programs (e2fsprogs, xfsprogs, dosfstools, lvm2)")
 		return

@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
@@ -32,14 +35,23 @@ type Config struct {
 
 // RescueConfig is about the rescue system.
 type RescueConfig struct {
-	Kernel         string   `yaml:"kernel"`      // image; "" takes the running one
+	Kernel         string   `yaml:"kernel"`      // image; "" takes the running one, "best" the newest in /boot
 	ModulesDir     string   `yaml:"modules_dir"` // "" takes the kernel's own
-	Modules        string   `yaml:"modules"`     // host or all
+	Modules        string   `yaml:"modules"`     // host, default or all
 	ExtraModules   []string `yaml:"extra_modules"`
 	ExcludeModules []string `yaml:"exclude_modules"`
 	Carry          []string `yaml:"carry"`    // further programs of the host
-	Programs       string   `yaml:"programs"` // needed (or ""), or none
+	Programs       string   `yaml:"programs"` // needed (or ""), required (without comfort), or none
 	Append         string   `yaml:"append"`   // kernel command line
+	// SSHKeys are public keys, or files of them, of those who may log in by
+	// ssh; without any there is no ssh server.
+	SSHKeys []string `yaml:"ssh_keys"`
+	// Default is the menu's default: local or rescue; "" takes rescue for a
+	// medium that works unattended, and local otherwise.
+	Default string `yaml:"default"`
+	// MediumSize is the size of the medium, as quantity.Parse or
+	// quantity.Medium take it; a larger image is refused.
+	MediumSize string `yaml:"medium_size"`
 }
 
 // LoadConfig reads a configuration file; unknown keys and wrong types are
@@ -71,7 +83,7 @@ func (c *Config) defaults() {
 		c.Compression = "fastest"
 	}
 	if c.Rescue.Modules == "" {
-		c.Rescue.Modules = kernelcfg.SetHost
+		c.Rescue.Modules = kernelcfg.SetDefault
 	}
 }
 
@@ -84,8 +96,17 @@ func (c *Config) Validate() error {
 	if _, err := archive.NewMatcher(c.Exclude); err != nil {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
-	if m := c.Rescue.Modules; m != kernelcfg.SetHost && m != kernelcfg.SetAll {
-		errs = append(errs, fmt.Errorf("rescue.modules: %q; want %s or %s", m, kernelcfg.SetHost, kernelcfg.SetAll))
+	if m := c.Rescue.Modules; !slices.Contains(kernelcfg.Sets, m) {
+		errs = append(errs, fmt.Errorf("rescue.modules: %q; want %s", m, strings.Join(kernelcfg.Sets, ", ")))
+	}
+	if p := c.Rescue.Programs; p != "" && p != "needed" && p != "required" && p != "none" {
+		errs = append(errs, fmt.Errorf("rescue.programs: %q; want needed, required or none", p))
+	}
+	if _, err := c.mediumSize(); err != nil {
+		errs = append(errs, fmt.Errorf("rescue.medium_size: %w", err))
+	}
+	if d := c.Rescue.Default; d != "" && d != "local" && d != "rescue" {
+		errs = append(errs, fmt.Errorf("rescue.default: %q; want local or rescue", d))
 	}
 	return errors.Join(errs...)
 }
@@ -96,4 +117,17 @@ func (c *Config) level() (archive.Level, error) {
 		return 0, fmt.Errorf("compression: %q; want fastest, default or better", c.Compression)
 	}
 	return l, nil
+}
+
+// mediumSize is in bytes, 0 for any.
+func (c *Config) mediumSize() (int64, error) {
+	v := c.Rescue.MediumSize
+	if v == "" {
+		return 0, nil
+	}
+	if s, ok := quantity.Medium(v); ok {
+		return int64(s), nil
+	}
+	s, err := quantity.Parse(v)
+	return int64(s), err
 }

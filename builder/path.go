@@ -33,6 +33,8 @@ type Builder struct {
 	Config  *Config
 	// Executable is the multicall binary that the rescue system gets.
 	Executable string
+
+	modules ModuleReport // of the last rescue system made
 }
 
 // partial is the beginning of the names of unfinished sets.
@@ -124,7 +126,20 @@ func safeName(host string) string {
 func newUUID() string {
 	var u [16]byte
 	rand.Read(u[:]) // never fails, by its documentation
-	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	u[6] = u[6]&0x0f | 0x40
+	return formatUUID(u)
+}
+
+// uuidFrom gives the same UUID for the same text, version 8.
+func uuidFrom(text string) string {
+	s := sha256.Sum256([]byte(text))
+	u := [16]byte(s[:16])
+	u[6] = u[6]&0x0f | 0x80
+	return formatUUID(u)
+}
+
+func formatUUID(u [16]byte) string {
+	u[8] = u[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 

@@ -10,13 +10,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/media"
-	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/sshserver"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 	"github.com/mkcdrec/mkcdrec/templates"
@@ -60,31 +62,62 @@ func (b *Builder) Rescue(ctx context.Context, p *Plan, out string) error {
 }
 
 func (b *Builder) rescue(ctx context.Context, p *Plan, h Hint, iso string) error {
-	b.Report.Phase("rescue system", 0)
-	k, err := b.kernel(p)
-	if err != nil {
-		return err
-	}
 	work, err := os.MkdirTemp(filepath.Dir(iso), ".rescue-*")
 	if err != nil {
 		return fmt.Errorf("cannot make the rescue system: %w", err)
 	}
 	defer os.RemoveAll(work)
-	info := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: time.Now().UTC().Truncate(time.Second), Program: b.Version, Kernel: k.Release, MediumID: newUUID(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path}
+	k, info, initrd, err := b.system(ctx, p, h, work)
+	if err != nil {
+		return err
+	}
+	return b.image(p, k, info, initrd, iso)
+}
+
+// system makes the rescue system below work: the kernel, what it knows of its
+// machine, and the file of its initramfs.
+func (b *Builder) system(ctx context.Context, p *Plan, h Hint, work string) (*kernelcfg.Kernel, *rescue.Info, string, error) {
+	b.Report.Phase("rescue system", 0)
+	k, err := b.kernel(p)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	info, err := b.info(p, k, h)
+	if err != nil {
+		return nil, nil, "", err
+	}
 	tree, err := b.tree(ctx, p, k, info, work)
 	if err != nil {
-		return fmt.Errorf("cannot make the rescue system: %w", err)
+		return nil, nil, "", fmt.Errorf("cannot make the rescue system: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, nil, "", err
 	}
 	initrd := filepath.Join(work, "initrd.img")
 	size, err := pack(tree, k, initrd)
 	if err != nil {
-		return err
+		return nil, nil, "", err
 	}
-	b.Report.Note("rescue system: kernel %s, initramfs %s (unpacked %s)", k.Release, quantity.Size(size), quantity.Size(tree.Size()))
-	return b.image(p, k, info, initrd, iso)
+	b.report(k.Release, size, tree.Size())
+	return k, info, initrd, nil
+}
+
+// info is what the medium knows of its machine. With SOURCE_DATE_EPOCH the
+// medium's id comes from what it is made of.
+func (b *Builder) info(p *Plan, k *kernelcfg.Kernel, h Hint) (*rescue.Info, error) {
+	now, fixed, err := media.Epoch()
+	if err != nil {
+		return nil, err
+	}
+	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: newUUID(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path}
+	if fixed {
+		var lay strings.Builder
+		if err := p.Layout.Write(&lay); err != nil {
+			return nil, err
+		}
+		i.MediumID = uuidFrom(fmt.Sprintf("%d\x00%s\x00%s\x00%+v\x00%s", now.Unix(), k.Release, b.Version, b.Config.Rescue, lay.String()))
+	}
+	return i, nil
 }
 
 // kernel finds the kernel and checks its configuration for what is needed.
@@ -93,9 +126,6 @@ func (b *Builder) kernel(p *Plan) (*kernelcfg.Kernel, error) {
 	k, err := kernelcfg.Find("", p.Layout.Kernel.Release, c.Kernel, c.ModulesDir)
 	if err != nil {
 		return nil, err
-	}
-	if k.Modules == "" {
-		return nil, fmt.Errorf("cannot use kernel %s: there are no modules for %s in /lib/modules", k.Image, k.Release)
 	}
 	if k.Config == nil {
 		b.Report.Warn("the configuration of kernel %s is nowhere to be found: what it lacks shows only when the medium is started", k.Release)
@@ -122,10 +152,10 @@ func (b *Builder) requirements(p *Plan) []kernelcfg.Requirement {
 // tree collects the rescue system.
 func (b *Builder) tree(ctx context.Context, p *Plan, k *kernelcfg.Kernel, info *rescue.Info, work string) (*initramfs.Files, error) {
 	t := initramfs.New()
-	if err := b.addBinary(ctx, t); err != nil {
+	if err := b.addBinary(ctx, t, work); err != nil {
 		return nil, err
 	}
-	if err := b.addModules(t, p, k); err != nil {
+	if err := b.addModules(t, p, k, work); err != nil {
 		return nil, err
 	}
 	progs := b.programs(p)
@@ -149,7 +179,7 @@ func (b *Builder) tree(ctx context.Context, p *Plan, k *kernelcfg.Kernel, info *
 }
 
 // addBinary puts the multicall binary in, with a link for each command.
-func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files) error {
+func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files, work string) error {
 	out, err := b.Run.Run(ctx, tool.New(b.Executable, "applet"))
 	if err != nil {
 		return fmt.Errorf("cannot list the commands of %s: %w", b.Executable, err)
@@ -160,7 +190,11 @@ func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files) error {
 			return fmt.Errorf("cannot use %s for the rescue system: it has no command %s; is it the multicall binary made by `make build`?", b.Executable, must)
 		}
 	}
-	errs := []error{t.AddFile("bbin/mkcdrec", b.Executable), t.AddLink("init", "bbin/init"), t.AddLink("usr/bin/sh", "/bbin/sh"), t.AddLink("usr/sbin/modprobe", "/bbin/modprobe")}
+	exe, err := loaders.Plain(b.Executable, filepath.Join(work, "mkcdrec"))
+	if err != nil {
+		return err
+	}
+	errs := []error{t.AddFile("bbin/mkcdrec", exe), t.AddLink("init", "bbin/init"), t.AddLink("usr/bin/sh", "/bbin/sh"), t.AddLink("usr/sbin/modprobe", "/bbin/modprobe")}
 	for _, n := range names {
 		if n != "mkcdrec" {
 			errs = append(errs, t.AddLink("bbin/"+n, "mkcdrec"))
@@ -169,65 +203,91 @@ func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files) error {
 	return errors.Join(errs...)
 }
 
-// addModules puts in the chosen modules, decompressed, their index, and the
-// firmware they declare.
-func (b *Builder) addModules(t *initramfs.Files, p *Plan, k *kernelcfg.Kernel) error {
-	x, err := kmod.Open(k.Modules)
+// addModules puts in the chosen modules, packed, their index, what the
+// machine's modprobe.d says of them, and the firmware they declare.
+func (b *Builder) addModules(t *initramfs.Files, p *Plan, k *kernelcfg.Kernel, work string) error {
+	x, err := kernelcfg.CheckModules(k)
 	if err != nil {
 		return err
 	}
-	aliases, loaded, err := kernelcfg.HostAliases("")
+	names, _, err := b.selectModules(x, p)
 	if err != nil {
 		return err
+	}
+	c := b.Config.Rescue
+	base := "usr/lib/modules/" + k.Release + "/"
+	pack := filepath.Join(work, kmod.PackFile)
+	w, err := os.OpenFile(pack, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot pack kernel modules: %w", err)
+	}
+	defer w.Close()
+	var firmware []string
+	size := map[string]int64{}
+	index, err := x.WritePack(w, names, func(name string, m []byte) error {
+		size[name] = int64(len(m))
+		fw, err := kmod.Firmware(m)
+		firmware = append(firmware, fw...)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.Close(); err != nil {
+		return fmt.Errorf("cannot pack kernel modules: %w", err)
+	}
+	b.modules = ModuleReport{Set: c.Modules, Modules: len(names), Classes: kernelcfg.Classes(x, size)}
+	errs := []error{t.AddFile(base+kmod.PackFile, pack), t.AddContent(base+kmod.PackIndex, index, 0o644)}
+	idx, err := x.WriteIndex(names)
+	if err != nil {
+		return err
+	}
+	for f, c := range idx {
+		errs = append(errs, t.AddContent(base+f, c, 0o644))
+	}
+	conf := kmod.ReadConf("")
+	for _, n := range c.ExcludeModules {
+		conf.Blacklist[kmod.Norm(n)] = true
+	}
+	errs = append(errs, t.AddContent("etc/modprobe.d/mkcdrec.conf", conf.Text(append(slices.Clone(names), c.ExcludeModules...)), 0o644))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return b.addFirmware(t, k, firmware)
+}
+
+// selectModules chooses the modules for a plan by the configuration; loaded
+// are those that this machine has loaded.
+func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string, err error) {
+	aliases, loaded, err := kernelcfg.HostAliases("")
+	if err != nil {
+		return nil, nil, err
 	}
 	c := b.Config.Rescue
 	extra := slices.Clone(c.ExtraModules)
 	for _, f := range p.Layout.Filesystems {
 		extra = append(extra, f.Type)
 	}
-	if c.Modules == kernelcfg.SetHost {
-		// Drivers of storage and network that are in use without an alias.
-		for _, m := range loaded {
-			if pth := x.Path[m]; strings.HasPrefix(pth, "kernel/drivers/scsi/") || strings.HasPrefix(pth, "kernel/drivers/ata/") || strings.HasPrefix(pth, "kernel/drivers/nvme/") || strings.HasPrefix(pth, "kernel/drivers/md/") {
-				extra = append(extra, m)
-			}
+	// Drivers of storage and network that are in use without an alias.
+	for _, m := range loaded {
+		if pth := x.Path[m]; slices.ContainsFunc([]string{"kernel/drivers/scsi/", "kernel/drivers/ata/", "kernel/drivers/nvme/", "kernel/drivers/md/"}, func(d string) bool { return strings.HasPrefix(pth, d) }) {
+			extra = append(extra, m)
 		}
 	}
-	names, err := kernelcfg.Select(x, c.Modules, extra, aliases, c.ExcludeModules)
-	if err != nil {
-		return err
-	}
-	base := "usr/lib/modules/" + k.Release + "/"
-	var firmware []string
-	for _, n := range names {
-		m, err := x.Read(n)
-		if err != nil {
-			return err
-		}
-		fw, err := kmod.Firmware(m)
-		if err != nil {
-			return err
-		}
-		firmware = append(firmware, fw...)
-		if plain := kmod.PlainPath(x.Path[n]); plain == x.Path[n] {
-			err = t.AddFile(base+plain, filepath.Join(x.Dir, plain))
-		} else {
-			err = t.AddContent(base+plain, m, 0o644)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	idx, err := x.WriteIndex(names)
-	if err != nil {
-		return err
-	}
-	for f, c := range idx {
-		if err := t.AddContent(base+f, c, 0o644); err != nil {
-			return err
-		}
-	}
-	return b.addFirmware(t, k, firmware)
+	names, _, err = kernelcfg.Select(x, c.Modules, extra, aliases, c.ExcludeModules)
+	return names, loaded, err
+}
+
+// ModuleReport says what the drivers take.
+type ModuleReport struct {
+	Set     string            `json:"set"`
+	Modules int               `json:"modules"`
+	Classes []kernelcfg.Class `json:"classes"`
+	// Firmware is the number of firmware files packed, and their bytes;
+	// MissingFirmware what drivers declare and this machine has not.
+	Firmware        int      `json:"firmware"`
+	FirmwareBytes   int64    `json:"firmwareBytes"`
+	MissingFirmware []string `json:"missingFirmware,omitempty"`
 }
 
 func (b *Builder) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []string) error {
@@ -248,10 +308,13 @@ func (b *Builder) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []s
 		if err != nil {
 			return fmt.Errorf("cannot read firmware %s: %w", file, err)
 		}
+		b.modules.Firmware++
+		b.modules.FirmwareBytes += int64(len(c))
 		if err := t.AddContent("usr/lib/firmware/"+packed, c, 0o644); err != nil {
 			return err
 		}
 	}
+	b.modules.MissingFirmware = missing
 	if len(missing) > 0 {
 		b.Report.Note("firmware that drivers may ask for and this machine does not have: %d files (%s ...)", len(missing), missing[0])
 	}
@@ -263,7 +326,10 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 	if b.Config.Rescue.Programs == "none" {
 		return nil
 	}
-	needs := append(p.Needs(), "shell")
+	needs := p.Needs()
+	if b.Config.Rescue.Programs != "required" {
+		needs = append(needs, "shell")
+	}
 	if p.generic {
 		needs = append(needs, "ext4", "xfs", "vfat", "lvm")
 	}
@@ -293,6 +359,32 @@ func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error
 		return err
 	}
 	host := safeName(p.Layout.Hostname)
+	keys, err := b.sshKeys()
+	if err != nil {
+		return err
+	}
+	if keys != "" {
+		if err := t.AddContent(rescue.KeysFile, []byte(keys), 0o600); err != nil {
+			return err
+		}
+	}
+	if m, err := keymap.Read("/dev/tty0"); err == nil {
+		j, err := json.Marshal(m)
+		if err == nil {
+			err = t.AddContent(rescue.KeymapFile, j, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	// The time zone, how the hardware's clock runs, and whom https may trust.
+	for _, f := range []string{"/etc/localtime", "/etc/adjtime", "/etc/ssl/certs/ca-certificates.crt"} {
+		if st, err := os.Stat(f); err == nil && st.Mode().IsRegular() {
+			if err := t.AddFile(f, f); err != nil {
+				return err
+			}
+		}
+	}
 	return errors.Join(
 		t.AddContent(rescue.InfoFile, append(ij, '\n'), 0o644),
 		t.AddContent(rescue.LayoutFile, []byte(lay.String()), 0o644),
@@ -307,6 +399,29 @@ func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error
 		t.AddLink("etc/mtab", "../proc/self/mounts"),
 		t.AddLink("root/.bashrc", "/etc/profile"),
 	)
+}
+
+// sshKeys are the public keys of those who may log in: of the configuration,
+// each a line or the name of a file of lines.
+func (b *Builder) sshKeys() (string, error) {
+	var out strings.Builder
+	for _, k := range b.Config.Rescue.SSHKeys {
+		if strings.HasPrefix(k, "/") {
+			c, err := os.ReadFile(k)
+			if err != nil {
+				return "", fmt.Errorf("cannot read ssh keys: %w", err)
+			}
+			k = string(c)
+		}
+		if strings.Contains(k, "PRIVATE KEY") {
+			return "", errors.New("cannot use ssh keys: a private key was given; the medium takes public keys only")
+		}
+		if _, err := sshserver.ParseKeys(k); err != nil {
+			return "", err
+		}
+		out.WriteString(strings.TrimSpace(k) + "\n")
+	}
+	return out.String(), nil
 }
 
 func pack(t *initramfs.Files, k *kernelcfg.Kernel, file string) (int64, error) {
@@ -341,38 +456,120 @@ func (b *Builder) cmdline(p *Plan) string {
 	return strings.Join(strings.Fields(strings.Join(w, " ")), " ")
 }
 
+// efiLoaders are the loaders of installed systems, by their paths in an ESP;
+// the machine's own comes first.
+var efiLoaders = []string{"/EFI/debian/shimx64.efi", "/EFI/ubuntu/shimx64.efi", "/EFI/fedora/shimx64.efi", "/EFI/redhat/shimx64.efi", "/EFI/centos/shimx64.efi", "/EFI/rocky/shimx64.efi", "/EFI/almalinux/shimx64.efi", "/EFI/opensuse/shim.efi", "/EFI/sles/shim.efi",
+	"/EFI/debian/grubx64.efi", "/EFI/ubuntu/grubx64.efi", "/EFI/fedora/grubx64.efi", "/EFI/arch/grubx64.efi", "/EFI/GRUB/grubx64.efi", "/EFI/systemd/systemd-bootx64.efi", "/EFI/Microsoft/Boot/bootmgfw.efi"}
+
+// MenuTimeout is after how many seconds the menu starts its default entry.
+const MenuTimeout = 20
+
+// menu is what the boot menus of any medium have in common.
+func (b *Builder) menu(p *Plan, info *rescue.Info) templates.Menu {
+	m := templates.Menu{Heading: "mkcdrec rescue medium for " + info.Host, Title: fmt.Sprintf("%s, kernel %s, made %s", info.Host, info.Kernel, info.Created.Format("2006-01-02 15:04 UTC")),
+		Append: b.cmdline(p) + " mkcdrec.medium=" + info.MediumID, Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Serial: serial(p.Layout.Kernel.Consoles), Timeout: MenuTimeout, Default: b.Config.Rescue.Default}
+	for _, e := range p.Layout.Boot.NVRAM {
+		if l := strings.ReplaceAll(e.Path, `\`, "/"); e.Active && strings.HasPrefix(strings.ToUpper(l), "/EFI/") && !strings.ContainsAny(l, " '\"$;{}") && !strings.Contains(strings.ToUpper(l), "/EFI/BOOT/") {
+			m.Loaders = append(m.Loaders, l)
+		}
+	}
+	m.Loaders = append(m.Loaders, efiLoaders...)
+	if m.Serial == nil {
+		m.Serial = &templates.Serial{Port: 0, Speed: 115200}
+	}
+	if m.Default == "" {
+		m.Default = "local"
+		if strings.Contains(m.Append, "mkcdrec.auto=") {
+			m.Default = "rescue"
+		}
+	}
+	return m
+}
+
 // image writes the ISO image.
 func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd, iso string) error {
-	img := media.ISO{Label: rescue.VolumeLabel, Files: map[string]string{"boot/vmlinuz": k.Image, "boot/initrd.img": initrd}, Content: map[string][]byte{}}
-	var berr, uerr error
-	if img.BIOS, berr = media.FindBIOS(""); berr != nil {
-		b.Report.Warn("the medium will not start on BIOS machines: %v", berr)
-	}
-	if img.UEFI, uerr = media.FindUEFI(""); uerr != nil {
-		b.Report.Warn("the medium will not start on UEFI machines: %v", uerr)
-	}
-	if p.Layout.Boot.Firmware == "bios" && berr != nil || p.Layout.Boot.Firmware == "uefi" && uerr != nil {
-		return fmt.Errorf("cannot make a medium that starts on this machine (%s): %w", p.Layout.Boot.Firmware, errors.Join(berr, uerr))
-	}
-	menu := templates.Menu{Title: fmt.Sprintf("mkcdrec rescue system for %s, kernel %s, made %s", info.Host, info.Kernel, info.Created.Format("2006-01-02 15:04")), Append: b.cmdline(p) + " mkcdrec.medium=" + info.MediumID, Serial: serial(p.Layout.Kernel.Consoles), Timeout: 5}
-	cfg, err := templates.ISOLinux(menu)
+	mark := "/" + rescue.ISOMark + "-" + info.MediumID
+	work := filepath.Dir(initrd)
+	l := b.loaders(work, mark, false)
+	max, err := b.Config.mediumSize()
 	if err != nil {
 		return err
 	}
-	grub, err := templates.GRUB(menu)
+	img := media.ISO{Label: rescue.VolumeLabel, Files: map[string]string{"boot/vmlinuz": k.Image, "boot/initrd.img": initrd}, Content: map[string][]byte{}, BIOS: l.BIOS, UEFI: l.UEFI, Time: info.Created, Max: max}
+	if l.BIOS == nil {
+		b.Report.Warn("the medium will not start on BIOS machines: %v", l.BIOSErr)
+	}
+	if l.UEFI == nil {
+		b.Report.Warn("the medium will not start on UEFI machines: %v", l.UEFIErr)
+	}
+	if p.Layout.Boot.Firmware == "bios" && l.BIOS == nil || p.Layout.Boot.Firmware == "uefi" && l.UEFI == nil {
+		return fmt.Errorf("cannot make a medium that starts on this machine (%s): %w", p.Layout.Boot.Firmware, errors.Join(l.BIOSErr, l.UEFIErr))
+	}
+	if why := l.secureBoot(k.Image, Distribution("")); l.UEFI != nil && why != "" {
+		if SecureBootOn("") {
+			b.Report.Warn("the medium will not start on this machine while Secure Boot is on: %s; %s", why, secureBootRemedy)
+		} else {
+			b.Report.Note("not for Secure Boot: %s", why)
+		}
+	}
+	m := b.menu(p, info)
+	m.Boxed = l.BIOS != nil && len(l.BIOS.Modules) > 0
+	m.Mark = mark
+	if l.BIOS != nil && l.BIOS.Chain {
+		// "hd0" is the first disk for a CD; a stick is that itself.
+		if m.Chain = chain(p.Layout); m.Chain == "" {
+			m.Chain = "hd0"
+		}
+	}
+	if bios, uefi := media.FindMemtest(""); bios != "" || uefi != "" {
+		if bios != "" {
+			img.Files["boot/memtest.bin"], m.BIOSMemtest = bios, "/boot/memtest.bin"
+		}
+		if uefi != "" {
+			img.Files["boot/memtest.efi"], m.UEFIMemtest = uefi, "/boot/memtest.efi"
+		}
+	}
+	cfg, err := templates.ISOLinux(m)
+	if err != nil {
+		return err
+	}
+	grub, err := templates.GRUB(m)
 	if err != nil {
 		return err
 	}
 	img.Content[rescue.ISOMark] = []byte(info.MediumID + "\n")
-	img.Content[".disk/info"] = []byte(menu.Title + "\n")
+	img.Content[mark] = []byte(m.Title + "\n")
+	img.Content[".disk/info"] = []byte(m.Heading + ", " + m.Title + "\n")
 	if img.BIOS != nil {
 		img.Content["isolinux/isolinux.cfg"] = cfg
 	}
 	img.Content["boot/grub/grub.cfg"] = grub
+	b.Report.Note("loaders: BIOS %s, UEFI %s", l.BIOSFrom, l.UEFIFrom)
 	if err := img.Write(iso); err != nil {
 		return err
 	}
 	return os.Chmod(iso, 0o600)
+}
+
+// chain names the disk that a BIOS machine starts from, as chain.c32 finds it
+// again: by what its partition table says of itself.
+func chain(l *layout.Layout) string {
+	if l.Boot.Firmware != "bios" {
+		return ""
+	}
+	for _, d := range l.Boot.Disks {
+		i := slices.IndexFunc(l.Disks, func(x layout.Disk) bool { return x.Name == d })
+		if i < 0 || l.Disks[i].Table == nil {
+			continue
+		}
+		switch t := l.Disks[i].Table; {
+		case t.GUID != "":
+			return "guid=" + t.GUID
+		case t.Signature != "" && t.Signature != "0x00000000":
+			return "mbr=" + t.Signature
+		}
+	}
+	return ""
 }
 
 // serial reads the last serial console, "ttyS0,115200n8".

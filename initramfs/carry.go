@@ -20,6 +20,12 @@ type Program struct {
 	Check []string
 	// Data are files that it reads; missing ones are left out.
 	Data []string
+	// Or are other programs that do the same; the first one found is carried,
+	// under its own name and as Name.
+	Or []string
+	// Max is the size in bytes up to which one is taken before a larger one; 0
+	// for any.
+	Max int64
 	// Optional programs may be missing on the host.
 	Optional bool
 	For      string // what needs it, for messages
@@ -38,7 +44,7 @@ func ProgramsFor(what string) []Program {
 	case "lvm":
 		return []Program{{Name: "lvm", Check: []string{"version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "shell":
-		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "vi", Check: []string{"--version"}, Optional: true}, {Name: "tar", Check: []string{"--version"}, Optional: true}, {Name: "sed", Check: []string{"--version"}, Optional: true}, {Name: "awk", Check: []string{"1"}, Optional: true}, {Name: "diff", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}}
+		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "editor", Or: []string{"vim.tiny", "nano", "vi", "mg"}, Max: 5 << 19, Check: []string{"--version"}, Optional: true}, {Name: "tar", Check: []string{"--version"}, Optional: true}, {Name: "sed", Check: []string{"--version"}, Optional: true}, {Name: "awk", Check: []string{"1"}, Optional: true}, {Name: "diff", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}, {Name: "smartctl", Check: []string{"--version"}, Optional: true}}
 	}
 	return nil
 }
@@ -60,13 +66,36 @@ func LookPath(root, name string) (string, error) {
 	return "", fmt.Errorf("cannot find program %s in %s", name, strings.Join(searchPath, ":"))
 }
 
+func (p Program) find(root string) (string, error) {
+	large := ""
+	for _, n := range p.Or {
+		file, err := LookPath(root, n)
+		if err != nil {
+			continue
+		}
+		if st, err := os.Stat(file); err == nil && (p.Max == 0 || st.Size() <= p.Max) {
+			return file, nil
+		}
+		if large == "" {
+			large = file
+		}
+	}
+	if large != "" {
+		return large, nil
+	}
+	if len(p.Or) > 0 {
+		return "", fmt.Errorf("cannot find one of %s", strings.Join(p.Or, ", "))
+	}
+	return LookPath(root, p.Name)
+}
+
 // Carry adds programs with their libraries and data. All that are missing are
 // reported at once.
 func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]Program, error) {
 	var errs []error
 	var carried []Program
 	for _, p := range progs {
-		file, err := LookPath("", p.Name)
+		file, err := p.find("")
 		if err != nil {
 			if !p.Optional {
 				errs = append(errs, fmt.Errorf("%w, needed for %s", err, p.For))
@@ -82,9 +111,16 @@ func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]
 		if strings.Contains(file, "/sbin/") {
 			dir = "usr/sbin/"
 		}
-		if err := f.AddFile(dir+p.Name, file); err != nil {
+		own := filepath.Base(file)
+		if err := f.AddFile(dir+own, file); err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if own != p.Name {
+			errs = append(errs, f.AddLink(dir+p.Name, own))
+		}
+		if own == "vim.tiny" && !f.Has(dir+"vi") {
+			errs = append(errs, f.AddLink(dir+"vi", own))
 		}
 		for _, l := range libs {
 			if err := f.AddFile(l, l); err != nil {

@@ -1,6 +1,7 @@
 package initramfs
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"os"
@@ -43,6 +44,7 @@ func TestPack(t *testing.T) {
 		if !bytes.Equal(a.Bytes(), b.Bytes()) {
 			t.Errorf("%s: packing twice gives different bytes", name)
 		}
+		packed := bytes.Clone(a.Bytes())
 		dir := t.TempDir()
 		z := exec.Command(name, "-dc")
 		z.Stdin = &a
@@ -50,10 +52,15 @@ func TestPack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x := exec.Command("cpio", "-idm", "--quiet", "--no-absolute-filenames")
+		// One archive after the other, as the kernel reads them.
+		x := exec.Command("sh", "-c", "cpio -idm --quiet --no-absolute-filenames && cpio -idm --quiet --no-absolute-filenames")
 		x.Dir, x.Stdin = dir, bytes.NewReader(raw)
 		if out, err := x.CombinedOutput(); err != nil && os.Geteuid() == 0 {
 			t.Fatalf("cpio: %v: %s", err, out)
+		}
+		walked := map[string]string{}
+		if err := Walk(bytes.NewReader(packed), func(p string, b []byte) error { walked[p] = string(b); return nil }); err != nil || walked["usr/bin/x"] != "program" || walked["etc/hostname"] != "rescue\n" {
+			t.Errorf("%s: Walk = %q, %v", name, walked, err)
 		}
 		if got, err := os.ReadFile(dir + "/bin/x"); err != nil || string(got) != "program" {
 			t.Errorf("%s: /bin/x = %q, %v", name, got, err)
@@ -117,4 +124,11 @@ func TestCarry(t *testing.T) {
 	if _, err := New().Carry(context.Background(), tool.Exec{}, []Program{{Name: "no-such-a", For: "ext4"}, {Name: "no-such-b", For: "xfs"}}); err == nil || !strings.Contains(err.Error(), "no-such-a") || !strings.Contains(err.Error(), "no-such-b") {
 		t.Errorf("Carry(missing) = %v; want both named", err)
 	}
+}
+
+func FuzzWalk(f *testing.F) {
+	f.Add([]byte("070701"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_ = walkCPIO(bufio.NewReader(bytes.NewReader(b)), func(string, []byte) error { return nil }) // must only not panic
+	})
 }

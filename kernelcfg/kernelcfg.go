@@ -5,9 +5,7 @@ package kernelcfg
 
 import (
 	"bufio"
-	"bytes"
-	"encoding/binary"
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/mkcdrec/mkcdrec/internal/kmod"
 )
 
 // Kernel is a kernel image with what belongs to it.
@@ -33,21 +33,47 @@ type Kernel struct {
 // Config maps CONFIG_X to its value: "y", "m", a number or a string.
 type Config map[string]string
 
-// NotFoundError tells where a kernel was looked for.
+// NotFoundError tells where a kernel was looked for, and what else there is.
 type NotFoundError struct {
-	Release string
-	Tried   []string
+	Release      string
+	Tried        []string
+	Alternatives []Alternative
+}
+
+// Alternative is another kernel of the machine: one that could be used, or
+// why not.
+type Alternative struct {
+	Image, Release string
+	Err            error
+}
+
+func (a Alternative) String() string {
+	if a.Err != nil {
+		return a.Err.Error()
+	}
+	return fmt.Sprintf("%s (%s) could be used", a.Image, a.Release)
 }
 
 func (e *NotFoundError) Error() string {
-	return fmt.Sprintf("cannot find the image of the running kernel %s: looked for %s", e.Release, strings.Join(e.Tried, ", "))
+	s := fmt.Sprintf("cannot find the image of the running kernel %s: looked for %s", e.Release, strings.Join(e.Tried, ", "))
+	for _, a := range e.Alternatives {
+		s += "\n" + a.String()
+	}
+	return s
 }
 
+// Best as the name of a kernel takes the newest in /boot that can be started
+// and has modules.
+const Best = "best"
+
 // Find finds a kernel below root ("" for the machine itself). image and
-// modules name them; "" takes the image of the running release.
+// modules name them; "" takes the image of the running release, Best the
+// newest one. A kernel that can't be started is an error that lists the
+// machine's other kernels.
 func Find(root, release, image, modules string) (*Kernel, error) {
 	k := &Kernel{Image: image, Release: release, Modules: modules}
-	if image == "" {
+	switch image {
+	case "":
 		var tried []string
 		for _, p := range []string{"/boot/vmlinuz-" + release, "/lib/modules/" + release + "/vmlinuz", "/usr/lib/modules/" + release + "/vmlinuz", "/boot/kernel-" + release, "/boot/vmlinux-" + release} {
 			if _, err := os.Stat(root + p); err == nil {
@@ -57,26 +83,29 @@ func Find(root, release, image, modules string) (*Kernel, error) {
 			tried = append(tried, p)
 		}
 		if k.Image == "" {
-			return nil, &NotFoundError{release, tried}
+			return nil, &NotFoundError{release, tried, Alternatives(root)}
+		}
+	case Best:
+		for _, a := range Alternatives(root) {
+			if a.Err == nil {
+				k.Image = a.Image
+				break
+			}
+		}
+		if k.Image == "" {
+			return nil, fmt.Errorf("cannot find a kernel: none in /boot can be started and has modules%s", list(Alternatives(root)))
 		}
 	}
 	h, err := ReadImage(k.Image)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w%s", err, list(Alternatives(root)))
 	}
-	if h != "" {
-		if image == "" && h != release {
-			return nil, fmt.Errorf("cannot use kernel %s: it says it is %s, but %s is running", k.Image, h, release)
-		}
-		k.Release = h
+	if image == "" && h != release {
+		return nil, fmt.Errorf("cannot use kernel %s: it says it is %s, but %s is running%s", k.Image, h, release, list(Alternatives(root)))
 	}
+	k.Release = h
 	if k.Modules == "" {
-		for _, d := range []string{"/lib/modules/", "/usr/lib/modules/"} {
-			if st, err := os.Stat(root + d + k.Release); err == nil && st.IsDir() {
-				k.Modules = root + d + k.Release
-				break
-			}
-		}
+		k.Modules = modulesOf(root, k.Release)
 	}
 	if k.Config, k.ConfigFrom, err = readConfig(root, k); err != nil {
 		return nil, err
@@ -84,38 +113,85 @@ func Find(root, release, image, modules string) (*Kernel, error) {
 	return k, nil
 }
 
-// ReadImage checks that a file is a bootable x86 kernel and gives its
-// release; the header is described in Documentation/arch/x86/boot.rst. On
-// other architectures the release is "".
-func ReadImage(file string) (release string, err error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", fmt.Errorf("cannot read kernel: %w", err)
+func modulesOf(root, release string) string {
+	for _, d := range []string{"/lib/modules/", "/usr/lib/modules/"} {
+		if _, err := os.Stat(root + d + release + "/modules.dep"); err == nil {
+			return root + d + release
+		}
 	}
-	defer f.Close()
-	b := make([]byte, 64<<10)
-	n, err := io.ReadFull(f, b)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return "", fmt.Errorf("cannot read kernel %s: %w", file, err)
-	}
-	b = b[:n]
-	if len(b) < 0x250 || string(b[0x202:0x206]) != "HdrS" {
-		return "", fmt.Errorf("cannot use kernel %s: it is no bzImage (no HdrS at byte 514)", file)
-	}
-	if v := binary.LittleEndian.Uint16(b[0x206:]); v < 0x206 {
-		return "", fmt.Errorf("cannot use kernel %s: its boot protocol is %#x, older than 2.06", file, v)
-	}
-	off := int(binary.LittleEndian.Uint16(b[0x20e:])) + 0x200
-	if off <= 0x200 || off >= len(b) {
-		return "", fmt.Errorf("cannot use kernel %s: it does not tell its release", file)
-	}
-	s, _, _ := bytes.Cut(b[off:], []byte{0})
-	rel, _, _ := strings.Cut(string(s), " ")
-	return rel, nil
+	return ""
 }
 
-// readConfig looks beside the kernel, in /boot, in the modules, and asks the
-// running kernel if it is the same.
+func list(alts []Alternative) string {
+	s := ""
+	for _, a := range alts {
+		s += "\n" + a.String()
+	}
+	return s
+}
+
+// Alternatives lists the kernels of /boot and of the module trees, the newest
+// first, and those that can't be used last.
+func Alternatives(root string) []Alternative {
+	var out []Alternative
+	for _, g := range []string{"/boot/vmlinuz*", "/boot/kernel-*", "/boot/vmlinux*", "/boot/xen*.gz", "/usr/lib/modules/*/vmlinuz", "/boot/*/*/linux"} {
+		files, err := filepath.Glob(root + g)
+		if err != nil {
+			continue
+		}
+		for _, f := range files {
+			if st, err := os.Lstat(f); err != nil || !st.Mode().IsRegular() {
+				continue // vmlinuz -> vmlinuz-6.1
+			}
+			a := Alternative{Image: f}
+			if a.Release, a.Err = ReadImage(f); a.Err == nil && modulesOf(root, a.Release) == "" {
+				a.Err = fmt.Errorf("cannot use kernel %s: there are no modules for %s", f, a.Release)
+			}
+			out = append(out, a)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Alternative) int {
+		if (a.Err == nil) != (b.Err == nil) {
+			if a.Err == nil {
+				return -1
+			}
+			return 1
+		}
+		return CompareRelease(b.Release, a.Release)
+	})
+	return out
+}
+
+// CompareRelease compares releases as versions: digits as numbers.
+func CompareRelease(a, b string) int {
+	for a != "" && b != "" {
+		da, db := digits(a), digits(b)
+		if da > 0 && db > 0 {
+			x, y := strings.TrimLeft(a[:da], "0"), strings.TrimLeft(b[:db], "0")
+			if c := cmp.Or(cmp.Compare(len(x), len(y)), strings.Compare(x, y)); c != 0 {
+				return c
+			}
+			a, b = a[da:], b[db:]
+			continue
+		}
+		if a[0] != b[0] {
+			return cmp.Compare(a[0], b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+func digits(s string) int {
+	n := 0
+	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
+		n++
+	}
+	return n
+}
+
+// readConfig looks beside the kernel, in /boot, in the modules, asks the
+// running kernel if it is the same, and looks into the image.
 func readConfig(root string, k *Kernel) (Config, string, error) {
 	cands := []string{filepath.Join(filepath.Dir(k.Image), "config-"+k.Release), root + "/boot/config-" + k.Release}
 	if k.Modules != "" {
@@ -141,6 +217,13 @@ func readConfig(root string, k *Kernel) (Config, string, error) {
 			return nil, "", fmt.Errorf("cannot read kernel configuration %s: %w", c, err)
 		}
 		return cfg, c, nil
+	}
+	if r, ok := embeddedConfig(k.Image); ok {
+		cfg, err := ParseConfig(r)
+		if err != nil {
+			return nil, "", fmt.Errorf("cannot read kernel configuration inside %s: %w", k.Image, err)
+		}
+		return cfg, k.Image + " itself", nil
 	}
 	return nil, "", nil
 }
@@ -188,6 +271,16 @@ var Base = []Requirement{
 	{"CONFIG_ISO9660_FS", true, "the rescue CD can't be read"},
 	{"CONFIG_EFI_PARTITION", false, "GPT partitions are not seen"},
 	{"CONFIG_MSDOS_PARTITION", false, "MBR partitions are not seen"},
+	{"CONFIG_BLK_DEV_SD", true, "no SCSI, SATA or USB disk is seen"},
+	{"CONFIG_BLK_DEV_SR", true, "no CD drive is seen"},
+	{"CONFIG_JOLIET", false, "long names on CDs of other systems are cut"},
+	{"CONFIG_INET", false, "no network"},
+	{"CONFIG_PACKET", true, "DHCP does not work"},
+	{"CONFIG_SHMEM", false, "no tmpfs"},
+	{"CONFIG_PRINTK", false, "no kernel messages to find a cause in"},
+	{"CONFIG_EPOLL", false, "no Go program runs"},
+	{"CONFIG_FUTEX", false, "no Go program runs"},
+	{"CONFIG_64BIT", false, "this program is a 64-bit one"},
 }
 
 // For gives what a part of a layout needs besides Base: file system types,
@@ -237,6 +330,41 @@ func (c Config) Check(reqs []Requirement) []Missing {
 		out = append(out, Missing{r, v})
 	}
 	return slices.CompactFunc(out, func(a, b Missing) bool { return a.Option == b.Option })
+}
+
+// CheckModules checks that the module tree belongs to the kernel: that there
+// is an index, and that the modules say they are for its release and machine.
+func CheckModules(k *Kernel) (*kmod.Index, error) {
+	if k.Modules == "" {
+		return nil, fmt.Errorf("cannot use kernel %s: there are no modules for %s in /lib/modules", k.Image, k.Release)
+	}
+	x, err := kmod.Open(k.Modules)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range []string{"ext4", "isofs", "loop", "dm_mod", "virtio_pci", "crc16"} {
+		if _, ok := x.Path[n]; !ok {
+			continue
+		}
+		b, err := x.Read(n)
+		if err != nil {
+			return nil, err
+		}
+		if m := kmod.Machine(b); m != "" && m != "EM_X86_64" {
+			return nil, fmt.Errorf("cannot use the modules in %s: %s is for %s, wrong architecture", k.Modules, n, m)
+		}
+		v, err := kmod.Modinfo(b, "vermagic")
+		if err != nil {
+			return nil, err
+		}
+		if len(v) > 0 {
+			if rel, _, _ := strings.Cut(v[0], " "); rel != k.Release {
+				return nil, fmt.Errorf("cannot use the modules in %s: they are for kernel %s, but %s is %s", k.Modules, rel, k.Image, k.Release)
+			}
+		}
+		break
+	}
+	return x, nil
 }
 
 // Zstd tells whether the kernel can unpack a zstd initramfs; gzip is what to

@@ -13,12 +13,84 @@ import (
 //go:embed *.tmpl
 var files embed.FS
 
-// Menu fills isolinux.cfg and grub.cfg.
+// Menu fills the configurations of the boot loaders.
 type Menu struct {
+	Heading string // the menu's first line
 	Title   string // one line: host, kernel, date
 	Append  string // kernel command line
+	Kernel  string // where the loader finds it: a path, or a URL
+	Initrd  string
 	Serial  *Serial
-	Timeout int // seconds
+	Timeout int    // seconds
+	Default string // id of an entry: "local" or "rescue"
+	// Boxed says that menu.c32 is there; without it isolinux prompts.
+	Boxed bool
+	// Chain names the disk of the installed system to chain.c32: "mbr=0x..." or
+	// "guid=...", or "hd0" for the BIOS's first, which is the medium itself when
+	// that is a stick. Without it the BIOS is told to go on, which some can't.
+	Chain string
+	// Mark is a file that only this medium has; GRUB takes the file system
+	// with it as its root.
+	Mark string
+	// Loaders are the EFI loaders of installed systems, paths in an ESP.
+	Loaders []string
+	// BIOSMemtest and UEFIMemtest are paths of memtest86+; "" for none.
+	BIOSMemtest, UEFIMemtest string
+	// NoCheck leaves the entry out that checks the medium.
+	NoCheck bool
+	// Net is for network boot: the card that was started from is the one that
+	// the rescue system configures.
+	Net bool
+	// Base is GRUB's name of the tree on a web server, for when it can read
+	// from one.
+	Base string
+}
+
+// Entry is a line of the menu.
+type Entry struct {
+	ID      string
+	Marked  string // with ^ before the key
+	Help    string // a line that explains it
+	Append  string
+	Local   bool
+	Memtest bool
+}
+
+// Key is the letter that chooses the entry.
+func (e Entry) Key() string {
+	i := strings.IndexByte(e.Marked, '^')
+	return strings.ToLower(e.Marked[i+1 : i+2])
+}
+
+// Plain is the text without the mark.
+func (e Entry) Plain() string { return strings.Replace(e.Marked, "^", "", 1) }
+
+// Entries are the lines of the menu. memtest tells whether memtest86+ is there
+// for the loader's firmware.
+func (m Menu) entries(memtest bool) []Entry {
+	port := Serial{0, 115200}
+	if m.Serial != nil {
+		port = *m.Serial
+	}
+	var noConsole []string
+	for _, w := range strings.Fields(m.Append) {
+		if !strings.HasPrefix(w, "console=") {
+			noConsole = append(noConsole, w)
+		}
+	}
+	es := []Entry{
+		{ID: "local", Marked: "^Local disk: start the installed system", Help: "Leaves the machine as it is.", Local: true},
+		{ID: "rescue", Marked: "^Rescue system", Help: "Changes nothing on the disks until you say so.", Append: m.Append},
+		{ID: "serial", Marked: fmt.Sprintf("Rescue system on the ^serial console (ttyS%d, %d)", port.Port, port.Speed), Help: "All messages and the first shell on the serial line.", Append: strings.Join(append(noConsole, "console=tty0", fmt.Sprintf("console=ttyS%d,%d", port.Port, port.Speed)), " ")},
+		{ID: "safe", Marked: "Rescue system with safe ^graphics", Help: "No graphics driver: for a screen that stays black.", Append: m.Append + " nomodeset"},
+	}
+	if !m.NoCheck {
+		es = append(es, Entry{ID: "check", Marked: "^Check this medium, then the rescue system", Help: "Reads all of it and compares with the sum written into it.", Append: m.Append + " mkcdrec.check"})
+	}
+	if memtest {
+		es = append(es, Entry{ID: "memtest", Marked: "^Memory test (memtest86+)", Help: "Bad memory damages backups and restores.", Memtest: true})
+	}
+	return es
 }
 
 // Serial is the serial console the menu shows itself on as well.
@@ -27,11 +99,41 @@ type Serial struct {
 	Speed int
 }
 
-// ISOLinux gives isolinux.cfg.
-func ISOLinux(m Menu) ([]byte, error) { return render("isolinux.cfg.tmpl", m) }
+type menuEntries struct {
+	Menu
+	Entries []Entry
+}
+
+// ISOLinux gives isolinux.cfg, and pxelinux.cfg/default.
+func ISOLinux(m Menu) ([]byte, error) {
+	return render("isolinux.cfg.tmpl", menuEntries{m, m.entries(m.BIOSMemtest != "")})
+}
 
 // GRUB gives grub.cfg for UEFI.
-func GRUB(m Menu) ([]byte, error) { return render("grub.cfg.tmpl", m) }
+func GRUB(m Menu) ([]byte, error) {
+	return render("grub.cfg.tmpl", menuEntries{m, m.entries(m.UEFIMemtest != "")})
+}
+
+// Netboot fills README.txt of a network boot tree.
+type Netboot struct {
+	Title, URL string
+	// BIOS, UEFI and HTTP (for UEFI HTTP Boot) are the loaders' file names; "" for none.
+	BIOS, UEFI, HTTP string
+	Secure           bool
+}
+
+// NetbootText gives README.txt.
+func NetbootText(n Netboot) ([]byte, error) { return render("netboot.txt.tmpl", n) }
+
+// LocalEntry fills an entry of the machine's own GRUB.
+type LocalEntry struct{ Begin, End, Title, UUID, Kernel, Initrd, Append string }
+
+// Local gives the entry.
+func Local(e LocalEntry) ([]byte, error) { return render("local.cfg.tmpl", e) }
+
+// IPXE gives an iPXE script. Kernel and Initrd should be URLs: relative ones
+// are relative to the script's.
+func IPXE(m Menu) ([]byte, error) { return render("ipxe.tmpl", menuEntries{m, m.entries(false)}) }
 
 // ByHand fills RESTORE.txt and restore.sh.
 type ByHand struct {
@@ -68,7 +170,10 @@ type HandArchive struct{ File, Path string }
 func RestoreText(h ByHand) ([]byte, error)   { return render("RESTORE.txt.tmpl", h) }
 func RestoreScript(h ByHand) ([]byte, error) { return render("restore.sh.tmpl", h) }
 
-var funcs = template.FuncMap{"sh": ShellQuote, "lines": func(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }}
+// grubQuote quotes a word for GRUB's script language.
+func grubQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'" }
+
+var funcs = template.FuncMap{"sh": ShellQuote, "gq": grubQuote, "lines": func(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }}
 
 // ShellQuote quotes a word for a POSIX shell, for text that people run.
 func ShellQuote(s string) string {

@@ -5,12 +5,14 @@ package vmtest
 import (
 	"context"
 	"debug/elf"
-	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mkcdrec/mkcdrec/initramfs"
 )
 
 // faults drives one machine's shell and fails the test when an answer is not
@@ -93,10 +95,20 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(1, "mkcdrec path /small", "no space left", "hint")
 	f.want(0, `test -z "$(ls -A /small)"`)
 
+	t.Log("an image that is larger than its medium")
+	f.want(1, "mkcdrec -q rescue -o /root/r.iso --medium-size 20M", "the medium holds 20971520", "boot/initrd.img")
+	f.want(0, "test ! -e /root/r.iso && ! ls -d /root/.mkcdrec-iso-* 2>/dev/null")
+	f.want(2, "mkcdrec rescue --medium-size nonsense", "medium_size")
+
 	t.Log("no kernel")
 	f.want(0, "mv /boot/vmlinuz-* /tmp/")
 	f.want(1, "mkcdrec path /backup", "cannot find the image of the running kernel", "--kernel FILE")
 	f.want(1, "mkcdrec test", "error", "kernel")
+	f.want(0, "head -c 1000000 /tmp/vmlinuz-* > /tmp/cut && head -c 100000 /bin/true > /tmp/elf && dd if=/dev/zero of=/tmp/zero bs=1k count=64 2>/dev/null")
+	f.want(1, "mkcdrec rescue --kernel /tmp/cut", "it is cut off")
+	f.want(1, "mkcdrec rescue --kernel /tmp/elf", "ELF file without a setup header")
+	f.want(1, "mkcdrec rescue --kernel /tmp/zero", "no bzImage")
+	f.want(1, "mkdir -p /tmp/mods && mkcdrec rescue --kernel /tmp/vmlinuz-* --modules /tmp/mods", "modules.dep")
 	f.want(0, "mkcdrec -q rescue -o /root/r.iso --kernel /tmp/vmlinuz-* && rm /root/r.iso && mv /tmp/vmlinuz-* /boot/")
 
 	t.Log("stopped by SIGTERM, and by SIGKILL")
@@ -132,32 +144,33 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 // files and private keys of the source machine must not be in it.
 func noSecrets(ctx context.Context, t *testing.T, iso, dir string) {
 	t.Helper()
-	initrd, tree := filepath.Join(dir, "initrd.img"), filepath.Join(dir, "initrd")
+	if st, err := os.Stat(iso); err != nil {
+		t.Fatal(err)
+	} else if st.Mode().Perm()&0o077 != 0 && strings.HasSuffix(iso, "-made.iso") {
+		t.Errorf("the image has mode %v", st.Mode())
+	}
+	initrd := filepath.Join(dir, "initrd.img")
+	os.Remove(initrd)
 	if err := command(ctx, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(tree, 0o700); err != nil {
+	f, err := os.Open(initrd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := command(ctx, "bsdtar", "-xf", initrd, "-C", tree); err != nil {
-		t.Fatal(err)
-	}
+	defer f.Close()
+	key := regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{20}`)
+	hash := regexp.MustCompile(`:\$(y|6|5|1|2[aby])\$[^:]{10,}:`)
 	files := 0
-	err := filepath.WalkDir(tree, func(p string, d os.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
+	err = initramfs.Walk(f, func(p string, b []byte) error {
 		files++
-		b, err := os.ReadFile(p)
-		if err != nil {
-			return err
+		if key.Match(b) {
+			t.Errorf("%s holds a private key", p)
 		}
-		for _, bad := range []string{"root:$y$", "root:$6$", "PRIVATE KEY-----\n"} {
-			if strings.Contains(string(b), bad) {
-				t.Errorf("%s holds %q", p, bad)
-			}
+		if hash.Match(b) {
+			t.Errorf("%s holds a password's hash", p)
 		}
-		if n := d.Name(); strings.HasPrefix(n, "shadow") || strings.HasPrefix(n, "ssh_host_") || strings.HasPrefix(n, "id_") {
+		if n := filepath.Base(p); strings.HasPrefix(n, "shadow") || strings.HasPrefix(n, "gshadow") || strings.HasPrefix(n, "ssh_host_") || strings.HasPrefix(n, "id_") {
 			t.Errorf("%s is in the rescue system", p)
 		}
 		return nil
@@ -188,6 +201,9 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 		t.Fatal(err)
 	}
 	defer vm.Kill()
+	if err := vm.Menu("r", bootLimit); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := vm.Expect(`backup set: /mnt/set/`+BIOSLVM, bootLimit); err != nil {
 		t.Fatal(err)
 	}
@@ -267,6 +283,17 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	if g, err := vm.Expect(`STATUS=(\d+)\r?\n`, jobLimit); err != nil || g[1] != "0" {
 		t.Fatalf("restore confirmed by hand: %v %v", g, err)
 	}
+	t.Log("repair of what was restored")
+	f.want(0, "restore mount", "the system is open")
+	f.want(0, "chroot /mnt/target /bin/sh -c 'test -d /proc/1 && test -c /dev/null && test -d /sys/block && cat /etc/hostname'", BIOSLVM)
+	f.want(0, "test -s /mnt/target/var/log/mkcdrec/restore.log && grep -q 'making the system start' /mnt/target/var/log/mkcdrec/restore.log && test -s /mnt/target/var/log/mkcdrec/dmesg")
+	f.want(0, "restore umount && ! grep -q /mnt/target /proc/mounts && lvm vgs --noheadings -o name")
+	f.want(0, "restore mount --ro /mnt/set/"+BIOSLVM+"-* && ! touch /mnt/target/x; restore umount")
+	t.Log("tools of a repairer")
+	f.want(0, "/bbin/help | grep -q 'restore mount' && test $(/bbin/help | wc -l) -le 25")
+	f.want(0, "/bbin/top -n 1 | grep -q init && keymap dump > /tmp/k && sed 's/^{/{ /' /tmp/k > /tmp/k2 && keymap load /tmp/k2 && keymap dump > /tmp/k3 && cmp /tmp/k3 /tmp/k")
+	f.want(0, "for p in ed editor less more tar dd ip ping wget scp lsblk blkid mount e2fsck hexdump grep find ps top dmesg kexec chroot strace sshd; do command -v $p >/dev/null || { echo missing: $p; exit 1; }; done")
+	f.want(0, "grep -q 'rescue system ready' /var/log/mkcdrec.log && dmesg | head -1 >/dev/null; hwclock >/dev/null; echo done", "done")
 	if err := vm.Send("poweroff\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -282,133 +309,6 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	defer vm.Kill()
 	if _, err := vm.Expect(`Begin: Running /scripts/init-bottom|Run /init as init process`, bootLimit); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestMedia starts one image in every way there is: BIOS and UEFI, as CD and
-// as stick, and as kernel and initramfs alone. Debian's generic kernel with
-// all drivers, made on this machine.
-func TestMedia(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
-	defer cancel()
-	k, err := FetchKernel(ctx, "linux-image-amd64")
-	if err != nil {
-		t.Fatal(err)
-	}
-	exe, _ := programs(t)
-	dir := workDir(t)
-	iso := filepath.Join(dir, "rescue.iso")
-	if err := command(ctx, exe, "-q", "rescue", "-o", iso, "--kernel", k.Image, "--modules", k.Modules, "--module-set", "all", "--append", "console=tty0 console=ttyS0,115200"); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		name   string
-		uefi   bool
-		m      Machine
-		medium string
-	}{
-		{"BIOS CD", false, Machine{IDECD: iso}, "/dev/sr0"},
-		{"BIOS stick", false, Machine{Disks: []Disk{{File: iso, Bus: "usb", Snapshot: true}}}, "/dev/sda"},
-		{"UEFI CD", true, Machine{IDECD: iso}, "/dev/sr0"},
-		{"UEFI stick", true, Machine{Disks: []Disk{{File: iso, Bus: "usb", Snapshot: true}}}, "/dev/sda"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			c.m.Name = strings.ReplaceAll(c.name, " ", "-")
-			c.m.Log = filepath.Join(dir, c.m.Name+".log")
-			if c.uefi {
-				if c.m.UEFI, err = NVRAM(filepath.Join(dir, c.m.Name+".vars")); err != nil {
-					t.Fatal(err)
-				}
-			}
-			vm, err := Start(ctx, c.m)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer vm.Kill()
-			if _, err := vm.Expect(fmt.Sprintf(`medium: %s(?s:.*)rescue system ready(?s:.*)# `, c.medium), bootLimit); err != nil {
-				t.Fatal(err)
-			}
-			if err := vm.Send("reboot\n"); err != nil {
-				t.Fatal(err)
-			}
-			if err := vm.Wait(bootLimit); err != nil { // -no-reboot: QEMU ends
-				t.Error(err)
-			}
-		})
-	}
-}
-
-// TestMemory: with little memory the system starts, or says why not.
-func TestMemory(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	defer cancel()
-	exe, _ := programs(t)
-	dir := workDir(t)
-	for _, c := range []struct {
-		kernel, set, append string
-		memory              int
-		want                string
-	}{
-		{"linux-image-cloud-amd64", "host", "rootfstype=ramfs", 160, `rescue system ready`},
-		{"linux-image-amd64", "all", "rootfstype=ramfs", 384, `rescue system ready`},
-		// Without our word on the command line the kernel cuts the tree off in
-		// silence; we don't.
-		{"linux-image-amd64", "all", "", 320, `(?s)ERROR: the rescue system is not whole.*has \d+ MiB of memory, too little`},
-		{"linux-image-amd64", "all", "rootfstype=ramfs", 192, `(?i)(out of memory|deadlocked on memory|Initramfs unpacking failed)`},
-	} {
-		k, err := FetchKernel(ctx, c.kernel)
-		if err != nil {
-			t.Fatal(err)
-		}
-		iso, initrd := filepath.Join(dir, c.set+".iso"), filepath.Join(dir, c.set+".img")
-		if _, err := os.Stat(initrd); err != nil {
-			if err := command(ctx, exe, "-q", "rescue", "-o", iso, "--kernel", k.Image, "--modules", k.Modules, "--module-set", c.set); err != nil {
-				t.Fatal(err)
-			}
-			if err := command(ctx, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd); err != nil {
-				t.Fatal(err)
-			}
-		}
-		vm, err := Start(ctx, Machine{Name: "memory", Memory: c.memory, Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 panic=1 " + c.append, Log: filepath.Join(dir, fmt.Sprintf("%s-%d.log", c.set, c.memory))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := vm.Expect(c.want, bootLimit); err != nil {
-			t.Errorf("%s with %d MB: %v", c.set, c.memory, err)
-		}
-		vm.Kill()
-	}
-}
-
-// TestNetwork: DHCP and a static address, only when asked for.
-func TestNetwork(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	defer cancel()
-	exe, _ := programs(t)
-	dir := workDir(t)
-	k, err := FetchKernel(ctx, "linux-image-cloud-amd64")
-	if err != nil {
-		t.Fatal(err)
-	}
-	iso, initrd := filepath.Join(dir, "r.iso"), filepath.Join(dir, "initrd")
-	if err := command(ctx, exe, "-q", "rescue", "-o", iso, "--kernel", k.Image, "--modules", k.Modules); err != nil {
-		t.Fatal(err)
-	}
-	if err := command(ctx, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd); err != nil {
-		t.Fatal(err)
-	}
-	for word, want := range map[string]string{"": `network: not configured`, "mkcdrec.ip=dhcp": `network: 10\.0\.2\.15/24`, "mkcdrec.ip=10.0.2.99/24,10.0.2.2": `network: 10\.0\.2\.99/24`} {
-		vm, err := Start(ctx, Machine{Name: "network", Memory: 384, Kernel: k.Image, Initrd: initrd, Net: true, Append: "console=ttyS0 panic=1 rootfstype=ramfs " + word, Log: filepath.Join(dir, "network"+word[:min(len(word), 12)]+".log")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := vm.Expect(want+`(?s:.*)rescue system ready`, bootLimit); err != nil {
-			t.Errorf("%q: %v", word, err)
-		}
-		vm.Kill()
 	}
 }
 

@@ -7,9 +7,11 @@ package vmtest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,13 +37,23 @@ type Machine struct {
 	Memory int    // MiB, default 1024
 	CPUs   int    // default 1
 	UEFI   string // file of the NVRAM; "" for BIOS
+	Secure bool   // firmware with Secure Boot; UEFI is a SecureNVRAM
 	CDROM  string // a SCSI drive, which every kernel here knows
 	IDECD  string // an AHCI drive, as real machines have
 	Disks  []Disk
 	// Kernel, Initrd and Append start a kernel without firmware and loader.
 	Kernel, Initrd, Append string
 	Net                    bool
-	Log                    string // file that gets the console's output
+	// NIC are QEMU's words for network cards, instead of Net; NetBoot makes the
+	// first one what the firmware starts from.
+	NIC     []string
+	NetBoot bool
+	// Display starts with a screen, and a control socket at this path that
+	// takes pictures of it.
+	Display string
+	// Extra are more words for QEMU.
+	Extra []string
+	Log   string // file that gets the console's output
 }
 
 // Args gives QEMU's argument list.
@@ -53,7 +65,11 @@ func (m Machine) Args() []string {
 	if cpus == 0 {
 		cpus = 1
 	}
-	a := []string{"-name", m.Name, "-machine", "q35", "-cpu", "max", "-m", fmt.Sprint(mem), "-smp", fmt.Sprint(cpus), "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
+	machine := "q35"
+	if m.Secure {
+		machine = "q35,smm=on"
+	}
+	a := []string{"-name", m.Name, "-machine", machine, "-cpu", "max", "-m", fmt.Sprint(mem), "-smp", fmt.Sprint(cpus), "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-device", "virtio-rng-pci", "-rtc", "base=utc"}
 	// Emulation works everywhere and is what CI has; a /dev/kvm that opens may
 	// still fail at the start, so it has to be asked for.
@@ -62,13 +78,32 @@ func (m Machine) Args() []string {
 	} else {
 		a = append(a, "-accel", "tcg,thread=multi,tb-size=512")
 	}
-	if !m.Net {
-		a = append(a, "-nic", "none")
-	} else {
-		a = append(a, "-nic", "user,model=virtio-net-pci")
+	if m.Display != "" {
+		a = append(a, "-vga", "std", "-qmp", "unix:"+m.Display+",server=on,wait=off")
 	}
+	a = append(a, "-monitor", "none")
+	switch {
+	case len(m.NIC) > 0:
+		for i, n := range m.NIC {
+			net, dev, _ := strings.Cut(n, " ")
+			if m.NetBoot && i == 0 {
+				dev += ",bootindex=0"
+			}
+			a = append(a, "-netdev", fmt.Sprintf("%s,id=n%d", net, i), "-device", fmt.Sprintf("%s,netdev=n%d", dev, i))
+		}
+	case m.Net:
+		a = append(a, "-nic", "user,model=virtio-net-pci")
+	default:
+		a = append(a, "-nic", "none")
+	}
+	a = append(a, m.Extra...)
 	if m.UEFI != "" {
-		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd", "-drive", "if=pflash,format=raw,unit=1,file="+m.UEFI)
+		code := "OVMF_CODE_4M.fd"
+		if m.Secure {
+			code = "OVMF_CODE_4M.ms.fd"
+			a = append(a, "-global", "driver=cfi.pflash01,property=secure,value=on")
+		}
+		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/"+code, "-drive", "if=pflash,format=raw,unit=1,file="+m.UEFI)
 	}
 	usb := false
 	for i, d := range m.Disks {
@@ -107,8 +142,12 @@ func (m Machine) Args() []string {
 		if d.Serial != "" {
 			dev += ",serial=" + d.Serial
 		}
-		if i == 0 && m.CDROM == "" && m.IDECD == "" && m.Kernel == "" {
+		if i == 0 && m.CDROM == "" && m.IDECD == "" && m.Kernel == "" && !m.NetBoot {
 			dev += ",bootindex=0"
+		}
+		// Firmware that is told an order knows only what is in it.
+		if (m.CDROM != "" || m.IDECD != "") && m.Kernel == "" && !m.NetBoot {
+			dev += fmt.Sprintf(",bootindex=%d", i+1)
 		}
 		a = append(a, "-device", dev)
 	}
@@ -251,6 +290,19 @@ func (v *VM) Send(text string) error {
 	return err
 }
 
+// Menu waits for the medium's boot menu on the serial line and presses a key
+// of it: l local disk, r rescue, s serial console, g safe graphics, c check.
+func (v *VM) Menu(key string, limit time.Duration) error {
+	if _, err := v.Expect(`Rescue system with safe`, limit); err != nil {
+		return err
+	}
+	// The whole of the menu is drawn before it reads keys.
+	if _, err := v.Expect(`(?i)automatic|seconds|\d+s`, limit); err != nil {
+		return err
+	}
+	return v.Send(key)
+}
+
 // Wait waits for the machine to end by itself.
 func (v *VM) Wait(limit time.Duration) error {
 	if _, err := v.Expect(`\z.^`, limit); err == nil || !v.hasEnded() {
@@ -305,4 +357,52 @@ func (v *VM) Login(password string, limit time.Duration) error {
 	}
 	_, _, err := v.Run("stty -echo cols 500; PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1", limit)
 	return err
+}
+
+// Control sends a command to the machine's control socket (Machine.Display),
+// in QEMU's machine protocol: a JSON object. Errors are QEMU's answers.
+func (v *VM) Control(execute string, args map[string]any) error {
+	c, err := net.Dial("unix", v.m.Display)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		return err
+	}
+	d := json.NewDecoder(c)
+	for _, m := range []map[string]any{nil, {"execute": "qmp_capabilities"}, {"execute": execute, "arguments": args}} {
+		if m != nil {
+			b, err := json.Marshal(m)
+			if err != nil {
+				return err
+			}
+			if _, err := c.Write(b); err != nil {
+				return err
+			}
+		}
+		for {
+			var r map[string]any
+			if err := d.Decode(&r); err != nil {
+				return fmt.Errorf("machine %s: %s: %w", v.m.Name, execute, err)
+			}
+			if r["event"] != nil {
+				continue
+			}
+			if e := r["error"]; e != nil {
+				return fmt.Errorf("machine %s: %s: %v", v.m.Name, execute, e)
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// Screenshot writes what the screen shows to a PNG file.
+func (v *VM) Screenshot(file string) error {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+	return v.Control("screendump", map[string]any{"filename": abs, "format": "png"})
 }

@@ -105,6 +105,9 @@ func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Sourc
 	return s, install(ctx, dir, s)
 }
 
+// Command runs a program; the error holds the end of what it said.
+func Command(ctx context.Context, args ...string) error { return command(ctx, args...) }
+
 func command(ctx context.Context, args ...string) error {
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	if err != nil {
@@ -190,8 +193,13 @@ func install(ctx context.Context, dir string, s *Source) error {
 }
 
 // NVRAM makes an empty NVRAM for a UEFI machine.
-func NVRAM(file string) (string, error) {
-	b, err := os.ReadFile("/usr/share/OVMF/OVMF_VARS_4M.fd")
+func NVRAM(file string) (string, error) { return nvram(file, "OVMF_VARS_4M.fd") }
+
+// SecureNVRAM is one with Microsoft's keys and Secure Boot on.
+func SecureNVRAM(file string) (string, error) { return nvram(file, "OVMF_VARS_4M.ms.fd") }
+
+func nvram(file, vars string) (string, error) {
+	b, err := os.ReadFile("/usr/share/OVMF/" + vars)
 	if err != nil {
 		return "", errors.Join(errors.New("cannot make NVRAM: is ovmf installed?"), err)
 	}

@@ -88,7 +88,7 @@ func (a *app) listCommand() *cli.Command {
 				if !ok {
 					continue
 				}
-				r, err := archive.OpenFile(filepath.Join(s.Dir, ar.File))
+				r, err := s.Archive(ar.File)
 				if err != nil {
 					return err
 				}
@@ -176,7 +176,7 @@ func (a *app) extractCommand() *cli.Command {
 }
 
 func (a *app) extractOne(ctx context.Context, c *cli.Command, s *manifest.Set, ar manifest.Archive, sel func(string) bool) (int64, error) {
-	r, err := archive.OpenFile(filepath.Join(s.Dir, ar.File))
+	r, err := s.Archive(ar.File)
 	if err != nil {
 		return 0, err
 	}

@@ -4,7 +4,7 @@
 //
 //	mkcdrec [-c FILE] [-n] [-v|-q] [--json] COMMAND ...
 //
-// Commands: test, rescue, path, list, verify, extract, layout, version. Each
+// Commands: test, rescue, pxe, path, list, verify, extract, layout, version. Each
 // has its own --help. `mkcdrec applet` lists the other commands of the one
 // executable; `mkcdrec applet NAME ARGS` runs one of them.
 //
@@ -78,11 +78,8 @@ func (a *app) command() *cli.Command {
 			}
 			return cli.ShowAppHelp(c)
 		},
-		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pathCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.layoutCommand(),
-			{Name: "version", Usage: "print the version", Action: func(_ context.Context, c *cli.Command) error {
-				_, err := fmt.Fprintln(c.Root().Writer, "mkcdrec", version.String())
-				return err
-			}}},
+		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.pathCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.layoutCommand(),
+			a.versionCommand()},
 	}
 }
 

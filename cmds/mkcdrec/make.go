@@ -2,19 +2,23 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
-	"github.com/mkcdrec/mkcdrec/kernelcfg"
+	"github.com/mkcdrec/mkcdrec/internal/version"
 )
 
 // rescueFlags are the options of every command that makes a rescue system.
@@ -22,31 +26,32 @@ func rescueFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kernel", Usage: "kernel image `FILE` instead of the running one"},
 		&cli.StringFlag{Name: "modules", Usage: "`DIR` of the kernel's modules instead of /lib/modules/VERSION"},
-		&cli.StringFlag{Name: "module-set", Usage: "`SET` of drivers: host or all"},
-		&cli.StringFlag{Name: "programs", Usage: "carry `WHICH` programs of this machine: needed, or none (a medium that can't restore)"},
+		&cli.StringFlag{Name: "module-set", Usage: "`SET` of drivers: host, default or all"},
+		&cli.StringFlag{Name: "programs", Usage: "carry `WHICH` programs of this machine: needed, required (no editor, pager, bash), or none (a medium that can't restore)"},
+		&cli.StringFlag{Name: "default", Usage: "menu `ENTRY` that starts after the time-out: local or rescue"},
+		&cli.StringFlag{Name: "medium-size", Usage: "refuse an image larger than `SIZE`: bytes, or 700M, 4G, CD, DVD"},
 		&cli.StringFlag{Name: "append", Usage: "`WORDS` for the rescue system's kernel command line"},
 	}
 }
 
 func (a *app) rescueOptions(c *cli.Command) error {
 	r := &a.cfg.Rescue
-	for name, to := range map[string]*string{"kernel": &r.Kernel, "modules": &r.ModulesDir, "module-set": &r.Modules, "append": &r.Append, "programs": &r.Programs} {
+	for name, to := range map[string]*string{"kernel": &r.Kernel, "modules": &r.ModulesDir, "module-set": &r.Modules, "append": &r.Append, "programs": &r.Programs, "default": &r.Default, "medium-size": &r.MediumSize} {
 		if c.IsSet(name) {
 			*to = c.String(name)
 		}
 	}
-	if r.Modules != kernelcfg.SetHost && r.Modules != kernelcfg.SetAll {
-		return exit.Usage(fmt.Errorf("--module-set %q is not known; want %s or %s", r.Modules, kernelcfg.SetHost, kernelcfg.SetAll))
-	}
-	if r.Programs != "" && r.Programs != "needed" && r.Programs != "none" {
-		return exit.Usage(fmt.Errorf("--programs %q is not known; want needed or none", r.Programs))
+	if err := a.cfg.Validate(); err != nil {
+		return exit.Usage(err)
 	}
 	return nil
 }
 
 func (a *app) rescueCommand() *cli.Command {
 	return &cli.Command{Name: "rescue", Usage: "make a rescue medium, without a backup",
-		Flags: append(rescueFlags(), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "image `FILE`; HOST-rescue.iso if not given"}),
+		Flags: append(rescueFlags(), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "image `FILE`; HOST-rescue.iso if not given"},
+			&cli.BoolFlag{Name: "local", Usage: "no image: put the rescue system onto this machine, and into its boot menu"},
+			&cli.BoolFlag{Name: "local-remove", Usage: "take it away again"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.Args().Present() {
 				return exit.Usage(fmt.Errorf("rescue takes no argument %q", c.Args().First()))
@@ -58,11 +63,10 @@ func (a *app) rescueCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			p, err := a.plan(ctx, b, "")
-			if err != nil {
-				a.ui.Warn("%v\nthe medium is made without this machine's layout: it can restore sets, but knows nothing of this machine", err)
-				p = builder.Unprobed()
+			if c.Bool("local") || c.Bool("local-remove") {
+				return a.local(ctx, c, b)
 			}
+			p := a.rescuePlan(ctx, b)
 			out := c.String("output")
 			if out == "" {
 				out = p.Layout.Hostname + "-rescue.iso"
@@ -80,6 +84,75 @@ func (a *app) rescueCommand() *cli.Command {
 			}
 			a.ui.Result(map[string]any{"iso": out, "bytes": st.Size()})
 			a.ui.Note("%s, %s", out, quantity.Size(st.Size()))
+			return nil
+		}}
+}
+
+// local adds the rescue system to this machine's boot menu, or removes it.
+func (a *app) local(ctx context.Context, c *cli.Command, b *builder.Builder) error {
+	if c.Bool("local") && c.Bool("local-remove") || c.IsSet("output") {
+		return exit.Usage(errors.New("--local, --local-remove and --output exclude each other"))
+	}
+	p, err := a.plan(ctx, b, "")
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		a.ui.Note("would change this machine's boot menu")
+		return nil
+	}
+	if c.Bool("local-remove") {
+		if err := b.LocalRemove(p); err != nil {
+			return err
+		}
+		a.ui.Note("the rescue system is removed from this machine")
+		return nil
+	}
+	done, err := b.Local(ctx, p)
+	if err != nil {
+		return err
+	}
+	a.ui.Result(done)
+	for _, d := range done {
+		a.ui.Note("added: %s", d)
+	}
+	return nil
+}
+
+// rescuePlan is the plan for a medium without a backup, which can be made of a
+// machine whose disks can't be read, too.
+func (a *app) rescuePlan(ctx context.Context, b *builder.Builder) *builder.Plan {
+	p, err := a.plan(ctx, b, "")
+	if err != nil {
+		a.ui.Warn("%v\nthe medium is made without this machine's layout: it can restore sets, but knows nothing of this machine", err)
+		return builder.Unprobed()
+	}
+	return p
+}
+
+func (a *app) pxeCommand() *cli.Command {
+	return &cli.Command{Name: "pxe", Usage: "write a tree for network boot into DIR, for any TFTP and HTTP server", ArgsUsage: "DIR",
+		Description: "pxelinux, GRUB for UEFI, an iPXE script, and UEFI HTTP Boot. DIR/README.txt says how to serve it.",
+		Flags: append(rescueFlags(),
+			&cli.StringFlag{Name: "url", Usage: "where DIR is served by HTTP, http://SERVER/DIR; without it all goes by TFTP"},
+			&cli.StringFlag{Name: "source", Usage: "`URL` of the backup set, for the rescue system"}),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Len() != 1 {
+				return exit.Usage(fmt.Errorf("pxe wants one directory, not %d", c.Args().Len()))
+			}
+			if err := a.rescueOptions(c); err != nil {
+				return err
+			}
+			b, err := a.builder()
+			if err != nil {
+				return err
+			}
+			dir := c.Args().First()
+			if err := b.PXE(ctx, a.rescuePlan(ctx, b), dir, builder.PXEOptions{URL: c.String("url"), Source: c.String("source")}); err != nil {
+				return err
+			}
+			a.ui.Result(map[string]any{"dir": dir})
+			a.ui.Note("%s: README.txt there says how to serve it", dir)
 			return nil
 		}}
 }
@@ -160,7 +233,8 @@ func (a *app) summary(c *cli.Command, r *builder.Result) {
 }
 
 func (a *app) testCommand() *cli.Command {
-	return &cli.Command{Name: "test", Usage: "check this machine's prerequisites", Flags: rescueFlags(),
+	return &cli.Command{Name: "test", Usage: "check this machine's prerequisites", ArgsUsage: "[path|rescue|pxe|local]", Flags: rescueFlags(),
+		Description: "For what the command needs; path, which needs the most, if none is named.",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := a.rescueOptions(c); err != nil {
 				return err
@@ -169,7 +243,14 @@ func (a *app) testCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			checks := b.Test(ctx)
+			scope := builder.ForPath
+			if c.Args().Present() {
+				scope = c.Args().First()
+			}
+			if c.Args().Len() > 1 || !slices.Contains(builder.Scopes, scope) {
+				return exit.Usage(fmt.Errorf("test takes one of %s, not %q", strings.Join(builder.Scopes, ", "), strings.Join(c.Args().Slice(), " ")))
+			}
+			checks := b.Test(ctx, scope)
 			a.ui.Result(checks)
 			failed := 0
 			var rows [][]string
@@ -188,6 +269,43 @@ func (a *app) testCommand() *cli.Command {
 			if failed > 0 {
 				return fmt.Errorf("%d of %d checks failed", failed, len(checks))
 			}
+			return nil
+		}}
+}
+
+func (a *app) versionCommand() *cli.Command {
+	return &cli.Command{Name: "version", Usage: "print the version",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "loaders", Usage: "and the boot loaders in this program, with their licences"}},
+		Action: func(_ context.Context, c *cli.Command) error {
+			w := c.Root().Writer
+			if !c.Bool("loaders") {
+				_, err := fmt.Fprintln(w, "mkcdrec", version.String())
+				return err
+			}
+			exe, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("cannot find this program's own file: %w", err)
+			}
+			p, err := loaders.Open(exe)
+			if err != nil {
+				return err
+			}
+			a.ui.Result(p.Packages)
+			if c.Bool("json") {
+				return nil
+			}
+			var rows [][]string
+			for _, k := range p.Packages {
+				for i, f := range k.Files {
+					if i == 0 {
+						rows = append(rows, []string{k.Name, k.Version, k.Licence, f, k.Source})
+					} else {
+						rows = append(rows, []string{"", "", "", f, ""})
+					}
+				}
+			}
+			fmt.Fprintln(w, "mkcdrec", version.String())
+			ui.Table(w, []string{"DEBIAN PACKAGE", "VERSION", "LICENCE", "FILE", "SOURCE CODE"}, rows)
 			return nil
 		}}
 }

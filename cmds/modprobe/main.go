@@ -46,7 +46,11 @@ func run(args []string, release string, verbose bool) error {
 	if err != nil {
 		return err
 	}
-	names, err := kmod.NewLoader(x).Load(args[0], strings.Join(args[1:], " "))
+	conf := kmod.ReadConf("")
+	if b, err := os.ReadFile("/proc/cmdline"); err == nil {
+		conf.Cmdline(string(b))
+	}
+	names, err := kmod.NewLoader(x, conf).Load(args[0], strings.Join(args[1:], " "))
 	if verbose {
 		for _, n := range names {
 			fmt.Println(n)

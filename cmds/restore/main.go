@@ -6,8 +6,13 @@
 // Synopsis:
 //
 //	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [SET]
+//	restore mount [--ro] [SET]
+//	restore umount [SET]
 //
-// SET is a directory; without it, the set that the rescue system has found.
+// SET is a directory or URL; without it, the set that the rescue system has
+// found. mount opens the installed system below /mnt/target for repair, ready
+// for chroot; umount closes it. Both know the system by SET's layout, or by the
+// one that the medium carries.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but with problems, 4
 // refused, and no disk was touched.
@@ -29,6 +34,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -76,6 +82,16 @@ func run(args []string) int {
 		mode = ui.Verbose
 	}
 	p := ui.New(mode)
+	if rescue.Inside() && os.Getenv(rescue.LoggedEnv) == "" {
+		if l, err := os.OpenFile(rescue.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+			defer l.Close()
+			p.Log(l)
+		}
+	}
+	if f.NArg() > 0 && (f.Arg(0) == "mount" || f.Arg(0) == "umount") {
+		err := repair(ctx, p, f.Arg(0), f.Args()[1:])
+		return exit.Status(p, "restore "+f.Arg(0), err, "")
+	}
 	err := do(ctx, p, &opt, f.Args(), maps, confirm)
 	p.End()
 	return exit.Status(p, "restore", err, hint(err))
@@ -123,6 +139,44 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		}
 		return exit.NotCovered(what)
 	}
+	return nil
+}
+
+// repair opens or closes the installed system.
+func repair(ctx context.Context, p *ui.Printer, what string, args []string) error {
+	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
+	ro := f.Bool("ro", false, "mount read-only")
+	if err := f.Parse(args); err != nil {
+		return exit.Usage(err)
+	}
+	if !rescue.Inside() {
+		return &plan.Refused{Reason: "this is not a rescue system"}
+	}
+	var l *layout.Layout
+	if f.NArg() > 0 {
+		s, err := manifest.OpenNewest(f.Arg(0))
+		if err != nil {
+			return err
+		}
+		l = s.Layout
+	} else {
+		file, err := os.Open(rescue.LayoutFile)
+		if err != nil {
+			return fmt.Errorf("cannot read the layout: %w", err)
+		}
+		defer file.Close()
+		if l, err = layout.Read(file); err != nil {
+			return err
+		}
+	}
+	r := &restore.Repair{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
+	if what == "umount" {
+		return r.Unmount(ctx, l)
+	}
+	if _, err := r.Mount(ctx, l, *ro); err != nil {
+		return err
+	}
+	p.Note("the system is open: chroot %s /bin/bash; afterwards: restore umount", rescue.TargetDir)
 	return nil
 }
 

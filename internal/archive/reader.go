@@ -88,6 +88,9 @@ func Open(r io.ReaderAt, size int64, name string) (*Reader, error) {
 	return a, nil
 }
 
+// CloseWith has Close close c, which Open was given as its reader.
+func (a *Reader) CloseWith(c io.Closer) { a.closer = c }
+
 // Close closes the file that OpenFile opened.
 func (a *Reader) Close() error {
 	if a.closer == nil {

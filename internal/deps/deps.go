@@ -71,7 +71,6 @@ import (
 	_ "github.com/u-root/u-root/cmds/core/shasum"
 	_ "github.com/u-root/u-root/cmds/core/sleep"
 	_ "github.com/u-root/u-root/cmds/core/sort"
-	_ "github.com/u-root/u-root/cmds/core/sshd"
 	_ "github.com/u-root/u-root/cmds/core/strace"
 	_ "github.com/u-root/u-root/cmds/core/strings"
 	_ "github.com/u-root/u-root/cmds/core/stty"

@@ -29,7 +29,7 @@ const module = "github.com/mkcdrec/mkcdrec"
 // those that belong to firmware, plan 9 or a desktop.
 const core = `backoff base64 basename blkid cat chmod chroot cmp comm cpio date dd df dhclient dirname dmesg du echo false find free
 gpt grep gzip head hexdump hostname hwclock id insmod io ip kexec kill ln losetup ls lsdrivers lsfd lsmod md5sum mkdir mkfifo mknod mktemp more
-mv netcat netstat nohup ntpdate pci pidof ping printenv ps pwd readlink realpath rm rmmod scp seq shasum sleep sort sshd strace
+mv netcat netstat nohup ntpdate pci pidof ping printenv ps pwd readlink realpath rm rmmod scp seq shasum sleep sort strace
 strings stty switch_root sync tail tee time timeout touch tr true truncate tty umount uname uniq unshare uptime wc wget which xargs yes`
 
 const exp = `dmidecode ed partprobe tac traceroute watch`

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -32,6 +33,10 @@ type Index struct {
 	Post    map[string][]string
 	Builtin map[string]bool
 	aliases map[string][]alias // by bus: what is before the first ':'
+	packed  map[string]packed  // modules that lie in a pack
+	mu      sync.Mutex
+	frames  map[int64][]byte // decoded frames of the pack
+	recent  []int64
 }
 
 type alias struct{ pattern, module string }
@@ -50,7 +55,7 @@ func Name(file string) string {
 
 // Open reads modules.dep, which must be there, and its sisters.
 func Open(dir string) (*Index, error) {
-	x := &Index{Dir: dir, Path: map[string]string{}, Deps: map[string][]string{}, Pre: map[string][]string{}, Post: map[string][]string{}, Builtin: map[string]bool{}, aliases: map[string][]alias{}}
+	x := &Index{Dir: dir, Path: map[string]string{}, Deps: map[string][]string{}, Pre: map[string][]string{}, Post: map[string][]string{}, Builtin: map[string]bool{}, aliases: map[string][]alias{}, packed: map[string]packed{}, frames: map[int64][]byte{}}
 	if err := lines(dir+"/modules.dep", x.depLine); err != nil {
 		return nil, fmt.Errorf("cannot read kernel modules: %w", err)
 	}
@@ -62,6 +67,9 @@ func Open(dir string) (*Index, error) {
 		if err := lines(filepath.Join(dir, f), fn); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("cannot read kernel modules: %w", err)
 		}
+	}
+	if err := x.readPackIndex(); err != nil {
+		return nil, fmt.Errorf("cannot read kernel modules: %w", err)
 	}
 	return x, nil
 }
@@ -236,6 +244,9 @@ func (x *Index) Read(name string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("cannot read kernel module %s: it is not in %s/modules.dep", name, x.Dir)
 	}
+	if k, ok := x.packed[name]; ok {
+		return x.unpack(name, k)
+	}
 	f, err := os.Open(filepath.Join(x.Dir, p))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read kernel module: %w", err)
@@ -275,7 +286,20 @@ func Decompress(r io.Reader, name string) ([]byte, error) {
 }
 
 // Firmware lists the firmware files a module declares.
-func Firmware(module []byte) ([]string, error) {
+func Firmware(module []byte) ([]string, error) { return Modinfo(module, "firmware") }
+
+// Machine is the processor that a module is for, as elf.Machine names it; ""
+// when the file is no ELF file.
+func Machine(module []byte) string {
+	e, err := elf.NewFile(bytes.NewReader(module))
+	if err != nil {
+		return ""
+	}
+	return e.Machine.String()
+}
+
+// Modinfo gives the values of a key in a module's .modinfo section.
+func Modinfo(module []byte, key string) ([]string, error) {
 	e, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read kernel module: %w", err)
@@ -290,7 +314,7 @@ func Firmware(module []byte) ([]string, error) {
 	}
 	var out []string
 	for _, kv := range bytes.Split(d, []byte{0}) {
-		if v, ok := bytes.CutPrefix(kv, []byte("firmware=")); ok {
+		if v, ok := bytes.CutPrefix(kv, []byte(key+"=")); ok {
 			out = append(out, string(v))
 		}
 	}

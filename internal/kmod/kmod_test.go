@@ -1,10 +1,12 @@
 package kmod
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -77,5 +79,101 @@ func TestWriteIndex(t *testing.T) {
 func TestOpenMissing(t *testing.T) {
 	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "modules.dep") {
 		t.Errorf("Open(empty) = %v; want an error that names modules.dep", err)
+	}
+}
+
+// TestPack: every module comes out of the pack as it went in, also by several
+// goroutines, and damage is told.
+func TestPack(t *testing.T) {
+	src := t.TempDir()
+	var dep strings.Builder
+	want := map[string][]byte{}
+	var names []string
+	for i := range 40 {
+		n := fmt.Sprintf("mod%02d", i)
+		fmt.Fprintf(&dep, "kernel/%s.ko:\n", n)
+		want[n] = bytes.Repeat([]byte(n), 1+i*9000)
+		names = append(names, n)
+		if err := os.MkdirAll(src+"/kernel", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(src+"/kernel/"+n+".ko", want[n], 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(src+"/modules.dep", []byte(dep.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	x, err := Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pack bytes.Buffer
+	index, err := x.WritePack(&pack, names, func(string, []byte) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst := t.TempDir()
+	for f, b := range map[string][]byte{"modules.dep": []byte(dep.String()), PackFile: pack.Bytes(), PackIndex: index} {
+		if err := os.WriteFile(filepath.Join(dst, f), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	y, err := Open(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			for _, n := range names {
+				if got, err := y.Read(n); err != nil || !bytes.Equal(got, want[n]) {
+					t.Errorf("Read(%s) = %d bytes, %v; want %d", n, len(got), err, len(want[n]))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b := pack.Bytes()
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(filepath.Join(dst, PackFile), b[:len(b)-5], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	y.FlushPack()
+	bad := 0
+	for _, n := range names {
+		if _, err := y.Read(n); err != nil {
+			bad++
+		}
+	}
+	if bad == 0 {
+		t.Error("a damaged pack is read without an error")
+	}
+	if err := os.WriteFile(filepath.Join(dst, PackIndex), []byte("1 2 x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dst); err == nil {
+		t.Error("a bad index is accepted")
+	}
+}
+
+func TestConf(t *testing.T) {
+	root := t.TempDir()
+	for f, s := range map[string]string{
+		"/etc/modprobe.d/a.conf": "# c\nblacklist nouveau\noptions mpt3sas max_lun=8 \\\n  x=1\ninstall st /bin/false\n",
+		"/lib/modprobe.d/a.conf": "blacklist hidden\n",
+		"/lib/modprobe.d/b.conf": "blacklist snd-pcsp\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(root+f), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+f, []byte(s), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := ReadConf(root)
+	c.Cmdline("quiet modprobe.blacklist=qla2xxx,lpfc ahci.mobile_lpm_policy=1 mkcdrec.auto=restore usbcore.nousb")
+	if got, want := string(c.Text([]string{"ahci", "hidden", "lpfc", "mpt3sas", "nouveau", "snd_pcsp", "st", "usbcore"})), "options ahci mobile_lpm_policy=1\nblacklist lpfc\noptions mpt3sas max_lun=8 x=1\nblacklist nouveau\nblacklist snd_pcsp\noptions usbcore nousb\n"; got != want {
+		t.Errorf("Text = %q; want %q", got, want)
 	}
 }

@@ -5,24 +5,39 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// Loader loads modules into the running kernel.
+// Loader loads modules into the running kernel. It may be used by several
+// goroutines: a module is loaded once, and who needs it waits for it.
 type Loader struct {
-	x      *Index
-	loaded map[string]bool
+	x    *Index
+	conf *Conf
+	mu   sync.Mutex
+	mods map[string]*state
+}
+
+// state of a module: done is closed when it is in, or can't be.
+type state struct {
+	done chan struct{}
+	err  error
 }
 
 // NewLoader makes a loader for the tree x; what is loaded already is known
-// from /proc/modules.
-func NewLoader(x *Index) *Loader {
-	l := &Loader{x: x, loaded: map[string]bool{}}
+// from /proc/modules. conf may be nil.
+func NewLoader(x *Index, conf *Conf) *Loader {
+	l := &Loader{x: x, conf: conf, mods: map[string]*state{}}
+	if conf == nil {
+		l.conf = &Conf{}
+	}
 	if b, err := os.ReadFile("/proc/modules"); err == nil {
 		for _, line := range strings.Split(string(b), "\n") {
 			if n, _, ok := strings.Cut(line, " "); ok {
-				l.loaded[n] = true
+				s := &state{done: make(chan struct{})}
+				close(s.done)
+				l.mods[n] = s
 			}
 		}
 	}
@@ -30,7 +45,9 @@ func NewLoader(x *Index) *Loader {
 }
 
 // Load loads a module by name or alias with all it depends on; params go to
-// the module itself. It returns the names that were loaded now.
+// the module itself, after the configured ones. Modules on the blacklist are
+// loaded by their name only, not by an alias. It returns the names that were
+// loaded now.
 func (l *Loader) Load(name, params string) ([]string, error) {
 	names := l.x.Resolve(name)
 	if len(names) == 0 {
@@ -42,26 +59,61 @@ func (l *Loader) Load(name, params string) ([]string, error) {
 	var done []string
 	var errs []error
 	for _, n := range names {
+		if l.conf.Blacklist[n] && n != Norm(name) {
+			continue
+		}
 		for _, m := range l.x.Order(n) {
-			if l.loaded[m] || l.x.Builtin[m] {
-				continue
-			}
-			p := ""
+			p := l.conf.Options[m]
 			if m == n {
-				p = params
+				p = strings.TrimSpace(p + " " + params)
 			}
-			if err := l.insert(m, p); err != nil {
+			loaded, err := l.ensure(m, p)
+			if err != nil {
 				errs = append(errs, err)
-				continue
 			}
-			l.loaded[m] = true
-			done = append(done, m)
+			if loaded {
+				done = append(done, m)
+			}
 		}
 	}
 	return done, errors.Join(errs...)
 }
 
+// ensure loads one module, or waits until another goroutine has.
+func (l *Loader) ensure(m, params string) (loaded bool, err error) {
+	if l.x.Builtin[m] {
+		return false, nil
+	}
+	l.mu.Lock()
+	s, known := l.mods[m]
+	if !known {
+		s = &state{done: make(chan struct{})}
+		l.mods[m] = s
+	}
+	l.mu.Unlock()
+	if known {
+		<-s.done
+		return false, nil // its failure was reported by who tried
+	}
+	s.err = l.insert(m, params)
+	close(s.done)
+	if s.err != nil {
+		// Another try may succeed: a device may have come.
+		l.mu.Lock()
+		delete(l.mods, m)
+		l.mu.Unlock()
+	}
+	return s.err == nil, s.err
+}
+
 func (l *Loader) insert(name, params string) error {
+	if l.x.Packed(name) {
+		b, err := l.x.Read(name)
+		if err != nil {
+			return err
+		}
+		return insertErr(name, unix.InitModule(b, params))
+	}
 	f, err := os.Open(l.x.Dir + "/" + l.x.Path[name])
 	if err != nil {
 		return fmt.Errorf("cannot load module %s: %w", name, err)
@@ -78,8 +130,12 @@ func (l *Loader) insert(name, params string) error {
 		}
 		err = unix.InitModule(b, params)
 	}
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("cannot load module %s: %w", name, err)
+	return insertErr(name, err)
+}
+
+func insertErr(name string, err error) error {
+	if err == nil || errors.Is(err, unix.EEXIST) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("cannot load module %s: %w", name, err)
 }

@@ -187,6 +187,12 @@ type Interface struct {
 	Addresses []string `json:"addresses"` // CIDR
 	Gateway   string   `json:"gateway,omitempty"`
 	Driver    string   `json:"driver,omitempty"`
+	// VLAN is the 802.1Q id of a VLAN, Parent the interface below it.
+	VLAN   int    `json:"vlan,omitempty"`
+	Parent string `json:"parent,omitempty"`
+	// BondMode is the mode of a bond ("active-backup"), Members its cards.
+	BondMode string   `json:"bondMode,omitempty"`
+	Members  []string `json:"members,omitempty"`
 }
 
 // Unsupported is a part of the machine that a restore can't bring back.

@@ -22,6 +22,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/target"
 )
 
 // Version is the only version of manifest.json there is.
@@ -151,18 +152,27 @@ func WriteFile(name string, b []byte) error {
 	return nil
 }
 
-// Set is a backup set in a directory.
+// Set is a backup set.
 type Set struct {
-	Dir      string
+	Dir      string // directory or URL
+	Store    target.Store
 	Manifest *Manifest
 	Layout   *layout.Layout
 }
 
-// Open reads manifest and layout of the set in dir and checks that both are
-// well-formed, that the layout is the recorded one, and that every file is
-// there with its size. It reads no archive: that is Verify's.
+// maxText is the largest manifest or layout that is read.
+const maxText = 256 << 20
+
+// Open reads manifest and layout of the set at dir, a directory or URL, and
+// checks that both are well-formed, that the layout is the recorded one, and
+// that every file is there with its size. It reads no archive: that is
+// Verify's.
 func Open(dir string) (*Set, error) {
-	b, err := os.ReadFile(filepath.Join(dir, File))
+	st, err := target.New(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set: %w", err)
+	}
+	b, err := target.ReadFile(st, File, maxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", dir, File)
 	}
@@ -173,20 +183,23 @@ func Open(dir string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
 	}
-	s := &Set{Dir: dir, Manifest: m}
+	s := &Set{Dir: dir, Store: st, Manifest: m}
 	var errs []error
 	for _, f := range m.Files {
-		st, err := os.Stat(filepath.Join(dir, f.Name))
-		if err != nil {
+		n, err := st.Size(f.Name)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
 			errs = append(errs, fmt.Errorf("%s is missing", f.Name))
-		} else if st.Size() != int64(f.Size) {
-			errs = append(errs, fmt.Errorf("%s has %d bytes, not %d", f.Name, st.Size(), f.Size))
+		case err != nil:
+			errs = append(errs, err)
+		case n != int64(f.Size):
+			errs = append(errs, fmt.Errorf("%s has %d bytes, not %d", f.Name, n, f.Size))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", dir, err)
 	}
-	lb, err := os.ReadFile(filepath.Join(dir, Layout))
+	lb, err := target.ReadFile(st, Layout, maxText)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
@@ -197,6 +210,21 @@ func Open(dir string) (*Set, error) {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
 	}
 	return s, nil
+}
+
+// Archive opens an archive of the set by its file name.
+func (s *Set) Archive(name string) (*archive.Reader, error) {
+	f, err := s.Store.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read archive: %w", err)
+	}
+	r, err := archive.Open(f, f.Size(), s.Store.String()+"/"+name)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	r.CloseWith(f)
+	return r, nil
 }
 
 // Parse reads manifest.json; unknown fields are refused.
@@ -249,7 +277,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	var errs []error
 	for _, f := range s.Manifest.Files {
 		p.Item(f.Name)
-		got, err := SumFile(ctx, filepath.Join(s.Dir, f.Name), p)
+		got, err := s.sumFile(ctx, f.Name, p)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -262,7 +290,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 		return err
 	}
 	for _, a := range s.Manifest.Archives {
-		r, err := archive.OpenFile(filepath.Join(s.Dir, a.File))
+		r, err := s.Archive(a.File)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -284,7 +312,7 @@ func (s *Set) where(ctx context.Context, name string) error {
 	if !strings.HasSuffix(name, ".tar.zst") {
 		return err
 	}
-	r, e := archive.OpenFile(filepath.Join(s.Dir, name))
+	r, e := s.Archive(name)
 	if e != nil {
 		return errors.Join(err, e)
 	}
@@ -294,20 +322,28 @@ func (s *Set) where(ctx context.Context, name string) error {
 
 // SumFile gives a file's SHA-256 in hex.
 func SumFile(ctx context.Context, name string, p progress.Counter) (string, error) {
-	f, err := os.Open(name)
+	return (&Set{Store: target.Dir(filepath.Dir(name))}).sumFile(ctx, filepath.Base(name), p)
+}
+
+func (s *Set) sumFile(ctx context.Context, name string, p progress.Counter) (string, error) {
+	f, err := s.Store.Open(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
-	for {
+	if target.IsURL(s.Dir) {
+		buf = make([]byte, 4<<20) // each a request
+	}
+	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		n, err := f.Read(buf)
+		n, err := f.ReadAt(buf, off)
 		h.Write(buf[:n])
 		p.Add(int64(n))
+		off += int64(n)
 		if err == io.EOF {
 			return hex.EncodeToString(h.Sum(nil)), nil
 		}
@@ -318,8 +354,11 @@ func SumFile(ctx context.Context, name string, p progress.Counter) (string, erro
 }
 
 // OpenNewest opens the set in dir, or, when dir is no set but holds some, the
-// newest of them.
+// newest of them. A URL is that of a set.
 func OpenNewest(dir string) (*Set, error) {
+	if target.IsURL(dir) {
+		return Open(dir)
+	}
 	if _, err := os.Stat(filepath.Join(dir, File)); err == nil {
 		return Open(dir)
 	}

@@ -3,13 +3,20 @@
 package media
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/diskfs/go-diskfs/backend"
 	"github.com/diskfs/go-diskfs/backend/file"
@@ -27,21 +34,18 @@ type ISO struct {
 	// BIOS and UEFI are the loaders; nil for none. One must be there.
 	BIOS *BIOSLoader
 	UEFI *UEFILoader
-}
-
-// BIOSLoader is isolinux: the loader, its library, and the code for the first
-// sector of a stick.
-type BIOSLoader struct{ ISOLinux, LDLinux, HybridMBR string }
-
-// UEFILoader is what goes into the EFI system partition: names in EFI/BOOT to
-// files of the host.
-type UEFILoader struct {
-	Name  string // for people: "shim and GRUB, signed"
-	Files map[string]string
+	// Time is the date of the volume and of every file in it, so that the same
+	// input gives the same image. The EFI partition's own dates come from
+	// SOURCE_DATE_EPOCH, which go-diskfs reads, or the clock.
+	Time time.Time
+	// Max is the size of the medium in bytes; 0 for any.
+	Max int64
 }
 
 const (
 	sector = 2048
+	// dataStart is behind the system area and the descriptors.
+	dataStart = 32 * sector
 	// maxFile is the largest file: sizes are 32 bits, and go-diskfs cuts off
 	// larger ones silently.
 	maxFile = 4<<30 - sector
@@ -50,10 +54,14 @@ const (
 )
 
 // Write makes the image in the file out, which must not exist. It works in a
-// directory beside it and removes that. On error out may be half written: the
+// directory beside it, which holds no copies of large files, and removes that. On error out may be half written: the
 // caller gives a temporary name.
 func (s ISO) Write(out string) error {
 	if err := s.write(out); err != nil {
+		// go-diskfs gives some causes as text only.
+		if strings.Contains(err.Error(), syscall.ENOSPC.Error()) && !errors.Is(err, syscall.ENOSPC) {
+			err = fmt.Errorf("%w: %w", err, syscall.ENOSPC)
+		}
 		return fmt.Errorf("cannot make image %s: %w", out, err)
 	}
 	return nil
@@ -68,7 +76,7 @@ func (s ISO) write(out string) error {
 		return err
 	}
 	defer os.RemoveAll(ws)
-	total, err := s.fill(ws)
+	large, err := s.fill(ws)
 	if err != nil {
 		return err
 	}
@@ -94,11 +102,18 @@ func (s ISO) write(out string) error {
 	if err != nil {
 		return err
 	}
-	return s.finish(out, total)
+	return s.finish(out, large)
 }
 
-// fill lays the files out in the directory that go-diskfs will consume.
-func (s ISO) fill(ws string) (total int64, err error) {
+// holeSize is the size from which a file is given to go-diskfs as a hole, and
+// copied by us: go-diskfs copies by 2 KiB.
+const holeSize = 1 << 20
+
+// fill lays the files out in the directory that go-diskfs will consume. Of
+// large files it makes holes; what belongs there is returned, by path in the
+// image.
+func (s ISO) fill(ws string) (large map[string]string, err error) {
+	large = map[string]string{}
 	put := func(p string, src string) error {
 		st, err := os.Stat(src)
 		if err != nil {
@@ -107,41 +122,61 @@ func (s ISO) fill(ws string) (total int64, err error) {
 		if st.Size() > maxFile {
 			return fmt.Errorf("%s has %d bytes; a file on an ISO 9660 image has at most %d", src, st.Size(), int64(maxFile))
 		}
-		total += st.Size()
-		return linkOrCopy(src, filepath.Join(ws, p))
+		to := filepath.Join(ws, p)
+		if st.Size() < holeSize {
+			return copyFile(src, to)
+		}
+		large[path.Clean("/"+p)] = src
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		return errors.Join(f.Truncate(st.Size()), f.Close())
 	}
 	for p, src := range s.Files {
 		if err := put(p, src); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	for p, b := range s.Content {
-		total += int64(len(b))
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(ws, p)), 0o755); err != nil {
-			return 0, err
+			return nil, err
 		}
 		if err := os.WriteFile(filepath.Join(ws, p), b, 0o644); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
 	if s.BIOS != nil {
-		// isolinux.bin is patched in place: never a link to the host's file.
 		if err := copyFile(s.BIOS.ISOLinux, filepath.Join(ws, "isolinux/isolinux.bin")); err != nil {
-			return 0, err
+			return nil, err
 		}
-		if err := put("isolinux/ldlinux.c32", s.BIOS.LDLinux); err != nil {
-			return 0, err
+		for _, m := range append([]string{s.BIOS.LDLinux}, s.BIOS.Modules...) {
+			if err := put("isolinux/"+filepath.Base(m), m); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if s.UEFI != nil {
 		if err := os.MkdirAll(filepath.Join(ws, "boot"), 0o755); err != nil {
-			return 0, err
+			return nil, err
 		}
-		if err := ESP(filepath.Join(ws, "boot/efi.img"), s.UEFI.Files); err != nil {
-			return 0, err
+		if err := ESP(filepath.Join(ws, "boot/efi.img"), s.UEFI.Files, s.UEFI.Config); err != nil {
+			return nil, err
 		}
 	}
-	return total, nil
+	// One mode for all: the caller's umask is no part of the input.
+	return large, filepath.WalkDir(ws, func(p string, d os.DirEntry, err error) error {
+		if err != nil || p == ws {
+			return err
+		}
+		if d.IsDir() {
+			return os.Chmod(p, 0o755)
+		}
+		return os.Chmod(p, 0o444)
+	})
 }
 
 func (s ISO) finalize(b backend.Storage, ws string) error {
@@ -164,9 +199,10 @@ func (s ISO) finalize(b backend.Storage, ws string) error {
 	return fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, DeepDirectories: true, VolumeIdentifier: s.Label, ElTorito: et})
 }
 
-// finish cuts the file to the volume's size, makes it hybrid and checks that
-// all of it is there: go-diskfs ignores some write errors.
-func (s ISO) finish(out string, total int64) error {
+// finish gives all dates, makes the image hybrid, copies the large files to
+// their places while the sum over all is taken, cuts the file to its size, and
+// checks what go-diskfs does not: that everything was written.
+func (s ISO) finish(out string, large map[string]string) error {
 	f, err := os.OpenFile(out, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -179,10 +215,15 @@ func (s ISO) finish(out string, total int64) error {
 	if string(pvd[1:6]) != "CD001" || !strings.HasPrefix(string(pvd[40:72]), s.Label) {
 		return errors.New("it has no volume descriptor after writing: is the file system full?")
 	}
-	end := int64(binary.LittleEndian.Uint32(pvd[80:])) * sector
-	if st, err := f.Stat(); err != nil || st.Size() < end || end < total {
-		return fmt.Errorf("it has %d bytes after writing, wanted %d: is the file system full? (%v)", st.Size(), end, err)
+	volume := int64(binary.LittleEndian.Uint32(pvd[80:])) * sector
+	if s.Max > 0 && volume+1<<20 > s.Max {
+		return s.tooLarge(volume)
 	}
+	extents, err := stamp(f, s.Time)
+	if err != nil {
+		return err
+	}
+	end := volume
 	if s.BIOS != nil {
 		if end, err = hybrid(f, s.BIOS.HybridMBR, end); err != nil {
 			return err
@@ -191,7 +232,38 @@ func (s ISO) finish(out string, total int64) error {
 	if err := f.Truncate(end); err != nil {
 		return err
 	}
+	var regions []region
+	for p, src := range large {
+		e, ok := extents[p]
+		if !ok {
+			return fmt.Errorf("%s is not in the image after writing", p)
+		}
+		regions = append(regions, region{int64(e.block) * sector, int64(e.size), src})
+	}
+	if err := complete(f, volume, regions); err != nil {
+		return err
+	}
 	return f.Sync()
+}
+
+// tooLarge names what takes the room.
+func (s ISO) tooLarge(volume int64) error {
+	type item struct {
+		name string
+		size int64
+	}
+	var items []item
+	for p, src := range s.Files {
+		if st, err := os.Stat(src); err == nil {
+			items = append(items, item{p, st.Size()})
+		}
+	}
+	slices.SortFunc(items, func(a, b item) int { return cmp.Compare(b.size, a.size) })
+	var l []string
+	for _, i := range items[:min(3, len(items))] {
+		l = append(l, fmt.Sprintf("%s %d", i.name, i.size))
+	}
+	return fmt.Errorf("it would have %d bytes, and the medium holds %d; the largest are %s", volume, s.Max, strings.Join(l, ", "))
 }
 
 // hybrid writes an MBR, so that the image starts from a stick too: entry 1 is
@@ -255,16 +327,21 @@ func bootCatalog(f io.ReaderAt) ([]byte, error) {
 	return c, err
 }
 
-// ESP makes a FAT16 image with the files in EFI/BOOT. FAT16, since go-diskfs'
-// FAT32 has wrong ".." entries.
-func ESP(out string, files map[string]string) error {
+// ESP makes a FAT16 image with the files in EFI/BOOT, and config as grub.cfg
+// beside them. FAT16, since go-diskfs' FAT32 has wrong ".." entries.
+func ESP(out string, files map[string]string, config []byte) error {
 	size := int64(0)
-	for _, src := range files {
-		st, err := os.Stat(src)
+	content := map[string][]byte{}
+	for name, src := range files {
+		b, err := os.ReadFile(src)
 		if err != nil {
 			return err
 		}
-		size += st.Size()
+		content[name] = b
+		size += int64(len(b))
+	}
+	if config != nil {
+		content["grub.cfg"] = config
 	}
 	size = max((size+size/50+1<<20+1<<20-1)&^(1<<20-1), 6<<20)
 	if size > maxESP {
@@ -282,16 +359,12 @@ func ESP(out string, files map[string]string) error {
 	if err := fs.Mkdir("/EFI/BOOT"); err != nil {
 		return err
 	}
-	for name, src := range files {
-		data, err := os.ReadFile(src)
-		if err != nil {
-			return err
-		}
+	for _, name := range slices.Sorted(maps.Keys(content)) {
 		w, err := fs.OpenFile("/EFI/BOOT/"+name, os.O_CREATE|os.O_RDWR)
 		if err != nil {
 			return err
 		}
-		if _, err := w.Write(data); err != nil {
+		if _, err := w.Write(content[name]); err != nil {
 			return fmt.Errorf("cannot write %s into the EFI partition: %w", name, err)
 		}
 		if err := w.Close(); err != nil {
@@ -299,16 +372,6 @@ func ESP(out string, files map[string]string) error {
 		}
 	}
 	return nil
-}
-
-func linkOrCopy(src, dst string) error {
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
-		return err
-	}
-	if os.Link(src, dst) == nil {
-		return nil
-	}
-	return copyFile(src, dst)
 }
 
 func copyFile(src, dst string) error {
@@ -343,7 +406,14 @@ type coalescer struct {
 
 func (c *coalescer) Writable() (backend.WritableFile, error) { return c, nil }
 
+var zeros [sector]byte
+
 func (c *coalescer) WriteAt(p []byte, off int64) (int, error) {
+	// The file is new: what is not written is zero. Most of it is the place of
+	// large files, which are copied later.
+	if off >= dataStart && len(p) <= sector && bytes.Equal(p, zeros[:len(p)]) {
+		return len(p), c.err
+	}
 	if len(c.buf) > 0 && off != c.off+int64(len(c.buf)) || len(c.buf)+len(p) > cap(c.buf) {
 		if err := c.flush(); err != nil {
 			return 0, err

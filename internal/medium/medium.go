@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/target"
 )
 
 // Device is a block device with what it holds.
@@ -97,16 +98,44 @@ func FindMedium(info *rescue.Info) (string, error) {
 	return "", errors.New("not found")
 }
 
+// Others lists media of ours that are not this system's, as "sda (HOST, made
+// DATE)": one may be in the drive that the firmware starts from next time.
+func Others(info *rescue.Info) []string {
+	devs, err := Devices()
+	if err != nil {
+		return nil
+	}
+	const dir = "/run/mkcdrec/other"
+	var out []string
+	for _, d := range devs {
+		if d.Info.Type != superblock.TypeISO || d.Info.Label != rescue.VolumeLabel {
+			continue
+		}
+		if err := Mount(d, dir); err != nil {
+			continue
+		}
+		id, err := os.ReadFile(dir + "/" + rescue.ISOMark)
+		title, _ := os.ReadFile(dir + "/.disk/info") // a name less to show
+		if e := unix.Unmount(dir, 0); err == nil && e == nil && strings.TrimSpace(string(id)) != info.MediumID {
+			out = append(out, fmt.Sprintf("/dev/%s (%s)", d.Name, strings.TrimSpace(string(title))))
+		}
+	}
+	return out
+}
+
 // Source is one place to look for a set.
 type Source struct {
-	Kind  string // UUID, LABEL, device, cdrom, any, file
+	Kind  string // UUID, LABEL, device, cdrom, any, file, url
 	Value string
 	Path  string // directory there; "" looks at the top and two levels below
 }
 
 // ParseSource reads "UUID=...[:/PATH]", "LABEL=...[:/PATH]", "/dev/sdb1[:/PATH]",
-// "cdrom", "any" and "file:///DIR".
+// "cdrom", "any", "file:///DIR" and "http://HOST/DIR".
 func ParseSource(s string) (Source, error) {
+	if target.IsURL(s) {
+		return Source{"url", s, ""}, nil
+	}
 	v, path, _ := strings.Cut(s, ":")
 	if path != "" && !strings.HasPrefix(path, "/") {
 		return Source{}, fmt.Errorf("cannot use source %q: the path does not begin with /", s)
@@ -123,7 +152,7 @@ func ParseSource(s string) (Source, error) {
 	case v == "cdrom" || v == "any":
 		return Source{v, "", path}, nil
 	}
-	return Source{}, fmt.Errorf("cannot use source %q: want UUID=, LABEL=, /dev/, cdrom, any or file://", s)
+	return Source{}, fmt.Errorf("cannot use source %q: want UUID=, LABEL=, /dev/, cdrom, any, file:// or http://", s)
 }
 
 func (s Source) String() string {
@@ -134,6 +163,8 @@ func (s Source) String() string {
 		return "/dev/" + s.Value + ":" + s.Path
 	case "file":
 		return "file://" + s.Path
+	case "url":
+		return s.Value
 	}
 	return s.Kind
 }
@@ -186,6 +217,17 @@ func FindSet(sources []Source, id string) (string, error) {
 	}
 	var errs []error
 	for _, s := range sources {
+		if s.Kind == "url" {
+			st, err := target.New(s.Value)
+			if err == nil {
+				_, err = st.Size(manifest.File)
+			}
+			if err == nil {
+				return s.Value, nil
+			}
+			errs = append(errs, fmt.Errorf("%v: no set there: %w", s, err))
+			continue
+		}
 		if s.Kind == "file" {
 			if dir := newest([]string{s.Path}, id); dir != "" {
 				return dir, nil

@@ -38,7 +38,7 @@ func (m Machine) boot(l *layout.Layout) {
 		}
 	}
 	m.esp(l)
-	b.NVRAM, b.Order = m.nvram()
+	b.NVRAM, b.Order = m.NVRAM()
 }
 
 // grubInMBR looks for GRUB's name in the boot code, where boot.img has it.
@@ -80,8 +80,8 @@ func (m Machine) esp(l *layout.Layout) {
 
 const efiGlobal = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
-// nvram reads the firmware's boot entries; UEFI specification §3.1.3.
-func (m Machine) nvram() (entries []layout.NVRAMEntry, order []string) {
+// NVRAM reads the firmware's boot entries; UEFI specification §3.1.3.
+func (m Machine) NVRAM() (entries []layout.NVRAMEntry, order []string) {
 	dir := m.path("/sys/firmware/efi/efivars")
 	files, err := filepath.Glob(dir + "/Boot[0-9A-F][0-9A-F][0-9A-F][0-9A-F]-" + efiGlobal)
 	if err != nil {
@@ -163,11 +163,12 @@ func (m Machine) network(l *layout.Layout) {
 		return // facts for people; their absence breaks nothing
 	}
 	for _, i := range ifs {
-		driver, err := os.Readlink(m.path("/sys/class/net/" + i.Name + "/device/driver"))
-		if err != nil {
-			continue // not hardware
+		n := layout.Interface{Name: i.Name, MAC: i.HardwareAddr.String(), Addresses: []string{}, Gateway: m.gateway(i.Name)}
+		if driver, err := os.Readlink(m.path("/sys/class/net/" + i.Name + "/device/driver")); err == nil {
+			n.Driver = filepath.Base(driver)
+		} else if !m.stacked(&n) {
+			continue // not hardware, nor on top of it
 		}
-		n := layout.Interface{Name: i.Name, MAC: i.HardwareAddr.String(), Driver: filepath.Base(driver), Addresses: []string{}, Gateway: m.gateway(i.Name)}
 		if as, err := i.Addrs(); err == nil {
 			for _, a := range as {
 				if ip, _, err := net.ParseCIDR(a.String()); err == nil && !ip.IsLinkLocalUnicast() {
@@ -177,6 +178,26 @@ func (m Machine) network(l *layout.Layout) {
 		}
 		l.Network = append(l.Network, n)
 	}
+}
+
+// stacked reads what a bond or a VLAN consists of; false for anything else.
+func (m Machine) stacked(n *layout.Interface) bool {
+	dir := "/sys/class/net/" + n.Name
+	if mode, _, ok := strings.Cut(m.read(dir+"/bonding/mode"), " "); ok {
+		n.BondMode, n.Members = mode, strings.Fields(m.read(dir+"/bonding/slaves"))
+		return true
+	}
+	for _, l := range strings.Split(m.read("/proc/net/vlan/"+n.Name), "\n") {
+		if _, v, ok := strings.Cut(l, "VID: "); ok {
+			if _, err := fmt.Sscan(v, &n.VLAN); err != nil {
+				return false
+			}
+		}
+		if d, ok := strings.CutPrefix(strings.TrimSpace(l), "Device: "); ok {
+			n.Parent = strings.TrimSpace(d)
+		}
+	}
+	return n.VLAN != 0 && n.Parent != ""
 }
 
 // gateway reads the default route of an interface from /proc/net/route.

@@ -63,6 +63,13 @@ func Parse(text string) (Size, error) {
 	return Size(f * float64(mul)), nil
 }
 
+// Medium gives what a medium of a usual kind holds: CD (80 minutes, 360,000
+// sectors of 2,048 bytes), DVD+R, DVD+R DL, BD-R.
+func Medium(name string) (Size, bool) {
+	s, ok := map[string]Size{"CD": 360000 * 2048, "DVD": 2295104 * 2048, "DVD-DL": 4173824 * 2048, "BD": 12219392 * 2048}[strings.ToUpper(name)]
+	return s, ok
+}
+
 // UnmarshalJSON takes a number of bytes only: machine files hold no units.
 func (s *Size) UnmarshalJSON(b []byte) error {
 	var n int64

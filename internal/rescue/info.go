@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -16,14 +17,19 @@ import (
 const (
 	InfoFile   = "/etc/mkcdrec/rescue.json"
 	LayoutFile = "/etc/mkcdrec/layout.json"
-	SetDir     = "/mnt/set"    // where the set's file system is mounted
-	MediumDir  = "/mnt/medium" // where the boot medium is mounted
-	TargetDir  = "/mnt/target" // the restored root
+	KeymapFile = "/etc/mkcdrec/keymap.json"
+	KeysFile   = "/root/.ssh/authorized_keys" // who may come in by ssh
+	SetDir     = "/mnt/set"                   // where the set's file system is mounted
+	MediumDir  = "/mnt/medium"                // where the boot medium is mounted
+	TargetDir  = "/mnt/target"                // the restored root
 	StateDir   = "/run/mkcdrec"
 	LogFile    = "/var/log/mkcdrec.log"
 	// SetFile holds the directory of the set that was found.
 	SetFile = StateDir + "/set"
 )
+
+// LoggedEnv is set for programs whose output goes into LogFile already.
+const LoggedEnv = "MKCDREC_LOGGED"
 
 // Ready is the line that says: devices settled, medium searched, prompt usable.
 const Ready = "mkcdrec: rescue system ready"
@@ -84,11 +90,25 @@ type Options struct {
 	Auto    string   // "restore" or ""
 	Confirm []string // serial numbers of disks that may be overwritten
 	Map     []string // OLD=NEW
-	IP      string   // "dhcp" or CIDR[,gateway]
-	After   string   // what follows the unattended job: poweroff, reboot, shell
-	Medium  string   // id of the medium that the loader read us from
-	Shell   bool     // nothing but a shell
+	Net     Network
+	NTP     string // server to set the clock by
+	SSHKeys []string
+	After   string // what follows the unattended job: poweroff, reboot, shell
+	Medium  string // id of the medium that the loader read us from
+	Check   bool   // read the medium through before anything else
+	Shell   bool   // nothing but a shell
 	Debug   bool
+}
+
+// Network is how the network is to be configured.
+type Network struct {
+	// IP is "", "dhcp", "dhcp6", "source" (as the source machine had it), or
+	// addresses in CIDR notation and gateways: "192.0.2.7/24,192.0.2.1".
+	IP   string
+	NIC  string   // MAC or name of the card; "" takes the first with a cable
+	VLAN int      // 802.1Q id, 0 for none
+	Bond string   // "MODE:CARD+CARD", the cards by MAC or name
+	DNS  []string // name servers
 }
 
 // ParseCmdline reads mkcdrec.* words. Unknown ones are reported, all of them;
@@ -96,9 +116,13 @@ type Options struct {
 func ParseCmdline(cmdline string) (Options, error) {
 	var o Options
 	var errs []error
+	bootif := "" // the card the firmware or a loader started from
 	list := func(to *[]string, v string) { *to = append(*to, strings.Split(v, ",")...) }
 	for _, w := range strings.Fields(cmdline) {
 		k, v, _ := strings.Cut(w, "=")
+		if k == "BOOTIF" {
+			bootif = v
+		}
 		if !strings.HasPrefix(k, "mkcdrec.") {
 			continue
 		}
@@ -118,19 +142,53 @@ func ParseCmdline(cmdline string) (Options, error) {
 		case "mkcdrec.medium":
 			o.Medium = v
 		case "mkcdrec.ip":
-			o.IP = v
+			o.Net.IP = v
+		case "mkcdrec.nic":
+			o.Net.NIC = v
+		case "mkcdrec.vlan":
+			n, err := strconv.Atoi(v)
+			if err != nil || n < 1 || n > 4094 {
+				errs = append(errs, fmt.Errorf("%s: %q; want a number from 1 to 4094", k, v))
+				continue
+			}
+			o.Net.VLAN = n
+		case "mkcdrec.bond":
+			if mode, cards, ok := strings.Cut(v, ":"); !ok || mode == "" || cards == "" {
+				errs = append(errs, fmt.Errorf("%s: %q; want MODE:CARD+CARD", k, v))
+				continue
+			}
+			o.Net.Bond = v
+		case "mkcdrec.dns":
+			list(&o.Net.DNS, v)
+		case "mkcdrec.ntp":
+			o.NTP = v
+		case "mkcdrec.sshkey":
+			// A key has a blank, which the command line can't hold.
+			o.SSHKeys = append(o.SSHKeys, strings.Replace(v, ",", " ", 1))
 		case "mkcdrec.after":
 			if v != "poweroff" && v != "reboot" && v != "shell" {
 				errs = append(errs, fmt.Errorf("%s: %q is not known; want poweroff, reboot or shell", k, v))
 				continue
 			}
 			o.After = v
+		case "mkcdrec.check":
+			o.Check = true
 		case "mkcdrec.shell":
 			o.Shell = true
 		case "mkcdrec.debug":
 			o.Debug = true
 		default:
 			errs = append(errs, fmt.Errorf("%s is not known", k))
+		}
+	}
+	// pxelinux writes 01-52-54-00-00-00-01, others 52:54:00:00:00:01.
+	if mac := strings.ReplaceAll(bootif, "-", ":"); o.Net.NIC == "" && o.Net.Bond == "" && mac != "" {
+		o.Net.NIC = strings.ToLower(mac[max(0, len(mac)-17):])
+	}
+	// A set on a server needs a network.
+	for _, s := range o.Source {
+		if o.Net.IP == "" && (strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")) {
+			o.Net.IP = "dhcp"
 		}
 	}
 	return o, errors.Join(errs...)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +43,11 @@ func (s *System) loadDrivers() *drivers {
 		s.say("cannot load drivers: %v", err)
 		return d
 	}
-	d.index, d.loader = x, kmod.NewLoader(x)
+	conf := kmod.ReadConf("")
+	if b, err := os.ReadFile("/proc/cmdline"); err == nil {
+		conf.Cmdline(string(b))
+	}
+	d.index, d.loader = x, kmod.NewLoader(x, conf)
 	// Listen first: what appears while we walk is not missed.
 	if err := d.listen(); err != nil {
 		s.say("no hot-plugging: %v", err)
@@ -50,11 +55,8 @@ func (s *System) loadDrivers() *drivers {
 	for d.walk() > 0 {
 	}
 	// No device asks for these by name.
-	for _, m := range []string{"sr_mod", "sd_mod", "isofs", "dm_mod", "crc32c_intel", "efivarfs"} {
-		if len(x.Resolve(m)) > 0 {
-			d.load(m)
-		}
-	}
+	d.loadAll([]string{"sr_mod", "sd_mod", "isofs", "dm_mod", "crc32c_intel", "efivarfs"})
+	x.FlushPack()
 	if _, err := os.Stat("/sys/firmware/efi/efivars"); err == nil {
 		if err := unix.Mount("efivarfs", "/sys/firmware/efi/efivars", "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 			s.say("the firmware's boot entries can't be reached: %v", err)
@@ -65,16 +67,41 @@ func (s *System) loadDrivers() *drivers {
 
 // walk loads a module for every modalias in /sys that was not seen before.
 func (d *drivers) walk() int {
-	n := 0
+	var aliases []string
 	_ = filepath.WalkDir("/sys/devices", func(p string, e fs.DirEntry, err error) error {
 		if err == nil && e.Name() == "modalias" {
 			if b, err := os.ReadFile(p); err == nil {
-				n += d.load(strings.TrimSpace(string(b)))
+				aliases = append(aliases, strings.TrimSpace(string(b)))
 			}
 		}
 		return nil // devices come and go while we walk
 	})
-	return n
+	return d.loadAll(aliases)
+}
+
+// loaders is how many modules are loaded at a time: a driver that waits for
+// its hardware must not hold up the others.
+const loaders = 8
+
+// loadAll loads modules for aliases, several at a time, and tells how many
+// were new.
+func (d *drivers) loadAll(aliases []string) int {
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	todo := make(chan string)
+	for range min(loaders, len(aliases)) {
+		wg.Go(func() {
+			for a := range todo {
+				n.Add(int64(d.load(a)))
+			}
+		})
+	}
+	for _, a := range aliases {
+		todo <- a
+	}
+	close(todo)
+	wg.Wait()
+	return int(n.Load())
 }
 
 func (d *drivers) load(alias string) int {
@@ -84,15 +111,15 @@ func (d *drivers) load(alias string) int {
 		return 0
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.seen[alias] {
-		return 0
-	}
+	seen := d.seen[alias]
 	d.seen[alias] = true
-	if len(d.index.Resolve(alias)) == 0 {
+	d.mu.Unlock()
+	if seen || len(d.index.Resolve(alias)) == 0 {
 		return 0
 	}
 	names, err := d.loader.Load(alias, "")
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		d.failed = append(d.failed, err.Error())
 	}
@@ -142,6 +169,34 @@ func (d *drivers) change(t time.Duration) {
 		time.Sleep(50 * time.Millisecond) // its partitions follow at once
 	case <-time.After(t):
 	}
+}
+
+// usbSettle is how long a USB disk may take from its driver to its name: the
+// kernel itself waits a second (usb-storage.delay_use), slow ones spin up.
+const usbSettle = 5 * time.Second
+
+// settle waits for USB disks that have a driver and no disk yet: without it
+// they would appear after the ready line.
+func (d *drivers) settle() {
+	for end := time.Now().Add(usbSettle); time.Now().Before(end) && usbPending("/sys"); {
+		d.change(100 * time.Millisecond)
+	}
+}
+
+// usbPending tells whether a USB storage interface has no SCSI target yet.
+func usbPending(sys string) bool {
+	for _, driver := range []string{"usb-storage", "uas"} {
+		ifs, err := filepath.Glob(sys + "/bus/usb/drivers/" + driver + "/*:*")
+		if err != nil {
+			continue
+		}
+		for _, i := range ifs {
+			if t, err := filepath.Glob(i + "/host*/target*/*/block/*"); err == nil && len(t) == 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (d *drivers) summary() string {

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,7 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/netconf"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -38,6 +41,7 @@ type System struct {
 	opts     rescue.Options
 	consoles []string // devices: "/dev/tty1", "/dev/ttyS0"
 	out      io.Writer
+	log      io.Writer
 	drivers  *drivers
 	state    []string // lines that say where it stands
 	mu       sync.Mutex
@@ -53,10 +57,20 @@ func Main() error {
 	s.mounts()
 	s.openConsoles()
 	go s.reap()
+	// Whatever goes wrong on the way, there is a shell.
+	defer func() {
+		if r := recover(); r != nil {
+			s.say("ERROR: the start failed: %v", r)
+			s.shells(false)
+			s.waitForEnd()
+		}
+	}()
 	s.environment()
 	s.whole()
 	s.facts()
+	s.keyboard()
 	s.drivers = s.loadDrivers()
+	s.clock()
 	// The kernel makes entropy only when somebody waits for it; without this
 	// DHCP hangs on machines without a hardware generator.
 	rng := make(chan struct{})
@@ -65,15 +79,60 @@ func Main() error {
 		close(rng)
 	}()
 	if !s.opts.Shell {
-		s.search()
+		s.medium()
 		s.network(rng)
+		s.ssh()
+		s.search()
 	}
+	s.drivers.settle()
 	s.banner()
-	for i, c := range s.consoles {
-		go s.session(c, i == 0 && s.opts.Auto != "" && !s.opts.Shell)
-	}
+	s.shells(s.opts.Auto != "" && !s.opts.Shell)
 	s.waitForEnd()
 	return nil
+}
+
+// extraConsoles are the virtual terminals that get a shell besides the
+// kernel's consoles; it starts when somebody presses a key there.
+var extraConsoles = []string{"/dev/tty1", "/dev/tty2", "/dev/tty3", "/dev/tty4"}
+
+// shells starts a shell on every console; the first one runs the unattended
+// job before.
+func (s *System) shells(auto bool) {
+	for i, c := range s.consoles {
+		go s.session(c, i == 0 && auto, false)
+	}
+	if _, err := os.Stat("/sys/class/tty/tty0"); err != nil {
+		return // a kernel or a machine without screen
+	}
+	for _, c := range extraConsoles {
+		if !slices.Contains(s.consoles, c) {
+			go s.session(c, false, true)
+		}
+	}
+}
+
+// keyboard sets the source machine's keyboard map.
+func (s *System) keyboard() {
+	b, err := os.ReadFile(rescue.KeymapFile)
+	if err != nil {
+		return // the source machine had no keyboard
+	}
+	m, err := keymap.Parse(b)
+	if err == nil {
+		err = m.Write("/dev/tty0")
+	}
+	if err != nil && !errors.Is(err, keymap.ErrNoConsole) {
+		s.say("WARNING: the keyboard has its default map: %v", err)
+	}
+}
+
+// logOnly writes into the log and on no console.
+func (s *System) logOnly(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log != nil {
+		fmt.Fprintln(s.log, line)
+	}
 }
 
 // say prints on every console and into the log.
@@ -140,6 +199,7 @@ func (s *System) openConsoles() {
 	if err := os.MkdirAll(filepath.Dir(rescue.LogFile), 0o755); err == nil {
 		if f, err := os.OpenFile(rescue.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
 			writers = append(writers, f)
+			s.log = f
 		}
 	}
 	s.out = io.MultiWriter(writers...)
@@ -169,8 +229,8 @@ func (s *System) environment() {
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
 		s.say("cannot catch Ctrl-Alt-Del: %v", err)
 	}
-	if err := loopback(); err != nil {
-		s.say("cannot bring up the loopback interface: %v", err)
+	if err := netconf.Up("lo"); err != nil {
+		s.say("%v", err)
 	}
 }
 
@@ -204,16 +264,38 @@ func (s *System) facts() {
 	}
 }
 
-// search waits for the medium and the set that the system was told of.
-func (s *System) search() {
-	if s.opts.Medium != "" {
-		dev, err := wait(s.drivers, mediumTimeout, func() (string, error) { return medium.FindMedium(s.info) })
-		if err != nil {
-			s.say("WARNING: the medium this system was started from did not appear within %v", mediumTimeout)
-		} else {
-			s.state = append(s.state, "medium: /dev/"+dev)
-		}
+// medium waits for the medium that the loader was read from, and checks it
+// when asked to.
+func (s *System) medium() {
+	if s.opts.Medium == "" {
+		return
 	}
+	dev, err := wait(s.drivers, mediumTimeout, func() (string, error) { return medium.FindMedium(s.info) })
+	if err != nil {
+		s.say("WARNING: the medium this system was started from did not appear within %v: was it pulled out, or is its driver missing? The system itself is in memory and works", mediumTimeout)
+		s.state = append(s.state, "medium: not found")
+		return
+	}
+	s.state = append(s.state, "medium: /dev/"+dev)
+	s.drivers.settle()
+	if others := medium.Others(s.info); len(others) > 0 {
+		s.state = append(s.state, "other media of ours are here too, and are left alone: "+strings.Join(others, ", "))
+	}
+	if !s.opts.Check {
+		return
+	}
+	s.say("checking the medium, Ctrl-Alt-Del ends it ...")
+	if err := s.run("/bbin/checkmedium", "/dev/"+dev); err != nil {
+		s.say("ERROR: the medium is damaged or can't be read; do not restore from it: %v", err)
+		s.state = append(s.state, "MEDIUM DAMAGED: /dev/"+dev)
+		s.opts.Auto = ""
+		return
+	}
+	s.state = append(s.state, "medium is whole")
+}
+
+// search waits for the set that the system was told of.
+func (s *System) search() {
 	sources, err := medium.Sources(s.opts.Source, s.info)
 	if err != nil {
 		s.say("WARNING: %v", err)
@@ -260,13 +342,13 @@ func wait(d *drivers, limit time.Duration, try func() (string, error)) (string, 
 
 // banner says where the system stands, and then that it is ready.
 func (s *System) banner() {
-	fmt.Fprintf(s.out, "\nmkcdrec rescue system %s for %s, kernel %s, made %s\n", s.info.Program, s.info.Host, s.info.Kernel, s.info.Created.Format("2006-01-02 15:04 UTC"))
+	fmt.Fprintf(s.out, "\nmkcdrec rescue system %s for %s\n  kernel %s, made %s\n", s.info.Program, s.info.Host, s.info.Kernel, s.info.Created.Format("2006-01-02 15:04 UTC"))
 	s.state = append(s.state, "disks: "+diskList(), "drivers: "+s.drivers.summary())
 	for _, l := range s.state {
 		fmt.Fprintf(s.out, "  %s\n", l)
 	}
 	if s.opts.Auto == "" {
-		fmt.Fprintf(s.out, "  say `restore --plan` to see what would be done, `restore` to do it, `mkcdrec applet` for all commands\n")
+		fmt.Fprintf(s.out, "  say `help` for what to do here, `restore --plan` to see what it would do\n")
 	}
 	fmt.Fprintf(s.out, "%s\n", rescue.Ready)
 	s.uptime()
@@ -287,7 +369,8 @@ func diskList() string {
 	}
 	var out []string
 	for _, n := range names {
-		if strings.HasPrefix(n.Name(), "ram") || strings.HasPrefix(n.Name(), "loop") {
+		// A drive is no disk: there may be no disc in it, and nothing restores to it.
+		if slices.ContainsFunc([]string{"ram", "loop", "sr", "fd", "zram"}, func(p string) bool { return strings.HasPrefix(n.Name(), p) }) {
 			continue
 		}
 		out = append(out, n.Name())
@@ -341,6 +424,7 @@ func (s *System) run(args ...string) error {
 	}
 	c := exec.Command(args[0], args[1:]...)
 	c.Stdout, c.Stderr = w, w
+	c.Env = append(os.Environ(), rescue.LoggedEnv+"=1")
 	ch, err := s.spawn(c)
 	w.Close()
 	if err != nil {
@@ -369,18 +453,41 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 	return l.s.out.Write(p)
 }
 
-// session keeps a shell on a console; the first one runs the unattended job
-// before.
-func (s *System) session(dev string, auto bool) {
+// session keeps a shell on a console. auto runs the unattended job before, ask
+// waits for a key, so that shells nobody uses take no memory.
+func (s *System) session(dev string, auto, ask bool) {
 	if auto {
 		s.unattended()
 	}
 	for {
+		if ask {
+			if err := askKey(dev); err != nil {
+				return // no such terminal
+			}
+		}
 		if err := s.shell(dev); err != nil {
 			s.say("no shell on %s: %v", dev, err)
 			time.Sleep(5 * time.Second)
 		}
 		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// askKey waits for Enter on a terminal.
+func askKey(dev string) error {
+	f, err := os.OpenFile(dev, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fmt.Fprintf(f, "\nmkcdrec: press Enter for a shell on %s\n", filepath.Base(dev))
+	b := make([]byte, 1)
+	for {
+		if n, err := f.Read(b); err != nil {
+			return err
+		} else if n > 0 && b[0] == '\n' {
+			return nil
+		}
 	}
 }
 

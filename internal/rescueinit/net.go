@@ -1,43 +1,28 @@
 package rescueinit
 
 import (
+	"bufio"
+	"context"
+	"errors"
 	"fmt"
-	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/netconf"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
-
-// loopback brings up lo.
-func loopback() error {
-	return up("lo")
-}
-
-// up sets an interface's IFF_UP by ioctl, netdevice(7).
-func up(name string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	r, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
-	}
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r); err != nil {
-		return err
-	}
-	r.SetUint16(r.Uint16() | unix.IFF_UP)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
-}
 
 // network configures the network only when the command line asks for it: the
 // machine's own address may be in use by its replacement.
 func (s *System) network(rng chan struct{}) {
-	if s.opts.IP == "" {
-		s.state = append(s.state, "network: not configured (mkcdrec.ip=dhcp, or: dhclient)")
+	if s.opts.Net.IP == "" {
+		s.state = append(s.state, "network: not configured (dhclient, or start with mkcdrec.ip=dhcp)")
 		return
 	}
 	select {
@@ -45,66 +30,130 @@ func (s *System) network(rng chan struct{}) {
 	case <-time.After(30 * time.Second):
 		s.say("WARNING: no entropy after 30 s; DHCP may hang")
 	}
-	names, err := cards()
-	if err == nil && len(names) == 0 {
-		err = fmt.Errorf("there is no network card, or no driver for it")
+	var source []layout.Interface
+	if f, err := os.Open(rescue.LayoutFile); err == nil {
+		if l, err := layout.Read(f); err == nil {
+			source = l.Network
+		}
+		f.Close()
 	}
-	if err == nil && s.opts.IP == "dhcp" {
-		err = s.run(append([]string{"/bbin/dhclient", "-ipv6=false", "-timeout=10", "-retry=3"}, "^("+strings.Join(names, "|")+")$")...)
-	} else if err == nil {
-		err = s.static(names[0])
-	}
+	line, err := netconf.Configure(context.Background(), s.opts.Net, source)
 	if err != nil {
 		s.say("WARNING: network: %v", err)
-		s.state = append(s.state, "network: failed")
+		s.state = append(s.state, "network: failed: "+firstLine(err))
 		return
 	}
-	s.state = append(s.state, "network: "+addresses())
+	s.state = append(s.state, "network: "+line)
+	if s.opts.NTP != "" {
+		s.clockByNTP()
+	}
 }
 
-// static sets CIDR[,GATEWAY] on the first card.
-func (s *System) static(name string) error {
-	addr, gw, _ := strings.Cut(s.opts.IP, ",")
-	if _, _, err := net.ParseCIDR(addr); err != nil {
-		return fmt.Errorf("mkcdrec.ip=%s: %w", s.opts.IP, err)
-	}
-	if err := s.run("/bbin/ip", "addr", "add", addr, "dev", name); err != nil {
-		return err
-	}
-	if err := up(name); err != nil {
-		return err
-	}
-	if gw == "" {
-		return nil
-	}
-	return s.run("/bbin/ip", "route", "add", "default", "via", gw, "dev", name)
+func firstLine(err error) string {
+	l, _, _ := strings.Cut(err.Error(), "\n")
+	return l
 }
 
-// cards lists the interfaces of hardware.
-func cards() ([]string, error) {
-	all, err := os.ReadDir("/sys/class/net")
+// clock sets the system's clock from the hardware's, when the kernel has not,
+// or when the hardware's runs in local time: the third line of adjtime(5).
+func (s *System) clock() {
+	local := false
+	if b, err := os.ReadFile("/etc/adjtime"); err == nil {
+		local = strings.Contains(string(b), "LOCAL")
+	}
+	if time.Now().Year() >= 2024 && !local {
+		return
+	}
+	f, err := os.Open("/dev/rtc0")
 	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, n := range all {
-		if _, err := os.Stat("/sys/class/net/" + n.Name() + "/device"); err == nil {
-			out = append(out, n.Name())
+		if time.Now().Year() < 2024 {
+			s.say("WARNING: the clock is not set, and there is no hardware clock")
 		}
+		return
 	}
-	return out, nil
+	defer f.Close()
+	r, err := unix.IoctlGetRTCTime(int(f.Fd()))
+	if err != nil {
+		s.say("WARNING: cannot read the hardware clock: %v", err)
+		return
+	}
+	zone := time.UTC
+	if local {
+		zone = time.Local
+	}
+	t := time.Date(int(r.Year)+1900, time.Month(r.Mon+1), int(r.Mday), int(r.Hour), int(r.Min), int(r.Sec), 0, zone)
+	tv := unix.NsecToTimeval(t.UnixNano())
+	if err := unix.Settimeofday(&tv); err != nil {
+		s.say("WARNING: cannot set the clock: %v", err)
+	}
 }
 
-func addresses() string {
-	var out []string
-	as, err := net.InterfaceAddrs()
+// clockByNTP asks a server for the time, as the command line wants it.
+func (s *System) clockByNTP() {
+	if err := s.run("/bbin/timeout", "-t", "15s", "/bbin/ntpdate", s.opts.NTP); err != nil {
+		s.say("WARNING: the clock was not set by %s: %v", s.opts.NTP, err)
+		return
+	}
+	s.state = append(s.state, "clock: "+time.Now().UTC().Format("2006-01-02 15:04:05 UTC")+" by "+s.opts.NTP)
+}
+
+// ssh starts the ssh server when somebody has a key. The medium holds public
+// keys only, and the host key is made now.
+func (s *System) ssh() {
+	b, err := os.ReadFile(rescue.KeysFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.say("WARNING: ssh: %v", err)
+	}
+	keys := strings.TrimSpace(string(b) + "\n" + strings.Join(s.opts.SSHKeys, "\n"))
+	if keys == "" {
+		return
+	}
+	err = os.MkdirAll(filepath.Dir(rescue.KeysFile), 0o700)
+	if err == nil {
+		err = os.WriteFile(rescue.KeysFile, []byte(keys+"\n"), 0o600)
+	}
+	var line string
+	if err == nil {
+		line, err = s.startSSH()
+	}
 	if err != nil {
-		return err.Error()
+		s.say("WARNING: ssh: %v", err)
+		s.state = append(s.state, "ssh: failed: "+firstLine(err))
+		return
 	}
-	for _, a := range as {
-		if ip, _, err := net.ParseCIDR(a.String()); err == nil && ip.IsGlobalUnicast() {
-			out = append(out, a.String())
+	s.state = append(s.state, line)
+}
+
+// startSSH starts the server and waits for the line with its host key; what it
+// says later goes into the log.
+func (s *System) startSSH() (string, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	c := exec.Command("/bbin/sshd", "-keys", rescue.KeysFile)
+	c.Stdout, c.Stderr = w, w
+	c.Dir = "/root"
+	_, err = s.spawn(c)
+	w.Close()
+	if err != nil {
+		r.Close()
+		return "", fmt.Errorf("cannot start the ssh server: %w", err)
+	}
+	br := bufio.NewReader(r)
+	line, err := br.ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, "ssh: listening") {
+		r.Close()
+		return "", fmt.Errorf("the ssh server did not start: %s", strings.TrimSpace(line))
+	}
+	go func() {
+		for {
+			l, err := br.ReadString('\n')
+			if err != nil {
+				return
+			}
+			s.logOnly(strings.TrimSpace(l))
 		}
-	}
-	return strings.Join(out, " ")
+	}()
+	return strings.TrimSpace(line), nil
 }

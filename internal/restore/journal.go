@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -109,6 +111,15 @@ func (j *journal) copyTo(dir string) error {
 		if err != nil {
 			return fmt.Errorf("cannot keep the log: %w", err)
 		}
+	}
+	// What the kernel said, of disks above all.
+	b := make([]byte, 1<<20)
+	n, err := unix.Klogctl(3, b) // SYSLOG_ACTION_READ_ALL
+	if err != nil {
+		return nil // not root, or no such kernel: the log is kept without
+	}
+	if err := os.WriteFile(filepath.Join(dir, "dmesg"), b[:n], 0o600); err != nil {
+		return fmt.Errorf("cannot keep the log: %w", err)
 	}
 	return nil
 }

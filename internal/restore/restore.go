@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -120,6 +121,9 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	}
 	keep := map[string]string{}
 	for dir, why := range map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"} {
+		if target.IsURL(dir) {
+			continue
+		}
 		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir == r.set.Dir || mountedOn(r.Machine, dir)) {
 			keep[dev] = why
 		}
@@ -268,7 +272,7 @@ func (r *Restorer) unpack(ctx context.Context, s plan.Step, before bool) error {
 		return nil
 	}
 	start := time.Now()
-	f, err := archive.OpenFile(filepath.Join(r.set.Dir, a.File))
+	f, err := r.set.Archive(a.File)
 	if err != nil {
 		return err
 	}

@@ -179,3 +179,19 @@ func TestMount(t *testing.T) {
 		}
 	}
 }
+
+func TestParseStat(t *testing.T) {
+	p, ok := parseStat("42 (a (b) c) S 1 42 42 0 -1 4194304 100 0 0 0 150 50 0 0 20 0 1 0 100 1000000 300 18446744073709551615")
+	if !ok || p.pid != 42 || p.name != "a (b) c" || p.state != "S" || p.ticks != 200 || p.rss != 300 {
+		t.Errorf("parseStat = %+v, %v", p, ok)
+	}
+	for _, bad := range []string{"", "1 x", "1 (a) S 1", ") 1 ("} {
+		if _, ok := parseStat(bad); ok {
+			t.Errorf("parseStat(%q) is accepted", bad)
+		}
+	}
+	var b bytes.Buffer
+	if err := Top(IO{In: strings.NewReader(""), Out: &b, Err: &b}, []string{"-n", "1", "-d", "0.1"}); err != nil || !strings.Contains(b.String(), "PID") || strings.Count(b.String(), "\n") < 3 {
+		t.Errorf("top: %v\n%s", err, b.String())
+	}
+}

@@ -38,6 +38,7 @@ type Printer struct {
 	tty  bool
 	mu   sync.Mutex
 	cur  *phase
+	log  io.Writer
 	// Warnings counts what Warn was told.
 	Warnings int
 }
@@ -45,6 +46,20 @@ type Printer struct {
 // New makes a printer for the standard streams.
 func New(mode Mode) *Printer {
 	return &Printer{mode: mode, w: os.Stderr, out: os.Stdout, tty: term.IsTerminal(2) && os.Getenv("TERM") != "dumb"}
+}
+
+// Log has everything for people also written to l, without what moves.
+func (p *Printer) Log(l io.Writer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log = l
+}
+
+// logf writes a line into the log.
+func (p *Printer) logf(format string, args ...any) {
+	if p.log != nil {
+		fmt.Fprintf(p.log, time.Now().UTC().Format("15:04:05 ")+format+"\n", args...)
+	}
 }
 
 // Event is one JSON line; fields that do not apply are left out.
@@ -174,6 +189,7 @@ func (p *Printer) End() {
 	p.cur = nil
 	close(f.done)
 	el := time.Since(f.start)
+	p.logf("%s: %s in %.1f s", f.name, quantity.Size(f.bytes.Load()), el.Seconds())
 	switch {
 	case p.mode == JSON:
 		p.event(Event{Event: "done", Phase: f.name, Bytes: f.bytes.Load(), Seconds: el.Seconds()})
@@ -198,6 +214,7 @@ func (p *Printer) line(kind, prefix, format string, args []any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	msg := fmt.Sprintf(format, args...)
+	p.logf("%s%s", prefix, msg)
 	if p.mode == JSON {
 		p.event(Event{Event: kind, Message: msg})
 		return
@@ -229,6 +246,7 @@ func (p *Printer) Warn(format string, args ...any) {
 // Error prints the command's last word.
 func (p *Printer) Error(name string, err error, hint string) {
 	p.End()
+	p.logf("%s: %v", name, err)
 	if p.mode == JSON {
 		p.event(Event{Event: "error", Message: err.Error(), Data: map[string]string{"hint": hint}})
 		return

@@ -1,0 +1,50 @@
+package builder
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// checksTable is the table of docs/CHECKS.md.
+func checksTable() string {
+	var b strings.Builder
+	b.WriteString("| id | what is looked at | for | mkCDrec FAQ |\n|---|---|---|---|\n")
+	for _, c := range AllChecks {
+		scope := "all"
+		if c.Scope != nil {
+			scope = strings.Join(c.Scope, ", ")
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", c.ID, c.What, scope, c.FAQ)
+	}
+	return b.String()
+}
+
+// TestChecksDocumented: the table in the documentation is the code's.
+func TestChecksDocumented(t *testing.T) {
+	b, err := os.ReadFile("../docs/CHECKS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(b), checksTable()) {
+		t.Errorf("docs/CHECKS.md has another table than AllChecks; it should be:\n%s", checksTable())
+	}
+}
+
+// TestScopes: a check that a command does not need is not reported, and no
+// check is reported that is not in the table.
+func TestScopes(t *testing.T) {
+	for _, c := range AllChecks {
+		tt := &tester{scope: ForLocal}
+		tt.add(c.ID, OK, "x", "")
+		if want := c.Scope == nil || strings.Contains(strings.Join(c.Scope, " "), ForLocal); (len(tt.out) == 1) != want {
+			t.Errorf("%s: reported for local: %v; want %v", c.ID, len(tt.out) == 1, want)
+		}
+	}
+	tt := &tester{scope: ForPath}
+	tt.add("nosuch", Error, "x", "")
+	if len(tt.out) != 0 {
+		t.Error("a check outside of the table is reported")
+	}
+}

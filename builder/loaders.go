@@ -1,0 +1,120 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/loaders"
+	"github.com/mkcdrec/mkcdrec/internal/media"
+)
+
+// loaderSet are the boot loaders for a medium, with where they are from.
+type loaderSet struct {
+	BIOS         *media.BIOSLoader
+	BIOSFrom     string
+	BIOSErr      error
+	UEFI         *media.UEFILoader
+	UEFIFrom     string
+	UEFIErr      error
+	fromPackUEFI bool
+	Stub         string // systemd's EFI stub, "" for none
+}
+
+// loaders finds boot loaders: the machine's own, if they can do everything;
+// otherwise those of the loader pack, unpacked below work; otherwise the
+// machine's unsigned ones. mark is a file that only this medium has. With net,
+// they have to start from the network.
+func (b *Builder) loaders(work, mark string, net bool) loaderSet {
+	var s loaderSet
+	s.BIOS, s.BIOSErr = media.FindBIOS("")
+	s.UEFI, s.UEFIErr = media.FindUEFI("", mark)
+	if s.BIOS != nil {
+		s.BIOSFrom = "this machine's " + s.BIOS.ISOLinux
+	}
+	if s.UEFI != nil {
+		s.UEFIFrom = "this machine's " + s.UEFI.Name
+	}
+	s.Stub = media.FindStub("")
+	bios := s.BIOS != nil && (!net || s.BIOS.PXELinux != "")
+	uefi := s.UEFI != nil && s.UEFI.Signed && (!net || s.UEFI.Net["grub/x86_64-efi/http.mod"] != "" && s.Stub != "")
+	if bios && uefi {
+		return s
+	}
+	p, err := loaders.Open(b.Executable)
+	if err == nil {
+		err = p.Extract(filepath.Join(work, "loaders"))
+	}
+	if err != nil {
+		if s.BIOS == nil {
+			s.BIOSErr = errors.Join(s.BIOSErr, err)
+		}
+		if s.UEFI == nil {
+			s.UEFIErr = errors.Join(s.UEFIErr, err)
+		}
+		return s
+	}
+	dir := filepath.Join(work, "loaders")
+	if !bios {
+		if l, err := media.FindBIOS(dir); err == nil {
+			s.BIOS, s.BIOSFrom, s.BIOSErr = l, "the loader pack's isolinux", nil
+		}
+	}
+	if s.Stub == "" {
+		s.Stub = media.FindStub(dir)
+	}
+	if !uefi {
+		if u, err := media.FindUEFI(dir, mark); err == nil {
+			s.UEFI, s.UEFIErr, s.fromPackUEFI = u, nil, true
+			s.UEFIFrom = "the loader pack's " + u.Name + " (Debian's)"
+		}
+	}
+	return s
+}
+
+// secureBoot tells whether a medium with these loaders and this kernel starts
+// with Secure Boot on: "" if it does, otherwise why not.
+func (s loaderSet) secureBoot(kernel, distribution string) string {
+	if s.UEFI == nil {
+		return "there is no UEFI loader"
+	}
+	signer, err := media.Signer(kernel)
+	switch {
+	case !s.UEFI.Signed:
+		return "the UEFI loader (" + s.UEFIFrom + ") is not signed"
+	case err != nil:
+		return "the kernel's signature can't be read: " + err.Error()
+	case signer == "":
+		return "the kernel " + kernel + " is not signed"
+	case s.fromPackUEFI && distribution != "debian":
+		return fmt.Sprintf("the loader pack's shim and GRUB are Debian's and start only kernels that Debian signed, and this one is signed by %q", signer)
+	}
+	return ""
+}
+
+const secureBootRemedy = "install the distribution's signed loaders (Debian: shim-signed and grub-efi-amd64-signed) and its signed kernel; until then Secure Boot has to be switched off in the firmware to start the medium"
+
+// SecureBootOn tells whether this machine was started with Secure Boot: the
+// EFI variable SecureBoot, four bytes of attributes and one of value.
+func SecureBootOn(root string) bool {
+	b, err := os.ReadFile(root + "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")
+	return err == nil && len(b) == 5 && b[4] == 1
+}
+
+// Distribution is the ID of os-release(5): "debian", "fedora"; "" if unknown.
+func Distribution(root string) string {
+	for _, f := range []string{"/etc/os-release", "/usr/lib/os-release"} {
+		b, err := os.ReadFile(root + f)
+		if err != nil {
+			continue
+		}
+		for _, l := range strings.Split(string(b), "\n") {
+			if v, ok := strings.CutPrefix(l, "ID="); ok {
+				return strings.Trim(v, `"'`)
+			}
+		}
+	}
+	return ""
+}

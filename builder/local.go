@@ -1,0 +1,236 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/efivar"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/templates"
+)
+
+// Where the rescue system lives on the machine itself.
+const (
+	localDir   = "/boot/mkcdrec"
+	localLabel = "mkcdrec rescue system"
+	// localEFI is the path on the EFI system partition.
+	localEFI = "EFI/mkcdrec/mkcdrec.efi"
+	// localBegin and localEnd enclose our entry in GRUB's custom.cfg, which
+	// belongs to the administrator.
+	localBegin = "# >>> mkcdrec: written by `mkcdrec rescue --local`, removed by `mkcdrec rescue --local-remove`"
+	localEnd   = "# <<< mkcdrec"
+)
+
+// Local puts the rescue system onto the machine itself and adds it to its boot
+// menus: to GRUB's through custom.cfg, which every distribution's grub.cfg
+// reads, and to the UEFI firmware's as the last entry. It says what it did.
+func (b *Builder) Local(ctx context.Context, p *Plan) ([]string, error) {
+	custom, err := customCfg()
+	if err != nil && p.Layout.Boot.Firmware != "uefi" {
+		return nil, err
+	}
+	grubErr := err
+	if err := os.MkdirAll(localDir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot add the rescue system: %w", err)
+	}
+	work, err := os.MkdirTemp(localDir, ".new-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot add the rescue system: %w", err)
+	}
+	defer os.RemoveAll(work)
+	k, info, initrd, err := b.system(ctx, p, Hint{}, work)
+	if err != nil {
+		return nil, err
+	}
+	m := b.menu(p, info)
+	words := strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
+	kernel := filepath.Join(work, "vmlinuz")
+	if err := copyPrivate(k.Image, kernel); err != nil {
+		return nil, err
+	}
+	for from, to := range map[string]string{kernel: "vmlinuz", initrd: "initrd.img"} {
+		if err := os.Rename(from, filepath.Join(localDir, to)); err != nil {
+			return nil, fmt.Errorf("cannot add the rescue system: %w", err)
+		}
+	}
+	var done []string
+	if grubErr == nil {
+		fs, rel, err := onFilesystem(p.Layout, localDir)
+		if err != nil {
+			return nil, err
+		}
+		text, err := templates.Local(templates.LocalEntry{Begin: localBegin, End: localEnd, Title: localLabel + ", made " + info.Created.Format("2006-01-02"), UUID: fs.UUID, Kernel: rel + "/vmlinuz", Initrd: rel + "/initrd.img", Append: words})
+		if err != nil {
+			return nil, err
+		}
+		if err := replaceBlock(custom, text); err != nil {
+			return nil, err
+		}
+		done = append(done, "entry in GRUB's menu, "+custom)
+	}
+	if p.Layout.Boot.Firmware == "uefi" {
+		id, err := b.localEFI(p, k.Image, words, work)
+		switch {
+		case err == nil:
+			done = append(done, "boot entry "+id+" of the UEFI firmware, the last in its order")
+		case grubErr != nil:
+			return nil, errors.Join(grubErr, err)
+		default:
+			b.Report.Warn("%v; the entry in GRUB's menu works all the same", err)
+		}
+	}
+	return done, nil
+}
+
+// localEFI writes kernel and initramfs as one EFI program into the ESP, and
+// makes a boot entry for it.
+func (b *Builder) localEFI(p *Plan, kernel, words, work string) (string, error) {
+	l := b.loaders(work, "/.mkcdrec", true)
+	if l.Stub == "" {
+		return "", errors.New("cannot add a UEFI boot entry: there is no EFI stub (Debian: systemd-boot-efi)")
+	}
+	esp, mount, part := espOf(p.Layout)
+	if esp == nil {
+		return "", errors.New("cannot add a UEFI boot entry: there is no mounted EFI system partition")
+	}
+	uki := filepath.Join(work, "uki")
+	if err := (media.UKI{Stub: l.Stub, Kernel: kernel, Initrd: filepath.Join(localDir, "initrd.img"), Cmdline: words, Title: localLabel}).Write(uki); err != nil {
+		return "", err
+	}
+	st, err := os.Stat(uki)
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(mount, localEFI)
+	var s unix.Statfs_t
+	if err := unix.Statfs(mount, &s); err != nil {
+		return "", fmt.Errorf("cannot add a UEFI boot entry: %w", err)
+	}
+	if free := int64(s.Bavail) * s.Bsize; free < st.Size()+1<<20 {
+		return "", fmt.Errorf("cannot add a UEFI boot entry: %s has %s free, and %s are needed", mount, quantity.Size(free), quantity.Size(st.Size()))
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return "", fmt.Errorf("cannot add a UEFI boot entry: %w", err)
+	}
+	if err := publish(uki, to); err != nil {
+		return "", err
+	}
+	ss := uint64(esp.LogicalSector)
+	return efivar.Add(efivar.Dir, efivar.Entry{Label: localLabel, Number: part.Number, Start: uint64(part.Start) / ss, Size: uint64(part.Size) / ss, GUID: part.GUID, Path: "/" + localEFI})
+}
+
+// espOf finds the disk, mount point and partition of the ESP.
+func espOf(l *layout.Layout) (*layout.Disk, string, *layout.Partition) {
+	mount := ""
+	for _, f := range l.Filesystems {
+		if f.Device == l.Boot.ESP && len(f.Mounts) > 0 {
+			mount = f.Mounts[0].Path
+		}
+	}
+	for i := range l.Disks {
+		d := &l.Disks[i]
+		if d.Table == nil || mount == "" {
+			continue
+		}
+		for j := range d.Table.Partitions {
+			if p := &d.Table.Partitions[j]; p.Device == l.Boot.ESP && p.GUID != "" {
+				return d, mount, p
+			}
+		}
+	}
+	return nil, "", nil
+}
+
+// LocalRemove takes all of that away again.
+func (b *Builder) LocalRemove(p *Plan) error {
+	var errs []error
+	if custom, err := customCfg(); err == nil {
+		errs = append(errs, replaceBlock(custom, nil))
+	}
+	if _, err := os.Stat(efivar.Dir); err == nil {
+		errs = append(errs, efivar.Remove(efivar.Dir, localLabel))
+	}
+	if p != nil {
+		if _, mount, _ := espOf(p.Layout); mount != "" {
+			errs = append(errs, os.RemoveAll(filepath.Dir(filepath.Join(mount, localEFI))))
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(localDir))...)
+}
+
+// customCfg finds GRUB's custom.cfg, which need not be there yet, and checks
+// that grub.cfg reads it.
+func customCfg() (string, error) {
+	for _, d := range []string{"/boot/grub", "/boot/grub2"} {
+		b, err := os.ReadFile(d + "/grub.cfg")
+		if err != nil {
+			continue
+		}
+		if !bytes.Contains(b, []byte("custom.cfg")) {
+			return "", fmt.Errorf("cannot add an entry to GRUB's menu: %s/grub.cfg does not read custom.cfg (the script 41_custom is missing from /etc/grub.d)", d)
+		}
+		return d + "/custom.cfg", nil
+	}
+	return "", errors.New("cannot add an entry to GRUB's menu: there is no grub.cfg in /boot/grub or /boot/grub2")
+}
+
+// replaceBlock replaces our lines in a file, or removes them for nil; what
+// else is there stays. A file that becomes empty goes.
+func replaceBlock(file string, block []byte) error {
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot change %s: %w", file, err)
+	}
+	text := string(old)
+	if i := strings.Index(text, localBegin); i >= 0 {
+		rest := text[i:]
+		j := strings.Index(rest, localEnd)
+		if j < 0 {
+			return fmt.Errorf("cannot change %s: our entry there has no end; the line %q is missing", file, localEnd)
+		}
+		text = text[:i] + strings.TrimPrefix(rest[j+len(localEnd):], "\n")
+	}
+	text += string(block)
+	if strings.TrimSpace(text) == "" {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot remove %s: %w", file, err)
+		}
+		return nil
+	}
+	return manifest.WriteFile(file, []byte(text))
+}
+
+// onFilesystem gives the file system that holds a path, and the path on it.
+func onFilesystem(l *layout.Layout, path string) (*layout.Filesystem, string, error) {
+	var best *layout.Filesystem
+	mount := ""
+	for i := range l.Filesystems {
+		for _, m := range l.Filesystems[i].Mounts {
+			under := m.Path == "/" || path == m.Path || strings.HasPrefix(path, m.Path+"/")
+			if under && len(m.Path) > len(mount) {
+				best, mount = &l.Filesystems[i], m.Path
+			}
+		}
+	}
+	if best == nil || best.UUID == "" {
+		return nil, "", fmt.Errorf("cannot tell on which file system %s is", path)
+	}
+	return best, strings.TrimPrefix(path, strings.TrimSuffix(mount, "/")), nil
+}
+
+func copyPrivate(from, to string) error {
+	if err := publish(from, to); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o600)
+}

@@ -1,0 +1,45 @@
+// Command keymap prints the keyboard map of the console, or sets one:
+//
+//	keymap dump > FILE
+//	keymap load FILE
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mkcdrec/mkcdrec/internal/keymap"
+)
+
+const console = "/dev/tty0"
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "keymap:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	switch {
+	case len(args) == 1 && args[0] == "dump":
+		m, err := keymap.Read(console)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(m)
+	case len(args) == 2 && args[0] == "load":
+		b, err := os.ReadFile(args[1])
+		if err != nil {
+			return err
+		}
+		m, err := keymap.Parse(b)
+		if err != nil {
+			return err
+		}
+		return m.Write(console)
+	}
+	return errors.New("usage: keymap dump | keymap load FILE")
+}

@@ -1,0 +1,55 @@
+// Command sshd is the rescue system's ssh server; see internal/sshserver.
+//
+//	sshd [-p PORT] -keys FILE
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/sshserver"
+)
+
+func main() {
+	f := flag.NewFlagSet("sshd", flag.ExitOnError)
+	port := f.String("p", "22", "`PORT` to listen on")
+	keys := f.String("keys", "/root/.ssh/authorized_keys", "`FILE` of the keys that may come in")
+	_ = f.Parse(os.Args[1:]) // ExitOnError
+	if err := run(*port, *keys); err != nil {
+		fmt.Fprintln(os.Stderr, "sshd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(port, file string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("cannot serve ssh: %w", err)
+	}
+	keys, err := sshserver.ParseKeys(string(b))
+	if err != nil {
+		return err
+	}
+	shell := []string{"/bbin/sh", "-i"}
+	if _, err := os.Stat("/usr/bin/bash"); err == nil {
+		shell[0] = "/usr/bin/bash"
+	}
+	s, err := sshserver.New(keys, shell, func(f string, a ...any) { fmt.Printf(f+"\n", a...) })
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", ":"+port)
+	if err != nil {
+		return fmt.Errorf("cannot serve ssh: %w", err)
+	}
+	fmt.Printf("ssh: listening on port %s, host key %s\n", port, s.Fingerprint)
+	return s.Serve(ctx, l)
+}

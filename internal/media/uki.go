@@ -1,0 +1,131 @@
+package media
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+)
+
+// UKI is a unified kernel image: one EFI program with kernel, initramfs and
+// command line as sections behind systemd's stub, by the specification of
+// uapi-group.org. Firmware that boots from HTTP takes a single file. It is not
+// signed.
+type UKI struct {
+	Stub, Kernel, Initrd string // files
+	Cmdline, Title       string
+}
+
+// FindStub looks for systemd's EFI stub below root, "" for none.
+func FindStub(root string) string {
+	if f := root + "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"; isFile(f) {
+		return f
+	}
+	return ""
+}
+
+// Write writes the image to the file out, which must not exist.
+func (u UKI) Write(out string) error {
+	b, err := u.build()
+	if err == nil {
+		err = os.WriteFile(out, b, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make EFI image %s: %w", out, err)
+	}
+	return nil
+}
+
+// sectionData is IMAGE_SCN_CNT_INITIALIZED_DATA | IMAGE_SCN_MEM_READ.
+const sectionData = 0x40000040
+
+func align(x, a uint32) uint32 { return (x + a - 1) / a * a }
+
+// build appends sections to the stub. Offsets are those of Microsoft's PE
+// format: the address of the PE header at 0x3c, the section table behind the
+// optional header, 40 bytes per section.
+func (u UKI) build() ([]byte, error) {
+	b, err := os.ReadFile(u.Stub)
+	if err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	bad := func(what string) error { return fmt.Errorf("%s is no EFI stub: %s", u.Stub, what) }
+	if len(b) < 0x40 {
+		return nil, bad("too short")
+	}
+	pe := le.Uint32(b[0x3c:])
+	if uint64(pe)+24+112 > uint64(len(b)) || string(b[pe:pe+4]) != "PE\x00\x00" {
+		return nil, bad("no PE header")
+	}
+	coff, opt := b[pe+4:], b[pe+24:]
+	n, optSize := uint32(le.Uint16(coff[2:])), uint32(le.Uint16(coff[16:]))
+	if le.Uint16(opt) != 0x20b {
+		return nil, bad("not PE32+")
+	}
+	sectAlign, fileAlign, headers := le.Uint32(opt[32:]), le.Uint32(opt[36:]), le.Uint32(opt[60:])
+	table := pe + 24 + optSize
+	if sectAlign == 0 || fileAlign == 0 || uint64(table)+40*uint64(n) > uint64(len(b)) {
+		return nil, bad("a bad section table")
+	}
+	var end, raw uint32
+	for i := range n {
+		s := b[table+40*i:]
+		end = max(end, le.Uint32(s[12:])+max(le.Uint32(s[8:]), le.Uint32(s[16:])))
+		raw = max(raw, le.Uint32(s[20:])+le.Uint32(s[16:]))
+	}
+	if uint64(raw) > uint64(len(b)) {
+		return nil, bad("cut off")
+	}
+	kernel, err := os.ReadFile(u.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	initrd, err := os.ReadFile(u.Initrd)
+	if err != nil {
+		return nil, err
+	}
+	add := []struct {
+		name string
+		data []byte
+	}{
+		{".osrel", fmt.Appendf(nil, "ID=mkcdrec\nNAME=mkcdrec\nPRETTY_NAME=%q\n", u.Title)},
+		{".cmdline", append([]byte(u.Cmdline), 0)},
+		{".initrd", initrd}, {".linux", kernel},
+	}
+	if table+40*(n+uint32(len(add))) > headers {
+		return nil, errors.New("the stub has no room for more sections")
+	}
+	// Symbols and what else lies behind the sections is not needed.
+	le.PutUint32(coff[8:], 0)
+	le.PutUint32(coff[12:], 0)
+	b = b[:raw]
+	pad := func() {
+		b = append(b, make([]byte, align(uint32(len(b)), fileAlign)-uint32(len(b)))...)
+	}
+	data := uint32(0)
+	for _, a := range add {
+		end = align(end, sectAlign)
+		pad()
+		at := uint32(len(b))
+		b = append(b, a.data...)
+		pad()
+		h := b[table+40*n:]
+		clear(h[:40])
+		copy(h[:8], a.name)
+		le.PutUint32(h[8:], uint32(len(a.data)))
+		le.PutUint32(h[12:], end)
+		le.PutUint32(h[16:], uint32(len(b))-at)
+		le.PutUint32(h[20:], at)
+		le.PutUint32(h[36:], sectionData)
+		end += uint32(len(a.data))
+		data += uint32(len(b)) - at
+		n++
+	}
+	opt = b[pe+24:]
+	le.PutUint16(b[pe+4+2:], uint16(n))
+	le.PutUint32(opt[8:], le.Uint32(opt[8:])+data)
+	le.PutUint32(opt[56:], align(end, sectAlign))
+	le.PutUint32(opt[64:], 0) // checksum: firmware does not look
+	return b, nil
+}

@@ -1,0 +1,157 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Repair opens an installed system for repair, and closes it again.
+type Repair struct {
+	Run    tool.Runner
+	Report progress.Reporter
+	Target string // rescue.TargetDir
+}
+
+// kernelMounts are bound into the system, so that programs work in a chroot.
+var kernelMounts = []string{"dev", "dev/pts", "proc", "sys", "run"}
+
+// Mount activates the layout's volume groups, and mounts its file systems
+// below Target, found by their UUIDs whatever their devices are called now.
+// It gives the mount points. On error everything is closed again.
+func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mounted []string, err error) {
+	defer func() {
+		if err != nil && len(mounted) > 0 {
+			err = errors.Join(err, r.Unmount(ctx, l))
+			mounted = nil
+		}
+	}()
+	for _, g := range l.VolumeGroup {
+		if _, err := r.lvm(ctx, "vgchange", "-ay", g.Name); err != nil {
+			return nil, fmt.Errorf("cannot activate volume group %s: %w", g.Name, err)
+		}
+	}
+	devs, err := medium.Devices()
+	if err != nil {
+		return nil, err
+	}
+	type mount struct {
+		path string
+		fs   layout.Filesystem
+	}
+	var todo []mount
+	for _, f := range l.Filesystems {
+		if f.Excluded != "" {
+			continue // the set's own file system, or what is no part of the system
+		}
+		for _, m := range f.Mounts {
+			todo = append(todo, mount{m.Path, f})
+		}
+	}
+	slices.SortFunc(todo, func(a, b mount) int { return strings.Compare(a.path, b.path) })
+	if len(todo) == 0 || todo[0].path != "/" {
+		return nil, errors.New("cannot mount the system: its layout has no root file system")
+	}
+	for _, m := range todo {
+		i := slices.IndexFunc(devs, func(d medium.Device) bool {
+			return d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type == m.fs.Type
+		})
+		if i < 0 {
+			err := fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)
+			if m.path == "/" {
+				return mounted, err
+			}
+			r.Report.Warn("%v", err)
+			continue
+		}
+		dir := filepath.Join(r.Target, m.path)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return mounted, fmt.Errorf("cannot make mount point: %w", err)
+		}
+		flags := uintptr(0)
+		if readOnly {
+			flags = unix.MS_RDONLY
+		}
+		data := ""
+		if m.fs.Type == superblock.TypeXFS {
+			data = "nouuid"
+		}
+		if err := unix.Mount("/dev/"+devs[i].Name, dir, m.fs.Type, flags, data); err != nil {
+			err := fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
+			if m.path == "/" {
+				return mounted, err
+			}
+			r.Report.Warn("%v", err)
+			continue
+		}
+		mounted = append(mounted, dir)
+		r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, m.fs.Type)
+	}
+	for _, k := range kernelMounts {
+		dir := filepath.Join(r.Target, k)
+		if _, err := os.Stat(dir); err != nil {
+			continue
+		}
+		if err := unix.Mount("/"+k, dir, "", unix.MS_BIND, ""); err != nil {
+			return mounted, fmt.Errorf("cannot bind /%s on %s: %w", k, dir, err)
+		}
+		mounted = append(mounted, dir)
+	}
+	efivars := "sys/firmware/efi/efivars"
+	if _, err := os.Stat(filepath.Join(r.Target, efivars)); err == nil {
+		if err := unix.Mount("/"+efivars, filepath.Join(r.Target, efivars), "", unix.MS_BIND, ""); err == nil {
+			mounted = append(mounted, filepath.Join(r.Target, efivars))
+		}
+	}
+	return mounted, nil
+}
+
+// Unmount writes everything to the disks, unmounts what lies below Target, and
+// deactivates the layout's volume groups.
+func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
+	unix.Sync()
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	for _, line := range slices.Backward(lines) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		dir := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`).Replace(f[1])
+		if dir != r.Target && !strings.HasPrefix(dir, r.Target+"/") {
+			continue
+		}
+		if err := unix.Unmount(dir, 0); err != nil {
+			errs = append(errs, fmt.Errorf("cannot unmount %s: %w (is a shell or a program still in there?)", dir, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, g := range l.VolumeGroup {
+		if _, err := r.lvm(ctx, "vgchange", "-an", g.Name); err != nil {
+			errs = append(errs, fmt.Errorf("cannot deactivate volume group %s: %w", g.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Repair) lvm(ctx context.Context, args ...string) ([]byte, error) {
+	return r.Run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: []string{"DM_DISABLE_UDEV=1"}})
+}

@@ -1,0 +1,583 @@
+//go:build vmtest
+
+package vmtest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// rescueISO makes a medium of one of Debian's kernels on this machine.
+func rescueISO(ctx context.Context, t *testing.T, meta, iso string, args ...string) *Kernel {
+	t.Helper()
+	k, err := FetchKernel(ctx, meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, _ := programs(t)
+	if err := command(ctx, append([]string{exe, "-q", "rescue", "-o", iso, "--kernel", k.Image, "--modules", k.Modules}, args...)...); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func extractInitrd(ctx context.Context, t *testing.T, iso, initrd string) {
+	t.Helper()
+	if err := command(ctx, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const consoles = "console=tty0 console=ttyS0,115200"
+
+// TestBoot starts one image in every way there is, Debian's generic kernel:
+// boot-FIRMWARE-MEDIUM.
+func TestBoot(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	iso, other, damaged := filepath.Join(dir, "r-made.iso"), filepath.Join(dir, "other.iso"), filepath.Join(dir, "damaged.iso")
+	k := rescueISO(ctx, t, "linux-image-amd64", iso, "--append", consoles)
+	rescueISO(ctx, t, "linux-image-amd64", other, "--module-set", "host", "--programs", "none")
+	noSecrets(ctx, t, iso, dir)
+	b, err := os.ReadFile(iso)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)*3/4] ^= 1
+	if err := os.WriteFile(damaged, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b = nil
+	initrd := filepath.Join(dir, "initrd.img") // noSecrets took it out
+	stick := func(f string) Disk { return Disk{File: f, Bus: "usb", Snapshot: true} }
+	ready := func(medium string) string {
+		return fmt.Sprintf(`medium: %s(?s:.*)rescue system ready(?s:.*)# `, medium)
+	}
+	for _, c := range []struct {
+		name   string
+		uefi   string // "", "uefi", "uefi-sb"
+		m      Machine
+		key    string
+		want   string
+		answer string // command at the prompt, with its output wanted
+		says   string
+	}{
+		{"boot-bios-cd", "", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "", ""},
+		{"boot-bios-usb", "", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "", ""},
+		{"boot-uefi-cd", "uefi", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "", ""},
+		{"boot-uefi-usb", "uefi", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "", ""},
+		{"boot-uefi-sb-cd", "uefi-sb", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "dmesg | grep -i secure", "Secure boot enabled"},
+		{"boot-uefi-sb-usb", "uefi-sb", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "dmesg | grep -i secure", "Secure boot enabled"},
+		{"boot-bios-serial", "", Machine{IDECD: iso}, "s", ready("/dev/sr0"), "cat /proc/cmdline", "console=ttyS0,115200"},
+		{"boot-bios-safe", "", Machine{IDECD: iso}, "g", ready("/dev/sr0"), "cat /proc/cmdline", "nomodeset"},
+		{"boot-bios-check", "", Machine{IDECD: iso}, "c", `medium is whole(?s:.*)rescue system ready(?s:.*)# `, "", ""},
+		{"boot-bios-check-damaged", "", Machine{IDECD: damaged}, "c", `MEDIUM DAMAGED: /dev/sr0(?s:.*)rescue system ready(?s:.*)# `, "", ""},
+		{"boot-bios-two-media", "", Machine{IDECD: iso, Disks: []Disk{stick(other)}}, "r", `medium: /dev/sr0(?s:.*)other media of ours are here too, and are left alone: /dev/sda \(mkcdrec(?s:.*)rescue system ready`, "", ""},
+		{"boot-bios-kernel", "", Machine{Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs"}, "", `disks: none(?s:.*)rescue system ready(?s:.*)# `, "", ""},
+		{"boot-bios-medium-gone", "", Machine{Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs mkcdrec.medium=0"}, "", `did not appear within 20s: was it pulled out(?s:.*)rescue system ready(?s:.*)# `, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.m.Name, c.m.Log = c.name, filepath.Join(dir, c.name+".log")
+			var err error
+			switch c.uefi {
+			case "uefi":
+				c.m.UEFI, err = NVRAM(filepath.Join(dir, c.name+".vars"))
+			case "uefi-sb":
+				c.m.Secure = true
+				c.m.UEFI, err = SecureNVRAM(filepath.Join(dir, c.name+".vars"))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			vm, err := Start(ctx, c.m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer vm.Kill()
+			if c.key != "" {
+				if err := vm.Menu(c.key, bootLimit); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := vm.Expect(c.want, bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			if c.answer != "" {
+				if out, _, err := vm.Run(c.answer, time.Minute); err != nil || !strings.Contains(out, c.says) {
+					t.Errorf("%s: %q, %v; want %q", c.answer, out, err, c.says)
+				}
+			}
+			if err := vm.Send("reboot\n"); err != nil {
+				t.Fatal(err)
+			}
+			if err := vm.Wait(bootLimit); err != nil { // -no-reboot: QEMU ends
+				t.Error(err)
+			}
+		})
+	}
+	// Nobody presses a key: the installed system starts.
+	t.Run("boot-bios-forgotten", func(t *testing.T) {
+		src, err := Prepare(ctx, BIOSLVM, t.Logf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vm, err := Start(ctx, Machine{Name: "forgotten", IDECD: iso, Disks: []Disk{{File: src.Disk, Snapshot: true}}, Log: filepath.Join(dir, "forgotten.log")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer vm.Kill()
+		if _, err := vm.Expect(`Loading initial ramdisk`, bootLimit); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestReproducible: with SOURCE_DATE_EPOCH the same input gives the same image.
+func TestReproducible(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	dir := workDir(t)
+	k, err := FetchKernel(ctx, "linux-image-cloud-amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, _ := programs(t)
+	var first []byte
+	for i, procs := range []string{"1", "4"} {
+		iso := filepath.Join(dir, fmt.Sprint(i), "r.iso")
+		if err := os.MkdirAll(filepath.Dir(iso), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c := exec.CommandContext(ctx, exe, "-q", "rescue", "-o", iso, "--kernel", k.Image, "--modules", k.Modules)
+		c.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000", "GOMAXPROCS="+procs)
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		b, err := os.ReadFile(iso)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st, err := os.Stat(iso); err != nil || st.Mode().Perm() != 0o600 {
+			t.Errorf("mode %v, %v; want 0600", st.Mode(), err)
+		}
+		if first != nil && !bytes.Equal(first, b) {
+			t.Error("two builds differ")
+		}
+		first = b
+	}
+}
+
+// TestLoaders makes media where no boot loader is installed, on a Debian and
+// on something else, and starts them.
+func TestLoaders(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	k, err := FetchKernel(ctx, "linux-image-cloud-amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, _ := programs(t)
+	make := []string{"rescue", "--kernel", k.Image, "--modules", k.Modules, "--append", consoles}
+	for name, c := range map[string]struct {
+		args []string
+		says string
+	}{
+		// Debian: the loaders' directories are empty.
+		"debian": {append([]string{"unshare", "-m", "sh", "-c", `for d in ISOLINUX PXELINUX syslinux grub shim systemd/boot; do [ -d /usr/lib/$d ] && mount -t tmpfs none /usr/lib/$d; done; exec "$@"`, "sh", exe}, append(make, "-o", filepath.Join(dir, "debian.iso"))...), "the loader pack's isolinux"},
+		// Another distribution's layout, as Arch has it: one directory for
+		// programs, one for libraries, and no loaders.
+		"other": {append([]string{"unshare", "-m", "sh", "-ec", `R=$1; shift
+mkdir -p $R/usr/bin $R/usr/lib/modules $R/etc $R/proc $R/sys $R/dev $R/tmp $R/out $R/cache
+ln -sfn usr/bin $R/bin; ln -sfn usr/bin $R/sbin; ln -sfn bin $R/usr/sbin; ln -sfn usr/lib $R/lib64; ln -sfn usr/lib $R/lib; ln -sfn lib $R/usr/lib64
+printf 'ID=arch\n' > $R/etc/os-release
+cp /bin/bash $R/usr/bin/; for l in $(ldd /bin/bash | grep -o '/[^ ]*'); do cp -L $l $R/usr/lib/; done
+cp $1 $R/mkcdrec; shift
+for d in proc sys dev; do mount --rbind /$d $R/$d; done; mount --bind ` + filepath.Dir(filepath.Dir(k.Image)) + ` $R/cache; mount --bind ` + dir + ` $R/out
+exec chroot $R /mkcdrec "$@"`, "sh", filepath.Join(dir, "tree"), exe}, "rescue", "--kernel", "/cache/boot/"+filepath.Base(k.Image), "--modules", "/cache/lib/modules/"+k.Release, "--append", consoles, "-o", "/out/other.iso"), "start only kernels that Debian signed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := exec.CommandContext(ctx, c.args[0], c.args[1:]...).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), c.says) && name == "debian" {
+				t.Fatalf("%v: %s", err, out)
+			}
+			for _, fw := range []string{"bios", "uefi"} {
+				m := Machine{Name: "loaders-" + name + "-" + fw, CDROM: filepath.Join(dir, name+".iso"), Log: filepath.Join(dir, name+"-"+fw+".log")}
+				if fw == "uefi" {
+					if m.UEFI, err = NVRAM(filepath.Join(dir, name+".vars")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				vm, err := Start(ctx, m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := vm.Menu("r", bootLimit); err != nil {
+					t.Error(err)
+				} else if _, err := vm.Expect(`medium: /dev/sr0(?s:.*)rescue system ready`, bootLimit); err != nil {
+					t.Error(err)
+				}
+				vm.Kill()
+			}
+		})
+	}
+}
+
+// TestMemory: with little memory the system starts, or says why not.
+func TestMemory(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	for _, c := range []struct {
+		kernel, set, append string
+		memory              int
+		want                string
+	}{
+		{"linux-image-cloud-amd64", "host", "rootfstype=ramfs", 160, `rescue system ready`},
+		{"linux-image-amd64", "all", "rootfstype=ramfs", 320, `rescue system ready`},
+		// Without our word on the command line the kernel cuts the tree off in
+		// silence; we don't.
+		{"linux-image-amd64", "all", "", 208, `(?s)ERROR: the rescue system is not whole.*has \d+ MiB of memory, too little`},
+		{"linux-image-amd64", "all", "rootfstype=ramfs", 128, `(?i)(out of memory|deadlocked on memory|Initramfs unpacking failed|too little)`},
+	} {
+		iso, initrd := filepath.Join(dir, c.set+".iso"), filepath.Join(dir, c.set+".img")
+		k, err := FetchKernel(ctx, c.kernel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(initrd); err != nil {
+			rescueISO(ctx, t, c.kernel, iso, "--module-set", c.set)
+			extractInitrd(ctx, t, iso, initrd)
+		}
+		vm, err := Start(ctx, Machine{Name: "memory", Memory: c.memory, Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 panic=1 " + c.append, Log: filepath.Join(dir, fmt.Sprintf("%s-%d.log", c.set, c.memory))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vm.Expect(c.want, bootLimit); err != nil {
+			t.Errorf("%s with %d MB: %v", c.set, c.memory, err)
+		}
+		vm.Kill()
+	}
+}
+
+// TestNet: net-*: each way to configure the network, only when asked for, and
+// each way it can fail, named within half a minute.
+func TestNet(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	iso, initrd := filepath.Join(dir, "r.iso"), filepath.Join(dir, "initrd")
+	if err := command(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "key")); err != nil {
+		t.Fatal(err)
+	}
+	pub, err := os.ReadFile(filepath.Join(dir, "key.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sshkey := "mkcdrec.sshkey=" + strings.Join(strings.Fields(string(pub))[:2], ",")
+	k := rescueISO(ctx, t, "linux-image-cloud-amd64", iso)
+	extractInitrd(ctx, t, iso, initrd)
+	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	user := "user virtio-net-pci"
+	two := []string{user + ",mac=52:54:00:00:00:01", user + ",mac=52:54:00:00:00:02"}
+	deaf := fmt.Sprintf("socket,listen=127.0.0.1:0 virtio-net-pci") // a cable, and nobody there
+	for _, c := range []struct {
+		name   string
+		nic    []string
+		words  string
+		want   string
+		answer string
+		says   string
+	}{
+		{"net-none-asked", []string{user}, "", `network: not configured`, "ip addr", "state down"},
+		{"net-dhcp", []string{user}, "mkcdrec.ip=dhcp", `network: 10\.0\.2\.15/24 on eth0`, "cat /etc/resolv.conf", "10.0.2.3"},
+		{"net-static", []string{user}, "mkcdrec.ip=10.0.2.99/24,10.0.2.2 mkcdrec.dns=192.0.2.53", `network: 10\.0\.2\.99/24 on eth0`, "cat /etc/resolv.conf; ip route", "192.0.2.53"},
+		{"net-mac", two, "mkcdrec.ip=dhcp mkcdrec.nic=52:54:00:00:00:02", `network: 10\.0\.2\.15/24 on eth1`, "", ""},
+		{"net-vlan", []string{user}, "mkcdrec.ip=192.0.2.7/24 mkcdrec.vlan=7", `network: 192\.0\.2\.7/24 on eth0\.7`, "", ""},
+		{"net-bond", two, "mkcdrec.ip=192.0.2.8/24 mkcdrec.bond=active-backup:52:54:00:00:00:01+eth1", `network: 192\.0\.2\.8/24 on bond0`, "cat /sys/class/net/bond0/bonding/slaves", "eth0 eth1"},
+		{"net-no-card", nil, "mkcdrec.ip=dhcp", `network: failed: there is no network card`, "", ""},
+		{"net-wrong-mac", []string{user}, "mkcdrec.ip=dhcp mkcdrec.nic=52:54:00:99:99:99", `there is no network card 52:54:00:99:99:99; there are eth0`, "", ""},
+		{"net-no-answer", []string{deaf}, "mkcdrec.ip=dhcp", `network: failed: no DHCP server answered on eth0`, "", ""},
+		{"net-source-unknown", []string{user}, "mkcdrec.ip=source", `network: failed: (the source machine's layout has no addresses|this machine has not)`, "", ""},
+		{"net-ssh", []string{fmt.Sprintf("user,hostfwd=tcp:127.0.0.1:%d-:22 virtio-net-pci", port)}, "mkcdrec.ip=dhcp " + sshkey, `ssh: listening on port 22, host key SHA256:`, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			vm, err := Start(ctx, Machine{Name: c.name, Memory: 384, Kernel: k.Image, Initrd: initrd, NIC: c.nic, Append: "console=ttyS0 panic=1 rootfstype=ramfs " + c.words, Log: filepath.Join(dir, c.name+".log")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer vm.Kill()
+			if _, err := vm.Expect(c.want+`(?s:.*)rescue system ready(?s:.*)# `, bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			if c.answer != "" {
+				if out, _, err := vm.Run(c.answer, time.Minute); err != nil || !strings.Contains(strings.ToLower(out), c.says) {
+					t.Errorf("%s: %q, %v; want %q", c.answer, out, err, c.says)
+				}
+			}
+			if c.name == "net-ssh" {
+				ssh := []string{"-F", "/dev/null", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i", filepath.Join(dir, "key"), "-p", fmt.Sprint(port), "root@127.0.0.1", "cat /etc/hostname"}
+				if out, err := exec.CommandContext(ctx, "ssh", ssh...).CombinedOutput(); err != nil || !strings.Contains(string(out), "rescue-") {
+					t.Errorf("ssh: %v: %s", err, out)
+				}
+			}
+		})
+	}
+	t.Run("net-no-carrier", func(t *testing.T) {
+		m := Machine{Name: "net-no-carrier", Memory: 384, Kernel: k.Image, Initrd: initrd, NIC: []string{user}, Append: "console=ttyS0 panic=1 rootfstype=ramfs mkcdrec.ip=dhcp", Display: filepath.Join(dir, "qmp"), Log: filepath.Join(dir, "no-carrier.log")}
+		vm, err := Start(ctx, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer vm.Kill()
+		if _, err := vm.Expect(`Linux version`, bootLimit); err != nil {
+			t.Fatal(err)
+		}
+		if err := vm.Control("set_link", map[string]any{"name": "n0", "up": false}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := vm.Expect(`network: failed: no signal on eth0 .* within 8s: is a cable plugged in(?s:.*)rescue system ready(?s:.*)# `, bootLimit); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestNetboot: boot-*-pxe and the like: guests with an empty disk start from
+// dnsmasq and a web server, fetch the set from there, and restore unattended;
+// the restored machine is compared with the source.
+func TestNetboot(t *testing.T) {
+	t.Parallel()
+	if err := command(context.Background(), "sh", "-c", "test -c /dev/net/tun"); err != nil {
+		t.Skip("there is no /dev/net/tun")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	n, err := StartNetwork(ctx, dir, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("dnsmasq:\n%s\nhttp: %v", n.Log(), n.Asked())
+		}
+		if err := n.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	k, err := FetchKernel(ctx, "linux-image-cloud-amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, guest := programs(t)
+	pxe := func(args ...string) {
+		t.Helper()
+		if err := command(ctx, append([]string{exe, "-q", "pxe", n.Root, "--kernel", k.Image, "--modules", k.Modules, "--url", "http://" + ServerIP}, args...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pxe("--append", consoles, "--default", "rescue")
+	for _, c := range []struct {
+		name   string
+		kind   int
+		uefi   bool
+		loaded string // by HTTP
+	}{
+		{"boot-bios-ipxe", ScriptNIC, false, "/boot.ipxe"},
+		{"boot-uefi-http", HTTPNIC, true, "/mkcdrec.efi"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			nic, mac, err := n.NIC(ctx, c.kind)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := Machine{Name: c.name, NIC: []string{nic}, NetBoot: true, Log: filepath.Join(dir, c.name+".log")}
+			if c.uefi {
+				if m.UEFI, err = NVRAM(filepath.Join(dir, c.name+".vars")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			vm, err := Start(ctx, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer vm.Kill()
+			if _, err := vm.Expect(`network: 10\.77\.23\.\d+/24 on eth0(?s:.*)rescue system ready`, bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(strings.Join(n.Asked(), "\n"), "GET "+c.loaded) {
+				t.Errorf("%s (%s) did not load %s", c.name, mac, c.loaded)
+			}
+		})
+	}
+	t.Run("net-dhcp6", func(t *testing.T) {
+		nic, _, err := n.NIC(ctx, PlainNIC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		vm, err := Start(ctx, Machine{Name: "dhcp6", NIC: []string{nic}, Kernel: k.Image, Initrd: filepath.Join(n.Root, "initrd.img"), Append: "console=ttyS0 rootfstype=ramfs mkcdrec.ip=dhcp6", Log: filepath.Join(dir, "dhcp6.log")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer vm.Kill()
+		if _, err := vm.Expect(`network: fd77:23::\S+ on eth0(?s:.*)rescue system ready`, bootLimit); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, kind := range []string{BIOSLVM, UEFIPlain} {
+		firmware := "bios"
+		if kind == UEFIPlain {
+			firmware = "uefi"
+		}
+		t.Run("boot-"+firmware+"-pxe", func(t *testing.T) {
+			work := filepath.Join(dir, kind)
+			if err := os.MkdirAll(work, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r := &circle{Circle: Circle{Kind: kind, Work: work, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(work, "set.img"), out: &Outcome{Kind: kind, Named: map[string]int{}}}
+			for _, step := range []func(context.Context) error{r.prepare, r.backup} {
+				if err := step(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			set, err := r.setDir(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := command(ctx, "debugfs", "-R", "rdump /"+set+" "+n.Root, r.setDisk); err != nil {
+				t.Fatal(err)
+			}
+			pxe("--append", consoles+" mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial(), "--source", "http://"+ServerIP+"/"+set)
+			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+				t.Fatal(err)
+			}
+			nic, _, err := n.NIC(ctx, PlainNIC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := Machine{Name: "pxe-" + kind, CPUs: 2, Memory: 768, NIC: []string{nic}, NetBoot: true, Disks: []Disk{r.target()}, Log: r.log("pxe")}
+			if err := r.nvram(&m, "pxe"); err != nil {
+				t.Fatal(err)
+			}
+			vm, err := Start(ctx, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer vm.Kill()
+			if err := vm.Menu("r", bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := vm.Expect(`rescue system ready(?s:.*)UNATTENDED RESTORE (DONE)`, jobLimit); err != nil {
+				t.Fatal(err)
+			}
+			if err := vm.Wait(bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			for _, step := range []func(context.Context) error{r.boot, r.compare} {
+				if err := step(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, d := range r.out.Differences {
+				t.Errorf("differs: %v", d)
+			}
+			t.Logf("%d paths compared; named differences: %v", r.out.Paths, r.out.Named)
+		})
+	}
+}
+
+// TestLocal: the rescue system in the machine's own boot menus, and out again.
+func TestLocal(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	exe, guest := programs(t)
+	for _, kind := range []string{BIOSLVM, UEFIPlain} {
+		t.Run(kind, func(t *testing.T) {
+			dir := filepath.Join(workDir(t), kind)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r := &circle{Circle: Circle{Kind: kind, Work: dir, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(dir, "set.img"), out: &Outcome{}}
+			if err := r.prepare(ctx); err != nil {
+				t.Fatal(err)
+			}
+			disk := filepath.Join(dir, "disk.qcow2")
+			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
+				t.Fatal(err)
+			}
+			m := Machine{Name: "local-" + kind, CPUs: 2, Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}}
+			if kind == UEFIPlain {
+				m.UEFI = filepath.Join(dir, "vars")
+				if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {
+					t.Fatal(err)
+				}
+			}
+			start := func(log string) *VM {
+				t.Helper()
+				m.Log = filepath.Join(dir, log+".log")
+				vm, err := Start(ctx, m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return vm
+			}
+			off := func(vm *VM, cmd string) {
+				t.Helper()
+				if err := vm.Send(cmd + "\n"); err != nil {
+					t.Fatal(err)
+				}
+				if err := vm.Wait(bootLimit); err != nil {
+					t.Fatal(err)
+				}
+			}
+			vm := start("install")
+			defer func() { vm.Kill() }()
+			if err := vm.Login(Password, bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			f := &faults{t, vm}
+			f.want(0, "mkdir -p /backup && mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /usr/local/bin/ && sha256sum /boot/grub/grub.cfg > /root/sum")
+			f.want(0, "mkcdrec test local", "local-menu")
+			f.want(0, "mkcdrec rescue --local --append mkcdrec.shell", "added: entry in GRUB's menu")
+			f.want(0, "mkcdrec -q rescue --local --append mkcdrec.shell && test $(grep -c '^menuentry' /boot/grub/custom.cfg) = 1 && sha256sum --quiet -c /root/sum && test $(stat -c %a /boot/mkcdrec/initrd.img) = 600")
+			next := `grub-reboot "$(sed -n "s/^menuentry '\\([^']*\\)'.*/\\1/p" /boot/grub/custom.cfg)" && sync`
+			if kind == UEFIPlain {
+				next = `efibootmgr -q -n $(efibootmgr | sed -n 's/^Boot\([0-9A-F]*\)\* mkcdrec.*/\1/p') && sync`
+				f.want(0, "efibootmgr", "mkcdrec rescue system")
+			}
+			f.want(0, next)
+			off(vm, "reboot")
+			vm = start("rescue")
+			if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			off(vm, "reboot")
+			vm = start("remove")
+			if err := vm.Login(Password, bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			f = &faults{t, vm}
+			f.want(0, "mkcdrec rescue --local-remove && test ! -e /boot/mkcdrec && test ! -e /boot/grub/custom.cfg && ! (efibootmgr 2>/dev/null | grep -q mkcdrec) && test ! -e /boot/efi/EFI/mkcdrec")
+			off(vm, "poweroff")
+		})
+	}
+}
