@@ -75,7 +75,6 @@ var AllChecks = []CheckInfo{
 	{"secure-boot", "loader and kernel are signed so that Secure Boot may stay on", "17", []string{ForRescue, ForPath, ForPXE}},
 	{"local-menu", "GRUB reads custom.cfg, where the entry goes", "-", []string{ForLocal}},
 	{"programs", "the programs that a restore of this layout needs are here, and start in the packed tree", "22, 33, 41, 42", nil},
-	{"editor", "an editor and a pager can be carried", "18", nil},
 	{"memory", "this machine has the memory that its rescue system needs", "7a", nil},
 	{"memtest", "memtest86+ can go onto the medium", "15", []string{ForRescue, ForPath}},
 	{"workspace", "there is room for what is made on the way", "7, 17b", nil},
@@ -299,19 +298,6 @@ func (t *tester) localMenu() {
 
 // rest are the small ones.
 func (t *tester) rest() {
-	has := func(names ...string) string {
-		for _, n := range names {
-			if f, err := initramfs.LookPath("", n); err == nil {
-				return f
-			}
-		}
-		return ""
-	}
-	if e, p := has("vim.tiny", "nano", "vi", "mg"), has("less"); e == "" || p == "" {
-		t.add("editor", Warning, "this machine has no small editor (vim.tiny, nano) or no less", "install them; the rescue system has only ed and more otherwise")
-	} else {
-		t.add("editor", OK, e+", "+p, "")
-	}
 	need := map[string]int64{kernelcfg.SetHost: 160, kernelcfg.SetDefault: 256, kernelcfg.SetAll: 320}[t.b.Config.Rescue.Modules]
 	var si unix.Sysinfo_t
 	if unix.Sysinfo(&si) == nil {

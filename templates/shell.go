@@ -9,7 +9,7 @@ var Help string
 
 // Profile is read by every interactive shell of the rescue system.
 const Profile = `PS1='RESCUE \h:\w# '
-export PATH=/usr/sbin:/usr/bin:/bbin HOME=/root TERM=${TERM:-linux} DM_DISABLE_UDEV=1 EDITOR=vi
+export PATH=/usr/sbin:/usr/bin:/bbin HOME=/root TERM=${TERM:-linux} DM_DISABLE_UDEV=1 EDITOR=editor PAGER=less
 export HISTFILE=/root/.bash_history
 alias ll='ls -l'
 alias help=/bbin/help

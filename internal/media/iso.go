@@ -105,15 +105,18 @@ func (s ISO) write(out string) error {
 	return s.finish(out, large)
 }
 
-// holeSize is the size from which a file is given to go-diskfs as a hole, and
-// copied by us: go-diskfs copies by 2 KiB.
-const holeSize = 1 << 20
+// largeSize is the size from which go-diskfs, which copies by 2 KiB, is given
+// a file of one sector in place of the file. We append the file itself.
+const largeSize = 1 << 20
 
-// fill lays the files out in the directory that go-diskfs will consume. Of
-// large files it makes holes; what belongs there is returned, by path in the
-// image.
-func (s ISO) fill(ws string) (large map[string]string, err error) {
-	large = map[string]string{}
+// padding is behind the last file, as mkisofs does it: drives that read ahead
+// over the end of a disc fail there, and the implanted sum leaves out 15
+// sectors at the end.
+const padding = 150 * sector
+
+// fill lays the files out in the directory that go-diskfs will consume. For
+// large files something small stands there; they are returned.
+func (s ISO) fill(ws string) (large []region, err error) {
 	put := func(p string, src string) error {
 		st, err := os.Stat(src)
 		if err != nil {
@@ -123,10 +126,10 @@ func (s ISO) fill(ws string) (large map[string]string, err error) {
 			return fmt.Errorf("%s has %d bytes; a file on an ISO 9660 image has at most %d", src, st.Size(), int64(maxFile))
 		}
 		to := filepath.Join(ws, p)
-		if st.Size() < holeSize {
+		if st.Size() < largeSize {
 			return copyFile(src, to)
 		}
-		large[path.Clean("/"+p)] = src
+		large = append(large, region{path: path.Clean("/" + p), size: st.Size(), source: src})
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
@@ -134,7 +137,7 @@ func (s ISO) fill(ws string) (large map[string]string, err error) {
 		if err != nil {
 			return err
 		}
-		return errors.Join(f.Truncate(st.Size()), f.Close())
+		return errors.Join(f.Truncate(sector), f.Close())
 	}
 	for p, src := range s.Files {
 		if err := put(p, src); err != nil {
@@ -199,10 +202,10 @@ func (s ISO) finalize(b backend.Storage, ws string) error {
 	return fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, DeepDirectories: true, VolumeIdentifier: s.Label, ElTorito: et})
 }
 
-// finish gives all dates, makes the image hybrid, copies the large files to
-// their places while the sum over all is taken, cuts the file to its size, and
-// checks what go-diskfs does not: that everything was written.
-func (s ISO) finish(out string, large map[string]string) error {
+// finish appends the large files while the sum over all is taken, gives all
+// dates, makes the image hybrid, cuts the file to its size, and checks what
+// go-diskfs does not: that everything was written.
+func (s ISO) finish(out string, large []region) error {
 	f, err := os.OpenFile(out, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -216,12 +219,31 @@ func (s ISO) finish(out string, large map[string]string) error {
 		return errors.New("it has no volume descriptor after writing: is the file system full?")
 	}
 	volume := int64(binary.LittleEndian.Uint32(pvd[80:])) * sector
+	slices.SortFunc(large, func(a, b region) int { return cmp.Compare(a.path, b.path) })
+	place := map[string]extent{}
+	for i := range large {
+		l := &large[i]
+		l.at = volume
+		place[l.path] = extent{uint32(volume / sector), uint32(l.size)}
+		volume += (l.size + sector - 1) / sector * sector
+	}
+	volume += padding
 	if s.Max > 0 && volume+1<<20 > s.Max {
 		return s.tooLarge(volume)
 	}
-	extents, err := stamp(f, s.Time)
-	if err != nil {
+	if volume/sector > 1<<32-1 {
+		return fmt.Errorf("it would have %d bytes, more than an ISO 9660 image can", volume)
+	}
+	binary.LittleEndian.PutUint32(pvd[80:], uint32(volume/sector))
+	binary.BigEndian.PutUint32(pvd[84:], uint32(volume/sector))
+	if _, err := f.WriteAt(pvd, 16*sector); err != nil {
 		return err
+	}
+	if err := stamp(f, s.Time, place); err != nil {
+		return err
+	}
+	if len(place) > 0 {
+		return fmt.Errorf("%v is not in the image after writing", slices.Sorted(maps.Keys(place)))
 	}
 	end := volume
 	if s.BIOS != nil {
@@ -232,15 +254,7 @@ func (s ISO) finish(out string, large map[string]string) error {
 	if err := f.Truncate(end); err != nil {
 		return err
 	}
-	var regions []region
-	for p, src := range large {
-		e, ok := extents[p]
-		if !ok {
-			return fmt.Errorf("%s is not in the image after writing", p)
-		}
-		regions = append(regions, region{int64(e.block) * sector, int64(e.size), src})
-	}
-	if err := complete(f, volume, regions); err != nil {
+	if err := complete(f, volume, large); err != nil {
 		return err
 	}
 	return f.Sync()
@@ -409,8 +423,7 @@ func (c *coalescer) Writable() (backend.WritableFile, error) { return c, nil }
 var zeros [sector]byte
 
 func (c *coalescer) WriteAt(p []byte, off int64) (int, error) {
-	// The file is new: what is not written is zero. Most of it is the place of
-	// large files, which are copied later.
+	// The file is new: what is not written is zero.
 	if off >= dataStart && len(p) <= sector && bytes.Equal(p, zeros[:len(p)]) {
 		return len(p), c.err
 	}

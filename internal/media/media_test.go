@@ -223,7 +223,7 @@ func FuzzStamp(f *testing.F) {
 		binary.LittleEndian.PutUint32(img[16*sector+158:], 20+at%25)
 		binary.LittleEndian.PutUint32(img[16*sector+166:], sector)
 		copy(img[20*sector:], dir)
-		_, _ = stamp(&memory{img}, epoch) // must only not panic
+		_ = stamp(&memory{img}, epoch, nil) // must only not panic
 		_, _ = CheckSum(bytes.NewReader(img), func(int64) {})
 	})
 }

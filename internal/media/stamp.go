@@ -22,11 +22,12 @@ type readWriterAt interface {
 // stamp sets every date in the image to t: of the volume (ECMA-119 8.4.26),
 // of each directory record (9.1.5), and of each Rock Ridge TF entry (IEEE
 // P1282 4.1.6). go-diskfs takes them from the clock and from ctime, which
-// nobody can set. It returns where files lie, by their Rock Ridge path.
-func stamp(f readWriterAt, t time.Time) (map[string]extent, error) {
+// nobody can set. Files that place has, by Rock Ridge path, it says to lie
+// there, and takes them out of place.
+func stamp(f readWriterAt, t time.Time, place map[string]extent) error {
 	pvd := make([]byte, sector)
 	if _, err := f.ReadAt(pvd, 16*sector); err != nil {
-		return nil, err
+		return err
 	}
 	long := []byte(t.UTC().Format("20060102150405") + "00\x00")
 	copy(pvd[813:], long) // creation
@@ -35,20 +36,19 @@ func stamp(f readWriterAt, t time.Time) (map[string]extent, error) {
 	copy(pvd[847:], never) // expiration
 	copy(pvd[864:], never) // effective
 	copy(pvd[883:883+appLen], strings.Repeat(" ", appLen))
-	s := &stamper{f: f, t: t, files: map[string]extent{}}
+	s := &stamper{f: f, t: t, place: place}
 	s.short(pvd[156+18:])
 	if _, err := f.WriteAt(pvd, 16*sector); err != nil {
-		return nil, err
+		return err
 	}
 	le := binary.LittleEndian
-	err := s.directory(extent{le.Uint32(pvd[156+2:]), le.Uint32(pvd[156+10:])}, "", 0)
-	return s.files, err
+	return s.directory(extent{le.Uint32(pvd[156+2:]), le.Uint32(pvd[156+10:])}, "", 0)
 }
 
 type stamper struct {
 	f     readWriterAt
 	t     time.Time
-	files map[string]extent
+	place map[string]extent
 }
 
 // short writes a date of 7 bytes.
@@ -101,7 +101,13 @@ func (s *stamper) directory(e extent, path string, depth int) error {
 		}
 		sub := extent{le.Uint32(r[2:]), le.Uint32(r[10:])}
 		if r[25]&2 == 0 {
-			s.files[path+"/"+name] = sub
+			if e, ok := s.place[path+"/"+name]; ok {
+				le.PutUint32(r[2:], e.block)
+				binary.BigEndian.PutUint32(r[6:], e.block)
+				le.PutUint32(r[10:], e.size)
+				binary.BigEndian.PutUint32(r[14:], e.size)
+				delete(s.place, path+"/"+name)
+			}
 			continue
 		}
 		if err := s.directory(sub, path+"/"+name, depth+1); err != nil {

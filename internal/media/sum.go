@@ -1,7 +1,6 @@
 package media
 
 import (
-	"cmp"
 	"crypto/md5"
 	"encoding"
 	"encoding/binary"
@@ -11,9 +10,10 @@ import (
 	"hash"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // The implanted sum of Red Hat's isomd5sum, which checkisomd5 and other
@@ -105,16 +105,20 @@ func (s *isoSum) text() string {
 	return t + strings.Repeat(" ", max(0, appLen-len(t)))
 }
 
-// region is a part of the image that is copied from a file.
+// region is a file of the host that lies at a byte of the image.
 type region struct {
+	path     string // in the image
 	at, size int64
 	source   string
 }
 
-// complete copies the regions' files to their places and implants the sum of
+// writeAhead is after how many bytes the kernel is asked to start writing:
+// the disk works while the sum is taken, not only at the end.
+const writeAhead = 16 << 20
+
+// complete copies the regions' files to their places, given in order, and implants the sum of
 // the volume: one pass, in order, the sum taken beside.
 func complete(f *os.File, volume int64, regions []region) error {
-	slices.SortFunc(regions, func(a, b region) int { return cmp.Compare(a.at, b.at) })
 	sum := newISOSum(volume)
 	type chunk struct{ b []byte }
 	full, free := make(chan chunk, 4), make(chan []byte, 4)
@@ -142,6 +146,10 @@ func complete(f *os.File, volume int64, regions []region) error {
 			if write {
 				if _, err := f.WriteAt(b[:k], to); err != nil {
 					return err
+				}
+				if e := to + int64(k); e/writeAhead != to/writeAhead {
+					// A hint only: the fsync at the end is what counts.
+					_ = unix.SyncFileRange(int(f.Fd()), e/writeAhead*writeAhead-writeAhead, writeAhead, unix.SYNC_FILE_RANGE_WRITE)
 				}
 			}
 			full <- chunk{b[:k]}
