@@ -178,6 +178,9 @@ func (b *Builder) tree(ctx context.Context, p *Plan, k *kernelcfg.Kernel, info *
 	return t, t.Try(ctx, b.Run, try, carried)
 }
 
+// Binary is the multicall binary's path in the rescue system.
+const Binary = "bbin/mkcdrec"
+
 // addBinary puts the multicall binary in, with a link for each command.
 func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files, work string) error {
 	out, err := b.Run.Run(ctx, tool.New(b.Executable, "applet"))
@@ -194,7 +197,12 @@ func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files, work string
 	if err != nil {
 		return err
 	}
-	errs := []error{t.AddFile("bbin/mkcdrec", exe), t.AddLink("init", "bbin/init"), t.AddLink("usr/bin/sh", "/bbin/sh"), t.AddLink("usr/sbin/modprobe", "/bbin/modprobe")}
+	errs := []error{t.AddFile(Binary, exe), t.AddLink("init", "bbin/init"), t.AddLink("usr/bin/sh", "/bbin/sh"), t.AddLink("usr/sbin/modprobe", "/bbin/modprobe")}
+	if packed, err := loaders.Self(b.Executable); err == nil {
+		t.SetPrepacked(Binary, packed)
+	} else if !errors.Is(err, loaders.ErrNone) {
+		return err
+	}
 	for _, n := range names {
 		if n != "mkcdrec" {
 			errs = append(errs, t.AddLink("bbin/"+n, "mkcdrec"))

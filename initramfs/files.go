@@ -44,6 +44,7 @@ type entry struct {
 	major   uint64
 	minor   uint64
 	size    int64
+	packed  []byte // a part with this file alone, made beforehand, or nil
 }
 
 // New gives a tree with the directories and links that every one has: merged
@@ -107,6 +108,30 @@ func (f *Files) AddFile(p, source string) error {
 		return fmt.Errorf("cannot add %s to the rescue system: %s is no file", p, source)
 	}
 	return f.add(p, entry{mode: cpio.S_IFREG | uint64(st.Mode().Perm()&^0o022|0o400), source: source, size: st.Size()})
+}
+
+// Prepack packs one file of the host as the part that WriteTo would make of it,
+// at the best level; see SetPrepacked.
+func Prepack(p, source string) ([]byte, error) {
+	f := &Files{entries: map[string]entry{}}
+	if err := f.AddFile(p, source); err != nil {
+		return nil, err
+	}
+	r := &part{paths: []string{Canonical(p)}, level: zstd.SpeedBestCompression}
+	if err := f.compress(r, Zstd, 1, false); err != nil {
+		return nil, fmt.Errorf("cannot pack %s: %w", source, err)
+	}
+	return r.out.Bytes(), nil
+}
+
+// SetPrepacked has WriteTo take what Prepack made of the file at p, which the
+// tree has already, when the compression is zstd.
+func (f *Files) SetPrepacked(p string, packed []byte) {
+	p = Canonical(p)
+	if e, ok := f.entries[p]; ok {
+		e.packed = packed
+		f.entries[p] = e
+	}
 }
 
 // AddContent adds a file made here.
@@ -174,7 +199,8 @@ const (
 type part struct {
 	paths []string
 	size  int64
-	fast  bool
+	level zstd.EncoderLevel
+	ready bool
 	out   bytes.Buffer
 	err   error
 }
@@ -183,18 +209,27 @@ type part struct {
 // gives the same bytes on any number of processors.
 const partSize = 22 << 20
 
-func (f *Files) parts() []*part {
-	ps := []*part{{}}
-	packed := &part{fast: true}
+func (f *Files) parts(c Compression) []*part {
+	// The best level saves another 5 % and takes four times as long, a minute
+	// and more in an emulated machine.
+	fresh := func() *part { return &part{level: zstd.SpeedBetterCompression} }
+	ps := []*part{fresh()}
+	packed := &part{level: zstd.SpeedFastest}
 	for _, p := range f.Paths() {
 		e := f.entries[p]
+		if e.packed != nil && c == Zstd {
+			r := &part{paths: []string{p}, ready: true}
+			r.out.Write(e.packed)
+			ps = append(ps, r, fresh())
+			continue
+		}
 		if strings.HasSuffix(p, "/"+kmod.PackFile) {
 			packed.paths = append(packed.paths, p)
 			continue
 		}
 		last := ps[len(ps)-1]
 		if last.size >= partSize {
-			last = &part{}
+			last = fresh()
 			ps = append(ps, last)
 		}
 		last.paths = append(last.paths, p)
@@ -214,13 +249,16 @@ func (f *Files) WriteTo(w io.Writer, c Compression) error {
 	f.entries[List] = entry{mode: cpio.S_IFREG | 0o644, content: list.Bytes(), size: int64(list.Len())}
 	f.dir(path.Dir(List))
 	defer delete(f.entries, List)
-	parts := f.parts()
+	parts := f.parts(c)
 	var wg sync.WaitGroup
 	limit := make(chan struct{}, runtime.NumCPU())
 	ino := uint64(1)
 	for i, p := range parts {
 		first := ino
 		ino += uint64(len(p.paths))
+		if p.ready {
+			continue
+		}
 		wg.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
@@ -243,14 +281,8 @@ func (f *Files) WriteTo(w io.Writer, c Compression) error {
 func (f *Files) compress(p *part, c Compression, ino uint64, last bool) error {
 	var z io.WriteCloser
 	var err error
-	// The best level saves another 5 % and takes four times as long, a minute
-	// and more in an emulated machine.
-	level := zstd.SpeedBetterCompression
-	if p.fast {
-		level = zstd.SpeedFastest
-	}
 	if c == Zstd {
-		z, err = zstd.NewWriter(&p.out, zstd.WithEncoderLevel(level), zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(1))
+		z, err = zstd.NewWriter(&p.out, zstd.WithEncoderLevel(p.level), zstd.WithWindowSize(8<<20), zstd.WithEncoderConcurrency(1))
 	} else {
 		z, err = gzip.NewWriterLevel(&p.out, 6)
 	}

@@ -132,3 +132,36 @@ func FuzzWalk(f *testing.F) {
 		_ = walkCPIO(bufio.NewReader(bytes.NewReader(b)), func(string, []byte) error { return nil }) // must only not panic
 	})
 }
+
+// A file packed beforehand is what it would have been, and only with zstd.
+func TestPrepacked(t *testing.T) {
+	src := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(src, bytes.Repeat([]byte("program "), 9999), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	packed, err := Prepack("bbin/mkcdrec", src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []Compression{Gzip, Zstd} {
+		got := map[string]int{}
+		f := New()
+		if err := errors.Join(f.AddFile("bbin/mkcdrec", src), f.AddContent("etc/x", []byte("x"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		f.SetPrepacked("bbin/mkcdrec", packed)
+		var b bytes.Buffer
+		if err := f.WriteTo(&b, c); err != nil {
+			t.Fatal(err)
+		}
+		if has := bytes.Contains(b.Bytes(), packed); has != (c == Zstd) {
+			t.Errorf("compression %d: packed part in it: %v", c, has)
+		}
+		if err := Walk(&b, func(p string, c []byte) error { got[p] = len(c); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if got["bbin/mkcdrec"] != 9999*8 || got["etc/x"] != 1 || len(got) < 3 {
+			t.Errorf("compression %d: %v", c, got)
+		}
+	}
+}

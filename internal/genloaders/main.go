@@ -1,5 +1,5 @@
-// Command genloaders appends the loader pack to an executable: boot loaders
-// out of Debian's own packages, fetched once with apt-get into a cache. `make
+// Command genloaders appends to an executable what internal/loaders reads: the
+// executable packed for rescue systems, and boot loaders out of Debian's own packages, fetched once with apt-get into a cache. `make
 // build` runs it; on a system without apt-get the program works all the same,
 // with the machine's own loaders only.
 package main
@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 )
 
@@ -71,12 +73,30 @@ func run(exe, cache string) error {
 			return err
 		}
 	}
-	n, err := loaders.Append(exe, packages, files)
+	self, err := packSelf(exe)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s: loader pack of %d KiB\n", exe, n>>10)
+	n, err := loaders.Append(exe, self, packages, files)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s: loader pack of %d KiB, itself packed %d KiB\n", exe, n>>10, len(self)>>10)
 	return nil
+}
+
+// packSelf packs the executable as a rescue system gets it.
+func packSelf(exe string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "genloaders-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	plain, err := loaders.Plain(exe, filepath.Join(dir, "plain"))
+	if err != nil {
+		return nil, err
+	}
+	return initramfs.Prepack(builder.Binary, plain)
 }
 
 // fetch gets a package's file, from the cache or with apt-get.

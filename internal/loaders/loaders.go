@@ -1,9 +1,11 @@
-// Package loaders reads the loader pack: boot loaders from Debian's packages,
-// for machines that have none themselves. It lies behind the executable's own
-// bytes, where it costs a running program nothing, and the rescue system, which
-// needs no loaders, gets the executable without it.
+// Package loaders reads what lies behind the executable's own bytes, where it
+// costs a running program nothing: the executable once more, packed as the
+// rescue system gets it, so that a machine need not compress it every night;
+// and the loader pack, boot loaders from Debian's packages for machines that
+// have none themselves. The rescue system gets the executable without both.
 //
-//	executable | pack (tar, zstd) | trailer: magic 16, offset 8, length 8, SHA-256 32
+//	executable | itself packed (cpio, zstd) | pack (tar, zstd) |
+//	trailer: magic 16, offset 8 and length 8 of the first, SHA-256 32, length 8 of the pack, SHA-256 32
 //
 // Numbers are little-endian. internal/genloaders writes it.
 package loaders
@@ -25,8 +27,8 @@ import (
 )
 
 const (
-	magic      = "MKCDRECLOADERS01"
-	trailerLen = 16 + 8 + 8 + sha256.Size
+	magic      = "MKCDRECLOADERS02"
+	trailerLen = 16 + 8 + 8 + sha256.Size + 8 + sha256.Size
 	// MaxSize is the most that a pack may add to the executable, in bytes.
 	MaxSize = 3 << 20
 	// versions is the name of the list in the pack.
@@ -51,27 +53,70 @@ type Pack struct {
 	raw      []byte // the tar archive
 }
 
-// find gives where the pack lies in a file; ErrNone when there is none.
-func find(f *os.File) (off, n int64, sum []byte, err error) {
+// tail says where what was appended lies in a file.
+type tail struct {
+	end, self, pack  int64 // end of the executable, lengths in bytes
+	selfSum, packSum []byte
+}
+
+// find reads the trailer of a file; ErrNone when there is none.
+func find(f *os.File) (t tail, err error) {
 	st, err := f.Stat()
 	if err != nil {
-		return 0, 0, nil, err
+		return t, err
 	}
 	if st.Size() < trailerLen {
-		return 0, 0, nil, ErrNone
+		return t, ErrNone
 	}
-	t := make([]byte, trailerLen)
-	if _, err := f.ReadAt(t, st.Size()-trailerLen); err != nil {
-		return 0, 0, nil, err
+	b := make([]byte, trailerLen)
+	if _, err := f.ReadAt(b, st.Size()-trailerLen); err != nil {
+		return t, err
 	}
-	if string(t[:16]) != magic {
-		return 0, 0, nil, ErrNone
+	if string(b[:16]) != magic {
+		return t, ErrNone
 	}
-	off, n = int64(binary.LittleEndian.Uint64(t[16:])), int64(binary.LittleEndian.Uint64(t[24:]))
-	if off <= 0 || n < 0 || off+n+trailerLen != st.Size() || n > 64<<20 {
-		return 0, 0, nil, errors.New("its loader pack is damaged")
+	le := binary.LittleEndian
+	t = tail{int64(le.Uint64(b[16:])), int64(le.Uint64(b[24:])), int64(le.Uint64(b[64:])), b[32:64], b[72:]}
+	if t.end <= 0 || t.self < 0 || t.pack < 0 || t.self > 256<<20 || t.pack > 64<<20 || t.end+t.self+t.pack+trailerLen != st.Size() {
+		return t, errors.New("its loader pack is damaged")
 	}
-	return off, n, t[32:], nil
+	return t, nil
+}
+
+func readSummed(f *os.File, off, n int64, sum []byte) ([]byte, error) {
+	b := make([]byte, n)
+	if _, err := f.ReadAt(b, off); err != nil {
+		return nil, err
+	}
+	if got := sha256.Sum256(b); !bytes.Equal(got[:], sum) {
+		return nil, errors.New("what was appended to it is damaged")
+	}
+	return b, nil
+}
+
+// Self is the executable as its builder packed it for rescue systems;
+// ErrNone when it was not.
+func Self(exe string) ([]byte, error) {
+	f, err := os.Open(exe)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %w", err)
+	}
+	defer f.Close()
+	t, err := find(f)
+	if err == nil && t.self == 0 {
+		err = ErrNone
+	}
+	if errors.Is(err, ErrNone) {
+		return nil, err
+	}
+	var b []byte
+	if err == nil {
+		b, err = readSummed(f, t.end, t.self, t.selfSum)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", exe, err)
+	}
+	return b, nil
 }
 
 // Open reads the pack of an executable.
@@ -81,16 +126,13 @@ func Open(exe string) (*Pack, error) {
 		return nil, fmt.Errorf("cannot read loader pack: %w", err)
 	}
 	defer f.Close()
-	off, n, sum, err := find(f)
+	t, err := find(f)
 	if errors.Is(err, ErrNone) {
 		return nil, err
 	}
-	b := make([]byte, n)
+	var b []byte
 	if err == nil {
-		_, err = f.ReadAt(b, off)
-	}
-	if got := sha256.Sum256(b); err == nil && !bytes.Equal(got[:], sum) {
-		err = errors.New("its loader pack is damaged")
+		b, err = readSummed(f, t.end+t.self, t.pack, t.packSum)
 	}
 	p := &Pack{}
 	if err == nil {
@@ -163,9 +205,10 @@ func (p *Pack) String() string {
 	return strings.Join(l, ", ")
 }
 
-// Append writes files, by path, and their origin behind the executable's
-// bytes. A pack that is there already is replaced. It gives the pack's length.
-func Append(exe string, pkgs []Package, files map[string][]byte) (int64, error) {
+// Append writes self, the executable packed, and files, by path, with their
+// origin behind the executable's bytes. What was appended before is replaced.
+// It gives the pack's length.
+func Append(exe string, self []byte, pkgs []Package, files map[string][]byte) (int64, error) {
 	var raw bytes.Buffer
 	t := tar.NewWriter(&raw)
 	put := func(name string, b []byte) error {
@@ -207,21 +250,27 @@ func Append(exe string, pkgs []Package, files map[string][]byte) (int64, error) 
 		return 0, err
 	}
 	defer f.Close()
-	end, _, _, err := find(f)
+	old, err := find(f)
 	if errors.Is(err, ErrNone) {
-		end, err = f.Seek(0, io.SeekEnd)
+		old.end, err = f.Seek(0, io.SeekEnd)
 	}
 	if err != nil {
 		return 0, err
 	}
-	trailer := append([]byte(magic), make([]byte, 16)...)
-	binary.LittleEndian.PutUint64(trailer[16:], uint64(end))
-	binary.LittleEndian.PutUint64(trailer[24:], uint64(len(b)))
-	sum := sha256.Sum256(b)
-	if _, err := f.WriteAt(append(append(b, trailer...), sum[:]...), end); err != nil {
+	le := binary.LittleEndian
+	out := append(append([]byte{}, self...), b...)
+	out = append(out, magic...)
+	out = le.AppendUint64(out, uint64(old.end))
+	out = le.AppendUint64(out, uint64(len(self)))
+	sum := sha256.Sum256(self)
+	out = append(out, sum[:]...)
+	out = le.AppendUint64(out, uint64(len(b)))
+	sum = sha256.Sum256(b)
+	out = append(out, sum[:]...)
+	if _, err := f.WriteAt(out, old.end); err != nil {
 		return 0, err
 	}
-	return int64(len(b) + trailerLen), f.Truncate(end + int64(len(b)+trailerLen))
+	return int64(len(b) + trailerLen), f.Truncate(old.end + int64(len(out)))
 }
 
 // Plain gives the executable without its pack: exe itself when it has none,
@@ -232,7 +281,7 @@ func Plain(exe, to string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	end, _, _, err := find(f)
+	t, err := find(f)
 	if errors.Is(err, ErrNone) {
 		return exe, nil
 	}
@@ -243,7 +292,7 @@ func Plain(exe, to string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = io.Copy(w, io.NewSectionReader(f, 0, end))
+	_, err = io.Copy(w, io.NewSectionReader(f, 0, t.end))
 	if err = errors.Join(err, w.Close()); err != nil {
 		return "", fmt.Errorf("cannot copy %s: %w", exe, err)
 	}

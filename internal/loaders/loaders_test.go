@@ -23,12 +23,15 @@ func TestPack(t *testing.T) {
 	}
 	pkgs := []Package{{Name: "isolinux", Version: "6.04", Licence: "GPL-2+", Files: []string{"usr/lib/ISOLINUX/isolinux.bin"}}}
 	for _, content := range []string{"first", "second, longer"} { // again replaces
-		if _, err := Append(exe, pkgs, map[string][]byte{"usr/lib/ISOLINUX/isolinux.bin": []byte(content)}); err != nil {
+		if _, err := Append(exe, []byte("packed"), pkgs, map[string][]byte{"usr/lib/ISOLINUX/isolinux.bin": []byte(content)}); err != nil {
 			t.Fatal(err)
 		}
 		p, err := Open(exe)
 		if err != nil || p.String() != "isolinux 6.04" {
 			t.Fatalf("Open = %v, %v", p, err)
+		}
+		if b, err := Self(exe); err != nil || string(b) != "packed" {
+			t.Errorf("Self = %q, %v", b, err)
 		}
 		out := filepath.Join(dir, "out-"+content[:5])
 		if err := p.Extract(out); err != nil {
@@ -49,15 +52,19 @@ func TestPack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b[len(program)+10] ^= 1
+	b[len(program)+20] ^= 1
+	b[len(program)] ^= 1
 	if err := os.WriteFile(exe, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(exe); err == nil || errors.Is(err, ErrNone) {
 		t.Errorf("Open of a damaged pack = %v", err)
 	}
+	if _, err := Self(exe); err == nil || errors.Is(err, ErrNone) {
+		t.Errorf("Self of a damaged program = %v", err)
+	}
 	// A path that leads out is not followed.
-	if _, err := Append(exe, []Package{{Files: []string{"../x"}}}, map[string][]byte{"../x": nil}); err != nil {
+	if _, err := Append(exe, nil, []Package{{Files: []string{"../x"}}}, map[string][]byte{"../x": nil}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(exe); err == nil {
