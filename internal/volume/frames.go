@@ -1,0 +1,140 @@
+package volume
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// ErrLargeFrame says that a stream has a frame that no volume takes whole.
+var ErrLargeFrame = errors.New("a zstd frame is larger than 16 MiB")
+
+var errCut = errors.New("the stream ends inside a zstd frame")
+
+// frameReader gives a zstd stream frame by frame, undecoded (RFC 8878 3.1).
+type frameReader struct {
+	r   *bufio.Reader
+	off int64
+}
+
+// isFrame tells whether b begins a zstd or a skippable frame.
+func isFrame(b []byte) bool {
+	if len(b) < 4 {
+		return false
+	}
+	m := binary.LittleEndian.Uint32(b)
+	return m == zstdMagic || m&0xFFFFFFF0 == 0x184D2A50
+}
+
+// next appends the next frame to b; io.EOF at the end of the stream.
+func (f *frameReader) next(b []byte) ([]byte, error) {
+	start := len(b)
+	b, err := f.frame(b)
+	if err == io.EOF && len(b) == start {
+		return b, io.EOF
+	}
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = errCut
+	}
+	if err != nil {
+		return b[:start], fmt.Errorf("at byte %d: %w", f.off, err)
+	}
+	f.off += int64(len(b) - start)
+	return b, nil
+}
+
+func (f *frameReader) frame(b []byte) ([]byte, error) {
+	start := len(b)
+	take := func(n int) ([]byte, error) {
+		if len(b)-start+n > MaxFrame {
+			return nil, ErrLargeFrame
+		}
+		at := len(b)
+		// By steps: a length that is a lie must not cost memory.
+		for left := n; left > 0; {
+			step := min(left, 256<<10)
+			b = slices.Grow(b, step)
+			k, err := io.ReadFull(f.r, b[len(b):len(b)+step])
+			b = b[:len(b)+k]
+			if err != nil {
+				if len(b) > at {
+					err = noEOF(err)
+				}
+				return b[at:], err
+			}
+			left -= step
+		}
+		return b[at:], nil
+	}
+	m, err := take(4)
+	if err != nil {
+		return b, err
+	}
+	if !isFrame(m) {
+		return b, fmt.Errorf("%x is no zstd frame", m)
+	}
+	if binary.LittleEndian.Uint32(m) != zstdMagic {
+		n, err := take(4)
+		if err != nil {
+			return b, err
+		}
+		l := binary.LittleEndian.Uint32(n)
+		if l > MaxFrame {
+			return b, ErrLargeFrame
+		}
+		_, err = take(int(l))
+		return b, noEOF(err)
+	}
+	d, err := take(1)
+	if err != nil {
+		return b, noEOF(err)
+	}
+	desc := d[0]
+	if desc&0x08 != 0 {
+		return b, errors.New("a zstd frame has a reserved bit")
+	}
+	single := desc&0x20 != 0
+	n := [4]int{0, 1, 2, 4}[desc&3] + [4]int{0, 2, 4, 8}[desc>>6]
+	if !single {
+		n++
+	} else if desc>>6 == 0 {
+		n++
+	}
+	if _, err := take(n); err != nil {
+		return b, noEOF(err)
+	}
+	for {
+		h, err := take(3)
+		if err != nil {
+			return b, noEOF(err)
+		}
+		v := uint32(h[0]) | uint32(h[1])<<8 | uint32(h[2])<<16
+		size := int(v >> 3)
+		switch v >> 1 & 3 {
+		case 1: // run-length: one byte
+			size = 1
+		case 3:
+			return b, errors.New("a zstd block has a reserved type")
+		}
+		if _, err := take(size); err != nil {
+			return b, noEOF(err)
+		}
+		if v&1 == 1 {
+			break
+		}
+	}
+	if desc&0x04 != 0 {
+		_, err = take(4)
+	}
+	return b, noEOF(err)
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
