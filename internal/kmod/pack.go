@@ -50,7 +50,7 @@ func (x *Index) WritePack(w io.Writer, names []string, each func(name string, mo
 	var wg sync.WaitGroup
 	for range runtime.NumCPU() {
 		wg.Go(func() {
-			z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(packFrame*2))
+			z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(packFrame*2))
 			for f := range todo {
 				if f.err = err; err == nil {
 					f.out = z.EncodeAll(f.raw.Bytes(), nil)
