@@ -27,6 +27,9 @@ type Medium interface {
 	Close(e End) error
 }
 
+// Aborter is a Medium that wants to know when its volume will not be whole.
+type Aborter interface{ Abort() }
+
 // Unlimited is the room of a medium that tells by Full or ErrFull.
 const Unlimited = math.MaxInt64
 
@@ -43,6 +46,9 @@ type Cutter struct {
 	Header Header
 	// Next gives the medium for a volume.
 	Next func(ctx context.Context, h Header) (Medium, error)
+	// Plain writes pieces of the bare stream, without headers, checks and ends,
+	// cut at any byte: for programs that know no more than cat.
+	Plain bool
 	// Skip are the chunks that lie in volumes already, when a run is taken up
 	// again: the stream must begin with them.
 	Skip []Chunk
@@ -73,6 +79,8 @@ func (c *Cutter) Cut(ctx context.Context, r io.Reader) (Header, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
 	if head, err := br.Peek(4); err != nil && err != io.EOF {
 		return c.Header, fmt.Errorf("cannot read the stream: %w", err)
+	} else if c.Plain {
+		c.Header.Stored = true
 	} else if len(c.Skip) == 0 && c.Header.Offset == 0 {
 		c.Header.Stored = !isFrame(head)
 	}
@@ -102,6 +110,11 @@ func (c *Cutter) Cut(ctx context.Context, r io.Reader) (Header, error) {
 		}
 	}()
 	w := &writer{c: c, ctx: ctx, h: c.Header}
+	defer func() {
+		if a, ok := w.m.(Aborter); ok && w.m != nil {
+			a.Abort()
+		}
+	}()
 	for p := range summed {
 		if err := w.put(p); err != nil {
 			cancel()
@@ -208,6 +221,9 @@ func (w *writer) open() error {
 	b := w.h.encode()
 	w.m, w.room, w.end, w.digest, w.any = m, m.Room(), End{}, sha256.New(), true
 	w.digest.Write(b)
+	if w.c.Plain {
+		return nil
+	}
 	if w.room < int64(len(b))+endLen(0) {
 		return fmt.Errorf("cannot write %v: a medium of %d bytes is too small", w.h, w.room)
 	}
@@ -286,6 +302,9 @@ func (w *writer) fit(b []byte, ends []int, off int) int {
 	if w.room == Unlimited {
 		return len(b)
 	}
+	if w.c.Plain {
+		return int(min(int64(len(b)), w.room))
+	}
 	room := w.room - checkLen - endLen(len(w.end.Chunks)+1)
 	if w.h.Stored {
 		return int(max(0, min(int64(len(b)), storedFit(room))))
@@ -301,7 +320,11 @@ func (w *writer) fit(b []byte, ends []int, off int) int {
 
 func (w *writer) chunk(b []byte, sum Digest) error {
 	n := int64(len(b))
-	if w.h.Stored {
+	if w.c.Plain {
+		if err := w.write(b); err != nil {
+			return err
+		}
+	} else if w.h.Stored {
 		n = storedLen(n)
 		if err := wrap(b, w.write); err != nil {
 			return err
@@ -309,8 +332,10 @@ func (w *writer) chunk(b []byte, sum Digest) error {
 	} else if err := w.write(b); err != nil {
 		return err
 	}
-	if err := w.write(encodeCheck(len(w.end.Chunks), int64(len(b)), sum)); err != nil {
-		return err
+	if !w.c.Plain {
+		if err := w.write(encodeCheck(len(w.end.Chunks), int64(len(b)), sum)); err != nil {
+			return err
+		}
 	}
 	w.digest.Write(sum[:])
 	w.end.Chunks = append(w.end.Chunks, n)
@@ -335,6 +360,9 @@ func (w *writer) finish(last bool) error {
 		}
 	}
 	w.end.Last = last
+	if w.c.Plain {
+		return w.close()
+	}
 	w.end.Digest = Digest(w.digest.Sum(nil))
 	if err := w.write(w.end.encode()); err != nil && !errors.Is(err, ErrFull) {
 		return err

@@ -1,0 +1,170 @@
+package streams
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/volume"
+)
+
+const pasteHelp = `pastestream [-name NAME] [-id UUID] [-wait] [-eject PROGRAM] FILE|DIR... > STREAM
+pastestream -old
+
+Gives the stream that cutstream cut into volumes. In directories it looks for
+NAME.001, NAME.002, ... Each chunk is compared with its digest before a byte of
+it is passed on. A volume that is not there, or is another one, is asked for on
+the terminal; with -wait the places are looked at every second until it comes.
+-old is mkCDrec's protocol: the file named in /tmp/restore, again after
+/etc/recovery/ask.for.cd.sh while /tmp/more_to_come is not 0.
+`
+
+// waitStep is how often places are looked at with -wait.
+const waitStep = time.Second
+
+// Paste is the command pastestream.
+func Paste(ctx context.Context, s IO, args []string) error {
+	f := flag.NewFlagSet("pastestream", flag.ContinueOnError)
+	f.SetOutput(s.Err)
+	f.Usage = func() { fmt.Fprint(s.Err, pasteHelp) }
+	name := f.String("name", "", "")
+	id := f.String("id", "", "")
+	wait := f.Bool("wait", false, "")
+	old := f.Bool("old", false, "")
+	restoreFile := f.String("restore-file", "/tmp/restore", "")
+	moreFile := f.String("more-file", "/tmp/more_to_come", "")
+	askProgram := f.String("ask-program", "/etc/recovery/ask.for.cd.sh", "")
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return Usage{err}
+	}
+	if *old {
+		if f.NArg() > 0 {
+			return usage("-old takes its files from %s", *restoreFile)
+		}
+		return oldPaste(ctx, s, *restoreFile, *moreFile, *askProgram)
+	}
+	if f.NArg() == 0 {
+		return usage("which volumes? Name files, or directories that they are in")
+	}
+	p := &volume.Paster{Name: *name}
+	if *id != "" {
+		var err error
+		if p.ID, err = volume.ParseID(*id); err != nil {
+			return Usage{fmt.Errorf("-id: %w", err)}
+		}
+	}
+	said := ""
+	say := func(err error) {
+		if t := err.Error(); t != said {
+			fmt.Fprintf(s.Err, "pastestream: %s\n", t)
+			said = t
+		}
+	}
+	finder := &volume.Finder{Name: *name, Places: f.Args(), Note: say}
+	switch {
+	case *wait:
+		finder.Ask = func(ctx context.Context, w volume.Want, problem error) error {
+			if problem == nil {
+				problem = fmt.Errorf("waiting for %v", w)
+			}
+			say(problem)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(waitStep):
+				return nil
+			}
+		}
+	case s.Terminal != nil:
+		finder.Ask = func(_ context.Context, w volume.Want, problem error) error {
+			q := ""
+			if problem != nil {
+				q = problem.Error() + "\n"
+			}
+			a, err := s.Terminal(q + fmt.Sprintf("Put in %v, then press Enter (q gives up): ", w))
+			if err != nil {
+				return err
+			}
+			if strings.HasPrefix(strings.ToLower(strings.TrimSpace(a)), "q") {
+				return fmt.Errorf("given up: %v was not there", w)
+			}
+			return nil
+		}
+	}
+	p.Next = finder.Next
+	out := bufio.NewWriterSize(s.Out, 1<<20)
+	err := p.Chunks(ctx, func(b []byte) error {
+		if _, err := out.Write(b); err != nil {
+			return fmt.Errorf("cannot write the stream: %w", err)
+		}
+		return nil
+	})
+	// What was checked is passed on, whatever came after it.
+	if e := out.Flush(); err == nil && e != nil {
+		err = fmt.Errorf("cannot write the stream: %w", e)
+	}
+	return err
+}
+
+// oldPaste is the protocol of mkCDrec's pastestream.
+func oldPaste(ctx context.Context, s IO, restoreFile, moreFile, askProgram string) error {
+	for {
+		more, err := readInt(moreFile)
+		if err != nil {
+			return err
+		}
+		b, err := os.ReadFile(restoreFile)
+		if err != nil {
+			return fmt.Errorf("cannot read the name of the next piece: %w", err)
+		}
+		piece := strings.TrimSpace(string(b))
+		if piece == "" {
+			return fmt.Errorf("cannot read the name of the next piece: %s is empty", restoreFile)
+		}
+		in, err := os.Open(piece)
+		if err != nil {
+			return fmt.Errorf("cannot read piece: %w", err)
+		}
+		_, err = io.Copy(s.Out, in)
+		in.Close()
+		if err != nil {
+			return fmt.Errorf("cannot pass on %s: %w", piece, err)
+		}
+		if more == 0 {
+			return nil
+		}
+		if _, err := s.Run.Run(ctx, tool.Cmd{Args: []string{askProgram}}); err != nil {
+			return fmt.Errorf("cannot get the next medium: %w", err)
+		}
+		if after, err := os.ReadFile(restoreFile); err == nil && string(after) == string(b) {
+			if m, err := readInt(moreFile); err == nil && m == more {
+				if st, err := os.Stat(piece); err == nil && st.Size() == 0 {
+					return fmt.Errorf("cannot go on: %s still names %s, which is empty", restoreFile, piece)
+				}
+			}
+		}
+	}
+}
+
+func readInt(file string) (int, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell whether there is more to come: %w", err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0, fmt.Errorf("cannot tell whether there is more to come: %s: %w", file, err)
+	}
+	return n, nil
+}
