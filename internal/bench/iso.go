@@ -62,25 +62,31 @@ func (b *bench) iso(ctx context.Context) error {
 		{"mkcdrec", []string{self, "iso", src, out}},
 		{"cp, sync", []string{"sh", "-c", `cp --reflink=never "$1" "$2" && sync "$2"`, "sh", src, out}},
 		{"xorriso, sync", []string{"sh", "-c", `xorriso -as mkisofs -quiet -R -o "$2" "$1" 2>/dev/null && sync "$2"`, "sh", filepath.Dir(src), out}},
+		{"xorriso, implantisomd5, sync", []string{"sh", "-c", `xorriso -as mkisofs -quiet -R -o "$2" "$1" 2>/dev/null && implantisomd5 "$2" >/dev/null && sync "$2"`, "sh", filepath.Dir(src), out}},
 	}
 	got := make([][]usage, len(ways))
 	for range runs {
 		for i, w := range ways {
-			os.Remove(out)
-			u, err := pipe(ctx, "", w.args)
-			if err != nil {
-				return err
+			// Twice: the first run gets the memory for the page cache, which a
+			// virtual machine may have given back to its host, and is not counted.
+			var u usage
+			for range 2 {
+				os.Remove(out)
+				var err error
+				if u, err = pipe(ctx, "", w.args); err != nil {
+					return err
+				}
 			}
 			got[i] = append(got[i], u)
 		}
 	}
-	b.say("## ISO image\n\nOne file of %d MiB into an image, on the disk, until it is written. Ours takes the sum for checkisomd5 on the way; the others do not.\n", isoPayload>>20)
+	b.say("## ISO image\n\nOne file of %d MiB into an image, on the disk, until it is written. Ours takes the sum for checkisomd5 on the way, as implantisomd5 does; MD5 can't be taken in parallel, and is what bounds it on a disk this fast.\n", isoPayload>>20)
 	b.say("| method | s | MB/s | CPU s | relative to cp |\n|---|---|---|---|---|")
 	cp := median(got[1]).seconds
 	for i, w := range ways {
 		u := median(got[i])
 		b.say("| %s | %.1f | %.0f | %.1f | %.2f |", w.name, u.seconds, isoPayload/1e6/u.seconds, u.cpu, u.seconds/cp)
 	}
-	b.say("\nGoals: at most 1.1 times cp, at least twice as fast as xorriso (here %s).\n", fmt.Sprintf("%.1f", median(got[2]).seconds/median(got[0]).seconds))
+	b.say("\nGoals: at most 1.1 times cp, at least twice as fast as xorriso (here %.1f; %.1f when xorriso's image gets its sum too).\n", median(got[2]).seconds/median(got[0]).seconds, median(got[3]).seconds/median(got[0]).seconds)
 	return nil
 }
