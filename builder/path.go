@@ -35,6 +35,9 @@ type Builder struct {
 	Executable string
 
 	modules ModuleReport // of the last rescue system made
+	// medium, if not nil, is called instead of making rescue.iso in a set: for
+	// sets whose medium is not a file of theirs.
+	medium func(ctx context.Context, p *Plan, h Hint) error
 }
 
 // partial is the beginning of the names of unfinished sets.
@@ -168,7 +171,11 @@ func (s *setWriter) write(ctx context.Context) (*Result, error) {
 	s.log.Info("backup starts", "host", s.man.Host, "id", s.man.ID, "version", s.b.Version)
 	// The medium first: what is missing for it must fail before the long part.
 	iso := filepath.Join(s.dir, manifest.RescueISO)
-	if err := s.b.rescue(ctx, s.p, s.hint(), iso); err != nil {
+	if s.b.medium != nil {
+		if err := s.b.medium(ctx, s.p, Hint{SetID: s.man.ID}); err != nil {
+			return nil, err
+		}
+	} else if err := s.b.rescue(ctx, s.p, s.hint(), iso); err != nil {
 		return nil, err
 	}
 	for _, a := range s.p.Archives {
@@ -193,14 +200,18 @@ func (s *setWriter) write(ctx context.Context) (*Result, error) {
 	if err := s.sums(ctx); err != nil {
 		return nil, err
 	}
-	st, err := os.Stat(iso)
-	if err != nil {
-		return nil, err
+	size := int64(0)
+	if s.b.medium == nil {
+		st, err := os.Stat(iso)
+		if err != nil {
+			return nil, err
+		}
+		size = st.Size()
 	}
 	if err := s.publish(); err != nil {
 		return nil, err
 	}
-	return &Result{Dir: s.final, Manifest: s.man, ISO: st.Size(), NotCovered: s.man.NotCovered}, nil
+	return &Result{Dir: s.final, Manifest: s.man, ISO: size, NotCovered: s.man.NotCovered}, nil
 }
 
 // hint tells the rescue system where its set will be.

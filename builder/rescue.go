@@ -71,7 +71,7 @@ func (b *Builder) rescue(ctx context.Context, p *Plan, h Hint, iso string) error
 	if err != nil {
 		return err
 	}
-	return b.image(p, k, info, initrd, iso)
+	return b.image(p, k, info, initrd, iso, nil)
 }
 
 // system makes the rescue system below work: the kernel, what it knows of its
@@ -494,8 +494,8 @@ func (b *Builder) menu(p *Plan, info *rescue.Info) templates.Menu {
 	return m
 }
 
-// image writes the ISO image.
-func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd, iso string) error {
+// image writes the ISO image. extra, if not nil, adds to it.
+func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd, iso string, extra func(*media.ISO)) error {
 	mark := "/" + rescue.ISOMark + "-" + info.MediumID
 	work := filepath.Dir(initrd)
 	l := b.loaders(work, mark, false)
@@ -553,6 +553,9 @@ func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd,
 	}
 	img.Content["boot/grub/grub.cfg"] = grub
 	b.Report.Note("loaders: BIOS %s, UEFI %s", l.BIOSFrom, l.UEFIFrom)
+	if extra != nil {
+		extra(&img)
+	}
 	if err := img.Write(iso); err != nil {
 		return err
 	}

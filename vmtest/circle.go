@@ -3,6 +3,7 @@ package vmtest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,6 +32,9 @@ type Circle struct {
 	// ByHand restores with the set's restore.sh on a plain Debian, without
 	// any program of ours.
 	ByHand bool
+	// Discs, if not "", has the backup divided among discs of this size, three
+	// of them, and restored from them through one drive.
+	Discs string
 }
 
 // Outcome is what a Circle saw.
@@ -229,7 +233,11 @@ func (r *circle) backup(ctx context.Context) error {
 			return err
 		}
 	}
-	out, err := must(vm, "/backup/bin/mkcdrec path --append 'mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial()+"' /backup", jobLimit)
+	what := "path"
+	if r.Discs != "" {
+		what = "cdrom --keep-set --size " + r.Discs
+	}
+	out, err := must(vm, "/backup/bin/mkcdrec "+what+" --append 'mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial()+"' /backup", jobLimit)
 	if err != nil {
 		return err
 	}
@@ -282,6 +290,9 @@ func (r *circle) restore(ctx context.Context) error {
 		return err
 	}
 	iso := filepath.Join(r.Work, "rescue.iso")
+	if r.Discs != "" {
+		return r.restoreDiscs(ctx, set)
+	}
 	if err := r.dump(ctx, "/"+set+"/rescue.iso", iso); err != nil {
 		return err
 	}
@@ -309,6 +320,61 @@ func (r *circle) restore(ctx context.Context) error {
 	}
 	if _, err := vm.Expect(`mkcdrec: rescue system ready`, bootLimit); err != nil {
 		return err
+	}
+	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\nthe machine is restored|UNATTENDED RESTORE FAILED`, jobLimit)
+	if err != nil {
+		return err
+	}
+	if g[1] == "" {
+		return fmt.Errorf("the restore failed:\n%s", vm.Tail(4000))
+	}
+	r.out.Restore = strings.ReplaceAll(g[1], "\r", "")
+	if _, err := vm.Expect(`UNATTENDED RESTORE DONE`, bootLimit); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
+}
+
+// restoreDiscs starts the first disc, and changes discs when asked: first it
+// puts in a wrong one.
+func (r *circle) restoreDiscs(ctx context.Context, set string) error {
+	var discs []string
+	for n := 1; n <= 3; n++ {
+		iso := filepath.Join(r.Work, fmt.Sprintf("disc%d.iso", n))
+		if err := r.dump(ctx, fmt.Sprintf("/%s_%d.iso", set, n), iso); err != nil {
+			return err
+		}
+		discs = append(discs, iso)
+	}
+	if err := r.dump(ctx, "/"+set+"_4.iso", filepath.Join(r.Work, "disc4.iso")); err == nil {
+		return errors.New("there are more than three discs")
+	}
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+		return err
+	}
+	m := Machine{Name: r.Kind + "-discs", CPUs: 2, Memory: 768, Log: r.log("discs"), CDROM: discs[0], Display: filepath.Join(r.Work, "qmp"), Disks: []Disk{r.target()}}
+	if err := r.nvram(&m, "rescue"); err != nil {
+		return err
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if err := vm.Menu("r", bootLimit); err != nil {
+		return err
+	}
+	for _, step := range []struct{ pattern, disc string }{
+		{`put in disc 2, label (MKCDREC_\w+_2)`, discs[2]},
+		{`put in disc 2, label MKCDREC_\w+_2; in /dev/sr0 is "MKCDREC_\w+_3"`, discs[1]},
+		{`put in disc 3, label (MKCDREC_\w+_3)`, discs[2]},
+	} {
+		if _, err := vm.Expect(step.pattern, jobLimit); err != nil {
+			return err
+		}
+		if err := vm.ChangeDisc(step.disc); err != nil {
+			return err
+		}
 	}
 	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\nthe machine is restored|UNATTENDED RESTORE FAILED`, jobLimit)
 	if err != nil {

@@ -153,7 +153,7 @@ func (m Machine) Args() []string {
 	}
 	if m.CDROM != "" {
 		// Debian's cloud kernel has no AHCI driver: the CD is a SCSI one.
-		a = append(a, "-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file="+m.CDROM, "-device", "virtio-scsi-pci,id=scsicd", "-device", "scsi-cd,bus=scsicd.0,drive=cd,bootindex=0")
+		a = append(a, "-drive", "if=none,id=cd,media=cdrom,readonly=on,format=raw,file="+m.CDROM, "-device", "virtio-scsi-pci,id=scsicd", "-device", "scsi-cd,id=cdrom,bus=scsicd.0,drive=cd,bootindex=0")
 	}
 	if m.IDECD != "" {
 		a = append(a, "-drive", "if=none,id=idecd,media=cdrom,readonly=on,format=raw,file="+m.IDECD, "-device", "ide-cd,bus=ide.0,drive=idecd,bootindex=0")
@@ -396,6 +396,12 @@ func (v *VM) Control(execute string, args map[string]any) error {
 		}
 	}
 	return nil
+}
+
+// ChangeDisc puts an image into the drive of Machine.CDROM; the machine needs a
+// control socket.
+func (v *VM) ChangeDisc(image string) error {
+	return v.Control("blockdev-change-medium", map[string]any{"id": "cdrom", "filename": image, "format": "raw", "force": true})
 }
 
 // Screenshot writes what the screen shows to a PNG file.

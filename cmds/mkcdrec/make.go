@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/streams"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/version"
 )
@@ -205,6 +206,87 @@ func (a *app) pathCommand() *cli.Command {
 			}
 			return nil
 		}}
+}
+
+func (a *app) cdromCommand() *cli.Command {
+	return &cli.Command{Name: "cdrom", Usage: "write a backup as images of discs, with the rescue system on the first", ArgsUsage: "[DIR]",
+		Description: "DIR (or the current directory) gets HOST-TIME_1.iso, HOST-TIME_2.iso ..., and needs\nroom for the backup and the images. --burn writes them to discs, too.",
+		Flags: append(rescueFlags(),
+			&cli.StringFlag{Name: "size", Value: "CD", Usage: "`SIZE` of a disc: CD, DVD, DVD-DL, BD, or bytes with K, M, G"},
+			&cli.StringFlag{Name: "from", Usage: "make discs of the existing backup `SET`"},
+			&cli.BoolFlag{Name: "keep-set", Usage: "keep the backup set that the images were made of"},
+			&cli.StringFlag{Name: "burn", Usage: "burn the images in the drive `DEV`, and read them back"}),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Len() > 1 {
+				return exit.Usage(fmt.Errorf("cdrom wants one directory, not %d", c.Args().Len()))
+			}
+			if err := a.rescueOptions(c); err != nil {
+				return err
+			}
+			size, ok := quantity.Medium(c.String("size"))
+			if !ok {
+				var err error
+				if size, err = quantity.Parse(c.String("size")); err != nil {
+					return exit.Usage(fmt.Errorf("--size: %w", err))
+				}
+			}
+			dir := c.Args().First()
+			if dir == "" {
+				dir = "."
+			}
+			b, err := a.builder()
+			if err != nil {
+				return err
+			}
+			if c.IsSet("burn") {
+				if _, err := builder.FindBurner(); err != nil {
+					return err
+				}
+			}
+			var p *builder.Plan
+			if c.IsSet("from") {
+				p = a.rescuePlan(ctx, b)
+			} else if p, err = a.plan(ctx, b, dir); err != nil {
+				return err
+			}
+			if c.Bool("dry-run") {
+				return a.listPlanned(ctx, c, p)
+			}
+			r, err := b.Discs(ctx, p, dir, builder.DiscOptions{Size: size, From: c.String("from"), Keep: c.Bool("keep-set")})
+			if err != nil {
+				return err
+			}
+			a.ui.End()
+			a.ui.Result(r)
+			if !c.Bool("json") && !c.Bool("quiet") {
+				var rows [][]string
+				for _, i := range r.Images {
+					rows = append(rows, []string{i.File, i.Label, i.Size.String()})
+				}
+				ui.Table(c.Root().Writer, []string{"IMAGE", "LABEL", "SIZE"}, rows)
+			}
+			if c.IsSet("burn") {
+				if err := b.Burn(ctx, c.String("burn"), r.Images, askEnter()); err != nil {
+					return err
+				}
+			}
+			if len(r.NotCovered) > 0 {
+				return exit.NotCovered(r.NotCovered)
+			}
+			return nil
+		}}
+}
+
+// askEnter shows a text on the terminal and waits for Enter; nil without one.
+func askEnter() func(string) error {
+	t := streams.OpenTerminal()
+	if t == nil {
+		return nil
+	}
+	return func(text string) error {
+		_, err := t(text + ", then press Enter: ")
+		return err
+	}
 }
 
 // listPlanned prints every path, of any bytes, quoted, with its archive.

@@ -92,6 +92,7 @@ const (
 	Unreadable Kind = "unreadable" // cannot be read
 	Foreign    Kind = "foreign"    // another file system without a mount (a subvolume)
 	Metadata   Kind = "metadata"   // an attribute could not be set at extraction
+	Lost       Kind = "lost"       // lies in a part of the archive that is damaged or missing
 )
 
 func (p Problem) String() string {

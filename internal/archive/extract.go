@@ -23,6 +23,9 @@ type ExtractOptions struct {
 	Select   func(path string) bool
 	Workers  int
 	Progress progress.Counter
+	// Salvage leaves out members that lie in frames that can't be read, and
+	// lists them as problems of kind Lost. Everything is read twice.
+	Salvage bool
 	// NoOwner leaves owner and device nodes alone, for callers without root.
 	NoOwner bool
 }
@@ -43,6 +46,11 @@ func (a *Reader) Extract(ctx context.Context, dest string, opt ExtractOptions) (
 	x.ctx, x.cancel = context.WithCancel(ctx)
 	defer x.cancel()
 	defer x.dirs.close()
+	if opt.Salvage {
+		if err := x.salvage(); err != nil {
+			return nil, err
+		}
+	}
 	for range opt.Workers + 1 {
 		x.wg.Go(x.worker)
 	}
@@ -103,6 +111,59 @@ func (x *extractor) run() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// salvage finds the members that touch a damaged frame, and selects all
+// others.
+func (x *extractor) salvage() error {
+	err := x.a.Verify(x.ctx, VerifyOptions{Workers: x.opt.Workers})
+	if err == nil || x.ctx.Err() != nil {
+		return err
+	}
+	bad := map[int]error{}
+	var collect func(error) error
+	collect = func(err error) error {
+		var d *DamagedError
+		if j, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, e := range j.Unwrap() {
+				if err := collect(e); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		if !errors.As(err, &d) {
+			return err
+		}
+		bad[d.Frame] = d
+		return nil
+	}
+	if err := collect(err); err != nil {
+		return err
+	}
+	wanted := x.opt.Select
+	lost := map[string]bool{}
+	if err := x.a.Entries(func(e Entry) error {
+		for i := x.a.frameAt(e.Start); i <= x.a.frameAt(e.End-1) && i < len(x.a.frames); i++ {
+			if bad[i] != nil {
+				lost[e.Path] = true
+				if wanted == nil || wanted(e.Path) {
+					x.sum.Problems = append(x.sum.Problems, Problem{e.Path, Lost, bad[i].Error()})
+				}
+				return nil
+			}
+		}
+		if e.Type == TypeHardlink && lost[e.Link] {
+			lost[e.Path] = true
+			x.sum.Problems = append(x.sum.Problems, Problem{e.Path, Lost, "it is a link to " + Quote(e.Link) + ", which is lost"})
+			return nil
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	x.opt.Select = func(p string) bool { return !lost[p] && (wanted == nil || wanted(p)) }
 	return nil
 }
 

@@ -29,6 +29,8 @@ type Reader struct {
 	tar    int64
 	count  int64
 	size   int64
+	// inOrder: see InOrder.
+	inOrder bool
 }
 
 // DamagedError is a frame that is not what was written.
@@ -106,6 +108,24 @@ func (a *Reader) TarSize() int64 { return a.tar }
 func (a *Reader) Members() int64 { return a.count }
 func (a *Reader) Frames() int    { return len(a.frames) }
 
+// Lengths gives the lengths of all zstd frames in the archive's bytes, the
+// table of contents and the seek table being the last two; they add up to
+// Size.
+func (a *Reader) Lengths() []int64 {
+	out := make([]int64, 0, len(a.frames)+2)
+	end := int64(0)
+	for _, f := range a.frames {
+		out = append(out, f.Packed)
+		end += f.Packed
+	}
+	toc := int64(len(a.toc)) + 8
+	return append(out, toc, a.size-end-toc)
+}
+
+// InOrder has the archive read from its beginning to its end by one reader:
+// for a medium that is changed on the way, or that can't seek.
+func (a *Reader) InOrder() { a.inOrder = true }
+
 // Entries hands every member to fn in archive order.
 func (a *Reader) Entries(fn func(Entry) error) error {
 	_, _, err := parseTOC(a.toc, fn)
@@ -131,14 +151,20 @@ func newDecoder() (*decoder, error) {
 // FrameSize bytes. With check only the packed bytes are looked at.
 func (a *Reader) read(d *decoder, i int, dst []byte, check bool) ([]byte, error) {
 	f := a.frames[i]
-	bad := func(err error) error { return &DamagedError{a.name, i, f.Offset, err} }
 	if int64(cap(d.packed)) < f.Packed {
 		d.packed = make([]byte, max(f.Packed, FrameSize+FrameSize/64))
 	}
 	p := d.packed[:f.Packed]
 	if _, err := a.r.ReadAt(p, f.Offset); err != nil {
-		return nil, bad(err)
+		return nil, &DamagedError{a.name, i, f.Offset, err}
 	}
+	return a.decode(d, i, p, dst, check)
+}
+
+// decode checks and decodes the bytes p of frame i.
+func (a *Reader) decode(d *decoder, i int, p, dst []byte, check bool) ([]byte, error) {
+	f := a.frames[i]
+	bad := func(err error) error { return &DamagedError{a.name, i, f.Offset, err} }
 	if sha256.Sum256(p) != f.SHA256 {
 		return nil, bad(errors.New("its SHA-256 is not the recorded one"))
 	}
@@ -171,6 +197,9 @@ func (a *Reader) Verify(ctx context.Context, opt VerifyOptions) error {
 	}
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
+	}
+	if a.inOrder {
+		opt.Workers = 1
 	}
 	var next atomic.Int64
 	var mu sync.Mutex
@@ -270,9 +299,11 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 		home <- nil
 	}
 	type job struct {
-		i   int
-		buf []byte
-		out chan frameResult
+		i      int
+		buf    []byte
+		packed []byte // what was read already, or nil
+		err    error
+		out    chan frameResult
 	}
 	jobs := make(chan job)
 	for range workers {
@@ -287,7 +318,15 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 				if j.buf == nil {
 					j.buf = make([]byte, FrameSize)
 				}
-				out, err := a.read(d, j.i, j.buf, false)
+				var out []byte
+				err := j.err
+				switch {
+				case err != nil:
+				case j.packed != nil:
+					out, err = a.decode(d, j.i, j.packed, j.buf, false)
+				default:
+					out, err = a.read(d, j.i, j.buf, false)
+				}
 				if prog != nil {
 					prog.Add(a.frames[j.i].Size)
 				}
@@ -309,7 +348,14 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 			case <-ctx.Done():
 				return
 			}
-			j := job{i, buf, make(chan frameResult, 1)}
+			j := job{i: i, buf: buf, out: make(chan frameResult, 1)}
+			if a.inOrder {
+				f := a.frames[i]
+				j.packed = make([]byte, f.Packed)
+				if _, err := a.r.ReadAt(j.packed, f.Offset); err != nil {
+					j.err = &DamagedError{a.name, i, f.Offset, err}
+				}
+			}
 			select {
 			case jobs <- j:
 			case <-ctx.Done():

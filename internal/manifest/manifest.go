@@ -158,6 +158,11 @@ type Set struct {
 	Store    target.Store
 	Manifest *Manifest
 	Layout   *layout.Layout
+	// Discs is the store when the set lies on several discs, otherwise nil.
+	Discs *DiscStore
+	// AllDiscs has Verify ask for every disc; without it, only what is on the
+	// disc that is there is read.
+	AllDiscs bool
 }
 
 // maxText is the largest manifest or layout that is read.
@@ -184,8 +189,23 @@ func Open(dir string) (*Set, error) {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
 	}
 	s := &Set{Dir: dir, Store: st, Manifest: m}
+	if !target.IsURL(dir) {
+		discs, err := newDiscStore(dir)
+		if err == nil && discs != nil && discs.Index.ID != m.ID {
+			err = fmt.Errorf("%s is of the set %s", DiscsFile, discs.Index.ID)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
+		}
+		if discs != nil {
+			s.Discs, s.Store, st = discs, discs, discs
+		}
+	}
 	var errs []error
 	for _, f := range m.Files {
+		if s.Discs != nil && s.Discs.divided(f.Name) == nil && strings.HasPrefix(f.Name, "log/") {
+			continue // on the first disc only
+		}
 		n, err := st.Size(f.Name)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
@@ -224,6 +244,9 @@ func (s *Set) Archive(name string) (*archive.Reader, error) {
 		return nil, err
 	}
 	r.CloseWith(f)
+	if s.Discs != nil {
+		r.InOrder()
+	}
 	return r, nil
 }
 
@@ -265,7 +288,9 @@ func (m *Manifest) ArchiveFor(device string) *Archive {
 func (s *Set) VerifySize() int64 {
 	n := int64(0)
 	for _, f := range s.Manifest.Files {
-		n += int64(f.Size)
+		if !s.elsewhere(f.Name) {
+			n += int64(f.Size)
+		}
 	}
 	return n
 }
@@ -276,6 +301,9 @@ func (s *Set) VerifySize() int64 {
 func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
 	var errs []error
 	for _, f := range s.Manifest.Files {
+		if s.elsewhere(f.Name) {
+			continue
+		}
 		p.Item(f.Name)
 		got, err := s.sumFile(ctx, f.Name, p)
 		if err != nil {
@@ -298,12 +326,24 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 		if r.Members() != a.Members {
 			errs = append(errs, fmt.Errorf("%s has %d members, the manifest says %d", a.File, r.Members(), a.Members))
 		}
-		if decode {
+		if decode && !s.elsewhere(a.File) {
 			errs = append(errs, r.Verify(ctx, archive.VerifyOptions{Decode: true}))
 		}
 		r.Close()
 	}
 	return errors.Join(errs...)
+}
+
+// elsewhere tells of a file that lies on another disc, or in part: it is
+// checked when it is read.
+func (s *Set) elsewhere(name string) bool {
+	if s.Discs == nil || s.AllDiscs {
+		return false
+	}
+	if _, err := s.Store.Size(name); err != nil {
+		return true
+	}
+	return !s.Discs.Whole(name)
 }
 
 // where says which frames of a changed archive are damaged.

@@ -31,7 +31,13 @@ type ISO struct {
 	Files map[string]string
 	// Content maps paths in the image to bytes.
 	Content map[string][]byte
-	// BIOS and UEFI are the loaders; nil for none. One must be there.
+	// Streams are files that are made while the image is written, in this
+	// order, behind all others.
+	Streams []Stream
+	// Data is an image that nothing starts from.
+	Data bool
+	// BIOS and UEFI are the loaders; nil for none. One must be there, but in a
+	// Data image.
 	BIOS *BIOSLoader
 	UEFI *UEFILoader
 	// Time is the date of the volume and of every file in it, so that the same
@@ -40,6 +46,13 @@ type ISO struct {
 	Time time.Time
 	// Max is the size of the medium in bytes; 0 for any.
 	Max int64
+}
+
+// Stream is a file of a known size that is made while it is written.
+type Stream struct {
+	Path  string // in the image
+	Size  int64  // bytes
+	Write func(w io.Writer) error
 }
 
 const (
@@ -68,7 +81,7 @@ func (s ISO) Write(out string) error {
 }
 
 func (s ISO) write(out string) error {
-	if s.BIOS == nil && s.UEFI == nil {
+	if s.BIOS == nil && s.UEFI == nil && !s.Data {
 		return errors.New("there is neither a BIOS nor a UEFI boot loader")
 	}
 	ws, err := os.MkdirTemp(filepath.Dir(out), ".iso-*")
@@ -144,6 +157,20 @@ func (s ISO) fill(ws string) (large []region, err error) {
 			return nil, err
 		}
 	}
+	slices.SortFunc(large, func(a, b region) int { return cmp.Compare(a.path, b.path) })
+	for _, r := range s.Streams {
+		if r.Size > maxFile {
+			return nil, fmt.Errorf("%s has %d bytes; a file on an ISO 9660 image has at most %d", r.Path, r.Size, int64(maxFile))
+		}
+		large = append(large, region{path: path.Clean("/" + r.Path), size: r.Size, make: r.Write})
+		to := filepath.Join(ws, r.Path)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(to, make([]byte, sector), 0o644); err != nil {
+			return nil, err
+		}
+	}
 	for p, b := range s.Content {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(ws, p)), 0o755); err != nil {
 			return nil, err
@@ -187,6 +214,9 @@ func (s ISO) finalize(b backend.Storage, ws string) error {
 	if err != nil {
 		return err
 	}
+	if s.BIOS == nil && s.UEFI == nil {
+		return fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, DeepDirectories: true, VolumeIdentifier: s.Label})
+	}
 	et := &iso9660.ElTorito{BootCatalog: "/isolinux/boot.cat"}
 	if s.BIOS == nil {
 		et.BootCatalog = "/boot/boot.cat"
@@ -219,7 +249,6 @@ func (s ISO) finish(out string, large []region) error {
 		return errors.New("it has no volume descriptor after writing: is the file system full?")
 	}
 	volume := int64(binary.LittleEndian.Uint32(pvd[80:])) * sector
-	slices.SortFunc(large, func(a, b region) int { return cmp.Compare(a.path, b.path) })
 	place := map[string]extent{}
 	for i := range large {
 		l := &large[i]

@@ -105,22 +105,81 @@ func (s *isoSum) text() string {
 	return t + strings.Repeat(" ", max(0, appLen-len(t)))
 }
 
-// region is a file of the host that lies at a byte of the image.
+// region is a file that lies at a byte of the image: one of the host, or one
+// that is made now.
 type region struct {
 	path     string // in the image
 	at, size int64
 	source   string
+	make     func(io.Writer) error
 }
 
 // writeAhead is after how many bytes the kernel is asked to start writing:
 // the disk works while the sum is taken, not only at the end.
 const writeAhead = 16 << 20
 
+type chunk struct{ b []byte }
+
+// made writes a region that is made now. What is written goes through buffers
+// of free, which done gives back.
+func made(f *os.File, r region, done func([]byte), free chan []byte) error {
+	w := &madeWriter{f: f, r: r, to: r.at, done: done, free: free}
+	if err := r.make(w); err != nil {
+		return fmt.Errorf("%s: %w", r.path, err)
+	}
+	if n := w.to - r.at + int64(len(w.b)); n != r.size {
+		return fmt.Errorf("%s has %d bytes, not the %d that were planned", r.path, n, r.size)
+	}
+	return w.flush()
+}
+
+type madeWriter struct {
+	f    *os.File
+	r    region
+	to   int64
+	b    []byte
+	done func([]byte)
+	free chan []byte
+}
+
+func (w *madeWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	if w.to-w.r.at+int64(len(w.b)+n) > w.r.size {
+		return 0, fmt.Errorf("more than the %d bytes that were planned", w.r.size)
+	}
+	for len(p) > 0 {
+		if w.b == nil {
+			w.b = (<-w.free)[:0]
+		}
+		k := min(len(p), cap(w.b)-len(w.b))
+		w.b = append(w.b, p[:k]...)
+		p = p[k:]
+		if len(w.b) == cap(w.b) {
+			if err := w.flush(); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return n, nil
+}
+
+func (w *madeWriter) flush() error {
+	if w.b == nil {
+		return nil
+	}
+	if _, err := w.f.WriteAt(w.b, w.to); err != nil {
+		return err
+	}
+	w.to += int64(len(w.b))
+	w.done(w.b)
+	w.b = nil
+	return nil
+}
+
 // complete copies the regions' files to their places, given in order, and implants the sum of
 // the volume: one pass, in order, the sum taken beside.
 func complete(f *os.File, volume int64, regions []region) error {
 	sum := newISOSum(volume)
-	type chunk struct{ b []byte }
 	full, free := make(chan chunk, 4), make(chan []byte, 4)
 	done := make(chan struct{})
 	go func() {
@@ -169,6 +228,13 @@ func complete(f *os.File, volume int64, regions []region) error {
 			}
 			pos = r.at
 			if r.size == 0 {
+				continue
+			}
+			if r.make != nil {
+				if err := made(f, r, func(b []byte) { full <- chunk{b} }, free); err != nil {
+					return err
+				}
+				pos += r.size
 				continue
 			}
 			src, err := os.Open(r.source)

@@ -81,7 +81,7 @@ func FindMedium(info *rescue.Info) (string, error) {
 		return "", err
 	}
 	for _, d := range devs {
-		if d.Info.Type != superblock.TypeISO || d.Info.Label != rescue.VolumeLabel {
+		if d.Info.Type != superblock.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
 			continue
 		}
 		if err := Mount(d, rescue.MediumDir); err != nil {
@@ -108,7 +108,7 @@ func Others(info *rescue.Info) []string {
 	const dir = "/run/mkcdrec/other"
 	var out []string
 	for _, d := range devs {
-		if d.Info.Type != superblock.TypeISO || d.Info.Label != rescue.VolumeLabel {
+		if d.Info.Type != superblock.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
 			continue
 		}
 		if err := Mount(d, dir); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -109,6 +110,11 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	var err error
 	if r.set, err = manifest.OpenNewest(r.opt.Set); err != nil {
 		return err
+	}
+	if r.set.Discs != nil && rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
+		r.set.Discs.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
+			return r.Screen.Phase(name, total).Add
+		}})
 	}
 	if !r.opt.NoVerify {
 		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize())); err != nil {

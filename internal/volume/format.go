@@ -35,8 +35,9 @@ const (
 
 	// ChunkSize is about how many bytes of the stream one check covers.
 	ChunkSize = 4 << 20
-	// MaxFrame is the largest zstd frame that is taken whole, in bytes.
-	MaxFrame = 16 << 20
+	// MaxFrame is the largest zstd frame that is taken whole, in bytes: the
+	// table of contents of an archive of some million files is one.
+	MaxFrame = 256 << 20
 	// maxChunk bounds what a reader keeps in memory.
 	maxChunk = MaxFrame + ChunkSize
 	// MaxName is the longest name of a stream, in bytes.

@@ -10,7 +10,7 @@ import (
 )
 
 // ErrLargeFrame says that a stream has a frame that no volume takes whole.
-var ErrLargeFrame = errors.New("a zstd frame is larger than 16 MiB")
+var ErrLargeFrame = errors.New("a zstd frame is larger than 256 MiB")
 
 var errCut = errors.New("the stream ends inside a zstd frame")
 

@@ -46,6 +46,9 @@ type Cutter struct {
 	Header Header
 	// Next gives the medium for a volume.
 	Next func(ctx context.Context, h Header) (Medium, error)
+	// More says that the stream goes on in volumes that another Cutter writes:
+	// the end of what is read is not the stream's.
+	More bool
 	// Plain writes pieces of the bare stream, without headers, checks and ends,
 	// cut at any byte: for programs that know no more than cat.
 	Plain bool
@@ -133,7 +136,11 @@ func (c *Cutter) Cut(ctx context.Context, r io.Reader) (Header, error) {
 	if err := ctx.Err(); err != nil {
 		return w.h, err
 	}
-	return w.h, w.finish(true)
+	if w.m == nil && c.More {
+		return w.h, nil
+	}
+	err := w.finish(!c.More)
+	return w.h, err
 }
 
 // skip compares the beginning of the stream with what was written before.

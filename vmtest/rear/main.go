@@ -98,7 +98,7 @@ func make2(ctx context.Context, src *vmtest.Source, dir string, ways []*way, say
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
 		// The guest's own user-mode network.
 		"for d in /sys/class/net/e*; do N=${d##*/}; done; ip link set $N up && ip addr add 10.0.2.15/24 dev $N && ip route add default via 10.0.2.2 && echo nameserver 10.0.2.3 > /etc/resolv.conf",
-		"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends rear less xorriso genisoimage isolinux syslinux syslinux-common kbd ethtool dosfstools parted >/dev/null 2>&1; command -v rear",
+		"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y -o APT::Install-Recommends=true rear less file >/dev/null 2>&1; command -v rear",
 		`printf 'OUTPUT=ISO\nKERNEL_CMDLINE="console=tty0 console=ttyS0,115200"\n' > /etc/rear/local.conf`,
 	} {
 		if _, err := must(c); err != nil {

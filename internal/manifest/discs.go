@@ -1,0 +1,345 @@
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/volume"
+)
+
+// DiscsFile says of a set that its archives lie on several discs.
+const DiscsFile = "discs.json"
+
+// Discs is the content of discs.json, which every disc of a set has.
+type Discs struct {
+	Version  int       `json:"version"`
+	ID       string    `json:"id"` // of the set
+	Discs    []Disc    `json:"discs"`
+	Archives []Divided `json:"archives"`
+	// This is the number of the disc that the file lies on, from 1.
+	This int `json:"this"`
+}
+
+// Disc is one disc of a set.
+type Disc struct {
+	Number int    `json:"number"`
+	Label  string `json:"label"` // ISO 9660 volume id
+}
+
+// Divided is an archive that lies in volumes.
+type Divided struct {
+	File string        `json:"file"`
+	Size quantity.Size `json:"size"`
+	// Tail is a file that every disc has: the archive's last bytes, from
+	// TailAt, where its index is.
+	Tail    string        `json:"tail"`
+	TailAt  quantity.Size `json:"tailAt"`
+	Volumes []Volume      `json:"volumes"`
+}
+
+// Volume is a part of an archive on one disc.
+type Volume struct {
+	File   string        `json:"file"`
+	Disc   int           `json:"disc"`
+	Number int           `json:"number"`
+	Offset quantity.Size `json:"offset"` // in the archive
+	Size   quantity.Size `json:"size"`   // of the archive
+	Length quantity.Size `json:"length"` // of the file
+}
+
+// ParseDiscs reads discs.json; unknown fields are refused.
+func ParseDiscs(b []byte) (*Discs, error) {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	var d Discs
+	if err := dec.Decode(&d); err != nil {
+		return nil, fmt.Errorf("%s, byte %d: %w", DiscsFile, dec.InputOffset(), err)
+	}
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("%s:\n%w", DiscsFile, err)
+	}
+	return &d, nil
+}
+
+// Validate reports all faults at once.
+func (d *Discs) Validate() error {
+	if d.Version != Version {
+		return fmt.Errorf("version: is %d; this program knows %d", d.Version, Version)
+	}
+	var errs []error
+	bad := func(f string, a ...any) { errs = append(errs, fmt.Errorf(f, a...)) }
+	for i, x := range d.Discs {
+		if x.Number != i+1 || x.Label == "" || len(x.Label) > 32 {
+			bad("discs[%d]: number %d, label %q", i, x.Number, x.Label)
+		}
+	}
+	if d.This < 1 || d.This > len(d.Discs) {
+		bad("this: %d of %d discs", d.This, len(d.Discs))
+	}
+	for i, a := range d.Archives {
+		at := quantity.Size(0)
+		for j, v := range a.Volumes {
+			if v.Number != j+1 || v.Offset != at || v.Size <= 0 || v.Length <= v.Size || v.Disc < 1 || v.Disc > len(d.Discs) || v.File == "" || strings.Contains(v.File, "/") {
+				bad("archives[%d].volumes[%d]: %+v", i, j, v)
+			}
+			at += v.Size
+		}
+		if at != a.Size || a.TailAt < 0 || a.TailAt > a.Size || a.File == "" || strings.Contains(a.Tail, "/") {
+			bad("archives[%d]: %s: volumes of %d bytes, size %d, tail at %d", i, a.File, at, a.Size, a.TailAt)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// DiscSource gives discs of a set when they are needed.
+type DiscSource interface {
+	// Disc gives the set's directory on a disc. It may take as long as it
+	// takes a person to put the disc in. Directories that it gave before are
+	// no longer valid. problem says why the disc that was given is no use.
+	Disc(ctx context.Context, d Disc, problem error) (dir string, err error)
+}
+
+// DiscStore is a target.Store of a set on discs. Files that every disc has are
+// read from the one that is there.
+type DiscStore struct {
+	Index  *Discs
+	Source DiscSource
+	ctx    context.Context
+
+	mu   sync.Mutex
+	dir  string
+	disc int
+	open map[string]*openVolume
+}
+
+type openVolume struct {
+	f *os.File
+	v *volume.File
+}
+
+// newDiscStore reads discs.json in dir; nil when there is none.
+func newDiscStore(dir string) (*DiscStore, error) {
+	b, err := target.ReadFile(target.Dir(dir), DiscsFile, maxText)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d, err := ParseDiscs(b)
+	if err != nil {
+		return nil, err
+	}
+	return &DiscStore{Index: d, Source: MountedDiscs{dir}, ctx: context.Background(), dir: dir, disc: d.This, open: map[string]*openVolume{}}, nil
+}
+
+// Use has discs come from source, until ctx ends.
+func (s *DiscStore) Use(ctx context.Context, source DiscSource) {
+	s.ctx, s.Source = ctx, source
+}
+
+func (s *DiscStore) String() string { return s.dir }
+
+func (s *DiscStore) divided(name string) *Divided {
+	for i := range s.Index.Archives {
+		if s.Index.Archives[i].File == name {
+			return &s.Index.Archives[i]
+		}
+	}
+	return nil
+}
+
+// Size implements target.Store.
+func (s *DiscStore) Size(name string) (int64, error) {
+	if a := s.divided(name); a != nil {
+		return int64(a.Size), nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return target.Dir(s.dir).Size(name)
+}
+
+// Open implements target.Store.
+func (s *DiscStore) Open(name string) (target.File, error) {
+	a := s.divided(name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a == nil {
+		return target.Dir(s.dir).Open(name)
+	}
+	tail, err := target.ReadFile(target.Dir(s.dir), a.Tail, 1<<30)
+	if err == nil && int64(len(tail)) != int64(a.Size-a.TailAt) {
+		err = fmt.Errorf("%s has %d bytes, not %d", a.Tail, len(tail), int64(a.Size-a.TailAt))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the index of %s: %w", name, err)
+	}
+	return &dividedFile{s, a, tail}, nil
+}
+
+// Whole tells whether all of an archive's volumes are on the disc that is
+// there.
+func (s *DiscStore) Whole(name string) bool {
+	a := s.divided(name)
+	if a == nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, v := range a.Volumes {
+		if _, err := os.Stat(filepath.Join(s.dir, v.File)); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// Close closes what is open on the disc that is there.
+func (s *DiscStore) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeAll()
+}
+
+func (s *DiscStore) closeAll() {
+	for n, o := range s.open {
+		o.f.Close()
+		delete(s.open, n)
+	}
+}
+
+// volume gives an opened volume; it asks for its disc as often as it takes.
+func (s *DiscStore) volume(a *Divided, v Volume) (*volume.File, error) {
+	if o := s.open[v.File]; o != nil {
+		return o.v, nil
+	}
+	o, problem := s.openVolume(s.dir, a, v)
+	for o == nil {
+		if err := s.ctx.Err(); err != nil {
+			return nil, err
+		}
+		s.closeAll()
+		d := s.Index.Discs[v.Disc-1]
+		if v.Disc != s.disc {
+			problem = nil // nobody said that it was here
+		}
+		dir, err := s.Source.Disc(s.ctx, d, problem)
+		if err != nil {
+			return nil, err
+		}
+		s.dir, s.disc = dir, v.Disc
+		o, problem = s.openVolume(dir, a, v)
+	}
+	s.open[v.File] = o
+	return o.v, nil
+}
+
+// openVolume checks that the file is the volume that discs.json says.
+func (s *DiscStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, error) {
+	name := filepath.Join(dir, v.File)
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	var x *volume.File
+	if err == nil {
+		x, err = volume.OpenFile(f, st.Size())
+	}
+	if err == nil && (x.Header.ID.String() != s.Index.ID || x.Header.Name != a.File || x.Header.Number != v.Number || x.Header.Offset != int64(v.Offset) || x.End.Size != int64(v.Size)) {
+		err = fmt.Errorf("it is %v, not volume %d of %s of the set %s", x.Header, v.Number, a.File, s.Index.ID)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot use %s: %w", name, err)
+	}
+	return &openVolume{f, x}, nil
+}
+
+type dividedFile struct {
+	s    *DiscStore
+	a    *Divided
+	tail []byte
+}
+
+func (f *dividedFile) Size() int64  { return int64(f.a.Size) }
+func (f *dividedFile) Close() error { return nil }
+
+// ReadAt reads from the volumes, one call at a time.
+func (f *dividedFile) ReadAt(p []byte, off int64) (int, error) {
+	if off >= int64(f.a.TailAt) {
+		return bytes.NewReader(f.tail).ReadAt(p, off-int64(f.a.TailAt))
+	}
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	done := 0
+	for _, v := range f.a.Volumes {
+		rel := off - int64(v.Offset)
+		if done == len(p) || rel < 0 || rel >= int64(v.Size) {
+			continue
+		}
+		x, err := f.s.volume(f.a, v)
+		if err != nil {
+			return done, err
+		}
+		n := min(int64(len(p)-done), int64(v.Size)-rel)
+		k, err := x.ReadAt(p[done:done+int(n)], rel)
+		done, off = done+k, off+int64(k)
+		if int64(k) < n {
+			return done, fmt.Errorf("cannot read %s on disc %d: %w", v.File, v.Disc, err)
+		}
+	}
+	if done < len(p) {
+		return done, io.EOF
+	}
+	return done, nil
+}
+
+// MountedDiscs finds discs where they are mounted, or their content copied:
+// in the directory itself, and in those of file systems.
+type MountedDiscs struct{ Dir string }
+
+// Disc implements DiscSource; it asks nobody.
+func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, error) {
+	if problem != nil {
+		return "", problem
+	}
+	own, err := os.ReadFile(filepath.Join(m.Dir, DiscsFile))
+	if err != nil {
+		return "", err
+	}
+	mine, err := ParseDiscs(own)
+	if err != nil {
+		return "", err
+	}
+	base := filepath.Base(m.Dir)
+	var dirs []string
+	if sib, err := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(m.Dir)), "*", base)); err == nil {
+		dirs = append(dirs, sib...)
+	}
+	if b, err := os.ReadFile("/proc/self/mounts"); err == nil {
+		for _, l := range strings.Split(string(b), "\n") {
+			if f := strings.Fields(l); len(f) > 2 && (f[2] == "iso9660" || f[2] == "udf") {
+				dirs = append(dirs, filepath.Join(f[1], base))
+			}
+		}
+	}
+	for _, dir := range dirs {
+		if b, err := os.ReadFile(filepath.Join(dir, DiscsFile)); err == nil {
+			if x, err := ParseDiscs(b); err == nil && x.ID == mine.ID && x.This == d.Number {
+				return dir, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("disc %d of the set is needed, label %s: mount it, anywhere", d.Number, d.Label)
+}
