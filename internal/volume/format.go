@@ -49,7 +49,18 @@ var (
 	tagHeader = []byte("mkcdrec-vol\x00")
 	tagCheck  = []byte("mkcdrec-chk\x00")
 	tagEnd    = []byte("mkcdrec-end\x00")
+	tagPad    = []byte("mkcdrec-pad\x00")
 )
+
+// Pad gives a frame that fills n bytes, for media that are written in blocks;
+// n is at least MinPad. Readers pass over it.
+func Pad(n int) []byte {
+	b := frame(tagPad, n-MinPad)
+	return append(b, make([]byte, n-MinPad)...)
+}
+
+// MinPad is the length of the shortest padding, in bytes.
+const MinPad = 8 + tagLen
 
 // Digest chains volumes: SHA-256 over a volume's header and the digests of its
 // chunks.

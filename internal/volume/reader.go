@@ -238,6 +238,8 @@ func (v *volumeReader) chunk() ([]byte, *End, error) {
 			continue
 		}
 		switch tag := f[8 : 8+tagLen]; {
+		case bytes.Equal(tag, tagPad) && at == 0:
+			v.buf = v.buf[:0]
 		case bytes.Equal(tag, tagEnd):
 			e, err := parseEnd(f[8+tagLen:])
 			if err != nil || at != 0 || len(e.Chunks) != v.chunks || !slices.Equal(e.Chunks, v.packed) || e.Digest != Digest(v.digest.Sum(nil)) || e.Size != v.off-v.h.Offset {

@@ -30,6 +30,10 @@ type Medium interface {
 // Aborter is a Medium that wants to know when its volume will not be whole.
 type Aborter interface{ Abort() }
 
+// Flusher is a Medium that wants to know where chunks end. Only when Flush
+// returned is the chunk on the medium; an ErrFull of it means that it is not.
+type Flusher interface{ Flush() error }
+
 // Unlimited is the room of a medium that tells by Full or ErrFull.
 const Unlimited = math.MaxInt64
 
@@ -341,6 +345,11 @@ func (w *writer) chunk(b []byte, sum Digest) error {
 	}
 	if !w.c.Plain {
 		if err := w.write(encodeCheck(len(w.end.Chunks), int64(len(b)), sum)); err != nil {
+			return err
+		}
+	}
+	if f, ok := w.m.(Flusher); ok {
+		if err := f.Flush(); err != nil {
 			return err
 		}
 	}

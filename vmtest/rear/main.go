@@ -40,7 +40,14 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	if keep := os.Getenv("MKCDREC_KEEP"); keep != "" {
+		dir = filepath.Join(keep, "rear")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	} else {
+		defer os.RemoveAll(dir)
+	}
 	say := func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) }
 	src, err := vmtest.Prepare(ctx, vmtest.BIOSLVM, say)
 	if err != nil {

@@ -1,0 +1,474 @@
+package tape
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/volume"
+)
+
+// IndexFile is the name, in SetName, of the list of what lies where.
+const IndexFile = "tape.json"
+
+// Index is its content.
+type Index struct {
+	Version  int       `json:"version"`
+	ID       string    `json:"id"`
+	Reels    int       `json:"reels"`
+	Entries  []Entry   `json:"entries"`
+	Archives []Archive `json:"archives"`
+}
+
+// Archive is an archive on tape. Its index lies in SetName as Tail, from TailAt
+// of the archive's bytes.
+type Archive struct {
+	File   string `json:"file"`
+	Size   int64  `json:"size"`
+	Tail   string `json:"tail"`
+	TailAt int64  `json:"tailAt"`
+}
+
+func parseIndex(b []byte) (*Index, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var x Index
+	if err := d.Decode(&x); err != nil {
+		return nil, fmt.Errorf("%s, byte %d: %w", IndexFile, d.InputOffset(), err)
+	}
+	if x.Version != labelVersion {
+		return nil, fmt.Errorf("%s has version %d; this program knows %d", IndexFile, x.Version, labelVersion)
+	}
+	if _, err := volume.ParseID(x.ID); err != nil || x.Reels < 1 {
+		return nil, fmt.Errorf("%s is damaged", IndexFile)
+	}
+	for i, e := range x.Entries {
+		if e.Reel < 1 || e.Reel > x.Reels || e.File < 1 || e.Number < 1 || e.Size < 0 || e.Offset < 0 {
+			return nil, fmt.Errorf("%s: entries[%d]: %+v", IndexFile, i, e)
+		}
+	}
+	for i, a := range x.Archives {
+		if a.Size < 0 || a.TailAt < 0 || a.TailAt > a.Size {
+			return nil, fmt.Errorf("%s: archives[%d]: %+v", IndexFile, i, a)
+		}
+	}
+	return &x, nil
+}
+
+// Store reads a set from tape. It is a target.Store; archives can be read
+// forward only.
+type Store struct {
+	Index *Index
+	Label *Label
+	// Dir holds the small files.
+	Dir string
+
+	drives []Drive
+	ask    Ask
+	ctx    context.Context
+	mu     sync.Mutex
+	drive  Drive // that has the reel
+	reel   int
+	at     int // tape file that comes next; -1 unknown
+}
+
+// Ask asks for a reel; problem says why the one that is there won't do. It
+// returns when it may have been put in.
+type Ask func(ctx context.Context, d Drive, what string, problem error) error
+
+// Open reads where everything is on the tapes, from the last reel, and puts the
+// set's small files into dir.
+func Open(ctx context.Context, drives []Drive, dir string, ask Ask) (*Store, error) {
+	s := &Store{drives: drives, Dir: dir, ask: ask, ctx: ctx}
+	var problem error
+	what := "the set's last reel"
+	for {
+		for _, d := range drives {
+			err := s.openIndex(d)
+			if err == nil {
+				return s, nil
+			}
+			if p, e := d.Position(); problem == nil || e == nil && p.Online {
+				problem = fmt.Errorf("%v: %w", d, err)
+			}
+			var u unfinished
+			if errors.As(err, &u) {
+				what = fmt.Sprintf("the last reel of the backup of %s, made %s", u.l.Host, u.l.Created.UTC().Format("2006-01-02 15:04"))
+			}
+		}
+		if ask == nil {
+			return nil, fmt.Errorf("cannot read the set from tape: %w", problem)
+		}
+		if err := ask(ctx, drives[0], what, problem); err != nil {
+			return nil, err
+		}
+		problem = nil
+	}
+}
+
+// unfinished is a reel that has no list of what lies where.
+type unfinished struct{ l *Label }
+
+func (u unfinished) Error() string {
+	return fmt.Sprintf("this is %v, and it does not hold the end of the set: another reel does, or the backup was not finished", u.l)
+}
+
+func (s *Store) openIndex(d Drive) error {
+	l, _, err := readLabel(d)
+	if err != nil {
+		return err
+	}
+	if err := d.ToEnd(); err != nil {
+		return err
+	}
+	p, err := d.Position()
+	if err != nil {
+		return err
+	}
+	if p.File < 2 {
+		return unfinished{l}
+	}
+	if err := d.Rewind(); err != nil {
+		return err
+	}
+	if err := d.Forward(p.File - 1); err != nil {
+		return err
+	}
+	id, err := volume.ParseID(l.ID)
+	if err != nil {
+		return err
+	}
+	var packed bytes.Buffer
+	first := true
+	ps := &volume.Paster{ID: id, Name: SetName, Next: func(_ context.Context, _ volume.Want, problem error) (io.ReadCloser, error) {
+		if problem != nil {
+			return nil, problem
+		}
+		if !first {
+			return nil, errors.New("the list of what lies where is on two reels")
+		}
+		first = false
+		return newBlocks(d), nil
+	}}
+	if err := ps.Chunks(s.ctx, func(b []byte) error { packed.Write(b); return nil }); err != nil {
+		var w *volume.WrongError
+		if errors.As(err, &w) {
+			return unfinished{l}
+		}
+		return err
+	}
+	if err := unpack(&packed, s.Dir); err != nil {
+		return fmt.Errorf("cannot unpack %s: %w", SetName, err)
+	}
+	b, err := os.ReadFile(filepath.Join(s.Dir, IndexFile))
+	if err != nil {
+		return err
+	}
+	if s.Index, err = parseIndex(b); err != nil {
+		return err
+	}
+	if s.Index.ID != l.ID {
+		return fmt.Errorf("%s is of the set %s", IndexFile, s.Index.ID)
+	}
+	s.Label, s.drive, s.reel, s.at = l, d, l.Reel, -1
+	return nil
+}
+
+// unpack puts the files of a small tar.zst below dir.
+func unpack(r io.Reader, dir string) error {
+	z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(1<<30))
+	if err != nil {
+		return err
+	}
+	defer z.Close()
+	t := tar.NewReader(z)
+	for {
+		h, err := t.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if !filepath.IsLocal(h.Name) {
+			return fmt.Errorf("%q is no path inside the set", h.Name)
+		}
+		to := filepath.Join(dir, h.Name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, t)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+}
+
+// blocks reads a tape file.
+type blocks struct {
+	d    Drive
+	buf  []byte
+	rest []byte
+	end  error
+}
+
+func newBlocks(d Drive) *blocks { return &blocks{d: d, buf: make([]byte, 1<<20)} }
+
+func (b *blocks) Read(p []byte) (int, error) {
+	for len(b.rest) == 0 {
+		if b.end != nil {
+			return 0, io.EOF
+		}
+		n, err := b.d.Read(b.buf)
+		if err == io.EOF || errors.Is(err, ErrBlank) {
+			b.end = err
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		b.rest = b.buf[:n]
+	}
+	n := copy(p, b.rest)
+	b.rest = b.rest[n:]
+	return n, nil
+}
+
+func (b *blocks) Close() error  { return nil }
+func (b *blocks) TapeEnd() bool { return b.end != nil }
+
+// String implements target.Store.
+func (s *Store) String() string { return s.drives[0].String() }
+
+func (s *Store) archive(name string) *Archive {
+	for i := range s.Index.Archives {
+		if s.Index.Archives[i].File == name {
+			return &s.Index.Archives[i]
+		}
+	}
+	return nil
+}
+
+// Has tells whether a file is an archive on the tape.
+func (s *Store) Has(name string) bool { return s.archive(name) != nil }
+
+// Size implements target.Store.
+func (s *Store) Size(name string) (int64, error) {
+	if a := s.archive(name); a != nil {
+		return a.Size, nil
+	}
+	return target.Dir(s.Dir).Size(name)
+}
+
+// Open implements target.Store.
+func (s *Store) Open(name string) (target.File, error) {
+	a := s.archive(name)
+	if a == nil {
+		return target.Dir(s.Dir).Open(name)
+	}
+	tail, err := target.ReadFile(target.Dir(s.Dir), a.Tail, 1<<30)
+	if err == nil && int64(len(tail)) != a.Size-a.TailAt {
+		err = fmt.Errorf("%s has %d bytes, not %d", a.Tail, len(tail), a.Size-a.TailAt)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the index of %s: %w", name, err)
+	}
+	return &forward{s: s, a: a, tail: tail}, nil
+}
+
+// locate winds to a volume and gives its bytes.
+func (s *Store) locate(ctx context.Context, name string, number int, problem error) (io.ReadCloser, error) {
+	var e *Entry
+	for i := range s.Index.Entries {
+		if x := &s.Index.Entries[i]; x.Name == name && x.Number == number {
+			e = x
+		}
+	}
+	if e == nil {
+		return nil, fmt.Errorf("volume %d of %s is on no reel", number, name)
+	}
+	for {
+		d, err := s.find(e.Reel)
+		if err == nil && problem == nil {
+			if err = d.Rewind(); err == nil {
+				err = d.SetBlock(0)
+			}
+			if err == nil {
+				err = d.Forward(e.File)
+			}
+			if err == nil {
+				return newBlocks(d), nil
+			}
+		}
+		if problem == nil {
+			problem = err
+		}
+		if s.ask == nil {
+			return nil, problem
+		}
+		if err := s.ask(ctx, s.drives[0], fmt.Sprintf("reel %d of %d of the backup of %s", e.Reel, s.Index.Reels, s.Label.Host), problem); err != nil {
+			return nil, err
+		}
+		s.drive, problem = nil, nil
+	}
+}
+
+// find looks for a reel in the drives.
+func (s *Store) find(reel int) (Drive, error) {
+	if s.drive != nil && s.reel == reel {
+		return s.drive, nil
+	}
+	var problem error
+	for _, d := range s.drives {
+		if p, err := d.Position(); err != nil || !p.Online {
+			problem = errors.Join(problem, fmt.Errorf("there is no tape in %v", d))
+			continue
+		}
+		l, err := ReadLabel(d)
+		switch {
+		case err != nil:
+			problem = errors.Join(problem, fmt.Errorf("the tape in %v: %w", d, err))
+		case l.ID != s.Index.ID:
+			problem = errors.Join(problem, fmt.Errorf("in %v is another set: %v", d, l))
+		case l.Reel != reel:
+			problem = errors.Join(problem, fmt.Errorf("in %v is reel %d", d, l.Reel))
+		default:
+			s.drive, s.reel = d, reel
+			return d, nil
+		}
+	}
+	return nil, problem
+}
+
+// forward is an archive that is read from its beginning to its end.
+type forward struct {
+	s    *Store
+	a    *Archive
+	tail []byte
+
+	started bool
+	pos     int64
+	chunks  chan []byte
+	next    chan struct{}
+	done    chan error
+	cancel  context.CancelFunc
+	rest    []byte
+}
+
+func (f *forward) Size() int64 { return f.a.Size }
+
+// ReadAt reads forward; the archive's last bytes, its index, at any time.
+func (f *forward) ReadAt(p []byte, off int64) (int, error) {
+	if off >= f.a.TailAt {
+		return bytes.NewReader(f.tail).ReadAt(p, off-f.a.TailAt)
+	}
+	if f.started && off < f.pos {
+		f.stop() // back: from the beginning again
+	}
+	if !f.started {
+		f.start()
+	}
+	done := 0
+	for done < len(p) {
+		if len(f.rest) == 0 {
+			if err := f.more(); err != nil {
+				return done, err
+			}
+			continue
+		}
+		if off > f.pos {
+			n := min(int64(len(f.rest)), off-f.pos)
+			f.rest, f.pos = f.rest[n:], f.pos+n
+			continue
+		}
+		n := copy(p[done:], f.rest)
+		f.rest = f.rest[n:]
+		done, off, f.pos = done+n, off+int64(n), f.pos+int64(n)
+	}
+	return done, nil
+}
+
+func (f *forward) start() {
+	ctx, cancel := context.WithCancel(f.s.ctx)
+	f.started, f.pos, f.rest, f.cancel = true, 0, nil, cancel
+	f.chunks, f.next, f.done = make(chan []byte), make(chan struct{}), make(chan error, 1)
+	id, err := volume.ParseID(f.s.Index.ID)
+	if err != nil {
+		f.done <- err
+		close(f.chunks)
+		return
+	}
+	chunks, next := f.chunks, f.next
+	go func() {
+		defer close(chunks)
+		p := &volume.Paster{ID: id, Name: f.a.File, Next: func(ctx context.Context, w volume.Want, problem error) (io.ReadCloser, error) {
+			return f.s.locate(ctx, f.a.File, w.Number, problem)
+		}}
+		err := p.Chunks(ctx, func(b []byte) error {
+			select {
+			case chunks <- b:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			select {
+			case <-next: // the bytes are used up
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err == nil {
+			err = io.ErrUnexpectedEOF // more was wanted than there is
+		}
+		f.done <- err
+	}()
+}
+
+// more gets the next chunk.
+func (f *forward) more() error {
+	if f.pos > 0 {
+		select {
+		case f.next <- struct{}{}:
+		case err := <-f.done:
+			f.done <- err
+			return err
+		}
+	}
+	b, ok := <-f.chunks
+	if !ok {
+		err := <-f.done
+		f.done <- err
+		return err
+	}
+	f.rest = b
+	return nil
+}
+
+func (f *forward) stop() {
+	if f.started {
+		f.cancel()
+		for range f.chunks {
+		}
+		f.started = false
+	}
+}
+
+// Close implements target.File.
+func (f *forward) Close() error { f.stop(); return nil }

@@ -1,0 +1,180 @@
+package tape
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Operations and status bits of linux/mtio.h.
+const (
+	mtIOCTop = 0x40086d01
+	mtIOCGet = 0x80306d02
+
+	mtFSF         = 1
+	mtWEOF        = 5
+	mtREW         = 6
+	mtOFFL        = 7
+	mtEOM         = 12
+	mtSETBLK      = 20
+	mtCOMPRESSION = 32
+
+	gmtEOF    = 0x80000000
+	gmtEOD    = 0x08000000
+	gmtWrProt = 0x04000000
+	gmtOnline = 0x01000000
+)
+
+type mtop struct {
+	op    int16
+	count int32
+}
+
+type mtget struct {
+	typ, resid, dsreg, gstat, erreg int64
+	fileno, blkno                   int32
+}
+
+// st is a drive of the kernel's st driver.
+type st struct {
+	f      *os.File
+	name   string
+	warned bool
+}
+
+// OpenDrive opens a tape device that does not rewind, /dev/nstN. /dev/stN is
+// taken for it.
+func OpenDrive(name string, write bool) (Drive, error) {
+	if d, n := "/dev/st", name; len(n) > len(d) && n[:len(d)] == d {
+		name = "/dev/nst" + n[len(d):]
+	}
+	flag := unix.O_RDONLY
+	if write {
+		flag = unix.O_RDWR
+	}
+	// Without O_NONBLOCK an open waits for a tape; we want to say so.
+	fd, err := unix.Open(name, flag|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open tape drive %s: %w", name, err)
+	}
+	s := &st{f: os.NewFile(uintptr(fd), name), name: name}
+	var g mtget
+	if err := s.ioctl(mtIOCGet, unsafe.Pointer(&g)); err != nil {
+		s.f.Close()
+		return nil, fmt.Errorf("cannot use %s: it is no tape drive: %w", name, err)
+	}
+	if write && uint64(g.gstat)&gmtWrProt != 0 {
+		s.f.Close()
+		return nil, fmt.Errorf("cannot write to the tape in %s: it is write-protected", name)
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		s.f.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *st) String() string { return s.name }
+
+func (s *st) ioctl(req uint, p unsafe.Pointer) error {
+	for {
+		_, _, e := unix.Syscall(unix.SYS_IOCTL, s.f.Fd(), uintptr(req), uintptr(p))
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 {
+			return e
+		}
+		return nil
+	}
+}
+
+func (s *st) op(what string, op int16, count int) error {
+	if err := s.ioctl(mtIOCTop, unsafe.Pointer(&mtop{op, int32(count)})); err != nil {
+		return fmt.Errorf("cannot %s the tape in %s: %w", what, s.name, err)
+	}
+	return nil
+}
+
+func (s *st) SetBlock(n int) error {
+	return s.op(fmt.Sprintf("set blocks of %d bytes for", n), mtSETBLK, n)
+}
+func (s *st) Rewind() error { s.warned = false; return s.op("rewind", mtREW, 1) }
+func (s *st) Forward(n int) error {
+	if n == 0 {
+		return nil
+	}
+	return s.op("wind", mtFSF, n)
+}
+func (s *st) ToEnd() error { return s.op("wind to the end of", mtEOM, 1) }
+func (s *st) Eject() error { return s.op("eject", mtOFFL, 1) }
+func (s *st) Mark() error  { return s.op("write a file mark to", mtWEOF, 1) }
+func (s *st) Compression(on bool) error {
+	n := 0
+	if on {
+		n = 1
+	}
+	return s.op("set compression of", mtCOMPRESSION, n)
+}
+
+func (s *st) Position() (Position, error) {
+	var g mtget
+	if err := s.ioctl(mtIOCGet, unsafe.Pointer(&g)); err != nil {
+		return Position{}, fmt.Errorf("cannot ask %s: %w", s.name, err)
+	}
+	b := uint64(g.gstat)
+	return Position{File: int(g.fileno), Block: int(g.blkno), Online: b&gmtOnline != 0, WriteProtected: b&gmtWrProt != 0, End: b&gmtEOD != 0}, nil
+}
+
+// Write: the driver gives ENOSPC once when the drive warns of the end; what
+// is written after that still goes to the tape, until it gives it again
+// (Documentation/scsi/st.rst, "EOM behaviour when writing").
+func (s *st) Write(p []byte) (bool, error) {
+	for tries := 0; len(p) > 0; {
+		n, err := s.f.Write(p)
+		p = p[max(0, n):]
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.ENOSPC):
+			s.warned = true
+			if tries++; tries > 1 {
+				return true, ErrFull
+			}
+		case s.warned && errors.Is(err, unix.EIO):
+			return true, ErrFull // the very end
+		default:
+			return s.warned, err
+		}
+	}
+	return s.warned, nil
+}
+
+func (s *st) Read(p []byte) (int, error) {
+	n, err := unix.Read(int(s.f.Fd()), p)
+	if n < 0 {
+		n = 0
+	}
+	if err == nil && n > 0 {
+		return n, nil
+	}
+	pos, e := s.Position()
+	if err != nil {
+		if errors.Is(err, unix.ENOMEM) {
+			return n, fmt.Errorf("cannot read %s: its blocks are larger than %d bytes", s.name, len(p))
+		}
+		if e == nil && pos.End {
+			return n, ErrBlank
+		}
+		return n, fmt.Errorf("cannot read %s: %w", s.name, err)
+	}
+	if e == nil && pos.End {
+		return 0, ErrBlank
+	}
+	return 0, io.EOF
+}
+
+func (s *st) Close() error { return s.f.Close() }
