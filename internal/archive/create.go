@@ -28,6 +28,9 @@ type CreateOptions struct {
 	// written, OnExcluded for everything a rule left out.
 	OnMember   func(*Member)
 	OnExcluded func(path, rule string)
+	// Index, if not nil, gets the archive's last bytes too: table of contents
+	// and seek table.
+	Index io.Writer
 }
 
 // Summary is what an archive holds, or what an extraction did.
@@ -104,7 +107,7 @@ func Create(ctx context.Context, w io.Writer, root *os.File, opt CreateOptions) 
 		}
 		return nil, fmt.Errorf("cannot archive %s: %w", root.Name(), err)
 	}
-	if err := fw.finish(toc); err != nil {
+	if err := fw.finish(toc, opt.Index); err != nil {
 		return nil, fmt.Errorf("cannot archive %s: %w", root.Name(), err)
 	}
 	c.sum.Tar, c.sum.Packed = fw.tar, fw.offset

@@ -196,8 +196,8 @@ func (fw *frameWriter) zero(n int64) error {
 }
 
 // finish ends the tar stream and writes the table of contents and the seek
-// table. stop must be called in any case.
-func (fw *frameWriter) finish(toc *tocWriter) error {
+// table, both to index, too, if that is not nil. stop must be called in any case.
+func (fw *frameWriter) finish(toc *tocWriter, index io.Writer) error {
 	if err := fw.zero(2 * blockSize); err != nil {
 		return err
 	}
@@ -214,8 +214,14 @@ func (fw *frameWriter) finish(toc *tocWriter) error {
 		return fmt.Errorf("cannot make table of contents: %w", err)
 	}
 	t := skippable(magicTOC, payload)
+	seek := seekTable(fw.frames, int64(len(t)))
 	fw.write(t)
-	fw.write(seekTable(fw.frames, int64(len(t))))
+	fw.write(seek)
+	if index != nil {
+		if _, err := index.Write(append(t, seek...)); err != nil {
+			return err
+		}
+	}
 	return fw.failedHard()
 }
 

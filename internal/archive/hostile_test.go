@@ -40,7 +40,7 @@ func craft(t testing.TB, members ...*Member) *Reader {
 			fw.zero(padding(4))
 		}
 	}
-	if err := fw.finish(toc); err != nil {
+	if err := fw.finish(toc, nil); err != nil {
 		t.Fatal(err)
 	}
 	r, err := Open(bytes.NewReader(buf.Bytes()), int64(buf.Len()), "hostile")

@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -495,6 +496,18 @@ func (p *tarParser) sparseMap(m *Member, stored int64) (int64, error) {
 			return stored, err
 		}
 	}
+}
+
+// IndexText takes the text of TOCText out of what CreateOptions.Index got.
+func IndexText(index []byte) ([]byte, error) {
+	if len(index) < 8+len(tocTag)+sha256.Size || binary.LittleEndian.Uint32(index) != magicTOC {
+		return nil, errNoIndex
+	}
+	n := 8 + int64(binary.LittleEndian.Uint32(index[4:]))
+	if n > int64(len(index)) || n < int64(8+len(tocTag)+sha256.Size) {
+		return nil, errNoIndex
+	}
+	return index[8+len(tocTag)+sha256.Size : n], nil
 }
 
 // TOCText is the table of contents as zstd-compressed text, for a log.
