@@ -269,6 +269,8 @@ func (s *setWriter) archive(ctx context.Context, a PlannedArchive) error {
 	return s.fileList(a.File)
 }
 
+func trimArchive(name string) string { return strings.TrimSuffix(name, ".tar.zst") }
+
 // fileList keeps the archive's table of contents as the log of what was saved.
 func (s *setWriter) fileList(name string) error {
 	r, err := archive.OpenFile(filepath.Join(s.dir, name))
@@ -276,7 +278,7 @@ func (s *setWriter) fileList(name string) error {
 		return err
 	}
 	defer r.Close()
-	f, err := s.file("log/" + strings.TrimSuffix(name, ".tar.zst") + ".files.zst")
+	f, err := s.file("log/" + trimArchive(name) + ".files.zst")
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,10 @@ import (
 )
 
 // Hint tells the rescue system where its set is.
-type Hint struct{ SetID, FSUUID, Path string }
+type Hint struct {
+	SetID, FSUUID, Path string
+	Tape                string // drive, or ""
+}
 
 // Needs is what a rescue system has to be able to do, by the words that
 // kernelcfg.For and initramfs.ProgramsFor know.
@@ -109,7 +112,7 @@ func (b *Builder) info(p *Plan, k *kernelcfg.Kernel, h Hint) (*rescue.Info, erro
 	if err != nil {
 		return nil, err
 	}
-	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: newUUID(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path}
+	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: newUUID(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape}
 	if fixed {
 		var lay strings.Builder
 		if err := p.Layout.Write(&lay); err != nil {
@@ -273,6 +276,9 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	}
 	c := b.Config.Rescue
 	extra := slices.Clone(c.ExtraModules)
+	if _, ok := x.Path["st"]; ok {
+		extra = append(extra, "st") // sets may be on tape
+	}
 	for _, f := range p.Layout.Filesystems {
 		extra = append(extra, f.Type)
 	}

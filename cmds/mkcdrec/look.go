@@ -147,7 +147,7 @@ func (a *app) verifyCommand() *cli.Command {
 func (a *app) extractCommand() *cli.Command {
 	return &cli.Command{Name: "extract", Usage: "take files out of a set", ArgsUsage: "SET [PATH...]",
 		Description: "Files appear below the directory given with -C, with their full paths. Without PATH all are taken.",
-		Flags:       []cli.Flag{&cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
+		Flags: []cli.Flag{&cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
 			&cli.BoolFlag{Name: "salvage", Usage: "take what can be read of a damaged set, and name what is lost"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
 			s, err := oneSet(c)

@@ -23,6 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 )
 
 // Version is the only version of manifest.json there is.
@@ -160,8 +161,10 @@ type Set struct {
 	Layout   *layout.Layout
 	// Discs is the store when the set lies on several discs, otherwise nil.
 	Discs *DiscStore
-	// AllDiscs has Verify ask for every disc; without it, only what is on the
-	// disc that is there is read.
+	// Tape is the store when the set is on tape, otherwise nil.
+	Tape *tape.Store
+	// AllDiscs has Verify ask for every disc, and read tapes; without it, only
+	// what is on the disc that is there is read.
 	AllDiscs bool
 }
 
@@ -177,6 +180,19 @@ func Open(dir string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
+	return open(dir, st)
+}
+
+// OpenTape opens the set that a tape's store has.
+func OpenTape(st *tape.Store) (*Set, error) {
+	s, err := open(st.Dir, st)
+	if err == nil {
+		s.Tape = st
+	}
+	return s, err
+}
+
+func open(dir string, st target.Store) (*Set, error) {
 	b, err := target.ReadFile(st, File, maxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", dir, File)
@@ -189,8 +205,8 @@ func Open(dir string) (*Set, error) {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
 	}
 	s := &Set{Dir: dir, Store: st, Manifest: m}
-	if !target.IsURL(dir) {
-		discs, err := newDiscStore(dir)
+	if d, ok := st.(target.Dir); ok {
+		discs, err := newDiscStore(string(d))
 		if err == nil && discs != nil && discs.Index.ID != m.ID {
 			err = fmt.Errorf("%s is of the set %s", DiscsFile, discs.Index.ID)
 		}
@@ -244,7 +260,7 @@ func (s *Set) Archive(name string) (*archive.Reader, error) {
 		return nil, err
 	}
 	r.CloseWith(f)
-	if s.Discs != nil {
+	if s.Discs != nil || s.Tape != nil {
 		r.InOrder()
 	}
 	return r, nil
@@ -337,7 +353,13 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 // elsewhere tells of a file that lies on another disc, or in part: it is
 // checked when it is read.
 func (s *Set) elsewhere(name string) bool {
-	if s.Discs == nil || s.AllDiscs {
+	if s.AllDiscs {
+		return false
+	}
+	if s.Tape != nil {
+		return s.Tape.Has(name)
+	}
+	if s.Discs == nil {
 		return false
 	}
 	if _, err := s.Store.Size(name); err != nil {

@@ -54,6 +54,8 @@ type Info struct {
 	SetID  string `json:"setID,omitempty"`
 	FSUUID string `json:"fsUUID,omitempty"`
 	Path   string `json:"path,omitempty"`
+	// Tape is the drive that the set was written with, for a set on tape.
+	Tape string `json:"tape,omitempty"`
 }
 
 // InfoVersion is the only version of Info there is.

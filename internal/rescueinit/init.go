@@ -32,6 +32,7 @@ import (
 const (
 	mediumTimeout = 20 * time.Second
 	setTimeout    = 20 * time.Second
+	tapeTimeout   = 60 * time.Second // drives that were switched on just now are slow
 )
 
 // System is the running rescue system.
@@ -296,6 +297,10 @@ func (s *System) medium() {
 
 // search waits for the set that the system was told of.
 func (s *System) search() {
+	if s.info.Tape != "" && len(s.opts.Source) == 0 {
+		s.tape()
+		return
+	}
 	sources, err := medium.Sources(s.opts.Source, s.info)
 	if err != nil {
 		s.say("WARNING: %v", err)
@@ -316,6 +321,31 @@ func (s *System) search() {
 		s.state = append(s.state, "backup set: none found; mount it and say restore DIR")
 	default:
 		s.state = append(s.state, "backup set: none on this machine's disks")
+	}
+}
+
+// tape waits for the drive that the set was written with, or the first there
+// is.
+func (s *System) tape() {
+	dev, err := wait(s.drivers, tapeTimeout, func() (string, error) {
+		all, err := filepath.Glob("/dev/nst[0-9]*")
+		all = slices.DeleteFunc(all, func(n string) bool { return strings.TrimLeft(n, "/devnst0123456789") != "" })
+		if err != nil || len(all) == 0 {
+			return "", errors.New("there is no tape drive: is it switched on, and its driver here?")
+		}
+		if i := slices.Index(all, s.info.Tape); i > 0 {
+			all[0], all[i] = all[i], all[0]
+		}
+		return strings.Join(all, ","), nil
+	})
+	if err != nil {
+		s.say("WARNING: %v", err)
+		s.state = append(s.state, "backup set: on tape; no drive was found within "+tapeTimeout.String())
+		return
+	}
+	s.state = append(s.state, "backup set: on tape, drive "+dev)
+	if err := os.WriteFile(rescue.SetFile, []byte("tape:"+dev+"\n"), 0o644); err != nil {
+		s.say("cannot keep %s: %v", rescue.SetFile, err)
 	}
 }
 

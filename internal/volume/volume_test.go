@@ -233,10 +233,8 @@ func TestByHand(t *testing.T) {
 				t.Errorf("%s: volume %d alone: %v %s", name, i+1, err, out)
 			}
 		}
-		out, err := exec.Command("sh", "-c", `cat "$@" | zstd -dcq`, "sh").Output()
-		_ = out
 		cmd := exec.Command("sh", append([]string{"-c", `cat "$@" | zstd -dcq`, "sh"}, files...)...)
-		if out, err = cmd.Output(); err != nil || !bytes.Equal(out, plain) {
+		if out, err := cmd.Output(); err != nil || !bytes.Equal(out, plain) {
 			t.Errorf("%s: by hand %d bytes, %v; want %d", name, len(out), err, len(plain))
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -76,7 +75,6 @@ type Store struct {
 	drives []Drive
 	ask    Ask
 	ctx    context.Context
-	mu     sync.Mutex
 	drive  Drive // that has the reel
 	reel   int
 	at     int // tape file that comes next; -1 unknown

@@ -43,6 +43,7 @@ type mtget struct {
 type st struct {
 	f      *os.File
 	name   string
+	flag   int
 	warned bool
 }
 
@@ -56,12 +57,10 @@ func OpenDrive(name string, write bool) (Drive, error) {
 	if write {
 		flag = unix.O_RDWR
 	}
-	// Without O_NONBLOCK an open waits for a tape; we want to say so.
-	fd, err := unix.Open(name, flag|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open tape drive %s: %w", name, err)
+	s := &st{name: name, flag: flag}
+	if err := s.Reload(); err != nil {
+		return nil, err
 	}
-	s := &st{f: os.NewFile(uintptr(fd), name), name: name}
 	var g mtget
 	if err := s.ioctl(mtIOCGet, unsafe.Pointer(&g)); err != nil {
 		s.f.Close()
@@ -71,11 +70,22 @@ func OpenDrive(name string, write bool) (Drive, error) {
 		s.f.Close()
 		return nil, fmt.Errorf("cannot write to the tape in %s: it is write-protected", name)
 	}
-	if err := unix.SetNonblock(fd, false); err != nil {
-		s.f.Close()
-		return nil, err
-	}
 	return s, nil
+}
+
+// Reload opens the device anew: the driver looks at the tape when it is
+// opened. Without O_NONBLOCK that would wait for one; we want to say so.
+func (s *st) Reload() error {
+	if s.f != nil {
+		s.f.Close()
+	}
+	s.warned = false
+	fd, err := unix.Open(s.name, s.flag|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open tape drive %s: %w", s.name, err)
+	}
+	s.f = os.NewFile(uintptr(fd), s.name)
+	return unix.SetNonblock(fd, false)
 }
 
 func (s *st) String() string { return s.name }

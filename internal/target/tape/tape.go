@@ -71,6 +71,8 @@ type Drive interface {
 	// Compression switches the drive's own on or off; drives without it say
 	// an error that does not matter.
 	Compression(on bool) error
+	// Reload looks at the drive anew, after the tape was changed.
+	Reload() error
 	// Eject rewinds and unloads.
 	Eject() error
 	Close() error

@@ -156,6 +156,7 @@ func (d *Drive) Position() (tape.Position, error) {
 	return p, nil
 }
 
+func (d *Drive) Reload() error          { return nil }
 func (d *Drive) Compression(bool) error { return errors.New("this drive has none") }
 func (d *Drive) Eject() error           { d.Ejected++; d.pos = 0; return d.loaded() }
 func (d *Drive) Close() error           { return nil }

@@ -1,0 +1,244 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+	"github.com/mkcdrec/mkcdrec/internal/volume"
+)
+
+// TapeOptions says how a set goes to tape.
+type TapeOptions struct {
+	Drives []tape.Drive
+	// Device is the name of the first drive, for the rescue system.
+	Device    string
+	NextReel  func(ctx context.Context, d tape.Drive, reel int, problem error) error
+	Overwrite bool
+	// ISO is the file that gets the rescue medium; it appears whole, before the
+	// tape is written to.
+	ISO string
+	// OBDR puts the medium in front of the set, so that the drive starts it.
+	OBDR bool
+}
+
+// TapeResult says what was written.
+type TapeResult struct {
+	ID         string   `json:"id"`
+	Reels      int      `json:"reels"`
+	ISO        string   `json:"iso,omitempty"`
+	NotCovered []string `json:"notCovered,omitempty"`
+
+	Manifest *manifest.Manifest `json:"manifest"`
+}
+
+// Tape writes a set to tape. Before the first byte is written, the medium is
+// made and all tapes that are there are looked at.
+func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResult, error) {
+	for _, d := range opt.Drives {
+		if _, err := tape.Check(d, opt.Overwrite); err != nil {
+			return nil, err
+		}
+	}
+	// Small files only: what is large goes to the tape at once.
+	work, err := os.MkdirTemp(filepath.Dir(opt.ISO), ".mkcdrec-tape-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write to tape: %w", err)
+	}
+	defer os.RemoveAll(work)
+	now := time.Now().UTC().Truncate(time.Second)
+	t := &tapeSet{setWriter: setWriter{b: b, p: p, dir: filepath.Join(work, "set"), sfv: map[string]uint32{}, man: &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: p.Layout.Kernel.Release}}}
+	if err := os.MkdirAll(t.dir+"/log", 0o700); err != nil {
+		return nil, err
+	}
+	iso := filepath.Join(work, "iso")
+	if err := b.rescue(ctx, p, Hint{SetID: t.man.ID, Tape: opt.Device}, iso); err != nil {
+		return nil, err
+	}
+	id, err := volume.ParseID(t.man.ID)
+	if err != nil {
+		return nil, err
+	}
+	t.w = &tape.Writer{Drives: opt.Drives, NextReel: opt.NextReel, ID: id, Host: t.man.Host, Created: now, Overwrite: opt.Overwrite, Note: b.Report.Note}
+	if opt.OBDR {
+		t.w.Before = func(d tape.Drive) error {
+			b.Report.Phase("writing the image in front", 0)
+			return tape.WriteOBDR(d, iso)
+		}
+	}
+	if err := t.write(ctx); err != nil {
+		return nil, err
+	}
+	res := &TapeResult{ID: t.man.ID, Reels: t.reels, NotCovered: t.man.NotCovered, Manifest: t.man}
+	if !opt.OBDR {
+		if err := os.Rename(iso, opt.ISO); err != nil {
+			return nil, fmt.Errorf("cannot write %s: %w", opt.ISO, err)
+		}
+		res.ISO = opt.ISO
+	}
+	return res, nil
+}
+
+type tapeSet struct {
+	setWriter
+	w     *tape.Writer
+	index tape.Index
+	tails map[string][]byte
+	reels int
+}
+
+func (t *tapeSet) write(ctx context.Context) error {
+	lf, err := os.OpenFile(filepath.Join(t.dir, "log/run.jsonl"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot write the set: %w", err)
+	}
+	defer lf.Close()
+	t.log = slog.New(slog.NewJSONHandler(lf, nil))
+	t.tails = map[string][]byte{}
+	t.log.Info("backup to tape starts", "host", t.man.Host, "id", t.man.ID, "version", t.b.Version)
+	// In front: what is needed to make the disks, should the end be lost.
+	if err := t.texts(); err != nil {
+		return err
+	}
+	front, err := t.small("log/run.jsonl")
+	if err != nil {
+		return err
+	}
+	if err := t.w.Bundle(ctx, tape.FrontName, func([]tape.Entry, int) ([]byte, error) { return tape.Pack(front) }); err != nil {
+		return err
+	}
+	for _, a := range t.p.Archives {
+		if err := t.toTape(ctx, a); err != nil {
+			return err
+		}
+	}
+	for _, e := range t.p.LeftOut {
+		t.log.Info("left out", "what", e)
+	}
+	t.man.NotCovered = append(slices.Clone(t.p.NotCovered), t.man.NotCovered...)
+	for _, e := range t.man.NotCovered {
+		t.log.Warn("not covered", "what", e)
+	}
+	// Once more, now that it is known what was archived.
+	for _, n := range []string{manifest.Layout, "RESTORE.txt", "restore.sh"} {
+		if err := os.Remove(filepath.Join(t.dir, n)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := t.texts(); err != nil {
+		return err
+	}
+	t.log.Info("backup ends", "archives", len(t.man.Archives), "notCovered", len(t.man.NotCovered))
+	if err := errors.Join(lf.Sync(), lf.Close()); err != nil {
+		return fmt.Errorf("cannot write the set's log: %w", err)
+	}
+	if err := t.sums(ctx); err != nil {
+		return err
+	}
+	if err := t.man.Write(t.dir); err != nil {
+		return err
+	}
+	t.b.Report.Phase("writing what lies where", 0)
+	if err := t.w.Bundle(ctx, tape.SetName, func(entries []tape.Entry, reels int) ([]byte, error) {
+		files, err := t.small("")
+		if err != nil {
+			return nil, err
+		}
+		t.index.Version, t.index.ID, t.index.Entries, t.index.Reels = 1, t.man.ID, entries, reels
+		if files[tape.IndexFile], err = json.MarshalIndent(t.index, "", " "); err != nil {
+			return nil, err
+		}
+		for n, b := range t.tails {
+			files[n] = b
+		}
+		t.reels = reels
+		return tape.Pack(files)
+	}); err != nil {
+		return err
+	}
+	return t.w.Finish()
+}
+
+// small reads the set's files but one.
+func (t *tapeSet) small(without string) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	err := filepath.WalkDir(t.dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(t.dir, p)
+		if err != nil || name == without {
+			return err
+		}
+		out[name], err = os.ReadFile(p)
+		return err
+	})
+	return out, err
+}
+
+// toTape archives one file system to the tape.
+func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
+	root, err := archive.OpenFS(a.Mount)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r, w := io.Pipe()
+	var tail bytes.Buffer
+	var sum *archive.Summary
+	crc := crc32.NewIEEE()
+	done := make(chan error, 1)
+	progress := t.b.Report.Phase("archiving "+a.Mount+" to tape", a.Used)
+	go func() {
+		var err error
+		sum, err = archive.Create(ctx, io.MultiWriter(w, crc), root, archive.CreateOptions{Level: t.p.level, Exclude: t.p.exclude, Prefix: a.Mount, Index: &tail, Progress: progress})
+		w.CloseWithError(err) // nil is io.EOF
+		done <- err
+	}()
+	err = t.w.Cut(ctx, a.File, r)
+	r.CloseWithError(err)
+	cancel()
+	if e := <-done; err == nil && e != nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	hexsum := hex.EncodeToString(sum.SHA256[:])
+	t.sfv[a.File] = crc.Sum32()
+	for _, p := range sum.Problems {
+		t.log.Warn("problem", "archive", a.File, "path", archive.Quote(p.Path), "kind", p.Kind, "detail", p.Detail)
+		if p.NotCovered() {
+			t.man.NotCovered = append(t.man.NotCovered, filepath.Join(a.Mount, archive.Quote(p.Path))+": "+p.Detail)
+		}
+		if p.Kind != archive.Socket {
+			t.b.Report.Warn("%s/%v", a.Mount, p)
+		}
+	}
+	t.man.Archives = append(t.man.Archives, manifest.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), DataSize: quantity.Size(sum.Data), Members: sum.Members, SHA256: hexsum, Problems: len(sum.Problems)})
+	t.man.Files = append(t.man.Files, manifest.FileSum{Name: a.File, Size: quantity.Size(sum.Packed), SHA256: hexsum})
+	t.index.Archives = append(t.index.Archives, tape.Archive{File: a.File, Size: sum.Packed, Tail: a.File + ".tail", TailAt: sum.Packed - int64(tail.Len())})
+	t.tails[a.File+".tail"] = tail.Bytes()
+	text, err := archive.IndexText(tail.Bytes())
+	if err != nil {
+		return err
+	}
+	t.log.Info("archived", "mount", a.Mount, "file", a.File, "members", sum.Members, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
+	return os.WriteFile(filepath.Join(t.dir, "log", trimArchive(a.File)+".files.zst"), text, 0o600)
+}
