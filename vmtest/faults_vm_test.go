@@ -349,6 +349,7 @@ func TestLonger(t *testing.T) {
 		t.Skip("the long matrix runs with make test-all")
 	}
 	for name, c := range map[string]Circle{
+		"uefi":         {Kind: UEFIPlain},
 		"larger":       {Kind: BIOSLVM, TargetSize: "20G"},
 		"nvme":         {Kind: UEFIPlain, TargetBus: "nvme", TargetSize: "8G"},
 		"by hand":      {Kind: BIOSLVM, ByHand: true},

@@ -54,7 +54,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	ways := []*way{
-		{name: "rear mkrescue", version: "rear -V", command: "rear mkrescue", iso: "/var/lib/rear/output/rear-" + vmtest.BIOSLVM + ".iso", kernel: "/isolinux/kernel", initrd: "/isolinux/initrd.cgz", ready: `RESCUE \S+ login:|RESCUE \S+:~ #`, memory: []int{384, 448, 512, 576, 640, 704, 768, 896, 1024, 1280}},
+		{name: "rear mkrescue", version: "rear -V", command: "rear mkrescue", iso: "/var/lib/rear/output/rear-" + vmtest.BIOSLVM + ".iso", kernel: "/isolinux/kernel", initrd: "/isolinux/initrd.cgz", ready: `\S+ login: `, memory: []int{192, 224, 256, 288, 320, 352, 384, 448, 512, 576, 640, 704, 768, 896, 1024, 1280}},
 		{name: "mkcdrec rescue", version: "/backup/bin/mkcdrec version", command: "/backup/bin/mkcdrec -q rescue -o /root/mkcdrec.iso", iso: "/root/mkcdrec.iso", kernel: "/boot/vmlinuz", initrd: "/boot/initrd.img", ready: `rescue system ready`, memory: []int{96, 128, 144, 160, 192, 224, 256, 320}},
 	}
 	if err := make2(ctx, src, dir, ways, say); err != nil {
@@ -155,7 +155,7 @@ func (w *way) start(ctx context.Context, dir string, say func(string, ...any)) e
 		return err
 	}
 	for _, mb := range w.memory {
-		vm, err := vmtest.Start(ctx, vmtest.Machine{Name: "rear-start", Memory: mb, Kernel: kernel, Initrd: initrd, CDROM: iso, Append: "root=/dev/ram0 selinux=0 vga=normal rootfstype=ramfs panic=-1 console=ttyS0,115200", Log: fmt.Sprintf("%s-%d.log", iso, mb)})
+		vm, err := vmtest.Start(ctx, vmtest.Machine{Name: "rear-start", Memory: mb, Kernel: kernel, Initrd: initrd, Append: "root=/dev/ram0 selinux=0 vga=normal rootfstype=ramfs panic=-1 console=ttyS0,115200", Log: fmt.Sprintf("%s-%d.log", iso, mb)})
 		if err != nil {
 			return err
 		}
