@@ -17,6 +17,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
@@ -66,8 +67,22 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 		return nil, err
 	}
 	iso := filepath.Join(work, "iso")
-	if err := b.rescue(ctx, p, Hint{SetID: t.man.ID, Tape: opt.Device}, iso); err != nil {
+	k, info, initrd, err := b.system(ctx, p, Hint{SetID: t.man.ID, Tape: opt.Device}, work)
+	if err != nil {
 		return nil, err
+	}
+	noBIOS := false
+	if err := b.image(p, k, info, initrd, iso, func(img *media.ISO) {
+		// What starts a tape is a BIOS, and it wants all it needs for that in
+		// the first 250 KB: no room for an EFI partition.
+		if noBIOS = opt.OBDR && img.BIOS == nil; opt.OBDR && !noBIOS {
+			img.UEFI = nil
+		}
+	}); err != nil {
+		return nil, err
+	}
+	if noBIOS {
+		return nil, errors.New("cannot make an OBDR tape: it starts by BIOS, and there is no boot loader for that (isolinux)")
 	}
 	id, err := volume.ParseID(t.man.ID)
 	if err != nil {

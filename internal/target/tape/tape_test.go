@@ -218,7 +218,7 @@ func TestBadTapes(t *testing.T) {
 		"no tape":          {nil, "no tape in it", false},
 		"write-protected":  {&model.Tape{Protected: true}, "write-protected", false},
 		"foreign":          {foreign(), "no label of mkcdrec", true},
-		"file mark first":  {&model.Tape{Items: [][]byte{nil}}, "no label", true},
+		"file mark first":  {&model.Tape{Items: [][]byte{nil, {1, 2}}}, "no label", true},
 		"broken at 30":     {&model.Tape{BadWrite: 30}, "input/output error", false},
 		"short":            {&model.Tape{Capacity: 5_000_000}, "is full, and nobody is here", false},
 		"too short at all": {&model.Tape{Capacity: 100_000}, "full before", false},

@@ -97,6 +97,11 @@ func readLabel(d Drive) (*Label, int, error) {
 	b := make([]byte, 1<<20)
 	n, err := d.Read(b)
 	if err == io.EOF {
+		// Some drives give this for a blank tape; some write file marks to
+		// one. Is there anything behind it?
+		if n, err = d.Read(b); err != nil || n == 0 {
+			return nil, 0, ErrBlank
+		}
 		return nil, 0, errNoLabel
 	}
 	if err != nil {
