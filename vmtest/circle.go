@@ -35,6 +35,10 @@ type Circle struct {
 	// Discs, if not "", has the backup divided among discs of this size, three
 	// of them, and restored from them through one drive.
 	Discs string
+	// Tapes, if not nil, are the sizes of two tapes in MiB: the backup goes to
+	// an OBDR tape and on to a second reel, and is restored from them by the
+	// image that a drive would present.
+	Tapes []int
 }
 
 // Outcome is what a Circle saw.
@@ -77,6 +81,7 @@ type circle struct {
 	src     *Source
 	setDisk string
 	out     *Outcome
+	tapes   *Tapes
 }
 
 // Run runs the scenario.
@@ -207,12 +212,21 @@ func (r *circle) backup(ctx context.Context) error {
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
 		return err
 	}
+	if len(r.Tapes) > 0 {
+		var err error
+		if r.tapes, err = StartTapes(ctx, r.Work, r.Tapes...); err != nil {
+			return err
+		}
+	}
 	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}}
 	if r.Kind == UEFIPlain {
 		m.UEFI = filepath.Join(r.Work, "source.vars")
 		if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {
 			return err
 		}
+	}
+	if r.tapes != nil {
+		m.Extra = r.tapes.Args()
 	}
 	vm, err := Start(ctx, m)
 	if err != nil {
@@ -237,12 +251,28 @@ func (r *circle) backup(ctx context.Context) error {
 	if r.Discs != "" {
 		what = "cdrom --keep-set --size " + r.Discs
 	}
-	out, err := must(vm, "/backup/bin/mkcdrec "+what+" --append 'mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial()+"' /backup", jobLimit)
+	where, after := "/backup", []string{"/backup/bin/mkcdrec verify /backup", "umount /backup"}
+	if r.tapes != nil {
+		// A tape of tgtd that was never written to reads as zero bytes, which is
+		// not what a blank tape does. Then other people's programs: the image as
+		// a drive would present it, the label, and the first archive.
+		what, where = "-c /backup/tape.yaml obdr --force --overwrite", "/dev/nst0 /dev/nst1"
+		after = []string{
+			"dd if=/dev/nst0 of=/dev/null bs=512 count=20 && dd if=/dev/nst0 of=/backup/obdr.iso bs=2048",
+			"dd if=/dev/nst0 bs=64k | head -1 | grep -q '{' && dd if=/dev/nst0 bs=64k | zstd -dc | tar -xO layout.json | grep -q " + r.src.Serial,
+			"dd if=/dev/st1 bs=64k | grep -q '\"reel\": 2'",
+			"sync; umount /backup",
+		}
+		if _, err := must(vm, "modprobe st && ls /dev/nst1 && printf 'exclude_devices:\\n  - vdb\\n' > /backup/tape.yaml", bootLimit); err != nil {
+			return err
+		}
+	}
+	out, err := must(vm, "cd /root; /backup/bin/mkcdrec "+what+" --append 'mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial()+"' "+where, jobLimit)
 	if err != nil {
 		return err
 	}
 	r.out.Backup = out
-	for _, c := range []string{"/backup/bin/mkcdrec verify /backup", "umount /backup"} {
+	for _, c := range after {
 		if _, err := must(vm, c, jobLimit); err != nil {
 			return err
 		}
@@ -285,6 +315,9 @@ func (r *circle) target() Disk {
 }
 
 func (r *circle) restore(ctx context.Context) error {
+	if r.tapes != nil {
+		return r.restoreTapes(ctx)
+	}
 	set, err := r.setDir(ctx)
 	if err != nil {
 		return err
@@ -321,6 +354,36 @@ func (r *circle) restore(ctx context.Context) error {
 	if _, err := vm.Expect(`mkcdrec: rescue system ready`, bootLimit); err != nil {
 		return err
 	}
+	return r.restored(vm)
+}
+
+// restoreTapes starts the image that was read from the tape, with both tapes in
+// their drives.
+func (r *circle) restoreTapes(ctx context.Context) error {
+	iso := filepath.Join(r.Work, "obdr.iso")
+	if err := r.dump(ctx, "/obdr.iso", iso); err != nil {
+		return err
+	}
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+		return err
+	}
+	m := Machine{Name: r.Kind + "-tapes", CPUs: 2, Memory: 768, Log: r.log("tapes"), CDROM: iso, Extra: r.tapes.Args(), Disks: []Disk{r.target()}}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if err := vm.Menu("r", bootLimit); err != nil {
+		return err
+	}
+	if err := r.restored(vm); err != nil {
+		return err
+	}
+	return r.tapes.Stop()
+}
+
+// restored waits for the unattended restore to end.
+func (r *circle) restored(vm *VM) error {
 	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\nthe machine is restored|UNATTENDED RESTORE FAILED`, jobLimit)
 	if err != nil {
 		return err
@@ -376,18 +439,7 @@ func (r *circle) restoreDiscs(ctx context.Context, set string) error {
 			return err
 		}
 	}
-	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\nthe machine is restored|UNATTENDED RESTORE FAILED`, jobLimit)
-	if err != nil {
-		return err
-	}
-	if g[1] == "" {
-		return fmt.Errorf("the restore failed:\n%s", vm.Tail(4000))
-	}
-	r.out.Restore = strings.ReplaceAll(g[1], "\r", "")
-	if _, err := vm.Expect(`UNATTENDED RESTORE DONE`, bootLimit); err != nil {
-		return err
-	}
-	return vm.Wait(bootLimit)
+	return r.restored(vm)
 }
 
 // byHand starts the installer's Debian with a shell as process 1 and runs
