@@ -86,7 +86,7 @@ func (b *bench) say(f string, a ...any) {
 // report is where the results are kept.
 const report = "docs/BENCHMARKS.md"
 
-// all measures everything, or the named parts only: archives, iso, rescue. The
+// all measures everything, or the named parts only: archives, iso, streams, rescue. The
 // other parts of the report stay as they are.
 func all(ctx context.Context, parts []string) error {
 	dir, err := os.MkdirTemp("/dev/shm", "mkcdrec-bench")
@@ -107,7 +107,7 @@ func all(ctx context.Context, parts []string) error {
 		name     string
 		headings []string
 		fn       func(context.Context) error
-	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"rescue", []string{"Rescue system"}, b.rescue}} {
+	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"rescue", []string{"Rescue system"}, b.rescue}} {
 		if len(parts) == 0 || slices.Contains(parts, p.name) {
 			if err := p.fn(ctx); err != nil {
 				return err

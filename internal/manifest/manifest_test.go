@@ -124,3 +124,45 @@ func FuzzParse(f *testing.F) {
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) { _, _ = Parse(b) })
 }
+
+func FuzzDiscs(f *testing.F) {
+	f.Add([]byte(`{"version":1,"id":"x","this":1,"discs":[{"number":1,"label":"A"}],"archives":[{"file":"a","size":5,"tail":"a.tail","tailAt":3,"volumes":[{"file":"a.001","disc":1,"number":1,"offset":0,"size":5,"length":200}]}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := ParseDiscs(b)
+		if err != nil {
+			return
+		}
+		for _, a := range d.Archives {
+			n := quantity.Size(0)
+			for _, v := range a.Volumes {
+				n += v.Size
+			}
+			if n != a.Size || d.This > len(d.Discs) {
+				t.Errorf("%+v is taken", d)
+			}
+		}
+	})
+}
+
+// What discs.json must not say; each is refused.
+func TestBadDiscs(t *testing.T) {
+	const good = `{"version":1,"id":"x","this":1,"discs":[{"number":1,"label":"A"}],"archives":[{"file":"a","size":5,"tail":"a.tail","tailAt":3,"volumes":[{"file":"a.001","disc":1,"number":1,"offset":0,"size":5,"length":200}]}]}`
+	if _, err := ParseDiscs([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][3]string{
+		{`"version":1`, `"version":2`, "version"},
+		{`"this":1`, `"this":2`, "this"},
+		{`"label":"A"`, `"label":""`, "label"},
+		{`"size":5,"length"`, `"size":4,"length"`, "size 5"},
+		{`"disc":1`, `"disc":3`, "volumes[0]"},
+		{`"file":"a.001"`, `"file":"../a"`, "volumes[0]"},
+		{`"tailAt":3`, `"tailAt":9`, "tail at 9"},
+		{`"tail":"a.tail"`, `"tail":"/etc/passwd"`, "archives[0]"},
+		{`"this"`, `"nosuch":1,"this"`, "nosuch"},
+	} {
+		if _, err := ParseDiscs([]byte(strings.Replace(good, c[0], c[1], 1))); err == nil || !strings.Contains(err.Error(), c[2]) {
+			t.Errorf("%s: %v", c[1], err)
+		}
+	}
+}
