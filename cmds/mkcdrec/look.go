@@ -135,6 +135,7 @@ func (a *app) verifyCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			s.AllDiscs = true
 			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize())); err != nil {
 				return fmt.Errorf("the set is damaged:\n%w", err)
 			}
@@ -156,50 +157,59 @@ func (a *app) extractCommand() *cli.Command {
 			}
 			paths := cleanPaths(c.Args().Tail())
 			var members int64
+			var lost []string
 			for _, ar := range s.Manifest.Archives {
 				sel, ok := selector(ar.Mount, paths)
 				if !ok {
 					continue
 				}
-				n, err := a.extractOne(ctx, c, s, ar, sel)
+				n, gone, err := a.extractOne(ctx, c, s, ar, sel)
 				if err != nil {
 					return err
 				}
 				members += n
+				lost = append(lost, gone...)
 			}
 			a.ui.End()
-			if members == 0 {
+			if members == 0 && len(lost) == 0 {
 				return fmt.Errorf("cannot extract: nothing in the set answers to %s", strings.Join(paths, " "))
 			}
 			a.ui.Note("%d members extracted below %s", members, c.String("directory"))
+			if len(lost) > 0 {
+				return exit.NotCovered(lost)
+			}
 			return nil
 		}}
 }
 
-func (a *app) extractOne(ctx context.Context, c *cli.Command, s *manifest.Set, ar manifest.Archive, sel func(string) bool) (int64, error) {
+func (a *app) extractOne(ctx context.Context, c *cli.Command, s *manifest.Set, ar manifest.Archive, sel func(string) bool) (members int64, lost []string, err error) {
 	r, err := s.Archive(ar.File)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer r.Close()
 	dest := filepath.Join(c.String("directory"), ar.Mount)
 	hit := sel == nil
 	if !hit {
 		if err := r.Entries(func(e archive.Entry) error { hit = hit || sel(e.Path); return nil }); err != nil || !hit {
-			return 0, err
+			return 0, nil, err
 		}
 	}
 	if err := os.MkdirAll(dest, 0o755); err != nil {
-		return 0, fmt.Errorf("cannot extract: %w", err)
+		return 0, nil, fmt.Errorf("cannot extract: %w", err)
 	}
 	sum, err := r.Extract(ctx, dest, archive.ExtractOptions{Salvage: c.Bool("salvage"), Select: sel, NoOwner: os.Geteuid() != 0, Progress: a.ui.Phase("extracting "+ar.Mount, r.TarSize())})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	for _, p := range sum.Problems {
+		if p.Kind == archive.Lost {
+			lost = append(lost, filepath.Join(ar.Mount, archive.Quote(p.Path))+": "+p.Detail)
+			continue
+		}
 		a.ui.Warn("%v", p)
 	}
-	return sum.Members, nil
+	return sum.Members, lost, nil
 }
 
 func (a *app) layoutCommand() *cli.Command {

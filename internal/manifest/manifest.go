@@ -353,6 +353,10 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 // elsewhere tells of a file that lies on another disc, or in part: it is
 // checked when it is read.
 func (s *Set) elsewhere(name string) bool {
+	if s.Discs != nil && strings.HasPrefix(name, "log/") {
+		_, err := s.Store.Size(name)
+		return err != nil // it is on the first disc
+	}
 	if s.AllDiscs {
 		return false
 	}

@@ -369,7 +369,8 @@ func (w *Writer) Finish() error {
 	var errs []error
 	for _, d := range w.Drives {
 		if p, err := d.Position(); err == nil && p.Online {
-			errs = append(errs, d.Rewind())
+			// Variable blocks again: dd(1) takes any size then.
+			errs = append(errs, d.Rewind(), d.SetBlock(0))
 		}
 	}
 	return errors.Join(errs...)
