@@ -129,17 +129,11 @@ func (s *Store) openIndex(d Drive) error {
 	if err := d.ToEnd(); err != nil {
 		return err
 	}
-	p, err := d.Position()
-	if err != nil {
-		return err
-	}
-	if p.File < 2 {
+	// Its number is not asked for: not every drive tells how far it went.
+	if err := d.Back(2); err != nil {
 		return unfinished{l}
 	}
-	if err := d.Rewind(); err != nil {
-		return err
-	}
-	if err := d.Forward(p.File - 1); err != nil {
+	if err := d.Forward(1); err != nil {
 		return err
 	}
 	id, err := volume.ParseID(l.ID)

@@ -16,6 +16,7 @@ const (
 	mtIOCGet = 0x80306d02
 
 	mtFSF         = 1
+	mtBSF         = 2
 	mtWEOF        = 5
 	mtREW         = 6
 	mtOFFL        = 7
@@ -120,9 +121,10 @@ func (s *st) Forward(n int) error {
 	}
 	return s.op("wind", mtFSF, n)
 }
-func (s *st) ToEnd() error { return s.op("wind to the end of", mtEOM, 1) }
-func (s *st) Eject() error { return s.op("eject", mtOFFL, 1) }
-func (s *st) Mark() error  { return s.op("write a file mark to", mtWEOF, 1) }
+func (s *st) Back(n int) error { return s.op("wind back", mtBSF, n) }
+func (s *st) ToEnd() error     { return s.op("wind to the end of", mtEOM, 1) }
+func (s *st) Eject() error     { return s.op("eject", mtOFFL, 1) }
+func (s *st) Mark() error      { return s.op("write a file mark to", mtWEOF, 1) }
 func (s *st) Compression(on bool) error {
 	n := 0
 	if on {

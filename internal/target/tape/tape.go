@@ -65,6 +65,8 @@ type Drive interface {
 	Mark() error
 	// Forward goes on behind n file marks.
 	Forward(n int) error
+	// Back goes back before n file marks.
+	Back(n int) error
 	// ToEnd goes behind the last file.
 	ToEnd() error
 	Position() (Position, error)

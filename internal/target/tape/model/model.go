@@ -134,6 +134,22 @@ func (d *Drive) Forward(n int) error {
 	return nil
 }
 
+func (d *Drive) Back(n int) error {
+	if err := d.loaded(); err != nil {
+		return err
+	}
+	for n > 0 {
+		if d.pos == 0 {
+			return errMedium
+		}
+		d.pos--
+		if d.Tape.Items[d.pos] == nil {
+			n--
+		}
+	}
+	return nil
+}
+
 func (d *Drive) ToEnd() error {
 	if err := d.loaded(); err != nil {
 		return err
