@@ -261,6 +261,8 @@ func (r *circle) backup(ctx context.Context) error {
 			"dd if=/dev/nst0 of=/dev/null bs=512 count=20 && dd if=/dev/nst0 of=/backup/obdr.iso bs=2048",
 			"dd if=/dev/nst0 bs=64k | head -1 | grep -q '{' && dd if=/dev/nst0 bs=64k | zstd -dc | tar -xO layout.json | grep -q " + r.src.Serial,
 			"dd if=/dev/st1 bs=64k | grep -q '\"reel\": 2'",
+			"/backup/bin/mkcdrec -q list tape:/dev/nst0,/dev/nst1 | grep -q vda2._boot.tar.zst",
+			"/backup/bin/mkcdrec -q extract -C /tmp/x tape:/dev/nst0,/dev/nst1 /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub",
 			"sync; umount /backup",
 		}
 		if _, err := must(vm, "modprobe st && ls /dev/nst1 && printf 'exclude_devices:\\n  - vdb\\n' > /backup/tape.yaml", bootLimit); err != nil {

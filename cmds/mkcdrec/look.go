@@ -18,11 +18,11 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
-func oneSet(c *cli.Command) (*manifest.Set, error) {
+func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error) {
 	if c.Args().Len() < 1 {
-		return nil, exit.Usage(errors.New("which set? give its directory"))
+		return nil, exit.Usage(errors.New("which set? give its directory, or tape:/dev/nst0"))
 	}
-	return manifest.OpenNewest(c.Args().First())
+	return manifest.OpenPlace(ctx, c.Args().First(), a.ui.Note)
 }
 
 // selector matches what lies at or below any of the absolute paths.
@@ -59,11 +59,12 @@ func cleanPaths(args []string) []string {
 func (a *app) listCommand() *cli.Command {
 	return &cli.Command{Name: "list", Usage: "list a set's archives, or the files in them", ArgsUsage: "SET [PATH...]",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "with mode, owner, size and time"}, &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "every file"}},
-		Action: func(_ context.Context, c *cli.Command) error {
-			s, err := oneSet(c)
+		Action: func(ctx context.Context, c *cli.Command) error {
+			s, err := a.oneSet(ctx, c)
 			if err != nil {
 				return err
 			}
+			defer s.Close()
 			w := c.Root().Writer
 			paths := cleanPaths(c.Args().Tail())
 			a.ui.Result(s.Manifest)
@@ -131,10 +132,11 @@ func (a *app) verifyCommand() *cli.Command {
 	return &cli.Command{Name: "verify", Usage: "check every checksum of a set, and decode every archive", ArgsUsage: "SET",
 		Flags: []cli.Flag{&cli.BoolFlag{Name: "fast", Usage: "checksums only, decode nothing"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
-			s, err := oneSet(c)
+			s, err := a.oneSet(ctx, c)
 			if err != nil {
 				return err
 			}
+			defer s.Close()
 			s.AllDiscs = true
 			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize())); err != nil {
 				return fmt.Errorf("the set is damaged:\n%w", err)
@@ -151,10 +153,11 @@ func (a *app) extractCommand() *cli.Command {
 		Flags: []cli.Flag{&cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
 			&cli.BoolFlag{Name: "salvage", Usage: "take what can be read of a damaged set, and name what is lost"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
-			s, err := oneSet(c)
+			s, err := a.oneSet(ctx, c)
 			if err != nil {
 				return err
 			}
+			defer s.Close()
 			paths := cleanPaths(c.Args().Tail())
 			var members int64
 			var lost []string

@@ -23,7 +23,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/target"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -109,7 +108,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 // prepare checks everything that can be checked before a disk is touched.
 func (r *Restorer) prepare(ctx context.Context) error {
 	var err error
-	if r.set, err = r.open(ctx); err != nil {
+	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, r.Screen.Note); err != nil {
 		return err
 	}
 	if r.set.Discs != nil && rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
@@ -148,35 +147,6 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	}
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine}
 	return r.programs()
-}
-
-// TapePrefix begins the names of sets on tape: tape:/dev/nst0[,/dev/nst1].
-const TapePrefix = "tape:"
-
-// open opens the set, wherever it is.
-func (r *Restorer) open(ctx context.Context) (*manifest.Set, error) {
-	names, ok := strings.CutPrefix(r.opt.Set, TapePrefix)
-	if !ok {
-		return manifest.OpenNewest(r.opt.Set)
-	}
-	var drives []tape.Drive
-	for _, n := range strings.Split(names, ",") {
-		d, err := tape.OpenDrive(n, false)
-		if err != nil {
-			return nil, err
-		}
-		drives = append(drives, d)
-	}
-	dir, err := os.MkdirTemp("", "tape-*")
-	if err != nil {
-		return nil, err
-	}
-	r.Screen.Phase("reading what lies where on the tape", 0)
-	st, err := tape.Open(ctx, drives, dir, tape.Waiter{Say: r.Screen.Note, Drives: drives}.Ask)
-	if err != nil {
-		return nil, err
-	}
-	return manifest.OpenTape(st)
 }
 
 func mountedOn(m probe.Machine, dir string) bool {

@@ -1,0 +1,49 @@
+package manifest
+
+import (
+	"context"
+	"os"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+)
+
+// TapePrefix begins the names of sets on tape: tape:/dev/nst0[,/dev/nst1].
+const TapePrefix = "tape:"
+
+// OpenPlace opens a set wherever it is: OpenNewest's directories and URLs, and
+// tapes. say is told which tape is wanted, if another one is in the drive; its
+// arrival is waited for until ctx ends.
+func OpenPlace(ctx context.Context, place string, say func(format string, args ...any)) (*Set, error) {
+	names, ok := strings.CutPrefix(place, TapePrefix)
+	if !ok {
+		return OpenNewest(place)
+	}
+	var drives []tape.Drive
+	for _, n := range strings.Split(names, ",") {
+		d, err := tape.OpenDrive(n, false)
+		if err != nil {
+			return nil, err
+		}
+		drives = append(drives, d)
+	}
+	dir, err := os.MkdirTemp("", "tape-*")
+	if err != nil {
+		return nil, err
+	}
+	say("reading what lies where on the tape")
+	st, err := tape.Open(ctx, drives, dir, tape.Waiter{Say: say, Drives: drives}.Ask)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	return OpenTape(st)
+}
+
+// Close gives back what OpenPlace made for a set on tape.
+func (s *Set) Close() error {
+	if s.Tape == nil {
+		return nil
+	}
+	return os.RemoveAll(s.Tape.Dir)
+}
