@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
@@ -61,6 +62,9 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 		return nil, fmt.Errorf("cannot write to tape: %w", err)
 	}
 	defer os.RemoveAll(work)
+	if err := p.leaveOut(b.Config.Exclude, work); err != nil {
+		return nil, err
+	}
 	now := time.Now().UTC().Truncate(time.Second)
 	t := &tapeSet{setWriter: setWriter{b: b, p: p, dir: filepath.Join(work, "set"), sfv: map[string]uint32{}, man: &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: p.Layout.Kernel.Release}}}
 	if err := os.MkdirAll(t.dir+"/log", 0o700); err != nil {
@@ -106,6 +110,17 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 		res.ISO = opt.ISO
 	}
 	return res, nil
+}
+
+// leaveOut adds a directory of ours to what the rules leave out.
+func (p *Plan) leaveOut(rules []string, dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	quoted := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(abs)
+	p.exclude, err = archive.NewMatcher(append(slices.Clone(rules), quoted))
+	return err
 }
 
 type tapeSet struct {

@@ -82,10 +82,24 @@ type volumeReader struct {
 
 // Chunks hands the stream to each, in chunks whose digests were compared
 // before. The bytes are each's until it returns.
-func (p *Paster) Chunks(ctx context.Context, each func([]byte) error) error {
+func (p *Paster) Chunks(ctx context.Context, each func([]byte) error) (err error) {
 	v := &volumeReader{p: p, ctx: ctx}
 	defer v.close()
 	var problem error
+	// While each has a chunk, the next one is read and compared.
+	done, busy := make(chan error, 1), false
+	var other []byte
+	wait := func() (err error) {
+		if busy {
+			err, busy = <-done, false
+		}
+		return err
+	}
+	defer func() {
+		if e := wait(); err == nil {
+			err = e
+		}
+	}()
 	for {
 		if v.in == nil {
 			if err := v.open(problem); err != nil {
@@ -108,9 +122,12 @@ func (p *Paster) Chunks(ctx context.Context, each func([]byte) error) error {
 			}
 			v.nextVolume()
 		default:
-			if err := each(b); err != nil {
+			if err := wait(); err != nil {
 				return err
 			}
+			busy = true
+			go func() { done <- each(b) }()
+			v.buf, other = other, v.buf
 		}
 	}
 }
