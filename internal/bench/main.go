@@ -118,6 +118,10 @@ func all(ctx context.Context, parts []string) error {
 			b.text.WriteString(section(string(old), h))
 		}
 	}
+	// What other commands measured: vmtest/rear.
+	if s := section(string(old), "Side by side with Relax-and-Recover"); s != "" {
+		b.text.WriteString("\n" + s)
+	}
 	return os.WriteFile(report, []byte(b.text.String()), 0o644)
 }
 
