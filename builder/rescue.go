@@ -276,8 +276,11 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	}
 	c := b.Config.Rescue
 	extra := slices.Clone(c.ExtraModules)
-	if _, ok := x.Path["st"]; ok {
-		extra = append(extra, "st") // sets may be on tape
+	// Sets may be on tape, and a drive that started the machine is a CD drive.
+	for _, m := range []string{"st", "sg"} {
+		if _, ok := x.Path[m]; ok {
+			extra = append(extra, m)
+		}
 	}
 	for _, f := range p.Layout.Filesystems {
 		extra = append(extra, f.Type)

@@ -26,6 +26,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/netconf"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 )
 
 // How long is waited for what the system was told to expect.
@@ -327,7 +328,22 @@ func (s *System) search() {
 // tape waits for the drive that the set was written with, or the first there
 // is.
 func (s *System) tape() {
+	left := false
 	dev, err := wait(s.drivers, tapeTimeout, func() (string, error) {
+		if !left {
+			// A drive that started this machine is a CD drive until it is told.
+			cds, err := tape.CDDrives("")
+			if err != nil {
+				s.say("WARNING: %v", err)
+			}
+			for _, c := range cds {
+				left = true
+				s.say("the drive at %s leaves CD mode", c.Address)
+				if err := c.Leave(); err != nil {
+					s.say("WARNING: %v", err)
+				}
+			}
+		}
 		all, err := filepath.Glob("/dev/nst[0-9]*")
 		all = slices.DeleteFunc(all, func(n string) bool { return strings.TrimLeft(n, "/devnst0123456789") != "" })
 		if err != nil || len(all) == 0 {
