@@ -16,7 +16,7 @@ import (
 
 func (a *app) deviceCommand() *cli.Command {
 	return &cli.Command{Name: "device", Usage: "write a backup to tape, and its rescue medium to a file", ArgsUsage: "DEV [DEV...]",
-		Description: "DEV is a drive that does not rewind, /dev/nst0. Further drives take further reels; with one,\nthe tape is changed when it is full, on a terminal. A tape that is neither blank nor ours is left alone.",
+		Description: "DEV is a drive that does not rewind, /dev/nst0, or one of another machine, HOST:/dev/nst0, where\nonly dd and mt are needed (ssh without a password). Further drives take further reels; with one,\nthe tape is changed when it is full, on a terminal. A tape that is neither blank nor ours is left alone.",
 		Flags: append(rescueFlags(), overwriteFlag(),
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "image `FILE`; HOST-rescue.iso if not given"}),
 		Action: func(ctx context.Context, c *cli.Command) error { return a.toTape(ctx, c, false) }}

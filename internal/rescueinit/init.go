@@ -328,6 +328,10 @@ func (s *System) search() {
 // tape waits for the drive that the set was written with, or the first there
 // is.
 func (s *System) tape() {
+	if tape.IsRemote(s.info.Tape) {
+		s.state = append(s.state, "backup set: on the tape "+s.info.Tape+"; once there is a network and ssh: restore tape:"+s.info.Tape)
+		return
+	}
 	left := false
 	dev, err := wait(s.drivers, tapeTimeout, func() (string, error) {
 		if !left {

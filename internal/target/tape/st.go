@@ -48,9 +48,12 @@ type st struct {
 	warned bool
 }
 
-// OpenDrive opens a tape device that does not rewind, /dev/nstN. /dev/stN is
-// taken for it.
+// OpenDrive opens a tape device that does not rewind, /dev/nstN; /dev/stN is
+// taken for it. HOST:/dev/nstN is one of another machine.
 func OpenDrive(name string, write bool) (Drive, error) {
+	if IsRemote(name) {
+		return OpenRemote(name, write, nil)
+	}
 	if d, n := "/dev/st", name; len(n) > len(d) && n[:len(d)] == d {
 		name = "/dev/nst" + n[len(d):]
 	}

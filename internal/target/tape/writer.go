@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -374,11 +373,4 @@ func (w *Writer) Finish() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// IsDevice tells whether a name is that of a tape drive: /dev/nstN, /dev/stN,
-// or HOST:/dev/nstN.
-func IsDevice(name string) bool {
-	st, err := os.Stat(name)
-	return err == nil && st.Mode()&os.ModeCharDevice != 0
 }
