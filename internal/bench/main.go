@@ -37,6 +37,8 @@ func main() {
 		err = extract(ctx, os.Args[2], os.Args[3])
 	case len(os.Args) == 4 && os.Args[1] == "iso":
 		err = writeISO(os.Args[2], os.Args[3])
+	case len(os.Args) == 4 && os.Args[1] == "tape":
+		err = writeTape(ctx, os.Args[3])
 	default:
 		err = all(ctx, os.Args[1:])
 	}
@@ -86,7 +88,7 @@ func (b *bench) say(f string, a ...any) {
 // report is where the results are kept.
 const report = "docs/BENCHMARKS.md"
 
-// all measures everything, or the named parts only: archives, iso, streams, rescue. The
+// all measures everything, or the named parts only: archives, iso, streams, tape, rescue. The
 // other parts of the report stay as they are.
 func all(ctx context.Context, parts []string) error {
 	dir, err := os.MkdirTemp("/dev/shm", "mkcdrec-bench")
@@ -107,7 +109,7 @@ func all(ctx context.Context, parts []string) error {
 		name     string
 		headings []string
 		fn       func(context.Context) error
-	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"rescue", []string{"Rescue system"}, b.rescue}} {
+	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"rescue", []string{"Rescue system"}, b.rescue}} {
 		if len(parts) == 0 || slices.Contains(parts, p.name) {
 			if err := p.fn(ctx); err != nil {
 				return err

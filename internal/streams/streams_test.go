@@ -68,6 +68,12 @@ func TestCutPaste(t *testing.T) {
 	if err := Cut(ctx, s, []string{"-size", "40K", "-name", "home", "-dir", dir}); err == nil || !strings.Contains(err.Error(), "is there already") {
 		t.Errorf("a second time: %v", err)
 	}
+	os.Remove(dir + "/home.001")
+	os.Remove(dir + "/home.002")
+	s, _, _ = command(stream, nil, none)
+	if err := Cut(ctx, s, []string{"-size", "40K", "-name", "home", "-dir", dir}); err == nil || !strings.Contains(err.Error(), "home.003 is there already") {
+		t.Errorf("beside the rest of a series: %v", err)
+	}
 }
 
 func TestCutUsage(t *testing.T) {

@@ -87,9 +87,14 @@ func (f *Files) Cut(ctx context.Context, r io.Reader) error {
 	if _, err := os.Lstat(f.statePath()); err == nil {
 		return fmt.Errorf("cannot begin: %w: %s says how far it came", ErrUnfinished, f.statePath())
 	}
-	for n := 1; f.Path == nil && n <= 2; n++ {
-		if _, err := os.Lstat(f.path(n)); err == nil {
-			return fmt.Errorf("cannot begin: %s is there already", f.path(n))
+	if f.Path == nil {
+		// Of any number: a shorter series must not end in an older one's rest.
+		old, err := filepath.Glob(filepath.Join(quoteGlob(f.Dir), quoteGlob(f.Name)+".[0-9][0-9][0-9]*"))
+		if err != nil {
+			return fmt.Errorf("cannot begin: %w", err)
+		}
+		if len(old) > 0 {
+			return fmt.Errorf("cannot begin: %s is there already", old[0])
 		}
 	}
 	return f.run(ctx, r, &Cutter{Header: Header{ID: NewID(), Name: f.Name, Created: time.Now().UTC().Truncate(time.Second), Number: 1}})
