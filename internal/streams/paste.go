@@ -12,17 +12,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
 const pasteHelp = `pastestream [-name NAME] [-id UUID] [-wait] [-eject PROGRAM] FILE|DIR... > STREAM
+pastestream -mkcdrec list|MOUNTPOINT DIR...
 pastestream -old
 
 Gives the stream that cutstream cut into volumes. In directories it looks for
 NAME.001, NAME.002, ... Each chunk is compared with its digest before a byte of
 it is passed on. A volume that is not there, or is another one, is asked for on
 the terminal; with -wait the places are looked at every second until it comes.
+-mkcdrec reads a backup of mkCDrec 1.x, whose volumes are the directories: list
+shows what is in it, a mount point gives its tar archive, decompressed:
+  pastestream -mkcdrec /usr /mnt/1 /mnt/2 | tar -xp -C /mnt/target/usr
 -old is mkCDrec's protocol: the file named in /tmp/restore, again after
 /etc/recovery/ask.for.cd.sh while /tmp/more_to_come is not 0.
 `
@@ -39,6 +44,7 @@ func Paste(ctx context.Context, s IO, args []string) error {
 	id := f.String("id", "", "")
 	wait := f.Bool("wait", false, "")
 	old := f.Bool("old", false, "")
+	mkcdrec := f.String("mkcdrec", "", "")
 	restoreFile := f.String("restore-file", "/tmp/restore", "")
 	moreFile := f.String("more-file", "/tmp/more_to_come", "")
 	askProgram := f.String("ask-program", "/etc/recovery/ask.for.cd.sh", "")
@@ -56,6 +62,9 @@ func Paste(ctx context.Context, s IO, args []string) error {
 	}
 	if f.NArg() == 0 {
 		return usage("which volumes? Name files, or directories that they are in")
+	}
+	if *mkcdrec != "" {
+		return pasteLegacy(s, *mkcdrec, f.Args())
 	}
 	p := &volume.Paster{Name: *name}
 	if *id != "" {
@@ -115,6 +124,41 @@ func Paste(ctx context.Context, s IO, args []string) error {
 		err = fmt.Errorf("cannot write the stream: %w", e)
 	}
 	return err
+}
+
+// pasteLegacy gives an archive of a backup of mkCDrec 1.x.
+func pasteLegacy(s IO, what string, dirs []string) error {
+	set, err := legacy.Open(dirs...)
+	if err != nil {
+		return err
+	}
+	if what == "list" {
+		for _, a := range set.Archives {
+			kind := "tar"
+			if a.Raw {
+				kind = "image"
+			}
+			if _, err := fmt.Fprintf(s.Out, "%s\t/dev/%s\t%s\t%s\t%s\n", a.Mount, a.Device, a.Type, kind, a.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, a := range set.Archives {
+		if a.Mount != what && a.Name != what {
+			continue
+		}
+		r, err := set.Stream(a)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if _, err := io.Copy(s.Out, r); err != nil {
+			return fmt.Errorf("cannot pass on %s: %w", a.Name, err)
+		}
+		return nil
+	}
+	return fmt.Errorf("cannot find %s in the backup of %s; pastestream -mkcdrec list shows what is there", what, set.Date)
 }
 
 // oldPaste is the protocol of mkCDrec's pastestream.

@@ -384,3 +384,31 @@ func TestCutFull(t *testing.T) {
 		t.Errorf("pasted: %v, %d bytes", err, out.Len())
 	}
 }
+
+// A backup of mkCDrec 1.x, made with the programs it used.
+func TestPasteLegacy(t *testing.T) {
+	dir, src := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(src+"/f", noise(50_000), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sh", "-ec", `cd "$1"; : > CDrec-03.04.2009; tar -C "$2" -czf sda1._.tar.gz .`, "sh", dir, src).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	s, out, _ := command(nil, nil, none)
+	if err := Paste(ctx, s, []string{"-mkcdrec", "list", dir}); err != nil || out.String() != "/\t/dev/sda1\t\ttar\tsda1._.tar.gz\n" {
+		t.Errorf("%v: %q", err, out)
+	}
+	s, out, _ = command(nil, nil, none)
+	if err := Paste(ctx, s, []string{"-mkcdrec", "/", dir}); err != nil {
+		t.Fatal(err)
+	}
+	tar := exec.Command("tar", "-xO", "./f")
+	tar.Stdin = out
+	if got, err := tar.Output(); err != nil || !bytes.Equal(got, noise(50_000)) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	s, _, _ = command(nil, nil, none)
+	if err := Paste(ctx, s, []string{"-mkcdrec", "/usr", dir}); err == nil || !strings.Contains(err.Error(), "cannot find /usr") {
+		t.Errorf("%v", err)
+	}
+}
