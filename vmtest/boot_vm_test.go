@@ -5,6 +5,7 @@ package vmtest
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -297,6 +298,7 @@ func TestNet(t *testing.T) {
 	port := l.Addr().(*net.TCPAddr).Port
 	l.Close()
 	user := "user virtio-net-pci"
+	noTime := serveNTP(t, time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC))
 	two := []string{user + ",mac=52:54:00:00:00:01", user + ",mac=52:54:00:00:00:02"}
 	deaf := fmt.Sprintf("socket,listen=127.0.0.1:0 virtio-net-pci") // a cable, and nobody there
 	for _, c := range []struct {
@@ -317,9 +319,14 @@ func TestNet(t *testing.T) {
 		{"net-wrong-mac", []string{user}, "mkcdrec.ip=dhcp mkcdrec.nic=52:54:00:99:99:99", `there is no network card 52:54:00:99:99:99; there are eth0`, "", ""},
 		{"net-no-answer", []string{deaf}, "mkcdrec.ip=dhcp", `network: failed: no DHCP server answered on eth0`, "", ""},
 		{"net-source-unknown", []string{user}, "mkcdrec.ip=source", `network: failed: (the source machine's layout has no addresses|this machine has not)`, "", ""},
+		{"net-ntp", []string{user}, "mkcdrec.ip=dhcp mkcdrec.ntp=10.0.2.2", `clock: 2031-02-03 04:\d\d:\d\d UTC by 10\.0\.2\.2`, "date", "feb  3"},
+		{"net-ntp-none", []string{user}, "mkcdrec.ip=dhcp mkcdrec.ntp=10.0.2.77", `the clock was not set by 10\.0\.2\.77`, "", ""},
 		{"net-ssh", []string{fmt.Sprintf("user,hostfwd=tcp:127.0.0.1:%d-:22 virtio-net-pci", port)}, "mkcdrec.ip=dhcp " + sshkey, `ssh: listening on port 22, host key SHA256:`, "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.name == "net-ntp" && noTime != nil {
+				t.Skip(noTime) // this host is a time server itself
+			}
 			vm, err := Start(ctx, Machine{Name: c.name, Memory: 384, Kernel: k.Image, Initrd: initrd, NIC: c.nic, Append: "console=ttyS0 panic=1 rootfstype=ramfs " + c.words, Log: filepath.Join(dir, c.name+".log")})
 			if err != nil {
 				t.Fatal(err)
@@ -580,4 +587,41 @@ func TestLocal(t *testing.T) {
 			off(vm, "poweroff")
 		})
 	}
+}
+
+// serveNTP answers on the loopback, which machines see as 10.0.2.2, with a time
+// of its own (RFC 5905, section 7.3).
+func serveNTP(t *testing.T, now time.Time) error {
+	t.Helper()
+	c, err := net.ListenPacket("udp", "127.0.0.1:123")
+	if err != nil {
+		return fmt.Errorf("cannot answer as a time server: %w", err)
+	}
+	t.Cleanup(func() { c.Close() })
+	offset := time.Until(now)
+	go func() {
+		b := make([]byte, 512)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if n < 48 {
+				continue
+			}
+			stamp := func() uint64 {
+				t := time.Now().Add(offset)
+				return uint64(t.Unix()+2208988800)<<32 | uint64(t.Nanosecond())<<32/1_000_000_000
+			}
+			r := make([]byte, 48)
+			r[0], r[1], r[2], r[3] = 0x24, 1, 6, 0xEC // version 4, server, stratum 1
+			copy(r[12:16], "TEST")
+			binary.BigEndian.PutUint64(r[16:], stamp())
+			copy(r[24:32], b[40:48])
+			binary.BigEndian.PutUint64(r[32:], stamp())
+			binary.BigEndian.PutUint64(r[40:], stamp())
+			_, _ = c.WriteTo(r, from)
+		}
+	}()
+	return nil
 }
