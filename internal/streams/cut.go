@@ -40,6 +40,8 @@ const cutHelp = `cutstream [-size SIZE] [-name NAME] [-dir DIR] [-exec PROGRAM] 
 
 Cuts a stream into volumes DIR/NAME.001, NAME.002, ... of at most SIZE:
   cat NAME.* | zstd -dc     gives it back by hand; pastestream checks it too.
+A zstd stream of frames that fit into volumes goes in as it is, and comes out of
+that line decompressed; any other comes out as it was.
 SIZE is bytes, with K, M, G or T, or CD, DVD, DVD-DL, BD, USB.
 PROGRAM is run after each volume, with MKCDREC_VOLUME (file), MKCDREC_NUMBER,
 MKCDREC_NAME, MKCDREC_ID, MKCDREC_SIZE, MKCDREC_LAST (0 or 1), MKCDREC_DIGEST.

@@ -412,3 +412,26 @@ func TestPasteLegacy(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// What zstd(1) writes is one frame, which no volume may take whole: it is
+// stored, and comes back as it was.
+func TestOneLargeFrame(t *testing.T) {
+	c := exec.Command("zstd", "-q", "-c")
+	c.Stdin = bytes.NewReader(noise(3 << 20))
+	stream, err := c.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	s, _, _ := command(stream, nil, none)
+	if err := Cut(ctx, s, []string{"-size", "1M", "-name", "x", "-dir", dir}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("sh", "-c", `cat "$1"/x.* | zstd -dcq`, "sh", dir).Output(); err != nil || !bytes.Equal(out, stream) {
+		t.Errorf("by hand: %d bytes, %v; want %d", len(out), err, len(stream))
+	}
+	s, out, _ := command(nil, nil, none)
+	if err := Paste(ctx, s, []string{dir}); err != nil || !bytes.Equal(out.Bytes(), stream) {
+		t.Errorf("pasted: %v, %d bytes", err, out.Len())
+	}
+}

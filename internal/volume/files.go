@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -190,15 +189,18 @@ func (f *Files) note(r record) error {
 	return nil
 }
 
+// frameRoom is what a volume with one frame takes besides that.
+const frameRoom = headerFixed + MaxName + checkLen + endFixed + 8
+
 func (f *Files) run(ctx context.Context, r io.Reader, c *Cutter) error {
 	h := c.Header
-	br := bufio.NewReaderSize(r, 64<<10)
 	if h.Number == 1 {
-		head, err := br.Peek(4)
-		if err != nil && err != io.EOF {
+		var err error
+		if h.Stored, r, err = Stored(r, min(f.First, f.Size)-frameRoom); err != nil {
 			return fmt.Errorf("cannot read the stream: %w", err)
 		}
-		h.Stored = f.Plain || !isFrame(head)
+		h.Stored = h.Stored || f.Plain
+		c.Header.Stored = h.Stored
 	}
 	tmp, err := os.CreateTemp(f.Dir, ".cutstream-*")
 	if err != nil {
@@ -250,7 +252,7 @@ func (f *Files) run(ctx context.Context, r io.Reader, c *Cutter) error {
 			return errors.Join(f.note(record{Volume: h.Number, Digest: w.End.Digest.String(), Last: w.End.Last}), f.state.Sync())
 		}}, nil
 	}
-	_, err = c.Cut(ctx, br)
+	_, err = c.Cut(ctx, r)
 	if err != nil && whole > 0 {
 		return err
 	}

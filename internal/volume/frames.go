@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,8 +17,30 @@ var errCut = errors.New("the stream ends inside a zstd frame")
 
 // frameReader gives a zstd stream frame by frame, undecoded (RFC 8878 3.1).
 type frameReader struct {
-	r   *bufio.Reader
-	off int64
+	r     *bufio.Reader
+	off   int64
+	limit int // of a frame, bytes; 0 is MaxFrame
+}
+
+// wholeFrame is the largest first frame of a stream that is cut between frames.
+// A larger one means a stream that was made in one piece, as zstd(1) does.
+const wholeFrame = 16 << 20
+
+// Stored tells whether a stream is to be stored: it is not zstd, or its first
+// frame is larger than limit. It gives the stream from its beginning.
+func Stored(r io.Reader, limit int64) (bool, io.Reader, error) {
+	br := bufio.NewReaderSize(r, 64<<10)
+	head, err := br.Peek(4)
+	if err != nil && err != io.EOF {
+		return false, nil, err
+	}
+	if !isFrame(head) {
+		return true, br, nil
+	}
+	f := &frameReader{r: br, limit: int(min(limit, wholeFrame))}
+	b, err := f.frame(nil)
+	// Any other fault is told where the stream is read.
+	return errors.Is(err, ErrLargeFrame), io.MultiReader(bytes.NewReader(b), br), nil
 }
 
 // isFrame tells whether b begins a zstd or a skippable frame.
@@ -48,8 +71,12 @@ func (f *frameReader) next(b []byte) ([]byte, error) {
 
 func (f *frameReader) frame(b []byte) ([]byte, error) {
 	start := len(b)
+	limit := f.limit
+	if limit == 0 {
+		limit = MaxFrame
+	}
 	take := func(n int) ([]byte, error) {
-		if len(b)-start+n > MaxFrame {
+		if len(b)-start+n > limit {
 			return nil, ErrLargeFrame
 		}
 		at := len(b)
@@ -82,7 +109,7 @@ func (f *frameReader) frame(b []byte) ([]byte, error) {
 			return b, err
 		}
 		l := binary.LittleEndian.Uint32(n)
-		if l > MaxFrame {
+		if int64(l) > int64(limit) {
 			return b, ErrLargeFrame
 		}
 		_, err = take(int(l))

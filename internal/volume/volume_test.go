@@ -372,7 +372,7 @@ func TestBadStreams(t *testing.T) {
 	}{
 		"cut off":  {packed[:len(packed)-5], "ends inside"},
 		"trailing": {append(bytes.Clone(packed), "tail"...), "no zstd frame"},
-		"large":    {[]byte{0x5c, 0x2a, 0x4d, 0x18, 0, 0, 0, 0x20, 1, 2}, "larger than 256 MiB"},
+		"large":    {append(bytes.Clone(packed), 0x5c, 0x2a, 0x4d, 0x18, 0, 0, 0, 0x20, 1, 2), "larger than 256 MiB"},
 	} {
 		m := &memory{room: Unlimited}
 		if _, err := (&Cutter{Header: one, Next: m.next}).Cut(ctx, bytes.NewReader(c.stream)); err == nil || !strings.Contains(err.Error(), c.want) {

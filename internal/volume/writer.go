@@ -83,14 +83,16 @@ func (c *Cutter) Cut(ctx context.Context, r io.Reader) (Header, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	br := bufio.NewReaderSize(r, 64<<10)
-	if head, err := br.Peek(4); err != nil && err != io.EOF {
-		return c.Header, fmt.Errorf("cannot read the stream: %w", err)
-	} else if c.Plain {
+	switch {
+	case c.Plain:
 		c.Header.Stored = true
-	} else if len(c.Skip) == 0 && c.Header.Offset == 0 {
-		c.Header.Stored = !isFrame(head)
+	case len(c.Skip) == 0 && c.Header.Offset == 0 && !c.Header.Stored:
+		var err error
+		if c.Header.Stored, r, err = Stored(r, wholeFrame); err != nil {
+			return c.Header, fmt.Errorf("cannot read the stream: %w", err)
+		}
 	}
+	br := bufio.NewReaderSize(r, 64<<10)
 	if err := c.skip(br); err != nil {
 		return c.Header, err
 	}
