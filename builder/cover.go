@@ -184,9 +184,9 @@ func (p *Plan) List(ctx context.Context, fn func(a PlannedArchive, m *archive.Me
 	return total, nil
 }
 
-// Probe reads the machine: its layout and mounts.
-func (b *Builder) Probe(ctx context.Context) (*layout.Layout, []probe.MountInfo, error) {
-	m := probe.Machine{Run: b.Run}
+// Probe reads the machine: its layout and mounts, without the disks to skip.
+func (b *Builder) Probe(ctx context.Context, skip ...string) (*layout.Layout, []probe.MountInfo, error) {
+	m := probe.Machine{Run: b.Run, Skip: skip}
 	l, err := m.Read(ctx)
 	if err != nil {
 		return nil, nil, err

@@ -38,6 +38,8 @@ type Builder struct {
 	// medium, if not nil, is called instead of making rescue.iso in a set: for
 	// sets whose medium is not a file of theirs.
 	medium func(ctx context.Context, p *Plan, h Hint) error
+	// setID, if not "", is the id that the next set gets.
+	setID string
 }
 
 // partial is the beginning of the names of unfinished sets.
@@ -74,7 +76,11 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	}
 	var r *Result
 	if err == nil {
-		s := &setWriter{b: b, p: p, dir: tmp, final: filepath.Join(dir, name), man: &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: p.Layout.Hostname, Created: now.Truncate(time.Second), Program: b.Version, Kernel: p.Layout.Kernel.Release}}
+		id := b.setID
+		if id == "" {
+			id = newUUID()
+		}
+		s := &setWriter{b: b, p: p, dir: tmp, final: filepath.Join(dir, name), man: &manifest.Manifest{Version: manifest.Version, ID: id, Host: p.Layout.Hostname, Created: now.Truncate(time.Second), Program: b.Version, Kernel: p.Layout.Kernel.Release}}
 		r, err = s.write(ctx)
 	}
 	if err != nil {

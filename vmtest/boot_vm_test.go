@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/media"
 )
 
 // rescueISO makes a medium of one of Debian's kernels on this machine.
@@ -35,6 +37,53 @@ func extractInitrd(ctx context.Context, t *testing.T, iso, initrd string) {
 	if err := command(ctx, "xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// keyImage makes the image of a stick as usbkey divides it, which starts what
+// an ISO image starts, from its second slot.
+func keyImage(t *testing.T, iso, file string) string {
+	t.Helper()
+	if err := func() error {
+		b, err := os.ReadFile(iso)
+		if err != nil {
+			return err
+		}
+		part := file + ".iso"
+		if err := os.WriteFile(part, b, 0o600); err != nil {
+			return err
+		}
+		defer os.Remove(part)
+		l, err := media.FindBIOS("")
+		if err != nil {
+			return err
+		}
+		if err := media.PartitionSector(part, l); err != nil {
+			return err
+		}
+		const size = 1 << 30
+		k, err := media.NewKey("0d5f4d2b-5a86-4a0e-8d0a-7a1c5f0e6b11", size, int64(len(b)))
+		if err != nil {
+			return err
+		}
+		f, err := os.Create(file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := f.Truncate(size); err != nil {
+			return err
+		}
+		if err := k.Format(f, size, l); err != nil {
+			return err
+		}
+		if err := k.Put(context.Background(), f, 1, part, func(int64) {}); err != nil {
+			return err
+		}
+		return k.Activate(f, 1, l)
+	}(); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 const consoles = "console=tty0 console=ttyS0,115200"
@@ -60,6 +109,7 @@ func TestBoot(t *testing.T) {
 	}
 	b = nil
 	initrd := filepath.Join(dir, "initrd.img") // noSecrets took it out
+	key := keyImage(t, iso, filepath.Join(dir, "key.img"))
 	stick := func(f string) Disk { return Disk{File: f, Bus: "usb", Snapshot: true} }
 	ready := func(medium string) string {
 		return fmt.Sprintf(`medium: %s(?s:.*)rescue system ready(?s:.*)# `, medium)
@@ -79,6 +129,8 @@ func TestBoot(t *testing.T) {
 		{"boot-uefi-usb", "uefi", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "", ""},
 		{"boot-uefi-sb-cd", "uefi-sb", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "dmesg | grep -i secure", "Secure boot enabled"},
 		{"boot-uefi-sb-usb", "uefi-sb", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "dmesg | grep -i secure", "Secure boot enabled"},
+		{"boot-bios-key", "", Machine{Disks: []Disk{stick(key)}}, "r", ready("/dev/sda1"), "", ""},
+		{"boot-uefi-sb-key", "uefi-sb", Machine{Disks: []Disk{stick(key)}}, "r", ready("/dev/sda1"), "dmesg | grep -i secure", "Secure boot enabled"},
 		{"boot-bios-serial", "", Machine{IDECD: iso}, "s", ready("/dev/sr0"), "cat /proc/cmdline", "console=ttyS0,115200"},
 		{"boot-bios-safe", "", Machine{IDECD: iso}, "g", ready("/dev/sr0"), "cat /proc/cmdline", "nomodeset"},
 		{"boot-bios-check", "", Machine{IDECD: iso}, "c", `medium is whole(?s:.*)rescue system ready(?s:.*)# `, "", ""},

@@ -26,7 +26,7 @@ type Circle struct {
 	// Mkcdrec and Guest are the executables that run in the machines.
 	Mkcdrec, Guest string
 	Say            func(format string, args ...any)
-	// TargetSize makes the restored machine's disk larger ("" for the same),
+	// TargetSize makes the restored machine's disk larger or smaller ("" for the same),
 	// TargetBus attaches it in another way.
 	TargetSize, TargetBus string
 	// ByHand restores with the set's restore.sh on a plain Debian, without
@@ -39,6 +39,9 @@ type Circle struct {
 	// an OBDR tape and on to a second reel, and is restored from them by the
 	// image that a drive would present.
 	Tapes []int
+	// Key has the backup written to a stick, twice, and the stick start the
+	// restore.
+	Key bool
 }
 
 // Outcome is what a Circle saw.
@@ -228,6 +231,13 @@ func (r *circle) backup(ctx context.Context) error {
 	if r.tapes != nil {
 		m.Extra = r.tapes.Args()
 	}
+	if r.Key {
+		// A cloud kernel has no USB; a SCSI disk may say that it can be taken out.
+		if err := command(ctx, "truncate", "-s", "2G", r.stick().File); err != nil {
+			return err
+		}
+		m.Disks = append(m.Disks, r.stick())
+	}
 	vm, err := Start(ctx, m)
 	if err != nil {
 		return err
@@ -252,6 +262,31 @@ func (r *circle) backup(ctx context.Context) error {
 		what = "cdrom --keep-set --size " + r.Discs
 	}
 	where, after := "/backup", []string{"/backup/bin/mkcdrec verify /backup", "umount /backup"}
+	if r.Key {
+		// The second time it is a key, and nobody is asked; --keep 1 leaves the
+		// new generation only. The stick is busy while it is mounted, and a disk
+		// that can't be taken out is refused.
+		opts := "usbkey --keep 1 --append 'mkcdrec.auto=restore mkcdrec.confirm=" + r.targetSerial() + "' "
+		for _, c := range []string{
+			"printf 'exclude_devices:\n  - vdb\n' > /backup/key.yaml",
+			"/backup/bin/mkcdrec usbkey --confirm SETDISK01 /dev/vdb > /tmp/k 2>&1; test $? = 4 && grep 'is not removable' /tmp/k",
+			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey --confirm WRONG01 /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'was not changed' /tmp/k && cmp -n 1048576 /dev/sda /dev/zero",
+			"/backup/bin/mkcdrec -c /backup/key.yaml " + opts + "--confirm KEY01 /dev/sda",
+			"mkdir -p /mnt/k && mount /dev/sda3 /mnt/k && ls /mnt/k | grep " + r.Kind + "- > /tmp/first",
+			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'is mounted on /mnt/k' /tmp/k",
+			"umount /mnt/k; sfdisk -d /dev/sda; sfdisk -d /dev/sda > /tmp/table1",
+		} {
+			if _, err := must(vm, c, jobLimit); err != nil {
+				return err
+			}
+		}
+		what, where = "-c /backup/key.yaml "+strings.TrimSpace(opts[:strings.Index(opts, "--append")]), "/dev/sda"
+		after = []string{
+			"mount -o ro /dev/sda3 /mnt/k && ls /mnt/k && ! ls /mnt/k | grep -f /tmp/first && /backup/bin/mkcdrec verify /mnt/k && umount /mnt/k",
+			"sfdisk -d /dev/sda > /tmp/table2; ! cmp -s /tmp/table1 /tmp/table2",
+			"umount /backup",
+		}
+	}
 	if r.tapes != nil {
 		// A tape of tgtd that was never written to reads as zero bytes, which is
 		// not what a blank tape does. Then other people's programs: the image as
@@ -320,6 +355,9 @@ func (r *circle) restore(ctx context.Context) error {
 	if r.tapes != nil {
 		return r.restoreTapes(ctx)
 	}
+	if r.Key {
+		return r.restoreKey(ctx)
+	}
 	set, err := r.setDir(ctx)
 	if err != nil {
 		return err
@@ -382,6 +420,54 @@ func (r *circle) restoreTapes(ctx context.Context) error {
 		return err
 	}
 	return r.tapes.Stop()
+}
+
+func (r *circle) stick() Disk {
+	return Disk{File: filepath.Join(r.Work, "key.img"), Serial: "KEY01", Bus: "scsi", Removable: true}
+}
+
+// restoreKey starts the stick: as far as the prompt with the other firmware,
+// and then to the end with the machine's own.
+func (r *circle) restoreKey(ctx context.Context) error {
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+		return err
+	}
+	other := Machine{Name: r.Kind + "-key-other", Memory: 768, Log: r.log("key-other"), Disks: []Disk{r.stick()}}
+	other.Disks[0].Snapshot = true
+	m := Machine{Name: r.Kind + "-key", CPUs: 2, Memory: 768, Log: r.log("key"), Disks: []Disk{r.stick(), r.target()}}
+	var err error
+	if r.Kind == UEFIPlain {
+		m.UEFI, err = NVRAM(filepath.Join(r.Work, "rescue.vars"))
+	} else {
+		other.UEFI, err = NVRAM(filepath.Join(r.Work, "other.vars"))
+	}
+	if err != nil {
+		return err
+	}
+	for _, m := range []Machine{other, m} {
+		vm, err := Start(ctx, m)
+		if err != nil {
+			return err
+		}
+		defer vm.Kill()
+		if err := vm.Menu("r", bootLimit); err != nil {
+			return err
+		}
+		if _, err := vm.Expect(`medium: /dev/sda1\s+(?s:.*)backup set: /mnt/set/(?s:.*)rescue system ready`, bootLimit); err != nil {
+			return err
+		}
+		if m.Name == r.Kind+"-key" {
+			return r.restored(vm)
+		}
+		// Here the disk that the medium was told of is missing: nothing is done.
+		if _, err := vm.Expect(`UNATTENDED RESTORE FAILED`, bootLimit); err != nil {
+			return err
+		}
+		if err := vm.Kill(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // restored waits for the unattended restore to end.
@@ -577,6 +663,12 @@ func (r *circle) compareStorage(ctx context.Context) error {
 			return err
 		}
 		text[i] = string(b)
+		// Sizes, when the disk has another.
+		if r.TargetSize != "" {
+			for _, re := range []string{`(start|size)=\s*\d+`, `(?m)^(Inode count|Reserved block count|Journal size|Total journal size|Flex block group size):.*$`, `(agcount|agsize|blocks|imaxpct)=\d+( blks)?`, `(?m)\d+\.\d+[gm]$`, `PART_ENTRY_(SIZE|OFFSET)=\d+`, `(FSSIZE|FSLASTBLOCK)=\d+`} {
+				text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
+			}
+		}
 		// Device names, and where a larger disk ends, are not compared.
 		for _, re := range []string{`/dev/(vda|sda|nvme0n1)p?`, `(?m)^(Journal features:|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
 			text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")

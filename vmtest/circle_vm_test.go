@@ -70,6 +70,21 @@ func TestBIOSLVM(t *testing.T) {
 	runCircle(t, Circle{Kind: BIOSLVM})
 }
 
+// TestFit restores onto a disk of 60 % and one of 200 % of the old size: LVM
+// with ext4 and XFS below, plain partitions with an EFI system partition.
+func TestFit(t *testing.T) {
+	t.Parallel()
+	t.Run("lvm-smaller", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSLVM, TargetSize: "3600M"}) })
+	t.Run("plain-larger", func(t *testing.T) { runCircle(t, Circle{Kind: UEFIPlain, TargetSize: "8G"}) })
+}
+
+// TestKey has the machine on a stick that is written twice; the stick starts
+// with both kinds of firmware.
+func TestKey(t *testing.T) {
+	t.Parallel()
+	t.Run("usbkey", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSLVM, Key: true}) })
+}
+
 // The UEFI machine goes over three discs, with one drive, a wrong disc first:
 // `make demo` and the long matrix restore it from a directory.
 func TestDiscs(t *testing.T) {

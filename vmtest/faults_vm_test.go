@@ -237,7 +237,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	}
 	t.Log("refusals")
 	refused(0, "restore --plan", "OVERWRITTEN", "RSTBIOS01", "stay unused", "make LVM volume group vg0")
-	refused(4, "restore --map vda=SMALL01", "too small", "needed for vda", "there on /dev/vdc")
+	refused(4, "restore --map vda=SMALL01", "too small", "vg0/root (ext4 on /)", "least", "needed", "there")
 	refused(4, "restore --map vda=SETDISK01", "it holds the backup set")
 	refused(4, "restore --map vda=NOSUCH", "0 disks")
 	refused(4, "restore --yes", "not among the disks confirmed")

@@ -24,11 +24,13 @@ import (
 
 // Disk is a disk of a machine.
 type Disk struct {
-	File     string
-	Serial   string
-	Bus      string // virtio (default), ahci, nvme, usb, scsi
-	RO       bool
-	Snapshot bool // writes are thrown away
+	File   string
+	Serial string
+	Bus    string // virtio (default), ahci, nvme, usb, scsi
+	RO     bool
+	// Removable makes a USB or SCSI disk say that it can be taken out.
+	Removable bool
+	Snapshot  bool // writes are thrown away
 }
 
 // Machine says what QEMU is to start.
@@ -139,6 +141,9 @@ func (m Machine) Args() []string {
 			dev = "usb-storage"
 		}
 		dev += ",drive=" + id
+		if d.Removable {
+			dev += ",removable=on"
+		}
 		if d.Serial != "" {
 			dev += ",serial=" + d.Serial
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
@@ -186,22 +187,21 @@ func (a *app) extractCommand() *cli.Command {
 }
 
 func (a *app) extractOne(ctx context.Context, c *cli.Command, s *manifest.Set, ar manifest.Archive, sel func(string) bool) (members int64, lost []string, err error) {
-	r, err := s.Archive(ar.File)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer r.Close()
 	dest := filepath.Join(c.String("directory"), ar.Mount)
-	hit := sel == nil
-	if !hit {
-		if err := r.Entries(func(e archive.Entry) error { hit = hit || sel(e.Path); return nil }); err != nil || !hit {
+	if sel != nil && s.Legacy == nil {
+		r, err := s.Archive(ar.File)
+		if err != nil {
+			return 0, nil, err
+		}
+		hit := false
+		if err := errors.Join(r.Entries(func(e archive.Entry) error { hit = hit || sel(e.Path); return nil }), r.Close()); err != nil || !hit {
 			return 0, nil, err
 		}
 	}
 	if err := os.MkdirAll(dest, 0o755); err != nil {
 		return 0, nil, fmt.Errorf("cannot extract: %w", err)
 	}
-	sum, err := r.Extract(ctx, dest, archive.ExtractOptions{Salvage: c.Bool("salvage"), Select: sel, NoOwner: os.Geteuid() != 0, Progress: a.ui.Phase("extracting "+ar.Mount, r.TarSize())})
+	sum, err := s.Unpack(ctx, ar.File, dest, archive.ExtractOptions{Salvage: c.Bool("salvage"), Select: sel, NoOwner: os.Geteuid() != 0}, func(total int64) progress.Counter { return a.ui.Phase("extracting "+ar.Mount, total) })
 	if err != nil {
 		return 0, nil, err
 	}

@@ -5,12 +5,14 @@
 //
 // Synopsis:
 //
-//	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [SET]
+//	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [--salvage] [SET]
+//	        [--size WHAT=SIZE]... [--keep-sizes]
+//	restore [...] VOLUME [VOLUME...]
 //	restore mount [--ro] [SET]
 //	restore umount [SET]
 //
 // SET is a directory or URL; without it, the set that the rescue system has
-// found. mount opens the installed system below /mnt/target for repair, ready
+// found. VOLUMEs are all the directories of a backup made by mkCDrec 1.x. mount opens the installed system below /mnt/target for repair, ready
 // for chroot; umount closes it. Both know the system by SET's layout, or by the
 // one that the medium carries.
 //
@@ -35,9 +37,11 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
@@ -59,13 +63,16 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
-	var maps, confirm list
+	var maps, confirm, sizes list
 	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
 	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
 	f.BoolVar(&opt.Resume, "resume", false, "go on after the last finished step of the run before")
+	f.BoolVar(&opt.Salvage, "salvage", false, "restore what can be read of a damaged set, and name what is lost")
 	f.BoolVar(&opt.NoVerify, "no-verify", false, "do not read the set through beforehand")
 	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is no rescue system")
 	f.Var(&maps, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)")
+	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
+	f.BoolVar(&opt.Wish.Keep, "keep-sizes", false, "every partition and volume gets the size it had, whatever the disk")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
 	verbose := f.Bool("v", false, "say more")
@@ -92,13 +99,27 @@ func run(args []string) int {
 		err := repair(ctx, p, f.Arg(0), f.Args()[1:])
 		return exit.Status(p, "restore "+f.Arg(0), err, "")
 	}
-	err := do(ctx, p, &opt, f.Args(), maps, confirm)
+	err := do(ctx, p, &opt, f.Args(), maps, confirm, sizes)
 	p.End()
 	return exit.Status(p, "restore", err, hint(err))
 }
 
-func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, maps, confirm list) error {
-	opt.Wish = plan.Wish{Map: map[string]string{}, Confirmed: confirm}
+func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, maps, confirm, sizes list) error {
+	opt.Wish.Map, opt.Wish.Confirmed, opt.Wish.Sizes = map[string]string{}, confirm, map[string]quantity.Size{}
+	for _, s := range sizes {
+		i := strings.LastIndexByte(s, '=')
+		if i <= 0 {
+			return exit.Usage(fmt.Errorf("--size %q is not WHAT=SIZE", s))
+		}
+		n, err := quantity.Parse(s[i+1:])
+		if err != nil || n <= 0 {
+			return exit.Usage(fmt.Errorf("--size %s: %q is no size such as 20G", s, s[i+1:]))
+		}
+		opt.Wish.Sizes[strings.TrimPrefix(s[:i], "/dev/")] = n.AlignUp(quantity.MiB)
+	}
+	if len(sizes) > 0 && opt.Wish.Keep {
+		return exit.Usage(errors.New("--size and --keep-sizes exclude each other"))
+	}
 	for _, m := range maps {
 		o, n, ok := strings.Cut(m, "=")
 		if !ok {
@@ -116,7 +137,12 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		}
 		opt.Set = strings.TrimSpace(string(b))
 	default:
-		return exit.Usage(fmt.Errorf("one set, not %d", len(args)))
+		for _, d := range args {
+			if !legacy.IsSet(d) {
+				return exit.Usage(fmt.Errorf("one set, not %d; only backups of mkCDrec 1.x have several directories, and %s is none", len(args), d))
+			}
+		}
+		opt.Set = strings.Join(args, ",")
 	}
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen{p}}
@@ -132,8 +158,8 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 	}
 	ui.Table(os.Stderr, []string{"RESTORED", "ON", "MEMBERS", "DATA", "TIME"}, rows)
 	p.Note("the machine is restored in %.0f s: remove the medium and say reboot", rep.Seconds)
-	if len(rep.Problems) > 0 {
-		var what []string
+	if len(rep.Problems)+len(rep.NotCovered) > 0 {
+		what := rep.NotCovered
 		for _, x := range rep.Problems {
 			what = append(what, x.String())
 		}

@@ -35,6 +35,15 @@ type ExtractOptions struct {
 // name that goes through a symbolic link are errors. Attributes that the
 // destination can't hold are listed as problems of kind Metadata.
 func (a *Reader) Extract(ctx context.Context, dest string, opt ExtractOptions) (*Summary, error) {
+	return extractInto(ctx, a.name, dest, opt, func(x *extractor) error {
+		x.a = a
+		return x.run()
+	})
+}
+
+// extractInto prepares dest, has read find the members, and waits until all
+// are written.
+func extractInto(ctx context.Context, name, dest string, opt ExtractOptions, read func(*extractor) error) (*Summary, error) {
 	root, err := unix.Open(dest, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", dest, err)
@@ -42,19 +51,14 @@ func (a *Reader) Extract(ctx context.Context, dest string, opt ExtractOptions) (
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
 	}
-	x := &extractor{a: a, opt: opt, dest: dest, sum: &Summary{}, jobs: make(chan *writeJob, 64), dirs: newDirCache(root)}
+	x := &extractor{opt: opt, dest: dest, sum: &Summary{}, jobs: make(chan *writeJob, 64), dirs: newDirCache(root)}
 	x.ctx, x.cancel = context.WithCancel(ctx)
 	defer x.cancel()
 	defer x.dirs.close()
-	if opt.Salvage {
-		if err := x.salvage(); err != nil {
-			return nil, err
-		}
-	}
 	for range opt.Workers + 1 {
 		x.wg.Go(x.worker)
 	}
-	err = x.run()
+	err = read(x)
 	close(x.jobs)
 	x.wg.Wait()
 	if p := x.err.Load(); p != nil {
@@ -64,7 +68,7 @@ func (a *Reader) Extract(ctx context.Context, dest string, opt ExtractOptions) (
 		err = x.late()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot extract %s below %s: %w", a.name, dest, err)
+		return nil, fmt.Errorf("cannot extract %s below %s: %w", name, dest, err)
 	}
 	return x.sum, nil
 }
@@ -102,6 +106,11 @@ type chunk struct {
 type tarRange struct{ start, end int64 }
 
 func (x *extractor) run() error {
+	if x.opt.Salvage {
+		if err := x.salvage(); err != nil {
+			return err
+		}
+	}
 	ranges, err := x.ranges()
 	if err != nil {
 		return err

@@ -26,8 +26,8 @@ const source = "https://snapshot.debian.org/package/"
 // packages are what is packed. Signed loaders, so that a medium made on a
 // Debian without them starts with Secure Boot too.
 var packages = []loaders.Package{
-	{Name: "isolinux", Licence: "GPL-2+", Source: source + "syslinux/", Files: []string{"usr/lib/ISOLINUX/isolinux.bin", "usr/lib/ISOLINUX/isohdpfx.bin"}},
-	{Name: "syslinux-common", Licence: "GPL-2+", Source: source + "syslinux/", Files: []string{"usr/lib/syslinux/modules/bios/ldlinux.c32", "usr/lib/syslinux/modules/bios/menu.c32", "usr/lib/syslinux/modules/bios/libutil.c32", "usr/lib/syslinux/modules/bios/chain.c32", "usr/lib/syslinux/modules/bios/libcom32.c32"}},
+	{Name: "isolinux", Licence: "GPL-2+", Source: source + "syslinux/", Files: []string{"usr/lib/ISOLINUX/isolinux.bin", "usr/lib/ISOLINUX/isohdpfx.bin", "usr/lib/ISOLINUX/isohdppx.bin"}},
+	{Name: "syslinux-common", Licence: "GPL-2+", Source: source + "syslinux/", Files: []string{"usr/lib/syslinux/mbr/mbr.bin", "usr/lib/syslinux/modules/bios/ldlinux.c32", "usr/lib/syslinux/modules/bios/menu.c32", "usr/lib/syslinux/modules/bios/libutil.c32", "usr/lib/syslinux/modules/bios/chain.c32", "usr/lib/syslinux/modules/bios/libcom32.c32"}},
 	{Name: "pxelinux", Licence: "GPL-2+", Source: source + "syslinux/", Files: []string{"usr/lib/PXELINUX/lpxelinux.0"}},
 	{Name: "grub-efi-amd64-signed", Licence: "GPL-3+", Source: source + "grub2/", Files: []string{"usr/lib/grub/x86_64-efi-signed/gcdx64.efi.signed", "usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"}},
 	{Name: "grub-efi-amd64-bin", Licence: "GPL-3+", Source: source + "grub2/", Files: []string{"usr/lib/grub/x86_64-efi/http.mod"}},

@@ -117,7 +117,9 @@ type Filesystem struct {
 	Label  string        `json:"label"`
 	Size   quantity.Size `json:"size"` // of the file system
 	Used   quantity.Size `json:"used"` // when the layout was taken; not compared
-	Mounts []Mount       `json:"mounts"`
+	// UsedInodes is how many files and directories there were; not compared.
+	UsedInodes int64   `json:"usedInodes,omitempty"`
+	Mounts     []Mount `json:"mounts"`
 	// Excluded names the rule or reason why its files are not in the set; it
 	// is made anew, empty, when its disk is.
 	Excluded string           `json:"excluded,omitempty"`

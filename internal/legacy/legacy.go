@@ -5,7 +5,6 @@
 package legacy
 
 import (
-	"archive/tar"
 	"bufio"
 	"compress/bzip2"
 	"crypto/md5"
@@ -16,7 +15,6 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -119,40 +117,20 @@ func Open(dirs ...string) (*Set, error) {
 	return s, nil
 }
 
-// toRestore reads the list of file systems out of recovery.tgz.
+// toRestore reads the list of file systems out of recovery.tgz: device, mount
+// point, type, options. The mount point may have blanks but no tabs.
 func (s *Set) toRestore() []Archive {
-	for _, v := range s.volumes {
-		f, err := os.Open(filepath.Join(v.dir, "recovery.tgz"))
-		if err != nil {
-			continue
-		}
-		defer f.Close()
-		z, err := gzip.NewReader(f)
-		if err != nil {
-			return nil
-		}
-		t := tar.NewReader(z)
-		for {
-			h, err := t.Next()
-			if err != nil {
-				return nil
-			}
-			if path.Base(h.Name) != "To_Restore" || h.Size > 1<<20 {
-				continue
-			}
-			var out []Archive
-			sc := bufio.NewScanner(t)
-			for sc.Scan() {
-				// device, mount point, type, options; the mount point may have blanks
-				// but no tabs.
-				if w := strings.Split(sc.Text(), "\t"); len(w) >= 3 {
-					out = append(out, Archive{Device: strings.TrimPrefix(strings.TrimSpace(w[0]), "/dev/"), Mount: strings.TrimSpace(w[1]), Type: strings.TrimSpace(w[2])})
-				}
-			}
-			return out
+	files, err := s.recovery()
+	if err != nil {
+		return nil // Layout says so; the archives can be read without
+	}
+	var out []Archive
+	for _, line := range strings.Split(string(files["To_Restore"]), "\n") {
+		if w := strings.Split(line, "\t"); len(w) >= 3 {
+			out = append(out, Archive{Device: strings.TrimPrefix(strings.TrimSpace(w[0]), "/dev/"), Mount: strings.TrimSpace(w[1]), Type: strings.TrimSpace(w[2])})
 		}
 	}
-	return nil
+	return out
 }
 
 // readSums reads Checksums.md5 or Checksums.sfv; nil when there is neither.

@@ -198,3 +198,128 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// oldRecovery is /etc/recovery of a machine of 2009, as mkCDrec left it.
+var oldRecovery = map[string]string{
+	"To_Restore": "/dev/hda1\t/boot\text2\trw\n/dev/hda3\t/\text3\trw,errors=remount-ro\n/dev/hda5\t/home\txfs\trw\n/dev/hda6\t/windows\tvfat\trw\n/dev/vg0/data\t/data\text3\trw\n/dev/hda7\t/old\treiserfs\trw\n",
+	"partitions.hda": `# partition table of /dev/hda
+unit: sectors
+
+/dev/hda1 : start=       63, size=   208782, Id=83, bootable
+/dev/hda2 : start=   208845, size=  1028160, Id=82
+/dev/hda3 : start=  1237005, size=  4192965, Id=83
+/dev/hda4 : start=  5429970, size= 10297665, Id= 5
+/dev/hda5 : start=  5430033, size=  4192902, Id=83
+/dev/hda6 : start=  9622998, size=  2104452, Id= b
+/dev/hda7 : start= 11727513, size=  4000122, Id=83
+`,
+	"size.hda":       "8388608\n",
+	"mkswap.sh":      "#!/bin/sh\nmkswap -L SWAP-hda2 -v1 /dev/hda2\nswapon /dev/hda2\n",
+	"mke2label.sh":   "e2label /dev/hda1 /boot\n",
+	"BOOTLOADER":     "GRUB\n",
+	"fstab.elephant": "LABEL=/boot /boot ext2 defaults 1 2\nUUID=0d5f4d2b-5a86-4a0e-8d0a-7a1c5f0e6b11 / ext3 defaults 1 1\n/dev/hda5 /home xfs defaults 0 0\n/dev/hda2 swap swap defaults 0 0\n",
+	"df.elephant":    "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/hda3 2063504 1000000 958684 52% /\n",
+}
+
+// oldSet makes a volume with that recovery.tgz and an archive for each line.
+func oldSet(t *testing.T, change map[string]string) string {
+	t.Helper()
+	d := t.TempDir()
+	src := t.TempDir()
+	for n, c := range oldRecovery {
+		if v, ok := change[n]; ok {
+			c = v
+		}
+		if c == "" {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(src, n), []byte(c), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh(t, d, `
+: > CDrec-03.04.2009
+mkdir -p etc && mv "$1" etc/recovery && tar -czf recovery.tgz etc/recovery && mkdir data && echo hello > data/file
+for a in hda1._boot hda3._ hda5._home vg0_data._data hda7._old; do tar -C data -czf $a.tar.gz .; done
+head -c 1000 /dev/zero | gzip > hda6._windows.dd.gz`, src)
+	return d
+}
+
+// TestLayout reads the storage of a machine of 2009.
+func TestLayout(t *testing.T) {
+	s, err := Open(oldSet(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Layout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Hostname != "elephant" || len(l.Disks) != 1 || l.Disks[0].Size != 8<<30 || len(l.Disks[0].Table.Partitions) != 7 {
+		t.Fatalf("%+v", l)
+	}
+	p := l.Disks[0].Table.Partitions
+	if !p[0].Active || p[0].Start != 63*512 || p[3].Type != "0x05" || p[4].EBR != 5429970*512 || p[5].EBR != 9622935*512 || p[5].Type != "0x0b" {
+		t.Errorf("partitions %+v", p)
+	}
+	var fs []string
+	for _, f := range l.Filesystems {
+		fs = append(fs, fmt.Sprintf("%s %s %s %q", f.Device, f.Mounts[0].Path, f.Type, f.Label))
+	}
+	if got := strings.Join(fs, ", "); got != `hda3 / ext3 "", hda1 /boot ext2 "/boot", hda5 /home xfs ""` {
+		t.Errorf("file systems %s", got)
+	}
+	root := l.Mounted("/")
+	if root.UUID != "0d5f4d2b-5a86-4a0e-8d0a-7a1c5f0e6b11" || root.Used != 1000000<<10 || root.Ext.InodeSize != 128 {
+		t.Errorf("root %+v %+v", root, root.Ext)
+	}
+	if len(l.Swap) != 1 || l.Swap[0].Label != "SWAP-hda2" || l.Boot.Loader != "grub" || strings.Join(l.Boot.Disks, " ") != "hda" {
+		t.Errorf("swap %+v, boot %+v", l.Swap, l.Boot)
+	}
+	var not []string
+	for _, u := range l.Unsupported {
+		not = append(not, u.What)
+	}
+	if strings.Join(not, " ") != "/data /old /windows" {
+		t.Errorf("unsupported %+v", l.Unsupported)
+	}
+	again, err := s.Layout()
+	if err != nil || again.Filesystems[1].UUID != l.Filesystems[1].UUID {
+		t.Errorf("UUIDs change from one reading to the next: %v", err)
+	}
+}
+
+// TestBadLayouts: each is an error or a refusal by name, never a wrong table.
+func TestBadLayouts(t *testing.T) {
+	for name, c := range map[string]struct {
+		change map[string]string
+		want   string
+	}{
+		"no list":        {map[string]string{"To_Restore": ""}, "no volume has a recovery.tgz"},
+		"number":         {map[string]string{"partitions.hda": "/dev/hda1 : start= 6x3, size= 100, Id=83\n"}, "line 1: no number of sectors"},
+		"other disk":     {map[string]string{"partitions.hda": "\n/dev/sdb1 : start= 63, size= 100, Id=83\n"}, "line 2: no partition of hda"},
+		"overlap":        {map[string]string{"partitions.hda": "/dev/hda1 : start= 63, size= 1000, Id=83\n/dev/hda2 : start= 100, size= 1000, Id=83\n"}, "overlaps"},
+		"lonely logical": {map[string]string{"partitions.hda": "/dev/hda5 : start= 63, size= 1000, Id=83\n"}, "without an extended one"},
+		"type":           {map[string]string{"partitions.hda": "/dev/hda1 : start= 63, size= 1000, Id=xx\n"}, "no partition type"},
+	} {
+		s, err := Open(oldSet(t, c.change))
+		if err == nil {
+			_, err = s.Layout()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v; want %q", name, err, c.want)
+		}
+	}
+	s, err := Open(oldSet(t, map[string]string{"partitions.hda": "label: gpt\n/dev/hda1 : start= 63, size= 1000, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4\n"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := s.Layout(); err != nil || len(l.Disks) != 0 || len(l.Filesystems) != 0 {
+		t.Errorf("a GPT: %+v, %v", l, err)
+	}
+}
+
+func FuzzSfdisk(f *testing.F) {
+	f.Add(oldRecovery["partitions.hda"])
+	f.Fuzz(func(t *testing.T, s string) { _, _ = parseSfdisk(s, "hda") })
+}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/target"
@@ -163,6 +164,10 @@ type Set struct {
 	Discs *DiscStore
 	// Tape is the store when the set is on tape, otherwise nil.
 	Tape *tape.Store
+	// Legacy is the backup when mkCDrec 1.x made it, on the volumes LegacyDirs,
+	// otherwise nil. Such a set has no Store, and no files but its archives.
+	Legacy     *legacy.Set
+	LegacyDirs []string
 	// AllDiscs has Verify ask for every disc, and read tapes; without it, only
 	// what is on the disc that is there is read.
 	AllDiscs bool
@@ -250,6 +255,9 @@ func open(dir string, st target.Store) (*Set, error) {
 
 // Archive opens an archive of the set by its file name.
 func (s *Set) Archive(name string) (*archive.Reader, error) {
+	if s.Legacy != nil {
+		return nil, fmt.Errorf("cannot list %s: mkCDrec's archives have no table of contents; pastestream -mkcdrec gives them to tar", name)
+	}
 	f, err := s.Store.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read archive: %w", err)
@@ -315,6 +323,9 @@ func (s *Set) VerifySize() int64 {
 // opens every archive's index. All faults are reported, joined. With decode,
 // archives are also decompressed and walked through.
 func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
+	if s.Legacy != nil {
+		return s.verifyLegacy(ctx, p)
+	}
 	var errs []error
 	for _, f := range s.Manifest.Files {
 		if s.elsewhere(f.Name) {

@@ -12,10 +12,13 @@ import (
 const TapePrefix = "tape:"
 
 // OpenPlace opens a set wherever it is: OpenNewest's directories and URLs, and
-// tapes. say is told which tape is wanted, if another one is in the drive; its
+// tapes, and all volumes of a mkCDrec 1.x backup, DIR[,DIR...]. say is told which tape is wanted, if another one is in the drive; its
 // arrival is waited for until ctx ends.
 func OpenPlace(ctx context.Context, place string, say func(format string, args ...any)) (*Set, error) {
 	names, ok := strings.CutPrefix(place, TapePrefix)
+	if dirs := legacyDirs(place); !ok && dirs != nil {
+		return OpenLegacy(dirs...)
+	}
 	if !ok {
 		return OpenNewest(place)
 	}

@@ -36,6 +36,9 @@ type ISO struct {
 	Streams []Stream
 	// Data is an image that nothing starts from.
 	Data bool
+	// InPartition is an image for a partition of a stick: its first sector is
+	// code that a partition is started by, and has no partition table.
+	InPartition bool
 	// BIOS and UEFI are the loaders; nil for none. One must be there, but in a
 	// Data image.
 	BIOS *BIOSLoader
@@ -276,7 +279,12 @@ func (s ISO) finish(out string, large []region) error {
 	}
 	end := volume
 	if s.BIOS != nil {
-		if end, err = hybrid(f, s.BIOS.HybridMBR, end); err != nil {
+		if s.InPartition {
+			end, err = hybrid(f, s.BIOS.PartitionCode, end, false)
+		} else {
+			end, err = hybrid(f, s.BIOS.HybridMBR, end, true)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -312,8 +320,8 @@ func (s ISO) tooLarge(volume int64) error {
 // hybrid writes an MBR, so that the image starts from a stick too: entry 1 is
 // the whole image for isolinux, entry 2 the EFI system partition. The layout
 // is that of syslinux' isohybrid: the address of isolinux.bin in 512-byte
-// sectors at byte 432, a disk id at 440.
-func hybrid(f *os.File, mbrFile string, size int64) (int64, error) {
+// sectors at byte 432, a disk id at 440. Without a table it is for a partition.
+func hybrid(f *os.File, mbrFile string, size int64, table bool) (int64, error) {
 	code, err := os.ReadFile(mbrFile)
 	if err != nil {
 		return 0, err
@@ -335,6 +343,11 @@ func hybrid(f *os.File, mbrFile string, size int64) (int64, error) {
 	m := make([]byte, 512)
 	copy(m[:432], code)
 	le.PutUint64(m[432:], uint64(lba)*4)
+	if !table {
+		m[510], m[511] = 0x55, 0xAA
+		_, err = f.WriteAt(m, 0)
+		return size, err
+	}
 	le.PutUint32(m[440:], lba*2654435761|1)
 	// 64 heads, 32 sectors: a cylinder is 1 MiB.
 	cyl := min(size>>20, 1024) - 1

@@ -16,9 +16,12 @@ import (
 // boot, "" if it was not found.
 type BIOSLoader struct {
 	ISOLinux, LDLinux, HybridMBR string
-	Modules                      []string // menu.c32 and what it needs, or none
-	PXELinux                     string
-	Chain                        bool // chain.c32 is among the modules
+	// PartitionCode and DiskMBR are HybridMBR for an image in a partition and the
+	// code that starts the active partition; "" if either was not found.
+	PartitionCode, DiskMBR string
+	Modules                []string // menu.c32 and what it needs, or none
+	PXELinux               string
+	Chain                  bool // chain.c32 is among the modules
 }
 
 // UEFILoader is what goes into the EFI system partition: names in EFI/BOOT to
@@ -36,6 +39,7 @@ type UEFILoader struct {
 
 var (
 	syslinuxDirs = []string{"/usr/lib/ISOLINUX", "/usr/lib/PXELINUX", "/usr/share/syslinux", "/usr/lib/syslinux/bios", "/usr/lib/syslinux"}
+	syslinuxMBR  = []string{"/usr/lib/syslinux/mbr", "/usr/share/syslinux", "/usr/lib/syslinux/bios", "/usr/lib/syslinux"}
 	syslinuxC32  = []string{"/usr/lib/syslinux/modules/bios", "/usr/share/syslinux", "/usr/lib/syslinux/bios", "/usr/lib/syslinux"}
 )
 
@@ -65,6 +69,9 @@ func FindBIOS(root string) (*BIOSLoader, error) {
 	if chain, com := first("chain.c32", syslinuxC32), first("libcom32.c32", syslinuxC32); chain != "" && com != "" && util != "" {
 		b.Modules = append(b.Modules, chain, com)
 		b.Chain = true
+	}
+	if pc, mbr := first("isohdppx.bin", syslinuxDirs), first("mbr.bin", syslinuxMBR); pc != "" && mbr != "" {
+		b.PartitionCode, b.DiskMBR = pc, mbr
 	}
 	if b.PXELinux = first("lpxelinux.0", syslinuxDirs); b.PXELinux == "" {
 		b.PXELinux = first("pxelinux.0", syslinuxDirs)

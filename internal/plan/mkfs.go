@@ -35,10 +35,16 @@ var mountOpts = []struct {
 func mkfsExt(f *layout.Filesystem, dev string, size quantity.Size) [][]string {
 	e := f.Ext
 	a := []string{"mke2fs", "-q", "-F", "-t", f.Type, "-b", num(e.BlockSize), "-I", num(e.InodeSize)}
-	if size == f.Size || size-f.Size < quantity.Size(e.BlockSize)*8 {
+	if diff := size - f.Size; diff >= 0 && diff < quantity.Size(e.BlockSize)*8 {
 		a = append(a, "-N", num(e.Inodes))
 	} else {
-		a = append(a, "-i", num(max(int64(f.Size)/max(e.Inodes, 1), 1024)))
+		// As many for its size as there were, and enough for what was there.
+		ratio := max(int64(f.Size)/max(e.Inodes, 1), 1024)
+		if need := f.UsedInodes + f.UsedInodes/16 + 64; int64(size)/ratio < need {
+			a = append(a, "-N", num(need))
+		} else {
+			a = append(a, "-i", num(ratio))
+		}
 	}
 	blocks := max(int64(f.Size)/max(e.BlockSize, 1), 1)
 	a = append(a, "-m", strconv.FormatFloat(float64(e.Reserved)*100/float64(blocks), 'f', 2, 64))
@@ -51,7 +57,7 @@ func mkfsExt(f *layout.Filesystem, dev string, size quantity.Size) [][]string {
 		a = append(a, "-G", num(e.FlexBG))
 	}
 	if e.JournalBlocks > 0 && size <= f.Size+f.Size/4 {
-		a = append(a, "-J", "size="+num(max(e.JournalBlocks*e.BlockSize>>20, 1)))
+		a = append(a, "-J", "size="+num(max(min(e.JournalBlocks*e.BlockSize, int64(size)/16), 1024*e.BlockSize)>>20))
 	}
 	var ext []string
 	if e.Stride > 0 {
@@ -122,7 +128,7 @@ func mkfsXFS(f *layout.Filesystem, dev string, size quantity.Size) []string {
 	}
 	a = append(a, "-n", n)
 	d := []string{}
-	if size == f.Size {
+	if size == f.Size && x.AGCount > 0 && x.LogBlocks > 0 {
 		d = append(d, "agcount="+num(x.AGCount))
 		a = append(a, "-l", "size="+num(x.LogBlocks)+"b")
 	}

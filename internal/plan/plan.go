@@ -51,6 +51,10 @@ func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(form
 // Wish is what the administrator said about disks.
 type Wish struct {
 	Map map[string]string // name in the layout -> name of a present disk
+	// Sizes are wished for by mount point, or device for swap, in bytes.
+	Sizes map[string]quantity.Size
+	// Keep has every partition and volume keep its size, whatever the disks.
+	Keep bool
 	// Confirmed are serial numbers (or WWNs) of disks that may be overwritten.
 	Confirmed []string
 }
@@ -64,7 +68,7 @@ type Mapping map[string]Present
 // disk that is left and large enough, which then has to be confirmed. What
 // can't be decided is refused with all candidates.
 func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
-	m := &mapper{want: want, have: have, wish: w, out: Mapping{}, taken: map[string]bool{}}
+	m := &mapper{want: want, have: have, wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w)}
 	var open []*layout.Disk
 	for _, n := range want.Needed() {
 		d := want.Disk(n)
@@ -107,6 +111,7 @@ type mapper struct {
 	wish  Wish
 	out   Mapping
 	taken map[string]bool
+	least map[string]quantity.Size // of the disks, by name
 }
 
 func (m *mapper) pick(ok func(Present) bool) []Present {
@@ -157,7 +162,9 @@ func (m *mapper) sameModel(d *layout.Disk) ([]Present, error) {
 }
 
 func (m *mapper) free(d *layout.Disk) []Present {
-	return m.pick(func(p Present) bool { return p.Busy == "" && p.Size >= Need(d) && p.LogicalSector == d.LogicalSector })
+	return m.pick(func(p Present) bool {
+		return p.Busy == "" && p.Size >= m.least[d.Name] && p.LogicalSector == d.LogicalSector
+	})
 }
 
 func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
@@ -189,40 +196,42 @@ func (m *mapper) take(d *layout.Disk, p Present) error {
 	if p.LogicalSector != d.LogicalSector {
 		return refuse("%s has sectors of %d bytes, %s had %d: its file systems can't be laid out there", p.Target(), p.LogicalSector, d.Name, d.LogicalSector)
 	}
-	if p.Size < Need(d) {
-		return &Refused{fmt.Sprintf("the target is too small\n%s", sizes(d, p))}
+	if p.Size < m.least[d.Name] {
+		return m.tooSmall(d, p)
 	}
 	m.out[d.Name] = p
 	m.taken[p.Name] = true
 	return nil
 }
 
-// sizes is the table of what is needed and what is there.
-func sizes(d *layout.Disk, p Present) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "  %-28s %15s  %s\n", "", "bytes", "")
-	fmt.Fprintf(&b, "  %-28s %15d  %s\n", "needed for "+d.Name, Need(d), Need(d))
-	if d.Table != nil {
-		for _, q := range d.Table.Partitions {
-			fmt.Fprintf(&b, "    %-26s %15d  %s\n", q.Device, q.Size, q.Size)
-		}
+// tooSmall says what d needs, part by part.
+func (m *mapper) tooSmall(d *layout.Disk, p Present) error {
+	if m.wish.Keep {
+		return refuse("the target is too small\n  %-24s %s\n  %-24s %s", "needed for "+d.Name, Need(d), "there on /dev/"+p.Name, p.Size)
 	}
-	fmt.Fprintf(&b, "  %-28s %15d  %s", "there on /dev/"+p.Name, p.Size, p.Size)
-	return b.String()
+	f := &fitter{l: m.want, wish: m.wish, swapShare: 1, size: map[string]quantity.Size{}}
+	if err := f.shares(); err != nil {
+		return err
+	}
+	items := []*item{f.item(d.Name, d.Size)}
+	if d.Table != nil {
+		items = f.items(d)
+	}
+	return f.refuseDisk(d, p.Size, items)
 }
 
 func (m *mapper) undecided(open []*layout.Disk) error {
 	var b strings.Builder
 	b.WriteString("it is not clear which disk is to be overwritten\n")
 	for _, d := range open {
-		fmt.Fprintf(&b, "  wanted: %s, at least %s\n", describe(*d), Need(d))
+		fmt.Fprintf(&b, "  wanted: %s, at least %s\n", describe(*d), m.least[d.Name])
 	}
 	for _, p := range m.have {
 		why := p.Busy
 		switch {
 		case m.taken[p.Name]:
 			why = "is mapped already"
-		case why == "" && p.Size < Need(open[0]):
+		case why == "" && p.Size < m.least[open[0].Name]:
 			why = "too small"
 		case why == "":
 			why = "possible; say --map " + open[0].Name + "=" + p.Name
@@ -299,6 +308,8 @@ type Disk struct {
 
 // Plan is what restore will do.
 type Plan struct {
+	// Layout is what will be there: the set's, fitted to these disks.
+	Layout  *layout.Layout    `json:"-"`
 	Disks   []Disk            `json:"disks"`
 	Devices map[string]string `json:"devices"` // layout's names -> target's
 	Steps   []Step            `json:"steps"`
@@ -315,7 +326,7 @@ func (p *Plan) Digest() string {
 
 // New makes the plan that brings the layout onto the mapped disks.
 func New(want *layout.Layout, m Mapping) (*Plan, error) {
-	p := &Plan{Devices: map[string]string{}}
+	p := &Plan{Layout: want, Devices: map[string]string{}}
 	for _, old := range want.Needed() {
 		t, ok := m[old]
 		if !ok {

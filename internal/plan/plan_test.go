@@ -69,7 +69,7 @@ func TestMapDisks(t *testing.T) {
 		{"two possible, another confirmed", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"Z"}}, "!not clear"},
 		{"the confirmed one holds the set", []Present{busy(disk("sda", "X", 8*g), "it holds the backup set"), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"X"}}, "!it holds the backup set"},
 		{"the old disk is in use by LVM", []Present{busy(disk("sda", "OLD1", 8*g), "it is in use by LVM (vg0/root)")}, Wish{}, "!in use by LVM"},
-		{"all too small", []Present{disk("sda", "X", 5*g)}, Wish{}, "!too small"},
+		{"all too small", []Present{disk("sda", "X", 4*g)}, Wish{}, "!too small"},
 		{"no disk", nil, Wish{}, "!not clear"},
 		{"no serial, same model and size", []Present{disk("sda", "", 6*g), disk("sdb", "Q", 9*g)}, Wish{}, "!not clear"},
 	} {

@@ -92,6 +92,9 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 			continue
 		}
 		seen[key] = true
+		if slices.ContainsFunc(m.DisksOf(mi.Device), func(d string) bool { return slices.Contains(m.Skip, d) || m.isKey(d) }) {
+			continue
+		}
 		// Found by its superblock already: say where it is mounted.
 		if i := slices.IndexFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == mi.Device && mi.Device != "" }); i >= 0 {
 			l.Unsupported[i].What = mi.Path

@@ -19,6 +19,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
+	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -29,6 +30,8 @@ import (
 type Machine struct {
 	Root string // prefix of /sys, /proc, /dev and /etc
 	Run  tool.Runner
+	// Skip names disks that are not looked at.
+	Skip []string
 }
 
 func (m Machine) path(p string) string { return filepath.Join(m.Root+"/", p) }
@@ -50,7 +53,7 @@ var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "
 func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	l := &layout.Layout{Version: layout.Version, Fstab: m.read("/etc/fstab")}
 	l.Hostname = m.read("/proc/sys/kernel/hostname")
-	disks, err := m.Disks()
+	disks, err := m.storage()
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +85,7 @@ func (m Machine) Disks() ([]layout.Disk, error) {
 	var out []layout.Disk
 	for _, n := range names {
 		name := n.Name()
-		if slices.ContainsFunc(notDisks, func(p string) bool { return strings.HasPrefix(name, p) }) || strings.Contains(name, "boot") || strings.Contains(name, "rpmb") {
+		if slices.ContainsFunc(notDisks, func(p string) bool { return strings.HasPrefix(name, p) }) || strings.Contains(name, "boot") || strings.Contains(name, "rpmb") || slices.Contains(m.Skip, name) {
 			continue
 		}
 		d, err := m.disk(name)
@@ -94,6 +97,26 @@ func (m Machine) Disks() ([]layout.Disk, error) {
 		}
 	}
 	return out, nil
+}
+
+// storage lists the disks that are the machine's own: a key that mkcdrec made
+// comes and goes.
+func (m Machine) storage() ([]layout.Disk, error) {
+	disks, err := m.Disks()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return m.isKey(d.Name) }), nil
+}
+
+func (m Machine) isKey(disk string) bool {
+	f, err := os.Open(m.path("/dev/" + disk))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	_, err = media.ReadKey(f)
+	return err == nil
 }
 
 func (m Machine) disk(name string) (layout.Disk, error) {
@@ -301,6 +324,7 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		var st unix.Statfs_t
 		if err := unix.Statfs(m.path(f.Mounts[0].Path), &st); err == nil {
 			f.Used = quantity.Size(int64(st.Blocks-st.Bfree) * st.Bsize)
+			f.UsedInodes = int64(st.Files - st.Ffree)
 		}
 	} else {
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: i.Type + " file system that is not mounted: its files can't be saved"})

@@ -34,6 +34,9 @@ type Options struct {
 	Yes      bool // the disks are confirmed in Wish; ask nothing
 	Resume   bool
 	NoVerify bool // trust the set; frames are still checked while they are read
+	// Salvage goes on with a damaged set: what can't be read is left out and
+	// listed among the problems.
+	Salvage bool
 	// Outside allows work on a machine that is no rescue system.
 	Outside bool
 	Target  string // rescue.TargetDir if ""
@@ -53,7 +56,9 @@ type Screen interface {
 type Report struct {
 	Archives []Restored
 	Problems []archive.Problem
-	Seconds  float64
+	// NotCovered is what an old backup has and this program can't put back.
+	NotCovered []string
+	Seconds    float64
 }
 
 // Restored is one archive that was unpacked.
@@ -92,6 +97,12 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		return nil, err
 	}
 	r.Screen.Plan(r.plan, r.set)
+	if r.set.Legacy != nil {
+		for _, n := range r.set.Manifest.NotCovered {
+			r.Screen.Warn("not restored: %s", n)
+			r.report.NotCovered = append(r.report.NotCovered, n)
+		}
+	}
 	if opt.PlanOnly {
 		return &r.report, nil
 	}
@@ -118,7 +129,10 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	}
 	if !r.opt.NoVerify {
 		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize())); err != nil {
-			return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
+			if !r.opt.Salvage || ctx.Err() != nil {
+				return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
+			}
+			r.Screen.Warn("the set is damaged, and what can't be read of it will be missing:\n%v", err)
 		}
 	}
 	r.journal = openJournal()
@@ -126,11 +140,15 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	keep := map[string]string{}
-	for dir, why := range map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"} {
+	holders := map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"}
+	for _, d := range r.set.LegacyDirs {
+		holders[d] = "it holds the backup set"
+	}
+	for dir, why := range holders {
 		if target.IsURL(dir) {
 			continue
 		}
-		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir == r.set.Dir || mountedOn(r.Machine, dir)) {
+		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir != rescue.MediumDir || mountedOn(r.Machine, dir)) {
 			keep[dev] = why
 		}
 	}
@@ -142,7 +160,11 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.plan, err = plan.New(r.set.Layout, m); err != nil {
+	fitted, err := plan.Fit(r.set.Layout, m, r.opt.Wish)
+	if err != nil {
+		return err
+	}
+	if r.plan, err = plan.New(fitted, m); err != nil {
 		return err
 	}
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine}
@@ -278,12 +300,9 @@ func (r *Restorer) unpack(ctx context.Context, s plan.Step, before bool) error {
 		return nil
 	}
 	start := time.Now()
-	f, err := r.set.Archive(a.File)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	sum, err := f.Extract(ctx, filepath.Join(r.opt.Target, s.Mount.Path), archive.ExtractOptions{Progress: r.Screen.Phase("restoring "+a.Mount, f.TarSize())})
+	sum, err := r.set.Unpack(ctx, a.File, filepath.Join(r.opt.Target, s.Mount.Path), archive.ExtractOptions{Salvage: r.opt.Salvage}, func(total int64) progress.Counter {
+		return r.Screen.Phase("restoring "+a.Mount, total)
+	})
 	if err != nil {
 		return err
 	}
@@ -301,7 +320,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	r.Screen.Phase("making the system start", 0)
-	s := &bootloader.System{Root: r.opt.Target, Layout: r.set.Layout, Devices: r.plan.Devices, Run: r.Run, Report: r.Screen}
+	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Run: r.Run, Report: r.Screen}
 	if err := s.Install(ctx); err != nil {
 		return err
 	}

@@ -101,9 +101,47 @@ func drawDisk(w io.Writer, l *layout.Layout, d *layout.Disk) {
 	}
 }
 
+// resized lists partitions and volumes whose size differs.
+func resized(was, is *layout.Layout) [][]string {
+	var out [][]string
+	row := func(dev string, a, b quantity.Size) {
+		if a == b {
+			return
+		}
+		used := ""
+		for _, f := range was.Filesystems {
+			if f.Device == dev && f.Used > 0 {
+				used = f.Used.String()
+			}
+		}
+		out = append(out, []string{"  " + dev, holds(is, dev), a.String(), used, b.String()})
+	}
+	for _, d := range was.Disks {
+		for _, p := range tableOf(&d) {
+			if _, q := is.Partition(p.Device); q != nil && !p.Extended() {
+				row(p.Device, p.Size, q.Size)
+			}
+		}
+	}
+	for i, g := range was.VolumeGroup {
+		for j, v := range g.LVs {
+			row(g.Name+"/"+v.Name, v.Size, is.VolumeGroup[i].LVs[j].Size)
+		}
+	}
+	return out
+}
+
+func tableOf(d *layout.Disk) []layout.Partition {
+	if d.Table == nil {
+		return nil
+	}
+	return d.Table.Partitions
+}
+
 // DrawPlan prints a restore plan: every disk with what is on it now and what
-// will be, then the steps.
-func DrawPlan(w io.Writer, p *plan.Plan, l *layout.Layout) {
+// will be, what has another size than in the layout was, then the steps.
+func DrawPlan(w io.Writer, p *plan.Plan, was *layout.Layout) {
+	l := p.Layout
 	fmt.Fprintln(w, "These disks will be OVERWRITTEN:")
 	for _, d := range p.Disks {
 		serial := d.New.Serial
@@ -122,6 +160,10 @@ func DrawPlan(w io.Writer, p *plan.Plan, l *layout.Layout) {
 				fmt.Fprintf(w, "    %s at the end stay unused\n", rest)
 			}
 		}
+	}
+	if rows := resized(was, l); len(rows) > 0 {
+		fmt.Fprintln(w, "\nOther sizes than before:")
+		Table(w, []string{"  WHAT", "HOLDS", "WAS", "USED", "WILL BE"}, rows)
 	}
 	fmt.Fprintln(w, "\nSteps:")
 	for i, s := range p.Steps {

@@ -1,0 +1,506 @@
+package builder
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// KeyOptions says how a stick is made or updated.
+type KeyOptions struct {
+	Device string // the whole stick: "/dev/sdb", or a link to it
+	// Keep is how many backup sets of this machine stay on the stick.
+	Keep int
+	// MakeRoom removes old sets of this machine before the new one is written,
+	// if there would be no room for it.
+	MakeRoom bool
+	// RescueSize is how large a rescue system may become; 0 decides by the
+	// stick's size. Only for a new key.
+	RescueSize quantity.Size
+	// Format makes the key anew even if it is one.
+	Format bool
+	// Fixed allows a disk that is not removable.
+	Fixed bool
+	// Confirm is asked before a stick is overwritten; holds says what is on it.
+	Confirm func(d layout.Disk, holds string) error
+}
+
+// KeyResult says what is on the stick now.
+type KeyResult struct {
+	Device      string   `json:"device"`
+	Set         string   `json:"set"`         // the new one's name
+	Generations []string `json:"generations"` // all sets of this machine there, newest first
+	Removed     []string `json:"removed,omitempty"`
+	NotCovered  []string `json:"notCovered,omitempty"`
+}
+
+// keyLabel is the label of a key's file system.
+const keyLabel = "MKCDREC_KEY"
+
+// Key writes a rescue system and a backup set to a stick. A stick that is no
+// key yet is divided and loses everything, after Confirm; on one that is, the
+// new rescue system replaces the older of two, and sets are added. Until the
+// set is whole, the stick starts as before and has what it had.
+func (b *Builder) Key(ctx context.Context, opt KeyOptions) (*KeyResult, error) {
+	w := &keyWriter{b: b, opt: opt, m: probe.Machine{Run: b.Run}}
+	if err := w.open(); err != nil {
+		return nil, err
+	}
+	defer w.f.Close()
+	l, mounts, err := b.Probe(ctx, w.disk.Name)
+	if err != nil {
+		return nil, err
+	}
+	p, err := NewPlan(b.Config, l, mounts, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range p.LeftOut {
+		b.Report.Note("left out: %s", e)
+	}
+	if w.fresh {
+		if err := opt.Confirm(w.disk, w.holds); err != nil {
+			return nil, err
+		}
+	}
+	work, err := os.MkdirTemp("/var/tmp", "mkcdrec-key-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the key: %w", err)
+	}
+	defer os.RemoveAll(work)
+	// The rescue system first: what is missing for it must fail before the
+	// stick is touched.
+	if err := w.rescue(ctx, p, work); err != nil {
+		return nil, err
+	}
+	if w.fresh {
+		if err := w.format(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return w.write(ctx, p)
+}
+
+type keyWriter struct {
+	b     *Builder
+	opt   KeyOptions
+	m     probe.Machine
+	disk  layout.Disk
+	holds string
+	f     *os.File
+	key   *media.Key
+	fresh bool // the stick is to be divided
+	bios  *media.BIOSLoader
+	image string
+	setID string
+	mkfs  string // of the data partition: ext4 or xfs
+}
+
+// open finds the stick and refuses what is none.
+func (w *keyWriter) open() error {
+	real, err := filepath.EvalSymlinks(w.opt.Device)
+	if err != nil {
+		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	name := strings.TrimPrefix(real, "/dev/")
+	disks, err := w.m.Disks()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(disks, func(d layout.Disk) bool { return d.Name == name })
+	if i < 0 {
+		if of := w.m.DisksOf(name); len(of) == 1 && of[0] != name {
+			return fmt.Errorf("cannot use %s: it is a partition; name the whole stick, /dev/%s", w.opt.Device, of[0])
+		}
+		return fmt.Errorf("cannot use %s: it is no disk", w.opt.Device)
+	}
+	w.disk = disks[i]
+	refuse := func(format string, a ...any) error {
+		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s (%s, serial %s, %s) ", name, cmp.Or(w.disk.Model, "no model"), cmp.Or(w.disk.Serial, "none"), w.disk.Size) + fmt.Sprintf(format, a...)}
+	}
+	if !w.disk.Removable && !onUSB(name) && !w.opt.Fixed {
+		return refuse("is not removable; --fixed-disk takes it all the same")
+	}
+	if busy := w.m.Busy(name); busy != "" {
+		return refuse("is in use: %s", busy)
+	}
+	if w.disk.LogicalSector != 512 {
+		return refuse("has sectors of %d bytes; BIOS machines start from sticks with 512 only", w.disk.LogicalSector)
+	}
+	if w.f, err = os.OpenFile("/dev/"+name, os.O_RDWR, 0); err != nil {
+		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	// The lock that udev respects, too: systemd.io/BLOCK_DEVICE_LOCKING.
+	if err := unix.Flock(int(w.f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		w.f.Close()
+		return fmt.Errorf("cannot use /dev/%s: another program works on it: %w", name, err)
+	}
+	w.key, err = media.ReadKey(w.f)
+	switch {
+	case err == nil && !w.opt.Format:
+		return nil
+	case err != nil && !errors.Is(err, media.ErrNoKey) && !w.opt.Format:
+		w.f.Close()
+		return fmt.Errorf("cannot use the key /dev/%s: %w; --format makes it anew, and loses what is on it", name, err)
+	}
+	w.fresh = true
+	w.setHolds()
+	size := int64(w.opt.RescueSize)
+	if size == 0 {
+		size = 512 << 20
+		if w.disk.Size < 8<<30 {
+			size = 256 << 20
+		}
+	}
+	if w.key, err = media.NewKey(newUUID(), int64(w.disk.Size), size); err != nil {
+		w.f.Close()
+		return refuse("is too small: %v", err)
+	}
+	return nil
+}
+
+func (w *keyWriter) setHolds() {
+	all, err := w.m.Present(nil)
+	if err != nil {
+		return
+	}
+	for _, p := range all {
+		if p.Name == w.disk.Name {
+			w.holds = p.Holds
+		}
+	}
+}
+
+// onUSB tells whether a disk hangs on a USB: not all of those call themselves
+// removable.
+func onUSB(disk string) bool {
+	real, err := filepath.EvalSymlinks("/sys/block/" + disk)
+	return err == nil && strings.Contains(real, "/usb")
+}
+
+// rescue makes the rescue system's image.
+func (w *keyWriter) rescue(ctx context.Context, p *Plan, work string) error {
+	for _, n := range []string{"ext4", "xfs"} {
+		if _, err := exec.LookPath("mkfs." + n); err == nil && w.mkfs == "" {
+			w.mkfs = n
+		}
+	}
+	if w.mkfs == "" && w.fresh {
+		return errors.New("cannot make the key: there is neither mkfs.ext4 nor mkfs.xfs here")
+	}
+	c := *w.b.Config
+	c.Rescue.ExtraModules = append(slices.Clone(c.Rescue.ExtraModules), "ext4", "xfs")
+	b := *w.b
+	b.Config = &c
+	w.setID = newUUID()
+	k, info, initrd, err := b.system(ctx, p, Hint{SetID: w.setID, FSUUID: w.key.ID}, work)
+	if err != nil {
+		return err
+	}
+	w.image = filepath.Join(work, "rescue.iso")
+	if err := b.image(p, k, info, initrd, w.image, func(i *media.ISO) {
+		if i.BIOS != nil && i.BIOS.PartitionCode == "" {
+			b.Report.Warn("the key will not start on BIOS machines: isohdppx.bin and mbr.bin of syslinux are missing")
+			i.BIOS = nil
+		}
+		w.bios = i.BIOS
+		i.InPartition = true
+	}); err != nil {
+		return err
+	}
+	st, err := os.Stat(w.image)
+	if err != nil {
+		return err
+	}
+	if room := w.key.Room(); st.Size() > room {
+		return fmt.Errorf("cannot put the rescue system on the key: it has %s, and the key's places for it have %s; --format --rescue-size %dM makes the key anew, and loses what is on it", quantity.Size(st.Size()), quantity.Size(room), st.Size()>>20+128)
+	}
+	return nil
+}
+
+func (w *keyWriter) dataName() string { return layout.PartitionName(w.disk.Name, 3) }
+
+// format divides the stick and makes its file system.
+func (w *keyWriter) format(ctx context.Context) error {
+	w.b.Report.Phase("dividing the stick", 0)
+	if err := w.key.Format(w.f, int64(w.disk.Size), w.bios); err != nil {
+		return err
+	}
+	if err := w.reread(); err != nil {
+		return err
+	}
+	return w.makeFS(ctx)
+}
+
+func (w *keyWriter) makeFS(ctx context.Context) error {
+	dev := "/dev/" + w.dataName()
+	if err := appear(ctx, dev, w.key.Data.Bytes(), w.dataName()); err != nil {
+		return err
+	}
+	c := tool.New("mkfs.ext4", "-q", "-F", "-m", "0", "-L", keyLabel, "-U", w.key.ID, dev)
+	if w.mkfs == "xfs" {
+		c = tool.New("mkfs.xfs", "-q", "-f", "-L", keyLabel, "-m", "uuid="+w.key.ID, dev)
+	}
+	if _, err := w.b.Run.Run(ctx, c); err != nil {
+		return fmt.Errorf("cannot make the key's file system: %w", err)
+	}
+	return nil
+}
+
+// appear waits for a partition of a size that was just made.
+func appear(ctx context.Context, dev string, size int64, name string) error {
+	want := fmt.Sprint(size / 512)
+	for end := time.Now().Add(20 * time.Second); ; {
+		b, err := os.ReadFile("/sys/class/block/" + name + "/size")
+		if err == nil && strings.TrimSpace(string(b)) == want {
+			if _, err := os.Stat(dev); err == nil {
+				return nil
+			}
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("cannot go on: %s did not appear within 20 s", dev)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// reread has the kernel read the partition table.
+func (w *keyWriter) reread() error {
+	for try := 0; ; try++ {
+		_, err := unix.IoctlRetInt(int(w.f.Fd()), unix.BLKRRPART)
+		if err == nil {
+			return nil
+		}
+		if try > 50 {
+			return fmt.Errorf("cannot have the kernel read the stick's new table: %w", err)
+		}
+		time.Sleep(100 * time.Millisecond) // something looks at it just now
+	}
+}
+
+// mount mounts the key's file system; the second result takes it away again.
+func (w *keyWriter) mount(ctx context.Context) (string, func() error, error) {
+	dev := "/dev/" + w.dataName()
+	if err := appear(ctx, dev, w.key.Data.Bytes(), w.dataName()); err != nil {
+		return "", nil, err
+	}
+	probe := func() (*superblock.Info, error) {
+		f, err := os.Open(dev)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return superblock.Probe(f, w.key.Data.Bytes())
+	}
+	i, err := probe()
+	if err == nil && i == nil { // a run was killed between dividing and this
+		if err = w.makeFS(ctx); err == nil {
+			i, err = probe()
+		}
+	}
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot use the key's file system: %w", err)
+	}
+	if i == nil || !strings.EqualFold(i.UUID, w.key.ID) {
+		return "", nil, fmt.Errorf("cannot use the key's file system: %s is not the one that was made for it (UUID %s)", dev, w.key.ID)
+	}
+	dir, err := os.MkdirTemp("/run", "mkcdrec-key-*")
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot use the key's file system: %w", err)
+	}
+	if err := unix.Mount(dev, dir, i.Type, unix.MS_NOATIME|unix.MS_NODEV|unix.MS_NOSUID|unix.MS_NOEXEC, ""); err != nil {
+		return "", nil, errors.Join(fmt.Errorf("cannot mount %s: %w", dev, err), os.Remove(dir))
+	}
+	return dir, func() error {
+		if err := unix.Unmount(dir, 0); err != nil {
+			return fmt.Errorf("cannot unmount the key: %w", err)
+		}
+		return os.Remove(dir)
+	}, nil
+}
+
+// write adds the set and the rescue system.
+func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err error) {
+	dir, unmount, err := w.mount(ctx)
+	if err != nil {
+		return nil, err
+	}
+	mounted := true
+	defer func() {
+		if mounted {
+			err = errors.Join(err, unmount())
+		}
+	}()
+	res = &KeyResult{Device: "/dev/" + w.disk.Name}
+	if err := removeStale(dir); err != nil {
+		return nil, err
+	}
+	if err := w.room(dir, p, res); err != nil {
+		return nil, err
+	}
+	b := *w.b
+	b.setID = w.setID
+	b.medium = func(context.Context, *Plan, Hint) error { return nil }
+	r, err := b.Path(ctx, p, dir)
+	if err != nil {
+		if errors.Is(err, unix.ENOSPC) {
+			err = fmt.Errorf("%w\nthe stick is full, and what was on it is still there (%s); --make-room removes old backups of this machine first", err, strings.Join(w.names(dir, p), ", "))
+		}
+		return nil, err
+	}
+	res.Set, res.NotCovered = filepath.Base(r.Dir), r.NotCovered
+	active, err := w.key.Active(w.f)
+	if err != nil {
+		return nil, err
+	}
+	slot := 0
+	if active == 0 {
+		slot = 1
+	}
+	st, err := os.Stat(w.image)
+	if err != nil {
+		return nil, err
+	}
+	stays := func(err error) error {
+		return fmt.Errorf("%w\nthe backup %s on the stick is whole; the stick starts as it did before", err, res.Set)
+	}
+	add := w.b.Report.Phase("writing the rescue system to the stick", 2*st.Size()).Add
+	if err := w.key.Put(ctx, w.f, slot, w.image, add); err != nil {
+		return nil, stays(err)
+	}
+	if err := w.key.Activate(w.f, slot, w.bios); err != nil {
+		return nil, stays(err)
+	}
+	sets := generations(dir, p.Layout.Hostname)
+	for i, s := range sets {
+		if w.opt.Keep > 0 && i >= w.opt.Keep && s.name != res.Set {
+			if err := removeSet(dir, s.name); err != nil {
+				return nil, err
+			}
+			res.Removed = append(res.Removed, s.name)
+		}
+	}
+	res.Generations = w.names(dir, p)
+	w.b.Report.Phase("writing everything to the stick", 0)
+	mounted = false
+	if err := unmount(); err != nil {
+		return nil, err
+	}
+	return res, w.reread()
+}
+
+func (w *keyWriter) names(dir string, p *Plan) []string {
+	var out []string
+	for _, s := range generations(dir, p.Layout.Hostname) {
+		out = append(out, s.name)
+	}
+	return out
+}
+
+// generation is a set on the key.
+type generation struct {
+	name    string
+	created time.Time
+	size    int64 // bytes
+}
+
+// generations lists a machine's sets below dir, newest first. What can't be
+// read as a set is none: it is not ours to remove.
+func generations(dir, host string) []generation {
+	files, err := filepath.Glob(filepath.Join(dir, "*", manifest.File))
+	if err != nil {
+		return nil
+	}
+	var out []generation
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		m, err := manifest.Parse(b)
+		if err != nil || m.Host != host {
+			continue
+		}
+		g := generation{name: filepath.Base(filepath.Dir(f)), created: m.Created}
+		for _, x := range m.Files {
+			g.size += int64(x.Size)
+		}
+		out = append(out, g)
+	}
+	slices.SortFunc(out, func(a, b generation) int {
+		return cmp.Or(b.created.Compare(a.created), strings.Compare(b.name, a.name))
+	})
+	return out
+}
+
+// removeSet removes a set so that an interruption leaves no half of it under
+// its name.
+func removeSet(dir, name string) error {
+	tmp := filepath.Join(dir, partial+name)
+	if err := os.Rename(filepath.Join(dir, name), tmp); err != nil {
+		return fmt.Errorf("cannot remove the old backup %s: %w", name, err)
+	}
+	if err := os.RemoveAll(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot remove the old backup %s: %w", name, err)
+	}
+	return nil
+}
+
+// room removes old sets, if that was allowed, until the new one is likely to
+// fit: a tenth more than the last one, or half of what is used.
+func (w *keyWriter) room(dir string, p *Plan, res *KeyResult) error {
+	sets := generations(dir, p.Layout.Hostname)
+	need := int64(0)
+	for _, a := range p.Archives {
+		need += a.Used / 2
+	}
+	if len(sets) > 0 {
+		need = sets[0].size + sets[0].size/10
+	}
+	for {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			return fmt.Errorf("cannot use the key's file system: %w", err)
+		}
+		free := int64(st.Bavail) * st.Bsize
+		if free >= need {
+			return nil
+		}
+		if !w.opt.MakeRoom || len(sets) == 0 {
+			w.b.Report.Warn("the stick has %s free, and the backup may need %s", quantity.Size(free), quantity.Size(need))
+			return nil
+		}
+		old := sets[len(sets)-1]
+		sets = sets[:len(sets)-1]
+		if len(sets) == 0 {
+			w.b.Report.Warn("the last backup of this machine on the stick, %s, makes room for the new one", old.name)
+		}
+		if err := removeSet(dir, old.name); err != nil {
+			return err
+		}
+		res.Removed = append(res.Removed, old.name)
+	}
+}

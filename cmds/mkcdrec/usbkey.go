@@ -1,0 +1,116 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v3"
+	"golang.org/x/term"
+
+	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
+)
+
+func (a *app) usbkeyCommand() *cli.Command {
+	return &cli.Command{Name: "usbkey", Usage: "write rescue system and backup to a stick that starts BIOS and UEFI machines", ArgsUsage: "DEV",
+		Description: "DEV is the whole stick, /dev/sdb. The first time all that is on it is lost, after its serial number was\ntyped or given by --confirm. From then on every run adds a backup and replaces the older of two rescue\nsystems; the stick stays as it was until both are whole.",
+		Flags: append(rescueFlags(),
+			&cli.IntFlag{Name: "keep", Value: 2, Usage: "backups of this machine that stay on the stick, `N`; 0 for all"},
+			&cli.BoolFlag{Name: "make-room", Usage: "remove old backups of this machine first, if the stick is too full"},
+			&cli.StringFlag{Name: "rescue-size", Usage: "the most that a rescue system may need, `SIZE`: when the stick is divided"},
+			&cli.BoolFlag{Name: "format", Usage: "make the key anew, even if it is one"},
+			&cli.BoolFlag{Name: "fixed-disk", Usage: "take a disk that is not removable"},
+			&cli.StringSliceFlag{Name: "confirm", Usage: "`SERIAL` number of the stick that may be overwritten; asks nothing"}),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Len() != 1 {
+				return exit.Usage(fmt.Errorf("usbkey wants one stick, not %d", c.Args().Len()))
+			}
+			if err := a.rescueOptions(c); err != nil {
+				return err
+			}
+			opt := builder.KeyOptions{Device: c.Args().First(), Keep: c.Int("keep"), MakeRoom: c.Bool("make-room"), Format: c.Bool("format"), Fixed: c.Bool("fixed-disk"), Confirm: a.confirmKey(c.StringSlice("confirm"))}
+			if opt.Keep < 0 {
+				return exit.Usage(errors.New("--keep can't be negative"))
+			}
+			if s := c.String("rescue-size"); s != "" {
+				n, err := quantity.Parse(s)
+				if err != nil || n <= 0 {
+					return exit.Usage(fmt.Errorf("--rescue-size %q: want a size such as 512M", s))
+				}
+				opt.RescueSize = n
+			}
+			b, err := a.builder()
+			if err != nil {
+				return err
+			}
+			if c.Bool("dry-run") {
+				p, err := a.plan(ctx, b, "")
+				if err != nil {
+					return err
+				}
+				return a.listPlanned(ctx, c, p)
+			}
+			r, err := b.Key(ctx, opt)
+			if err != nil {
+				return err
+			}
+			a.ui.End()
+			a.ui.Result(r)
+			if !c.Bool("json") && !c.Bool("quiet") {
+				var rows [][]string
+				for i, g := range r.Generations {
+					what := ""
+					if i == 0 {
+						what = "starts with it"
+					}
+					rows = append(rows, []string{g, what})
+				}
+				ui.Table(c.Root().Writer, []string{"BACKUP ON " + r.Device, ""}, rows)
+			}
+			for _, g := range r.Removed {
+				a.ui.Note("removed: %s", g)
+			}
+			if len(r.NotCovered) > 0 {
+				return exit.NotCovered(r.NotCovered)
+			}
+			return nil
+		}}
+}
+
+// confirmKey has the stick's serial number typed, or compares it with what was
+// given. A stick without one is confirmed by its name.
+func (a *app) confirmKey(said []string) func(layout.Disk, string) error {
+	return func(d layout.Disk, holds string) error {
+		want := d.Serial
+		if want == "" {
+			want = "/dev/" + d.Name
+		}
+		if len(said) == 0 {
+			if !term.IsTerminal(int(os.Stdin.Fd())) {
+				return &plan.Refused{Reason: fmt.Sprintf("/dev/%s would be overwritten (it holds: %s), and nobody confirmed it: --confirm %s", d.Name, holds, want)}
+			}
+			a.ui.End()
+			fmt.Fprintf(os.Stderr, "All that is on /dev/%s is lost.\n  model   %s\n  serial  %s\n  size    %s\n  holds   %s\nTo overwrite it, type %s: ", d.Name, d.Model, d.Serial, d.Size, holds, want)
+			line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+			if err != nil && err != io.EOF {
+				return err
+			}
+			said = []string{strings.TrimSpace(line)}
+		}
+		for _, s := range said {
+			if s == want || plan.Confirms([]string{s}, d) {
+				return nil
+			}
+		}
+		return &plan.Refused{Reason: fmt.Sprintf("%q is not %s: /dev/%s was not changed", strings.Join(said, ","), want, d.Name)}
+	}
+}

@@ -1,0 +1,380 @@
+package legacy
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// maxRecovery bounds what is read of recovery.tgz, bytes; a real one has some
+// hundred KiB.
+const maxRecovery = 64 << 20
+
+// recovery reads /etc/recovery as recovery.tgz has it, by base name; files of
+// its folders lvm and md as "lvm/NAME". Nil when no volume has one.
+func (s *Set) recovery() (map[string][]byte, error) {
+	for _, v := range s.volumes {
+		f, err := os.Open(filepath.Join(v.dir, "recovery.tgz"))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		z, err := gzip.NewReader(f)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read %s: %w", f.Name(), err)
+		}
+		out := map[string][]byte{}
+		t := tar.NewReader(io.LimitReader(z, maxRecovery))
+		for {
+			h, err := t.Next()
+			if err == io.EOF {
+				return out, nil
+			}
+			if err != nil {
+				return nil, fmt.Errorf("cannot read %s: %w", f.Name(), err)
+			}
+			if h.Typeflag != tar.TypeReg {
+				continue
+			}
+			b, err := io.ReadAll(t)
+			if err != nil {
+				return nil, fmt.Errorf("cannot read %s: %s: %w", f.Name(), h.Name, err)
+			}
+			name := path.Base(h.Name)
+			if d := path.Base(path.Dir(h.Name)); d == "lvm" || d == "md" {
+				name = d + "/" + name
+			}
+			out[name] = b
+		}
+	}
+	return nil, nil
+}
+
+// Layout gives the machine's storage as far as the set tells: disks with MBR
+// tables, ext2, ext3, ext4, xfs and swap on partitions. What else there was is
+// in its Unsupported list. mkCDrec recorded neither UUIDs nor the geometry of
+// file systems: UUIDs that fstab asks for are given, others are derived from
+// the set; geometry is what a boot loader of that time can read.
+func (s *Set) Layout() (*layout.Layout, error) {
+	files, err := s.recovery()
+	if err != nil {
+		return nil, err
+	}
+	if files == nil || files["To_Restore"] == nil {
+		return nil, errors.New("cannot read the layout of this backup: no volume has a recovery.tgz with To_Restore; single archives can be read with pastestream -mkcdrec")
+	}
+	r := &reader{s: s, files: files, l: &layout.Layout{Version: layout.Version, Hostname: "unknown", Boot: layout.Boot{Firmware: layout.BIOS}}}
+	for n := range files {
+		for _, pre := range []string{"fstab.", "df.", "mtab."} {
+			if h, ok := strings.CutPrefix(n, pre); ok && h != "" {
+				r.l.Hostname = h
+			}
+		}
+	}
+	r.l.Fstab = strings.TrimSpace(string(files["fstab."+r.l.Hostname]))
+	if err := r.disks(); err != nil {
+		return nil, err
+	}
+	r.filesystems()
+	r.swap()
+	r.boot()
+	if err := r.l.Validate(); err != nil {
+		return nil, fmt.Errorf("cannot use the layout of this backup:\n%w", err)
+	}
+	return r.l, nil
+}
+
+type reader struct {
+	s     *Set
+	files map[string][]byte
+	l     *layout.Layout
+}
+
+func (r *reader) unsupported(what, dev, format string, a ...any) {
+	r.l.Unsupported = append(r.l.Unsupported, layout.Unsupported{What: what, Device: dev, Reason: fmt.Sprintf(format, a...)})
+}
+
+// uuid is the same for the same thing of the same set.
+func (r *reader) uuid(of string) string {
+	h := sha256.Sum256([]byte("mkCDrec " + r.s.Date + " " + r.l.Hostname + " " + of))
+	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16])
+}
+
+// disks reads partitions.DISK, what `sfdisk -d` printed, with size.DISK (KiB)
+// and mbr.DISK.
+func (r *reader) disks() error {
+	var names []string
+	for n := range r.files {
+		if d, ok := strings.CutPrefix(n, "partitions."); ok && d != "" {
+			names = append(names, d)
+		}
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		d := layout.Disk{Name: strings.ReplaceAll(n, "_", "/"), Model: "disk of a mkCDrec backup", LogicalSector: 512, PhysicalSector: 512}
+		if strings.Contains(d.Name, "/") { // cciss/c0d0: two levels are a volume's name here
+			r.unsupported(d.Name, d.Name, "disk behind a RAID controller of old: its archives can be read with pastestream -mkcdrec")
+			continue
+		}
+		t, err := parseSfdisk(string(r.files["partitions."+n]), d.Name)
+		if err != nil {
+			return fmt.Errorf("cannot read partitions.%s: %w", n, err)
+		}
+		if t == nil {
+			r.unsupported(d.Name, d.Name, "its partition table is no MBR")
+			continue
+		}
+		if m := r.files["mbr."+n]; len(m) >= 512 {
+			t.Signature = fmt.Sprintf("0x%08x", binary.LittleEndian.Uint32(m[440:]))
+		}
+		d.Table = t
+		if kib, err := strconv.ParseInt(strings.TrimSpace(string(r.files["size."+n])), 10, 64); err == nil {
+			d.Size = quantity.Size(kib << 10)
+		}
+		for _, p := range t.Partitions {
+			d.Size = max(d.Size, p.Start+p.Size)
+		}
+		r.l.Disks = append(r.l.Disks, d)
+	}
+	return nil
+}
+
+var (
+	sfdiskLine = regexp.MustCompile(`^/dev/(\S+?)\s*:\s*(.*)$`)
+	sfdiskPart = regexp.MustCompile(`(\d+)$`)
+)
+
+// parseSfdisk reads a dump of old or new sfdisk; nil for a table that is no
+// MBR.
+func parseSfdisk(text, disk string) (*layout.Table, error) {
+	t := &layout.Table{Label: layout.MBR, Signature: "0x00000001"}
+	for n, line := range strings.Split(text, "\n") {
+		line = strings.TrimSpace(line)
+		if k, v, ok := strings.Cut(line, ":"); ok && k == "label" && strings.TrimSpace(v) != "dos" {
+			return nil, nil
+		}
+		g := sfdiskLine.FindStringSubmatch(line)
+		if g == nil {
+			continue
+		}
+		bad := func(what string) error { return fmt.Errorf("line %d: %s: %q", n+1, what, line) }
+		num := sfdiskPart.FindString(g[1])
+		p := layout.Partition{Device: g[1]}
+		var err error
+		if p.Number, err = strconv.Atoi(num); err != nil || !strings.HasPrefix(g[1], disk) {
+			return nil, bad("no partition of " + disk)
+		}
+		for _, f := range strings.Split(g[2], ",") {
+			k, v, _ := strings.Cut(f, "=")
+			v = strings.TrimSpace(v)
+			switch strings.TrimSpace(k) {
+			case "start", "size":
+				x, err := strconv.ParseInt(v, 10, 64)
+				if err != nil || x < 0 || x > 1<<40 {
+					return nil, bad("no number of sectors")
+				}
+				if strings.TrimSpace(k) == "start" {
+					p.Start = quantity.Size(x * 512)
+				} else {
+					p.Size = quantity.Size(x * 512)
+				}
+			case "Id", "type":
+				x, err := strconv.ParseUint(v, 16, 8)
+				if err != nil {
+					return nil, bad("no partition type")
+				}
+				p.Type = fmt.Sprintf("0x%02x", x)
+			case "bootable":
+				p.Active = true
+			}
+		}
+		if p.Size == 0 || p.Type == "0x00" || p.Type == "" {
+			continue // an empty entry
+		}
+		t.Partitions = append(t.Partitions, p)
+	}
+	// Where logical partitions' own records lie is not in the dump: the first
+	// one's at the start of the extended partition, the others' behind the
+	// partition before.
+	var ext *layout.Partition
+	end := quantity.Size(0)
+	for i := range t.Partitions {
+		p := &t.Partitions[i]
+		switch {
+		case p.Number <= 4 && p.Extended():
+			ext, end = p, p.Start
+		case p.Number > 4 && ext == nil:
+			return nil, fmt.Errorf("%s is a logical partition without an extended one", p.Device)
+		case p.Number > 4:
+			p.EBR, end = end, p.Start+p.Size
+		}
+	}
+	return t, nil
+}
+
+// ext are file systems that GRUB legacy and LILO can read: inodes of 128
+// bytes, and the features that mke2fs had in 2009.
+func ext(typ string, size int64) *superblock.Ext {
+	e := &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 128, Inodes: max(size/16384, 1024), Reserved: size / 4096 / 20, MaxMounts: -1, Errors: 1,
+		Features: []string{"ext_attr", "resize_inode", "dir_index", "filetype", "sparse_super", "large_file"}}
+	if size < 512<<20 {
+		e.BlockSize, e.ClusterSize, e.Inodes, e.Reserved = 1024, 1024, max(size/4096, 256), size/1024/20
+	}
+	if typ != superblock.TypeExt2 {
+		e.Features = append(e.Features, "has_journal")
+	}
+	if typ == superblock.TypeExt4 {
+		e.Features = append(e.Features, "extent", "flex_bg", "uninit_bg", "huge_file", "dir_nlink")
+		e.FlexBG = 16
+	}
+	return e
+}
+
+// filesystems are the lines of To_Restore that lie on partitions.
+func (r *reader) filesystems() {
+	labels := r.labels()
+	wanted := fstabIDs(r.l.Fstab)
+	used := r.used()
+	for _, a := range r.s.Archives {
+		_, p := r.l.Partition(a.Device)
+		switch {
+		case a.Raw:
+			r.unsupported(a.Mount, a.Device, "%s was saved as an image by dd: put it back with pastestream -mkcdrec %s", cmpOr(a.Type, "it"), a.Mount)
+			continue
+		case p == nil:
+			r.unsupported(a.Mount, a.Device, "%s lies on RAID or LVM, which is not read from mkCDrec backups: make it by hand, and unpack %s with pastestream -mkcdrec", a.Device, a.Name)
+			continue
+		}
+		f := layout.Filesystem{Device: a.Device, Type: a.Type, Size: p.Size, UUID: r.uuid(a.Device), Label: labels[a.Device], Used: used[a.Mount], Mounts: []layout.Mount{{Path: a.Mount, Options: "rw"}}}
+		if w := wanted[a.Mount]; w.uuid != "" {
+			f.UUID = w.uuid
+		} else if w.label != "" && f.Label == "" {
+			f.Label = w.label
+		}
+		switch a.Type {
+		case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
+			f.Ext = ext(a.Type, int64(p.Size))
+		case superblock.TypeXFS:
+			f.XFS = &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 256, DirBlock: 4096}
+		default:
+			r.unsupported(a.Mount, a.Device, "file system of type %q can't be made", a.Type)
+			continue
+		}
+		r.l.Filesystems = append(r.l.Filesystems, f)
+	}
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// labels reads mke2label.sh: e2label DEVICE LABEL.
+func (r *reader) labels() map[string]string {
+	out := map[string]string{}
+	for _, line := range strings.Split(string(r.files["mke2label.sh"]), "\n") {
+		if f := strings.Fields(line); len(f) >= 3 && path.Base(f[0]) == "e2label" {
+			out[strings.TrimPrefix(f[1], "/dev/")] = strings.Trim(f[2], `"'`)
+		}
+	}
+	return out
+}
+
+type fsID struct{ uuid, label string }
+
+var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+
+// fstabIDs gives what fstab calls the file systems of its mount points.
+func fstabIDs(fstab string) map[string]fsID {
+	out := map[string]fsID{}
+	for _, line := range strings.Split(fstab, "\n") {
+		f := strings.Fields(line)
+		if len(f) < 3 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		key := f[1]
+		if f[2] == "swap" {
+			key = "swap"
+		}
+		if u, ok := strings.CutPrefix(f[0], "UUID="); ok && uuidForm.MatchString(strings.Trim(u, `"`)) {
+			out[key] = fsID{uuid: strings.Trim(u, `"`)}
+		} else if l, ok := strings.CutPrefix(f[0], "LABEL="); ok {
+			out[key] = fsID{label: strings.Trim(l, `"`)}
+		}
+	}
+	return out
+}
+
+// used reads df.HOST, what `df -kP` printed.
+func (r *reader) used() map[string]quantity.Size {
+	out := map[string]quantity.Size{}
+	for _, line := range strings.Split(string(r.files["df."+r.l.Hostname]), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 6 {
+			continue
+		}
+		if kib, err := strconv.ParseInt(f[2], 10, 50); err == nil && kib >= 0 {
+			out[f[5]] = quantity.Size(kib << 10)
+		}
+	}
+	return out
+}
+
+// swap reads mkswap.sh: mkswap [-c] [-L LABEL] -v1 DEVICE.
+func (r *reader) swap() {
+	for _, line := range strings.Split(string(r.files["mkswap.sh"]), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 2 || path.Base(f[0]) != "mkswap" {
+			continue
+		}
+		dev := strings.TrimPrefix(f[len(f)-1], "/dev/")
+		_, p := r.l.Partition(dev)
+		if p == nil {
+			r.unsupported(dev, dev, "swap on RAID or LVM, which is not read from mkCDrec backups")
+			continue
+		}
+		s := layout.Swap{Device: dev, UUID: r.uuid(dev), Size: p.Size, Active: true}
+		if i := slices.Index(f, "-L"); i > 0 && i+2 < len(f) {
+			s.Label = strings.Trim(f[i+1], `"'`)
+		}
+		if w := fstabIDs(r.l.Fstab)["swap"]; w.uuid != "" && len(r.l.Swap) == 0 {
+			s.UUID = w.uuid
+		}
+		r.l.Swap = append(r.l.Swap, s)
+	}
+}
+
+// boot takes the disk of /boot or / for the one with the loader.
+func (r *reader) boot() {
+	if !strings.Contains(string(r.files["BOOTLOADER"]), "GRUB") {
+		return
+	}
+	for _, m := range []string{"/boot", "/"} {
+		if f := r.l.Mounted(m); f != nil {
+			r.l.Boot.Loader, r.l.Boot.Targets, r.l.Boot.Disks = layout.GRUB, []string{"i386-pc"}, r.l.DisksUnder(f.Device)
+			return
+		}
+	}
+}

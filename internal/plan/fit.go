@@ -1,0 +1,673 @@
+package plan
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// align is what partitions begin and end at when they are laid out anew.
+const align = quantity.MiB
+
+// Fit adapts a layout to the sizes of the disks that it goes to, and to the
+// wish's sizes. A disk of about the old size (up to a twentieth larger) on
+// which nothing is wished keeps its table to the byte. On any other, file
+// systems and what carries them shrink or grow: each gets the least it needs,
+// and of what is left as much as it had free in proportion, so that the old
+// size gives the old layout. EFI, boot and BIOS boot partitions keep their
+// size, as does swap unless it is in the way of a fit; unpartitioned space and
+// free extents count as something that may shrink to nothing.
+//
+// The result names devices as want does. It is a refusal with a table of needs
+// when the least does not fit.
+func Fit(want *layout.Layout, m Mapping, w Wish) (*layout.Layout, error) {
+	l, err := clone(want)
+	if err != nil {
+		return nil, err
+	}
+	f := &fitter{l: l, wish: w, size: map[string]quantity.Size{}}
+	for old, p := range m {
+		if d := l.Disk(old); d != nil {
+			f.size[old] = p.Size
+		}
+	}
+	if err := f.wishes(); err != nil {
+		return nil, err
+	}
+	var first error
+	for _, swapShare := range []int64{4, 1} { // of four
+		f.swapShare, f.lvs = swapShare, nil
+		err := f.run()
+		if err == nil {
+			return l, l.Validate()
+		}
+		if first == nil {
+			first = err
+		}
+		if l, err = clone(want); err != nil {
+			return nil, err
+		}
+		f.l = l
+	}
+	return nil, first
+}
+
+func clone(l *layout.Layout) (*layout.Layout, error) {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	var out layout.Layout
+	return &out, json.Unmarshal(b, &out)
+}
+
+// Minimum is the least size of each needed disk, by its name. Where a volume
+// group lies on several disks, each is taken to carry its old share.
+func Minimum(want *layout.Layout, w Wish) map[string]quantity.Size {
+	out := map[string]quantity.Size{}
+	f := &fitter{l: want, wish: w, swapShare: 1, size: map[string]quantity.Size{}}
+	if err := f.shares(); err != nil {
+		w.Keep = true
+	}
+	for _, n := range want.Needed() {
+		d := want.Disk(n)
+		if d == nil {
+			continue
+		}
+		out[n] = Need(d)
+		if d.Table == nil || w.Keep {
+			if it := f.item(n, d.Size); it != nil && !w.Keep {
+				out[n] = min(it.min, d.Size)
+			}
+			continue
+		}
+		need := f.overhead(d)
+		for _, it := range f.items(d) {
+			need += it.min.AlignUp(align)
+		}
+		out[n] = min(out[n], need)
+	}
+	return out
+}
+
+// item is something that gets a size.
+type item struct {
+	dev      string
+	what     string // for people
+	old, min quantity.Size
+	used     quantity.Size
+	fixed    bool // min is its size
+	got      quantity.Size
+}
+
+type fitter struct {
+	l         *layout.Layout
+	wish      Wish
+	size      map[string]quantity.Size // of the disks there
+	swapShare int64
+	pv        map[string]quantity.Size // least size of physical volumes
+	exact     map[string]bool          // disks that keep their table
+	lvs       map[string][]*item       // of each group, by what there was
+}
+
+// wishes checks that what is wished for is there.
+func (f *fitter) wishes() error {
+	for at := range f.wish.Sizes {
+		if f.l.Mounted(at) == nil && !slices.ContainsFunc(f.l.Swap, func(s layout.Swap) bool { return s.Device == at }) {
+			return refuse("--size %s: the layout has nothing there; sizes are given for mount points and swap devices", at)
+		}
+	}
+	return nil
+}
+
+func (f *fitter) run() error {
+	f.exact = map[string]bool{}
+	for n, size := range f.size {
+		d := f.l.Disk(n)
+		f.exact[n] = size >= Need(d) && (size <= d.Size+d.Size/20 || f.wish.Keep)
+		if f.wished(n) {
+			f.exact[n] = false
+		}
+		if f.wish.Keep && !f.exact[n] {
+			return refuse("%s does not fit with the sizes that it had: %s needed, %s there", n, Need(d), size)
+		}
+	}
+	if err := f.shares(); err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range f.l.Needed() {
+		if _, ok := f.size[n]; !ok {
+			continue
+		}
+		if err := f.disk(f.l.Disk(n)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i := range f.l.VolumeGroup {
+		if err := f.group(&f.l.VolumeGroup[i]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// wished tells whether the size of anything on a disk is wished for.
+func (f *fitter) wished(disk string) bool {
+	for at := range f.wish.Sizes {
+		dev := at
+		if fs := f.l.Mounted(at); fs != nil {
+			dev = fs.Device
+		}
+		if slices.Contains(f.l.DisksUnder(dev), disk) {
+			return true
+		}
+	}
+	return false
+}
+
+// item says what a device needs; nil for one that carries nothing known, which
+// keeps its size.
+func (f *fitter) item(dev string, size quantity.Size) *item {
+	it := &item{dev: dev, old: size, min: size, fixed: true, what: "-"}
+	for i := range f.l.Filesystems {
+		fs := &f.l.Filesystems[i]
+		if fs.Device != dev {
+			continue
+		}
+		it.what = fs.Type
+		for _, m := range fs.Mounts {
+			it.what += " on " + m.Path
+			if s, ok := f.wish.Sizes[m.Path]; ok {
+				it.min = max(Least(fs), s)
+				if it.min != s {
+					it.what += fmt.Sprintf(", %s asked for", s)
+				}
+				return it
+			}
+		}
+		it.used = fs.Used
+		if least := Least(fs); least > 0 && !stays(fs) && f.l.Boot.ESP != dev {
+			it.min, it.fixed = min(least, max(size, least)), false
+		}
+		return it
+	}
+	for _, s := range f.l.Swap {
+		if s.Device == dev {
+			it.what = "swap"
+			if s, ok := f.wish.Sizes[dev]; ok {
+				it.min = s
+				return it
+			}
+			it.min = max(size*quantity.Size(f.swapShare)/4, min(size, 16*quantity.MiB)).AlignUp(align)
+			if f.swapShare == 4 {
+				it.min = size
+			}
+			return it
+		}
+	}
+	if least, ok := f.pv[dev]; ok {
+		it.what, it.min, it.fixed = "LVM", least, false
+	}
+	return it
+}
+
+// stays tells of a file system whose size has its reasons.
+func stays(fs *layout.Filesystem) bool {
+	return slices.ContainsFunc(fs.Mounts, func(m layout.Mount) bool { return m.Path == "/boot" || m.Path == "/boot/efi" || m.Path == "/efi" })
+}
+
+// Least is the least size of a device that a file system's files fit on once
+// it is made anew, 0 when it can't be told and the size has to stay. What the
+// kernel calls used is files and directories, without what mkfs lays out:
+// inode tables and journal for ext, log and reserves for XFS.
+func Least(fs *layout.Filesystem) quantity.Size {
+	if len(fs.Mounts) > 0 && fs.Excluded == "" && fs.Used == 0 {
+		return 0
+	}
+	used := fs.Used
+	if fs.Excluded != "" {
+		used = 0
+	}
+	switch {
+	case fs.Ext != nil:
+		ratio := int64(fs.Size) / max(fs.Ext.Inodes, 1)
+		n := used + used/16 // indirect blocks, and directories that grow
+		n += quantity.Size(max(fs.UsedInodes+fs.UsedInodes/8, int64(n)/max(ratio, 1024)) * fs.Ext.InodeSize)
+		n += min(max(n/16, 8*quantity.MiB), 256*quantity.MiB) // journal
+		return (n + n/16 + 16*quantity.MiB).AlignUp(align)    // for root, bitmaps, descriptors
+	case fs.XFS != nil:
+		n := used + used/8
+		return max(n+n/32+96*quantity.MiB, 320*quantity.MiB).AlignUp(align) // mkfs.xfs refuses less than 300 MiB
+	}
+	return 0
+}
+
+// overhead is what a disk's table takes beside its partitions.
+func (f *fitter) overhead(d *layout.Disk) quantity.Size {
+	n := align
+	if d.Table.Label == layout.GPT {
+		n += (d.LogicalSector + quantity.Size(128*128).AlignUp(d.LogicalSector)).AlignUp(align)
+	}
+	for _, p := range d.Table.Partitions {
+		if p.Number > 4 && d.Table.Label == layout.MBR {
+			n += align // its extended boot record
+		}
+	}
+	return n
+}
+
+// items are a disk's partitions in the order they lie there, and what is not
+// partitioned, with dev "".
+func (f *fitter) items(d *layout.Disk) []*item {
+	var out []*item
+	sum := quantity.Size(0)
+	for _, p := range inOrder(d.Table) {
+		if p.Extended() {
+			continue
+		}
+		it := f.item(p.Device, p.Size)
+		out = append(out, it)
+		sum += p.Size.AlignUp(align)
+	}
+	if free := d.Size - f.overhead(d) - sum; free >= 64*quantity.MiB {
+		out = append(out, &item{what: "not partitioned", old: free})
+	}
+	return out
+}
+
+func inOrder(t *layout.Table) []*layout.Partition {
+	out := make([]*layout.Partition, len(t.Partitions))
+	for i := range t.Partitions {
+		out[i] = &t.Partitions[i]
+	}
+	slices.SortStableFunc(out, func(a, b *layout.Partition) int { return cmp.Compare(a.Start, b.Start) })
+	return out
+}
+
+// peStart is what LVM keeps before the first extent, and what may be lost to
+// rounding behind the last.
+func peStart(g *layout.VolumeGroup) quantity.Size { return align + g.ExtentSize }
+
+// lvItems are a group's volumes and its free extents, with dev "", as they were
+// before anything was changed.
+func (f *fitter) lvItems(g *layout.VolumeGroup) []*item {
+	if have, ok := f.lvs[g.Name]; ok {
+		return have
+	}
+	var out []*item
+	sum, total := quantity.Size(0), quantity.Size(0)
+	for _, v := range g.LVs {
+		it := f.item(g.Name+"/"+v.Name, v.Size)
+		it.min = it.min.AlignUp(g.ExtentSize)
+		out = append(out, it)
+		sum += v.Size
+	}
+	for _, p := range g.PVs {
+		total += (p.Size - align) / g.ExtentSize * g.ExtentSize
+	}
+	if free := total - sum; free > 0 {
+		out = append(out, &item{what: "free in " + g.Name, old: free})
+	}
+	if f.lvs == nil {
+		f.lvs = map[string][]*item{}
+	}
+	f.lvs[g.Name] = out
+	return out
+}
+
+// shares decides how much of each group its physical volumes have to carry at
+// least. Groups are one after the other: those that come later are taken to
+// need their old share of a disk.
+func (f *fitter) shares() error {
+	f.pv = map[string]quantity.Size{}
+	need := func(g *layout.VolumeGroup) quantity.Size {
+		n := quantity.Size(0)
+		for _, it := range f.lvItems(g) {
+			n += it.min
+		}
+		return n
+	}
+	for i := range f.l.VolumeGroup {
+		g := &f.l.VolumeGroup[i]
+		total := quantity.Size(0)
+		for _, p := range g.PVs {
+			total += p.Size
+		}
+		for _, p := range g.PVs {
+			f.pv[p.Device] = (scale(need(g), p.Size, total) + peStart(g)).AlignUp(align)
+		}
+	}
+	for i := range f.l.VolumeGroup {
+		g := &f.l.VolumeGroup[i]
+		if len(g.PVs) < 2 || len(f.size) == 0 {
+			continue
+		}
+		// What each disk could give at most.
+		caps := make([]quantity.Size, len(g.PVs))
+		total := quantity.Size(0)
+		for j, p := range g.PVs {
+			for _, n := range f.l.DisksUnder(p.Device) {
+				d := f.l.Disk(n)
+				switch {
+				case f.exact[n]:
+					caps[j] = p.Size - peStart(g)
+				case d.Table == nil:
+					caps[j] = f.size[n] - peStart(g)
+				default:
+					caps[j] = f.size[n] - f.overhead(d) - peStart(g)
+					for _, it := range f.items(d) {
+						if it.dev != p.Device {
+							caps[j] -= it.min.AlignUp(align)
+						}
+					}
+				}
+			}
+			caps[j] = max(caps[j], 0)
+			total += caps[j]
+		}
+		n := need(g)
+		if n > total {
+			return f.refuseGroup(g, total)
+		}
+		for j, p := range g.PVs {
+			f.pv[p.Device] = min((scale(n, caps[j], total) + peStart(g)).AlignUp(align), caps[j]+peStart(g))
+		}
+	}
+	return nil
+}
+
+// scale is n*part/whole, rounded up, without overflow for sizes of disks.
+func scale(n, part, whole quantity.Size) quantity.Size {
+	if whole <= 0 {
+		return n
+	}
+	const unit = 64 << 10
+	a, b, c := (n+unit-1)/unit, (part+unit-1)/unit, max(whole/unit, 1)
+	if a > 1<<31 || b > 1<<31 { // more than 128 TiB
+		a, c = a>>8+1, c>>8
+	}
+	return min((a*b+c-1)/c*unit, max(n, 0)+unit)
+}
+
+// divide gives every item its size in multiples of unit; false when the least
+// is too much.
+func divide(items []*item, avail, unit quantity.Size) bool {
+	rest, weights := avail, quantity.Size(0)
+	var big *item
+	for _, it := range items {
+		it.got = it.min.AlignUp(unit)
+		rest -= it.got
+		if w := it.weight(); w > 0 {
+			weights += w
+			if big == nil || w > big.weight() {
+				big = it
+			}
+		}
+	}
+	if rest < 0 {
+		return false
+	}
+	if big == nil {
+		return true
+	}
+	left := rest
+	for _, it := range items {
+		if w := it.weight(); w > 0 {
+			add := min(scale(rest, w, weights)/unit*unit, left/unit*unit)
+			it.got += add
+			left -= add
+		}
+	}
+	big.got += left / unit * unit
+	return true
+}
+
+// weight is what an item had free.
+func (it *item) weight() quantity.Size {
+	if it.fixed {
+		return 0
+	}
+	return max(it.old-it.min, it.old/64, 1)
+}
+
+// disk lays a disk's partitions out anew.
+func (f *fitter) disk(d *layout.Disk) error {
+	size := f.size[d.Name]
+	if f.exact[d.Name] {
+		d.Size = max(d.Size, size)
+		if d.Size > size { // smaller, but everything fits
+			d.Size = size
+		}
+		return nil
+	}
+	if d.Table == nil {
+		it := f.item(d.Name, d.Size)
+		if it.min > size {
+			return f.refuseDisk(d, size, []*item{it})
+		}
+		d.Size = size
+		f.setPV(d.Name, size)
+		return nil
+	}
+	items := f.items(d)
+	avail := size/align*align - f.overhead(d)
+	if d.Table.Label == layout.MBR {
+		avail = min(avail, (1<<32-1)*d.LogicalSector/align*align-f.overhead(d))
+	}
+	if !divide(items, avail, align) {
+		return f.refuseDisk(d, size, items)
+	}
+	got := map[string]*item{}
+	for _, it := range items {
+		got[it.dev] = it
+	}
+	at := align
+	var ext *layout.Partition
+	for _, p := range inOrder(d.Table) {
+		switch {
+		case p.Extended():
+			ext = p
+			p.Start, p.Size = at, 0
+			continue
+		case p.Number > 4 && d.Table.Label == layout.MBR:
+			p.EBR = at
+			at += align
+		case ext != nil: // a primary one behind the extended
+			ext.Size, ext = at-ext.Start, nil
+		}
+		it := got[p.Device]
+		p.Start = at
+		p.Size = it.got
+		if it.fixed {
+			p.Size = it.min.AlignUp(d.LogicalSector)
+		}
+		at += p.Size.AlignUp(align)
+		f.setPV(p.Device, p.Size)
+	}
+	if ext != nil {
+		ext.Size = max(at-ext.Start, align)
+	}
+	d.Size = size
+	return nil
+}
+
+func (f *fitter) setPV(dev string, size quantity.Size) {
+	for i := range f.l.VolumeGroup {
+		for j := range f.l.VolumeGroup[i].PVs {
+			if p := &f.l.VolumeGroup[i].PVs[j]; p.Device == dev {
+				p.Size = size
+			}
+		}
+	}
+	for i := range f.l.Swap {
+		if f.l.Swap[i].Device == dev {
+			f.l.Swap[i].Size = size
+		}
+	}
+}
+
+// group sizes a group's volumes by what its physical volumes have now, and
+// writes its metadata anew.
+func (f *fitter) group(g *layout.VolumeGroup) error {
+	changed := false
+	for _, p := range g.PVs {
+		for _, d := range f.l.DisksUnder(p.Device) {
+			if _, there := f.size[d]; !there {
+				return nil // on disks that are not needed
+			}
+			changed = changed || !f.exact[d]
+		}
+	}
+	if !changed {
+		return nil
+	}
+	t, err := lvmtext.Parse(g.Config)
+	if err != nil {
+		return fmt.Errorf("volume group %s: %w", g.Name, err)
+	}
+	vg := t.Get(g.Name)
+	total, free := quantity.Size(0), []extents{}
+	for _, p := range g.PVs {
+		e, err := f.physical(vg, g, p)
+		if err != nil {
+			return fmt.Errorf("volume group %s: %w", g.Name, err)
+		}
+		total += quantity.Size(e.count) * g.ExtentSize
+		free = append(free, e)
+	}
+	items := f.lvItems(g)
+	if !divide(items, total, g.ExtentSize) {
+		return f.refuseGroup(g, total)
+	}
+	for i := range g.LVs {
+		v := &g.LVs[i]
+		v.Size = items[i].got
+		lv := vg.Get("logical_volumes", v.Name)
+		if lv == nil {
+			return fmt.Errorf("volume group %s: its metadata has no volume %s", g.Name, v.Name)
+		}
+		if err := place(lv, int64(v.Size/g.ExtentSize), &free); err != nil {
+			return fmt.Errorf("volume %s/%s: %w", g.Name, v.Name, err)
+		}
+		f.setPV(g.Name+"/"+v.Name, v.Size)
+	}
+	g.Config = t.String()
+	return nil
+}
+
+// extents are free extents of a physical volume, by its name in the metadata.
+type extents struct {
+	pv           string
+	first, count int64
+}
+
+// physical writes a physical volume's new size.
+func (f *fitter) physical(vg *lvmtext.Section, g *layout.VolumeGroup, p layout.PhysicalVolume) (extents, error) {
+	for _, s := range vg.Get("physical_volumes").Sections() {
+		if strings.ReplaceAll(s.Str("id"), "-", "") != strings.ReplaceAll(p.UUID, "-", "") {
+			continue
+		}
+		start, ok := s.Int("pe_start")
+		size := g.ExtentSize / 512
+		if !ok || size <= 0 {
+			return extents{}, fmt.Errorf("its metadata says nothing of where extents begin on %s", p.Device)
+		}
+		n := (int64(p.Size)/512 - start) / int64(size)
+		if n <= 0 {
+			return extents{}, fmt.Errorf("%s has no room for an extent", p.Device)
+		}
+		s.Set("dev_size", int64(p.Size)/512)
+		s.Set("pe_count", n)
+		return extents{s.Name, 0, n}, nil
+	}
+	return extents{}, fmt.Errorf("its metadata has no physical volume %s", p.UUID)
+}
+
+// place gives a linear volume extents, from as few places as there are.
+func place(lv *lvmtext.Section, n int64, free *[]extents) error {
+	var segs []*lvmtext.Section
+	at := int64(0)
+	for n > 0 {
+		if len(*free) == 0 {
+			return errors.New("no extents are left")
+		}
+		e := &(*free)[0]
+		k := min(n, e.count)
+		if k > 0 {
+			s := &lvmtext.Section{Name: fmt.Sprintf("segment%d", len(segs)+1)}
+			s.Set("start_extent", at)
+			s.Set("extent_count", k)
+			s.Set("type", "striped")
+			s.Set("stripe_count", int64(1))
+			s.Set("stripes", []lvmtext.Value{e.pv, e.first})
+			segs = append(segs, s)
+		}
+		e.first, e.count = e.first+k, e.count-k
+		at, n = at+k, n-k
+		if e.count == 0 {
+			*free = (*free)[1:]
+		}
+	}
+	lv.Replace(func(name string) bool { return strings.HasPrefix(name, "segment") }, segs...)
+	lv.Set("segment_count", int64(len(segs)))
+	return nil
+}
+
+func (f *fitter) refuseDisk(d *layout.Disk, size quantity.Size, items []*item) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the target is too small\n  %-34s %10s %10s %10s\n", "on "+d.Name, "was", "used", "least")
+	need := quantity.Size(0)
+	if d.Table != nil {
+		need = f.overhead(d)
+		fmt.Fprintf(&b, "  %-34s %10s %10s %10s\n", "partition table", "", "", need)
+	}
+	for _, it := range items {
+		if it.dev == "" {
+			continue
+		}
+		need += it.min.AlignUp(align)
+		fmt.Fprintf(&b, "  %-34s %10s %10s %10s\n", it.dev+" ("+it.what+")", it.old, usedText(it.used), it.min)
+		for i := range f.l.VolumeGroup {
+			g := &f.l.VolumeGroup[i]
+			if slices.ContainsFunc(g.PVs, func(p layout.PhysicalVolume) bool { return p.Device == it.dev }) {
+				f.rows(&b, g)
+			}
+		}
+	}
+	fmt.Fprintf(&b, "  %-34s %10s %10s %10s\n  %-34s %10s %10s %10s", "needed", "", "", need, "there", "", "", size)
+	return &Refused{b.String()}
+}
+
+func (f *fitter) rows(b *strings.Builder, g *layout.VolumeGroup) {
+	for _, v := range f.lvItems(g) {
+		if v.dev != "" {
+			fmt.Fprintf(b, "    %-32s %10s %10s %10s\n", v.dev+" ("+v.what+")", v.old, usedText(v.used), v.min)
+		}
+	}
+}
+
+func usedText(n quantity.Size) string {
+	if n == 0 {
+		return "-"
+	}
+	return n.String()
+}
+
+func (f *fitter) refuseGroup(g *layout.VolumeGroup, total quantity.Size) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the targets are too small for volume group %s\n    %-32s %10s %10s %10s\n", g.Name, "", "was", "used", "least")
+	f.rows(&b, g)
+	fmt.Fprintf(&b, "    %-32s %10s %10s %10s", "there", "", "", total)
+	return &Refused{b.String()}
+}

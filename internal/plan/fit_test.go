@@ -1,0 +1,479 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+const (
+	mib = quantity.MiB
+	gib = quantity.GiB
+)
+
+// part is a partition of a machine for tests.
+type part struct {
+	size quantity.Size
+	what string // "ext4 /home", "xfs /srv", "swap", "pv vg0", "esp", "bios", "raw"
+	used quantity.Size
+}
+
+type lvol struct {
+	name, what string
+	size, used quantity.Size
+}
+
+func uid(n int) string { return fmt.Sprintf("%08d-1111-4222-8333-444444444444", n) }
+func lvmUID(n int) string {
+	return fmt.Sprintf("aaaaaa-%04d-4567-89ab-cdef-0123-456789", n)
+}
+
+// machine makes a layout: disks of partitions, one after the other, and
+// volume groups by name.
+func machine(label string, sizes []quantity.Size, disks [][]part, groups map[string][]lvol) *layout.Layout {
+	l := &layout.Layout{Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.BIOS}}
+	n := 0
+	content := func(dev, what string, size, used quantity.Size) {
+		n++
+		kind, at, _ := strings.Cut(what, " ")
+		fs := layout.Filesystem{Device: dev, Type: kind, UUID: uid(n), Size: size, Used: used, UsedInodes: int64(used) / 30000, Mounts: []layout.Mount{{Path: at}}}
+		switch kind {
+		case "ext4":
+			fs.Ext = &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: max(int64(size)/16384, 64), Reserved: int64(size) / 81920, FlexBG: 16, MaxMounts: -1, Errors: 1, JournalBlocks: 4096,
+				Features: []string{"has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super", "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum"}}
+		case "xfs":
+			fs.XFS = &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 16384, CRC: true, FType: true, FinoBT: true, Reflink: true, SparseIno: true, BigTime: true, InoBTCount: true}
+		case "esp":
+			fs.Type, fs.UUID, fs.Mounts[0].Path = "vfat", "1234-5678", "/boot/efi"
+			fs.VFAT = &superblock.VFAT{Bits: 32}
+			l.Boot.Firmware, l.Boot.ESP = layout.UEFI, dev
+		case "swap":
+			l.Swap = append(l.Swap, layout.Swap{Device: dev, UUID: uid(n), Size: size, Active: true})
+			return
+		default:
+			return
+		}
+		l.Filesystems = append(l.Filesystems, fs)
+	}
+	pvs := map[string][]layout.PhysicalVolume{}
+	for i, parts := range disks {
+		name := fmt.Sprintf("sd%c", 'a'+i)
+		d := layout.Disk{Name: name, Serial: "OLD-" + name, Size: sizes[i], LogicalSector: 512, PhysicalSector: 512}
+		if label != "" {
+			d.Table = &layout.Table{Label: label, GUID: uid(900 + i), Signature: "0x12345678"}
+		}
+		at := mib
+		for j, p := range parts {
+			dev := name
+			if d.Table != nil {
+				q := layout.Partition{Number: j + 1, Start: at, Size: p.size, Type: "0x83"}
+				if label == layout.GPT {
+					q.Type, q.GUID = "0FC63DAF-8483-4772-8E79-3D69D8477DE4", uid(800+10*i+j)
+					if p.what == "bios" {
+						q.Type = layout.TypeBIOSBoot
+					}
+				}
+				if label == layout.MBR && j >= 3 {
+					if j == 3 {
+						d.Table.Partitions = append(d.Table.Partitions, layout.Partition{Number: 4, Device: name + "4", Start: at, Size: sizes[i] - at, Type: "0x05"})
+					}
+					q.Number, q.EBR, q.Start = j+2, at, at+mib
+					at += mib
+				}
+				q.Device = layout.PartitionName(name, q.Number)
+				dev = q.Device
+				d.Table.Partitions = append(d.Table.Partitions, q)
+			}
+			at += p.size
+			if vg, ok := strings.CutPrefix(p.what, "pv "); ok {
+				n++
+				pvs[vg] = append(pvs[vg], layout.PhysicalVolume{Device: dev, UUID: lvmUID(n), Size: p.size})
+			} else {
+				content(dev, p.what, p.size, p.used)
+			}
+		}
+		l.Disks = append(l.Disks, d)
+	}
+	for _, name := range []string{"vg0", "vg1"} {
+		lvs, ok := groups[name]
+		if !ok {
+			continue
+		}
+		n++
+		g := layout.VolumeGroup{Name: name, UUID: lvmUID(n), ExtentSize: 4 * mib, PVs: pvs[name]}
+		var c strings.Builder
+		fmt.Fprintf(&c, "contents = \"Text Format Volume Group\"\nversion = 1\n%s {\n id = %q\n seqno = 4\n format = \"lvm2\"\n status = [\"RESIZEABLE\", \"READ\", \"WRITE\"]\n flags = []\n extent_size = 8192\n max_lv = 0\n max_pv = 0\n metadata_copies = 0\n physical_volumes {\n", name, g.UUID)
+		for i, p := range g.PVs {
+			fmt.Fprintf(&c, "  pv%d {\n id = %q\n device = \"/dev/%s\"\n status = [\"ALLOCATABLE\"]\n flags = []\n dev_size = %d\n pe_start = 2048\n pe_count = %d\n }\n", i, p.UUID, p.Device, p.Size/512, (p.Size-mib)/(4*mib))
+		}
+		c.WriteString(" }\n logical_volumes {\n")
+		for _, v := range lvs {
+			n++
+			g.LVs = append(g.LVs, layout.LogicalVolume{Name: v.name, UUID: lvmUID(n), Size: v.size})
+			fmt.Fprintf(&c, "  %s {\n id = %q\n status = [\"READ\", \"WRITE\", \"VISIBLE\"]\n flags = []\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n type = \"striped\"\n stripe_count = 1\n stripes = [\"pv0\", 0]\n }\n }\n", v.name, lvmUID(n), v.size/(4*mib))
+		}
+		c.WriteString(" }\n}\n")
+		g.Config = c.String()
+		l.VolumeGroup = append(l.VolumeGroup, g)
+		for _, v := range lvs {
+			content(name+"/"+v.name, v.what, v.size, v.used)
+		}
+	}
+	return l
+}
+
+func onto(l *layout.Layout, sizes ...quantity.Size) Mapping {
+	m := Mapping{}
+	for i, s := range sizes {
+		m[l.Disks[i].Name] = disk(fmt.Sprintf("vd%c", 'a'+i), "NEW", s)
+	}
+	return m
+}
+
+func sizesOf(l *layout.Layout) map[string]quantity.Size {
+	out := map[string]quantity.Size{}
+	for _, d := range l.Disks {
+		if d.Table != nil {
+			for _, p := range d.Table.Partitions {
+				out[p.Device] = p.Size
+			}
+		}
+	}
+	for _, g := range l.VolumeGroup {
+		for _, v := range g.LVs {
+			out[g.Name+"/"+v.Name] = v.Size
+		}
+	}
+	return out
+}
+
+func plain() *layout.Layout {
+	return machine(layout.GPT, []quantity.Size{20 * gib}, [][]part{{{512 * mib, "esp", 0}, {12 * gib, "ext4 /", 3 * gib}, {gib, "swap", 0}, {6*gib + 400*mib, "xfs /home", gib}}}, nil)
+}
+
+func lvm() *layout.Layout {
+	return machine(layout.GPT, []quantity.Size{40 * gib}, [][]part{{{mib, "bios", 0}, {gib, "ext4 /boot", 200 * mib}, {38 * gib, "pv vg0", 0}}},
+		map[string][]lvol{"vg0": {{"root", "ext4 /", 12 * gib, 3 * gib}, {"home", "xfs /home", 20 * gib, 2 * gib}, {"swap", "swap", 2 * gib, 0}}})
+}
+
+// checkFit checks what must hold of any fitted layout.
+func checkFit(t *testing.T, was, is *layout.Layout, exact bool) {
+	t.Helper()
+	if err := is.Validate(); err != nil {
+		t.Errorf("not valid: %v", err)
+	}
+	for _, d := range is.Disks {
+		if d.Table == nil || exact {
+			continue
+		}
+		if n := Need(&d); n > d.Size {
+			t.Errorf("%s needs %d of %d", d.Name, n, d.Size)
+		}
+		for _, p := range d.Table.Partitions {
+			if p.Start%mib != 0 {
+				t.Errorf("%s begins at %d", p.Device, p.Start)
+			}
+		}
+	}
+	for i := range is.Filesystems {
+		f := &is.Filesystems[i]
+		if size := sizeOf(is, f.Device); size < Least(f) {
+			t.Errorf("%s has %s, needs %s", f.Device, size, Least(f))
+		}
+	}
+	for i, g := range is.VolumeGroup {
+		if g.Config != was.VolumeGroup[i].Config {
+			checkExtents(t, &g)
+		}
+	}
+}
+
+// checkExtents: every volume has its extents, no extent belongs to two, none
+// lies behind the end of its physical volume.
+func checkExtents(t *testing.T, g *layout.VolumeGroup) {
+	t.Helper()
+	s, err := lvmtext.Parse(g.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vg := s.Get(g.Name)
+	type run struct{ first, end int64 }
+	taken := map[string][]run{}
+	for _, v := range g.LVs {
+		lv := vg.Get("logical_volumes", v.Name)
+		n := int64(0)
+		segs := lv.Sections()
+		if c, _ := lv.Int("segment_count"); int(c) != len(segs) {
+			t.Errorf("%s: %d segments, says %d", v.Name, len(segs), c)
+		}
+		for _, seg := range segs {
+			start, _ := seg.Int("start_extent")
+			k, _ := seg.Int("extent_count")
+			if start != n {
+				t.Errorf("%s: a segment begins at %d, not %d", v.Name, start, n)
+			}
+			n += k
+			pv, first := seg.List("stripes")[0].(string), seg.List("stripes")[1].(int64)
+			count, _ := vg.Get("physical_volumes", pv).Int("pe_count")
+			if first+k > count {
+				t.Errorf("%s: extents %d to %d of %s, which has %d", v.Name, first, first+k, pv, count)
+			}
+			for _, o := range taken[pv] {
+				if first < o.end && o.first < first+k {
+					t.Fatalf("%s: extents %d to %d of %s are taken", v.Name, first, first+k, pv)
+				}
+			}
+			taken[pv] = append(taken[pv], run{first, first + k})
+		}
+		if quantity.Size(n)*g.ExtentSize != v.Size {
+			t.Errorf("%s has %d extents and %s", v.Name, n, v.Size)
+		}
+	}
+}
+
+func TestFit(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		l    *layout.Layout
+		to   []quantity.Size
+		wish Wish
+		// want are sizes in MiB, at least and at most, by device.
+		want map[string][2]quantity.Size
+		err  string
+	}{
+		{"same", plain(), []quantity.Size{20 * gib}, Wish{}, map[string][2]quantity.Size{"sda2": {12288, 12288}, "sda4": {6544, 6544}}, ""},
+		{"a bit larger: as it was", plain(), []quantity.Size{20*gib + 500*mib}, Wish{}, map[string][2]quantity.Size{"sda2": {12288, 12288}}, ""},
+		{"60 %", plain(), []quantity.Size{12 * gib}, Wish{}, map[string][2]quantity.Size{"sda1": {512, 512}, "sda2": {3500, 8000}, "sda3": {1024, 1024}, "sda4": {1400, 4000}}, ""},
+		{"200 %", plain(), []quantity.Size{40 * gib}, Wish{}, map[string][2]quantity.Size{"sda1": {512, 512}, "sda2": {20000, 28000}, "sda3": {1024, 1024}, "sda4": {10000, 16000}}, ""},
+		{"200 %, sizes kept", plain(), []quantity.Size{40 * gib}, Wish{Keep: true}, map[string][2]quantity.Size{"sda2": {12288, 12288}, "sda4": {6544, 6544}}, ""},
+		{"swap gives way", plain(), []quantity.Size{6*gib + 100*mib}, Wish{}, map[string][2]quantity.Size{"sda3": {256, 256}}, ""},
+		{"too small", plain(), []quantity.Size{4 * gib}, Wish{}, nil, "sda2 (ext4 on /)"},
+		{"wished", plain(), []quantity.Size{40 * gib}, Wish{Sizes: map[string]quantity.Size{"/": 10 * gib}}, map[string][2]quantity.Size{"sda2": {10240, 10240}, "sda4": {28000, 29000}}, ""},
+		{"wished on the same disk", plain(), []quantity.Size{20 * gib}, Wish{Sizes: map[string]quantity.Size{"/": 5 * gib}}, map[string][2]quantity.Size{"sda2": {5120, 5120}, "sda4": {13500, 13720}}, ""},
+		{"wished too large", plain(), []quantity.Size{20 * gib}, Wish{Sizes: map[string]quantity.Size{"/": 50 * gib}}, nil, "too small"},
+		{"wished for nothing", plain(), []quantity.Size{20 * gib}, Wish{Sizes: map[string]quantity.Size{"/srv": 5 * gib}}, nil, "the layout has nothing there"},
+		{"lvm, 60 %", lvm(), []quantity.Size{24 * gib}, Wish{}, map[string][2]quantity.Size{"sda1": {1, 1}, "sda2": {1024, 1024}, "vg0/root": {3500, 9000}, "vg0/home": {5000, 14000}, "vg0/swap": {2048, 2048}}, ""},
+		{"lvm, 200 %", lvm(), []quantity.Size{80 * gib}, Wish{}, map[string][2]quantity.Size{"vg0/root": {18000, 30000}, "vg0/home": {35000, 50000}, "vg0/swap": {2048, 2048}}, ""},
+		{"lvm, too small", lvm(), []quantity.Size{5 * gib}, Wish{}, nil, "vg0/home (xfs on /home)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Fit(c.l, onto(c.l, c.to...), c.wish)
+			if c.err != "" {
+				var r *Refused
+				if !errors.As(err, &r) || !strings.Contains(err.Error(), c.err) {
+					t.Fatalf("%v; want a refusal with %q", err, c.err)
+				}
+				t.Log(err)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkFit(t, c.l, got, c.to[0] < c.l.Disks[0].Size*21/20 && c.to[0] >= c.l.Disks[0].Size)
+			have := sizesOf(got)
+			for dev, w := range c.want {
+				if s := have[dev] / mib; s < w[0] || s > w[1] {
+					t.Errorf("%s has %d MiB; want %d to %d", dev, s, w[0], w[1])
+				}
+			}
+		})
+	}
+}
+
+// TestFitSame: on disks of the old size nothing changes, to the byte.
+func TestFitSame(t *testing.T) {
+	for _, l := range []*layout.Layout{plain(), lvm(), wanted()} {
+		got, err := Fit(l, onto(l, l.Disks[0].Size), Wish{})
+		if err != nil || !reflect.DeepEqual(sizesOf(got), sizesOf(l)) || len(got.VolumeGroup) > 0 && got.VolumeGroup[0].Config != l.VolumeGroup[0].Config {
+			t.Errorf("%v: %v became %v", err, sizesOf(l), sizesOf(got))
+		}
+	}
+}
+
+// randomMachine makes a machine with up to three disks and two groups.
+func randomMachine(r *rand.Rand) *layout.Layout {
+	label := []string{layout.GPT, layout.MBR}[r.IntN(2)]
+	size := func(lo, hi int64) quantity.Size { return quantity.Size(lo+r.Int64N(hi-lo)) * 4 * mib }
+	used := func(s quantity.Size) quantity.Size { return mib + quantity.Size(r.Int64N(int64(s)*6/10)) }
+	var disks [][]part
+	var sizes []quantity.Size
+	groups := map[string][]lvol{}
+	mount := 0
+	at := func() string { mount++; return fmt.Sprintf("/m%d", mount) }
+	total := map[string]quantity.Size{}
+	for range 1 + r.IntN(3) {
+		var parts []part
+		sum := 4 * mib
+		for range 1 + r.IntN(6) {
+			var p part
+			switch r.IntN(6) {
+			case 0:
+				s := size(20, 300)
+				p = part{s, "swap", 0}
+			case 1, 2:
+				p = part{size(200, 4000), "ext4 " + at(), 0}
+			case 3:
+				p = part{size(200, 4000), "xfs " + at(), 0}
+			case 4:
+				p = part{size(1000, 8000), "pv " + []string{"vg0", "vg1"}[r.IntN(2)], 0}
+				total[p.what[3:]] += p.size - 8*mib
+			case 5:
+				p = part{size(1, 50), "raw", 0}
+			}
+			if !strings.HasPrefix(p.what, "pv") {
+				p.used = used(p.size)
+			}
+			parts = append(parts, p)
+			sum += p.size + 2*mib
+		}
+		disks = append(disks, parts)
+		sizes = append(sizes, sum+size(1, 500))
+	}
+	for vg, room := range total {
+		room = room / (4 * mib) * (4 * mib)
+		for i := 0; room > 900*mib && i < 5; i++ {
+			s := 400*mib + quantity.Size(r.Int64N(int64(room-800*mib)))/(4*mib)*(4*mib)
+			s = s / (4 * mib) * (4 * mib)
+			groups[vg] = append(groups[vg], lvol{fmt.Sprintf("lv%d", i), []string{"ext4 ", "xfs "}[r.IntN(2)] + at(), s, used(s)})
+			room -= s
+		}
+		if groups[vg] == nil {
+			groups[vg] = []lvol{{"lv0", "ext4 " + at(), 400 * mib, 4 * mib}}
+		}
+	}
+	return machine(label, sizes, disks, groups)
+}
+
+// TestFitRandom: any machine on disks of any size is a valid layout in which
+// everything has its least, or a refusal; it never refuses the old size, nor
+// twice the least, and the more room there is, the more everything gets.
+func TestFitRandom(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	fitted, refused := 0, 0
+	for n := range 400 {
+		l := randomMachine(r)
+		if err := l.Validate(); err != nil {
+			t.Fatalf("machine %d: %v", n, err)
+		}
+		least := Minimum(l, Wish{})
+		for _, percent := range []quantity.Size{30, 60, 90, 100, 150, 300} {
+			m := Mapping{}
+			exact := true
+			enough := true
+			for _, name := range l.Needed() {
+				d := l.Disk(name)
+				s := (d.Size*percent/100 + quantity.Size(r.Int64N(3))*512).AlignUp(512)
+				m[name] = disk("v"+name, "N", s)
+				exact = exact && s >= Need(d) && s <= d.Size*21/20
+				enough = enough && s >= 2*least[name]
+			}
+			got, err := Fit(l, m, Wish{})
+			var ref *Refused
+			switch {
+			case err == nil:
+				fitted++
+				checkFit(t, l, got, exact)
+			case !errors.As(err, &ref):
+				t.Errorf("machine %d, %d %%: %v", n, percent, err)
+			case percent == 100 || percent > 100 && enough:
+				t.Errorf("machine %d, %d %%: refused: %v", n, percent, err)
+			default:
+				refused++
+			}
+			if t.Failed() {
+				t.Logf("machine %d at %d %%: %v became %v", n, percent, sizesOf(l), sizesOf(got))
+				return
+			}
+		}
+	}
+	if fitted < 600 || refused < 60 {
+		t.Errorf("%d fitted, %d refused: the machines are not what they should be", fitted, refused)
+	}
+	t.Logf("%d fitted, %d refused", fitted, refused)
+}
+
+// TestLeast has mke2fs make file systems of the least size, filled by debugfs'
+// way of copying: what was used fits.
+func TestLeast(t *testing.T) {
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		t.Skip("mke2fs is not installed; make test installs it")
+	}
+	for _, c := range []struct {
+		name  string
+		files int
+		size  int
+	}{{"many small", 6000, 3000}, {"few large", 4, 40 << 20}, {"empty files", 9000, 0}} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			src := filepath.Join(dir, "src")
+			b := make([]byte, c.size)
+			for i := range c.files {
+				sub := filepath.Join(src, fmt.Sprint(i%50))
+				if err := os.MkdirAll(sub, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), b, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			blocks := (c.size + 4095) / 4096
+			f := &layout.Filesystem{Device: "x", Type: "ext4", UUID: uid(1), Size: 20 * gib, Used: quantity.Size(c.files*blocks*4096 + 60*8192), UsedInodes: int64(c.files) + 62, Mounts: []layout.Mount{{Path: "/"}}, Ext: plain().Filesystems[1].Ext}
+			least := Least(f)
+			img := filepath.Join(dir, "img")
+			if err := os.WriteFile(img, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(img, int64(least)); err != nil {
+				t.Fatal(err)
+			}
+			run, err := Mkfs(f, img, least)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := append([]string{}, run[0][:len(run[0])-1]...)
+			if out, err := exec.Command(a[0], append(a[1:], "-d", src, img)...).CombinedOutput(); err != nil {
+				t.Errorf("%d files of %d bytes do not fit on %s: %v\n%s", c.files, c.size, least, err, out)
+			}
+		})
+	}
+}
+
+// BenchmarkFit plans for 100 disks with 1,000 volumes.
+func BenchmarkFit(b *testing.B) {
+	var disks [][]part
+	var sizes []quantity.Size
+	groups := map[string][]lvol{}
+	for i := range 100 {
+		vg := "vg0"
+		if i >= 50 {
+			vg = "vg1"
+		}
+		disks = append(disks, []part{{100 * gib, "pv " + vg, 0}})
+		sizes = append(sizes, 101*gib)
+		for j := range 10 {
+			groups[vg] = append(groups[vg], lvol{fmt.Sprintf("lv%d_%d", i, j), fmt.Sprintf("xfs /m%d_%d", i, j), 9 * gib, gib})
+		}
+	}
+	l := machine(layout.GPT, sizes[:26], disks[:26], groups) // names of disks have one letter here
+	_ = l
+	for b.Loop() {
+		m := Mapping{}
+		for _, d := range l.Disks {
+			m[d.Name] = disk("v"+d.Name, "N", 60*gib)
+		}
+		if _, err := Fit(l, m, Wish{}); err == nil {
+			b.Fatal("fits")
+		}
+	}
+}
