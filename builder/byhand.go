@@ -27,6 +27,22 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 		}
 		h.Disks = append(h.Disks, hd)
 	}
+	for i := range l.Arrays {
+		a := l.Arrays[i]
+		if !needed(l, a.Name, need) {
+			continue
+		}
+		words := plan.Mdadm(&a)
+		var line []string
+		for _, w := range words {
+			if dev := strings.TrimPrefix(w, "/dev/"); slices.Contains(a.Devs(), dev) {
+				line = append(line, shell(dev))
+			} else {
+				line = append(line, templates.ShellQuote(w))
+			}
+		}
+		h.Arrays = append(h.Arrays, strings.Join(line, " "))
+	}
 	for _, g := range l.VolumeGroup {
 		file := g.Name + ".vgcfg"
 		files[file] = []byte(g.Config)

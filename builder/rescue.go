@@ -40,6 +40,9 @@ func (p *Plan) Needs() []string {
 	if len(p.Layout.VolumeGroup) > 0 {
 		out = append(out, "lvm")
 	}
+	for _, a := range p.Layout.Arrays {
+		out = append(out, "md", a.Level)
+	}
 	if p.Layout.Boot.Firmware == "uefi" {
 		out = append(out, "uefi")
 	}
@@ -285,6 +288,13 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	for _, f := range p.Layout.Filesystems {
 		extra = append(extra, f.Type)
 	}
+	for _, a := range p.Layout.Arrays {
+		m := a.Level
+		if m == "raid4" || m == "raid5" || m == "raid6" {
+			m = "raid456"
+		}
+		extra = append(extra, "md_mod", m)
+	}
 	// Drivers of storage and network that are in use without an alias.
 	for _, m := range loaded {
 		if pth := x.Path[m]; slices.ContainsFunc([]string{"kernel/drivers/scsi/", "kernel/drivers/ata/", "kernel/drivers/nvme/", "kernel/drivers/md/"}, func(d string) bool { return strings.HasPrefix(pth, d) }) {
@@ -348,7 +358,7 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 		needs = append(needs, "shell")
 	}
 	if p.generic {
-		needs = append(needs, "ext4", "xfs", "vfat", "lvm")
+		needs = append(needs, "ext4", "xfs", "vfat", "lvm", "md")
 	}
 	for _, n := range needs {
 		for _, pr := range initramfs.ProgramsFor(n) {

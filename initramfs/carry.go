@@ -43,6 +43,8 @@ func ProgramsFor(what string) []Program {
 		return []Program{{Name: "mkfs.fat", Check: []string{"--help"}}, {Name: "fsck.fat", Check: []string{"--help"}, Optional: true}}
 	case "lvm":
 		return []Program{{Name: "lvm", Check: []string{"version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
+	case "md":
+		return []Program{{Name: "mdadm", Check: []string{"--version"}}}
 	case "shell":
 		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "editor", Or: []string{"vim.tiny", "nano", "vi", "mg"}, Max: 5 << 19, Check: []string{"--version"}, Optional: true}, {Name: "tar", Check: []string{"--version"}, Optional: true}, {Name: "sed", Check: []string{"--version"}, Optional: true}, {Name: "awk", Check: []string{"1"}, Optional: true}, {Name: "diff", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}, {Name: "smartctl", Check: []string{"--version"}, Optional: true}}
 	}

@@ -295,6 +295,14 @@ func For(what string) []Requirement {
 		return []Requirement{{"CONFIG_VFAT_FS", true, "vfat can't be mounted"}, {"CONFIG_NLS_ISO8859_1", true, "vfat can't be mounted with its default names"}}
 	case "lvm":
 		return []Requirement{{"CONFIG_BLK_DEV_DM", true, "LVM does not work"}}
+	case "md":
+		return []Requirement{{"CONFIG_BLK_DEV_MD", true, "software RAID does not work"}}
+	case "linear", "raid0", "raid1", "raid10", "raid4", "raid5", "raid6":
+		option := map[string]string{"linear": "CONFIG_MD_LINEAR", "raid4": "CONFIG_MD_RAID456", "raid5": "CONFIG_MD_RAID456", "raid6": "CONFIG_MD_RAID456"}[what]
+		if option == "" {
+			option = "CONFIG_MD_" + strings.ToUpper(what)
+		}
+		return []Requirement{{option, true, "arrays of " + what + " can't be made"}}
 	case "uefi":
 		return []Requirement{{"CONFIG_EFI", false, "the kernel does not start from UEFI"}, {"CONFIG_EFI_STUB", false, "the kernel does not start from UEFI"}, {"CONFIG_EFIVAR_FS", true, "the firmware's boot entries can't be written"}}
 	}

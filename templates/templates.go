@@ -141,6 +141,7 @@ type ByHand struct {
 	Date     string
 	SetID    string
 	Disks    []HandDisk
+	Arrays   []string // mdadm command lines
 	Groups   []HandGroup
 	Make     []string // mkfs and mkswap command lines, in order
 	Mounts   []HandMount

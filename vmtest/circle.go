@@ -127,11 +127,13 @@ func (r *circle) forgotten(ctx context.Context) error {
 	if _, err := os.Stat(iso); err != nil {
 		return nil // restored without a CD
 	}
-	target := r.target()
-	target.Snapshot = true
-	m := Machine{Name: r.Kind + "-forgotten", Log: r.log("forgotten"), Disks: []Disk{{File: iso, Bus: "usb", Snapshot: true}, target}}
+	targets := r.targets()
+	for i := range targets {
+		targets[i].Snapshot = true
+	}
+	m := Machine{Name: r.Kind + "-forgotten", Log: r.log("forgotten"), Disks: append([]Disk{{File: iso, Bus: "usb", Snapshot: true}}, targets...)}
 	if r.Kind == UEFIPlain {
-		m.IDECD, m.Disks = iso, []Disk{target}
+		m.IDECD, m.Disks = iso, targets
 	}
 	if err := r.nvram(&m, "forgotten"); err != nil {
 		return err
@@ -171,8 +173,11 @@ func (r *circle) log(name string) string {
 }
 
 func (r *circle) targetSerial() string {
-	if r.Kind == UEFIPlain {
+	switch r.Kind {
+	case UEFIPlain:
 		return "RSTUEFI01"
+	case BIOSMD:
+		return "RSTMD01"
 	}
 	return "RSTBIOS01"
 }
@@ -195,7 +200,42 @@ func must(vm *VM, cmd string, limit time.Duration) (string, error) {
 
 const bootLimit, jobLimit = 3 * time.Minute, 12 * time.Minute
 
+// confirmed are the serial numbers of all the restored machine's disks.
+func (r *circle) confirmed() string {
+	var out []string
+	for _, d := range r.targets() {
+		out = append(out, d.Serial)
+	}
+	return strings.Join(out, ",")
+}
+
+// targets are the restored machine's disks.
+func (r *circle) targets() []Disk {
+	out := []Disk{r.target()}
+	if r.src.Second != "" {
+		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: "RSTMD02", Bus: r.TargetBus})
+	}
+	return out
+}
+
+// makeTargets makes them blank.
+func (r *circle) makeTargets(ctx context.Context) error {
+	size := r.TargetSize
+	if size == "" {
+		size = r.src.Size
+	}
+	for _, d := range r.targets() {
+		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", d.File, size); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *circle) mounts() string {
+	if r.Kind == BIOSMD {
+		return "/ /home"
+	}
 	if r.Kind == BIOSLVM {
 		return "/ /boot /home"
 	}
@@ -205,7 +245,7 @@ func (r *circle) mounts() string {
 // storage is the command that has other people's tools describe partitions,
 // file systems and LVM; compareStorage compares what they say.
 func storage(disk, when string) string {
-	return "(sfdisk -d " + disk + "; for d in " + disk + "*[0-9] /dev/mapper/vg0-*; do [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
+	return "(sfdisk -d " + disk + "; for m in /dev/md0 /dev/md1; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; for d in " + disk + "*[0-9] /dev/md0 /dev/mapper/vg0-*; do [ -e $d ] || continue; [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
 		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; " +
 		"xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
 }
@@ -221,7 +261,16 @@ func (r *circle) backup(ctx context.Context) error {
 			return err
 		}
 	}
-	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}}
+	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial}}}
+	second := filepath.Join(r.Work, "source-2.qcow2")
+	if r.src.Second != "" {
+		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Second, second); err != nil {
+			return err
+		}
+		defer os.Remove(second)
+		m.Disks = append(m.Disks, Disk{File: second, Serial: r.src.SerialSecond})
+	}
+	m.Disks = append(m.Disks, Disk{File: r.setDisk, Serial: "SETDISK01"})
 	if r.Kind == UEFIPlain {
 		m.UEFI = filepath.Join(r.Work, "source.vars")
 		if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {
@@ -304,7 +353,7 @@ func (r *circle) backup(ctx context.Context) error {
 			return err
 		}
 	}
-	out, err := must(vm, "cd /root; /backup/bin/mkcdrec "+what+" --append 'mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial()+"' "+where, jobLimit)
+	out, err := must(vm, "cd /root; /backup/bin/mkcdrec "+what+" --append 'mkcdrec.auto=restore mkcdrec.confirm="+r.confirmed()+"' "+where, jobLimit)
 	if err != nil {
 		return err
 	}
@@ -369,17 +418,13 @@ func (r *circle) restore(ctx context.Context) error {
 	if err := r.dump(ctx, "/"+set+"/rescue.iso", iso); err != nil {
 		return err
 	}
-	size := r.TargetSize
-	if size == "" {
-		size = r.src.Size
-	}
-	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, size); err != nil {
+	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
 	if r.ByHand {
 		return r.byHand(ctx, set)
 	}
-	m := Machine{Name: r.Kind + "-rescue", CPUs: 2, Memory: 768, Log: r.log("rescue"), CDROM: iso, Disks: []Disk{{File: r.setDisk, Serial: "SETDISK01"}, r.target()}}
+	m := Machine{Name: r.Kind + "-rescue", CPUs: 2, Memory: 768, Log: r.log("rescue"), CDROM: iso, Disks: append([]Disk{{File: r.setDisk, Serial: "SETDISK01"}}, r.targets()...)}
 	if err := r.nvram(&m, "rescue"); err != nil {
 		return err
 	}
@@ -563,7 +608,7 @@ func (r *circle) byHand(ctx context.Context, set string) error {
 }
 
 func (r *circle) boot(ctx context.Context) error {
-	m := Machine{Name: r.Kind + "-restored", CPUs: 2, Log: r.log("restored"), Disks: []Disk{r.target(), {File: r.setDisk, Serial: "SETDISK01"}}}
+	m := Machine{Name: r.Kind + "-restored", CPUs: 2, Log: r.log("restored"), Disks: append(r.targets(), Disk{File: r.setDisk, Serial: "SETDISK01"})}
 	if err := r.nvram(&m, "restored"); err != nil { // empty: only the removable path is left
 		return err
 	}
@@ -670,7 +715,7 @@ func (r *circle) compareStorage(ctx context.Context) error {
 			}
 		}
 		// Device names, and where a larger disk ends, are not compared.
-		for _, re := range []string{`/dev/(vda|sda|nvme0n1)p?`, `(?m)^(Journal features:|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
+		for _, re := range []string{`/dev/(vda|sda|nvme0n1)p?`, `(?m)^(Journal features:|UUID_SUB=|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
 			text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
 		}
 	}

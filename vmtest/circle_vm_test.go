@@ -78,6 +78,12 @@ func TestFit(t *testing.T) {
 	t.Run("plain-larger", func(t *testing.T) { runCircle(t, Circle{Kind: UEFIPlain, TargetSize: "8G"}) })
 }
 
+// TestMD restores a machine with two disks, RAID1 and LVM on RAID0.
+func TestMD(t *testing.T) {
+	t.Parallel()
+	t.Run("md", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSMD}) })
+}
+
 // TestKey has the machine on a stick that is written twice; the stick starts
 // with both kinds of firmware.
 func TestKey(t *testing.T) {

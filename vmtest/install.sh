@@ -1,13 +1,13 @@
 #!/bin/bash
 # Process 1 of the installer: makes a source machine on a blank disk.
-# Kernel command line: mk.kind=bios-lvm|uefi-plain mk.serial=SERIAL
+# Kernel command line: mk.kind=bios-lvm|uefi-plain|bios-md mk.serial=SERIAL mk.second=SERIAL
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C HOME=/root
 say() { echo "== $(cut -d' ' -f1 /proc/uptime) $*"; }
 die() { echo "INSTALL-FAIL: $*"; sync; echo o > /proc/sysrq-trigger; sleep 100; }
 trap 'die "line $LINENO: $BASH_COMMAND"' ERR
 set -eE -o pipefail
 for a in $(cat /proc/cmdline); do
-  case $a in mk.kind=*) KIND=${a#*=} ;; mk.serial=*) SERIAL=${a#*=} ;; esac
+  case $a in mk.kind=*) KIND=${a#*=} ;; mk.serial=*) SERIAL=${a#*=} ;; mk.second=*) SECOND=${a#*=} ;; esac
 done
 say "installing $KIND on $SERIAL"
 mountpoint -q /run || mount -t tmpfs tmpfs /run
@@ -16,9 +16,10 @@ mkdir -p /run/lock /run/lvm
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --action=add
 udevadm settle
-modprobe -a dm-mod xfs vfat nls_cp437 nls_iso8859-1 nls_ascii
+modprobe -a dm-mod raid0 raid1 xfs vfat nls_cp437 nls_iso8859-1 nls_ascii
 if [ -d /sys/firmware/efi/efivars ]; then mount -t efivarfs efivarfs /sys/firmware/efi/efivars; fi
 D=/dev/disk/by-id/virtio-$SERIAL
+E=/dev/disk/by-id/virtio-$SECOND
 T=/mnt/t
 mkdir $T
 sgdisk -Z $D >/dev/null
@@ -50,6 +51,27 @@ uefi-plain)
   mkdir -p $T/boot/efi
   mount $D-part1 $T/boot/efi
   ;;
+bios-md)
+  for d in $D $E; do
+    sgdisk -Z $d >/dev/null
+    sgdisk -n1:0:+1M -t1:ef02 -n2:0:+2560M -t2:fd00 -n3:0:0 -t3:fd00 $d
+  done
+  udevadm settle
+  mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --metadata=1.2 --homehost=$KIND --name=root $D-part2 $E-part2
+  mdadm --create /dev/md1 --run --level=0 --chunk=128 --raid-devices=2 --homehost=$KIND --name=data $D-part3 $E-part3
+  udevadm settle
+  mkfs.ext4 -q -L root /dev/md0
+  pvcreate -q -y /dev/md1
+  vgcreate -q vg0 /dev/md1
+  lvcreate -y -L 1g -n home vg0
+  lvcreate -y -L 256m -n swap vg0
+  udevadm settle
+  mkfs.xfs -q -L home /dev/vg0/home
+  mkswap -L swap /dev/vg0/swap
+  mount /dev/md0 $T
+  mkdir $T/home
+  mount /dev/vg0/home $T/home
+  ;;
 esac
 say copying
 cp -ax /. $T/
@@ -72,6 +94,14 @@ UUID=$(u $D-part2) / ext4 errors=remount-ro 0 1
 UUID=$(u $D-part1) /boot/efi vfat umask=0077 0 1
 F
   ;;
+bios-md) cat > $T/etc/fstab <<F
+UUID=$(u /dev/md0) / ext4 errors=remount-ro 0 1
+/dev/mapper/vg0-home /home xfs defaults 0 2
+/dev/mapper/vg0-swap none swap sw 0 0
+F
+  printf 'HOMEHOST <system>\nMAILADDR root\n' > $T/etc/mdadm/mdadm.conf
+  mdadm --detail --scan >> $T/etc/mdadm/mdadm.conf
+  ;;
 esac
 cat > $T/etc/default/grub <<'F'
 GRUB_DEFAULT=0
@@ -88,11 +118,16 @@ say "installing GRUB"
 case $KIND in
 bios-lvm) chroot $T grub-install --target=i386-pc "$(readlink -f $D)" ;;
 uefi-plain) chroot $T grub-install --target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian ;;
+bios-md)
+  say "making the initramfs"
+  chroot $T update-initramfs -u
+  for d in $D $E; do chroot $T grub-install --target=i386-pc "$(readlink -f $d)"; done ;;
 esac
 chroot $T update-grub
 sync
 umount -R -l $T
-if [ $KIND = bios-lvm ]; then vgchange -q -an vg0 || true; fi
+if [ $KIND != uefi-plain ]; then vgchange -q -an vg0 || true; fi
+if [ $KIND = bios-md ]; then mdadm --stop --scan || true; fi
 sync
 say INSTALL-OK
 echo o > /proc/sysrq-trigger

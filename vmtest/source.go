@@ -23,14 +23,14 @@ const Password = "test"
 
 // packages of the source machines: a small Debian 12 with all that a backup
 // of it needs.
-const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk," +
+const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm," +
 	"grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,efibootmgr,isolinux,syslinux-common,acl,attr,libcap2-bin,iproute2,less,procps,bash,util-linux-extra,login,passwd"
 
 const setupHook = `#!/bin/sh
 set -e
 mkdir -p "$1/etc/initramfs-tools/conf.d"
 printf 'MODULES=list\nCOMPRESS=zstd\nRESUME=none\nFSTYPE=ext4\n' > "$1/etc/initramfs-tools/conf.d/small"
-printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme ext4 xfs vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
+printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme raid0 raid1 ext4 xfs vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
 `
 
 const customizeHook = `#!/bin/sh
@@ -55,6 +55,8 @@ func CacheDir() string {
 const (
 	BIOSLVM   = "bios-lvm"
 	UEFIPlain = "uefi-plain"
+	// BIOSMD has two disks: /boot and / on a RAID1, /home on LVM on a RAID0.
+	BIOSMD = "bios-md"
 )
 
 // Source is an installed source machine. Its disk is never written to:
@@ -64,6 +66,8 @@ type Source struct {
 	Disk   string // qcow2
 	Serial string
 	Size   string // for qemu-img
+	// Second is the second disk's file, with SerialSecond; "" for none.
+	Second, SerialSecond string
 }
 
 // NVRAM is the file of the machine's own UEFI variables, with the boot entry
@@ -92,6 +96,9 @@ func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Sourc
 		s.Serial, s.Size = "SRCBIOS01", "6G"
 	case UEFIPlain:
 		s.Serial, s.Size = "SRCUEFI01", "5G"
+	case BIOSMD:
+		s.Serial, s.Size = "SRCMD01", "4G"
+		s.Second, s.SerialSecond = filepath.Join(dir, kind+"-2.qcow2"), "SRCMD02"
 	default:
 		return nil, fmt.Errorf("unknown machine %q", kind)
 	}
@@ -166,8 +173,15 @@ func install(ctx context.Context, dir string, s *Source) error {
 		return err
 	}
 	m := Machine{Name: "install-" + s.Kind, CPUs: 2, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: dir + "/install-" + s.Kind + ".log",
-		Append: "root=LABEL=INSTALLER rw init=/install.sh console=ttyS0,115200 panic=-1 mk.kind=" + s.Kind + " mk.serial=" + s.Serial,
+		Append: "root=LABEL=INSTALLER rw init=/install.sh console=ttyS0,115200 panic=-1 mk.kind=" + s.Kind + " mk.serial=" + s.Serial + " mk.second=" + s.SerialSecond,
 		Disks:  []Disk{{File: dir + "/installer.img", Serial: "INSTALLER", Snapshot: true}, {File: tmp, Serial: s.Serial}}}
+	if s.Second != "" {
+		os.Remove(s.Second)
+		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", s.Second, s.Size); err != nil {
+			return err
+		}
+		m.Disks = append(m.Disks, Disk{File: s.Second, Serial: s.SerialSecond})
+	}
 	if s.Kind == UEFIPlain {
 		var err error
 		if m.UEFI, err = NVRAM(s.NVRAM()); err != nil {

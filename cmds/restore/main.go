@@ -240,7 +240,10 @@ func hint(err error) string {
 	var r *plan.Refused
 	var se *recreate.StepError
 	var te *tool.Error
+	var un *restore.Untouched
 	switch {
+	case errors.As(err, &un):
+		return "no disk was touched"
 	case errors.As(err, &r) && !errors.As(err, &se):
 		return "no disk was touched"
 	case errors.As(err, &se), errors.As(err, &te):

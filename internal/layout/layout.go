@@ -26,6 +26,7 @@ type Layout struct {
 	Version     int           `json:"version"`
 	Hostname    string        `json:"hostname"`
 	Disks       []Disk        `json:"disks"`
+	Arrays      []Array       `json:"arrays,omitempty"`
 	VolumeGroup []VolumeGroup `json:"volumeGroups"`
 	Filesystems []Filesystem  `json:"filesystems"`
 	Swap        []Swap        `json:"swap"`
@@ -83,6 +84,32 @@ const (
 	TypeESP      = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 	TypeBIOSBoot = "21686148-6449-6E6F-744E-656564454649"
 )
+
+// Array is a Linux software RAID; names as in md(4). Its device is Name.
+type Array struct {
+	Name     string `json:"name"`  // the kernel's: "md0"
+	Label    string `json:"label"` // in its superblocks: "host:0"
+	UUID     string `json:"uuid"`  // as mdadm writes it
+	Level    string `json:"level"` // "raid1"
+	Metadata string `json:"metadata"`
+	Devices  int    `json:"devices"` // without spares
+	// Members are those that were there, by their place in the array; a
+	// degraded array has fewer than Devices.
+	Members []Member      `json:"members"`
+	Spares  []string      `json:"spares,omitempty"`
+	Layout  int           `json:"layout,omitempty"`
+	Chunk   quantity.Size `json:"chunk,omitempty"`
+	Data    quantity.Size `json:"data"`           // where data begins on a member
+	Part    quantity.Size `json:"part,omitempty"` // of each member that is used; not for raid0 and linear
+	Size    quantity.Size `json:"size"`           // of the array
+	Bitmap  bool          `json:"bitmap,omitempty"`
+}
+
+// Member is a device of an array.
+type Member struct {
+	Device string `json:"device"`
+	Role   int    `json:"role"`
+}
 
 // VolumeGroup is an LVM2 volume group of linear volumes.
 type VolumeGroup struct {
@@ -268,6 +295,58 @@ func (l *Layout) Partition(dev string) (*Disk, *Partition) {
 	return nil, nil
 }
 
+// Array finds an array by name.
+func (l *Layout) Array(name string) *Array {
+	i := slices.IndexFunc(l.Arrays, func(a Array) bool { return a.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &l.Arrays[i]
+}
+
+// ArrayOf finds the array that a device is a member or spare of.
+func (l *Layout) ArrayOf(dev string) *Array {
+	i := slices.IndexFunc(l.Arrays, func(a Array) bool { return slices.Contains(a.Devs(), dev) })
+	if i < 0 {
+		return nil
+	}
+	return &l.Arrays[i]
+}
+
+// Shares tells how the size of an array comes from that of its members: it is
+// as large as n of them divided by copies.
+func (a *Array) Shares() (n, copies int) {
+	switch a.Level {
+	case "raid1":
+		return 1, 1
+	case "raid4", "raid5":
+		return max(a.Devices-1, 1), 1
+	case "raid6":
+		return max(a.Devices-2, 1), 1
+	case "raid10":
+		near, far := max(a.Layout&0xff, 1), max(a.Layout>>8&0xff, 1)
+		return a.Devices, near * far
+	}
+	return max(a.Devices, 1), 1
+}
+
+// Tail is what metadata takes at a member's end, in bytes.
+func (a *Array) Tail() quantity.Size {
+	if a.Metadata == "1.0" {
+		return 256 * quantity.KiB // superblock, bitmap, and their rounding
+	}
+	return 0
+}
+
+// Devs are the devices of members and spares.
+func (a *Array) Devs() []string {
+	var out []string
+	for _, m := range a.Members {
+		out = append(out, m.Device)
+	}
+	return append(out, a.Spares...)
+}
+
 // Disk finds a disk by name.
 func (l *Layout) Disk(name string) *Disk {
 	i := slices.IndexFunc(l.Disks, func(d Disk) bool { return d.Name == name })
@@ -299,6 +378,11 @@ func (l *Layout) DisksUnder(dev string) []string {
 		return []string{d.Name}
 	}
 	var out []string
+	if a := l.Array(dev); a != nil {
+		for _, m := range a.Devs() {
+			out = append(out, l.DisksUnder(m)...)
+		}
+	}
 	if g := l.Group(dev); g != nil {
 		for _, pv := range g.PVs {
 			out = append(out, l.DisksUnder(pv.Device)...)

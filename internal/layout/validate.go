@@ -52,6 +52,15 @@ func (l *Layout) Validate() error {
 		}
 		users[dev] = where
 	}
+	for i := range l.Arrays {
+		a := &l.Arrays[i]
+		where := fmt.Sprintf("arrays[%d]", i)
+		a.validate(f, where)
+		for _, d := range a.Devs() {
+			use(d, where)
+		}
+		define(a.Name, where)
+	}
 	for i := range l.VolumeGroup {
 		l.VolumeGroup[i].validate(f, fmt.Sprintf("volumeGroups[%d]", i), define, use)
 	}
@@ -86,6 +95,7 @@ var (
 	vfatRE   = lazy(`^[0-9A-F]{4}-[0-9A-F]{4}$`)
 	lvmRE    = lazy(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
 	deviceRE = lazy(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)?$`)
+	mdRE     = lazy(`^[0-9a-f]{8}(:[0-9a-f]{8}){3}$`)
 	sigRE    = lazy(`^0x[0-9a-f]{8}$`)
 )
 
@@ -175,6 +185,37 @@ func (p *Partition) validate(f *faults, where string, d *Disk) {
 		if p.Number < 1 || p.Number > 60 || (p.Number > 4) != p.Logical() {
 			f.add(where, "number %d does not fit a partition with EBR %d", p.Number, p.EBR)
 		}
+	}
+}
+
+// Levels are the RAID levels that can be made.
+var Levels = []string{"linear", "raid0", "raid1", "raid4", "raid5", "raid6", "raid10"}
+
+func (a *Array) validate(f *faults, where string) {
+	if !slices.Contains(Levels, a.Level) {
+		f.add(where, "level %q; want %s", a.Level, strings.Join(Levels, ", "))
+	}
+	if !slices.Contains([]string{"1.0", "1.1", "1.2"}, a.Metadata) {
+		f.add(where, "metadata %q", a.Metadata)
+	}
+	if !mdRE().MatchString(a.UUID) {
+		f.add(where, "UUID %q", a.UUID)
+	}
+	if a.Devices < 1 || len(a.Members) == 0 || len(a.Members) > a.Devices {
+		f.add(where, "%d members of %d", len(a.Members), a.Devices)
+	}
+	seen := map[int]bool{}
+	for _, m := range a.Members {
+		if m.Role < 0 || m.Role >= a.Devices || seen[m.Role] {
+			f.add(where, "%s has place %d of %d", m.Device, m.Role, a.Devices)
+		}
+		seen[m.Role] = true
+	}
+	if a.Size <= 0 || a.Data < 0 || a.Chunk < 0 || a.Part < 0 {
+		f.add(where, "size %d, data at %d, chunk %d, part %d", a.Size, a.Data, a.Chunk, a.Part)
+	}
+	if strings.ContainsAny(a.Label, "\x00\n") || strings.HasPrefix(a.Label, "-") {
+		f.add(where, "label %q", a.Label)
 	}
 }
 

@@ -154,6 +154,14 @@ func (f *fitter) run() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	for i := range f.l.Arrays {
+		if err := f.array(&f.l.Arrays[i]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
 	for i := range f.l.VolumeGroup {
 		if err := f.group(&f.l.VolumeGroup[i]); err != nil {
 			errs = append(errs, err)
@@ -216,10 +224,28 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 			return it
 		}
 	}
+	if a := f.l.ArrayOf(dev); a != nil {
+		in := f.item(a.Name, a.Size)
+		it.what, it.used = a.Level+" "+a.Name+": "+in.what, in.used
+		if !in.fixed || in.min != a.Size {
+			it.min, it.fixed = min(memberLeast(a, in.min), size), false
+			if in.fixed { // wished for: as much as that needs
+				it.min, it.fixed = memberLeast(a, in.min), true
+			}
+		}
+		return it
+	}
 	if least, ok := f.pv[dev]; ok {
 		it.what, it.min, it.fixed = "LVM", least, false
 	}
 	return it
+}
+
+// memberLeast is the least size of a member of an array of at least n bytes.
+func memberLeast(a *layout.Array, n quantity.Size) quantity.Size {
+	k, copies := a.Shares()
+	unit := max(a.Chunk, 64*quantity.KiB)
+	return (((n*quantity.Size(copies)+quantity.Size(k)-1)/quantity.Size(k) + 2*unit).AlignUp(unit) + a.Data + a.Tail()).AlignUp(align)
 }
 
 // stays tells of a file system whose size has its reasons.
@@ -360,6 +386,8 @@ func (f *fitter) shares() error {
 			for _, n := range f.l.DisksUnder(p.Device) {
 				d := f.l.Disk(n)
 				switch {
+				case d.Name != p.Device && f.l.Array(p.Device) != nil:
+					caps[j] = f.pv[p.Device] - peStart(g) // what lies below it decides
 				case f.exact[n]:
 					caps[j] = p.Size - peStart(g)
 				case d.Table == nil:
@@ -515,6 +543,44 @@ func (f *fitter) setPV(dev string, size quantity.Size) {
 			f.l.Swap[i].Size = size
 		}
 	}
+}
+
+// array sizes an array by what its members have now.
+func (f *fitter) array(a *layout.Array) error {
+	least, changed := quantity.Size(0), false
+	sum := quantity.Size(0)
+	unit := max(a.Chunk, 64*quantity.KiB)
+	for _, m := range a.Devs() {
+		for _, d := range f.l.DisksUnder(m) {
+			if _, there := f.size[d]; !there {
+				return nil
+			}
+			changed = changed || !f.exact[d]
+		}
+		n := (sizeOf(f.l, m) - a.Data - a.Tail()) / unit * unit
+		if least == 0 || n < least {
+			least = n
+		}
+		sum += n
+	}
+	if !changed {
+		return nil
+	}
+	if least <= 0 {
+		return refuse("the members of %s are too small", a.Name)
+	}
+	if a.Part > 0 {
+		a.Part = least
+		n, copies := a.Shares()
+		a.Size = least * quantity.Size(n) / quantity.Size(copies)
+		if copies > 1 {
+			a.Size = a.Size / unit * unit
+		}
+	} else {
+		a.Size = sum
+	}
+	f.setPV(a.Name, a.Size)
+	return nil
 }
 
 // group sizes a group's volumes by what its physical volumes have now, and

@@ -477,3 +477,119 @@ func BenchmarkFit(b *testing.B) {
 		}
 	}
 }
+
+// raid gives a machine with an array over one partition of each of n disks,
+// and a file system on it.
+func raid(n int, level string, chunk quantity.Size) *layout.Layout {
+	var sizes []quantity.Size
+	var disks [][]part
+	a := layout.Array{Name: "md0", Label: "h:root", UUID: "01234567:89abcdef:01234567:89abcdef", Level: level, Metadata: "1.2", Devices: n, Chunk: chunk, Data: mib, Bitmap: level != "raid0"}
+	if level == "raid5" {
+		a.Layout = 2
+	}
+	if level == "raid10" {
+		a.Layout = 0x102
+	}
+	for i := range n {
+		sizes = append(sizes, 10*gib)
+		disks = append(disks, []part{{mib, "bios", 0}, {8 * gib, "raw", 0}})
+		a.Members = append(a.Members, layout.Member{Device: fmt.Sprintf("sd%c2", 'a'+i), Role: i})
+	}
+	l := machine(layout.GPT, sizes, disks, nil)
+	each := 8*gib - mib
+	k, copies := a.Shares()
+	a.Size = each * quantity.Size(k) / quantity.Size(copies)
+	if level != "raid0" {
+		a.Part = each
+	}
+	l.Arrays = []layout.Array{a}
+	fs := plain().Filesystems[1]
+	fs.Device, fs.Size, fs.Used = "md0", a.Size, 2*gib
+	l.Filesystems = []layout.Filesystem{fs}
+	return l
+}
+
+// TestFitArrays: members shrink and grow with what lies on the array, and
+// mdadm is told of it.
+func TestFitArrays(t *testing.T) {
+	for _, c := range []struct {
+		level  string
+		n      int
+		chunk  quantity.Size
+		layout string
+	}{{"raid1", 2, 0, ""}, {"raid0", 3, 512 * quantity.KiB, ""}, {"raid5", 4, 64 * quantity.KiB, "--layout=left-symmetric"}, {"raid6", 5, 512 * quantity.KiB, "--layout=left-asymmetric"}, {"raid10", 4, 512 * quantity.KiB, "--layout=n2"}} {
+		l := raid(c.n, c.level, c.chunk)
+		if err := l.Validate(); err != nil {
+			t.Fatal(c.level, err)
+		}
+		for _, to := range []quantity.Size{6 * gib, 10 * gib, 20 * gib} {
+			var sizes []quantity.Size
+			for range c.n {
+				sizes = append(sizes, to)
+			}
+			m := onto(l, sizes...)
+			got, err := Fit(l, m, Wish{})
+			if err != nil {
+				t.Errorf("%s on %s: %v", c.level, to, err)
+				continue
+			}
+			checkFit(t, l, got, to == 10*gib)
+			was, is := l.Arrays[0], got.Arrays[0]
+			k, copies := is.Shares()
+			_, member := got.Partition("sda2")
+			most := (member.Size - mib) * quantity.Size(k) / quantity.Size(copies)
+			if is.Size > most || is.Size < most-quantity.Size(k)*2*mib || (to == 10*gib) != (is.Size == was.Size) || (to > 10*gib) != (is.Size > was.Size) {
+				t.Errorf("%s on %s: array of %s on members of %s, was %s", c.level, to, is.Size, member.Size, was.Size)
+			}
+			p, err := New(got, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			i := 0
+			for p.Steps[i].Kind != MakeArray {
+				i++
+			}
+			cmd := strings.Join(p.Steps[i].Run[0], " ")
+			for _, w := range []string{"--level=" + c.level[4:], fmt.Sprintf("--raid-devices=%d", c.n), "--homehost=h --name=root", "--uuid=" + was.UUID, "--data-offset=1024", c.layout, "/dev/vda2 /dev/vdb2"} {
+				if !strings.Contains(cmd, w) {
+					t.Errorf("%s: no %q in %s", c.level, w, cmd)
+				}
+			}
+			if (c.level == "raid0") == strings.Contains(cmd, "--size=") {
+				t.Errorf("%s: %s", c.level, cmd)
+			}
+		}
+	}
+	l := raid(2, "raid1", 0)
+	if _, err := Fit(l, onto(l, 10*gib, 2*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "sdb2 (raid1 md0: ext4 on /)") {
+		t.Errorf("one of two disks too small: %v", err)
+	}
+	// A degraded array is made as it was.
+	l.Arrays[0].Members = l.Arrays[0].Members[1:]
+	if c := strings.Join(Mdadm(&l.Arrays[0]), " "); !strings.HasSuffix(c, " missing /dev/sdb2") {
+		t.Error(c)
+	}
+	l.Arrays[0].Members[0].Role = 2
+	if err := l.Validate(); err == nil || !strings.Contains(err.Error(), "has place 2 of 2") {
+		t.Errorf("a wrong place: %v", err)
+	}
+}
+
+// TestTwoConfirmed: two blank disks that were both confirmed are mapped, two
+// that were not are a question.
+func TestTwoConfirmed(t *testing.T) {
+	l := raid(2, "raid1", 0)
+	have := []Present{disk("vdc", "N2", 10*gib), disk("vdb", "N1", 10*gib), disk("vdd", "N3", 10*gib)}
+	if _, err := MapDisks(l, have, Wish{}); err == nil {
+		t.Error("two of three blank disks were chosen")
+	}
+	m, err := MapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}})
+	if err != nil || m["sda"].Name != "vdb" || m["sdb"].Name != "vdc" {
+		t.Errorf("%v, %v", m, err)
+	}
+	have[0].Size = 20 * gib
+	l.Disks[1].Size, l.Disks[1].Table.Partitions[1].Size = 18*gib, 16*gib
+	if m, err = MapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}}); err != nil || m["sdb"].Name != "vdc" {
+		t.Errorf("the larger disk to the larger: %v, %v", m, err)
+	}
+}

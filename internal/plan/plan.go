@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -99,6 +100,10 @@ func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
 		}
 		open = rest
 	}
+	open, err := m.allConfirmed(open)
+	if err != nil {
+		return nil, err
+	}
 	if len(open) > 0 {
 		return nil, m.undecided(open)
 	}
@@ -178,6 +183,26 @@ func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
 		}
 	}
 	return out, nil
+}
+
+// allConfirmed maps what is left when just as many disks were confirmed: the
+// one that needs most gets the largest, and among equals names decide. All of
+// them are overwritten whichever goes where.
+func (m *mapper) allConfirmed(open []*layout.Disk) ([]*layout.Disk, error) {
+	c := m.pick(func(p Present) bool { return Confirms(m.wish.Confirmed, p.Disk) })
+	if len(open) < 2 || len(c) != len(open) {
+		return open, nil
+	}
+	slices.SortStableFunc(open, func(a, b *layout.Disk) int {
+		return cmp.Or(cmp.Compare(m.least[b.Name], m.least[a.Name]), cmp.Compare(b.Size, a.Size), strings.Compare(a.Name, b.Name))
+	})
+	slices.SortStableFunc(c, func(a, b Present) int { return cmp.Or(cmp.Compare(b.Size, a.Size), strings.Compare(a.Name, b.Name)) })
+	for i, d := range open {
+		if err := m.take(d, c[i]); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 func (m *mapper) unmapped() int { return len(m.want.Needed()) - len(m.out) }
@@ -269,6 +294,7 @@ type Kind string
 // Kinds of steps, in the order they come.
 const (
 	WriteTable Kind = "write-table" // wipes the disk's ends and writes its table
+	MakeArray  Kind = "make-array"  // makes a RAID array and starts it
 	MakePV     Kind = "make-pv"
 	RestoreVG  Kind = "restore-vg" // writes the group's metadata and activates it
 	MakeFS     Kind = "make-fs"
@@ -286,6 +312,7 @@ type Step struct {
 
 	Table  *layout.Table      `json:"table,omitempty"`
 	Sector quantity.Size      `json:"sector,omitempty"`
+	Array  *layout.Array      `json:"array,omitempty"` // with the target's devices
 	Group  string             `json:"group,omitempty"`
 	UUID   string             `json:"uuid,omitempty"`
 	Config string             `json:"config,omitempty"` // vgcfgbackup's text
@@ -333,6 +360,11 @@ func New(want *layout.Layout, m Mapping) (*Plan, error) {
 			return nil, fmt.Errorf("cannot plan: disk %s is not mapped", old)
 		}
 		p.disk(want.Disk(old), t)
+	}
+	for i := range want.Arrays {
+		if err := p.array(&want.Arrays[i]); err != nil {
+			return nil, err
+		}
 	}
 	for i := range want.VolumeGroup {
 		if err := p.group(want, &want.VolumeGroup[i]); err != nil {
@@ -419,10 +451,114 @@ func (p *Plan) group(want *layout.Layout, g *layout.VolumeGroup) error {
 	return nil
 }
 
+// array makes a RAID array of the devices that its members are now.
+func (p *Plan) array(a *layout.Array) error {
+	b := *a
+	b.Members, b.Spares = slices.Clone(a.Members), slices.Clone(a.Spares)
+	found, missing := 0, ""
+	place := func(dev *string) {
+		if to, ok := p.Devices[*dev]; ok {
+			*dev, found = to, found+1
+		} else {
+			missing = *dev
+		}
+	}
+	for i := range b.Members {
+		place(&b.Members[i].Device)
+	}
+	for i := range b.Spares {
+		place(&b.Spares[i])
+	}
+	if found == 0 {
+		return nil // on disks that are not needed
+	}
+	if missing != "" {
+		return fmt.Errorf("cannot plan: the RAID array %s lies on %s too, which is not mapped", a.Name, missing)
+	}
+	p.Devices[a.Name] = a.Name
+	text := fmt.Sprintf("make %s array /dev/%s of %s", a.Level, a.Name, strings.Join(b.Devs(), ", "))
+	if n := a.Devices - len(a.Members); n > 0 {
+		text += fmt.Sprintf(", %d missing, as it was", n)
+	}
+	p.Steps = append(p.Steps, Step{Kind: MakeArray, Device: a.Name, Array: &b, Destroys: true, Run: [][]string{Mdadm(&b)}, Text: text + ", UUID " + a.UUID})
+	return nil
+}
+
+// Mdadm gives the command line that makes an array, of the devices that it
+// names.
+func Mdadm(a *layout.Array) []string {
+	c := []string{"mdadm", "--create", "/dev/" + a.Name, "--run", "--force", "--level=" + strings.TrimPrefix(a.Level, "raid"), "--raid-devices=" + num(a.Devices), "--metadata=" + a.Metadata, "--uuid=" + a.UUID}
+	if a.Label != "" {
+		// "host:name" is a name and the host that it belongs to.
+		if host, name, ok := strings.Cut(a.Label, ":"); ok && host != "" {
+			c = append(c, "--homehost="+host, "--name="+name)
+		} else {
+			c = append(c, "--homehost=none", "--name="+a.Label)
+		}
+	}
+	if a.Chunk > 0 {
+		c = append(c, "--chunk="+num(a.Chunk/quantity.KiB))
+	}
+	if w := layoutName(a); w != "" {
+		c = append(c, "--layout="+w)
+	}
+	if a.Part > 0 {
+		c = append(c, "--size="+num(a.Part/quantity.KiB))
+	}
+	if a.Metadata != "1.0" {
+		c = append(c, "--data-offset="+num(a.Data/quantity.KiB))
+	}
+	if a.Bitmap {
+		c = append(c, "--bitmap=internal")
+	} else if a.Part > 0 {
+		c = append(c, "--bitmap=none")
+	}
+	if len(a.Spares) > 0 {
+		c = append(c, "--spare-devices="+num(len(a.Spares)))
+	}
+	devs := make([]string, a.Devices)
+	for i := range devs {
+		devs[i] = "missing"
+	}
+	for _, m := range a.Members {
+		devs[m.Role] = "/dev/" + m.Device
+	}
+	c = append(c, devs...)
+	for _, s := range a.Spares {
+		c = append(c, "/dev/"+s)
+	}
+	return c
+}
+
+// layoutName is the word that mdadm has for a layout number; md(4).
+func layoutName(a *layout.Array) string {
+	switch a.Level {
+	case "raid5", "raid6":
+		names := []string{"left-asymmetric", "right-asymmetric", "left-symmetric", "right-symmetric", "parity-first", "parity-last"}
+		if a.Layout >= 0 && a.Layout < len(names) {
+			return names[a.Layout]
+		}
+	case "raid10":
+		near, far := a.Layout&0xff, a.Layout>>8&0xff
+		switch {
+		case a.Layout>>16&1 != 0:
+			return "o" + num(far)
+		case far > 1:
+			return "f" + num(far)
+		case near > 0:
+			return "n" + num(near)
+		}
+	}
+	return ""
+}
+
 // sizeOf is the size of the device that carries a file system.
 func sizeOf(l *layout.Layout, dev string) quantity.Size {
 	if _, q := l.Partition(dev); q != nil {
 		return q.Size
+	}
+	if a := l.Array(dev); a != nil {
+		return a.Size
 	}
 	if g := l.Group(dev); g != nil {
 		for _, v := range g.LVs {

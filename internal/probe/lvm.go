@@ -64,6 +64,11 @@ func (m Machine) hasPV(l *layout.Layout) bool {
 		i, err := m.superblockOf(dev, size)
 		return err == nil && i != nil && i.Type == superblock.TypeLVM
 	}
+	for _, a := range l.Arrays {
+		if is(a.Name, a.Size) {
+			return true
+		}
+	}
 	for _, d := range l.Disks {
 		if d.Table == nil {
 			if is(d.Name, d.Size) {

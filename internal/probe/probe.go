@@ -58,6 +58,9 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 		return nil, err
 	}
 	l.Disks = disks
+	if err := m.arrays(l); err != nil {
+		return nil, err
+	}
 	if err := m.lvm(ctx, l); err != nil {
 		return nil, err
 	}
@@ -281,6 +284,11 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo) error {
 			}
 		}
 	}
+	for _, a := range l.Arrays {
+		if err := look(a.Name, a.Size); err != nil {
+			return err
+		}
+	}
 	for _, g := range l.VolumeGroup {
 		for _, v := range g.LVs {
 			if err := look(g.Name+"/"+v.Name, v.Size); err != nil {
@@ -306,6 +314,9 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		}) {
 			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: "LVM physical volume without a volume group that can be read"})
 		}
+		return
+	case superblock.TypeMD:
+		m.member(l, dev, i)
 		return
 	case superblock.TypeISO:
 		return // a hybrid image on a stick: a medium, no storage of the machine

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +56,8 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	switch s.Kind {
 	case plan.WriteTable:
 		err = r.table(ctx, s)
+	case plan.MakeArray:
+		err = r.makeArray(ctx, s)
 	case plan.MakePV:
 		err = r.makePV(ctx, s)
 	case plan.RestoreVG:
@@ -261,6 +264,43 @@ func withConfig(text string, fn func(file string) error) error {
 	return fn(file)
 }
 
+// mdadm runs without udev: the kernel makes the device node.
+func (r *Recreator) mdadm(ctx context.Context, args ...string) error {
+	_, err := r.Run.Run(ctx, tool.Cmd{Args: args, Env: []string{"MDADM_NO_UDEV=1"}})
+	return err
+}
+
+func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
+	if _, err := os.Stat("/sys/block/" + s.Device + "/md/array_state"); err == nil {
+		if b, err := os.ReadFile("/sys/block/" + s.Device + "/md/array_state"); err == nil && strings.TrimSpace(string(b)) != "clear" {
+			return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
+		}
+	}
+	for _, d := range s.Array.Devs() {
+		if err := r.free(d); err != nil {
+			return err
+		}
+	}
+	for _, c := range s.Run {
+		if err := r.mdadm(ctx, c...); err != nil {
+			return err
+		}
+	}
+	return waitFor(ctx, s.Device, s.Array.Size)
+}
+
+// Reassemble starts an array that was made before.
+func (r *Recreator) Reassemble(ctx context.Context, s plan.Step) error {
+	if _, err := os.Stat("/sys/block/" + s.Device + "/md/array_state"); err == nil {
+		return nil
+	}
+	args := []string{"mdadm", "--assemble", "/dev/" + s.Device, "--run", "--uuid=" + s.Array.UUID}
+	for _, d := range s.Array.Devs() {
+		args = append(args, "/dev/"+d)
+	}
+	return r.mdadm(ctx, args...)
+}
+
 func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
 	if err := r.free(s.Device); err != nil {
 		return err
@@ -336,6 +376,14 @@ func (r *Recreator) Release(ctx context.Context) error {
 		}
 		if _, err := os.Stat("/dev/" + s.Group); err == nil {
 			errs = append(errs, r.lvm(ctx, "vgchange", "-an", s.Group))
+		}
+	}
+	for _, s := range slices.Backward(r.Plan.Steps) {
+		if s.Kind != plan.MakeArray {
+			continue
+		}
+		if _, err := os.Stat("/sys/block/" + s.Device + "/md"); err == nil {
+			errs = append(errs, r.mdadm(ctx, "mdadm", "--stop", "/dev/"+s.Device))
 		}
 	}
 	unix.Sync()

@@ -38,6 +38,14 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 			mounted = nil
 		}
 	}()
+	for _, a := range l.Arrays {
+		if _, err := os.Stat("/sys/block/" + a.Name + "/md/array_state"); err == nil {
+			continue
+		}
+		if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"mdadm", "--assemble", "/dev/" + a.Name, "--run", "--uuid=" + a.UUID}, Env: []string{"MDADM_NO_UDEV=1"}}); err != nil {
+			return nil, fmt.Errorf("cannot start the RAID array %s: %w", a.Name, err)
+		}
+	}
 	for _, g := range l.VolumeGroup {
 		if _, err := r.lvm(ctx, "vgchange", "-ay", g.Name); err != nil {
 			return nil, fmt.Errorf("cannot activate volume group %s: %w", g.Name, err)
@@ -147,6 +155,14 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 	for _, g := range l.VolumeGroup {
 		if _, err := r.lvm(ctx, "vgchange", "-an", g.Name); err != nil {
 			errs = append(errs, fmt.Errorf("cannot deactivate volume group %s: %w", g.Name, err))
+		}
+	}
+	for _, a := range slices.Backward(l.Arrays) {
+		if _, err := os.Stat("/sys/block/" + a.Name + "/md"); err != nil {
+			continue
+		}
+		if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"mdadm", "--stop", "/dev/" + a.Name}, Env: []string{"MDADM_NO_UDEV=1"}}); err != nil {
+			errs = append(errs, fmt.Errorf("cannot stop the RAID array %s: %w", a.Name, err))
 		}
 	}
 	return errors.Join(errs...)

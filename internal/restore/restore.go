@@ -83,6 +83,12 @@ type Restorer struct {
 	report  Report
 }
 
+// Untouched is a failure before anything was written to a disk.
+type Untouched struct{ Err error }
+
+func (u *Untouched) Error() string { return u.Err.Error() }
+func (u *Untouched) Unwrap() error { return u.Err }
+
 // Restore does it. A *plan.Refused error means that nothing was written.
 func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	start := time.Now()
@@ -94,7 +100,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and restore overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
 	if err := r.prepare(ctx); err != nil {
-		return nil, err
+		return nil, &Untouched{err}
 	}
 	r.Screen.Plan(r.plan, r.set)
 	if r.set.Legacy != nil {
@@ -107,7 +113,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		return &r.report, nil
 	}
 	if err := r.confirm(); err != nil {
-		return nil, err
+		return nil, &Untouched{err}
 	}
 	err := r.carryOut(ctx)
 	if err == nil {
@@ -192,6 +198,9 @@ func (r *Restorer) tidy(ctx context.Context) error {
 		return nil
 	}
 	p := &plan.Plan{}
+	for _, a := range r.set.Layout.Arrays {
+		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeArray, Device: a.Name})
+	}
 	for _, g := range r.set.Layout.VolumeGroup {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.RestoreVG, Group: g.Name})
 	}
@@ -254,6 +263,11 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		// Mounts are not journaled: they are gone after any stop.
 		if s.Kind != plan.MountFS && done[i] {
 			r.Screen.Note("%d. %s: was done before", i+1, s)
+			if s.Kind == plan.MakeArray {
+				if err := r.rec.Reassemble(ctx, s); err != nil {
+					return err
+				}
+			}
 			if s.Kind == plan.RestoreVG {
 				if err := r.reactivate(ctx, s); err != nil {
 					return err

@@ -36,6 +36,23 @@ type Info struct {
 	Ext   *Ext
 	XFS   *XFS
 	VFAT  *VFAT
+	MD    *MD
+}
+
+// MD is the superblock of a member of a RAID array, metadata 1.x; names as in
+// md(4) and mdadm(8), bytes as in linux/raid/md_p.h.
+type MD struct {
+	Metadata string // "1.0", "1.1", "1.2"
+	UUID     string // of the array, as mdadm writes it: four times 8 digits
+	Name     string // "host:0"
+	Level    int    // 0, 1, 4, 5, 6, 10; -1 linear
+	Layout   int
+	Chunk    int64 // bytes
+	Devices  int   // of the array, without spares
+	Role     int   // of this member; -1 spare, -2 faulty
+	Data     int64 // where data begins on the member, bytes
+	Size     int64 // of each member's data that is used, bytes
+	Bitmap   bool  // an internal write-intent bitmap
 }
 
 // Ext is the geometry of ext2, ext3 and ext4; names as in mke2fs(8).
@@ -103,6 +120,9 @@ func Probe(r io.ReaderAt, size int64) (*Info, error) {
 	}
 	if len(b) < headLen {
 		b = append(b, make([]byte, headLen-len(b))...)
+	}
+	if i := probeEnd(r, size); i != nil {
+		return i, nil
 	}
 	// Order matters: containers before what their data may look like.
 	for _, p := range []func([]byte) *Info{probeLUKS, probeMD, probeLVM, probeXFS, probeExt, probeSwap, probeBtrfs, probeOthers, probeISO, probeVFAT} {
@@ -306,10 +326,51 @@ func probeLUKS(b []byte) *Info {
 }
 
 func probeMD(b []byte) *Info {
-	for _, o := range []int{0, 4096} {
-		if binary.LittleEndian.Uint32(b[o:]) == 0xa92b4efc && binary.LittleEndian.Uint32(b[o+4:]) == 1 {
-			return &Info{Type: TypeMD, UUID: uuid(b[o+16:])}
+	for i, o := range []int{0, 4096} {
+		if m := mdSuper(b[o:o+4096], []string{"1.1", "1.2"}[i]); m != nil {
+			return m
 		}
+	}
+	return nil
+}
+
+// mdSuper reads a superblock of metadata 1.x.
+func mdSuper(b []byte, metadata string) *Info {
+	le := binary.LittleEndian
+	if le.Uint32(b) != 0xa92b4efc || le.Uint32(b[4:]) != 1 {
+		return nil
+	}
+	m := &MD{Metadata: metadata, Name: text(b[32:64]), Level: int(int32(le.Uint32(b[72:]))), Layout: int(int32(le.Uint32(b[76:]))), Size: int64(le.Uint64(b[80:])&(1<<50-1)) * 512, Chunk: int64(le.Uint32(b[88:])) * 512, Devices: int(le.Uint32(b[92:])),
+		Data: int64(le.Uint64(b[128:])&(1<<50-1)) * 512, Bitmap: le.Uint32(b[8:])&1 != 0, Role: -2}
+	m.UUID = fmt.Sprintf("%x:%x:%x:%x", b[16:20], b[20:24], b[24:28], b[28:32])
+	if n, max := le.Uint32(b[160:]), le.Uint32(b[220:]); n < max && 256+2*int64(n)+2 <= int64(len(b)) {
+		switch r := le.Uint16(b[256+2*n:]); r {
+		case 0xffff:
+			m.Role = -1
+		case 0xfffe, 0xfffd: // faulty, journal
+		default:
+			m.Role = int(r)
+		}
+	}
+	return &Info{Type: TypeMD, UUID: uuid(b[16:32]), MD: m}
+}
+
+// probeEnd looks for what RAID of metadata 1.0 and 0.90 has at the end of a
+// member, whose head looks like what the array holds.
+func probeEnd(r io.ReaderAt, size int64) *Info {
+	if size < 128<<10 || size > 1<<59 {
+		return nil
+	}
+	b := make([]byte, 4096)
+	// 8 KiB before the end, on a boundary of 4 KiB.
+	at := (size/512 - 16) &^ 7 * 512
+	if n, err := r.ReadAt(b, at); err == nil || n == len(b) {
+		if i := mdSuper(b, "1.0"); i != nil && binary.LittleEndian.Uint64(b[144:])*512 == uint64(at) {
+			return i
+		}
+	}
+	if n, err := r.ReadAt(b, size&^(64<<10-1)-64<<10); (err == nil || n == len(b)) && binary.LittleEndian.Uint32(b) == 0xa92b4efc && binary.LittleEndian.Uint32(b[4:]) == 0 {
+		return &Info{Type: TypeMD} // 0.90: recognised only
 	}
 	return nil
 }

@@ -1,0 +1,123 @@
+package probe
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// arrays reads the running software RAID arrays: what the kernel says of them,
+// and the superblock of one member for the rest.
+func (m Machine) arrays(l *layout.Layout) error {
+	dirs, err := filepath.Glob(m.path("/sys/block/md*/md"))
+	if err != nil {
+		return err
+	}
+	for _, d := range dirs {
+		name := filepath.Base(filepath.Dir(d))
+		sys := "/sys/block/" + name + "/"
+		num := func(p string) int64 {
+			v, err := strconv.ParseInt(m.read(sys+p), 10, 64)
+			if err != nil {
+				return 0
+			}
+			return v
+		}
+		switch state := m.read(sys + "md/array_state"); state {
+		case "clear", "inactive", "":
+			continue // its members are told of where they lie
+		}
+		cannot := func(format string, a ...any) {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf(format, a...)})
+		}
+		a := layout.Array{Name: name, Level: m.read(sys + "md/level"), Devices: int(num("md/raid_disks")), Metadata: m.read(sys + "md/metadata_version"), Layout: int(num("md/layout")), Chunk: quantity.Size(num("md/chunk_size")), Size: quantity.Size(num("size") * 512)}
+		if !slices.Contains(layout.Levels, a.Level) || !slices.Contains([]string{"1.0", "1.1", "1.2"}, a.Metadata) {
+			cannot("RAID array of level %s with metadata %s is not supported", a.Level, a.Metadata)
+			continue
+		}
+		if parts, err := filepath.Glob(m.path("/sys/block/" + name + "/" + name + "p*")); err == nil && len(parts) > 0 {
+			cannot("partitions on a RAID array are not supported")
+			continue
+		}
+		devs, err := filepath.Glob(m.path(sys + "md/dev-*"))
+		if err != nil {
+			return err
+		}
+		for _, dd := range devs {
+			dev := m.resolve("/dev/" + strings.ReplaceAll(strings.TrimPrefix(filepath.Base(dd), "dev-"), "!", "/"))
+			if role, err := strconv.Atoi(m.readAbs(dd + "/slot")); err == nil {
+				a.Members = append(a.Members, layout.Member{Device: dev, Role: role})
+			} else if strings.Contains(m.readAbs(dd+"/state"), "spare") {
+				a.Spares = append(a.Spares, dev)
+			} else {
+				cannot("member %s of the RAID array %s is %s", dev, name, cmp.Or(m.readAbs(dd+"/state"), "of no use"))
+			}
+		}
+		slices.SortFunc(a.Members, func(x, y layout.Member) int { return cmp.Compare(x.Role, y.Role) })
+		slices.Sort(a.Spares)
+		if len(a.Members) == 0 {
+			cannot("RAID array without members")
+			continue
+		}
+		i, err := m.superblockOf(a.Members[0].Device, m.sizeOf(a.Members[0].Device))
+		if err != nil {
+			return err
+		}
+		if i == nil || i.MD == nil {
+			cannot("the RAID superblock on %s can't be read", a.Members[0].Device)
+			continue
+		}
+		a.Label, a.UUID, a.Bitmap, a.Data = i.MD.Name, i.MD.UUID, i.MD.Bitmap, quantity.Size(i.MD.Data)
+		if a.Level != "raid0" && a.Level != "linear" {
+			a.Part = quantity.Size(i.MD.Size)
+		}
+		if a.Level == "raid1" || a.Level == "linear" {
+			a.Chunk, a.Layout = 0, 0
+		}
+		if a.Devices > len(a.Members) {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: "", Reason: fmt.Sprintf("RAID array is degraded: %d of %d members; it will be restored like that", len(a.Members), a.Devices)})
+		}
+		l.Arrays = append(l.Arrays, a)
+	}
+	slices.SortFunc(l.Arrays, func(a, b layout.Array) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// readAbs reads a file whose path has the root already.
+func (m Machine) readAbs(p string) string {
+	b, err := os.ReadFile(p)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// sizeOf is a device's size as the kernel says.
+func (m Machine) sizeOf(dev string) quantity.Size {
+	n, err := strconv.ParseInt(m.read("/sys/class/block/"+strings.ReplaceAll(dev, "/", "!")+"/size"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return quantity.Size(n * 512)
+}
+
+// member tells whether a superblock is that of a member of a known array, and
+// reports it when not.
+func (m Machine) member(l *layout.Layout, dev string, i *superblock.Info) {
+	if l.ArrayOf(dev) != nil || slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return strings.Contains(u.Reason, dev) }) {
+		return
+	}
+	what := "RAID member of metadata 0.90, which is not supported"
+	if i.MD != nil {
+		what = "member of the RAID array " + i.MD.UUID + ", which is not running: what is on it can't be read"
+	}
+	l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: what})
+}
