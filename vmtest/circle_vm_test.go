@@ -75,6 +75,9 @@ func TestBIOSLVM(t *testing.T) {
 func TestFit(t *testing.T) {
 	t.Parallel()
 	t.Run("lvm-smaller", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSLVM, TargetSize: "3600M"}) })
+	t.Run("wishes", func(t *testing.T) {
+		runCircle(t, Circle{Kind: BIOSLVM, Wishes: "--fs-type /home=ext4 --size /=2G", Wished: `test $(findmnt -no FSTYPE /home) = ext4 && test $(blockdev --getsize64 /dev/vg0/root) = 2147483648 && lvs --noheadings -o lv_size --units m vg0/home-dirs`})
+	})
 	t.Run("plain-larger", func(t *testing.T) { runCircle(t, Circle{Kind: UEFIPlain, TargetSize: "8G"}) })
 }
 

@@ -6,7 +6,7 @@
 // Synopsis:
 //
 //	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [--salvage] [SET]
-//	        [--size WHAT=SIZE]... [--keep-sizes]
+//	        [--size WHAT=SIZE]... [--keep-sizes] [--fs-type MOUNT=TYPE]...
 //	restore [...] VOLUME [VOLUME...]
 //	restore mount [--ro] [SET]
 //	restore umount [SET]
@@ -63,7 +63,7 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
-	var maps, confirm, sizes list
+	var maps, confirm, sizes, types list
 	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
 	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
 	f.BoolVar(&opt.Resume, "resume", false, "go on after the last finished step of the run before")
@@ -72,6 +72,7 @@ func run(args []string) int {
 	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is no rescue system")
 	f.Var(&maps, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)")
 	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
+	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4 or xfs")
 	f.BoolVar(&opt.Wish.Keep, "keep-sizes", false, "every partition and volume gets the size it had, whatever the disk")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
@@ -99,12 +100,12 @@ func run(args []string) int {
 		err := repair(ctx, p, f.Arg(0), f.Args()[1:])
 		return exit.Status(p, "restore "+f.Arg(0), err, "")
 	}
-	err := do(ctx, p, &opt, f.Args(), maps, confirm, sizes)
+	err := do(ctx, p, &opt, f.Args(), maps, confirm, sizes, types)
 	p.End()
 	return exit.Status(p, "restore", err, hint(err))
 }
 
-func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, maps, confirm, sizes list) error {
+func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, maps, confirm, sizes, types list) error {
 	opt.Wish.Map, opt.Wish.Confirmed, opt.Wish.Sizes = map[string]string{}, confirm, map[string]quantity.Size{}
 	for _, s := range sizes {
 		i := strings.LastIndexByte(s, '=')
@@ -116,6 +117,14 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 			return exit.Usage(fmt.Errorf("--size %s: %q is no size such as 20G", s, s[i+1:]))
 		}
 		opt.Wish.Sizes[strings.TrimPrefix(s[:i], "/dev/")] = n.AlignUp(quantity.MiB)
+	}
+	opt.Wish.Types = map[string]string{}
+	for _, t := range types {
+		i := strings.LastIndexByte(t, '=')
+		if i <= 0 {
+			return exit.Usage(fmt.Errorf("--fs-type %q is not MOUNT=TYPE", t))
+		}
+		opt.Wish.Types[t[:i]] = t[i+1:]
 	}
 	if len(sizes) > 0 && opt.Wish.Keep {
 		return exit.Usage(errors.New("--size and --keep-sizes exclude each other"))

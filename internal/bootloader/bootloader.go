@@ -27,8 +27,10 @@ type System struct {
 	Layout *layout.Layout
 	// Devices maps the layout's names to those of this machine.
 	Devices map[string]string
-	Run     tool.Runner
-	Report  progress.Reporter
+	// Types are the new types of file systems that had another, by mount point.
+	Types  map[string]string
+	Run    tool.Runner
+	Report progress.Reporter
 }
 
 // bound are the kernel's file systems that programs in the chroot need.
@@ -121,7 +123,7 @@ func (s *System) install(ctx context.Context, renamed map[string]string) error {
 	if b.Loader != layout.GRUB {
 		return fmt.Errorf("cannot install a boot loader: the source machine's is not known; %s is mounted: install it there by hand", s.Root)
 	}
-	if len(renamed) > 0 {
+	if len(renamed) > 0 || len(s.Types) > 0 {
 		if err := s.rebuild(ctx, renamed); err != nil {
 			return err
 		}
@@ -186,19 +188,23 @@ func (s *System) efi(ctx context.Context, name string) error {
 func (s *System) rebuild(ctx context.Context, renamed map[string]string) error {
 	// "vd", "sd", "nv": how the kernel names disks by the way they are attached.
 	class := func(n string) string { return n[:min(2, len(n))] }
-	changed := false
+	changed := s.Types["/"] != "" || s.Types["/usr"] != ""
 	for o, n := range renamed {
 		changed = changed || class(o) != class(n)
 	}
 	if changed {
+		why := "disks are attached in another way"
+		if s.Types["/"] != "" || s.Types["/usr"] != "" {
+			why = "its file systems are of another type"
+		}
 		switch {
 		case s.has("update-initramfs"):
-			s.Report.Note("making the initramfs anew: disks are attached in another way")
+			s.Report.Note("making the initramfs anew: %s", why)
 			if err := s.chroot(ctx, "update-initramfs", "-u", "-k", "all"); err != nil {
 				return err
 			}
 		case s.has("dracut"):
-			s.Report.Note("making the initramfs anew: disks are attached in another way")
+			s.Report.Note("making the initramfs anew: %s", why)
 			if err := s.chroot(ctx, "dracut", "--force", "--regenerate-all"); err != nil {
 				return err
 			}
@@ -210,6 +216,9 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string) error {
 		b, err := os.ReadFile(s.Root + cfg.file)
 		if err != nil {
 			continue
+		}
+		if strings.Contains(string(b), "rootfstype=") && s.Types["/"] != "" {
+			s.Report.Warn("%s says rootfstype=: change it in /etc/default/grub, and say %s -o %s", cfg.file, cfg.prog, cfg.file)
 		}
 		for o := range renamed {
 			if strings.Contains(string(b), "/dev/"+o) {
@@ -236,7 +245,9 @@ func (s *System) fstab(renamed map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("cannot check fstab: %w", err)
 	}
-	text, notes, missing := CheckFstab(string(b), s.Layout, renamed)
+	text, notes := ConvertFstab(string(b), s.Types)
+	text, more, missing := CheckFstab(text, s.Layout, renamed)
+	notes = append(notes, more...)
 	for _, n := range notes {
 		s.Report.Note("fstab: %s", n)
 	}

@@ -46,6 +46,18 @@ tmpfs /tmp tmpfs defaults 0 0
 	}
 }
 
+func TestConvertFstab(t *testing.T) {
+	in := "# /home\nUUID=1 / ext4 errors=remount-ro,noatime,x-systemd.growfs 0 1\nUUID=2\t/home\txfs\tdefaults,logbsize=256k,usrquota 0 0\nUUID=3 /srv ext4 defaults 0 2\nUUID=4 /with\\040blank ext4 data=journal"
+	out, notes := ConvertFstab(in, map[string]string{"/": "xfs", "/home": "ext4", "/with blank": "xfs", "/srv": "ext4", "/none": "xfs"})
+	want := "# /home\nUUID=1\t/\txfs\tnoatime,x-systemd.growfs\t0\t0\nUUID=2\t/home\text4\tdefaults,usrquota\t0\t2\nUUID=3 /srv ext4 defaults 0 2\nUUID=4\t/with\\040blank\txfs\tdefaults\t0\t0"
+	if out != want {
+		t.Errorf("fstab is\n%s\nwant\n%s", out, want)
+	}
+	if len(notes) != 3 || notes[0] != "/ is xfs now, was ext4, options that went: errors=remount-ro" {
+		t.Errorf("notes %q", notes)
+	}
+}
+
 func TestCheckGRUB(t *testing.T) {
 	l := lay()
 	l.Filesystems[0].UUID = "52477784-d7b7-4090-885e-3d75790b7056"

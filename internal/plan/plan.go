@@ -54,6 +54,8 @@ type Wish struct {
 	Map map[string]string // name in the layout -> name of a present disk
 	// Sizes are wished for by mount point, or device for swap, in bytes.
 	Sizes map[string]quantity.Size
+	// Types are wished for by mount point; see Convert.
+	Types map[string]string
 	// Keep has every partition and volume keep its size, whatever the disks.
 	Keep bool
 	// Confirmed are serial numbers (or WWNs) of disks that may be overwritten.

@@ -162,11 +162,15 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := plan.MapDisks(r.set.Layout, have, r.opt.Wish)
+	wanted, err := plan.Convert(r.set.Layout, r.opt.Wish.Types)
 	if err != nil {
 		return err
 	}
-	fitted, err := plan.Fit(r.set.Layout, m, r.opt.Wish)
+	m, err := plan.MapDisks(wanted, have, r.opt.Wish)
+	if err != nil {
+		return err
+	}
+	fitted, err := plan.Fit(wanted, m, r.opt.Wish)
 	if err != nil {
 		return err
 	}
@@ -334,11 +338,23 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	r.Screen.Phase("making the system start", 0)
-	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Run: r.Run, Report: r.Screen}
+	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Run: r.Run, Report: r.Screen}
 	if err := s.Install(ctx); err != nil {
 		return err
 	}
 	return r.journal.copyTo(filepath.Join(r.opt.Target, "var/log/mkcdrec"))
+}
+
+// converted gives the types that differ from what the set's machine had, by
+// mount point.
+func (r *Restorer) converted() map[string]string {
+	out := map[string]string{}
+	for at, typ := range r.opt.Wish.Types {
+		if f := r.set.Layout.Mounted(at); f != nil && f.Type != typ {
+			out[at] = typ
+		}
+	}
+	return out
 }
 
 // mountPoints makes the directories that a running system mounts things on,

@@ -1,0 +1,67 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// Types are the file systems that Convert makes of others.
+var Types = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS}
+
+// Convert gives the layout with file systems of other types, by mount point.
+// UUIDs and labels stay, geometry is what the type's mkfs makes by default and
+// what kernels of the last ten years know.
+func Convert(want *layout.Layout, types map[string]string) (*layout.Layout, error) {
+	if len(types) == 0 {
+		return want, nil
+	}
+	l, err := clone(want)
+	if err != nil {
+		return nil, err
+	}
+	for at, typ := range types {
+		fs := l.Mounted(at)
+		switch {
+		case fs == nil:
+			return nil, refuse("--fs-type %s=%s: nothing is mounted there", at, typ)
+		case !slices.Contains(Types, typ):
+			return nil, refuse("--fs-type %s=%s: it can be one of %s", at, typ, strings.Join(Types, ", "))
+		case fs.VFAT != nil:
+			return nil, refuse("--fs-type %s=%s: %s has to stay %s, firmware and others read it", at, typ, at, fs.Type)
+		case fs.Type == typ:
+			continue
+		case typ == superblock.TypeXFS && len(fs.Label) > 12:
+			return nil, refuse("--fs-type %s=xfs: its label %q has %d characters, and XFS takes 12", at, fs.Label, len(fs.Label))
+		case fs.Label != "" && len(fs.Label) > 16:
+			return nil, refuse("--fs-type %s=%s: its label %q has %d characters, and ext takes 16", at, typ, fs.Label, len(fs.Label))
+		}
+		fs.Type, fs.Ext, fs.XFS = typ, nil, nil
+		if typ == superblock.TypeXFS {
+			// Without what kernels before 5.15 can't mount.
+			fs.XFS = &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, CRC: true, FType: true, FinoBT: true, SparseIno: true, Reflink: true}
+			continue
+		}
+		fs.Ext = newExt(typ, int64(fs.Size))
+	}
+	return l, nil
+}
+
+// newExt is what mke2fs makes by Debian's and Fedora's mke2fs.conf.
+func newExt(typ string, size int64) *superblock.Ext {
+	e := &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: max(size/16384, 1024), Reserved: size / 4096 / 20, MaxMounts: -1, Errors: 1, MountOptions: 0xc,
+		Features: []string{"ext_attr", "resize_inode", "dir_index", "filetype", "sparse_super", "large_file"}}
+	if size < 512<<20 {
+		e.BlockSize, e.ClusterSize, e.Inodes, e.Reserved = 1024, 1024, max(size/4096, 256), size/1024/20
+	}
+	if typ != superblock.TypeExt2 {
+		e.Features = append(e.Features, "has_journal")
+	}
+	if typ == superblock.TypeExt4 {
+		e.Features = append(e.Features, "extent", "64bit", "flex_bg", "huge_file", "dir_nlink", "extra_isize", "metadata_csum")
+		e.FlexBG = 16
+	}
+	return e
+}
