@@ -7,7 +7,7 @@ LDFLAGS = -s -w -buildid= -X github.com/mkcdrec/mkcdrec/internal/version.commit=
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2
 
-.PHONY: build generate demo test test-all bench screenshots lint install clean help deps
+.PHONY: build generate demo test test-all matrix bench screenshots lint install clean help deps
 
 help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -33,6 +33,9 @@ test: deps lint build ## all tests: packages in seconds, then machines in QEMU
 test-all: test   ## the long matrix as well, and every fuzzer for a while
 	MKCDREC_ALL=1 $(GO) test -tags vmtest -count=1 -timeout 180m -v ./vmtest
 	$(GO) run ./internal/fuzzall 20s
+
+matrix: deps build ## the recovery matrix; writes docs/MATRIX.md
+	MKCDREC_ALL=1 MKCDREC_MATRIX=$(CURDIR)/docs/MATRIX.md $(GO) test -tags vmtest -count=1 -timeout 180m -parallel 2 -v -run 'TestFit|TestBIOSLVM|TestMD|TestLonger' ./vmtest
 
 bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
 	$(GO) run ./internal/bench

@@ -461,6 +461,7 @@ func TestNetboot(t *testing.T) {
 		loaded string // by HTTP
 	}{
 		{"boot-bios-ipxe", ScriptNIC, false, "/boot.ipxe"},
+		{"boot-bios-pxe", PlainNIC, false, "/initrd.img"},
 		{"boot-uefi-http", HTTPNIC, true, "/mkcdrec.efi"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -501,12 +502,12 @@ func TestNetboot(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, kind := range []string{BIOSLVM, UEFIPlain} {
-		firmware := "bios"
-		if kind == UEFIPlain {
-			firmware = "uefi"
-		}
-		t.Run("boot-"+firmware+"-pxe", func(t *testing.T) {
+	kinds := map[string]string{"boot-uefi-pxe": UEFIPlain}
+	if os.Getenv("MKCDREC_ALL") != "" {
+		kinds["boot-bios-pxe-restore"] = BIOSLVM
+	}
+	for name, kind := range kinds {
+		t.Run(name, func(t *testing.T) {
 			work := filepath.Join(dir, kind)
 			if err := os.MkdirAll(work, 0o755); err != nil {
 				t.Fatal(err)
@@ -544,8 +545,8 @@ func TestNetboot(t *testing.T) {
 			if err := vm.Menu("r", bootLimit); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := vm.Expect(`rescue system ready(?s:.*)UNATTENDED RESTORE (DONE)`, jobLimit); err != nil {
-				t.Fatal(err)
+			if g, err := vm.Expect(`rescue system ready(?s:.*)UNATTENDED RESTORE (DONE|FAILED.*)`, jobLimit); err != nil || g[1] != "DONE" {
+				t.Fatal(g, err)
 			}
 			if err := vm.Wait(bootLimit); err != nil {
 				t.Fatal(err)

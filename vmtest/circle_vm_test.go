@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -48,7 +49,17 @@ func runCircle(t *testing.T, c Circle) {
 	for _, d := range out.Differences {
 		t.Errorf("differs: %v", d)
 	}
+	if file := os.Getenv("MKCDREC_MATRIX"); file != "" {
+		matrixLock.Lock()
+		defer matrixLock.Unlock()
+		if err := c.Record(file, out); err != nil {
+			t.Error(err)
+		}
+	}
 }
+
+// matrixLock is for docs/MATRIX.md, which circles write side by side.
+var matrixLock sync.Mutex
 
 // workDir is kept when MKCDREC_KEEP names a directory.
 func workDir(t *testing.T) string {
@@ -74,11 +85,11 @@ func TestBIOSLVM(t *testing.T) {
 // with ext4 and XFS below, plain partitions with an EFI system partition.
 func TestFit(t *testing.T) {
 	t.Parallel()
-	t.Run("lvm-smaller", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSLVM, TargetSize: "3600M"}) })
+	t.Run("lvm-smaller", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSLVM, TargetSize: smaller[BIOSLVM]}) })
 	t.Run("wishes", func(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLVM, Wishes: "--fs-type /home=ext4 --size /=2G", Wished: `test $(findmnt -no FSTYPE /home) = ext4 && test $(blockdev --getsize64 /dev/vg0/root) = 2147483648 && lvs --noheadings -o lv_size --units m vg0/home-dirs`})
 	})
-	t.Run("plain-larger", func(t *testing.T) { runCircle(t, Circle{Kind: UEFIPlain, TargetSize: "8G"}) })
+	t.Run("plain-larger", func(t *testing.T) { runCircle(t, Circle{Kind: UEFIPlain, TargetSize: larger[UEFIPlain]}) })
 }
 
 // TestMD restores a machine with two disks, RAID1 and LVM on RAID0.

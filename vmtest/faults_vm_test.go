@@ -343,15 +343,18 @@ func TestBinary(t *testing.T) {
 	}
 }
 
-// TestLonger is the long matrix: larger disks, other buses.
+// TestLonger is the part of the matrix that takes long.
 func TestLonger(t *testing.T) {
 	if os.Getenv("MKCDREC_ALL") == "" {
 		t.Skip("the long matrix runs with make test-all")
 	}
 	for name, c := range map[string]Circle{
 		"uefi":         {Kind: UEFIPlain},
-		"larger":       {Kind: BIOSLVM, TargetSize: "20G"},
-		"nvme":         {Kind: UEFIPlain, TargetBus: "nvme", TargetSize: "8G"},
+		"uefi smaller": {Kind: UEFIPlain, TargetSize: smaller[UEFIPlain]},
+		"lvm larger":   {Kind: BIOSLVM, TargetSize: larger[BIOSLVM]},
+		"md smaller":   {Kind: BIOSMD, TargetSize: smaller[BIOSMD]},
+		"md larger":    {Kind: BIOSMD, TargetSize: larger[BIOSMD]},
+		"nvme":         {Kind: UEFIPlain, TargetBus: "nvme"},
 		"by hand":      {Kind: BIOSLVM, ByHand: true},
 		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},
 		"scsi BIOS":    {Kind: BIOSLVM, TargetBus: "scsi"},

@@ -1,0 +1,97 @@
+package vmtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Rows and columns of docs/MATRIX.md: what storage, and onto what.
+var (
+	matrixRows = []string{"ext4, BIOS", "ext4, UEFI", "LVM + xfs, BIOS", "LVM + xfs, UEFI", "thin, BIOS", "thin, UEFI", "md1 + LVM on md0, BIOS", "md1, UEFI", "LUKS2 + LVM, BIOS", "LUKS2 + LVM, UEFI",
+		"btrfs subvolumes, BIOS", "btrfs subvolumes, UEFI", "btrfs raid1, BIOS", "btrfs raid1, UEFI", "ext4 + NTFS, BIOS", "ext4 + NTFS, UEFI"}
+	matrixColumns = []string{"same", "60 %", "200 %", "other bus"}
+)
+
+// cell tells where a circle stands in the matrix; "" when it is none of it.
+func (c Circle) cell() (row, column string) {
+	if c.Discs != "" || c.Tapes != nil || c.Key || c.ByHand || c.Wishes != "" {
+		return "", ""
+	}
+	row = map[string]string{BIOSLVM: "LVM + xfs, BIOS", UEFIPlain: "ext4, UEFI", BIOSMD: "md1 + LVM on md0, BIOS"}[c.Kind]
+	switch {
+	case c.TargetBus != "":
+		column = "other bus"
+	case c.TargetSize == "":
+		column = "same"
+	case c.TargetSize == smaller[c.Kind]:
+		column = "60 %"
+	case c.TargetSize == larger[c.Kind]:
+		column = "200 %"
+	}
+	return row, column
+}
+
+// smaller and larger are 60 % and 200 % of the source machines' disks.
+var (
+	smaller = map[string]string{BIOSLVM: "3600M", UEFIPlain: "3G", BIOSMD: "2400M"}
+	larger  = map[string]string{BIOSLVM: "12G", UEFIPlain: "10G", BIOSMD: "8G"}
+)
+
+const matrixHead = `# The recovery matrix
+
+Each cell is a machine in QEMU that was backed up, destroyed, restored by its own rescue medium onto blank disks of the
+size or kind that the column says, booted by its own firmware and boot loader, and compared path by path.
+"never run" means that: nobody has seen it. ` + "`make matrix`" + ` runs what there is and writes this table.
+
+`
+
+// Record writes a cell's outcome into the matrix in file, with date and
+// commit.
+func (c Circle) Record(file string, out *Outcome) error {
+	row, column := c.cell()
+	if row == "" || column == "" {
+		return nil
+	}
+	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return fmt.Errorf("cannot tell the commit: %w", err)
+	}
+	text := fmt.Sprintf("restored, booted, %d differences in %d paths (%s, %s)", len(out.Differences), out.Paths, strings.TrimSpace(string(commit)), time.Now().UTC().Format("2006-01-02"))
+	b, err := os.ReadFile(file)
+	if err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return os.WriteFile(file, []byte(setCell(string(b), row, column, text)), 0o644)
+}
+
+// setCell gives the matrix with one cell changed; cells that are not in the
+// old text were never run.
+func setCell(old, row, column, text string) string {
+	have := map[string][]string{}
+	for _, line := range strings.Split(old, "\n") {
+		if f := strings.Split(line, "|"); len(f) == len(matrixColumns)+3 {
+			var cells []string
+			for _, c := range f[2 : len(f)-1] {
+				cells = append(cells, strings.TrimSpace(c))
+			}
+			have[strings.TrimSpace(f[1])] = cells
+		}
+	}
+	var b strings.Builder
+	b.WriteString(matrixHead + "| storage, firmware | " + strings.Join(matrixColumns, " | ") + " |\n|---" + strings.Repeat("|---", len(matrixColumns)) + "|\n")
+	for _, r := range matrixRows {
+		cells := have[r]
+		if cells == nil {
+			cells = slices.Repeat([]string{"never run"}, len(matrixColumns))
+		}
+		if i := slices.Index(matrixColumns, column); r == row && i >= 0 {
+			cells[i] = text
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", r, strings.Join(cells, " | "))
+	}
+	return b.String()
+}
