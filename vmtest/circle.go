@@ -329,9 +329,9 @@ func (r *circle) backup(ctx context.Context) error {
 			"/backup/bin/mkcdrec usbkey --confirm SETDISK01 /dev/vdb > /tmp/k 2>&1; test $? = 4 && grep 'is not removable' /tmp/k",
 			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey --confirm WRONG01 /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'was not changed' /tmp/k && cmp -n 1048576 /dev/sda /dev/zero",
 			"/backup/bin/mkcdrec -c /backup/key.yaml " + opts + "--confirm KEY01 /dev/sda",
-			"mkdir -p /mnt/k && mount /dev/sda3 /mnt/k && ls /mnt/k | grep " + r.Kind + "- > /tmp/first",
-			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'is mounted on /mnt/k' /tmp/k",
-			"umount /mnt/k; sfdisk -d /dev/sda; sfdisk -d /dev/sda > /tmp/table1",
+			"mkdir -p /run/k && mount /dev/sda3 /run/k && ls /run/k | grep " + r.Kind + "- > /tmp/first",
+			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'is mounted on /run/k' /tmp/k",
+			"umount /run/k; sfdisk -d /dev/sda; sfdisk -d /dev/sda > /tmp/table1",
 		} {
 			if _, err := must(vm, c, jobLimit); err != nil {
 				return err
@@ -339,7 +339,7 @@ func (r *circle) backup(ctx context.Context) error {
 		}
 		what, where = "-c /backup/key.yaml "+strings.TrimSpace(opts[:strings.Index(opts, "--append")]), "/dev/sda"
 		after = []string{
-			"mount -o ro /dev/sda3 /mnt/k && ls /mnt/k && ! ls /mnt/k | grep -f /tmp/first && /backup/bin/mkcdrec verify /mnt/k && umount /mnt/k",
+			"mount -o ro /dev/sda3 /run/k && ls /run/k && ! ls /run/k | grep -f /tmp/first && /backup/bin/mkcdrec verify /run/k && umount /run/k",
 			"sfdisk -d /dev/sda > /tmp/table2; ! cmp -s /tmp/table1 /tmp/table2",
 			"umount /backup",
 		}

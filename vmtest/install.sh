@@ -57,8 +57,8 @@ bios-md)
     sgdisk -n1:0:+1M -t1:ef02 -n2:0:+2560M -t2:fd00 -n3:0:0 -t3:fd00 $d
   done
   udevadm settle
-  mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --metadata=1.2 --homehost=$KIND --name=root $D-part2 $E-part2
-  mdadm --create /dev/md1 --run --level=0 --chunk=128 --raid-devices=2 --homehost=$KIND --name=data $D-part3 $E-part3
+  mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --metadata=1.2 --homehost=$KIND --name=root --uuid=6d6b6364:72656300:00000000:00000001 $D-part2 $E-part2
+  mdadm --create /dev/md1 --run --level=0 --chunk=128 --raid-devices=2 --homehost=$KIND --name=data --uuid=6d6b6364:72656300:00000000:00000002 $D-part3 $E-part3
   udevadm settle
   mkfs.ext4 -q -L root /dev/md0
   pvcreate -q -y /dev/md1
@@ -99,8 +99,6 @@ UUID=$(u /dev/md0) / ext4 errors=remount-ro 0 1
 /dev/mapper/vg0-home /home xfs defaults 0 2
 /dev/mapper/vg0-swap none swap sw 0 0
 F
-  printf 'HOMEHOST <system>\nMAILADDR root\n' > $T/etc/mdadm/mdadm.conf
-  mdadm --detail --scan >> $T/etc/mdadm/mdadm.conf
   ;;
 esac
 cat > $T/etc/default/grub <<'F'
@@ -118,10 +116,7 @@ say "installing GRUB"
 case $KIND in
 bios-lvm) chroot $T grub-install --target=i386-pc "$(readlink -f $D)" ;;
 uefi-plain) chroot $T grub-install --target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian ;;
-bios-md)
-  say "making the initramfs"
-  chroot $T update-initramfs -u
-  for d in $D $E; do chroot $T grub-install --target=i386-pc "$(readlink -f $d)"; done ;;
+bios-md) for d in $D $E; do chroot $T grub-install --target=i386-pc "$(readlink -f $d)"; done ;;
 esac
 chroot $T update-grub
 sync

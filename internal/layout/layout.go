@@ -408,14 +408,24 @@ func (l *Layout) Mounted(path string) *Filesystem {
 // all that is not excluded, sorted.
 func (l *Layout) Needed() []string {
 	var out []string
+	done := map[string]bool{} // groups may have thousands of volumes
+	add := func(dev string) {
+		if vg, _, ok := strings.Cut(dev, "/"); ok {
+			if done[vg] {
+				return
+			}
+			done[vg] = true
+		}
+		out = append(out, l.DisksUnder(dev)...)
+	}
 	for _, f := range l.Filesystems {
 		if f.Excluded == "" {
-			out = append(out, l.DisksUnder(f.Device)...)
+			add(f.Device)
 		}
 	}
 	for _, s := range l.Swap {
 		if s.Active {
-			out = append(out, l.DisksUnder(s.Device)...)
+			add(s.Device)
 		}
 	}
 	out = append(out, l.Boot.Disks...)

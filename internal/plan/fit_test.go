@@ -68,7 +68,7 @@ func machine(label string, sizes []quantity.Size, disks [][]part, groups map[str
 	}
 	pvs := map[string][]layout.PhysicalVolume{}
 	for i, parts := range disks {
-		name := fmt.Sprintf("sd%c", 'a'+i)
+		name := "sd" + letters(i)
 		d := layout.Disk{Name: name, Serial: "OLD-" + name, Size: sizes[i], LogicalSector: 512, PhysicalSector: 512}
 		if label != "" {
 			d.Table = &layout.Table{Label: label, GUID: uid(900 + i), Signature: "0x12345678"}
@@ -131,6 +131,14 @@ func machine(label string, sizes []quantity.Size, disks [][]part, groups map[str
 		}
 	}
 	return l
+}
+
+// letters are a disk's by its number: a, b, ... z, aa, ab.
+func letters(i int) string {
+	if i < 26 {
+		return string(rune('a' + i))
+	}
+	return letters(i/26-1) + letters(i%26)
 }
 
 func onto(l *layout.Layout, sizes ...quantity.Size) Mapping {
@@ -465,15 +473,30 @@ func BenchmarkFit(b *testing.B) {
 			groups[vg] = append(groups[vg], lvol{fmt.Sprintf("lv%d_%d", i, j), fmt.Sprintf("xfs /m%d_%d", i, j), 9 * gib, gib})
 		}
 	}
-	l := machine(layout.GPT, sizes[:26], disks[:26], groups) // names of disks have one letter here
-	_ = l
+	l := machine(layout.GPT, sizes, disks, groups)
+	var have []Present
+	for i := range l.Disks {
+		have = append(have, disk("vd"+letters(i), "N"+letters(i), 60*gib))
+	}
+	var wish Wish
+	for _, h := range have {
+		wish.Confirmed = append(wish.Confirmed, h.Serial)
+	}
 	for b.Loop() {
-		m := Mapping{}
-		for _, d := range l.Disks {
-			m[d.Name] = disk("v"+d.Name, "N", 60*gib)
+		m, err := MapDisks(l, have, wish)
+		if err != nil {
+			b.Fatal(err)
 		}
-		if _, err := Fit(l, m, Wish{}); err == nil {
-			b.Fatal("fits")
+		f, err := Fit(l, m, wish)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p, err := New(f, m)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if p.Digest(); len(p.Steps) < 2000 {
+			b.Fatal(len(p.Steps))
 		}
 	}
 }

@@ -71,7 +71,7 @@ type Mapping map[string]Present
 // disk that is left and large enough, which then has to be confirmed. What
 // can't be decided is refused with all candidates.
 func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
-	m := &mapper{want: want, have: have, wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w)}
+	m := &mapper{want: want, have: have, wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w), needed: len(want.Needed())}
 	var open []*layout.Disk
 	for _, n := range want.Needed() {
 		d := want.Disk(n)
@@ -119,6 +119,8 @@ type mapper struct {
 	out   Mapping
 	taken map[string]bool
 	least map[string]quantity.Size // of the disks, by name
+	// needed is how many disks the layout wants.
+	needed int
 }
 
 func (m *mapper) pick(ok func(Present) bool) []Present {
@@ -207,7 +209,7 @@ func (m *mapper) allConfirmed(open []*layout.Disk) ([]*layout.Disk, error) {
 	return nil, nil
 }
 
-func (m *mapper) unmapped() int { return len(m.want.Needed()) - len(m.out) }
+func (m *mapper) unmapped() int { return m.needed - len(m.out) }
 
 func (m *mapper) onlyOne(d *layout.Disk) ([]Present, error) {
 	if m.unmapped() > 1 || len(m.wish.Confirmed) > 0 {
@@ -346,7 +348,21 @@ type Plan struct {
 
 // Digest identifies the plan, for the journal.
 func (p *Plan) Digest() string {
-	b, err := json.Marshal(p)
+	// A group's text is in the step of each of its physical volumes.
+	short := *p
+	short.Steps = slices.Clone(p.Steps)
+	sum, last := "", ""
+	for i := range short.Steps {
+		c := &short.Steps[i].Config
+		if *c == "" {
+			continue
+		}
+		if *c != last {
+			last, sum = *c, fmt.Sprintf("%x", sha256.Sum256([]byte(*c)))
+		}
+		*c = sum
+	}
+	b, err := json.Marshal(&short)
 	if err != nil {
 		panic("plan: internal error: " + err.Error())
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/netconf"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -314,6 +315,9 @@ func (s *System) search() {
 	switch {
 	case err == nil:
 		s.state = append(s.state, "backup set: "+dir)
+		if all, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", manifest.File)); err == nil && len(all) > 1 {
+			s.state = append(s.state, fmt.Sprintf("%d more beside it: ls %s; restore DIR takes another", len(all)-1, filepath.Dir(dir)))
+		}
 		if err := os.WriteFile(rescue.SetFile, []byte(dir+"\n"), 0o644); err != nil {
 			s.say("cannot keep %s: %v", rescue.SetFile, err)
 		}
