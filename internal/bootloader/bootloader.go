@@ -123,8 +123,9 @@ func (s *System) install(ctx context.Context, renamed map[string]string) error {
 	if b.Loader != layout.GRUB {
 		return fmt.Errorf("cannot install a boot loader: the source machine's is not known; %s is mounted: install it there by hand", s.Root)
 	}
-	if len(renamed) > 0 || len(s.Types) > 0 {
-		if err := s.rebuild(ctx, renamed); err != nil {
+	lacks, known := s.lacksDrivers("/sys")
+	if len(renamed) > 0 || len(s.Types) > 0 || lacks {
+		if err := s.rebuild(ctx, renamed, lacks, known); err != nil {
 			return err
 		}
 	}
@@ -185,15 +186,15 @@ func (s *System) efi(ctx context.Context, name string) error {
 
 // rebuild makes initramfs and GRUB configuration anew after disks changed
 // their kind: the old ones may lack the driver, or name the old device.
-func (s *System) rebuild(ctx context.Context, renamed map[string]string) error {
+func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, known bool) error {
 	// "vd", "sd", "nv": how the kernel names disks by the way they are attached.
 	class := func(n string) string { return n[:min(2, len(n))] }
-	changed := s.Types["/"] != "" || s.Types["/usr"] != ""
+	changed := s.Types["/"] != "" || s.Types["/usr"] != "" || lacks
 	for o, n := range renamed {
-		changed = changed || class(o) != class(n)
+		changed = changed || !known && class(o) != class(n)
 	}
 	if changed {
-		why := "disks are attached in another way"
+		why := "it has not the driver of the new disk"
 		if s.Types["/"] != "" || s.Types["/usr"] != "" {
 			why = "its file systems are of another type"
 		}

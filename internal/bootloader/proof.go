@@ -1,0 +1,259 @@
+package bootloader
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+)
+
+// Proof looks for what would keep the restored system from starting: a line of
+// fstab or of GRUB's configuration that refers to nothing that was restored,
+// an initramfs without the driver of the disk that the root file system lies
+// on, an EFI system partition without a loader, no disk with GRUB. sys is
+// where the kernel's sysfs is. It reads only.
+func (s *System) Proof(sys string) []string {
+	var out []string
+	if b, err := os.ReadFile(filepath.Join(s.Root, "etc/fstab")); err == nil {
+		_, _, missing := CheckFstab(string(b), s.Layout, nil)
+		for _, m := range missing {
+			if n := fstabLine(string(b), m); !strings.Contains(n, "nofail") && !strings.Contains(n, "noauto") {
+				out = append(out, "/etc/fstab: "+m)
+			}
+		}
+	}
+	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
+		b, err := os.ReadFile(s.Root + f)
+		if err != nil {
+			continue
+		}
+		cfg := firstEntry(string(b))
+		for _, m := range append(CheckGRUB(cfg, s.Layout), s.checkRoots(cfg)...) {
+			out = append(out, f+": "+m)
+		}
+		for _, i := range initrds(cfg) {
+			out = append(out, s.checkInitrd(i, sys)...)
+		}
+	}
+	return append(out, s.checkLoader()...)
+}
+
+// firstEntry cuts a grub.cfg behind its first entry: those of other systems may
+// well refer to what was never saved.
+func firstEntry(cfg string) string {
+	entry := regexp.MustCompile(`(?m)^\s*(menuentry|submenu)\s`)
+	if at := entry.FindAllStringIndex(cfg, 2); len(at) == 2 {
+		return cfg[:at[1][0]]
+	}
+	return cfg
+}
+
+// lacksDrivers tells whether an initramfs that GRUB loads lacks a driver of the
+// root's disks; known is false when GRUB's configuration names none.
+func (s *System) lacksDrivers(sys string) (lacks, known bool) {
+	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
+		b, err := os.ReadFile(s.Root + f)
+		if err != nil {
+			continue
+		}
+		for _, i := range initrds(firstEntry(string(b))) {
+			known = true
+			lacks = lacks || len(s.checkInitrd(i, sys)) > 0
+		}
+	}
+	return lacks, known
+}
+
+// fstabLine gives the line that a message of CheckFstab is about.
+func fstabLine(text, message string) string {
+	n := 0
+	if _, err := fmt.Sscanf(message, "line %d:", &n); err != nil {
+		return ""
+	}
+	lines := strings.Split(text, "\n")
+	if n < 1 || n > len(lines) {
+		return ""
+	}
+	return lines[n-1]
+}
+
+// checkRoots lists root= words that name no restored device; those by UUID
+// are CheckGRUB's.
+func (s *System) checkRoots(cfg string) []string {
+	have := map[string]bool{}
+	for _, f := range s.Layout.Filesystems {
+		have["LABEL="+f.Label] = f.Label != ""
+		if _, p := s.Layout.Partition(f.Device); p != nil {
+			have["PARTUUID="+strings.ToLower(p.GUID)] = p.GUID != ""
+		}
+		dev := f.Device
+		if n, ok := s.Devices[dev]; ok {
+			dev = n
+		}
+		have["/dev/"+dev] = true
+		if vg, lv, ok := strings.Cut(dev, "/"); ok {
+			have["/dev/mapper/"+strings.ReplaceAll(vg, "-", "--")+"-"+strings.ReplaceAll(lv, "-", "--")] = true
+		}
+	}
+	rootWord := regexp.MustCompile(`(?m)^\s*linux(?:16|efi)?\s.*?\sroot=(\S+)`)
+	var out []string
+	for _, g := range rootWord.FindAllStringSubmatch(cfg, -1) {
+		r := g[1]
+		if u, ok := strings.CutPrefix(r, "PARTUUID="); ok {
+			r = "PARTUUID=" + strings.ToLower(u)
+		}
+		if strings.HasPrefix(r, "UUID=") || strings.ContainsAny(r, "$") || have[r] {
+			continue
+		}
+		m := "root=" + r + " is not among what was restored"
+		if !slices.Contains(out, m) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// initrds are the files that GRUB's configuration loads.
+func initrds(cfg string) []string {
+	initrdLine := regexp.MustCompile(`(?m)^\s*initrd(?:16|efi)?\s+(.*)$`)
+	var out []string
+	for _, g := range initrdLine.FindAllStringSubmatch(cfg, -1) {
+		for _, f := range strings.Fields(g[1]) {
+			if f = strings.Trim(f, `"'`); !strings.ContainsAny(f, "$(") && !slices.Contains(out, f) {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
+
+// checkInitrd looks into an initramfs for the drivers of the root's disks.
+func (s *System) checkInitrd(name, sys string) []string {
+	file := ""
+	for _, p := range []string{s.Root + "/boot" + name, s.Root + name} {
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
+			file = p
+			break
+		}
+	}
+	if file == "" {
+		return []string{name + ", which GRUB loads, is not there"}
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	defer f.Close()
+	names, err := initramfs.Names(f)
+	if err != nil {
+		return []string{name + ": " + err.Error()}
+	}
+	if !slices.ContainsFunc(names, func(n string) bool {
+		return strings.Contains(n, "lib/modules/") || strings.HasSuffix(n, "/init") || n == "init"
+	}) {
+		return nil // microcode only
+	}
+	have := map[string]bool{}
+	for _, n := range names {
+		have[moduleName(n)] = true
+	}
+	version := strings.TrimSuffix(regexp.MustCompile(`\d+\.\d+[-.\w+~]*`).FindString(path.Base(name)), ".img")
+	for _, d := range []string{"/usr/lib/modules/", "/lib/modules/"} {
+		b, err := os.ReadFile(s.Root + d + version + "/modules.builtin")
+		if err != nil {
+			continue
+		}
+		for _, l := range strings.Fields(string(b)) {
+			have[moduleName(l)] = true
+		}
+	}
+	var out []string
+	root := s.Layout.Mounted("/")
+	if root == nil {
+		return nil
+	}
+	for _, old := range s.Layout.DisksUnder(root.Device) {
+		disk, ok := s.Devices[old]
+		if !ok {
+			continue
+		}
+		for _, m := range DiskDrivers(sys, disk) {
+			if !have[m] {
+				out = append(out, fmt.Sprintf("%s has not the driver %s of /dev/%s, on which / lies", name, m, disk))
+			}
+		}
+	}
+	return out
+}
+
+// moduleName is a module's name by its file's: "virtio_blk" for
+// ".../virtio-blk.ko.xz"; "" for other files.
+func moduleName(file string) string {
+	b := path.Base(file)
+	i := strings.Index(b, ".ko")
+	if i < 0 {
+		return ""
+	}
+	return strings.ReplaceAll(b[:i], "-", "_")
+}
+
+// DiskDrivers are the modules that drive a disk, from itself to its host
+// adapter, as far as they are modules in the running kernel.
+func DiskDrivers(sys, disk string) []string {
+	real, err := filepath.EvalSymlinks(filepath.Join(sys, "block", disk))
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for d := filepath.Dir(real); len(d) > len(sys) && d != "/"; d = filepath.Dir(d) {
+		m, err := filepath.EvalSymlinks(filepath.Join(d, "driver", "module"))
+		if err != nil {
+			continue
+		}
+		if n := filepath.Base(m); !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// checkLoader looks for a loader where the firmware does.
+func (s *System) checkLoader() []string {
+	b := s.Layout.Boot
+	if b.Firmware == layout.UEFI {
+		for _, f := range s.Layout.Filesystems {
+			if f.Device != b.ESP || len(f.Mounts) == 0 {
+				continue
+			}
+			found, err := filepath.Glob(filepath.Join(s.Root, f.Mounts[0].Path, "[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*.[Ee][Ff][Ii]"))
+			if err != nil || len(found) == 0 {
+				return []string{"the EFI system partition has no loader in EFI/BOOT"}
+			}
+			return nil
+		}
+		return []string{"there is no EFI system partition"}
+	}
+	if b.Loader != layout.GRUB {
+		return nil
+	}
+	for _, d := range b.Disks {
+		f, err := os.Open("/dev/" + s.Devices[d])
+		if err != nil {
+			continue
+		}
+		mbr := make([]byte, 440)
+		_, err = f.ReadAt(mbr, 0)
+		f.Close()
+		if err == nil && bytes.Contains(mbr, []byte("GRUB")) {
+			return nil
+		}
+	}
+	return []string{"no disk has GRUB in its first sector"}
+}
