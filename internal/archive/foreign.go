@@ -167,7 +167,7 @@ func foreignMember(h *tar.Header) (*Member, error) {
 	}
 	m := &Member{Path: below(h.Name), Mode: uint32(h.Mode) & 0o7777, UID: int64(h.Uid), GID: int64(h.Gid), Sec: h.ModTime.Unix(), Nsec: int64(h.ModTime.Nanosecond())}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse:
+	case tar.TypeReg, 0, tar.TypeCont, tar.TypeGNUSparse:
 		m.Type, m.Size = TypeFile, h.Size
 	case tar.TypeLink:
 		m.Type, m.Link = TypeHardlink, below(h.Linkname)

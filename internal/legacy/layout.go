@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -160,8 +159,8 @@ func (r *reader) disks() error {
 }
 
 var (
-	sfdiskLine = regexp.MustCompile(`^/dev/(\S+?)\s*:\s*(.*)$`)
-	sfdiskPart = regexp.MustCompile(`(\d+)$`)
+	sfdiskLine = lazy(`^/dev/(\S+?)\s*:\s*(.*)$`)
+	sfdiskPart = lazy(`(\d+)$`)
 )
 
 // parseSfdisk reads a dump of old or new sfdisk; nil for a table that is no
@@ -173,12 +172,12 @@ func parseSfdisk(text, disk string) (*layout.Table, error) {
 		if k, v, ok := strings.Cut(line, ":"); ok && k == "label" && strings.TrimSpace(v) != "dos" {
 			return nil, nil
 		}
-		g := sfdiskLine.FindStringSubmatch(line)
+		g := sfdiskLine().FindStringSubmatch(line)
 		if g == nil {
 			continue
 		}
 		bad := func(what string) error { return fmt.Errorf("line %d: %s: %q", n+1, what, line) }
-		num := sfdiskPart.FindString(g[1])
+		num := sfdiskPart().FindString(g[1])
 		p := layout.Partition{Device: g[1]}
 		var err error
 		if p.Number, err = strconv.Atoi(num); err != nil || !strings.HasPrefix(g[1], disk) {
@@ -304,7 +303,7 @@ func (r *reader) labels() map[string]string {
 
 type fsID struct{ uuid, label string }
 
-var uuidForm = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+var uuidForm = lazy(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
 // fstabIDs gives what fstab calls the file systems of its mount points.
 func fstabIDs(fstab string) map[string]fsID {
@@ -318,7 +317,7 @@ func fstabIDs(fstab string) map[string]fsID {
 		if f[2] == "swap" {
 			key = "swap"
 		}
-		if u, ok := strings.CutPrefix(f[0], "UUID="); ok && uuidForm.MatchString(strings.Trim(u, `"`)) {
+		if u, ok := strings.CutPrefix(f[0], "UUID="); ok && uuidForm().MatchString(strings.Trim(u, `"`)) {
 			out[key] = fsID{uuid: strings.Trim(u, `"`)}
 		} else if l, ok := strings.CutPrefix(f[0], "LABEL="); ok {
 			out[key] = fsID{label: strings.Trim(l, `"`)}

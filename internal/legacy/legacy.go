@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 )
@@ -47,9 +48,15 @@ type volume struct {
 }
 
 var (
-	mark    = regexp.MustCompile(`^CDrec-(\d\d\.\d\d\.\d{4})(?:_(\d+))?$`)
-	archive = regexp.MustCompile(`^(.+?)\.(_.*?)\.(tar|dd)\.([A-Za-z0-9]+)((?:\.[a-z0-9-]+)?)(_?)$`)
+	mark    = lazy(`^CDrec-(\d\d\.\d\d\.\d{4})(?:_(\d+))?$`)
+	archive = lazy(`^(.+?)\.(_.*?)\.(tar|dd)\.([A-Za-z0-9]+)((?:\.[a-z0-9-]+)?)(_?)$`)
 )
+
+// lazy compiles an expression when it is first asked for: every command of the
+// multicall binary runs this package's start-up.
+func lazy(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // IsSet tells whether a directory is a volume of mkCDrec.
 func IsSet(dir string) bool { _, _, ok := volumeOf(dir); return ok }
@@ -60,7 +67,7 @@ func volumeOf(dir string) (date string, number int, ok bool) {
 		return "", 0, false
 	}
 	for _, e := range l {
-		if g := mark.FindStringSubmatch(e.Name()); g != nil {
+		if g := mark().FindStringSubmatch(e.Name()); g != nil {
 			n, _ := strconv.Atoi(g[2]) // "" is 0: the only one
 			return g[1], n, true
 		}
@@ -95,14 +102,14 @@ func Open(dirs ...string) (*Set, error) {
 			return nil, fmt.Errorf("cannot read volume: %w", err)
 		}
 		for _, e := range l {
-			if g := archive.FindStringSubmatch(e.Name()); g != nil && e.Type().IsRegular() {
+			if g := archive().FindStringSubmatch(e.Name()); g != nil && e.Type().IsRegular() {
 				names[strings.TrimSuffix(e.Name(), "_")] = true
 			}
 		}
 	}
 	types := s.toRestore()
 	for n := range names {
-		g := archive.FindStringSubmatch(n)
+		g := archive().FindStringSubmatch(n)
 		a := Archive{Name: n, Device: strings.ReplaceAll(strings.ReplaceAll(g[1], "_", "/"), "%137", "_"), Raw: g[3] == "dd"}
 		// "/" became "_" in mount points, and "_" stayed: To_Restore tells which.
 		a.Mount = strings.ReplaceAll(g[2], "_", "/")
@@ -256,7 +263,7 @@ func (v *volume) check(file string) error {
 // Stream gives an archive decompressed: a tar stream, or a device's content.
 // Its pieces are compared with their checksums first.
 func (s *Set) Stream(a Archive) (io.ReadCloser, error) {
-	g := archive.FindStringSubmatch(a.Name)
+	g := archive().FindStringSubmatch(a.Name)
 	if g == nil {
 		return nil, fmt.Errorf("%q is no archive's name", a.Name)
 	}

@@ -228,7 +228,7 @@ func (k *Key) Put(ctx context.Context, f *os.File, slot int, iso string, add fun
 		return fmt.Errorf("cannot write the rescue system to the stick: it has %d bytes, and the place for it %d", st.Size(), p.Bytes())
 	}
 	h := sha256.New()
-	if err := copyAt(ctx, io.NewOffsetWriter(f, p.Start*keySector), io.TeeReader(in, h), add); err == nil {
+	if err = copyAt(ctx, io.NewOffsetWriter(f, p.Start*keySector), io.TeeReader(in, h), add); err == nil {
 		err = f.Sync()
 	}
 	if err != nil {

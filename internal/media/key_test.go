@@ -151,6 +151,18 @@ func TestKeyRefuses(t *testing.T) {
 	if err := k.Activate(f, 1, l); err == nil {
 		t.Error("an empty slot was activated")
 	}
+	ro, err := os.Open(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ro.Close()
+	small := filepath.Join(t.TempDir(), "small")
+	if err := os.WriteFile(small, []byte("image"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Put(context.Background(), ro, 0, small, func(int64) {}); err == nil || !strings.Contains(err.Error(), "cannot write the rescue system to the stick") {
+		t.Errorf("a stick that can't be written to: %v", err)
+	}
 	h := make([]byte, 512)
 	if _, err := f.ReadAt(h, 512); err != nil {
 		t.Fatal(err)
