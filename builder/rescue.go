@@ -295,6 +295,11 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 		}
 		extra = append(extra, "md_mod", m)
 	}
+	for i := range p.Layout.VolumeGroup {
+		if p.Layout.VolumeGroup[i].Rigid() {
+			extra = append(extra, "dm_raid", "raid0", "raid1", "raid10", "raid456")
+		}
+	}
 	// Drivers of storage and network that are in use without an alias.
 	for _, m := range loaded {
 		if pth := x.Path[m]; slices.ContainsFunc([]string{"kernel/drivers/scsi/", "kernel/drivers/ata/", "kernel/drivers/nvme/", "kernel/drivers/md/"}, func(d string) bool { return strings.HasPrefix(pth, d) }) {

@@ -238,7 +238,7 @@ func (r *circle) makeTargets(ctx context.Context) error {
 
 func (r *circle) mounts() string {
 	if r.Kind == BIOSMD {
-		return "/ /home"
+		return "/ /home /srv/striped /srv/mirror"
 	}
 	if r.Kind == BIOSLVM {
 		return "/ /boot /home"
@@ -249,9 +249,9 @@ func (r *circle) mounts() string {
 // storage is the command that has other people's tools describe partitions,
 // file systems and LVM; compareStorage compares what they say.
 func storage(disk, when string) string {
-	return "(sfdisk -d " + disk + "; for m in /dev/md0 /dev/md1; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; for d in " + disk + "*[0-9] /dev/md0 /dev/mapper/vg0-*; do [ -e $d ] || continue; [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
+	return "(sfdisk -d " + disk + "; for m in /dev/md0 /dev/md1; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; for d in " + disk + "*[0-9] /dev/md0 /dev/mapper/vg0-* /dev/mapper/vg1-*; do [ -e $d ] || continue; [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
 		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; " +
-		"xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
+		"xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; lvs --noheadings -o lv_name,segtype,stripes,stripe_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
 }
 
 func (r *circle) backup(ctx context.Context) error {

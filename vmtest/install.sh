@@ -16,7 +16,7 @@ mkdir -p /run/lock /run/lvm
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --action=add
 udevadm settle
-modprobe -a dm-mod raid0 raid1 xfs vfat nls_cp437 nls_iso8859-1 nls_ascii
+modprobe -a dm-mod dm-raid raid0 raid1 xfs vfat nls_cp437 nls_iso8859-1 nls_ascii
 if [ -d /sys/firmware/efi/efivars ]; then mount -t efivarfs efivarfs /sys/firmware/efi/efivars; fi
 D=/dev/disk/by-id/virtio-$SERIAL
 E=/dev/disk/by-id/virtio-$SECOND
@@ -54,7 +54,7 @@ uefi-plain)
 bios-md)
   for d in $D $E; do
     sgdisk -Z $d >/dev/null
-    sgdisk -n1:0:+1M -t1:ef02 -n2:0:+2560M -t2:fd00 -n3:0:0 -t3:fd00 $d
+    sgdisk -n1:0:+1M -t1:ef02 -n2:0:+2560M -t2:fd00 -n3:0:+900M -t3:fd00 -n4:0:0 -t4:8e00 $d
   done
   udevadm settle
   mdadm --create /dev/md0 --run --level=1 --raid-devices=2 --metadata=1.2 --homehost=$KIND --name=root --uuid=6d6b6364:72656300:00000000:00000001 $D-part2 $E-part2
@@ -68,9 +68,18 @@ bios-md)
   udevadm settle
   mkfs.xfs -q -L home /dev/vg0/home
   mkswap -L swap /dev/vg0/swap
+  pvcreate -q -y $D-part4 $E-part4
+  vgcreate -q vg1 $D-part4 $E-part4
+  lvcreate -y -i 2 -I 64k -L 200m -n striped vg1
+  lvcreate -y --type raid1 -m 1 -L 100m -n mirror vg1
+  udevadm settle
+  mkfs.ext4 -q -L striped /dev/vg1/striped
+  mkfs.ext4 -q -L mirror /dev/vg1/mirror
   mount /dev/md0 $T
-  mkdir $T/home
+  mkdir -p $T/home $T/srv/striped $T/srv/mirror
   mount /dev/vg0/home $T/home
+  mount /dev/vg1/striped $T/srv/striped
+  mount /dev/vg1/mirror $T/srv/mirror
   ;;
 esac
 say copying
@@ -98,6 +107,8 @@ bios-md) cat > $T/etc/fstab <<F
 UUID=$(u /dev/md0) / ext4 errors=remount-ro 0 1
 /dev/mapper/vg0-home /home xfs defaults 0 2
 /dev/mapper/vg0-swap none swap sw 0 0
+/dev/vg1/striped /srv/striped ext4 defaults 0 2
+LABEL=mirror /srv/mirror ext4 defaults 0 2
 F
   ;;
 esac
@@ -121,7 +132,7 @@ esac
 chroot $T update-grub
 sync
 umount -R -l $T
-if [ $KIND != uefi-plain ]; then vgchange -q -an vg0 || true; fi
+if [ $KIND != uefi-plain ]; then vgchange -q -an || true; fi
 if [ $KIND = bios-md ]; then mdadm --stop --scan || true; fi
 sync
 say INSTALL-OK

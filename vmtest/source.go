@@ -58,7 +58,8 @@ func CacheDir() string {
 const (
 	BIOSLVM   = "bios-lvm"
 	UEFIPlain = "uefi-plain"
-	// BIOSMD has two disks: /boot and / on a RAID1, /home on LVM on a RAID0.
+	// BIOSMD has two disks: / on a RAID1, /home on LVM on a RAID0, and a volume
+	// group over both with a striped and a mirrored volume.
 	BIOSMD = "bios-md"
 )
 

@@ -111,7 +111,17 @@ type Member struct {
 	Role   int    `json:"role"`
 }
 
-// VolumeGroup is an LVM2 volume group of linear volumes.
+// LVTypes are the segment types of logical volumes that can be made, beside
+// linear.
+var LVTypes = []string{"striped", "raid0", "raid0_meta", "raid1", "raid4", "raid5", "raid5_la", "raid5_ls", "raid5_ra", "raid5_rs", "raid6", "raid6_nc", "raid6_nr", "raid6_zr", "raid10", "raid10_near"}
+
+// Rigid tells of a group whose volumes can't get other sizes: LVM has RAID
+// volumes in it.
+func (g *VolumeGroup) Rigid() bool {
+	return slices.ContainsFunc(g.LVs, func(v LogicalVolume) bool { return strings.HasPrefix(v.Type, "raid") })
+}
+
+// VolumeGroup is an LVM2 volume group.
 type VolumeGroup struct {
 	Name       string           `json:"name"`
 	UUID       string           `json:"uuid"`
@@ -131,7 +141,9 @@ type PhysicalVolume struct {
 
 // LogicalVolume is a volume; its device is "VG/NAME".
 type LogicalVolume struct {
-	Name string        `json:"name"`
+	Name string `json:"name"`
+	// Type is LVM's segment type, "striped" or "raid1" ...; "" for linear.
+	Type string        `json:"type,omitempty"`
 	UUID string        `json:"uuid"`
 	Size quantity.Size `json:"size"`
 }

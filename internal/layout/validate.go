@@ -247,6 +247,9 @@ func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, wh
 	}
 	for i, v := range g.LVs {
 		define(g.Name+"/"+v.Name, fmt.Sprintf("%s.lvs[%d]", where, i))
+		if v.Type != "" && !slices.Contains(LVTypes, v.Type) {
+			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "type %q", v.Type)
+		}
 		if v.Size <= 0 || !lvmRE().MatchString(v.UUID) {
 			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "size %d or UUID %q", v.Size, v.UUID)
 		}

@@ -237,6 +237,9 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 	}
 	if least, ok := f.pv[dev]; ok {
 		it.what, it.min, it.fixed = "LVM", least, false
+		if g := f.groupOn(dev); g != nil && g.Rigid() {
+			it.what, it.min, it.fixed = "LVM with RAID volumes", size, true
+		}
 	}
 	return it
 }
@@ -246,6 +249,17 @@ func memberLeast(a *layout.Array, n quantity.Size) quantity.Size {
 	k, copies := a.Shares()
 	unit := max(a.Chunk, 64*quantity.KiB)
 	return (((n*quantity.Size(copies)+quantity.Size(k)-1)/quantity.Size(k) + 2*unit).AlignUp(unit) + a.Data + a.Tail()).AlignUp(align)
+}
+
+// groupOn finds the group of a physical volume.
+func (f *fitter) groupOn(dev string) *layout.VolumeGroup {
+	for i := range f.l.VolumeGroup {
+		g := &f.l.VolumeGroup[i]
+		if slices.ContainsFunc(g.PVs, func(p layout.PhysicalVolume) bool { return p.Device == dev }) {
+			return g
+		}
+	}
+	return nil
 }
 
 // stays tells of a file system whose size has its reasons.
@@ -598,6 +612,14 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 	if !changed {
 		return nil
 	}
+	if g.Rigid() {
+		for at := range f.wish.Sizes {
+			if fs := f.l.Mounted(at); fs != nil && f.l.Group(fs.Device) == g {
+				return refuse("--size %s: the volume group %s has RAID volumes, and keeps its sizes", at, g.Name)
+			}
+		}
+		return nil // its physical volumes kept their size
+	}
 	t, err := lvmtext.Parse(g.Config)
 	if err != nil {
 		return fmt.Errorf("volume group %s: %w", g.Name, err)
@@ -616,14 +638,26 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 	if !divide(items, total, g.ExtentSize) {
 		return f.refuseGroup(g, total)
 	}
-	for i := range g.LVs {
+	// Striped volumes first, while there is room on all.
+	order := make([]int, len(g.LVs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(g.LVs[b].Type, g.LVs[a].Type) })
+	for _, i := range order {
 		v := &g.LVs[i]
-		v.Size = items[i].got
 		lv := vg.Get("logical_volumes", v.Name)
 		if lv == nil {
 			return fmt.Errorf("volume group %s: its metadata has no volume %s", g.Name, v.Name)
 		}
-		if err := place(lv, int64(v.Size/g.ExtentSize), &free); err != nil {
+		stripes, size := striping(lv)
+		v.Size = items[i].got / (quantity.Size(stripes) * g.ExtentSize) * (quantity.Size(stripes) * g.ExtentSize)
+		if stripes > 1 {
+			err = placeStriped(lv, int64(v.Size/g.ExtentSize), stripes, size, free)
+		} else {
+			err = place(lv, int64(v.Size/g.ExtentSize), &free)
+		}
+		if err != nil {
 			return fmt.Errorf("volume %s/%s: %w", g.Name, v.Name, err)
 		}
 		f.setPV(g.Name+"/"+v.Name, v.Size)
@@ -658,6 +692,47 @@ func (f *fitter) physical(vg *lvmtext.Section, g *layout.VolumeGroup, p layout.P
 		return extents{s.Name, 0, n}, nil
 	}
 	return extents{}, fmt.Errorf("its metadata has no physical volume %s", p.UUID)
+}
+
+// striping is over how many physical volumes a volume lies side by side, and
+// in pieces of how many sectors.
+func striping(lv *lvmtext.Section) (stripes, size int64) {
+	for _, s := range lv.Sections() {
+		if n, ok := s.Int("stripe_count"); ok && s.Str("type") == "striped" {
+			size, _ := s.Int("stripe_size") // a linear one has none
+			return max(n, 1), size
+		}
+	}
+	return 1, 0
+}
+
+// placeStriped gives a striped volume the same number of extents of as many
+// physical volumes as it has stripes, those with most room.
+func placeStriped(lv *lvmtext.Section, n, stripes, size int64, free []extents) error {
+	each := n / stripes
+	by := make([]*extents, len(free))
+	for i := range free {
+		by[i] = &free[i]
+	}
+	slices.SortStableFunc(by, func(a, b *extents) int { return cmp.Compare(b.count, a.count) })
+	if int64(len(by)) < stripes || by[stripes-1].count < each || each == 0 {
+		return &Refused{fmt.Sprintf("%d stripes of %d extents have no room beside each other", stripes, each)}
+	}
+	list := []lvmtext.Value{}
+	for _, e := range by[:stripes] {
+		list = append(list, e.pv, e.first)
+		e.first, e.count = e.first+each, e.count-each
+	}
+	s := &lvmtext.Section{Name: "segment1"}
+	s.Set("start_extent", int64(0))
+	s.Set("extent_count", n)
+	s.Set("type", "striped")
+	s.Set("stripe_count", stripes)
+	s.Set("stripe_size", size)
+	s.Set("stripes", list)
+	lv.Replace(func(name string) bool { return strings.HasPrefix(name, "segment") }, s)
+	lv.Set("segment_count", int64(1))
+	return nil
 }
 
 // place gives a linear volume extents, from as few places as there are.

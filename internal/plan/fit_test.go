@@ -598,6 +598,54 @@ func TestFitArrays(t *testing.T) {
 	}
 }
 
+// TestFitStriped: a striped volume stays that, side by side on its disks; one
+// with RAID volumes keeps every size, and only that.
+func TestFitStriped(t *testing.T) {
+	l := machine(layout.GPT, []quantity.Size{10 * gib, 10 * gib}, [][]part{{{3 * gib, "ext4 /", gib}, {6 * gib, "pv vg0", 0}}, {{9 * gib, "pv vg0", 0}}},
+		map[string][]lvol{"vg0": {{"plain", "ext4 /plain", 5 * gib, gib}, {"fast", "xfs /fast", 6 * gib, gib}}})
+	g := &l.VolumeGroup[0]
+	g.LVs[1].Type = "striped"
+	s, err := lvmtext.Parse(g.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seg := s.Get("vg0", "logical_volumes", "fast", "segment1")
+	seg.Set("stripe_count", int64(2))
+	seg.Set("stripe_size", int64(128))
+	seg.Set("stripes", []lvmtext.Value{"pv0", int64(0), "pv1", int64(0)})
+	g.Config = s.String()
+	for _, to := range []quantity.Size{6 * gib, 30 * gib} {
+		got, err := Fit(l, onto(l, to, to), Wish{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := lvmtext.Parse(got.VolumeGroup[0].Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seg := s.Get("vg0", "logical_volumes", "fast", "segment1")
+		n, _ := seg.Int("extent_count")
+		k, _ := seg.Int("stripe_size")
+		if list := seg.List("stripes"); len(list) != 4 || list[0] == list[2] || k != 128 || quantity.Size(n)*4*mib != got.VolumeGroup[0].LVs[1].Size || n%2 != 0 {
+			t.Errorf("on %s: %v, %d extents", to, list, n)
+		}
+	}
+	g.LVs[1].Type = "raid1"
+	got, err := Fit(l, onto(l, 20*gib, 20*gib), Wish{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := sizesOf(l), sizesOf(got); b["sda2"] != a["sda2"] || b["vg0/fast"] != a["vg0/fast"] || b["sda1"] <= a["sda1"] || got.VolumeGroup[0].Config != g.Config {
+		t.Errorf("%v became %v", a, b)
+	}
+	if _, err := Fit(l, onto(l, 20*gib, 8*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "LVM with RAID volumes") {
+		t.Errorf("a disk too small for them: %v", err)
+	}
+	if _, err := Fit(l, onto(l, 20*gib, 20*gib), Wish{Sizes: map[string]quantity.Size{"/plain": gib}}); err == nil || !strings.Contains(err.Error(), "keeps its sizes") {
+		t.Errorf("another size wished for: %v", err)
+	}
+}
+
 // TestTwoConfirmed: two blank disks that were both confirmed are mapped, two
 // that were not are a question.
 func TestTwoConfirmed(t *testing.T) {

@@ -44,12 +44,16 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 			if v["vg_name"] != g.Name || slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {
 				continue // a volume of several segments has several lines
 			}
-			if v["segtype"] != "linear" {
+			typ := v["segtype"]
+			if typ == "linear" {
+				typ = ""
+			}
+			if typ != "" && !slices.Contains(layout.LVTypes, typ) {
 				n := g.Name + "/" + v["lv_name"]
 				l.Unsupported = append(l.Unsupported, layout.Unsupported{What: n, Device: n, Reason: "logical volume of type " + v["segtype"] + " is not supported"})
 				continue
 			}
-			g.LVs = append(g.LVs, layout.LogicalVolume{Name: v["lv_name"], UUID: v["lv_uuid"], Size: number(v["lv_size"])})
+			g.LVs = append(g.LVs, layout.LogicalVolume{Name: v["lv_name"], Type: typ, UUID: v["lv_uuid"], Size: number(v["lv_size"])})
 		}
 		if g.Config, err = m.vgConfig(ctx, g.Name); err != nil {
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -310,7 +311,71 @@ func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
 	})
 }
 
+// blankRAID writes zero bytes where a group's RAID volumes keep what they know
+// of their halves: what a disk had there before could be taken for it.
+func (r *Recreator) blankRAID(s plan.Step) error {
+	t, err := lvmtext.Parse(s.Config)
+	if err != nil {
+		return err
+	}
+	vg := t.Get(s.Group)
+	extent, _ := vg.Int("extent_size") // 0 is an error below
+	for _, lv := range vg.Get("logical_volumes").Sections() {
+		if !strings.Contains(lv.Name, "_rmeta_") {
+			continue
+		}
+		for _, seg := range lv.Sections() {
+			list := seg.List("stripes")
+			if len(list) != 2 {
+				return fmt.Errorf("the metadata of %s has an unknown form", lv.Name)
+			}
+			name, ok1 := list[0].(string)
+			first, ok2 := list[1].(int64)
+			pv := vg.Get("physical_volumes", name)
+			start, ok3 := pv.Int("pe_start")
+			count, ok4 := seg.Int("extent_count")
+			if !ok1 || !ok2 || !ok3 || !ok4 || extent <= 0 {
+				return fmt.Errorf("the metadata of %s has an unknown form", lv.Name)
+			}
+			i := slices.IndexFunc(r.Plan.Steps, func(x plan.Step) bool {
+				return x.Kind == plan.MakePV && x.Group == s.Group && strings.ReplaceAll(x.UUID, "-", "") == strings.ReplaceAll(pv.Str("id"), "-", "")
+			})
+			if i < 0 {
+				return fmt.Errorf("the physical volume %s of %s is not in the plan", name, lv.Name)
+			}
+			if err := r.blank(r.Plan.Steps[i].Device, (start+first*extent)*512, min(count*extent*512, 64<<20)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// blank writes zero bytes into a part of a device of the plan.
+func (r *Recreator) blank(dev string, at, n int64) error {
+	if err := r.free(dev); err != nil {
+		return err
+	}
+	f, err := os.OpenFile("/dev/"+dev, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open /dev/%s for writing: %w", dev, err)
+	}
+	defer f.Close()
+	zero := make([]byte, 1<<20)
+	for n > 0 {
+		k := min(n, int64(len(zero)))
+		if _, err := f.WriteAt(zero[:k], at); err != nil {
+			return fmt.Errorf("cannot write /dev/%s at byte %d: %w", dev, at, err)
+		}
+		at, n = at+k, n-k
+	}
+	return f.Sync()
+}
+
 func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
+	if err := r.blankRAID(s); err != nil {
+		return fmt.Errorf("volume group %s: %w", s.Group, err)
+	}
 	return withConfig(s.Config, func(file string) error {
 		if err := r.lvm(ctx, "vgcfgrestore", "-f", file, s.Group); err != nil {
 			return err
