@@ -512,7 +512,7 @@ func TestNetboot(t *testing.T) {
 			if err := os.MkdirAll(work, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			r := &circle{Circle: Circle{Kind: kind, Work: work, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(work, "set.img"), out: &Outcome{Kind: kind, Named: map[string]int{}}}
+			r := &circle{Circle: Circle{Kind: kind, TargetSize: smaller[kind], Work: work, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(work, "set.img"), out: &Outcome{Kind: kind, Named: map[string]int{}}}
 			for _, step := range []func(context.Context) error{r.prepare, r.backup} {
 				if err := step(ctx); err != nil {
 					t.Fatal(err)
@@ -526,7 +526,7 @@ func TestNetboot(t *testing.T) {
 				t.Fatal(err)
 			}
 			pxe("--append", consoles+" mkcdrec.auto=restore mkcdrec.confirm="+r.targetSerial(), "--source", "http://"+ServerIP+"/"+set)
-			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+			if err := r.makeTargets(ctx); err != nil {
 				t.Fatal(err)
 			}
 			nic, _, err := n.NIC(ctx, PlainNIC)
@@ -560,6 +560,7 @@ func TestNetboot(t *testing.T) {
 				t.Errorf("differs: %v", d)
 			}
 			t.Logf("%d paths compared; named differences: %v", r.out.Paths, r.out.Named)
+			record(t, r.Circle, r.out)
 		})
 	}
 }

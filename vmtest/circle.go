@@ -478,7 +478,7 @@ func (r *circle) restoreTapes(ctx context.Context) error {
 	if err := r.dump(ctx, "/obdr.iso", iso); err != nil {
 		return err
 	}
-	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
 	m := Machine{Name: r.Kind + "-tapes", CPUs: 2, Memory: 768, Log: r.log("tapes"), CDROM: iso, Extra: r.tapes.Args(), Disks: []Disk{r.target()}}
@@ -503,7 +503,7 @@ func (r *circle) stick() Disk {
 // restoreKey starts the stick: as far as the prompt with the other firmware,
 // and then to the end with the machine's own.
 func (r *circle) restoreKey(ctx context.Context) error {
-	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
 	other := Machine{Name: r.Kind + "-key-other", Memory: 768, Log: r.log("key-other"), Disks: []Disk{r.stick()}}
@@ -574,7 +574,7 @@ func (r *circle) restoreDiscs(ctx context.Context, set string) error {
 	if err := r.dump(ctx, "/"+set+"_4.iso", filepath.Join(r.Work, "disc4.iso")); err == nil {
 		return errors.New("there are more than three discs")
 	}
-	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", r.target().File, r.src.Size); err != nil {
+	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
 	m := Machine{Name: r.Kind + "-discs", CPUs: 2, Memory: 768, Log: r.log("discs"), CDROM: discs[0], Display: filepath.Join(r.Work, "qmp"), Disks: []Disk{r.target()}}

@@ -18,7 +18,7 @@ var (
 
 // cell tells where a circle stands in the matrix; "" when it is none of it.
 func (c Circle) cell() (row, column string) {
-	if c.Discs != "" || c.Tapes != nil || c.Key || c.ByHand || c.Wishes != "" {
+	if c.ByHand || c.Wishes != "" {
 		return "", ""
 	}
 	row = map[string]string{BIOSLVM: "LVM + xfs, BIOS", UEFIPlain: "ext4, UEFI", BIOSMD: "md1 + LVM on md0, BIOS"}[c.Kind]

@@ -8,5 +8,7 @@ import "testing"
 // What a drive would present as a CD starts the machine that is restored.
 func TestTape(t *testing.T) {
 	t.Parallel()
-	t.Run("obdr-two-reels", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSLVM, Tapes: []int{150, 200}}) })
+	t.Run("obdr-two-reels", func(t *testing.T) {
+		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: larger[BIOSLVM], Tapes: []int{150, 200}})
+	})
 }
