@@ -63,7 +63,7 @@ func TestImport(t *testing.T) {
 	sh(`mkdir set && mv v1 v2 bad set && mke2fs -q -t ext4 -d set set.img 64M && truncate -s 1G target.img`)
 	iso := filepath.Join(dir, "rescue.iso")
 	rescueISO(ctx, t, "linux-image-cloud-amd64", iso, "--append", consoles)
-	vm, err := Start(ctx, Machine{Name: "import", CDROM: iso, Disks: []Disk{{File: filepath.Join(dir, "set.img"), Serial: "OLDSET"}, {File: filepath.Join(dir, "target.img"), Serial: "NEWDISK"}}, Log: filepath.Join(dir, "import.log")})
+	vm, err := Start(ctx, Machine{Name: "import", CDROM: iso, Display: filepath.Join(dir, "qmp"), Disks: []Disk{{File: filepath.Join(dir, "set.img"), Serial: "OLDSET", RO: true}, {File: filepath.Join(dir, "target.img"), Serial: "NEWDISK"}, {File: filepath.Join(dir, "set.img"), Serial: "STICK", Bus: "scsi", Removable: true, Snapshot: true}}, Log: filepath.Join(dir, "import.log")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +72,28 @@ func TestImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	// Somebody pulls out the stick while the serial number is asked for.
+	if _, err := must(vm, "mkdir /stick && mount -t ext4 -o ro /dev/sda /stick", bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Send("restore /stick/v1 /stick/v2; echo ended=$?\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Expect(`type its serial number \(NEWDISK\): `, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Pull(2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Expect(`sda.*Synchroniz`, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Send("NEWDISK\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Expect(`(?s)/dev/sda, which holds the backup set, is gone.*no disk was touched.*ended=4`, bootLimit); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {

@@ -140,7 +140,7 @@ func (m Machine) Args() []string {
 			}
 			dev = "usb-storage"
 		}
-		dev += ",drive=" + id
+		dev += ",id=dev" + id + ",drive=" + id
 		if d.Removable {
 			dev += ",removable=on"
 		}
@@ -401,6 +401,12 @@ func (v *VM) Control(execute string, args map[string]any) error {
 		}
 	}
 	return nil
+}
+
+// Pull takes a disk away, by its number in Machine.Disks, as somebody who pulls
+// out a stick; the machine needs a control socket.
+func (v *VM) Pull(disk int) error {
+	return v.Control("device_del", map[string]any{"id": fmt.Sprintf("devd%d", disk)})
 }
 
 // ChangeDisc puts an image into the drive of Machine.CDROM; the machine needs a

@@ -81,6 +81,7 @@ type Restorer struct {
 	rec     *recreate.Recreator
 	journal *journal
 	report  Report
+	sources []string // devices that the set is read from
 }
 
 // Untouched is a failure before anything was written to a disk.
@@ -114,6 +115,12 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	}
 	if err := r.confirm(); err != nil {
 		return nil, &Untouched{err}
+	}
+	// Between plan and confirmation a person may have pulled out the stick.
+	for _, dev := range r.sources {
+		if _, err := os.Stat("/sys/class/block/" + dev); err != nil {
+			return nil, &Untouched{&plan.Refused{Reason: "/dev/" + dev + ", which holds the backup set, is gone: put it in again, mount it, and start anew"}}
+		}
 	}
 	err := r.carryOut(ctx)
 	if err == nil {
@@ -156,6 +163,9 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		}
 		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir != rescue.MediumDir || mountedOn(r.Machine, dir)) {
 			keep[dev] = why
+			if dir != rescue.MediumDir && !strings.Contains(dev, "/") {
+				r.sources = append(r.sources, dev)
+			}
 		}
 	}
 	have, err := r.Machine.Present(keep)

@@ -1,0 +1,94 @@
+package builder
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// keySet writes a set's manifest below dir.
+func keySet(t *testing.T, dir, name, host string, day int, size int64) {
+	t.Helper()
+	d := filepath.Join(dir, name)
+	if err := os.Mkdir(d, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: host, Created: time.Date(2026, 11, day, 0, 0, 0, 0, time.UTC), Program: "test", Kernel: "6.1",
+		Files: []manifest.FileSum{{Name: manifest.Layout, Size: quantity.Size(size), SHA256: strings.Repeat("0", 64)}}}
+	if err := m.Write(d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func namesOf(gs []generation) string {
+	var out []string
+	for _, g := range gs {
+		out = append(out, g.name)
+	}
+	return strings.Join(out, " ")
+}
+
+// TestGenerations: a machine's own sets, newest first; what is another's, or
+// can't be read as a set, is never among what may be removed.
+func TestGenerations(t *testing.T) {
+	dir := t.TempDir()
+	keySet(t, dir, "web-1", "web", 1, 100)
+	keySet(t, dir, "web-3", "web", 3, 300)
+	keySet(t, dir, "web-2", "web", 2, 200)
+	keySet(t, dir, "db-9", "db", 9, 100)
+	if err := os.MkdirAll(filepath.Join(dir, "broken"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "broken", manifest.File), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gs := generations(dir, "web")
+	if got := namesOf(gs); got != "web-3 web-2 web-1" {
+		t.Fatalf("generations %s", got)
+	}
+	if gs[0].size != 300 {
+		t.Errorf("size %d", gs[0].size)
+	}
+	if err := removeSet(dir, "web-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := removeSet(dir, "none"); err == nil {
+		t.Error("a set that is not there was removed")
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 4 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if got := namesOf(generations(dir, "web")); got != "web-3 web-2" {
+		t.Errorf("after removing: %s", got)
+	}
+}
+
+// TestMakeRoom: nothing goes unless that was allowed; then the oldest, and
+// only this machine's.
+func TestMakeRoom(t *testing.T) {
+	dir := t.TempDir()
+	keySet(t, dir, "web-1", "web", 1, 100)
+	keySet(t, dir, "web-2", "web", 2, 1<<60) // the next one will need more than there is
+	keySet(t, dir, "db-1", "db", 1, 100)
+	p := Unprobed()
+	p.Layout.Hostname = "web"
+	w := &keyWriter{b: &Builder{Report: progress.None{}}}
+	res := &KeyResult{}
+	if err := w.room(dir, p, res); err != nil || len(res.Removed) > 0 {
+		t.Errorf("removed %v, %v", res.Removed, err)
+	}
+	w.opt.MakeRoom = true
+	if err := w.room(dir, p, res); err != nil || strings.Join(res.Removed, " ") != "web-1 web-2" {
+		t.Errorf("removed %v, %v", res.Removed, err)
+	}
+	if got := namesOf(generations(dir, "db")); got != "db-1" {
+		t.Errorf("another machine has %q left", got)
+	}
+}
