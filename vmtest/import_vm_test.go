@@ -105,6 +105,7 @@ func TestImport(t *testing.T) {
 		{"restore --plan /set/v1", 1, []string{"CDrec-03.04.2009_2, which is not there", "no disk was touched"}},
 		{"restore --yes --confirm NEWDISK /set/v1 /set/bad", 1, []string{"hda2._.tar.gz", "no disk was touched"}},
 		{"restore --plan /set/v2 /set/v1", 0, []string{"elephant", "ext3", "xfs", "NEWDISK"}},
+		{"restore --json --plan /set/v2 /set/v1", 0, []string{`"kind":"write-table"`, `"elephant"`}},
 		// No program here installs LILO: that is said, and everything else is done.
 		{"restore --yes --confirm NEWDISK --keep-sizes /set/v1 /set/v2", 1, []string{"changed to UUID", "cannot install a boot loader", "/mnt/target is mounted"}},
 		{"cat /mnt/target/etc/fstab; umount /mnt/target/home && umount /mnt/target && sync", 0, []string{"UUID="}},

@@ -220,6 +220,7 @@ type screen struct{ *ui.Printer }
 
 func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
 	s.End()
+	s.Result(map[string]any{"plan": p, "layout": p.Layout})
 	var b strings.Builder
 	fmt.Fprintf(&b, "Backup set %s of %s, made %s\n\n", set.Manifest.ID, set.Manifest.Host, set.Manifest.Created.Format("2006-01-02 15:04 UTC"))
 	ui.DrawPlan(&b, p, set.Layout)
