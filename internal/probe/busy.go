@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,13 +108,18 @@ func (m Machine) DeviceAt(path string) (string, error) {
 // Present lists the disks for plan.MapDisks; keep names devices whose disks
 // must not be touched, with the reason.
 func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
-	disks, err := m.Disks()
+	disks, wrong, err := m.readDisks()
 	if err != nil {
 		return nil, err
 	}
 	var out []plan.Present
 	for _, d := range disks {
 		p := plan.Present{Disk: d, Busy: m.Busy(d.Name), Holds: m.holds(&d)}
+		if err := wrong[d.Name]; errors.Is(err, errTable) {
+			p.Holds = "a " + errTable.Error()
+		} else if err != nil && p.Busy == "" {
+			p.Busy = err.Error()
+		}
 		for dev, why := range keep {
 			for _, k := range m.DisksOf(dev) {
 				if k == d.Name {

@@ -53,7 +53,7 @@ var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "
 func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	l := &layout.Layout{Version: layout.Version, Fstab: m.read("/etc/fstab")}
 	l.Hostname = m.read("/proc/sys/kernel/hostname")
-	disks, err := m.storage()
+	disks, err := m.storage(l)
 	if err != nil {
 		return nil, err
 	}
@@ -79,13 +79,25 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 }
 
 // Disks lists the disks with their tables, sorted by name. It needs no
-// program and is what the rescue system maps disks with.
+// program and is what the rescue system maps disks with. A disk that can't be
+// read, or whose table is damaged, is among them without a table: a broken
+// disk must not keep the others from being restored.
 func (m Machine) Disks() ([]layout.Disk, error) {
+	disks, _, err := m.readDisks()
+	return disks, err
+}
+
+// errTable says that a disk can be read, and its partition table is damaged.
+var errTable = errors.New("damaged partition table")
+
+// readDisks gives the disks, and what is wrong with some of them, by name.
+func (m Machine) readDisks() ([]layout.Disk, map[string]error, error) {
 	names, err := os.ReadDir(m.path("/sys/block"))
 	if err != nil {
-		return nil, fmt.Errorf("cannot list disks: %w", err)
+		return nil, nil, fmt.Errorf("cannot list disks: %w", err)
 	}
 	var out []layout.Disk
+	wrong := map[string]error{}
 	for _, n := range names {
 		name := n.Name()
 		if slices.ContainsFunc(notDisks, func(p string) bool { return strings.HasPrefix(name, p) }) || strings.Contains(name, "boot") || strings.Contains(name, "rpmb") || slices.Contains(m.Skip, name) {
@@ -93,21 +105,32 @@ func (m Machine) Disks() ([]layout.Disk, error) {
 		}
 		d, err := m.disk(name)
 		if err != nil {
-			return nil, err
+			wrong[name] = err
 		}
 		if d.Size > 0 {
 			out = append(out, d)
 		}
 	}
-	return out, nil
+	return out, wrong, nil
 }
 
 // storage lists the disks that are the machine's own: a key that mkcdrec made
-// comes and goes.
-func (m Machine) storage() ([]layout.Disk, error) {
-	disks, err := m.Disks()
+// comes and goes. Disks with damaged tables are recorded as not supported; one
+// that can't be read at all is an error.
+func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
+	disks, wrong, err := m.readDisks()
 	if err != nil {
 		return nil, err
+	}
+	for _, d := range disks {
+		err, ok := wrong[d.Name]
+		if !ok {
+			continue
+		}
+		if !errors.Is(err, errTable) {
+			return nil, err
+		}
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: err.Error()})
 	}
 	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return m.isKey(d.Name) }), nil
 }
@@ -201,7 +224,7 @@ func (m Machine) table(d *layout.Disk) (*layout.Table, error) {
 	if string(head[d.LogicalSector:d.LogicalSector+8]) == "EFI PART" {
 		t, err := gpt.Read(f, int(d.LogicalSector), int(d.PhysicalSector))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", errTable, err)
 		}
 		return gptTable(d, t), nil
 	}
@@ -213,7 +236,7 @@ func (m Machine) table(d *layout.Disk) (*layout.Table, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errTable, err)
 	}
 	return mbrTable(d, t), nil
 }

@@ -133,6 +133,40 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestBrokenDisks: a disk with a damaged table, or that can't be read, is
+// listed, and keeps no other from being used.
+func TestBrokenDisks(t *testing.T) {
+	root := machine(t)
+	gpt := make([]byte, 34*512)
+	copy(gpt[512:], "EFI PART and then nonsense")
+	if err := os.WriteFile(root+"/dev/sda", append(gpt, make([]byte, 1<<20)...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{Root: root, Run: &tool.Recorder{}}
+	have, err := m.Present(nil)
+	if err != nil || len(have) != 3 {
+		t.Fatalf("%+v, %v", have, err)
+	}
+	if have[1].Name != "sda" || have[1].Busy != "" || have[1].Holds != "a damaged partition table" || have[2].Table == nil {
+		t.Errorf("%+v", have)
+	}
+	l, err := m.Read(context.Background())
+	if err != nil || !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool {
+		return u.Device == "sda" && strings.Contains(u.Reason, "damaged partition table")
+	}) {
+		t.Errorf("a backup of such a machine: %v, %+v", err, l)
+	}
+	if err := os.Remove(root + "/dev/sda"); err != nil {
+		t.Fatal(err)
+	}
+	if have, err = m.Present(nil); err != nil || len(have) != 3 || !strings.Contains(have[1].Busy, "no such file") {
+		t.Errorf("a disk that can't be opened: %+v, %v", have, err)
+	}
+	if _, err := m.Read(context.Background()); err == nil {
+		t.Error("a backup leaves a disk out that it can't read, in silence")
+	}
+}
+
 func TestPartitionName(t *testing.T) {
 	for in, want := range map[string]string{"sda": "sda3", "vdb": "vdb3", "nvme0n1": "nvme0n1p3", "mmcblk0": "mmcblk0p3"} {
 		if got := layout.PartitionName(in, 3); got != want {
