@@ -465,6 +465,23 @@ func (r *circle) restoreWished(vm *VM) error {
 	if i := strings.Index(out, "RESTORED"); i > 0 {
 		r.out.Restore = out[i:]
 	}
+	// The restored system, compared with its set; then with a file changed.
+	for _, c := range []struct {
+		cmd, want string
+	}{
+		{"restore mount && restore verify", "nothing else differs"},
+		{"cat /mnt/target/etc/hostname > /tmp/h; echo x >> /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: has"},
+		{"cat /tmp/h > /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: time is"},
+		{"restore umount", ""},
+	} {
+		out, err := must(vm, c.cmd, jobLimit)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(out, c.want) {
+			return fmt.Errorf("%s: no %q in\n%s", c.cmd, c.want, out)
+		}
+	}
 	if err := vm.Send("poweroff\n"); err != nil {
 		return err
 	}
@@ -714,7 +731,7 @@ func (r *circle) compare(ctx context.Context) error {
 		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
 	}
 	if r.Wishes != "" {
-		known = append(slices.Clone(known), change{"what was wished for", `^/etc(/fstab(\.before-restore)?)?$`})
+		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|fstab(\.before-restore)?))?$`})
 	}
 	for _, d := range tree.Compare(before, after) {
 		named := false

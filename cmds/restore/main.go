@@ -9,11 +9,12 @@
 //	        [--size WHAT=SIZE]... [--keep-sizes] [--fs-type MOUNT=TYPE]...
 //	restore [...] VOLUME [VOLUME...]
 //	restore mount [--ro] [SET]
+//	restore verify [SET]
 //	restore umount [SET]
 //
 // SET is a directory or URL; without it, the set that the rescue system has
 // found. VOLUMEs are all the directories of a backup made by mkCDrec 1.x. mount opens the installed system below /mnt/target for repair, ready
-// for chroot; umount closes it. Both know the system by SET's layout, or by the
+// for chroot; verify compares it with SET, file by file; umount closes it. Both know the system by SET's layout, or by the
 // one that the medium carries.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but with problems, 4
@@ -96,6 +97,11 @@ func run(args []string) int {
 			p.Log(l)
 		}
 	}
+	if f.NArg() > 0 && f.Arg(0) == "verify" {
+		err := verify(ctx, p, f.Args()[1:])
+		p.End()
+		return exit.Status(p, "restore verify", err, "")
+	}
 	if f.NArg() > 0 && (f.Arg(0) == "mount" || f.Arg(0) == "umount") {
 		err := repair(ctx, p, f.Arg(0), f.Args()[1:])
 		return exit.Status(p, "restore "+f.Arg(0), err, "")
@@ -136,22 +142,8 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		}
 		opt.Wish.Map[strings.TrimPrefix(o, "/dev/")] = n
 	}
-	switch len(args) {
-	case 1:
-		opt.Set = args[0]
-	case 0:
-		b, err := os.ReadFile(rescue.SetFile)
-		if err != nil {
-			return exit.Usage(errors.New("no backup set was found at the start; mount it and give its directory"))
-		}
-		opt.Set = strings.TrimSpace(string(b))
-	default:
-		for _, d := range args {
-			if !legacy.IsSet(d) {
-				return exit.Usage(fmt.Errorf("one set, not %d; only backups of mkCDrec 1.x have several directories, and %s is none", len(args), d))
-			}
-		}
-		opt.Set = strings.Join(args, ",")
+	if err := setArgument(opt, args); err != nil {
+		return err
 	}
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen{p}}
@@ -174,6 +166,59 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		}
 		return exit.NotCovered(what)
 	}
+	return nil
+}
+
+// setArgument finds the set: the one named, or the one the rescue system found.
+func setArgument(opt *restore.Options, args []string) error {
+	switch len(args) {
+	case 1:
+		opt.Set = args[0]
+	case 0:
+		b, err := os.ReadFile(rescue.SetFile)
+		if err != nil {
+			return exit.Usage(errors.New("no backup set was found at the start; mount it and give its directory"))
+		}
+		opt.Set = strings.TrimSpace(string(b))
+	default:
+		for _, d := range args {
+			if !legacy.IsSet(d) {
+				return exit.Usage(fmt.Errorf("one set, not %d; only backups of mkCDrec 1.x have several directories, and %s is none", len(args), d))
+			}
+		}
+		opt.Set = strings.Join(args, ",")
+	}
+	return nil
+}
+
+// verify compares the system below /mnt/target with a set.
+func verify(ctx context.Context, p *ui.Printer, args []string) error {
+	var opt restore.Options
+	if err := setArgument(&opt, args); err != nil {
+		return err
+	}
+	set, err := manifest.OpenPlace(ctx, opt.Set, p.Note)
+	if err != nil {
+		return err
+	}
+	defer set.Close()
+	r := &restore.Repair{Report: p, Target: rescue.TargetDir}
+	v, err := r.Verify(ctx, set)
+	if err != nil {
+		return err
+	}
+	p.End()
+	p.Result(v)
+	for _, d := range v.Differences {
+		p.Note("%v", d)
+	}
+	for name, n := range v.Expected {
+		p.Note("%d differences that a restore makes: %s", n, name)
+	}
+	if n := len(v.Differences); n > 0 {
+		return fmt.Errorf("%d differences between %s and the set", n, rescue.TargetDir)
+	}
+	p.Note("%d members compared: nothing else differs", v.Members)
 	return nil
 }
 

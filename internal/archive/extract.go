@@ -617,6 +617,8 @@ type dirCache struct {
 	root  *dirRef
 	cache map[string]*dirRef
 	order []string
+	// lookOnly makes no missing directory.
+	lookOnly bool
 }
 
 const dirCacheSize = 128
@@ -645,7 +647,7 @@ func (c *dirCache) open(p string) (*dirRef, error) {
 	defer parent.release()
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	fd, err := unix.Openat(parent.fd, path.Base(p), flags, 0)
-	if err == unix.ENOENT {
+	if err == unix.ENOENT && !c.lookOnly {
 		if err = unix.Mkdirat(parent.fd, path.Base(p), 0o755); err == nil {
 			fd, err = unix.Openat(parent.fd, path.Base(p), flags, 0)
 		}

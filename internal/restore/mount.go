@@ -74,7 +74,8 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 	}
 	for _, m := range todo {
 		i := slices.IndexFunc(devs, func(d medium.Device) bool {
-			return d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type == m.fs.Type
+			// A restore may have made another type of it.
+			return d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
 		})
 		if i < 0 {
 			err := fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)
@@ -92,11 +93,11 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		if readOnly {
 			flags = unix.MS_RDONLY
 		}
-		data := ""
-		if m.fs.Type == superblock.TypeXFS {
+		data, typ := "", devs[i].Info.Type
+		if typ == superblock.TypeXFS {
 			data = "nouuid"
 		}
-		if err := unix.Mount("/dev/"+devs[i].Name, dir, m.fs.Type, flags, data); err != nil {
+		if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
 			err := fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
 			if m.path == "/" {
 				return mounted, err
@@ -105,7 +106,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 			continue
 		}
 		mounted = append(mounted, dir)
-		r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, m.fs.Type)
+		r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, typ)
 	}
 	for _, k := range kernelMounts {
 		dir := filepath.Join(r.Target, k)

@@ -1,0 +1,86 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+)
+
+// Verified is what a comparison of a system with its set saw.
+type Verified struct {
+	// Differences are those that a restore does not make, with full paths.
+	Differences []archive.Difference `json:"differences"`
+	// Expected counts those that it does make, by what they are.
+	Expected map[string]int64 `json:"expected"`
+	Members  int64            `json:"members"`
+}
+
+// expected are the changes that a restore makes after the files are there.
+var expected = []struct{ name, pattern string }{
+	{"the boot loader, installed anew", `^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`},
+	{"the initramfs, made anew", `^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$`},
+	{"fstab, corrected", `^/etc(/|/fstab(\.before-restore)?)?$`},
+	{"the log of the restore", `^/var/log(/|/mkcdrec(/.*)?)?$`},
+	{"what every file system has of its own", `^(/.*)?/lost\+found$`},
+	{"mount points that had to be made", `^/(proc|sys|dev|run|tmp)?$`},
+}
+
+// Verify compares the system that is mounted below Target with a set.
+func (r *Repair) Verify(ctx context.Context, set *manifest.Set) (*Verified, error) {
+	if set.Legacy != nil {
+		return nil, errors.New("cannot compare with a backup of mkCDrec 1.x: its archives have no times finer than seconds; use tar --compare")
+	}
+	v := &Verified{Expected: map[string]int64{}}
+	for _, a := range set.Manifest.Archives {
+		dir := filepath.Join(r.Target, a.Mount)
+		if !mountedOn(probe.Machine{}, dir) {
+			return nil, fmt.Errorf("cannot compare %s: nothing is mounted on %s; say restore mount", a.Mount, dir)
+		}
+		if err := r.verifyOne(ctx, set, a, dir, v); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Archive, dir string, v *Verified) error {
+	f, err := set.Archive(a.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	root, err := archive.OpenFS(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	var prog progress.Counter = r.Report.Phase("comparing "+a.Mount, f.TarSize())
+	ds, err := f.Compare(ctx, root, archive.CompareOptions{Progress: prog})
+	if err != nil {
+		return err
+	}
+	v.Members += a.Members
+	for _, d := range ds {
+		d.Path = filepath.Join(a.Mount, d.Path)
+		name := ""
+		for _, e := range expected {
+			if regexp.MustCompile(e.pattern).MatchString(d.Path) {
+				name = e.name
+				break
+			}
+		}
+		if name == "" {
+			v.Differences = append(v.Differences, d)
+		} else {
+			v.Expected[name]++
+		}
+	}
+	return nil
+}
