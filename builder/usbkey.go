@@ -409,7 +409,10 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 	if err := unmount(); err != nil {
 		return nil, err
 	}
-	return res, w.reread()
+	if err := w.reread(); err != nil { // somebody has mounted it already
+		w.b.Report.Warn("%v; it is right when the stick is put in the next time", err)
+	}
+	return res, nil
 }
 
 func (w *keyWriter) names(dir string, p *Plan) []string {

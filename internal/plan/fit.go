@@ -487,10 +487,7 @@ func (it *item) weight() quantity.Size {
 func (f *fitter) disk(d *layout.Disk) error {
 	size := f.size[d.Name]
 	if f.exact[d.Name] {
-		d.Size = max(d.Size, size)
-		if d.Size > size { // smaller, but everything fits
-			d.Size = size
-		}
+		d.Size = size
 		return nil
 	}
 	if d.Table == nil {
