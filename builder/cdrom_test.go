@@ -203,6 +203,12 @@ func (s *source) Disc(_ context.Context, d manifest.Disc, problem error) (string
 	return dir, nil
 }
 
+// breaker is a progress.Counter that does something at every step.
+type breaker func()
+
+func (b breaker) Add(int64)   { b() }
+func (b breaker) Item(string) {}
+
 // Wrong and damaged discs are not taken, and asked for again.
 func TestWrongDiscs(t *testing.T) {
 	dir := t.TempDir()
@@ -245,6 +251,41 @@ func TestWrongDiscs(t *testing.T) {
 	}
 	if len(src.problems) < 3 || !strings.HasPrefix(src.problems[0], "2 <nil>") || !strings.Contains(src.problems[1], "no such file") || !strings.Contains(src.problems[2], "cut off") {
 		t.Errorf("what was said: %q", src.problems)
+	}
+	// A disc that can't be read any more in the middle (a scratch, or it was
+	// taken out): it is asked for again, and read from there on.
+	scratched := filepath.Join(mnt, "scratched", base)
+	if out, err := exec.Command("sh", "-ec", `mkdir -p "$2"; cp "$1"/* "$2"`, "sh", at(2), scratched).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if x, err = manifest.Open(at(1)); err != nil {
+		t.Fatal(err)
+	}
+	src = &source{dirs: []string{scratched, scratched, at(2), at(3)}}
+	x.Discs.Use(context.Background(), src)
+	if f, err = x.Archive(big.File); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Verify(context.Background(), archive.VerifyOptions{Workers: 1, Progress: breaker(func() {
+		parts, err := filepath.Glob(scratched + "/*.002")
+		if err != nil || len(parts) == 0 {
+			t.Fatal(parts, err)
+		}
+		if len(src.dirs) == 3 { // it is being read
+			for _, p := range parts {
+				if err := os.Truncate(p, 9<<20); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	})}); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(filepath.Dir(scratched)); err != nil {
+		t.Fatal(err)
+	}
+	if len(src.dirs) > 0 || !strings.Contains(strings.Join(src.problems, "; "), "on disc 2") {
+		t.Errorf("what was said: %q, not asked for: %q", src.problems, src.dirs)
 	}
 	// A frame that is damaged costs what is in it, no more.
 	b, err := os.ReadFile(at(2) + "/" + big.File + ".002")

@@ -114,6 +114,9 @@ type DiscSource interface {
 type DiscStore struct {
 	Index  *Discs
 	Source DiscSource
+	// GiveUp makes a disc that can't be read in one place an error at once,
+	// for those who take what they can get.
+	GiveUp bool
 	ctx    context.Context
 
 	mu   sync.Mutex
@@ -275,6 +278,21 @@ type dividedFile struct {
 func (f *dividedFile) Size() int64  { return int64(f.a.Size) }
 func (f *dividedFile) Close() error { return nil }
 
+// again asks for a disc that can't be read where it has to be: it was taken
+// out, or has a scratch. It gives problem back when nobody brings another.
+func (s *DiscStore) again(v Volume, problem error) error {
+	if s.GiveUp || s.ctx.Err() != nil {
+		return problem
+	}
+	s.closeAll()
+	dir, err := s.Source.Disc(s.ctx, s.Index.Discs[v.Disc-1], problem)
+	if err != nil {
+		return problem
+	}
+	s.dir, s.disc = dir, v.Disc
+	return nil
+}
+
 // ReadAt reads from the volumes, one call at a time.
 func (f *dividedFile) ReadAt(p []byte, off int64) (int, error) {
 	if off >= int64(f.a.TailAt) {
@@ -288,15 +306,20 @@ func (f *dividedFile) ReadAt(p []byte, off int64) (int, error) {
 		if done == len(p) || rel < 0 || rel >= int64(v.Size) {
 			continue
 		}
-		x, err := f.s.volume(f.a, v)
-		if err != nil {
-			return done, err
-		}
-		n := min(int64(len(p)-done), int64(v.Size)-rel)
-		k, err := x.ReadAt(p[done:done+int(n)], rel)
-		done, off = done+k, off+int64(k)
-		if int64(k) < n {
-			return done, fmt.Errorf("cannot read %s on disc %d: %w", v.File, v.Disc, err)
+		for n := min(int64(len(p)-done), int64(v.Size)-rel); n > 0; {
+			x, err := f.s.volume(f.a, v)
+			if err != nil {
+				return done, err
+			}
+			k, err := x.ReadAt(p[done:done+int(n)], rel)
+			done, off, rel, n = done+k, off+int64(k), rel+int64(k), n-int64(k)
+			if n == 0 {
+				break
+			}
+			err = fmt.Errorf("cannot read %s on disc %d: %w", v.File, v.Disc, err)
+			if err := f.s.again(v, err); err != nil {
+				return done, err
+			}
 		}
 	}
 	if done < len(p) {

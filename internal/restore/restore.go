@@ -135,6 +135,9 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, r.Screen.Note); err != nil {
 		return err
 	}
+	if r.set.Discs != nil {
+		r.set.Discs.GiveUp = r.opt.Salvage
+	}
 	if r.set.Discs != nil && rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
 		r.set.Discs.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
 			return r.Screen.Phase(name, total).Add
