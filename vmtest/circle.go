@@ -731,7 +731,7 @@ func (r *circle) compare(ctx context.Context) error {
 		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
 	}
 	if r.Wishes != "" {
-		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|fstab(\.before-restore)?))?$`})
+		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|fstab(\.before-restore)?))?$|^/home/lost\+found$`})
 	}
 	for _, d := range tree.Compare(before, after) {
 		named := false
