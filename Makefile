@@ -28,7 +28,7 @@ demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compa
 
 test: deps lint build ## all tests: packages in seconds, then machines in QEMU
 	$(GO) test ./...
-	$(GO) test -tags vmtest -count=1 -timeout 60m -v ./vmtest
+	$(GO) test -tags vmtest -count=1 -timeout 85m -v ./vmtest
 
 test-all: test   ## the long matrix as well, and every fuzzer for a while
 	MKCDREC_ALL=1 $(GO) test -tags vmtest -count=1 -timeout 180m -v ./vmtest
