@@ -236,7 +236,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 		}
 	}
 	t.Log("refusals")
-	refused(0, "restore --plan", "OVERWRITTEN", "RSTBIOS01", "stay unused", "make LVM volume group vg0")
+	refused(0, "restore --plan", "OVERWRITTEN", "RSTBIOS01", "Other sizes than before", "make LVM volume group vg0")
 	refused(4, "restore --map vda=SMALL01", "too small", "vg0/root (ext4 on /)", "least", "needed", "there")
 	refused(4, "restore --map vda=SETDISK01", "it holds the backup set")
 	refused(4, "restore --map vda=NOSUCH", "0 disks")
