@@ -770,7 +770,7 @@ func (r *circle) compareStorage(ctx context.Context) error {
 		text[i] = string(b)
 		// Sizes, when the disk has another.
 		if r.TargetSize != "" {
-			for _, re := range []string{`(start|size)=\s*\d+`, `(?m)^(Inode count|Reserved block count|Journal size|Total journal size|Flex block group size):.*$`, `(agcount|agsize|blocks|imaxpct)=\d+( blks)?`, `(?m)\d+\.\d+[gm]$`, `PART_ENTRY_(SIZE|OFFSET)=\d+`, `(FSSIZE|FSLASTBLOCK)=\d+`, `(?m)[ \t]+$`} {
+			for _, re := range []string{`(start|size)=\s*\d+`, `(?m)^(Inode count|Reserved block count|Journal size|Total journal size|Flex block group size):.*$`, `(agcount|agsize|blocks|imaxpct)=\d+( blks)?`, `(?m)<?\d+\.\d+[gm]$`, `PART_ENTRY_(SIZE|OFFSET)=\d+`, `(FSSIZE|FSLASTBLOCK)=\d+`, `(?m)[ \t]+$`} {
 				text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
 			}
 		}
