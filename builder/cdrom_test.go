@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
 // testSet makes a set of two archives, 30 and 1 MiB of noise.
@@ -30,7 +31,7 @@ func testSet(t *testing.T, dir string) string {
 	if err := os.MkdirAll(set+"/log", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	m := &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: "host", Created: time.Unix(1_700_000_000, 0).UTC()}
+	m := &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: "host", Created: time.Unix(1_700_000_000, 0).UTC()}
 	rng := rand.New(rand.NewPCG(11, 12))
 	for dev, files := range map[string]int{"sda1": 30, "sda2": 1} {
 		src := t.TempDir()

@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -23,6 +22,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
 // Builder carries out plans.
@@ -78,7 +78,7 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err == nil {
 		id := b.setID
 		if id == "" {
-			id = newUUID()
+			id = uuid.New()
 		}
 		s := &setWriter{b: b, p: p, dir: tmp, final: filepath.Join(dir, name), man: &manifest.Manifest{Version: manifest.Version, ID: id, Host: p.Layout.Hostname, Created: now.Truncate(time.Second), Program: b.Version, Kernel: p.Layout.Kernel.Release}}
 		r, err = s.write(ctx)
@@ -129,27 +129,6 @@ func safeName(host string) string {
 		return "host"
 	}
 	return s
-}
-
-// newUUID gives a random UUID, version 4.
-func newUUID() string {
-	var u [16]byte
-	rand.Read(u[:]) // never fails, by its documentation
-	u[6] = u[6]&0x0f | 0x40
-	return formatUUID(u)
-}
-
-// uuidFrom gives the same UUID for the same text, version 8.
-func uuidFrom(text string) string {
-	s := sha256.Sum256([]byte(text))
-	u := [16]byte(s[:16])
-	u[6] = u[6]&0x0f | 0x80
-	return formatUUID(u)
-}
-
-func formatUUID(u [16]byte) string {
-	u[8] = u[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
 
 // setWriter writes one set.

@@ -20,6 +20,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
@@ -115,13 +116,13 @@ func (b *Builder) info(p *Plan, k *kernelcfg.Kernel, h Hint) (*rescue.Info, erro
 	if err != nil {
 		return nil, err
 	}
-	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: newUUID(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape}
+	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape}
 	if fixed {
 		var lay strings.Builder
 		if err := p.Layout.Write(&lay); err != nil {
 			return nil, err
 		}
-		i.MediumID = uuidFrom(fmt.Sprintf("%d\x00%s\x00%s\x00%+v\x00%s", now.Unix(), k.Release, b.Version, b.Config.Rescue, lay.String()))
+		i.MediumID = uuid.From(fmt.Sprintf("%d\x00%s\x00%s\x00%+v\x00%s", now.Unix(), k.Release, b.Version, b.Config.Rescue, lay.String()))
 	}
 	return i, nil
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
@@ -66,7 +67,7 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 		return nil, err
 	}
 	now := time.Now().UTC().Truncate(time.Second)
-	t := &tapeSet{setWriter: setWriter{b: b, p: p, dir: filepath.Join(work, "set"), sfv: map[string]uint32{}, man: &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: p.Layout.Kernel.Release}}}
+	t := &tapeSet{setWriter: setWriter{b: b, p: p, dir: filepath.Join(work, "set"), sfv: map[string]uint32{}, man: &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: p.Layout.Kernel.Release}}}
 	if err := os.MkdirAll(t.dir+"/log", 0o700); err != nil {
 		return nil, err
 	}

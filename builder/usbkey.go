@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
@@ -23,6 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
 // KeyOptions says how a stick is made or updated.
@@ -66,11 +68,7 @@ func (b *Builder) Key(ctx context.Context, opt KeyOptions) (*KeyResult, error) {
 		return nil, err
 	}
 	defer w.f.Close()
-	l, mounts, err := b.Probe(ctx, w.disk.Name)
-	if err != nil {
-		return nil, err
-	}
-	p, err := NewPlan(b.Config, l, mounts, "")
+	p, err := w.plan(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +96,24 @@ func (b *Builder) Key(ctx context.Context, opt KeyOptions) (*KeyResult, error) {
 		}
 	}
 	return w.write(ctx, p)
+}
+
+// KeyPlan gives what Key would save: all but the stick. Nothing is written.
+func (b *Builder) KeyPlan(ctx context.Context, opt KeyOptions) (*Plan, error) {
+	w := &keyWriter{b: b, opt: opt, m: probe.Machine{Run: b.Run}}
+	if err := w.open(); err != nil {
+		return nil, err
+	}
+	defer w.f.Close()
+	return w.plan(ctx)
+}
+
+func (w *keyWriter) plan(ctx context.Context) (*Plan, error) {
+	l, mounts, err := w.b.Probe(ctx, w.disk.Name)
+	if err != nil {
+		return nil, err
+	}
+	return NewPlan(w.b.Config, l, mounts, "")
 }
 
 type keyWriter struct {
@@ -171,7 +187,7 @@ func (w *keyWriter) open() error {
 			size = 256 << 20
 		}
 	}
-	if w.key, err = media.NewKey(newUUID(), int64(w.disk.Size), size); err != nil {
+	if w.key, err = media.NewKey(uuid.New(), int64(w.disk.Size), size); err != nil {
 		w.f.Close()
 		return refuse("is too small: %v", err)
 	}
@@ -211,7 +227,7 @@ func (w *keyWriter) rescue(ctx context.Context, p *Plan, work string) error {
 	c.Rescue.ExtraModules = append(slices.Clone(c.Rescue.ExtraModules), "ext4", "xfs")
 	b := *w.b
 	b.Config = &c
-	w.setID = newUUID()
+	w.setID = uuid.New()
 	k, info, initrd, err := b.system(ctx, p, Hint{SetID: w.setID, FSUUID: w.key.ID}, work)
 	if err != nil {
 		return err
@@ -245,7 +261,7 @@ func (w *keyWriter) format(ctx context.Context) error {
 	if err := w.key.Format(w.f, int64(w.disk.Size), w.bios); err != nil {
 		return err
 	}
-	if err := w.reread(); err != nil {
+	if err := blockdev.Reread(ctx, w.f); err != nil {
 		return err
 	}
 	return w.makeFS(ctx)
@@ -253,7 +269,7 @@ func (w *keyWriter) format(ctx context.Context) error {
 
 func (w *keyWriter) makeFS(ctx context.Context) error {
 	dev := "/dev/" + w.dataName()
-	if err := appear(ctx, dev, w.key.Data.Bytes(), w.dataName()); err != nil {
+	if err := blockdev.Await(ctx, w.dataName(), quantity.Size(w.key.Data.Bytes())); err != nil {
 		return err
 	}
 	c := tool.New("mkfs.ext4", "-q", "-F", "-m", "0", "-L", keyLabel, "-U", w.key.ID, dev)
@@ -266,45 +282,10 @@ func (w *keyWriter) makeFS(ctx context.Context) error {
 	return nil
 }
 
-// appear waits for a partition of a size that was just made.
-func appear(ctx context.Context, dev string, size int64, name string) error {
-	want := fmt.Sprint(size / 512)
-	for end := time.Now().Add(20 * time.Second); ; {
-		b, err := os.ReadFile("/sys/class/block/" + name + "/size")
-		if err == nil && strings.TrimSpace(string(b)) == want {
-			if _, err := os.Stat(dev); err == nil {
-				return nil
-			}
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("cannot go on: %s did not appear within 20 s", dev)
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// reread has the kernel read the partition table.
-func (w *keyWriter) reread() error {
-	for try := 0; ; try++ {
-		_, err := unix.IoctlRetInt(int(w.f.Fd()), unix.BLKRRPART)
-		if err == nil {
-			return nil
-		}
-		if try > 50 {
-			return fmt.Errorf("cannot have the kernel read the stick's new table: %w", err)
-		}
-		time.Sleep(100 * time.Millisecond) // something looks at it just now
-	}
-}
-
 // mount mounts the key's file system; the second result takes it away again.
 func (w *keyWriter) mount(ctx context.Context) (string, func() error, error) {
 	dev := "/dev/" + w.dataName()
-	if err := appear(ctx, dev, w.key.Data.Bytes(), w.dataName()); err != nil {
+	if err := blockdev.Await(ctx, w.dataName(), quantity.Size(w.key.Data.Bytes())); err != nil {
 		return "", nil, err
 	}
 	probe := func() (*superblock.Info, error) {
@@ -409,7 +390,7 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 	if err := unmount(); err != nil {
 		return nil, err
 	}
-	if err := w.reread(); err != nil { // somebody has mounted it already
+	if err := blockdev.Reread(ctx, w.f); err != nil { // somebody has mounted it already
 		w.b.Report.Warn("%v; it is right when the stick is put in the next time", err)
 	}
 	return res, nil

@@ -10,6 +10,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
 // keySet writes a set's manifest below dir.
@@ -19,7 +20,7 @@ func keySet(t *testing.T, dir, name, host string, day int, size int64) {
 	if err := os.Mkdir(d, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	m := &manifest.Manifest{Version: manifest.Version, ID: newUUID(), Host: host, Created: time.Date(2026, 11, day, 0, 0, 0, 0, time.UTC), Program: "test", Kernel: "6.1",
+	m := &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: host, Created: time.Date(2026, 11, day, 0, 0, 0, 0, time.UTC), Program: "test", Kernel: "6.1",
 		Files: []manifest.FileSum{{Name: manifest.Layout, Size: quantity.Size(size), SHA256: strings.Repeat("0", 64)}}}
 	if err := m.Write(d); err != nil {
 		t.Fatal(err)

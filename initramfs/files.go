@@ -13,7 +13,6 @@ import (
 	"path"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
 // Marker is the last file of the archive: a tree without it was cut off by
@@ -332,20 +332,11 @@ func (c *counter) Write(p []byte) (int, error) {
 // content to fn.
 func Walk(r io.Reader, fn func(path string, content []byte) error) error {
 	br := bufio.NewReader(r)
-	head, err := br.Peek(4)
+	head, err := br.Peek(unpack.HeadLen)
 	if err != nil {
 		return fmt.Errorf("cannot read initramfs: %w", err)
 	}
-	var z io.Reader
-	if bytes.HasPrefix(head, []byte{0x1f, 0x8b}) {
-		z, err = gzip.NewReader(br)
-	} else {
-		var d *zstd.Decoder
-		if d, err = zstd.NewReader(br); err == nil {
-			defer d.Close()
-		}
-		z = d
-	}
+	z, err := unpack.Reader(br, head)
 	if err != nil {
 		return fmt.Errorf("cannot read initramfs: %w", err)
 	}
@@ -355,47 +346,27 @@ func Walk(r io.Reader, fn func(path string, content []byte) error) error {
 	return nil
 }
 
-// walkCPIO reads newc records by their header, Documentation/driver-api/early-userspace/buffer-format.rst.
+// walkCPIO hands over the regular files of archives one after the other.
 func walkCPIO(r *bufio.Reader, fn func(string, []byte) error) error {
 	for {
-		b, err := r.Peek(1)
-		if err == io.EOF {
+		if err := skipZeros(r); err == io.EOF {
 			return nil
+		} else if err != nil {
+			return err
 		}
+		h, err := readRecord(r)
 		if err != nil {
 			return err
 		}
-		if b[0] == 0 { // padding between archives
-			_, _ = r.Discard(1) // it was peeked
-			continue
+		if h.size > 1<<30 {
+			return fmt.Errorf("%s has %d bytes", h.name, h.size)
 		}
-		h := make([]byte, 110)
-		if _, err := io.ReadFull(r, h); err != nil {
-			return err
-		}
-		var f [13]uint64
-		if string(h[:6]) != "070701" {
-			return fmt.Errorf("%q is no newc header", h[:6])
-		}
-		for i := range f {
-			if f[i], err = strconv.ParseUint(string(h[6+8*i:14+8*i]), 16, 32); err != nil {
-				return err
-			}
-		}
-		nameLen, size := int(f[11]), int(f[6])
-		if nameLen > 4096 || size > 1<<30 {
-			return fmt.Errorf("a name of %d bytes, a file of %d", nameLen, size)
-		}
-		name := make([]byte, (110+nameLen+3)&^3-110)
-		if _, err := io.ReadFull(r, name); err != nil {
-			return err
-		}
-		data := make([]byte, (size+3)&^3)
+		data := make([]byte, h.padded())
 		if _, err := io.ReadFull(r, data); err != nil {
 			return err
 		}
-		if f[1]&cpio.S_IFMT == cpio.S_IFREG {
-			if err := fn(string(name[:max(0, nameLen-1)]), data[:size]); err != nil {
+		if h.regular {
+			if err := fn(h.name, data[:h.size]); err != nil {
 				return err
 			}
 		}

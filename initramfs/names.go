@@ -2,18 +2,14 @@ package initramfs
 
 import (
 	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
-	"github.com/ulikunitz/xz/lzma"
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
 // Names lists the paths in any distribution's initramfs: cpio archives one
@@ -23,7 +19,7 @@ func Names(r io.Reader) ([]string, error) {
 	br := bufio.NewReaderSize(r, 1<<20)
 	var out []string
 	for {
-		b, err := br.Peek(6)
+		b, err := br.Peek(unpack.HeadLen)
 		if len(b) == 0 {
 			if err == io.EOF && len(out) > 0 {
 				return out, nil
@@ -40,7 +36,7 @@ func Names(r io.Reader) ([]string, error) {
 			}
 			continue
 		}
-		z, err := unpacker(br, b)
+		z, err := unpack.Reader(br, b)
 		if err == nil {
 			in := bufio.NewReaderSize(z, 1<<20)
 			for err == nil {
@@ -59,28 +55,6 @@ func Names(r io.Reader) ([]string, error) {
 
 var errTail = errors.New("something else follows")
 
-func unpacker(r io.Reader, head []byte) (io.Reader, error) {
-	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		return gzip.NewReader(r)
-	case bytes.HasPrefix(head, []byte("\xfd7zXZ")):
-		return xz.NewReader(r)
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(256<<20))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	case bytes.HasPrefix(head, []byte{0x02, 0x21, 0x4c, 0x18}), bytes.HasPrefix(head, []byte{0x04, 0x22, 0x4d, 0x18}):
-		return lz4.NewReader(r), nil
-	case bytes.HasPrefix(head, []byte("BZh")):
-		return bzip2.NewReader(r), nil
-	case bytes.HasPrefix(head, []byte{0x5d, 0, 0}):
-		return lzma.NewReader(r)
-	}
-	return nil, fmt.Errorf("it begins with %x, which is no compression the kernel knows", head)
-}
-
 // skipZeros passes the padding between archives.
 func skipZeros(r *bufio.Reader) error {
 	for {
@@ -98,35 +72,59 @@ func skipZeros(r *bufio.Reader) error {
 // cpioNames reads one archive up to its trailer.
 func cpioNames(r *bufio.Reader, out *[]string) error {
 	for {
-		h := make([]byte, 110)
-		if _, err := io.ReadFull(r, h); err != nil {
-			return fmt.Errorf("it is cut off: %w", err)
+		h, err := readRecord(r)
+		if errors.Is(err, errRecord) && len(*out) > 0 {
+			return errTail
 		}
-		if m := string(h[:6]); m != "070701" && m != "070702" {
-			if len(*out) > 0 {
-				return errTail
-			}
-			return fmt.Errorf("%q is no newc header", h[:6])
-		}
-		size, err := strconv.ParseUint(string(h[54:62]), 16, 32)
 		if err != nil {
 			return err
 		}
-		nameLen, err := strconv.ParseUint(string(h[94:102]), 16, 32)
-		if err != nil || nameLen == 0 || nameLen > 4096 {
-			return fmt.Errorf("a name of %d bytes", nameLen)
-		}
-		name := make([]byte, (110+int(nameLen)+3)&^3-110)
-		if _, err := io.ReadFull(r, name); err != nil {
-			return fmt.Errorf("it is cut off: %w", err)
-		}
-		n := string(name[:nameLen-1])
-		if n == "TRAILER!!!" {
+		if h.name == "TRAILER!!!" {
 			return nil
 		}
-		if _, err := io.CopyN(io.Discard, r, int64((size+3)&^3)); err != nil {
-			return fmt.Errorf("%s is cut off: %w", n, err)
+		if _, err := io.CopyN(io.Discard, r, h.padded()); err != nil {
+			return fmt.Errorf("%s is cut off: %w", h.name, err)
 		}
-		*out = append(*out, n)
+		*out = append(*out, h.name)
 	}
+}
+
+// record is the header of a file in a cpio archive, newc format;
+// Documentation/driver-api/early-userspace/buffer-format.rst.
+type record struct {
+	name    string
+	size    int64
+	regular bool
+}
+
+// padded is the length of the file's data in the archive.
+func (h record) padded() int64 { return (h.size + 3) &^ 3 }
+
+var errRecord = errors.New("no newc header")
+
+// readRecord reads up to where a file's data begins.
+func readRecord(r io.Reader) (record, error) {
+	h := make([]byte, 110)
+	if _, err := io.ReadFull(r, h); err != nil {
+		return record{}, fmt.Errorf("it is cut off: %w", err)
+	}
+	if m := string(h[:6]); m != "070701" && m != "070702" {
+		return record{}, fmt.Errorf("%q is %w", h[:6], errRecord)
+	}
+	var f [13]uint64
+	for i := range f {
+		var err error
+		if f[i], err = strconv.ParseUint(string(h[6+8*i:14+8*i]), 16, 32); err != nil {
+			return record{}, err
+		}
+	}
+	mode, size, nameLen := f[1], f[6], int(f[11])
+	if nameLen == 0 || nameLen > 4096 {
+		return record{}, fmt.Errorf("a name of %d bytes", nameLen)
+	}
+	name := make([]byte, (110+nameLen+3)&^3-110)
+	if _, err := io.ReadFull(r, name); err != nil {
+		return record{}, fmt.Errorf("it is cut off: %w", err)
+	}
+	return record{string(name[:nameLen-1]), int64(size), mode&cpio.S_IFMT == cpio.S_IFREG}, nil
 }

@@ -2,7 +2,6 @@ package kernelcfg
 
 import (
 	"bytes"
-	"compress/bzip2"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,10 +10,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
-	"github.com/ulikunitz/xz/lzma"
+
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
 // UnusableError is a kernel that this machine's firmware can't start.
@@ -158,24 +155,7 @@ func embeddedConfig(file string) (io.Reader, bool) {
 // decompressKernel decompresses a kernel's payload, as far as it can: the last
 // four bytes are its length and no part of the stream.
 func decompressKernel(p []byte) []byte {
-	var r io.Reader
-	var err error
-	switch {
-	case bytes.HasPrefix(p, []byte{0x1f, 0x8b}):
-		r, err = gzip.NewReader(bytes.NewReader(p))
-	case bytes.HasPrefix(p, []byte("\xfd7zXZ")):
-		r, err = xz.NewReader(bytes.NewReader(p))
-	case bytes.HasPrefix(p, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		r, err = zstd.NewReader(bytes.NewReader(p), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(256<<20))
-	case bytes.HasPrefix(p, []byte{0x02, 0x21, 0x4c, 0x18}):
-		r = lz4.NewReader(bytes.NewReader(p[:max(0, len(p)-4)]))
-	case bytes.HasPrefix(p, []byte("BZh")):
-		r = bzip2.NewReader(bytes.NewReader(p))
-	case bytes.HasPrefix(p, []byte{0x5d, 0, 0}):
-		r, err = lzma.NewReader(bytes.NewReader(p))
-	default:
-		return p
-	}
+	r, err := unpack.Reader(bytes.NewReader(p[:max(0, len(p)-4)]), p[:min(len(p), unpack.HeadLen)])
 	if err != nil {
 		return nil
 	}

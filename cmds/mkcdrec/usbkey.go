@@ -53,7 +53,7 @@ func (a *app) usbkeyCommand() *cli.Command {
 				return err
 			}
 			if c.Bool("dry-run") {
-				p, err := a.plan(ctx, b, "")
+				p, err := b.KeyPlan(ctx, opt)
 				if err != nil {
 					return err
 				}

@@ -13,9 +13,11 @@
 //	restore umount [SET]
 //
 // SET is a directory or URL; without it, the set that the rescue system has
-// found. VOLUMEs are all the directories of a backup made by mkCDrec 1.x. mount opens the installed system below /mnt/target for repair, ready
-// for chroot; verify compares it with SET, file by file; umount closes it. Both know the system by SET's layout, or by the
-// one that the medium carries.
+// found. VOLUMEs are all the directories of a backup made by mkCDrec 1.x.
+//
+// mount opens the installed system below /mnt/target for repair, ready for
+// chroot; umount closes it. Both know the system by SET's layout, or by the one
+// that the medium carries. verify compares it with SET, file by file.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but with problems, 4
 // refused, and no disk was touched.
@@ -148,8 +150,12 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen{p}}
 	rep, err := r.Restore(ctx, *opt)
-	if err != nil || opt.PlanOnly {
+	if err != nil {
 		return err
+	}
+	if opt.PlanOnly {
+		p.Result(map[string]any{"plan": rep.Plan, "layout": rep.Plan.Layout})
+		return nil
 	}
 	p.End()
 	p.Result(rep)
@@ -265,7 +271,6 @@ type screen struct{ *ui.Printer }
 
 func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
 	s.End()
-	s.Result(map[string]any{"plan": p, "layout": p.Layout})
 	var b strings.Builder
 	fmt.Fprintf(&b, "Backup set %s of %s, made %s\n\n", set.Manifest.ID, set.Manifest.Host, set.Manifest.Created.Format("2006-01-02 15:04 UTC"))
 	ui.DrawPlan(&b, p, set.Layout)

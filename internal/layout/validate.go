@@ -4,12 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -84,19 +83,13 @@ func (l *Layout) Validate() error {
 	return errors.Join(f.errs...)
 }
 
-// lazy compiles an expression when it is first asked for: every command of the
-// multicall binary runs this package's start-up.
-func lazy(expr string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
-}
-
 var (
-	uuidRE   = lazy(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
-	vfatRE   = lazy(`^[0-9A-F]{4}-[0-9A-F]{4}$`)
-	lvmRE    = lazy(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
-	deviceRE = lazy(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)?$`)
-	mdRE     = lazy(`^[0-9a-f]{8}(:[0-9a-f]{8}){3}$`)
-	sigRE    = lazy(`^0x[0-9a-f]{8}$`)
+	uuidRE   = lazyregexp.New(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+	vfatRE   = lazyregexp.New(`^[0-9A-F]{4}-[0-9A-F]{4}$`)
+	lvmRE    = lazyregexp.New(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
+	deviceRE = lazyregexp.New(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)?$`)
+	mdRE     = lazyregexp.New(`^[0-9a-f]{8}(:[0-9a-f]{8}){3}$`)
+	sigRE    = lazyregexp.New(`^0x[0-9a-f]{8}$`)
 )
 
 func validDevice(d string) bool {

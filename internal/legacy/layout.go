@@ -2,7 +2,6 @@ package legacy
 
 import (
 	"archive/tar"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -28,6 +28,9 @@ const maxRecovery = 64 << 20
 // recovery reads /etc/recovery as recovery.tgz has it, by base name; files of
 // its folders lvm and md as "lvm/NAME". Nil when no volume has one.
 func (s *Set) recovery() (map[string][]byte, error) {
+	if s.files != nil {
+		return s.files, nil
+	}
 	for _, v := range s.volumes {
 		f, err := os.Open(filepath.Join(v.dir, "recovery.tgz"))
 		if errors.Is(err, os.ErrNotExist) {
@@ -46,6 +49,7 @@ func (s *Set) recovery() (map[string][]byte, error) {
 		for {
 			h, err := t.Next()
 			if err == io.EOF {
+				s.files = out
 				return out, nil
 			}
 			if err != nil {
@@ -113,11 +117,7 @@ func (r *reader) unsupported(what, dev, format string, a ...any) {
 }
 
 // uuid is the same for the same thing of the same set.
-func (r *reader) uuid(of string) string {
-	h := sha256.Sum256([]byte("mkCDrec " + r.s.Date + " " + r.l.Hostname + " " + of))
-	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16])
-}
+func (r *reader) uuid(of string) string { return r.s.UUID(r.l.Hostname, of) }
 
 // disks reads partitions.DISK, what `sfdisk -d` printed, with size.DISK (KiB)
 // and mbr.DISK.
@@ -159,8 +159,8 @@ func (r *reader) disks() error {
 }
 
 var (
-	sfdiskLine = lazy(`^/dev/(\S+?)\s*:\s*(.*)$`)
-	sfdiskPart = lazy(`(\d+)$`)
+	sfdiskLine = lazyregexp.New(`^/dev/(\S+?)\s*:\s*(.*)$`)
+	sfdiskPart = lazyregexp.New(`(\d+)$`)
 )
 
 // parseSfdisk reads a dump of old or new sfdisk; nil for a table that is no
@@ -234,17 +234,10 @@ func parseSfdisk(text, disk string) (*layout.Table, error) {
 // ext are file systems that GRUB legacy and LILO can read: inodes of 128
 // bytes, and the features that mke2fs had in 2009.
 func ext(typ string, size int64) *superblock.Ext {
-	e := &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 128, Inodes: max(size/16384, 1024), Reserved: size / 4096 / 20, MaxMounts: -1, Errors: 1,
-		Features: []string{"ext_attr", "resize_inode", "dir_index", "filetype", "sparse_super", "large_file"}}
-	if size < 512<<20 {
-		e.BlockSize, e.ClusterSize, e.Inodes, e.Reserved = 1024, 1024, max(size/4096, 256), size/1024/20
-	}
-	if typ != superblock.TypeExt2 {
-		e.Features = append(e.Features, "has_journal")
-	}
+	e := superblock.NewExt(typ, size)
+	e.InodeSize = 128
 	if typ == superblock.TypeExt4 {
-		e.Features = append(e.Features, "extent", "flex_bg", "uninit_bg", "huge_file", "dir_nlink")
-		e.FlexBG = 16
+		e.Features = append(e.Features, "uninit_bg")
 	}
 	return e
 }
@@ -303,7 +296,7 @@ func (r *reader) labels() map[string]string {
 
 type fsID struct{ uuid, label string }
 
-var uuidForm = lazy(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+var uuidForm = lazyregexp.New(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
 // fstabIDs gives what fstab calls the file systems of its mount points.
 func fstabIDs(fstab string) map[string]fsID {

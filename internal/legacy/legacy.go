@@ -16,13 +16,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
 // Set is a backup, on one or several volumes.
@@ -30,6 +31,8 @@ type Set struct {
 	Date     string // dd.mm.yyyy, of the volumes' names
 	Archives []Archive
 	volumes  map[int]*volume
+	// files are those of recovery.tgz once they were read.
+	files map[string][]byte
 }
 
 // Archive is one file system of a set.
@@ -45,17 +48,18 @@ type Archive struct {
 type volume struct {
 	dir  string
 	sums map[string]string // md5 or crc by name
+	good map[string]bool   // files that were compared with them
 }
 
 var (
-	mark    = lazy(`^CDrec-(\d\d\.\d\d\.\d{4})(?:_(\d+))?$`)
-	archive = lazy(`^(.+?)\.(_.*?)\.(tar|dd)\.([A-Za-z0-9]+)((?:\.[a-z0-9-]+)?)(_?)$`)
+	mark    = lazyregexp.New(`^CDrec-(\d\d\.\d\d\.\d{4})(?:_(\d+))?$`)
+	archive = lazyregexp.New(`^(.+?)\.(_.*?)\.(tar|dd)\.([A-Za-z0-9]+)((?:\.[a-z0-9-]+)?)(_?)$`)
 )
 
-// lazy compiles an expression when it is first asked for: every command of the
-// multicall binary runs this package's start-up.
-func lazy(expr string) func() *regexp.Regexp {
-	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+// UUID gives a UUID for something of a set, the same at every reading: mkCDrec
+// recorded none.
+func (s *Set) UUID(host, of string) string {
+	return uuid.From("mkCDrec " + s.Date + " " + host + " " + of)
 }
 
 // IsSet tells whether a directory is a volume of mkCDrec.
@@ -96,7 +100,7 @@ func Open(dirs ...string) (*Set, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.volumes[n] = &volume{d, sums}
+		s.volumes[n] = &volume{d, sums, map[string]bool{}}
 		l, err := os.ReadDir(d)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read volume: %w", err)
@@ -239,7 +243,7 @@ func partsOf(p string) ([]string, error) {
 // check compares a file with the volume's list of checksums, if it is in it.
 func (v *volume) check(file string) error {
 	want := v.sums[filepath.Base(file)]
-	if want == "" {
+	if want == "" || v.good[file] {
 		return nil
 	}
 	f, err := os.Open(file)
@@ -257,6 +261,7 @@ func (v *volume) check(file string) error {
 	if got := hex.EncodeToString(h.Sum(nil)); got != want {
 		return fmt.Errorf("cannot use %s: it is damaged, its checksum is %s, not %s", file, got, want)
 	}
+	v.good[file] = true
 	return nil
 }
 

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -29,8 +28,7 @@ func OpenLegacy(dirs ...string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use %s: its date is %q", dirs[0], old.Date)
 	}
-	h := sha256.Sum256([]byte("mkCDrec " + old.Date + " " + l.Hostname))
-	m := &Manifest{Version: Version, ID: fmt.Sprintf("%x-%x-8%x-8%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16]), Host: l.Hostname, Created: created, Program: "mkCDrec 1.x"}
+	m := &Manifest{Version: Version, ID: old.UUID(l.Hostname, ""), Host: l.Hostname, Created: created, Program: "mkCDrec 1.x"}
 	for _, a := range old.Archives {
 		m.Archives = append(m.Archives, Archive{File: a.Name, Device: a.Device, Type: a.Type, Mount: a.Mount})
 	}

@@ -177,18 +177,26 @@ func (k *Key) table(f *os.File, loader *BIOSLoader, slot int, espLen int64) erro
 	}
 	put(2, false, keyDataType, k.Data.Start, k.Data.Count)
 	m[510], m[511] = 0x55, 0xAA
-	if _, err := f.WriteAt(m, 0); err != nil {
+	if err := writeAndCheck(f, m, 0); err != nil {
 		return fmt.Errorf("cannot write the key's first sector: %w", err)
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot write the key's first sector: %w", err)
-	}
-	back := make([]byte, keySector)
-	if err := forget(f); err != nil {
+	return nil
+}
+
+// writeAndCheck writes b and compares what the device then gives for it.
+func writeAndCheck(f *os.File, b []byte, at int64) error {
+	if _, err := f.WriteAt(b, at); err != nil {
 		return err
 	}
-	if _, err := f.ReadAt(back, 0); err != nil || !bytes.Equal(back, m) {
-		return fmt.Errorf("cannot write the key's first sector: it reads back differently (%v): is the stick write-protected or worn out?", err)
+	if err := errors.Join(f.Sync(), forget(f)); err != nil {
+		return err
+	}
+	back := make([]byte, len(b))
+	if _, err := f.ReadAt(back, at); err != nil {
+		return err
+	}
+	if !bytes.Equal(back, b) {
+		return errors.New("it reads back differently: is the stick write-protected or worn out?")
 	}
 	return nil
 }
@@ -260,22 +268,7 @@ func (k *Key) putESP(f *os.File, slot int, iso io.ReaderAt) error {
 	if _, err := iso.ReadAt(b, at*keySector); err != nil {
 		return fmt.Errorf("cannot read the image's EFI system partition: %w", err)
 	}
-	back := make([]byte, len(b))
-	to := k.Slots[slot].esp().Start * keySector
-	_, err = f.WriteAt(b, to)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil {
-		err = forget(f)
-	}
-	if err == nil {
-		_, err = f.ReadAt(back, to)
-	}
-	if err == nil && !bytes.Equal(b, back) {
-		err = errors.New("it reads back differently")
-	}
-	if err != nil {
+	if err := writeAndCheck(f, b, k.Slots[slot].esp().Start*keySector); err != nil {
 		return fmt.Errorf("cannot write the EFI system partition to the stick: %w", err)
 	}
 	return nil

@@ -51,17 +51,10 @@ func Convert(want *layout.Layout, types map[string]string) (*layout.Layout, erro
 
 // newExt is what mke2fs makes by Debian's and Fedora's mke2fs.conf.
 func newExt(typ string, size int64) *superblock.Ext {
-	e := &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: max(size/16384, 1024), Reserved: size / 4096 / 20, MaxMounts: -1, Errors: 1, MountOptions: 0xc,
-		Features: []string{"ext_attr", "resize_inode", "dir_index", "filetype", "sparse_super", "large_file"}}
-	if size < 512<<20 {
-		e.BlockSize, e.ClusterSize, e.Inodes, e.Reserved = 1024, 1024, max(size/4096, 256), size/1024/20
-	}
-	if typ != superblock.TypeExt2 {
-		e.Features = append(e.Features, "has_journal")
-	}
+	e := superblock.NewExt(typ, size)
+	e.MountOptions = 0xc
 	if typ == superblock.TypeExt4 {
-		e.Features = append(e.Features, "extent", "64bit", "flex_bg", "huge_file", "dir_nlink", "extra_isize", "metadata_csum")
-		e.FlexBG = 16
+		e.Features = append(e.Features, "64bit", "extra_isize", "metadata_csum")
 	}
 	return e
 }

@@ -3,7 +3,6 @@ package probe
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -53,12 +52,13 @@ func (m Machine) arrays(l *layout.Layout) error {
 		}
 		for _, dd := range devs {
 			dev := m.resolve("/dev/" + strings.ReplaceAll(strings.TrimPrefix(filepath.Base(dd), "dev-"), "!", "/"))
-			if role, err := strconv.Atoi(m.readAbs(dd + "/slot")); err == nil {
+			info := sys + "md/" + filepath.Base(dd)
+			if role, err := strconv.Atoi(m.read(info + "/slot")); err == nil {
 				a.Members = append(a.Members, layout.Member{Device: dev, Role: role})
-			} else if strings.Contains(m.readAbs(dd+"/state"), "spare") {
+			} else if strings.Contains(m.read(info+"/state"), "spare") {
 				a.Spares = append(a.Spares, dev)
 			} else {
-				cannot("member %s of the RAID array %s is %s", dev, name, cmp.Or(m.readAbs(dd+"/state"), "of no use"))
+				cannot("member %s of the RAID array %s is %s", dev, name, cmp.Or(m.read(info+"/state"), "of no use"))
 			}
 		}
 		slices.SortFunc(a.Members, func(x, y layout.Member) int { return cmp.Compare(x.Role, y.Role) })
@@ -91,15 +91,6 @@ func (m Machine) arrays(l *layout.Layout) error {
 	return nil
 }
 
-// readAbs reads a file whose path has the root already.
-func (m Machine) readAbs(p string) string {
-	b, err := os.ReadFile(p)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
 // sizeOf is a device's size as the kernel says.
 func (m Machine) sizeOf(dev string) quantity.Size {
 	n, err := strconv.ParseInt(m.read("/sys/class/block/"+strings.ReplaceAll(dev, "/", "!")+"/size"), 10, 64)
@@ -110,9 +101,11 @@ func (m Machine) sizeOf(dev string) quantity.Size {
 }
 
 // member tells whether a superblock is that of a member of a known array, and
-// reports it when not.
+// reports it when not. Members of running arrays that can't be recorded were
+// told of with them.
 func (m Machine) member(l *layout.Layout, dev string, i *superblock.Info) {
-	if l.ArrayOf(dev) != nil || slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return strings.Contains(u.Reason, dev) }) {
+	held, err := filepath.Glob(m.path("/sys/class/block/" + strings.ReplaceAll(dev, "/", "!") + "/holders/md*"))
+	if l.ArrayOf(dev) != nil || err == nil && len(held) > 0 {
 		return
 	}
 	what := "RAID member of metadata 0.90, which is not supported"

@@ -11,10 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -172,14 +172,14 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
 	}
-	if err := reread(ctx, f); err != nil {
+	if err := blockdev.Reread(ctx, f); err != nil {
 		return err
 	}
 	for _, p := range s.Table.Partitions {
 		if p.Extended() {
 			continue
 		}
-		if err := waitFor(ctx, p.Device, p.Size); err != nil {
+		if err := blockdev.Await(ctx, p.Device, p.Size); err != nil {
 			return err
 		}
 		if err := wipeEnds(f, int64(p.Start), int64(p.Size)); err != nil {
@@ -191,56 +191,21 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 
 // wipeEnds writes zero bytes over the first and last MiB of a range.
 func wipeEnds(f *os.File, start, size int64) error {
-	zero := make([]byte, min(int64(quantity.MiB), size))
-	for _, off := range []int64{start, start + size - int64(len(zero))} {
-		if _, err := f.WriteAt(zero, off); err != nil {
-			return fmt.Errorf("cannot wipe %s at byte %d: %w", f.Name(), off, err)
+	n := min(int64(quantity.MiB), size)
+	return errors.Join(zero(f, start, n), zero(f, start+size-n, n))
+}
+
+// zero writes n zero bytes.
+func zero(f *os.File, at, n int64) error {
+	b := make([]byte, min(n, int64(quantity.MiB)))
+	for n > 0 {
+		k := min(n, int64(len(b)))
+		if _, err := f.WriteAt(b[:k], at); err != nil {
+			return fmt.Errorf("cannot wipe %s at byte %d: %w", f.Name(), at, err)
 		}
+		at, n = at+k, n-k
 	}
 	return nil
-}
-
-// reread has the kernel read the new table; it may be busy for a moment.
-func reread(ctx context.Context, f *os.File) error {
-	var err error
-	for range 50 {
-		if err = unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0); err == nil {
-			return nil
-		}
-		if err := sleep(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("cannot make the kernel read the new partition table of %s: %w", f.Name(), err)
-}
-
-// waitFor waits until a partition is there with its new size.
-func waitFor(ctx context.Context, dev string, size quantity.Size) error {
-	last := errors.New("it does not appear")
-	for range 100 {
-		f, err := os.Open("/dev/" + dev)
-		if err == nil {
-			n, e := f.Seek(0, 2)
-			f.Close()
-			if e == nil && n == int64(size) {
-				return nil
-			}
-			last = fmt.Errorf("it has %d bytes, not %d", n, size)
-		}
-		if err := sleep(ctx, 100*time.Millisecond); err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("cannot use /dev/%s after partitioning: %w", dev, last)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 // noUdev is for LVM: nobody but itself makes device nodes here.
@@ -266,16 +231,48 @@ func withConfig(text string, fn func(file string) error) error {
 }
 
 // mdadm runs without udev: the kernel makes the device node.
-func (r *Recreator) mdadm(ctx context.Context, args ...string) error {
-	_, err := r.Run.Run(ctx, tool.Cmd{Args: args, Env: []string{"MDADM_NO_UDEV=1"}})
+func mdadm(ctx context.Context, run tool.Runner, args ...string) error {
+	_, err := run.Run(ctx, tool.Cmd{Args: append([]string{"mdadm"}, args...), Env: []string{"MDADM_NO_UDEV=1"}})
 	return err
 }
 
+// arrayRuns tells whether there is an array of that name; the kernel keeps the
+// name of a stopped one for a while.
+func arrayRuns(name string) bool {
+	b, err := os.ReadFile("/sys/block/" + name + "/md/array_state")
+	return err == nil && strings.TrimSpace(string(b)) != "clear"
+}
+
+// AssembleArray starts an array, unless it runs; devs are its members' names,
+// none to have them looked for.
+func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs []string) error {
+	if arrayRuns(name) {
+		return nil
+	}
+	args := []string{"--assemble", "/dev/" + name, "--run", "--uuid=" + uuid}
+	for _, d := range devs {
+		args = append(args, "/dev/"+d)
+	}
+	if err := mdadm(ctx, run, args...); err != nil {
+		return fmt.Errorf("cannot start the RAID array %s: %w", name, err)
+	}
+	return nil
+}
+
+// StopArray stops an array, if it runs.
+func StopArray(ctx context.Context, run tool.Runner, name string) error {
+	if !arrayRuns(name) {
+		return nil
+	}
+	if err := mdadm(ctx, run, "--stop", "/dev/"+name); err != nil {
+		return fmt.Errorf("cannot stop the RAID array %s: %w", name, err)
+	}
+	return nil
+}
+
 func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
-	if _, err := os.Stat("/sys/block/" + s.Device + "/md/array_state"); err == nil {
-		if b, err := os.ReadFile("/sys/block/" + s.Device + "/md/array_state"); err == nil && strings.TrimSpace(string(b)) != "clear" {
-			return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
-		}
+	if arrayRuns(s.Device) {
+		return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
 	}
 	for _, d := range s.Array.Devs() {
 		if err := r.free(d); err != nil {
@@ -283,23 +280,16 @@ func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
 		}
 	}
 	for _, c := range s.Run {
-		if err := r.mdadm(ctx, c...); err != nil {
+		if err := mdadm(ctx, r.Run, c[1:]...); err != nil {
 			return err
 		}
 	}
-	return waitFor(ctx, s.Device, s.Array.Size)
+	return blockdev.Await(ctx, s.Device, s.Array.Size)
 }
 
 // Reassemble starts an array that was made before.
 func (r *Recreator) Reassemble(ctx context.Context, s plan.Step) error {
-	if _, err := os.Stat("/sys/block/" + s.Device + "/md/array_state"); err == nil {
-		return nil
-	}
-	args := []string{"mdadm", "--assemble", "/dev/" + s.Device, "--run", "--uuid=" + s.Array.UUID}
-	for _, d := range s.Array.Devs() {
-		args = append(args, "/dev/"+d)
-	}
-	return r.mdadm(ctx, args...)
+	return AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs())
 }
 
 func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
@@ -361,13 +351,8 @@ func (r *Recreator) blank(dev string, at, n int64) error {
 		return fmt.Errorf("cannot open /dev/%s for writing: %w", dev, err)
 	}
 	defer f.Close()
-	zero := make([]byte, 1<<20)
-	for n > 0 {
-		k := min(n, int64(len(zero)))
-		if _, err := f.WriteAt(zero[:k], at); err != nil {
-			return fmt.Errorf("cannot write /dev/%s at byte %d: %w", dev, at, err)
-		}
-		at, n = at+k, n-k
+	if err := zero(f, at, n); err != nil {
+		return err
 	}
 	return f.Sync()
 }
@@ -447,9 +432,7 @@ func (r *Recreator) Release(ctx context.Context) error {
 		if s.Kind != plan.MakeArray {
 			continue
 		}
-		if _, err := os.Stat("/sys/block/" + s.Device + "/md"); err == nil {
-			errs = append(errs, r.mdadm(ctx, "mdadm", "--stop", "/dev/"+s.Device))
-		}
+		errs = append(errs, StopArray(ctx, r.Run, s.Device))
 	}
 	unix.Sync()
 	return errors.Join(errs...)

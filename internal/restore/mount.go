@@ -14,6 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -39,11 +40,8 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		}
 	}()
 	for _, a := range l.Arrays {
-		if _, err := os.Stat("/sys/block/" + a.Name + "/md/array_state"); err == nil {
-			continue
-		}
-		if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"mdadm", "--assemble", "/dev/" + a.Name, "--run", "--uuid=" + a.UUID}, Env: []string{"MDADM_NO_UDEV=1"}}); err != nil {
-			return nil, fmt.Errorf("cannot start the RAID array %s: %w", a.Name, err)
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil); err != nil {
+			return nil, err
 		}
 	}
 	for _, g := range l.VolumeGroup {
@@ -159,12 +157,7 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 		}
 	}
 	for _, a := range slices.Backward(l.Arrays) {
-		if _, err := os.Stat("/sys/block/" + a.Name + "/md"); err != nil {
-			continue
-		}
-		if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"mdadm", "--stop", "/dev/" + a.Name}, Env: []string{"MDADM_NO_UDEV=1"}}); err != nil {
-			errs = append(errs, fmt.Errorf("cannot stop the RAID array %s: %w", a.Name, err))
-		}
+		errs = append(errs, recreate.StopArray(ctx, r.Run, a.Name))
 	}
 	return errors.Join(errs...)
 }

@@ -54,6 +54,8 @@ type Screen interface {
 
 // Report is what was done.
 type Report struct {
+	// Plan is what was done, or would be.
+	Plan     *plan.Plan `json:"-"`
 	Archives []Restored
 	Problems []archive.Problem
 	// NotCovered is what an old backup has and this program can't put back.
@@ -103,6 +105,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	if err := r.prepare(ctx); err != nil {
 		return nil, &Untouched{err}
 	}
+	r.report.Plan = r.plan
 	r.Screen.Plan(r.plan, r.set)
 	if r.set.Legacy != nil {
 		for _, n := range r.set.Manifest.NotCovered {
@@ -135,13 +138,13 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, r.Screen.Note); err != nil {
 		return err
 	}
-	if r.set.Discs != nil {
-		r.set.Discs.GiveUp = r.opt.Salvage
-	}
-	if r.set.Discs != nil && rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
-		r.set.Discs.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
-			return r.Screen.Phase(name, total).Add
-		}})
+	if d := r.set.Discs; d != nil {
+		d.GiveUp = r.opt.Salvage
+		if rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
+			d.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
+				return r.Screen.Phase(name, total).Add
+			}})
+		}
 	}
 	if !r.opt.NoVerify {
 		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize())); err != nil {
@@ -355,11 +358,14 @@ func (r *Restorer) finalize(ctx context.Context) error {
 	if err := s.Install(ctx); err != nil {
 		return err
 	}
+	if err := r.journal.copyTo(filepath.Join(r.opt.Target, "var/log/mkcdrec")); err != nil {
+		return err
+	}
 	if faults := s.Proof("/sys"); len(faults) > 0 {
 		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount", strings.Join(faults, "\n  "), r.opt.Target)
 	}
 	r.Screen.Note("looked at fstab, GRUB, initramfs and loader: what they refer to is there")
-	return r.journal.copyTo(filepath.Join(r.opt.Target, "var/log/mkcdrec"))
+	return nil
 }
 
 // converted gives the types that differ from what the set's machine had, by

@@ -8,6 +8,7 @@ import (
 	"regexp"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -23,13 +24,16 @@ type Verified struct {
 }
 
 // expected are the changes that a restore makes after the files are there.
-var expected = []struct{ name, pattern string }{
-	{"the boot loader, installed anew", `^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`},
-	{"the initramfs, made anew", `^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$`},
-	{"fstab, corrected", `^/etc(/|/fstab(\.before-restore)?)?$`},
-	{"the log of the restore", `^/var/log(/|/mkcdrec(/.*)?)?$`},
-	{"what every file system has of its own", `^(/.*)?/lost\+found$`},
-	{"mount points that had to be made", `^/(proc|sys|dev|run|tmp)?$`},
+var expected = []struct {
+	name string
+	path func() *regexp.Regexp
+}{
+	{"the boot loader, installed anew", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`)},
+	{"the initramfs, made anew", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$`)},
+	{"fstab, corrected", lazyregexp.New(`^/etc(/|/fstab(\.before-restore)?)?$`)},
+	{"the log of the restore", lazyregexp.New(`^/var/log(/|/mkcdrec(/.*)?)?$`)},
+	{"what every file system has of its own", lazyregexp.New(`^(/.*)?/lost\+found$`)},
+	{"mount points that had to be made", lazyregexp.New(`^/(proc|sys|dev|run|tmp)?$`)},
 }
 
 // Verify compares the system that is mounted below Target with a set.
@@ -71,7 +75,7 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 		d.Path = filepath.Join(a.Mount, d.Path)
 		name := ""
 		for _, e := range expected {
-			if regexp.MustCompile(e.pattern).MatchString(d.Path) {
+			if e.path().MatchString(d.Path) {
 				name = e.name
 				break
 			}

@@ -221,6 +221,24 @@ func probeExt(b []byte) *Info {
 	return &Info{Type: typ, UUID: uuid(s[104:120]), Label: text(s[120:136]), Size: blocks * e.BlockSize, Ext: e}
 }
 
+// NewExt is a new ext2, ext3 or ext4 of a size in bytes with what all mke2fs
+// of this century give them.
+func NewExt(typ string, size int64) *Ext {
+	e := &Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: max(size/16384, 1024), Reserved: size / 4096 / 20, MaxMounts: -1, Errors: 1,
+		Features: []string{"ext_attr", "resize_inode", "dir_index", "filetype", "sparse_super", "large_file"}}
+	if size < 512<<20 {
+		e.BlockSize, e.ClusterSize, e.Inodes, e.Reserved = 1024, 1024, max(size/4096, 256), size/1024/20
+	}
+	if typ != TypeExt2 {
+		e.Features = append(e.Features, "has_journal")
+	}
+	if typ == TypeExt4 {
+		e.Features = append(e.Features, "extent", "flex_bg", "huge_file", "dir_nlink")
+		e.FlexBG = 16
+	}
+	return e
+}
+
 func probeXFS(b []byte) *Info {
 	be := binary.BigEndian
 	if string(b[:4]) != "XFSB" {
