@@ -61,8 +61,24 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
+		words := map[string]string{"DEVICE": shell(f.Device)}
+		for _, o := range f.Others {
+			run[0] = append(run[0], "DEVICE "+o)
+			words["DEVICE "+o] = shell(o)
+		}
 		for _, args := range run {
-			h.Make = append(h.Make, quoteLine(args, shell(f.Device)))
+			h.Make = append(h.Make, quoteLine(args, words))
+		}
+		if len(f.Subvolumes) > 0 {
+			h.Make = append(h.Make, "mkdir -p /mnt/btrfs; mount -o "+handOptions(f, "", shell)+" "+shell(f.Device)+" /mnt/btrfs")
+			for _, v := range f.Subvolumes {
+				p := templates.ShellQuote("/mnt/btrfs/" + v.Path)
+				h.Make = append(h.Make, "mkdir -p "+templates.ShellQuote(path.Dir("/mnt/btrfs/"+v.Path))+"; btrfs subvolume create "+p)
+				if v.Default {
+					h.Make = append(h.Make, "btrfs subvolume set-default "+p)
+				}
+			}
+			h.Make = append(h.Make, "umount /mnt/btrfs")
 		}
 	}
 	for _, s := range l.Swap {
@@ -74,11 +90,16 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 			if s.Label != "" {
 				a = append(a, "-L", s.Label)
 			}
-			h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), shell(s.Device)))
+			h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), map[string]string{"DEVICE": shell(s.Device)}))
 		}
 	}
 	for _, a := range m.Archives {
-		h.Mounts = append(h.Mounts, templates.HandMount{Device: shell(a.Device), Path: a.Mount})
+		hm := templates.HandMount{Device: shell(a.Device), Path: a.Mount}
+		if f := l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
+			i := slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == a.Mount })
+			hm.Options = handOptions(f, f.Mounts[i].Subvolume, shell)
+		}
+		h.Mounts = append(h.Mounts, hm)
 		h.Archives = append(h.Archives, templates.HandArchive{File: a.File, Path: a.Mount})
 	}
 	for _, d := range l.Boot.Disks {
@@ -93,6 +114,15 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 	}
 	files["restore.sh"], err = templates.RestoreScript(h)
 	return files, err
+}
+
+// handOptions are the options that mount a subvolume of a btrfs.
+func handOptions(f *layout.Filesystem, subvolume string, shell func(string) string) string {
+	out := templates.ShellQuote("subvol=/" + subvolume)
+	for _, o := range f.Others {
+		out += ",device=" + shell(o)
+	}
+	return out
 }
 
 func needed(l *layout.Layout, dev string, need []string) bool {
@@ -110,10 +140,12 @@ func handDevice(l *layout.Layout, dev string) string {
 	return path.Join("/dev", dev)
 }
 
-func quoteLine(args []string, dev string) string {
+// quoteLine quotes a command line; devices stand for words of it.
+func quoteLine(args []string, devices map[string]string) string {
 	w := make([]string, len(args))
 	for i, a := range args {
-		if w[i] = templates.ShellQuote(a); a == "DEVICE" {
+		w[i] = templates.ShellQuote(a)
+		if dev, ok := devices[a]; ok {
 			w[i] = dev
 		}
 	}

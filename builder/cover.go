@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,6 +45,13 @@ type PlannedArchive struct {
 	Type   string
 	Mount  string
 	Used   int64 // bytes
+	// inner and leftOut are subvolumes that it has, and has not, by path.
+	inner   []string
+	leftOut map[string]string
+}
+
+func (a *PlannedArchive) options(p *Plan) archive.CreateOptions {
+	return archive.CreateOptions{Level: p.level, Exclude: p.exclude, Prefix: a.Mount, Inner: a.inner, LeftOut: a.leftOut}
 }
 
 // NewPlan decides what of the layout is saved into dir. It changes the
@@ -70,7 +78,10 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	}
 	for i := range l.Filesystems {
 		f := &l.Filesystems[i]
-		names := append(l.DisksUnder(f.Device), f.Device)
+		names := f.Devs()
+		for _, d := range f.Devs() {
+			names = append(names, l.DisksUnder(d)...)
+		}
 		for _, m := range f.Mounts {
 			names = append(names, m.Path)
 		}
@@ -88,10 +99,19 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", f.Device, f.Type, f.Excluded))
 			continue
 		}
-		if len(f.Mounts) == 0 {
-			continue // told by Unsupported
+		p.snapshots(f)
+		for i, m := range f.Parts() { // a file system that is not mounted is told by Unsupported
+			a := PlannedArchive{File: manifest.ArchiveName(f.Device, m.Path), Device: f.Device, Type: f.Type, Mount: m.Path, inner: f.Inner(m), leftOut: map[string]string{}}
+			for _, s := range f.Snapshots {
+				if rel, ok := strings.CutPrefix("/"+s, path.Clean("/"+m.Subvolume)); ok {
+					a.leftOut[strings.TrimPrefix(rel, "/")] = snapshotRule
+				}
+			}
+			if i == 0 {
+				a.Used = int64(f.Used)
+			}
+			p.Archives = append(p.Archives, a)
 		}
-		p.Archives = append(p.Archives, PlannedArchive{File: manifest.ArchiveName(f.Device, f.Mounts[0].Path), Device: f.Device, Type: f.Type, Mount: f.Mounts[0].Path, Used: int64(f.Used)})
 	}
 	// Parents before what is mounted in them: restore unpacks in this order.
 	slices.SortFunc(p.Archives, func(a, b PlannedArchive) int { return strings.Compare(a.Mount, b.Mount) })
@@ -115,10 +135,25 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	return p, nil
 }
 
+const snapshotRule = "a snapshot, which is not mounted"
+
+// snapshots tells of what is left out of a btrfs.
+func (p *Plan) snapshots(f *layout.Filesystem) {
+	switch n := len(f.Snapshots); {
+	case n > 3:
+		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %d snapshots that are not mounted, %s to %s", f.Device, n, f.Snapshots[0], f.Snapshots[n-1]))
+	case n > 0:
+		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: snapshots that are not mounted: %s", f.Device, strings.Join(f.Snapshots, ", ")))
+	}
+}
+
 // usesDisk tells whether any file system or swap of the disks under f is in
 // use; a disk that nobody uses is left alone.
 func usesDisk(l *layout.Layout, f *layout.Filesystem) bool {
-	disks := l.DisksUnder(f.Device)
+	var disks []string
+	for _, d := range f.Devs() {
+		disks = append(disks, l.DisksUnder(d)...)
+	}
 	shares := func(dev string) bool {
 		return slices.ContainsFunc(l.DisksUnder(dev), func(d string) bool { return slices.Contains(disks, d) })
 	}
@@ -174,7 +209,9 @@ func (p *Plan) List(ctx context.Context, fn func(a PlannedArchive, m *archive.Me
 		if err != nil {
 			return 0, err
 		}
-		sum, err := archive.Walk(ctx, root, archive.CreateOptions{Exclude: p.exclude, Prefix: a.Mount, OnMember: func(m *archive.Member) { fn(a, m) }, OnExcluded: left})
+		opt := a.options(p)
+		opt.OnMember, opt.OnExcluded = func(m *archive.Member) { fn(a, m) }, left
+		sum, err := archive.Walk(ctx, root, opt)
 		root.Close()
 		if err != nil {
 			return 0, err

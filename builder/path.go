@@ -229,7 +229,9 @@ func (s *setWriter) archive(ctx context.Context, a PlannedArchive) error {
 	}
 	defer f.Close()
 	crc := crc32.NewIEEE()
-	sum, err := archive.Create(ctx, io.MultiWriter(f, crc), root, archive.CreateOptions{Level: s.p.level, Exclude: s.p.exclude, Prefix: a.Mount, Progress: s.b.Report.Phase("archiving "+a.Mount, a.Used)})
+	opt := a.options(s.p)
+	opt.Progress = s.b.Report.Phase("archiving "+a.Mount, a.Used)
+	sum, err := archive.Create(ctx, io.MultiWriter(f, crc), root, opt)
 	if err != nil {
 		return err
 	}

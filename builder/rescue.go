@@ -288,6 +288,9 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	}
 	for _, f := range p.Layout.Filesystems {
 		extra = append(extra, f.Type)
+		if f.Btrfs != nil { // the kernel asks for these by name
+			extra = append(extra, map[string][]string{"xxhash": {"xxhash_generic"}, "sha256": {"sha256_generic"}, "blake2": {"blake2b_generic"}}[f.Btrfs.Checksum]...)
+		}
 	}
 	for _, a := range p.Layout.Arrays {
 		m := a.Level
@@ -364,7 +367,7 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 		needs = append(needs, "shell")
 	}
 	if p.generic {
-		needs = append(needs, "ext4", "xfs", "vfat", "lvm", "md")
+		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md")
 	}
 	for _, n := range needs {
 		for _, pr := range initramfs.ProgramsFor(n) {

@@ -238,7 +238,9 @@ func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
 	progress := t.b.Report.Phase("archiving "+a.Mount+" to tape", a.Used)
 	go func() {
 		var err error
-		sum, err = archive.Create(ctx, io.MultiWriter(w, crc), root, archive.CreateOptions{Level: t.p.level, Exclude: t.p.exclude, Prefix: a.Mount, Index: &tail, Progress: progress})
+		opt := a.options(t.p)
+		opt.Index, opt.Progress = &tail, progress
+		sum, err = archive.Create(ctx, io.MultiWriter(w, crc), root, opt)
 		w.CloseWithError(err) // nil is io.EOF
 		done <- err
 	}()

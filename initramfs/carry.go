@@ -41,6 +41,8 @@ func ProgramsFor(what string) []Program {
 		return []Program{{Name: "mkfs.xfs", Check: []string{"-V"}}, {Name: "xfs_repair", Check: []string{"-V"}}, {Name: "xfs_db", Check: []string{"-V"}, Optional: true}}
 	case "vfat":
 		return []Program{{Name: "mkfs.fat", Check: []string{"--help"}}, {Name: "fsck.fat", Check: []string{"--help"}, Optional: true}}
+	case "btrfs":
+		return []Program{{Name: "mkfs.btrfs", Check: []string{"--version"}}, {Name: "btrfs", Check: []string{"--version"}}}
 	case "lvm":
 		return []Program{{Name: "lvm", Check: []string{"version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "md":

@@ -293,6 +293,8 @@ func For(what string) []Requirement {
 		return []Requirement{{"CONFIG_XFS_FS", true, "xfs can't be mounted"}}
 	case "vfat":
 		return []Requirement{{"CONFIG_VFAT_FS", true, "vfat can't be mounted"}, {"CONFIG_NLS_ISO8859_1", true, "vfat can't be mounted with its default names"}}
+	case "btrfs":
+		return []Requirement{{"CONFIG_BTRFS_FS", true, "btrfs can't be mounted"}}
 	case "lvm":
 		return []Requirement{{"CONFIG_BLK_DEV_DM", true, "LVM does not work"}}
 	case "md":

@@ -161,8 +161,8 @@ type HandGroup struct {
 	PVs        []string // "UUID DEVICE"
 }
 
-// HandMount is a mount below /mnt/target.
-type HandMount struct{ Device, Path string }
+// HandMount is a mount below /mnt/target; Options are quoted for the shell.
+type HandMount struct{ Device, Path, Options string }
 
 // HandArchive is an archive and where it goes.
 type HandArchive struct{ File, Path string }

@@ -512,7 +512,7 @@ func TestNetboot(t *testing.T) {
 			if err := os.MkdirAll(work, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			r := &circle{Circle: Circle{Kind: kind, TargetSize: smaller[kind], Work: work, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(work, "set.img"), out: &Outcome{Kind: kind, Named: map[string]int{}}}
+			r := &circle{Circle: Circle{Kind: kind, TargetSize: machines[kind].smaller, Work: work, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(work, "set.img"), out: &Outcome{Kind: kind, Named: map[string]int{}}}
 			for _, step := range []func(context.Context) error{r.prepare, r.backup} {
 				if err := step(ctx); err != nil {
 					t.Fatal(err)

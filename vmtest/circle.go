@@ -136,7 +136,7 @@ func (r *circle) forgotten(ctx context.Context) error {
 		targets[i].Snapshot = true
 	}
 	m := Machine{Name: r.Kind + "-forgotten", Log: r.log("forgotten"), Disks: append([]Disk{{File: iso, Bus: "usb", Snapshot: true}}, targets...)}
-	if r.Kind == UEFIPlain {
+	if machines[r.Kind].uefi {
 		m.IDECD, m.Disks = iso, targets
 	}
 	if err := r.nvram(&m, "forgotten"); err != nil {
@@ -176,18 +176,10 @@ func (r *circle) log(name string) string {
 	return filepath.Join(r.Work, r.Kind+"-"+name+".log")
 }
 
-func (r *circle) targetSerial() string {
-	switch r.Kind {
-	case UEFIPlain:
-		return "RSTUEFI01"
-	case BIOSMD:
-		return "RSTMD01"
-	}
-	return "RSTBIOS01"
-}
+func (r *circle) targetSerial() string { return machines[r.Kind].target }
 
 func (r *circle) nvram(m *Machine, name string) (err error) {
-	if r.Kind == UEFIPlain {
+	if machines[r.Kind].uefi {
 		m.UEFI, err = NVRAM(filepath.Join(r.Work, name+".vars"))
 	}
 	return err
@@ -217,7 +209,7 @@ func (r *circle) confirmed() string {
 func (r *circle) targets() []Disk {
 	out := []Disk{r.target()}
 	if r.src.Second != "" {
-		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: "RSTMD02", Bus: r.TargetBus})
+		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: second(r.targetSerial()), Bus: r.TargetBus})
 	}
 	return out
 }
@@ -236,22 +228,27 @@ func (r *circle) makeTargets(ctx context.Context) error {
 	return nil
 }
 
-func (r *circle) mounts() string {
-	if r.Kind == BIOSMD {
-		return "/ /home /srv/striped /srv/mirror"
+func (r *circle) mounts() string { return machines[r.Kind].mounts }
+
+// login waits for the system to ask for a passphrase, if it has to, and logs in.
+func (r *circle) login(vm *VM) error {
+	if machines[r.Kind].passphrase {
+		if _, err := vm.Expect(`Please unlock disk [^:]*: `, bootLimit); err != nil {
+			return err
+		}
+		if err := vm.Send(Password + "\n"); err != nil {
+			return err
+		}
 	}
-	if r.Kind == BIOSLVM {
-		return "/ /boot /home"
-	}
-	return "/ /boot/efi"
+	return vm.Login(Password, bootLimit)
 }
 
 // storage is the command that has other people's tools describe partitions,
 // file systems and LVM; compareStorage compares what they say.
 func storage(disk, when string) string {
-	return "(sfdisk -d " + disk + "; for m in /dev/md0 /dev/md1; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; for d in " + disk + "*[0-9] /dev/md0 /dev/mapper/vg0-* /dev/mapper/vg1-*; do [ -e $d ] || continue; [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
-		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; done; " +
-		"xfs_info /home 2>/dev/null; lvs --noheadings -o lv_name,lv_uuid,lv_size 2>/dev/null; lvs --noheadings -o lv_name,segtype,stripes,stripe_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
+	return "(sfdisk -d " + disk + "; for m in /dev/md0 /dev/md1; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; for d in " + disk + "*[0-9] /dev/md0 /dev/mapper/secret /dev/mapper/vg0-* /dev/mapper/vg1-*; do [ -e $d ] || continue; [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
+		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; btrfs inspect-internal dump-super $d 2>/dev/null | grep -E '^(csum_type|fsid|label|num_devices|sectorsize|nodesize|compat_ro_flags|incompat_flags)'; cryptsetup luksDump $d 2>/dev/null; done; " +
+		"xfs_info /home 2>/dev/null; lvs --noheadings -S 'segtype!=thin&&segtype!=thin-pool' -o lv_name,lv_uuid,lv_size 2>/dev/null; lvs --noheadings -o lv_name,segtype,stripes,stripe_size,pool_lv,chunk_size,discards,zero,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
 }
 
 func (r *circle) backup(ctx context.Context) error {
@@ -275,7 +272,7 @@ func (r *circle) backup(ctx context.Context) error {
 		m.Disks = append(m.Disks, Disk{File: second, Serial: r.src.SerialSecond})
 	}
 	m.Disks = append(m.Disks, Disk{File: r.setDisk, Serial: "SETDISK01"})
-	if r.Kind == UEFIPlain {
+	if machines[r.Kind].uefi {
 		m.UEFI = filepath.Join(r.Work, "source.vars")
 		if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {
 			return err
@@ -296,7 +293,7 @@ func (r *circle) backup(ctx context.Context) error {
 		return err
 	}
 	defer vm.Kill()
-	if err := vm.Login(Password, bootLimit); err != nil {
+	if err := r.login(vm); err != nil {
 		return err
 	}
 	for _, c := range []string{
@@ -527,7 +524,7 @@ func (r *circle) restoreKey(ctx context.Context) error {
 	other.Disks[0].Snapshot = true
 	m := Machine{Name: r.Kind + "-key", CPUs: 2, Memory: 768, Log: r.log("key"), Disks: []Disk{r.stick(), r.target()}}
 	var err error
-	if r.Kind == UEFIPlain {
+	if machines[r.Kind].uefi {
 		m.UEFI, err = NVRAM(filepath.Join(r.Work, "rescue.vars"))
 	} else {
 		other.UEFI, err = NVRAM(filepath.Join(r.Work, "other.vars"))
@@ -663,7 +660,7 @@ func (r *circle) boot(ctx context.Context) error {
 		return err
 	}
 	defer vm.Kill()
-	if err := vm.Login(Password, bootLimit); err != nil {
+	if err := r.login(vm); err != nil {
 		return err
 	}
 	dev := "/dev/vda"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -108,12 +109,32 @@ func TestMD(t *testing.T) {
 // with both kinds of firmware.
 func TestKey(t *testing.T) {
 	t.Parallel()
-	t.Run("usbkey", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSLVM, Key: true, TargetSize: smaller[BIOSLVM]}) })
+	t.Run("usbkey", func(t *testing.T) {
+		runCircle(t, Circle{Kind: BIOSLVM, Key: true, TargetSize: machines[BIOSLVM].smaller})
+	})
 }
 
 // The UEFI machine goes over three discs, with one drive, a wrong disc first:
 // `make demo` and the long matrix restore it from a directory.
 func TestDiscs(t *testing.T) {
 	t.Parallel()
-	t.Run("cdrom-set", func(t *testing.T) { runCircle(t, Circle{Kind: UEFIPlain, Discs: "85M", TargetSize: larger[UEFIPlain]}) })
+	t.Run("cdrom-set", func(t *testing.T) {
+		runCircle(t, Circle{Kind: UEFIPlain, Discs: "85M", TargetSize: machines[UEFIPlain].larger})
+	})
+}
+
+// TestBtrfs restores a btrfs over two disks, RAID1, with subvolumes in one
+// another, a default one, one that is read-only, and a snapshot that stays away.
+func TestBtrfs(t *testing.T) {
+	t.Parallel()
+	t.Run("btrfs", func(t *testing.T) {
+		runCircle(t, Circle{Kind: UEFIBtrfs, TargetSize: machines[UEFIBtrfs].smaller, Wished: strings.Join([]string{
+			`btrfs subvolume list / | sed 's/.* path //' | sort | tr '\n' ' ' | grep -x '@ @/srv/sealed @/var/lib/machines @/var/lib/machines/inner @home '`,
+			`btrfs subvolume get-default / | grep 'path @$'`,
+			`btrfs property get -t subvol /srv/sealed ro | grep ro=true`, `! touch /srv/sealed/x`,
+			`btrfs filesystem df / | grep 'Data, RAID1'`, `btrfs filesystem df / | grep 'Metadata, RAID1'`, `btrfs filesystem show / | grep -c devid | grep -x 2`,
+			`btrfs scrub start -Bq /`, `btrfs device stats --check /`,
+			`grep ' /home ' /etc/fstab | grep 'subvol=@home,nodev'`,
+			`grep subvolume /var/lib/machines/inner/file`, `test ! -e /.snapshots/1/home`}, " && ")})
+	})
 }

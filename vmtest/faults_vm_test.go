@@ -350,8 +350,8 @@ func TestLonger(t *testing.T) {
 	}
 	for name, c := range map[string]Circle{
 		"uefi":         {Kind: UEFIPlain},
-		"md smaller":   {Kind: BIOSMD, TargetSize: smaller[BIOSMD]},
-		"md larger":    {Kind: BIOSMD, TargetSize: larger[BIOSMD]},
+		"md smaller":   {Kind: BIOSMD, TargetSize: machines[BIOSMD].smaller},
+		"md larger":    {Kind: BIOSMD, TargetSize: machines[BIOSMD].larger},
 		"nvme":         {Kind: UEFIPlain, TargetBus: "nvme"},
 		"by hand":      {Kind: BIOSLVM, ByHand: true},
 		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},

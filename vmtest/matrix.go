@@ -11,7 +11,7 @@ import (
 
 // Rows and columns of docs/MATRIX.md: what storage, and onto what.
 var (
-	matrixRows = []string{"ext4, BIOS", "ext4, UEFI", "LVM + xfs, BIOS", "LVM + xfs, UEFI", "thin, BIOS", "thin, UEFI", "md1 + LVM on md0, BIOS", "md1, UEFI", "LUKS2 + LVM, BIOS", "LUKS2 + LVM, UEFI",
+	matrixRows = []string{"ext4, BIOS", "ext4, UEFI", "LVM + xfs, BIOS", "LVM + xfs, UEFI", "md1 + LVM on md0, BIOS", "md1, UEFI", "LUKS2 + LVM, thin, BIOS", "LUKS2 + LVM, thin, UEFI",
 		"btrfs subvolumes, BIOS", "btrfs subvolumes, UEFI", "btrfs raid1, BIOS", "btrfs raid1, UEFI", "ext4 + NTFS, BIOS", "ext4 + NTFS, UEFI"}
 	matrixColumns = []string{"same", "60 %", "200 %", "other bus"}
 )
@@ -21,25 +21,20 @@ func (c Circle) cell() (row, column string) {
 	if c.ByHand || c.Wishes != "" {
 		return "", ""
 	}
-	row = map[string]string{BIOSLVM: "LVM + xfs, BIOS", UEFIPlain: "ext4, UEFI", BIOSMD: "md1 + LVM on md0, BIOS"}[c.Kind]
+	k := machines[c.Kind]
+	row = k.row
 	switch {
 	case c.TargetBus != "":
 		column = "other bus"
 	case c.TargetSize == "":
 		column = "same"
-	case c.TargetSize == smaller[c.Kind]:
+	case c.TargetSize == k.smaller:
 		column = "60 %"
-	case c.TargetSize == larger[c.Kind]:
+	case c.TargetSize == k.larger:
 		column = "200 %"
 	}
 	return row, column
 }
-
-// smaller and larger are 60 % and 200 % of the source machines' disks.
-var (
-	smaller = map[string]string{BIOSLVM: "3600M", UEFIPlain: "3G", BIOSMD: "2400M"}
-	larger  = map[string]string{BIOSLVM: "12G", UEFIPlain: "10G", BIOSMD: "8G"}
-)
 
 const matrixHead = `# The recovery matrix
 

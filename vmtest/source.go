@@ -23,7 +23,7 @@ const Password = "test"
 
 // packages of the source machines: a small Debian 12 with all that a backup
 // of it needs.
-const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm," +
+const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm,btrfs-progs,cryptsetup-bin,cryptsetup,cryptsetup-initramfs,thin-provisioning-tools," +
 	"grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,efibootmgr,isolinux,syslinux-common,acl,attr,libcap2-bin,iproute2,less,procps,bash,util-linux-extra,login,passwd"
 
 const setupHook = `#!/bin/sh
@@ -33,7 +33,7 @@ printf 'MODULES=list\nCOMPRESS=zstd\nRESUME=none\nFSTYPE=ext4\n' > "$1/etc/initr
 # The arrays of the machine that has some: their names are known in its initramfs.
 mkdir -p "$1/etc/mdadm"
 printf '%s\n' 'HOMEHOST <system>' 'MAILADDR root' 'ARRAY /dev/md0 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000001' 'ARRAY /dev/md1 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000002' > "$1/etc/mdadm/mdadm.conf"
-printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme raid0 raid1 ext4 xfs vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
+printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme raid0 raid1 ext4 xfs btrfs dm-crypt xts aes sha256 vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
 `
 
 const customizeHook = `#!/bin/sh
@@ -61,7 +61,33 @@ const (
 	// BIOSMD has two disks: / on a RAID1, /home on LVM on a RAID0, and a volume
 	// group over both with a striped and a mirrored volume.
 	BIOSMD = "bios-md"
+	// UEFIBtrfs has two disks: / is a btrfs over both, RAID1, with subvolumes,
+	// one of which is the default, and snapshots.
+	UEFIBtrfs = "uefi-btrfs"
+	// BIOSLUKS has LVM on LUKS2: / on a plain volume, /home and /srv on thin ones.
+	BIOSLUKS = "bios-luks"
 )
+
+// kind is what the scenarios know of a machine. A second disk is as large as
+// the first; its serial number ends with 2.
+type kind struct {
+	size, smaller, larger string // of a disk, as qemu-img takes it; 60 % and 200 %
+	serial, target        string // serial numbers: its disk's, and that of the blank one
+	two, uefi             bool
+	mounts                string
+	row                   string // in docs/MATRIX.md
+	passphrase            bool   // asked at the start, is Password
+}
+
+var machines = map[string]kind{
+	BIOSLVM:   {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCBIOS01", target: "RSTBIOS01", mounts: "/ /boot /home", row: "LVM + xfs, BIOS"},
+	UEFIPlain: {size: "5G", smaller: "3G", larger: "10G", serial: "SRCUEFI01", target: "RSTUEFI01", uefi: true, mounts: "/ /boot/efi", row: "ext4, UEFI"},
+	BIOSMD:    {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCMD01", target: "RSTMD01", two: true, mounts: "/ /home /srv/striped /srv/mirror", row: "md1 + LVM on md0, BIOS"},
+	UEFIBtrfs: {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCBTRFS01", target: "RSTBTRFS01", two: true, uefi: true, mounts: "/ /boot/efi /home /var/lib/machines /var/lib/machines/inner /srv/sealed", row: "btrfs raid1, UEFI"},
+	BIOSLUKS:  {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCLUKS01", target: "RSTLUKS01", mounts: "/ /boot /home /srv", row: "LUKS2 + LVM, thin, BIOS", passphrase: true},
+}
+
+func second(serial string) string { return serial[:len(serial)-1] + "2" }
 
 // Source is an installed source machine. Its disk is never written to:
 // scenarios work on overlays.
@@ -94,17 +120,13 @@ func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Sourc
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return nil, err
 	}
-	s := &Source{Kind: kind, Disk: filepath.Join(dir, kind+".qcow2")}
-	switch kind {
-	case BIOSLVM:
-		s.Serial, s.Size = "SRCBIOS01", "6G"
-	case UEFIPlain:
-		s.Serial, s.Size = "SRCUEFI01", "5G"
-	case BIOSMD:
-		s.Serial, s.Size = "SRCMD01", "4G"
-		s.Second, s.SerialSecond = filepath.Join(dir, kind+"-2.qcow2"), "SRCMD02"
-	default:
+	k, ok := machines[kind]
+	if !ok {
 		return nil, fmt.Errorf("unknown machine %q", kind)
+	}
+	s := &Source{Kind: kind, Disk: filepath.Join(dir, kind+".qcow2"), Serial: k.serial, Size: k.size}
+	if k.two {
+		s.Second, s.SerialSecond = filepath.Join(dir, kind+"-2.qcow2"), second(k.serial)
 	}
 	if _, err := os.Stat(s.Disk); err == nil {
 		return s, nil
@@ -164,7 +186,7 @@ func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
 	}
 	tmp := dir + "/installer.tmp"
 	os.Remove(tmp)
-	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "INSTALLER", "-E", "root_owner=0:0", "-d", tree, tmp, "900M"); err != nil {
+	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "INSTALLER", "-E", "root_owner=0:0", "-d", tree, tmp, "1000M"); err != nil {
 		return err
 	}
 	return os.Rename(tmp, dir+"/installer.img")
@@ -186,7 +208,7 @@ func install(ctx context.Context, dir string, s *Source) error {
 		}
 		m.Disks = append(m.Disks, Disk{File: s.Second, Serial: s.SerialSecond})
 	}
-	if s.Kind == UEFIPlain {
+	if machines[s.Kind].uefi {
 		var err error
 		if m.UEFI, err = NVRAM(s.NVRAM()); err != nil {
 			return err

@@ -9,6 +9,6 @@ import "testing"
 func TestTape(t *testing.T) {
 	t.Parallel()
 	t.Run("obdr-two-reels", func(t *testing.T) {
-		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: larger[BIOSLVM], Tapes: []int{150, 200}})
+		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: machines[BIOSLVM].larger, Tapes: []int{150, 200}})
 	})
 }

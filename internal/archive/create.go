@@ -22,7 +22,12 @@ type CreateOptions struct {
 	// Exclude leaves paths out. It sees Prefix joined with the member's path.
 	Exclude *Matcher
 	// Prefix is where the file system is mounted, "/" when "".
-	Prefix   string
+	Prefix string
+	// Inner are directories, as "a/b", that are file systems of their own to
+	// the kernel and belong to this one all the same: subvolumes. LeftOut are
+	// those that a rule leaves out, by path.
+	Inner    []string
+	LeftOut  map[string]string
 	Progress progress.Counter // nil: none
 	// OnMember, if set, is called for every member just before it is
 	// written, OnExcluded for everything a rule left out.
@@ -140,7 +145,6 @@ type walker struct {
 	opt   CreateOptions
 	sum   *Summary
 	links map[inode]string
-	dev   uint64
 	// visit gets a member with what stat tells; dir and name are where it is.
 	visit func(m *Member, dir int, name string, st *unix.Stat_t) error
 }
@@ -175,7 +179,6 @@ func (k *walker) walk(root *os.File) error {
 	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
 		return err
 	}
-	k.dev = uint64(st.Dev)
 	m := &Member{Path: "."}
 	fill(m, &st)
 	if err := k.visit(m, int(root.Fd()), ".", &st); err != nil {
@@ -185,11 +188,11 @@ func (k *walker) walk(root *os.File) error {
 	if err != nil {
 		return err
 	}
-	return k.dir(os.NewFile(uintptr(fd), root.Name()), "")
+	return k.dir(os.NewFile(uintptr(fd), root.Name()), "", uint64(st.Dev))
 }
 
-// dir archives what is in d, and closes it.
-func (k *walker) dir(d *os.File, prefix string) error {
+// dir archives what is in d, on the device dev, and closes it.
+func (k *walker) dir(d *os.File, prefix string, dev uint64) error {
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
 	if err != nil {
@@ -202,7 +205,11 @@ func (k *walker) dir(d *os.File, prefix string) error {
 			return err
 		}
 		path := prefix + n
-		if rule := k.opt.Exclude.Match(k.absolute(path)); rule != "" {
+		rule := k.opt.Exclude.Match(k.absolute(path))
+		if rule == "" {
+			rule = k.opt.LeftOut[path]
+		}
+		if rule != "" {
 			k.sum.Excluded++
 			if k.opt.OnExcluded != nil {
 				k.opt.OnExcluded(k.absolute(path), rule)
@@ -218,7 +225,7 @@ func (k *walker) dir(d *os.File, prefix string) error {
 		}
 	}
 	for _, n := range subs {
-		if err := k.subdir(int(d.Fd()), n, prefix+n); err != nil {
+		if err := k.subdir(int(d.Fd()), n, prefix+n, dev); err != nil {
 			return err
 		}
 	}
@@ -277,7 +284,7 @@ func (k *walker) gone(path string, err error) {
 	k.problem(path, Unreadable, "cannot open: "+err.Error())
 }
 
-func (k *walker) subdir(dir int, name, path string) error {
+func (k *walker) subdir(dir int, name, path string, dev uint64) error {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOATIME, 0)
 	if errors.Is(err, unix.EPERM) {
 		fd, err = unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -298,7 +305,7 @@ func (k *walker) subdir(dir int, name, path string) error {
 		d.Close()
 		return err
 	}
-	if uint64(st.Dev) != k.dev {
+	if uint64(st.Dev) != dev && !slices.Contains(k.opt.Inner, path) {
 		// A mount point seen in a view without submounts never gets here.
 		if !isMount(dir, name) {
 			k.problem(path, Foreign, "belongs to another file system (a subvolume?): only the directory is saved")
@@ -306,7 +313,7 @@ func (k *walker) subdir(dir int, name, path string) error {
 		d.Close()
 		return nil
 	}
-	return k.dir(d, path+"/")
+	return k.dir(d, path+"/", uint64(st.Dev))
 }
 
 // isMount tells whether something is mounted on dir/name; STATX_ATTR_MOUNT_ROOT

@@ -247,6 +247,13 @@ func (s *System) fstab(renamed map[string]string) error {
 		return fmt.Errorf("cannot check fstab: %w", err)
 	}
 	text, notes := ConvertFstab(string(b), s.Types)
+	text, more := FollowSubvolumes(text, func(at string) string {
+		if f := s.Layout.Mounted(at); f != nil {
+			return f.Mounts[slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == at })].Subvolume
+		}
+		return ""
+	})
+	notes = append(notes, more...)
 	text, more, missing := CheckFstab(text, s.Layout, renamed)
 	notes = append(notes, more...)
 	for _, n := range notes {

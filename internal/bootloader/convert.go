@@ -55,3 +55,31 @@ func ConvertFstab(text string, types map[string]string) (out string, notes []str
 	}
 	return strings.Join(lines, ""), notes
 }
+
+// FollowSubvolumes gives fstab without the numbers of btrfs subvolumes, which
+// are others after a restore: the path says it. notes say what was changed.
+func FollowSubvolumes(text string, subvolume func(mount string) string) (out string, notes []string) {
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		f := strings.Fields(line)
+		if len(f) < 4 || strings.HasPrefix(f[0], "#") || f[2] != "btrfs" {
+			continue
+		}
+		opts := strings.Split(f[3], ",")
+		n := slices.IndexFunc(opts, func(o string) bool { return strings.HasPrefix(o, "subvolid=") })
+		if n < 0 || opts[n] == "subvolid=5" || opts[n] == "subvolid=0" {
+			continue
+		}
+		was := opts[n]
+		if slices.ContainsFunc(opts, func(o string) bool { return strings.HasPrefix(o, "subvol=") }) {
+			opts = slices.Delete(opts, n, n+1)
+		} else if s := subvolume(strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`).Replace(f[1])); s != "" {
+			opts[n] = "subvol=" + strings.NewReplacer(" ", `\040`, "\t", `\011`).Replace(s)
+		} else {
+			continue
+		}
+		lines[i] = strings.Replace(line, f[3], strings.Join(opts, ","), 1)
+		notes = append(notes, fmt.Sprintf("%s: %s is named by its path now", f[1], was))
+	}
+	return strings.Join(lines, ""), notes
+}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -161,16 +162,72 @@ type Filesystem struct {
 	Mounts     []Mount `json:"mounts"`
 	// Excluded names the rule or reason why its files are not in the set; it
 	// is made anew, empty, when its disk is.
-	Excluded string           `json:"excluded,omitempty"`
-	Ext      *superblock.Ext  `json:"ext,omitempty"`
-	XFS      *superblock.XFS  `json:"xfs,omitempty"`
-	VFAT     *superblock.VFAT `json:"vfat,omitempty"`
+	Excluded string            `json:"excluded,omitempty"`
+	Ext      *superblock.Ext   `json:"ext,omitempty"`
+	XFS      *superblock.XFS   `json:"xfs,omitempty"`
+	VFAT     *superblock.VFAT  `json:"vfat,omitempty"`
+	Btrfs    *superblock.Btrfs `json:"btrfs,omitempty"`
+	// Others are the devices of a btrfs beside Device.
+	Others []string `json:"others,omitempty"`
+	// Subvolumes are those of a btrfs that are brought back, parents first.
+	Subvolumes []Subvolume `json:"subvolumes,omitempty"`
+	// Snapshots are subvolumes that were made of others and are not mounted:
+	// they are left out; not compared.
+	Snapshots []string `json:"snapshots,omitempty"`
 }
 
-// Mount is one mount of a file system's root.
+// Mount is one mount of a file system's root, or of a subvolume.
 type Mount struct {
 	Path    string `json:"path"`
 	Options string `json:"options"`
+	// Subvolume is the path of the one that is mounted, from the top level;
+	// "" for the top level and for file systems that have none.
+	Subvolume string `json:"subvolume,omitempty"`
+}
+
+// Subvolume is one of a btrfs, other than its top level.
+type Subvolume struct {
+	Path     string `json:"path"` // from the top level
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	// Default is the one that is mounted when none is named.
+	Default bool `json:"default,omitempty"`
+}
+
+// Devs are the devices that a file system lies on.
+func (s *Filesystem) Devs() []string { return append([]string{s.Device}, s.Others...) }
+
+// Parts gives the mounts that have files of their own: the first one of every
+// subvolume, or of the file system.
+func (s *Filesystem) Parts() []Mount {
+	var out []Mount
+	for _, m := range s.Mounts {
+		if !slices.ContainsFunc(out, func(o Mount) bool { return o.Subvolume == m.Subvolume }) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Inner gives the subvolumes whose files are those of a part: they lie in its
+// subvolume, and are no parts themselves. Paths are from the part.
+func (s *Filesystem) Inner(part Mount) []string {
+	var out []string
+	for _, v := range s.Subvolumes {
+		if s.owner(v.Path) == part.Subvolume && v.Path != part.Subvolume {
+			out = append(out, strings.TrimPrefix(strings.TrimPrefix(v.Path, part.Subvolume), "/"))
+		}
+	}
+	return out
+}
+
+// owner is the nearest subvolume above or at p that is mounted.
+func (s *Filesystem) owner(p string) string {
+	for ; p != "."; p = path.Dir(p) {
+		if slices.ContainsFunc(s.Mounts, func(m Mount) bool { return m.Subvolume == p }) {
+			return p
+		}
+	}
+	return ""
 }
 
 // Swap is a swap device.
@@ -404,6 +461,15 @@ func (l *Layout) DisksUnder(dev string) []string {
 	return slices.Compact(out)
 }
 
+// On finds the file system that lies on a device, alone or with others.
+func (l *Layout) On(dev string) *Filesystem {
+	i := slices.IndexFunc(l.Filesystems, func(f Filesystem) bool { return slices.Contains(f.Devs(), dev) })
+	if i < 0 {
+		return nil
+	}
+	return &l.Filesystems[i]
+}
+
 // Mounted finds the file system mounted at path.
 func (l *Layout) Mounted(path string) *Filesystem {
 	for i := range l.Filesystems {
@@ -432,7 +498,9 @@ func (l *Layout) Needed() []string {
 	}
 	for _, f := range l.Filesystems {
 		if f.Excluded == "" {
-			add(f.Device)
+			for _, d := range f.Devs() {
+				add(d)
+			}
 		}
 	}
 	for _, s := range l.Swap {

@@ -67,7 +67,9 @@ func (l *Layout) Validate() error {
 	for i := range l.Filesystems {
 		where := fmt.Sprintf("filesystems[%d]", i)
 		l.Filesystems[i].validate(f, where, mounts)
-		use(l.Filesystems[i].Device, where)
+		for _, d := range l.Filesystems[i].Devs() {
+			use(d, where)
+		}
 	}
 	for i, s := range l.Swap {
 		where := fmt.Sprintf("swap[%d]", i)
@@ -263,6 +265,11 @@ func (s *Filesystem) validate(f *faults, where string, mounts map[string]string)
 	case superblock.TypeVFAT:
 		ok = s.VFAT != nil && s.Ext == nil && s.XFS == nil
 		re = vfatRE()
+	case superblock.TypeBtrfs:
+		ok = s.Btrfs != nil && s.Ext == nil && s.XFS == nil && s.VFAT == nil
+		if ok {
+			s.validateBtrfs(f, where)
+		}
 	default:
 		f.add(where, "type %q is not one that can be made", s.Type)
 		return
@@ -284,10 +291,43 @@ func (s *Filesystem) validate(f *faults, where string, mounts map[string]string)
 		if !path.IsAbs(m.Path) || path.Clean(m.Path) != m.Path {
 			f.add(mw, "path %q", m.Path)
 		}
+		if m.Subvolume != "" && !slices.ContainsFunc(s.Subvolumes, func(v Subvolume) bool { return v.Path == m.Subvolume }) {
+			f.add(mw, "subvolume %q is not in the layout", m.Subvolume)
+		}
 		if first, ok := mounts[m.Path]; ok {
 			f.add(mw, "%s is %s's too", m.Path, first)
 		}
 		mounts[m.Path] = mw
+	}
+}
+
+// btrfsProfiles are those of data and metadata.
+var btrfsProfiles = []string{"", "single", "dup", "raid0", "raid1", "raid1c3", "raid1c4", "raid10", "raid5", "raid6"}
+
+func (s *Filesystem) validateBtrfs(f *faults, where string) {
+	b := s.Btrfs
+	if b.NodeSize < 4096 || b.NodeSize > 65536 || b.SectorSize < 4096 || b.SectorSize > 65536 {
+		f.add(where+".btrfs", "node size %d, sector size %d", b.NodeSize, b.SectorSize)
+	}
+	for _, p := range []string{b.Data, b.Metadata} {
+		if !slices.Contains(btrfsProfiles, p) {
+			f.add(where+".btrfs", "profile %q", p)
+		}
+	}
+	for _, x := range b.Features {
+		if !slices.Contains(superblock.BtrfsFeatures, x) {
+			f.add(where+".btrfs", "feature %q can't be made", x)
+		}
+	}
+	if !slices.Contains([]string{"crc32c", "xxhash", "sha256", "blake2"}, b.Checksum) {
+		f.add(where+".btrfs", "checksum %q", b.Checksum)
+	}
+	seen := map[string]bool{}
+	for i, v := range s.Subvolumes {
+		if v.Path == "" || path.IsAbs(v.Path) || path.Clean(v.Path) != v.Path || strings.HasPrefix(v.Path, "..") || strings.ContainsAny(v.Path, "\x00") || seen[v.Path] {
+			f.add(fmt.Sprintf("%s.subvolumes[%d]", where, i), "path %q", v.Path)
+		}
+		seen[v.Path] = true
 	}
 }
 

@@ -299,9 +299,10 @@ func (m *Manifest) sum(name string) FileSum {
 	return m.Files[i]
 }
 
-// ArchiveFor finds the archive of a file system by its device.
-func (m *Manifest) ArchiveFor(device string) *Archive {
-	i := slices.IndexFunc(m.Archives, func(a Archive) bool { return a.Device == device })
+// ArchiveFor finds the archive of a file system by its device and where it was
+// mounted: a btrfs has one for every subvolume that was.
+func (m *Manifest) ArchiveFor(device, mount string) *Archive {
+	i := slices.IndexFunc(m.Archives, func(a Archive) bool { return a.Device == device && a.Mount == mount })
 	if i < 0 {
 		return nil
 	}

@@ -190,14 +190,14 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 	it := &item{dev: dev, old: size, min: size, fixed: true, what: "-"}
 	for i := range f.l.Filesystems {
 		fs := &f.l.Filesystems[i]
-		if fs.Device != dev {
+		if !slices.Contains(fs.Devs(), dev) {
 			continue
 		}
 		it.what = fs.Type
 		for _, m := range fs.Mounts {
 			it.what += " on " + m.Path
 			if s, ok := f.wish.Sizes[m.Path]; ok {
-				it.min = max(Least(fs), s)
+				it.min = max(LeastOn(fs), s)
 				if it.min != s {
 					it.what += fmt.Sprintf(", %s asked for", s)
 				}
@@ -205,7 +205,7 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 			}
 		}
 		it.used = fs.Used
-		if least := Least(fs); least > 0 && !stays(fs) && f.l.Boot.ESP != dev {
+		if least := LeastOn(fs); least > 0 && !stays(fs) && f.l.Boot.ESP != dev {
 			it.min, it.fixed = min(least, max(size, least)), false
 		}
 		return it
@@ -286,11 +286,33 @@ func Least(fs *layout.Filesystem) quantity.Size {
 		n += quantity.Size(max(fs.UsedInodes+fs.UsedInodes/8, int64(n)/max(ratio, 1024)) * fs.Ext.InodeSize)
 		n += min(max(n/16, 8*quantity.MiB), 256*quantity.MiB) // journal
 		return (n + n/16 + 16*quantity.MiB).AlignUp(align)    // for root, bitmaps, descriptors
+	case fs.Btrfs != nil:
+		// Chunks of metadata are set aside whole, and it slows down when full.
+		return max(used+used/5+256*quantity.MiB, 512*quantity.MiB).AlignUp(align)
 	case fs.XFS != nil:
 		n := used + used/8
 		return max(n+n/32+96*quantity.MiB, 320*quantity.MiB).AlignUp(align) // mkfs.xfs refuses less than 300 MiB
 	}
 	return 0
+}
+
+// LeastOn is the least size of each of a file system's devices.
+func LeastOn(fs *layout.Filesystem) quantity.Size {
+	n := Least(fs)
+	if fs.Btrfs == nil || len(fs.Others) == 0 || n == 0 {
+		return n
+	}
+	devs := quantity.Size(len(fs.Devs()))
+	copies, ok := map[string]quantity.Size{"raid1": 2, "raid10": 2, "raid1c3": 3, "raid1c4": 4}[fs.Btrfs.Data]
+	switch {
+	case fs.Btrfs.Data == "raid5":
+		return max(n/max(devs-1, 1), 512*quantity.MiB).AlignUp(align)
+	case fs.Btrfs.Data == "raid6":
+		return max(n/max(devs-2, 1), 512*quantity.MiB).AlignUp(align)
+	case !ok:
+		copies = 1
+	}
+	return max((n*copies+devs-1)/devs, 512*quantity.MiB).AlignUp(align)
 }
 
 // overhead is what a disk's table takes beside its partitions.

@@ -2,11 +2,13 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Mkfs gives the command lines that make a file system again on dev, a
@@ -20,6 +22,9 @@ func Mkfs(f *layout.Filesystem, dev string, size quantity.Size) ([][]string, err
 		return [][]string{mkfsXFS(f, dev, size)}, nil
 	case f.VFAT != nil:
 		return [][]string{mkfsVFAT(f, dev)}, nil
+	}
+	if f.Btrfs != nil {
+		return [][]string{mkfsBtrfs(f, dev)}, nil
 	}
 	return nil, fmt.Errorf("cannot make file system of type %s", f.Type)
 }
@@ -155,6 +160,40 @@ func mkfsVFAT(f *layout.Filesystem, dev string) []string {
 	}
 	if f.Label != "" {
 		a = append(a, "-n", f.Label)
+	}
+	return append(a, dev)
+}
+
+// mkfsBtrfs leaves out profiles that are not known, or want more devices than
+// there are: then the program decides.
+func mkfsBtrfs(f *layout.Filesystem, dev string) []string {
+	b := f.Btrfs
+	a := []string{"mkfs.btrfs", "-q", "-f", "-K", "-n", num(b.NodeSize), "-s", num(b.SectorSize), "--csum", b.Checksum}
+	for _, p := range []struct{ flag, profile string }{{"-d", b.Data}, {"-m", b.Metadata}} {
+		least := map[string]int{"raid0": 1, "raid1": 2, "raid1c3": 3, "raid1c4": 4, "raid10": 2, "raid5": 2, "raid6": 3}[p.profile]
+		if p.profile != "" && len(f.Devs()) >= least {
+			a = append(a, p.flag, p.profile)
+		}
+	}
+	var feats []string
+	for _, x := range superblock.BtrfsFeatures {
+		has := slices.Contains(b.Features, x)
+		switch {
+		case x == "mixed-bg" && has:
+			a = append(a, "-M")
+		case x == "mixed-bg":
+		case has:
+			feats = append(feats, x)
+		case x != "block-group-tree": // older programs do not know it, and leave it out
+			feats = append(feats, "^"+x)
+		}
+	}
+	a = append(a, "-O", strings.Join(feats, ","))
+	if f.UUID != "" {
+		a = append(a, "-U", f.UUID)
+	}
+	if f.Label != "" {
+		a = append(a, "-L", f.Label)
 	}
 	return append(a, dev)
 }

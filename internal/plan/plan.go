@@ -303,6 +303,7 @@ const (
 	RestoreVG  Kind = "restore-vg" // writes the group's metadata and activates it
 	MakeFS     Kind = "make-fs"
 	MakeSwap   Kind = "make-swap"
+	MakeSubs   Kind = "make-subvolumes"
 	MountFS    Kind = "mount"
 )
 
@@ -324,6 +325,8 @@ type Step struct {
 	Swap   *layout.Swap       `json:"swap,omitempty"`
 	FSType string             `json:"fsType,omitempty"`
 	Mount  *layout.Mount      `json:"mount,omitempty"`
+	Others []string           `json:"others,omitempty"` // further devices of a btrfs
+	Subs   []layout.Subvolume `json:"subvolumes,omitempty"`
 	FS     *layout.Filesystem `json:"-"`
 }
 
@@ -600,12 +603,39 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 	if err != nil {
 		return err
 	}
-	note := ""
-	if f.Excluded != "" || len(f.Mounts) == 0 {
-		note = ", empty: its files are not in the set"
+	var others []string
+	for _, o := range f.Others {
+		to, ok := p.Devices[o]
+		if !ok {
+			return fmt.Errorf("cannot plan: the btrfs on %s lies on %s too, which is not mapped", f.Device, o)
+		}
+		others = append(others, to)
+		run[0] = append(run[0], "/dev/"+to)
 	}
-	p.Steps = append(p.Steps, Step{Kind: MakeFS, Device: dev, FSType: f.Type, FS: f, Run: run, Destroys: true, Text: fmt.Sprintf("make %s on /dev/%s%s%s", f.Type, dev, ident(f.UUID, f.Label), note)})
+	note := ""
+	if len(others) > 0 {
+		note = " and " + strings.Join(others, ", ")
+	}
+	empty := ""
+	if f.Excluded != "" || len(f.Mounts) == 0 {
+		empty = ", empty: its files are not in the set"
+	}
+	p.Steps = append(p.Steps, Step{Kind: MakeFS, Device: dev, Others: others, FSType: f.Type, FS: f, Run: run, Destroys: true, Text: fmt.Sprintf("make %s on /dev/%s%s%s%s", f.Type, dev, note, ident(f.UUID, f.Label), empty)})
+	if len(f.Subvolumes) > 0 {
+		p.Steps = append(p.Steps, Step{Kind: MakeSubs, Device: dev, Others: others, FSType: f.Type, Subs: f.Subvolumes, Text: fmt.Sprintf("make %d subvolumes on /dev/%s: %s", len(f.Subvolumes), dev, subNames(f.Subvolumes))})
+	}
 	return nil
+}
+
+func subNames(s []layout.Subvolume) string {
+	var out []string
+	for _, v := range s[:min(len(s), 6)] {
+		out = append(out, v.Path)
+	}
+	if len(s) > 6 {
+		out = append(out, "...")
+	}
+	return strings.Join(out, ", ")
 }
 
 // mounts come last, parents first.
@@ -617,7 +647,17 @@ func (p *Plan) mounts(want *layout.Layout) {
 		if !ok || len(f.Mounts) == 0 || f.Excluded != "" {
 			continue
 		}
-		steps = append(steps, Step{Kind: MountFS, Device: dev, FSType: f.Type, FS: f, Mount: &f.Mounts[0], Text: fmt.Sprintf("mount /dev/%s on %s", dev, f.Mounts[0].Path)})
+		var others []string
+		for _, o := range f.Others {
+			others = append(others, p.Devices[o])
+		}
+		for _, m := range f.Parts() {
+			text := fmt.Sprintf("mount /dev/%s on %s", dev, m.Path)
+			if m.Subvolume != "" {
+				text = fmt.Sprintf("mount subvolume %s of /dev/%s on %s", m.Subvolume, dev, m.Path)
+			}
+			steps = append(steps, Step{Kind: MountFS, Device: dev, Others: others, FSType: f.Type, FS: f, Mount: &m, Text: text})
+		}
 	}
 	slices.SortFunc(steps, func(a, b Step) int { return strings.Compare(a.Mount.Path, b.Mount.Path) })
 	p.Steps = append(p.Steps, steps...)

@@ -34,6 +34,14 @@ func (m Machine) Busy(disk string) string {
 			}
 		}
 	}
+	// A btrfs holds devices that no mount names.
+	for _, f := range m.btrfsDevices() {
+		for _, d := range m.DisksOf(f.device) {
+			if d == disk {
+				return "/dev/" + f.device + " is part of the mounted btrfs " + f.uuid
+			}
+		}
+	}
 	for _, g := range []string{"/sys/block/" + disk + "/holders/*", "/sys/block/" + disk + "/" + disk + "*/holders/*"} {
 		held, err := filepath.Glob(m.path(g))
 		if err != nil || len(held) == 0 {
@@ -48,24 +56,46 @@ func (m Machine) Busy(disk string) string {
 	return ""
 }
 
+// kernelName is the name of a device below /sys/class/block: "dm-3" for
+// "vg0/root".
+func (m Machine) kernelName(dev string) string {
+	if !strings.Contains(dev, "/") {
+		return dev
+	}
+	all, err := filepath.Glob(m.path("/sys/block/dm-*"))
+	if err != nil {
+		return dev
+	}
+	for _, d := range all {
+		if m.dmName(filepath.Base(d)) == dev {
+			return filepath.Base(d)
+		}
+	}
+	return dev
+}
+
+type btrfsDevice struct{ uuid, device string }
+
+// btrfsDevices lists the devices of all mounted btrfs.
+func (m Machine) btrfsDevices() []btrfsDevice {
+	all, err := filepath.Glob(m.path("/sys/fs/btrfs/*-*/devices/*"))
+	if err != nil {
+		return nil
+	}
+	var out []btrfsDevice
+	for _, d := range all {
+		out = append(out, btrfsDevice{filepath.Base(filepath.Dir(filepath.Dir(d))), m.resolve("/dev/" + filepath.Base(d))})
+	}
+	return out
+}
+
 // DisksOf gives the disks under a device: a partition's, or all that a
 // device-mapper or MD device lies on.
 func (m Machine) DisksOf(dev string) []string {
 	if dev == "" {
 		return nil
 	}
-	name := dev
-	if strings.Contains(dev, "/") { // vg/lv
-		all, err := filepath.Glob(m.path("/sys/block/dm-*"))
-		if err != nil {
-			return nil
-		}
-		for _, d := range all {
-			if m.dmName(filepath.Base(d)) == dev {
-				name = filepath.Base(d)
-			}
-		}
-	}
+	name := m.kernelName(dev)
 	slaves, err := os.ReadDir(m.path("/sys/class/block/" + name + "/slaves"))
 	if err == nil && len(slaves) > 0 {
 		var out []string

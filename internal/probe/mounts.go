@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // MountInfo is one line of /proc/self/mountinfo, proc(5).
@@ -18,6 +19,8 @@ type MountInfo struct {
 	Type    string
 	Source  string
 	Options string
+	// Subvolume and FSID are those of a mounted btrfs: "/@", and its UUID.
+	Subvolume, FSID string
 }
 
 // Mounts lists what is mounted, in the order of mounting.
@@ -41,9 +44,33 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 				mi.Device = m.resolve(mi.Source)
 			}
 		}
+		if mi.Type == superblock.TypeBtrfs {
+			// It has no device number of its own, and may have several devices.
+			mi.Device = m.resolve(mi.Source)
+			for _, o := range strings.Split(strings.Join(g[2:], " "), ",") {
+				if v, ok := strings.CutPrefix(o, "subvol="); ok {
+					mi.Subvolume = unescape(v)
+				}
+				if strings.HasPrefix(o, "compress") { // of the whole file system
+					mi.Options += "," + o
+				}
+			}
+			mi.FSID = m.btrfsOn(mi.Device)
+		}
 		out = append(out, mi)
 	}
 	return out, nil
+}
+
+// btrfsOn gives the UUID of the mounted btrfs that a device belongs to, "" for
+// none.
+func (m Machine) btrfsOn(dev string) string {
+	name := m.kernelName(dev)
+	all, err := filepath.Glob(m.path("/sys/fs/btrfs/*-*/devices/" + name))
+	if err != nil || len(all) == 0 {
+		return ""
+	}
+	return filepath.Base(filepath.Dir(filepath.Dir(all[0])))
 }
 
 // unescape turns \040 and the like back.
@@ -82,7 +109,7 @@ var remote = []string{"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "glust
 func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 	seen := map[string]bool{}
 	for _, mi := range mounts {
-		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == mi.Device })
+		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) })
 		readOnlyMedium := mi.Type == "iso9660" || mi.Type == "udf" || mi.Type == "squashfs"
 		key := mi.Device
 		if key == "" {

@@ -323,6 +323,7 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo) error {
 			}
 		}
 	}
+	m.incomplete(l)
 	return nil
 }
 
@@ -344,6 +345,10 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 	case superblock.TypeISO:
 		return // a hybrid image on a stick: a medium, no storage of the machine
 	}
+	if i.Btrfs != nil {
+		m.btrfs(l, dev, i, mounts)
+		return
+	}
 	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Ext: i.Ext, XFS: i.XFS, VFAT: i.VFAT, Mounts: []layout.Mount{}}
 	for _, mi := range mounts {
 		if mi.Device == dev && mi.Root == "/" {
@@ -355,15 +360,20 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		return
 	}
 	if len(f.Mounts) > 0 {
-		var st unix.Statfs_t
-		if err := unix.Statfs(m.path(f.Mounts[0].Path), &st); err == nil {
-			f.Used = quantity.Size(int64(st.Blocks-st.Bfree) * st.Bsize)
-			f.UsedInodes = int64(st.Files - st.Ffree)
-		}
+		m.used(&f)
 	} else {
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: i.Type + " file system that is not mounted: its files can't be saved"})
 	}
 	l.Filesystems = append(l.Filesystems, f)
+}
+
+// used asks how much of a mounted file system is in use.
+func (m Machine) used(f *layout.Filesystem) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(m.path(f.Mounts[0].Path), &st); err == nil {
+		f.Used = quantity.Size(int64(st.Blocks-st.Bfree) * st.Bsize)
+		f.UsedInodes = int64(st.Files - st.Ffree)
+	}
 }
 
 // swaps lists the active swap devices.

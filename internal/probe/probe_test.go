@@ -57,7 +57,7 @@ func machine(t *testing.T) string {
 		"24 22 254:1 /srv /bind\\040mount rw - ext4 /dev/vda1 rw",
 		"25 22 0:40 / /tank rw - zfs tank rw",
 		"26 22 0:41 / /net rw - nfs4 host:/x rw",
-		"27 22 259:1 / /weird rw - btrfs /dev/nvme0n1p1 rw", ""}, "\n"))
+		"27 22 259:1 / /weird rw - reiserfs /dev/nvme0n1p1 rw", ""}, "\n"))
 	put("/boot/grub/grub.cfg", "")
 	put("/etc/fstab", "/dev/vda1 / ext4 defaults 0 1\n")
 	run := func(stdin string, args ...string) {
@@ -76,7 +76,7 @@ func machine(t *testing.T) string {
 	run("", "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", "99999999-2222-3333-4444-555555555555", root+"/dev/vda1", "100M")
 	run("", "truncate", "-s", "10M", root+"/dev/vda2")
 	run("", "mkswap", "-q", "-L", "sw", "-U", "88888888-2222-3333-4444-555555555555", root+"/dev/vda2")
-	put("/dev/nvme0n1p1", strings.Repeat("\x00", 65536+64)+"_BHRfS_M"+strings.Repeat("\x00", 1000))
+	put("/dev/nvme0n1p1", strings.Repeat("\x00", 65536+52)+"ReIsErFs"+strings.Repeat("\x00", 1000))
 	put("/dev/nvme0n1p5", "")
 	run("", "mke2fs", "-q", "-F", "-t", "ext2", root+"/dev/nvme0n1p5", "10M")
 	for dev, num := range map[string]string{"vda1": "254:1", "nvme0n1p1": "259:1"} {
@@ -125,7 +125,7 @@ func TestRead(t *testing.T) {
 		un = append(un, u.What+": "+u.Reason)
 	}
 	slices.Sort(un)
-	if got, want := strings.Join(un, "; "), "/tank: zfs on tank is not supported; /weird: btrfs is not supported; nvme0n1p5: ext2 file system that is not mounted: its files can't be saved"; got != want {
+	if got, want := strings.Join(un, "; "), "/tank: zfs on tank is not supported; /weird: reiserfs is not supported; nvme0n1p5: ext2 file system that is not mounted: its files can't be saved"; got != want {
 		t.Errorf("unsupported:\n%s\nwant\n%s", got, want)
 	}
 	if fmt.Sprint(l.Kernel.Consoles) != "[tty0 ttyS0,115200]" || l.Boot.Loader != layout.GRUB || l.Boot.Firmware != layout.BIOS || l.Hostname != "fake" {

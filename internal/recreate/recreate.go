@@ -15,11 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -64,9 +66,9 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	case plan.RestoreVG:
 		err = r.restoreVG(ctx, s)
 	case plan.MakeFS:
-		if err = r.free(s.Device); err == nil {
-			err = r.runAll(ctx, s.Run)
-		}
+		err = r.makeFS(ctx, s)
+	case plan.MakeSubs:
+		err = r.makeSubs(s)
 	case plan.MakeSwap:
 		if err = r.free(s.Device); err == nil {
 			err = MakeSwap("/dev/"+s.Device, s.Swap.UUID, s.Swap.Label)
@@ -78,6 +80,60 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	}
 	if err != nil {
 		return &StepError{n + 1, s, err}
+	}
+	return nil
+}
+
+func (r *Recreator) makeFS(ctx context.Context, s plan.Step) error {
+	for _, d := range append([]string{s.Device}, s.Others...) {
+		if err := r.free(d); err != nil {
+			return err
+		}
+	}
+	if s.FSType == superblock.TypeBtrfs {
+		btrfs.Forget()
+	}
+	return r.runAll(ctx, s.Run)
+}
+
+// makeSubs makes the subvolumes of a btrfs, while its top level is mounted.
+func (r *Recreator) makeSubs(s plan.Step) error {
+	dir, err := os.MkdirTemp("", "mkcdrec-btrfs")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(dir)
+	if err := MountBtrfs(s.Device, s.Others, dir, 0, "subvolid=5"); err != nil {
+		return err
+	}
+	err = func() error {
+		for _, v := range s.Subs {
+			p := filepath.Join(dir, v.Path)
+			if err := btrfs.Create(p); err != nil {
+				return err
+			}
+			if v.Default {
+				if err := btrfs.SetDefault(p); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}()
+	if e := unix.Unmount(dir, 0); e != nil {
+		err = errors.Join(err, fmt.Errorf("cannot unmount %s: %w", dir, e))
+	}
+	return err
+}
+
+// MountBtrfs mounts a btrfs with all its devices, which nothing else has told
+// the kernel of.
+func MountBtrfs(dev string, others []string, dir string, flags uintptr, options ...string) error {
+	for _, o := range others {
+		options = append(options, "device=/dev/"+o)
+	}
+	if err := unix.Mount("/dev/"+dev, dir, superblock.TypeBtrfs, flags, strings.Join(options, ",")); err != nil {
+		return fmt.Errorf("cannot mount /dev/%s on %s: %w", dev, dir, err)
 	}
 	return nil
 }
@@ -374,12 +430,43 @@ func (r *Recreator) mount(s plan.Step) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if s.FSType == superblock.TypeBtrfs {
+		opts := []string{"subvolid=5"}
+		if s.Mount.Subvolume != "" {
+			opts[0] = "subvol=/" + s.Mount.Subvolume
+		}
+		for _, o := range strings.Split(s.Mount.Options, ",") {
+			if strings.HasPrefix(o, "compress") {
+				opts = append(opts, o)
+			}
+		}
+		return MountBtrfs(s.Device, s.Others, dir, unix.MS_NOATIME, opts...)
+	}
 	data := ""
-	if s.FSType == "xfs" {
+	if s.FSType == superblock.TypeXFS {
 		data = "nouuid" // the set's disk may hold a copy
 	}
 	if err := unix.Mount("/dev/"+s.Device, dir, s.FSType, unix.MS_NOATIME, data); err != nil {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w", s.Device, dir, err)
+	}
+	return nil
+}
+
+// Seal makes the subvolumes read-only that were.
+func (r *Recreator) Seal() error {
+	for _, s := range r.Plan.Steps {
+		if s.Kind != plan.MountFS || s.FSType != superblock.TypeBtrfs {
+			continue
+		}
+		inner := s.FS.Inner(*s.Mount)
+		for _, v := range s.FS.Subvolumes {
+			rel := strings.TrimPrefix(strings.TrimPrefix(v.Path, s.Mount.Subvolume), "/")
+			if v.ReadOnly && (v.Path == s.Mount.Subvolume || slices.Contains(inner, rel)) {
+				if err := btrfs.SetReadOnly(filepath.Join(r.Target, s.Mount.Path, rel)); err != nil {
+					return err
+				}
+			}
+		}
 	}
 	return nil
 }

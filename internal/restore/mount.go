@@ -54,8 +54,8 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		return nil, err
 	}
 	type mount struct {
-		path string
-		fs   layout.Filesystem
+		path, subvolume string
+		fs              layout.Filesystem
 	}
 	var todo []mount
 	for _, f := range l.Filesystems {
@@ -63,7 +63,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 			continue // the set's own file system, or what is no part of the system
 		}
 		for _, m := range f.Mounts {
-			todo = append(todo, mount{m.Path, f})
+			todo = append(todo, mount{m.Path, m.Subvolume, f})
 		}
 	}
 	slices.SortFunc(todo, func(a, b mount) int { return strings.Compare(a.path, b.path) })
@@ -94,6 +94,17 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		data, typ := "", devs[i].Info.Type
 		if typ == superblock.TypeXFS {
 			data = "nouuid"
+		}
+		if typ == superblock.TypeBtrfs {
+			if m.subvolume != "" {
+				data = "subvol=/" + m.subvolume
+			}
+			for _, d := range devs[i+1:] {
+				if d.Info.UUID == devs[i].Info.UUID {
+					data += ",device=/dev/" + d.Name
+				}
+			}
+			data = strings.TrimPrefix(data, ",")
 		}
 		if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
 			err := fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)

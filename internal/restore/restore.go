@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -22,6 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -193,8 +196,33 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if r.plan, err = plan.New(fitted, m); err != nil {
 		return err
 	}
+	if err := r.twins(); err != nil {
+		return err
+	}
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine}
 	return r.programs()
+}
+
+// twins refuses to make a btrfs while a disk that stays has one of the same
+// UUID: the kernel would take devices of one for those of the other.
+func (r *Restorer) twins() error {
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	for _, d := range devs {
+		if d.Info.Type != superblock.TypeBtrfs || !slices.ContainsFunc(r.plan.Layout.Filesystems, func(f layout.Filesystem) bool {
+			return f.Btrfs != nil && strings.EqualFold(f.UUID, d.Info.UUID)
+		}) {
+			continue
+		}
+		for _, disk := range r.Machine.DisksOf(d.Name) {
+			if !slices.ContainsFunc(r.plan.Disks, func(p plan.Disk) bool { return p.New.Name == disk }) {
+				return &plan.Refused{Reason: fmt.Sprintf("/dev/%s holds a btrfs of the same UUID %s as the one to be restored, and both would be damaged: take that disk out", d.Name, d.Info.UUID)}
+			}
+		}
+	}
+	return nil
 }
 
 func mountedOn(m probe.Machine, dir string) bool {
@@ -311,6 +339,9 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 	if err := r.finalize(ctx); err != nil {
 		return err
 	}
+	if err := r.rec.Seal(); err != nil {
+		return err
+	}
 	r.Screen.Phase("writing everything to the disks", 0)
 	if err := r.rec.Sync(); err != nil {
 		return err
@@ -325,7 +356,7 @@ func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
 
 // unpack restores the archive of the file system that was just mounted.
 func (r *Restorer) unpack(ctx context.Context, s plan.Step, before bool) error {
-	a := r.set.Manifest.ArchiveFor(s.FS.Device)
+	a := r.set.Manifest.ArchiveFor(s.FS.Device, s.Mount.Path)
 	if a == nil {
 		return fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
 	}

@@ -37,6 +37,7 @@ type Info struct {
 	XFS   *XFS
 	VFAT  *VFAT
 	MD    *MD
+	Btrfs *Btrfs
 }
 
 // MD is the superblock of a member of a RAID array, metadata 1.x; names as in
@@ -393,11 +394,54 @@ func probeEnd(r io.ReaderAt, size int64) *Info {
 	return nil
 }
 
+// Btrfs is what the superblock of a btrfs says; names as in mkfs.btrfs(8).
+type Btrfs struct {
+	NodeSize   int64    `json:"nodeSize"`
+	SectorSize int64    `json:"sectorSize"`
+	Checksum   string   `json:"checksum"` // "crc32c", "xxhash", "sha256", "blake2"
+	Features   []string `json:"features"`
+	// Data and Metadata are block group profiles, "single", "dup", "raid1" ...;
+	// "" when that is not known: the superblock does not tell.
+	Data     string `json:"data,omitempty"`
+	Metadata string `json:"metadata,omitempty"`
+	// Devices is how many there are, DevID which of them this is.
+	Devices int64 `json:"-"`
+	DevID   int64 `json:"-"`
+}
+
+// Features of btrfs that are chosen when it is made; the flags' bits are in
+// linux/btrfs.h. All others come by themselves, by profile or by use.
+var (
+	BtrfsFeatures   = []string{"mixed-bg", "extref", "skinny-metadata", "no-holes", "free-space-tree", "block-group-tree"}
+	btrfsIncompat   = []bit{{1 << 2, "mixed-bg"}, {1 << 6, "extref"}, {1 << 8, "skinny-metadata"}, {1 << 9, "no-holes"}}
+	btrfsCompatRO   = []bit{{1 << 0, "free-space-tree"}, {1 << 3, "block-group-tree"}}
+	btrfsUnknown    = []bit{{1 << 12, "zoned"}, {1 << 13, "extent-tree-v2"}, {1 << 14, "raid-stripe-tree"}, {1 << 16, "squota"}}
+	btrfsCheckSums  = []string{"crc32c", "xxhash", "sha256", "blake2"}
+	btrfsSuperblock = 65536
+)
+
 func probeBtrfs(b []byte) *Info {
-	if string(b[65536+64:65536+72]) != "_BHRfS_M" {
+	s := b[btrfsSuperblock:]
+	if string(s[64:72]) != "_BHRfS_M" {
 		return nil
 	}
-	return &Info{Type: TypeBtrfs, UUID: uuid(b[65536+32:]), Label: text(b[65536+299 : 65536+299+256])}
+	le := binary.LittleEndian
+	f := &Btrfs{SectorSize: int64(le.Uint32(s[144:])), NodeSize: int64(le.Uint32(s[148:])), Devices: int64(le.Uint64(s[136:])), DevID: int64(le.Uint64(s[201:])), Features: []string{}}
+	if t := int(le.Uint16(s[196:])); t < len(btrfsCheckSums) {
+		f.Checksum = btrfsCheckSums[t]
+	}
+	incompat, compat := le.Uint64(s[188:]), le.Uint64(s[180:])
+	for _, x := range append(btrfsIncompat, btrfsUnknown...) {
+		if incompat&uint64(x.mask) != 0 {
+			f.Features = append(f.Features, x.name)
+		}
+	}
+	for _, x := range btrfsCompatRO {
+		if compat&uint64(x.mask) != 0 {
+			f.Features = append(f.Features, x.name)
+		}
+	}
+	return &Info{Type: TypeBtrfs, UUID: uuid(s[32:]), Label: text(s[299 : 299+256]), Size: int64(le.Uint64(s[112:])), Btrfs: f}
 }
 
 func probeISO(b []byte) *Info {

@@ -35,6 +35,11 @@ func TestProbe(t *testing.T) {
 		}},
 		{"vfat16", 16 << 20, []string{"mkfs.fat", "-F", "16", "-i", "1234abcd", "FILE"}, func(i *Info) bool { return i.VFAT.Bits == 16 && i.Label == "" }},
 		{"vfat12", 1 << 20, []string{"mkfs.fat", "-F", "12", "-i", "1234abcd", "FILE"}, func(i *Info) bool { return i.VFAT.Bits == 12 }},
+		{"btrfs", 128 << 20, []string{"mkfs.btrfs", "-q", "-U", id, "-L", "a label", "-n", "32k", "-m", "single", "--csum", "xxhash", "-O", "^no-holes", "FILE"}, func(i *Info) bool {
+			b := i.Btrfs
+			return i.Label == "a label" && i.Size == 128<<20 && b.NodeSize == 32768 && b.SectorSize == 4096 && b.Checksum == "xxhash" && b.Devices == 1 && b.DevID == 1 &&
+				strings.Join(b.Features, ",") == "extref,skinny-metadata,free-space-tree"
+		}},
 		{"swap", 4 << 20, []string{"mkswap", "-q", "-U", id, "-L", "sw", "FILE"}, func(i *Info) bool { return i.Type == TypeSwap && i.Label == "sw" && i.Size == 4<<20 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -59,7 +64,7 @@ func TestProbe(t *testing.T) {
 				t.Fatalf("Probe = %v, %v", i, err)
 			}
 			if !c.want(i) {
-				t.Errorf("Probe = %+v %+v %+v %+v", i, i.Ext, i.XFS, i.VFAT)
+				t.Errorf("Probe = %+v %+v %+v %+v %+v", i, i.Ext, i.XFS, i.VFAT, i.Btrfs)
 			}
 			for tag, got := range map[string]string{"TYPE": i.Type, "UUID": i.UUID, "LABEL": i.Label} {
 				out, _ := exec.Command("blkid", "-p", "-o", "value", "-s", tag, file).Output()
