@@ -3,6 +3,7 @@ module github.com/mkcdrec/mkcdrec
 go 1.26.0
 
 require (
+	filippo.io/age v1.2.1
 	github.com/cenkalti/backoff/v4 v4.1.3
 	github.com/creack/pty v1.1.24
 	github.com/diskfs/go-diskfs v1.9.4
@@ -34,6 +35,7 @@ require (
 )
 
 require (
+	filippo.io/edwards25519 v1.1.0 // indirect
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
 	github.com/anmitsu/go-shlex v0.0.0-20200514113438-38f4b401e2be // indirect
 	github.com/beevik/ntp v0.3.0 // indirect

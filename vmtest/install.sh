@@ -88,7 +88,7 @@ uefi-btrfs)
   udevadm settle
   mkfs.vfat -F32 -n ESP $D-part1 >/dev/null
   mkswap -q -L swap $E-part1
-  mkfs.btrfs -q -f -L root -n 16k --csum xxhash -d raid1 -m raid1 $D-part2 $E-part2
+  mkfs.btrfs -q -f -L root -n 16k -d raid1 -m raid1 $D-part2 $E-part2
   mount -o compress=zstd:1 $D-part2 $T
   btrfs subvolume create $T/@
   btrfs subvolume create $T/@home

@@ -137,7 +137,15 @@ func initrds(cfg string) []string {
 // checkInitrd looks into an initramfs for the drivers of the root's disks.
 func (s *System) checkInitrd(name, sys string) []string {
 	file := ""
-	for _, p := range []string{s.Root + "/boot" + name, s.Root + name} {
+	places := []string{s.Root + "/boot" + name, s.Root + name}
+	for _, at := range []string{"/", "/boot"} {
+		// GRUB names a file of a btrfs with its subvolume before it.
+		if f := s.Layout.Mounted(at); f != nil && f.Btrfs != nil {
+			sub := f.Mounts[slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == at })].Subvolume
+			places = append(places, filepath.Join(s.Root, at, strings.TrimPrefix(name, "/"+sub)))
+		}
+	}
+	for _, p := range places {
 		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
 			file = p
 			break

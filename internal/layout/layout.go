@@ -28,6 +28,7 @@ type Layout struct {
 	Hostname    string        `json:"hostname"`
 	Disks       []Disk        `json:"disks"`
 	Arrays      []Array       `json:"arrays,omitempty"`
+	Crypts      []Crypt       `json:"crypts,omitempty"`
 	VolumeGroup []VolumeGroup `json:"volumeGroups"`
 	Filesystems []Filesystem  `json:"filesystems"`
 	Swap        []Swap        `json:"swap"`
@@ -112,6 +113,43 @@ type Member struct {
 	Role   int    `json:"role"`
 }
 
+// Crypt is a LUKS device that was open; its inside is the device Mapper().
+type Crypt struct {
+	Name   string        `json:"name"` // "secret": it was /dev/mapper/secret
+	Device string        `json:"device"`
+	UUID   string        `json:"uuid"`
+	Label  string        `json:"label,omitempty"`
+	Size   quantity.Size `json:"size"` // of the inside
+	// Header is the set's file with all that is before the inside, encrypted
+	// with age; "" when it was left out, and a new one has to be made.
+	Header string           `json:"header,omitempty"`
+	LUKS   *superblock.LUKS `json:"luks"`
+}
+
+// Mapper is the device's name when it is open.
+func (c *Crypt) Mapper() string { return MapperPrefix + c.Name }
+
+// MapperPrefix begins the names of open LUKS devices.
+const MapperPrefix = "mapper/"
+
+// Crypt finds an open LUKS device by its name, "mapper/NAME".
+func (l *Layout) Crypt(mapper string) *Crypt {
+	i := slices.IndexFunc(l.Crypts, func(c Crypt) bool { return c.Mapper() == mapper })
+	if i < 0 {
+		return nil
+	}
+	return &l.Crypts[i]
+}
+
+// CryptOn finds the LUKS device that lies on a device.
+func (l *Layout) CryptOn(dev string) *Crypt {
+	i := slices.IndexFunc(l.Crypts, func(c Crypt) bool { return c.Device == dev })
+	if i < 0 {
+		return nil
+	}
+	return &l.Crypts[i]
+}
+
 // LVTypes are the segment types of logical volumes that can be made, beside
 // linear.
 var LVTypes = []string{"striped", "raid0", "raid0_meta", "raid1", "raid4", "raid5", "raid5_la", "raid5_ls", "raid5_ra", "raid5_rs", "raid6", "raid6_nc", "raid6_nr", "raid6_zr", "raid10", "raid10_near"}
@@ -129,6 +167,9 @@ type VolumeGroup struct {
 	ExtentSize quantity.Size    `json:"extentSize"`
 	PVs        []PhysicalVolume `json:"pvs"`
 	LVs        []LogicalVolume  `json:"lvs"`
+	// Snapshots are volumes that are copies of others and not mounted: they
+	// are left out; not compared.
+	Snapshots []string `json:"snapshots,omitempty"`
 	// Config is the text of vgcfgbackup(8), which vgcfgrestore(8) takes.
 	Config string `json:"config"`
 }
@@ -147,6 +188,24 @@ type LogicalVolume struct {
 	Type string        `json:"type,omitempty"`
 	UUID string        `json:"uuid"`
 	Size quantity.Size `json:"size"`
+	// Pool is the thin pool that a volume of type "thin" takes its room from.
+	Pool string `json:"pool,omitempty"`
+	// ThinPool is set for one of type "thin-pool".
+	ThinPool *ThinPool `json:"thinPool,omitempty"`
+}
+
+// Segment types of thin provisioning, lvmthin(7).
+const (
+	TypeThin     = "thin"
+	TypeThinPool = "thin-pool"
+)
+
+// ThinPool is what a pool of thin volumes is made with.
+type ThinPool struct {
+	Chunk    quantity.Size `json:"chunk"`
+	Metadata quantity.Size `json:"metadata"` // LVM keeps as much again in reserve
+	Zero     bool          `json:"zero"`     // new blocks are
+	Discards string        `json:"discards,omitempty"`
 }
 
 // Filesystem is one file system and where it is mounted.
@@ -452,6 +511,9 @@ func (l *Layout) DisksUnder(dev string) []string {
 			out = append(out, l.DisksUnder(m)...)
 		}
 	}
+	if c := l.Crypt(dev); c != nil {
+		out = append(out, l.DisksUnder(c.Device)...)
+	}
 	if g := l.Group(dev); g != nil {
 		for _, pv := range g.PVs {
 			out = append(out, l.DisksUnder(pv.Device)...)
@@ -488,7 +550,7 @@ func (l *Layout) Needed() []string {
 	var out []string
 	done := map[string]bool{} // groups may have thousands of volumes
 	add := func(dev string) {
-		if vg, _, ok := strings.Cut(dev, "/"); ok {
+		if vg, _, ok := strings.Cut(dev, "/"); ok && l.Group(dev) != nil {
 			if done[vg] {
 				return
 			}

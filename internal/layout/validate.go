@@ -51,6 +51,16 @@ func (l *Layout) Validate() error {
 		}
 		users[dev] = where
 	}
+	// LUKS may lie on LVM, and LVM on LUKS: all names first.
+	for i := range l.Arrays {
+		define(l.Arrays[i].Name, fmt.Sprintf("arrays[%d]", i))
+	}
+	for i := range l.Crypts {
+		define(l.Crypts[i].Mapper(), fmt.Sprintf("crypts[%d]", i))
+	}
+	for i := range l.VolumeGroup {
+		l.VolumeGroup[i].validate(f, fmt.Sprintf("volumeGroups[%d]", i), define)
+	}
 	for i := range l.Arrays {
 		a := &l.Arrays[i]
 		where := fmt.Sprintf("arrays[%d]", i)
@@ -58,10 +68,20 @@ func (l *Layout) Validate() error {
 		for _, d := range a.Devs() {
 			use(d, where)
 		}
-		define(a.Name, where)
 	}
-	for i := range l.VolumeGroup {
-		l.VolumeGroup[i].validate(f, fmt.Sprintf("volumeGroups[%d]", i), define, use)
+	for i := range l.Crypts {
+		where := fmt.Sprintf("crypts[%d]", i)
+		l.Crypts[i].validate(f, where)
+		use(l.Crypts[i].Device, where)
+	}
+	for i, g := range l.VolumeGroup {
+		for j, p := range g.PVs {
+			use(p.Device, fmt.Sprintf("volumeGroups[%d].pvs[%d]", i, j))
+		}
+	}
+	if !l.grounded() {
+		f.add("crypts", "some lie on themselves")
+		return errors.Join(f.errs...)
 	}
 	mounts := map[string]string{}
 	for i := range l.Filesystems {
@@ -91,6 +111,7 @@ var (
 	lvmRE    = lazyregexp.New(`^[0-9A-Za-z]{6}(-[0-9A-Za-z]{4}){5}-[0-9A-Za-z]{6}$`)
 	deviceRE = lazyregexp.New(`^[0-9A-Za-z_.+-]+(/[0-9A-Za-z_.+-]+)?$`)
 	mdRE     = lazyregexp.New(`^[0-9a-f]{8}(:[0-9a-f]{8}){3}$`)
+	cipherRE = lazyregexp.New(`^[a-z0-9][A-Za-z0-9_:()-]*$`)
 	sigRE    = lazyregexp.New(`^0x[0-9a-f]{8}$`)
 )
 
@@ -214,8 +235,62 @@ func (a *Array) validate(f *faults, where string) {
 	}
 }
 
-func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, where string)) {
-	if !validDevice(g.Name) || strings.Contains(g.Name, "/") {
+// grounded tells whether following devices down always ends.
+func (l *Layout) grounded() bool {
+	var ok func(dev string, deep int) bool
+	ok = func(dev string, deep int) bool {
+		if deep > 16 {
+			return false
+		}
+		if a := l.Array(dev); a != nil {
+			return !slices.ContainsFunc(a.Devs(), func(d string) bool { return !ok(d, deep+1) })
+		}
+		if c := l.Crypt(dev); c != nil {
+			return ok(c.Device, deep+1)
+		}
+		if g := l.Group(dev); g != nil {
+			return !slices.ContainsFunc(g.PVs, func(p PhysicalVolume) bool { return !ok(p.Device, deep+1) })
+		}
+		return true
+	}
+	for i := range l.Crypts {
+		if !ok(l.Crypts[i].Mapper(), 0) {
+			return false
+		}
+	}
+	for _, a := range l.Arrays {
+		if !ok(a.Name, 0) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Crypt) validate(f *faults, where string) {
+	if !uuidRE().MatchString(c.UUID) {
+		f.add(where, "UUID %q", c.UUID)
+	}
+	if strings.ContainsAny(c.Label, "\x00\n") {
+		f.add(where, "label %q", c.Label)
+	}
+	if strings.ContainsAny(c.Header, "/\x00\n") || strings.HasPrefix(c.Header, ".") {
+		f.add(where, "header %q", c.Header)
+	}
+	k := c.LUKS
+	if k == nil {
+		f.add(where, "has no geometry")
+		return
+	}
+	if k.Version != 1 && k.Version != 2 || !cipherRE().MatchString(k.Cipher) || !cipherRE().MatchString(k.Hash) || k.KeySize < 64 || k.KeySize > 4096 || k.SectorSize < 512 || k.SectorSize > 4096 || k.Offset < 4096 || k.Offset > 1<<30 {
+		f.add(where+".luks", "version %d, cipher %q, hash %q, key of %d bits, sectors of %d bytes, data at %d", k.Version, k.Cipher, k.Hash, k.KeySize, k.SectorSize, k.Offset)
+	}
+	if c.Size <= 0 {
+		f.add(where, "size %d", c.Size)
+	}
+}
+
+func (g *VolumeGroup) validate(f *faults, where string, define func(dev, where string)) {
+	if !validDevice(g.Name) || strings.Contains(g.Name, "/") || g.Name == strings.TrimSuffix(MapperPrefix, "/") {
 		f.add(where, "name %q", g.Name)
 	}
 	if !lvmRE().MatchString(g.UUID) {
@@ -232,7 +307,6 @@ func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, wh
 	}
 	for i, p := range g.PVs {
 		pw := fmt.Sprintf("%s.pvs[%d]", where, i)
-		use(p.Device, pw)
 		if !lvmRE().MatchString(p.UUID) {
 			f.add(pw, "UUID %q", p.UUID)
 		}
@@ -242,11 +316,23 @@ func (g *VolumeGroup) validate(f *faults, where string, define, use func(dev, wh
 	}
 	for i, v := range g.LVs {
 		define(g.Name+"/"+v.Name, fmt.Sprintf("%s.lvs[%d]", where, i))
-		if v.Type != "" && !slices.Contains(LVTypes, v.Type) {
-			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "type %q", v.Type)
-		}
 		if v.Size <= 0 || !lvmRE().MatchString(v.UUID) {
 			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "size %d or UUID %q", v.Size, v.UUID)
+		}
+		switch v.Type {
+		case TypeThin:
+			if !slices.ContainsFunc(g.LVs, func(p LogicalVolume) bool { return p.Name == v.Pool && p.Type == TypeThinPool }) {
+				f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "pool %q is not in the group", v.Pool)
+			}
+			continue
+		case TypeThinPool:
+			if t := v.ThinPool; t == nil || t.Chunk < 64<<10 || t.Chunk > 1<<30 || t.Metadata <= 0 || t.Discards != "" && !slices.Contains([]string{"ignore", "nopassdown", "passdown"}, t.Discards) {
+				f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "thin pool of unknown form")
+			}
+			continue
+		}
+		if v.Type != "" && !slices.Contains(LVTypes, v.Type) {
+			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "type %q", v.Type)
 		}
 	}
 }

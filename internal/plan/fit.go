@@ -162,12 +162,25 @@ func (f *fitter) run() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	f.crypts()
 	for i := range f.l.VolumeGroup {
 		if err := f.group(&f.l.VolumeGroup[i]); err != nil {
 			errs = append(errs, err)
 		}
 	}
+	f.crypts() // on logical volumes
 	return errors.Join(errs...)
+}
+
+// crypts sizes the inside of LUKS devices by what they lie on.
+func (f *fitter) crypts() {
+	for i := range f.l.Crypts {
+		c := &f.l.Crypts[i]
+		if size := (sizeOf(f.l, c.Device) - quantity.Size(c.LUKS.Offset)) / quantity.Size(c.LUKS.SectorSize) * quantity.Size(c.LUKS.SectorSize); !c.LUKS.Fixed && size > 0 {
+			c.Size = size
+			f.setPV(c.Mapper(), size)
+		}
+	}
 }
 
 // wished tells whether the size of anything on a disk is wished for.
@@ -232,6 +245,20 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 			if in.fixed { // wished for: as much as that needs
 				it.min, it.fixed = memberLeast(a, in.min), true
 			}
+		}
+		return it
+	}
+	if c := f.l.CryptOn(dev); c != nil {
+		in := f.item(c.Mapper(), c.Size)
+		it.what, it.used = "LUKS, "+in.what, in.used
+		if c.LUKS.Fixed {
+			return it
+		}
+		least := (in.min + quantity.Size(c.LUKS.Offset)).AlignUp(align)
+		if !in.fixed {
+			it.min, it.fixed = min(least, size), false
+		} else if in.min != c.Size { // wished for: as much as that needs
+			it.min = least
 		}
 		return it
 	}
@@ -370,7 +397,19 @@ func (f *fitter) lvItems(g *layout.VolumeGroup) []*item {
 	var out []*item
 	sum, total := quantity.Size(0), quantity.Size(0)
 	for _, v := range g.LVs {
-		it := f.item(g.Name+"/"+v.Name, v.Size)
+		if v.Pool != "" {
+			continue // it takes room from its pool
+		}
+		var it *item
+		if v.ThinPool != nil {
+			it = f.pool(g, v)
+			// Its metadata, and as much in reserve.
+			meta := 2 * v.ThinPool.Metadata.AlignUp(g.ExtentSize)
+			out = append(out, &item{dev: g.Name + "/" + v.Name + " metadata", what: "and its reserve", old: meta, min: meta, fixed: true})
+			sum += meta
+		} else {
+			it = f.item(g.Name+"/"+v.Name, v.Size)
+		}
 		it.min = it.min.AlignUp(g.ExtentSize)
 		out = append(out, it)
 		sum += v.Size
@@ -386,6 +425,24 @@ func (f *fitter) lvItems(g *layout.VolumeGroup) []*item {
 	}
 	f.lvs[g.Name] = out
 	return out
+}
+
+// pool is the item of a thin pool: its least is what its volumes need.
+func (f *fitter) pool(g *layout.VolumeGroup, p layout.LogicalVolume) *item {
+	it := &item{dev: g.Name + "/" + p.Name, what: "thin pool", old: p.Size}
+	for _, v := range g.LVs {
+		if v.Pool == p.Name {
+			in := f.item(g.Name+"/"+v.Name, v.Size)
+			if in.fixed {
+				in.min = min(in.min, p.Size)
+			}
+			it.min += in.min.AlignUp(p.ThinPool.Chunk)
+			it.used += in.used
+		}
+	}
+	// What it can't be shown to need more than.
+	it.min = min(it.min, p.Size)
+	return it
 }
 
 // shares decides how much of each group its physical volumes have to carry at
@@ -422,7 +479,7 @@ func (f *fitter) shares() error {
 			for _, n := range f.l.DisksUnder(p.Device) {
 				d := f.l.Disk(n)
 				switch {
-				case d.Name != p.Device && f.l.Array(p.Device) != nil:
+				case d.Name != p.Device && (f.l.Array(p.Device) != nil || f.l.Crypt(p.Device) != nil):
 					caps[j] = f.pv[p.Device] - peStart(g) // what lies below it decides
 				case f.exact[n]:
 					caps[j] = p.Size - peStart(g)
@@ -639,7 +696,11 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 		}
 		return nil // its physical volumes kept their size
 	}
-	t, err := lvmtext.Parse(g.Config)
+	config, err := thinless(g)
+	if err != nil {
+		return err
+	}
+	t, err := lvmtext.Parse(config)
 	if err != nil {
 		return fmt.Errorf("volume group %s: %w", g.Name, err)
 	}
@@ -663,14 +724,26 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(g.LVs[b].Type, g.LVs[a].Type) })
+	got := map[string]*item{}
+	for _, it := range items {
+		got[it.dev] = it
+	}
 	for _, i := range order {
 		v := &g.LVs[i]
+		if v.ThinPool != nil { // lvcreate finds its place
+			v.Size = got[g.Name+"/"+v.Name].got
+			continue
+		}
+		if v.Pool != "" {
+			f.thinWish(g, v)
+			continue
+		}
 		lv := vg.Get("logical_volumes", v.Name)
 		if lv == nil {
 			return fmt.Errorf("volume group %s: its metadata has no volume %s", g.Name, v.Name)
 		}
 		stripes, size := striping(lv)
-		v.Size = items[i].got / (quantity.Size(stripes) * g.ExtentSize) * (quantity.Size(stripes) * g.ExtentSize)
+		v.Size = got[g.Name+"/"+v.Name].got / (quantity.Size(stripes) * g.ExtentSize) * (quantity.Size(stripes) * g.ExtentSize)
 		if stripes > 1 {
 			err = placeStriped(lv, int64(v.Size/g.ExtentSize), stripes, size, free)
 		} else {
@@ -683,6 +756,20 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 	}
 	g.Config = t.String()
 	return nil
+}
+
+// thinWish gives a thin volume another size only when that is wished for: it
+// takes no room by itself.
+func (f *fitter) thinWish(g *layout.VolumeGroup, v *layout.LogicalVolume) {
+	dev := g.Name + "/" + v.Name
+	for i := range f.l.Filesystems {
+		for _, m := range f.l.Filesystems[i].Mounts {
+			if s, ok := f.wish.Sizes[m.Path]; ok && f.l.Filesystems[i].Device == dev {
+				v.Size = max(s, Least(&f.l.Filesystems[i])).AlignUp(g.ExtentSize)
+				f.setPV(dev, v.Size)
+			}
+		}
+	}
 }
 
 // extents are free extents of a physical volume, by its name in the metadata.

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
@@ -299,8 +300,10 @@ type Kind string
 const (
 	WriteTable Kind = "write-table" // wipes the disk's ends and writes its table
 	MakeArray  Kind = "make-array"  // makes a RAID array and starts it
+	MakeCrypt  Kind = "make-luks"   // brings back a LUKS device and opens it
 	MakePV     Kind = "make-pv"
 	RestoreVG  Kind = "restore-vg" // writes the group's metadata and activates it
+	MakeThin   Kind = "make-thin"  // makes thin pools and volumes in a group
 	MakeFS     Kind = "make-fs"
 	MakeSwap   Kind = "make-swap"
 	MakeSubs   Kind = "make-subvolumes"
@@ -318,6 +321,7 @@ type Step struct {
 	Table  *layout.Table      `json:"table,omitempty"`
 	Sector quantity.Size      `json:"sector,omitempty"`
 	Array  *layout.Array      `json:"array,omitempty"` // with the target's devices
+	Crypt  *layout.Crypt      `json:"crypt,omitempty"`
 	Group  string             `json:"group,omitempty"`
 	UUID   string             `json:"uuid,omitempty"`
 	Config string             `json:"config,omitempty"` // vgcfgbackup's text
@@ -382,15 +386,8 @@ func New(want *layout.Layout, m Mapping) (*Plan, error) {
 		}
 		p.disk(want.Disk(old), t)
 	}
-	for i := range want.Arrays {
-		if err := p.array(&want.Arrays[i]); err != nil {
-			return nil, err
-		}
-	}
-	for i := range want.VolumeGroup {
-		if err := p.group(want, &want.VolumeGroup[i]); err != nil {
-			return nil, err
-		}
+	if err := p.stack(want); err != nil {
+		return nil, err
 	}
 	for i := range want.Filesystems {
 		if err := p.filesystem(want, &want.Filesystems[i]); err != nil {
@@ -405,6 +402,98 @@ func New(want *layout.Layout, m Mapping) (*Plan, error) {
 	}
 	p.mounts(want)
 	return p, nil
+}
+
+// stack plans arrays, LUKS and groups, each when what it lies on is there:
+// they may lie on one another in any order.
+func (p *Plan) stack(want *layout.Layout) error {
+	done := map[any]bool{}
+	for {
+		again := false
+		try := func(key any, devs []string, make func() error) error {
+			if done[key] || slices.ContainsFunc(devs, func(d string) bool { return p.Devices[d] == "" }) {
+				return nil
+			}
+			done[key], again = true, true
+			return make()
+		}
+		for i := range want.Arrays {
+			a := &want.Arrays[i]
+			if err := try(a, a.Devs(), func() error { return p.array(a) }); err != nil {
+				return err
+			}
+		}
+		for i := range want.Crypts {
+			c := &want.Crypts[i]
+			if err := try(c, []string{c.Device}, func() error { p.crypt(c); return nil }); err != nil {
+				return err
+			}
+		}
+		for i := range want.VolumeGroup {
+			g := &want.VolumeGroup[i]
+			var devs []string
+			for _, v := range g.PVs {
+				devs = append(devs, v.Device)
+			}
+			if err := try(g, devs, func() error { return p.group(g) }); err != nil {
+				return err
+			}
+		}
+		if !again {
+			break
+		}
+	}
+	// What lies on a needed disk and on another that is not mapped.
+	partly := func(devs []string, what string) error {
+		for _, d := range devs {
+			if p.Devices[d] == "" && slices.ContainsFunc(devs, func(o string) bool { return p.Devices[o] != "" }) {
+				return fmt.Errorf("cannot plan: %s lies on %s too, which is not mapped", what, d)
+			}
+		}
+		return nil
+	}
+	for _, a := range want.Arrays {
+		if err := partly(a.Devs(), "the RAID array "+a.Name); err != nil {
+			return err
+		}
+	}
+	for _, g := range want.VolumeGroup {
+		var devs []string
+		for _, v := range g.PVs {
+			devs = append(devs, v.Device)
+		}
+		if err := partly(devs, "volume group "+g.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// crypt brings back a LUKS device and opens it.
+func (p *Plan) crypt(c *layout.Crypt) {
+	dev := p.Devices[c.Device]
+	p.Devices[c.Mapper()] = c.Mapper()
+	text := fmt.Sprintf("make LUKS%d on /dev/%s anew, with a new key, and open it as %s, UUID %s", c.LUKS.Version, dev, c.Name, c.UUID)
+	if c.Header != "" {
+		text = fmt.Sprintf("restore the LUKS%d header of /dev/%s with all its keys, and open it as %s, UUID %s", c.LUKS.Version, dev, c.Name, c.UUID)
+	}
+	p.Steps = append(p.Steps, Step{Kind: MakeCrypt, Device: dev, Crypt: c, Destroys: true, Run: [][]string{{"cryptsetup"}}, Text: text})
+}
+
+// LUKSFormat is the command line that makes a LUKS device anew; the key comes
+// from standard input.
+func LUKSFormat(c *layout.Crypt, dev string) []string {
+	k := c.LUKS
+	a := []string{"cryptsetup", "luksFormat", "--batch-mode", "--type", "luks" + num(k.Version), "--cipher", k.Cipher, "--key-size", num(k.KeySize), "--hash", k.Hash, "--uuid", c.UUID, "--key-file", "-"}
+	if k.Version == 2 {
+		a = append(a, "--sector-size", num(k.SectorSize), "--offset", num(k.Offset/512))
+		if c.Label != "" {
+			a = append(a, "--label", c.Label)
+		}
+	} else {
+		a = append(a, "--align-payload", num(k.Offset/512))
+	}
+	return append(a, dev)
 }
 
 func ident(uuid, label string) string {
@@ -445,56 +534,102 @@ func tableName(label string) string {
 	return "MBR"
 }
 
-func (p *Plan) group(want *layout.Layout, g *layout.VolumeGroup) error {
-	var steps []Step
-	missing := ""
+func (p *Plan) group(g *layout.VolumeGroup) error {
+	config, err := thinless(g)
+	if err != nil {
+		return err
+	}
 	for _, pv := range g.PVs {
-		dev, ok := p.Devices[pv.Device]
-		if !ok {
-			missing = pv.Device
+		dev := p.Devices[pv.Device]
+		p.Steps = append(p.Steps, Step{Kind: MakePV, Device: dev, Group: g.Name, UUID: pv.UUID, Config: config, Destroys: true, Text: fmt.Sprintf("make LVM physical volume on /dev/%s, UUID %s", dev, pv.UUID)})
+	}
+	var names, thin []string
+	for _, v := range g.LVs {
+		p.Devices[g.Name+"/"+v.Name] = g.Name + "/" + v.Name
+		if v.ThinPool != nil || v.Pool != "" {
+			thin = append(thin, v.Name)
+		} else {
+			names = append(names, v.Name)
+		}
+	}
+	text := "make LVM volume group " + g.Name
+	if len(names) > 0 {
+		text += " with " + strings.Join(names, ", ")
+	}
+	p.Steps = append(p.Steps, Step{Kind: RestoreVG, Device: p.Devices[g.PVs[0].Device], Group: g.Name, Config: config, Text: text})
+	if len(thin) > 0 {
+		p.Steps = append(p.Steps, Step{Kind: MakeThin, Device: g.Name, Group: g.Name, Run: Lvcreate(g), Text: fmt.Sprintf("make thin pools and volumes in %s: %s", g.Name, strings.Join(thin, ", "))})
+	}
+	return nil
+}
+
+// Lvcreate gives the command lines that make a group's thin pools and volumes:
+// vgcfgrestore(8) can't bring back what a pool has in its metadata.
+func Lvcreate(g *layout.VolumeGroup) [][]string {
+	var out [][]string
+	for _, v := range g.LVs {
+		t := v.ThinPool
+		if t == nil {
 			continue
 		}
-		steps = append(steps, Step{Kind: MakePV, Device: dev, Group: g.Name, UUID: pv.UUID, Config: g.Config, Destroys: true, Text: fmt.Sprintf("make LVM physical volume on /dev/%s, UUID %s", dev, pv.UUID)})
+		zero := "n"
+		if t.Zero {
+			zero = "y"
+		}
+		a := []string{"lvm", "lvcreate", "-y", "--type", "thin-pool", "-L", num(v.Size) + "b", "--poolmetadatasize", num(t.Metadata) + "b", "-c", num(t.Chunk) + "b", "-Z", zero}
+		if t.Discards != "" {
+			a = append(a, "--discards", t.Discards)
+		}
+		out = append(out, append(a, "-n", v.Name, g.Name))
 	}
-	if len(steps) == 0 {
-		return nil // on disks that are not needed
+	for _, v := range g.LVs {
+		if v.Pool != "" {
+			out = append(out, []string{"lvm", "lvcreate", "-y", "-W", "n", "-V", num(v.Size) + "b", "--thinpool", v.Pool, "-n", v.Name, g.Name})
+		}
 	}
-	if missing != "" {
-		return fmt.Errorf("cannot plan: volume group %s lies on %s too, which is not mapped", g.Name, missing)
+	return out
+}
+
+// thinless is a group's text without thin pools, what lies in them, and
+// snapshots.
+func thinless(g *layout.VolumeGroup) (string, error) {
+	if len(g.Snapshots) == 0 && !slices.ContainsFunc(g.LVs, func(v layout.LogicalVolume) bool { return v.ThinPool != nil || v.Pool != "" }) {
+		return g.Config, nil
 	}
-	p.Steps = append(p.Steps, steps...)
-	names := make([]string, len(g.LVs))
-	for i, v := range g.LVs {
-		names[i] = v.Name
-		p.Devices[g.Name+"/"+v.Name] = g.Name + "/" + v.Name
+	t, err := lvmtext.Parse(g.Config)
+	if err != nil {
+		return "", fmt.Errorf("volume group %s: %w", g.Name, err)
 	}
-	p.Steps = append(p.Steps, Step{Kind: RestoreVG, Device: steps[0].Device, Group: g.Name, Config: g.Config, Text: fmt.Sprintf("make LVM volume group %s with %s", g.Name, strings.Join(names, ", "))})
-	return nil
+	lvs := t.Get(g.Name).Get("logical_volumes")
+	drop := map[string]bool{}
+	for _, lv := range lvs.Sections() {
+		for _, s := range lv.Sections() {
+			switch s.Str("type") {
+			case layout.TypeThinPool:
+				drop[lv.Name], drop[s.Str("metadata")], drop[s.Str("pool")] = true, true, true
+			case layout.TypeThin:
+				drop[lv.Name] = true
+			case "snapshot":
+				drop[lv.Name], drop[s.Str("cow_store")] = true, true
+			}
+		}
+		if strings.HasSuffix(lv.Name, "_pmspare") {
+			drop[lv.Name] = true
+		}
+	}
+	lvs.Replace(func(name string) bool { return drop[name] })
+	return t.String(), nil
 }
 
 // array makes a RAID array of the devices that its members are now.
 func (p *Plan) array(a *layout.Array) error {
 	b := *a
 	b.Members, b.Spares = slices.Clone(a.Members), slices.Clone(a.Spares)
-	found, missing := 0, ""
-	place := func(dev *string) {
-		if to, ok := p.Devices[*dev]; ok {
-			*dev, found = to, found+1
-		} else {
-			missing = *dev
-		}
-	}
 	for i := range b.Members {
-		place(&b.Members[i].Device)
+		b.Members[i].Device = p.Devices[b.Members[i].Device]
 	}
 	for i := range b.Spares {
-		place(&b.Spares[i])
-	}
-	if found == 0 {
-		return nil // on disks that are not needed
-	}
-	if missing != "" {
-		return fmt.Errorf("cannot plan: the RAID array %s lies on %s too, which is not mapped", a.Name, missing)
+		b.Spares[i] = p.Devices[b.Spares[i]]
 	}
 	p.Devices[a.Name] = a.Name
 	text := fmt.Sprintf("make %s array /dev/%s of %s", a.Level, a.Name, strings.Join(b.Devs(), ", "))
@@ -580,6 +715,9 @@ func sizeOf(l *layout.Layout, dev string) quantity.Size {
 	}
 	if a := l.Array(dev); a != nil {
 		return a.Size
+	}
+	if c := l.Crypt(dev); c != nil {
+		return c.Size
 	}
 	if g := l.Group(dev); g != nil {
 		for _, v := range g.LVs {

@@ -48,6 +48,9 @@ func (m Machine) Busy(disk string) string {
 			continue
 		}
 		name := filepath.Base(held[0])
+		if open, ok := strings.CutPrefix(m.dmName(name), layout.MapperPrefix); ok {
+			return "it is in use by LUKS (" + open + ")"
+		}
 		if lv := m.dmName(name); lv != "" {
 			return "it is in use by LVM (" + lv + ")"
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 // lvm reads the volume groups, if any partition is a physical volume.
-func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
+func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) error {
 	if !m.hasPV(l) {
 		return nil
 	}
@@ -29,7 +29,7 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 	if err != nil {
 		return err
 	}
-	lvs, err := m.report(ctx, "lvs", "vg_name,lv_name,lv_uuid,lv_size,segtype")
+	lvs, err := m.report(ctx, "lvs", "vg_name,lv_name,lv_uuid,lv_size,segtype,origin,pool_lv,chunk_size,lv_metadata_size,zero,discards")
 	if err != nil {
 		return err
 	}
@@ -44,16 +44,35 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 			if v["vg_name"] != g.Name || slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {
 				continue // a volume of several segments has several lines
 			}
+			if v["origin"] != "" && v["pool_lv"] == "" {
+				g.Snapshots = append(g.Snapshots, v["lv_name"])
+				continue
+			}
 			typ := v["segtype"]
 			if typ == "linear" {
 				typ = ""
+			}
+			lv := layout.LogicalVolume{Name: v["lv_name"], Type: typ, UUID: v["lv_uuid"], Size: number(v["lv_size"])}
+			switch typ {
+			case layout.TypeThin:
+				lv.Pool = v["pool_lv"]
+				if v["origin"] != "" && !m.mountedLV(g.Name+"/"+lv.Name, mounts) {
+					g.Snapshots = append(g.Snapshots, lv.Name)
+					continue
+				}
+				g.LVs = append(g.LVs, lv)
+				continue
+			case layout.TypeThinPool:
+				lv.ThinPool = &layout.ThinPool{Chunk: number(v["chunk_size"]), Metadata: number(v["lv_metadata_size"]), Zero: v["zero"] != "" && v["zero"] != "0", Discards: v["discards"]}
+				g.LVs = append(g.LVs, lv)
+				continue
 			}
 			if typ != "" && !slices.Contains(layout.LVTypes, typ) {
 				n := g.Name + "/" + v["lv_name"]
 				l.Unsupported = append(l.Unsupported, layout.Unsupported{What: n, Device: n, Reason: "logical volume of type " + v["segtype"] + " is not supported"})
 				continue
 			}
-			g.LVs = append(g.LVs, layout.LogicalVolume{Name: v["lv_name"], Type: typ, UUID: v["lv_uuid"], Size: number(v["lv_size"])})
+			g.LVs = append(g.LVs, lv)
 		}
 		if g.Config, err = m.vgConfig(ctx, g.Name); err != nil {
 			return err
@@ -73,6 +92,11 @@ func (m Machine) hasPV(l *layout.Layout) bool {
 			return true
 		}
 	}
+	for _, c := range l.Crypts {
+		if is(c.Mapper(), c.Size) {
+			return true
+		}
+	}
 	for _, d := range l.Disks {
 		if d.Table == nil {
 			if is(d.Name, d.Size) {
@@ -87,6 +111,10 @@ func (m Machine) hasPV(l *layout.Layout) bool {
 		}
 	}
 	return false
+}
+
+func (m Machine) mountedLV(dev string, mounts []MountInfo) bool {
+	return slices.ContainsFunc(mounts, func(mi MountInfo) bool { return mi.Device == dev })
 }
 
 func number(s string) quantity.Size {

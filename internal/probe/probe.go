@@ -61,11 +61,14 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	if err := m.arrays(l); err != nil {
 		return nil, err
 	}
-	if err := m.lvm(ctx, l); err != nil {
-		return nil, err
-	}
 	mounts, err := m.Mounts()
 	if err != nil {
+		return nil, err
+	}
+	if err := m.crypts(l); err != nil {
+		return nil, err
+	}
+	if err := m.lvm(ctx, l, mounts); err != nil {
 		return nil, err
 	}
 	if err := m.contents(l, mounts); err != nil {
@@ -312,8 +315,16 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo) error {
 			return err
 		}
 	}
+	for _, c := range l.Crypts {
+		if err := look(c.Mapper(), c.Size); err != nil {
+			return err
+		}
+	}
 	for _, g := range l.VolumeGroup {
 		for _, v := range g.LVs {
+			if v.Type == layout.TypeThinPool {
+				continue // it has no device of its own
+			}
 			if err := look(g.Name+"/"+v.Name, v.Size); err != nil {
 				if errors.Is(err, os.ErrNotExist) {
 					l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name + "/" + v.Name, Device: g.Name + "/" + v.Name, Reason: "logical volume that is not active: what is on it can't be read"})
@@ -341,6 +352,11 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		return
 	case superblock.TypeMD:
 		m.member(l, dev, i)
+		return
+	case superblock.TypeLUKS:
+		if l.CryptOn(dev) == nil && !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == dev }) {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: "LUKS device that is not open: what is on it can't be read"})
+		}
 		return
 	case superblock.TypeISO:
 		return // a hybrid image on a stick: a medium, no storage of the machine
@@ -402,8 +418,12 @@ func (m Machine) resolve(dev string) string {
 	return dev
 }
 
-// dmName gives "vg/lv" for a device-mapper device that is a logical volume.
+// dmName gives "vg/lv" for a device-mapper device that is a logical volume, and
+// "mapper/NAME" for an open LUKS device.
 func (m Machine) dmName(dm string) string {
+	if strings.HasPrefix(m.read("/sys/block/"+dm+"/dm/uuid"), "CRYPT-LUKS") {
+		return layout.MapperPrefix + m.read("/sys/block/"+dm+"/dm/name")
+	}
 	if !strings.HasPrefix(m.read("/sys/block/"+dm+"/dm/uuid"), "LVM-") {
 		return ""
 	}

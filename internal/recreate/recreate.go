@@ -34,6 +34,8 @@ type Recreator struct {
 	Target string
 	// Machine is asked about disks anew before each is opened.
 	Machine probe.Machine
+	// Keys open LUKS devices, by their names.
+	Keys map[string]Key
 }
 
 // StepError is a step that failed: what was to be done, and why it was not.
@@ -61,6 +63,10 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 		err = r.table(ctx, s)
 	case plan.MakeArray:
 		err = r.makeArray(ctx, s)
+	case plan.MakeCrypt:
+		err = r.makeCrypt(ctx, s)
+	case plan.MakeThin:
+		err = r.makeThin(ctx, s)
 	case plan.MakePV:
 		err = r.makePV(ctx, s)
 	case plan.RestoreVG:
@@ -413,6 +419,16 @@ func (r *Recreator) blank(dev string, at, n int64) error {
 	return f.Sync()
 }
 
+// makeThin makes thin pools and volumes in a group of the plan.
+func (r *Recreator) makeThin(ctx context.Context, s plan.Step) error {
+	for _, c := range s.Run {
+		if err := r.lvm(ctx, c[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
 	if err := r.blankRAID(s); err != nil {
 		return fmt.Errorf("volume group %s: %w", s.Group, err)
@@ -492,8 +508,8 @@ func (r *Recreator) Sync() error {
 	return errors.Join(errs...)
 }
 
-// Release unmounts everything below target and deactivates the plan's volume
-// groups: after a run, and before a new try. It reports what stays.
+// Release unmounts everything below target, and closes the plan's volume groups,
+// LUKS devices and arrays: after a run, and before a new try. It reports what stays.
 func (r *Recreator) Release(ctx context.Context) error {
 	var errs []error
 	mounts, err := r.Machine.Mounts()
@@ -507,19 +523,17 @@ func (r *Recreator) Release(ctx context.Context) error {
 			}
 		}
 	}
-	for _, s := range r.Plan.Steps {
-		if s.Kind != plan.RestoreVG {
-			continue
-		}
-		if _, err := os.Stat("/dev/" + s.Group); err == nil {
-			errs = append(errs, r.lvm(ctx, "vgchange", "-an", s.Group))
-		}
-	}
 	for _, s := range slices.Backward(r.Plan.Steps) {
-		if s.Kind != plan.MakeArray {
-			continue
+		switch s.Kind {
+		case plan.RestoreVG:
+			if _, err := os.Stat("/dev/" + s.Group); err == nil {
+				errs = append(errs, r.lvm(ctx, "vgchange", "-an", s.Group))
+			}
+		case plan.MakeCrypt:
+			errs = append(errs, CloseCrypt(ctx, r.Run, s.Crypt.Name))
+		case plan.MakeArray:
+			errs = append(errs, StopArray(ctx, r.Run, s.Device))
 		}
-		errs = append(errs, StopArray(ctx, r.Run, s.Device))
 	}
 	unix.Sync()
 	return errors.Join(errs...)

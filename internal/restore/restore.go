@@ -43,11 +43,13 @@ type Options struct {
 	// Outside allows work on a machine that is no rescue system.
 	Outside bool
 	Target  string // rescue.TargetDir if ""
+	Secrets Secrets
 }
 
 // Screen is what a restore shows to the person in front of it.
 type Screen interface {
 	progress.Reporter
+	Asker
 	// Plan shows what will be done.
 	Plan(p *plan.Plan, s *manifest.Set)
 	// Confirm asks for the serial numbers of the plan's disks and returns what
@@ -122,6 +124,9 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	if err := r.confirm(); err != nil {
 		return nil, &Untouched{err}
 	}
+	if err := r.keys(ctx); err != nil {
+		return nil, &Untouched{err}
+	}
 	// Between plan and confirmation a person may have pulled out the stick.
 	for _, dev := range r.sources {
 		if _, err := os.Stat("/sys/class/block/" + dev); err != nil {
@@ -193,13 +198,18 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.opt.Secrets.NewLUKS {
+		for i := range fitted.Crypts {
+			fitted.Crypts[i].Header = ""
+		}
+	}
 	if r.plan, err = plan.New(fitted, m); err != nil {
 		return err
 	}
 	if err := r.twins(); err != nil {
 		return err
 	}
-	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine}
+	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine, Keys: map[string]recreate.Key{}}
 	return r.programs()
 }
 
@@ -249,6 +259,14 @@ func (r *Restorer) tidy(ctx context.Context) error {
 	for _, a := range r.set.Layout.Arrays {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeArray, Device: a.Name})
 	}
+	// Whichever lies on the other: what is still in use the first time is not
+	// the second time.
+	crypts := func() {
+		for i := range r.set.Layout.Crypts {
+			p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeCrypt, Crypt: &r.set.Layout.Crypts[i]})
+		}
+	}
+	crypts()
 	for _, g := range r.set.Layout.VolumeGroup {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.RestoreVG, Group: g.Name})
 	}
@@ -313,6 +331,11 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			r.Screen.Note("%d. %s: was done before", i+1, s)
 			if s.Kind == plan.MakeArray {
 				if err := r.rec.Reassemble(ctx, s); err != nil {
+					return err
+				}
+			}
+			if s.Kind == plan.MakeCrypt {
+				if err := recreate.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase); err != nil {
 					return err
 				}
 			}
@@ -384,6 +407,9 @@ func (r *Restorer) finalize(ctx context.Context) error {
 	if err := r.mountPoints(); err != nil {
 		return err
 	}
+	if err := r.keyFiles(ctx); err != nil {
+		return err
+	}
 	r.Screen.Phase("making the system start", 0)
 	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Run: r.Run, Report: r.Screen}
 	if err := s.Install(ctx); err != nil {
@@ -396,6 +422,36 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount", strings.Join(faults, "\n  "), r.opt.Target)
 	}
 	r.Screen.Note("looked at fstab, GRUB, initramfs and loader: what they refer to is there")
+	return nil
+}
+
+// keyFiles gives LUKS devices that were made anew the key files that crypttab
+// has for them.
+func (r *Restorer) keyFiles(ctx context.Context) error {
+	b, err := os.ReadFile(filepath.Join(r.opt.Target, "etc/crypttab"))
+	if err != nil {
+		return nil // without a crypttab there are none
+	}
+	for _, s := range r.plan.Steps {
+		if s.Kind != plan.MakeCrypt || r.rec.Keys[s.Crypt.Name].Header != nil {
+			continue
+		}
+		for _, line := range strings.Split(string(b), "\n") {
+			f := strings.Fields(line)
+			if len(f) < 3 || f[0] != s.Crypt.Name || !strings.HasPrefix(f[2], "/") {
+				continue
+			}
+			file := filepath.Join(r.opt.Target, f[2])
+			if st, err := os.Stat(file); err != nil || !st.Mode().IsRegular() {
+				continue
+			}
+			if err := r.rec.AddKeyFile(ctx, s, file); err != nil {
+				return fmt.Errorf("cannot make %s a key of %s again: %w", f[2], s.Crypt.Name, err)
+			}
+			r.Screen.Note("%s opens %s again", f[2], s.Crypt.Name)
+		}
+		r.Screen.Warn("%s has a new header: its other passphrases and tokens are gone", s.Crypt.Name)
+	}
 	return nil
 }
 

@@ -6,8 +6,12 @@ package superblock
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -38,6 +42,7 @@ type Info struct {
 	VFAT  *VFAT
 	MD    *MD
 	Btrfs *Btrfs
+	LUKS  *LUKS
 }
 
 // MD is the superblock of a member of a RAID array, metadata 1.x; names as in
@@ -337,11 +342,84 @@ func probeLVM(b []byte) *Info {
 	return nil
 }
 
+// LUKS is the header of an encrypted device; names as in cryptsetup(8).
+type LUKS struct {
+	Version    int    `json:"version"` // 1 or 2
+	Cipher     string `json:"cipher"`  // "aes-xts-plain64"
+	Hash       string `json:"hash"`    // of the first keyslot, or of the header
+	KeySize    int64  `json:"keySize"` // of the volume key, bits
+	SectorSize int64  `json:"sectorSize"`
+	Offset     int64  `json:"offset"` // where data begins, bytes
+	// Fixed tells that the size of what is encrypted is written in the header.
+	Fixed bool `json:"fixed,omitempty"`
+	// Why, if not "", says why such a device can't be made again.
+	Why string `json:"-"`
+}
+
+// probeLUKS reads LUKS1 (LUKS On-Disk Format Specification 1.2.3, §2) and LUKS2
+// (LUKS2 On-Disk Format Specification 1.1, §2 and 3).
 func probeLUKS(b []byte) *Info {
 	if string(b[:6]) != "LUKS\xba\xbe" {
 		return nil
 	}
-	return &Info{Type: TypeLUKS, UUID: text(b[168:208])}
+	be := binary.BigEndian
+	i := &Info{Type: TypeLUKS, UUID: text(b[168:208]), LUKS: &LUKS{Version: int(be.Uint16(b[6:]))}}
+	l := i.LUKS
+	switch l.Version {
+	case 1:
+		l.Cipher = text(b[8:40]) + "-" + text(b[40:72])
+		l.Hash, l.KeySize, l.SectorSize, l.Offset = text(b[72:104]), int64(be.Uint32(b[108:]))*8, 512, int64(be.Uint32(b[104:]))*512
+	case 2:
+		i.Label = text(b[24:72])
+		l.readJSON(b[4096:])
+	default:
+		l.Why = fmt.Sprintf("its version is %d", l.Version)
+	}
+	return i
+}
+
+// readJSON reads what LUKS2 says in its second part.
+func (l *LUKS) readJSON(b []byte) {
+	type object map[string]any
+	var h struct {
+		Keyslots map[string]struct {
+			KeySize int64 `json:"key_size"`
+			AF      struct{ Hash string }
+		}
+		Segments map[string]struct {
+			Type, Offset, Size, Encryption string
+			SectorSize                     int64 `json:"sector_size"`
+			Integrity                      object
+		}
+		Config struct{ Requirements object }
+	}
+	n := bytes.IndexByte(b, 0)
+	if n < 0 {
+		n = len(b)
+	}
+	if err := json.Unmarshal(b[:n], &h); err != nil {
+		l.Why = "its header can't be read: " + err.Error()
+		return
+	}
+	s, ok := h.Segments["0"]
+	offset, err := strconv.ParseInt(s.Offset, 10, 64)
+	switch {
+	case !ok || len(h.Segments) != 1 || s.Type != "crypt" || err != nil || offset < 0:
+		l.Why = "it has another segment than one that is encrypted"
+		return
+	case s.Integrity != nil:
+		l.Why = "it has integrity checks"
+		return
+	case len(h.Config.Requirements) > 0:
+		l.Why = "it is being reencrypted, or wants what this program does not know"
+		return
+	}
+	l.Cipher, l.Offset, l.SectorSize, l.Fixed = s.Encryption, offset, s.SectorSize, s.Size != "dynamic"
+	for _, k := range slices.Sorted(maps.Keys(h.Keyslots)) {
+		if l.KeySize == 0 {
+			l.KeySize, l.Hash = h.Keyslots[k].KeySize*8, h.Keyslots[k].AF.Hash
+		}
+	}
 }
 
 func probeMD(b []byte) *Info {

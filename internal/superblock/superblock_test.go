@@ -40,6 +40,12 @@ func TestProbe(t *testing.T) {
 			return i.Label == "a label" && i.Size == 128<<20 && b.NodeSize == 32768 && b.SectorSize == 4096 && b.Checksum == "xxhash" && b.Devices == 1 && b.DevID == 1 &&
 				strings.Join(b.Features, ",") == "extref,skinny-metadata,free-space-tree"
 		}},
+		{"luks1", 32 << 20, []string{"cryptsetup", "luksFormat", "-q", "--type", "luks1", "--uuid", id, "--pbkdf-force-iterations", "1000", "--key-size", "256", "--key-file", "/etc/hostname", "FILE"}, func(i *Info) bool {
+			return *i.LUKS == LUKS{Version: 1, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 256, SectorSize: 512, Offset: 2 << 20}
+		}},
+		{"luks2", 32 << 20, []string{"cryptsetup", "luksFormat", "-q", "--type", "luks2", "--uuid", id, "--label", "secret", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--sector-size", "4096", "--key-file", "/etc/hostname", "FILE"}, func(i *Info) bool {
+			return *i.LUKS == LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 512, SectorSize: 4096, Offset: 16 << 20}
+		}},
 		{"swap", 4 << 20, []string{"mkswap", "-q", "-U", id, "-L", "sw", "FILE"}, func(i *Info) bool { return i.Type == TypeSwap && i.Label == "sw" && i.Size == 4<<20 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -64,7 +70,7 @@ func TestProbe(t *testing.T) {
 				t.Fatalf("Probe = %v, %v", i, err)
 			}
 			if !c.want(i) {
-				t.Errorf("Probe = %+v %+v %+v %+v %+v", i, i.Ext, i.XFS, i.VFAT, i.Btrfs)
+				t.Errorf("Probe = %+v %+v %+v %+v %+v %+v", i, i.Ext, i.XFS, i.VFAT, i.Btrfs, i.LUKS)
 			}
 			for tag, got := range map[string]string{"TYPE": i.Type, "UUID": i.UUID, "LABEL": i.Label} {
 				out, _ := exec.Command("blkid", "-p", "-o", "value", "-s", tag, file).Output()

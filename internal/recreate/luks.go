@@ -1,0 +1,109 @@
+package recreate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Key opens a LUKS device.
+type Key struct {
+	// Header is all that is before its data; nil makes the device anew.
+	Header     []byte
+	Passphrase []byte // or the content of a key file
+}
+
+// makeCrypt brings back a LUKS device, and opens it.
+func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
+	k, ok := r.Keys[s.Crypt.Name]
+	if !ok {
+		return fmt.Errorf("there is no key for %s", s.Crypt.Name)
+	}
+	if isOpen(s.Crypt.Name) {
+		return &plan.Refused{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
+	}
+	if err := r.free(s.Device); err != nil {
+		return err
+	}
+	if k.Header == nil {
+		if err := cryptsetup(ctx, r.Run, k.Passphrase, plan.LUKSFormat(s.Crypt, "/dev/"+s.Device)[1:]...); err != nil {
+			return err
+		}
+	} else if err := writeHeader("/dev/"+s.Device, k.Header); err != nil {
+		return err
+	}
+	if err := OpenCrypt(ctx, r.Run, s.Crypt, s.Device, k.Passphrase); err != nil {
+		return err
+	}
+	if err := blockdev.Await(ctx, s.Crypt.Mapper(), s.Crypt.Size); err != nil {
+		return err
+	}
+	// What the disk had there before looks like anything, once decrypted.
+	f, err := os.OpenFile("/dev/"+s.Crypt.Mapper(), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := wipeEnds(f, 0, int64(s.Crypt.Size)); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func writeHeader(dev string, header []byte) error {
+	f, err := os.OpenFile(dev, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open %s for writing: %w", dev, err)
+	}
+	_, err = f.WriteAt(header, 0)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("cannot write the LUKS header of %s: %w", dev, err)
+	}
+	return nil
+}
+
+func isOpen(name string) bool {
+	_, err := os.Stat("/dev/" + layout.MapperPrefix + name)
+	return err == nil
+}
+
+// cryptsetup runs without udev, and gets the key from standard input.
+func cryptsetup(ctx context.Context, run tool.Runner, key []byte, args ...string) error {
+	_, err := run.Run(ctx, tool.Cmd{Args: append([]string{"cryptsetup"}, args...), Stdin: bytes.NewReader(key), Env: noUdev})
+	return err
+}
+
+// OpenCrypt opens a LUKS device on dev, unless it is open.
+func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string, passphrase []byte) error {
+	if isOpen(c.Name) {
+		return nil
+	}
+	if err := cryptsetup(ctx, run, passphrase, "open", "--type", "luks", "--key-file", "-", "/dev/"+dev, c.Name); err != nil {
+		return fmt.Errorf("cannot open the LUKS device %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// CloseCrypt closes a LUKS device, if it is open.
+func CloseCrypt(ctx context.Context, run tool.Runner, name string) error {
+	if !isOpen(name) {
+		return nil
+	}
+	if err := cryptsetup(ctx, run, nil, "close", name); err != nil {
+		return fmt.Errorf("cannot close the LUKS device %s: %w", name, err)
+	}
+	return nil
+}
+
+// AddKeyFile gives a LUKS device that was made anew a key file as well.
+func (r *Recreator) AddKeyFile(ctx context.Context, s plan.Step, file string) error {
+	k := r.Keys[s.Crypt.Name]
+	return cryptsetup(ctx, r.Run, k.Passphrase, "luksAddKey", "--batch-mode", "--key-file", "-", "/dev/"+s.Device, file)
+}

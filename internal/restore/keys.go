@@ -1,0 +1,217 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+	"filippo.io/age/agessh"
+
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// maxHeader is the largest header of a LUKS device that is read.
+const maxHeader = 256 << 20
+
+// Secrets are the person's keys: files, or what is typed.
+type Secrets struct {
+	// Identity is a file with age identities, or an SSH private key, that
+	// decrypts what the set has encrypted; "" asks for it.
+	Identity string
+	// KeyFile holds the passphrase or key of LUKS devices; "" asks for it.
+	KeyFile string
+	// NewLUKS makes LUKS devices anew even where the set has their headers.
+	NewLUKS bool
+}
+
+// Asker asks a person for something that is not shown while it is typed.
+type Asker interface {
+	Secret(prompt string) ([]byte, error)
+}
+
+// keys gets all that is needed to open the plan's LUKS devices, and tries it,
+// before anything is written.
+func (r *Restorer) keys(ctx context.Context) error {
+	var known [][]byte
+	var ids []age.Identity
+	for _, s := range r.plan.Steps {
+		if s.Kind != plan.MakeCrypt {
+			continue
+		}
+		k := recreate.Key{}
+		if s.Crypt.Header != "" {
+			if ids == nil {
+				var err error
+				if ids, err = r.identities(); err != nil {
+					return err
+				}
+			}
+			var err error
+			if k.Header, err = r.header(s.Crypt.Header, ids); err != nil {
+				return err
+			}
+			if int64(len(k.Header)) != s.Crypt.LUKS.Offset {
+				return fmt.Errorf("cannot use %s: it has %d bytes, and the data of %s begins at %d", s.Crypt.Header, len(k.Header), s.Crypt.Name, s.Crypt.LUKS.Offset)
+			}
+		}
+		for _, p := range known {
+			if k.Header == nil || testKey(ctx, r.Run, k.Header, p) == nil {
+				k.Passphrase = p
+				break
+			}
+		}
+		if k.Passphrase == nil {
+			p, err := r.passphrase(ctx, s, k.Header)
+			if err != nil {
+				return err
+			}
+			k.Passphrase = p
+			known = append(known, p)
+		}
+		r.rec.Keys[s.Crypt.Name] = k
+	}
+	return nil
+}
+
+// passphrase reads the key file, or asks: for one that opens the header, or
+// twice for a new one.
+func (r *Restorer) passphrase(ctx context.Context, s plan.Step, header []byte) ([]byte, error) {
+	what := fmt.Sprintf("%s (was on %s)", s.Crypt.Name, s.Crypt.Device)
+	if f := r.opt.Secrets.KeyFile; f != "" {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the key of %s: %w", what, err)
+		}
+		if header != nil {
+			if err := testKey(ctx, r.Run, header, b); err != nil {
+				return nil, &plan.Refused{Reason: fmt.Sprintf("%s does not open %s", f, what)}
+			}
+		}
+		return b, nil
+	}
+	for range 3 {
+		p, err := r.Screen.Secret("Passphrase of " + what + ": ")
+		if err != nil {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("nobody gave the passphrase of %s; --key-file names a file with it", what)}
+		}
+		if header != nil {
+			if testKey(ctx, r.Run, header, p) == nil {
+				return p, nil
+			}
+			r.Screen.Warn("that does not open %s", what)
+			continue
+		}
+		again, err := r.Screen.Secret("It is a new one; once more: ")
+		if err != nil {
+			return nil, err
+		}
+		if len(p) > 0 && bytes.Equal(p, again) {
+			return p, nil
+		}
+		r.Screen.Warn("those were two different passphrases, or none")
+	}
+	return nil, &plan.Refused{Reason: "no passphrase for " + what}
+}
+
+// testKey tries a passphrase on a header, in memory-backed storage.
+func testKey(ctx context.Context, run tool.Runner, header, passphrase []byte) error {
+	return withHeader(header, func(file string) error {
+		_, err := run.Run(ctx, tool.Cmd{Args: []string{"cryptsetup", "open", "--test-passphrase", "--type", "luks", "--key-file", "-", file}, Stdin: bytes.NewReader(passphrase), Env: []string{"DM_DISABLE_UDEV=1"}})
+		return err
+	})
+}
+
+// withHeader hands a header to fn as a file.
+func withHeader(header []byte, fn func(file string) error) error {
+	dir, err := os.MkdirTemp("", "mkcdrec-luks")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "header")
+	if err := os.WriteFile(file, header, 0o600); err != nil {
+		return err
+	}
+	return fn(file)
+}
+
+// header reads and decrypts a LUKS header of the set.
+func (r *Restorer) header(name string, ids []age.Identity) ([]byte, error) {
+	b, err := target.ReadFile(r.set.Store, name, maxHeader)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
+	}
+	in, err := age.Decrypt(bytes.NewReader(b), ids...)
+	if err != nil {
+		var no *age.NoIdentityMatchError
+		if errors.As(err, &no) {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks makes LUKS anew, without it", name)}
+		}
+		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
+	}
+	out, err := io.ReadAll(io.LimitReader(in, maxHeader))
+	if err != nil {
+		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
+	}
+	return out, nil
+}
+
+// identities reads the identity file, or asks for one that is typed.
+func (r *Restorer) identities() ([]age.Identity, error) {
+	var b []byte
+	var err error
+	if f := r.opt.Secrets.Identity; f != "" {
+		if b, err = os.ReadFile(f); err != nil {
+			return nil, fmt.Errorf("cannot read the identity: %w", err)
+		}
+	} else {
+		b, err = r.Screen.Secret("The set's LUKS headers are encrypted. Their age identity (AGE-SECRET-KEY-1...): ")
+		if err != nil || len(bytes.TrimSpace(b)) == 0 {
+			return nil, &plan.Refused{Reason: "nobody gave the identity that decrypts the LUKS headers; --identity names a file with it, --new-luks makes LUKS anew, without them"}
+		}
+	}
+	return parseIdentities(b, r.Screen.Secret)
+}
+
+// parseIdentities takes a file of age-keygen(1), one that is itself encrypted
+// with a passphrase, or an SSH private key.
+func parseIdentities(b []byte, ask func(string) ([]byte, error)) ([]age.Identity, error) {
+	switch {
+	case bytes.HasPrefix(b, []byte("-----BEGIN")):
+		id, err := agessh.ParseIdentity(b)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use the identity: %w", err)
+		}
+		return []age.Identity{id}, nil
+	case bytes.HasPrefix(b, []byte("age-encryption.org/")):
+		p, err := ask("Passphrase of the identity file: ")
+		if err != nil {
+			return nil, &plan.Refused{Reason: "nobody gave the passphrase of the identity file"}
+		}
+		s, err := age.NewScryptIdentity(string(p))
+		if err != nil {
+			return nil, fmt.Errorf("cannot use the identity: %w", err)
+		}
+		in, err := age.Decrypt(bytes.NewReader(b), s)
+		if err != nil {
+			return nil, fmt.Errorf("cannot decrypt the identity: %w", err)
+		}
+		if b, err = io.ReadAll(io.LimitReader(in, 1<<20)); err != nil {
+			return nil, fmt.Errorf("cannot decrypt the identity: %w", err)
+		}
+	}
+	ids, err := age.ParseIdentities(strings.NewReader(strings.TrimSpace(string(b)) + "\n"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the identity: %w", err)
+	}
+	return ids, nil
+}
