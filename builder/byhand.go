@@ -43,15 +43,41 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 		}
 		h.Arrays = append(h.Arrays, strings.Join(line, " "))
 	}
-	for _, g := range l.VolumeGroup {
+	// LUKS below LVM comes first, LUKS on LVM after it.
+	var later []string
+	for i := range l.Crypts {
+		c := &l.Crypts[i]
+		if !needed(l, c.Mapper(), need) {
+			continue
+		}
+		lines := handCrypt(c, shell(c.Device))
+		if l.Group(c.Device) != nil {
+			later = append(later, lines...)
+		} else {
+			h.Crypts = append(h.Crypts, lines...)
+		}
+	}
+	for i := range l.VolumeGroup {
+		g := &l.VolumeGroup[i]
+		if !needed(l, g.PVs[0].Device, need) {
+			continue
+		}
+		config, err := plan.Thinless(g)
+		if err != nil {
+			return nil, err
+		}
 		file := g.Name + ".vgcfg"
-		files[file] = []byte(g.Config)
+		files[file] = []byte(config)
 		hg := templates.HandGroup{Name: g.Name, File: file}
 		for _, pv := range g.PVs {
 			hg.PVs = append(hg.PVs, pv.UUID+" "+shell(pv.Device))
 		}
+		for _, c := range plan.Lvcreate(g) {
+			hg.Thin = append(hg.Thin, quoteLine(c[1:], nil))
+		}
 		h.Groups = append(h.Groups, hg)
 	}
+	h.Make = append(h.Make, later...)
 	for i := range l.Filesystems {
 		f := &l.Filesystems[i]
 		if !needed(l, f.Device, need) {
@@ -114,6 +140,17 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 	}
 	files["restore.sh"], err = templates.RestoreScript(h)
 	return files, err
+}
+
+// handCrypt are the lines that bring back a LUKS device and open it.
+func handCrypt(c *layout.Crypt, dev string) []string {
+	open := "cryptsetup open " + dev + " " + templates.ShellQuote(c.Name)
+	if c.Header != "" {
+		return []string{"# " + c.Header + " is decrypted with the age identity in the file $IDENTITY.", `age -d -i "$IDENTITY" "$SET"/` + templates.ShellQuote(c.Header) + " | dd of=" + dev + " bs=64k conv=fsync", open}
+	}
+	a := plan.LUKSFormat(c, "DEVICE")
+	a = slices.DeleteFunc(a, func(w string) bool { return w == "--key-file" || w == "-" || w == "--batch-mode" })
+	return []string{quoteLine(a, map[string]string{"DEVICE": dev}), open}
 }
 
 // handOptions are the options that mount a subvolume of a btrfs.

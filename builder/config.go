@@ -31,6 +31,13 @@ type Config struct {
 	// Compression is fastest, default or better.
 	Compression string       `yaml:"compression"`
 	Rescue      RescueConfig `yaml:"rescue"`
+	// Recipients are age or SSH public keys, which the headers of LUKS devices
+	// are encrypted for: their private keys are not needed here.
+	Recipients []string `yaml:"recipients"`
+	// LUKSHeaders is encrypted, or none: then a restore makes LUKS anew, with a
+	// new passphrase. "" is encrypted when there are recipients; without any
+	// the headers are reported as not covered.
+	LUKSHeaders string `yaml:"luks_headers"`
 }
 
 // RescueConfig is about the rescue system.
@@ -104,6 +111,15 @@ func (c *Config) Validate() error {
 	}
 	if _, err := c.mediumSize(); err != nil {
 		errs = append(errs, fmt.Errorf("rescue.medium_size: %w", err))
+	}
+	if _, err := c.recipients(); err != nil {
+		errs = append(errs, err)
+	}
+	switch {
+	case c.LUKSHeaders == "encrypted" && len(c.Recipients) == 0:
+		errs = append(errs, errors.New("luks_headers: encrypted wants recipients"))
+	case c.LUKSHeaders != "" && c.LUKSHeaders != "encrypted" && c.LUKSHeaders != "none":
+		errs = append(errs, fmt.Errorf("luks_headers: %q; want encrypted or none", c.LUKSHeaders))
 	}
 	if d := c.Rescue.Default; d != "" && d != "local" && d != "rescue" {
 		errs = append(errs, fmt.Errorf("rescue.default: %q; want local or rescue", d))

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
@@ -36,6 +37,8 @@ type Plan struct {
 	generic bool
 	exclude *archive.Matcher
 	level   archive.Level
+	// recipients are whom LUKS headers are encrypted for.
+	recipients []age.Recipient
 }
 
 // PlannedArchive is one file system to be archived.
@@ -91,6 +94,14 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 			f.Excluded = "it holds the backup set"
 		case f.Excluded == "" && !usesDisk(l, f):
 			f.Excluded = "nothing of its disk is mounted"
+		}
+	}
+	if err := p.luks(c, named); err != nil {
+		return nil, err
+	}
+	for _, g := range l.VolumeGroup {
+		if len(g.Snapshots) > 0 {
+			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: snapshots: %s", g.Name, strings.Join(g.Snapshots, ", ")))
 		}
 	}
 	for i := range l.Filesystems {

@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -289,6 +290,11 @@ func (s *setWriter) texts() error {
 	if err != nil {
 		return err
 	}
+	headers, err := s.p.luksHeaders()
+	if err != nil {
+		return err
+	}
+	maps.Copy(files, headers)
 	for name, b := range files {
 		if err := manifest.WriteFile(filepath.Join(s.dir, name), b); err != nil {
 			return err

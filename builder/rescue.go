@@ -44,6 +44,14 @@ func (p *Plan) Needs() []string {
 	for _, a := range p.Layout.Arrays {
 		out = append(out, "md", a.Level)
 	}
+	if len(p.Layout.Crypts) > 0 {
+		out = append(out, "luks")
+	}
+	for _, g := range p.Layout.VolumeGroup {
+		if slices.ContainsFunc(g.LVs, func(v layout.LogicalVolume) bool { return v.ThinPool != nil }) {
+			out = append(out, "thin")
+		}
+	}
 	if p.Layout.Boot.Firmware == "uefi" {
 		out = append(out, "uefi")
 	}
@@ -299,6 +307,12 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 		}
 		extra = append(extra, "md_mod", m)
 	}
+	for _, c := range p.Layout.Crypts {
+		extra = append(extra, cryptModules(x, c.LUKS)...)
+	}
+	if slices.Contains(p.Needs(), "thin") {
+		extra = append(extra, "dm_thin_pool")
+	}
 	for i := range p.Layout.VolumeGroup {
 		if p.Layout.VolumeGroup[i].Rigid() {
 			extra = append(extra, "dm_raid", "raid0", "raid1", "raid10", "raid456")
@@ -367,7 +381,7 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 		needs = append(needs, "shell")
 	}
 	if p.generic {
-		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md")
+		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md", "luks", "thin")
 	}
 	for _, n := range needs {
 		for _, pr := range initramfs.ProgramsFor(n) {

@@ -45,6 +45,11 @@ func ProgramsFor(what string) []Program {
 		return []Program{{Name: "mkfs.btrfs", Check: []string{"--version"}}, {Name: "btrfs", Check: []string{"--version"}}}
 	case "lvm":
 		return []Program{{Name: "lvm", Check: []string{"version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
+	case "thin":
+		return []Program{{Name: "thin_check", Check: []string{"-V"}, Optional: true}, {Name: "thin_repair", Check: []string{"-V"}, Optional: true}}
+	case "luks":
+		// Its threads want libgcc when they end, without being linked to it.
+		return []Program{{Name: "cryptsetup", Check: []string{"--version"}, Data: []string{"/lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib64/libgcc_s.so.1"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "md":
 		return []Program{{Name: "mdadm", Check: []string{"--version"}}}
 	case "shell":

@@ -297,6 +297,10 @@ func For(what string) []Requirement {
 		return []Requirement{{"CONFIG_BTRFS_FS", true, "btrfs can't be mounted"}}
 	case "lvm":
 		return []Requirement{{"CONFIG_BLK_DEV_DM", true, "LVM does not work"}}
+	case "thin":
+		return []Requirement{{"CONFIG_DM_THIN_PROVISIONING", true, "thin pools do not work"}}
+	case "luks":
+		return []Requirement{{"CONFIG_DM_CRYPT", true, "LUKS devices can't be opened"}}
 	case "md":
 		return []Requirement{{"CONFIG_BLK_DEV_MD", true, "software RAID does not work"}}
 	case "linear", "raid0", "raid1", "raid10", "raid4", "raid5", "raid6":

@@ -142,6 +142,7 @@ type ByHand struct {
 	SetID    string
 	Disks    []HandDisk
 	Arrays   []string // mdadm command lines
+	Crypts   []string // command lines that bring back LUKS devices
 	Groups   []HandGroup
 	Make     []string // mkfs and mkswap command lines, in order
 	Mounts   []HandMount
@@ -159,6 +160,7 @@ type HandDisk struct {
 type HandGroup struct {
 	Name, File string
 	PVs        []string // "UUID DEVICE"
+	Thin       []string // lvcreate command lines
 }
 
 // HandMount is a mount below /mnt/target; Options are quoted for the shell.

@@ -8,7 +8,8 @@
 //	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [--salvage] [SET]
 //	        [--size WHAT=SIZE]... [--keep-sizes] [--fs-type MOUNT=TYPE]...
 //	restore [...] VOLUME [VOLUME...]
-//	restore mount [--ro] [SET]
+//	        [--identity FILE] [--key-file FILE] [--new-luks]
+//	restore mount [--ro] [--key-file FILE] [SET]
 //	restore verify [SET]
 //	restore umount [SET]
 //
@@ -36,6 +37,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
@@ -77,6 +79,9 @@ func run(args []string) int {
 	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
 	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4 or xfs")
 	f.BoolVar(&opt.Wish.Keep, "keep-sizes", false, "every partition and volume gets the size it had, whatever the disk")
+	f.StringVar(&opt.Secrets.Identity, "identity", "", "`FILE` with the age identity or SSH key that decrypts the set's LUKS headers; asked for without")
+	f.StringVar(&opt.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
+	f.BoolVar(&opt.Secrets.NewLUKS, "new-luks", false, "make LUKS devices anew, with a new passphrase and without their other keys")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
 	verbose := f.Bool("v", false, "say more")
@@ -232,6 +237,7 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 func repair(ctx context.Context, p *ui.Printer, what string, args []string) error {
 	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
 	ro := f.Bool("ro", false, "mount read-only")
+	keyFile := f.String("key-file", "", "`FILE` with the passphrase of LUKS devices")
 	if err := f.Parse(args); err != nil {
 		return exit.Usage(err)
 	}
@@ -256,6 +262,7 @@ func repair(ctx context.Context, p *ui.Printer, what string, args []string) erro
 		}
 	}
 	r := &restore.Repair{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
+	r.KeyFile, r.Secret = *keyFile, screen{p}.Secret
 	if what == "umount" {
 		return r.Unmount(ctx, l)
 	}
@@ -275,6 +282,17 @@ func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
 	fmt.Fprintf(&b, "Backup set %s of %s, made %s\n\n", set.Manifest.ID, set.Manifest.Host, set.Manifest.Created.Format("2006-01-02 15:04 UTC"))
 	ui.DrawPlan(&b, p, set.Layout)
 	s.Note("%s", b.String())
+}
+
+// Secret reads a line from the terminal, which does not show it.
+func (s screen) Secret(prompt string) ([]byte, error) {
+	s.End()
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return nil, errors.New("standard input is no terminal")
+	}
+	fmt.Fprint(os.Stderr, prompt)
+	defer fmt.Fprintln(os.Stderr)
+	return term.ReadPassword(int(os.Stdin.Fd()))
 }
 
 // Confirm asks for every disk's serial number. A disk without one is

@@ -82,6 +82,9 @@ func ArchiveName(device, mount string) string {
 	return strings.ReplaceAll(device, "/", "-") + "." + strings.ReplaceAll(mount, "/", "_") + ".tar.zst"
 }
 
+// HeaderName is the name of the file with a LUKS device's header.
+func HeaderName(device string) string { return strings.ReplaceAll(device, "/", "-") + ".luks.age" }
+
 // Validate reports all faults at once.
 func (m *Manifest) Validate() error {
 	var errs []error

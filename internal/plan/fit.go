@@ -696,7 +696,7 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 		}
 		return nil // its physical volumes kept their size
 	}
-	config, err := thinless(g)
+	config, err := Thinless(g)
 	if err != nil {
 		return err
 	}

@@ -535,7 +535,7 @@ func tableName(label string) string {
 }
 
 func (p *Plan) group(g *layout.VolumeGroup) error {
-	config, err := thinless(g)
+	config, err := Thinless(g)
 	if err != nil {
 		return err
 	}
@@ -590,9 +590,9 @@ func Lvcreate(g *layout.VolumeGroup) [][]string {
 	return out
 }
 
-// thinless is a group's text without thin pools, what lies in them, and
+// Thinless is a group's text without thin pools, what lies in them, and
 // snapshots.
-func thinless(g *layout.VolumeGroup) (string, error) {
+func Thinless(g *layout.VolumeGroup) (string, error) {
 	if len(g.Snapshots) == 0 && !slices.ContainsFunc(g.LVs, func(v layout.LogicalVolume) bool { return v.ThinPool != nil || v.Pool != "" }) {
 		return g.Config, nil
 	}

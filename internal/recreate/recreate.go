@@ -511,6 +511,15 @@ func (r *Recreator) Sync() error {
 // Release unmounts everything below target, and closes the plan's volume groups,
 // LUKS devices and arrays: after a run, and before a new try. It reports what stays.
 func (r *Recreator) Release(ctx context.Context) error {
+	err := r.release(ctx)
+	if err != nil {
+		// LUKS may lie on LVM, and LVM on LUKS: what was in use before is not now.
+		err = r.release(ctx)
+	}
+	return err
+}
+
+func (r *Recreator) release(ctx context.Context) error {
 	var errs []error
 	mounts, err := r.Machine.Mounts()
 	if err != nil {

@@ -24,6 +24,9 @@ type Repair struct {
 	Run    tool.Runner
 	Report progress.Reporter
 	Target string // rescue.TargetDir
+	// KeyFile opens LUKS devices; without it Secret asks.
+	KeyFile string
+	Secret  func(prompt string) ([]byte, error)
 }
 
 // kernelMounts are bound into the system, so that programs work in a chroot.
@@ -44,10 +47,16 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 			return nil, err
 		}
 	}
+	if err := r.open(ctx, l); err != nil {
+		return nil, err
+	}
 	for _, g := range l.VolumeGroup {
 		if _, err := r.lvm(ctx, "vgchange", "-ay", g.Name); err != nil {
 			return nil, fmt.Errorf("cannot activate volume group %s: %w", g.Name, err)
 		}
+	}
+	if err := r.open(ctx, l); err != nil { // on logical volumes
+		return nil, err
 	}
 	devs, err := medium.Devices()
 	if err != nil {
@@ -136,6 +145,47 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 	return mounted, nil
 }
 
+// open opens the LUKS devices that are there by now, found by their UUIDs.
+func (r *Repair) open(ctx context.Context, l *layout.Layout) error {
+	if len(l.Crypts) == 0 {
+		return nil
+	}
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	var known [][]byte
+	if r.KeyFile != "" {
+		b, err := os.ReadFile(r.KeyFile)
+		if err != nil {
+			return fmt.Errorf("cannot read the key file: %w", err)
+		}
+		known = append(known, b)
+	}
+	for i := range l.Crypts {
+		c := &l.Crypts[i]
+		n := slices.IndexFunc(devs, func(d medium.Device) bool {
+			return d.Info.Type == superblock.TypeLUKS && strings.EqualFold(d.Info.UUID, c.UUID)
+		})
+		if n < 0 {
+			continue
+		}
+		opened := slices.ContainsFunc(known, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, devs[n].Name, k) == nil })
+		for try := 0; !opened; try++ {
+			k, err := r.Secret("Passphrase of " + c.Name + " on /dev/" + devs[n].Name + ": ")
+			if err != nil {
+				return fmt.Errorf("cannot open %s: nobody gave its passphrase; --key-file names a file with it", c.Name)
+			}
+			if err = recreate.OpenCrypt(ctx, r.Run, c, devs[n].Name, k); err != nil && try == 2 {
+				return err
+			}
+			opened = err == nil
+			known = append(known, k)
+		}
+	}
+	return nil
+}
+
 // Unmount writes everything to the disks, unmounts what lies below Target, and
 // deactivates the layout's volume groups.
 func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
@@ -166,6 +216,9 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 		if _, err := r.lvm(ctx, "vgchange", "-an", g.Name); err != nil {
 			errs = append(errs, fmt.Errorf("cannot deactivate volume group %s: %w", g.Name, err))
 		}
+	}
+	for _, c := range slices.Backward(l.Crypts) {
+		errs = append(errs, recreate.CloseCrypt(ctx, r.Run, c.Name))
 	}
 	for _, a := range slices.Backward(l.Arrays) {
 		errs = append(errs, recreate.StopArray(ctx, r.Run, a.Name))

@@ -259,14 +259,9 @@ func (r *Restorer) tidy(ctx context.Context) error {
 	for _, a := range r.set.Layout.Arrays {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeArray, Device: a.Name})
 	}
-	// Whichever lies on the other: what is still in use the first time is not
-	// the second time.
-	crypts := func() {
-		for i := range r.set.Layout.Crypts {
-			p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeCrypt, Crypt: &r.set.Layout.Crypts[i]})
-		}
+	for i := range r.set.Layout.Crypts {
+		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeCrypt, Crypt: &r.set.Layout.Crypts[i]})
 	}
-	crypts()
 	for _, g := range r.set.Layout.VolumeGroup {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.RestoreVG, Group: g.Name})
 	}

@@ -3,6 +3,7 @@ package ui
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -59,7 +60,20 @@ func holds(l *layout.Layout, dev string) string {
 			return "swap"
 		}
 	}
+	if c := l.CryptOn(dev); c != nil {
+		return fmt.Sprintf("LUKS%d %s: %s", c.LUKS.Version, c.Name, holds(l, c.Mapper()))
+	}
+	for _, f := range l.Filesystems {
+		if slices.Contains(f.Others, dev) {
+			return fmt.Sprintf("%s with %s", f.Type, f.Device)
+		}
+	}
 	for _, g := range l.VolumeGroup {
+		for _, v := range g.LVs {
+			if g.Name+"/"+v.Name == dev && v.ThinPool != nil {
+				return "thin pool"
+			}
+		}
 		for _, p := range g.PVs {
 			if p.Device == dev {
 				return "LVM " + g.Name
