@@ -105,7 +105,7 @@ uefi-btrfs)
   echo in a subvolume in a subvolume > $T/var/lib/machines/inner/file
   ;;
 bios-luks)
-  sgdisk -n1:0:+1M -t1:ef02 -c1:biosboot -n2:0:+400M -t2:8300 -c2:boot -n3:0:-1M -t3:8309 -c3:crypt $D
+  sgdisk -n1:0:+1M -t1:ef02 -c1:biosboot -n2:0:+400M -t2:8300 -c2:boot -n3:0:+5730M -t3:8309 -c3:crypt $D
   udevadm settle
   mkfs.ext4 -q -L boot $D-part2
   dd if=/dev/urandom of=/tmp/keyfile bs=64 count=1 status=none

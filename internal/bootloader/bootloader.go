@@ -93,6 +93,11 @@ func (s *System) Install(ctx context.Context) error {
 	if err := s.fstab(renamed); err != nil {
 		return err
 	}
+	if err := s.edit("crypttab", func(text string) (string, []string, []string) {
+		return CheckCrypttab(text, s.Root, s.Layout, renamed)
+	}); err != nil {
+		return err
+	}
 	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
 		if b, err := os.ReadFile(s.Root + f); err == nil {
 			for _, m := range CheckGRUB(string(b), s.Layout) {
@@ -237,30 +242,40 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 // fstab checks that every device it names is there again; plain names of
 // devices that are called otherwise now become UUIDs.
 func (s *System) fstab(renamed map[string]string) error {
-	file := filepath.Join(s.Root, "etc/fstab")
+	return s.edit("fstab", func(text string) (string, []string, []string) {
+		text, notes := ConvertFstab(text, s.Types)
+		text, more := FollowSubvolumes(text, func(at string) string {
+			if f := s.Layout.Mounted(at); f != nil {
+				return f.Mounts[slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == at })].Subvolume
+			}
+			return ""
+		})
+		notes = append(notes, more...)
+		text, more, missing := CheckFstab(text, s.Layout, renamed)
+		return text, append(notes, more...), missing
+	})
+}
+
+// edit changes a file in /etc, and keeps the old one beside it. change gives
+// the new text, what it changed, and what refers to nothing.
+func (s *System) edit(name string, change func(text string) (out string, notes, missing []string)) error {
+	file := filepath.Join(s.Root, "etc", name)
 	b, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		s.Report.Warn("the restored system has no /etc/fstab")
+		if name == "fstab" {
+			s.Report.Warn("the restored system has no /etc/fstab")
+		}
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot check fstab: %w", err)
+		return fmt.Errorf("cannot check %s: %w", name, err)
 	}
-	text, notes := ConvertFstab(string(b), s.Types)
-	text, more := FollowSubvolumes(text, func(at string) string {
-		if f := s.Layout.Mounted(at); f != nil {
-			return f.Mounts[slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == at })].Subvolume
-		}
-		return ""
-	})
-	notes = append(notes, more...)
-	text, more, missing := CheckFstab(text, s.Layout, renamed)
-	notes = append(notes, more...)
+	text, notes, missing := change(string(b))
 	for _, n := range notes {
-		s.Report.Note("fstab: %s", n)
+		s.Report.Note("%s: %s", name, n)
 	}
 	for _, m := range missing {
-		s.Report.Warn("fstab: %s", m)
+		s.Report.Warn("%s: %s", name, m)
 	}
 	if text == string(b) {
 		return nil
@@ -270,12 +285,73 @@ func (s *System) fstab(renamed map[string]string) error {
 		return err
 	}
 	if err := os.WriteFile(file+".before-restore", b, st.Mode().Perm()); err != nil {
-		return fmt.Errorf("cannot keep the old fstab: %w", err)
+		return fmt.Errorf("cannot keep the old %s: %w", name, err)
 	}
 	if err := os.WriteFile(file, []byte(text), st.Mode().Perm()); err != nil {
-		return fmt.Errorf("cannot change fstab: %w", err)
+		return fmt.Errorf("cannot change %s: %w", name, err)
 	}
 	return nil
+}
+
+// CheckCrypttab gives the text with renamed devices replaced by UUIDs, what was
+// changed, and what refers to nothing that was restored below root; crypttab(5).
+func CheckCrypttab(text, root string, l *layout.Layout, renamed map[string]string) (out string, notes, missing []string) {
+	known := map[string]bool{}
+	uuid := map[string]string{}
+	for _, c := range l.Crypts {
+		known["UUID="+strings.ToLower(c.UUID)], known["/dev/"+c.Device] = true, true
+		known["LABEL="+c.Label] = c.Label != ""
+		uuid["/dev/"+c.Device] = c.UUID
+		if vg, lv, ok := strings.Cut(c.Device, "/"); ok {
+			known["/dev/mapper/"+strings.ReplaceAll(vg, "-", "--")+"-"+strings.ReplaceAll(lv, "-", "--")] = true
+		}
+	}
+	for _, d := range l.Disks {
+		if d.Table == nil {
+			continue
+		}
+		for _, p := range d.Table.Partitions {
+			known["PARTUUID="+strings.ToLower(p.GUID)], known["/dev/"+p.Device] = true, true
+			known["PARTLABEL="+p.Name] = true
+		}
+	}
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		f := strings.Fields(line)
+		if len(f) < 2 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		spec := strings.ReplaceAll(f[1], `"`, "")
+		if k, v, ok := strings.Cut(spec, "="); ok && (k == "UUID" || k == "PARTUUID") {
+			spec = k + "=" + strings.ToLower(v)
+		}
+		if strings.HasPrefix(spec, "/dev/disk/by-uuid/") {
+			spec = "UUID=" + strings.ToLower(path.Base(spec))
+		}
+		options := append(f, "", "")[3]
+		if n, ok := renamed[strings.TrimPrefix(spec, "/dev/")]; ok && strings.HasPrefix(spec, "/dev/") {
+			to := "/dev/" + n
+			if u := uuid[spec]; u != "" {
+				to = "UUID=" + u
+			}
+			lines[i] = strings.Replace(line, f[1], to, 1)
+			notes = append(notes, fmt.Sprintf("%s is /dev/%s now; changed to %s", spec, n, to))
+			continue
+		}
+		if strings.Contains(options, "nofail") || strings.Contains(options, "noauto") || !strings.Contains(spec, "=") && !strings.HasPrefix(spec, "/dev/") || strings.HasPrefix(spec, "/dev/disk/by-") {
+			continue
+		}
+		if !known[spec] {
+			missing = append(missing, fmt.Sprintf("line %d: %s (%s) is not among what was restored", i+1, f[1], f[0]))
+		}
+		// A key file, unless a script makes something else of that word.
+		if key := append(f, "")[2]; strings.HasPrefix(key, "/") && !strings.HasPrefix(key, "/dev/") && !strings.Contains(options, "keyscript=") && !strings.Contains(key, ":") {
+			if _, err := os.Stat(filepath.Join(root, key)); err != nil {
+				missing = append(missing, fmt.Sprintf("line %d: the key file %s (%s) is not there", i+1, key, f[0]))
+			}
+		}
+	}
+	return strings.Join(lines, ""), notes, missing
 }
 
 // CheckGRUB lists UUIDs in a grub.cfg that nothing restored has.
@@ -319,7 +395,9 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 		}
 	}
 	for _, f := range l.Filesystems {
-		add(f.Device, f.UUID, f.Label)
+		for _, d := range f.Devs() {
+			add(d, f.UUID, f.Label)
+		}
 	}
 	for _, s := range l.Swap {
 		add(s.Device, s.UUID, s.Label)

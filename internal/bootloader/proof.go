@@ -29,6 +29,12 @@ func (s *System) Proof(sys string) []string {
 			}
 		}
 	}
+	if b, err := os.ReadFile(filepath.Join(s.Root, "etc/crypttab")); err == nil {
+		_, _, missing := CheckCrypttab(string(b), s.Root, s.Layout, nil)
+		for _, m := range missing {
+			out = append(out, "/etc/crypttab: "+m)
+		}
+	}
 	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
 		b, err := os.ReadFile(s.Root + f)
 		if err != nil {
@@ -187,16 +193,75 @@ func (s *System) checkInitrd(name, sys string) []string {
 	if root == nil {
 		return nil
 	}
-	for _, old := range s.Layout.DisksUnder(root.Device) {
-		disk, ok := s.Devices[old]
-		if !ok {
-			continue
-		}
-		for _, m := range DiskDrivers(sys, disk) {
-			if !have[m] {
-				out = append(out, fmt.Sprintf("%s has not the driver %s of /dev/%s, on which / lies", name, m, disk))
+	for _, dev := range root.Devs() {
+		for _, old := range s.Layout.DisksUnder(dev) {
+			disk, ok := s.Devices[old]
+			if !ok {
+				continue
+			}
+			for _, m := range DiskDrivers(sys, disk) {
+				if !have[m] {
+					out = append(out, fmt.Sprintf("%s has not the driver %s of /dev/%s, on which / lies", name, m, disk))
+				}
 			}
 		}
+	}
+	crypt := false
+	for _, want := range s.stack(root) {
+		crypt = crypt || want[0] == "dm_crypt"
+		if !slices.ContainsFunc(want, func(m string) bool { return have[m] }) {
+			out = append(out, fmt.Sprintf("%s has not the module %s, which / wants", name, strings.Join(want, " or ")))
+		}
+	}
+	if crypt && !slices.ContainsFunc(names, func(n string) bool {
+		return strings.HasPrefix(path.Base(n), "cryptsetup") || path.Base(n) == "systemd-cryptsetup"
+	}) {
+		out = append(out, name+" has no cryptsetup, and / lies on LUKS")
+	}
+	return out
+}
+
+// stack lists the modules that the root file system and what it lies on want,
+// each with those that do as well.
+func (s *System) stack(root *layout.Filesystem) [][]string {
+	var out [][]string
+	switch root.Type {
+	case "ext2", "ext3", "ext4":
+		out = append(out, []string{"ext4", root.Type})
+	case "btrfs":
+		out = append(out, []string{"btrfs"})
+		if alt := map[string][]string{"xxhash": {"xxhash_generic"}, "sha256": {"sha256_generic", "sha256_ssse3"}, "blake2": {"blake2b_generic"}}[root.Btrfs.Checksum]; alt != nil {
+			out = append(out, alt)
+		}
+	default:
+		out = append(out, []string{root.Type})
+	}
+	var down func(dev string)
+	down = func(dev string) {
+		l := s.Layout
+		if a := l.Array(dev); a != nil {
+			m := a.Level
+			if m == "raid4" || m == "raid5" || m == "raid6" {
+				m = "raid456"
+			}
+			out = append(out, []string{m})
+			for _, d := range a.Devs() {
+				down(d)
+			}
+		}
+		if c := l.Crypt(dev); c != nil {
+			out = append(out, []string{"dm_crypt"})
+			down(c.Device)
+		}
+		if g := l.Group(dev); g != nil {
+			out = append(out, []string{"dm_mod"})
+			for _, p := range g.PVs {
+				down(p.Device)
+			}
+		}
+	}
+	for _, d := range root.Devs() {
+		down(d)
 	}
 	return out
 }

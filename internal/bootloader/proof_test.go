@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // restored makes a tree that starts, with its disk behind two drivers.
@@ -20,7 +21,7 @@ printf 'UUID=22-BB / ext4 defaults 0 1\nUUID=11-AA /boot/efi vfat defaults 0 1\n
 printf 'menuentry x {\n\tsearch --fs-uuid --set=root 22-bb22-bb\n\tlinux /boot/vmlinuz-6.1.0-9-amd64 root=/dev/mapper/vg--0-root ro\n\tinitrd /boot/initrd.img-6.1.0-9-amd64\n}\n' > boot/grub/grub.cfg
 echo kernel/drivers/virtio/virtio_pci.ko > usr/lib/modules/6.1.0-9-amd64/modules.builtin
 : > boot/efi/EFI/BOOT/BOOTX64.EFI
-: > tree/usr/lib/modules/6.1.0-9-amd64/virtio-blk.ko; : > tree/init
+: > tree/usr/lib/modules/6.1.0-9-amd64/virtio-blk.ko; : > tree/usr/lib/modules/6.1.0-9-amd64/dm-mod.ko.xz; : > tree/usr/lib/modules/6.1.0-9-amd64/ext4.ko; : > tree/init
 (cd tree && find . | cpio -o -H newc 2>/dev/null | gzip) > boot/initrd.img-6.1.0-9-amd64
 cd "$2"
 mkdir -p devices/pci0/0000:00:05.0/virtio2/block/vdb block module/virtio_blk module/virtio_pci bus/d1 bus/d2
@@ -33,7 +34,7 @@ ln -s "$2/bus/d2" devices/pci0/0000:00:05.0/virtio2/driver; ln -s "$2/module/vir
 	l := &layout.Layout{
 		Disks:       []layout.Disk{{Name: "vda", Table: &layout.Table{Partitions: []layout.Partition{{Device: "vda1"}, {Device: "vda2"}}}}},
 		VolumeGroup: []layout.VolumeGroup{{Name: "vg-0", PVs: []layout.PhysicalVolume{{Device: "vda2"}}, LVs: []layout.LogicalVolume{{Name: "root"}}}},
-		Filesystems: []layout.Filesystem{{Device: "vda1", UUID: "11-AA", Mounts: []layout.Mount{{Path: "/boot/efi"}}}, {Device: "vg-0/root", UUID: "22-bb", Mounts: []layout.Mount{{Path: "/"}}}, {Device: "x", UUID: "22-bb22-bb"}},
+		Filesystems: []layout.Filesystem{{Device: "vda1", UUID: "11-AA", Mounts: []layout.Mount{{Path: "/boot/efi"}}}, {Device: "vg-0/root", Type: "ext4", UUID: "22-bb", Mounts: []layout.Mount{{Path: "/"}}}, {Device: "x", UUID: "22-bb22-bb"}},
 		Boot:        layout.Boot{Loader: layout.GRUB, Firmware: layout.UEFI, ESP: "vda1"},
 	}
 	return &System{Root: root, Layout: l, Devices: map[string]string{"vda": "vdb", "vda1": "vdb1", "vda2": "vdb2", "vg-0/root": "vg-0/root"}}, sys
@@ -53,6 +54,19 @@ func TestProof(t *testing.T) {
 		"root": {func(t *testing.T, s *System, root, _ string) {
 			change(t, root+"/boot/grub/grub.cfg", "/dev/mapper/vg--0-root", "/dev/sda2")
 		}, "grub.cfg: root=/dev/sda2 is not among"},
+		"file system": {func(t *testing.T, s *System, _, _ string) { s.Layout.Filesystems[1].Type = "xfs" }, "has not the module xfs, which / wants"},
+		"checksum": {func(t *testing.T, s *System, _, _ string) {
+			s.Layout.Filesystems[1].Type, s.Layout.Filesystems[1].Btrfs = "btrfs", &superblock.Btrfs{Checksum: "xxhash"}
+		}, "has not the module xxhash_generic"},
+		"LUKS": {func(t *testing.T, s *System, _, _ string) {
+			s.Layout.Crypts = []layout.Crypt{{Name: "c", Device: "vda2"}}
+			s.Layout.VolumeGroup[0].PVs[0].Device = "mapper/c"
+		}, "has no cryptsetup, and / lies on LUKS"},
+		"crypttab": {func(t *testing.T, s *System, root, _ string) {
+			if err := os.WriteFile(root+"/etc/crypttab", []byte("c UUID=11111111-0000-4000-8000-000000000001 none luks\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}, "/etc/crypttab: line 1: UUID=11111111"},
 		"initrd": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/initrd.img-6.1.0-9-amd64") }, "which GRUB loads, is not there"},
 		"cut":    {func(t *testing.T, s *System, root, _ string) { os.Truncate(root+"/boot/initrd.img-6.1.0-9-amd64", 60) }, "cannot read initramfs"},
 		"driver": {func(t *testing.T, s *System, _, sys string) {
@@ -90,5 +104,36 @@ func change(t *testing.T, file, old, new string) {
 	}
 	if err := os.WriteFile(file, []byte(strings.Replace(string(b), old, new, 1)), 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestCheckCrypttab(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(root+"/key", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := &layout.Layout{
+		Disks:  []layout.Disk{{Name: "vda", Table: &layout.Table{Partitions: []layout.Partition{{Device: "vda3", GUID: "AA"}, {Device: "vda4"}}}}},
+		Crypts: []layout.Crypt{{Name: "secret", Device: "vda3", UUID: "1111-2222"}, {Name: "onlv", Device: "vg-0/x", UUID: "33"}},
+	}
+	text := "# none\nsecret UUID=1111-2222 /key luks\nb /dev/vda3\t/gone\nswap /dev/vda4 /dev/urandom swap\nc UUID=dead none luks\nd UUID=dead2 none luks,nofail\ne /dev/mapper/vg--0-x none\nf PARTUUID=aa none\ng /var/image none"
+	out, notes, missing := CheckCrypttab(text, root, l, map[string]string{"vda3": "sda3", "vda4": "sda4"})
+	want := strings.NewReplacer("/dev/vda3\t", "UUID=1111-2222\t", "/dev/vda4", "/dev/sda4").Replace(text)
+	if out != want || len(notes) != 2 || strings.Join(missing, "; ") != "line 5: UUID=dead (c) is not among what was restored" {
+		t.Errorf("%s\n%v\n%v", out, notes, missing)
+	}
+	_, _, missing = CheckCrypttab("b UUID=33 /gone luks\n", root, l, nil)
+	if len(missing) != 1 || !strings.Contains(missing[0], "the key file /gone (b) is not there") {
+		t.Error(missing)
+	}
+}
+
+func TestFollowSubvolumes(t *testing.T) {
+	at := func(m string) string { return map[string]string{"/": "@", "/a b": "@a b"}[m] }
+	in := "UUID=1 / btrfs subvolid=256,subvol=/@ 0 0\nUUID=1 /a\\040b btrfs defaults,subvolid=257\t0 0\nUUID=1 /x btrfs subvolid=999 0 0\nUUID=1 /top btrfs subvolid=5 0 0\n# UUID=1 / btrfs subvolid=256 0 0\nUUID=2 /e ext4 subvolid=1 0 0\n"
+	want := "UUID=1 / btrfs subvol=/@ 0 0\nUUID=1 /a\\040b btrfs defaults,subvol=@a\\040b\t0 0\nUUID=1 /x btrfs subvolid=999 0 0\nUUID=1 /top btrfs subvolid=5 0 0\n# UUID=1 / btrfs subvolid=256 0 0\nUUID=2 /e ext4 subvolid=1 0 0\n"
+	out, notes := FollowSubvolumes(in, at)
+	if out != want || len(notes) != 2 {
+		t.Errorf("%s\n%v", out, notes)
 	}
 }
