@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/mkcdrec/mkcdrec/vmtest/tree"
 )
 
@@ -89,6 +91,8 @@ type circle struct {
 	setDisk string
 	out     *Outcome
 	tapes   *Tapes
+	// identity decrypts the LUKS headers of a set.
+	identity *age.X25519Identity
 }
 
 // Run runs the scenario.
@@ -166,6 +170,14 @@ func (r *circle) prepare(ctx context.Context) (err error) {
 	defer os.RemoveAll(stage)
 	for _, p := range []string{r.Mkcdrec, r.Guest} {
 		if err := command(ctx, "cp", p, stage+"/bin/"); err != nil {
+			return err
+		}
+	}
+	if machines[r.Kind].passphrase {
+		if r.identity, err = age.GenerateX25519Identity(); err != nil {
+			return err
+		}
+		if err := os.WriteFile(stage+"/luks.yaml", []byte("recipients: ["+r.identity.Recipient().String()+"]\n"), 0o600); err != nil {
 			return err
 		}
 	}
@@ -309,8 +321,15 @@ func (r *circle) backup(ctx context.Context) error {
 	}
 	what := "path"
 	auto := "mkcdrec.auto=restore mkcdrec.confirm=" + r.confirmed()
-	if r.Wishes != "" {
+	if r.Wishes != "" || r.identity != nil {
 		auto = "mkcdrec.debug"
+	}
+	if r.identity != nil {
+		what = "-c /backup/luks.yaml path"
+		// Without recipients the headers are not covered, and that is said.
+		if _, err := must(vm, "/backup/bin/mkcdrec -n path /backup > /tmp/n 2>&1; test $? = 3 && grep 'vda3: its LUKS header: no recipients' /tmp/n", jobLimit); err != nil {
+			return err
+		}
 	}
 	if r.Discs != "" {
 		what = "cdrom --keep-set --size " + r.Discs
@@ -447,7 +466,58 @@ func (r *circle) restore(ctx context.Context) error {
 	if r.Wishes != "" {
 		return r.restoreWished(vm)
 	}
+	if r.identity != nil {
+		return r.restoreLUKS(vm)
+	}
 	return r.restored(vm)
+}
+
+// restoreLUKS restores at the prompt, where identity and passphrase are asked
+// for; without them nothing is touched.
+func (r *circle) restoreLUKS(vm *VM) error {
+	if _, err := vm.Expect(`# `, bootLimit); err != nil {
+		return err
+	}
+	start := "restore --yes --confirm " + r.confirmed()
+	if _, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'nobody gave the identity' /tmp/r && cmp -n 16777216 /dev/vdb /dev/zero", jobLimit); err != nil {
+		return err
+	}
+	if err := vm.Send(start + "\n"); err != nil {
+		return err
+	}
+	for _, s := range []struct{ prompt, answer string }{
+		{`age identity \(AGE-SECRET-KEY-1...\): `, r.identity.String()},
+		{`Passphrase of secret \(was on vda3\): `, "wrong"},
+		{`that does not open secret(?s:.*)Passphrase of secret \(was on vda3\): `, Password},
+	} {
+		if _, err := vm.Expect(s.prompt, jobLimit); err != nil {
+			return err
+		}
+		if err := vm.Send(s.answer + "\n"); err != nil {
+			return err
+		}
+	}
+	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\nthe machine is restored|(restore: .*\n.*\n)`, jobLimit)
+	if err != nil {
+		return err
+	}
+	if g[1] == "" {
+		return fmt.Errorf("the restore failed:\n%s", vm.Tail(4000))
+	}
+	r.out.Restore = strings.ReplaceAll(g[1], "\r", "")
+	for _, c := range []string{
+		"printf " + Password + " > /tmp/k && restore mount --ro --key-file /tmp/k && restore verify > /tmp/v 2>&1; cat /tmp/v; grep 'nothing else differs' /tmp/v",
+		"grep -r AGE-SECRET /run /tmp /var/log /mnt/target/var/log/mkcdrec; test $? = 1",
+		"restore umount && ! ls /dev/mapper/secret",
+	} {
+		if _, err := must(vm, c, jobLimit); err != nil {
+			return err
+		}
+	}
+	if err := vm.Send("poweroff\n"); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
 }
 
 // restoreWished restores at the prompt.

@@ -179,6 +179,7 @@ UUID=$(u $D-part2) /boot ext4 defaults 0 2
 LABEL=srv /srv ext4 defaults 0 2
 /dev/mapper/vg0-swap none swap sw 0 0
 F
+  install -m 400 /tmp/keyfile $T/etc/secret.key
   echo "secret UUID=$(u $D-part3) none luks,discard,initramfs" > $T/etc/crypttab
   ;;
 esac

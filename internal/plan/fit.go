@@ -885,11 +885,12 @@ func (f *fitter) refuseDisk(d *layout.Disk, size quantity.Size, items []*item) e
 		}
 		need += it.min.AlignUp(align)
 		fmt.Fprintf(&b, "  %-34s %10s %10s %10s\n", it.dev+" ("+it.what+")", it.old, usedText(it.used), it.min)
-		for i := range f.l.VolumeGroup {
-			g := &f.l.VolumeGroup[i]
-			if slices.ContainsFunc(g.PVs, func(p layout.PhysicalVolume) bool { return p.Device == it.dev }) {
-				f.rows(&b, g)
-			}
+		dev := it.dev
+		if c := f.l.CryptOn(dev); c != nil {
+			dev = c.Mapper()
+		}
+		if g := f.groupOn(dev); g != nil {
+			f.rows(&b, g)
 		}
 	}
 	fmt.Fprintf(&b, "  %-34s %10s %10s %10s\n  %-34s %10s %10s %10s", "needed", "", "", need, "there", "", "", size)

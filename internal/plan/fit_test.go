@@ -25,12 +25,12 @@ const (
 // part is a partition of a machine for tests.
 type part struct {
 	size quantity.Size
-	what string // "ext4 /home", "xfs /srv", "swap", "pv vg0", "esp", "bios", "raw"
+	what string // "ext4 /home", "xfs /srv", "swap", "pv vg0", "esp", "bios", "raw"; "luks ..." of them
 	used quantity.Size
 }
 
 type lvol struct {
-	name, what string
+	name, what string // "pool" for a thin pool, "thin POOL ext4 /srv" for a volume in one
 	size, used quantity.Size
 }
 
@@ -44,8 +44,22 @@ func lvmUID(n int) string {
 func machine(label string, sizes []quantity.Size, disks [][]part, groups map[string][]lvol) *layout.Layout {
 	l := &layout.Layout{Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.BIOS}}
 	n := 0
+	// crypt puts LUKS on a device.
+	crypt := func(dev *string, what string, size *quantity.Size) string {
+		rest, ok := strings.CutPrefix(what, "luks ")
+		if ok {
+			n++
+			*size -= 16 * mib
+			l.Crypts = append(l.Crypts, layout.Crypt{Name: fmt.Sprintf("c%d", n), Device: *dev, UUID: uid(n), Size: *size, LUKS: &superblock.LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 512, SectorSize: 512, Offset: 16 << 20}})
+			*dev = l.Crypts[len(l.Crypts)-1].Mapper()
+		}
+		return rest
+	}
 	content := func(dev, what string, size, used quantity.Size) {
 		n++
+		if strings.HasPrefix(what, "luks ") {
+			what = crypt(&dev, what, &size)
+		}
 		kind, at, _ := strings.Cut(what, " ")
 		fs := layout.Filesystem{Device: dev, Type: kind, UUID: uid(n), Size: size, Used: used, UsedInodes: int64(used) / 30000, Mounts: []layout.Mount{{Path: at}}}
 		switch kind {
@@ -54,6 +68,8 @@ func machine(label string, sizes []quantity.Size, disks [][]part, groups map[str
 				Features: []string{"has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super", "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum"}}
 		case "xfs":
 			fs.XFS = &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 16384, CRC: true, FType: true, FinoBT: true, Reflink: true, SparseIno: true, BigTime: true, InoBTCount: true}
+		case "btrfs":
+			fs.Btrfs = &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c", Features: []string{"extref", "skinny-metadata", "no-holes", "free-space-tree"}, Data: "single", Metadata: "dup", Devices: 1}
 		case "esp":
 			fs.Type, fs.UUID, fs.Mounts[0].Path = "vfat", "1234-5678", "/boot/efi"
 			fs.VFAT = &superblock.VFAT{Bits: 32}
@@ -96,6 +112,9 @@ func machine(label string, sizes []quantity.Size, disks [][]part, groups map[str
 				d.Table.Partitions = append(d.Table.Partitions, q)
 			}
 			at += p.size
+			if strings.HasPrefix(p.what, "luks ") {
+				p.what = crypt(&dev, p.what, &p.size)
+			}
 			if vg, ok := strings.CutPrefix(p.what, "pv "); ok {
 				n++
 				pvs[vg] = append(pvs[vg], layout.PhysicalVolume{Device: dev, UUID: lvmUID(n), Size: p.size})
@@ -120,13 +139,30 @@ func machine(label string, sizes []quantity.Size, disks [][]part, groups map[str
 		c.WriteString(" }\n logical_volumes {\n")
 		for _, v := range lvs {
 			n++
-			g.LVs = append(g.LVs, layout.LogicalVolume{Name: v.name, UUID: lvmUID(n), Size: v.size})
+			lv := layout.LogicalVolume{Name: v.name, UUID: lvmUID(n), Size: v.size}
+			if f := strings.Fields(v.what); f[0] == "thin" {
+				lv.Type, lv.Pool = layout.TypeThin, f[1]
+				fmt.Fprintf(&c, "  %s {\n id = %q\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n type = \"thin\"\n thin_pool = %q\n transaction_id = 0\n device_id = 1\n }\n }\n", v.name, lv.UUID, v.size/(4*mib), lv.Pool)
+			} else if f[0] == "pool" {
+				lv.Type, lv.ThinPool = layout.TypeThinPool, &layout.ThinPool{Chunk: 128 * quantity.KiB, Metadata: 8 * mib, Zero: true, Discards: "passdown"}
+				fmt.Fprintf(&c, "  %s {\n id = %q\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n type = \"thin-pool\"\n metadata = \"%s_tmeta\"\n pool = \"%s_tdata\"\n chunk_size = 256\n }\n }\n", v.name, lv.UUID, v.size/(4*mib), v.name, v.name)
+				for _, h := range []string{v.name + "_tdata", v.name + "_tmeta", "lvol0_pmspare"} {
+					fmt.Fprintf(&c, "  %s {\n id = %q\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = 2\n type = \"striped\"\n stripe_count = 1\n stripes = [\"pv0\", 0]\n }\n }\n", h, lv.UUID)
+				}
+			}
+			g.LVs = append(g.LVs, lv)
+			if lv.Type != "" {
+				continue
+			}
 			fmt.Fprintf(&c, "  %s {\n id = %q\n status = [\"READ\", \"WRITE\", \"VISIBLE\"]\n flags = []\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n type = \"striped\"\n stripe_count = 1\n stripes = [\"pv0\", 0]\n }\n }\n", v.name, lvmUID(n), v.size/(4*mib))
 		}
 		c.WriteString(" }\n}\n")
 		g.Config = c.String()
 		l.VolumeGroup = append(l.VolumeGroup, g)
 		for _, v := range lvs {
+			if f := strings.SplitN(v.what, " ", 3); f[0] == "thin" {
+				v.what = f[2]
+			}
 			content(name+"/"+v.name, v.what, v.size, v.used)
 		}
 	}
@@ -196,8 +232,61 @@ func checkFit(t *testing.T, was, is *layout.Layout, exact bool) {
 	}
 	for i := range is.Filesystems {
 		f := &is.Filesystems[i]
-		if size := sizeOf(is, f.Device); size < Least(f) {
-			t.Errorf("%s has %s, needs %s", f.Device, size, Least(f))
+		for _, dev := range f.Devs() {
+			if size := sizeOf(is, dev); size < min(LeastOn(f), sizeOf(was, dev)) {
+				t.Errorf("%s has %s, needs %s", dev, size, LeastOn(f))
+			}
+		}
+	}
+	for _, c := range is.Crypts {
+		if size := sizeOf(is, c.Device); c.Size != size-quantity.Size(c.LUKS.Offset) {
+			t.Errorf("%s has %s inside of %s", c.Name, c.Size, size)
+		}
+		for _, g := range is.VolumeGroup {
+			for _, p := range g.PVs {
+				if p.Device == c.Mapper() && p.Size != c.Size {
+					t.Errorf("the physical volume on %s has %s of %s", c.Name, p.Size, c.Size)
+				}
+			}
+		}
+	}
+	// All of it can be made, each thing after what it lies on.
+	m := Mapping{}
+	for _, d := range is.Disks {
+		m[d.Name] = Present{Disk: d}
+	}
+	pl, err := New(is, m)
+	if err != nil {
+		t.Errorf("cannot be planned: %v", err)
+		return
+	}
+	made := map[string]bool{}
+	for _, s := range pl.Steps {
+		switch s.Kind {
+		case WriteTable:
+			for _, p := range s.Table.Partitions {
+				made[p.Device] = true
+			}
+		case MakeArray:
+			made[s.Device] = true
+		case MakeCrypt:
+			if !made[s.Device] {
+				t.Errorf("step %q comes before %s is there", s, s.Device)
+			}
+			made[s.Crypt.Mapper()] = true
+		case MakePV, MakeFS, MakeSwap:
+			if is.Disk(s.Device) == nil && !made[s.Device] {
+				t.Errorf("step %q comes before %s is there", s, s.Device)
+			}
+			made[s.Device] = true
+		case RestoreVG:
+			for _, v := range is.Group(s.Group + "/x").LVs {
+				made[s.Group+"/"+v.Name] = v.Pool == ""
+			}
+		case MakeThin:
+			for _, v := range is.Group(s.Group + "/x").LVs {
+				made[s.Group+"/"+v.Name] = true
+			}
 		}
 	}
 	for i, g := range is.VolumeGroup {
@@ -218,7 +307,24 @@ func checkExtents(t *testing.T, g *layout.VolumeGroup) {
 	vg := s.Get(g.Name)
 	type run struct{ first, end int64 }
 	taken := map[string][]run{}
+	room := quantity.Size(0)
+	for _, p := range vg.Get("physical_volumes").Sections() {
+		k, _ := p.Int("pe_count")
+		room += quantity.Size(k) * g.ExtentSize
+	}
 	for _, v := range g.LVs {
+		if v.ThinPool != nil {
+			room -= v.Size + 2*v.ThinPool.Metadata
+		}
+		if v.Pool == "" && v.ThinPool == nil {
+			room -= v.Size
+		}
+		if lv := vg.Get("logical_volumes", v.Name); v.Pool != "" || v.ThinPool != nil {
+			if lv != nil || vg.Get("logical_volumes", v.Name+"_tdata") != nil || vg.Get("logical_volumes", "lvol0_pmspare") != nil {
+				t.Errorf("%s is among what vgcfgrestore makes", v.Name)
+			}
+			continue
+		}
 		lv := vg.Get("logical_volumes", v.Name)
 		n := int64(0)
 		segs := lv.Sections()
@@ -247,6 +353,9 @@ func checkExtents(t *testing.T, g *layout.VolumeGroup) {
 		if quantity.Size(n)*g.ExtentSize != v.Size {
 			t.Errorf("%s has %d extents and %s", v.Name, n, v.Size)
 		}
+	}
+	if room < 0 {
+		t.Errorf("%s: %s too much is given away", g.Name, -room)
 	}
 }
 
@@ -342,6 +451,12 @@ func randomMachine(r *rand.Rand) *layout.Layout {
 			if !strings.HasPrefix(p.what, "pv") {
 				p.used = used(p.size)
 			}
+			if r.IntN(4) == 0 && p.size > 200*mib && p.what != "raw" {
+				p.what = "luks " + p.what
+				if vg, ok := strings.CutPrefix(p.what, "luks pv "); ok {
+					total[vg] -= 16 * mib
+				}
+			}
 			parts = append(parts, p)
 			sum += p.size + 2*mib
 		}
@@ -353,8 +468,22 @@ func randomMachine(r *rand.Rand) *layout.Layout {
 		for i := 0; room > 900*mib && i < 5; i++ {
 			s := 400*mib + quantity.Size(r.Int64N(int64(room-800*mib)))/(4*mib)*(4*mib)
 			s = s / (4 * mib) * (4 * mib)
-			groups[vg] = append(groups[vg], lvol{fmt.Sprintf("lv%d", i), []string{"ext4 ", "xfs "}[r.IntN(2)] + at(), s, used(s)})
+			groups[vg] = append(groups[vg], lvol{fmt.Sprintf("lv%d", i), []string{"ext4 ", "xfs ", "btrfs "}[r.IntN(3)] + at(), s, used(s)})
 			room -= s
+		}
+		if len(groups[vg]) > 1 && r.IntN(3) == 0 { // the first becomes a pool of the others' like
+			p := &groups[vg][0]
+			p.what, p.size, p.used = "pool", max(p.size-16*mib, 300*mib), 0
+			for i := range 1 + r.IntN(3) {
+				s := size(100, 600)
+				groups[vg] = append(groups[vg], lvol{fmt.Sprintf("thin%d", i), "thin lv0 ext4 " + at(), s, min(used(s), p.size/4)})
+			}
+		}
+		if len(groups[vg]) > 0 && r.IntN(3) == 0 {
+			v := &groups[vg][len(groups[vg])-1]
+			if strings.HasPrefix(v.what, "ext4") {
+				v.what = "luks " + v.what
+			}
 		}
 		if groups[vg] == nil {
 			groups[vg] = []lvol{{"lv0", "ext4 " + at(), 400 * mib, 4 * mib}}
@@ -662,5 +791,151 @@ func TestTwoConfirmed(t *testing.T) {
 	l.Disks[1].Size, l.Disks[1].Table.Partitions[1].Size = 18*gib, 16*gib
 	if m, err = MapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}}); err != nil || m["sdb"].Name != "vdc" {
 		t.Errorf("the larger disk to the larger: %v, %v", m, err)
+	}
+}
+
+// raid1 is a btrfs over two disks with subvolumes.
+func raid1() *layout.Layout {
+	l := machine(layout.GPT, []quantity.Size{10 * gib, 10 * gib}, [][]part{{{256 * mib, "esp", 0}, {9 * gib, "btrfs /", 4 * gib}}, {{9 * gib, "raw", 0}}}, nil)
+	fs := &l.Filesystems[1]
+	fs.Others, fs.Btrfs.Data, fs.Btrfs.Metadata, fs.Btrfs.Devices, fs.Size = []string{"sdb1"}, "raid1", "raid1", 2, 18*gib
+	fs.Subvolumes = []layout.Subvolume{{Path: "@", Default: true}, {Path: "@/var/x"}, {Path: "@home"}}
+	fs.Mounts = []layout.Mount{{Path: "/", Subvolume: "@"}, {Path: "/home", Subvolume: "@home"}, {Path: "/bind", Subvolume: "@home"}}
+	return l
+}
+
+func TestBtrfs(t *testing.T) {
+	l := raid1()
+	if got := l.Needed(); len(got) != 2 {
+		t.Fatalf("needs %v", got)
+	}
+	is, err := Fit(l, onto(l, 7*gib, 7*gib), Wish{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkFit(t, l, is, false)
+	if _, err := Fit(l, onto(l, 10*gib, 4*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "sdb1") {
+		t.Errorf("a second disk without room for the copies: %v", err)
+	}
+	p, err := New(is, onto(l, 7*gib, 7*gib))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []string
+	for _, s := range p.Steps {
+		if s.FSType == "btrfs" {
+			text = append(text, s.Text)
+			if len(s.Others) != 1 || s.Others[0] != "vdb1" {
+				t.Errorf("%s: others are %v", s, s.Others)
+			}
+		}
+	}
+	want := []string{"make btrfs on /dev/vda2 and vdb1, UUID " + uid(2), "make 3 subvolumes on /dev/vda2: @, @/var/x, @home", "mount subvolume @ of /dev/vda2 on /", "mount subvolume @home of /dev/vda2 on /home"}
+	if strings.Join(text, "\n") != strings.Join(want, "\n") {
+		t.Errorf("steps:\n%s", strings.Join(text, "\n"))
+	}
+	if got := l.Filesystems[1].Inner(layout.Mount{Subvolume: "@"}); len(got) != 1 || got[0] != "var/x" {
+		t.Errorf("in @ lie %v", got)
+	}
+	// The program takes the command line, and its file system is what was wanted.
+	dir := t.TempDir()
+	var devs []string
+	for _, n := range []string{"a", "b"} {
+		f := filepath.Join(dir, n)
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(f, 600<<20); err != nil {
+			t.Fatal(err)
+		}
+		devs = append(devs, f)
+	}
+	run, err := Mkfs(&is.Filesystems[1], devs[0], 600*mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(run[0][0], append(run[0][1:], devs[1])...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", run, err, out)
+	}
+	f, err := os.Open(devs[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	i, err := superblock.Probe(f, 600<<20)
+	if err != nil || i.Btrfs == nil || i.UUID != uid(2) || i.Btrfs.Devices != 2 || strings.Join(i.Btrfs.Features, ",") != "extref,skinny-metadata,no-holes,free-space-tree" {
+		t.Errorf("%+v %v", i, err)
+	}
+	// It can't become what has no subvolumes, and others can become it.
+	if _, err := Convert(l, map[string]string{"/": "ext4"}); err == nil || !strings.Contains(err.Error(), "2 subvolumes are mounted") {
+		t.Errorf("to ext4: %v", err)
+	}
+	c, err := Convert(plain(), map[string]string{"/home": "btrfs"})
+	if err != nil || c.Mounted("/home").Btrfs == nil || c.Mounted("/home").XFS != nil || c.Validate() != nil {
+		t.Errorf("to btrfs: %v", err)
+	}
+}
+
+func TestThinAndLUKS(t *testing.T) {
+	l := machine(layout.GPT, []quantity.Size{20 * gib}, [][]part{{{512 * mib, "ext4 /boot", 90 * mib}, {19 * gib, "luks pv vg0", 0}}},
+		map[string][]lvol{"vg0": {{"root", "ext4 /", 5 * gib, 2 * gib}, {"pool", "pool", 6 * gib, 0}, {"home", "thin pool xfs /home", 20 * gib, 2 * gib}, {"srv", "thin pool luks ext4 /srv", 3 * gib, gib}}})
+	l.VolumeGroup[0].Snapshots = []string{"old"}
+	if err := l.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []quantity.Size{20 * gib, 12 * gib, 100 * gib} {
+		is, err := Fit(l, onto(l, size), Wish{Sizes: map[string]quantity.Size{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkFit(t, l, is, size == 20*gib)
+		got := sizesOf(is)
+		if got["vg0/home"] != 20*gib || got["vg0/srv"] != 3*gib {
+			t.Errorf("on %s thin volumes have other sizes: %v", size, got)
+		}
+		if size == 100*gib && got["vg0/pool"] < 12*gib || size == 12*gib && got["vg0/pool"] > 5*gib {
+			t.Errorf("on %s the pool has %s", size, got["vg0/pool"])
+		}
+	}
+	is, err := Fit(l, onto(l, 20*gib), Wish{Sizes: map[string]quantity.Size{"/home": 30 * gib}})
+	if err != nil || sizesOf(is)["vg0/home"] != 30*gib {
+		t.Errorf("a wish: %v", err)
+	}
+	var ref *Refused
+	if _, err := Fit(l, onto(l, 6*gib), Wish{}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "thin pool") {
+		t.Errorf("too small: %v", err)
+	}
+	p, err := New(l, onto(l, 20*gib))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []string
+	for _, s := range p.Steps {
+		text = append(text, string(s.Kind)+" "+s.Device)
+		if s.Kind == MakeThin {
+			for _, r := range s.Run {
+				text = append(text, "  "+strings.Join(r, " "))
+			}
+		}
+	}
+	want := `write-table vda
+make-luks vda2
+make-pv mapper/c2
+restore-vg mapper/c2
+make-thin vg0
+  lvm lvcreate -y --type thin-pool -L 6442450944b --poolmetadatasize 8388608b -c 131072b -Z y --discards passdown -n pool vg0
+  lvm lvcreate -y -W n -V 21474836480b --thinpool pool -n home vg0
+  lvm lvcreate -y -W n -V 3221225472b --thinpool pool -n srv vg0
+make-luks vg0/srv
+make-fs vda1
+make-fs vg0/root
+make-fs vg0/home
+make-fs mapper/c13
+mount vg0/root
+mount vda1
+mount vg0/home
+mount mapper/c13`
+	if got := strings.Join(text, "\n"); got != want {
+		t.Errorf("steps:\n%s", got)
 	}
 }

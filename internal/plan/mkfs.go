@@ -175,13 +175,20 @@ func mkfsBtrfs(f *layout.Filesystem, dev string) []string {
 			a = append(a, p.flag, p.profile)
 		}
 	}
+	// Programs before 6.3 have some of them among those that can be changed
+	// later, and newer ones take that, too.
 	var feats []string
+	runtime := "free-space-tree"
 	for _, x := range superblock.BtrfsFeatures {
 		has := slices.Contains(b.Features, x)
 		switch {
 		case x == "mixed-bg" && has:
 			a = append(a, "-M")
 		case x == "mixed-bg":
+		case x == runtime && has:
+			a = append(a, "-R", x)
+		case x == runtime:
+			a = append(a, "-R", "^"+x)
 		case has:
 			feats = append(feats, x)
 		case x != "block-group-tree": // older programs do not know it, and leave it out
