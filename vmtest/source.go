@@ -107,7 +107,9 @@ func (s *Source) NVRAM() string { return strings.TrimSuffix(s.Disk, ".qcow2") + 
 // Prepare gives the source machine of a kind, installing it if the cache has
 // it not. Two callers at once wait for each other.
 func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Source, error) {
-	sum := sha256.Sum256([]byte(installScript + packages + setupHook + customizeHook))
+	debian := sha256.Sum256([]byte(packages + setupHook + customizeHook))
+	base := filepath.Join(CacheDir(), fmt.Sprintf("debian-%x", debian[:6]))
+	sum := sha256.Sum256(append(debian[:], installScript...))
 	dir := filepath.Join(CacheDir(), fmt.Sprintf("%x", sum[:6]))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -131,7 +133,7 @@ func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Sourc
 	if _, err := os.Stat(s.Disk); err == nil {
 		return s, nil
 	}
-	if err := makeTree(ctx, dir, say); err != nil {
+	if err := makeInstaller(ctx, base, dir, say); err != nil {
 		return nil, err
 	}
 	say("installing source machine %s (about a minute)", kind)
@@ -149,9 +151,44 @@ func command(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// makeTree makes the Debian tree and the installer's disk, kernel and initrd.
-func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
+// makeInstaller puts the install script into a Debian that is fetched once.
+func makeInstaller(ctx context.Context, base, dir string, say func(string, ...any)) error {
 	if _, err := os.Stat(dir + "/installer.img"); err == nil {
+		return nil
+	}
+	if err := makeTree(ctx, base, say); err != nil {
+		return err
+	}
+	script, tmp := dir+"/install.sh", dir+"/installer.tmp"
+	if err := os.WriteFile(script, []byte(installScript), 0o755); err != nil {
+		return err
+	}
+	for _, c := range [][]string{
+		{"cp", "--sparse=always", base + "/debian.img", tmp},
+		{"cp", base + "/vmlinuz", base + "/initrd.img", dir},
+		{"debugfs", "-w", "-R", "write " + script + " install.sh", tmp},
+	} {
+		if err := command(ctx, c...); err != nil {
+			return err
+		}
+	}
+	return os.Rename(tmp, dir+"/installer.img")
+}
+
+// makeTree makes the Debian tree: a disk, kernel and initrd.
+func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	lock, err := os.OpenFile(dir+"/lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir + "/debian.img"); err == nil {
 		return nil
 	}
 	say("fetching Debian 12 for the source machines (once, about two minutes)")
@@ -172,9 +209,6 @@ func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
-	if err := os.WriteFile(tree+"/install.sh", []byte(installScript), 0o755); err != nil {
-		return err
-	}
 	for from, to := range map[string]string{"vmlinuz-*": "vmlinuz", "initrd.img-*": "initrd.img"} {
 		m, err := filepath.Glob(tree + "/boot/" + from)
 		if err != nil || len(m) != 1 {
@@ -184,12 +218,12 @@ func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
 			return err
 		}
 	}
-	tmp := dir + "/installer.tmp"
+	tmp := dir + "/debian.tmp"
 	os.Remove(tmp)
 	if err := command(ctx, "mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "INSTALLER", "-E", "root_owner=0:0", "-d", tree, tmp, "1000M"); err != nil {
 		return err
 	}
-	return os.Rename(tmp, dir+"/installer.img")
+	return os.Rename(tmp, dir+"/debian.img")
 }
 
 func install(ctx context.Context, dir string, s *Source) error {
