@@ -2,69 +2,26 @@ package btrfs
 
 import (
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
 )
-
-func run(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out))
-}
-
-// mounted makes a btrfs over n loop devices and mounts it.
-func mounted(t *testing.T, n int, args ...string) string {
-	t.Helper()
-	if b, err := os.ReadFile("/proc/filesystems"); os.Getuid() != 0 || err != nil || !strings.Contains(string(b), "\tbtrfs\n") {
-		t.Skip("wants root and a kernel with btrfs")
-	}
-	var devs []string
-	for i := range n {
-		img := filepath.Join(t.TempDir(), fmt.Sprint("img", i))
-		if err := os.WriteFile(img, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(img, 256<<20); err != nil {
-			t.Fatal(err)
-		}
-		out, err := exec.Command("losetup", "-f", "--show", img).CombinedOutput()
-		if err != nil {
-			t.Skipf("no loop devices here: %s", out)
-		}
-		d := strings.TrimSpace(string(out))
-		t.Cleanup(func() { exec.Command("losetup", "-d", d).Run() })
-		devs = append(devs, d)
-	}
-	run(t, append(append([]string{"mkfs.btrfs", "-q", "-f"}, args...), devs...)...)
-	dir := t.TempDir()
-	if err := unix.Mount(devs[0], dir, "btrfs", 0, "device="+strings.Join(devs, ",device=")); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
 
 // What is made is what btrfs(8) lists, and what btrfs(8) makes is what we list.
 func TestSubvolumes(t *testing.T) {
-	dir := mounted(t, 2, "-d", "raid1", "-m", "raid1")
+	dir := btrfstest.Mount(t, 2, "-d", "raid1", "-m", "raid1")
 	for _, p := range []string{"@", "@home", "@/deep/in/a directory/sub", "@/var"} {
 		if err := Create(filepath.Join(dir, p)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	run(t, "btrfs", "subvolume", "snapshot", "-r", dir+"/@", dir+"/@/snap")
-	run(t, "btrfs", "subvolume", "create", dir+"/gone")
-	run(t, "btrfs", "subvolume", "delete", dir+"/gone")
+	btrfstest.Run(t, "btrfs", "subvolume", "snapshot", "-r", dir+"/@", dir+"/@/snap")
+	btrfstest.Run(t, "btrfs", "subvolume", "create", dir+"/gone")
+	btrfstest.Run(t, "btrfs", "subvolume", "delete", dir+"/gone")
 	if err := SetReadOnly(dir + "/@/var"); err != nil {
 		t.Fatal(err)
 	}
@@ -81,8 +38,8 @@ func TestSubvolumes(t *testing.T) {
 	}
 	var theirs []string
 	re := regexp.MustCompile(`ID (\d+) gen \d+ top level \d+ parent_uuid (\S+)\s+uuid \S+ path (.*)`)
-	for _, g := range re.FindAllStringSubmatch(run(t, "btrfs", "subvolume", "list", "-uq", dir), -1) {
-		ro := run(t, "btrfs", "property", "get", filepath.Join(dir, g[3]), "ro")
+	for _, g := range re.FindAllStringSubmatch(btrfstest.Run(t, "btrfs", "subvolume", "list", "-uq", dir), -1) {
+		ro := btrfstest.Run(t, "btrfs", "property", "get", filepath.Join(dir, g[3]), "ro")
 		theirs = append(theirs, fmt.Sprintf("%s %s snapshot=%v ro=%s", g[1], g[3], g[2] != "-", strings.TrimPrefix(ro, "ro=")))
 	}
 	slices.Sort(ours)
@@ -94,7 +51,7 @@ func TestSubvolumes(t *testing.T) {
 	if err != nil || id != def {
 		t.Errorf("default is %d, @ is %d (%v)", def, id, err)
 	}
-	if out := run(t, "btrfs", "subvolume", "get-default", dir); !strings.Contains(out, "path @") {
+	if out := btrfstest.Run(t, "btrfs", "subvolume", "get-default", dir); !strings.Contains(out, "path @") {
 		t.Errorf("btrfs says %q", out)
 	}
 	if d, m, err := Profiles(dir); err != nil || d != "raid1" || m != "raid1" {
@@ -107,7 +64,7 @@ func TestSubvolumes(t *testing.T) {
 
 // More subvolumes than one answer of the kernel has room for.
 func TestMany(t *testing.T) {
-	dir := mounted(t, 1)
+	dir := btrfstest.Mount(t, 1)
 	for i := range 300 {
 		if err := Create(fmt.Sprintf("%s/sub/%03d", dir, i)); err != nil {
 			t.Fatal(err)
