@@ -15,7 +15,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
@@ -24,37 +23,6 @@ func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error)
 		return nil, exit.Usage(errors.New("which set? give its directory, or tape:/dev/nst0"))
 	}
 	return manifest.OpenPlace(ctx, c.Args().First(), a.ui.Note)
-}
-
-// selector matches what lies at or below any of the absolute paths.
-func selector(mount string, paths []string) (func(string) bool, bool) {
-	if len(paths) == 0 {
-		return nil, true
-	}
-	any := false
-	for _, p := range paths {
-		// A path below the mount, or a directory above it.
-		if mount == "/" || p == mount || strings.HasPrefix(p, mount+"/") || strings.HasPrefix(mount, strings.TrimSuffix(p, "/")+"/") {
-			any = true
-		}
-	}
-	return func(member string) bool {
-		full := filepath.Join(mount, member)
-		for _, p := range paths {
-			if full == p || p == "/" || strings.HasPrefix(full, p+"/") {
-				return true
-			}
-		}
-		return false
-	}, any
-}
-
-func cleanPaths(args []string) []string {
-	var out []string
-	for _, a := range args {
-		out = append(out, filepath.Clean("/"+a))
-	}
-	return out
 }
 
 func (a *app) listCommand() *cli.Command {
@@ -67,7 +35,7 @@ func (a *app) listCommand() *cli.Command {
 			}
 			defer s.Close()
 			w := c.Root().Writer
-			paths := cleanPaths(c.Args().Tail())
+			paths := manifest.CleanPaths(c.Args().Tail())
 			a.ui.Result(s.Manifest)
 			if len(paths) == 0 && !c.Bool("all") {
 				if c.Bool("json") {
@@ -86,7 +54,7 @@ func (a *app) listCommand() *cli.Command {
 			}
 			found := 0
 			for _, ar := range s.Manifest.Archives {
-				sel, ok := selector(ar.Mount, paths)
+				sel, ok := manifest.Selector(ar.Mount, paths)
 				if !ok {
 					continue
 				}
@@ -159,60 +127,18 @@ func (a *app) extractCommand() *cli.Command {
 				return err
 			}
 			defer s.Close()
-			paths := cleanPaths(c.Args().Tail())
-			var members int64
-			var lost []string
-			for _, ar := range s.Manifest.Archives {
-				sel, ok := selector(ar.Mount, paths)
-				if !ok {
-					continue
-				}
-				n, gone, err := a.extractOne(ctx, c, s, ar, sel)
-				if err != nil {
-					return err
-				}
-				members += n
-				lost = append(lost, gone...)
+			paths := manifest.CleanPaths(c.Args().Tail())
+			members, lost, err := s.ExtractPaths(ctx, paths, c.String("directory"), archive.ExtractOptions{Salvage: c.Bool("salvage"), NoOwner: os.Geteuid() != 0}, a.ui)
+			if err != nil {
+				return err
 			}
 			a.ui.End()
-			if members == 0 && len(lost) == 0 {
-				return fmt.Errorf("cannot extract: nothing in the set answers to %s", strings.Join(paths, " "))
-			}
 			a.ui.Note("%d members extracted below %s", members, c.String("directory"))
 			if len(lost) > 0 {
 				return exit.NotCovered(lost)
 			}
 			return nil
 		}}
-}
-
-func (a *app) extractOne(ctx context.Context, c *cli.Command, s *manifest.Set, ar manifest.Archive, sel func(string) bool) (members int64, lost []string, err error) {
-	dest := filepath.Join(c.String("directory"), ar.Mount)
-	if sel != nil && s.Legacy == nil {
-		r, err := s.Archive(ar.File)
-		if err != nil {
-			return 0, nil, err
-		}
-		hit := false
-		if err := errors.Join(r.Entries(func(e archive.Entry) error { hit = hit || sel(e.Path); return nil }), r.Close()); err != nil || !hit {
-			return 0, nil, err
-		}
-	}
-	if err := os.MkdirAll(dest, 0o755); err != nil {
-		return 0, nil, fmt.Errorf("cannot extract: %w", err)
-	}
-	sum, err := s.Unpack(ctx, ar.File, dest, archive.ExtractOptions{Salvage: c.Bool("salvage"), Select: sel, NoOwner: os.Geteuid() != 0}, func(total int64) progress.Counter { return a.ui.Phase("extracting "+ar.Mount, total) })
-	if err != nil {
-		return 0, nil, err
-	}
-	for _, p := range sum.Problems {
-		if p.Kind == archive.Lost {
-			lost = append(lost, filepath.Join(ar.Mount, archive.Quote(p.Path))+": "+p.Detail)
-			continue
-		}
-		a.ui.Warn("%v", p)
-	}
-	return sum.Members, lost, nil
 }
 
 func (a *app) layoutCommand() *cli.Command {

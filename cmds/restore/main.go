@@ -10,6 +10,8 @@
 //	restore [...] VOLUME [VOLUME...]
 //	        [--identity FILE] [--key-file FILE] [--new-luks]
 //	restore mount [--ro] [--key-file FILE] [SET]
+//	restore --only MOUNT [--onto DEV] [...] [SET]
+//	restore extract SET PATH... --to DIR
 //	restore verify [SET]
 //	restore umount [SET]
 //
@@ -68,7 +70,7 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
-	var maps, confirm, sizes, types list
+	var maps, confirm, sizes, types, exclude list
 	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
 	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
 	f.BoolVar(&opt.Resume, "resume", false, "go on after the last finished step of the run before")
@@ -79,6 +81,10 @@ func run(args []string) int {
 	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
 	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4 or xfs")
 	f.BoolVar(&opt.Wish.Keep, "keep-sizes", false, "every partition and volume gets the size it had, whatever the disk")
+	f.StringVar(&opt.Only, "only", "", "`MOUNT` point: make and restore this file system only, on a device that is there")
+	f.StringVar(&opt.Onto, "onto", "", "`DEV` that --only overwrites; without it, the one with the same UUID")
+	f.Var(&exclude, "exclude-disk", "`OLD` disk of the set that is left alone, with all that was on it")
+	answers := f.String("answers", "", "`FILE` or URL with the answers to all questions, in YAML")
 	f.StringVar(&opt.Secrets.Identity, "identity", "", "`FILE` with the age identity or SSH key that decrypts the set's LUKS headers; asked for without")
 	f.StringVar(&opt.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
 	f.BoolVar(&opt.Secrets.NewLUKS, "new-luks", false, "make LUKS devices anew, with a new passphrase and without their other keys")
@@ -113,7 +119,19 @@ func run(args []string) int {
 		err := repair(ctx, p, f.Arg(0), f.Args()[1:])
 		return exit.Status(p, "restore "+f.Arg(0), err, "")
 	}
-	err := do(ctx, p, &opt, f.Args(), maps, confirm, sizes, types)
+	if f.NArg() > 0 && f.Arg(0) == "extract" {
+		err := extract(ctx, p, f.Args()[1:])
+		p.End()
+		return exit.Status(p, "restore extract", err, "")
+	}
+	args, err := f.Args(), error(nil)
+	if *answers != "" {
+		args, err = answer(f, *answers, args)
+	}
+	if err == nil {
+		opt.Wish.Exclude = exclude
+		err = do(ctx, p, &opt, args, maps, confirm, sizes, types)
+	}
 	p.End()
 	return exit.Status(p, "restore", err, hint(err))
 }
@@ -169,7 +187,11 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		rows = append(rows, []string{a.Mount, "/dev/" + a.Device, fmt.Sprint(a.Members), a.Data.String(), fmt.Sprintf("%.1f s", a.Seconds)})
 	}
 	ui.Table(os.Stderr, []string{"RESTORED", "ON", "MEMBERS", "DATA", "TIME"}, rows)
-	p.Note("the machine is restored in %.0f s: remove the medium and say reboot", rep.Seconds)
+	if opt.Only != "" {
+		p.Note("%s is restored in %.0f s", opt.Only, rep.Seconds)
+	} else {
+		p.Note("the machine is restored in %.0f s: remove the medium and say reboot", rep.Seconds)
+	}
 	if len(rep.Problems)+len(rep.NotCovered) > 0 {
 		what := rep.NotCovered
 		for _, x := range rep.Problems {
@@ -198,6 +220,62 @@ func setArgument(opt *restore.Options, args []string) error {
 			}
 		}
 		opt.Set = strings.Join(args, ",")
+	}
+	return nil
+}
+
+// answer gives every option of an answer file that the command line does not
+// have, as if it had been typed.
+func answer(f *flag.FlagSet, file string, args []string) ([]string, error) {
+	a, err := restore.LoadAnswers(file)
+	if err != nil {
+		return nil, exit.Usage(err)
+	}
+	said := map[string]bool{}
+	f.Visit(func(g *flag.Flag) { said[g.Name] = true })
+	for _, o := range a.Options() {
+		if !said[o.Name] {
+			if err := f.Set(o.Name, o.Value); err != nil {
+				return nil, exit.Usage(fmt.Errorf("cannot use %s: %s: %w", file, o.Name, err))
+			}
+		}
+	}
+	if len(args) == 0 && a.Set != "" {
+		args = []string{a.Set}
+	}
+	return args, nil
+}
+
+// extract takes files out of a set.
+func extract(ctx context.Context, p *ui.Printer, args []string) error {
+	f := flag.NewFlagSet("restore extract", flag.ContinueOnError)
+	to := f.String("to", "", "`DIR` to put them below, with their full paths")
+	salvage := f.Bool("salvage", false, "take what can be read of a damaged set, and name what is lost")
+	var words []string
+	for len(args) > 0 { // options may come last
+		if err := f.Parse(args); err != nil {
+			return exit.Usage(err)
+		}
+		if args = f.Args(); len(args) > 0 {
+			words, args = append(words, args[0]), args[1:]
+		}
+	}
+	if len(words) < 2 || *to == "" {
+		return exit.Usage(errors.New("extract wants a set, paths, and --to DIR"))
+	}
+	set, err := manifest.OpenPlace(ctx, words[0], p.Note)
+	if err != nil {
+		return err
+	}
+	defer set.Close()
+	n, lost, err := set.ExtractPaths(ctx, manifest.CleanPaths(words[1:]), *to, archive.ExtractOptions{Salvage: *salvage, NoOwner: os.Geteuid() != 0}, p)
+	if err != nil {
+		return err
+	}
+	p.End()
+	p.Note("%d members extracted below %s", n, *to)
+	if len(lost) > 0 {
+		return exit.NotCovered(lost)
 	}
 	return nil
 }

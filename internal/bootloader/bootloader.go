@@ -251,6 +251,8 @@ func (s *System) fstab(renamed map[string]string) error {
 			return ""
 		})
 		notes = append(notes, more...)
+		text, more = NoFail(text, s.Layout, s.Devices)
+		notes = append(notes, more...)
 		text, more, missing := CheckFstab(text, s.Layout, renamed)
 		return text, append(notes, more...), missing
 	})
@@ -303,7 +305,7 @@ func CheckCrypttab(text, root string, l *layout.Layout, renamed map[string]strin
 		known["LABEL="+c.Label] = c.Label != ""
 		uuid["/dev/"+c.Device] = c.UUID
 		if vg, lv, ok := strings.Cut(c.Device, "/"); ok {
-			known["/dev/mapper/"+strings.ReplaceAll(vg, "-", "--")+"-"+strings.ReplaceAll(lv, "-", "--")] = true
+			known[dmPath(vg, lv)] = true
 		}
 	}
 	for _, d := range l.Disks {
@@ -386,8 +388,7 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 			uuid["/dev/"+dev] = u
 		}
 		if vg, lv, ok := strings.Cut(dev, "/"); ok {
-			dm := "/dev/mapper/" + strings.ReplaceAll(vg, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
-			ids[dm] = true
+			ids[dmPath(vg, lv)] = true
 		}
 		if _, p := l.Partition(dev); p != nil {
 			ids["PARTUUID="+strings.ToLower(p.GUID)] = p.GUID != ""

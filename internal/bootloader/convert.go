@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
 
 // common are the mount options that every file system takes.
@@ -82,4 +84,62 @@ func FollowSubvolumes(text string, subvolume func(mount string) string) (out str
 		notes = append(notes, fmt.Sprintf("%s: %s is named by its path now", f[1], was))
 	}
 	return strings.Join(lines, ""), notes
+}
+
+// NoFail gives fstab with "nofail" where a line is about something that was not
+// restored: the system must start without it. notes say what was changed.
+func NoFail(text string, l *layout.Layout, restored map[string]string) (out string, notes []string) {
+	left := map[string]bool{} // words of fstab
+	add := func(devs []string, uuid, label string) {
+		for _, d := range devs {
+			left["/dev/"+d] = true
+			if vg, lv, ok := strings.Cut(d, "/"); ok {
+				left[dmPath(vg, lv)] = true
+			}
+			if _, p := l.Partition(d); p != nil && p.GUID != "" {
+				left["PARTUUID="+strings.ToLower(p.GUID)] = true
+			}
+		}
+		left["UUID="+strings.ToLower(uuid)] = uuid != ""
+		left["LABEL="+label] = label != ""
+	}
+	for _, f := range l.Filesystems {
+		if restored[f.Device] == "" {
+			add(f.Devs(), f.UUID, f.Label)
+		}
+	}
+	for _, s := range l.Swap {
+		if restored[s.Device] == "" {
+			add([]string{s.Device}, s.UUID, s.Label)
+		}
+	}
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		f := strings.Fields(line)
+		if len(f) < 4 || strings.HasPrefix(f[0], "#") || strings.Contains(f[3], "nofail") || strings.Contains(f[3], "noauto") {
+			continue
+		}
+		spec := strings.ReplaceAll(f[0], `"`, "")
+		if k, v, ok := strings.Cut(spec, "="); ok && (k == "UUID" || k == "PARTUUID") {
+			spec = k + "=" + strings.ToLower(v)
+		}
+		if !left[spec] {
+			continue
+		}
+		// The options are the fourth word: the first place of that text may be another's.
+		at := 0
+		for n := range 3 {
+			at += strings.Index(line[at:], f[n]) + len(f[n])
+		}
+		at += strings.Index(line[at:], f[3]) + len(f[3])
+		lines[i] = line[:at] + ",nofail" + line[at:]
+		notes = append(notes, fmt.Sprintf("%s (%s) was not restored: nofail lets the system start without", f[0], f[1]))
+	}
+	return strings.Join(lines, ""), notes
+}
+
+// dmPath is the name of a logical volume below /dev/mapper: hyphens of the
+// names are doubled.
+func dmPath(vg, lv string) string {
+	return "/dev/mapper/" + strings.ReplaceAll(vg, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
 }

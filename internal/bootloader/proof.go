@@ -105,7 +105,7 @@ func (s *System) checkRoots(cfg string) []string {
 		}
 		have["/dev/"+dev] = true
 		if vg, lv, ok := strings.Cut(dev, "/"); ok {
-			have["/dev/mapper/"+strings.ReplaceAll(vg, "-", "--")+"-"+strings.ReplaceAll(lv, "-", "--")] = true
+			have[dmPath(vg, lv)] = true
 		}
 	}
 	rootWord := regexp.MustCompile(`(?m)^\s*linux(?:16|efi)?\s.*?\sroot=(\S+)`)

@@ -137,3 +137,17 @@ func TestFollowSubvolumes(t *testing.T) {
 		t.Errorf("%s\n%v", out, notes)
 	}
 }
+
+func TestNoFail(t *testing.T) {
+	l := &layout.Layout{
+		Disks:       []layout.Disk{{Name: "vdb", Table: &layout.Table{Partitions: []layout.Partition{{Device: "vdb2", GUID: "AB-CD"}}}}},
+		Filesystems: []layout.Filesystem{{Device: "vda1", UUID: "1-1"}, {Device: "vdb1", UUID: "2-A", Label: "data"}, {Device: "vdb2"}, {Device: "v-g/x"}},
+		Swap:        []layout.Swap{{Device: "vdb3", UUID: "3"}},
+	}
+	in := "UUID=1-1 / ext4 defaults 0 1\nUUID=2-a /data ext4 defaults 0 2\n# LABEL=data / ext4 x 0 0\nLABEL=data /d ext4 noauto 0 0\nPARTUUID=ab-cd  /rw  xfs  rw 0 0\n/dev/mapper/v--g-x /x xfs ro\nUUID=3 none swap sw 0 0\nproc /proc proc defaults 0 0\n"
+	want := strings.NewReplacer("/data ext4 defaults", "/data ext4 defaults,nofail", "xfs  rw", "xfs  rw,nofail", "xfs ro", "xfs ro,nofail", "swap sw", "swap sw,nofail").Replace(in)
+	out, notes := NoFail(in, l, map[string]string{"vda1": "sda1"})
+	if out != want || len(notes) != 4 {
+		t.Errorf("%s\n%v", out, notes)
+	}
+}

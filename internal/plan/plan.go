@@ -57,6 +57,9 @@ type Wish struct {
 	Sizes map[string]quantity.Size
 	// Types are wished for by mount point; see Convert.
 	Types map[string]string
+	// Exclude are disks of the layout that are left alone, with all that lies on
+	// them; see Exclude.
+	Exclude []string
 	// Keep has every partition and volume keep its size, whatever the disks.
 	Keep bool
 	// Confirmed are serial numbers (or WWNs) of disks that may be overwritten.
@@ -750,6 +753,12 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 		others = append(others, to)
 		run[0] = append(run[0], "/dev/"+to)
 	}
+	p.filesystemOn(f, dev, others, run)
+	return nil
+}
+
+// filesystemOn adds the steps that make a file system and its subvolumes.
+func (p *Plan) filesystemOn(f *layout.Filesystem, dev string, others []string, run [][]string) {
 	note := ""
 	if len(others) > 0 {
 		note = " and " + strings.Join(others, ", ")
@@ -762,7 +771,6 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 	if len(f.Subvolumes) > 0 {
 		p.Steps = append(p.Steps, Step{Kind: MakeSubs, Device: dev, Others: others, FSType: f.Type, Subs: f.Subvolumes, Text: fmt.Sprintf("make %d subvolumes on /dev/%s: %s", len(f.Subvolumes), dev, subNames(f.Subvolumes))})
 	}
-	return nil
 }
 
 func subNames(s []layout.Subvolume) string {

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -58,6 +60,39 @@ func (m Machine) Busy(disk string) string {
 	}
 	return ""
 }
+
+// InUse says why nothing may be written to a device: it is mounted, swapped to,
+// or held by LVM, MD, LUKS or a btrfs. "" means it is free.
+func (m Machine) InUse(dev string) string {
+	mounts, err := m.Mounts()
+	if err != nil {
+		return err.Error()
+	}
+	for _, mi := range mounts {
+		if mi.Device == dev {
+			return "it is mounted on " + mi.Path
+		}
+	}
+	if slices.Contains(m.swaps(), dev) {
+		return "it is in use as swap"
+	}
+	for _, f := range m.btrfsDevices() {
+		if f.device == dev {
+			return "it is part of the mounted btrfs " + f.uuid
+		}
+	}
+	held, err := filepath.Glob(m.path("/sys/class/block/" + m.kernelName(dev) + "/holders/*"))
+	if err == nil && len(held) > 0 {
+		return "it is in use by " + m.resolve("/dev/"+filepath.Base(held[0]))
+	}
+	return ""
+}
+
+// Name is our name of a device, whatever link to it is given, without /dev/.
+func (m Machine) Name(dev string) string { return m.resolve("/dev/" + dev) }
+
+// SizeOf is a device's size, 0 when it is not there.
+func (m Machine) SizeOf(dev string) quantity.Size { return m.sizeOf(m.kernelName(dev)) }
 
 // kernelName is the name of a device below /sys/class/block: "dm-3" for
 // "vg0/root".

@@ -92,6 +92,7 @@ type Options struct {
 	Auto    string   // "restore" or ""
 	Confirm []string // serial numbers of disks that may be overwritten
 	Map     []string // OLD=NEW
+	Answers string   // file or URL for restore --answers
 	Net     Network
 	NTP     string // server to set the clock by
 	SSHKeys []string
@@ -139,6 +140,8 @@ func ParseCmdline(cmdline string) (Options, error) {
 			o.Auto = v
 		case "mkcdrec.confirm":
 			list(&o.Confirm, v)
+		case "mkcdrec.answers":
+			o.Answers = v
 		case "mkcdrec.map":
 			list(&o.Map, v)
 		case "mkcdrec.medium":

@@ -554,6 +554,9 @@ func (s *System) unattended() {
 	for _, m := range s.opts.Map {
 		args = append(args, "--map", m)
 	}
+	if s.opts.Answers != "" {
+		args = append(args, "--answers", s.opts.Answers)
+	}
 	s.say("unattended restore begins")
 	if err := s.run(args...); err != nil {
 		s.say("UNATTENDED RESTORE FAILED: %v", err)

@@ -36,7 +36,10 @@ type Options struct {
 	PlanOnly bool // print the plan and stop
 	Yes      bool // the disks are confirmed in Wish; ask nothing
 	Resume   bool
-	NoVerify bool // trust the set; frames are still checked while they are read
+	// Only, a mount point, makes and restores that file system and nothing else,
+	// on the device Onto; "" takes the one that has its UUID.
+	Only, Onto string
+	NoVerify   bool // trust the set; frames are still checked while they are read
 	// Salvage goes on with a damaged set: what can't be read is left out and
 	// listed among the problems.
 	Salvage bool
@@ -190,6 +193,15 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.opt.Only != "" {
+		if r.plan, err = r.only(wanted, have); err != nil {
+			return err
+		}
+		return r.ready()
+	}
+	if wanted, err = plan.Exclude(wanted, r.opt.Wish.Exclude); err != nil {
+		return err
+	}
 	m, err := plan.MapDisks(wanted, have, r.opt.Wish)
 	if err != nil {
 		return err
@@ -206,11 +218,60 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if r.plan, err = plan.New(fitted, m); err != nil {
 		return err
 	}
+	return r.ready()
+}
+
+// ready checks that the plan can be carried out.
+func (r *Restorer) ready() error {
 	if err := r.twins(); err != nil {
 		return err
 	}
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine, Keys: map[string]recreate.Key{}}
 	return r.programs()
+}
+
+// only plans to restore one file system onto a device that is there.
+func (r *Restorer) only(wanted *layout.Layout, have []plan.Present) (*plan.Plan, error) {
+	dev := strings.TrimPrefix(r.opt.Onto, "/dev/")
+	if f := wanted.Mounted(r.opt.Only); dev == "" && f != nil {
+		devs, err := medium.Devices()
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range devs {
+			if strings.EqualFold(d.Info.UUID, f.UUID) && f.UUID != "" {
+				if dev != "" {
+					return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: --onto says which of them", dev, d.Name, r.opt.Only)}
+				}
+				dev = d.Name
+			}
+		}
+		if dev == "" {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("no device has the UUID %s of %s: --onto names the one to be used", f.UUID, r.opt.Only)}
+		}
+	}
+	dev = r.Machine.Name(dev)
+	size := r.Machine.SizeOf(dev)
+	if size == 0 {
+		return nil, &plan.Refused{Reason: "/dev/" + dev + " is not there"}
+	}
+	if why := r.Machine.InUse(dev); why != "" {
+		return nil, &plan.Refused{Reason: "/dev/" + dev + " would be overwritten, but " + why}
+	}
+	var disks []plan.Present
+	for _, n := range r.Machine.DisksOf(dev) {
+		i := slices.IndexFunc(have, func(p plan.Present) bool { return p.Name == n })
+		if i < 0 {
+			return nil, &plan.Refused{Reason: "/dev/" + dev + " lies on " + n + ", which is no disk that can be confirmed"}
+		}
+		if n == dev && have[i].Table != nil {
+			return nil, &plan.Refused{Reason: "/dev/" + dev + " has a partition table: --onto names a partition or volume"}
+		}
+		if !slices.ContainsFunc(disks, func(p plan.Present) bool { return p.Name == n }) {
+			disks = append(disks, have[i])
+		}
+	}
+	return plan.Only(wanted, r.opt.Only, dev, size, disks)
 }
 
 // twins refuses to make a btrfs while a disk that stays has one of the same
@@ -354,8 +415,10 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := r.finalize(ctx); err != nil {
-		return err
+	if r.opt.Only == "" {
+		if err := r.finalize(ctx); err != nil {
+			return err
+		}
 	}
 	if err := r.rec.Seal(); err != nil {
 		return err

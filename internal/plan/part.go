@@ -1,0 +1,98 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// Exclude gives the layout without what lies on some of its disks, alone or
+// with others. What the system can't start without stays, or it is refused.
+func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
+	if len(disks) == 0 {
+		return want, nil
+	}
+	l, err := clone(want)
+	if err != nil {
+		return nil, err
+	}
+	for i := range disks {
+		disks[i] = strings.TrimPrefix(disks[i], "/dev/")
+		if l.Disk(disks[i]) == nil {
+			return nil, refuse("--exclude-disk %s: the layout has no disk of that name", disks[i])
+		}
+	}
+	on := func(devs ...string) string {
+		for _, d := range devs {
+			for _, u := range l.DisksUnder(d) {
+				if slices.Contains(disks, u) {
+					return u
+				}
+			}
+		}
+		return ""
+	}
+	for i := range l.Filesystems {
+		f := &l.Filesystems[i]
+		d := on(f.Devs()...)
+		if d == "" {
+			continue
+		}
+		for _, m := range f.Mounts {
+			if slices.Contains([]string{"/", "/boot", "/boot/efi", "/usr"}, m.Path) {
+				return nil, refuse("--exclude-disk %s: %s lies on it, and the system does not start without", d, m.Path)
+			}
+		}
+		f.Excluded = "--exclude-disk " + d
+	}
+	for i := range l.Swap {
+		l.Swap[i].Active = l.Swap[i].Active && on(l.Swap[i].Device) == ""
+	}
+	l.Boot.Disks = slices.DeleteFunc(l.Boot.Disks, func(d string) bool { return slices.Contains(disks, d) })
+	if len(l.Boot.Disks) == 0 && len(want.Boot.Disks) > 0 && l.Boot.ESP == "" {
+		return nil, refuse("--exclude-disk %s: the boot loader is on it and nowhere else", strings.Join(disks, ","))
+	}
+	return l, nil
+}
+
+// Only plans to make one of the layout's file systems anew, on a device that is
+// there, of size bytes, and lies on disks. Nothing else is touched: other parts
+// of these disks may well be in use.
+func Only(want *layout.Layout, at, dev string, size quantity.Size, disks []Present) (*Plan, error) {
+	f := want.Mounted(at)
+	switch {
+	case f == nil:
+		return nil, refuse("--only %s: nothing was mounted there", at)
+	case f.Excluded != "":
+		return nil, refuse("--only %s: its files are not in the set (%s)", at, f.Excluded)
+	case len(f.Others) > 0:
+		return nil, refuse("--only %s: it is a btrfs on %d devices", at, len(f.Devs()))
+	case size < min(Least(f), f.Size):
+		return nil, refuse("--only %s: /dev/%s is too small: needed %s, there %s", at, dev, min(Least(f), f.Size), size)
+	}
+	if f.VFAT != nil && size < f.Size {
+		return nil, refuse("--only %s: /dev/%s is too small: needed %s, there %s", at, dev, f.Size, size)
+	}
+	l, err := clone(want)
+	if err != nil {
+		return nil, err
+	}
+	f = l.Mounted(at)
+	l.Filesystems, l.Swap = []layout.Filesystem{*f}, nil
+	p := &Plan{Layout: l, Devices: map[string]string{f.Device: dev}}
+	for _, d := range disks {
+		n := Disk{New: d.Disk, Now: d.Holds, Then: fmt.Sprintf("as now, but for %s on %s", at, dev)}
+		n.New.Table = nil
+		p.Disks = append(p.Disks, n)
+	}
+	run, err := Mkfs(f, "/dev/"+dev, size)
+	if err != nil {
+		return nil, err
+	}
+	p.filesystemOn(f, dev, nil, run)
+	p.mounts(l)
+	return p, nil
+}

@@ -1,0 +1,86 @@
+package plan
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+func twoDisks() *layout.Layout {
+	l := machine(layout.GPT, []quantity.Size{10 * gib, 20 * gib}, [][]part{{{mib, "bios", 0}, {9 * gib, "ext4 /", 2 * gib}}, {{10 * gib, "xfs /data", gib}, {gib, "swap", 0}, {8 * gib, "pv vg0", 0}}},
+		map[string][]lvol{"vg0": {{"srv", "ext4 /srv", 4 * gib, gib}}})
+	l.Boot.Disks = []string{"sda"}
+	return l
+}
+
+func TestExclude(t *testing.T) {
+	l := twoDisks()
+	if got := l.Needed(); len(got) != 2 {
+		t.Fatalf("%v", got)
+	}
+	is, err := Exclude(l, []string{"/dev/sdb"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := is.Needed(); !slices.Equal(got, []string{"sda"}) || is.Validate() != nil {
+		t.Errorf("needs %v", got)
+	}
+	p, err := New(is, onto(is, 10*gib))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range p.Steps {
+		if s.Group != "" || s.Kind == MakeSwap || strings.Contains(s.Text, "/data") {
+			t.Errorf("step %q", s)
+		}
+	}
+	if l.Mounted("/data").Excluded != "" {
+		t.Error("the layout itself was changed")
+	}
+	for disk, want := range map[string]string{"sda": "/ lies on it", "sdc": "no disk of that name"} {
+		var ref *Refused
+		if _, err := Exclude(l, []string{disk}); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", disk, err)
+		}
+	}
+	l.Boot.Disks = []string{"sdb"}
+	if _, err := Exclude(l, []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "boot loader") {
+		t.Errorf("without a boot loader: %v", err)
+	}
+}
+
+func TestOnly(t *testing.T) {
+	l := twoDisks()
+	there := []Present{disk("vdx", "SER", 30*gib)}
+	p, err := Only(l, "/data", "vdx3", 6*gib, there)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []string
+	for _, s := range p.Steps {
+		text = append(text, string(s.Kind)+" "+s.Device)
+	}
+	if got := strings.Join(text, ", "); got != "make-fs vdx3, mount vdx3" || len(p.Disks) != 1 || p.Disks[0].New.Serial != "SER" {
+		t.Errorf("%s; %+v", got, p.Disks)
+	}
+	if p.Check([]string{"SER"}) != nil || p.Check(nil) == nil {
+		t.Error("the disk's serial number is not what confirms it")
+	}
+	for _, c := range []struct {
+		at   string
+		size quantity.Size
+		want string
+	}{{"/nothing", gib, "nothing was mounted there"}, {"/data", gib, "too small"}} {
+		var ref *Refused
+		if _, err := Only(l, c.at, "vdx3", c.size, there); !errors.As(err, &ref) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.at, err)
+		}
+	}
+	if _, err := Only(raid1(), "/home", "vdx3", 20*gib, there); err == nil {
+		t.Error("a btrfs on two devices went onto one")
+	}
+}

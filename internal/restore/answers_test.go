@@ -1,0 +1,40 @@
+package restore
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAnswers(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.yaml")
+	load := func(text string) (*Answers, error) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return LoadAnswers(file)
+	}
+	a, err := load("set: /mnt/set\nyes: true\nconfirm: [A, B]\nmap: {vda: sdb, vdb: sda}\nsize:\n  /: 20G\nfs-type: {/home: xfs}\nexclude-disk: [vdc]\nkey-file: /k\n")
+	if err != nil || a.Set != "/mnt/set" {
+		t.Fatalf("%+v %v", a, err)
+	}
+	var got []string
+	for _, o := range a.Options() {
+		got = append(got, o.Name+" "+o.Value)
+	}
+	if want := "confirm A, confirm B, exclude-disk vdc, key-file /k, map vda=sdb, map vdb=sda, size /=20G, fs-type /home=xfs, yes true"; strings.Join(got, ", ") != want {
+		t.Errorf("%s", strings.Join(got, ", "))
+	}
+	if a, err := load(""); err != nil || len(a.Options()) != 0 {
+		t.Errorf("an empty file: %v %v", a, err)
+	}
+	for text, want := range map[string]string{"maps: {}\n": "[1:1]", "yes: true\nconfirm: {a: b}\n": "[2:", "set: [\n": "[1:"} {
+		if _, err := load(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want the place %s", text, err, want)
+		}
+	}
+	if _, err := LoadAnswers(file + ".none"); err == nil {
+		t.Error("a file that is not there")
+	}
+}
