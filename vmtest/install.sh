@@ -111,7 +111,7 @@ bios-luks)
   dd if=/dev/urandom of=/tmp/keyfile bs=64 count=1 status=none
   printf test > /tmp/pass
   K="--pbkdf argon2id --pbkdf-memory 32768 --pbkdf-force-iterations 4 --pbkdf-parallel 1"
-  cryptsetup luksFormat -q --type luks2 --label secret --sector-size 4096 $K --key-file /tmp/pass $D-part3
+  cryptsetup luksFormat -q --type luks2 --uuid 6d6b6364-7265-4c55-8b53-000000000001 --label secret --sector-size 4096 $K --key-file /tmp/pass $D-part3
   cryptsetup luksAddKey -q $K --key-file /tmp/pass $D-part3 /tmp/keyfile
   echo '{"type":"mkcdrec-test","keyslots":["1"],"note":"a token of somebody else"}' | cryptsetup token import $D-part3
   cryptsetup open --key-file /tmp/pass $D-part3 secret
@@ -194,11 +194,12 @@ GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 GRUB_DISABLE_OS_PROBER=true
 F
 for d in dev proc sys run; do mount --rbind /$d $T/$d; done
+if [ $KIND != bios-luks ]; then rm -f $T/boot/luks.img; fi
 say "installing GRUB"
 case $KIND in
 bios-lvm) chroot $T grub-install --target=i386-pc "$(readlink -f $D)" ;;
 bios-luks)
-  chroot $T update-initramfs -u
+  mv $T/boot/luks.img $T/boot/initrd.img-$(uname -r)
   chroot $T grub-install --target=i386-pc "$(readlink -f $D)"
   ;;
 uefi-plain|uefi-btrfs) chroot $T grub-install --target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian ;;

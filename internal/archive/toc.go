@@ -310,3 +310,17 @@ func readTail(r io.ReaderAt, size int64) (toc []byte, sizes [][2]uint32, err err
 	}
 	return toc[8:], sizes[:n-1], nil
 }
+
+// Index gives what ends a file of frames: a skippable frame with payload, and
+// the seek table over all. ReadIndex reads it back. Images of devices have the
+// same ending as archives.
+func Index(frames []Frame, payload []byte) []byte {
+	t := skippable(magicTOC, payload)
+	return append(t, seekTable(frames, int64(len(t)))...)
+}
+
+// ReadIndex gives the payload that Index put at the end of a file, and every
+// frame's packed and unpacked size.
+func ReadIndex(r io.ReaderAt, size int64) (payload []byte, sizes [][2]uint32, err error) {
+	return readTail(r, size)
+}

@@ -29,6 +29,8 @@ const (
 	TypeLUKS  = "crypto_LUKS"
 	TypeMD    = "linux_raid_member"
 	TypeBtrfs = "btrfs"
+	TypeNTFS  = "ntfs"
+	TypeExFAT = "exfat"
 )
 
 // Info is what a device holds. At most one of the pointers is set.
@@ -536,7 +538,16 @@ func probeOthers(b []byte) *Info {
 		magic, name string
 	}{{3, "NTFS    ", "ntfs"}, {3, "EXFAT   ", "exfat"}, {1024, "\x10\x20\xF5\xF2", "f2fs"}, {0, "hsqs", "squashfs"}, {65536 + 52, "ReIsEr", "reiserfs"}, {32768, "JFS1", "jfs"}, {4096, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache"}, {1024 + 6, "\x34\x34", "nilfs2"}} {
 		if strings.HasPrefix(string(b[m.off:m.off+8]), m.magic) {
-			return &Info{Type: m.name}
+			i := &Info{Type: m.name}
+			switch m.name {
+			case TypeNTFS: // sectors, the last of which is no part of the volume
+				i.UUID = fmt.Sprintf("%016X", binary.LittleEndian.Uint64(b[72:]))
+				i.Size = int64(binary.LittleEndian.Uint64(b[40:])+1) * int64(binary.LittleEndian.Uint16(b[11:]))
+			case TypeExFAT:
+				i.UUID = fmt.Sprintf("%04X-%04X", binary.LittleEndian.Uint16(b[102:]), binary.LittleEndian.Uint16(b[100:]))
+				i.Size = int64(binary.LittleEndian.Uint64(b[72:]) << (b[108] & 15))
+			}
+			return i
 		}
 	}
 	return nil

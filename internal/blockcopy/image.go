@@ -1,0 +1,353 @@
+package blockcopy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+)
+
+// An image is the device's bytes in independent zstd frames of FrameSize, with
+// zero bytes where nothing is in use: zstd -dc gives the device back. After
+// them come a skippable frame with the index and the seek table, as in
+// archives. docs/FORMAT.md describes it.
+
+// FrameSize is how much of the device a frame has; the last may have less.
+const FrameSize = 4 << 20
+
+const imageTag = "mkcdrec-img\x00"
+
+// index is what an image says of itself, JSON packed with zstd behind imageTag.
+type index struct {
+	Version int    `json:"version"`
+	Size    int64  `json:"size"` // of the device
+	How     string `json:"how"`
+	// Used are start and length of each range in use.
+	Used [][2]int64 `json:"used"`
+	// Sums are the SHA-256 of the packed frames, "" for those without anything
+	// in use, which are all the same.
+	Sums []string `json:"sums"`
+}
+
+// Summary is what an image has.
+type Summary struct {
+	Size, Used, Packed int64
+	SHA256             [32]byte
+}
+
+// maxIndex is the largest index that is read, unpacked.
+const maxIndex = 1 << 30
+
+// Write writes an image of a device to w. add is told of the bytes in use that
+// were read.
+func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress.Counter) (*Summary, error) {
+	workers := runtime.GOMAXPROCS(0)
+	type job struct {
+		n      int64
+		packed []byte
+		err    error
+		done   chan struct{}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	queue := make(chan *job, workers)
+	work := make(chan *job)
+	frames := (m.Size + FrameSize - 1) / FrameSize
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	empty := map[int64][]byte{} // packed zero frames, by length
+	for range workers {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(FrameSize))
+		if err != nil {
+			return nil, err
+		}
+		wg.Go(func() {
+			buf := make([]byte, FrameSize)
+			for j := range work {
+				b := buf[:min(FrameSize, m.Size-j.n*FrameSize)]
+				if j.err = m.read(dev, j.n*FrameSize, b, p); j.err == nil {
+					j.packed = e.EncodeAll(b, make([]byte, 0, len(b)/2))
+				}
+				close(j.done)
+			}
+		})
+	}
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range []int64{FrameSize, m.Size % FrameSize} {
+		empty[l] = e.EncodeAll(make([]byte, l), nil)
+	}
+	used := func(n int64) bool { return len(m.within(n*FrameSize, FrameSize)) > 0 }
+	wg.Go(func() {
+		defer close(work)
+		defer close(queue)
+		for n := range frames {
+			j := &job{n: n, done: make(chan struct{})}
+			if !used(n) {
+				j.packed = empty[min(FrameSize, m.Size-n*FrameSize)]
+				close(j.done)
+				select {
+				case queue <- j:
+					continue
+				case <-ctx.Done():
+					return
+				}
+			}
+			select {
+			case queue <- j:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case work <- j:
+			case <-ctx.Done():
+				j.err = ctx.Err()
+				close(j.done)
+				return
+			}
+		}
+	})
+	sum := sha256.New()
+	s := &Summary{Size: m.Size, Used: m.Bytes()}
+	ix := index{Version: 1, Size: m.Size, How: m.How, Used: [][2]int64{}}
+	for _, u := range m.Used {
+		ix.Used = append(ix.Used, [2]int64{u.Start, u.Length})
+	}
+	var all []archive.Frame
+	out := io.MultiWriter(w, sum)
+	put := func(b []byte) error {
+		n, err := out.Write(b)
+		s.Packed += int64(n)
+		return err
+	}
+	for j := range queue {
+		<-j.done
+		if j.err != nil {
+			return nil, fmt.Errorf("cannot read the device at byte %d: %w", j.n*FrameSize, j.err)
+		}
+		all = append(all, archive.Frame{Offset: s.Packed, Packed: int64(len(j.packed)), Size: min(FrameSize, m.Size-j.n*FrameSize)})
+		if err := put(j.packed); err != nil {
+			return nil, fmt.Errorf("cannot write the image: %w", err)
+		}
+		if used(j.n) {
+			h := sha256.Sum256(j.packed)
+			ix.Sums = append(ix.Sums, hex.EncodeToString(h[:]))
+		} else {
+			ix.Sums = append(ix.Sums, "")
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(ix)
+	if err != nil {
+		return nil, err
+	}
+	if err := put(archive.Index(all, e.EncodeAll(text, []byte(imageTag)))); err != nil {
+		return nil, fmt.Errorf("cannot write the image: %w", err)
+	}
+	sum.Sum(s.SHA256[:0])
+	return s, nil
+}
+
+// within gives the parts of what is in use that lie in a range.
+func (m *Map) within(start, length int64) []Extent {
+	lo, hi := 0, len(m.Used)
+	for lo < hi {
+		if mid := (lo + hi) / 2; m.Used[mid].Start+m.Used[mid].Length <= start {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	var out []Extent
+	for _, e := range m.Used[lo:] {
+		if e.Start >= start+length {
+			break
+		}
+		a, b := max(e.Start, start), min(e.Start+e.Length, start+length)
+		out = append(out, Extent{a, b - a})
+	}
+	return out
+}
+
+// read fills b with what is in use from off on, and with zero bytes.
+func (m *Map) read(dev io.ReaderAt, off int64, b []byte, p progress.Counter) error {
+	clear(b)
+	for _, e := range m.within(off, int64(len(b))) {
+		if n, err := dev.ReadAt(b[e.Start-off:e.Start-off+e.Length], e.Start); err != nil && (err != io.EOF || int64(n) < e.Length) {
+			return err
+		}
+		p.Add(e.Length)
+	}
+	return nil
+}
+
+// Image is an image that is there to be read.
+type Image struct {
+	r      io.ReaderAt
+	name   string
+	frames []archive.Frame
+	index  index
+	m      *Map
+}
+
+// Open reads an image's index. name is for messages.
+func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
+	bad := func(err error) (*Image, error) { return nil, fmt.Errorf("cannot use image %s: %w", name, err) }
+	payload, sizes, err := archive.ReadIndex(r, size)
+	if err != nil {
+		return bad(err)
+	}
+	packed, ok := bytes.CutPrefix(payload, []byte(imageTag))
+	if !ok {
+		return bad(errors.New("it is an archive, or something else, but no image"))
+	}
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxIndex))
+	if err != nil {
+		return bad(err)
+	}
+	defer d.Close()
+	text, err := d.DecodeAll(packed, nil)
+	if err != nil {
+		return bad(fmt.Errorf("its index is damaged: %w", err))
+	}
+	i := &Image{r: r, name: name}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&i.index); err != nil {
+		return bad(fmt.Errorf("its index is damaged: %w", err))
+	}
+	x := &i.index
+	if x.Version != 1 {
+		return bad(fmt.Errorf("its version is %d; this program knows 1", x.Version))
+	}
+	if x.Size < 0 || int64(len(sizes)) != (x.Size+FrameSize-1)/FrameSize || len(x.Sums) != len(sizes) {
+		return bad(fmt.Errorf("it has %d frames and %d sums for %d bytes", len(sizes), len(x.Sums), x.Size))
+	}
+	off := int64(0)
+	for n, s := range sizes {
+		if int64(s[1]) != min(FrameSize, x.Size-int64(n)*FrameSize) {
+			return bad(fmt.Errorf("frame %d has %d bytes", n, s[1]))
+		}
+		i.frames = append(i.frames, archive.Frame{Offset: off, Packed: int64(s[0]), Size: int64(s[1])})
+		off += int64(s[0])
+	}
+	i.m = &Map{Size: x.Size, How: x.How}
+	end := int64(0)
+	for _, u := range x.Used {
+		if u[0] < end || u[1] <= 0 || u[1] > x.Size-u[0] {
+			return bad(fmt.Errorf("the range of %d bytes at %d overlaps another, or the end", u[1], u[0]))
+		}
+		end = u[0] + u[1]
+		i.m.Used = append(i.m.Used, Extent{u[0], u[1]})
+	}
+	for n := range i.frames {
+		if (x.Sums[n] == "") != (len(i.m.within(int64(n)*FrameSize, FrameSize)) == 0) {
+			return bad(fmt.Errorf("frame %d has no sum, or nothing in use", n))
+		}
+	}
+	return i, nil
+}
+
+// Map is what the image has of its device.
+func (i *Image) Map() *Map { return i.m }
+
+// Verify reads every frame that has something, and compares its sum.
+func (i *Image) Verify(ctx context.Context, p progress.Counter) error {
+	return i.each(ctx, func([]byte, int64) error { return nil }, p)
+}
+
+// Restore writes what was in use to dst, which has at least the device's size;
+// what was not is left as it is there.
+func (i *Image) Restore(ctx context.Context, dst io.WriterAt, p progress.Counter) error {
+	return i.each(ctx, func(b []byte, off int64) error {
+		for _, e := range i.m.within(off, int64(len(b))) {
+			if _, err := dst.WriteAt(b[e.Start-off:e.Start-off+e.Length], e.Start); err != nil {
+				return fmt.Errorf("cannot write the image of %s at byte %d: %w", i.name, e.Start, err)
+			}
+		}
+		return nil
+	}, p)
+}
+
+// each decodes the frames that have something in use, several at once; they are
+// read in order, as tapes and discs want it.
+func (i *Image) each(ctx context.Context, fn func(b []byte, off int64) error, p progress.Counter) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	type job struct {
+		n      int
+		packed []byte
+	}
+	work := make(chan job)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(2*FrameSize))
+		if err != nil {
+			return err
+		}
+		wg.Go(func() {
+			defer d.Close()
+			var buf []byte
+			for j := range work {
+				f := i.frames[j.n]
+				h := sha256.Sum256(j.packed)
+				var err error
+				if hex.EncodeToString(h[:]) != i.index.Sums[j.n] {
+					err = errors.New("its digest is another")
+				} else if buf, err = d.DecodeAll(j.packed, buf[:0]); err == nil && int64(len(buf)) != f.Size {
+					err = fmt.Errorf("it has %d bytes, not %d", len(buf), f.Size)
+				}
+				if err != nil {
+					cancel(fmt.Errorf("image %s is damaged: bytes %d to %d of the device: %w", i.name, int64(j.n)*FrameSize, int64(j.n)*FrameSize+f.Size, err))
+					continue
+				}
+				if err := fn(buf, int64(j.n)*FrameSize); err != nil {
+					cancel(err)
+					continue
+				}
+				for _, e := range i.m.within(int64(j.n)*FrameSize, FrameSize) {
+					p.Add(e.Length)
+				}
+			}
+		})
+	}
+	err := func() error {
+		defer close(work)
+		for n, f := range i.frames {
+			if i.index.Sums[n] == "" {
+				continue
+			}
+			b := make([]byte, f.Packed)
+			if k, err := i.r.ReadAt(b, f.Offset); err != nil && (err != io.EOF || int64(k) < f.Packed) {
+				return fmt.Errorf("cannot read image %s: %w", i.name, err)
+			}
+			select {
+			case work <- job{n, b}:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return nil
+	}()
+	wg.Wait()
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}

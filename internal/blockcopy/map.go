@@ -1,0 +1,192 @@
+// Package blockcopy knows which blocks of a device are in use, and writes and
+// reads images of just those. It asks the kernel where a file system is
+// mounted, and reads the bitmaps of those that Linux does not restore as files
+// by itself; whatever it does not know is in use as a whole.
+package blockcopy
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// Extent is a range of a device, in bytes.
+type Extent struct{ Start, Length int64 }
+
+// Map says what of a device is in use.
+type Map struct {
+	Size int64
+	// Used are the ranges in use, sorted, none touching another.
+	Used []Extent
+	// How says where that is known from: "ntfs bitmap", "kernel", "all of it".
+	How string
+}
+
+// Bytes is how much is in use.
+func (m *Map) Bytes() int64 {
+	n := int64(0)
+	for _, e := range m.Used {
+		n += e.Length
+	}
+	return n
+}
+
+// add puts in a range; ranges may overlap and come in any order until tidy.
+func (m *Map) add(start, length int64) {
+	if start < 0 {
+		start, length = 0, length+start
+	}
+	if length = min(length, m.Size-start); length <= 0 {
+		return
+	}
+	if n := len(m.Used); n > 0 && m.Used[n-1].Start+m.Used[n-1].Length == start {
+		m.Used[n-1].Length += length
+		return
+	}
+	m.Used = append(m.Used, Extent{start, length})
+}
+
+func (m *Map) tidy() *Map {
+	slices.SortFunc(m.Used, func(a, b Extent) int { return cmp.Compare(a.Start, b.Start) })
+	var out []Extent
+	for _, e := range m.Used {
+		if n := len(out); n > 0 && e.Start <= out[n-1].Start+out[n-1].Length {
+			out[n-1].Length = max(out[n-1].Length, e.Start+e.Length-out[n-1].Start)
+			continue
+		}
+		out = append(out, e)
+	}
+	m.Used = out
+	return m
+}
+
+// Whole is a map of a device of which nothing is known.
+func Whole(size int64) *Map {
+	m := &Map{Size: size, How: "all of it"}
+	m.add(0, size)
+	return m
+}
+
+// Of reads which blocks of an unmounted device are in use, by its own bitmaps.
+// What it can't tell, or must not trust, is in use as a whole; why says so, ""
+// where the map is exact. Errors are those of reading.
+func Of(r io.ReaderAt, size int64) (m *Map, why string, err error) {
+	i, err := superblock.Probe(r, size)
+	if err != nil {
+		return nil, "", err
+	}
+	if i == nil {
+		return Whole(size), "what is on it is not known", nil
+	}
+	read := map[string]func(io.ReaderAt, int64) (*Map, error){superblock.TypeNTFS: ntfsMap, superblock.TypeVFAT: fatMap, superblock.TypeExFAT: exfatMap}[i.Type]
+	if read == nil {
+		return Whole(size), "the bitmaps of " + i.Type + " are not read", nil
+	}
+	m, err = read(r, size)
+	if err == nil {
+		return m.tidy(), "", nil
+	}
+	// A damaged or unusual file system is copied whole; a disk that can't be
+	// read fails again then.
+	return Whole(size), err.Error(), nil
+}
+
+// fsmap records, linux/fsmap.h; ioctl_getfsmap(2).
+const (
+	iocGetFSMap  = 3<<30 | 192<<16 | 'X'<<8 | 59
+	fsmapRecords = 16 << 10
+	ofSpecial    = 0x10
+	ofLast       = 0x20
+	ownFree      = 1
+)
+
+type fsmap struct {
+	device, flags                   uint32
+	physical, owner, offset, length uint64
+	_                               [3]uint64
+}
+
+type fsmapHead struct {
+	iflags, oflags, count, entries uint32
+	_                              [6]uint64
+	low, high                      fsmap
+	recs                           [fsmapRecords]fsmap
+}
+
+// Mounted asks the kernel which blocks of the file system mounted at dir are in
+// use: ext4 and xfs can tell. size is the device's. Whoever copies them freezes
+// the file system, or has it mounted read-only.
+func Mounted(dir string, size int64) (*Map, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, err
+	}
+	m := &Map{Size: size, How: "kernel"}
+	h := &fsmapHead{count: fsmapRecords}
+	h.high.device, h.high.flags = ^uint32(0), ^uint32(0)
+	h.high.physical, h.high.owner, h.high.offset = ^uint64(0), ^uint64(0), ^uint64(0)
+	end := int64(0)
+	device := uint32(0)
+	for {
+		_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), iocGetFSMap, uintptr(unsafe.Pointer(h)))
+		runtime.KeepAlive(h)
+		if e != 0 {
+			return nil, fmt.Errorf("cannot ask the kernel for the blocks in use at %s: %w", dir, e)
+		}
+		if h.entries == 0 {
+			break
+		}
+		for _, r := range h.recs[:h.entries] {
+			if device == 0 {
+				device = r.device
+			}
+			if r.device != device {
+				return nil, fmt.Errorf("cannot map the file system at %s: it lies on several devices (an external log?)", dir)
+			}
+			end = max(end, int64(r.physical+r.length))
+			if r.flags&ofSpecial == 0 || r.owner != ownFree {
+				m.add(int64(r.physical), int64(r.length))
+			}
+		}
+		last := h.recs[h.entries-1]
+		if last.flags&ofLast != 0 {
+			break
+		}
+		h.low = last
+	}
+	if end == 0 {
+		return nil, fmt.Errorf("cannot map the file system at %s: the kernel tells nothing of it", dir)
+	}
+	// What is behind the file system is nobody's that we know.
+	m.add(end, size-end)
+	return m.tidy(), nil
+}
+
+// MountedOn is Mounted for a device, with the device's own size.
+func MountedOn(dir, dev string) (*Map, error) {
+	f, err := os.Open(filepath.Join("/dev", strings.TrimPrefix(dev, "/dev/")))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	return Mounted(dir, size)
+}
