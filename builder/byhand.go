@@ -119,6 +119,11 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 			h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), map[string]string{"DEVICE": shell(s.Device)}))
 		}
 	}
+	for _, i := range l.Images {
+		if i.File != "" && needed(l, i.Device, need) {
+			h.Make = append(h.Make, `zstd -dc "$SET"/`+templates.ShellQuote(i.File)+" | dd of="+shell(i.Device)+" bs=4M iflag=fullblock conv=fsync")
+		}
+	}
 	for _, a := range m.Archives {
 		hm := templates.HandMount{Device: shell(a.Device), Path: a.Mount}
 		if f := l.Mounted(a.Mount); f != nil && f.Btrfs != nil {

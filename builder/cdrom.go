@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -164,19 +165,17 @@ func (d *discWriter) collect() error {
 	d.index = manifest.Discs{Version: manifest.Version, ID: d.set.Manifest.ID}
 	d.common, d.first = map[string]string{manifest.File: filepath.Join(d.set.Dir, manifest.File)}, map[string]string{}
 	archives := map[string]bool{}
-	for _, a := range d.set.Manifest.Archives {
-		archives[a.File] = true
-		r, err := d.set.Archive(a.File)
+	for _, a := range d.framed() {
+		archives[a.Name] = true
+		l, err := d.lengths(a.Name)
 		if err != nil {
 			return err
 		}
-		l := r.Lengths()
-		r.Close()
-		tail := a.File + ".tail"
+		tail := a.Name + ".tail"
 		at := int64(a.Size) - l[len(l)-1] - l[len(l)-2]
-		d.index.Archives = append(d.index.Archives, manifest.Divided{File: a.File, Size: a.Size, Tail: tail, TailAt: quantity.Size(at)})
+		d.index.Archives = append(d.index.Archives, manifest.Divided{File: a.Name, Size: a.Size, Tail: tail, TailAt: quantity.Size(at)})
 		file := filepath.Join(d.work, tail)
-		if err := copyFrom(filepath.Join(d.set.Dir, a.File), at, file); err != nil {
+		if err := copyFrom(filepath.Join(d.set.Dir, a.Name), at, file); err != nil {
 			return err
 		}
 		d.common[tail] = file
@@ -200,6 +199,43 @@ func (d *discWriter) collect() error {
 		d.common[manifest.File] = filepath.Join(d.work, manifest.File)
 	}
 	return nil
+}
+
+// framed are the files that are divided between frames, in the order in which a
+// restore wants them: images of devices, then archives.
+func (d *discWriter) framed() []manifest.FileSum {
+	var out []manifest.FileSum
+	add := func(name string) {
+		i := slices.IndexFunc(d.set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == name })
+		if i >= 0 {
+			out = append(out, d.set.Manifest.Files[i])
+		}
+	}
+	for _, m := range d.set.Layout.Images {
+		add(m.File)
+	}
+	for _, a := range d.set.Manifest.Archives {
+		add(a.File)
+	}
+	return out
+}
+
+// lengths are those of a file's frames.
+func (d *discWriter) lengths(name string) ([]int64, error) {
+	f, err := os.Open(filepath.Join(d.set.Dir, name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	l, err := archive.Lengths(f, st.Size())
+	if err != nil {
+		return nil, fmt.Errorf("cannot divide %s: %w", name, err)
+	}
+	return l, nil
 }
 
 func copyFrom(src string, at int64, dst string) error {
@@ -277,12 +313,10 @@ func (d *discWriter) divide(first, others int64) error {
 	disc := 1
 	for i := range d.index.Archives {
 		a := &d.index.Archives[i]
-		r, err := d.set.Archive(a.File)
+		lens, err := d.lengths(a.File)
 		if err != nil {
 			return err
 		}
-		lens := r.Lengths()
-		r.Close()
 		at := int64(0)
 		for len(lens) > 0 {
 			// Each file takes whole sectors; one more for its directory record. A

@@ -23,6 +23,8 @@ import (
 type Plan struct {
 	Layout   *layout.Layout
 	Archives []PlannedArchive
+	// Images are the devices that are saved block by block.
+	Images []*layout.Image
 	// LeftOut names what is not saved, each with the rule that says so.
 	LeftOut []string
 	// NotCovered is what should be saved and can't be: the run ends with exit
@@ -92,12 +94,22 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		switch {
 		case p.Holder != nil && f.Device == p.Holder.Device:
 			f.Excluded = "it holds the backup set"
-		case f.Excluded == "" && !usesDisk(l, f):
+		case f.Excluded == "" && !usesDisk(l, f.Devs()...):
 			f.Excluded = "nothing of its disk is mounted"
 		}
 	}
 	if err := p.luks(c, named); err != nil {
 		return nil, err
+	}
+	for i := range l.Images {
+		m := &l.Images[i]
+		names := append(l.DisksUnder(m.Device), m.Device)
+		if rule := named(names...); rule != "" {
+			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", m.Device, m.What(), rule))
+		} else if usesDisk(l, m.Device) {
+			m.File = manifest.ImageName(m.Device)
+			p.Images = append(p.Images, m)
+		}
 	}
 	for _, g := range l.VolumeGroup {
 		if len(g.Snapshots) > 0 {
@@ -158,11 +170,11 @@ func (p *Plan) snapshots(f *layout.Filesystem) {
 	}
 }
 
-// usesDisk tells whether any file system or swap of the disks under f is in
-// use; a disk that nobody uses is left alone.
-func usesDisk(l *layout.Layout, f *layout.Filesystem) bool {
+// usesDisk tells whether any file system or swap of the disks under devices is
+// in use; a disk that nobody uses is left alone.
+func usesDisk(l *layout.Layout, devs ...string) bool {
 	var disks []string
-	for _, d := range f.Devs() {
+	for _, d := range devs {
 		disks = append(disks, l.DisksUnder(d)...)
 	}
 	shares := func(dev string) bool {

@@ -169,6 +169,11 @@ func (s *setWriter) write(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
+	for _, m := range s.p.Images {
+		if err := s.image(ctx, m); err != nil {
+			return nil, err
+		}
+	}
 	for _, e := range s.p.LeftOut {
 		s.log.Info("left out", "what", e)
 	}

@@ -52,6 +52,7 @@ type TapeResult struct {
 // Tape writes a set to tape. Before the first byte is written, the medium is
 // made and all tapes that are there are looked at.
 func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResult, error) {
+	p.noImages("tape")
 	for _, d := range opt.Drives {
 		if _, err := tape.Check(d, opt.Overwrite); err != nil {
 			return nil, err

@@ -259,7 +259,7 @@ func (r *circle) login(vm *VM) error {
 // file systems and LVM; compareStorage compares what they say.
 func storage(disk, when string) string {
 	return "(sfdisk -d " + disk + "; for m in /dev/md0 /dev/md1; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; for d in " + disk + "*[0-9] /dev/md0 /dev/mapper/secret /dev/mapper/vg0-* /dev/mapper/vg1-*; do [ -e $d ] || continue; [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
-		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; btrfs inspect-internal dump-super $d 2>/dev/null | grep -E '^(csum_type|fsid|label|num_devices|sectorsize|nodesize|compat_ro_flags|incompat_flags)'; cryptsetup luksDump $d 2>/dev/null; done; " +
+		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; btrfs inspect-internal dump-super $d 2>/dev/null | grep -E '^(csum_type|fsid|label|num_devices|sectorsize|nodesize|compat_ro_flags|incompat_flags)'; cryptsetup luksDump $d 2>/dev/null; if blkid -p $d | grep -q ntfs; then ntfsls -f $d; for f in 1 2 3; do ntfscat -f $d file$f | sha256sum; done; fi; done; btrfs subvolume list -q / 2>/dev/null | grep 'parent_uuid - ' | sed 's/.* path //' | sort; " +
 		"xfs_info /home 2>/dev/null; lvs --noheadings -S 'segtype!=thin&&segtype!=thin-pool' -o lv_name,lv_uuid,lv_size 2>/dev/null; lvs --noheadings -o lv_name,segtype,stripes,stripe_size,pool_lv,chunk_size,discards,zero,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
 }
 
@@ -479,7 +479,7 @@ func (r *circle) restoreLUKS(vm *VM) error {
 		return err
 	}
 	start := "restore --yes --confirm " + r.confirmed()
-	if _, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'nobody gave the identity' /tmp/r && cmp -n 16777216 /dev/vdb /dev/zero", jobLimit); err != nil {
+	if _, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'nobody gave the identity' /tmp/r && dd if=/dev/vdb of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz && rm /tmp/z /tmp/zz", jobLimit); err != nil {
 		return err
 	}
 	if err := vm.Send(start + "\n"); err != nil {

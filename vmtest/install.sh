@@ -43,8 +43,10 @@ bios-lvm)
   mount /dev/vg0/home-dirs $T/home
   ;;
 uefi-plain)
-  sgdisk -n1:0:+256M -t1:ef00 -c1:ESP -n2:0:0 -t2:8300 -c2:root $D
+  sgdisk -n1:0:+256M -t1:ef00 -c1:ESP -n2:0:-200M -t2:8300 -c2:root -n3:0:0 -t3:0700 -c3:windows $D
   udevadm settle
+  mkntfs -q -f -L windows $D-part3
+  for i in 1 2 3; do head -c ${i}234567 /dev/urandom > /tmp/n$i; ntfscp -q -f $D-part3 /tmp/n$i file$i; done
   mkfs.vfat -F32 -n ESP $D-part1 >/dev/null
   mkfs.ext4 -q -L root $D-part2
   mount $D-part2 $T
@@ -111,7 +113,7 @@ bios-luks)
   dd if=/dev/urandom of=/tmp/keyfile bs=64 count=1 status=none
   printf test > /tmp/pass
   K="--pbkdf argon2id --pbkdf-memory 32768 --pbkdf-force-iterations 4 --pbkdf-parallel 1"
-  cryptsetup luksFormat -q --type luks2 --uuid 6d6b6364-7265-4c55-8b53-000000000001 --label secret --sector-size 4096 $K --key-file /tmp/pass $D-part3
+  cryptsetup luksFormat -q --type luks2 --uuid 6d6b6364-7265-4c55-8b53-000000000001 --label secret --sector-size 4096 --key-size 256 $K --key-file /tmp/pass $D-part3
   cryptsetup luksAddKey -q $K --key-file /tmp/pass $D-part3 /tmp/keyfile
   echo '{"type":"mkcdrec-test","keyslots":["1"],"note":"a token of somebody else"}' | cryptsetup token import $D-part3
   cryptsetup open --key-file /tmp/pass $D-part3 secret

@@ -23,7 +23,7 @@ const Password = "test"
 
 // packages of the source machines: a small Debian 12 with all that a backup
 // of it needs.
-const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm,btrfs-progs,cryptsetup-bin,cryptsetup,cryptsetup-initramfs,thin-provisioning-tools," +
+const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm,btrfs-progs,cryptsetup-bin,cryptsetup,cryptsetup-initramfs,thin-provisioning-tools,ntfs-3g," +
 	"grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,efibootmgr,isolinux,syslinux-common,acl,attr,libcap2-bin,iproute2,less,procps,bash,util-linux-extra,login,passwd"
 
 const setupHook = `#!/bin/sh
@@ -95,7 +95,7 @@ type kind struct {
 
 var machines = map[string]kind{
 	BIOSLVM:   {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCBIOS01", target: "RSTBIOS01", mounts: "/ /boot /home", row: "LVM + xfs, BIOS"},
-	UEFIPlain: {size: "5G", smaller: "3G", larger: "10G", serial: "SRCUEFI01", target: "RSTUEFI01", uefi: true, mounts: "/ /boot/efi", row: "ext4, UEFI"},
+	UEFIPlain: {size: "5G", smaller: "3G", larger: "10G", serial: "SRCUEFI01", target: "RSTUEFI01", uefi: true, mounts: "/ /boot/efi", row: "ext4 + NTFS, UEFI"},
 	BIOSMD:    {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCMD01", target: "RSTMD01", two: true, mounts: "/ /home /srv/striped /srv/mirror", row: "md1 + LVM on md0, BIOS"},
 	UEFIBtrfs: {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCBTRFS01", target: "RSTBTRFS01", two: true, uefi: true, mounts: "/ /boot/efi /home /var/lib/machines /var/lib/machines/inner /srv/sealed", row: "btrfs raid1, UEFI"},
 	BIOSLUKS:  {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCLUKS01", target: "RSTLUKS01", mounts: "/ /boot /home /srv", row: "LUKS2 + LVM, thin, BIOS", passphrase: true},

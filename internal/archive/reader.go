@@ -109,20 +109,6 @@ func (a *Reader) TarSize() int64 { return a.tar }
 func (a *Reader) Members() int64 { return a.count }
 func (a *Reader) Frames() int    { return len(a.frames) }
 
-// Lengths gives the lengths of all zstd frames in the archive's bytes, the
-// table of contents and the seek table being the last two; they add up to
-// Size.
-func (a *Reader) Lengths() []int64 {
-	out := make([]int64, 0, len(a.frames)+2)
-	end := int64(0)
-	for _, f := range a.frames {
-		out = append(out, f.Packed)
-		end += f.Packed
-	}
-	toc := int64(len(a.toc)) + 8
-	return append(out, toc, a.size-end-toc)
-}
-
 // InOrder has the archive read from its beginning to its end by one reader:
 // for a medium that is changed on the way, or that can't seek.
 func (a *Reader) InOrder() { a.inOrder = true }

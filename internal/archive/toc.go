@@ -324,3 +324,20 @@ func Index(frames []Frame, payload []byte) []byte {
 func ReadIndex(r io.ReaderAt, size int64) (payload []byte, sizes [][2]uint32, err error) {
 	return readTail(r, size)
 }
+
+// Lengths gives the lengths of all parts of a file that ends with an Index: its
+// frames, the payload's frame, the seek table. They add up to size.
+func Lengths(r io.ReaderAt, size int64) ([]int64, error) {
+	payload, sizes, err := readTail(r, size)
+	if err != nil {
+		return nil, err
+	}
+	end := int64(0)
+	var out []int64
+	for _, s := range sizes {
+		out = append(out, int64(s[0]))
+		end += int64(s[0])
+	}
+	toc := int64(len(payload)) + 8
+	return append(out, toc, size-end-toc), nil
+}

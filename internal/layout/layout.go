@@ -32,6 +32,7 @@ type Layout struct {
 	VolumeGroup []VolumeGroup `json:"volumeGroups"`
 	Filesystems []Filesystem  `json:"filesystems"`
 	Swap        []Swap        `json:"swap"`
+	Images      []Image       `json:"images,omitempty"`
 	Boot        Boot          `json:"boot"`
 	Kernel      Kernel        `json:"kernel"`
 	Network     []Interface   `json:"network"`
@@ -296,6 +297,26 @@ type Swap struct {
 	Label  string        `json:"label"`
 	Size   quantity.Size `json:"size"`
 	Active bool          `json:"active"`
+}
+
+// Image is a device that is brought back block by block: its content is not
+// known, or is a file system that is not restored as files.
+type Image struct {
+	Device string        `json:"device"`
+	Type   string        `json:"type"` // "ntfs" ...; "" for unknown content
+	UUID   string        `json:"uuid,omitempty"`
+	Label  string        `json:"label,omitempty"`
+	Size   quantity.Size `json:"size"` // of the device
+	// File is the set's image of it, "" when it was left out.
+	File string `json:"file,omitempty"`
+}
+
+// What names an image for people.
+func (i *Image) What() string {
+	if i.Type == "" {
+		return "unknown content"
+	}
+	return i.Type
 }
 
 // Firmware kinds and boot loaders.
@@ -568,6 +589,11 @@ func (l *Layout) Needed() []string {
 	for _, s := range l.Swap {
 		if s.Active {
 			add(s.Device)
+		}
+	}
+	for _, i := range l.Images {
+		if i.File != "" {
+			add(i.Device)
 		}
 	}
 	out = append(out, l.Boot.Disks...)

@@ -101,6 +101,13 @@ func (l *Layout) Validate() error {
 			f.add(where, "UUID %q", s.UUID)
 		}
 	}
+	for i, m := range l.Images {
+		where := fmt.Sprintf("images[%d]", i)
+		use(m.Device, where)
+		if m.Size <= 0 || strings.ContainsAny(m.File, "/\x00\n") || strings.HasPrefix(m.File, ".") {
+			f.add(where, "size %d, file %q", m.Size, m.File)
+		}
+	}
 	l.Boot.validate(f, devs)
 	return errors.Join(f.errs...)
 }

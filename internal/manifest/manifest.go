@@ -82,6 +82,9 @@ func ArchiveName(device, mount string) string {
 	return strings.ReplaceAll(device, "/", "-") + "." + strings.ReplaceAll(mount, "/", "_") + ".tar.zst"
 }
 
+// ImageName is the name of a device's image.
+func ImageName(device string) string { return strings.ReplaceAll(device, "/", "-") + ".img.zst" }
+
 // HeaderName is the name of the file with a LUKS device's header.
 func HeaderName(device string) string { return strings.ReplaceAll(device, "/", "-") + ".luks.age" }
 

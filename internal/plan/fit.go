@@ -223,6 +223,12 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 		}
 		return it
 	}
+	for _, m := range f.l.Images {
+		if m.Device == dev {
+			it.what = m.What() + ", block by block"
+			return it
+		}
+	}
 	for _, s := range f.l.Swap {
 		if s.Device == dev {
 			it.what = "swap"

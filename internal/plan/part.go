@@ -51,6 +51,11 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 	for i := range l.Swap {
 		l.Swap[i].Active = l.Swap[i].Active && on(l.Swap[i].Device) == ""
 	}
+	for i := range l.Images {
+		if on(l.Images[i].Device) != "" {
+			l.Images[i].File = ""
+		}
+	}
 	l.Boot.Disks = slices.DeleteFunc(l.Boot.Disks, func(d string) bool { return slices.Contains(disks, d) })
 	if len(l.Boot.Disks) == 0 && len(want.Boot.Disks) > 0 && l.Boot.ESP == "" {
 		return nil, refuse("--exclude-disk %s: the boot loader is on it and nowhere else", strings.Join(disks, ","))

@@ -309,6 +309,7 @@ const (
 	MakeThin   Kind = "make-thin"  // makes thin pools and volumes in a group
 	MakeFS     Kind = "make-fs"
 	MakeSwap   Kind = "make-swap"
+	PutImage   Kind = "put-image" // writes a device block by block
 	MakeSubs   Kind = "make-subvolumes"
 	MountFS    Kind = "mount"
 )
@@ -321,15 +322,19 @@ type Step struct {
 	// Destroys tells that data on Device is lost.
 	Destroys bool `json:"destroys,omitempty"`
 
-	Table  *layout.Table      `json:"table,omitempty"`
-	Sector quantity.Size      `json:"sector,omitempty"`
-	Array  *layout.Array      `json:"array,omitempty"` // with the target's devices
-	Crypt  *layout.Crypt      `json:"crypt,omitempty"`
-	Group  string             `json:"group,omitempty"`
-	UUID   string             `json:"uuid,omitempty"`
-	Config string             `json:"config,omitempty"` // vgcfgbackup's text
-	Run    [][]string         `json:"run,omitempty"`
-	Swap   *layout.Swap       `json:"swap,omitempty"`
+	Table  *layout.Table `json:"table,omitempty"`
+	Sector quantity.Size `json:"sector,omitempty"`
+	Array  *layout.Array `json:"array,omitempty"` // with the target's devices
+	Crypt  *layout.Crypt `json:"crypt,omitempty"`
+	Group  string        `json:"group,omitempty"`
+	UUID   string        `json:"uuid,omitempty"`
+	Config string        `json:"config,omitempty"` // vgcfgbackup's text
+	Run    [][]string    `json:"run,omitempty"`
+	Swap   *layout.Swap  `json:"swap,omitempty"`
+	Image  *layout.Image `json:"image,omitempty"`
+	// Start is where a partition begins on its disk, bytes: some file systems
+	// have it in them.
+	Start  quantity.Size      `json:"start,omitempty"`
 	FSType string             `json:"fsType,omitempty"`
 	Mount  *layout.Mount      `json:"mount,omitempty"`
 	Others []string           `json:"others,omitempty"` // further devices of a btrfs
@@ -402,6 +407,21 @@ func New(want *layout.Layout, m Mapping) (*Plan, error) {
 		if dev, ok := p.Devices[s.Device]; ok {
 			p.Steps = append(p.Steps, Step{Kind: MakeSwap, Device: dev, Swap: s, Destroys: true, Text: fmt.Sprintf("make swap on /dev/%s%s", dev, ident(s.UUID, s.Label))})
 		}
+	}
+	for i := range want.Images {
+		m := &want.Images[i]
+		dev, ok := p.Devices[m.Device]
+		if !ok || m.File == "" {
+			continue
+		}
+		if size := sizeOf(want, m.Device); size < m.Size {
+			return nil, refuse("%s was saved block by block, and needs the %s that it had; it would get %s", m.Device, m.Size, size)
+		}
+		s := Step{Kind: PutImage, Device: dev, Image: m, Destroys: true, Text: fmt.Sprintf("write the image of %s (%s) to /dev/%s", m.Device, m.What(), dev)}
+		if _, q := want.Partition(m.Device); q != nil {
+			s.Start = q.Start
+		}
+		p.Steps = append(p.Steps, s)
 	}
 	p.mounts(want)
 	return p, nil

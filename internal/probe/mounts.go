@@ -109,7 +109,8 @@ var remote = []string{"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "glust
 func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 	seen := map[string]bool{}
 	for _, mi := range mounts {
-		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) })
+		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) }) ||
+			slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == mi.Device && mi.Device != "" })
 		readOnlyMedium := mi.Type == "iso9660" || mi.Type == "udf" || mi.Type == "squashfs"
 		key := mi.Device
 		if key == "" {

@@ -291,6 +291,8 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo) error {
 		}
 		if i != nil {
 			m.content(l, dev, size, i, mounts, swaps)
+		} else if _, p := l.Partition(dev); p == nil || p.Type != layout.TypeBIOSBoot {
+			m.image(l, dev, size, &superblock.Info{}, mounts)
 		}
 		return nil
 	}
@@ -371,8 +373,8 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 			f.Mounts = append(f.Mounts, layout.Mount{Path: mi.Path, Options: mi.Options})
 		}
 	}
-	if i.Ext == nil && i.XFS == nil && i.VFAT == nil {
-		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: i.Type + " is not supported"})
+	if i.Ext == nil && i.XFS == nil && (i.VFAT == nil || len(f.Mounts) == 0 && !m.firmware(l, dev)) {
+		m.image(l, dev, size, i, mounts)
 		return
 	}
 	if len(f.Mounts) > 0 {
@@ -381,6 +383,35 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: i.Type + " file system that is not mounted: its files can't be saved"})
 	}
 	l.Filesystems = append(l.Filesystems, f)
+}
+
+// containers are what has others' data in it, and is not understood: a copy of
+// one of several devices would be of no use.
+var containers = []string{"bcache", "bcachefs", "zfs_member"}
+
+// image records a device that is saved block by block. What is mounted for
+// writing changes while it is read.
+func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *superblock.Info, mounts []MountInfo) {
+	cannot := func(reason string) {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: reason})
+	}
+	if slices.Contains(containers, i.Type) {
+		cannot(i.Type + " is not supported")
+		return
+	}
+	for _, mi := range mounts {
+		if mi.Device == dev && !slices.Contains(strings.Split(mi.Options, ","), "ro") {
+			cannot(i.Type + " can be saved as an image only, while it is not mounted for writing")
+			return
+		}
+	}
+	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size})
+}
+
+// firmware tells whether a partition is for the firmware to read.
+func (m Machine) firmware(l *layout.Layout, dev string) bool {
+	_, p := l.Partition(dev)
+	return p != nil && (p.Type == layout.TypeESP || p.Type == "0xef")
 }
 
 // used asks how much of a mounted file system is in use.

@@ -125,7 +125,14 @@ func TestRead(t *testing.T) {
 		un = append(un, u.What+": "+u.Reason)
 	}
 	slices.Sort(un)
-	if got, want := strings.Join(un, "; "), "/tank: zfs on tank is not supported; /weird: reiserfs is not supported; nvme0n1p5: ext2 file system that is not mounted: its files can't be saved"; got != want {
+	var images []string
+	for _, m := range l.Images {
+		images = append(images, m.Device+" "+m.What())
+	}
+	if got := strings.Join(images, "; "); got != "sda unknown content" {
+		t.Errorf("images: %s", got)
+	}
+	if got, want := strings.Join(un, "; "), "/tank: zfs on tank is not supported; /weird: reiserfs can be saved as an image only, while it is not mounted for writing; nvme0n1p5: ext2 file system that is not mounted: its files can't be saved"; got != want {
 		t.Errorf("unsupported:\n%s\nwant\n%s", got, want)
 	}
 	if fmt.Sprint(l.Kernel.Consoles) != "[tty0 ttyS0,115200]" || l.Boot.Loader != layout.GRUB || l.Boot.Firmware != layout.BIOS || l.Hostname != "fake" {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,8 @@ type Recreator struct {
 	Machine probe.Machine
 	// Keys open LUKS devices, by their names.
 	Keys map[string]Key
+	// Image writes an image of the set to a device.
+	Image func(ctx context.Context, file string, dst io.WriterAt) error
 }
 
 // StepError is a step that failed: what was to be done, and why it was not.
@@ -79,6 +82,8 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 		if err = r.free(s.Device); err == nil {
 			err = MakeSwap("/dev/"+s.Device, s.Swap.UUID, s.Swap.Label)
 		}
+	case plan.PutImage:
+		err = r.putImage(ctx, s)
 	case plan.MountFS:
 		err = r.mount(s)
 	default:

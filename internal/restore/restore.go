@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -227,6 +228,9 @@ func (r *Restorer) ready() error {
 		return err
 	}
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine, Keys: map[string]recreate.Key{}}
+	r.rec.Image = func(ctx context.Context, file string, dst io.WriterAt) error {
+		return r.set.RestoreImage(ctx, file, dst, func(total int64) progress.Counter { return r.Screen.Phase("writing "+file, total) })
+	}
 	return r.programs()
 }
 

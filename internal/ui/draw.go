@@ -60,6 +60,11 @@ func holds(l *layout.Layout, dev string) string {
 			return "swap"
 		}
 	}
+	for _, i := range l.Images {
+		if i.Device == dev {
+			return i.What() + ", as it is"
+		}
+	}
 	if c := l.CryptOn(dev); c != nil {
 		return fmt.Sprintf("LUKS%d %s: %s", c.LUKS.Version, c.Name, holds(l, c.Mapper()))
 	}

@@ -1,0 +1,81 @@
+package recreate
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// putImage writes a device block by block.
+func (r *Recreator) putImage(ctx context.Context, s plan.Step) error {
+	if err := r.free(s.Device); err != nil {
+		return err
+	}
+	if why := r.Machine.InUse(s.Device); why != "" {
+		return &plan.Refused{Reason: "/dev/" + s.Device + ": " + why}
+	}
+	f, err := os.OpenFile("/dev/"+s.Device, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open /dev/%s for writing: %w", s.Device, err)
+	}
+	defer f.Close()
+	if err := r.Image(ctx, s.Image.File, f); err != nil {
+		return err
+	}
+	if err := setHidden(f, s.Image.Type, s.Start); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
+	}
+	return nil
+}
+
+// device is what setHidden works on.
+type device interface {
+	io.ReaderAt
+	io.WriterAt
+}
+
+// setHidden tells a FAT or NTFS where its partition begins now, in its boot
+// sector and the copy of it: Windows starts by that.
+func setHidden(f device, typ string, start quantity.Size) error {
+	if typ != superblock.TypeNTFS && typ != superblock.TypeVFAT || start == 0 {
+		return nil
+	}
+	b := make([]byte, 512)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return fmt.Errorf("cannot read the boot sector: %w", err)
+	}
+	le := binary.LittleEndian
+	sector := int64(le.Uint16(b[11:]))
+	if sector < 512 {
+		return errors.New("cannot read the boot sector: it is damaged")
+	}
+	copyAt := int64(0)
+	if typ == superblock.TypeNTFS {
+		copyAt = int64(le.Uint64(b[40:])) * sector
+	} else if n := int64(le.Uint16(b[50:])); le.Uint16(b[22:]) == 0 && n > 0 && n < 32 {
+		copyAt = n * sector
+	}
+	for _, at := range []int64{0, copyAt} {
+		s := make([]byte, 512)
+		if _, err := f.ReadAt(s, at); err != nil || string(s[3:11]) != string(b[3:11]) {
+			continue // no copy there
+		}
+		le.PutUint32(s[28:], uint32(int64(start)/sector))
+		if _, err := f.WriteAt(s, at); err != nil {
+			return fmt.Errorf("cannot write the boot sector: %w", err)
+		}
+	}
+	return nil
+}
