@@ -48,6 +48,9 @@ type Circle struct {
 	// change of the storage is checked by Wished, a command in the restored
 	// machine.
 	Wishes, Wished string
+	// Walk kills a dry run after every one of its steps, and resumes it each
+	// time: what it makes is what was planned.
+	Walk bool
 }
 
 // Outcome is what a Circle saw.
@@ -482,6 +485,9 @@ func (r *circle) restoreLUKS(vm *VM) error {
 	if _, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'nobody gave the identity' /tmp/r && dd if=/dev/vdb of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz && rm /tmp/z /tmp/zz", jobLimit); err != nil {
 		return err
 	}
+	if err := r.walk(vm); err != nil {
+		return err
+	}
 	if err := vm.Send(start + "\n"); err != nil {
 		return err
 	}
@@ -553,6 +559,34 @@ func (r *circle) restoreWished(vm *VM) error {
 		return err
 	}
 	return vm.Wait(bootLimit)
+}
+
+// walk does dry runs that are killed after each of their steps, and resumed. No
+// disk is touched by it.
+func (r *circle) walk(vm *VM) error {
+	if !r.Walk {
+		return nil
+	}
+	limit := 2 * jobLimit
+	dry := "restore --dry-run --no-verify "
+	for _, d := range r.targets() {
+		dry += "--confirm " + d.Serial + " "
+	}
+	out, err := must(vm, dry+"> /tmp/w 2>&1; S=$?; cat /tmp/w; test $S = 0 && grep 'all as planned' /tmp/w && ls /run/mkcdrec/dry-run/disks | wc -l | grep -x 0", limit)
+	if err != nil {
+		return err
+	}
+	out, err = must(vm, "n=1; while "+dry+"--kill-after $n > /tmp/w 2>&1; [ $? = 137 ]; do "+dry+"--resume > /tmp/w 2>&1 && grep -q 'all as planned' /tmp/w || { cat /tmp/w; n=FAILED-$n; break; }; n=$((n+1)); done; echo walked $n steps", limit)
+	if err != nil {
+		return err
+	}
+	g := regexp.MustCompile(`walked (\d+) steps`).FindStringSubmatch(out)
+	if g == nil || len(g[1]) < 2 {
+		return fmt.Errorf("a dry run that was killed does not end as it should:\n%s", out)
+	}
+	r.Say("%s: killed and resumed after each of %s steps", r.Kind, g[1])
+	_, err = must(vm, "! losetup -a 2>/dev/null | grep dry-run; test -z \"$(ls /dev/mapper | grep -v control)\"", bootLimit)
+	return err
 }
 
 // restoreTapes starts the image that was read from the tape, with both tapes in

@@ -10,6 +10,7 @@
 //	restore [...] VOLUME [VOLUME...]
 //	        [--identity FILE] [--key-file FILE] [--new-luks]
 //	restore mount [--ro] [--key-file FILE] [SET]
+//	restore --dry-run [...] [SET]
 //	restore --only MOUNT [--onto DEV] [...] [SET]
 //	restore extract SET PATH... --to DIR
 //	restore verify [SET]
@@ -72,6 +73,8 @@ func run(args []string) int {
 	var opt restore.Options
 	var maps, confirm, sizes, types, exclude list
 	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
+	f.BoolVar(&opt.DryRun, "dry-run", false, "make all of it on sparse files instead of disks, compare, and take it away again")
+	f.IntVar(&opt.KillAfter, "kill-after", 0, "kill a dry run after `STEP`: for tests of --resume")
 	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
 	f.BoolVar(&opt.Resume, "resume", false, "go on after the last finished step of the run before")
 	f.BoolVar(&opt.Salvage, "salvage", false, "restore what can be read of a damaged set, and name what is lost")
@@ -133,7 +136,7 @@ func run(args []string) int {
 		err = do(ctx, p, &opt, args, maps, confirm, sizes, types)
 	}
 	p.End()
-	return exit.Status(p, "restore", err, hint(err))
+	return exit.Status(p, "restore", err, hint(err, opt.DryRun))
 }
 
 func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, maps, confirm, sizes, types list) error {
@@ -175,6 +178,11 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 	rep, err := r.Restore(ctx, *opt)
 	if err != nil {
 		return err
+	}
+	if opt.DryRun {
+		p.End()
+		p.Note("the dry run is done: nothing on any disk was changed")
+		return nil
 	}
 	if opt.PlanOnly {
 		p.Result(map[string]any{"plan": rep.Plan, "layout": rep.Plan.Layout})
@@ -392,7 +400,7 @@ func (s screen) Confirm(p *plan.Plan) ([]string, error) {
 	return said, nil
 }
 
-func hint(err error) string {
+func hint(err error, dry bool) string {
 	var r *plan.Refused
 	var se *recreate.StepError
 	var te *tool.Error
@@ -402,6 +410,8 @@ func hint(err error) string {
 		return "no disk was touched"
 	case errors.As(err, &r) && !errors.As(err, &se):
 		return "no disk was touched"
+	case dry && (errors.As(err, &se) || errors.As(err, &te)):
+		return "no disk was touched; `restore --dry-run --resume` goes on there"
 	case errors.As(err, &se), errors.As(err, &te):
 		return "the journal is in " + rescue.StateDir + "/journal.jsonl; after mending the cause, `restore --resume` goes on there"
 	}

@@ -32,6 +32,9 @@ type Machine struct {
 	Run  tool.Runner
 	// Skip names disks that are not looked at.
 	Skip []string
+	// Only, if not empty, names the only disks that are looked at; they may be
+	// loop devices.
+	Only []string
 }
 
 func (m Machine) path(p string) string { return filepath.Join(m.Root+"/", p) }
@@ -103,7 +106,10 @@ func (m Machine) readDisks() ([]layout.Disk, map[string]error, error) {
 	wrong := map[string]error{}
 	for _, n := range names {
 		name := n.Name()
-		if slices.ContainsFunc(notDisks, func(p string) bool { return strings.HasPrefix(name, p) }) || strings.Contains(name, "boot") || strings.Contains(name, "rpmb") || slices.Contains(m.Skip, name) {
+		if len(m.Only) > 0 && !slices.Contains(m.Only, name) {
+			continue
+		}
+		if len(m.Only) == 0 && slices.ContainsFunc(notDisks, func(p string) bool { return strings.HasPrefix(name, p) }) || strings.Contains(name, "boot") || strings.Contains(name, "rpmb") || slices.Contains(m.Skip, name) {
 			continue
 		}
 		d, err := m.disk(name)

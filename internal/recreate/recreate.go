@@ -120,7 +120,13 @@ func (r *Recreator) makeSubs(s plan.Step) error {
 	err = func() error {
 		for _, v := range s.Subs {
 			p := filepath.Join(dir, v.Path)
-			if err := btrfs.Create(p); err != nil {
+			// A run that was stopped may have made it.
+			if _, err := os.Stat(p); errors.Is(err, os.ErrNotExist) {
+				err = btrfs.Create(p)
+				if err != nil {
+					return err
+				}
+			} else if err != nil {
 				return err
 			}
 			if v.Default {
@@ -427,6 +433,13 @@ func (r *Recreator) blank(dev string, at, n int64) error {
 // makeThin makes thin pools and volumes in a group of the plan.
 func (r *Recreator) makeThin(ctx context.Context, s plan.Step) error {
 	for _, c := range s.Run {
+		dev := s.Group + "/" + c[slices.Index(c, "-n")+1]
+		// A run that was stopped may have made it, and not have noted that.
+		if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"lvm", "lvs", dev}, Env: noUdev}); err == nil {
+			if err := r.lvm(ctx, "lvremove", "-y", dev); err != nil {
+				return err
+			}
+		}
 		if err := r.lvm(ctx, c[1:]...); err != nil {
 			return err
 		}

@@ -40,7 +40,12 @@ type Options struct {
 	// Only, a mount point, makes and restores that file system and nothing else,
 	// on the device Onto; "" takes the one that has its UUID.
 	Only, Onto string
-	NoVerify   bool // trust the set; frames are still checked while they are read
+	// DryRun carries the plan out on sparse files, as far as making and mounting
+	// file systems, and compares what was made with what was planned.
+	DryRun bool
+	// KillAfter kills a dry run after this step, from 1: for tests of Resume.
+	KillAfter int
+	NoVerify  bool // trust the set; frames are still checked while they are read
 	// Salvage goes on with a damaged set: what can't be read is left out and
 	// listed among the problems.
 	Salvage bool
@@ -108,7 +113,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	if r.opt.Target == "" {
 		r.opt.Target = rescue.TargetDir
 	}
-	if !opt.PlanOnly && !opt.Outside && !rescue.Inside() {
+	if !opt.PlanOnly && !opt.DryRun && !opt.Outside && !rescue.Inside() {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and restore overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
 	if err := r.prepare(ctx); err != nil {
@@ -124,6 +129,10 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	}
 	if opt.PlanOnly {
 		return &r.report, nil
+	}
+	if opt.DryRun {
+		r.dryKeys()
+		return &r.report, r.carryOut(ctx)
 	}
 	if err := r.confirm(); err != nil {
 		return nil, &Untouched{err}
@@ -167,8 +176,10 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		}
 	}
 	r.journal = openJournal()
-	if err := r.tidy(ctx); err != nil {
-		return err
+	if !r.opt.DryRun { // it has a journal of its own
+		if err := r.tidy(ctx); err != nil {
+			return err
+		}
 	}
 	keep := map[string]string{}
 	holders := map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"}
@@ -216,7 +227,12 @@ func (r *Restorer) prepare(ctx context.Context) error {
 			fitted.Crypts[i].Header = ""
 		}
 	}
-	if r.plan, err = plan.New(fitted, m); err != nil {
+	if r.opt.DryRun {
+		err = r.dryRun(ctx, fitted, m)
+	} else {
+		r.plan, err = plan.New(fitted, m)
+	}
+	if err != nil {
 		return err
 	}
 	return r.ready()
@@ -224,10 +240,16 @@ func (r *Restorer) prepare(ctx context.Context) error {
 
 // ready checks that the plan can be carried out.
 func (r *Restorer) ready() error {
-	if err := r.twins(); err != nil {
-		return err
+	if !r.opt.DryRun {
+		if err := r.twins(); err != nil {
+			return err
+		}
 	}
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine, Keys: map[string]recreate.Key{}}
+	if r.opt.DryRun {
+		r.rec.Image = func(context.Context, string, io.WriterAt) error { return nil }
+		return r.programs()
+	}
 	r.rec.Image = func(ctx context.Context, file string, dst io.WriterAt) error {
 		return r.set.RestoreImage(ctx, file, dst, func(total int64) progress.Counter { return r.Screen.Phase("writing "+file, total) })
 	}
@@ -410,14 +432,21 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		if err := r.rec.Do(ctx, i); err != nil {
 			return err
 		}
-		if s.Kind == plan.MountFS {
+		if s.Kind == plan.MountFS && !r.opt.DryRun {
 			if err := r.unpack(ctx, s, done[i]); err != nil {
 				return err
 			}
 		}
+		r.stop(i)
 		if err := r.journal.done(i, s.String()); err != nil {
 			return err
 		}
+	}
+	if r.opt.DryRun {
+		if err := r.compareDry(ctx); err != nil {
+			return err
+		}
+		return r.endDry(ctx)
 	}
 	if r.opt.Only == "" {
 		if err := r.finalize(ctx); err != nil {

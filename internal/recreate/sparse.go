@@ -1,0 +1,117 @@
+package recreate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// Sparse stands in for disks: sparse files behind loop devices, on which a plan
+// can be carried out without touching any disk.
+type Sparse struct {
+	// Dir has the files, one for each disk, NAME.img.
+	Dir string
+}
+
+// Disks gives one for each disk of a mapping, with its size and sectors; those
+// that are there from a run before are taken again.
+func (s Sparse) Disks(m plan.Mapping) (plan.Mapping, error) {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make sparse disks: %w", err)
+	}
+	out := plan.Mapping{}
+	for old, p := range m {
+		name, err := s.loop(filepath.Join(s.Dir, old+".img"), int64(p.Size), uint32(p.LogicalSector))
+		if err != nil {
+			return nil, fmt.Errorf("cannot make a sparse disk in the place of %s: %w", p.Name, err)
+		}
+		out[old] = plan.Present{Disk: layout.Disk{Name: name, Model: "sparse file", Size: p.Size, LogicalSector: p.LogicalSector, PhysicalSector: max(p.PhysicalSector, quantity.Size(512))}, Holds: "nothing"}
+	}
+	return out, nil
+}
+
+func (s Sparse) loop(file string, size int64, sector uint32) (string, error) {
+	if have := attached(file); have != "" {
+		return have, nil
+	}
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		return "", err
+	}
+	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	if err != nil {
+		return "", fmt.Errorf("%w (is the module loop loaded?)", err)
+	}
+	defer ctl.Close()
+	for range 10 { // somebody else may take the one that is free
+		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return "", err
+		}
+		name := fmt.Sprintf("loop%d", n)
+		dev, err := os.OpenFile("/dev/"+name, os.O_RDWR, 0)
+		if err != nil {
+			return "", err
+		}
+		c := &unix.LoopConfig{Fd: uint32(f.Fd()), Size: sector, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_PARTSCAN}}
+		err = unix.IoctlLoopConfigure(int(dev.Fd()), c)
+		dev.Close()
+		if err == nil {
+			return name, nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return "", err
+		}
+	}
+	return "", errors.New("every loop device is taken")
+}
+
+// attached gives the loop device that a file is behind, "" for none.
+func attached(file string) string {
+	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return ""
+	}
+	for _, b := range all {
+		if t, err := os.ReadFile(b); err == nil && strings.TrimSpace(string(t)) == file {
+			return filepath.Base(filepath.Dir(filepath.Dir(b)))
+		}
+	}
+	return ""
+}
+
+// Remove detaches the loop devices and removes the files.
+func (s Sparse) Remove() error {
+	files, err := filepath.Glob(filepath.Join(s.Dir, "*.img"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range files {
+		if name := attached(f); name != "" {
+			dev, err := os.OpenFile("/dev/"+name, os.O_RDWR, 0)
+			if err == nil {
+				_, err = unix.IoctlRetInt(int(dev.Fd()), unix.LOOP_CLR_FD)
+				dev.Close()
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("cannot detach /dev/%s: %w", name, err))
+				continue
+			}
+		}
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,217 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
+)
+
+// dryDir has what a dry run makes: sparse files, its journal, its mounts.
+var dryDir = filepath.Join(rescue.StateDir, "dry-run")
+
+// dryRun replaces the plan's disks by sparse files. LUKS devices get a key of
+// their own, and LVM sees nothing but these files.
+func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Mapping) error {
+	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}
+	r.opt.Target = filepath.Join(dryDir, "target")
+	r.journal = &journal{filepath.Join(dryDir, "journal.jsonl")}
+	if err := os.MkdirAll(r.opt.Target, 0o755); err != nil {
+		return fmt.Errorf("cannot start the dry run: %w", err)
+	}
+	if err := r.hideLVM(); err != nil {
+		return err
+	}
+	if err := r.tidy(ctx); err != nil {
+		return err
+	}
+	if !r.opt.Resume {
+		if err := s.Remove(); err != nil {
+			return fmt.Errorf("cannot clean up after the dry run before: %w", err)
+		}
+	}
+	to, err := s.Disks(m)
+	if err != nil {
+		return err
+	}
+	for i := range fitted.Crypts {
+		fitted.Crypts[i].Header = ""
+	}
+	for i := range fitted.Filesystems {
+		// mkfs.btrfs and the kernel want every UUID once, and the disks that are
+		// there may have this one.
+		if f := &fitted.Filesystems[i]; f.Btrfs != nil {
+			f.UUID = uuid.From("dry run " + f.UUID)
+		}
+	}
+	if r.plan, err = plan.New(fitted, to); err != nil {
+		return err
+	}
+	for _, p := range to {
+		r.Machine.Only = append(r.Machine.Only, p.Name)
+	}
+	return nil
+}
+
+// hideLVM has LVM look at nothing but sparse disks and what lies on them.
+func (r *Restorer) hideLVM() error {
+	dir := filepath.Join(dryDir, "lvm")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot start the dry run: %w", err)
+	}
+	only := `filter = [ "a|^/dev/loop|", "a|^/dev/mapper/|", "a|^/dev/md|", "r|.*|" ]`
+	text := "devices {\n use_devicesfile = 0\n " + only + "\n global_" + only + "\n}\nbackup {\n backup = 0\n archive = 0\n}\n"
+	if err := os.WriteFile(filepath.Join(dir, "lvm.conf"), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("cannot start the dry run: %w", err)
+	}
+	r.Run = lvmIn{r.Run, dir}
+	r.Machine.Run = r.Run
+	return nil
+}
+
+// lvmIn runs programs with LVM's configuration in dir.
+type lvmIn struct {
+	tool.Runner
+	dir string
+}
+
+func (l lvmIn) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
+	c.Env = append(slices.Clone(c.Env), "LVM_SYSTEM_DIR="+l.dir)
+	return l.Runner.Run(ctx, c)
+}
+
+// dryKeys are for LUKS devices that nothing is ever put on.
+func (r *Restorer) dryKeys() {
+	for _, s := range r.plan.Steps {
+		if s.Kind == plan.MakeCrypt {
+			r.rec.Keys[s.Crypt.Name] = recreate.Key{Passphrase: []byte("of a dry run, and no secret")}
+		}
+	}
+}
+
+// stop ends the program as if it were killed, after a step of a dry run was done
+// and before the journal has it.
+func (r *Restorer) stop(step int) {
+	if r.opt.KillAfter == step+1 {
+		_ = unix.Kill(os.Getpid(), unix.SIGKILL) // nothing is done after it
+	}
+}
+
+// compareDry reads back what the dry run made, and compares it with what was
+// planned.
+func (r *Restorer) compareDry(ctx context.Context) error {
+	is, err := r.Machine.Read(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read back what was made: %w", err)
+	}
+	names := map[string]string{} // what it is called now -> what it was
+	for old, now := range r.plan.Devices {
+		names[now] = old
+	}
+	want, got := storage(r.plan.Layout, nil, r.plan.Devices), storage(is, names, nil)
+	var diff []string
+	for _, l := range want {
+		if !slices.Contains(got, l) {
+			diff = append(diff, "- "+l)
+		}
+	}
+	for _, l := range got {
+		if !slices.Contains(want, l) {
+			diff = append(diff, "+ "+l)
+		}
+	}
+	if len(diff) > 0 {
+		return fmt.Errorf("what was made is not what was planned (- planned, + made):\n  %s", strings.Join(diff, "\n  "))
+	}
+	r.Screen.Note("%d parts were made and read back: all as planned", len(want))
+	return nil
+}
+
+// storage describes partitions, arrays, LUKS, LVM, file systems and swap, a line
+// each, with the names that things had: names maps from others. Only what lies
+// on made devices counts, when that is not nil.
+func storage(l *layout.Layout, names, made map[string]string) []string {
+	name := func(dev string) string {
+		if n, ok := names[dev]; ok {
+			return n
+		}
+		return dev
+	}
+	skip := func(dev string) bool { return made != nil && made[dev] == "" }
+	var out []string
+	add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
+	for _, d := range l.Disks {
+		if d.Table == nil || skip(d.Name) {
+			continue
+		}
+		add("table %s %s %s%s", name(d.Name), d.Table.Label, d.Table.GUID, d.Table.Signature)
+		for _, p := range d.Table.Partitions {
+			if p.Extended() && p.Number > 4 {
+				continue
+			}
+			add("partition %s %d from %d, %d bytes, type %s %s %q %d %v", name(p.Device), p.Number, p.Start, p.Size, p.Type, p.GUID, p.Name, p.Attributes, p.Active)
+		}
+	}
+	for _, a := range l.Arrays {
+		if !skip(a.Name) {
+			add("array %s %s %s %s, %d devices, chunk %d, layout %d, %d bytes", a.Name, a.UUID, a.Level, a.Metadata, a.Devices, a.Chunk, a.Layout, a.Size)
+		}
+	}
+	for _, c := range l.Crypts {
+		if !skip(c.Mapper()) {
+			add("luks %s on %s %s, %d bytes from %d, %s", c.Name, name(c.Device), c.UUID, c.Size, c.LUKS.Offset, c.LUKS.Cipher)
+		}
+	}
+	for _, g := range l.VolumeGroup {
+		if len(g.PVs) == 0 || skip(g.PVs[0].Device) {
+			continue
+		}
+		add("group %s %s", g.Name, g.UUID)
+		for _, p := range g.PVs {
+			add("pv %s of %s %s", name(p.Device), g.Name, p.UUID)
+		}
+		for _, v := range g.LVs {
+			add("volume %s/%s %s %d bytes, pool %q", g.Name, v.Name, v.Type, v.Size, v.Pool)
+		}
+	}
+	for _, f := range l.Filesystems {
+		if skip(f.Device) {
+			continue
+		}
+		add("%s on %s %s %q", f.Type, name(f.Device), strings.ToLower(f.UUID), f.Label)
+		for _, o := range f.Others {
+			add("%s with %s", name(f.Device), name(o))
+		}
+		for _, v := range f.Subvolumes {
+			add("subvolume %s of %s, default %v", v.Path, name(f.Device), v.Default)
+		}
+	}
+	for _, s := range l.Swap {
+		if !skip(s.Device) {
+			add("swap on %s %s %q", name(s.Device), s.UUID, s.Label)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// endDry takes everything away again.
+func (r *Restorer) endDry(ctx context.Context) error {
+	err := r.rec.Release(ctx)
+	if err == nil {
+		err = recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}.Remove()
+	}
+	return errors.Join(err, os.Remove(r.journal.file))
+}
