@@ -24,6 +24,9 @@ func (c *Config) recipients() ([]age.Recipient, error) {
 	for i, s := range c.Recipients {
 		var r age.Recipient
 		var err error
+		if strings.HasPrefix(strings.ToUpper(s), "AGE-SECRET-KEY-") {
+			return nil, fmt.Errorf("recipients[%d] is a private key, which does not belong here: name the public one, age1...", i)
+		}
 		if strings.HasPrefix(s, "ssh-") {
 			r, err = agessh.ParseRecipient(s)
 		} else {
@@ -93,7 +96,11 @@ func luksHeader(k *layout.Crypt, to []age.Recipient) ([]byte, error) {
 	if err == nil && n < k.LUKS.Offset {
 		err = io.ErrUnexpectedEOF
 	}
-	return out.Bytes(), errors.Join(err, w.Close())
+	// The end comes with Close.
+	if err := errors.Join(err, w.Close()); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
 }
 
 // cryptModules are the modules that dm-crypt and cryptsetup ask the kernel for

@@ -1,0 +1,109 @@
+package builder
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+func TestRecipients(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	pub, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ssh := strings.TrimSpace(string(pub))
+	for text, want := range map[string]string{
+		"recipients: [" + id.Recipient().String() + ", '" + ssh + "']\n": "",
+		"luks_headers: none\n":                "",
+		"luks_headers: encrypted\n":           "luks_headers: encrypted wants recipients",
+		"luks_headers: plain\n":               `luks_headers: "plain"; want encrypted or none`,
+		"recipients: [age1x]\n":               "recipients[0]: \"age1x\" is neither an age nor an SSH public key",
+		"recipients: [" + id.String() + "]\n": "recipients[0] is a private key, which",
+	} {
+		file := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadConfig(file, true)
+		if err != nil && strings.Contains(err.Error(), id.String()) {
+			t.Error("a private key is in the message")
+		}
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// What becomes of headers: encrypted for the recipients, left out by choice, or
+// not covered.
+func TestLUKSHeaders(t *testing.T) {
+	dir := t.TempDir()
+	dev := filepath.Join(dir, "dev")
+	content := bytes.Repeat([]byte("header! "), 1<<10)
+	if err := os.WriteFile(dev, append(content, []byte("data")...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := func() *Plan {
+		return &Plan{Layout: &layout.Layout{Crypts: []layout.Crypt{{Name: "c", Device: "../" + dev, LUKS: &superblock.LUKS{Offset: int64(len(content))}}}}}
+	}
+	none := func(...string) string { return "" }
+	p := fresh()
+	if err := p.luks(&Config{}, none); err != nil || len(p.NotCovered) != 1 || !strings.Contains(p.NotCovered[0], "no recipients are named") || p.Layout.Crypts[0].Header != "" {
+		t.Errorf("without recipients: %v %v", p.NotCovered, err)
+	}
+	p = fresh()
+	if err := p.luks(&Config{LUKSHeaders: "none"}, none); err != nil || len(p.NotCovered) != 0 || len(p.LeftOut) != 1 {
+		t.Errorf("left out: %v %v %v", p.NotCovered, p.LeftOut, err)
+	}
+	p = fresh()
+	if err := p.luks(&Config{Recipients: []string{id.Recipient().String()}}, func(...string) string { return "by name" }); err != nil || p.Layout.Crypts[0].Header != "" {
+		t.Errorf("excluded: %v", err)
+	}
+	p = fresh()
+	if err := p.luks(&Config{Recipients: []string{id.Recipient().String()}}, none); err != nil {
+		t.Fatal(err)
+	}
+	files, err := p.luksHeaders()
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%v %v", files, err)
+	}
+	for name, b := range files {
+		if !strings.HasSuffix(name, ".luks.age") || bytes.Contains(b, []byte("header! header!")) {
+			t.Errorf("%s is not encrypted", name)
+		}
+		r, err := age.Decrypt(bytes.NewReader(b), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes came back: %v", len(got), err)
+		}
+	}
+	if err := os.Truncate(dev, 100); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.luksHeaders(); err == nil {
+		t.Error("a device that is cut off has a header")
+	}
+}

@@ -1,0 +1,193 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// person answers what is asked, in order.
+type person struct {
+	progress.None
+	answers []string
+	asked   []string
+	warned  []string
+}
+
+func (p *person) Secret(prompt string) ([]byte, error) {
+	p.asked = append(p.asked, prompt)
+	if len(p.answers) == 0 {
+		return nil, errors.New("nobody is there")
+	}
+	a := p.answers[0]
+	p.answers = p.answers[1:]
+	return []byte(a), nil
+}
+func (p *person) Warn(f string, a ...any)              { p.warned = append(p.warned, f) }
+func (p *person) Plan(*plan.Plan, *manifest.Set)       {}
+func (p *person) Confirm(*plan.Plan) ([]string, error) { return nil, nil }
+
+// locked is a restorer of a set with one LUKS header, which "right" opens.
+func locked(t *testing.T, answers ...string) (*Restorer, *person, *age.X25519Identity) {
+	t.Helper()
+	dir := t.TempDir()
+	img := filepath.Join(dir, "img")
+	if err := os.WriteFile(img, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(img, 20<<20); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", img)
+	c.Stdin = strings.NewReader("right")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Skipf("cryptsetup does not work here: %v %s", err, out)
+	}
+	header, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var enc bytes.Buffer
+	w, err := age.Encrypt(&enc, id.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(header[:16<<20]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "vda3.luks.age"), enc.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	st, err := target.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	crypt := &layout.Crypt{Name: "secret", Device: "vda3", Header: "vda3.luks.age", LUKS: &superblock.LUKS{Version: 2, Offset: 16 << 20}}
+	p := &person{answers: answers}
+	return &Restorer{Run: tool.Exec{}, Screen: p, set: &manifest.Set{Store: st}, plan: &plan.Plan{Steps: []plan.Step{{Kind: plan.MakeCrypt, Crypt: crypt}}}, rec: &recreate.Recreator{Keys: map[string]recreate.Key{}}}, p, id
+}
+
+func TestKeys(t *testing.T) {
+	r, p, id := locked(t)
+	p.answers = []string{id.String(), "wrong", "right"}
+	if err := r.keys(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	k := r.rec.Keys["secret"]
+	if string(k.Passphrase) != "right" || len(k.Header) != 16<<20 || !strings.HasPrefix(string(k.Header), "LUKS\xba\xbe") || len(p.warned) != 1 {
+		t.Errorf("passphrase %q, %d bytes of header, warned %v", k.Passphrase, len(k.Header), p.warned)
+	}
+	for name, c := range map[string]struct {
+		answers []string
+		spoil   func(r *Restorer)
+		want    string
+	}{
+		"nobody":         {nil, nil, "nobody gave the identity"},
+		"no identity":    {[]string{""}, nil, "nobody gave the identity"},
+		"no passphrase":  {[]string{"ID"}, nil, "nobody gave the passphrase"},
+		"three wrong":    {[]string{"ID", "a", "b", "c"}, nil, "no passphrase for secret"},
+		"wrong key file": {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/etc/hostname" }, "/etc/hostname does not open secret"},
+		"no key file":    {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/nosuch" }, "cannot read the key"},
+		"other header":   {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].Crypt.LUKS.Offset = 8 << 20 }, "begins at 8388608"},
+		"header is gone": {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].Crypt.Header = "x" }, "cannot read LUKS header"},
+	} {
+		r, p, id := locked(t, c.answers...)
+		for i, a := range p.answers {
+			if a == "ID" {
+				p.answers[i] = id.String()
+			}
+		}
+		if c.spoil != nil {
+			c.spoil(r)
+		}
+		if err := r.keys(context.Background()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+	r, p, _ = locked(t)
+	other, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.answers = []string{other.String()}
+	var ref *plan.Refused
+	if err := r.keys(context.Background()); !errors.As(err, &ref) || !strings.Contains(err.Error(), "does not decrypt") {
+		t.Errorf("somebody else's identity: %v", err)
+	}
+}
+
+// A new LUKS device gets a passphrase that was typed twice.
+func TestNewKeys(t *testing.T) {
+	r, p, _ := locked(t, "one", "two", "new", "new")
+	r.plan.Steps[0].Crypt.Header = ""
+	if err := r.keys(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if k := r.rec.Keys["secret"]; string(k.Passphrase) != "new" || k.Header != nil || len(p.warned) != 1 {
+		t.Errorf("%q %v", k.Passphrase, p.warned)
+	}
+}
+
+func TestIdentities(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := "# created: today\n# public key: " + id.Recipient().String() + "\n" + id.String() + "\n"
+	var enc bytes.Buffer
+	s, err := age.NewScryptRecipient("phrase")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.SetWorkFactor(10)
+	w, err := age.Encrypt(&enc, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte(file)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "key")
+	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	ssh, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		text string
+		ok   bool
+	}{"file": {file, true}, "typed": {id.String(), true}, "encrypted": {enc.String(), true}, "ssh": {string(ssh), true}, "nonsense": {"hello", false}, "cut": {enc.String()[:100], false}} {
+		ids, err := parseIdentities([]byte(c.text), func(string) ([]byte, error) { return []byte("phrase"), nil })
+		if (err == nil) != c.ok || c.ok && len(ids) != 1 {
+			t.Errorf("%s: %v %v", name, ids, err)
+		}
+	}
+}
