@@ -11,18 +11,19 @@ import (
 
 // Rows and columns of docs/MATRIX.md: what storage, and onto what.
 var (
-	matrixRows = []string{"ext4, BIOS", "ext4, UEFI", "LVM + xfs, BIOS", "LVM + xfs, UEFI", "md1 + LVM on md0, BIOS", "md1, UEFI", "LUKS2 + LVM, thin, BIOS", "LUKS2 + LVM, thin, UEFI",
+	matrixRows = []string{"ext4, BIOS", "ext4, UEFI", "LVM + xfs, BIOS", "LVM + xfs, UEFI", "md1 + LVM on md0, BIOS", "md1, UEFI", "thin, BIOS", "thin, UEFI", "LUKS2 + LVM, BIOS", "LUKS2 + LVM, UEFI",
 		"btrfs subvolumes, BIOS", "btrfs subvolumes, UEFI", "btrfs raid1, BIOS", "btrfs raid1, UEFI", "ext4 + NTFS, BIOS", "ext4 + NTFS, UEFI"}
 	matrixColumns = []string{"same", "60 %", "200 %", "other bus"}
 )
 
 // cell tells where a circle stands in the matrix; "" when it is none of it.
-func (c Circle) cell() (row, column string) {
+// A machine may stand in several rows: it has all of that.
+func (c Circle) cell() (rows []string, column string) {
 	if c.ByHand || c.Wishes != "" {
-		return "", ""
+		return nil, ""
 	}
 	k := machines[c.Kind]
-	row = k.row
+	rows = k.rows
 	switch {
 	case c.TargetBus != "":
 		column = "other bus"
@@ -33,22 +34,22 @@ func (c Circle) cell() (row, column string) {
 	case c.TargetSize == k.larger:
 		column = "200 %"
 	}
-	return row, column
+	return rows, column
 }
 
 const matrixHead = `# The recovery matrix
 
 Each cell is a machine in QEMU that was backed up, destroyed, restored by its own rescue medium onto blank disks of the
 size or kind that the column says, booted by its own firmware and boot loader, and compared path by path.
-"never run" means that: nobody has seen it. ` + "`make matrix`" + ` runs what there is and writes this table.
+"never run" means that: nobody has seen it. A machine that has several of these things stands in each of their rows. ` + "`make matrix`" + ` runs what there is and writes this table.
 
 `
 
 // Record writes a cell's outcome into the matrix in file, with date and
 // commit.
 func (c Circle) Record(file string, out *Outcome) error {
-	row, column := c.cell()
-	if row == "" || column == "" {
+	rows, column := c.cell()
+	if len(rows) == 0 || column == "" {
 		return nil
 	}
 	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
@@ -60,7 +61,10 @@ func (c Circle) Record(file string, out *Outcome) error {
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	return os.WriteFile(file, []byte(setCell(string(b), row, column, text)), 0o644)
+	for _, row := range rows {
+		b = []byte(setCell(string(b), row, column, text))
+	}
+	return os.WriteFile(file, b, 0o644)
 }
 
 // setCell gives the matrix with one cell changed; cells that are not in the

@@ -89,16 +89,16 @@ type kind struct {
 	serial, target        string // serial numbers: its disk's, and that of the blank one
 	two, uefi             bool
 	mounts                string
-	row                   string // in docs/MATRIX.md
-	passphrase            bool   // asked at the start, is Password
+	rows                  []string // in docs/MATRIX.md
+	passphrase            bool     // asked at the start, is Password
 }
 
 var machines = map[string]kind{
-	BIOSLVM:   {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCBIOS01", target: "RSTBIOS01", mounts: "/ /boot /home", row: "LVM + xfs, BIOS"},
-	UEFIPlain: {size: "5G", smaller: "3G", larger: "10G", serial: "SRCUEFI01", target: "RSTUEFI01", uefi: true, mounts: "/ /boot/efi", row: "ext4 + NTFS, UEFI"},
-	BIOSMD:    {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCMD01", target: "RSTMD01", two: true, mounts: "/ /home /srv/striped /srv/mirror", row: "md1 + LVM on md0, BIOS"},
-	UEFIBtrfs: {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCBTRFS01", target: "RSTBTRFS01", two: true, uefi: true, mounts: "/ /boot/efi /home /var/lib/machines /var/lib/machines/inner /srv/sealed", row: "btrfs raid1, UEFI"},
-	BIOSLUKS:  {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCLUKS01", target: "RSTLUKS01", mounts: "/ /boot /home /srv", row: "LUKS2 + LVM, thin, BIOS", passphrase: true},
+	BIOSLVM:   {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCBIOS01", target: "RSTBIOS01", mounts: "/ /boot /home", rows: []string{"LVM + xfs, BIOS"}},
+	UEFIPlain: {size: "5G", smaller: "3G", larger: "10G", serial: "SRCUEFI01", target: "RSTUEFI01", uefi: true, mounts: "/ /boot/efi", rows: []string{"ext4, UEFI", "ext4 + NTFS, UEFI"}},
+	BIOSMD:    {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCMD01", target: "RSTMD01", two: true, mounts: "/ /home /srv/striped /srv/mirror", rows: []string{"md1 + LVM on md0, BIOS"}},
+	UEFIBtrfs: {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCBTRFS01", target: "RSTBTRFS01", two: true, uefi: true, mounts: "/ /boot/efi /home /var/lib/machines /var/lib/machines/inner /srv/sealed", rows: []string{"btrfs subvolumes, UEFI", "btrfs raid1, UEFI"}},
+	BIOSLUKS:  {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCLUKS01", target: "RSTLUKS01", mounts: "/ /boot /home /srv", rows: []string{"thin, BIOS", "LUKS2 + LVM, BIOS"}, passphrase: true},
 }
 
 func second(serial string) string { return serial[:len(serial)-1] + "2" }

@@ -109,7 +109,7 @@ func all(ctx context.Context, parts []string) error {
 		name     string
 		headings []string
 		fn       func(context.Context) error
-	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"rescue", []string{"Rescue system"}, b.rescue}} {
+	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"rescue", []string{"Rescue system"}, b.rescue}} {
 		if len(parts) == 0 || slices.Contains(parts, p.name) {
 			if err := p.fn(ctx); err != nil {
 				return err
