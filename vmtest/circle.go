@@ -338,6 +338,9 @@ func (r *circle) backup(ctx context.Context) error {
 		what = "cdrom --keep-set --size " + r.Discs
 	}
 	where, after := "/backup", []string{"/backup/bin/mkcdrec verify /backup", "umount /backup"}
+	if r.identity != nil || r.Kind == UEFIBtrfs {
+		after = after[1:] // the restore reads it through
+	}
 	if r.Key {
 		// The second time it is a key, and nobody is asked; --keep 1 leaves the
 		// new generation only. The stick is busy while it is mounted, and a disk

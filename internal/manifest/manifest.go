@@ -305,10 +305,9 @@ func (m *Manifest) sum(name string) FileSum {
 	return m.Files[i]
 }
 
-// ArchiveFor finds the archive of a file system by its device and where it was
-// mounted: a btrfs has one for every subvolume that was.
-func (m *Manifest) ArchiveFor(device, mount string) *Archive {
-	i := slices.IndexFunc(m.Archives, func(a Archive) bool { return a.Device == device && a.Mount == mount })
+// ArchiveFor finds the archive of what was mounted at a place.
+func (m *Manifest) ArchiveFor(mount string) *Archive {
+	i := slices.IndexFunc(m.Archives, func(a Archive) bool { return a.Mount == mount })
 	if i < 0 {
 		return nil
 	}

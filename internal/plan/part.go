@@ -9,8 +9,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// Exclude gives the layout without what lies on some of its disks, alone or
-// with others. What the system can't start without stays, or it is refused.
+// Exclude gives the layout without what lies on some of its disks. RAID arrays
+// with enough members elsewhere stay, degraded, so that a mirror can go to one
+// disk; a btrfs stays on its other devices. What the system can't start without
+// stays, or it is refused.
 func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 	if len(disks) == 0 {
 		return want, nil
@@ -35,8 +37,20 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		}
 		return ""
 	}
+	for i := range l.Arrays {
+		a := &l.Arrays[i]
+		gone := func(dev string) bool { return on(dev) != "" }
+		left := slices.DeleteFunc(slices.Clone(a.Members), func(m layout.Member) bool { return gone(m.Device) })
+		if len(left) >= leastMembers(a) {
+			a.Members, a.Spares = left, slices.DeleteFunc(a.Spares, gone)
+		}
+	}
 	for i := range l.Filesystems {
 		f := &l.Filesystems[i]
+		devs := slices.DeleteFunc(f.Devs(), func(dev string) bool { return on(dev) != "" })
+		if f.Btrfs != nil && len(devs) > 0 {
+			f.Device, f.Others = devs[0], devs[1:]
+		}
 		d := on(f.Devs()...)
 		if d == "" {
 			continue
@@ -61,6 +75,19 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		return nil, refuse("--exclude-disk %s: the boot loader is on it and nowhere else", strings.Join(disks, ","))
 	}
 	return l, nil
+}
+
+// leastMembers is how many members an array works with.
+func leastMembers(a *layout.Array) int {
+	switch a.Level {
+	case "raid1":
+		return 1
+	case "raid4", "raid5":
+		return max(a.Devices-1, 1)
+	case "raid6":
+		return max(a.Devices-2, 1)
+	}
+	return a.Devices
 }
 
 // Only plans to make one of the layout's file systems anew, on a device that is

@@ -84,3 +84,61 @@ func TestOnly(t *testing.T) {
 		t.Error("a btrfs on two devices went onto one")
 	}
 }
+
+// A mirror goes to one of its disks, degraded; what has no copies does not.
+func TestExcludeMember(t *testing.T) {
+	l := arrays(t, "raid1")
+	is, err := Exclude(l, []string{"sdb"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := is.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(is, onto(is, is.Disks[0].Size))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, s := range p.Steps {
+		if s.Kind == MakeArray {
+			found = true
+			if c := strings.Join(s.Run[0], " "); !strings.Contains(c, "--raid-devices=2") || !strings.HasSuffix(c, " /dev/vda1 missing") {
+				t.Errorf("%s", c)
+			}
+		}
+	}
+	if !found {
+		t.Error("no array is made")
+	}
+	if _, err := Exclude(arrays(t, "raid0"), []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "/ lies on it") {
+		t.Errorf("half of a RAID0: %v", err)
+	}
+	b, err := Exclude(raid1(), []string{"sdb"})
+	if err != nil || len(b.Filesystems[1].Others) != 0 || b.Filesystems[1].Device != "sda2" {
+		t.Fatalf("btrfs: %v", err)
+	}
+	run, err := Mkfs(&b.Filesystems[1], "/dev/vda2", 9*gib)
+	if err != nil || slices.Contains(run[0], "raid1") {
+		t.Errorf("%v %v", run, err)
+	}
+}
+
+// arrays is a machine whose root is an array over two disks.
+func arrays(t *testing.T, level string) *layout.Layout {
+	t.Helper()
+	l := machine(layout.GPT, []quantity.Size{10 * gib, 10 * gib}, [][]part{{{9 * gib, "raw", 0}}, {{9 * gib, "raw", 0}}}, nil)
+	a := layout.Array{Name: "md0", UUID: "11111111:22222222:33333333:44444444", Level: level, Metadata: "1.2", Devices: 2, Members: []layout.Member{{Device: "sda1", Role: 0}, {Device: "sdb1", Role: 1}}, Data: 16 * mib, Part: 9*gib - 16*mib, Size: 9*gib - 16*mib}
+	if level == "raid0" {
+		a.Part, a.Chunk, a.Size = 0, 512*quantity.KiB, 2*a.Size
+	}
+	l.Arrays = []layout.Array{a}
+	fs := plain().Filesystems[1]
+	fs.Device = "md0"
+	l.Filesystems = []layout.Filesystem{fs}
+	l.Boot.Disks = []string{"sda", "sdb"}
+	if err := l.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}

@@ -470,7 +470,7 @@ func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
 
 // unpack restores the archive of the file system that was just mounted.
 func (r *Restorer) unpack(ctx context.Context, s plan.Step, before bool) error {
-	a := r.set.Manifest.ArchiveFor(s.FS.Device, s.Mount.Path)
+	a := r.set.Manifest.ArchiveFor(s.Mount.Path)
 	if a == nil {
 		return fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
 	}
