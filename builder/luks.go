@@ -25,7 +25,7 @@ func (c *Config) recipients() ([]age.Recipient, error) {
 		var r age.Recipient
 		var err error
 		if strings.HasPrefix(strings.ToUpper(s), "AGE-SECRET-KEY-") {
-			return nil, fmt.Errorf("recipients[%d] is a private key, which does not belong here: name the public one, age1...", i)
+			return nil, fmt.Errorf("recipients[%d] is a private key, which does not belong here: name the public one, which begins with age1", i)
 		}
 		if strings.HasPrefix(s, "ssh-") {
 			r, err = agessh.ParseRecipient(s)

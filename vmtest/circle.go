@@ -575,11 +575,10 @@ func (r *circle) walk(vm *VM) error {
 	for _, d := range r.targets() {
 		dry += "--confirm " + d.Serial + " "
 	}
-	out, err := must(vm, dry+"> /tmp/w 2>&1; S=$?; cat /tmp/w; test $S = 0 && grep 'all as planned' /tmp/w && ls /run/mkcdrec/dry-run/disks | wc -l | grep -x 0", limit)
-	if err != nil {
+	if _, err := must(vm, dry+"> /tmp/w 2>&1; S=$?; cat /tmp/w; test $S = 0 && grep 'all as planned' /tmp/w && ls /run/mkcdrec/dry-run/disks | wc -l | grep -x 0", limit); err != nil {
 		return err
 	}
-	out, err = must(vm, "n=1; while "+dry+"--kill-after $n > /tmp/w 2>&1; [ $? = 137 ]; do "+dry+"--resume > /tmp/w 2>&1 && grep -q 'all as planned' /tmp/w || { cat /tmp/w; n=FAILED-$n; break; }; n=$((n+1)); done; echo walked $n steps", limit)
+	out, err := must(vm, "n=1; while "+dry+"--kill-after $n > /tmp/w 2>&1; [ $? = 137 ]; do "+dry+"--resume > /tmp/w 2>&1 && grep -q 'all as planned' /tmp/w || { cat /tmp/w; n=FAILED-$n; break; }; n=$((n+1)); done; echo walked $n steps", limit)
 	if err != nil {
 		return err
 	}
