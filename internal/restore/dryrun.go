@@ -34,6 +34,11 @@ func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Map
 	if err := r.hideLVM(); err != nil {
 		return err
 	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil {
+		if _, err := r.Run.Run(ctx, tool.New("modprobe", "loop")); err != nil {
+			return fmt.Errorf("cannot start the dry run: %w", err)
+		}
+	}
 	if err := r.tidy(ctx); err != nil {
 		return err
 	}
