@@ -149,7 +149,7 @@ func TestBtrfs(t *testing.T) {
 func TestLUKS(t *testing.T) {
 	t.Parallel()
 	t.Run("luks", func(t *testing.T) {
-		runCircle(t, Circle{Kind: BIOSLUKS, Walk: true, TargetSize: machines[BIOSLUKS].smaller, Wished: strings.Join([]string{
+		runCircle(t, Circle{Kind: BIOSLUKS, Walk: "5", TargetSize: machines[BIOSLUKS].smaller, Wished: strings.Join([]string{
 			`cryptsetup open --test-passphrase --key-slot 1 --key-file /etc/secret.key /dev/vda3`, `cryptsetup luksDump /dev/vda3 | grep mkcdrec-test`,
 			`lvs --noheadings -o segtype vg0/home vg0/srv | grep -c thin | grep -x 2`, `lvs --noheadings -o chunk_size --units k vg0/pool | grep 128.00k`, `findmnt -no FSTYPE /home | grep -x xfs`}, " && ")})
 	})
