@@ -101,6 +101,55 @@ func TestPlanCovers(t *testing.T) {
 	}
 }
 
+// What is saved block by block: what lies beside the system; not what is on the
+// backup disk, on a disk that nobody uses, or excluded.
+func TestPlanImages(t *testing.T) {
+	dir := t.TempDir()
+	fresh := func() *layout.Layout {
+		l := twoDisks(dir)
+		l.Filesystems[0].Mounts[0].Path = "/proc"
+		l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: "vda9", Type: "ext4", Size: 1, Mounts: []layout.Mount{{Path: "/"}}})
+		for i := range l.Disks {
+			d := &l.Disks[i]
+			d.Table.Partitions = append(d.Table.Partitions, layout.Partition{Number: 2, Device: d.Name + "2"}, layout.Partition{Number: 9, Device: d.Name + "9"})
+			l.Images = append(l.Images, layout.Image{Device: d.Name + "2", Type: "ntfs"})
+		}
+		return l
+	}
+	l := fresh()
+	l.Filesystems[len(l.Filesystems)-1].Mounts[0].Path = "/sys" // stands for "/", on another device than the set
+	p := &Plan{Layout: l}
+	if err := p.holder(dir, nil); err != nil || p.Holder == nil {
+		t.Fatalf("%v", err)
+	}
+	l.Filesystems[len(l.Filesystems)-1].Mounts[0].Path = "/"
+	if !p.besideSet("vdb2") || p.besideSet("vda2") || p.besideSet("vdc2") {
+		t.Error("what is on the disk for backups is not told from the rest")
+	}
+	l = fresh()
+	p, err := NewPlan(&Config{}, l, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, i := range p.Images {
+		got = append(got, i.File)
+	}
+	if strings.Join(got, ",") != "vda2.img.zst,vdb2.img.zst" {
+		t.Errorf("saved: %v", got)
+	}
+	if left := strings.Join(p.LeftOut, ";"); !strings.Contains(left, "vdc2 (ntfs): nothing of its disk is mounted") {
+		t.Errorf("left out: %s", left)
+	}
+	if p, err = NewPlan(&Config{ExcludeDevices: []string{"vda2", "vdb"}}, fresh(), nil, ""); err != nil || len(p.Images) != 0 {
+		t.Errorf("excluded by name: %v %v", p.Images, err)
+	}
+	p.Images = []*layout.Image{{Device: "x", File: "x.img.zst"}}
+	if p.noImages("tape"); len(p.Images) != 0 || len(p.NotCovered) == 0 {
+		t.Error("tape has images")
+	}
+}
+
 // TestHolder: the file system that holds the set is left out by its device,
 // whatever the path's text.
 func TestHolder(t *testing.T) {

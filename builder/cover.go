@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Plan is what one run will save, as data.
@@ -104,12 +105,19 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	for i := range l.Images {
 		m := &l.Images[i]
 		names := append(l.DisksUnder(m.Device), m.Device)
-		if rule := named(names...); rule != "" {
-			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", m.Device, m.What(), rule))
-		} else if usesDisk(l, m.Device) {
-			m.File = manifest.ImageName(m.Device)
-			p.Images = append(p.Images, m)
+		rule := named(names...)
+		if rule == "" && p.besideSet(m.Device) {
+			rule = "it is on the disk that holds the backup set"
 		}
+		if rule == "" && !usesDisk(l, m.Device) {
+			rule = "nothing of its disk is mounted"
+		}
+		if rule != "" {
+			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", m.Device, m.What(), rule))
+			continue
+		}
+		m.File = manifest.ImageName(m.Device)
+		p.Images = append(p.Images, m)
 	}
 	for _, g := range l.VolumeGroup {
 		if len(g.Snapshots) > 0 {
@@ -156,6 +164,21 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		return p, errors.New("cannot back up this machine: its root file system is not among what can be saved")
 	}
 	return p, nil
+}
+
+// besideSet tells whether a device lies on a disk that holds the backup set and
+// nothing that the system starts with: a disk for backups.
+func (p *Plan) besideSet(dev string) bool {
+	if p.Holder == nil {
+		return false
+	}
+	disks := p.Layout.DisksUnder(dev)
+	shares := func(f *layout.Filesystem) bool {
+		return f != nil && slices.ContainsFunc(f.Devs(), func(d string) bool {
+			return slices.ContainsFunc(p.Layout.DisksUnder(d), func(u string) bool { return slices.Contains(disks, u) })
+		})
+	}
+	return shares(p.Holder) && !shares(p.Layout.Mounted("/"))
 }
 
 const snapshotRule = "a snapshot, which is not mounted"
@@ -220,6 +243,24 @@ func (p *Plan) holder(dir string, mounts []probe.MountInfo) error {
 			p.HolderPath = filepath.Clean(p.HolderPath)
 			return nil
 		}
+	}
+	return p.inSubvolume(dir, real, mounts)
+}
+
+// inSubvolume refuses a directory in a subvolume of a btrfs that is to be saved:
+// the set would be a part of itself.
+func (p *Plan) inSubvolume(dir, real string, mounts []probe.MountInfo) error {
+	at, best := -1, 0
+	for i, m := range mounts {
+		if (m.Path == "/" || real == m.Path || strings.HasPrefix(real, m.Path+"/")) && len(m.Path) >= best {
+			at, best = i, len(m.Path)
+		}
+	}
+	if at < 0 || mounts[at].Type != superblock.TypeBtrfs {
+		return nil
+	}
+	if f := p.Layout.On(mounts[at].Device); f != nil {
+		return fmt.Errorf("cannot back up to %s: it lies in a subvolume of the btrfs on %s, which is to be saved; mount that subvolume, or take another file system", dir, f.Device)
 	}
 	return nil
 }

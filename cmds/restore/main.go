@@ -160,6 +160,16 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		}
 		opt.Wish.Types[t[:i]] = t[i+1:]
 	}
+	switch {
+	case opt.PlanOnly && opt.DryRun:
+		return exit.Usage(errors.New("--plan shows, and --dry-run does it on sparse files: one of them"))
+	case opt.KillAfter != 0 && !opt.DryRun:
+		return exit.Usage(errors.New("--kill-after is for --dry-run only"))
+	case opt.Only != "" && (opt.DryRun || len(maps)+len(opt.Wish.Exclude)+len(sizes) > 0):
+		return exit.Usage(errors.New("--only takes a device as it is: no --dry-run, --map, --size or --exclude-disk"))
+	case opt.Onto != "" && opt.Only == "":
+		return exit.Usage(errors.New("--onto wants --only"))
+	}
 	if len(sizes) > 0 && opt.Wish.Keep {
 		return exit.Usage(errors.New("--size and --keep-sizes exclude each other"))
 	}

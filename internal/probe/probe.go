@@ -132,6 +132,10 @@ func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
 		return nil, err
 	}
 	for _, d := range disks {
+		if m.hybrid(&d) {
+			what := "hybrid-mbr:" + d.Name
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: what, Device: what, Reason: "the MBR of this GPT disk has partitions of its own; the disk will be made without them"})
+		}
 		err, ok := wrong[d.Name]
 		if !ok {
 			continue
@@ -142,6 +146,29 @@ func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: err.Error()})
 	}
 	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return m.isKey(d.Name) }), nil
+}
+
+// hybrid tells whether the MBR of a GPT disk names more than the disk as a
+// whole; UEFI specification 2.10, §5.2.3.
+func (m Machine) hybrid(d *layout.Disk) bool {
+	if d.Table == nil || d.Table.Label != layout.GPT {
+		return false
+	}
+	f, err := os.Open(m.path("/dev/" + d.Name))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b := make([]byte, 512)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return false
+	}
+	for e := b[446:510]; len(e) > 0; e = e[16:] {
+		if e[4] != 0 && e[4] != 0xEE {
+			return true
+		}
+	}
+	return false
 }
 
 func (m Machine) isKey(disk string) bool {

@@ -1,0 +1,162 @@
+package probe
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// lvmProgram answers as lvm(8) does.
+type lvmProgram struct{ lvs string }
+
+func (p lvmProgram) Run(_ context.Context, c tool.Cmd) ([]byte, error) {
+	switch c.Args[1] {
+	case "vgs":
+		return []byte(`{"report":[{"vg":[{"vg_name":"vg0","vg_uuid":"aaaaaa-0001-4567-89ab-cdef-0123-456789","vg_extent_size":"4194304"}]}]}`), nil
+	case "pvs":
+		return []byte(`{"report":[{"pv":[{"pv_name":"/dev/mapper/secret","pv_uuid":"aaaaaa-0002-4567-89ab-cdef-0123-456789","dev_size":"1073741824","vg_name":"vg0"}]}]}`), nil
+	case "lvs":
+		return []byte(p.lvs), nil
+	case "vgcfgbackup":
+		return nil, os.WriteFile(c.Args[slices.Index(c.Args, "-f")+1], []byte("vg0 { physical_volumes { pv0 { id = \"aaaaaa-0002-4567-89ab-cdef-0123-456789\" } } }"), 0o600)
+	}
+	return nil, fmt.Errorf("%v was not expected", c.Args)
+}
+
+// A machine with LVM on LUKS, a thin pool, thin volumes, and snapshots of both
+// kinds.
+func TestLUKSAndThin(t *testing.T) {
+	root := machine(t)
+	put := func(p string, b []byte) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(root+p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+p, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// vda2 holds LUKS2, and dm-0 is its inside.
+	head := make([]byte, 64<<10)
+	copy(head, "LUKS\xba\xbe\x00\x02")
+	copy(head[168:], "6d6b6364-7265-4c55-8b53-000000000001")
+	copy(head[24:], "label")
+	copy(head[4096:], `{"keyslots":{"0":{"key_size":64,"af":{"hash":"sha256"}}},"segments":{"0":{"type":"crypt","offset":"16777216","size":"dynamic","encryption":"aes-xts-plain64","sector_size":512}},"config":{}}`)
+	put("/dev/vda2", append(head, make([]byte, 20<<20)...))
+	put("/proc/swaps", []byte("Filename\n"))
+	pv := make([]byte, 1<<20)
+	copy(pv[512:], "LABELONE")
+	copy(pv[512+20:], "\x20\x00\x00\x00LVM2 001aaaaaa0002456789abcdef0123456789")
+	put("/dev/mapper/secret", pv)
+	if err := os.Truncate(root+"/dev/mapper/secret", 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	for p, text := range map[string]string{
+		"/sys/block/dm-0/dm/uuid": "CRYPT-LUKS2-6d6b636472654c558b53000000000001-secret\n", "/sys/block/dm-0/dm/name": "secret\n", "/sys/block/dm-0/slaves/vda2/x": "",
+		"/sys/class/block/dm-0/size": "2097152\n", "/sys/class/block/vda2/size": "20480\n",
+	} {
+		put(p, []byte(text))
+	}
+	lvs := `{"report":[{"lv":[
+{"vg_name":"vg0","lv_name":"root","lv_uuid":"aaaaaa-0003-4567-89ab-cdef-0123-456789","lv_size":"4194304","segtype":"linear","origin":"","pool_lv":""},
+{"vg_name":"vg0","lv_name":"snap","lv_uuid":"aaaaaa-0004-4567-89ab-cdef-0123-456789","lv_size":"4194304","segtype":"linear","origin":"root","pool_lv":""},
+{"vg_name":"vg0","lv_name":"pool","lv_uuid":"aaaaaa-0005-4567-89ab-cdef-0123-456789","lv_size":"8388608","segtype":"thin-pool","chunk_size":"131072","lv_metadata_size":"4194304","zero":"zero","discards":"passdown"},
+{"vg_name":"vg0","lv_name":"home","lv_uuid":"aaaaaa-0006-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"","pool_lv":"pool"},
+{"vg_name":"vg0","lv_name":"thinsnap","lv_uuid":"aaaaaa-0007-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool"}]}]}`
+	l, err := Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Crypts) != 1 || l.Crypts[0].Device != "vda2" || l.Crypts[0].Name != "secret" || l.Crypts[0].Size != 1<<30 || *l.Crypts[0].LUKS != (superblock.LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 512, SectorSize: 512, Offset: 16 << 20}) {
+		t.Fatalf("%+v", l.Crypts)
+	}
+	if len(l.VolumeGroup) != 1 || l.VolumeGroup[0].PVs[0].Device != "mapper/secret" {
+		t.Fatalf("%+v", l.VolumeGroup)
+	}
+	g := l.VolumeGroup[0]
+	var names []string
+	for _, v := range g.LVs {
+		names = append(names, v.Name+" "+v.Type+" "+v.Pool)
+	}
+	if got := strings.Join(names, ", "); got != "root  , pool thin-pool , home thin pool" {
+		t.Errorf("volumes: %s", got)
+	}
+	if strings.Join(g.Snapshots, ",") != "snap,thinsnap" {
+		t.Errorf("snapshots: %v", g.Snapshots)
+	}
+	if p := g.LVs[1].ThinPool; p == nil || *p != (layout.ThinPool{Chunk: 128 << 10, Metadata: 4 << 20, Zero: true, Discards: "passdown"}) {
+		t.Errorf("pool: %+v", p)
+	}
+	if got := (Machine{Root: root}).InUse("vda2"); got != "" {
+		t.Errorf("vda2 is held by nothing that sysfs tells: %s", got)
+	}
+	put("/sys/class/block/vda2/holders/dm-0/x", nil)
+	if got := (Machine{Root: root}).InUse("vda2"); got != "it is in use by mapper/secret" {
+		t.Errorf("InUse = %q", got)
+	}
+	// Locked: it is there, and what is on it can't be read.
+	if err := os.RemoveAll(root + "/sys/block/dm-0"); err != nil {
+		t.Fatal(err)
+	}
+	l, err = Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	if err != nil || len(l.Crypts) != 0 || !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool {
+		return u.Device == "vda2" && strings.Contains(u.Reason, "LUKS device that is not open")
+	}) {
+		t.Errorf("%v %+v", err, l.Unsupported)
+	}
+}
+
+// A GPT disk whose MBR has partitions too is told of.
+func TestHybrid(t *testing.T) {
+	root := machine(t)
+	f, err := os.OpenFile(root+"/dev/vda", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{0x07}, 446+16+4); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Machine{Root: root, Run: &tool.Recorder{}}.Read(context.Background())
+	if err != nil || !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == "hybrid-mbr:vda" }) {
+		t.Errorf("%v %+v", err, l)
+	}
+}
+
+// What mountinfo says of a btrfs: its device by name, its subvolume, its
+// compression.
+func TestBtrfsMounts(t *testing.T) {
+	root := t.TempDir()
+	if err := os.MkdirAll(root+"/proc/self", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(root+"/sys/fs/btrfs/1111-2222/devices/vda2", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := "22 1 0:25 /@ / rw,relatime shared:1 - btrfs /dev/vda2 rw,compress=zstd:1,space_cache=v2,subvolid=256,subvol=/@\n" +
+		"23 22 0:25 /@home /home rw - btrfs /dev/vda2 rw,subvolid=257,subvol=/@home\n24 22 0:25 /@/srv /mnt rw - btrfs /dev/vda2 rw,subvol=/@\n25 22 0:5 / /proc rw - proc proc rw\n"
+	if err := os.WriteFile(root+"/proc/self/mountinfo", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ms, err := Machine{Root: root}.Mounts()
+	if err != nil || len(ms) != 4 {
+		t.Fatalf("%v %v", ms, err)
+	}
+	if m := ms[0]; m.Device != "vda2" || m.Subvolume != "/@" || m.FSID != "1111-2222" || m.Options != "rw,relatime,compress=zstd:1" || m.Root != m.Subvolume {
+		t.Errorf("%+v", m)
+	}
+	if ms[2].Root == ms[2].Subvolume || ms[3].FSID != "" || ms[3].Device != "" {
+		t.Errorf("%+v %+v", ms[2], ms[3])
+	}
+	if busy := (Machine{Root: root}).InUse("vda2"); busy != "it is mounted on /" {
+		t.Errorf("%q", busy)
+	}
+}
