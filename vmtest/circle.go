@@ -48,6 +48,9 @@ type Circle struct {
 	// change of the storage is checked by Wished, a command in the restored
 	// machine.
 	Wishes, Wished string
+	// FailAt has a write to the target disk fail, see Disk: the restore stops
+	// there, and is resumed.
+	FailAt int64
 	// Walk is steps, divided by blanks, after which a dry run is killed and
 	// resumed, "all" for every one: what it makes is what was planned.
 	Walk string
@@ -324,7 +327,7 @@ func (r *circle) backup(ctx context.Context) error {
 	}
 	what := "path"
 	auto := "mkcdrec.auto=restore mkcdrec.confirm=" + r.confirmed()
-	if r.Wishes != "" || r.identity != nil {
+	if r.Wishes != "" || r.identity != nil || r.FailAt > 0 {
 		auto = "mkcdrec.debug"
 	}
 	if r.identity != nil {
@@ -427,7 +430,7 @@ func (r *circle) setDir(ctx context.Context) (string, error) {
 }
 
 func (r *circle) target() Disk {
-	return Disk{File: filepath.Join(r.Work, "target.qcow2"), Serial: r.targetSerial(), Bus: r.TargetBus}
+	return Disk{File: filepath.Join(r.Work, "target.qcow2"), Serial: r.targetSerial(), Bus: r.TargetBus, FailAt: r.FailAt}
 }
 
 func (r *circle) restore(ctx context.Context) error {
@@ -475,7 +478,40 @@ func (r *circle) restore(ctx context.Context) error {
 	if r.identity != nil {
 		return r.restoreLUKS(vm)
 	}
+	if r.FailAt > 0 {
+		return r.restoreFailing(vm)
+	}
 	return r.restored(vm)
+}
+
+// restoreFailing restores onto a disk of which a write fails: the step is named,
+// the journal has what was done before it and no more, and resuming does the
+// rest.
+func (r *circle) restoreFailing(vm *VM) error {
+	if _, err := vm.Expect(`# `, bootLimit); err != nil {
+		return err
+	}
+	out, code, err := vm.Run("restore --yes --confirm "+r.confirmed()+" 2>&1; S=$?; cat /run/mkcdrec/journal.jsonl; (exit $S)", jobLimit)
+	if err != nil {
+		return err
+	}
+	g := regexp.MustCompile(`step (\d+) failed`).FindStringSubmatch(out)
+	if code != 1 || g == nil || strings.Contains(out, `"step":`+g[1]+`,`) || !strings.Contains(out, "restore --resume") {
+		return fmt.Errorf("a disk that fails, exit status %d:\n%s", code, out)
+	}
+	r.Say("%s: step %s failed, as it should", r.Kind, g[1])
+	if out, err = must(vm, "restore --resume --yes --confirm "+r.confirmed(), jobLimit); err != nil {
+		return err
+	}
+	if !strings.Contains(out, "was done before") {
+		return fmt.Errorf("nothing was resumed:\n%s", out)
+	}
+	r.out.Restore = out
+	r.FailAt = 0 // it failed
+	if err := vm.Send("poweroff\n"); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
 }
 
 // restoreLUKS restores at the prompt, where identity and passphrase are asked
@@ -549,6 +585,11 @@ func (r *circle) restoreWished(vm *VM) error {
 		{"cat /mnt/target/etc/hostname > /tmp/h; echo x >> /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: has"},
 		{"cat /tmp/h > /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: time is"},
 		{"restore umount", ""},
+		// One file system alone, by an answer file; and what can't be found.
+		{"printf 'yes: true\\nconfirm: [" + r.targetSerial() + "]\\nonly: /boot\\n' > /tmp/a.yaml; restore --answers /tmp/a.yaml 2>&1", "/boot is restored"},
+		{"restore --yes --confirm " + r.targetSerial() + " --only /home 2>&1; test $? = 4", "no device has the UUID"},
+		{"restore extract $(cat /run/mkcdrec/set) /etc/hostname /boot/grub/grub.cfg --to /tmp/x 2>&1 && cat /tmp/x/etc/hostname && test -s /tmp/x/boot/grub/grub.cfg", r.Kind},
+		{"restore mount && restore verify && restore umount", "nothing else differs"},
 	} {
 		out, err := must(vm, c.cmd, jobLimit)
 		if err != nil {

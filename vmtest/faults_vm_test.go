@@ -352,6 +352,7 @@ func TestLonger(t *testing.T) {
 		"uefi":         {Kind: UEFIPlain},
 		"md smaller":   {Kind: BIOSMD, TargetSize: machines[BIOSMD].smaller},
 		"md larger":    {Kind: BIOSMD, TargetSize: machines[BIOSMD].larger},
+		"disk fails":   {Kind: BIOSLVM, FailAt: 200 << 20},
 		"btrfs larger": {Kind: UEFIBtrfs, TargetSize: machines[UEFIBtrfs].larger},
 		"luks steps":   {Kind: BIOSLUKS, Walk: "all"},
 		"luks larger":  {Kind: BIOSLUKS, TargetSize: machines[BIOSLUKS].larger},

@@ -31,6 +31,9 @@ type Disk struct {
 	// Removable makes a USB or SCSI disk say that it can be taken out.
 	Removable bool
 	Snapshot  bool // writes are thrown away
+	// FailAt has the first write at this byte of a qcow2 file fail with EIO, once;
+	// 0 for none.
+	FailAt int64
 }
 
 // Machine says what QEMU is to start.
@@ -114,7 +117,14 @@ func (m Machine) Args() []string {
 		if strings.HasSuffix(d.File, ".qcow2") {
 			format = "qcow2"
 		}
-		drive := fmt.Sprintf("if=none,id=%s,format=%s,file=%s,cache=unsafe,discard=unmap", id, format, d.File)
+		file := d.File
+		if d.FailAt > 0 {
+			file = "blkdebug:" + d.File + ".fail:" + d.File
+		}
+		drive := fmt.Sprintf("if=none,id=%s,format=%s,file=%s,cache=unsafe,discard=unmap", id, format, file)
+		if d.FailAt > 0 {
+			drive += ",werror=report"
+		}
 		if d.Snapshot {
 			drive += ",snapshot=on"
 		}
@@ -187,6 +197,14 @@ type VM struct {
 
 // Start starts the machine; it is killed when ctx ends.
 func Start(ctx context.Context, m Machine) (*VM, error) {
+	for _, d := range m.Disks {
+		if d.FailAt > 0 {
+			text := fmt.Sprintf("[inject-error]\nevent = \"write_aio\"\nerrno = \"5\"\nonce = \"on\"\nsector = \"%d\"\n", d.FailAt/512)
+			if err := os.WriteFile(d.File+".fail", []byte(text), 0o600); err != nil {
+				return nil, err
+			}
+		}
+	}
 	v := &VM{m: m, start: time.Now()}
 	v.cond = sync.NewCond(&v.mu)
 	v.cmd = exec.CommandContext(ctx, "qemu-system-x86_64", m.Args()...)

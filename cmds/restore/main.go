@@ -10,6 +10,7 @@
 //	restore [...] VOLUME [VOLUME...]
 //	        [--identity FILE] [--key-file FILE] [--new-luks]
 //	restore mount [--ro] [--key-file FILE] [SET]
+//	restore --menu [...] [SET]
 //	restore --dry-run [...] [SET]
 //	restore --only MOUNT [--onto DEV] [...] [SET]
 //	restore extract SET PATH... --to DIR
@@ -37,6 +38,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -92,6 +94,7 @@ func run(args []string) int {
 	f.StringVar(&opt.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
 	f.BoolVar(&opt.Secrets.NewLUKS, "new-luks", false, "make LUKS devices anew, with a new passphrase and without their other keys")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
+	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
 	verbose := f.Bool("v", false, "say more")
 	if err := f.Parse(args); err != nil {
@@ -132,16 +135,28 @@ func run(args []string) int {
 		args, err = answer(f, *answers, args)
 	}
 	if err == nil {
-		opt.Wish.Exclude = exclude
-		err = do(ctx, p, &opt, args, maps, confirm, sizes, types)
+		w := wishes{maps, sizes, types, exclude, opt.Wish.Keep}
+		if *withMenu {
+			err = menu(bufio.NewReader(os.Stdin), os.Stderr, w, func(w wishes, what int) error {
+				o := opt
+				o.PlanOnly, o.DryRun = what == showPlan, what == doDryRun
+				o.NoVerify = o.NoVerify || what != doRestore
+				err := do(ctx, p, &o, args, w, confirm)
+				p.End()
+				return err
+			})
+		} else {
+			err = do(ctx, p, &opt, args, w, confirm)
+		}
 	}
 	p.End()
 	return exit.Status(p, "restore", err, hint(err, opt.DryRun))
 }
 
-func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, maps, confirm, sizes, types list) error {
+func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, w wishes, confirm list) error {
 	opt.Wish.Map, opt.Wish.Confirmed, opt.Wish.Sizes = map[string]string{}, confirm, map[string]quantity.Size{}
-	for _, s := range sizes {
+	opt.Wish.Exclude, opt.Wish.Keep = slices.Clone(w.exclude), w.keep
+	for _, s := range w.sizes {
 		i := strings.LastIndexByte(s, '=')
 		if i <= 0 {
 			return exit.Usage(fmt.Errorf("--size %q is not WHAT=SIZE", s))
@@ -153,7 +168,7 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		opt.Wish.Sizes[strings.TrimPrefix(s[:i], "/dev/")] = n.AlignUp(quantity.MiB)
 	}
 	opt.Wish.Types = map[string]string{}
-	for _, t := range types {
+	for _, t := range w.types {
 		i := strings.LastIndexByte(t, '=')
 		if i <= 0 {
 			return exit.Usage(fmt.Errorf("--fs-type %q is not MOUNT=TYPE", t))
@@ -165,15 +180,15 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		return exit.Usage(errors.New("--plan shows, and --dry-run does it on sparse files: one of them"))
 	case opt.KillAfter != 0 && !opt.DryRun:
 		return exit.Usage(errors.New("--kill-after is for --dry-run only"))
-	case opt.Only != "" && (opt.DryRun || len(maps)+len(opt.Wish.Exclude)+len(sizes) > 0):
+	case opt.Only != "" && (opt.DryRun || len(w.maps)+len(w.exclude)+len(w.sizes) > 0):
 		return exit.Usage(errors.New("--only takes a device as it is: no --dry-run, --map, --size or --exclude-disk"))
 	case opt.Onto != "" && opt.Only == "":
 		return exit.Usage(errors.New("--onto wants --only"))
 	}
-	if len(sizes) > 0 && opt.Wish.Keep {
+	if len(w.sizes) > 0 && w.keep {
 		return exit.Usage(errors.New("--size and --keep-sizes exclude each other"))
 	}
-	for _, m := range maps {
+	for _, m := range w.maps {
 		o, n, ok := strings.Cut(m, "=")
 		if !ok {
 			return exit.Usage(fmt.Errorf("--map %q is not OLD=NEW", m))

@@ -510,20 +510,24 @@ func (r *Recreator) Seal() error {
 func (r *Recreator) Sync() error {
 	var errs []error
 	for _, s := range r.Plan.Steps {
-		if s.Kind != plan.MountFS {
-			continue
-		}
-		dir := filepath.Join(r.Target, s.Mount.Path)
-		d, err := os.Open(dir)
-		if err == nil {
-			err = unix.Syncfs(int(d.Fd()))
-			d.Close()
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("cannot write the restored files of %s to /dev/%s: %w", s.Mount.Path, s.Device, err))
+		if s.Kind == plan.MountFS {
+			errs = append(errs, r.SyncMount(s))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// SyncMount is Sync for what one step has mounted.
+func (r *Recreator) SyncMount(s plan.Step) error {
+	d, err := os.Open(filepath.Join(r.Target, s.Mount.Path))
+	if err == nil {
+		err = unix.Syncfs(int(d.Fd()))
+		d.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the restored files of %s to /dev/%s: %w", s.Mount.Path, s.Device, err)
+	}
+	return nil
 }
 
 // Release unmounts everything below target, and closes the plan's volume groups,

@@ -436,6 +436,11 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			if err := r.unpack(ctx, s, done[i]); err != nil {
 				return err
 			}
+			// Before the journal says that they are there.
+			r.Screen.Phase("writing "+s.Mount.Path+" to its disk", 0)
+			if err := r.rec.SyncMount(s); err != nil {
+				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
+			}
 		}
 		r.stop(i)
 		if err := r.journal.done(i, s.String()); err != nil {
