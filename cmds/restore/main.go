@@ -94,6 +94,7 @@ func run(args []string) int {
 	f.StringVar(&opt.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
 	f.BoolVar(&opt.Secrets.NewLUKS, "new-luks", false, "make LUKS devices anew, with a new passphrase and without their other keys")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
+	f.StringVar(&opt.Firmware, "firmware", "", "`uefi` or bios: make the system start on such a machine, which the old one was not")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
 	verbose := f.Bool("v", false, "say more")

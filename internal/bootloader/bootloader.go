@@ -251,6 +251,8 @@ func (s *System) fstab(renamed map[string]string) error {
 			return ""
 		})
 		notes = append(notes, more...)
+		text, more = AddNew(text, s.Layout)
+		notes = append(notes, more...)
 		text, more = NoFail(text, s.Layout, s.Devices)
 		notes = append(notes, more...)
 		text, more, missing := CheckFstab(text, s.Layout, renamed)

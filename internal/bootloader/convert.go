@@ -143,3 +143,26 @@ func NoFail(text string, l *layout.Layout, restored map[string]string) (out stri
 func dmPath(vg, lv string) string {
 	return "/dev/mapper/" + strings.ReplaceAll(vg, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
 }
+
+// AddNew gives fstab with a line for each file system that the old machine had
+// not. notes say what was added.
+func AddNew(text string, l *layout.Layout) (out string, notes []string) {
+	for _, f := range l.Filesystems {
+		if !f.New || len(f.Mounts) == 0 {
+			continue
+		}
+		m := f.Mounts[0]
+		if slices.ContainsFunc(strings.Split(text, "\n"), func(line string) bool {
+			w := strings.Fields(line)
+			return len(w) > 1 && !strings.HasPrefix(w[0], "#") && w[1] == m.Path
+		}) {
+			continue
+		}
+		if text != "" && !strings.HasSuffix(text, "\n") {
+			text += "\n"
+		}
+		text += fmt.Sprintf("UUID=%s\t%s\t%s\t%s\t0\t1\n", f.UUID, m.Path, f.Type, m.Options)
+		notes = append(notes, fmt.Sprintf("%s is new, UUID=%s", m.Path, f.UUID))
+	}
+	return text, notes
+}

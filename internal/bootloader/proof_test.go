@@ -151,3 +151,14 @@ func TestNoFail(t *testing.T) {
 		t.Errorf("%s\n%v", out, notes)
 	}
 }
+
+func TestAddNew(t *testing.T) {
+	l := &layout.Layout{Filesystems: []layout.Filesystem{{Device: "a", UUID: "1"}, {Device: "b", Type: "vfat", UUID: "AB-CD", New: true, Mounts: []layout.Mount{{Path: "/boot/efi", Options: "umask=0077"}}}}}
+	out, notes := AddNew("UUID=1 / ext4 defaults 0 1\n# x /boot/efi vfat x 0 0", l)
+	if !strings.HasSuffix(out, "0 0\nUUID=AB-CD\t/boot/efi\tvfat\tumask=0077\t0\t1\n") || len(notes) != 1 {
+		t.Errorf("%q %v", out, notes)
+	}
+	if again, notes := AddNew(out, l); again != out || len(notes) != 0 {
+		t.Errorf("it is added twice: %q", again)
+	}
+}

@@ -222,11 +222,13 @@ type Filesystem struct {
 	Mounts     []Mount `json:"mounts"`
 	// Excluded names the rule or reason why its files are not in the set; it
 	// is made anew, empty, when its disk is.
-	Excluded string            `json:"excluded,omitempty"`
-	Ext      *superblock.Ext   `json:"ext,omitempty"`
-	XFS      *superblock.XFS   `json:"xfs,omitempty"`
-	VFAT     *superblock.VFAT  `json:"vfat,omitempty"`
-	Btrfs    *superblock.Btrfs `json:"btrfs,omitempty"`
+	Excluded string `json:"excluded,omitempty"`
+	// New tells of one that the old machine had not: there are no files for it.
+	New   bool              `json:"new,omitempty"`
+	Ext   *superblock.Ext   `json:"ext,omitempty"`
+	XFS   *superblock.XFS   `json:"xfs,omitempty"`
+	VFAT  *superblock.VFAT  `json:"vfat,omitempty"`
+	Btrfs *superblock.Btrfs `json:"btrfs,omitempty"`
 	// Others are the devices of a btrfs beside Device.
 	Others []string `json:"others,omitempty"`
 	// Subvolumes are those of a btrfs that are brought back, parents first.

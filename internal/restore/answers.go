@@ -27,6 +27,7 @@ type Answers struct {
 	KeepSizes   bool              `yaml:"keep-sizes"`
 	ExcludeDisk []string          `yaml:"exclude-disk"`
 	Only        string            `yaml:"only"`
+	Firmware    string            `yaml:"firmware"`
 	Onto        string            `yaml:"onto"`
 	Identity    string            `yaml:"identity"`
 	KeyFile     string            `yaml:"key-file"`
@@ -88,6 +89,7 @@ func (a *Answers) Options() []Option {
 	text("confirm", a.Confirm...)
 	text("exclude-disk", a.ExcludeDisk...)
 	text("only", a.Only)
+	text("firmware", a.Firmware)
 	text("onto", a.Onto)
 	text("identity", a.Identity)
 	text("key-file", a.KeyFile)

@@ -40,6 +40,9 @@ type Options struct {
 	// Only, a mount point, makes and restores that file system and nothing else,
 	// on the device Onto; "" takes the one that has its UUID.
 	Only, Onto string
+	// Firmware is that of the machine to be restored, "uefi" or "bios"; "" is
+	// that of the old one.
+	Firmware string
 	// DryRun carries the plan out on sparse files, as far as making and mounting
 	// file systems, and compares what was made with what was planned.
 	DryRun bool
@@ -211,6 +214,12 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		}
 		return r.ready()
 	}
+	if err := r.otherFirmware(); err != nil {
+		return err
+	}
+	if wanted, err = plan.ForFirmware(wanted, r.opt.Firmware); err != nil {
+		return err
+	}
 	if wanted, err = plan.Exclude(wanted, r.opt.Wish.Exclude); err != nil {
 		return err
 	}
@@ -254,6 +263,41 @@ func (r *Restorer) ready() error {
 		return r.set.RestoreImage(ctx, file, dst, func(total int64) progress.Counter { return r.Screen.Phase("writing "+file, total) })
 	}
 	return r.programs()
+}
+
+// otherFirmware warns when this machine does not start as the old one did, and
+// checks that the set's system has the GRUB that the wished firmware wants.
+func (r *Restorer) otherFirmware() error {
+	was := r.set.Layout.Boot.Firmware
+	is := layout.BIOS
+	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
+		is = layout.UEFI
+	}
+	if r.opt.Firmware == "" && is != was && rescue.Inside() {
+		r.Screen.Warn("this machine was started by %s, the old one by %s: what is restored may not start here; --firmware %s makes it do so", strings.ToUpper(is), strings.ToUpper(was), is)
+	}
+	if r.opt.Firmware == "" || r.opt.Firmware == was || r.set.Legacy != nil {
+		return nil
+	}
+	dir := map[string]string{layout.UEFI: "/usr/lib/grub/x86_64-efi", layout.BIOS: "/usr/lib/grub/i386-pc"}[r.opt.Firmware]
+	for _, a := range r.set.Manifest.Archives {
+		rel, ok := strings.CutPrefix(dir, strings.TrimSuffix(a.Mount, "/")+"/")
+		if !ok {
+			continue
+		}
+		f, err := r.set.Archive(a.File)
+		if err != nil {
+			return err
+		}
+		found := false
+		if err := errors.Join(f.Entries(func(e archive.Entry) error { found = found || e.Path == rel; return nil }), f.Close()); err != nil {
+			return err
+		}
+		if found {
+			return nil
+		}
+	}
+	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no GRUB for it (%s is missing; on Debian it is in grub-%s-bin)", r.opt.Firmware, dir, map[string]string{layout.UEFI: "efi-amd64", layout.BIOS: "pc"}[r.opt.Firmware])}
 }
 
 // only plans to restore one file system onto a device that is there.
@@ -475,6 +519,9 @@ func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
 
 // unpack restores the archive of the file system that was just mounted.
 func (r *Restorer) unpack(ctx context.Context, s plan.Step, before bool) error {
+	if s.FS.New {
+		return nil // there is nothing for it
+	}
 	a := r.set.Manifest.ArchiveFor(s.Mount.Path)
 	if a == nil {
 		return fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
