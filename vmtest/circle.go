@@ -48,6 +48,9 @@ type Circle struct {
 	// change of the storage is checked by Wished, a command in the restored
 	// machine.
 	Wishes, Wished string
+	// Firmware is that of the restored machine, "uefi" or "bios", if it is not the
+	// old one's.
+	Firmware string
 	// FailAt has a write to the target disk fail, see Disk: the restore stops
 	// there, and is resumed.
 	FailAt int64
@@ -146,7 +149,7 @@ func (r *circle) forgotten(ctx context.Context) error {
 		targets[i].Snapshot = true
 	}
 	m := Machine{Name: r.Kind + "-forgotten", Log: r.log("forgotten"), Disks: append([]Disk{{File: iso, Bus: "usb", Snapshot: true}}, targets...)}
-	if machines[r.Kind].uefi {
+	if r.targetUEFI() {
 		m.IDECD, m.Disks = iso, targets
 	}
 	if err := r.nvram(&m, "forgotten"); err != nil {
@@ -197,10 +200,18 @@ func (r *circle) log(name string) string {
 func (r *circle) targetSerial() string { return machines[r.Kind].target }
 
 func (r *circle) nvram(m *Machine, name string) (err error) {
-	if machines[r.Kind].uefi {
+	if r.targetUEFI() {
 		m.UEFI, err = NVRAM(filepath.Join(r.Work, name+".vars"))
 	}
 	return err
+}
+
+// targetUEFI tells how the restored machine starts.
+func (r *circle) targetUEFI() bool {
+	if r.Firmware != "" {
+		return r.Firmware == "uefi"
+	}
+	return machines[r.Kind].uefi
 }
 
 // must runs a command in the machine and wants exit status 0.
@@ -578,19 +589,24 @@ func (r *circle) restoreWished(vm *VM) error {
 		r.out.Restore = out[i:]
 	}
 	// The restored system, compared with its set; then with a file changed.
-	for _, c := range []struct {
-		cmd, want string
-	}{
-		{"restore mount && restore verify", "nothing else differs"},
+	type step struct{ cmd, want string }
+	steps := []step{{"restore mount && restore verify", "nothing else differs"}}
+	if r.Kind == BIOSLVM {
+		// One file system alone, by an answer file; and what can't be found.
+		steps = append(steps, []step{
+			{"restore umount", ""},
+			{"printf 'yes: true\\nconfirm: [" + r.targetSerial() + "]\\nonly: /boot\\n' > /tmp/a.yaml; restore --answers /tmp/a.yaml 2>&1", "/boot is restored"},
+			{"restore --yes --confirm " + r.targetSerial() + " --only /home 2>&1; test $? = 4", "no device has the UUID"},
+			{"restore extract $(cat /run/mkcdrec/set) /etc/hostname /boot/grub/grub.cfg --to /tmp/x 2>&1 && cat /tmp/x/etc/hostname && test -s /tmp/x/boot/grub/grub.cfg", r.Kind},
+			{"restore mount && restore verify", "nothing else differs"},
+		}...)
+	}
+	steps = append(steps, []step{
 		{"cat /mnt/target/etc/hostname > /tmp/h; echo x >> /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: has"},
 		{"cat /tmp/h > /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: time is"},
 		{"restore umount", ""},
-		// One file system alone, by an answer file; and what can't be found.
-		{"printf 'yes: true\\nconfirm: [" + r.targetSerial() + "]\\nonly: /boot\\n' > /tmp/a.yaml; restore --answers /tmp/a.yaml 2>&1", "/boot is restored"},
-		{"restore --yes --confirm " + r.targetSerial() + " --only /home 2>&1; test $? = 4", "no device has the UUID"},
-		{"restore extract $(cat /run/mkcdrec/set) /etc/hostname /boot/grub/grub.cfg --to /tmp/x 2>&1 && cat /tmp/x/etc/hostname && test -s /tmp/x/boot/grub/grub.cfg", r.Kind},
-		{"restore mount && restore verify && restore umount", "nothing else differs"},
-	} {
+	}...)
+	for _, c := range steps {
 		out, err := must(vm, c.cmd, jobLimit)
 		if err != nil {
 			return err
@@ -881,6 +897,9 @@ func (r *circle) compare(ctx context.Context) error {
 	}
 	if r.TargetBus != "" {
 		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
+	}
+	if r.Firmware != "" {
+		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/efi(/.*)?|/grub(/.*)?)?$`})
 	}
 	if r.Wishes != "" {
 		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|fstab(\.before-restore)?))?$|^/home/lost\+found$`})

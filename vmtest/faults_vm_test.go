@@ -352,6 +352,8 @@ func TestLonger(t *testing.T) {
 		"uefi":         {Kind: UEFIPlain},
 		"md smaller":   {Kind: BIOSMD, TargetSize: machines[BIOSMD].smaller},
 		"md larger":    {Kind: BIOSMD, TargetSize: machines[BIOSMD].larger},
+		"BIOS to UEFI": {Kind: BIOSLVM, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && findmnt -no FSTYPE /boot/efi | grep -x vfat && grep -E '[[:space:]]/boot/efi[[:space:]]' /etc/fstab && sfdisk -d /dev/vda | grep -i c12a7328`},
+		"UEFI to BIOS": {Kind: UEFIPlain, Firmware: "bios", Wishes: "--firmware bios", Wished: `! test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep -i 21686148`},
 		"disk fails":   {Kind: BIOSLVM, FailAt: 200 << 20},
 		"btrfs larger": {Kind: UEFIBtrfs, TargetSize: machines[UEFIBtrfs].larger},
 		"luks steps":   {Kind: BIOSLUKS, Walk: "all"},
