@@ -5,6 +5,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,7 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	if err := m.lvm(ctx, l, mounts); err != nil {
 		return nil, err
 	}
+	elsewhere(l)
 	if err := m.contents(l, mounts); err != nil {
 		return nil, err
 	}
@@ -432,6 +434,15 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 		cannot(i.Type + " is not supported")
 		return
 	}
+	held, err := filepath.Glob(m.path("/sys/class/block/" + m.kernelName(dev) + "/holders/*"))
+	if err == nil && len(held) > 0 {
+		name := filepath.Base(held[0])
+		if m.swapOn(name) {
+			return // its key is a new one at every start: nothing is lost
+		}
+		cannot("it is in use by " + name + " (" + cmp.Or(m.read("/sys/block/"+name+"/dm/name"), "no device-mapper name") + "), which is not supported")
+		return
+	}
 	for _, mi := range mounts {
 		if mi.Device == dev && !slices.Contains(strings.Split(mi.Options, ","), "ro") {
 			cannot(i.Type + " can be saved as an image only, while it is not mounted for writing")
@@ -439,6 +450,82 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 		}
 	}
 	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size})
+}
+
+// swapOn tells whether a device, by its kernel's name, is in use as swap.
+func (m Machine) swapOn(name string) bool {
+	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == "partition" {
+			if real, err := filepath.EvalSymlinks(m.path(f[0])); err == nil && filepath.Base(real) == name || filepath.Base(f[0]) == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// elsewhere takes away what lies on devices that are no part of the layout:
+// loop devices, multipath, remote disks; and tells of it.
+func elsewhere(l *layout.Layout) {
+	known := map[string]bool{}
+	for _, d := range l.Disks {
+		known[d.Name] = true
+		if d.Table != nil {
+			for _, p := range d.Table.Partitions {
+				known[p.Device] = true
+			}
+		}
+	}
+	all := func(devs []string) bool { return !slices.ContainsFunc(devs, func(d string) bool { return !known[d] }) }
+	pvs := func(g layout.VolumeGroup) (out []string) {
+		for _, p := range g.PVs {
+			out = append(out, p.Device)
+		}
+		return out
+	}
+	for n := -1; n != len(known); {
+		n = len(known)
+		for _, a := range l.Arrays {
+			if all(a.Devs()) {
+				known[a.Name] = true
+			}
+		}
+		for _, c := range l.Crypts {
+			if known[c.Device] {
+				known[c.Mapper()] = true
+			}
+		}
+		for _, g := range l.VolumeGroup {
+			if all(pvs(g)) {
+				known["vg "+g.Name] = true
+				for _, v := range g.LVs {
+					known[g.Name+"/"+v.Name] = true
+				}
+			}
+		}
+	}
+	gone := func(what, name string, devs []string) {
+		on := slices.DeleteFunc(slices.Clone(devs), func(d string) bool { return known[d] })
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf("%s on %s, which is no disk of this machine", what, strings.Join(on, ", "))})
+	}
+	l.Arrays = slices.DeleteFunc(l.Arrays, func(a layout.Array) bool {
+		if !known[a.Name] {
+			gone("RAID array", a.Name, a.Devs())
+		}
+		return !known[a.Name]
+	})
+	l.Crypts = slices.DeleteFunc(l.Crypts, func(c layout.Crypt) bool {
+		if !known[c.Mapper()] {
+			gone("LUKS", c.Mapper(), []string{c.Device})
+		}
+		return !known[c.Mapper()]
+	})
+	l.VolumeGroup = slices.DeleteFunc(l.VolumeGroup, func(g layout.VolumeGroup) bool {
+		if !known["vg "+g.Name] {
+			gone("volume group", g.Name, pvs(g))
+		}
+		return !known["vg "+g.Name]
+	})
 }
 
 // firmware tells whether a partition is for the firmware to read.

@@ -102,6 +102,45 @@ func TestLUKSAndThin(t *testing.T) {
 	if got := (Machine{Root: root}).InUse("vda2"); got != "it is in use by mapper/secret" {
 		t.Errorf("InUse = %q", got)
 	}
+	// On something that is no disk: all of it is told of, and the rest goes on.
+	if err := os.Rename(root+"/sys/block/dm-0/slaves/vda2", root+"/sys/block/dm-0/slaves/loop0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(root+"/dev/vda2", root+"/dev/loop0"); err != nil {
+		t.Fatal(err)
+	}
+	put("/sys/class/block/loop0/size", []byte("20480\n"))
+	if err := os.RemoveAll(root + "/sys/class/block/vda2/holders"); err != nil {
+		t.Fatal(err)
+	}
+	put("/dev/vda2", make([]byte, 10<<20))
+	put("/sys/class/block/vda2/holders/dm-7/x", nil)
+	put("/sys/block/dm-7/dm/name", []byte("cryptswap"))
+	l, err = Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	if err != nil || len(l.Crypts) != 0 || len(l.VolumeGroup) != 0 || l.Validate() != nil {
+		t.Errorf("%v, %v, %+v %+v", err, l.Validate(), l.Crypts, l.VolumeGroup)
+	}
+	var un []string
+	for _, u := range l.Unsupported {
+		un = append(un, u.Device+": "+u.Reason)
+	}
+	for _, w := range []string{"mapper/secret: LUKS on loop0, which is no disk", "vg0: volume group on mapper/secret, which", "vda2: it is in use by dm-7 (cryptswap), which is not supported"} {
+		if !strings.Contains(strings.Join(un, "; "), w) {
+			t.Errorf("no %q in %s", w, strings.Join(un, "; "))
+		}
+	}
+	// Swap with a random key is made anew at every start.
+	put("/proc/swaps", []byte("Filename\n/dev/dm-7 partition 1 0 -2\n"))
+	l, err = Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	if err != nil || slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == "vda2" }) || slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == "vda2" }) {
+		t.Errorf("%v %+v %+v", err, l.Unsupported, l.Images)
+	}
+	if err := os.RemoveAll(root + "/sys/class/block/vda2/holders"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(root+"/dev/loop0", root+"/dev/vda2"); err != nil {
+		t.Fatal(err)
+	}
 	// Locked: it is there, and what is on it can't be read.
 	if err := os.RemoveAll(root + "/sys/block/dm-0"); err != nil {
 		t.Fatal(err)

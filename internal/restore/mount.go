@@ -212,6 +212,11 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
+	for i := range l.Crypts {
+		if c := &l.Crypts[i]; l.Group(c.Device) != nil { // on a logical volume
+			errs = append(errs, recreate.CloseCrypt(ctx, r.Run, c.Name))
+		}
+	}
 	for _, g := range l.VolumeGroup {
 		if _, err := r.lvm(ctx, "vgchange", "-an", g.Name); err != nil {
 			errs = append(errs, fmt.Errorf("cannot deactivate volume group %s: %w", g.Name, err))
