@@ -338,7 +338,7 @@ func (r *circle) backup(ctx context.Context) error {
 	}
 	what := "path"
 	auto := "mkcdrec.auto=restore mkcdrec.confirm=" + r.confirmed()
-	if r.Wishes != "" || r.identity != nil || r.FailAt > 0 {
+	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 {
 		auto = "mkcdrec.debug"
 	}
 	if r.identity != nil {
@@ -483,11 +483,11 @@ func (r *circle) restore(ctx context.Context) error {
 	if _, err := vm.Expect(`mkcdrec: rescue system ready`, bootLimit); err != nil {
 		return err
 	}
-	if r.Wishes != "" {
-		return r.restoreWished(vm)
-	}
 	if r.identity != nil {
 		return r.restoreLUKS(vm)
+	}
+	if r.Wishes != "" || r.Walk != "" {
+		return r.restoreWished(vm)
 	}
 	if r.FailAt > 0 {
 		return r.restoreFailing(vm)
@@ -579,6 +579,9 @@ func (r *circle) restoreLUKS(vm *VM) error {
 // restoreWished restores at the prompt.
 func (r *circle) restoreWished(vm *VM) error {
 	if _, err := vm.Expect(`# `, bootLimit); err != nil {
+		return err
+	}
+	if err := r.walk(vm); err != nil {
 		return err
 	}
 	out, err := must(vm, "restore --yes --confirm "+r.confirmed()+" "+r.Wishes, jobLimit)
@@ -901,7 +904,7 @@ func (r *circle) compare(ctx context.Context) error {
 	if r.Firmware != "" {
 		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/efi(/.*)?|/grub(/.*)?)?$`})
 	}
-	if r.Wishes != "" {
+	if r.Wishes != "" || r.Walk != "" {
 		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|fstab(\.before-restore)?))?$|^/home/lost\+found$`})
 	}
 	for _, d := range tree.Compare(before, after) {

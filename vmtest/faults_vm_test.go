@@ -356,6 +356,8 @@ func TestLonger(t *testing.T) {
 		"UEFI to BIOS": {Kind: UEFIPlain, Firmware: "bios", Wishes: "--firmware bios", Wished: `! test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep -i 21686148`},
 		"disk fails":   {Kind: BIOSLVM, FailAt: 200 << 20},
 		"btrfs larger": {Kind: UEFIBtrfs, TargetSize: machines[UEFIBtrfs].larger},
+		"md steps":     {Kind: BIOSMD, Walk: "all"},
+		"btrfs steps":  {Kind: UEFIBtrfs, Walk: "all"},
 		"luks steps":   {Kind: BIOSLUKS, Walk: "all"},
 		"luks larger":  {Kind: BIOSLUKS, TargetSize: machines[BIOSLUKS].larger},
 		"nvme":         {Kind: UEFIPlain, TargetBus: "nvme"},
