@@ -92,6 +92,12 @@ func attached(file string) string {
 	return ""
 }
 
+// There tells whether files of a run before are there.
+func (s Sparse) There() bool {
+	files, err := filepath.Glob(filepath.Join(s.Dir, "*.img"))
+	return err == nil && len(files) > 0
+}
+
 // Remove detaches the loop devices and removes the files.
 func (s Sparse) Remove() error {
 	files, err := filepath.Glob(filepath.Join(s.Dir, "*.img"))

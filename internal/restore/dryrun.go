@@ -212,6 +212,21 @@ func storage(l *layout.Layout, names, made map[string]string) []string {
 	return out
 }
 
+// clearDry takes away what a dry run that was stopped has left: its volume
+// groups have the names of those to be restored.
+func (r *Restorer) clearDry(ctx context.Context) error {
+	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}
+	if r.opt.PlanOnly || !s.There() {
+		return nil
+	}
+	run := lvmIn{r.Run, filepath.Join(dryDir, "lvm")}
+	rec := &recreate.Recreator{Plan: r.whatever(), Run: run, Target: filepath.Join(dryDir, "target"), Machine: r.Machine}
+	if err := errors.Join(rec.Release(ctx), s.Remove()); err != nil {
+		return fmt.Errorf("cannot clean up after the dry run before:\n%w", err)
+	}
+	return nil
+}
+
 // endDry takes everything away again.
 func (r *Restorer) endDry(ctx context.Context) error {
 	err := r.rec.Release(ctx)

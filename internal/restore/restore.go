@@ -180,7 +180,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	}
 	r.journal = openJournal()
 	if !r.opt.DryRun { // it has a journal of its own
-		if err := r.tidy(ctx); err != nil {
+		if err := errors.Join(r.clearDry(ctx), r.tidy(ctx)); err != nil {
 			return err
 		}
 	}
@@ -386,6 +386,15 @@ func (r *Restorer) tidy(ctx context.Context) error {
 	if !r.journal.began() || r.opt.PlanOnly {
 		return nil
 	}
+	rec := &recreate.Recreator{Plan: r.whatever(), Run: r.Run, Target: r.opt.Target, Machine: r.Machine}
+	if err := rec.Release(ctx); err != nil {
+		return fmt.Errorf("cannot clean up after the run before:\n%w", err)
+	}
+	return nil
+}
+
+// whatever is a plan with all that the set's layout may have active.
+func (r *Restorer) whatever() *plan.Plan {
 	p := &plan.Plan{}
 	for _, a := range r.set.Layout.Arrays {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeArray, Device: a.Name})
@@ -396,11 +405,7 @@ func (r *Restorer) tidy(ctx context.Context) error {
 	for _, g := range r.set.Layout.VolumeGroup {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.RestoreVG, Group: g.Name})
 	}
-	rec := &recreate.Recreator{Plan: p, Run: r.Run, Target: r.opt.Target, Machine: r.Machine}
-	if err := rec.Release(ctx); err != nil {
-		return fmt.Errorf("cannot clean up after the run before:\n%w", err)
-	}
-	return nil
+	return p
 }
 
 // programs checks that everything the plan runs is there.
