@@ -179,11 +179,13 @@ func (s *System) checkInitrd(name, sys string) []string {
 		have[moduleName(n)] = true
 	}
 	version := strings.TrimSuffix(regexp.MustCompile(`\d+\.\d+[-.\w+~]*`).FindString(path.Base(name)), ".img")
+	builtin := false
 	for _, d := range []string{"/usr/lib/modules/", "/lib/modules/"} {
 		b, err := os.ReadFile(s.Root + d + version + "/modules.builtin")
 		if err != nil {
 			continue
 		}
+		builtin = true
 		for _, l := range strings.Fields(string(b)) {
 			have[moduleName(l)] = true
 		}
@@ -209,7 +211,8 @@ func (s *System) checkInitrd(name, sys string) []string {
 	crypt := false
 	for _, want := range s.stack(root) {
 		crypt = crypt || want[0] == "dm_crypt"
-		if !slices.ContainsFunc(want, func(m string) bool { return have[m] }) {
+		// Without the list, what is built in can't be told from what is missing.
+		if builtin && !slices.ContainsFunc(want, func(m string) bool { return have[m] }) {
 			out = append(out, fmt.Sprintf("%s has not the module %s, which / wants", name, strings.Join(want, " or ")))
 		}
 	}
