@@ -563,7 +563,7 @@ func (r *circle) restoreLUKS(vm *VM) error {
 	r.out.Restore = strings.ReplaceAll(g[1], "\r", "")
 	for _, c := range []string{
 		"printf " + Password + " > /tmp/k && restore mount --ro --key-file /tmp/k && restore verify > /tmp/v 2>&1; cat /tmp/v; grep 'nothing else differs' /tmp/v",
-		"! grep -r AGE-SECRET /var/log /mnt/target/var/log/mkcdrec",
+		"test -z \"$(grep -r AGE-SECRET /var/log /mnt/target/var/log/mkcdrec)\"",
 		"restore umount && test ! -e /dev/mapper/secret",
 	} {
 		if _, err := must(vm, c, jobLimit); err != nil {
