@@ -127,8 +127,7 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 	for _, a := range m.Archives {
 		hm := templates.HandMount{Device: shell(a.Device), Path: a.Mount}
 		if f := l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
-			i := slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == a.Mount })
-			hm.Options = handOptions(f, f.Mounts[i].Subvolume, shell)
+			hm.Options = handOptions(f, f.MountAt(a.Mount).Subvolume, shell)
 		}
 		h.Mounts = append(h.Mounts, hm)
 		h.Archives = append(h.Archives, templates.HandArchive{File: a.File, Path: a.Mount})

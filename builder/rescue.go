@@ -297,15 +297,12 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	for _, f := range p.Layout.Filesystems {
 		extra = append(extra, f.Type)
 		if f.Btrfs != nil { // the kernel asks for these by name
-			extra = append(extra, map[string][]string{"xxhash": {"xxhash_generic"}, "sha256": {"sha256_generic"}, "blake2": {"blake2b_generic"}}[f.Btrfs.Checksum]...)
+			m := f.Btrfs.Modules()
+			extra = append(extra, m[:min(len(m), 1)]...)
 		}
 	}
 	for _, a := range p.Layout.Arrays {
-		m := a.Level
-		if m == "raid4" || m == "raid5" || m == "raid6" {
-			m = "raid456"
-		}
-		extra = append(extra, "md_mod", m)
+		extra = append(extra, "md_mod", a.Module())
 	}
 	for _, c := range p.Layout.Crypts {
 		extra = append(extra, cryptModules(x, c.LUKS)...)

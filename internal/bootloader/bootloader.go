@@ -246,7 +246,7 @@ func (s *System) fstab(renamed map[string]string) error {
 		text, notes := ConvertFstab(text, s.Types)
 		text, more := FollowSubvolumes(text, func(at string) string {
 			if f := s.Layout.Mounted(at); f != nil {
-				return f.Mounts[slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == at })].Subvolume
+				return f.MountAt(at).Subvolume
 			}
 			return ""
 		})

@@ -147,8 +147,7 @@ func (s *System) checkInitrd(name, sys string) []string {
 	for _, at := range []string{"/", "/boot"} {
 		// GRUB names a file of a btrfs with its subvolume before it.
 		if f := s.Layout.Mounted(at); f != nil && f.Btrfs != nil {
-			sub := f.Mounts[slices.IndexFunc(f.Mounts, func(m layout.Mount) bool { return m.Path == at })].Subvolume
-			places = append(places, filepath.Join(s.Root, at, strings.TrimPrefix(name, "/"+sub)))
+			places = append(places, filepath.Join(s.Root, at, strings.TrimPrefix(name, "/"+f.MountAt(at).Subvolume)))
 		}
 	}
 	for _, p := range places {
@@ -233,7 +232,7 @@ func (s *System) stack(root *layout.Filesystem) [][]string {
 		out = append(out, []string{"ext4", root.Type})
 	case "btrfs":
 		out = append(out, []string{"btrfs"})
-		if alt := map[string][]string{"xxhash": {"xxhash_generic"}, "sha256": {"sha256_generic", "sha256_ssse3"}, "blake2": {"blake2b_generic"}}[root.Btrfs.Checksum]; alt != nil {
+		if alt := root.Btrfs.Modules(); alt != nil {
 			out = append(out, alt)
 		}
 	default:
@@ -243,11 +242,7 @@ func (s *System) stack(root *layout.Filesystem) [][]string {
 	down = func(dev string) {
 		l := s.Layout
 		if a := l.Array(dev); a != nil {
-			m := a.Level
-			if m == "raid4" || m == "raid5" || m == "raid6" {
-				m = "raid456"
-			}
-			out = append(out, []string{m})
+			out = append(out, []string{a.Module()})
 			for _, d := range a.Devs() {
 				down(d)
 			}

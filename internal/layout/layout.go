@@ -258,6 +258,16 @@ type Subvolume struct {
 // Devs are the devices that a file system lies on.
 func (s *Filesystem) Devs() []string { return append([]string{s.Device}, s.Others...) }
 
+// MountAt gives the mount at a path; the zero value when there is none.
+func (s *Filesystem) MountAt(p string) Mount {
+	for _, m := range s.Mounts {
+		if m.Path == p {
+			return m
+		}
+	}
+	return Mount{}
+}
+
 // Parts gives the mounts that have files of their own: the first one of every
 // subvolume, or of the file system.
 func (s *Filesystem) Parts() []Mount {
@@ -479,6 +489,15 @@ func (a *Array) Shares() (n, copies int) {
 		return a.Devices, near * far
 	}
 	return max(a.Devices, 1), 1
+}
+
+// Module is the kernel module of an array's level.
+func (a *Array) Module() string {
+	switch a.Level {
+	case "raid4", "raid5", "raid6":
+		return "raid456"
+	}
+	return a.Level
 }
 
 // Tail is what metadata takes at a member's end, in bytes.

@@ -437,7 +437,7 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 	held, err := filepath.Glob(m.path("/sys/class/block/" + m.kernelName(dev) + "/holders/*"))
 	if err == nil && len(held) > 0 {
 		name := filepath.Base(held[0])
-		if m.swapOn(name) {
+		if slices.Contains(m.swaps(), m.resolve("/dev/"+name)) {
 			return // its key is a new one at every start: nothing is lost
 		}
 		cannot("it is in use by " + name + " (" + cmp.Or(m.read("/sys/block/"+name+"/dm/name"), "no device-mapper name") + "), which is not supported")
@@ -450,18 +450,6 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 		}
 	}
 	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size})
-}
-
-// swapOn tells whether a device, by its kernel's name, is in use as swap.
-func (m Machine) swapOn(name string) bool {
-	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
-		if f := strings.Fields(line); len(f) > 1 && f[1] == "partition" {
-			if real, err := filepath.EvalSymlinks(m.path(f[0])); err == nil && filepath.Base(real) == name || filepath.Base(f[0]) == name {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // elsewhere takes away what lies on devices that are no part of the layout:

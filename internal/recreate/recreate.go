@@ -114,7 +114,7 @@ func (r *Recreator) makeSubs(s plan.Step) error {
 		return err
 	}
 	defer os.Remove(dir)
-	if err := MountBtrfs(s.Device, s.Others, dir, 0, "subvolid=5"); err != nil {
+	if err := MountBtrfs(s.Device, s.Others, "", dir, 0); err != nil {
 		return err
 	}
 	err = func() error {
@@ -143,9 +143,14 @@ func (r *Recreator) makeSubs(s plan.Step) error {
 	return err
 }
 
-// MountBtrfs mounts a btrfs with all its devices, which nothing else has told
-// the kernel of.
-func MountBtrfs(dev string, others []string, dir string, flags uintptr, options ...string) error {
+// MountBtrfs mounts a subvolume of a btrfs, "" for the top level, with all its
+// devices, which nothing else has told the kernel of.
+func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintptr, options ...string) error {
+	if subvolume == "" {
+		options = append(options, "subvolid=5")
+	} else {
+		options = append(options, "subvol=/"+subvolume)
+	}
 	for _, o := range others {
 		options = append(options, "device=/dev/"+o)
 	}
@@ -465,16 +470,13 @@ func (r *Recreator) mount(s plan.Step) error {
 		return err
 	}
 	if s.FSType == superblock.TypeBtrfs {
-		opts := []string{"subvolid=5"}
-		if s.Mount.Subvolume != "" {
-			opts[0] = "subvol=/" + s.Mount.Subvolume
-		}
+		var opts []string
 		for _, o := range strings.Split(s.Mount.Options, ",") {
 			if strings.HasPrefix(o, "compress") {
 				opts = append(opts, o)
 			}
 		}
-		return MountBtrfs(s.Device, s.Others, dir, unix.MS_NOATIME, opts...)
+		return MountBtrfs(s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
 	}
 	data := ""
 	if s.FSType == superblock.TypeXFS {

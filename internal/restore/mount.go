@@ -104,23 +104,23 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		if typ == superblock.TypeXFS {
 			data = "nouuid"
 		}
+		var failed error
 		if typ == superblock.TypeBtrfs {
-			if m.subvolume != "" {
-				data = "subvol=/" + m.subvolume
-			}
+			var others []string
 			for _, d := range devs[i+1:] {
 				if d.Info.UUID == devs[i].Info.UUID {
-					data += ",device=/dev/" + d.Name
+					others = append(others, d.Name)
 				}
 			}
-			data = strings.TrimPrefix(data, ",")
+			failed = recreate.MountBtrfs(devs[i].Name, others, m.subvolume, dir, flags)
+		} else if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
+			failed = fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
 		}
-		if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
-			err := fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
+		if failed != nil {
 			if m.path == "/" {
-				return mounted, err
+				return mounted, failed
 			}
-			r.Report.Warn("%v", err)
+			r.Report.Warn("%v", failed)
 			continue
 		}
 		mounted = append(mounted, dir)

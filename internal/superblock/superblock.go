@@ -489,6 +489,12 @@ type Btrfs struct {
 	DevID   int64 `json:"-"`
 }
 
+// Modules are the kernel modules that do for its checksums, besides crc32c's;
+// one of them is enough.
+func (b *Btrfs) Modules() []string {
+	return map[string][]string{"xxhash": {"xxhash_generic"}, "sha256": {"sha256_generic", "sha256_ssse3"}, "blake2": {"blake2b_generic"}}[b.Checksum]
+}
+
 // Features of btrfs that are chosen when it is made; the flags' bits are in
 // linux/btrfs.h. All others come by themselves, by profile or by use.
 var (
