@@ -57,6 +57,9 @@ type Circle struct {
 	// Walk is steps, divided by blanks, after which a dry run is killed and
 	// resumed, "all" for every one: what it makes is what was planned.
 	Walk string
+	// From is the Work of a circle whose backup is restored once more, after
+	// BackUp; "" for one of its own.
+	From string
 }
 
 // Outcome is what a Circle saw.
@@ -104,32 +107,74 @@ type circle struct {
 	identity *age.X25519Identity
 }
 
-// Run runs the scenario.
-func (c Circle) Run(ctx context.Context) (*Outcome, error) {
+func (c Circle) new() *circle {
 	r := &circle{Circle: c, setDisk: filepath.Join(c.Work, "set.img"), out: &Outcome{Kind: c.Kind, Named: map[string]int{}}}
 	if r.Say == nil {
 		r.Say = func(string, ...any) {}
 	}
-	for _, s := range []struct {
-		name string
-		fn   func(context.Context) error
-	}{
-		{"prepare the source machine", r.prepare},
-		{"boot it, describe it, back it up", r.backup},
-		{"destroy it; boot the rescue CD with a blank disk; restore", r.restore},
-		{"boot the restored disk; describe it", r.boot},
-		{"compare", r.compare},
-		{"start once more with the medium forgotten in it", r.forgotten},
-	} {
+	return r
+}
+
+type circleStep struct {
+	name string
+	fn   func(context.Context) error
+}
+
+func (r *circle) run(ctx context.Context, steps ...circleStep) error {
+	for _, s := range steps {
 		t := time.Now()
-		r.Say("%s: %s ...", c.Kind, s.name)
+		r.Say("%s: %s ...", r.Kind, s.name)
 		if err := s.fn(ctx); err != nil {
-			return r.out, fmt.Errorf("%s: %s: %w", c.Kind, s.name, err)
+			return fmt.Errorf("%s: %s: %w", r.Kind, s.name, err)
 		}
 		r.out.Times = append(r.out.Times, StepTime{s.name, time.Since(t).Seconds()})
-		r.Say("%s: %s: %.0f s", c.Kind, s.name, time.Since(t).Seconds())
+		r.Say("%s: %s: %.0f s", r.Kind, s.name, time.Since(t).Seconds())
 	}
-	return r.out, nil
+	return nil
+}
+
+// Run runs the scenario.
+func (c Circle) Run(ctx context.Context) (*Outcome, error) {
+	r := c.new()
+	steps := r.backupSteps()
+	if c.From != "" {
+		steps = []circleStep{{"take the backup made before", r.again}}
+	}
+	steps = append(steps,
+		circleStep{"destroy it; boot the rescue CD with a blank disk; restore", r.restore},
+		circleStep{"boot the restored disk; describe it", r.boot},
+		circleStep{"compare", r.compare})
+	if c.From == "" {
+		steps = append(steps, circleStep{"start once more with the medium forgotten in it", r.forgotten})
+	}
+	return r.out, r.run(ctx, steps...)
+}
+
+func (r *circle) backupSteps() []circleStep {
+	return []circleStep{{"prepare the source machine", r.prepare}, {"boot it, describe it, back it up", r.backup}}
+}
+
+// BackUp makes the backup for circles that say where it is in From.
+func (c Circle) BackUp(ctx context.Context) error {
+	r := c.new()
+	return r.run(ctx, r.backupSteps()...)
+}
+
+// again takes the backup of the circle in From.
+func (r *circle) again(ctx context.Context) (err error) {
+	if r.src, err = Prepare(ctx, r.Kind, r.Say); err != nil {
+		return err
+	}
+	if machines[r.Kind].passphrase {
+		b, err := os.ReadFile(filepath.Join(r.From, "identity"))
+		if err != nil {
+			return err
+		}
+		if r.identity, err = age.ParseX25519Identity(string(b)); err != nil {
+			return err
+		}
+	}
+	return command(ctx, "cp", "--sparse=always", filepath.Join(r.From, "set.img"), r.setDisk)
 }
 
 // forgotten starts the restored machine with its medium first in the boot
@@ -186,6 +231,9 @@ func (r *circle) prepare(ctx context.Context) (err error) {
 		if r.identity, err = age.GenerateX25519Identity(); err != nil {
 			return err
 		}
+		if err := os.WriteFile(filepath.Join(r.Work, "identity"), []byte(r.identity.String()), 0o600); err != nil {
+			return err
+		}
 		if err := os.WriteFile(stage+"/luks.yaml", []byte("recipients: ["+r.identity.Recipient().String()+"]\n"), 0o600); err != nil {
 			return err
 		}
@@ -238,7 +286,7 @@ func (r *circle) confirmed() string {
 func (r *circle) targets() []Disk {
 	out := []Disk{r.target()}
 	if r.src.Second != "" {
-		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: second(r.targetSerial()), Bus: r.TargetBus})
+		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: second(r.targetSerial()), Bus: r.TargetBus, Sector: machines[r.Kind].sector})
 	}
 	return out
 }
@@ -274,8 +322,13 @@ func (r *circle) login(vm *VM) error {
 
 // storage is the command that has other people's tools describe partitions,
 // file systems and LVM; compareStorage compares what they say.
-func storage(disk, when string) string {
-	return "(sfdisk -d " + disk + "; for m in /dev/md0 /dev/md1; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; for d in " + disk + "*[0-9] /dev/md0 /dev/mapper/secret /dev/mapper/vg0-* /dev/mapper/vg1-*; do [ -e $d ] || continue; [ $d = " + disk + " ] && continue; blkid -p -o export $d; " +
+func (r *circle) storage(disk, disk2, when string) string {
+	disks := disk
+	if r.src.Second != "" {
+		disks += " " + disk2
+	}
+	return "(for D in " + disks + "; do sfdisk -d $D; done; for m in /dev/md0 /dev/md1 /dev/md/parity /dev/md/ten /dev/md4; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Spare Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; " +
+		"for d in $(for D in " + disks + "; do ls -d $D*[0-9] | grep -vx $D; done) /dev/md0 /dev/md4 /dev/md/parity /dev/md/ten /dev/mapper/secret /dev/mapper/data /dev/mapper/vg0-* /dev/mapper/vg1-*; do [ -e $d ] || continue; case $d in *_m*) continue ;; esac; blkid -p -o export $d; " +
 		"dumpe2fs -h $d 2>/dev/null | grep -E 'features|Inode size|Block size|Inode count|Reserved block count|Default mount|Maximum mount|Journal size'; btrfs inspect-internal dump-super $d 2>/dev/null | grep -E '^(csum_type|fsid|label|num_devices|sectorsize|nodesize|compat_ro_flags|incompat_flags)'; cryptsetup luksDump $d 2>/dev/null; if blkid -p $d | grep -q ntfs; then ntfsls -f $d; for f in 1 2 3; do ntfscat -f $d file$f | sha256sum; done; fi; done; btrfs subvolume list -q / 2>/dev/null | grep 'parent_uuid - ' | sed 's/.* path //' | sort; " +
 		"xfs_info /home 2>/dev/null; lvs --noheadings -S 'segtype!=thin&&segtype!=thin-pool' -o lv_name,lv_uuid,lv_size 2>/dev/null; lvs --noheadings -o lv_name,segtype,stripes,stripe_size,pool_lv,chunk_size,discards,zero,lv_size 2>/dev/null; vgs --noheadings -o vg_uuid; pvs --noheadings -o pv_uuid) > /backup/storage-" + when + ".txt 2>/dev/null; sync"
 }
@@ -291,7 +344,7 @@ func (r *circle) backup(ctx context.Context) error {
 			return err
 		}
 	}
-	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial}}}
+	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial, Sector: machines[r.Kind].sector}}}
 	second := filepath.Join(r.Work, "source-2.qcow2")
 	if r.src.Second != "" {
 		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Second, second); err != nil {
@@ -329,7 +382,7 @@ func (r *circle) backup(ctx context.Context) error {
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
 		"/backup/bin/guest tree /srv/difficult huge",
 		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
-		storage("/dev/vda", "before"),
+		r.storage("/dev/vda", "/dev/vdb", "before"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/before.json && sync",
 	} {
 		if _, err := must(vm, c, jobLimit); err != nil {
@@ -352,7 +405,7 @@ func (r *circle) backup(ctx context.Context) error {
 		what = "cdrom --keep-set --size " + r.Discs
 	}
 	where, after := "/backup", []string{"/backup/bin/mkcdrec verify /backup", "umount /backup"}
-	if r.identity != nil || r.Kind == UEFIBtrfs {
+	if r.identity != nil || strings.HasSuffix(r.Kind, "-btrfs") {
 		after = after[1:] // the restore reads it through
 	}
 	if r.Key {
@@ -441,7 +494,7 @@ func (r *circle) setDir(ctx context.Context) (string, error) {
 }
 
 func (r *circle) target() Disk {
-	return Disk{File: filepath.Join(r.Work, "target.qcow2"), Serial: r.targetSerial(), Bus: r.TargetBus, FailAt: r.FailAt}
+	return Disk{File: filepath.Join(r.Work, "target.qcow2"), Serial: r.targetSerial(), Bus: r.TargetBus, FailAt: r.FailAt, Sector: machines[r.Kind].sector}
 }
 
 func (r *circle) restore(ctx context.Context) error {
@@ -532,8 +585,11 @@ func (r *circle) restoreLUKS(vm *VM) error {
 		return err
 	}
 	start := "restore --yes --confirm " + r.confirmed()
-	if _, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'nobody gave the identity' /tmp/r && dd if=/dev/vdb of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz && rm /tmp/z /tmp/zz", jobLimit); err != nil {
-		return err
+	if r.From == "" {
+		_, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'nobody gave the identity' /tmp/r && dd if=/dev/vdb of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz && rm /tmp/z /tmp/zz", jobLimit)
+		if err != nil {
+			return err
+		}
 	}
 	if err := r.walk(vm); err != nil {
 		return err
@@ -543,8 +599,8 @@ func (r *circle) restoreLUKS(vm *VM) error {
 	}
 	for _, s := range []struct{ prompt, answer string }{
 		{`age identity \(AGE-SECRET-KEY-1...\): `, r.identity.String()},
-		{`Passphrase of secret \(was on vda3\): `, "wrong"},
-		{`that does not open secret(?s:.*)Passphrase of secret \(was on vda3\): `, Password},
+		{`Passphrase of (secret|data) \(was on vda[34]\): `, "wrong"},
+		{`that does not open (secret|data)(?s:.*)Passphrase of (secret|data) \(was on vda[34]\): `, Password},
 	} {
 		if _, err := vm.Expect(s.prompt, jobLimit); err != nil {
 			return err
@@ -561,11 +617,15 @@ func (r *circle) restoreLUKS(vm *VM) error {
 		return fmt.Errorf("the restore failed:\n%s", vm.Tail(4000))
 	}
 	r.out.Restore = strings.ReplaceAll(g[1], "\r", "")
-	for _, c := range []string{
+	checks := []string{
 		"printf " + Password + " > /tmp/k && restore mount --ro --key-file /tmp/k && restore verify > /tmp/v 2>&1; cat /tmp/v; grep 'nothing else differs' /tmp/v",
 		"test -z \"$(grep -r AGE-SECRET /var/log /mnt/target/var/log/mkcdrec)\"",
 		"restore umount && test ! -e /dev/mapper/secret",
-	} {
+	}
+	if r.From != "" {
+		checks = nil // seen by circles of their own
+	}
+	for _, c := range checks {
 		if _, err := must(vm, c, jobLimit); err != nil {
 			return err
 		}
@@ -838,16 +898,16 @@ func (r *circle) boot(ctx context.Context) error {
 	if err := r.login(vm); err != nil {
 		return err
 	}
-	dev := "/dev/vda"
+	dev, dev2 := "/dev/vda", "/dev/vdb"
 	switch r.TargetBus {
 	case "nvme":
-		dev = "/dev/nvme0n1"
+		dev, dev2 = "/dev/nvme0n1", "/dev/nvme1n1"
 	case "scsi", "ahci", "usb":
-		dev = "/dev/sda"
+		dev, dev2 = "/dev/sda", "/dev/sdb"
 	}
 	for _, c := range []string{
 		"mount LABEL=SETDISK /backup",
-		storage(dev, "after"),
+		r.storage(dev, dev2, "after"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/after.json && sync",
 		"test -z \"$(systemctl --failed --plain --no-legend)\"",
 		orTrue(r.Wished),
@@ -899,7 +959,7 @@ func (r *circle) compare(ctx context.Context) error {
 		return fmt.Errorf("only %d paths were described: that is no Debian", r.out.Paths)
 	}
 	known := changes
-	if r.Kind == UEFIBtrfs {
+	if strings.HasSuffix(r.Kind, "-btrfs") {
 		known = append(slices.Clone(known), change{"numbers of subvolumes in fstab, which are paths now", `^/etc(/fstab(\.before-restore)?)?$`}, change{"a snapshot, left out", `^/\.snapshots/1(/home)?$`})
 	}
 	if r.TargetBus != "" {
@@ -953,7 +1013,7 @@ func (r *circle) compareStorage(ctx context.Context) error {
 			}
 		}
 		// Device names, and where a larger disk ends, are not compared.
-		for _, re := range []string{`/dev/(vda|sda|nvme0n1)p?`, `(?m)^(Journal features:|UUID_SUB=|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
+		for _, re := range []string{`/dev/([sv]d[ab]|nvme[01]n1)p?`, `(?m)^(Journal features:|UUID_SUB=|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
 			text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
 		}
 	}

@@ -73,7 +73,7 @@ var matrixLock sync.Mutex
 // workDir is kept when MKCDREC_KEEP names a directory.
 func workDir(t *testing.T) string {
 	if d := os.Getenv("MKCDREC_KEEP"); d != "" {
-		d = filepath.Join(d, filepath.Base(t.Name()))
+		d = filepath.Join(d, strings.ReplaceAll(t.Name(), "/", "-"))
 		if err := os.RemoveAll(d); err != nil {
 			t.Fatal(err)
 		}

@@ -343,28 +343,51 @@ func TestBinary(t *testing.T) {
 	}
 }
 
-// TestLonger is the part of the matrix that takes long.
+// TestLonger is what takes long and is no cell of the matrix.
 func TestLonger(t *testing.T) {
 	if os.Getenv("MKCDREC_ALL") == "" {
-		t.Skip("the long matrix runs with make test-all")
+		t.Skip("the long scenarios run with make test-all")
 	}
 	for name, c := range map[string]Circle{
-		"uefi":         {Kind: UEFIPlain},
-		"md smaller":   {Kind: BIOSMD, TargetSize: machines[BIOSMD].smaller},
-		"md larger":    {Kind: BIOSMD, TargetSize: machines[BIOSMD].larger},
 		"BIOS to UEFI": {Kind: BIOSLVM, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && findmnt -no FSTYPE /boot/efi | grep -x vfat && grep -E '[[:space:]]/boot/efi[[:space:]]' /etc/fstab && sfdisk -d /dev/vda | grep -i c12a7328`},
 		"UEFI to BIOS": {Kind: UEFIPlain, Firmware: "bios", Wishes: "--firmware bios", Wished: `! test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep -i 21686148`},
+		"MBR to UEFI":  {Kind: BIOSPlain, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep 'label: gpt'`},
 		"disk fails":   {Kind: BIOSLVM, FailAt: 200 << 20},
-		"btrfs larger": {Kind: UEFIBtrfs, TargetSize: machines[UEFIBtrfs].larger},
 		"md steps":     {Kind: BIOSMD, Walk: "all"},
 		"btrfs steps":  {Kind: UEFIBtrfs, Walk: "all"},
 		"luks steps":   {Kind: BIOSLUKS, Walk: "all"},
-		"luks larger":  {Kind: BIOSLUKS, TargetSize: machines[BIOSLUKS].larger},
-		"nvme":         {Kind: UEFIPlain, TargetBus: "nvme"},
 		"by hand":      {Kind: BIOSLVM, ByHand: true},
 		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},
-		"scsi BIOS":    {Kind: BIOSLVM, TargetBus: "scsi"},
 	} {
-		t.Run(name, func(t *testing.T) { runCircle(t, c) })
+		t.Run(name, func(t *testing.T) { t.Parallel(); runCircle(t, c) })
+	}
+}
+
+// TestMatrix fills docs/MATRIX.md: every machine is backed up once, and restored
+// onto disks of all columns. A cell alone is -run 'TestMatrix/uefi-md/60_%'.
+func TestMatrix(t *testing.T) {
+	if os.Getenv("MKCDREC_ALL") == "" {
+		t.Skip("the matrix runs with make matrix")
+	}
+	for name, k := range machines {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			from := Circle{Kind: name, Work: workDir(t), Say: t.Logf}
+			from.Mkcdrec, from.Guest = programs(t)
+			ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
+			defer cancel()
+			if err := from.BackUp(ctx); err != nil {
+				t.Fatal(err)
+			}
+			bus := "scsi"
+			if k.uefi {
+				bus = "nvme"
+			}
+			for _, cell := range []struct{ column, size, bus string }{{"same", "", ""}, {"60 %", k.smaller, ""}, {"200 %", k.larger, ""}, {"other bus", "", bus}} {
+				t.Run(cell.column, func(t *testing.T) {
+					runCircle(t, Circle{Kind: name, From: from.Work, TargetSize: cell.size, TargetBus: cell.bus})
+				})
+			}
+		})
 	}
 }

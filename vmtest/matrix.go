@@ -11,8 +11,8 @@ import (
 
 // Rows and columns of docs/MATRIX.md: what storage, and onto what.
 var (
-	matrixRows = []string{"ext4, BIOS", "ext4, UEFI", "LVM + xfs, BIOS", "LVM + xfs, UEFI", "md1 + LVM on md0, BIOS", "md1, UEFI", "thin, BIOS", "thin, UEFI", "LUKS2 + LVM, BIOS", "LUKS2 + LVM, UEFI",
-		"btrfs subvolumes, BIOS", "btrfs subvolumes, UEFI", "btrfs raid1, BIOS", "btrfs raid1, UEFI", "ext4 + NTFS, BIOS", "ext4 + NTFS, UEFI"}
+	matrixRows = []string{"ext4, BIOS", "ext4, UEFI", "LVM + xfs, BIOS", "LVM + xfs, UEFI", "md1 + LVM on md0, BIOS", "md1 + LVM on md0, UEFI", "thin, BIOS", "thin, UEFI", "LUKS2 + LVM, BIOS", "LUKS2 + LVM, UEFI",
+		"btrfs subvolumes, BIOS", "btrfs subvolumes, UEFI", "btrfs raid1, BIOS", "btrfs raid1, UEFI", "ext4 + NTFS, BIOS", "ext4 + NTFS, UEFI", "ext4 + NTFS, 4Kn, UEFI"}
 	matrixColumns = []string{"same", "60 %", "200 %", "other bus"}
 )
 
@@ -41,7 +41,8 @@ const matrixHead = `# The recovery matrix
 
 Each cell is a machine in QEMU that was backed up, destroyed, restored by its own rescue medium onto blank disks of the
 size or kind that the column says, booted by its own firmware and boot loader, and compared path by path.
-"never run" means that: nobody has seen it. A machine that has several of these things stands in each of their rows. ` + "`make matrix`" + ` runs what there is and writes this table.
+"never run" means that: nobody has seen it. A BIOS machine with plain partitions has an MBR, 4Kn is a disk with sectors of 4 KiB, md1 stands for RAID 0, 1, 5 and 10 and
+LVM striped, raid1 and mirror. A machine that has several of these things stands in each of their rows. ` + "`make matrix`" + ` runs what there is and writes this table.
 
 `
 

@@ -28,6 +28,8 @@ type Disk struct {
 	Serial string
 	Bus    string // virtio (default), ahci, nvme, usb, scsi
 	RO     bool
+	// Sector is the size of a logical sector, 512 if 0.
+	Sector int
 	// Removable makes a USB or SCSI disk say that it can be taken out.
 	Removable bool
 	Snapshot  bool // writes are thrown away
@@ -153,6 +155,9 @@ func (m Machine) Args() []string {
 		dev += ",id=dev" + id + ",drive=" + id
 		if d.Removable {
 			dev += ",removable=on"
+		}
+		if d.Sector > 0 {
+			dev += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
 		}
 		if d.Serial != "" {
 			dev += ",serial=" + d.Serial

@@ -68,18 +68,24 @@ func CacheDir() string {
 	return "/var/cache/mkcdrec/vmtest"
 }
 
-// Kinds of source machines.
+// Kinds of source machines. Those of one storage with either firmware have the
+// same, but for what firmware wants.
 const (
-	BIOSLVM   = "bios-lvm"
-	UEFIPlain = "uefi-plain"
-	// BIOSMD has two disks: / on a RAID1, /home on LVM on a RAID0, and a volume
-	// group over both with a striped and a mirrored volume.
-	BIOSMD = "bios-md"
-	// UEFIBtrfs has two disks: / is a btrfs over both, RAID1, with subvolumes,
-	// one of which is the default, and snapshots.
-	UEFIBtrfs = "uefi-btrfs"
-	// BIOSLUKS has LVM on LUKS2: / on a plain volume, /home and /srv on thin ones.
-	BIOSLUKS = "bios-luks"
+	BIOSLVM, UEFILVM = "bios-lvm", "uefi-lvm"
+	// BIOSPlain has an MBR with logical partitions. Both have an NTFS.
+	BIOSPlain, UEFIPlain = "bios-plain", "uefi-plain"
+	// UEFIPlain4K is UEFIPlain on a disk with sectors of 4 KiB.
+	UEFIPlain4K = "uefi-plain4k"
+	// BIOSMD and UEFIMD have two disks: / on a RAID1, /home on LVM on a RAID0, a
+	// volume group over both with volumes of each kind that mirrors or stripes,
+	// and small arrays of RAID5 with a spare, RAID10, and of the old metadata 0.90.
+	BIOSMD, UEFIMD = "bios-md", "uefi-md"
+	// BIOSBtrfs and UEFIBtrfs have two disks: / is a btrfs over both, RAID1, with
+	// subvolumes, one of which is the default, and snapshots.
+	BIOSBtrfs, UEFIBtrfs = "bios-btrfs", "uefi-btrfs"
+	// BIOSLUKS and UEFILUKS have LVM on LUKS2, / on a plain volume, /home and /srv
+	// on thin ones, and a small LUKS1 that a key file opens.
+	BIOSLUKS, UEFILUKS = "bios-luks", "uefi-luks"
 )
 
 // kind is what the scenarios know of a machine. A second disk is as large as
@@ -88,18 +94,42 @@ type kind struct {
 	size, smaller, larger string // of a disk, as qemu-img takes it; 60 % and 200 %
 	serial, target        string // serial numbers: its disk's, and that of the blank one
 	two, uefi             bool
+	sector                int // of its disks, 512 if 0
 	mounts                string
-	rows                  []string // in docs/MATRIX.md
+	rows                  []string // in docs/MATRIX.md, without the firmware
 	passphrase            bool     // asked at the start, is Password
 }
 
-var machines = map[string]kind{
-	BIOSLVM:   {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCBIOS01", target: "RSTBIOS01", mounts: "/ /boot /home", rows: []string{"LVM + xfs, BIOS"}},
-	UEFIPlain: {size: "5G", smaller: "3G", larger: "10G", serial: "SRCUEFI01", target: "RSTUEFI01", uefi: true, mounts: "/ /boot/efi", rows: []string{"ext4, UEFI", "ext4 + NTFS, UEFI"}},
-	BIOSMD:    {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCMD01", target: "RSTMD01", two: true, mounts: "/ /home /srv/striped /srv/mirror", rows: []string{"md1 + LVM on md0, BIOS"}},
-	UEFIBtrfs: {size: "4G", smaller: "2400M", larger: "8G", serial: "SRCBTRFS01", target: "RSTBTRFS01", two: true, uefi: true, mounts: "/ /boot/efi /home /var/lib/machines /var/lib/machines/inner /srv/sealed", rows: []string{"btrfs subvolumes, UEFI", "btrfs raid1, UEFI"}},
-	BIOSLUKS:  {size: "6G", smaller: "3600M", larger: "12G", serial: "SRCLUKS01", target: "RSTLUKS01", mounts: "/ /boot /home /srv", rows: []string{"thin, BIOS", "LUKS2 + LVM, BIOS"}, passphrase: true},
-}
+var machines = func() map[string]kind {
+	out := map[string]kind{}
+	for name, k := range map[string]kind{
+		"lvm":     {size: "6G", smaller: "3600M", larger: "12G", mounts: "/ /boot /home", rows: []string{"LVM + xfs"}},
+		"plain":   {size: "5G", smaller: "3G", larger: "10G", mounts: "/", rows: []string{"ext4", "ext4 + NTFS"}},
+		"plain4k": {size: "5G", smaller: "3G", larger: "10G", mounts: "/", rows: []string{"ext4 + NTFS, 4Kn"}, sector: 4096},
+		"md":      {size: "4400M", smaller: "2640M", larger: "8800M", two: true, mounts: "/ /home /srv/striped /srv/mirror /srv/oldmirror /srv/parity /srv/ten /srv/old", rows: []string{"md1 + LVM on md0"}},
+		"btrfs":   {size: "4G", smaller: "2400M", larger: "8G", two: true, mounts: "/ /home /var/lib/machines /var/lib/machines/inner /srv/sealed", rows: []string{"btrfs subvolumes", "btrfs raid1"}},
+		"luks":    {size: "6600M", smaller: "3960M", larger: "13200M", mounts: "/ /boot /home /srv /data", rows: []string{"thin", "LUKS2 + LVM"}, passphrase: true},
+	} {
+		for _, fw := range []string{"bios", "uefi"} {
+			k.serial, k.target = strings.ToUpper("src"+fw+name)+"1", strings.ToUpper("rst"+fw+name)+"1"
+			if name == "lvm" || name == "plain" { // others say them by hand
+				k.serial, k.target = "SRC"+strings.ToUpper(fw)+"01", "RST"+strings.ToUpper(fw)+"01"
+			}
+			mine := k
+			mine.uefi = fw == "uefi"
+			if mine.uefi {
+				mine.mounts += " /boot/efi"
+			}
+			mine.rows = nil
+			for _, r := range k.rows {
+				mine.rows = append(mine.rows, r+", "+strings.ToUpper(fw))
+			}
+			out[fw+"-"+name] = mine
+		}
+	}
+	delete(out, "bios-plain4k") // a BIOS starts from no such disk
+	return out
+}()
 
 func second(serial string) string { return serial[:len(serial)-1] + "2" }
 
@@ -248,7 +278,7 @@ func install(ctx context.Context, dir string, s *Source) error {
 	}
 	m := Machine{Name: "install-" + s.Kind, CPUs: 2, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: dir + "/install-" + s.Kind + ".log",
 		Append: "root=LABEL=INSTALLER rw init=/install.sh console=ttyS0,115200 panic=-1 mk.kind=" + s.Kind + " mk.serial=" + s.Serial + " mk.second=" + s.SerialSecond,
-		Disks:  []Disk{{File: dir + "/installer.img", Serial: "INSTALLER", Snapshot: true}, {File: tmp, Serial: s.Serial}}}
+		Disks:  []Disk{{File: dir + "/installer.img", Serial: "INSTALLER", Snapshot: true}, {File: tmp, Serial: s.Serial, Sector: machines[s.Kind].sector}}}
 	if s.Second != "" {
 		os.Remove(s.Second)
 		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", s.Second, s.Size); err != nil {
