@@ -123,6 +123,9 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		if len(g.Snapshots) > 0 {
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: snapshots: %s", g.Name, strings.Join(g.Snapshots, ", ")))
 		}
+		if len(g.Caches) > 0 {
+			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: the caches of %s: the volumes come back without; lvconvert(8) makes new ones", g.Name, strings.Join(g.Caches, ", ")))
+		}
 	}
 	for i := range l.Filesystems {
 		f := &l.Filesystems[i]

@@ -312,7 +312,7 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	}
 	for i := range p.Layout.VolumeGroup {
 		if p.Layout.VolumeGroup[i].Rigid() {
-			extra = append(extra, "dm_raid", "raid0", "raid1", "raid10", "raid456")
+			extra = append(extra, "dm_raid", "dm_mirror", "raid0", "raid1", "raid10", "raid456")
 		}
 	}
 	// Drivers of storage and network that are in use without an alias.

@@ -90,12 +90,12 @@ const (
 
 // Array is a Linux software RAID; names as in md(4). Its device is Name.
 type Array struct {
-	Name     string `json:"name"`  // the kernel's: "md0"
-	Label    string `json:"label"` // in its superblocks: "host:0"
-	UUID     string `json:"uuid"`  // as mdadm writes it
-	Level    string `json:"level"` // "raid1"
-	Metadata string `json:"metadata"`
-	Devices  int    `json:"devices"` // without spares
+	Name     string `json:"name"`     // the kernel's: "md0"
+	Label    string `json:"label"`    // in its superblocks: "host:0"
+	UUID     string `json:"uuid"`     // as mdadm writes it
+	Level    string `json:"level"`    // "raid1"
+	Metadata string `json:"metadata"` // one of Metadata
+	Devices  int    `json:"devices"`  // without spares
 	// Members are those that were there, by their place in the array; a
 	// degraded array has fewer than Devices.
 	Members []Member      `json:"members"`
@@ -153,12 +153,15 @@ func (l *Layout) CryptOn(dev string) *Crypt {
 
 // LVTypes are the segment types of logical volumes that can be made, beside
 // linear.
-var LVTypes = []string{"striped", "raid0", "raid0_meta", "raid1", "raid4", "raid5", "raid5_la", "raid5_ls", "raid5_ra", "raid5_rs", "raid6", "raid6_nc", "raid6_nr", "raid6_zr", "raid10", "raid10_near"}
+var LVTypes = []string{"striped", TypeMirror, "raid0", "raid0_meta", "raid1", "raid4", "raid5", "raid5_la", "raid5_ls", "raid5_ra", "raid5_rs", "raid6", "raid6_nc", "raid6_nr", "raid6_zr", "raid10", "raid10_near"}
+
+// TypeMirror is the old kind of mirror, which raid1 took the place of.
+const TypeMirror = "mirror"
 
 // Rigid tells of a group whose volumes can't get other sizes: LVM has RAID
-// volumes in it.
+// volumes or mirrors in it.
 func (g *VolumeGroup) Rigid() bool {
-	return slices.ContainsFunc(g.LVs, func(v LogicalVolume) bool { return strings.HasPrefix(v.Type, "raid") })
+	return slices.ContainsFunc(g.LVs, func(v LogicalVolume) bool { return strings.HasPrefix(v.Type, "raid") || v.Type == TypeMirror })
 }
 
 // VolumeGroup is an LVM2 volume group.
@@ -171,6 +174,9 @@ type VolumeGroup struct {
 	// Snapshots are volumes that are copies of others and not mounted: they
 	// are left out; not compared.
 	Snapshots []string `json:"snapshots,omitempty"`
+	// Caches are volumes that had a cache before them: they come back without
+	// it, as Config has them already; not compared.
+	Caches []string `json:"caches,omitempty"`
 	// Config is the text of vgcfgbackup(8), which vgcfgrestore(8) takes.
 	Config string `json:"config"`
 }
@@ -502,8 +508,11 @@ func (a *Array) Module() string {
 
 // Tail is what metadata takes at a member's end, in bytes.
 func (a *Array) Tail() quantity.Size {
-	if a.Metadata == "1.0" {
+	switch a.Metadata {
+	case "1.0":
 		return 256 * quantity.KiB // superblock, bitmap, and their rounding
+	case "0.90":
+		return 128 * quantity.KiB // the same; md(4): on a boundary of 64 KiB, less than 128 KiB from the end
 	}
 	return 0
 }

@@ -214,11 +214,14 @@ func (p *Partition) validate(f *faults, where string, d *Disk) {
 // Levels are the RAID levels that can be made.
 var Levels = []string{"linear", "raid0", "raid1", "raid4", "raid5", "raid6", "raid10"}
 
+// Metadata are the forms of superblocks that arrays are made with.
+var Metadata = []string{"0.90", "1.0", "1.1", "1.2"}
+
 func (a *Array) validate(f *faults, where string) {
 	if !slices.Contains(Levels, a.Level) {
 		f.add(where, "level %q; want %s", a.Level, strings.Join(Levels, ", "))
 	}
-	if !slices.Contains([]string{"1.0", "1.1", "1.2"}, a.Metadata) {
+	if !slices.Contains(Metadata, a.Metadata) {
 		f.add(where, "metadata %q", a.Metadata)
 	}
 	if !mdRE().MatchString(a.UUID) {

@@ -295,6 +295,12 @@ func (s *Section) Str(key string) string {
 	return v
 }
 
+// Type is the segment type of a segment; flags may follow it after a +.
+func (s *Section) Type() string {
+	t, _, _ := strings.Cut(s.Str("type"), "+")
+	return t
+}
+
 // List gives a list, nil when there is none.
 func (s *Section) List(key string) []Value {
 	v, _ := s.value(key).([]Value) // absent is nil

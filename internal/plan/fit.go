@@ -810,7 +810,7 @@ func (f *fitter) physical(vg *lvmtext.Section, g *layout.VolumeGroup, p layout.P
 // in pieces of how many sectors.
 func striping(lv *lvmtext.Section) (stripes, size int64) {
 	for _, s := range lv.Sections() {
-		if n, ok := s.Int("stripe_count"); ok && s.Str("type") == "striped" {
+		if n, ok := s.Int("stripe_count"); ok && s.Type() == "striped" {
 			size, _ := s.Int("stripe_size") // a linear one has none
 			return max(n, 1), size
 		}

@@ -627,7 +627,7 @@ func Thinless(g *layout.VolumeGroup) (string, error) {
 	drop := map[string]bool{}
 	for _, lv := range lvs.Sections() {
 		for _, s := range lv.Sections() {
-			switch s.Str("type") {
+			switch s.Type() {
 			case layout.TypeThinPool:
 				drop[lv.Name], drop[s.Str("metadata")], drop[s.Str("pool")] = true, true, true
 			case layout.TypeThin:
@@ -684,7 +684,7 @@ func Mdadm(a *layout.Array) []string {
 	if a.Part > 0 {
 		c = append(c, "--size="+num(a.Part/quantity.KiB))
 	}
-	if a.Metadata != "1.0" {
+	if a.Metadata == "1.1" || a.Metadata == "1.2" {
 		c = append(c, "--data-offset="+num(a.Data/quantity.KiB))
 	}
 	if a.Bitmap {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -49,6 +50,14 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) 
 				continue
 			}
 			typ := v["segtype"]
+			if typ == "cache-pool" {
+				g.Caches = append(g.Caches, v["lv_name"])
+				continue
+			}
+			if typ == "cache" || typ == "writecache" {
+				g.Caches = append(g.Caches, v["lv_name"])
+				typ = "linear" // as it will be, when its origin is nothing else
+			}
 			if typ == "linear" {
 				typ = ""
 			}
@@ -76,6 +85,9 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) 
 		}
 		if g.Config, err = m.vgConfig(ctx, g.Name); err != nil {
 			return err
+		}
+		if err := cacheless(&g); err != nil {
+			return fmt.Errorf("volume group %s: %w", g.Name, err)
 		}
 		l.VolumeGroup = append(l.VolumeGroup, g)
 	}
@@ -148,6 +160,56 @@ func parseReport(out []byte) ([]map[string]string, error) {
 		}
 	}
 	return rows, nil
+}
+
+// cacheless takes caches out of a group's text, lvmcache(7): a volume gets the
+// segments of its origin, which is dropped with all that was a cache.
+func cacheless(g *layout.VolumeGroup) error {
+	if len(g.Caches) == 0 {
+		return nil
+	}
+	t, err := lvmtext.Parse(g.Config)
+	if err != nil {
+		return err
+	}
+	lvs := t.Get(g.Name, "logical_volumes")
+	drop := map[string]bool{}
+	dropPool := func(name string) {
+		drop[name] = true
+		for _, s := range lvs.Get(name).Sections() {
+			drop[s.Str("data")], drop[s.Str("metadata")] = true, true
+		}
+	}
+	for _, name := range g.Caches {
+		lv := lvs.Get(name)
+		if len(lv.Sections()) != 1 {
+			return fmt.Errorf("the cached volume %s has an unknown form", name)
+		}
+		seg := lv.Sections()[0]
+		if seg.Type() == "cache-pool" {
+			dropPool(name) // of nobody
+			continue
+		}
+		origin := lvs.Get(seg.Str("origin"))
+		if len(origin.Sections()) == 0 {
+			return fmt.Errorf("the cached volume %s has no origin", name)
+		}
+		dropPool(seg.Str("cache_pool"))
+		dropPool(seg.Str("writecache"))
+		drop[origin.Name] = true
+		lv.Set("segment_count", int64(len(origin.Sections())))
+		lv.Replace(func(name string) bool { return strings.HasPrefix(name, "segment") }, origin.Sections()...)
+		for i := range g.LVs {
+			if n, _ := origin.Sections()[0].Int("stripe_count"); g.LVs[i].Name == name && n != 1 { // 1 is linear, and RAID has none
+				g.LVs[i].Type = origin.Sections()[0].Type()
+			}
+		}
+	}
+	thin := slices.ContainsFunc(g.LVs, func(v layout.LogicalVolume) bool { return v.ThinPool != nil })
+	lvs.Replace(func(name string) bool { return drop[name] || strings.HasSuffix(name, "_pmspare") && !thin })
+	g.LVs = slices.DeleteFunc(g.LVs, func(v layout.LogicalVolume) bool { return drop[v.Name] })
+	g.Config = t.String()
+	return nil
 }
 
 // vgConfig gets the text of vgcfgbackup; the program writes to files only.

@@ -38,7 +38,7 @@ func (m Machine) arrays(l *layout.Layout) error {
 			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf(format, a...)})
 		}
 		a := layout.Array{Name: name, Level: m.read(sys + "md/level"), Devices: int(num("md/raid_disks")), Metadata: m.read(sys + "md/metadata_version"), Layout: int(num("md/layout")), Chunk: quantity.Size(num("md/chunk_size")), Size: quantity.Size(num("size") * 512)}
-		if !slices.Contains(layout.Levels, a.Level) || !slices.Contains([]string{"1.0", "1.1", "1.2"}, a.Metadata) {
+		if !slices.Contains(layout.Levels, a.Level) || !slices.Contains(layout.Metadata, a.Metadata) {
 			cannot("RAID array of level %s with metadata %s is not supported", a.Level, a.Metadata)
 			continue
 		}
@@ -108,7 +108,7 @@ func (m Machine) member(l *layout.Layout, dev string, i *superblock.Info) {
 	if l.ArrayOf(dev) != nil || err == nil && len(held) > 0 {
 		return
 	}
-	what := "RAID member of metadata 0.90, which is not supported"
+	what := "RAID member that can't be read"
 	if i.MD != nil {
 		what = "member of the RAID array " + i.MD.UUID + ", which is not running: what is on it can't be read"
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -379,8 +380,8 @@ func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
 	})
 }
 
-// blankRAID writes zero bytes where a group's RAID volumes keep what they know
-// of their halves: what a disk had there before could be taken for it.
+// blankRAID writes zero bytes where a group's RAID volumes and mirrors keep what
+// they know of their halves: what a disk had there before could be taken for it.
 func (r *Recreator) blankRAID(s plan.Step) error {
 	t, err := lvmtext.Parse(s.Config)
 	if err != nil {
@@ -389,10 +390,13 @@ func (r *Recreator) blankRAID(s plan.Step) error {
 	vg := t.Get(s.Group)
 	extent, _ := vg.Int("extent_size") // 0 is an error below
 	for _, lv := range vg.Get("logical_volumes").Sections() {
-		if !strings.Contains(lv.Name, "_rmeta_") {
+		if !strings.Contains(lv.Name, "_rmeta_") && !strings.Contains(lv.Name, "_mlog") {
 			continue
 		}
 		for _, seg := range lv.Sections() {
+			if seg.Type() == layout.TypeMirror { // the log's halves are volumes, too
+				continue
+			}
 			list := seg.List("stripes")
 			if len(list) != 2 {
 				return fmt.Errorf("the metadata of %s has an unknown form", lv.Name)

@@ -47,12 +47,12 @@ type Info struct {
 	LUKS  *LUKS
 }
 
-// MD is the superblock of a member of a RAID array, metadata 1.x; names as in
-// md(4) and mdadm(8), bytes as in linux/raid/md_p.h.
+// MD is the superblock of a member of a RAID array; names as in md(4) and
+// mdadm(8), bytes as in linux/raid/md_p.h.
 type MD struct {
-	Metadata string // "1.0", "1.1", "1.2"
+	Metadata string // "0.90", "1.0", "1.1", "1.2"
 	UUID     string // of the array, as mdadm writes it: four times 8 digits
-	Name     string // "host:0"
+	Name     string // "host:0"; "" with metadata 0.90
 	Level    int    // 0, 1, 4, 5, 6, 10; -1 linear
 	Layout   int
 	Chunk    int64 // bytes
@@ -468,10 +468,36 @@ func probeEnd(r io.ReaderAt, size int64) *Info {
 			return i
 		}
 	}
-	if n, err := r.ReadAt(b, size&^(64<<10-1)-64<<10); (err == nil || n == len(b)) && binary.LittleEndian.Uint32(b) == 0xa92b4efc && binary.LittleEndian.Uint32(b[4:]) == 0 {
-		return &Info{Type: TypeMD} // 0.90: recognised only
+	// The last 64 KiB that begin on a boundary of 64 KiB.
+	if n, err := r.ReadAt(b, size&^(64<<10-1)-64<<10); err == nil || n == len(b) {
+		return mdSuper090(b)
 	}
 	return nil
+}
+
+// mdSuper090 reads a superblock of metadata 0.90: words of the byte order of the
+// machine that made it, of which only ours is read.
+func mdSuper090(b []byte) *Info {
+	word := func(n int) uint32 { return binary.LittleEndian.Uint32(b[4*n:]) }
+	if word(0) != 0xa92b4efc || word(1) != 0 {
+		return nil
+	}
+	m := &MD{Metadata: "0.90", Level: int(int32(word(7))), Size: int64(word(8)) << 10, Devices: int(word(10)), Layout: int(int32(word(64))), Chunk: int64(word(65)), Bitmap: word(33)&(1<<8) != 0, Role: -2}
+	m.UUID = fmt.Sprintf("%08x:%08x:%08x:%08x", word(5), word(13), word(14), word(15))
+	// This device's own descriptor: number, major, minor, place, state.
+	const this = 992
+	switch state := word(this + 4); {
+	case state&1 != 0: // faulty
+	case state&2 == 0: // not active
+		m.Role = -1
+	default:
+		m.Role = int(word(this + 3))
+	}
+	id := make([]byte, 16)
+	for i, n := range []int{5, 13, 14, 15} {
+		binary.BigEndian.PutUint32(id[4*i:], word(n))
+	}
+	return &Info{Type: TypeMD, UUID: uuid(id), MD: m}
 }
 
 // Btrfs is what the superblock of a btrfs says; names as in mkfs.btrfs(8).
