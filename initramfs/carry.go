@@ -41,6 +41,12 @@ func ProgramsFor(what string) []Program {
 		return []Program{{Name: "mkfs.xfs", Check: []string{"-V"}}, {Name: "xfs_repair", Check: []string{"-V"}}, {Name: "xfs_db", Check: []string{"-V"}, Optional: true}}
 	case "vfat":
 		return []Program{{Name: "mkfs.fat", Check: []string{"--help"}}, {Name: "fsck.fat", Check: []string{"--help"}, Optional: true}}
+	case "exfat":
+		return []Program{{Name: "mkfs.exfat", Check: []string{"--version"}}, {Name: "tune.exfat", Check: []string{"--version"}}, {Name: "fsck.exfat", Check: []string{"--version"}, Optional: true}}
+	case "f2fs":
+		return []Program{{Name: "mkfs.f2fs", Check: []string{"-V"}}, {Name: "fsck.f2fs", Check: []string{"-V"}, Optional: true}}
+	case "jfs":
+		return []Program{{Name: "mkfs.jfs", Check: []string{"-V"}}, {Name: "jfs_tune", Check: []string{"-V"}}, {Name: "jfs_fsck", Check: []string{"-V"}, Optional: true}}
 	case "btrfs":
 		return []Program{{Name: "mkfs.btrfs", Check: []string{"--version"}}, {Name: "btrfs", Check: []string{"--version"}}}
 	case "lvm":

@@ -293,6 +293,12 @@ func For(what string) []Requirement {
 		return []Requirement{{"CONFIG_XFS_FS", true, "xfs can't be mounted"}}
 	case "vfat":
 		return []Requirement{{"CONFIG_VFAT_FS", true, "vfat can't be mounted"}, {"CONFIG_NLS_ISO8859_1", true, "vfat can't be mounted with its default names"}}
+	case "exfat":
+		return []Requirement{{"CONFIG_EXFAT_FS", true, "exfat can't be mounted"}}
+	case "f2fs":
+		return []Requirement{{"CONFIG_F2FS_FS", true, "f2fs can't be mounted"}}
+	case "jfs":
+		return []Requirement{{"CONFIG_JFS_FS", true, "jfs can't be mounted"}}
 	case "btrfs":
 		return []Requirement{{"CONFIG_BTRFS_FS", true, "btrfs can't be mounted"}}
 	case "lvm":

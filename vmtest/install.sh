@@ -28,6 +28,7 @@ if [ -n "$SECOND" ]; then sgdisk -Z $E >/dev/null; fi
 case $KIND in
 bios-*) FIRST="-n1:0:+1M -t1:ef02 -c1:biosboot" ;;
 uefi-md) FIRST="-n1:0:+100M -t1:ef00 -c1:ESP" ;;
+uefi-plain4k) FIRST="-n1:0:+300M -t1:ef00 -c1:ESP" ;; # FAT32 wants 65525 clusters
 uefi-*) FIRST="-n1:0:+256M -t1:ef00 -c1:ESP" ;;
 esac
 case $KIND in
@@ -52,13 +53,14 @@ case $KIND in
 *-plain*)
   # BIOS: an MBR with logical partitions.
   if [ $KIND = bios-plain ]; then
-    N=6
-    printf '%s\n' 'label: dos' 'label-id: 0x6d6b6364' 'start=2048,size=4700MiB,type=83,bootable' 'type=5' 'size=128MiB,type=82' 'type=7' | sfdisk -q $D
+    X=6 N=7
+    printf '%s\n' 'label: dos' 'label-id: 0x6d6b6364' 'start=2048,size=4636MiB,type=83,bootable' 'type=5' 'size=128MiB,type=82' 'size=64MiB,type=7' 'type=7' | sfdisk -q $D
   else
-    N=3
-    sgdisk $FIRST -n2:0:-200M -t2:8300 -c2:root -n3:0:0 -t3:0700 -c3:windows $D
+    X=3 N=4
+    sgdisk $FIRST -n2:0:-264M -t2:8300 -c2:root -n3:0:+64M -t3:0700 -c3:exchange -n4:0:0 -t4:0700 -c4:windows $D
   fi
   udevadm settle
+  mkfs.exfat -L exchange $D-part$X
   mkntfs -q -f -L windows $D-part$N
   for i in 1 2 3; do head -c ${i}234567 /dev/urandom > /tmp/n$i; ntfscp -q -f $D-part$N /tmp/n$i file$i; done
   if [ $KIND = bios-plain ]; then
@@ -69,6 +71,10 @@ case $KIND in
   fi
   mkfs.ext4 -q -L root $R
   mount $R $T
+  mkdir -p $T/srv/exchange
+  mount -o uid=1000,gid=1000,umask=027 $D-part$X $T/srv/exchange
+  mkdir -p "$T/srv/exchange/Übung 1"
+  head -c 3000000 /dev/urandom > "$T/srv/exchange/Übung 1/data"
   ;;
 *-md)
   for d in $D $E; do
@@ -191,6 +197,7 @@ F
   ;;
 *-plain*)
   echo "UUID=$(u $R) / ext4 errors=remount-ro 0 1" > $T/etc/fstab
+  echo "UUID=$(u $D-part$X) /srv/exchange exfat uid=1000,gid=1000,umask=027 0 0" >> $T/etc/fstab
   if [ $KIND = bios-plain ]; then echo "/dev/disk/by-label/swap none swap sw 0 0" >> $T/etc/fstab; fi
   ;;
 *-md) cat > $T/etc/fstab <<F

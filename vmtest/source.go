@@ -23,7 +23,7 @@ const Password = "test"
 
 // packages of the source machines: a small Debian 12 with all that a backup
 // of it needs.
-const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm,btrfs-progs,cryptsetup-bin,cryptsetup,cryptsetup-initramfs,thin-provisioning-tools,ntfs-3g," +
+const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm,btrfs-progs,cryptsetup-bin,cryptsetup,cryptsetup-initramfs,thin-provisioning-tools,ntfs-3g,exfatprogs," +
 	"grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,efibootmgr,isolinux,syslinux-common,acl,attr,libcap2-bin,iproute2,less,procps,bash,util-linux-extra,login,passwd"
 
 const setupHook = `#!/bin/sh
@@ -72,7 +72,8 @@ func CacheDir() string {
 // same, but for what firmware wants.
 const (
 	BIOSLVM, UEFILVM = "bios-lvm", "uefi-lvm"
-	// BIOSPlain has an MBR with logical partitions. Both have an NTFS.
+	// BIOSPlain has an MBR with logical partitions. Both have an NTFS, and an exFAT
+	// that is mounted for another user.
 	BIOSPlain, UEFIPlain = "bios-plain", "uefi-plain"
 	// UEFIPlain4K is UEFIPlain on a disk with sectors of 4 KiB.
 	UEFIPlain4K = "uefi-plain4k"
@@ -104,8 +105,8 @@ var machines = func() map[string]kind {
 	out := map[string]kind{}
 	for name, k := range map[string]kind{
 		"lvm":     {size: "6G", smaller: "3600M", larger: "12G", mounts: "/ /boot /home", rows: []string{"LVM + xfs"}},
-		"plain":   {size: "5G", smaller: "3G", larger: "10G", mounts: "/", rows: []string{"ext4", "ext4 + NTFS"}},
-		"plain4k": {size: "5G", smaller: "3G", larger: "10G", mounts: "/", rows: []string{"ext4 + NTFS, 4Kn"}, sector: 4096},
+		"plain":   {size: "5G", smaller: "3G", larger: "10G", mounts: "/ /srv/exchange", rows: []string{"ext4", "ext4 + NTFS"}},
+		"plain4k": {size: "5G", smaller: "3G", larger: "10G", mounts: "/ /srv/exchange", rows: []string{"ext4 + NTFS, 4Kn"}, sector: 4096},
 		"md":      {size: "4400M", smaller: "2640M", larger: "8800M", two: true, mounts: "/ /home /srv/striped /srv/mirror /srv/oldmirror /srv/parity /srv/ten /srv/old", rows: []string{"md1 + LVM on md0"}},
 		"btrfs":   {size: "4G", smaller: "2400M", larger: "8G", two: true, mounts: "/ /home /var/lib/machines /var/lib/machines/inner /srv/sealed", rows: []string{"btrfs subvolumes", "btrfs raid1"}},
 		"luks":    {size: "6600M", smaller: "3960M", larger: "13200M", mounts: "/ /boot /home /srv /data", rows: []string{"thin", "LUKS2 + LVM"}, passphrase: true},

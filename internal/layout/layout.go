@@ -234,6 +234,9 @@ type Filesystem struct {
 	Ext   *superblock.Ext   `json:"ext,omitempty"`
 	XFS   *superblock.XFS   `json:"xfs,omitempty"`
 	VFAT  *superblock.VFAT  `json:"vfat,omitempty"`
+	ExFAT *superblock.ExFAT `json:"exfat,omitempty"`
+	F2FS  *superblock.F2FS  `json:"f2fs,omitempty"`
+	JFS   *superblock.JFS   `json:"jfs,omitempty"`
 	Btrfs *superblock.Btrfs `json:"btrfs,omitempty"`
 	// Others are the devices of a btrfs beside Device.
 	Others []string `json:"others,omitempty"`
@@ -263,6 +266,17 @@ type Subvolume struct {
 
 // Devs are the devices that a file system lies on.
 func (s *Filesystem) Devs() []string { return append([]string{s.Device}, s.Others...) }
+
+// Geometries is how many of the pointers to a type's geometry are set.
+func (s *Filesystem) Geometries() int {
+	n := 0
+	for _, set := range []bool{s.Ext != nil, s.XFS != nil, s.VFAT != nil, s.ExFAT != nil, s.F2FS != nil, s.JFS != nil, s.Btrfs != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
+}
 
 // MountAt gives the mount at a path; the zero value when there is none.
 func (s *Filesystem) MountAt(p string) Mount {

@@ -352,25 +352,42 @@ func (s *Filesystem) validate(f *faults, where string, mounts map[string]string)
 	re := uuidRE()
 	switch s.Type {
 	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
-		ok = s.Ext != nil && s.XFS == nil && s.VFAT == nil
+		ok = s.Ext != nil
 		if ok && (s.Ext.BlockSize < 1024 || s.Ext.InodeSize < 128 || s.Ext.Inodes < 1) {
 			f.add(where+".ext", "block size %d, inode size %d, %d inodes", s.Ext.BlockSize, s.Ext.InodeSize, s.Ext.Inodes)
 		}
 	case superblock.TypeXFS:
-		ok = s.XFS != nil && s.Ext == nil && s.VFAT == nil
+		ok = s.XFS != nil
 	case superblock.TypeVFAT:
-		ok = s.VFAT != nil && s.Ext == nil && s.XFS == nil
+		ok = s.VFAT != nil
 		re = vfatRE()
 	case superblock.TypeBtrfs:
-		ok = s.Btrfs != nil && s.Ext == nil && s.XFS == nil && s.VFAT == nil
+		ok = s.Btrfs != nil
 		if ok {
 			s.validateBtrfs(f, where)
 		}
+	case superblock.TypeExFAT:
+		ok = s.ExFAT != nil
+		re = vfatRE()
+		if ok && (s.ExFAT.Cluster < 512 || s.ExFAT.Cluster > 32<<20 || s.ExFAT.Cluster&(s.ExFAT.Cluster-1) != 0) {
+			f.add(where+".exfat", "clusters of %d bytes", s.ExFAT.Cluster)
+		}
+	case superblock.TypeF2FS:
+		ok = s.F2FS != nil
+		if ok {
+			for _, x := range s.F2FS.Features {
+				if !slices.Contains(superblock.F2FSFeatures, x) {
+					f.add(where+".f2fs", "feature %q can't be made", x)
+				}
+			}
+		}
+	case superblock.TypeJFS:
+		ok = s.JFS != nil
 	default:
 		f.add(where, "type %q is not one that can be made", s.Type)
 		return
 	}
-	if !ok {
+	if !ok || s.Geometries() != 1 {
 		f.add(where, "has no geometry of its type %s, or another's", s.Type)
 	}
 	if s.UUID != "" && !re.MatchString(s.UUID) {

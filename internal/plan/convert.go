@@ -29,7 +29,7 @@ func Convert(want *layout.Layout, types map[string]string) (*layout.Layout, erro
 			return nil, refuse("--fs-type %s=%s: nothing is mounted there", at, typ)
 		case !slices.Contains(Types, typ):
 			return nil, refuse("--fs-type %s=%s: it can be one of %s", at, typ, strings.Join(Types, ", "))
-		case fs.VFAT != nil:
+		case fs.VFAT != nil || fs.ExFAT != nil:
 			return nil, refuse("--fs-type %s=%s: %s has to stay %s, firmware and others read it", at, typ, at, fs.Type)
 		case fs.Type == typ:
 			continue
@@ -45,7 +45,7 @@ func Convert(want *layout.Layout, types map[string]string) (*layout.Layout, erro
 		case fs.Label != "" && len(fs.Label) > 16:
 			return nil, refuse("--fs-type %s=%s: its label %q has %d characters, and ext takes 16", at, typ, fs.Label, len(fs.Label))
 		}
-		fs.Type, fs.Ext, fs.XFS, fs.Btrfs = typ, nil, nil, nil
+		fs.Type, fs.Ext, fs.XFS, fs.Btrfs, fs.F2FS, fs.JFS = typ, nil, nil, nil, nil, nil
 		// What were subvolumes become directories.
 		fs.Subvolumes, fs.Snapshots = nil, nil
 		for i := range fs.Mounts {
@@ -64,7 +64,7 @@ func Convert(want *layout.Layout, types map[string]string) (*layout.Layout, erro
 // newBtrfs is what mkfs.btrfs makes, without what kernels before 5.15 can't
 // mount.
 func newBtrfs(fs layout.Filesystem) layout.Filesystem {
-	fs.Type, fs.Ext, fs.XFS = superblock.TypeBtrfs, nil, nil
+	fs.Type, fs.Ext, fs.XFS, fs.F2FS, fs.JFS = superblock.TypeBtrfs, nil, nil, nil, nil
 	fs.Btrfs = &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c", Features: []string{"extref", "skinny-metadata", "no-holes", "free-space-tree"}, Data: "single", Metadata: "dup", Devices: 1}
 	return fs
 }

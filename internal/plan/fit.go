@@ -322,6 +322,10 @@ func Least(fs *layout.Filesystem) quantity.Size {
 	case fs.Btrfs != nil:
 		// Chunks of metadata are set aside whole, and it slows down when full.
 		return max(used+used/5+256*quantity.MiB, 512*quantity.MiB).AlignUp(align)
+	case fs.ExFAT != nil, fs.JFS != nil:
+		return (used + used/8 + 32*quantity.MiB).AlignUp(align)
+	case fs.F2FS != nil: // sections set aside for cleaning
+		return (used + used/5 + 128*quantity.MiB).AlignUp(align)
 	case fs.XFS != nil:
 		n := used + used/8
 		return max(n+n/32+96*quantity.MiB, 320*quantity.MiB).AlignUp(align) // mkfs.xfs refuses less than 300 MiB

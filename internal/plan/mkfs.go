@@ -22,9 +22,14 @@ func Mkfs(f *layout.Filesystem, dev string, size quantity.Size) ([][]string, err
 		return [][]string{mkfsXFS(f, dev, size)}, nil
 	case f.VFAT != nil:
 		return [][]string{mkfsVFAT(f, dev)}, nil
-	}
-	if f.Btrfs != nil {
+	case f.Btrfs != nil:
 		return [][]string{mkfsBtrfs(f, dev)}, nil
+	case f.ExFAT != nil:
+		return mkfsExFAT(f, dev), nil
+	case f.F2FS != nil:
+		return [][]string{mkfsF2FS(f, dev)}, nil
+	case f.JFS != nil:
+		return mkfsJFS(f, dev), nil
 	}
 	return nil, fmt.Errorf("cannot make file system of type %s", f.Type)
 }
@@ -203,6 +208,41 @@ func mkfsBtrfs(f *layout.Filesystem, dev string) []string {
 		a = append(a, "-L", f.Label)
 	}
 	return append(a, dev)
+}
+
+// labelled adds the label, if there is one.
+func labelled(a []string, flag string, f *layout.Filesystem) []string {
+	if f.Label != "" {
+		a = append(a, flag, f.Label)
+	}
+	return a
+}
+
+func mkfsExFAT(f *layout.Filesystem, dev string) [][]string {
+	out := [][]string{append(labelled([]string{"mkfs.exfat", "-c", num(f.ExFAT.Cluster)}, "-L", f), dev)}
+	if f.UUID != "" {
+		out = append(out, []string{"tune.exfat", "-I", "0x" + strings.ReplaceAll(f.UUID, "-", ""), dev})
+	}
+	return out
+}
+
+func mkfsF2FS(f *layout.Filesystem, dev string) []string {
+	a := []string{"mkfs.f2fs", "-q", "-f", "-t", "0", "-s", num(f.F2FS.Segments), "-z", num(f.F2FS.Sections)}
+	if len(f.F2FS.Features) > 0 {
+		a = append(a, "-O", strings.Join(f.F2FS.Features, ","))
+	}
+	if f.UUID != "" {
+		a = append(a, "-U", f.UUID)
+	}
+	return append(labelled(a, "-l", f), dev)
+}
+
+func mkfsJFS(f *layout.Filesystem, dev string) [][]string {
+	out := [][]string{append(labelled([]string{"mkfs.jfs", "-q"}, "-L", f), dev)}
+	if f.UUID != "" {
+		out = append(out, []string{"jfs_tune", "-U", f.UUID, dev})
+	}
+	return out
 }
 
 // Sfdisk gives a partition table as the text that sfdisk(8) takes.

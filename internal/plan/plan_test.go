@@ -160,17 +160,21 @@ func TestMkfs(t *testing.T) {
 		{"xfs without", 512 << 20, []string{"mkfs.xfs", "-q", "-m", "uuid=" + uuid1 + ",rmapbt=0,reflink=0,bigtime=0,inobtcount=0", "-i", "size=1024", "-n", "size=8192"}},
 		{"vfat", 64 << 20, []string{"mkfs.fat", "-F", "32", "-n", "ESP", "-i", "1234ABCD"}},
 		{"vfat16", 32 << 20, []string{"mkfs.fat", "-F", "16", "-s", "4", "-i", "1234ABCD"}},
+		{"exfat", 64 << 20, []string{"mkfs.exfat", "-c", "16K", "-L", "für alle"}},
+		{"f2fs", 128 << 20, []string{"mkfs.f2fs", "-q", "-f", "-l", "flash", "-O", "extra_attr,inode_checksum,sb_checksum,compression"}},
+		{"f2fs sections", 512 << 20, []string{"mkfs.f2fs", "-q", "-f", "-s", "2", "-z", "2"}},
+		{"jfs", 64 << 20, []string{"mkfs.jfs", "-q", "-L", "old"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			first := mk(t, c.size, c.args)
-			f := &layout.Filesystem{Type: first.Type, UUID: first.UUID, Label: first.Label, Size: quantity.Size(first.Size), Ext: first.Ext, XFS: first.XFS, VFAT: first.VFAT}
+			f := &layout.Filesystem{Type: first.Type, UUID: first.UUID, Label: first.Label, Size: quantity.Size(first.Size), Ext: first.Ext, XFS: first.XFS, VFAT: first.VFAT, ExFAT: first.ExFAT, F2FS: first.F2FS, JFS: first.JFS}
 			runs, err := Mkfs(f, "FILE", quantity.Size(c.size))
 			if err != nil {
 				t.Fatal(err)
 			}
 			second := mk(t, c.size, runs...)
 			show := func(i *superblock.Info) string {
-				return fmt.Sprintf("%s %s %q %d %+v %+v %+v", i.Type, i.UUID, i.Label, i.Size, i.Ext, i.XFS, i.VFAT)
+				return fmt.Sprintf("%s %s %q %d %+v %+v %+v %+v %+v", i.Type, i.UUID, i.Label, i.Size, i.Ext, i.XFS, i.VFAT, i.ExFAT, i.F2FS)
 			}
 			if show(first) != show(second) {
 				t.Errorf("made again by %v:\n%s\nwant\n%s", runs, show(second), show(first))

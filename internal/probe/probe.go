@@ -402,13 +402,17 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		m.btrfs(l, dev, i, mounts)
 		return
 	}
-	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Ext: i.Ext, XFS: i.XFS, VFAT: i.VFAT, Mounts: []layout.Mount{}}
+	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Ext: i.Ext, XFS: i.XFS, VFAT: i.VFAT, ExFAT: i.ExFAT, F2FS: i.F2FS, JFS: i.JFS, Mounts: []layout.Mount{}}
 	for _, mi := range mounts {
 		if mi.Device == dev && mi.Root == "/" {
 			f.Mounts = append(f.Mounts, layout.Mount{Path: mi.Path, Options: mi.Options})
 		}
 	}
-	if i.Ext == nil && i.XFS == nil && (i.VFAT == nil || len(f.Mounts) == 0 && !m.firmware(l, dev)) {
+	// What others write, too, is saved block by block while it is not mounted: so
+	// is the second EFI partition of a machine whose disks mirror each other.
+	foreign := i.VFAT != nil || i.ExFAT != nil
+	strange := i.F2FS != nil && slices.ContainsFunc(i.F2FS.Features, func(x string) bool { return !slices.Contains(superblock.F2FSFeatures, x) })
+	if f.Geometries() == 0 || foreign && len(f.Mounts) == 0 || strange {
 		m.image(l, dev, size, i, mounts)
 		return
 	}

@@ -31,6 +31,8 @@ const (
 	TypeBtrfs = "btrfs"
 	TypeNTFS  = "ntfs"
 	TypeExFAT = "exfat"
+	TypeF2FS  = "f2fs"
+	TypeJFS   = "jfs"
 )
 
 // Info is what a device holds. At most one of the pointers is set.
@@ -44,6 +46,9 @@ type Info struct {
 	VFAT  *VFAT
 	MD    *MD
 	Btrfs *Btrfs
+	ExFAT *ExFAT
+	F2FS  *F2FS
+	JFS   *JFS
 	LUKS  *LUKS
 }
 
@@ -132,8 +137,12 @@ func Probe(r io.ReaderAt, size int64) (*Info, error) {
 	if i := probeEnd(r, size); i != nil {
 		return i, nil
 	}
+	if i := probeExFAT(b); i != nil {
+		i.Label = exfatLabel(r, b)
+		return i, nil
+	}
 	// Order matters: containers before what their data may look like.
-	for _, p := range []func([]byte) *Info{probeLUKS, probeMD, probeLVM, probeXFS, probeExt, probeSwap, probeBtrfs, probeOthers, probeISO, probeVFAT} {
+	for _, p := range []func([]byte) *Info{probeLUKS, probeMD, probeLVM, probeXFS, probeExt, probeSwap, probeBtrfs, probeF2FS, probeJFS, probeOthers, probeISO, probeVFAT} {
 		if i := p(b); i != nil {
 			return i, nil
 		}
@@ -568,16 +577,12 @@ func probeOthers(b []byte) *Info {
 	for _, m := range []struct {
 		off         int
 		magic, name string
-	}{{3, "NTFS    ", "ntfs"}, {3, "EXFAT   ", "exfat"}, {1024, "\x10\x20\xF5\xF2", "f2fs"}, {0, "hsqs", "squashfs"}, {65536 + 52, "ReIsEr", "reiserfs"}, {32768, "JFS1", "jfs"}, {4096, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache"}, {1024 + 6, "\x34\x34", "nilfs2"}} {
+	}{{3, "NTFS    ", "ntfs"}, {0, "hsqs", "squashfs"}, {65536 + 52, "ReIsEr", "reiserfs"}, {4096, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache"}, {1024 + 6, "\x34\x34", "nilfs2"}} {
 		if strings.HasPrefix(string(b[m.off:m.off+8]), m.magic) {
 			i := &Info{Type: m.name}
-			switch m.name {
-			case TypeNTFS: // sectors, the last of which is no part of the volume
+			if m.name == TypeNTFS { // sectors, the last of which is no part of the volume
 				i.UUID = fmt.Sprintf("%016X", binary.LittleEndian.Uint64(b[72:]))
 				i.Size = int64(binary.LittleEndian.Uint64(b[40:])+1) * int64(binary.LittleEndian.Uint16(b[11:]))
-			case TypeExFAT:
-				i.UUID = fmt.Sprintf("%04X-%04X", binary.LittleEndian.Uint16(b[102:]), binary.LittleEndian.Uint16(b[100:]))
-				i.Size = int64(binary.LittleEndian.Uint64(b[72:]) << (b[108] & 15))
 			}
 			return i
 		}

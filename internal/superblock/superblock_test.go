@@ -40,6 +40,13 @@ func TestProbe(t *testing.T) {
 			return i.Label == "a label" && i.Size == 128<<20 && b.NodeSize == 32768 && b.SectorSize == 4096 && b.Checksum == "xxhash" && b.Devices == 1 && b.DevID == 1 &&
 				strings.Join(b.Features, ",") == "extref,skinny-metadata,free-space-tree"
 		}},
+		{"exfat", 64 << 20, []string{"mkfs.exfat", "-c", "8K", "-L", "Über alles", "FILE"}, func(i *Info) bool {
+			return i.Label == "Über alles" && i.ExFAT.Cluster == 8192 && i.Size == 64<<20
+		}},
+		{"f2fs", 128 << 20, []string{"mkfs.f2fs", "-q", "-f", "-U", id, "-l", "flash", "-O", "extra_attr,inode_checksum,sb_checksum", "FILE"}, func(i *Info) bool {
+			return i.Label == "flash" && i.F2FS.Segments == 1 && i.F2FS.Sections == 1 && i.Size == 128<<20 && strings.Join(i.F2FS.Features, ",") == "extra_attr,inode_checksum,sb_checksum"
+		}},
+		{"jfs", 64 << 20, []string{"mkfs.jfs", "-q", "-L", "old one", "FILE"}, func(i *Info) bool { return i.Label == "old one" && i.JFS != nil && i.Size > 60<<20 }},
 		{"luks1", 32 << 20, []string{"cryptsetup", "luksFormat", "-q", "--type", "luks1", "--uuid", id, "--pbkdf-force-iterations", "1000", "--key-size", "256", "--key-file", "/etc/hostname", "FILE"}, func(i *Info) bool {
 			return *i.LUKS == LUKS{Version: 1, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 256, SectorSize: 512, Offset: 2 << 20}
 		}},
