@@ -144,10 +144,6 @@ func TestPlanImages(t *testing.T) {
 	if p, err = NewPlan(&Config{ExcludeDevices: []string{"vda2", "vdb"}}, fresh(), nil, ""); err != nil || len(p.Images) != 0 {
 		t.Errorf("excluded by name: %v %v", p.Images, err)
 	}
-	p.Images = []*layout.Image{{Device: "x", File: "x.img.zst"}}
-	if p.noImages("tape"); len(p.Images) != 0 || len(p.NotCovered) == 0 {
-		t.Error("tape has images")
-	}
 }
 
 // TestHolder: the file system that holds the set is left out by its device,

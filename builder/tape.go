@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -52,7 +54,6 @@ type TapeResult struct {
 // Tape writes a set to tape. Before the first byte is written, the medium is
 // made and all tapes that are there are looked at.
 func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResult, error) {
-	p.noImages("tape")
 	for _, d := range opt.Drives {
 		if _, err := tape.Check(d, opt.Overwrite); err != nil {
 			return nil, err
@@ -153,6 +154,12 @@ func (t *tapeSet) write(ctx context.Context) error {
 	if err := t.w.Bundle(ctx, tape.FrontName, func([]tape.Entry, int) ([]byte, error) { return tape.Pack(front) }); err != nil {
 		return err
 	}
+	// In the order in which a restore wants them.
+	for _, m := range t.p.Images {
+		if err := t.imageToTape(ctx, m); err != nil {
+			return err
+		}
+	}
 	for _, a := range t.p.Archives {
 		if err := t.toTape(ctx, a); err != nil {
 			return err
@@ -166,9 +173,15 @@ func (t *tapeSet) write(ctx context.Context) error {
 		t.log.Warn("not covered", "what", e)
 	}
 	// Once more, now that it is known what was archived.
-	for _, n := range []string{manifest.Layout, "RESTORE.txt", "restore.sh"} {
-		if err := os.Remove(filepath.Join(t.dir, n)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
+	old, err := os.ReadDir(t.dir)
+	if err != nil {
+		return fmt.Errorf("cannot write the set: %w", err)
+	}
+	for _, f := range old {
+		if f.Type().IsRegular() {
+			if err := os.Remove(filepath.Join(t.dir, f.Name())); err != nil {
+				return fmt.Errorf("cannot write the set: %w", err)
+			}
 		}
 	}
 	if err := t.texts(); err != nil {
@@ -222,6 +235,45 @@ func (t *tapeSet) small(without string) (map[string][]byte, error) {
 	return out, err
 }
 
+// stream writes a file to the tape while produce makes it.
+func (t *tapeSet) stream(ctx context.Context, name string, produce func(ctx context.Context, w io.Writer) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := produce(ctx, w)
+		w.CloseWithError(err) // nil is io.EOF
+		done <- err
+	}()
+	err := t.w.Cut(ctx, name, r)
+	r.CloseWithError(err)
+	cancel()
+	if e := <-done; err == nil && e != nil {
+		err = e
+	}
+	return err
+}
+
+// list enters a file in the tape's index, with its end, which readers want first.
+func (t *tapeSet) list(name string, size int64, tail []byte) {
+	t.index.Archives = append(t.index.Archives, tape.Archive{File: name, Size: size, Tail: name + ".tail", TailAt: size - int64(len(tail))})
+	t.tails[name+".tail"] = tail
+}
+
+// imageToTape saves a device block by block.
+func (t *tapeSet) imageToTape(ctx context.Context, m *layout.Image) error {
+	var sum *blockcopy.Summary
+	if err := t.stream(ctx, m.File, func(ctx context.Context, w io.Writer) (err error) {
+		sum, err = t.imageTo(ctx, w, m)
+		return err
+	}); err != nil {
+		return err
+	}
+	t.list(m.File, sum.Packed, sum.Index)
+	return nil
+}
+
 // toTape archives one file system to the tape.
 func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
 	root, err := archive.OpenFS(a.Mount)
@@ -229,29 +281,15 @@ func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
 		return err
 	}
 	defer root.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r, w := io.Pipe()
 	var tail bytes.Buffer
 	var sum *archive.Summary
 	crc := crc32.NewIEEE()
-	done := make(chan error, 1)
-	progress := t.b.Report.Phase("archiving "+a.Mount+" to tape", a.Used)
-	go func() {
-		var err error
-		opt := a.options(t.p)
-		opt.Index, opt.Progress = &tail, progress
+	opt := a.options(t.p)
+	opt.Index, opt.Progress = &tail, t.b.Report.Phase("archiving "+a.Mount+" to tape", a.Used)
+	if err := t.stream(ctx, a.File, func(ctx context.Context, w io.Writer) (err error) {
 		sum, err = archive.Create(ctx, io.MultiWriter(w, crc), root, opt)
-		w.CloseWithError(err) // nil is io.EOF
-		done <- err
-	}()
-	err = t.w.Cut(ctx, a.File, r)
-	r.CloseWithError(err)
-	cancel()
-	if e := <-done; err == nil && e != nil {
-		err = e
-	}
-	if err != nil {
+		return err
+	}); err != nil {
 		return err
 	}
 	hexsum := hex.EncodeToString(sum.SHA256[:])
@@ -267,8 +305,7 @@ func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
 	}
 	t.man.Archives = append(t.man.Archives, manifest.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), DataSize: quantity.Size(sum.Data), Members: sum.Members, SHA256: hexsum, Problems: len(sum.Problems)})
 	t.man.Files = append(t.man.Files, manifest.FileSum{Name: a.File, Size: quantity.Size(sum.Packed), SHA256: hexsum})
-	t.index.Archives = append(t.index.Archives, tape.Archive{File: a.File, Size: sum.Packed, Tail: a.File + ".tail", TailAt: sum.Packed - int64(tail.Len())})
-	t.tails[a.File+".tail"] = tail.Bytes()
+	t.list(a.File, sum.Packed, tail.Bytes())
 	text, err := archive.IndexText(tail.Bytes())
 	if err != nil {
 		return err

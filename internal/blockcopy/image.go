@@ -44,6 +44,8 @@ type index struct {
 type Summary struct {
 	Size, Used, Packed int64
 	SHA256             [32]byte
+	// Index is the end of the image, which a reader wants first.
+	Index []byte
 }
 
 // maxIndex is the largest index that is read, unpacked.
@@ -157,7 +159,8 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	if err != nil {
 		return nil, err
 	}
-	if err := put(archive.Index(all, e.EncodeAll(text, []byte(imageTag)))); err != nil {
+	s.Index = archive.Index(all, e.EncodeAll(text, []byte(imageTag)))
+	if err := put(s.Index); err != nil {
 		return nil, fmt.Errorf("cannot write the image: %w", err)
 	}
 	sum.Sum(s.SHA256[:0])
