@@ -289,7 +289,8 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	c := b.Config.Rescue
 	extra := slices.Clone(c.ExtraModules)
 	// Sets may be on tape, and a drive that started the machine is a CD drive.
-	for _, m := range []string{"st", "sg"} {
+	// raid1 is for restore --mirror.
+	for _, m := range []string{"st", "sg", "md_mod", "raid1"} {
 		if _, ok := x.Path[m]; ok {
 			extra = append(extra, m)
 		}
@@ -380,9 +381,17 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 	if p.generic {
 		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md", "luks", "thin")
 	}
-	for _, n := range needs {
+	// What the wishes of a restore may want: other types, --firmware, --mirror.
+	wishes := []string{"ext4", "xfs", "btrfs", "vfat", "md"}
+	if b.Config.Rescue.Programs == "required" {
+		wishes = nil
+	}
+	for i, n := range append(slices.Clone(needs), wishes...) {
 		for _, pr := range initramfs.ProgramsFor(n) {
-			pr.Optional = pr.Optional || p.generic
+			if i >= len(needs) && pr.Optional {
+				continue
+			}
+			pr.Optional = pr.Optional || p.generic || i >= len(needs)
 			if !slices.ContainsFunc(out, func(o initramfs.Program) bool { return o.Name == pr.Name }) {
 				pr.For = n
 				out = append(out, pr)

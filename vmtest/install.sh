@@ -211,8 +211,6 @@ LABEL=mirror /srv/mirror ext4 defaults 0 2
 LABEL=ten /srv/ten ext4 defaults 0 2
 /dev/md4 /srv/old ext4 defaults 0 2
 F
-  for m in 2:parity 3:ten; do echo "ARRAY /dev/md/${m#*:} UUID=6d6b6364:72656300:00000000:0000000$((${m%:*} + 1))"; done >> $T/etc/mdadm/mdadm.conf
-  echo "ARRAY /dev/md4 UUID=6d6b6364:72656300:00000000:00000005" >> $T/etc/mdadm/mdadm.conf
   ;;
 *-btrfs) cat > $T/etc/fstab <<F
 UUID=$(u $D-part2) / btrfs defaults,compress=zstd:1 0 0

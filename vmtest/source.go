@@ -32,8 +32,8 @@ mkdir -p "$1/etc/initramfs-tools/conf.d"
 printf 'MODULES=list\nCOMPRESS=zstd\nRESUME=none\nFSTYPE=ext4\n' > "$1/etc/initramfs-tools/conf.d/small"
 # The arrays of the machine that has some: their names are known in its initramfs.
 mkdir -p "$1/etc/mdadm"
-printf '%s\n' 'HOMEHOST <system>' 'MAILADDR root' 'ARRAY /dev/md0 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000001' 'ARRAY /dev/md1 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000002' > "$1/etc/mdadm/mdadm.conf"
-printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme raid0 raid1 ext4 xfs btrfs dm-crypt xts aes sha256 algif_skcipher vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
+printf '%s\n' 'HOMEHOST <system>' 'MAILADDR root' 'ARRAY /dev/md0 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000001' 'ARRAY /dev/md1 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000002' 'ARRAY /dev/md/parity UUID=6d6b6364:72656300:00000000:00000003' 'ARRAY /dev/md/ten UUID=6d6b6364:72656300:00000000:00000004' 'ARRAY /dev/md4 UUID=6d6b6364:72656300:00000000:00000005' > "$1/etc/mdadm/mdadm.conf"
+printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme raid0 raid1 raid10 raid456 ext4 xfs btrfs dm-crypt xts aes sha256 algif_skcipher vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
 `
 
 // luksUUID is that of the machine with LUKS: its initramfs is made here, where

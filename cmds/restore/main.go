@@ -73,7 +73,7 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
-	var maps, confirm, sizes, types, exclude list
+	var maps, confirm, sizes, types, exclude, mirror list
 	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
 	f.BoolVar(&opt.DryRun, "dry-run", false, "make all of it on sparse files instead of disks, compare, and take it away again")
 	f.IntVar(&opt.KillAfter, "kill-after", 0, "kill a dry run after `STEP`: for tests of --resume")
@@ -89,6 +89,8 @@ func run(args []string) int {
 	f.StringVar(&opt.Only, "only", "", "`MOUNT` point: make and restore this file system only, on a device that is there")
 	f.StringVar(&opt.Onto, "onto", "", "`DEV` that --only overwrites; without it, the one with the same UUID")
 	f.Var(&exclude, "exclude-disk", "`OLD` disk of the set that is left alone, with all that was on it")
+	f.Var(&mirror, "mirror", "`OLD` disk of the set that goes to a RAID1 of two disks; the second one is OLD-mirror for --map")
+	f.BoolVar(&opt.Wish.Unmirror, "unmirror", false, "make no RAID1: what was on one goes to the first of its disks")
 	answers := f.String("answers", "", "`FILE` or URL with the answers to all questions, in YAML")
 	f.StringVar(&opt.Secrets.Identity, "identity", "", "`FILE` with the age identity or SSH key that decrypts the set's LUKS headers; asked for without")
 	f.StringVar(&opt.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
@@ -136,7 +138,7 @@ func run(args []string) int {
 		args, err = answer(f, *answers, args)
 	}
 	if err == nil {
-		w := wishes{maps, sizes, types, exclude, opt.Wish.Keep}
+		w := wishes{maps, sizes, types, exclude, mirror, opt.Wish.Keep, opt.Wish.Unmirror}
 		if *withMenu {
 			err = menu(bufio.NewReader(os.Stdin), os.Stderr, w, func(w wishes, what int) error {
 				o := opt
@@ -157,6 +159,7 @@ func run(args []string) int {
 func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, w wishes, confirm list) error {
 	opt.Wish.Map, opt.Wish.Confirmed, opt.Wish.Sizes = map[string]string{}, confirm, map[string]quantity.Size{}
 	opt.Wish.Exclude, opt.Wish.Keep = slices.Clone(w.exclude), w.keep
+	opt.Wish.Mirror, opt.Wish.Unmirror = w.mirror, w.unmirror
 	for _, s := range w.sizes {
 		i := strings.LastIndexByte(s, '=')
 		if i <= 0 {
@@ -181,8 +184,8 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		return exit.Usage(errors.New("--plan shows, and --dry-run does it on sparse files: one of them"))
 	case opt.KillAfter != 0 && !opt.DryRun:
 		return exit.Usage(errors.New("--kill-after is for --dry-run only"))
-	case opt.Only != "" && (opt.DryRun || len(w.maps)+len(w.exclude)+len(w.sizes) > 0):
-		return exit.Usage(errors.New("--only takes a device as it is: no --dry-run, --map, --size or --exclude-disk"))
+	case opt.Only != "" && (opt.DryRun || w.unmirror || len(w.maps)+len(w.exclude)+len(w.sizes)+len(w.mirror) > 0):
+		return exit.Usage(errors.New("--only takes a device as it is: no --dry-run, --map, --size, --exclude-disk, --mirror or --unmirror"))
 	case opt.Onto != "" && opt.Only == "":
 		return exit.Usage(errors.New("--onto wants --only"))
 	}

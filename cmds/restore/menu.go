@@ -10,12 +10,12 @@ import (
 
 // wishes are what a person said about disks, in the words of the options.
 type wishes struct {
-	maps, sizes, types, exclude list
-	keep                        bool
+	maps, sizes, types, exclude, mirror list
+	keep, unmirror                      bool
 }
 
 func (w wishes) clone() wishes {
-	return wishes{slices.Clone(w.maps), slices.Clone(w.sizes), slices.Clone(w.types), slices.Clone(w.exclude), w.keep}
+	return wishes{slices.Clone(w.maps), slices.Clone(w.sizes), slices.Clone(w.types), slices.Clone(w.exclude), slices.Clone(w.mirror), w.keep, w.unmirror}
 }
 
 // options are the wishes as they would be typed.
@@ -24,13 +24,16 @@ func (w wishes) options() string {
 	for _, o := range []struct {
 		name   string
 		values list
-	}{{"--map", w.maps}, {"--size", w.sizes}, {"--fs-type", w.types}, {"--exclude-disk", w.exclude}} {
+	}{{"--map", w.maps}, {"--size", w.sizes}, {"--fs-type", w.types}, {"--exclude-disk", w.exclude}, {"--mirror", w.mirror}} {
 		for _, v := range o.values {
 			out = append(out, o.name+" "+v)
 		}
 	}
 	if w.keep {
 		out = append(out, "--keep-sizes")
+	}
+	if w.unmirror {
+		out = append(out, "--unmirror")
 	}
 	return strings.Join(out, " ")
 }
@@ -61,7 +64,7 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 		if o := w.options(); o != "" {
 			fmt.Fprintf(out, "\nThe same by: restore %s\n", o)
 		}
-		line, ok := ask("\n  r restore    d dry run on sparse files    p show the plan    q quit\n  s size /=20G    t type /home=xfs    m map OLD=NEW    x leave disk OLD alone    k keep sizes    u undo\n> ")
+		line, ok := ask("\n  r restore    d dry run on sparse files    p show the plan    q quit\n  s size /=20G    t type /home=xfs    m map OLD=NEW    x leave disk OLD alone\n  R put disk OLD on a mirror of two    1 no RAID1: one disk is enough    k keep sizes    u undo\n> ")
 		if !ok {
 			fmt.Fprintln(out)
 			return nil
@@ -93,13 +96,15 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 			continue
 		case "k":
 			w.keep = !w.keep
-		case "s", "t", "m", "x":
+		case "1":
+			w.unmirror = !w.unmirror
+		case "s", "t", "m", "x", "R":
 			if value == "" {
-				if value, ok = ask(map[string]string{"s": "WHAT=SIZE: ", "t": "MOUNT=TYPE: ", "m": "OLD=NEW: ", "x": "OLD: "}[key]); !ok || value == "" {
+				if value, ok = ask(map[string]string{"s": "WHAT=SIZE: ", "t": "MOUNT=TYPE: ", "m": "OLD=NEW: ", "x": "OLD: ", "R": "OLD: "}[key]); !ok || value == "" {
 					continue
 				}
 			}
-			to := map[string]*list{"s": &w.sizes, "t": &w.types, "m": &w.maps, "x": &w.exclude}[key]
+			to := map[string]*list{"s": &w.sizes, "t": &w.types, "m": &w.maps, "x": &w.exclude, "R": &w.mirror}[key]
 			// A second one for the same thing replaces the first.
 			name, _, _ := strings.Cut(value, "=")
 			*to = append(slices.DeleteFunc(*to, func(v string) bool { n, _, _ := strings.Cut(v, "="); return n == name }), value)

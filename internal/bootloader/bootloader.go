@@ -98,6 +98,17 @@ func (s *System) Install(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.arrayFile(); err != nil {
+		return err
+	}
+	for _, f := range []string{"mdadm/mdadm.conf", "mdadm.conf"} {
+		if err := s.edit(f, func(text string) (string, []string, []string) {
+			text, notes := FollowArrays(text, s.Layout)
+			return text, notes, nil
+		}); err != nil {
+			return err
+		}
+	}
 	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
 		if b, err := os.ReadFile(s.Root + f); err == nil {
 			for _, m := range CheckGRUB(string(b), s.Layout) {
@@ -112,12 +123,33 @@ func (s *System) Install(ctx context.Context) error {
 	return errors.Join(err, leave())
 }
 
+// arrayFile makes an empty mdadm.conf where there is none and arrays are new.
+func (s *System) arrayFile() error {
+	if !slices.ContainsFunc(s.Layout.Arrays, func(a layout.Array) bool { return a.New }) {
+		return nil
+	}
+	name := s.Root + "/etc/mdadm.conf"
+	if st, err := os.Stat(s.Root + "/etc/mdadm"); err == nil && st.IsDir() {
+		name = s.Root + "/etc/mdadm/mdadm.conf"
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot make %s: %w", name, err)
+	}
+	return f.Close()
+}
+
 // renamed lists devices whose names are others here, old to new.
 func (s *System) renamed() map[string]string {
 	out := map[string]string{}
 	for o, n := range s.Devices {
 		if o != n {
 			out[o] = n
+		}
+	}
+	for o, n := range s.Layout.Moved {
+		if to := s.Devices[n]; to != "" {
+			out[o] = to
 		}
 	}
 	return out
@@ -194,7 +226,7 @@ func (s *System) efi(ctx context.Context, name string) error {
 func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, known bool) error {
 	// "vd", "sd", "nv": how the kernel names disks by the way they are attached.
 	class := func(n string) string { return n[:min(2, len(n))] }
-	changed := s.Types["/"] != "" || s.Types["/usr"] != "" || lacks
+	changed := s.Types["/"] != "" || s.Types["/usr"] != "" || lacks || len(s.Layout.Moved) > 0
 	for o, n := range renamed {
 		changed = changed || !known && class(o) != class(n)
 	}
@@ -202,6 +234,8 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 		why := "it has not the driver of the new disk"
 		if s.Types["/"] != "" || s.Types["/usr"] != "" {
 			why = "its file systems are of another type"
+		} else if len(s.Layout.Moved) > 0 {
+			why = "what was on a partition is on a RAID array, or the other way round"
 		}
 		switch {
 		case s.has("update-initramfs"):
@@ -227,8 +261,9 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 			s.Report.Warn("%s says rootfstype=: change it in /etc/default/grub, and say %s -o %s", cfg.file, cfg.prog, cfg.file)
 		}
 		for o := range renamed {
-			if strings.Contains(string(b), "/dev/"+o) {
-				s.Report.Note("making %s anew: it names /dev/%s", cfg.file, o)
+			_, moved := s.Layout.Moved[o] // the commands that find it are others
+			if moved || strings.Contains(string(b), "/dev/"+o) {
+				s.Report.Note("making %s anew: /dev/%s is another device now", cfg.file, o)
 				if err := s.chroot(ctx, cfg.prog, "-o", cfg.file); err != nil {
 					return err
 				}
@@ -306,6 +341,11 @@ func CheckCrypttab(text, root string, l *layout.Layout, renamed map[string]strin
 		known["UUID="+strings.ToLower(c.UUID)], known["/dev/"+c.Device] = true, true
 		known["LABEL="+c.Label] = c.Label != ""
 		uuid["/dev/"+c.Device] = c.UUID
+		for old, now := range l.Moved {
+			if now == c.Device {
+				uuid["/dev/"+old] = c.UUID
+			}
+		}
 		if vg, lv, ok := strings.Cut(c.Device, "/"); ok {
 			known[dmPath(vg, lv)] = true
 		}
@@ -404,6 +444,14 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 	}
 	for _, s := range l.Swap {
 		add(s.Device, s.UUID, s.Label)
+	}
+	for _, a := range l.Arrays {
+		if i := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == a.Name }); i >= 0 {
+			ids["/dev/md/"+a.Label[strings.Index(a.Label, ":")+1:]] = true
+		}
+	}
+	for old, now := range l.Moved {
+		uuid["/dev/"+old] = uuid["/dev/"+now]
 	}
 	lines := strings.SplitAfter(text, "\n")
 	for i, line := range lines {

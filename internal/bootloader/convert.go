@@ -138,6 +138,52 @@ func NoFail(text string, l *layout.Layout, restored map[string]string) (out stri
 	return strings.Join(lines, ""), notes
 }
 
+// FollowArrays gives mdadm.conf(5) without the arrays that are not there any more,
+// whose lines become comments, and with those that the old machine had not. notes
+// say what was changed.
+func FollowArrays(text string, l *layout.Layout) (out string, notes []string) {
+	plain := func(uuid string) string { return strings.ToLower(strings.NewReplacer(":", "", "-", "").Replace(uuid)) }
+	have := map[string]bool{}
+	for _, a := range l.Arrays {
+		have[plain(a.UUID)] = true
+	}
+	gone := map[string]bool{} // device names
+	for old := range l.Moved {
+		gone["/dev/"+old] = true
+	}
+	named := map[string]bool{}
+	lines := strings.SplitAfter(text, "\n")
+	for i, line := range lines {
+		f := strings.Fields(line)
+		if len(f) < 2 || !strings.EqualFold(f[0], "ARRAY") {
+			continue
+		}
+		for _, w := range f[1:] {
+			k, v, _ := strings.Cut(w, "=")
+			if !strings.EqualFold(k, "UUID") {
+				continue
+			}
+			named[plain(v)] = true
+			if !have[plain(v)] && gone[f[1]] {
+				lines[i] = "# not restored: " + line
+				notes = append(notes, fmt.Sprintf("%s is no array any more", f[1]))
+			}
+		}
+	}
+	out = strings.Join(lines, "")
+	for _, a := range l.Arrays {
+		if !a.New || named[plain(a.UUID)] {
+			continue
+		}
+		if out != "" && !strings.HasSuffix(out, "\n") {
+			out += "\n"
+		}
+		out += fmt.Sprintf("ARRAY /dev/%s metadata=%s UUID=%s\n", a.Name, a.Metadata, a.UUID)
+		notes = append(notes, fmt.Sprintf("/dev/%s is a new array", a.Name))
+	}
+	return out, notes
+}
+
 // dmPath is the name of a logical volume below /dev/mapper: hyphens of the
 // names are doubled.
 func dmPath(vg, lv string) string {

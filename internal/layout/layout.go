@@ -34,9 +34,12 @@ type Layout struct {
 	Swap        []Swap        `json:"swap"`
 	Images      []Image       `json:"images,omitempty"`
 	Boot        Boot          `json:"boot"`
-	Kernel      Kernel        `json:"kernel"`
-	Network     []Interface   `json:"network"`
-	Fstab       string        `json:"fstab"`
+	// Moved are devices of the old machine whose content lies on another one of
+	// this layout, after a change by wish: from a partition to an array, or back.
+	Moved   map[string]string `json:"moved,omitempty"`
+	Kernel  Kernel            `json:"kernel"`
+	Network []Interface       `json:"network"`
+	Fstab   string            `json:"fstab"`
 	// Unsupported is what was found and can't be brought back.
 	Unsupported []Unsupported `json:"unsupported"`
 }
@@ -106,6 +109,8 @@ type Array struct {
 	Part    quantity.Size `json:"part,omitempty"` // of each member that is used; not for raid0 and linear
 	Size    quantity.Size `json:"size"`           // of the array
 	Bitmap  bool          `json:"bitmap,omitempty"`
+	// New tells of one that the old machine had not.
+	New bool `json:"new,omitempty"`
 }
 
 // Member is a device of an array.

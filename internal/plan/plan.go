@@ -60,6 +60,9 @@ type Wish struct {
 	// Exclude are disks of the layout that are left alone, with all that lies on
 	// them; see Exclude.
 	Exclude []string
+	// Mirror are disks that get a second one, Unmirror takes RAID1 away; see there.
+	Mirror   []string
+	Unmirror bool
 	// Keep has every partition and volume keep its size, whatever the disks.
 	Keep bool
 	// Confirmed are serial numbers (or WWNs) of disks that may be overwritten.

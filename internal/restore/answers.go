@@ -26,6 +26,8 @@ type Answers struct {
 	FSType      map[string]string `yaml:"fs-type"`
 	KeepSizes   bool              `yaml:"keep-sizes"`
 	ExcludeDisk []string          `yaml:"exclude-disk"`
+	Mirror      []string          `yaml:"mirror"`
+	Unmirror    bool              `yaml:"unmirror"`
 	Only        string            `yaml:"only"`
 	Firmware    string            `yaml:"firmware"`
 	Onto        string            `yaml:"onto"`
@@ -88,6 +90,7 @@ func (a *Answers) Options() []Option {
 	}
 	text("confirm", a.Confirm...)
 	text("exclude-disk", a.ExcludeDisk...)
+	text("mirror", a.Mirror...)
 	text("only", a.Only)
 	text("firmware", a.Firmware)
 	text("onto", a.Onto)
@@ -98,6 +101,7 @@ func (a *Answers) Options() []Option {
 	pairs("fs-type", a.FSType)
 	truth("yes", a.Yes)
 	truth("keep-sizes", a.KeepSizes)
+	truth("unmirror", a.Unmirror)
 	truth("new-luks", a.NewLUKS)
 	truth("salvage", a.Salvage)
 	truth("no-verify", a.NoVerify)

@@ -4,6 +4,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -212,7 +213,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		if r.plan, err = r.only(wanted, have); err != nil {
 			return err
 		}
-		return r.ready()
+		return r.ready(ctx)
 	}
 	if err := r.otherFirmware(); err != nil {
 		return err
@@ -220,7 +221,18 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if wanted, err = plan.ForFirmware(wanted, r.opt.Firmware); err != nil {
 		return err
 	}
+	if r.opt.Wish.Unmirror {
+		if wanted, err = plan.Unmirror(wanted); err != nil {
+			return err
+		}
+	}
 	if wanted, err = plan.Exclude(wanted, r.opt.Wish.Exclude); err != nil {
+		return err
+	}
+	if wanted, err = plan.Mirror(wanted, r.opt.Wish.Mirror); err != nil {
+		return err
+	}
+	if err := r.newArrays(ctx, wanted); err != nil {
 		return err
 	}
 	m, err := plan.MapDisks(wanted, have, r.opt.Wish)
@@ -244,11 +256,11 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.ready()
+	return r.ready(ctx)
 }
 
 // ready checks that the plan can be carried out.
-func (r *Restorer) ready() error {
+func (r *Restorer) ready(ctx context.Context) error {
 	if !r.opt.DryRun {
 		if err := r.twins(); err != nil {
 			return err
@@ -257,12 +269,12 @@ func (r *Restorer) ready() error {
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine, Keys: map[string]recreate.Key{}}
 	if r.opt.DryRun {
 		r.rec.Image = func(context.Context, string, io.WriterAt) error { return nil }
-		return r.programs()
+		return errors.Join(r.programs(), r.drivers(ctx))
 	}
 	r.rec.Image = func(ctx context.Context, file string, dst io.WriterAt) error {
 		return r.set.RestoreImage(ctx, file, dst, func(total int64) progress.Counter { return r.Screen.Phase("writing "+file, total) })
 	}
-	return r.programs()
+	return errors.Join(r.programs(), r.drivers(ctx))
 }
 
 // otherFirmware warns when this machine does not start as the old one did, and
@@ -280,24 +292,51 @@ func (r *Restorer) otherFirmware() error {
 		return nil
 	}
 	dir := map[string]string{layout.UEFI: "/usr/lib/grub/x86_64-efi", layout.BIOS: "/usr/lib/grub/i386-pc"}[r.opt.Firmware]
+	if found, err := r.hasPath(dir); found || err != nil {
+		return err
+	}
+	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no GRUB for it (%s is missing; on Debian it is in grub-%s-bin)", r.opt.Firmware, dir, map[string]string{layout.UEFI: "efi-amd64", layout.BIOS: "pc"}[r.opt.Firmware])}
+}
+
+// hasPath tells whether one of the set's archives has one of these paths.
+func (r *Restorer) hasPath(paths ...string) (bool, error) {
 	for _, a := range r.set.Manifest.Archives {
-		rel, ok := strings.CutPrefix(dir, strings.TrimSuffix(a.Mount, "/")+"/")
-		if !ok {
+		rel := map[string]bool{}
+		for _, p := range paths {
+			if s, ok := strings.CutPrefix(p, strings.TrimSuffix(a.Mount, "/")+"/"); ok {
+				rel[s] = true
+			}
+		}
+		if len(rel) == 0 {
 			continue
 		}
 		f, err := r.set.Archive(a.File)
 		if err != nil {
-			return err
+			return false, err
 		}
 		found := false
-		if err := errors.Join(f.Entries(func(e archive.Entry) error { found = found || e.Path == rel; return nil }), f.Close()); err != nil {
-			return err
-		}
-		if found {
-			return nil
+		if err := errors.Join(f.Entries(func(e archive.Entry) error { found = found || rel[e.Path]; return nil }), f.Close()); found || err != nil {
+			return found, err
 		}
 	}
-	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no GRUB for it (%s is missing; on Debian it is in grub-%s-bin)", r.opt.Firmware, dir, map[string]string{layout.UEFI: "efi-amd64", layout.BIOS: "pc"}[r.opt.Firmware])}
+	return false, nil
+}
+
+// newArrays checks that the restored system can start from RAID that it had not,
+// and that this rescue system can make it.
+func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
+	i := slices.IndexFunc(l.Arrays, func(a layout.Array) bool { return a.New })
+	if i < 0 || r.set.Legacy != nil {
+		return nil
+	}
+	if _, err := r.Run.Run(ctx, tool.New("modprobe", l.Arrays[i].Module())); err != nil {
+		return &plan.Refused{Reason: fmt.Sprintf("--mirror: this rescue system has no %s: %v", l.Arrays[i].Level, err)}
+	}
+	found, err := r.hasPath("/usr/sbin/mdadm", "/sbin/mdadm", "/usr/bin/mdadm")
+	if err == nil && !found {
+		err = &plan.Refused{Reason: "--mirror: the system in the set has no mdadm, and would not start from a RAID array"}
+	}
+	return err
 }
 
 // only plans to restore one file system onto a device that is there.
@@ -436,6 +475,32 @@ func (r *Restorer) programs() error {
 		return fmt.Errorf("cannot carry out the plan: this rescue system has no %s", strings.Join(missing, ", "))
 	}
 	return nil
+}
+
+// drivers checks that the kernel here can mount what will be made: wishes may
+// want another type than the old machine had.
+func (r *Restorer) drivers(ctx context.Context) error {
+	var errs []error
+	seen := map[string]bool{}
+	for _, s := range r.plan.Steps {
+		if s.Kind != plan.MountFS || seen[s.FSType] {
+			continue
+		}
+		seen[s.FSType] = true
+		if !knows(s.FSType) {
+			_, err := r.Run.Run(ctx, tool.New("modprobe", s.FSType))
+			if !knows(s.FSType) {
+				errs = append(errs, fmt.Errorf("cannot carry out the plan: the kernel here can't mount %s: %w", s.FSType, cmp.Or(err, errors.New("it has no driver"))))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// knows tells whether the kernel has a type of file system.
+func knows(typ string) bool {
+	b, err := os.ReadFile("/proc/filesystems")
+	return err != nil || slices.Contains(strings.Fields(string(b)), typ)
 }
 
 func (r *Restorer) confirm() error {
