@@ -48,6 +48,8 @@ type Circle struct {
 	// change of the storage is checked by Wished, a command in the restored
 	// machine.
 	Wishes, Wished string
+	// Mate gives the restored machine a second disk that the old one had not.
+	Mate bool
 	// Firmware is that of the restored machine, "uefi" or "bios", if it is not the
 	// old one's.
 	Firmware string
@@ -285,7 +287,7 @@ func (r *circle) confirmed() string {
 // targets are the restored machine's disks.
 func (r *circle) targets() []Disk {
 	out := []Disk{r.target()}
-	if r.src.Second != "" {
+	if r.src.Second != "" || r.Mate {
 		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: second(r.targetSerial()), Bus: r.TargetBus, Sector: machines[r.Kind].sector})
 	}
 	return out
@@ -654,7 +656,7 @@ func (r *circle) restoreWished(vm *VM) error {
 	// The restored system, compared with its set; then with a file changed.
 	type step struct{ cmd, want string }
 	steps := []step{{"restore mount && restore verify", "nothing else differs"}}
-	if r.Kind == BIOSLVM {
+	if r.Kind == BIOSLVM && !r.Mate {
 		// One file system alone, by an answer file; and what can't be found.
 		steps = append(steps, []step{
 			{"restore umount", ""},
@@ -969,7 +971,10 @@ func (r *circle) compare(ctx context.Context) error {
 		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/efi(/.*)?|/grub(/.*)?)?$`})
 	}
 	if r.Wishes != "" || r.Walk != "" {
-		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|fstab(\.before-restore)?))?$|^/home/lost\+found$`})
+		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|(fstab|mdadm/mdadm\.conf)(\.before-restore)?|mdadm))?$|^/home/lost\+found$`})
+		if r.Mate || strings.Contains(r.Wishes, "mirror") {
+			known = append(known, change{"the initramfs, made anew for other arrays", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
+		}
 	}
 	for _, d := range tree.Compare(before, after) {
 		named := false

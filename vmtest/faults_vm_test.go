@@ -349,15 +349,18 @@ func TestLonger(t *testing.T) {
 		t.Skip("the long scenarios run with make test-all")
 	}
 	for name, c := range map[string]Circle{
-		"BIOS to UEFI": {Kind: BIOSLVM, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && findmnt -no FSTYPE /boot/efi | grep -x vfat && grep -E '[[:space:]]/boot/efi[[:space:]]' /etc/fstab && sfdisk -d /dev/vda | grep -i c12a7328`},
-		"UEFI to BIOS": {Kind: UEFIPlain, Firmware: "bios", Wishes: "--firmware bios", Wished: `! test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep -i 21686148`},
-		"MBR to UEFI":  {Kind: BIOSPlain, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep 'label: gpt'`},
-		"disk fails":   {Kind: BIOSLVM, FailAt: 200 << 20},
-		"md steps":     {Kind: BIOSMD, Walk: "all"},
-		"btrfs steps":  {Kind: UEFIBtrfs, Walk: "all"},
-		"luks steps":   {Kind: BIOSLUKS, Walk: "all"},
-		"by hand":      {Kind: BIOSLVM, ByHand: true},
-		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},
+		"BIOS to UEFI":     {Kind: BIOSLVM, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && findmnt -no FSTYPE /boot/efi | grep -x vfat && grep -E '[[:space:]]/boot/efi[[:space:]]' /etc/fstab && sfdisk -d /dev/vda | grep -i c12a7328`},
+		"UEFI to BIOS":     {Kind: UEFIPlain, Firmware: "bios", Wishes: "--firmware bios", Wished: `! test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep -i 21686148`},
+		"MBR to UEFI":      {Kind: BIOSPlain, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep 'label: gpt'`},
+		"to a mirror":      {Kind: BIOSLVM, Mate: true, Wishes: "--mirror vda", Wished: `lsblk -no TYPE -s /dev/vg0/root | grep raid1 && mdadm --detail --scan | grep -c ^ARRAY | grep -x 2 && findmnt -no SOURCE /boot | grep /dev/md && grep -c ^ARRAY /etc/mdadm/mdadm.conf`},
+		"to a mirror UEFI": {Kind: UEFIPlain, Mate: true, Wishes: "--mirror vda", Wished: `findmnt -no SOURCE / | grep /dev/md && findmnt -no SOURCE /boot/efi | grep /dev/md && findmnt -no SOURCE /srv/exchange | grep /dev/md`},
+		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x /dev/vda2 && findmnt -no SOURCE /srv/old | grep vda8 && mdadm --detail /dev/md/parity`},
+		"disk fails":       {Kind: BIOSLVM, FailAt: 200 << 20},
+		"md steps":         {Kind: BIOSMD, Walk: "all"},
+		"btrfs steps":      {Kind: UEFIBtrfs, Walk: "all"},
+		"luks steps":       {Kind: BIOSLUKS, Walk: "all"},
+		"by hand":          {Kind: BIOSLVM, ByHand: true},
+		"by hand UEFI":     {Kind: UEFIPlain, ByHand: true},
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); runCircle(t, c) })
 	}

@@ -254,12 +254,31 @@ func Unmirror(want *layout.Layout) (*layout.Layout, error) {
 		return nil, refuse("--unmirror: the layout has no RAID1")
 	}
 	l.Arrays = left
-	needed := l.Needed()
-	l.Boot.Disks = slices.DeleteFunc(l.Boot.Disks, func(d string) bool { return !slices.Contains(needed, d) })
+	spareESP(l)
+	boot := l.Boot.Disks
+	l.Boot.Disks = nil
+	needed := l.Needed() // but for the boot loader
+	l.Boot.Disks = slices.DeleteFunc(boot, func(d string) bool { return !slices.Contains(needed, d) })
 	if len(l.Boot.Disks) == 0 && len(want.Boot.Disks) > 0 {
 		return nil, refuse("--unmirror: the boot loader was on %s, where nothing else is left", strings.Join(want.Boot.Disks, " and "))
 	}
 	return l, l.Validate()
+}
+
+// spareESP leaves out images of EFI partitions on disks that nothing else needs:
+// they were there for the day when the other disk was gone.
+func spareESP(l *layout.Layout) {
+	for i := range l.Images {
+		m := &l.Images[i]
+		d, p := l.Partition(m.Device)
+		if p == nil || p.Type != layout.TypeESP || m.File == "" {
+			continue
+		}
+		file := m.File
+		if m.File = ""; slices.Contains(l.Needed(), d.Name) {
+			m.File = file
+		}
+	}
 }
 
 // plainType is the type of a partition by what lies on a device.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -42,10 +44,8 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 			mounted = nil
 		}
 	}()
-	for _, a := range l.Arrays {
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil); err != nil {
-			return nil, err
-		}
+	if err := r.startArrays(ctx, l); err != nil {
+		return nil, err
 	}
 	if err := r.open(ctx, l); err != nil {
 		return nil, err
@@ -225,10 +225,56 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 	for _, c := range slices.Backward(l.Crypts) {
 		errs = append(errs, recreate.CloseCrypt(ctx, r.Run, c.Name))
 	}
-	for _, a := range slices.Backward(l.Arrays) {
-		errs = append(errs, recreate.StopArray(ctx, r.Run, a.Name))
+	running, err := filepath.Glob("/sys/block/md*/md")
+	if err != nil {
+		return err
+	}
+	for _, d := range running {
+		// In a rescue system nobody else starts arrays.
+		if name := filepath.Base(filepath.Dir(d)); l.Array(name) != nil || rescue.Inside() {
+			errs = append(errs, recreate.StopArray(ctx, r.Run, name))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// startArrays starts the layout's arrays that are there, and others: a restore
+// may have made them, or done without (--mirror, --unmirror).
+func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{} // by UUID
+	for _, d := range devs {
+		if d.Info.MD != nil {
+			there[d.Info.MD.UUID] = true
+		}
+	}
+	for _, a := range l.Arrays {
+		if !there[a.UUID] {
+			r.Report.Warn("the RAID array %s (UUID %s) is not there", a.Name, a.UUID)
+			continue
+		}
+		delete(there, a.UUID)
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil); err != nil {
+			return err
+		}
+	}
+	if !rescue.Inside() {
+		return nil
+	}
+	n := 127
+	for _, uuid := range slices.Sorted(maps.Keys(there)) {
+		for l.Array(fmt.Sprint("md", n)) != nil {
+			n--
+		}
+		if err := recreate.AssembleArray(ctx, r.Run, fmt.Sprint("md", n), uuid, nil); err != nil {
+			r.Report.Warn("%v", err)
+		}
+		n--
+	}
+	return nil
 }
 
 func (r *Repair) lvm(ctx context.Context, args ...string) ([]byte, error) {
