@@ -1,6 +1,7 @@
 package vmtest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,6 +49,8 @@ type Circle struct {
 	// change of the storage is checked by Wished, a command in the restored
 	// machine.
 	Wishes, Wished string
+	// TargetSector is the size of the new disks' sectors, if it is another.
+	TargetSector int
 	// Mate gives the restored machine a second disk that the old one had not.
 	Mate bool
 	// Firmware is that of the restored machine, "uefi" or "bios", if it is not the
@@ -288,7 +291,7 @@ func (r *circle) confirmed() string {
 func (r *circle) targets() []Disk {
 	out := []Disk{r.target()}
 	if r.src.Second != "" || r.Mate {
-		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: second(r.targetSerial()), Bus: r.TargetBus, Sector: machines[r.Kind].sector})
+		out = append(out, Disk{File: filepath.Join(r.Work, "target-2.qcow2"), Serial: second(r.targetSerial()), Bus: r.TargetBus, Sector: r.sector()})
 	}
 	return out
 }
@@ -496,8 +499,11 @@ func (r *circle) setDir(ctx context.Context) (string, error) {
 }
 
 func (r *circle) target() Disk {
-	return Disk{File: filepath.Join(r.Work, "target.qcow2"), Serial: r.targetSerial(), Bus: r.TargetBus, FailAt: r.FailAt, Sector: machines[r.Kind].sector}
+	return Disk{File: filepath.Join(r.Work, "target.qcow2"), Serial: r.targetSerial(), Bus: r.TargetBus, FailAt: r.FailAt, Sector: r.sector()}
 }
+
+// sector is the size of the new disks' sectors.
+func (r *circle) sector() int { return cmp.Or(r.TargetSector, machines[r.Kind].sector) }
 
 func (r *circle) restore(ctx context.Context) error {
 	if r.tapes != nil {
@@ -1011,8 +1017,13 @@ func (r *circle) compareStorage(ctx context.Context) error {
 			return err
 		}
 		text[i] = string(b)
-		// Sizes, when the disk has another.
-		if r.TargetSize != "" {
+		// Sizes, when the disk has another; and its sectors.
+		if r.TargetSector > 0 {
+			for _, re := range []string{`(?m)^(BLOCK_SIZE|SECTOR_SIZE|VERSION=FAT|FSBLOCKSIZE).*$`, `sectsz=\d+`, `sunit=\d+ blks, lazy`} {
+				text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
+			}
+		}
+		if r.TargetSize != "" || r.TargetSector > 0 {
 			for _, re := range []string{`(start|size)=\s*\d+`, `(?m)^(Inode count|Reserved block count|Journal size|Total journal size|Flex block group size):.*$`, `(agcount|agsize|blocks|imaxpct)=\d+( blks)?`, `(?m)<?\d+\.\d+[gm]$`, `PART_ENTRY_(SIZE|OFFSET)=\d+`, `(FSSIZE|FSLASTBLOCK)=\d+`, `(?m)[ \t]+$`} {
 				text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
 			}

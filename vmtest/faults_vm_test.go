@@ -355,6 +355,7 @@ func TestLonger(t *testing.T) {
 		"to a mirror":      {Kind: BIOSLVM, Mate: true, Wishes: "--mirror vda", Wished: `lsblk -no TYPE -s /dev/vg0/root | grep raid1 && mdadm --detail --scan | grep -c ^ARRAY | grep -x 2 && findmnt -no SOURCE /boot | grep /dev/md && grep -c ^ARRAY /etc/mdadm/mdadm.conf`},
 		"to a mirror UEFI": {Kind: UEFIPlain, Mate: true, Wishes: "--mirror vda", Wished: `findmnt -no SOURCE / | grep /dev/md && findmnt -no SOURCE /boot/efi | grep /dev/md && findmnt -no SOURCE /srv/exchange | grep /dev/md`},
 		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x /dev/vda2 && findmnt -no SOURCE /srv/old | grep vda8 && mdadm --detail /dev/md/parity`},
+		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger},
 		"disk fails":       {Kind: BIOSLVM, FailAt: 200 << 20},
 		"md steps":         {Kind: BIOSMD, Walk: "all"},
 		"btrfs steps":      {Kind: UEFIBtrfs, Walk: "all"},

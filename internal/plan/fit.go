@@ -32,11 +32,22 @@ func Fit(want *layout.Layout, m Mapping, w Wish) (*layout.Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fitter{l: l, wish: w, size: map[string]quantity.Size{}}
+	f := &fitter{l: l, wish: w, size: map[string]quantity.Size{}, sectors: map[string]bool{}}
 	for old, p := range m {
-		if d := l.Disk(old); d != nil {
-			f.size[old] = p.Size
+		d := l.Disk(old)
+		if d == nil {
+			continue
 		}
+		f.size[old] = p.Size
+		if p.LogicalSector != d.LogicalSector {
+			toSector(l, d, p.LogicalSector)
+			f.sectors[old] = d.Table != nil && slices.ContainsFunc(d.Table.Partitions, func(q layout.Partition) bool {
+				return q.Start%p.LogicalSector != 0 || q.Size%p.LogicalSector != 0
+			})
+		}
+	}
+	if want, err = clone(l); err != nil {
+		return nil, err
 	}
 	if err := f.wishes(); err != nil {
 		return nil, err
@@ -114,6 +125,7 @@ type fitter struct {
 	swapShare int64
 	pv        map[string]quantity.Size // least size of physical volumes
 	exact     map[string]bool          // disks that keep their table
+	sectors   map[string]bool          // disks whose sectors are of another size, and partitions between them
 	lvs       map[string][]*item       // of each group, by what there was
 }
 
@@ -132,7 +144,7 @@ func (f *fitter) run() error {
 	for n, size := range f.size {
 		d := f.l.Disk(n)
 		f.exact[n] = size >= Need(d) && (size <= d.Size+d.Size/20 || f.wish.Keep)
-		if f.wished(n) {
+		if f.wished(n) || f.sectors[n] {
 			f.exact[n] = false
 		}
 		if f.wish.Keep && !f.exact[n] {

@@ -179,7 +179,7 @@ func (m *mapper) sameModel(d *layout.Disk) ([]Present, error) {
 
 func (m *mapper) free(d *layout.Disk) []Present {
 	return m.pick(func(p Present) bool {
-		return p.Busy == "" && p.Size >= m.least[d.Name] && p.LogicalSector == d.LogicalSector
+		return p.Busy == "" && p.Size >= m.least[d.Name] && (p.LogicalSector == d.LogicalSector || checkSector(m.want, d, p) == nil)
 	})
 }
 
@@ -230,7 +230,9 @@ func (m *mapper) take(d *layout.Disk, p Present) error {
 		return refuse("%s would be overwritten with %s, but %s", p.Target(), d.Name, p.Busy)
 	}
 	if p.LogicalSector != d.LogicalSector {
-		return refuse("%s has sectors of %d bytes, %s had %d: its file systems can't be laid out there", p.Target(), p.LogicalSector, d.Name, d.LogicalSector)
+		if err := checkSector(m.want, d, p); err != nil {
+			return err
+		}
 	}
 	if p.Size < m.least[d.Name] {
 		return m.tooSmall(d, p)
@@ -269,6 +271,8 @@ func (m *mapper) undecided(open []*layout.Disk) error {
 			why = "is mapped already"
 		case why == "" && p.Size < m.least[open[0].Name]:
 			why = "too small"
+		case why == "" && p.LogicalSector != open[0].LogicalSector && checkSector(m.want, open[0], p) != nil:
+			why = fmt.Sprintf("its sectors have %d bytes", p.LogicalSector)
 		case why == "":
 			why = "possible; say --map " + open[0].Name + "=" + p.Name
 		}

@@ -90,10 +90,78 @@ func TestMapDisks(t *testing.T) {
 }
 
 func TestOtherSectorSize(t *testing.T) {
-	p := disk("sda", "OLD1", 8*quantity.GiB)
-	p.LogicalSector = 4096
-	if _, err := MapDisks(wanted(), []Present{p}, Wish{}); err == nil || !strings.Contains(err.Error(), "sectors of 4096") {
-		t.Errorf("MapDisks = %v; want a refusal about sectors", err)
+	large := disk("sda", "OLD1", 8*quantity.GiB)
+	large.LogicalSector = 4096
+	uefi := func() *layout.Layout {
+		l := machine(layout.GPT, []quantity.Size{30 * gib}, [][]part{{{256 * mib, "esp", 0}, {gib, "ext4 /boot", 300 * mib}, {20 * gib, "pv vg0", 0}}}, map[string][]lvol{"vg0": {{"root", "ext4 /", 8 * gib, 3 * gib}, {"home", "xfs /home", 8 * gib, 2 * gib}}})
+		v := l.Filesystems[0].VFAT
+		*v = superblock.VFAT{Bits: 32, SectorSize: 512, SectorsPerCluster: 1, Reserved: 32, FATs: 2, Media: 0xf8, Hidden: 2048}
+		return l
+	}
+	for name, c := range map[string]struct {
+		l    *layout.Layout
+		want string
+	}{
+		"BIOS": {wanted(), "a BIOS starts from sectors of 512 bytes only"},
+		"MBR":  {func() *layout.Layout { l := uefi(); l.Disks[0].Table.Label = layout.MBR; return l }(), "--firmware uefi makes a GPT"},
+		"ext":  {func() *layout.Layout { l := uefi(); l.Filesystems[1].Ext.BlockSize = 1024; return l }(), "has blocks of 1024 bytes"},
+		"LUKS": {func() *layout.Layout {
+			l := uefi()
+			l.Crypts = []layout.Crypt{{Name: "x", Device: "sda3", LUKS: &superblock.LUKS{Offset: 4096*500 + 512}}}
+			return l
+		}(), "begins at"},
+		"image": {func() *layout.Layout {
+			l := uefi()
+			l.Images = []layout.Image{{Device: "sda9", File: "x", Type: "ntfs"}}
+			l.Disks[0].Table.Partitions[2].Device = "sda9"
+			return l
+		}(), "block by block"},
+	} {
+		var r *Refused
+		if _, err := MapDisks(c.l, []Present{large}, Wish{Map: map[string]string{c.l.Disks[0].Name: "sda"}}); !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v; want a refusal with %q", name, err, c.want)
+		}
+	}
+	for _, size := range []quantity.Size{12 * gib, 30 * gib, 60 * gib} {
+		large.Size = size
+		l := uefi()
+		m, err := MapDisks(l, []Present{large}, Wish{Map: map[string]string{"sda": "sda"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		is, err := Fit(l, m, Wish{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := is.Disks[0]
+		for _, q := range d.Table.Partitions {
+			if q.Start%mib != 0 || q.Size%4096 != 0 || q.Start+q.Size > size-5*4096 {
+				t.Errorf("%s: %+v", size, q)
+			}
+		}
+		v := is.Filesystems[0].VFAT
+		if d.LogicalSector != 4096 || is.Mounted("/home").XFS.SectorSize != 4096 || v.SectorSize != 4096 || v.Bits != 16 || v.Hidden != 256 {
+			t.Errorf("%s: %+v %+v", size, d, v)
+		}
+		p, err := New(is, m)
+		if err != nil || p.Steps[0].Sector != 4096 || !strings.Contains(Sfdisk(&d), "sector-size: 4096\n") {
+			t.Errorf("%s: %v", size, err)
+		}
+		run, err := Mkfs(&is.Filesystems[0], "FILE", 256*mib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := mk(t, int64(256*mib), run...); i.VFAT == nil || i.VFAT.Bits != 16 || i.VFAT.SectorSize != 4096 {
+			t.Errorf("mkfs.fat made %+v", i)
+		}
+		// And back, onto an ordinary disk.
+		small := disk("sda", "OLD1", size)
+		if is, err = Fit(is, Mapping{"sda": small}, Wish{}); err != nil {
+			t.Fatal(err)
+		}
+		if v := is.Filesystems[0].VFAT; v.SectorSize != 512 || v.SectorsPerCluster != 8 || v.Bits != 16 || is.Disks[0].LogicalSector != 512 {
+			t.Errorf("back: %+v", v)
+		}
 	}
 }
 

@@ -520,12 +520,6 @@ func elsewhere(l *layout.Layout) {
 	})
 }
 
-// firmware tells whether a partition is for the firmware to read.
-func (m Machine) firmware(l *layout.Layout, dev string) bool {
-	_, p := l.Partition(dev)
-	return p != nil && (p.Type == layout.TypeESP || p.Type == "0xef")
-}
-
 // used asks how much of a mounted file system is in use.
 func (m Machine) used(f *layout.Filesystem) {
 	var st unix.Statfs_t
