@@ -59,6 +59,9 @@ type Circle struct {
 	// FailAt has a write to the target disk fail, see Disk: the restore stops
 	// there, and is resumed.
 	FailAt int64
+	// Vanish has the target disk, a SCSI one, go away in the middle of a restore,
+	// and come back.
+	Vanish bool
 	// Walk is steps, divided by blanks, after which a dry run is killed and
 	// resumed, "all" for every one: what it makes is what was planned.
 	Walk string
@@ -253,11 +256,24 @@ func (r *circle) log(name string) string {
 func (r *circle) targetSerial() string { return machines[r.Kind].target }
 
 func (r *circle) nvram(m *Machine, name string) (err error) {
+	if r.entries() && name == "rescue" {
+		// The machine's own, with the entry of the system that was there.
+		m.UEFI = filepath.Join(r.Work, name+".vars")
+		return command(context.Background(), "cp", r.src.NVRAM(), m.UEFI)
+	}
+	if r.entries() && name == "restored" {
+		m.UEFI = filepath.Join(r.Work, "rescue.vars")
+		return nil
+	}
 	if r.targetUEFI() {
 		m.UEFI, err = NVRAM(filepath.Join(r.Work, name+".vars"))
 	}
 	return err
 }
+
+// entries tells of a circle in which the firmware's boot menu is kept; in the
+// others it is empty, and only the removable path starts the system.
+func (r *circle) entries() bool { return r.Kind == UEFIBtrfs && r.From == "" && r.Firmware == "" }
 
 // targetUEFI tells how the restored machine starts.
 func (r *circle) targetUEFI() bool {
@@ -396,7 +412,7 @@ func (r *circle) backup(ctx context.Context) error {
 	}
 	what := "path"
 	auto := "mkcdrec.auto=restore mkcdrec.confirm=" + r.confirmed()
-	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 {
+	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 || r.Vanish {
 		auto = "mkcdrec.debug"
 	}
 	if r.identity != nil {
@@ -553,6 +569,9 @@ func (r *circle) restore(ctx context.Context) error {
 	if r.FailAt > 0 {
 		return r.restoreFailing(vm)
 	}
+	if r.Vanish {
+		return r.restoreVanishing(vm)
+	}
 	return r.restored(vm)
 }
 
@@ -580,6 +599,43 @@ func (r *circle) restoreFailing(vm *VM) error {
 	}
 	r.out.Restore = out
 	r.FailAt = 0 // it failed
+	if err := vm.Send("poweroff\n"); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
+}
+
+// restoreVanishing has the disk go away while files are written to it: the step is
+// named and not in the journal. When it is back, whatever it is called then,
+// the restore is resumed, and does the rest.
+func (r *circle) restoreVanishing(vm *VM) error {
+	if _, err := vm.Expect(`# `, bootLimit); err != nil {
+		return err
+	}
+	start := "restore --yes --confirm " + r.confirmed()
+	out, err := must(vm, start+" > /tmp/log 2>&1 & P=$!; for i in $(seq 1200); do grep -q 'restoring / ' /tmp/log && break; sleep 0.1; done; sleep 2; echo 1 > /sys/block/sda/device/delete; wait $P; S=$?; cat /tmp/log /run/mkcdrec/journal.jsonl; test $S = 1", jobLimit)
+	if err != nil {
+		return err
+	}
+	g := regexp.MustCompile(`step (\d+) failed`).FindStringSubmatch(out)
+	if g == nil || strings.Contains(out, `"step":`+g[1]+`,`) {
+		return fmt.Errorf("a disk that vanishes:\n%s", out)
+	}
+	r.Say("%s: step %s failed, as it should", r.Kind, g[1])
+	for _, c := range []string{
+		start + " > /tmp/log 2>&1; S=$?; cat /tmp/log; test $S = 4", // it is not there
+		"for h in /sys/class/scsi_host/host*; do echo '- - -' > $h/scan; done; for i in $(seq 100); do lsblk | grep -q " + r.targetSerial() + " && break; sleep 0.1; done; lsblk | grep " + r.targetSerial(),
+	} {
+		if _, err := must(vm, c, jobLimit); err != nil {
+			return err
+		}
+	}
+	if r.out.Restore, err = must(vm, start+" --resume 2>&1", jobLimit); err != nil {
+		return err
+	}
+	if !strings.Contains(r.out.Restore, "was done before") {
+		return fmt.Errorf("nothing was resumed:\n%s", r.out.Restore)
+	}
 	if err := vm.Send("poweroff\n"); err != nil {
 		return err
 	}
@@ -913,7 +969,13 @@ func (r *circle) boot(ctx context.Context) error {
 	case "scsi", "ahci", "usb":
 		dev, dev2 = "/dev/sda", "/dev/sdb"
 	}
+	entries := ""
+	if r.entries() {
+		// One entry of ours, none of before, and it is what was started.
+		entries = `efibootmgr -v; test $(efibootmgr | grep -c debian) = 1 && efibootmgr -v | grep debian | grep -qi $(blkid -p -s PART_ENTRY_UUID -o value /dev/vda1) && efibootmgr | grep debian | grep -q Boot$(efibootmgr | sed -n 's/BootCurrent: //p')`
+	}
 	for _, c := range []string{
+		orTrue(entries),
 		"mount LABEL=SETDISK /backup",
 		r.storage(dev, dev2, "after"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/after.json && sync",

@@ -357,6 +357,7 @@ func TestLonger(t *testing.T) {
 		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x /dev/vda2 && findmnt -no SOURCE /srv/old | grep vda8 && mdadm --detail /dev/md/parity`},
 		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger},
 		"disk fails":       {Kind: BIOSLVM, FailAt: 200 << 20},
+		"disk vanishes":    {Kind: BIOSLVM, TargetBus: "scsi", Vanish: true},
 		"md steps":         {Kind: BIOSMD, Walk: "all"},
 		"btrfs steps":      {Kind: UEFIBtrfs, Walk: "all"},
 		"luks steps":       {Kind: BIOSLUKS, Walk: "all"},

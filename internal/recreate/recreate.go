@@ -193,6 +193,33 @@ func (r *Recreator) confirmed(name string) error {
 	return fmt.Errorf("/dev/%s is gone", name)
 }
 
+// Ends reads both ends of every disk that is going to be overwritten: one that
+// does not answer, or has less than it says, is found before anything is lost.
+func (r *Recreator) Ends() error {
+	var errs []error
+	for _, d := range r.Plan.Disks {
+		if err := readEnds("/dev/"+d.New.Name, int64(d.New.Size)); err != nil {
+			errs = append(errs, &plan.Refused{Reason: err.Error() + ": the disk is broken, or smaller than it says"})
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func readEnds(dev string, size int64) error {
+	f, err := os.Open(dev)
+	if err != nil {
+		return fmt.Errorf("cannot open %s: %w", dev, err)
+	}
+	defer f.Close()
+	b := make([]byte, 4096)
+	for _, at := range []int64{0, size / 2 &^ 4095, size - int64(len(b))} {
+		if _, err := f.ReadAt(b, max(at, 0)); err != nil {
+			return fmt.Errorf("cannot read %s at byte %d of %d: %w", dev, at, size, err)
+		}
+	}
+	return nil
+}
+
 // free checks that the disks under a device are in the plan and that the
 // device itself is not mounted.
 func (r *Recreator) free(dev string) error {
