@@ -366,13 +366,33 @@ type Plan struct {
 	Disks   []Disk            `json:"disks"`
 	Devices map[string]string `json:"devices"` // layout's names -> target's
 	Steps   []Step            `json:"steps"`
+
+	mapping Mapping
 }
 
-// Digest identifies the plan, for the journal.
+// Digest identifies the plan, for the journal. What is on the disks now is no
+// part of it, nor what the kernel calls them: a disk that went away and came
+// back may have another name.
 func (p *Plan) Digest() string {
-	// A group's text is in the step of each of its physical volumes.
 	short := *p
-	short.Steps = slices.Clone(p.Steps)
+	if p.mapping != nil {
+		m := Mapping{}
+		for old, t := range p.mapping {
+			if id := cmp.Or(t.WWN, t.Serial); id != "" {
+				t.Name = "id-" + id
+			}
+			m[old] = t
+		}
+		if q, err := New(p.Layout, m); err == nil { // as it did before
+			short = *q
+		}
+	}
+	short.Disks = slices.Clone(short.Disks)
+	for i := range short.Disks {
+		short.Disks[i].Now = ""
+	}
+	// A group's text is in the step of each of its physical volumes.
+	short.Steps = slices.Clone(short.Steps)
 	sum, last := "", ""
 	for i := range short.Steps {
 		c := &short.Steps[i].Config
@@ -393,7 +413,7 @@ func (p *Plan) Digest() string {
 
 // New makes the plan that brings the layout onto the mapped disks.
 func New(want *layout.Layout, m Mapping) (*Plan, error) {
-	p := &Plan{Layout: want, Devices: map[string]string{}}
+	p := &Plan{Layout: want, Devices: map[string]string{}, mapping: m}
 	for _, old := range want.Needed() {
 		t, ok := m[old]
 		if !ok {

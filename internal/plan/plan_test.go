@@ -312,3 +312,34 @@ func TestSfdisk(t *testing.T) {
 		}
 	}
 }
+
+// TestDigest: a plan is the same when the disk has another name, or holds what
+// the first try left; not when it is another disk, or has other sizes.
+func TestDigest(t *testing.T) {
+	make := func(p Present, w Wish) string {
+		t.Helper()
+		m := Mapping{"sda": p}
+		l, err := Fit(plain(), m, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := New(l, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.Digest()
+	}
+	first := disk("sda", "NEW1", 40*gib)
+	again := disk("sdb", "NEW1", 40*gib)
+	again.Holds = "GPT with 3 partitions"
+	want := make(first, Wish{})
+	if got := make(again, Wish{}); got != want {
+		t.Error("the same disk under another name is another plan")
+	}
+	if make(disk("sda", "NEW2", 40*gib), Wish{}) == want {
+		t.Error("another disk is the same plan")
+	}
+	if make(first, Wish{Sizes: map[string]quantity.Size{"/": 12 * gib}}) == want {
+		t.Error("other sizes are the same plan")
+	}
+}
