@@ -7,6 +7,7 @@
 //
 //	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [--salvage] [SET]
 //	        [--size WHAT=SIZE]... [--keep-sizes] [--fs-type MOUNT=TYPE]...
+//	        [--exclude-disk OLD]... [--mirror OLD]... [--unmirror] [--firmware uefi|bios]
 //	restore [...] VOLUME [VOLUME...]
 //	        [--identity FILE] [--key-file FILE] [--new-luks]
 //	restore mount [--ro] [--key-file FILE] [SET]
