@@ -560,7 +560,7 @@ func (r *circle) restore(ctx context.Context) error {
 	if _, err := vm.Expect(`mkcdrec: rescue system ready`, bootLimit); err != nil {
 		return err
 	}
-	if r.identity != nil {
+	if r.identity != nil && r.Wishes == "" {
 		return r.restoreLUKS(vm)
 	}
 	if r.Wishes != "" || r.Walk != "" {
@@ -708,6 +708,13 @@ func (r *circle) restoreWished(vm *VM) error {
 	if err := r.walk(vm); err != nil {
 		return err
 	}
+	mount := "restore mount"
+	if machines[r.Kind].passphrase {
+		mount += " --key-file /tmp/k"
+		if _, err := must(vm, "printf "+Password+" > /tmp/k", bootLimit); err != nil {
+			return err
+		}
+	}
 	out, err := must(vm, "restore --yes --confirm "+r.confirmed()+" "+r.Wishes, jobLimit)
 	if err != nil {
 		return err
@@ -717,7 +724,7 @@ func (r *circle) restoreWished(vm *VM) error {
 	}
 	// The restored system, compared with its set; then with a file changed.
 	type step struct{ cmd, want string }
-	steps := []step{{"restore mount && restore verify", "nothing else differs"}}
+	steps := []step{{mount + " && restore verify", "nothing else differs"}}
 	if r.Kind == BIOSLVM && !r.Mate {
 		// One file system alone, by an answer file; and what can't be found.
 		steps = append(steps, []step{
@@ -725,7 +732,7 @@ func (r *circle) restoreWished(vm *VM) error {
 			{"printf 'yes: true\\nconfirm: [" + r.targetSerial() + "]\\nonly: /boot\\n' > /tmp/a.yaml; restore --answers /tmp/a.yaml 2>&1", "/boot is restored"},
 			{"restore --yes --confirm " + r.targetSerial() + " --only /home 2>&1; test $? = 4", "no device has the UUID"},
 			{"restore extract $(cat /run/mkcdrec/set) /etc/hostname /boot/grub/grub.cfg --to /tmp/x 2>&1 && cat /tmp/x/etc/hostname && test -s /tmp/x/boot/grub/grub.cfg", r.Kind},
-			{"restore mount && restore verify", "nothing else differs"},
+			{mount + " && restore verify", "nothing else differs"},
 		}...)
 	}
 	steps = append(steps, []step{

@@ -358,11 +358,16 @@ func TestLonger(t *testing.T) {
 		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger},
 		"disk fails":       {Kind: BIOSLVM, FailAt: 200 << 20},
 		"disk vanishes":    {Kind: BIOSLVM, TargetBus: "scsi", Vanish: true},
-		"md steps":         {Kind: BIOSMD, Walk: "all"},
-		"btrfs steps":      {Kind: UEFIBtrfs, Walk: "all"},
-		"luks steps":       {Kind: BIOSLUKS, Walk: "all"},
-		"by hand":          {Kind: BIOSLVM, ByHand: true},
-		"by hand UEFI":     {Kind: UEFIPlain, ByHand: true},
+		// The devices are opened by the old passphrase and the key file, with a header
+		// that is new.
+		"new LUKS": {Kind: BIOSLUKS, Wishes: "--new-luks --key-file /tmp/k", Wished: `cryptsetup open --test-passphrase --key-file /etc/secret.key /dev/vda4 && findmnt /data && ! cryptsetup luksDump /dev/vda3 | grep mkcdrec-test`},
+		// Which restore mount opens, too.
+		"btrfs sizes":  {Kind: BIOSBtrfs, Wishes: "--keep-sizes"},
+		"md steps":     {Kind: BIOSMD, Walk: "all"},
+		"btrfs steps":  {Kind: UEFIBtrfs, Walk: "all"},
+		"luks steps":   {Kind: BIOSLUKS, Walk: "all"},
+		"by hand":      {Kind: BIOSLVM, ByHand: true},
+		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); runCircle(t, c) })
 	}
