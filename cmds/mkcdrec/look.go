@@ -107,7 +107,7 @@ func (a *app) verifyCommand() *cli.Command {
 			}
 			defer s.Close()
 			s.AllDiscs = true
-			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize())); err != nil {
+			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize(!c.Bool("fast")))); err != nil {
 				return fmt.Errorf("the set is damaged:\n%w", err)
 			}
 			a.ui.End()

@@ -314,12 +314,18 @@ func (m *Manifest) ArchiveFor(mount string) *Archive {
 	return &m.Archives[i]
 }
 
-// VerifySize is the number of bytes that Verify reads.
-func (s *Set) VerifySize() int64 {
+// VerifySize is what Verify tells its counter of: the bytes that it reads, and
+// with decode those of the tar streams.
+func (s *Set) VerifySize(decode bool) int64 {
 	n := int64(0)
 	for _, f := range s.Manifest.Files {
 		if !s.elsewhere(f.Name) {
 			n += int64(f.Size)
+		}
+	}
+	for _, a := range s.Manifest.Archives {
+		if decode && !s.elsewhere(a.File) {
+			n += int64(a.TarSize)
 		}
 	}
 	return n
@@ -360,7 +366,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 			errs = append(errs, fmt.Errorf("%s has %d members, the manifest says %d", a.File, r.Members(), a.Members))
 		}
 		if decode && !s.elsewhere(a.File) {
-			errs = append(errs, r.Verify(ctx, archive.VerifyOptions{Decode: true}))
+			errs = append(errs, r.Verify(ctx, archive.VerifyOptions{Decode: true, Progress: p}))
 		}
 		r.Close()
 	}

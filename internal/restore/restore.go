@@ -172,7 +172,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		}
 	}
 	if !r.opt.NoVerify {
-		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize())); err != nil {
+		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize(false))); err != nil {
 			if !r.opt.Salvage || ctx.Err() != nil {
 				return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
 			}
