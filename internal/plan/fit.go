@@ -54,7 +54,7 @@ func Fit(want *layout.Layout, m Mapping, w Wish) (*layout.Layout, error) {
 	}
 	var first error
 	for _, swapShare := range []int64{4, 1} { // of four
-		f.swapShare, f.lvs = swapShare, nil
+		f.swapShare, f.lvs, f.lvRAIDs = swapShare, nil, nil
 		err := f.run()
 		if err == nil {
 			return l, l.Validate()
@@ -127,6 +127,7 @@ type fitter struct {
 	exact     map[string]bool          // disks that keep their table
 	sectors   map[string]bool          // disks whose sectors are of another size, and partitions between them
 	lvs       map[string][]*item       // of each group, by what there was
+	lvRAIDs   map[string]map[string]*lvRAID
 }
 
 // wishes checks that what is wished for is there.
@@ -282,8 +283,10 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 	}
 	if least, ok := f.pv[dev]; ok {
 		it.what, it.min, it.fixed = "LVM", least, false
-		if g := f.groupOn(dev); g != nil && g.Rigid() {
-			it.what, it.min, it.fixed = "LVM with RAID volumes", size, true
+		if g := f.groupOn(dev); g != nil {
+			if _, rigid := f.raids(g); rigid {
+				it.what, it.min, it.fixed = "LVM with RAID volumes", size, true
+			}
 		}
 	}
 	return it
@@ -418,6 +421,7 @@ func (f *fitter) lvItems(g *layout.VolumeGroup) []*item {
 	}
 	var out []*item
 	sum, total := quantity.Size(0), quantity.Size(0)
+	raids, _ := f.raids(g)
 	for _, v := range g.LVs {
 		if v.Pool != "" {
 			continue // it takes room from its pool
@@ -433,8 +437,12 @@ func (f *fitter) lvItems(g *layout.VolumeGroup) []*item {
 			it = f.item(g.Name+"/"+v.Name, v.Size)
 		}
 		it.min = it.min.AlignUp(g.ExtentSize)
+		if r := raids[v.Name]; r != nil { // with all copies
+			it.what += " (" + v.Type + ")"
+			it.min, it.old = r.grown(it.min, g.ExtentSize), r.grown(it.old, g.ExtentSize)
+		}
 		out = append(out, it)
-		sum += v.Size
+		sum += it.old
 	}
 	for _, p := range g.PVs {
 		total += (p.Size - align) / g.ExtentSize * g.ExtentSize
@@ -710,7 +718,7 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 	if !changed {
 		return nil
 	}
-	if g.Rigid() {
+	if _, rigid := f.raids(g); rigid {
 		for at := range f.wish.Sizes {
 			if fs := f.l.Mounted(at); fs != nil && f.l.Group(fs.Device) == g {
 				return refuse("--size %s: the volume group %s has RAID volumes, and keeps its sizes", at, g.Name)
@@ -740,12 +748,21 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 	if !divide(items, total, g.ExtentSize) {
 		return f.refuseGroup(g, total)
 	}
-	// Striped volumes first, while there is room on all.
+	// RAID and striped volumes first, while there is room on all.
 	order := make([]int, len(g.LVs))
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(g.LVs[b].Type, g.LVs[a].Type) })
+	rank := func(i int) int {
+		switch t := g.LVs[i].Type; {
+		case t == layout.TypeMirror || strings.HasPrefix(t, "raid"):
+			return 0
+		case t == "striped":
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(a), rank(b)) })
 	got := map[string]*item{}
 	for _, it := range items {
 		got[it.dev] = it
@@ -763,6 +780,19 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 		lv := vg.Get("logical_volumes", v.Name)
 		if lv == nil {
 			return fmt.Errorf("volume group %s: its metadata has no volume %s", g.Name, v.Name)
+		}
+		if rank(i) == 0 {
+			r := raidVolume(vg.Get("logical_volumes"), *v)
+			if r == nil {
+				return fmt.Errorf("volume %s/%s: its RAID has an unknown form", g.Name, v.Name)
+			}
+			n := r.net(int64(got[g.Name+"/"+v.Name].got / g.ExtentSize))
+			if err := r.place(n, free); err != nil {
+				return fmt.Errorf("volume %s/%s: %w", g.Name, v.Name, err)
+			}
+			v.Size = quantity.Size(n) * g.ExtentSize
+			f.setPV(g.Name+"/"+v.Name, v.Size)
+			continue
 		}
 		stripes, size := striping(lv)
 		v.Size = got[g.Name+"/"+v.Name].got / (quantity.Size(stripes) * g.ExtentSize) * (quantity.Size(stripes) * g.ExtentSize)
