@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -343,19 +344,20 @@ func TestBinary(t *testing.T) {
 	}
 }
 
-// TestLonger is what takes long and is no cell of the matrix.
+// TestLonger is what takes long and is no cell of the matrix. Scenarios of the
+// same machine share its backup.
 func TestLonger(t *testing.T) {
 	if os.Getenv("MKCDREC_ALL") == "" {
 		t.Skip("the long scenarios run with make test-all")
 	}
-	for name, c := range map[string]Circle{
+	all := map[string]Circle{
 		"BIOS to UEFI":     {Kind: BIOSLVM, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && findmnt -no FSTYPE /boot/efi | grep -x vfat && grep -E '[[:space:]]/boot/efi[[:space:]]' /etc/fstab && sfdisk -d /dev/vda | grep -i c12a7328`},
 		"UEFI to BIOS":     {Kind: UEFIPlain, Firmware: "bios", Wishes: "--firmware bios", Wished: `! test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep -i 21686148`},
 		"MBR to UEFI":      {Kind: BIOSPlain, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep 'label: gpt'`},
 		"to a mirror":      {Kind: BIOSLVM, Mate: true, Wishes: "--mirror vda", Wished: `lsblk -no TYPE -s /dev/vg0/root | grep raid1 && mdadm --detail --scan | grep -c ^ARRAY | grep -x 2 && findmnt -no SOURCE /boot | grep /dev/md && grep -c ^ARRAY /etc/mdadm/mdadm.conf`},
 		"to a mirror UEFI": {Kind: UEFIPlain, Mate: true, Wishes: "--mirror vda", Wished: `findmnt -no SOURCE / | grep /dev/md && findmnt -no SOURCE /boot/efi | grep /dev/md && findmnt -no SOURCE /srv/exchange | grep /dev/md`},
 		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x /dev/vda2 && findmnt -no SOURCE /srv/old | grep vda8 && mdadm --detail /dev/md/parity`},
-		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger},
+		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger, Wishes: "--no-verify", Wished: `blockdev --getss /dev/vda | grep -x 4096 && xfs_info /home | grep sectsz=4096`},
 		"disk fails":       {Kind: BIOSLVM, FailAt: 200 << 20},
 		"disk vanishes":    {Kind: BIOSLVM, TargetBus: "scsi", Vanish: true},
 		// The devices are opened by the old passphrase and the key file, with a header
@@ -368,9 +370,41 @@ func TestLonger(t *testing.T) {
 		"luks steps":   {Kind: BIOSLUKS, Walk: "all"},
 		"by hand":      {Kind: BIOSLVM, ByHand: true},
 		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},
-	} {
-		t.Run(name, func(t *testing.T) { t.Parallel(); runCircle(t, c) })
 	}
+	kinds := map[string][]string{}
+	for name, c := range all {
+		kinds[c.Kind] = append(kinds[c.Kind], name)
+	}
+	for kind, names := range kinds {
+		slices.Sort(names)
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			from, shared := "", workDir(t)
+			for _, name := range names {
+				t.Run(name, func(t *testing.T) {
+					c := all[name]
+					if from == "" { // the first one that is not left out
+						from = backUp(t, Circle{Kind: kind, Wishes: "its medium waits for somebody", Work: shared})
+					}
+					c.From = from
+					runCircle(t, c)
+				})
+			}
+		})
+	}
+}
+
+// backUp makes the backup that other circles restore.
+func backUp(t *testing.T, c Circle) string {
+	t.Helper()
+	c.Mkcdrec, c.Guest = programs(t)
+	c.Say = t.Logf
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
+	defer cancel()
+	if err := c.BackUp(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return c.Work
 }
 
 // TestMatrix fills docs/MATRIX.md: every machine is backed up once, and restored
@@ -382,20 +416,14 @@ func TestMatrix(t *testing.T) {
 	for name, k := range machines {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			from := Circle{Kind: name, Work: workDir(t), Say: t.Logf}
-			from.Mkcdrec, from.Guest = programs(t)
-			ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
-			defer cancel()
-			if err := from.BackUp(ctx); err != nil {
-				t.Fatal(err)
-			}
+			from := backUp(t, Circle{Kind: name, Work: workDir(t)})
 			bus := "scsi"
 			if k.uefi {
 				bus = "nvme"
 			}
 			for _, cell := range []struct{ column, size, bus string }{{"same", "", ""}, {"60 %", k.smaller, ""}, {"200 %", k.larger, ""}, {"other bus", "", bus}} {
 				t.Run(cell.column, func(t *testing.T) {
-					runCircle(t, Circle{Kind: name, From: from.Work, TargetSize: cell.size, TargetBus: cell.bus})
+					runCircle(t, Circle{Kind: name, From: from, TargetSize: cell.size, TargetBus: cell.bus})
 				})
 			}
 		})

@@ -44,6 +44,14 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 				mi.Device = m.resolve(mi.Source)
 			}
 		}
+		if mi.Type == superblock.TypeVFAT || mi.Type == superblock.TypeExFAT {
+			// Owners and modes of all files are options of the file system.
+			for _, o := range strings.Split(g[len(g)-1], ",") {
+				if k, _, _ := strings.Cut(o, "="); slices.Contains([]string{"uid", "gid", "fmask", "dmask"}, k) {
+					mi.Options += "," + o
+				}
+			}
+		}
 		if mi.Type == superblock.TypeBtrfs {
 			// It has no device number of its own, and may have several devices.
 			mi.Device = m.resolve(mi.Source)

@@ -181,13 +181,17 @@ func TestBtrfsMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := "22 1 0:25 /@ / rw,relatime shared:1 - btrfs /dev/vda2 rw,compress=zstd:1,space_cache=v2,subvolid=256,subvol=/@\n" +
-		"23 22 0:25 /@home /home rw - btrfs /dev/vda2 rw,subvolid=257,subvol=/@home\n24 22 0:25 /@/srv /mnt rw - btrfs /dev/vda2 rw,subvol=/@\n25 22 0:5 / /proc rw - proc proc rw\n"
+		"23 22 0:25 /@home /home rw - btrfs /dev/vda2 rw,subvolid=257,subvol=/@home\n24 22 0:25 /@/srv /mnt rw - btrfs /dev/vda2 rw,subvol=/@\n25 22 0:5 / /proc rw - proc proc rw\n" +
+		"26 22 254:9 / /srv/x rw,relatime - exfat /dev/vda9 rw,uid=1000,gid=1000,fmask=0027,dmask=0027,iocharset=utf8,errors=remount-ro\n"
 	if err := os.WriteFile(root+"/proc/self/mountinfo", []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	ms, err := Machine{Root: root}.Mounts()
-	if err != nil || len(ms) != 4 {
+	if err != nil || len(ms) != 5 {
 		t.Fatalf("%v %v", ms, err)
+	}
+	if m := ms[4]; m.Options != "rw,relatime,uid=1000,gid=1000,fmask=0027,dmask=0027" {
+		t.Errorf("%+v", m)
 	}
 	if m := ms[0]; m.Device != "vda2" || m.Subvolume != "/@" || m.FSID != "1111-2222" || m.Options != "rw,relatime,compress=zstd:1" || m.Root != m.Subvolume {
 		t.Errorf("%+v", m)

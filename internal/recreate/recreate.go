@@ -517,7 +517,7 @@ func (r *Recreator) mount(s plan.Step) error {
 		// Owners and modes come from options: with the old ones they are as they were.
 		var opts []string
 		for _, o := range strings.Split(s.Mount.Options, ",") {
-			if k, _, _ := strings.Cut(o, "="); slices.Contains([]string{"uid", "gid", "umask", "fmask", "dmask"}, k) {
+			if k, _, _ := strings.Cut(o, "="); slices.Contains([]string{"uid", "gid", "fmask", "dmask"}, k) {
 				opts = append(opts, o)
 			}
 		}
