@@ -416,6 +416,9 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		m.image(l, dev, size, i, mounts)
 		return
 	}
+	if i.OutsideLog {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: "", Reason: i.Type + " whose log lies on another device: it will be restored with its log inside"})
+	}
 	if len(f.Mounts) > 0 {
 		m.used(&f)
 	} else {
@@ -433,6 +436,9 @@ var containers = []string{"bcache", "bcachefs", "zfs_member"}
 func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *superblock.Info, mounts []MountInfo) {
 	cannot := func(reason string) {
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: reason})
+	}
+	if i.Type == "jbd" {
+		return // the log of an ext, which comes back with one inside
 	}
 	if slices.Contains(containers, i.Type) {
 		cannot(i.Type + " is not supported")

@@ -41,15 +41,17 @@ type Info struct {
 	UUID  string // as blkid(8) writes it
 	Label string
 	Size  int64 // bytes the file system covers, 0 when it does not say
-	Ext   *Ext
-	XFS   *XFS
-	VFAT  *VFAT
-	MD    *MD
-	Btrfs *Btrfs
-	ExFAT *ExFAT
-	F2FS  *F2FS
-	JFS   *JFS
-	LUKS  *LUKS
+	// OutsideLog tells of an XFS or ext whose log lies on another device.
+	OutsideLog bool
+	Ext        *Ext
+	XFS        *XFS
+	VFAT       *VFAT
+	MD         *MD
+	Btrfs      *Btrfs
+	ExFAT      *ExFAT
+	F2FS       *F2FS
+	JFS        *JFS
+	LUKS       *LUKS
 }
 
 // MD is the superblock of a member of a RAID array; names as in md(4) and
@@ -235,7 +237,9 @@ func probeExt(b []byte) *Info {
 	if incom&^0x16 != 0 || ro&^0x7 != 0 {
 		typ = TypeExt4
 	}
-	return &Info{Type: typ, UUID: uuid(s[104:120]), Label: text(s[120:136]), Size: blocks * e.BlockSize, Ext: e}
+	// s_journal_inum and s_journal_dev.
+	outside := compat&0x4 != 0 && le.Uint32(s[224:]) == 0 && le.Uint32(s[228:]) != 0
+	return &Info{Type: typ, UUID: uuid(s[104:120]), Label: text(s[120:136]), Size: blocks * e.BlockSize, OutsideLog: outside, Ext: e}
 }
 
 // NewExt is a new ext2, ext3 or ext4 of a size in bytes with what all mke2fs
@@ -278,7 +282,11 @@ func probeXFS(b []byte) *Info {
 	if blocks > 1<<48 {
 		return nil
 	}
-	return &Info{Type: TypeXFS, UUID: uuid(b[32:48]), Label: text(b[108:120]), Size: int64(blocks) * x.BlockSize, XFS: x}
+	i := &Info{Type: TypeXFS, UUID: uuid(b[32:48]), Label: text(b[108:120]), Size: int64(blocks) * x.BlockSize, XFS: x}
+	if i.OutsideLog = be.Uint64(b[48:]) == 0; i.OutsideLog { // sb_logstart
+		x.LogBlocks = 0
+	}
+	return i
 }
 
 func probeVFAT(b []byte) *Info {

@@ -109,3 +109,57 @@ func FuzzProbe(f *testing.F) {
 		_, _ = Probe(bytes.NewReader(img), int64(len(img)))
 	})
 }
+
+// TestOutsideLog: file systems whose log lies on another device, made by their
+// own programs. mke2fs wants a device for that, so tune2fs's bytes are set here.
+func TestOutsideLog(t *testing.T) {
+	dir := t.TempDir()
+	fs, log := filepath.Join(dir, "fs"), filepath.Join(dir, "log")
+	for _, f := range []string{fs, log} {
+		if err := os.WriteFile(f, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(f, 512<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	probe := func() *Info {
+		t.Helper()
+		f, err := os.Open(fs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		i, err := Probe(f, 512<<20)
+		if err != nil || i == nil {
+			t.Fatalf("%v %v", i, err)
+		}
+		return i
+	}
+	run := func(args ...string) {
+		t.Helper()
+		if _, err := exec.LookPath(args[0]); err != nil {
+			t.Skip(err)
+		}
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v %s", args, err, out)
+		}
+	}
+	run("mkfs.xfs", "-q", "-l", "logdev="+log+",size=64m", fs)
+	if i := probe(); !i.OutsideLog || i.XFS.LogBlocks != 0 {
+		t.Errorf("%+v %+v", i, i.XFS)
+	}
+	run("mkfs.xfs", "-q", "-f", fs)
+	if i := probe(); i.OutsideLog || i.XFS.LogBlocks == 0 {
+		t.Errorf("%+v %+v", i, i.XFS)
+	}
+	run("mke2fs", "-qF", "-t", "ext4", fs)
+	if i := probe(); i.OutsideLog {
+		t.Errorf("%+v", i)
+	}
+	run("debugfs", "-w", "-R", "ssv journal_inum 0", fs)
+	run("debugfs", "-w", "-R", "ssv journal_dev 0x0810", fs)
+	if i := probe(); !i.OutsideLog {
+		t.Errorf("%+v", i)
+	}
+}
