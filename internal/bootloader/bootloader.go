@@ -98,6 +98,9 @@ func (s *System) Install(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if err := s.follow(renamed); err != nil {
+		return err
+	}
 	if err := s.arrayFile(); err != nil {
 		return err
 	}
@@ -337,6 +340,7 @@ func (s *System) edit(name string, change func(text string) (out string, notes, 
 func CheckCrypttab(text, root string, l *layout.Layout, renamed map[string]string) (out string, notes, missing []string) {
 	known := map[string]bool{}
 	uuid := map[string]string{}
+	all := uuids(l)
 	for _, c := range l.Crypts {
 		known["UUID="+strings.ToLower(c.UUID)], known["/dev/"+c.Device] = true, true
 		known["LABEL="+c.Label] = c.Label != ""
@@ -355,7 +359,7 @@ func CheckCrypttab(text, root string, l *layout.Layout, renamed map[string]strin
 			continue
 		}
 		for _, p := range d.Table.Partitions {
-			known["PARTUUID="+strings.ToLower(p.GUID)], known["/dev/"+p.Device] = true, true
+			known["PARTUUID="+d.PartUUID(&p)], known["/dev/"+p.Device] = true, true
 			known["PARTLABEL="+p.Name] = true
 		}
 	}
@@ -373,6 +377,11 @@ func CheckCrypttab(text, root string, l *layout.Layout, renamed map[string]strin
 			spec = "UUID=" + strings.ToLower(path.Base(spec))
 		}
 		options := append(f, "", "")[3]
+		if u := all[spec]; u != "" && strings.HasPrefix(spec, "PARTUUID=") {
+			lines[i] = strings.Replace(line, f[1], "UUID="+u, 1)
+			notes = append(notes, fmt.Sprintf("%s lies on another partition now; changed to UUID=%s", spec, u))
+			continue
+		}
 		if n, ok := renamed[strings.TrimPrefix(spec, "/dev/")]; ok && strings.HasPrefix(spec, "/dev/") {
 			to := "/dev/" + n
 			if u := uuid[spec]; u != "" {
@@ -432,8 +441,8 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 		if vg, lv, ok := strings.Cut(dev, "/"); ok {
 			ids[dmPath(vg, lv)] = true
 		}
-		if _, p := l.Partition(dev); p != nil {
-			ids["PARTUUID="+strings.ToLower(p.GUID)] = p.GUID != ""
+		if d, p := l.Partition(dev); p != nil {
+			ids["PARTUUID="+d.PartUUID(p)] = d.PartUUID(p) != ""
 			ids["PARTLABEL="+p.Name] = p.Name != ""
 		}
 	}
@@ -450,6 +459,7 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 			ids["/dev/md/"+a.Label[strings.Index(a.Label, ":")+1:]] = true
 		}
 	}
+	all := uuids(l)
 	for old, now := range l.Moved {
 		uuid["/dev/"+old] = uuid["/dev/"+now]
 	}
@@ -473,6 +483,11 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 		if n, ok := renamed[strings.TrimPrefix(spec, "/dev/")]; ok && uuid[spec] != "" {
 			lines[i] = strings.Replace(line, f[0], "UUID="+uuid[spec], 1)
 			notes = append(notes, fmt.Sprintf("%s is /dev/%s now; changed to UUID=%s", spec, n, uuid[spec]))
+			continue
+		}
+		if u := all[spec]; u != "" && k == "PARTUUID" {
+			lines[i] = strings.Replace(line, f[0], "UUID="+u, 1)
+			notes = append(notes, fmt.Sprintf("%s lies on another partition now; changed to UUID=%s", spec, u))
 			continue
 		}
 		if strings.HasPrefix(spec, "/dev/disk/by-") || strings.HasPrefix(spec, "/dev/sr") || strings.HasPrefix(spec, "/dev/cdrom") || strings.HasPrefix(spec, "/dev/fd") {

@@ -2,6 +2,7 @@ package bootloader
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"path"
@@ -40,7 +41,7 @@ func (s *System) Proof(sys string) []string {
 		if err != nil {
 			continue
 		}
-		cfg := firstEntry(string(b))
+		cfg := s.started(string(b))
 		for _, m := range append(CheckGRUB(cfg, s.Layout), s.checkRoots(cfg)...) {
 			out = append(out, f+": "+m)
 		}
@@ -61,6 +62,15 @@ func firstEntry(cfg string) string {
 	return cfg
 }
 
+// started is the part of a grub.cfg that starts this system: its first entry, or
+// those that it reads from files.
+func (s *System) started(cfg string) string {
+	if strings.Contains(cfg, "blscfg") {
+		return cfg + "\n" + s.bootEntries()
+	}
+	return firstEntry(cfg)
+}
+
 // lacksDrivers tells whether an initramfs that GRUB loads lacks a driver of the
 // root's disks; known is false when GRUB's configuration names none.
 func (s *System) lacksDrivers(sys string) (lacks, known bool) {
@@ -69,7 +79,7 @@ func (s *System) lacksDrivers(sys string) (lacks, known bool) {
 		if err != nil {
 			continue
 		}
-		for _, i := range initrds(firstEntry(string(b))) {
+		for _, i := range initrds(s.started(string(b))) {
 			known = true
 			lacks = lacks || len(s.checkInitrd(i, sys)) > 0
 		}
@@ -90,14 +100,14 @@ func fstabLine(text, message string) string {
 	return lines[n-1]
 }
 
-// checkRoots lists root= words that name no restored device; those by UUID
-// are CheckGRUB's.
+// checkRoots lists root= and resume= words that name no restored device; root= by
+// UUID is CheckGRUB's.
 func (s *System) checkRoots(cfg string) []string {
 	have := map[string]bool{}
 	for _, f := range s.Layout.Filesystems {
 		have["LABEL="+f.Label] = f.Label != ""
-		if _, p := s.Layout.Partition(f.Device); p != nil {
-			have["PARTUUID="+strings.ToLower(p.GUID)] = p.GUID != ""
+		if d, p := s.Layout.Partition(f.Device); p != nil {
+			have["PARTUUID="+d.PartUUID(p)] = d.PartUUID(p) != ""
 		}
 		dev := f.Device
 		if n, ok := s.Devices[dev]; ok {
@@ -108,17 +118,36 @@ func (s *System) checkRoots(cfg string) []string {
 			have[dmPath(vg, lv)] = true
 		}
 	}
-	rootWord := regexp.MustCompile(`(?m)^\s*linux(?:16|efi)?\s.*?\sroot=(\S+)`)
+	for _, w := range s.Layout.Swap {
+		have["UUID="+strings.ToLower(w.UUID)] = w.UUID != ""
+		have["LABEL="+w.Label] = have["LABEL="+w.Label] || w.Label != ""
+		if d, p := s.Layout.Partition(w.Device); p != nil {
+			have["PARTUUID="+d.PartUUID(p)] = d.PartUUID(p) != ""
+		}
+		have["/dev/"+cmp.Or(s.Devices[w.Device], w.Device)] = true
+		if vg, lv, ok := strings.Cut(w.Device, "/"); ok {
+			have[dmPath(vg, lv)] = true
+		}
+	}
+	words := regexp.MustCompile(`(?m)^\s*linux(?:16|efi)?\s.*$`)
+	word := regexp.MustCompile(`\s(root|resume)=(\S+)`)
+	var refs [][]string
+	for _, line := range words.FindAllString(cfg, -1) {
+		refs = append(refs, word.FindAllStringSubmatch(line, -1)...)
+	}
 	var out []string
-	for _, g := range rootWord.FindAllStringSubmatch(cfg, -1) {
-		r := g[1]
+	for _, g := range refs {
+		r := g[2]
+		if g[1] == "resume" && strings.HasPrefix(r, "UUID=") {
+			r = "UUID=" + strings.ToLower(r[5:])
+		}
 		if u, ok := strings.CutPrefix(r, "PARTUUID="); ok {
 			r = "PARTUUID=" + strings.ToLower(u)
 		}
-		if strings.HasPrefix(r, "UUID=") || strings.ContainsAny(r, "$") || have[r] {
+		if g[1] == "root" && strings.HasPrefix(r, "UUID=") || strings.ContainsAny(r, "$") || have[r] {
 			continue
 		}
-		m := "root=" + r + " is not among what was restored"
+		m := g[1] + "=" + r + " is not among what was restored"
 		if !slices.Contains(out, m) {
 			out = append(out, m)
 		}

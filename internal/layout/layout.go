@@ -36,10 +36,13 @@ type Layout struct {
 	Boot        Boot          `json:"boot"`
 	// Moved are devices of the old machine whose content lies on another one of
 	// this layout, after a change by wish: from a partition to an array, or back.
-	Moved   map[string]string `json:"moved,omitempty"`
-	Kernel  Kernel            `json:"kernel"`
-	Network []Interface       `json:"network"`
-	Fstab   string            `json:"fstab"`
+	Moved map[string]string `json:"moved,omitempty"`
+	// PartUUIDs are partitions of the old machine whose content has to be named
+	// otherwise now: PARTUUID, as PartUUID has it, to device.
+	PartUUIDs map[string]string `json:"partUUIDs,omitempty"`
+	Kernel    Kernel            `json:"kernel"`
+	Network   []Interface       `json:"network"`
+	Fstab     string            `json:"fstab"`
 	// Unsupported is what was found and can't be brought back.
 	Unsupported []Unsupported `json:"unsupported"`
 }
@@ -659,4 +662,19 @@ func PartitionName(disk string, n int) string {
 		return fmt.Sprintf("%sp%d", disk, n)
 	}
 	return fmt.Sprintf("%s%d", disk, n)
+}
+
+// PartUUID is what Linux calls a partition of the disk: its GUID, or the
+// signature of an MBR and its number; "" when it has none.
+func (d *Disk) PartUUID(p *Partition) string {
+	switch {
+	case d.Table == nil:
+		return ""
+	case d.Table.Label == MBR:
+		if d.Table.Signature == "" {
+			return ""
+		}
+		return fmt.Sprintf("%s-%02x", strings.ToLower(strings.TrimPrefix(d.Table.Signature, "0x")), p.Number)
+	}
+	return strings.ToLower(p.GUID)
 }

@@ -53,7 +53,7 @@ func toUEFI(l *layout.Layout) error {
 	if err != nil {
 		return err
 	}
-	toGPT(d)
+	toGPT(l, d)
 	dev := addPartition(d, espSize, layout.TypeESP, "EFI system partition")
 	id := strings.ToUpper(uuid.From("esp " + d.Table.GUID))
 	l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: dev, Type: superblock.TypeVFAT, UUID: id[:4] + "-" + id[4:8], Label: "EFI", Size: espSize, New: true,
@@ -94,10 +94,13 @@ var gptTypes = map[string]string{
 const typeLinux = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 
 // toGPT makes a GPT of an MBR: numbers and places stay, so that names do.
-func toGPT(d *layout.Disk) {
+func toGPT(l *layout.Layout, d *layout.Disk) {
 	t := d.Table
 	if t.Label == layout.GPT {
 		return
+	}
+	for i := range t.Partitions {
+		oldPartUUID(l, d.PartUUID(&t.Partitions[i]), t.Partitions[i].Device)
 	}
 	seed := d.Name + " " + t.Signature
 	t.Label, t.GUID, t.Signature = layout.GPT, strings.ToUpper(uuid.From(seed)), ""
@@ -110,6 +113,17 @@ func toGPT(d *layout.Disk) {
 	}
 	// The copy of the table takes room at the end.
 	d.Size = max(d.Size, Need(d))
+}
+
+// oldPartUUID notes that what the old machine had on a partition is on dev, and
+// has no such PARTUUID there.
+func oldPartUUID(l *layout.Layout, id, dev string) {
+	if l.PartUUIDs == nil {
+		l.PartUUIDs = map[string]string{}
+	}
+	if id != "" {
+		l.PartUUIDs[id] = dev
+	}
 }
 
 // addPartition puts a partition behind all others.

@@ -103,6 +103,7 @@ func mirror(l *layout.Layout, name string) error {
 			p.Type = raidType(d.Table.Label)
 			q.Type = p.Type
 		}
+		oldPartUUID(l, d.PartUUID(p), p.Device) // which move changes
 		move(l, p.Device, a.Name)
 		l.Arrays = append(l.Arrays, a)
 	}
@@ -213,6 +214,11 @@ func move(l *layout.Layout, from, to string) {
 		at(&l.Images[i].Device)
 	}
 	at(&l.Boot.ESP)
+	for old, now := range l.PartUUIDs {
+		if now == from {
+			l.PartUUIDs[old] = to
+		}
+	}
 	if l.Moved == nil {
 		l.Moved = map[string]string{}
 	}

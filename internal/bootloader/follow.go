@@ -1,0 +1,197 @@
+package bootloader
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+)
+
+// cmdlineFiles have kernel command lines in them, beside grub.cfg, which is made
+// anew from some of them; patterns below the system's root.
+var cmdlineFiles = []string{"etc/default/grub", "etc/default/grub.d/*.cfg", "etc/kernel/cmdline", "etc/initramfs-tools/conf.d/*", "boot/loader/entries/*.conf", "boot/grub/grubenv", "boot/grub2/grubenv"}
+
+// grubenvSize is the size of GRUB's environment block, of which every byte counts.
+const grubenvSize = 1024
+
+// uuids gives the UUID of what lies on a device, by all names that the old
+// machine had for it: "/dev/vda2", "PARTUUID=...". Those that are right still
+// are among them.
+func uuids(l *layout.Layout) map[string]string {
+	out := map[string]string{}
+	add := func(dev, uuid string) {
+		if uuid == "" {
+			return
+		}
+		out["/dev/"+dev] = uuid
+		for old, now := range l.Moved {
+			if now == dev {
+				out["/dev/"+old] = uuid
+			}
+		}
+		for old, now := range l.PartUUIDs {
+			if now == dev {
+				out["PARTUUID="+old] = uuid
+			}
+		}
+	}
+	for _, f := range l.Filesystems {
+		for _, d := range f.Devs() {
+			add(d, f.UUID)
+		}
+	}
+	for _, s := range l.Swap {
+		add(s.Device, s.UUID)
+	}
+	for _, c := range l.Crypts {
+		add(c.Device, c.UUID)
+	}
+	return out
+}
+
+// FollowCmdline gives a text with kernel command lines in which root= and resume=
+// name devices that are called otherwise now, by their UUIDs. notes say what was
+// changed.
+func FollowCmdline(text string, l *layout.Layout, renamed map[string]string) (out string, notes []string) {
+	id := uuids(l)
+	word := regexp.MustCompile(`\b((?i:root|resume))=(/dev/[^\s"',]+|PARTUUID=[^\s"',]+)`)
+	out = word.ReplaceAllStringFunc(text, func(s string) string {
+		g := word.FindStringSubmatch(s)
+		spec := g[2]
+		if u, ok := strings.CutPrefix(spec, "PARTUUID="); ok {
+			spec = "PARTUUID=" + strings.ToLower(u)
+			if l.PartUUIDs[strings.ToLower(u)] == "" {
+				return s
+			}
+		} else if renamed[strings.TrimPrefix(spec, "/dev/")] == "" {
+			return s
+		}
+		if id[spec] == "" {
+			return s
+		}
+		notes = append(notes, fmt.Sprintf("%s is %s=UUID=%s now", s, g[1], id[spec]))
+		return g[1] + "=UUID=" + id[spec]
+	})
+	return out, notes
+}
+
+// FollowLVMDevices gives LVM's devices file, lvmdevices(8), with the devices that
+// its physical volumes are on now. Found by name they are looked for by LVM
+// itself when names change. notes say what was changed.
+func FollowLVMDevices(text string, l *layout.Layout, devices map[string]string) (out string, notes []string) {
+	now := map[string]string{} // PVID -> device
+	for _, g := range l.VolumeGroup {
+		for _, p := range g.PVs {
+			if dev := devices[p.Device]; dev != "" {
+				now[strings.ReplaceAll(p.UUID, "-", "")] = dev
+			}
+		}
+	}
+	var lines []string
+	for _, line := range strings.SplitAfter(text, "\n") {
+		pvid := ""
+		for _, w := range strings.Fields(line) {
+			if v, ok := strings.CutPrefix(w, "PVID="); ok {
+				pvid = v
+			}
+		}
+		if dev := now[pvid]; dev != "" && strings.HasPrefix(strings.TrimSpace(line), "IDTYPE=") {
+			line = fmt.Sprintf("IDTYPE=devname IDNAME=/dev/%s DEVNAME=/dev/%s PVID=%s\n", dev, dev, pvid)
+			notes = append(notes, fmt.Sprintf("the physical volume %s is /dev/%s now", pvid, dev))
+		}
+		lines = append(lines, line)
+	}
+	if len(notes) == 0 {
+		return text, nil
+	}
+	for i, line := range lines { // of the text as LVM wrote it
+		if strings.HasPrefix(line, "# HASH=") || strings.HasPrefix(line, "HASH=") {
+			lines[i] = ""
+		}
+	}
+	return strings.Join(lines, ""), notes
+}
+
+// follow changes what else names devices: LVM's devices file, and kernel command
+// lines.
+func (s *System) follow(renamed map[string]string) error {
+	if err := s.edit("lvm/devices/system.devices", func(text string) (string, []string, []string) {
+		text, notes := FollowLVMDevices(text, s.Layout, s.Devices)
+		return text, notes, nil
+	}); err != nil {
+		return err
+	}
+	for _, pattern := range cmdlineFiles {
+		files, err := filepath.Glob(filepath.Join(s.Root, pattern))
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			if st, err := os.Lstat(f); err != nil || !st.Mode().IsRegular() {
+				continue
+			}
+			rel, err := filepath.Rel(filepath.Join(s.Root, "etc"), f)
+			if err != nil {
+				return err
+			}
+			if err := s.edit(rel, func(text string) (string, []string, []string) {
+				out, notes := FollowCmdline(text, s.Layout, renamed)
+				if filepath.Base(f) == "grubenv" && out != text {
+					if out = strings.TrimRight(out, "#"); len(out) > grubenvSize {
+						return text, nil, []string{"its command line has no room for UUIDs: change it by hand"}
+					}
+					out += strings.Repeat("#", grubenvSize-len(out))
+				}
+				return out, notes, nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// bootEntries gives the entries of the Boot Loader Specification, which GRUB's
+// blscfg reads, as lines of a grub.cfg; "" when there are none.
+func (s *System) bootEntries() string {
+	files, err := filepath.Glob(filepath.Join(s.Root, "boot/loader/entries/*.conf"))
+	if err != nil {
+		return ""
+	}
+	opts := ""
+	for _, f := range []string{"boot/grub2/grubenv", "boot/grub/grubenv"} {
+		b, err := os.ReadFile(filepath.Join(s.Root, f))
+		if err != nil {
+			continue
+		}
+		for _, line := range strings.Split(string(b), "\n") {
+			if v, ok := strings.CutPrefix(line, "kernelopts="); ok {
+				opts = v
+			}
+		}
+	}
+	var out strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		linux, options, initrd := "", "", ""
+		for _, line := range strings.Split(string(b), "\n") {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			switch key {
+			case "linux":
+				linux = strings.TrimSpace(value)
+			case "options":
+				options += " " + strings.TrimSpace(value)
+			case "initrd":
+				initrd += " " + strings.ReplaceAll(strings.TrimSpace(value), "$tuned_initrd", "")
+			}
+		}
+		fmt.Fprintf(&out, "linux %s%s\ninitrd%s\n", linux, strings.ReplaceAll(options, "$kernelopts", opts), initrd)
+	}
+	return out.String()
+}
