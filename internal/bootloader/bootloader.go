@@ -326,13 +326,23 @@ func (s *System) edit(name string, change func(text string) (out string, notes, 
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(file+".before-restore", b, st.Mode().Perm()); err != nil {
+	if err := os.WriteFile(kept(file), b, st.Mode().Perm()); err != nil {
 		return fmt.Errorf("cannot keep the old %s: %w", name, err)
 	}
 	if err := os.WriteFile(file, []byte(text), st.Mode().Perm()); err != nil {
 		return fmt.Errorf("cannot change %s: %w", name, err)
 	}
 	return nil
+}
+
+// kept is where the old text of a file stays. Of some directories every file is
+// read, whatever its name, but for hidden ones.
+func kept(file string) string {
+	dir, base := filepath.Split(file)
+	if strings.HasSuffix(dir, ".d/") {
+		base = "." + base
+	}
+	return dir + base + ".before-restore"
 }
 
 // CheckCrypttab gives the text with renamed devices replaced by UUIDs, what was
