@@ -86,6 +86,7 @@ func TestBootEntries(t *testing.T) {
 	put("boot/grub2/grub.cfg", "insmod blscfg\nblscfg\n")
 	put("boot/loader/entries/a.conf", "title A\nversion 6.1\nlinux /vmlinuz-6.1\ninitrd /initramfs-6.1.img $tuned_initrd\noptions $kernelopts quiet\n")
 	put("etc/fstab", "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n")
+	put("etc/initramfs-tools/conf.d/resume", "RESUME=/dev/sda2\n")
 	s := &System{Root: root, Layout: followed(), Devices: map[string]string{"sda": "vda", "sda1": "vda1", "sda2": "vda2"}, Report: progress.None{}}
 	if got, want := s.bootEntries(), "linux /vmlinuz-6.1 root=/dev/sda1 ro resume=/dev/sda2 quiet\ninitrd /initramfs-6.1.img \n"; got != want {
 		t.Errorf("%q; want %q", got, want)
@@ -101,6 +102,13 @@ func TestBootEntries(t *testing.T) {
 	}
 	b, err := os.ReadFile(root + "/boot/grub2/grubenv")
 	if err != nil || len(b) != grubenvSize || !strings.Contains(string(b), "kernelopts=root=UUID=11111111-2222-3333-4444-555555555555 ro resume=UUID=99999999-2222-3333-4444-555555555555\n#") {
+		t.Errorf("%v %q", err, b)
+	}
+	// Every file of conf.d is read, but for hidden ones.
+	if names, err := filepath.Glob(root + "/etc/initramfs-tools/conf.d/*"); err != nil || len(names) != 1 {
+		t.Errorf("%v %v", names, err)
+	}
+	if b, err := os.ReadFile(root + "/etc/initramfs-tools/conf.d/resume"); err != nil || string(b) != "RESUME=UUID=99999999-2222-3333-4444-555555555555\n" {
 		t.Errorf("%v %q", err, b)
 	}
 	if proof := strings.Join(s.Proof(t.TempDir()), "\n"); strings.Contains(proof, "root=") || strings.Contains(proof, "resume=") {
