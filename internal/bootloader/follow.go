@@ -130,8 +130,8 @@ func (s *System) follow(renamed map[string]string) error {
 			return err
 		}
 		for _, f := range files {
-			if st, err := os.Lstat(f); err != nil || !st.Mode().IsRegular() {
-				continue
+			if st, err := os.Lstat(f); err != nil || !st.Mode().IsRegular() || strings.HasPrefix(filepath.Base(f), ".") {
+				continue // hidden ones are our copies
 			}
 			rel, err := filepath.Rel(filepath.Join(s.Root, "etc"), f)
 			if err != nil {
