@@ -128,6 +128,10 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 		hm := templates.HandMount{Device: shell(a.Device), Path: a.Mount}
 		if f := l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
 			hm.Options = handOptions(f, f.MountAt(a.Mount).Subvolume, shell)
+		} else if f != nil && (f.VFAT != nil || f.ExFAT != nil) {
+			if o := f.MountAt(a.Mount).Owners(); o != "" {
+				hm.Options = templates.ShellQuote(o)
+			}
 		}
 		h.Mounts = append(h.Mounts, hm)
 		h.Archives = append(h.Archives, templates.HandArchive{File: a.File, Path: a.Mount})

@@ -264,6 +264,21 @@ type Mount struct {
 	Subvolume string `json:"subvolume,omitempty"`
 }
 
+// Owners are the options that say whose the files of a file system without owners
+// are, "uid=1000,fmask=0027"; "" for none.
+func (m Mount) Owners() string {
+	var out []string
+	for _, o := range strings.Split(m.Options, ",") {
+		if k, _, _ := strings.Cut(o, "="); slices.Contains(OwnerOptions, k) {
+			out = append(out, o)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// OwnerOptions are the names of those options, for vfat and exfat; mount(8).
+var OwnerOptions = []string{"uid", "gid", "fmask", "dmask"}
+
 // Subvolume is one of a btrfs, other than its top level.
 type Subvolume struct {
 	Path     string `json:"path"` // from the top level

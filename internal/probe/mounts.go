@@ -47,7 +47,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 		if mi.Type == superblock.TypeVFAT || mi.Type == superblock.TypeExFAT {
 			// Owners and modes of all files are options of the file system.
 			for _, o := range strings.Split(g[len(g)-1], ",") {
-				if k, _, _ := strings.Cut(o, "="); slices.Contains([]string{"uid", "gid", "fmask", "dmask"}, k) {
+				if k, _, _ := strings.Cut(o, "="); slices.Contains(layout.OwnerOptions, k) {
 					mi.Options += "," + o
 				}
 			}

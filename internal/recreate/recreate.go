@@ -514,14 +514,7 @@ func (r *Recreator) mount(s plan.Step) error {
 	case superblock.TypeXFS:
 		data = "nouuid" // the set's disk may hold a copy
 	case superblock.TypeVFAT, superblock.TypeExFAT:
-		// Owners and modes come from options: with the old ones they are as they were.
-		var opts []string
-		for _, o := range strings.Split(s.Mount.Options, ",") {
-			if k, _, _ := strings.Cut(o, "="); slices.Contains([]string{"uid", "gid", "fmask", "dmask"}, k) {
-				opts = append(opts, o)
-			}
-		}
-		data = strings.Join(opts, ",")
+		data = s.Mount.Owners() // then all of them are as they were
 	}
 	if err := unix.Mount("/dev/"+s.Device, dir, s.FSType, unix.MS_NOATIME, data); err != nil {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w", s.Device, dir, err)

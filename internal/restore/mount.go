@@ -63,8 +63,8 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		return nil, err
 	}
 	type mount struct {
-		path, subvolume string
-		fs              layout.Filesystem
+		path, subvolume, owners string
+		fs                      layout.Filesystem
 	}
 	var todo []mount
 	for _, f := range l.Filesystems {
@@ -72,7 +72,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 			continue // the set's own file system, or what is no part of the system
 		}
 		for _, m := range f.Mounts {
-			todo = append(todo, mount{m.Path, m.Subvolume, f})
+			todo = append(todo, mount{m.Path, m.Subvolume, m.Owners(), f})
 		}
 	}
 	slices.SortFunc(todo, func(a, b mount) int { return strings.Compare(a.path, b.path) })
@@ -101,8 +101,11 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 			flags = unix.MS_RDONLY
 		}
 		data, typ := "", devs[i].Info.Type
-		if typ == superblock.TypeXFS {
+		switch typ {
+		case superblock.TypeXFS:
 			data = "nouuid"
+		case superblock.TypeVFAT, superblock.TypeExFAT:
+			data = m.owners
 		}
 		var failed error
 		if typ == superblock.TypeBtrfs {

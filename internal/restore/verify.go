@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Verified is what a comparison of a system with its set saw.
@@ -79,6 +81,9 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 				name = e.name
 				break
 			}
+		}
+		if name == "" && (a.Type == superblock.TypeVFAT || a.Type == superblock.TypeExFAT) && d.Path == filepath.Clean(a.Mount) && strings.HasPrefix(d.What, "time is") {
+			name = "the time of a root directory, which FAT keeps nowhere"
 		}
 		if name == "" {
 			v.Differences = append(v.Differences, d)
