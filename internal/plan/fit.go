@@ -677,7 +677,11 @@ func (f *fitter) array(a *layout.Array) error {
 			}
 			changed = changed || !f.exact[d]
 		}
-		n := (sizeOf(f.l, m) - a.Data - a.Tail()) / unit * unit
+		room := sizeOf(f.l, m) - a.Data - a.Tail()
+		n := room / unit * unit
+		if n < a.Part && a.Part <= room {
+			n = a.Part // as it was: not less for being rounded
+		}
 		if least == 0 || n < least {
 			least = n
 		}

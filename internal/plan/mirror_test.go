@@ -83,6 +83,28 @@ func TestMirror(t *testing.T) {
 	}
 }
 
+// TestMirrorImage: what was saved block by block has its size on the array, be it
+// odd, and the disk another one.
+func TestMirrorImage(t *testing.T) {
+	odd := 200*mib - 17*512*2
+	was := machine(layout.GPT, []quantity.Size{20 * gib}, [][]part{{{8 * gib, "ext4 /", 3 * gib}, {odd, "raw", 0}}}, nil)
+	was.Images = []layout.Image{{Device: "sda2", Type: "ntfs", Size: odd, File: "sda2.img.zst"}}
+	l, err := Mirror(was, []string{"sda"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []quantity.Size{9 * gib, 20 * gib, 30 * gib} {
+		m := Mapping{"sda": disk("vda", "A", size), "sda-mirror": disk("vdb", "B", size)}
+		is, err := Fit(l, m, Wish{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := New(is, m); err != nil {
+			t.Errorf("%s: %v", size, err)
+		}
+	}
+}
+
 // TestMirrorESP: firmware reads either half of the EFI system partition.
 func TestMirrorESP(t *testing.T) {
 	was := machine(layout.GPT, []quantity.Size{20 * gib}, [][]part{{{300 * mib, "esp", 0}, {8 * gib, "ext4 /", 3 * gib}}}, nil)
