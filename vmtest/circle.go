@@ -102,7 +102,7 @@ var changes = []change{
 	{"time stamps of systemd-update-done", `^/(etc|var)/\.updated$`},
 	{"the clock's drift file", `^/etc/adjtime$`},
 	{"LVM's own archive of metadata", `^/etc/lvm(/(archive|backup)(/.*)?)?$`},
-	{"the time of an exFAT's root directory, which is kept nowhere", `^/srv/exchange$`},
+	{"the time of an exFAT's root directory, which is kept nowhere", `^/srv/exchange(/\.)?$`},
 	{"temporary files", `^/(tmp|var/tmp)(/.*)?$`},
 }
 
@@ -1042,7 +1042,7 @@ func (r *circle) compare(ctx context.Context) error {
 		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
 	}
 	if r.Firmware != "" {
-		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/efi(/.*)?|/grub(/.*)?)?$`})
+		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/\.|/efi(/.*)?|/grub(/.*)?)?$`})
 	}
 	if r.Wishes != "" || r.Walk != "" {
 		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|(fstab|mdadm/mdadm\.conf)(\.before-restore)?|mdadm))?$|^/home/lost\+found$`})
