@@ -548,7 +548,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		}
 		if s.Kind == plan.MountFS && !r.opt.DryRun {
 			if err := r.unpack(ctx, s, done[i]); err != nil {
-				return err
+				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}
 			// Before the journal says that they are there.
 			r.Screen.Phase("writing "+s.Mount.Path+" to its disk", 0)
