@@ -289,8 +289,11 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	c := b.Config.Rescue
 	extra := slices.Clone(c.ExtraModules)
 	// Sets may be on tape, and a drive that started the machine is a CD drive.
-	// raid1 is for restore --mirror.
-	for _, m := range []string{"st", "sg", "md_mod", "raid1"} {
+	tape := []string{"st", "sg"}
+	if c.Modules != kernelcfg.SetHost {
+		tape = append(tape, "md_mod", "raid1") // for restore --mirror
+	}
+	for _, m := range tape {
 		if _, ok := x.Path[m]; ok {
 			extra = append(extra, m)
 		}
@@ -382,8 +385,9 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md", "luks", "thin")
 	}
 	// What the wishes of a restore may want: other types, --firmware, --mirror.
+	// A small system, for machines with little memory, has none of them.
 	wishes := []string{"ext4", "xfs", "btrfs", "vfat", "md"}
-	if b.Config.Rescue.Programs == "required" {
+	if b.Config.Rescue.Programs == "required" || b.Config.Rescue.Modules == kernelcfg.SetHost {
 		wishes = nil
 	}
 	for i, n := range append(slices.Clone(needs), wishes...) {

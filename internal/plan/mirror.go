@@ -77,10 +77,13 @@ func mirror(l *layout.Layout, name string) error {
 		if !carries(l, p.Device) {
 			continue
 		}
-		p.Size += mirrorData
-		delta += mirrorData
+		// mdadm(8) takes whole KiB, and 64 of them are what arrays are rounded to.
+		larger := p.Size.AlignUp(64*quantity.KiB) + mirrorData
+		more := (larger - p.Size).AlignUp(align) // what follows stays aligned
+		p.Size = larger
+		delta += more
 		if p.Logical() && extended != nil {
-			extended.Size += mirrorData
+			extended.Size += more
 		}
 	}
 	slices.SortFunc(d.Table.Partitions, func(a, b layout.Partition) int { return cmp.Compare(a.Number, b.Number) })

@@ -102,6 +102,11 @@ func TestMirrorImage(t *testing.T) {
 		if _, err := New(is, m); err != nil {
 			t.Errorf("%s: %v", size, err)
 		}
+		for _, a := range is.Arrays {
+			if a.Part%quantity.KiB != 0 || a.Size != a.Part || a.Part+a.Data > sizeOf(is, a.Members[0].Device) {
+				t.Errorf("%s: mdadm can't make %+v", size, a)
+			}
+		}
 	}
 }
 
