@@ -566,6 +566,40 @@ func (r *Recreator) SyncMount(s plan.Step) error {
 	return nil
 }
 
+// dropVolumes takes away the devices of a group that LVM does not find any more.
+func (r *Recreator) dropVolumes(ctx context.Context, group string) error {
+	prefix := strings.ReplaceAll(group, "-", "--") + "-"
+	for range 4 { // those that others lie on come after them
+		var errs []error
+		left := 0
+		dirs, err := filepath.Glob("/sys/block/dm-*/dm")
+		if err != nil {
+			return err
+		}
+		for _, d := range dirs {
+			name, err1 := os.ReadFile(d + "/name")
+			id, err2 := os.ReadFile(d + "/uuid")
+			n := strings.TrimSpace(string(name))
+			rest, ok := strings.CutPrefix(n, prefix)
+			if err := errors.Join(err1, err2); err != nil || !ok || strings.HasPrefix(rest, "-") || !strings.HasPrefix(string(id), "LVM-") {
+				continue
+			}
+			left++
+			if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"dmsetup", "remove", n}, Env: noUdev}); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if left == 0 {
+			// The names that LVM made here without udev.
+			return os.RemoveAll("/dev/" + group)
+		}
+		if len(errs) == left {
+			return errors.Join(errs...)
+		}
+	}
+	return fmt.Errorf("cannot take away the volumes of %s", group)
+}
+
 // Release unmounts everything below target, and closes the plan's volume groups,
 // LUKS devices and arrays: after a run, and before a new try. It reports what stays.
 func (r *Recreator) Release(ctx context.Context) error {
@@ -594,7 +628,12 @@ func (r *Recreator) release(ctx context.Context) error {
 		switch s.Kind {
 		case plan.RestoreVG:
 			if _, err := os.Stat("/dev/" + s.Group); err == nil {
-				errs = append(errs, r.lvm(ctx, "vgchange", "-an", s.Group))
+				if err := r.lvm(ctx, "vgchange", "-an", s.Group); err != nil {
+					// Its disk may be gone, and the group with it.
+					if drop := r.dropVolumes(ctx, s.Group); drop != nil {
+						errs = append(errs, err, drop)
+					}
+				}
 			}
 		case plan.MakeCrypt:
 			errs = append(errs, CloseCrypt(ctx, r.Run, s.Crypt.Name))
