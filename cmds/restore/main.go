@@ -85,7 +85,7 @@ func run(args []string) int {
 	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is no rescue system")
 	f.Var(&maps, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)")
 	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
-	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4 or xfs")
+	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4, xfs or btrfs")
 	f.BoolVar(&opt.Wish.Keep, "keep-sizes", false, "every partition and volume gets the size it had, whatever the disk")
 	f.StringVar(&opt.Only, "only", "", "`MOUNT` point: make and restore this file system only, on a device that is there")
 	f.StringVar(&opt.Onto, "onto", "", "`DEV` that --only overwrites; without it, the one with the same UUID")
