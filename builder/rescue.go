@@ -289,11 +289,11 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	c := b.Config.Rescue
 	extra := slices.Clone(c.ExtraModules)
 	// Sets may be on tape, and a drive that started the machine is a CD drive.
-	tape := []string{"st", "sg"}
+	useful := []string{"st", "sg"}
 	if c.Modules != kernelcfg.SetHost {
-		tape = append(tape, "md_mod", "raid1") // for restore --mirror
+		useful = append(useful, "md_mod", "raid1") // for restore --mirror
 	}
-	for _, m := range tape {
+	for _, m := range useful {
 		if _, ok := x.Path[m]; ok {
 			extra = append(extra, m)
 		}

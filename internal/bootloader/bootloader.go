@@ -440,14 +440,11 @@ func CheckGRUB(cfg string, l *layout.Layout) []string {
 // changed, and what refers to nothing that was restored.
 func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out string, notes, missing []string) {
 	ids := map[string]bool{}
-	uuid := map[string]string{}
+	uuid := uuids(l)
 	add := func(dev, u, label string) {
 		ids["UUID="+strings.ToLower(u)] = u != ""
 		ids["LABEL="+label] = label != ""
 		ids["/dev/"+dev] = true
-		if u != "" {
-			uuid["/dev/"+dev] = u
-		}
 		if vg, lv, ok := strings.Cut(dev, "/"); ok {
 			ids[dmPath(vg, lv)] = true
 		}
@@ -468,10 +465,6 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 		if i := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == a.Name }); i >= 0 {
 			ids["/dev/md/"+a.Label[strings.Index(a.Label, ":")+1:]] = true
 		}
-	}
-	all := uuids(l)
-	for old, now := range l.Moved {
-		uuid["/dev/"+old] = uuid["/dev/"+now]
 	}
 	lines := strings.SplitAfter(text, "\n")
 	for i, line := range lines {
@@ -495,7 +488,7 @@ func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out s
 			notes = append(notes, fmt.Sprintf("%s is /dev/%s now; changed to UUID=%s", spec, n, uuid[spec]))
 			continue
 		}
-		if u := all[spec]; u != "" && k == "PARTUUID" {
+		if u := uuid[spec]; u != "" && k == "PARTUUID" {
 			lines[i] = strings.Replace(line, f[0], "UUID="+u, 1)
 			notes = append(notes, fmt.Sprintf("%s lies on another partition now; changed to UUID=%s", spec, u))
 			continue

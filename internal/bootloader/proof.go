@@ -104,30 +104,23 @@ func fstabLine(text, message string) string {
 // UUID is CheckGRUB's.
 func (s *System) checkRoots(cfg string) []string {
 	have := map[string]bool{}
-	for _, f := range s.Layout.Filesystems {
-		have["LABEL="+f.Label] = f.Label != ""
-		if d, p := s.Layout.Partition(f.Device); p != nil {
+	add := func(dev, label string) {
+		have["LABEL="+label] = have["LABEL="+label] || label != ""
+		if d, p := s.Layout.Partition(dev); p != nil {
 			have["PARTUUID="+d.PartUUID(p)] = d.PartUUID(p) != ""
 		}
-		dev := f.Device
-		if n, ok := s.Devices[dev]; ok {
-			dev = n
-		}
+		dev = cmp.Or(s.Devices[dev], dev)
 		have["/dev/"+dev] = true
 		if vg, lv, ok := strings.Cut(dev, "/"); ok {
 			have[dmPath(vg, lv)] = true
 		}
 	}
+	for _, f := range s.Layout.Filesystems {
+		add(f.Device, f.Label)
+	}
 	for _, w := range s.Layout.Swap {
 		have["UUID="+strings.ToLower(w.UUID)] = w.UUID != ""
-		have["LABEL="+w.Label] = have["LABEL="+w.Label] || w.Label != ""
-		if d, p := s.Layout.Partition(w.Device); p != nil {
-			have["PARTUUID="+d.PartUUID(p)] = d.PartUUID(p) != ""
-		}
-		have["/dev/"+cmp.Or(s.Devices[w.Device], w.Device)] = true
-		if vg, lv, ok := strings.Cut(w.Device, "/"); ok {
-			have[dmPath(vg, lv)] = true
-		}
+		add(w.Device, w.Label)
 	}
 	words := regexp.MustCompile(`(?m)^\s*linux(?:16|efi)?\s.*$`)
 	word := regexp.MustCompile(`\s(root|resume)=(\S+)`)

@@ -169,7 +169,7 @@ const TypeMirror = "mirror"
 // Rigid tells of a group whose volumes can't get other sizes: LVM has RAID
 // volumes or mirrors in it.
 func (g *VolumeGroup) Rigid() bool {
-	return slices.ContainsFunc(g.LVs, func(v LogicalVolume) bool { return strings.HasPrefix(v.Type, "raid") || v.Type == TypeMirror })
+	return slices.ContainsFunc(g.LVs, LogicalVolume.RAID)
 }
 
 // VolumeGroup is an LVM2 volume group.
@@ -208,6 +208,9 @@ type LogicalVolume struct {
 	// ThinPool is set for one of type "thin-pool".
 	ThinPool *ThinPool `json:"thinPool,omitempty"`
 }
+
+// RAID tells of a volume of several images, the old mirrors among them.
+func (v LogicalVolume) RAID() bool { return strings.HasPrefix(v.Type, "raid") || v.Type == TypeMirror }
 
 // Segment types of thin provisioning, lvmthin(7).
 const (

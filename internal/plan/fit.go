@@ -758,10 +758,10 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 		order[i] = i
 	}
 	rank := func(i int) int {
-		switch t := g.LVs[i].Type; {
-		case t == layout.TypeMirror || strings.HasPrefix(t, "raid"):
+		switch v := g.LVs[i]; {
+		case v.RAID():
 			return 0
-		case t == "striped":
+		case v.Type == "striped":
 			return 1
 		}
 		return 2

@@ -194,7 +194,7 @@ func (f *fitter) raids(g *layout.VolumeGroup) (found map[string]*lvRAID, rigid b
 	t, err := lvmtext.Parse(g.Config)
 	lvs := t.Get(g.Name, "logical_volumes")
 	for _, v := range g.LVs {
-		if err != nil || v.Type != layout.TypeMirror && !strings.HasPrefix(v.Type, "raid") {
+		if err != nil || !v.RAID() {
 			continue
 		}
 		r := raidVolume(lvs, v)

@@ -45,13 +45,10 @@ func probeExFAT(b []byte) *Info {
 	return i
 }
 
-// exfatLabel finds the label in the first cluster of the root directory; "" when
+// exfatLabel finds the label of an exFAT whose boot sector is whole in the first cluster of the root directory; "" when
 // it is not there, where nobody but mkfs puts it.
 func exfatLabel(r io.ReaderAt, b []byte) string {
 	le := binary.LittleEndian
-	if b[108] < 9 || b[108] > 12 || b[109] > 25-b[108] {
-		return ""
-	}
 	root, heap := int64(le.Uint32(b[96:])), int64(le.Uint32(b[88:]))
 	if root < 2 {
 		return ""

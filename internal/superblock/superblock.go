@@ -140,7 +140,9 @@ func Probe(r io.ReaderAt, size int64) (*Info, error) {
 		return i, nil
 	}
 	if i := probeExFAT(b); i != nil {
-		i.Label = exfatLabel(r, b)
+		if i.ExFAT != nil {
+			i.Label = exfatLabel(r, b)
+		}
 		return i, nil
 	}
 	// Order matters: containers before what their data may look like.
