@@ -139,15 +139,12 @@ func Probe(r io.ReaderAt, size int64) (*Info, error) {
 	if i := probeEnd(r, size); i != nil {
 		return i, nil
 	}
-	if i := probeExFAT(b); i != nil {
-		if i.ExFAT != nil {
-			i.Label = exfatLabel(r, b)
-		}
-		return i, nil
-	}
 	// Order matters: containers before what their data may look like.
-	for _, p := range []func([]byte) *Info{probeLUKS, probeMD, probeLVM, probeXFS, probeExt, probeSwap, probeBtrfs, probeF2FS, probeJFS, probeOthers, probeISO, probeVFAT} {
+	for _, p := range []func([]byte) *Info{probeLUKS, probeMD, probeLVM, probeXFS, probeExt, probeSwap, probeBtrfs, probeF2FS, probeJFS, probeExFAT, probeOthers, probeISO, probeVFAT} {
 		if i := p(b); i != nil {
+			if i.ExFAT != nil { // its label lies in the root directory
+				i.Label = exfatLabel(r, b)
+			}
 			return i, nil
 		}
 	}

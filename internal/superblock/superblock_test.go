@@ -163,3 +163,26 @@ func TestOutsideLog(t *testing.T) {
 		t.Errorf("%+v", i)
 	}
 }
+
+// TestStaleExFAT: LVM made where an exFAT was, whose boot sector is still there, is
+// LVM.
+func TestStaleExFAT(t *testing.T) {
+	b := make([]byte, headLen)
+	copy(b[3:], "EXFAT   ")
+	b[108], b[109] = 9, 3
+	read := func() string {
+		i, err := Probe(bytes.NewReader(b), int64(len(b)))
+		if err != nil || i == nil {
+			t.Fatal(i, err)
+		}
+		return i.Type
+	}
+	if typ := read(); typ != TypeExFAT {
+		t.Error(typ)
+	}
+	copy(b[512:], "LABELONE")
+	copy(b[512+20:], "\x20\x00\x00\x00LVM2 001abcdefghijklmnopqrstuvwxyz012345")
+	if typ := read(); typ != TypeLVM {
+		t.Error(typ)
+	}
+}
