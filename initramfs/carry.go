@@ -109,6 +109,7 @@ func (p Program) find(root string) (string, error) {
 func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]Program, error) {
 	var errs []error
 	var carried []Program
+	at := map[string]string{} // a program's file: where in the tree it is
 	for _, p := range progs {
 		file, err := p.find("")
 		if err != nil {
@@ -127,7 +128,16 @@ func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]
 			dir = "usr/sbin/"
 		}
 		own := filepath.Base(file)
-		if err := f.AddFile(dir+own, file); err != nil {
+		// One program under several names (Debian's pdata_tools is thin_check
+		// and thin_repair) takes its room once.
+		real, err := filepath.EvalSymlinks(file)
+		if at[real] != "" && at[real] != dir+own {
+			err = f.AddLink(dir+own, "/"+at[real])
+		} else if err == nil {
+			at[real] = dir + own
+			err = f.AddFile(dir+own, file)
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -105,11 +105,14 @@ func TestCarry(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("chroot needs root; CI is root")
 	}
-	progs := []Program{{Name: "mke2fs", Check: []string{"-V"}, For: "ext4"}, {Name: "no-such-program-at-all", Optional: true}}
+	progs := []Program{{Name: "mke2fs", Check: []string{"-V"}, For: "ext4"}, {Name: "mkfs.ext3", Check: []string{"-V"}, For: "ext4"}, {Name: "no-such-program-at-all", Optional: true}}
 	f := New()
 	got, err := f.Carry(context.Background(), tool.Exec{}, progs)
-	if err != nil || len(got) != 1 {
-		t.Fatalf("Carry = %v, %v; want mke2fs alone", got, err)
+	if err != nil || len(got) != 2 {
+		t.Fatalf("Carry = %v, %v; want mke2fs under two names", got, err)
+	}
+	if e := f.entries["usr/sbin/mkfs.ext3"]; e.link != "/usr/sbin/mke2fs" {
+		t.Errorf("mkfs.ext3 is %+v, not a link to mke2fs", e)
 	}
 	if err := f.Try(context.Background(), tool.Exec{}, t.TempDir(), got); err != nil {
 		t.Error(err)

@@ -303,7 +303,7 @@ func TestMemory(t *testing.T) {
 		// Without our word on the command line the kernel cuts the tree off in
 		// silence; we don't.
 		{"linux-image-amd64", "all", "", 208, `(?s)ERROR: the rescue system is not whole.*has \d+ MiB of memory, too little`},
-		{"linux-image-amd64", "all", "rootfstype=ramfs", 128, `(?i)(out of memory|deadlocked on memory|Initramfs unpacking failed|too little)`},
+		{"linux-image-amd64", "all", "rootfstype=ramfs", 112, `(?i)(out of memory|deadlocked on memory|Initramfs unpacking failed|too little)`},
 	} {
 		iso, initrd := filepath.Join(dir, c.set+".iso"), filepath.Join(dir, c.set+".img")
 		k, err := FetchKernel(ctx, c.kernel)
