@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -362,6 +363,8 @@ type creator struct {
 	hdr  []byte
 	list []byte // buffers for attribute names and values
 	val  []byte
+
+	block []byte // what zeros reads into
 }
 
 func (c *creator) member(m *Member, dir int, name string, st *unix.Stat_t) error {
@@ -431,7 +434,11 @@ func (c *creator) file(m *Member, dir int, name string) error {
 	c.attributes(m, fd, "")
 	segs := []Segment{{0, m.Size}}
 	if st.Blocks*512 < m.Size {
-		if s, ok := holes(fd, m.Size); ok {
+		s, ok := holes(fd, m.Size)
+		if !ok && m.Size-st.Blocks*512 >= holeSize {
+			s, ok = c.zeros(fd, m.Size)
+		}
+		if ok {
 			m.IsSparse, m.Sparse, segs = true, s, s
 		}
 	}
@@ -527,6 +534,47 @@ func holes(fd int, size int64) ([]Segment, bool) {
 		return nil, false
 	}
 	return segs, true
+}
+
+// holeSize is what zeros takes for a hole at least, and its alignment: the block
+// size of most file systems.
+const holeSize = 4096
+
+var zeroBlock [holeSize]byte
+
+// zeros finds the runs of data in a file that has fewer blocks than it needs on a
+// file system that can't tell where its holes are (JFS), by reading it; false
+// when there is no block of zero bytes.
+func (c *creator) zeros(fd int, size int64) ([]Segment, bool) {
+	if c.block == nil {
+		c.block = make([]byte, 64*holeSize)
+	}
+	segs := []Segment{}
+	data := int64(0)
+	for off := int64(0); off < size; {
+		n, err := unix.Pread(fd, c.block[:min(size-off, int64(len(c.block)))], off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return nil, false // what is wrong shows when it is read for the archive
+		}
+		for i := 0; i < n; i += holeSize {
+			b := c.block[i:min(i+holeSize, n)]
+			at := off + int64(i)
+			if bytes.Equal(b, zeroBlock[:len(b)]) {
+				continue
+			}
+			if k := len(segs) - 1; k >= 0 && segs[k].Offset+segs[k].Length == at {
+				segs[k].Length += int64(len(b))
+			} else {
+				segs = append(segs, Segment{at, int64(len(b))})
+			}
+			data += int64(len(b))
+		}
+		off += int64(n)
+	}
+	return segs, data < size
 }
 
 // attributes reads extended attributes and ACLs of the open file fd, or of

@@ -23,6 +23,9 @@ import (
 type Device struct {
 	Name string // "sda1"
 	Info *superblock.Info
+	// Held: another block device lies on it. The halves of an LVM mirror show
+	// the file system of the volume that they make up, and can't be mounted.
+	Held bool
 }
 
 // Devices lists the block devices that hold something known, sorted by name.
@@ -43,7 +46,8 @@ func Devices() ([]Device, error) {
 		size, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_END)
 		if err == nil && size > 0 {
 			if i, err := superblock.Probe(f, size); err == nil && i != nil {
-				out = append(out, Device{n.Name(), i})
+				holders, _ := os.ReadDir("/sys/class/block/" + n.Name() + "/holders")
+				out = append(out, Device{n.Name(), i, len(holders) > 0})
 			}
 		}
 		f.Close()
@@ -170,7 +174,7 @@ func (s Source) String() string {
 }
 
 func (s Source) matches(d Device) bool {
-	if !slices.Contains(mountable, d.Info.Type) {
+	if d.Held || !slices.Contains(mountable, d.Info.Type) {
 		return false
 	}
 	switch s.Kind {

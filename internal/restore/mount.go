@@ -82,7 +82,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 	for _, m := range todo {
 		i := slices.IndexFunc(devs, func(d medium.Device) bool {
 			// A restore may have made another type of it.
-			return d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
+			return !d.Held && d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
 		})
 		if i < 0 {
 			err := fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)

@@ -348,7 +348,7 @@ func (r *Restorer) only(wanted *layout.Layout, have []plan.Present) (*plan.Plan,
 			return nil, err
 		}
 		for _, d := range devs {
-			if strings.EqualFold(d.Info.UUID, f.UUID) && f.UUID != "" {
+			if !d.Held && strings.EqualFold(d.Info.UUID, f.UUID) && f.UUID != "" {
 				if dev != "" {
 					return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: --onto says which of them", dev, d.Name, r.opt.Only)}
 				}

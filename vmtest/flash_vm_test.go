@@ -1,0 +1,92 @@
+//go:build vmtest
+
+package vmtest
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/vmtest/tree"
+)
+
+// TestFlash backs up a machine with F2FS and JFS and restores it. Debian's cloud
+// kernel has neither, so this one is no Debian: the rescue system of the kernel
+// for all machines, with a root directory on F2FS that the backup is made in.
+// It has no boot loader, which the restore says.
+//
+// Disks: vda (the set's), vdb (F2FS, FLASH01), vdc (JFS, FLASH02).
+func TestFlash(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	exe, guest := programs(t)
+	iso, initrd, set := filepath.Join(dir, "r.iso"), filepath.Join(dir, "initrd.img"), filepath.Join(dir, "set.img")
+	k := rescueISO(ctx, t, "linux-image-amd64", iso, "--module-set", "all")
+	extractInitrd(ctx, t, iso, initrd)
+	stage := filepath.Join(dir, "stage")
+	for _, c := range [][]string{
+		{"mkdir", "-p", stage + "/bin"}, {"cp", exe, guest, stage + "/bin"}, {"cp", k.Image, stage + "/vmlinuz"}, {"cp", "-r", k.Modules, stage + "/modules"},
+		{"mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", stage, set, "1500M"}, {"rm", "-r", stage},
+		{"truncate", "-s", "700M", dir + "/f2fs.img", dir + "/jfs.img"},
+	} {
+		if err := command(ctx, c...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vm, err := Start(ctx, Machine{Name: "flash", CPUs: 2, Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs panic=1", Log: filepath.Join(dir, "flash.log"),
+		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01"}, {File: dir + "/jfs.img", Serial: "FLASH02"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	mount := "mount -t f2fs /dev/vdb /d && mount -t jfs /dev/vdc /d/data"
+	describe := "/set/bin/guest describe /d/difficult /d/data/difficult > /set/"
+	umount := "umount /d/data && umount /d"
+	f := &faults{t, vm}
+	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
+	for _, c := range []string{
+		"modprobe f2fs && modprobe jfs && mkdir -p /set /d && mount -t ext4 /dev/vda /set",
+		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/vdb && mkfs.jfs -q -L journ /dev/vdc",
+		"mount -t f2fs /dev/vdb /d && mkdir -p /d/data /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/vdc /d/data",
+		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && " + describe + "before.json",
+		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\n' > /d/etc/fstab; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
+		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set",
+		"for d in proc sys dev set data; do umount /d/$d; done; umount /d",
+		"for d in vdb vdc; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/vdb)\" = ''",
+	} {
+		f.want(0, c)
+	}
+	f.want(1, "restore --yes --confirm FLASH01,FLASH02 /set/*T*Z", "make f2fs on /dev/vdb", "make jfs on /dev/vdc", "cannot install a boot loader: the source machine's is not known")
+	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"after.json && cat /d/etc/fstab", "LABEL=journ /data jfs")
+	// And one of them alone, onto what is there.
+	f.want(0, umount+" && dd if=/dev/zero of=/dev/vdc bs=1M count=8")
+	f.want(0, "restore --yes --confirm FLASH02 --only /data --onto /dev/vdc /set/*T*Z")
+	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"only.json && "+umount+" && umount /set")
+	var seen [3][]tree.Entry
+	for i, n := range []string{"before", "after", "only"} {
+		file := filepath.Join(dir, n+".json")
+		if err := command(ctx, "debugfs", "-R", "dump /"+n+".json "+file, set); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(b, &seen[i]); err != nil || len(seen[i]) < 60 {
+			t.Fatalf("%s: %d paths, %v", n, len(seen[i]), err)
+		}
+	}
+	for _, after := range seen[1:] {
+		for _, d := range tree.Compare(seen[0], after) {
+			t.Errorf("differs: %+v", d)
+		}
+	}
+}
