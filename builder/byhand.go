@@ -12,122 +12,194 @@ import (
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
+// hand collects what a restore by hand is told.
+type hand struct {
+	templates.ByHand
+	l     *layout.Layout
+	need  []string // the disks that are made again
+	files map[string][]byte
+}
+
 // byHand writes RESTORE.txt, restore.sh and the files they use.
 func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
-	l := p.Layout
-	h := templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID}
-	files := map[string][]byte{}
-	need := l.Needed()
-	shell := func(dev string) string { return handDevice(l, dev) }
-	for _, n := range need {
-		d := l.Disk(n)
+	h := &hand{l: p.Layout, need: p.Layout.Needed(), files: map[string][]byte{}}
+	h.ByHand = templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID}
+	h.disks()
+	h.arrays()
+	// LUKS below LVM comes first, LUKS on LVM after it.
+	h.Crypts = h.crypts(false)
+	if err := h.groups(); err != nil {
+		return nil, err
+	}
+	h.Make = h.crypts(true)
+	if err := h.filesystems(); err != nil {
+		return nil, err
+	}
+	h.swap()
+	h.contents(m)
+	h.grub()
+	var err error
+	if h.files["RESTORE.txt"], err = templates.RestoreText(h.ByHand); err != nil {
+		return nil, err
+	}
+	h.files["restore.sh"], err = templates.RestoreScript(h.ByHand)
+	return h.files, err
+}
+
+func (h *hand) needed(dev string) bool {
+	return slices.ContainsFunc(h.l.DisksUnder(dev), func(d string) bool { return slices.Contains(h.need, d) })
+}
+
+// shell is a device in the words of restore.sh: variables for disks.
+func (h *hand) shell(dev string) string {
+	if d, p := h.l.Partition(dev); d != nil {
+		return fmt.Sprintf(`"$(part "$%s" %d)"`, d.Name, p.Number)
+	}
+	if h.l.Disk(dev) != nil {
+		return `"$` + dev + `"`
+	}
+	return path.Join("/dev", dev)
+}
+
+func (h *hand) disks() {
+	for _, n := range h.need {
+		d := h.l.Disk(n)
 		hd := templates.HandDisk{Name: d.Name, Model: d.Model, Serial: d.Serial, Size: d.Size.String()}
 		if d.Table != nil {
 			hd.Sfdisk = plan.Sfdisk(d)
 		}
 		h.Disks = append(h.Disks, hd)
 	}
-	for i := range l.Arrays {
-		a := l.Arrays[i]
-		if !needed(l, a.Name, need) {
+}
+
+func (h *hand) arrays() {
+	for i := range h.l.Arrays {
+		a := h.l.Arrays[i]
+		if !h.needed(a.Name) {
 			continue
 		}
-		words := plan.Mdadm(&a)
 		var line []string
-		for _, w := range words {
+		for _, w := range plan.Mdadm(&a) {
 			if dev := strings.TrimPrefix(w, "/dev/"); slices.Contains(a.Devs(), dev) {
-				line = append(line, shell(dev))
+				line = append(line, h.shell(dev))
 			} else {
 				line = append(line, templates.ShellQuote(w))
 			}
 		}
 		h.Arrays = append(h.Arrays, strings.Join(line, " "))
 	}
-	// LUKS below LVM comes first, LUKS on LVM after it.
-	var later []string
-	for i := range l.Crypts {
-		c := &l.Crypts[i]
-		if !needed(l, c.Mapper(), need) {
-			continue
-		}
-		lines := handCrypt(c, shell(c.Device))
-		if l.Group(c.Device) != nil {
-			later = append(later, lines...)
-		} else {
-			h.Crypts = append(h.Crypts, lines...)
+}
+
+// crypts are the lines for the LUKS devices that lie on logical volumes, or for
+// the others.
+func (h *hand) crypts(onLVM bool) []string {
+	var out []string
+	for i := range h.l.Crypts {
+		c := &h.l.Crypts[i]
+		if h.needed(c.Mapper()) && (h.l.Group(c.Device) != nil) == onLVM {
+			out = append(out, handCrypt(c, h.shell(c.Device))...)
 		}
 	}
-	for i := range l.VolumeGroup {
-		g := &l.VolumeGroup[i]
-		if !needed(l, g.PVs[0].Device, need) {
+	return out
+}
+
+func (h *hand) groups() error {
+	for i := range h.l.VolumeGroup {
+		g := &h.l.VolumeGroup[i]
+		if !h.needed(g.PVs[0].Device) {
 			continue
 		}
 		config, err := plan.Thinless(g)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		file := g.Name + ".vgcfg"
-		files[file] = []byte(config)
+		h.files[file] = []byte(config)
 		hg := templates.HandGroup{Name: g.Name, File: file}
 		for _, pv := range g.PVs {
-			hg.PVs = append(hg.PVs, pv.UUID+" "+shell(pv.Device))
+			hg.PVs = append(hg.PVs, pv.UUID+" "+h.shell(pv.Device))
 		}
 		for _, c := range plan.Lvcreate(g) {
 			hg.Thin = append(hg.Thin, quoteLine(c[1:], nil))
 		}
 		h.Groups = append(h.Groups, hg)
 	}
-	h.Make = append(h.Make, later...)
-	for i := range l.Filesystems {
-		f := &l.Filesystems[i]
-		if !needed(l, f.Device, need) {
+	return nil
+}
+
+func (h *hand) filesystems() error {
+	for i := range h.l.Filesystems {
+		f := &h.l.Filesystems[i]
+		if !h.needed(f.Device) {
 			continue
 		}
 		run, err := plan.Mkfs(f, "DEVICE", f.Size)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		words := map[string]string{"DEVICE": shell(f.Device)}
+		words := map[string]string{"DEVICE": h.shell(f.Device)}
 		for _, o := range f.Others {
 			run[0] = append(run[0], "DEVICE "+o)
-			words["DEVICE "+o] = shell(o)
+			words["DEVICE "+o] = h.shell(o)
 		}
 		for _, args := range run {
 			h.Make = append(h.Make, quoteLine(args, words))
 		}
 		if len(f.Subvolumes) > 0 {
-			h.Make = append(h.Make, "mkdir -p /mnt/btrfs; mount -o "+handOptions(f, "", shell)+" "+shell(f.Device)+" /mnt/btrfs")
-			for _, v := range f.Subvolumes {
-				p := templates.ShellQuote("/mnt/btrfs/" + v.Path)
-				h.Make = append(h.Make, "mkdir -p "+templates.ShellQuote(path.Dir("/mnt/btrfs/"+v.Path))+"; btrfs subvolume create "+p)
-				if v.Default {
-					h.Make = append(h.Make, "btrfs subvolume set-default "+p)
-				}
-			}
-			h.Make = append(h.Make, "umount /mnt/btrfs")
+			h.subvolumes(f)
 		}
 	}
-	for _, s := range l.Swap {
-		if needed(l, s.Device, need) {
-			a := []string{"mkswap"}
-			if s.UUID != "" {
-				a = append(a, "-U", s.UUID)
-			}
-			if s.Label != "" {
-				a = append(a, "-L", s.Label)
-			}
-			h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), map[string]string{"DEVICE": shell(s.Device)}))
+	return nil
+}
+
+func (h *hand) subvolumes(f *layout.Filesystem) {
+	h.Make = append(h.Make, "mkdir -p /mnt/btrfs; mount -o "+h.options(f, "")+" "+h.shell(f.Device)+" /mnt/btrfs")
+	for _, v := range f.Subvolumes {
+		p := templates.ShellQuote("/mnt/btrfs/" + v.Path)
+		h.Make = append(h.Make, "mkdir -p "+templates.ShellQuote(path.Dir("/mnt/btrfs/"+v.Path))+"; btrfs subvolume create "+p)
+		if v.Default {
+			h.Make = append(h.Make, "btrfs subvolume set-default "+p)
 		}
 	}
-	for _, i := range l.Images {
-		if i.File != "" && needed(l, i.Device, need) {
-			h.Make = append(h.Make, `zstd -dc "$SET"/`+templates.ShellQuote(i.File)+" | dd of="+shell(i.Device)+" bs=4M iflag=fullblock conv=fsync")
+	h.Make = append(h.Make, "umount /mnt/btrfs")
+}
+
+// options are those that mount a subvolume of a btrfs.
+func (h *hand) options(f *layout.Filesystem, subvolume string) string {
+	out := templates.ShellQuote("subvol=/" + subvolume)
+	for _, o := range f.Others {
+		out += ",device=" + h.shell(o)
+	}
+	return out
+}
+
+func (h *hand) swap() {
+	for _, s := range h.l.Swap {
+		if !h.needed(s.Device) {
+			continue
+		}
+		a := []string{"mkswap"}
+		if s.UUID != "" {
+			a = append(a, "-U", s.UUID)
+		}
+		if s.Label != "" {
+			a = append(a, "-L", s.Label)
+		}
+		h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), map[string]string{"DEVICE": h.shell(s.Device)}))
+	}
+}
+
+// contents are the images and archives of the set, and where they go.
+func (h *hand) contents(m *manifest.Manifest) {
+	for _, i := range h.l.Images {
+		if i.File != "" && h.needed(i.Device) {
+			h.Make = append(h.Make, `zstd -dc "$SET"/`+templates.ShellQuote(i.File)+" | dd of="+h.shell(i.Device)+" bs=4M iflag=fullblock conv=fsync")
 		}
 	}
 	for _, a := range m.Archives {
-		hm := templates.HandMount{Device: shell(a.Device), Path: a.Mount}
-		if f := l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
-			hm.Options = handOptions(f, f.MountAt(a.Mount).Subvolume, shell)
+		hm := templates.HandMount{Device: h.shell(a.Device), Path: a.Mount}
+		if f := h.l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
+			hm.Options = h.options(f, f.MountAt(a.Mount).Subvolume)
 		} else if f != nil && (f.VFAT != nil || f.ExFAT != nil) {
 			if o := f.MountAt(a.Mount).Owners(); o != "" {
 				hm.Options = templates.ShellQuote(o)
@@ -136,18 +208,15 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 		h.Mounts = append(h.Mounts, hm)
 		h.Archives = append(h.Archives, templates.HandArchive{File: a.File, Path: a.Mount})
 	}
-	for _, d := range l.Boot.Disks {
-		h.GRUB = append(h.GRUB, "grub-install --target=i386-pc "+shell(d))
+}
+
+func (h *hand) grub() {
+	for _, d := range h.l.Boot.Disks {
+		h.GRUB = append(h.GRUB, "grub-install --target=i386-pc "+h.shell(d))
 	}
-	if slices.Contains(l.Boot.Targets, "x86_64-efi") {
+	if slices.Contains(h.l.Boot.Targets, "x86_64-efi") {
 		h.GRUB = append(h.GRUB, "grub-install --target=x86_64-efi --removable --no-nvram")
 	}
-	var err error
-	if files["RESTORE.txt"], err = templates.RestoreText(h); err != nil {
-		return nil, err
-	}
-	files["restore.sh"], err = templates.RestoreScript(h)
-	return files, err
 }
 
 // handCrypt are the lines that bring back a LUKS device and open it.
@@ -159,30 +228,6 @@ func handCrypt(c *layout.Crypt, dev string) []string {
 	a := plan.LUKSFormat(c, "DEVICE")
 	a = slices.DeleteFunc(a, func(w string) bool { return w == "--key-file" || w == "-" || w == "--batch-mode" })
 	return []string{quoteLine(a, map[string]string{"DEVICE": dev}), open}
-}
-
-// handOptions are the options that mount a subvolume of a btrfs.
-func handOptions(f *layout.Filesystem, subvolume string, shell func(string) string) string {
-	out := templates.ShellQuote("subvol=/" + subvolume)
-	for _, o := range f.Others {
-		out += ",device=" + shell(o)
-	}
-	return out
-}
-
-func needed(l *layout.Layout, dev string, need []string) bool {
-	return slices.ContainsFunc(l.DisksUnder(dev), func(d string) bool { return slices.Contains(need, d) })
-}
-
-// handDevice is a device in the words of restore.sh: variables for disks.
-func handDevice(l *layout.Layout, dev string) string {
-	if d, p := l.Partition(dev); d != nil {
-		return fmt.Sprintf(`"$(part "$%s" %d)"`, d.Name, p.Number)
-	}
-	if l.Disk(dev) != nil {
-		return `"$` + dev + `"`
-	}
-	return path.Join("/dev", dev)
 }
 
 // quoteLine quotes a command line; devices stand for words of it.
