@@ -62,72 +62,29 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 	if err != nil {
 		return nil, err
 	}
-	type mount struct {
-		path, subvolume, owners string
-		fs                      layout.Filesystem
-	}
-	var todo []mount
+	var todo []toMount
 	for _, f := range l.Filesystems {
 		if f.Excluded != "" {
 			continue // the set's own file system, or what is no part of the system
 		}
 		for _, m := range f.Mounts {
-			todo = append(todo, mount{m.Path, m.Subvolume, m.Owners(), f})
+			todo = append(todo, toMount{m.Path, m.Subvolume, m.Owners(), f})
 		}
 	}
-	slices.SortFunc(todo, func(a, b mount) int { return strings.Compare(a.path, b.path) })
+	slices.SortFunc(todo, func(a, b toMount) int { return strings.Compare(a.path, b.path) })
 	if len(todo) == 0 || todo[0].path != "/" {
 		return nil, errors.New("cannot mount the system: its layout has no root file system")
 	}
 	for _, m := range todo {
-		i := slices.IndexFunc(devs, func(d medium.Device) bool {
-			// A restore may have made another type of it.
-			return !d.Held && d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
-		})
-		if i < 0 {
-			err := fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)
-			if m.path == "/" {
-				return mounted, err
-			}
+		err := r.mount(m, devs, readOnly)
+		switch {
+		case err == nil:
+			mounted = append(mounted, filepath.Join(r.Target, m.path))
+		case m.path == "/":
+			return mounted, err
+		default:
 			r.Report.Warn("%v", err)
-			continue
 		}
-		dir := filepath.Join(r.Target, m.path)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return mounted, fmt.Errorf("cannot make mount point: %w", err)
-		}
-		flags := uintptr(0)
-		if readOnly {
-			flags = unix.MS_RDONLY
-		}
-		data, typ := "", devs[i].Info.Type
-		switch typ {
-		case superblock.TypeXFS:
-			data = "nouuid"
-		case superblock.TypeVFAT, superblock.TypeExFAT:
-			data = m.owners
-		}
-		var failed error
-		if typ == superblock.TypeBtrfs {
-			var others []string
-			for _, d := range devs[i+1:] {
-				if d.Info.UUID == devs[i].Info.UUID {
-					others = append(others, d.Name)
-				}
-			}
-			failed = recreate.MountBtrfs(devs[i].Name, others, m.subvolume, dir, flags)
-		} else if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
-			failed = fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
-		}
-		if failed != nil {
-			if m.path == "/" {
-				return mounted, failed
-			}
-			r.Report.Warn("%v", failed)
-			continue
-		}
-		mounted = append(mounted, dir)
-		r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, typ)
 	}
 	for _, k := range kernelMounts {
 		dir := filepath.Join(r.Target, k)
@@ -146,6 +103,53 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		}
 	}
 	return mounted, nil
+}
+
+// toMount is a place in the tree and what belongs there.
+type toMount struct {
+	path, subvolume, owners string
+	fs                      layout.Filesystem
+}
+
+// mount mounts one file system, found among devs by its UUID.
+func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
+	i := slices.IndexFunc(devs, func(d medium.Device) bool {
+		// A restore may have made another type of it.
+		return !d.Held && d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
+	})
+	if i < 0 {
+		return fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)
+	}
+	dir := filepath.Join(r.Target, m.path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make mount point: %w", err)
+	}
+	flags := uintptr(0)
+	if readOnly {
+		flags = unix.MS_RDONLY
+	}
+	data, typ := "", devs[i].Info.Type
+	switch typ {
+	case superblock.TypeXFS:
+		data = "nouuid"
+	case superblock.TypeVFAT, superblock.TypeExFAT:
+		data = m.owners
+	}
+	if typ == superblock.TypeBtrfs {
+		var others []string
+		for _, d := range devs[i+1:] {
+			if d.Info.UUID == devs[i].Info.UUID {
+				others = append(others, d.Name)
+			}
+		}
+		if err := recreate.MountBtrfs(devs[i].Name, others, m.subvolume, dir, flags); err != nil {
+			return err
+		}
+	} else if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
+		return fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
+	}
+	r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, typ)
+	return nil
 }
 
 // open opens the LUKS devices that are there by now, found by their UUIDs.
