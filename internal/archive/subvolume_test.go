@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,6 +79,20 @@ func TestSubvolumes(t *testing.T) {
 	}
 	if st, err := os.Stat(filepath.Join(dst, "var/in")); err != nil || st.Mode().Perm() != 0o711 {
 		t.Errorf("the subvolume's own mode is %v (%v)", st.Mode(), err)
+	}
+	back, err := OpenFS(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.Close()
+	if ds, err := r.Compare(context.Background(), back, CompareOptions{Inner: []string{"var/in", "var/in/deeper"}}); err != nil || len(ds) > 0 {
+		t.Errorf("what was restored differs: %v %v", ds, err)
+	}
+	if err := os.WriteFile(filepath.Join(dst, "var/in/deeper/new"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if ds, err := r.Compare(context.Background(), back, CompareOptions{Inner: []string{"var/in", "var/in/deeper"}}); err != nil || !slices.ContainsFunc(ds, func(d Difference) bool { return strings.HasSuffix(d.Path, "var/in/deeper/new") }) {
+		t.Errorf("a new file in a subvolume is not seen: %v %v", ds, err)
 	}
 	list, _, err := btrfs.Subvolumes(dst)
 	if err != nil || len(list) != 2 {

@@ -68,7 +68,11 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 	}
 	defer root.Close()
 	var prog progress.Counter = r.Report.Phase("comparing "+a.Mount, f.TarSize())
-	ds, err := f.Compare(ctx, root, archive.CompareOptions{Progress: prog})
+	opt := archive.CompareOptions{Progress: prog}
+	if fs := set.Layout.Mounted(a.Mount); fs != nil {
+		opt.Inner = fs.Inner(fs.MountAt(a.Mount))
+	}
+	ds, err := f.Compare(ctx, root, opt)
 	if err != nil {
 		return err
 	}
