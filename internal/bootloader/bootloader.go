@@ -36,11 +36,29 @@ type System struct {
 // bound are the kernel's file systems that programs in the chroot need.
 var bound = []string{"/dev", "/dev/pts", "/proc", "/sys", "/run", "/sys/firmware/efi/efivars"}
 
+// NameByUUID makes /dev/disk/by-uuid/UUID below dev, which udev makes where it
+// runs: without it, grub-mkconfig writes the kernel's name of the root device,
+// which is another one at the next start. It tells whether the name is new.
+func NameByUUID(dev, device, uuid string) (bool, error) {
+	dir := filepath.Join(dev, "disk/by-uuid")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return false, fmt.Errorf("cannot name /dev/%s by its UUID: %w", device, err)
+	}
+	err := os.Symlink("../../"+device, filepath.Join(dir, uuid))
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return false, fmt.Errorf("cannot name /dev/%s by its UUID: %w", device, err)
+	}
+	return err == nil, nil
+}
+
 // Enter makes a chroot ready; leave undoes it.
 func (s *System) Enter() (leave func() error, err error) {
-	var done []string
+	var done, named []string
 	leave = func() error {
 		var errs []error
+		for _, u := range named {
+			errs = append(errs, os.Remove("/dev/disk/by-uuid/"+u))
+		}
 		for _, d := range slices.Backward(done) {
 			if err := unix.Unmount(s.Root+d, 0); err != nil {
 				errs = append(errs, fmt.Errorf("cannot unmount %s%s: %w", s.Root, d, err))
@@ -67,6 +85,17 @@ func (s *System) Enter() (leave func() error, err error) {
 			return leave, fmt.Errorf("cannot make the chroot ready: bind %s: %w", d, err)
 		}
 		done = append(done, d)
+	}
+	for _, f := range s.Layout.Filesystems {
+		if dev := s.Devices[f.Device]; dev != "" && f.UUID != "" {
+			made, err := NameByUUID("/dev", dev, f.UUID)
+			if err != nil {
+				return leave, err
+			}
+			if made {
+				named = append(named, f.UUID)
+			}
+		}
 	}
 	return leave, nil
 }
@@ -270,11 +299,36 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 				if err := s.chroot(ctx, cfg.prog, "-o", cfg.file); err != nil {
 					return err
 				}
+				if b, err = os.ReadFile(s.Root + cfg.file); err != nil {
+					return fmt.Errorf("cannot read what %s wrote: %w", cfg.prog, err)
+				}
+				for _, w := range s.kernelNames(string(b)) {
+					s.Report.Warn("%s: %s is what this rescue system calls the device, and it may be called otherwise when the machine starts: see GRUB_DISABLE_LINUX_UUID in /etc/default/grub", cfg.file, w)
+				}
 				break
 			}
 		}
 	}
 	return nil
+}
+
+// kernelNames lists root= words of a grub.cfg that name a partition as the kernel
+// does, sorted, each once.
+func (s *System) kernelNames(cfg string) []string {
+	names := map[string]bool{}
+	for o, n := range s.Devices {
+		if _, p := s.Layout.Partition(o); p != nil {
+			names["root=/dev/"+n] = true
+		}
+	}
+	var out []string
+	for _, w := range regexp.MustCompile(`\broot=/dev/\S+`).FindAllString(cfg, -1) {
+		if names[w] && !slices.Contains(out, w) {
+			out = append(out, w)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // fstab checks that every device it names is there again; plain names of

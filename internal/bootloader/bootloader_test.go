@@ -140,3 +140,35 @@ func TestInstall(t *testing.T) {
 		})
 	}
 }
+
+// TestNameByUUID: a name that is there stays, whoever made it.
+func TestNameByUUID(t *testing.T) {
+	dev := t.TempDir()
+	for _, c := range []struct {
+		device string
+		made   bool
+	}{{"vdc2", true}, {"vdb2", false}} {
+		made, err := NameByUUID(dev, c.device, "11-AA")
+		if err != nil || made != c.made {
+			t.Errorf("NameByUUID(%s) = %v, %v", c.device, made, err)
+		}
+	}
+	if to, err := os.Readlink(dev + "/disk/by-uuid/11-AA"); err != nil || to != "../../vdc2" {
+		t.Errorf("the name leads to %q (%v)", to, err)
+	}
+	if err := os.WriteFile(dev+"/file", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NameByUUID(dev+"/file", "vda1", "1"); err == nil {
+		t.Error("a /dev that is a file: no error")
+	}
+}
+
+func TestKernelNames(t *testing.T) {
+	l := &layout.Layout{Disks: []layout.Disk{{Name: "sda", Table: &layout.Table{Partitions: []layout.Partition{{Device: "sda2"}}}}}}
+	s := &System{Layout: l, Devices: map[string]string{"sda": "vdc", "sda2": "vdc2", "md0": "md0"}}
+	got := s.kernelNames("linux /v root=/dev/vdc2 ro\nlinux /v root=/dev/vdc2\nlinux /v root=/dev/md0\nlinux /v root=UUID=1 resume=/dev/vdc3\n")
+	if fmt.Sprint(got) != "[root=/dev/vdc2]" {
+		t.Errorf("kernelNames = %q", got)
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -149,6 +150,13 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
 	}
 	r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, typ)
+	if !rescue.Inside() {
+		return nil // udev names devices there
+	}
+	os.Remove("/dev/disk/by-uuid/" + devs[i].Info.UUID) // it may be an earlier disk's
+	if _, err := bootloader.NameByUUID("/dev", devs[i].Name, devs[i].Info.UUID); err != nil {
+		r.Report.Warn("%v", err)
+	}
 	return nil
 }
 
