@@ -383,9 +383,9 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 	}
 	if p.generic {
 		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md", "luks", "thin")
-	}
-	if p.generic && b.Config.Rescue.Modules != kernelcfg.SetHost { // that one is for machines with little memory
-		needs = append(needs, "exfat", "f2fs", "jfs")
+		if b.Config.Rescue.Modules != kernelcfg.SetHost { // that one is for machines with little memory
+			needs = append(needs, "exfat", "f2fs", "jfs")
+		}
 	}
 	// What the wishes of a restore may want: other types, --firmware, --mirror.
 	// A small system, for machines with little memory, has none of them.

@@ -130,11 +130,11 @@ func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]
 		own := filepath.Base(file)
 		// One program under several names (Debian's pdata_tools is thin_check
 		// and thin_repair) takes its room once.
-		real, err := filepath.EvalSymlinks(file)
-		if at[real] != "" && at[real] != dir+own {
-			err = f.AddLink(dir+own, "/"+at[real])
+		to, err := filepath.EvalSymlinks(file)
+		if at[to] != "" && at[to] != dir+own {
+			err = f.AddLink(dir+own, "/"+at[to])
 		} else if err == nil {
-			at[real] = dir + own
+			at[to] = dir + own
 			err = f.AddFile(dir+own, file)
 		}
 		if err != nil {

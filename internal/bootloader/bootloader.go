@@ -38,17 +38,25 @@ var bound = []string{"/dev", "/dev/pts", "/proc", "/sys", "/run", "/sys/firmware
 
 // NameByUUID makes /dev/disk/by-uuid/UUID below dev, which udev makes where it
 // runs: without it, grub-mkconfig writes the kernel's name of the root device,
-// which is another one at the next start. It tells whether the name is new.
+// which is another one at the next start. A name that leads to a device stays.
+// It tells whether the name is new.
 func NameByUUID(dev, device, uuid string) (bool, error) {
 	dir := filepath.Join(dev, "disk/by-uuid")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, fmt.Errorf("cannot name /dev/%s by its UUID: %w", device, err)
 	}
-	err := os.Symlink("../../"+device, filepath.Join(dir, uuid))
-	if err != nil && !errors.Is(err, os.ErrExist) {
+	name := filepath.Join(dir, uuid)
+	if _, err := os.Stat(name); err == nil {
+		return false, nil
+	}
+	err := os.Remove(name) // of a device that is gone
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = os.Symlink("../../"+device, name)
+	}
+	if err != nil {
 		return false, fmt.Errorf("cannot name /dev/%s by its UUID: %w", device, err)
 	}
-	return err == nil, nil
+	return true, nil
 }
 
 // Enter makes a chroot ready; leave undoes it.

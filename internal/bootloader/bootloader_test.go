@@ -141,13 +141,17 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestNameByUUID: a name that is there stays, whoever made it.
+// TestNameByUUID: a name that leads to a device stays, whoever made it; that of a
+// device that is gone does not.
 func TestNameByUUID(t *testing.T) {
 	dev := t.TempDir()
+	if err := os.WriteFile(dev+"/vdc2", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		device string
 		made   bool
-	}{{"vdc2", true}, {"vdb2", false}} {
+	}{{"gone", true}, {"vdc2", true}, {"vdb2", false}} {
 		made, err := NameByUUID(dev, c.device, "11-AA")
 		if err != nil || made != c.made {
 			t.Errorf("NameByUUID(%s) = %v, %v", c.device, made, err)

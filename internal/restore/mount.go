@@ -63,6 +63,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 	if err != nil {
 		return nil, err
 	}
+	devs = slices.DeleteFunc(devs, func(d medium.Device) bool { return d.Held })
 	var todo []toMount
 	for _, f := range l.Filesystems {
 		if f.Excluded != "" {
@@ -116,7 +117,7 @@ type toMount struct {
 func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 	i := slices.IndexFunc(devs, func(d medium.Device) bool {
 		// A restore may have made another type of it.
-		return !d.Held && d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
+		return d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
 	})
 	if i < 0 {
 		return fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)
@@ -153,7 +154,6 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 	if !rescue.Inside() {
 		return nil // udev names devices there
 	}
-	os.Remove("/dev/disk/by-uuid/" + devs[i].Info.UUID) // it may be an earlier disk's
 	if _, err := bootloader.NameByUUID("/dev", devs[i].Name, devs[i].Info.UUID); err != nil {
 		r.Report.Warn("%v", err)
 	}
