@@ -232,7 +232,7 @@ func Start(ctx context.Context, m Machine) (*VM, error) {
 			return nil, err
 		}
 		fmt.Fprintf(f, "qemu-system-x86_64 %s\n", strings.Join(m.Args(), " "))
-		log = f
+		log = &stamped{w: f, start: v.start}
 	}
 	if err := v.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("cannot start machine %s: %w", m.Name, err)
@@ -259,6 +259,27 @@ func (v *VM) read(r io.Reader, log io.Writer) {
 			return
 		}
 	}
+}
+
+// stamped writes the seconds since the start before each line of a log: what
+// takes long is seen there.
+type stamped struct {
+	w      io.Writer
+	start  time.Time
+	inLine bool
+}
+
+func (s *stamped) Write(b []byte) (int, error) {
+	for line := range bytes.Lines(b) {
+		if !s.inLine {
+			fmt.Fprintf(s.w, "%6.1f ", time.Since(s.start).Seconds())
+		}
+		if _, err := s.w.Write(line); err != nil {
+			return 0, err
+		}
+		s.inLine = !bytes.HasSuffix(line, []byte("\n"))
+	}
+	return len(b), nil
 }
 
 // Output is everything the console has shown.

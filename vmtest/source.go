@@ -150,21 +150,13 @@ type Source struct {
 func (s *Source) NVRAM() string { return strings.TrimSuffix(s.Disk, ".qcow2") + ".vars" }
 
 // Prepare gives the source machine of a kind, installing it if the cache has
-// it not. Two callers at once wait for each other.
+// it not. Two callers at once for one machine wait for each other.
 func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Source, error) {
 	debian := sha256.Sum256([]byte(packages + setupHook + customizeHook))
 	base := filepath.Join(CacheDir(), fmt.Sprintf("debian-%x", debian[:6]))
 	sum := sha256.Sum256(append(debian[:], installScript...))
 	dir := filepath.Join(CacheDir(), fmt.Sprintf("%x", sum[:6]))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	lock, err := os.OpenFile(dir+"/lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return nil, err
 	}
 	k, ok := machines[kind]
@@ -175,6 +167,11 @@ func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Sourc
 	if k.two {
 		s.Second, s.SerialSecond = filepath.Join(dir, kind+"-2.qcow2"), second(k.serial)
 	}
+	unlock, err := lock(s.Disk)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if _, err := os.Stat(s.Disk); err == nil {
 		return s, nil
 	}
@@ -196,8 +193,25 @@ func command(ctx context.Context, args ...string) error {
 	return nil
 }
 
+// lock keeps others, in this process or another one, from making the file.
+func lock(file string) (unlock func(), err error) {
+	f, err := os.OpenFile(file+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot lock %s: %w", f.Name(), err), f.Close())
+	}
+	return func() { f.Close() }, nil // which unlocks it
+}
+
 // makeInstaller puts the install script into a Debian that is fetched once.
 func makeInstaller(ctx context.Context, base, dir string, say func(string, ...any)) error {
+	unlock, err := lock(dir + "/installer.img")
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if _, err := os.Stat(dir + "/installer.img"); err == nil {
 		return nil
 	}
@@ -225,14 +239,11 @@ func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(dir+"/lock", os.O_CREATE|os.O_RDWR, 0o600)
+	unlock, err := lock(dir + "/debian.img")
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return err
-	}
+	defer unlock()
 	if _, err := os.Stat(dir + "/debian.img"); err == nil {
 		return nil
 	}
