@@ -416,6 +416,7 @@ func (r *circle) backup(ctx context.Context) error {
 	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 || r.Vanish {
 		auto = "mkcdrec.debug"
 	}
+	auto += " " + KernelWords
 	if r.identity != nil {
 		what = "-c /backup/luks.yaml path"
 		// Without recipients the headers are not covered, and that is said.
@@ -432,7 +433,7 @@ func (r *circle) backup(ctx context.Context) error {
 		// The second time it is a key, and nobody is asked; --keep 1 leaves the
 		// new generation only. The stick is busy while it is mounted, and a disk
 		// that can't be taken out is refused.
-		opts := "usbkey --keep 1 --append 'mkcdrec.auto=restore mkcdrec.confirm=" + r.targetSerial() + "' "
+		opts := "usbkey --keep 1 --append 'mkcdrec.auto=restore mkcdrec.confirm=" + r.targetSerial() + " " + KernelWords + "' "
 		for _, c := range []string{
 			"printf 'exclude_devices:\n  - vdb\n' > /backup/key.yaml",
 			"/backup/bin/mkcdrec usbkey --confirm SETDISK01 /dev/vdb > /tmp/k 2>&1; test $? = 4 && grep 'is not removable' /tmp/k",

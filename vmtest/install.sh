@@ -239,7 +239,7 @@ GRUB_DEFAULT=0
 GRUB_TIMEOUT=1
 GRUB_DISTRIBUTOR=Debian
 GRUB_CMDLINE_LINUX_DEFAULT=""
-GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200 init_on_alloc=0"
 GRUB_TERMINAL="console serial"
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 GRUB_DISABLE_OS_PROBER=true
@@ -247,8 +247,9 @@ F
 for d in dev proc sys run; do mount --rbind /$d $T/$d; done
 case $KIND in
 *-luks) mv $T/boot/luks.img $T/boot/initrd.img-$(uname -r) ;;
-*) rm -f $T/boot/luks.img ;;
+*-btrfs) mv $T/boot/btrfs.img $T/boot/initrd.img-$(uname -r) ;;
 esac
+rm -f $T/boot/luks.img $T/boot/btrfs.img
 say "installing GRUB"
 case $KIND in
 uefi-*) chroot $T grub-install --target=x86_64-efi --efi-directory=/boot/efi --bootloader-id=debian ;;

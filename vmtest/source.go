@@ -33,15 +33,30 @@ printf 'MODULES=list\nCOMPRESS=zstd\nRESUME=none\nFSTYPE=ext4\n' > "$1/etc/initr
 # The arrays of the machine that has some: their names are known in its initramfs.
 mkdir -p "$1/etc/mdadm"
 printf '%s\n' 'HOMEHOST <system>' 'MAILADDR root' 'ARRAY /dev/md0 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000001' 'ARRAY /dev/md1 metadata=1.2 UUID=6d6b6364:72656300:00000000:00000002' 'ARRAY /dev/md/parity UUID=6d6b6364:72656300:00000000:00000003' 'ARRAY /dev/md/ten UUID=6d6b6364:72656300:00000000:00000004' 'ARRAY /dev/md4 UUID=6d6b6364:72656300:00000000:00000005' > "$1/etc/mdadm/mdadm.conf"
-printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod sr_mod nvme raid0 raid1 raid10 raid456 ext4 xfs btrfs dm-crypt xts aes sha256 algif_skcipher vfat nls_ascii nls_cp437 nls_iso8859-1 isofs dm-mod virtio_rng efivarfs > "$1/etc/initramfs-tools/modules"
+# Drivers of disks are loaded at once; the rest is there for whoever asks for it, as in
+# any Debian: each one takes a second of an emulated machine's start.
+printf '%s\n' virtio_pci virtio_blk virtio_scsi sd_mod nvme ext4 dm-mod virtio_rng > "$1/etc/initramfs-tools/modules"
+mkdir -p "$1/etc/initramfs-tools/hooks"
+cat > "$1/etc/initramfs-tools/hooks/more-drivers" <<'F'
+#!/bin/sh
+[ "$1" = prereqs ] && exit 0
+. /usr/share/initramfs-tools/hook-functions
+for m in sr_mod raid0 raid1 raid10 raid456 xfs dm-crypt xts aes sha256 algif_skcipher vfat nls_ascii nls_cp437 nls_iso8859-1 isofs efivarfs; do manual_add_modules $m; done
+F
+chmod 755 "$1/etc/initramfs-tools/hooks/more-drivers"
 `
 
 // luksUUID is that of the machine with LUKS: its initramfs is made here, where
-// it takes seconds, and in the machine it would take minutes.
+// it takes seconds, and in the machine it would take minutes. That of a machine
+// with btrfs is, too: the others need not wait for the speed tests of its RAID.
 const luksUUID = "6d6b6364-7265-4c55-8b53-000000000001"
 
 const customizeHook = `#!/bin/sh
 set -e
+B="$1/usr/share/initramfs-tools/hooks/btrfs"
+chroot "$1" sh -c 'mkinitramfs -o /boot/btrfs.img $(ls /lib/modules)'
+chmod -x "$B"
+chroot "$1" update-initramfs -u
 cat > "$1/etc/initramfs-tools/hooks/zz-secret" <<'F'
 #!/bin/sh
 [ "$1" = prereqs ] && { echo cryptroot; exit 0; }
@@ -52,9 +67,11 @@ chmod 755 "$1/etc/initramfs-tools/hooks/zz-secret"
 echo CRYPTSETUP=y >> "$1/etc/cryptsetup-initramfs/conf-hook"
 chroot "$1" sh -c 'mkinitramfs -o /boot/luks.img $(ls /lib/modules)'
 rm "$1/etc/initramfs-tools/hooks/zz-secret"
+chmod +x "$B"
 echo root:` + Password + ` | chroot "$1" chpasswd
 : > "$1/etc/machine-id"
-for u in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer dpkg-db-backup.timer systemd-networkd-wait-online.service systemd-timesyncd.service getty@tty1.service; do
+for u in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer dpkg-db-backup.timer systemd-networkd-wait-online.service systemd-timesyncd.service getty@tty1.service getty-static.service \
+  lvm2-monitor.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount; do
   ln -sf /dev/null "$1/etc/systemd/system/$u"
 done
 `

@@ -29,6 +29,15 @@ func Reread(ctx context.Context, f *os.File) error {
 	return fmt.Errorf("cannot make the kernel read the new partition table of %s: %w", f.Name(), err)
 }
 
+// Forget writes what the kernel keeps of an open disk in memory, and forgets it: what is read
+// then comes from the disk.
+func Forget(f *os.File) error {
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0); err != nil {
+		return fmt.Errorf("cannot flush the buffers of %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
 // Await waits until a device, named without /dev/, is there with its new size.
 func Await(ctx context.Context, dev string, size quantity.Size) error {
 	last := errors.New("it does not appear")

@@ -49,3 +49,72 @@ func TestEnds(t *testing.T) {
 		t.Errorf("a disk that is gone: %v", err)
 	}
 }
+
+// liar is a disk that says it has more than it has: what is written behind its
+// end goes nowhere, or round to its beginning. Until it is asked anew, the
+// kernel's memory hides that.
+type liar struct {
+	says, has []byte
+	round     bool
+	asked     bool
+}
+
+func (l *liar) ReadAt(b []byte, at int64) (int, error) {
+	if !l.asked {
+		return copy(b, l.says[at:]), nil
+	}
+	for i := range b {
+		switch k := at + int64(i); {
+		case k < int64(len(l.has)):
+			b[i] = l.has[k]
+		case l.round:
+			b[i] = l.has[k%int64(len(l.has))]
+		default:
+			b[i] = 0
+		}
+	}
+	return len(b), nil
+}
+
+func (l *liar) forget() error {
+	l.asked = true
+	for i, c := range l.says {
+		if i >= 1<<20 && i < len(l.says)-1<<20 {
+			continue // was not written
+		}
+		if i < len(l.has) {
+			l.has[i] = c
+		} else if l.round {
+			l.has[i%len(l.has)] = c
+		}
+	}
+	return nil
+}
+
+func TestKept(t *testing.T) {
+	const size = 8 << 20
+	says := make([]byte, size)
+	copy(says, "the table")
+	copy(says[size-512:], "its copy")
+	for _, c := range []struct {
+		name  string
+		has   int
+		round bool
+		want  string
+	}{
+		{"honest", size, false, ""},
+		{"forgets", size / 2, false, "/dev/x did not keep what was written to its last 1.0 MiB"},
+		{"goes round", size / 2, true, "/dev/x did not keep what was written to its first 1.0 MiB"},
+		{"goes round elsewhere", size - 3<<20, true, ""}, // its end is where it was written
+	} {
+		l := &liar{says: says, has: make([]byte, c.has), round: c.round}
+		err := kept(l, "/dev/x", size, l.forget)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want)) {
+			t.Errorf("%s: %v; want %q", c.name, err, c.want)
+		}
+	}
+	l := &liar{says: says, has: make([]byte, size)}
+	if err := kept(l, "/dev/x", size, func() error { return os.ErrClosed }); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("%v", err)
+	}
+}

@@ -4,6 +4,7 @@
 package recreate
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -292,7 +293,44 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 			return err
 		}
 	}
-	return f.Sync()
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
+	}
+	return kept(f, "/dev/"+s.Device, size, func() error { return blockdev.Forget(f) })
+}
+
+// kept compares both ends of a disk with what it gives after forget, which has
+// the kernel ask it again: one that has less than it says loses what was written
+// behind its end, or has put it to another place. Here the disk holds nothing
+// but its table; later on it would be files that are lost.
+func kept(disk io.ReaderAt, name string, size int64, forget func() error) error {
+	n := min(int64(quantity.MiB), size)
+	read := func() (out [2][]byte, err error) {
+		for i, at := range []int64{0, size - n} {
+			out[i] = make([]byte, n)
+			if _, err := disk.ReadAt(out[i], at); err != nil {
+				return out, fmt.Errorf("cannot read %s at byte %d: %w", name, at, err)
+			}
+		}
+		return out, nil
+	}
+	written, err := read()
+	if err != nil {
+		return err
+	}
+	if err := forget(); err != nil {
+		return err
+	}
+	got, err := read()
+	if err != nil {
+		return err
+	}
+	for i, where := range []string{"first", "last"} {
+		if !bytes.Equal(got[i], written[i]) {
+			return fmt.Errorf("%s did not keep what was written to its %s %s: the disk is broken, or smaller than it says", name, where, quantity.Size(n))
+		}
+	}
+	return nil
 }
 
 // wipeEnds writes zero bytes over the first and last MiB of a range.

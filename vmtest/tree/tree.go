@@ -235,9 +235,11 @@ func (d *describer) hash(name string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
+	// Of each run of blocks that are not zero: where it begins, and its bytes.
 	h := md5.New()
 	buf := d.data
 	zero := make([]byte, 4096)
+	end := int64(-1)
 	for off := int64(0); ; {
 		// Holes are skipped; where they can't be asked for, zeros are read.
 		if at, err := f.Seek(off, unix.SEEK_DATA); err == nil {
@@ -248,10 +250,14 @@ func (d *describer) hash(name string) (string, error) {
 		n, err := f.ReadAt(buf, off)
 		for i := 0; i < n; i += 4096 {
 			blk := buf[i:min(i+4096, n)]
-			if string(blk) != string(zero[:len(blk)]) {
-				fmt.Fprintf(h, "%d:", off+int64(i))
-				h.Write(blk)
+			if string(blk) == string(zero[:len(blk)]) {
+				continue
 			}
+			if at := off + int64(i); at != end {
+				fmt.Fprintf(h, "|%d:", at)
+			}
+			h.Write(blk)
+			end = off + int64(i+len(blk))
 		}
 		off += int64(n)
 		if err == io.EOF {
