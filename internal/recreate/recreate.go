@@ -273,6 +273,9 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 	if err := wipeEnds(f, 0, size); err != nil {
 		return err
 	}
+	if err := honest(f, "/dev/"+s.Device, size, func() error { return blockdev.Forget(f) }); err != nil {
+		return err
+	}
 	if err := writeTable(f, s.Table, s.Sector, size); err != nil {
 		return err
 	}
@@ -293,41 +296,48 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
-	}
-	return kept(f, "/dev/"+s.Device, size, func() error { return blockdev.Forget(f) })
+	return f.Sync()
 }
 
-// kept compares both ends of a disk with what it gives after forget, which has
-// the kernel ask it again: one that has less than it says loses what was written
-// behind its end, or has put it to another place. Here the disk holds nothing
-// but its table; later on it would be files that are lost.
-func kept(disk io.ReaderAt, name string, size int64, forget func() error) error {
-	n := min(int64(quantity.MiB), size)
-	read := func() (out [2][]byte, err error) {
-		for i, at := range []int64{0, size - n} {
-			out[i] = make([]byte, n)
-			if _, err := disk.ReadAt(out[i], at); err != nil {
-				return out, fmt.Errorf("cannot read %s at byte %d: %w", name, at, err)
-			}
-		}
-		return out, nil
+// honest finds a disk that has less than it says: what is written behind its end
+// goes nowhere, or over what is at its beginning. It writes a mark at every
+// power of two, where such a disk goes round, and at both ends, forget has the
+// kernel write and forget them, and they are read again. Later on it would be
+// files that are lost.
+func honest(disk interface {
+	io.ReaderAt
+	io.WriterAt
+}, name string, size int64, forget func() error) error {
+	const n = 4096
+	mark := func(at int64) []byte {
+		text := fmt.Sprintf("mkcdrec asks at byte %d of %d whether this disk is as large as it says\n", at, size)
+		return bytes.Repeat([]byte(text), n/len(text)+1)[:n]
 	}
-	written, err := read()
-	if err != nil {
-		return err
+	places := []int64{0}
+	for at := int64(quantity.MiB); at < size-n; at *= 2 {
+		places = append(places, at)
+	}
+	places = append(places, max(size-n, 0))
+	for _, at := range places {
+		if _, err := disk.WriteAt(mark(at), at); err != nil {
+			return fmt.Errorf("cannot write %s at byte %d: %w", name, at, err)
+		}
 	}
 	if err := forget(); err != nil {
 		return err
 	}
-	got, err := read()
-	if err != nil {
-		return err
+	got := make([]byte, n)
+	for _, at := range places {
+		if _, err := disk.ReadAt(got, at); err != nil {
+			return fmt.Errorf("cannot read %s at byte %d: %w", name, at, err)
+		}
+		if !bytes.Equal(got, mark(at)) {
+			return fmt.Errorf("%s did not keep what was written at byte %d of %d: the disk is broken, or smaller than it says", name, at, size)
+		}
 	}
-	for i, where := range []string{"first", "last"} {
-		if !bytes.Equal(got[i], written[i]) {
-			return fmt.Errorf("%s did not keep what was written to its %s %s: the disk is broken, or smaller than it says", name, where, quantity.Size(n))
+	for _, at := range places {
+		if _, err := disk.WriteAt(make([]byte, n), at); err != nil {
+			return fmt.Errorf("cannot write %s at byte %d: %w", name, at, err)
 		}
 	}
 	return nil
