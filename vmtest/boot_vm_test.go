@@ -86,7 +86,7 @@ func keyImage(t *testing.T, iso, file string) string {
 	return file
 }
 
-const consoles = "console=tty0 console=ttyS0,115200"
+const consoles = "console=tty0 console=ttyS0,115200 " + KernelWords
 
 // TestBoot starts one image in every way there is, Debian's generic kernel:
 // boot-FIRMWARE-MEDIUM.

@@ -16,9 +16,10 @@ import (
 // TestFlash backs up a machine with F2FS and JFS and restores it. Debian's cloud
 // kernel has neither, so this one is no Debian: the rescue system of the kernel
 // for all machines, with a root directory on F2FS that the backup is made in.
-// It has no boot loader, which the restore says.
+// It has no boot loader, which the restore says. One of its disks is an SD card,
+// which has the kernel's names of eMMC.
 //
-// Disks: vda (the set's), vdb (F2FS, FLASH01), vdc (JFS, FLASH02).
+// Disks: vda (the set's), vdb (F2FS, FLASH01), mmcblk0 (JFS on its first partition).
 func TestFlash(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
@@ -32,14 +33,14 @@ func TestFlash(t *testing.T) {
 	for _, c := range [][]string{
 		{"mkdir", "-p", stage + "/bin"}, {"cp", exe, guest, stage + "/bin"}, {"cp", k.Image, stage + "/vmlinuz"}, {"cp", "-r", k.Modules, stage + "/modules"},
 		{"mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", stage, set, "1500M"}, {"rm", "-r", stage},
-		{"truncate", "-s", "700M", dir + "/f2fs.img", dir + "/jfs.img"},
+		{"truncate", "-s", "700M", dir + "/f2fs.img"}, {"truncate", "-s", "256M", dir + "/card.img"}, {"sgdisk", "-n1:0:0", "-c1:data", dir + "/card.img"},
 	} {
 		if err := command(ctx, c...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	vm, err := Start(ctx, Machine{Name: "flash", CPUs: 2, Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs panic=1", Log: filepath.Join(dir, "flash.log"),
-		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01"}, {File: dir + "/jfs.img", Serial: "FLASH02"}}})
+		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01"}, {File: dir + "/card.img", Bus: "sd"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,28 +48,28 @@ func TestFlash(t *testing.T) {
 	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	mount := "mount -t f2fs /dev/vdb /d && mount -t jfs /dev/vdc /d/data"
+	mount := "mount -t f2fs /dev/vdb /d && mount -t jfs /dev/mmcblk0p1 /d/data"
 	describe := "/set/bin/guest describe /d/difficult /d/data/difficult > /set/"
 	umount := "umount /d/data && umount /d"
 	f := &faults{t, vm}
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 	for _, c := range []string{
 		"modprobe f2fs && modprobe jfs && mkdir -p /set /d && mount -t ext4 /dev/vda /set",
-		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/vdb && mkfs.jfs -q -L journ /dev/vdc",
-		"mount -t f2fs /dev/vdb /d && mkdir -p /d/data /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/vdc /d/data",
+		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/vdb && mkfs.jfs -q -L journ /dev/mmcblk0p1",
+		"mount -t f2fs /dev/vdb /d && mkdir -p /d/data /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data",
 		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && " + describe + "before.json",
 		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\n' > /d/etc/fstab; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
 		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set",
 		"for d in proc sys dev set data; do umount /d/$d; done; umount /d",
-		"for d in vdb vdc; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/vdb)\" = ''",
+		"for d in vdb mmcblk0; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/vdb)\" = ''",
 	} {
 		f.want(0, c)
 	}
-	f.want(1, "restore --yes --confirm FLASH01,FLASH02 /set/*T*Z", "make f2fs on /dev/vdb", "make jfs on /dev/vdc", "cannot install a boot loader: the source machine's is not known")
+	f.want(1, "restore --yes --confirm FLASH01,"+SDSerial+" /set/*T*Z", "make f2fs on /dev/vdb", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"after.json && cat /d/etc/fstab", "LABEL=journ /data jfs")
 	// And one of them alone, onto what is there.
-	f.want(0, umount+" && dd if=/dev/zero of=/dev/vdc bs=1M count=8")
-	f.want(0, "restore --yes --confirm FLASH02 --only /data --onto /dev/vdc /set/*T*Z")
+	f.want(0, umount+" && dd if=/dev/zero of=/dev/mmcblk0p1 bs=1M count=8")
+	f.want(0, "restore --yes --confirm "+SDSerial+" --only /data --onto /dev/mmcblk0p1 /set/*T*Z")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"only.json && "+umount+" && umount /set")
 	var seen [3][]tree.Entry
 	for i, n := range []string{"before", "after", "only"} {

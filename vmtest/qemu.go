@@ -26,7 +26,7 @@ import (
 type Disk struct {
 	File   string
 	Serial string
-	Bus    string // virtio (default), ahci, nvme, usb, scsi
+	Bus    string // virtio (default), ahci, nvme, usb, scsi, sd (mmcblk0; SDSerial, a power of two in size)
 	RO     bool
 	// Sector is the size of a logical sector, 512 if 0.
 	Sector int
@@ -37,6 +37,9 @@ type Disk struct {
 	// 0 for none.
 	FailAt int64
 }
+
+// SDSerial is the serial number of QEMU's SD cards, for all of them.
+const SDSerial = "0xdeadbeef"
 
 // Machine says what QEMU is to start.
 type Machine struct {
@@ -154,6 +157,9 @@ func (m Machine) Args() []string {
 		case "scsi":
 			a = append(a, "-device", "virtio-scsi-pci,id=scsi"+id)
 			dev = "scsi-hd,bus=scsi" + id + ".0"
+		case "sd":
+			a = append(a, "-device", "sdhci-pci,id=sd"+id)
+			dev = "sd-card,bus=sd-bus"
 		case "usb":
 			if !usb {
 				a = append(a, "-device", "qemu-xhci")
@@ -168,7 +174,7 @@ func (m Machine) Args() []string {
 		if d.Sector > 0 {
 			dev += fmt.Sprintf(",logical_block_size=%d,physical_block_size=%d", d.Sector, d.Sector)
 		}
-		if d.Serial != "" {
+		if d.Serial != "" && d.Bus != "sd" {
 			dev += ",serial=" + d.Serial
 		}
 		if i == 0 && m.CDROM == "" && m.IDECD == "" && m.Kernel == "" && !m.NetBoot {

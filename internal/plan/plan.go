@@ -571,6 +571,9 @@ func (p *Plan) disk(d *layout.Disk, t Present) {
 			q.Device = name
 		}
 		pd.Then = fmt.Sprintf("%s with %d partitions", tableName(tab.Label), len(tab.Partitions))
+		if len(tab.Partitions) == 1 {
+			pd.Then = tableName(tab.Label) + " with 1 partition"
+		}
 		p.Steps = append(p.Steps, Step{Kind: WriteTable, Device: t.Name, Table: &tab, Sector: d.LogicalSector, Destroys: true,
 			Text: fmt.Sprintf("write %s on %s", pd.Then, t.Target())})
 	}
