@@ -83,12 +83,13 @@ case $KIND in
   udevadm settle
   # The second one is for the day when the first disk is gone; nobody mounts it.
   if [ $KIND = uefi-md ]; then mkfs.vfat -F32 -n ESP2 $E-part1 >/dev/null; fi
-  M="mdadm --create --run --homehost=$KIND"
+  # Blank disks are the same already: a machine that starts has nothing to resynchronise.
+  M="mdadm --create --run --assume-clean --homehost=$KIND"
   $M /dev/md0 --level=1 --raid-devices=2 --metadata=1.2 --name=root --uuid=6d6b6364:72656300:00000000:00000001 $D-part2 $E-part2
   $M /dev/md1 --level=0 --chunk=128 --raid-devices=2 --name=data --uuid=6d6b6364:72656300:00000000:00000002 $D-part3 $E-part3
   $M /dev/md2 --level=5 --chunk=64 --layout=right-symmetric --raid-devices=3 --spare-devices=1 --metadata=1.1 --name=parity --uuid=6d6b6364:72656300:00000000:00000003 $D-part5 $E-part5 $D-part6 $E-part6
   $M /dev/md3 --level=10 --chunk=32 --layout=f2 --raid-devices=2 --metadata=1.0 --bitmap=internal --name=ten --uuid=6d6b6364:72656300:00000000:00000004 $D-part7 $E-part7
-  mdadm --create --run /dev/md4 --level=1 --raid-devices=2 --metadata=0.90 --uuid=6d6b6364:72656300:00000000:00000005 $D-part8 $E-part8
+  mdadm --create --run --assume-clean /dev/md4 --level=1 --raid-devices=2 --metadata=0.90 --uuid=6d6b6364:72656300:00000000:00000005 $D-part8 $E-part8
   udevadm settle
   mkfs.ext4 -q -L root /dev/md0
   for m in 2:parity 3:ten 4:old; do mkfs.ext4 -q -L ${m#*:} /dev/md${m%:*}; done

@@ -41,7 +41,7 @@ cat > "$1/etc/initramfs-tools/hooks/more-drivers" <<'F'
 #!/bin/sh
 [ "$1" = prereqs ] && exit 0
 . /usr/share/initramfs-tools/hook-functions
-for m in sr_mod raid0 raid1 raid10 raid456 xfs dm-crypt xts aes sha256 algif_skcipher vfat nls_ascii nls_cp437 nls_iso8859-1 isofs efivarfs; do manual_add_modules $m; done
+for m in sr_mod raid0 raid1 raid10 raid456 xfs btrfs dm-crypt xts aes sha256 algif_skcipher vfat nls_ascii nls_cp437 nls_iso8859-1 isofs efivarfs; do manual_add_modules $m; done
 F
 chmod 755 "$1/etc/initramfs-tools/hooks/more-drivers"
 `
@@ -53,6 +53,7 @@ const luksUUID = "6d6b6364-7265-4c55-8b53-000000000001"
 
 const customizeHook = `#!/bin/sh
 set -e
+# Without its program nothing loads btrfs at the start.
 B="$1/usr/share/initramfs-tools/hooks/btrfs"
 chroot "$1" sh -c 'mkinitramfs -o /boot/btrfs.img $(ls /lib/modules)'
 chmod -x "$B"
