@@ -533,7 +533,7 @@ func TestNetboot(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := Machine{Name: "pxe-" + kind, CPUs: 2, Memory: 768, NIC: []string{nic}, NetBoot: true, Disks: []Disk{r.target()}, Log: r.log("pxe")}
+			m := Machine{Name: "pxe-" + kind, Memory: 768, NIC: []string{nic}, NetBoot: true, Disks: []Disk{r.target()}, Log: r.log("pxe")}
 			if err := r.nvram(&m, "pxe"); err != nil {
 				t.Fatal(err)
 			}
@@ -585,7 +585,7 @@ func TestLocal(t *testing.T) {
 			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
 				t.Fatal(err)
 			}
-			m := Machine{Name: "local-" + kind, CPUs: 2, Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}}
+			m := Machine{Name: "local-" + kind, Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}}
 			if kind == UEFIPlain {
 				m.UEFI = filepath.Join(dir, "vars")
 				if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {

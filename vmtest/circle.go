@@ -29,6 +29,9 @@ type Circle struct {
 	// Mkcdrec and Guest are the executables that run in the machines.
 	Mkcdrec, Guest string
 	Say            func(format string, args ...any)
+	// CPUs of the machines, 1 if 0. With two, emulation needs half as much time again
+	// for the same work: it pays only for a circle that has the processors to itself.
+	CPUs int
 	// TargetSize makes the restored machine's disk larger or smaller ("" for the same),
 	// TargetBus attaches it in another way.
 	TargetSize, TargetBus string
@@ -366,7 +369,7 @@ func (r *circle) backup(ctx context.Context) error {
 			return err
 		}
 	}
-	m := Machine{Name: r.Kind + "-source", CPUs: 2, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial, Sector: machines[r.Kind].sector}}}
+	m := Machine{Name: r.Kind + "-source", CPUs: r.CPUs, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial, Sector: machines[r.Kind].sector}}}
 	second := filepath.Join(r.Work, "source-2.qcow2")
 	if r.src.Second != "" {
 		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Second, second); err != nil {
@@ -545,7 +548,7 @@ func (r *circle) restore(ctx context.Context) error {
 	if r.ByHand {
 		return r.byHand(ctx, set)
 	}
-	m := Machine{Name: r.Kind + "-rescue", CPUs: 2, Memory: 768, Log: r.log("rescue"), CDROM: iso, Disks: append([]Disk{{File: r.setDisk, Serial: "SETDISK01"}}, r.targets()...)}
+	m := Machine{Name: r.Kind + "-rescue", CPUs: r.CPUs, Memory: 768, Log: r.log("rescue"), CDROM: iso, Disks: append([]Disk{{File: r.setDisk, Serial: "SETDISK01"}}, r.targets()...)}
 	if err := r.nvram(&m, "rescue"); err != nil {
 		return err
 	}
@@ -801,7 +804,7 @@ func (r *circle) restoreTapes(ctx context.Context) error {
 	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
-	m := Machine{Name: r.Kind + "-tapes", CPUs: 2, Memory: 768, Log: r.log("tapes"), CDROM: iso, Extra: r.tapes.Args(), Disks: []Disk{r.target()}}
+	m := Machine{Name: r.Kind + "-tapes", CPUs: r.CPUs, Memory: 768, Log: r.log("tapes"), CDROM: iso, Extra: r.tapes.Args(), Disks: []Disk{r.target()}}
 	vm, err := Start(ctx, m)
 	if err != nil {
 		return err
@@ -828,7 +831,7 @@ func (r *circle) restoreKey(ctx context.Context) error {
 	}
 	other := Machine{Name: r.Kind + "-key-other", Memory: 768, Log: r.log("key-other"), Disks: []Disk{r.stick()}}
 	other.Disks[0].Snapshot = true
-	m := Machine{Name: r.Kind + "-key", CPUs: 2, Memory: 768, Log: r.log("key"), Disks: []Disk{r.stick(), r.target()}}
+	m := Machine{Name: r.Kind + "-key", CPUs: r.CPUs, Memory: 768, Log: r.log("key"), Disks: []Disk{r.stick(), r.target()}}
 	var err error
 	if machines[r.Kind].uefi {
 		m.UEFI, err = NVRAM(filepath.Join(r.Work, "rescue.vars"))
@@ -897,7 +900,7 @@ func (r *circle) restoreDiscs(ctx context.Context, set string) error {
 	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
-	m := Machine{Name: r.Kind + "-discs", CPUs: 2, Memory: 768, Log: r.log("discs"), CDROM: discs[0], Display: filepath.Join(r.Work, "qmp"), Disks: []Disk{r.target()}}
+	m := Machine{Name: r.Kind + "-discs", CPUs: r.CPUs, Memory: 768, Log: r.log("discs"), CDROM: discs[0], Display: filepath.Join(r.Work, "qmp"), Disks: []Disk{r.target()}}
 	if err := r.nvram(&m, "rescue"); err != nil {
 		return err
 	}
@@ -928,7 +931,7 @@ func (r *circle) restoreDiscs(ctx context.Context, set string) error {
 // restore.sh there, as somebody without our medium would.
 func (r *circle) byHand(ctx context.Context, set string) error {
 	dir := filepath.Dir(r.src.Disk)
-	m := Machine{Name: r.Kind + "-by-hand", CPUs: 2, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: r.log("by-hand"),
+	m := Machine{Name: r.Kind + "-by-hand", CPUs: r.CPUs, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: r.log("by-hand"),
 		Append: "root=LABEL=INSTALLER rw init=/bin/bash console=ttyS0,115200 panic=-1",
 		Disks:  []Disk{{File: dir + "/installer.img", Snapshot: true}, {File: r.setDisk, Serial: "SETDISK01"}, r.target()}}
 	if err := r.nvram(&m, "by-hand"); err != nil {
@@ -957,7 +960,7 @@ func (r *circle) byHand(ctx context.Context, set string) error {
 }
 
 func (r *circle) boot(ctx context.Context) error {
-	m := Machine{Name: r.Kind + "-restored", CPUs: 2, Log: r.log("restored"), Disks: append(r.targets(), Disk{File: r.setDisk, Serial: "SETDISK01"})}
+	m := Machine{Name: r.Kind + "-restored", CPUs: r.CPUs, Log: r.log("restored"), Disks: append(r.targets(), Disk{File: r.setDisk, Serial: "SETDISK01"})}
 	if err := r.nvram(&m, "restored"); err != nil { // empty: only the removable path is left
 		return err
 	}

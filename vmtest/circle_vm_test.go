@@ -115,7 +115,7 @@ func TestMD(t *testing.T) {
 func TestKey(t *testing.T) {
 	t.Parallel()
 	t.Run("usbkey", func(t *testing.T) {
-		runCircle(t, Circle{Kind: BIOSLVM, Key: true, TargetSize: machines[BIOSLVM].smaller})
+		runCircle(t, Circle{Kind: BIOSLVM, Key: true, CPUs: 2, TargetSize: machines[BIOSLVM].smaller})
 	})
 }
 

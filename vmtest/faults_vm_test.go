@@ -69,7 +69,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
 		t.Fatal(err)
 	}
-	vm, err := Start(ctx, Machine{Name: "faults-source", CPUs: 2, Log: filepath.Join(r.Work, "source.log"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}})
+	vm, err := Start(ctx, Machine{Name: "faults-source", Log: filepath.Join(r.Work, "source.log"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 			t.Fatal(err)
 		}
 	}
-	vm, err := Start(ctx, Machine{Name: "faults-rescue", CPUs: 2, Memory: 768, CDROM: iso, Log: filepath.Join(r.Work, "rescue.log"), Disks: []Disk{{File: r.setDisk, Serial: "SETDISK01"}, r.target(), {File: small, Serial: "SMALL01"}}})
+	vm, err := Start(ctx, Machine{Name: "faults-rescue", Memory: 768, CDROM: iso, Log: filepath.Join(r.Work, "rescue.log"), Disks: []Disk{{File: r.setDisk, Serial: "SETDISK01"}, r.target(), {File: small, Serial: "SMALL01"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

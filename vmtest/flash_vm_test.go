@@ -39,7 +39,7 @@ func TestFlash(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	vm, err := Start(ctx, Machine{Name: "flash", CPUs: 2, Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs panic=1", Log: filepath.Join(dir, "flash.log"),
+	vm, err := Start(ctx, Machine{Name: "flash", Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs panic=1", Log: filepath.Join(dir, "flash.log"),
 		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01"}, {File: dir + "/card.img", Bus: "sd"}}})
 	if err != nil {
 		t.Fatal(err)

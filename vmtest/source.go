@@ -306,7 +306,7 @@ func install(ctx context.Context, dir string, s *Source) error {
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", tmp, s.Size); err != nil {
 		return err
 	}
-	m := Machine{Name: "install-" + s.Kind, CPUs: 2, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: dir + "/install-" + s.Kind + ".log",
+	m := Machine{Name: "install-" + s.Kind, Kernel: dir + "/vmlinuz", Initrd: dir + "/initrd.img", Log: dir + "/install-" + s.Kind + ".log",
 		Append: "root=LABEL=INSTALLER rw init=/install.sh console=ttyS0,115200 panic=-1 mk.kind=" + s.Kind + " mk.serial=" + s.Serial + " mk.second=" + s.SerialSecond,
 		Disks:  []Disk{{File: dir + "/installer.img", Serial: "INSTALLER", Snapshot: true}, {File: tmp, Serial: s.Serial, Sector: machines[s.Kind].sector}}}
 	if s.Second != "" {

@@ -48,7 +48,7 @@ func run(ctx context.Context) error {
 	}
 	start := time.Now()
 	fmt.Printf("A Debian 12 (%s) is backed up, destroyed, restored and compared, in QEMU without KVM.\n\n", kind)
-	out, err := vmtest.Circle{Kind: kind, Work: work, Mkcdrec: exe, Guest: guest, Say: func(f string, a ...any) {
+	out, err := vmtest.Circle{Kind: kind, Work: work, CPUs: 2, Mkcdrec: exe, Guest: guest, Say: func(f string, a ...any) {
 		fmt.Printf("[%4.0f s] %s\n", time.Since(start).Seconds(), fmt.Sprintf(f, a...))
 	}}.Run(ctx)
 	if err != nil {
