@@ -688,6 +688,8 @@ func (r *circle) restoreLUKS(vm *VM) error {
 		"printf " + Password + " > /tmp/k && restore mount --ro --key-file /tmp/k && restore verify > /tmp/v 2>&1; cat /tmp/v; grep 'nothing else differs' /tmp/v",
 		"test -z \"$(grep -r AGE-SECRET /var/log /mnt/target/var/log/mkcdrec)\"",
 		"restore umount && test ! -e /dev/mapper/secret",
+		"restore mount --ro --key-file /tmp/k --disks && grep 'opened by a key file' /mnt/target/data/file && test -d /mnt/target/srv/difficult && test -d /mnt/target/home/difficult && test -d /mnt/target/boot/grub",
+		"restore umount && test -z \"$(ls /dev/mapper | grep -v control)\"",
 	}
 	if r.From != "" {
 		checks = nil // seen by circles of their own
@@ -742,6 +744,9 @@ func (r *circle) restoreWished(vm *VM) error {
 		{"cat /mnt/target/etc/hostname > /tmp/h; echo x >> /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: has"},
 		{"cat /tmp/h > /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: time is"},
 		{"restore umount", ""},
+		// The same, found without its layout.
+		{mount + " --ro --disks; for d in " + r.mounts() + "; do grep -q \" $(echo /mnt/target$d | sed 's,/$,,') \" /proc/mounts || echo not mounted: $d; done; cat /mnt/target/etc/hostname", r.Kind},
+		{"restore umount && ! grep /mnt/target /proc/mounts && echo closed", "closed"},
 	}...)
 	for _, c := range steps {
 		out, err := must(vm, c.cmd, jobLimit)

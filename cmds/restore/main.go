@@ -11,19 +11,21 @@
 //	restore [...] VOLUME [VOLUME...]
 //	        [--identity FILE] [--key-file FILE] [--new-luks]
 //	restore mount [--ro] [--key-file FILE] [SET]
+//	restore mount [--ro] [--key-file FILE] [--root DEV] --disks|DISK...
 //	restore --menu [...] [SET]
 //	restore --dry-run [...] [SET]
 //	restore --only MOUNT [--onto DEV] [...] [SET]
 //	restore extract SET PATH... --to DIR
 //	restore verify [SET]
-//	restore umount [SET]
+//	restore umount
 //
 // SET is a directory or URL; without it, the set that the rescue system has
 // found. VOLUMEs are all the directories of a backup made by mkCDrec 1.x.
 //
 // mount opens the installed system below /mnt/target for repair, ready for
-// chroot; umount closes it. Both know the system by SET's layout, or by the one
-// that the medium carries. verify compares it with SET, file by file.
+// chroot; umount closes it. It knows the system by SET's layout, or by the one
+// that the medium carries; with disks, it is found by looking at what is on them,
+// whatever machine it is. verify compares it with SET, file by file.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but with problems, 4
 // refused, and no disk was touched.
@@ -32,6 +34,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -354,39 +357,104 @@ func repair(ctx context.Context, p *ui.Printer, what string, args []string) erro
 	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
 	ro := f.Bool("ro", false, "mount read-only")
 	keyFile := f.String("key-file", "", "`FILE` with the passphrase of LUKS devices")
+	disks := f.Bool("disks", false, "find the system on the disks that are there, whatever it is")
+	root := f.String("root", "", "`DEV` of its root file system, where there are several systems")
 	if err := f.Parse(args); err != nil {
 		return exit.Usage(err)
 	}
 	if !rescue.Inside() {
 		return &plan.Refused{Reason: "this is not a rescue system"}
 	}
-	var l *layout.Layout
-	if f.NArg() > 0 {
-		s, err := manifest.OpenNewest(f.Arg(0))
-		if err != nil {
-			return err
+	var on []string
+	for _, a := range f.Args() {
+		if d, ok := strings.CutPrefix(a, "/dev/"); ok {
+			on = append(on, d)
 		}
-		l = s.Layout
-	} else {
-		file, err := os.Open(rescue.LayoutFile)
-		if err != nil {
-			return fmt.Errorf("cannot read the layout: %w", err)
-		}
-		defer file.Close()
-		if l, err = layout.Read(file); err != nil {
-			return err
-		}
+	}
+	if f.NArg() > 1 && len(on) < f.NArg() || *disks && f.NArg() > 0 {
+		return exit.Usage(fmt.Errorf("%s wants one set, or disks", what))
 	}
 	r := &restore.Repair{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
 	r.KeyFile, r.Secret = *keyFile, screen{p}.Secret
 	if what == "umount" {
-		return r.Unmount(ctx, l)
+		l, err := opened(f.Args())
+		if err != nil {
+			return err
+		}
+		if err := r.Unmount(ctx, l); err != nil {
+			return err
+		}
+		if err := os.Remove(openedFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	var l *layout.Layout
+	var err error
+	if *disks || len(on) > 0 {
+		if l, err = r.FromDisks(ctx, on, *root); err != nil {
+			if l != nil {
+				err = errors.Join(err, r.Unmount(ctx, l))
+			}
+			return err
+		}
+	} else if *root != "" {
+		return exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
+	} else if l, err = layoutOf(f.Args()); err != nil {
+		return err
 	}
 	if _, err := r.Mount(ctx, l, *ro); err != nil {
+		return fmt.Errorf("%w (restore mount --disks finds a system without knowing its layout)", err)
+	}
+	if err := remember(l); err != nil {
 		return err
 	}
 	p.Note("the system is open: chroot %s /bin/bash; afterwards: restore umount", rescue.TargetDir)
 	return nil
+}
+
+// openedFile has the layout of the system that is open.
+const openedFile = rescue.StateDir + "/opened.json"
+
+func remember(l *layout.Layout) error {
+	f, err := os.OpenFile(openedFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot note what is open: %w", err)
+	}
+	return errors.Join(json.NewEncoder(f).Encode(l), f.Close())
+}
+
+// opened gives the layout of what is open, or else that of the words given.
+func opened(args []string) (*layout.Layout, error) {
+	b, err := os.ReadFile(openedFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return layoutOf(args)
+	}
+	var l layout.Layout
+	if err == nil {
+		err = json.Unmarshal(b, &l)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what is open: %w", err)
+	}
+	return &l, nil
+}
+
+// layoutOf gives a set's layout, or the one that the medium carries.
+func layoutOf(args []string) (*layout.Layout, error) {
+	if len(args) > 0 {
+		s, err := manifest.OpenNewest(args[0])
+		if err != nil {
+			return nil, err
+		}
+		return s.Layout, nil
+	}
+	file, err := os.Open(rescue.LayoutFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the layout: %w", err)
+	}
+	defer file.Close()
+	return layout.Read(file)
 }
 
 // screen is the person's side.

@@ -26,7 +26,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 	if !ok {
 		return fmt.Errorf("there is no key for %s", s.Crypt.Name)
 	}
-	if isOpen(s.Crypt.Name) {
+	if CryptIsOpen(s.Crypt.Name) {
 		return &plan.Refused{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
 	}
 	if err := r.free(s.Device); err != nil {
@@ -69,7 +69,8 @@ func writeHeader(dev string, header []byte) error {
 	return nil
 }
 
-func isOpen(name string) bool {
+// CryptIsOpen tells whether there is an open LUKS device of that name.
+func CryptIsOpen(name string) bool {
 	_, err := os.Stat("/dev/" + layout.MapperPrefix + name)
 	return err == nil
 }
@@ -82,7 +83,7 @@ func cryptsetup(ctx context.Context, run tool.Runner, key []byte, args ...string
 
 // OpenCrypt opens a LUKS device on dev, unless it is open.
 func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string, passphrase []byte) error {
-	if isOpen(c.Name) {
+	if CryptIsOpen(c.Name) {
 		return nil
 	}
 	if err := cryptsetup(ctx, run, passphrase, "open", "--type", "luks", "--key-file", "-", "/dev/"+dev, c.Name); err != nil {
@@ -93,7 +94,7 @@ func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string
 
 // CloseCrypt closes a LUKS device, if it is open.
 func CloseCrypt(ctx context.Context, run tool.Runner, name string) error {
-	if !isOpen(name) {
+	if !CryptIsOpen(name) {
 		return nil
 	}
 	if err := cryptsetup(ctx, run, nil, "close", name); err != nil {

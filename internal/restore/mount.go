@@ -30,6 +30,8 @@ type Repair struct {
 	// KeyFile opens LUKS devices; without it Secret asks.
 	KeyFile string
 	Secret  func(prompt string) ([]byte, error)
+	// keys are those that opened something.
+	keys [][]byte
 }
 
 // kernelMounts are bound into the system, so that programs work in a chroot.
@@ -169,14 +171,6 @@ func (r *Repair) open(ctx context.Context, l *layout.Layout) error {
 	if err != nil {
 		return err
 	}
-	var known [][]byte
-	if r.KeyFile != "" {
-		b, err := os.ReadFile(r.KeyFile)
-		if err != nil {
-			return fmt.Errorf("cannot read the key file: %w", err)
-		}
-		known = append(known, b)
-	}
 	for i := range l.Crypts {
 		c := &l.Crypts[i]
 		n := slices.IndexFunc(devs, func(d medium.Device) bool {
@@ -185,20 +179,44 @@ func (r *Repair) open(ctx context.Context, l *layout.Layout) error {
 		if n < 0 {
 			continue
 		}
-		opened := slices.ContainsFunc(known, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, devs[n].Name, k) == nil })
-		for try := 0; !opened; try++ {
-			k, err := r.Secret("Passphrase of " + c.Name + " on /dev/" + devs[n].Name + ": ")
-			if err != nil {
-				return fmt.Errorf("cannot open %s: nobody gave its passphrase; --key-file names a file with it", c.Name)
-			}
-			if err = recreate.OpenCrypt(ctx, r.Run, c, devs[n].Name, k); err != nil && try == 2 {
-				return err
-			}
-			opened = err == nil
-			known = append(known, k)
+		if err := r.unlock(ctx, c, devs[n].Name); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// errNoPassphrase says that nobody gave one.
+var errNoPassphrase = errors.New("nobody gave its passphrase; --key-file names a file with it")
+
+// unlock opens one LUKS device, unless it is open: by a key that opened
+// another, by KeyFile, or by asking, three times. An empty answer gives up.
+func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error {
+	if recreate.CryptIsOpen(c.Name) {
+		return nil
+	}
+	if r.keys == nil && r.KeyFile != "" {
+		b, err := os.ReadFile(r.KeyFile)
+		if err != nil {
+			return fmt.Errorf("cannot read the key file: %w", err)
+		}
+		r.keys = append(r.keys, b)
+	}
+	if slices.ContainsFunc(r.keys, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, dev, k) == nil }) {
+		return nil
+	}
+	var err error
+	for range 3 {
+		k, e := r.Secret("Passphrase of " + c.Name + " on /dev/" + dev + ": ")
+		if e != nil || len(k) == 0 {
+			return fmt.Errorf("cannot open %s: %w", c.Name, errNoPassphrase)
+		}
+		if err = recreate.OpenCrypt(ctx, r.Run, c, dev, k); err == nil {
+			r.keys = append(r.keys, k)
+			return nil
+		}
+	}
+	return err
 }
 
 // Unmount writes everything to the disks, unmounts what lies below Target, and

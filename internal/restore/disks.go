@@ -1,0 +1,456 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// FromDisks finds the system that lies on disks, without a set or a layout of it:
+// RAID arrays are started, LUKS devices opened, volume groups activated, and the
+// one file system that has an /etc/fstab and an operating system is the root. Its
+// fstab says what else there is. The layout is what Mount and Unmount want of one,
+// no more. disks are names without /dev/, none for all that there are; root names the device
+// of the root where there are several systems.
+func (r *Repair) FromDisks(ctx context.Context, disks []string, root string) (*layout.Layout, error) {
+	m := probe.Machine{Run: r.Run}
+	on := func(dev string) bool {
+		return len(disks) == 0 || slices.ContainsFunc(m.DisksOf(m.Name(dev)), func(d string) bool { return slices.Contains(disks, d) })
+	}
+	present, err := m.Disks()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range disks {
+		if !slices.ContainsFunc(present, func(p layout.Disk) bool { return p.Name == d }) {
+			return nil, fmt.Errorf("cannot open the system on /dev/%s: there is no such disk", d)
+		}
+	}
+	l := &layout.Layout{Version: layout.Version, Disks: present}
+	if err := r.assemble(ctx, l, on); err != nil {
+		return l, err
+	}
+	// LUKS below LVM, and above it.
+	for range 2 {
+		if err := r.unlockAll(ctx, l, m, on); err != nil {
+			return l, err
+		}
+		if err := r.activate(ctx, l, m, on); err != nil {
+			return l, err
+		}
+	}
+	devs, err := medium.Devices()
+	if err != nil {
+		return l, err
+	}
+	devs = slices.DeleteFunc(devs, func(d medium.Device) bool { return d.Held || !on(d.Name) })
+	sys, err := r.findRoot(m, devs, strings.TrimPrefix(root, "/dev/"))
+	if err != nil {
+		return l, err
+	}
+	return l, r.fromFstab(ctx, l, m, sys, devs, on)
+}
+
+// assemble starts the arrays with a member on the disks, by their names: "md0" for one labelled "host:0".
+func (r *Repair) assemble(ctx context.Context, l *layout.Layout, on func(string) bool) error {
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	next := 127
+	for _, d := range devs {
+		if d.Info.MD == nil || !on(d.Name) || slices.ContainsFunc(l.Arrays, func(a layout.Array) bool { return a.UUID == d.Info.MD.UUID }) {
+			continue
+		}
+		a := layout.Array{UUID: d.Info.MD.UUID, Label: d.Info.MD.Name}
+		if n, err := strconv.Atoi(shortName(a.Label)); err == nil && n >= 0 {
+			a.Name = fmt.Sprint("md", n)
+		}
+		for a.Name == "" || l.Array(a.Name) != nil {
+			a.Name = fmt.Sprint("md", next)
+			next--
+		}
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil); err != nil {
+			r.Report.Warn("%v", err)
+			continue
+		}
+		l.Arrays = append(l.Arrays, a)
+	}
+	return nil
+}
+
+// shortName is an array's name without the host's.
+func shortName(label string) string { return label[strings.Index(label, ":")+1:] }
+
+// unlockAll opens the LUKS devices on the disks. One that nobody has a key for
+// stays closed.
+func (r *Repair) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	for _, d := range devs {
+		if d.Info.Type != superblock.TypeLUKS || !on(d.Name) || slices.ContainsFunc(l.Crypts, func(c layout.Crypt) bool { return c.UUID == d.Info.UUID }) {
+			continue
+		}
+		c := layout.Crypt{Name: "luks-" + d.Info.UUID, Device: m.Name(d.Name), UUID: d.Info.UUID}
+		if err := r.unlock(ctx, &c, d.Name); err != nil {
+			r.Report.Warn("%v", err)
+			continue
+		}
+		l.Crypts = append(l.Crypts, c)
+	}
+	return nil
+}
+
+// activate activates the volume groups with a physical volume on the disks.
+func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(devs, func(d medium.Device) bool { return d.Info.Type == superblock.TypeLVM && on(d.Name) }) {
+		return nil
+	}
+	out, err := r.lvm(ctx, "pvs", "--noheadings", "--separator", "|", "-o", "pv_name,vg_name")
+	if err != nil {
+		return fmt.Errorf("cannot list volume groups: %w", err)
+	}
+	for _, line := range strings.Split(string(out), "\n") {
+		pv, vg, ok := strings.Cut(strings.TrimSpace(line), "|")
+		if !ok || vg == "" || !on(m.Name(strings.TrimPrefix(pv, "/dev/"))) || l.Group(vg+"/") != nil {
+			continue
+		}
+		if _, err := r.lvm(ctx, "vgchange", "-ay", vg); err != nil {
+			r.Report.Warn("cannot activate volume group %s: %v", vg, err)
+			continue
+		}
+		l.VolumeGroup = append(l.VolumeGroup, layout.VolumeGroup{Name: vg})
+	}
+	return nil
+}
+
+// system is an installed one: its root's device, subvolume and files that say what
+// else there is.
+type system struct {
+	dev             medium.Device
+	name            string // of dev: "vg0/root"
+	subvolume       string
+	fstab, crypttab string
+	// subvolumes are those of a btrfs root, by id.
+	subvolumes map[uint64]string
+}
+
+// rootTypes are the file systems that a root can lie on.
+var rootTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs, superblock.TypeF2FS, superblock.TypeJFS}
+
+// findRoot looks for the one installed system among devs. Everything is mounted
+// read-only for that, and without replaying a journal.
+func (r *Repair) findRoot(m probe.Machine, devs []medium.Device, want string) (*system, error) {
+	dir, err := os.MkdirTemp("", "mkcdrec-look")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir)
+	var found []*system
+	var seen []string // what was looked at
+	for i, d := range devs {
+		if !slices.Contains(rootTypes, d.Info.Type) || slices.ContainsFunc(devs[:i], func(o medium.Device) bool {
+			return o.Info.Type == superblock.TypeBtrfs && o.Info.UUID == d.Info.UUID // another device of it
+		}) {
+			continue
+		}
+		name := m.Name(d.Name)
+		if want != "" && want != name && want != d.Name {
+			continue
+		}
+		seen = append(seen, "/dev/"+name+" ("+d.Info.Type+")")
+		if err := lookMount(d, devs, dir); err != nil {
+			r.Report.Warn("%v", err)
+			continue
+		}
+		s, err := lookInto(dir, d)
+		if e := unix.Unmount(dir, 0); e != nil {
+			return nil, errors.Join(err, fmt.Errorf("cannot unmount %s: %w", dir, e))
+		}
+		if err != nil {
+			r.Report.Warn("cannot look into /dev/%s: %v", name, err)
+		} else if s != nil {
+			s.name = name
+			found = append(found, s)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) == 0 && len(seen) == 0:
+		return nil, errors.New("cannot find an installed system: there is no file system that it could lie on")
+	case len(found) == 0:
+		return nil, fmt.Errorf("cannot find an installed system: none of %s has an /etc/fstab", strings.Join(seen, ", "))
+	}
+	var names []string
+	for _, s := range found {
+		names = append(names, "/dev/"+s.name)
+	}
+	return nil, fmt.Errorf("cannot choose between the systems on %s: name one with --root", strings.Join(names, ", "))
+}
+
+// lookMount mounts a file system for findRoot; a btrfs by its top level.
+func lookMount(d medium.Device, devs []medium.Device, dir string) error {
+	if d.Info.Type != superblock.TypeBtrfs {
+		return medium.Mount(d, dir)
+	}
+	return recreate.MountBtrfs(d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
+}
+
+// othersOf are the other devices of a btrfs.
+func othersOf(d medium.Device, devs []medium.Device) []string {
+	var out []string
+	for _, o := range devs {
+		if o.Name != d.Name && o.Info.Type == d.Info.Type && o.Info.UUID == d.Info.UUID {
+			out = append(out, o.Name)
+		}
+	}
+	return out
+}
+
+// lookInto gives the system that is mounted at dir, nil if there is none.
+func lookInto(dir string, d medium.Device) (*system, error) {
+	s := &system{dev: d}
+	places := []string{""}
+	if d.Info.Type == superblock.TypeBtrfs {
+		subs, def, err := btrfs.Subvolumes(dir)
+		if err != nil {
+			return nil, err
+		}
+		s.subvolumes = map[uint64]string{btrfs.TopLevel: ""}
+		for _, v := range subs {
+			s.subvolumes[v.ID] = v.Path
+		}
+		// The default one, then the names that distributions give it: a snapshot
+		// has an fstab, too.
+		places = []string{s.subvolumes[def], "@", "root", "@rootfs", "@/.snapshots/1/snapshot", ""}
+	}
+	for _, p := range places {
+		top := filepath.Join(dir, p)
+		fstab, err := os.ReadFile(filepath.Join(top, "etc/fstab"))
+		if err != nil || !slices.ContainsFunc([]string{"usr/lib/os-release", "etc/os-release", "sbin/init", "bin/sh", "usr/bin"}, func(f string) bool {
+			_, err := os.Lstat(filepath.Join(top, f))
+			return err == nil
+		}) {
+			continue
+		}
+		s.subvolume, s.fstab = p, string(fstab)
+		if b, err := os.ReadFile(filepath.Join(top, "etc/crypttab")); err == nil {
+			s.crypttab = string(b)
+		}
+		return s, nil
+	}
+	return nil, nil
+}
+
+// fromFstab adds the file systems that the system's fstab names, the root first.
+// What can't be found is told of, and left out.
+func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, devs []medium.Device, on func(string) bool) error {
+	add := func(d medium.Device, at layout.Mount) {
+		for i := range l.Filesystems {
+			if f := &l.Filesystems[i]; f.UUID == d.Info.UUID {
+				f.Mounts = append(f.Mounts, at)
+				return
+			}
+		}
+		l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: m.Name(d.Name), Type: d.Info.Type, UUID: d.Info.UUID, Label: d.Info.Label, Mounts: []layout.Mount{at}})
+	}
+	add(s.dev, layout.Mount{Path: "/", Subvolume: s.subvolume})
+	if err := r.keyFiles(ctx, l, m, s, on); err != nil {
+		return err
+	}
+	if all, err := medium.Devices(); err != nil {
+		return err
+	} else if len(all) > 0 { // with what key files have opened
+		devs = slices.DeleteFunc(all, func(d medium.Device) bool { return d.Held || !on(d.Name) })
+	}
+	for _, e := range fstabEntries(s.fstab) {
+		dev, ok := findSpec(e.spec, l, s.crypttab, devs, m.Name)
+		if !ok {
+			r.Report.Warn("cannot find %s of %s, which /etc/fstab names", e.spec, e.path)
+			continue
+		}
+		at := layout.Mount{Path: e.path, Options: e.options}
+		if dev.Info.Type == superblock.TypeBtrfs {
+			if at.Subvolume, ok = e.subvolume(s.subvolumes); !ok {
+				r.Report.Warn("cannot find the subvolume of %s: %s", e.path, e.options)
+				continue
+			}
+		}
+		add(dev, at)
+	}
+	return nil
+}
+
+// keyFiles opens the LUKS devices that are still closed and have a key file in
+// the system, by its crypttab.
+func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, on func(string) bool) error {
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	for _, line := range strings.Split(s.crypttab, "\n") {
+		f := strings.Fields(line)
+		if len(f) < 3 || strings.HasPrefix(f[0], "#") || !strings.HasPrefix(f[2], "/") || strings.HasPrefix(f[2], "/dev/") {
+			continue
+		}
+		i := slices.IndexFunc(devs, func(d medium.Device) bool {
+			return d.Info.Type == superblock.TypeLUKS && on(d.Name) && specIs(f[1], d, l, m.Name)
+		})
+		if i < 0 || slices.ContainsFunc(l.Crypts, func(c layout.Crypt) bool { return c.UUID == devs[i].Info.UUID }) {
+			continue
+		}
+		key, err := r.readIn(s, f[2])
+		if err != nil {
+			r.Report.Warn("cannot read the key file of %s: %v", f[0], err)
+			continue
+		}
+		c := layout.Crypt{Name: "luks-" + devs[i].Info.UUID, Device: m.Name(devs[i].Name), UUID: devs[i].Info.UUID}
+		if err := recreate.OpenCrypt(ctx, r.Run, &c, devs[i].Name, key); err != nil {
+			r.Report.Warn("%v", err)
+			continue
+		}
+		l.Crypts = append(l.Crypts, c)
+	}
+	return nil
+}
+
+// readIn reads a file of a system that is not mounted.
+func (r *Repair) readIn(s *system, file string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "mkcdrec-look")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir)
+	devs, err := medium.Devices()
+	if err != nil {
+		return nil, err
+	}
+	if err := lookMount(s.dev, devs, dir); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, s.subvolume, filepath.Clean("/"+file)))
+	return b, errors.Join(err, unix.Unmount(dir, 0))
+}
+
+// entry is a line of fstab that names a file system on a block device.
+type entry struct{ spec, path, options string }
+
+// fstabEntries gives the lines that can be mounted, but for the root's own;
+// fstab(5). Paths are clean, with their blanks.
+func fstabEntries(text string) []entry {
+	var out []entry
+	blanks := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`)
+	for _, line := range strings.Split(text, "\n") {
+		f := strings.Fields(line)
+		if len(f) < 3 || strings.HasPrefix(f[0], "#") || !strings.HasPrefix(f[1], "/") || f[2] == "swap" {
+			continue
+		}
+		e := entry{blanks.Replace(strings.ReplaceAll(f[0], `"`, "")), path.Clean(blanks.Replace(f[1])), append(f, "defaults")[3]}
+		_, _, tag := strings.Cut(e.spec, "=")
+		if e.path == "/" || !tag && !strings.HasPrefix(e.spec, "/dev/") || slices.Contains(strings.Split(e.options, ","), "noauto") || slices.Contains(strings.Split(e.options, ","), "bind") {
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// subvolume is the one that an entry of a btrfs mounts; "" for the top level.
+func (e entry) subvolume(known map[uint64]string) (string, bool) {
+	for _, o := range strings.Split(e.options, ",") {
+		if v, ok := strings.CutPrefix(o, "subvol="); ok {
+			return strings.Trim(v, "/"), true
+		}
+		if v, ok := strings.CutPrefix(o, "subvolid="); ok {
+			id, err := strconv.ParseUint(v, 0, 64)
+			p, there := known[id]
+			return p, err == nil && there
+		}
+	}
+	return "", true
+}
+
+// findSpec finds the device that a line of fstab names.
+func findSpec(spec string, l *layout.Layout, crypttab string, devs []medium.Device, name func(string) string) (medium.Device, bool) {
+	// A LUKS device has the name that crypttab gives it; here it has another.
+	if n, ok := strings.CutPrefix(spec, "/dev/mapper/"); ok {
+		for _, line := range strings.Split(crypttab, "\n") {
+			f := strings.Fields(line)
+			if len(f) < 2 || f[0] != n {
+				continue
+			}
+			for i := range l.Crypts {
+				c := &l.Crypts[i]
+				if below := (medium.Device{Name: c.Device, Info: &superblock.Info{UUID: c.UUID}}); specIs(f[1], below, l, name) {
+					spec = "/dev/" + c.Mapper()
+				}
+			}
+		}
+	}
+	i := slices.IndexFunc(devs, func(d medium.Device) bool { return specIs(spec, d, l, name) })
+	if i < 0 {
+		return medium.Device{}, false
+	}
+	return devs[i], true
+}
+
+// specIs tells whether a device is what fstab(5) or crypttab(5) name so: UUID=,
+// LABEL=, PARTUUID=, PARTLABEL=, the links below /dev/disk that say the same, and
+// names of volumes, arrays and disks. name gives our name for a kernel's.
+func specIs(spec string, d medium.Device, l *layout.Layout, name func(string) string) bool {
+	spec = strings.ReplaceAll(spec, `"`, "")
+	for dir, tag := range map[string]string{"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"} {
+		if v, ok := strings.CutPrefix(spec, "/dev/disk/"+dir+"/"); ok {
+			spec = tag + "=" + v
+		}
+	}
+	mine := name(d.Name)
+	disk, part := l.Partition(mine)
+	tag, v, ok := strings.Cut(spec, "=")
+	switch {
+	case ok && v == "":
+		return false
+	case ok && tag == "UUID":
+		return strings.EqualFold(d.Info.UUID, v)
+	case ok && tag == "LABEL":
+		return d.Info.Label == v
+	case ok && tag == "PARTUUID":
+		return part != nil && strings.EqualFold(disk.PartUUID(part), v)
+	case ok && tag == "PARTLABEL":
+		return part != nil && part.Name == v
+	case ok:
+		return false
+	}
+	spec = strings.TrimPrefix(spec, "/dev/")
+	if a := l.Array(mine); a != nil && strings.HasPrefix(spec, "md") {
+		n := shortName(a.Label)
+		return spec == a.Name || n != "" && (spec == "md/"+n || spec == "md"+n)
+	}
+	if vg, lv, ok := strings.Cut(mine, "/"); ok && vg != "mapper" {
+		double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
+		return spec == mine || spec == "mapper/"+double(vg)+"-"+double(lv)
+	}
+	return spec == mine
+}

@@ -1,0 +1,126 @@
+package restore
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+func TestFstabEntries(t *testing.T) {
+	text := `# UUID=1 /comment ext4 defaults 0 0
+UUID=root / ext4 errors=remount-ro 0 1
+UUID="b" /boot	ext4
+LABEL=swap none swap sw 0 0
+/dev/vg0/swap swap swap sw 0 0
+/dev/mapper/vg0-my--data /srv/my\040data/ xfs noatime,nofail 0 2
+UUID=x /home btrfs subvol=/@home,compress=zstd:1 0 0
+proc /proc proc defaults 0 0
+tmpfs /tmp tmpfs size=1g 0 0
+server:/export /nfs nfs4 _netdev 0 0
+//server/share /smb cifs guest 0 0
+/home /srv/home none bind 0 0
+/dev/sr0 /media/cd iso9660 ro,noauto 0 0
+UUID=short
+`
+	var got []string
+	for _, e := range fstabEntries(text) {
+		got = append(got, fmt.Sprintf("%q", e))
+	}
+	want := []string{`{"UUID=b" "/boot" "defaults"}`, `{"/dev/mapper/vg0-my--data" "/srv/my data" "noatime,nofail"}`, `{"UUID=x" "/home" "subvol=/@home,compress=zstd:1"}`}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s", strings.Join(got, "\n"))
+	}
+}
+
+func TestEntrySubvolume(t *testing.T) {
+	known := map[uint64]string{5: "", 256: "@", 257: "@home/x"}
+	for options, want := range map[string]string{
+		"defaults": "|true", "subvol=@": "@|true", "noatime,subvol=/@home/x/": "@home/x|true", "subvolid=257": "@home/x|true", "subvolid=0x101": "@home/x|true",
+		"subvolid=5": "|true", "subvol=/": "|true", "subvolid=300": "|false", "subvolid=x": "|false",
+	} {
+		v, ok := entry{options: options}.subvolume(known)
+		if got := fmt.Sprintf("%s|%v", v, ok); got != want {
+			t.Errorf("%s = %s; want %s", options, got, want)
+		}
+	}
+}
+
+func TestFindSpec(t *testing.T) {
+	names := map[string]string{"dm-0": "vg0/my-root", "dm-1": "mapper/luks-c-1", "dm-2": "vg0/data"}
+	name := func(d string) string {
+		if n := names[d]; n != "" {
+			return n
+		}
+		return d
+	}
+	l := &layout.Layout{
+		Disks: []layout.Disk{{Name: "vda", Table: &layout.Table{Label: layout.GPT, Partitions: []layout.Partition{
+			{Number: 1, Device: "vda1", GUID: "AAAA-1", Name: "ESP"}, {Number: 2, Device: "vda2", GUID: "AAAA-2"}}}},
+			{Name: "vdb", Table: &layout.Table{Label: layout.MBR, Signature: "0xcafe0001", Partitions: []layout.Partition{{Number: 1, Device: "vdb1"}}}}},
+		Arrays:      []layout.Array{{Name: "md0", Label: "host:0"}, {Name: "md127", Label: "host:home"}},
+		Crypts:      []layout.Crypt{{Name: "luks-c-1", Device: "vda2", UUID: "c-1"}},
+		VolumeGroup: []layout.VolumeGroup{{Name: "vg0"}},
+	}
+	dev := func(n, uuid, label string) medium.Device {
+		return medium.Device{Name: n, Info: &superblock.Info{Type: superblock.TypeExt4, UUID: uuid, Label: label}}
+	}
+	devs := []medium.Device{dev("vda1", "1234-ABCD", ""), dev("dm-0", "r", "root"), dev("dm-1", "inner", ""), dev("dm-2", "d", ""), dev("md0", "m0", ""), dev("md127", "m1", ""), dev("vdb1", "b", "usb")}
+	crypttab := "# x\nother UUID=zzz none\nsecret UUID=C-1 none luks\nplain\n"
+	for spec, want := range map[string]string{
+		"UUID=1234-abcd": "vda1", "/dev/disk/by-uuid/1234-ABCD": "vda1", "LABEL=root": "dm-0", "LABEL=": "", "UUID=": "", "LABEL=none": "",
+		"PARTUUID=aaaa-1": "vda1", "PARTLABEL=ESP": "vda1", "/dev/disk/by-partlabel/ESP": "vda1", "PARTUUID=cafe0001-01": "vdb1", "PARTLABEL=": "",
+		"/dev/vg0/my-root": "dm-0", "/dev/mapper/vg0-my--root": "dm-0", "/dev/mapper/vg0-data": "dm-2", "/dev/mapper/vg0-my-root": "",
+		"/dev/mapper/secret": "dm-1", "/dev/mapper/other": "", "/dev/mapper/plain": "",
+		"/dev/md0": "md0", "/dev/md/0": "md0", "/dev/md/home": "md127", "/dev/md127": "md127", "/dev/md1": "", "/dev/vda1": "vda1", "/dev/sda1": "", "ID=x": "",
+	} {
+		d, ok := findSpec(spec, l, crypttab, devs, name)
+		if d.Name != want || ok != (want != "") {
+			t.Errorf("%s is %q, %v; want %q", spec, d.Name, ok, want)
+		}
+	}
+}
+
+func TestLookInto(t *testing.T) {
+	d := medium.Device{Name: "vda1", Info: &superblock.Info{Type: superblock.TypeExt4}}
+	dir := t.TempDir()
+	put := func(file, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(file)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := lookInto(dir, d); s != nil || err != nil {
+		t.Error("an empty file system", s, err)
+	}
+	put("etc/fstab", "UUID=1 / ext4\n")
+	if s, err := lookInto(dir, d); s != nil || err != nil {
+		t.Error("an fstab that somebody kept", s, err)
+	}
+	put("usr/lib/os-release", "ID=debian\n")
+	put("etc/crypttab", "secret UUID=2 none\n")
+	if s, err := lookInto(dir, d); err != nil || s == nil || s.fstab != "UUID=1 / ext4\n" || s.crypttab != "secret UUID=2 none\n" || s.subvolume != "" {
+		t.Error("a system", s, err)
+	}
+}
+
+func FuzzFstabEntries(f *testing.F) {
+	f.Add("UUID=x /a\\040b xfs noatime 0 2\n")
+	f.Add("/dev/vg0/x /../.. btrfs subvolid=5")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, e := range fstabEntries(text) {
+			if !filepath.IsAbs(e.path) || e.path == "/" || filepath.Clean(e.path) != e.path {
+				t.Errorf("%q is mounted at %q", text, e.path)
+			}
+			e.subvolume(nil)
+		}
+	})
+}
