@@ -112,6 +112,28 @@ func TestLookInto(t *testing.T) {
 	}
 }
 
+// TestMountPoint has links that lead out of the system, seen from outside.
+func TestMountPoint(t *testing.T) {
+	top := filepath.Join(t.TempDir(), "target")
+	if err := os.MkdirAll(filepath.Join(top, "data/real"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{"abs": "/data/real", "up": "../../data", "rel": "data", "out": "/nowhere"} {
+		if err := os.Symlink(to, filepath.Join(top, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]string{"/": "", "/data": "/data", "/abs": "/data/real", "/up": "/data", "/rel/real": "/data/real", "/new/deep": "/new/deep", "/out": "!", "/../x": "/x"} {
+		got, err := mountPoint(top, path)
+		if want == "!" && err == nil || want != "!" && (err != nil || got != top+want) {
+			t.Errorf("%s is at %s, %v; want %s", path, got, err, want)
+		}
+	}
+	if _, err := os.Lstat("/nowhere"); err == nil {
+		t.Error("/nowhere was made")
+	}
+}
+
 func FuzzFstabEntries(f *testing.F) {
 	f.Add("UUID=x /a\\040b xfs noatime 0 2\n")
 	f.Add("/dev/vg0/x /../.. btrfs subvolid=5")

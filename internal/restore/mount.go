@@ -124,9 +124,9 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 	if i < 0 {
 		return fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)
 	}
-	dir := filepath.Join(r.Target, m.path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot make mount point: %w", err)
+	dir, err := mountPoint(r.Target, m.path)
+	if err != nil {
+		return fmt.Errorf("cannot make mount point %s: %w", m.path, err)
 	}
 	flags := uintptr(0)
 	if readOnly {
@@ -160,6 +160,41 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 		r.Report.Warn("%v", err)
 	}
 	return nil
+}
+
+// mountPoint gives the directory for a path of the system below target, and makes
+// it. Links in the system are its own: one to /data is target's.
+func mountPoint(target, path string) (string, error) {
+	if path == "/" {
+		return target, os.MkdirAll(target, 0o755)
+	}
+	top, err := os.OpenRoot(target)
+	if err != nil {
+		return "", err
+	}
+	defer top.Close()
+	d, err := top.Open(".")
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
+	fd, err := unix.Openat2(int(d.Fd()), path, how)
+	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6
+		dir := filepath.Join(target, path)
+		return dir, os.MkdirAll(dir, 0o755)
+	}
+	if errors.Is(err, unix.ENOENT) {
+		if err := top.MkdirAll(strings.TrimPrefix(filepath.Clean(path), "/"), 0o755); err != nil {
+			return "", err
+		}
+		fd, err = unix.Openat2(int(d.Fd()), path, how)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	return os.Readlink(fmt.Sprint("/proc/self/fd/", fd))
 }
 
 // open opens the LUKS devices that are there by now, found by their UUIDs.
