@@ -5,6 +5,8 @@ export CGO_ENABLED = 0
 COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 LDFLAGS = -s -w -buildid= -X github.com/mkcdrec/mkcdrec/internal/version.commit=$(COMMIT)
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
+# How many machines run side by side; each has one processor, and waits for its disks at times.
+MACHINES = $(shell echo $$(($$(nproc) + 1)))
 DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils mtools
 
 .PHONY: build generate demo test test-all matrix bench screenshots lint install clean help deps
@@ -28,14 +30,14 @@ demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compa
 
 test: deps lint build ## all tests: packages in seconds, then machines in QEMU
 	$(GO) test ./...
-	$(GO) test -tags vmtest -count=1 -timeout 85m -v ./vmtest
+	$(GO) test -tags vmtest -count=1 -timeout 85m -parallel $(MACHINES) -v ./vmtest
 
 test-all: test   ## the long matrix as well, and every fuzzer for a while
-	MKCDREC_ALL=1 $(GO) test -tags vmtest -count=1 -timeout 180m -v ./vmtest
+	MKCDREC_ALL=1 $(GO) test -tags vmtest -count=1 -timeout 180m -parallel $(MACHINES) -v ./vmtest
 	$(GO) run ./internal/fuzzall 20s
 
 matrix: deps build ## the recovery matrix; writes docs/MATRIX.md
-	MKCDREC_ALL=1 MKCDREC_MATRIX=$(CURDIR)/docs/MATRIX.md $(GO) test -tags vmtest -count=1 -timeout 180m -parallel 2 -v -run TestMatrix ./vmtest
+	MKCDREC_ALL=1 MKCDREC_MATRIX=$(CURDIR)/docs/MATRIX.md $(GO) test -tags vmtest -count=1 -timeout 180m -parallel $(MACHINES) -v -run TestMatrix ./vmtest
 
 bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
 	$(GO) run ./internal/bench

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -53,11 +54,16 @@ func (c Circle) Record(file string, out *Outcome) error {
 	if len(rows) == 0 || column == "" {
 		return nil
 	}
-	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	// The program's own: the checkout may have gone on since it was built.
+	version, err := exec.Command(c.Mkcdrec, "version").Output()
 	if err != nil {
 		return fmt.Errorf("cannot tell the commit: %w", err)
 	}
-	text := fmt.Sprintf("restored, booted, %d differences in %d paths (%s, %s)", len(out.Differences), out.Paths, strings.TrimSpace(string(commit)), time.Now().UTC().Format("2006-01-02"))
+	g := regexp.MustCompile(`\+([0-9a-f]{7})`).FindSubmatch(version)
+	if g == nil {
+		return fmt.Errorf("cannot tell the commit of %s: it says %q", c.Mkcdrec, version)
+	}
+	text := fmt.Sprintf("restored, booted, %d differences in %d paths (%s, %s)", len(out.Differences), out.Paths, g[1], time.Now().UTC().Format("2006-01-02"))
 	b, err := os.ReadFile(file)
 	if err != nil && !os.IsNotExist(err) {
 		return err
