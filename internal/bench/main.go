@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -88,7 +89,7 @@ func (b *bench) say(f string, a ...any) {
 // report is where the results are kept.
 const report = "docs/BENCHMARKS.md"
 
-// all measures everything, or the named parts only: archives, iso, streams, tape, rescue. The
+// all measures everything, or the named parts only: archives, iso, streams, tape, plan, blocks, rescue. The
 // other parts of the report stay as they are.
 func all(ctx context.Context, parts []string) error {
 	dir, err := os.MkdirTemp("/dev/shm", "mkcdrec-bench")
@@ -104,16 +105,27 @@ func all(ctx context.Context, parts []string) error {
 		return err
 	}
 	b := &bench{dir: dir}
-	b.say("# Benchmarks\n\nMade by `make bench`, last on %s: %d cores, %s. Every ratio is of two programs on the same data in the same run,\nruns interleaved, medians of %d. Absolute figures are this machine's.\n", time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), cpu(), runs)
+	today := time.Now().UTC().Format("2006-01-02")
+	b.say("# Benchmarks\n\nMade by `make bench` (one part of it: `go run ./internal/bench PART`): %d cores, %s. Each part says when; those that don't were measured before 2026-11-22. Every ratio is of two programs\non the same data in the same run, runs interleaved, medians of %d. Absolute figures are this machine's.\n", runtime.NumCPU(), cpu(), runs)
 	for _, p := range []struct {
 		name     string
 		headings []string
 		fn       func(context.Context) error
 	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"rescue", []string{"Rescue system"}, b.rescue}} {
 		if len(parts) == 0 || slices.Contains(parts, p.name) {
+			done := b.text.Len()
 			if err := p.fn(ctx); err != nil {
 				return err
 			}
+			all, text := b.text.String(), ""
+			for i, part := range strings.Split(all[done:], "## ") {
+				if i > 0 {
+					part = "## " + strings.Replace(part, "\n\n", "\n\nMeasured on "+today+". ", 1)
+				}
+				text += part
+			}
+			b.text.Reset()
+			b.text.WriteString(all[:done] + text)
 			continue
 		}
 		for _, h := range p.headings {
@@ -124,7 +136,8 @@ func all(ctx context.Context, parts []string) error {
 	if s := section(string(old), "Side by side with Relax-and-Recover"); s != "" {
 		b.text.WriteString("\n" + s)
 	}
-	return os.WriteFile(report, []byte(b.text.String()), 0o644)
+	text := regexp.MustCompile(`\n{3,}`).ReplaceAllString(strings.TrimSpace(b.text.String()), "\n\n") + "\n"
+	return os.WriteFile(report, []byte(text), 0o644)
 }
 
 // section gives a part of the report with its heading.
