@@ -792,6 +792,23 @@ func TestTwoConfirmed(t *testing.T) {
 	if m, err = MapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}}); err != nil || m["sdb"].Name != "vdc" {
 		t.Errorf("the larger disk to the larger: %v, %v", m, err)
 	}
+	// The second one needs more, and the boot loader is on the first: a BIOS does not
+	// start when they change places.
+	l = raid1()
+	l.Disks[1].Table.Partitions[0].Size, l.Filesystems[0].Used = 9*gib, 200*mib
+	l.Disks[0].Table.Partitions[1].Size = 6 * gib
+	have = []Present{busy(disk("sda", "SET", 2*gib), "it holds the backup set"), disk("sdaa", "N2", 10*gib), disk("sdz", "N1", 10*gib)}
+	if m, err = MapDisks(l, have, Wish{Confirmed: []string{"N2", "N1"}}); err != nil || m["sda"].Name != "sdz" || m["sdb"].Name != "sdaa" {
+		t.Errorf("equal disks change places: %v, %v", m, err)
+	}
+	// In their order they do not fit.
+	l = raid(2, "raid1", 0)
+	l.Disks[0].Size, l.Disks[1].Size = 10*gib, 11*gib
+	l.Disks[0].Table.Partitions[1].Size = 9 * gib
+	have = []Present{disk("vdb", "N1", 8*gib), disk("vdc", "N2", 10*gib)}
+	if m, err = MapDisks(l, have, Wish{Keep: true, Confirmed: []string{"N1", "N2"}}); err == nil && (m["sda"].Size < Need(&l.Disks[0]) || m["sdb"].Size < Need(&l.Disks[1])) {
+		t.Errorf("the one that needs more got the smaller: %v", m)
+	}
 }
 
 // raid1 is a btrfs over two disks with subvolumes.

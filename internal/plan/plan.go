@@ -197,23 +197,33 @@ func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
 }
 
 // allConfirmed maps what is left when just as many disks were confirmed: the
-// one that needs most gets the largest, and among equals names decide. All of
-// them are overwritten whichever goes where.
+// largest gets the largest, and among equals their order decides, for a BIOS starts
+// the first one. Where that does not fit, the one that needs most gets the
+// largest. All of them are overwritten whichever goes where.
 func (m *mapper) allConfirmed(open []*layout.Disk) ([]*layout.Disk, error) {
 	c := m.pick(func(p Present) bool { return Confirms(m.wish.Confirmed, p.Disk) })
 	if len(open) < 2 || len(c) != len(open) {
 		return open, nil
 	}
-	slices.SortStableFunc(open, func(a, b *layout.Disk) int {
-		return cmp.Or(cmp.Compare(m.least[b.Name], m.least[a.Name]), cmp.Compare(b.Size, a.Size), strings.Compare(a.Name, b.Name))
-	})
-	slices.SortStableFunc(c, func(a, b Present) int { return cmp.Or(cmp.Compare(b.Size, a.Size), strings.Compare(a.Name, b.Name)) })
+	slices.SortStableFunc(c, func(a, b Present) int { return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a.Name, b.Name)) })
+	slices.SortStableFunc(open, func(a, b *layout.Disk) int { return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a.Name, b.Name)) })
+	for i, d := range open {
+		if c[i].Size < m.least[d.Name] {
+			slices.SortStableFunc(open, func(a, b *layout.Disk) int { return cmp.Compare(m.least[b.Name], m.least[a.Name]) })
+			break
+		}
+	}
 	for i, d := range open {
 		if err := m.take(d, c[i]); err != nil {
 			return nil, err
 		}
 	}
 	return nil, nil
+}
+
+// byName sorts "sdz" before "sdaa".
+func byName(a, b string) int {
+	return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
 }
 
 func (m *mapper) unmapped() int { return m.needed - len(m.out) }
