@@ -212,15 +212,20 @@ func (s *System) install(ctx context.Context, renamed map[string]string) error {
 			return fmt.Errorf("cannot install the boot loader: the restored system has no grub-install")
 		}
 	}
+	var with []string
 	for _, d := range b.Disks {
 		dev, ok := s.Devices[d]
 		if !ok {
 			continue
 		}
+		with = append(with, dev)
 		s.Report.Note("installing GRUB on /dev/%s", dev)
 		if err := s.chroot(ctx, name, "--target=i386-pc", "/dev/"+dev); err != nil {
 			return err
 		}
+	}
+	if first := s.firstDisk(); len(with) > 0 && first != "" && !slices.Contains(with, first) {
+		s.Report.Note("GRUB is not on /dev/%s: the firmware has to be told to start /dev/%s", first, with[0])
 	}
 	if b.ESP != "" && slices.Contains(b.Targets, "x86_64-efi") {
 		return s.efi(ctx, name)
@@ -229,6 +234,18 @@ func (s *System) install(ctx context.Context, renamed map[string]string) error {
 		return errors.New("cannot install the boot loader: the layout names neither a disk with GRUB nor an EFI system partition")
 	}
 	return nil
+}
+
+// firstDisk is the first one of the restored disks, which a BIOS starts if it is
+// not told otherwise; "sdz" comes before "sdaa".
+func (s *System) firstDisk() string {
+	first := ""
+	for _, d := range s.Layout.Disks {
+		if n := s.Devices[d.Name]; n != "" && (first == "" || len(n) < len(first) || len(n) == len(first) && n < first) {
+			first = n
+		}
+	}
+	return first
 }
 
 // efi installs GRUB on the EFI system partition, with an NVRAM entry when the

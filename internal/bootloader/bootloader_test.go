@@ -96,6 +96,24 @@ func root(t *testing.T, progs ...string) string {
 	return dir
 }
 
+func TestFirstDisk(t *testing.T) {
+	for _, c := range []struct {
+		devices map[string]string
+		want    string
+	}{
+		{map[string]string{"vda": "vdb", "vdb": "vdc"}, "vdb"},
+		{map[string]string{"vda": "sdaa", "vdb": "sdz"}, "sdz"},
+		{map[string]string{"vda": "nvme10n1", "vdb": "nvme9n1"}, "nvme9n1"},
+		{map[string]string{"vdb": "sdb"}, "sdb"},
+		{nil, ""},
+	} {
+		s := &System{Layout: &layout.Layout{Disks: []layout.Disk{{Name: "vda"}, {Name: "vdb"}}}, Devices: c.devices}
+		if got := s.firstDisk(); got != c.want {
+			t.Errorf("first of %v = %q; want %q", c.devices, got, c.want)
+		}
+	}
+}
+
 func TestInstall(t *testing.T) {
 	for _, c := range []struct {
 		name    string
