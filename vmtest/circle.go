@@ -1055,8 +1055,8 @@ func (r *circle) compare(ctx context.Context) error {
 	}
 	if r.Wishes != "" || r.Walk != "" {
 		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|(fstab|mdadm/mdadm\.conf)(\.before-restore)?|mdadm))?$|^/home/lost\+found$`})
-		if r.Mate || strings.Contains(r.Wishes, "mirror") {
-			known = append(known, change{"initramfs and GRUB's configuration, made anew for other arrays", `^/boot(/\.|/initrd\.img-.*|/grub/grub\.cfg)?$|^/var/lib/initramfs-tools(/.*)?$`})
+		if r.Mate || strings.Contains(r.Wishes, "mirror") || strings.Contains(r.Wishes, "fs-type /=") {
+			known = append(known, change{"initramfs and GRUB's configuration, made anew for other arrays or another type of /", `^/boot(/\.|/initrd\.img-.*|/grub/grub\.cfg)?$|^/var/lib/initramfs-tools(/.*)?$`})
 		}
 	}
 	for _, d := range tree.Compare(before, after) {

@@ -362,8 +362,10 @@ func TestLonger(t *testing.T) {
 		"to a mirror UEFI": {Kind: UEFIPlain, Mate: true, Wishes: "--mirror vda", Wished: `findmnt -no SOURCE / | grep /dev/md && findmnt -no SOURCE /boot/efi | grep /dev/md && findmnt -no SOURCE /srv/exchange | grep /dev/md`},
 		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x '/dev/vd[ab]2' && findmnt -no SOURCE /srv/old | grep -x '/dev/vd[ab]8' && mdadm --detail /dev/md/parity`},
 		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger, Wishes: "--no-verify", Wished: `blockdev --getss /dev/vda | grep -x 4096 && xfs_info /home | grep sectsz=4096`},
-		"disk fails":       {Kind: BIOSLVM, FailAt: 200 << 20},
-		"disk vanishes":    {Kind: BIOSLVM, TargetBus: "scsi", Vanish: true},
+		// / of another type: the initramfs is made anew, and the kernel is told.
+		"other types":   {Kind: BIOSLVM, Wishes: "--fs-type /=btrfs --fs-type /home=ext4", Wished: `findmnt -no FSTYPE / | grep -x btrfs && findmnt -no FSTYPE /home | grep -x ext4 && btrfs device stats --check /`},
+		"disk fails":    {Kind: BIOSLVM, FailAt: 200 << 20},
+		"disk vanishes": {Kind: BIOSLVM, TargetBus: "scsi", Vanish: true},
 		// The devices are opened by the old passphrase and the key file, with a header
 		// that is new.
 		"new LUKS": {Kind: BIOSLUKS, Wishes: "--new-luks --key-file /tmp/k", Wished: `cryptsetup open --test-passphrase --key-file /etc/secret.key /dev/vda4 && findmnt /data && ! cryptsetup luksDump /dev/vda3 | grep mkcdrec-test`},
