@@ -43,7 +43,7 @@ const matrixHead = `# The recovery matrix
 Each cell is a machine in QEMU that was backed up, destroyed, restored by its own rescue medium onto blank disks of the
 size or kind that the column says, booted by its own firmware and boot loader, and compared path by path.
 "never run" means that: nobody has seen it. A BIOS machine with plain partitions has an MBR, 4Kn is a disk with sectors of 4 KiB, md1 stands for RAID 0, 1, 5 and 10 and
-LVM striped, raid1 and mirror. A machine that has several of these things stands in each of their rows. ` + "`make matrix`" + ` runs what there is and writes this table.
+LVM striped, raid1 and mirror. The other bus is NVMe where the firmware is UEFI, and SCSI where it is a BIOS; the old disks are virtio's. The commit is the program's. A machine that has several of these things stands in each of their rows. ` + "`make matrix`" + ` runs what there is and writes this table.
 
 `
 
