@@ -345,12 +345,18 @@ func (r *circle) login(vm *VM) error {
 	return vm.Login(Password, bootLimit)
 }
 
+// byID is a shell's word for a disk: the kernel's names change from start to
+// start, where there are several.
+func byID(serial string) string {
+	return "$(readlink -f $(ls /dev/disk/by-id/*" + serial + " | head -n 1))"
+}
+
 // storage is the command that has other people's tools describe partitions,
 // file systems and LVM; compareStorage compares what they say.
-func (r *circle) storage(disk, disk2, when string) string {
-	disks := disk
+func (r *circle) storage(serial, when string) string {
+	disks := byID(serial)
 	if r.src.Second != "" {
-		disks += " " + disk2
+		disks += " " + byID(second(serial))
 	}
 	return "(for D in " + disks + "; do sfdisk -d $D; done; for m in /dev/md0 /dev/md1 /dev/md/parity /dev/md/ten /dev/md4; do [ -e $m ] && mdadm --detail $m | grep -E 'Version|Raid Level|Raid Devices|Total Devices|Spare Devices|Layout|Chunk Size|Name|UUID|Bitmap|Consistency'; done; " +
 		"for d in $(for D in " + disks + "; do ls -d $D*[0-9] | grep -vx $D; done) /dev/md0 /dev/md4 /dev/md/parity /dev/md/ten /dev/mapper/secret /dev/mapper/data /dev/mapper/vg0-* /dev/mapper/vg1-*; do [ -e $d ] || continue; case $d in *_m*) continue ;; esac; blkid -p -o export $d; " +
@@ -407,7 +413,7 @@ func (r *circle) backup(ctx context.Context) error {
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
 		"/backup/bin/guest tree /srv/difficult huge",
 		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
-		r.storage("/dev/vda", "/dev/vdb", "before"),
+		r.storage(r.src.Serial, "before"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/before.json && sync",
 	} {
 		if _, err := must(vm, c, jobLimit); err != nil {
@@ -423,7 +429,7 @@ func (r *circle) backup(ctx context.Context) error {
 	if r.identity != nil {
 		what = "-c /backup/luks.yaml path"
 		// Without recipients the headers are not covered, and that is said.
-		if _, err := must(vm, "/backup/bin/mkcdrec -n path /backup > /tmp/n 2>&1; test $? = 3 && grep 'vda3: its LUKS header: no recipients' /tmp/n", jobLimit); err != nil {
+		if _, err := must(vm, "/backup/bin/mkcdrec -n path /backup > /tmp/n 2>&1; test $? = 3 && grep 'vd.3: its LUKS header: no recipients' /tmp/n", jobLimit); err != nil {
 			return err
 		}
 	}
@@ -438,8 +444,8 @@ func (r *circle) backup(ctx context.Context) error {
 		// that can't be taken out is refused.
 		opts := "usbkey --keep 1 --append 'mkcdrec.auto=restore mkcdrec.confirm=" + r.targetSerial() + " " + KernelWords + "' "
 		for _, c := range []string{
-			"printf 'exclude_devices:\n  - vdb\n' > /backup/key.yaml",
-			"/backup/bin/mkcdrec usbkey --confirm SETDISK01 /dev/vdb > /tmp/k 2>&1; test $? = 4 && grep 'is not removable' /tmp/k",
+			"printf \"exclude_devices:\\n  - $(basename " + byID("SETDISK01") + ")\\n\" > /backup/key.yaml",
+			"/backup/bin/mkcdrec usbkey --confirm SETDISK01 " + byID("SETDISK01") + " > /tmp/k 2>&1; test $? = 4 && grep 'is not removable' /tmp/k",
 			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey --confirm WRONG01 /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'was not changed' /tmp/k && cmp -n 1048576 /dev/sda /dev/zero",
 			"/backup/bin/mkcdrec -c /backup/key.yaml " + opts + "--confirm KEY01 /dev/sda",
 			"mkdir -p /run/k && mount /dev/sda3 /run/k && ls /run/k | grep " + r.Kind + "- > /tmp/first",
@@ -470,7 +476,7 @@ func (r *circle) backup(ctx context.Context) error {
 			"/backup/bin/mkcdrec -q extract -C /tmp/x tape:/dev/nst0,/dev/nst1 /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub",
 			"sync; umount /backup",
 		}
-		if _, err := must(vm, "modprobe st && ls /dev/nst1 && printf 'exclude_devices:\\n  - vdb\\n' > /backup/tape.yaml", bootLimit); err != nil {
+		if _, err := must(vm, "modprobe st && ls /dev/nst1 && printf \"exclude_devices:\\\\n  - $(basename "+byID("SETDISK01")+")\\\\n\" > /backup/tape.yaml", bootLimit); err != nil {
 			return err
 		}
 	}
@@ -977,25 +983,19 @@ func (r *circle) boot(ctx context.Context) error {
 	if err := r.login(vm); err != nil {
 		return err
 	}
-	dev, dev2 := "/dev/vda", "/dev/vdb"
-	switch r.TargetBus {
-	case "nvme":
-		dev, dev2 = "/dev/nvme0n1", "/dev/nvme1n1"
-	case "scsi", "ahci", "usb":
-		dev, dev2 = "/dev/sda", "/dev/sdb"
-	}
 	entries := ""
 	if r.entries() {
 		// One entry of ours, none of before, and it is what was started.
-		entries = `efibootmgr -v; test $(efibootmgr | grep -c debian) = 1 && efibootmgr -v | grep debian | grep -qi $(blkid -p -s PART_ENTRY_UUID -o value /dev/vda1) && efibootmgr | grep debian | grep -q Boot$(efibootmgr | sed -n 's/BootCurrent: //p')`
+		entries = `efibootmgr -v; test $(efibootmgr | grep -c debian) = 1 && efibootmgr -v | grep debian | grep -qi $(blkid -p -s PART_ENTRY_UUID -o value ${A}1) && efibootmgr | grep debian | grep -q Boot$(efibootmgr | sed -n 's/BootCurrent: //p')`
 	}
 	for _, c := range []string{
+		"A=" + byID(r.targetSerial()) + "; export A",
 		orTrue(entries),
 		"mount LABEL=SETDISK /backup",
-		r.storage(dev, dev2, "after"),
+		r.storage(r.targetSerial(), "after"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/after.json && sync",
 		"test -z \"$(systemctl --failed --plain --no-legend)\"",
-		orTrue(r.Wished),
+		orTrue(strings.ReplaceAll(r.Wished, "/dev/vda", "${A}")),
 		"umount /backup",
 	} {
 		if _, err := must(vm, c, jobLimit); err != nil {
@@ -1106,7 +1106,7 @@ func (r *circle) compareStorage(ctx context.Context) error {
 			}
 		}
 		// Device names, and where a larger disk ends, are not compared.
-		for _, re := range []string{`/dev/([sv]d[ab]|nvme[01]n1)p?`, `(?m)^(Journal features:|UUID_SUB=|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
+		for _, re := range []string{`/dev/([sv]d[a-d]|nvme[0-3]n1)p?`, `(?m)^(Journal features:|UUID_SUB=|PART_ENTRY_DISK|last-lba|sector-size|device|DEVNAME|PTUUID|.*needs_recovery).*$`, ` orphan_present`, ` needs_recovery`} {
 			text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
 		}
 	}

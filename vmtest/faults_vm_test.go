@@ -360,7 +360,7 @@ func TestLonger(t *testing.T) {
 		"MBR to UEFI":      {Kind: BIOSPlain, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep 'label: gpt'`},
 		"to a mirror":      {Kind: BIOSLVM, Mate: true, Wishes: "--mirror vda", Wished: `lsblk -no TYPE -s /dev/vg0/root | grep raid1 && mdadm --detail --scan | grep -c ^ARRAY | grep -x 2 && findmnt -no SOURCE /boot | grep /dev/md && grep -c ^ARRAY /etc/mdadm/mdadm.conf`},
 		"to a mirror UEFI": {Kind: UEFIPlain, Mate: true, Wishes: "--mirror vda", Wished: `findmnt -no SOURCE / | grep /dev/md && findmnt -no SOURCE /boot/efi | grep /dev/md && findmnt -no SOURCE /srv/exchange | grep /dev/md`},
-		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x '/dev/vd[ab]2' && findmnt -no SOURCE /srv/old | grep -x '/dev/vd[ab]8' && mdadm --detail /dev/md/parity`},
+		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x '/dev/vd[a-c]2' && findmnt -no SOURCE /srv/old | grep -x '/dev/vd[a-c]8' && mdadm --detail /dev/md/parity`},
 		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger, Wishes: "--no-verify", Wished: `blockdev --getss /dev/vda | grep -x 4096 && xfs_info /home | grep sectsz=4096`},
 		// / of another type: the initramfs is made anew, and the kernel is told.
 		"other types":   {Kind: BIOSLVM, Wishes: "--fs-type /=btrfs --fs-type /home=ext4", Wished: `findmnt -no FSTYPE / | grep -x btrfs && findmnt -no FSTYPE /home | grep -x ext4 && btrfs device stats --check /`},

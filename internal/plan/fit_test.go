@@ -798,8 +798,10 @@ func TestTwoConfirmed(t *testing.T) {
 	l.Disks[1].Table.Partitions[0].Size, l.Filesystems[0].Used = 9*gib, 200*mib
 	l.Disks[0].Table.Partitions[1].Size = 6 * gib
 	have = []Present{busy(disk("sda", "SET", 2*gib), "it holds the backup set"), disk("sdaa", "N2", 10*gib), disk("sdz", "N1", 10*gib)}
-	if m, err = MapDisks(l, have, Wish{Confirmed: []string{"N2", "N1"}}); err != nil || m["sda"].Name != "sdz" || m["sdb"].Name != "sdaa" {
-		t.Errorf("equal disks change places: %v, %v", m, err)
+	for _, c := range [][]string{{"N1", "N2"}, {"N2", "N1"}} {
+		if m, err = MapDisks(l, have, Wish{Confirmed: c}); err != nil || m["sda"].Serial != c[0] || m["sdb"].Serial != c[1] {
+			t.Errorf("equal disks, confirmed in the order %v, change places: %v, %v", c, m, err)
+		}
 	}
 	// In their order they do not fit.
 	l = raid(2, "raid1", 0)

@@ -197,15 +197,21 @@ func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
 }
 
 // allConfirmed maps what is left when just as many disks were confirmed: the
-// largest gets the largest, and among equals their order decides, for a BIOS starts
-// the first one. Where that does not fit, the one that needs most gets the
-// largest. All of them are overwritten whichever goes where.
+// largest gets the largest, and among equals the first one goes to the disk that was
+// confirmed first, for a BIOS starts one of them, and the kernel's names change.
+// Where that does not fit, the one that needs most gets the largest. All of them
+// are overwritten whichever goes where.
 func (m *mapper) allConfirmed(open []*layout.Disk) ([]*layout.Disk, error) {
 	c := m.pick(func(p Present) bool { return Confirms(m.wish.Confirmed, p.Disk) })
 	if len(open) < 2 || len(c) != len(open) {
 		return open, nil
 	}
-	slices.SortStableFunc(c, func(a, b Present) int { return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a.Name, b.Name)) })
+	said := func(p Present) int {
+		return slices.IndexFunc(m.wish.Confirmed, func(s string) bool { return Confirms([]string{s}, p.Disk) })
+	}
+	slices.SortStableFunc(c, func(a, b Present) int {
+		return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(said(a), said(b)), byName(a.Name, b.Name))
+	})
 	slices.SortStableFunc(open, func(a, b *layout.Disk) int { return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a.Name, b.Name)) })
 	for i, d := range open {
 		if c[i].Size < m.least[d.Name] {

@@ -27,6 +27,10 @@ type drivers struct {
 	count  int
 	failed []string
 	event  chan struct{} // a device came or went
+	// hot: the listener loads what devices want. Before, walk does, a bus first and then
+	// all that is on it: a disk driver that comes while its bus is still counting
+	// takes the disks in any order, and their names change from start to start.
+	hot atomic.Bool
 }
 
 // loadDrivers loads what the present devices want, until nothing new shows
@@ -54,6 +58,8 @@ func (s *System) loadDrivers() *drivers {
 	}
 	for d.walk() > 0 {
 	}
+	d.hot.Store(true)
+	d.walk() // what came in between
 	// No device asks for these by name.
 	d.loadAll([]string{"sr_mod", "sd_mod", "isofs", "dm_mod", "crc32c_intel", "efivarfs"})
 	x.FlushPack()
@@ -149,7 +155,7 @@ func (d *drivers) listen() error {
 				continue
 			}
 			for _, kv := range bytes.Split(buf[:n], []byte{0}) {
-				if v, ok := bytes.CutPrefix(kv, []byte("MODALIAS=")); ok {
+				if v, ok := bytes.CutPrefix(kv, []byte("MODALIAS=")); ok && d.hot.Load() {
 					d.load(string(v))
 				}
 			}
