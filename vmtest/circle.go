@@ -751,7 +751,7 @@ func (r *circle) restoreWished(vm *VM) error {
 		{"cat /tmp/h > /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: time is"},
 		{"restore umount", ""},
 		// The same, found without its layout.
-		{mount + " --ro --disks && for d in " + r.mounts() + "; do [ -n \"$(ls -A /mnt/target$d)\" ] || echo nothing in $d; done > /tmp/e; cat /tmp/e /mnt/target/etc/hostname; test ! -s /tmp/e", r.Kind},
+		{mount + " --ro --disks && for d in " + r.mounts() + "; do [ -n \"$(ls /mnt/target$d)\" ] || echo nothing in $d; done > /tmp/e; cat /tmp/e /mnt/target/etc/hostname; test ! -s /tmp/e", r.Kind},
 		{"restore umount && ! grep /mnt/target /proc/mounts && echo closed", "closed"},
 	}...)
 	for _, c := range steps {
