@@ -30,7 +30,10 @@ type drivers struct {
 	// hot: the listener loads what devices want. Before, walk does, a bus first and then
 	// all that is on it: a disk driver that comes while its bus is still counting
 	// takes the disks in any order, and their names change from start to start.
-	hot atomic.Bool
+	// Until then the listener keeps what it hears in later: not every bus (mmc) has in
+	// /sys what it says in an event.
+	hot   bool
+	later []string
 }
 
 // loadDrivers loads what the present devices want, until nothing new shows
@@ -58,8 +61,11 @@ func (s *System) loadDrivers() *drivers {
 	}
 	for d.walk() > 0 {
 	}
-	d.hot.Store(true)
-	d.walk() // what came in between
+	d.mu.Lock()
+	d.hot = true
+	later := d.later
+	d.mu.Unlock()
+	d.loadAll(later)
 	// No device asks for these by name.
 	d.loadAll([]string{"sr_mod", "sd_mod", "isofs", "dm_mod", "crc32c_intel", "efivarfs"})
 	x.FlushPack()
@@ -155,8 +161,8 @@ func (d *drivers) listen() error {
 				continue
 			}
 			for _, kv := range bytes.Split(buf[:n], []byte{0}) {
-				if v, ok := bytes.CutPrefix(kv, []byte("MODALIAS=")); ok && d.hot.Load() {
-					d.load(string(v))
+				if v, ok := bytes.CutPrefix(kv, []byte("MODALIAS=")); ok {
+					d.heard(string(v))
 				}
 			}
 			select {
@@ -166,6 +172,18 @@ func (d *drivers) listen() error {
 		}
 	}()
 	return nil
+}
+
+// heard loads what a device asks for, or keeps it for later.
+func (d *drivers) heard(alias string) {
+	d.mu.Lock()
+	if !d.hot {
+		d.later = append(d.later, alias)
+		d.mu.Unlock()
+		return
+	}
+	d.mu.Unlock()
+	d.load(alias)
 }
 
 // change returns when a device came or went, at the latest after t.
