@@ -752,7 +752,7 @@ func (r *circle) restoreWished(vm *VM) error {
 		{"restore umount", ""},
 		// The same, found without its layout.
 		{mount + " --ro --disks && for d in " + r.mounts() + "; do [ -n \"$(ls /mnt/target$d)\" ] || echo nothing in $d; done > /tmp/e; cat /tmp/e /mnt/target/etc/hostname; test ! -s /tmp/e", r.Kind},
-		{"restore umount && ! grep /mnt/target /proc/mounts && echo closed", "closed"},
+		{"restore umount && ! grep -q /mnt/target /proc/mounts && echo closed", "closed"},
 	}...)
 	for _, c := range steps {
 		out, err := must(vm, c.cmd, jobLimit)
