@@ -127,7 +127,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(1, "lvremove -q -y vg0/spare; mkcdrec layout diff /backup", "- filesystems[vg0/spare]")
 	f.want(0, "rm -rf /backup/"+BIOSLVM+"-*; lvcreate -q -y -L 32m -n spare vg0 && mkfs.ext4 -q /dev/vg0/spare; printf 'exclude_devices:\n  - vg0/spare\n' >> /etc/mkcdrec.yaml")
 	f.want(0, "mkcdrec -n path /backup > /tmp/planned; grep -q '^/etc/fstab$' /tmp/planned && ! grep -q '^/usr/share/' /tmp/planned && grep -qx /usr/share /tmp/planned", "left out: vg0/spare")
-	f.want(0, "mkcdrec -q path --append "+KernelWords+" /backup")
+	f.want(0, "mkcdrec -q path --append '"+KernelWords+"' /backup")
 	f.want(0, "lvremove -q -y vg0/spare; mkcdrec list -a /backup > /tmp/saved; diff <(sort /tmp/planned) <(sort /tmp/saved)")
 	f.want(0, "mkcdrec -q verify /backup && cd /backup/"+BIOSLVM+"-* && sha256sum --quiet -c SHA256SUMS; R=$?; cd /; [ $R = 0 ]")
 	f.want(0, "mkcdrec extract -C /tmp/x /backup /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub")
