@@ -136,7 +136,7 @@ func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine
 		if !ok || vg == "" || !on(m.Name(strings.TrimPrefix(pv, "/dev/"))) || l.Group(vg+"/") != nil {
 			continue
 		}
-		if _, err := r.lvm(ctx, "vgchange", "-ay", "--monitor", "n", vg); err != nil {
+		if _, err := r.lvm(ctx, "vgchange", "-ay", "--ignoremonitoring", vg); err != nil {
 			r.Report.Warn("cannot activate volume group %s: %v", vg, err)
 			continue
 		}

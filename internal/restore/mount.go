@@ -56,7 +56,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 	// Nobody monitors thin pools and mirrors here: dmeventd is not carried, and a group
 	// that is active already would fail for the lack of it.
 	for _, g := range l.VolumeGroup {
-		if _, err := r.lvm(ctx, "vgchange", "-ay", "--monitor", "n", g.Name); err != nil {
+		if _, err := r.lvm(ctx, "vgchange", "-ay", "--ignoremonitoring", g.Name); err != nil {
 			return nil, fmt.Errorf("cannot activate volume group %s: %w", g.Name, err)
 		}
 	}
