@@ -106,7 +106,7 @@ func all(ctx context.Context, parts []string) error {
 	}
 	b := &bench{dir: dir}
 	today := time.Now().UTC().Format("2006-01-02")
-	b.say("# Benchmarks\n\nMade by `make bench` (one part of it: `go run ./internal/bench PART`): %d cores, %s. Each part says when; those that don't were measured before 2026-11-22. Every ratio is of two programs\non the same data in the same run, runs interleaved, medians of %d. Absolute figures are this machine's.\n", runtime.NumCPU(), cpu(), runs)
+	b.say("# Benchmarks\n\nMade by `make bench` (one part of it: `go run ./internal/bench PART`): %d cores, %s. Each part says when; those that don't were measured until 2026-11-22. Every ratio is of two programs\non the same data in the same run, runs interleaved, medians of %d. Absolute figures are this machine's.\n", runtime.NumCPU(), cpu(), runs)
 	for _, p := range []struct {
 		name     string
 		headings []string
