@@ -142,13 +142,7 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 		data = m.owners
 	}
 	if typ == superblock.TypeBtrfs {
-		var others []string
-		for _, d := range devs[i+1:] {
-			if d.Info.UUID == devs[i].Info.UUID {
-				others = append(others, d.Name)
-			}
-		}
-		if err := recreate.MountBtrfs(devs[i].Name, others, m.subvolume, dir, flags); err != nil {
+		if err := recreate.MountBtrfs(devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
 			return err
 		}
 	} else if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
