@@ -69,7 +69,15 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
 		t.Fatal(err)
 	}
-	vm, err := Start(ctx, Machine{Name: "faults-source", Log: filepath.Join(r.Work, "source.log"), Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}})
+	disks := []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}
+	for _, s := range []string{"SICK01", "SICK02"} {
+		d := Disk{File: filepath.Join(r.Work, s+".img"), Serial: s, Bus: "scsi"}
+		if err := command(ctx, "truncate", "-s", "256M", d.File); err != nil {
+			t.Fatal(err)
+		}
+		disks = append(disks, d)
+	}
+	vm, err := Start(ctx, Machine{Name: "faults-source", Log: filepath.Join(r.Work, "source.log"), Disks: disks})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +89,21 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "mkdir -p /backup /small && mount LABEL=SETDISK /backup && mount -t tmpfs -o size=60m none /small && cp /backup/bin/mkcdrec /usr/local/bin/")
 	// The big part of this machine only makes the test long.
 	f.want(0, `printf 'exclude:\n  - /usr/share/*\n  - /usr/lib/x86_64-linux-gnu/perl*\n  - /usr/lib/grub/x86_64-efi*\n  - /usr/lib/modules/*\n' > /etc/mkcdrec.yaml`)
+
+	t.Log("half of an array gone, and of a volume group; LUKS that is closed")
+	for _, c := range []string{
+		"A=" + byID("SICK01") + " B=" + byID("SICK02") + "; printf test > /tmp/p; for d in $A $B; do sgdisk -n1:0:+50M -n2:0:+50M -n3:0:+50M $d; done; udevadm settle",
+		"cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /tmp/p ${A}1",
+		"mdadm --create --run --assume-clean --metadata=1.2 /dev/md9 --level=1 --raid-devices=2 ${A}2 ${B}2 && mkfs.ext4 -q /dev/md9 && mkdir /srv/half /srv/gone && mount /dev/md9 /srv/half",
+		"vgcreate -q sick ${A}3 ${B}3 && lvcreate -q -y -i 2 -L 64m -n data sick && mkfs.ext4 -q /dev/sick/data && mount /dev/sick/data /srv/gone",
+		"mkcdrec -n path /backup > /tmp/n 2>&1; S=$?; grep -v '^/' /tmp/n; test $S = 3 && test $(grep -c sda /tmp/n) = 1",
+		"echo 1 > /sys/block/$(basename $B)/device/delete; date > /srv/half/x; sync /srv/half/x; mdadm --detail /dev/md9 | grep degraded",
+	} {
+		f.want(0, c)
+	}
+	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", "sda1: LUKS device that is not open", "md9: RAID array is degraded: 1 of 2 members", "sick: volume group with missing physical volumes", "/srv/gone")
+	f.want(0, "umount /srv/half /srv/gone; rmdir /srv/half /srv/gone; mdadm --stop /dev/md9; dmsetup remove sick-data; echo 1 > /sys/block/$(basename $A)/device/delete; sleep 1; ! lsblk | grep sd")
+
 	f.want(0, "mkcdrec test", "ok", "kernel-config", "loader-bios", "loader-uefi", "shim and GRUB, signed")
 	f.want(0, "mkcdrec --json test", `"event":"result"`)
 	f.want(0, "mkcdrec layout show", "vg0", "home-dirs", "BIOS boot", "SRCBIOS01")

@@ -17,6 +17,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
+// unknownPV is what lvm(8) calls a physical volume that it can't find.
+const unknownPV = "[unknown]"
+
 // lvm reads the volume groups, if any partition is a physical volume.
 func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) error {
 	if !m.hasPV(l) {
@@ -36,10 +39,17 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) 
 	}
 	for _, r := range vgs {
 		g := layout.VolumeGroup{Name: r["vg_name"], UUID: r["vg_uuid"], ExtentSize: number(r["vg_extent_size"])}
+		var missing []string
 		for _, p := range pvs {
-			if p["vg_name"] == g.Name {
+			if p["vg_name"] == g.Name && p["pv_name"] == unknownPV {
+				missing = append(missing, p["pv_uuid"])
+			} else if p["vg_name"] == g.Name {
 				g.PVs = append(g.PVs, layout.PhysicalVolume{Device: m.resolve(p["pv_name"]), UUID: p["pv_uuid"], Size: number(p["dev_size"])})
 			}
+		}
+		if len(missing) > 0 {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name, Device: g.Name, Reason: "volume group with missing physical volumes (" + strings.Join(missing, ", ") + "); make it whole (lvconvert --repair, vgreduce --removemissing)"})
+			continue
 		}
 		for _, v := range lvs {
 			if v["vg_name"] != g.Name || slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {

@@ -15,14 +15,21 @@ import (
 )
 
 // lvmProgram answers as lvm(8) does.
-type lvmProgram struct{ lvs string }
+type lvmProgram struct {
+	lvs     string
+	missing string // the UUID of a physical volume of vg0 that is not there
+}
 
 func (p lvmProgram) Run(_ context.Context, c tool.Cmd) ([]byte, error) {
 	switch c.Args[1] {
 	case "vgs":
 		return []byte(`{"report":[{"vg":[{"vg_name":"vg0","vg_uuid":"aaaaaa-0001-4567-89ab-cdef-0123-456789","vg_extent_size":"4194304"}]}]}`), nil
 	case "pvs":
-		return []byte(`{"report":[{"pv":[{"pv_name":"/dev/mapper/secret","pv_uuid":"aaaaaa-0002-4567-89ab-cdef-0123-456789","dev_size":"1073741824","vg_name":"vg0"}]}]}`), nil
+		more := ""
+		if p.missing != "" {
+			more = `,{"pv_name":"[unknown]","pv_uuid":"` + p.missing + `","dev_size":"0","vg_name":"vg0"}`
+		}
+		return []byte(`{"report":[{"pv":[{"pv_name":"/dev/mapper/secret","pv_uuid":"aaaaaa-0002-4567-89ab-cdef-0123-456789","dev_size":"1073741824","vg_name":"vg0"}` + more + `]}]}`), nil
 	case "lvs":
 		return []byte(p.lvs), nil
 	case "vgcfgbackup":
@@ -71,7 +78,7 @@ func TestLUKSAndThin(t *testing.T) {
 {"vg_name":"vg0","lv_name":"pool","lv_uuid":"aaaaaa-0005-4567-89ab-cdef-0123-456789","lv_size":"8388608","segtype":"thin-pool","chunk_size":"131072","lv_metadata_size":"4194304","zero":"zero","discards":"passdown"},
 {"vg_name":"vg0","lv_name":"home","lv_uuid":"aaaaaa-0006-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"","pool_lv":"pool"},
 {"vg_name":"vg0","lv_name":"thinsnap","lv_uuid":"aaaaaa-0007-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool"}]}]}`
-	l, err := Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	l, err := Machine{Root: root, Run: lvmProgram{lvs: lvs}}.Read(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +102,12 @@ func TestLUKSAndThin(t *testing.T) {
 	if p := g.LVs[1].ThinPool; p == nil || *p != (layout.ThinPool{Chunk: 128 << 10, Metadata: 4 << 20, Zero: true, Discards: "passdown"}) {
 		t.Errorf("pool: %+v", p)
 	}
+	gone, err := Machine{Root: root, Run: lvmProgram{lvs, "aaaaaa-0009-4567-89ab-cdef-0123-456789"}}.Read(context.Background())
+	if err != nil || len(gone.VolumeGroup) != 0 || gone.Validate() != nil || !slices.ContainsFunc(gone.Unsupported, func(u layout.Unsupported) bool {
+		return u.Device == "vg0" && strings.Contains(u.Reason, "missing physical volumes (aaaaaa-0009-")
+	}) {
+		t.Errorf("a group with a part missing: %v %+v", err, gone.Unsupported)
+	}
 	if got := (Machine{Root: root}).InUse("vda2"); got != "" {
 		t.Errorf("vda2 is held by nothing that sysfs tells: %s", got)
 	}
@@ -116,7 +129,7 @@ func TestLUKSAndThin(t *testing.T) {
 	put("/dev/vda2", make([]byte, 10<<20))
 	put("/sys/class/block/vda2/holders/dm-7/x", nil)
 	put("/sys/block/dm-7/dm/name", []byte("cryptswap"))
-	l, err = Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	l, err = Machine{Root: root, Run: lvmProgram{lvs: lvs}}.Read(context.Background())
 	if err != nil || len(l.Crypts) != 0 || len(l.VolumeGroup) != 0 || l.Validate() != nil {
 		t.Errorf("%v, %v, %+v %+v", err, l.Validate(), l.Crypts, l.VolumeGroup)
 	}
@@ -131,7 +144,7 @@ func TestLUKSAndThin(t *testing.T) {
 	}
 	// Swap with a random key is made anew at every start.
 	put("/proc/swaps", []byte("Filename\n/dev/dm-7 partition 1 0 -2\n"))
-	l, err = Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	l, err = Machine{Root: root, Run: lvmProgram{lvs: lvs}}.Read(context.Background())
 	if err != nil || slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == "vda2" }) || slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == "vda2" }) {
 		t.Errorf("%v %+v %+v", err, l.Unsupported, l.Images)
 	}
@@ -145,7 +158,7 @@ func TestLUKSAndThin(t *testing.T) {
 	if err := os.RemoveAll(root + "/sys/block/dm-0"); err != nil {
 		t.Fatal(err)
 	}
-	l, err = Machine{Root: root, Run: lvmProgram{lvs}}.Read(context.Background())
+	l, err = Machine{Root: root, Run: lvmProgram{lvs: lvs}}.Read(context.Background())
 	if err != nil || len(l.Crypts) != 0 || !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool {
 		return u.Device == "vda2" && strings.Contains(u.Reason, "LUKS device that is not open")
 	}) {
