@@ -195,12 +195,16 @@ func storage(l *layout.Layout, names, made map[string]string) []string {
 		if skip(f.Device) {
 			continue
 		}
-		add("%s on %s %s %q", f.Type, name(f.Device), strings.ToLower(f.UUID), f.Label)
-		for _, o := range f.Others {
-			add("%s with %s", name(f.Device), name(o))
+		// Which of its devices is the first one is a matter of what they are called.
+		var devs []string
+		for _, d := range f.Devs() {
+			devs = append(devs, name(d))
 		}
+		slices.Sort(devs)
+		on := strings.Join(devs, " and ")
+		add("%s on %s %s %q", f.Type, on, strings.ToLower(f.UUID), f.Label)
 		for _, v := range f.Subvolumes {
-			add("subvolume %s of %s, default %v", v.Path, name(f.Device), v.Default)
+			add("subvolume %s of %s, default %v", v.Path, on, v.Default)
 		}
 	}
 	for _, s := range l.Swap {
