@@ -35,6 +35,8 @@ type Plan struct {
 	// no device; HolderPath is the set's directory on it.
 	Holder     *layout.Filesystem
 	HolderPath string
+	// over is what is mounted where the set is written to.
+	over *probe.MountInfo
 	// generic is a plan without a layout: the medium gets what this machine
 	// has for any set.
 	generic bool
@@ -149,8 +151,14 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	}
 	// Parents before what is mounted in them: restore unpacks in this order.
 	slices.SortFunc(p.Archives, func(a, b PlannedArchive) int { return strings.Compare(a.Mount, b.Mount) })
+	for _, u := range l.LeftAlone {
+		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, u.Reason))
+	}
 	for _, u := range l.Unsupported {
 		rule := named(u.Device, u.What)
+		if rule == "" && p.over != nil && p.over.Device != "" && u.Device == p.over.Device {
+			rule = "it holds the backup set"
+		}
 		fs := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == u.Device })
 		if rule == "" && fs >= 0 {
 			rule = l.Filesystems[fs].Excluded
@@ -226,6 +234,7 @@ func (p *Plan) holder(dir string, mounts []probe.MountInfo) error {
 	if real, err = filepath.Abs(real); err != nil {
 		return err
 	}
+	p.over = probe.MountOver(mounts, real)
 	for i := range p.Layout.Filesystems {
 		f := &p.Layout.Filesystems[i]
 		for _, m := range f.Mounts {
@@ -247,22 +256,16 @@ func (p *Plan) holder(dir string, mounts []probe.MountInfo) error {
 			return nil
 		}
 	}
-	return p.inSubvolume(dir, real, mounts)
+	return p.inSubvolume(dir)
 }
 
 // inSubvolume refuses a directory in a subvolume of a btrfs that is to be saved:
 // the set would be a part of itself.
-func (p *Plan) inSubvolume(dir, real string, mounts []probe.MountInfo) error {
-	at, best := -1, 0
-	for i, m := range mounts {
-		if (m.Path == "/" || real == m.Path || strings.HasPrefix(real, m.Path+"/")) && len(m.Path) >= best {
-			at, best = i, len(m.Path)
-		}
-	}
-	if at < 0 || mounts[at].Type != superblock.TypeBtrfs {
+func (p *Plan) inSubvolume(dir string) error {
+	if p.over == nil || p.over.Type != superblock.TypeBtrfs {
 		return nil
 	}
-	if f := p.Layout.On(mounts[at].Device); f != nil {
+	if f := p.Layout.On(p.over.Device); f != nil {
 		return fmt.Errorf("cannot back up to %s: it lies in a subvolume of the btrfs on %s, which is to be saved; mount that subvolume, or take another file system", dir, f.Device)
 	}
 	return nil

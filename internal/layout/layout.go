@@ -45,6 +45,9 @@ type Layout struct {
 	Fstab     string            `json:"fstab"`
 	// Unsupported is what was found and can't be brought back.
 	Unsupported []Unsupported `json:"unsupported"`
+	// LeftAlone are disks that are not the machine's own: iSCSI, NVMe over a
+	// network, paths of multipath devices. They are among no Disks.
+	LeftAlone []Unsupported `json:"leftAlone,omitempty"`
 }
 
 // Disk is one disk with its partition table.

@@ -164,13 +164,10 @@ func (m Machine) DeviceAt(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	best, dev := -1, ""
-	for _, mi := range mounts {
-		if (mi.Path == "/" || real == mi.Path || strings.HasPrefix(real, mi.Path+"/")) && len(mi.Path) >= best {
-			best, dev = len(mi.Path), mi.Device
-		}
+	if over := MountOver(mounts, real); over != nil {
+		return over.Device, nil
 	}
-	return dev, nil
+	return "", nil
 }
 
 // Present lists the disks for plan.MapDisks; keep names devices whose disks
@@ -182,8 +179,15 @@ func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
 	}
 	var out []plan.Present
 	for _, d := range disks {
-		p := plan.Present{Disk: d, Busy: m.Busy(d.Name), Holds: m.holds(&d)}
-		if err := wrong[d.Name]; errors.Is(err, errTable) {
+		p := plan.Present{Disk: d}
+		err := wrong[d.Name]
+		if errors.Is(err, errAway) {
+			p.Busy, p.Holds = err.Error(), "not looked at"
+			out = append(out, p)
+			continue
+		}
+		p.Busy, p.Holds = m.Busy(d.Name), m.holds(&d)
+		if errors.Is(err, errTable) {
 			p.Holds = "a " + errTable.Error()
 		} else if err != nil && p.Busy == "" {
 			p.Busy = err.Error()

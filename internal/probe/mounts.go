@@ -70,6 +70,18 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 	return out, nil
 }
 
+// MountOver gives the mount that an absolute path without links lies in, the last
+// one of those over each other; nil when there is none.
+func MountOver(mounts []MountInfo, real string) *MountInfo {
+	var over *MountInfo
+	for i, mi := range mounts {
+		if (mi.Path == "/" || real == mi.Path || strings.HasPrefix(real, mi.Path+"/")) && (over == nil || len(mi.Path) >= len(over.Path)) {
+			over = &mounts[i]
+		}
+	}
+	return over
+}
+
 // btrfsOn gives the UUID of the mounted btrfs that a device belongs to, "" for
 // none.
 func (m Machine) btrfsOn(dev string) string {
@@ -140,6 +152,10 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 		if name == "" {
 			name = mi.Source
 		}
-		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: mi.Path, Device: name, Reason: fmt.Sprintf("%s on %s is not supported", mi.Type, name)})
+		reason := fmt.Sprintf("%s on %s is not supported", mi.Type, name)
+		if disk, why := m.awayUnder(mi.Device); disk != "" {
+			reason = fmt.Sprintf("%s on %s, on %s, is left alone: %s", mi.Type, name, disk, why)
+		}
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: mi.Path, Device: name, Reason: reason})
 	}
 }

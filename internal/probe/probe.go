@@ -50,7 +50,7 @@ func (m Machine) read(p string) string {
 }
 
 // notDisks are block devices that are no storage of their own.
-var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "mtdblock"}
+var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "mtdblock", "bcache", "drbd", "rbd", "zd"}
 
 // Read reads everything. What is there and can't be recorded is in the
 // layout's Unsupported list; errors are those of the machine.
@@ -126,7 +126,7 @@ func (m Machine) readDisks() ([]layout.Disk, map[string]error, error) {
 }
 
 // storage lists the disks that are the machine's own: a key that mkcdrec made
-// comes and goes. Disks with damaged tables are recorded as not supported; one
+// comes and goes, and what is on a SAN stays there. Disks with damaged tables are recorded as not supported; one
 // that can't be read at all is an error.
 func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
 	disks, wrong, err := m.readDisks()
@@ -142,12 +142,16 @@ func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
 		if !ok {
 			continue
 		}
+		if errors.Is(err, errAway) {
+			l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: d.Name, Device: d.Name, Reason: m.away(d.Name)})
+			continue
+		}
 		if !errors.Is(err, errTable) {
 			return nil, err
 		}
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: err.Error()})
 	}
-	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return m.isKey(d.Name) }), nil
+	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return errors.Is(wrong[d.Name], errAway) || m.isKey(d.Name) }), nil
 }
 
 // hybrid tells whether the MBR of a GPT disk names more than the disk as a
@@ -196,6 +200,9 @@ func (m Machine) disk(name string) (layout.Disk, error) {
 	d.Serial, d.WWN = m.serial(sys), m.wwn(sys)
 	if d.Size == 0 {
 		return d, nil
+	}
+	if why := m.away(name); why != "" {
+		return d, fmt.Errorf("%w: %s", errAway, why)
 	}
 	t, err := m.table(&d)
 	if err != nil {

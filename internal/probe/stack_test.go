@@ -216,3 +216,76 @@ func TestBtrfsMounts(t *testing.T) {
 		t.Errorf("%q", busy)
 	}
 }
+
+// Disks of other machines, and paths of multipath devices, are not opened: they
+// are told of, what is mounted from them is named, and no restore takes them.
+func TestAway(t *testing.T) {
+	root := machine(t)
+	put := func(p, text string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(root+p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := func(to, p string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(root+p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(to, root+p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{"sdb", "sdc", "sdd", "nvme1n1", "nvme2n1", "drbd0", "bcache0"} {
+		put("/sys/block/"+d+"/size", "2048\n") // and no /dev/sdb: opening it would fail
+	}
+	put("/sys/devices/platform/host3/session1/target3:0:0/3:0:0:0/type", "0")
+	link("../../devices/platform/host3/session1/target3:0:0/3:0:0:0", "/sys/block/sdb/device")
+	for _, d := range []string{"sdc", "sdd"} {
+		put("/sys/block/"+d+"/holders/dm-5/dm/x", "")
+		put("/sys/class/block/dm-5/slaves/"+d+"/x", "")
+	}
+	put("/sys/block/dm-5/dm/uuid", "mpath-3600140500000000\n")
+	put("/sys/block/dm-5/dm/name", "mpatha\n")
+	put("/sys/block/nvme0n1/device/transport", "pcie\n")
+	put("/sys/block/nvme1n1/device/transport", "tcp\n")
+	put("/sys/block/nvme2n1/device/nvme2/transport", "rdma\n") // below a subsystem
+	link("../../block/dm-5", "/sys/dev/block/253:5")
+	b, err := os.ReadFile(root + "/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put("/proc/self/mountinfo", string(b)+"28 22 253:5 / /san rw - xfs /dev/mapper/mpatha rw\n")
+	m := Machine{Root: root, Run: &tool.Recorder{}}
+	l, err := m.Read(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []layout.Unsupported{{What: "nvme1n1", Device: "nvme1n1", Reason: "it is an NVMe disk over tcp"}, {What: "nvme2n1", Device: "nvme2n1", Reason: "it is an NVMe disk over rdma"},
+		{What: "sdb", Device: "sdb", Reason: "it is an iSCSI disk"}, {What: "sdc", Device: "sdc", Reason: "it is a path to the multipath device mpatha"}, {What: "sdd", Device: "sdd", Reason: "it is a path to the multipath device mpatha"}}
+	if !slices.Equal(l.LeftAlone, want) {
+		t.Errorf("left alone: %+v", l.LeftAlone)
+	}
+	for _, d := range l.Disks {
+		if d.Name != "vda" && d.Name != "nvme0n1" && d.Name != "sda" {
+			t.Errorf("%s is a disk of this machine", d.Name)
+		}
+	}
+	if !slices.Contains(l.Unsupported, layout.Unsupported{What: "/san", Device: "dm-5", Reason: "xfs on dm-5, on sdc, is left alone: it is a path to the multipath device mpatha"}) {
+		t.Errorf("mounted from them: %+v", l.Unsupported)
+	}
+	present, err := m.Present(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := map[string]string{}
+	for _, p := range present {
+		busy[p.Name] = p.Busy
+	}
+	if busy["sdb"] != "it is left alone: it is an iSCSI disk" || busy["sdd"] == "" || busy["nvme2n1"] == "" || busy["nvme0n1"] == busy["sdb"] {
+		t.Errorf("in a restore: %q", busy)
+	}
+}
