@@ -157,7 +157,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "mkcdrec -q verify /backup && cd /backup/"+BIOSLVM+"-* && sha256sum --quiet -c SHA256SUMS; R=$?; cd /; [ $R = 0 ]")
 	f.want(0, "mkcdrec extract -C /tmp/x /backup /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub")
 	f.want(1, "mkcdrec extract -C /tmp/x /backup /no/such", "nothing in the set")
-	f.want(0, "umount /backup")
+	f.want(0, "cp /lib/modules/$(uname -r)/kernel/drivers/scsi/scsi_debug.ko /backup/bin/ && umount /backup") // the rescue system has it not
 	if err := vm.Send("poweroff\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -272,6 +272,11 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	refused(4, "restore </dev/null", "nobody confirmed")
 	refused(1, "mkdir /tmp/empty; restore /tmp/empty", "no manifest.json")
 	refused(2, "restore a b", "one set")
+
+	t.Log("a disk that is smaller than it says: after 64 MiB it begins anew")
+	f.want(0, "modprobe scsi_mod; insmod /mnt/set/bin/scsi_debug.ko dev_size_mb=64 virtual_gb=8 && sleep 1 && lsblk", "sda", "8.0 GiB")
+	f.want(1, "S=$(LC_ALL=C sed 's/[^0-9]//g' /sys/block/sda/device/vpd_pg80); restore --map vda=$S --yes --confirm $S", "step 1 failed", "/dev/sda did not keep what was written at byte 0", "the disk is broken, or smaller than it says")
+	f.want(0, "test -z \"$(grep '\"step\":1,' /run/mkcdrec/journal.jsonl)\" && rmmod scsi_debug && rm /run/mkcdrec/journal.jsonl")
 
 	t.Log("a damaged set")
 	f.want(0, "S=$(cat /run/mkcdrec/set); A=$S/vg0-home-dirs._home.tar.zst; cp $A /tmp/a; printf X | dd of=/tmp/a bs=1 seek=100 conv=notrunc 2>/dev/null; mount --bind /tmp/a $A")
