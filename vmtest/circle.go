@@ -68,6 +68,9 @@ type Circle struct {
 	// Walk is steps, divided by blanks, after which a dry run is killed and
 	// resumed, "all" for every one: what it makes is what was planned.
 	Walk string
+	// Spoil is a command that breaks something of the source machine before it is
+	// described. The backup says what, and ends with exit status 3.
+	Spoil string
 	// From is the Work of a circle whose backup is restored once more, after
 	// BackUp; "" for one of its own.
 	From string
@@ -410,6 +413,7 @@ func (r *circle) backup(ctx context.Context) error {
 		return err
 	}
 	for _, c := range []string{
+		"A=" + byID(r.src.Serial) + " B=" + byID(r.src.SerialSecond) + "; " + orTrue(r.Spoil),
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
 		"/backup/bin/guest tree /srv/difficult huge",
 		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
@@ -480,7 +484,11 @@ func (r *circle) backup(ctx context.Context) error {
 			return err
 		}
 	}
-	out, err := must(vm, "cd /root; /backup/bin/mkcdrec "+what+" --append '"+auto+"' "+where, jobLimit)
+	path := "cd /root; /backup/bin/mkcdrec " + what + " --append '" + auto + "' " + where
+	if r.Spoil != "" {
+		path += " 2>&1; test $? = 3"
+	}
+	out, err := must(vm, path, jobLimit)
 	if err != nil {
 		return err
 	}
@@ -1074,7 +1082,7 @@ func (r *circle) compare(ctx context.Context) error {
 			r.out.Differences = append(r.out.Differences, d)
 		}
 	}
-	if r.Wishes != "" {
+	if r.Wishes != "" || r.Spoil != "" { // what is spoiled does not come back; Wished looks
 		return nil
 	}
 	return r.compareStorage(ctx)

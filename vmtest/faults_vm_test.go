@@ -407,6 +407,13 @@ func TestLonger(t *testing.T) {
 		"by hand":      {Kind: BIOSLVM, ByHand: true},
 		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},
 	}
+	// A machine whose mirrors have lost a half comes back like that, and starts.
+	const spoil = "for m in md0:2 md/ten:7; do mdadm /dev/${m%:*} --fail ${B}${m#*:} --remove ${B}${m#*:} || exit 1; done"
+	const spoiled = "mdadm --detail /dev/md0 | grep 'State : .*degraded' && mdadm --detail /dev/md/ten | grep 'State : .*degraded' && mdadm --detail /dev/md4 | grep -E 'State : (clean|active) ?$'"
+	t.Run("degraded", func(t *testing.T) {
+		t.Parallel()
+		runCircle(t, Circle{Kind: BIOSMD, Spoil: spoil, Wished: spoiled})
+	})
 	kinds := map[string][]string{}
 	for name, c := range all {
 		kinds[c.Kind] = append(kinds[c.Kind], name)

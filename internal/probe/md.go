@@ -108,6 +108,10 @@ func (m Machine) member(l *layout.Layout, dev string, i *superblock.Info) {
 	if l.ArrayOf(dev) != nil || err == nil && len(held) > 0 {
 		return
 	}
+	// One that was thrown out of an array: that it is degraded is told already.
+	if i.MD != nil && slices.ContainsFunc(l.Arrays, func(a layout.Array) bool { return a.UUID == i.MD.UUID && a.Devices > len(a.Members) }) {
+		return
+	}
 	what := "RAID member that can't be read"
 	if i.MD != nil {
 		what = "member of the RAID array " + i.MD.UUID + ", which is not running: what is on it can't be read"

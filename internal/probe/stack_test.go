@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -287,5 +288,70 @@ func TestAway(t *testing.T) {
 	}
 	if busy["sdb"] != "it is left alone: it is an iSCSI disk" || busy["sdd"] == "" || busy["nvme2n1"] == "" || busy["nvme0n1"] == busy["sdb"] {
 		t.Errorf("in a restore: %q", busy)
+	}
+}
+
+// A mirror of which one half was thrown out is degraded, which is said once. One
+// that does not run is named at each of its members.
+func TestDegraded(t *testing.T) {
+	root := machine(t)
+	for i, dev := range []string{"vda2", "nvme0n1p1"} {
+		b := make([]byte, 8192)
+		le := binary.LittleEndian
+		s := b[4096:] // metadata 1.2; linux/raid/md_p.h
+		le.PutUint32(s, 0xa92b4efc)
+		le.PutUint32(s[4:], 1)
+		copy(s[16:], "\x6d\x6b\x63\x64rec\x00\x00\x00\x00\x00\x00\x00\x00\x01fake:root")
+		le.PutUint32(s[72:], 1)
+		le.PutUint64(s[80:], 2048)
+		le.PutUint32(s[92:], 2)
+		le.PutUint64(s[128:], 2048)
+		le.PutUint64(s[144:], 8)
+		le.PutUint32(s[160:], uint32(i))
+		le.PutUint32(s[220:], 2)
+		le.PutUint16(s[258:], 1)
+		f, err := os.OpenFile(root+"/dev/"+dev, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(b, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Truncate(10 << 20); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	told := func() []string {
+		t.Helper()
+		l, err := Machine{Root: root, Run: &tool.Recorder{}}.Read(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, u := range l.Unsupported {
+			if strings.Contains(u.Reason, "RAID") {
+				out = append(out, u.What+": "+u.Reason)
+			}
+		}
+		return out
+	}
+	if got := strings.Join(told(), "\n"); strings.Count(got, "which is not running") != 2 || !strings.Contains(got, "vda2: member of the RAID array 6d6b6364:72656300:00000000:00000001, which is not running") {
+		t.Errorf("not running:\n%s", got)
+	}
+	for p, text := range map[string]string{"size": "2048", "md/array_state": "clean", "md/level": "raid1", "md/raid_disks": "2", "md/metadata_version": "1.2", "md/dev-vda2/slot": "0", "md/dev-vda2/state": "in_sync"} {
+		p = root + "/sys/block/md0/" + p
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(root+"/dev/md0", make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(told(), "\n"); got != "md0: RAID array is degraded: 1 of 2 members; it will be restored like that" {
+		t.Errorf("degraded:\n%s", got)
 	}
 }
