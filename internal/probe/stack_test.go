@@ -348,6 +348,12 @@ func TestDegraded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.MkdirAll(root+"/sys/class/block/vda2", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(root+"/sys/class/block/vda2/size", []byte("20480\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(root+"/dev/md0", make([]byte, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
