@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -61,11 +62,46 @@ func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Map
 			f.UUID = uuid.From("dry run " + f.UUID)
 		}
 	}
+	for i := range fitted.VolumeGroup {
+		if err := inStep(&fitted.VolumeGroup[i]); err != nil {
+			return err
+		}
+	}
 	if r.plan, err = plan.New(fitted, to); err != nil {
 		return err
 	}
+	for i := range r.plan.Steps {
+		if s := &r.plan.Steps[i]; s.Kind == plan.MakeArray {
+			for j, c := range s.Run { // which are mdadm --create DEVICE ...
+				s.Run[j] = slices.Insert(slices.Clone(c), 3, "--assume-clean")
+			}
+		}
+	}
 	for _, p := range to {
 		r.Machine.Only = append(r.Machine.Only, p.Name)
+	}
+	return nil
+}
+
+// inStep marks a group's RAID volumes and mirrors as in step, which those on sparse
+// files are: what brings halves in step writes to all of them, and the files are
+// in memory. The mark is that of lvcreate --nosync, lvmraid(7).
+func inStep(g *layout.VolumeGroup) error {
+	t, err := lvmtext.Parse(g.Config)
+	if err != nil {
+		return fmt.Errorf("volume group %s: %w", g.Name, err)
+	}
+	changed := false
+	for _, lv := range t.Get(g.Name, "logical_volumes").Sections() {
+		if slices.ContainsFunc(lv.Sections(), func(s *lvmtext.Section) bool {
+			return s.Type() == "mirror" || strings.HasPrefix(s.Type(), "raid") && s.Type() != "raid0" && s.Type() != "raid0_meta"
+		}) && !slices.Contains(lv.List("status"), lvmtext.Value("NOTSYNCED")) {
+			lv.Set("status", append(slices.Clone(lv.List("status")), lvmtext.Value("NOTSYNCED")))
+			changed = true
+		}
+	}
+	if changed {
+		g.Config = t.String()
 	}
 	return nil
 }

@@ -1,11 +1,13 @@
 package restore
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 )
 
 // A btrfs on two devices is the same one, whichever of them comes first: loop
@@ -29,5 +31,31 @@ func TestStorage(t *testing.T) {
 	}
 	if got := storage(btrfs("sda1", "sdb1"), nil, map[string]string{"vda2": "loop1p2"}); len(got) != 0 {
 		t.Errorf("what was not made counts: %q", got)
+	}
+}
+
+// RAID volumes and mirrors of a dry run are in step, and nothing else changes.
+func TestInStep(t *testing.T) {
+	lv := func(name, status, typ string) string {
+		return name + " {\nstatus = [" + status + "]\nsegment1 {\ntype = \"" + typ + "\"\n}\n}\n"
+	}
+	g := layout.VolumeGroup{Name: "vg", Config: "vg {\nlogical_volumes {\n" + lv("a", `"READ"`, "raid1") + lv("b", `"READ"`, "striped") + lv("c", `"READ", "NOTSYNCED"`, "mirror") + lv("d", `"READ"`, "raid0") + lv("e", `"READ"`, "raid5_ls") + "}\n}\n"}
+	if err := inStep(&g); err != nil {
+		t.Fatal(err)
+	}
+	p, err := lvmtext.Parse(g.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for _, lv := range p.Get("vg", "logical_volumes").Sections() {
+		got += fmt.Sprint(lv.Name, lv.List("status"), " ")
+	}
+	if got != "a[READ NOTSYNCED] b[READ] c[READ NOTSYNCED] d[READ] e[READ NOTSYNCED] " {
+		t.Error(got)
+	}
+	g.Config = "vg {"
+	if err := inStep(&g); err == nil {
+		t.Error("a text without end is taken")
 	}
 }
