@@ -33,6 +33,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -144,7 +145,7 @@ func run(args []string) int {
 	if err == nil {
 		w := wishes{maps, sizes, types, exclude, mirror, opt.Wish.Keep, opt.Wish.Unmirror}
 		if *withMenu {
-			err = menu(bufio.NewReader(os.Stdin), os.Stderr, w, func(w wishes, what int) error {
+			err = menu(stdin, os.Stderr, w, func(w wishes, what int) error {
 				o := opt
 				o.PlanOnly, o.DryRun = what == showPlan, what == doDryRun
 				o.NoVerify = o.NoVerify || what != doRestore
@@ -479,14 +480,60 @@ func (s screen) Secret(prompt string) ([]byte, error) {
 	return term.ReadPassword(int(os.Stdin.Fd()))
 }
 
+// stdin is one for all questions: what a pipe brings for the second one must not
+// be lost in the buffer of the first.
+var stdin = bufio.NewReader(os.Stdin)
+
+// Choose shows the disks that are possible, and asks until it is one of them.
+func (s screen) Choose(u *plan.Undecided) (string, error) {
+	s.End()
+	name, ok := chosen[u.Old.Name]
+	if ok && slices.ContainsFunc(u.Among, func(p plan.Present) bool { return p.Name == name }) {
+		return name, nil
+	}
+	name, err := choose(stdin, os.Stderr, u)
+	if err == nil {
+		chosen[u.Old.Name] = name
+	}
+	return name, err
+}
+
+// chosen are the answers to Choose, by old disk: the menu plans more than once.
+var chosen = map[string]string{}
+
+func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) {
+	fmt.Fprintf(out, "\nWhich disk takes the place of %s, serial %s, %s? It needs %s at least.\n", u.Old.Name, cmp.Or(u.Old.Serial, "unknown"), u.Old.Size, u.Least)
+	rows := [][]string{}
+	for i, p := range u.Among {
+		rows = append(rows, []string{fmt.Sprint(i + 1), "/dev/" + p.Name, p.Size.String(), cmp.Or(p.Model, "-"), cmp.Or(p.Serial, "-"), p.Holds})
+	}
+	ui.Table(out, []string{"", "DISK", "SIZE", "MODEL", "SERIAL", "HOLDS NOW"}, rows)
+	for {
+		fmt.Fprint(out, "Its number, name or serial number (nothing gives up): ")
+		line, err := in.ReadString('\n')
+		if line = strings.TrimSpace(line); line == "" {
+			if err != nil {
+				fmt.Fprintln(out)
+			}
+			return "", errors.New("nobody chose a disk")
+		}
+		name := strings.TrimPrefix(line, "/dev/")
+		for i, p := range u.Among {
+			if line == fmt.Sprint(i+1) || name == p.Name || p.Serial == line || p.WWN == line {
+				return p.Name, nil
+			}
+		}
+		fmt.Fprintf(out, "%q is none of them\n", line)
+	}
+}
+
 // Confirm asks for every disk's serial number. A disk without one is
 // confirmed by its WWN or, as a last resort, can't be.
 func (s screen) Confirm(p *plan.Plan) ([]string, error) {
-	in := bufio.NewReader(os.Stdin)
 	var said []string
 	for _, d := range p.Disks {
 		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type its serial number (%s): ", d.New.Name, d.New.Serial)
-		line, err := in.ReadString('\n')
+		line, err := stdin.ReadString('\n')
 		if err != nil && (err != io.EOF || line == "") {
 			return nil, &plan.Refused{Reason: "nobody confirmed it"}
 		}

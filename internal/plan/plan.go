@@ -48,6 +48,16 @@ type Refused struct{ Reason string }
 
 func (r *Refused) Error() string { return "refused: " + r.Reason }
 
+// Undecided is a refusal for several disks, or none, may take an old one's place.
+type Undecided struct {
+	Refused
+	Old   layout.Disk
+	Least quantity.Size // that the new one must have
+	Among []Present
+}
+
+func (u *Undecided) Unwrap() error { return &u.Refused }
+
 func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
 
 // Wish is what the administrator said about disks.
@@ -294,7 +304,7 @@ func (m *mapper) undecided(open []*layout.Disk) error {
 		}
 		fmt.Fprintf(&b, "  there:  %s: %s\n", p.Target(), why)
 	}
-	return &Refused{strings.TrimRight(b.String(), "\n")}
+	return &Undecided{Refused: Refused{strings.TrimRight(b.String(), "\n")}, Old: *open[0], Least: m.least[open[0].Name], Among: m.free(open[0])}
 }
 
 // Need is the least size of a disk that d's table fits on: the end of the

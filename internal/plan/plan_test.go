@@ -80,6 +80,10 @@ func TestMapDisks(t *testing.T) {
 				if !errors.As(err, &r) || !strings.Contains(err.Error(), want) {
 					t.Errorf("MapDisks = %v, %v; want a refusal with %q", m, err, want)
 				}
+				var u *Undecided
+				if errors.As(err, &u) != strings.Contains(err.Error(), "not clear") || u != nil && (u.Old.Name != "vda" || u.Least == 0 || len(u.Among) != strings.Count(err.Error(), "possible;")) {
+					t.Errorf("undecided: %+v", u)
+				}
 				return
 			}
 			if err != nil || m["vda"].Name != c.want {

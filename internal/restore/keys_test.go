@@ -39,8 +39,12 @@ func (p *person) Secret(prompt string) ([]byte, error) {
 	p.answers = p.answers[1:]
 	return []byte(a), nil
 }
-func (p *person) Warn(f string, a ...any)              { p.warned = append(p.warned, f) }
-func (p *person) Plan(*plan.Plan, *manifest.Set)       {}
+func (p *person) Warn(f string, a ...any)        { p.warned = append(p.warned, f) }
+func (p *person) Plan(*plan.Plan, *manifest.Set) {}
+func (p *person) Choose(u *plan.Undecided) (string, error) {
+	a, err := p.Secret(u.Old.Name)
+	return string(a), err
+}
 func (p *person) Confirm(*plan.Plan) ([]string, error) { return nil, nil }
 
 // locked is a restorer of a set with one LUKS header, which "right" opens.
@@ -188,6 +192,45 @@ func TestIdentities(t *testing.T) {
 		ids, err := parseIdentities([]byte(c.text), func(string) ([]byte, error) { return []byte("phrase"), nil })
 		if (err == nil) != c.ok || c.ok && len(ids) != 1 {
 			t.Errorf("%s: %v %v", name, ids, err)
+		}
+	}
+}
+
+// Where two disks are possible a person is asked, once for each; where nobody is
+// to be asked, or nobody answers, it is refused with the table.
+func TestMapDisksAsks(t *testing.T) {
+	disk := func(name, serial string) plan.Present {
+		return plan.Present{Disk: layout.Disk{Name: name, Serial: serial, Size: 8 << 30, LogicalSector: 512}}
+	}
+	table := func(dev string) *layout.Table {
+		return &layout.Table{Label: layout.MBR, Signature: "0x12345678", Partitions: []layout.Partition{{Number: 1, Device: dev, Start: 1 << 20, Size: 1 << 30, Type: "0x83"}}}
+	}
+	l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: 4 << 30, LogicalSector: 512, Table: table("vda1")}, {Name: "vdb", Size: 4 << 30, LogicalSector: 512, Table: table("vdb1")}},
+		Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", Size: 1 << 30, Mounts: []layout.Mount{{Path: "/"}}}, {Device: "vdb1", Type: "ext4", Size: 1 << 30, Mounts: []layout.Mount{{Path: "/srv"}}}}}
+	have := []plan.Present{disk("sda", "A"), disk("sdb", "B"), disk("sdc", "C")}
+	for name, c := range map[string]struct {
+		answers []string
+		yes     bool
+		asked   int
+		want    string // the disks, or a part of the error after "!"
+	}{
+		"both":   {[]string{"sdc", "sda"}, false, 2, "sdc sda"},
+		"nobody": {nil, false, 1, "!possible; say --map vda=sda"},
+		"--yes":  {[]string{"sda", "sdb"}, true, 0, "!it is not clear"},
+	} {
+		p := &person{answers: c.answers}
+		r := &Restorer{Screen: p, opt: Options{Yes: c.yes}}
+		m, err := r.mapDisks(l, have)
+		if want, bad := strings.CutPrefix(c.want, "!"); bad {
+			var no *plan.Refused
+			if !errors.As(err, &no) || !strings.Contains(err.Error(), want) || (c.asked > 0) != strings.Contains(err.Error(), "nobody is there") {
+				t.Errorf("%s: %v", name, err)
+			}
+		} else if err != nil || m["vda"].Name+" "+m["vdb"].Name != c.want {
+			t.Errorf("%s: %v, %v", name, m, err)
+		}
+		if len(p.asked) != c.asked {
+			t.Errorf("%s: asked %v", name, p.asked)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,6 +66,9 @@ type Screen interface {
 	Asker
 	// Plan shows what will be done.
 	Plan(p *plan.Plan, s *manifest.Set)
+	// Choose asks which of several disks takes an old one's place, and gives the
+	// name of one of them. An error says why nobody chose.
+	Choose(u *plan.Undecided) (string, error)
 	// Confirm asks for the serial numbers of the plan's disks and returns what
 	// was typed.
 	Confirm(p *plan.Plan) ([]string, error)
@@ -235,7 +239,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err := r.newArrays(ctx, wanted); err != nil {
 		return err
 	}
-	m, err := plan.MapDisks(wanted, have, r.opt.Wish)
+	m, err := r.mapDisks(wanted, have)
 	if err != nil {
 		return err
 	}
@@ -257,6 +261,26 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.ready(ctx)
+}
+
+// mapDisks has a person choose where it is not clear which disk is meant, unless
+// nobody is to be asked. The choice counts as if --map had said it.
+func (r *Restorer) mapDisks(wanted *layout.Layout, have []plan.Present) (plan.Mapping, error) {
+	for {
+		m, err := plan.MapDisks(wanted, have, r.opt.Wish)
+		var u *plan.Undecided
+		if r.opt.Yes || !errors.As(err, &u) || len(u.Among) == 0 {
+			return m, err
+		}
+		name, asked := r.Screen.Choose(u)
+		if asked != nil {
+			return nil, errors.Join(err, asked)
+		}
+		if r.opt.Wish.Map = maps.Clone(r.opt.Wish.Map); r.opt.Wish.Map == nil {
+			r.opt.Wish.Map = map[string]string{}
+		}
+		r.opt.Wish.Map[u.Old.Name] = name
+	}
 }
 
 // ready checks that the plan can be carried out.
