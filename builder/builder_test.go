@@ -76,7 +76,12 @@ func twoDisks(holder string) *layout.Layout {
 }
 
 func TestPlanCovers(t *testing.T) {
-	p, err := NewPlan(&Config{}, twoDisks("/no-such-mount"), nil, "")
+	l := twoDisks("/no-such-mount")
+	l.SwapFiles = []layout.SwapFile{{Path: "/var/swap", Mount: "/", Size: 1 << 20}, {Path: "/else/swap", Mount: "/else", Size: 1 << 20}}
+	p, err := NewPlan(&Config{}, l, nil, "")
+	if err == nil && (len(l.SwapFiles) != 1 || p.Archives[0].leftOut["var/swap"] == "") {
+		t.Errorf("a swap file: %v, left out: %v", l.SwapFiles, p.Archives[0].leftOut)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 	}
 	h.swap()
 	h.contents(m)
+	h.swapFiles()
 	h.grub()
 	var err error
 	if h.files["RESTORE.txt"], err = templates.RestoreText(h.ByHand); err != nil {
@@ -186,6 +187,25 @@ func (h *hand) swap() {
 			a = append(a, "-L", s.Label)
 		}
 		h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), map[string]string{"DEVICE": h.shell(s.Device)}))
+	}
+}
+
+// swapFiles are made when the archives are unpacked.
+func (h *hand) swapFiles() {
+	for _, s := range h.l.SwapFiles {
+		file := `"$T"` + templates.ShellQuote(s.Path)
+		line := `mkdir -p "$T"` + templates.ShellQuote(path.Dir(s.Path)) + "; : > " + file + "; chmod 600 " + file
+		if f := h.l.Mounted(s.Mount); f != nil && f.Btrfs != nil {
+			line += "; chattr +C " + file
+		}
+		a := []string{"mkswap"}
+		if s.UUID != "" {
+			a = append(a, "-U", s.UUID)
+		}
+		if s.Label != "" {
+			a = append(a, "-L", s.Label)
+		}
+		h.Swap = append(h.Swap, fmt.Sprintf("%s; head -c %d /dev/zero > %s; %s", line, int64(s.Size), file, quoteLine(append(a, "FILE"), map[string]string{"FILE": file})))
 	}
 }
 

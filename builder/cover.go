@@ -149,6 +149,7 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 			p.Archives = append(p.Archives, a)
 		}
 	}
+	p.swapFiles()
 	// Parents before what is mounted in them: restore unpacks in this order.
 	slices.SortFunc(p.Archives, func(a, b PlannedArchive) int { return strings.Compare(a.Mount, b.Mount) })
 	for _, u := range l.LeftAlone {
@@ -175,6 +176,18 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		return p, errors.New("cannot back up this machine: its root file system is not among what can be saved")
 	}
 	return p, nil
+}
+
+// swapFiles has archives leave swap files out, which a restore makes anew. Those
+// in what is left out itself are forgotten.
+func (p *Plan) swapFiles() {
+	p.Layout.SwapFiles = slices.DeleteFunc(p.Layout.SwapFiles, func(s layout.SwapFile) bool {
+		i := slices.IndexFunc(p.Archives, func(a PlannedArchive) bool { return a.Mount == s.Mount })
+		if i >= 0 {
+			p.Archives[i].leftOut[strings.TrimPrefix(strings.TrimPrefix(s.Path, s.Mount), "/")] = "a swap file, which is made anew"
+		}
+		return i < 0
+	})
 }
 
 // besideSet tells whether a device lies on a disk that holds the backup set and

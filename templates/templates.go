@@ -147,6 +147,7 @@ type ByHand struct {
 	Make     []string // mkfs and mkswap command lines, in order
 	Mounts   []HandMount
 	Archives []HandArchive
+	Swap     []string // command lines that make swap files, when files are there
 	GRUB     []string // grub-install command lines inside the chroot
 }
 

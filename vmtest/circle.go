@@ -109,6 +109,7 @@ var changes = []change{
 	{"the clock's drift file", `^/etc/adjtime$`},
 	{"LVM's own archive of metadata", `^/etc/lvm(/(archive|backup)(/.*)?)?$`},
 	{"the time of an exFAT's root directory, which is kept nowhere", `^/srv/exchange(/\.)?$`},
+	{"swap files, made anew", `^(/swapfile|/home/\.swap/file)$`},
 	{"temporary files", `^/(tmp|var/tmp)(/.*)?$`},
 }
 
@@ -333,6 +334,35 @@ func (r *circle) makeTargets(ctx context.Context) error {
 	return nil
 }
 
+// swapFileOf is where machines of some kinds get a swap file: on ext4, on xfs.
+func (r *circle) swapFileOf() string {
+	switch r.Kind {
+	case BIOSPlain, UEFIPlain, UEFIPlain4K:
+		return "/swapfile"
+	case BIOSLVM, UEFILVM:
+		return "/home/.swap/file"
+	}
+	return ""
+}
+
+// swapFile is the command that makes it. It is only reserved: a copy that had
+// holes in such places is no swap file.
+func (r *circle) swapFile() string {
+	f := r.swapFileOf()
+	if f == "" {
+		return "true"
+	}
+	return "S=" + f + "; mkdir -p ${S%/*}; fallocate -l 40M $S && chmod 600 $S && mkswap -q -L swapfile $S && swapon $S && echo \"$S none swap sw,pri=5 0 0\" >> /etc/fstab"
+}
+
+// swapFileIn is the command that looks for it in the restored machine.
+func (r *circle) swapFileIn() string {
+	if f := r.swapFileOf(); f != "" {
+		return "swapon --show --noheadings && swapon --show --noheadings | grep -E '^" + f + " +file +40M' && test $(swaplabel " + f + " | grep -c -e swapfile -e UUID) = 2"
+	}
+	return "true"
+}
+
 func (r *circle) mounts() string { return machines[r.Kind].mounts }
 
 // login waits for the system to ask for a passphrase, if it has to, and logs in.
@@ -415,6 +445,7 @@ func (r *circle) backup(ctx context.Context) error {
 	for _, c := range []string{
 		"A=" + byID(r.src.Serial) + " B=" + byID(r.src.SerialSecond) + "; " + orTrue(r.Spoil),
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
+		r.swapFile(),
 		"/backup/bin/guest tree /srv/difficult huge",
 		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
 		r.storage(r.src.Serial, "before"),
@@ -1003,6 +1034,7 @@ func (r *circle) boot(ctx context.Context) error {
 		r.storage(r.targetSerial(), "after"),
 		"/backup/bin/guest describe " + r.mounts() + " > /backup/after.json && sync",
 		"test -z \"$(systemctl --failed --plain --no-legend)\"",
+		r.swapFileIn(),
 		orTrue(strings.ReplaceAll(r.Wished, "/dev/vda", "${A}")),
 		"umount /backup",
 	} {

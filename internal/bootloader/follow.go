@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
@@ -139,19 +142,77 @@ func (s *System) follow(renamed map[string]string) error {
 			}
 			if err := s.edit(rel, func(text string) (string, []string, []string) {
 				out, notes := FollowCmdline(text, s.Layout, renamed)
+				out, more, wrong := s.followOffset(out)
+				notes = append(notes, more...)
 				if filepath.Base(f) == "grubenv" && out != text {
 					if out = strings.TrimRight(out, "#"); len(out) > grubenvSize {
 						return text, nil, []string{"its command line has no room for UUIDs: change it by hand"}
 					}
 					out += strings.Repeat("#", grubenvSize-len(out))
 				}
-				return out, notes, nil
+				return out, notes, wrong
 			}); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// followOffset gives a text with kernel command lines in which resume_offset= is
+// where the restored swap file begins, in pages.
+func (s *System) followOffset(text string) (out string, notes, wrong []string) {
+	word := regexp.MustCompile(`\bresume_offset=\d+`)
+	old := word.FindString(text)
+	if old == "" {
+		return text, nil, nil
+	}
+	byHand := func(why string) (string, []string, []string) {
+		return text, nil, []string{old + " is where the old swap file was, and " + why + ": hibernation wants it changed by hand"}
+	}
+	if len(s.Layout.SwapFiles) != 1 {
+		return byHand(fmt.Sprintf("there are %d swap files", len(s.Layout.SwapFiles)))
+	}
+	f := s.Layout.SwapFiles[0]
+	if m := s.Layout.Mounted(f.Mount); m == nil || m.Btrfs != nil {
+		return byHand("btrfs does not tell where the new one is")
+	}
+	at, err := firstBlock(filepath.Join(s.Root, f.Path))
+	if err != nil {
+		return byHand(err.Error())
+	}
+	now := fmt.Sprintf("resume_offset=%d", at/int64(os.Getpagesize()))
+	if now == old {
+		return text, nil, nil
+	}
+	return word.ReplaceAllString(text, now), []string{old + " is " + now + " now"}, nil
+}
+
+// firstBlock tells where on its file system's device a file begins, bytes;
+// linux/fiemap.h.
+func firstBlock(file string) (int64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var m struct {
+		start, length                   uint64
+		flags, mapped, count, reserved  uint32
+		logical, physical, extentLength uint64
+		_                               [2]uint64
+		extentFlags                     uint32
+		_                               [3]uint32
+	}
+	const fiemap, sync, unknown = 0xC020660B, 1, 2 // FS_IOC_FIEMAP, FIEMAP_FLAG_SYNC, FIEMAP_EXTENT_UNKNOWN
+	m.length, m.flags, m.count = 1, sync, 1
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&m))); e != 0 {
+		return 0, fmt.Errorf("cannot map %s: %w", file, e)
+	}
+	if m.mapped == 0 || m.extentFlags&unknown != 0 || m.physical == 0 {
+		return 0, fmt.Errorf("cannot map %s: nothing is known of its first block", file)
+	}
+	return int64(m.physical), nil
 }
 
 // bootEntries gives the entries of the Boot Loader Specification, which GRUB's

@@ -2,7 +2,9 @@ package bootloader
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -35,6 +37,39 @@ func TestFollowCmdline(t *testing.T) {
 	}
 	if same, notes := FollowCmdline(in, l, nil); len(notes) != 1 || !strings.Contains(same, "root=/dev/sda1 ") {
 		t.Errorf("nothing renamed: %s%q", same, notes)
+	}
+}
+
+// A swap file lies elsewhere after a restore, and hibernation has to know where;
+// filefrag(8) says it, too.
+func TestFollowOffset(t *testing.T) {
+	root := t.TempDir()
+	if err := os.WriteFile(root+"/swapfile", make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &System{Root: root, Layout: followed()}
+	const in = "GRUB_CMDLINE_LINUX=\"resume=UUID=11111111-2222-3333-4444-555555555555 resume_offset=34816 quiet\"\n"
+	if out, notes, wrong := s.followOffset(in); out != in || notes != nil || len(wrong) != 1 || !strings.Contains(wrong[0], "there are 0 swap files") {
+		t.Errorf("%s%q%q", out, notes, wrong)
+	}
+	s.Layout.SwapFiles = []layout.SwapFile{{Path: "/swapfile", Mount: "/", Size: 1 << 20}}
+	frag, err := exec.Command("filefrag", "-s", "-v", "-b4096", root+"/swapfile").CombinedOutput()
+	if err != nil {
+		t.Skipf("filefrag can't say where a file is here: %v %s", err, frag)
+	}
+	g := regexp.MustCompile(`(?m)^ +0: +0\.\. +\d+: +(\d+)\.\.`).FindStringSubmatch(string(frag))
+	if g == nil {
+		t.Fatalf("%s", frag)
+	}
+	want := strings.Replace(in, "34816", g[1], 1)
+	if out, notes, wrong := s.followOffset(in); out != want || len(notes) != 1 || wrong != nil {
+		t.Errorf("%s%q%q; want %s", out, notes, wrong, want)
+	}
+	if out, notes, wrong := s.followOffset(want); out != want || notes != nil || wrong != nil {
+		t.Errorf("%s%q%q", out, notes, wrong)
+	}
+	if out, _, _ := s.followOffset("root=/dev/sda1\n"); out != "root=/dev/sda1\n" {
+		t.Error(out)
 	}
 }
 

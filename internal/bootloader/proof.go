@@ -30,6 +30,11 @@ func (s *System) Proof(sys string) []string {
 			}
 		}
 	}
+	for _, f := range s.Layout.SwapFiles {
+		if st, err := os.Stat(filepath.Join(s.Root, f.Path)); err != nil || st.Size() != int64(f.Size) {
+			out = append(out, fmt.Sprintf("the swap file %s is not there, or not of %s", f.Path, f.Size))
+		}
+	}
 	if b, err := os.ReadFile(filepath.Join(s.Root, "etc/crypttab")); err == nil {
 		_, _, missing := CheckCrypttab(string(b), s.Root, s.Layout, nil)
 		for _, m := range missing {

@@ -32,8 +32,10 @@ type Layout struct {
 	VolumeGroup []VolumeGroup `json:"volumeGroups"`
 	Filesystems []Filesystem  `json:"filesystems"`
 	Swap        []Swap        `json:"swap"`
-	Images      []Image       `json:"images,omitempty"`
-	Boot        Boot          `json:"boot"`
+	// SwapFiles are files that are swapped to, or that fstab has for it.
+	SwapFiles []SwapFile `json:"swapFiles,omitempty"`
+	Images    []Image    `json:"images,omitempty"`
+	Boot      Boot       `json:"boot"`
 	// Moved are devices of the old machine whose content lies on another one of
 	// this layout, after a change by wish: from a partition to an array, or back.
 	Moved map[string]string `json:"moved,omitempty"`
@@ -432,6 +434,16 @@ type Interface struct {
 	// BondMode is the mode of a bond ("active-backup"), Members its cards.
 	BondMode string   `json:"bondMode,omitempty"`
 	Members  []string `json:"members,omitempty"`
+}
+
+// SwapFile is a file with swap on it. What is in it is of no use to a backup, and it
+// must have no holes: it is made anew.
+type SwapFile struct {
+	Path  string        `json:"path"`  // absolute, without links
+	Mount string        `json:"mount"` // where the file system that it lies in is mounted
+	Size  quantity.Size `json:"size"`
+	UUID  string        `json:"uuid"`
+	Label string        `json:"label"`
 }
 
 // Unsupported is a part of the machine that a restore can't bring back.

@@ -101,6 +101,15 @@ func (l *Layout) Validate() error {
 			f.add(where, "UUID %q", s.UUID)
 		}
 	}
+	for i, s := range l.SwapFiles {
+		where := fmt.Sprintf("swapFiles[%d]", i)
+		if !path.IsAbs(s.Path) || path.Clean(s.Path) != s.Path || strings.ContainsAny(s.Path, "\x00\n") || s.Path == s.Mount || s.Mount != "/" && !strings.HasPrefix(s.Path, s.Mount+"/") {
+			f.add(where, "path %q in %q", s.Path, s.Mount)
+		}
+		if s.Size < 40<<10 || s.UUID != "" && !uuidRE().MatchString(s.UUID) {
+			f.add(where, "size %d, UUID %q", s.Size, s.UUID)
+		}
+	}
 	for i, m := range l.Images {
 		where := fmt.Sprintf("images[%d]", i)
 		use(m.Device, where)

@@ -62,6 +62,10 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		}
 		f.Excluded = "--exclude-disk " + d
 	}
+	l.SwapFiles = slices.DeleteFunc(l.SwapFiles, func(s layout.SwapFile) bool {
+		f := l.Mounted(s.Mount)
+		return f == nil || f.Excluded != ""
+	})
 	for i := range l.Swap {
 		l.Swap[i].Active = l.Swap[i].Active && on(l.Swap[i].Device) == ""
 	}

@@ -19,6 +19,7 @@ func twoDisks() *layout.Layout {
 
 func TestExclude(t *testing.T) {
 	l := twoDisks()
+	l.SwapFiles = []layout.SwapFile{{Path: "/swapfile", Mount: "/", Size: 64 * mib}, {Path: "/data/swap", Mount: "/data", Size: 64 * mib}}
 	if got := l.Needed(); len(got) != 2 {
 		t.Fatalf("%v", got)
 	}
@@ -32,6 +33,9 @@ func TestExclude(t *testing.T) {
 	p, err := New(is, onto(is, 10*gib))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if last := p.Steps[len(p.Steps)-1]; last.Kind != MakeSwapFile || last.SwapFile.Path != "/swapfile" || last.FSType != "ext4" || len(is.SwapFiles) != 1 {
+		t.Errorf("the swap file comes last, and the other one is gone: %q, %v", last, is.SwapFiles)
 	}
 	for _, s := range p.Steps {
 		if s.Group != "" || s.Kind == MakeSwap || strings.Contains(s.Text, "/data") {

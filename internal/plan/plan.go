@@ -345,6 +345,8 @@ const (
 	PutImage   Kind = "put-image" // writes a device block by block
 	MakeSubs   Kind = "make-subvolumes"
 	MountFS    Kind = "mount"
+	// MakeSwapFile comes after what is mounted there has its files.
+	MakeSwapFile Kind = "make-swap-file"
 )
 
 // Step is one thing to be done. It is plain data.
@@ -373,6 +375,8 @@ type Step struct {
 	Others []string           `json:"others,omitempty"` // further devices of a btrfs
 	Subs   []layout.Subvolume `json:"subvolumes,omitempty"`
 	FS     *layout.Filesystem `json:"-"`
+	// SwapFile is made in a file system of type FSType.
+	SwapFile *layout.SwapFile `json:"swapFile,omitempty"`
 }
 
 func (s Step) String() string { return s.Text }
@@ -883,6 +887,14 @@ func (p *Plan) mounts(want *layout.Layout) {
 	}
 	slices.SortFunc(steps, func(a, b Step) int { return strings.Compare(a.Mount.Path, b.Mount.Path) })
 	p.Steps = append(p.Steps, steps...)
+	for i := range want.SwapFiles {
+		s := &want.SwapFiles[i]
+		for _, m := range steps {
+			if m.Mount.Path == s.Mount {
+				p.Steps = append(p.Steps, Step{Kind: MakeSwapFile, Device: m.Device, FSType: m.FSType, SwapFile: s, Text: fmt.Sprintf("make the swap file %s, %s", s.Path, s.Size)})
+			}
+		}
+	}
 }
 
 // Check confirms that every disk the plan destroys was named.

@@ -79,6 +79,7 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	if err := m.contents(l, mounts); err != nil {
 		return nil, err
 	}
+	m.swapFiles(l, mounts)
 	m.foreignMounts(l, mounts)
 	m.boot(l)
 	m.kernel(l)
@@ -552,6 +553,44 @@ func (m Machine) swaps() []string {
 		}
 	}
 	return out
+}
+
+// swapFiles records files with swap on them: those in use, and those that fstab
+// has.
+func (m Machine) swapFiles(l *layout.Layout, mounts []MountInfo) {
+	var all []string
+	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == "file" {
+			all = append(all, unescape(f[0]))
+		}
+	}
+	for _, line := range strings.Split(l.Fstab, "\n") {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "swap" && strings.HasPrefix(f[0], "/") && !strings.HasPrefix(f[0], "/dev/") {
+			all = append(all, unescape(f[0]))
+		}
+	}
+	for _, p := range all {
+		real, err := filepath.EvalSymlinks(m.path(p))
+		if err != nil {
+			continue // nothing there
+		}
+		st, err := os.Stat(real)
+		if err != nil || !st.Mode().IsRegular() {
+			continue
+		}
+		f, err := os.Open(real)
+		if err != nil {
+			continue
+		}
+		i, err := superblock.Probe(f, st.Size())
+		f.Close()
+		real = "/" + strings.TrimPrefix(strings.TrimPrefix(real, m.path("/")), "/")
+		over := MountOver(mounts, real)
+		if err != nil || i == nil || i.Type != superblock.TypeSwap || over == nil || slices.ContainsFunc(l.SwapFiles, func(s layout.SwapFile) bool { return s.Path == real }) {
+			continue // a file like others
+		}
+		l.SwapFiles = append(l.SwapFiles, layout.SwapFile{Path: real, Mount: over.Path, Size: quantity.Size(st.Size()), UUID: i.UUID, Label: i.Label})
+	}
 }
 
 // resolve turns "/dev/dm-0" or any link to a device into our name for it.

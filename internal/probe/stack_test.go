@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -359,5 +360,45 @@ func TestDegraded(t *testing.T) {
 	}
 	if got := strings.Join(told(), "\n"); got != "md0: RAID array is degraded: 1 of 2 members; it will be restored like that" {
 		t.Errorf("degraded:\n%s", got)
+	}
+}
+
+// Files with swap on them are recorded: one in use, and one of fstab. A file that
+// fstab has and that is none is a file like others.
+func TestSwapFiles(t *testing.T) {
+	root := machine(t)
+	put := func(p string, b []byte) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(root+p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+p, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []string{"/swapfile", "/srv/my swap"} {
+		put(p, make([]byte, 1<<20))
+		if out, err := exec.Command("mkswap", "-q", "-U", "11111111-2222-3333-4444-555555555555", "-L", "file", root+p).CombinedOutput(); err != nil {
+			t.Fatalf("%v %s", err, out)
+		}
+	}
+	put("/srv/none", make([]byte, 1<<20))
+	put("/proc/swaps", []byte("Filename Type Size Used Priority\n/swapfile file 1020 0 -2\n"))
+	put("/etc/fstab", []byte("/dev/vda1 / ext4 defaults 0 1\n/srv/my\\040swap none swap sw 0 0\n/swapfile none swap sw 0 0\n/srv/none none swap sw 0 0\n/not/there none swap sw 0 0\n"))
+	l, err := Machine{Root: root, Run: &tool.Recorder{}}.Read(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := layout.SwapFile{Path: "/swapfile", Mount: "/", Size: 1 << 20, UUID: "11111111-2222-3333-4444-555555555555", Label: "file"}
+	other := file
+	other.Path = "/srv/my swap"
+	if !slices.Equal(l.SwapFiles, []layout.SwapFile{file, other}) || l.Validate() != nil {
+		t.Errorf("%+v", l.SwapFiles)
+	}
+	for _, p := range []string{"swapfile", "/a/../b", "/data", "/database/x", ""} {
+		l.SwapFiles = []layout.SwapFile{{Path: p, Mount: "/data", Size: 1 << 20}}
+		if err := l.Validate(); err == nil || !strings.Contains(err.Error(), "swapFiles[0]") {
+			t.Errorf("%q: %v", p, err)
+		}
 	}
 }

@@ -39,6 +39,9 @@ type Recreator struct {
 	Machine probe.Machine
 	// Keys open LUKS devices, by their names.
 	Keys map[string]Key
+	// Sparse tells that disks are sparse files in memory: nothing that is zero bytes
+	// is written.
+	Sparse bool
 	// Image writes an image of the set to a device.
 	Image func(ctx context.Context, file string, dst io.WriterAt) error
 }
@@ -88,6 +91,8 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 		err = r.putImage(ctx, s)
 	case plan.MountFS:
 		err = r.mount(s)
+	case plan.MakeSwapFile:
+		err = r.makeSwapFile(ctx, s)
 	default:
 		err = fmt.Errorf("cannot do a step of kind %q", s.Kind)
 	}

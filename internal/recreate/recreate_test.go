@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -108,6 +110,65 @@ func TestMakeSwap(t *testing.T) {
 	}
 	if err := MakeSwap(blank(t, 4096).Name(), "", ""); err == nil {
 		t.Error("swap on 4 KiB is accepted")
+	}
+}
+
+// A swap file has no holes, its directory keeps its times, and no link of a hostile
+// set leads it out of the target.
+func TestMakeSwapFile(t *testing.T) {
+	target, outside := t.TempDir(), t.TempDir()
+	old := time.Unix(1e9, 123)
+	if err := errors.Join(os.Mkdir(target+"/swap", 0o700), os.WriteFile(target+"/swap/file", []byte("of a run before"), 0o644), os.Chtimes(target+"/swap", old, old), os.Symlink(outside, target+"/out")); err != nil {
+		t.Fatal(err)
+	}
+	r := &Recreator{Target: target, Report: progress.None{}}
+	step := func(p string) plan.Step {
+		return plan.Step{Kind: plan.MakeSwapFile, FSType: "ext4", SwapFile: &layout.SwapFile{Path: p, Mount: "/", Size: 3<<20 + 4096, UUID: "11111111-2222-3333-4444-555555555555", Label: "file"}}
+	}
+	if err := r.makeSwapFile(context.Background(), step("/swap/file")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(target + "/swap/file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || st.Size() != 3<<20+4096 || st.Mode() != 0o600 {
+		t.Errorf("%v %v", st.Mode(), st.Size())
+	}
+	if hole, err := f.Seek(0, 4); err != nil || hole != st.Size() { // SEEK_HOLE
+		t.Errorf("a hole at %d, %v", hole, err)
+	}
+	if out := oracle(t, "blkid", "-p", f.Name()); !strings.Contains(out, `UUID="11111111-2222-3333-4444-555555555555"`) || !strings.Contains(out, `LABEL="file"`) {
+		t.Error(out)
+	}
+	if st, err = os.Stat(target + "/swap"); err != nil || !st.ModTime().Equal(old) || st.Mode().Perm() != 0o700 {
+		t.Errorf("its directory: %v %v", st.ModTime(), st.Mode())
+	}
+	if err := r.makeSwapFile(context.Background(), step("/out/file")); err == nil || !strings.Contains(err.Error(), "cannot make the swap file /out/file: out: ") {
+		t.Errorf("through a link: %v", err)
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("outside: %v %v", left, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := r.makeSwapFile(ctx, step("/new/dir/file")); !errors.Is(err, context.Canceled) {
+		t.Errorf("stopped: %v", err)
+	}
+	if left, err := os.ReadDir(target + "/new/dir"); err != nil || len(left) > 0 {
+		t.Errorf("stopped, and left: %v %v", left, err)
+	}
+	// A dry run's disks are in memory.
+	r.Sparse = true
+	big := step("/big")
+	big.SwapFile.Size = 1 << 30
+	if err := r.makeSwapFile(context.Background(), big); err != nil {
+		t.Fatal(err)
+	}
+	if out := oracle(t, "blkid", "-p", target+"/big"); !strings.Contains(out, `TYPE="swap"`) {
+		t.Error(out)
 	}
 }
 

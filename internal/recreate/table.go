@@ -70,6 +70,11 @@ func MakeSwap(dev, uuid, label string) error {
 		return fmt.Errorf("cannot make swap: %w", err)
 	}
 	defer f.Close()
+	return makeSwap(f, dev, uuid, label)
+}
+
+// makeSwap does it on what is open, and called dev.
+func makeSwap(f *os.File, dev, uuid, label string) error {
 	size, err := f.Seek(0, 2)
 	if err != nil {
 		return fmt.Errorf("cannot make swap on %s: %w", dev, err)

@@ -292,6 +292,7 @@ func (r *Restorer) ready(ctx context.Context) error {
 	}
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine, Keys: map[string]recreate.Key{}}
 	if r.opt.DryRun {
+		r.rec.Sparse = true
 		r.rec.Image = func(context.Context, string, io.WriterAt) error { return nil }
 		return errors.Join(r.programs(), r.drivers(ctx))
 	}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -85,6 +87,9 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 				name = e.name
 				break
 			}
+		}
+		if slices.ContainsFunc(set.Layout.SwapFiles, func(s layout.SwapFile) bool { return s.Path == d.Path }) {
+			name = "swap files, made anew"
 		}
 		if name == "" && (a.Type == superblock.TypeVFAT || a.Type == superblock.TypeExFAT) && d.Path == filepath.Clean(a.Mount) && strings.HasPrefix(d.What, "time is") {
 			name = "the time of a root directory, which FAT keeps nowhere"
