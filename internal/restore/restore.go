@@ -189,23 +189,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	keep := map[string]string{}
-	holders := map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"}
-	for _, d := range r.set.LegacyDirs {
-		holders[d] = "it holds the backup set"
-	}
-	for dir, why := range holders {
-		if target.IsURL(dir) {
-			continue
-		}
-		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir != rescue.MediumDir || mountedOn(r.Machine, dir)) {
-			keep[dev] = why
-			if dir != rescue.MediumDir && !strings.Contains(dev, "/") {
-				r.sources = append(r.sources, dev)
-			}
-		}
-	}
-	have, err := r.Machine.Present(keep)
+	have, err := r.Machine.Present(r.keep())
 	if err != nil {
 		return err
 	}
@@ -219,24 +203,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		}
 		return r.ready(ctx)
 	}
-	if err := r.otherFirmware(); err != nil {
-		return err
-	}
-	if wanted, err = plan.ForFirmware(wanted, r.opt.Firmware); err != nil {
-		return err
-	}
-	if r.opt.Wish.Unmirror {
-		if wanted, err = plan.Unmirror(wanted); err != nil {
-			return err
-		}
-	}
-	if wanted, err = plan.Exclude(wanted, r.opt.Wish.Exclude); err != nil {
-		return err
-	}
-	if wanted, err = plan.Mirror(wanted, r.opt.Wish.Mirror); err != nil {
-		return err
-	}
-	if err := r.newArrays(ctx, wanted); err != nil {
+	if wanted, err = r.wished(ctx, wanted); err != nil {
 		return err
 	}
 	m, err := r.mapDisks(wanted, have)
@@ -261,6 +228,51 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.ready(ctx)
+}
+
+// keep names the devices that the set and the medium are on, with the reason why
+// they must not be overwritten.
+func (r *Restorer) keep() map[string]string {
+	keep := map[string]string{}
+	holders := map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"}
+	for _, d := range r.set.LegacyDirs {
+		holders[d] = "it holds the backup set"
+	}
+	for dir, why := range holders {
+		if target.IsURL(dir) {
+			continue
+		}
+		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir != rescue.MediumDir || mountedOn(r.Machine, dir)) {
+			keep[dev] = why
+			if dir != rescue.MediumDir && !strings.Contains(dev, "/") {
+				r.sources = append(r.sources, dev)
+			}
+		}
+	}
+	return keep
+}
+
+// wished gives the layout with what was wished for, but for sizes and disks.
+func (r *Restorer) wished(ctx context.Context, l *layout.Layout) (*layout.Layout, error) {
+	if err := r.otherFirmware(); err != nil {
+		return nil, err
+	}
+	l, err := plan.ForFirmware(l, r.opt.Firmware)
+	if err != nil {
+		return nil, err
+	}
+	if r.opt.Wish.Unmirror {
+		if l, err = plan.Unmirror(l); err != nil {
+			return nil, err
+		}
+	}
+	if l, err = plan.Exclude(l, r.opt.Wish.Exclude); err != nil {
+		return nil, err
+	}
+	if l, err = plan.Mirror(l, r.opt.Wish.Mirror); err != nil {
+		return nil, err
+	}
+	return l, r.newArrays(ctx, l)
 }
 
 // mapDisks has a person choose where it is not clear which disk is meant, unless
