@@ -102,7 +102,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 		f.want(0, c)
 	}
 	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", "sda1: LUKS device that is not open", "md9: RAID array is degraded: 1 of 2 members", "sick: volume group with missing physical volumes", "/srv/gone")
-	f.want(0, "umount /srv/half /srv/gone; mdadm --stop /dev/md9; dmsetup remove sick-data; sgdisk -Z $A; dmsetup create mpatha --uuid mpath-SICK01 --table \"0 524288 linear $A 0\" && mkfs.ext4 -q /dev/mapper/mpatha && mount /dev/mapper/mpatha /srv/gone")
+	f.want(0, "umount /srv/half /srv/gone; mdadm --stop /dev/md9 && mdadm --zero-superblock ${A}2; dmsetup remove sick-data; wipefs -q -a ${A}1 ${A}3; sgdisk -Z $A; blockdev --rereadpt $A; udevadm settle; dmsetup create mpatha --uuid mpath-SICK01 --table \"0 524288 linear $A 0\" && mkfs.ext4 -q /dev/mapper/mpatha && mount /dev/mapper/mpatha /srv/gone")
 	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", "sda: it is a path to the multipath device mpatha", "/srv/gone: ext4 on dm-", "on sda, is left alone")
 	f.want(0, "umount /srv/gone; rmdir /srv/half /srv/gone; dmsetup remove mpatha; echo 1 > /sys/block/$(basename $A)/device/delete; sleep 1; ! lsblk | grep sd")
 

@@ -17,7 +17,7 @@ import (
 
 // putImage writes a device block by block.
 func (r *Recreator) putImage(ctx context.Context, s plan.Step) error {
-	if err := r.free(s.Device); err != nil {
+	if err := r.claim(s.Device); err != nil {
 		return err
 	}
 	if why := r.Machine.InUse(s.Device); why != "" {

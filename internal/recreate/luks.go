@@ -29,7 +29,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 	if CryptIsOpen(s.Crypt.Name) {
 		return &plan.Refused{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
 	}
-	if err := r.free(s.Device); err != nil {
+	if err := r.claim(s.Device); err != nil {
 		return err
 	}
 	if k.Header == nil {

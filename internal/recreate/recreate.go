@@ -84,7 +84,7 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	case plan.MakeSubs:
 		err = r.makeSubs(s)
 	case plan.MakeSwap:
-		if err = r.free(s.Device); err == nil {
+		if err = r.claim(s.Device); err == nil {
 			err = MakeSwap("/dev/"+s.Device, s.Swap.UUID, s.Swap.Label)
 		}
 	case plan.PutImage:
@@ -104,7 +104,7 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 
 func (r *Recreator) makeFS(ctx context.Context, s plan.Step) error {
 	for _, d := range append([]string{s.Device}, s.Others...) {
-		if err := r.free(d); err != nil {
+		if err := r.claim(d); err != nil {
 			return err
 		}
 	}
@@ -246,6 +246,34 @@ func (r *Recreator) free(dev string) error {
 	return nil
 }
 
+// claim is free for a device that something is to be made on. A disk without a
+// table is cleared and asked for its size, as others are before they get theirs.
+func (r *Recreator) claim(dev string) error {
+	if err := r.free(dev); err != nil || !slices.ContainsFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == dev }) {
+		return err
+	}
+	f, err := r.openDisk(dev)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = clearDisk(f, dev)
+	return errors.Join(err, f.Sync())
+}
+
+// clearDisk takes away old tables and signatures at both ends, so that a stop from
+// here on leaves a disk that is plainly blank, and finds one that has less than it
+// says.
+func clearDisk(f *os.File, dev string) (size int64, err error) {
+	if size, err = f.Seek(0, 2); err != nil {
+		return 0, err
+	}
+	if err := wipeEnds(f, 0, size); err != nil {
+		return 0, err
+	}
+	return size, honest(f, "/dev/"+dev, size, func() error { return blockdev.Forget(f) })
+}
+
 // openDisk is the one way to open a disk for writing: it is in the confirmed
 // plan, is still the same disk, nothing of it is mounted or held, and the
 // kernel gives it to us alone.
@@ -269,16 +297,8 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 		return err
 	}
 	defer f.Close()
-	size, err := f.Seek(0, 2)
+	size, err := clearDisk(f, s.Device)
 	if err != nil {
-		return err
-	}
-	// Old tables and signatures at both ends go first: a stop from here on
-	// leaves a disk that is plainly blank.
-	if err := wipeEnds(f, 0, size); err != nil {
-		return err
-	}
-	if err := honest(f, "/dev/"+s.Device, size, func() error { return blockdev.Forget(f) }); err != nil {
 		return err
 	}
 	if err := writeTable(f, s.Table, s.Sector, size); err != nil {
@@ -434,7 +454,7 @@ func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
 		return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
 	}
 	for _, d := range s.Array.Devs() {
-		if err := r.free(d); err != nil {
+		if err := r.claim(d); err != nil {
 			return err
 		}
 	}
@@ -452,7 +472,7 @@ func (r *Recreator) Reassemble(ctx context.Context, s plan.Step) error {
 }
 
 func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
-	if err := r.free(s.Device); err != nil {
+	if err := r.claim(s.Device); err != nil {
 		return err
 	}
 	return withConfig(s.Config, func(file string) error {

@@ -184,6 +184,11 @@ func fakeMachine(t *testing.T, serial string) probe.Machine {
 			t.Fatal(err)
 		}
 	}
+	for p, to := range map[string]string{"/sys/class/block/sda": "../../block/sda", "/sys/class/block/sda1": "../../block/sda/sda1"} {
+		if err := errors.Join(os.MkdirAll(root+"/sys/class/block", 0o755), os.MkdirAll(root+"/sys/block/sda/sda1/partition", 0o755), os.Symlink(to, root+p)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return probe.Machine{Root: root, Run: &tool.Recorder{}}
 }
 
@@ -212,7 +217,7 @@ func TestOpenDisk(t *testing.T) {
 // TestFailedStep: a program that fails stops the step with its command line,
 // exit code and stderr.
 func TestFailedStep(t *testing.T) {
-	p := &plan.Plan{Disks: []plan.Disk{{New: layout.Disk{Name: "sda", Serial: "GOOD", Size: 1 << 20}}}, Steps: []plan.Step{{Kind: plan.MakeFS, Device: "sda", Text: "make ext4", Run: [][]string{{"ls", "/no/such/file"}, {"never", "reached"}}}}}
+	p := &plan.Plan{Disks: []plan.Disk{{New: layout.Disk{Name: "sda", Serial: "GOOD", Size: 1 << 20}}}, Steps: []plan.Step{{Kind: plan.MakeFS, Device: "sda1", Text: "make ext4", Run: [][]string{{"ls", "/no/such/file"}, {"never", "reached"}}}}}
 	r := &Recreator{Plan: p, Run: tool.Exec{}, Machine: fakeMachine(t, "GOOD")}
 	err := r.Do(context.Background(), 0)
 	var te *tool.Error
