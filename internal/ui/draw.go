@@ -25,6 +25,9 @@ func DrawLayout(w io.Writer, l *layout.Layout) {
 			fmt.Fprintf(w, "  %-16s %10s  %s\n", v.Name, v.Size, holds(l, g.Name+"/"+v.Name))
 		}
 	}
+	for _, s := range l.SwapFiles {
+		fmt.Fprintf(w, "\nswap file %s  %s\n", s.Path, s.Size)
+	}
 	for _, u := range l.LeftAlone {
 		fmt.Fprintf(w, "\nleft alone: %s: %s\n", u.What, u.Reason)
 	}
