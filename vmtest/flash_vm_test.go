@@ -19,7 +19,10 @@ import (
 // It has no boot loader, which the restore says. One of its disks is an SD card,
 // which has the kernel's names of eMMC.
 //
-// Disks: vda (the set's), vdb (F2FS, FLASH01), mmcblk0 (JFS on its first partition).
+// The other one is on AHCI, and the network card an e1000: hardware that no cloud
+// has.
+//
+// Disks: vda (the set's), sda (F2FS, FLASH01), mmcblk0 (JFS on its first partition).
 func TestFlash(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
@@ -39,33 +42,33 @@ func TestFlash(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	vm, err := Start(ctx, Machine{Name: "flash", Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs panic=1", Log: filepath.Join(dir, "flash.log"),
-		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01"}, {File: dir + "/card.img", Bus: "sd"}}})
+	vm, err := Start(ctx, Machine{Name: "flash", Kernel: k.Image, Initrd: initrd, NIC: []string{"user e1000"}, Append: "console=ttyS0 rootfstype=ramfs panic=1 mkcdrec.ip=dhcp", Log: filepath.Join(dir, "flash.log"),
+		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01", Bus: "ahci"}, {File: dir + "/card.img", Bus: "sd"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer vm.Kill()
-	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
+	if _, err := vm.Expect(`network: 10\.0\.2\.15/24 on eth0(?s:.*)rescue system ready(?s:.*)# `, bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	mount := "mount -t f2fs /dev/vdb /d && mount -t jfs /dev/mmcblk0p1 /d/data"
+	mount := "mount -t f2fs /dev/sda /d && mount -t jfs /dev/mmcblk0p1 /d/data"
 	describe := "/set/bin/guest describe /d/difficult /d/data/difficult > /set/"
 	umount := "umount /d/data && umount /d"
 	f := &faults{t, vm}
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 	for _, c := range []string{
 		"modprobe f2fs && modprobe jfs && mkdir -p /set /d && mount -t ext4 /dev/vda /set",
-		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/vdb && mkfs.jfs -q -L journ /dev/mmcblk0p1",
-		"mount -t f2fs /dev/vdb /d && mkdir -p /d/data /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data",
+		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/sda && mkfs.jfs -q -L journ /dev/mmcblk0p1",
+		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data",
 		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && " + describe + "before.json",
 		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\n' > /d/etc/fstab; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
 		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set",
 		"for d in proc sys dev set data; do umount /d/$d; done; umount /d",
-		"for d in vdb mmcblk0; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/vdb)\" = ''",
+		"for d in sda mmcblk0; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/sda)\" = ''",
 	} {
 		f.want(0, c)
 	}
-	f.want(1, "restore --yes --confirm FLASH01,"+SDSerial+" /set/*T*Z", "make f2fs on /dev/vdb", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
+	f.want(1, "restore --yes --confirm FLASH01,"+SDSerial+" /set/*T*Z", "make f2fs on /dev/sda", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"after.json && cat /d/etc/fstab", "LABEL=journ /data jfs")
 	// And one of them alone, onto what is there.
 	f.want(0, umount+" && dd if=/dev/zero of=/dev/mmcblk0p1 bs=1M count=8")

@@ -107,6 +107,13 @@ func (r *Recreator) makeFS(ctx context.Context, s plan.Step) error {
 		if err := r.claim(d); err != nil {
 			return err
 		}
+		if s.FSType == superblock.TypeBtrfs {
+			// mkfs.btrfs wants its UUID nowhere else, and one of its devices may have it
+			// of a run that was stopped.
+			if err := wipeDevice("/dev/" + d); err != nil {
+				return err
+			}
+		}
 	}
 	if s.FSType == superblock.TypeBtrfs {
 		btrfs.Forget()
@@ -372,6 +379,20 @@ func honest(disk interface {
 func wipeEnds(f *os.File, start, size int64) error {
 	n := min(int64(quantity.MiB), size)
 	return errors.Join(zero(f, start, n), zero(f, start+size-n, n))
+}
+
+// wipeDevice is wipeEnds for a device that nobody uses.
+func wipeDevice(dev string) error {
+	f, err := os.OpenFile(dev, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open %s for writing: %w", dev, err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, 2)
+	if err != nil {
+		return err
+	}
+	return errors.Join(wipeEnds(f, 0, size), f.Sync())
 }
 
 // zero writes n zero bytes.
