@@ -194,7 +194,8 @@ func (h *hand) swap() {
 func (h *hand) swapFiles() {
 	for _, s := range h.l.SwapFiles {
 		file := `"$T"` + templates.ShellQuote(s.Path)
-		line := `mkdir -p "$T"` + templates.ShellQuote(path.Dir(s.Path)) + "; : > " + file + "; chmod 600 " + file
+		dir := `"$T"` + templates.ShellQuote(path.Dir(s.Path))
+		line := "mkdir -p " + dir + "; M=$(stat -c %y " + dir + "); : > " + file + "; chmod 600 " + file
 		if f := h.l.Mounted(s.Mount); f != nil && f.Btrfs != nil {
 			line += "; chattr +C " + file
 		}
@@ -205,7 +206,7 @@ func (h *hand) swapFiles() {
 		if s.Label != "" {
 			a = append(a, "-L", s.Label)
 		}
-		h.Swap = append(h.Swap, fmt.Sprintf("%s; head -c %d /dev/zero > %s; %s", line, int64(s.Size), file, quoteLine(append(a, "FILE"), map[string]string{"FILE": file})))
+		h.Swap = append(h.Swap, fmt.Sprintf("%s; head -c %d /dev/zero > %s; %s; touch -d \"$M\" %s", line, int64(s.Size), file, quoteLine(append(a, "FILE"), map[string]string{"FILE": file}), dir))
 	}
 }
 

@@ -63,7 +63,7 @@ func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Map
 		}
 	}
 	for i := range fitted.VolumeGroup {
-		if err := inStep(&fitted.VolumeGroup[i]); err != nil {
+		if err := slowly(&fitted.VolumeGroup[i]); err != nil {
 			return err
 		}
 	}
@@ -71,11 +71,7 @@ func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Map
 		return err
 	}
 	for i := range r.plan.Steps {
-		if s := &r.plan.Steps[i]; s.Kind == plan.MakeArray {
-			for j, c := range s.Run { // which are mdadm --create DEVICE ...
-				s.Run[j] = slices.Insert(slices.Clone(c), 3, "--assume-clean")
-			}
-		}
+		inMemory(&r.plan.Steps[i])
 	}
 	for _, p := range to {
 		r.Machine.Only = append(r.Machine.Only, p.Name)
@@ -83,21 +79,32 @@ func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Map
 	return nil
 }
 
-// inStep marks a group's RAID volumes and mirrors as in step, which those on sparse
-// files are: what brings halves in step writes to all of them, and the files are
-// in memory. The mark is that of lvcreate --nosync, lvmraid(7).
-func inStep(g *layout.VolumeGroup) error {
+// dryFull says that there is no memory left, which programs see as a disk that
+// fails.
+func (r *Restorer) dryFull() error {
+	var st unix.Statfs_t
+	if !r.opt.DryRun || unix.Statfs(dryDir, &st) != nil || st.Bavail*uint64(st.Bsize) > 4<<20 {
+		return nil
+	}
+	return fmt.Errorf("the memory for sparse files is full: mount -o remount,size=90%% %s gives it more", filepath.Dir(rescue.StateDir))
+}
+
+// slowly has a group's RAID volumes brought in step as slowly as can be: that
+// writes to all of them, and the files are in memory. dm-raid's rates are KiB a
+// second, lvmraid(7).
+func slowly(g *layout.VolumeGroup) error {
 	t, err := lvmtext.Parse(g.Config)
 	if err != nil {
 		return fmt.Errorf("volume group %s: %w", g.Name, err)
 	}
 	changed := false
 	for _, lv := range t.Get(g.Name, "logical_volumes").Sections() {
-		if slices.ContainsFunc(lv.Sections(), func(s *lvmtext.Section) bool {
-			return s.Type() == "mirror" || strings.HasPrefix(s.Type(), "raid") && s.Type() != "raid0" && s.Type() != "raid0_meta"
-		}) && !slices.Contains(lv.List("status"), lvmtext.Value("NOTSYNCED")) {
-			lv.Set("status", append(slices.Clone(lv.List("status")), lvmtext.Value("NOTSYNCED")))
-			changed = true
+		for _, s := range lv.Sections() {
+			if strings.HasPrefix(s.Type(), "raid") && s.Type() != "raid0" && s.Type() != "raid0_meta" {
+				s.Set("min_recovery_rate", int64(1))
+				s.Set("max_recovery_rate", int64(1))
+				changed = true
+			}
 		}
 	}
 	if changed {
@@ -105,6 +112,26 @@ func inStep(g *layout.VolumeGroup) error {
 	}
 	return nil
 }
+
+// inMemory has programs write no more than they have to: zero bytes take memory,
+// too.
+func inMemory(s *plan.Step) {
+	for i, c := range s.Run {
+		c = slices.Clone(c)
+		switch at := slices.Index(c, "-E"); {
+		case s.Kind == plan.MakeArray: // mdadm --create DEVICE ...
+			c = slices.Insert(c, 3, "--assume-clean")
+		case s.Kind == plan.MakeFS && c[0] == "mke2fs" && at > 0:
+			c[at+1] += lazily
+		case s.Kind == plan.MakeFS && c[0] == "mke2fs":
+			c = slices.Insert(c, 1, "-E", strings.TrimPrefix(lazily, ","))
+		}
+		s.Run[i] = c
+	}
+}
+
+// lazily leaves journal and inode tables as they are, mke2fs(8).
+const lazily = ",lazy_itable_init=1,lazy_journal_init=1"
 
 // hideLVM has LVM look at nothing but sparse disks and what lies on them.
 func (r *Restorer) hideLVM() error {

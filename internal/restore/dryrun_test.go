@@ -8,6 +8,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
 )
 
 // A btrfs on two devices is the same one, whichever of them comes first: loop
@@ -34,13 +35,13 @@ func TestStorage(t *testing.T) {
 	}
 }
 
-// RAID volumes and mirrors of a dry run are in step, and nothing else changes.
-func TestInStep(t *testing.T) {
-	lv := func(name, status, typ string) string {
-		return name + " {\nstatus = [" + status + "]\nsegment1 {\ntype = \"" + typ + "\"\n}\n}\n"
+// RAID volumes of a dry run are brought in step slowly, and nothing else changes.
+func TestSlowly(t *testing.T) {
+	lv := func(name, typ string) string {
+		return name + " {\nstatus = [\"READ\"]\nsegment1 {\ntype = \"" + typ + "\"\n}\n}\n"
 	}
-	g := layout.VolumeGroup{Name: "vg", Config: "vg {\nlogical_volumes {\n" + lv("a", `"READ"`, "raid1") + lv("b", `"READ"`, "striped") + lv("c", `"READ", "NOTSYNCED"`, "mirror") + lv("d", `"READ"`, "raid0") + lv("e", `"READ"`, "raid5_ls") + "}\n}\n"}
-	if err := inStep(&g); err != nil {
+	g := layout.VolumeGroup{Name: "vg", Config: "vg {\nlogical_volumes {\n" + lv("a", "raid1") + lv("b", "striped") + lv("c", "mirror") + lv("d", "raid0") + lv("e", "raid5_ls") + "}\n}\n"}
+	if err := slowly(&g); err != nil {
 		t.Fatal(err)
 	}
 	p, err := lvmtext.Parse(g.Config)
@@ -49,13 +50,34 @@ func TestInStep(t *testing.T) {
 	}
 	got := ""
 	for _, lv := range p.Get("vg", "logical_volumes").Sections() {
-		got += fmt.Sprint(lv.Name, lv.List("status"), " ")
+		n, _ := lv.Get("segment1").Int("min_recovery_rate")
+		x, _ := lv.Get("segment1").Int("max_recovery_rate")
+		got += fmt.Sprint(lv.Name, n, x, " ")
 	}
-	if got != "a[READ NOTSYNCED] b[READ] c[READ NOTSYNCED] d[READ] e[READ NOTSYNCED] " {
+	if got != "a1 1 b0 0 c0 0 d0 0 e1 1 " {
 		t.Error(got)
 	}
 	g.Config = "vg {"
-	if err := inStep(&g); err == nil {
+	if err := slowly(&g); err == nil {
 		t.Error("a text without end is taken")
+	}
+}
+
+func TestInMemory(t *testing.T) {
+	for _, c := range []struct {
+		kind      plan.Kind
+		run, want string
+	}{
+		{plan.MakeArray, "mdadm --create /dev/md0 --run", "mdadm --create /dev/md0 --assume-clean --run"},
+		{plan.MakeFS, "mke2fs -E stride=16 /dev/x", "mke2fs -E stride=16,lazy_itable_init=1,lazy_journal_init=1 /dev/x"},
+		{plan.MakeFS, "mke2fs -t ext4 /dev/x", "mke2fs -E lazy_itable_init=1,lazy_journal_init=1 -t ext4 /dev/x"},
+		{plan.MakeFS, "mkfs.xfs /dev/x", "mkfs.xfs /dev/x"},
+	} {
+		run := strings.Fields(c.run)
+		s := plan.Step{Kind: c.kind, Run: [][]string{run}}
+		inMemory(&s)
+		if got := strings.Join(s.Run[0], " "); got != c.want || strings.Join(run, " ") != c.run {
+			t.Errorf("%s: %s; the plan's own: %s", c.run, got, run)
+		}
 	}
 }

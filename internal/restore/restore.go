@@ -581,7 +581,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		}
 		r.Screen.Note("%d. %s", i+1, s)
 		if err := r.rec.Do(ctx, i); err != nil {
-			return err
+			return errors.Join(err, r.dryFull())
 		}
 		if s.Kind == plan.MountFS && !r.opt.DryRun {
 			if err := r.unpack(ctx, s, done[i]); err != nil {
