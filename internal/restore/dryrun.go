@@ -118,20 +118,14 @@ func slowly(g *layout.VolumeGroup) error {
 func inMemory(s *plan.Step) {
 	for i, c := range s.Run {
 		c = slices.Clone(c)
-		switch at := slices.Index(c, "-E"); {
-		case s.Kind == plan.MakeArray: // mdadm --create DEVICE ...
+		if s.Kind == plan.MakeArray { // mdadm --create DEVICE ...
 			c = slices.Insert(c, 3, "--assume-clean")
-		case s.Kind == plan.MakeFS && c[0] == "mke2fs" && at > 0:
-			c[at+1] += lazily
-		case s.Kind == plan.MakeFS && c[0] == "mke2fs":
-			c = slices.Insert(c, 1, "-E", strings.TrimPrefix(lazily, ","))
+		} else if at := slices.Index(c, "-E"); s.Kind == plan.MakeFS && c[0] == "mke2fs" && at > 0 {
+			c[at+1] += ",lazy_itable_init=1,lazy_journal_init=1" // mke2fs(8)
 		}
 		s.Run[i] = c
 	}
 }
-
-// lazily leaves journal and inode tables as they are, mke2fs(8).
-const lazily = ",lazy_itable_init=1,lazy_journal_init=1"
 
 // hideLVM has LVM look at nothing but sparse disks and what lies on them.
 func (r *Restorer) hideLVM() error {

@@ -70,7 +70,6 @@ func TestInMemory(t *testing.T) {
 	}{
 		{plan.MakeArray, "mdadm --create /dev/md0 --run", "mdadm --create /dev/md0 --assume-clean --run"},
 		{plan.MakeFS, "mke2fs -E stride=16 /dev/x", "mke2fs -E stride=16,lazy_itable_init=1,lazy_journal_init=1 /dev/x"},
-		{plan.MakeFS, "mke2fs -t ext4 /dev/x", "mke2fs -E lazy_itable_init=1,lazy_journal_init=1 -t ext4 /dev/x"},
 		{plan.MakeFS, "mkfs.xfs /dev/x", "mkfs.xfs /dev/x"},
 	} {
 		run := strings.Fields(c.run)
