@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -168,6 +170,22 @@ func TestMakeSwapFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out := oracle(t, "blkid", "-p", target+"/big"); !strings.Contains(out, `TYPE="swap"`) {
+		t.Error(out)
+	}
+}
+
+// btrfs takes no swap file with copy-on-write; btrfs(8) tells whether it takes ours,
+// compression or not.
+func TestMakeSwapFileBtrfs(t *testing.T) {
+	r := &Recreator{Target: btrfstest.Mount(t, 1, "-m", "single"), Report: progress.None{}}
+	s := plan.Step{Kind: plan.MakeSwapFile, FSType: superblock.TypeBtrfs, SwapFile: &layout.SwapFile{Path: "/swap/file", Mount: "/", Size: 16 << 20}}
+	if err := r.makeSwapFile(context.Background(), s); err != nil {
+		t.Fatal(err)
+	}
+	if out := btrfstest.Run(t, "lsattr", r.Target+"/swap/file"); !strings.Contains(strings.Fields(out)[0], "C") {
+		t.Error(out)
+	}
+	if out := btrfstest.Run(t, "btrfs", "inspect-internal", "map-swapfile", r.Target+"/swap/file"); !strings.Contains(out, "Resume offset:") {
 		t.Error(out)
 	}
 }
