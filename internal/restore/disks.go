@@ -80,6 +80,8 @@ func (r *Repair) assemble(ctx context.Context, l *layout.Layout, on func(string)
 		a := layout.Array{UUID: d.Info.MD.UUID, Label: d.Info.MD.Name}
 		if n, err := strconv.Atoi(shortName(a.Label)); err == nil && n >= 0 {
 			a.Name = fmt.Sprint("md", n)
+		} else if d.Info.MD.Metadata == "0.90" && d.Info.MD.Minor >= 0 {
+			a.Name = fmt.Sprint("md", d.Info.MD.Minor)
 		}
 		for a.Name == "" || l.Array(a.Name) != nil {
 			a.Name = fmt.Sprint("md", next)
@@ -152,6 +154,7 @@ type system struct {
 	name            string // of dev: "vg0/root"
 	subvolume       string
 	fstab, crypttab string
+	mdadm           string // mdadm.conf
 	// subvolumes are those of a btrfs root, by id.
 	subvolumes map[uint64]string
 }
@@ -259,6 +262,11 @@ func lookInto(dir string, d medium.Device) (*system, error) {
 		if b, err := os.ReadFile(filepath.Join(top, "etc/crypttab")); err == nil {
 			s.crypttab = string(b)
 		}
+		for _, f := range []string{"etc/mdadm/mdadm.conf", "etc/mdadm.conf"} {
+			if b, err := os.ReadFile(filepath.Join(top, f)); err == nil {
+				s.mdadm += string(b) + "\n"
+			}
+		}
 		return s, nil
 	}
 	return nil, nil
@@ -285,6 +293,7 @@ func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 	} else if len(all) > 0 { // with what key files have opened
 		devs = slices.DeleteFunc(all, func(d medium.Device) bool { return d.Held || !on(d.Name) })
 	}
+	nameArrays(l.Arrays, s.mdadm)
 	for _, e := range fstabEntries(s.fstab) {
 		dev, ok := findSpec(e.spec, l, s.crypttab, devs, m.Name)
 		if !ok {
@@ -301,6 +310,29 @@ func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 		add(dev, at)
 	}
 	return nil
+}
+
+// nameArrays gives arrays the names that an mdadm.conf(5) has for them, which count
+// more than those in their superblocks.
+func nameArrays(arrays []layout.Array, conf string) {
+	for _, line := range strings.Split(strings.NewReplacer("\n ", " ", "\n\t", " ").Replace(conf), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 3 || !strings.EqualFold(f[0], "ARRAY") {
+			continue
+		}
+		name, ok := strings.CutPrefix(f[1], "/dev/md")
+		if name = strings.TrimPrefix(name, "/"); !ok || name == "" {
+			continue
+		}
+		for _, w := range f[2:] {
+			tag, id, _ := strings.Cut(w, "=")
+			for i := range arrays {
+				if strings.EqualFold(tag, "UUID") && strings.EqualFold(id, arrays[i].UUID) {
+					arrays[i].Label = name
+				}
+			}
+		}
+	}
 }
 
 // keyFiles opens the LUKS devices that are still closed and have a key file in

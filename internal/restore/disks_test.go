@@ -86,6 +86,19 @@ func TestFindSpec(t *testing.T) {
 	}
 }
 
+// mdadm.conf has other names for arrays than their superblocks.
+func TestNameArrays(t *testing.T) {
+	a := []layout.Array{{Name: "md127", Label: "host:home", UUID: "6d6b6364:72656300:00000000:00000001"}, {Name: "md4", UUID: "6d6b6364:72656300:00000000:00000002"}, {Name: "md9", Label: "host:9", UUID: "6d6b6364:72656300:00000000:00000003"}}
+	nameArrays(a, "# ARRAY /dev/md9 UUID=6d6b6364:72656300:00000000:00000003\nDEVICE partitions\nARRAY /dev/md5 metadata=1.2 name=host:home\n\tUUID=6D6B6364:72656300:00000000:00000001\narray /dev/md/old level=raid1 uuid=6d6b6364:72656300:00000000:00000002\nARRAY <ignore> UUID=6d6b6364:72656300:00000000:00000003\nARRAY\n")
+	if a[0].Label != "5" || a[1].Label != "old" || a[2].Label != "host:9" {
+		t.Errorf("%+v", a)
+	}
+	devs := []medium.Device{{Name: "md127", Info: &superblock.Info{Type: superblock.TypeExt4}}}
+	if _, ok := findSpec("/dev/md5", &layout.Layout{Arrays: a}, "", devs, func(s string) string { return s }); !ok {
+		t.Error("/dev/md5 is not found")
+	}
+}
+
 func TestLookInto(t *testing.T) {
 	d := medium.Device{Name: "vda1", Info: &superblock.Info{Type: superblock.TypeExt4}}
 	dir := t.TempDir()
@@ -107,7 +120,8 @@ func TestLookInto(t *testing.T) {
 	}
 	put("usr/lib/os-release", "ID=debian\n")
 	put("etc/crypttab", "secret UUID=2 none\n")
-	if s, err := lookInto(dir, d); err != nil || s == nil || s.fstab != "UUID=1 / ext4\n" || s.crypttab != "secret UUID=2 none\n" || s.subvolume != "" {
+	put("etc/mdadm/mdadm.conf", "ARRAY /dev/md5\n")
+	if s, err := lookInto(dir, d); err != nil || s == nil || s.fstab != "UUID=1 / ext4\n" || s.crypttab != "secret UUID=2 none\n" || s.subvolume != "" || s.mdadm != "ARRAY /dev/md5\n\n" {
 		t.Error("a system", s, err)
 	}
 }

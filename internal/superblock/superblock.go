@@ -60,6 +60,7 @@ type MD struct {
 	Metadata string // "0.90", "1.0", "1.1", "1.2"
 	UUID     string // of the array, as mdadm writes it: four times 8 digits
 	Name     string // "host:0"; "" with metadata 0.90
+	Minor    int    // 4 for /dev/md4, with metadata 0.90 only
 	Level    int    // 0, 1, 4, 5, 6, 10; -1 linear
 	Layout   int
 	Chunk    int64 // bytes
@@ -498,7 +499,7 @@ func mdSuper090(b []byte) *Info {
 	if word(0) != 0xa92b4efc || word(1) != 0 {
 		return nil
 	}
-	m := &MD{Metadata: "0.90", Level: int(int32(word(7))), Size: int64(word(8)) << 10, Devices: int(word(10)), Layout: int(int32(word(64))), Chunk: int64(word(65)), Bitmap: word(33)&(1<<8) != 0, Role: -2}
+	m := &MD{Metadata: "0.90", Level: int(int32(word(7))), Size: int64(word(8)) << 10, Devices: int(word(10)), Layout: int(int32(word(64))), Chunk: int64(word(65)), Bitmap: word(33)&(1<<8) != 0, Role: -2, Minor: int(int32(word(11)))}
 	m.UUID = fmt.Sprintf("%08x:%08x:%08x:%08x", word(5), word(13), word(14), word(15))
 	// This device's own descriptor: number, major, minor, place, state.
 	const this = 992
