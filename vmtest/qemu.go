@@ -20,6 +20,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Disk is a disk of a machine.
@@ -217,6 +219,18 @@ type VM struct {
 	start time.Time
 }
 
+// hostFull says that the host has no room for the machine's disks: QEMU stops a
+// machine then, and says nothing.
+func (v *VM) hostFull() string {
+	for _, d := range v.m.Disks {
+		var st unix.Statfs_t
+		if dir := filepath.Dir(d.File); unix.Statfs(dir, &st) == nil && st.Bavail*uint64(st.Bsize) < 64<<20 {
+			return ", for " + dir + " is full"
+		}
+	}
+	return ""
+}
+
 // Start starts the machine; it is killed when ctx ends.
 func Start(ctx context.Context, m Machine) (*VM, error) {
 	for _, d := range m.Disks {
@@ -340,7 +354,7 @@ func (v *VM) Expect(pattern string, limit time.Duration) ([]string, error) {
 		if v.ended {
 			why = "the machine ended"
 		} else if time.Now().After(end) {
-			why = fmt.Sprintf("nothing came within %v", limit)
+			why = fmt.Sprintf("nothing came within %v", limit) + v.hostFull()
 		}
 		if why != "" {
 			o := v.buf.String()
