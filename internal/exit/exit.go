@@ -39,9 +39,13 @@ func Code(err error) int {
 	var u usage
 	var n notCovered
 	var r *plan.Refused
+	// A refusal in the middle of a restore: disks were touched before it.
+	var late interface{ Touched() bool }
 	switch {
 	case err == nil:
 		return OK
+	case errors.As(err, &late) && late.Touched():
+		return Failed
 	case errors.As(err, &r):
 		return Refused
 	case errors.As(err, &n):

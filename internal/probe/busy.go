@@ -91,6 +91,12 @@ func (m Machine) InUse(dev string) string {
 // Name is our name of a device, whatever link to it is given, without /dev/.
 func (m Machine) Name(dev string) string { return m.resolve("/dev/" + dev) }
 
+// There tells whether the kernel has a device.
+func (m Machine) There(dev string) bool {
+	_, err := os.Stat(m.path("/sys/class/block/" + m.kernelName(dev)))
+	return err == nil
+}
+
 // SizeOf is a device's size, 0 when it is not there.
 func (m Machine) SizeOf(dev string) quantity.Size { return m.sizeOf(m.kernelName(dev)) }
 

@@ -59,6 +59,12 @@ func (e *StepError) Error() string {
 
 func (e *StepError) Unwrap() error { return e.Err }
 
+// Touched tells that disks were written to, before this step at the latest.
+func (e *StepError) Touched() bool {
+	var r *plan.Refused
+	return e.Number > 1 || !errors.As(e.Err, &r)
+}
+
 // Do carries out one step of the plan; n is its number, from 0.
 func (r *Recreator) Do(ctx context.Context, n int) error {
 	if err := ctx.Err(); err != nil {
@@ -236,6 +242,9 @@ func readEnds(dev string, size int64) error {
 // free checks that the disks under a device are in the plan and that the
 // device itself is not mounted.
 func (r *Recreator) free(dev string) error {
+	if !r.Machine.There(dev) {
+		return fmt.Errorf("there is no /dev/%s any more: has its disk gone away?", dev)
+	}
 	for _, d := range r.Machine.DisksOf(dev) {
 		if err := r.confirmed(d); err != nil {
 			return err

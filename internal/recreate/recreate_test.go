@@ -226,6 +226,9 @@ func TestOpenDisk(t *testing.T) {
 		}
 	}
 	r := &Recreator{Plan: p, Run: &tool.Recorder{}, Machine: fakeMachine(t, "OTHER")}
+	if err := r.free("sda9"); err == nil || !strings.Contains(err.Error(), "there is no /dev/sda9 any more") {
+		t.Errorf("a device that went away: %v", err)
+	}
 	var se *StepError
 	if err := r.Do(context.Background(), 0); !errors.As(err, &se) || se.Number != 1 {
 		t.Errorf("Do = %v; want a *StepError", err)

@@ -114,7 +114,8 @@ type Untouched struct{ Err error }
 func (u *Untouched) Error() string { return u.Err.Error() }
 func (u *Untouched) Unwrap() error { return u.Err }
 
-// Restore does it. A *plan.Refused error means that nothing was written.
+// Restore does it. A *plan.Refused error means that nothing was written, unless a
+// *recreate.StepError has it.
 func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	start := time.Now()
 	r.opt = opt
