@@ -179,15 +179,20 @@ func (h *hand) swap() {
 		if !h.needed(s.Device) {
 			continue
 		}
-		a := []string{"mkswap"}
-		if s.UUID != "" {
-			a = append(a, "-U", s.UUID)
-		}
-		if s.Label != "" {
-			a = append(a, "-L", s.Label)
-		}
-		h.Make = append(h.Make, quoteLine(append(a, "DEVICE"), map[string]string{"DEVICE": h.shell(s.Device)}))
+		h.Make = append(h.Make, mkswap(s.UUID, s.Label, h.shell(s.Device)))
 	}
+}
+
+// mkswap is the command line that makes swap on what is, in the shell's words, to.
+func mkswap(uuid, label, to string) string {
+	a := []string{"mkswap"}
+	if uuid != "" {
+		a = append(a, "-U", uuid)
+	}
+	if label != "" {
+		a = append(a, "-L", label)
+	}
+	return quoteLine(append(a, "TO"), map[string]string{"TO": to})
 }
 
 // swapFiles are made when the archives are unpacked.
@@ -199,14 +204,7 @@ func (h *hand) swapFiles() {
 		if f := h.l.Mounted(s.Mount); f != nil && f.Btrfs != nil {
 			line += "; chattr +C " + file
 		}
-		a := []string{"mkswap"}
-		if s.UUID != "" {
-			a = append(a, "-U", s.UUID)
-		}
-		if s.Label != "" {
-			a = append(a, "-L", s.Label)
-		}
-		h.Swap = append(h.Swap, fmt.Sprintf("%s; head -c %d /dev/zero > %s; %s; touch -d \"$M\" %s", line, int64(s.Size), file, quoteLine(append(a, "FILE"), map[string]string{"FILE": file}), dir))
+		h.Swap = append(h.Swap, fmt.Sprintf("%s; head -c %d /dev/zero > %s; %s; touch -d \"$M\" %s", line, int64(s.Size), file, mkswap(s.UUID, s.Label, file), dir))
 	}
 }
 

@@ -334,6 +334,14 @@ func (r *circle) makeTargets(ctx context.Context) error {
 	return nil
 }
 
+// spoil is the command that does what Spoil says, on the disks ${A} and ${B}.
+func (r *circle) spoil() string {
+	if r.Spoil == "" {
+		return "true"
+	}
+	return "A=" + byID(r.src.Serial) + " B=" + byID(r.src.SerialSecond) + "; " + r.Spoil
+}
+
 // swapFileOf is where machines of some kinds get a swap file: on ext4, on xfs.
 func (r *circle) swapFileOf() string {
 	switch r.Kind {
@@ -443,7 +451,7 @@ func (r *circle) backup(ctx context.Context) error {
 		return err
 	}
 	for _, c := range []string{
-		"A=" + byID(r.src.Serial) + " B=" + byID(r.src.SerialSecond) + "; " + orTrue(r.Spoil),
+		r.spoil(),
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
 		r.swapFile(),
 		"/backup/bin/guest tree /srv/difficult huge",

@@ -81,6 +81,9 @@ func TestProof(t *testing.T) {
 			change(t, root+"/usr/lib/modules/6.1.0-9-amd64/modules.builtin", "virtio_pci", "x")
 		}, "has not the driver virtio_pci"},
 		"loader": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/efi/EFI/BOOT/BOOTX64.EFI") }, "no loader in EFI/BOOT"},
+		"swap file": {func(_ *testing.T, s *System, _, _ string) {
+			s.Layout.SwapFiles = []layout.SwapFile{{Path: "/swapfile", Mount: "/", Size: 1 << 20}}
+		}, "the swap file /swapfile is not there"},
 		"mbr": {func(t *testing.T, s *System, _, _ string) {
 			s.Layout.Boot.Firmware, s.Layout.Boot.Disks = layout.BIOS, []string{"none"}
 		}, "no disk has GRUB"},

@@ -1,19 +1,22 @@
 package probe
 
 import (
-	"errors"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
-// errAway says that a disk is not this machine's own. It isn't opened: a path
-// that is not the active one may answer with errors, or make a SAN switch over.
-var errAway = errors.New("it is left alone")
+// awayError says why a disk is not this machine's own. It isn't opened: a path that
+// is not the active one may answer with errors, or make a SAN switch over.
+type awayError string
+
+func (e awayError) Error() string { return "it is left alone: " + string(e) }
 
 // iscsi is in the sysfs path of a SCSI disk that an iSCSI session brings, of
 // software and of adapters: .../host3/session1/target3:0:0/...
-var iscsi = regexp.MustCompile(`/session\d+/`)
+var iscsi = lazyregexp.New(`/session\d+/`)
 
 // away tells what is not the machine's own about a disk: that it lies on another
 // machine, or is one of several paths to a disk. "" means that nothing is.
@@ -28,8 +31,11 @@ func (m Machine) away(disk string) string {
 		}
 	}
 	real, err := filepath.EvalSymlinks(m.path(sys + "device"))
-	if err == nil && iscsi.MatchString(real) {
+	if err == nil && iscsi().MatchString(real) {
 		return "it is an iSCSI disk"
+	}
+	if !strings.HasPrefix(disk, "nvme") {
+		return ""
 	}
 	// Of the controller, or of those below a subsystem; Linux names them tcp, rdma,
 	// fc and loop, nvme-fabrics(8).
@@ -38,7 +44,7 @@ func (m Machine) away(disk string) string {
 		return ""
 	}
 	for _, f := range append(all, m.path(sys+"device/transport")) {
-		if t := m.read(strings.TrimPrefix(f, m.path("/"))); strings.HasPrefix(disk, "nvme") && (t == "tcp" || t == "rdma" || t == "fc" || t == "loop") {
+		if t := m.read(strings.TrimPrefix(f, m.path("/"))); slices.Contains([]string{"tcp", "rdma", "fc", "loop"}, t) {
 			return "it is an NVMe disk over " + t
 		}
 	}

@@ -187,7 +187,7 @@ func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
 	for _, d := range disks {
 		p := plan.Present{Disk: d}
 		err := wrong[d.Name]
-		if errors.Is(err, errAway) {
+		if errors.As(err, new(awayError)) {
 			p.Busy, p.Holds = err.Error(), "not looked at"
 			out = append(out, p)
 			continue

@@ -127,8 +127,8 @@ func (m Machine) readDisks() ([]layout.Disk, map[string]error, error) {
 }
 
 // storage lists the disks that are the machine's own: a key that mkcdrec made
-// comes and goes, and what is on a SAN stays there. Disks with damaged tables are recorded as not supported; one
-// that can't be read at all is an error.
+// comes and goes, and what is on a SAN stays there. Disks with damaged tables are
+// recorded as not supported; one that can't be read at all is an error.
 func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
 	disks, wrong, err := m.readDisks()
 	if err != nil {
@@ -143,8 +143,8 @@ func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
 		if !ok {
 			continue
 		}
-		if errors.Is(err, errAway) {
-			l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: d.Name, Device: d.Name, Reason: m.away(d.Name)})
+		if why := awayError(""); errors.As(err, &why) {
+			l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: d.Name, Device: d.Name, Reason: string(why)})
 			continue
 		}
 		if !errors.Is(err, errTable) {
@@ -152,7 +152,7 @@ func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
 		}
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: err.Error()})
 	}
-	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return errors.Is(wrong[d.Name], errAway) || m.isKey(d.Name) }), nil
+	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return errors.As(wrong[d.Name], new(awayError)) || m.isKey(d.Name) }), nil
 }
 
 // hybrid tells whether the MBR of a GPT disk names more than the disk as a
@@ -203,7 +203,7 @@ func (m Machine) disk(name string) (layout.Disk, error) {
 		return d, nil
 	}
 	if why := m.away(name); why != "" {
-		return d, fmt.Errorf("%w: %s", errAway, why)
+		return d, awayError(why)
 	}
 	t, err := m.table(&d)
 	if err != nil {
@@ -545,11 +545,19 @@ func (m Machine) used(f *layout.Filesystem) {
 
 // swaps lists the active swap devices.
 func (m Machine) swaps() []string {
+	out := m.swapsOn("partition")
+	for i := range out {
+		out[i] = m.resolve(out[i])
+	}
+	return out
+}
+
+// swapsOn lists what is swapped to, by the kernel's word for what it is; proc(5).
+func (m Machine) swapsOn(kind string) []string {
 	var out []string
 	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
-		f := strings.Fields(line)
-		if len(f) > 1 && f[1] == "partition" {
-			out = append(out, m.resolve(f[0]))
+		if f := strings.Fields(line); len(f) > 1 && f[1] == kind {
+			out = append(out, unescape(f[0]))
 		}
 	}
 	return out
@@ -558,12 +566,7 @@ func (m Machine) swaps() []string {
 // swapFiles records files with swap on them: those in use, and those that fstab
 // has.
 func (m Machine) swapFiles(l *layout.Layout, mounts []MountInfo) {
-	var all []string
-	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
-		if f := strings.Fields(line); len(f) > 1 && f[1] == "file" {
-			all = append(all, unescape(f[0]))
-		}
-	}
+	all := m.swapsOn("file")
 	for _, line := range strings.Split(l.Fstab, "\n") {
 		if f := strings.Fields(line); len(f) > 2 && f[2] == "swap" && strings.HasPrefix(f[0], "/") && !strings.HasPrefix(f[0], "/dev/") {
 			all = append(all, unescape(f[0]))
