@@ -29,7 +29,7 @@ demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compa
 	$(GO) run ./vmtest/demo
 
 test: deps lint build ## all tests: packages in seconds, then machines in QEMU
-	$(GO) test ./...
+	$(GO) test -count=1 -shuffle=on ./...
 	$(GO) test -tags vmtest -count=1 -timeout 85m -parallel $(MACHINES) -v ./vmtest
 
 test-all: test   ## the long matrix as well, and every fuzzer for a while
