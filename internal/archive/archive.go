@@ -4,7 +4,8 @@
 //
 //	zstd -dc ARCHIVE | tar -xp --numeric-owner --xattrs --xattrs-include='*' --acls
 //
-// restores it on any machine; this package decodes the frames in parallel,
+// restores it on any machine (without the flags of chattr(1), which bsdtar
+// restores too); this package decodes the frames in parallel,
 // reads single members and loses one frame where a byte is damaged.
 // docs/FORMAT.md specifies every byte. The package knows nothing of disks.
 package archive
@@ -67,6 +68,8 @@ type Member struct {
 	Xattrs       []Xattr // sorted by name
 	ACLAccess    string  // POSIX draft text, numeric ids, "" when none
 	ACLDefault   string
+	Flags        Flags     // of files and directories
+	Project      uint32    // that quotas go by, of files and directories; 0 is none
 	Sparse       []Segment // nil for a file without holes
 	IsSparse     bool
 }

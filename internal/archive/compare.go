@@ -179,6 +179,9 @@ func (c *comparer) member(p *tarParser, m *Member, body int64) error {
 	}
 	c.attr.attributes(is, dir.fd, base)
 	c.attributes(m, is)
+	if m.Type == TypeDir || m.Type == TypeFile {
+		c.flags(m, is)
+	}
 	if m.Type == TypeFile {
 		return c.file(p, m, is, dir.fd, base, body)
 	}
@@ -210,6 +213,22 @@ func (c *comparer) attributes(m, is *Member) {
 			}
 		}
 		c.differ(m.Path, "has other extended attributes: %s", strings.Join(names, ", "))
+	}
+}
+
+func (c *comparer) flags(m, is *Member) {
+	fd, err := c.dirs.openAny(m.Path)
+	if err != nil {
+		c.differ(m.Path, "cannot be opened: %v", err)
+		return
+	}
+	defer unix.Close(fd)
+	is.readFlags(fd)
+	if is.Flags != m.Flags {
+		c.differ(m.Path, "flags are %q, were %q", is.Flags, m.Flags)
+	}
+	if is.Project != m.Project {
+		c.differ(m.Path, "project is %d, was %d", is.Project, m.Project)
 	}
 }
 

@@ -48,7 +48,8 @@ type Summary struct {
 	Packed   int64    // bytes of archive
 	SHA256   [32]byte // of the archive
 	Problems []Problem
-	Excluded int64 // paths that rules left out, each directory once
+	Excluded int64  // paths that rules left out, each directory once
+	Locks    []Lock // what an extraction with KeepUnlocked left to SetLocks
 }
 
 // NotCovered gives the problems that mean missing content.
@@ -384,6 +385,7 @@ func (c *creator) member(m *Member, dir int, name string, st *unix.Stat_t) error
 	}
 	if m.Type == TypeDir {
 		c.attributes(m, dir, "")
+		m.readFlags(dir)
 	} else {
 		c.attributes(m, dir, name)
 	}
@@ -432,6 +434,7 @@ func (c *creator) file(m *Member, dir int, name string) error {
 	}
 	fill(m, &st)
 	c.attributes(m, fd, "")
+	m.readFlags(fd)
 	segs := []Segment{{0, m.Size}}
 	if st.Blocks*512 < m.Size {
 		s, ok := holes(fd, m.Size)

@@ -26,8 +26,12 @@ type ExtractOptions struct {
 	// Salvage leaves out members that lie in frames that can't be read, and
 	// lists them as problems of kind Lost. Everything is read twice.
 	Salvage bool
-	// NoOwner leaves owner and device nodes alone, for callers without root.
+	// NoOwner leaves owner, device nodes, projects and the flags that only root
+	// can set alone, for callers without root.
 	NoOwner bool
+	// KeepUnlocked leaves immutable and append-only to SetLocks, for a caller who
+	// has to change things still.
+	KeepUnlocked bool
 }
 
 // Extract writes members below the directory dest, which must exist. Nothing
@@ -87,6 +91,9 @@ type extractor struct {
 	sum    *Summary
 	folder []*Member // directories, whose attributes are set last
 	hard   []*Member // hard links, made when all files are there
+	locked []*Member // files that can't be changed any more, nor linked to
+	// inherit tells that a directory has flags that new files get from it.
+	inherit atomic.Bool
 }
 
 // writeJob is one regular file; chunks come while the archive is decoded.
@@ -264,9 +271,12 @@ func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
 		x.hard = append(x.hard, m)
 		return nil
 	}
+	if m.Flags&flagLocks != 0 && m.Type == TypeFile {
+		x.locked = append(x.locked, m)
+	}
 	if m.Path == "." {
 		x.folder = append(x.folder, m)
-		return nil
+		return x.earlyDir(m)
 	}
 	dir, err := x.dirs.open(path.Dir(m.Path))
 	if err != nil {
@@ -280,7 +290,7 @@ func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
 	defer dir.release()
 	if m.Type == TypeDir {
 		x.folder = append(x.folder, m)
-		return mkdir(dir.fd, base, m.Path)
+		return x.mkdir(dir.fd, base, m)
 	}
 	if err := x.node(m, dir.fd, base); err != nil {
 		return fmt.Errorf("cannot make %s: %w", Quote(m.Path), err)
@@ -288,20 +298,36 @@ func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
 	return nil
 }
 
-func mkdir(dir int, base, full string) error {
-	err := unix.Mkdirat(dir, base, 0o700)
-	if err == unix.EEXIST {
-		var st unix.Stat_t
-		if e := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); e == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			return nil
+func (x *extractor) mkdir(dir int, base string, m *Member) error {
+	err := replace(dir, base, func() error {
+		err := unix.Mkdirat(dir, base, 0o700)
+		if err == unix.EEXIST {
+			var st unix.Stat_t
+			if e := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); e == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				return nil
+			}
 		}
-		if err = unix.Unlinkat(dir, base, 0); err == nil {
-			err = unix.Mkdirat(dir, base, 0o700)
-		}
-	}
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("cannot make directory %s: %w", Quote(full), err)
+		return fmt.Errorf("cannot make directory %s: %w", Quote(m.Path), err)
 	}
+	return x.earlyDir(m)
+}
+
+// earlyDir sets the flags that what is made in the directory gets from it.
+func (x *extractor) earlyDir(m *Member) error {
+	if m.Flags&flagEarlyDir == 0 && !x.inherit.Load() {
+		return nil
+	}
+	x.inherit.Store(true)
+	d, err := x.dirs.open(m.Path)
+	if err != nil {
+		return err
+	}
+	defer d.release()
+	// What the file system has not is said where all flags are set.
+	_ = setFlags(d.fd, m.Flags, flagEarlyDir)
 	return nil
 }
 
@@ -491,6 +517,11 @@ func (x *extractor) write(j *writeJob) error {
 		return err
 	}
 	defer unix.Close(fd)
+	if m.Flags&flagEarlyFile != 0 || x.inherit.Load() {
+		if err := setFlags(fd, m.Flags, x.may(flagEarlyFile)); err != nil {
+			x.problem(m.Path, err.Error())
+		}
+	}
 	if m.IsSparse {
 		if err := unix.Ftruncate(fd, m.Size); err != nil {
 			return err
@@ -541,7 +572,46 @@ func (x *extractor) finishFile(fd int, j *writeJob) error {
 	if m.ACLAccess != "" || len(m.Xattrs) > 0 {
 		x.attributes(m, func(n string, v []byte) error { return unix.Fsetxattr(fd, n, v, 0) })
 	}
+	x.flags(fd, m)
 	return times(j.dir.fd, j.base, m)
+}
+
+// flags sets the flags that are set last, but for locks.
+func (x *extractor) flags(fd int, m *Member) {
+	if m.Flags&^flagLocks != 0 {
+		if err := setFlags(fd, m.Flags, x.may(m.Flags&^flagLocks)); err != nil {
+			x.problem(m.Path, err.Error())
+		}
+	}
+	if m.Project != 0 && !x.opt.NoOwner {
+		if err := setProject(fd, m.Project); err != nil {
+			x.problem(m.Path, err.Error())
+		}
+	}
+}
+
+// may leaves out the flags that the caller can't set.
+func (x *extractor) may(f Flags) Flags {
+	if x.opt.NoOwner {
+		f &^= flagLocks | flagJournal
+	}
+	return f
+}
+
+// lock sets immutable and append-only of a file or directory, or leaves that to
+// SetLocks.
+func (x *extractor) lock(m *Member) {
+	l := Lock{m.Path, m.Flags & x.may(flagLocks)}
+	if l.Flags == 0 {
+		return
+	}
+	if x.opt.KeepUnlocked {
+		x.sum.Locks = append(x.sum.Locks, l)
+		return
+	}
+	if err := x.dirs.lock(l); err != nil {
+		x.problem(m.Path, err.Error())
+	}
 }
 
 // late makes the hard links and then sets the directories' attributes, the
@@ -552,6 +622,9 @@ func (x *extractor) late() error {
 			return fmt.Errorf("cannot link %s to %s: %w", Quote(m.Path), Quote(m.Link), err)
 		}
 	}
+	for _, m := range x.locked {
+		x.lock(m)
+	}
 	for _, m := range slices.Backward(x.folder) {
 		d, err := x.dirs.open(m.Path)
 		if err == nil {
@@ -561,6 +634,7 @@ func (x *extractor) late() error {
 		if err != nil {
 			return fmt.Errorf("cannot finish directory %s: %w", Quote(m.Path), err)
 		}
+		x.lock(m)
 	}
 	return nil
 }
@@ -575,6 +649,7 @@ func (x *extractor) finishDir(fd int, m *Member) error {
 		return err
 	}
 	x.attributes(m, func(n string, v []byte) error { return unix.Fsetxattr(fd, n, v, 0) })
+	x.flags(fd, m)
 	return times(fd, ".", m)
 }
 
@@ -669,6 +744,16 @@ func (c *dirCache) open(p string) (*dirRef, error) {
 	c.cache[p] = d
 	c.order = append(c.order, p)
 	return d, nil
+}
+
+// openAny opens a file or directory to look at or lock it; the caller closes it.
+func (c *dirCache) openAny(p string) (int, error) {
+	d, err := c.open(path.Dir(p))
+	if err != nil {
+		return -1, err
+	}
+	defer d.release()
+	return unix.Openat(d.fd, path.Base(p), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }
 
 func (c *dirCache) close() {

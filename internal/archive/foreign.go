@@ -192,6 +192,8 @@ func foreignMember(h *tar.Header) (*Member, error) {
 			m.ACLAccess = v
 		case k == "SCHILY.acl.default":
 			m.ACLDefault = v
+		case k == "SCHILY.fflags":
+			m.Flags = parseFlags(v)
 		}
 	}
 	slices.SortFunc(m.Xattrs, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })

@@ -71,6 +71,12 @@ func appendHeader(dst []byte, m *Member, stored int64) []byte {
 	if m.ACLDefault != "" {
 		pax["SCHILY.acl.default"] = m.ACLDefault
 	}
+	if m.Flags != 0 {
+		pax["SCHILY.fflags"] = m.Flags.String()
+	}
+	if m.Project != 0 {
+		pax[paxProject] = strconv.FormatUint(uint64(m.Project), 10)
+	}
 	if len(pax) > 0 {
 		dst = appendPax(dst, m, pax)
 	}
@@ -360,6 +366,13 @@ func applyPax(m *Member, pax map[string]string, stored, maj, mnr *int64) error {
 		}
 	}
 	m.ACLAccess, m.ACLDefault = pax["SCHILY.acl.access"], pax["SCHILY.acl.default"]
+	m.Flags = parseFlags(pax["SCHILY.fflags"])
+	if v, ok := pax[paxProject]; ok {
+		var err error
+		if m.Project, err = parseProject(v); err != nil {
+			return err
+		}
+	}
 	for k, v := range pax {
 		if n, ok := strings.CutPrefix(k, "SCHILY.xattr."); ok {
 			m.Xattrs = append(m.Xattrs, Xattr{xattrUnkey.Replace(n), v})

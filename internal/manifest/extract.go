@@ -47,6 +47,7 @@ func Selector(mount string, paths []string) (func(string) bool, bool) {
 // set's archives. It appears below dest with its full path. lost is what a
 // salvage could not read.
 func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt archive.ExtractOptions, rep progress.Reporter) (members int64, lost []string, err error) {
+	locks := 0
 	for _, ar := range s.Manifest.Archives {
 		sel, ok := Selector(ar.Mount, paths)
 		if !ok {
@@ -70,11 +71,13 @@ func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt
 			return 0, nil, fmt.Errorf("cannot extract: %w", err)
 		}
 		opt.Select = sel
+		opt.KeepUnlocked = true
 		sum, err := s.Unpack(ctx, ar.File, to, opt, func(total int64) progress.Counter { return rep.Phase("extracting "+ar.Mount, total) })
 		if err != nil {
 			return 0, nil, err
 		}
 		members += sum.Members
+		locks += len(sum.Locks)
 		for _, p := range sum.Problems {
 			if p.Kind == archive.Lost {
 				lost = append(lost, filepath.Join(ar.Mount, archive.Quote(p.Path))+": "+p.Detail)
@@ -85,6 +88,9 @@ func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt
 	}
 	if members == 0 && len(lost) == 0 {
 		return 0, nil, fmt.Errorf("cannot extract: nothing in the set answers to %s", strings.Join(paths, " "))
+	}
+	if locks > 0 {
+		rep.Note("%d files and directories are immutable or append-only in the set, and are not below %s", locks, dest)
 	}
 	return members, lost, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -25,6 +26,9 @@ type journalLine struct {
 	Digest string    `json:"digest,omitempty"` // of the plan, in the first line
 	Step   int       `json:"step,omitempty"`   // from 1
 	Text   string    `json:"text,omitempty"`
+	// Locks are the files of the step's archive that get immutable or append-only
+	// when all else is done.
+	Locks []archive.Lock `json:"locks,omitempty"`
 }
 
 func openJournal() *journal {
@@ -35,9 +39,9 @@ func openJournal() *journal {
 func (j *journal) began() bool { _, err := os.Stat(j.file); return err == nil }
 
 // start begins a journal for a plan, or reads the one of the same plan when
-// resuming, and gives the steps that are done.
-func (j *journal) start(digest string, resume bool) (map[int]bool, error) {
-	done := map[int]bool{}
+// resuming, and gives the steps that are done, each with its locks.
+func (j *journal) start(digest string, resume bool) (map[int][]archive.Lock, error) {
+	done := map[int][]archive.Lock{}
 	if resume {
 		f, err := os.Open(j.file)
 		if err != nil {
@@ -45,6 +49,7 @@ func (j *journal) start(digest string, resume bool) (map[int]bool, error) {
 		}
 		defer f.Close()
 		s := bufio.NewScanner(f)
+		s.Buffer(nil, 1<<30) // a step may have many locks
 		for n := 0; s.Scan(); n++ {
 			var l journalLine
 			if err := json.Unmarshal(s.Bytes(), &l); err != nil {
@@ -54,7 +59,7 @@ func (j *journal) start(digest string, resume bool) (map[int]bool, error) {
 				return nil, errors.New("cannot resume: the journal is that of another plan; start anew, without --resume")
 			}
 			if l.Step > 0 {
-				done[l.Step-1] = true
+				done[l.Step-1] = l.Locks
 			}
 		}
 		return done, s.Err()
@@ -68,8 +73,8 @@ func (j *journal) start(digest string, resume bool) (map[int]bool, error) {
 	return done, j.add(journalLine{Digest: digest})
 }
 
-func (j *journal) done(step int, text string) error {
-	return j.add(journalLine{Step: step + 1, Text: text})
+func (j *journal) done(step int, text string, locks []archive.Lock) error {
+	return j.add(journalLine{Step: step + 1, Text: text, Locks: locks})
 }
 
 func (j *journal) add(l journalLine) error {

@@ -106,6 +106,8 @@ type Restorer struct {
 	journal *journal
 	report  Report
 	sources []string // devices that the set is read from
+	// locks are what becomes immutable or append-only at the end, by mount point.
+	locks map[string][]archive.Lock
 }
 
 // Untouched is a failure before anything was written to a disk.
@@ -559,9 +561,11 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	r.locks = map[string][]archive.Lock{}
 	for i, s := range r.plan.Steps {
+		locks, before := done[i]
 		// Mounts are not journaled: they are gone after any stop.
-		if s.Kind != plan.MountFS && done[i] {
+		if s.Kind != plan.MountFS && before {
 			r.Screen.Note("%d. %s: was done before", i+1, s)
 			if s.Kind == plan.MakeArray {
 				if err := r.rec.Reassemble(ctx, s); err != nil {
@@ -585,9 +589,12 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			return errors.Join(err, r.dryFull())
 		}
 		if s.Kind == plan.MountFS && !r.opt.DryRun {
-			if err := r.unpack(ctx, s, done[i]); err != nil {
+			if before {
+				r.Screen.Note("%s: was restored before", s.Mount.Path)
+			} else if locks, err = r.unpack(ctx, s); err != nil {
 				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}
+			r.locks[s.Mount.Path] = locks
 			// Before the journal says that they are there.
 			r.Screen.Phase("writing "+s.Mount.Path+" to its disk", 0)
 			if err := r.rec.SyncMount(s); err != nil {
@@ -595,7 +602,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			}
 		}
 		r.stop(i)
-		if err := r.journal.done(i, s.String()); err != nil {
+		if err := r.journal.done(i, s.String(), locks); err != nil {
 			return err
 		}
 	}
@@ -609,6 +616,9 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		if err := r.finalize(ctx); err != nil {
 			return err
 		}
+	}
+	if err := r.lock(); err != nil {
+		return err
 	}
 	if err := r.rec.Seal(); err != nil {
 		return err
@@ -625,32 +635,46 @@ func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
 	return err
 }
 
-// unpack restores the archive of the file system that was just mounted.
-func (r *Restorer) unpack(ctx context.Context, s plan.Step, before bool) error {
+// lock makes immutable or append-only what was so, now that nothing more is
+// changed.
+func (r *Restorer) lock() error {
+	for mount, locks := range r.locks {
+		problems, err := archive.SetLocks(filepath.Join(r.opt.Target, mount), locks)
+		if err != nil {
+			return err
+		}
+		r.problems(mount, problems)
+	}
+	return nil
+}
+
+func (r *Restorer) problems(mount string, problems []archive.Problem) {
+	for _, p := range problems {
+		r.Screen.Warn("%s/%v", strings.TrimSuffix(mount, "/"), p)
+	}
+	r.report.Problems = append(r.report.Problems, problems...)
+}
+
+// unpack restores the archive of the file system that was just mounted, and gives
+// what is to be locked in it.
+func (r *Restorer) unpack(ctx context.Context, s plan.Step) ([]archive.Lock, error) {
 	if s.FS.New {
-		return nil // there is nothing for it
+		return nil, nil // there is nothing for it
 	}
 	a := r.set.Manifest.ArchiveFor(s.Mount.Path)
 	if a == nil {
-		return fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
-	}
-	if before {
-		r.Screen.Note("%s: was restored before", a.Mount)
-		return nil
+		return nil, fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
 	}
 	start := time.Now()
-	sum, err := r.set.Unpack(ctx, a.File, filepath.Join(r.opt.Target, s.Mount.Path), archive.ExtractOptions{Salvage: r.opt.Salvage}, func(total int64) progress.Counter {
+	sum, err := r.set.Unpack(ctx, a.File, filepath.Join(r.opt.Target, s.Mount.Path), archive.ExtractOptions{Salvage: r.opt.Salvage, KeepUnlocked: true}, func(total int64) progress.Counter {
 		return r.Screen.Phase("restoring "+a.Mount, total)
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, p := range sum.Problems {
-		r.Screen.Warn("%s/%v", strings.TrimSuffix(a.Mount, "/"), p)
-	}
-	r.report.Problems = append(r.report.Problems, sum.Problems...)
+	r.problems(a.Mount, sum.Problems)
 	r.report.Archives = append(r.report.Archives, Restored{a.Mount, s.Device, sum.Members, quantity.Size(sum.Data), time.Since(start).Seconds()})
-	return nil
+	return sum.Locks, nil
 }
 
 // finalize makes the restored system start and leaves the log in it.
@@ -670,7 +694,15 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	if faults := s.Proof("/sys"); len(faults) > 0 {
-		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount", strings.Join(faults, "\n  "), r.opt.Target)
+		n := 0
+		for _, l := range r.locks {
+			n += len(l)
+		}
+		hint := ""
+		if n > 0 {
+			hint = fmt.Sprintf("\n%d files and directories that were immutable or append-only (chattr +i, +a) are not yet", n)
+		}
+		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount%s", strings.Join(faults, "\n  "), r.opt.Target, hint)
 	}
 	r.Screen.Note("looked at fstab, GRUB, initramfs and loader: what they refer to is there")
 	return nil

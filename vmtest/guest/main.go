@@ -32,7 +32,7 @@ func run(args []string) error {
 		if err := os.MkdirAll(args[1], 0o755); err != nil {
 			return err
 		}
-		return tree.Make(args[1], tree.Options{Trusted: true, Huge: len(args) > 2})
+		return tree.Make(args[1], tree.Options{Trusted: true, Huge: len(args) > 2, Flags: true})
 	case "describe":
 		var all []tree.Entry
 		for _, root := range args[1:] {

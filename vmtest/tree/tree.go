@@ -21,6 +21,7 @@ import (
 type Options struct {
 	Trusted bool // trusted.* attributes and device nodes: needs root
 	Huge    bool // a sparse file of 5 GiB
+	Flags   bool // what chattr(1) does; an immutable file keeps its directory from being removed
 }
 
 // posixACL is "user::rw-, user:1234:r--, group::r--, mask::r--, other::---"
@@ -108,6 +109,23 @@ func Make(dir string, opt Options) error {
 		do(os.Lchown(p("symlink"), 1000, 1001))
 		do(os.Lchown(p("new\nline"), 65534, 65534))
 	}
+	if opt.Flags {
+		do(os.Mkdir(p("nocow"), 0o755))
+		do(os.Mkdir(p("locked"), 0o755))
+		file("locked/in", "in an immutable directory", 0o644)
+		file("immutable", "chattr +i", 0o644)
+		file("log", "chattr +a", 0o644)
+		file("undumped", "chattr +d, and +A", 0o644)
+		file("nocow/old", "without it", 0o644)
+		for n, bits := range map[string]uint32{"immutable": 0x10, "log": 0x20, "undumped": 0xC0, "locked": 0x10, "nocow": 0x800000} {
+			err := chattr(p(n), bits)
+			if n == "nocow" && errors.Is(err, unix.EOPNOTSUPP) {
+				err = nil // only btrfs has it
+			}
+			do(err)
+		}
+		file("nocow/new", "with it", 0o644)
+	}
 	when := func(n string, sec, nsec int64) {
 		ts := []unix.Timespec{{Sec: sec, Nsec: nsec}, {Sec: sec, Nsec: nsec}}
 		do(unix.UtimesNanoAt(unix.AT_FDCWD, p(n), ts, unix.AT_SYMLINK_NOFOLLOW))
@@ -122,6 +140,19 @@ func Make(dir string, opt Options) error {
 	return errors.Join(errs...)
 }
 
+func chattr(name string, bits uint32) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	is, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		return err
+	}
+	return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(uint32(is)|bits))
+}
+
 // Entry describes one path. Two entries are equal when every word is.
 type Entry struct {
 	Path string
@@ -132,7 +163,7 @@ type Entry struct {
 // type, mode, owner, size, mtime, link target, device, MD5 (nine times as
 // fast as SHA-256 on an emulated processor, and nobody attacks here) of the
 // content (its non-zero 4 KiB blocks with their offsets), whether it has
-// holes, the paths it is hard-linked to, attributes. skip leaves out subtrees.
+// holes, the paths it is hard-linked to, attributes, flags of chattr(1). skip leaves out subtrees.
 func Describe(root string, skip func(path string) bool) ([]Entry, error) {
 	var rst unix.Stat_t
 	if err := unix.Lstat(root, &rst); err != nil {
@@ -224,6 +255,19 @@ func (d *describer) entry(full string, st *unix.Stat_t) (string, error) {
 				return "", err
 			}
 			fmt.Fprintf(&b, " %s=%x", a, d.value[:k])
+		}
+	}
+	if kind == unix.S_IFREG || kind == unix.S_IFDIR {
+		f, err := os.Open(full)
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		// What says how the file system keeps it is not its own: encrypted, indexed,
+		// verity, huge, extents, extended attribute in an inode, inline data.
+		const own = 0x800 | 0x1000 | 0x100000 | 0x40000 | 0x80000 | 0x200000 | 0x10000000
+		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && n&^own != 0 {
+			fmt.Fprintf(&b, " flags=%x", uint32(n)&^own)
 		}
 	}
 	return b.String(), nil

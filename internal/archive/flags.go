@@ -1,0 +1,230 @@
+package archive
+
+import (
+	"fmt"
+	"runtime"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flags are the attributes of chattr(1), as bits of FS_IOC_GETFLAGS
+// (linux/fs.h). Those that tell how a file system keeps a file, like extents or
+// indexed directories, are none of them.
+type Flags uint32
+
+// The flags of which this package has to know more than a name.
+const (
+	flagCompress    Flags = 0x00000004
+	flagImmutable   Flags = 0x00000010
+	flagAppend      Flags = 0x00000020
+	flagNoCompress  Flags = 0x00000400
+	flagJournal     Flags = 0x00004000
+	flagNoCow       Flags = 0x00800000
+	flagProjInherit Flags = 0x20000000
+	flagCasefold    Flags = 0x40000000
+)
+
+// flagNames are what libarchive calls them in SCHILY.fflags. It has no name for
+// the last three; lsattr(1) shows them as m, x and F.
+var flagNames = []struct {
+	bit  Flags
+	name string
+}{
+	{0x00000001, "secdel"}, {0x00000002, "undel"}, {flagCompress, "compress"}, {0x00000008, "sync"},
+	{flagImmutable, "schg"}, {flagAppend, "sappnd"}, {0x00000040, "nodump"}, {0x00000080, "noatime"},
+	{flagJournal, "journal-data"}, {0x00008000, "notail"}, {0x00010000, "dirsync"}, {0x00020000, "topdir"},
+	{flagNoCow, "nocow"}, {flagProjInherit, "projinherit"},
+	{flagNoCompress, "nocompress"}, {0x02000000, "dax"}, {flagCasefold, "casefold"},
+}
+
+const (
+	// Locks keep a file, and the directory it is in, from being changed by
+	// anybody: they come last.
+	flagLocks = flagImmutable | flagAppend
+	// These say how what is written gets kept: they are wanted on an empty
+	// file, and a new file has them from its directory.
+	flagEarlyFile = flagCompress | flagNoCompress | flagNoCow | flagJournal
+	flagEarlyDir  = flagNoCow | flagCasefold
+	// These ask for a way of keeping a file, and mean nothing on a file system
+	// that has it not.
+	flagHints = flagCompress | flagNoCompress | flagNoCow | flagJournal | 0x00000001 | 0x00000002 | 0x00008000 | 0x00020000 | 0x02000000
+)
+
+var flagAll = func() (all Flags) {
+	for _, f := range flagNames {
+		all |= f.bit
+	}
+	return all
+}()
+
+// String gives the names, parted by commas: the value of SCHILY.fflags.
+func (f Flags) String() string {
+	var out []string
+	for _, n := range flagNames {
+		if f&n.bit != 0 {
+			out = append(out, n.name)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// parseFlags reads names. Those of other systems, which bsdtar may have
+// written, are left out, as bsdtar does.
+func parseFlags(s string) (f Flags) {
+	for name := range strings.SplitSeq(s, ",") {
+		for _, n := range flagNames {
+			if name == n.name {
+				f |= n.bit
+			}
+		}
+	}
+	return f
+}
+
+// paxProject is the pax record of a project, the number that quotas of XFS and
+// ext4 go by.
+const paxProject = "MKCDREC.project"
+
+func parseProject(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%w: project %q", errHeader, s)
+	}
+	return uint32(n), nil
+}
+
+// From linux/fs.h; the structure is fsxattr.
+const (
+	iocFSGetXattr = 0x801c581f
+	iocFSSetXattr = 0x401c5820
+)
+
+type fsxattr struct {
+	Flags, ExtentSize, Extents, Project, CowExtentSize uint32
+	_                                                  [8]byte
+}
+
+func ioctl(fd int, req uintptr, arg unsafe.Pointer) error {
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), req, uintptr(arg))
+	runtime.KeepAlive(arg)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// allFlags gives all bits of an open file or directory, also those that are
+// no Flags; ENOTTY or EOPNOTSUPP where the file system has no such thing.
+func allFlags(fd int) (uint32, error) {
+	// The kernel takes it for an int, and FUSE before Linux 5.13 for the long that
+	// the request's number has.
+	var v [2]uint32
+	err := ioctl(fd, unix.FS_IOC_GETFLAGS, unsafe.Pointer(&v))
+	return v[0], err
+}
+
+// readFlags fills in flags and project of an open file or directory. Where the
+// file system has none, or doesn't tell, there are none.
+func (m *Member) readFlags(fd int) {
+	if n, err := allFlags(fd); err == nil {
+		m.Flags = Flags(n) & flagAll
+	}
+	var x fsxattr
+	if ioctl(fd, iocFSGetXattr, unsafe.Pointer(&x)) == nil {
+		m.Project = x.Project
+	}
+}
+
+// setFlags makes the flags within mask those of want; the others stay. The error
+// names those that can't be set, but for hints that the file system doesn't know.
+func setFlags(fd int, want, mask Flags) error {
+	is, err := allFlags(fd)
+	if err != nil {
+		if want&mask&^flagHints == 0 {
+			return nil
+		}
+		return fmt.Errorf("cannot set flags %s: %w", want&mask, err)
+	}
+	set := func(to uint32) error {
+		if to == is {
+			return nil
+		}
+		v := [2]uint32{to}
+		if err := ioctl(fd, unix.FS_IOC_SETFLAGS, unsafe.Pointer(&v)); err != nil {
+			return err
+		}
+		is = to
+		return nil
+	}
+	err = set(is&^uint32(mask) | uint32(want&mask))
+	if err == nil {
+		return nil
+	}
+	// One after the other, to see which.
+	var not Flags
+	for _, n := range flagNames {
+		if n.bit&mask == 0 {
+			continue
+		}
+		e := set(is&^uint32(n.bit) | uint32(want&n.bit))
+		if e == nil || n.bit&flagHints != 0 && (e == unix.EOPNOTSUPP || e == unix.EINVAL) {
+			continue
+		}
+		not, err = not|n.bit, e
+	}
+	if not != 0 {
+		return fmt.Errorf("cannot set flags %s: %w", not, err)
+	}
+	return nil
+}
+
+func setProject(fd int, project uint32) error {
+	var x fsxattr
+	err := ioctl(fd, iocFSGetXattr, unsafe.Pointer(&x))
+	if err == nil && x.Project != project {
+		x.Project = project
+		err = ioctl(fd, iocFSSetXattr, unsafe.Pointer(&x))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set project %d: %w", project, err)
+	}
+	return nil
+}
+
+// A Lock is a file or directory that nobody may change (immutable), or only
+// append to.
+type Lock struct {
+	Path  string `json:"path"` // as a member's
+	Flags Flags  `json:"flags"`
+}
+
+// SetLocks sets the locks of what was extracted below root with KeepUnlocked,
+// and lists those that could not be set.
+func SetLocks(root string, locks []Lock) ([]Problem, error) {
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", root, err)
+	}
+	dirs := newDirCache(fd)
+	dirs.lookOnly = true
+	defer dirs.close()
+	var out []Problem
+	for _, l := range locks {
+		if err := dirs.lock(l); err != nil {
+			out = append(out, Problem{l.Path, Metadata, err.Error()})
+		}
+	}
+	return out, nil
+}
+
+func (c *dirCache) lock(l Lock) error {
+	fd, err := c.openAny(l.Path)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return setFlags(fd, l.Flags, flagLocks)
+}

@@ -1,0 +1,273 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
+)
+
+// lsattr is what lsattr(1) says of everything below a directory, by path.
+func lsattr(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	for _, args := range [][]string{{"-Rap", dir}, {"-dap", dir}} {
+		for l := range strings.SplitSeq(btrfstest.Run(t, append([]string{"lsattr"}, args...)...), "\n") {
+			f := strings.Fields(l)
+			if len(f) != 3 || strings.HasSuffix(f[2], "/.") || strings.HasSuffix(f[2], "/..") {
+				continue
+			}
+			p, err := filepath.Rel(dir, f[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Extents and indexes are the file system's own.
+			if p != "lost+found" {
+				out[p] = f[0] + " " + strings.NewReplacer("e", "-", "I", "-").Replace(f[1])
+			}
+		}
+	}
+	return out
+}
+
+// mounted makes a file system on a loop device and mounts it.
+func mounted(t *testing.T, typ string) string {
+	t.Helper()
+	if typ == "btrfs" {
+		return btrfstest.Mount(t, 1)
+	}
+	if b, err := os.ReadFile("/proc/filesystems"); os.Getuid() != 0 || err != nil || !strings.Contains(string(b), "\t"+typ+"\n") {
+		t.Skip("wants root and a kernel with " + typ)
+	}
+	dev := btrfstest.Loop(t, 400<<20)
+	btrfstest.Run(t, "mkfs."+typ, "-q", dev)
+	dir := t.TempDir()
+	if err := unix.Mount(dev, dir, typ, 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// What chattr(1) sets comes back, on every file system; bsdtar reads it, and
+// what bsdtar has written is read.
+func TestFlags(t *testing.T) {
+	for typ, flags := range map[string]string{"ext4": "aAcdDiPsStTu", "btrfs": "AacCdimS", "xfs": "aAdiPS"} {
+		t.Run(typ, func(t *testing.T) {
+			src := mounted(t, typ)
+			for _, f := range flags {
+				name := filepath.Join(src, "file-"+string(f))
+				dir := filepath.Join(src, "dir-"+string(f))
+				if err := os.WriteFile(name, nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.MkdirAll(dir+"/sub", 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(dir+"/old", []byte("from before"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Link(name, dir+"/link"); err != nil {
+					t.Fatal(err)
+				}
+				if !strings.ContainsRune("DPT", f) {
+					// Not compressed when empty, as btrfs wants it.
+					btrfstest.Run(t, "chattr", "+"+string(f), name)
+				}
+				if f != 'm' || typ != "btrfs" {
+					btrfstest.Run(t, "chattr", "+"+string(f), dir)
+				}
+				if f != 'i' { // with what it has from its directory
+					if err := os.WriteFile(dir+"/new", bytes.Repeat([]byte("text "), 10000), 0o644); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.Mkdir(dir+"/newdir", 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if typ == "xfs" {
+				btrfstest.Run(t, "chattr", "-p", "4711", src+"/file-d")
+				btrfstest.Run(t, "chattr", "-p", "1000000000", src+"/dir-d")
+			}
+			was := lsattr(t, src)
+			if len(was) < 5*len(flags) || strings.Count(was["file-i"], "i") != 1 || strings.Count(was["dir-a"], "a") != 1 {
+				t.Fatalf("the source is not as it should be: %v", was)
+			}
+			name, _ := create(t, src, CreateOptions{})
+			r := open(t, name)
+
+			same := func(what, dir string, but string) {
+				t.Helper()
+				is := lsattr(t, dir)
+				drop := func(s string) string {
+					return strings.Map(func(r rune) rune {
+						if strings.ContainsRune(but, r) {
+							return '-'
+						}
+						return r
+					}, s)
+				}
+				for p, v := range was {
+					if drop(is[p]) != drop(v) {
+						t.Errorf("%s: %s has %s; it was %s", what, p, is[p], v)
+					}
+				}
+				if len(is) != len(was) {
+					t.Errorf("%s: %d paths; there were %d", what, len(is), len(was))
+				}
+			}
+			dst := mounted(t, typ)
+			if s, err := r.Extract(context.Background(), dst, ExtractOptions{}); err != nil || len(s.Problems) > 0 || len(s.Locks) > 0 {
+				t.Fatalf("%v %v", s, err)
+			}
+			same("Extract", dst, "")
+			back, err := OpenFS(dst)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer back.Close()
+			diff := func() (out []string) {
+				t.Helper()
+				ds, err := r.Compare(context.Background(), back, CompareOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, d := range ds {
+					if !strings.HasPrefix(d.Path, "lost+found") {
+						out = append(out, d.String())
+					}
+				}
+				return out
+			}
+			if ds := diff(); len(ds) > 0 {
+				t.Errorf("Compare after Extract: %q", ds)
+			}
+			btrfstest.Run(t, "chattr", "-i", dst+"/file-i")
+			if ds := diff(); !slices.Equal(ds, []string{`file-i: flags are "", were "schg"`}) {
+				t.Errorf("chattr -i is not seen: %q", ds)
+			}
+
+			// A restore changes things after the extraction, and locks them then.
+			late := mounted(t, typ)
+			s, err := r.Extract(context.Background(), late, ExtractOptions{KeepUnlocked: true})
+			if err != nil || len(s.Problems) > 0 || len(s.Locks) != 4 {
+				t.Fatalf("%v %v", s, err)
+			}
+			same("KeepUnlocked", late, "ia")
+			if err := os.WriteFile(late+"/file-i", nil, 0o644); err != nil {
+				t.Error(err)
+			}
+			if err := os.WriteFile(late+"/dir-i/more", nil, 0o644); err != nil {
+				t.Error(err)
+			}
+			if err := os.Remove(late + "/dir-i/more"); err != nil {
+				t.Error(err)
+			}
+			if p, err := SetLocks(late, append(s.Locks, Lock{"not/there", flagImmutable})); err != nil || len(p) != 1 || p[0].Path != "not/there" {
+				t.Errorf("SetLocks: %v %v", p, err)
+			}
+			same("SetLocks", late, "")
+			if err := os.WriteFile(late+"/file-i", []byte("x"), 0o644); err == nil {
+				t.Error("the immutable file can be written to")
+			}
+
+			// bsdtar, with what it has names for.
+			other := mounted(t, typ)
+			zstd := exec.Command("zstd", "-dc", name)
+			tar := exec.Command("bsdtar", "-xpf", "-", "-C", other)
+			if tar.Stdin, err = zstd.StdoutPipe(); err != nil {
+				t.Fatal(err)
+			}
+			if err := zstd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := tar.CombinedOutput(); err != nil || zstd.Wait() != nil {
+				t.Fatalf("bsdtar: %v %s", err, out)
+			}
+			// bsdtar sets those of directories first, so that what is in them inherits,
+			// and those of files after the content, which is late for some of btrfs.
+			is := lsattr(t, other)
+			loose := strings.NewReplacer("m", "-", "C", "-")
+			if typ == "btrfs" {
+				loose = strings.NewReplacer("m", "-", "C", "-", "c", "-")
+			}
+			for _, f := range flags {
+				for _, p := range []string{"file-", "dir-"} {
+					_, got, _ := strings.Cut(is[p+string(f)], " ")
+					if _, want, _ := strings.Cut(was[p+string(f)], " "); loose.Replace(got) != loose.Replace(want) {
+						t.Errorf("bsdtar: %s%c has %s; it was %s", p, f, got, want)
+					}
+				}
+			}
+			stream, err := exec.Command("bsdtar", "--format=pax", "-C", src, "-cf", "-", ".").Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			third := mounted(t, typ)
+			if s, err := ExtractTar(context.Background(), bytes.NewReader(stream), "bsdtar's", third, ExtractOptions{}); err != nil || len(s.Problems) > 0 {
+				t.Errorf("%v %v", s, err)
+			}
+			if typ != "xfs" { // bsdtar knows no projects
+				same("from bsdtar", third, "m")
+			}
+		})
+	}
+}
+
+// A file system that has not what was set: what only says how to keep a file is
+// left, everything else is told.
+func TestFlagsElsewhere(t *testing.T) {
+	src := mounted(t, "btrfs")
+	for _, f := range []string{"C", "c", "D", "i"} {
+		if err := os.Mkdir(filepath.Join(src, f), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		btrfstest.Run(t, "chattr", "+"+f, filepath.Join(src, f))
+	}
+	name, _ := create(t, src, CreateOptions{})
+	dst := mounted(t, "xfs")
+	s, err := open(t, name).Extract(context.Background(), dst, ExtractOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range s.Problems {
+		if !strings.Contains(p.Detail, "btrfs.compression") { // an attribute
+			got = append(got, p.String())
+		}
+	}
+	if len(got) != 1 || !strings.Contains(got[0], "D: metadata: cannot set flags dirsync: operation not supported") {
+		t.Errorf("problems: %q", got)
+	}
+	if l := lsattr(t, dst); !strings.Contains(l["i"], "i") {
+		t.Errorf("%v", l)
+	}
+}
+
+func TestFlagNames(t *testing.T) {
+	if got := (flagImmutable | flagNoCow | flagCasefold).String(); got != "schg,nocow,casefold" {
+		t.Errorf("%q", got)
+	}
+	for _, n := range flagNames {
+		if parseFlags(n.name) != n.bit {
+			t.Errorf("%s is %x", n.name, parseFlags(n.name))
+		}
+	}
+	if got := parseFlags("uchg,nodump,,nothing"); got != 0x40 {
+		t.Errorf("%x", got)
+	}
+	for _, s := range []string{"", "-1", "4294967296", "x"} {
+		if _, err := parseProject(s); err == nil {
+			t.Errorf("project %q is one", s)
+		}
+	}
+}
