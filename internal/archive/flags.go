@@ -204,6 +204,13 @@ type Lock struct {
 // SetLocks sets the locks of what was extracted below root with KeepUnlocked,
 // and lists those that could not be set.
 func SetLocks(root string, locks []Lock) ([]Problem, error) {
+	return changeLocks(root, locks, flagLocks)
+}
+
+// TakeLocks takes them off again.
+func TakeLocks(root string, locks []Lock) ([]Problem, error) { return changeLocks(root, locks, 0) }
+
+func changeLocks(root string, locks []Lock, keep Flags) ([]Problem, error) {
 	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", root, err)
@@ -213,7 +220,7 @@ func SetLocks(root string, locks []Lock) ([]Problem, error) {
 	defer dirs.close()
 	var out []Problem
 	for _, l := range locks {
-		if err := dirs.lock(l); err != nil {
+		if err := dirs.lock(Lock{l.Path, l.Flags & keep}); err != nil {
 			out = append(out, Problem{l.Path, Metadata, err.Error()})
 		}
 	}

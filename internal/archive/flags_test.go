@@ -176,6 +176,16 @@ func TestFlags(t *testing.T) {
 				t.Errorf("SetLocks: %v %v", p, err)
 			}
 			same("SetLocks", late, "")
+			if p, err := TakeLocks(late, s.Locks); err != nil || len(p) > 0 {
+				t.Errorf("TakeLocks: %v %v", p, err)
+			}
+			if l := lsattr(t, late); strings.ContainsAny(l["file-i"]+l["dir-i"]+l["file-a"]+l["dir-a"], "ia") {
+				t.Errorf("TakeLocks: %v", l)
+			}
+			if p, err := SetLocks(late, s.Locks); err != nil || len(p) > 0 {
+				t.Errorf("SetLocks again: %v %v", p, err)
+			}
+			same("SetLocks again", late, "")
 			if err := os.WriteFile(late+"/file-i", []byte("x"), 0o644); err == nil {
 				t.Error("the immutable file can be written to")
 			}

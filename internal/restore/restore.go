@@ -591,6 +591,9 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		if s.Kind == plan.MountFS && !r.opt.DryRun {
 			if before {
 				r.Screen.Note("%s: was restored before", s.Mount.Path)
+				if _, err := archive.TakeLocks(filepath.Join(r.opt.Target, s.Mount.Path), locks); err != nil {
+					return err
+				}
 			} else if locks, err = r.unpack(ctx, s); err != nil {
 				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}
@@ -613,11 +616,10 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		return r.endDry(ctx)
 	}
 	if r.opt.Only == "" {
-		if err := r.finalize(ctx); err != nil {
-			return err
-		}
+		err = r.finalize(ctx)
 	}
-	if err := r.lock(); err != nil {
+	// Also where the system may not start: nobody may come back to do it.
+	if err := errors.Join(err, r.lock()); err != nil {
 		return err
 	}
 	if err := r.rec.Seal(); err != nil {
@@ -694,15 +696,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	if faults := s.Proof("/sys"); len(faults) > 0 {
-		n := 0
-		for _, l := range r.locks {
-			n += len(l)
-		}
-		hint := ""
-		if n > 0 {
-			hint = fmt.Sprintf("\n%d files and directories that were immutable or append-only (chattr +i, +a) are not yet", n)
-		}
-		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount%s", strings.Join(faults, "\n  "), r.opt.Target, hint)
+		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount", strings.Join(faults, "\n  "), r.opt.Target)
 	}
 	r.Screen.Note("looked at fstab, GRUB, initramfs and loader: what they refer to is there")
 	return nil
