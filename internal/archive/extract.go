@@ -747,12 +747,20 @@ func (c *dirCache) open(p string) (*dirRef, error) {
 }
 
 // openAny opens a file or directory to look at or lock it; the caller closes it.
+// Nothing else is opened, for a device may do something then.
 func (c *dirCache) openAny(p string) (int, error) {
 	d, err := c.open(path.Dir(p))
 	if err != nil {
 		return -1, err
 	}
 	defer d.release()
+	var st unix.Stat_t
+	if err := unix.Fstatat(d.fd, path.Base(p), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return -1, err
+	}
+	if k := st.Mode & unix.S_IFMT; k != unix.S_IFREG && k != unix.S_IFDIR {
+		return -1, errors.New("it is no file or directory")
+	}
 	return unix.Openat(d.fd, path.Base(p), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }
 

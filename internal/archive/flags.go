@@ -228,6 +228,9 @@ func changeLocks(root string, locks []Lock, keep Flags) ([]Problem, error) {
 }
 
 func (c *dirCache) lock(l Lock) error {
+	if err := clean(l.Path); err != nil {
+		return err
+	}
 	fd, err := c.openAny(l.Path)
 	if err != nil {
 		return err

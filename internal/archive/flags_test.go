@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -279,5 +280,29 @@ func TestFlagNames(t *testing.T) {
 		if _, err := parseProject(s); err == nil {
 			t.Errorf("project %q is one", s)
 		}
+	}
+}
+
+// Where a hostile archive has put something else in a locked file's place,
+// nothing gets its flags, and no device is opened.
+func TestFlagsHostile(t *testing.T) {
+	if !isRoot {
+		t.Skip("device nodes need root; CI is root")
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(dir+"/outside", nil, 0o644), os.Mkdir(dir+"/in", 0o755), os.Symlink("../outside", dir+"/in/link"), os.Symlink("..", dir+"/in/up"),
+		unix.Mkfifo(dir+"/in/fifo", 0o600), unix.Mknod(dir+"/in/null", unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3)))); err != nil {
+		t.Fatal(err)
+	}
+	var locks []Lock
+	for _, p := range []string{"link", "up", "fifo", "null", "up/outside", "../outside"} {
+		locks = append(locks, Lock{p, flagImmutable})
+	}
+	problems, err := SetLocks(dir+"/in", locks)
+	if err != nil || len(problems) != len(locks) {
+		t.Errorf("%v %v", problems, err)
+	}
+	if l := btrfstest.Run(t, "lsattr", dir+"/outside"); strings.Contains(strings.Fields(l)[0], "i") {
+		t.Errorf("%s", l)
 	}
 }
