@@ -107,11 +107,19 @@ func all(ctx context.Context, parts []string) error {
 	b := &bench{dir: dir}
 	today := time.Now().UTC().Format("2006-01-02")
 	b.say("# Benchmarks\n\nMade by `make bench` (one part of it: `go run ./internal/bench PART`): %d cores, %s. Each part says when; those that don't were measured until 2026-11-22. Every ratio is of two programs\non the same data in the same run, runs interleaved, medians of %d. Absolute figures are this machine's.\n", runtime.NumCPU(), cpu(), runs)
-	for _, p := range []struct {
+	known := []struct {
 		name     string
 		headings []string
 		fn       func(context.Context) error
-	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"rescue", []string{"Rescue system"}, b.rescue}} {
+	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"rescue", []string{"Rescue system"}, b.rescue}}
+	left := slices.Clone(parts)
+	for _, p := range known {
+		left = slices.DeleteFunc(left, func(s string) bool { return s == p.name })
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("cannot measure %s: there is no such part", strings.Join(left, ", "))
+	}
+	for _, p := range known {
 		if len(parts) == 0 || slices.Contains(parts, p.name) {
 			done := b.text.Len()
 			if err := p.fn(ctx); err != nil {
