@@ -51,78 +51,17 @@ type Summary struct {
 // maxIndex is the largest index that is read, unpacked.
 const maxIndex = 1 << 30
 
-// Write writes an image of a device to w. add is told of the bytes in use that
+// Write writes an image of a device to w. p is told of the bytes in use that
 // were read.
 func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress.Counter) (*Summary, error) {
-	workers := runtime.GOMAXPROCS(0)
-	type job struct {
-		n      int64
-		packed []byte
-		err    error
-		done   chan struct{}
-	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	queue := make(chan *job, workers)
-	work := make(chan *job)
-	frames := (m.Size + FrameSize - 1) / FrameSize
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	empty := map[int64][]byte{} // packed zero frames, by length
-	for range workers {
-		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(FrameSize))
-		if err != nil {
-			return nil, err
-		}
-		wg.Go(func() {
-			buf := make([]byte, FrameSize)
-			for j := range work {
-				b := buf[:min(FrameSize, m.Size-j.n*FrameSize)]
-				if j.err = m.read(dev, j.n*FrameSize, b, p); j.err == nil {
-					j.packed = e.EncodeAll(b, make([]byte, 0, len(b)/2))
-				}
-				close(j.done)
-			}
-		})
-	}
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
+	frames, err := m.pack(ctx, &wg, dev, p)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range []int64{FrameSize, m.Size % FrameSize} {
-		empty[l] = e.EncodeAll(make([]byte, l), nil)
-	}
-	used := func(n int64) bool { return len(m.within(n*FrameSize, FrameSize)) > 0 }
-	wg.Go(func() {
-		defer close(work)
-		defer close(queue)
-		for n := range frames {
-			j := &job{n: n, done: make(chan struct{})}
-			if !used(n) {
-				j.packed = empty[min(FrameSize, m.Size-n*FrameSize)]
-				close(j.done)
-				select {
-				case queue <- j:
-					continue
-				case <-ctx.Done():
-					return
-				}
-			}
-			select {
-			case queue <- j:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case work <- j:
-			case <-ctx.Done():
-				j.err = ctx.Err()
-				close(j.done)
-				return
-			}
-		}
-	})
 	sum := sha256.New()
 	s := &Summary{Size: m.Size, Used: m.Bytes()}
 	ix := index{Version: 1, Size: m.Size, How: m.How, Used: [][2]int64{}}
@@ -134,23 +73,26 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	put := func(b []byte) error {
 		n, err := out.Write(b)
 		s.Packed += int64(n)
-		return err
+		if err != nil {
+			return fmt.Errorf("cannot write the image: %w", err)
+		}
+		return nil
 	}
-	for j := range queue {
-		<-j.done
-		if j.err != nil {
-			return nil, fmt.Errorf("cannot read the device at byte %d: %w", j.n*FrameSize, j.err)
+	for f := range frames {
+		<-f.done
+		if f.err != nil {
+			return nil, fmt.Errorf("cannot read the device at byte %d: %w", f.n*FrameSize, f.err)
 		}
-		all = append(all, archive.Frame{Offset: s.Packed, Packed: int64(len(j.packed)), Size: min(FrameSize, m.Size-j.n*FrameSize)})
-		if err := put(j.packed); err != nil {
-			return nil, fmt.Errorf("cannot write the image: %w", err)
+		all = append(all, archive.Frame{Offset: s.Packed, Packed: int64(len(f.packed)), Size: m.frameLength(f.n)})
+		if err := put(f.packed); err != nil {
+			return nil, err
 		}
-		if used(j.n) {
-			h := sha256.Sum256(j.packed)
-			ix.Sums = append(ix.Sums, hex.EncodeToString(h[:]))
-		} else {
-			ix.Sums = append(ix.Sums, "")
+		digest := ""
+		if f.used {
+			h := sha256.Sum256(f.packed)
+			digest = hex.EncodeToString(h[:])
 		}
+		ix.Sums = append(ix.Sums, digest)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -159,12 +101,91 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	if err != nil {
 		return nil, err
 	}
+	e, err := encoder()
+	if err != nil {
+		return nil, err
+	}
 	s.Index = archive.Index(all, e.EncodeAll(text, []byte(imageTag)))
 	if err := put(s.Index); err != nil {
-		return nil, fmt.Errorf("cannot write the image: %w", err)
+		return nil, err
 	}
 	sum.Sum(s.SHA256[:0])
 	return s, nil
+}
+
+func encoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(FrameSize))
+}
+
+// packedFrame is one frame of an image; all but n and used are there when done is
+// closed.
+type packedFrame struct {
+	n      int64 // its number, from 0
+	used   bool  // something in it is in use
+	packed []byte
+	err    error // of reading the device
+	done   chan struct{}
+}
+
+func (m *Map) frameLength(n int64) int64 { return min(FrameSize, m.Size-n*FrameSize) }
+
+// pack reads and compresses a device's frames side by side, and gives them in
+// order. The channel is closed after the last one, or once ctx is over; wg is
+// told when everything that was started has ended.
+func (m *Map) pack(ctx context.Context, wg *sync.WaitGroup, dev io.ReaderAt, p progress.Counter) (<-chan *packedFrame, error) {
+	workers := runtime.GOMAXPROCS(0)
+	encoders := make([]*zstd.Encoder, workers)
+	for i := range encoders {
+		var err error
+		if encoders[i], err = encoder(); err != nil {
+			return nil, err
+		}
+	}
+	empty := map[int64][]byte{} // where nothing is in use, by length
+	for _, l := range []int64{FrameSize, m.Size % FrameSize} {
+		empty[l] = encoders[0].EncodeAll(make([]byte, l), nil)
+	}
+	queue := make(chan *packedFrame, workers)
+	work := make(chan *packedFrame)
+	for _, e := range encoders {
+		wg.Go(func() {
+			buf := make([]byte, FrameSize)
+			for f := range work {
+				b := buf[:m.frameLength(f.n)]
+				if f.err = m.read(dev, f.n*FrameSize, b, p); f.err == nil {
+					f.packed = e.EncodeAll(b, make([]byte, 0, len(b)/2))
+				}
+				close(f.done)
+			}
+		})
+	}
+	wg.Go(func() {
+		defer close(work)
+		defer close(queue)
+		for n := range (m.Size + FrameSize - 1) / FrameSize {
+			f := &packedFrame{n: n, used: len(m.within(n*FrameSize, FrameSize)) > 0, done: make(chan struct{})}
+			if !f.used {
+				f.packed = empty[m.frameLength(n)]
+				close(f.done)
+			}
+			select {
+			case queue <- f:
+			case <-ctx.Done():
+				return
+			}
+			if !f.used {
+				continue
+			}
+			select {
+			case work <- f:
+			case <-ctx.Done():
+				f.err = ctx.Err()
+				close(f.done)
+				return
+			}
+		}
+	})
+	return queue, nil
 }
 
 // within gives the parts of what is in use that lie in a range.

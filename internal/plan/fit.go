@@ -752,13 +752,35 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 	if !divide(items, total, g.ExtentSize) {
 		return f.refuseGroup(g, total)
 	}
-	// RAID and striped volumes first, while there is room on all.
-	order := make([]int, len(g.LVs))
-	for i := range order {
-		order[i] = i
+	got := map[string]quantity.Size{}
+	for _, it := range items {
+		got[it.dev] = it.got
 	}
-	rank := func(i int) int {
-		switch v := g.LVs[i]; {
+	for _, v := range inPlacingOrder(g) {
+		switch name := g.Name + "/" + v.Name; {
+		case v.ThinPool != nil: // lvcreate finds its place
+			v.Size = got[name]
+		case v.Pool != "":
+			f.thinWish(g, v)
+		default:
+			if err := f.volume(vg, g, v, got[name], &free); err != nil {
+				return fmt.Errorf("volume %s: %w", name, err)
+			}
+		}
+	}
+	g.Config = t.String()
+	return nil
+}
+
+// inPlacingOrder gives a group's volumes: RAID and striped ones first, while there
+// is room on all its physical volumes.
+func inPlacingOrder(g *layout.VolumeGroup) []*layout.LogicalVolume {
+	out := make([]*layout.LogicalVolume, len(g.LVs))
+	for i := range out {
+		out[i] = &g.LVs[i]
+	}
+	rank := func(v *layout.LogicalVolume) int {
+		switch {
 		case v.RAID():
 			return 0
 		case v.Type == "striped":
@@ -766,51 +788,43 @@ func (f *fitter) group(g *layout.VolumeGroup) error {
 		}
 		return 2
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(rank(a), rank(b)) })
-	got := map[string]*item{}
-	for _, it := range items {
-		got[it.dev] = it
+	slices.SortStableFunc(out, func(a, b *layout.LogicalVolume) int { return cmp.Compare(rank(a), rank(b)) })
+	return out
+}
+
+// volume gives a logical volume, in the layout and in the group's metadata, the
+// largest size up to want that its form has, and its extents.
+func (f *fitter) volume(vg *lvmtext.Section, g *layout.VolumeGroup, v *layout.LogicalVolume, want quantity.Size, free *[]extents) error {
+	lv := vg.Get("logical_volumes", v.Name)
+	if lv == nil {
+		return errors.New("the group's metadata has it not")
 	}
-	for _, i := range order {
-		v := &g.LVs[i]
-		if v.ThinPool != nil { // lvcreate finds its place
-			v.Size = got[g.Name+"/"+v.Name].got
-			continue
+	if v.RAID() {
+		r := raidVolume(vg.Get("logical_volumes"), *v)
+		if r == nil {
+			return errors.New("its RAID has an unknown form")
 		}
-		if v.Pool != "" {
-			f.thinWish(g, v)
-			continue
+		n := r.net(int64(want / g.ExtentSize))
+		if err := r.place(n, *free); err != nil {
+			return err
 		}
-		lv := vg.Get("logical_volumes", v.Name)
-		if lv == nil {
-			return fmt.Errorf("volume group %s: its metadata has no volume %s", g.Name, v.Name)
-		}
-		if rank(i) == 0 {
-			r := raidVolume(vg.Get("logical_volumes"), *v)
-			if r == nil {
-				return fmt.Errorf("volume %s/%s: its RAID has an unknown form", g.Name, v.Name)
-			}
-			n := r.net(int64(got[g.Name+"/"+v.Name].got / g.ExtentSize))
-			if err := r.place(n, free); err != nil {
-				return fmt.Errorf("volume %s/%s: %w", g.Name, v.Name, err)
-			}
-			v.Size = quantity.Size(n) * g.ExtentSize
-			f.setPV(g.Name+"/"+v.Name, v.Size)
-			continue
-		}
+		v.Size = quantity.Size(n) * g.ExtentSize
+	} else {
 		stripes, size := striping(lv)
-		v.Size = got[g.Name+"/"+v.Name].got / (quantity.Size(stripes) * g.ExtentSize) * (quantity.Size(stripes) * g.ExtentSize)
+		row := quantity.Size(stripes) * g.ExtentSize
+		v.Size = want / row * row
+		n := int64(v.Size / g.ExtentSize)
+		var err error
 		if stripes > 1 {
-			err = placeStriped(lv, int64(v.Size/g.ExtentSize), stripes, size, free)
+			err = placeStriped(lv, n, stripes, size, *free)
 		} else {
-			err = place(lv, int64(v.Size/g.ExtentSize), &free)
+			err = place(lv, n, free)
 		}
 		if err != nil {
-			return fmt.Errorf("volume %s/%s: %w", g.Name, v.Name, err)
+			return err
 		}
-		f.setPV(g.Name+"/"+v.Name, v.Size)
 	}
-	g.Config = t.String()
+	f.setPV(g.Name+"/"+v.Name, v.Size)
 	return nil
 }
 
