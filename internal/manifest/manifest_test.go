@@ -3,8 +3,12 @@ package manifest
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +22,16 @@ import (
 // set makes a small real set and gives its directory.
 func set(t *testing.T) string {
 	t.Helper()
-	dir, src := t.TempDir(), t.TempDir()
+	src := t.TempDir()
 	if err := os.WriteFile(src+"/f", []byte("content"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	return setOf(t, src)
+}
+
+func setOf(t *testing.T, src string) string {
+	t.Helper()
+	dir := t.TempDir()
 	f, err := os.Create(dir + "/vda1._.tar.zst")
 	if err != nil {
 		t.Fatal(err)
@@ -74,6 +84,50 @@ func verify(dir string) error {
 func TestSet(t *testing.T) {
 	if err := verify(set(t)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+type notes struct {
+	progress.None
+	text []string
+}
+
+func (n *notes) Note(format string, args ...any) {
+	n.text = append(n.text, fmt.Sprintf(format, args...))
+}
+
+// What is taken out of a set can be removed again: immutable files are not so
+// there, and that is said.
+func TestExtractPaths(t *testing.T) {
+	src := t.TempDir()
+	if err := errors.Join(os.MkdirAll(src+"/etc/sub", 0o755), os.WriteFile(src+"/etc/locked", []byte("content"), 0o644), os.WriteFile(src+"/other", nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("chattr", "+i", src+"/etc/locked", src+"/etc/sub", src+"/other").CombinedOutput(); err != nil {
+		t.Skipf("nothing can be made immutable here: %s", out)
+	}
+	t.Cleanup(func() { exec.Command("chattr", "-i", src+"/etc/locked", src+"/etc/sub", src+"/other").Run() })
+	s, err := Open(setOf(t, src))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	dst, said := t.TempDir(), &notes{}
+	n, lost, err := s.ExtractPaths(context.Background(), []string{"/etc"}, dst, archive.ExtractOptions{}, said)
+	if err != nil || n != 3 || len(lost) > 0 {
+		t.Fatalf("%d members, lost %v, %v", n, lost, err)
+	}
+	if want := "2 files and directories are immutable or append-only in the set, and are not below " + dst; !slices.Contains(said.text, want) {
+		t.Errorf("%q lacks %q", said.text, want)
+	}
+	if b, err := os.ReadFile(dst + "/etc/locked"); err != nil || string(b) != "content" {
+		t.Errorf("%q %v", b, err)
+	}
+	if err := os.RemoveAll(dst + "/etc"); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := s.ExtractPaths(context.Background(), []string{"/nowhere"}, dst, archive.ExtractOptions{}, said); err == nil || !strings.Contains(err.Error(), "nothing in the set answers to /nowhere") {
+		t.Errorf("%v", err)
 	}
 }
 
