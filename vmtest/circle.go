@@ -1104,7 +1104,7 @@ func (r *circle) compare(ctx context.Context) error {
 	if r.ByHand { // GNU tar restores no flags, and RESTORE.txt says so
 		for _, es := range [][]tree.Entry{before, after} {
 			for i := range es {
-				es[i].Text = regexp.MustCompile(` flags=[0-9a-f]+`).ReplaceAllString(es[i].Text, "")
+				es[i].Text = regexp.MustCompile(` (flags|project)=[0-9a-f]+`).ReplaceAllString(es[i].Text, "")
 			}
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,10 +21,14 @@ import (
 // It has no boot loader, which the restore says. One of its disks is an SD card,
 // which has the kernel's names of eMMC.
 //
+// A third one has an ext4 that takes names without regard to case and keeps
+// projects for quotas, as Debian's installer makes none.
+//
 // The other one is on AHCI, and the network card an e1000: hardware that no cloud
 // has.
 //
-// Disks: vda (the set's), sda (F2FS, FLASH01), mmcblk0 (JFS on its first partition).
+// Disks: vda (the set's), sda (F2FS, FLASH01), mmcblk0 (JFS on its first partition),
+// vdb (ext4, FOLD01).
 func TestFlash(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
@@ -36,14 +42,14 @@ func TestFlash(t *testing.T) {
 	for _, c := range [][]string{
 		{"mkdir", "-p", stage + "/bin"}, {"cp", exe, guest, stage + "/bin"}, {"cp", k.Image, stage + "/vmlinuz"}, {"cp", "-r", k.Modules, stage + "/modules"},
 		{"mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", stage, set, "1500M"}, {"rm", "-r", stage},
-		{"truncate", "-s", "700M", dir + "/f2fs.img"}, {"truncate", "-s", "256M", dir + "/card.img"}, {"sgdisk", "-n1:0:0", "-c1:data", dir + "/card.img"},
+		{"truncate", "-s", "700M", dir + "/f2fs.img"}, {"truncate", "-s", "256M", dir + "/card.img"}, {"truncate", "-s", "200M", dir + "/fold.img"}, {"sgdisk", "-n1:0:0", "-c1:data", dir + "/card.img"},
 	} {
 		if err := command(ctx, c...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	vm, err := Start(ctx, Machine{Name: "flash", Kernel: k.Image, Initrd: initrd, NIC: []string{"user e1000"}, Append: "console=ttyS0 rootfstype=ramfs panic=1 mkcdrec.ip=dhcp", Log: filepath.Join(dir, "flash.log"),
-		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01", Bus: "ahci"}, {File: dir + "/card.img", Bus: "sd"}}})
+		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01", Bus: "ahci"}, {File: dir + "/card.img", Bus: "sd"}, {File: dir + "/fold.img", Serial: "FOLD01"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,24 +57,26 @@ func TestFlash(t *testing.T) {
 	if _, err := vm.Expect(`network: 10\.0\.2\.15/24 on eth0(?s:.*)rescue system ready(?s:.*)# `, bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	mount := "mount -t f2fs /dev/sda /d && mount -t jfs /dev/mmcblk0p1 /d/data"
-	describe := "/set/bin/guest describe /d/difficult /d/data/difficult > /set/"
-	umount := "umount /d/data && umount /d"
+	mount := "mount -t f2fs /dev/sda /d && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold"
+	describe := "/set/bin/guest describe /d/difficult /d/data/difficult /d/fold/difficult > /set/"
+	umount := "umount /d/data && umount /d/fold && umount /d"
 	f := &faults{t, vm}
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 	for _, c := range []string{
 		"modprobe f2fs && modprobe jfs && mkdir -p /set /d && mount -t ext4 /dev/vda /set",
 		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/sda && mkfs.jfs -q -L journ /dev/mmcblk0p1",
-		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data",
-		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && " + describe + "before.json",
-		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\n' > /d/etc/fstab; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
+		"mke2fs -q -t ext4 -L folding -O casefold,quota,project -E encoding=utf8 -I 256 /dev/vdb",
+		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/fold /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold",
+		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && /set/bin/guest tree /d/fold/difficult && " + describe + "before.json",
+		"grep 'without case' /d/fold/difficult/FOLDED/sub/nAME",
+		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\nLABEL=folding /fold ext4 defaults 0 2\n' > /d/etc/fstab; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
 		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set",
-		"for d in proc sys dev set data; do umount /d/$d; done; umount /d",
-		"for d in sda mmcblk0; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/sda)\" = ''",
+		"for d in proc sys dev set data fold; do umount /d/$d; done; umount /d",
+		"for d in sda mmcblk0 vdb; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/sda)\" = ''",
 	} {
 		f.want(0, c)
 	}
-	f.want(1, "restore --yes --confirm FLASH01,"+SDSerial+" /set/*T*Z", "make f2fs on /dev/sda", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
+	f.want(1, "restore --yes --confirm FLASH01,FOLD01,"+SDSerial+" /set/*T*Z", "make f2fs on /dev/sda", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"after.json && cat /d/etc/fstab", "LABEL=journ /data jfs")
 	// And one of them alone, onto what is there.
 	f.want(0, umount+" && dd if=/dev/zero of=/dev/mmcblk0p1 bs=1M count=8")
@@ -86,6 +94,13 @@ func TestFlash(t *testing.T) {
 		}
 		if err := json.Unmarshal(b, &seen[i]); err != nil || len(seen[i]) < 60 {
 			t.Fatalf("%s: %d paths, %v", n, len(seen[i]), err)
+		}
+	}
+	for path, text := range map[string]string{"folded": " flags=40000000", "undumped": " flags=c0 project=4711"} {
+		if !slices.ContainsFunc(seen[0], func(e tree.Entry) bool {
+			return strings.Contains(e.Path, "fold/difficult/"+path) && strings.HasSuffix(e.Text, text)
+		}) {
+			t.Errorf("nothing called %s had%s", path, text)
 		}
 	}
 	for _, after := range seen[1:] {

@@ -76,6 +76,9 @@ func mkfsExt(f *layout.Filesystem, dev string, size quantity.Size) [][]string {
 	if e.StripeWidth > 0 {
 		ext = append(ext, "stripe_width="+num(e.StripeWidth))
 	}
+	if e.StrictNames {
+		ext = append(ext, "encoding_flags=strict")
+	}
 	a = append(a, "-E", strings.Join(append(ext, "nodiscard"), ","))
 	if f.UUID != "" {
 		a = append(a, "-U", f.UUID)

@@ -225,6 +225,7 @@ func TestMkfs(t *testing.T) {
 		{"ext4", 96 << 20, []string{"mke2fs", "-qF", "-t", "ext4", "-U", uuid1, "-L", "lab", "-m", "3"}},
 		{"ext4 old", 96 << 20, []string{"mke2fs", "-qF", "-t", "ext4", "-b", "1024", "-I", "128", "-O", "^64bit,^metadata_csum,uninit_bg,^flex_bg,^huge_file", "-U", uuid1}},
 		{"ext4 quota", 96 << 20, []string{"mke2fs", "-qF", "-t", "ext4", "-O", "quota,project,casefold,inline_data", "-I", "512", "-N", "9000", "-U", uuid1}},
+		{"ext4 strict", 96 << 20, []string{"mke2fs", "-qF", "-t", "ext4", "-O", "casefold", "-E", "encoding=utf8,encoding_flags=strict", "-U", uuid1}},
 		{"ext4 bigalloc", 256 << 20, []string{"mke2fs", "-qF", "-t", "ext4", "-O", "bigalloc", "-C", "65536", "-U", uuid1}},
 		{"ext3", 64 << 20, []string{"mke2fs", "-qF", "-t", "ext3", "-U", uuid1}},
 		{"ext2", 64 << 20, []string{"mke2fs", "-qF", "-t", "ext2", "-U", uuid1}},

@@ -87,6 +87,8 @@ type Ext struct {
 	JournalBlocks int64    `json:"journalBlocks"`
 	Stride        int64    `json:"stride"`      // blocks
 	StripeWidth   int64    `json:"stripeWidth"` // blocks
+	// StrictNames refuses names that are no UTF-8 in directories without case.
+	StrictNames bool `json:"strictNames,omitempty"`
 }
 
 // XFS is the geometry of an XFS; names as in mkfs.xfs(8).
@@ -212,6 +214,7 @@ func probeExt(b []byte) *Info {
 		return nil
 	}
 	e.Reserved = reserved
+	e.StrictNames = incom&0x20000 != 0 && le.Uint16(s[638:])&1 != 0 // s_encoding_flags
 	if incom&0x200 != 0 && s[372] < 31 {
 		e.FlexBG = 1 << s[372]
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -117,14 +118,22 @@ func Make(dir string, opt Options) error {
 		file("log", "chattr +a", 0o644)
 		file("undumped", "chattr +d, and +A", 0o644)
 		file("nocow/old", "without it", 0o644)
-		for n, bits := range map[string]uint32{"immutable": 0x10, "log": 0x20, "undumped": 0xC0, "locked": 0x10, "nocow": 0x800000} {
+		do(os.Mkdir(p("folded"), 0o755))
+		for n, bits := range map[string]uint32{"immutable": 0x10, "log": 0x20, "undumped": 0xC0, "locked": 0x10, "nocow": 0x800000, "folded": 0x40000000} {
 			err := chattr(p(n), bits)
-			if n == "nocow" && errors.Is(err, unix.EOPNOTSUPP) {
-				err = nil // only btrfs has it
+			if (n == "nocow" || n == "folded") && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
+				err = nil // only btrfs has the one, and only some ext4 the other
 			}
 			do(err)
 		}
 		file("nocow/new", "with it", 0o644)
+		do(os.Mkdir(p("folded/Sub"), 0o755))
+		file("folded/Sub/Name", "without case", 0o644)
+		var fs unix.Statfs_t
+		do(unix.Statfs(dir, &fs))
+		if fs.Type == unix.EXT4_SUPER_MAGIC {
+			do(setProject(p("undumped"), 4711))
+		}
 	}
 	when := func(n string, sec, nsec int64) {
 		ts := []unix.Timespec{{Sec: sec, Nsec: nsec}, {Sec: sec, Nsec: nsec}}
@@ -151,6 +160,39 @@ func chattr(name string, bits uint32) error {
 		return err
 	}
 	return unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(uint32(is)|bits))
+}
+
+// fsxattr is that of linux/fs.h: flags, extent size, extents, project, and what
+// is of no interest here.
+type fsxattr [7]uint32
+
+func (x *fsxattr) ioctl(name string, set bool) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	req := uintptr(0x801c581f) // FS_IOC_FSGETXATTR
+	if set {
+		req = 0x401c5820 // FS_IOC_FSSETXATTR
+	}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(x))); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// setProject gives a file a project where the file system keeps them.
+func setProject(name string, project uint32) error {
+	var x fsxattr
+	if err := x.ioctl(name, false); err != nil {
+		return err
+	}
+	x[3] = project
+	if err := x.ioctl(name, true); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	return nil
 }
 
 // Entry describes one path. Two entries are equal when every word is.
@@ -268,6 +310,10 @@ func (d *describer) entry(full string, st *unix.Stat_t) (string, error) {
 		const own = 0x800 | 0x1000 | 0x100000 | 0x40000 | 0x80000 | 0x200000 | 0x10000000
 		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && n&^own != 0 {
 			fmt.Fprintf(&b, " flags=%x", uint32(n)&^own)
+		}
+		var x fsxattr
+		if x.ioctl(full, false) == nil && x[3] != 0 {
+			fmt.Fprintf(&b, " project=%d", x[3])
 		}
 	}
 	return b.String(), nil
