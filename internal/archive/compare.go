@@ -179,11 +179,18 @@ func (c *comparer) member(p *tarParser, m *Member, body int64) error {
 	}
 	c.attr.attributes(is, dir.fd, base)
 	c.attributes(m, is)
-	if m.Type == TypeDir || m.Type == TypeFile {
-		c.flags(m, is)
+	if m.Type != TypeDir && m.Type != TypeFile {
+		return nil
 	}
+	fd, err := openQuietly(dir.fd, base, unix.O_NONBLOCK)
+	if err != nil {
+		c.differ(m.Path, "cannot be read: %v", err)
+		return nil
+	}
+	defer unix.Close(fd)
+	c.flags(m, is, fd)
 	if m.Type == TypeFile {
-		return c.file(p, m, is, dir.fd, base, body)
+		return c.file(p, m, is, fd, body)
 	}
 	return nil
 }
@@ -216,13 +223,7 @@ func (c *comparer) attributes(m, is *Member) {
 	}
 }
 
-func (c *comparer) flags(m, is *Member) {
-	fd, err := c.dirs.openAny(m.Path)
-	if err != nil {
-		c.differ(m.Path, "cannot be opened: %v", err)
-		return
-	}
-	defer unix.Close(fd)
+func (c *comparer) flags(m, is *Member, fd int) {
 	is.readFlags(fd)
 	if is.Flags != m.Flags {
 		c.differ(m.Path, "flags are %q, were %q", is.Flags, m.Flags)
@@ -233,20 +234,11 @@ func (c *comparer) flags(m, is *Member) {
 }
 
 // file compares content, and that holes read as zero bytes.
-func (c *comparer) file(p *tarParser, m, is *Member, dir int, base string, body int64) error {
+func (c *comparer) file(p *tarParser, m, is *Member, fd int, body int64) error {
 	if is.Size != m.Size {
 		c.differ(m.Path, "has %d bytes, had %d", is.Size, m.Size)
 		return nil
 	}
-	fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOATIME, 0)
-	if errors.Is(err, unix.EPERM) {
-		fd, err = unix.Openat(dir, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	}
-	if err != nil {
-		c.differ(m.Path, "cannot be read: %v", err)
-		return nil
-	}
-	defer unix.Close(fd)
 	segs := m.Sparse
 	if !m.IsSparse {
 		segs = []Segment{{0, m.Size}}

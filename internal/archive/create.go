@@ -287,10 +287,7 @@ func (k *walker) gone(path string, err error) {
 }
 
 func (k *walker) subdir(dir int, name, path string, dev uint64) error {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOATIME, 0)
-	if errors.Is(err, unix.EPERM) {
-		fd, err = unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	}
+	fd, err := openQuietly(dir, name, unix.O_DIRECTORY)
 	if err != nil {
 		k.gone(path, err)
 		return nil
@@ -316,6 +313,17 @@ func (k *walker) subdir(dir int, name, path string, dev uint64) error {
 		return nil
 	}
 	return k.dir(d, path+"/", uint64(st.Dev))
+}
+
+// openQuietly opens a file or directory for reading, not through a link, and
+// without changing its time of access where the caller may ask for that.
+func openQuietly(dir int, name string, flags int) (int, error) {
+	flags |= unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(dir, name, flags|unix.O_NOATIME, 0)
+	if err == unix.EPERM {
+		fd, err = unix.Openat(dir, name, flags, 0)
+	}
+	return fd, err
 }
 
 // isMount tells whether something is mounted on dir/name; STATX_ATTR_MOUNT_ROOT
@@ -412,11 +420,7 @@ func (c *creator) put(m *Member, stored int64) error {
 }
 
 func (c *creator) file(m *Member, dir int, name string) error {
-	flags := unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC | unix.O_NONBLOCK
-	fd, err := unix.Openat(dir, name, flags|unix.O_NOATIME, 0)
-	if errors.Is(err, unix.EPERM) {
-		fd, err = unix.Openat(dir, name, flags, 0)
-	}
+	fd, err := openQuietly(dir, name, unix.O_NONBLOCK)
 	if err != nil {
 		c.gone(m.Path, err)
 		return nil

@@ -746,7 +746,7 @@ func (c *dirCache) open(p string) (*dirRef, error) {
 	return d, nil
 }
 
-// openAny opens a file or directory to look at or lock it; the caller closes it.
+// openAny opens a file or directory to lock it; the caller closes it.
 // Nothing else is opened, for a device may do something then.
 func (c *dirCache) openAny(p string) (int, error) {
 	d, err := c.open(path.Dir(p))

@@ -15,29 +15,38 @@ import (
 // indexed directories, are none of them.
 type Flags uint32
 
-// The flags of which this package has to know more than a name.
+// Every one of them; lsattr(1) shows each as the letter behind it.
 const (
-	flagCompress    Flags = 0x00000004
-	flagImmutable   Flags = 0x00000010
-	flagAppend      Flags = 0x00000020
-	flagNoCompress  Flags = 0x00000400
-	flagJournal     Flags = 0x00004000
-	flagNoCow       Flags = 0x00800000
-	flagProjInherit Flags = 0x20000000
-	flagCasefold    Flags = 0x40000000
+	flagSecureDelete Flags = 0x00000001 // s
+	flagUndelete     Flags = 0x00000002 // u
+	flagCompress     Flags = 0x00000004 // c
+	flagSync         Flags = 0x00000008 // S
+	flagImmutable    Flags = 0x00000010 // i
+	flagAppend       Flags = 0x00000020 // a
+	flagNoDump       Flags = 0x00000040 // d
+	flagNoAtime      Flags = 0x00000080 // A
+	flagNoCompress   Flags = 0x00000400 // m
+	flagJournal      Flags = 0x00004000 // j
+	flagNoTail       Flags = 0x00008000 // t
+	flagDirSync      Flags = 0x00010000 // D
+	flagTopDir       Flags = 0x00020000 // T
+	flagNoCow        Flags = 0x00800000 // C
+	flagDAX          Flags = 0x02000000 // x
+	flagProjInherit  Flags = 0x20000000 // P
+	flagCasefold     Flags = 0x40000000 // F
 )
 
 // flagNames are what libarchive calls them in SCHILY.fflags. It has no name for
-// the last three; lsattr(1) shows them as m, x and F.
+// the last three.
 var flagNames = []struct {
 	bit  Flags
 	name string
 }{
-	{0x00000001, "secdel"}, {0x00000002, "undel"}, {flagCompress, "compress"}, {0x00000008, "sync"},
-	{flagImmutable, "schg"}, {flagAppend, "sappnd"}, {0x00000040, "nodump"}, {0x00000080, "noatime"},
-	{flagJournal, "journal-data"}, {0x00008000, "notail"}, {0x00010000, "dirsync"}, {0x00020000, "topdir"},
+	{flagSecureDelete, "secdel"}, {flagUndelete, "undel"}, {flagCompress, "compress"}, {flagSync, "sync"},
+	{flagImmutable, "schg"}, {flagAppend, "sappnd"}, {flagNoDump, "nodump"}, {flagNoAtime, "noatime"},
+	{flagJournal, "journal-data"}, {flagNoTail, "notail"}, {flagDirSync, "dirsync"}, {flagTopDir, "topdir"},
 	{flagNoCow, "nocow"}, {flagProjInherit, "projinherit"},
-	{flagNoCompress, "nocompress"}, {0x02000000, "dax"}, {flagCasefold, "casefold"},
+	{flagNoCompress, "nocompress"}, {flagDAX, "dax"}, {flagCasefold, "casefold"},
 }
 
 const (
@@ -50,15 +59,10 @@ const (
 	flagEarlyDir  = flagNoCow | flagCasefold
 	// These ask for a way of keeping a file, and mean nothing on a file system
 	// that has it not.
-	flagHints = flagCompress | flagNoCompress | flagNoCow | flagJournal | 0x00000001 | 0x00000002 | 0x00008000 | 0x00020000 | 0x02000000
-)
+	flagHints = flagCompress | flagNoCompress | flagNoCow | flagJournal | flagSecureDelete | flagUndelete | flagNoTail | flagTopDir | flagDAX
 
-var flagAll = func() (all Flags) {
-	for _, f := range flagNames {
-		all |= f.bit
-	}
-	return all
-}()
+	flagAll = flagHints | flagLocks | flagSync | flagNoDump | flagNoAtime | flagDirSync | flagProjInherit | flagCasefold
+)
 
 // String gives the names, parted by commas: the value of SCHILY.fflags.
 func (f Flags) String() string {

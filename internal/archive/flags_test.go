@@ -45,16 +45,7 @@ func mounted(t *testing.T, typ string) string {
 	if typ == "btrfs" {
 		return btrfstest.Mount(t, 1)
 	}
-	if b, err := os.ReadFile("/proc/filesystems"); os.Getuid() != 0 || err != nil || !strings.Contains(string(b), "\t"+typ+"\n") {
-		t.Skip("wants root and a kernel with " + typ)
-	}
-	dev := btrfstest.Loop(t, 400<<20)
-	btrfstest.Run(t, "mkfs."+typ, "-q", dev)
-	dir := t.TempDir()
-	if err := unix.Mount(dev, dir, typ, 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	_, dir := btrfstest.MountOther(t, typ, 400<<20)
 	return dir
 }
 
@@ -80,175 +71,204 @@ func needsLocks(t *testing.T, dir string) {
 func TestFlags(t *testing.T) {
 	for typ, flags := range map[string]string{"ext4": "aAcdDiPsStTu", "btrfs": "AacCdimS", "xfs": "aAdiPS"} {
 		t.Run(typ, func(t *testing.T) {
-			src := mounted(t, typ)
-			needsLocks(t, src)
-			for _, f := range flags {
-				name := filepath.Join(src, "file-"+string(f))
-				dir := filepath.Join(src, "dir-"+string(f))
-				if err := os.WriteFile(name, nil, 0o644); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.MkdirAll(dir+"/sub", 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(dir+"/old", []byte("from before"), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.Link(name, dir+"/link"); err != nil {
-					t.Fatal(err)
-				}
-				if !strings.ContainsRune("DPT", f) {
-					// Not compressed when empty, as btrfs wants it.
-					btrfstest.Run(t, "chattr", "+"+string(f), name)
-				}
-				if f != 'm' || typ != "btrfs" {
-					btrfstest.Run(t, "chattr", "+"+string(f), dir)
-				}
-				if f != 'i' { // with what it has from its directory
-					if err := os.WriteFile(dir+"/new", bytes.Repeat([]byte("text "), 10000), 0o644); err != nil {
-						t.Fatal(err)
-					}
-					if err := os.Mkdir(dir+"/newdir", 0o755); err != nil {
-						t.Fatal(err)
-					}
-				}
+			c := &flagged{src: mounted(t, typ), typ: typ, flags: flags}
+			needsLocks(t, c.src)
+			c.fill(t)
+			c.was = lsattr(t, c.src)
+			if len(c.was) < 5*len(flags) || strings.Count(c.was["file-i"], "i") != 1 || strings.Count(c.was["dir-a"], "a") != 1 {
+				t.Fatalf("the source is not as it should be: %v", c.was)
 			}
-			if typ == "xfs" {
-				btrfstest.Run(t, "chattr", "-p", "4711", src+"/file-d")
-				btrfstest.Run(t, "chattr", "-p", "1000000000", src+"/dir-d")
-			}
-			was := lsattr(t, src)
-			if len(was) < 5*len(flags) || strings.Count(was["file-i"], "i") != 1 || strings.Count(was["dir-a"], "a") != 1 {
-				t.Fatalf("the source is not as it should be: %v", was)
-			}
-			name, _ := create(t, src, CreateOptions{})
-			r := open(t, name)
-
-			same := func(what, dir string, but string) {
-				t.Helper()
-				is := lsattr(t, dir)
-				drop := func(s string) string {
-					return strings.Map(func(r rune) rune {
-						if strings.ContainsRune(but, r) {
-							return '-'
-						}
-						return r
-					}, s)
-				}
-				for p, v := range was {
-					if drop(is[p]) != drop(v) {
-						t.Errorf("%s: %s has %s; it was %s", what, p, is[p], v)
-					}
-				}
-				if len(is) != len(was) {
-					t.Errorf("%s: %d paths; there were %d", what, len(is), len(was))
-				}
-			}
-			dst := mounted(t, typ)
-			if s, err := r.Extract(context.Background(), dst, ExtractOptions{}); err != nil || len(s.Problems) > 0 || len(s.Locks) > 0 {
-				t.Fatalf("%v %v", s, err)
-			}
-			same("Extract", dst, "")
-			back, err := OpenFS(dst)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer back.Close()
-			diff := func() (out []string) {
-				t.Helper()
-				ds, err := r.Compare(context.Background(), back, CompareOptions{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, d := range ds {
-					if !strings.HasPrefix(d.Path, "lost+found") {
-						out = append(out, d.String())
-					}
-				}
-				return out
-			}
-			if ds := diff(); len(ds) > 0 {
-				t.Errorf("Compare after Extract: %q", ds)
-			}
-			btrfstest.Run(t, "chattr", "-i", dst+"/file-i")
-			if ds := diff(); !slices.Equal(ds, []string{`file-i: flags are "", were "schg"`}) {
-				t.Errorf("chattr -i is not seen: %q", ds)
-			}
-
-			// A restore changes things after the extraction, and locks them then.
-			late := mounted(t, typ)
-			s, err := r.Extract(context.Background(), late, ExtractOptions{KeepUnlocked: true})
-			if err != nil || len(s.Problems) > 0 || len(s.Locks) != 4 {
-				t.Fatalf("%v %v", s, err)
-			}
-			same("KeepUnlocked", late, "ia")
-			if err := os.WriteFile(late+"/file-i", nil, 0o644); err != nil {
-				t.Error(err)
-			}
-			if err := os.WriteFile(late+"/dir-i/more", nil, 0o644); err != nil {
-				t.Error(err)
-			}
-			if err := os.Remove(late + "/dir-i/more"); err != nil {
-				t.Error(err)
-			}
-			if p, err := SetLocks(late, append(s.Locks, Lock{"not/there", flagImmutable})); err != nil || len(p) != 1 || p[0].Path != "not/there" {
-				t.Errorf("SetLocks: %v %v", p, err)
-			}
-			same("SetLocks", late, "")
-			if p, err := TakeLocks(late, s.Locks); err != nil || len(p) > 0 {
-				t.Errorf("TakeLocks: %v %v", p, err)
-			}
-			if l := lsattr(t, late); strings.ContainsAny(l["file-i"]+l["dir-i"]+l["file-a"]+l["dir-a"], "ia") {
-				t.Errorf("TakeLocks: %v", l)
-			}
-			if p, err := SetLocks(late, s.Locks); err != nil || len(p) > 0 {
-				t.Errorf("SetLocks again: %v %v", p, err)
-			}
-			same("SetLocks again", late, "")
-			if err := os.WriteFile(late+"/file-i", []byte("x"), 0o644); err == nil {
-				t.Error("the immutable file can be written to")
-			}
-
-			// bsdtar, with what it has names for.
-			other := mounted(t, typ)
-			zstd := exec.Command("zstd", "-dc", name)
-			tar := exec.Command("bsdtar", "-xpf", "-", "-C", other)
-			if tar.Stdin, err = zstd.StdoutPipe(); err != nil {
-				t.Fatal(err)
-			}
-			if err := zstd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if out, err := tar.CombinedOutput(); err != nil || zstd.Wait() != nil {
-				t.Fatalf("bsdtar: %v %s", err, out)
-			}
-			// bsdtar sets those of directories first, so that what is in them inherits,
-			// and those of files after the content, which is late for some of btrfs.
-			is := lsattr(t, other)
-			loose := strings.NewReplacer("m", "-", "C", "-")
-			if typ == "btrfs" {
-				loose = strings.NewReplacer("m", "-", "C", "-", "c", "-")
-			}
-			for _, f := range flags {
-				for _, p := range []string{"file-", "dir-"} {
-					_, got, _ := strings.Cut(is[p+string(f)], " ")
-					if _, want, _ := strings.Cut(was[p+string(f)], " "); loose.Replace(got) != loose.Replace(want) {
-						t.Errorf("bsdtar: %s%c has %s; it was %s", p, f, got, want)
-					}
-				}
-			}
-			stream, err := exec.Command("bsdtar", "--format=pax", "-C", src, "-cf", "-", ".").Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			third := mounted(t, typ)
-			if s, err := ExtractTar(context.Background(), bytes.NewReader(stream), "bsdtar's", third, ExtractOptions{}); err != nil || len(s.Problems) > 0 {
-				t.Errorf("%v %v", s, err)
-			}
-			if typ != "xfs" { // bsdtar knows no projects
-				same("from bsdtar", third, "m")
-			}
+			c.name, _ = create(t, c.src, CreateOptions{})
+			c.r = open(t, c.name)
+			c.extract(t)
+			c.lockLate(t)
+			c.bsdtar(t)
 		})
+	}
+}
+
+// flagged is a file system with a file and a directory for each flag, and its
+// archive.
+type flagged struct {
+	src, typ, flags string
+	was             map[string]string // what lsattr says of it
+	name            string            // of the archive
+	r               *Reader
+}
+
+func (c *flagged) fill(t *testing.T) {
+	t.Helper()
+	for _, f := range c.flags {
+		name := filepath.Join(c.src, "file-"+string(f))
+		dir := filepath.Join(c.src, "dir-"+string(f))
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(dir+"/sub", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+"/old", []byte("from before"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(name, dir+"/link"); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.ContainsRune("DPT", f) {
+			// Not compressed when empty, as btrfs wants it.
+			btrfstest.Run(t, "chattr", "+"+string(f), name)
+		}
+		if f != 'm' || c.typ != "btrfs" {
+			btrfstest.Run(t, "chattr", "+"+string(f), dir)
+		}
+		if f != 'i' { // with what it has from its directory
+			if err := os.WriteFile(dir+"/new", bytes.Repeat([]byte("text "), 10000), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(dir+"/newdir", 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if c.typ == "xfs" {
+		btrfstest.Run(t, "chattr", "-p", "4711", c.src+"/file-d")
+		btrfstest.Run(t, "chattr", "-p", "1000000000", c.src+"/dir-d")
+	}
+}
+
+// same compares a tree with what was, but for some flags.
+func (c *flagged) same(t *testing.T, what, dir, but string) {
+	t.Helper()
+	is := lsattr(t, dir)
+	drop := func(s string) string {
+		return strings.Map(func(r rune) rune {
+			if strings.ContainsRune(but, r) {
+				return '-'
+			}
+			return r
+		}, s)
+	}
+	for p, v := range c.was {
+		if drop(is[p]) != drop(v) {
+			t.Errorf("%s: %s has %s; it was %s", what, p, is[p], v)
+		}
+	}
+	if len(is) != len(c.was) {
+		t.Errorf("%s: %d paths; there were %d", what, len(is), len(c.was))
+	}
+}
+
+func (c *flagged) extract(t *testing.T) {
+	t.Helper()
+	dst := mounted(t, c.typ)
+	if s, err := c.r.Extract(context.Background(), dst, ExtractOptions{}); err != nil || len(s.Problems) > 0 || len(s.Locks) > 0 {
+		t.Fatalf("%v %v", s, err)
+	}
+	c.same(t, "Extract", dst, "")
+	back, err := OpenFS(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer back.Close()
+	diff := func() (out []string) {
+		t.Helper()
+		ds, err := c.r.Compare(context.Background(), back, CompareOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range ds {
+			if !strings.HasPrefix(d.Path, "lost+found") {
+				out = append(out, d.String())
+			}
+		}
+		return out
+	}
+	if ds := diff(); len(ds) > 0 {
+		t.Errorf("Compare after Extract: %q", ds)
+	}
+	btrfstest.Run(t, "chattr", "-i", dst+"/file-i")
+	if ds := diff(); !slices.Equal(ds, []string{`file-i: flags are "", were "schg"`}) {
+		t.Errorf("chattr -i is not seen: %q", ds)
+	}
+}
+
+// A restore changes things after the extraction, and locks them then.
+func (c *flagged) lockLate(t *testing.T) {
+	t.Helper()
+	late := mounted(t, c.typ)
+	s, err := c.r.Extract(context.Background(), late, ExtractOptions{KeepUnlocked: true})
+	if err != nil || len(s.Problems) > 0 || len(s.Locks) != 4 {
+		t.Fatalf("%v %v", s, err)
+	}
+	c.same(t, "KeepUnlocked", late, "ia")
+	if err := os.WriteFile(late+"/file-i", nil, 0o644); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(late+"/dir-i/more", nil, 0o644); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(late + "/dir-i/more"); err != nil {
+		t.Error(err)
+	}
+	if p, err := SetLocks(late, append(s.Locks, Lock{"not/there", flagImmutable})); err != nil || len(p) != 1 || p[0].Path != "not/there" {
+		t.Errorf("SetLocks: %v %v", p, err)
+	}
+	c.same(t, "SetLocks", late, "")
+	if p, err := TakeLocks(late, s.Locks); err != nil || len(p) > 0 {
+		t.Errorf("TakeLocks: %v %v", p, err)
+	}
+	if l := lsattr(t, late); strings.ContainsAny(l["file-i"]+l["dir-i"]+l["file-a"]+l["dir-a"], "ia") {
+		t.Errorf("TakeLocks: %v", l)
+	}
+	if p, err := SetLocks(late, s.Locks); err != nil || len(p) > 0 {
+		t.Errorf("SetLocks again: %v %v", p, err)
+	}
+	c.same(t, "SetLocks again", late, "")
+	if err := os.WriteFile(late+"/file-i", []byte("x"), 0o644); err == nil {
+		t.Error("the immutable file can be written to")
+	}
+}
+
+// bsdtar, with what it has names for.
+func (c *flagged) bsdtar(t *testing.T) {
+	t.Helper()
+	other := mounted(t, c.typ)
+	zstd := exec.Command("zstd", "-dc", c.name)
+	tar := exec.Command("bsdtar", "-xpf", "-", "-C", other)
+	var err error
+	if tar.Stdin, err = zstd.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := zstd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := tar.CombinedOutput(); err != nil || zstd.Wait() != nil {
+		t.Fatalf("bsdtar: %v %s", err, out)
+	}
+	// bsdtar sets those of directories first, so that what is in them inherits,
+	// and those of files after the content, which is late for some of btrfs.
+	is := lsattr(t, other)
+	loose := strings.NewReplacer("m", "-", "C", "-")
+	if c.typ == "btrfs" {
+		loose = strings.NewReplacer("m", "-", "C", "-", "c", "-")
+	}
+	for _, f := range c.flags {
+		for _, p := range []string{"file-", "dir-"} {
+			_, got, _ := strings.Cut(is[p+string(f)], " ")
+			if _, want, _ := strings.Cut(c.was[p+string(f)], " "); loose.Replace(got) != loose.Replace(want) {
+				t.Errorf("bsdtar: %s%c has %s; it was %s", p, f, got, want)
+			}
+		}
+	}
+	stream, err := exec.Command("bsdtar", "--format=pax", "-C", c.src, "-cf", "-", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	third := mounted(t, c.typ)
+	if s, err := ExtractTar(context.Background(), bytes.NewReader(stream), "bsdtar's", third, ExtractOptions{}); err != nil || len(s.Problems) > 0 {
+		t.Errorf("%v %v", s, err)
+	}
+	if c.typ != "xfs" { // bsdtar knows no projects
+		c.same(t, "from bsdtar", third, "m")
 	}
 }
 
@@ -287,10 +307,15 @@ func TestFlagNames(t *testing.T) {
 	if got := (flagImmutable | flagNoCow | flagCasefold).String(); got != "schg,nocow,casefold" {
 		t.Errorf("%q", got)
 	}
+	var all Flags
 	for _, n := range flagNames {
 		if parseFlags(n.name) != n.bit {
 			t.Errorf("%s is %x", n.name, parseFlags(n.name))
 		}
+		all |= n.bit
+	}
+	if all != flagAll {
+		t.Errorf("those with names are %x, all are %x", all, flagAll)
 	}
 	if got := parseFlags("uchg,nodump,,nothing"); got != 0x40 {
 		t.Errorf("%x", got)

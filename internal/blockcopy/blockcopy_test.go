@@ -319,16 +319,7 @@ func TestErrors(t *testing.T) {
 func TestMounted(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
-			if b, err := os.ReadFile("/proc/filesystems"); os.Getuid() != 0 || err != nil || !strings.Contains(string(b), "\t"+kind+"\n") {
-				t.Skip("wants root and a kernel with " + kind)
-			}
-			dev := btrfstest.Loop(t, 1<<30)
-			btrfstest.Run(t, "mkfs."+kind, "-q", dev)
-			dir := t.TempDir()
-			if err := unix.Mount(dev, dir, kind, 0, ""); err != nil {
-				t.Skip(err)
-			}
-			t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+			dev, dir := btrfstest.MountOther(t, kind, 1<<30)
 			mark := bytes.Repeat([]byte("mark of a block "), 256)
 			for i := range 20 {
 				if err := os.WriteFile(fmt.Sprintf("%s/f%d", dir, i), bytes.Repeat(mark, 10+i*7), 0o600); err != nil {

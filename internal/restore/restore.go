@@ -591,6 +591,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		if s.Kind == plan.MountFS && !r.opt.DryRun {
 			if before {
 				r.Screen.Note("%s: was restored before", s.Mount.Path)
+				// What stays locked fails where it is to be changed.
 				if _, err := archive.TakeLocks(filepath.Join(r.opt.Target, s.Mount.Path), locks); err != nil {
 					return err
 				}

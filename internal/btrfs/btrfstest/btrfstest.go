@@ -1,4 +1,4 @@
-// Package btrfstest mounts new btrfs for tests.
+// Package btrfstest mounts new btrfs, and others, for tests.
 package btrfstest
 
 import (
@@ -46,9 +46,7 @@ func Loop(t *testing.T, size int64) string {
 // gives the directory that it is mounted on.
 func Mount(t *testing.T, n int, args ...string) string {
 	t.Helper()
-	if b, err := os.ReadFile("/proc/filesystems"); os.Getuid() != 0 || err != nil || !strings.Contains(string(b), "\tbtrfs\n") {
-		t.Skip("wants root and a kernel with btrfs")
-	}
+	needs(t, "btrfs")
 	var devs []string
 	for range n {
 		devs = append(devs, Loop(t, 256<<20))
@@ -63,4 +61,26 @@ func Mount(t *testing.T, n int, args ...string) string {
 	}
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	return dir
+}
+
+// MountOther makes a file system of another type on a loop device of a size in
+// bytes, and gives that and the directory that it is mounted on.
+func MountOther(t *testing.T, typ string, size int64) (dev, dir string) {
+	t.Helper()
+	needs(t, typ)
+	dev, dir = Loop(t, size), t.TempDir()
+	Run(t, "mkfs."+typ, "-q", dev)
+	if err := unix.Mount(dev, dir, typ, 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dev, dir
+}
+
+// needs skips the test where the kernel has no such file system.
+func needs(t *testing.T, typ string) {
+	t.Helper()
+	if b, err := os.ReadFile("/proc/filesystems"); os.Getuid() != 0 || err != nil || !strings.Contains(string(b), "\t"+typ+"\n") {
+		t.Skip("wants root and a kernel with " + typ + "; CI has both")
+	}
 }
