@@ -615,7 +615,7 @@ func TestLocal(t *testing.T) {
 			if err := vm.Login(Password, bootLimit); err != nil {
 				t.Fatal(err)
 			}
-			f := &faults{t, vm}
+			f := newFaults(t, vm)
 			f.want(0, "mkdir -p /backup && mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /usr/local/bin/ && sha256sum /boot/grub/grub.cfg > /root/sum")
 			f.want(0, "mkcdrec test local", "local-menu")
 			f.want(0, "mkcdrec rescue --local --append mkcdrec.shell", "added: entry in GRUB's menu")
@@ -636,7 +636,7 @@ func TestLocal(t *testing.T) {
 			if err := vm.Login(Password, bootLimit); err != nil {
 				t.Fatal(err)
 			}
-			f = &faults{t, vm}
+			f = newFaults(t, vm)
 			f.want(0, "mkcdrec rescue --local-remove && test ! -e /boot/mkcdrec && test ! -e /boot/grub/custom.cfg && ! (efibootmgr 2>/dev/null | grep -q mkcdrec) && test ! -e /boot/efi/EFI/mkcdrec")
 			off(vm, "poweroff")
 		})

@@ -44,8 +44,8 @@ func runCircle(t *testing.T, c Circle) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("backup:\n%s", out.Backup)
-	t.Logf("restore:\n%s", out.Restore)
+	t.Logf("backup:\n%s", Shown(out.Backup))
+	t.Logf("restore:\n%s", Shown(out.Restore))
 	t.Logf("%d paths; named differences: %v", out.Paths, out.Named)
 	for _, d := range out.Differences {
 		t.Errorf("differs: %v", d)

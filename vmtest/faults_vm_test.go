@@ -5,6 +5,7 @@ package vmtest
 import (
 	"context"
 	"debug/elf"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,10 +18,32 @@ import (
 )
 
 // faults drives one machine's shell and fails the test when an answer is not
-// the wanted one.
+// the wanted one. It goes on after that; what went wrong is said again at the
+// end, where somebody who has only the end of a long log finds it.
 type faults struct {
-	t  *testing.T
-	vm *VM
+	t    *testing.T
+	vm   *VM
+	sins []string
+}
+
+func newFaults(t *testing.T, vm *VM) *faults {
+	f := &faults{t: t, vm: vm}
+	t.Cleanup(func() {
+		for _, s := range f.sins {
+			t.Logf("FAILED above: %s", s)
+		}
+	})
+	return f
+}
+
+// wrong fails the test with a command and what came out of it, as far as it
+// helps.
+func (f *faults) wrong(cmd, what, out string) {
+	f.t.Helper()
+	out = Shown(out)
+	m := fmt.Sprintf("%s: %s:\n%s", cmd, what, out[max(0, len(out)-4000):])
+	f.sins = append(f.sins, m)
+	f.t.Error(m)
 }
 
 // want runs a command and checks its exit status and that its output has all
@@ -32,11 +55,11 @@ func (f *faults) want(code int, cmd string, words ...string) string {
 		f.t.Fatal(err)
 	}
 	if got != code {
-		f.t.Errorf("%s: exit status %d; want %d:\n%s", cmd, got, code, out)
+		f.wrong(cmd, fmt.Sprintf("exit status %d; want %d", got, code), out)
 	}
 	for _, w := range words {
 		if !strings.Contains(out, w) {
-			f.t.Errorf("%s: no %q in:\n%s", cmd, w, out)
+			f.wrong(cmd, fmt.Sprintf("no %q in", w), out)
 		}
 	}
 	return out
@@ -85,26 +108,30 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	if err := vm.Login(Password, bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	f := &faults{t, vm}
+	f := newFaults(t, vm)
 	f.want(0, "mkdir -p /backup /small && mount LABEL=SETDISK /backup && mount -t tmpfs -o size=60m none /small && cp /backup/bin/mkcdrec /usr/local/bin/")
 	// The big part of this machine only makes the test long.
 	f.want(0, `printf 'exclude:\n  - /usr/share/*\n  - /usr/lib/x86_64-linux-gnu/perl*\n  - /usr/lib/grub/x86_64-efi*\n  - /usr/lib/modules/*\n' > /etc/mkcdrec.yaml`)
 
 	t.Log("half of an array gone, and of a volume group; LUKS that is closed")
+	// udev looks at what changes, and holds it for a moment.
+	f.want(0, `again() { for i in $(seq 50); do "$@" && return; sleep 0.2; done; return 1; }`)
+	// Which of the two is sda is the kernel's choice, made anew at each start.
+	sick := strings.TrimSpace(f.want(0, "A="+byID("SICK01")+" B="+byID("SICK02")+"; basename $A"))
 	for _, c := range []string{
-		"A=" + byID("SICK01") + " B=" + byID("SICK02") + "; printf test > /tmp/p; for d in $A $B; do sgdisk -n1:0:+50M -n2:0:+50M -n3:0:+50M $d; done; udevadm settle",
+		"printf test > /tmp/p; for d in $A $B; do sgdisk -n1:0:+50M -n2:0:+50M -n3:0:+50M $d; done; udevadm settle",
 		"cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /tmp/p ${A}1",
 		"mdadm --create --run --assume-clean --metadata=1.2 /dev/md9 --level=1 --raid-devices=2 ${A}2 ${B}2 && mkfs.ext4 -q /dev/md9 && mkdir /srv/half /srv/gone && mount /dev/md9 /srv/half",
 		"vgcreate -q sick ${A}3 ${B}3 && lvcreate -q -y -i 2 -L 64m -n data sick && mkfs.ext4 -q /dev/sick/data && mount /dev/sick/data /srv/gone",
-		"mkcdrec -n path /backup > /tmp/n 2>&1; S=$?; grep -v '^/' /tmp/n; test $S = 3 && test $(grep -c sda /tmp/n) = 1",
-		"echo 1 > /sys/block/$(basename $B)/device/delete; date > /srv/half/x; sync /srv/half/x; mdadm --detail /dev/md9 | grep degraded",
+		"mkcdrec -n path /backup > /tmp/n 2>&1; S=$?; grep -v '^/' /tmp/n; test $S = 3 && test $(grep -c " + sick + " /tmp/n) = 1",
+		"echo 1 > /sys/block/$(basename $B)/device/delete; date > /srv/half/x; sync /srv/half/x; again grep '_\\]\\|\\[_' /proc/mdstat",
 	} {
 		f.want(0, c)
 	}
-	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", "sda1: LUKS device that is not open", "md9: RAID array is degraded: 1 of 2 members", "sick: volume group with missing physical volumes", "/srv/gone")
-	f.want(0, "umount /srv/half /srv/gone; mdadm --stop /dev/md9 && mdadm --zero-superblock ${A}2; dmsetup remove sick-data; wipefs -q -a ${A}1 ${A}3; sgdisk -Z $A; blockdev --rereadpt $A; udevadm settle; dmsetup create mpatha --uuid mpath-SICK01 --table \"0 524288 linear $A 0\" && mkfs.ext4 -q /dev/mapper/mpatha && mount /dev/mapper/mpatha /srv/gone")
-	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", "sda: it is a path to the multipath device mpatha", "/srv/gone: ext4 on dm-", "on sda, is left alone")
-	f.want(0, "umount /srv/gone; rmdir /srv/half /srv/gone; dmsetup remove mpatha; echo 1 > /sys/block/$(basename $A)/device/delete; sleep 1; ! lsblk | grep sd")
+	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", sick+"1: LUKS device that is not open", "md9: RAID array is degraded: 1 of 2 members", "sick: volume group with missing physical volumes", "/srv/gone")
+	f.want(0, "again umount /srv/half && again umount /srv/gone && again mdadm --stop /dev/md9 && again mdadm --zero-superblock ${A}2 && dmsetup remove --retry sick-data && again wipefs -q -a ${A}1 ${A}3 && sgdisk -Z $A && udevadm settle && again blockdev --rereadpt $A && udevadm settle && again dmsetup create mpatha --uuid mpath-SICK01 --table \"0 524288 linear $A 0\" && mkfs.ext4 -q /dev/mapper/mpatha && mount /dev/mapper/mpatha /srv/gone")
+	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", sick+": it is a path to the multipath device mpatha", "/srv/gone: ext4 on dm-", "on "+sick+", is left alone")
+	f.want(0, "again umount /srv/gone && rmdir /srv/half /srv/gone && dmsetup remove --retry mpatha && echo 1 > /sys/block/$(basename $A)/device/delete && udevadm settle && again test ! -e /sys/block/$(basename $A) && ! lsblk | grep sd")
 
 	f.want(0, "mkcdrec test", "ok", "kernel-config", "loader-bios", "loader-uefi", "shim and GRUB, signed")
 	f.want(0, "mkcdrec --json test", `"event":"result"`)
@@ -236,7 +263,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	f := &faults{t, vm}
+	f := newFaults(t, vm)
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 
 	t.Log("Ctrl-C, history, the applets")

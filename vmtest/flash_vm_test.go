@@ -60,7 +60,7 @@ func TestFlash(t *testing.T) {
 	mount := "mount -t f2fs /dev/sda /d && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold"
 	describe := "/set/bin/guest describe /d/difficult /d/data/difficult /d/fold/difficult > /set/"
 	umount := "umount /d/data && umount /d/fold && umount /d"
-	f := &faults{t, vm}
+	f := newFaults(t, vm)
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 	for _, c := range []string{
 		"modprobe f2fs && modprobe jfs && mkdir -p /set /d && mount -t ext4 /dev/vda /set",

@@ -320,6 +320,22 @@ func (v *VM) Output() string {
 	return v.buf.String()
 }
 
+// Shown is what a terminal would have left of a text on its screen: of a line
+// that was written again and again, as progress is, the last.
+func Shown(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, "\r\n")
+		for _, again := range []string{"\x1b[K", "\r"} {
+			if i := strings.LastIndex(line, again); i >= 0 {
+				line = line[i+len(again):]
+			}
+		}
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
 // Tail is the end of the output, for messages.
 func (v *VM) Tail(n int) string {
 	o := v.Output()

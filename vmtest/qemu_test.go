@@ -19,3 +19,10 @@ func TestStamped(t *testing.T) {
 		t.Errorf("%q", b.String())
 	}
 }
+
+func TestShown(t *testing.T) {
+	got := Shown("left out: x\r\n\r\x1b[Karchiving 1 %\r\x1b[Karchiving 50 %\r\x1b[K/boot  301\r\nold\rnew\n\nend")
+	if want := "left out: x\n/boot  301\nnew\n\nend\n"; got != want {
+		t.Errorf("%q; want %q", got, want)
+	}
+}
