@@ -76,42 +76,65 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	if err := p.holder(dir, mounts); err != nil {
 		return nil, err
 	}
-	named := func(names ...string) string {
-		for _, n := range names {
-			if n != "" && slices.Contains(c.ExcludeDevices, n) {
-				return "exclude_devices: " + n
-			}
-		}
-		return ""
+	p.exclusions(c)
+	if err := p.luks(c); err != nil {
+		return nil, err
 	}
-	for i := range l.Filesystems {
-		f := &l.Filesystems[i]
+	p.images(c)
+	p.groups()
+	p.archives()
+	p.swapFiles()
+	for _, u := range l.LeftAlone {
+		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, u.Reason))
+	}
+	p.unsupported(c)
+	if l.Mounted("/") == nil || l.Mounted("/").Excluded != "" {
+		return p, errors.New("cannot back up this machine: its root file system is not among what can be saved")
+	}
+	return p, nil
+}
+
+// excludes gives the rule by which something with these names is left out, ""
+// for none.
+func (c *Config) excludes(names ...string) string {
+	for _, n := range names {
+		if n != "" && slices.Contains(c.ExcludeDevices, n) {
+			return "exclude_devices: " + n
+		}
+	}
+	return ""
+}
+
+// exclusions marks the file systems that are left out with the reason.
+func (p *Plan) exclusions(c *Config) {
+	for i := range p.Layout.Filesystems {
+		f := &p.Layout.Filesystems[i]
 		names := f.Devs()
 		for _, d := range f.Devs() {
-			names = append(names, l.DisksUnder(d)...)
+			names = append(names, p.Layout.DisksUnder(d)...)
 		}
 		for _, m := range f.Mounts {
 			names = append(names, m.Path)
 		}
-		f.Excluded = named(names...)
+		f.Excluded = c.excludes(names...)
 		switch {
 		case p.Holder != nil && f.Device == p.Holder.Device:
 			f.Excluded = "it holds the backup set"
-		case f.Excluded == "" && !usesDisk(l, f.Devs()...):
+		case f.Excluded == "" && !usesDisk(p.Layout, f.Devs()...):
 			f.Excluded = "nothing of its disk is mounted"
 		}
 	}
-	if err := p.luks(c, named); err != nil {
-		return nil, err
-	}
-	for i := range l.Images {
-		m := &l.Images[i]
-		names := append(l.DisksUnder(m.Device), m.Device)
-		rule := named(names...)
+}
+
+// images decides what is saved block by block.
+func (p *Plan) images(c *Config) {
+	for i := range p.Layout.Images {
+		m := &p.Layout.Images[i]
+		rule := c.excludes(append(p.Layout.DisksUnder(m.Device), m.Device)...)
 		if rule == "" && p.besideSet(m.Device) {
 			rule = "it is on the disk that holds the backup set"
 		}
-		if rule == "" && !usesDisk(l, m.Device) {
+		if rule == "" && !usesDisk(p.Layout, m.Device) {
 			rule = "nothing of its disk is mounted"
 		}
 		if rule != "" {
@@ -121,7 +144,11 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		m.File = manifest.ImageName(m.Device)
 		p.Images = append(p.Images, m)
 	}
-	for _, g := range l.VolumeGroup {
+}
+
+// groups tells what of volume groups does not come back.
+func (p *Plan) groups() {
+	for _, g := range p.Layout.VolumeGroup {
 		if len(g.Snapshots) > 0 {
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: snapshots: %s", g.Name, strings.Join(g.Snapshots, ", ")))
 		}
@@ -129,8 +156,12 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: the caches of %s: the volumes come back without; lvconvert(8) makes new ones", g.Name, strings.Join(g.Caches, ", ")))
 		}
 	}
-	for i := range l.Filesystems {
-		f := &l.Filesystems[i]
+}
+
+// archives plans one for each part of a file system that is not left out.
+func (p *Plan) archives() {
+	for i := range p.Layout.Filesystems {
+		f := &p.Layout.Filesystems[i]
 		if f.Excluded != "" {
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", f.Device, f.Type, f.Excluded))
 			continue
@@ -149,14 +180,16 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 			p.Archives = append(p.Archives, a)
 		}
 	}
-	p.swapFiles()
 	// Parents before what is mounted in them: restore unpacks in this order.
 	slices.SortFunc(p.Archives, func(a, b PlannedArchive) int { return strings.Compare(a.Mount, b.Mount) })
-	for _, u := range l.LeftAlone {
-		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, u.Reason))
-	}
+}
+
+// unsupported divides what can't be brought back into what a rule leaves out
+// and what is missing.
+func (p *Plan) unsupported(c *Config) {
+	l := p.Layout
 	for _, u := range l.Unsupported {
-		rule := named(u.Device, u.What)
+		rule := c.excludes(u.Device, u.What)
 		if rule == "" && p.over != nil && p.over.Device != "" && u.Device == p.over.Device {
 			rule = "it holds the backup set"
 		}
@@ -172,10 +205,6 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		}
 		p.NotCovered = append(p.NotCovered, fmt.Sprintf("%s: %s", u.What, u.Reason))
 	}
-	if l.Mounted("/") == nil || l.Mounted("/").Excluded != "" {
-		return p, errors.New("cannot back up this machine: its root file system is not among what can be saved")
-	}
-	return p, nil
 }
 
 // swapFiles has archives leave swap files out, which a restore makes anew. Those

@@ -41,7 +41,7 @@ func (c *Config) recipients() ([]age.Recipient, error) {
 }
 
 // luks decides what becomes of the headers of LUKS devices.
-func (p *Plan) luks(c *Config, named func(...string) string) error {
+func (p *Plan) luks(c *Config) error {
 	r, err := c.recipients()
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (p *Plan) luks(c *Config, named func(...string) string) error {
 	for i := range p.Layout.Crypts {
 		k := &p.Layout.Crypts[i]
 		switch {
-		case named(append(p.Layout.DisksUnder(k.Device), k.Device, k.Mapper(), k.Name)...) != "":
+		case c.excludes(append(p.Layout.DisksUnder(k.Device), k.Device, k.Mapper(), k.Name)...) != "":
 		case c.LUKSHeaders == "none":
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: its LUKS header with all keys: luks_headers: none", k.Device))
 		case len(r) == 0:

@@ -67,21 +67,20 @@ func TestLUKSHeaders(t *testing.T) {
 	fresh := func() *Plan {
 		return &Plan{Layout: &layout.Layout{Crypts: []layout.Crypt{{Name: "c", Device: "../" + dev, LUKS: &superblock.LUKS{Offset: int64(len(content))}}}}}
 	}
-	none := func(...string) string { return "" }
 	p := fresh()
-	if err := p.luks(&Config{}, none); err != nil || len(p.NotCovered) != 1 || !strings.Contains(p.NotCovered[0], "no recipients are named") || p.Layout.Crypts[0].Header != "" {
+	if err := p.luks(&Config{}); err != nil || len(p.NotCovered) != 1 || !strings.Contains(p.NotCovered[0], "no recipients are named") || p.Layout.Crypts[0].Header != "" {
 		t.Errorf("without recipients: %v %v", p.NotCovered, err)
 	}
 	p = fresh()
-	if err := p.luks(&Config{LUKSHeaders: "none"}, none); err != nil || len(p.NotCovered) != 0 || len(p.LeftOut) != 1 {
+	if err := p.luks(&Config{LUKSHeaders: "none"}); err != nil || len(p.NotCovered) != 0 || len(p.LeftOut) != 1 {
 		t.Errorf("left out: %v %v %v", p.NotCovered, p.LeftOut, err)
 	}
 	p = fresh()
-	if err := p.luks(&Config{Recipients: []string{id.Recipient().String()}}, func(...string) string { return "by name" }); err != nil || p.Layout.Crypts[0].Header != "" {
+	if err := p.luks(&Config{Recipients: []string{id.Recipient().String()}, ExcludeDevices: []string{"c"}}); err != nil || p.Layout.Crypts[0].Header != "" {
 		t.Errorf("excluded: %v", err)
 	}
 	p = fresh()
-	if err := p.luks(&Config{Recipients: []string{id.Recipient().String()}}, none); err != nil {
+	if err := p.luks(&Config{Recipients: []string{id.Recipient().String()}}); err != nil {
 		t.Fatal(err)
 	}
 	files, err := p.luksHeaders()

@@ -13,6 +13,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
@@ -56,10 +57,36 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 	if l.UEFI == nil || len(l.UEFI.Net) == 0 {
 		b.Report.Warn("UEFI machines will not start from this tree: %v", errors.Join(l.UEFIErr, errors.New("there is no GRUB for the network (Debian: grub-efi-amd64-signed or grub-efi-amd64-bin)")))
 	}
-	files := map[string]string{"vmlinuz": k.Image, "initrd.img": initrd}
-	text := templates.Netboot{URL: base}
+	t := netTree{
+		base:    base,
+		menu:    b.netMenu(p, info, o),
+		kernel:  k.Image,
+		initrd:  initrd,
+		files:   map[string]string{"vmlinuz": k.Image, "initrd.img": initrd},
+		content: map[string][]byte{},
+	}
+	t.text = templates.Netboot{URL: base, Title: t.menu.Title}
+	for _, add := range []func() error{
+		func() error { return t.pxelinux(l.BIOS) },
+		func() error { return t.grub(l.UEFI) },
+		func() error { return t.uki(l.Stub, filepath.Join(work, HTTPBoot)) },
+		t.ipxe,
+		func() error { return t.publish(dir) },
+	} {
+		if err := add(); err != nil {
+			return err
+		}
+	}
+	if why := l.secureBoot(k.Image, Distribution("")); l.UEFI != nil && why != "" {
+		b.Report.Note("not for Secure Boot: %s", why)
+	}
+	return nil
+}
+
+// netMenu is the boot menu of a tree: that of a medium, with the network in the
+// place of the drive.
+func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) templates.Menu {
 	m := b.menu(p, info)
-	text.Title = m.Title
 	m.Heading = "mkcdrec rescue system for " + info.Host
 	m.NoCheck, m.Net = true, true
 	m.Append = strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
@@ -69,82 +96,118 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 	if o.Source != "" {
 		m.Append += " mkcdrec.source=" + o.Source
 	}
-	content := map[string][]byte{}
-	if l.BIOS != nil && l.BIOS.PXELinux != "" {
-		text.BIOS = filepath.Base(l.BIOS.PXELinux)
-		for _, f := range append([]string{l.BIOS.PXELinux, l.BIOS.LDLinux}, l.BIOS.Modules...) {
-			files[filepath.Base(f)] = f
-		}
-		c := m
-		c.Boxed = len(l.BIOS.Modules) > 0
-		c.Kernel, c.Initrd = "vmlinuz", "initrd.img"
-		// lpxelinux reads by HTTP, 20 times as fast as TFTP.
-		if base != "" && text.BIOS == "lpxelinux.0" {
-			c.Kernel, c.Initrd = base+"/vmlinuz", base+"/initrd.img"
-		}
-		if content["pxelinux.cfg/default"], err = templates.ISOLinux(c); err != nil {
-			return err
-		}
+	return m
+}
+
+// netTree is a network boot tree while it is put together.
+type netTree struct {
+	base           string // URL; "" for TFTP only
+	menu           templates.Menu
+	kernel, initrd string
+	text           templates.Netboot
+	files          map[string]string // name in the tree to the file that is copied
+	content        map[string][]byte // name in the tree to what is in it
+}
+
+// pxelinux adds what BIOS machines start with.
+func (t *netTree) pxelinux(l *media.BIOSLoader) (err error) {
+	if l == nil || l.PXELinux == "" {
+		return nil
 	}
-	if l.UEFI != nil && len(l.UEFI.Net) > 0 {
-		for name, f := range l.UEFI.Net {
-			files[name] = f
-		}
-		text.UEFI, text.Secure = "bootx64.efi", l.UEFI.Signed
-		c := m
-		c.Kernel, c.Initrd = "/vmlinuz", "/initrd.img"
-		if base != "" {
-			u, err := url.Parse(base)
-			if err != nil {
-				return err
-			}
-			// With Secure Boot no module may be loaded: GRUB then stays with TFTP.
-			c.Base = fmt.Sprintf("(http,%s)%s", u.Host, strings.TrimSuffix(u.Path, "/"))
-		}
-		if content["grub/grub.cfg"], err = templates.GRUB(c); err != nil {
-			return err
-		}
+	t.text.BIOS = filepath.Base(l.PXELinux)
+	for _, f := range append([]string{l.PXELinux, l.LDLinux}, l.Modules...) {
+		t.files[filepath.Base(f)] = f
 	}
-	if l.Stub != "" && base != "" {
-		uki := filepath.Join(work, HTTPBoot)
-		if err := (media.UKI{Stub: l.Stub, Kernel: k.Image, Initrd: initrd, Cmdline: m.Append, Title: m.Heading}).Write(uki); err != nil {
-			return err
-		}
-		files[HTTPBoot], text.HTTP = uki, HTTPBoot
-	}
-	c := m
+	c := t.menu
+	c.Boxed = len(l.Modules) > 0
 	c.Kernel, c.Initrd = "vmlinuz", "initrd.img"
-	if base != "" {
-		c.Kernel, c.Initrd = base+"/vmlinuz", base+"/initrd.img"
+	// lpxelinux reads by HTTP, 20 times as fast as TFTP.
+	if t.base != "" && t.text.BIOS == "lpxelinux.0" {
+		c.Kernel, c.Initrd = t.base+"/vmlinuz", t.base+"/initrd.img"
 	}
-	if content["boot.ipxe"], err = templates.IPXE(c); err != nil {
-		return err
+	t.content["pxelinux.cfg/default"], err = templates.ISOLinux(c)
+	return err
+}
+
+// grub adds what UEFI machines start with.
+func (t *netTree) grub(l *media.UEFILoader) error {
+	if l == nil || len(l.Net) == 0 {
+		return nil
 	}
-	if content["README.txt"], err = templates.NetbootText(text); err != nil {
-		return err
+	for name, f := range l.Net {
+		t.files[name] = f
 	}
-	for name, f := range files {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
-			return fmt.Errorf("cannot write the network boot tree: %w", err)
-		}
-		if err := publish(f, filepath.Join(dir, name)); err != nil {
+	t.text.UEFI, t.text.Secure = "bootx64.efi", l.Signed
+	c := t.menu
+	c.Kernel, c.Initrd = "/vmlinuz", "/initrd.img"
+	if t.base != "" {
+		u, err := url.Parse(t.base)
+		if err != nil {
 			return err
 		}
+		// With Secure Boot no module may be loaded: GRUB then stays with TFTP.
+		c.Base = fmt.Sprintf("(http,%s)%s", u.Host, strings.TrimSuffix(u.Path, "/"))
 	}
-	for name, t := range content {
+	var err error
+	t.content["grub/grub.cfg"], err = templates.GRUB(c)
+	return err
+}
+
+// uki adds the one file for UEFI HTTP Boot, when there is a stub for it.
+func (t *netTree) uki(stub, file string) error {
+	if stub == "" || t.base == "" {
+		return nil
+	}
+	if err := (media.UKI{Stub: stub, Kernel: t.kernel, Initrd: t.initrd, Cmdline: t.menu.Append, Title: t.menu.Heading}).Write(file); err != nil {
+		return err
+	}
+	t.files[HTTPBoot], t.text.HTTP = file, HTTPBoot
+	return nil
+}
+
+// ipxe adds iPXE's script, and the text that says how all of it is used.
+func (t *netTree) ipxe() (err error) {
+	c := t.menu
+	c.Kernel, c.Initrd = "vmlinuz", "initrd.img"
+	if t.base != "" {
+		c.Kernel, c.Initrd = t.base+"/vmlinuz", t.base+"/initrd.img"
+	}
+	if t.content["boot.ipxe"], err = templates.IPXE(c); err != nil {
+		return err
+	}
+	t.content["README.txt"], err = templates.NetbootText(t.text)
+	return err
+}
+
+// publish writes the tree into a directory, what is read first last.
+func (t *netTree) publish(dir string) error {
+	mkdir := func(name string) (string, error) {
 		to := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return fmt.Errorf("cannot write the network boot tree: %w", err)
+			return "", fmt.Errorf("cannot write the network boot tree: %w", err)
 		}
-		if err := manifest.WriteFile(to, t); err != nil {
+		return to, nil
+	}
+	for name, f := range t.files {
+		to, err := mkdir(name)
+		if err != nil {
+			return err
+		}
+		if err := publish(f, to); err != nil {
+			return err
+		}
+	}
+	for name, text := range t.content {
+		to, err := mkdir(name)
+		if err != nil {
+			return err
+		}
+		if err := manifest.WriteFile(to, text); err != nil {
 			return err
 		}
 		if err := os.Chmod(to, 0o644); err != nil {
 			return fmt.Errorf("cannot write the network boot tree: %w", err)
 		}
-	}
-	if why := l.secureBoot(k.Image, Distribution("")); l.UEFI != nil && why != "" {
-		b.Report.Note("not for Secure Boot: %s", why)
 	}
 	return nil
 }

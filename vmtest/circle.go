@@ -410,37 +410,11 @@ func (r *circle) backup(ctx context.Context) error {
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
 		return err
 	}
-	if len(r.Tapes) > 0 {
-		var err error
-		if r.tapes, err = StartTapes(ctx, r.Work, r.Tapes...); err != nil {
-			return err
-		}
-	}
-	m := Machine{Name: r.Kind + "-source", CPUs: r.CPUs, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial, Sector: machines[r.Kind].sector}}}
 	second := filepath.Join(r.Work, "source-2.qcow2")
-	if r.src.Second != "" {
-		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Second, second); err != nil {
-			return err
-		}
-		defer os.Remove(second)
-		m.Disks = append(m.Disks, Disk{File: second, Serial: r.src.SerialSecond})
-	}
-	m.Disks = append(m.Disks, Disk{File: r.setDisk, Serial: "SETDISK01"})
-	if machines[r.Kind].uefi {
-		m.UEFI = filepath.Join(r.Work, "source.vars")
-		if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {
-			return err
-		}
-	}
-	if r.tapes != nil {
-		m.Extra = r.tapes.Args()
-	}
-	if r.Key {
-		// A cloud kernel has no USB; a SCSI disk may say that it can be taken out.
-		if err := command(ctx, "truncate", "-s", "2G", r.stick().File); err != nil {
-			return err
-		}
-		m.Disks = append(m.Disks, r.stick())
+	defer os.Remove(second)
+	m, err := r.sourceMachine(ctx, disk, second)
+	if err != nil {
+		return err
 	}
 	vm, err := Start(ctx, m)
 	if err != nil {
@@ -450,7 +424,7 @@ func (r *circle) backup(ctx context.Context) error {
 	if err := r.login(vm); err != nil {
 		return err
 	}
-	for _, c := range []string{
+	if err := all(vm,
 		r.spoil(),
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
 		r.swapFile(),
@@ -458,85 +432,19 @@ func (r *circle) backup(ctx context.Context) error {
 		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
 		r.locked(),
 		r.storage(r.src.Serial, "before"),
-		"/backup/bin/guest describe " + r.mounts() + " > /backup/before.json && sync",
-	} {
-		if _, err := must(vm, c, jobLimit); err != nil {
-			return err
-		}
+		"/backup/bin/guest describe "+r.mounts()+" > /backup/before.json && sync",
+	); err != nil {
+		return err
 	}
-	what := "path"
-	auto := "mkcdrec.auto=restore mkcdrec.confirm=" + r.confirmed()
-	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 || r.Vanish {
-		auto = "mkcdrec.debug"
-	}
-	auto += " " + KernelWords
-	if r.identity != nil {
-		what = "-c /backup/luks.yaml path"
-		// Without recipients the headers are not covered, and that is said.
-		if _, err := must(vm, "/backup/bin/mkcdrec -n path /backup > /tmp/n 2>&1; test $? = 3 && grep 'vd.3: its LUKS header: no recipients' /tmp/n", jobLimit); err != nil {
-			return err
-		}
-	}
-	if r.Discs != "" {
-		what = "cdrom --keep-set --size " + r.Discs
-	}
-	// The restore reads the set through; TestKey and TestFaults say verify.
-	where, after := "/backup", []string{"umount /backup"}
-	if r.Key {
-		// The second time it is a key, and nobody is asked; --keep 1 leaves the
-		// new generation only. The stick is busy while it is mounted, and a disk
-		// that can't be taken out is refused.
-		opts := "usbkey --keep 1 --append 'mkcdrec.auto=restore mkcdrec.confirm=" + r.targetSerial() + " " + KernelWords + "' "
-		for _, c := range []string{
-			"printf \"exclude_devices:\\n  - $(basename " + byID("SETDISK01") + ")\\n\" > /backup/key.yaml",
-			"/backup/bin/mkcdrec usbkey --confirm SETDISK01 " + byID("SETDISK01") + " > /tmp/k 2>&1; test $? = 4 && grep 'is not removable' /tmp/k",
-			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey --confirm WRONG01 /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'was not changed' /tmp/k && cmp -n 1048576 /dev/sda /dev/zero",
-			"/backup/bin/mkcdrec -c /backup/key.yaml " + opts + "--confirm KEY01 /dev/sda",
-			"mkdir -p /run/k && mount /dev/sda3 /run/k && ls /run/k | grep " + r.Kind + "- > /tmp/first",
-			"/backup/bin/mkcdrec -c /backup/key.yaml usbkey /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'is mounted on /run/k' /tmp/k",
-			"umount /run/k; sfdisk -d /dev/sda; sfdisk -d /dev/sda > /tmp/table1",
-		} {
-			if _, err := must(vm, c, jobLimit); err != nil {
-				return err
-			}
-		}
-		what, where = "-c /backup/key.yaml "+strings.TrimSpace(opts[:strings.Index(opts, "--append")]), "/dev/sda"
-		after = []string{
-			"mount -o ro /dev/sda3 /run/k && ls /run/k && ! ls /run/k | grep -f /tmp/first && /backup/bin/mkcdrec verify /run/k && umount /run/k",
-			"sfdisk -d /dev/sda > /tmp/table2; ! cmp -s /tmp/table1 /tmp/table2",
-			"umount /backup",
-		}
-	}
-	if r.tapes != nil {
-		// A tape of tgtd that was never written to reads as zero bytes, which is
-		// not what a blank tape does. Then other people's programs: the image as
-		// a drive would present it, the label, and the first archive.
-		what, where = "-c /backup/tape.yaml obdr --force --overwrite", "/dev/nst0 /dev/nst1"
-		after = []string{
-			"dd if=/dev/nst0 of=/dev/null bs=512 count=20 && dd if=/dev/nst0 of=/backup/obdr.iso bs=2048",
-			"dd if=/dev/nst0 bs=64k | head -1 | grep -q '{' && dd if=/dev/nst0 bs=64k | zstd -dc | tar -xO layout.json | grep -q " + r.src.Serial,
-			"dd if=/dev/st1 bs=64k | grep -q '\"reel\": 2'",
-			"/backup/bin/mkcdrec -q list tape:/dev/nst0,/dev/nst1 | grep -q vda2._boot.tar.zst",
-			"/backup/bin/mkcdrec -q extract -C /tmp/x tape:/dev/nst0,/dev/nst1 /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub",
-			"sync; umount /backup",
-		}
-		if _, err := must(vm, "modprobe st && ls /dev/nst1 && printf \"exclude_devices:\\\\n  - $(basename "+byID("SETDISK01")+")\\\\n\" > /backup/tape.yaml", bootLimit); err != nil {
-			return err
-		}
-	}
-	path := "cd /root; /backup/bin/mkcdrec " + what + " --append '" + auto + "' " + where
-	if r.Spoil != "" {
-		path += " 2>&1; test $? = 3"
-	}
-	out, err := must(vm, path, jobLimit)
+	c, err := r.backupCommand(vm)
 	if err != nil {
 		return err
 	}
-	r.out.Backup = out
-	for _, c := range after {
-		if _, err := must(vm, c, jobLimit); err != nil {
-			return err
-		}
+	if r.out.Backup, err = must(vm, c.line, jobLimit); err != nil {
+		return err
+	}
+	if err := all(vm, c.after...); err != nil {
+		return err
 	}
 	if err := vm.Send("poweroff\n"); err != nil {
 		return err
@@ -545,6 +453,126 @@ func (r *circle) backup(ctx context.Context) error {
 		return err
 	}
 	return os.Remove(disk) // destroyed
+}
+
+// all runs commands that have to succeed.
+func all(vm *VM, commands ...string) error {
+	for _, c := range commands {
+		if _, err := must(vm, c, jobLimit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sourceMachine is the machine that is backed up: with the set's disk, and what
+// the set is written to.
+func (r *circle) sourceMachine(ctx context.Context, disk, second string) (Machine, error) {
+	m := Machine{Name: r.Kind + "-source", CPUs: r.CPUs, Log: r.log("source"), Disks: []Disk{{File: disk, Serial: r.src.Serial, Sector: machines[r.Kind].sector}}}
+	if r.src.Second != "" {
+		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Second, second); err != nil {
+			return m, err
+		}
+		m.Disks = append(m.Disks, Disk{File: second, Serial: r.src.SerialSecond})
+	}
+	m.Disks = append(m.Disks, Disk{File: r.setDisk, Serial: "SETDISK01"})
+	if machines[r.Kind].uefi {
+		m.UEFI = filepath.Join(r.Work, "source.vars")
+		if err := command(ctx, "cp", r.src.NVRAM(), m.UEFI); err != nil {
+			return m, err
+		}
+	}
+	if len(r.Tapes) > 0 {
+		var err error
+		if r.tapes, err = StartTapes(ctx, r.Work, r.Tapes...); err != nil {
+			return m, err
+		}
+		m.Extra = r.tapes.Args()
+	}
+	if r.Key {
+		// A cloud kernel has no USB; a SCSI disk may say that it can be taken out.
+		if err := command(ctx, "truncate", "-s", "2G", r.stick().File); err != nil {
+			return m, err
+		}
+		m.Disks = append(m.Disks, r.stick())
+	}
+	return m, nil
+}
+
+// backupRun is the shell's line that backs a machine up, and what looks at
+// the result and unmounts the set.
+type backupRun struct {
+	line  string
+	after []string
+}
+
+// backupCommand prepares what a backup needs.
+func (r *circle) backupCommand(vm *VM) (backupRun, error) {
+	auto := "mkcdrec.auto=restore mkcdrec.confirm=" + r.confirmed()
+	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 || r.Vanish {
+		auto = "mkcdrec.debug"
+	}
+	auto += " " + KernelWords
+	line := func(what, where string) string {
+		l := "cd /root; /backup/bin/mkcdrec " + what + " --append '" + auto + "' " + where
+		if r.Spoil != "" {
+			l += " 2>&1; test $? = 3"
+		}
+		return l
+	}
+	// The restore reads the set through; TestKey and TestFaults say verify.
+	umount := []string{"umount /backup"}
+	switch {
+	case r.Key:
+		return r.keyCommand(vm)
+	case r.tapes != nil:
+		after, err := r.tapeCommand(vm)
+		return backupRun{line("-c /backup/tape.yaml obdr --force --overwrite", "/dev/nst0 /dev/nst1"), after}, err
+	case r.Discs != "":
+		return backupRun{line("cdrom --keep-set --size "+r.Discs, "/backup"), umount}, nil
+	case r.identity != nil:
+		// Without recipients the headers are not covered, and that is said.
+		_, err := must(vm, "/backup/bin/mkcdrec -n path /backup > /tmp/n 2>&1; test $? = 3 && grep 'vd.3: its LUKS header: no recipients' /tmp/n", jobLimit)
+		return backupRun{line("-c /backup/luks.yaml path", "/backup"), umount}, err
+	}
+	return backupRun{line("path", "/backup"), umount}, nil
+}
+
+// keyCommand makes a key once. The second time it is one, and nobody is asked;
+// --keep 1 leaves the new generation only. The stick is busy while it is mounted,
+// and a disk that can't be taken out is refused.
+func (r *circle) keyCommand(vm *VM) (backupRun, error) {
+	key := "/backup/bin/mkcdrec -c /backup/key.yaml usbkey --keep 1 --append 'mkcdrec.auto=restore mkcdrec.confirm=" + r.targetSerial() + " " + KernelWords + "' "
+	c := backupRun{"cd /root; " + key + "/dev/sda", []string{
+		"mount -o ro /dev/sda3 /run/k && ls /run/k && ! ls /run/k | grep -f /tmp/first && /backup/bin/mkcdrec verify /run/k && umount /run/k",
+		"sfdisk -d /dev/sda > /tmp/table2; ! cmp -s /tmp/table1 /tmp/table2",
+		"umount /backup",
+	}}
+	return c, all(vm,
+		"printf \"exclude_devices:\\n  - $(basename "+byID("SETDISK01")+")\\n\" > /backup/key.yaml",
+		"/backup/bin/mkcdrec usbkey --confirm SETDISK01 "+byID("SETDISK01")+" > /tmp/k 2>&1; test $? = 4 && grep 'is not removable' /tmp/k",
+		"/backup/bin/mkcdrec -c /backup/key.yaml usbkey --confirm WRONG01 /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'was not changed' /tmp/k && cmp -n 1048576 /dev/sda /dev/zero",
+		key+"--confirm KEY01 /dev/sda",
+		"mkdir -p /run/k && mount /dev/sda3 /run/k && ls /run/k | grep "+r.Kind+"- > /tmp/first",
+		"/backup/bin/mkcdrec -c /backup/key.yaml usbkey /dev/sda > /tmp/k 2>&1; test $? = 4 && grep 'is mounted on /run/k' /tmp/k",
+		"umount /run/k; sfdisk -d /dev/sda; sfdisk -d /dev/sda > /tmp/table1",
+	)
+}
+
+// tapeCommand prepares the drives. A tape of tgtd that was never written to reads
+// as zero bytes, which is not what a blank tape does. What comes after the backup
+// are other people's programs: the image as a drive would present it, the label,
+// and the first archive.
+func (r *circle) tapeCommand(vm *VM) (after []string, err error) {
+	_, err = must(vm, "modprobe st && ls /dev/nst1 && printf \"exclude_devices:\\n  - $(basename "+byID("SETDISK01")+")\\n\" > /backup/tape.yaml", bootLimit)
+	return []string{
+		"dd if=/dev/nst0 of=/dev/null bs=512 count=20 && dd if=/dev/nst0 of=/backup/obdr.iso bs=2048",
+		"dd if=/dev/nst0 bs=64k | head -1 | grep -q '{' && dd if=/dev/nst0 bs=64k | zstd -dc | tar -xO layout.json | grep -q " + r.src.Serial,
+		"dd if=/dev/st1 bs=64k | grep -q '\"reel\": 2'",
+		"/backup/bin/mkcdrec -q list tape:/dev/nst0,/dev/nst1 | grep -q vda2._boot.tar.zst",
+		"/backup/bin/mkcdrec -q extract -C /tmp/x tape:/dev/nst0,/dev/nst1 /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub",
+		"sync; umount /backup",
+	}, err
 }
 
 // dump takes a file out of the set's disk without mounting it.

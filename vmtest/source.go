@@ -77,6 +77,23 @@ for u in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.
 done
 `
 
+// Suite is the Debian of the source machines, by its code name; MKCDREC_DEBIAN
+// names another one than Debian 12.
+func Suite() string {
+	if s := os.Getenv("MKCDREC_DEBIAN"); s != "" {
+		return s
+	}
+	return "bookworm"
+}
+
+// packagesOf gives what a suite has in packages of their own.
+func packagesOf(suite string) string {
+	if suite == "bookworm" {
+		return packages
+	}
+	return packages + ",systemd-cryptsetup" // since Debian 13
+}
+
 // CacheDir holds what takes long to make: the Debian tree and the installed
 // source machines. MKCDREC_CACHE names another place.
 func CacheDir() string {
@@ -170,7 +187,12 @@ func (s *Source) NVRAM() string { return strings.TrimSuffix(s.Disk, ".qcow2") + 
 // Prepare gives the source machine of a kind, installing it if the cache has
 // it not. Two callers at once for one machine wait for each other.
 func Prepare(ctx context.Context, kind string, say func(string, ...any)) (*Source, error) {
-	debian := sha256.Sum256([]byte(packages + setupHook + customizeHook))
+	suite := Suite()
+	tree := packagesOf(suite) + setupHook + customizeHook
+	if suite != "bookworm" {
+		tree += suite
+	}
+	debian := sha256.Sum256([]byte(tree))
 	base := filepath.Join(CacheDir(), fmt.Sprintf("debian-%x", debian[:6]))
 	sum := sha256.Sum256(append(debian[:], installScript...))
 	dir := filepath.Join(CacheDir(), fmt.Sprintf("%x", sum[:6]))
@@ -265,7 +287,7 @@ func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
 	if _, err := os.Stat(dir + "/debian.img"); err == nil {
 		return nil
 	}
-	say("fetching Debian 12 for the source machines (once, about two minutes)")
+	say("fetching Debian (%s) for the source machines (once, about two minutes)", Suite())
 	tree := dir + "/tree"
 	if err := os.RemoveAll(tree); err != nil {
 		return err
@@ -275,10 +297,10 @@ func makeTree(ctx context.Context, dir string, say func(string, ...any)) error {
 			return err
 		}
 	}
-	args := []string{"mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=" + packages,
+	args := []string{"mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=" + packagesOf(Suite()),
 		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/info/*",
 		`--aptopt=Acquire::Languages "none"`, `--aptopt=APT::Install-Recommends "false"`,
-		"--setup-hook=" + dir + `/setup.sh "$1"`, "--customize-hook=" + dir + `/customize.sh "$1"`, "bookworm", tree}
+		"--setup-hook=" + dir + `/setup.sh "$1"`, "--customize-hook=" + dir + `/customize.sh "$1"`, Suite(), tree}
 	if err := command(ctx, args...); err != nil {
 		return err
 	}
