@@ -12,6 +12,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -167,11 +168,11 @@ func (t *tester) layout(ctx context.Context) *Plan {
 		t.add("coverage", OK, "everything that is mounted can be saved", "")
 	}
 	if l.Boot.Loader == "" {
-		t.add("bootloader", Warning, "no GRUB configuration below /boot", "after a restore the boot loader has to be installed by hand")
+		t.add("bootloader", Warning, "neither a GRUB configuration below /boot nor systemd-boot", "after a restore the boot loader has to be installed by hand")
 	} else {
 		t.add("bootloader", OK, fmt.Sprintf("%s on %s", l.Boot.Loader, l.Boot.Firmware), "")
 	}
-	if l.Boot.Loader == "" {
+	if l.Boot.Loader != layout.GRUB { // systemd-boot is files, which are in the backup
 		return p
 	}
 	for _, n := range []string{"grub-install", "grub2-install"} {

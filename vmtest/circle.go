@@ -71,6 +71,9 @@ type Circle struct {
 	// Spoil is a command that breaks something of the source machine before it is
 	// described. The backup says what, and ends with exit status 3.
 	Spoil string
+	// SystemdBoot has systemd-boot start the machine in the place of GRUB, and the
+	// firmware's boot menu is kept.
+	SystemdBoot bool
 	// From is the Work of a circle whose backup is restored once more, after
 	// BackUp; "" for one of its own.
 	From string
@@ -267,7 +270,7 @@ func (r *circle) nvram(m *Machine, name string) (err error) {
 	if r.entries() && name == "rescue" {
 		// The machine's own, with the entry of the system that was there.
 		m.UEFI = filepath.Join(r.Work, name+".vars")
-		return command(context.Background(), "cp", r.src.NVRAM(), m.UEFI)
+		return command(context.Background(), "cp", filepath.Join(r.Work, "source.vars"), m.UEFI)
 	}
 	if r.entries() && name == "restored" {
 		m.UEFI = filepath.Join(r.Work, "rescue.vars")
@@ -281,7 +284,17 @@ func (r *circle) nvram(m *Machine, name string) (err error) {
 
 // entries tells of a circle in which the firmware's boot menu is kept; in the
 // others it is empty, and only the removable path starts the system.
-func (r *circle) entries() bool { return r.Kind == UEFIBtrfs && r.From == "" && r.Firmware == "" }
+func (r *circle) entries() bool {
+	return (r.Kind == UEFIBtrfs || r.SystemdBoot) && r.From == "" && r.Firmware == ""
+}
+
+// bootLabel is what the installed system calls itself in the firmware's boot menu.
+func (r *circle) bootLabel() string {
+	if r.SystemdBoot {
+		return "Linux Boot Manager"
+	}
+	return "debian"
+}
 
 // targetUEFI tells how the restored machine starts.
 func (r *circle) targetUEFI() bool {
@@ -424,6 +437,24 @@ func (r *circle) backup(ctx context.Context) error {
 	if err := r.login(vm); err != nil {
 		return err
 	}
+	if r.SystemdBoot {
+		if err := all(vm, systemdBoot); err != nil {
+			return err
+		}
+		if err := errors.Join(vm.Send("poweroff\n"), vm.Wait(bootLimit)); err != nil {
+			return err
+		}
+		if vm, err = Start(ctx, m); err != nil {
+			return err
+		}
+		defer vm.Kill()
+		if err := r.login(vm); err != nil {
+			return err
+		}
+		if err := all(vm, "bootctl status | grep 'Product: systemd-boot' && efibootmgr && ! ls /boot/grub"); err != nil {
+			return err
+		}
+	}
 	if err := all(vm,
 		r.spoil(),
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
@@ -454,6 +485,10 @@ func (r *circle) backup(ctx context.Context) error {
 	}
 	return os.Remove(disk) // destroyed
 }
+
+// systemdBoot has systemd-boot start a machine that GRUB started, as Debian's
+// package of it does.
+const systemdBoot = `bootctl install && V=$(uname -r) && kernel-install add $V /boot/vmlinuz-$V /boot/initrd.img-$V && ls /boot/efi/loader/entries/*$V.conf && cat /boot/efi/loader/entries/* && test ! -e /etc/kernel/cmdline && rm -rf /boot/grub /boot/efi/EFI/debian && efibootmgr -q -B -b $(efibootmgr | sed -n 's/^Boot\([0-9A-F]*\)\* debian.*/\1/p') && sync`
 
 // all runs commands that have to succeed.
 func all(vm *VM, commands ...string) error {
@@ -1067,7 +1102,7 @@ func (r *circle) boot(ctx context.Context) error {
 	entries := ""
 	if r.entries() {
 		// One entry of ours, none of before, and it is what was started.
-		entries = `efibootmgr -v; test $(efibootmgr | grep -c debian) = 1 && efibootmgr -v | grep debian | grep -qi $(blkid -p -s PART_ENTRY_UUID -o value ${A}1) && efibootmgr | grep debian | grep -q Boot$(efibootmgr | sed -n 's/BootCurrent: //p')`
+		entries = strings.ReplaceAll(`efibootmgr -v; test $(efibootmgr | grep -c LABEL) = 1 && efibootmgr -v | grep LABEL | grep -qi $(blkid -p -s PART_ENTRY_UUID -o value ${A}1 || blkid -p -s PART_ENTRY_UUID -o value ${A}p1) && efibootmgr | grep LABEL | grep -q Boot$(efibootmgr | sed -n 's/BootCurrent: //p')`, "LABEL", "'"+r.bootLabel()+"'")
 	}
 	for _, c := range []string{
 		"A=" + byID(r.targetSerial()) + "; export A",
@@ -1094,6 +1129,9 @@ func (r *circle) boot(ctx context.Context) error {
 func (r *circle) locked() string {
 	if !strings.HasSuffix(r.Kind, "-plain") && !strings.HasSuffix(r.Kind, "-btrfs") {
 		return "true"
+	}
+	if r.SystemdBoot {
+		return "chattr +i /etc/fstab"
 	}
 	return "chattr +i /etc/fstab /boot/grub/grub.cfg /boot/grub"
 }
@@ -1146,6 +1184,9 @@ func (r *circle) compare(ctx context.Context) error {
 	}
 	if r.TargetBus != "" {
 		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
+	}
+	if r.SystemdBoot {
+		known = append(slices.Clone(known), change{"systemd-boot's random seed, and the initramfs that it loads, made anew", `^/boot/efi/(loader(/random-seed)?|[0-9a-f]{32}(/.*)?)$`})
 	}
 	if r.Firmware != "" {
 		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/\.|/efi(/.*)?|/grub(/.*)?)?$`})

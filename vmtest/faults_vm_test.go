@@ -443,6 +443,12 @@ func TestLonger(t *testing.T) {
 		t.Parallel()
 		runCircle(t, Circle{Kind: BIOSMD, Spoil: spoil, Wished: spoiled})
 	})
+	// Onto a disk that the old initramfs has not the driver of: the copy that
+	// systemd-boot loads is made anew, with the old kernel command line.
+	t.Run("systemd-boot", func(t *testing.T) {
+		t.Parallel()
+		runCircle(t, Circle{Kind: UEFIPlain, TargetBus: "nvme", SystemdBoot: true, Wished: `bootctl status | grep 'Product: systemd-boot' && ! test -e /boot/grub && ! grep -r mkcdrec /boot/efi/loader/entries && test -s /boot/efi/EFI/BOOT/BOOTX64.EFI`})
+	})
 	kinds := map[string][]string{}
 	for name, c := range all {
 		kinds[c.Kind] = append(kinds[c.Kind], name)

@@ -24,7 +24,7 @@ const Password = "test"
 // packages of the source machines: a small Debian 12 with all that a backup
 // of it needs.
 const packages = "linux-image-cloud-amd64,initramfs-tools,zstd,systemd,systemd-sysv,udev,kmod,lvm2,e2fsprogs,xfsprogs,dosfstools,fdisk,gdisk,mdadm,btrfs-progs,cryptsetup-bin,cryptsetup,cryptsetup-initramfs,thin-provisioning-tools,ntfs-3g,exfatprogs," +
-	"grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,efibootmgr,isolinux,syslinux-common,acl,attr,libcap2-bin,iproute2,less,procps,bash,util-linux-extra,login,passwd"
+	"grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-bin,grub-efi-amd64-signed,shim-signed,efibootmgr,systemd-boot,isolinux,syslinux-common,acl,attr,libcap2-bin,iproute2,less,procps,bash,util-linux-extra,login,passwd"
 
 const setupHook = `#!/bin/sh
 set -e

@@ -109,7 +109,12 @@ func (s *System) Enter() (leave func() error, err error) {
 }
 
 func (s *System) chroot(ctx context.Context, args ...string) error {
-	_, err := s.Run.Run(ctx, tool.Cmd{Args: args, Root: s.Root, Env: []string{"DM_DISABLE_UDEV=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}})
+	env := []string{"DM_DISABLE_UDEV=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	if s.Layout.Boot.Loader == layout.SystemdBoot {
+		// Without udev, bootctl(1) can't see that it is the right partition.
+		env = append(env, "SYSTEMD_RELAX_ESP_CHECKS=1", "SYSTEMD_RELAX_XBOOTLDR_CHECKS=1")
+	}
+	_, err := s.Run.Run(ctx, tool.Cmd{Args: args, Root: s.Root, Env: env})
 	return err
 }
 
@@ -197,7 +202,7 @@ func (s *System) renamed() map[string]string {
 
 func (s *System) install(ctx context.Context, renamed map[string]string) error {
 	b := s.Layout.Boot
-	if b.Loader != layout.GRUB {
+	if b.Loader != layout.GRUB && b.Loader != layout.SystemdBoot {
 		return fmt.Errorf("cannot install a boot loader: the source machine's is not known; %s is mounted: install it there by hand", s.Root)
 	}
 	lacks, known := s.lacksDrivers("/sys")
@@ -205,6 +210,9 @@ func (s *System) install(ctx context.Context, renamed map[string]string) error {
 		if err := s.rebuild(ctx, renamed, lacks, known); err != nil {
 			return err
 		}
+	}
+	if b.Loader == layout.SystemdBoot {
+		return s.systemdBoot()
 	}
 	name := "grub-install"
 	if !s.has(name) {
@@ -294,20 +302,12 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 		} else if len(s.Layout.Moved) > 0 {
 			why = "what was on a partition is on a RAID array, or the other way round"
 		}
-		switch {
-		case s.has("update-initramfs"):
-			s.Report.Note("making the initramfs anew: %s", why)
-			if err := s.chroot(ctx, "update-initramfs", "-u", "-k", "all"); err != nil {
-				return err
-			}
-		case s.has("dracut"):
-			s.Report.Note("making the initramfs anew: %s", why)
-			if err := s.chroot(ctx, "dracut", "--force", "--regenerate-all"); err != nil {
-				return err
-			}
-		default:
-			s.Report.Warn("the initramfs may lack the driver of the new disk, and the restored system has no program to make it anew")
+		if err := s.initramfs(ctx, why); err != nil {
+			return err
 		}
+	}
+	if s.Layout.Boot.Loader != layout.GRUB {
+		return nil
 	}
 	for _, cfg := range []struct{ file, prog string }{{"/boot/grub/grub.cfg", "grub-mkconfig"}, {"/boot/grub2/grub.cfg", "grub2-mkconfig"}} {
 		b, err := os.ReadFile(s.Root + cfg.file)
@@ -334,6 +334,26 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 			}
 		}
 	}
+	return nil
+}
+
+// initramfs has the system make its initramfs anew.
+func (s *System) initramfs(ctx context.Context, why string) error {
+	for _, c := range [][]string{
+		{"update-initramfs", "-u", "-k", "all"},   // Debian, Ubuntu
+		{"dracut", "--force", "--regenerate-all"}, // Fedora, RHEL, SUSE
+		{"mkinitcpio", "--allpresets"},            // Arch
+	} {
+		if !s.has(c[0]) {
+			continue
+		}
+		s.Report.Note("making the initramfs anew: %s", why)
+		if s.Layout.Boot.Loader == layout.SystemdBoot {
+			return s.entriesAnew(ctx, c)
+		}
+		return s.chroot(ctx, c...)
+	}
+	s.Report.Warn("the initramfs may lack the driver of the new disk, and the restored system has no program to make it anew")
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -127,7 +128,11 @@ func (s *System) follow(renamed map[string]string) error {
 	}); err != nil {
 		return err
 	}
-	for _, pattern := range cmdlineFiles {
+	patterns := cmdlineFiles
+	if dir := s.espDir(); dir != "" && dir != "/boot" {
+		patterns = append(slices.Clone(patterns), strings.TrimPrefix(dir, "/")+"/loader/entries/*.conf")
+	}
+	for _, pattern := range patterns {
 		files, err := filepath.Glob(filepath.Join(s.Root, pattern))
 		if err != nil {
 			return err
@@ -216,12 +221,14 @@ func firstBlock(file string) (int64, error) {
 }
 
 // bootEntries gives the entries of the Boot Loader Specification, which GRUB's
-// blscfg reads, as lines of a grub.cfg; "" when there are none.
-func (s *System) bootEntries() string {
-	files, err := filepath.Glob(filepath.Join(s.Root, "boot/loader/entries/*.conf"))
+// blscfg and systemd-boot read, as lines of a grub.cfg; "" when there are none.
+// prefix is put before the names of their files.
+func (s *System) bootEntries(dir, prefix string) string {
+	files, err := filepath.Glob(filepath.Join(s.Root, dir, "loader/entries/*.conf"))
 	if err != nil {
 		return ""
 	}
+	files = s.own(files)
 	opts := ""
 	for _, f := range []string{"boot/grub2/grubenv", "boot/grub/grubenv"} {
 		b, err := os.ReadFile(filepath.Join(s.Root, f))
@@ -242,16 +249,22 @@ func (s *System) bootEntries() string {
 		}
 		linux, options, initrd := "", "", ""
 		for _, line := range strings.Split(string(b), "\n") {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+			key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
 			switch key {
 			case "linux":
 				linux = strings.TrimSpace(value)
 			case "options":
 				options += " " + strings.TrimSpace(value)
 			case "initrd":
-				initrd += " " + strings.ReplaceAll(strings.TrimSpace(value), "$tuned_initrd", "")
+				for _, f := range strings.Fields(strings.ReplaceAll(value, "$tuned_initrd", "")) {
+					initrd += " " + prefix + f
+				}
 			}
 		}
+		if linux == "" { // an EFI program: another system's loader
+			continue
+		}
+		linux = prefix + linux
 		fmt.Fprintf(&out, "linux %s%s\ninitrd%s\n", linux, strings.ReplaceAll(options, "$kernelopts", opts), initrd)
 	}
 	return out.String()

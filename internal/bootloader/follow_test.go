@@ -123,11 +123,11 @@ func TestBootEntries(t *testing.T) {
 	put("etc/fstab", "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n")
 	put("etc/initramfs-tools/conf.d/resume", "RESUME=/dev/sda2\n")
 	s := &System{Root: root, Layout: followed(), Devices: map[string]string{"sda": "vda", "sda1": "vda1", "sda2": "vda2"}, Report: progress.None{}}
-	if got, want := s.bootEntries(), "linux /vmlinuz-6.1 root=/dev/sda1 ro resume=/dev/sda2 quiet\ninitrd /initramfs-6.1.img \n"; got != want {
+	if got, want := s.bootEntries("boot", ""), "linux /vmlinuz-6.1 root=/dev/sda1 ro resume=/dev/sda2 quiet\ninitrd /initramfs-6.1.img\n"; got != want {
 		t.Errorf("%q; want %q", got, want)
 	}
 	proof := strings.Join(s.Proof(t.TempDir()), "\n")
-	for _, want := range []string{"root=/dev/sda1 is not among", "resume=/dev/sda2 is not among", "/initramfs-6.1.img, which GRUB loads, is not there"} {
+	for _, want := range []string{"root=/dev/sda1 is not among", "resume=/dev/sda2 is not among", "/initramfs-6.1.img, which the boot loader loads, is not there"} {
 		if !strings.Contains(proof, want) {
 			t.Errorf("the proof does not say %q:\n%s", want, proof)
 		}

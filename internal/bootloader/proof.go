@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -41,18 +42,16 @@ func (s *System) Proof(sys string) []string {
 			out = append(out, "/etc/crypttab: "+m)
 		}
 	}
-	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		b, err := os.ReadFile(s.Root + f)
-		if err != nil {
-			continue
+	for _, c := range s.configs() {
+		for _, m := range append(CheckGRUB(c.text, s.Layout), s.checkRoots(c.text)...) {
+			out = append(out, c.name+": "+m)
 		}
-		cfg := s.started(string(b))
-		for _, m := range append(CheckGRUB(cfg, s.Layout), s.checkRoots(cfg)...) {
-			out = append(out, f+": "+m)
-		}
-		for _, i := range initrds(cfg) {
+		for _, i := range initrds(c.text) {
 			out = append(out, s.checkInitrd(i, sys)...)
 		}
+	}
+	if s.Layout.Boot.Loader == layout.SystemdBoot {
+		out = append(out, s.proveUnified(sys)...)
 	}
 	return append(out, s.checkLoader()...)
 }
@@ -71,23 +70,43 @@ func firstEntry(cfg string) string {
 // those that it reads from files.
 func (s *System) started(cfg string) string {
 	if strings.Contains(cfg, "blscfg") {
-		return cfg + "\n" + s.bootEntries()
+		return cfg + "\n" + s.bootEntries("boot", "")
 	}
 	return firstEntry(cfg)
 }
 
-// lacksDrivers tells whether an initramfs that GRUB loads lacks a driver of the
-// root's disks; known is false when GRUB's configuration names none.
-func (s *System) lacksDrivers(sys string) (lacks, known bool) {
+// config is what a boot loader reads, as text of a grub.cfg.
+type config struct {
+	name string // of the file, or the directory, for people
+	text string
+}
+
+// configs are what the system's boot loader reads to start it.
+func (s *System) configs() []config {
+	if s.Layout.Boot.Loader == layout.SystemdBoot {
+		return s.entries()
+	}
+	var out []config
 	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		b, err := os.ReadFile(s.Root + f)
-		if err != nil {
-			continue
+		if b, err := os.ReadFile(s.Root + f); err == nil {
+			out = append(out, config{f, s.started(string(b))})
 		}
-		for _, i := range initrds(s.started(string(b))) {
+	}
+	return out
+}
+
+// lacksDrivers tells whether an initramfs that the boot loader loads lacks a
+// driver of the root's disks; known is false when its configuration names none.
+func (s *System) lacksDrivers(sys string) (lacks, known bool) {
+	for _, c := range s.configs() {
+		for _, i := range initrds(c.text) {
 			known = true
 			lacks = lacks || len(s.checkInitrd(i, sys)) > 0
 		}
+	}
+	for _, u := range s.unified() {
+		known = true
+		lacks = lacks || len(s.checkUnified(u, sys)) > 0
 	}
 	return lacks, known
 }
@@ -184,14 +203,58 @@ func (s *System) checkInitrd(name, sys string) []string {
 		}
 	}
 	if file == "" {
-		return []string{name + ", which GRUB loads, is not there"}
+		return []string{name + ", which the boot loader loads, is not there"}
 	}
 	f, err := os.Open(file)
 	if err != nil {
 		return []string{err.Error()}
 	}
 	defer f.Close()
-	names, err := initramfs.Names(f)
+	version := kernelVersion(path.Base(name))
+	if version == "" { // MACHINE/VERSION/initrd, as kernel-install(8) has it
+		version = kernelVersion(path.Base(path.Dir(name)))
+	}
+	return s.checkInitramfs(name, version, f, sys)
+}
+
+// kernelVersion is the version in the name of a kernel's file, "" for none.
+func kernelVersion(name string) string {
+	v := regexp.MustCompile(`\d+\.\d+[-.\w+~]*`).FindString(name)
+	return strings.TrimSuffix(strings.TrimSuffix(v, ".img"), ".efi")
+}
+
+// builtin lists the modules that are part of a kernel: of that of a version, or of
+// any that is there where a file's name tells none (Arch's initramfs-linux.img).
+// It is nil when there is no list.
+func (s *System) builtin(version string) []string {
+	for _, v := range []string{version, "*"} {
+		var out []string
+		for _, d := range []string{"/usr/lib/modules/", "/lib/modules/"} {
+			files, err := filepath.Glob(s.Root + d + v + "/modules.builtin")
+			if err != nil {
+				continue
+			}
+			for _, f := range files {
+				b, err := os.ReadFile(f)
+				if err != nil {
+					continue
+				}
+				out = append(out, "") // an empty list is one, too
+				for _, l := range strings.Fields(string(b)) {
+					out = append(out, moduleName(l))
+				}
+			}
+		}
+		if out != nil || version != "" {
+			return out
+		}
+	}
+	return nil
+}
+
+// checkInitramfs looks into the initramfs of a kernel version; name is for people.
+func (s *System) checkInitramfs(name, version string, r io.Reader, sys string) []string {
+	names, err := initramfs.Names(r)
 	if err != nil {
 		return []string{name + ": " + err.Error()}
 	}
@@ -204,17 +267,9 @@ func (s *System) checkInitrd(name, sys string) []string {
 	for _, n := range names {
 		have[moduleName(n)] = true
 	}
-	version := strings.TrimSuffix(regexp.MustCompile(`\d+\.\d+[-.\w+~]*`).FindString(path.Base(name)), ".img")
-	builtin := false
-	for _, d := range []string{"/usr/lib/modules/", "/lib/modules/"} {
-		b, err := os.ReadFile(s.Root + d + version + "/modules.builtin")
-		if err != nil {
-			continue
-		}
-		builtin = true
-		for _, l := range strings.Fields(string(b)) {
-			have[moduleName(l)] = true
-		}
+	builtin := s.builtin(version)
+	for _, m := range builtin {
+		have[m] = true
 	}
 	var out []string
 	root := s.Layout.Mounted("/")
@@ -238,7 +293,7 @@ func (s *System) checkInitrd(name, sys string) []string {
 	for _, want := range s.stack(root) {
 		crypt = crypt || want[0] == "dm_crypt"
 		// Without the list, what is built in can't be told from what is missing.
-		if builtin && !slices.ContainsFunc(want, func(m string) bool { return have[m] }) {
+		if builtin != nil && !slices.ContainsFunc(want, func(m string) bool { return have[m] }) {
 			out = append(out, fmt.Sprintf("%s has not the module %s, which / wants", name, strings.Join(want, " or ")))
 		}
 	}

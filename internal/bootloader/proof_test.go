@@ -67,7 +67,7 @@ func TestProof(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "/etc/crypttab: line 1: UUID=11111111"},
-		"initrd": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/initrd.img-6.1.0-9-amd64") }, "which GRUB loads, is not there"},
+		"initrd": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/initrd.img-6.1.0-9-amd64") }, "which the boot loader loads, is not there"},
 		"cut":    {func(t *testing.T, s *System, root, _ string) { os.Truncate(root+"/boot/initrd.img-6.1.0-9-amd64", 60) }, "cannot read initramfs"},
 		"driver": {func(t *testing.T, s *System, _, sys string) {
 			link := filepath.Join(sys, "bus/d2/module")

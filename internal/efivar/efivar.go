@@ -29,6 +29,8 @@ type Entry struct {
 	Size   uint64
 	GUID   string // of the partition
 	Path   string // on it, with slashes
+	// First puts the entry before all others, for the system that is to start.
+	First bool
 }
 
 func utf16z(s string) []byte {
@@ -82,8 +84,8 @@ func write(dir, name string, b []byte) error {
 }
 
 // Add adds an entry at the end of the boot order, so that what the machine
-// starts by itself does not change. Entries with the same label go. It gives
-// the entry's number, "0003".
+// starts by itself does not change, or at its beginning. Entries with the same
+// label go. It gives the entry's number, "0003".
 func Add(dir string, e Entry) (string, error) {
 	wrap := func(err error) error {
 		return fmt.Errorf("cannot add boot entry %q to the firmware: %w", e.Label, err)
@@ -108,7 +110,12 @@ func Add(dir string, e Entry) (string, error) {
 	order, err := readOrder(dir)
 	if err == nil {
 		n, _ := hex.DecodeString(id) // four hexadecimal digits
-		err = write(dir, "BootOrder", append(order, n[1], n[0]))
+		if mine := []byte{n[1], n[0]}; e.First {
+			order = append(mine, order...)
+		} else {
+			order = append(order, mine...)
+		}
+		err = write(dir, "BootOrder", order)
 	}
 	if err != nil {
 		return "", wrap(err)

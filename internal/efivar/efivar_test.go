@@ -30,6 +30,13 @@ func TestAddRemove(t *testing.T) {
 	if len(entries) != 2 || len(order) != 2 || order[1] != "0001" || entries[1].Label != e.Label || entries[1].Path != `\EFI\mkcdrec\mkcdrec.efi` || entries[1].PartGUID != e.GUID {
 		t.Errorf("read back %+v, order %v", entries, order)
 	}
+	e.First = true
+	if id, err := Add(dir, e); err != nil || id != "0001" {
+		t.Fatalf("Add = %s, %v", id, err)
+	}
+	if _, order := (probe.Machine{Root: root}).NVRAM(); len(order) != 2 || order[0] != "0001" || order[1] != "0000" {
+		t.Errorf("order %v", order)
+	}
 	if err := Remove(dir, e.Label); err != nil {
 		t.Fatal(err)
 	}

@@ -384,15 +384,16 @@ func (i *Image) What() string {
 
 // Firmware kinds and boot loaders.
 const (
-	BIOS = "bios"
-	UEFI = "uefi"
-	GRUB = "grub"
+	BIOS        = "bios"
+	UEFI        = "uefi"
+	GRUB        = "grub"
+	SystemdBoot = "systemd-boot" // sd-boot(7); of UEFI alone
 )
 
 // Boot is how the machine starts.
 type Boot struct {
 	Firmware string `json:"firmware"` // BIOS or UEFI
-	Loader   string `json:"loader"`   // GRUB or ""
+	Loader   string `json:"loader"`   // GRUB, SystemdBoot or ""
 	// Targets are GRUB's platforms: "i386-pc", "x86_64-efi".
 	Targets []string `json:"targets"`
 	// Disks have GRUB in their first sector.

@@ -77,6 +77,7 @@ func TestValidate(t *testing.T) {
 		{"mounted twice", "filesystems[1].mounts[0]", func(l *Layout) { l.Filesystems[1].Mounts[0].Path = "/boot" }},
 		{"relative mount", `path "boot"`, func(l *Layout) { l.Filesystems[0].Mounts[0].Path = "boot" }},
 		{"firmware", "boot.firmware", func(l *Layout) { l.Boot.Firmware = "coreboot" }},
+		{"systemd-boot of a BIOS", "boot.loader", func(l *Layout) { l.Boot.Loader = SystemdBoot }},
 		{"boot disk", "boot.disks[0]", func(l *Layout) { l.Boot.Disks[0] = "vdq" }},
 	} {
 		l := good()

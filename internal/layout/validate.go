@@ -457,8 +457,11 @@ func (b *Boot) validate(f *faults, devs map[string]string) {
 	if b.Firmware != BIOS && b.Firmware != UEFI {
 		f.add("boot.firmware", "%q; want %s or %s", b.Firmware, BIOS, UEFI)
 	}
-	if b.Loader != GRUB && b.Loader != "" {
+	switch {
+	case b.Loader != GRUB && b.Loader != SystemdBoot && b.Loader != "":
 		f.add("boot.loader", "%q is not known", b.Loader)
+	case b.Loader == SystemdBoot && (b.Firmware != UEFI || b.ESP == ""):
+		f.add("boot.loader", "%s without UEFI or without an EFI system partition", b.Loader)
 	}
 	known := func(where, dev string) {
 		if _, ok := devs[dev]; !ok {

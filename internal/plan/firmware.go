@@ -28,8 +28,12 @@ func ForFirmware(want *layout.Layout, firmware string) (*layout.Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.Boot.Loader != layout.GRUB {
+	switch l.Boot.Loader {
+	case layout.GRUB:
+	case "":
 		return nil, refuse("--firmware %s: the boot loader of the old machine is not known", firmware)
+	default:
+		return nil, refuse("--firmware %s: the boot loader of the old machine is %s, which knows UEFI alone", firmware, l.Boot.Loader)
 	}
 	switch firmware {
 	case layout.UEFI:

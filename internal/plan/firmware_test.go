@@ -82,6 +82,10 @@ func TestForFirmware(t *testing.T) {
 	if _, err := ForFirmware(none, layout.UEFI); !errors.As(err, &ref) {
 		t.Errorf("an unknown loader: %v", err)
 	}
+	none.Boot.Loader, none.Boot.Firmware = layout.SystemdBoot, layout.UEFI
+	if _, err := ForFirmware(none, layout.BIOS); !errors.As(err, &ref) || !strings.Contains(err.Error(), "systemd-boot") {
+		t.Errorf("systemd-boot and a BIOS: %v", err)
+	}
 	if _, err := ForFirmware(mbr, "coreboot"); !errors.As(err, &ref) {
 		t.Errorf("an unknown firmware: %v", err)
 	}

@@ -27,6 +27,11 @@ func (m Machine) boot(l *layout.Layout) {
 			b.Loader = layout.GRUB
 		}
 	}
+	m.esp(l)
+	if b.Firmware == layout.UEFI && b.ESP != "" && m.systemdBoot(b) {
+		b.Loader = layout.SystemdBoot
+		b.Targets = nil
+	}
 	if b.Loader == layout.GRUB {
 		for _, d := range l.Disks {
 			if m.grubInMBR(d.Name) {
@@ -35,10 +40,26 @@ func (m Machine) boot(l *layout.Layout) {
 		}
 		if len(b.Disks) > 0 {
 			b.Targets = append(b.Targets, "i386-pc")
+			slices.Sort(b.Targets)
 		}
 	}
-	m.esp(l)
 	b.NVRAM, b.Order = m.NVRAM()
+}
+
+// loaderInfo is the variable in which a boot loader leaves its name and version;
+// https://systemd.io/BOOT_LOADER_INTERFACE.
+const loaderInfo = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+
+// systemdBoot tells whether systemd-boot started the machine. Where no loader left
+// its name, it did if it is installed and GRUB is not.
+func (m Machine) systemdBoot(b *layout.Boot) bool {
+	if v, err := os.ReadFile(m.path(loaderInfo)); err == nil && len(v) > 4 {
+		name, _, _ := utf16z(append(v[4:], 0, 0))
+		return strings.HasPrefix(name, "systemd-boot")
+	}
+	return b.Loader == "" && slices.ContainsFunc(b.ESPFiles, func(f string) bool {
+		return strings.HasPrefix(strings.ToLower(f), "/efi/systemd/systemd-boot")
+	})
 }
 
 // grubInMBR looks for GRUB's name in the boot code, where boot.img has it.
