@@ -165,8 +165,7 @@ func (w *keyWriter) open() error {
 	if w.f, err = os.OpenFile("/dev/"+name, os.O_RDWR, 0); err != nil {
 		return fmt.Errorf("cannot use the stick: %w", err)
 	}
-	// The lock that udev respects, too: systemd.io/BLOCK_DEVICE_LOCKING.
-	if err := unix.Flock(int(w.f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockDisk(w.f, lockWait); err != nil {
 		w.f.Close()
 		return fmt.Errorf("cannot use /dev/%s: another program works on it: %w", name, err)
 	}
@@ -192,6 +191,20 @@ func (w *keyWriter) open() error {
 		return refuse("is too small: %v", err)
 	}
 	return nil
+}
+
+// lockWait is for how long another program may look at a disk that was just
+// written to or put in: udev does, a second or two on a busy machine.
+const lockWait = 15 * time.Second
+
+// lockDisk takes the lock that udev respects, too: systemd.io/BLOCK_DEVICE_LOCKING.
+func lockDisk(f *os.File, wait time.Duration) error {
+	for end := time.Now().Add(wait); ; time.Sleep(50 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (w *keyWriter) setHolds() {

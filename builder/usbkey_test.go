@@ -1,11 +1,14 @@
 package builder
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -91,5 +94,31 @@ func TestMakeRoom(t *testing.T) {
 	}
 	if got := namesOf(generations(dir, "db")); got != "db-1" {
 		t.Errorf("another machine has %q left", got)
+	}
+}
+
+// TestLockDisk: somebody who only looks at a disk is waited for; somebody who
+// stays there is not, for ever.
+func TestLockDisk(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "disk")
+	open := func() *os.File {
+		t.Helper()
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	other := open()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	if err := lockDisk(open(), 100*time.Millisecond); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("a disk that somebody holds: %v", err)
+	}
+	time.AfterFunc(200*time.Millisecond, func() { unix.Flock(int(other.Fd()), unix.LOCK_UN) })
+	if err := lockDisk(open(), time.Minute); err != nil {
+		t.Errorf("a disk that somebody held: %v", err)
 	}
 }
