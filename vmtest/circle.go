@@ -227,7 +227,11 @@ func (r *circle) forgotten(ctx context.Context) error {
 	if err := vm.Menu("l", bootLimit); err != nil {
 		return err
 	}
-	_, err = vm.Expect(`Loading initial ramdisk`, bootLimit)
+	started := `Loading initial ramdisk` // says GRUB
+	if r.SystemdBoot {
+		started = r.Kind + ` login: `
+	}
+	_, err = vm.Expect(started, bootLimit)
 	return err
 }
 

@@ -699,7 +699,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 	if faults := s.Proof("/sys"); len(faults) > 0 {
 		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount", strings.Join(faults, "\n  "), r.opt.Target)
 	}
-	r.Screen.Note("looked at fstab, GRUB, initramfs and loader: what they refer to is there")
+	r.Screen.Note("looked at fstab, the boot entries, initramfs and loader: what they refer to is there")
 	return nil
 }
 
