@@ -20,7 +20,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
 // Index is the module tree of one kernel release. Module names are with
@@ -263,7 +264,7 @@ func (x *Index) Read(name string) ([]byte, error) {
 func Decompress(r io.Reader, name string) ([]byte, error) {
 	switch path.Ext(name) {
 	case ".xz":
-		z, err := xz.NewReader(r)
+		z, err := unpack.XZ(bufio.NewReaderSize(r, 64<<10)) // it reads byte by byte
 		if err != nil {
 			return nil, err
 		}

@@ -15,6 +15,13 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
+// XZ decompresses r, which should have a buffer. A stream says how large its
+// dictionary is, 1 MiB for kernel modules; the library's default, 8 MiB, would be
+// cleared for each of some hundred files.
+func XZ(r io.Reader) (io.Reader, error) {
+	return xz.ReaderConfig{DictCap: lzma.MinDictCap}.NewReader(r)
+}
+
 // HeadLen is how many bytes tell the way.
 const HeadLen = 6
 
@@ -25,7 +32,7 @@ func Reader(r io.Reader, head []byte) (io.Reader, error) {
 	case has("\x1f\x8b"):
 		return gzip.NewReader(r)
 	case has("\xfd7zXZ"):
-		return xz.NewReader(r)
+		return XZ(r)
 	case has("\x28\xb5\x2f\xfd"):
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(256<<20))
 		if err != nil {
