@@ -32,8 +32,9 @@ var expected = []struct {
 	name string
 	path func() *regexp.Regexp
 }{
-	{"the boot loader, installed anew", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`)},
+	{"the boot loader, installed anew", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?|/(EFI|[0-9a-f]{32})(/.*)?)?$|^/efi(/.*)?$`)},
 	{"the initramfs, made anew", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$|^/var/tmp$`)},
+	{"the index of kernel modules, made anew by kernel-install", lazyregexp.New(`^/(usr/)?lib/modules/[^/]+(/modules\.[a-z.]+)?$`)},
 	{"fstab and others that name devices, corrected", lazyregexp.New(`^/etc(/|/(fstab|crypttab|mdadm\.conf|mdadm/mdadm\.conf|default/grub|kernel/cmdline|lvm/devices/system\.devices)(\.before-restore)?|/(mdadm|default|kernel|lvm/devices|default/grub\.d(/.*)?|initramfs-tools/conf\.d(/.*)?))?$|^/boot/loader/entries(/.*)?$`)},
 	{"the log of the restore", lazyregexp.New(`^/var/log(/|/mkcdrec(/.*)?)?$`)},
 	{"what every file system has of its own", lazyregexp.New(`^(/.*)?/lost\+found$`)},
