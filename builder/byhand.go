@@ -230,6 +230,10 @@ func (h *hand) contents(m *manifest.Manifest) {
 }
 
 func (h *hand) grub() {
+	if h.l.Boot.Loader == layout.SystemdBoot {
+		h.Removable = layout.SystemdBoot
+		return
+	}
 	for _, d := range h.l.Boot.Disks {
 		h.GRUB = append(h.GRUB, "grub-install --target=i386-pc "+h.shell(d))
 	}

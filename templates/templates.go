@@ -149,6 +149,8 @@ type ByHand struct {
 	Archives []HandArchive
 	Swap     []string // command lines that make swap files, when files are there
 	GRUB     []string // grub-install command lines inside the chroot
+	// Removable is a loader, for people, that the firmware finds by itself.
+	Removable string
 }
 
 // HandDisk is a disk with its table as sfdisk(8) takes it.

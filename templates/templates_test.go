@@ -48,3 +48,20 @@ func TestMenus(t *testing.T) {
 		t.Errorf("isolinux without menu.c32: %v\n%s", err, b)
 	}
 }
+
+// TestRestoreText: each kind of boot loader has its last step.
+func TestRestoreText(t *testing.T) {
+	for _, c := range []struct {
+		h    ByHand
+		want string
+	}{
+		{ByHand{GRUB: []string{"grub-install --target=i386-pc /dev/sda"}}, "6. Make it start:\n     grub-install --target=i386-pc /dev/sda\n\nSHA256SUMS"},
+		{ByHand{Removable: "systemd-boot"}, "6. Make it start:\n     Nothing: systemd-boot is among the files"},
+		{ByHand{}, "6. Make it start:\n     Its boot loader is not known"},
+	} {
+		b, err := RestoreText(c.h)
+		if err != nil || !strings.Contains(string(b), c.want) {
+			t.Errorf("no %q in (%v)\n%s", c.want, err, b)
+		}
+	}
+}
