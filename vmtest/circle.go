@@ -1190,7 +1190,10 @@ func (r *circle) compare(ctx context.Context) error {
 		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
 	}
 	if r.SystemdBoot {
-		known = append(slices.Clone(known), change{"systemd-boot's random seed, and the initramfs that it loads, made anew", `^/boot/efi/(loader(/random-seed)?|[0-9a-f]{32}(/.*)?)$`}, change{"the index of kernel modules, made anew by kernel-install", `^/usr/lib/modules/[^/]+(/\.|/modules\.[a-z.]+)?$`})
+		known = append(slices.Clone(known),
+			change{"systemd-boot's random seed, its entries and the initramfs that it loads, made anew", `^/boot/efi/(loader(/random-seed|/entries(/.*)?)?|[0-9a-f]{32}(/.*)?)$`},
+			change{"the machine's id, which its entry has systemd write at each start", `^/etc(/\.|/machine-id)?$`},
+			change{"the index of kernel modules, made anew by kernel-install", `^/usr/lib/modules/[^/]+(/\.|/modules\.[a-z.]+)?$`})
 	}
 	if r.Firmware != "" {
 		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/\.|/efi(/.*)?|/grub(/.*)?)?$`})
