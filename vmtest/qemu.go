@@ -346,6 +346,35 @@ func (v *VM) Tail(n int) string {
 // and returns its groups. A machine that ends, or the time running out, is an
 // error that shows the end of the console.
 func (v *VM) Expect(pattern string, limit time.Duration) ([]string, error) {
+	return v.expect(pattern, limit, false)
+}
+
+// kernelLine is a message of the kernel on the console; it may come in the middle
+// of what a program prints.
+var kernelLine = regexp.MustCompile(`\[ {0,4}\d+\.\d{6}\] [^\n]*\n`)
+
+// withoutKernel gives a text without the kernel's messages; at tells where a
+// place of it is in the whole text.
+func withoutKernel(text []byte) (out []byte, at func(int) int) {
+	lines := kernelLine.FindAllIndex(text, -1)
+	from := 0
+	for _, l := range lines {
+		out = append(out, text[from:l[0]]...)
+		from = l[1]
+	}
+	return append(out, text[from:]...), func(i int) int {
+		for _, l := range lines {
+			if i > l[0] {
+				i += l[1] - l[0]
+			}
+		}
+		return i
+	}
+}
+
+// expect is Expect; between says that messages of the kernel may lie between
+// what is waited for.
+func (v *VM) expect(pattern string, limit time.Duration, between bool) ([]string, error) {
 	re := regexp.MustCompile(pattern)
 	timer := time.AfterFunc(limit, func() { v.mu.Lock(); v.cond.Broadcast(); v.mu.Unlock() })
 	defer timer.Stop()
@@ -353,8 +382,13 @@ func (v *VM) Expect(pattern string, limit time.Duration) ([]string, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for {
-		if loc := re.FindSubmatchIndex(v.buf.Bytes()[v.pos:]); loc != nil {
-			rest := v.buf.Bytes()[v.pos:]
+		rest, at := v.buf.Bytes()[v.pos:], func(i int) int { return i }
+		loc := re.FindSubmatchIndex(rest)
+		if loc == nil && between {
+			rest, at = withoutKernel(rest)
+			loc = re.FindSubmatchIndex(rest)
+		}
+		if loc != nil {
 			var g []string
 			for i := 0; i < len(loc); i += 2 {
 				if loc[i] < 0 {
@@ -363,7 +397,7 @@ func (v *VM) Expect(pattern string, limit time.Duration) ([]string, error) {
 				}
 				g = append(g, string(rest[loc[i]:loc[i+1]]))
 			}
-			v.pos += loc[1]
+			v.pos += at(loc[1])
 			return g, nil
 		}
 		why := ""
@@ -426,7 +460,7 @@ func (v *VM) Run(command string, limit time.Duration) (string, int, error) {
 	if err := v.Send("echo \"BEG\"\"" + mark + "\"; " + command + "; echo \"END\"\"" + mark + "=$?\"\n"); err != nil {
 		return "", 0, err
 	}
-	g, err := v.Expect(`(?s)BEG`+mark+`\r?\n(.*?)END`+mark+`=(\d+)\r?\n`, limit)
+	g, err := v.expect(`(?s)BEG`+mark+`\r?\n(.*?)END`+mark+`=(\d+)\r?\n`, limit, true)
 	if err != nil {
 		return "", 0, err
 	}
