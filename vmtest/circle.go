@@ -746,13 +746,11 @@ func (r *circle) restoreVanishing(vm *VM) error {
 		return fmt.Errorf("a disk that vanishes:\n%s", out)
 	}
 	r.Say("%s: step %s failed, as it should", r.Kind, g[1])
-	for _, c := range []string{
-		start + " > /tmp/log 2>&1; S=$?; cat /tmp/log; test $S = 4", // it is not there
-		"for h in /sys/class/scsi_host/host*; do echo '- - -' > $h/scan; done; for i in $(seq 100); do lsblk | grep -q " + r.targetSerial() + " && break; sleep 0.1; done; lsblk | grep " + r.targetSerial(),
-	} {
-		if _, err := must(vm, c, jobLimit); err != nil {
-			return err
-		}
+	if err := all(vm,
+		start+" > /tmp/log 2>&1; S=$?; cat /tmp/log; test $S = 4", // it is not there
+		"for h in /sys/class/scsi_host/host*; do echo '- - -' > $h/scan; done; for i in $(seq 100); do lsblk | grep -q "+r.targetSerial()+" && break; sleep 0.1; done; lsblk | grep "+r.targetSerial(),
+	); err != nil {
+		return err
 	}
 	if r.out.Restore, err = must(vm, start+" --resume 2>&1", jobLimit); err != nil {
 		return err
@@ -815,10 +813,8 @@ func (r *circle) restoreLUKS(vm *VM) error {
 	if r.From != "" {
 		checks = nil // seen by circles of their own
 	}
-	for _, c := range checks {
-		if _, err := must(vm, c, jobLimit); err != nil {
-			return err
-		}
+	if err := all(vm, checks...); err != nil {
+		return err
 	}
 	if err := vm.Send("poweroff\n"); err != nil {
 		return err
@@ -1076,15 +1072,13 @@ func (r *circle) byHand(ctx context.Context, set string) error {
 	if _, err := vm.Expect(`# $`, bootLimit); err != nil {
 		return err
 	}
-	for _, c := range []string{
+	if err := all(vm,
 		"PS1=; bind 'set enable-bracketed-paste off'; export PATH=/usr/sbin:/usr/bin",
 		"mount -t tmpfs tmpfs /tmp; mkdir -p /run/lock/lvm /set; modprobe -a ext4 xfs vfat nls_cp437 nls_ascii nls_iso8859-1 dm-mod; mount /dev/vdb /set",
-		"sh /set/" + set + "/restore.sh /set/" + set + " /dev/vdc",
+		"sh /set/"+set+"/restore.sh /set/"+set+" /dev/vdc",
 		"umount -R /mnt/target; if [ -e /dev/vg0 ]; then DM_DISABLE_UDEV=1 vgchange -an vg0; fi; sync",
-	} {
-		if _, err := must(vm, c, jobLimit); err != nil {
-			return err
-		}
+	); err != nil {
+		return err
 	}
 	r.out.Restore = "by hand, with " + set + "/restore.sh"
 	return vm.Kill()
@@ -1108,20 +1102,18 @@ func (r *circle) boot(ctx context.Context) error {
 		// One entry of ours, none of before, and it is what was started.
 		entries = strings.ReplaceAll(`efibootmgr -v; test $(efibootmgr | grep -c LABEL) = 1 && efibootmgr -v | grep LABEL | grep -qi $(blkid -p -s PART_ENTRY_UUID -o value ${A}1 || blkid -p -s PART_ENTRY_UUID -o value ${A}p1) && efibootmgr | grep LABEL | grep -q Boot$(efibootmgr | sed -n 's/BootCurrent: //p')`, "LABEL", "'"+r.bootLabel()+"'")
 	}
-	for _, c := range []string{
-		"A=" + byID(r.targetSerial()) + "; export A",
+	if err := all(vm,
+		"A="+byID(r.targetSerial())+"; export A",
 		orTrue(entries),
 		"mount LABEL=SETDISK /backup",
 		r.storage(r.targetSerial(), "after"),
-		"/backup/bin/guest describe " + r.mounts() + " > /backup/after.json && sync",
+		"/backup/bin/guest describe "+r.mounts()+" > /backup/after.json && sync",
 		"test -z \"$(systemctl --failed --plain --no-legend)\"",
 		r.swapFileIn(),
 		orTrue(strings.ReplaceAll(r.Wished, "/dev/vda", "${A}")),
 		"umount /backup",
-	} {
-		if _, err := must(vm, c, jobLimit); err != nil {
-			return err
-		}
+	); err != nil {
+		return err
 	}
 	if err := vm.Send("poweroff\n"); err != nil {
 		return err

@@ -260,19 +260,13 @@ func (s *System) firstDisk() string {
 // firmware lets us, and always under the removable path, which a firmware
 // with an empty NVRAM starts.
 func (s *System) efi(ctx context.Context, name string) error {
-	var dir string
-	for _, f := range s.Layout.Filesystems {
-		if f.Device == s.Layout.Boot.ESP && len(f.Mounts) > 0 {
-			dir = f.Mounts[0].Path
-		}
-	}
 	id := ""
 	for _, f := range s.Layout.Boot.ESPFiles {
 		if d := path.Base(path.Dir(f)); strings.EqualFold(path.Base(f), "grubx64.efi") && !strings.EqualFold(d, "boot") {
 			id = d
 		}
 	}
-	args := []string{name, "--target=x86_64-efi", "--efi-directory=" + dir}
+	args := []string{name, "--target=x86_64-efi", "--efi-directory=" + s.espDir()}
 	if id != "" {
 		s.Report.Note("installing GRUB on the EFI system partition, as %s", id)
 		a := append(slices.Clone(args), "--bootloader-id="+id)

@@ -381,17 +381,15 @@ func DiskDrivers(sys, disk string) []string {
 func (s *System) checkLoader() []string {
 	b := s.Layout.Boot
 	if b.Firmware == layout.UEFI {
-		for _, f := range s.Layout.Filesystems {
-			if f.Device != b.ESP || len(f.Mounts) == 0 {
-				continue
-			}
-			found, err := filepath.Glob(filepath.Join(s.Root, f.Mounts[0].Path, "[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*.[Ee][Ff][Ii]"))
-			if err != nil || len(found) == 0 {
-				return []string{"the EFI system partition has no loader in EFI/BOOT"}
-			}
-			return nil
+		dir := s.espDir()
+		if dir == "" {
+			return []string{"there is no EFI system partition"}
 		}
-		return []string{"there is no EFI system partition"}
+		found, err := filepath.Glob(filepath.Join(s.Root, dir, "[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*.[Ee][Ff][Ii]"))
+		if err != nil || len(found) == 0 {
+			return []string{"the EFI system partition has no loader in EFI/BOOT"}
+		}
+		return nil
 	}
 	if b.Loader != layout.GRUB {
 		return nil

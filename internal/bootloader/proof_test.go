@@ -40,6 +40,17 @@ ln -s "$2/bus/d2" devices/pci0/0000:00:05.0/virtio2/driver; ln -s "$2/module/vir
 	return &System{Root: root, Layout: l, Devices: map[string]string{"vda": "vdb", "vda1": "vdb1", "vda2": "vdb2", "vg-0/root": "vg-0/root"}}, sys
 }
 
+// onNVMe puts the disk of restored behind another driver.
+func onNVMe(t *testing.T, sys string) {
+	t.Helper()
+	link := filepath.Join(sys, "bus/d2/module")
+	os.Remove(link)
+	os.Mkdir(filepath.Join(sys, "module/nvme"), 0o755)
+	if err := os.Symlink(filepath.Join(sys, "module/nvme"), link); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestProof: a system that starts has no problems, and each fault is named.
 func TestProof(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -70,12 +81,7 @@ func TestProof(t *testing.T) {
 		"initrd": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/initrd.img-6.1.0-9-amd64") }, "which the boot loader loads, is not there"},
 		"cut":    {func(t *testing.T, s *System, root, _ string) { os.Truncate(root+"/boot/initrd.img-6.1.0-9-amd64", 60) }, "cannot read initramfs"},
 		"driver": {func(t *testing.T, s *System, _, sys string) {
-			link := filepath.Join(sys, "bus/d2/module")
-			os.Remove(link)
-			os.Mkdir(filepath.Join(sys, "module/nvme"), 0o755)
-			if err := os.Symlink(filepath.Join(sys, "module/nvme"), link); err != nil {
-				t.Fatal(err)
-			}
+			onNVMe(t, sys)
 		}, "has not the driver nvme of /dev/vdb"},
 		"builtin": {func(t *testing.T, s *System, root, _ string) {
 			change(t, root+"/usr/lib/modules/6.1.0-9-amd64/modules.builtin", "virtio_pci", "x")

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 )
 
 // systemd-boot, sd-boot(7), is files on the EFI system partition, which came back
@@ -239,21 +240,14 @@ func (s *System) systemdBoot() error {
 
 // copyLoader copies a loader; the new file appears whole.
 func copyLoader(from, to string) error {
-	wrap := func(err error) error { return fmt.Errorf("cannot write %s: %w", to, err) }
-	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-		return wrap(err)
-	}
 	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(to), 0o755)
+	}
 	if err != nil {
-		return wrap(err)
+		return fmt.Errorf("cannot write %s: %w", to, err)
 	}
-	if err := os.WriteFile(to+".new", b, 0o644); err != nil {
-		return wrap(errors.Join(err, os.Remove(to+".new")))
-	}
-	if err := os.Rename(to+".new", to); err != nil {
-		return wrap(err)
-	}
-	return nil
+	return manifest.WriteFile(to, b)
 }
 
 // efiEntry adds the firmware's entry for the loader that the old machine's first

@@ -65,12 +65,7 @@ func TestProofSystemdBoot(t *testing.T) {
 			os.Remove(root + dir + "initrd.img-6.1.0-9-amd64")
 		}, dir + "initrd.img-6.1.0-9-amd64, which the boot loader loads, is not there"},
 		"driver": {func(t *testing.T, root, sys string) {
-			link := filepath.Join(sys, "bus/d2/module")
-			os.Remove(link)
-			os.Mkdir(filepath.Join(sys, "module/nvme"), 0o755)
-			if err := os.Symlink(filepath.Join(sys, "module/nvme"), link); err != nil {
-				t.Fatal(err)
-			}
+			onNVMe(t, sys)
 		}, "has not the driver nvme of /dev/vdb"},
 		"nothing": {func(t *testing.T, root, _ string) { os.RemoveAll(root + "/boot/efi/loader") }, "systemd-boot has no entry for this system"},
 		"loader":  {func(t *testing.T, root, _ string) { os.Remove(root + "/boot/efi/EFI/BOOT/BOOTX64.EFI") }, "no loader in EFI/BOOT"},
@@ -92,7 +87,7 @@ func TestProofSystemdBoot(t *testing.T) {
 func TestProofUnified(t *testing.T) {
 	stub := media.FindStub("")
 	if stub == "" {
-		t.Skip("there is no EFI stub: systemd-boot-efi")
+		t.Skip("systemd-boot-efi is not installed; make test installs it")
 	}
 	s, sys := sdRestored(t)
 	initrd := s.Root + "/boot/efi/" + token + "/6.1.0-9-amd64/initrd.img-6.1.0-9-amd64"

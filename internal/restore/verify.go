@@ -28,17 +28,39 @@ type Verified struct {
 }
 
 // expected are the changes that a restore makes after the files are there.
-var expected = []struct {
-	name string
-	path func() *regexp.Regexp
-}{
-	{"the boot loader, installed anew", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?|/(EFI|[0-9a-f]{32})(/.*)?)?$|^/efi(/.*)?$`)},
+var expected = []expectation{
+	{"the boot loader, installed anew", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`)},
 	{"the initramfs, made anew", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$|^/var/tmp$`)},
-	{"the index of kernel modules, made anew by kernel-install", lazyregexp.New(`^/(usr/)?lib/modules/[^/]+(/modules\.[a-z.]+)?$`)},
 	{"fstab and others that name devices, corrected", lazyregexp.New(`^/etc(/|/(fstab|crypttab|mdadm\.conf|mdadm/mdadm\.conf|default/grub|kernel/cmdline|lvm/devices/system\.devices)(\.before-restore)?|/(mdadm|default|kernel|lvm/devices|default/grub\.d(/.*)?|initramfs-tools/conf\.d(/.*)?))?$|^/boot/loader/entries(/.*)?$`)},
 	{"the log of the restore", lazyregexp.New(`^/var/log(/|/mkcdrec(/.*)?)?$`)},
 	{"what every file system has of its own", lazyregexp.New(`^(/.*)?/lost\+found$`)},
 	{"mount points that had to be made", lazyregexp.New(`^/(proc|sys|dev|run|tmp)?$`)},
+}
+
+// expectedSystemdBoot are those of a system that systemd-boot starts.
+var expectedSystemdBoot = []expectation{
+	{"the boot loader, its entries and what they load, made anew", lazyregexp.New(`^/boot/(EFI|[0-9a-f]{32})(/.*)?$|^/efi(/.*)?$`)},
+	{"the index of kernel modules, made anew by kernel-install", lazyregexp.New(`^/(usr/)?lib/modules/[^/]+(/modules\.[a-z.]+)?$`)},
+}
+
+// expectation names the changes of some paths.
+type expectation struct {
+	name string
+	path func() *regexp.Regexp
+}
+
+// expectedAt names a change of a path that a restore makes; "" when it makes none.
+func expectedAt(path, loader string) string {
+	all := expected
+	if loader == layout.SystemdBoot {
+		all = slices.Concat(expected, expectedSystemdBoot)
+	}
+	for _, e := range all {
+		if e.path().MatchString(path) {
+			return e.name
+		}
+	}
+	return ""
 }
 
 // Verify compares the system that is mounted below Target with a set.
@@ -82,13 +104,7 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 	v.Members += a.Members
 	for _, d := range ds {
 		d.Path = filepath.Join(a.Mount, d.Path)
-		name := ""
-		for _, e := range expected {
-			if e.path().MatchString(d.Path) {
-				name = e.name
-				break
-			}
-		}
+		name := expectedAt(d.Path, set.Layout.Boot.Loader)
 		if slices.ContainsFunc(set.Layout.SwapFiles, func(s layout.SwapFile) bool { return s.Path == d.Path }) {
 			name = "swap files, made anew"
 		}

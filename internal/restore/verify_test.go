@@ -1,0 +1,31 @@
+package restore
+
+import (
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+)
+
+// TestExpectedAt: what only a system with systemd-boot has made anew is a
+// difference on every other one.
+func TestExpectedAt(t *testing.T) {
+	for _, c := range []struct {
+		path                string
+		withGRUB, withOther bool // is it expected
+	}{
+		{"/boot/grub/grub.cfg", true, true},
+		{"/boot/efi/EFI/debian/grubx64.efi", true, true},
+		{"/etc/fstab", true, true},
+		{"/etc/passwd", false, false},
+		{"/boot/vmlinuz-6.1", false, false},
+		{"/usr/lib/modules/6.1/modules.dep", false, true},
+		{"/usr/lib/modules/6.1/kernel/fs/ext4.ko", false, false},
+		{"/efi/loader/entries/a.conf", false, true},
+		{"/boot/0123456789abcdef0123456789abcdef/6.1/initrd", false, true},
+	} {
+		grub, other := expectedAt(c.path, layout.GRUB), expectedAt(c.path, layout.SystemdBoot)
+		if (grub != "") != c.withGRUB || (other != "") != c.withOther {
+			t.Errorf("%s: %q with GRUB, %q with systemd-boot", c.path, grub, other)
+		}
+	}
+}
