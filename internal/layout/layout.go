@@ -47,6 +47,10 @@ type Layout struct {
 	Fstab     string            `json:"fstab"`
 	// Unsupported is what was found and can't be brought back.
 	Unsupported []Unsupported `json:"unsupported"`
+	// Links are the names below /dev/disk that devices had on the source machine,
+	// "by-id/ata-X", sorted, by device name; what udev made of serial numbers and
+	// paths can't be computed later. Not compared.
+	Links map[string][]string `json:"links,omitempty"`
 	// LeftAlone are disks that are not the machine's own: iSCSI, NVMe over a
 	// network, paths of multipath devices. They are among no Disks.
 	LeftAlone []Unsupported `json:"leftAlone,omitempty"`
