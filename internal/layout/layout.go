@@ -81,6 +81,11 @@ type Table struct {
 	GUID       string      `json:"guid,omitempty"`      // of a GPT disk
 	Signature  string      `json:"signature,omitempty"` // of an MBR disk, "0x%08x"
 	Partitions []Partition `json:"partitions"`
+	// Entries is how many entries a GPT has room for, 0 for the usual 128;
+	// FirstUsable is where its first partition may begin, in bytes, 0 for right
+	// behind the entries.
+	Entries     int           `json:"entries,omitempty"`
+	FirstUsable quantity.Size `json:"firstUsable,omitempty"`
 }
 
 // Partition is one entry; Start and Size are in bytes.

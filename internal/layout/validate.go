@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -165,6 +166,9 @@ func (d *Disk) validate(f *faults, where string, define func(dev, where string))
 	default:
 		f.add(where, "label %q; want %s or %s", t.Label, GPT, MBR)
 	}
+	if t.Entries < 0 || t.Entries > gpt.MaxEntries || t.FirstUsable < 0 || t.FirstUsable%d.LogicalSector != 0 {
+		f.add(where, "%d entries, partitions from byte %d on", t.Entries, t.FirstUsable)
+	}
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
 		pw := fmt.Sprintf("%s.partitions[%d]", where, i)
@@ -204,8 +208,8 @@ func (p *Partition) validate(f *faults, where string, d *Disk) {
 	}
 	switch d.Table.Label {
 	case GPT:
-		if p.Number < 1 || p.Number > 128 {
-			f.add(where, "number %d; want 1 to 128", p.Number)
+		if p.Number < 1 || p.Number > gpt.MaxEntries {
+			f.add(where, "number %d; want 1 to %d", p.Number, gpt.MaxEntries)
 		}
 		if !uuidRE().MatchString(p.Type) || !uuidRE().MatchString(p.GUID) {
 			f.add(where, "type %q or GUID %q is no GUID", p.Type, p.GUID)

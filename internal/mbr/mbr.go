@@ -5,10 +5,12 @@
 package mbr
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Table is an MBR with everything but its boot code.
@@ -118,38 +120,94 @@ func (t *Table) logical(r io.ReaderAt, ss int64, ext Partition) error {
 	}
 }
 
-// Check tells what would make the table impossible to write on a disk of the
-// given number of sectors.
+// Logical gives the logical partitions in the order of their numbers, which is that of
+// their chain: where they are on the disk may be another order. The record of the first
+// is at the beginning of the extended partition, wherever Read found it.
+func (t *Table) Logical() []Partition {
+	var out []Partition
+	start := int64(0)
+	for _, p := range t.Partitions {
+		switch {
+		case p.Number > 4:
+			out = append(out, p)
+		case Extended(p.Type):
+			start = p.Start
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Partition) int { return cmp.Compare(a.Number, b.Number) })
+	if len(out) > 0 {
+		out[0].EBR = start
+	}
+	return out
+}
+
+// Check gives everything that keeps the table from being written on a disk of the given
+// number of sectors, joined: the same conditions that sfdisk(8) has, and that no record
+// of the chain is inside a partition, where it would be overwritten.
 func (t *Table) Check(sectors int64) error {
 	var errs []error
+	bad := func(n int, format string, a ...any) {
+		errs = append(errs, fmt.Errorf("partition %d: %s", n, fmt.Sprintf(format, a...)))
+	}
 	var ext *Partition
+	seen := map[int]bool{}
 	for i := range t.Partitions {
 		p := &t.Partitions[i]
-		bad := func(s string) { errs = append(errs, fmt.Errorf("partition %d: %s", p.Number, s)) }
+		if p.Number < 1 || p.Number > 4+maxLogical || seen[p.Number] {
+			bad(p.Number, "the number is not possible, or used twice")
+		}
+		seen[p.Number] = true
 		if p.Start < 1 || p.Count < 1 || p.Start+p.Count > sectors {
-			bad(fmt.Sprintf("sectors %d to %d do not lie on a disk of %d sectors", p.Start, p.Start+p.Count-1, sectors))
+			bad(p.Number, "sectors %d to %d are not on a disk of %d sectors", p.Start, p.Start+p.Count-1, sectors)
 		}
 		if p.Start > 0xffffffff || p.Count > 0xffffffff {
-			bad("lies beyond what an MBR can say (2 TiB with sectors of 512 bytes)")
+			bad(p.Number, "is beyond what an MBR can address (2 TiB with sectors of 512 bytes)")
 		}
-		if p.Number <= 4 && Extended(p.Type) {
+		if Extended(p.Type) && p.Number > 4 {
+			bad(p.Number, "is an extended partition inside another")
+		} else if Extended(p.Type) {
 			if ext != nil {
-				bad("is a second extended partition")
+				bad(p.Number, "is a second extended partition")
 			}
 			ext = p
 		}
+		for _, q := range t.Partitions[:i] {
+			// Logical partitions are inside the extended one.
+			inside := p.Number > 4 && q.Number <= 4 && Extended(q.Type) || q.Number > 4 && p.Number <= 4 && Extended(p.Type)
+			if !inside && p.Start < q.Start+q.Count && q.Start < p.Start+p.Count {
+				bad(p.Number, "overlaps partition %d", q.Number)
+			}
+		}
 	}
-	prev := int64(0)
-	for _, p := range t.Partitions {
-		if p.Number < 5 {
+	return errors.Join(append(errs, t.checkChain(ext)...)...)
+}
+
+func (t *Table) checkChain(ext *Partition) []error {
+	var errs []error
+	list := t.Logical()
+	at := map[int64]int{}
+	for i, p := range list {
+		bad := func(format string, a ...any) {
+			errs = append(errs, fmt.Errorf("partition %d: %s", p.Number, fmt.Sprintf(format, a...)))
+		}
+		if ext == nil || p.EBR < ext.Start || p.EBR >= ext.Start+ext.Count || p.Start <= p.EBR || p.Start+p.Count > ext.Start+ext.Count {
+			bad("is not inside the extended partition")
 			continue
 		}
-		if ext == nil || p.EBR < ext.Start || p.Start <= p.EBR || p.Start+p.Count > ext.Start+ext.Count || p.EBR <= prev && prev > 0 {
-			errs = append(errs, fmt.Errorf("partition %d: does not lie in the extended partition", p.Number))
+		if i > 0 && p.Number != list[i-1].Number+1 || i == 0 && p.Number != 5 {
+			bad("numbers of logical partitions count from 5 without gaps")
 		}
-		prev = p.EBR
+		if n, ok := at[p.EBR]; ok {
+			bad("its record is at sector %d, where that of partition %d is", p.EBR, n)
+		}
+		at[p.EBR] = p.Number
+		for _, q := range list {
+			if p.EBR >= q.Start && p.EBR < q.Start+q.Count {
+				bad("its record at sector %d is inside partition %d", p.EBR, q.Number)
+			}
+		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Write writes the table and its extended boot records; boot code is kept as
@@ -165,11 +223,9 @@ func (t *Table) Write(f interface {
 	binary.LittleEndian.PutUint32(b[440:], t.Signature)
 	clear(b[444:])
 	b[510], b[511] = 0x55, 0xAA
-	var logical []Partition
 	var ext Partition
 	for _, p := range t.Partitions {
 		if p.Number > 4 {
-			logical = append(logical, p)
 			continue
 		}
 		put(b[446+16*(p.Number-1):], p, 0)
@@ -178,6 +234,7 @@ func (t *Table) Write(f interface {
 		}
 	}
 	// The chain first: a table must not point to records that aren't there.
+	logical := t.Logical()
 	for i, p := range logical {
 		e := make([]byte, 512)
 		put(e[446:], p, p.EBR)
@@ -186,13 +243,8 @@ func (t *Table) Write(f interface {
 			put(e[462:], Partition{Type: 0x05, Start: n.EBR, Count: n.Start + n.Count - n.EBR}, ext.Start)
 		}
 		e[510], e[511] = 0x55, 0xAA
-		at := p.EBR
-		if i == 0 {
-			at = ext.Start
-			put(e[446:], p, ext.Start)
-		}
-		if _, err := f.WriteAt(e, at*ss); err != nil {
-			return fmt.Errorf("cannot write extended boot record at sector %d: %w", at, err)
+		if _, err := f.WriteAt(e, p.EBR*ss); err != nil {
+			return fmt.Errorf("cannot write extended boot record at sector %d: %w", p.EBR, err)
 		}
 	}
 	if len(logical) == 0 && ext.Count > 0 {

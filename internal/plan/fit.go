@@ -145,7 +145,7 @@ func (f *fitter) run() error {
 	for n, size := range f.size {
 		d := f.l.Disk(n)
 		f.exact[n] = size >= Need(d) && (size <= d.Size+d.Size/20 || f.wish.Keep)
-		if f.wished(n) || f.sectors[n] {
+		if f.wished(n) || f.sectors[n] || d.Table != nil && CheckTable(d.Table, d.LogicalSector, size) != nil {
 			f.exact[n] = false
 		}
 		if f.wish.Keep && !f.exact[n] {
@@ -370,9 +370,7 @@ func LeastOn(fs *layout.Filesystem) quantity.Size {
 // overhead is what a disk's table takes beside its partitions.
 func (f *fitter) overhead(d *layout.Disk) quantity.Size {
 	n := align
-	if d.Table.Label == layout.GPT {
-		n += (d.LogicalSector + quantity.Size(128*128).AlignUp(d.LogicalSector)).AlignUp(align)
-	}
+	n += tableTail(d).AlignUp(align)
 	for _, p := range d.Table.Partitions {
 		if p.Number > 4 && d.Table.Label == layout.MBR {
 			n += align // its extended boot record
@@ -398,6 +396,18 @@ func (f *fitter) items(d *layout.Disk) []*item {
 		out = append(out, &item{what: "not partitioned", old: free})
 	}
 	return out
+}
+
+// firstLogical is the logical partition with the lowest number, whose record is the
+// extended partition's first sector; nil for none.
+func firstLogical(t *layout.Table) *layout.Partition {
+	var head *layout.Partition
+	for i := range t.Partitions {
+		if p := &t.Partitions[i]; t.Label == layout.MBR && p.Number > 4 && (head == nil || p.Number < head.Number) {
+			head = p
+		}
+	}
+	return head
 }
 
 func inOrder(t *layout.Table) []*layout.Partition {
@@ -621,13 +631,19 @@ func (f *fitter) disk(d *layout.Disk) error {
 		got[it.dev] = it
 	}
 	at := align
+	head := firstLogical(d.Table)
 	var ext *layout.Partition
 	for _, p := range inOrder(d.Table) {
 		switch {
 		case p.Extended():
 			ext = p
 			p.Start, p.Size = at, 0
+			if head != nil { // wherever it is itself
+				head.EBR = at
+				at += align
+			}
 			continue
+		case p == head:
 		case p.Number > 4 && d.Table.Label == layout.MBR:
 			p.EBR = at
 			at += align

@@ -57,36 +57,7 @@ func mirror(l *layout.Layout, name string) error {
 			return refuse("--mirror %s: %s is part of the RAID array %s", name, p.Device, a.Name)
 		}
 	}
-	// What comes behind a partition that gets larger moves; those inside an
-	// extended one make it larger, too.
-	slices.SortStableFunc(d.Table.Partitions, func(a, b layout.Partition) int {
-		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(b.Size, a.Size))
-	})
-	delta := quantity.Size(0)
-	var extended *layout.Partition
-	for i := range d.Table.Partitions {
-		p := &d.Table.Partitions[i]
-		p.Start += delta
-		if p.Logical() {
-			p.EBR += delta
-		}
-		if p.Extended() {
-			extended = p
-			continue
-		}
-		if !carries(l, p.Device) {
-			continue
-		}
-		// mdadm(8) takes whole KiB, and 64 of them are what arrays are rounded to.
-		larger := p.Size.AlignUp(64*quantity.KiB) + mirrorData
-		more := (larger - p.Size).AlignUp(align) // what follows stays aligned
-		p.Size = larger
-		delta += more
-		if p.Logical() && extended != nil {
-			extended.Size += more
-		}
-	}
-	slices.SortFunc(d.Table.Partitions, func(a, b layout.Partition) int { return cmp.Compare(a.Number, b.Number) })
+	enlarge(l, d)
 	// The old disk had no room for that: this is what it would have needed.
 	d.Size = max(d.Size, Need(d))
 	mate := mateOf(d)
@@ -115,6 +86,45 @@ func mirror(l *layout.Layout, name string) error {
 	}
 	l.Disks = append(l.Disks, mate)
 	return nil
+}
+
+// enlarge makes the partitions of a disk that carry something larger, for what RAID keeps
+// beside the data. What is behind them moves, the records of logical partitions among it;
+// those inside an extended one make it larger, too.
+func enlarge(l *layout.Layout, d *layout.Disk) {
+	type growth struct{ at, more quantity.Size }
+	var grown []growth
+	moved := func(at quantity.Size) quantity.Size {
+		to := at
+		for _, g := range grown {
+			if g.at < at {
+				to += g.more
+			}
+		}
+		return to
+	}
+	size := map[int]quantity.Size{}
+	for _, p := range d.Table.Partitions {
+		if p.Extended() || !carries(l, p.Device) {
+			continue
+		}
+		// mdadm(8) takes whole KiB, and 64 of them are what arrays are rounded to.
+		size[p.Number] = p.Size.AlignUp(64*quantity.KiB) + mirrorData
+		grown = append(grown, growth{p.Start, (size[p.Number] - p.Size).AlignUp(align)}) // what follows stays aligned
+	}
+	for i := range d.Table.Partitions {
+		p := &d.Table.Partitions[i]
+		end := moved(p.Start + p.Size)
+		p.Start = moved(p.Start)
+		if p.Logical() {
+			p.EBR = moved(p.EBR)
+		}
+		if p.Extended() {
+			p.Size = end - p.Start
+		} else if n, ok := size[p.Number]; ok {
+			p.Size = n
+		}
+	}
 }
 
 // mateOf is a disk with the same table, but for identifiers.

@@ -317,10 +317,7 @@ func Need(d *layout.Disk) quantity.Size {
 	for _, p := range d.Table.Partitions {
 		end = max(end, p.Start+p.Size)
 	}
-	if d.Table.Label == layout.GPT {
-		end += d.LogicalSector + quantity.Size(128*128).AlignUp(d.LogicalSector)
-	}
-	return end
+	return end + tableTail(d)
 }
 
 // Confirms tells whether a disk's serial number or WWN is among those said.
@@ -449,7 +446,9 @@ func New(want *layout.Layout, m Mapping) (*Plan, error) {
 		if !ok {
 			return nil, fmt.Errorf("cannot plan: disk %s is not mapped", old)
 		}
-		p.disk(want.Disk(old), t)
+		if err := p.disk(want.Disk(old), t); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.stack(want); err != nil {
 		return nil, err
@@ -587,11 +586,17 @@ func ident(uuid, label string) string {
 	return s
 }
 
-func (p *Plan) disk(d *layout.Disk, t Present) {
+func (p *Plan) disk(d *layout.Disk, t Present) error {
 	p.Devices[d.Name] = t.Name
 	pd := Disk{Old: d.Name, New: t.Disk, Now: t.Holds, Then: "a file system"}
 	pd.New.Table = nil
 	if d.Table != nil {
+		if d.LogicalSector != t.LogicalSector {
+			return refuse("%s has sectors of %d bytes, and the table of %s is for sectors of %d", t.Target(), t.LogicalSector, d.Name, d.LogicalSector)
+		}
+		if err := CheckTable(d.Table, d.LogicalSector, t.Size); err != nil {
+			return refuse("the partition table of %s cannot be written to %s:\n%v", d.Name, t.Target(), err)
+		}
 		tab := *d.Table
 		tab.Partitions = slices.Clone(d.Table.Partitions)
 		for i := range tab.Partitions {
@@ -608,6 +613,7 @@ func (p *Plan) disk(d *layout.Disk, t Present) {
 			Text: fmt.Sprintf("write %s on %s", pd.Then, t.Target())})
 	}
 	p.Disks = append(p.Disks, pd)
+	return nil
 }
 
 func tableName(label string) string {

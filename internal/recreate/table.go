@@ -5,29 +5,19 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 
-	"github.com/diskfs/go-diskfs/partition/gpt"
-
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/mbr"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
 // writeTable writes a partition table on a disk of size bytes.
 func writeTable(f *os.File, t *layout.Table, ss quantity.Size, size int64) error {
 	if t.Label == layout.GPT {
-		g, err := gptTable(t, ss)
-		if err != nil {
-			return err
-		}
-		if err := g.Write(f, size); err != nil {
-			return fmt.Errorf("cannot write GPT: %w", err)
-		}
-		return nil
+		return plan.GPT(t, ss).Write(f, int64(ss), size)
 	}
-	m, err := mbrTable(t, ss)
+	m, err := plan.MBR(t, ss)
 	if err != nil {
 		return err
 	}
@@ -35,31 +25,6 @@ func writeTable(f *os.File, t *layout.Table, ss quantity.Size, size int64) error
 		return fmt.Errorf("cannot write MBR: %w", err)
 	}
 	return m.Write(f, int64(ss))
-}
-
-func gptTable(t *layout.Table, ss quantity.Size) (*gpt.Table, error) {
-	g := &gpt.Table{LogicalSectorSize: int(ss), PhysicalSectorSize: int(ss), GUID: t.GUID, ProtectiveMBR: true}
-	for _, p := range t.Partitions {
-		g.Partitions = append(g.Partitions, &gpt.Partition{Index: p.Number, Start: uint64(p.Start / ss), End: uint64((p.Start+p.Size)/ss) - 1, Size: uint64(p.Size),
-			Type: gpt.Type(p.Type), Name: p.Name, GUID: p.GUID, Attributes: p.Attributes})
-	}
-	return g, nil
-}
-
-func mbrTable(t *layout.Table, ss quantity.Size) (*mbr.Table, error) {
-	sig, err := strconv.ParseUint(t.Signature, 0, 32)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read MBR signature %q", t.Signature)
-	}
-	m := &mbr.Table{Signature: uint32(sig)}
-	for _, p := range t.Partitions {
-		typ, err := strconv.ParseUint(p.Type, 0, 8)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read partition type %q", p.Type)
-		}
-		m.Partitions = append(m.Partitions, mbr.Partition{Number: p.Number, Type: byte(typ), Active: p.Active, Start: int64(p.Start / ss), Count: int64(p.Size / ss), EBR: int64(p.EBR / ss)})
-	}
-	return m, nil
 }
 
 // MakeSwap writes a swap header for pages of the machine's size;
