@@ -209,3 +209,26 @@ func redactQuery(q string) string {
 	}
 	return q[:1] + strings.Join(parts, "&")
 }
+
+// DropSecrets gives a kernel command line without the words that RedactCmdline would
+// change, and the names of those, each once.
+func DropSecrets(text string) (without string, names []string) {
+	old, red := ParseCmdline(text), ParseCmdline(RedactCmdline(text))
+	var b strings.Builder
+	from := 0
+	for i, w := range old.Words {
+		if i < len(red.Words) && red.Words[i].Name == w.Name && red.Words[i].Value == w.Value {
+			continue
+		}
+		start := w.all.from
+		for start > from && text[start-1] == ' ' {
+			start--
+		}
+		b.WriteString(text[from:start])
+		from = w.all.to
+		if w.Assigned && !slices.Contains(names, w.Name) {
+			names = append(names, w.Name)
+		}
+	}
+	return b.String() + text[from:], names
+}

@@ -47,6 +47,19 @@ func TestRedactCmdline(t *testing.T) {
 	}
 }
 
+func TestDropSecrets(t *testing.T) {
+	for in, want := range map[string][2]string{
+		"root=UUID=1  ro\n": {"root=UUID=1  ro\n", ""},
+		`root=UUID=1 password="a b" netroot=iscsi:u:p@h: quiet token=x`: {"root=UUID=1 quiet", "password netroot token"},
+		"password='a b c' x=1 pass=y pass=z":                            {" x=1", "password pass"},
+	} {
+		got, names := DropSecrets(in)
+		if got != want[0] || strings.Join(names, " ") != want[1] {
+			t.Errorf("DropSecrets(%q) = %q, %q; want %q", in, got, names, want)
+		}
+	}
+}
+
 func TestRedactURL(t *testing.T) {
 	for in, want := range map[string]string{
 		"https://h/x": "https://h/x", "https://u@h/x": "https://u@h/x", "https://u:p@h:8/x": "https://u:***@h:8/x", "https://u:p@w@h/x@y": "https://u:***@h/x@y",
