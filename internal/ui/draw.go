@@ -3,6 +3,7 @@ package ui
 import (
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -13,27 +14,50 @@ import (
 
 // DrawLayout draws disks as bars with what is on them, then groups and boot.
 func DrawLayout(w io.Writer, l *layout.Layout) {
-	fmt.Fprintf(w, "%s, kernel %s, %s firmware, boot loader %s\n", l.Hostname, l.Kernel.Release, l.Boot.Firmware, orNone(l.Boot.Loader))
+	put(w, "%s, kernel %s, %s firmware, boot loader %s\n", l.Hostname, l.Kernel.Release, l.Boot.Firmware, orNone(l.Boot.Loader))
 	for i := range l.Disks {
 		d := &l.Disks[i]
-		fmt.Fprintf(w, "\n/dev/%s  %s  %s  serial %s\n", d.Name, d.Size, orNone(d.Model), orNone(d.Serial))
+		put(w, "\n/dev/%s  %s  %s  serial %s\n", d.Name, d.Size, orNone(d.Model), orNone(d.Serial))
 		drawDisk(w, l, d)
 	}
 	for _, g := range l.VolumeGroup {
-		fmt.Fprintf(w, "\nvolume group %s\n", g.Name)
+		put(w, "\nvolume group %s\n", g.Name)
 		for _, v := range g.LVs {
-			fmt.Fprintf(w, "  %-16s %10s  %s\n", v.Name, v.Size, holds(l, g.Name+"/"+v.Name))
+			put(w, "  %-16s %10s  %s\n", v.Name, v.Size, holds(l, g.Name+"/"+v.Name))
 		}
 	}
 	for _, s := range l.SwapFiles {
-		fmt.Fprintf(w, "\nswap file %s  %s\n", s.Path, s.Size)
+		put(w, "\nswap file %s  %s\n", s.Path, s.Size)
 	}
 	for _, u := range l.LeftAlone {
-		fmt.Fprintf(w, "\nleft alone: %s: %s\n", u.What, u.Reason)
+		put(w, "\nleft alone: %s: %s\n", u.What, u.Reason)
 	}
 	for _, u := range l.Unsupported {
-		fmt.Fprintf(w, "\nNOT COVERED: %s: %s\n", u.What, u.Reason)
+		put(w, "\nNOT COVERED: %s: %s\n", u.What, u.Reason)
 	}
+}
+
+// put is fmt.Fprintf whose arguments are cleaned: names, labels and serial
+// numbers come from disks and from sets, and what is printed here is what a
+// person confirms.
+func put(w io.Writer, format string, args ...any) {
+	for i, a := range args {
+		switch v := a.(type) {
+		case string:
+			args[i] = Clean(v)
+		case []byte:
+			args[i] = Clean(string(v))
+		case error:
+			args[i] = Clean(v.Error())
+		case fmt.Stringer:
+			args[i] = Clean(v.String())
+		default:
+			if reflect.TypeOf(a).Kind() == reflect.String { // a named type
+				args[i] = Clean(fmt.Sprint(a))
+			}
+		}
+	}
+	fmt.Fprintf(w, format, args...)
 }
 
 func orNone(s string) string {
@@ -106,23 +130,23 @@ const barWidth = 60
 
 func drawDisk(w io.Writer, l *layout.Layout, d *layout.Disk) {
 	if d.Table == nil {
-		fmt.Fprintf(w, "  no partition table; %s\n", holds(l, d.Name))
+		put(w, "  no partition table; %s\n", holds(l, d.Name))
 		return
 	}
 	bar := []byte(strings.Repeat(".", barWidth))
 	for i, p := range d.Table.Partitions {
-		if p.Extended() {
+		if p.Extended() || d.Size <= 0 {
 			continue
 		}
 		from := int(int64(p.Start) * barWidth / int64(d.Size))
 		to := max(from+1, int(int64(p.Start+p.Size)*barWidth/int64(d.Size)))
-		for c := from; c < min(to, barWidth); c++ {
+		for c := max(from, 0); c < min(to, barWidth); c++ {
 			bar[c] = "123456789abcdefghijklmnopqrstuvwxyz"[i%35]
 		}
 	}
-	fmt.Fprintf(w, "  [%s] %s\n", bar, d.Table.Label)
+	put(w, "  [%s] %s\n", bar, d.Table.Label)
 	for i, p := range d.Table.Partitions {
-		fmt.Fprintf(w, "  %c %-12s %10s at %-10s %s\n", "123456789abcdefghijklmnopqrstuvwxyz"[i%35], p.Device, p.Size, p.Start, holds(l, p.Device))
+		put(w, "  %c %-12s %10s at %-10s %s\n", "123456789abcdefghijklmnopqrstuvwxyz"[i%35], p.Device, p.Size, p.Start, holds(l, p.Device))
 	}
 }
 
@@ -150,7 +174,9 @@ func resized(was, is *layout.Layout) [][]string {
 	}
 	for i, g := range was.VolumeGroup {
 		for j, v := range g.LVs {
-			row(g.Name+"/"+v.Name, v.Size, is.VolumeGroup[i].LVs[j].Size)
+			if i < len(is.VolumeGroup) && j < len(is.VolumeGroup[i].LVs) {
+				row(g.Name+"/"+v.Name, v.Size, is.VolumeGroup[i].LVs[j].Size)
+			}
 		}
 	}
 	return out
@@ -173,8 +199,8 @@ func DrawPlan(w io.Writer, p *plan.Plan, was *layout.Layout) {
 		if serial == "" {
 			serial = "none"
 		}
-		fmt.Fprintf(w, "\n  /dev/%s  %s  %s  serial number %s\n", d.New.Name, d.New.Size, orNone(d.New.Model), serial)
-		fmt.Fprintf(w, "    now:  %s\n    then: %s, as /dev/%s was\n", d.Now, d.Then, d.Old)
+		put(w, "\n  /dev/%s  %s  %s  serial number %s\n", d.New.Name, d.New.Size, orNone(d.New.Model), serial)
+		put(w, "    now:  %s\n    then: %s, as /dev/%s was\n", d.Now, d.Then, d.Old)
 		if old := l.Disk(d.Old); old != nil {
 			o := *old
 			o.Size = max(o.Size, d.New.Size)
@@ -182,7 +208,7 @@ func DrawPlan(w io.Writer, p *plan.Plan, was *layout.Layout) {
 			drawDisk(&b, l, &o)
 			fmt.Fprint(w, "    "+strings.ReplaceAll(strings.TrimRight(b.String(), "\n"), "\n", "\n    ")+"\n")
 			if rest := d.New.Size - plan.Need(old); rest > quantity.MiB {
-				fmt.Fprintf(w, "    %s at the end stay unused\n", rest)
+				put(w, "    %s at the end stay unused\n", rest)
 			}
 		}
 	}
@@ -192,6 +218,6 @@ func DrawPlan(w io.Writer, p *plan.Plan, was *layout.Layout) {
 	}
 	fmt.Fprintln(w, "\nSteps:")
 	for i, s := range p.Steps {
-		fmt.Fprintf(w, "%3d. %s\n", i+1, s)
+		put(w, "%3d. %s\n", i+1, s)
 	}
 }

@@ -14,9 +14,17 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
+
+// Clean makes text from outside safe to show; see printable.Clean. Whatever
+// goes through a Printer, a Table or a Writer is cleaned already.
+func Clean(s string) string { return printable.Clean(s) }
+
+// CleanLines is Clean that keeps newlines and tabs.
+func CleanLines(s string) string { return printable.CleanLines(s) }
 
 // Mode is how much is printed, and for whom.
 type Mode int
@@ -58,9 +66,13 @@ func (p *Printer) Log(l io.Writer) {
 // logf writes a line into the log.
 func (p *Printer) logf(format string, args ...any) {
 	if p.log != nil {
-		fmt.Fprintf(p.log, time.Now().UTC().Format("15:04:05 ")+format+"\n", args...)
+		fmt.Fprintf(p.log, "%s %s\n", time.Now().UTC().Format("15:04:05"), indent(CleanLines(fmt.Sprintf(format, args...))))
 	}
 }
+
+// indent makes what follows a newline recognisable as the rest of a message: a
+// name can't look like a line of its own.
+func indent(s string) string { return strings.ReplaceAll(s, "\n", "\n  ") }
 
 // Event is one JSON line; fields that do not apply are left out.
 type Event struct {
@@ -81,7 +93,7 @@ func (p *Printer) event(e Event) {
 	if err != nil {
 		return
 	}
-	p.out.Write(append(b, '\n'))
+	p.out.Write(append(printable.JSON(b), '\n'))
 }
 
 type phase struct {
@@ -100,14 +112,14 @@ func (f *phase) Item(name string) { f.item.Store(&name) }
 // Phase implements progress.Reporter.
 func (p *Printer) Phase(name string, total int64) progress.Counter {
 	p.End()
-	f := &phase{p: p, name: name, total: total, start: time.Now(), done: make(chan struct{})}
+	f := &phase{p: p, name: Clean(name), total: total, start: time.Now(), done: make(chan struct{})}
 	p.mu.Lock()
 	p.cur = f
 	switch {
 	case p.mode == JSON:
-		p.event(Event{Event: "phase", Phase: name, Total: total})
+		p.event(Event{Event: "phase", Phase: f.name, Total: total})
 	case p.mode != Quiet && !p.tty:
-		fmt.Fprintf(p.w, "%s ...\n", name)
+		fmt.Fprintf(p.w, "%s ...\n", f.name)
 	}
 	p.mu.Unlock()
 	if p.mode != Quiet {
@@ -143,15 +155,19 @@ func (f *phase) show() {
 	if f.p.mode == JSON {
 		e := Event{Event: "progress", Phase: f.name, Bytes: n, Total: f.total, Seconds: time.Since(f.start).Seconds()}
 		if i := f.item.Load(); i != nil {
-			e.Item = *i
+			e.Item = *i // exact, for programs; event makes it safe to show
 		}
 		f.p.event(e)
 		return
 	}
 	line := f.name + " " + f.text(n)
 	if f.p.tty {
-		if w, _, err := term.GetSize(2); err == nil && len(line) >= w && w > 10 {
-			line = line[:w-1]
+		w := 0
+		if n, _, err := term.GetSize(2); err == nil {
+			w = n
+		}
+		if r := []rune(line); len(r) >= w && w > 10 {
+			line = string(r[:w-1])
 		}
 		fmt.Fprintf(f.p.w, "\r\x1b[K%s", line)
 		return
@@ -213,14 +229,14 @@ func (p *Printer) clear() {
 func (p *Printer) line(kind, prefix, format string, args []any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	msg := fmt.Sprintf(format, args...)
+	msg := CleanLines(fmt.Sprintf(format, args...))
 	p.logf("%s%s", prefix, msg)
 	if p.mode == JSON {
 		p.event(Event{Event: kind, Message: msg})
 		return
 	}
 	p.clear()
-	fmt.Fprintf(p.w, "%s%s\n", prefix, strings.ReplaceAll(msg, "\n", "\n  "))
+	fmt.Fprintf(p.w, "%s%s\n", prefix, indent(msg))
 }
 
 // Note implements progress.Reporter.
@@ -248,12 +264,12 @@ func (p *Printer) Error(name string, err error, hint string) {
 	p.End()
 	p.logf("%s: %v", name, err)
 	if p.mode == JSON {
-		p.event(Event{Event: "error", Message: err.Error(), Data: map[string]string{"hint": hint}})
+		p.event(Event{Event: "error", Message: CleanLines(err.Error()), Data: map[string]string{"hint": hint}})
 		return
 	}
-	fmt.Fprintf(p.w, "%s: %v\n", name, err)
+	fmt.Fprintf(p.w, "%s: %s\n", name, indent(CleanLines(err.Error())))
 	if hint != "" {
-		fmt.Fprintf(p.w, "%s: hint: %s\n", name, hint)
+		fmt.Fprintf(p.w, "%s: hint: %s\n", name, indent(CleanLines(hint)))
 	}
 }
 
@@ -265,8 +281,16 @@ func (p *Printer) Result(data any) {
 	}
 }
 
-// Table prints rows under a heading with aligned columns.
+// Table prints rows under a heading with aligned columns. What is in the cells
+// is cleaned.
 func Table(w io.Writer, head []string, rows [][]string) {
+	clean := make([][]string, len(rows))
+	for i, r := range rows {
+		for _, c := range r {
+			clean[i] = append(clean[i], Clean(c))
+		}
+	}
+	rows = clean
 	width := make([]int, len(head))
 	for _, r := range append([][]string{head}, rows...) {
 		for i, c := range r {
