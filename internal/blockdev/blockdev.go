@@ -1,5 +1,5 @@
-// Package blockdev has the kernel take note of new partition tables. It
-// writes nothing.
+// Package blockdev has the kernel take note of new partition tables, and opens devices
+// so that nothing is written to them. It writes nothing.
 package blockdev
 
 import (

@@ -140,6 +140,10 @@ func (m Machine) DisksOf(dev string) []string {
 		return nil
 	}
 	name := m.kernelName(dev)
+	// A loop device over a disk or partition, which arrays are read through.
+	if under, ok := strings.CutPrefix(m.read("/sys/block/"+name+"/loop/backing_file"), "/dev/"); ok && strings.HasPrefix(name, "loop") && under != name {
+		return m.DisksOf(under)
+	}
 	slaves, err := os.ReadDir(m.path("/sys/class/block/" + name + "/slaves"))
 	if err == nil && len(slaves) > 0 {
 		var out []string

@@ -39,7 +39,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 	} else if err := writeHeader("/dev/"+s.Device, k.Header); err != nil {
 		return err
 	}
-	if err := OpenCrypt(ctx, r.Run, s.Crypt, s.Device, k.Passphrase); err != nil {
+	if err := OpenCrypt(ctx, r.Run, s.Crypt, s.Device, k.Passphrase, ReadWrite); err != nil {
 		return err
 	}
 	if err := blockdev.Await(ctx, s.Crypt.Mapper(), s.Crypt.Size); err != nil {
@@ -79,17 +79,6 @@ func CryptIsOpen(name string) bool {
 func cryptsetup(ctx context.Context, run tool.Runner, key []byte, args ...string) error {
 	_, err := run.Run(ctx, tool.Cmd{Args: append([]string{"cryptsetup"}, args...), Stdin: bytes.NewReader(key), Env: noUdev})
 	return err
-}
-
-// OpenCrypt opens a LUKS device on dev, unless it is open.
-func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string, passphrase []byte) error {
-	if CryptIsOpen(c.Name) {
-		return nil
-	}
-	if err := cryptsetup(ctx, run, passphrase, "open", "--type", "luks", "--key-file", "-", "/dev/"+dev, c.Name); err != nil {
-		return fmt.Errorf("cannot open the LUKS device %s: %w", c.Name, err)
-	}
-	return nil
 }
 
 // CloseCrypt closes a LUKS device, if it is open.

@@ -163,23 +163,6 @@ func (r *Recreator) makeSubs(s plan.Step) error {
 	return err
 }
 
-// MountBtrfs mounts a subvolume of a btrfs, "" for the top level, with all its
-// devices, which nothing else has told the kernel of.
-func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintptr, options ...string) error {
-	if subvolume == "" {
-		options = append(options, "subvolid=5")
-	} else {
-		options = append(options, "subvol=/"+subvolume)
-	}
-	for _, o := range others {
-		options = append(options, "device=/dev/"+o)
-	}
-	if err := unix.Mount("/dev/"+dev, dir, superblock.TypeBtrfs, flags, strings.Join(options, ",")); err != nil {
-		return fmt.Errorf("cannot mount /dev/%s on %s: %w", dev, dir, err)
-	}
-	return nil
-}
-
 func (r *Recreator) runAll(ctx context.Context, cmds [][]string) error {
 	for _, c := range cmds {
 		if _, err := r.Run.Run(ctx, tool.New(c...)); err != nil {
@@ -452,22 +435,6 @@ func arrayRuns(name string) bool {
 	return err == nil && strings.TrimSpace(string(b)) != "clear"
 }
 
-// AssembleArray starts an array, unless it runs; devs are its members' names,
-// none to have them looked for.
-func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs []string) error {
-	if arrayRuns(name) {
-		return nil
-	}
-	args := []string{"--assemble", "/dev/" + name, "--run", "--uuid=" + uuid}
-	for _, d := range devs {
-		args = append(args, "/dev/"+d)
-	}
-	if err := mdadm(ctx, run, args...); err != nil {
-		return fmt.Errorf("cannot start the RAID array %s: %w", name, err)
-	}
-	return nil
-}
-
 // StopArray stops an array, if it runs.
 func StopArray(ctx context.Context, run tool.Runner, name string) error {
 	if !arrayRuns(name) {
@@ -498,7 +465,7 @@ func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
 
 // Reassemble starts an array that was made before.
 func (r *Recreator) Reassemble(ctx context.Context, s plan.Step) error {
-	return AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs())
+	return AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs(), Degraded) // as the plan has it
 }
 
 func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
@@ -594,7 +561,7 @@ func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
 		if err := r.lvm(ctx, "vgcfgrestore", "-f", file, s.Group); err != nil {
 			return err
 		}
-		return r.lvm(ctx, "vgchange", "-ay", s.Group)
+		return ActivateGroup(ctx, r.Run, s.Group, ReadWrite)
 	})
 }
 

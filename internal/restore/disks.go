@@ -87,7 +87,7 @@ func (r *Repair) assemble(ctx context.Context, l *layout.Layout, on func(string)
 			a.Name = fmt.Sprint("md", next)
 			next--
 		}
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil); err != nil {
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil, recreate.ReadWrite); err != nil {
 			r.Report.Warn("%v", err)
 			continue
 		}
@@ -359,7 +359,7 @@ func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine
 			continue
 		}
 		c := layout.Crypt{Name: "luks-" + devs[i].Info.UUID, Device: m.Name(devs[i].Name), UUID: devs[i].Info.UUID}
-		if err := recreate.OpenCrypt(ctx, r.Run, &c, devs[i].Name, key); err != nil {
+		if err := recreate.OpenCrypt(ctx, r.Run, &c, devs[i].Name, key, recreate.ReadWrite); err != nil {
 			r.Report.Warn("%v", err)
 			continue
 		}

@@ -233,7 +233,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 		}
 		r.keys = append(r.keys, b)
 	}
-	if slices.ContainsFunc(r.keys, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, dev, k) == nil }) {
+	if slices.ContainsFunc(r.keys, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, dev, k, recreate.ReadWrite) == nil }) {
 		return nil
 	}
 	var err error
@@ -242,7 +242,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 		if e != nil || len(k) == 0 {
 			return fmt.Errorf("cannot open %s: %w", c.Name, errNoPassphrase)
 		}
-		if err = recreate.OpenCrypt(ctx, r.Run, c, dev, k); err == nil {
+		if err = recreate.OpenCrypt(ctx, r.Run, c, dev, k, recreate.ReadWrite); err == nil {
 			r.keys = append(r.keys, k)
 			return nil
 		}
@@ -321,7 +321,7 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 			continue
 		}
 		delete(there, a.UUID)
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil); err != nil {
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil, recreate.ReadWrite); err != nil {
 			return err
 		}
 	}
@@ -333,7 +333,7 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 		for l.Array(fmt.Sprint("md", n)) != nil {
 			n--
 		}
-		if err := recreate.AssembleArray(ctx, r.Run, fmt.Sprint("md", n), uuid, nil); err != nil {
+		if err := recreate.AssembleArray(ctx, r.Run, fmt.Sprint("md", n), uuid, nil, recreate.ReadWrite); err != nil {
 			r.Report.Warn("%v", err)
 		}
 		n--

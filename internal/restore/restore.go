@@ -573,7 +573,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 				}
 			}
 			if s.Kind == plan.MakeCrypt {
-				if err := recreate.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase); err != nil {
+				if err := recreate.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase, recreate.ReadWrite); err != nil {
 					return err
 				}
 			}

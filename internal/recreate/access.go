@@ -1,0 +1,199 @@
+package recreate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Access is what opening something may do to the devices below.
+type Access int
+
+const (
+	// ReadWrite opens for writing. An array of which members are missing that it had
+	// when it last ran is not started.
+	ReadWrite Access = iota
+	// ReadOnly writes not one bit: not to logs, superblocks or bitmaps either.
+	ReadOnly
+	// Degraded is ReadWrite, and starts arrays with members missing.
+	Degraded
+)
+
+// AssembleArray starts an array, unless it runs; devs are its members' names, none to
+// have them looked for, which ReadOnly can't.
+func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs []string, access Access) error {
+	if arrayRuns(name) {
+		return nil
+	}
+	args := []string{"--assemble", "/dev/" + name, "--uuid=" + uuid}
+	switch access {
+	case ReadOnly:
+		args = append(args, "--readonly")
+		loops, release, err := readOnlyLoops(devs)
+		if err != nil {
+			return fmt.Errorf("cannot start the RAID array %s for reading: %w", name, err)
+		}
+		defer release()
+		devs = loops
+	case Degraded:
+		args = append(args, "--run")
+	}
+	for _, d := range devs {
+		args = append(args, "/dev/"+d)
+	}
+	err := mdadm(ctx, run, args...)
+	if err == nil {
+		return nil
+	}
+	if inactive(name) { // members are missing: it holds those that are there
+		err = errors.Join(err, mdadm(ctx, run, "--stop", "/dev/"+name))
+	}
+	return fmt.Errorf("cannot start the RAID array %s: %w", name, err)
+}
+
+// readOnlyLoops puts read-only devices over members of an array: the kernel writes the
+// bitmap of an array even when it is started read-only (md_bitmap_load of
+// drivers/md/md-bitmap.c). They go away with the array, or with release if it has not
+// taken them.
+func readOnlyLoops(devs []string) (loops []string, release func(), err error) {
+	var holds []*os.File
+	release = func() {
+		for _, h := range holds {
+			h.Close()
+		}
+	}
+	if len(devs) == 0 {
+		return nil, nil, errors.New("its members are not known")
+	}
+	for _, d := range devs {
+		name, hold, err := blockdev.ReadOnlyLoop("/dev/" + d)
+		if err != nil {
+			release()
+			return nil, nil, err
+		}
+		loops, holds = append(loops, name), append(holds, hold)
+	}
+	return loops, release, nil
+}
+
+// inactive tells whether an array holds members and does not run.
+func inactive(name string) bool {
+	b, err := os.ReadFile("/sys/block/" + name + "/md/array_state")
+	return err == nil && strings.TrimSpace(string(b)) == "inactive"
+}
+
+// OpenCrypt opens a LUKS device on dev, unless it is open.
+func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string, passphrase []byte, access Access) error {
+	if CryptIsOpen(c.Name) {
+		return nil
+	}
+	args := []string{"open", "--type", "luks", "--key-file", "-"}
+	if access == ReadOnly {
+		args = append(args, "--readonly")
+	}
+	if err := cryptsetup(ctx, run, passphrase, append(args, "/dev/"+dev, c.Name)...); err != nil {
+		return fmt.Errorf("cannot open the LUKS device %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// plainTypes are the segment types of volumes that write nothing when they are activated
+// read-only; dm-raid, thin pools, caches and snapshots write their metadata at once.
+var plainTypes = []string{"linear", "striped", "error", "zero"}
+
+// ActivateGroup activates a group's volumes. ReadOnly activates those that write nothing
+// by it, and names the others in an error.
+func ActivateGroup(ctx context.Context, run tool.Runner, group string, access Access) error {
+	lvm := func(args ...string) ([]byte, error) {
+		return run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: noUdev})
+	}
+	if access != ReadOnly {
+		if _, err := lvm("vgchange", "-ay", "--ignoremonitoring", group); err != nil {
+			return fmt.Errorf("cannot activate volume group %s: %w", group, err)
+		}
+		return nil
+	}
+	out, err := lvm("lvs", "--readonly", "--reportformat", "json", "-o", "lv_name,segtype", group)
+	if err != nil {
+		return fmt.Errorf("cannot list the volumes of %s: %w", group, err)
+	}
+	plain, writing, err := byWriting(out)
+	if err != nil {
+		return fmt.Errorf("cannot list the volumes of %s: %w", group, err)
+	}
+	var errs []error
+	for _, n := range writing {
+		errs = append(errs, fmt.Errorf("cannot activate %s/%s without writing: it is of type %s", group, n[0], n[1]))
+	}
+	if len(plain) > 0 {
+		args := []string{"lvchange", "-ay", "--ignoremonitoring", "--config", `activation/read_only_volume_list=["` + group + `"]`}
+		for _, n := range plain {
+			args = append(args, group+"/"+n)
+		}
+		if _, err := lvm(args...); err != nil {
+			errs = append(errs, fmt.Errorf("cannot activate volume group %s for reading: %w", group, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// byWriting reads lvs's report: the volumes that write nothing when they are activated,
+// and the others with their types.
+func byWriting(report []byte) (plain []string, writing [][2]string, err error) {
+	var v struct {
+		Report []struct {
+			LV []struct {
+				Name string `json:"lv_name"`
+				Type string `json:"segtype"`
+			} `json:"lv"`
+		} `json:"report"`
+	}
+	if err := json.Unmarshal(report, &v); err != nil {
+		return nil, nil, err
+	}
+	for _, r := range v.Report {
+		for _, l := range r.LV { // one of several segments is there as often
+			if !slices.Contains(plainTypes, l.Type) {
+				if w := [2]string{l.Name, l.Type}; !slices.Contains(writing, w) {
+					writing = append(writing, w)
+				}
+				plain = slices.DeleteFunc(plain, func(n string) bool { return n == l.Name })
+			} else if !slices.Contains(plain, l.Name) && !slices.ContainsFunc(writing, func(w [2]string) bool { return w[0] == l.Name }) {
+				plain = append(plain, l.Name)
+			}
+		}
+	}
+	return plain, writing, nil
+}
+
+// MountBtrfs mounts a subvolume of a btrfs, "" for the top level, with all its
+// devices, which nothing else has told the kernel of. With MS_RDONLY nothing is written,
+// the log neither.
+func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintptr, options ...string) error {
+	if subvolume == "" {
+		options = append(options, "subvolid=5")
+	} else {
+		options = append(options, "subvol=/"+subvolume)
+	}
+	for _, o := range others {
+		options = append(options, "device=/dev/"+o)
+	}
+	if flags&unix.MS_RDONLY != 0 {
+		return blockdev.MountReadOnly("/dev/"+dev, superblock.TypeBtrfs, dir, options...)
+	}
+	if err := unix.Mount("/dev/"+dev, dir, superblock.TypeBtrfs, flags, strings.Join(options, ",")); err != nil {
+		return fmt.Errorf("cannot mount /dev/%s on %s: %w", dev, dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package recreate
+
+import (
+	"context"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// TestAssembleArray: for reading, an array stands on read-only devices, is never started
+// degraded, and what was put over its members goes away when it is not taken.
+func TestAssembleArray(t *testing.T) {
+	ctx := context.Background()
+	call := func(access Access, devs ...string) (string, error) {
+		rec := &tool.Recorder{Answers: map[string]string{"mdadm": ""}}
+		err := AssembleArray(ctx, rec, "md77", "1:2:3:4", devs, access)
+		return strings.Join(rec.Calls, "\n"), err
+	}
+	for access, want := range map[Access]string{
+		ReadWrite: "mdadm --assemble /dev/md77 --uuid=1:2:3:4 /dev/sda1 /dev/sdb1",
+		Degraded:  "mdadm --assemble /dev/md77 --uuid=1:2:3:4 --run /dev/sda1 /dev/sdb1",
+	} {
+		if got, err := call(access, "sda1", "sdb1"); err != nil || got != want {
+			t.Errorf("%q, %v; want %q", got, err, want)
+		}
+	}
+	if got, err := call(ReadOnly); err == nil || got != "" {
+		t.Errorf("members that are not known: %q, %v", got, err)
+	}
+	if got, err := call(ReadOnly, "no-such-disk"); err == nil || got != "" {
+		t.Errorf("a member that is not there: %q, %v", got, err)
+	}
+	dev := strings.TrimPrefix(loopOver(t, blank(t, 1<<20).Name()), "/dev/")
+	got, err := call(ReadOnly, dev)
+	loop, ok := strings.CutPrefix(got, "mdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly /dev/")
+	if err != nil || !ok || loop == dev || !strings.HasPrefix(loop, "loop") {
+		t.Fatalf("%q, %v", got, err)
+	}
+}
+
+func TestOpenCryptReadOnly(t *testing.T) {
+	rec := &tool.Recorder{Answers: map[string]string{"cryptsetup": ""}}
+	if err := OpenCrypt(context.Background(), rec, &layout.Crypt{Name: "no-such-name"}, "sda1", nil, ReadOnly); err != nil || !strings.Contains(rec.Calls[0], " --readonly /dev/sda1 ") {
+		t.Errorf("%q, %v", rec.Calls, err)
+	}
+}
+
+// TestActivateGroup: what writes by being activated is named, and not activated; of a
+// volume that has both kinds of segments, nothing.
+func TestActivateGroup(t *testing.T) {
+	const report = `{"report":[{"lv":[{"lv_name":"root","segtype":"linear"},{"lv_name":"root","segtype":"striped"},{"lv_name":"pool","segtype":"thin-pool"},
+		{"lv_name":"mix","segtype":"linear"},{"lv_name":"mix","segtype":"raid1"}]}]}`
+	rec := &tool.Recorder{Answers: map[string]string{"lvm": "", "lvm lvs --readonly --reportformat json -o lv_name,segtype vg0": report}}
+	err := ActivateGroup(context.Background(), rec, "vg0", ReadOnly)
+	if err == nil || !strings.Contains(err.Error(), "vg0/pool without writing: it is of type thin-pool") || !strings.Contains(err.Error(), "vg0/mix") || strings.Contains(err.Error(), "root") {
+		t.Errorf("%v", err)
+	}
+	if want := `lvm lvchange -ay --ignoremonitoring --config "activation/read_only_volume_list=[\"vg0\"]" vg0/root`; !slices.Contains(rec.Calls, want) || len(rec.Calls) != 2 {
+		t.Errorf("%q; want %q", rec.Calls, want)
+	}
+}
+
+// loopOver puts a loop device over a file for the test.
+func loopOver(t *testing.T, file string) string {
+	t.Helper()
+	out, err := exec.Command("losetup", "--show", "-f", file).Output()
+	if err != nil {
+		t.Skip("no loop devices here: ", err)
+	}
+	dev := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if err := exec.Command("losetup", "-d", dev).Run(); err != nil {
+			t.Error(err)
+		}
+	})
+	return dev
+}
