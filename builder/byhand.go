@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -18,12 +17,14 @@ type hand struct {
 	l     *layout.Layout
 	need  []string // the disks that are made again
 	files map[string][]byte
+	vars  map[string]templates.Shell // disk to the shell variable with its device
 }
 
 // byHand writes RESTORE.txt, restore.sh and the files they use.
 func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 	h := &hand{l: p.Layout, need: p.Layout.Needed(), files: map[string][]byte{}}
-	h.ByHand = templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID}
+	h.ByHand = templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID, NotCovered: m.NotCovered}
+	h.vars = variables(p.Layout.Disks)
 	h.disks()
 	h.arrays()
 	// LUKS below LVM comes first, LUKS on LVM after it.
@@ -51,21 +52,41 @@ func (h *hand) needed(dev string) bool {
 	return slices.ContainsFunc(h.l.DisksUnder(dev), func(d string) bool { return slices.Contains(h.need, d) })
 }
 
+// variables gives each disk a variable of restore.sh. The names of disks may have
+// characters that those of variables can't have.
+func variables(disks []layout.Disk) map[string]templates.Shell {
+	out := map[string]templates.Shell{}
+	for i, d := range disks {
+		plain := strings.Map(func(r rune) rune {
+			if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+				return r
+			}
+			return -1
+		}, d.Name)
+		if plain == d.Name {
+			out[d.Name] = templates.Shellf("disk_%s", plain)
+		} else {
+			out[d.Name] = templates.Shellf("disk%s_%s", i+1, plain)
+		}
+	}
+	return out
+}
+
 // shell is a device in the words of restore.sh: variables for disks.
-func (h *hand) shell(dev string) string {
+func (h *hand) shell(dev string) templates.Shell {
 	if d, p := h.l.Partition(dev); d != nil {
-		return fmt.Sprintf(`"$(part "$%s" %d)"`, d.Name, p.Number)
+		return templates.Shellf(`"$(part "$%s" %s)"`, h.vars[d.Name], p.Number)
 	}
 	if h.l.Disk(dev) != nil {
-		return `"$` + dev + `"`
+		return templates.Shellf(`"$%s"`, h.vars[dev])
 	}
-	return path.Join("/dev", dev)
+	return templates.Shellf("%s", path.Join("/dev", dev))
 }
 
 func (h *hand) disks() {
 	for _, n := range h.need {
 		d := h.l.Disk(n)
-		hd := templates.HandDisk{Name: d.Name, Model: d.Model, Serial: d.Serial, Size: d.Size.String()}
+		hd := templates.HandDisk{Name: d.Name, Var: h.vars[d.Name], Model: d.Model, Serial: d.Serial, Size: d.Size.String()}
 		if d.Table != nil {
 			hd.Sfdisk = plan.Sfdisk(d)
 		}
@@ -79,22 +100,18 @@ func (h *hand) arrays() {
 		if !h.needed(a.Name) {
 			continue
 		}
-		var line []string
-		for _, w := range plan.Mdadm(&a) {
-			if dev := strings.TrimPrefix(w, "/dev/"); slices.Contains(a.Devs(), dev) {
-				line = append(line, h.shell(dev))
-			} else {
-				line = append(line, templates.ShellQuote(w))
-			}
+		words := map[string]templates.Shell{}
+		for _, dev := range a.Devs() {
+			words["/dev/"+dev] = h.shell(dev)
 		}
-		h.Arrays = append(h.Arrays, strings.Join(line, " "))
+		h.Arrays = append(h.Arrays, quoteLine(plan.Mdadm(&a), words))
 	}
 }
 
 // crypts are the lines for the LUKS devices that lie on logical volumes, or for
 // the others.
-func (h *hand) crypts(onLVM bool) []string {
-	var out []string
+func (h *hand) crypts(onLVM bool) []templates.Shell {
+	var out []templates.Shell
 	for i := range h.l.Crypts {
 		c := &h.l.Crypts[i]
 		if h.needed(c.Mapper()) && (h.l.Group(c.Device) != nil) == onLVM {
@@ -118,7 +135,7 @@ func (h *hand) groups() error {
 		h.files[file] = []byte(config)
 		hg := templates.HandGroup{Name: g.Name, File: file}
 		for _, pv := range g.PVs {
-			hg.PVs = append(hg.PVs, pv.UUID+" "+h.shell(pv.Device))
+			hg.PVs = append(hg.PVs, templates.HandPV{UUID: pv.UUID, Device: h.shell(pv.Device)})
 		}
 		for _, c := range plan.Lvcreate(g) {
 			hg.Thin = append(hg.Thin, quoteLine(c[1:], nil))
@@ -138,7 +155,7 @@ func (h *hand) filesystems() error {
 		if err != nil {
 			return err
 		}
-		words := map[string]string{"DEVICE": h.shell(f.Device)}
+		words := map[string]templates.Shell{"DEVICE": h.shell(f.Device)}
 		for _, o := range f.Others {
 			run[0] = append(run[0], "DEVICE "+o)
 			words["DEVICE "+o] = h.shell(o)
@@ -154,22 +171,25 @@ func (h *hand) filesystems() error {
 }
 
 func (h *hand) subvolumes(f *layout.Filesystem) {
-	h.Make = append(h.Make, "mkdir -p /mnt/btrfs; mount -o "+h.options(f, "")+" "+h.shell(f.Device)+" /mnt/btrfs")
+	h.Make = append(h.Make, templates.Shellf("mkdir -p /mnt/btrfs; mount -o %s %s /mnt/btrfs", h.options(f, ""), h.shell(f.Device)))
 	for _, v := range f.Subvolumes {
-		p := templates.ShellQuote("/mnt/btrfs/" + v.Path)
-		h.Make = append(h.Make, "mkdir -p "+templates.ShellQuote(path.Dir("/mnt/btrfs/"+v.Path))+"; btrfs subvolume create "+p)
+		p := "/mnt/btrfs/" + v.Path
+		h.Make = append(h.Make, templates.Shellf("mkdir -p %s; btrfs subvolume create %s", path.Dir(p), p))
 		if v.Default {
-			h.Make = append(h.Make, "btrfs subvolume set-default "+p)
+			h.Make = append(h.Make, templates.Shellf("btrfs subvolume set-default %s", p))
 		}
 	}
 	h.Make = append(h.Make, "umount /mnt/btrfs")
 }
 
 // options are those that mount a subvolume of a btrfs.
-func (h *hand) options(f *layout.Filesystem, subvolume string) string {
-	out := templates.ShellQuote("subvol=/" + subvolume)
+func (h *hand) options(f *layout.Filesystem, subvolume string) templates.Shell {
+	out := templates.Shellf("subvol=/%s", subvolume)
+	if subvolume == "" {
+		out = "subvol=/"
+	}
 	for _, o := range f.Others {
-		out += ",device=" + h.shell(o)
+		out = templates.Shellf("%s,device=%s", out, h.shell(o))
 	}
 	return out
 }
@@ -184,7 +204,7 @@ func (h *hand) swap() {
 }
 
 // mkswap is the command line that makes swap on what is, in the shell's words, to.
-func mkswap(uuid, label, to string) string {
+func mkswap(uuid, label string, to templates.Shell) templates.Shell {
 	a := []string{"mkswap"}
 	if uuid != "" {
 		a = append(a, "-U", uuid)
@@ -192,19 +212,18 @@ func mkswap(uuid, label, to string) string {
 	if label != "" {
 		a = append(a, "-L", label)
 	}
-	return quoteLine(append(a, "TO"), map[string]string{"TO": to})
+	return templates.Shellf("%s %s", quoteLine(a, nil), to)
 }
 
 // swapFiles are made when the archives are unpacked.
 func (h *hand) swapFiles() {
 	for _, s := range h.l.SwapFiles {
-		file := `"$T"` + templates.ShellQuote(s.Path)
-		dir := `"$T"` + templates.ShellQuote(path.Dir(s.Path))
-		line := "mkdir -p " + dir + "; M=$(stat -c %y " + dir + "); : > " + file + "; chmod 600 " + file
+		file, dir := templates.Shellf(`"$T"%s`, s.Path), templates.Shellf(`"$T"%s`, path.Dir(s.Path))
+		line := templates.Shellf("mkdir -p %s; M=$(stat -c %%y %s); : > %s; chmod 600 %s", dir, dir, file, file)
 		if f := h.l.Mounted(s.Mount); f != nil && f.Btrfs != nil {
-			line += "; chattr +C " + file
+			line = templates.Shellf("%s; chattr +C %s", line, file)
 		}
-		h.Swap = append(h.Swap, fmt.Sprintf("%s; head -c %d /dev/zero > %s; %s; touch -d \"$M\" %s", line, int64(s.Size), file, mkswap(s.UUID, s.Label, file), dir))
+		h.Swap = append(h.Swap, templates.Shellf(`%s; head -c %s /dev/zero > %s; %s; touch -d "$M" %s`, line, int64(s.Size), file, mkswap(s.UUID, s.Label, file), dir))
 	}
 }
 
@@ -212,7 +231,7 @@ func (h *hand) swapFiles() {
 func (h *hand) contents(m *manifest.Manifest) {
 	for _, i := range h.l.Images {
 		if i.File != "" && h.needed(i.Device) {
-			h.Make = append(h.Make, `zstd -dc "$SET"/`+templates.ShellQuote(i.File)+" | dd of="+h.shell(i.Device)+" bs=4M iflag=fullblock conv=fsync")
+			h.Make = append(h.Make, templates.Shellf(`zstd -dc "$SET"/%s | dd of=%s bs=4M iflag=fullblock conv=fsync`, i.File, h.shell(i.Device)))
 		}
 	}
 	for _, a := range m.Archives {
@@ -221,7 +240,7 @@ func (h *hand) contents(m *manifest.Manifest) {
 			hm.Options = h.options(f, f.MountAt(a.Mount).Subvolume)
 		} else if f != nil && (f.VFAT != nil || f.ExFAT != nil) {
 			if o := f.MountAt(a.Mount).Owners(); o != "" {
-				hm.Options = templates.ShellQuote(o)
+				hm.Options = templates.Shellf("%s", o)
 			}
 		}
 		h.Mounts = append(h.Mounts, hm)
@@ -235,32 +254,33 @@ func (h *hand) grub() {
 		return
 	}
 	for _, d := range h.l.Boot.Disks {
-		h.GRUB = append(h.GRUB, "grub-install --target=i386-pc "+h.shell(d))
+		h.GRUB = append(h.GRUB, templates.Shellf("grub-install --target=i386-pc %s", h.shell(d)))
 	}
 	if slices.Contains(h.l.Boot.Targets, "x86_64-efi") {
 		h.GRUB = append(h.GRUB, "grub-install --target=x86_64-efi --removable --no-nvram")
 	}
 }
 
-// handCrypt are the lines that bring back a LUKS device and open it.
-func handCrypt(c *layout.Crypt, dev string) []string {
-	open := "cryptsetup open " + dev + " " + templates.ShellQuote(c.Name)
+// handCrypt are the lines that write the header of a LUKS device and open it.
+func handCrypt(c *layout.Crypt, dev templates.Shell) []templates.Shell {
+	open := templates.Shellf("cryptsetup open %s %s", dev, c.Name)
 	if c.Header != "" {
-		return []string{"# " + c.Header + " is decrypted with the age identity in the file $IDENTITY.", `age -d -i "$IDENTITY" "$SET"/` + templates.ShellQuote(c.Header) + " | dd of=" + dev + " bs=64k conv=fsync", open}
+		return []templates.Shell{"# The header is decrypted with the age identity in the file $IDENTITY.",
+			templates.Shellf(`age -d -i "$IDENTITY" "$SET"/%s | dd of=%s bs=64k conv=fsync`, c.Header, dev), open}
 	}
 	a := plan.LUKSFormat(c, "DEVICE")
 	a = slices.DeleteFunc(a, func(w string) bool { return w == "--key-file" || w == "-" || w == "--batch-mode" })
-	return []string{quoteLine(a, map[string]string{"DEVICE": dev}), open}
+	return []templates.Shell{quoteLine(a, map[string]templates.Shell{"DEVICE": dev}), open}
 }
 
-// quoteLine quotes a command line; devices stand for words of it.
-func quoteLine(args []string, devices map[string]string) string {
-	w := make([]string, len(args))
+// quoteLine quotes a command line; devices replace words of it.
+func quoteLine(args []string, devices map[string]templates.Shell) templates.Shell {
+	w := make([]any, len(args))
 	for i, a := range args {
-		w[i] = templates.ShellQuote(a)
+		w[i] = a
 		if dev, ok := devices[a]; ok {
 			w[i] = dev
 		}
 	}
-	return strings.Join(w, " ")
+	return templates.Command(w...)
 }

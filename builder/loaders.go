@@ -38,7 +38,8 @@ func (b *Builder) loaders(work, mark string, net bool) loaderSet {
 		s.UEFIFrom = "this machine's " + s.UEFI.Name
 	}
 	s.Stub = media.FindStub("")
-	bios := s.BIOS != nil && (!net || s.BIOS.PXELinux != "")
+	// Without chain.c32 the local disk can't be tried before the rescue system.
+	bios := s.BIOS != nil && s.BIOS.Chain && (!net || s.BIOS.PXELinux != "")
 	uefi := s.UEFI != nil && s.UEFI.Signed && (!net || s.UEFI.Net["grub/x86_64-efi/http.mod"] != "" && s.Stub != "")
 	if bios && uefi {
 		return s

@@ -103,6 +103,9 @@ func (b *Builder) localEFI(p *Plan, kernel, words, work string) (string, error) 
 	if esp == nil {
 		return "", errors.New("cannot add a UEFI boot entry: there is no mounted EFI system partition")
 	}
+	if err := templates.CheckKernelLine(words); err != nil {
+		return "", fmt.Errorf("cannot add a UEFI boot entry: %w", err)
+	}
 	uki := filepath.Join(work, "uki")
 	if err := (media.UKI{Stub: l.Stub, Kernel: kernel, Initrd: filepath.Join(localDir, "initrd.img"), Cmdline: words, Title: localLabel}).Write(uki); err != nil {
 		return "", err

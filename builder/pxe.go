@@ -125,6 +125,13 @@ func (t *netTree) pxelinux(l *media.BIOSLoader) (err error) {
 	if t.base != "" && t.text.BIOS == "lpxelinux.0" {
 		c.Kernel, c.Initrd = t.base+"/vmlinuz", t.base+"/initrd.img"
 	}
+	if l.Chain {
+		// The first disk is the one that the BIOS would start from.
+		c.Chain, c.LocalConfig = "hd0", "pxelinux.cfg/local"
+		if t.content[c.LocalConfig], err = templates.SyslinuxLocal(c); err != nil {
+			return err
+		}
+	}
 	t.content["pxelinux.cfg/default"], err = templates.ISOLinux(c)
 	return err
 }
@@ -157,6 +164,9 @@ func (t *netTree) grub(l *media.UEFILoader) error {
 func (t *netTree) uki(stub, file string) error {
 	if stub == "" || t.base == "" {
 		return nil
+	}
+	if err := templates.CheckKernelLine(t.menu.Append); err != nil {
+		return err
 	}
 	if err := (media.UKI{Stub: stub, Kernel: t.kernel, Initrd: t.initrd, Cmdline: t.menu.Append, Title: t.menu.Heading}).Write(file); err != nil {
 		return err

@@ -583,6 +583,7 @@ func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd,
 		if m.Chain = chain(p.Layout); m.Chain == "" {
 			m.Chain = "hd0"
 		}
+		m.LocalConfig = "/isolinux/local.cfg"
 	}
 	if bios, uefi := media.FindMemtest(""); bios != "" || uefi != "" {
 		if bios != "" {
@@ -605,6 +606,11 @@ func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd,
 	img.Content[".disk/info"] = []byte(m.Heading + ", " + m.Title + "\n")
 	if img.BIOS != nil {
 		img.Content["isolinux/isolinux.cfg"] = cfg
+		if m.Chain != "" {
+			if img.Content["isolinux/local.cfg"], err = templates.SyslinuxLocal(m); err != nil {
+				return err
+			}
+		}
 	}
 	img.Content["boot/grub/grub.cfg"] = grub
 	b.Report.Note("loaders: BIOS %s, UEFI %s", l.BIOSFrom, l.UEFIFrom)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"embed"
 	"fmt"
+	"slices"
 	"strings"
 	"text/template"
 )
@@ -44,6 +45,8 @@ type Menu struct {
 	// Base is GRUB's name of the tree on a web server, for when it can read
 	// from one.
 	Base string
+	// LocalConfig is where isolinux finds what SyslinuxLocal gives.
+	LocalConfig string
 }
 
 // Entry is a line of the menu.
@@ -73,13 +76,13 @@ func (m Menu) entries(memtest bool) []Entry {
 		port = *m.Serial
 	}
 	var noConsole []string
-	for _, w := range strings.Fields(m.Append) {
+	for _, w := range KernelWords(m.Append) {
 		if !strings.HasPrefix(w, "console=") {
 			noConsole = append(noConsole, w)
 		}
 	}
 	es := []Entry{
-		{ID: "local", Marked: "^Local disk: start the installed system", Help: "Leaves the machine as it is.", Local: true},
+		{ID: "local", Marked: "^Local disk: start the installed system", Help: "Without an installed system, the rescue system starts.", Local: true, Append: m.fallback()},
 		{ID: "rescue", Marked: "^Rescue system", Help: "Changes nothing on the disks until you say so.", Append: m.Append},
 		{ID: "serial", Marked: fmt.Sprintf("Rescue system on the ^serial console (ttyS%d, %d)", port.Port, port.Speed), Help: "All messages and the first shell on the serial line.", Append: strings.Join(append(noConsole, "console=tty0", fmt.Sprintf("console=ttyS%d,%d", port.Port, port.Speed)), " ")},
 		{ID: "safe", Marked: "Rescue system with safe ^graphics", Help: "No graphics driver: for a screen that stays black.", Append: m.Append + " nomodeset"},
@@ -91,6 +94,24 @@ func (m Menu) entries(memtest bool) []Entry {
 		es = append(es, Entry{ID: "memtest", Marked: "^Memory test (memtest86+)", Help: "Bad memory damages backups and restores.", Memtest: true})
 	}
 	return es
+}
+
+// fallback is the kernel command line for a machine without an installed system,
+// when its start was asked for: nothing is restored without being asked for.
+func (m Menu) fallback() string {
+	return strings.Join(slices.DeleteFunc(KernelWords(m.Append), func(w string) bool { return strings.HasPrefix(w, "mkcdrec.auto=") }), " ")
+}
+
+// fill makes a configuration with the entries of the menu; each must fit into the
+// kernel's command line.
+func (m Menu) fill(name string, memtest bool) ([]byte, error) {
+	es := m.entries(memtest)
+	for _, e := range es {
+		if err := CheckKernelLine(e.Append, m.Base, m.Kernel, m.Initrd); err != nil {
+			return nil, fmt.Errorf("cannot make the menu entry %q: %w", e.ID, err)
+		}
+	}
+	return render(name, menuEntries{m, es})
 }
 
 // Serial is the serial console the menu shows itself on as well.
@@ -106,12 +127,17 @@ type menuEntries struct {
 
 // ISOLinux gives isolinux.cfg, and pxelinux.cfg/default.
 func ISOLinux(m Menu) ([]byte, error) {
-	return render("isolinux.cfg.tmpl", menuEntries{m, m.entries(m.BIOSMemtest != "")})
+	return m.fill("isolinux.cfg.tmpl", m.BIOSMemtest != "")
 }
+
+// SyslinuxLocal gives the configuration that the entry for the local disk switches
+// to: when chain.c32 finds no installed system it ends at a prompt, and what
+// that starts after its time-out is set for a whole configuration.
+func SyslinuxLocal(m Menu) ([]byte, error) { return m.fill("syslocal.cfg.tmpl", false) }
 
 // GRUB gives grub.cfg for UEFI.
 func GRUB(m Menu) ([]byte, error) {
-	return render("grub.cfg.tmpl", menuEntries{m, m.entries(m.UEFIMemtest != "")})
+	return m.fill("grub.cfg.tmpl", m.UEFIMemtest != "")
 }
 
 // Netboot fills README.txt of a network boot tree.
@@ -129,11 +155,16 @@ func NetbootText(n Netboot) ([]byte, error) { return render("netboot.txt.tmpl", 
 type LocalEntry struct{ Begin, End, Title, UUID, Kernel, Initrd, Append string }
 
 // Local gives the entry.
-func Local(e LocalEntry) ([]byte, error) { return render("local.cfg.tmpl", e) }
+func Local(e LocalEntry) ([]byte, error) {
+	if err := CheckKernelLine(e.Append, e.Kernel, e.Initrd); err != nil {
+		return nil, fmt.Errorf("cannot make the menu entry: %w", err)
+	}
+	return render("local.cfg.tmpl", e)
+}
 
 // IPXE gives an iPXE script. Kernel and Initrd should be URLs: relative ones
 // are relative to the script's.
-func IPXE(m Menu) ([]byte, error) { return render("ipxe.tmpl", menuEntries{m, m.entries(false)}) }
+func IPXE(m Menu) ([]byte, error) { return m.fill("ipxe.tmpl", false) }
 
 // ByHand fills RESTORE.txt and restore.sh.
 type ByHand struct {
@@ -141,33 +172,47 @@ type ByHand struct {
 	Date     string
 	SetID    string
 	Disks    []HandDisk
-	Arrays   []string // mdadm command lines
-	Crypts   []string // command lines that bring back LUKS devices
+	Arrays   []Shell // mdadm command lines
+	Crypts   []Shell // command lines that make or open LUKS devices
 	Groups   []HandGroup
-	Make     []string // mkfs and mkswap command lines, in order
+	Make     []Shell // mkfs and mkswap command lines, in order
 	Mounts   []HandMount
 	Archives []HandArchive
-	Swap     []string // command lines that make swap files, when files are there
-	GRUB     []string // grub-install command lines inside the chroot
+	Swap     []Shell // command lines that make swap files, when files are there
+	GRUB     []Shell // grub-install command lines inside the chroot
 	// Removable is a loader, for people, that the firmware finds by itself.
 	Removable string
+	// NotCovered is what the set lacks, as the manifest names it.
+	NotCovered []string
 }
 
-// HandDisk is a disk with its table as sfdisk(8) takes it.
+// HandDisk is a disk with its table as sfdisk(8) takes it, "" for none. Var is the
+// shell variable that has its device.
 type HandDisk struct {
 	Name, Model, Serial, Size string
+	Var                       Shell
 	Sfdisk                    string
 }
 
 // HandGroup is a volume group's file and physical volumes.
 type HandGroup struct {
 	Name, File string
-	PVs        []string // "UUID DEVICE"
-	Thin       []string // lvcreate command lines
+	PVs        []HandPV
+	Thin       []Shell // lvcreate command lines
 }
 
-// HandMount is a mount below /mnt/target; Options are quoted for the shell.
-type HandMount struct{ Device, Path, Options string }
+// HandPV is a physical volume.
+type HandPV struct {
+	UUID   string
+	Device Shell
+}
+
+// HandMount is a mount of Device below /mnt/target; Options is one word of the shell, or "".
+type HandMount struct {
+	Device  Shell
+	Path    string
+	Options Shell
+}
 
 // HandArchive is an archive and where it goes.
 type HandArchive struct{ File, Path string }
@@ -176,29 +221,28 @@ type HandArchive struct{ File, Path string }
 func RestoreText(h ByHand) ([]byte, error)   { return render("RESTORE.txt.tmpl", h) }
 func RestoreScript(h ByHand) ([]byte, error) { return render("restore.sh.tmpl", h) }
 
-// grubQuote quotes a word for GRUB's script language.
-func grubQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'" }
-
-var funcs = template.FuncMap{"sh": ShellQuote, "gq": grubQuote, "lines": func(s string) []string { return strings.Split(strings.TrimSpace(s), "\n") }}
-
-// ShellQuote quotes a word for a POSIX shell, for text that people run.
-func ShellQuote(s string) string {
-	if s != "" && strings.IndexFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:=,@%+", r))
-	}) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
 func render(name string, data any) ([]byte, error) {
-	t, err := template.New(name).Funcs(funcs).Option("missingkey=error").ParseFS(files, name)
+	b, err := fill(name, data)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read template %s: %w", name, err)
-	}
-	var b bytes.Buffer
-	if err := t.Execute(&b, data); err != nil {
 		return nil, fmt.Errorf("cannot fill template %s: %w", name, err)
 	}
-	return b.Bytes(), nil
+	return b, nil
+}
+
+// fill fills a template with values that are quoted for its reader.
+func fill(name string, data any) ([]byte, error) {
+	r, err := readers(name)
+	if err != nil {
+		return nil, err
+	}
+	t, err := template.New(name).Funcs(r.functions()).Option("missingkey=error").ParseFS(files, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.protect(t); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = t.Execute(&b, data)
+	return b.Bytes(), err
 }
