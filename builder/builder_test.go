@@ -184,7 +184,7 @@ func TestStale(t *testing.T) {
 	if err := os.MkdirAll(old+"/log", 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := manifest.OpenNewest(dir); err == nil {
+	if _, err := manifest.OpenNewest(dir, manifest.Wanted{}, t.Logf); err == nil {
 		t.Error("an unfinished set counts as one")
 	}
 	f, err := os.Open(old)

@@ -22,7 +22,16 @@ func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error)
 	if c.Args().Len() < 1 {
 		return nil, exit.Usage(errors.New("which set? give its directory, or tape:/dev/nst0"))
 	}
-	return manifest.OpenPlace(ctx, c.Args().First(), a.ui.Note)
+	return manifest.OpenPlace(ctx, c.Args().First(), ofThisHost(), a.ui.Note)
+}
+
+// ofThisHost says that this machine's sets are meant where there are several.
+func ofThisHost() manifest.Wanted {
+	name, err := os.Hostname()
+	if err != nil {
+		return manifest.Wanted{}
+	}
+	return manifest.Wanted{Host: name}
 }
 
 func (a *app) listCommand() *cli.Command {
@@ -214,7 +223,7 @@ func (a *app) layoutCommand() *cli.Command {
 // readLayout takes a layout file, or a set's.
 func readLayout(name string) (*layout.Layout, error) {
 	if st, err := os.Stat(name); err == nil && st.IsDir() {
-		s, err := manifest.OpenNewest(name)
+		s, err := manifest.OpenNewest(name, ofThisHost(), func(string, ...any) {})
 		if err != nil {
 			return nil, err
 		}

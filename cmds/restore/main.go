@@ -54,6 +54,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -75,6 +76,7 @@ func (l *list) Set(s string) error { *l = append(*l, strings.Split(s, ",")...); 
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	context.AfterFunc(ctx, stop)                // a second signal ends the program
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
@@ -124,17 +126,17 @@ func run(args []string) int {
 			p.Log(l)
 		}
 	}
-	if f.NArg() > 0 && f.Arg(0) == "verify" {
-		err := verify(ctx, p, f.Args()[1:])
+	sc := newScreen(ctx, p)
+	switch f.Arg(0) {
+	case "verify":
+		err := interrupted(ctx, verify(ctx, p, f.Args()[1:]))
 		p.End()
 		return exit.Status(p, "restore verify", err, "")
-	}
-	if f.NArg() > 0 && (f.Arg(0) == "mount" || f.Arg(0) == "umount") {
-		err := repair(ctx, p, f.Arg(0), f.Args()[1:])
+	case "mount", "umount":
+		err := interrupted(ctx, repair(ctx, p, sc, f.Arg(0), f.Args()[1:]))
 		return exit.Status(p, "restore "+f.Arg(0), err, "")
-	}
-	if f.NArg() > 0 && f.Arg(0) == "extract" {
-		err := extract(ctx, p, f.Args()[1:])
+	case "extract":
+		err := interrupted(ctx, extract(ctx, p, f.Args()[1:]))
 		p.End()
 		return exit.Status(p, "restore extract", err, "")
 	}
@@ -145,23 +147,36 @@ func run(args []string) int {
 	if err == nil {
 		w := wishes{maps, sizes, types, exclude, mirror, opt.Wish.Keep, opt.Wish.Unmirror}
 		if *withMenu {
-			err = menu(stdin, os.Stderr, w, func(w wishes, what int) error {
+			err = menu(sc.in, os.Stderr, w, func(w wishes, what int) error {
 				o := opt
 				o.PlanOnly, o.DryRun = what == showPlan, what == doDryRun
 				o.NoVerify = o.NoVerify || what != doRestore
-				err := do(ctx, p, &o, args, w, confirm)
+				err := do(ctx, p, sc, &o, args, w, confirm)
 				p.End()
+				if what != doRestore && exit.Code(err) == exit.Partial {
+					return nil // it was shown with the plan
+				}
 				return err
 			})
 		} else {
-			err = do(ctx, p, &opt, args, w, confirm)
+			err = do(ctx, p, sc, &opt, args, w, confirm)
 		}
 	}
 	p.End()
+	err = interrupted(ctx, err)
 	return exit.Status(p, "restore", err, hint(err, opt.DryRun))
 }
 
-func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string, w wishes, confirm list) error {
+// interrupted says of a run that a signal ended that it was that, and not what it
+// was doing, which failed.
+func interrupted(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || exit.Code(err) == exit.Partial {
+		return err
+	}
+	return fmt.Errorf("interrupted by a signal before it was done:\n%w", err)
+}
+
+func do(ctx context.Context, p *ui.Printer, sc screen, opt *restore.Options, args []string, w wishes, confirm list) error {
 	opt.Wish.Map, opt.Wish.Confirmed, opt.Wish.Sizes = map[string]string{}, confirm, map[string]quantity.Size{}
 	opt.Wish.Exclude, opt.Wish.Keep = slices.Clone(w.exclude), w.keep
 	opt.Wish.Mirror, opt.Wish.Unmirror = w.mirror, w.unmirror
@@ -208,7 +223,7 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 		return err
 	}
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
-	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen{p}}
+	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: sc}
 	rep, err := r.Restore(ctx, *opt)
 	if err != nil {
 		return err
@@ -216,11 +231,11 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 	if opt.DryRun {
 		p.End()
 		p.Note("the dry run is done: nothing on any disk was changed")
-		return nil
+		return lacking(rep)
 	}
 	if opt.PlanOnly {
-		p.Result(map[string]any{"plan": rep.Plan, "layout": rep.Plan.Layout})
-		return nil
+		p.Result(map[string]any{"plan": rep.Plan, "layout": rep.Plan.Layout, "notCovered": rep.NotCovered})
+		return lacking(rep)
 	}
 	p.End()
 	p.Result(rep)
@@ -234,27 +249,57 @@ func do(ctx context.Context, p *ui.Printer, opt *restore.Options, args []string,
 	} else {
 		p.Note("the machine is restored in %.0f s: remove the medium and say reboot", rep.Seconds)
 	}
-	if len(rep.Problems)+len(rep.NotCovered) > 0 {
-		what := rep.NotCovered
-		for _, x := range rep.Problems {
-			what = append(what, x.String())
-		}
-		return exit.NotCovered(what)
+	return lacking(rep)
+}
+
+// lacking is the error of a restore that is done, but not of everything that the old
+// machine had.
+func lacking(rep *restore.Report) error {
+	what := slices.Clone(rep.NotCovered)
+	for _, x := range rep.Problems {
+		what = append(what, x.String())
 	}
-	return nil
+	if len(what) == 0 {
+		return nil
+	}
+	return exit.NotCovered(what)
+}
+
+// wanted gives whose sets are meant where there are several: of what this rescue
+// system was made for. Elsewhere it is any.
+func wanted() (manifest.Wanted, error) {
+	if !rescue.Inside() {
+		return manifest.Wanted{}, nil
+	}
+	info, err := rescue.ReadInfo("")
+	if err != nil {
+		return manifest.Wanted{}, err
+	}
+	b, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return manifest.Wanted{}, err
+	}
+	o, _ := rescue.ParseCmdline(string(b)) // init has reported unknown words
+	w := medium.Expected(info, o)
+	w.Strict = false
+	return w, nil
 }
 
 // setArgument finds the set: the one named, or the one the rescue system found.
 func setArgument(opt *restore.Options, args []string) error {
+	var err error
+	if opt.Wanted, err = wanted(); err != nil {
+		return err
+	}
 	switch len(args) {
 	case 1:
 		opt.Set = args[0]
 	case 0:
 		b, err := os.ReadFile(rescue.SetFile)
 		if err != nil {
-			return exit.Usage(errors.New("no backup set was found at the start; mount it and give its directory"))
+			return exit.Usage(errors.New("no backup set was found at boot; mount it and give its directory"))
 		}
-		opt.Set = strings.TrimSpace(string(b))
+		opt.Set, opt.Found = strings.TrimSpace(string(b)), true
 	default:
 		for _, d := range args {
 			if !legacy.IsSet(d) {
@@ -305,7 +350,11 @@ func extract(ctx context.Context, p *ui.Printer, args []string) error {
 	if len(words) < 2 || *to == "" {
 		return exit.Usage(errors.New("extract wants a set, paths, and --to DIR"))
 	}
-	set, err := manifest.OpenPlace(ctx, words[0], p.Note)
+	w, err := wanted()
+	if err != nil {
+		return err
+	}
+	set, err := manifest.OpenPlace(ctx, words[0], w.OfHost(), p.Note)
 	if err != nil {
 		return err
 	}
@@ -328,7 +377,7 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 	if err := setArgument(&opt, args); err != nil {
 		return err
 	}
-	set, err := manifest.OpenPlace(ctx, opt.Set, p.Note)
+	set, err := manifest.OpenPlace(ctx, opt.Set, opt.Wanted.OfHost(), p.Note)
 	if err != nil {
 		return err
 	}
@@ -354,7 +403,7 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 }
 
 // repair opens or closes the installed system.
-func repair(ctx context.Context, p *ui.Printer, what string, args []string) error {
+func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []string) error {
 	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
 	ro := f.Bool("ro", false, "mount read-only")
 	keyFile := f.String("key-file", "", "`FILE` with the passphrase of LUKS devices")
@@ -376,9 +425,9 @@ func repair(ctx context.Context, p *ui.Printer, what string, args []string) erro
 		return exit.Usage(fmt.Errorf("%s wants one set, or disks", what))
 	}
 	r := &restore.Repair{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
-	r.KeyFile, r.Secret = *keyFile, screen{p}.Secret
+	r.KeyFile, r.Secret = *keyFile, sc.Secret
 	if what == "umount" {
-		l, err := opened(f.Args())
+		l, err := opened(f.Args(), p.Note)
 		if err != nil {
 			return err
 		}
@@ -401,11 +450,14 @@ func repair(ctx context.Context, p *ui.Printer, what string, args []string) erro
 		}
 	} else if *root != "" {
 		return exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
-	} else if l, err = layoutOf(f.Args()); err != nil {
+	} else if l, err = layoutOf(f.Args(), p.Note); err != nil {
 		return err
 	}
 	if _, err := r.Mount(ctx, l, *ro); err != nil {
-		return fmt.Errorf("%w (restore mount --disks finds a system without knowing its layout)", err)
+		if !*disks && len(on) == 0 {
+			err = fmt.Errorf("%w (restore mount --disks finds a system without knowing its layout)", err)
+		}
+		return err
 	}
 	if err := remember(l); err != nil {
 		return err
@@ -426,10 +478,10 @@ func remember(l *layout.Layout) error {
 }
 
 // opened gives the layout of what is open, or else that of the words given.
-func opened(args []string) (*layout.Layout, error) {
+func opened(args []string, say func(format string, args ...any)) (*layout.Layout, error) {
 	b, err := os.ReadFile(openedFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return layoutOf(args)
+		return layoutOf(args, say)
 	}
 	var l layout.Layout
 	if err == nil {
@@ -442,9 +494,13 @@ func opened(args []string) (*layout.Layout, error) {
 }
 
 // layoutOf gives a set's layout, or the one that the medium carries.
-func layoutOf(args []string) (*layout.Layout, error) {
+func layoutOf(args []string, say func(format string, args ...any)) (*layout.Layout, error) {
 	if len(args) > 0 {
-		s, err := manifest.OpenNewest(args[0])
+		w, err := wanted()
+		if err != nil {
+			return nil, err
+		}
+		s, err := manifest.OpenNewest(args[0], w.OfHost(), say)
 		if err != nil {
 			return nil, err
 		}
@@ -459,7 +515,52 @@ func layoutOf(args []string) (*layout.Layout, error) {
 }
 
 // screen is the person's side.
-type screen struct{ *ui.Printer }
+type screen struct {
+	*ui.Printer
+	ctx context.Context
+	// in is one for all questions: what a pipe brings for the second one must not be
+	// lost in the buffer of the first.
+	in *bufio.Reader
+	// chosen are the answers to Choose, by old disk: the menu plans more than once.
+	chosen map[string]string
+}
+
+func newScreen(ctx context.Context, p *ui.Printer) screen {
+	return screen{p, ctx, bufio.NewReader(&waiting{ctx, os.Stdin}), map[string]string{}}
+}
+
+// waiting is a reader whose waits end with ctx. What comes after that is lost.
+type waiting struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (w *waiting) Read(p []byte) (int, error) {
+	b := make([]byte, len(p))
+	n, err := await(w.ctx, func() (int, error) { return w.r.Read(b) })
+	copy(p, b[:n])
+	return n, err
+}
+
+// await gives what fn gives, or the end of ctx, which leaves fn behind.
+func await[T any](ctx context.Context, fn func() (T, error)) (T, error) {
+	type answer struct {
+		v   T
+		err error
+	}
+	ch := make(chan answer, 1)
+	go func() {
+		v, err := fn()
+		ch <- answer{v, err}
+	}()
+	select {
+	case a := <-ch:
+		return a.v, a.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
 
 func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
 	s.End()
@@ -477,29 +578,31 @@ func (s screen) Secret(prompt string) ([]byte, error) {
 	}
 	fmt.Fprint(os.Stderr, prompt)
 	defer fmt.Fprintln(os.Stderr)
-	return term.ReadPassword(int(os.Stdin.Fd()))
+	fd := int(os.Stdin.Fd())
+	was, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	b, err := await(s.ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
+	if s.ctx.Err() != nil {
+		err = errors.Join(s.ctx.Err(), term.Restore(fd, was)) // it shows again what is typed
+	}
+	return b, err
 }
-
-// stdin is one for all questions: what a pipe brings for the second one must not
-// be lost in the buffer of the first.
-var stdin = bufio.NewReader(os.Stdin)
 
 // Choose shows the disks that are possible, and asks until it is one of them.
 func (s screen) Choose(u *plan.Undecided) (string, error) {
 	s.End()
-	name, ok := chosen[u.Old.Name]
+	name, ok := s.chosen[u.Old.Name]
 	if ok && slices.ContainsFunc(u.Among, func(p plan.Present) bool { return p.Name == name }) {
 		return name, nil
 	}
-	name, err := choose(stdin, os.Stderr, u)
+	name, err := choose(s.in, os.Stderr, u)
 	if err == nil {
-		chosen[u.Old.Name] = name
+		s.chosen[u.Old.Name] = name
 	}
 	return name, err
 }
-
-// chosen are the answers to Choose, by old disk: the menu plans more than once.
-var chosen = map[string]string{}
 
 func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) {
 	fmt.Fprintf(out, "\nWhich disk takes the place of %s, serial %s, %s? It needs %s at least.\n", u.Old.Name, cmp.Or(u.Old.Serial, "unknown"), u.Old.Size, u.Least)
@@ -533,7 +636,7 @@ func (s screen) Confirm(p *plan.Plan) ([]string, error) {
 	var said []string
 	for _, d := range p.Disks {
 		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type its serial number (%s): ", d.New.Name, d.New.Serial)
-		line, err := stdin.ReadString('\n')
+		line, err := s.in.ReadString('\n')
 		if err != nil && (err != io.EOF || line == "") {
 			return nil, &plan.Refused{Reason: "nobody confirmed it"}
 		}

@@ -51,12 +51,16 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 	var before []wishes
 	show := func(err error) {
 		if err != nil {
-			fmt.Fprintf(out, "\n%v\n(u takes the last change back)\n", err)
+			fmt.Fprintf(out, "\n%v\n(u undoes the last change)\n", err)
 		}
 	}
+	var stopped error // what ended the input, unless it is its end
 	ask := func(prompt string) (string, bool) {
 		fmt.Fprint(out, prompt)
 		line, err := in.ReadString('\n')
+		if err != io.EOF {
+			stopped = err
+		}
 		return strings.TrimSpace(line), err == nil || line != ""
 	}
 	show(run(w, showPlan))
@@ -67,7 +71,7 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 		line, ok := ask("\n  r restore    d dry run on sparse files    p show the plan    q quit\n  s size /=20G    t type /home=xfs    m map OLD=NEW    x leave disk OLD alone\n  R put disk OLD on a mirror of two    1 no RAID1: one disk is enough    k keep sizes    u undo\n> ")
 		if !ok {
 			fmt.Fprintln(out)
-			return nil
+			return stopped
 		}
 		key, value, _ := strings.Cut(line, " ")
 		value = strings.TrimSpace(value)

@@ -134,8 +134,22 @@ func (x *Index) readPackIndex() error {
 	return err
 }
 
-// unpack gives a module out of the pack.
+// Unreadable is the error of a module that can't be read: its pack is damaged, or not
+// all there.
+type Unreadable struct{ error }
+
+func (u Unreadable) Unwrap() error { return u.error }
+
+// unpack gives a module out of the pack. The error is an Unreadable.
 func (x *Index) unpack(name string, p packed) ([]byte, error) {
+	b, err := x.fromFrame(name, p)
+	if err != nil {
+		return nil, Unreadable{err}
+	}
+	return b, nil
+}
+
+func (x *Index) fromFrame(name string, p packed) ([]byte, error) {
 	x.mu.Lock()
 	raw, ok := x.frames[p.frame]
 	x.mu.Unlock()
@@ -166,7 +180,7 @@ func (x *Index) unpack(name string, p packed) ([]byte, error) {
 		x.recent = append(x.recent, p.frame)
 		x.mu.Unlock()
 	}
-	if p.off+p.size > int64(len(raw)) {
+	if p.off > int64(len(raw)) || p.size > int64(len(raw))-p.off {
 		return nil, fmt.Errorf("cannot read kernel module %s: it lies outside its frame in %s", name, PackFile)
 	}
 	return raw[p.off : p.off+p.size], nil

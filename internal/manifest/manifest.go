@@ -13,10 +13,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -97,17 +99,28 @@ func (m *Manifest) Validate() error {
 	if m.Version != Version {
 		return fmt.Errorf("version: is %d; this program knows %d", m.Version, Version)
 	}
-	if len(m.ID) != 36 {
+	if len(m.Archives) > maxItems || len(m.Files) > maxItems || len(m.NotCovered) > maxItems {
+		return fmt.Errorf("%d archives, %d files, %d not covered: more than %d", len(m.Archives), len(m.Files), len(m.NotCovered), maxItems)
+	}
+	if !validID(m.ID) {
 		bad("id", "%q", m.ID)
 	}
+	for name, v := range map[string]string{"host": m.Host, "program": m.Program, "kernel": m.Kernel} {
+		if unprintable(v) || len(v) > maxWord {
+			bad(name, "%q", v)
+		}
+	}
 	sums := map[string]FileSum{}
+	total := quantity.Size(0)
 	for i, f := range m.Files {
 		w := fmt.Sprintf("files[%d]", i)
-		if f.Name == "" || strings.HasPrefix(f.Name, "/") || filepath.Clean(f.Name) != f.Name || strings.HasPrefix(f.Name, "..") {
+		if !filepath.IsLocal(f.Name) || filepath.Clean(f.Name) != f.Name || f.Name == "." || f.Name == File || unprintable(f.Name) || len(f.Name) > maxName {
 			bad(w, "name %q", f.Name)
 		}
-		if b, err := hex.DecodeString(f.SHA256); err != nil || len(b) != 32 || f.Size < 0 {
+		if b, err := hex.DecodeString(f.SHA256); err != nil || len(b) != 32 || f.Size < 0 || f.Size > maxSize-total {
 			bad(w, "size %d or SHA-256 %q", f.Size, f.SHA256)
+		} else {
+			total += f.Size
 		}
 		if _, ok := sums[f.Name]; ok {
 			bad(w, "name %q is there twice", f.Name)
@@ -117,17 +130,59 @@ func (m *Manifest) Validate() error {
 	if _, ok := sums[Layout]; !ok {
 		bad("files", "%s is missing", Layout)
 	}
+	files, places := map[string]bool{}, map[string]bool{}
+	tar := quantity.Size(0)
 	for i, a := range m.Archives {
 		w := fmt.Sprintf("archives[%d]", i)
 		f, ok := sums[a.File]
 		if !ok || f.SHA256 != a.SHA256 || f.Size != a.Size {
 			bad(w, "file %q is not in files with the same size and digest", a.File)
 		}
-		if !strings.HasPrefix(a.Mount, "/") {
-			bad(w, "mount %q", a.Mount)
+		if filepath.Base(a.File) != a.File || files[a.File] {
+			bad(w, "file %q is in a directory, or is there twice", a.File)
 		}
+		// What is restored below a directory must stay below it.
+		if !path.IsAbs(a.Mount) || path.Clean(a.Mount) != a.Mount || strings.ContainsRune(a.Mount, 0) || len(a.Mount) > maxWord || places[a.Mount] {
+			bad(w, "mount %q is not a clean absolute path, or is there twice", a.Mount)
+		}
+		if unprintable(a.Device) || unprintable(a.Type) || len(a.Device) > maxWord || len(a.Type) > maxWord {
+			bad(w, "device %q, type %q", a.Device, a.Type)
+		}
+		if a.TarSize < 0 || a.TarSize > maxSize-tar || a.DataSize < 0 || a.DataSize > maxSize || a.Members < 0 || a.Problems < 0 {
+			bad(w, "tarSize %d, dataSize %d, members %d, problems %d", a.TarSize, a.DataSize, a.Members, a.Problems)
+		} else {
+			tar += a.TarSize
+		}
+		files[a.File], places[a.Mount] = true, true
 	}
 	return errors.Join(errs...)
+}
+
+// Limits of what a manifest may say, so that a hostile one costs a bounded amount of
+// memory and no sum overflows. The writer checks them by the same function.
+const (
+	maxItems = 1 << 20
+	maxSize  = quantity.Size(1) << 61 // of all files, and of all tar streams
+	maxName  = 512                    // of a file, with its directory
+	maxWord  = 4096                   // PATH_MAX of linux/limits.h
+)
+
+// validID tells whether s is a UUID as RFC 9562 writes it.
+func validID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, c := range []byte(s) {
+		if dash := i == 8 || i == 13 || i == 18 || i == 23; dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(c)) {
+			return false
+		}
+	}
+	return true
+}
+
+// unprintable tells of control characters, which would reach terminals and shells.
+func unprintable(s string) bool {
+	return strings.IndexFunc(s, unicode.IsControl) >= 0
 }
 
 // Write writes manifest.json into dir, under a temporary name first.
@@ -174,6 +229,11 @@ type Set struct {
 	// otherwise nil. Such a set has no Store, and no files but its archives.
 	Legacy     *legacy.Set
 	LegacyDirs []string
+	// Digest is the SHA-256 of manifest.json in hex: it identifies the set's content.
+	// "" for a backup of mkCDrec 1.x.
+	Digest string
+	// Chosen: the place that was named held several sets, and this is the newest.
+	Chosen bool
 	// AllDiscs has Verify ask for every disc, and read tapes; without it, only
 	// what is on the disc that is there is read.
 	AllDiscs bool
@@ -215,7 +275,8 @@ func open(dir string, st target.Store) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
 	}
-	s := &Set{Dir: dir, Store: st, Manifest: m}
+	digest := sha256.Sum256(b)
+	s := &Set{Dir: dir, Store: st, Manifest: m, Digest: hex.EncodeToString(digest[:])}
 	if d, ok := st.(target.Dir); ok {
 		discs, err := newDiscStore(string(d))
 		if err == nil && discs != nil && discs.Index.ID != m.ID {
@@ -440,35 +501,4 @@ func (s *Set) sumFile(ctx context.Context, name string, p progress.Counter) (str
 			return "", fmt.Errorf("cannot read %s: %w", name, err)
 		}
 	}
-}
-
-// OpenNewest opens the set in dir, or, when dir is no set but holds some, the
-// newest of them. A URL is that of a set.
-func OpenNewest(dir string) (*Set, error) {
-	if target.IsURL(dir) {
-		return Open(dir)
-	}
-	if _, err := os.Stat(filepath.Join(dir, File)); err == nil {
-		return Open(dir)
-	}
-	found, err := filepath.Glob(filepath.Join(dir, "*", File))
-	if err != nil || len(found) == 0 {
-		return Open(dir) // says what is missing
-	}
-	var best string
-	var when time.Time
-	for _, f := range found {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			return nil, fmt.Errorf("cannot use backup set: %w", err)
-		}
-		m, err := Parse(b)
-		if err != nil {
-			return nil, fmt.Errorf("cannot use backup set %s: %w", filepath.Dir(f), err)
-		}
-		if best == "" || m.Created.After(when) {
-			best, when = filepath.Dir(f), m.Created
-		}
-	}
-	return Open(best)
 }

@@ -12,15 +12,16 @@ import (
 const TapePrefix = "tape:"
 
 // OpenPlace opens a set wherever it is: OpenNewest's directories and URLs, and
-// tapes, and all volumes of a mkCDrec 1.x backup, DIR[,DIR...]. say is told which tape is wanted, if another one is in the drive; its
-// arrival is waited for until ctx ends.
-func OpenPlace(ctx context.Context, place string, say func(format string, args ...any)) (*Set, error) {
+// tapes, and all volumes of a mkCDrec 1.x backup, DIR[,DIR...]. Where there are several
+// sets, want says which is meant. say is told which tape is wanted, if another one is in
+// the drive; its arrival is waited for until ctx ends.
+func OpenPlace(ctx context.Context, place string, want Wanted, say func(format string, args ...any)) (*Set, error) {
 	names, ok := strings.CutPrefix(place, TapePrefix)
 	if dirs := legacyDirs(place); !ok && dirs != nil {
 		return OpenLegacy(dirs...)
 	}
 	if !ok {
-		return OpenNewest(place)
+		return OpenNewest(place, want, say)
 	}
 	var drives []tape.Drive
 	for _, n := range strings.Split(names, ",") {

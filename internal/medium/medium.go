@@ -6,13 +6,15 @@ package medium
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -168,9 +170,21 @@ func (s Source) String() string {
 	case "file":
 		return "file://" + s.Path
 	case "url":
-		return s.Value
+		return Redact(s.Value)
 	}
 	return s.Kind
+}
+
+// Redact gives a place without the password that a URL may have.
+func Redact(place string) string {
+	if !target.IsURL(place) {
+		return place
+	}
+	u, err := url.Parse(place)
+	if err != nil {
+		return "a URL that can't be read"
+	}
+	return u.Redacted()
 }
 
 func (s Source) matches(d Device) bool {
@@ -211,32 +225,45 @@ func Sources(asked []string, info *rescue.Info) ([]Source, error) {
 	return out, errors.Join(errs...)
 }
 
+// Expected says which sets a medium was made for: the one that it names, unless the
+// command line names another place or set, and those of its host. An unattended
+// restore takes nothing else.
+func Expected(info *rescue.Info, o rescue.Options) manifest.Wanted {
+	w := manifest.Wanted{ID: info.SetID, Host: info.Host, Strict: o.Auto != ""}
+	if len(o.Source) > 0 || o.Host != "" {
+		w.ID = ""
+	}
+	if o.Host != "" {
+		w.Host = o.Host
+	}
+	return w
+}
+
 // FindSet looks for a set at the sources, in order, and leaves its file system
-// mounted at rescue.SetDir. With an id only that set will do. It returns the
-// set's directory.
-func FindSet(sources []Source, id string) (string, error) {
+// mounted at rescue.SetDir. It returns the set's directory, and remarks for people
+// on what else is there. A source with sets that are not the one wanted, or of several
+// hosts, is passed over; the error names them.
+func FindSet(sources []Source, want manifest.Wanted) (dir string, remarks []string, err error) {
 	devs, err := Devices()
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	var errs []error
 	for _, s := range sources {
-		if s.Kind == "url" {
-			st, err := target.New(s.Value)
+		switch s.Kind {
+		case "url":
+			dir, err := atURL(s.Value, want)
 			if err == nil {
-				_, err = st.Size(manifest.File)
-			}
-			if err == nil {
-				return s.Value, nil
+				return dir, nil, nil
 			}
 			errs = append(errs, fmt.Errorf("%v: no set there: %w", s, err))
 			continue
-		}
-		if s.Kind == "file" {
-			if dir := newest([]string{s.Path}, id); dir != "" {
-				return dir, nil
+		case "file":
+			f, remarks, err := choose(s.Path, 1, want)
+			if err == nil {
+				return f, remarks, nil
 			}
-			errs = append(errs, fmt.Errorf("%v: no set there", s))
+			errs = append(errs, fmt.Errorf("%v: %w", s, err))
 			continue
 		}
 		seen := false
@@ -245,49 +272,74 @@ func FindSet(sources []Source, id string) (string, error) {
 				continue
 			}
 			seen = true
-			if err := Mount(d, rescue.SetDir); err != nil {
-				errs = append(errs, err)
-				continue
+			f, remarks, err := on(d, s.Path, want)
+			if err == nil {
+				return f, remarks, nil
 			}
-			top := filepath.Join(rescue.SetDir, s.Path)
-			if dir := newest([]string{top, top + "/*", top + "/*/*"}, id); dir != "" {
-				return dir, nil
-			}
-			if err := unix.Unmount(rescue.SetDir, 0); err != nil {
-				return "", fmt.Errorf("cannot unmount %s: %w", rescue.SetDir, err)
-			}
-			if s.Kind != "any" && s.Kind != "cdrom" {
-				errs = append(errs, fmt.Errorf("%v: /dev/%s has no set there", s, d.Name))
+			if !errors.Is(err, errNoSet) || s.Kind != "any" && s.Kind != "cdrom" {
+				errs = append(errs, fmt.Errorf("%v: /dev/%s: %w", s, d.Name, err))
 			}
 		}
 		if !seen {
 			errs = append(errs, fmt.Errorf("%v: no such device", s))
 		}
 	}
-	return "", fmt.Errorf("no backup set was found:\n%w", errors.Join(errs...))
+	return "", nil, fmt.Errorf("no backup set was found:\n%w", errors.Join(errs...))
 }
 
-// newest gives the newest set among directories that match the patterns.
-func newest(patterns []string, id string) string {
-	best, when := "", int64(0)
-	for _, p := range patterns {
-		files, err := filepath.Glob(filepath.Join(p, manifest.File))
-		if err != nil {
-			continue
-		}
-		for _, f := range files {
-			b, err := os.ReadFile(f)
-			if err != nil {
-				continue
-			}
-			m, err := manifest.Parse(b)
-			if err != nil || id != "" && m.ID != id {
-				continue
-			}
-			if t := m.Created.Unix(); best == "" || t > when {
-				best, when = filepath.Dir(f), t
-			}
+// errNoSet tells of a place without any set.
+var errNoSet = errors.New("no set there")
+
+// on looks for a set on a device, which stays mounted at rescue.SetDir if it has it.
+func on(d Device, path string, want manifest.Wanted) (dir string, remarks []string, err error) {
+	if err := Mount(d, rescue.SetDir); err != nil {
+		return "", nil, err
+	}
+	top, err := inroot.Dir(rescue.SetDir, path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = errNoSet
+	}
+	if err == nil {
+		dir, remarks, err = choose(top, 2, want)
+	}
+	if err != nil {
+		if e := unix.Unmount(rescue.SetDir, 0); e != nil {
+			err = errors.Join(err, fmt.Errorf("cannot unmount %s: %w", rescue.SetDir, e))
 		}
 	}
-	return best
+	return dir, remarks, err
 }
+
+// choose gives the newest set that is wanted in dir and below it.
+func choose(dir string, depth int, want manifest.Wanted) (string, []string, error) {
+	found, damaged := manifest.Look(dir, depth)
+	if len(found) == 0 {
+		return "", nil, errors.Join(append([]error{errNoSet}, damaged...)...)
+	}
+	best, remarks, err := manifest.Choose(found, want, time.Now())
+	for _, d := range damaged {
+		remarks = append(remarks, d.Error())
+	}
+	return best.Dir, remarks, err
+}
+
+// atURL checks that a server has the set that is wanted.
+func atURL(at string, want manifest.Wanted) (string, error) {
+	st, err := target.New(at)
+	if err != nil {
+		return "", err
+	}
+	b, err := target.ReadFile(st, manifest.File, maxManifest)
+	if err != nil {
+		return "", err
+	}
+	m, err := manifest.Parse(b)
+	if err != nil {
+		return "", err
+	}
+	_, _, err = manifest.Choose([]manifest.Found{{Dir: st.String(), ID: m.ID, Host: m.Host, Created: m.Created}}, want, time.Now())
+	return at, err
+}
+
+// maxManifest is the largest manifest that is read from a server to see whose it is.
+const maxManifest = 256 << 20

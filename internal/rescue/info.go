@@ -89,6 +89,8 @@ func Inside() bool {
 // Options are the words of the kernel command line that are ours.
 type Options struct {
 	Source  []string // where to look for the set, in this order
+	Host    string   // whose sets are meant, if not the medium's own host's
+	Again   bool     // restore unattended also what was restored from this set before
 	Auto    string   // "restore" or ""
 	Confirm []string // serial numbers of disks that may be overwritten
 	Map     []string // OLD=NEW
@@ -132,6 +134,10 @@ func ParseCmdline(cmdline string) (Options, error) {
 		switch k {
 		case "mkcdrec.source":
 			list(&o.Source, v)
+		case "mkcdrec.host":
+			o.Host = v
+		case "mkcdrec.again":
+			o.Again = true
 		case "mkcdrec.auto":
 			if v != "restore" {
 				errs = append(errs, fmt.Errorf("%s: %q is not known; want restore", k, v))

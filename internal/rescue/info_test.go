@@ -8,8 +8,8 @@ import (
 )
 
 func TestParseCmdline(t *testing.T) {
-	o, err := ParseCmdline("BOOT_IMAGE=/x console=ttyS0 mkcdrec.auto=restore mkcdrec.confirm=A1,B2 mkcdrec.source=UUID=12-34:/sets,cdrom mkcdrec.map=vda=sda mkcdrec.answers=http://h/a.yaml mkcdrec.after=poweroff mkcdrec.debug")
-	if err != nil || fmt.Sprintf("%+v", o) != "{Source:[UUID=12-34:/sets cdrom] Auto:restore Confirm:[A1 B2] Map:[vda=sda] Answers:http://h/a.yaml Net:{IP: NIC: VLAN:0 Bond: DNS:[]} NTP: SSHKeys:[] After:poweroff Medium: Check:false Shell:false Debug:true}" {
+	o, err := ParseCmdline("BOOT_IMAGE=/x console=ttyS0 mkcdrec.auto=restore mkcdrec.confirm=A1,B2 mkcdrec.source=UUID=12-34:/sets,cdrom mkcdrec.map=vda=sda mkcdrec.answers=http://h/a.yaml mkcdrec.after=poweroff mkcdrec.debug mkcdrec.host=web mkcdrec.again")
+	if err != nil || fmt.Sprintf("%+v", o) != "{Source:[UUID=12-34:/sets cdrom] Host:web Again:true Auto:restore Confirm:[A1 B2] Map:[vda=sda] Answers:http://h/a.yaml Net:{IP: NIC: VLAN:0 Bond: DNS:[]} NTP: SSHKeys:[] After:poweroff Medium: Check:false Shell:false Debug:true}" {
 		t.Errorf("ParseCmdline = %+v, %v", o, err)
 	}
 	o, err = ParseCmdline("mkcdrec.auto=erase mkcdrec.nosuch=1 mkcdrec.shell")

@@ -26,7 +26,9 @@ type drivers struct {
 	seen   map[string]bool
 	count  int
 	failed []string
-	event  chan struct{} // a device came or went
+	// damaged: not every module could be read, so devices may be missing.
+	damaged bool
+	event   chan struct{} // a device came or went
 	// hot: the listener loads what devices want. Before, walk does, a bus first and then
 	// all that is on it: a disk driver that comes while its bus is still counting
 	// takes the disks in any order, and their names change from start to start.
@@ -41,13 +43,14 @@ type drivers struct {
 func (s *System) loadDrivers() *drivers {
 	d := &drivers{seen: map[string]bool{}, event: make(chan struct{}, 1)}
 	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		s.say("cannot load drivers: %v", err)
-		return d
+	err := unix.Uname(&u)
+	var x *kmod.Index
+	if err == nil {
+		x, err = kmod.Open("/lib/modules/" + unix.ByteSliceToString(u.Release[:]))
 	}
-	x, err := kmod.Open("/lib/modules/" + unix.ByteSliceToString(u.Release[:]))
 	if err != nil {
 		s.say("cannot load drivers: %v", err)
+		s.notWhole("NOT WHOLE: the kernel's modules can't be read")
 		return d
 	}
 	conf := kmod.ReadConf("")
@@ -132,6 +135,8 @@ func (d *drivers) load(alias string) int {
 	names, err := d.loader.Load(alias, "")
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var u kmod.Unreadable
+	d.damaged = d.damaged || errors.As(err, &u)
 	if err != nil && !errors.Is(err, unix.ENODEV) {
 		d.failed = append(d.failed, err.Error())
 	}
@@ -221,6 +226,13 @@ func usbPending(sys string) bool {
 		}
 	}
 	return false
+}
+
+// incomplete tells whether a module could not be read.
+func (d *drivers) incomplete() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.damaged
 }
 
 func (d *drivers) summary() string {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -69,10 +70,13 @@ func Main() error {
 		}
 	}()
 	s.environment()
-	s.whole()
 	s.facts()
+	s.whole()
 	s.keyboard()
 	s.drivers = s.loadDrivers()
+	if s.drivers.incomplete() {
+		s.notWhole("NOT WHOLE: kernel modules can't be read, so devices may be missing")
+	}
 	s.clock()
 	// The kernel makes entropy only when somebody waits for it; without this
 	// DHCP hangs on machines without a hardware generator.
@@ -247,16 +251,18 @@ func (s *System) whole() {
 	if err := initramfs.Whole(""); err != nil {
 		s.say("ERROR: %v", err)
 		s.say("ERROR: this machine has %s MiB of memory, too little for this rescue system; a medium made with --module-set host needs less", mem)
-		s.state = append(s.state, "NOT WHOLE: restoring is not safe with this much memory")
+		s.notWhole("NOT WHOLE: restoring is not safe with this much memory")
 	}
 	s.state = append(s.state, "memory: "+mem+" MiB")
 }
 
 func (s *System) facts() {
 	var err error
+	unread := ""
 	if s.info, err = rescue.ReadInfo(""); err != nil {
 		s.say("ERROR: %v", err)
 		s.info = &rescue.Info{}
+		unread = "NOT WHOLE: the medium's facts can't be read"
 	}
 	b, err := os.ReadFile("/proc/cmdline")
 	if err == nil {
@@ -264,6 +270,9 @@ func (s *System) facts() {
 	}
 	if err != nil {
 		s.say("WARNING: kernel command line: %v", err)
+	}
+	if unread != "" {
+		s.notWhole(unread)
 	}
 }
 
@@ -276,7 +285,7 @@ func (s *System) medium() {
 	dev, err := wait(s.drivers, mediumTimeout, func() (string, error) { return medium.FindMedium(s.info) })
 	if err != nil {
 		s.say("WARNING: the medium this system was started from did not appear within %v: was it pulled out, or is its driver missing? The system itself is in memory and works", mediumTimeout)
-		s.state = append(s.state, "medium: not found")
+		s.notWhole("medium: not found")
 		return
 	}
 	s.state = append(s.state, "medium: /dev/"+dev)
@@ -290,8 +299,7 @@ func (s *System) medium() {
 	s.say("checking the medium, Ctrl-Alt-Del ends it ...")
 	if err := s.run("/bbin/checkmedium", "/dev/"+dev); err != nil {
 		s.say("ERROR: the medium is damaged or can't be read; do not restore from it: %v", err)
-		s.state = append(s.state, "MEDIUM DAMAGED: /dev/"+dev)
-		s.opts.Auto = ""
+		s.notWhole("MEDIUM DAMAGED: /dev/" + dev)
 		return
 	}
 	s.state = append(s.state, "medium is whole")
@@ -311,21 +319,58 @@ func (s *System) search() {
 	if s.info.SetID == "" && len(s.opts.Source) == 0 && s.opts.Auto == "" {
 		limit = 0 // nobody promised a set
 	}
-	dir, err := wait(s.drivers, limit, func() (string, error) { return medium.FindSet(sources, s.setID()) })
+	dir, remarks, err := s.findSet(sources, limit)
+	for _, r := range remarks {
+		s.say("%s", r)
+	}
 	switch {
 	case err == nil:
-		s.state = append(s.state, "backup set: "+dir)
-		if all, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "*", manifest.File)); err == nil && len(all) > 1 {
-			s.state = append(s.state, fmt.Sprintf("%d more beside it: ls %s; restore DIR takes another", len(all)-1, filepath.Dir(dir)))
-		}
-		if err := os.WriteFile(rescue.SetFile, []byte(dir+"\n"), 0o644); err != nil {
+		s.state = append(s.state, "backup set: "+medium.Redact(dir))
+		if err := os.WriteFile(rescue.SetFile, []byte(dir+"\n"), 0o600); err != nil {
 			s.say("cannot keep %s: %v", rescue.SetFile, err)
 		}
 	case limit > 0:
 		s.say("WARNING: %v", err)
-		s.state = append(s.state, "backup set: none found; mount it and say restore DIR")
+		s.notWhole("backup set: none found; mount it and run restore DIR")
 	default:
 		s.state = append(s.state, "backup set: none on this machine's disks")
+	}
+}
+
+// findSet waits for the set that the medium was made for. When the time is over, the
+// newest set of its host will do, and where a person decides, that of any.
+func (s *System) findSet(sources []medium.Source, limit time.Duration) (dir string, remarks []string, err error) {
+	find := func(w manifest.Wanted) func() (string, error) {
+		return func() (string, error) {
+			d, r, err := medium.FindSet(sources, w)
+			remarks = r
+			return d, err
+		}
+	}
+	want := medium.Expected(s.info, s.opts)
+	want.Strict = true
+	if dir, err = wait(s.drivers, limit, find(want)); err == nil {
+		return dir, remarks, nil
+	}
+	if want.ID != "" && want.Host != "" {
+		missing := want.ID
+		want.ID = ""
+		if dir, e := find(want)(); e == nil {
+			return dir, append(remarks, "the set "+missing+" that this medium was made with was not found: the newest one of its host is taken"), nil
+		}
+	}
+	if s.opts.Auto == "" {
+		dir, err = find(manifest.Wanted{Host: want.Host})()
+	}
+	return dir, remarks, err
+}
+
+// notWhole notes that something is missing or damaged: the unattended job is not begun.
+func (s *System) notWhole(state string) {
+	s.state = append(s.state, state)
+	if s.opts.Auto != "" {
+		s.say("ERROR: the unattended job is not begun: %s", state)
+		s.opts.Auto = ""
 	}
 }
 
@@ -333,7 +378,7 @@ func (s *System) search() {
 // is.
 func (s *System) tape() {
 	if tape.IsRemote(s.info.Tape) {
-		s.state = append(s.state, "backup set: on the tape "+s.info.Tape+"; once there is a network and ssh: restore tape:"+s.info.Tape)
+		s.notWhole("backup set: on the tape " + s.info.Tape + "; once there is a network and ssh: restore tape:" + s.info.Tape)
 		return
 	}
 	left := false
@@ -364,21 +409,13 @@ func (s *System) tape() {
 	})
 	if err != nil {
 		s.say("WARNING: %v", err)
-		s.state = append(s.state, "backup set: on tape; no drive was found within "+tapeTimeout.String())
+		s.notWhole("backup set: on tape; no drive was found within " + tapeTimeout.String())
 		return
 	}
 	s.state = append(s.state, "backup set: on tape, drive "+dev)
-	if err := os.WriteFile(rescue.SetFile, []byte("tape:"+dev+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(rescue.SetFile, []byte("tape:"+dev+"\n"), 0o600); err != nil {
 		s.say("cannot keep %s: %v", rescue.SetFile, err)
 	}
-}
-
-// setID insists on the medium's own set unless another place was named.
-func (s *System) setID() string {
-	if len(s.opts.Source) > 0 {
-		return ""
-	}
-	return s.info.SetID
 }
 
 // wait tries until it works or the time is over; a device that appears makes
@@ -494,9 +531,22 @@ func (s *System) run(args ...string) error {
 	<-done
 	r.Close()
 	if ws.ExitStatus() != 0 {
-		return fmt.Errorf("%s ended with exit status %d", strings.Join(args, " "), ws.ExitStatus())
+		return &exitError{args[0], ws}
 	}
 	return nil
+}
+
+// exitError is a program that failed. Its arguments are not shown: they may be secret.
+type exitError struct {
+	program string
+	status  unix.WaitStatus
+}
+
+func (e *exitError) Error() string {
+	if e.status.Signaled() {
+		return fmt.Sprintf("%s was ended by signal %v", e.program, e.status.Signal())
+	}
+	return fmt.Sprintf("%s ended with exit status %d", e.program, e.status.ExitStatus())
 }
 
 type lockedWriter struct{ s *System }
@@ -558,11 +608,17 @@ func (s *System) unattended() {
 		args = append(args, "--answers", s.opts.Answers)
 	}
 	s.say("unattended restore begins")
-	if err := s.run(args...); err != nil {
+	err := s.run(args...)
+	var e *exitError
+	switch {
+	case err == nil:
+		s.say("UNATTENDED RESTORE DONE")
+	case errors.As(err, &e) && e.status.ExitStatus() == exit.Partial:
+		s.say("UNATTENDED RESTORE DONE, but not everything is restored: see above, or /var/log/mkcdrec in the restored system")
+	default:
 		s.say("UNATTENDED RESTORE FAILED: %v", err)
 		return
 	}
-	s.say("UNATTENDED RESTORE DONE")
 	switch s.opts.After {
 	case "reboot":
 		s.end(unix.LINUX_REBOOT_CMD_RESTART)

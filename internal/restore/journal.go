@@ -1,7 +1,7 @@
 package restore
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/inroot"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -24,8 +26,12 @@ type journal struct{ file string }
 type journalLine struct {
 	Time   time.Time `json:"time"`
 	Digest string    `json:"digest,omitempty"` // of the plan, in the first line
-	Step   int       `json:"step,omitempty"`   // from 1
-	Text   string    `json:"text,omitempty"`
+	// Set and Manifest are the id of the set and the SHA-256 of its manifest.json, in
+	// the first line: a plan may be the same for another set.
+	Set      string `json:"set,omitempty"`
+	Manifest string `json:"manifest,omitempty"`
+	Step     int    `json:"step,omitempty"` // from 1
+	Text     string `json:"text,omitempty"`
 	// Locks are the files of the step's archive that get immutable or append-only
 	// when all else is done.
 	Locks []archive.Lock `json:"locks,omitempty"`
@@ -38,31 +44,12 @@ func openJournal() *journal {
 // began tells whether a run of this rescue system has started to write disks.
 func (j *journal) began() bool { _, err := os.Stat(j.file); return err == nil }
 
-// start begins a journal for a plan, or reads the one of the same plan when
-// resuming, and gives the steps that are done, each with its locks.
-func (j *journal) start(digest string, resume bool) (map[int][]archive.Lock, error) {
-	done := map[int][]archive.Lock{}
+// start begins a journal with a first line that names plan and set, or reads the
+// one of the same plan and set when resuming, and gives the steps that are done, each
+// with its locks.
+func (j *journal) start(first journalLine, resume bool) (map[int][]archive.Lock, error) {
 	if resume {
-		f, err := os.Open(j.file)
-		if err != nil {
-			return nil, fmt.Errorf("cannot resume: there is no journal of an earlier run: %w", err)
-		}
-		defer f.Close()
-		s := bufio.NewScanner(f)
-		s.Buffer(nil, 1<<30) // a step may have many locks
-		for n := 0; s.Scan(); n++ {
-			var l journalLine
-			if err := json.Unmarshal(s.Bytes(), &l); err != nil {
-				break // the line that was being written
-			}
-			if n == 0 && l.Digest != digest {
-				return nil, errors.New("cannot resume: the journal is that of another plan; start anew, without --resume")
-			}
-			if l.Step > 0 {
-				done[l.Step-1] = l.Locks
-			}
-		}
-		return done, s.Err()
+		return j.resume(first)
 	}
 	if err := os.MkdirAll(filepath.Dir(j.file), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot start the journal: %w", err)
@@ -70,7 +57,41 @@ func (j *journal) start(digest string, resume bool) (map[int][]archive.Lock, err
 	if err := os.Remove(j.file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot start the journal: %w", err)
 	}
-	return done, j.add(journalLine{Digest: digest})
+	return nil, j.add(first)
+}
+
+// resume reads the journal of an earlier run, and cuts off the line that was being
+// written when it stopped.
+func (j *journal) resume(want journalLine) (map[int][]archive.Lock, error) {
+	b, err := os.ReadFile(j.file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot resume: there is no journal of an earlier run: %w", err)
+	}
+	done := map[int][]archive.Lock{}
+	whole := 0
+	for n := 0; ; n++ {
+		end := bytes.IndexByte(b[whole:], '\n')
+		var l journalLine
+		if end < 0 || json.Unmarshal(b[whole:whole+end], &l) != nil {
+			if n == 0 {
+				return nil, &plan.Refused{Reason: "cannot resume: the journal has no beginning; start again, without --resume"}
+			}
+			break
+		}
+		whole += end + 1
+		switch {
+		case n == 0 && (l.Set != want.Set || l.Manifest != want.Manifest):
+			return nil, &plan.Refused{Reason: fmt.Sprintf("cannot resume: the journal is that of a restore from the set %s (manifest %.12s), and this one is %s (manifest %.12s); name that set, or start again without --resume", l.Set, l.Manifest, want.Set, want.Manifest)}
+		case n == 0 && l.Digest != want.Digest:
+			return nil, &plan.Refused{Reason: "cannot resume: the journal is that of another plan; start again, without --resume"}
+		case l.Step > 0:
+			done[l.Step-1] = l.Locks
+		}
+	}
+	if err := os.Truncate(j.file, int64(whole)); err != nil {
+		return nil, fmt.Errorf("cannot resume: %w", err)
+	}
+	return done, nil
 }
 
 func (j *journal) done(step int, text string, locks []archive.Lock) error {
@@ -94,10 +115,27 @@ func (j *journal) add(l journalLine) error {
 	return nil
 }
 
-// copyTo leaves journal and log in the restored system.
-func (j *journal) copyTo(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// logDir is where the restored system has the log of its restore.
+const logDir = "/var/log/mkcdrec"
+
+// copyTo leaves journal and log in the restored system at root.
+func (j *journal) copyTo(root string) error {
+	if err := j.copyLogs(root); err != nil {
 		return fmt.Errorf("cannot keep the log: %w", err)
+	}
+	return nil
+}
+
+func (j *journal) copyLogs(root string) error {
+	// The directory may be a link of the restored system: it is that system's.
+	dir, err := inroot.Dir(root, logDir)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err = inroot.MkdirAll(root, filepath.Dir(logDir), 0o755); err == nil {
+			dir, err = inroot.MkdirAll(root, logDir, 0o700)
+		}
+	}
+	if err != nil {
+		return err
 	}
 	for from, name := range map[string]string{j.file: "journal.jsonl", rescue.LogFile: "restore.log"} {
 		in, err := os.Open(from)
@@ -105,16 +143,12 @@ func (j *journal) copyTo(dir string) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("cannot keep the log: %w", err)
+			return err
 		}
-		out, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-		if err == nil {
-			_, err = io.Copy(out, in)
-			err = errors.Join(err, out.Close())
-		}
+		err = put(dir, name, in)
 		in.Close()
 		if err != nil {
-			return fmt.Errorf("cannot keep the log: %w", err)
+			return err
 		}
 	}
 	// What the kernel said, of disks above all.
@@ -123,8 +157,15 @@ func (j *journal) copyTo(dir string) error {
 	if err != nil {
 		return nil // not root, or no such kernel: the log is kept without
 	}
-	if err := os.WriteFile(filepath.Join(dir, "dmesg"), b[:n], 0o600); err != nil {
-		return fmt.Errorf("cannot keep the log: %w", err)
+	return put(dir, "dmesg", bytes.NewReader(b[:n]))
+}
+
+// put writes a file into a directory, in the place of what has its name.
+func put(dir, name string, in io.Reader) error {
+	out, err := inroot.Create(dir, name, 0o600)
+	if err != nil {
+		return err
 	}
-	return nil
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }

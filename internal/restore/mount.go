@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -161,36 +162,10 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 // mountPoint gives the directory for a path of the system below target, and makes
 // it. Links in the system are its own: one to /data is target's.
 func mountPoint(target, path string) (string, error) {
-	if path == "/" {
-		return target, os.MkdirAll(target, 0o755)
-	}
-	top, err := os.OpenRoot(target)
-	if err != nil {
+	if err := os.MkdirAll(target, 0o755); err != nil {
 		return "", err
 	}
-	defer top.Close()
-	d, err := top.Open(".")
-	if err != nil {
-		return "", err
-	}
-	defer d.Close()
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
-	fd, err := unix.Openat2(int(d.Fd()), path, how)
-	if errors.Is(err, unix.ENOSYS) { // before Linux 5.6
-		dir := filepath.Join(target, path)
-		return dir, os.MkdirAll(dir, 0o755)
-	}
-	if errors.Is(err, unix.ENOENT) {
-		if err := top.MkdirAll(strings.TrimPrefix(filepath.Clean(path), "/"), 0o755); err != nil {
-			return "", err
-		}
-		fd, err = unix.Openat2(int(d.Fd()), path, how)
-	}
-	if err != nil {
-		return "", err
-	}
-	defer unix.Close(fd)
-	return os.Readlink(fmt.Sprint("/proc/self/fd/", fd))
+	return inroot.MkdirAll(target, path, 0o755)
 }
 
 // open opens the LUKS devices that are there by now, found by their UUIDs.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -34,7 +35,12 @@ import (
 
 // Options of one restore.
 type Options struct {
-	Set      string // directory
+	Set string // directory
+	// Wanted says which set is meant where there are several. Found: nobody named Set,
+	// it was found; when nothing is asked, it must be the one that is wanted, or of
+	// that host.
+	Wanted   manifest.Wanted
+	Found    bool
 	Wish     plan.Wish
 	PlanOnly bool // print the plan and stop
 	Yes      bool // the disks are confirmed in Wish; ask nothing
@@ -80,7 +86,7 @@ type Report struct {
 	Plan     *plan.Plan `json:"-"`
 	Archives []Restored
 	Problems []archive.Problem
-	// NotCovered is what an old backup has and this program can't put back.
+	// NotCovered is what the set lacks: it was on the old machine, and is not restored.
 	NotCovered []string
 	Seconds    float64
 }
@@ -132,12 +138,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	}
 	r.report.Plan = r.plan
 	r.Screen.Plan(r.plan, r.set)
-	if r.set.Legacy != nil {
-		for _, n := range r.set.Manifest.NotCovered {
-			r.Screen.Warn("not restored: %s", n)
-			r.report.NotCovered = append(r.report.NotCovered, n)
-		}
-	}
+	r.lacks()
 	if opt.PlanOnly {
 		return &r.report, nil
 	}
@@ -164,10 +165,30 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	return &r.report, err
 }
 
+// lacks names what the set does not have.
+func (r *Restorer) lacks() {
+	if r.opt.Only != "" {
+		return
+	}
+	lacks, left := r.set.Lacks()
+	for _, n := range left {
+		r.Screen.Note("left out of the backup: %s", n)
+	}
+	for _, n := range lacks {
+		r.Screen.Warn("not in the backup, and not restored: %s", n)
+		r.report.NotCovered = append(r.report.NotCovered, n)
+	}
+}
+
 // prepare checks everything that can be checked before a disk is touched.
 func (r *Restorer) prepare(ctx context.Context) error {
 	var err error
-	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, r.Screen.Note); err != nil {
+	want := r.opt.Wanted.OfHost()
+	want.Strict = r.opt.Yes && want.Host != ""
+	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, want, r.Screen.Note); err != nil {
+		return err
+	}
+	if err := r.meant(); err != nil {
 		return err
 	}
 	if d := r.set.Discs; d != nil {
@@ -181,6 +202,9 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if !r.opt.NoVerify {
 		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize(false))); err != nil {
 			if !r.opt.Salvage || ctx.Err() != nil {
+				if ctx.Err() != nil {
+					return fmt.Errorf("interrupted while the set was read: whether it is damaged is not known: %w", context.Cause(ctx))
+				}
 				return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
 			}
 			r.Screen.Warn("the set is damaged, and what can't be read of it will be missing:\n%v", err)
@@ -231,6 +255,20 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.ready(ctx)
+}
+
+// meant checks that the set is what the rescue system was made for, where it knows.
+func (r *Restorer) meant() error {
+	w, m := r.opt.Wanted, r.set.Manifest
+	if w.ID == "" && w.Host == "" || w.Is(m.ID, m.Host) {
+		return nil
+	}
+	what := fmt.Sprintf("the backup set %s is of host %s (made %s, id %s), and this rescue system was made for host %s", medium.Redact(r.set.Dir), m.Host, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, w.Host)
+	if r.opt.Yes && r.opt.Found {
+		return &plan.Refused{Reason: what + "; name the set's directory to restore it, or start with mkcdrec.host=" + m.Host}
+	}
+	r.Screen.Warn("%s", what)
+	return nil
 }
 
 // keep names the devices that the set and the medium are on, with the reason why
@@ -557,7 +595,7 @@ func (r *Restorer) confirm() error {
 // carryOut does the steps, unpacks archives as soon as their file systems are
 // mounted, and makes the system start.
 func (r *Restorer) carryOut(ctx context.Context) (err error) {
-	done, err := r.journal.start(r.plan.Digest(), r.opt.Resume)
+	done, err := r.journal.start(journalLine{Digest: r.plan.Digest(), Set: r.set.Manifest.ID, Manifest: r.set.Digest}, r.opt.Resume)
 	if err != nil {
 		return err
 	}
@@ -693,11 +731,11 @@ func (r *Restorer) finalize(ctx context.Context) error {
 	if err := s.Install(ctx); err != nil {
 		return err
 	}
-	if err := r.journal.copyTo(filepath.Join(r.opt.Target, "var/log/mkcdrec")); err != nil {
-		return err
+	if err := r.journal.copyTo(r.opt.Target); err != nil {
+		r.Screen.Warn("%v", err) // the machine is restored all the same
 	}
 	if faults := s.Proof("/sys"); len(faults) > 0 {
-		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nit is mounted on %s: mend it there (chroot), then say restore umount", strings.Join(faults, "\n  "), r.opt.Target)
+		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nThe system is mounted on %s: fix it there (chroot), then run restore umount", strings.Join(faults, "\n  "), r.opt.Target)
 	}
 	r.Screen.Note("looked at fstab, the boot entries, initramfs and loader: what they refer to is there")
 	return nil
@@ -706,9 +744,14 @@ func (r *Restorer) finalize(ctx context.Context) error {
 // keyFiles gives LUKS devices that were made anew the key files that crypttab
 // has for them.
 func (r *Restorer) keyFiles(ctx context.Context) error {
-	b, err := os.ReadFile(filepath.Join(r.opt.Target, "etc/crypttab"))
+	c, err := inroot.Open(r.opt.Target, "etc/crypttab")
 	if err != nil {
 		return nil // without a crypttab there are none
+	}
+	b, err := io.ReadAll(io.LimitReader(c, 1<<20))
+	c.Close()
+	if err != nil {
+		return fmt.Errorf("cannot read crypttab: %w", err)
 	}
 	for _, s := range r.plan.Steps {
 		if s.Kind != plan.MakeCrypt || r.rec.Keys[s.Crypt.Name].Header != nil {
@@ -719,11 +762,12 @@ func (r *Restorer) keyFiles(ctx context.Context) error {
 			if len(f) < 3 || f[0] != s.Crypt.Name || !strings.HasPrefix(f[2], "/") {
 				continue
 			}
-			file := filepath.Join(r.opt.Target, f[2])
-			if st, err := os.Stat(file); err != nil || !st.Mode().IsRegular() {
+			key, err := inroot.Open(r.opt.Target, f[2])
+			if err != nil {
 				continue
 			}
-			if err := r.rec.AddKeyFile(ctx, s, file); err != nil {
+			key.Close()
+			if err := r.rec.AddKeyFile(ctx, s, key.Name()); err != nil {
 				return fmt.Errorf("cannot make %s a key of %s again: %w", f[2], s.Crypt.Name, err)
 			}
 			r.Screen.Note("%s opens %s again", f[2], s.Crypt.Name)
@@ -767,7 +811,7 @@ func (r *Restorer) mountPoints() error {
 		for _, m := range f.Mounts {
 			p := filepath.Join(r.opt.Target, m.Path)
 			if _, err := os.Lstat(p); errors.Is(err, os.ErrNotExist) && f.Excluded != "" {
-				if err := os.MkdirAll(p, 0o755); err != nil {
+				if _, err := inroot.MkdirAll(r.opt.Target, m.Path, 0o755); err != nil {
 					return fmt.Errorf("cannot make mount point: %w", err)
 				}
 			}

@@ -1,0 +1,151 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// notes is a Screen that keeps what it is told, and on which nobody answers.
+type notes struct{ said []string }
+
+func (n *notes) Note(f string, a ...any) { n.said = append(n.said, fmt.Sprintf(f, a...)) }
+func (n *notes) Warn(f string, a ...any) { n.Note(f, a...) }
+func (n *notes) Phase(string, int64) progress.Counter {
+	return progress.None{}
+}
+func (n *notes) Plan(*plan.Plan, *manifest.Set)         {}
+func (n *notes) Secret(string) ([]byte, error)          { return nil, errors.New("nobody") }
+func (n *notes) Choose(*plan.Undecided) (string, error) { return "", errors.New("nobody") }
+func (n *notes) Confirm(*plan.Plan) ([]string, error)   { return nil, errors.New("nobody") }
+
+// emptySet makes a set of a machine without disks.
+func emptySet(t *testing.T, host string) string {
+	t.Helper()
+	dir := t.TempDir()
+	f, err := os.Create(filepath.Join(dir, manifest.Layout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := (&layout.Layout{Version: layout.Version, Hostname: host, Boot: layout.Boot{Firmware: layout.BIOS}}).Write(f); err != nil {
+		t.Fatal(err)
+	}
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	sum, err := manifest.SumFile(context.Background(), f.Name(), progress.None{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{Version: manifest.Version, ID: "01234567-89ab-cdef-0123-456789abcdef", Host: host, Created: time.Unix(1, 0), Files: []manifest.FileSum{{Name: manifest.Layout, Size: quantity.Size(st.Size()), SHA256: sum}}}
+	if err := m.Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// A set that the rescue system found and was not made for is refused when nobody is
+// asked, and a person is told of it.
+func TestForeignSet(t *testing.T) {
+	dir := emptySet(t, "web")
+	set, err := manifest.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := manifest.Wanted{ID: set.Manifest.ID}
+	for _, c := range []struct {
+		name    string
+		opt     Options
+		refused bool
+		told    bool
+	}{
+		{"its own", Options{Yes: true, Found: true, Wanted: own}, false, false},
+		{"its host's", Options{Yes: true, Found: true, Wanted: manifest.Wanted{ID: "x", Host: "web"}}, false, false},
+		{"another host's", Options{Yes: true, Found: true, Wanted: manifest.Wanted{ID: "x", Host: "db"}}, true, false},
+		{"another host's, named", Options{Yes: true, Wanted: manifest.Wanted{Host: "db"}}, false, true},
+		{"another host's, a person is asked", Options{Found: true, Wanted: manifest.Wanted{Host: "db"}}, false, true},
+		{"nothing is known", Options{Yes: true, Found: true}, false, false},
+	} {
+		n := &notes{}
+		r := &Restorer{Screen: n, opt: c.opt, set: set}
+		err := r.meant()
+		var ref *plan.Refused
+		if errors.As(err, &ref) != c.refused || (len(n.said) > 0) != c.told {
+			t.Errorf("%s: %v, said %q", c.name, err, n.said)
+		}
+		if c.refused && (!strings.Contains(err.Error(), "host web") || !strings.Contains(err.Error(), "host db") || !strings.Contains(err.Error(), set.Manifest.ID)) {
+			t.Errorf("%s: %v; want hosts and id", c.name, err)
+		}
+	}
+}
+
+// A restore that is interrupted while it reads the set does not call it damaged.
+func TestInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	r := &Restorer{Screen: &notes{}}
+	_, err := r.Restore(ctx, Options{Set: emptySet(t, "h"), PlanOnly: true})
+	if err == nil || !strings.Contains(err.Error(), "interrupted") || strings.Contains(err.Error(), "damaged set") {
+		t.Errorf("Restore = %v", err)
+	}
+}
+
+// What a set lacks is named before and after, and in the report.
+func TestNotCovered(t *testing.T) {
+	set, err := manifest.Open(emptySet(t, "h"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.Manifest.NotCovered = []string{"sdb1: not mounted"}
+	set.Layout.Images = []layout.Image{{Device: "sdc"}}
+	n := &notes{}
+	r := &Restorer{Screen: n, set: set}
+	r.lacks()
+	if got := strings.Join(r.report.NotCovered, "; "); got != "sdb1: not mounted; sdc (unknown content): its image is not in the set" {
+		t.Errorf("report: %s", got)
+	}
+	if got := strings.Join(n.said, "\n"); !strings.Contains(got, "sdb1: not mounted") || !strings.Contains(got, "sdc (unknown content)") {
+		t.Errorf("shown: %s", got)
+	}
+}
+
+// The log of a restore stays in the restored system, where its /var/log may be a link.
+func TestLogsStayInside(t *testing.T) {
+	outside, root := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.MkdirAll(root+"/data/logs", 0o755), os.Mkdir(root+"/var", 0o755), os.Symlink("/data/logs", root+"/var/log")); err != nil {
+		t.Fatal(err)
+	}
+	j := &journal{filepath.Join(t.TempDir(), "journal.jsonl")}
+	if _, err := j.start(journalLine{Digest: "d"}, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.copyTo(root); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root + "/data/logs/mkcdrec/journal.jsonl"); err != nil {
+		t.Error(err)
+	}
+	// One that leads out of it is the system's own, and to nothing.
+	if err := errors.Join(os.Remove(root+"/var/log"), os.Symlink(outside, root+"/var/log")); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.copyTo(root); err == nil {
+		t.Error("a log was written through a link to nothing")
+	}
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("outside: %v %v", left, err)
+	}
+}
