@@ -12,6 +12,7 @@ package archive
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -84,8 +85,8 @@ type Problem struct {
 // Kind says what sort of problem it is.
 type Kind string
 
-// Kinds of problems. Socket, Vanished and Changed are facts of a running
-// system; Unreadable and Foreign mean that something is not covered.
+// Kinds of problems. Socket, Vanished, Changed, Shrunk and Grown are facts of a
+// running system; Metadata and Lost are of an extraction; the others mean that something is not covered.
 const (
 	Socket     Kind = "socket"     // sockets are not saved: their programs make them anew
 	Vanished   Kind = "vanished"   // was in the directory, was gone when opened
@@ -94,6 +95,8 @@ const (
 	Grown      Kind = "grown"      // became longer; saved at its first size
 	Unreadable Kind = "unreadable" // cannot be read
 	Foreign    Kind = "foreign"    // another file system without a mount (a subvolume)
+	Hidden     Kind = "hidden"     // a mount point that can't be looked beneath
+	Replaced   Kind = "replaced"   // became another kind of file whenever it was opened
 	Metadata   Kind = "metadata"   // an attribute could not be set at extraction
 	Lost       Kind = "lost"       // lies in a part of the archive that is damaged or missing
 )
@@ -104,7 +107,9 @@ func (p Problem) String() string {
 
 // NotCovered tells whether the problem means that content is missing from the
 // archive.
-func (p Problem) NotCovered() bool { return p.Kind == Unreadable || p.Kind == Foreign }
+func (p Problem) NotCovered() bool {
+	return slices.Contains([]Kind{Unreadable, Foreign, Hidden, Replaced}, p.Kind)
+}
 
 // Quote makes a path of any bytes printable on one line: backslash, control
 // characters and bytes that are not UTF-8 become \xHH. Unquote reads it back.

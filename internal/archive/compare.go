@@ -54,7 +54,7 @@ func (a *Reader) Compare(ctx context.Context, root *os.File, opt CompareOptions)
 			return nil, fmt.Errorf("cannot compare %s: %w", a.name, err)
 		}
 	}
-	k := &walker{ctx: ctx, opt: CreateOptions{Inner: opt.Inner}, sum: &Summary{}, links: map[inode]string{}, visit: func(m *Member, _ int, _ string, _ *unix.Stat_t) error {
+	k := &walker{ctx: ctx, opt: CreateOptions{Inner: opt.Inner}, sum: &Summary{}, visit: func(m *Member, _ int, _ string, _ *unix.Stat_t) error {
 		if !c.seen[m.Path] {
 			c.differ(m.Path, "is not in the archive")
 		}
@@ -177,7 +177,13 @@ func (c *comparer) member(p *tarParser, m *Member, body int64) error {
 			c.differ(m.Path, "points to %s, pointed to %s", Quote(string(c.buf[:max(n, 0)])), Quote(m.Link))
 		}
 	}
-	c.attr.attributes(is, dir.fd, base)
+	at, err := unix.Openat(dir.fd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		c.differ(m.Path, "cannot be read: %v", err)
+		return nil
+	}
+	c.attr.attributes(is, at, fmt.Sprintf("/proc/self/fd/%d", at))
+	unix.Close(at)
 	c.attributes(m, is)
 	if m.Type != TypeDir && m.Type != TypeFile {
 		return nil

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -284,8 +286,9 @@ func parseHeader(h []byte, pax map[string]string) (m *Member, stored int64, err 
 	if sum != want {
 		return nil, 0, fmt.Errorf("%w: header checksum %o, want %o", errHeader, sum, want)
 	}
-	if string(h[257:262]) != "ustar" {
-		return nil, 0, fmt.Errorf("%w: not a ustar header", errHeader)
+	// Others (GNU's, star's) have the same five letters, and other fields at 345.
+	if string(h[257:265]) != "ustar\x0000" || [12]byte(h[500:]) != [12]byte{} {
+		return nil, 0, fmt.Errorf("%w: not a POSIX ustar header", errHeader)
 	}
 	m = &Member{Type: Type(h[156]), Path: cString(h[:100]), Link: cString(h[157:257])}
 	if p := cString(h[345:500]); p != "" {
@@ -312,6 +315,9 @@ func parseHeader(h []byte, pax map[string]string) (m *Member, stored int64, err 
 	}
 	if m.Type == TypeDir {
 		m.Path = strings.TrimSuffix(m.Path, "/")
+		if strings.HasSuffix(m.Path, "/") {
+			return nil, 0, fmt.Errorf("%w: the directory %s ends in two slashes", errHeader, Quote(m.Path))
+		}
 	}
 	switch m.Type {
 	case TypeFile:
@@ -382,26 +388,55 @@ func applyPax(m *Member, pax map[string]string, stored, maj, mnr *int64) error {
 	return nil
 }
 
-// appendSparseMap appends the GNU sparse 1.0 map, padded to a block. A file
-// that ends in a hole gets an empty last segment at its end, as GNU tar does.
-func appendSparseMap(dst []byte, segs []Segment, size int64) []byte {
-	n := len(segs)
-	trail := n == 0 || segs[n-1].Offset+segs[n-1].Length < size
-	if trail {
-		n++
+// sparseNumbers gives the numbers of a GNU sparse 1.0 map. A file that ends in a
+// hole gets an empty last segment at its end, as GNU tar does.
+func sparseNumbers(segs []Segment, size int64) iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		n := len(segs)
+		trail := n == 0 || segs[n-1].Offset+segs[n-1].Length < size
+		if trail {
+			n++
+		}
+		if !yield(int64(n)) {
+			return
+		}
+		for _, s := range segs {
+			if !yield(s.Offset) || !yield(s.Length) {
+				return
+			}
+		}
+		if trail && yield(size) {
+			yield(0)
+		}
 	}
-	start := len(dst)
-	line := func(v int64) { dst = append(strconv.AppendInt(dst, v, 10), '\n') }
-	line(int64(n))
-	for _, s := range segs {
-		line(s.Offset)
-		line(s.Length)
+}
+
+// sparseMapSize gives the length of the map in bytes, padded to a block.
+func sparseMapSize(segs []Segment, size int64) int64 {
+	n := int64(0)
+	for v := range sparseNumbers(segs, size) {
+		for n += 2; v >= 10; v /= 10 {
+			n++
+		}
 	}
-	if trail {
-		line(size)
-		line(0)
+	return n + padding(n)
+}
+
+// writeSparseMap writes the map, padded to a block.
+func writeSparseMap(w io.Writer, segs []Segment, size int64) error {
+	b, total := make([]byte, 0, 4<<10), int64(0)
+	for v := range sparseNumbers(segs, size) {
+		b = append(strconv.AppendInt(b, v, 10), '\n')
+		if len(b) > 4000 {
+			if _, err := w.Write(b); err != nil {
+				return err
+			}
+			total, b = total+int64(len(b)), b[:0]
+		}
 	}
-	return append(dst, make([]byte, padding(int64(len(dst)-start)))...)
+	b = append(b, make([]byte, padding(total+int64(len(b))))...)
+	_, err := w.Write(b)
+	return err
 }
 
 // sparseReader reads the map of a sparse file block by block.
