@@ -13,8 +13,8 @@ package archive
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // FrameSize is the most tar data that one zstd frame holds, in bytes. 4 MiB
@@ -124,18 +124,22 @@ func Quote(s string) string {
 	if plain {
 		return s
 	}
+	const hex = "0123456789abcdef"
 	var b strings.Builder
+	b.Grow(len(s) + len(s)/2)
 	for i, r := range s {
 		switch {
 		case r == '\\':
 			b.WriteString(`\x5c`)
 		case r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfffd:
-			n := len(string(r))
+			n := utf8.RuneLen(r)
 			if r == 0xfffd && !strings.HasPrefix(s[i:], "\uFFFD") {
 				n = 1
 			}
-			for _, c := range []byte(s[i : i+n]) {
-				fmt.Fprintf(&b, `\x%02x`, c)
+			for ; n > 0; i, n = i+1, n-1 {
+				b.WriteString(`\x`)
+				b.WriteByte(hex[s[i]>>4])
+				b.WriteByte(hex[s[i]&15])
 			}
 		default:
 			b.WriteRune(r)
@@ -155,15 +159,28 @@ func Unquote(s string) (string, error) {
 			b = append(b, s[i])
 			continue
 		}
-		if i+3 >= len(s) || s[i+1] != 'x' {
-			return "", fmt.Errorf("cannot read quoted path %q: bad escape at byte %d", s, i)
+		hi, lo := -1, -1
+		if i+3 < len(s) && s[i+1] == 'x' {
+			hi, lo = unhex(s[i+2]), unhex(s[i+3])
 		}
-		v, err := strconv.ParseUint(s[i+2:i+4], 16, 8)
-		if err != nil {
-			return "", fmt.Errorf("cannot read quoted path %q: bad escape at byte %d", s, i)
+		if hi < 0 || lo < 0 {
+			return "", fmt.Errorf("cannot read quoted path %.200q: bad escape at byte %d", s, i)
 		}
-		b = append(b, byte(v))
+		b = append(b, byte(hi<<4|lo))
 		i += 3
 	}
 	return string(b), nil
+}
+
+// unhex gives the value of a digit, -1 for what is not a digit.
+func unhex(c byte) int {
+	switch {
+	case c >= '0' && c <= '9':
+		return int(c - '0')
+	case c >= 'a' && c <= 'f':
+		return int(c-'a') + 10
+	case c >= 'A' && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
 }

@@ -85,29 +85,12 @@ func (c *comparer) differ(p, format string, a ...any) {
 }
 
 func (c *comparer) read(ctx context.Context, a *Reader) error {
-	end := a.tar - 2*blockSize
-	s, err := a.stream(ctx, 0, a.frameAt(end-1)+1, c.opt.Workers, c.opt.Progress)
-	if err != nil {
-		return err
+	r := memberReader{a: a, ctx: ctx, workers: c.opt.Workers, progress: c.opt.Progress}
+	r.bad = func(e Entry, err error) {
+		c.seen[e.Path] = true
+		c.differ(e.Path, "cannot be compared: %v", err)
 	}
-	defer s.stop()
-	defer func() {
-		if s.cur != nil {
-			s.cur.release()
-		}
-	}()
-	p := &tarParser{s: s}
-	for s.pos < end {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		m, stored, err := p.next()
-		if err != nil {
-			return err
-		}
-		if m == nil {
-			return fmt.Errorf("%w: it ends before its last member", errHeader)
-		}
+	r.fn = func(p *tarParser, m *Member, stored int64, _ Entry) error {
 		if err := clean(m.Path); err != nil {
 			return err
 		}
@@ -117,19 +100,14 @@ func (c *comparer) read(ctx context.Context, a *Reader) error {
 		}
 		body := stored
 		if m.Type == TypeFile && m.IsSparse {
+			var err error
 			if body, err = p.sparseMap(m, stored); err != nil {
 				return err
 			}
 		}
-		before := s.pos
-		if err := c.member(p, m, body); err != nil {
-			return err
-		}
-		if err := p.skip(body - (s.pos - before) + padding(stored)); err != nil {
-			return err
-		}
+		return c.member(p, m, body)
 	}
-	return nil
+	return r.read(nil)
 }
 
 // member compares one member; of its body it may read less than there is.

@@ -108,8 +108,7 @@ type creator struct {
 	fw    *frameWriter
 	toc   *tocWriter
 	links map[inode]savedFile // files of several names that are in the archive
-	hdr   []byte
-	list  []byte // buffers for attribute names and values
+	list  []byte              // buffers for attribute names and values
 	val   []byte
 
 	block []byte    // what zeros reads into
@@ -236,8 +235,7 @@ func (c *creator) put(m *Member, stored int64) error {
 		}
 	}
 	start := c.fw.tar
-	c.hdr = appendHeader(c.hdr[:0], m, stored)
-	if _, err := c.fw.Write(c.hdr); err != nil {
+	if err := writeHeader(c.fw, m, stored); err != nil {
 		return err
 	}
 	c.count(m)

@@ -109,25 +109,19 @@ type chunk struct {
 	f *frameBuf
 }
 
-// tarRange is a run of the tar stream that holds selected members.
-type tarRange struct{ start, end int64 }
-
 func (x *extractor) run() error {
 	if x.opt.Salvage {
 		if err := x.salvage(); err != nil {
 			return err
 		}
 	}
-	ranges, err := x.ranges()
-	if err != nil {
-		return err
+	r := memberReader{a: x.a, ctx: x.ctx, workers: x.opt.Workers, progress: x.opt.Progress}
+	r.bad = func(e Entry, err error) { x.add(Problem{e.Path, Lost, err.Error()}) }
+	r.fn = func(p *tarParser, m *Member, stored int64, _ Entry) error { return x.member(p, m, stored) }
+	if x.opt.Select == nil {
+		return r.read(nil)
 	}
-	for _, r := range ranges {
-		if err := x.extractRange(r); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.read(func(e Entry) bool { return x.opt.Select(e.Path) })
 }
 
 // salvage finds the members that touch a damaged frame, and selects all
@@ -180,63 +174,6 @@ func (x *extractor) salvage() error {
 		return err
 	}
 	x.opt.Select = func(p string) bool { return !lost[p] && (wanted == nil || wanted(p)) }
-	return nil
-}
-
-// ranges finds what to read: everything, or the runs of selected members.
-func (x *extractor) ranges() ([]tarRange, error) {
-	if x.opt.Select == nil {
-		if x.a.count == 0 {
-			return nil, nil
-		}
-		return []tarRange{{0, x.a.tar - 2*blockSize}}, nil
-	}
-	var out []tarRange
-	err := x.a.Entries(func(e Entry) error {
-		if !x.opt.Select(e.Path) {
-			return nil
-		}
-		if n := len(out); n > 0 && out[n-1].end == e.Start {
-			out[n-1].end = e.End
-		} else {
-			out = append(out, tarRange{e.Start, e.End})
-		}
-		return nil
-	})
-	return out, err
-}
-
-func (x *extractor) extractRange(r tarRange) error {
-	first, last := x.a.frameAt(r.start), x.a.frameAt(r.end-1)
-	s, err := x.a.stream(x.ctx, first, last+1, x.opt.Workers, x.opt.Progress)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
-	defer func() {
-		if s.cur != nil {
-			s.cur.release()
-		}
-	}()
-	p := &tarParser{s: s}
-	if err := p.skip(r.start - s.pos); err != nil {
-		return err
-	}
-	for s.pos < r.end {
-		if err := x.ctx.Err(); err != nil {
-			return err
-		}
-		m, stored, err := p.next()
-		if err != nil {
-			return err
-		}
-		if m == nil {
-			return fmt.Errorf("%w: it ends before its last member", errHeader)
-		}
-		if err := x.member(p, m, stored); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -380,10 +317,12 @@ func times(dir int, base string, m *Member) error {
 	return unix.UtimesNanoAt(dir, base, ts, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-func (x *extractor) problem(p, detail string) {
+func (x *extractor) problem(p, detail string) { x.add(Problem{p, Metadata, detail}) }
+
+func (x *extractor) add(p Problem) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.sum.Problems = append(x.sum.Problems, Problem{p, Metadata, detail})
+	x.sum.Problems = append(x.sum.Problems, p)
 }
 
 // attributes sets ACLs and extended attributes. What the file system can't

@@ -78,13 +78,13 @@ func foreignStream(ctx context.Context, r io.Reader, sel func(string) bool, prog
 			if n > 0 {
 				f := &frameBuf{b: buf[:n], mem: buf, home: home}
 				f.refs.Store(1)
-				give(frameResult{f, nil})
+				give(frameResult{f: f})
 			}
 			if err == io.EOF || err == io.ErrUnexpectedEOF {
 				return
 			}
 			if err != nil {
-				give(frameResult{nil, err})
+				give(frameResult{err: err})
 				return
 			}
 		}

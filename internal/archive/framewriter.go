@@ -43,6 +43,7 @@ type frameWriter struct {
 	ctx    context.Context
 
 	frames []Frame
+	cuts   int   // frames ended so far
 	tar    int64 // bytes of tar stream taken so far
 	offset int64 // bytes written to w; owned by the output goroutine
 	sum    hash.Hash
@@ -139,6 +140,11 @@ func (fw *frameWriter) cut() error {
 	}
 	if len(fw.cur) == 0 {
 		return nil
+	}
+	if fw.cuts++; fw.cuts > maxFrames {
+		err := fmt.Errorf("it has more than %d frames, the most that an archive can have", maxFrames)
+		fw.fail(err)
+		return err
 	}
 	j := &frameJob{raw: fw.cur, packed: <-fw.packed, ready: make(chan struct{})}
 	fw.order <- j

@@ -14,11 +14,16 @@ import (
 
 const blockSize = 512
 
-// Limits for what is read: pax headers and sparse maps come from media that
-// may be damaged or hostile, and must not take all memory.
+// Limits for what is read: headers and sparse maps come from media that may be
+// damaged or hostile, and must not take all memory. The writer keeps to them.
 const (
-	maxPax    = 8 << 20
-	maxSparse = 64 << 20
+	// maxRecord is the longest pax record: a path, a value of an attribute (the
+	// kernel's limit is 64 KiB) or an ACL.
+	maxRecord = 2 * maxPath
+	maxPax    = maxAttrs + 8*maxPath
+	// maxSparse is the longest map of maxSegments: two numbers of up to 19 digits
+	// each, and the empty segment at the end.
+	maxSparse = 40 * (maxSegments + 2)
 )
 
 // errHeader is the class of all faults in a tar stream.
@@ -28,6 +33,14 @@ var errHeader = errors.New("damaged tar stream")
 // header of m. stored is the number of body bytes that follow in the tar
 // stream, without padding; for a sparse file that is the map and the data.
 func appendHeader(dst []byte, m *Member, stored int64) []byte {
+	b := bytes.NewBuffer(dst)
+	_ = writeHeader(b, m, stored) // a buffer takes everything
+	return b.Bytes()
+}
+
+// writeHeader writes what appendHeader appends, one record after the other: the
+// attributes of one file can be larger than anything that is to be kept twice.
+func writeHeader(w io.Writer, m *Member, stored int64) error {
 	pax := map[string]string{}
 	name := m.Path
 	if m.Type == TypeDir {
@@ -80,10 +93,13 @@ func appendHeader(dst []byte, m *Member, stored int64) []byte {
 		pax[paxProject] = strconv.FormatUint(uint64(m.Project), 10)
 	}
 	if len(pax) > 0 {
-		dst = appendPax(dst, m, pax)
+		if err := writePax(w, m, pax); err != nil {
+			return err
+		}
 	}
 	checksum(h[:])
-	return append(dst, h[:]...)
+	_, err := w.Write(h[:])
+	return err
 }
 
 // GNU tar writes '=' in an attribute's name this way, since it would end the
@@ -172,7 +188,7 @@ func checksum(h []byte) {
 	copy(h[148:156], fmt.Sprintf("%06o\x00 ", sum))
 }
 
-func appendPax(dst []byte, m *Member, pax map[string]string) []byte {
+func writePax(w io.Writer, m *Member, pax map[string]string) error {
 	keys := make([]string, 0, len(pax))
 	for k := range pax {
 		keys = append(keys, k)
@@ -187,35 +203,49 @@ func appendPax(dst []byte, m *Member, pax map[string]string) []byte {
 		}
 		return strings.Compare(a, b)
 	})
-	var body []byte
+	size := int64(0)
 	for _, k := range keys {
-		body = appendRecord(body, k, pax[k])
+		size += int64(recordSize(k, pax[k]))
 	}
 	var h [blockSize]byte
 	copy(h[:100], "PaxHeaders/"+lastElement(m.Path))
 	putNumber(h[100:108], 0o644, "", pax)
 	putNumber(h[108:116], 0, "", pax)
 	putNumber(h[116:124], 0, "", pax)
-	putNumber(h[124:136], int64(len(body)), "", pax)
+	putNumber(h[124:136], size, "", pax)
 	putNumber(h[136:148], min(max(m.Sec, 0), 1<<33-1), "", pax)
 	h[156] = 'x'
 	copy(h[257:], "ustar\x0000")
 	checksum(h[:])
-	dst = append(dst, h[:]...)
-	dst = append(dst, body...)
-	return append(dst, make([]byte, padding(int64(len(body))))...)
+	if _, err := w.Write(h[:]); err != nil {
+		return err
+	}
+	var rec []byte
+	for _, k := range keys {
+		rec = appendRecord(rec[:0], k, pax[k])
+		if _, err := w.Write(rec); err != nil {
+			return err
+		}
+	}
+	_, err := w.Write(make([]byte, padding(size)))
+	return err
 }
 
 func lastElement(p string) string { return p[strings.LastIndexByte(p, '/')+1:] }
 
-// appendRecord appends "LEN KEY=VALUE\n", where LEN counts itself.
-func appendRecord(dst []byte, k, v string) []byte {
+// recordSize gives the length of "LEN KEY=VALUE\n", where LEN counts itself.
+func recordSize(k, v string) int {
 	n := len(k) + len(v) + 3
 	size := n + len(strconv.Itoa(n))
 	if s := n + len(strconv.Itoa(size)); s != size {
 		size = s
 	}
-	dst = strconv.AppendInt(dst, int64(size), 10)
+	return size
+}
+
+// appendRecord appends "LEN KEY=VALUE\n".
+func appendRecord(dst []byte, k, v string) []byte {
+	dst = strconv.AppendInt(dst, int64(recordSize(k, v)), 10)
 	dst = append(dst, ' ')
 	dst = append(dst, k...)
 	dst = append(dst, '=')
@@ -227,22 +257,50 @@ func padding(n int64) int64 { return -n & (blockSize - 1) }
 
 // parsePax reads the records of a pax header's body.
 func parsePax(b []byte) (map[string]string, error) {
+	next := func(n int64) ([]byte, error) {
+		if n > int64(len(b)) {
+			return nil, noEOF(io.EOF)
+		}
+		out := b[:n]
+		b = b[n:]
+		return out, nil
+	}
+	return readPax(int64(len(b)), next)
+}
+
+// readPax reads the records of a pax header's body of size bytes, which next gives
+// piece by piece.
+func readPax(size int64, next func(n int64) ([]byte, error)) (map[string]string, error) {
 	out := map[string]string{}
-	for len(b) > 0 {
-		sp := bytes.IndexByte(b, ' ')
-		if sp < 1 || sp > 10 {
-			return nil, fmt.Errorf("%w: pax record without length", errHeader)
+	for size > 0 {
+		var digits []byte
+		for {
+			b, err := next(1)
+			if err != nil {
+				return nil, err
+			}
+			if size--; b[0] == ' ' {
+				break
+			}
+			if digits = append(digits, b[0]); len(digits) > 10 || size == 0 {
+				return nil, fmt.Errorf("%w: pax record without length", errHeader)
+			}
 		}
-		n, err := strconv.Atoi(string(b[:sp]))
-		if err != nil || n < sp+3 || n > len(b) || b[n-1] != '\n' {
-			return nil, fmt.Errorf("%w: pax record with wrong length %q", errHeader, b[:sp])
+		n, err := strconv.Atoi(string(digits))
+		rest := int64(n) - int64(len(digits)) - 1
+		if err != nil || rest < 2 || rest > size || rest > maxRecord {
+			return nil, fmt.Errorf("%w: pax record with wrong length %q", errHeader, digits)
 		}
-		k, v, ok := strings.Cut(string(b[sp+1:n-1]), "=")
-		if !ok || k == "" {
-			return nil, fmt.Errorf("%w: pax record without keyword", errHeader)
+		b, err := next(rest)
+		if err != nil {
+			return nil, err
+		}
+		size -= rest
+		k, v, ok := strings.Cut(string(b[:rest-1]), "=")
+		if !ok || k == "" || b[rest-1] != '\n' {
+			return nil, fmt.Errorf("%w: pax record without keyword or end", errHeader)
 		}
 		out[k] = v
-		b = b[n:]
 	}
 	return out, nil
 }
@@ -442,8 +500,9 @@ func writeSparseMap(w io.Writer, segs []Segment, size int64) error {
 // sparseReader reads the map of a sparse file block by block.
 type sparseReader struct {
 	num   []byte
-	vals  []int64
-	want  int // numbers still to come, -1 before the count is known
+	segs  []Segment
+	half  bool // the last segment has no length yet
+	want  int  // segments that there will be, -1 before the count is known
 	bytes int64
 }
 
@@ -462,15 +521,18 @@ func (s *sparseReader) feed(block []byte) (done bool, err error) {
 				return false, fmt.Errorf("%w: sparse map", errHeader)
 			}
 			s.num = s.num[:0]
-			if s.want < 0 {
-				if v > maxSparse/4 {
+			switch {
+			case s.want < 0:
+				if v > maxSegments+1 {
 					return false, fmt.Errorf("%w: sparse map of %d entries", errHeader, v)
 				}
-				s.want = int(v) * 2
-			} else {
-				s.vals = append(s.vals, v)
+				s.want = int(v)
+			case s.half:
+				s.segs[len(s.segs)-1].Length, s.half = v, false
+			default:
+				s.segs, s.half = append(s.segs, Segment{Offset: v}), true
 			}
-			if s.want == len(s.vals) {
+			if s.want == len(s.segs) && !s.half {
 				return true, nil
 			}
 		default:
@@ -482,17 +544,17 @@ func (s *sparseReader) feed(block []byte) (done bool, err error) {
 
 // segments checks the map against the file's size and the stored bytes.
 func (s *sparseReader) segments(size, data int64) ([]Segment, error) {
-	var out []Segment
+	out := s.segs[:0]
 	end := int64(0)
-	for i := 0; i+1 < len(s.vals); i += 2 {
-		o, l := s.vals[i], s.vals[i+1]
+	for _, g := range s.segs {
+		o, l := g.Offset, g.Length
 		if o < end || l < 0 || l > size || o > size-l {
 			return nil, fmt.Errorf("%w: sparse map leaves the file", errHeader)
 		}
 		end = o + l
 		data -= l
 		if l > 0 {
-			out = append(out, Segment{o, l})
+			out = append(out, g)
 		}
 	}
 	if data != 0 {

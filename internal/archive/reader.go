@@ -74,7 +74,7 @@ func Open(r io.ReaderAt, size int64, name string) (*Reader, error) {
 		return nil, wrap(err)
 	}
 	a := &Reader{r: r, name: name, toc: toc, size: size}
-	a.frames, a.tar, err = parseTOC(toc, func(Entry) error { a.count++; return nil })
+	a.frames, a.tar, err = parseTOC(toc, len(sizes), func(Entry) error { a.count++; return nil })
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -115,7 +115,7 @@ func (a *Reader) InOrder() { a.inOrder = true }
 
 // Entries hands every member to fn in archive order.
 func (a *Reader) Entries(fn func(Entry) error) error {
-	_, _, err := parseTOC(a.toc, fn)
+	_, _, err := parseTOC(a.toc, len(a.frames), fn)
 	return err
 }
 
@@ -139,7 +139,7 @@ func newDecoder() (*decoder, error) {
 func (a *Reader) read(d *decoder, i int, dst []byte, check bool) ([]byte, error) {
 	f := a.frames[i]
 	if int64(cap(d.packed)) < f.Packed {
-		d.packed = make([]byte, max(f.Packed, FrameSize+FrameSize/64))
+		d.packed = make([]byte, maxPacked)
 	}
 	p := d.packed[:f.Packed]
 	if _, err := a.r.ReadAt(p, f.Offset); err != nil {
@@ -219,25 +219,211 @@ func (a *Reader) Verify(ctx context.Context, opt VerifyOptions) error {
 	return errors.Join(errs...)
 }
 
-// verifyDeep decodes everything, parses the tar stream and compares it with
-// the table of contents.
+// verifyDeep decodes everything, parses the tar stream as Extract does, and
+// compares it with the table of contents.
 func (a *Reader) verifyDeep(ctx context.Context, opt VerifyOptions) error {
-	s, err := a.stream(ctx, 0, len(a.frames), opt.Workers, opt.Progress)
+	var errs []error
+	more := 0
+	report := func(err error) {
+		if len(errs) < maxFaults {
+			errs = append(errs, fmt.Errorf("cannot read %s: %w", a.name, err))
+		} else {
+			more++
+		}
+	}
+	var targets *linkTargets
+	x := memberReader{a: a, ctx: ctx, workers: opt.Workers, progress: opt.Progress}
+	x.damaged = func(err *DamagedError) error { errs = append(errs, err); return nil }
+	x.bad = func(e Entry, err error) { report(fmt.Errorf("%s: %w", Quote(e.Path), err)) }
+	x.fn = func(p *tarParser, m *Member, stored int64, e Entry) error {
+		if m.Size != e.Size {
+			return fmt.Errorf("%w: its size is not the one of the table of contents", errHeader)
+		}
+		if err := clean(m.Path); err != nil {
+			return fmt.Errorf("%w: %w", errHeader, err)
+		}
+		for _, text := range []string{m.ACLAccess, m.ACLDefault} {
+			if _, err := aclBinary(text); err != nil {
+				return fmt.Errorf("%w: %w", errHeader, err)
+			}
+		}
+		if m.Type == TypeHardlink && !targets.have(m.Link) {
+			return fmt.Errorf("%w: it is a hard link to %s, which is not before it in the archive", errHeader, Quote(m.Link))
+		}
+		if m.IsSparse {
+			if _, err := p.sparseMap(m, stored); err != nil {
+				return err
+			}
+		}
+		targets.seen(m)
+		return nil
+	}
+	targets, err := a.linkTargets(nil)
+	if err == nil {
+		err = x.read(nil)
+	}
+	if more > 0 {
+		errs = append(errs, fmt.Errorf("and %d more faults of this kind", more))
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// maxFaults is how many faulty members Verify reports one by one.
+const maxFaults = 100
+
+// linkTargets are the files that hard links need, and which of them were seen.
+type linkTargets struct{ m map[string]bool }
+
+// linkTargets finds the targets of the selected hard links.
+func (a *Reader) linkTargets(pick func(string) bool) (*linkTargets, error) {
+	t := &linkTargets{map[string]bool{}}
+	return t, a.Entries(func(e Entry) error {
+		if e.Type == TypeHardlink && (pick == nil || pick(e.Path)) {
+			t.m[e.Link] = false
+		}
+		return nil
+	})
+}
+
+// seen marks a member, if it is a target.
+func (t *linkTargets) seen(m *Member) {
+	if _, ok := t.m[m.Path]; ok && m.Type != TypeHardlink && m.Type != TypeDir {
+		t.m[m.Path] = true
+	}
+}
+
+func (t *linkTargets) have(path string) bool { return t.m[path] }
+
+// tarRange is a run of the tar stream that holds members to be read.
+type tarRange struct{ start, end int64 }
+
+// memberReader reads members of an archive one after the other, in archive order.
+type memberReader struct {
+	a        *Reader
+	ctx      context.Context
+	workers  int
+	progress progress.Counter
+	// fn gets a member whose header was read; of its body it may read less than
+	// there is. An error of errHeader's class is handed to bad, and reading
+	// continues behind the member; any other ends it.
+	fn  func(p *tarParser, m *Member, stored int64, e Entry) error
+	bad func(e Entry, err error)
+	// damaged, if not nil, gets each damaged frame once, and its members are left
+	// out; otherwise a damaged frame ends the reading.
+	damaged func(*DamagedError) error
+
+	s *frameStream
+}
+
+// read reads the members that pick selects, all if it is nil.
+func (x *memberReader) read(pick func(Entry) bool) error {
+	ranges := []tarRange{{0, x.a.tar - 2*blockSize}}
+	if pick != nil {
+		ranges = nil
+		if err := x.a.Entries(func(e Entry) error {
+			if !pick(e) {
+				return nil
+			}
+			// What is in the same frame, or in the next, is not worth a new beginning.
+			if n := len(ranges); n > 0 && x.a.frameAt(e.Start) <= x.a.frameAt(ranges[n-1].end-1)+1 {
+				ranges[n-1].end = e.End
+			} else {
+				ranges = append(ranges, tarRange{e.Start, e.End})
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	defer x.close()
+	var p *tarParser
+	err := x.a.Entries(func(e Entry) error {
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		if pick != nil && !pick(e) {
+			return nil
+		}
+		if x.s == nil || e.Start >= ranges[0].end {
+			if x.s != nil {
+				x.close()
+				ranges = ranges[1:]
+			}
+			r := ranges[0]
+			var err error
+			if x.s, err = x.a.stream(x.ctx, x.a.frameAt(r.start), x.a.frameAt(r.end-1)+1, x.workers, x.progress); err != nil {
+				return err
+			}
+			p = &tarParser{s: x.s}
+		}
+		return x.member(p, e)
+	})
+	return err
+}
+
+// member reads one member, and leaves the stream behind it.
+func (x *memberReader) member(p *tarParser, e Entry) error {
+	if err := x.skipTo(p, e.Start); err != nil || p.s.pos > e.Start {
+		return err // in a damaged frame, if it is behind already
+	}
+	p.s.limit = e.End
+	err := x.try(p, e)
+	p.s.limit = 0
+	var d *DamagedError
+	switch {
+	case err == nil:
+	case x.damaged != nil && errors.As(err, &d):
+		if err := x.damaged(d); err != nil {
+			return err
+		}
+	case errors.Is(err, errHeader):
+		x.bad(e, err)
+	default:
+		return err
+	}
+	return x.skipTo(p, e.End)
+}
+
+func (x *memberReader) try(p *tarParser, e Entry) error {
+	m, stored, err := p.next()
 	if err != nil {
 		return err
 	}
-	defer s.stop()
-	p := &tarParser{s: s}
-	return a.Entries(func(e Entry) error {
-		m, stored, err := p.next()
-		if err != nil {
-			return fmt.Errorf("cannot read %s: %w", a.name, err)
+	if m == nil || m.Path != e.Path || m.Type != e.Type {
+		return fmt.Errorf("%w: the table of contents does not agree with the tar stream at %s", errHeader, Quote(e.Path))
+	}
+	if stored+padding(stored) != e.End-p.s.pos {
+		return fmt.Errorf("%w: it has %d bytes, and there are %d up to the next member", errHeader, stored, e.End-p.s.pos)
+	}
+	return x.fn(p, m, stored, e)
+}
+
+// skipTo goes to byte at of the tar stream, or behind it if a damaged frame is
+// in the way.
+func (x *memberReader) skipTo(p *tarParser, at int64) error {
+	for p.s.pos < at {
+		err := p.skip(at - p.s.pos)
+		var d *DamagedError
+		if err == nil || x.damaged == nil || !errors.As(err, &d) {
+			return err
 		}
-		if m == nil || m.Path != e.Path || m.Size != e.Size || m.Type != e.Type {
-			return fmt.Errorf("cannot read %s: the table of contents does not agree with the tar stream at %s", a.name, Quote(e.Path))
+		if err := x.damaged(d); err != nil {
+			return err
 		}
-		return p.skip(stored + padding(stored))
-	})
+	}
+	return nil
+}
+
+// close ends the stream that is being read.
+func (x *memberReader) close() {
+	if x.s == nil {
+		return
+	}
+	x.s.stop()
+	if x.s.cur != nil {
+		x.s.cur.release()
+	}
+	x.s = nil
 }
 
 // frameBuf is a decoded frame shared by those who still write from it.
@@ -262,13 +448,15 @@ type frameStream struct {
 	cur    *frameBuf
 	rest   []byte
 	pos    int64 // offset in the tar stream
+	limit  int64 // where reading ends with an error; 0 for nowhere
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
 type frameResult struct {
-	f   *frameBuf
-	err error
+	f    *frameBuf
+	err  error
+	size int64 // of the frame, in bytes of the tar stream
 }
 
 func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progress.Counter) (*frameStream, error) {
@@ -319,7 +507,7 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 				}
 				f := &frameBuf{b: out, mem: j.buf, home: home}
 				f.refs.Store(1)
-				j.out <- frameResult{f, err}
+				j.out <- frameResult{f, err, a.frames[j.i].Size}
 			}
 		})
 	}
@@ -364,6 +552,12 @@ func (s *frameStream) stop() {
 // chunk gives the next bytes of the stream, at most n, from a single frame;
 // io.EOF at the end. They stay valid while s.cur is held.
 func (s *frameStream) chunk(n int64) ([]byte, error) {
+	if s.limit > 0 {
+		if s.pos >= s.limit {
+			return nil, io.EOF
+		}
+		n = min(n, s.limit-s.pos)
+	}
 	for len(s.rest) == 0 {
 		if s.cur != nil {
 			s.cur.release()
@@ -375,6 +569,10 @@ func (s *frameStream) chunk(n int64) ([]byte, error) {
 		}
 		r := <-c
 		if r.err != nil {
+			if r.f != nil {
+				r.f.release()
+			}
+			s.pos += r.size
 			return nil, r.err
 		}
 		s.cur, s.rest = r.f, r.f.b
@@ -448,10 +646,7 @@ func (p *tarParser) next() (*Member, int64, error) {
 		if pax != nil || stored > maxPax {
 			return nil, 0, fmt.Errorf("%w: pax header of %d bytes", errHeader, stored)
 		}
-		if b, err = p.full(stored); err != nil {
-			return nil, 0, err
-		}
-		if pax, err = parsePax(b); err != nil {
+		if pax, err = readPax(stored, p.full); err != nil {
 			return nil, 0, err
 		}
 		if err := p.skip(padding(stored)); err != nil {

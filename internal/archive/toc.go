@@ -27,6 +27,21 @@ const (
 	seekFooterLen = 9
 )
 
+// Limits of the index, for writer and reader.
+const (
+	// maxFrames is the most frames that an archive has, of which each holds 1 to
+	// 4 MiB, but for the last: at least 64 TiB of files.
+	maxFrames = 1 << 26
+	// maxPacked is the longest compressed frame: raw blocks of 128 KiB with 3 bytes
+	// before each, and the header and checksum of the frame (RFC 8878).
+	maxPacked = FrameSize + FrameSize/1024 + 64
+	// maxLine is the longest line of the table of contents: two paths, of whose
+	// bytes each can take four, and ten numbers.
+	maxLine = 8*maxPath + 512
+	// maxTOC is what a skippable frame can hold: its length has 32 bits.
+	maxTOC = 1<<32 - 1
+)
+
 // Frame is one zstd frame of the archive.
 type Frame struct {
 	Offset   int64 // of the compressed bytes in the archive
@@ -81,6 +96,9 @@ func (t *tocWriter) add(m *Member, start int64) error {
 	}
 	t.line = append(b, '\n')
 	t.members++
+	if t.buf.Len() > maxTOC-(256<<20) {
+		return fmt.Errorf("its table of contents has %d bytes after %d files, and can't be longer than %d: leave something out", t.buf.Len(), t.members, int64(maxTOC))
+	}
 	_, err := t.enc.Write(t.line)
 	return err
 }
@@ -107,14 +125,18 @@ func (t *tocWriter) finish(frames []Frame, tarBytes int64) ([]byte, error) {
 	if err := errors.Join(w.Flush(), enc.Close()); err != nil {
 		return nil, err
 	}
+	if n := len(tocTag) + sha256.Size + head.Len() + t.buf.Len(); int64(n) > maxTOC-8 {
+		return nil, fmt.Errorf("it has %d bytes, and can't have more than %d", n, int64(maxTOC))
+	}
 	text := append(head.Bytes(), t.buf.Bytes()...)
 	sum := sha256.Sum256(text)
 	return slices.Concat([]byte(tocTag), sum[:], text), nil
 }
 
 // parseTOC reads the payload of a table of contents and hands every member
-// to fn, in archive order. It returns the frames and the tar stream's length.
-func parseTOC(payload []byte, fn func(Entry) error) ([]Frame, int64, error) {
+// to fn, in archive order. It returns the frames, at most as many as the seek
+// table has, and the tar stream's length.
+func parseTOC(payload []byte, frames int, fn func(Entry) error) ([]Frame, int64, error) {
 	bad := func(line int, what string) error {
 		return fmt.Errorf("damaged table of contents: line %d: %s", line, what)
 	}
@@ -125,10 +147,16 @@ func parseTOC(payload []byte, fn func(Entry) error) ([]Frame, int64, error) {
 	if len(payload) < sha256.Size || sha256.Sum256(payload[sha256.Size:]) != [sha256.Size]byte(payload) {
 		return nil, 0, bad(0, "its SHA-256 is not the recorded one")
 	}
-	return parseTOCText(payload[sha256.Size:], fn)
+	return parseTOCFrames(payload[sha256.Size:], frames, fn)
 }
 
 func parseTOCText(text []byte, fn func(Entry) error) ([]Frame, int64, error) {
+	return parseTOCFrames(text, maxFrames, fn)
+}
+
+// parseTOCFrames keeps in memory what it returns, and one line: a few bytes of
+// zstd can stand for any length of text.
+func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]Frame, int64, error) {
 	bad := func(line int, what string) error {
 		return fmt.Errorf("damaged table of contents: line %d: %s", line, what)
 	}
@@ -138,7 +166,7 @@ func parseTOCText(text []byte, fn func(Entry) error) ([]Frame, int64, error) {
 	}
 	defer dec.Close()
 	s := bufio.NewScanner(dec)
-	s.Buffer(make([]byte, 64<<10), 1<<20)
+	s.Buffer(make([]byte, 64<<10), maxLine)
 	var frames []Frame
 	var members, tar int64
 	var prev *Entry
@@ -163,14 +191,17 @@ func parseTOCText(text []byte, fn func(Entry) error) ([]Frame, int64, error) {
 			}
 			v, err := ints(f[1:4])
 			sum, err2 := hex.DecodeString(f[4])
-			if err != nil || err2 != nil || len(sum) != 32 || v[0] < 0 || v[1] <= 0 || v[2] <= 0 || v[2] > FrameSize {
+			if err != nil || err2 != nil || len(sum) != 32 || v[0] < 0 || v[1] <= 0 || v[1] > maxPacked || v[2] <= 0 || v[2] > FrameSize {
 				return nil, 0, bad(n, "frame")
+			}
+			if len(frames) == limit {
+				return nil, 0, bad(n, fmt.Sprintf("more than the %d frames of the seek table", limit))
 			}
 			frames = append(frames, Frame{v[0], v[1], v[2], tar, [32]byte(sum)})
 			tar += v[2]
 		case strings.HasPrefix(line, "m "):
 			e, err := parseEntry(line)
-			if err != nil || e.Start < 0 || e.Start >= tar || prev != nil && e.Start <= prev.Start {
+			if err != nil || e.Start < 0 || e.Start >= tar || e.Start%blockSize != 0 || prev != nil && e.Start <= prev.Start {
 				return nil, 0, bad(n, "member")
 			}
 			if err := emit(e.Start); err != nil {
@@ -278,31 +309,42 @@ func readTail(r io.ReaderAt, size int64) (toc []byte, sizes [][2]uint32, err err
 	}
 	n := int64(le.Uint32(foot[:]))
 	tableLen := n*8 + seekFooterLen
-	if le.Uint32(foot[5:]) != seekFooter || foot[4] != 0 || n < 1 || tableLen+8 > size {
+	if le.Uint32(foot[5:]) != seekFooter || foot[4] != 0 || n < 1 || n > maxFrames+1 || tableLen+8 > size {
 		return nil, nil, errNoIndex
 	}
-	table := make([]byte, tableLen+8)
-	if _, err := r.ReadAt(table, size-int64(len(table))); err != nil {
+	var head [8]byte
+	if _, err := r.ReadAt(head[:], size-tableLen-8); err != nil {
 		return nil, nil, err
 	}
-	if le.Uint32(table) != magicSeek || int64(le.Uint32(table[4:])) != tableLen {
+	if le.Uint32(head[:]) != magicSeek || int64(le.Uint32(head[4:])) != tableLen {
 		return nil, nil, errNoIndex
 	}
+	// Piece by piece: a file with holes can claim any length.
 	sum := int64(0)
-	for i := int64(0); i < n; i++ {
-		s := [2]uint32{le.Uint32(table[8+i*8:]), le.Uint32(table[12+i*8:])}
-		sizes = append(sizes, s)
-		sum += int64(s[0])
+	table := make([]byte, 64<<10)
+	for at := size - tableLen; int64(len(sizes)) < n; {
+		b := table[:min(int64(len(table)), 8*(n-int64(len(sizes))))]
+		if _, err := r.ReadAt(b, at); err != nil {
+			return nil, nil, err
+		}
+		at += int64(len(b))
+		for ; len(b) > 0; b = b[8:] {
+			s := [2]uint32{le.Uint32(b), le.Uint32(b[4:])}
+			if sum += int64(s[0]); s[0] == 0 || sum > size {
+				return nil, nil, errors.New("its seek table has a frame that can't be")
+			}
+			sizes = append(sizes, s)
+		}
 	}
-	if sum+int64(len(table)) != size {
-		return nil, nil, fmt.Errorf("its seek table covers %d bytes of %d: cut off or added to", sum+int64(len(table)), size)
+	if sum+tableLen+8 != size {
+		return nil, nil, fmt.Errorf("its seek table covers %d bytes of %d: cut off or added to", sum+tableLen+8, size)
 	}
 	last := sizes[n-1]
 	if last[1] != 0 || last[0] < 8+uint32(len(tocTag)) {
 		return nil, nil, errors.New("it has no table of contents before the seek table")
 	}
 	toc = make([]byte, last[0])
-	if _, err := r.ReadAt(toc, size-int64(len(table))-int64(last[0])); err != nil {
+	if _, err := r.ReadAt(toc, size-tableLen-8-int64(last[0])); err != nil {
 		return nil, nil, err
 	}
 	if le.Uint32(toc) != magicTOC || le.Uint32(toc[4:]) != last[0]-8 {

@@ -145,11 +145,11 @@ func (k *walker) dir(d *os.File, prefix string, dev uint64) error {
 			return err
 		}
 		if isDir {
-			subs = append(subs, n)
+			subs = append(subs, path)
 		}
 	}
-	for _, n := range subs {
-		if err := k.again(prefix+n, func() error { return k.replacedDir(int(d.Fd()), n, prefix+n, dev) }); err != nil {
+	for _, path := range subs {
+		if err := k.again(path, func() error { return k.replacedDir(int(d.Fd()), path[len(prefix):], path, dev) }); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,10 @@ func (k *walker) dir(d *os.File, prefix string, dev uint64) error {
 
 // leftOut tells whether a rule leaves path out.
 func (k *walker) leftOut(path string) bool {
-	rule := k.opt.Exclude.Match(k.absolute(path))
+	rule := ""
+	if k.opt.Exclude != nil {
+		rule = k.opt.Exclude.Match(k.absolute(path))
+	}
 	if rule == "" {
 		rule = k.opt.LeftOut[path]
 	}
