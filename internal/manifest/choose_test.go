@@ -131,6 +131,7 @@ func TestHostileManifest(t *testing.T) {
 		"host with newline":    func(m *Manifest) { m.Host = "a\nb" },
 		"kernel with escape":   func(m *Manifest) { m.Kernel = "\x1b]0;x\a" },
 		"id":                   func(m *Manifest) { m.ID = strings.Repeat("/", 36) },
+		"no place":             func(m *Manifest) { m.Archives[0].Mount, m.Archives[0].Device = "", "" },
 		"members":              func(m *Manifest) { m.Archives[0].Members = -1 },
 		"tar size":             func(m *Manifest) { m.Archives[0].TarSize = -1 },
 		"sum of sizes":         func(m *Manifest) { m.Files[1].Size, m.Archives[0].Size = 1<<62, 1<<62 },
@@ -197,5 +198,36 @@ func TestLacks(t *testing.T) {
 	}
 	if g := strings.Join(left, "; "); g != "sdd1 (ext4 /scratch): exclude_devices: /scratch; sde1 (ext4 /backup): it holds the backup set" {
 		t.Errorf("left out %s", g)
+	}
+}
+
+// File systems that are mounted nowhere have archives that are known by their devices.
+func TestArchiveOf(t *testing.T) {
+	b, err := os.ReadFile(set(t) + "/" + File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dev := range []string{"sdb1", "sdc1"} {
+		a := m.Archives[0]
+		a.Device, a.File, a.Mount = dev, dev+".tar.zst", ""
+		m.Archives = append(m.Archives, a)
+		m.Files = append(m.Files, FileSum{a.File, a.Size, a.SHA256})
+	}
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if a := m.ArchiveOf("sdc1", ""); a == nil || a.File != "sdc1.tar.zst" {
+		t.Errorf("archive of sdc1: %v", a)
+	}
+	if a := m.ArchiveOf("other", "/"); a == nil || a.File != "vda1._.tar.zst" {
+		t.Errorf("archive of /: %v", a)
+	}
+	m.Archives[2].Device = "sdb1"
+	if m.Validate() == nil {
+		t.Error("two archives of one root are accepted")
 	}
 }

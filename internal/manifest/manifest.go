@@ -60,9 +60,11 @@ type Manifest struct {
 
 // Archive is one file system's archive.
 type Archive struct {
-	File     string        `json:"file"`
-	Device   string        `json:"device"` // as in the layout
-	Type     string        `json:"type"`
+	File   string `json:"file"`
+	Device string `json:"device"` // as in the layout
+	Type   string `json:"type"`
+	// Mount is where it was mounted; "" for the root of a file system that was mounted
+	// nowhere as a whole (layout.Filesystem.Private).
 	Mount    string        `json:"mount"`
 	Size     quantity.Size `json:"size"` // of the archive
 	TarSize  quantity.Size `json:"tarSize"`
@@ -142,8 +144,12 @@ func (m *Manifest) Validate() error {
 			bad(w, "file %q is in a directory, or is there twice", a.File)
 		}
 		// What is restored below a directory must stay below it.
-		if !path.IsAbs(a.Mount) || path.Clean(a.Mount) != a.Mount || strings.ContainsRune(a.Mount, 0) || len(a.Mount) > maxWord || places[a.Mount] {
-			bad(w, "mount %q is not a clean absolute path, or is there twice", a.Mount)
+		place := a.Mount
+		if place == "" {
+			place = a.Device // absolute paths and devices differ
+		}
+		if place == "" || a.Mount != "" && (!path.IsAbs(a.Mount) || path.Clean(a.Mount) != a.Mount) || strings.ContainsRune(a.Mount, 0) || len(a.Mount) > maxWord || places[place] {
+			bad(w, "mount %q of %q is not a clean absolute path, or is there twice", a.Mount, a.Device)
 		}
 		if unprintable(a.Device) || unprintable(a.Type) || len(a.Device) > maxWord || len(a.Type) > maxWord {
 			bad(w, "device %q, type %q", a.Device, a.Type)
@@ -153,7 +159,7 @@ func (m *Manifest) Validate() error {
 		} else {
 			tar += a.TarSize
 		}
-		files[a.File], places[a.Mount] = true, true
+		files[a.File], places[place] = true, true
 	}
 	return errors.Join(errs...)
 }
@@ -368,11 +374,32 @@ func (m *Manifest) sum(name string) FileSum {
 
 // ArchiveFor finds the archive of what was mounted at a place.
 func (m *Manifest) ArchiveFor(mount string) *Archive {
-	i := slices.IndexFunc(m.Archives, func(a Archive) bool { return a.Mount == mount })
+	return m.archive(func(a Archive) bool { return a.Mount == mount })
+}
+
+// ArchiveOf finds the archive of a part of a file system: by its mount point, or for
+// one that had none, by the device.
+func (m *Manifest) ArchiveOf(device, mount string) *Archive {
+	if mount != "" {
+		return m.ArchiveFor(mount)
+	}
+	return m.archive(func(a Archive) bool { return a.Mount == "" && a.Device == device })
+}
+
+func (m *Manifest) archive(is func(Archive) bool) *Archive {
+	i := slices.IndexFunc(m.Archives, is)
 	if i < 0 {
 		return nil
 	}
 	return &m.Archives[i]
+}
+
+// Name names what an archive has for people: its mount point, or its device.
+func (a *Archive) Name() string {
+	if a.Mount == "" {
+		return a.Device + " (not mounted as a whole)"
+	}
+	return a.Mount
 }
 
 // VerifySize is what Verify tells its counter of: the bytes that it reads, and
