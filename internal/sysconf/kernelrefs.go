@@ -1,0 +1,303 @@
+package sysconf
+
+import (
+	"regexp"
+	"strings"
+)
+
+// Format is how a file has kernel command lines in it.
+type Format int
+
+// Formats of files with kernel command lines.
+const (
+	Plain    Format = iota // nothing but a command line: /etc/kernel/cmdline
+	Shell                  // assignments: /etc/default/grub, dracut's and initramfs-tools' configuration
+	GRUB                   // grub.cfg
+	BLS                    // entries of the Boot Loader Specification
+	Grubenv                // GRUB's environment block
+	Syslinux               // APPEND lines: extlinux.conf
+)
+
+// Form is what a place of a command line takes as a device's name.
+type Form int
+
+// Forms of names.
+const (
+	Spec     Form = iota // any name, as in root=
+	LUKSUUID             // a UUID without a tag, "luks-" before it or not
+	ArrayID              // the UUID of an array
+	VG                   // the name of a volume group
+	LV                   // "VG/LV"
+	FSUUID               // GRUB's search --fs-uuid
+	FSLabel              // GRUB's search --label
+)
+
+// KernelRef is a place in which a kernel parameter or a command of GRUB names a
+// device.
+type KernelRef struct {
+	Line  int    // from 1
+	Param string // "root", "rd.luks.uuid", "search"
+	Text  string // the name as it is there, without quotes
+	Form  Form
+	Ref   Ref // of names of form Spec
+}
+
+// grubenvSize is the size of GRUB's environment block, of which every byte counts.
+const grubenvSize = 1024
+
+// VisitKernelRefs gives each name of a device in the command lines of a text to
+// visit, and writes what it returns with ok in its place. Everything else stays as
+// it is. A text of format Grubenv may get longer than GRUB's block: see FitGrubenv.
+func VisitKernelRefs(text string, f Format, visit func(KernelRef) (name string, ok bool)) string {
+	switch f {
+	case Plain:
+		return visitLine(text, 1, visit)
+	case Shell:
+		return visitShell(text, visit)
+	case GRUB:
+		return visitGRUB(text, visit)
+	}
+	lines := splitLines(text)
+	for i, l := range lines {
+		if f == Grubenv {
+			if name, v, ok := strings.Cut(l.body, "="); ok && kernelVariable(name) {
+				raw := strings.NewReplacer(`\\`, `\`).Replace(v)
+				if out := visitLine(raw, i+1, visit); out != raw {
+					l.body = name + "=" + strings.ReplaceAll(out, `\`, `\\`)
+				}
+			}
+			continue
+		}
+		at := len(l.body) - len(strings.TrimLeft(l.body, " \t"))
+		to := at + max(strings.IndexAny(l.body[at:], " \t"), 0)
+		key := strings.ToLower(l.body[at:to])
+		if f == BLS && key == "options" || f == Syslinux && (key == "append" || key == "default_kernel_opts") {
+			l.body = l.body[:to] + visitLine(l.body[to:], i+1, visit)
+		}
+	}
+	return joinLines(lines)
+}
+
+// kernelVariable tells of variables of GRUB that are command lines.
+func kernelVariable(name string) bool {
+	return name == "kernelopts" || name == "default_kernelopts" || name == "tuned_params"
+}
+
+// visitLine visits a command line.
+func visitLine(text string, line int, visit func(KernelRef) (string, bool)) string {
+	var edits []edit
+	c := ParseCmdline(text)
+	for _, w := range c.Words {
+		for _, p := range w.refs() {
+			p.ref.Line = line + strings.Count(text[:w.all.from], "\n")
+			if s, ok := visit(p.ref); ok && s != p.ref.Text {
+				edits = append(edits, edit{span{w.value.from + p.from, w.value.from + p.to}, s})
+			}
+		}
+	}
+	return apply(text, edits)
+}
+
+// visitShell visits the values of assignments. One whose name is a parameter, as
+// RESUME of initramfs-tools, is that parameter.
+func visitShell(text string, visit func(KernelRef) (string, bool)) string {
+	s := ParseScript(text, false)
+	for _, c := range s.Commands {
+		for _, w := range c.Words {
+			name, at, ok := w.Assignment()
+			if !ok {
+				continue
+			}
+			value := w.Text[at:]
+			if name == "RESUME" || name == "ROOT" || name == "root" {
+				value = w.Text // "RESUME=UUID=..." reads as a parameter
+				at = 0
+			}
+			for _, k := range ParseCmdline(value).Words {
+				s.visit(w, at, k, c.Line, visit)
+			}
+		}
+	}
+	return s.String()
+}
+
+// visit visits a kernel parameter in a word of a script, from a byte of it on.
+func (s *Script) visit(w *ScriptWord, at int, k *Word, line int, visit func(KernelRef) (string, bool)) {
+	for _, p := range k.refs() {
+		p.ref.Line = line
+		if name, ok := visit(p.ref); ok && name != p.ref.Text {
+			s.Replace(w, at+k.value.from+p.from, at+k.value.from+p.to, name)
+		}
+	}
+}
+
+// visitGRUB visits the commands of a grub.cfg that load a kernel or look for a
+// device.
+func visitGRUB(text string, visit func(KernelRef) (string, bool)) string {
+	s := ParseScript(text, true)
+	for _, c := range s.Commands {
+		switch name := c.Words[0].Text; name {
+		case "linux", "linux16", "linuxefi":
+			for _, w := range c.Words[min(2, len(c.Words)):] {
+				// Each word is a parameter, with blanks if it was quoted.
+				k := &Word{}
+				if n, v, ok := strings.Cut(w.Text, "="); ok {
+					*k = Word{Name: n, Value: v, Assigned: true, value: span{len(n) + 1, len(w.Text)}}
+					if u, ok := unquote(v); ok && u != v {
+						k.Value, k.value = u, span{len(n) + 2, len(w.Text) - 1}
+					}
+				}
+				s.visit(w, 0, k, c.Line, visit)
+			}
+		case "set", "export":
+			for _, w := range c.Words[1:] {
+				if n, at, ok := w.Assignment(); ok && kernelVariable(n) {
+					for _, k := range ParseCmdline(w.Text[at:]).Words {
+						s.visit(w, at, k, c.Line, visit)
+					}
+				}
+			}
+		case "search", "search.fs_uuid", "search.fs_label", "cryptomount":
+			s.visitSearch(c, visit)
+		}
+	}
+	return s.String()
+}
+
+// visitSearch visits a command that looks for a device.
+func (s *Script) visitSearch(c *Command, visit func(KernelRef) (string, bool)) {
+	form, is := Form(0), true
+	switch c.Words[0].Text {
+	case "search.fs_uuid":
+		form = FSUUID
+	case "search.fs_label":
+		form = FSLabel
+	default:
+		is = false
+	}
+	for i := 1; i < len(c.Words); i++ {
+		w := c.Words[i]
+		switch o := w.Text; {
+		case o == "--fs-uuid" || o == "-u" && c.Words[0].Text == "search":
+			form, is = FSUUID, true
+		case o == "--label" || o == "--fs-label" || o == "-l":
+			form, is = FSLabel, true
+		case o == "--file" || o == "-f", o == "-a" || o == "-b":
+			return
+		case o == "-u" && c.Words[0].Text == "cryptomount":
+			form, is = LUKSUUID, true
+		case o == "--set" || o == "-s" || o == "--no-floppy" || o == "-n" || o == "--quiet" || o == "-q" || strings.HasPrefix(o, "--set=") || strings.HasPrefix(o, "--hint"):
+			if strings.HasPrefix(o, "--hint") && !strings.Contains(o, "=") {
+				i++ // its value
+			}
+		case strings.HasPrefix(o, "-"):
+		case is && !w.Expands:
+			ref := KernelRef{Line: c.Line, Param: c.Words[0].Text, Text: o, Form: form}
+			if name, ok := visit(ref); ok && name != o {
+				s.Replace(w, 0, len(o), name)
+			}
+			return
+		}
+	}
+}
+
+// place is a reference and where it is in the value of a word.
+type place struct {
+	ref      KernelRef
+	from, to int
+}
+
+// refs are the names of devices in the value of a kernel parameter: of the kernel,
+// dracut, systemd, mkinitcpio, initramfs-tools, genkernel and mkinitfs.
+func (w *Word) refs() []place {
+	if !w.Assigned || w.Value == "" || strings.ContainsAny(w.Value, "$`") {
+		return nil
+	}
+	at := func(from, to int, f Form) []place {
+		if from >= to {
+			return nil
+		}
+		r := KernelRef{Param: w.Name, Text: w.Value[from:to], Form: f}
+		if f == Spec {
+			r.Ref = parseKernelRef(r.Text)
+		}
+		return []place{{r, from, to}}
+	}
+	all := len(w.Value)
+	name := strings.ToLower(w.Name)
+	switch {
+	case w.Is("root", "resume", "real_root", "real_resume", "crypt_root", "crypt_swap", "cryptroot", "mount.usr", "boot") || name == "resume" || name == "root":
+		from := 0
+		if strings.HasPrefix(w.Value, "block:") || strings.HasPrefix(w.Value, "swap:") {
+			from = strings.IndexByte(w.Value, ':') + 1
+		}
+		return at(from, all, Spec)
+	case w.Is("cryptdevice", "cryptkey"): // SPEC:name:options
+		return at(0, colon(w.Value), Spec)
+	case w.Is("cryptopts"): // target=NAME,source=SPEC,...
+		for _, s := range optionSpans(w.Value) {
+			if strings.HasPrefix(w.Value[s.from:s.to], "source=") {
+				return at(s.from+len("source="), s.to, Spec)
+			}
+		}
+	case w.Is("rootflags", "mount.usrflags"):
+		var out []place
+		for _, s := range deviceOptions(w.Value) {
+			out = append(out, at(s.from, s.to, Spec)...)
+		}
+		return out
+	case w.Is("rd.luks.uuid", "luks.uuid"):
+		return at(0, all, LUKSUUID)
+	case w.Is("rd.luks.name", "luks.name", "rd.luks.options", "luks.options", "rd.luks.data", "luks.data"):
+		return at(0, max(strings.IndexByte(w.Value, '='), 0), LUKSUUID)
+	case w.Is("rd.md.uuid"):
+		return at(0, all, ArrayID)
+	case w.Is("rd.lvm.vg"):
+		return at(0, all, VG)
+	case w.Is("rd.lvm.lv"):
+		return at(0, all, LV)
+	}
+	return nil
+}
+
+// colon is where the first part of a value that is divided by colons ends.
+func colon(s string) int {
+	if i := strings.IndexByte(s, ':'); i >= 0 {
+		return i
+	}
+	return len(s)
+}
+
+// deviceOptions are the values of mount options that name a device: of btrfs, xfs
+// and ext4.
+func deviceOptions(options string) []span {
+	var out []span
+	for _, s := range optionSpans(options) {
+		k, v, ok := strings.Cut(options[s.from:s.to], "=")
+		if ok && v != "" && (k == "device" || k == "logdev" || k == "rtdev" || k == "journal_path") {
+			out = append(out, span{s.from + len(k) + 1, s.to})
+		}
+	}
+	return out
+}
+
+// parseKernelRef reads root= and the like, which may be numbers of a device, too.
+func parseKernelRef(s string) Ref {
+	if regexp.MustCompile(`^(\d+:\d+|[0-9a-fA-F]{3,8})$`).MatchString(s) {
+		return Ref{Kind: Path, Value: "block/" + s, Text: s}
+	}
+	if v, ok := strings.CutPrefix(s, "UUID=luks-"); ok {
+		return Ref{Kind: UUID, Value: strings.ToLower(v), Text: s}
+	}
+	return ParseRef(s)
+}
+
+// FitGrubenv pads GRUB's environment block to its size, or reports that it has no
+// room.
+func FitGrubenv(text string) (string, bool) {
+	text = strings.TrimRight(text, "#")
+	if len(text) > grubenvSize {
+		return text, false
+	}
+	return text + strings.Repeat("#", grubenvSize-len(text)), true
+}
