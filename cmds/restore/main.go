@@ -630,18 +630,18 @@ func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) 
 	}
 }
 
-// Confirm asks for every disk's serial number. A disk without one is
-// confirmed by its WWN or, as a last resort, can't be.
+// Confirm asks for every disk's serial number, or its WWN or slot where that is not
+// the disk's alone.
 func (s screen) Confirm(p *plan.Plan) ([]string, error) {
 	var said []string
 	for _, d := range p.Disks {
-		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type its serial number (%s): ", d.New.Name, d.New.Serial)
+		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type %s: ", d.New.Name, d.Ask())
 		line, err := s.in.ReadString('\n')
 		if err != nil && (err != io.EOF || line == "") {
 			return nil, &plan.Refused{Reason: "nobody confirmed it"}
 		}
-		if line = strings.TrimSpace(line); !plan.Confirms([]string{line}, d.New) {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("%q is not the serial number of /dev/%s; nothing was changed", line, d.New.Name)}
+		if line = strings.TrimSpace(line); !d.Is(line) {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("%q does not confirm /dev/%s; nothing was changed", line, d.New.Name)}
 		}
 		said = append(said, line)
 	}

@@ -120,7 +120,7 @@ func Only(want *layout.Layout, at, dev string, size quantity.Size, disks []Prese
 	l.Filesystems, l.Swap = []layout.Filesystem{*f}, nil
 	p := &Plan{Layout: l, Devices: map[string]string{f.Device: dev}}
 	for _, d := range disks {
-		n := Disk{New: d.Disk, Now: d.Holds, Then: fmt.Sprintf("as now, but for %s on %s", at, dev)}
+		n := Disk{New: d.Disk, Now: d.Holds, Place: d.Place, Words: d.words(), Then: fmt.Sprintf("as now, but for %s on %s", at, dev)}
 		n.New.Table = nil
 		p.Disks = append(p.Disks, n)
 	}

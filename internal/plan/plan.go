@@ -25,6 +25,61 @@ type Present struct {
 	Busy string
 	// Holds says in a word what is on it now, for people.
 	Holds string
+	// Place is where it is now; the zero value where that is not known.
+	Place Place
+	// Words are what confirms it; see Identify.
+	Words []string
+}
+
+// Place is where a disk is in this machine while it runs.
+type Place struct {
+	// Seq is the kernel's number of the disk, which no other gets: diskseq in sysfs,
+	// since Linux 5.15; 0 before.
+	Seq uint64
+	// Path is that of its bus and slot, below /sys/devices:
+	// "pci0000:00/0000:00:04.0/virtio1/block/vda".
+	Path string
+	// Dev is the device number, "254:0".
+	Dev string
+}
+
+// Slot is the path without the kernel's name of the disk.
+func (p Place) Slot() string {
+	s, _, _ := strings.Cut(p.Path, "/block/")
+	return s
+}
+
+// Identify gives the disks with the words that confirm each: its serial number and WWN,
+// unless another disk has the same; the path of its slot where neither is left. The
+// kernel's name, which changes from boot to boot, confirms nothing.
+func Identify(have []Present) []Present {
+	n := map[string]int{}
+	for _, p := range have {
+		n[p.Serial]++
+		if p.WWN != p.Serial {
+			n[p.WWN]++
+		}
+		n[p.Place.Slot()]++
+	}
+	out := slices.Clone(have)
+	for i := range out {
+		p := &out[i]
+		p.Words = []string{} // looked at, and nothing found
+		for _, w := range []string{p.Serial, p.WWN} {
+			if w != "" && n[w] == 1 && !slices.Contains(p.Words, w) {
+				p.Words = append(p.Words, w)
+			}
+		}
+		if s := p.Place.Slot(); len(p.Words) == 0 && s != "" && n[s] == 1 {
+			p.Words = []string{s}
+		}
+	}
+	return out
+}
+
+// Is tells whether the disk is confirmed by one of the words.
+func (p Present) Is(said ...string) bool {
+	return slices.ContainsFunc(said, func(s string) bool { return slices.Contains(p.Words, s) })
 }
 
 // Target names a disk for people: "/dev/sda (QEMU HARDDISK, serial X, 6.0 GiB)".
@@ -75,7 +130,8 @@ type Wish struct {
 	Unmirror bool
 	// Keep has every partition and volume keep its size, whatever the disks.
 	Keep bool
-	// Confirmed are serial numbers (or WWNs) of disks that may be overwritten.
+	// Confirmed are serial numbers, WWNs or paths of slots of disks that may be
+	// overwritten; see Identify.
 	Confirmed []string
 }
 
@@ -88,7 +144,7 @@ type Mapping map[string]Present
 // disk that is left and large enough, which then has to be confirmed. What
 // can't be decided is refused with all candidates.
 func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
-	m := &mapper{want: want, have: have, wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w), needed: len(want.Needed())}
+	m := &mapper{want: want, have: Identify(have), wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w), needed: len(want.Needed())}
 	var open []*layout.Disk
 	for _, n := range want.Needed() {
 		d := want.Disk(n)
@@ -156,32 +212,46 @@ func (m *mapper) named(d *layout.Disk) ([]Present, error) {
 		return nil, nil
 	}
 	n = strings.TrimPrefix(n, "/dev/")
-	c := m.pick(func(p Present) bool { return p.Name == n || p.Serial == n && n != "" || p.WWN == n && n != "" })
-	if len(c) != 1 {
+	c := m.pick(func(p Present) bool { return p.Name == n || p.Is(n) })
+	if len(c) == 0 { // several have it: that is said below
+		c = m.pick(func(p Present) bool { return n != "" && (p.Serial == n || p.WWN == n) })
+	}
+	if len(c) != 1 || c[0].Name != n && !c[0].Is(n) {
 		return nil, refuse("--map %s=%s: %d disks answer to that name", d.Name, n, len(c))
 	}
 	return c, nil
 }
 
 func (m *mapper) sameWWN(d *layout.Disk) ([]Present, error) {
-	return m.pick(func(p Present) bool { return p.WWN != "" && p.WWN == d.WWN }), nil
+	if m.several(func(x layout.Disk) bool { return x.WWN == d.WWN }) {
+		return nil, nil
+	}
+	return m.pick(func(p Present) bool { return p.WWN == d.WWN && p.Is(d.WWN) }), nil
 }
 
-func (m *mapper) sameSerial(d *layout.Disk) ([]Present, error) {
-	return m.pick(func(p Present) bool { return p.Serial != "" && p.Serial == d.Serial && p.Model == d.Model }), nil
-}
-
-// sameModel counts only if neither side has two of them, and neither has a
-// serial number that says otherwise.
-func (m *mapper) sameModel(d *layout.Disk) ([]Present, error) {
-	same := func(x layout.Disk) bool { return x.Model != "" && x.Model == d.Model && x.Size == d.Size }
+// several tells whether more than one of the old machine's disks are meant.
+func (m *mapper) several(same func(layout.Disk) bool) bool {
 	n := 0
 	for _, x := range m.want.Disks {
 		if same(x) {
 			n++
 		}
 	}
-	if n != 1 || d.Serial != "" {
+	return n > 1
+}
+
+func (m *mapper) sameSerial(d *layout.Disk) ([]Present, error) {
+	if m.several(func(x layout.Disk) bool { return x.Serial == d.Serial }) {
+		return nil, nil
+	}
+	return m.pick(func(p Present) bool { return p.Serial == d.Serial && p.Model == d.Model && p.Is(d.Serial) }), nil
+}
+
+// sameModel counts only if neither side has two of them, and neither has a
+// serial number that says otherwise.
+func (m *mapper) sameModel(d *layout.Disk) ([]Present, error) {
+	same := func(x layout.Disk) bool { return x.Model != "" && x.Model == d.Model && x.Size == d.Size }
+	if m.several(same) || !same(*d) || d.Serial != "" {
 		return nil, nil
 	}
 	return m.pick(func(p Present) bool { return same(p.Disk) && p.Serial == "" }), nil
@@ -199,7 +269,7 @@ func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
 	}
 	var out []Present
 	for _, p := range m.pick(func(Present) bool { return true }) {
-		if Confirms(m.wish.Confirmed, p.Disk) {
+		if p.Is(m.wish.Confirmed...) {
 			out = append(out, p)
 		}
 	}
@@ -212,12 +282,12 @@ func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
 // Where that does not fit, the one that needs most gets the largest. All of them
 // are overwritten whichever goes where.
 func (m *mapper) allConfirmed(open []*layout.Disk) ([]*layout.Disk, error) {
-	c := m.pick(func(p Present) bool { return Confirms(m.wish.Confirmed, p.Disk) })
+	c := m.pick(func(p Present) bool { return p.Is(m.wish.Confirmed...) })
 	if len(open) < 2 || len(c) != len(open) {
 		return open, nil
 	}
 	said := func(p Present) int {
-		return slices.IndexFunc(m.wish.Confirmed, func(s string) bool { return Confirms([]string{s}, p.Disk) })
+		return slices.IndexFunc(m.wish.Confirmed, func(s string) bool { return p.Is(s) })
 	}
 	slices.SortStableFunc(c, func(a, b Present) int {
 		return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(said(a), said(b)), byName(a.Name, b.Name))
@@ -321,7 +391,8 @@ func Need(d *layout.Disk) quantity.Size {
 }
 
 // Confirms tells whether a disk's serial number or WWN is among those said.
-// A disk without either can't be confirmed this way.
+// A disk without either can't be confirmed this way; see Identify for disks that
+// others may have the same of.
 func Confirms(said []string, d layout.Disk) bool {
 	return d.Serial != "" && slices.Contains(said, d.Serial) || d.WWN != "" && slices.Contains(said, d.WWN)
 }
@@ -384,7 +455,35 @@ type Disk struct {
 	New  layout.Disk `json:"new"`
 	Now  string      `json:"now"`  // what is on it
 	Then string      `json:"then"` // what will be
+	// Place and Words are as in Present: no part of what the plan makes.
+	Place Place    `json:"-"`
+	Words []string `json:"-"`
 }
+
+// Word is what a person types to confirm the disk, "" when nothing tells it from others.
+func (d Disk) Word() string {
+	if len(d.Words) == 0 {
+		return ""
+	}
+	return d.Words[0]
+}
+
+// Ask says for a prompt what Word is: "its serial number (X)".
+func (d Disk) Ask() string {
+	switch w := d.Word(); w {
+	case "":
+		return "what nothing tells: it cannot be confirmed"
+	case d.New.Serial:
+		return "its serial number (" + w + ")"
+	case d.New.WWN:
+		return "its WWN (" + w + ")"
+	default:
+		return "the path of its slot (" + w + ")"
+	}
+}
+
+// Is tells whether the disk is confirmed by one of the words.
+func (d Disk) Is(said ...string) bool { return Present{Words: d.Words}.Is(said...) }
 
 // Plan is what restore will do.
 type Plan struct {
@@ -588,7 +687,7 @@ func ident(uuid, label string) string {
 
 func (p *Plan) disk(d *layout.Disk, t Present) error {
 	p.Devices[d.Name] = t.Name
-	pd := Disk{Old: d.Name, New: t.Disk, Now: t.Holds, Then: "a file system"}
+	pd := Disk{Old: d.Name, New: t.Disk, Now: t.Holds, Then: "a file system", Place: t.Place, Words: t.words()}
 	pd.New.Table = nil
 	if d.Table != nil {
 		if d.LogicalSector != t.LogicalSector {
@@ -614,6 +713,14 @@ func (p *Plan) disk(d *layout.Disk, t Present) error {
 	}
 	p.Disks = append(p.Disks, pd)
 	return nil
+}
+
+// words are those of a disk that Identify has seen, or that is looked at alone.
+func (p Present) words() []string {
+	if p.Words == nil {
+		return Identify([]Present{p})[0].Words
+	}
+	return p.Words
 }
 
 func tableName(label string) string {
@@ -907,8 +1014,11 @@ func (p *Plan) mounts(want *layout.Layout) {
 func (p *Plan) Check(confirmed []string) error {
 	var errs []error
 	for _, d := range p.Disks {
-		if !Confirms(confirmed, d.New) {
-			errs = append(errs, refuse("%s is not among the disks confirmed by serial number", describe(d.New)))
+		switch {
+		case d.Word() == "":
+			errs = append(errs, refuse("%s cannot be confirmed: nothing tells it from the other disks", describe(d.New)))
+		case !d.Is(confirmed...):
+			errs = append(errs, refuse("%s is not among the disks that were confirmed (it is confirmed by %s)", describe(d.New), strings.Join(d.Words, " or ")))
 		}
 	}
 	return errors.Join(errs...)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -189,7 +190,7 @@ func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
 	}
 	var out []plan.Present
 	for _, d := range disks {
-		p := plan.Present{Disk: d}
+		p := plan.Present{Disk: d, Place: m.Place(d.Name)}
 		err := wrong[d.Name]
 		if errors.As(err, new(awayError)) {
 			p.Busy, p.Holds = err.Error(), "not looked at"
@@ -211,7 +212,19 @@ func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
 		}
 		out = append(out, p)
 	}
-	return out, nil
+	return plan.Identify(out), nil
+}
+
+// Place tells where a disk or other device is now.
+func (m Machine) Place(dev string) plan.Place {
+	name := m.kernelName(dev)
+	sys := "/sys/class/block/" + name + "/"
+	p := plan.Place{Dev: m.read(sys + "dev")}
+	p.Seq, _ = strconv.ParseUint(m.read(sys+"diskseq"), 10, 64) // 0 where there is none
+	if real, err := filepath.EvalSymlinks(m.path(sys)); err == nil {
+		_, p.Path, _ = strings.Cut(real, "/sys/devices/")
+	}
+	return p
 }
 
 // holds says what is on a disk in a few words.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -196,4 +197,34 @@ func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintpt
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w", dev, dir, err)
 	}
 	return nil
+}
+
+// Groups lists the volume groups that are on this machine's disks, for plan.Duplicates:
+// one Identity for each physical volume, without Disks. Nothing is activated.
+func Groups(ctx context.Context, run tool.Runner) ([]plan.Identity, error) {
+	out, err := run.Run(ctx, tool.Cmd{Args: []string{"lvm", "pvs", "--readonly", "--reportformat", "json", "-o", "pv_name,vg_name,vg_uuid"}, Env: noUdev})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list volume groups: %w", err)
+	}
+	var v struct {
+		Report []struct {
+			PV []struct {
+				Device string `json:"pv_name"`
+				Group  string `json:"vg_name"`
+				UUID   string `json:"vg_uuid"`
+			} `json:"pv"`
+		} `json:"report"`
+	}
+	if err := json.Unmarshal(out, &v); err != nil {
+		return nil, fmt.Errorf("cannot list volume groups: %w", err)
+	}
+	var all []plan.Identity
+	for _, r := range v.Report {
+		for _, p := range r.PV {
+			if p.Group != "" {
+				all = append(all, plan.Identity{Device: strings.TrimPrefix(p.Device, "/dev/"), Type: plan.TypeGroup, UUID: p.UUID, Name: p.Group})
+			}
+		}
+	}
+	return all, nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -78,4 +79,12 @@ func loopOver(t *testing.T, file string) string {
 		}
 	})
 	return dev
+}
+
+func TestGroups(t *testing.T) {
+	const report = `{"report":[{"pv":[{"pv_name":"/dev/sda3","vg_name":"vg0","vg_uuid":"u1"},{"pv_name":"/dev/sdb","vg_name":"","vg_uuid":""}]}]}`
+	got, err := Groups(context.Background(), &tool.Recorder{Answers: map[string]string{"lvm": report}})
+	if err != nil || len(got) != 1 || got[0].Device != "sda3" || got[0].Name != "vg0" || got[0].UUID != "u1" || got[0].Type != plan.TypeGroup {
+		t.Errorf("%+v, %v", got, err)
+	}
 }

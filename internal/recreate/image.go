@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -17,15 +14,9 @@ import (
 
 // putImage writes a device block by block.
 func (r *Recreator) putImage(ctx context.Context, s plan.Step) error {
-	if err := r.claim(s.Device); err != nil {
-		return err
-	}
-	if why := r.Machine.InUse(s.Device); why != "" {
-		return &plan.Refused{Reason: "/dev/" + s.Device + ": " + why}
-	}
-	f, err := os.OpenFile("/dev/"+s.Device, os.O_RDWR|unix.O_EXCL, 0)
+	f, err := r.claim(s.Device)
 	if err != nil {
-		return fmt.Errorf("cannot open /dev/%s for writing: %w", s.Device, err)
+		return err
 	}
 	defer f.Close()
 	if err := r.Image(ctx, s.Image.File, f); err != nil {

@@ -29,15 +29,20 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 	if CryptIsOpen(s.Crypt.Name) {
 		return &plan.Refused{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
 	}
-	if err := r.claim(s.Device); err != nil {
+	f, err := r.claim(s.Device)
+	if err != nil {
+		return err
+	}
+	if k.Header != nil {
+		err = writeHeader(f, k.Header)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	if k.Header == nil {
 		if err := cryptsetup(ctx, r.Run, k.Passphrase, plan.LUKSFormat(s.Crypt, "/dev/"+s.Device)[1:]...); err != nil {
 			return err
 		}
-	} else if err := writeHeader("/dev/"+s.Device, k.Header); err != nil {
-		return err
 	}
 	if err := OpenCrypt(ctx, r.Run, s.Crypt, s.Device, k.Passphrase, ReadWrite); err != nil {
 		return err
@@ -46,8 +51,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 		return err
 	}
 	// What the disk had there before looks like anything, once decrypted.
-	f, err := os.OpenFile("/dev/"+s.Crypt.Mapper(), os.O_RDWR, 0)
-	if err != nil {
+	if f, err = r.open(s.Crypt.Mapper()); err != nil {
 		return err
 	}
 	defer f.Close()
@@ -57,14 +61,10 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 	return f.Sync()
 }
 
-func writeHeader(dev string, header []byte) error {
-	f, err := os.OpenFile(dev, os.O_RDWR, 0)
-	if err != nil {
-		return fmt.Errorf("cannot open %s for writing: %w", dev, err)
-	}
-	_, err = f.WriteAt(header, 0)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("cannot write the LUKS header of %s: %w", dev, err)
+func writeHeader(f *os.File, header []byte) error {
+	_, err := f.WriteAt(header, 0)
+	if err = errors.Join(err, f.Sync()); err != nil {
+		return fmt.Errorf("cannot write the LUKS header of %s: %w", f.Name(), err)
 	}
 	return nil
 }

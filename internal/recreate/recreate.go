@@ -42,6 +42,9 @@ type Recreator struct {
 	// Sparse tells that disks are sparse files in memory: nothing that is zero bytes
 	// is written.
 	Sparse bool
+	// Own names the disks whose arrays, LUKS devices and volumes Release may close; nil
+	// for those of the plan. Others may have the same names.
+	Own []string
 	// Image writes an image of the set to a device.
 	Image func(ctx context.Context, file string, dst io.WriterAt) error
 }
@@ -90,9 +93,7 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	case plan.MakeSubs:
 		err = r.makeSubs(s)
 	case plan.MakeSwap:
-		if err = r.claim(s.Device); err == nil {
-			err = MakeSwap("/dev/"+s.Device, s.Swap.UUID, s.Swap.Label)
-		}
+		err = r.makeSwapOn(s)
 	case plan.PutImage:
 		err = r.putImage(ctx, s)
 	case plan.MountFS:
@@ -110,15 +111,17 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 
 func (r *Recreator) makeFS(ctx context.Context, s plan.Step) error {
 	for _, d := range append([]string{s.Device}, s.Others...) {
-		if err := r.claim(d); err != nil {
+		f, err := r.claim(d)
+		if err != nil {
 			return err
 		}
 		if s.FSType == superblock.TypeBtrfs {
 			// mkfs.btrfs wants its UUID nowhere else, and one of its devices may have it
 			// of a run that was stopped.
-			if err := wipeDevice("/dev/" + d); err != nil {
-				return err
-			}
+			err = wipeDevice(f)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
 		}
 	}
 	if s.FSType == superblock.TypeBtrfs {
@@ -173,7 +176,7 @@ func (r *Recreator) runAll(ctx context.Context, cmds [][]string) error {
 }
 
 // confirmed finds the plan's entry for a disk and checks that the disk under
-// that name is still the one that was confirmed.
+// that name is still the one that was confirmed, in all that the person was shown.
 func (r *Recreator) confirmed(name string) error {
 	i := slices.IndexFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == name })
 	if i < 0 {
@@ -184,16 +187,30 @@ func (r *Recreator) confirmed(name string) error {
 		return err
 	}
 	for _, d := range now {
-		want := r.Plan.Disks[i].New
 		if d.Name == name {
-			if d.Serial != want.Serial || d.WWN != want.WWN || d.Size != want.Size {
-				return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is not the disk it was when the plan was made: serial %q then, %q now", name, want.Serial, d.Serial)}
-			}
-			return nil
+			return sameDisk(r.Plan.Disks[i], plan.Present{Disk: d, Place: r.Machine.Place(name)})
 		}
 	}
-	return fmt.Errorf("/dev/%s is gone", name)
+	return fmt.Errorf("cannot open /dev/%s: it is disconnected", name)
 }
+
+// sameDisk refuses a disk that differs from the one of the plan. What neither has is
+// equal; a plan that was made without places has none to compare.
+func sameDisk(want plan.Disk, is plan.Present) error {
+	type fact struct{ what, was, is string }
+	facts := []fact{{"serial number", want.New.Serial, is.Serial}, {"WWN", want.New.WWN, is.WWN}, {"size", num(want.New.Size), num(is.Size)}, {"model", want.New.Model, is.Model}}
+	if want.Place != (plan.Place{}) {
+		facts = append(facts, fact{"place", want.Place.Path, is.Place.Path}, fact{"sequence number", num(want.Place.Seq), num(is.Place.Seq)}, fact{"device number", want.Place.Dev, is.Place.Dev})
+	}
+	for _, f := range facts {
+		if f.was != f.is {
+			return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is not the disk it was when the plan was made: its %s was %q then, and is %q now", is.Name, f.what, f.was, f.is)}
+		}
+	}
+	return nil
+}
+
+func num[T ~int64 | ~uint64](n T) string { return fmt.Sprint(uint64(n)) }
 
 // Ends reads both ends of every disk that is going to be overwritten: one that
 // does not answer, or has less than it says, is found before anything is lost.
@@ -245,19 +262,80 @@ func (r *Recreator) free(dev string) error {
 	return nil
 }
 
-// claim is free for a device that something is to be made on. A disk without a
-// table is cleared and asked for its size, as others are before they get theirs.
-func (r *Recreator) claim(dev string) error {
-	if err := r.free(dev); err != nil || !slices.ContainsFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == dev }) {
-		return err
+// claim opens a device that something is to be made on: free, exclusively, and by the
+// number that it has in the kernel. A disk without a table is cleared and asked for its
+// size, as others are before they get theirs. A program that opens the device itself gets
+// it when this is closed.
+func (r *Recreator) claim(dev string) (*os.File, error) {
+	if !slices.ContainsFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == dev }) {
+		if err := r.free(dev); err != nil {
+			return nil, err
+		}
+		if why := r.Machine.InUse(dev); why != "" {
+			return nil, &plan.Refused{Reason: "/dev/" + dev + ": " + why}
+		}
+		return r.open(dev)
 	}
 	f, err := r.openDisk(dev)
 	if err != nil {
+		return nil, err
+	}
+	if _, err = clearDisk(f, dev); err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// made is claim for a device that a program opens itself.
+func (r *Recreator) made(dev string) error {
+	f, err := r.claim(dev)
+	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = clearDisk(f, dev)
-	return errors.Join(err, f.Sync())
+	return f.Close()
+}
+
+// open is the one way to open a device for writing, after it was checked: exclusively,
+// and only if the node is of the device that the kernel has by this name. A node that
+// was renamed, or made by hand, leads elsewhere.
+func (r *Recreator) open(dev string) (*os.File, error) {
+	want := r.Machine.Place(dev)
+	f, err := os.OpenFile("/dev/"+dev, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /dev/%s for writing: %w", dev, err)
+	}
+	if err := isDevice(f, want); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// isDevice refuses what is open if it is not the device at a place.
+func isDevice(f *os.File, want plan.Place) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot look at %s: %w", f.Name(), err)
+	}
+	is := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || is != want.Dev {
+		return &plan.Refused{Reason: fmt.Sprintf("%s leads to the device %s, and should lead to %s", f.Name(), is, want.Dev)}
+	}
+	if seq, ok := diskSeq(f); ok && want.Seq != 0 && seq != want.Seq {
+		return &plan.Refused{Reason: fmt.Sprintf("%s is the disk number %d of this system, and should be %d: it was exchanged", f.Name(), seq, want.Seq)}
+	}
+	return nil
+}
+
+// diskSeq asks an open disk for the kernel's number of it; false before Linux 5.15.
+func diskSeq(f *os.File) (uint64, bool) {
+	const blkGetDiskSeq = 0x80081280 // BLKGETDISKSEQ of linux/fs.h
+	seq, err := unix.IoctlGetInt(int(f.Fd()), blkGetDiskSeq)
+	return uint64(seq), err == nil
 }
 
 // clearDisk takes away old tables and signatures at both ends, so that a stop from
@@ -283,9 +361,16 @@ func (r *Recreator) openDisk(name string) (*os.File, error) {
 	if why := r.Machine.Busy(name); why != "" {
 		return nil, &plan.Refused{Reason: "/dev/" + name + ": " + why}
 	}
-	f, err := os.OpenFile("/dev/"+name, os.O_RDWR|unix.O_EXCL, 0)
+	f, err := r.open(name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open /dev/%s for writing: %w", name, err)
+		return nil, err
+	}
+	// Exchanged since it was looked at above.
+	if i := slices.IndexFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == name }); r.Plan.Disks[i].Place != (plan.Place{}) {
+		if err := isDevice(f, r.Plan.Disks[i].Place); err != nil {
+			f.Close()
+			return nil, err
+		}
 	}
 	return f, nil
 }
@@ -373,13 +458,8 @@ func wipeEnds(f *os.File, start, size int64) error {
 	return errors.Join(zero(f, start, n), zero(f, start+size-n, n))
 }
 
-// wipeDevice is wipeEnds for a device that nobody uses.
-func wipeDevice(dev string) error {
-	f, err := os.OpenFile(dev, os.O_RDWR|unix.O_EXCL, 0)
-	if err != nil {
-		return fmt.Errorf("cannot open %s for writing: %w", dev, err)
-	}
-	defer f.Close()
+// wipeDevice is wipeEnds for a whole device.
+func wipeDevice(f *os.File) error {
 	size, err := f.Seek(0, 2)
 	if err != nil {
 		return err
@@ -451,7 +531,7 @@ func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
 		return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
 	}
 	for _, d := range s.Array.Devs() {
-		if err := r.claim(d); err != nil {
+		if err := r.made(d); err != nil {
 			return err
 		}
 	}
@@ -469,7 +549,7 @@ func (r *Recreator) Reassemble(ctx context.Context, s plan.Step) error {
 }
 
 func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
-	if err := r.claim(s.Device); err != nil {
+	if err := r.made(s.Device); err != nil {
 		return err
 	}
 	return withConfig(s.Config, func(file string) error {
@@ -525,9 +605,9 @@ func (r *Recreator) blank(dev string, at, n int64) error {
 	if err := r.free(dev); err != nil {
 		return err
 	}
-	f, err := os.OpenFile("/dev/"+dev, os.O_RDWR, 0)
+	f, err := r.open(dev)
 	if err != nil {
-		return fmt.Errorf("cannot open /dev/%s for writing: %w", dev, err)
+		return err
 	}
 	defer f.Close()
 	if err := zero(f, at, n); err != nil {
@@ -634,83 +714,4 @@ func (r *Recreator) SyncMount(s plan.Step) error {
 		return fmt.Errorf("cannot write the restored files of %s to /dev/%s: %w", s.Mount.Path, s.Device, err)
 	}
 	return nil
-}
-
-// dropVolumes takes away the devices of a group that LVM does not find any more.
-func (r *Recreator) dropVolumes(ctx context.Context, group string) error {
-	prefix := strings.ReplaceAll(group, "-", "--") + "-"
-	for range 4 { // those that others lie on come after them
-		var errs []error
-		left := 0
-		dirs, err := filepath.Glob("/sys/block/dm-*/dm")
-		if err != nil {
-			return err
-		}
-		for _, d := range dirs {
-			name, err1 := os.ReadFile(d + "/name")
-			id, err2 := os.ReadFile(d + "/uuid")
-			n := strings.TrimSpace(string(name))
-			rest, ok := strings.CutPrefix(n, prefix)
-			if err := errors.Join(err1, err2); err != nil || !ok || strings.HasPrefix(rest, "-") || !strings.HasPrefix(string(id), "LVM-") {
-				continue
-			}
-			left++
-			if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"dmsetup", "remove", n}, Env: noUdev}); err != nil {
-				errs = append(errs, err)
-			}
-		}
-		if left == 0 {
-			// The names that LVM made here without udev.
-			return os.RemoveAll("/dev/" + group)
-		}
-		if len(errs) == left {
-			return errors.Join(errs...)
-		}
-	}
-	return fmt.Errorf("cannot take away the volumes of %s", group)
-}
-
-// Release unmounts everything below target, and closes the plan's volume groups,
-// LUKS devices and arrays: after a run, and before a new try. It reports what stays.
-func (r *Recreator) Release(ctx context.Context) error {
-	err := r.release(ctx)
-	if err != nil {
-		// LUKS may lie on LVM, and LVM on LUKS: what was in use before is not now.
-		err = r.release(ctx)
-	}
-	return err
-}
-
-func (r *Recreator) release(ctx context.Context) error {
-	var errs []error
-	mounts, err := r.Machine.Mounts()
-	if err != nil {
-		return err
-	}
-	for _, m := range slices.Backward(mounts) {
-		if m.Path == r.Target || len(m.Path) > len(r.Target) && m.Path[:len(r.Target)+1] == r.Target+"/" {
-			if err := unix.Unmount(m.Path, 0); err != nil {
-				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Path, err))
-			}
-		}
-	}
-	for _, s := range slices.Backward(r.Plan.Steps) {
-		switch s.Kind {
-		case plan.RestoreVG:
-			if _, err := os.Stat("/dev/" + s.Group); err == nil {
-				if err := r.lvm(ctx, "vgchange", "-an", s.Group); err != nil {
-					// Its disk may be gone, and the group with it.
-					if drop := r.dropVolumes(ctx, s.Group); drop != nil {
-						errs = append(errs, err, drop)
-					}
-				}
-			}
-		case plan.MakeCrypt:
-			errs = append(errs, CloseCrypt(ctx, r.Run, s.Crypt.Name))
-		case plan.MakeArray:
-			errs = append(errs, StopArray(ctx, r.Run, s.Device))
-		}
-	}
-	unix.Sync()
-	return errors.Join(errs...)
 }

@@ -101,7 +101,7 @@ func TestMBR(t *testing.T) {
 
 func TestMakeSwap(t *testing.T) {
 	f := blank(t, 8<<20)
-	if err := MakeSwap(f.Name(), "11111111-2222-3333-4444-555555555555", "myswap"); err != nil {
+	if err := makeSwap(f, f.Name(), "11111111-2222-3333-4444-555555555555", "myswap"); err != nil {
 		t.Fatal(err)
 	}
 	out := oracle(t, "blkid", "-p", f.Name())
@@ -110,7 +110,7 @@ func TestMakeSwap(t *testing.T) {
 			t.Errorf("blkid has no %s: %s", want, out)
 		}
 	}
-	if err := MakeSwap(blank(t, 4096).Name(), "", ""); err == nil {
+	if err := makeSwap(blank(t, 4096), "x", "", ""); err == nil {
 		t.Error("swap on 4 KiB is accepted")
 	}
 }
@@ -238,8 +238,9 @@ func TestOpenDisk(t *testing.T) {
 // TestFailedStep: a program that fails stops the step with its command line,
 // exit code and stderr.
 func TestFailedStep(t *testing.T) {
-	p := &plan.Plan{Disks: []plan.Disk{{New: layout.Disk{Name: "sda", Serial: "GOOD", Size: 1 << 20}}}, Steps: []plan.Step{{Kind: plan.MakeFS, Device: "sda1", Text: "make ext4", Run: [][]string{{"ls", "/no/such/file"}, {"never", "reached"}}}}}
-	r := &Recreator{Plan: p, Run: tool.Exec{}, Machine: fakeMachine(t, "GOOD")}
+	m, d := onLoop(t, 8<<20)
+	p := &plan.Plan{Disks: []plan.Disk{d}, Steps: []plan.Step{{Kind: plan.MakeFS, Device: d.New.Name, Text: "make ext4", Run: [][]string{{"ls", "/no/such/file"}, {"never", "reached"}}}}}
+	r := &Recreator{Plan: p, Run: tool.Exec{}, Machine: m}
 	err := r.Do(context.Background(), 0)
 	var te *tool.Error
 	if !errors.As(err, &te) || te.Code != 2 || !strings.Contains(err.Error(), "step 1 failed: make ext4") || !strings.Contains(err.Error(), "No such file") {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -50,32 +51,11 @@ func (s Sparse) loop(file string, size int64, sector uint32) (string, error) {
 	if err := f.Truncate(size); err != nil {
 		return "", err
 	}
-	ctl, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+	name, hold, err := blockdev.Loop(&unix.LoopConfig{Fd: uint32(f.Fd()), Size: sector, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_PARTSCAN}})
 	if err != nil {
-		return "", fmt.Errorf("%w (is the module loop loaded?)", err)
+		return "", err
 	}
-	defer ctl.Close()
-	for range 10 { // somebody else may take the one that is free
-		n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			return "", err
-		}
-		name := fmt.Sprintf("loop%d", n)
-		dev, err := os.OpenFile("/dev/"+name, os.O_RDWR, 0)
-		if err != nil {
-			return "", err
-		}
-		c := &unix.LoopConfig{Fd: uint32(f.Fd()), Size: sector, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_PARTSCAN}}
-		err = unix.IoctlLoopConfigure(int(dev.Fd()), c)
-		dev.Close()
-		if err == nil {
-			return name, nil
-		}
-		if !errors.Is(err, unix.EBUSY) {
-			return "", err
-		}
-	}
-	return "", errors.New("every loop device is taken")
+	return name, hold.Close()
 }
 
 // attached gives the loop device that a file is behind, "" for none.
@@ -90,6 +70,21 @@ func attached(file string) string {
 		}
 	}
 	return ""
+}
+
+// Loops are the loop devices of the files, for Recreator.Own.
+func (s Sparse) Loops() ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(s.Dir, "*.img"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range files {
+		if name := attached(f); name != "" {
+			out = append(out, name)
+		}
+	}
+	return out, nil
 }
 
 // There tells whether files of a run before are there.

@@ -3,6 +3,7 @@ package recreate
 import (
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -27,18 +28,17 @@ func writeTable(f *os.File, t *layout.Table, ss quantity.Size, size int64) error
 	return m.Write(f, int64(ss))
 }
 
-// MakeSwap writes a swap header for pages of the machine's size;
-// linux/include/linux/swap.h, union swap_header.
-func MakeSwap(dev, uuid, label string) error {
-	f, err := os.OpenFile(dev, os.O_RDWR|os.O_EXCL, 0)
+// makeSwapOn makes swap on a device.
+func (r *Recreator) makeSwapOn(s plan.Step) error {
+	f, err := r.claim(s.Device)
 	if err != nil {
-		return fmt.Errorf("cannot make swap: %w", err)
+		return err
 	}
-	defer f.Close()
-	return makeSwap(f, dev, uuid, label)
+	return errors.Join(makeSwap(f, f.Name(), s.Swap.UUID, s.Swap.Label), f.Close())
 }
 
-// makeSwap does it on what is open, and called dev.
+// makeSwap writes a swap header for pages of the machine's size on what is open, and
+// called dev; linux/include/linux/swap.h, union swap_header.
 func makeSwap(f *os.File, dev, uuid, label string) error {
 	size, err := f.Seek(0, 2)
 	if err != nil {

@@ -1,0 +1,167 @@
+package recreate
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// onLoop is a machine whose only disk is a loop device, and the plan's entry for it.
+func onLoop(t *testing.T, size int64) (probe.Machine, plan.Disk) {
+	t.Helper()
+	name := strings.TrimPrefix(loopOver(t, blank(t, size).Name()), "/dev/")
+	m := probe.Machine{Only: []string{name}, Run: &tool.Recorder{}}
+	have, err := m.Present(nil)
+	if err != nil || len(have) != 1 || have[0].Place.Dev == "" || !strings.HasSuffix(have[0].Place.Path, "virtual/block/"+name) {
+		t.Fatalf("%+v, %v", have, err)
+	}
+	return m, plan.Disk{New: have[0].Disk, Place: have[0].Place, Words: have[0].Words}
+}
+
+// TestDoor: what differs in anything that the person was shown is not opened, nor a node
+// that leads to another device.
+func TestDoor(t *testing.T) {
+	m, d := onLoop(t, 8<<20)
+	open := func(d plan.Disk, m probe.Machine) error {
+		r := &Recreator{Plan: &plan.Plan{Disks: []plan.Disk{d}}, Machine: m}
+		f, err := r.openDisk(d.New.Name)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}
+	if err := open(d, m); err != nil {
+		t.Fatal(err)
+	}
+	for want, change := range map[string]func(*plan.Disk){
+		"its serial number was":   func(d *plan.Disk) { d.New.Serial = "X" },
+		"its WWN was":             func(d *plan.Disk) { d.New.WWN = "X" },
+		"its model was":           func(d *plan.Disk) { d.New.Model = "X" },
+		"its size was":            func(d *plan.Disk) { d.New.Size++ },
+		"its place was":           func(d *plan.Disk) { d.Place.Path = "pci0000:00/0000:00:04.0/virtio1/block/vda" },
+		"its sequence number was": func(d *plan.Disk) { d.Place.Seq++ },
+		"its device number was":   func(d *plan.Disk) { d.Place.Dev = "8:0" },
+	} {
+		e := d
+		change(&e)
+		var ref *plan.Refused
+		if err := open(e, m); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want a refusal with %q", err, want)
+		}
+	}
+	// Whatever the node is, it has to be of the device that sysfs has by its name.
+	f, err := os.Open("/dev/" + d.New.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for want, p := range map[string]plan.Place{"should lead to 8:0": {Dev: "8:0"}, "it was exchanged": {Dev: d.Place.Dev, Seq: d.Place.Seq + 1}} {
+		var ref *plan.Refused
+		if err := isDevice(f, p); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want a refusal with %q", err, want)
+		}
+	}
+	g := blank(t, 1<<20)
+	if err := isDevice(g, d.Place); err == nil {
+		t.Error("a plain file is taken for a device")
+	}
+}
+
+// TestExclusive: steps that write a device themselves get it for themselves alone.
+func TestExclusive(t *testing.T) {
+	m, d := onLoop(t, 64<<20)
+	name := d.New.Name
+	held, err := os.OpenFile("/dev/"+name, os.O_RDWR|os.O_EXCL, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	c := &layout.Crypt{Name: "mkcdrec-test", Device: name, UUID: "11111111-2222-3333-4444-555555555555"}
+	for _, s := range []plan.Step{
+		{Kind: plan.MakeSwap, Device: name, Swap: &layout.Swap{}},
+		{Kind: plan.MakeFS, Device: name, FSType: "btrfs", Run: [][]string{{"mkfs.btrfs"}}},
+		{Kind: plan.MakeCrypt, Device: name, Crypt: c},
+		{Kind: plan.PutImage, Device: name, Image: &layout.Image{}},
+		{Kind: plan.MakePV, Device: name},
+		{Kind: plan.MakeArray, Device: "md77", Array: &layout.Array{Members: []layout.Member{{Device: name}}}, Run: [][]string{{"mdadm"}}},
+		{Kind: plan.WriteTable, Device: name, Table: &layout.Table{Label: layout.GPT}},
+	} {
+		rec := &tool.Recorder{}
+		r := &Recreator{Plan: &plan.Plan{Disks: []plan.Disk{d}, Steps: []plan.Step{s}}, Machine: m, Run: rec, Keys: map[string]Key{c.Name: {Header: []byte("LUKS")}}}
+		if err := r.Do(context.Background(), 0); err == nil || !strings.Contains(err.Error(), "cannot open /dev/"+name+" for writing") || len(rec.Calls) > 0 {
+			t.Errorf("%s: %v, %q", s.Kind, err, rec.Calls)
+		}
+	}
+}
+
+// fakeVolumes is a machine with two groups of the same name, on sda and on loop7, and a
+// LUKS device of the same name on sda.
+func fakeVolumes(t *testing.T) probe.Machine {
+	t.Helper()
+	m := fakeMachine(t, "GOOD")
+	for _, v := range []struct{ dm, name, id, slave string }{{"dm-0", "vg0-root", "LVM-a", "sda1"}, {"dm-1", "vg0-root2", "LVM-b", "loop7"}, {"dm-2", "secret", "CRYPT-LUKS2-x", "sda1"}, {"dm-3", "vg0-swap", "LVM-b", "loop7"}} {
+		d := filepath.Join(m.Root, "sys/block", v.dm)
+		if err := errors.Join(os.MkdirAll(d+"/dm", 0o755), os.MkdirAll(d+"/slaves", 0o755), os.WriteFile(d+"/dm/name", []byte(v.name+"\n"), 0o644), os.WriteFile(d+"/dm/uuid", []byte(v.id+"\n"), 0o644),
+			os.Symlink("x", d+"/slaves/"+v.slave), os.Symlink("../../block/"+v.dm, filepath.Join(m.Root, "sys/class/block", v.dm))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
+// TestReleaseOwn: a dry run that failed closes what is on its own loop devices, and not
+// the groups, LUKS devices and arrays of the machine that have the same names.
+func TestReleaseOwn(t *testing.T) {
+	steps := []plan.Step{{Kind: plan.RestoreVG, Group: "vg0"}, {Kind: plan.MakeCrypt, Crypt: &layout.Crypt{Name: "secret"}}}
+	for name, c := range map[string]struct {
+		r    Recreator
+		want []string
+	}{
+		"a dry run":                 {Recreator{Plan: &plan.Plan{Steps: steps, Disks: []plan.Disk{{New: layout.Disk{Name: "loop7"}}}}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
+		"after one that was killed": {Recreator{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop7"}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
+		"nothing of its own":        {Recreator{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop8"}}, nil},
+	} {
+		rec := &tool.Recorder{Answers: map[string]string{"dmsetup": ""}}
+		c.r.Machine, c.r.Target = fakeVolumes(t), t.TempDir()
+		c.r.Run = removing{rec, c.r.Machine.Root}
+		if err := c.r.Release(context.Background()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		slices.Sort(rec.Calls)
+		if !slices.Equal(rec.Calls, c.want) {
+			t.Errorf("%s: %q; want %q", name, rec.Calls, c.want)
+		}
+	}
+}
+
+// removing is a dmsetup that removes devices of a fake machine.
+type removing struct {
+	*tool.Recorder
+	root string
+}
+
+func (r removing) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
+	if c.Args[0] == "dmsetup" {
+		all, err := filepath.Glob(r.root + "/sys/block/dm-*/dm/name")
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range all {
+			if b, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(b)) == c.Args[2] {
+				if err := os.RemoveAll(filepath.Dir(filepath.Dir(f))); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return r.Recorder.Run(ctx, c)
+}

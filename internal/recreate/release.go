@@ -1,0 +1,155 @@
+package recreate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Release unmounts everything below target, and closes the plan's volume groups,
+// LUKS devices and arrays: after a run, and before a new try. It reports what stays.
+// What only has their names and is on other disks is left alone.
+func (r *Recreator) Release(ctx context.Context) error {
+	err := r.release(ctx)
+	if err != nil {
+		// LUKS may be on LVM, and LVM on LUKS: what was in use before is not now.
+		err = r.release(ctx)
+	}
+	return err
+}
+
+func (r *Recreator) release(ctx context.Context) error {
+	var errs []error
+	mounts, err := r.Machine.Mounts()
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(mounts) {
+		if m.Path == r.Target || len(m.Path) > len(r.Target) && m.Path[:len(r.Target)+1] == r.Target+"/" {
+			if err := unix.Unmount(m.Path, 0); err != nil {
+				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Path, err))
+			}
+		}
+	}
+	for _, s := range slices.Backward(r.Plan.Steps) {
+		switch s.Kind {
+		case plan.RestoreVG:
+			errs = append(errs, r.closeGroup(ctx, s.Group))
+		case plan.MakeCrypt:
+			if r.own(s.Crypt.Mapper()) {
+				errs = append(errs, CloseCrypt(ctx, r.Run, s.Crypt.Name))
+			}
+		case plan.MakeArray:
+			if r.own(s.Device) {
+				errs = append(errs, StopArray(ctx, r.Run, s.Device))
+			}
+		}
+	}
+	unix.Sync()
+	return errors.Join(errs...)
+}
+
+// own tells whether a device is on disks that are the recreator's, or were until they
+// were disconnected; with no disks known, anything is.
+func (r *Recreator) own(dev string) bool {
+	names := r.Own
+	if names == nil {
+		for _, d := range r.Plan.Disks {
+			names = append(names, d.New.Name)
+		}
+		if names == nil {
+			return true
+		}
+	}
+	for _, d := range r.Machine.DisksOf(dev) {
+		gone := !r.Machine.There(d) && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(d, n) })
+		if !gone && !slices.Contains(names, d) {
+			return false
+		}
+	}
+	return true
+}
+
+// volume is an active logical volume: the kernel's name of it and device-mapper's.
+type volume struct{ kernel, name string }
+
+// volumes lists the active volumes of a group, those inside others among them.
+func (r *Recreator) volumes(group string) ([]volume, error) {
+	prefix := strings.ReplaceAll(group, "-", "--") + "-"
+	dirs, err := filepath.Glob(filepath.Join(r.Machine.Root+"/", "/sys/block/dm-*/dm"))
+	if err != nil {
+		return nil, err
+	}
+	var out []volume
+	for _, d := range dirs {
+		name, err1 := os.ReadFile(d + "/name")
+		id, err2 := os.ReadFile(d + "/uuid")
+		n := strings.TrimSpace(string(name))
+		rest, ok := strings.CutPrefix(n, prefix)
+		if err := errors.Join(err1, err2); err == nil && ok && !strings.HasPrefix(rest, "-") && strings.HasPrefix(string(id), "LVM-") {
+			out = append(out, volume{filepath.Base(filepath.Dir(d)), n})
+		}
+	}
+	return out, nil
+}
+
+// closeGroup deactivates a group's volumes. Where another group of the same name is on
+// other disks, or LVM does not find the group any more, they are removed one by one.
+func (r *Recreator) closeGroup(ctx context.Context, group string) error {
+	all, err := r.volumes(group)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	own := slices.DeleteFunc(slices.Clone(all), func(v volume) bool { return !r.own(v.kernel) })
+	if len(own) == 0 {
+		return nil
+	}
+	if len(own) == len(all) {
+		err := r.lvm(ctx, "vgchange", "-an", group)
+		if err == nil {
+			return nil
+		}
+		if drop := r.dropVolumes(ctx, group); drop != nil {
+			return errors.Join(err, drop)
+		}
+		return os.RemoveAll("/dev/" + group) // the names that LVM made here without udev
+	}
+	return r.dropVolumes(ctx, group)
+}
+
+// dropVolumes removes the own volumes of a group, those first that others are not on.
+func (r *Recreator) dropVolumes(ctx context.Context, group string) error {
+	for range 4 {
+		var errs []error
+		all, err := r.volumes(group)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, v := range all {
+			if !r.own(v.kernel) {
+				continue
+			}
+			left++
+			if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"dmsetup", "remove", v.name}, Env: noUdev}); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		if len(errs) == left {
+			return errors.Join(errs...)
+		}
+	}
+	return fmt.Errorf("cannot remove the volumes of %s", group)
+}
