@@ -80,6 +80,7 @@ var AllChecks = []CheckInfo{
 	{"memtest", "memtest86+ can go onto the medium", "15", []string{ForRescue, ForPath}},
 	{"workspace", "there is room for what is made on the way", "7, 17b", nil},
 	{"medium-size", "the configured size of the medium is one", "17b, 17d", []string{ForRescue, ForPath}},
+	{"command-line", "the medium's kernel command line fits, has no password, and boot loaders can express it", "-", nil},
 	{"ssh-keys", "the configured ssh keys are public keys", "8.2", nil},
 }
 
@@ -99,7 +100,7 @@ func (b *Builder) Test(ctx context.Context, scope string) []Check {
 	t.loaders(plan, k)
 	t.localMenu()
 	t.programs(ctx, plan)
-	t.rest()
+	t.rest(plan)
 	return t.out
 }
 
@@ -298,7 +299,7 @@ func (t *tester) localMenu() {
 }
 
 // rest are the small ones.
-func (t *tester) rest() {
+func (t *tester) rest(plan *Plan) {
 	need := map[string]int64{kernelcfg.SetHost: 160, kernelcfg.SetDefault: 256, kernelcfg.SetAll: 320}[t.b.Config.Rescue.Modules]
 	var si unix.Sysinfo_t
 	if unix.Sysinfo(&si) == nil {
@@ -322,6 +323,15 @@ func (t *tester) rest() {
 		t.add("workspace", Warning, fmt.Sprintf("%s free in the current directory, a medium needs up to %s", quantity.Size(free), quantity.Size(workspace)), "make room, or write somewhere else")
 	} else {
 		t.add("workspace", OK, quantity.Size(free).String()+" free in the current directory", "")
+	}
+	if plan != nil {
+		if line, left, err := t.b.cmdline(plan); err != nil {
+			t.add("command-line", Error, err.Error(), "change rescue.append in the configuration")
+		} else if len(left) > 0 {
+			t.add("command-line", Warning, strings.Join(left, "; "), "")
+		} else {
+			t.add("command-line", OK, fmt.Sprintf("%d bytes", len(line)), "")
+		}
 	}
 	if n, err := t.b.Config.mediumSize(); err != nil {
 		t.add("medium-size", Error, err.Error(), "bytes, or 700M, 4G, CD, DVD, DVD-DL, BD")

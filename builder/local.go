@@ -52,7 +52,10 @@ func (b *Builder) Local(ctx context.Context, p *Plan) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := b.menu(p, info)
+	m, err := b.menu(p, info)
+	if err != nil {
+		return nil, err
+	}
 	words := strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
 	kernel := filepath.Join(work, "vmlinuz")
 	if err := copyPrivate(k.Image, kernel); err != nil {

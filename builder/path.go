@@ -61,6 +61,9 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err := mustDir(dir); err != nil {
 		return nil, err
 	}
+	if _, _, err := b.cmdline(p); err != nil { // before hours of archives, not after
+		return nil, err
+	}
 	if err := removeStale(dir); err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
@@ -38,6 +39,11 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 	if err != nil {
 		return err
 	}
+	if o.Source != "" {
+		if err := publicWord("the source", o.Source); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("cannot write the network boot tree: %w", err)
 	}
@@ -57,9 +63,13 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 	if l.UEFI == nil || len(l.UEFI.Net) == 0 {
 		b.Report.Warn("UEFI machines will not start from this tree: %v", errors.Join(l.UEFIErr, errors.New("there is no GRUB for the network (Debian: grub-efi-amd64-signed or grub-efi-amd64-bin)")))
 	}
+	menu, err := b.netMenu(p, info, o)
+	if err != nil {
+		return err
+	}
 	t := netTree{
 		base:    base,
-		menu:    b.netMenu(p, info, o),
+		menu:    menu,
 		kernel:  k.Image,
 		initrd:  initrd,
 		files:   map[string]string{"vmlinuz": k.Image, "initrd.img": initrd},
@@ -85,8 +95,11 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 
 // netMenu is the boot menu of a tree: that of a medium, with the network in the
 // place of the drive.
-func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) templates.Menu {
-	m := b.menu(p, info)
+func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) (templates.Menu, error) {
+	m, err := b.menu(p, info)
+	if err != nil {
+		return m, err
+	}
 	m.Heading = "mkcdrec rescue system for " + info.Host
 	m.NoCheck, m.Net = true, true
 	m.Append = strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
@@ -96,7 +109,7 @@ func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) templates.Me
 	if o.Source != "" {
 		m.Append += " mkcdrec.source=" + o.Source
 	}
-	return m
+	return m, nil
 }
 
 // netTree is a network boot tree while it is put together.
@@ -228,8 +241,11 @@ func httpBase(s string) (string, error) {
 		return "", nil
 	}
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" || u.Host == "" || u.RawQuery != "" {
-		return "", fmt.Errorf("cannot use URL %q: want http://SERVER[:PORT]/DIR (boot loaders know no https)", s)
+	if err != nil || u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.User != nil {
+		return "", fmt.Errorf("cannot use URL %q: want http://SERVER[:PORT]/DIR (boot loaders know no https, and a password in it would be in every boot menu)", sysconf.RedactURL(s))
+	}
+	if err := publicWord("the URL", s); err != nil {
+		return "", err
 	}
 	return strings.TrimSuffix(s, "/"), nil
 }

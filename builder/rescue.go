@@ -19,6 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
@@ -93,6 +94,9 @@ func (b *Builder) rescue(ctx context.Context, p *Plan, h Hint, iso string) error
 // machine, and the file of its initramfs.
 func (b *Builder) system(ctx context.Context, p *Plan, h Hint, work string) (*kernelcfg.Kernel, *rescue.Info, string, error) {
 	b.Report.Phase("rescue system", 0)
+	if _, _, err := b.cmdline(p); err != nil {
+		return nil, nil, "", err
+	}
 	k, err := b.kernel(p)
 	if err != nil {
 		return nil, nil, "", err
@@ -127,7 +131,7 @@ func (b *Builder) info(p *Plan, k *kernelcfg.Kernel, h Hint) (*rescue.Info, erro
 	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape}
 	if fixed {
 		var lay strings.Builder
-		if err := p.Layout.Write(&lay); err != nil {
+		if err := publicLayout(p.Layout).Write(&lay); err != nil {
 			return nil, err
 		}
 		i.MediumID = uuid.From(fmt.Sprintf("%d\x00%s\x00%s\x00%+v\x00%s", now.Unix(), k.Release, b.Version, b.Config.Rescue, lay.String()))
@@ -271,6 +275,9 @@ func (b *Builder) addModules(t *initramfs.Files, p *Plan, k *kernelcfg.Kernel, w
 	conf := kmod.ReadConf("")
 	for _, n := range c.ExcludeModules {
 		conf.Blacklist[kmod.Norm(n)] = true
+	}
+	for n, o := range conf.Options {
+		conf.Options[n], _ = sysconf.DropSecrets(o)
 	}
 	errs = append(errs, t.AddContent("etc/modprobe.d/mkcdrec.conf", conf.Text(append(slices.Clone(names), c.ExcludeModules...)), 0o644))
 	if err := errors.Join(errs...); err != nil {
@@ -418,7 +425,7 @@ func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error
 		return err
 	}
 	var lay strings.Builder
-	if err := p.Layout.Write(&lay); err != nil {
+	if err := publicLayout(p.Layout).Write(&lay); err != nil {
 		return err
 	}
 	host := safeName(p.Layout.Hostname)
@@ -507,18 +514,6 @@ func pack(t *initramfs.Files, k *kernelcfg.Kernel, file string) (int64, error) {
 	return st.Size(), nil
 }
 
-// cmdline is the kernel command line of the medium.
-func (b *Builder) cmdline(p *Plan) string {
-	w := []string{rescue.CarryOver(p.Layout.Kernel.Cmdline)}
-	if len(p.Layout.Kernel.Consoles) == 0 {
-		w = append(w, "console=tty0")
-	}
-	// A rootfs without the limit of half the memory; init checks that all of
-	// it was unpacked, and panic= is for the case that it can't even start.
-	w = append(w, "rootfstype=ramfs", "panic=60", b.Config.Rescue.Append)
-	return strings.Join(strings.Fields(strings.Join(w, " ")), " ")
-}
-
 // efiLoaders are the loaders of installed systems, by their paths in an ESP;
 // the machine's own comes first.
 var efiLoaders = []string{"/EFI/debian/shimx64.efi", "/EFI/ubuntu/shimx64.efi", "/EFI/fedora/shimx64.efi", "/EFI/redhat/shimx64.efi", "/EFI/centos/shimx64.efi", "/EFI/rocky/shimx64.efi", "/EFI/almalinux/shimx64.efi", "/EFI/opensuse/shim.efi", "/EFI/sles/shim.efi",
@@ -528,11 +523,18 @@ var efiLoaders = []string{"/EFI/debian/shimx64.efi", "/EFI/ubuntu/shimx64.efi", 
 const MenuTimeout = 20
 
 // menu is what the boot menus of any medium have in common.
-func (b *Builder) menu(p *Plan, info *rescue.Info) templates.Menu {
+func (b *Builder) menu(p *Plan, info *rescue.Info) (templates.Menu, error) {
+	line, left, err := b.cmdline(p)
+	if err != nil {
+		return templates.Menu{}, err
+	}
+	for _, l := range left {
+		b.Report.Warn("%s", l)
+	}
 	m := templates.Menu{Heading: "mkcdrec rescue medium for " + info.Host, Title: fmt.Sprintf("%s, kernel %s, made %s", info.Host, info.Kernel, info.Created.Format("2006-01-02 15:04 UTC")),
-		Append: b.cmdline(p) + " mkcdrec.medium=" + info.MediumID, Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Serial: serial(p.Layout.Kernel.Consoles), Timeout: MenuTimeout, Default: b.Config.Rescue.Default}
+		Append: line + " mkcdrec.medium=" + info.MediumID, Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Serial: serial(p.Layout.Kernel.Consoles), Timeout: MenuTimeout, Default: b.Config.Rescue.Default}
 	for _, e := range p.Layout.Boot.NVRAM {
-		if l := strings.ReplaceAll(e.Path, `\`, "/"); e.Active && strings.HasPrefix(strings.ToUpper(l), "/EFI/") && !strings.ContainsAny(l, " '\"$;{}") && !strings.Contains(strings.ToUpper(l), "/EFI/BOOT/") {
+		if l := strings.ReplaceAll(e.Path, `\`, "/"); e.Active && strings.HasPrefix(strings.ToUpper(l), "/EFI/") && templates.LoaderWord(l) == nil && !strings.Contains(l, " ") && !strings.Contains(strings.ToUpper(l), "/EFI/BOOT/") {
 			m.Loaders = append(m.Loaders, l)
 		}
 	}
@@ -546,7 +548,7 @@ func (b *Builder) menu(p *Plan, info *rescue.Info) templates.Menu {
 			m.Default = "rescue"
 		}
 	}
-	return m
+	return m, nil
 }
 
 // image writes the ISO image. extra, if not nil, adds to it.
@@ -575,7 +577,10 @@ func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd,
 			b.Report.Note("not for Secure Boot: %s", why)
 		}
 	}
-	m := b.menu(p, info)
+	m, err := b.menu(p, info)
+	if err != nil {
+		return err
+	}
 	m.Boxed = l.BIOS != nil && len(l.BIOS.Modules) > 0
 	m.Mark = mark
 	if l.BIOS != nil && l.BIOS.Chain {
@@ -620,7 +625,32 @@ func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd,
 	if err := img.Write(iso); err != nil {
 		return err
 	}
-	return os.Chmod(iso, 0o600)
+	return b.private(iso)
+}
+
+// private gives a file to its owner alone, and warns where the file system has no
+// permissions, as on a stick with FAT.
+func (b *Builder) private(file string) error {
+	if err := os.Chmod(file, 0o600); err != nil {
+		return err
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return err
+	}
+	if w := readable(file, st.Mode()); w != "" {
+		b.Report.Warn("%s", w)
+	}
+	return nil
+}
+
+// readable is a warning about a file that others can read although it should have
+// mode 0600; "" for none.
+func readable(file string, m os.FileMode) string {
+	if m.Perm()&0o077 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s can be read by others (mode %04o): its file system does not keep permissions", file, m.Perm())
 }
 
 // chain names the disk that a BIOS machine starts from, as chain.c32 finds it

@@ -7,6 +7,8 @@ import (
 	"text/template/parse"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // reader is who reads what a template makes: a program with its own rules for
@@ -27,11 +29,11 @@ func readers(name string) (reader, error) {
 	always := func(f func(string) string) func(string) (string, error) {
 		return func(s string) (string, error) { return f(s), nil }
 	}
-	text, sh := always(Printable), func(s string) (string, error) { return shellWord(s) }
+	text, sh := always(printable.Clean), func(s string) (string, error) { return shellWord(s) }
 	switch name {
 	case "grub.cfg.tmpl", "local.cfg.tmpl":
 		return reader{quote: grubWord, funcs: map[string]func(string) (string, error){
-			"title": func(s string) (string, error) { return grubWord(Printable(s)) }, "kernelword": grubKernelWord, "comment": grubComment}}, nil
+			"title": func(s string) (string, error) { return grubWord(printable.Clean(s)) }, "kernelword": grubKernelWord, "comment": grubComment}}, nil
 	case "isolinux.cfg.tmpl", "syslocal.cfg.tmpl":
 		return reader{quote: syslinuxWord, funcs: map[string]func(string) (string, error){"title": always(ascii), "line": syslinuxLine}}, nil
 	case "ipxe.tmpl":
@@ -127,27 +129,6 @@ func (r reader) quotes(p *parse.PipeNode) bool {
 	return ok && r.funcs[id.Ident] != nil
 }
 
-// Printable gives a text in one line that changes nothing but what is written on
-// a terminal: what is not printable is written as Go writes it, "\x1b".
-func Printable(s string) string {
-	var b strings.Builder
-	for len(s) > 0 {
-		c, n := utf8.DecodeRuneInString(s)
-		switch {
-		case c == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case unicode.IsPrint(c):
-			b.WriteRune(c)
-		case c < 0x80:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, c)
-		}
-		s = s[n:]
-	}
-	return b.String()
-}
-
 // ascii gives a text for a screen that knows one byte per character.
 func ascii(s string) string {
 	return strings.Map(func(r rune) rune {
@@ -155,7 +136,7 @@ func ascii(s string) string {
 			return '?'
 		}
 		return r
-	}, Printable(s))
+	}, printable.Clean(s))
 }
 
 // control finds control characters, which no word of a loader has.
@@ -209,7 +190,7 @@ func ShellQuote(s string) string {
 	if s != "" && strings.Trim(s, shellPlain) == "" {
 		return s
 	}
-	if Printable(s) == s {
+	if printable.Clean(s) == s {
 		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 	}
 	text := strings.TrimRight(s, "\n")
@@ -273,7 +254,7 @@ func grubWord(s string) (string, error) {
 
 // grubComment is a whole line that GRUB passes over.
 func grubComment(s string) (string, error) {
-	if !strings.HasPrefix(s, "#") || Printable(s) != s {
+	if !strings.HasPrefix(s, "#") || printable.Clean(s) != s {
 		return "", fmt.Errorf("%q is not a comment", s)
 	}
 	return s, nil
@@ -368,6 +349,18 @@ func kernelPlain(w string) string {
 		return k + "=" + strings.TrimSuffix(v[1:], `"`)
 	}
 	return w
+}
+
+// LoaderWord checks that every boot loader can give a word of a kernel command line
+// to the kernel as it is.
+func LoaderWord(w string) error {
+	_, err := grubKernelWord(w)
+	for _, part := range strings.Fields(w) {
+		if err == nil {
+			_, err = ipxeWord(part)
+		}
+	}
+	return err
 }
 
 // MaxKernelLine is the longest command line of a kernel in bytes:

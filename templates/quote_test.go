@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"text/template"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // hostile are texts that people, disks and firmware have in serial numbers,
@@ -36,7 +38,7 @@ func TestShellQuote(t *testing.T) {
 	script := "printf '%s\\0'"
 	for _, w := range words {
 		q := ShellQuote(w)
-		if strings.Trim(Printable(strings.TrimRight(q, "\n'")), "\n") != strings.TrimRight(q, "\n'") && strings.TrimRight(w, "\n") != "" {
+		if printable.Clean(strings.TrimRight(q, "\n'")) != strings.TrimRight(q, "\n'") && strings.TrimRight(w, "\n") != "" {
 			t.Errorf("ShellQuote(%q) = %q can't be shown", w, q)
 		}
 		script += " " + q + " x" + q

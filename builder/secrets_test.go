@@ -1,0 +1,205 @@
+package builder
+
+import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/kernelcfg"
+	"github.com/mkcdrec/mkcdrec/templates"
+)
+
+// secretLayout is a machine with a secret wherever one can be, each with the mark.
+func secretLayout(mark string) *layout.Layout {
+	l := twoDisks("/backup")
+	l.Hostname = "host"
+	l.Fstab = "//srv/a /a cifs user=u,password=" + mark + "1 0 0\n" +
+		"//srv/b /b cifs username=u%" + mark + "2,vers=3 0 0\n" +
+		"https://u:" + mark + "3@dav/ /d davfs rw 0 0\n" +
+		"sshfs#u@h:/ /s fuse ssh_command=sshpass\\040-p\\040" + mark + "4 0 0\n" +
+		"# //srv/c /c cifs password=" + mark + "5\n" +
+		"mon:/ /ceph ceph name=a,secret=" + mark + "6 0 0\n"
+	l.Kernel.Cmdline = "BOOT_IMAGE=/vmlinuz root=iscsi:u:" + mark + "7@192.0.2.1::::iqn.x netroot=iscsi:u:" + mark + "8@192.0.2.1::::iqn.x rd.iscsi.password=" + mark + "9 " +
+		"iscsi_password=" + mark + "10 rd.luks.key=" + mark + "11 luks.key=" + mark + "12 inst.ks=http://u:" + mark + "13@h/ks net.token=" + mark + "14 systemd.set_credential=passwd.x:" + mark + "15 " +
+		"mkcdrec.source=http://u:" + mark + "16@h/set nomodeset=1 kept.word=yes"
+	for i := range l.Filesystems {
+		for j := range l.Filesystems[i].Mounts {
+			l.Filesystems[i].Mounts[j].Options = "rw,passwd=" + mark + "17"
+		}
+	}
+	return l
+}
+
+// TestNoSecrets: no secret of the machine is in the initramfs, in an image, or in a
+// tree for network boot.
+func TestNoSecrets(t *testing.T) {
+	const mark = "s3cr3t"
+	p := &Plan{Layout: secretLayout(mark)}
+	p.Layout.Boot.Firmware = layout.BIOS
+	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	info, err := b.info(p, &kernelcfg.Kernel{Release: "6.1"}, Hint{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clean := func(where string, c []byte) {
+		t.Helper()
+		if i := bytes.Index(c, []byte(mark)); i >= 0 {
+			t.Errorf("%s has a secret: %q", where, c[max(0, i-40):min(len(c), i+20)])
+		}
+	}
+	tree := initramfs.New()
+	if err := b.addTexts(tree, p, info); err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	if err := tree.WriteTo(&packed, initramfs.Gzip); err != nil {
+		t.Fatal(err)
+	}
+	z, err := gzip.NewReader(&packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cpio, err := io.ReadAll(z)
+	if err != nil || !bytes.Contains(cpio, []byte("//srv/b")) || !bytes.Contains(cpio, []byte("kept.word")) {
+		t.Fatalf("the initramfs has not the layout: %d bytes, %v", len(cpio), err)
+	}
+	clean("the initramfs", cpio)
+
+	dir := t.TempDir()
+	for _, n := range []string{"vmlinuz", "initrd.img"} {
+		if err := os.WriteFile(filepath.Join(dir, n), []byte(n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := media.FindBIOS(""); err != nil {
+		t.Skipf("%v; make test installs isolinux", err)
+	}
+	iso := filepath.Join(dir, "iso")
+	if err := b.image(p, &kernelcfg.Kernel{Image: dir + "/vmlinuz"}, info, dir+"/initrd.img", iso, nil); err != nil {
+		t.Fatal(err)
+	}
+	c, err := os.ReadFile(iso)
+	if err != nil || !bytes.Contains(c, []byte("kept.word=yes")) {
+		t.Fatalf("the image has no menu: %v", err)
+	}
+	clean("the image", c)
+	if st, err := os.Stat(iso); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("the image has mode %v, %v", st.Mode(), err)
+	}
+
+	m, err := b.netMenu(p, info, PXEOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nt := netTree{base: "http://h/x", menu: m, kernel: dir + "/vmlinuz", files: map[string]string{}, content: map[string][]byte{}, text: templates.Netboot{URL: "http://h/x"}}
+	l := b.loaders(dir, "/.x", true)
+	for _, err := range []error{nt.pxelinux(&media.BIOSLoader{PXELinux: "/lpxelinux.0", LDLinux: "/ldlinux.c32", Chain: true}), nt.grub(l.UEFI), nt.ipxe()} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	nt.files = nil
+	if err := nt.publish(dir + "/web"); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	if err := filepath.WalkDir(dir+"/web", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		seen++
+		c, err := os.ReadFile(name)
+		clean(name, c)
+		return err
+	}); err != nil || seen < 4 {
+		t.Errorf("%d files in the tree, %v", seen, err)
+	}
+}
+
+// TestCmdline: words that are secret or that a loader can't give to a kernel stay
+// away from the medium, with a message without the secret; in the configuration
+// they are refused, and nothing is written.
+func TestCmdline(t *testing.T) {
+	p := &Plan{Layout: &layout.Layout{}}
+	p.Layout.Kernel.Cmdline = `root=/dev/x netroot=iscsi:u:geheim@192.0.2.1::::iqn memmap=64M$0x10000000 a.dyndbg="file x +p" path=\x ip=${x} ` + "quiet"
+	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	line, left, err := b.cmdline(p)
+	if want := `memmap=64M$0x10000000 a.dyndbg="file x +p" console=tty0 rootfstype=ramfs panic=60`; err != nil || line != want {
+		t.Errorf("cmdline = %q, %v; want %q", line, err, want)
+	}
+	if all := strings.Join(left, "\n"); len(left) != 3 || strings.Contains(all, "geheim") || !strings.Contains(all, "netroot") {
+		t.Errorf("left out: %q", left)
+	}
+	p.Layout.Kernel.Cmdline = strings.Repeat("aaaa.bbbbbbbbb=1 ", 120)
+	if line, left, err := b.cmdline(p); err != nil || len(line) > templates.MaxKernelLine-menuWords || len(left) == 0 {
+		t.Errorf("a long line: %d bytes, %d left out, %v", len(line), len(left), err)
+	}
+	dir := t.TempDir()
+	for _, bad := range []string{"mkcdrec.source=http://u:geheim@h/set", `a=\b`, "a=${b}", "#c", "x\x01y", strings.Repeat("a ", 1000)} {
+		b.Config.Rescue.Append = bad
+		if line, _, err := b.cmdline(p); err == nil || strings.Contains(err.Error(), "geheim") || !strings.Contains(err.Error(), "rescue.append") {
+			t.Errorf("rescue.append %.40q: %q, %v; want an error without the password", bad, line, err)
+		}
+		if _, err := b.Path(t.Context(), p, dir); err == nil {
+			t.Errorf("Path with rescue.append %.40q has no error", bad)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("Path wrote something before it refused: %v %v", left, err)
+	}
+}
+
+// TestPXERefuses: no password gets into a tree that anybody may read.
+func TestPXERefuses(t *testing.T) {
+	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	dir := filepath.Join(t.TempDir(), "tree")
+	for _, o := range []PXEOptions{{URL: "http://u:geheim@h/x"}, {URL: "http://h/a b"}, {URL: "http://h/${x}"}, {Source: "http://u:geheim@h/set"}, {Source: "http://h/a b"}, {Source: "http://h/${net0/ip}"}, {Source: "http://h/set?token=geheim"}} {
+		err := b.PXE(t.Context(), &Plan{Layout: &layout.Layout{}}, dir, o)
+		if err == nil || strings.Contains(err.Error(), "geheim") || !strings.Contains(err.Error(), "cannot use") {
+			t.Errorf("PXE(%+v) = %v; want a refusal without the password", o, err)
+		}
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("the tree was made before the refusal")
+	}
+}
+
+// TestMenuHostile: what hardware says of itself is no reason to make no medium.
+func TestMenuHostile(t *testing.T) {
+	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	l := &layout.Layout{Hostname: "x\n'$(reboot)${x}\x1b"}
+	l.Boot.NVRAM = []layout.NVRAMEntry{{Active: true, Path: `\EFI\a b\x.efi`}, {Active: true, Path: `\EFI\x';reboot;'\x.efi`}, {Active: true, Path: "\\EFI\\x\n\\x.efi"}, {Active: true, Path: `\EFI\good\x.efi`}}
+	m, err := b.menu(&Plan{Layout: l}, &rescue.Info{Host: l.Hostname, Kernel: "6.1", Created: time.Unix(0, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := templates.GRUB(m)
+	if err != nil || !strings.Contains(string(g), "for loader in /EFI/good/x.efi /EFI/debian") || strings.Contains(string(g), "\nreboot") {
+		t.Errorf("%v\n%s", err, g)
+	}
+	for _, f := range []func(templates.Menu) ([]byte, error){templates.ISOLinux, templates.IPXE} {
+		if _, err := f(m); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestReadable: where modes can't be set it is said, as on FAT.
+func TestReadable(t *testing.T) {
+	for m, want := range map[os.FileMode]string{0o600: "", 0o400: "", 0o700: "", 0o644: "x can be read by others (mode 0644)", 0o755: "(mode 0755)", 0o640: "(mode 0640)"} {
+		if got := readable("x", m); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("readable(%o) = %q; want %q", m, got, want)
+		}
+	}
+}
