@@ -10,8 +10,8 @@
 //	        [--exclude-disk OLD]... [--mirror OLD]... [--unmirror] [--firmware uefi|bios]
 //	restore [...] VOLUME [VOLUME...]
 //	        [--identity FILE] [--key-file FILE] [--new-luks]
-//	restore mount [--ro] [--key-file FILE] [SET]
-//	restore mount [--ro] [--key-file FILE] [--root DEV] --disks|DISK...
+//	restore mount [--ro|--degraded] [--key-file FILE] [SET]
+//	restore mount [--ro|--degraded] [--key-file FILE] [--root DEV] --disks|DISK...
 //	restore --menu [...] [SET]
 //	restore --dry-run [...] [SET]
 //	restore --only MOUNT [--onto DEV] [...] [SET]
@@ -405,7 +405,8 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 // repair opens or closes the installed system.
 func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []string) error {
 	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
-	ro := f.Bool("ro", false, "mount read-only")
+	ro := f.Bool("ro", false, "mount read-only, and change nothing on any disk: no log is replayed, no array brought in step")
+	degraded := f.Bool("degraded", false, "start RAID arrays also where members are missing that they had")
 	keyFile := f.String("key-file", "", "`FILE` with the passphrase of LUKS devices")
 	disks := f.Bool("disks", false, "find the system on the disks that are there, whatever it is")
 	root := f.String("root", "", "`DEV` of its root file system, where there are several systems")
@@ -426,6 +427,14 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 	}
 	r := &restore.Repair{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
 	r.KeyFile, r.Secret = *keyFile, sc.Secret
+	switch {
+	case *ro && *degraded:
+		return exit.Usage(errors.New("use either --ro or --degraded, not both: an array that is started without a member is written to"))
+	case *ro:
+		r.Access = recreate.ReadOnly
+	case *degraded:
+		r.Access = recreate.Degraded
+	}
 	if what == "umount" {
 		l, err := opened(f.Args(), p.Note)
 		if err != nil {
@@ -453,7 +462,7 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 	} else if l, err = layoutOf(f.Args(), p.Note); err != nil {
 		return err
 	}
-	if _, err := r.Mount(ctx, l, *ro); err != nil {
+	if _, err := r.Mount(ctx, l); err != nil {
 		if !*disks && len(on) == 0 {
 			err = fmt.Errorf("%w (restore mount --disks finds a system without knowing its layout)", err)
 		}

@@ -39,7 +39,7 @@ func MountReadOnly(dev, typ, dir string, options ...string) error {
 		} else {
 			o = strings.Join(options, ",")
 		}
-		err = unix.Mount(dev, dir, typ, unix.MS_RDONLY|unix.MS_NOATIME, o)
+		err = keptFromWriting(dev, func() error { return unix.Mount(dev, dir, typ, unix.MS_RDONLY|unix.MS_NOATIME, o) })
 		if err == nil {
 			return nil
 		}
@@ -48,6 +48,33 @@ func MountReadOnly(dev, typ, dir string, options ...string) error {
 		}
 	}
 	return fmt.Errorf("cannot mount %s (%s) read-only on %s: %w", dev, typ, dir, err)
+}
+
+// keptFromWriting runs fn while the kernel takes a device for one that can't be
+// written. ext4 and f2fs remove unlinked files that were still open (orphans) also in
+// a read-only mount without their log, unless the device is read-only. One that is in
+// use already is left as it is.
+func keptFromWriting(dev string, fn func() error) error {
+	f, err := os.OpenFile(dev, os.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EBUSY) {
+		return fn()
+	}
+	if err != nil {
+		return err
+	}
+	f.Close() // exclusive, it would keep the mount out
+	if f, err = os.Open(dev); err != nil {
+		return err
+	}
+	defer f.Close()
+	was, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET)
+	if err != nil || was != 0 {
+		return fn() // a CD, or not a block device: mount(2) reports that
+	}
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, 1); err != nil {
+		return err
+	}
+	return errors.Join(fn(), unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, 0))
 }
 
 // ReadOnlyLoop puts a loop device over a device that fails every write, and gives its

@@ -70,6 +70,16 @@ func crashed(t *testing.T, typ string, mkfs ...string) string {
 	if err := os.WriteFile(mnt+"/old", []byte("old"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// Removed while it is open: an orphan, which a mount removes from the disk.
+	o, err := os.Create(mnt + "/orphan")
+	if err == nil {
+		defer o.Close()
+		_, err = o.Write(make([]byte, 1<<20))
+		err = errors.Join(err, o.Sync(), os.Remove(mnt+"/orphan"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	unix.Sync()
 	f, err := os.Create(mnt + "/new")
 	if err == nil {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -57,23 +58,13 @@ func Devices() ([]Device, error) {
 	return out, nil
 }
 
-// Mount mounts a device read-only at dir, which is made.
-func Mount(d Device, dir string) error {
+// Mount mounts a device at dir, which is made, without writing one bit of the device.
+// options are those of its type, beside.
+func Mount(d Device, dir string, options ...string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	data := ""
-	switch d.Info.Type {
-	case superblock.TypeExt3, superblock.TypeExt4:
-		data = "noload"
-	case superblock.TypeXFS:
-		data = "norecovery,nouuid"
-	}
-	err := unix.Mount("/dev/"+d.Name, dir, d.Info.Type, unix.MS_RDONLY|unix.MS_NOATIME, data)
-	if err != nil {
-		return fmt.Errorf("cannot mount /dev/%s (%s) on %s: %w", d.Name, d.Info.Type, dir, err)
-	}
-	return nil
+	return blockdev.MountReadOnly("/dev/"+d.Name, d.Info.Type, dir, slices.DeleteFunc(options, func(o string) bool { return o == "" })...)
 }
 
 // mountable are the types that a set can lie on.

@@ -87,8 +87,8 @@ func (r *Repair) assemble(ctx context.Context, l *layout.Layout, on func(string)
 			a.Name = fmt.Sprint("md", next)
 			next--
 		}
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil, recreate.ReadWrite); err != nil {
-			r.Report.Warn("%v", err)
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, r.named(members(devs)[a.UUID]), r.Access); err != nil {
+			r.Report.Warn("%v", r.degraded(err))
 			continue
 		}
 		l.Arrays = append(l.Arrays, a)
@@ -138,9 +138,11 @@ func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine
 		if !ok || vg == "" || !on(m.Name(strings.TrimPrefix(pv, "/dev/"))) || l.Group(vg+"/") != nil {
 			continue
 		}
-		if _, err := r.lvm(ctx, "vgchange", "-ay", "--ignoremonitoring", vg); err != nil {
-			r.Report.Warn("cannot activate volume group %s: %v", vg, err)
-			continue
+		if err := recreate.ActivateGroup(ctx, r.Run, vg, r.Access); err != nil {
+			r.Report.Warn("%v", err)
+			if r.Access != recreate.ReadOnly { // there some of its volumes may be active
+				continue
+			}
 		}
 		l.VolumeGroup = append(l.VolumeGroup, layout.VolumeGroup{Name: vg})
 	}
@@ -359,7 +361,7 @@ func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine
 			continue
 		}
 		c := layout.Crypt{Name: "luks-" + devs[i].Info.UUID, Device: m.Name(devs[i].Name), UUID: devs[i].Info.UUID}
-		if err := recreate.OpenCrypt(ctx, r.Run, &c, devs[i].Name, key, recreate.ReadWrite); err != nil {
+		if err := recreate.OpenCrypt(ctx, r.Run, &c, devs[i].Name, key, r.Access); err != nil {
 			r.Report.Warn("%v", err)
 			continue
 		}

@@ -31,6 +31,10 @@ type Repair struct {
 	// KeyFile opens LUKS devices; without it Secret asks.
 	KeyFile string
 	Secret  func(prompt string) ([]byte, error)
+	// Access is how arrays, LUKS devices, volume groups and file systems are opened.
+	// With recreate.ReadOnly not one bit of a disk changes: what can't be opened so
+	// stays closed.
+	Access recreate.Access
 	// keys are those that opened something.
 	keys [][]byte
 }
@@ -41,7 +45,7 @@ var kernelMounts = []string{"dev", "dev/pts", "proc", "sys", "run"}
 // Mount activates the layout's volume groups, and mounts its file systems
 // below Target, found by their UUIDs whatever their devices are called now.
 // It gives the mount points. On error everything is closed again.
-func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mounted []string, err error) {
+func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string, err error) {
 	defer func() {
 		if err != nil && len(mounted) > 0 {
 			err = errors.Join(err, r.Unmount(ctx, l))
@@ -54,11 +58,12 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 	if err := r.open(ctx, l); err != nil {
 		return nil, err
 	}
-	// Nobody monitors thin pools and mirrors here: dmeventd is not carried, and a group
-	// that is active already would fail for the lack of it.
 	for _, g := range l.VolumeGroup {
-		if _, err := r.lvm(ctx, "vgchange", "-ay", "--ignoremonitoring", g.Name); err != nil {
-			return nil, fmt.Errorf("cannot activate volume group %s: %w", g.Name, err)
+		if err := recreate.ActivateGroup(ctx, r.Run, g.Name, r.Access); err != nil {
+			if r.Access != recreate.ReadOnly {
+				return nil, err
+			}
+			r.Report.Warn("%v", err)
 		}
 	}
 	if err := r.open(ctx, l); err != nil { // on logical volumes
@@ -83,7 +88,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout, readOnly bool) (mo
 		return nil, errors.New("cannot mount the system: its layout has no root file system")
 	}
 	for _, m := range todo {
-		err := r.mount(m, devs, readOnly)
+		err := r.mount(m, devs)
 		switch {
 		case err == nil:
 			mounted = append(mounted, filepath.Join(r.Target, m.path))
@@ -119,7 +124,7 @@ type toMount struct {
 }
 
 // mount mounts one file system, found among devs by its UUID.
-func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
+func (r *Repair) mount(m toMount, devs []medium.Device) error {
 	i := slices.IndexFunc(devs, func(d medium.Device) bool {
 		// A restore may have made another type of it.
 		return d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
@@ -132,13 +137,15 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 		return fmt.Errorf("cannot make mount point %s: %w", m.path, err)
 	}
 	flags := uintptr(0)
-	if readOnly {
+	if r.Access == recreate.ReadOnly {
 		flags = unix.MS_RDONLY
 	}
 	data, typ := "", devs[i].Info.Type
 	switch typ {
 	case superblock.TypeXFS:
-		data = "nouuid"
+		if flags == 0 { // Mount has it
+			data = "nouuid"
+		}
 	case superblock.TypeVFAT, superblock.TypeExFAT:
 		data = m.owners
 	}
@@ -146,8 +153,12 @@ func (r *Repair) mount(m toMount, devs []medium.Device, readOnly bool) error {
 		if err := recreate.MountBtrfs(devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
 			return err
 		}
+	} else if flags != 0 {
+		if err := medium.Mount(devs[i], dir, data); err != nil {
+			return err
+		}
 	} else if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
-		return fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may mend it)", devs[i].Name, dir, err)
+		return fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may repair it)", devs[i].Name, dir, err)
 	}
 	r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, typ)
 	if !rescue.Inside() {
@@ -208,7 +219,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 		}
 		r.keys = append(r.keys, b)
 	}
-	if slices.ContainsFunc(r.keys, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, dev, k, recreate.ReadWrite) == nil }) {
+	if slices.ContainsFunc(r.keys, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, dev, k, r.Access) == nil }) {
 		return nil
 	}
 	var err error
@@ -217,7 +228,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 		if e != nil || len(k) == 0 {
 			return fmt.Errorf("cannot open %s: %w", c.Name, errNoPassphrase)
 		}
-		if err = recreate.OpenCrypt(ctx, r.Run, c, dev, k, recreate.ReadWrite); err == nil {
+		if err = recreate.OpenCrypt(ctx, r.Run, c, dev, k, r.Access); err == nil {
 			r.keys = append(r.keys, k)
 			return nil
 		}
@@ -284,20 +295,16 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 	if err != nil {
 		return err
 	}
-	there := map[string]bool{} // by UUID
-	for _, d := range devs {
-		if d.Info.MD != nil {
-			there[d.Info.MD.UUID] = true
-		}
-	}
+	there := members(devs)
 	for _, a := range l.Arrays {
-		if !there[a.UUID] {
+		if there[a.UUID] == nil {
 			r.Report.Warn("the RAID array %s (UUID %s) is not there", a.Name, a.UUID)
 			continue
 		}
+		named := r.named(there[a.UUID])
 		delete(there, a.UUID)
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, nil, recreate.ReadWrite); err != nil {
-			return err
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, named, r.Access); err != nil {
+			return r.degraded(err)
 		}
 	}
 	if !rescue.Inside() {
@@ -308,12 +315,41 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 		for l.Array(fmt.Sprint("md", n)) != nil {
 			n--
 		}
-		if err := recreate.AssembleArray(ctx, r.Run, fmt.Sprint("md", n), uuid, nil, recreate.ReadWrite); err != nil {
-			r.Report.Warn("%v", err)
+		if err := recreate.AssembleArray(ctx, r.Run, fmt.Sprint("md", n), uuid, r.named(there[uuid]), r.Access); err != nil {
+			r.Report.Warn("%v", r.degraded(err))
 		}
 		n--
 	}
 	return nil
+}
+
+// named gives the members that an array is started of: for reading only all that
+// there are; for writing mdadm(8) looks for them itself, since a superblock at the end
+// of a partition may be seen on its disk, too.
+func (r *Repair) named(devs []string) []string {
+	if r.Access == recreate.ReadOnly {
+		return devs
+	}
+	return nil
+}
+
+// degraded adds to the failure of an array what may help.
+func (r *Repair) degraded(err error) error {
+	if r.Access == recreate.ReadWrite {
+		return fmt.Errorf("%w\nif members of it are missing: restore mount --degraded starts it without them", err)
+	}
+	return err
+}
+
+// members gives the devices of each array that is there, by its UUID.
+func members(devs []medium.Device) map[string][]string {
+	out := map[string][]string{}
+	for _, d := range devs {
+		if d.Info.MD != nil {
+			out[d.Info.MD.UUID] = append(out[d.Info.MD.UUID], d.Name)
+		}
+	}
+	return out
 }
 
 func (r *Repair) lvm(ctx context.Context, args ...string) ([]byte, error) {
