@@ -41,6 +41,9 @@ var bound = []string{"/dev", "/dev/pts", "/proc", "/sys", "/run", "/sys/firmware
 // which is another one at the next start. A name that leads to a device stays.
 // It tells whether the name is new.
 func NameByUUID(dev, device, uuid string) (bool, error) {
+	if strings.ContainsAny(uuid, "/\x00") || strings.HasPrefix(uuid, ".") {
+		return false, fmt.Errorf("cannot name /dev/%s by its UUID: %q is not one", device, uuid)
+	}
 	dir := filepath.Join(dev, "disk/by-uuid")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, fmt.Errorf("cannot name /dev/%s by its UUID: %w", device, err)
@@ -68,8 +71,8 @@ func (s *System) Enter() (leave func() error, err error) {
 			errs = append(errs, os.Remove("/dev/disk/by-uuid/"+u))
 		}
 		for _, d := range slices.Backward(done) {
-			if err := unix.Unmount(s.Root+d, 0); err != nil {
-				errs = append(errs, fmt.Errorf("cannot unmount %s%s: %w", s.Root, d, err))
+			if err := unix.Unmount(d, 0); err != nil {
+				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", d, err))
 			}
 		}
 		return errors.Join(errs...)
@@ -78,21 +81,28 @@ func (s *System) Enter() (leave func() error, err error) {
 		if _, err := os.Stat(d); err != nil {
 			continue
 		}
-		if _, err := os.Stat(s.Root + d); err != nil {
-			if d == "/dev/pts" || strings.HasPrefix(d, "/sys/") {
+		optional := d == "/dev/pts" || strings.HasPrefix(d, "/sys/")
+		if !s.tree().Exists(d) {
+			if optional {
 				continue
 			}
-			if err := os.Mkdir(s.Root+d, 0o755); err != nil {
+			if err := s.tree().MkdirAll(d, 0o755); err != nil {
 				return leave, fmt.Errorf("cannot make the chroot ready: %w", err)
 			}
 		}
-		if err := unix.Mount(d, s.Root+d, "", unix.MS_BIND, ""); err != nil {
-			if d == "/dev/pts" || strings.HasPrefix(d, "/sys/") {
+		// Links of the system are followed in it, as in the chroot.
+		at, err := s.tree().Real(d)
+		if err == nil {
+			at = filepath.Join(s.Root, at)
+			err = unix.Mount(d, at, "", unix.MS_BIND, "")
+		}
+		if err != nil {
+			if optional {
 				continue
 			}
 			return leave, fmt.Errorf("cannot make the chroot ready: bind %s: %w", d, err)
 		}
-		done = append(done, d)
+		done = append(done, at)
 	}
 	for _, f := range s.Layout.Filesystems {
 		if dev := s.Devices[f.Device]; dev != "" && f.UUID != "" {
@@ -120,7 +130,7 @@ func (s *System) chroot(ctx context.Context, args ...string) error {
 
 func (s *System) has(prog string) bool {
 	for _, d := range []string{"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"} {
-		if _, err := os.Stat(s.Root + d + prog); err == nil {
+		if s.tree().Exists(d + prog) {
 			return true
 		}
 	}
@@ -131,57 +141,66 @@ func (s *System) has(prog string) bool {
 // it. What could not be done is an error with what to do by hand; a system
 // that may not start is never called restored.
 func (s *System) Install(ctx context.Context) error {
-	renamed := s.renamed()
-	if err := s.fstab(renamed); err != nil {
+	if err := s.references(); err != nil {
 		return err
 	}
-	if err := s.edit("crypttab", func(text string) (string, []string, []string) {
-		return CheckCrypttab(text, s.Root, s.Layout, renamed)
-	}); err != nil {
+	leave, err := s.Enter()
+	if err == nil {
+		err = s.install(ctx, s.renamed())
+	}
+	return errors.Join(err, leave())
+}
+
+// references changes names of devices in the system's files that are not right any
+// more.
+func (s *System) references() error {
+	r := s.resolver(false)
+	if err := s.fstab(r); err != nil {
 		return err
 	}
-	if err := s.follow(renamed); err != nil {
+	for _, f := range []string{"/etc/crypttab", "/etc/crypttab.initramfs"} {
+		if err := s.edit(f, func(text string) (string, []string, []string) {
+			return CheckCrypttab(text, r, s.tree().Exists)
+		}); err != nil {
+			return err
+		}
+	}
+	if err := s.follow(r); err != nil {
 		return err
 	}
 	if err := s.arrayFile(); err != nil {
 		return err
 	}
-	for _, f := range []string{"mdadm/mdadm.conf", "mdadm.conf"} {
+	for _, f := range arrayFiles() {
 		if err := s.edit(f, func(text string) (string, []string, []string) {
-			text, notes := FollowArrays(text, s.Layout)
+			text, notes := FollowArrays(text, s.Layout, r)
 			return text, notes, nil
 		}); err != nil {
 			return err
 		}
 	}
-	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		if b, err := os.ReadFile(s.Root + f); err == nil {
-			for _, m := range CheckGRUB(string(b), s.Layout) {
-				s.Report.Warn("%s: %s", f, m)
-			}
-		}
-	}
-	leave, err := s.Enter()
-	if err == nil {
-		err = s.install(ctx, renamed)
-	}
-	return errors.Join(err, leave())
+	return nil
 }
+
+// arrayFiles are the places of mdadm.conf(5).
+func arrayFiles() []string { return []string{"/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"} }
 
 // arrayFile makes an empty mdadm.conf where there is none and arrays are new.
 func (s *System) arrayFile() error {
 	if !slices.ContainsFunc(s.Layout.Arrays, func(a layout.Array) bool { return a.New }) {
 		return nil
 	}
-	name := s.Root + "/etc/mdadm.conf"
-	if st, err := os.Stat(s.Root + "/etc/mdadm"); err == nil && st.IsDir() {
-		name = s.Root + "/etc/mdadm/mdadm.conf"
+	name := arrayFiles()[1]
+	if st, err := s.tree().Stat("/etc/mdadm"); err == nil && st.IsDir() {
+		name = arrayFiles()[0]
 	}
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
+	if s.tree().Exists(name) {
+		return nil
+	}
+	if err := s.tree().Write(name, nil, 0o644); err != nil {
 		return fmt.Errorf("cannot make %s: %w", name, err)
 	}
-	return f.Close()
+	return nil
 }
 
 // renamed lists devices whose names are others here, old to new.
@@ -290,7 +309,7 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 		changed = changed || !known && class(o) != class(n)
 	}
 	if changed {
-		why := "it has not the driver of the new disk"
+		why := "it lacks the driver of the new disk"
 		if s.Types["/"] != "" || s.Types["/usr"] != "" {
 			why = "its file systems are of another type"
 		} else if len(s.Layout.Moved) > 0 {
@@ -304,21 +323,21 @@ func (s *System) rebuild(ctx context.Context, renamed map[string]string, lacks, 
 		return nil
 	}
 	for _, cfg := range []struct{ file, prog string }{{"/boot/grub/grub.cfg", "grub-mkconfig"}, {"/boot/grub2/grub.cfg", "grub2-mkconfig"}} {
-		b, err := os.ReadFile(s.Root + cfg.file)
+		b, err := s.tree().Read(cfg.file)
 		if err != nil {
 			continue
 		}
 		if strings.Contains(string(b), "rootfstype=") && s.Types["/"] != "" {
-			s.Report.Warn("%s says rootfstype=: change it in /etc/default/grub, and say %s -o %s", cfg.file, cfg.prog, cfg.file)
+			s.Report.Warn("%s has rootfstype=: change it in /etc/default/grub, then run %s -o %s", cfg.file, cfg.prog, cfg.file)
 		}
 		for o := range renamed {
 			_, moved := s.Layout.Moved[o] // the commands that find it are others
 			if moved || strings.Contains(string(b), "/dev/"+o) {
-				s.Report.Note("making %s anew: /dev/%s is another device now", cfg.file, o)
+				s.Report.Note("regenerating %s: /dev/%s now names a different device", cfg.file, o)
 				if err := s.chroot(ctx, cfg.prog, "-o", cfg.file); err != nil {
 					return err
 				}
-				if b, err = os.ReadFile(s.Root + cfg.file); err != nil {
+				if b, err = s.tree().Read(cfg.file); err != nil {
 					return fmt.Errorf("cannot read what %s wrote: %w", cfg.prog, err)
 				}
 				for _, w := range s.kernelNames(string(b)) {
@@ -341,13 +360,13 @@ func (s *System) initramfs(ctx context.Context, why string) error {
 		if !s.has(c[0]) {
 			continue
 		}
-		s.Report.Note("making the initramfs anew: %s", why)
+		s.Report.Note("regenerating the initramfs: %s", why)
 		if s.Layout.Boot.Loader == layout.SystemdBoot {
 			return s.entriesAnew(ctx, c)
 		}
 		return s.chroot(ctx, c...)
 	}
-	s.Report.Warn("the initramfs may lack the driver of the new disk, and the restored system has no program to make it anew")
+	s.Report.Warn("the initramfs may lack the driver of the new disk, and the restored system has no program to regenerate it")
 	return nil
 }
 
@@ -368,230 +387,4 @@ func (s *System) kernelNames(cfg string) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// fstab checks that every device it names is there again; plain names of
-// devices that are called otherwise now become UUIDs.
-func (s *System) fstab(renamed map[string]string) error {
-	return s.edit("fstab", func(text string) (string, []string, []string) {
-		text, notes := ConvertFstab(text, s.Types)
-		text, more := FollowSubvolumes(text, func(at string) string {
-			if f := s.Layout.Mounted(at); f != nil {
-				return f.MountAt(at).Subvolume
-			}
-			return ""
-		})
-		notes = append(notes, more...)
-		text, more = AddNew(text, s.Layout)
-		notes = append(notes, more...)
-		text, more = NoFail(text, s.Layout, s.Devices)
-		notes = append(notes, more...)
-		text, more, missing := CheckFstab(text, s.Layout, renamed)
-		return text, append(notes, more...), missing
-	})
-}
-
-// edit changes a file in /etc, and keeps the old one beside it. change gives
-// the new text, what it changed, and what refers to nothing.
-func (s *System) edit(name string, change func(text string) (out string, notes, missing []string)) error {
-	file := filepath.Join(s.Root, "etc", name)
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		if name == "fstab" {
-			s.Report.Warn("the restored system has no /etc/fstab")
-		}
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot check %s: %w", name, err)
-	}
-	text, notes, missing := change(string(b))
-	for _, n := range notes {
-		s.Report.Note("%s: %s", name, n)
-	}
-	for _, m := range missing {
-		s.Report.Warn("%s: %s", name, m)
-	}
-	if text == string(b) {
-		return nil
-	}
-	st, err := os.Stat(file)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(kept(file), b, st.Mode().Perm()); err != nil {
-		return fmt.Errorf("cannot keep the old %s: %w", name, err)
-	}
-	if err := os.WriteFile(file, []byte(text), st.Mode().Perm()); err != nil {
-		return fmt.Errorf("cannot change %s: %w", name, err)
-	}
-	return nil
-}
-
-// kept is where the old text of a file stays. Of some directories every file is
-// read, whatever its name, but for hidden ones.
-func kept(file string) string {
-	dir, base := filepath.Split(file)
-	if strings.HasSuffix(dir, ".d/") {
-		base = "." + base
-	}
-	return dir + base + ".before-restore"
-}
-
-// CheckCrypttab gives the text with renamed devices replaced by UUIDs, what was
-// changed, and what refers to nothing that was restored below root; crypttab(5).
-func CheckCrypttab(text, root string, l *layout.Layout, renamed map[string]string) (out string, notes, missing []string) {
-	known := map[string]bool{}
-	uuid := map[string]string{}
-	all := uuids(l)
-	for _, c := range l.Crypts {
-		known["UUID="+strings.ToLower(c.UUID)], known["/dev/"+c.Device] = true, true
-		known["LABEL="+c.Label] = c.Label != ""
-		uuid["/dev/"+c.Device] = c.UUID
-		for old, now := range l.Moved {
-			if now == c.Device {
-				uuid["/dev/"+old] = c.UUID
-			}
-		}
-		if vg, lv, ok := strings.Cut(c.Device, "/"); ok {
-			known[dmPath(vg, lv)] = true
-		}
-	}
-	for _, d := range l.Disks {
-		if d.Table == nil {
-			continue
-		}
-		for _, p := range d.Table.Partitions {
-			known["PARTUUID="+d.PartUUID(&p)], known["/dev/"+p.Device] = true, true
-			known["PARTLABEL="+p.Name] = true
-		}
-	}
-	lines := strings.SplitAfter(text, "\n")
-	for i, line := range lines {
-		f := strings.Fields(line)
-		if len(f) < 2 || strings.HasPrefix(f[0], "#") {
-			continue
-		}
-		spec := strings.ReplaceAll(f[1], `"`, "")
-		if k, v, ok := strings.Cut(spec, "="); ok && (k == "UUID" || k == "PARTUUID") {
-			spec = k + "=" + strings.ToLower(v)
-		}
-		if strings.HasPrefix(spec, "/dev/disk/by-uuid/") {
-			spec = "UUID=" + strings.ToLower(path.Base(spec))
-		}
-		options := append(f, "", "")[3]
-		if u := all[spec]; u != "" && strings.HasPrefix(spec, "PARTUUID=") {
-			lines[i] = strings.Replace(line, f[1], "UUID="+u, 1)
-			notes = append(notes, fmt.Sprintf("%s lies on another partition now; changed to UUID=%s", spec, u))
-			continue
-		}
-		if n, ok := renamed[strings.TrimPrefix(spec, "/dev/")]; ok && strings.HasPrefix(spec, "/dev/") {
-			to := "/dev/" + n
-			if u := uuid[spec]; u != "" {
-				to = "UUID=" + u
-			}
-			lines[i] = strings.Replace(line, f[1], to, 1)
-			notes = append(notes, fmt.Sprintf("%s is /dev/%s now; changed to %s", spec, n, to))
-			continue
-		}
-		if strings.Contains(options, "nofail") || strings.Contains(options, "noauto") || !strings.Contains(spec, "=") && !strings.HasPrefix(spec, "/dev/") || strings.HasPrefix(spec, "/dev/disk/by-") {
-			continue
-		}
-		if !known[spec] {
-			missing = append(missing, fmt.Sprintf("line %d: %s (%s) is not among what was restored", i+1, f[1], f[0]))
-		}
-		// A key file, unless a script makes something else of that word.
-		if key := append(f, "")[2]; strings.HasPrefix(key, "/") && !strings.HasPrefix(key, "/dev/") && !strings.Contains(options, "keyscript=") && !strings.Contains(key, ":") {
-			if _, err := os.Stat(filepath.Join(root, key)); err != nil {
-				missing = append(missing, fmt.Sprintf("line %d: the key file %s (%s) is not there", i+1, key, f[0]))
-			}
-		}
-	}
-	return strings.Join(lines, ""), notes, missing
-}
-
-// CheckGRUB lists UUIDs in a grub.cfg that nothing restored has.
-func CheckGRUB(cfg string, l *layout.Layout) []string {
-	have := map[string]bool{}
-	for _, f := range l.Filesystems {
-		have[strings.ToLower(f.UUID)] = true
-	}
-	// After "--fs-uuid", its hints passed over, and in root=UUID=.
-	refs := regexp.MustCompile(`(?m)--fs-uuid(?:\s+--\S+|\s+'[^']*')*\s+([0-9A-Fa-f-]{8,36})\s*$|root=UUID=([0-9A-Fa-f-]{8,36})`)
-	var out []string
-	for _, m := range refs.FindAllStringSubmatch(cfg, -1) {
-		u := m[1] + m[2]
-		if !have[strings.ToLower(u)] {
-			have[strings.ToLower(u)] = true
-			out = append(out, "it refers to UUID "+u+", which is not among what was restored")
-		}
-	}
-	return out
-}
-
-// CheckFstab gives the text with renamed devices replaced by UUIDs, what was
-// changed, and what refers to nothing that was restored.
-func CheckFstab(text string, l *layout.Layout, renamed map[string]string) (out string, notes, missing []string) {
-	ids := map[string]bool{}
-	uuid := uuids(l)
-	add := func(dev, u, label string) {
-		ids["UUID="+strings.ToLower(u)] = u != ""
-		ids["LABEL="+label] = label != ""
-		ids["/dev/"+dev] = true
-		if vg, lv, ok := strings.Cut(dev, "/"); ok {
-			ids[dmPath(vg, lv)] = true
-		}
-		if d, p := l.Partition(dev); p != nil {
-			ids["PARTUUID="+d.PartUUID(p)] = d.PartUUID(p) != ""
-			ids["PARTLABEL="+p.Name] = p.Name != ""
-		}
-	}
-	for _, f := range l.Filesystems {
-		for _, d := range f.Devs() {
-			add(d, f.UUID, f.Label)
-		}
-	}
-	for _, s := range l.Swap {
-		add(s.Device, s.UUID, s.Label)
-	}
-	for _, a := range l.Arrays {
-		if i := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == a.Name }); i >= 0 {
-			ids["/dev/md/"+a.Label[strings.Index(a.Label, ":")+1:]] = true
-		}
-	}
-	lines := strings.SplitAfter(text, "\n")
-	for i, line := range lines {
-		f := strings.Fields(line)
-		if len(f) < 3 || strings.HasPrefix(f[0], "#") {
-			continue
-		}
-		spec := strings.ReplaceAll(f[0], `"`, "")
-		k, v, isTag := strings.Cut(spec, "=")
-		if isTag && (k == "UUID" || k == "PARTUUID") {
-			spec = k + "=" + strings.ToLower(v)
-		}
-		if strings.HasPrefix(spec, "/dev/disk/by-uuid/") {
-			spec = "UUID=" + strings.ToLower(path.Base(spec))
-		}
-		if !isTag && !strings.HasPrefix(spec, "/dev/") {
-			continue // proc, tmpfs, host:/export
-		}
-		if n, ok := renamed[strings.TrimPrefix(spec, "/dev/")]; ok && uuid[spec] != "" {
-			lines[i] = strings.Replace(line, f[0], "UUID="+uuid[spec], 1)
-			notes = append(notes, fmt.Sprintf("%s is /dev/%s now; changed to UUID=%s", spec, n, uuid[spec]))
-			continue
-		}
-		if u := uuid[spec]; u != "" && k == "PARTUUID" {
-			lines[i] = strings.Replace(line, f[0], "UUID="+u, 1)
-			notes = append(notes, fmt.Sprintf("%s lies on another partition now; changed to UUID=%s", spec, u))
-			continue
-		}
-		if strings.HasPrefix(spec, "/dev/disk/by-") || strings.HasPrefix(spec, "/dev/sr") || strings.HasPrefix(spec, "/dev/cdrom") || strings.HasPrefix(spec, "/dev/fd") {
-			continue
-		}
-		if !ids[spec] {
-			missing = append(missing, fmt.Sprintf("line %d: %s (%s) is not among what was restored", i+1, f[0], f[1]))
-		}
-	}
-	return strings.Join(lines, ""), notes, missing
 }

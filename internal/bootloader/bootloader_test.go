@@ -9,6 +9,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -19,6 +20,40 @@ func lay() *layout.Layout {
 		Swap:        []layout.Swap{{Device: "vda2", UUID: "33-cc"}},
 		Boot:        layout.Boot{Loader: layout.GRUB, Firmware: layout.BIOS, Disks: []string{"vda"}, Targets: []string{"i386-pc"}},
 	}
+}
+
+// renames is a resolver for a layout that was restored as a whole, with other names
+// for some devices.
+func renames(l *layout.Layout, renamed map[string]string) *sysconf.Resolver {
+	devices := map[string]string{}
+	put := func(dev string) { devices[dev] = dev }
+	for _, d := range l.Disks {
+		put(d.Name)
+		if d.Table != nil {
+			for _, p := range d.Table.Partitions {
+				put(p.Device)
+			}
+		}
+	}
+	for _, f := range l.Filesystems {
+		for _, d := range f.Devs() {
+			put(d)
+		}
+	}
+	for _, w := range l.Swap {
+		put(w.Device)
+	}
+	for i := range l.Crypts {
+		put(l.Crypts[i].Device)
+		put(l.Crypts[i].Mapper())
+	}
+	for _, a := range l.Arrays {
+		put(a.Name)
+	}
+	for o, n := range renamed {
+		devices[o] = n
+	}
+	return sysconf.NewResolver(l, sysconf.Options{Devices: devices})
 }
 
 func TestCheckFstab(t *testing.T) {
@@ -34,14 +69,14 @@ UUID=dead /old ext4 noauto 0 0
 host:/x /n nfs defaults 0 0
 tmpfs /tmp tmpfs defaults 0 0
 `
-	out, notes, missing := CheckFstab(in, lay(), map[string]string{"vda": "sda", "vda1": "sda1", "vda2": "sda2"})
+	out, notes, missing := CheckFstab(in, renames(lay(), map[string]string{"vda": "sda", "vda1": "sda1", "vda2": "sda2"}))
 	if want := strings.Replace(in, "/dev/vda2\t", "UUID=33-cc\t", 1); out != want {
 		t.Errorf("fstab is\n%s\nwant\n%s", out, want)
 	}
 	if len(notes) != 1 || len(missing) != 1 || !strings.Contains(missing[0], "line 8: UUID=dead") {
 		t.Errorf("notes %q, missing %q", notes, missing)
 	}
-	if out, notes, _ := CheckFstab(in, lay(), nil); out != in || len(notes) > 0 {
+	if out, notes, _ := CheckFstab(in, renames(lay(), nil)); out != in || len(notes) > 0 {
 		t.Errorf("without renamed devices the text changed: %q", notes)
 	}
 }
@@ -49,16 +84,16 @@ tmpfs /tmp tmpfs defaults 0 0
 func TestConvertFstab(t *testing.T) {
 	in := "# /home\nUUID=1 / ext4 errors=remount-ro,noatime,x-systemd.growfs 0 1\nUUID=2\t/home\txfs\tdefaults,logbsize=256k,usrquota 0 0\nUUID=3 /srv ext4 defaults 0 2\nUUID=4 /with\\040blank ext4 data=journal"
 	out, notes := ConvertFstab(in, map[string]string{"/": "xfs", "/home": "ext4", "/with blank": "xfs", "/srv": "ext4", "/none": "xfs"})
-	want := "# /home\nUUID=1\t/\txfs\tnoatime,x-systemd.growfs\t0\t0\nUUID=2\t/home\text4\tdefaults,usrquota\t0\t2\nUUID=3 /srv ext4 defaults 0 2\nUUID=4\t/with\\040blank\txfs\tdefaults\t0\t0"
+	want := "# /home\nUUID=1 / xfs noatime,x-systemd.growfs 0 0\nUUID=2\t/home\text4\tdefaults,usrquota 0 2\nUUID=3 /srv ext4 defaults 0 2\nUUID=4 /with\\040blank xfs defaults 0 0"
 	if out != want {
 		t.Errorf("fstab is\n%s\nwant\n%s", out, want)
 	}
-	if len(notes) != 3 || notes[0] != "/ is xfs now, was ext4, options that went: errors=remount-ro" {
+	if len(notes) != 3 || notes[0] != "/ is xfs now, was ext4, options removed: errors=remount-ro" {
 		t.Errorf("notes %q", notes)
 	}
 }
 
-func TestCheckGRUB(t *testing.T) {
+func TestCheckKernel(t *testing.T) {
 	l := lay()
 	l.Filesystems[0].UUID = "52477784-d7b7-4090-885e-3d75790b7056"
 	cfg := `if [ x$feature_platform_search_hint = xy ]; then
@@ -67,12 +102,12 @@ else
   search --no-floppy --fs-uuid --set=root 00000000-1111-2222-3333-444444444444
 fi
 linux /vmlinuz root=UUID=00000000-1111-2222-3333-444444444444 ro
-linux /vmlinuz root=/dev/mapper/vg0-root ro
+linux /vmlinuz root=/dev/mapper/vg--0-root ro
 search --fs-uuid --set=root 1234-ABCD
 `
-	got := CheckGRUB(cfg, l)
-	if len(got) != 2 || !strings.Contains(got[0], "00000000-1111") || !strings.Contains(got[1], "1234-ABCD") {
-		t.Errorf("CheckGRUB = %q", got)
+	got := CheckKernel(cfg, sysconf.GRUB, renames(l, nil))
+	if len(got) != 3 || !strings.Contains(got[0], "00000000-1111") || !strings.Contains(got[1], "root=UUID=00000000") || !strings.Contains(got[2], "1234-ABCD") {
+		t.Errorf("CheckKernel = %q", got)
 	}
 }
 

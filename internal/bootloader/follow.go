@@ -5,81 +5,88 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
-// cmdlineFiles have kernel command lines in them, beside grub.cfg, which is made
-// anew from some of them; patterns below the system's root.
-var cmdlineFiles = []string{"etc/default/grub", "etc/default/grub.d/*.cfg", "etc/kernel/cmdline", "etc/initramfs-tools/conf.d/*", "boot/loader/entries/*.conf", "boot/grub/grubenv", "boot/grub2/grubenv"}
+// cmdlineFile are files of the system that have kernel command lines in them.
+type cmdlineFile struct {
+	dir, pattern string
+	format       sysconf.Format
+}
 
-// grubenvSize is the size of GRUB's environment block, of which every byte counts.
-const grubenvSize = 1024
-
-// uuids gives the UUID of what lies on a device, by all names that the old
-// machine had for it: "/dev/vda2", "PARTUUID=...". Those that are right still
-// are among them.
-func uuids(l *layout.Layout) map[string]string {
-	out := map[string]string{}
-	add := func(dev, uuid string) {
-		if uuid == "" {
-			return
-		}
-		out["/dev/"+dev] = uuid
-		for old, now := range l.Moved {
-			if now == dev {
-				out["/dev/"+old] = uuid
-			}
-		}
-		for old, now := range l.PartUUIDs {
-			if now == dev {
-				out["PARTUUID="+old] = uuid
-			}
-		}
+// cmdlineFiles lists them. What GRUB's configuration is made from is among them, and
+// itself: not every system makes it again.
+func (s *System) cmdlineFiles() []cmdlineFile {
+	out := []cmdlineFile{
+		{"/etc", "default/grub", sysconf.Shell},
+		{"/etc", "default/grub.d/*.cfg", sysconf.Shell},
+		{"/etc", "kernel/cmdline", sysconf.Plain},
+		{"/etc", "kernel/cmdline.d/*.conf", sysconf.Plain},
+		{"/etc", "cmdline", sysconf.Plain}, // dracut's
+		{"/etc", "cmdline.d/*.conf", sysconf.Plain},
+		{"/etc", "dracut.conf", sysconf.Shell},
+		{"/etc", "dracut.conf.d/*.conf", sysconf.Shell},
+		{"/etc", "initramfs-tools/initramfs.conf", sysconf.Shell},
+		{"/etc", "initramfs-tools/conf.d/*", sysconf.Shell},
+		{"/etc", "update-extlinux.conf", sysconf.Shell}, // Alpine's
+		{"/etc", "grub.d/4[01]_custom", sysconf.GRUB},
 	}
-	for _, f := range l.Filesystems {
-		for _, d := range f.Devs() {
-			add(d, f.UUID)
+	for _, d := range []string{"/boot/grub", "/boot/grub2"} {
+		out = append(out, cmdlineFile{d, "grub.cfg", sysconf.GRUB}, cmdlineFile{d, "custom.cfg", sysconf.GRUB}, cmdlineFile{d, "grubenv", sysconf.Grubenv})
+	}
+	for _, f := range []string{"extlinux.conf", "extlinux/extlinux.conf", "syslinux/syslinux.cfg"} {
+		out = append(out, cmdlineFile{"/boot", f, sysconf.Syslinux})
+	}
+	out = append(out, cmdlineFile{"/boot", "loader/entries/*.conf", sysconf.BLS})
+	if dir := s.espDir(); dir != "" {
+		if dir != "/boot" {
+			out = append(out, cmdlineFile{dir, "loader/entries/*.conf", sysconf.BLS})
 		}
-	}
-	for _, s := range l.Swap {
-		add(s.Device, s.UUID)
-	}
-	for _, c := range l.Crypts {
-		add(c.Device, c.UUID)
+		out = append(out, cmdlineFile{dir, "[Ee][Ff][Ii]/*/grub.cfg", sysconf.GRUB}, cmdlineFile{dir, "[Ee][Ff][Ii]/*/grubenv", sysconf.Grubenv})
 	}
 	return out
 }
 
-// FollowCmdline gives a text with kernel command lines in which root= and resume=
-// name devices that are called otherwise now, by their UUIDs. notes say what was
-// changed.
-func FollowCmdline(text string, l *layout.Layout, renamed map[string]string) (out string, notes []string) {
-	id := uuids(l)
-	word := regexp.MustCompile(`\b((?i:root|resume))=(/dev/[^\s"',]+|PARTUUID=[^\s"',]+)`)
-	out = word.ReplaceAllStringFunc(text, func(s string) string {
-		g := word.FindStringSubmatch(s)
-		spec := g[2]
-		if u, ok := strings.CutPrefix(spec, "PARTUUID="); ok {
-			spec = "PARTUUID=" + strings.ToLower(u)
-			if l.PartUUIDs[strings.ToLower(u)] == "" {
-				return s
-			}
-		} else if renamed[strings.TrimPrefix(spec, "/dev/")] == "" {
-			return s
+// FollowCmdline gives a text with kernel command lines in which devices that are
+// called otherwise now have names that are right. notes say what was changed.
+func FollowCmdline(text string, f sysconf.Format, r *sysconf.Resolver) (out string, notes []string) {
+	out = sysconf.VisitKernelRefs(text, f, func(k sysconf.KernelRef) (string, bool) {
+		t := r.Kernel(k)
+		if t.State != sysconf.Found || t.Right || k.Form != sysconf.Spec {
+			return "", false
 		}
-		if id[spec] == "" {
-			return s
-		}
-		notes = append(notes, fmt.Sprintf("%s is %s=UUID=%s now", s, g[1], id[spec]))
-		return g[1] + "=UUID=" + id[spec]
+		notes = append(notes, fmt.Sprintf("line %d: %s=%s is replaced by %s", k.Line, k.Param, k.Text, t.Name))
+		return t.Name, true
 	})
 	return out, notes
+}
+
+// CheckKernel lists devices that the kernel command lines of a text, or GRUB's
+// commands in it, name and that were not restored; each once.
+func CheckKernel(text string, f sysconf.Format, r *sysconf.Resolver) []string {
+	var out []string
+	seen := map[string]bool{}
+	sysconf.VisitKernelRefs(text, f, func(k sysconf.KernelRef) (string, bool) {
+		if t := r.Kernel(k); t.State == sysconf.Found || t.State == sysconf.Foreign {
+			return "", false
+		}
+		m := fmt.Sprintf("%s=%s is not among what was restored", k.Param, k.Text)
+		if k.Form == sysconf.FSUUID || k.Form == sysconf.FSLabel || k.Form == sysconf.LUKSUUID && !strings.Contains(k.Param, ".") {
+			m = fmt.Sprintf("%s refers to %s, which is not among what was restored", k.Param, k.Text)
+		}
+		if !seen[m] {
+			seen[m] = true
+			out = append(out, m)
+		}
+		return "", false
+	})
+	return out
 }
 
 // FollowLVMDevices gives LVM's devices file, lvmdevices(8), with the devices that
@@ -121,39 +128,27 @@ func FollowLVMDevices(text string, l *layout.Layout, devices map[string]string) 
 
 // follow changes what else names devices: LVM's devices file, and kernel command
 // lines.
-func (s *System) follow(renamed map[string]string) error {
-	if err := s.edit("lvm/devices/system.devices", func(text string) (string, []string, []string) {
+func (s *System) follow(r *sysconf.Resolver) error {
+	if err := s.edit("/etc/lvm/devices/system.devices", func(text string) (string, []string, []string) {
 		text, notes := FollowLVMDevices(text, s.Layout, s.Devices)
 		return text, notes, nil
 	}); err != nil {
 		return err
 	}
-	patterns := cmdlineFiles
-	if dir := s.espDir(); dir != "" && dir != "/boot" {
-		patterns = append(slices.Clone(patterns), strings.TrimPrefix(dir, "/")+"/loader/entries/*.conf")
-	}
-	for _, pattern := range patterns {
-		files, err := filepath.Glob(filepath.Join(s.Root, pattern))
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			if st, err := os.Lstat(f); err != nil || !st.Mode().IsRegular() || strings.HasPrefix(filepath.Base(f), ".") {
-				continue // hidden ones are our copies
+	for _, c := range s.cmdlineFiles() {
+		for _, f := range s.tree().Glob(c.dir, c.pattern) {
+			if st, err := s.tree().Lstat(f); err != nil || !st.Mode().IsRegular() {
+				continue // a link to one that is looked at itself
 			}
-			rel, err := filepath.Rel(filepath.Join(s.Root, "etc"), f)
-			if err != nil {
-				return err
-			}
-			if err := s.edit(rel, func(text string) (string, []string, []string) {
-				out, notes := FollowCmdline(text, s.Layout, renamed)
+			if err := s.edit(f, func(text string) (string, []string, []string) {
+				out, notes := FollowCmdline(text, c.format, r)
 				out, more, wrong := s.followOffset(out)
 				notes = append(notes, more...)
-				if filepath.Base(f) == "grubenv" && out != text {
-					if out = strings.TrimRight(out, "#"); len(out) > grubenvSize {
+				if c.format == sysconf.Grubenv && out != text {
+					var fits bool
+					if out, fits = sysconf.FitGrubenv(out); !fits {
 						return text, nil, []string{"its command line has no room for UUIDs: change it by hand"}
 					}
-					out += strings.Repeat("#", grubenvSize-len(out))
 				}
 				return out, notes, wrong
 			}); err != nil {
@@ -182,7 +177,11 @@ func (s *System) followOffset(text string) (out string, notes, wrong []string) {
 	if m := s.Layout.Mounted(f.Mount); m == nil || m.Btrfs != nil {
 		return byHand("btrfs does not tell where the new one is")
 	}
-	at, err := firstBlock(filepath.Join(s.Root, f.Path))
+	real, err := s.tree().Real(f.Path)
+	if err != nil {
+		return byHand(err.Error())
+	}
+	at, err := firstBlock(filepath.Join(s.Root, real))
 	if err != nil {
 		return byHand(err.Error())
 	}
@@ -224,26 +223,17 @@ func firstBlock(file string) (int64, error) {
 // blscfg and systemd-boot read, as lines of a grub.cfg; "" when there are none.
 // prefix is put before the names of their files.
 func (s *System) bootEntries(dir, prefix string) string {
-	files, err := filepath.Glob(filepath.Join(s.Root, dir, "loader/entries/*.conf"))
-	if err != nil {
-		return ""
-	}
-	files = s.own(files)
 	opts := ""
-	for _, f := range []string{"boot/grub2/grubenv", "boot/grub/grubenv"} {
-		b, err := os.ReadFile(filepath.Join(s.Root, f))
-		if err != nil {
-			continue
-		}
-		for _, line := range strings.Split(string(b), "\n") {
+	for _, f := range []string{"/boot/grub2/grubenv", "/boot/grub/grubenv"} {
+		for _, line := range strings.Split(s.read(f), "\n") {
 			if v, ok := strings.CutPrefix(line, "kernelopts="); ok {
 				opts = v
 			}
 		}
 	}
 	var out strings.Builder
-	for _, f := range files {
-		b, err := os.ReadFile(f)
+	for _, f := range s.own(s.tree().Glob(dir, "loader/entries/*.conf")) {
+		b, err := s.tree().Read(f)
 		if err != nil {
 			continue
 		}
@@ -265,7 +255,20 @@ func (s *System) bootEntries(dir, prefix string) string {
 			continue
 		}
 		linux = prefix + linux
-		fmt.Fprintf(&out, "linux %s%s\ninitrd%s\n", linux, strings.ReplaceAll(options, "$kernelopts", opts), initrd)
+		fmt.Fprintf(&out, "linux %s%s\ninitrd%s\n", linux, grubWords(strings.ReplaceAll(options, "$kernelopts", opts)), initrd)
 	}
 	return out.String()
+}
+
+// grubWords writes a kernel command line as words of GRUB.
+func grubWords(cmdline string) string {
+	var b strings.Builder
+	for _, w := range sysconf.ParseCmdline(cmdline).Words {
+		text := w.Name
+		if w.Assigned {
+			text += "=" + w.Value
+		}
+		b.WriteString(" '" + strings.ReplaceAll(text, "'", `'\''`) + "'")
+	}
+	return b.String()
 }

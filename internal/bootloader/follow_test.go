@@ -10,6 +10,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 func followed() *layout.Layout {
@@ -26,16 +27,16 @@ func TestFollowCmdline(t *testing.T) {
 	renamed := map[string]string{"sda1": "nvme0n1p1", "sda2": "nvme0n1p2"}
 	in := "GRUB_CMDLINE_LINUX=\"root=/dev/sda1 resume=/dev/sda2 quiet\"\nRESUME=/dev/sda2\nroot=/dev/sda11 root=PARTUUID=6d6b6364-01 root=UUID=11111111-2222-3333-4444-555555555555\n"
 	want := "GRUB_CMDLINE_LINUX=\"root=UUID=11111111-2222-3333-4444-555555555555 resume=UUID=99999999-2222-3333-4444-555555555555 quiet\"\nRESUME=UUID=99999999-2222-3333-4444-555555555555\nroot=/dev/sda11 root=PARTUUID=6d6b6364-01 root=UUID=11111111-2222-3333-4444-555555555555\n"
-	got, notes := FollowCmdline(in, l, renamed)
+	got, notes := FollowCmdline(in, sysconf.Shell, renames(l, renamed))
 	if got != want || len(notes) != 3 {
 		t.Errorf("%s%q", got, notes)
 	}
 	// A GPT where there was an MBR: partitions are not called that any more.
 	l.PartUUIDs = map[string]string{"6d6b6364-01": "sda1"}
-	if got, _ := FollowCmdline("root=PARTUUID=6D6B6364-01 ro", l, nil); got != "root=UUID=11111111-2222-3333-4444-555555555555 ro" {
+	if got, _ := FollowCmdline("root=PARTUUID=6D6B6364-01 ro", sysconf.Plain, renames(l, nil)); got != "root=UUID=11111111-2222-3333-4444-555555555555 ro" {
 		t.Error(got)
 	}
-	if same, notes := FollowCmdline(in, l, nil); len(notes) != 1 || !strings.Contains(same, "root=/dev/sda1 ") {
+	if same, notes := FollowCmdline(in, sysconf.Shell, renames(l, nil)); len(notes) != 1 || !strings.Contains(same, "root=/dev/sda1 ") {
 		t.Errorf("nothing renamed: %s%q", same, notes)
 	}
 }
@@ -88,16 +89,16 @@ func TestFollowLVMDevices(t *testing.T) {
 // TestMBRPartUUID: fstab may name a partition of an MBR by signature and number.
 func TestMBRPartUUID(t *testing.T) {
 	const fstab = "PARTUUID=6d6b6364-01 / ext4 defaults 0 1\n"
-	if out, _, missing := CheckFstab(fstab, followed(), nil); out != fstab || len(missing) != 0 {
+	if out, _, missing := CheckFstab(fstab, renames(followed(), nil)); out != fstab || len(missing) != 0 {
 		t.Errorf("%s%q", out, missing)
 	}
 	l := followed()
 	l.Disks[0].Table = &layout.Table{Label: layout.GPT, Partitions: []layout.Partition{{Number: 1, Device: "sda1", GUID: "AAAAAAAA-2222-3333-4444-555555555555"}}}
-	if _, _, missing := CheckFstab(fstab, l, nil); len(missing) != 1 {
+	if _, _, missing := CheckFstab(fstab, renames(l, nil)); len(missing) != 1 {
 		t.Errorf("%q", missing)
 	}
 	l.PartUUIDs = map[string]string{"6d6b6364-01": "sda1"}
-	if out, notes, missing := CheckFstab(fstab, l, nil); out != "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n" || len(notes) != 1 || len(missing) != 0 {
+	if out, notes, missing := CheckFstab(fstab, renames(l, nil)); out != "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n" || len(notes) != 1 || len(missing) != 0 {
 		t.Errorf("%s%q %q", out, notes, missing)
 	}
 }
@@ -117,26 +118,26 @@ func TestBootEntries(t *testing.T) {
 		}
 	}
 	env := "# GRUB Environment Block\nsaved_entry=a\nkernelopts=root=/dev/sda1 ro resume=/dev/sda2\n"
-	put("boot/grub2/grubenv", env+strings.Repeat("#", grubenvSize-len(env)))
+	put("boot/grub2/grubenv", env+strings.Repeat("#", 1024-len(env)))
 	put("boot/grub2/grub.cfg", "insmod blscfg\nblscfg\n")
 	put("boot/loader/entries/a.conf", "title A\nversion 6.1\nlinux /vmlinuz-6.1\ninitrd /initramfs-6.1.img $tuned_initrd\noptions $kernelopts quiet\n")
 	put("etc/fstab", "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n")
 	put("etc/initramfs-tools/conf.d/resume", "RESUME=/dev/sda2\n")
 	s := &System{Root: root, Layout: followed(), Devices: map[string]string{"sda": "vda", "sda1": "vda1", "sda2": "vda2"}, Report: progress.None{}}
-	if got, want := s.bootEntries("boot", ""), "linux /vmlinuz-6.1 root=/dev/sda1 ro resume=/dev/sda2 quiet\ninitrd /initramfs-6.1.img\n"; got != want {
+	if got, want := s.bootEntries("boot", ""), "linux /vmlinuz-6.1 'root=/dev/sda1' 'ro' 'resume=/dev/sda2' 'quiet'\ninitrd /initramfs-6.1.img\n"; got != want {
 		t.Errorf("%q; want %q", got, want)
 	}
 	proof := strings.Join(s.Proof(t.TempDir()), "\n")
-	for _, want := range []string{"root=/dev/sda1 is not among", "resume=/dev/sda2 is not among", "/initramfs-6.1.img, which the boot loader loads, is not there"} {
+	for _, want := range []string{"root=/dev/sda1 is not among", "resume=/dev/sda2 is not among", "/initramfs-6.1.img, which the boot loader loads, is missing"} {
 		if !strings.Contains(proof, want) {
 			t.Errorf("the proof does not say %q:\n%s", want, proof)
 		}
 	}
-	if err := s.follow(s.renamed()); err != nil {
+	if err := s.follow(s.resolver(false)); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(root + "/boot/grub2/grubenv")
-	if err != nil || len(b) != grubenvSize || !strings.Contains(string(b), "kernelopts=root=UUID=11111111-2222-3333-4444-555555555555 ro resume=UUID=99999999-2222-3333-4444-555555555555\n#") {
+	if err != nil || len(b) != 1024 || !strings.Contains(string(b), "kernelopts=root=UUID=11111111-2222-3333-4444-555555555555 ro resume=UUID=99999999-2222-3333-4444-555555555555\n#") {
 		t.Errorf("%v %q", err, b)
 	}
 	// Every file of conf.d is read, but for hidden ones.

@@ -2,7 +2,6 @@ package bootloader
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // Proof looks for what would keep the restored system from starting: a line of
@@ -22,30 +22,8 @@ import (
 // on, an EFI system partition without a loader, no disk with GRUB. sys is
 // where the kernel's sysfs is. It reads only.
 func (s *System) Proof(sys string) []string {
-	var out []string
-	if b, err := os.ReadFile(filepath.Join(s.Root, "etc/fstab")); err == nil {
-		_, _, missing := CheckFstab(string(b), s.Layout, nil)
-		for _, m := range missing {
-			if n := fstabLine(string(b), m); !strings.Contains(n, "nofail") && !strings.Contains(n, "noauto") {
-				out = append(out, "/etc/fstab: "+m)
-			}
-		}
-	}
-	for _, f := range s.Layout.SwapFiles {
-		if st, err := os.Stat(filepath.Join(s.Root, f.Path)); err != nil || st.Size() != int64(f.Size) {
-			out = append(out, fmt.Sprintf("the swap file %s is not there, or not of %s", f.Path, f.Size))
-		}
-	}
-	if b, err := os.ReadFile(filepath.Join(s.Root, "etc/crypttab")); err == nil {
-		_, _, missing := CheckCrypttab(string(b), s.Root, s.Layout, nil)
-		for _, m := range missing {
-			out = append(out, "/etc/crypttab: "+m)
-		}
-	}
+	out := s.proveReferences()
 	for _, c := range s.configs() {
-		for _, m := range append(CheckGRUB(c.text, s.Layout), s.checkRoots(c.text)...) {
-			out = append(out, c.name+": "+m)
-		}
 		for _, i := range initrds(c.text) {
 			out = append(out, s.checkInitrd(i, sys)...)
 		}
@@ -54,6 +32,38 @@ func (s *System) Proof(sys string) []string {
 		out = append(out, s.proveUnified(sys)...)
 	}
 	return append(out, s.checkLoader()...)
+}
+
+// proveReferences lists what the system's files name and is not there.
+func (s *System) proveReferences() []string {
+	var out []string
+	r := s.resolver(true)
+	_, _, missing := CheckFstab(s.read("/etc/fstab"), r)
+	for _, e := range sysconf.ParseFstab(s.read("/etc/fstab")).Entries {
+		for _, m := range missing {
+			if strings.HasPrefix(m, fmt.Sprintf("line %d:", e.Line)) && !e.NoFail() && !e.NoAuto() {
+				out = append(out, "/etc/fstab: "+m)
+			}
+		}
+		out = append(out, s.proveFile(e)...)
+	}
+	for _, f := range s.Layout.SwapFiles {
+		if st, err := s.tree().Stat(f.Path); err != nil || st.Size() != int64(f.Size) {
+			out = append(out, fmt.Sprintf("the swap file %s is missing, or not of %s", f.Path, f.Size))
+		}
+	}
+	for _, f := range []string{"/etc/crypttab", "/etc/crypttab.initramfs"} {
+		_, _, missing := CheckCrypttab(s.read(f), r, s.tree().Exists)
+		for _, m := range missing {
+			out = append(out, f+": "+m)
+		}
+	}
+	for _, c := range s.configs() {
+		for _, m := range CheckKernel(c.text, sysconf.GRUB, r) {
+			out = append(out, c.name+": "+m)
+		}
+	}
+	return out
 }
 
 // firstEntry cuts a grub.cfg behind its first entry: those of other systems may
@@ -88,8 +98,8 @@ func (s *System) configs() []config {
 	}
 	var out []config
 	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		if b, err := os.ReadFile(s.Root + f); err == nil {
-			out = append(out, config{f, s.started(string(b))})
+		if text := s.read(f); text != "" {
+			out = append(out, config{f, s.started(text)})
 		}
 	}
 	return out
@@ -111,65 +121,18 @@ func (s *System) lacksDrivers(sys string) (lacks, known bool) {
 	return lacks, known
 }
 
-// fstabLine gives the line that a message of CheckFstab is about.
-func fstabLine(text, message string) string {
-	n := 0
-	if _, err := fmt.Sscanf(message, "line %d:", &n); err != nil {
-		return ""
+// proveFile looks for a directory that is mounted again, an image or a swap file.
+func (s *System) proveFile(e *sysconf.FstabEntry) []string {
+	r := e.Ref()
+	if r.Kind != sysconf.File || e.NoFail() || e.NoAuto() || s.tree().Exists(r.Value) {
+		return nil
 	}
-	lines := strings.Split(text, "\n")
-	if n < 1 || n > len(lines) {
-		return ""
-	}
-	return lines[n-1]
-}
-
-// checkRoots lists root= and resume= words that name no restored device; root= by
-// UUID is CheckGRUB's.
-func (s *System) checkRoots(cfg string) []string {
-	have := map[string]bool{}
-	add := func(dev, label string) {
-		have["LABEL="+label] = have["LABEL="+label] || label != ""
-		if d, p := s.Layout.Partition(dev); p != nil {
-			have["PARTUUID="+d.PartUUID(p)] = d.PartUUID(p) != ""
-		}
-		dev = cmp.Or(s.Devices[dev], dev)
-		have["/dev/"+dev] = true
-		if vg, lv, ok := strings.Cut(dev, "/"); ok {
-			have[dmPath(vg, lv)] = true
+	for _, v := range []string{"/proc/", "/sys/", "/dev/", "/run/", "/tmp/"} {
+		if strings.HasPrefix(r.Value+"/", v) { // there when the system runs
+			return nil
 		}
 	}
-	for _, f := range s.Layout.Filesystems {
-		add(f.Device, f.Label)
-	}
-	for _, w := range s.Layout.Swap {
-		have["UUID="+strings.ToLower(w.UUID)] = w.UUID != ""
-		add(w.Device, w.Label)
-	}
-	words := regexp.MustCompile(`(?m)^\s*linux(?:16|efi)?\s.*$`)
-	word := regexp.MustCompile(`\s(root|resume)=(\S+)`)
-	var refs [][]string
-	for _, line := range words.FindAllString(cfg, -1) {
-		refs = append(refs, word.FindAllStringSubmatch(line, -1)...)
-	}
-	var out []string
-	for _, g := range refs {
-		r := g[2]
-		if g[1] == "resume" && strings.HasPrefix(r, "UUID=") {
-			r = "UUID=" + strings.ToLower(r[5:])
-		}
-		if u, ok := strings.CutPrefix(r, "PARTUUID="); ok {
-			r = "PARTUUID=" + strings.ToLower(u)
-		}
-		if g[1] == "root" && strings.HasPrefix(r, "UUID=") || strings.ContainsAny(r, "$") || have[r] {
-			continue
-		}
-		m := g[1] + "=" + r + " is not among what was restored"
-		if !slices.Contains(out, m) {
-			out = append(out, m)
-		}
-	}
-	return out
+	return []string{fmt.Sprintf("/etc/fstab: line %d: %s (%s) is missing", e.Line, e.Raw(0), e.File)}
 }
 
 // initrds are the files that GRUB's configuration loads.
@@ -188,24 +151,21 @@ func initrds(cfg string) []string {
 
 // checkInitrd looks into an initramfs for the drivers of the root's disks.
 func (s *System) checkInitrd(name, sys string) []string {
-	file := ""
-	places := []string{s.Root + "/boot" + name, s.Root + name}
+	places := []string{"/boot/" + name, name}
 	for _, at := range []string{"/", "/boot"} {
 		// GRUB names a file of a btrfs with its subvolume before it.
 		if f := s.Layout.Mounted(at); f != nil && f.Btrfs != nil {
-			places = append(places, filepath.Join(s.Root, at, strings.TrimPrefix(name, "/"+f.MountAt(at).Subvolume)))
+			places = append(places, path.Join(at, strings.TrimPrefix(name, "/"+f.MountAt(at).Subvolume)))
 		}
 	}
-	for _, p := range places {
-		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
-			file = p
-			break
-		}
+	i := slices.IndexFunc(places, func(p string) bool {
+		st, err := s.tree().Stat(p)
+		return err == nil && st.Mode().IsRegular()
+	})
+	if i < 0 {
+		return []string{name + ", which the boot loader loads, is missing"}
 	}
-	if file == "" {
-		return []string{name + ", which the boot loader loads, is not there"}
-	}
-	f, err := os.Open(file)
+	f, err := s.tree().Open(places[i])
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -230,12 +190,12 @@ func (s *System) builtin(version string) []string {
 	for _, v := range []string{version, "*"} {
 		var out []string
 		for _, d := range []string{"/usr/lib/modules/", "/lib/modules/"} {
-			files, err := filepath.Glob(s.Root + d + v + "/modules.builtin")
-			if err != nil {
-				continue
+			files := []string{d + v + "/modules.builtin"}
+			if v == "*" {
+				files = s.tree().Glob(d, "*/modules.builtin")
 			}
 			for _, f := range files {
-				b, err := os.ReadFile(f)
+				b, err := s.tree().Read(f)
 				if err != nil {
 					continue
 				}
@@ -284,7 +244,7 @@ func (s *System) checkInitramfs(name, version string, r io.Reader, sys string) [
 			}
 			for _, m := range DiskDrivers(sys, disk) {
 				if !have[m] {
-					out = append(out, fmt.Sprintf("%s has not the driver %s of /dev/%s, on which / lies", name, m, disk))
+					out = append(out, fmt.Sprintf("%s lacks the driver %s of /dev/%s, which / is on", name, m, disk))
 				}
 			}
 		}
@@ -294,13 +254,13 @@ func (s *System) checkInitramfs(name, version string, r io.Reader, sys string) [
 		crypt = crypt || want[0] == "dm_crypt"
 		// Without the list, what is built in can't be told from what is missing.
 		if builtin != nil && !slices.ContainsFunc(want, func(m string) bool { return have[m] }) {
-			out = append(out, fmt.Sprintf("%s has not the module %s, which / wants", name, strings.Join(want, " or ")))
+			out = append(out, fmt.Sprintf("%s lacks the module %s, which / needs", name, strings.Join(want, " or ")))
 		}
 	}
 	if crypt && !slices.ContainsFunc(names, func(n string) bool {
 		return strings.HasPrefix(path.Base(n), "cryptsetup") || path.Base(n) == "systemd-cryptsetup"
 	}) {
-		out = append(out, name+" has no cryptsetup, and / lies on LUKS")
+		out = append(out, name+" has no cryptsetup, and / is on LUKS")
 	}
 	return out
 }
@@ -385,8 +345,7 @@ func (s *System) checkLoader() []string {
 		if dir == "" {
 			return []string{"there is no EFI system partition"}
 		}
-		found, err := filepath.Glob(filepath.Join(s.Root, dir, "[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*.[Ee][Ff][Ii]"))
-		if err != nil || len(found) == 0 {
+		if len(s.tree().Glob(dir, "[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*.[Ee][Ff][Ii]")) == 0 {
 			return []string{"the EFI system partition has no loader in EFI/BOOT"}
 		}
 		return nil

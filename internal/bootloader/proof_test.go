@@ -9,6 +9,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // restored makes a tree that starts, with its disk behind two drivers.
@@ -37,7 +38,7 @@ ln -s "$2/bus/d2" devices/pci0/0000:00:05.0/virtio2/driver; ln -s "$2/module/vir
 		Filesystems: []layout.Filesystem{{Device: "vda1", UUID: "11-AA", Mounts: []layout.Mount{{Path: "/boot/efi"}}}, {Device: "vg-0/root", Type: "ext4", UUID: "22-bb", Mounts: []layout.Mount{{Path: "/"}}}, {Device: "x", UUID: "22-bb22-bb"}},
 		Boot:        layout.Boot{Loader: layout.GRUB, Firmware: layout.UEFI, ESP: "vda1"},
 	}
-	return &System{Root: root, Layout: l, Devices: map[string]string{"vda": "vdb", "vda1": "vdb1", "vda2": "vdb2", "vg-0/root": "vg-0/root"}}, sys
+	return &System{Root: root, Layout: l, Devices: map[string]string{"vda": "vdb", "vda1": "vdb1", "vda2": "vdb2", "vg-0/root": "vg-0/root", "x": "x"}}, sys
 }
 
 // onNVMe puts the disk of restored behind another driver.
@@ -61,35 +62,35 @@ func TestProof(t *testing.T) {
 		"fstab": {func(t *testing.T, s *System, root, _ string) { change(t, root+"/etc/fstab", "22-BB", "dead") }, "/etc/fstab: line 1: UUID=dead"},
 		"grub": {func(t *testing.T, s *System, root, _ string) {
 			change(t, root+"/boot/grub/grub.cfg", "22-bb22-bb", "0000-0001")
-		}, "grub.cfg: it refers to UUID 0000-0001"},
+		}, "grub.cfg: search refers to 0000-0001"},
 		"root": {func(t *testing.T, s *System, root, _ string) {
 			change(t, root+"/boot/grub/grub.cfg", "/dev/mapper/vg--0-root", "/dev/sda2")
 		}, "grub.cfg: root=/dev/sda2 is not among"},
-		"file system": {func(t *testing.T, s *System, _, _ string) { s.Layout.Filesystems[1].Type = "xfs" }, "has not the module xfs, which / wants"},
+		"file system": {func(t *testing.T, s *System, _, _ string) { s.Layout.Filesystems[1].Type = "xfs" }, "lacks the module xfs, which / needs"},
 		"checksum": {func(t *testing.T, s *System, _, _ string) {
 			s.Layout.Filesystems[1].Type, s.Layout.Filesystems[1].Btrfs = "btrfs", &superblock.Btrfs{Checksum: "xxhash"}
-		}, "has not the module xxhash_generic"},
+		}, "lacks the module xxhash_generic"},
 		"LUKS": {func(t *testing.T, s *System, _, _ string) {
 			s.Layout.Crypts = []layout.Crypt{{Name: "c", Device: "vda2"}}
 			s.Layout.VolumeGroup[0].PVs[0].Device = "mapper/c"
-		}, "has no cryptsetup, and / lies on LUKS"},
+		}, "has no cryptsetup, and / is on LUKS"},
 		"crypttab": {func(t *testing.T, s *System, root, _ string) {
 			if err := os.WriteFile(root+"/etc/crypttab", []byte("c UUID=11111111-0000-4000-8000-000000000001 none luks\n"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}, "/etc/crypttab: line 1: UUID=11111111"},
-		"initrd": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/initrd.img-6.1.0-9-amd64") }, "which the boot loader loads, is not there"},
+		"initrd": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/initrd.img-6.1.0-9-amd64") }, "which the boot loader loads, is missing"},
 		"cut":    {func(t *testing.T, s *System, root, _ string) { os.Truncate(root+"/boot/initrd.img-6.1.0-9-amd64", 60) }, "cannot read initramfs"},
 		"driver": {func(t *testing.T, s *System, _, sys string) {
 			onNVMe(t, sys)
-		}, "has not the driver nvme of /dev/vdb"},
+		}, "lacks the driver nvme of /dev/vdb"},
 		"builtin": {func(t *testing.T, s *System, root, _ string) {
 			change(t, root+"/usr/lib/modules/6.1.0-9-amd64/modules.builtin", "virtio_pci", "x")
-		}, "has not the driver virtio_pci"},
+		}, "lacks the driver virtio_pci"},
 		"loader": {func(t *testing.T, s *System, root, _ string) { os.Remove(root + "/boot/efi/EFI/BOOT/BOOTX64.EFI") }, "no loader in EFI/BOOT"},
 		"swap file": {func(_ *testing.T, s *System, _, _ string) {
 			s.Layout.SwapFiles = []layout.SwapFile{{Path: "/swapfile", Mount: "/", Size: 1 << 20}}
-		}, "the swap file /swapfile is not there"},
+		}, "the swap file /swapfile is missing"},
 		"mbr": {func(t *testing.T, s *System, _, _ string) {
 			s.Layout.Boot.Firmware, s.Layout.Boot.Disks = layout.BIOS, []string{"none"}
 		}, "no disk has GRUB"},
@@ -126,13 +127,13 @@ func TestCheckCrypttab(t *testing.T) {
 		Crypts: []layout.Crypt{{Name: "secret", Device: "vda3", UUID: "1111-2222"}, {Name: "onlv", Device: "vg-0/x", UUID: "33"}},
 	}
 	text := "# none\nsecret UUID=1111-2222 /key luks\nb /dev/vda3\t/gone\nswap /dev/vda4 /dev/urandom swap\nc UUID=dead none luks\nd UUID=dead2 none luks,nofail\ne /dev/mapper/vg--0-x none\nf PARTUUID=aa none\ng /var/image none"
-	out, notes, missing := CheckCrypttab(text, root, l, map[string]string{"vda3": "sda3", "vda4": "sda4"})
+	out, notes, missing := CheckCrypttab(text, renames(l, map[string]string{"vda3": "sda3", "vda4": "sda4"}), sysconf.In(root).Exists)
 	want := strings.NewReplacer("/dev/vda3\t", "UUID=1111-2222\t", "/dev/vda4", "/dev/sda4").Replace(text)
-	if out != want || len(notes) != 2 || strings.Join(missing, "; ") != "line 5: UUID=dead (c) is not among what was restored" {
+	if out != want || len(notes) != 2 || strings.Join(missing, "; ") != "line 3: the key file /gone (b) is missing; line 5: UUID=dead (c) is not among what was restored" {
 		t.Errorf("%s\n%v\n%v", out, notes, missing)
 	}
-	_, _, missing = CheckCrypttab("b UUID=33 /gone luks\n", root, l, nil)
-	if len(missing) != 1 || !strings.Contains(missing[0], "the key file /gone (b) is not there") {
+	_, _, missing = CheckCrypttab("b UUID=33 /gone luks\n", renames(l, nil), sysconf.In(root).Exists)
+	if len(missing) != 1 || !strings.Contains(missing[0], "the key file /gone (b) is missing") {
 		t.Error(missing)
 	}
 }
@@ -155,7 +156,7 @@ func TestNoFail(t *testing.T) {
 	}
 	in := "UUID=1-1 / ext4 defaults 0 1\nUUID=2-a /data ext4 defaults 0 2\n# LABEL=data / ext4 x 0 0\nLABEL=data /d ext4 noauto 0 0\nPARTUUID=ab-cd  /rw  xfs  rw 0 0\n/dev/mapper/v--g-x /x xfs ro\nUUID=3 none swap sw 0 0\nproc /proc proc defaults 0 0\n"
 	want := strings.NewReplacer("/data ext4 defaults", "/data ext4 defaults,nofail", "xfs  rw", "xfs  rw,nofail", "xfs ro", "xfs ro,nofail", "swap sw", "swap sw,nofail").Replace(in)
-	out, notes := NoFail(in, l, map[string]string{"vda1": "sda1"})
+	out, notes := NoFail(in, sysconf.NewResolver(l, sysconf.Options{Devices: map[string]string{"vda1": "sda1"}}))
 	if out != want || len(notes) != 4 {
 		t.Errorf("%s\n%v", out, notes)
 	}

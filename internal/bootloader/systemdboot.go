@@ -18,7 +18,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // systemd-boot, sd-boot(7), is files on the EFI system partition, which came back
@@ -63,9 +63,8 @@ func (s *System) entries() []config {
 // those of this system do: with its token, kernel-install(8).
 func (s *System) own(files []string) []string {
 	for _, f := range []string{"etc/kernel/entry-token", "etc/machine-id"} {
-		b, err := os.ReadFile(filepath.Join(s.Root, f))
-		token := strings.TrimSpace(string(b))
-		if err != nil || token == "" {
+		token := strings.TrimSpace(s.read(f))
+		if token == "" {
 			continue
 		}
 		mine := slices.DeleteFunc(slices.Clone(files), func(f string) bool { return !strings.HasPrefix(filepath.Base(f), token+"-") })
@@ -83,13 +82,7 @@ func (s *System) unified() []string {
 		return nil
 	}
 	for _, d := range s.entryDirs() {
-		files, err := filepath.Glob(filepath.Join(s.Root, d, "[Ee][Ff][Ii]/[Ll]inux/*.[Ee][Ff][Ii]"))
-		if err != nil {
-			continue
-		}
-		for _, f := range s.own(files) {
-			out = append(out, strings.TrimPrefix(f, s.Root))
-		}
+		out = append(out, s.own(s.tree().Glob(d, "[Ee][Ff][Ii]/[Ll]inux/*.[Ee][Ff][Ii]"))...)
 	}
 	return out
 }
@@ -111,11 +104,15 @@ func (s *System) proveUnified(sys string) []string {
 // checkUnified looks into a unified kernel image: what its command line names has
 // to be there, and its initramfs has to have the drivers.
 func (s *System) checkUnified(name, sys string) []string {
-	f, err := pe.Open(s.Root + name)
+	file, err := s.tree().Open(name)
 	if err != nil {
 		return []string{fmt.Sprintf("%s: %v", name, err)}
 	}
-	defer f.Close()
+	defer file.Close()
+	f, err := pe.NewFile(file)
+	if err != nil {
+		return []string{fmt.Sprintf("%s: %v", name, err)}
+	}
 	text := func(section string) string {
 		sec := f.Section(section)
 		if sec == nil {
@@ -128,8 +125,7 @@ func (s *System) checkUnified(name, sys string) []string {
 		return strings.TrimSpace(strings.TrimRight(string(b), "\x00"))
 	}
 	var out []string
-	line := "linux " + name + " " + text(".cmdline") + "\n"
-	for _, m := range append(CheckGRUB(line, s.Layout), s.checkRoots(line)...) {
+	for _, m := range CheckKernel(text(".cmdline"), sysconf.Plain, s.resolver(true)) {
 		out = append(out, name+": "+m)
 	}
 	initrd := f.Section(".initrd")
@@ -156,18 +152,14 @@ func (s *System) entriesAnew(ctx context.Context, make []string) (err error) {
 	if lacks, _ := s.lacksDrivers("/sys"); !lacks || !s.has("kernel-install") {
 		return nil
 	}
-	kernels, err := filepath.Glob(s.Root + "/boot/vmlinuz-*")
-	if err != nil {
-		return err
-	}
-	for _, k := range kernels {
+	for _, k := range s.tree().Glob("/boot", "vmlinuz-*") {
 		version := strings.TrimPrefix(filepath.Base(k), "vmlinuz-")
-		if _, err := os.Stat(s.Root + "/lib/modules/" + version); err != nil {
+		if !s.tree().Exists("/lib/modules/" + version) {
 			continue
 		}
 		args := []string{"kernel-install", "add", version, "/boot/vmlinuz-" + version}
 		for _, i := range []string{"/boot/initrd.img-" + version, "/boot/initramfs-" + version + ".img"} {
-			if _, err := os.Stat(s.Root + i); err == nil {
+			if s.tree().Exists(i) {
 				args = append(args, i)
 				break
 			}
@@ -185,15 +177,16 @@ func (s *System) entriesAnew(ctx context.Context, make []string) (err error) {
 func (s *System) oldCmdline() (undo func() error, err error) {
 	none := func() error { return nil }
 	for _, f := range []string{"/etc/kernel/cmdline", "/usr/lib/kernel/cmdline"} {
-		if _, err := os.Stat(s.Root + f); err == nil {
+		if s.tree().Exists(f) {
 			return none, nil
 		}
 	}
-	at := s.Root + "/proc/cmdline"
-	if _, err := os.Stat(at); err != nil || s.Layout.Kernel.Cmdline == "" {
+	at, err := s.tree().Real("/proc/cmdline")
+	if err != nil || s.Layout.Kernel.Cmdline == "" || !s.tree().Exists(at) {
 		return none, nil
 	}
-	line, _ := FollowCmdline(s.Layout.Kernel.Cmdline, s.Layout, s.renamed())
+	at = filepath.Join(s.Root, at)
+	line, _ := FollowCmdline(s.Layout.Kernel.Cmdline, sysconf.Plain, s.resolver(false))
 	f, err := os.CreateTemp("", "cmdline-*")
 	if err != nil {
 		return none, fmt.Errorf("cannot put the old kernel command line in place: %w", err)
@@ -216,19 +209,16 @@ func (s *System) systemdBoot() error {
 	if dir == "" {
 		return errors.New("cannot make systemd-boot start: the EFI system partition was not mounted when the backup was made")
 	}
-	found, err := filepath.Glob(filepath.Join(s.Root, dir, "[Ee][Ff][Ii]/systemd/systemd-boot*.[Ee][Ff][Ii]"))
-	if err != nil {
-		return err
-	}
+	found := s.tree().Glob(dir, "[Ee][Ff][Ii]/systemd/systemd-boot*.[Ee][Ff][Ii]")
 	if len(found) == 0 {
-		return fmt.Errorf("cannot make systemd-boot start: it is not in %s/EFI/systemd; say: chroot %s bootctl install", dir, s.Root)
+		return fmt.Errorf("cannot make systemd-boot start: it is not in %s/EFI/systemd; run: chroot %s bootctl install", dir, s.Root)
 	}
 	loader := found[0]
-	machine := strings.TrimPrefix(strings.ToLower(filepath.Base(loader)), "systemd-boot") // "x64.efi"
-	removable := filepath.Join(filepath.Dir(filepath.Dir(loader)), "BOOT", "BOOT"+strings.ToUpper(machine))
-	if _, err := os.Stat(removable); errors.Is(err, os.ErrNotExist) {
+	machine := strings.TrimPrefix(strings.ToLower(path.Base(loader)), "systemd-boot") // "x64.efi"
+	removable := path.Join(path.Dir(path.Dir(loader)), "BOOT", "BOOT"+strings.ToUpper(machine))
+	if !s.tree().Exists(removable) {
 		s.Report.Note("installing systemd-boot under the removable path")
-		if err := copyLoader(loader, removable); err != nil {
+		if err := s.copyLoader(loader, removable); err != nil {
 			return err
 		}
 	}
@@ -239,15 +229,18 @@ func (s *System) systemdBoot() error {
 }
 
 // copyLoader copies a loader; the new file appears whole.
-func copyLoader(from, to string) error {
-	b, err := os.ReadFile(from)
+func (s *System) copyLoader(from, to string) error {
+	b, err := s.tree().Read(from)
 	if err == nil {
-		err = os.MkdirAll(filepath.Dir(to), 0o755)
+		err = s.tree().MkdirAll(path.Dir(to), 0o755)
+	}
+	if err == nil {
+		err = s.tree().Write(to, b, 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", to, err)
 	}
-	return manifest.WriteFile(to, b)
+	return nil
 }
 
 // efiEntry adds the firmware's entry for the loader that the old machine's first
@@ -258,9 +251,8 @@ func (s *System) efiEntry(vars, sys, loader, dir string) error {
 	if part == nil || part.GUID == "" {
 		return errors.New("the EFI system partition has no GUID, which an entry would name")
 	}
-	esp := filepath.Join(s.Root, dir)
-	e := efivar.Entry{Label: "Linux Boot Manager", Path: strings.TrimPrefix(loader, esp), Number: part.Number, GUID: part.GUID, First: true}
-	if old := s.oldEntry(part.GUID, esp); old != nil {
+	e := efivar.Entry{Label: "Linux Boot Manager", Path: strings.TrimPrefix(loader, dir), Number: part.Number, GUID: part.GUID, First: true}
+	if old := s.oldEntry(part.GUID, dir); old != nil {
 		e.Label, e.Path = old.Label, strings.ReplaceAll(old.Path, `\`, "/")
 	}
 	var err error
@@ -283,7 +275,7 @@ func (s *System) oldEntry(guid, esp string) *layout.NVRAMEntry {
 			continue
 		}
 		p := path.Clean("/" + strings.ReplaceAll(b.NVRAM[i].Path, `\`, "/"))
-		if st, err := os.Stat(esp + p); err == nil && st.Mode().IsRegular() { // vfat knows no case
+		if st, err := s.tree().Stat(esp + p); err == nil && st.Mode().IsRegular() { // vfat knows no case
 			return &b.NVRAM[i]
 		}
 	}

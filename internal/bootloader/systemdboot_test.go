@@ -63,10 +63,10 @@ func TestProofSystemdBoot(t *testing.T) {
 		"root": {func(t *testing.T, root, _ string) { change(t, root+entry, "/dev/mapper/vg--0-root", "/dev/sda2") }, "/boot/efi/loader/entries: root=/dev/sda2 is not among"},
 		"initrd": {func(t *testing.T, root, _ string) {
 			os.Remove(root + dir + "initrd.img-6.1.0-9-amd64")
-		}, dir + "initrd.img-6.1.0-9-amd64, which the boot loader loads, is not there"},
+		}, dir + "initrd.img-6.1.0-9-amd64, which the boot loader loads, is missing"},
 		"driver": {func(t *testing.T, root, sys string) {
 			onNVMe(t, sys)
-		}, "has not the driver nvme of /dev/vdb"},
+		}, "lacks the driver nvme of /dev/vdb"},
 		"nothing": {func(t *testing.T, root, _ string) { os.RemoveAll(root + "/boot/efi/loader") }, "systemd-boot has no entry for this system"},
 		"loader":  {func(t *testing.T, root, _ string) { os.Remove(root + "/boot/efi/EFI/BOOT/BOOTX64.EFI") }, "no loader in EFI/BOOT"},
 		// Nobody is left whose names begin with the token: all are looked at.
@@ -148,12 +148,12 @@ func TestSystemdBoot(t *testing.T) {
 		}
 	}
 	esp := s.Root + "/boot/efi"
-	loader := esp + "/EFI/systemd/systemd-bootx64.efi"
-	removable := esp + "/EFI/BOOT/BOOTX64.EFI"
-	if err := copyLoader(loader, removable); err != nil {
+	loader := "/boot/efi/EFI/systemd/systemd-bootx64.efi"
+	removable := "/boot/efi/EFI/BOOT/BOOTX64.EFI"
+	if err := s.copyLoader(loader, removable); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(removable); err != nil || string(b) != "sd-boot" {
+	if b, err := os.ReadFile(s.Root + removable); err != nil || string(b) != "sd-boot" {
 		t.Errorf("%v %q", err, b)
 	}
 	check := func(label, path string) {
@@ -193,6 +193,6 @@ func TestSystemdBoot(t *testing.T) {
 		t.Errorf("extent = %d, %d, %v: sectors of 4 KiB", start, size, err)
 	}
 	if _, _, err := extent(sys, "vdb9", "vdb"); err == nil {
-		t.Error("a partition that is not there has a place")
+		t.Error("a partition that is missing has a place")
 	}
 }

@@ -4,8 +4,17 @@ import "strings"
 
 // Mdadm is the text of an mdadm.conf(5).
 type Mdadm struct {
-	Arrays []*MdArray
-	lines  []*line
+	Arrays  []*MdArray
+	Devices []*MdDevices
+	lines   []*line
+}
+
+// MdDevices is a DEVICE line of mdadm.conf(5): only on these are arrays looked for.
+type MdDevices struct {
+	Line  int // the first one, from 1
+	Names []string
+
+	last int
 }
 
 // MdArray is an ARRAY line of mdadm.conf(5), with its continuation lines.
@@ -31,6 +40,9 @@ func ParseMdadm(text string) *Mdadm {
 			a := &MdArray{Line: first + 1, last: last + 1}
 			a.read(words[1:])
 			m.Arrays = append(m.Arrays, a)
+		}
+		if len(words) > 1 && keyword(words[0], "device") {
+			m.Devices = append(m.Devices, &MdDevices{first + 1, words[1:], last + 1})
 		}
 		words = nil
 	}
@@ -111,8 +123,13 @@ func mdWords(s string) []string {
 func (m *Mdadm) String() string { return joinLines(m.lines) }
 
 // Comment makes the lines of an array comments that begin with the reason.
-func (m *Mdadm) Comment(a *MdArray, reason string) {
-	for i := a.Line - 1; i < a.last; i++ {
+func (m *Mdadm) Comment(a *MdArray, reason string) { m.comment(a.Line, a.last, reason) }
+
+// CommentDevices does the same with a DEVICE line.
+func (m *Mdadm) CommentDevices(d *MdDevices, reason string) { m.comment(d.Line, d.last, reason) }
+
+func (m *Mdadm) comment(first, last int, reason string) {
+	for i := first - 1; i < last; i++ {
 		m.lines[i].body = "# " + reason + ": " + m.lines[i].body
 	}
 }

@@ -128,7 +128,7 @@ func (r *Resolver) contents() {
 	}
 	for _, f := range r.l.Filesystems {
 		for _, d := range f.Devs() {
-			put(d, f.Type, f.UUID, f.Label)
+			put(d, cmp.Or(f.Type, "file system"), f.UUID, f.Label)
 		}
 	}
 }
@@ -181,6 +181,9 @@ func (r *Resolver) names() {
 	}
 	for dev := range r.content { // of what is in none of these
 		r.add(Path, r.called(dev), dev)
+		if vg, lv, ok := strings.Cut(dev, "/"); ok && vg != "mapper" {
+			r.add(Path, "mapper/"+DMName(vg, lv), dev)
+		}
 	}
 	r.oldNames()
 }
