@@ -26,7 +26,7 @@ func (c Change) String() string {
 }
 
 // volatile are the facts that change without the storage changing.
-var volatile = []string{".snapshots", ".header", ".used", ".usedInodes", ".config", ".nvram", ".order", "kernel.release", ".espFiles", "network"}
+var volatile = []string{".snapshots", ".header", ".used", ".usedInodes", ".config", ".nvram", ".order", "kernel.release", ".espFiles", ".blank", "network", "links", "leftAlone"}
 
 // Diff lists what differs, sorted by path. How full a file system is, which
 // kernel runs and the firmware's own entries do not count.

@@ -51,8 +51,10 @@ type Layout struct {
 	// "by-id/ata-X", sorted, by device name; what udev made of serial numbers and
 	// paths can't be computed later. Not compared.
 	Links map[string][]string `json:"links,omitempty"`
-	// LeftAlone are disks that are not the machine's own: iSCSI, NVMe over a
-	// network, paths of multipath devices. They are among no Disks.
+	// LeftAlone is what a rule of this program leaves out, to be listed: disks that
+	// are not the machine's own (iSCSI, NVMe over a network, paths of multipath
+	// devices; they are not in Disks), mounts of network, FUSE, 9p and virtiofs file
+	// systems, quota groups of a btrfs. It does not change an exit status.
 	LeftAlone []Unsupported `json:"leftAlone,omitempty"`
 }
 
@@ -66,7 +68,12 @@ type Disk struct {
 	LogicalSector  quantity.Size `json:"logicalSector"`
 	PhysicalSector quantity.Size `json:"physicalSector"`
 	Removable      bool          `json:"removable"`
-	Table          *Table        `json:"table,omitempty"`
+	// Loose is a disk that can be unplugged (USB, or a medium that can be taken out)
+	// and that nothing of the machine refers to: no mount, no line of fstab or
+	// crypttab, no array, volume group or open LUKS device, no boot loader. Only such
+	// disks may be left out of a set without an administrator's rule.
+	Loose bool   `json:"loose,omitempty"`
+	Table *Table `json:"table,omitempty"`
 }
 
 // Labels of partition tables.
@@ -193,8 +200,9 @@ type VolumeGroup struct {
 	ExtentSize quantity.Size    `json:"extentSize"`
 	PVs        []PhysicalVolume `json:"pvs"`
 	LVs        []LogicalVolume  `json:"lvs"`
-	// Snapshots are volumes that are copies of others and not mounted: they
-	// are left out; not compared.
+	// Snapshots are volumes that are left out: copy-on-write snapshots of other
+	// volumes, and thin ones that were made of others, are read-only, not active and
+	// not in fstab; not compared.
 	Snapshots []string `json:"snapshots,omitempty"`
 	// Caches are volumes that had a cache before them: they come back without
 	// it, as Config has them already; not compared.
@@ -251,6 +259,16 @@ type Filesystem struct {
 	// UsedInodes is how many files and directories there were; not compared.
 	UsedInodes int64   `json:"usedInodes,omitempty"`
 	Mounts     []Mount `json:"mounts"`
+	// Private tells that the root of the file system, the top level of a btrfs, is not
+	// to be seen at any path although the kernel has the file system in use: only a
+	// directory or a subvolume of it is mounted, or it is mounted below another mount,
+	// at a path that is not text, or in another namespace. What is not in Mounts is
+	// reached through a mount of our own (probe.OpenRoot): Parts has a Mount without a
+	// Path for it.
+	Private bool `json:"private,omitempty"`
+	// LabelBytes are those of a label that is not text: then Label has it escaped, for
+	// people. ExactLabel gives the one to be made.
+	LabelBytes []byte `json:"labelBytes,omitempty"`
 	// Excluded names the rule or reason why its files are not in the set; it
 	// is made anew, empty, when its disk is.
 	Excluded string `json:"excluded,omitempty"`
@@ -267,13 +285,15 @@ type Filesystem struct {
 	Others []string `json:"others,omitempty"`
 	// Subvolumes are those of a btrfs that are brought back, parents first.
 	Subvolumes []Subvolume `json:"subvolumes,omitempty"`
-	// Snapshots are subvolumes that were made of others and are not mounted:
-	// they are left out; not compared.
+	// Snapshots are subvolumes that are left out: made of others of this file system,
+	// read-only, not mounted, not the default one, not in fstab; not compared. One that
+	// can be written to, or that came from btrfs-receive(8), has content of its own.
 	Snapshots []string `json:"snapshots,omitempty"`
 }
 
 // Mount is one mount of a file system's root, or of a subvolume.
 type Mount struct {
+	// Path is absolute and clean; "" only in what Parts gives for Private.
 	Path    string `json:"path"`
 	Options string `json:"options"`
 	// Subvolume is the path of the one that is mounted, from the top level;
@@ -329,7 +349,8 @@ func (s *Filesystem) MountAt(p string) Mount {
 }
 
 // Parts gives the mounts that have files of their own: the first one of every
-// subvolume, or of the file system.
+// subvolume, or of the file system. The last one of a Private file system has no Path:
+// it is what is in no other part, from the file system's root.
 func (s *Filesystem) Parts() []Mount {
 	var out []Mount
 	for _, m := range s.Mounts {
@@ -337,7 +358,21 @@ func (s *Filesystem) Parts() []Mount {
 			out = append(out, m)
 		}
 	}
+	if s.Private && !slices.ContainsFunc(out, func(o Mount) bool { return o.Subvolume == "" }) {
+		out = append(out, Mount{})
+	}
 	return out
+}
+
+// InUse tells whether the kernel has the file system mounted, wherever that is.
+func (s *Filesystem) InUse() bool { return len(s.Mounts) > 0 || s.Private }
+
+// ExactLabel is the label, byte for byte.
+func (s *Filesystem) ExactLabel() string {
+	if len(s.LabelBytes) > 0 {
+		return string(s.LabelBytes)
+	}
+	return s.Label
 }
 
 // Inner gives the subvolumes whose files are those of a part: they lie in its
@@ -381,6 +416,9 @@ type Image struct {
 	Size   quantity.Size `json:"size"` // of the device
 	// File is the set's image of it, "" when it was left out.
 	File string `json:"file,omitempty"`
+	// Blank tells that nothing was found on it: its first and last MiB and samples in
+	// between are zero bytes. It may be left out; not compared.
+	Blank bool `json:"blank,omitempty"`
 }
 
 // What names an image for people.
@@ -444,6 +482,11 @@ type Interface struct {
 	// BondMode is the mode of a bond ("active-backup"), Members its cards.
 	BondMode string   `json:"bondMode,omitempty"`
 	Members  []string `json:"members,omitempty"`
+	// Kind is "bridge" or "team", with Members, or "macvlan" or "ipvlan", with Parent;
+	// "" for hardware, bonds and VLANs.
+	Kind string `json:"kind,omitempty"`
+	// PermanentMAC is what the card was made with, when MAC is another one.
+	PermanentMAC string `json:"permanentMAC,omitempty"`
 }
 
 // SwapFile is a file with swap on it. What is in it is of no use to a backup, and it
@@ -463,12 +506,21 @@ type Unsupported struct {
 	Device string `json:"device"` // to be excluded by name
 }
 
+// MaxSize is how many bytes a layout may have as JSON, for who writes one and who
+// reads one: a volume group of 10000 volumes has some 10 MiB.
+const MaxSize = 256 << 20
+
 // Read reads and checks a layout. Unknown fields and text after the end are
 // errors; faults of the content are all reported at once.
-func Read(r io.Reader) (*Layout, error) {
-	b, err := io.ReadAll(io.LimitReader(r, 64<<20))
+func Read(r io.Reader) (*Layout, error) { return read(r, MaxSize) }
+
+func read(r io.Reader, most int64) (*Layout, error) {
+	b, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read layout: %w", err)
+	}
+	if int64(len(b)) > most {
+		return nil, fmt.Errorf("cannot read layout: it has more than %d bytes", most)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -499,7 +551,9 @@ func position(b []byte, off int64, err error) string {
 }
 
 // Write writes the layout as JSON after checking it.
-func (l *Layout) Write(w io.Writer) error {
+func (l *Layout) Write(w io.Writer) error { return l.write(w, MaxSize) }
+
+func (l *Layout) write(w io.Writer, most int) error {
 	if err := l.Validate(); err != nil {
 		return fmt.Errorf("cannot write layout:\n%w", err)
 	}
@@ -507,7 +561,10 @@ func (l *Layout) Write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(append(b, '\n'))
+	if b = append(b, '\n'); len(b) > most {
+		return fmt.Errorf("cannot write layout: it has %d bytes, more than %d", len(b), most)
+	}
+	_, err = w.Write(b)
 	return err
 }
 

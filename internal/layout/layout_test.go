@@ -3,6 +3,7 @@ package layout
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -76,6 +77,18 @@ func TestValidate(t *testing.T) {
 		{"unknown type", "filesystems[0]: type", func(l *Layout) { l.Filesystems[0].Type = "zfs" }},
 		{"mounted twice", "filesystems[1].mounts[0]", func(l *Layout) { l.Filesystems[1].Mounts[0].Path = "/boot" }},
 		{"relative mount", `path "boot"`, func(l *Layout) { l.Filesystems[0].Mounts[0].Path = "boot" }},
+		{"mount above the target", `path "/../x"`, func(l *Layout) { l.Filesystems[0].Mounts[0].Path = "/../x" }},
+		{"empty mount point", `path ""`, func(l *Layout) { l.Filesystems[0].Mounts[0].Path = "" }},
+		{"mount point of two lines", "filesystems[0].mounts[0]", func(l *Layout) { l.Filesystems[0].Mounts[0].Path = "/a\nb" }},
+		{"escape sequence in a serial number", "disks[0].serial", func(l *Layout) { l.Disks[0].Serial = "\x1b[2J" }},
+		{"newline in a model", "disks[0].model", func(l *Layout) { l.Disks[0].Model = "a\nb" }},
+		{"partition name", "disks[0].table.partitions[1].name", func(l *Layout) { l.Disks[0].Table.Partitions[1].Name = "\x9b31m" }},
+		{"label that is not UTF-8", "filesystems[1].label", func(l *Layout) { l.Filesystems[1].Label = "\xff" }},
+		{"link", `links["vda"][0]`, func(l *Layout) { l.Links = map[string][]string{"vda": {"by-id/\r"}} }},
+		{"reason", "unsupported[0].reason", func(l *Layout) { l.Unsupported = []Unsupported{{Reason: "\u2028"}} }},
+		{"null byte in fstab", "fstab", func(l *Layout) { l.Fstab = "a\x00" }},
+		{"number over the entries", "number 129; want 1 to 128", func(l *Layout) { l.Disks[0].Table.Entries, l.Disks[0].Table.Partitions[1].Number = 128, 129 }},
+		{"entries", "1025 entries", func(l *Layout) { l.Disks[0].Table.Entries = 1025 }},
 		{"firmware", "boot.firmware", func(l *Layout) { l.Boot.Firmware = "coreboot" }},
 		{"systemd-boot of a BIOS", "boot.loader", func(l *Layout) { l.Boot.Loader = SystemdBoot }},
 		{"boot disk", "boot.disks[0]", func(l *Layout) { l.Boot.Disks[0] = "vdq" }},
@@ -145,4 +158,56 @@ func FuzzRead(f *testing.F) {
 			Diff(l, l)
 		}
 	})
+}
+
+// A GPT may have more than 128 entries, fstab several lines, and a file system a root
+// that is mounted nowhere: it is a part of its own.
+func TestOddAndRight(t *testing.T) {
+	l := good()
+	l.Disks[0].Table.Entries, l.Disks[0].Table.Partitions[1].Number, l.Disks[0].Table.FirstUsable = 256, 130, 66*512
+	l.Fstab = "# a\tb\nUUID=x / ext4\n"
+	l.Filesystems[0].Private = true
+	if err := l.Validate(); err != nil {
+		t.Error(err)
+	}
+	f := l.Filesystems[0]
+	if got := f.Parts(); len(got) != 1 || got[0].Path != "/boot" {
+		t.Errorf("its root is mounted: %+v", got)
+	}
+	f.Mounts = []Mount{{Path: "/srv", Subvolume: "@srv"}}
+	f.Subvolumes = []Subvolume{{Path: "@"}, {Path: "@/var"}, {Path: "@srv"}}
+	got := f.Parts()
+	if len(got) != 2 || got[1].Path != "" || fmt.Sprint(f.Inner(got[1])) != "[@ @/var]" || !f.InUse() {
+		t.Errorf("parts %+v, in its root %v", got, f.Inner(got[1]))
+	}
+	f = Filesystem{Label: `a\xff`, LabelBytes: []byte("a\xff")}
+	if f.ExactLabel() != "a\xff" || (&Filesystem{Label: "x"}).ExactLabel() != "x" {
+		t.Errorf("label %q", f.ExactLabel())
+	}
+}
+
+// What is written is read: both have the same limit.
+func TestLimit(t *testing.T) {
+	l := good()
+	l.Fstab = strings.Repeat("# 64 MiB was the limit of the reader alone, once\n", 65<<20/49)
+	var b bytes.Buffer
+	if err := l.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(&b); err != nil {
+		t.Error(err)
+	}
+	b.Reset()
+	l = good()
+	if err := l.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	n := b.Len()
+	if _, err := read(bytes.NewReader(b.Bytes()), int64(n)); err != nil || l.write(io.Discard, n) != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+	b.Reset()
+	if err := l.write(&b, n-1); err == nil || !strings.Contains(err.Error(), "more than") || b.Len() > 0 {
+		t.Errorf("a layout that can't be read is written: %v", err)
+	}
 }

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
@@ -27,6 +30,7 @@ func (l *Layout) Validate() error {
 		f.add("version", "is %d; this program knows %d", l.Version, Version)
 		return errors.Join(f.errs...)
 	}
+	texts(f, "", reflect.ValueOf(l).Elem())
 	devs := map[string]string{} // device -> where it was defined
 	define := func(dev, where string) {
 		if !validDevice(dev) {
@@ -104,7 +108,7 @@ func (l *Layout) Validate() error {
 	}
 	for i, s := range l.SwapFiles {
 		where := fmt.Sprintf("swapFiles[%d]", i)
-		if !path.IsAbs(s.Path) || path.Clean(s.Path) != s.Path || strings.ContainsAny(s.Path, "\x00\n") || s.Path == s.Mount || s.Mount != "/" && !strings.HasPrefix(s.Path, s.Mount+"/") {
+		if !CleanPath(s.Path) || s.Path == s.Mount || s.Mount != "/" && !strings.HasPrefix(s.Path, s.Mount+"/") {
 			f.add(where, "path %q in %q", s.Path, s.Mount)
 		}
 		if s.Size < 40<<10 || s.UUID != "" && !uuidRE().MatchString(s.UUID) {
@@ -134,6 +138,51 @@ var (
 
 func validDevice(d string) bool {
 	return deviceRE().MatchString(d) && !strings.Contains("/"+d+"/", "/./") && !strings.Contains("/"+d+"/", "/../") && !strings.HasPrefix(d, "-") && !strings.Contains(d, "/-")
+}
+
+// CleanPath tells whether a path can be a mount point of a layout: absolute, without
+// "." and "..", doubled or trailing slashes, and text.
+func CleanPath(p string) bool { return path.IsAbs(p) && path.Clean(p) == p && Text(p) }
+
+// Text tells whether s is UTF-8 without control characters and line separators: what
+// can be shown on a terminal and stand in one line.
+func Text(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' })
+}
+
+// lines are the fields that hold whole files; they may have line ends and tabs.
+var lines = []string{"fstab", "config"}
+
+// texts adds a fault for every string, in whatever field, that is not Text.
+func texts(f *faults, where string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			texts(f, where, v.Elem())
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			texts(f, fmt.Sprintf("%s[%d]", where, i), v.Index(i))
+		}
+	case reflect.Map:
+		for _, k := range v.MapKeys() {
+			texts(f, where, k)
+			texts(f, fmt.Sprintf("%s[%q]", where, k), v.MapIndex(k))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+			texts(f, strings.TrimPrefix(where+"."+name, "."), v.Field(i))
+		}
+	case reflect.String:
+		s := v.String()
+		if slices.Contains(lines, where[strings.LastIndexByte(where, '.')+1:]) {
+			s = strings.NewReplacer("\n", "", "\t", "", "\r", "").Replace(s)
+		}
+		if !Text(s) {
+			f.add(where, "%.100q has control characters or is not UTF-8", v.String())
+		}
+	}
 }
 
 func (d *Disk) validate(f *faults, where string, define func(dev, where string)) {
@@ -208,8 +257,12 @@ func (p *Partition) validate(f *faults, where string, d *Disk) {
 	}
 	switch d.Table.Label {
 	case GPT:
-		if p.Number < 1 || p.Number > gpt.MaxEntries {
-			f.add(where, "number %d; want 1 to %d", p.Number, gpt.MaxEntries)
+		n := d.Table.Entries
+		if n == 0 {
+			n = gpt.MaxEntries
+		}
+		if p.Number < 1 || p.Number > n {
+			f.add(where, "number %d; want 1 to %d", p.Number, n)
 		}
 		if !uuidRE().MatchString(p.Type) || !uuidRE().MatchString(p.GUID) {
 			f.add(where, "type %q or GUID %q is no GUID", p.Type, p.GUID)
@@ -414,8 +467,8 @@ func (s *Filesystem) validate(f *faults, where string, mounts map[string]string)
 	}
 	for i, m := range s.Mounts {
 		mw := fmt.Sprintf("%s.mounts[%d]", where, i)
-		if !path.IsAbs(m.Path) || path.Clean(m.Path) != m.Path {
-			f.add(mw, "path %q", m.Path)
+		if !CleanPath(m.Path) {
+			f.add(mw, "path %q is not absolute and clean", m.Path)
 		}
 		if m.Subvolume != "" && !slices.ContainsFunc(s.Subvolumes, func(v Subvolume) bool { return v.Path == m.Subvolume }) {
 			f.add(mw, "subvolume %q is not in the layout", m.Subvolume)
@@ -450,7 +503,7 @@ func (s *Filesystem) validateBtrfs(f *faults, where string) {
 	}
 	seen := map[string]bool{}
 	for i, v := range s.Subvolumes {
-		if v.Path == "" || path.IsAbs(v.Path) || path.Clean(v.Path) != v.Path || strings.HasPrefix(v.Path, "..") || strings.ContainsAny(v.Path, "\x00") || seen[v.Path] {
+		if !CleanPath("/"+v.Path) || v.Path == "" || seen[v.Path] {
 			f.add(fmt.Sprintf("%s.subvolumes[%d]", where, i), "path %q", v.Path)
 		}
 		seen[v.Path] = true

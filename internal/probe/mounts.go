@@ -19,6 +19,9 @@ type MountInfo struct {
 	Type    string
 	Source  string
 	Options string
+	// SuperReadOnly is set when the file system as a whole is in use for reading only,
+	// not just this mount.
+	SuperReadOnly bool
 	// Subvolume and FSID are those of a mounted btrfs: "/@", and its UUID.
 	Subvolume, FSID string
 }
@@ -37,6 +40,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 			return nil, fmt.Errorf("cannot list mounts: line %d of mountinfo: %q", i+1, line)
 		}
 		mi := MountInfo{Root: unescape(f[3]), Path: unescape(f[4]), Options: f[5], Type: g[0], Source: unescape(g[1])}
+		mi.SuperReadOnly = len(g) > 2 && slices.Contains(strings.Split(g[2], ","), "ro")
 		if !strings.HasPrefix(f[2], "0:") {
 			if link, err := os.Readlink(m.path("/sys/dev/block/" + f[2])); err == nil {
 				mi.Device = m.resolve("/dev/" + filepath.Base(link))
