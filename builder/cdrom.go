@@ -274,7 +274,7 @@ func (d *discWriter) measure(first bool) (int64, error) {
 func (d *discWriter) put(first bool, iso string, disc manifest.Disc, more func(*media.ISO, string)) error {
 	base := filepath.Base(d.set.Dir) + "/"
 	extra := func(img *media.ISO) {
-		img.Label, img.Max = disc.Label, 0
+		img.Label, img.Max, img.Private = disc.Label, 0, true
 		for n, f := range d.common {
 			img.Files[base+n] = f
 		}

@@ -36,6 +36,8 @@ type ISO struct {
 	Streams []Stream
 	// Data is an image that nothing starts from.
 	Data bool
+	// Private gives all files to root alone: mode 0400, not 0444.
+	Private bool
 	// InPartition is an image for a partition of a stick: its first sector is
 	// code that a partition is started by, and has no partition table.
 	InPartition bool
@@ -87,12 +89,16 @@ func (s ISO) write(out string) error {
 	if s.BIOS == nil && s.UEFI == nil && !s.Data {
 		return errors.New("there is neither a BIOS nor a UEFI boot loader")
 	}
+	if err := s.check(); err != nil {
+		return err
+	}
 	ws, err := os.MkdirTemp(filepath.Dir(out), ".iso-*")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(ws)
-	large, err := s.fill(ws)
+	long := &names{}
+	large, err := s.fill(ws, long)
 	if err != nil {
 		return err
 	}
@@ -118,7 +124,7 @@ func (s ISO) write(out string) error {
 	if err != nil {
 		return err
 	}
-	return s.finish(out, large)
+	return s.finish(out, large, long)
 }
 
 // largeSize is the size from which go-diskfs, which copies by 2 KiB, is given
@@ -132,16 +138,13 @@ const padding = 150 * sector
 
 // fill lays the files out in the directory that go-diskfs will consume. For
 // large files something small stands there; they are returned.
-func (s ISO) fill(ws string) (large []region, err error) {
+func (s ISO) fill(ws string, long *names) (large []region, err error) {
 	put := func(p string, src string) error {
 		st, err := os.Stat(src)
 		if err != nil {
 			return err
 		}
-		if st.Size() > maxFile {
-			return fmt.Errorf("%s has %d bytes; a file on an ISO 9660 image has at most %d", src, st.Size(), int64(maxFile))
-		}
-		to := filepath.Join(ws, p)
+		to := filepath.Join(ws, long.place(p))
 		if st.Size() < largeSize {
 			return copyFile(src, to)
 		}
@@ -155,18 +158,15 @@ func (s ISO) fill(ws string) (large []region, err error) {
 		}
 		return errors.Join(f.Truncate(sector), f.Close())
 	}
-	for p, src := range s.Files {
-		if err := put(p, src); err != nil {
+	for _, p := range slices.Sorted(maps.Keys(s.Files)) {
+		if err := put(p, s.Files[p]); err != nil {
 			return nil, err
 		}
 	}
 	slices.SortFunc(large, func(a, b region) int { return cmp.Compare(a.path, b.path) })
 	for _, r := range s.Streams {
-		if r.Size > maxFile {
-			return nil, fmt.Errorf("%s has %d bytes; a file on an ISO 9660 image has at most %d", r.Path, r.Size, int64(maxFile))
-		}
 		large = append(large, region{path: path.Clean("/" + r.Path), size: r.Size, make: r.Write})
-		to := filepath.Join(ws, r.Path)
+		to := filepath.Join(ws, long.place(r.Path))
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return nil, err
 		}
@@ -174,11 +174,13 @@ func (s ISO) fill(ws string) (large []region, err error) {
 			return nil, err
 		}
 	}
-	for p, b := range s.Content {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(ws, p)), 0o755); err != nil {
+	for _, p := range slices.Sorted(maps.Keys(s.Content)) {
+		b := s.Content[p]
+		to := filepath.Join(ws, long.place(p))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return nil, err
 		}
-		if err := os.WriteFile(filepath.Join(ws, p), b, 0o644); err != nil {
+		if err := os.WriteFile(to, b, 0o644); err != nil {
 			return nil, err
 		}
 	}
@@ -202,13 +204,17 @@ func (s ISO) fill(ws string) (large []region, err error) {
 	}
 	// One mode for all: the caller's umask is no part of the input.
 	return large, filepath.WalkDir(ws, func(p string, d os.DirEntry, err error) error {
-		if err != nil || p == ws {
+		if err != nil {
 			return err
 		}
+		mode := os.FileMode(0o444)
 		if d.IsDir() {
-			return os.Chmod(p, 0o755)
+			mode = 0o755
 		}
-		return os.Chmod(p, 0o444)
+		if s.Private {
+			mode &= 0o700
+		}
+		return os.Chmod(p, mode)
 	})
 }
 
@@ -238,7 +244,7 @@ func (s ISO) finalize(b backend.Storage, ws string) error {
 // finish appends the large files while the sum over all is taken, gives all
 // dates, makes the image hybrid, cuts the file to its size, and checks what
 // go-diskfs does not: that everything was written.
-func (s ISO) finish(out string, large []region) error {
+func (s ISO) finish(out string, large []region, long *names) error {
 	f, err := os.OpenFile(out, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -252,6 +258,9 @@ func (s ISO) finish(out string, large []region) error {
 		return errors.New("it has no volume descriptor after writing: is the file system full?")
 	}
 	volume := int64(binary.LittleEndian.Uint32(pvd[80:])) * sector
+	if err := long.rename(f); err != nil {
+		return fmt.Errorf("cannot write long names: %w", err)
+	}
 	place := map[string]extent{}
 	for i := range large {
 		l := &large[i]

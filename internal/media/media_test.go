@@ -329,7 +329,7 @@ func TestUKI(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	u := UKI{Stub: stub, Kernel: dir + "/k", Initrd: dir + "/i", Cmdline: "console=ttyS0", Title: "a host"}
+	u := UKI{Stub: stub, Kernel: dir + "/k", Initrd: dir + "/i", Cmdline: "console=ttyS0", Title: "a host'\n\x1b$(x)"}
 	if err := u.Write(dir + "/out"); err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestUKI(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for name, want := range map[string]string{".cmdline": "console=ttyS0\x00", ".linux": strings.Repeat("kernel", 1000), ".initrd": strings.Repeat("initrd", 3333)} {
+	for name, want := range map[string]string{".cmdline": "console=ttyS0\x00", ".osrel": "ID=mkcdrec\nNAME=mkcdrec\nPRETTY_NAME='a host_\\n\\x1b$(x)'\n", ".linux": strings.Repeat("kernel", 1000), ".initrd": strings.Repeat("initrd", 3333)} {
 		s := f.Section(name)
 		if s == nil {
 			t.Errorf("no section %s", name)
@@ -347,6 +347,10 @@ func TestUKI(t *testing.T) {
 		if b, err := s.Data(); err != nil || !strings.HasPrefix(string(b), want) || s.VirtualSize != uint32(len(want)) {
 			t.Errorf("section %s: %d bytes, %v", name, s.VirtualSize, err)
 		}
+	}
+	u.Cmdline = "a\nb"
+	if err := u.Write(dir + "/out1"); err == nil {
+		t.Error("a command line of two lines is accepted")
 	}
 	if err := os.WriteFile(dir+"/bad", []byte("MZ nonsense"), 0o600); err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ type readWriterAt interface {
 // stamp sets every date in the image to t: of the volume (ECMA-119 8.4.26),
 // of each directory record (9.1.5), and of each Rock Ridge TF entry (IEEE
 // P1282 4.1.6). go-diskfs takes them from the clock and from ctime, which
-// nobody can set. Files that place has, by Rock Ridge path, it says to lie
+// nobody can set. Every file is root's. Files that place has, by Rock Ridge path, it says to lie
 // there, and takes them out of place.
 func stamp(f readWriterAt, t time.Time, place map[string]extent) error {
 	pvd := make([]byte, sector)
@@ -57,17 +57,14 @@ func (s *stamper) short(b []byte) {
 	copy(b, []byte{byte(t.Year() - 1900), byte(t.Month()), byte(t.Day()), byte(t.Hour()), byte(t.Minute()), byte(t.Second()), 0})
 }
 
-const maxDepth = 32
+const (
+	maxDepth     = 32
+	maxDirectory = 64 << 20 // bytes
+)
 
-func (s *stamper) directory(e extent, path string, depth int) error {
-	if depth > maxDepth || e.size > 64<<20 {
-		return fmt.Errorf("directory %s/ is damaged", path)
-	}
-	b := make([]byte, e.size)
-	if _, err := s.f.ReadAt(b, int64(e.block)*sector); err != nil {
-		return fmt.Errorf("cannot read directory %s/: %w", path, err)
-	}
-	le := binary.LittleEndian
+// records calls do for each record of a directory (ECMA-119 9.1), with where its
+// system use area begins.
+func records(b []byte, do func(rec []byte, su int) error) error {
 	for off := 0; off < len(b); {
 		n := int(b[off])
 		if n == 0 { // records do not cross sectors
@@ -75,47 +72,66 @@ func (s *stamper) directory(e extent, path string, depth int) error {
 			continue
 		}
 		if n < 34 || off+n > len(b) {
-			return fmt.Errorf("directory %s/, byte %d: a record of %d bytes", path, off, n)
+			return fmt.Errorf("byte %d: a record of %d bytes", off, n)
 		}
 		r := b[off : off+n]
 		off += n
-		s.short(r[18:])
 		id := int(r[32])
 		su := 33 + id
 		if id%2 == 0 {
 			su++
 		}
 		if su > n {
-			return fmt.Errorf("directory %s/: a name of %d bytes in a record of %d", path, id, n)
+			return fmt.Errorf("a name of %d bytes in a record of %d", id, n)
 		}
-		name := strings.TrimSuffix(string(r[33:33+id]), ";1")
-		rr, err := s.systemUse(r[su:], 0)
-		if err != nil {
-			return fmt.Errorf("directory %s/: %w", path, err)
-		}
-		if rr != "" {
-			name = rr
-		}
-		if id == 1 && r[33] <= 1 { // itself, and its parent
-			continue
-		}
-		sub := extent{le.Uint32(r[2:]), le.Uint32(r[10:])}
-		if r[25]&2 == 0 {
-			if e, ok := s.place[path+"/"+name]; ok {
-				le.PutUint32(r[2:], e.block)
-				binary.BigEndian.PutUint32(r[6:], e.block)
-				le.PutUint32(r[10:], e.size)
-				binary.BigEndian.PutUint32(r[14:], e.size)
-				delete(s.place, path+"/"+name)
-			}
-			continue
-		}
-		if err := s.directory(sub, path+"/"+name, depth+1); err != nil {
+		if err := do(r, su); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (s *stamper) directory(e extent, path string, depth int) error {
+	if depth > maxDepth || e.size > maxDirectory {
+		return fmt.Errorf("directory %s/ is damaged", path)
+	}
+	b := make([]byte, e.size)
+	if _, err := s.f.ReadAt(b, int64(e.block)*sector); err != nil {
+		return fmt.Errorf("cannot read directory %s/: %w", path, err)
+	}
+	if err := records(b, func(r []byte, su int) error { return s.record(r, su, path, depth) }); err != nil {
+		return fmt.Errorf("directory %s/: %w", path, err)
+	}
 	_, err := s.f.WriteAt(b, int64(e.block)*sector)
 	return err
+}
+
+func (s *stamper) record(r []byte, su int, path string, depth int) error {
+	s.short(r[18:])
+	id := int(r[32])
+	name := strings.TrimSuffix(string(r[33:33+id]), ";1")
+	rr, err := s.systemUse(r[su:], 0)
+	if err != nil {
+		return err
+	}
+	if rr != "" {
+		name = rr
+	}
+	if id == 1 && r[33] <= 1 { // itself, and its parent
+		return nil
+	}
+	le := binary.LittleEndian
+	if r[25]&2 != 0 {
+		return s.directory(extent{le.Uint32(r[2:]), le.Uint32(r[10:])}, path+"/"+name, depth+1)
+	}
+	if e, ok := s.place[path+"/"+name]; ok {
+		le.PutUint32(r[2:], e.block)
+		binary.BigEndian.PutUint32(r[6:], e.block)
+		le.PutUint32(r[10:], e.size)
+		binary.BigEndian.PutUint32(r[14:], e.size)
+		delete(s.place, path+"/"+name)
+	}
+	return nil
 }
 
 // systemUse stamps TF entries, also in continuation areas, and gives the name
@@ -129,6 +145,10 @@ func (s *stamper) systemUse(b []byte, depth int) (name string, err error) {
 		e := b[:n]
 		b = b[n:]
 		switch string(e[:2]) {
+		case "PX": // mode, links, user, group, 8 bytes each: RRIP 4.1.1
+			if n >= 36 {
+				clear(e[20:36])
+			}
 		case "TF":
 			if n < 5 {
 				return "", errors.New("a TF entry that is too short")

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // UKI is a unified kernel image: one EFI program with kernel, initramfs and
@@ -40,6 +43,10 @@ func (u UKI) Write(out string) error {
 const sectionData = 0x40000040
 
 func align(x, a uint32) uint32 { return (x + a - 1) / a * a }
+
+// osRelease gives a text for between single quotes in os-release(5), where nothing
+// but a single quote has a meaning; firmware menus show it.
+func osRelease(s string) string { return strings.ReplaceAll(printable.Clean(s), "'", "_") }
 
 // build appends sections to the stub. Offsets are those of Microsoft's PE
 // format: the address of the PE header at 0x3c, the section table behind the
@@ -85,11 +92,14 @@ func (u UKI) build() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if strings.ContainsAny(u.Cmdline, "\x00\n") {
+		return nil, fmt.Errorf("the kernel command line %q has a line feed or a NUL byte", u.Cmdline)
+	}
 	add := []struct {
 		name string
 		data []byte
 	}{
-		{".osrel", fmt.Appendf(nil, "ID=mkcdrec\nNAME=mkcdrec\nPRETTY_NAME=%q\n", u.Title)},
+		{".osrel", fmt.Appendf(nil, "ID=mkcdrec\nNAME=mkcdrec\nPRETTY_NAME='%s'\n", osRelease(u.Title))},
 		{".cmdline", append([]byte(u.Cmdline), 0)},
 		{".initrd", initrd}, {".linux", kernel},
 	}
