@@ -416,6 +416,8 @@ type Image struct {
 	Size   quantity.Size `json:"size"` // of the device
 	// File is the set's image of it, "" when it was left out.
 	File string `json:"file,omitempty"`
+	// Excluded names the rule by which there is no image of it in the set.
+	Excluded string `json:"excluded,omitempty"`
 	// Blank tells that nothing was found on it: its first and last MiB and samples in
 	// between are zero bytes. It may be left out; not compared.
 	Blank bool `json:"blank,omitempty"`

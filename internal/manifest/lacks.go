@@ -11,8 +11,16 @@ import (
 // byRule begins the reason of what the administrator's configuration leaves out.
 const byRule = "exclude_devices: "
 
-// holdsSet is the reason of the file system that the set was written to.
-const holdsSet = "it holds the backup set"
+// Rules of the program for what is left out of a set without an entry of the
+// administrator's.
+const (
+	// RuleHolder: nothing but backups is on the file system that the set was written to.
+	RuleHolder = "it holds the backup set"
+	// RuleLoose: all disks under it can be unplugged, layout.Disk.Loose.
+	RuleLoose = "its disk can be unplugged, and nothing refers to it"
+	// RuleBlank: nothing was found on the device, layout.Image.Blank.
+	RuleBlank = "it is blank"
+)
 
 // Lacks names what a restore of the set does not bring back: lacks is what the backup
 // did not cover, leftOut what a rule of the administrator left out, or what held the
@@ -37,14 +45,18 @@ func (s *Set) Lacks() (lacks, leftOut []string) {
 		switch {
 		case f.Excluded == "":
 			lacks = append(lacks, s.missing(f)...)
-		case strings.HasPrefix(f.Excluded, byRule) || f.Excluded == holdsSet:
+		case strings.HasPrefix(f.Excluded, byRule) || f.Excluded == RuleHolder || f.Excluded == RuleLoose:
 			leftOut = append(leftOut, what+": "+f.Excluded)
 		case !named(f.Device):
 			lacks = append(lacks, what+": "+f.Excluded)
 		}
 	}
 	for _, m := range s.Layout.Images {
-		if m.File == "" && !named(m.Device) {
+		switch {
+		case m.File != "":
+		case m.Excluded != "":
+			leftOut = append(leftOut, fmt.Sprintf("%s (%s): %s", m.Device, m.What(), m.Excluded))
+		case !named(m.Device):
 			lacks = append(lacks, fmt.Sprintf("%s (%s): its image is not in the set", m.Device, m.What()))
 		}
 	}

@@ -81,17 +81,6 @@ type FileSum struct {
 	SHA256 string        `json:"sha256"`
 }
 
-// ArchiveName is design's "<dev>.<fs>.tar.zst": "/" becomes "_" in both.
-func ArchiveName(device, mount string) string {
-	return strings.ReplaceAll(device, "/", "-") + "." + strings.ReplaceAll(mount, "/", "_") + ".tar.zst"
-}
-
-// ImageName is the name of a device's image.
-func ImageName(device string) string { return strings.ReplaceAll(device, "/", "-") + ".img.zst" }
-
-// HeaderName is the name of the file with a LUKS device's header.
-func HeaderName(device string) string { return strings.ReplaceAll(device, "/", "-") + ".luks.age" }
-
 // Validate reports all faults at once.
 func (m *Manifest) Validate() error {
 	var errs []error
