@@ -3,10 +3,9 @@ package builder
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -72,6 +71,7 @@ func twoDisks(holder string) *layout.Layout {
 	}
 	return &layout.Layout{Version: layout.Version, Disks: []layout.Disk{disk("vda"), disk("vdb"), disk("vdc"), disk("vdd")},
 		Filesystems: []layout.Filesystem{fs("vda1", "/"), fs("vdb1", holder), fs("vdc1")},
+		Links:       map[string][]string{"vdc": {"by-id/virtio-C"}},
 		Unsupported: []layout.Unsupported{{What: "vdc1", Device: "vdc1", Reason: "not mounted"}, {What: "/odd", Device: "vdd", Reason: "btrfs is not supported"}}}
 }
 
@@ -88,15 +88,22 @@ func TestPlanCovers(t *testing.T) {
 	if len(p.Archives) != 2 || p.Archives[0].File != "vda1._.tar.zst" {
 		t.Errorf("archives %+v", p.Archives)
 	}
-	// A disk that nobody uses is left out by a named rule; the odd one is not covered.
-	if got := strings.Join(p.NotCovered, ";"); got != "/odd: btrfs is not supported" {
+	// "Not mounted" is not "not wanted": neither the odd one nor the one that is not
+	// mounted tonight is covered. A restore does not recreate its disk, empty.
+	if got := strings.Join(p.NotCovered, ";"); got != "vdc1: not mounted;/odd: btrfs is not supported" {
 		t.Errorf("not covered: %s", got)
 	}
-	if got := strings.Join(p.LeftOut, ";"); !strings.Contains(got, "vdc1") || !strings.Contains(got, "nothing of its disk is mounted") {
-		t.Errorf("left out: %s", got)
+	if n := l.Needed(); slices.Contains(n, "vdc") || len(p.LeftOut) > 0 {
+		t.Errorf("needed: %v; left out: %v", n, p.LeftOut)
+	}
+	// A disk that can be unplugged and that nothing refers to is left out by a rule.
+	l = twoDisks("/no-such-mount")
+	l.Disks[2].Loose = true
+	if p, err = NewPlan(&Config{}, l, nil, ""); err != nil || strings.Contains(strings.Join(p.NotCovered, ";"), "vdc1") || !strings.Contains(strings.Join(p.LeftOut, ";"), "vdc1 (ext4): "+manifest.RuleLoose) {
+		t.Errorf("a stick: not covered %v, left out %v, %v", p.NotCovered, p.LeftOut, err)
 	}
 	for _, name := range []string{"/odd", "vdd"} {
-		p, err := NewPlan(&Config{ExcludeDevices: []string{name, "vdb"}}, twoDisks("/no-such-mount"), nil, "")
+		p, err := NewPlan(&Config{ExcludeDevices: []string{name, "/dev/vdb", "/dev/disk/by-id/virtio-C"}}, twoDisks("/no-such-mount"), nil, "")
 		if err != nil || len(p.NotCovered) != 0 || len(p.Archives) != 1 {
 			t.Errorf("with %s excluded by name: not covered %v, archives %d, %v", name, p.NotCovered, len(p.Archives), err)
 		}
@@ -106,48 +113,52 @@ func TestPlanCovers(t *testing.T) {
 	}
 }
 
-// What is saved block by block: what lies beside the system; not what is on the
-// backup disk, on a disk that nobody uses, or excluded.
+// What is saved block by block: everything that no rule leaves out, whatever is
+// mounted; not what is on a disk for backups, which is not covered.
 func TestPlanImages(t *testing.T) {
 	dir := t.TempDir()
 	fresh := func() *layout.Layout {
 		l := twoDisks(dir)
 		l.Filesystems[0].Mounts[0].Path = "/proc"
-		l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: "vda9", Type: "ext4", Size: 1, Mounts: []layout.Mount{{Path: "/"}}})
+		l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: "vda9", Type: "ext4", Size: 1, Mounts: []layout.Mount{{Path: "/sys"}}})
 		for i := range l.Disks {
 			d := &l.Disks[i]
 			d.Table.Partitions = append(d.Table.Partitions, layout.Partition{Number: 2, Device: d.Name + "2"}, layout.Partition{Number: 9, Device: d.Name + "9"})
 			l.Images = append(l.Images, layout.Image{Device: d.Name + "2", Type: "ntfs"})
 		}
+		l.Disks[3].Loose = true
+		l.Images = append(l.Images, layout.Image{Device: "vdc9", Blank: true})
 		return l
 	}
-	l := fresh()
-	l.Filesystems[len(l.Filesystems)-1].Mounts[0].Path = "/sys" // stands for "/", on another device than the set
-	p := &Plan{Layout: l}
-	if err := p.holder(dir, nil); err != nil || p.Holder == nil {
-		t.Fatalf("%v", err)
+	images := func(c *Config, l *layout.Layout, dir string) (string, *Plan) {
+		t.Helper()
+		p := &Plan{Layout: l, lacking: map[string]bool{}}
+		if err := p.holder(dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		p.exclusions(c)
+		p.images(c)
+		var got []string
+		for _, i := range p.Images {
+			got = append(got, i.File)
+		}
+		return strings.Join(got, ","), p
 	}
-	l.Filesystems[len(l.Filesystems)-1].Mounts[0].Path = "/"
-	if !p.besideSet("vdb2") || p.besideSet("vda2") || p.besideSet("vdc2") {
-		t.Error("what is on the disk for backups is not told from the rest")
+	l := fresh()
+	got, p := images(&Config{}, l, "")
+	if got != "vda2.img.zst,vdb2.img.zst,vdc2.img.zst" || len(p.NotCovered) > 0 {
+		t.Errorf("saved %s, not covered %v", got, p.NotCovered)
+	}
+	if l.Images[3].Excluded != manifest.RuleLoose || l.Images[4].Excluded != manifest.RuleBlank || len(p.LeftOut) != 2 {
+		t.Errorf("left out %v; %+v", p.LeftOut, l.Images)
+	}
+	got, p = images(&Config{}, fresh(), dir)
+	if p.Holder == nil || got != "vda2.img.zst,vdc2.img.zst" || !strings.Contains(strings.Join(p.NotCovered, ";"), "vdb2 (ntfs): it is on the disk that holds the backup set") {
+		t.Errorf("beside the set: saved %s, not covered %v", got, p.NotCovered)
 	}
 	l = fresh()
-	p, err := NewPlan(&Config{}, l, nil, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, i := range p.Images {
-		got = append(got, i.File)
-	}
-	if strings.Join(got, ",") != "vda2.img.zst,vdb2.img.zst" {
-		t.Errorf("saved: %v", got)
-	}
-	if left := strings.Join(p.LeftOut, ";"); !strings.Contains(left, "vdc2 (ntfs): nothing of its disk is mounted") {
-		t.Errorf("left out: %s", left)
-	}
-	if p, err = NewPlan(&Config{ExcludeDevices: []string{"vda2", "vdb"}}, fresh(), nil, ""); err != nil || len(p.Images) != 0 {
-		t.Errorf("excluded by name: %v %v", p.Images, err)
+	if got, p = images(&Config{ExcludeDevices: []string{"vda2", "vdb", "vdc"}}, l, ""); got != "" || l.Images[0].Excluded != "exclude_devices: vda2" {
+		t.Errorf("excluded by name: saved %s, %+v", got, l.Images[0])
 	}
 }
 
@@ -173,36 +184,6 @@ func TestHolder(t *testing.T) {
 	p = &Plan{Layout: l}
 	if err := p.holder(dir, nil); err == nil || !strings.Contains(err.Error(), "root file system") {
 		t.Errorf("a set on the root file system: %v", err)
-	}
-}
-
-// TestStale: what a killed run has left is removed by the next one, but not
-// while somebody writes it.
-func TestStale(t *testing.T) {
-	dir := t.TempDir()
-	old := filepath.Join(dir, partial+"h-1")
-	if err := os.MkdirAll(old+"/log", 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := manifest.OpenNewest(dir, manifest.Wanted{}, t.Logf); err == nil {
-		t.Error("an unfinished set counts as one")
-	}
-	f, err := os.Open(old)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	if err := removeStale(dir); err == nil || !strings.Contains(err.Error(), "another backup") {
-		t.Errorf("removeStale while it is written = %v", err)
-	}
-	f.Close()
-	if err := removeStale(dir); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(old); err == nil {
-		t.Error("the unfinished set is still there")
 	}
 }
 

@@ -395,7 +395,7 @@ func (d *discWriter) disc(ctx context.Context, disc manifest.Disc, iso string) e
 		files, content := img.Files, img.Content
 		var sha, sfv int64
 		for n := range sums {
-			sha += int64(64 + 2 + len(n) + 1)
+			sha += int64(len(sumLine(strings.Repeat("0", 64), n)))
 			sfv += int64(len(n) + 1 + 8 + 1)
 		}
 		list := func(w io.Writer, line func(n string, s [2]string) string) error {
@@ -422,7 +422,7 @@ func (d *discWriter) disc(ctx context.Context, disc manifest.Disc, iso string) e
 		}
 		img.Streams = append(img.Streams,
 			media.Stream{Path: base + manifest.SHA256, Size: sha, Write: func(w io.Writer) error {
-				return list(w, func(n string, s [2]string) string { return s[0] + "  " + n + "\n" })
+				return list(w, func(n string, s [2]string) string { return sumLine(s[0], n) })
 			}},
 			media.Stream{Path: base + manifest.SFV, Size: sfv, Write: func(w io.Writer) error {
 				return list(w, func(n string, s [2]string) string { return n + " " + s[1] + "\n" })

@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -35,13 +37,22 @@ type Plan struct {
 	// no device; HolderPath is the set's directory on it.
 	Holder     *layout.Filesystem
 	HolderPath string
+	// holderMount is the mount of the holder that has HolderPath, content what else
+	// is on it, and holderArchive the number of its archive, from 1; 0 for none.
+	holderMount   layout.Mount
+	content       *holderContent
+	holderArchive int
 	// over is what is mounted where the set is written to.
 	over *probe.MountInfo
+	// mounts is what was mounted when the plan was made.
+	mounts []probe.MountInfo
 	// generic is a plan without a layout: the medium gets what this machine
 	// has for any set.
 	generic bool
 	exclude *archive.Matcher
 	level   archive.Level
+	// lacking are the devices of file systems that are in NotCovered.
+	lacking map[string]bool
 	// recipients are whom LUKS headers are encrypted for.
 	recipients []age.Recipient
 }
@@ -51,21 +62,82 @@ type PlannedArchive struct {
 	File   string // in the set
 	Device string
 	Type   string
-	Mount  string
-	Used   int64 // bytes
+	// Mount is where it is mounted; "" for a file system that is reached through a
+	// mount of our own: layout.Filesystem.Private.
+	Mount string
+	Used  int64 // bytes
+	// root is what its root directory is known by.
+	root archive.Root
 	// inner and leftOut are subvolumes that it has, and has not, by path.
 	inner   []string
 	leftOut map[string]string
 }
 
 func (a *PlannedArchive) options(p *Plan) archive.CreateOptions {
-	return archive.CreateOptions{Level: p.level, Exclude: p.exclude, Prefix: a.Mount, Inner: a.inner, LeftOut: a.leftOut}
+	return archive.CreateOptions{Level: p.level, Exclude: p.exclude, Prefix: a.Name(), Inner: a.inner, LeftOut: a.leftOut}
+}
+
+// Name names the archive for people, and in rules: by the mount point, or by the
+// device where there is none.
+func (a *PlannedArchive) Name() string {
+	if a.Mount == "" {
+		return "/dev/" + a.Device
+	}
+	return a.Mount
+}
+
+// open opens the root of what is archived, and makes sure that it is what was
+// planned.
+func (a *PlannedArchive) open(b *Builder, p *Plan) (*os.File, error) {
+	if a.Mount != "" {
+		return archive.OpenRoot(a.Mount, a.root)
+	}
+	f := p.Layout.On(a.Device)
+	if f == nil {
+		return nil, fmt.Errorf("cannot open /dev/%s: it is not in the layout", a.Device)
+	}
+	return probe.Machine{Run: b.Run}.OpenRoot(f)
+}
+
+// want records what the root is known by: by the device number that the layout's
+// device has, for a btrfs by its UUID and the subvolume. What is at the mount point
+// when the plan is made must be that, too; otherwise the archive can't be opened.
+func (a *PlannedArchive) want(f *layout.Filesystem, m layout.Mount) {
+	root, err := archive.OpenFS(m.Path)
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	got, err := archive.RootOf(root)
+	if err != nil {
+		return
+	}
+	a.root = got
+	if f.Type == superblock.TypeBtrfs {
+		a.root.FSID = f.UUID
+		list, _, err := btrfs.Subvolumes(m.Path)
+		i := slices.IndexFunc(list, func(v btrfs.Subvolume) bool { return v.Path == m.Subvolume })
+		switch {
+		case err != nil:
+		case m.Subvolume == "":
+			a.root.Subvolume = btrfs.TopLevel
+		case i >= 0:
+			a.root.Subvolume = list[i].ID
+		}
+		return
+	}
+	var st unix.Stat_t
+	if unix.Stat("/dev/"+f.Device, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+		if a.root.Dev = uint64(st.Rdev); a.root.Dev != got.Dev {
+			a.root.Ino = 0 // that of another file system
+		}
+	}
 }
 
 // NewPlan decides what of the layout is saved into dir. It changes the
 // layout: what is left out is marked with the reason.
 func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) (*Plan, error) {
-	p := &Plan{Layout: l}
+	p := &Plan{Layout: l, mounts: mounts, lacking: map[string]bool{}}
 	var err error
 	if p.level, err = c.level(); err != nil {
 		return nil, err
@@ -83,6 +155,7 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	p.images(c)
 	p.groups()
 	p.archives()
+	p.leaveSets()
 	p.swapFiles()
 	for _, u := range l.LeftAlone {
 		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, u.Reason))
@@ -95,49 +168,99 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 }
 
 // excludes gives the rule by which something with these names is left out, ""
-// for none.
+// for none. Names may begin with "/dev/".
 func (c *Config) excludes(names ...string) string {
 	for _, n := range names {
-		if n != "" && slices.Contains(c.ExcludeDevices, n) {
+		if n != "" && slices.ContainsFunc(c.ExcludeDevices, func(x string) bool { return strings.TrimPrefix(x, "/dev/") == strings.TrimPrefix(n, "/dev/") }) {
 			return "exclude_devices: " + n
 		}
 	}
 	return ""
 }
 
-// exclusions marks the file systems that are left out with the reason.
+// names are those by which a device can be excluded: its own, those below
+// /dev/disk, and those of the disks that it is on.
+func (p *Plan) names(dev string) []string {
+	out := []string{dev}
+	for _, d := range append([]string{dev}, p.Layout.DisksUnder(dev)...) {
+		out = append(out, d)
+		for _, l := range p.Layout.Links[d] {
+			out = append(out, "disk/"+l)
+		}
+	}
+	return out
+}
+
+// loose tells whether all disks under devices are such.
+func (p *Plan) loose(devs ...string) bool {
+	n := 0
+	for _, dev := range devs {
+		for _, d := range p.Layout.DisksUnder(dev) {
+			if n++; !p.Layout.Disk(d).Loose {
+				return false
+			}
+		}
+	}
+	return n > 0
+}
+
+// exclusions marks the file systems that are left out with the reason, and those
+// whose files are not in the set though no rule leaves them out.
 func (p *Plan) exclusions(c *Config) {
 	for i := range p.Layout.Filesystems {
 		f := &p.Layout.Filesystems[i]
-		names := f.Devs()
+		var names []string
 		for _, d := range f.Devs() {
-			names = append(names, p.Layout.DisksUnder(d)...)
+			names = append(names, p.names(d)...)
 		}
 		for _, m := range f.Mounts {
 			names = append(names, m.Path)
 		}
-		f.Excluded = c.excludes(names...)
+		rule, lacks := c.excludes(names...), ""
 		switch {
+		case rule != "":
 		case p.Holder != nil && f.Device == p.Holder.Device:
-			f.Excluded = "it holds the backup set"
-		case f.Excluded == "" && !usesDisk(p.Layout, f.Devs()...):
-			f.Excluded = "nothing of its disk is mounted"
+			rule, lacks = p.holderRule()
+		case p.loose(f.Devs()...):
+			rule = manifest.RuleLoose
+		}
+		if f.Excluded = rule; lacks != "" {
+			p.lacks(f, lacks)
 		}
 	}
 }
 
-// images decides what is saved block by block.
+// lacks enters a file system whose files are not in the set, though no rule leaves
+// them out. A restore recreates it only with others of its disk, empty.
+func (p *Plan) lacks(f *layout.Filesystem, why string) {
+	f.Excluded = why
+	p.lacking[f.Device] = true
+	at := f.Type
+	if len(f.Mounts) > 0 {
+		at += " " + f.Mounts[0].Path
+	}
+	p.NotCovered = append(p.NotCovered, fmt.Sprintf("%s (%s): %s", f.Device, at, why))
+}
+
+// images decides what is saved block by block: everything but what a rule leaves
+// out. What is on a disk for backups is not, since a restore would have to write to
+// the disk that it reads.
 func (p *Plan) images(c *Config) {
 	for i := range p.Layout.Images {
 		m := &p.Layout.Images[i]
-		rule := c.excludes(append(p.Layout.DisksUnder(m.Device), m.Device)...)
-		if rule == "" && p.besideSet(m.Device) {
-			rule = "it is on the disk that holds the backup set"
-		}
-		if rule == "" && !usesDisk(p.Layout, m.Device) {
-			rule = "nothing of its disk is mounted"
+		rule := c.excludes(p.names(m.Device)...)
+		switch {
+		case rule != "":
+		case m.Blank:
+			rule = manifest.RuleBlank
+		case p.loose(m.Device):
+			rule = manifest.RuleLoose
+		case p.besideSet(m.Device):
+			p.NotCovered = append(p.NotCovered, fmt.Sprintf("%s (%s): it is on the disk that holds the backup set; name it in exclude_devices if it is not needed", m.Device, m.What()))
+			continue
 		}
 		if rule != "" {
+			m.Excluded = rule
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", m.Device, m.What(), rule))
 			continue
 		}
@@ -146,14 +269,14 @@ func (p *Plan) images(c *Config) {
 	}
 }
 
-// groups tells what of volume groups does not come back.
+// groups lists what of volume groups is not restored.
 func (p *Plan) groups() {
 	for _, g := range p.Layout.VolumeGroup {
 		if len(g.Snapshots) > 0 {
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: snapshots: %s", g.Name, strings.Join(g.Snapshots, ", ")))
 		}
 		if len(g.Caches) > 0 {
-			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: the caches of %s: the volumes come back without; lvconvert(8) makes new ones", g.Name, strings.Join(g.Caches, ", ")))
+			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: the caches of %s: the volumes are restored without them; lvconvert(8) makes new ones", g.Name, strings.Join(g.Caches, ", ")))
 		}
 	}
 }
@@ -163,11 +286,13 @@ func (p *Plan) archives() {
 	for i := range p.Layout.Filesystems {
 		f := &p.Layout.Filesystems[i]
 		if f.Excluded != "" {
-			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", f.Device, f.Type, f.Excluded))
+			if !p.lacking[f.Device] {
+				p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s (%s): %s", f.Device, f.Type, f.Excluded))
+			}
 			continue
 		}
 		p.snapshots(f)
-		for i, m := range f.Parts() { // a file system that is not mounted is told by Unsupported
+		for i, m := range f.Parts() { // one that is not in use is in Unsupported
 			a := PlannedArchive{File: manifest.ArchiveName(f.Device, m.Path), Device: f.Device, Type: f.Type, Mount: m.Path, inner: f.Inner(m), leftOut: map[string]string{}}
 			for _, s := range f.Snapshots {
 				if rel, ok := strings.CutPrefix("/"+s, path.Clean("/"+m.Subvolume)); ok {
@@ -177,31 +302,60 @@ func (p *Plan) archives() {
 			if i == 0 {
 				a.Used = int64(f.Used)
 			}
+			if m.Path != "" {
+				a.want(f, m)
+			}
 			p.Archives = append(p.Archives, a)
 		}
 	}
 	// Parents before what is mounted in them: restore unpacks in this order.
-	slices.SortFunc(p.Archives, func(a, b PlannedArchive) int { return strings.Compare(a.Mount, b.Mount) })
+	slices.SortStableFunc(p.Archives, func(a, b PlannedArchive) int { return strings.Compare(a.Mount, b.Mount) })
+	p.distinct()
 }
 
-// unsupported divides what can't be brought back into what a rule leaves out
-// and what is missing.
+// distinct gives archives names that differ in more than the case of letters: the
+// set may be on a file system that does not distinguish it.
+func (p *Plan) distinct() {
+	seen := map[string]bool{}
+	for i := range p.Archives {
+		a := &p.Archives[i]
+		if low := strings.ToLower(a.File); seen[low] {
+			sum := sha256.Sum256([]byte(a.File))
+			a.File = fmt.Sprintf("%s~%x.tar.zst", trimArchive(a.File), sum[:4])
+		} else {
+			seen[low] = true
+		}
+	}
+}
+
+// unsupported divides what can't be restored into what a rule leaves out and what
+// is missing.
 func (p *Plan) unsupported(c *Config) {
 	l := p.Layout
 	for _, u := range l.Unsupported {
-		rule := c.excludes(u.Device, u.What)
-		if rule == "" && p.over != nil && p.over.Device != "" && u.Device == p.over.Device {
-			rule = "it holds the backup set"
-		}
-		fs := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == u.Device })
-		if rule == "" && fs >= 0 {
+		dev, _, _ := strings.Cut(u.Device, ":") // "vda2:@snap" is a subvolume
+		rule := c.excludes(append(p.names(dev), u.Device, u.What)...)
+		fs := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
+		switch {
+		case rule != "":
+		case dev != "" && p.loose(dev):
+			rule = manifest.RuleLoose
+		case p.over != nil && p.over.Device != "" && dev == p.over.Device && p.content.backupOnly():
+			rule = manifest.RuleHolder
+		case fs >= 0 && !p.lacking[dev]:
 			rule = l.Filesystems[fs].Excluded
 		}
 		if rule != "" {
-			if fs < 0 {
+			if fs < 0 || l.Filesystems[fs].Excluded == "" {
 				p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, rule))
 			}
 			continue
+		}
+		if fs >= 0 && u.Device == dev && !l.Filesystems[fs].InUse() {
+			// Without this a restore would recreate it, empty, in the place of files
+			// that are not in the set.
+			l.Filesystems[fs].Excluded = u.Reason
+			p.lacking[dev] = true
 		}
 		p.NotCovered = append(p.NotCovered, fmt.Sprintf("%s: %s", u.What, u.Reason))
 	}
@@ -213,120 +367,69 @@ func (p *Plan) swapFiles() {
 	p.Layout.SwapFiles = slices.DeleteFunc(p.Layout.SwapFiles, func(s layout.SwapFile) bool {
 		i := slices.IndexFunc(p.Archives, func(a PlannedArchive) bool { return a.Mount == s.Mount })
 		if i >= 0 {
-			p.Archives[i].leftOut[strings.TrimPrefix(strings.TrimPrefix(s.Path, s.Mount), "/")] = "a swap file, which is made anew"
+			p.Archives[i].leftOut[strings.TrimPrefix(strings.TrimPrefix(s.Path, s.Mount), "/")] = "a swap file, which a restore recreates"
 		}
 		return i < 0
 	})
 }
 
-// besideSet tells whether a device lies on a disk that holds the backup set and
+// besideSet tells whether a device is on a disk that holds the backup set and
 // nothing that the system starts with: a disk for backups.
 func (p *Plan) besideSet(dev string) bool {
-	if p.Holder == nil {
+	if p.Holder == nil || p.Holder.Excluded == "" {
 		return false
 	}
 	disks := p.Layout.DisksUnder(dev)
-	shares := func(f *layout.Filesystem) bool {
+	on := func(f *layout.Filesystem) bool {
 		return f != nil && slices.ContainsFunc(f.Devs(), func(d string) bool {
 			return slices.ContainsFunc(p.Layout.DisksUnder(d), func(u string) bool { return slices.Contains(disks, u) })
 		})
 	}
-	return shares(p.Holder) && !shares(p.Layout.Mounted("/"))
+	return on(p.Holder) && !on(p.Layout.Mounted("/"))
 }
 
-const snapshotRule = "a snapshot, which is not mounted"
+const snapshotRule = "a read-only snapshot"
 
 // snapshots tells of what is left out of a btrfs.
 func (p *Plan) snapshots(f *layout.Filesystem) {
 	switch n := len(f.Snapshots); {
 	case n > 3:
-		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %d snapshots that are not mounted, %s to %s", f.Device, n, f.Snapshots[0], f.Snapshots[n-1]))
+		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %d read-only snapshots, %s to %s", f.Device, n, f.Snapshots[0], f.Snapshots[n-1]))
 	case n > 0:
-		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: snapshots that are not mounted: %s", f.Device, strings.Join(f.Snapshots, ", ")))
+		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: read-only snapshots: %s", f.Device, strings.Join(f.Snapshots, ", ")))
 	}
-}
-
-// usesDisk tells whether any file system or swap of the disks under devices is
-// in use; a disk that nobody uses is left alone.
-func usesDisk(l *layout.Layout, devs ...string) bool {
-	var disks []string
-	for _, d := range devs {
-		disks = append(disks, l.DisksUnder(d)...)
-	}
-	shares := func(dev string) bool {
-		return slices.ContainsFunc(l.DisksUnder(dev), func(d string) bool { return slices.Contains(disks, d) })
-	}
-	return slices.ContainsFunc(l.Filesystems, func(g layout.Filesystem) bool { return len(g.Mounts) > 0 && shares(g.Device) }) ||
-		slices.ContainsFunc(l.Swap, func(s layout.Swap) bool { return s.Active && shares(s.Device) })
-}
-
-// holder finds the file system that dir lies on, by device number.
-func (p *Plan) holder(dir string, mounts []probe.MountInfo) error {
-	if dir == "" {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return fmt.Errorf("cannot use %s: %w", dir, err)
-	}
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return fmt.Errorf("cannot use %s: %w", dir, err)
-	}
-	if real, err = filepath.Abs(real); err != nil {
-		return err
-	}
-	p.over = probe.MountOver(mounts, real)
-	for i := range p.Layout.Filesystems {
-		f := &p.Layout.Filesystems[i]
-		for _, m := range f.Mounts {
-			var ms unix.Stat_t
-			if unix.Stat(m.Path, &ms) != nil || ms.Dev != st.Dev {
-				continue
-			}
-			if m.Path == "/" {
-				return fmt.Errorf("cannot back up to %s: it lies on the root file system, and the file system that holds the set is left out of the backup", dir)
-			}
-			p.Holder = f
-			p.HolderPath = real
-			if rel, err := filepath.Rel(m.Path, real); err == nil && !strings.HasPrefix(rel, "..") {
-				p.HolderPath = "/" + rel
-			} else if mi := slices.IndexFunc(mounts, func(x probe.MountInfo) bool { return x.Device == f.Device && strings.HasPrefix(real+"/", x.Path+"/") }); mi >= 0 {
-				p.HolderPath = filepath.Join(mounts[mi].Root, strings.TrimPrefix(real, mounts[mi].Path))
-			}
-			p.HolderPath = filepath.Clean(p.HolderPath)
-			return nil
-		}
-	}
-	return p.inSubvolume(dir)
-}
-
-// inSubvolume refuses a directory in a subvolume of a btrfs that is to be saved:
-// the set would be a part of itself.
-func (p *Plan) inSubvolume(dir string) error {
-	if p.over == nil || p.over.Type != superblock.TypeBtrfs {
-		return nil
-	}
-	if f := p.Layout.On(p.over.Device); f != nil {
-		return fmt.Errorf("cannot back up to %s: it lies in a subvolume of the btrfs on %s, which is to be saved; mount that subvolume, or take another file system", dir, f.Device)
-	}
-	return nil
 }
 
 // List calls fn for everything that would be saved, and left for everything
-// that a rule leaves out.
-func (p *Plan) List(ctx context.Context, fn func(a PlannedArchive, m *archive.Member), left func(path, rule string)) (total int64, err error) {
+// that a rule leaves out. What can't be read is entered as not covered.
+func (p *Plan) List(ctx context.Context, b *Builder, fn func(a PlannedArchive, m *archive.Member) error, left func(path, rule string)) (total int64, err error) {
 	for _, a := range p.Archives {
-		root, err := archive.OpenFS(a.Mount)
+		root, err := a.open(b, p)
+		if err != nil {
+			p.NotCovered = append(p.NotCovered, fmt.Sprintf("%s (%s %s): %v", a.Device, a.Type, a.Name(), err))
+			continue
+		}
+		var failed error
+		ctx, cancel := context.WithCancel(ctx)
+		opt := a.options(p)
+		opt.OnMember, opt.OnExcluded = func(m *archive.Member) {
+			if failed == nil {
+				if failed = fn(a, m); failed != nil {
+					cancel()
+				}
+			}
+		}, left
+		sum, err := archive.Walk(ctx, root, opt)
+		cancel()
+		root.Close()
+		if failed != nil {
+			return 0, failed
+		}
 		if err != nil {
 			return 0, err
 		}
-		opt := a.options(p)
-		opt.OnMember, opt.OnExcluded = func(m *archive.Member) { fn(a, m) }, left
-		sum, err := archive.Walk(ctx, root, opt)
-		root.Close()
-		if err != nil {
-			return 0, err
+		for _, x := range sum.NotCovered() {
+			p.NotCovered = append(p.NotCovered, filepath.Join(a.Name(), archive.Quote(x.Path))+": "+x.Detail)
 		}
 		total += sum.Data
 	}
@@ -354,7 +457,40 @@ func mustDir(dir string) error {
 		return fmt.Errorf("cannot use %s: %w", dir, err)
 	}
 	if !st.IsDir() {
-		return fmt.Errorf("cannot use %s: it is no directory", dir)
+		return fmt.Errorf("cannot use %s: it is not a directory", dir)
 	}
 	return nil
+}
+
+// remounted looks again at what is mounted, just before the files are read, and
+// enters what has appeared since the plan and is in no archive.
+func (s *setWriter) remounted() {
+	m := probe.Machine{Run: s.b.Run}
+	now, err := m.Mounts()
+	if err != nil {
+		s.lacks("what was mounted since the backup was planned: %v", err)
+		return
+	}
+	for _, x := range newMounts(s.p, now) {
+		if disks := m.DisksOf(x.Device); !slices.ContainsFunc(disks, func(d string) bool { return !onUSB(d) }) {
+			continue // a stick that was put in
+		}
+		s.lacks("%s (%s on %s): it was mounted after the backup was planned", x.Path, x.Type, x.Device)
+	}
+}
+
+// newMounts gives the mounts of devices that the plan does not know. A file system
+// that it knows is saved, left out, or not covered, wherever it is mounted now; a
+// loop device's is in a file.
+func newMounts(p *Plan, now []probe.MountInfo) []probe.MountInfo {
+	var out []probe.MountInfo
+	for _, x := range now {
+		known := func(o probe.MountInfo) bool { return o.Device == x.Device }
+		image := func(i layout.Image) bool { return i.Device == x.Device }
+		if x.Device == "" || strings.HasPrefix(x.Device, "loop") || x.Type == superblock.TypeISO || p.generic || p.mounts == nil || slices.ContainsFunc(p.mounts, known) || slices.ContainsFunc(out, known) || p.Layout.On(x.Device) != nil || slices.ContainsFunc(p.Layout.Images, image) {
+			continue
+		}
+		out = append(out, x)
+	}
+	return out
 }

@@ -43,9 +43,6 @@ type Builder struct {
 	setID string
 }
 
-// partial is the beginning of the names of unfinished sets.
-const partial = ".mkcdrec-partial-"
-
 // Result says what a run made.
 type Result struct {
 	Dir      string // of the set
@@ -64,62 +61,31 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if _, _, err := b.cmdline(p); err != nil { // before hours of archives, not after
 		return nil, err
 	}
-	if err := removeStale(dir); err != nil {
-		return nil, err
-	}
 	now := time.Now().UTC()
 	name := fmt.Sprintf("%s-%s", safeName(p.Layout.Hostname), now.Format("20060102T150405Z"))
-	tmp := filepath.Join(dir, partial+name)
-	if err := os.Mkdir(tmp, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot write the set: %w", err)
-	}
-	lock, err := os.Open(tmp)
-	if err == nil {
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		defer lock.Close()
+	c, err := newClaim(dir, name, p.Layout.Hostname)
+	if err != nil {
+		return nil, err
 	}
 	var r *Result
-	if err == nil {
+	if err = removeStale(dir, p.Layout.Hostname, c, b.Report.Note); err == nil {
 		id := b.setID
 		if id == "" {
 			id = uuid.New()
 		}
-		s := &setWriter{b: b, p: p, dir: tmp, final: filepath.Join(dir, name), man: &manifest.Manifest{Version: manifest.Version, ID: id, Host: p.Layout.Hostname, Created: now.Truncate(time.Second), Program: b.Version, Kernel: p.Layout.Kernel.Release}}
+		s := &setWriter{b: b, p: p, dir: c.dir, final: filepath.Join(dir, name), man: &manifest.Manifest{Version: manifest.Version, ID: id, Host: p.Layout.Hostname, Created: now.Truncate(time.Second), Program: b.Version, Kernel: p.Layout.Kernel.Release}}
 		r, err = s.write(ctx)
 	}
 	if err != nil {
-		if e := os.RemoveAll(tmp); e != nil {
+		if e := os.RemoveAll(c.dir); e != nil {
 			err = errors.Join(err, fmt.Errorf("cannot remove the unfinished set: %w", e))
 		}
-		return nil, err
+		return nil, errors.Join(err, c.release())
+	}
+	if err := c.release(); err != nil {
+		b.Report.Warn("%v", err)
 	}
 	return r, nil
-}
-
-// removeStale removes what a killed run has left: unfinished sets that no
-// process holds.
-func removeStale(dir string) error {
-	old, err := filepath.Glob(filepath.Join(dir, partial+"*"))
-	if err != nil {
-		return err
-	}
-	for _, o := range old {
-		f, err := os.Open(o)
-		if err != nil {
-			continue
-		}
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			err = os.RemoveAll(o)
-		} else if errors.Is(err, unix.EWOULDBLOCK) {
-			err = fmt.Errorf("another backup is writing %s", o)
-		}
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("cannot start the backup: %w", err)
-		}
-	}
-	return nil
 }
 
 func safeName(host string) string {
@@ -167,6 +133,7 @@ func (s *setWriter) write(ctx context.Context) (*Result, error) {
 	} else if err := s.b.rescue(ctx, s.p, s.hint(), iso); err != nil {
 		return nil, err
 	}
+	s.remounted()
 	for _, a := range s.p.Archives {
 		if err := s.archive(ctx, a); err != nil {
 			return nil, err
@@ -226,10 +193,16 @@ func (s *setWriter) file(name string) (*os.File, error) {
 	return f, nil
 }
 
+// archive saves one file system in a file of the set. One that can't be read is not
+// covered; errors are those of writing the set.
 func (s *setWriter) archive(ctx context.Context, a PlannedArchive) error {
-	root, err := archive.OpenFS(a.Mount)
-	if err != nil {
+	if err := s.p.leaveUnfinished(filepath.Dir(s.dir)); err != nil {
 		return err
+	}
+	root, err := a.open(s.b, s.p)
+	if err != nil {
+		s.archiveLacks(a, err)
+		return nil
 	}
 	defer root.Close()
 	f, err := s.file(a.File)
@@ -239,30 +212,61 @@ func (s *setWriter) archive(ctx context.Context, a PlannedArchive) error {
 	defer f.Close()
 	crc := crc32.NewIEEE()
 	opt := a.options(s.p)
-	opt.Progress = s.b.Report.Phase("archiving "+a.Mount, a.Used)
-	sum, err := archive.Create(ctx, io.MultiWriter(f, crc), root, opt)
+	opt.Progress = s.b.Report.Phase("archiving "+a.Name(), a.Used)
+	out := &sink{w: io.MultiWriter(f, crc)}
+	sum, err := archive.Create(ctx, out, root, opt)
+	if fatal := errors.Join(out.err, ctx.Err()); fatal != nil {
+		return fmt.Errorf("cannot archive %s: %w", a.Name(), fatal)
+	}
 	if err != nil {
-		return err
+		s.archiveLacks(a, err)
+		if err := errors.Join(f.Close(), os.Remove(filepath.Join(s.dir, a.File))); err != nil {
+			return fmt.Errorf("cannot write the set: %w", err)
+		}
+		return nil
 	}
 	s.b.Report.Phase("writing "+a.File+" to its disk", 0)
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("cannot write %s: %w", a.File, err)
 	}
-	s.sfv[a.File] = crc.Sum32()
+	s.archived(a, sum, crc.Sum32())
+	return s.fileList(a.File)
+}
+
+// archiveLacks leaves a file system out of the set that could not be read.
+func (s *setWriter) archiveLacks(a PlannedArchive, err error) {
+	s.lacks("%s (%s %s): its files are not in the set: %v", a.Device, a.Type, a.Name(), err)
+	if f := s.p.Layout.On(a.Device); f != nil && len(f.Parts()) == 1 {
+		f.Excluded = "its files could not be read when the backup was made"
+	}
+}
+
+// mostProblems is how many paths of one archive the manifest lists as not
+// covered; the log has all.
+const mostProblems = 1000
+
+// archived enters an archive in the manifest and the log, with its problems.
+func (s *setWriter) archived(a PlannedArchive, sum *archive.Summary, crc uint32) {
+	hexsum := hex.EncodeToString(sum.SHA256[:])
+	s.sfv[a.File] = crc
+	lacks := 0
 	for _, p := range sum.Problems {
 		s.log.Warn("problem", "archive", a.File, "path", archive.Quote(p.Path), "kind", p.Kind, "detail", p.Detail)
 		if p.NotCovered() {
-			s.man.NotCovered = append(s.man.NotCovered, filepath.Join(a.Mount, archive.Quote(p.Path))+": "+p.Detail)
+			if lacks++; lacks <= mostProblems {
+				s.man.NotCovered = append(s.man.NotCovered, filepath.Join(a.Name(), archive.Quote(p.Path))+": "+p.Detail)
+			}
 		}
 		if p.Kind != archive.Socket {
-			s.b.Report.Warn("%s/%v", strings.TrimSuffix(a.Mount, "/"), p)
+			s.b.Report.Warn("%s/%v", strings.TrimSuffix(a.Name(), "/"), p)
 		}
 	}
-	hexsum := hex.EncodeToString(sum.SHA256[:])
+	if lacks > mostProblems {
+		s.man.NotCovered = append(s.man.NotCovered, fmt.Sprintf("%s: %d more paths (log/run.jsonl has all)", a.Name(), lacks-mostProblems))
+	}
 	s.man.Archives = append(s.man.Archives, manifest.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), DataSize: quantity.Size(sum.Data), Members: sum.Members, SHA256: hexsum, Problems: len(sum.Problems)})
 	s.man.Files = append(s.man.Files, manifest.FileSum{Name: a.File, Size: quantity.Size(sum.Packed), SHA256: hexsum})
-	s.log.Info("archived", "mount", a.Mount, "file", a.File, "members", sum.Members, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
-	return s.fileList(a.File)
+	s.log.Info("archived", "mount", a.Mount, "device", a.Device, "file", a.File, "members", sum.Members, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
 }
 
 func trimArchive(name string) string { return strings.TrimSuffix(name, ".tar.zst") }
@@ -344,7 +348,7 @@ func (s *setWriter) sums(ctx context.Context) error {
 	slices.SortFunc(s.man.Files, func(a, b manifest.FileSum) int { return strings.Compare(a.Name, b.Name) })
 	var sha, sfv strings.Builder
 	for _, f := range s.man.Files {
-		fmt.Fprintf(&sha, "%s  %s\n", f.SHA256, f.Name)
+		sha.WriteString(sumLine(f.SHA256, f.Name))
 		fmt.Fprintf(&sfv, "%s %08X\n", f.Name, s.sfv[f.Name])
 	}
 	return errors.Join(manifest.WriteFile(filepath.Join(s.dir, manifest.SHA256), []byte(sha.String())), manifest.WriteFile(filepath.Join(s.dir, manifest.SFV), []byte(sfv.String())))

@@ -3,7 +3,6 @@ package builder
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
-	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
@@ -154,6 +152,7 @@ func (t *tapeSet) write(ctx context.Context) error {
 	if err := t.w.Bundle(ctx, tape.FrontName, func([]tape.Entry, int) ([]byte, error) { return tape.Pack(front) }); err != nil {
 		return err
 	}
+	t.remounted()
 	// In the order in which a restore wants them.
 	for _, m := range t.p.Images {
 		if err := t.imageToTape(ctx, m); err != nil {
@@ -197,7 +196,7 @@ func (t *tapeSet) write(ctx context.Context) error {
 	if err := t.man.Write(t.dir); err != nil {
 		return err
 	}
-	t.b.Report.Phase("writing what lies where", 0)
+	t.b.Report.Phase("writing the index of the tape", 0)
 	if err := t.w.Bundle(ctx, tape.SetName, func(entries []tape.Entry, reels int) ([]byte, error) {
 		files, err := t.small("")
 		if err != nil {
@@ -261,55 +260,63 @@ func (t *tapeSet) list(name string, size int64, tail []byte) {
 	t.tails[name+".tail"] = tail
 }
 
-// imageToTape saves a device block by block.
+// imageToTape saves a device block by block. Errors are those of the tape; a
+// device that can't be read is not covered.
 func (t *tapeSet) imageToTape(ctx context.Context, m *layout.Image) error {
+	src, err := openImage(m)
+	if err != nil {
+		t.imageLacks(m, err)
+		return nil
+	}
+	defer src.Close()
+	name := m.File
 	var sum *blockcopy.Summary
-	if err := t.stream(ctx, m.File, func(ctx context.Context, w io.Writer) (err error) {
-		sum, err = t.imageTo(ctx, w, m)
+	if err := t.stream(ctx, name, func(ctx context.Context, w io.Writer) (err error) {
+		sum, err = t.imageTo(ctx, w, src, m)
 		return err
 	}); err != nil {
 		return err
 	}
-	t.list(m.File, sum.Packed, sum.Index)
+	if sum != nil { // otherwise what is on the tape is not listed
+		t.list(name, sum.Packed, sum.Index)
+	}
 	return nil
 }
 
-// toTape archives one file system to the tape.
+// toTape archives one file system to the tape. Errors are those of the tape; a
+// file system that can't be read is not covered.
 func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
-	root, err := archive.OpenFS(a.Mount)
+	root, err := a.open(t.b, t.p)
 	if err != nil {
-		return err
+		t.archiveLacks(a, err)
+		return nil
 	}
 	defer root.Close()
 	var tail bytes.Buffer
 	var sum *archive.Summary
 	crc := crc32.NewIEEE()
 	opt := a.options(t.p)
-	opt.Index, opt.Progress = &tail, t.b.Report.Phase("archiving "+a.Mount+" to tape", a.Used)
-	if err := t.stream(ctx, a.File, func(ctx context.Context, w io.Writer) (err error) {
-		sum, err = archive.Create(ctx, io.MultiWriter(w, crc), root, opt)
+	opt.Index, opt.Progress = &tail, t.b.Report.Phase("archiving "+a.Name()+" to tape", a.Used)
+	if err := t.stream(ctx, a.File, func(ctx context.Context, w io.Writer) error {
+		out := &sink{w: io.MultiWriter(w, crc)}
+		var err error
+		sum, err = archive.Create(ctx, out, root, opt)
+		if err != nil && out.err == nil && ctx.Err() == nil {
+			t.archiveLacks(a, err) // the stream ends here, and is not listed
+			return nil
+		}
 		return err
 	}); err != nil {
 		return err
 	}
-	hexsum := hex.EncodeToString(sum.SHA256[:])
-	t.sfv[a.File] = crc.Sum32()
-	for _, p := range sum.Problems {
-		t.log.Warn("problem", "archive", a.File, "path", archive.Quote(p.Path), "kind", p.Kind, "detail", p.Detail)
-		if p.NotCovered() {
-			t.man.NotCovered = append(t.man.NotCovered, filepath.Join(a.Mount, archive.Quote(p.Path))+": "+p.Detail)
-		}
-		if p.Kind != archive.Socket {
-			t.b.Report.Warn("%s/%v", a.Mount, p)
-		}
+	if sum == nil {
+		return nil
 	}
-	t.man.Archives = append(t.man.Archives, manifest.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), DataSize: quantity.Size(sum.Data), Members: sum.Members, SHA256: hexsum, Problems: len(sum.Problems)})
-	t.man.Files = append(t.man.Files, manifest.FileSum{Name: a.File, Size: quantity.Size(sum.Packed), SHA256: hexsum})
+	t.archived(a, sum, crc.Sum32())
 	t.list(a.File, sum.Packed, tail.Bytes())
 	text, err := archive.IndexText(tail.Bytes())
 	if err != nil {
 		return err
 	}
-	t.log.Info("archived", "mount", a.Mount, "file", a.File, "members", sum.Members, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
 	return os.WriteFile(filepath.Join(t.dir, "log", trimArchive(a.File)+".files.zst"), text, 0o600)
 }

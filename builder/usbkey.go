@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -42,8 +43,9 @@ type KeyOptions struct {
 	Format bool
 	// Fixed allows a disk that is not removable.
 	Fixed bool
-	// Confirm is asked before a stick is overwritten; holds says what is on it.
-	Confirm func(d layout.Disk, holds string) error
+	// Confirm is asked before a stick is overwritten. One of d.Words confirms it, never
+	// its kernel name; d.Holds says what is on it.
+	Confirm func(d plan.Present) error
 }
 
 // KeyResult says what is on the stick now.
@@ -67,7 +69,7 @@ func (b *Builder) Key(ctx context.Context, opt KeyOptions) (*KeyResult, error) {
 	if err := w.open(); err != nil {
 		return nil, err
 	}
-	defer w.f.Close()
+	defer func() { w.f.Close() }() // share replaces it
 	p, err := w.plan(ctx)
 	if err != nil {
 		return nil, err
@@ -76,7 +78,7 @@ func (b *Builder) Key(ctx context.Context, opt KeyOptions) (*KeyResult, error) {
 		b.Report.Note("left out: %s", e)
 	}
 	if w.fresh {
-		if err := opt.Confirm(w.disk, w.holds); err != nil {
+		if err := opt.Confirm(w.present); err != nil {
 			return nil, err
 		}
 	}
@@ -91,9 +93,12 @@ func (b *Builder) Key(ctx context.Context, opt KeyOptions) (*KeyResult, error) {
 		return nil, err
 	}
 	if w.fresh {
-		if err := w.format(ctx); err != nil {
-			return nil, err
-		}
+		err = w.format(ctx)
+	} else {
+		err = w.share()
+	}
+	if err != nil {
+		return nil, err
 	}
 	return w.write(ctx, p)
 }
@@ -117,11 +122,13 @@ func (w *keyWriter) plan(ctx context.Context) (*Plan, error) {
 }
 
 type keyWriter struct {
-	b     *Builder
-	opt   KeyOptions
-	m     probe.Machine
-	disk  layout.Disk
-	holds string
+	b    *Builder
+	opt  KeyOptions
+	m    probe.Machine
+	disk layout.Disk
+	// present is the stick as it was after it was opened.
+	present plan.Present
+	// f is the whole stick, opened exclusively until share.
 	f     *os.File
 	key   *media.Key
 	fresh bool // the stick is to be divided
@@ -147,14 +154,14 @@ func (w *keyWriter) open() error {
 		if of := w.m.DisksOf(name); len(of) == 1 && of[0] != name {
 			return fmt.Errorf("cannot use %s: it is a partition; name the whole stick, /dev/%s", w.opt.Device, of[0])
 		}
-		return fmt.Errorf("cannot use %s: it is no disk", w.opt.Device)
+		return fmt.Errorf("cannot use %s: it is not a disk", w.opt.Device)
 	}
 	w.disk = disks[i]
 	refuse := func(format string, a ...any) error {
 		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s (%s, serial %s, %s) ", name, cmp.Or(w.disk.Model, "no model"), cmp.Or(w.disk.Serial, "none"), w.disk.Size) + fmt.Sprintf(format, a...)}
 	}
 	if !w.disk.Removable && !onUSB(name) && !w.opt.Fixed {
-		return refuse("is not removable; --fixed-disk takes it all the same")
+		return refuse("is not removable; use --fixed-disk to take it")
 	}
 	if busy := w.m.Busy(name); busy != "" {
 		return refuse("is in use: %s", busy)
@@ -162,8 +169,14 @@ func (w *keyWriter) open() error {
 	if w.disk.LogicalSector != 512 {
 		return refuse("has sectors of %d bytes; BIOS machines start from sticks with 512 only", w.disk.LogicalSector)
 	}
-	if w.f, err = os.OpenFile("/dev/"+name, os.O_RDWR, 0); err != nil {
+	if w.f, err = os.OpenFile("/dev/"+name, os.O_RDWR|unix.O_EXCL, 0); errors.Is(err, unix.EBUSY) {
+		return refuse("is in use by another program, or by the kernel")
+	} else if err != nil {
 		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	if err := w.identify(); err != nil {
+		w.f.Close()
+		return err
 	}
 	if err := lockDisk(w.f, lockWait); err != nil {
 		w.f.Close()
@@ -175,10 +188,9 @@ func (w *keyWriter) open() error {
 		return nil
 	case err != nil && !errors.Is(err, media.ErrNoKey) && !w.opt.Format:
 		w.f.Close()
-		return fmt.Errorf("cannot use the key /dev/%s: %w; --format makes it anew, and loses what is on it", name, err)
+		return fmt.Errorf("cannot use the key /dev/%s: %w; --format makes a new one, and what is on it is lost", name, err)
 	}
 	w.fresh = true
-	w.setHolds()
 	size := int64(w.opt.RescueSize)
 	if size == 0 {
 		size = 512 << 20
@@ -207,16 +219,55 @@ func lockDisk(f *os.File, wait time.Duration) error {
 	}
 }
 
-func (w *keyWriter) setHolds() {
+// identify looks at the stick again once it is open: what is shown and confirmed
+// is what was opened, however the kernel's names have changed.
+func (w *keyWriter) identify() error {
 	all, err := w.m.Present(nil)
 	if err != nil {
-		return
+		return err
 	}
-	for _, p := range all {
-		if p.Name == w.disk.Name {
-			w.holds = p.Holds
-		}
+	i := slices.IndexFunc(all, func(p plan.Present) bool { return p.Name == w.disk.Name })
+	if i < 0 {
+		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is missing now", w.disk.Name)}
 	}
+	w.present = all[i]
+	var st unix.Stat_t
+	if err := unix.Fstat(int(w.f.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	size, err := w.f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	p, dev := w.present, fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+	if p.Model != w.disk.Model || p.Serial != w.disk.Serial || p.WWN != w.disk.WWN || int64(p.Size) != size || p.Place.Dev != "" && p.Place.Dev != dev {
+		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is another disk than a moment ago: %s", w.disk.Name, p.Target())}
+	}
+	return nil
+}
+
+// share opens the stick again, so that its partitions can be used: the kernel
+// gives none of a disk that is held exclusively.
+func (w *keyWriter) share() error {
+	if err := w.f.Close(); err != nil {
+		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	f, err := os.OpenFile("/dev/"+w.disk.Name, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	was := w.present.Place
+	w.f = f
+	if err := lockDisk(f, lockWait); err != nil {
+		return fmt.Errorf("cannot use /dev/%s: another program works on it: %w", w.disk.Name, err)
+	}
+	if err := w.identify(); err != nil {
+		return err
+	}
+	if w.present.Place != was {
+		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is another disk than a moment ago: %s", w.disk.Name, w.present.Target())}
+	}
+	return nil
 }
 
 // onUSB tells whether a disk hangs on a USB: not all of those call themselves
@@ -275,6 +326,9 @@ func (w *keyWriter) format(ctx context.Context) error {
 		return err
 	}
 	if err := blockdev.Reread(ctx, w.f); err != nil {
+		return err
+	}
+	if err := w.share(); err != nil {
 		return err
 	}
 	return w.makeFS(ctx)
@@ -349,7 +403,7 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 		}
 	}()
 	res = &KeyResult{Device: "/dev/" + w.disk.Name}
-	if err := removeStale(dir); err != nil {
+	if err := removeStale(dir, p.Layout.Hostname, nil, w.b.Report.Note); err != nil {
 		return nil, err
 	}
 	if err := w.room(dir, p, res); err != nil {
@@ -424,15 +478,16 @@ type generation struct {
 	size    int64 // bytes
 }
 
-// generations lists a machine's sets below dir, newest first. What can't be
-// read as a set is none: it is not ours to remove.
+// generations lists a machine's sets below dir, newest first. What can't be read
+// as a set is not one: it is not ours to remove.
 func generations(dir, host string) []generation {
-	files, err := filepath.Glob(filepath.Join(dir, "*", manifest.File))
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
 	}
 	var out []generation
-	for _, f := range files {
+	for _, e := range entries {
+		f := filepath.Join(dir, e.Name(), manifest.File)
 		b, err := os.ReadFile(f)
 		if err != nil {
 			continue

@@ -22,7 +22,23 @@ func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error)
 	if c.Args().Len() < 1 {
 		return nil, exit.Usage(errors.New("which set? give its directory, or tape:/dev/nst0"))
 	}
-	return manifest.OpenPlace(ctx, c.Args().First(), ofThisHost(), a.ui.Note)
+	s, err := manifest.OpenPlace(ctx, c.Args().First(), ofThisHost(), a.ui.Note)
+	if err != nil {
+		return nil, err
+	}
+	// Clocks may differ by minutes.
+	if s.Legacy == nil && s.Manifest.Created.After(time.Now().Add(time.Hour)) {
+		a.ui.Warn("the set is dated in the future, %s: the clock of this machine or of the one that made it is wrong, and the newest set may be another one", s.Manifest.Created.Format(time.RFC3339))
+	}
+	return s, nil
+}
+
+// lacks is the error of a set that does not have everything, nil for one that has.
+func lacks(s *manifest.Set) error {
+	if l, _ := s.Lacks(); len(l) > 0 {
+		return exit.NotCovered(l)
+	}
+	return nil
 }
 
 // ofThisHost says that this machine's sets are meant where there are several.
@@ -48,18 +64,22 @@ func (a *app) listCommand() *cli.Command {
 			a.ui.Result(s.Manifest)
 			if len(paths) == 0 && !c.Bool("all") {
 				if c.Bool("json") {
-					return nil
+					return lacks(s)
 				}
 				var rows [][]string
 				for _, ar := range s.Manifest.Archives {
-					rows = append(rows, []string{ar.Mount, ar.Device, ar.Type, fmt.Sprint(ar.Members), ar.DataSize.String(), ar.Size.String(), ar.File})
+					rows = append(rows, []string{ar.Name(), ar.Device, ar.Type, fmt.Sprint(ar.Members), ar.DataSize.String(), ar.Size.String(), ar.File})
 				}
 				fmt.Fprintf(w, "set %s of %s, made %s by mkcdrec %s\n", s.Manifest.ID, s.Manifest.Host, s.Manifest.Created.Format(time.RFC3339), s.Manifest.Program)
 				ui.Table(w, []string{"MOUNT", "DEVICE", "TYPE", "MEMBERS", "DATA", "PACKED", "ARCHIVE"}, rows)
-				for _, n := range s.Manifest.NotCovered {
+				missing, leftOut := s.Lacks()
+				for _, n := range leftOut {
+					fmt.Fprintf(w, "left out: %s\n", n)
+				}
+				for _, n := range missing {
 					fmt.Fprintf(w, "not covered: %s\n", n)
 				}
-				return nil
+				return lacks(s)
 			}
 			found := 0
 			for _, ar := range s.Manifest.Archives {
@@ -76,16 +96,16 @@ func (a *app) listCommand() *cli.Command {
 						return nil
 					}
 					found++
-					return printEntry(c, ar.Mount, e)
+					return printEntry(c, ar.Name(), e)
 				})
 				if err = errors.Join(err, r.Close()); err != nil {
 					return err
 				}
 			}
 			if found == 0 {
-				return fmt.Errorf("cannot list: nothing in the set answers to %s", strings.Join(paths, " "))
+				return fmt.Errorf("cannot list: nothing in the set matches %s", strings.Join(paths, " "))
 			}
-			return nil
+			return lacks(s)
 		}}
 }
 
@@ -116,12 +136,14 @@ func (a *app) verifyCommand() *cli.Command {
 			}
 			defer s.Close()
 			s.AllDiscs = true
-			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize(!c.Bool("fast")))); err != nil {
+			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize(!c.Bool("fast")))); ctx.Err() != nil {
+				return fmt.Errorf("the set was not read to its end: %w", ctx.Err())
+			} else if err != nil {
 				return fmt.Errorf("the set is damaged:\n%w", err)
 			}
 			a.ui.End()
 			a.ui.Note("set %s is good: %d files", s.Manifest.ID, len(s.Manifest.Files))
-			return nil
+			return lacks(s)
 		}}
 }
 
@@ -185,7 +207,7 @@ func (a *app) layoutCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				ui.DrawLayout(c.Root().Writer, l)
+				ui.DrawLayout(c.Root().Writer, l) // output keeps its error
 				return nil
 			}},
 			{Name: "diff", Usage: "compare this machine with a file or set; exit 1 when they differ", ArgsUsage: "FILE|SET [FILE|SET]", Action: func(ctx context.Context, c *cli.Command) error {

@@ -16,9 +16,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
@@ -40,19 +42,75 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
-	a := &app{}
-	err := a.command().Run(ctx, args)
+	context.AfterFunc(ctx, stop) // a second signal ends the program
+	a := &app{out: &output{w: ui.Stdout()}}
+	err := interrupted(ctx, a.command().Run(ctx, args))
 	if a.ui == nil {
 		a.ui = ui.New(ui.Normal)
 	}
 	a.ui.End()
-	return exit.Status(a.ui, "mkcdrec", err, hint(err))
+	return exit.Status(a.ui, "mkcdrec", a.out.or(err), hint(err, a.verb))
+}
+
+// interrupted says of a run that a signal ended that it was that, and not what it
+// was doing, which failed.
+func interrupted(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || exit.Code(err) == exit.Partial {
+		return err
+	}
+	return fmt.Errorf("interrupted by a signal before it was done:\n%w", err)
+}
+
+// await gives what ask answers, or the error of ctx as soon as that is over: what
+// reads from a terminal can't be stopped otherwise.
+func await(ctx context.Context, ask func() (string, error)) (string, error) {
+	type answer struct {
+		text string
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		text, err := ask()
+		got <- answer{text, err}
+	}()
+	select {
+	case x := <-got:
+		return x.text, x.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// output is standard output. It keeps the first error: a list that did not reach
+// its reader is not done.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil && o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+// or gives the error of a run: that of its output, unless it failed otherwise.
+func (o *output) or(err error) error {
+	if o.err == nil || err != nil && exit.Code(err) != exit.Partial {
+		return err
+	}
+	// Not wrapped: the hints for a full disk are about what is written to disks.
+	return fmt.Errorf("cannot write to standard output: %v", o.err)
 }
 
 // app is what the verbs share.
 type app struct {
-	ui  *ui.Printer
-	cfg *builder.Config
+	ui   *ui.Printer
+	cfg  *builder.Config
+	out  *output
+	verb string
 }
 
 func (a *app) command() *cli.Command {
@@ -62,6 +120,7 @@ func (a *app) command() *cli.Command {
 		Version:               version.String(),
 		EnableShellCompletion: true,
 		HideVersion:           true,
+		Writer:                a.out,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Aliases: []string{"c"}, Value: builder.DefaultConfig, Usage: "configuration `FILE`"},
 			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, do nothing"},
@@ -94,6 +153,7 @@ func (a *app) before(ctx context.Context, c *cli.Command) (context.Context, erro
 		mode = ui.Verbose
 	}
 	a.ui = ui.New(mode)
+	a.verb = c.Args().First()
 	cfg, err := builder.LoadConfig(c.String("config"), c.IsSet("config"))
 	if err != nil {
 		return ctx, exit.Usage(err)
@@ -110,15 +170,21 @@ func (a *app) builder() (*builder.Builder, error) {
 	return &builder.Builder{Run: tool.Exec{Log: func(s string) { a.ui.Detail("+ %s", s) }}, Report: a.ui, Version: version.String(), Config: a.cfg, Executable: exe}, nil
 }
 
-func hint(err error) string {
+// hint is what may be done about an error of a verb.
+func hint(err error, verb string) string {
 	var nf *kernelcfg.NotFoundError
+	reads := slices.Contains([]string{"list", "verify", "extract"}, verb)
 	switch {
 	case errors.As(err, &nf):
 		return builder.KernelHint
+	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 && reads:
+		return "run as root, or as the user who owns the set"
 	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
 		return "run as root: disks and files of all users have to be read"
-	case errors.Is(err, unix.ENOSPC):
+	case errors.Is(err, unix.ENOSPC) && (verb == "path" || verb == "cdrom"):
 		return "the destination is full; nothing unfinished was left there"
+	case errors.Is(err, unix.ENOSPC):
+		return "make room on the file system that is full"
 	}
 	return ""
 }

@@ -169,7 +169,7 @@ func (a *app) plan(ctx context.Context, b *builder.Builder, dir string) (*builde
 
 func (a *app) pathCommand() *cli.Command {
 	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "DIR",
-		Description: "The set appears as DIR/HOST-TIME when it is whole. The file system that holds DIR is\nleft out of the backup. With -n, every path that would be saved is listed.",
+		Description: "The set appears as DIR/HOST-TIME when it is whole. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.",
 		Flags:       rescueFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.Args().Len() != 1 {
@@ -266,7 +266,7 @@ func (a *app) cdromCommand() *cli.Command {
 				ui.Table(c.Root().Writer, []string{"IMAGE", "LABEL", "SIZE"}, rows)
 			}
 			if c.IsSet("burn") {
-				if err := b.Burn(ctx, c.String("burn"), r.Images, askEnter()); err != nil {
+				if err := b.Burn(ctx, c.String("burn"), r.Images, askEnter(ctx)); err != nil {
 					return err
 				}
 			}
@@ -278,13 +278,13 @@ func (a *app) cdromCommand() *cli.Command {
 }
 
 // askEnter shows a text on the terminal and waits for Enter; nil without one.
-func askEnter() func(string) error {
+func askEnter(ctx context.Context) func(string) error {
 	t := streams.OpenTerminal()
 	if t == nil {
 		return nil
 	}
 	return func(text string) error {
-		_, err := t(text + ", then press Enter: ")
+		_, err := await(ctx, func() (string, error) { return t(text + ", then press Enter: ") })
 		return err
 	}
 }
@@ -292,8 +292,13 @@ func askEnter() func(string) error {
 // listPlanned prints every path, of any bytes, quoted, with its archive.
 func (a *app) listPlanned(ctx context.Context, c *cli.Command, p *builder.Plan) error {
 	w := c.Root().Writer
-	total, err := p.List(ctx, func(ar builder.PlannedArchive, m *archive.Member) {
-		fmt.Fprintf(w, "%s\n", archive.Quote(filepath.Join(ar.Mount, m.Path)))
+	b, err := a.builder()
+	if err != nil {
+		return err
+	}
+	total, err := p.List(ctx, b, func(ar builder.PlannedArchive, m *archive.Member) error {
+		_, err := fmt.Fprintf(w, "%s\n", archive.Quote(filepath.Join(ar.Name(), m.Path)))
+		return err
 	}, func(path, rule string) { a.ui.Note("left out: %s by rule %s", archive.Quote(path), rule) })
 	if err != nil {
 		return err

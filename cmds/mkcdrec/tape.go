@@ -31,7 +31,7 @@ func (a *app) obdrCommand() *cli.Command {
 }
 
 func overwriteFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "overwrite", Usage: "take tapes that hold something that is not ours"}
+	return &cli.BoolFlag{Name: "overwrite", Usage: "erase tapes that hold something that is not ours"}
 }
 
 func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
@@ -65,7 +65,7 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 			err = fmt.Errorf("%s does not say that it can start a machine (no $DR-10 in its INQUIRY data)", opt.Device)
 		}
 		if err != nil && !c.Bool("force") {
-			return &plan.Refused{Reason: err.Error() + "; --force writes the tape all the same"}
+			return &plan.Refused{Reason: err.Error() + "; use --force to write the tape"}
 		}
 		if err != nil {
 			a.ui.Warn("%v", err)
@@ -104,12 +104,14 @@ func (a *app) nextReel() func(context.Context, tape.Drive, int, error) error {
 	if t == nil {
 		return nil
 	}
-	return func(_ context.Context, d tape.Drive, reel int, problem error) error {
+	return func(ctx context.Context, d tape.Drive, reel int, problem error) error {
 		a.ui.End()
 		if problem != nil {
 			a.ui.Note("%v", problem)
 		}
-		if _, err := t(fmt.Sprintf("Put an empty tape for reel %d into %v, then press Enter: ", reel, d)); err != nil {
+		if _, err := await(ctx, func() (string, error) {
+			return t(fmt.Sprintf("Put an empty tape for reel %d into %v, then press Enter: ", reel, d))
+		}); err != nil {
 			return err
 		}
 		return d.Reload()

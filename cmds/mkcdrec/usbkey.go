@@ -14,7 +14,6 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
@@ -22,12 +21,12 @@ import (
 
 func (a *app) usbkeyCommand() *cli.Command {
 	return &cli.Command{Name: "usbkey", Usage: "write rescue system and backup to a stick that starts BIOS and UEFI machines", ArgsUsage: "DEV",
-		Description: "DEV is the whole stick, /dev/sdb. The first time all that is on it is lost, after its serial number was\ntyped or given by --confirm. From then on every run adds a backup and replaces the older of two rescue\nsystems; the stick stays as it was until both are whole.",
+		Description: "DEV is the whole stick, /dev/sdb. The first time all that is on it is lost, after its serial number was\ntyped or given by --confirm; the name of the device confirms nothing. From then on every run adds a backup and replaces the older of two rescue\nsystems; the stick stays as it was until both are whole.",
 		Flags: append(rescueFlags(),
 			&cli.IntFlag{Name: "keep", Value: 2, Usage: "backups of this machine that stay on the stick, `N`; 0 for all"},
 			&cli.BoolFlag{Name: "make-room", Usage: "remove old backups of this machine first, if the stick is too full"},
 			&cli.StringFlag{Name: "rescue-size", Usage: "the most that a rescue system may need, `SIZE`: when the stick is divided"},
-			&cli.BoolFlag{Name: "format", Usage: "make the key anew, even if it is one"},
+			&cli.BoolFlag{Name: "format", Usage: "make a new key, even if it is one"},
 			&cli.BoolFlag{Name: "fixed-disk", Usage: "take a disk that is not removable"},
 			&cli.StringSliceFlag{Name: "confirm", Usage: "`SERIAL` number of the stick that may be overwritten; asks nothing"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
@@ -37,7 +36,7 @@ func (a *app) usbkeyCommand() *cli.Command {
 			if err := a.rescueOptions(c); err != nil {
 				return err
 			}
-			opt := builder.KeyOptions{Device: c.Args().First(), Keep: c.Int("keep"), MakeRoom: c.Bool("make-room"), Format: c.Bool("format"), Fixed: c.Bool("fixed-disk"), Confirm: a.confirmKey(c.StringSlice("confirm"))}
+			opt := builder.KeyOptions{Device: c.Args().First(), Keep: c.Int("keep"), MakeRoom: c.Bool("make-room"), Format: c.Bool("format"), Fixed: c.Bool("fixed-disk"), Confirm: a.confirmKey(ctx, c.StringSlice("confirm"))}
 			if opt.Keep < 0 {
 				return exit.Usage(errors.New("--keep can't be negative"))
 			}
@@ -86,31 +85,30 @@ func (a *app) usbkeyCommand() *cli.Command {
 		}}
 }
 
-// confirmKey has the stick's serial number typed, or compares it with what was
-// given. A stick without one is confirmed by its name.
-func (a *app) confirmKey(said []string) func(layout.Disk, string) error {
-	return func(d layout.Disk, holds string) error {
-		want := d.Serial
-		if want == "" {
-			want = "/dev/" + d.Name
+// confirmKey has one of the words typed that tell the stick from other disks, its
+// serial number where it has one, or compares them with what was given. Its kernel
+// name, which the next stick may have, confirms nothing.
+func (a *app) confirmKey(ctx context.Context, said []string) func(plan.Present) error {
+	return func(d plan.Present) error {
+		if len(d.Words) == 0 {
+			return &plan.Refused{Reason: fmt.Sprintf("%s has neither a serial number nor a slot that no other disk has: it cannot be confirmed; remove the other disks like it", d.Target())}
 		}
+		want := d.Words[0]
 		if len(said) == 0 {
 			if !term.IsTerminal(int(os.Stdin.Fd())) {
-				return &plan.Refused{Reason: fmt.Sprintf("/dev/%s would be overwritten (it holds: %s), and nobody confirmed it: --confirm %s", d.Name, holds, want)}
+				return &plan.Refused{Reason: fmt.Sprintf("%s would be overwritten (it holds: %s) and is not confirmed: give --confirm %s", d.Target(), d.Holds, want)}
 			}
 			a.ui.End()
-			fmt.Fprintf(os.Stderr, "All that is on /dev/%s is lost.\n  model   %s\n  serial  %s\n  size    %s\n  holds   %s\nTo overwrite it, type %s: ", d.Name, d.Model, d.Serial, d.Size, holds, want)
-			line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+			fmt.Fprint(os.Stderr, ui.CleanLines(fmt.Sprintf("All data on /dev/%s will be lost.\n  model   %s\n  serial  %s\n  size    %s\n  holds   %s\nTo overwrite it, type %s: ", d.Name, d.Model, d.Serial, d.Size, d.Holds, want)))
+			line, err := await(ctx, func() (string, error) { return bufio.NewReader(os.Stdin).ReadString('\n') })
 			if err != nil && err != io.EOF {
 				return err
 			}
 			said = []string{strings.TrimSpace(line)}
 		}
-		for _, s := range said {
-			if s == want || plan.Confirms([]string{s}, d) {
-				return nil
-			}
+		if d.Is(said...) {
+			return nil
 		}
-		return &plan.Refused{Reason: fmt.Sprintf("%q is not %s: /dev/%s was not changed", strings.Join(said, ","), want, d.Name)}
+		return &plan.Refused{Reason: fmt.Sprintf("%q does not confirm %s (expected %s): it was not changed", strings.Join(said, ","), d.Target(), want)}
 	}
 }

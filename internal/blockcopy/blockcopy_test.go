@@ -3,6 +3,7 @@ package blockcopy
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -111,9 +113,9 @@ func TestImages(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, why, err := Of(open(t, img), st.Size())
-			if err != nil || why != "" {
-				t.Fatalf("%v %q", err, why)
+			m, why := Of(open(t, img), st.Size())
+			if why != "" {
+				t.Fatal(why)
 			}
 			if m.Bytes() > st.Size()/2 || m.Bytes() < 100_000 {
 				t.Errorf("%d of %d bytes are in use", m.Bytes(), st.Size())
@@ -219,9 +221,9 @@ func TestNTFSNotClean(t *testing.T) {
 		if out, err := exec.Command("ntfscp", "-q", "-f", img, src, "hiberfil.sys").CombinedOutput(); err != nil {
 			t.Fatalf("%v %s", err, out)
 		}
-		m, why, err := Of(open(t, img), 100<<20)
-		if err != nil || !strings.Contains(why, want) || (why == "") != (want == "") {
-			t.Errorf("%q: %v %q", text, err, why)
+		m, why := Of(open(t, img), 100<<20)
+		if !strings.Contains(why, want) || (why == "") != (want == "") {
+			t.Errorf("%q: %q", text, why)
 		}
 		if want != "" && m.Bytes() != 100<<20 {
 			t.Errorf("only %d bytes are in use", m.Bytes())
@@ -237,9 +239,9 @@ func TestUnknown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m, why, err := Of(f, 10<<20+512)
-	if err != nil || why == "" || m.Bytes() != 10<<20+512 {
-		t.Errorf("%+v %q %v", m, why, err)
+	m, why := Of(f, 10<<20+512)
+	if why == "" || m.Bytes() != 10<<20+512 {
+		t.Errorf("%+v %q", m, why)
 	}
 	through(t, img, m)
 }
@@ -286,20 +288,117 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-type failing struct{ io.ReaderAt }
+// damaged is a device with sectors that can't be read, by number; reads counts
+// what was tried.
+type damaged struct {
+	io.ReaderAt
+	bad    map[int64]bool
+	sector int64
+	reads  *atomic.Int64
+}
 
-func (f failing) ReadAt(b []byte, off int64) (int, error) {
-	if off > 4<<20 {
-		return 0, unix.EIO
+func (d damaged) ReadAt(b []byte, off int64) (int, error) {
+	d.reads.Add(1)
+	for n := off / d.sector; n*d.sector < off+int64(len(b)); n++ {
+		if d.bad[n] {
+			return 0, unix.EIO
+		}
 	}
-	return len(b), nil
+	return d.ReaderAt.ReadAt(b, off)
+}
+
+// What can't be read costs its own sectors: they are zero in the image and in
+// its list, everything else is the device's.
+func TestBadSectors(t *testing.T) {
+	const size = 20<<20 + 1024
+	data := make([]byte, size)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for i := range data {
+		data[i] = byte(rng.Uint32()) | 1
+	}
+	d := damaged{bytes.NewReader(data), map[int64]bool{0: true, 4: true, 5: true, 6: true, 8191: true, 8192: true, 30000: true, size/512 - 1: true}, 512, new(atomic.Int64)}
+	want := []Extent{{0, 512}, {4 * 512, 3 * 512}, {8191 * 512, 1024}, {30000 * 512, 512}, {size - 512, 512}}
+	m, why := Of(d, size)
+	if why == "" || m.Bytes() != size {
+		t.Errorf("Of = %d bytes, %q; want the whole device with the reason", m.Bytes(), why)
+	}
+	var out bytes.Buffer
+	s, err := Write(context.Background(), &out, d, m, progress.None{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(s.Bad, want) || !errors.Is(s.ReadError, unix.EIO) {
+		t.Errorf("bad %v, %v; want %v", s.Bad, s.ReadError, want)
+	}
+	i, err := Open(bytes.NewReader(out.Bytes()), int64(out.Len()), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(i.Bad(), want) {
+		t.Errorf("the image lists %v; want %v", i.Bad(), want)
+	}
+	back := file(t, size)
+	if err := i.Restore(context.Background(), open(t, back), progress.None{}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(back)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range want {
+		clear(data[e.Start : e.Start+e.Length])
+	}
+	if !bytes.Equal(got, data) {
+		t.Error("the image has other bytes than the device with zero bytes in the place of bad sectors")
+	}
+}
+
+// A device of which nothing can be read any more is not tried sector by sector
+// to its end.
+func TestDeadDevice(t *testing.T) {
+	const size = 1 << 30
+	d := damaged{zeros(nil), map[int64]bool{}, 512, new(atomic.Int64)}
+	for n := int64(2048); n < size/512; n++ {
+		d.bad[n] = true
+	}
+	s, err := Write(context.Background(), io.Discard, d, Whole(size), progress.None{})
+	if err != nil || !slices.Equal(s.Bad, []Extent{{1 << 20, size - 1<<20}}) {
+		t.Errorf("bad %v, %v", s.Bad, err)
+	}
+	if n := d.reads.Load(); n > 1_000_000 {
+		t.Errorf("%d reads of a dead device", n)
+	}
+}
+
+// Single sectors are read past the page cache: a page has eight of them.
+func TestSectors(t *testing.T) {
+	dev := btrfstest.Loop(t, 1<<20)
+	f := open(t, dev)
+	if _, err := f.WriteAt(bytes.Repeat([]byte{7}, 512), 512*3); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := OpenDevice(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if d.direct == nil {
+		t.Error("a block device is not opened with O_DIRECT")
+	}
+	b := make([]byte, 512)
+	if err := d.ReadSectors(b, 512*3); err != nil || b[0] != 7 || b[511] != 7 {
+		t.Errorf("sector 3: %v, %d", err, b[0])
+	}
+	if err := d.ReadSectors(b, 512*4); err != nil || b[0] != 0 {
+		t.Errorf("sector 4: %v, %d", err, b[0])
+	}
 }
 
 func TestErrors(t *testing.T) {
 	m := Whole(40 << 20)
-	if _, err := Write(context.Background(), io.Discard, failing{}, m, progress.None{}); err == nil || !strings.Contains(err.Error(), "cannot read the device at byte") {
-		t.Errorf("EIO: %v", err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := Write(ctx, io.Discard, bytes.NewReader(make([]byte, 40<<20)), m, progress.None{}); err == nil {
@@ -309,8 +408,12 @@ func TestErrors(t *testing.T) {
 	if _, err := Write(context.Background(), full, bytes.NewReader(make([]byte, 40<<20)), m, progress.None{}); err == nil {
 		t.Error("a full disk is no error")
 	}
-	if _, _, err := Of(failing{bytes.NewReader(nil)}, 40<<20); err != nil {
-		t.Errorf("the start can be read: %v", err)
+	bad := damaged{bytes.NewReader(make([]byte, 40<<20)), map[int64]bool{9000: true}, 512, new(atomic.Int64)}
+	if _, err := Write(ctx, io.Discard, bad, m, progress.None{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a run that was cancelled on a damaged device: %v", err)
+	}
+	if _, err := Write(context.Background(), io.Discard, zeros(nil), Whole(1<<47), progress.None{}); err == nil || !strings.Contains(err.Error(), "index") {
+		t.Errorf("a device too large for the index: %v", err)
 	}
 }
 

@@ -33,7 +33,8 @@ func fatMap(r io.ReaderAt, size int64) (*Map, error) {
 	if clusters < 1 {
 		return nil, errors.New("its boot sector leaves no room for files")
 	}
-	fat := make([]byte, fatLen*sector)
+	// Of the table only what the clusters need: at most four bytes for each.
+	fat := make([]byte, min(fatLen*sector, 4*(clusters+2)))
 	if _, err := r.ReadAt(fat, reserved*sector); err != nil {
 		return nil, err
 	}
@@ -87,7 +88,7 @@ func exfatMap(r io.ReaderAt, size int64) (*Map, error) {
 	if le.Uint16(b[106:])&2 != 0 {
 		return nil, errors.New("it was not unmounted cleanly")
 	}
-	fat := make([]byte, fatLen*sector)
+	fat := make([]byte, min(fatLen*sector, 4*(count+2)))
 	if _, err := r.ReadAt(fat, fatAt*sector); err != nil {
 		return nil, err
 	}

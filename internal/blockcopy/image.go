@@ -38,6 +38,9 @@ type index struct {
 	// Sums are the SHA-256 of the packed frames, "" for those without anything
 	// in use, which are all the same.
 	Sums []string `json:"sums"`
+	// Bad are start and length of each range that could not be read; the image
+	// has zero bytes there.
+	Bad [][2]int64 `json:"bad,omitempty"`
 }
 
 // Summary is what an image has.
@@ -46,19 +49,29 @@ type Summary struct {
 	SHA256             [32]byte
 	// Index is the end of the image, which a reader wants first.
 	Index []byte
+	// Bad are the ranges that could not be read, sorted, and ReadError is the first
+	// error. The image has zero bytes there.
+	Bad       []Extent
+	ReadError error
 }
 
 // maxIndex is the largest index that is read, unpacked.
 const maxIndex = 1 << 30
 
 // Write writes an image of a device to w. p is told of the bytes in use that
-// were read.
+// were read. What can't be read is tried again in smaller pieces, is filled with
+// zero bytes, and listed in the summary: it is not an error. Errors are those of
+// writing, and of a device that is too large for an image's index.
 func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress.Counter) (*Summary, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	frames, err := m.pack(ctx, &wg, dev, p)
+	if err := m.indexable(); err != nil {
+		return nil, err
+	}
+	u := &unreadable{}
+	frames, err := m.pack(ctx, &wg, dev, u, p)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +94,7 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	for f := range frames {
 		<-f.done
 		if f.err != nil {
-			return nil, fmt.Errorf("cannot read the device at byte %d: %w", f.n*FrameSize, f.err)
+			return nil, f.err
 		}
 		all = append(all, archive.Frame{Offset: s.Packed, Packed: int64(len(f.packed)), Size: m.frameLength(f.n)})
 		if err := put(f.packed); err != nil {
@@ -97,9 +110,20 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	s.Bad, s.ReadError = u.extents(), u.err
+	for _, b := range s.Bad {
+		ix.Bad = append(ix.Bad, [2]int64{b.Start, b.Length})
+	}
 	text, err := json.Marshal(ix)
 	if err != nil {
 		return nil, err
+	}
+	if len(text) > maxIndex {
+		// The ranges that could not be read: their list is in the set's log, too.
+		ix.Bad = nil
+		if text, err = json.Marshal(ix); err != nil {
+			return nil, err
+		}
 	}
 	e, err := encoder()
 	if err != nil {
@@ -113,6 +137,29 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	return s, nil
 }
 
+// indexable makes sure that the index has at most maxIndex bytes: a map of too
+// many pieces gets the gaps between them, too.
+func (m *Map) indexable() error {
+	const sum, pair = 67, 42 // bytes of a digest and of a range in the index
+	frames := (m.Size + FrameSize - 1) / FrameSize
+	room := (maxIndex-4096-frames*sum)/pair - 1
+	if room < 1 {
+		return fmt.Errorf("it has %d bytes; the index of an image has room for %d", m.Size, int64(maxIndex-4096)/sum*FrameSize)
+	}
+	for gap := int64(64 << 10); int64(len(m.Used)) > room; gap *= 2 {
+		out := m.Used[:1]
+		for _, e := range m.Used[1:] {
+			if last := &out[len(out)-1]; e.Start-last.Start-last.Length <= gap {
+				last.Length = e.Start + e.Length - last.Start
+			} else {
+				out = append(out, e)
+			}
+		}
+		m.Used = out
+	}
+	return nil
+}
+
 func encoder() (*zstd.Encoder, error) {
 	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(FrameSize))
 }
@@ -123,7 +170,7 @@ type packedFrame struct {
 	n      int64 // its number, from 0
 	used   bool  // something in it is in use
 	packed []byte
-	err    error // of reading the device
+	err    error // once ctx is over
 	done   chan struct{}
 }
 
@@ -132,7 +179,7 @@ func (m *Map) frameLength(n int64) int64 { return min(FrameSize, m.Size-n*FrameS
 // pack reads and compresses a device's frames side by side, and gives them in
 // order. The channel is closed after the last one, or once ctx is over; wg is
 // told when everything that was started has ended.
-func (m *Map) pack(ctx context.Context, wg *sync.WaitGroup, dev io.ReaderAt, p progress.Counter) (<-chan *packedFrame, error) {
+func (m *Map) pack(ctx context.Context, wg *sync.WaitGroup, dev io.ReaderAt, u *unreadable, p progress.Counter) (<-chan *packedFrame, error) {
 	workers := runtime.GOMAXPROCS(0)
 	encoders := make([]*zstd.Encoder, workers)
 	for i := range encoders {
@@ -152,7 +199,7 @@ func (m *Map) pack(ctx context.Context, wg *sync.WaitGroup, dev io.ReaderAt, p p
 			buf := make([]byte, FrameSize)
 			for f := range work {
 				b := buf[:m.frameLength(f.n)]
-				if f.err = m.read(dev, f.n*FrameSize, b, p); f.err == nil {
+				if f.err = m.read(ctx, dev, f.n*FrameSize, b, u, p); f.err == nil {
 					f.packed = e.EncodeAll(b, make([]byte, 0, len(b)/2))
 				}
 				close(f.done)
@@ -210,10 +257,10 @@ func (m *Map) within(start, length int64) []Extent {
 }
 
 // read fills b with what is in use from off on, and with zero bytes.
-func (m *Map) read(dev io.ReaderAt, off int64, b []byte, p progress.Counter) error {
+func (m *Map) read(ctx context.Context, dev io.ReaderAt, off int64, b []byte, u *unreadable, p progress.Counter) error {
 	clear(b)
 	for _, e := range m.within(off, int64(len(b))) {
-		if n, err := dev.ReadAt(b[e.Start-off:e.Start-off+e.Length], e.Start); err != nil && (err != io.EOF || int64(n) < e.Length) {
+		if err := u.readAt(ctx, dev, b[e.Start-off:e.Start-off+e.Length], e.Start); err != nil {
 			return err
 		}
 		p.Add(e.Length)
@@ -290,6 +337,16 @@ func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 
 // Map is what the image has of its device.
 func (i *Image) Map() *Map { return i.m }
+
+// Bad are the ranges of the device that could not be read when the image was
+// made; the image has zero bytes there.
+func (i *Image) Bad() []Extent {
+	var out []Extent
+	for _, b := range i.index.Bad {
+		out = append(out, Extent{b[0], b[1]})
+	}
+	return out
+}
 
 // Verify reads every frame that has something, and compares its sum.
 func (i *Image) Verify(ctx context.Context, p progress.Counter) error {

@@ -78,27 +78,26 @@ func Whole(size int64) *Map {
 }
 
 // Of reads which blocks of an unmounted device are in use, by its own bitmaps.
-// What it can't tell, or must not trust, is in use as a whole; why says so, ""
-// where the map is exact. Errors are those of reading.
-func Of(r io.ReaderAt, size int64) (m *Map, why string, err error) {
+// What it can't tell, or must not trust, is in use as a whole, a device whose
+// beginning can't be read too; why gives the reason, "" where the map is exact.
+func Of(r io.ReaderAt, size int64) (m *Map, why string) {
 	i, err := superblock.Probe(r, size)
 	if err != nil {
-		return nil, "", err
+		return Whole(size), err.Error()
 	}
 	if i == nil {
-		return Whole(size), "what is on it is not known", nil
+		return Whole(size), "its content is not known"
 	}
 	read := map[string]func(io.ReaderAt, int64) (*Map, error){superblock.TypeNTFS: ntfsMap, superblock.TypeVFAT: fatMap, superblock.TypeExFAT: exfatMap}[i.Type]
 	if read == nil {
-		return Whole(size), "the bitmaps of " + i.Type + " are not read", nil
+		return Whole(size), "the bitmaps of " + i.Type + " are not read"
 	}
 	m, err = read(r, size)
 	if err == nil {
-		return m.tidy(), "", nil
+		return m.tidy(), ""
 	}
-	// A damaged or unusual file system is copied whole; a disk that can't be
-	// read fails again then.
-	return Whole(size), err.Error(), nil
+	// A damaged or unusual file system is copied whole.
+	return Whole(size), err.Error()
 }
 
 // fsmap records, linux/fsmap.h; ioctl_getfsmap(2).

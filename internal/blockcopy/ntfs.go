@@ -44,7 +44,9 @@ const (
 // maxBitmap is enough for 16 TiB in clusters of 4 KiB.
 const maxBitmap = 512 << 20
 
-func openNTFS(r io.ReaderAt) (*ntfs, error) {
+// openNTFS reads the boot sector and the place of the file table; size is the
+// device's, in bytes. No number that it returns leads outside of the device.
+func openNTFS(r io.ReaderAt, size int64) (*ntfs, error) {
 	b := make([]byte, 512)
 	if _, err := r.ReadAt(b, 0); err != nil {
 		return nil, err
@@ -59,17 +61,20 @@ func openNTFS(r io.ReaderAt) (*ntfs, error) {
 		return nil, fmt.Errorf("its boot sector has %d bytes to a sector, %d sectors to a cluster", n.sector, spc)
 	}
 	n.cluster = n.sector * spc
-	size := func(v int8) int64 {
+	length := func(v int8) int64 {
 		if v < 0 {
 			return 1 << min(-int64(v), 30)
 		}
 		return int64(v) * n.cluster
 	}
-	n.record, n.index = size(int8(b[64])), size(int8(b[68]))
+	n.record, n.index = length(int8(b[64])), length(int8(b[68]))
 	n.total = int64(le.Uint64(b[40:])) / spc
 	at := int64(le.Uint64(b[48:]))
 	if n.record < 512 || n.record > 64<<10 || n.index < 512 || n.index > 1<<20 || n.total <= 0 || at <= 0 || at >= n.total {
 		return nil, fmt.Errorf("its boot sector has records of %d bytes, and the file table at cluster %d of %d", n.record, at, n.total)
+	}
+	if n.total > size/n.cluster {
+		return nil, fmt.Errorf("it has %d clusters of %d bytes, more than its device", n.total, n.cluster)
 	}
 	// The first record is that of the file table itself.
 	n.mft = []run{{at, (n.record + n.cluster - 1) / n.cluster}}
@@ -81,7 +86,7 @@ func openNTFS(r io.ReaderAt) (*ntfs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the file table: %w", err)
 	}
-	if n.mft, err = a.runs(); err != nil {
+	if n.mft, err = n.runs(a); err != nil {
 		return nil, fmt.Errorf("the file table: %w", err)
 	}
 	return n, nil
@@ -89,12 +94,15 @@ func openNTFS(r io.ReaderAt) (*ntfs, error) {
 
 // read gives a record of the file table.
 func (n *ntfs) read(number int64) ([]byte, error) {
+	if number < 0 || number > n.total*n.cluster/n.record {
+		return nil, fmt.Errorf("record %d is not in the file table", number)
+	}
 	b := make([]byte, n.record)
 	if err := n.readRuns(n.mft, b, number*n.record); err != nil {
 		return nil, fmt.Errorf("record %d of the file table: %w", number, err)
 	}
 	if string(b[:4]) != "FILE" {
-		return nil, fmt.Errorf("record %d of the file table is none", number)
+		return nil, fmt.Errorf("record %d of the file table has no signature", number)
 	}
 	if err := fixup(b); err != nil {
 		return nil, fmt.Errorf("record %d of the file table: %w", number, err)
@@ -199,8 +207,9 @@ func (a *attr) size() int64 {
 	return int64(binary.LittleEndian.Uint64(a.b[48:]))
 }
 
-// runs decodes a runlist: each has a byte with the lengths of two numbers.
-func (a *attr) runs() ([]run, error) {
+// runs decodes a runlist: each has a byte with the lengths of two numbers. All
+// of its clusters are the file system's.
+func (n *ntfs) runs(a *attr) ([]run, error) {
 	if a.resident() || len(a.b) < 64 {
 		return nil, errors.New("it is resident")
 	}
@@ -216,13 +225,13 @@ func (a *attr) runs() ([]run, error) {
 			return nil, errors.New("it has a damaged runlist")
 		}
 		count, delta := number(b[1:1+nl]), number(b[1+nl:1+nl+no])
-		if count <= 0 {
+		if count <= 0 || count > n.total {
 			return nil, errors.New("it has a damaged runlist")
 		}
 		if no == 0 {
 			out = append(out, run{-1, count})
 		} else {
-			if lcn += delta; lcn < 0 {
+			if lcn += delta; lcn < 0 || lcn > n.total-count {
 				return nil, errors.New("it has a damaged runlist")
 			}
 			out = append(out, run{lcn, count})
@@ -253,7 +262,7 @@ func (n *ntfs) content(a *attr, limit int64) ([]byte, error) {
 	if size < 0 || size > limit {
 		return nil, fmt.Errorf("it has %d bytes", size)
 	}
-	runs, err := a.runs()
+	runs, err := n.runs(a)
 	if err != nil {
 		return nil, err
 	}
@@ -265,7 +274,7 @@ func (n *ntfs) content(a *attr, limit int64) ([]byte, error) {
 // dirty, or that a sleeping Windows has parts of in its memory, is an error: its
 // bitmap may be behind.
 func ntfsMap(r io.ReaderAt, size int64) (*Map, error) {
-	n, err := openNTFS(r)
+	n, err := openNTFS(r, size)
 	if err != nil {
 		return nil, err
 	}
@@ -305,6 +314,7 @@ func ntfsMap(r io.ReaderAt, size int64) (*Map, error) {
 	if int64(len(bits))*8 < n.total {
 		return nil, fmt.Errorf("the bitmap has %d bits for %d clusters", len(bits)*8, n.total)
 	}
+	bits = bits[:(n.total+7)/8]
 	m := &Map{Size: size, How: "ntfs bitmap"}
 	m.bits(bits, n.total, 0, n.cluster)
 	m.add(0, n.cluster)
@@ -410,7 +420,7 @@ func (n *ntfs) hibernated() (bool, error) {
 			return false, err
 		}
 	} else {
-		runs, err := a.runs()
+		runs, err := n.runs(a)
 		if err != nil {
 			return false, err
 		}
