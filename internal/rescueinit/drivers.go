@@ -28,7 +28,8 @@ type drivers struct {
 	failed []string
 	// damaged: not every module could be read, so devices may be missing.
 	damaged bool
-	event   chan struct{} // a device came or went
+	event   chan struct{}                     // a device came or went
+	guard   func(name string, fn func()) bool // System.guard
 	// hot: the listener loads what devices want. Before, walk does, a bus first and then
 	// all that is on it: a disk driver that comes while its bus is still counting
 	// takes the disks in any order, and their names change from start to start.
@@ -38,10 +39,15 @@ type drivers struct {
 	later []string
 }
 
+func newDrivers() *drivers {
+	return &drivers{seen: map[string]bool{}, event: make(chan struct{}, 1), guard: func(_ string, fn func()) bool { fn(); return true }}
+}
+
 // loadDrivers loads what the present devices want, until nothing new shows
 // up, and goes on listening for more.
-func (s *System) loadDrivers() *drivers {
-	d := &drivers{seen: map[string]bool{}, event: make(chan struct{}, 1)}
+func (s *System) loadDrivers() {
+	d := s.drivers
+	d.guard = s.guard
 	var u unix.Utsname
 	err := unix.Uname(&u)
 	var x *kmod.Index
@@ -51,7 +57,7 @@ func (s *System) loadDrivers() *drivers {
 	if err != nil {
 		s.say("cannot load drivers: %v", err)
 		s.notWhole("NOT WHOLE: the kernel's modules can't be read")
-		return d
+		return
 	}
 	conf := kmod.ReadConf("")
 	if b, err := os.ReadFile("/proc/cmdline"); err == nil {
@@ -77,7 +83,9 @@ func (s *System) loadDrivers() *drivers {
 			s.say("the firmware's boot entries can't be reached: %v", err)
 		}
 	}
-	return d
+	if d.incomplete() {
+		s.notWhole("NOT WHOLE: kernel modules can't be read, so devices may be missing")
+	}
 }
 
 // walk loads a module for every modalias in /sys that was not seen before.
@@ -107,7 +115,7 @@ func (d *drivers) loadAll(aliases []string) int {
 	for range min(loaders, len(aliases)) {
 		wg.Go(func() {
 			for a := range todo {
-				n.Add(int64(d.load(a)))
+				d.guard("loading a module", func() { n.Add(int64(d.load(a))) })
 			}
 		})
 	}
@@ -155,7 +163,7 @@ func (d *drivers) listen() error {
 		return err
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) // the default will do, less well
-	go func() {
+	go d.guard("hot-plugging", func() {
 		buf := make([]byte, 16<<10)
 		for {
 			n, _, err := unix.Recvfrom(fd, buf, 0)
@@ -167,7 +175,7 @@ func (d *drivers) listen() error {
 			}
 			for _, kv := range bytes.Split(buf[:n], []byte{0}) {
 				if v, ok := bytes.CutPrefix(kv, []byte("MODALIAS=")); ok {
-					d.heard(string(v))
+					d.guard("loading a module", func() { d.heard(string(v)) })
 				}
 			}
 			select {
@@ -175,7 +183,7 @@ func (d *drivers) listen() error {
 			default:
 			}
 		}
-	}()
+	})
 	return nil
 }
 

@@ -5,17 +5,16 @@
 package rescueinit
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,52 +49,66 @@ type System struct {
 	state    []string // lines that say where it stands
 	mu       sync.Mutex
 	waits    map[int]chan unix.WaitStatus
+	// idle: there are no children. ending: the machine is being stopped.
+	idle, ending atomic.Bool
 }
 
 // Main never returns when it is process 1.
 func Main() error {
-	if os.Getpid() != 1 {
-		return errors.New("cannot run: only the kernel starts init; to restart the machine say reboot")
+	s := &System{start: time.Now(), waits: map[int]chan unix.WaitStatus{}, out: os.Stderr, info: &rescue.Info{}, drivers: newDrivers()}
+	switch {
+	case os.Getpid() == 1:
+		s.mounts()
+		s.openConsoles()
+		s.supervise(worker, func() { s.shells(false) })
+	case os.Getenv(workerEnv) != "" && os.Getppid() == 1:
+		os.Unsetenv(workerEnv) // shells do not inherit it
+		s.openConsoles()
+		s.begin("the reaper", s.reap)
+		s.work()
+		select {} // shells and hot-plugging continue
 	}
-	s := &System{start: time.Now(), waits: map[int]chan unix.WaitStatus{}, out: os.Stderr}
-	s.mounts()
-	s.openConsoles()
-	go s.reap()
-	// Whatever goes wrong on the way, there is a shell.
-	defer func() {
-		if r := recover(); r != nil {
-			s.say("ERROR: the start failed: %v", r)
-			s.shells(false)
-			s.waitForEnd()
-		}
-	}()
-	s.environment()
-	s.facts()
-	s.whole()
-	s.keyboard()
-	s.drivers = s.loadDrivers()
-	if s.drivers.incomplete() {
-		s.notWhole("NOT WHOLE: kernel modules can't be read, so devices may be missing")
-	}
-	s.clock()
+	return errors.New("cannot run: only the kernel starts init; to restart the machine run reboot")
+}
+
+// work brings the system up. Whatever fails on the way, what comes after it is done, and
+// there is a shell.
+func (s *System) work() {
 	// The kernel makes entropy only when somebody waits for it; without this
 	// DHCP hangs on machines without a hardware generator.
 	rng := make(chan struct{})
-	go func() {
-		_, _ = unix.Getrandom(make([]byte, 1), 0) // blocks until the pool is filled
-		close(rng)
-	}()
-	if !s.opts.Shell {
-		s.medium()
-		s.network(rng)
-		s.ssh()
-		s.search()
+	for _, step := range []struct {
+		name string
+		do   func()
+		full bool // not where only a shell is wanted
+	}{
+		{"environment", s.environment, false},
+		{"facts", s.facts, false},
+		{"check of the system", s.whole, false},
+		{"keyboard", s.keyboard, false},
+		{"drivers", s.loadDrivers, false},
+		{"clock", s.clock, false},
+		{"entropy", func() { s.begin("entropy", func() { entropy(rng) }) }, false},
+		{"medium", s.medium, true},
+		{"network", func() { s.network(rng) }, true},
+		{"ssh", s.ssh, true},
+		{"search of the set", s.search, true},
+		{"settling", s.drivers.settle, false},
+	} {
+		if step.full && s.opts.Shell {
+			continue
+		}
+		if !s.guard(step.name, step.do) {
+			s.notWhole("NOT WHOLE: " + step.name + ": internal error")
+		}
 	}
-	s.drivers.settle()
-	s.banner()
+	s.guard("banner", s.banner)
 	s.shells(s.opts.Auto != "" && !s.opts.Shell)
-	s.waitForEnd()
-	return nil
+}
+
+func entropy(filled chan struct{}) {
+	_, _ = unix.Getrandom(make([]byte, 1), 0) // blocks until the pool is filled
+	close(filled)
 }
 
 // extraConsoles are the virtual terminals that get a shell besides the
@@ -106,14 +119,14 @@ var extraConsoles = []string{"/dev/tty1", "/dev/tty2", "/dev/tty3", "/dev/tty4"}
 // job before.
 func (s *System) shells(auto bool) {
 	for i, c := range s.consoles {
-		go s.session(c, i == 0 && auto, false)
+		s.begin("the shell on "+c, func() { s.session(c, i == 0 && auto, false) })
 	}
 	if _, err := os.Stat("/sys/class/tty/tty0"); err != nil {
 		return // a kernel or a machine without screen
 	}
 	for _, c := range extraConsoles {
 		if !slices.Contains(s.consoles, c) {
-			go s.session(c, false, true)
+			s.begin("the shell on "+c, func() { s.session(c, false, true) })
 		}
 	}
 }
@@ -472,41 +485,6 @@ func diskList() string {
 	return strings.Join(out, " ")
 }
 
-// spawn starts a program; the channel gets its status from the reaper.
-func (s *System) spawn(c *exec.Cmd) (chan unix.WaitStatus, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := c.Start(); err != nil {
-		return nil, err
-	}
-	ch := make(chan unix.WaitStatus, 1)
-	s.waits[c.Process.Pid] = ch
-	return ch, nil
-}
-
-// reap is the only one to wait for children, orphans included.
-func (s *System) reap() {
-	sig := make(chan os.Signal, 16)
-	signal.Notify(sig, unix.SIGCHLD)
-	for {
-		var ws unix.WaitStatus
-		p, err := unix.Wait4(-1, &ws, 0, nil)
-		if errors.Is(err, unix.ECHILD) {
-			<-sig
-			continue
-		}
-		if p <= 0 {
-			continue
-		}
-		s.mu.Lock()
-		if ch := s.waits[p]; ch != nil {
-			ch <- ws
-			delete(s.waits, p)
-		}
-		s.mu.Unlock()
-	}
-}
-
 // run starts a program of ours to its end, its output on all consoles.
 func (s *System) run(args ...string) error {
 	r, w, err := os.Pipe()
@@ -523,10 +501,10 @@ func (s *System) run(args ...string) error {
 		return fmt.Errorf("cannot run %s: %w", strings.Join(args, " "), err)
 	}
 	done := make(chan struct{})
-	go func() {
+	s.begin("the output of "+args[0], func() {
 		defer close(done)
 		_, _ = io.Copy(lockedWriter{s}, r) // a console that fails must not stop the job
-	}()
+	})
 	ws := <-ch
 	<-done
 	r.Close()
@@ -561,8 +539,9 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 // waits for a key, so that shells nobody uses take no memory.
 func (s *System) session(dev string, auto, ask bool) {
 	if auto {
-		s.unattended()
+		s.guard("the unattended job", s.unattended)
 	}
+	said := false
 	for {
 		if ask {
 			if err := askKey(dev); err != nil {
@@ -570,7 +549,10 @@ func (s *System) session(dev string, auto, ask bool) {
 			}
 		}
 		if err := s.shell(dev); err != nil {
-			s.say("no shell on %s: %v", dev, err)
+			if !said { // another process may have it
+				s.say("no shell on %s: %v", dev, err)
+			}
+			said = true
 			time.Sleep(5 * time.Second)
 		}
 		time.Sleep(200 * time.Millisecond)
@@ -621,11 +603,11 @@ func (s *System) unattended() {
 	}
 	switch s.opts.After {
 	case "reboot":
-		s.end(unix.LINUX_REBOOT_CMD_RESTART)
+		s.stop("reboot")
 	case "shell":
 	default:
 		// Not reboot: the medium may still be in the drive, and come first.
-		s.end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+		s.stop("poweroff")
 	}
 }
 
@@ -658,50 +640,6 @@ func (s *System) shell(dev string) error {
 	}
 	return err
 }
-
-// waitForEnd waits for the signal that reboot, poweroff or halt send, or for
-// Ctrl-Alt-Del.
-func (s *System) waitForEnd() {
-	sig := make(chan os.Signal, 4)
-	signal.Notify(sig, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
-	switch <-sig {
-	case unix.SIGUSR1:
-		s.end(unix.LINUX_REBOOT_CMD_HALT)
-	case unix.SIGUSR2:
-		s.end(unix.LINUX_REBOOT_CMD_POWER_OFF)
-	default:
-		s.end(unix.LINUX_REBOOT_CMD_RESTART)
-	}
-}
-
-// end stops everything, writes everything to the disks, and stops the machine.
-func (s *System) end(cmd int) {
-	s.say("stopping")
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = unix.Kill(-1, unix.SIGTERM) // ESRCH: nobody is there
-	for ctx.Err() == nil {
-		s.mu.Lock()
-		n := len(s.waits)
-		s.mu.Unlock()
-		if n == 0 {
-			break
-		}
-		time.Sleep(100 * time.Millisecond)
-		if time.Until(deadline(ctx)) < 3*time.Second {
-			_ = unix.Kill(-1, unix.SIGKILL) // shells ignore SIGTERM
-		}
-	}
-	unix.Sync()
-	UnmountAll()
-	unix.Sync()
-	if err := unix.Reboot(cmd); err != nil {
-		s.say("cannot stop the machine: %v", err)
-	}
-	select {}
-}
-
-func deadline(ctx context.Context) time.Time { d, _ := ctx.Deadline(); return d }
 
 // UnmountAll unmounts what lies on disks, the last mounted first.
 func UnmountAll() {

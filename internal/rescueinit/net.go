@@ -146,7 +146,7 @@ func (s *System) startSSH() (string, error) {
 		r.Close()
 		return "", fmt.Errorf("the ssh server did not start: %s", strings.TrimSpace(line))
 	}
-	go func() {
+	s.begin("the ssh server's log", func() {
 		for {
 			l, err := br.ReadString('\n')
 			if err != nil {
@@ -154,6 +154,6 @@ func (s *System) startSSH() (string, error) {
 			}
 			s.logOnly(strings.TrimSpace(l))
 		}
-	}()
+	})
 	return strings.TrimSpace(line), nil
 }
