@@ -66,8 +66,12 @@ func (s *Set) Lacks() (lacks, leftOut []string) {
 // missing names the parts of a file system that have no archive.
 func (s *Set) missing(f *layout.Filesystem) (out []string) {
 	for _, m := range f.Parts() {
-		if len(f.Mounts) > 0 && s.Manifest.ArchiveOf(f.Device, m.Path) == nil {
-			out = append(out, fmt.Sprintf("%s (%s %s): its archive is not in the set", f.Device, f.Type, m.Path))
+		if s.Manifest.ArchiveOf(f.Device, m.Path) == nil {
+			what := m.Path
+			if what == "" {
+				what = "outside of what is mounted"
+			}
+			out = append(out, fmt.Sprintf("%s (%s %s): its archive is not in the set", f.Device, f.Type, what))
 		}
 	}
 	return out

@@ -983,7 +983,7 @@ func (p *Plan) mounts(want *layout.Layout) {
 	for i := range want.Filesystems {
 		f := &want.Filesystems[i]
 		dev, ok := p.Devices[f.Device]
-		if !ok || len(f.Mounts) == 0 || f.Excluded != "" {
+		if !ok || !f.InUse() || f.Excluded != "" {
 			continue
 		}
 		var others []string
@@ -992,7 +992,9 @@ func (p *Plan) mounts(want *layout.Layout) {
 		}
 		for _, m := range f.Parts() {
 			text := fmt.Sprintf("mount /dev/%s on %s", dev, m.Path)
-			if m.Subvolume != "" {
+			if m.Path == "" {
+				text = fmt.Sprintf("mount the root of /dev/%s", dev)
+			} else if m.Subvolume != "" {
 				text = fmt.Sprintf("mount subvolume %s of /dev/%s on %s", m.Subvolume, dev, m.Path)
 			}
 			steps = append(steps, Step{Kind: MountFS, Device: dev, Others: others, FSType: f.Type, FS: f, Mount: &m, Text: text})

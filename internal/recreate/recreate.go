@@ -646,9 +646,9 @@ func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
 }
 
 func (r *Recreator) mount(s plan.Step) error {
-	dir := filepath.Join(r.Target, s.Mount.Path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+	dir, err := r.makePlace(s)
+	if err != nil {
+		return fmt.Errorf("cannot make mount point %s: %w", s.Mount.Path, err)
 	}
 	if s.FSType == superblock.TypeBtrfs {
 		var opts []string
@@ -678,11 +678,15 @@ func (r *Recreator) Seal() error {
 		if s.Kind != plan.MountFS || s.FSType != superblock.TypeBtrfs {
 			continue
 		}
+		at, err := r.Place(s)
+		if err != nil {
+			return err
+		}
 		inner := s.FS.Inner(*s.Mount)
 		for _, v := range s.FS.Subvolumes {
 			rel := strings.TrimPrefix(strings.TrimPrefix(v.Path, s.Mount.Subvolume), "/")
 			if v.ReadOnly && (v.Path == s.Mount.Subvolume || slices.Contains(inner, rel)) {
-				if err := btrfs.SetReadOnly(filepath.Join(r.Target, s.Mount.Path, rel)); err != nil {
+				if err := btrfs.SetReadOnly(filepath.Join(at, rel)); err != nil {
 					return err
 				}
 			}
@@ -705,7 +709,11 @@ func (r *Recreator) Sync() error {
 
 // SyncMount is Sync for what one step has mounted.
 func (r *Recreator) SyncMount(s plan.Step) error {
-	d, err := os.Open(filepath.Join(r.Target, s.Mount.Path))
+	at, err := r.Place(s)
+	var d *os.File
+	if err == nil {
+		d, err = os.Open(at)
+	}
 	if err == nil {
 		err = unix.Syncfs(int(d.Fd()))
 		d.Close()

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,8 +83,15 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 		for _, m := range f.Mounts {
 			todo = append(todo, toMount{m.Path, m.Subvolume, m.Owners(), f})
 		}
+		for _, m := range f.Parts() {
+			if m.Path == "" { // what is at no path
+				todo = append(todo, toMount{"", "", "", f})
+			}
+		}
 	}
-	slices.SortFunc(todo, func(a, b toMount) int { return strings.Compare(a.path, b.path) })
+	slices.SortFunc(todo, func(a, b toMount) int {
+		return cmp.Or(strings.Compare(min(b.path, "/"), min(a.path, "/")), strings.Compare(a.path, b.path)) // those without a path last
+	})
 	if len(todo) == 0 || todo[0].path != "/" {
 		return nil, errors.New("cannot mount the system: its layout has no root file system")
 	}
@@ -91,7 +99,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 		err := r.mount(m, devs)
 		switch {
 		case err == nil:
-			mounted = append(mounted, filepath.Join(r.Target, m.path))
+			mounted = append(mounted, m.path)
 		case m.path == "/":
 			return mounted, err
 		default:
@@ -119,7 +127,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 
 // toMount is a place in the tree and what belongs there.
 type toMount struct {
-	path, subvolume, owners string
+	path, subvolume, owners string // path "": the root of a file system that has none
 	fs                      layout.Filesystem
 }
 
@@ -133,6 +141,10 @@ func (r *Repair) mount(m toMount, devs []medium.Device) error {
 		return fmt.Errorf("cannot find the file system of %s (%s, UUID %s)", m.path, m.fs.Type, m.fs.UUID)
 	}
 	dir, err := mountPoint(r.Target, m.path)
+	if m.path == "" {
+		dir = recreate.PrivateDir(r.Target, m.fs.Device)
+		err = os.MkdirAll(dir, 0o700)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot make mount point %s: %w", m.path, err)
 	}
@@ -252,7 +264,7 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 			continue
 		}
 		dir := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`).Replace(f[1])
-		if dir != r.Target && !strings.HasPrefix(dir, r.Target+"/") {
+		if !recreate.Below(r.Target, dir) {
 			continue
 		}
 		if err := unix.Unmount(dir, 0); err != nil {

@@ -111,8 +111,9 @@ type Restorer struct {
 	rec     *recreate.Recreator
 	journal *journal
 	report  Report
+	have    []plan.Present
 	sources []string // devices that the set is read from
-	// locks are what becomes immutable or append-only at the end, by mount point.
+	// locks are what becomes immutable or append-only at the end, by where it is mounted.
 	locks map[string][]archive.Lock
 }
 
@@ -220,6 +221,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.have = have
 	wanted, err := plan.Convert(r.set.Layout, r.opt.Wish.Types)
 	if err != nil {
 		return err
@@ -339,7 +341,7 @@ func (r *Restorer) mapDisks(wanted *layout.Layout, have []plan.Present) (plan.Ma
 // ready checks that the plan can be carried out.
 func (r *Restorer) ready(ctx context.Context) error {
 	if !r.opt.DryRun {
-		if err := r.twins(); err != nil {
+		if err := r.duplicates(ctx); err != nil {
 			return err
 		}
 	}
@@ -461,26 +463,35 @@ func (r *Restorer) only(wanted *layout.Layout, have []plan.Present) (*plan.Plan,
 	return plan.Only(wanted, r.opt.Only, dev, size, disks)
 }
 
-// twins refuses to make a btrfs while a disk that stays has one of the same
-// UUID: the kernel would take devices of one for those of the other.
-func (r *Restorer) twins() error {
+// duplicates compares what will be made with what is on disks that stay.
+func (r *Restorer) duplicates(ctx context.Context) error {
 	devs, err := medium.Devices()
 	if err != nil {
 		return err
 	}
+	var ids []plan.Identity
 	for _, d := range devs {
-		if d.Info.Type != superblock.TypeBtrfs || !slices.ContainsFunc(r.plan.Layout.Filesystems, func(f layout.Filesystem) bool {
-			return f.Btrfs != nil && strings.EqualFold(f.UUID, d.Info.UUID)
-		}) {
-			continue
+		id := plan.Identity{Device: d.Name, Disks: r.Machine.DisksOf(d.Name), Type: d.Info.Type, UUID: d.Info.UUID}
+		if d.Info.MD != nil {
+			id.UUID = d.Info.MD.UUID
 		}
-		for _, disk := range r.Machine.DisksOf(d.Name) {
-			if !slices.ContainsFunc(r.plan.Disks, func(p plan.Disk) bool { return p.New.Name == disk }) {
-				return &plan.Refused{Reason: fmt.Sprintf("/dev/%s holds a btrfs of the same UUID %s as the one to be restored, and both would be damaged: take that disk out", d.Name, d.Info.UUID)}
-			}
+		ids = append(ids, id)
+	}
+	if slices.ContainsFunc(devs, func(d medium.Device) bool { return d.Info.Type == superblock.TypeLVM }) {
+		groups, err := recreate.Groups(ctx, r.Run)
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			g.Disks = r.Machine.DisksOf(g.Device)
+			ids = append(ids, g)
 		}
 	}
-	return nil
+	warnings, err := r.plan.Duplicates(r.have, ids)
+	for _, w := range warnings {
+		r.Screen.Warn("%s", w)
+	}
+	return err
 }
 
 func mountedOn(m probe.Machine, dir string) bool {
@@ -627,16 +638,20 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			return errors.Join(err, r.dryFull())
 		}
 		if s.Kind == plan.MountFS && !r.opt.DryRun {
-			if before {
-				r.Screen.Note("%s: was restored before", s.Mount.Path)
-				// What stays locked fails where it is to be changed.
-				if _, err := archive.TakeLocks(filepath.Join(r.opt.Target, s.Mount.Path), locks); err != nil {
-					return err
-				}
-			} else if locks, err = r.unpack(ctx, s); err != nil {
+			at, err := r.rec.Place(s)
+			if err != nil {
 				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}
-			r.locks[s.Mount.Path] = locks
+			if before {
+				r.Screen.Note("%s: was restored before", s)
+				// What stays locked fails where it is to be changed.
+				if _, err := archive.TakeLocks(at, locks); err != nil {
+					return err
+				}
+			} else if locks, err = r.unpack(ctx, s, at); err != nil {
+				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
+			}
+			r.locks[at] = locks
 			// Before the journal says that they are there.
 			r.Screen.Phase("writing "+s.Mount.Path+" to its disk", 0)
 			if err := r.rec.SyncMount(s); err != nil {
@@ -679,12 +694,12 @@ func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
 // lock makes immutable or append-only what was so, now that nothing more is
 // changed.
 func (r *Restorer) lock() error {
-	for mount, locks := range r.locks {
-		problems, err := archive.SetLocks(filepath.Join(r.opt.Target, mount), locks)
+	for at, locks := range r.locks {
+		problems, err := archive.SetLocks(at, locks)
 		if err != nil {
 			return err
 		}
-		r.problems(mount, problems)
+		r.problems(strings.TrimPrefix(at, r.opt.Target), problems)
 	}
 	return nil
 }
@@ -698,24 +713,37 @@ func (r *Restorer) problems(mount string, problems []archive.Problem) {
 
 // unpack restores the archive of the file system that was just mounted, and gives
 // what is to be locked in it.
-func (r *Restorer) unpack(ctx context.Context, s plan.Step) ([]archive.Lock, error) {
+func (r *Restorer) unpack(ctx context.Context, s plan.Step, at string) ([]archive.Lock, error) {
 	if s.FS.New {
 		return nil, nil // there is nothing for it
 	}
-	a := r.set.Manifest.ArchiveFor(s.Mount.Path)
+	a := r.set.Manifest.ArchiveOf(r.wasOn(s.FS.Device), s.Mount.Path)
+	if a == nil && s.Mount.Path == "" {
+		return nil, nil // named among what the set lacks
+	}
 	if a == nil {
 		return nil, fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
 	}
 	start := time.Now()
-	sum, err := r.set.Unpack(ctx, a.File, filepath.Join(r.opt.Target, s.Mount.Path), archive.ExtractOptions{Salvage: r.opt.Salvage, KeepUnlocked: true}, func(total int64) progress.Counter {
-		return r.Screen.Phase("restoring "+a.Mount, total)
+	sum, err := r.set.Unpack(ctx, a.File, at, archive.ExtractOptions{Salvage: r.opt.Salvage, KeepUnlocked: true}, func(total int64) progress.Counter {
+		return r.Screen.Phase("restoring "+a.Name(), total)
 	})
 	if err != nil {
 		return nil, err
 	}
-	r.problems(a.Mount, sum.Problems)
-	r.report.Archives = append(r.report.Archives, Restored{a.Mount, s.Device, sum.Members, quantity.Size(sum.Data), time.Since(start).Seconds()})
+	r.problems(a.Name(), sum.Problems)
+	r.report.Archives = append(r.report.Archives, Restored{a.Name(), s.Device, sum.Members, quantity.Size(sum.Data), time.Since(start).Seconds()})
 	return sum.Locks, nil
+}
+
+// wasOn gives the old machine's name for a device of the plan's layout.
+func (r *Restorer) wasOn(dev string) string {
+	for old, now := range r.plan.Layout.Moved {
+		if now == dev {
+			return old
+		}
+	}
+	return dev
 }
 
 // finalize makes the restored system start and leaves the log in it.

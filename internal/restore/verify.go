@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,13 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -70,15 +73,26 @@ func (r *Repair) Verify(ctx context.Context, set *manifest.Set) (*Verified, erro
 	}
 	v := &Verified{Expected: map[string]int64{}}
 	for _, a := range set.Manifest.Archives {
-		dir := filepath.Join(r.Target, a.Mount)
+		dir, err := r.place(a)
+		if err != nil {
+			return nil, fmt.Errorf("cannot compare %s: %w", a.Name(), err)
+		}
 		if !mountedOn(probe.Machine{}, dir) {
-			return nil, fmt.Errorf("cannot compare %s: nothing is mounted on %s; say restore mount", a.Mount, dir)
+			return nil, fmt.Errorf("cannot compare %s: nothing is mounted on %s; run restore mount first", a.Name(), dir)
 		}
 		if err := r.verifyOne(ctx, set, a, dir, v); err != nil {
 			return nil, err
 		}
 	}
 	return v, nil
+}
+
+// place is where the system has what is in an archive.
+func (r *Repair) place(a manifest.Archive) (string, error) {
+	if a.Mount == "" {
+		return recreate.PrivateDir(r.Target, a.Device), nil
+	}
+	return inroot.Dir(r.Target, a.Mount)
 }
 
 func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Archive, dir string, v *Verified) error {
@@ -92,10 +106,15 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 		return err
 	}
 	defer root.Close()
-	var prog progress.Counter = r.Report.Phase("comparing "+a.Mount, f.TarSize())
+	var prog progress.Counter = r.Report.Phase("comparing "+a.Name(), f.TarSize())
 	opt := archive.CompareOptions{Progress: prog}
-	if fs := set.Layout.Mounted(a.Mount); fs != nil {
+	if fs := set.Layout.Mounted(a.Mount); a.Mount != "" && fs != nil {
 		opt.Inner = fs.Inner(fs.MountAt(a.Mount))
+	}
+	for i := range set.Layout.Filesystems {
+		if fs := &set.Layout.Filesystems[i]; a.Mount == "" && fs.Device == a.Device {
+			opt.Inner = fs.Inner(layout.Mount{})
+		}
 	}
 	ds, err := f.Compare(ctx, root, opt)
 	if err != nil {
@@ -103,7 +122,7 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 	}
 	v.Members += a.Members
 	for _, d := range ds {
-		d.Path = filepath.Join(a.Mount, d.Path)
+		d.Path = filepath.Join(cmp.Or(a.Mount, a.Device), d.Path)
 		name := expectedAt(d.Path, set.Layout.Boot.Loader)
 		if slices.ContainsFunc(set.Layout.SwapFiles, func(s layout.SwapFile) bool { return s.Path == d.Path }) {
 			name = "swap files, made anew"
