@@ -21,7 +21,7 @@ var iscsi = lazyregexp.New(`/session\d+/`)
 // away tells what is not the machine's own about a disk: that it lies on another
 // machine, or is one of several paths to a disk. "" means that nothing is.
 func (m Machine) away(disk string) string {
-	sys := "/sys/block/" + disk + "/"
+	sys := "/sys/block/" + sysName(disk) + "/"
 	if held, err := filepath.Glob(m.path(sys + "holders/dm-*")); err == nil {
 		for _, h := range held {
 			dm := "/sys/block/" + filepath.Base(h) + "/dm/"

@@ -45,7 +45,7 @@ func (m Machine) Busy(disk string) string {
 			}
 		}
 	}
-	for _, g := range []string{"/sys/block/" + disk + "/holders/*", "/sys/block/" + disk + "/" + disk + "*/holders/*"} {
+	for _, g := range []string{"/sys/block/" + sysName(disk) + "/holders/*", "/sys/block/" + sysName(disk) + "/" + sysName(disk) + "*/holders/*"} {
 		held, err := filepath.Glob(m.path(g))
 		if err != nil || len(held) == 0 {
 			continue
@@ -107,6 +107,9 @@ func (m Machine) kernelName(dev string) string {
 	if !strings.Contains(dev, "/") {
 		return dev
 	}
+	if _, err := os.Stat(m.path("/sys/class/block/" + sysName(dev))); err == nil {
+		return sysName(dev)
+	}
 	all, err := filepath.Glob(m.path("/sys/block/dm-*"))
 	if err != nil {
 		return dev
@@ -156,10 +159,10 @@ func (m Machine) DisksOf(dev string) []string {
 	if _, err := os.Stat(m.path("/sys/class/block/" + name + "/partition")); err == nil {
 		real, err := filepath.EvalSymlinks(m.path("/sys/class/block/" + name))
 		if err == nil {
-			return []string{filepath.Base(filepath.Dir(real))}
+			return []string{strings.ReplaceAll(filepath.Base(filepath.Dir(real)), "!", "/")}
 		}
 	}
-	return []string{name}
+	return []string{strings.ReplaceAll(name, "!", "/")}
 }
 
 // DeviceAt gives the device mounted over path, "" when it has none.
@@ -200,7 +203,7 @@ func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
 		p.Busy, p.Holds = m.Busy(d.Name), m.holds(&d)
 		if errors.Is(err, errTable) {
 			p.Holds = "a " + errTable.Error()
-		} else if err != nil && p.Busy == "" {
+		} else if err != nil && p.Busy == "" && !errors.As(err, new(noteError)) {
 			p.Busy = err.Error()
 		}
 		for dev, why := range keep {

@@ -34,7 +34,8 @@ func (m Machine) crypts(l *layout.Layout) error {
 		c := layout.Crypt{Name: name, Device: m.resolve("/dev/" + filepath.Base(slaves[0])), Size: m.sizeOf(dm)}
 		i, err := m.superblockOf(c.Device, m.sizeOf(filepath.Base(slaves[0])))
 		if err != nil {
-			return err
+			cannot(c.Device, err.Error())
+			continue
 		}
 		switch {
 		case i == nil || i.LUKS == nil:

@@ -69,7 +69,8 @@ func (m Machine) arrays(l *layout.Layout) error {
 		}
 		i, err := m.superblockOf(a.Members[0].Device, m.sizeOf(a.Members[0].Device))
 		if err != nil {
-			return err
+			cannot("%v", err)
+			continue
 		}
 		if i == nil || i.MD == nil {
 			cannot("the RAID superblock on %s can't be read", a.Members[0].Device)

@@ -15,11 +15,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/diskfs/go-diskfs/partition/gpt"
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/mbr"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -57,7 +55,7 @@ var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "
 func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	l := &layout.Layout{Version: layout.Version, Fstab: m.read("/etc/fstab")}
 	l.Hostname = m.read("/proc/sys/kernel/hostname")
-	disks, err := m.storage(l)
+	disks, faulty, err := m.storage(l)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +74,9 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 		return nil, err
 	}
 	elsewhere(l)
-	if err := m.contents(l, mounts); err != nil {
+	prune(l, faulty) // before anything is looked at on a disk whose table is refused
+	elsewhere(l)
+	if err := m.contents(l, mounts, faulty); err != nil {
 		return nil, err
 	}
 	m.swapFiles(l, mounts)
@@ -84,6 +84,8 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	m.boot(l)
 	m.kernel(l)
 	m.network(l)
+	clean(l)
+	prune(l, faulty)
 	return l, nil
 }
 
@@ -96,8 +98,10 @@ func (m Machine) Disks() ([]layout.Disk, error) {
 	return disks, err
 }
 
-// errTable says that a disk can be read, and its partition table is damaged.
-var errTable = errors.New("damaged partition table")
+// noteError says what is odd about a disk that is used all the same.
+type noteError string
+
+func (e noteError) Error() string { return string(e) }
 
 // readDisks gives the disks, and what is wrong with some of them, by name.
 func (m Machine) readDisks() ([]layout.Disk, map[string]error, error) {
@@ -108,16 +112,21 @@ func (m Machine) readDisks() ([]layout.Disk, map[string]error, error) {
 	var out []layout.Disk
 	wrong := map[string]error{}
 	for _, n := range names {
-		name := n.Name()
+		name := strings.ReplaceAll(n.Name(), "!", "/")
+		if m.read("/sys/block/"+n.Name()+"/hidden") == "1" {
+			continue // a path of an NVMe disk, which has no device file
+		}
 		if len(m.Only) > 0 && !slices.Contains(m.Only, name) {
 			continue
 		}
 		if len(m.Only) == 0 && slices.ContainsFunc(notDisks, func(p string) bool { return strings.HasPrefix(name, p) }) || strings.Contains(name, "boot") || strings.Contains(name, "rpmb") || slices.Contains(m.Skip, name) {
 			continue
 		}
-		d, err := m.disk(name)
+		d, notes, err := m.disk(name)
 		if err != nil {
 			wrong[name] = err
+		} else if len(notes) > 0 {
+			wrong[name] = noteError(strings.Join(notes, "; "))
 		}
 		if d.Size > 0 {
 			out = append(out, d)
@@ -127,32 +136,34 @@ func (m Machine) readDisks() ([]layout.Disk, map[string]error, error) {
 }
 
 // storage lists the disks that are the machine's own: a key that mkcdrec made
-// comes and goes, and what is on a SAN stays there. Disks with damaged tables are
-// recorded as not supported; one that can't be read at all is an error.
-func (m Machine) storage(l *layout.Layout) ([]layout.Disk, error) {
+// comes and goes, and what is on a SAN stays there. A disk that can't be read, or whose
+// table is damaged or not used by the kernel, is recorded as not supported and is in
+// faulty: what is on it is not looked at. It keeps nothing else from being saved.
+func (m Machine) storage(l *layout.Layout) (disks []layout.Disk, faulty map[string]bool, err error) {
 	disks, wrong, err := m.readDisks()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	faulty = map[string]bool{}
 	for _, d := range disks {
 		if m.hybrid(&d) {
 			what := "hybrid-mbr:" + d.Name
 			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: what, Device: what, Reason: "the MBR of this GPT disk has partitions of its own; the disk will be made without them"})
 		}
 		err, ok := wrong[d.Name]
-		if !ok {
+		if !ok || m.isKey(d.Name) {
 			continue
 		}
 		if why := awayError(""); errors.As(err, &why) {
 			l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: d.Name, Device: d.Name, Reason: string(why)})
 			continue
 		}
-		if !errors.Is(err, errTable) {
-			return nil, err
-		}
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: err.Error()})
+		if note := noteError(""); !errors.As(err, &note) {
+			faulty[d.Name] = true
+		}
 	}
-	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return errors.As(wrong[d.Name], new(awayError)) || m.isKey(d.Name) }), nil
+	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return errors.As(wrong[d.Name], new(awayError)) || m.isKey(d.Name) }), faulty, nil
 }
 
 // hybrid tells whether the MBR of a GPT disk names more than the disk as a
@@ -188,29 +199,28 @@ func (m Machine) isKey(disk string) bool {
 	return err == nil
 }
 
-func (m Machine) disk(name string) (layout.Disk, error) {
-	sys := "/sys/block/" + name + "/"
+func (m Machine) disk(name string) (d layout.Disk, notes []string, err error) {
+	sys := "/sys/block/" + sysName(name) + "/"
 	num := func(p string, def int64) quantity.Size {
 		if v, err := strconv.ParseInt(m.read(sys+p), 10, 64); err == nil {
 			return quantity.Size(v)
 		}
 		return quantity.Size(def)
 	}
-	d := layout.Disk{Name: name, Size: num("size", 0) * 512, LogicalSector: num("queue/logical_block_size", 512), PhysicalSector: num("queue/physical_block_size", 512), Removable: m.read(sys+"removable") == "1"}
+	d = layout.Disk{Name: name, Size: num("size", 0) * 512, LogicalSector: num("queue/logical_block_size", 512), PhysicalSector: num("queue/physical_block_size", 512), Removable: m.read(sys+"removable") == "1"}
 	d.Model = strings.Join(strings.Fields(m.read(sys+"device/model")), " ")
 	d.Serial, d.WWN = m.serial(sys), m.wwn(sys)
 	if d.Size == 0 {
-		return d, nil
+		return d, nil, nil
 	}
 	if why := m.away(name); why != "" {
-		return d, awayError(why)
+		return d, nil, awayError(why)
 	}
-	t, err := m.table(&d)
+	d.Table, notes, err = m.table(&d)
 	if err != nil {
-		return d, fmt.Errorf("cannot read partition table of %s: %w", name, err)
+		return d, nil, fmt.Errorf("cannot read partition table of %s: %w", name, err)
 	}
-	d.Table = t
-	return d, nil
+	return d, notes, nil
 }
 
 // serial looks where virtio, NVMe, SCSI (unit serial number page) and USB
@@ -253,63 +263,6 @@ func (m Machine) wwn(sys string) string {
 	return ""
 }
 
-func (m Machine) table(d *layout.Disk) (*layout.Table, error) {
-	f, err := os.Open(m.path("/dev/" + d.Name))
-	if err != nil {
-		if errors.Is(err, unix.ENOMEDIUM) {
-			d.Size = 0
-			return nil, nil
-		}
-		return nil, err
-	}
-	defer f.Close()
-	head := make([]byte, 2*d.LogicalSector)
-	if _, err := f.ReadAt(head, 0); err != nil {
-		return nil, err
-	}
-	if string(head[d.LogicalSector:d.LogicalSector+8]) == "EFI PART" {
-		t, err := gpt.Read(f, int(d.LogicalSector), int(d.PhysicalSector))
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errTable, err)
-		}
-		return gptTable(d, t), nil
-	}
-	if i, err := superblock.Probe(f, int64(d.Size)); err != nil || i != nil {
-		return nil, err // a file system on the whole disk
-	}
-	t, err := mbr.Read(f, int64(d.LogicalSector))
-	if errors.Is(err, mbr.ErrNone) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errTable, err)
-	}
-	return mbrTable(d, t), nil
-}
-
-func gptTable(d *layout.Disk, t *gpt.Table) *layout.Table {
-	out := &layout.Table{Label: layout.GPT, GUID: strings.ToUpper(t.GUID)}
-	for _, p := range t.Partitions {
-		if p.Type == gpt.Unused || p.Start == 0 {
-			continue
-		}
-		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Index, Device: layout.PartitionName(d.Name, p.Index),
-			Start: quantity.Size(p.Start) * d.LogicalSector, Size: quantity.Size(p.End-p.Start+1) * d.LogicalSector,
-			Type: strings.ToUpper(string(p.Type)), GUID: strings.ToUpper(p.GUID), Name: p.Name, Attributes: p.Attributes})
-	}
-	return out
-}
-
-func mbrTable(d *layout.Disk, t *mbr.Table) *layout.Table {
-	out := &layout.Table{Label: layout.MBR, Signature: fmt.Sprintf("0x%08x", t.Signature)}
-	for _, p := range t.Partitions {
-		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Number, Device: layout.PartitionName(d.Name, p.Number),
-			Start: quantity.Size(p.Start) * d.LogicalSector, Size: quantity.Size(p.Count) * d.LogicalSector,
-			Type: fmt.Sprintf("0x%02x", p.Type), Active: p.Active, EBR: quantity.Size(p.EBR) * d.LogicalSector})
-	}
-	return out
-}
-
 // superblockOf recognises what is on a device.
 func (m Machine) superblockOf(dev string, size quantity.Size) (*superblock.Info, error) {
 	f, err := os.Open(m.path("/dev/" + dev))
@@ -325,12 +278,16 @@ func (m Machine) superblockOf(dev string, size quantity.Size) (*superblock.Info,
 }
 
 // contents looks at every device that can hold something.
-func (m Machine) contents(l *layout.Layout, mounts []MountInfo) error {
+func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[string]bool) error {
 	swaps := m.swaps()
 	look := func(dev string, size quantity.Size) error {
 		i, err := m.superblockOf(dev, size)
-		if err != nil {
+		if errors.Is(err, os.ErrNotExist) && l.Group(dev) != nil {
 			return err
+		}
+		if err != nil { // its own fault: the rest is saved
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: err.Error()})
+			return nil
 		}
 		if i != nil {
 			m.content(l, dev, size, i, mounts, swaps)
@@ -340,6 +297,9 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo) error {
 		return nil
 	}
 	for _, d := range l.Disks {
+		if faulty[d.Name] {
+			continue
+		}
 		if d.Table == nil {
 			if err := look(d.Name, d.Size); err != nil {
 				return err
@@ -467,7 +427,7 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 			return
 		}
 	}
-	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size})
+	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size, Blank: i.Type == "" && m.blank(dev, size)})
 }
 
 // elsewhere takes away what lies on devices that are no part of the layout:
@@ -601,7 +561,7 @@ func (m Machine) resolve(dev string) string {
 	if real, err := filepath.EvalSymlinks(m.path(dev)); err == nil {
 		dev = strings.TrimPrefix(real, m.path("/"))
 	}
-	dev = strings.TrimPrefix(strings.TrimPrefix(dev, "/"), "dev/")
+	dev = strings.ReplaceAll(strings.TrimPrefix(strings.TrimPrefix(dev, "/"), "dev/"), "!", "/")
 	if strings.HasPrefix(dev, "dm-") {
 		if n := m.dmName(dev); n != "" {
 			return n

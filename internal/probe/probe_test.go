@@ -41,6 +41,9 @@ func machine(t *testing.T) string {
 			}
 		}
 	}
+	for dev, at := range map[string]string{"vda/vda1": "2048 204800", "vda/vda2": "206848 20480", "nvme0n1/nvme0n1p1": "2048 40960", "nvme0n1/nvme0n1p2": "43008 2", "nvme0n1/nvme0n1p5": "45056 20480"} {
+		partition(t, root, dev, at)
+	}
 	put("/sys/block/vda/serial", "SER1")
 	put("/sys/block/nvme0n1/wwid", "eui.0025388b710116a1\n")
 	put("/sys/block/nvme0n1/device/model", "Fast  Disk   1   \n")
@@ -88,6 +91,22 @@ func machine(t *testing.T) string {
 		}
 	}
 	return root
+}
+
+// partition puts "DISK/PARTITION" into the sysfs of a fake machine: at is its first
+// sector and how many it has.
+func partition(t *testing.T, root, dev, at string) {
+	t.Helper()
+	dir := root + "/sys/block/" + dev
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	start, size, _ := strings.Cut(at, " ")
+	for f, v := range map[string]string{"partition": dev[strings.LastIndexFunc(dev, func(r rune) bool { return r > '9' })+1:], "start": start, "size": size} {
+		if err := os.WriteFile(dir+"/"+f, []byte(v+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestRead(t *testing.T) {
@@ -145,7 +164,8 @@ func TestRead(t *testing.T) {
 func TestBrokenDisks(t *testing.T) {
 	root := machine(t)
 	gpt := make([]byte, 34*512)
-	copy(gpt[512:], "EFI PART and then nonsense")
+	copy(gpt[446:], "\x00\x00\x02\x00\xee\xff\xff\xff\x01\x00\x00\x00\xff\xff\xff\xff")
+	copy(gpt[510:], "\x55\xaaEFI PART and then nonsense")
 	if err := os.WriteFile(root+"/dev/sda", append(gpt, make([]byte, 1<<20)...), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -169,8 +189,11 @@ func TestBrokenDisks(t *testing.T) {
 	if have, err = m.Present(nil); err != nil || len(have) != 3 || !strings.Contains(have[1].Busy, "no such file") {
 		t.Errorf("a disk that can't be opened: %+v, %v", have, err)
 	}
-	if _, err := m.Read(context.Background()); err == nil {
-		t.Error("a backup leaves a disk out that it can't read, in silence")
+	l, err = m.Read(context.Background())
+	if err != nil || l.Validate() != nil || !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool {
+		return u.Device == "sda" && strings.Contains(u.Reason, "no such file")
+	}) || l.Mounted("/") == nil {
+		t.Errorf("a disk that can't be read is not named, or keeps the others from being saved: %v %+v", err, l.Unsupported)
 	}
 }
 
