@@ -137,24 +137,39 @@ func machine(label string, sizes []quantity.Size, disks [][]part, groups map[str
 			fmt.Fprintf(&c, "  pv%d {\n id = %q\n device = \"/dev/%s\"\n status = [\"ALLOCATABLE\"]\n flags = []\n dev_size = %d\n pe_start = 2048\n pe_count = %d\n }\n", i, p.UUID, p.Device, p.Size/512, (p.Size-mib)/(4*mib))
 		}
 		c.WriteString(" }\n logical_volumes {\n")
+		var free []extents
+		for i, p := range g.PVs {
+			free = append(free, extents{fmt.Sprint("pv", i), 0, int64((p.Size - mib) / (4 * mib))})
+		}
+		// volume writes one, with its extents from the first that are free.
+		volume := func(name, id, status string, size quantity.Size, other string) {
+			fmt.Fprintf(&c, "  %s {\n id = %q\n status = [\"READ\", \"WRITE\"%s]\n flags = []\n", name, id, status)
+			if other != "" {
+				fmt.Fprintf(&c, " segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n %s\n }\n }\n", size/(4*mib), other)
+				return
+			}
+			lv := &lvmtext.Section{}
+			if err := place(lv, int64(size/(4*mib)), &free); err != nil {
+				panic(fmt.Sprintf("%s/%s: %v", g.Name, name, err))
+			}
+			fmt.Fprintf(&c, "%s }\n", lv)
+		}
 		for _, v := range lvs {
 			n++
 			lv := layout.LogicalVolume{Name: v.name, UUID: lvmUID(n), Size: v.size}
 			if f := strings.Fields(v.what); f[0] == "thin" {
 				lv.Type, lv.Pool = layout.TypeThin, f[1]
-				fmt.Fprintf(&c, "  %s {\n id = %q\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n type = \"thin\"\n thin_pool = %q\n transaction_id = 0\n device_id = 1\n }\n }\n", v.name, lv.UUID, v.size/(4*mib), lv.Pool)
+				volume(v.name, lv.UUID, `, "VISIBLE"`, v.size, fmt.Sprintf("type = \"thin\"\n thin_pool = %q\n transaction_id = 0\n device_id = %d", lv.Pool, n))
 			} else if f[0] == "pool" {
 				lv.Type, lv.ThinPool = layout.TypeThinPool, &layout.ThinPool{Chunk: 128 * quantity.KiB, Metadata: 8 * mib, Zero: true, Discards: "passdown"}
-				fmt.Fprintf(&c, "  %s {\n id = %q\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n type = \"thin-pool\"\n metadata = \"%s_tmeta\"\n pool = \"%s_tdata\"\n chunk_size = 256\n }\n }\n", v.name, lv.UUID, v.size/(4*mib), v.name, v.name)
-				for _, h := range []string{v.name + "_tdata", v.name + "_tmeta", "lvol0_pmspare"} {
-					fmt.Fprintf(&c, "  %s {\n id = %q\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = 2\n type = \"striped\"\n stripe_count = 1\n stripes = [\"pv0\", 0]\n }\n }\n", h, lv.UUID)
+				volume(v.name, lv.UUID, `, "VISIBLE"`, v.size, fmt.Sprintf("type = \"thin-pool\"\n metadata = \"%s_tmeta\"\n pool = \"%s_tdata\"\n transaction_id = 1\n chunk_size = 256\n discards = \"passdown\"\n zero_new_blocks = 1", v.name, v.name))
+				for i, h := range []string{v.name + "_tdata", v.name + "_tmeta", "lvol0_pmspare"} {
+					volume(h, lvmUID(n+300+i), "", []quantity.Size{v.size, 8 * mib, 8 * mib}[i], "")
 				}
+			} else {
+				volume(v.name, lv.UUID, `, "VISIBLE"`, v.size, "")
 			}
 			g.LVs = append(g.LVs, lv)
-			if lv.Type != "" {
-				continue
-			}
-			fmt.Fprintf(&c, "  %s {\n id = %q\n status = [\"READ\", \"WRITE\", \"VISIBLE\"]\n flags = []\n segment_count = 1\n segment1 {\n start_extent = 0\n extent_count = %d\n type = \"striped\"\n stripe_count = 1\n stripes = [\"pv0\", 0]\n }\n }\n", v.name, lvmUID(n), v.size/(4*mib))
 		}
 		c.WriteString(" }\n}\n")
 		g.Config = c.String()
@@ -738,10 +753,11 @@ func TestFitStriped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seg := s.Get("vg0", "logical_volumes", "fast", "segment1")
-	seg.Set("stripe_count", int64(2))
-	seg.Set("stripe_size", int64(128))
-	seg.Set("stripes", []lvmtext.Value{"pv0", int64(0), "pv1", int64(0)})
+	free := []extents{{"pv0", 0, 1535}, {"pv1", 0, 2303}}
+	linear(s.Get("vg0", "logical_volumes", "plain"), 1280, &free[1])
+	if err := placeStriped(s.Get("vg0", "logical_volumes", "fast"), 1536, 2, 128, free); err != nil {
+		t.Fatal(err)
+	}
 	g.Config = s.String()
 	for _, to := range []quantity.Size{6 * gib, 30 * gib} {
 		got, err := Fit(l, onto(l, to, to), Wish{})

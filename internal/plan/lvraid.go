@@ -191,7 +191,11 @@ func (f *fitter) raids(g *layout.VolumeGroup) (found map[string]*lvRAID, rigid b
 		return have, have == nil
 	}
 	found = map[string]*lvRAID{}
-	t, err := lvmtext.Parse(g.Config)
+	var t *lvmtext.Section
+	config, err := Thinless(g)
+	if err == nil {
+		t, err = lvmtext.Parse(config)
+	}
 	lvs := t.Get(g.Name, "logical_volumes")
 	for _, v := range g.LVs {
 		if err != nil || !v.RAID() {

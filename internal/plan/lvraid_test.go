@@ -38,7 +38,11 @@ func raidGroup(t *testing.T) *layout.Layout {
 		images    int
 		extents   int64 // of an image
 	}{{"two", "raid1", 2, 1024}, {"five", "raid5_ls", 3, 1024}, {"old", layout.TypeMirror, 2, 256}} {
-		seg := lvs.Get(c.name).Sections()[0]
+		lv := lvs.Get(c.name)
+		seg, n := lv.Sections()[0], length(lv)
+		seg.Set("extent_count", n)
+		lv.Replace(func(string) bool { return true }, seg)
+		lv.Set("segment_count", int64(1))
 		seg.Nodes = slices.DeleteFunc(seg.Nodes, func(n lvmtext.Node) bool { return strings.HasPrefix(n.Key, "stripe") })
 		seg.Set("type", c.typ)
 		list := []lvmtext.Value{}

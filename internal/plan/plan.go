@@ -13,7 +13,6 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
@@ -735,6 +734,9 @@ func (p *Plan) group(g *layout.VolumeGroup) error {
 	if err != nil {
 		return err
 	}
+	if err := checkGroup(p.Layout, g, config); err != nil {
+		return refuse("volume group %s cannot be made again:\n%v", g.Name, err)
+	}
 	for _, pv := range g.PVs {
 		dev := p.Devices[pv.Device]
 		p.Steps = append(p.Steps, Step{Kind: MakePV, Device: dev, Group: g.Name, UUID: pv.UUID, Config: config, Destroys: true, Text: fmt.Sprintf("make LVM physical volume on /dev/%s, UUID %s", dev, pv.UUID)})
@@ -784,37 +786,6 @@ func Lvcreate(g *layout.VolumeGroup) [][]string {
 		}
 	}
 	return out
-}
-
-// Thinless is a group's text without thin pools, what lies in them, and
-// snapshots.
-func Thinless(g *layout.VolumeGroup) (string, error) {
-	if len(g.Snapshots) == 0 && !slices.ContainsFunc(g.LVs, func(v layout.LogicalVolume) bool { return v.ThinPool != nil || v.Pool != "" }) {
-		return g.Config, nil
-	}
-	t, err := lvmtext.Parse(g.Config)
-	if err != nil {
-		return "", fmt.Errorf("volume group %s: %w", g.Name, err)
-	}
-	lvs := t.Get(g.Name).Get("logical_volumes")
-	drop := map[string]bool{}
-	for _, lv := range lvs.Sections() {
-		for _, s := range lv.Sections() {
-			switch s.Type() {
-			case layout.TypeThinPool:
-				drop[lv.Name], drop[s.Str("metadata")], drop[s.Str("pool")] = true, true, true
-			case layout.TypeThin:
-				drop[lv.Name] = true
-			case "snapshot":
-				drop[lv.Name], drop[s.Str("cow_store")] = true, true
-			}
-		}
-		if strings.HasSuffix(lv.Name, "_pmspare") {
-			drop[lv.Name] = true
-		}
-	}
-	lvs.Replace(func(name string) bool { return drop[name] })
-	return t.String(), nil
 }
 
 // array makes a RAID array of the devices that its members are now.

@@ -22,6 +22,55 @@ const (
 	lvm1  = "abcdef-0123-4567-89ab-cdef-0123-456789"
 )
 
+// groupText is the metadata of wanted's group.
+const groupText = `vg0 {
+id = "` + lvm1 + `"
+extent_size = 8192
+physical_volumes {
+pv0 {
+id = "` + lvm1 + `"
+pe_start = 2048
+pe_count = 1279
+}
+}
+logical_volumes {
+root {
+status = ["READ", "WRITE", "VISIBLE"]
+segment_count = 1
+segment1 {
+start_extent = 0
+extent_count = 768
+type = "striped"
+stripe_count = 1
+stripes = ["pv0", 0]
+}
+}
+home {
+status = ["READ", "WRITE", "VISIBLE"]
+segment_count = 1
+segment1 {
+start_extent = 0
+extent_count = 256
+type = "striped"
+stripe_count = 1
+stripes = ["pv0", 768]
+}
+}
+swap {
+status = ["READ", "WRITE", "VISIBLE"]
+segment_count = 1
+segment1 {
+start_extent = 0
+extent_count = 64
+type = "striped"
+stripe_count = 1
+stripes = ["pv0", 1024]
+}
+}
+}
+}
+`
+
 func wanted() *layout.Layout {
 	p := func(n int, start, size quantity.Size, typ, name string) layout.Partition {
 		return layout.Partition{Number: n, Device: fmt.Sprintf("vda%d", n), Start: start, Size: size, Type: typ, GUID: fmt.Sprintf("0000000%d-2222-3333-4444-555555555555", n), Name: name}
@@ -30,7 +79,7 @@ func wanted() *layout.Layout {
 		Disks: []layout.Disk{{Name: "vda", Model: "M", Serial: "OLD1", Size: 6 * quantity.GiB, LogicalSector: 512, PhysicalSector: 512, Table: &layout.Table{Label: layout.GPT, GUID: uuid1,
 			Partitions: []layout.Partition{p(1, quantity.MiB, quantity.MiB, layout.TypeBIOSBoot, "biosboot"), p(2, 2*quantity.MiB, 512*quantity.MiB, "0FC63DAF-8483-4772-8E79-3D69D8477DE4", "boot"), p(3, 514*quantity.MiB, 5*quantity.GiB, "E6D6D379-F507-44C2-A23C-238F2A3DF928", "lvm")}}}},
 		VolumeGroup: []layout.VolumeGroup{{Name: "vg0", UUID: lvm1, ExtentSize: 4 << 20, PVs: []layout.PhysicalVolume{{Device: "vda3", UUID: lvm1, Size: 5 * quantity.GiB}},
-			LVs: []layout.LogicalVolume{{Name: "root", UUID: lvm1, Size: 3 * quantity.GiB}, {Name: "home", UUID: lvm1, Size: quantity.GiB}, {Name: "swap", UUID: lvm1, Size: 256 * quantity.MiB}}, Config: "physical_volumes " + lvm1}},
+			LVs: []layout.LogicalVolume{{Name: "root", UUID: lvm1, Size: 3 * quantity.GiB}, {Name: "home", UUID: lvm1, Size: quantity.GiB}, {Name: "swap", UUID: lvm1, Size: 256 * quantity.MiB}}, Config: groupText}},
 		Filesystems: []layout.Filesystem{
 			{Device: "vda2", Type: "ext4", UUID: uuid1, Label: "boot", Size: 512 * quantity.MiB, Mounts: []layout.Mount{{Path: "/boot"}}, Ext: &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 128, Inodes: 32768, Reserved: 6553, FlexBG: 16, Features: []string{"has_journal", "filetype", "extent"}, MountOptions: 0xc, MaxMounts: -1, Errors: 1, JournalBlocks: 4096}},
 			{Device: "vg0/root", Type: "ext4", UUID: uuid1, Size: 3 * quantity.GiB, Mounts: []layout.Mount{{Path: "/"}}, Ext: &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: 196608, Reserved: 15728, Features: []string{"has_journal", "extent", "64bit"}, MaxMounts: -1, Errors: 2}},
