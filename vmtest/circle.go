@@ -807,8 +807,11 @@ func (r *circle) restoreLUKS(vm *VM) error {
 		"printf " + Password + " > /tmp/k && restore mount --ro --key-file /tmp/k && restore verify > /tmp/v 2>&1; cat /tmp/v; grep 'nothing else differs' /tmp/v",
 		"test -z \"$(grep -r AGE-SECRET /var/log /mnt/target/var/log/mkcdrec)\"",
 		"restore umount && test ! -e /dev/mapper/secret",
+		writes,
+		"writes > /tmp/w1",
 		"restore mount --ro --key-file /tmp/k --disks && grep 'opened by a key file' /mnt/target/data/file && test -d /mnt/target/srv/difficult && test -d /mnt/target/home/difficult && test -d /mnt/target/boot/grub",
 		"restore umount && test -z \"$(ls /dev/mapper | grep -v control)\"",
+		"writes > /tmp/w2; diff /tmp/w1 /tmp/w2", // read-only means not one bit
 	}
 	if r.From != "" {
 		checks = nil // seen by circles of their own
@@ -821,6 +824,10 @@ func (r *circle) restoreLUKS(vm *VM) error {
 	}
 	return vm.Wait(bootLimit)
 }
+
+// writes defines a command of the shell that prints how many writes each disk has
+// had, and how many sectors were written: Documentation/block/stat.rst.
+const writes = `writes() { for s in /sys/block/[sv]d*/stat /sys/block/nvme*/stat; do [ -e $s ] || continue; read -r _ _ _ _ n _ sectors _ < $s; echo $s $n $sectors; done; }`
 
 // restoreWished restores at the prompt.
 func (r *circle) restoreWished(vm *VM) error {
@@ -858,12 +865,15 @@ func (r *circle) restoreWished(vm *VM) error {
 		}...)
 	}
 	steps = append(steps, []step{
+		{writes, ""},
 		{"cat /mnt/target/etc/hostname > /tmp/h; echo x >> /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: has"},
 		{"cat /tmp/h > /mnt/target/etc/hostname; restore verify; test $? = 1", "/etc/hostname: time is"},
 		{"restore umount", ""},
 		// The same, found without its layout.
+		{"writes > /tmp/w1", ""},
 		{mount + " --ro --disks && for d in " + r.mounts() + "; do [ -n \"$(ls /mnt/target$d)\" ] || echo nothing in $d; done > /tmp/e; cat /tmp/e /mnt/target/etc/hostname; test ! -s /tmp/e", r.Kind},
 		{"restore umount && ! grep -q /mnt/target /proc/mounts && echo closed", "closed"},
+		{"writes > /tmp/w2; diff /tmp/w1 /tmp/w2 && echo not one bit was written", "not one bit"},
 	}...)
 	for _, c := range steps {
 		out, err := must(vm, c.cmd, jobLimit)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,54 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/vmtest/tree"
 )
+
+// flashReadOnly cuts the power of a machine whose file systems are in use, and has the
+// rescue system look at what is left, with restore --plan and restore mount --ro:
+// the disks' files keep every byte.
+func flashReadOnly(ctx context.Context, t *testing.T, vm *VM, dir, mount string) {
+	t.Helper()
+	f := newFaults(t, vm)
+	f.want(0, "mount -t ext4 /dev/vda /set && "+mount+" && for d in /set /d /d/data /d/fold; do echo before the power cut > $d/cut && sync && exec 9> $d/removed && rm $d/removed && echo lost >&9; done; sync")
+	if err := vm.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	disks := vm.m.Disks
+	sums := func() (out []string) {
+		for _, d := range disks {
+			b, err := exec.CommandContext(ctx, "sha256sum", d.File).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, b)
+			}
+			out = append(out, string(b))
+		}
+		return out
+	}
+	before := sums()
+	m := vm.m
+	m.Name, m.Log = "flash-cut", filepath.Join(dir, "flash-cut.log")
+	vm, err := Start(ctx, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	if _, err := vm.Expect(`backup set: /mnt/set/(?s:.*)rescue system ready(?s:.*)# `, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	f = newFaults(t, vm)
+	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
+	f.want(0, "restore --plan --map sda=FLASH01 </dev/null > /tmp/p 2>&1; S=$?; tail -n 5 /tmp/p; grep -q OVERWRITTEN /tmp/p")
+	f.want(0, "restore mount --ro && ls /mnt/target/data /mnt/target/fold && ! touch /mnt/target/x && restore umount", "cut", "difficult")
+	f.want(0, "restore mount --ro --disks && ls /mnt/target/etc && restore umount", "fstab")
+	if err := vm.Send("poweroff\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Wait(bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if now := sums(); !slices.Equal(before, now) {
+		t.Errorf("read-only wrote to a disk: %v; want %v", now, before)
+	}
+}
 
 // TestFlash backs up a machine with F2FS and JFS and restores it. Debian's cloud
 // kernel has neither, so this one is no Debian: the rescue system of the kernel
@@ -82,6 +131,7 @@ func TestFlash(t *testing.T) {
 	f.want(0, umount+" && dd if=/dev/zero of=/dev/mmcblk0p1 bs=1M count=8")
 	f.want(0, "restore --yes --confirm "+SDSerial+" --only /data --onto /dev/mmcblk0p1 /set/*T*Z")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"only.json && "+umount+" && umount /set")
+	flashReadOnly(ctx, t, vm, dir, mount)
 	var seen [3][]tree.Entry
 	for i, n := range []string{"before", "after", "only"} {
 		file := filepath.Join(dir, n+".json")
