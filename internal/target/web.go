@@ -1,0 +1,356 @@
+package target
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+)
+
+// limits are how long a server is waited for, and how often it is asked again, so
+// that one that restarts does not end a restore.
+type limits struct {
+	header time.Duration // from the request to the answer's header
+	stall  time.Duration // without a byte of the answer's body
+	pause  time.Duration // before the second attempt; doubled each time
+	tries  int           // attempts in a row that bring nothing
+	all    int           // attempts for one piece, also if each brings something
+}
+
+var normal = limits{header: 15 * time.Second, stall: 30 * time.Second, pause: 500 * time.Millisecond, tries: 5, all: 100}
+
+// maxRedirects is how often a server may send us on.
+const maxRedirects = 5
+
+// web is a directory on a web server that knows ranges (RFC 9110, section 14).
+type web struct {
+	ctx      context.Context
+	base     *url.URL // without user and password
+	user     *url.Userinfo
+	client   *http.Client
+	limits   limits
+	redacted string
+}
+
+func newWeb(ctx context.Context, place string) (*web, error) {
+	u, err := url.Parse(place)
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("cannot use %q: it is not a URL", sysconf.RedactURL(place))
+	}
+	w := &web{ctx: ctx, user: u.User, limits: normal, redacted: sysconf.RedactURL(place)}
+	u.User = nil
+	w.base = u
+	// Connections are kept: an archive is read in pieces of some MiB.
+	w.client = &http.Client{CheckRedirect: redirect, Transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		MaxIdleConnsPerHost:    8,
+		IdleConnTimeout:        time.Minute,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+	}}
+	return w, nil
+}
+
+// redirect decides whether we go where a server sends us: never from https to http,
+// and to another host without the password.
+func redirect(req *http.Request, via []*http.Request) error {
+	last := via[len(via)-1].URL
+	switch {
+	case len(via) > maxRedirects:
+		return permanent{fmt.Errorf("more than %d redirects", maxRedirects)}
+	case last.Scheme == "https" && req.URL.Scheme != "https":
+		return permanent{errors.New("the server redirects from https to " + printable.Clean(req.URL.Scheme) + ", which is refused")}
+	case req.URL.Host != via[0].URL.Host:
+		req.Header.Del("Authorization")
+	}
+	return nil
+}
+
+// permanent is an error that asking again does not change.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+func (w *web) String() string { return w.redacted }
+
+// name is what messages call a file.
+func (w *web) name(name string) string { return strings.TrimSuffix(w.redacted, "/") + "/" + name }
+
+// answer is a response whose body ends with an error when nothing comes for a while.
+type answer struct {
+	*http.Response
+	cancel context.CancelFunc
+	timer  *time.Timer
+	stall  time.Duration
+}
+
+func (a *answer) Read(p []byte) (int, error) {
+	a.timer.Reset(a.stall)
+	return a.Body.Read(p)
+}
+
+func (a *answer) Close() error {
+	a.timer.Stop()
+	defer a.cancel()
+	return a.Body.Close()
+}
+
+var errSilent = errors.New("the server does not answer")
+
+// do asks once. The caller closes the answer.
+func (w *web) do(method, name, ranges string) (*answer, error) {
+	ctx, cancel := context.WithCancelCause(w.ctx)
+	timer := time.AfterFunc(w.limits.header, func() { cancel(errSilent) })
+	fail := func(err error) (*answer, error) {
+		timer.Stop()
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(nil)
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, w.base.JoinPath(name).String(), nil)
+	if err != nil {
+		return fail(permanent{errors.New("the URL can't be used")})
+	}
+	if w.user != nil {
+		pass, _ := w.user.Password()
+		req.SetBasicAuth(w.user.Username(), pass)
+	}
+	if ranges != "" {
+		req.Header.Set("Range", ranges)
+	}
+	resp, err := w.client.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) { // it has the URL, and secrets of its query
+			err = u.Err
+		}
+		if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
+			err = permanent{err}
+		}
+		return fail(err)
+	}
+	a := &answer{Response: resp, cancel: func() { cancel(nil) }, timer: timer, stall: w.limits.stall}
+	timer.Reset(w.limits.stall)
+	switch c := resp.StatusCode; {
+	case c == http.StatusOK || c == http.StatusPartialContent:
+		return a, nil
+	case c == http.StatusNotFound || c == http.StatusGone:
+		err = permanent{os.ErrNotExist}
+	default:
+		err = errors.New("the server answers " + printable.Clean(resp.Status))
+		if c < 500 && c != http.StatusRequestTimeout && c != http.StatusTooManyRequests {
+			err = permanent{err}
+		}
+	}
+	a.Close()
+	return nil, status{err, resp.StatusCode}
+}
+
+// status is an answer that is an error.
+type status struct {
+	error
+	code int
+}
+
+func (s status) Unwrap() error { return s.error }
+
+// again calls fn until it succeeds, the error is permanent, or too many attempts
+// brought nothing; fn reports whether it brought something.
+func (w *web) again(fn func() (progress bool, err error)) error {
+	var err error
+	for i, idle := 0, 0; i < w.limits.all && idle < w.limits.tries; i++ {
+		if idle > 0 {
+			select {
+			case <-w.ctx.Done():
+				return w.ctx.Err()
+			case <-time.After(w.limits.pause << (idle - 1)):
+			}
+		}
+		var progress bool
+		if progress, err = fn(); err == nil {
+			return nil
+		}
+		if w.ctx.Err() != nil {
+			return w.ctx.Err()
+		}
+		if errors.As(err, new(permanent)) {
+			return err
+		}
+		if idle++; progress {
+			idle = 1
+		}
+	}
+	return err
+}
+
+// webFile is a file as it was when it was opened.
+type webFile struct {
+	w    *web
+	name string
+	size int64
+	// mark is the strong ETag, or the time of the last change; "" for neither.
+	mark string
+}
+
+// mark gives what tells one version of a file from the next; RFC 9110, section 8.8.
+func mark(h http.Header) string {
+	if e := h.Get("ETag"); e != "" && !strings.HasPrefix(e, "W/") {
+		return e
+	}
+	return h.Get("Last-Modified")
+}
+
+// stat asks for a file's size and version.
+func (w *web) stat(name string) (*webFile, error) {
+	f := &webFile{w: w, name: name}
+	err := w.again(func() (bool, error) {
+		a, err := w.do(http.MethodHead, name, "")
+		if s := (status{}); errors.As(err, &s) && (s.code == http.StatusMethodNotAllowed || s.code == http.StatusNotImplemented) {
+			return false, f.statByRange()
+		}
+		if err != nil {
+			return false, err
+		}
+		defer a.Close()
+		if f.size, f.mark = a.ContentLength, mark(a.Header); f.size < 0 {
+			return false, permanent{errors.New("the server does not tell its size")}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", w.name(name), err)
+	}
+	return f, nil
+}
+
+// statByRange is for servers without HEAD.
+func (f *webFile) statByRange() error {
+	a, err := f.w.do(http.MethodGet, f.name, "bytes=0-0")
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	_, _, total, err := contentRange(a.Header.Get("Content-Range"))
+	if err != nil || total < 0 {
+		return permanent{errors.New("the server does not tell its size")}
+	}
+	f.size, f.mark = total, mark(a.Header)
+	return nil
+}
+
+// contentRange reads "bytes FIRST-LAST/TOTAL"; total is -1 for "*".
+func contentRange(s string) (first, last, total int64, err error) {
+	bad := fmt.Errorf("the server sent a part that it describes by %q", s[:min(len(s), 100)])
+	rest, ok := strings.CutPrefix(s, "bytes ")
+	span, all, ok2 := strings.Cut(rest, "/")
+	from, to, ok3 := strings.Cut(span, "-")
+	if !ok || !ok2 || !ok3 {
+		return 0, 0, 0, bad
+	}
+	number := func(s string) int64 {
+		n, err := strconv.ParseUint(s, 10, 63)
+		if err != nil {
+			return -1
+		}
+		return int64(n)
+	}
+	first, last, total = number(from), number(to), number(all)
+	if first < 0 || last < first || total < 0 && all != "*" || total >= 0 && last >= total {
+		return 0, 0, 0, bad
+	}
+	return first, last, total, nil
+}
+
+// Size implements Store.
+func (w *web) Size(name string) (int64, error) {
+	f, err := w.stat(name)
+	if err != nil {
+		return 0, err
+	}
+	return f.size, nil
+}
+
+// Open implements Store.
+func (w *web) Open(name string) (File, error) { return w.stat(name) }
+
+func (f *webFile) Size() int64  { return f.size }
+func (f *webFile) Close() error { return nil }
+
+// ReadAt asks for exactly the range, for what is missing of it again after failures
+// of the network.
+func (f *webFile) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 || off >= f.size {
+		return 0, io.EOF
+	}
+	want := p[:min(int64(len(p)), f.size-off)]
+	if len(want) == 0 {
+		return 0, nil
+	}
+	got := 0
+	err := f.w.again(func() (bool, error) {
+		n, err := f.read(want[got:], off+int64(got))
+		got += n
+		if got == len(want) {
+			err = nil
+		}
+		return n > 0, err
+	})
+	if err != nil {
+		return got, fmt.Errorf("cannot read %s at byte %d: %w", f.w.name(f.name), off+int64(got), err)
+	}
+	if got < len(p) {
+		return got, io.EOF
+	}
+	return got, nil
+}
+
+// read asks once. An answer with fewer bytes than were asked for is an error.
+func (f *webFile) read(p []byte, off int64) (int, error) {
+	a, err := f.w.do(http.MethodGet, f.name, fmt.Sprintf("bytes=%d-%d", off, off+int64(len(p))-1))
+	if s := (status{}); errors.As(err, &s) && s.code == http.StatusRequestedRangeNotSatisfiable {
+		return 0, permanent{errors.New("the file is shorter than when it was opened")}
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer a.Close()
+	if now := mark(a.Header); f.mark != "" && now != "" && now != f.mark {
+		return 0, permanent{errors.New("the file was changed while it was read")}
+	}
+	if a.StatusCode == http.StatusOK {
+		return 0, permanent{errors.New("the server gives no parts of files (no range requests), which a restore needs")}
+	}
+	first, last, total, err := contentRange(a.Header.Get("Content-Range"))
+	if err != nil {
+		return 0, permanent{err}
+	}
+	if first != off || last >= off+int64(len(p)) {
+		return 0, permanent{fmt.Errorf("the server sent bytes %d to %d, not those from %d on", first, last, off)}
+	}
+	if total >= 0 && total != f.size {
+		return 0, permanent{fmt.Errorf("the file has %d bytes now, and had %d when it was opened", total, f.size)}
+	}
+	n, err := io.ReadFull(a, p[:last-first+1])
+	if err != nil && f.w.ctx.Err() == nil {
+		err = errors.New("the connection ended early, or nothing came any more")
+	} else if n < len(p) && err == nil {
+		err = io.ErrUnexpectedEOF // a shorter part is right, and not all
+	}
+	return n, err
+}
