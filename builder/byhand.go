@@ -39,6 +39,7 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 	h.swap()
 	h.contents(m)
 	h.swapFiles()
+	h.readOnly()
 	h.grub()
 	var err error
 	if h.files["RESTORE.txt"], err = templates.RestoreText(h.ByHand); err != nil {
@@ -236,6 +237,13 @@ func (h *hand) contents(m *manifest.Manifest) {
 	}
 	for _, a := range m.Archives {
 		hm := templates.HandMount{Device: h.shell(a.Device), Path: a.Mount}
+		if a.Mount == "" { // the root of a file system that was mounted nowhere as a whole
+			if f := h.filesystem(a.Device); f != nil && f.Btrfs != nil {
+				hm.Options = h.options(f, "")
+			}
+			h.Parts = append(h.Parts, templates.HandPart{HandMount: hm, File: a.File})
+			continue
+		}
 		if f := h.l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
 			hm.Options = h.options(f, f.MountAt(a.Mount).Subvolume)
 		} else if f != nil && (f.VFAT != nil || f.ExFAT != nil) {
@@ -245,6 +253,27 @@ func (h *hand) contents(m *manifest.Manifest) {
 		}
 		h.Mounts = append(h.Mounts, hm)
 		h.Archives = append(h.Archives, templates.HandArchive{File: a.File, Path: a.Mount})
+	}
+}
+
+// filesystem finds the file system on a device.
+func (h *hand) filesystem(dev string) *layout.Filesystem {
+	i := slices.IndexFunc(h.l.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
+	if i < 0 {
+		return nil
+	}
+	return &h.l.Filesystems[i]
+}
+
+// readOnly are the subvolumes that nothing can be written to, once all is unpacked.
+func (h *hand) readOnly() {
+	for i := range h.l.Filesystems {
+		f := &h.l.Filesystems[i]
+		for _, v := range f.Subvolumes {
+			if v.ReadOnly && h.needed(f.Device) {
+				h.After = append(h.After, templates.Shellf("mount -o %s %s /mnt/btrfs; btrfs property set -ts %s ro true; umount /mnt/btrfs", h.options(f, ""), h.shell(f.Device), "/mnt/btrfs/"+v.Path))
+			}
+		}
 	}
 }
 

@@ -100,11 +100,11 @@ func TestByHandHostile(t *testing.T) {
 	}}
 	mount := "/srv/" + evil("m")
 	l.Filesystems = []layout.Filesystem{ext("cciss/c0d0p1", "/"), {Device: "vdb", Type: superblock.TypeBtrfs, Label: evil("label"), UUID: "11111111-2222-3333-4444-555555555555", Size: 1 << 30, Mounts: []layout.Mount{{Path: mount, Subvolume: evil("sub")}},
-		Btrfs: &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Devices: 1}, Subvolumes: []layout.Subvolume{{Path: evil("sub"), Default: true}}}}
+		Btrfs: &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Devices: 1}, Subvolumes: []layout.Subvolume{{Path: evil("sub"), Default: true}, {Path: evil("ro"), ReadOnly: true}}, Private: true}}
 	l.Swap = []layout.Swap{{Device: "cciss/c0d0p2", UUID: evil("uuid"), Label: evil("label"), Size: 1 << 20, Active: true}}
 	l.SwapFiles = []layout.SwapFile{{Path: "/x/" + evil("swap"), Mount: "/", Size: 1 << 20, UUID: evil("uuid"), Label: evil("label")}}
 	l.Crypts = []layout.Crypt{{Name: evil("crypt"), Device: "vdb", Header: evil("header")}}
-	m := &manifest.Manifest{Host: evil("host"), ID: evil("id"), NotCovered: []string{evil("lost")}, Archives: []manifest.Archive{{File: evil("root"), Mount: "/", Device: "cciss/c0d0p1"}, {File: evil("srv"), Mount: mount, Device: "vdb"}}}
+	m := &manifest.Manifest{Host: evil("host"), ID: evil("id"), NotCovered: []string{evil("lost")}, Archives: []manifest.Archive{{File: evil("root"), Mount: "/", Device: "cciss/c0d0p1"}, {File: evil("srv"), Mount: mount, Device: "vdb"}, {File: evil("private"), Device: "vdb"}}}
 	files, err := byHand(&Plan{Layout: l}, m)
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +133,9 @@ func TestByHandHostile(t *testing.T) {
 	has("mkswap", evil("label"), evil("uuid"), "/dev/new0p2")
 	has("mount", "subvol=/"+evil("sub"), "/dev/new1")
 	has("cryptsetup", "open", "/dev/new1", evil("crypt"))
+	has("mount", "subvol=/", "/dev/new1", "/mnt/part")
+	has("tar", "-C", "/mnt/part")
+	has("btrfs", "property", "/mnt/btrfs/"+evil("ro"), "ro", "true")
 	if n := len(got["sfdisk"]); n != 1 || !strings.Contains(got["sfdisk"][0][1], "label: gpt\nlabel-id: "+evil("guid")+"\n") {
 		t.Errorf("sfdisk was called %d times: %q", n, got["sfdisk"])
 	}

@@ -178,6 +178,8 @@ type ByHand struct {
 	Make     []Shell // mkfs and mkswap command lines, in order
 	Mounts   []HandMount
 	Archives []HandArchive
+	Parts    []HandPart
+	After    []Shell // command lines that follow when files are there
 	Swap     []Shell // command lines that make swap files, when files are there
 	GRUB     []Shell // grub-install command lines inside the chroot
 	// Removable is a loader, for people, that the firmware finds by itself.
@@ -212,6 +214,13 @@ type HandMount struct {
 	Device  Shell
 	Path    string
 	Options Shell
+}
+
+// HandPart is the root of a file system that was mounted nowhere as a whole: it is
+// mounted, at no path of its own, while its archive is unpacked.
+type HandPart struct {
+	HandMount
+	File string
 }
 
 // HandArchive is an archive and where it goes.
