@@ -86,7 +86,7 @@ type Problem struct {
 type Kind string
 
 // Kinds of problems. Socket, Vanished, Changed, Shrunk and Grown are facts of a
-// running system; Metadata and Lost are of an extraction; the others mean that something is not covered.
+// running system; Metadata, Failed and Lost are of an extraction; the others mean that something is not covered.
 const (
 	Socket     Kind = "socket"     // sockets are not saved: their programs make them anew
 	Vanished   Kind = "vanished"   // was in the directory, was gone when opened
@@ -98,6 +98,7 @@ const (
 	Hidden     Kind = "hidden"     // a mount point that can't be looked beneath
 	Replaced   Kind = "replaced"   // became another kind of file whenever it was opened
 	Metadata   Kind = "metadata"   // an attribute could not be set at extraction
+	Failed     Kind = "failed"     // could not be made at extraction
 	Lost       Kind = "lost"       // lies in a part of the archive that is damaged or missing
 )
 

@@ -475,13 +475,20 @@ func TestSelect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// sticky/hardlink2 links to a file that was not selected, or holds the file.
 	for _, n := range []string{"big", "sparse-end", "sticky/up"} {
 		if _, err := os.Lstat(dst + "/" + n); err != nil {
 			t.Error(err)
 		}
 	}
-	if x.Files != 2 || len(x.Problems) != 1 {
-		t.Errorf("summary %+v; want 2 files, 1 problem", x)
+	// sticky/hardlink2 is a link to a file that was not selected: it has the content.
+	if x.Files != 3 || x.Members != 4 || len(x.Problems) != 0 {
+		t.Errorf("summary %+v; want 3 files, no problem", x)
+	}
+	if got := content(t, dst+"/sticky/hardlink2"); got != "plain text\n" {
+		t.Errorf("sticky/hardlink2 holds %q", got)
+	}
+	// Its directory has the mode that the archive says, and was not selected itself.
+	if st, err := os.Stat(dst + "/sticky"); err != nil || st.Mode() != os.ModeDir|os.ModeSticky|0o777 || st.ModTime().Unix() != 1222222222 {
+		t.Errorf("sticky: %v %v, %v", st.Mode(), st.ModTime(), err)
 	}
 }

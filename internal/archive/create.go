@@ -66,6 +66,18 @@ func (s *Summary) NotCovered() []Problem {
 	return out
 }
 
+// Incomplete gives the problems that mean that an extraction did not give back all
+// that it was asked for: members and attributes.
+func (s *Summary) Incomplete() []Problem {
+	var out []Problem
+	for _, p := range s.Problems {
+		if p.Kind == Lost || p.Kind == Failed || p.Kind == Metadata {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // Create archives the tree below the directory root, one file system only,
 // and writes the archive to w. A file that changes, shrinks, grows or
 // vanishes meanwhile leaves the archive valid and is listed in the summary.

@@ -19,11 +19,24 @@ import (
 
 // ExtractOptions says what is extracted and how.
 type ExtractOptions struct {
-	// Select picks members by path; nil takes all.
-	Select   func(path string) bool
+	// Select picks members by path; nil takes all. The directories above what is
+	// selected are made with the attributes that the archive has for them.
+	Select func(path string) bool
+	// Parents picks directories that are made likewise, where they are missing.
+	Parents func(path string) bool
+	// Below is where below the destination the archive's root is, as "home" or
+	// "/home"; missing directories are made. No symbolic link is followed, so that
+	// one that another archive has put there leads nowhere.
+	Below string
+	// KeepRoot leaves the archive's root directory as it is at the destination: its
+	// owner, mode, time and attributes.
+	KeepRoot bool
+	// NewRoot tells that the root directory at the destination is a new one: it gets
+	// what the archive says also if it is not selected.
+	NewRoot  bool
 	Workers  int
 	Progress progress.Counter
-	// Salvage leaves out members that lie in frames that can't be read, and
+	// Salvage leaves out members that are in frames that can't be read, and
 	// lists them as problems of kind Lost. Everything is read twice.
 	Salvage bool
 	// NoOwner leaves owner, device nodes, projects and the flags that only root
@@ -32,12 +45,17 @@ type ExtractOptions struct {
 	// KeepUnlocked leaves immutable and append-only to SetLocks, for a caller who
 	// has to change things still.
 	KeepUnlocked bool
+
+	// For tests: takes the place of linkat(2).
+	link func(oldDir int, old string, newDir int, new string) error
 }
 
 // Extract writes members below the directory dest, which must exist. Nothing
 // is ever written outside of it: a name with "..", an absolute name and a
-// name that goes through a symbolic link are errors. Attributes that the
-// destination can't hold are listed as problems of kind Metadata.
+// name that goes through a symbolic link are errors, returned after all others
+// were extracted. What can't be made or set is listed in the summary, as problems
+// of kinds Failed and Metadata; Summary.Incomplete returns those. A device that is
+// full or does not work any more ends the extraction.
 func (a *Reader) Extract(ctx context.Context, dest string, opt ExtractOptions) (*Summary, error) {
 	return extractInto(ctx, a.name, dest, opt, func(x *extractor) error {
 		x.a = a
@@ -48,21 +66,26 @@ func (a *Reader) Extract(ctx context.Context, dest string, opt ExtractOptions) (
 // extractInto prepares dest, has read find the members, and waits until all
 // are written.
 func extractInto(ctx context.Context, name, dest string, opt ExtractOptions, read func(*extractor) error) (*Summary, error) {
-	root, err := unix.Open(dest, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, made, err := openBelow(dest, opt.Below, true)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", dest, err)
+		return nil, err
 	}
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
 	}
-	x := &extractor{opt: opt, dest: dest, sum: &Summary{}, jobs: make(chan *writeJob, 64), dirs: newDirCache(root)}
+	x := &extractor{opt: opt, dest: dest, rootMade: made || opt.NewRoot, sum: &Summary{}, jobs: make(chan *writeJob, 64), dirs: newDirCache(root),
+		known: map[string]*Member{}, unknown: map[string]bool{}, borrow: map[string]string{}, failed: map[string]bool{}, group: unix.Getegid()}
+	x.dirs.made = x.madeParent
+	x.dirs.inherit = &x.inherit
 	x.ctx, x.cancel = context.WithCancel(ctx)
 	defer x.cancel()
 	defer x.dirs.close()
 	for range opt.Workers + 1 {
 		x.wg.Go(x.worker)
 	}
-	err = read(x)
+	if err = x.dirs.look(x.dirs.root); err == nil {
+		err = read(x)
+	}
 	close(x.jobs)
 	x.wg.Wait()
 	if p := x.err.Load(); p != nil {
@@ -71,27 +94,43 @@ func extractInto(ctx context.Context, name, dest string, opt ExtractOptions, rea
 	if err == nil {
 		err = x.late()
 	}
+	if err == nil {
+		err = errors.Join(x.refused...)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot extract %s below %s: %w", name, dest, err)
+		return nil, fmt.Errorf("cannot extract %s below %s: %w", name, path.Join(dest, opt.Below), err)
 	}
 	return x.sum, nil
 }
 
 type extractor struct {
-	a      *Reader
-	opt    ExtractOptions
-	dest   string
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	jobs   chan *writeJob
-	dirs   *dirCache
-	err    atomic.Pointer[error]
-	mu     sync.Mutex // guards sum.Problems
-	sum    *Summary
-	folder []*Member // directories, whose attributes are set last
-	hard   []*Member // hard links, made when all files are there
-	locked []*Member // files that can't be changed any more, nor linked to
+	a        *Reader
+	opt      ExtractOptions
+	dest     string
+	rootMade bool // the root was made for this archive
+	group    int  // that new files should have without root
+	ctx      context.Context
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	jobs     chan *writeJob
+	dirs     *dirCache
+	err      atomic.Pointer[error]
+	refused  []error
+	mu       sync.Mutex // guards sum.Problems and failed
+	sum      *Summary
+	failed   map[string]bool // members that could not be written
+	folder   []*Member       // directories, whose attributes are set last
+	hard     []*Member       // hard links, made when all files are there
+	locked   []*Member       // files that can't be changed any more, nor linked to
+	// known are directories that were not selected, unknown those that were made
+	// before the archive told of them.
+	known   map[string]*Member
+	unknown map[string]bool
+	// targets are files that hard links need; nil where that is not known. borrow
+	// has those that are not selected, and the link that gets the content.
+	targets *linkTargets
+	borrow  map[string]string
+	lost    map[string]bool // what Salvage leaves out
 	// inherit tells that a directory has flags that new files get from it.
 	inherit atomic.Bool
 }
@@ -102,6 +141,7 @@ type writeJob struct {
 	dir    *dirRef
 	base   string
 	chunks chan chunk
+	broken atomic.Bool // not all chunks came
 }
 
 type chunk struct {
@@ -109,19 +149,85 @@ type chunk struct {
 	f *frameBuf
 }
 
+func (x *extractor) selected(p string) bool { return x.opt.Select == nil || x.opt.Select(p) }
+
 func (x *extractor) run() error {
 	if x.opt.Salvage {
 		if err := x.salvage(); err != nil {
 			return err
 		}
 	}
+	parents, err := x.survey()
+	if err != nil {
+		return err
+	}
 	r := memberReader{a: x.a, ctx: x.ctx, workers: x.opt.Workers, progress: x.opt.Progress}
-	r.bad = func(e Entry, err error) { x.add(Problem{e.Path, Lost, err.Error()}) }
-	r.fn = func(p *tarParser, m *Member, stored int64, _ Entry) error { return x.member(p, m, stored) }
+	r.bad = func(e Entry, err error) { x.fail(Problem{e.Path, Lost, err.Error()}) }
+	r.damaged = func(err *DamagedError, e *Entry) error {
+		switch {
+		case e == nil:
+		case e.Type == TypeDir && !x.selected(e.Path):
+			x.problem(e.Path, "only owner, mode and time can be restored: "+err.Error())
+		case x.opt.Salvage: // it was good when all frames were read before
+			x.fail(Problem{e.Path, Lost, err.Error()})
+		default:
+			return err
+		}
+		return nil
+	}
+	r.fn = func(p *tarParser, m *Member, stored int64, _ Entry) error { return x.next(p, m, stored) }
 	if x.opt.Select == nil {
 		return r.read(nil)
 	}
-	return r.read(func(e Entry) bool { return x.opt.Select(e.Path) })
+	return r.read(func(e Entry) bool { return x.opt.Select(e.Path) || parents[e.Path] || x.borrow[e.Path] != "" })
+}
+
+// survey finds what else has to be read for what is selected: the directories
+// above it, and the content of files that it is linked to.
+func (x *extractor) survey() (parents map[string]bool, err error) {
+	if x.targets, err = x.a.linkTargets(x.opt.Select); err != nil || x.opt.Select == nil {
+		return nil, err
+	}
+	parents = map[string]bool{}
+	var above []Entry // the directories that the entry at hand is in
+	if err := x.a.Entries(func(e Entry) error {
+		for n := len(above); n > 0 && above[n-1].Path != "." && !strings.HasPrefix(e.Path, above[n-1].Path+"/"); n-- {
+			above = above[:n-1]
+		}
+		wanted := x.opt.Select(e.Path)
+		if wanted || e.Type == TypeDir && x.opt.Parents != nil && x.opt.Parents(e.Path) {
+			if !wanted && !x.lost[e.Path] {
+				parents[e.Path] = true
+			}
+			for _, d := range above {
+				if parents[d.Path] || x.lost[d.Path] || x.opt.Select(d.Path) {
+					continue
+				}
+				parents[d.Path] = true
+				x.known[d.Path] = &Member{Path: d.Path, Type: TypeDir, Mode: d.Mode, UID: d.UID, GID: d.GID, Sec: d.Sec, Nsec: d.Nsec}
+			}
+		}
+		if e.Type == TypeDir {
+			above = append(above, e)
+		}
+		if wanted && e.Type == TypeHardlink && x.borrow[e.Link] == "" && !x.opt.Select(e.Link) {
+			x.borrow[e.Link] = e.Path
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	if m := x.known["."]; m != nil {
+		_ = x.parent(m)
+	}
+	delete(parents, ".")
+	if x.a.inOrder {
+		return nil, nil // what the index has is enough to leave a disc in its place
+	}
+	if x.rootMade && !x.opt.KeepRoot {
+		parents["."] = true
+	}
+	return parents, nil
 }
 
 // salvage finds the members that touch a damaged frame, and selects all
@@ -154,64 +260,122 @@ func (x *extractor) salvage() error {
 	}
 	wanted := x.opt.Select
 	lost := map[string]bool{}
+	lose := func(e Entry, detail string) {
+		lost[e.Path] = true
+		if wanted == nil || wanted(e.Path) {
+			x.add(Problem{e.Path, Lost, detail})
+		}
+	}
 	if err := x.a.Entries(func(e Entry) error {
 		for i := x.a.frameAt(e.Start); i <= x.a.frameAt(e.End-1) && i < len(x.a.frames); i++ {
 			if bad[i] != nil {
-				lost[e.Path] = true
-				if wanted == nil || wanted(e.Path) {
-					x.sum.Problems = append(x.sum.Problems, Problem{e.Path, Lost, bad[i].Error()})
-				}
+				lose(e, bad[i].Error())
 				return nil
 			}
 		}
 		if e.Type == TypeHardlink && lost[e.Link] {
-			lost[e.Path] = true
-			x.sum.Problems = append(x.sum.Problems, Problem{e.Path, Lost, "it is a link to " + Quote(e.Link) + ", which is lost"})
-			return nil
+			lose(e, "it is a link to "+Quote(e.Link)+", which is lost")
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
 	x.opt.Select = func(p string) bool { return !lost[p] && (wanted == nil || wanted(p)) }
+	x.lost = lost
 	return nil
 }
+
+// refuse keeps the error of a member that would leave the destination.
+func (x *extractor) refuse(err error) {
+	if len(x.refused) < maxFaults {
+		x.refused = append(x.refused, err)
+	}
+}
+
+// errOutside is the class of members that would leave the destination.
+var errOutside = errors.New("refused")
 
 // clean checks a member's name: relative, without "." and "..".
 func clean(p string) error {
 	if p == "." {
 		return nil
 	}
-	if p == "" || strings.HasPrefix(p, "/") || strings.Contains(p, "\x00") {
-		return fmt.Errorf("refused member %q: its name is not below the root", Quote(p))
+	bad := p == "" || strings.HasPrefix(p, "/") || strings.Contains(p, "\x00")
+	for e := range strings.SplitSeq(p, "/") {
+		bad = bad || e == "" || e == "." || e == ".."
 	}
-	for _, e := range strings.Split(p, "/") {
-		if e == "" || e == "." || e == ".." {
-			return fmt.Errorf("refused member %q: its name is not below the root", Quote(p))
+	if bad {
+		return fmt.Errorf("%w member %q: its name is not below the root", errOutside, Quote(p))
+	}
+	return nil
+}
+
+// fatal tells of errors after which nothing more can be written.
+func fatal(err error) bool {
+	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EROFS, unix.ENODEV, unix.ENXIO, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ESHUTDOWN, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
 		}
+	}
+	return false
+}
+
+// next extracts a member, or keeps what it is needed for. What is wrong with one
+// member is listed; an error ends the extraction. It may read less of the
+// body than there is.
+func (x *extractor) next(p *tarParser, m *Member, stored int64) error {
+	err := clean(m.Path)
+	if err == nil && m.Type == TypeHardlink {
+		err = clean(m.Link)
+	}
+	if err == nil {
+		err = x.member(p, m, stored)
+	}
+	var d *DamagedError
+	switch {
+	case err == nil:
+	case errors.Is(err, errOutside):
+		x.refuse(err)
+	case errors.As(err, &d) || errors.Is(err, errHeader) || fatal(err):
+		return err
+	default:
+		x.fail(Problem{m.Path, Failed, err.Error()})
 	}
 	return nil
 }
 
 func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
-	if err := clean(m.Path); err != nil {
-		return err
+	if x.targets != nil {
+		x.targets.seen(m)
+	}
+	if !x.selected(m.Path) {
+		if m.Type == TypeDir {
+			return x.parent(m)
+		}
+		link := x.borrow[m.Path]
+		if link == "" || m.Type == TypeHardlink {
+			return nil
+		}
+		c := *m
+		c.Path = link
+		m = &c
+		x.sum.Members-- // the link is counted, too
 	}
 	x.sum.Members++
 	if x.opt.Progress != nil {
 		x.opt.Progress.Item(m.Path)
 	}
 	if m.Type == TypeHardlink {
-		if err := clean(m.Link); err != nil {
-			return err
-		}
 		x.hard = append(x.hard, m)
 		return nil
 	}
-	if m.Flags&flagLocks != 0 && m.Type == TypeFile {
-		x.locked = append(x.locked, m)
-	}
 	if m.Path == "." {
+		if m.Type != TypeDir {
+			return errors.New("the root is not a directory")
+		}
+		if x.opt.KeepRoot {
+			return nil
+		}
 		x.folder = append(x.folder, m)
 		return x.earlyDir(m)
 	}
@@ -222,17 +386,54 @@ func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
 	base := path.Base(m.Path)
 	if m.Type == TypeFile {
 		x.sum.Files++
-		return x.file(p, m, stored, dir, base)
+		err = x.file(p, m, stored, dir, base)
+	} else {
+		defer dir.release()
+		switch m.Type {
+		case TypeDir:
+			err = x.mkdir(dir.fd, base, m)
+		default:
+			err = x.node(m, dir, base)
+		}
 	}
-	defer dir.release()
-	if m.Type == TypeDir {
+	if err == nil && m.Flags&flagLocks != 0 && m.Type == TypeFile {
+		x.locked = append(x.locked, m)
+	}
+	return err
+}
+
+// parent keeps a directory that is not selected, for when it has to be made.
+func (x *extractor) parent(m *Member) error {
+	if k := x.known[m.Path]; k != nil && k != m {
+		*k = *m // so far only what the index has was known
+		return nil
+	}
+	x.known[m.Path] = m
+	if m.Path == "." && x.rootMade && !x.opt.KeepRoot || x.unknown[m.Path] {
 		x.folder = append(x.folder, m)
-		return x.mkdir(dir.fd, base, m)
+		return nil
 	}
-	if err := x.node(m, dir.fd, base); err != nil {
-		return fmt.Errorf("cannot make %s: %w", Quote(m.Path), err)
+	if m.Path == "." || x.opt.Parents == nil || !x.opt.Parents(m.Path) {
+		return nil
 	}
-	return nil
+	d, err := x.dirs.open(m.Path)
+	if err == nil {
+		d.release()
+	}
+	return err
+}
+
+// madeParent is told of a directory that was missing.
+func (x *extractor) madeParent(p string, fd int) {
+	m := x.known[p]
+	if m == nil {
+		x.unknown[p] = true
+		return
+	}
+	x.folder = append(x.folder, m)
+	if m.Flags&flagEarlyDir != 0 || x.inherit.Load() {
+		_ = setFlags(fd, m.Flags, flagEarlyDir) // reported where all flags are set
+	}
 }
 
 func (x *extractor) mkdir(dir int, base string, m *Member) error {
@@ -247,8 +448,9 @@ func (x *extractor) mkdir(dir int, base string, m *Member) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("cannot make directory %s: %w", Quote(m.Path), err)
+		return fmt.Errorf("cannot make directory: %w", err)
 	}
+	x.folder = append(x.folder, m)
 	return x.earlyDir(m)
 }
 
@@ -263,7 +465,7 @@ func (x *extractor) earlyDir(m *Member) error {
 		return err
 	}
 	defer d.release()
-	// What the file system has not is said where all flags are set.
+	// What the file system lacks is reported where all flags are set.
 	_ = setFlags(d.fd, m.Flags, flagEarlyDir)
 	return nil
 }
@@ -280,50 +482,97 @@ func replace(dir int, base string, make func() error) error {
 }
 
 // node makes a link, device or fifo with its attributes.
-func (x *extractor) node(m *Member, dir int, base string) error {
-	kind := map[Type]uint32{TypeChar: unix.S_IFCHR, TypeBlock: unix.S_IFBLK, TypeFifo: unix.S_IFIFO}[m.Type]
-	err := replace(dir, base, func() error {
+func (x *extractor) node(m *Member, dir *dirRef, base string) error {
+	kind := map[Type]uint32{TypeChar: unix.S_IFCHR, TypeBlock: unix.S_IFBLK, TypeFifo: unix.S_IFIFO, TypeSymlink: unix.S_IFLNK}[m.Type]
+	if x.opt.NoOwner && (m.Type == TypeChar || m.Type == TypeBlock) {
+		return errors.New("device node not made without root")
+	}
+	if err := replace(dir.fd, base, func() error {
 		if m.Type == TypeSymlink {
-			return unix.Symlinkat(m.Link, dir, base)
+			return unix.Symlinkat(m.Link, dir.fd, base)
 		}
-		if x.opt.NoOwner && m.Type != TypeFifo {
-			x.problem(m.Path, "device node not made without root")
-			return nil
-		}
-		return unix.Mknodat(dir, base, kind|0o600, int(unix.Mkdev(m.Major, m.Minor)))
-	})
-	if err != nil || x.opt.NoOwner && kind != unix.S_IFIFO && m.Type != TypeSymlink {
+		return unix.Mknodat(dir.fd, base, kind|0o600, int(unix.Mkdev(m.Major, m.Minor)))
+	}); err != nil {
+		return fmt.Errorf("cannot make it: %w", err)
+	}
+	// Attributes are set on what was made, not on what has its name by then.
+	fd, err := unix.Openat(dir.fd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return err
 	}
-	if !x.opt.NoOwner {
-		if err := unix.Fchownat(dir, base, int(m.UID), int(m.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return err
-		}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
 	}
+	if st.Mode&unix.S_IFMT != kind {
+		return errors.New("it was replaced while it was made")
+	}
+	self := fmt.Sprintf("/proc/self/fd/%d", fd)
+	mode := x.own(m, dir, func(uid, gid int) error { return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH) })
 	if m.Type != TypeSymlink {
-		// The node was made just now in a directory of ours: not a link.
-		if err := unix.Fchmodat(dir, base, m.Mode, 0); err != nil {
-			return err
+		if dir.acl {
+			_ = unix.Removexattr(self, xattrACLAccess)
+		}
+		if err := unix.Chmod(self, mode); err != nil {
+			x.problem(m.Path, fmt.Sprintf("cannot set mode %04o: %v", mode, err))
 		}
 	}
-	x.attributes(m, func(n string, v []byte) error {
-		return unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", dir, base), n, v, 0)
-	})
-	return times(dir, base, m)
+	x.attributes(m, func(n string, v []byte) error { return unix.Setxattr(self, n, v, 0) })
+	ts := timespecs(m)
+	if err := unix.UtimesNanoAt(dir.fd, base, ts[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		x.problem(m.Path, fmt.Sprintf("cannot set its time: %v", err))
+	}
+	return nil
 }
 
-func times(dir int, base string, m *Member) error {
-	ts := []unix.Timespec{{Sec: m.Sec, Nsec: m.Nsec}, {Sec: m.Sec, Nsec: m.Nsec}}
-	return unix.UtimesNanoAt(dir, base, ts, unix.AT_SYMLINK_NOFOLLOW)
+// own sets the owner of what was made in dir, and gives the mode that it may have:
+// that of setuid and setgid would be another owner's otherwise.
+func (x *extractor) own(m *Member, dir *dirRef, chown func(uid, gid int) error) (mode uint32) {
+	uid, gid := int(m.UID), int(m.GID)
+	if x.opt.NoOwner {
+		if uid, gid = -1, x.group; dir.gid == gid {
+			return m.Mode
+		}
+	} else if uid == 0 && gid == 0 && dir.gid == 0 {
+		return m.Mode // what root makes there has these
+	}
+	if err := chown(uid, gid); err != nil {
+		if x.opt.NoOwner {
+			x.problem(m.Path, fmt.Sprintf("cannot set group %d: %v", gid, err))
+		} else {
+			x.problem(m.Path, fmt.Sprintf("cannot set owner %d:%d: %v", uid, gid, err))
+		}
+		if m.Type == TypeDir {
+			return m.Mode
+		}
+		return m.Mode &^ 0o6000
+	}
+	return m.Mode
 }
 
-func (x *extractor) problem(p, detail string) { x.add(Problem{p, Metadata, detail}) }
+func timespecs(m *Member) [2]unix.Timespec {
+	t := unix.NsecToTimespec(0)
+	t.Sec, t.Nsec = m.Sec, m.Nsec
+	return [2]unix.Timespec{t, t}
+}
 
+// add lists a problem.
 func (x *extractor) add(p Problem) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.sum.Problems = append(x.sum.Problems, p)
 }
+
+// fail lists a member that is not there.
+func (x *extractor) fail(p Problem) {
+	x.add(p)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.failed[p.Path] = true
+}
+
+func (x *extractor) problem(p, detail string) { x.add(Problem{p, Metadata, detail}) }
 
 // attributes sets ACLs and extended attributes. What the file system can't
 // hold is a problem to be listed, not a reason to lose the file.
@@ -348,217 +597,24 @@ func (x *extractor) attributes(m *Member, set func(name string, value []byte) er
 	}
 }
 
-// file hands the body of a regular file to a worker, chunk by chunk.
-func (x *extractor) file(p *tarParser, m *Member, stored int64, dir *dirRef, base string) (err error) {
-	body := stored
-	if m.IsSparse {
-		if body, err = p.sparseMap(m, stored); err != nil {
-			dir.release()
-			return err
-		}
-	} else if m.Size > 0 {
-		m.Sparse = []Segment{{0, m.Size}}
-	}
-	x.sum.Data += body
-	j := &writeJob{m: m, dir: dir, base: base, chunks: make(chan chunk, 2)}
-	pad := padding(stored)
-	whole := body <= int64(len(p.s.rest))
-	if whole && body > 0 {
-		if err := x.send(p, j, body); err != nil {
-			return err
-		}
-	}
-	if whole {
-		close(j.chunks)
-	}
-	select {
-	case x.jobs <- j:
-	case <-x.ctx.Done():
-		return x.ctx.Err()
-	}
-	if !whole {
-		defer func() {
-			if err != nil {
-				x.cancel() // the worker must not take the end of the chunks for the file's
-			}
-			close(j.chunks)
-		}()
-		for body > 0 {
-			n := len(p.s.rest)
-			if n == 0 {
-				n = FrameSize
-			}
-			before := p.s.pos
-			if err := x.send(p, j, min(body, int64(n))); err != nil {
-				return err
-			}
-			body -= p.s.pos - before
-		}
-	}
-	return p.skip(pad)
-}
-
-// send gives the next bytes, up to n, to the job's worker.
-func (x *extractor) send(p *tarParser, j *writeJob, n int64) error {
-	b, err := p.s.chunk(n)
-	if err != nil {
-		return noEOF(err)
-	}
-	p.s.cur.hold()
-	select {
-	case j.chunks <- chunk{b, p.s.cur}:
-		return nil
-	case <-x.ctx.Done():
-		p.s.cur.release()
-		return x.ctx.Err()
-	}
-}
-
-func (x *extractor) worker() {
-	for j := range x.jobs {
-		err := x.write(j)
-		for c := range drain(x.ctx, j.chunks) {
-			c.f.release()
-		}
-		j.dir.release()
-		if err != nil && !errors.Is(err, context.Canceled) {
-			err = fmt.Errorf("cannot write %s: %w", Quote(j.m.Path), err)
-			x.err.CompareAndSwap(nil, &err)
-			x.cancel()
-		}
-	}
-}
-
-// drain yields what is left in c until it is closed or the run is over.
-func drain(ctx context.Context, c chan chunk) func(func(chunk) bool) {
-	return func(yield func(chunk) bool) {
-		for {
-			select {
-			case k, ok := <-c:
-				if !ok || !yield(k) {
-					return
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
-}
-
-func (x *extractor) write(j *writeJob) error {
-	m := j.m
-	var fd int
-	err := replace(j.dir.fd, j.base, func() (err error) {
-		fd, err = unix.Openat(j.dir.fd, j.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if m.Flags&flagEarlyFile != 0 || x.inherit.Load() {
-		if err := setFlags(fd, m.Flags, x.may(flagEarlyFile)); err != nil {
-			x.problem(m.Path, err.Error())
-		}
-	}
-	if m.IsSparse {
-		if err := unix.Ftruncate(fd, m.Size); err != nil {
-			return err
-		}
-	}
-	segs := m.Sparse
-	off := int64(0)
-	left := int64(0)
-	if len(segs) > 0 {
-		off, left = segs[0].Offset, segs[0].Length
-	}
-	for c := range drain(x.ctx, j.chunks) {
-		b := c.b
-		for len(b) > 0 {
-			if left == 0 {
-				segs = segs[1:]
-				off, left = segs[0].Offset, segs[0].Length
-			}
-			n, err := unix.Pwrite(fd, b[:min(left, int64(len(b)))], off)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				c.f.release()
-				return err
-			}
-			b, off, left = b[n:], off+int64(n), left-int64(n)
-		}
-		c.f.release()
-	}
-	if err := x.ctx.Err(); err != nil {
-		return err
-	}
-	return x.finishFile(fd, j)
-}
-
-func (x *extractor) finishFile(fd int, j *writeJob) error {
-	m := j.m
-	if !x.opt.NoOwner && (m.UID != 0 || m.GID != 0) {
-		if err := unix.Fchown(fd, int(m.UID), int(m.GID)); err != nil {
-			return err
-		}
-	}
-	// After chown, which takes setuid away and clears capabilities.
-	if err := unix.Fchmod(fd, m.Mode); err != nil {
-		return err
-	}
-	if m.ACLAccess != "" || len(m.Xattrs) > 0 {
-		x.attributes(m, func(n string, v []byte) error { return unix.Fsetxattr(fd, n, v, 0) })
-	}
-	x.flags(fd, m)
-	return times(j.dir.fd, j.base, m)
-}
-
-// flags sets the flags that are set last, but for locks.
-func (x *extractor) flags(fd int, m *Member) {
-	if m.Flags&^flagLocks != 0 {
-		if err := setFlags(fd, m.Flags, x.may(m.Flags&^flagLocks)); err != nil {
-			x.problem(m.Path, err.Error())
-		}
-	}
-	if m.Project != 0 && !x.opt.NoOwner {
-		if err := setProject(fd, m.Project); err != nil {
-			x.problem(m.Path, err.Error())
-		}
-	}
-}
-
-// may leaves out the flags that the caller can't set.
-func (x *extractor) may(f Flags) Flags {
-	if x.opt.NoOwner {
-		f &^= flagLocks | flagJournal
-	}
-	return f
-}
-
-// lock sets immutable and append-only of a file or directory, or leaves that to
-// SetLocks.
-func (x *extractor) lock(m *Member) {
-	l := Lock{m.Path, m.Flags & x.may(flagLocks)}
-	if l.Flags == 0 {
-		return
-	}
-	if x.opt.KeepUnlocked {
-		x.sum.Locks = append(x.sum.Locks, l)
-		return
-	}
-	if err := x.dirs.lock(l); err != nil {
-		x.problem(m.Path, err.Error())
-	}
-}
-
 // late makes the hard links and then sets the directories' attributes, the
 // deepest first, so that nothing written later changes their times.
 func (x *extractor) late() error {
+	copies := map[string]string{} // files that take no more links, and what takes them instead
 	for _, m := range x.hard {
-		if err := x.hardlink(m); err != nil {
-			return fmt.Errorf("cannot link %s to %s: %w", Quote(m.Path), Quote(m.Link), err)
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		if err := x.hardlink(m, copies); err != nil {
+			err = fmt.Errorf("cannot link %s to %s: %w", Quote(m.Path), Quote(m.Link), err)
+			switch {
+			case fatal(err):
+				return err
+			case errors.Is(err, errOutside):
+				x.refuse(err)
+			default:
+				x.fail(Problem{m.Path, Failed, err.Error()})
+			}
 		}
 	}
 	for _, m := range x.locked {
@@ -571,45 +627,92 @@ func (x *extractor) late() error {
 			d.release()
 		}
 		if err != nil {
-			return fmt.Errorf("cannot finish directory %s: %w", Quote(m.Path), err)
+			if fatal(err) {
+				return fmt.Errorf("cannot finish directory %s: %w", Quote(m.Path), err)
+			}
+			x.problem(m.Path, fmt.Sprintf("cannot finish the directory: %v", err))
+			continue
 		}
 		x.lock(m)
 	}
 	return nil
 }
 
+// finishDir sets what a directory has. Each thing is tried, whatever became of
+// the others.
 func (x *extractor) finishDir(fd int, m *Member) error {
-	if !x.opt.NoOwner {
-		if err := unix.Fchown(fd, int(m.UID), int(m.GID)); err != nil {
-			return err
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	// Not what it got from the directory above.
+	for name, text := range map[string]string{xattrACLAccess: m.ACLAccess, xattrACLDefault: m.ACLDefault} {
+		if text == "" {
+			if err := unix.Fremovexattr(fd, name); err != nil && err != unix.ENODATA && err != unix.ENOTSUP && err != unix.ENOSYS {
+				x.problem(m.Path, fmt.Sprintf("cannot remove attribute %s: %v", name, err))
+			}
 		}
 	}
-	if err := unix.Fchmod(fd, m.Mode); err != nil {
-		return err
+	has := &dirRef{gid: int(st.Gid)}
+	if st.Uid != 0 && !x.opt.NoOwner {
+		has.gid = -1
+	}
+	mode := x.own(m, has, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) })
+	if err := unix.Fchmod(fd, mode); err != nil {
+		x.problem(m.Path, fmt.Sprintf("cannot set mode %04o: %v", mode, err))
 	}
 	x.attributes(m, func(n string, v []byte) error { return unix.Fsetxattr(fd, n, v, 0) })
 	x.flags(fd, m)
-	return times(fd, ".", m)
+	if err := futimens(fd, m); err != nil {
+		x.problem(m.Path, fmt.Sprintf("cannot set its time: %v", err))
+	}
+	return nil
 }
 
-func (x *extractor) hardlink(m *Member) error {
+// hardlink makes one more name of a file. Where that can't be, it gets a copy.
+func (x *extractor) hardlink(m *Member, copies map[string]string) error {
+	from := m.Link
+	if b := x.borrow[from]; b != "" {
+		from = b
+	}
+	if c := copies[m.Link]; c != "" {
+		from = c
+	}
+	x.dirs.lookOnly = true
+	src, err := x.dirs.open(path.Dir(from))
+	x.dirs.lookOnly = false
+	if err != nil {
+		return err
+	}
+	defer src.release()
+	switch {
+	case x.targets != nil && !x.targets.have(m.Link):
+		return errors.New("the archive does not have that file")
+	case m.Path == from:
+		return nil // it got the content itself, or is listed already
+	case x.failed[from]:
+		return errors.New("that file could not be extracted")
+	}
 	to, err := x.dirs.open(path.Dir(m.Path))
 	if err != nil {
 		return err
 	}
 	defer to.release()
-	from, err := x.dirs.open(path.Dir(m.Link))
-	if err != nil {
+	base := path.Base(m.Path)
+	link := x.opt.link
+	if link == nil {
+		link = func(od int, o string, nd int, n string) error { return unix.Linkat(od, o, nd, n, 0) }
+	}
+	err = replace(to.fd, base, func() error { return link(src.fd, path.Base(from), to.fd, base) })
+	if err == nil || fatal(err) || err == unix.ENOENT || err == unix.EISDIR || err == unix.ENOTDIR || err == unix.EEXIST {
 		return err
 	}
-	defer from.release()
-	base := path.Base(m.Path)
-	err = replace(to.fd, base, func() error { return unix.Linkat(from.fd, path.Base(m.Link), to.fd, base, 0) })
-	if errors.Is(err, unix.ENOENT) && x.opt.Select != nil {
-		x.problem(m.Path, "not made: the file it is a hard link to, "+Quote(m.Link)+", was not selected")
-		return nil
+	if e := x.copy(m, src.fd, path.Base(from), to); e != nil {
+		return errors.Join(err, e)
 	}
-	return err
+	copies[m.Link] = m.Path
+	x.problem(m.Path, fmt.Sprintf("is a file of its own, with the same content: cannot link it to %s: %v", Quote(m.Link), err))
+	return nil
 }
 
 // dirRef is an open directory below the root.
@@ -617,6 +720,9 @@ type dirRef struct {
 	fd   int
 	path string
 	refs atomic.Int32
+	// What is made in it gets from it: a group, an ACL.
+	gid int
+	acl bool
 }
 
 func (d *dirRef) release() {
@@ -633,6 +739,10 @@ type dirCache struct {
 	order []string
 	// lookOnly makes no missing directory.
 	lookOnly bool
+	// made, if not nil, is called for every directory that was missing; inherit
+	// gets true when a directory has flags that new files get from it.
+	made    func(path string, fd int)
+	inherit *atomic.Bool
 }
 
 const dirCacheSize = 128
@@ -643,46 +753,99 @@ func newDirCache(root int) *dirCache {
 	return &dirCache{root: r, cache: map[string]*dirRef{}}
 }
 
-// open gives the directory p, held; missing ones are made when members were
-// selected singly.
-func (c *dirCache) open(p string) (*dirRef, error) {
-	if p == "." {
-		c.root.refs.Add(1)
-		return c.root, nil
+// flagInherited are the flags that the kernel gives what is made in a directory
+// that has them.
+const flagInherited = flagAll &^ (flagLocks | flagTopDir)
+
+// look finds what is made in d would get from it.
+func (c *dirCache) look(d *dirRef) error {
+	if c.inherit == nil {
+		return nil
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(d.fd, &st); err != nil {
+		return err
+	}
+	d.gid = int(st.Gid)
+	if n, err := unix.Fgetxattr(d.fd, xattrACLDefault, nil); err == nil && n > 0 {
+		d.acl = true
+	}
+	if !c.inherit.Load() {
+		if f, err := allFlags(d.fd); err == nil && Flags(f)&flagInherited != 0 {
+			c.inherit.Store(true)
+		}
+	}
+	return nil
+}
+
+// open gives the directory p, held; missing ones are made, unless lookOnly.
+func (c *dirCache) open(p string) (*dirRef, error) {
 	if d := c.cache[p]; d != nil {
 		d.refs.Add(1)
 		return d, nil
 	}
-	parent, err := c.open(path.Dir(p))
-	if err != nil {
-		return nil, err
+	c.root.refs.Add(1)
+	if p == "." {
+		return c.root, nil
 	}
-	defer parent.release()
+	// From the deepest one that is open; one at a time, for a path can have more
+	// directories than a process may have open.
+	d, at := c.root, 0
+	for i := strings.LastIndexByte(p, '/'); i > 0; i = strings.LastIndexByte(p[:i], '/') {
+		if k := c.cache[p[:i]]; k != nil {
+			k.refs.Add(1)
+			d.release()
+			d, at = k, i+1
+			break
+		}
+	}
+	for at <= len(p) {
+		end := len(p)
+		if i := strings.IndexByte(p[at:], '/'); i >= 0 {
+			end = at + i
+		}
+		next, err := c.step(d, p[:end], p[at:end])
+		d.release()
+		if err != nil {
+			return nil, err
+		}
+		d, at = next, end+1
+	}
+	return d, nil
+}
+
+// step opens the directory p, base in d, and keeps it.
+func (c *dirCache) step(d *dirRef, p, base string) (*dirRef, error) {
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(parent.fd, path.Base(p), flags, 0)
+	fd, err := unix.Openat(d.fd, base, flags, 0)
 	if err == unix.ENOENT && !c.lookOnly {
-		if err = unix.Mkdirat(parent.fd, path.Base(p), 0o755); err == nil {
-			fd, err = unix.Openat(parent.fd, path.Base(p), flags, 0)
+		if err = unix.Mkdirat(d.fd, base, 0o755); err == nil {
+			if fd, err = unix.Openat(d.fd, base, flags, 0); err == nil && c.made != nil {
+				c.made(p, fd)
+			}
 		}
 	}
+	if err == unix.ELOOP || err == unix.ENOTDIR {
+		return nil, fmt.Errorf("%w to go through %s: it is not a directory", errOutside, Quote(p))
+	}
 	if err != nil {
-		if err == unix.ELOOP || err == unix.ENOTDIR {
-			return nil, fmt.Errorf("refused to go through %s: it is not a directory", Quote(p))
-		}
 		return nil, &os.PathError{Op: "open", Path: Quote(p), Err: err}
 	}
-	d := &dirRef{fd: fd, path: p}
-	d.refs.Store(2) // the cache's and the caller's
+	n := &dirRef{fd: fd, path: p}
+	n.refs.Store(2) // the cache's and the caller's
+	if err := c.look(n); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
 	if len(c.order) >= dirCacheSize {
 		old := c.order[0]
 		c.order = c.order[1:]
 		c.cache[old].release()
 		delete(c.cache, old)
 	}
-	c.cache[p] = d
+	c.cache[p] = n
 	c.order = append(c.order, p)
-	return d, nil
+	return n, nil
 }
 
 // openAny opens a file or directory to lock it; the caller closes it.
@@ -698,7 +861,7 @@ func (c *dirCache) openAny(p string) (int, error) {
 		return -1, err
 	}
 	if k := st.Mode & unix.S_IFMT; k != unix.S_IFREG && k != unix.S_IFDIR {
-		return -1, errors.New("it is no file or directory")
+		return -1, errors.New("it is not a file or directory")
 	}
 	return unix.Openat(d.fd, path.Base(p), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 }
@@ -708,4 +871,42 @@ func (c *dirCache) close() {
 		d.release()
 	}
 	c.root.release()
+}
+
+// OpenBelow opens the directory below, "a/b" or "/a/b", below dest without following a
+// symbolic link behind dest; with create, missing directories are made.
+func OpenBelow(dest, below string, create bool) (*os.File, error) {
+	fd, _, err := openBelow(dest, below, create)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path.Join(dest, below)), nil
+}
+
+func openBelow(dest, below string, create bool) (fd int, made bool, err error) {
+	fd, err = unix.Open(dest, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, false, fmt.Errorf("cannot open %s: %w", dest, err)
+	}
+	p := strings.Trim(below, "/")
+	if p == "" || p == "." {
+		return fd, false, nil
+	}
+	c := newDirCache(fd)
+	defer c.close()
+	c.lookOnly = !create
+	c.made = func(at string, _ int) { made = made || at == p }
+	if err := clean(p); err != nil {
+		return -1, false, fmt.Errorf("cannot open %s below %s: %w", below, dest, err)
+	}
+	d, err := c.open(p)
+	if err != nil {
+		return -1, false, fmt.Errorf("cannot open %s below %s: %w", below, dest, err)
+	}
+	defer d.release()
+	fd, err = unix.Openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, false, fmt.Errorf("cannot open %s below %s: %w", below, dest, err)
+	}
+	return fd, made, nil
 }

@@ -208,16 +208,28 @@ type Lock struct {
 // SetLocks sets the locks of what was extracted below root with KeepUnlocked,
 // and lists those that could not be set.
 func SetLocks(root string, locks []Lock) ([]Problem, error) {
-	return changeLocks(root, locks, flagLocks)
+	return changeLocks(root, "", locks, flagLocks)
+}
+
+// SetLocksBelow is SetLocks for what was extracted with ExtractOptions.Below.
+func SetLocksBelow(dest, below string, locks []Lock) ([]Problem, error) {
+	return changeLocks(dest, below, locks, flagLocks)
 }
 
 // TakeLocks takes them off again.
-func TakeLocks(root string, locks []Lock) ([]Problem, error) { return changeLocks(root, locks, 0) }
+func TakeLocks(root string, locks []Lock) ([]Problem, error) {
+	return changeLocks(root, "", locks, 0)
+}
 
-func changeLocks(root string, locks []Lock, keep Flags) ([]Problem, error) {
-	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// TakeLocksBelow takes off what SetLocksBelow set.
+func TakeLocksBelow(dest, below string, locks []Lock) ([]Problem, error) {
+	return changeLocks(dest, below, locks, 0)
+}
+
+func changeLocks(dest, below string, locks []Lock, keep Flags) ([]Problem, error) {
+	fd, _, err := openBelow(dest, below, false)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", root, err)
+		return nil, err
 	}
 	dirs := newDirCache(fd)
 	dirs.lookOnly = true

@@ -35,7 +35,11 @@ func ExtractTar(ctx context.Context, r io.Reader, name, dest string, opt Extract
 			if err != nil || m == nil {
 				return err
 			}
-			if err := x.member(p, m, stored); err != nil {
+			end := p.s.pos + stored + padding(stored)
+			if err := x.next(p, m, stored); err != nil {
+				return err
+			}
+			if err := p.skip(end - p.s.pos); err != nil {
 				return err
 			}
 		}
@@ -113,7 +117,8 @@ func translate(w io.Writer, r io.Reader, sel func(string) bool) error {
 		if err != nil {
 			return err
 		}
-		if m == nil || sel != nil && !sel(m.Path) {
+		// Directories that are not selected may be above what is.
+		if m == nil || m.Type != TypeDir && sel != nil && !sel(m.Path) {
 			continue
 		}
 		stored := int64(0)

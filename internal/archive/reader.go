@@ -233,7 +233,13 @@ func (a *Reader) verifyDeep(ctx context.Context, opt VerifyOptions) error {
 	}
 	var targets *linkTargets
 	x := memberReader{a: a, ctx: ctx, workers: opt.Workers, progress: opt.Progress}
-	x.damaged = func(err *DamagedError) error { errs = append(errs, err); return nil }
+	frame := -1
+	x.damaged = func(err *DamagedError, _ *Entry) error {
+		if err.Frame != frame {
+			frame, errs = err.Frame, append(errs, err)
+		}
+		return nil
+	}
 	x.bad = func(e Entry, err error) { report(fmt.Errorf("%s: %w", Quote(e.Path), err)) }
 	x.fn = func(p *tarParser, m *Member, stored int64, e Entry) error {
 		if m.Size != e.Size {
@@ -308,11 +314,13 @@ type memberReader struct {
 	// continues behind the member; any other ends it.
 	fn  func(p *tarParser, m *Member, stored int64, e Entry) error
 	bad func(e Entry, err error)
-	// damaged, if not nil, gets each damaged frame once, and its members are left
-	// out; otherwise a damaged frame ends the reading.
-	damaged func(*DamagedError) error
+	// damaged, if not nil, gets each damaged frame, with nil, and each member of it
+	// that was to be read; these are left out. An error ends the reading, as a
+	// damaged frame does where this is nil.
+	damaged func(*DamagedError, *Entry) error
 
-	s *frameStream
+	s    *frameStream
+	last *DamagedError // the frame that s could not give
 }
 
 // read reads the members that pick selects, all if it is nil.
@@ -363,8 +371,11 @@ func (x *memberReader) read(pick func(Entry) bool) error {
 
 // member reads one member, and leaves the stream behind it.
 func (x *memberReader) member(p *tarParser, e Entry) error {
-	if err := x.skipTo(p, e.Start); err != nil || p.s.pos > e.Start {
-		return err // in a damaged frame, if it is behind already
+	if err := x.skipTo(p, e.Start); err != nil {
+		return err
+	}
+	if p.s.pos > e.Start {
+		return x.damaged(x.last, &e)
 	}
 	p.s.limit = e.End
 	err := x.try(p, e)
@@ -373,7 +384,8 @@ func (x *memberReader) member(p *tarParser, e Entry) error {
 	switch {
 	case err == nil:
 	case x.damaged != nil && errors.As(err, &d):
-		if err := x.damaged(d); err != nil {
+		x.last = d
+		if err := x.damaged(d, &e); err != nil {
 			return err
 		}
 	case errors.Is(err, errHeader):
@@ -407,7 +419,8 @@ func (x *memberReader) skipTo(p *tarParser, at int64) error {
 		if err == nil || x.damaged == nil || !errors.As(err, &d) {
 			return err
 		}
-		if err := x.damaged(d); err != nil {
+		x.last = d
+		if err := x.damaged(d, nil); err != nil {
 			return err
 		}
 	}

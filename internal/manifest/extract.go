@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
@@ -43,54 +44,163 @@ func Selector(mount string, paths []string) (func(string) bool, bool) {
 	}, any
 }
 
+// asked are the paths that were asked for, and which of them were found.
+type asked struct {
+	paths []string
+	found []bool
+}
+
+// selector is Selector, and keeps in mind which paths it found; nil takes all.
+func (a *asked) selector(mount string) (func(string) bool, bool) {
+	sel, any := Selector(mount, a.paths)
+	if sel == nil {
+		return nil, any
+	}
+	return func(member string) bool {
+		if !sel(member) {
+			return false
+		}
+		full := filepath.Join(mount, member)
+		for i, p := range a.paths {
+			if !a.found[i] && (full == p || p == "/" || strings.HasPrefix(full, p+"/")) {
+				a.found[i] = true
+			}
+		}
+		return true
+	}, any
+}
+
+// missing are the paths that nothing in the set answers to.
+func (a *asked) missing() (out []string) {
+	for i, p := range a.paths {
+		if !a.found[i] {
+			out = append(out, archive.Quote(p)+": not in the set")
+		}
+	}
+	return out
+}
+
+// part is what is taken out of one archive.
+type part struct {
+	Archive
+	sel     func(string) bool
+	parents func(string) bool // directories that are above what is taken out of others
+}
+
 // ExtractPaths takes what answers to paths, all when there are none, out of the
-// set's archives. It appears below dest with its full path. lost is what a
-// salvage could not read.
+// set's archives. It appears below dest with its full path; the directories above
+// it get what the set has for them where they are missing, and dest itself stays as
+// it is. An archive never writes through a symbolic link that another has made.
+//
+// lost names, with the reason, what was asked for and is not there or not what it
+// was: paths that are not in the set, members that a salvage could not read, that
+// could not be made, attributes that could not be set.
 func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt archive.ExtractOptions, rep progress.Reporter) (members int64, lost []string, err error) {
+	want := &asked{paths, make([]bool, len(paths))}
+	parts, err := s.parts(want)
+	if err != nil {
+		return 0, nil, err
+	}
+	missing := map[string]bool{}
+	for _, ar := range parts {
+		f, err := archive.OpenBelow(dest, ar.Mount, false)
+		missing[ar.Mount] = errors.Is(err, os.ErrNotExist)
+		if err == nil {
+			f.Close()
+		}
+	}
 	locks := 0
-	for _, ar := range s.Manifest.Archives {
-		sel, ok := Selector(ar.Mount, paths)
-		if !ok {
-			continue
-		}
-		if sel != nil && s.Legacy == nil {
-			r, err := s.Archive(ar.File)
-			if err != nil {
-				return 0, nil, err
-			}
-			hit := false
-			if err := errors.Join(r.Entries(func(e archive.Entry) error { hit = hit || sel(e.Path); return nil }), r.Close()); err != nil {
-				return 0, nil, err
-			}
-			if !hit {
-				continue
-			}
-		}
-		to := filepath.Join(dest, ar.Mount)
-		if err := os.MkdirAll(to, 0o755); err != nil {
-			return 0, nil, fmt.Errorf("cannot extract: %w", err)
-		}
-		opt.Select = sel
+	for _, ar := range parts {
+		opt.Select, opt.Parents = ar.sel, ar.parents
 		opt.KeepUnlocked = true
-		sum, err := s.Unpack(ctx, ar.File, to, opt, func(total int64) progress.Counter { return rep.Phase("extracting "+ar.Mount, total) })
+		opt.Below, opt.KeepRoot, opt.NewRoot = ar.Mount, ar.Mount == "/", missing[ar.Mount]
+		sum, err := s.Unpack(ctx, ar.File, dest, opt, func(total int64) progress.Counter { return rep.Phase("extracting "+ar.Mount, total) })
 		if err != nil {
 			return 0, nil, err
 		}
 		members += sum.Members
 		locks += len(sum.Locks)
 		for _, p := range sum.Problems {
-			if p.Kind == archive.Lost {
-				lost = append(lost, filepath.Join(ar.Mount, archive.Quote(p.Path))+": "+p.Detail)
-				continue
+			if p.Kind != archive.Lost {
+				rep.Warn("%s/%v", strings.TrimSuffix(ar.Mount, "/"), p)
 			}
-			rep.Warn("%v", p)
+		}
+		for _, p := range sum.Incomplete() {
+			lost = append(lost, filepath.Join(ar.Mount, archive.Quote(p.Path))+": "+p.Detail)
 		}
 	}
 	if members == 0 && len(lost) == 0 {
 		return 0, nil, fmt.Errorf("cannot extract: nothing in the set answers to %s", strings.Join(paths, " "))
 	}
+	lost = append(lost, want.missing()...)
 	if locks > 0 {
 		rep.Note("%d files and directories are immutable or append-only in the set, and are not below %s", locks, dest)
 	}
 	return members, lost, nil
+}
+
+// parts finds what to take out of which archive.
+func (s *Set) parts(want *asked) ([]part, error) {
+	var parts []part
+	var hits []string // mount points of the archives that have something
+	for _, ar := range s.Manifest.Archives {
+		sel, ok := want.selector(ar.Mount)
+		if sel != nil && s.Legacy == nil {
+			hit := false
+			if ok {
+				r, err := s.Archive(ar.File)
+				if err != nil {
+					return nil, err
+				}
+				if err := errors.Join(r.Entries(func(e archive.Entry) error { hit = sel(e.Path) || hit; return nil }), r.Close()); err != nil {
+					return nil, err
+				}
+			}
+			ok = hit
+		}
+		p := part{Archive: ar, sel: sel}
+		if ok {
+			hits = append(hits, ar.Mount)
+		} else {
+			p.sel = nil
+		}
+		if ok || s.Legacy == nil && s.Discs == nil && s.Tape == nil { // no other disc is asked for only for these
+			parts = append(parts, p)
+		}
+	}
+	for i := range parts {
+		p := &parts[i]
+		p.parents = func(member string) bool { return s.above(hits, p.Mount, filepath.Join(p.Mount, member)) }
+		if slices.Contains(hits, p.Mount) {
+			continue
+		}
+		p.sel = func(string) bool { return false }
+	}
+	return slices.DeleteFunc(parts, func(p part) bool {
+		if slices.Contains(hits, p.Mount) {
+			return false
+		}
+		// Does a mount point belong to it, and what is above that?
+		return !slices.ContainsFunc(hits, func(h string) bool {
+			return h != "/" && s.owner(filepath.Dir(h)) == p.Mount
+		})
+	}), nil
+}
+
+// above tells whether dir, in the file system mounted on mount, is one of the mount
+// points or above it.
+func (s *Set) above(mounts []string, mount, dir string) bool {
+	return dir != "/" && (dir == mount || s.owner(filepath.Dir(dir)) == mount) &&
+		slices.ContainsFunc(mounts, func(m string) bool { return strings.HasPrefix(m+"/", dir+"/") })
+}
+
+// owner gives the mount point of the archive that has the path.
+func (s *Set) owner(p string) string {
+	best := ""
+	for _, a := range s.Manifest.Archives {
+		if (a.Mount == p || a.Mount == "/" || strings.HasPrefix(p, a.Mount+"/")) && len(a.Mount) > len(best) {
+			best = a.Mount
+		}
+	}
+	return best
 }
