@@ -3,8 +3,10 @@ package exit
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
@@ -44,7 +46,7 @@ func Code(err error) int {
 	switch {
 	case err == nil:
 		return OK
-	case errors.As(err, &late) && late.Touched():
+	case errors.As(err, &late) && late.Touched(), interrupt.Is(err):
 		return Failed
 	case errors.As(err, &r):
 		return Refused
@@ -56,9 +58,18 @@ func Code(err error) int {
 	return Failed
 }
 
+// Interrupted gives the error of a run that was interrupted a text that begins
+// with "interrupted", and returns any other error as it is.
+func Interrupted(err error) error {
+	if interrupt.Is(err) && !strings.HasPrefix(err.Error(), "interrupted") {
+		return fmt.Errorf("interrupted: %w", err)
+	}
+	return err
+}
+
 // Status prints the error, if any, and gives the exit status.
 func Status(p *ui.Printer, name string, err error, hint string) int {
-	if err != nil {
+	if err = Interrupted(err); err != nil {
 		p.Error(name, err, hint)
 	}
 	return Code(err)
