@@ -86,6 +86,7 @@ func run(args []string) int {
 	f.IntVar(&opt.KillAfter, "kill-after", 0, "kill a dry run after `STEP`: for tests of --resume")
 	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
 	f.BoolVar(&opt.Resume, "resume", false, "go on after the last finished step of the run before")
+	f.BoolVar(&opt.Once, "once", false, "refuse to restore onto disks that were restored from this set before; unattended media do")
 	f.BoolVar(&opt.Salvage, "salvage", false, "restore what can be read of a damaged set, and name what is lost")
 	f.BoolVar(&opt.NoVerify, "no-verify", false, "do not read the set through beforehand")
 	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is no rescue system")
@@ -163,6 +164,12 @@ func run(args []string) int {
 		}
 	}
 	p.End()
+	var again *restore.Repeated
+	if errors.As(err, &again) && rescue.Inside() {
+		if e := os.WriteFile(rescue.RepeatedFile, nil, 0o600); e != nil {
+			err = errors.Join(err, e)
+		}
+	}
 	err = interrupted(ctx, err)
 	return exit.Status(p, "restore", err, hint(err, opt.DryRun))
 }

@@ -26,6 +26,9 @@ const (
 	LogFile    = "/var/log/mkcdrec.log"
 	// SetFile holds the directory of the set that was found.
 	SetFile = StateDir + "/set"
+	// RepeatedFile is there when an unattended restore was refused because the disks
+	// were restored from the set before.
+	RepeatedFile = StateDir + "/repeated"
 )
 
 // LoggedEnv is set for programs whose output goes into LogFile already.

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -580,6 +581,9 @@ func askKey(dev string) error {
 // unattended runs the job that the command line asks for.
 func (s *System) unattended() {
 	args := []string{"/bbin/restore", "--yes"}
+	if !s.opts.Again {
+		args = append(args, "--once")
+	}
 	for _, c := range s.opts.Confirm {
 		args = append(args, "--confirm", c)
 	}
@@ -597,6 +601,9 @@ func (s *System) unattended() {
 		s.say("UNATTENDED RESTORE DONE")
 	case errors.As(err, &e) && e.status.ExitStatus() == exit.Partial:
 		s.say("UNATTENDED RESTORE DONE, but not everything is restored: see above, or /var/log/mkcdrec in the restored system")
+	case repeated():
+		s.restoredBefore()
+		return
 	default:
 		s.say("UNATTENDED RESTORE FAILED: %v", err)
 		return
@@ -609,6 +616,28 @@ func (s *System) unattended() {
 		// Not reboot: the medium may still be in the drive, and come first.
 		s.stop("poweroff")
 	}
+}
+
+// repeated tells whether restore refused because the disks were restored before.
+func repeated() bool {
+	_, err := os.Stat(rescue.RepeatedFile)
+	return err == nil
+}
+
+// restoredBefore starts the restored system where the firmware can be told to: the
+// medium is still there, and would start again. Elsewhere it waits for a person.
+func (s *System) restoredBefore() {
+	s.say("NOT RESTORED AGAIN: this machine was restored from the set before; nothing was changed")
+	dir := "/sys/firmware/efi/efivars"
+	if _, err := os.Stat(dir); err == nil && s.opts.After != "shell" {
+		id, err := efivar.Next(dir)
+		if err == nil {
+			s.say("the firmware's entry Boot%s is started next", id)
+			s.stop("reboot")
+		}
+		s.say("%v", err)
+	}
+	s.say("remove the medium and run reboot, or choose the local disk in the boot menu; with mkcdrec.again it is restored again")
 }
 
 // shell runs one shell on a console, with the console as its terminal.

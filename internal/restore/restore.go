@@ -39,8 +39,10 @@ type Options struct {
 	// Wanted says which set is meant where there are several. Found: nobody named Set,
 	// it was found; when nothing is asked, it must be the one that is wanted, or of
 	// that host.
-	Wanted   manifest.Wanted
-	Found    bool
+	Wanted manifest.Wanted
+	Found  bool
+	// Once refuses to restore what these disks were restored from before: a *Repeated.
+	Once     bool
 	Wish     plan.Wish
 	PlanOnly bool // print the plan and stop
 	Yes      bool // the disks are confirmed in Wish; ask nothing
@@ -146,6 +148,11 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	if opt.DryRun {
 		r.dryKeys()
 		return &r.report, r.carryOut(ctx)
+	}
+	if opt.Once && !opt.Resume && opt.Only == "" {
+		if err := r.before(ctx); err != nil {
+			return nil, &Untouched{err}
+		}
 	}
 	if err := r.confirm(); err != nil {
 		return nil, &Untouched{err}
@@ -750,6 +757,12 @@ func (r *Restorer) wasOn(dev string) string {
 func (r *Restorer) finalize(ctx context.Context) error {
 	if err := r.mountPoints(); err != nil {
 		return err
+	}
+	// Before what may fail: it would fail again at the next boot.
+	if r.set.Legacy == nil {
+		if err := r.record(); err != nil {
+			r.Screen.Warn("%v", err)
+		}
 	}
 	if err := r.keyFiles(ctx); err != nil {
 		return err

@@ -36,6 +36,7 @@ var expected = []expectation{
 	{"the initramfs, made anew", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$|^/var/tmp$`)},
 	{"fstab and others that name devices, corrected", lazyregexp.New(`^/etc(/|/(fstab|crypttab|mdadm\.conf|mdadm/mdadm\.conf|default/grub|kernel/cmdline|lvm/devices/system\.devices)(\.before-restore)?|/(mdadm|default|kernel|lvm/devices|default/grub\.d(/.*)?|initramfs-tools/conf\.d(/.*)?))?$|^/boot/loader/entries(/.*)?$`)},
 	{"the log of the restore", lazyregexp.New(`^/var/log(/|/mkcdrec(/.*)?)?$`)},
+	{"the record of the restore", lazyregexp.New(`^/var/lib(/|/mkcdrec(/restored\.json)?)?$|^(/boot|/boot/efi|/efi)/mkcdrec-restored\.json$|^/efi/?$`)},
 	{"what every file system has of its own", lazyregexp.New(`^(/.*)?/lost\+found$`)},
 	{"mount points that had to be made", lazyregexp.New(`^/(proc|sys|dev|run|tmp)?$`)},
 }

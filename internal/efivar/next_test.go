@@ -1,0 +1,35 @@
+package efivar
+
+import (
+	"os"
+	"testing"
+)
+
+// The firmware's next start is the first entry that is not the medium's.
+func TestNext(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name string, b ...byte) {
+		t.Helper()
+		if err := write(dir, name, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if id, err := Next(dir); err == nil {
+		t.Errorf("no entries: %s", id)
+	}
+	put("BootOrder", 7, 0, 9, 0, 0x1a, 0) // 9 does not exist
+	put("Boot0007", 1)
+	put("Boot001A", 1)
+	put("BootCurrent", 7, 0)
+	if id, err := Next(dir); err != nil || id != "001A" {
+		t.Errorf("Next = %s, %v", id, err)
+	}
+	b, err := os.ReadFile(variable(dir, "BootNext"))
+	if err != nil || len(b) != 6 || b[4] != 0x1a || b[5] != 0 {
+		t.Errorf("BootNext: %x %v", b, err)
+	}
+	put("BootOrder", 7, 0)
+	if id, err := Next(dir); err == nil {
+		t.Errorf("only the medium: %s", id)
+	}
+}
