@@ -5,6 +5,7 @@
 package netconf
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -294,7 +295,7 @@ func resolver(dns []string, domain string) error {
 		return nil
 	}
 	var b strings.Builder
-	if domain != "" {
+	if domain != "" && isDomain(domain) {
 		fmt.Fprintf(&b, "search %s\n", domain)
 	}
 	for _, d := range dns {
@@ -361,27 +362,16 @@ func dhcp4(ctx context.Context, links []netlink.Link, dns []string) (string, err
 }
 
 func apply4(l netlink.Link, ack *dhcpv4.DHCPv4, dns []string) (string, error) {
-	ip, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
-	mask := ack.SubnetMask()
-	if !ok || mask == nil {
-		return "", fmt.Errorf("the DHCP server on %s gave no usable address", l.Attrs().Name)
-	}
-	ones, _ := mask.Size()
-	a := Addresses{CIDR: []netip.Prefix{netip.PrefixFrom(ip, ones)}}
-	for _, r := range ack.Router() {
-		if g, ok := netip.AddrFromSlice(r.To4()); ok {
-			a.Gateways = append(a.Gateways[:0], g)
-			break
-		}
+	o, err := offer4(ack)
+	if err != nil {
+		return "", fmt.Errorf("cannot use the DHCP server's answer on %s: %w", l.Attrs().Name, err)
 	}
 	if len(dns) == 0 {
-		for _, d := range ack.DNS() {
-			dns = append(dns, d.String())
-		}
+		dns = o.dns
 	}
-	said, err := static(l, a, nil)
+	said, err := static(l, o.addresses, nil)
 	if err == nil {
-		err = resolver(dns, ack.DomainName())
+		err = resolver(dns, o.domain)
 	}
 	return said, err
 }
@@ -431,14 +421,12 @@ func dhcp6(ctx context.Context, links []netlink.Link, dns []string) (string, err
 		if ia == nil || ia.Options.OneAddress() == nil {
 			return "", fmt.Errorf("the DHCPv6 server on %s gave no address", name)
 		}
-		ip, ok := netip.AddrFromSlice(ia.Options.OneAddress().IPv6Addr)
-		if !ok {
-			return "", fmt.Errorf("the DHCPv6 server on %s gave no usable address", name)
+		ip, ok := unicast(ia.Options.OneAddress().IPv6Addr)
+		if !ok || !ip.Is6() {
+			return "", fmt.Errorf("cannot use the DHCPv6 server's answer on %s: %v is not an address that a machine can have", name, ia.Options.OneAddress().IPv6Addr)
 		}
 		if len(dns) == 0 {
-			for _, d := range rep.Options.DNS() {
-				dns = append(dns, d.String())
-			}
+			dns = servers(rep.Options.DNS())
 		}
 		return static(l, Addresses{CIDR: []netip.Prefix{netip.PrefixFrom(ip, 128)}}, dns)
 	})
@@ -497,51 +485,119 @@ type sourceStep struct {
 }
 
 // sourceSteps finds for each interface that had addresses what carries it now.
+// Interfaces that one card or bond carries are one step.
 func sourceSteps(cards []netlink.Link, source []layout.Interface) ([]sourceStep, error) {
-	byName := map[string]layout.Interface{}
+	f := carriers{cards: cards, byName: map[string]layout.Interface{}}
 	for _, i := range source {
-		byName[i.Name] = i
+		f.byName[i.Name] = i
 	}
-	has := func(i layout.Interface) bool { _, err := find(cards, i.MAC); return i.MAC != "" && err == nil }
 	var out []sourceStep
 	var missing []string
 	for _, i := range source {
 		if len(i.Addresses) == 0 {
 			continue
 		}
-		s := sourceStep{vlan: i.VLAN, addresses: i.Addresses}
-		if i.Gateway != "" {
-			s.addresses = append(slices.Clone(s.addresses), i.Gateway)
-		}
-		lower := i
-		if i.Parent != "" {
-			lower = byName[i.Parent]
-		}
-		if lower.BondMode != "" {
-			var members []string
-			for _, m := range lower.Members {
-				if has(byName[m]) {
-					members = append(members, byName[m].MAC)
-				}
-			}
-			if len(members) == 0 {
-				missing = append(missing, fmt.Sprintf("%s: none of the cards of %s", i.Name, lower.Name))
-				continue
-			}
-			s.bond = lower.BondMode + ":" + strings.Join(members, "+")
-		} else if has(lower) {
-			s.nic = lower.MAC
-		} else {
-			missing = append(missing, fmt.Sprintf("%s: card %s", i.Name, lower.MAC))
+		s, err := f.of(i, 0)
+		if err != nil {
+			missing = append(missing, fmt.Sprintf("%s: %v", i.Name, err))
 			continue
 		}
-		out = append(out, s)
+		add := slices.Clone(i.Addresses)
+		if i.Gateway != "" {
+			add = append(add, i.Gateway)
+		}
+		n := slices.IndexFunc(out, func(o sourceStep) bool { return o.nic == s.nic && o.bond == s.bond && o.vlan == s.vlan })
+		if n < 0 {
+			n, out = len(out), append(out, s)
+		}
+		for _, a := range add {
+			if !slices.Contains(out[n].addresses, a) {
+				out[n].addresses = append(out[n].addresses, a)
+			}
+		}
 	}
 	if len(out) == 0 {
 		if len(missing) == 0 {
 			return nil, errors.New("the source machine's layout has no addresses")
 		}
-		return nil, fmt.Errorf("this machine has not the source machine's cards (%s): give an address and mkcdrec.nic=MAC instead", strings.Join(missing, "; "))
+		return nil, fmt.Errorf("this machine does not have the source machine's cards (%s): give an address and mkcdrec.nic=MAC instead", strings.Join(missing, "; "))
 	}
 	return out, nil
+}
+
+// carriers finds the hardware below the source machine's interfaces.
+type carriers struct {
+	cards  []netlink.Link
+	byName map[string]layout.Interface
+}
+
+// maxStack is how many interfaces may be on top of each other: a bridge over a VLAN
+// over a bond over cards is four.
+const maxStack = 8
+
+// of gives what carries an interface: a card, or a bond of cards, and a VLAN on it. A
+// bridge, a team, a macvlan and an ipvlan are not made again: the card has the address.
+func (f carriers) of(i layout.Interface, depth int) (sourceStep, error) {
+	if depth > maxStack {
+		return sourceStep{}, errors.New("its interfaces go round in a circle")
+	}
+	switch {
+	case i.VLAN != 0:
+		s, err := f.below(i.Parent, depth)
+		if err == nil && s.vlan != 0 {
+			err = errors.New("a VLAN inside a VLAN can't be made here")
+		}
+		s.vlan = i.VLAN
+		return s, err
+	case i.BondMode != "":
+		var members []string
+		for _, m := range i.Members {
+			if mac := f.card(f.byName[m]); mac != "" {
+				members = append(members, mac)
+			}
+		}
+		if len(members) == 0 {
+			return sourceStep{}, fmt.Errorf("none of the cards of %s", i.Name)
+		}
+		return sourceStep{bond: i.BondMode + ":" + strings.Join(members, "+")}, nil
+	case i.Parent != "": // macvlan, ipvlan
+		return f.below(i.Parent, depth)
+	case len(i.Members) > 0: // bridge, team: the first that is more than a virtual machine's
+		err := fmt.Errorf("none of the cards of %s", i.Name)
+		for _, m := range i.Members {
+			if s, e := f.below(m, depth); e == nil {
+				return s, nil
+			}
+		}
+		if mac := f.card(i); mac != "" {
+			return sourceStep{nic: mac}, nil
+		}
+		return sourceStep{}, err
+	}
+	if mac := f.card(i); mac != "" {
+		return sourceStep{nic: mac}, nil
+	}
+	return sourceStep{}, fmt.Errorf("card %s", cmp.Or(i.PermanentMAC, i.MAC, "without an address"))
+}
+
+func (f carriers) below(name string, depth int) (sourceStep, error) {
+	i, ok := f.byName[name]
+	if !ok {
+		return sourceStep{}, fmt.Errorf("the layout does not have %q below it", name)
+	}
+	return f.of(i, depth+1)
+}
+
+// card gives the hardware address of the card that an interface was, "" for none.
+// The address that it was made with counts first: bonds give all their cards the same.
+func (f carriers) card(i layout.Interface) string {
+	for _, mac := range []string{i.PermanentMAC, i.MAC} {
+		if mac == "" {
+			continue
+		}
+		if c, err := find(f.cards, mac); err == nil {
+			return c.Attrs().HardwareAddr.String()
+		}
+	}
+	return ""
 }
