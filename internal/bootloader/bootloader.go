@@ -4,6 +4,7 @@
 package bootloader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,11 @@ type System struct {
 	Types  map[string]string
 	Run    tool.Runner
 	Report progress.Reporter
+
+	sys string // where this machine's sysfs is; "" for /sys
 }
+
+func (s *System) sysfs() string { return cmp.Or(s.sys, "/sys") }
 
 // bound are the kernel's file systems that programs in the chroot need.
 var bound = []string{"/dev", "/dev/pts", "/proc", "/sys", "/run", "/sys/firmware/efi/efivars"}
@@ -166,6 +171,15 @@ func (s *System) references() error {
 		}
 	}
 	if err := s.follow(r); err != nil {
+		return err
+	}
+	if err := s.followDisks(r); err != nil {
+		return err
+	}
+	if err := s.followUnits(r); err != nil {
+		return err
+	}
+	if err := s.followCards(); err != nil {
 		return err
 	}
 	if err := s.arrayFile(); err != nil {

@@ -58,6 +58,8 @@ func (s *System) proveReferences() []string {
 			out = append(out, f+": "+m)
 		}
 	}
+	out = append(out, s.checkLVMFilter(s.read("/etc/lvm/lvm.conf"))...)
+	out = append(out, s.proveUnits(r)...)
 	for _, c := range s.configs() {
 		for _, m := range CheckKernel(c.text, sysconf.GRUB, r) {
 			out = append(out, c.name+": "+m)

@@ -28,7 +28,7 @@ func (s *System) read(name string) string {
 // resolver finds what the system's files name. after is set when they were changed,
 // and have this machine's names.
 func (s *System) resolver(after bool) *sysconf.Resolver {
-	o := sysconf.Options{Devices: s.Devices, After: after, SameDisk: func(disk string) bool { return sameDisk("/sys", s.Layout.Disk(disk), s.Devices[disk]) }}
+	o := sysconf.Options{Devices: s.Devices, After: after, SameDisk: func(disk string) bool { return sameDisk(s.sysfs(), s.Layout.Disk(disk), s.Devices[disk]) }}
 	o.Crypttab = sysconf.ParseCrypttab(s.read("/etc/crypttab"))
 	o.Mdadm = sysconf.ParseMdadm(s.read("/etc/mdadm/mdadm.conf") + "\n" + s.read("/etc/mdadm.conf"))
 	return sysconf.NewResolver(s.Layout, o)

@@ -128,7 +128,7 @@ func (r *Resolver) contents() {
 	}
 	for _, f := range r.l.Filesystems {
 		for _, d := range f.Devs() {
-			put(d, cmp.Or(f.Type, "file system"), f.UUID, f.Label)
+			put(d, cmp.Or(f.Type, "file system"), f.UUID, f.ExactLabel())
 		}
 	}
 }
@@ -399,7 +399,7 @@ func (r *Resolver) At(ref Ref, path string, swap bool) Target {
 	if t.State != Missing || ref.Kind == Malformed {
 		return t
 	}
-	loose := ref.Kind == ID || ref.Kind == ByPath || ref.Kind == Diskseq || ref.Kind == Path && (strings.HasPrefix(ref.Value, "dm-") || strings.HasPrefix(ref.Value, "block/") || strings.HasPrefix(ref.Value, "disk/"))
+	loose := !r.after && (ref.Kind == ID || ref.Kind == ByPath || ref.Kind == Diskseq || ref.Kind == Path && (strings.HasPrefix(ref.Value, "dm-") || strings.HasPrefix(ref.Value, "block/") || strings.HasPrefix(ref.Value, "disk/")))
 	switch f := r.l.Mounted(path); {
 	case loose && swap && len(r.l.Swap) == 1:
 		t = r.target(Ref{Kind: ByPath}, r.l.Swap[0].Device)
