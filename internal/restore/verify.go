@@ -9,8 +9,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
@@ -34,7 +36,7 @@ type Verified struct {
 var expected = []expectation{
 	{"the boot loader, installed anew", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`)},
 	{"the initramfs, made anew", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$|^/var/tmp$`)},
-	{"fstab and others that name devices, corrected", lazyregexp.New(`^/etc(/|/(fstab|crypttab|mdadm\.conf|mdadm/mdadm\.conf|default/grub|kernel/cmdline|lvm/devices/system\.devices)(\.before-restore)?|/(mdadm|default|kernel|lvm/devices|default/grub\.d(/.*)?|initramfs-tools/conf\.d(/.*)?))?$|^/boot/loader/entries(/.*)?$`)},
+	{"fstab and others that name devices, corrected", sync.OnceValue(bootloader.Edited)},
 	{"the log of the restore", lazyregexp.New(`^/var/log(/|/mkcdrec(/.*)?)?$`)},
 	{"the record of the restore", lazyregexp.New(`^/var/lib(/|/mkcdrec(/restored\.json)?)?$|^(/boot|/boot/efi|/efi)/mkcdrec-restored\.json$|^/efi/?$`)},
 	{"what every file system has of its own", lazyregexp.New(`^(/.*)?/lost\+found$`)},
