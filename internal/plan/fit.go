@@ -320,7 +320,7 @@ func stays(fs *layout.Filesystem) bool {
 // kernel calls used is files and directories, without what mkfs lays out:
 // inode tables and journal for ext, log and reserves for XFS.
 func Least(fs *layout.Filesystem) quantity.Size {
-	if len(fs.Mounts) > 0 && fs.Excluded == "" && fs.Used == 0 {
+	if fs.InUse() && fs.Excluded == "" && fs.Used == 0 {
 		return 0
 	}
 	used := fs.Used

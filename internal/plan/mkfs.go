@@ -83,8 +83,8 @@ func mkfsExt(f *layout.Filesystem, dev string, size quantity.Size) [][]string {
 	if f.UUID != "" {
 		a = append(a, "-U", f.UUID)
 	}
-	if f.Label != "" {
-		a = append(a, "-L", f.Label)
+	if n := f.ExactLabel(); n != "" {
+		a = append(a, "-L", n)
 	}
 	t := []string{"tune2fs", "-c", num(e.MaxMounts), "-i", num(e.CheckInterval) + "s"}
 	if w := map[int]string{1: "continue", 2: "remount-ro", 3: "panic"}[e.Errors]; w != "" {
@@ -151,8 +151,8 @@ func mkfsXFS(f *layout.Filesystem, dev string, size quantity.Size) []string {
 	if len(d) > 0 {
 		a = append(a, "-d", strings.Join(d, ","))
 	}
-	if f.Label != "" {
-		a = append(a, "-L", f.Label)
+	if n := f.ExactLabel(); n != "" {
+		a = append(a, "-L", n)
 	}
 	return append(a, dev)
 }
@@ -166,8 +166,8 @@ func mkfsVFAT(f *layout.Filesystem, dev string) []string {
 	if f.UUID != "" {
 		a = append(a, "-i", strings.ReplaceAll(f.UUID, "-", ""))
 	}
-	if f.Label != "" {
-		a = append(a, "-n", f.Label)
+	if n := f.ExactLabel(); n != "" {
+		a = append(a, "-n", n)
 	}
 	return append(a, dev)
 }
@@ -207,16 +207,16 @@ func mkfsBtrfs(f *layout.Filesystem, dev string) []string {
 	if f.UUID != "" {
 		a = append(a, "-U", f.UUID)
 	}
-	if f.Label != "" {
-		a = append(a, "-L", f.Label)
+	if n := f.ExactLabel(); n != "" {
+		a = append(a, "-L", n)
 	}
 	return append(a, dev)
 }
 
 // labelled adds the label, if there is one.
 func labelled(a []string, flag string, f *layout.Filesystem) []string {
-	if f.Label != "" {
-		a = append(a, flag, f.Label)
+	if n := f.ExactLabel(); n != "" {
+		a = append(a, flag, n)
 	}
 	return a
 }

@@ -928,12 +928,14 @@ func (p *Plan) filesystemOn(f *layout.Filesystem, dev string, others []string, r
 		note = " and " + strings.Join(others, ", ")
 	}
 	empty := ""
-	if f.Excluded != "" || len(f.Mounts) == 0 {
+	if f.Excluded != "" || !f.InUse() {
 		empty = ", empty: its files are not in the set"
 	}
 	p.Steps = append(p.Steps, Step{Kind: MakeFS, Device: dev, Others: others, FSType: f.Type, FS: f, Run: run, Destroys: true, Text: fmt.Sprintf("make %s on /dev/%s%s%s%s", f.Type, dev, note, ident(f.UUID, f.Label), empty)})
 	if len(f.Subvolumes) > 0 {
-		p.Steps = append(p.Steps, Step{Kind: MakeSubs, Device: dev, Others: others, FSType: f.Type, Subs: f.Subvolumes, Text: fmt.Sprintf("make %d subvolumes on /dev/%s: %s", len(f.Subvolumes), dev, subNames(f.Subvolumes))})
+		subs := slices.Clone(f.Subvolumes)
+		slices.SortStableFunc(subs, func(a, b layout.Subvolume) int { return strings.Compare(a.Path, b.Path) }) // parents first
+		p.Steps = append(p.Steps, Step{Kind: MakeSubs, Device: dev, Others: others, FSType: f.Type, Subs: subs, Text: fmt.Sprintf("make %d subvolumes on /dev/%s: %s", len(subs), dev, subNames(subs))})
 	}
 }
 

@@ -145,8 +145,8 @@ func (r *Recreator) makeSubs(s plan.Step) error {
 			p := filepath.Join(dir, v.Path)
 			// A run that was stopped may have made it.
 			if _, err := os.Stat(p); errors.Is(err, os.ErrNotExist) {
-				err = btrfs.Create(p)
-				if err != nil {
+				// Plain directories are between nested ones; their archive has the modes.
+				if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), btrfs.Create(p)); err != nil {
 					return err
 				}
 			} else if err != nil {

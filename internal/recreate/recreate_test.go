@@ -6,11 +6,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -187,6 +191,55 @@ func TestMakeSwapFileBtrfs(t *testing.T) {
 	}
 	if out := btrfstest.Run(t, "btrfs", "inspect-internal", "map-swapfile", r.Target+"/swap/file"); !strings.Contains(out, "Resume offset:") {
 		t.Error(out)
+	}
+}
+
+// TestMakeSubs makes the subvolumes of a rolled back SUSE: nested in one that is not
+// mounted, with plain directories between.
+func TestMakeSubs(t *testing.T) {
+	m, d := onLoop(t, 300<<20)
+	oracle(t, "mkfs.btrfs", "-q", "/dev/"+d.New.Name)
+	f := &layout.Filesystem{Device: "vda", Type: superblock.TypeBtrfs, Private: true, Size: 300 << 20, Btrfs: &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c"},
+		Mounts: []layout.Mount{{Path: "/", Subvolume: "@/.snapshots/5/snapshot"}, {Path: "/boot/grub2/x86_64-efi", Subvolume: "@/boot/grub2/x86_64-efi"}}}
+	for _, p := range []string{"@/boot/grub2/x86_64-efi", "@/var", "@", "@/.snapshots/5/snapshot", "@/.snapshots", "@/usr/local"} {
+		f.Subvolumes = append(f.Subvolumes, layout.Subvolume{Path: p, Default: p == "@/.snapshots/5/snapshot"})
+	}
+	l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: 300 << 20, LogicalSector: 512}}, Filesystems: []layout.Filesystem{*f}}
+	p, err := plan.New(l, plan.Mapping{"vda": {Disk: d.New}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, s := range p.Steps {
+		switch s.Kind {
+		case plan.MakeSubs:
+			r := &Recreator{Plan: p, Machine: m}
+			if err := r.makeSubs(s); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.makeSubs(s); err != nil { // of a run that was stopped
+				t.Error(err)
+			}
+		case plan.MountFS:
+			paths = append(paths, s.Mount.Path+":"+s.Mount.Subvolume)
+		}
+	}
+	if want := []string{":", "/:@/.snapshots/5/snapshot", "/boot/grub2/x86_64-efi:@/boot/grub2/x86_64-efi"}; !slices.Equal(paths, want) {
+		t.Errorf("mounts %q; want %q", paths, want)
+	}
+	dir := t.TempDir()
+	if err := MountBtrfs(d.New.Name, nil, "", dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, 0)
+	subs, def, err := btrfs.Subvolumes(dir)
+	if err != nil || len(subs) != len(f.Subvolumes) {
+		t.Fatalf("%v, %v", subs, err)
+	}
+	for _, s := range subs {
+		if (s.ID == def) != (s.Path == "@/.snapshots/5/snapshot") {
+			t.Errorf("%s: default %v", s.Path, s.ID == def)
+		}
 	}
 }
 
