@@ -101,7 +101,7 @@ func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) (templates.M
 		return m, err
 	}
 	m.Heading = "mkcdrec rescue system for " + info.Host
-	m.NoCheck, m.Net = true, true
+	m.NoCheck, m.Net, m.Chain = true, true, chain(p.Layout)
 	m.Append = strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
 	if !strings.Contains(m.Append, "mkcdrec.ip=") {
 		m.Append += " mkcdrec.ip=dhcp"
@@ -133,14 +133,16 @@ func (t *netTree) pxelinux(l *media.BIOSLoader) (err error) {
 	}
 	c := t.menu
 	c.Boxed = len(l.Modules) > 0
+	if !l.Chain {
+		c.Chain = ""
+	}
 	c.Kernel, c.Initrd = "vmlinuz", "initrd.img"
 	// lpxelinux reads by HTTP, 20 times as fast as TFTP.
 	if t.base != "" && t.text.BIOS == "lpxelinux.0" {
 		c.Kernel, c.Initrd = t.base+"/vmlinuz", t.base+"/initrd.img"
 	}
-	if l.Chain {
-		// The first disk is the one that the BIOS would start from.
-		c.Chain, c.LocalConfig = "hd0", "pxelinux.cfg/local"
+	if l.Chain && c.Chain != "" {
+		c.LocalConfig = "pxelinux.cfg/local"
 		if t.content[c.LocalConfig], err = templates.SyslinuxLocal(c); err != nil {
 			return err
 		}

@@ -584,10 +584,8 @@ func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd,
 	m.Boxed = l.BIOS != nil && len(l.BIOS.Modules) > 0
 	m.Mark = mark
 	if l.BIOS != nil && l.BIOS.Chain {
-		// "hd0" is the first disk for a CD; a stick is that itself.
-		if m.Chain = chain(p.Layout); m.Chain == "" {
-			m.Chain = "hd0"
-		}
+		m.Chain = chain(p.Layout)
+		m.NoLocal = m.Chain == ""
 		m.LocalConfig = "/isolinux/local.cfg"
 	}
 	if bios, uefi := media.FindMemtest(""); bios != "" || uefi != "" {
@@ -656,9 +654,6 @@ func readable(file string, m os.FileMode) string {
 // chain names the disk that a BIOS machine starts from, as chain.c32 finds it
 // again: by what its partition table says of itself.
 func chain(l *layout.Layout) string {
-	if l.Boot.Firmware != "bios" {
-		return ""
-	}
 	for _, d := range l.Boot.Disks {
 		i := slices.IndexFunc(l.Disks, func(x layout.Disk) bool { return x.Name == d })
 		if i < 0 || l.Disks[i].Table == nil {
@@ -667,7 +662,7 @@ func chain(l *layout.Layout) string {
 		switch t := l.Disks[i].Table; {
 		case t.GUID != "":
 			return "guid=" + t.GUID
-		case t.Signature != "" && t.Signature != "0x00000000":
+		case t.Signature != "":
 			return "mbr=" + t.Signature
 		}
 	}

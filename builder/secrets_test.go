@@ -175,6 +175,20 @@ func TestPXERefuses(t *testing.T) {
 	}
 }
 
+// TestChain: the disk that a BIOS starts from is named by its table's id, for a blank
+// disk has none; there is no other way to name it.
+func TestChain(t *testing.T) {
+	for want, l := range map[string]*layout.Layout{
+		"mbr=0x00000001": {Disks: twoDisks("/x").Disks, Boot: layout.Boot{Disks: []string{"vda"}}},
+		"guid=G":         {Disks: []layout.Disk{{Name: "vda", Table: &layout.Table{Label: layout.GPT, GUID: "G"}}}, Boot: layout.Boot{Firmware: layout.UEFI, Disks: []string{"none", "vda"}}},
+		"":               {Disks: twoDisks("/x").Disks, Boot: layout.Boot{Firmware: layout.UEFI}},
+	} {
+		if got := chain(l); got != want {
+			t.Errorf("chain = %q; want %q", got, want)
+		}
+	}
+}
+
 // TestMenuHostile: what hardware says of itself is no reason to make no medium.
 func TestMenuHostile(t *testing.T) {
 	b := &Builder{Report: progress.None{}, Config: &Config{}}

@@ -354,7 +354,7 @@ func TestKernelLine(t *testing.T) {
 		"Local": func(m Menu) ([]byte, error) {
 			return Local(LocalEntry{Begin: "#", End: "#", Append: m.Append, Kernel: m.Kernel, Initrd: m.Initrd, UUID: "u"})
 		}} {
-		m := Menu{Append: strings.TrimSpace(strings.Repeat("a.bcdefg=1 ", 160)), Kernel: "/k", Initrd: "/i", Default: "local", Chain: "hd0", LocalConfig: "l.cfg"}
+		m := Menu{Append: strings.TrimSpace(strings.Repeat("a.bcdefg=1 ", 160)), Kernel: "/k", Initrd: "/i", Default: "local", Chain: "mbr=0x1", LocalConfig: "l.cfg"}
 		if _, err := f(m); err != nil {
 			t.Errorf("%s with %d bytes: %v", name, len(m.Append), err)
 		}
@@ -368,14 +368,14 @@ func TestKernelLine(t *testing.T) {
 // TestFallback: on a machine without an installed system, the entry for the local
 // disk starts the rescue system, which restores nothing unasked.
 func TestFallback(t *testing.T) {
-	m := Menu{Append: "console=tty0 mkcdrec.auto=restore mkcdrec.confirm=X", Kernel: "/k", Initrd: "/i", Default: "local", Chain: "hd0", LocalConfig: "/isolinux/local.cfg", Loaders: []string{"/EFI/x.efi"}}
+	m := Menu{Append: "console=tty0 mkcdrec.auto=restore mkcdrec.confirm=X", Kernel: "/k", Initrd: "/i", Default: "local", Chain: "mbr=0x1", LocalConfig: "/isolinux/local.cfg", Loaders: []string{"/EFI/x.efi"}}
 	const line = "console=tty0 mkcdrec.confirm=X"
 	for name, c := range map[string]struct {
 		f    func(Menu) ([]byte, error)
 		want []string
 	}{
 		"ISOLinux":      {ISOLinux, []string{"LABEL local\n  MENU LABEL ^Local disk: start the installed system\n  CONFIG /isolinux/local.cfg\n"}},
-		"SyslinuxLocal": {SyslinuxLocal, []string{"DEFAULT local\nTIMEOUT 50\nONTIMEOUT rescue\n", "COM32 chain.c32\n  APPEND hd0\n", "LABEL rescue\n  LINUX /k\n  INITRD /i\n  APPEND " + line + "\n"}},
+		"SyslinuxLocal": {SyslinuxLocal, []string{"DEFAULT local\nTIMEOUT 50\nONTIMEOUT rescue\n", "COM32 chain.c32\n  APPEND mbr=0x1\n", "LABEL rescue\n  LINUX /k\n  INITRD /i\n  APPEND " + line + "\n"}},
 		"GRUB":          {GRUB, []string{"set root=\"$home\"\n\techo 'No loader of an installed system was found: starting the rescue system ...'\n\tlinux /k " + line + "\n\tinitrd /i\n}"}},
 		"IPXE":          {IPXE, []string{":local\niseq ${platform} efi && exit ||\nsanboot --no-describe --drive 0x80 ||\necho No installed system was found: starting the rescue system ...\nkernel /k initrd=initrd.img " + line + " BOOTIF=${mac}\n"}},
 	} {
@@ -388,6 +388,15 @@ func TestFallback(t *testing.T) {
 				t.Errorf("%s: no\n%s\nin\n%s", name, w, b)
 			}
 		}
+	}
+}
+
+// TestNoLocal: without a disk that a BIOS could start from, no entry ends at a disk.
+func TestNoLocal(t *testing.T) {
+	m := Menu{Append: "mkcdrec.auto=restore x=y", Kernel: "/k", Initrd: "/i", Default: "local", NoLocal: true}
+	b, err := ISOLinux(m)
+	if want := "LABEL local\n  MENU LABEL ^Local disk: start the installed system\n  LINUX /k\n  INITRD /i\n  APPEND x=y\n"; err != nil || !strings.Contains(string(b), want) {
+		t.Errorf("%v: no\n%s\nin\n%s", err, want, b)
 	}
 }
 

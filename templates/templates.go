@@ -27,9 +27,12 @@ type Menu struct {
 	// Boxed says that menu.c32 is there; without it isolinux prompts.
 	Boxed bool
 	// Chain names the disk of the installed system to chain.c32: "mbr=0x..." or
-	// "guid=...", or "hd0" for the BIOS's first, which is the medium itself when
-	// that is a stick. Without it the BIOS is told to go on, which some can't.
+	// "guid=...". Not "hd0": of a blank disk chain.c32 starts the zero bytes, and the
+	// machine hangs. Without it the BIOS is told to go on, which some can't.
 	Chain string
+	// NoLocal says that there is chain.c32, but no system that a BIOS could start: the
+	// entry for the local disk is the rescue system.
+	NoLocal bool
 	// Mark is a file that only this medium has; GRUB takes the file system
 	// with it as its root.
 	Mark string
