@@ -23,6 +23,7 @@ const (
 	rootTree    = 1
 	TopLevel    = 5 // the subvolume that all others lie in
 	rootTreeDir = 6
+	quotaTree   = 8
 	firstFree   = 256
 	lastFree    = ^uint64(255) // -256
 )
@@ -53,6 +54,8 @@ type Subvolume struct {
 	ReadOnly bool
 	// Snapshot tells that it was made of another one.
 	Snapshot bool
+	// Received tells that it came from btrfs-receive(8): it is another one's copy.
+	Received bool
 }
 
 func ioctl(f *os.File, req uintptr, arg []byte) error {
@@ -146,6 +149,9 @@ func Subvolumes(dir string) (list []Subvolume, def uint64, err error) {
 			if len(it.data) >= 263+16 { // older kernels had no UUIDs
 				s.Snapshot = !bytes.Equal(it.data[263:279], make([]byte, 16))
 			}
+			if len(it.data) >= 279+16 {
+				s.Received = !bytes.Equal(it.data[279:295], make([]byte, 16))
+			}
 			if len(it.data) >= 216 {
 				s.ReadOnly = le.Uint64(it.data[208:])&1 != 0
 			}
@@ -189,6 +195,17 @@ func Subvolumes(dir string) (list []Subvolume, def uint64, err error) {
 		}
 	}
 	return list, def, nil
+}
+
+// Quotas tells whether the btrfs that dir is in has quota groups.
+func Quotas(dir string) (bool, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	items, err := search(f, quotaTree, quotaTree, rootItem)
+	return len(items) > 0, err
 }
 
 // lookup gives the path of a directory in a subvolume, with a slash at its

@@ -21,7 +21,7 @@ import (
 const unknownPV = "[unknown]"
 
 // lvm reads the volume groups, if any partition is a physical volume.
-func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) error {
+func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 	if !m.hasPV(l) {
 		return nil
 	}
@@ -33,10 +33,11 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) 
 	if err != nil {
 		return err
 	}
-	lvs, err := m.report(ctx, "lvs", "vg_name,lv_name,lv_uuid,lv_size,segtype,origin,pool_lv,chunk_size,lv_metadata_size,zero,discards")
+	lvs, err := m.report(ctx, "lvs", "vg_name,lv_name,lv_uuid,lv_size,segtype,origin,pool_lv,chunk_size,lv_metadata_size,zero,discards,lv_attr")
 	if err != nil {
 		return err
 	}
+	referred := m.referred(l)
 	for _, r := range vgs {
 		g := layout.VolumeGroup{Name: r["vg_name"], UUID: r["vg_uuid"], ExtentSize: number(r["vg_extent_size"])}
 		var missing []string
@@ -55,7 +56,11 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) 
 			if v["vg_name"] != g.Name || slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {
 				continue // a volume of several segments has several lines
 			}
+			name := g.Name + "/" + v["lv_name"]
 			if v["origin"] != "" && v["pool_lv"] == "" {
+				if referred(name) || attr(v, attrOpen) == 'o' {
+					l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: "copy-on-write snapshot that is in use: its content can't be saved"})
+				}
 				g.Snapshots = append(g.Snapshots, v["lv_name"])
 				continue
 			}
@@ -75,7 +80,7 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) 
 			switch typ {
 			case layout.TypeThin:
 				lv.Pool = v["pool_lv"]
-				if v["origin"] != "" && !m.mountedLV(g.Name+"/"+lv.Name, mounts) {
+				if v["origin"] != "" && attr(v, attrAccess) == 'r' && attr(v, attrState) != 'a' && !referred(name) {
 					g.Snapshots = append(g.Snapshots, lv.Name)
 					continue
 				}
@@ -93,11 +98,12 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout, mounts []MountInfo) 
 			}
 			g.LVs = append(g.LVs, lv)
 		}
-		if g.Config, err = m.vgConfig(ctx, g.Name); err != nil {
-			return err
+		if g.Config, err = m.vgConfig(ctx, g.Name); err == nil {
+			err = cacheless(&g)
 		}
-		if err := cacheless(&g); err != nil {
-			return fmt.Errorf("volume group %s: %w", g.Name, err)
+		if err != nil {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name, Device: g.Name, Reason: err.Error()})
+			continue
 		}
 		l.VolumeGroup = append(l.VolumeGroup, g)
 	}
@@ -135,8 +141,15 @@ func (m Machine) hasPV(l *layout.Layout) bool {
 	return false
 }
 
-func (m Machine) mountedLV(dev string, mounts []MountInfo) bool {
-	return slices.ContainsFunc(mounts, func(mi MountInfo) bool { return mi.Device == dev })
+// Places of lvs's lv_attr, lvs(8).
+const attrAccess, attrState, attrOpen = 1, 4, 5
+
+// attr gives a letter of a volume's attributes, '-' where there is none.
+func attr(row map[string]string, i int) byte {
+	if a := row["lv_attr"]; i < len(a) {
+		return a[i]
+	}
+	return '-'
 }
 
 func number(s string) quantity.Size {
@@ -175,12 +188,9 @@ func parseReport(out []byte) ([]map[string]string, error) {
 // cacheless takes caches out of a group's text, lvmcache(7): a volume gets the
 // segments of its origin, which is dropped with all that was a cache.
 func cacheless(g *layout.VolumeGroup) error {
-	if len(g.Caches) == 0 {
-		return nil
-	}
 	t, err := lvmtext.Parse(g.Config)
-	if err != nil {
-		return err
+	if err != nil || len(g.Caches) == 0 {
+		return err // a restore reads it, too
 	}
 	lvs := t.Get(g.Name, "logical_volumes")
 	drop := map[string]bool{}

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // MountInfo is one line of /proc/self/mountinfo, proc(5).
@@ -22,6 +24,9 @@ type MountInfo struct {
 	// SuperReadOnly is set when the file system as a whole is in use for reading only,
 	// not just this mount.
 	SuperReadOnly bool
+	// Hidden tells that its path leads elsewhere: another mount is over it, or over a
+	// directory above it.
+	Hidden bool
 	// Subvolume and FSID are those of a mounted btrfs: "/@", and its UUID.
 	Subvolume, FSID string
 }
@@ -32,17 +37,18 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list mounts: %w", err)
 	}
+	all, err := sysconf.ParseMountinfo(string(b))
+	if err != nil {
+		return nil, fmt.Errorf("cannot list mounts: %w", err)
+	}
+	seen := visible(all)
 	var out []MountInfo
-	for i, line := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
-		left, right, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(left), strings.Fields(right)
-		if !ok || len(f) < 6 || len(g) < 2 {
-			return nil, fmt.Errorf("cannot list mounts: line %d of mountinfo: %q", i+1, line)
-		}
-		mi := MountInfo{Root: unescape(f[3]), Path: unescape(f[4]), Options: f[5], Type: g[0], Source: unescape(g[1])}
-		mi.SuperReadOnly = len(g) > 2 && slices.Contains(strings.Split(g[2], ","), "ro")
-		if !strings.HasPrefix(f[2], "0:") {
-			if link, err := os.Readlink(m.path("/sys/dev/block/" + f[2])); err == nil {
+	for i, a := range all {
+		mi := MountInfo{Root: a.Root, Path: a.Path, Options: a.Options, Type: a.Type, Source: a.Source, Hidden: !seen[i]}
+		super := strings.Split(a.Super, ",")
+		mi.SuperReadOnly = slices.Contains(super, "ro")
+		if !strings.HasPrefix(a.Dev, "0:") {
+			if link, err := os.Readlink(m.path("/sys/dev/block/" + a.Dev)); err == nil {
 				mi.Device = m.resolve("/dev/" + filepath.Base(link))
 			} else if strings.HasPrefix(mi.Source, "/dev/") {
 				mi.Device = m.resolve(mi.Source)
@@ -50,7 +56,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 		}
 		if mi.Type == superblock.TypeVFAT || mi.Type == superblock.TypeExFAT {
 			// Owners and modes of all files are options of the file system.
-			for _, o := range strings.Split(g[len(g)-1], ",") {
+			for _, o := range super {
 				if k, _, _ := strings.Cut(o, "="); slices.Contains(layout.OwnerOptions, k) {
 					mi.Options += "," + o
 				}
@@ -59,19 +65,69 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 		if mi.Type == superblock.TypeBtrfs {
 			// It has no device number of its own, and may have several devices.
 			mi.Device = m.resolve(mi.Source)
-			for _, o := range strings.Split(strings.Join(g[2:], " "), ",") {
-				if v, ok := strings.CutPrefix(o, "subvol="); ok {
-					mi.Subvolume = unescape(v)
-				}
+			for _, o := range super {
 				if strings.HasPrefix(o, "compress") { // of the whole file system
 					mi.Options += "," + o
 				}
+			}
+			// The last option, and its path may have commas.
+			if _, v, ok := strings.Cut(","+a.Super, ",subvol="); ok {
+				mi.Subvolume = v
 			}
 			mi.FSID = m.btrfsOn(mi.Device)
 		}
 		out = append(out, mi)
 	}
 	return out, nil
+}
+
+// visible tells of each mount whether its path leads to it: of several over each other
+// the last one counts, and what is mounted below a directory that another mount covers
+// is not to be seen.
+func visible(all []sysconf.Mount) []bool {
+	kids := map[int]map[string]int{} // id of the parent, path -> index
+	root := -1
+	known := map[int]bool{}
+	for _, a := range all {
+		known[a.ID] = true
+	}
+	for i, a := range all {
+		if !known[a.Parent] || a.Parent == a.ID {
+			if root < 0 && a.Path == "/" {
+				root = i
+			}
+			continue
+		}
+		if kids[a.Parent] == nil {
+			kids[a.Parent] = map[string]int{}
+		}
+		kids[a.Parent][a.Path] = i
+	}
+	out := make([]bool, len(all))
+	for i, a := range all {
+		out[i] = root < 0 || resolveMount(all, kids, root, a.Path) == i
+	}
+	return out
+}
+
+// resolveMount follows a path from mount to mount.
+func resolveMount(all []sysconf.Mount, kids map[int]map[string]int, at int, path string) int {
+	stack := func(p string) {
+		for range all { // each mount once at most
+			n, ok := kids[all[at].ID][p]
+			if !ok {
+				return
+			}
+			at = n
+		}
+	}
+	stack("/")
+	for i := 1; i <= len(path) && path != "/"; i++ {
+		if i == len(path) || path[i] == '/' {
+			stack(path[:i])
+		}
+	}
+	return at
 }
 
 // MountOver gives the mount that an absolute path without links lies in, the last
@@ -97,27 +153,6 @@ func (m Machine) btrfsOn(dev string) string {
 	return filepath.Base(filepath.Dir(filepath.Dir(all[0])))
 }
 
-// unescape turns \040 and the like back.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			v := 0
-			for _, c := range []byte(s[i+1 : i+4]) {
-				v = v*8 + int(c-'0')
-			}
-			b.WriteByte(byte(v))
-			i += 3
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
 // notStorage are file systems without a device that hold nothing to save: the
 // kernel's own, and memory. Everything else without a device is looked at by
 // name, so that a ZFS is never missed in silence.
@@ -127,7 +162,21 @@ var notStorage = []string{"autofs", "bdev", "binder", "binfmt_misc", "bpf", "cgr
 
 // remote are file systems of other machines; a backup of this one leaves them
 // out, by this rule.
-var remote = []string{"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "afs", "glusterfs", "fuse.sshfs", "fuse.glusterfs", "fuse.rclone", "virtiofs", "ncpfs", "lustre"}
+var remote = []string{"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "virtiofs", "vboxsf", "prl_fs", "vmhgfs", "ncpfs", "lustre", "coda", "orangefs", "pvfs2", "beegfs", "gpfs", "wekafs"}
+
+// elsewhereIs tells whose files a file system without a device shows; "" for one that
+// may be storage of this machine.
+func elsewhereIs(typ string) string {
+	switch {
+	case typ == "9p" || typ == "virtiofs" || typ == "vboxsf" || typ == "vmhgfs" || typ == "prl_fs":
+		return "a directory of the host of this virtual machine (" + typ + ")"
+	case slices.Contains(remote, typ):
+		return "a network file system (" + typ + ")"
+	case typ == "fuse" || strings.HasPrefix(typ, "fuse."):
+		return "a FUSE file system (" + typ + "): what it shows is stored elsewhere"
+	}
+	return ""
+}
 
 // foreignMounts records mounts that no part of the layout stands for.
 func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
@@ -135,15 +184,20 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 	for _, mi := range mounts {
 		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) }) ||
 			slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == mi.Device && mi.Device != "" })
-		readOnlyMedium := mi.Type == "iso9660" || mi.Type == "udf" || mi.Type == "squashfs"
+		medium := (mi.Type == "iso9660" || mi.Type == "udf" || mi.Type == "squashfs") && (mi.SuperReadOnly || slices.Contains(strings.Split(mi.Options, ","), "ro"))
 		key := mi.Device
 		if key == "" {
 			key = mi.Source + " " + mi.Type
 		}
-		if known || readOnlyMedium || seen[key] || mi.Device == "" && (slices.Contains(notStorage, mi.Type) || slices.Contains(remote, mi.Type)) {
+		if known || medium || seen[key] || mi.Device == "" && slices.Contains(notStorage, mi.Type) {
 			continue
 		}
 		seen[key] = true
+		name := cmp.Or(mi.Device, mi.Source)
+		if why := elsewhereIs(mi.Type); why != "" && mi.Device == "" {
+			l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: mi.Path, Device: sysconf.RedactURL(name), Reason: why})
+			continue
+		}
 		if slices.ContainsFunc(m.DisksOf(mi.Device), func(d string) bool { return slices.Contains(m.Skip, d) || m.isKey(d) }) {
 			continue
 		}
@@ -151,10 +205,6 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 		if i := slices.IndexFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == mi.Device && mi.Device != "" }); i >= 0 {
 			l.Unsupported[i].What = mi.Path
 			continue
-		}
-		name := mi.Device
-		if name == "" {
-			name = mi.Source
 		}
 		reason := fmt.Sprintf("%s on %s is not supported", mi.Type, name)
 		if disk, why := m.awayUnder(mi.Device); disk != "" {

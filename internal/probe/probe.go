@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -70,8 +71,11 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	if err := m.crypts(l); err != nil {
 		return nil, err
 	}
-	if err := m.lvm(ctx, l, mounts); err != nil {
-		return nil, err
+	if err := m.lvm(ctx, l); err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: "LVM", Device: "lvm", Reason: err.Error()})
 	}
 	elsewhere(l)
 	prune(l, faulty) // before anything is looked at on a disk whose table is refused
@@ -86,6 +90,8 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	m.network(l)
 	clean(l)
 	prune(l, faulty)
+	m.loose(l, mounts)
+	m.links(l)
 	return l, nil
 }
 
@@ -371,24 +377,34 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		return
 	}
 	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Ext: i.Ext, XFS: i.XFS, VFAT: i.VFAT, ExFAT: i.ExFAT, F2FS: i.F2FS, JFS: i.JFS, Mounts: []layout.Mount{}}
+	at := "" // any path into it
 	for _, mi := range mounts {
-		if mi.Device == dev && mi.Root == "/" {
+		if mi.Device != dev {
+			continue
+		}
+		f.Private = true
+		if mi.Hidden || !layout.CleanPath(mi.Path) {
+			continue
+		}
+		if at = mi.Path; mi.Root == "/" {
 			f.Mounts = append(f.Mounts, layout.Mount{Path: mi.Path, Options: mi.Options})
 		}
 	}
+	// In use although it is mounted nowhere: in another namespace.
+	f.Private = len(f.Mounts) == 0 && (f.Private || m.superblockInUse(i.Type, dev))
 	// What others write, too, is saved block by block while it is not mounted: so
 	// is the second EFI partition of a machine whose disks mirror each other.
 	foreign := i.VFAT != nil || i.ExFAT != nil
 	strange := i.F2FS != nil && slices.ContainsFunc(i.F2FS.Features, func(x string) bool { return !slices.Contains(superblock.F2FSFeatures, x) })
-	if f.Geometries() == 0 || foreign && len(f.Mounts) == 0 || strange {
+	if f.Geometries() == 0 || foreign && !f.InUse() || strange {
 		m.image(l, dev, size, i, mounts)
 		return
 	}
 	if i.OutsideLog {
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: "", Reason: i.Type + " whose log lies on another device: it will be restored with its log inside"})
 	}
-	if len(f.Mounts) > 0 {
-		m.used(&f)
+	if f.InUse() {
+		m.used(&f, at)
 	} else {
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: i.Type + " file system that is not mounted: its files can't be saved"})
 	}
@@ -494,10 +510,19 @@ func elsewhere(l *layout.Layout) {
 	})
 }
 
-// used asks how much of a mounted file system is in use.
-func (m Machine) used(f *layout.Filesystem) {
+// used asks how much of a file system in use is taken, at a path in it or at its root.
+func (m Machine) used(f *layout.Filesystem, at string) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(m.path(f.Mounts[0].Path), &st); err == nil {
+	err := unix.Statfs(m.path(at), &st)
+	if at == "" {
+		root, oerr := m.OpenRoot(f)
+		if oerr != nil {
+			return
+		}
+		defer root.Close()
+		err = unix.Fstatfs(int(root.Fd()), &st)
+	}
+	if err == nil {
 		f.Used = quantity.Size(int64(st.Blocks-st.Bfree) * st.Bsize)
 		f.UsedInodes = int64(st.Files - st.Ffree)
 	}
@@ -517,7 +542,7 @@ func (m Machine) swapsOn(kind string) []string {
 	var out []string
 	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
 		if f := strings.Fields(line); len(f) > 1 && f[1] == kind {
-			out = append(out, unescape(f[0]))
+			out = append(out, sysconf.Unescape(f[0]))
 		}
 	}
 	return out
@@ -527,9 +552,9 @@ func (m Machine) swapsOn(kind string) []string {
 // has.
 func (m Machine) swapFiles(l *layout.Layout, mounts []MountInfo) {
 	all := m.swapsOn("file")
-	for _, line := range strings.Split(l.Fstab, "\n") {
-		if f := strings.Fields(line); len(f) > 2 && f[2] == "swap" && strings.HasPrefix(f[0], "/") && !strings.HasPrefix(f[0], "/dev/") {
-			all = append(all, unescape(f[0]))
+	for _, e := range sysconf.ParseFstab(l.Fstab).Entries {
+		if e.Swap() && e.Ref().Kind == sysconf.File {
+			all = append(all, e.Spec)
 		}
 	}
 	for _, p := range all {
@@ -579,8 +604,13 @@ func (m Machine) dmName(dm string) string {
 	if !strings.HasPrefix(m.read("/sys/block/"+dm+"/dm/uuid"), "LVM-") {
 		return ""
 	}
-	// Hyphens of the names are doubled, a single one separates them.
-	n := strings.ReplaceAll(m.read("/sys/block/"+dm+"/dm/name"), "--", "\x00")
+	return lvOf(m.read("/sys/block/" + dm + "/dm/name"))
+}
+
+// lvOf gives "vg/lv" for device-mapper's name of a logical volume: hyphens of the names
+// are doubled, a single one separates them. "" for anything else.
+func lvOf(name string) string {
+	n := strings.ReplaceAll(name, "--", "\x00")
 	vg, lv, ok := strings.Cut(n, "-")
 	if !ok || strings.Contains(lv, "-") {
 		return ""

@@ -239,8 +239,3 @@ func FuzzLoadOption(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x00\x04\x00a\x00\x00\x00\x7f\xff\x04\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) { parseLoadOption(b) })
 }
-
-func FuzzUnescape(f *testing.F) {
-	f.Add(`a\040b`)
-	f.Fuzz(func(t *testing.T, s string) { unescape(s) })
-}

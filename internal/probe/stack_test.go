@@ -79,7 +79,14 @@ func TestLUKSAndThin(t *testing.T) {
 {"vg_name":"vg0","lv_name":"snap","lv_uuid":"aaaaaa-0004-4567-89ab-cdef-0123-456789","lv_size":"4194304","segtype":"linear","origin":"root","pool_lv":""},
 {"vg_name":"vg0","lv_name":"pool","lv_uuid":"aaaaaa-0005-4567-89ab-cdef-0123-456789","lv_size":"8388608","segtype":"thin-pool","chunk_size":"131072","lv_metadata_size":"4194304","zero":"zero","discards":"passdown"},
 {"vg_name":"vg0","lv_name":"home","lv_uuid":"aaaaaa-0006-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"","pool_lv":"pool"},
-{"vg_name":"vg0","lv_name":"thinsnap","lv_uuid":"aaaaaa-0007-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool"}]}]}`
+{"vg_name":"vg0","lv_name":"thinsnap","lv_uuid":"aaaaaa-0007-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool","lv_attr":"Vri---tz-k"},
+{"vg_name":"vg0","lv_name":"clone","lv_uuid":"aaaaaa-0008-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool","lv_attr":"Vwi-a-tz--"},
+{"vg_name":"vg0","lv_name":"writable","lv_uuid":"aaaaaa-0009-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool","lv_attr":"Vwi---tz-k"},
+{"vg_name":"vg0","lv_name":"active","lv_uuid":"aaaaaa-0010-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool","lv_attr":"Vri-a-tz--"},
+{"vg_name":"vg0","lv_name":"used","lv_uuid":"aaaaaa-0011-4567-89ab-cdef-0123-456789","lv_size":"4194304","segtype":"linear","origin":"root","pool_lv":"","lv_attr":"swi-aos---"},
+{"vg_name":"vg0","lv_name":"infstab","lv_uuid":"aaaaaa-0012-4567-89ab-cdef-0123-456789","lv_size":"16777216","segtype":"thin","origin":"home","pool_lv":"pool","lv_attr":"Vri---tz-k"}]}]}`
+	put("/etc/fstab", []byte("/dev/vda1 / ext4 defaults 0 1\n/dev/mapper/vg0-infstab /srv/x ext4 noauto 0 0\n"))
+	put("/dev/vg0/clone", append([]byte("CUSTOMER101"), make([]byte, 1<<20)...))
 	l, err := Machine{Root: root, Run: lvmProgram{lvs: lvs}}.Read(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -95,11 +102,22 @@ func TestLUKSAndThin(t *testing.T) {
 	for _, v := range g.LVs {
 		names = append(names, v.Name+" "+v.Type+" "+v.Pool)
 	}
-	if got := strings.Join(names, ", "); got != "root  , pool thin-pool , home thin pool" {
+	if got := strings.Join(names, ", "); got != "root  , pool thin-pool , home thin pool, clone thin pool, writable thin pool, active thin pool, infstab thin pool" {
 		t.Errorf("volumes: %s", got)
 	}
-	if strings.Join(g.Snapshots, ",") != "snap,thinsnap" {
+	if strings.Join(g.Snapshots, ",") != "snap,thinsnap,used" {
 		t.Errorf("snapshots: %v", g.Snapshots)
+	}
+	if !slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == "vg0/clone" }) {
+		t.Errorf("the live clone is not saved: %+v", l.Images)
+	}
+	for _, n := range []string{"writable", "active", "infstab"} {
+		if why := told(l, "vg0/"+n); !strings.Contains(why, "not active") {
+			t.Errorf("%s: %q; it has content, and no device to read it from", n, why)
+		}
+	}
+	if why := told(l, "vg0/used"); !strings.Contains(why, "in use") {
+		t.Errorf("a snapshot that is in use: %q", why)
 	}
 	if p := g.LVs[1].ThinPool; p == nil || *p != (layout.ThinPool{Chunk: 128 << 10, Metadata: 4 << 20, Zero: true, Discards: "passdown"}) {
 		t.Errorf("pool: %+v", p)
@@ -268,6 +286,7 @@ func TestAway(t *testing.T) {
 	}
 	want := []layout.Unsupported{{What: "nvme1n1", Device: "nvme1n1", Reason: "it is an NVMe disk over tcp"}, {What: "nvme2n1", Device: "nvme2n1", Reason: "it is an NVMe disk over rdma"},
 		{What: "sdb", Device: "sdb", Reason: "it is an iSCSI disk"}, {What: "sdc", Device: "sdc", Reason: "it is a path to the multipath device mpatha"}, {What: "sdd", Device: "sdd", Reason: "it is a path to the multipath device mpatha"}}
+	want = append(want, layout.Unsupported{What: "/net", Device: "host:/x", Reason: "a network file system (nfs4)"})
 	if !slices.Equal(l.LeftAlone, want) {
 		t.Errorf("left alone: %+v", l.LeftAlone)
 	}

@@ -1,0 +1,162 @@
+package probe
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+)
+
+// referred gives a function that tells whether a device is mounted, swapped to, or named
+// by its path in fstab or crypttab.
+func (m Machine) referred(l *layout.Layout) func(dev string) bool {
+	used := map[string]bool{}
+	if mounts, err := m.Mounts(); err == nil {
+		for _, mi := range mounts {
+			used[mi.Device] = true
+		}
+	}
+	for _, s := range m.swaps() {
+		used[s] = true
+	}
+	path := func(spec string) {
+		if r := sysconf.ParseRef(spec); r.Kind == sysconf.Path {
+			used[m.resolve("/dev/"+r.Value)] = true
+			// Without the link of a volume that is not active.
+			if n, ok := strings.CutPrefix(r.Value, layout.MapperPrefix); ok {
+				used[lvOf(n)] = true
+			}
+			used[r.Value] = true
+		}
+	}
+	for _, e := range sysconf.ParseFstab(l.Fstab).Entries {
+		path(e.Spec)
+	}
+	for _, e := range sysconf.ParseCrypttab(m.read("/etc/crypttab")).Entries {
+		path(e.Spec)
+	}
+	delete(used, "")
+	return func(dev string) bool { return used[dev] }
+}
+
+// loose marks the disks that can be unplugged and that nothing refers to.
+func (m Machine) loose(l *layout.Layout, mounts []MountInfo) {
+	used := map[string]bool{}
+	use := func(devs ...string) {
+		for _, dev := range devs {
+			for _, d := range l.DisksUnder(dev) {
+				used[d] = true
+			}
+		}
+	}
+	for _, mi := range mounts {
+		for _, d := range m.DisksOf(mi.Device) {
+			used[d] = true
+		}
+	}
+	for i := range l.Filesystems {
+		if f := &l.Filesystems[i]; f.InUse() {
+			use(f.Devs()...)
+		}
+	}
+	for _, s := range l.Swap {
+		if s.Active {
+			use(s.Device)
+		}
+	}
+	for _, a := range l.Arrays {
+		use(a.Devs()...)
+	}
+	for _, c := range l.Crypts {
+		use(c.Device)
+	}
+	for _, g := range l.VolumeGroup {
+		for _, p := range g.PVs {
+			use(p.Device)
+		}
+	}
+	use(l.Boot.Disks...)
+	use(l.Boot.ESP)
+	r := sysconf.NewResolver(l, sysconf.Options{})
+	for _, e := range sysconf.ParseFstab(l.Fstab).Entries {
+		use(r.Entry(e).Device)
+	}
+	for _, e := range sysconf.ParseCrypttab(m.read("/etc/crypttab")).Entries {
+		use(r.Crypt(e).Device)
+	}
+	for i := range l.Disks {
+		d := &l.Disks[i]
+		held, err := filepath.Glob(m.path("/sys/block/" + sysName(d.Name) + "/" + "*/holders/*"))
+		direct, err2 := filepath.Glob(m.path("/sys/block/" + sysName(d.Name) + "/holders/*"))
+		d.Loose = (d.Removable || m.usb(d.Name)) && !used[d.Name] && err == nil && err2 == nil && len(held)+len(direct) == 0
+	}
+}
+
+// fstabSubvolumes gives the subvolumes of any btrfs that fstab or the kernel's command
+// line mounts, by path.
+func fstabSubvolumes(l *layout.Layout, cmdline string) map[string]bool {
+	out := map[string]bool{}
+	options := func(list string) {
+		if v, ok := sysconf.Option(list, "subvol"); ok {
+			out[strings.Trim(v, "/")] = true
+		}
+	}
+	for _, e := range sysconf.ParseFstab(l.Fstab).Entries {
+		if e.Type == superblock.TypeBtrfs || e.Type == "auto" {
+			options(e.Options)
+		}
+	}
+	for _, w := range strings.Fields(cmdline) {
+		if v, ok := strings.CutPrefix(w, "rootflags="); ok {
+			options(v)
+		}
+	}
+	return out
+}
+
+// links records the names below /dev/disk of the layout's devices.
+func (m Machine) links(l *layout.Layout) {
+	known := map[string]bool{}
+	for i := range l.Disks {
+		known[l.Disks[i].Name] = true
+		if l.Disks[i].Table != nil {
+			for _, p := range l.Disks[i].Table.Partitions {
+				known[p.Device] = true
+			}
+		}
+	}
+	for _, a := range l.Arrays {
+		known[a.Name] = true
+	}
+	for _, c := range l.Crypts {
+		known[c.Mapper()] = true
+	}
+	for _, g := range l.VolumeGroup {
+		for _, v := range g.LVs {
+			known[g.Name+"/"+v.Name] = true
+		}
+	}
+	all, err := filepath.Glob(m.path("/dev/disk/by-*/*"))
+	if err != nil {
+		return
+	}
+	for _, p := range all {
+		real, err := filepath.EvalSymlinks(p)
+		if err != nil {
+			continue
+		}
+		dev := m.resolve(strings.TrimPrefix(real, strings.TrimSuffix(m.path("/"), "/")))
+		if name := filepath.Base(filepath.Dir(p)) + "/" + filepath.Base(p); known[dev] && layout.Text(name) {
+			if l.Links == nil {
+				l.Links = map[string][]string{}
+			}
+			l.Links[dev] = append(l.Links[dev], name)
+		}
+	}
+	for _, names := range l.Links {
+		slices.Sort(names)
+	}
+}
