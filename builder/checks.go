@@ -63,8 +63,8 @@ var AllChecks = []CheckInfo{
 	{"binary", "this executable is the whole multicall binary, so that the rescue system gets its commands", "17c, 23, 31, 33, 43", nil},
 	{"clock", "the clock is not before this program was made: sets are chosen by date", "-", nil},
 	{"layout", "disks, tables, volume groups and file systems can be read", "16, 25", nil},
-	{"coverage", "everything that is mounted can be saved, or is excluded by name", "6, 8.2", []string{ForPath}},
-	{"bootloader", "the boot loader is one that a restore can install", "11, 20, 21", []string{ForPath}},
+	{"coverage", "everything on the disks can be saved, or is left out by a rule", "6, 8.2", []string{ForPath}},
+	{"bootloader", "the boot loader is one that a restore can install, at a place that it can find: not GRUB in a partition's boot sector, nor an EFI partition that is only an automount", "11, 20, 21", []string{ForPath}},
 	{"bootloader-tools", "the system has grub-install, which a restore runs inside it", "20, 21", []string{ForPath}},
 	{"kernel", "a kernel image that firmware can start: no Xen-only kernel, not cut off, right architecture", "10, 34", nil},
 	{"kernel-config", "the kernel has what a rescue system needs", "2, 12, 28", nil},
@@ -79,7 +79,7 @@ var AllChecks = []CheckInfo{
 	{"memory", "this machine has the memory that its rescue system needs", "7a", nil},
 	{"memtest", "memtest86+ can go onto the medium", "15", []string{ForRescue, ForPath}},
 	{"workspace", "there is room for what is made on the way", "7, 17b", nil},
-	{"medium-size", "the configured size of the medium is one", "17b, 17d", []string{ForRescue, ForPath}},
+	{"medium-size", "the configured medium size is valid", "17b, 17d", []string{ForRescue, ForPath}},
 	{"command-line", "the medium's kernel command line fits, has no password, and boot loaders can express it", "-", nil},
 	{"ssh-keys", "the configured ssh keys are public keys", "8.2", nil},
 }
@@ -163,16 +163,8 @@ func (t *tester) layout(ctx context.Context) *Plan {
 		return p
 	}
 	t.add("layout", OK, fmt.Sprintf("%d disks, %d file systems, %d volume groups", len(l.Disks), len(l.Filesystems), len(l.VolumeGroup)), "")
-	if len(p.NotCovered) > 0 {
-		t.add("coverage", Warning, strings.Join(p.NotCovered, "; "), "mount it, or name it in exclude_devices of the configuration")
-	} else {
-		t.add("coverage", OK, "everything that is mounted can be saved", "")
-	}
-	if l.Boot.Loader == "" {
-		t.add("bootloader", Warning, "neither a GRUB configuration below /boot nor systemd-boot", "after a restore the boot loader has to be installed by hand")
-	} else {
-		t.add("bootloader", OK, fmt.Sprintf("%s on %s", l.Boot.Loader, l.Boot.Firmware), "")
-	}
+	t.coverage(p)
+	t.bootloader(p)
 	if l.Boot.Loader != layout.GRUB { // systemd-boot is files, which are in the backup
 		return p
 	}
@@ -184,6 +176,46 @@ func (t *tester) layout(ctx context.Context) *Plan {
 	}
 	t.add("bootloader-tools", Error, "the system has no grub-install", "install it (Debian: grub-pc-bin or grub-efi-amd64-bin, with grub2-common); without it a restored machine does not start by itself")
 	return p
+}
+
+// coverage reports what the plan does not cover, but for the boot loader.
+func (t *tester) coverage(p *Plan) {
+	loader := bootProblems(p)
+	missing := slices.DeleteFunc(slices.Clone(p.NotCovered), func(n string) bool { return slices.Contains(loader, n) })
+	if len(missing) > 0 {
+		t.add("coverage", Warning, strings.Join(missing, "; "), "mount it, or name it in exclude_devices of the configuration; until then a backup ends with exit status 3")
+		return
+	}
+	t.add("coverage", OK, "everything on the disks can be saved, or is left out by a rule", "")
+}
+
+// bootProblems are the entries of NotCovered about the boot loader.
+func bootProblems(p *Plan) []string {
+	var out []string
+	for _, u := range p.Layout.Unsupported {
+		if text := u.What + ": " + u.Reason; u.Device == bootLoader && slices.Contains(p.NotCovered, text) {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
+// bootLoader is the device of an Unsupported about how the machine starts, by
+// which it can be excluded.
+const bootLoader = "boot-loader"
+
+// bootloader reports what a restore can't make start.
+func (t *tester) bootloader(p *Plan) {
+	b := p.Layout.Boot
+	problems := bootProblems(p)
+	switch {
+	case len(problems) > 0:
+		t.add("bootloader", Warning, strings.Join(problems, "; "), "after a restore the boot loader has to be installed by hand; until it is fixed, or "+bootLoader+" is named in exclude_devices, a backup ends with exit status 3")
+	case b.Loader == "":
+		t.add("bootloader", Warning, "neither a GRUB configuration below /boot nor systemd-boot", "after a restore the boot loader has to be installed by hand")
+	default:
+		t.add("bootloader", OK, fmt.Sprintf("%s on %s", b.Loader, b.Firmware), "")
+	}
 }
 
 func (t *tester) kernel(p *Plan) *kernelcfg.Kernel {
@@ -305,7 +337,7 @@ func (t *tester) rest(plan *Plan) {
 	if unix.Sysinfo(&si) == nil {
 		have := int64(si.Totalram) * int64(si.Unit) >> 20
 		if have < need {
-			t.add("memory", Error, fmt.Sprintf("%d MiB; a rescue system with the driver set %s needs %d", have, t.b.Config.Rescue.Modules, need), "take --module-set host, which needs 160 MiB")
+			t.add("memory", Error, fmt.Sprintf("%d MiB; a rescue system with the driver set %s needs %d", have, t.b.Config.Rescue.Modules, need), "use --module-set host, which needs 160 MiB")
 		} else {
 			t.add("memory", OK, fmt.Sprintf("%d MiB, needed %d", have, need), "")
 		}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
 
 // checksTable is the table of docs/CHECKS.md.
@@ -46,5 +48,35 @@ func TestScopes(t *testing.T) {
 	tt.add("nosuch", Error, "x", "")
 	if len(tt.out) != 0 {
 		t.Error("a check outside of the table is reported")
+	}
+}
+
+// What of the boot loader a restore can't do is a warning of its own, and the run
+// is exit 3, unless it is excluded by name.
+func TestBootloaderCheck(t *testing.T) {
+	plan := func(c *Config) *tester {
+		t.Helper()
+		l := twoDisks("/no-such-mount")
+		l.Boot = layout.Boot{Firmware: layout.BIOS, Loader: layout.GRUB}
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: "vda1", Device: bootLoader, Reason: "GRUB is in its boot sector"})
+		p, err := NewPlan(c, l, nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		tt := &tester{scope: ForPath}
+		tt.coverage(p)
+		tt.bootloader(p)
+		return tt
+	}
+	tt := plan(&Config{})
+	if c := tt.out[0]; c.ID != "coverage" || c.Severity != Warning || !strings.Contains(c.Seen, "vdc1") || strings.Contains(c.Seen, "GRUB") {
+		t.Errorf("%+v", c)
+	}
+	if c := tt.out[1]; c.ID != "bootloader" || c.Severity != Warning || !strings.Contains(c.Seen, "vda1: GRUB is in its boot sector") {
+		t.Errorf("%+v", c)
+	}
+	tt = plan(&Config{ExcludeDevices: []string{bootLoader, "vdc", "/odd"}})
+	if tt.out[0].Severity != OK || tt.out[1].Severity != OK {
+		t.Errorf("excluded by name: %+v", tt.out)
 	}
 }

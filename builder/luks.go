@@ -62,9 +62,10 @@ func (p *Plan) luks(c *Config) error {
 	return nil
 }
 
-// luksHeaders gives the encrypted headers, by the names of their files.
-func (p *Plan) luksHeaders() (map[string][]byte, error) {
-	out := map[string][]byte{}
+// luksHeaders gives the encrypted headers, by the names of their files. One that
+// can't be read is not covered: the layout lists none then, and lacks names it.
+func (p *Plan) luksHeaders() (files map[string][]byte, lacks []string) {
+	files = map[string][]byte{}
 	for i := range p.Layout.Crypts {
 		k := &p.Layout.Crypts[i]
 		if k.Header == "" {
@@ -72,11 +73,13 @@ func (p *Plan) luksHeaders() (map[string][]byte, error) {
 		}
 		b, err := luksHeader(k, p.recipients)
 		if err != nil {
-			return nil, fmt.Errorf("cannot save the LUKS header of %s: %w", k.Device, err)
+			lacks = append(lacks, fmt.Sprintf("%s: its LUKS header can't be saved: %v; a restore makes a new one", k.Device, err))
+			k.Header = ""
+			continue
 		}
-		out[k.Header] = b
+		files[k.Header] = b
 	}
-	return out, nil
+	return files, lacks
 }
 
 // luksHeader reads all that is before a device's data: both headers of LUKS2,

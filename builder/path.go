@@ -291,6 +291,10 @@ func (s *setWriter) fileList(name string) error {
 
 // texts writes the layout and the way back by hand.
 func (s *setWriter) texts() error {
+	headers, lacks := s.p.luksHeaders() // before the layout, which names them
+	for _, l := range lacks {
+		s.lacks("%s", l)
+	}
 	f, err := s.file(manifest.Layout)
 	if err != nil {
 		return err
@@ -299,10 +303,6 @@ func (s *setWriter) texts() error {
 		return fmt.Errorf("cannot write the layout: %w", err)
 	}
 	files, err := byHand(s.p, s.man)
-	if err != nil {
-		return err
-	}
-	headers, err := s.p.luksHeaders()
 	if err != nil {
 		return err
 	}

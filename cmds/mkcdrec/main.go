@@ -98,7 +98,7 @@ func (o *output) Write(p []byte) (int, error) {
 
 // or gives the error of a run: that of its output, unless it failed otherwise.
 func (o *output) or(err error) error {
-	if o.err == nil || err != nil && exit.Code(err) != exit.Partial {
+	if o.err == nil || err != nil && exit.Code(err) != exit.Partial && !errors.Is(err, o.err) {
 		return err
 	}
 	// Not wrapped: the hints for a full disk are about what is written to disks.

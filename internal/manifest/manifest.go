@@ -189,6 +189,9 @@ func (m *Manifest) Write(dir string) error {
 	if err != nil {
 		return err
 	}
+	if len(b) >= maxText { // no reader would take it
+		return fmt.Errorf("cannot write manifest: it would have %d bytes; at most %d are read", len(b), maxText)
+	}
 	return WriteFile(filepath.Join(dir, File), append(b, '\n'))
 }
 

@@ -85,8 +85,9 @@ type sgIOHeader struct {
 }
 
 const (
-	sgIO    = 0x2285
-	sgToDev = -2
+	sgIO      = 0x2285
+	sgToDev   = -2
+	sgFromDev = -3
 )
 
 // Leave has the drive be a tape drive again: the mode page, and the kernel looks

@@ -40,3 +40,25 @@ func TestBadIndex(t *testing.T) {
 		}
 	}
 }
+
+// Sense data as drives send them.
+func TestSaysBlank(t *testing.T) {
+	for name, c := range map[string]struct {
+		sense []byte
+		want  bool
+	}{
+		"blank check":             {[]byte{0xF0, 0, 8, 0, 0, 0, 0, 10}, true},
+		"blank check, no residue": {[]byte{0x70, 0, 0x28, 0}, true},
+		"blank check, descriptor": {[]byte{0x72, 8, 0, 5}, true},
+		"medium error":            {[]byte{0xF0, 0, 3, 0}, false},
+		"hardware error":          {[]byte{0x70, 0, 4, 8}, false},
+		"file mark":               {[]byte{0xF0, 0, 0x80, 0}, false},
+		"of a command before":     {[]byte{0x71, 0, 8, 0}, false},
+		"none":                    {nil, false},
+		"cut off":                 {[]byte{0x70, 8}, false},
+	} {
+		if got := saysBlank(c.sense); got != c.want {
+			t.Errorf("%s: %v; want %v", name, got, c.want)
+		}
+	}
+}

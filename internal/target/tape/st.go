@@ -181,7 +181,9 @@ func (s *st) Read(p []byte) (int, error) {
 		if errors.Is(err, unix.ENOMEM) {
 			return n, fmt.Errorf("cannot read %s: its blocks are larger than %d bytes", s.name, len(p))
 		}
-		if e == nil && pos.End {
+		// The driver passes BLANK CHECK on as EIO at the beginning of a tape, as it
+		// does any other error: the drive is asked itself.
+		if e == nil && pos.End || errors.Is(err, unix.EIO) && blankCheck(s.f.Fd()) {
 			return n, ErrBlank
 		}
 		return n, fmt.Errorf("cannot read %s: %w", s.name, err)
@@ -193,3 +195,31 @@ func (s *st) Read(p []byte) (int, error) {
 }
 
 func (s *st) Close() error { return s.f.Close() }
+
+// blankCheck reads one block past the driver and tells whether the drive answers
+// that nothing was written here.
+func blankCheck(fd uintptr) bool {
+	const blocks = 64 << 10
+	cmd := []byte{0x08, 0, blocks >> 16 & 255, blocks >> 8 & 255, blocks & 255, 0} // READ(6) of a variable block
+	data, sense := make([]byte, blocks), make([]byte, 32)
+	h := sgIOHeader{interfaceID: 'S', direction: sgFromDev, cmdLen: uint8(len(cmd)), maxSense: uint8(len(sense)), dataLen: blocks, data: unsafe.Pointer(&data[0]), cmd: unsafe.Pointer(&cmd[0]), sense: unsafe.Pointer(&sense[0]), timeout: 120_000}
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, fd, sgIO, uintptr(unsafe.Pointer(&h))); e != 0 {
+		return false
+	}
+	return saysBlank(sense[:h.senseWritten])
+}
+
+// saysBlank tells whether sense data have the key BLANK CHECK; SPC-4, §4.5.
+func saysBlank(sense []byte) bool {
+	const blankCheck = 8
+	if len(sense) < 3 {
+		return false
+	}
+	switch sense[0] & 0x7F {
+	case 0x70: // fixed format, of this command
+		return sense[2]&0x0F == blankCheck
+	case 0x72: // descriptor format
+		return sense[1]&0x0F == blankCheck
+	}
+	return false
+}

@@ -268,6 +268,33 @@ func TestBadTapes(t *testing.T) {
 	}
 }
 
+// A tape is blank only if the drive says that nothing was written: a read error,
+// at its beginning or behind a file mark, may hide somebody's backup.
+func TestBlank(t *testing.T) {
+	mark := []byte(nil)
+	for name, c := range map[string]struct {
+		tape *model.Tape
+		ok   bool
+	}{
+		"nothing":                 {&model.Tape{}, true},
+		"a mark, nothing":         {&model.Tape{Items: [][]byte{mark}}, true},
+		"two marks":               {&model.Tape{Items: [][]byte{mark, mark}}, true},
+		"an error":                {&model.Tape{Items: [][]byte{[]byte("x")}, BadRead: 1}, false},
+		"a mark, an error":        {&model.Tape{Items: [][]byte{mark, []byte("x")}, BadRead: 2}, false},
+		"two marks, an error":     {&model.Tape{Items: [][]byte{mark, mark, []byte("x")}, BadRead: 3}, false},
+		"marks, something behind": {&model.Tape{Items: [][]byte{mark, mark, []byte("x")}}, false},
+		"nothing but marks":       {&model.Tape{Items: make([][]byte, 20)}, false},
+	} {
+		_, err := tape.Check(&model.Drive{Tape: c.tape}, false)
+		if (err == nil) != c.ok || !c.ok && !tape.IsRefused(err) {
+			t.Errorf("%s: %v; want it taken: %v", name, err, c.ok)
+		}
+		if _, err := tape.Check(&model.Drive{Tape: c.tape}, true); err != nil {
+			t.Errorf("%s with --overwrite: %v", name, err)
+		}
+	}
+}
+
 func damage(items [][]byte, at int) [][]byte {
 	out := append([][]byte{}, items...)
 	out[at] = bytes.Clone(out[at])

@@ -70,9 +70,9 @@ func Check(d Drive, overwrite bool) (*Label, error) {
 	case overwrite:
 		return nil, nil
 	case errors.Is(err, errNoLabel):
-		return nil, refused{fmt.Errorf("cannot write to the tape in %v: %w, so it may hold something else; --overwrite takes it all the same", d, err)}
+		return nil, refused{fmt.Errorf("cannot write to the tape in %v: %w, so it may hold something else; use --overwrite to erase it", d, err)}
 	}
-	return nil, refused{fmt.Errorf("cannot write to the tape in %v: cannot see what it holds: %w; --overwrite takes it all the same", d, err)}
+	return nil, refused{fmt.Errorf("cannot write to the tape in %v: cannot see what it holds: %w; use --overwrite to erase it", d, err)}
 }
 
 // obdrTag begins the first block of an OBDR tape.
@@ -85,6 +85,9 @@ func ReadLabel(d Drive) (*Label, error) {
 	return l, err
 }
 
+// maxMarks is how many file marks at the beginning of a tape are passed.
+const maxMarks = 4
+
 // readLabel also gives the tape file that the label is.
 func readLabel(d Drive) (*Label, int, error) {
 	if err := d.Rewind(); err != nil {
@@ -95,13 +98,18 @@ func readLabel(d Drive) (*Label, int, error) {
 	}
 	b := make([]byte, 1<<20)
 	n, err := d.Read(b)
+	// Some drives have a file mark on a tape without anything else; only the drive
+	// says that nothing follows.
 	if err == io.EOF {
-		// Some drives give this for a blank tape; some write file marks to
-		// one. Is there anything behind it?
-		if n, err = d.Read(b); err != nil || n == 0 {
-			return nil, 0, ErrBlank
+		for range maxMarks {
+			if n, err = d.Read(b); err != io.EOF {
+				break
+			}
 		}
-		return nil, 0, errNoLabel
+		if err == nil || err == io.EOF {
+			err = errNoLabel
+		}
+		return nil, 0, err
 	}
 	if err != nil {
 		return nil, 0, err

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
+)
+
+// aSet makes a set of one small archive.
+func aSet(t *testing.T, created time.Time, notCovered ...string) string {
+	t.Helper()
+	set := filepath.Join(t.TempDir(), "set")
+	src := t.TempDir()
+	if err := os.Mkdir(set, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(src+"/file", []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	name := manifest.ArchiveName("vda1", "/")
+	f, err := os.Create(filepath.Join(set, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum, err := archive.Create(t.Context(), f, root, archive.CreateOptions{})
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: "h", Created: created.UTC().Truncate(time.Second), Program: "test", Kernel: "6.1", NotCovered: notCovered,
+		Archives: []manifest.Archive{{File: name, Device: "vda1", Type: "ext4", Mount: "/", Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), Members: sum.Members, SHA256: fmt.Sprintf("%x", sum.SHA256)}}}
+	l, err := os.Create(filepath.Join(set, manifest.Layout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join((&layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS}}).Write(l), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{name, manifest.Layout} {
+		st, err := os.Stat(filepath.Join(set, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := manifest.SumFile(t.Context(), filepath.Join(set, n), ui.New(ui.Quiet).Phase("x", 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Files = append(m.Files, manifest.FileSum{Name: n, Size: quantity.Size(st.Size()), SHA256: s})
+	}
+	if err := m.Write(set); err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// mkcdrec runs a command line with standard output and error in files, and gives
+// the exit status and what was printed to both.
+func mkcdrec(t *testing.T, stdout string, args ...string) (status int, out, errs string) {
+	t.Helper()
+	dir := t.TempDir()
+	open := func(name string) *os.File {
+		t.Helper()
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	if stdout == "" {
+		stdout = dir + "/out"
+	}
+	o, e := open(stdout), open(dir+"/err")
+	oldOut, oldErr := os.Stdout, os.Stderr
+	os.Stdout, os.Stderr = o, e
+	defer func() { os.Stdout, os.Stderr = oldOut, oldErr }()
+	status = run(append([]string{"mkcdrec", "-q"}, args...))
+	o.Close()
+	e.Close()
+	b, err := os.ReadFile(dir + "/err")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stdout == dir+"/out" {
+		x, err := os.ReadFile(stdout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = string(x)
+	}
+	return status, out, string(b)
+}
+
+// The exit status of commands that read sets is true.
+func TestStatus(t *testing.T) {
+	whole := aSet(t, time.Now())
+	part := aSet(t, time.Now(), "vdb1: ext4 file system that is not mounted")
+	future := aSet(t, time.Now().Add(48*time.Hour))
+	damaged := aSet(t, time.Now())
+	if err := os.Truncate(filepath.Join(damaged, "vda1._.tar.zst"), 40); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args   []string
+		stdout string
+		status int
+		want   string // on standard error, or output
+	}{
+		{[]string{"list", whole}, "", exit.OK, "vda1"},
+		{[]string{"verify", whole}, "", exit.OK, ""},
+		{[]string{"list", part}, "", exit.Partial, "not covered: vdb1"},
+		{[]string{"list", part, "/file"}, "", exit.Partial, "vdb1"},
+		{[]string{"verify", part}, "", exit.Partial, "vdb1"},
+		{[]string{"--json", "list", part}, "", exit.Partial, "vdb1"},
+		{[]string{"verify", damaged}, "", exit.Failed, "vda1._.tar.zst"},
+		{[]string{"verify", future}, "", exit.OK, "dated in the future"},
+		{[]string{"list", whole}, "/dev/full", exit.Failed, "cannot write to standard output: "},
+		{[]string{"list", "-a", whole}, "/dev/full", exit.Failed, "standard output"},
+		{[]string{"list", part}, "/dev/full", exit.Failed, "standard output"},
+		{[]string{"version"}, "/dev/full", exit.Failed, "no space left"},
+		{[]string{"--help"}, "/dev/full", exit.Failed, "standard output"},
+		{[]string{"list", whole, "/nonexistent"}, "", exit.Failed, "/nonexistent"},
+		{[]string{"extract", "-C", t.TempDir(), whole, "/nonexistent"}, "", exit.Failed, "/nonexistent"},
+		{[]string{"extract", "-C", t.TempDir(), whole, "/file"}, "", exit.OK, ""},
+	} {
+		status, out, errs := mkcdrec(t, c.stdout, c.args...)
+		if status != c.status || !strings.Contains(out+errs, c.want) {
+			t.Errorf("%q > %s = %d; want %d and %q\n%s%s", c.args, c.stdout, status, c.status, c.want, out, errs)
+		}
+		if c.stdout == "/dev/full" && strings.Contains(errs, "the destination is full") {
+			t.Errorf("%q: a hint that is wrong: %s", c.args, errs)
+		}
+	}
+}
+
+// A signal is not damage.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	damage := errors.New("the set is damaged")
+	if err := interrupted(ctx, damage); err != damage {
+		t.Errorf("without a signal: %v", err)
+	}
+	cancel()
+	if err := interrupted(ctx, damage); err == nil || !strings.HasPrefix(err.Error(), "interrupted") || exit.Code(err) != exit.Failed {
+		t.Errorf("after a signal: %v", err)
+	}
+	set := aSet(t, time.Now())
+	a := &app{ui: ui.New(ui.Quiet), out: &output{w: io.Discard}}
+	err := a.command().Run(ctx, []string{"mkcdrec", "-q", "verify", set})
+	if err == nil || strings.Contains(err.Error(), "damaged") {
+		t.Errorf("verify after a signal: %v", err)
+	}
+	// What waits for a person does not wait any longer.
+	never := func() (string, error) { select {} }
+	if _, err := await(ctx, never); !errors.Is(err, context.Canceled) {
+		t.Errorf("a question after a signal: %v", err)
+	}
+}
+
+// Hints are about the command that failed.
+func TestHints(t *testing.T) {
+	full := fmt.Errorf("cannot write x: %w", unix.ENOSPC)
+	for _, c := range []struct{ verb, want string }{{"path", "nothing unfinished"}, {"extract", "make room"}} {
+		if got := hint(full, c.verb); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q; want %q", c.verb, got, c.want)
+		}
+	}
+}
+
+// A stick is confirmed by what no other disk has, never by the kernel's name.
+func TestConfirmKey(t *testing.T) {
+	disk := func(name, serial, slot string) plan.Present {
+		return plan.Present{Disk: layout.Disk{Name: name, Model: "Stick", Serial: serial, Size: 8 << 30}, Holds: "vfat PHOTOS", Place: plan.Place{Path: slot + "/block/" + name}}
+	}
+	all := plan.Identify([]plan.Present{disk("sdb", "S1", "usb1/1-1"), disk("sdc", "", "usb1/1-2"), disk("sdd", "same", "usb1/1-3"), disk("sde", "same", "usb1/1-4"), disk("sdf", "", "x"), disk("sdg", "", "x")})
+	for _, c := range []struct {
+		disk int
+		said string
+		ok   bool
+	}{
+		{0, "S1", true}, {0, "sdb", false}, {0, "/dev/sdb", false}, {0, "Stick", false},
+		{1, "/dev/sdc", false}, {1, "sdc", false}, {1, "", false}, {1, "usb1/1-2", true},
+		{2, "same", false}, {2, "usb1/1-3", true}, {2, "/dev/sdd", false},
+		{4, "/dev/sdf", false}, {4, "x", false},
+	} {
+		a := &app{ui: ui.New(ui.Quiet)}
+		err := a.confirmKey(t.Context(), []string{c.said})(all[c.disk])
+		if (err == nil) != c.ok || err != nil && exit.Code(err) != exit.Refused {
+			t.Errorf("%s by %q: %v; want it confirmed: %v", all[c.disk].Name, c.said, err, c.ok)
+		}
+	}
+}
