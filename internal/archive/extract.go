@@ -74,7 +74,7 @@ func extractInto(ctx context.Context, name, dest string, opt ExtractOptions, rea
 		opt.Workers = runtime.GOMAXPROCS(0)
 	}
 	x := &extractor{opt: opt, dest: dest, rootMade: made || opt.NewRoot, sum: &Summary{}, jobs: make(chan *writeJob, 64), dirs: newDirCache(root),
-		known: map[string]*Member{}, unknown: map[string]bool{}, borrow: map[string]string{}, failed: map[string]bool{}, group: unix.Getegid()}
+		known: map[string]*Member{}, unknown: map[string]bool{}, borrow: map[string]string{}, failed: map[string]bool{}, copies: map[string]string{}, group: unix.Getegid()}
 	x.dirs.made = x.madeParent
 	x.dirs.inherit = &x.inherit
 	x.ctx, x.cancel = context.WithCancel(ctx)
@@ -113,15 +113,17 @@ type extractor struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	jobs     chan *writeJob
+	pending  sync.WaitGroup // jobs that are not done
 	dirs     *dirCache
 	err      atomic.Pointer[error]
 	refused  []error
 	mu       sync.Mutex // guards sum.Problems and failed
 	sum      *Summary
-	failed   map[string]bool // members that could not be written
-	folder   []*Member       // directories, whose attributes are set last
-	hard     []*Member       // hard links, made when all files are there
-	locked   []*Member       // files that can't be changed any more, nor linked to
+	failed   map[string]bool   // members that could not be written
+	folder   []*Member         // directories, whose attributes are set last
+	hard     []hardLink        // hard links, made when their files are there
+	copies   map[string]string // files that take no more links, and what takes them instead
+	locked   []*Member         // files that can't be changed any more, nor linked to
 	// known are directories that were not selected, unknown those that were made
 	// before the archive told of them.
 	known   map[string]*Member
@@ -134,6 +136,16 @@ type extractor struct {
 	// inherit tells that a directory has flags that new files get from it.
 	inherit atomic.Bool
 }
+
+// hardLink is one more name of a file.
+type hardLink struct{ path, link string }
+
+// maxPending is how many hard links are kept in memory before they are made.
+const maxPending = 1 << 16
+
+// maxDirAttrs is how many bytes of attributes of a directory are kept until all is
+// extracted; more are set at once.
+const maxDirAttrs = 4 << 10
 
 // writeJob is one regular file; chunks come while the archive is decoded.
 type writeJob struct {
@@ -366,7 +378,10 @@ func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
 		x.opt.Progress.Item(m.Path)
 	}
 	if m.Type == TypeHardlink {
-		x.hard = append(x.hard, m)
+		if x.hard = append(x.hard, hardLink{m.Path, m.Link}); len(x.hard) >= maxPending {
+			x.pending.Wait() // a file is before its links in the archive
+			return x.links()
+		}
 		return nil
 	}
 	if m.Path == "." {
@@ -451,7 +466,30 @@ func (x *extractor) mkdir(dir int, base string, m *Member) error {
 		return fmt.Errorf("cannot make directory: %w", err)
 	}
 	x.folder = append(x.folder, m)
-	return x.earlyDir(m)
+	if err := x.earlyDir(m); err != nil {
+		return err
+	}
+	return x.largeAttrs(m)
+}
+
+// largeAttrs sets the extended attributes of a directory, if they are too large to
+// be kept until the end.
+func (x *extractor) largeAttrs(m *Member) error {
+	n := 0
+	for _, a := range m.Xattrs {
+		n += len(a.Name) + len(a.Value)
+	}
+	if n <= maxDirAttrs {
+		return nil
+	}
+	d, err := x.dirs.open(m.Path)
+	if err != nil {
+		return err
+	}
+	defer d.release()
+	x.attributes(&Member{Path: m.Path, Xattrs: m.Xattrs}, func(n string, v []byte) error { return unix.Fsetxattr(d.fd, n, v, 0) })
+	m.Xattrs = nil
+	return nil
 }
 
 // earlyDir sets the flags that what is made in the directory gets from it.
@@ -600,22 +638,8 @@ func (x *extractor) attributes(m *Member, set func(name string, value []byte) er
 // late makes the hard links and then sets the directories' attributes, the
 // deepest first, so that nothing written later changes their times.
 func (x *extractor) late() error {
-	copies := map[string]string{} // files that take no more links, and what takes them instead
-	for _, m := range x.hard {
-		if err := x.ctx.Err(); err != nil {
-			return err
-		}
-		if err := x.hardlink(m, copies); err != nil {
-			err = fmt.Errorf("cannot link %s to %s: %w", Quote(m.Path), Quote(m.Link), err)
-			switch {
-			case fatal(err):
-				return err
-			case errors.Is(err, errOutside):
-				x.refuse(err)
-			default:
-				x.fail(Problem{m.Path, Failed, err.Error()})
-			}
-		}
+	if err := x.links(); err != nil {
+		return err
 	}
 	for _, m := range x.locked {
 		x.lock(m)
@@ -636,6 +660,35 @@ func (x *extractor) late() error {
 		x.lock(m)
 	}
 	return nil
+}
+
+// links makes the hard links that are there so far.
+func (x *extractor) links() error {
+	for _, l := range x.hard {
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		if err := x.hardlink(l); err != nil {
+			err = fmt.Errorf("cannot link %s to %s: %w", Quote(l.path), Quote(l.link), err)
+			switch {
+			case fatal(err):
+				return err
+			case errors.Is(err, errOutside):
+				x.refuse(err)
+			default:
+				x.fail(Problem{l.path, Failed, err.Error()})
+			}
+		}
+	}
+	x.hard = x.hard[:0]
+	return nil
+}
+
+// isFailed tells whether a member could not be written.
+func (x *extractor) isFailed(path string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.failed[path]
 }
 
 // finishDir sets what a directory has. Each thing is tried, whatever became of
@@ -670,12 +723,12 @@ func (x *extractor) finishDir(fd int, m *Member) error {
 }
 
 // hardlink makes one more name of a file. Where that can't be, it gets a copy.
-func (x *extractor) hardlink(m *Member, copies map[string]string) error {
-	from := m.Link
+func (x *extractor) hardlink(l hardLink) error {
+	from := l.link
 	if b := x.borrow[from]; b != "" {
 		from = b
 	}
-	if c := copies[m.Link]; c != "" {
+	if c := x.copies[l.link]; c != "" {
 		from = c
 	}
 	x.dirs.lookOnly = true
@@ -686,19 +739,19 @@ func (x *extractor) hardlink(m *Member, copies map[string]string) error {
 	}
 	defer src.release()
 	switch {
-	case x.targets != nil && !x.targets.have(m.Link):
+	case x.targets != nil && !x.targets.have(l.link):
 		return errors.New("the archive does not have that file")
-	case m.Path == from:
+	case l.path == from:
 		return nil // it got the content itself, or is listed already
-	case x.failed[from]:
+	case x.isFailed(from):
 		return errors.New("that file could not be extracted")
 	}
-	to, err := x.dirs.open(path.Dir(m.Path))
+	to, err := x.dirs.open(path.Dir(l.path))
 	if err != nil {
 		return err
 	}
 	defer to.release()
-	base := path.Base(m.Path)
+	base := path.Base(l.path)
 	link := x.opt.link
 	if link == nil {
 		link = func(od int, o string, nd int, n string) error { return unix.Linkat(od, o, nd, n, 0) }
@@ -707,11 +760,11 @@ func (x *extractor) hardlink(m *Member, copies map[string]string) error {
 	if err == nil || fatal(err) || err == unix.ENOENT || err == unix.EISDIR || err == unix.ENOTDIR || err == unix.EEXIST {
 		return err
 	}
-	if e := x.copy(m, src.fd, path.Base(from), to); e != nil {
+	if e := x.copy(l.path, src.fd, path.Base(from), to); e != nil {
 		return errors.Join(err, e)
 	}
-	copies[m.Link] = m.Path
-	x.problem(m.Path, fmt.Sprintf("is a file of its own, with the same content: cannot link it to %s: %v", Quote(m.Link), err))
+	x.copies[l.link] = l.path
+	x.problem(l.path, fmt.Sprintf("is a file of its own, with the same content: cannot link it to %s: %v", Quote(l.link), err))
 	return nil
 }
 

@@ -366,3 +366,43 @@ func TestPartOfDamaged(t *testing.T) {
 		t.Errorf("Extract of what is damaged = %v", err)
 	}
 }
+
+// TestManyLinks makes links before all is extracted, so that they take no memory, and
+// sets large attributes of directories at once.
+func TestManyLinks(t *testing.T) {
+	dst := mounted(t, "xfs")
+	value := strings.Repeat("v", maxDirAttrs)
+	const n = maxPending + 100
+	r := craftRaw(t, func(fw *frameWriter, toc *tocWriter) error {
+		d := &Member{Path: "d", Type: TypeDir, Mode: 0o500, Xattrs: []Xattr{{"user.a", value}, {"user.b", value}}}
+		ms := []*Member{d, {Path: "d/0", Type: TypeFile, Mode: 0o600}}
+		for i := range n {
+			ms = append(ms, &Member{Path: fmt.Sprintf("d/l%d", i), Type: TypeHardlink, Link: "d/0"})
+		}
+		for _, m := range ms {
+			if err := errors.Join(toc.add(m, fw.tar), writeHeader(fw, m, 0)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	links := 0
+	sum, err := r.Extract(context.Background(), dst, ExtractOptions{NoOwner: true, link: func(_ int, o string, _ int, _ string) error {
+		links++
+		if _, err := os.Stat(dst + "/d/" + o); err != nil {
+			t.Error(err)
+		}
+		return nil
+	}})
+	if err != nil || sum.Members != n+2 || links != n || len(sum.Problems) > 0 {
+		t.Errorf("%d members, %d links, %v, %v", sum.Members, links, sum.Problems, err)
+	}
+	for _, a := range []string{"user.a", "user.b"} {
+		if k, err := unix.Getxattr(dst+"/d", a, nil); err != nil || k != len(value) {
+			t.Errorf("%s has %d bytes, %v", a, k, err)
+		}
+	}
+	if st, err := os.Stat(dst + "/d"); err != nil || st.Mode().Perm() != 0o500 {
+		t.Errorf("%v %v", st.Mode(), err)
+	}
+}

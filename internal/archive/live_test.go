@@ -469,3 +469,20 @@ func TestOpenRoot(t *testing.T) {
 	subvol(t, dev, dir, "two")
 	check(dir, want, false)
 }
+
+// TestDirectoryVanishes: a directory that is removed while it is listed was no longer
+// there; that is not a fault of the disk.
+func TestDirectoryVanishes(t *testing.T) {
+	src := t.TempDir()
+	if err := os.Mkdir(src+"/d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, sum := create(t, src, CreateOptions{OnMember: func(m *Member) {
+		if m.Path == "d" {
+			os.Remove(src + "/d")
+		}
+	}})
+	if len(sum.NotCovered()) > 0 {
+		t.Errorf("problems: %v", sum.Problems)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"os"
 	"runtime"
@@ -277,15 +278,19 @@ func (a *Reader) verifyDeep(ctx context.Context, opt VerifyOptions) error {
 // maxFaults is how many faulty members Verify reports one by one.
 const maxFaults = 100
 
-// linkTargets are the files that hard links need, and which of them were seen.
-type linkTargets struct{ m map[string]bool }
+// linkTargets are the files that hard links need, and which of them were seen. It
+// keeps hashes of their paths: there can be millions.
+type linkTargets struct {
+	seed maphash.Seed
+	m    map[uint64]bool
+}
 
 // linkTargets finds the targets of the selected hard links.
 func (a *Reader) linkTargets(pick func(string) bool) (*linkTargets, error) {
-	t := &linkTargets{map[string]bool{}}
+	t := &linkTargets{maphash.MakeSeed(), map[uint64]bool{}}
 	return t, a.Entries(func(e Entry) error {
 		if e.Type == TypeHardlink && (pick == nil || pick(e.Path)) {
-			t.m[e.Link] = false
+			t.m[maphash.String(t.seed, e.Link)] = false
 		}
 		return nil
 	})
@@ -293,12 +298,16 @@ func (a *Reader) linkTargets(pick func(string) bool) (*linkTargets, error) {
 
 // seen marks a member, if it is a target.
 func (t *linkTargets) seen(m *Member) {
-	if _, ok := t.m[m.Path]; ok && m.Type != TypeHardlink && m.Type != TypeDir {
-		t.m[m.Path] = true
+	if len(t.m) == 0 || m.Type == TypeHardlink || m.Type == TypeDir {
+		return
+	}
+	h := maphash.String(t.seed, m.Path)
+	if _, ok := t.m[h]; ok {
+		t.m[h] = true
 	}
 }
 
-func (t *linkTargets) have(path string) bool { return t.m[path] }
+func (t *linkTargets) have(path string) bool { return t.m[maphash.String(t.seed, path)] }
 
 // tarRange is a run of the tar stream that holds members to be read.
 type tarRange struct{ start, end int64 }

@@ -33,9 +33,11 @@ func (x *extractor) file(p *tarParser, m *Member, stored int64, dir *dirRef, bas
 	if whole {
 		close(j.chunks)
 	}
+	x.pending.Add(1)
 	select {
 	case x.jobs <- j:
 	case <-x.ctx.Done():
+		x.pending.Done()
 		return x.ctx.Err()
 	}
 	if !whole {
@@ -90,6 +92,7 @@ func (x *extractor) worker() {
 		default:
 			x.fail(Problem{j.m.Path, Failed, "cannot write it: " + err.Error()})
 		}
+		x.pending.Done()
 	}
 }
 
@@ -247,7 +250,7 @@ func (x *extractor) may(f Flags) Flags {
 // SetLocks.
 func (x *extractor) lock(m *Member) {
 	l := Lock{m.Path, m.Flags & x.may(flagLocks)}
-	if l.Flags == 0 || x.failed[m.Path] {
+	if l.Flags == 0 || x.isFailed(m.Path) {
 		return
 	}
 	if x.opt.KeepUnlocked {
@@ -259,8 +262,9 @@ func (x *extractor) lock(m *Member) {
 	}
 }
 
-// copy makes m a file with the content and attributes of name in the directory from.
-func (x *extractor) copy(m *Member, from int, name string, to *dirRef) error {
+// copy makes path, in the directory to, a file with the content and attributes of
+// name in the directory from.
+func (x *extractor) copy(path string, from int, name string, to *dirRef) error {
 	in, err := openQuietly(from, name, unix.O_NONBLOCK)
 	if err != nil {
 		return err
@@ -270,14 +274,14 @@ func (x *extractor) copy(m *Member, from int, name string, to *dirRef) error {
 	if err := unix.Fstat(in, &st); err != nil {
 		return err
 	}
-	is := &Member{Path: m.Path}
+	is := &Member{Path: path}
 	if !fill(is, &st) || is.Type != TypeFile {
 		return errors.New("only files can be copied")
 	}
 	c := creator{walker: walker{ctx: x.ctx, sum: &Summary{}}}
 	c.attributes(is, in, "")
 	is.readFlags(in)
-	base := lastElement(m.Path)
+	base := lastElement(path)
 	out, err := x.create(is, to, base)
 	if err != nil {
 		return err
