@@ -13,13 +13,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
 )
 
 func main() {
 	f := flag.NewFlagSet("sshd", flag.ExitOnError)
 	port := f.String("p", "22", "`PORT` to listen on")
-	keys := f.String("keys", "/root/.ssh/authorized_keys", "`FILE` of the keys that may come in")
+	keys := f.String("keys", "/root/.ssh/authorized_keys", "`FILE` of the keys that may log in")
 	_ = f.Parse(os.Args[1:]) // ExitOnError
 	if err := run(*port, *keys); err != nil {
 		fmt.Fprintln(os.Stderr, "sshd:", err)
@@ -34,9 +36,9 @@ func run(port, file string) error {
 	if err != nil {
 		return fmt.Errorf("cannot serve ssh: %w", err)
 	}
-	keys, err := sshserver.ParseKeys(string(b))
-	if err != nil {
-		return err
+	keys, refused := sshserver.ParseKeys(string(b))
+	if len(keys) == 0 && refused != nil {
+		return refused
 	}
 	shell := []string{"/bbin/sh", "-i"}
 	if _, err := os.Stat("/usr/bin/bash"); err == nil {
@@ -50,6 +52,11 @@ func run(port, file string) error {
 	if err != nil {
 		return fmt.Errorf("cannot serve ssh: %w", err)
 	}
-	fmt.Printf("ssh: listening on port %s, host key %s\n", port, s.Fingerprint)
+	// The first line is what the rescue system shows; the others go to its log.
+	if refused != nil {
+		fmt.Printf("ssh: listening on port %s, host key %s; some keys were refused, see %s\n%s\n", port, s.Fingerprint, rescue.LogFile, printable.CleanLines(refused.Error()))
+	} else {
+		fmt.Printf("ssh: listening on port %s, host key %s\n", port, s.Fingerprint)
+	}
 	return s.Serve(ctx, l)
 }

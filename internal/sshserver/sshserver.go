@@ -14,43 +14,49 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/creack/pty"
 	"github.com/gliderlabs/ssh"
 	"github.com/pkg/sftp"
 	gossh "golang.org/x/crypto/ssh"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
-// ParseKeys reads authorized_keys(5) lines. Errors name the line.
-func ParseKeys(text string) ([]ssh.PublicKey, error) {
-	var keys []ssh.PublicKey
-	for i, l := range strings.Split(text, "\n") {
-		if l = strings.TrimSpace(l); l == "" || l[0] == '#' {
-			continue
-		}
-		k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(l))
-		if err != nil {
-			return nil, fmt.Errorf("cannot read ssh keys: line %d is no public key in the form of authorized_keys: %w", i+1, err)
-		}
-		keys = append(keys, k)
-	}
-	return keys, nil
-}
+// Limits for those who are not logged in, or are many.
+const (
+	loginGrace  = 30 * time.Second // for the handshake, the login and the first session
+	maxWaiting  = 10               // connections without a session
+	maxConns    = 40               // connections at all
+	maxSessions = 10               // in one connection
+	maxTries    = 6                // keys in one connection
+	logLines    = 30               // in one go; then
+	logPause    = 2 * time.Second  // for each further one
+	maxUser     = 64               // bytes of a user name in the log
+)
 
 // Server serves ssh.
 type Server struct {
-	srv *ssh.Server
+	srv     *ssh.Server
+	keys    []Key
+	log     *limiter
+	grace   time.Duration
+	conns   atomic.Int32 // open
+	waiting atomic.Int32 // of these, without a session so far
 	// Fingerprint of the host key, as ssh(1) shows it.
 	Fingerprint string
 }
 
 // New makes a server for those who hold one of the keys; shell is what they
-// get. log is told who came and who was refused.
-func New(keys []ssh.PublicKey, shell []string, log func(format string, args ...any)) (*Server, error) {
+// get, unless their key says otherwise. log is told who logged in and who was
+// refused, in a bounded number of lines.
+func New(keys []Key, shell []string, log func(format string, args ...any)) (*Server, error) {
 	if len(keys) == 0 {
-		return nil, errors.New("cannot serve ssh: nobody has a key, and passwords are not taken")
+		return nil, errors.New("cannot serve ssh: there is no key, and passwords are not taken")
 	}
 	_, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -60,25 +66,171 @@ func New(keys []ssh.PublicKey, shell []string, log func(format string, args ...a
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a host key: %w", err)
 	}
-	s := &Server{Fingerprint: gossh.FingerprintSHA256(signer.PublicKey())}
+	s := &Server{Fingerprint: gossh.FingerprintSHA256(signer.PublicKey()), grace: loginGrace, log: newLimiter(log, time.Now), keys: keys}
 	s.srv = &ssh.Server{
-		HostSigners: []ssh.Signer{signer},
-		Version:     "mkcdrec",
-		Handler:     func(c ssh.Session) { serve(c, shell) },
-		PublicKeyHandler: func(ctx ssh.Context, key ssh.PublicKey) bool {
-			for _, k := range keys {
-				if ssh.KeysEqual(k, key) {
-					log("ssh: %s from %s with key %s", ctx.User(), ctx.RemoteAddr(), gossh.FingerprintSHA256(key))
-					return true
-				}
-			}
-			log("ssh: refused %s from %s: unknown key %s", ctx.User(), ctx.RemoteAddr(), gossh.FingerprintSHA256(key))
-			return false
+		HostSigners:      []ssh.Signer{signer},
+		Version:          "mkcdrec",
+		Handler:          func(c ssh.Session) { serve(c, keyOf(c), shell) },
+		PublicKeyHandler: s.accepts,
+		PtyCallback: func(ctx ssh.Context, _ ssh.Pty) bool {
+			k, ok := ctx.Value(keyName).(Key)
+			return ok && !k.noPTY
 		},
-		SubsystemHandlers: map[string]ssh.SubsystemHandler{"sftp": serveSFTP},
-		IdleTimeout:       24 * time.Hour,
+		ConnCallback: s.connect,
+		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
+			return &gossh.ServerConfig{MaxAuthTries: maxTries, AuthLogCallback: func(c gossh.ConnMetadata, method string, err error) {
+				if k, ok := ctx.Value(keyName).(Key); ok && err == nil {
+					s.log.printf("ssh: %s from %s logged in with key %s", user(c.User()), c.RemoteAddr(), gossh.FingerprintSHA256(k))
+				}
+			}}
+		},
+		ChannelHandlers: map[string]ssh.ChannelHandler{"session": s.session},
+		SubsystemHandlers: map[string]ssh.SubsystemHandler{"sftp": func(c ssh.Session) {
+			if k := keyOf(c); k.forced {
+				serve(c, k, shell)
+				return
+			}
+			serveSFTP(c)
+		}},
+		ConnectionFailedCallback: func(c net.Conn, err error) {
+			s.log.printf("ssh: connection from %s ended before a login: %s", c.RemoteAddr(), printable.Short(err.Error(), 200))
+		},
+		IdleTimeout: 24 * time.Hour,
 	}
 	return s, nil
+}
+
+// user is a user name, which can be any bytes, in a log line.
+func user(name string) string {
+	if len(name) > maxUser {
+		name = name[:maxUser] + "..."
+	}
+	return strconv.QuoteToASCII(name)
+}
+
+type name int
+
+// keyName and connName are what a connection's context has our values under.
+const (
+	keyName name = iota
+	connName
+)
+
+// keyOf is the key that the session's connection logged in with.
+func keyOf(c ssh.Session) Key {
+	k, ok := c.Context().Value(keyName).(Key)
+	if !ok {
+		return Key{forced: true, command: "exit 1", noPTY: true} // can't be: nothing else logs in
+	}
+	return k
+}
+
+// accepts decides about a key. x/crypto/ssh remembers one answer only, so the
+// last key that this was called with is the one that logs in.
+func (s *Server) accepts(ctx ssh.Context, key ssh.PublicKey) bool {
+	why := "unknown key"
+	for _, k := range s.keys {
+		if !ssh.KeysEqual(k.PublicKey, key) {
+			continue
+		}
+		// A key may have several lines; the first that fits counts.
+		if why = k.refuses(ctx.RemoteAddr(), time.Now()); why == "" {
+			ctx.SetValue(keyName, k)
+			return true
+		}
+	}
+	ctx.SetValue(keyName, nil)
+	s.log.printf("ssh: refused %s from %s: %s %s", user(ctx.User()), ctx.RemoteAddr(), why, gossh.FingerprintSHA256(key))
+	return false
+}
+
+// conn is a connection that is counted, and ended if no session comes.
+type conn struct {
+	net.Conn
+	s        *Server
+	timer    *time.Timer
+	sessions atomic.Int32
+	waiting  atomic.Bool
+	closed   sync.Once
+}
+
+func (s *Server) connect(ctx ssh.Context, c net.Conn) net.Conn {
+	if n := s.conns.Add(1); n > maxConns || s.waiting.Load() >= maxWaiting {
+		s.conns.Add(-1)
+		s.log.printf("ssh: refused a connection from %s: too many connections", c.RemoteAddr())
+		return nil
+	}
+	s.waiting.Add(1)
+	g := &conn{Conn: c, s: s}
+	g.waiting.Store(true)
+	g.timer = time.AfterFunc(s.grace, func() {
+		s.log.printf("ssh: no login from %s within %v", c.RemoteAddr(), s.grace)
+		g.Close()
+	})
+	ctx.SetValue(connName, g)
+	return g
+}
+
+// begun ends the time for the login.
+func (c *conn) begun() {
+	if c.waiting.CompareAndSwap(true, false) {
+		c.timer.Stop()
+		c.s.waiting.Add(-1)
+	}
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.closed.Do(func() { c.begun(); c.s.conns.Add(-1) })
+	return c.Conn.Close()
+}
+
+// session counts the sessions of a connection.
+func (s *Server) session(srv *ssh.Server, sc *gossh.ServerConn, ch gossh.NewChannel, ctx ssh.Context) {
+	c, ok := ctx.Value(connName).(*conn)
+	if !ok || c.sessions.Add(1) > maxSessions {
+		if ok {
+			c.sessions.Add(-1)
+		}
+		_ = ch.Reject(gossh.ResourceShortage, "too many sessions") // the client may be gone
+		return
+	}
+	c.begun()
+	defer c.sessions.Add(-1)
+	ssh.DefaultSessionHandler(srv, sc, ch, ctx)
+}
+
+// limiter passes lines on, as long as they are not too many: a scanner must not
+// fill the log, which is in memory.
+type limiter struct {
+	mu   sync.Mutex
+	to   func(format string, args ...any)
+	now  func() time.Time
+	room float64
+	last time.Time
+	lost int
+}
+
+func newLimiter(to func(string, ...any), now func() time.Time) *limiter {
+	return &limiter{to: to, now: now, room: logLines, last: now()}
+}
+
+func (l *limiter) printf(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	l.room = min(l.room+float64(now.Sub(l.last))/float64(logPause), logLines)
+	l.last = now
+	if l.room < 1 {
+		l.lost++
+		return
+	}
+	l.room--
+	if l.lost > 0 {
+		l.to("ssh: %d lines were left out of the log", l.lost)
+		l.lost = 0
+	}
+	l.to(format, args...)
 }
 
 // Serve serves until ctx ends.
@@ -91,10 +243,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// serve runs a shell, or the command that was asked for by one.
-func serve(c ssh.Session, shell []string) {
+// serve runs a shell, or by one the command that was asked for, or the one that
+// the key is for.
+func serve(c ssh.Session, key Key, shell []string) {
 	args := shell[1:]
-	if c.RawCommand() != "" {
+	switch {
+	case key.forced:
+		args = []string{"-c", key.command}
+	case c.RawCommand() != "":
 		args = []string{"-c", c.RawCommand()}
 	}
 	cmd := exec.Command(shell[0], args...)
@@ -103,7 +259,10 @@ func serve(c ssh.Session, shell []string) {
 	if _, err := os.Stat(cmd.Dir); err != nil {
 		cmd.Dir = "/"
 	}
-	cmd.Env = append(os.Environ(), "SSH_CONNECTION="+c.RemoteAddr().String())
+	cmd.Env = append(append(os.Environ(), key.env...), "SSH_CONNECTION="+c.RemoteAddr().String())
+	if key.forced && c.RawCommand() != "" {
+		cmd.Env = append(cmd.Env, "SSH_ORIGINAL_COMMAND="+c.RawCommand())
+	}
 	p, window, terminal := c.Pty()
 	if !terminal {
 		cmd.Stdout, cmd.Stderr = c, c.Stderr()
