@@ -83,11 +83,11 @@ func TestOffer(t *testing.T) {
 		{"no mask", "192.0.2.7", nil, "no subnet mask"},
 		{"mask with a gap", "192.0.2.7", []dhcpv4.Option{dhcpv4.OptSubnetMask(net.IPv4Mask(255, 0, 255, 0))}, "is not a subnet mask"},
 		{"mask of nothing", "192.0.2.7", []dhcpv4.Option{dhcpv4.OptSubnetMask(net.IPv4Mask(0, 0, 0, 0))}, "is not a subnet mask"},
-		{"itself as gateway", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptRouter(ip("192.0.2.7"), ip("0.0.0.0"), ip("192.0.2.9"))}, "{[192.0.2.7/24] [192.0.2.9]} [] "},
+		{"itself as gateway", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptRouter(ip("192.0.2.7"), ip("0.0.0.0"), ip("192.0.2.9"))}, "{[192.0.2.7/24] [192.0.2.9]} []"},
 		{"many name servers", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptDNS(ip("255.255.255.255"), ip("192.0.2.1"), ip("192.0.2.2"), ip("192.0.2.3"), ip("192.0.2.4"))}, "{[192.0.2.7/24] []} [192.0.2.1 192.0.2.2 192.0.2.3]"},
-		{"a line in the domain", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptDomainName("x\nnameserver 6.6.6.6")}, "{[192.0.2.7/24] []} [] "},
-		{"an escape sequence", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptDomainName("\x1b[2J")}, "{[192.0.2.7/24] []} [] "},
-		{"a long label", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptDomainName(strings.Repeat("a", 64))}, "{[192.0.2.7/24] []} [] "},
+		{"a line in the domain", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptDomainName("x\nnameserver 6.6.6.6")}, "{[192.0.2.7/24] []} []"},
+		{"an escape sequence", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptDomainName("\x1b[2J")}, "{[192.0.2.7/24] []} []"},
+		{"a long label", "192.0.2.7", []dhcpv4.Option{mask, dhcpv4.OptDomainName(strings.Repeat("a", 64))}, "{[192.0.2.7/24] []} []"},
 	} {
 		ack, err := dhcpv4.New(dhcpv4.WithYourIP(ip(c.ip)))
 		if err != nil {
