@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -69,7 +70,7 @@ func TestStale(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		set := unfinished(t, dir, "h-20261121T101010Z", c.o, c.age)
-		if _, err := manifest.OpenNewest(dir, manifest.Wanted{}, func(string, ...any) {}); err == nil {
+		if _, err := manifest.OpenNewest(context.Background(), dir, manifest.Wanted{}, func(string, ...any) {}); err == nil {
 			t.Error("an unfinished set counts as one")
 		}
 		var notes []string

@@ -245,7 +245,7 @@ func (a *app) layoutCommand() *cli.Command {
 // readLayout takes a layout file, or a set's.
 func readLayout(name string) (*layout.Layout, error) {
 	if st, err := os.Stat(name); err == nil && st.IsDir() {
-		s, err := manifest.OpenNewest(name, ofThisHost(), func(string, ...any) {})
+		s, err := manifest.OpenNewest(context.Background(), name, ofThisHost(), func(string, ...any) {})
 		if err != nil {
 			return nil, err
 		}

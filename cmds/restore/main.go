@@ -41,16 +41,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -74,9 +73,8 @@ func (l *list) String() string     { return strings.Join(*l, ",") }
 func (l *list) Set(s string) error { *l = append(*l, strings.Split(s, ",")...); return nil }
 
 func run(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop)                // a second signal ends the program
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
@@ -85,11 +83,11 @@ func run(args []string) int {
 	f.BoolVar(&opt.DryRun, "dry-run", false, "make all of it on sparse files instead of disks, compare, and take it away again")
 	f.IntVar(&opt.KillAfter, "kill-after", 0, "kill a dry run after `STEP`: for tests of --resume")
 	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
-	f.BoolVar(&opt.Resume, "resume", false, "go on after the last finished step of the run before")
+	f.BoolVar(&opt.Resume, "resume", false, "continue after the last finished step of the run before")
 	f.BoolVar(&opt.Once, "once", false, "refuse to restore onto disks that were restored from this set before; unattended media do")
 	f.BoolVar(&opt.Salvage, "salvage", false, "restore what can be read of a damaged set, and name what is lost")
 	f.BoolVar(&opt.NoVerify, "no-verify", false, "do not read the set through beforehand")
-	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is no rescue system")
+	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is not a rescue system")
 	f.Var(&maps, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)")
 	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
 	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4, xfs or btrfs")
@@ -102,9 +100,9 @@ func run(args []string) int {
 	answers := f.String("answers", "", "`FILE` or URL with the answers to all questions, in YAML")
 	f.StringVar(&opt.Secrets.Identity, "identity", "", "`FILE` with the age identity or SSH key that decrypts the set's LUKS headers; asked for without")
 	f.StringVar(&opt.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
-	f.BoolVar(&opt.Secrets.NewLUKS, "new-luks", false, "make LUKS devices anew, with a new passphrase and without their other keys")
+	f.BoolVar(&opt.Secrets.NewLUKS, "new-luks", false, "recreate LUKS devices with a new passphrase and without their other keys")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
-	f.StringVar(&opt.Firmware, "firmware", "", "`uefi` or bios: make the system start on such a machine, which the old one was not")
+	f.StringVar(&opt.Firmware, "firmware", "", "`uefi` or bios: convert the system to boot with this firmware")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
 	verbose := f.Bool("v", false, "say more")
@@ -174,13 +172,13 @@ func run(args []string) int {
 	return exit.Status(p, "restore", err, hint(err, opt.DryRun))
 }
 
-// interrupted says of a run that a signal ended that it was that, and not what it
-// was doing, which failed.
+// interrupted names the signal as the cause of what failed after it: a program that was
+// killed with it, a question that nobody answered.
 func interrupted(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil || exit.Code(err) == exit.Partial {
+	if err == nil || ctx.Err() == nil || interrupt.Is(err) || exit.Code(err) == exit.Partial {
 		return err
 	}
-	return fmt.Errorf("interrupted by a signal before it was done:\n%w", err)
+	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 }
 
 func do(ctx context.Context, p *ui.Printer, sc screen, opt *restore.Options, args []string, w wishes, confirm list) error {
@@ -208,7 +206,7 @@ func do(ctx context.Context, p *ui.Printer, sc screen, opt *restore.Options, arg
 	}
 	switch {
 	case opt.PlanOnly && opt.DryRun:
-		return exit.Usage(errors.New("--plan shows, and --dry-run does it on sparse files: one of them"))
+		return exit.Usage(errors.New("use either --plan or --dry-run, not both"))
 	case opt.KillAfter != 0 && !opt.DryRun:
 		return exit.Usage(errors.New("--kill-after is for --dry-run only"))
 	case opt.Only != "" && (opt.DryRun || w.unmirror || len(w.maps)+len(w.exclude)+len(w.sizes)+len(w.mirror) > 0):
@@ -254,7 +252,7 @@ func do(ctx context.Context, p *ui.Printer, sc screen, opt *restore.Options, arg
 	if opt.Only != "" {
 		p.Note("%s is restored in %.0f s", opt.Only, rep.Seconds)
 	} else {
-		p.Note("the machine is restored in %.0f s: remove the medium and say reboot", rep.Seconds)
+		p.Note("the machine is restored in %.0f s: remove the medium and run reboot", rep.Seconds)
 	}
 	return lacking(rep)
 }
@@ -516,7 +514,7 @@ func layoutOf(args []string, say func(format string, args ...any)) (*layout.Layo
 		if err != nil {
 			return nil, err
 		}
-		s, err := manifest.OpenNewest(args[0], w.OfHost(), say)
+		s, err := manifest.OpenNewest(context.Background(), args[0], w.OfHost(), say)
 		if err != nil {
 			return nil, err
 		}
@@ -542,46 +540,32 @@ type screen struct {
 }
 
 func newScreen(ctx context.Context, p *ui.Printer) screen {
-	return screen{p, ctx, bufio.NewReader(&waiting{ctx, os.Stdin}), map[string]string{}}
+	return screen{p, ctx, bufio.NewReader(&lines{ctx: ctx, in: interrupt.NewLines(os.Stdin)}), map[string]string{}}
 }
 
-// waiting is a reader whose waits end with ctx. What comes after that is lost.
-type waiting struct {
-	ctx context.Context
-	r   io.Reader
+// lines is a reader of lines whose waits end with ctx.
+type lines struct {
+	ctx  context.Context
+	in   *interrupt.Lines
+	rest string
+	err  error
 }
 
-func (w *waiting) Read(p []byte) (int, error) {
-	b := make([]byte, len(p))
-	n, err := await(w.ctx, func() (int, error) { return w.r.Read(b) })
-	copy(p, b[:n])
-	return n, err
-}
-
-// await gives what fn gives, or the end of ctx, which leaves fn behind.
-func await[T any](ctx context.Context, fn func() (T, error)) (T, error) {
-	type answer struct {
-		v   T
-		err error
+func (l *lines) Read(p []byte) (int, error) {
+	if l.rest == "" && l.err == nil {
+		l.rest, l.err = l.in.ReadLine(l.ctx)
 	}
-	ch := make(chan answer, 1)
-	go func() {
-		v, err := fn()
-		ch <- answer{v, err}
-	}()
-	select {
-	case a := <-ch:
-		return a.v, a.err
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
+	n := copy(p, l.rest)
+	if l.rest = l.rest[n:]; l.rest == "" && n == 0 {
+		return 0, l.err
 	}
+	return n, nil
 }
 
 func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
 	s.End()
 	var b strings.Builder
-	fmt.Fprintf(&b, "Backup set %s of %s, made %s\n\n", set.Manifest.ID, set.Manifest.Host, set.Manifest.Created.Format("2006-01-02 15:04 UTC"))
+	fmt.Fprintf(&b, "Backup set %s of %s, made %s\n\n", set.Manifest.ID, ui.Clean(set.Manifest.Host), set.Manifest.Created.Format("2006-01-02 15:04 UTC"))
 	ui.DrawPlan(&b, p, set.Layout)
 	s.Note("%s", b.String())
 }
@@ -590,20 +574,11 @@ func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
 func (s screen) Secret(prompt string) ([]byte, error) {
 	s.End()
 	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return nil, errors.New("standard input is no terminal")
+		return nil, errors.New("standard input is not a terminal")
 	}
 	fmt.Fprint(os.Stderr, prompt)
 	defer fmt.Fprintln(os.Stderr)
-	fd := int(os.Stdin.Fd())
-	was, err := term.GetState(fd)
-	if err != nil {
-		return nil, err
-	}
-	b, err := await(s.ctx, func() ([]byte, error) { return term.ReadPassword(fd) })
-	if s.ctx.Err() != nil {
-		err = errors.Join(s.ctx.Err(), term.Restore(fd, was)) // it shows again what is typed
-	}
-	return b, err
+	return interrupt.Secret(s.ctx, int(os.Stdin.Fd()))
 }
 
 // Choose shows the disks that are possible, and asks until it is one of them.
@@ -621,7 +596,7 @@ func (s screen) Choose(u *plan.Undecided) (string, error) {
 }
 
 func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) {
-	fmt.Fprintf(out, "\nWhich disk takes the place of %s, serial %s, %s? It needs %s at least.\n", u.Old.Name, cmp.Or(u.Old.Serial, "unknown"), u.Old.Size, u.Least)
+	fmt.Fprintf(out, "\nWhich disk takes the place of %s, serial %s, %s? It needs %s at least.\n", ui.Clean(u.Old.Name), ui.Clean(cmp.Or(u.Old.Serial, "unknown")), u.Old.Size, u.Least)
 	rows := [][]string{}
 	for i, p := range u.Among {
 		rows = append(rows, []string{fmt.Sprint(i + 1), "/dev/" + p.Name, p.Size.String(), cmp.Or(p.Model, "-"), cmp.Or(p.Serial, "-"), p.Holds})
@@ -651,7 +626,7 @@ func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) 
 func (s screen) Confirm(p *plan.Plan) ([]string, error) {
 	var said []string
 	for _, d := range p.Disks {
-		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type %s: ", d.New.Name, d.Ask())
+		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
 		line, err := s.in.ReadString('\n')
 		if err != nil && (err != io.EOF || line == "") {
 			return nil, &plan.Refused{Reason: "nobody confirmed it"}
@@ -675,9 +650,9 @@ func hint(err error, dry bool) string {
 	case errors.As(err, &r) && !errors.As(err, &se):
 		return "no disk was touched"
 	case dry && (errors.As(err, &se) || errors.As(err, &te)):
-		return "no disk was touched; `restore --dry-run --resume` goes on there"
+		return "no disk was touched; `restore --dry-run --resume` continues it"
 	case errors.As(err, &se), errors.As(err, &te):
-		return "the journal is in " + rescue.StateDir + "/journal.jsonl; after mending the cause, `restore --resume` goes on there"
+		return "the journal is in " + rescue.StateDir + "/journal.jsonl; fix the cause, then run `restore --resume` with the same options"
 	}
 	return ""
 }

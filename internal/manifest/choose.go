@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -178,17 +179,17 @@ func Table(found []Found) string {
 
 // OpenNewest opens the set in dir, or, when dir is not a set but holds some, the
 // newest of those that are wanted. A URL is that of a set. say is told of the others.
-func OpenNewest(dir string, want Wanted, say func(format string, args ...any)) (*Set, error) {
+func OpenNewest(ctx context.Context, dir string, want Wanted, say func(format string, args ...any)) (*Set, error) {
 	if target.IsURL(dir) {
-		return Open(dir)
+		return OpenContext(ctx, dir)
 	}
 	dir = strings.TrimPrefix(dir, "file://")
 	if _, err := os.Lstat(filepath.Join(dir, File)); err == nil {
-		return Open(dir)
+		return OpenContext(ctx, dir)
 	}
 	found, damaged := Look(dir, 1)
 	if len(found) == 0 {
-		_, err := Open(dir) // reports what is missing
+		_, err := OpenContext(ctx, dir) // reports what is missing
 		return nil, errors.Join(append([]error{err}, damaged...)...)
 	}
 	for _, d := range damaged {
@@ -201,7 +202,7 @@ func OpenNewest(dir string, want Wanted, say func(format string, args ...any)) (
 	for _, r := range remarks {
 		say("%s", r)
 	}
-	s, err := Open(best.Dir)
+	s, err := OpenContext(ctx, best.Dir)
 	if err == nil {
 		s.Chosen = true
 	}

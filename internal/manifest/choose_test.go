@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func TestOpenNewest(t *testing.T) {
 	}
 	var said []string
 	say := func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) }
-	s, err := OpenNewest(dir, Wanted{}, say)
+	s, err := OpenNewest(context.Background(), dir, Wanted{}, say)
 	if err != nil || s.Dir != last || !s.Chosen {
 		t.Fatalf("%v %v; want %s", s, err, last)
 	}
@@ -64,13 +65,13 @@ func TestOpenNewest(t *testing.T) {
 	}
 	db := setAs(t, dir, "db-1", "db", now.Add(-time.Hour), 3)
 	var r *plan.Refused
-	if s, err := OpenNewest(dir, Wanted{}, say); !errors.As(err, &r) || !strings.Contains(err.Error(), "host db") || !strings.Contains(err.Error(), "host web") {
+	if s, err := OpenNewest(context.Background(), dir, Wanted{}, say); !errors.As(err, &r) || !strings.Contains(err.Error(), "host db") || !strings.Contains(err.Error(), "host web") {
 		t.Errorf("sets of two hosts: %v %v; want them refused in a table", s, err)
 	}
-	if s, err := OpenNewest(dir, Wanted{Host: "web"}, say); err != nil || s.Dir != last {
+	if s, err := OpenNewest(context.Background(), dir, Wanted{Host: "web"}, say); err != nil || s.Dir != last {
 		t.Errorf("host web: %v %v", s, err)
 	}
-	if s, err := OpenNewest(db, Wanted{Host: "web"}, say); err != nil || s.Dir != db || s.Chosen {
+	if s, err := OpenNewest(context.Background(), db, Wanted{Host: "web"}, say); err != nil || s.Dir != db || s.Chosen {
 		t.Errorf("a set that was named: %v %v", s, err)
 	}
 }

@@ -244,8 +244,11 @@ const maxText = 256 << 20
 // checks that both are well-formed, that the layout is the recorded one, and
 // that every file is there with its size. It reads no archive: that is
 // Verify's.
-func Open(dir string) (*Set, error) {
-	st, err := target.New(dir)
+func Open(dir string) (*Set, error) { return OpenContext(context.Background(), dir) }
+
+// OpenContext is Open for a set whose reads end with ctx.
+func OpenContext(ctx context.Context, dir string) (*Set, error) {
+	st, err := target.NewContext(ctx, dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}

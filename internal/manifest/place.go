@@ -21,7 +21,7 @@ func OpenPlace(ctx context.Context, place string, want Wanted, say func(format s
 		return OpenLegacy(dirs...)
 	}
 	if !ok {
-		return OpenNewest(place, want, say)
+		return OpenNewest(ctx, place, want, say)
 	}
 	var drives []tape.Drive
 	for _, n := range strings.Split(names, ",") {

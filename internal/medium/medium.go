@@ -6,7 +6,6 @@ package medium
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target"
 )
 
@@ -161,21 +161,9 @@ func (s Source) String() string {
 	case "file":
 		return "file://" + s.Path
 	case "url":
-		return Redact(s.Value)
+		return sysconf.RedactURL(s.Value)
 	}
 	return s.Kind
-}
-
-// Redact gives a place without the password that a URL may have.
-func Redact(place string) string {
-	if !target.IsURL(place) {
-		return place
-	}
-	u, err := url.Parse(place)
-	if err != nil {
-		return "a URL that can't be read"
-	}
-	return u.Redacted()
 }
 
 func (s Source) matches(d Device) bool {

@@ -28,6 +28,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/netconf"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 )
 
@@ -339,7 +340,7 @@ func (s *System) search() {
 	}
 	switch {
 	case err == nil:
-		s.state = append(s.state, "backup set: "+medium.Redact(dir))
+		s.state = append(s.state, "backup set: "+sysconf.RedactURL(dir))
 		if err := os.WriteFile(rescue.SetFile, []byte(dir+"\n"), 0o600); err != nil {
 			s.say("cannot keep %s: %v", rescue.SetFile, err)
 		}

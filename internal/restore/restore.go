@@ -29,6 +29,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -272,7 +273,7 @@ func (r *Restorer) meant() error {
 	if w.ID == "" && w.Host == "" || w.Is(m.ID, m.Host) {
 		return nil
 	}
-	what := fmt.Sprintf("the backup set %s is of host %s (made %s, id %s), and this rescue system was made for host %s", medium.Redact(r.set.Dir), m.Host, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, w.Host)
+	what := fmt.Sprintf("the backup set %s is of host %s (made %s, id %s), and this rescue system was made for host %s", sysconf.RedactURL(r.set.Dir), m.Host, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, w.Host)
 	if r.opt.Yes && r.opt.Found {
 		return &plan.Refused{Reason: what + "; name the set's directory to restore it, or start with mkcdrec.host=" + m.Host}
 	}
@@ -715,7 +716,7 @@ func (r *Restorer) problems(mount string, problems []archive.Problem) {
 	for _, p := range problems {
 		r.Screen.Warn("%s/%v", strings.TrimSuffix(mount, "/"), p)
 	}
-	r.report.Problems = append(r.report.Problems, problems...)
+	r.report.Problems = append(r.report.Problems, (&archive.Summary{Problems: problems}).Incomplete()...)
 }
 
 // unpack restores the archive of the file system that was just mounted, and gives

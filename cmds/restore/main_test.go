@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/restore"
+)
+
+// Ctrl-C ends a question that nobody answers, and the menu, with an error.
+func TestQuestionsEnd(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	ctx, stop := context.WithCancelCause(context.Background())
+	in := bufio.NewReader(&lines{ctx: ctx, in: interrupt.NewLines(r)})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- menu(in, io.Discard, wishes{}, func(wishes, int) error { return nil })
+	}()
+	time.AfterFunc(100*time.Millisecond, func() { stop(&interrupt.Signal{Sig: os.Interrupt}) })
+	select {
+	case err := <-ended:
+		if !interrupt.Is(err) || exit.Code(err) != exit.Failed {
+			t.Errorf("the menu ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the menu still waits")
+	}
+	if _, err := choose(in, io.Discard, &plan.Undecided{}); err == nil {
+		t.Error("a disk was chosen")
+	}
+	// What a signal made fail says so, and keeps what it was; what is done stays done.
+	refused := &plan.Refused{Reason: "nobody confirmed it"}
+	if err := interrupted(ctx, refused); !strings.HasPrefix(err.Error(), "interrupted") || !errors.Is(err, refused) {
+		t.Errorf("%v", err)
+	}
+	if err := interrupted(ctx, exit.NotCovered([]string{"x"})); exit.Code(err) != exit.Partial {
+		t.Errorf("%v", err)
+	}
+	if interrupted(ctx, nil) != nil {
+		t.Error("a run that is done counts as interrupted")
+	}
+}
+
+// Questions one after the other take their lines from one pipe.
+func TestLines(t *testing.T) {
+	in := bufio.NewReader(&lines{ctx: context.Background(), in: interrupt.NewLines(strings.NewReader("one\ntwo\nlast"))})
+	for _, want := range []string{"one\n", "two\n", "last"} {
+		if got, err := in.ReadString('\n'); got != want || want == "last" && err != io.EOF {
+			t.Errorf("%q %v; want %q", got, err, want)
+		}
+	}
+}
+
+// A restore that is done, but not of everything, ends with 3 and the list.
+func TestLacking(t *testing.T) {
+	if err := lacking(&restore.Report{}); err != nil {
+		t.Error(err)
+	}
+	err := lacking(&restore.Report{NotCovered: []string{"sdb1: not mounted"}, Problems: []archive.Problem{{Path: "f", Kind: archive.Lost, Detail: "gone"}}})
+	if exit.Code(err) != exit.Partial || !strings.Contains(err.Error(), "sdb1: not mounted") || !strings.Contains(err.Error(), "gone") {
+		t.Errorf("%v", err)
+	}
+}
