@@ -19,6 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // maxRecovery bounds what is read of recovery.tgz, bytes; a real one has some
@@ -301,19 +302,16 @@ var uuidForm = lazyregexp.New(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{1
 // fstabIDs gives what fstab calls the file systems of its mount points.
 func fstabIDs(fstab string) map[string]fsID {
 	out := map[string]fsID{}
-	for _, line := range strings.Split(fstab, "\n") {
-		f := strings.Fields(line)
-		if len(f) < 3 || strings.HasPrefix(f[0], "#") {
-			continue
-		}
-		key := f[1]
-		if f[2] == "swap" {
+	for _, e := range sysconf.ParseFstab(fstab).Entries {
+		key := e.Path()
+		if e.Swap() {
 			key = "swap"
 		}
-		if u, ok := strings.CutPrefix(f[0], "UUID="); ok && uuidForm().MatchString(strings.Trim(u, `"`)) {
-			out[key] = fsID{uuid: strings.Trim(u, `"`)}
-		} else if l, ok := strings.CutPrefix(f[0], "LABEL="); ok {
-			out[key] = fsID{label: strings.Trim(l, `"`)}
+		switch r := e.Ref(); {
+		case r.Kind == sysconf.UUID && uuidForm().MatchString(r.Value):
+			out[key] = fsID{uuid: r.Value}
+		case r.Kind == sysconf.Label:
+			out[key] = fsID{label: r.Value}
 		}
 	}
 	return out
@@ -328,7 +326,7 @@ func (r *reader) used() map[string]quantity.Size {
 			continue
 		}
 		if kib, err := strconv.ParseInt(f[2], 10, 50); err == nil && kib >= 0 {
-			out[f[5]] = quantity.Size(kib << 10)
+			out[strings.Join(f[5:], " ")] = quantity.Size(kib << 10)
 		}
 	}
 	return out

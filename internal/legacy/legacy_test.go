@@ -323,3 +323,17 @@ func FuzzSfdisk(f *testing.F) {
 	f.Add(oldRecovery["partitions.hda"])
 	f.Fuzz(func(t *testing.T, s string) { _, _ = parseSfdisk(s, "hda") })
 }
+
+// TestFstabIDs: names of fstab are read with quotes and escapes, and comments are not.
+func TestFstabIDs(t *testing.T) {
+	got := fstabIDs("LABEL=My\\040Data /srv/my\\040data ext3 defaults 1 2\nUUID=\"0D5F4D2B-5a86-4a0e-8d0a-7a1c5f0e6b11\" / ext3 defaults 1 1\r\n  # LABEL=x /x ext3\nLABEL='s' swap swap sw 0 0\nUUID=short /short ext3\n")
+	want := map[string]fsID{"/srv/my data": {label: "My Data"}, "/": {uuid: "0d5f4d2b-5a86-4a0e-8d0a-7a1c5f0e6b11"}, "swap": {label: "s"}}
+	if len(got) != len(want) {
+		t.Errorf("%v; want %v", got, want)
+	}
+	for at, w := range want {
+		if got[at] != w {
+			t.Errorf("%s is %v; want %v", at, got[at], w)
+		}
+	}
+}

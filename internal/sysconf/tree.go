@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/inroot"
 )
 
 // Tree is the file tree of a system that is mounted below a directory. Symbolic
@@ -19,8 +21,7 @@ import (
 // a chroot, and none leads out of it. Names are from the tree's root, with or
 // without a slash at the beginning, and are never patterns but in Glob.
 //
-// The kernel does the same by openat2(2) with RESOLVE_IN_ROOT, since Linux 5.6; here
-// it is done for all.
+// Package inroot follows the links.
 type Tree struct{ dir string }
 
 // maxTreeFile is the size of the largest file that Read takes: configuration.
@@ -35,75 +36,34 @@ func parts(name string) []string {
 }
 
 // walk follows a name and gives an O_PATH descriptor of the directory that its last
-// part is in, which the caller closes, the last part, "" for the root, and the
-// name without links. A last part that is a link is followed if follow is true; one
-// that does not exist is no error.
+// part is in, which the caller closes, the last part, "" for a directory that has no
+// name of its own, and the name without links. A last part that is a link is followed
+// if follow is true; one that does not exist is no error.
 func (t Tree) walk(name string, follow bool) (dir int, base, real string, err error) {
-	top, err := unix.Open(t.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, "", "", &fs.PathError{Op: "open", Path: t.dir, Err: err}
-	}
-	defer unix.Close(top)
-	type level struct {
-		fd   int
-		name string
-	}
-	var up []level
-	at := func() int {
-		if len(up) == 0 {
-			return top
+	for range 40 {
+		up := parts(name)
+		base = ""
+		if n := len(up); n > 0 && up[n-1] != ".." {
+			up, base = up[:n-1], up[n-1]
 		}
-		return up[len(up)-1].fd
-	}
-	drop := func(n int) {
-		for len(up) > n {
-			unix.Close(up[len(up)-1].fd)
-			up = up[:len(up)-1]
+		at, err := inroot.Dir(t.dir, strings.Join(up, "/"))
+		if err != nil {
+			return -1, "", "", err
+		}
+		if dir, err = unix.Open(at, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return -1, "", "", &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+		in := strings.TrimPrefix(at, path.Clean(t.dir))
+		to, err := readlinkat(dir, base)
+		if !follow || base == "" || err != nil {
+			return dir, base, path.Join("/", in, base), nil
+		}
+		unix.Close(dir)
+		if name = to; !strings.HasPrefix(to, "/") {
+			name = in + "/" + to
 		}
 	}
-	defer func() { drop(0) }()
-	here := func(last string) string {
-		var b strings.Builder
-		for _, l := range up {
-			b.WriteString("/" + l.name)
-		}
-		return path.Clean(b.String() + "/" + last)
-	}
-	todo := parts(name)
-	for links := 0; len(todo) > 0; {
-		p := todo[0]
-		todo = todo[1:]
-		if p == ".." {
-			drop(max(len(up)-1, 0))
-			continue
-		}
-		last := len(todo) == 0
-		if !last || follow {
-			if to, e := readlinkat(at(), p); e == nil {
-				if links++; links > 40 {
-					return -1, "", "", &fs.PathError{Op: "open", Path: name, Err: unix.ELOOP}
-				}
-				if strings.HasPrefix(to, "/") {
-					drop(0)
-				}
-				todo = append(parts(to), todo...)
-				continue
-			}
-		}
-		if last {
-			base = p
-			break
-		}
-		fd, e := unix.Openat(at(), p, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if e != nil {
-			return -1, "", "", &fs.PathError{Op: "open", Path: name, Err: e}
-		}
-		up = append(up, level{fd, p})
-	}
-	if dir, err = unix.FcntlInt(uintptr(at()), unix.F_DUPFD_CLOEXEC, 0); err != nil {
-		return -1, "", "", &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	return dir, base, here(base), nil
+	return -1, "", "", &fs.PathError{Op: "open", Path: name, Err: unix.ELOOP}
 }
 
 func readlinkat(dir int, name string) (string, error) {
