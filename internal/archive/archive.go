@@ -70,7 +70,7 @@ type Member struct {
 	ACLAccess    string  // POSIX draft text, numeric ids, "" when none
 	ACLDefault   string
 	Flags        Flags     // of files and directories
-	Project      uint32    // that quotas go by, of files and directories; 0 is none
+	Project      uint32    // that quotas go by, of files and directories; 0 for none
 	Sparse       []Segment // nil for a file without holes
 	IsSparse     bool
 }
@@ -88,7 +88,7 @@ type Kind string
 // Kinds of problems. Socket, Vanished, Changed, Shrunk and Grown are facts of a
 // running system; Metadata, Failed and Lost are of an extraction; the others mean that something is not covered.
 const (
-	Socket     Kind = "socket"     // sockets are not saved: their programs make them anew
+	Socket     Kind = "socket"     // sockets are not saved: their programs recreate them
 	Vanished   Kind = "vanished"   // was in the directory, was gone when opened
 	Changed    Kind = "changed"    // written to while it was read
 	Shrunk     Kind = "shrunk"     // became shorter; filled up with zero bytes
@@ -99,14 +99,14 @@ const (
 	Replaced   Kind = "replaced"   // became another kind of file whenever it was opened
 	Metadata   Kind = "metadata"   // an attribute could not be set at extraction
 	Failed     Kind = "failed"     // could not be made at extraction
-	Lost       Kind = "lost"       // lies in a part of the archive that is damaged or missing
+	Lost       Kind = "lost"       // is in a part of the archive that is damaged or missing
 )
 
 func (p Problem) String() string {
 	return fmt.Sprintf("%s: %s: %s", Quote(p.Path), p.Kind, p.Detail)
 }
 
-// NotCovered tells whether the problem means that content is missing from the
+// NotCovered reports whether the problem means that content is missing from the
 // archive.
 func (p Problem) NotCovered() bool {
 	return slices.Contains([]Kind{Unreadable, Foreign, Hidden, Replaced}, p.Kind)

@@ -252,6 +252,19 @@ func TestMatcher(t *testing.T) {
 	}
 }
 
+// TestQuoteRule: a path of any bytes is no pattern.
+func TestQuoteRule(t *testing.T) {
+	for _, p := range []string{"/a[b]c", `/a\b`, "/*", "/?", "/[!x]", "/a\nb\t]", "/\xff**", "/plain"} {
+		m, err := NewMatcher([]string{QuoteRule(p)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Match(p) == "" || m.Match("/ab") != "" || m.Match(p+"x") != "" {
+			t.Errorf("the rule %q of %q is wrong", QuoteRule(p), p)
+		}
+	}
+}
+
 func TestExclude(t *testing.T) {
 	src := t.TempDir()
 	for _, d := range []string{"keep", "cache/sub", "gone"} {

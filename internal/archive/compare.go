@@ -16,7 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
-// Difference is what a file system has otherwise than an archive.
+// Difference is one thing in which a file system differs from an archive.
 type Difference struct {
 	Path string `json:"path"`
 	What string `json:"what"`

@@ -156,7 +156,7 @@ func identify(fd int, path string, st *unix.Stat_t) savedFile {
 	return f
 }
 
-// sameAs tells whether f, a file with the inode number of the saved file s, is
+// sameAs reports whether f, a file with the inode number of the saved file s, is
 // that file. Where the file system has neither time of birth nor generation, only
 // a file that was not changed at all is known to be the same.
 func (f *savedFile) sameAs(s *savedFile) bool {

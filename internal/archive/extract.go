@@ -31,7 +31,7 @@ type ExtractOptions struct {
 	// KeepRoot leaves the archive's root directory as it is at the destination: its
 	// owner, mode, time and attributes.
 	KeepRoot bool
-	// NewRoot tells that the root directory at the destination is a new one: it gets
+	// NewRoot is set if the root directory at the destination is a new one: it gets
 	// what the archive says also if it is not selected.
 	NewRoot  bool
 	Workers  int
@@ -133,7 +133,7 @@ type extractor struct {
 	targets *linkTargets
 	borrow  map[string]string
 	lost    map[string]bool // what Salvage leaves out
-	// inherit tells that a directory has flags that new files get from it.
+	// inherit is set when a directory has flags that new files get from it.
 	inherit atomic.Bool
 }
 
@@ -322,7 +322,7 @@ func clean(p string) error {
 	return nil
 }
 
-// fatal tells of errors after which nothing more can be written.
+// fatal reports errors after which nothing more can be written.
 func fatal(err error) bool {
 	for _, e := range []error{unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EROFS, unix.ENODEV, unix.ENXIO, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ESHUTDOWN, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, e) {
@@ -684,7 +684,7 @@ func (x *extractor) links() error {
 	return nil
 }
 
-// isFailed tells whether a member could not be written.
+// isFailed reports whether a member could not be written.
 func (x *extractor) isFailed(path string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 
 // Flags are the attributes of chattr(1), as bits of FS_IOC_GETFLAGS
 // (linux/fs.h). Those that tell how a file system keeps a file, like extents or
-// indexed directories, are none of them.
+// indexed directories, are not among them.
 type Flags uint32
 
 // Every one of them; lsattr(1) shows each as the letter behind it.
@@ -58,7 +58,7 @@ const (
 	flagEarlyFile = flagCompress | flagNoCompress | flagNoCow | flagJournal
 	flagEarlyDir  = flagNoCow | flagCasefold
 	// These ask for a way of keeping a file, and mean nothing on a file system
-	// that has it not.
+	// that lacks it.
 	flagHints = flagCompress | flagNoCompress | flagNoCow | flagJournal | flagSecureDelete | flagUndelete | flagNoTail | flagTopDir | flagDAX
 
 	flagAll = flagHints | flagLocks | flagSync | flagNoDump | flagNoAtime | flagDirSync | flagProjInherit | flagCasefold

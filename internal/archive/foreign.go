@@ -162,7 +162,7 @@ func (z *zeroTail) check() error {
 	return nil
 }
 
-// foreignMember reads a header of another program; nil for what is no file.
+// foreignMember reads a header of another program; nil for what is not a file.
 func foreignMember(h *tar.Header) (*Member, error) {
 	below := func(p string) string {
 		if strings.HasPrefix(p, "/") || slices.Contains(strings.Split(p, "/"), "..") {

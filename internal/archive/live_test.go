@@ -486,3 +486,58 @@ func TestDirectoryVanishes(t *testing.T) {
 		t.Errorf("problems: %v", sum.Problems)
 	}
 }
+
+// TestDirectoryDamaged: what a directory lists before it can't be read any more is
+// saved, as is everything else, and the directory is not covered.
+func TestDirectoryDamaged(t *testing.T) {
+	if !isRoot {
+		t.Skip("mounting needs root")
+	}
+	dev, dir := btrfstest.MountOther(t, "ext4", 64<<20)
+	if err := os.Mkdir(dir+"/d", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1500 {
+		write(t, fmt.Sprintf("%s/d/a-file-with-a-long-name-%d", dir, i), "")
+	}
+	write(t, dir+"/z", "fine")
+	blocks := func() string { // once all is on the device
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Fatal(err)
+		}
+		return btrfstest.Run(t, "debugfs", "-R", "blocks /d", dev)
+	}()
+	f := strings.Fields(blocks)
+	var at int64
+	if _, err := fmt.Sscan(f[len(f)-2], &at); err != nil || len(f) < 8 {
+		t.Fatalf("%q: %v", blocks, err)
+	}
+	size, err := exec.Command("dumpe2fs", "-h", dev).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var block int64
+	for _, l := range strings.Split(string(size), "\n") {
+		if v, ok := strings.CutPrefix(l, "Block size:"); ok {
+			fmt.Sscan(v, &block)
+		}
+	}
+	d, err := os.OpenFile(dev, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.WriteAt(bytes.Repeat([]byte{0xA5}, int(block)), at*block); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(d.Sync(), unix.Mount(dev, dir, "ext4", 0, "errors=continue")); err != nil {
+		t.Fatal(err)
+	}
+	name, sum := create(t, dir, CreateOptions{})
+	if n := sum.NotCovered(); len(n) != 1 || n[0].Path != "d" {
+		t.Errorf("problems %v; want d not covered", sum.Problems)
+	}
+	if sum.Members < 10 || content(t, extracted(t, name)+"/z") != "fine" {
+		t.Errorf("%d members", sum.Members)
+	}
+}

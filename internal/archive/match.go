@@ -44,6 +44,11 @@ func NewMatcher(rules []string) (*Matcher, error) {
 	return &Matcher{rules}, nil
 }
 
+// QuoteRule gives the rule that matches path and nothing else but what is in it.
+func QuoteRule(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
 // Match gives the first rule that leaves out path, or "". path is absolute.
 func (m *Matcher) Match(path string) string {
 	if m == nil {

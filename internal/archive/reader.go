@@ -19,7 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
-// Reader reads an archive that lies on something that can seek. Opening
+// Reader reads an archive on something that can seek. Opening
 // checks that the archive is whole: seek table, table of contents and size
 // agree. Frames are checked against their SHA-256 whenever they are read.
 type Reader struct {
@@ -464,7 +464,7 @@ func (f *frameBuf) release() {
 }
 
 // frameStream decodes a run of frames on all cores and gives them in order.
-// The number of buffers bounds its memory: whoever holds frames slows it down.
+// The number of buffers bounds its memory: holding frames slows it down.
 type frameStream struct {
 	order  chan chan frameResult
 	cur    *frameBuf
@@ -612,7 +612,7 @@ type tarParser struct {
 	block [blockSize]byte
 }
 
-// full gives n bytes, copied together when they lie in two frames.
+// full gives n bytes, copied together when they are in two frames.
 func (p *tarParser) full(n int64) ([]byte, error) {
 	b, err := p.s.chunk(n)
 	if err != nil {

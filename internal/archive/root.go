@@ -31,7 +31,7 @@ func (r Root) String() string {
 	return s
 }
 
-// same tells whether got can be the root that is wanted.
+// same reports whether got can be the root that is wanted.
 func (r Root) same(got Root) bool {
 	if r.Ino != 0 && r.Ino != got.Ino || r.Subvolume != 0 && r.Subvolume != got.Subvolume {
 		return false

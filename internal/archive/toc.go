@@ -293,7 +293,7 @@ func seekTable(frames []Frame, tocLen int64) []byte {
 	return skippable(magicSeek, p)
 }
 
-// errNoIndex is the fault of an archive that was cut off or is none.
+// errNoIndex is the fault of a file that was cut off, or is not an archive.
 var errNoIndex = errors.New("it has no seek table at its end: cut off, or not an archive of ours")
 
 // readTail finds the table of contents through the seek table at the end and

@@ -156,7 +156,7 @@ func (k *walker) dir(d *os.File, prefix string, dev uint64) error {
 	return nil
 }
 
-// leftOut tells whether a rule leaves path out.
+// leftOut reports whether a rule leaves path out.
 func (k *walker) leftOut(path string) bool {
 	rule := ""
 	if k.opt.Exclude != nil {

@@ -21,7 +21,7 @@ func CleanPaths(args []string) []string {
 	return out
 }
 
-// Selector matches what lies at or below any of the absolute paths.
+// Selector matches what is at or below any of the absolute paths.
 func Selector(mount string, paths []string) (func(string) bool, bool) {
 	if len(paths) == 0 {
 		return nil, true
@@ -87,7 +87,7 @@ type part struct {
 	parents func(string) bool // directories that are above what is taken out of others
 }
 
-// ExtractPaths takes what answers to paths, all when there are none, out of the
+// ExtractPaths takes what matches paths, all when there are none, out of the
 // set's archives. It appears below dest with its full path; the directories above
 // it get what the set has for them where they are missing, and dest itself stays as
 // it is. An archive never writes through a symbolic link that another has made.

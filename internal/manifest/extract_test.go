@@ -146,7 +146,7 @@ func TestExtractParents(t *testing.T) {
 	if st, err := os.Stat(dst + "/srv/da[t]a"); err != nil || st.Mode().Perm() != 0o711 {
 		t.Errorf("the mount point: %v %v", st.Mode(), err)
 	}
-	// And with set all anew elsewhere, what is hidden beneath is there, too.
+	// What is hidden beneath the mount point is there, too.
 	if b, err := os.ReadFile(dst + "/srv/da[t]a/hidden"); err != nil || string(b) != "x" {
 		t.Errorf("%q %v", b, err)
 	}
