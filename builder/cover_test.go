@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -315,4 +316,81 @@ func TestSumLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	btrfstest.Run(t, "sh", "-c", `cd "$1" && sha256sum --strict --quiet -c SUMS`, "sh", dir)
+}
+
+// A file system of which only a directory is mounted is saved as a whole, through a
+// mount of our own.
+func TestPrivateFilesystem(t *testing.T) {
+	dev, dir := btrfstest.MountOther(t, "ext4", 64<<20)
+	for _, d := range []string{"/seen", "/hidden"} {
+		if err := os.Mkdir(dir+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dir+d+"/file", []byte(d), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bind := t.TempDir()
+	btrfstest.Run(t, "mount", "--bind", dir+"/seen", bind)
+	t.Cleanup(func() { unix.Unmount(bind, unix.MNT_DETACH) })
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	p := planFor(dev, dir, "ext4")
+	p.Layout.Filesystems[0].Mounts, p.Layout.Filesystems[0].Private = nil, true
+	p.archives()
+	if len(p.Archives) != 1 || p.Archives[0].Mount != "" {
+		t.Fatalf("planned: %+v", p.Archives)
+	}
+	s := writerFor(t, p)
+	if err := s.archive(t.Context(), p.Archives[0]); err != nil || len(s.man.Archives) != 1 {
+		t.Fatalf("%v, not covered %q", err, notCovered(s))
+	}
+	r, err := archive.OpenFile(filepath.Join(s.dir, p.Archives[0].File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var got []string
+	if err := r.Entries(func(e archive.Entry) error { got = append(got, e.Path); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(got, "seen/file") || !slices.Contains(got, "hidden/file") {
+		t.Errorf("saved: %q", got)
+	}
+	// Not in use any more: mounting it would write to it.
+	if err := unix.Unmount(bind, 0); err != nil {
+		t.Fatal(err)
+	}
+	s = writerFor(t, p)
+	if err := s.archive(t.Context(), p.Archives[0]); err != nil || len(s.man.Archives) != 0 || !strings.Contains(notCovered(s), p.Archives[0].Device) {
+		t.Errorf("not in use: %v, %q", err, notCovered(s))
+	}
+}
+
+// What can't be read of a device is listed with its bytes, a few in the manifest.
+func TestBadSectorsListed(t *testing.T) {
+	s := writerFor(t, &Plan{Layout: &layout.Layout{}})
+	m := &layout.Image{Device: "sdb3", Type: "ntfs"}
+	sum := &blockcopy.Summary{ReadError: unix.EIO}
+	for i := range int64(12) {
+		sum.Bad = append(sum.Bad, blockcopy.Extent{Start: i * 8192, Length: 512})
+	}
+	s.imageProblems(m, sum, nil, &deviceUse{dev: "/no/such"}, -1)
+	if got := notCovered(s); !strings.Contains(got, "sdb3 (ntfs): 6144 bytes can't be read") || !strings.Contains(got, "bytes 0 to 511, 8192 to 8703") || !strings.Contains(got, "and 2 more ranges") {
+		t.Errorf("not covered: %q", got)
+	}
+}
+
+// What the manifest lists of an archive is bounded, so that it can be read.
+func TestManyProblems(t *testing.T) {
+	s := writerFor(t, &Plan{Layout: &layout.Layout{}})
+	sum := &archive.Summary{}
+	for range mostProblems + 5 {
+		sum.Problems = append(sum.Problems, archive.Problem{Path: "x", Kind: archive.Unreadable, Detail: "input/output error"})
+	}
+	s.archived(PlannedArchive{File: "a", Mount: "/srv"}, sum, 0)
+	if n := len(s.man.NotCovered); n != mostProblems+1 || !strings.Contains(s.man.NotCovered[n-1], "/srv: 5 more paths") {
+		t.Errorf("%d entries, the last %q", n, s.man.NotCovered[n-1])
+	}
 }

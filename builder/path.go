@@ -121,6 +121,11 @@ func (s *setWriter) write(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("cannot write the set: %w", err)
 	}
 	defer lf.Close()
+	if st, err := lf.Stat(); err == nil {
+		if why := readable(s.final, st.Mode()); why != "" {
+			s.b.Report.Warn("the backup contains the files of all users: %s", why)
+		}
+	}
 	s.log = slog.New(slog.NewJSONHandler(lf, nil))
 	s.sfv = map[string]uint32{}
 	s.log.Info("backup starts", "host", s.man.Host, "id", s.man.ID, "version", s.b.Version)

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
@@ -347,13 +348,17 @@ func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, er
 	}
 	base := filepath.Base(m.Dir)
 	var dirs []string
-	if sib, err := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(m.Dir)), "*", base)); err == nil {
-		dirs = append(dirs, sib...)
+	// Beside this disc's directory; its name is not a pattern.
+	above := filepath.Dir(filepath.Dir(m.Dir))
+	if beside, err := os.ReadDir(above); err == nil {
+		for _, e := range beside {
+			dirs = append(dirs, filepath.Join(above, e.Name(), base))
+		}
 	}
 	if b, err := os.ReadFile("/proc/self/mounts"); err == nil {
 		for _, l := range strings.Split(string(b), "\n") {
 			if f := strings.Fields(l); len(f) > 2 && (f[2] == "iso9660" || f[2] == "udf") {
-				dirs = append(dirs, filepath.Join(f[1], base))
+				dirs = append(dirs, filepath.Join(sysconf.Unescape(f[1]), base))
 			}
 		}
 	}

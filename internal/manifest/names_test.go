@@ -1,6 +1,10 @@
 package manifest
 
 import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -32,5 +36,27 @@ func TestNames(t *testing.T) {
 	}
 	if ImageName("vg-a/b") == ImageName("vg/a-b") || HeaderName("a/b") == HeaderName("a-b") {
 		t.Error("two devices have the same name of an image or header")
+	}
+}
+
+// The directory that discs are mounted below is a name, not a pattern.
+func TestMountedBeside(t *testing.T) {
+	top := filepath.Join(t.TempDir(), "discs [1]*")
+	for n := 1; n <= 2; n++ {
+		dir := filepath.Join(top, fmt.Sprint("disc", n), "h-1")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(Discs{Version: Version, ID: "x", This: n, Discs: []Disc{{Number: 1, Label: "A"}, {Number: 2, Label: "B"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, DiscsFile), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := MountedDiscs{Dir: filepath.Join(top, "disc1", "h-1")}.Disc(t.Context(), Disc{Number: 2, Label: "B"}, nil)
+	if want := filepath.Join(top, "disc2", "h-1"); err != nil || got != want {
+		t.Errorf("disc 2 is at %q, %v; want %q", got, err, want)
 	}
 }
