@@ -34,6 +34,23 @@ func Mkfs(f *layout.Filesystem, dev string, size quantity.Size) ([][]string, err
 	return nil, fmt.Errorf("cannot make file system of type %s", f.Type)
 }
 
+// mkfsLeast is the least size of a device that a type's program takes with a geometry,
+// as mkfs.btrfs(8) 6.2 reports it; 0 where the geometry itself decides. An XFS that was
+// made before mkfs.xfs wanted 300 MiB may be smaller; one that is new may not.
+func mkfsLeast(f *layout.Filesystem) quantity.Size {
+	switch {
+	case f.Btrfs != nil && slices.Contains(f.Btrfs.Features, "mixed-bg"):
+		return 16 * quantity.MiB
+	case f.Btrfs != nil && len(f.Others) == 0 && (f.Btrfs.Metadata == "" || f.Btrfs.Metadata == "dup"):
+		return 109 * quantity.MiB
+	case f.Btrfs != nil:
+		return 45 * quantity.MiB
+	case f.XFS != nil && f.XFS.LogBlocks == 0:
+		return 300 * quantity.MiB
+	}
+	return 0
+}
+
 func num[T ~int | ~int64 | ~uint32](v T) string { return strconv.FormatInt(int64(v), 10) }
 
 // mountOpts are the names that tune2fs -o has for s_default_mount_opts.

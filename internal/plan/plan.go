@@ -899,10 +899,26 @@ func sizeOf(l *layout.Layout, dev string) quantity.Size {
 	return 0
 }
 
+// SizeOf is the size of a device of this machine once the plan was carried out, 0 for
+// one that is not the plan's.
+func (p *Plan) SizeOf(dev string) quantity.Size {
+	for old, to := range p.Devices {
+		if to == dev {
+			return sizeOf(p.Layout, old)
+		}
+	}
+	return 0
+}
+
 func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 	dev, ok := p.Devices[f.Device]
 	if !ok {
 		return nil
+	}
+	for _, d := range f.Devs() {
+		if least, size := mkfsLeast(f), sizeOf(want, d); size < least {
+			return refuse("%s is too small for %s: its program makes none on less than %s, and there are %s", d, f.Type, least, size)
+		}
 	}
 	run, err := Mkfs(f, "/dev/"+dev, sizeOf(want, f.Device))
 	if err != nil {

@@ -362,7 +362,7 @@ func (r *Restorer) ready(ctx context.Context) error {
 	r.rec.Image = func(ctx context.Context, file string, dst io.WriterAt) error {
 		return r.set.RestoreImage(ctx, file, dst, func(total int64) progress.Counter { return r.Screen.Phase("writing "+file, total) })
 	}
-	return errors.Join(r.programs(), r.drivers(ctx), r.rec.Ends())
+	return errors.Join(r.programs(), r.drivers(ctx), r.rec.Rehearse(ctx), r.rec.Ends())
 }
 
 // otherFirmware warns when this machine does not start as the old one did, and
