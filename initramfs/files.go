@@ -84,8 +84,21 @@ func (f *Files) dir(p string) {
 	}
 }
 
+// Limits of the readers: the kernel's newc header has 32 bits for a size and takes
+// names up to PATH_MAX with their NUL (init/initramfs.c); List has a line for a file.
+const (
+	maxSize = 1<<32 - 1
+	maxPath = 4096 - 1
+)
+
 func (f *Files) add(p string, e entry) error {
 	p = Canonical(p)
+	if len(p) > maxPath || strings.ContainsAny(p, "\n\x00") || p == Marker {
+		return fmt.Errorf("cannot add %q to the rescue system: not a name that an initramfs can have", p)
+	}
+	if e.size > maxSize || len(e.link) > maxPath {
+		return fmt.Errorf("cannot add %s to the rescue system: it has %d bytes, an initramfs takes %d", p, max(e.size, int64(len(e.link))), int64(maxSize))
+	}
 	if old, ok := f.entries[p]; ok {
 		if old.source == e.source && old.link == e.link && bytes.Equal(old.content, e.content) {
 			return nil

@@ -169,3 +169,24 @@ func TestPrepacked(t *testing.T) {
 		}
 	}
 }
+
+// TestLimits: what the kernel, or the check of a tree, would misread is refused when
+// it is collected.
+func TestLimits(t *testing.T) {
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, 1<<32); err != nil {
+		t.Fatal(err)
+	}
+	f := New()
+	for _, err := range []error{f.AddFile("etc/big", big), f.AddContent("etc/a\nb", nil, 0o644), f.AddContent(strings.Repeat("a/", 2100), nil, 0o644), f.AddContent(Marker, nil, 0o644), f.AddLink("etc/l", strings.Repeat("x", 5000))} {
+		if err == nil || !strings.Contains(err.Error(), "cannot add") {
+			t.Errorf("%v; want a refusal", err)
+		}
+	}
+	if f.Has("etc/big") || f.Has("etc/l") {
+		t.Error("what was refused is in the tree")
+	}
+}
