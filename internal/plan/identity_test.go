@@ -145,3 +145,21 @@ func TestDuplicates(t *testing.T) {
 		t.Errorf("--only on the old one: %v", err)
 	}
 }
+
+// TestOddTablePresent: a damaged table of a disk that stays stops nothing.
+func TestOddTablePresent(t *testing.T) {
+	odd := disk("sdb", "DATA", 6*quantity.GiB)
+	odd.Table = &layout.Table{Label: layout.GPT, Partitions: []layout.Partition{{Number: 1, Start: 512, Size: 1 << 50}, {Number: 1, Start: 0, Size: 100}, {Number: 999, Start: -5, Size: -7}}}
+	have := []Present{disk("sda", "OLD1", 6*quantity.GiB), odd}
+	m, err := MapDisks(wanted(), have, Wish{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(wanted(), m)
+	if err != nil || m["vda"].Name != "sda" {
+		t.Fatalf("%v, %v", m["vda"].Name, err)
+	}
+	if warn, err := p.Duplicates(have, nil); err != nil || len(warn) > 0 {
+		t.Errorf("%q, %v", warn, err)
+	}
+}

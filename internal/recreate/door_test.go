@@ -165,3 +165,20 @@ func (r removing) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
 	}
 	return r.Recorder.Run(ctx, c)
 }
+
+// TestSparseBrackets: a directory with a name like a pattern has its files found.
+func TestSparseBrackets(t *testing.T) {
+	s := Sparse{Dir: filepath.Join(t.TempDir(), "a[b]*")}
+	if s.There() {
+		t.Error("files where there is no directory")
+	}
+	if err := errors.Join(os.Mkdir(s.Dir, 0o700), os.WriteFile(filepath.Join(s.Dir, "vda.img"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if !s.There() {
+		t.Error("no files")
+	}
+	if err := s.Remove(); err != nil || s.There() {
+		t.Errorf("%v, still there: %v", err, s.There())
+	}
+}

@@ -34,7 +34,7 @@ func (r *Recreator) release(ctx context.Context) error {
 		return err
 	}
 	for _, m := range slices.Backward(mounts) {
-		if m.Path == r.Target || len(m.Path) > len(r.Target) && m.Path[:len(r.Target)+1] == r.Target+"/" {
+		if Below(r.Target, m.Path) {
 			if err := unix.Unmount(m.Path, 0); err != nil {
 				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Path, err))
 			}

@@ -72,13 +72,28 @@ func attached(file string) string {
 	return ""
 }
 
-// Loops are the loop devices of the files, for Recreator.Own.
-func (s Sparse) Loops() ([]string, error) {
-	files, err := filepath.Glob(filepath.Join(s.Dir, "*.img"))
-	if err != nil {
+// files are those of the disks; the directory's name is no pattern.
+func (s Sparse) files() ([]string, error) {
+	all, err := os.ReadDir(s.Dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	var out []string
+	for _, e := range all {
+		if strings.HasSuffix(e.Name(), ".img") {
+			out = append(out, filepath.Join(s.Dir, e.Name()))
+		}
+	}
+	return out, nil
+}
+
+// Loops are the loop devices of the files, for Recreator.Own.
+func (s Sparse) Loops() ([]string, error) {
+	files, err := s.files()
+	if err != nil {
+		return nil, err
+	}
+	out := []string{} // none, and not any
 	for _, f := range files {
 		if name := attached(f); name != "" {
 			out = append(out, name)
@@ -89,13 +104,13 @@ func (s Sparse) Loops() ([]string, error) {
 
 // There tells whether files of a run before are there.
 func (s Sparse) There() bool {
-	files, err := filepath.Glob(filepath.Join(s.Dir, "*.img"))
+	files, err := s.files()
 	return err == nil && len(files) > 0
 }
 
 // Remove detaches the loop devices and removes the files.
 func (s Sparse) Remove() error {
-	files, err := filepath.Glob(filepath.Join(s.Dir, "*.img"))
+	files, err := s.files()
 	if err != nil {
 		return err
 	}

@@ -280,8 +280,12 @@ func (r *Restorer) clearDry(ctx context.Context) error {
 	if r.opt.PlanOnly || !s.There() {
 		return nil
 	}
+	loops, err := s.Loops()
+	if err != nil {
+		return fmt.Errorf("cannot clean up after the dry run before: %w", err)
+	}
 	run := lvmIn{r.Run, filepath.Join(dryDir, "lvm")}
-	rec := &recreate.Recreator{Plan: r.whatever(), Run: run, Target: filepath.Join(dryDir, "target"), Machine: r.Machine}
+	rec := &recreate.Recreator{Plan: r.whatever(), Own: loops, Run: run, Target: filepath.Join(dryDir, "target"), Machine: r.Machine}
 	if err := errors.Join(rec.Release(ctx), s.Remove()); err != nil {
 		return fmt.Errorf("cannot clean up after the dry run before:\n%w", err)
 	}
