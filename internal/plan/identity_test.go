@@ -163,3 +163,21 @@ func TestOddTablePresent(t *testing.T) {
 		t.Errorf("%q, %v", warn, err)
 	}
 }
+
+// TestUnusedGroup: a group without anything to be restored, half of which is on a disk
+// that is not needed, is left out and stops nothing.
+func TestUnusedGroup(t *testing.T) {
+	l := machine(layout.GPT, []quantity.Size{20 * gib, 20 * gib}, [][]part{{{5 * gib, "ext4 /", gib}, {9 * gib, "pv vg0", 0}}, {{9 * gib, "pv vg0", 0}}}, map[string][]lvol{"vg0": {{"unused", "raw", gib, 0}}})
+	if got := l.Needed(); len(got) != 1 {
+		t.Fatalf("needed: %q", got)
+	}
+	p, err := New(l, Mapping{"sda": disk("vda", "N", 20*gib)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range p.Steps {
+		if s.Kind == MakePV || s.Kind == RestoreVG {
+			t.Errorf("%s", s)
+		}
+	}
+}

@@ -620,29 +620,8 @@ func (p *Plan) stack(want *layout.Layout) error {
 			break
 		}
 	}
-	// What lies on a needed disk and on another that is not mapped.
-	partly := func(devs []string, what string) error {
-		for _, d := range devs {
-			if p.Devices[d] == "" && slices.ContainsFunc(devs, func(o string) bool { return p.Devices[o] != "" }) {
-				return fmt.Errorf("cannot plan: %s lies on %s too, which is not mapped", what, d)
-			}
-		}
-		return nil
-	}
-	for _, a := range want.Arrays {
-		if err := partly(a.Devs(), "the RAID array "+a.Name); err != nil {
-			return err
-		}
-	}
-	for _, g := range want.VolumeGroup {
-		var devs []string
-		for _, v := range g.PVs {
-			devs = append(devs, v.Device)
-		}
-		if err := partly(devs, "volume group "+g.Name); err != nil {
-			return err
-		}
-	}
+	// An array or group on a needed disk and on one that is not has nothing on it that is
+	// to be restored, or all its disks would be needed: it is left out.
 	return nil
 }
 
