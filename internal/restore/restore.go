@@ -116,8 +116,8 @@ type Restorer struct {
 	report  Report
 	have    []plan.Present
 	sources []string // devices that the set is read from
-	// locks are what becomes immutable or append-only at the end, by where it is mounted.
-	locks map[string][]archive.Lock
+	// locks are what becomes immutable or append-only at the end.
+	locks []lockedPlace
 }
 
 // Untouched is a failure before anything was written to a disk.
@@ -618,7 +618,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r.locks = map[string][]archive.Lock{}
+	r.locks = nil
 	for i, s := range r.plan.Steps {
 		locks, before := done[i]
 		// Mounts are not journaled: they are gone after any stop.
@@ -650,16 +650,23 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			if err != nil {
 				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}
+			in, err := r.placeOf(s, at)
+			if err == nil {
+				err = in.isMounted(s)
+			}
+			if err != nil {
+				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
+			}
 			if before {
 				r.Screen.Note("%s: was restored before", s)
 				// What stays locked fails where it is to be changed.
-				if _, err := archive.TakeLocks(at, locks); err != nil {
+				if _, err := archive.TakeLocksBelow(in.dest, in.below, locks); err != nil {
 					return err
 				}
-			} else if locks, err = r.unpack(ctx, s, at); err != nil {
+			} else if locks, err = r.unpack(ctx, s, in); err != nil {
 				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}
-			r.locks[at] = locks
+			r.locks = append(r.locks, lockedPlace{in, s.Mount.Path, locks})
 			// Before the journal says that they are there.
 			r.Screen.Phase("writing "+s.Mount.Path+" to its disk", 0)
 			if err := r.rec.SyncMount(s); err != nil {
@@ -702,12 +709,12 @@ func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
 // lock makes immutable or append-only what was so, now that nothing more is
 // changed.
 func (r *Restorer) lock() error {
-	for at, locks := range r.locks {
-		problems, err := archive.SetLocks(at, locks)
+	for _, l := range r.locks {
+		problems, err := archive.SetLocksBelow(l.dest, l.below, l.locks)
 		if err != nil {
 			return err
 		}
-		r.problems(strings.TrimPrefix(at, r.opt.Target), problems)
+		r.problems(l.mount, problems)
 	}
 	return nil
 }
@@ -721,7 +728,7 @@ func (r *Restorer) problems(mount string, problems []archive.Problem) {
 
 // unpack restores the archive of the file system that was just mounted, and gives
 // what is to be locked in it.
-func (r *Restorer) unpack(ctx context.Context, s plan.Step, at string) ([]archive.Lock, error) {
+func (r *Restorer) unpack(ctx context.Context, s plan.Step, in place) ([]archive.Lock, error) {
 	if s.FS.New {
 		return nil, nil // there is nothing for it
 	}
@@ -733,7 +740,7 @@ func (r *Restorer) unpack(ctx context.Context, s plan.Step, at string) ([]archiv
 		return nil, fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
 	}
 	start := time.Now()
-	sum, err := r.set.Unpack(ctx, a.File, at, archive.ExtractOptions{Salvage: r.opt.Salvage, KeepUnlocked: true}, func(total int64) progress.Counter {
+	sum, err := r.set.Unpack(ctx, a.File, in.dest, archive.ExtractOptions{Below: in.below, Salvage: r.opt.Salvage, KeepUnlocked: true}, func(total int64) progress.Counter {
 		return r.Screen.Phase("restoring "+a.Name(), total)
 	})
 	if err != nil {
