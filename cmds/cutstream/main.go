@@ -4,28 +4,25 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/signal"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/streams"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
 	s := streams.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Run: tool.Exec{}, Terminal: streams.OpenTerminal()}
 	err := streams.Cut(ctx, s, os.Args[1:])
-	if err == nil {
-		return
-	}
-	fmt.Fprintln(os.Stderr, "cutstream:", err)
 	var u streams.Usage
 	if errors.As(err, &u) {
-		os.Exit(2)
+		err = exit.Usage(err)
 	}
-	os.Exit(1)
+	if code := exit.Status(ui.New(ui.Normal), "cutstream", interrupt.Err(ctx, err), ""); code != exit.OK {
+		os.Exit(code)
+	}
 }

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"slices"
 
@@ -28,6 +27,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/version"
@@ -40,9 +40,8 @@ func run(args []string) int {
 	// A backup runs beside production: better the collector works harder
 	// than the machine swaps.
 	debug.SetMemoryLimit(archive.MemoryLimit())
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program
 	a := &app{out: &output{w: ui.Stdout()}}
 	err := interrupted(ctx, a.command().Run(ctx, args))
 	if a.ui == nil {
@@ -58,27 +57,7 @@ func interrupted(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil || exit.Code(err) == exit.Partial {
 		return err
 	}
-	return fmt.Errorf("interrupted by a signal before it was done:\n%w", err)
-}
-
-// await gives what ask answers, or the error of ctx as soon as that is over: what
-// reads from a terminal can't be stopped otherwise.
-func await(ctx context.Context, ask func() (string, error)) (string, error) {
-	type answer struct {
-		text string
-		err  error
-	}
-	got := make(chan answer, 1)
-	go func() {
-		text, err := ask()
-		got <- answer{text, err}
-	}()
-	select {
-	case x := <-got:
-		return x.text, x.err
-	case <-ctx.Done():
-		return "", ctx.Err()
-	}
+	return interrupt.Err(ctx, err)
 }
 
 // output is standard output. It keeps the first error: a list that did not reach

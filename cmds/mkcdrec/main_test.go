@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt/interrupttest"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -111,6 +114,8 @@ func mkcdrec(t *testing.T, stdout string, args ...string) (status int, out, errs
 	return status, out, string(b)
 }
 
+func TestMain(m *testing.M) { interrupttest.Program(m, main) }
+
 // The exit status of commands that read sets is true.
 func TestStatus(t *testing.T) {
 	whole := aSet(t, time.Now())
@@ -161,7 +166,7 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("without a signal: %v", err)
 	}
 	cancel()
-	if err := interrupted(ctx, damage); err == nil || !strings.HasPrefix(err.Error(), "interrupted") || exit.Code(err) != exit.Failed {
+	if err := exit.Interrupted(interrupted(ctx, damage)); err == nil || !strings.HasPrefix(err.Error(), "interrupted") || exit.Code(err) != exit.Failed {
 		t.Errorf("after a signal: %v", err)
 	}
 	set := aSet(t, time.Now())
@@ -170,11 +175,27 @@ func TestInterrupted(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "damaged") {
 		t.Errorf("verify after a signal: %v", err)
 	}
-	// What waits for a person does not wait any longer.
-	never := func() (string, error) { select {} }
-	if _, err := await(ctx, never); !errors.Is(err, context.Canceled) {
-		t.Errorf("a question after a signal: %v", err)
+}
+
+// TestSignal: a read of a server that does not answer ends with the first signal.
+func TestSignal(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer l.Close()
+	asked := make(chan bool)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			defer c.Close()
+			c.Read(make([]byte, 1))
+			close(asked)
+			<-t.Context().Done()
+		}
+	}()
+	code, text := interrupttest.Signal(t, interrupttest.Command("verify", "http://"+l.Addr().String()+"/set"), syscall.SIGINT, func(string) bool { <-asked; return true })
+	interrupttest.Interrupted(t, code, text)
 }
 
 // Hints are about the command that failed.

@@ -284,7 +284,7 @@ func askEnter(ctx context.Context) func(string) error {
 		return nil
 	}
 	return func(text string) error {
-		_, err := await(ctx, func() (string, error) { return t(text + ", then press Enter: ") })
+		_, err := t(ctx, text+", then press Enter: ")
 		return err
 	}
 }

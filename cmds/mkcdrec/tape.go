@@ -109,9 +109,7 @@ func (a *app) nextReel() func(context.Context, tape.Drive, int, error) error {
 		if problem != nil {
 			a.ui.Note("%v", problem)
 		}
-		if _, err := await(ctx, func() (string, error) {
-			return t(fmt.Sprintf("Put an empty tape for reel %d into %v, then press Enter: ", reel, d))
-		}); err != nil {
+		if _, err := t(ctx, fmt.Sprintf("Put an empty tape for reel %d into %v, then press Enter: ", reel, d)); err != nil {
 			return err
 		}
 		return d.Reload()

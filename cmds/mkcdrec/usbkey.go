@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
@@ -100,7 +100,7 @@ func (a *app) confirmKey(ctx context.Context, said []string) func(plan.Present) 
 			}
 			a.ui.End()
 			fmt.Fprint(os.Stderr, ui.CleanLines(fmt.Sprintf("All data on /dev/%s will be lost.\n  model   %s\n  serial  %s\n  size    %s\n  holds   %s\nTo overwrite it, type %s: ", d.Name, d.Model, d.Serial, d.Size, d.Holds, want)))
-			line, err := await(ctx, func() (string, error) { return bufio.NewReader(os.Stdin).ReadString('\n') })
+			line, err := interrupt.NewLines(os.Stdin).ReadLine(ctx)
 			if err != nil && err != io.EOF {
 				return err
 			}

@@ -12,12 +12,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/netconf"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
 func main() {
@@ -36,18 +38,17 @@ func main() {
 	if *dns != "" {
 		w.DNS = strings.Split(*dns, ",")
 	}
-	if err := run(w); err != nil {
-		fmt.Fprintln(os.Stderr, "network:", err)
-		os.Exit(1)
+	ctx, stop := interrupt.Context(context.Background())
+	defer stop()
+	if code := exit.Status(ui.New(ui.Normal), "network", interrupt.Err(ctx, run(ctx, w)), ""); code != exit.OK {
+		os.Exit(code)
 	}
 }
 
-func run(w rescue.Network) error {
+func run(ctx context.Context, w rescue.Network) error {
 	if !rescue.Inside() {
 		return fmt.Errorf("refused: this is not a rescue system")
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	var source []layout.Interface
 	if w.IP == "source" {
 		f, err := os.Open(rescue.LayoutFile)
@@ -65,6 +66,6 @@ func run(w rescue.Network) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(line)
-	return nil
+	_, err = fmt.Println(line)
+	return err
 }

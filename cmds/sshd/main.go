@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
@@ -30,7 +28,7 @@ func main() {
 }
 
 func run(port, file string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
 	b, err := os.ReadFile(file)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -121,4 +122,107 @@ func Secret(ctx context.Context, fd int) ([]byte, error) {
 	case a := <-ch:
 		return a.b, a.err
 	}
+}
+
+// Err names the interruption as the cause of an error that came after it: of a
+// program that was ended with it, or a read that was given up. Any other error is
+// returned as it is.
+func Err(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || Is(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+}
+
+// pieceLen is the most that one call of a reader or writer of this package passes
+// on, in bytes.
+const pieceLen = 1 << 20
+
+type done struct {
+	n   int
+	err error
+}
+
+type reader struct {
+	ctx  context.Context
+	r    io.Reader
+	buf  []byte
+	got  chan done
+	over error
+}
+
+// Reader returns a reader whose Read returns the cause of ctx's end as soon as it
+// ends, also while r has nothing to give, as a pipe or a terminal can. What r gives
+// after that is lost.
+func Reader(ctx context.Context, r io.Reader) io.Reader {
+	return &reader{ctx: ctx, r: r, got: make(chan done, 1)}
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	if r.over == nil && r.ctx.Err() != nil {
+		r.over = context.Cause(r.ctx)
+	}
+	if r.over != nil || len(p) == 0 {
+		return 0, r.over
+	}
+	// Into its own buffer: p is the caller's again when the wait is given up.
+	n := min(len(p), pieceLen)
+	if len(r.buf) < n {
+		r.buf = make([]byte, n)
+	}
+	go func() {
+		n, err := r.r.Read(r.buf[:n])
+		r.got <- done{n, err}
+	}()
+	select {
+	case <-r.ctx.Done():
+		r.over = context.Cause(r.ctx)
+		return 0, r.over
+	case d := <-r.got:
+		return copy(p, r.buf[:d.n]), d.err
+	}
+}
+
+type writer struct {
+	ctx  context.Context
+	w    io.Writer
+	buf  []byte
+	got  chan done
+	over error
+}
+
+// Writer returns a writer whose Write returns the cause of ctx's end as soon as it
+// ends, also while w takes nothing. A part of what was written then may still
+// reach w.
+func Writer(ctx context.Context, w io.Writer) io.Writer {
+	return &writer{ctx: ctx, w: w, got: make(chan done, 1)}
+}
+
+func (w *writer) Write(p []byte) (int, error) {
+	all := 0
+	for len(p) > 0 || all == 0 {
+		if w.over == nil && w.ctx.Err() != nil {
+			w.over = context.Cause(w.ctx)
+		}
+		if w.over != nil {
+			return all, w.over
+		}
+		w.buf = append(w.buf[:0], p[:min(len(p), pieceLen)]...)
+		go func() {
+			n, err := w.w.Write(w.buf)
+			w.got <- done{n, err}
+		}()
+		select {
+		case <-w.ctx.Done():
+			w.over = context.Cause(w.ctx)
+			return all, w.over
+		case d := <-w.got:
+			all += d.n
+			if d.err != nil || d.n == 0 {
+				return all, d.err
+			}
+			p = p[d.n:]
+		}
+	}
+	return all, nil
 }

@@ -1,6 +1,7 @@
 package interrupt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -162,5 +163,39 @@ func TestSecret(t *testing.T) {
 	}
 	if !echo() {
 		t.Error("the terminal is left without echo")
+	}
+}
+
+// TestReaderWriter: what blocks is given up when the context ends, and what passes
+// is what went in.
+func TestReaderWriter(t *testing.T) {
+	stopped := errors.New("stopped")
+	r, w := io.Pipe()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	in, out := Reader(ctx, r), Writer(ctx, w)
+	data := bytes.Repeat([]byte("0123456789"), 300_000)
+	go out.Write(data)
+	got := make([]byte, len(data))
+	if n, err := io.ReadFull(in, got); err != nil || !bytes.Equal(got, data) {
+		t.Fatalf("read %d bytes, %v", n, err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { cancel(stopped) })
+	if n, err := in.Read(got); n != 0 || err != stopped {
+		t.Errorf("Read while the context ends = %d, %v; want its cause", n, err)
+	}
+	if n, err := in.Read(got); n != 0 || err != stopped {
+		t.Errorf("Read after that = %d, %v", n, err)
+	}
+	_, blocked := io.Pipe()
+	ctx, cancel = context.WithCancelCause(context.Background())
+	time.AfterFunc(20*time.Millisecond, func() { cancel(stopped) })
+	if n, err := Writer(ctx, blocked).Write(data); n != 0 || err != stopped {
+		t.Errorf("Write while the context ends = %d, %v; want its cause", n, err)
+	}
+	if n, err := Reader(context.Background(), bytes.NewReader(data)).Read(make([]byte, 4<<20)); n == 0 || err != nil {
+		t.Errorf("Read = %d, %v", n, err)
+	}
+	if err := Err(ctx, errors.New("x")); !errors.Is(err, stopped) || err.Error() != "stopped: x" {
+		t.Errorf("Err = %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
@@ -25,8 +26,9 @@ type IO struct {
 	Err    io.Writer
 	Getenv func(string) string
 	Run    tool.Runner
-	// Terminal asks a person and returns what was typed; nil without one.
-	Terminal func(question string) (string, error)
+	// Terminal asks a person and returns what was typed, or the cause of the
+	// context's end; nil without a terminal.
+	Terminal func(ctx context.Context, question string) (string, error)
 }
 
 // Usage is an error of the command line.
@@ -73,7 +75,8 @@ func VolumeSize(text string) (quantity.Size, error) {
 	return s, nil
 }
 
-// Cut is the command cutstream.
+// Cut is the command cutstream. Every wait, also for the standard input, ends with
+// the context.
 func Cut(ctx context.Context, s IO, args []string) error {
 	f := flag.NewFlagSet("cutstream", flag.ContinueOnError)
 	f.SetOutput(s.Err)
@@ -93,6 +96,7 @@ func Cut(ctx context.Context, s IO, args []string) error {
 	if f.NArg() > 0 {
 		return usage("unknown word %q: the stream comes from the standard input", f.Arg(0))
 	}
+	s.In = interrupt.Reader(ctx, s.In)
 	for _, v := range []string{"CAPACITY", "DESTINATION", "MAKE_ISO9660", "VOLNO_FILE"} {
 		if s.Getenv(v) != "" && *name == "" {
 			return oldCut(ctx, s, *size, *resume)
@@ -139,7 +143,7 @@ func cut(ctx context.Context, s IO, w *volume.Files, resume bool, again string) 
 	} else {
 		err = w.Cut(ctx, s.In)
 	}
-	if err == nil {
+	if err = interrupt.Err(ctx, err); err == nil {
 		return nil
 	}
 	if _, e := os.Stat(filepath.Join(w.Dir, "."+w.Name+".cutstream")); e == nil {

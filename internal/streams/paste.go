@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
@@ -35,7 +36,8 @@ shows what is in it, a mount point gives its tar archive, decompressed:
 // waitStep is how often places are looked at with -wait.
 const waitStep = time.Second
 
-// Paste is the command pastestream.
+// Paste is the command pastestream. Every wait, also for the standard output,
+// ends with the context.
 func Paste(ctx context.Context, s IO, args []string) error {
 	f := flag.NewFlagSet("pastestream", flag.ContinueOnError)
 	f.SetOutput(s.Err)
@@ -54,6 +56,7 @@ func Paste(ctx context.Context, s IO, args []string) error {
 		}
 		return Usage{err}
 	}
+	s.Out = interrupt.Writer(ctx, s.Out)
 	if *old {
 		if f.NArg() > 0 {
 			return usage("-old takes its files from %s", *restoreFile)
@@ -90,18 +93,18 @@ func Paste(ctx context.Context, s IO, args []string) error {
 			say(problem)
 			select {
 			case <-ctx.Done():
-				return ctx.Err()
+				return context.Cause(ctx)
 			case <-time.After(waitStep):
 				return nil
 			}
 		}
 	case s.Terminal != nil:
-		finder.Ask = func(_ context.Context, w volume.Want, problem error) error {
+		finder.Ask = func(ctx context.Context, w volume.Want, problem error) error {
 			q := ""
 			if problem != nil {
 				q = problem.Error() + "\n"
 			}
-			a, err := s.Terminal(q + fmt.Sprintf("Put in %v, then press Enter (q gives up): ", w))
+			a, err := s.Terminal(ctx, q+fmt.Sprintf("Put in %v, then press Enter (q gives up): ", w))
 			if err != nil {
 				return err
 			}

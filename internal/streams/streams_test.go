@@ -189,7 +189,7 @@ func TestPasteAsks(t *testing.T) {
 	}
 	out.Reset()
 	var asked []string
-	s.Terminal = func(q string) (string, error) {
+	s.Terminal = func(_ context.Context, q string) (string, error) {
 		asked = append(asked, q)
 		switch len(asked) {
 		case 1:

@@ -1,15 +1,18 @@
 package streams
 
 import (
-	"bufio"
+	"context"
 	"os"
 
 	"golang.org/x/term"
+
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 )
 
-// OpenTerminal gives a way to ask the person at the controlling terminal, or
-// nil when there is none.
-func OpenTerminal() func(string) (string, error) {
+// OpenTerminal returns a function that asks the person at the controlling
+// terminal and returns the line that was typed, or nil when there is no terminal.
+// Its wait ends with the context, whose cause is the error then.
+func OpenTerminal() func(ctx context.Context, question string) (string, error) {
 	t, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		return nil
@@ -18,11 +21,14 @@ func OpenTerminal() func(string) (string, error) {
 		t.Close()
 		return nil
 	}
-	r := bufio.NewReader(t)
-	return func(question string) (string, error) {
+	lines := interrupt.NewLines(t)
+	return func(ctx context.Context, question string) (string, error) {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
 		if _, err := t.WriteString(question); err != nil {
 			return "", err
 		}
-		return r.ReadString('\n')
+		return lines.ReadLine(ctx)
 	}
 }
