@@ -117,9 +117,10 @@ func oddBackup(ctx context.Context, t *testing.T, r *circle) {
 	t.Log("the odd disks are named; the administrator's rule leaves them out")
 	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", none+":", night+":", "not mounted")
 	f.want(0, "printf 'exclude_devices:\\n  - "+none+"\\n  - "+night+"\\n' > /tmp/c.yaml; mkcdrec -c /tmp/c.yaml -n path /backup 2>&1 > /tmp/n", "left out: "+none, "left out: "+night)
-	f.want(0, "mkcdrec layout show", "br0", "10.9.8.7/24", "vm-101-disk-0")
+	f.want(0, "mkcdrec layout show", "vm-101-disk-0", "quota groups", "NOT COVERED: "+none)
 	out := f.want(3, "mkcdrec -q path --append '"+KernelWords+"' /backup 2>&1", none, night)
 	r.out.Backup = out
+	f.want(0, "grep -A4 '\"name\": \"br0\"' /backup/*Z/layout.json", "10.9.8.7/24")
 	f.want(3, "mkcdrec -q verify /backup 2>&1", none, night)
 	f.want(3, "mkcdrec list /backup 2>&1 > /tmp/l", none, night)
 	f.want(0, "umount /backup")
