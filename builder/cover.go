@@ -68,13 +68,15 @@ type PlannedArchive struct {
 	Used  int64 // bytes
 	// root is what its root directory is known by.
 	root archive.Root
-	// inner and leftOut are subvolumes that it has, and has not, by path.
+	// inner and leftOut are subvolumes that it has, and has not, by path; apart are
+	// those that have archives of their own.
 	inner   []string
+	apart   []string
 	leftOut map[string]string
 }
 
 func (a *PlannedArchive) options(p *Plan) archive.CreateOptions {
-	return archive.CreateOptions{Level: p.level, Exclude: p.exclude, Prefix: a.Name(), Inner: a.inner, LeftOut: a.leftOut}
+	return archive.CreateOptions{Level: p.level, Exclude: p.exclude, Prefix: a.Name(), Inner: a.inner, Apart: a.apart, LeftOut: a.leftOut}
 }
 
 // Name names the archive for people, and in rules: by the mount point, or by the
@@ -293,7 +295,7 @@ func (p *Plan) archives() {
 		}
 		p.snapshots(f)
 		for i, m := range f.Parts() { // one that is not in use is in Unsupported
-			a := PlannedArchive{File: manifest.ArchiveName(f.Device, m.Path), Device: f.Device, Type: f.Type, Mount: m.Path, inner: f.Inner(m), leftOut: map[string]string{}}
+			a := PlannedArchive{File: manifest.ArchiveName(f.Device, m.Path), Device: f.Device, Type: f.Type, Mount: m.Path, inner: f.Inner(m), apart: f.Apart(m), leftOut: map[string]string{}}
 			for _, s := range f.Snapshots {
 				if rel, ok := strings.CutPrefix("/"+s, path.Clean("/"+m.Subvolume)); ok {
 					a.leftOut[strings.TrimPrefix(rel, "/")] = snapshotRule

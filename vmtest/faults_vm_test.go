@@ -308,8 +308,8 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "test -z \"$(grep '\"step\":1,' /run/mkcdrec/journal.jsonl)\" && rmmod scsi_debug && rm /run/mkcdrec/journal.jsonl")
 
 	t.Log("a damaged set")
-	f.want(0, "S=$(cat /run/mkcdrec/set); A=$S/vg0-home-dirs._home.tar.zst; cp $A /tmp/a; printf X | dd of=/tmp/a bs=1 seek=100 conv=notrunc 2>/dev/null; mount --bind /tmp/a $A")
-	refused(1, "restore --yes --confirm RSTBIOS01", "damaged", "vg0-home-dirs._home.tar.zst", "SHA-256")
+	f.want(0, "S=$(cat /run/mkcdrec/set); A=$S/vg0-home%2Ddirs._home.tar.zst; cp $A /tmp/a; printf X | dd of=/tmp/a bs=1 seek=100 conv=notrunc 2>/dev/null; mount --bind /tmp/a $A")
+	refused(1, "restore --yes --confirm RSTBIOS01", "damaged", "vg0-home%2Ddirs._home.tar.zst", "SHA-256")
 	f.want(0, "umount $A; head -c 300 $A > /tmp/b; mount --bind /tmp/b $A")
 	refused(1, "restore --yes --confirm RSTBIOS01", "300 bytes, not")
 	f.want(0, "umount $A; mount --bind /tmp/empty $S")

@@ -30,8 +30,9 @@ type CompareOptions struct {
 	Progress progress.Counter
 	// NoOwner leaves owners out, for callers without root.
 	NoOwner bool
-	// Inner are the subvolumes that the archive was made with.
-	Inner []string
+	// Inner and Apart are the subvolumes that the archive was made with, as in
+	// CreateOptions.
+	Inner, Apart []string
 }
 
 // Compare compares every member with what is below root, a directory as OpenFS
@@ -54,7 +55,7 @@ func (a *Reader) Compare(ctx context.Context, root *os.File, opt CompareOptions)
 			return nil, fmt.Errorf("cannot compare %s: %w", a.name, err)
 		}
 	}
-	k := &walker{ctx: ctx, opt: CreateOptions{Inner: opt.Inner}, sum: &Summary{}, visit: func(m *Member, _ int, _ string, _ *unix.Stat_t) error {
+	k := &walker{ctx: ctx, opt: CreateOptions{Inner: opt.Inner, Apart: opt.Apart}, sum: &Summary{}, visit: func(m *Member, _ int, _ string, _ *unix.Stat_t) error {
 		if !c.seen[m.Path] {
 			c.differ(m.Path, "is not in the archive")
 		}

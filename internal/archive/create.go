@@ -25,7 +25,10 @@ type CreateOptions struct {
 	// Inner are directories, as "a/b", that are file systems of their own to
 	// the kernel and belong to this one all the same: subvolumes. LeftOut are
 	// those that a rule leaves out, by path.
-	Inner    []string
+	Inner []string
+	// Apart are such directories that have archives of their own: the directory is
+	// saved, and nothing of what is in it.
+	Apart    []string
 	LeftOut  map[string]string
 	Progress progress.Counter // nil: none
 	// OnMember, if set, is called for every member just before it is

@@ -17,7 +17,7 @@ import (
 // that a rule leaves out is not, and any other is told of.
 func TestSubvolumes(t *testing.T) {
 	src, dst := btrfstest.Mount(t, 1), btrfstest.Mount(t, 1)
-	for _, s := range []string{"var/in", "var/in/deeper", "snap", "unknown"} {
+	for _, s := range []string{"var/in", "var/in/deeper", "snap", "unknown", "var/apart"} {
 		if err := btrfs.Create(filepath.Join(src, s)); err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +44,7 @@ func TestSubvolumes(t *testing.T) {
 	defer root.Close()
 	var out bytes.Buffer
 	var left []string
-	sum, err := Create(context.Background(), &out, root, CreateOptions{Inner: []string{"var/in", "var/in/deeper"}, LeftOut: map[string]string{"snap": "a snapshot"}, OnExcluded: func(p, rule string) { left = append(left, p+": "+rule) }})
+	sum, err := Create(context.Background(), &out, root, CreateOptions{Inner: []string{"var/in", "var/in/deeper"}, Apart: []string{"var/apart"}, LeftOut: map[string]string{"snap": "a snapshot"}, OnExcluded: func(p, rule string) { left = append(left, p+": "+rule) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,10 +55,14 @@ func TestSubvolumes(t *testing.T) {
 		t.Errorf("left out: %v", left)
 	}
 	// Into subvolumes that are there already, as a restore makes them.
-	for _, s := range []string{"var/in", "var/in/deeper"} {
+	for _, s := range []string{"var/in", "var/in/deeper", "var/apart"} {
 		if err := btrfs.Create(filepath.Join(dst, s)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// What is in it is of another archive: it is not compared here.
+	if err := os.WriteFile(filepath.Join(dst, "var/apart/file"), nil, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	r, err := Open(bytes.NewReader(out.Bytes()), int64(out.Len()), "archive")
 	if err != nil {
@@ -85,17 +89,17 @@ func TestSubvolumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer back.Close()
-	if ds, err := r.Compare(context.Background(), back, CompareOptions{Inner: []string{"var/in", "var/in/deeper"}}); err != nil || len(ds) > 0 {
+	if ds, err := r.Compare(context.Background(), back, CompareOptions{Inner: []string{"var/in", "var/in/deeper"}, Apart: []string{"var/apart"}}); err != nil || len(ds) > 0 {
 		t.Errorf("what was restored differs: %v %v", ds, err)
 	}
 	if err := os.WriteFile(filepath.Join(dst, "var/in/deeper/new"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if ds, err := r.Compare(context.Background(), back, CompareOptions{Inner: []string{"var/in", "var/in/deeper"}}); err != nil || !slices.ContainsFunc(ds, func(d Difference) bool { return strings.HasSuffix(d.Path, "var/in/deeper/new") }) {
+	if ds, err := r.Compare(context.Background(), back, CompareOptions{Inner: []string{"var/in", "var/in/deeper"}, Apart: []string{"var/apart"}}); err != nil || !slices.ContainsFunc(ds, func(d Difference) bool { return strings.HasSuffix(d.Path, "var/in/deeper/new") }) {
 		t.Errorf("a new file in a subvolume is not seen: %v %v", ds, err)
 	}
 	list, _, err := btrfs.Subvolumes(dst)
-	if err != nil || len(list) != 2 {
+	if err != nil || len(list) != 3 {
 		t.Errorf("%v %v", list, err)
 	}
 	if _, err := os.Stat(filepath.Join(dst, "snap")); err == nil {

@@ -253,6 +253,7 @@ func (k *walker) subdir(dir int, name, path string, dev uint64) error {
 	case mountID(fd) != k.mount:
 		// A view without submounts, as OpenFS gives it, has none of these.
 		k.problem(path, Hidden, "something is mounted here, and what is hidden beneath it can't be read: only the mount point is saved")
+	case uint64(st.Dev) != dev && slices.Contains(k.opt.Apart, path):
 	case uint64(st.Dev) != dev && !slices.Contains(k.opt.Inner, path):
 		k.problem(path, Foreign, "belongs to another file system (a subvolume?): only the directory is saved")
 	default:

@@ -387,6 +387,18 @@ func (s *Filesystem) Inner(part Mount) []string {
 	return out
 }
 
+// Apart gives the subvolumes in a part's that are parts themselves. Paths are from the
+// part.
+func (s *Filesystem) Apart(part Mount) []string {
+	var out []string
+	for _, m := range s.Parts() {
+		if m.Subvolume != "" && m.Subvolume != part.Subvolume && s.owner(path.Dir(m.Subvolume)) == part.Subvolume {
+			out = append(out, strings.TrimPrefix(strings.TrimPrefix(m.Subvolume, part.Subvolume), "/"))
+		}
+	}
+	return out
+}
+
 // owner is the nearest subvolume above or at p that is mounted.
 func (s *Filesystem) owner(p string) string {
 	for ; p != "."; p = path.Dir(p) {

@@ -180,6 +180,16 @@ func TestOddAndRight(t *testing.T) {
 	if len(got) != 2 || got[1].Path != "" || fmt.Sprint(f.Inner(got[1])) != "[@ @/var]" || !f.InUse() {
 		t.Errorf("parts %+v, in its root %v", got, f.Inner(got[1]))
 	}
+	// SUSE: the default one is mounted on /, those in its parent are, too.
+	f.Mounts = []Mount{{Path: "/", Subvolume: "@/.snapshots/5/snapshot"}, {Path: "/.snapshots", Subvolume: "@/.snapshots"}, {Path: "/var", Subvolume: "@/var"}}
+	f.Subvolumes = []Subvolume{{Path: "@"}, {Path: "@/.snapshots"}, {Path: "@/var"}, {Path: "@/.snapshots/1/snapshot"}, {Path: "@/.snapshots/5/snapshot"}, {Path: "@/var/lib/base"}}
+	var parts []string
+	for _, m := range f.Parts() {
+		parts = append(parts, fmt.Sprint(m.Path, f.Inner(m), f.Apart(m)))
+	}
+	if got, want := strings.Join(parts, " "), "/[] [] /.snapshots[1/snapshot] [5/snapshot] /var[lib/base] [] [@] [@/.snapshots @/var]"; got != want {
+		t.Errorf("parts of SUSE: %s; want %s", got, want)
+	}
 	f = Filesystem{Label: `a\xff`, LabelBytes: []byte("a\xff")}
 	if f.ExactLabel() != "a\xff" || (&Filesystem{Label: "x"}).ExactLabel() != "x" {
 		t.Errorf("label %q", f.ExactLabel())

@@ -112,11 +112,11 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 	var prog progress.Counter = r.Report.Phase("comparing "+a.Name(), f.TarSize())
 	opt := archive.CompareOptions{Progress: prog}
 	if fs := set.Layout.Mounted(a.Mount); a.Mount != "" && fs != nil {
-		opt.Inner = fs.Inner(fs.MountAt(a.Mount))
+		opt.Inner, opt.Apart = fs.Inner(fs.MountAt(a.Mount)), fs.Apart(fs.MountAt(a.Mount))
 	}
 	for i := range set.Layout.Filesystems {
 		if fs := &set.Layout.Filesystems[i]; a.Mount == "" && fs.Device == a.Device {
-			opt.Inner = fs.Inner(layout.Mount{})
+			opt.Inner, opt.Apart = fs.Inner(layout.Mount{}), fs.Apart(layout.Mount{})
 		}
 	}
 	ds, err := f.Compare(ctx, root, opt)
