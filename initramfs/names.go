@@ -2,10 +2,13 @@ package initramfs
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strconv"
+	"strings"
 
 	"github.com/u-root/u-root/pkg/cpio"
 
@@ -16,15 +19,38 @@ import (
 // after the other, the early ones (microcode) plain, the last one compressed
 // in one of the ways that the kernel knows.
 func Names(r io.Reader) ([]string, error) {
+	out, err := list(r, func(string) bool { return false })
+	return out.names, err
+}
+
+// maxKept is the size of the largest file that Contents gives, bytes: configuration.
+const maxKept = 1 << 20
+
+// Contents gives the regular files of any distribution's initramfs for whose paths
+// want is true, by path without a slash at the beginning. Files of more than 1 MiB
+// are left out. Of two with one path the last counts, as for the kernel.
+func Contents(r io.Reader, want func(path string) bool) (map[string][]byte, error) {
+	out, err := list(r, want)
+	return out.files, err
+}
+
+// listing is what an initramfs has in it.
+type listing struct {
+	names []string
+	want  func(path string) bool
+	files map[string][]byte
+}
+
+func list(r io.Reader, want func(string) bool) (listing, error) {
 	br := bufio.NewReaderSize(r, 1<<20)
-	var out []string
+	out := listing{want: want, files: map[string][]byte{}}
 	for {
 		b, err := br.Peek(unpack.HeadLen)
 		if len(b) == 0 {
-			if err == io.EOF && len(out) > 0 {
+			if err == io.EOF && len(out.names) > 0 {
 				return out, nil
 			}
-			return nil, fmt.Errorf("cannot read initramfs: %w", errors.Join(io.ErrUnexpectedEOF, err))
+			return listing{}, fmt.Errorf("cannot read initramfs: %w", errors.Join(io.ErrUnexpectedEOF, err))
 		}
 		if b[0] == 0 {
 			_, _ = br.Discard(1) // it was peeked
@@ -32,7 +58,7 @@ func Names(r io.Reader) ([]string, error) {
 		}
 		if string(b) == "070701" || string(b) == "070702" {
 			if err := cpioNames(br, &out); err != nil {
-				return nil, fmt.Errorf("cannot read initramfs: %w", err)
+				return listing{}, fmt.Errorf("cannot read initramfs: %w", err)
 			}
 			continue
 		}
@@ -46,8 +72,8 @@ func Names(r io.Reader) ([]string, error) {
 			}
 		}
 		// What follows the last archive is no concern of ours.
-		if len(out) == 0 || err != io.EOF && !errors.Is(err, errTail) {
-			return nil, fmt.Errorf("cannot read initramfs: %w", err)
+		if len(out.names) == 0 || err != io.EOF && !errors.Is(err, errTail) {
+			return listing{}, fmt.Errorf("cannot read initramfs: %w", err)
 		}
 		return out, nil
 	}
@@ -70,10 +96,10 @@ func skipZeros(r *bufio.Reader) error {
 }
 
 // cpioNames reads one archive up to its trailer.
-func cpioNames(r *bufio.Reader, out *[]string) error {
+func cpioNames(r *bufio.Reader, out *listing) error {
 	for {
 		h, err := readRecord(r)
-		if errors.Is(err, errRecord) && len(*out) > 0 {
+		if errors.Is(err, errRecord) && len(out.names) > 0 {
 			return errTail
 		}
 		if err != nil {
@@ -82,10 +108,19 @@ func cpioNames(r *bufio.Reader, out *[]string) error {
 		if h.name == "TRAILER!!!" {
 			return nil
 		}
-		if _, err := io.CopyN(io.Discard, r, h.padded()); err != nil {
+		var to io.Writer = io.Discard
+		var b bytes.Buffer
+		name := strings.TrimLeft(path.Clean("/"+h.name), "/")
+		if h.regular && h.size <= maxKept && out.want(name) {
+			to = &b
+		}
+		if _, err := io.CopyN(to, r, h.padded()); err != nil {
 			return fmt.Errorf("%s is cut off: %w", h.name, err)
 		}
-		*out = append(*out, h.name)
+		if to != io.Discard {
+			out.files[name] = b.Bytes()[:h.size]
+		}
+		out.names = append(out.names, h.name)
 	}
 }
 

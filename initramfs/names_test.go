@@ -50,11 +50,28 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestContents: only the files that are wanted, and of two with one path the last.
+func TestContents(t *testing.T) {
+	dir := t.TempDir()
+	c := exec.Command("sh", "-ec", `mkdir -p etc kernel && printf code > kernel/x && printf old > etc/crypttab && printf y > etc/y
+find . | cpio -o -H newc 2>/dev/null; printf new > etc/crypttab; printf /etc/y > etc/z; ln -s /etc/y etc/l; find etc | cpio -o -H newc 2>/dev/null | gzip`)
+	c.Dir = dir
+	in, err := c.Output()
+	if err != nil {
+		t.Skipf("cpio: %v", err)
+	}
+	got, err := Contents(bytes.NewReader(in), func(p string) bool { return p == "etc/crypttab" || p == "etc/y" || p == "etc/l" })
+	if err != nil || len(got) != 2 || string(got["etc/crypttab"]) != "new" || string(got["etc/y"]) != "y" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 func FuzzNames(f *testing.F) {
 	f.Add([]byte("070701" + strings.Repeat("00000000", 13) + "x"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) < 1<<16 {
 			_, _ = Names(bytes.NewReader(b))
+			_, _ = Contents(bytes.NewReader(b), func(string) bool { return true })
 		}
 	})
 }

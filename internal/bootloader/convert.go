@@ -93,10 +93,7 @@ func FollowArrays(text string, l *layout.Layout, r *sysconf.Resolver) (out strin
 		}
 	}
 	for _, d := range m.Devices {
-		if slices.ContainsFunc(d.Names, func(n string) bool {
-			t := r.Find(sysconf.ParseRef(n))
-			return strings.HasPrefix(n, "/dev/") && (t.State == sysconf.Missing && !strings.ContainsAny(n, "*?[") || t.State == sysconf.Found && !t.Right)
-		}) {
+		if oldNames(d, r) {
 			m.CommentDevices(d, "names of the old machine")
 			notes = append(notes, "the DEVICE line names devices of the old machine; all are looked at now")
 		}
@@ -109,6 +106,14 @@ func FollowArrays(text string, l *layout.Layout, r *sysconf.Resolver) (out strin
 		notes = append(notes, fmt.Sprintf("/dev/%s is a new array", a.Name))
 	}
 	return m.String(), notes
+}
+
+// oldNames tells of a DEVICE line that names a device as the old machine did.
+func oldNames(d *sysconf.MdDevices, r *sysconf.Resolver) bool {
+	return slices.ContainsFunc(d.Names, func(n string) bool {
+		t := r.Find(sysconf.ParseRef(n))
+		return strings.HasPrefix(n, "/dev/") && (t.State == sysconf.Missing && !strings.ContainsAny(n, "*?[") || changed(t))
+	})
 }
 
 // AddNew gives fstab with a line for each file system that the old machine had

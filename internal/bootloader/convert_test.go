@@ -25,3 +25,33 @@ func TestFollowArrays(t *testing.T) {
 		t.Errorf("nothing moved: %s%q", same, notes)
 	}
 }
+
+// TestFollowDevices: a DEVICE line with a name of the old machine would hide arrays,
+// and becomes a comment, with its continuation lines; one with names that are right
+// stays, byte for byte.
+func TestFollowDevices(t *testing.T) {
+	l := &layout.Layout{Disks: []layout.Disk{{Name: "sda", Table: &layout.Table{Partitions: []layout.Partition{{Device: "sda1"}, {Device: "sda2", GUID: "AA"}}}}, {Name: "sdb"}}}
+	r := renames(l, map[string]string{"sda": "vda", "sda1": "vda1", "sda2": "vda2"})
+	for in, want := range map[string]string{
+		"DEVICE /dev/sda1 /dev/sdb\n":                      "# names of the old machine: DEVICE /dev/sda1 /dev/sdb\n",
+		"dev /dev/sdb\n  /dev/sda2 # x\nMAILADDR root\n":   "# names of the old machine: dev /dev/sdb\n# names of the old machine:   /dev/sda2 # x\nMAILADDR root\n",
+		"DEVICE /dev/disk/by-id/gone-part1\nMAILADDR root": "# names of the old machine: DEVICE /dev/disk/by-id/gone-part1\nMAILADDR root",
+		"DEVICE partitions\n":                              "",
+		"DEVICE containers /dev/sd*\n":                     "",
+		"DEVICE\t/dev/sdb\n":                               "",
+		"DEVICE /dev/disk/by-partuuid/aa\r\n":              "",
+		"# DEVICE /dev/sda1\n":                             "",
+	} {
+		notes := 1
+		if want == "" {
+			want, notes = in, 0
+		}
+		got, said := FollowArrays(in, l, r)
+		if got != want || len(said) != notes {
+			t.Errorf("%q is %q %q; want %q", in, got, said, want)
+		}
+		if again, said := FollowArrays(got, l, r); again != got || len(said) != 0 {
+			t.Errorf("%q a second time: %q %q", in, again, said)
+		}
+	}
+}

@@ -151,8 +151,9 @@ func initrds(cfg string) []string {
 	return out
 }
 
-// checkInitrd looks into an initramfs for the drivers of the root's disks.
-func (s *System) checkInitrd(name, sys string) []string {
+// initrdFile is the path in the system of an initramfs that the boot loader names;
+// "" if there is no such file.
+func (s *System) initrdFile(name string) string {
 	places := []string{"/boot/" + name, name}
 	for _, at := range []string{"/", "/boot"} {
 		// GRUB names a file of a btrfs with its subvolume before it.
@@ -165,9 +166,18 @@ func (s *System) checkInitrd(name, sys string) []string {
 		return err == nil && st.Mode().IsRegular()
 	})
 	if i < 0 {
+		return ""
+	}
+	return places[i]
+}
+
+// checkInitrd looks into an initramfs for the drivers of the root's disks.
+func (s *System) checkInitrd(name, sys string) []string {
+	file := s.initrdFile(name)
+	if file == "" {
 		return []string{name + ", which the boot loader loads, is missing"}
 	}
-	f, err := s.tree().Open(places[i])
+	f, err := s.tree().Open(file)
 	if err != nil {
 		return []string{err.Error()}
 	}

@@ -149,7 +149,7 @@ func (s *System) entriesAnew(ctx context.Context, make []string) (err error) {
 	if err := s.chroot(ctx, make...); err != nil {
 		return err
 	}
-	if lacks, _ := s.lacksDrivers("/sys"); !lacks || !s.has("kernel-install") {
+	if lacks, _ := s.lacksDrivers("/sys"); !lacks && len(s.staleCopies()) == 0 || !s.has("kernel-install") {
 		return nil
 	}
 	for _, k := range s.tree().Glob("/boot", "vmlinuz-*") {

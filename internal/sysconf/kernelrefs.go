@@ -214,7 +214,8 @@ func (w *Word) refs() []place {
 		return nil
 	}
 	at := func(from, to int, f Form) []place {
-		if from >= to {
+		// Without one quote of a pair, words behind it would belong to this one.
+		if from >= to || strings.Count(w.Value[from:to], `"`)%2 != 0 {
 			return nil
 		}
 		r := KernelRef{Param: w.Name, Text: w.Value[from:to], Form: f}
