@@ -13,7 +13,10 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
@@ -114,7 +117,7 @@ func Cut(ctx context.Context, s IO, args []string) error {
 	}
 	w := &volume.Files{Dir: *dir, Name: *name, First: int64(n), Size: int64(n), Plain: *plain}
 	w.Done = func(ctx context.Context, v volume.Written) error {
-		fmt.Fprintf(s.Err, "%s: %d bytes\n", v.Path, v.Size)
+		fmt.Fprintf(s.Err, "%s: %d bytes\n", printable.Clean(v.Path), v.Size)
 		if *program == "" {
 			return nil
 		}
@@ -179,7 +182,7 @@ func oldCut(ctx context.Context, s IO, size string, resume bool) error {
 	}
 	volno, volnoFile := 0, s.Getenv("VOLNO_FILE")
 	if volnoFile != "" {
-		if b, err := os.ReadFile(volnoFile); err == nil {
+		if b, err := volume.ReadSmall(volnoFile, maxSmall); err == nil {
 			if volno, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
 				return fmt.Errorf("cannot read the volume's number in %s: %w", volnoFile, err)
 			}
@@ -215,7 +218,21 @@ func oldCut(ctx context.Context, s IO, size string, resume bool) error {
 }
 
 func writeNumber(file string, n int) error {
-	if err := os.WriteFile(file, []byte(strconv.Itoa(n)+"\n"), 0o644); err != nil {
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|unix.O_NONBLOCK, 0o644)
+	if err == nil {
+		var st os.FileInfo
+		if st, err = f.Stat(); err == nil && !st.Mode().IsRegular() {
+			err = fmt.Errorf("%s: %w", file, volume.ErrNotRegular)
+		}
+		if err == nil {
+			err = f.Truncate(0)
+		}
+		if err == nil {
+			_, err = f.WriteString(strconv.Itoa(n) + "\n")
+		}
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("cannot write the volume's number: %w", err)
 	}
 	return nil
@@ -224,7 +241,7 @@ func writeNumber(file string, n int) error {
 func maxCDSize(s IO) (quantity.Size, error) {
 	t := s.Getenv("MAXCDSIZE")
 	if t == "" {
-		b, err := os.ReadFile(headerFile)
+		b, err := volume.ReadSmall(headerFile, maxSmall)
 		if err != nil {
 			return 0, err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
@@ -79,7 +80,7 @@ func Paste(ctx context.Context, s IO, args []string) error {
 	said := ""
 	say := func(err error) {
 		if t := err.Error(); t != said {
-			fmt.Fprintf(s.Err, "pastestream: %s\n", t)
+			fmt.Fprintf(s.Err, "pastestream: %s\n", printable.CleanLines(t))
 			said = t
 		}
 	}
@@ -104,7 +105,7 @@ func Paste(ctx context.Context, s IO, args []string) error {
 			if problem != nil {
 				q = problem.Error() + "\n"
 			}
-			a, err := s.Terminal(ctx, q+fmt.Sprintf("Put in %v, then press Enter (q gives up): ", w))
+			a, err := s.Terminal(ctx, printable.CleanLines(q+fmt.Sprintf("Put in %v, then press Enter (q gives up): ", w)))
 			if err != nil {
 				return err
 			}
@@ -164,6 +165,10 @@ func pasteLegacy(s IO, what string, dirs []string) error {
 	return fmt.Errorf("cannot find %s in the backup of %s; pastestream -mkcdrec list shows what is there", what, set.Date)
 }
 
+// maxSmall bounds the files of mkCDrec's protocols that hold a number or a name,
+// in bytes.
+const maxSmall = 64 << 10
+
 // oldPaste is the protocol of mkCDrec's pastestream.
 func oldPaste(ctx context.Context, s IO, restoreFile, moreFile, askProgram string) error {
 	for {
@@ -171,7 +176,7 @@ func oldPaste(ctx context.Context, s IO, restoreFile, moreFile, askProgram strin
 		if err != nil {
 			return err
 		}
-		b, err := os.ReadFile(restoreFile)
+		b, err := volume.ReadSmall(restoreFile, maxSmall)
 		if err != nil {
 			return fmt.Errorf("cannot read the name of the next piece: %w", err)
 		}
@@ -179,7 +184,7 @@ func oldPaste(ctx context.Context, s IO, restoreFile, moreFile, askProgram strin
 		if piece == "" {
 			return fmt.Errorf("cannot read the name of the next piece: %s is empty", restoreFile)
 		}
-		in, err := os.Open(piece)
+		in, err := volume.Open(piece, true)
 		if err != nil {
 			return fmt.Errorf("cannot read piece: %w", err)
 		}
@@ -194,10 +199,10 @@ func oldPaste(ctx context.Context, s IO, restoreFile, moreFile, askProgram strin
 		if _, err := s.Run.Run(ctx, tool.Cmd{Args: []string{askProgram}}); err != nil {
 			return fmt.Errorf("cannot get the next medium: %w", err)
 		}
-		if after, err := os.ReadFile(restoreFile); err == nil && string(after) == string(b) {
+		if after, err := volume.ReadSmall(restoreFile, maxSmall); err == nil && string(after) == string(b) {
 			if m, err := readInt(moreFile); err == nil && m == more {
 				if st, err := os.Stat(piece); err == nil && st.Size() == 0 {
-					return fmt.Errorf("cannot go on: %s still names %s, which is empty", restoreFile, piece)
+					return fmt.Errorf("cannot continue: %s still names %s, which is empty", restoreFile, piece)
 				}
 			}
 		}
@@ -205,7 +210,7 @@ func oldPaste(ctx context.Context, s IO, restoreFile, moreFile, askProgram strin
 }
 
 func readInt(file string) (int, error) {
-	b, err := os.ReadFile(file)
+	b, err := volume.ReadSmall(file, maxSmall)
 	if err != nil {
 		return 0, fmt.Errorf("cannot tell whether there is more to come: %w", err)
 	}

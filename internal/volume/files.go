@@ -99,6 +99,9 @@ func (f *Files) Cut(ctx context.Context, r io.Reader) error {
 	return f.run(ctx, r, &Cutter{Header: Header{ID: NewID(), Name: f.Name, Created: time.Now().UTC().Truncate(time.Second), Number: 1}})
 }
 
+// maxState bounds the state file, in bytes: some 150 for 4 MiB of the stream.
+const maxState = 1 << 30
+
 // Resume goes on with a run that failed; r is the same stream from its
 // beginning. Done is called for the last whole volume if it did not take it.
 func (f *Files) Resume(ctx context.Context, r io.Reader) error {
@@ -120,7 +123,7 @@ func (f *Files) Resume(ctx context.Context, r io.Reader) error {
 // load reads the state file: chunks of volumes that are not whole don't
 // count, they are cut again.
 func (f *Files) load() (c *Cutter, open *Written, last bool, err error) {
-	b, err := os.ReadFile(f.statePath())
+	b, err := ReadSmall(f.statePath(), maxState)
 	if err != nil {
 		return nil, nil, false, err
 	}
@@ -231,18 +234,24 @@ func (f *Files) run(ctx context.Context, r io.Reader, c *Cutter) error {
 	c.Wrote = func(k Chunk) error { chunks = append(chunks, k); return nil }
 	whole := h.Number - 1
 	first := true
+	// A run that was killed may have left the file of the volume that it had not
+	// noted yet. The programs of mkCDrec's protocol take away one and the same file.
+	old := func(n int) bool { return f.Path != nil || n > 1 && n == c.Header.Number }
 	c.Next = func(ctx context.Context, h Header) (Medium, error) {
 		room := f.Size
 		if first {
 			room, first = f.First, false
 		}
 		path := f.path(h.Number)
+		if err := free(path, old(h.Number)); err != nil {
+			return nil, fmt.Errorf("cannot write %v: %w", h, err)
+		}
 		o, err := os.CreateTemp(filepath.Dir(path), ".volume-*")
 		if err != nil {
 			return nil, fmt.Errorf("cannot write %v: %w", h, err)
 		}
 		chunks = nil
-		return &fileMedium{f: f, ctx: ctx, h: h, file: o, room: room, path: path, whole: func(w Written) error {
+		return &fileMedium{f: f, ctx: ctx, h: h, file: o, room: room, path: path, old: old(h.Number), whole: func(w Written) error {
 			for _, k := range chunks {
 				if err := f.note(record{Chunk: k.Size, Sum: k.Sum.String()}); err != nil {
 					return err
@@ -268,6 +277,7 @@ type fileMedium struct {
 	room  int64
 	size  int64
 	path  string
+	old   bool // a regular file at path may be replaced
 	whole func(Written) error
 	ended bool
 }
@@ -296,7 +306,7 @@ func (m *fileMedium) Close(e End) error {
 		os.Remove(m.file.Name())
 		return fmt.Errorf("cannot write %s: %w", m.path, err)
 	}
-	if err := os.Rename(m.file.Name(), m.path); err != nil {
+	if err := rename(m.file.Name(), m.path, m.old); err != nil {
 		os.Remove(m.file.Name())
 		return fmt.Errorf("cannot write %s: %w", m.path, err)
 	}
@@ -317,7 +327,7 @@ func (m *fileMedium) Close(e End) error {
 // are not there.
 type Finder struct {
 	Name   string   // of the stream; "" takes what the first volume has
-	Places []string // files, or directories that hold NAME.NNN
+	Places []string // files or devices, or directories that hold NAME.NNN
 	// Ask is called when the volume is at none of the places; problem says
 	// what was found instead. It returns when it may be there, or an error to
 	// give up. nil gives up.
@@ -368,9 +378,11 @@ func (f *Finder) find(w Want) (io.ReadCloser, error) {
 		name = w.Header.Name
 	}
 	var files []string
+	named := map[string]bool{} // by the caller, who may mean a device
 	for _, p := range f.Places {
 		if st, err := os.Stat(p); err != nil || !st.IsDir() {
 			files = append(files, p)
+			named[p] = true
 			continue
 		}
 		pattern := "*"
@@ -393,7 +405,7 @@ func (f *Finder) find(w Want) (io.ReadCloser, error) {
 		}
 	}
 	for _, p := range files {
-		in, err := os.Open(p)
+		in, err := Open(p, named[p])
 		if err != nil {
 			if !errors.Is(err, os.ErrNotExist) {
 				say(err)
