@@ -18,6 +18,7 @@
 //	restore extract SET PATH... --to DIR
 //	restore verify [SET]
 //	restore umount
+//	restore boot [--key-file FILE] [SET]
 //
 // SET is a directory or URL; without it, the set that the rescue system has
 // found. VOLUMEs are all the directories of a backup made by mkCDrec 1.x.
@@ -25,7 +26,9 @@
 // mount opens the installed system below /mnt/target for repair, ready for
 // chroot; umount closes it. It knows the system by SET's layout, or by the one
 // that the medium carries; with disks, it is found by looking at what is on them,
-// whatever machine it is. verify compares it with SET, file by file.
+// whatever machine it is. verify compares it with SET, file by file. boot starts the
+// installed system at once, by kexec: without the firmware, and whatever medium is in
+// the drive.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but with problems, 4
 // refused, and no disk was touched.
@@ -59,6 +62,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/rescueinit"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
@@ -131,7 +135,7 @@ func run(args []string) int {
 		err := interrupted(ctx, verify(ctx, p, f.Args()[1:]))
 		p.End()
 		return exit.Status(p, "restore verify", err, "")
-	case "mount", "umount":
+	case "mount", "umount", "boot":
 		err := interrupted(ctx, repair(ctx, p, sc, f.Arg(0), f.Args()[1:]))
 		return exit.Status(p, "restore "+f.Arg(0), err, "")
 	case "extract":
@@ -164,7 +168,7 @@ func run(args []string) int {
 	p.End()
 	var again *restore.Repeated
 	if errors.As(err, &again) && rescue.Inside() {
-		if e := os.WriteFile(rescue.RepeatedFile, nil, 0o600); e != nil {
+		if e := os.WriteFile(rescue.RepeatedFile, []byte(opt.Set+"\n"), 0o600); e != nil {
 			err = errors.Join(err, e)
 		}
 	}
@@ -466,6 +470,14 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 		return exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
 	} else if l, err = layoutOf(f.Args(), p.Note); err != nil {
 		return err
+	}
+	if what == "boot" {
+		e, err := r.Boot(ctx, l, restore.KexecLoad)
+		if err != nil {
+			return err
+		}
+		p.Note("starting %s of the installed system", ui.Clean(e.Linux))
+		return rescueinit.Power("kexec", false)
 	}
 	if _, err := r.Mount(ctx, l); err != nil {
 		if !*disks && len(on) == 0 {

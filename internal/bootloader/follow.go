@@ -223,41 +223,63 @@ func firstBlock(file string) (int64, error) {
 // blscfg and systemd-boot read, as lines of a grub.cfg; "" when there are none.
 // prefix is put before the names of their files.
 func (s *System) bootEntries(dir, prefix string) string {
-	opts := ""
-	for _, f := range []string{"/boot/grub2/grubenv", "/boot/grub/grubenv"} {
-		for _, line := range strings.Split(s.read(f), "\n") {
-			if v, ok := strings.CutPrefix(line, "kernelopts="); ok {
-				opts = v
-			}
-		}
-	}
 	var out strings.Builder
+	for _, e := range s.blsEntries(dir, prefix) {
+		fmt.Fprintf(&out, "linux %s%s\ninitrd%s\n", e.Linux, grubWords(e.Options), prefixed(e.Initrd))
+	}
+	return out.String()
+}
+
+// prefixed is a blank and a word, for each.
+func prefixed(words []string) string {
+	out := ""
+	for _, w := range words {
+		out += " " + w
+	}
+	return out
+}
+
+// blsEntries are the entries of the Boot Loader Specification that start Linux, by the
+// names of their files; prefix is put before what they name.
+func (s *System) blsEntries(dir, prefix string) []Entry {
+	opts := s.grubenv("kernelopts")
+	var out []Entry
 	for _, f := range s.own(s.tree().Glob(dir, "loader/entries/*.conf")) {
 		b, err := s.tree().Read(f)
 		if err != nil {
 			continue
 		}
-		linux, options, initrd := "", "", ""
+		e := Entry{ID: strings.TrimSuffix(filepath.Base(f), ".conf")}
 		for _, line := range strings.Split(string(b), "\n") {
 			key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
 			switch key {
 			case "linux":
-				linux = strings.TrimSpace(value)
+				e.Linux = prefix + strings.TrimSpace(value)
 			case "options":
-				options += " " + strings.TrimSpace(value)
+				e.Options += " " + strings.ReplaceAll(strings.TrimSpace(value), "$kernelopts", opts)
 			case "initrd":
 				for _, f := range strings.Fields(strings.ReplaceAll(value, "$tuned_initrd", "")) {
-					initrd += " " + prefix + f
+					e.Initrd = append(e.Initrd, prefix+f)
 				}
 			}
 		}
-		if linux == "" { // an EFI program: another system's loader
-			continue
+		if e.Linux != "" { // else an EFI program: another system's loader
+			out = append(out, e)
 		}
-		linux = prefix + linux
-		fmt.Fprintf(&out, "linux %s%s\ninitrd%s\n", linux, grubWords(strings.ReplaceAll(options, "$kernelopts", opts)), initrd)
 	}
-	return out.String()
+	return out
+}
+
+// grubenv is a variable of GRUB's environment block, "" if it is not set.
+func (s *System) grubenv(name string) (value string) {
+	for _, f := range []string{"/boot/grub2/grubenv", "/boot/grub/grubenv"} {
+		for _, line := range strings.Split(s.read(f), "\n") {
+			if v, ok := strings.CutPrefix(line, name+"="); ok {
+				value = v
+			}
+		}
+	}
+	return value
 }
 
 // grubWords writes a kernel command line as words of GRUB.

@@ -27,7 +27,7 @@ const (
 	// SetFile holds the directory of the set that was found.
 	SetFile = StateDir + "/set"
 	// RepeatedFile is there when an unattended restore was refused because the disks
-	// were restored from the set before.
+	// were restored from the set before; it has the place of the set.
 	RepeatedFile = StateDir + "/repeated"
 )
 

@@ -625,18 +625,55 @@ func repeated() bool {
 	return err == nil
 }
 
-// restoredBefore starts the restored system where the firmware can be told to: the
-// medium is still there, and would start again. Elsewhere it waits for a person.
+// restoredBefore starts the restored system: the medium is still there, and would start
+// again. The firmware is told to, or else the kernel. Where neither can, it waits for a
+// person.
 func (s *System) restoredBefore() {
+	s.startRestored(starter{
+		next: func() (string, error) { return efivar.Next("/sys/firmware/efi/efivars") },
+		boot: func() error { return s.run(bootArgs(rescue.RepeatedFile)...) },
+		stop: s.stop,
+		uefi: func() bool { _, err := os.Stat("/sys/firmware/efi/efivars"); return err == nil },
+	})
+}
+
+// bootArgs is the program that boots the system of the set that a file names; a tape is
+// not read again, the medium knows its layout.
+func bootArgs(file string) []string {
+	args := []string{"/bbin/restore", "boot"}
+	b, err := os.ReadFile(file)
+	if set := strings.TrimSpace(string(b)); err == nil && set != "" && !strings.HasPrefix(set, manifest.TapePrefix) {
+		args = append(args, set)
+	}
+	return args
+}
+
+// starter has the ways to start the restored system.
+type starter struct {
+	uefi func() bool
+	next func() (id string, err error) // sets the firmware's next boot entry
+	boot func() error                  // loads the kernel; process 1 starts it
+	stop func(how string)
+}
+
+func (s *System) startRestored(by starter) {
 	s.say("NOT RESTORED AGAIN: this machine was restored from the set before; nothing was changed")
-	dir := "/sys/firmware/efi/efivars"
-	if _, err := os.Stat(dir); err == nil && s.opts.After != "shell" {
-		id, err := efivar.Next(dir)
-		if err == nil {
-			s.say("the firmware's entry Boot%s is started next", id)
-			s.stop("reboot")
+	if s.opts.After != "shell" {
+		if by.uefi() {
+			id, err := by.next()
+			if err == nil {
+				s.say("the firmware's entry Boot%s is started next", id)
+				by.stop("reboot")
+				return
+			}
+			s.say("%v", err)
 		}
-		s.say("%v", err)
+		s.say("the restored system is booted from its disk, without the firmware")
+		err := by.boot()
+		if err == nil {
+			return
+		}
+		s.say("cannot boot the restored system: %v", err)
 	}
 	s.say("remove the medium and run reboot, or choose the local disk in the boot menu; with mkcdrec.again it is restored again")
 }

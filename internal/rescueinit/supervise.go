@@ -33,7 +33,7 @@ func worker() *exec.Cmd {
 // signal asks for that. It does not return.
 func (s *System) supervise(worker func() *exec.Cmd, fallback func()) {
 	sig := make(chan os.Signal, 4)
-	signal.Notify(sig, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Notify(sig, unix.SIGINT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, sigKexec)
 	s.begin("the reaper", s.reap)
 	s.begin("the worker", func() {
 		err := s.runWorker(worker())
@@ -49,6 +49,8 @@ func (s *System) supervise(worker func() *exec.Cmd, fallback func()) {
 		s.end(unix.LINUX_REBOOT_CMD_HALT)
 	case unix.SIGUSR2:
 		s.end(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	case sigKexec:
+		s.end(unix.LINUX_REBOOT_CMD_KEXEC)
 	default:
 		s.end(unix.LINUX_REBOOT_CMD_RESTART)
 	}

@@ -1,0 +1,175 @@
+package bootloader
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+)
+
+// Entry is what a boot loader starts a Linux system with.
+type Entry struct {
+	ID      string   // name of its file, of the Boot Loader Specification; "" in a grub.cfg
+	Linux   string   // the kernel, a path
+	Initrd  []string // paths, in the order in which they are loaded
+	Options string   // kernel command line
+}
+
+// FirstEntry returns the entry that starts the system by itself: the one that GRUB has
+// saved or the newest of the Boot Loader Specification, or the first of a grub.cfg. Its
+// files exist; their paths are those of the system, without links resolved. Variables
+// that the grub.cfg does not set as plain text are empty, as GRUB's are.
+func (s *System) FirstEntry() (*Entry, error) {
+	e, err := s.firstEntry()
+	if err != nil {
+		return nil, err
+	}
+	for i := -1; i < len(e.Initrd); i++ {
+		name := &e.Linux
+		if i >= 0 {
+			name = &e.Initrd[i]
+		}
+		at := s.initrdFile(*name) // a kernel is looked for likewise
+		if at == "" {
+			return nil, fmt.Errorf("cannot use the boot entry of %s: %s is missing", e.Linux, *name)
+		}
+		*name = path.Join("/", at)
+	}
+	e.Options = strings.TrimSpace(e.Options)
+	return e, nil
+}
+
+// Open opens a file of the entry for reading.
+func (s *System) Open(name string) (*os.File, error) { return s.tree().Open(name) }
+
+func (s *System) firstEntry() (*Entry, error) {
+	var all []Entry
+	if s.Layout.Boot.Loader == layout.SystemdBoot {
+		for _, d := range s.entryDirs() {
+			all = append(all, s.blsEntries(d, d)...)
+		}
+		if len(all) == 0 {
+			return nil, errors.New("cannot find a boot entry: there is none below loader/entries")
+		}
+		return s.chosen(all), nil
+	}
+	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
+		cfg := s.read(f)
+		if cfg == "" {
+			continue
+		}
+		if strings.Contains(cfg, "blscfg") {
+			if all = s.blsEntries("boot", ""); len(all) > 0 {
+				return s.chosen(all), nil
+			}
+		}
+		if e := grubEntry(firstEntry(cfg)); e != nil {
+			return e, nil
+		}
+		return nil, fmt.Errorf("cannot find a boot entry: the first one of %s starts no Linux kernel", f)
+	}
+	return nil, errors.New("cannot find a boot entry: there is no grub.cfg")
+}
+
+// chosen is the entry that GRUB has saved, or the newest, but for the rescue one of
+// Fedora.
+func (s *System) chosen(all []Entry) *Entry {
+	saved := s.grubenv("saved_entry")
+	if i := slices.IndexFunc(all, func(e Entry) bool { return e.ID == saved }); i >= 0 {
+		return &all[i]
+	}
+	if some := slices.DeleteFunc(slices.Clone(all), func(e Entry) bool { return strings.Contains(e.ID, "-0-rescue") }); len(some) > 0 {
+		all = some
+	}
+	e := slices.MaxFunc(all, func(a, b Entry) int { return compareVersions(a.ID, b.ID) })
+	return &e
+}
+
+// compareVersions compares names as GRUB's blscfg orders them: numbers in them by value.
+func compareVersions(a, b string) int {
+	digits := func(s string) string { return s[:len(s)-len(strings.TrimLeft(s, "0123456789"))] }
+	for a != "" && b != "" {
+		x, y := digits(a), digits(b)
+		if x == "" || y == "" {
+			if a[0] != b[0] {
+				return int(a[0]) - int(b[0])
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		a, b = a[len(x):], b[len(y):]
+		x, y = strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+		if len(x) != len(y) {
+			return len(x) - len(y)
+		}
+		if c := strings.Compare(x, y); c != 0 {
+			return c
+		}
+	}
+	return len(a) - len(b)
+}
+
+// grubEntry reads the first commands of a grub.cfg that load a kernel and its initial
+// RAM disks; nil if there are none.
+func grubEntry(cfg string) *Entry {
+	var e *Entry
+	set := map[string]string{}
+	for _, c := range sysconf.ParseScript(cfg, true).Commands {
+		var w []string
+		for _, x := range c.Words {
+			text := x.Text
+			if x.Expands {
+				text = os.Expand(text, func(name string) string { return set[name] })
+			}
+			w = append(w, text)
+		}
+		switch {
+		case len(w) < 2:
+		case w[0] == "set":
+			if name, value, ok := strings.Cut(w[1], "="); ok && !c.Words[1].Expands {
+				set[name] = value
+			}
+		case slices.Contains([]string{"linux", "linux16", "linuxefi"}, w[0]):
+			if e != nil {
+				return e
+			}
+			e = &Entry{Linux: inDevice(w[1])}
+			for _, o := range w[2:] {
+				if o != "" {
+					e.Options += " " + quoteOption(o)
+				}
+			}
+		case e != nil && slices.Contains([]string{"initrd", "initrd16", "initrdefi"}, w[0]):
+			for _, f := range w[1:] {
+				if f != "" {
+					e.Initrd = append(e.Initrd, inDevice(f))
+				}
+			}
+		}
+	}
+	return e
+}
+
+// inDevice drops GRUB's device from the name of a file: (hd0,msdos1)/vmlinuz.
+func inDevice(name string) string {
+	if strings.HasPrefix(name, "(") {
+		if _, rest, ok := strings.Cut(name, ")"); ok {
+			return rest
+		}
+	}
+	return name
+}
+
+// quoteOption writes a word of a kernel command line as GRUB does, which puts one with
+// blanks between double quotes.
+func quoteOption(o string) string {
+	if strings.ContainsAny(o, " \t") && !strings.Contains(o, `"`) {
+		return `"` + o + `"`
+	}
+	return o
+}
