@@ -29,9 +29,30 @@ func (s *System) read(name string) string {
 // and have this machine's names.
 func (s *System) resolver(after bool) *sysconf.Resolver {
 	o := sysconf.Options{Devices: s.Devices, After: after, SameDisk: func(disk string) bool { return sameDisk(s.sysfs(), s.Layout.Disk(disk), s.Devices[disk]) }}
+	o.Direct = s.direct()
 	o.Crypttab = sysconf.ParseCrypttab(s.read("/etc/crypttab"))
 	o.Mdadm = sysconf.ParseMdadm(s.read("/etc/mdadm/mdadm.conf") + "\n" + s.read("/etc/mdadm.conf"))
 	return sysconf.NewResolver(s.Layout, o)
+}
+
+// direct tells of a system whose boot loader loads no initramfs at all: what its
+// entries are made from has names for the kernel, too.
+func (s *System) direct() bool {
+	with, without := false, false
+	for _, c := range s.cmdlineFiles() {
+		if c.format != sysconf.GRUB && c.format != sysconf.BLS && c.format != sysconf.Syslinux {
+			continue
+		}
+		for _, f := range s.tree().Glob(c.dir, c.pattern) {
+			sysconf.VisitKernelRefs(s.read(f), c.format, func(k sysconf.KernelRef) (string, bool) {
+				if k.Param == "root" {
+					with, without = with || !k.Direct, without || k.Direct
+				}
+				return "", false
+			})
+		}
+	}
+	return without && !with
 }
 
 // sameDisk tells whether a disk of this machine is the old machine's, by its WWN or

@@ -40,6 +40,9 @@ type KernelRef struct {
 	Text  string // the name as it is there, without quotes
 	Form  Form
 	Ref   Ref // of names of form Spec
+	// Direct tells of an entry of a boot loader that loads a kernel without an
+	// initramfs: the kernel itself looks for the device.
+	Direct bool
 }
 
 // grubenvSize is the size of GRUB's environment block, of which every byte counts.
@@ -58,7 +61,12 @@ func VisitKernelRefs(text string, f Format, visit func(KernelRef) (name string, 
 		return visitGRUB(text, visit)
 	}
 	lines := splitLines(text)
+	direct := directLines(lines, f)
 	for i, l := range lines {
+		visit := func(k KernelRef) (string, bool) {
+			k.Direct = direct[i]
+			return visit(k)
+		}
 		if f == Grubenv {
 			if name, v, ok := strings.Cut(l.body, "="); ok && kernelVariable(name) {
 				raw := strings.NewReplacer(`\\`, `\`).Replace(v)
@@ -76,6 +84,50 @@ func VisitKernelRefs(text string, f Format, visit func(KernelRef) (name string, 
 		}
 	}
 	return joinLines(lines)
+}
+
+// directLines are the lines of entries that have a kernel and no initramfs. An entry
+// of the Boot Loader Specification is a file, and one of Syslinux begins with LABEL.
+func directLines(lines []*line, f Format) map[int]bool {
+	out := map[int]bool{}
+	from, linux, initrd := 0, false, false
+	flush := func(to int) {
+		for i := from; i < to; i++ {
+			out[i] = linux && !initrd
+		}
+		from, linux, initrd = to, false, false
+	}
+	for i, l := range lines {
+		w := strings.Fields(strings.ToLower(l.body))
+		switch {
+		case len(w) < 2:
+		case w[0] == "label" && f == Syslinux:
+			flush(i)
+		case w[0] == "linux", w[0] == "kernel" && f == Syslinux && !strings.HasSuffix(w[1], ".c32"):
+			linux = true
+		case w[0] == "initrd", w[0] == "include":
+			initrd = true
+		case w[0] == "append", w[0] == "options": // of Syslinux, and of the kernel itself on UEFI
+			initrd = initrd || strings.Contains(l.body, "initrd=")
+		}
+	}
+	flush(len(lines))
+	return out
+}
+
+// direct tells of a command of GRUB that loads a kernel which no initramfs follows.
+func (s *Script) direct(at int) bool {
+	for _, c := range s.Commands[at+1:] {
+		switch w := c.Words[0].Text; {
+		case strings.HasPrefix(w, "initrd"):
+			if len(c.Words) > 1 {
+				return false
+			}
+		case strings.HasPrefix(w, "linux"), w == "menuentry", w == "submenu", w == "}":
+			return true
+		}
+	}
+	return true
 }
 
 // kernelVariable tells of variables of GRUB that are command lines.
@@ -135,9 +187,14 @@ func (s *Script) visit(w *ScriptWord, at int, k *Word, line int, visit func(Kern
 // device.
 func visitGRUB(text string, visit func(KernelRef) (string, bool)) string {
 	s := ParseScript(text, true)
-	for _, c := range s.Commands {
+	for i, c := range s.Commands {
 		switch name := c.Words[0].Text; name {
 		case "linux", "linux16", "linuxefi":
+			direct := s.direct(i)
+			visit := func(k KernelRef) (string, bool) {
+				k.Direct = direct
+				return visit(k)
+			}
 			for _, w := range c.Words[min(2, len(c.Words)):] {
 				// Each word is a parameter, with blanks if it was quoted.
 				k := &Word{}

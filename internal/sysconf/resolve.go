@@ -45,6 +45,7 @@ type Resolver struct {
 	crypts  map[string]*CrypttabEntry
 	disk    func(string) bool
 	after   bool
+	direct  bool
 }
 
 type content struct{ typ, uuid string }
@@ -63,11 +64,13 @@ type Options struct {
 	// After reads names as this machine has them, after files were changed: what the
 	// old machine's kernel called a device is not known then.
 	After bool
+	// Direct tells of a system whose kernels have no initramfs.
+	Direct bool
 }
 
 // NewResolver makes a resolver for a layout.
 func NewResolver(l *layout.Layout, o Options) *Resolver {
-	r := &Resolver{l: l, devices: o.Devices, content: map[string]content{}, by: map[Kind]map[string][]string{}, stale: map[string]bool{}, crypts: map[string]*CrypttabEntry{}, disk: o.SameDisk, after: o.After}
+	r := &Resolver{l: l, devices: o.Devices, content: map[string]content{}, by: map[Kind]map[string][]string{}, stale: map[string]bool{}, crypts: map[string]*CrypttabEntry{}, disk: o.SameDisk, after: o.After, direct: o.Direct}
 	for _, k := range []Kind{Path, UUID, Label, PartUUID, PartLabel, ID, ByPath, Diskseq} {
 		r.by[k] = map[string][]string{}
 	}
@@ -382,13 +385,20 @@ func (r *Resolver) name(dev string) string {
 	return "/dev/" + r.now(dev)
 }
 
-// PartName is the name of the partition that a device is, as the kernel takes it
-// without an initramfs; "" for another device.
-func (r *Resolver) PartName(dev string) string {
+// directName is the best name of a device that the kernel finds without an initramfs,
+// early_lookup_bdev() in block/early-lookup.c: the partition's, or its own of a disk
+// or array. Other devices are there only if an initramfs is part of the kernel.
+func (r *Resolver) directName(dev string) string {
 	if d, p := r.l.Partition(dev); p != nil && d.PartUUID(p) != "" {
 		return "PARTUUID=" + d.PartUUID(p)
 	}
-	return ""
+	if r.l.Array(dev) != nil { // the kernel takes its number from its superblock
+		return "/dev/" + dev
+	}
+	if _, p := r.l.Partition(dev); p != nil || r.l.Disk(dev) != nil {
+		return "/dev/" + r.now(dev)
+	}
+	return r.name(dev)
 }
 
 // At finds what a name leads to in a place that is known to have been mounted, or
@@ -475,8 +485,17 @@ func (r *Resolver) Crypt(e *CrypttabEntry) Target {
 	return t
 }
 
-// Kernel finds what a kernel parameter or a command of GRUB names.
+// Kernel finds what a kernel parameter or a command of GRUB names. UUIDs of file
+// systems are not for a kernel without an initramfs.
 func (r *Resolver) Kernel(k KernelRef) Target {
+	t := r.kernel(k)
+	if (k.Direct || r.direct) && t.Device != "" && (k.Param == "root" || k.Param == "resume") {
+		t.Name = r.directName(t.Device)
+	}
+	return t
+}
+
+func (r *Resolver) kernel(k KernelRef) Target {
 	found := func(ok bool) Target {
 		if ok {
 			return Target{State: Found, Right: true}
