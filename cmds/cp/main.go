@@ -9,4 +9,4 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/smalltools"
 )
 
-func main() { os.Exit(smalltools.Main("cp", smalltools.Cp)) }
+func main() { os.Exit(smalltools.MainContext("cp", smalltools.Cp)) }

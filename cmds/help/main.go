@@ -3,8 +3,14 @@ package main
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
-func main() { fmt.Print(templates.Help) }
+func main() {
+	if _, err := fmt.Print(templates.Help); err != nil {
+		fmt.Fprintln(os.Stderr, "help:", err)
+		os.Exit(1)
+	}
+}

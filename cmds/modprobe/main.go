@@ -53,7 +53,9 @@ func run(args []string, release string, verbose bool) error {
 	names, err := kmod.NewLoader(x, conf).Load(args[0], strings.Join(args[1:], " "))
 	if verbose {
 		for _, n := range names {
-			fmt.Println(n)
+			if _, e := fmt.Println(n); e != nil && err == nil {
+				err = fmt.Errorf("cannot write to standard output: %w", e)
+			}
 		}
 	}
 	return err

@@ -131,8 +131,8 @@ func Page(args []string, in io.Reader, out *os.File) error {
 	for _, a := range args {
 		if strings.HasPrefix(a, "-") {
 			if a == "--version" {
-				fmt.Fprintln(out, "less of mkcdrec")
-				return nil
+				_, err := fmt.Fprintln(out, "less of mkcdrec")
+				return err
 			}
 			continue // other pagers' options change nothing that matters here
 		}

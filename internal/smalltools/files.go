@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
 // Chown changes owners: chown [-Rh] OWNER[:GROUP] FILE...
@@ -98,7 +100,7 @@ func owner(spec string) (uid, gid int, err error) {
 
 // Cp copies: cp [-aRrpv] SOURCE... DEST. Directories are copied by the
 // archiver, with owners, times, links, holes and attributes.
-func Cp(s IO, args []string) error {
+func Cp(ctx context.Context, s IO, args []string) error {
 	f := flags(s, "cp", "[-aRrpfv] SOURCE... DEST")
 	all := f.Bool("a", false, "directories too, with owners, times, links, holes and attributes")
 	rec := f.Bool("R", false, "directories too")
@@ -126,14 +128,17 @@ func Cp(s IO, args []string) error {
 			to = filepath.Join(dest, filepath.Base(src))
 		}
 		if *verbose {
-			fmt.Fprintf(s.Out, "%s -> %s\n", src, to)
+			fmt.Fprintf(s.Out, "%s -> %s\n", printable.Clean(src), printable.Clean(to))
 		}
-		errs = append(errs, copyOne(src, to, *all || *rec, *all || *keep))
+		errs = append(errs, copyOne(ctx, src, to, *all || *rec, *all || *keep))
+		if ctx.Err() != nil {
+			break
+		}
 	}
 	return errors.Join(errs...)
 }
 
-func copyOne(src, to string, tree, keep bool) error {
+func copyOne(ctx context.Context, src, to string, tree, keep bool) error {
 	st, err := os.Lstat(src)
 	if err != nil {
 		return err
@@ -147,7 +152,7 @@ func copyOne(src, to string, tree, keep bool) error {
 	case st.IsDir() && !tree:
 		return fmt.Errorf("%s is a directory; -a or -R copies it", src)
 	case st.IsDir():
-		return copyTree(src, to)
+		return copyTree(ctx, src, to)
 	case st.Mode()&fs.ModeSymlink != 0:
 		t, err := os.Readlink(src)
 		if err != nil {
@@ -157,23 +162,78 @@ func copyOne(src, to string, tree, keep bool) error {
 	case !st.Mode().IsRegular():
 		return fmt.Errorf("%s is no regular file; copy its directory with -a", src)
 	}
-	return copyFile(src, to, st, keep)
+	return copyFile(ctx, src, to, keep)
 }
 
-func copyFile(src, to string, st fs.FileInfo, keep bool) error {
-	in, err := os.Open(src)
+// reading gives up a copy when its context ends.
+type reading struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r reading) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.Reader.Read(p)
+}
+
+// create opens what a file is copied to. A fifo is refused: it would be waited for.
+// A disk is opened exclusively: not one that is in use.
+func create(to string, mode fs.FileMode) (f *os.File, isNew bool, err error) {
+	f, err = os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err == nil || !errors.Is(err, os.ErrExist) {
+		return f, err == nil, err
+	}
+	st, err := os.Stat(to)
+	if err != nil {
+		return nil, false, err
+	}
+	flags := os.O_WRONLY | unix.O_NONBLOCK
+	if st.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice {
+		flags |= os.O_EXCL
+	}
+	if f, err = os.OpenFile(to, flags, 0); err != nil {
+		return nil, false, err
+	}
+	if st, err = f.Stat(); err == nil {
+		switch {
+		case st.Mode().IsRegular():
+			err = f.Truncate(0)
+		case st.Mode()&fs.ModeDevice == 0:
+			err = fmt.Errorf("cannot write %s: it is neither a regular file nor a device", to)
+		default:
+			err = unix.SetNonblock(int(f.Fd()), false)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, false, err
+	}
+	return f, false, nil
+}
+
+func copyFile(ctx context.Context, src, to string, keep bool) error {
+	in, err := volume.Open(src, false)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	if ts, err := os.Stat(to); err == nil && os.SameFile(st, ts) {
-		return fmt.Errorf("%s and %s are the same file", src, to)
-	}
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, st.Mode().Perm())
+	st, err := in.Stat()
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(out, in)
+	if ts, err := os.Stat(to); err == nil && os.SameFile(st, ts) {
+		return fmt.Errorf("%s and %s are the same file", src, to)
+	}
+	out, isNew, err := create(to, st.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyBuffer(struct{ io.Writer }{out}, reading{ctx, in}, make([]byte, 1<<20))
+	if err != nil && isNew {
+		err = errors.Join(err, os.Remove(to))
+	}
 	if keep && err == nil {
 		u := st.Sys().(*syscall.Stat_t)
 		err = errors.Join(os.Chown(to, int(u.Uid), int(u.Gid)), unix.Chmod(to, u.Mode&0o7777))
@@ -186,7 +246,7 @@ func copyFile(src, to string, st fs.FileInfo, keep bool) error {
 
 // copyTree archives into memory-bounded frames in a temporary file beside the
 // destination, and extracts them: the one code that knows every attribute.
-func copyTree(src, to string) error {
+func copyTree(ctx context.Context, src, to string) error {
 	root, err := os.Open(src)
 	if err != nil {
 		return err
@@ -201,7 +261,7 @@ func copyTree(src, to string) error {
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	sum, err := archive.Create(context.Background(), tmp, root, archive.CreateOptions{})
+	sum, err := archive.Create(ctx, tmp, root, archive.CreateOptions{})
 	if err != nil {
 		return err
 	}
@@ -209,7 +269,7 @@ func copyTree(src, to string) error {
 	if err != nil {
 		return err
 	}
-	x, err := r.Extract(context.Background(), to, archive.ExtractOptions{NoOwner: os.Geteuid() != 0})
+	x, err := r.Extract(ctx, to, archive.ExtractOptions{NoOwner: os.Geteuid() != 0})
 	if err != nil {
 		return err
 	}

@@ -3,10 +3,13 @@ package smalltools
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // mountFlags are the option words that are flags of mount(2); a word that is
@@ -37,7 +40,7 @@ func Mount(s IO, args []string) error {
 		if err != nil {
 			return err
 		}
-		_, err = s.Out.Write(b)
+		_, err = io.WriteString(s.Out, printable.CleanLines(string(b)))
 		return err
 	}
 	flag, data := mountOptions(*opts)

@@ -5,12 +5,17 @@ package smalltools
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // IO are a command's streams.
@@ -25,12 +30,27 @@ type Func func(s IO, args []string) error
 // usage is an error of the arguments: exit status 2.
 type usage struct{ error }
 
-// Main runs a command on the standard streams and gives its exit status.
+// Main runs a command on the standard streams and gives its exit status. A signal
+// ends the program at once.
 func Main(name string, fn Func) int {
 	out := bufio.NewWriter(os.Stdout)
 	err := fn(IO{os.Stdin, out, os.Stderr}, os.Args[1:])
-	if e := out.Flush(); err == nil {
-		err = e
+	return finish(name, out, err)
+}
+
+// MainContext is Main for a command that has something to clean up: the first
+// signal ends its context, a second one the program.
+func MainContext(name string, fn func(ctx context.Context, s IO, args []string) error) int {
+	ctx, stop := interrupt.Context(context.Background())
+	defer stop()
+	out := bufio.NewWriter(os.Stdout)
+	err := fn(ctx, IO{os.Stdin, out, os.Stderr}, os.Args[1:])
+	return finish(name, out, exit.Interrupted(interrupt.Err(ctx, err)))
+}
+
+func finish(name string, out *bufio.Writer, err error) int {
+	if e := out.Flush(); err == nil && e != nil {
+		err = fmt.Errorf("cannot write to standard output: %w", e)
 	}
 	var u usage
 	var st status
@@ -40,10 +60,10 @@ func Main(name string, fn Func) int {
 	case errors.As(err, &st):
 		return int(st)
 	case errors.As(err, &u):
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, printable.CleanLines(err.Error()))
 		return 2
 	}
-	fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+	fmt.Fprintf(os.Stderr, "%s: %s\n", name, printable.CleanLines(err.Error()))
 	return 1
 }
 

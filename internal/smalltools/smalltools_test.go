@@ -2,14 +2,20 @@ package smalltools
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fullscreen"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt/interrupttest"
 	"github.com/mkcdrec/mkcdrec/vmtest/tree"
 )
 
@@ -18,6 +24,95 @@ func run(t *testing.T, fn Func, stdin string, args ...string) (string, error) {
 	var out, errw bytes.Buffer
 	err := fn(IO{strings.NewReader(stdin), &out, &errw}, args)
 	return out.String(), err
+}
+
+func cp(s IO, args []string) error { return Cp(context.Background(), s, args) }
+
+// TestMain is each command that prints, as a program, too.
+func TestMain(m *testing.M) {
+	fn, ok := map[string]Func{"mount": Mount, "cut": Cut, "env": Env, "clear": Clear, "blockdev": Blockdev, "lsblk": Lsblk, "stat": Stat, "top": Top, "less": func(_ IO, args []string) error {
+		return fullscreen.Page(args, os.Stdin, os.Stdout)
+	}}[os.Getenv("SMALLTOOL")]
+	switch {
+	case ok:
+		os.Exit(Main(os.Getenv("SMALLTOOL"), fn))
+	case os.Getenv("SMALLTOOL") == "cp":
+		os.Exit(MainContext("cp", Cp))
+	}
+	os.Exit(m.Run())
+}
+
+func command(name string, args ...string) *exec.Cmd {
+	c := exec.Command(os.Args[0], args...)
+	c.Env = append(os.Environ(), "SMALLTOOL="+name)
+	return c
+}
+
+// TestFull: what does not reach its reader is not done.
+func TestFull(t *testing.T) {
+	f := t.TempDir() + "/f"
+	if err := os.WriteFile(f, []byte("a\tb\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"mount", "cut -f1 " + f, "env", "env echo x", "clear", "blockdev --getsize64 " + f, "lsblk", "stat " + f, "top -n 1 -d 0.1", "top -n 50 -d 0.1", "cp -v " + f + " " + f + "2", "cp " + f + " /dev/full", "less " + f, "less --version"} {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := strings.Fields(line)
+		c := command(w[0], w[1:]...)
+		var errs bytes.Buffer
+		c.Stdout, c.Stderr = full, &errs
+		t0 := time.Now()
+		if err := c.Run(); err == nil || c.ProcessState.ExitCode() != 1 || line != "env echo x" && !strings.Contains(errs.String(), "no space") {
+			t.Errorf("%s > /dev/full: %v; want 1\n%s", line, err, &errs)
+		}
+		if time.Since(t0) > 4*time.Second {
+			t.Errorf("%s > /dev/full goes on for %v", line, time.Since(t0))
+		}
+		full.Close()
+		c = command(w[0], w[1:]...)
+		if out, err := c.CombinedOutput(); line != "top -n 50 -d 0.1" && !strings.Contains(line, "/dev/full") && err != nil {
+			t.Errorf("%s: %v\n%s", line, err, out)
+		}
+	}
+}
+
+// TestCpOdd: a fifo is refused and not waited for, and an interrupted copy leaves
+// nothing.
+func TestCpOdd(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mkfifo(dir+"/fifo", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(dir + "/large")
+	if err == nil {
+		err = f.Truncate(8 << 40) // of holes
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := os.WriteFile(dir+"/small", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{dir + "/fifo", dir + "/x"}, {dir + "/small", dir + "/fifo"}, {"/dev/zero", dir + "/x"}} {
+		c := command("cp", args...)
+		stop := time.AfterFunc(10*time.Second, func() { c.Process.Kill() })
+		if err := c.Run(); c.ProcessState.ExitCode() != 1 {
+			t.Errorf("cp %q: %v; want 1", args, err)
+		}
+		stop.Stop()
+	}
+	c := command("cp", dir+"/large", dir+"/x")
+	code, text := interrupttest.Signal(t, c, syscall.SIGINT, func(string) bool {
+		st, err := os.Stat(dir + "/x")
+		return err == nil && st.Size() > 1<<20
+	})
+	interrupttest.Interrupted(t, code, text)
+	if _, err := os.Lstat(dir + "/x"); err == nil {
+		t.Error("half a file is left")
+	}
 }
 
 func TestCut(t *testing.T) {
@@ -52,7 +147,7 @@ func TestCp(t *testing.T) {
 	if err := tree.Make(src, tree.Options{Trusted: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run(t, Cp, "", "-a", src, dir+"/dst"); err != nil {
+	if _, err := run(t, cp, "", "-a", src, dir+"/dst"); err != nil {
 		t.Fatal(err)
 	}
 	a, err := tree.Describe(src, nil)
@@ -69,16 +164,16 @@ func TestCp(t *testing.T) {
 	if left, err := filepath.Glob(dir + "/.cp-*"); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
-	if _, err := run(t, Cp, "", "-p", src+"/setuid", dir+"/kept"); err != nil {
+	if _, err := run(t, cp, "", "-p", src+"/setuid", dir+"/kept"); err != nil {
 		t.Error(err)
 	}
 	if st, err := os.Stat(dir + "/kept"); err != nil || st.Mode()&os.ModeSetuid == 0 {
 		t.Errorf("cp -p lost the mode: %v %v", st.Mode(), err)
 	}
-	if _, err := run(t, Cp, "", src, dir+"/x"); err == nil {
+	if _, err := run(t, cp, "", src, dir+"/x"); err == nil {
 		t.Error("a directory is copied without -a")
 	}
-	if _, err := run(t, Cp, "", src+"/plain", src+"/plain"); err == nil {
+	if _, err := run(t, cp, "", src+"/plain", src+"/plain"); err == nil {
 		t.Error("a file is copied onto itself")
 	}
 	if b, err := os.ReadFile(src + "/plain"); err != nil || len(b) == 0 {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -268,7 +269,7 @@ func Lsblk(s IO, args []string) error {
 				label += " " + mi.Path
 			}
 		}
-		fmt.Fprintf(s.Out, "%-16s %10s %-18s %-14s %-36s %s\n", name, quantity.Size(sectors*512), id, kind, uuid, strings.TrimSpace(label))
+		fmt.Fprintf(s.Out, "%-16s %10s %-18s %-14s %-36s %s\n", printable.Clean(name), quantity.Size(sectors*512), printable.Clean(id), kind, printable.Clean(uuid), printable.Clean(strings.TrimSpace(label)))
 	}
 	return nil
 }

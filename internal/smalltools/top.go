@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // process is a line of /proc/PID/stat, proc_pid_stat(5).
@@ -108,6 +110,11 @@ func Top(s IO, args []string) error {
 		}
 		ps := processes("")
 		topScreen(s.Out, ps, before, *delay, rows)
+		if f, ok := s.Out.(interface{ Flush() error }); ok { // each screen, and not some of them at once
+			if err := f.Flush(); err != nil {
+				return fmt.Errorf("cannot write to standard output: %w", err)
+			}
+		}
 		clear(before)
 		for _, p := range ps {
 			before[p.pid] = p.ticks
@@ -132,6 +139,6 @@ func topScreen(w io.Writer, ps []process, before map[int]int64, seconds float64,
 	}
 	fmt.Fprintf(w, "load %s%s\r\n%7s %5s %8s %s %s\r\n", strings.TrimSpace(string(load)), free, "PID", "CPU%", "MEM KiB", "S", "NAME")
 	for _, p := range ps[:min(rows, len(ps))] {
-		fmt.Fprintf(w, "%7d %5.1f %8d %s %s\r\n", p.pid, float64(busy(p))/seconds, p.rss*int64(os.Getpagesize())/1024, p.state, p.name)
+		fmt.Fprintf(w, "%7d %5.1f %8d %s %s\r\n", p.pid, float64(busy(p))/seconds, p.rss*int64(os.Getpagesize())/1024, p.state, printable.Clean(p.name))
 	}
 }
