@@ -425,6 +425,14 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 	if !rescue.Inside() {
 		return &plan.Refused{Reason: "this is not a rescue system"}
 	}
+	release, err := restore.Lock(rescue.StateDir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := restore.Sweep(os.TempDir()); err != nil {
+		p.Warn("%v", err)
+	}
 	var on []string
 	for _, a := range f.Args() {
 		if d, ok := strings.CutPrefix(a, "/dev/"); ok {
@@ -458,7 +466,6 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 		return nil
 	}
 	var l *layout.Layout
-	var err error
 	if *disks || len(on) > 0 {
 		if l, err = r.FromDisks(ctx, on, *root); err != nil {
 			if l != nil {

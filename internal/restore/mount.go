@@ -252,21 +252,12 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 // deactivates the layout's volume groups.
 func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 	unix.Sync()
-	b, err := os.ReadFile("/proc/self/mounts")
+	below, err := mountsBelow(func(at string) bool { return recreate.Below(r.Target, at) })
 	if err != nil {
 		return err
 	}
 	var errs []error
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	for _, line := range slices.Backward(lines) {
-		f := strings.Fields(line)
-		if len(f) < 2 {
-			continue
-		}
-		dir := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`).Replace(f[1])
-		if !recreate.Below(r.Target, dir) {
-			continue
-		}
+	for _, dir := range below {
 		if err := unix.Unmount(dir, 0); err != nil {
 			errs = append(errs, fmt.Errorf("cannot unmount %s: %w (is a shell or a program still in there?)", dir, err))
 		}

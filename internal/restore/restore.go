@@ -137,6 +137,13 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	if !opt.PlanOnly && !opt.DryRun && !opt.Outside && !rescue.Inside() {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and restore overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
+	if !opt.PlanOnly {
+		release, err := r.alone()
+		if err != nil {
+			return nil, &Untouched{err}
+		}
+		defer release()
+	}
 	if err := r.prepare(ctx); err != nil {
 		return nil, &Untouched{err}
 	}
@@ -172,6 +179,22 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		r.report.Seconds = time.Since(start).Seconds()
 	}
 	return &r.report, err
+}
+
+// alone has the lock of restores, and removes what a killed one has left.
+func (r *Restorer) alone() (release func(), err error) {
+	if release, err = Lock(rescue.StateDir); err != nil {
+		return nil, err
+	}
+	swept, err := Sweep(os.TempDir())
+	for _, n := range swept {
+		r.Screen.Note("removed %s, which an earlier restore has left", n)
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // lacks names what the set does not have.
