@@ -98,7 +98,13 @@ func (w *Word) Set(value string) {
 	c := w.c
 	value = strings.ReplaceAll(value, `"`, "")
 	at := w.value
-	if strings.ContainsAny(value, " \t\n\v\f\r") {
+	if strings.Contains(w.Name+w.Value, `"`) {
+		// Without one quote of a pair, words behind it would belong to this one.
+		at = w.all
+		if value = strings.ReplaceAll(w.Name, `"`, "") + "=" + value; strings.ContainsAny(value, " \t\n\v\f\r") {
+			value = `"` + value + `"`
+		}
+	} else if strings.ContainsAny(value, " \t\n\v\f\r") {
 		at = w.all // with quotes of its own
 		if value = w.Name + `="` + value + `"`; strings.ContainsAny(w.Name, " \t\n\v\f\r") {
 			value = `"` + strings.Replace(value, `"`, "", 1)

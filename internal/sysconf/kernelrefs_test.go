@@ -109,3 +109,35 @@ func FuzzKernelRefs(f *testing.F) {
 		}
 	})
 }
+
+// TestDirect: which command lines are for a kernel without an initramfs.
+func TestDirect(t *testing.T) {
+	for _, c := range []struct {
+		f    Format
+		in   string
+		want string // names of those
+	}{
+		{GRUB, "menuentry a {\nlinux /v root=/dev/a\ninitrd /i\n}\nmenuentry b {\nlinux /v root=/dev/b\n}\nmenuentry c {\nlinux /v root=/dev/c\nechos\ninitrdefi /i\n}\n", "/dev/b"},
+		// Ubuntu's images for clouds start without an initramfs first.
+		{GRUB, "if [ \"$initrdfail\" = 1 ]; then\n linux /v root=/dev/a\n initrd /i\nelse\n linux /v root=/dev/b\nfi\n", "/dev/b"},
+		{GRUB, "if [ x ]; then\n linux /v root=/dev/b\nelse\n linux /v root=/dev/a\n initrd /i\nfi\n", "/dev/b"},
+		{GRUB, "linux /v root=/dev/a\ninitrd\n", "/dev/a"},
+		{BLS, "linux /v\noptions root=/dev/a\n", "/dev/a"},
+		{BLS, "linux /v\ninitrd /i\noptions root=/dev/a\n", ""},
+		{BLS, "efi /EFI/Linux/a.efi\noptions root=/dev/a\n", ""},
+		{Syslinux, "APPEND root=/dev/a\nLABEL x\nKERNEL menu.c32\nAPPEND root=/dev/b\nLABEL y\nKERNEL /v\nAPPEND root=/dev/c\n", "/dev/c"},
+		{Plain, "root=/dev/a", ""},
+		{Shell, "GRUB_CMDLINE_LINUX=root=/dev/a", ""},
+	} {
+		var got []string
+		VisitKernelRefs(c.in, c.f, func(k KernelRef) (string, bool) {
+			if k.Direct {
+				got = append(got, k.Text)
+			}
+			return "", false
+		})
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%q: %q; want %q", c.in, got, c.want)
+		}
+	}
+}
