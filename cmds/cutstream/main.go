@@ -16,7 +16,7 @@ import (
 func main() {
 	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
-	s := streams.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Run: tool.Exec{}, Terminal: streams.OpenTerminal()}
+	s := streams.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Run: tool.Exec{Inherit: true}, Terminal: streams.OpenTerminal()}
 	err := streams.Cut(ctx, s, os.Args[1:])
 	var u streams.Usage
 	if errors.As(err, &u) {

@@ -4,16 +4,19 @@
 package tool
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // Cmd is one call of a program.
@@ -21,7 +24,7 @@ type Cmd struct {
 	Args []string // program and arguments; Args[0] is looked up in PATH
 	// Stdin is given to the program; nil means /dev/null.
 	Stdin io.Reader
-	// Env is added to the environment of the caller.
+	// Env is added to the environment, see Exec.
 	Env []string
 	// Root, if not "", is the directory the program is chrooted into.
 	Root string
@@ -67,7 +70,7 @@ type Error struct {
 
 func (e *Error) Error() string {
 	s := fmt.Sprintf("cannot run %s: %v", e.Cmd, e.Err)
-	if t := strings.TrimSpace(e.Stderr); t != "" {
+	if t := strings.TrimSpace(printable.CleanLines(e.Stderr)); t != "" {
 		s += "\n  " + strings.ReplaceAll(t, "\n", "\n  ")
 	}
 	return s
@@ -79,16 +82,93 @@ func (e *Error) Unwrap() error { return e.Err }
 type Exec struct {
 	// Log, when set, is told every command line before it runs.
 	Log func(string)
+	// Inherit gives programs the whole environment of the caller: for programs that
+	// the user named, and prepared it for.
+	Inherit bool
 }
 
+// environ is what programs get of the caller's environment: passwords and tokens
+// are none of their business. LVM_SYSTEM_DIR and TMPDIR are where an administrator
+// may have put their files; the rescue system, which has no udev, sets DM_DISABLE_UDEV.
+func (x Exec) environ() []string {
+	if x.Inherit {
+		return append(os.Environ(), "LC_ALL=C")
+	}
+	var env []string
+	for _, k := range []string{"PATH", "HOME", "TERM", "TMPDIR", "LVM_SYSTEM_DIR", "LD_LIBRARY_PATH", "DM_DISABLE_UDEV", "MDADM_NO_UDEV"} {
+		if v, ok := os.LookupEnv(k); ok {
+			env = append(env, k+"="+v)
+		}
+	}
+	return append(env, "LANG=C", "LC_ALL=C")
+}
+
+// Of the output of a program, so much is kept, in bytes. Standard output is parsed:
+// more is an error. Standard error is for people.
+const (
+	maxStdout = 256 << 20
+	maxStderr = 64 << 10
+)
+
+// ErrOutput is the cause for a program that printed more to its standard output
+// than is taken.
+var ErrOutput = fmt.Errorf("it printed more than %d MiB", maxStdout>>20)
+
+// bounded keeps the first and the last part of what is written to it, each of half
+// of limit.
+type bounded struct {
+	limit      int
+	head, tail []byte
+	cut        int64 // bytes between them that were dropped
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	n := len(p)
+	half := b.limit / 2
+	k := min(len(p), half-len(b.head))
+	b.head, p = append(b.head, p[:k]...), p[k:]
+	if len(p) > half {
+		b.cut += int64(len(b.tail) + len(p) - half)
+		b.tail = append(b.tail[:0], p[len(p)-half:]...)
+		return n, nil
+	}
+	if b.tail = append(b.tail, p...); len(b.tail) > b.limit {
+		b.trim()
+	}
+	return n, nil
+}
+
+func (b *bounded) trim() {
+	if drop := len(b.tail) - b.limit/2; drop > 0 {
+		b.cut += int64(drop)
+		b.tail = b.tail[:copy(b.tail, b.tail[drop:])]
+	}
+}
+
+// bytes gives all that was written if it is at most the limit; what was dropped
+// otherwise has its number of bytes in its place.
+func (b *bounded) bytes() []byte {
+	if b.trim(); b.cut > 0 {
+		return slices.Concat(b.head, fmt.Appendf(nil, "\n[%d bytes left out]\n", b.cut), b.tail)
+	}
+	return append(b.head, b.tail...)
+}
+
+// outputWait is how long the output of a program that ended is waited for: one that
+// it left behind may have it open.
+const outputWait = 10 * time.Second
+
 // Run implements Runner. The program gets LC_ALL=C so that its output can be
-// read, and is killed with its process group when ctx ends.
+// read, of the caller's environment only PATH, HOME, TERM and a
+// few more (see environ) unless Inherit is true, and is killed with its process group when
+// ctx ends: the error wraps the cause of that then.
 func (x Exec) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	if x.Log != nil {
 		x.Log(c.String())
 	}
 	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
-	cmd.Env = append(append(os.Environ(), "LC_ALL=C"), c.Env...)
+	cmd.Env = append(x.environ(), c.Env...)
+	cmd.WaitDelay = outputWait
 	cmd.Stdin = c.Stdin
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if c.Root != "" {
@@ -101,21 +181,33 @@ func (x Exec) Run(ctx context.Context, c Cmd) ([]byte, error) {
 		cmd.Path, cmd.Err = p, nil
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	var out, serr bytes.Buffer
+	out, serr := bounded{limit: maxStdout}, bounded{limit: maxStderr}
 	cmd.Stdout, cmd.Stderr = &out, &serr
 	err := cmd.Run()
-	if err == nil {
-		return out.Bytes(), nil
+	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		err = nil // the program itself was successful
 	}
-	e := &Error{Cmd: c, Code: -1, Stderr: serr.String(), Err: err}
+	stdout := out.bytes()
+	if err == nil && out.cut > 0 {
+		err = ErrOutput
+	}
+	if err == nil {
+		return stdout, nil
+	}
+	e := &Error{Cmd: c, Code: -1, Stderr: string(serr.bytes()), Err: err}
 	var xe *exec.ExitError
 	if errors.As(err, &xe) {
 		e.Code = xe.ExitCode()
 		if strings.TrimSpace(e.Stderr) == "" {
-			e.Stderr = out.String()
+			b := bounded{limit: maxStderr}
+			b.Write(stdout)
+			e.Stderr = string(b.bytes())
 		}
 	}
-	return out.Bytes(), e
+	if e.Code == -1 && ctx.Err() != nil {
+		e.Err = context.Cause(ctx) // and not "signal: killed", which was us
+	}
+	return stdout, e
 }
 
 // lookIn finds a program below root in the usual directories; the path
