@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // FromDisks finds the system that lies on disks, without a set or a layout of it:
@@ -317,21 +319,21 @@ func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 // nameArrays gives arrays the names that an mdadm.conf(5) has for them, which count
 // more than those in their superblocks.
 func nameArrays(arrays []layout.Array, conf string) {
-	for _, line := range strings.Split(strings.NewReplacer("\n ", " ", "\n\t", " ").Replace(conf), "\n") {
-		f := strings.Fields(line)
-		if len(f) < 3 || !strings.EqualFold(f[0], "ARRAY") {
+	for _, a := range sysconf.ParseMdadm(conf).Arrays {
+		name := a.Device // without a path, it is below /dev/md
+		if strings.HasPrefix(name, "/") {
+			var ok bool
+			if name, ok = strings.CutPrefix(name, "/dev/md"); !ok {
+				continue
+			}
+			name = strings.TrimPrefix(name, "/")
+		}
+		if name == "" || strings.HasPrefix(name, "<") || a.UUID == "" {
 			continue
 		}
-		name, ok := strings.CutPrefix(f[1], "/dev/md")
-		if name = strings.TrimPrefix(name, "/"); !ok || name == "" {
-			continue
-		}
-		for _, w := range f[2:] {
-			tag, id, _ := strings.Cut(w, "=")
-			for i := range arrays {
-				if strings.EqualFold(tag, "UUID") && strings.EqualFold(id, arrays[i].UUID) {
-					arrays[i].Label = name
-				}
+		for i := range arrays {
+			if sysconf.PlainUUID(arrays[i].UUID) == a.UUID {
+				arrays[i].Label = name
 			}
 		}
 	}
@@ -344,20 +346,19 @@ func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine
 	if err != nil {
 		return err
 	}
-	for _, line := range strings.Split(s.crypttab, "\n") {
-		f := strings.Fields(line)
-		if len(f) < 3 || strings.HasPrefix(f[0], "#") || !strings.HasPrefix(f[2], "/") || strings.HasPrefix(f[2], "/dev/") {
+	for _, e := range sysconf.ParseCrypttab(s.crypttab).Entries {
+		if !strings.HasPrefix(e.Key, "/") || strings.HasPrefix(e.Key, "/dev/") {
 			continue
 		}
 		i := slices.IndexFunc(devs, func(d medium.Device) bool {
-			return d.Info.Type == superblock.TypeLUKS && on(d.Name) && specIs(f[1], d, l, m.Name)
+			return d.Info.Type == superblock.TypeLUKS && on(d.Name) && specIs(e.Spec, d, l, m.Name)
 		})
 		if i < 0 || slices.ContainsFunc(l.Crypts, func(c layout.Crypt) bool { return c.UUID == devs[i].Info.UUID }) {
 			continue
 		}
-		key, err := r.readIn(s, f[2])
+		key, err := r.readIn(s, e.Key)
 		if err != nil {
-			r.Report.Warn("cannot read the key file of %s: %v", f[0], err)
+			r.Report.Warn("cannot read the key file of %s: %v", e.Name, err)
 			continue
 		}
 		c := layout.Crypt{Name: "luks-" + devs[i].Info.UUID, Device: m.Name(devs[i].Name), UUID: devs[i].Info.UUID}
@@ -395,25 +396,20 @@ type entry struct{ spec, path, options string }
 // fstab(5). Paths are clean, with their blanks.
 func fstabEntries(text string) []entry {
 	var out []entry
-	blanks := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\134`, `\`)
-	for _, line := range strings.Split(text, "\n") {
-		f := strings.Fields(line)
-		if len(f) < 3 || strings.HasPrefix(f[0], "#") || !strings.HasPrefix(f[1], "/") || f[2] == "swap" {
+	for _, e := range sysconf.ParseFstab(text).Entries {
+		if e.Type == "" || e.Swap() || e.NoAuto() || e.Bind() || !strings.HasPrefix(e.File, "/") || !e.Ref().Device() {
 			continue
 		}
-		e := entry{blanks.Replace(strings.ReplaceAll(f[0], `"`, "")), path.Clean(blanks.Replace(f[1])), append(f, "defaults")[3]}
-		_, _, tag := strings.Cut(e.spec, "=")
-		if e.path == "/" || !tag && !strings.HasPrefix(e.spec, "/dev/") || slices.Contains(strings.Split(e.options, ","), "noauto") || slices.Contains(strings.Split(e.options, ","), "bind") {
-			continue
+		if at := path.Clean(e.File); at != "/" {
+			out = append(out, entry{e.Spec, at, cmp.Or(e.Options, "defaults")})
 		}
-		out = append(out, e)
 	}
 	return out
 }
 
 // subvolume is the one that an entry of a btrfs mounts; "" for the top level.
 func (e entry) subvolume(known map[uint64]string) (string, bool) {
-	for _, o := range strings.Split(e.options, ",") {
+	for _, o := range sysconf.SplitOptions(e.options) {
 		if v, ok := strings.CutPrefix(o, "subvol="); ok {
 			return strings.Trim(v, "/"), true
 		}
@@ -429,15 +425,15 @@ func (e entry) subvolume(known map[uint64]string) (string, bool) {
 // findSpec finds the device that a line of fstab names.
 func findSpec(spec string, l *layout.Layout, crypttab string, devs []medium.Device, name func(string) string) (medium.Device, bool) {
 	// A LUKS device has the name that crypttab gives it; here it has another.
-	if n, ok := strings.CutPrefix(spec, "/dev/mapper/"); ok {
-		for _, line := range strings.Split(crypttab, "\n") {
-			f := strings.Fields(line)
-			if len(f) < 2 || f[0] != n {
+	ref := sysconf.ParseRef(spec)
+	if n, ok := strings.CutPrefix(ref.Value, "mapper/"); ok && ref.Kind == sysconf.Path {
+		for _, e := range sysconf.ParseCrypttab(crypttab).Entries {
+			if e.Name != n {
 				continue
 			}
 			for i := range l.Crypts {
 				c := &l.Crypts[i]
-				if below := (medium.Device{Name: c.Device, Info: &superblock.Info{UUID: c.UUID}}); specIs(f[1], below, l, name) {
+				if below := (medium.Device{Name: c.Device, Info: &superblock.Info{UUID: c.UUID}}); specIs(e.Spec, below, l, name) {
 					spec = "/dev/" + c.Mapper()
 				}
 			}
@@ -454,37 +450,29 @@ func findSpec(spec string, l *layout.Layout, crypttab string, devs []medium.Devi
 // LABEL=, PARTUUID=, PARTLABEL=, the links below /dev/disk that say the same, and
 // names of volumes, arrays and disks. name gives our name for a kernel's.
 func specIs(spec string, d medium.Device, l *layout.Layout, name func(string) string) bool {
-	spec = strings.ReplaceAll(spec, `"`, "")
-	for dir, tag := range map[string]string{"by-uuid": "UUID", "by-label": "LABEL", "by-partuuid": "PARTUUID", "by-partlabel": "PARTLABEL"} {
-		if v, ok := strings.CutPrefix(spec, "/dev/disk/"+dir+"/"); ok {
-			spec = tag + "=" + v
-		}
-	}
+	ref := sysconf.ParseRef(spec)
 	mine := name(d.Name)
 	disk, part := l.Partition(mine)
-	tag, v, ok := strings.Cut(spec, "=")
-	switch {
-	case ok && v == "":
-		return false
-	case ok && tag == "UUID":
-		return strings.EqualFold(d.Info.UUID, v)
-	case ok && tag == "LABEL":
-		return d.Info.Label == v
-	case ok && tag == "PARTUUID":
-		return part != nil && strings.EqualFold(disk.PartUUID(part), v)
-	case ok && tag == "PARTLABEL":
-		return part != nil && part.Name == v
-	case ok:
+	switch ref.Kind {
+	case sysconf.UUID:
+		return strings.EqualFold(d.Info.UUID, ref.Value)
+	case sysconf.Label:
+		return d.Info.Label == ref.Value
+	case sysconf.PartUUID:
+		return part != nil && strings.EqualFold(disk.PartUUID(part), ref.Value)
+	case sysconf.PartLabel:
+		return part != nil && part.Name == ref.Value
+	case sysconf.Path:
+	default:
 		return false
 	}
-	spec = strings.TrimPrefix(spec, "/dev/")
+	spec = ref.Value
 	if a := l.Array(mine); a != nil && strings.HasPrefix(spec, "md") {
 		n := shortName(a.Label)
 		return spec == a.Name || n != "" && (spec == "md/"+n || spec == "md"+n)
 	}
 	if vg, lv, ok := strings.Cut(mine, "/"); ok && vg != "mapper" {
-		double := func(s string) string { return strings.ReplaceAll(s, "-", "--") }
-		return spec == mine || spec == "mapper/"+double(vg)+"-"+double(lv)
+		return spec == mine || spec == "mapper/"+sysconf.DMName(vg, lv)
 	}
 	return spec == mine
 }

@@ -27,12 +27,17 @@ server:/export /nfs nfs4 _netdev 0 0
 /home /srv/home none bind 0 0
 /dev/sr0 /media/cd iso9660 ro,noauto 0 0
 UUID=short
+LABEL=a\040b /quo\011ted ext4 x-a="b,noauto" 0 0
+LABEL="a\040b" /data\134x xfs rw 0 0
+/dev/shm /shm tmpfs rw 0 0
+UUID=y /auto ext4 noauto,auto 0 0
 `
 	var got []string
 	for _, e := range fstabEntries(text) {
 		got = append(got, fmt.Sprintf("%q", e))
 	}
-	want := []string{`{"UUID=b" "/boot" "defaults"}`, `{"/dev/mapper/vg0-my--data" "/srv/my data" "noatime,nofail"}`, `{"UUID=x" "/home" "subvol=/@home,compress=zstd:1"}`}
+	want := []string{`{"UUID=\"b\"" "/boot" "defaults"}`, `{"/dev/mapper/vg0-my--data" "/srv/my data" "noatime,nofail"}`, `{"UUID=x" "/home" "subvol=/@home,compress=zstd:1"}`,
+		`{"LABEL=a b" "/quo\tted" "x-a=\"b,noauto\""}`, `{"LABEL=\"a b\"" "/data\\x" "rw"}`, `{"UUID=y" "/auto" "noauto,auto"}`}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
 	}
@@ -61,7 +66,7 @@ func TestFindSpec(t *testing.T) {
 	}
 	l := &layout.Layout{
 		Disks: []layout.Disk{{Name: "vda", Table: &layout.Table{Label: layout.GPT, Partitions: []layout.Partition{
-			{Number: 1, Device: "vda1", GUID: "AAAA-1", Name: "ESP"}, {Number: 2, Device: "vda2", GUID: "AAAA-2"}}}},
+			{Number: 1, Device: "vda1", GUID: "AAAA-1", Name: "ESP"}, {Number: 2, Device: "vda2", GUID: "AAAA-2"}, {Number: 3, Device: "vda3", GUID: "AAAA-3", Name: "my data"}}}},
 			{Name: "vdb", Table: &layout.Table{Label: layout.MBR, Signature: "0xcafe0001", Partitions: []layout.Partition{{Number: 1, Device: "vdb1"}}}}},
 		Arrays:      []layout.Array{{Name: "md0", Label: "host:0"}, {Name: "md127", Label: "host:home"}},
 		Crypts:      []layout.Crypt{{Name: "luks-c-1", Device: "vda2", UUID: "c-1"}},
@@ -70,14 +75,16 @@ func TestFindSpec(t *testing.T) {
 	dev := func(n, uuid, label string) medium.Device {
 		return medium.Device{Name: n, Info: &superblock.Info{Type: superblock.TypeExt4, UUID: uuid, Label: label}}
 	}
-	devs := []medium.Device{dev("vda1", "1234-ABCD", ""), dev("dm-0", "r", "root"), dev("dm-1", "inner", ""), dev("dm-2", "d", ""), dev("md0", "m0", ""), dev("md127", "m1", ""), dev("vdb1", "b", "usb")}
-	crypttab := "# x\nother UUID=zzz none\nsecret UUID=C-1 none luks\nplain\n"
+	devs := []medium.Device{dev("vda1", "1234-ABCD", ""), dev("dm-0", "r", "root"), dev("dm-1", "inner", ""), dev("dm-2", "d", ""), dev("md0", "m0", ""), dev("md127", "m1", ""), dev("vdb1", "b", "usb"), dev("vda3", "l", "a b")}
+	crypttab := "# x\nother UUID=zzz none\nsecret UUID=\"C-1\" none luks\nplain\n"
 	for spec, want := range map[string]string{
 		"UUID=1234-abcd": "vda1", "/dev/disk/by-uuid/1234-ABCD": "vda1", "LABEL=root": "dm-0", "LABEL=": "", "UUID=": "", "LABEL=none": "",
 		"PARTUUID=aaaa-1": "vda1", "PARTLABEL=ESP": "vda1", "/dev/disk/by-partlabel/ESP": "vda1", "PARTUUID=cafe0001-01": "vdb1", "PARTLABEL=": "",
 		"/dev/vg0/my-root": "dm-0", "/dev/mapper/vg0-my--root": "dm-0", "/dev/mapper/vg0-data": "dm-2", "/dev/mapper/vg0-my-root": "",
 		"/dev/mapper/secret": "dm-1", "/dev/mapper/other": "", "/dev/mapper/plain": "",
 		"/dev/md0": "md0", "/dev/md/0": "md0", "/dev/md/home": "md127", "/dev/md127": "md127", "/dev/md1": "", "/dev/vda1": "vda1", "/dev/sda1": "", "ID=x": "",
+		"LABEL=a b": "vda3", `LABEL="a b"`: "vda3", `LABEL='a b'`: "vda3", `"LABEL=a b"`: "vda3", `/dev/disk/by-label/a\x20b`: "vda3", `LABEL="a b`: "",
+		"PARTLABEL=my data": "vda3", `/dev/disk/by-partlabel/my\x20data`: "vda3", "/dev//vda3": "vda3", `UUID="1234-ABCD"`: "vda1", "/dev/disk/by-partuuid/AAAA-3": "vda3",
 	} {
 		d, ok := findSpec(spec, l, crypttab, devs, name)
 		if d.Name != want || ok != (want != "") {
@@ -88,9 +95,9 @@ func TestFindSpec(t *testing.T) {
 
 // mdadm.conf has other names for arrays than their superblocks.
 func TestNameArrays(t *testing.T) {
-	a := []layout.Array{{Name: "md127", Label: "host:home", UUID: "6d6b6364:72656300:00000000:00000001"}, {Name: "md4", UUID: "6d6b6364:72656300:00000000:00000002"}, {Name: "md9", Label: "host:9", UUID: "6d6b6364:72656300:00000000:00000003"}}
-	nameArrays(a, "# ARRAY /dev/md9 UUID=6d6b6364:72656300:00000000:00000003\nDEVICE partitions\nARRAY /dev/md5 metadata=1.2 name=host:home\n\tUUID=6D6B6364:72656300:00000000:00000001\narray /dev/md/old level=raid1 uuid=6d6b6364:72656300:00000000:00000002\nARRAY <ignore> UUID=6d6b6364:72656300:00000000:00000003\nARRAY\n")
-	if a[0].Label != "5" || a[1].Label != "old" || a[2].Label != "host:9" {
+	a := []layout.Array{{Name: "md127", Label: "host:home", UUID: "6d6b6364:72656300:00000000:00000001"}, {Name: "md4", UUID: "6d6b6364:72656300:00000000:00000002"}, {Name: "md9", Label: "host:9", UUID: "6d6b6364:72656300:00000000:00000003"}, {Name: "md8", UUID: "6d6b6364:72656300:00000000:00000004"}}
+	nameArrays(a, "# ARRAY /dev/md9 UUID=6d6b6364:72656300:00000000:00000003\nDEVICE partitions\nARRAY /dev/md5 metadata=1.2 name=host:home\n\tUUID=6D6B6364:72656300:00000000:00000001\narray /dev/md/old level=raid1 uuid=6d6b6364:72656300:00000000:00000002\nARRAY <ignore> UUID=6d6b6364:72656300:00000000:00000003\nARRAY\nARRAY \"home\" UUID=6d6b6364:72656300:00000000:00000004\n")
+	if a[0].Label != "5" || a[1].Label != "old" || a[2].Label != "host:9" || a[3].Label != "home" {
 		t.Errorf("%+v", a)
 	}
 	devs := []medium.Device{{Name: "md127", Info: &superblock.Info{Type: superblock.TypeExt4}}}

@@ -825,24 +825,24 @@ func (r *Restorer) keyFiles(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot read crypttab: %w", err)
 	}
+	entries := sysconf.ParseCrypttab(string(b)).Entries
 	for _, s := range r.plan.Steps {
 		if s.Kind != plan.MakeCrypt || r.rec.Keys[s.Crypt.Name].Header != nil {
 			continue
 		}
-		for _, line := range strings.Split(string(b), "\n") {
-			f := strings.Fields(line)
-			if len(f) < 3 || f[0] != s.Crypt.Name || !strings.HasPrefix(f[2], "/") {
+		for _, e := range entries {
+			if e.Name != s.Crypt.Name || !strings.HasPrefix(e.Key, "/") {
 				continue
 			}
-			key, err := inroot.Open(r.opt.Target, f[2])
+			key, err := inroot.Open(r.opt.Target, e.Key)
 			if err != nil {
 				continue
 			}
 			key.Close()
 			if err := r.rec.AddKeyFile(ctx, s, key.Name()); err != nil {
-				return fmt.Errorf("cannot make %s a key of %s again: %w", f[2], s.Crypt.Name, err)
+				return fmt.Errorf("cannot make %s a key of %s again: %w", e.Key, s.Crypt.Name, err)
 			}
-			r.Screen.Note("%s opens %s again", f[2], s.Crypt.Name)
+			r.Screen.Note("%s opens %s again", e.Key, s.Crypt.Name)
 		}
 		r.Screen.Warn("%s has a new header: its other passphrases and tokens are gone", s.Crypt.Name)
 	}
