@@ -147,10 +147,10 @@ func (f *Files) load() (c *Cutter, open *Written, last bool, err error) {
 		switch {
 		case i == 0:
 			id, err := ParseID(r.ID)
-			if err != nil || r.Name != f.Name || r.Plain != f.Plain {
+			if err != nil || r.Name != asJSON(f.Name) || r.Plain != f.Plain {
 				return nil, nil, false, fmt.Errorf("%s is of another run", f.statePath())
 			}
-			c.Header = Header{ID: id, Name: r.Name, Created: time.Unix(r.Created, 0).UTC(), Stored: r.Stored, Number: 1}
+			c.Header = Header{ID: id, Name: f.Name, Created: time.Unix(r.Created, 0).UTC(), Stored: r.Stored, Number: 1}
 		case r.Chunk > 0:
 			d, err := digest(r.Sum)
 			if err != nil {
@@ -179,6 +179,11 @@ func (f *Files) load() (c *Cutter, open *Written, last bool, err error) {
 		}
 	}
 	return c, open, last, nil
+}
+
+// asJSON gives a name as it is after JSON, which has no bytes that are not UTF-8.
+func asJSON(name string) string {
+	return string([]rune(name))
 }
 
 func (f *Files) note(r record) error {

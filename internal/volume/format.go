@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 )
 
@@ -42,6 +43,11 @@ const (
 	maxChunk = MaxFrame + ChunkSize
 	// MaxName is the longest name of a stream, in bytes.
 	MaxName = 200
+	// MaxChunks is how many chunks a volume has at most, 32 TiB of the stream: a
+	// writer begins another volume then, and a reader takes no longer list.
+	MaxChunks = 8 << 20
+	// maxCreated is the latest time of a run, in seconds since 1970.
+	maxCreated = 1 << 40
 )
 
 // The frames' tags.
@@ -133,6 +139,21 @@ func frame(tag []byte, n int) []byte {
 	return append(b, tag...)
 }
 
+// check returns an error for a header that ReadHeader would refuse.
+func (h Header) check() error {
+	switch created := h.Created.Unix(); {
+	case len(h.Name) > MaxName:
+		return fmt.Errorf("the name has %d bytes, more than %d", len(h.Name), MaxName)
+	case h.Number < 1 || int64(h.Number) > math.MaxUint32:
+		return fmt.Errorf("volumes have numbers from 1 to %d, not %d", uint32(math.MaxUint32), h.Number)
+	case created < 0 || created > maxCreated:
+		return fmt.Errorf("the time %v is before 1970, or too late", h.Created)
+	case h.Offset < 0:
+		return fmt.Errorf("an offset of %d bytes", h.Offset)
+	}
+	return nil
+}
+
 // ErrNoVolume says that something is no volume at all.
 var ErrNoVolume = errors.New("it is no volume of mkcdrec")
 
@@ -170,10 +191,10 @@ func ReadHeader(r io.Reader) (Header, []byte, error) {
 	copy(h.ID[:], p[4:])
 	created, off := int64(le.Uint64(p[20:])), int64(le.Uint64(p[32:]))
 	h.Number = int(le.Uint32(p[28:]))
-	if off < 0 || created < 0 || created > 1<<40 || h.Number < 1 {
+	h.Created, h.Offset = time.Unix(created, 0).UTC(), off
+	if h.check() != nil {
 		return h, nil, errors.New("its header is damaged")
 	}
-	h.Created, h.Offset = time.Unix(created, 0).UTC(), off
 	copy(h.Previous[:], p[40:])
 	h.Name = string(b[headerFixed:])
 	return h, b, nil
@@ -235,11 +256,15 @@ func parseEnd(p []byte) (End, error) {
 		return e, bad
 	}
 	n := int64(le.Uint32(p[2:]))
+	if n > MaxChunks {
+		return e, fmt.Errorf("its last frame lists %d chunks, more than %d", n, MaxChunks)
+	}
 	if int64(len(p)) != endLen(0)-8-tagLen+8*n || int64(le.Uint32(p[len(p)-4-tagLen:])) != endLen(int(n)) || !bytes.Equal(p[len(p)-tagLen:], tagEnd) {
 		return e, bad
 	}
 	e.Last, e.Size = le.Uint16(p) == 1, int64(le.Uint64(p[6:]))
 	copy(e.Digest[:], p[14:])
+	e.Chunks, e.Streams = make([]int64, 0, n), make([]int64, 0, n)
 	sum := int64(0)
 	for i := range n {
 		c := p[14+sha256.Size+8*i:]
@@ -264,7 +289,7 @@ func ReadEnd(r io.ReaderAt, size int64) (End, error) {
 		return End{}, err
 	}
 	n := int64(binary.LittleEndian.Uint32(t))
-	if !bytes.Equal(t[4:], tagEnd) || n < endFixed || n > size {
+	if !bytes.Equal(t[4:], tagEnd) || n < endFixed || n > size || n > endLen(MaxChunks) {
 		return End{}, cut
 	}
 	b := make([]byte, n)

@@ -37,7 +37,11 @@ func Stored(r io.Reader, limit int64) (bool, io.Reader, error) {
 	if !isFrame(head) {
 		return true, br, nil
 	}
-	f := &frameReader{r: br, limit: int(min(limit, wholeFrame))}
+	// A volume, or what is like one: its frames must not be taken for ours.
+	if head, err := br.Peek(8 + tagLen); err == nil && ours(head) {
+		return true, br, nil
+	}
+	f := &frameReader{r: br, limit: int(max(1, min(limit, wholeFrame)))} // 0 would be none
 	b, err := f.frame(nil)
 	// Any other fault is told where the stream is read.
 	return errors.Is(err, ErrLargeFrame), io.MultiReader(bytes.NewReader(b), br), nil
@@ -51,6 +55,19 @@ func isFrame(b []byte) bool {
 	m := binary.LittleEndian.Uint32(b)
 	return m == zstdMagic || m&0xFFFFFFF0 == 0x184D2A50
 }
+
+// ours tells whether a frame is one that volumes are made of.
+func ours(f []byte) bool {
+	if len(f) < 8+tagLen || binary.LittleEndian.Uint32(f) != skippable {
+		return false
+	}
+	tag := f[8 : 8+tagLen]
+	return bytes.Equal(tag, tagHeader) || bytes.Equal(tag, tagCheck) || bytes.Equal(tag, tagEnd) || bytes.Equal(tag, tagPad)
+}
+
+// ErrNested says that a stream has a volume in it, behind something else: pasted
+// back, its frames would be taken for those of the volumes around it.
+var ErrNested = errors.New("the stream contains volumes of mkcdrec behind other data; cut it with -plain")
 
 // next appends the next frame to b; io.EOF at the end of the stream.
 func (f *frameReader) next(b []byte) ([]byte, error) {

@@ -63,6 +63,15 @@ type Cutter struct {
 	Wrote func(c Chunk) error
 	// Progress, if not nil, is told of bytes of the stream.
 	Progress func(n int64)
+
+	chunks int // instead of MaxChunks, if not 0: for tests
+}
+
+func (c *Cutter) maxChunks() int {
+	if c.chunks > 0 {
+		return c.chunks
+	}
+	return MaxChunks
 }
 
 // piece is a chunk on its way: payload as in the stream, cut at ends.
@@ -78,8 +87,8 @@ const inFlight = 4
 // Cut reads r to its end and writes the volumes. What it gives is the header
 // that a further volume would have.
 func (c *Cutter) Cut(ctx context.Context, r io.Reader) (Header, error) {
-	if len(c.Header.Name) > MaxName || c.Header.Number < 1 {
-		return c.Header, fmt.Errorf("cannot cut: a name of %d bytes, or number %d", len(c.Header.Name), c.Header.Number)
+	if err := c.Header.check(); err != nil {
+		return c.Header, fmt.Errorf("cannot cut: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -194,7 +203,11 @@ func (c *Cutter) collect(ctx context.Context, r *bufio.Reader, out, free chan *p
 			}
 			p.ends = []int{}
 			for len(p.b) < ChunkSize && err == nil {
+				at := len(p.b)
 				if p.b, err = frames.next(p.b); err == nil {
+					if ours(p.b[at:]) {
+						return ErrNested
+					}
 					p.ends = append(p.ends, len(p.b))
 				}
 			}
@@ -301,7 +314,7 @@ func (w *writer) put(p *piece) error {
 			return err
 		}
 		b, off = b[n:], off+n
-		if w.m.Full() {
+		if w.m.Full() || !w.c.Plain && len(w.end.Chunks) >= w.c.maxChunks() {
 			if err := w.finish(false); err != nil {
 				return err
 			}
