@@ -49,7 +49,9 @@ func NewContext(ctx context.Context, place string) (Store, error) {
 	return Dir(strings.TrimPrefix(place, "file://")), nil
 }
 
-// Dir is a directory.
+// Dir is a directory. A person may have put a set together from links, also to files
+// elsewhere: links are followed. A name is one below the directory, and what it leads
+// to is a regular file.
 type Dir string
 
 type osFile struct {

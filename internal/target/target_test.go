@@ -85,3 +85,34 @@ func TestStores(t *testing.T) {
 		t.Errorf("a server without ranges: %v", err)
 	}
 }
+
+// TestNames: a name of a manifest stays below its place, and is only a name; links
+// of a person who put a set together are followed.
+func TestNames(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(dir+"/set", 0o700), os.WriteFile(dir+"/elsewhere", []byte("elsewhere"), 0o600), os.Symlink("../elsewhere", dir+"/set/link"), os.Mkdir(dir+"/set/a%2fb", 0o700),
+		os.WriteFile(dir+"/set/a%2fb/c d", []byte("below"), 0o600), os.WriteFile(dir+"/set/100%?#x;+&", []byte("odd"), 0o600), os.WriteFile(dir+"/set/%41", []byte("escape"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	defer srv.Close()
+	for _, place := range []string{dir + "/set", srv.URL + "/set", srv.URL + "/set/"} {
+		s, err := New(place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"../elsewhere", "/etc/passwd", "a/../../elsewhere", ""} {
+			if b, err := ReadFile(s, name, 100); err == nil {
+				t.Errorf("%s: %q is %q; want it refused", s, name, b)
+			}
+			if n, err := s.Size(name); err == nil {
+				t.Errorf("%s: %q has %d bytes; want it refused", s, name, n)
+			}
+		}
+		for name, want := range map[string]string{"link": "elsewhere", "100%?#x;+&": "odd", "%41": "escape", "a%2fb/c d": "below"} {
+			if b, err := ReadFile(s, name, 100); string(b) != want || err != nil {
+				t.Errorf("%s: %s is %q, %v", s, name, b, err)
+			}
+		}
+	}
+}

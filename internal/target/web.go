@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -123,7 +124,15 @@ func (w *web) do(method, name, ranges string) (*answer, error) {
 		cancel(nil)
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, w.base.JoinPath(name).String(), nil)
+	if !filepath.IsLocal(name) {
+		return fail(permanent{errors.New("it is not a name below the set")})
+	}
+	// Escaped, since JoinPath takes a % in a name for an escape.
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, w.base.JoinPath(parts...).String(), nil)
 	if err != nil {
 		return fail(permanent{errors.New("the URL can't be used")})
 	}
