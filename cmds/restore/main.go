@@ -145,7 +145,7 @@ func run(args []string) int {
 	}
 	args, err := f.Args(), error(nil)
 	if *answers != "" {
-		args, err = answer(f, *answers, args)
+		args, err = answer(ctx, f, *answers, args)
 	}
 	if err == nil {
 		w := wishes{maps, sizes, types, exclude, mirror, opt.Wish.Keep, opt.Wish.Unmirror}
@@ -322,8 +322,8 @@ func setArgument(opt *restore.Options, args []string) error {
 
 // answer gives every option of an answer file that the command line does not
 // have, as if it had been typed.
-func answer(f *flag.FlagSet, file string, args []string) ([]string, error) {
-	a, err := restore.LoadAnswers(file)
+func answer(ctx context.Context, f *flag.FlagSet, file string, args []string) ([]string, error) {
+	a, err := restore.LoadAnswers(ctx, file)
 	if err != nil {
 		return nil, exit.Usage(err)
 	}
@@ -453,7 +453,7 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 		r.Access = recreate.Degraded
 	}
 	if what == "umount" {
-		l, err := opened(f.Args(), p.Note)
+		l, err := opened(ctx, f.Args(), p.Note)
 		if err != nil {
 			return err
 		}
@@ -475,7 +475,7 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 		}
 	} else if *root != "" {
 		return exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
-	} else if l, err = layoutOf(f.Args(), p.Note); err != nil {
+	} else if l, err = layoutOf(ctx, f.Args(), p.Note); err != nil {
 		return err
 	}
 	if what == "boot" {
@@ -511,10 +511,10 @@ func remember(l *layout.Layout) error {
 }
 
 // opened gives the layout of what is open, or else that of the words given.
-func opened(args []string, say func(format string, args ...any)) (*layout.Layout, error) {
+func opened(ctx context.Context, args []string, say func(format string, args ...any)) (*layout.Layout, error) {
 	b, err := os.ReadFile(openedFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return layoutOf(args, say)
+		return layoutOf(ctx, args, say)
 	}
 	var l layout.Layout
 	if err == nil {
@@ -527,13 +527,13 @@ func opened(args []string, say func(format string, args ...any)) (*layout.Layout
 }
 
 // layoutOf gives a set's layout, or the one that the medium carries.
-func layoutOf(args []string, say func(format string, args ...any)) (*layout.Layout, error) {
+func layoutOf(ctx context.Context, args []string, say func(format string, args ...any)) (*layout.Layout, error) {
 	if len(args) > 0 {
 		w, err := wanted()
 		if err != nil {
 			return nil, err
 		}
-		s, err := manifest.OpenNewest(context.Background(), args[0], w.OfHost(), say)
+		s, err := manifest.OpenNewest(ctx, args[0], w.OfHost(), say)
 		if err != nil {
 			return nil, err
 		}

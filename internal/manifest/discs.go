@@ -355,10 +355,14 @@ func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, er
 			dirs = append(dirs, filepath.Join(above, e.Name(), base))
 		}
 	}
-	if b, err := os.ReadFile("/proc/self/mounts"); err == nil {
-		for _, l := range strings.Split(string(b), "\n") {
-			if f := strings.Fields(l); len(f) > 2 && (f[2] == "iso9660" || f[2] == "udf") {
-				dirs = append(dirs, filepath.Join(sysconf.Unescape(f[1]), base))
+	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
+		mounts, err := sysconf.ParseMountinfo(string(b))
+		if err != nil {
+			return "", fmt.Errorf("cannot look for disc %d: %w", d.Number, err)
+		}
+		for _, mi := range mounts {
+			if mi.Type == "iso9660" || mi.Type == "udf" {
+				dirs = append(dirs, filepath.Join(mi.Path, base))
 			}
 		}
 	}

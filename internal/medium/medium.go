@@ -4,6 +4,7 @@
 package medium
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -221,8 +222,8 @@ func Expected(info *rescue.Info, o rescue.Options) manifest.Wanted {
 // FindSet looks for a set at the sources, in order, and leaves its file system
 // mounted at rescue.SetDir. It returns the set's directory, and remarks for people
 // on what else is there. A source with sets that are not the one wanted, or of several
-// hosts, is passed over; the error names them.
-func FindSet(sources []Source, want manifest.Wanted) (dir string, remarks []string, err error) {
+// hosts, is passed over; the error names them. A wait for a server ends with ctx.
+func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir string, remarks []string, err error) {
 	devs, err := Devices()
 	if err != nil {
 		return "", nil, err
@@ -231,7 +232,7 @@ func FindSet(sources []Source, want manifest.Wanted) (dir string, remarks []stri
 	for _, s := range sources {
 		switch s.Kind {
 		case "url":
-			dir, err := atURL(s.Value, want)
+			dir, err := atURL(ctx, s.Value, want)
 			if err == nil {
 				return dir, nil, nil
 			}
@@ -303,8 +304,8 @@ func choose(dir string, depth int, want manifest.Wanted) (string, []string, erro
 }
 
 // atURL checks that a server has the set that is wanted.
-func atURL(at string, want manifest.Wanted) (string, error) {
-	st, err := target.New(at)
+func atURL(ctx context.Context, at string, want manifest.Wanted) (string, error) {
+	st, err := target.NewContext(ctx, at)
 	if err != nil {
 		return "", err
 	}

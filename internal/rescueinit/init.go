@@ -5,6 +5,7 @@
 package rescueinit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -357,7 +358,7 @@ func (s *System) search() {
 func (s *System) findSet(sources []medium.Source, limit time.Duration) (dir string, remarks []string, err error) {
 	find := func(w manifest.Wanted) func() (string, error) {
 		return func() (string, error) {
-			d, r, err := medium.FindSet(sources, w)
+			d, r, err := medium.FindSet(context.Background(), sources, w)
 			remarks = r
 			return d, err
 		}

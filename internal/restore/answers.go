@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -41,14 +42,14 @@ type Answers struct {
 // maxAnswers is the largest answer file that is read.
 const maxAnswers = 1 << 20
 
-// LoadAnswers reads an answer file, from a URL too. Unknown words and wrong
-// types are errors with line and column.
-func LoadAnswers(file string) (*Answers, error) {
+// LoadAnswers reads an answer file, from a URL too; a wait for its server ends with ctx.
+// Unknown words and wrong types are errors with line and column.
+func LoadAnswers(ctx context.Context, file string) (*Answers, error) {
 	var b []byte
 	var err error
 	if target.IsURL(file) {
 		var st target.Store
-		if st, err = target.New(strings.TrimSuffix(file, path.Base(file))); err == nil {
+		if st, err = target.NewContext(ctx, strings.TrimSuffix(file, path.Base(file))); err == nil {
 			b, err = target.ReadFile(st, path.Base(file), maxAnswers)
 		}
 	} else {

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +14,7 @@ func TestAnswers(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return LoadAnswers(file)
+		return LoadAnswers(context.Background(), file)
 	}
 	a, err := load("set: /mnt/set\nyes: true\nconfirm: [A, B]\nmap: {vda: sdb, vdb: sda}\nsize:\n  /: 20G\nfs-type: {/home: xfs}\nexclude-disk: [vdc]\nkey-file: /k\n")
 	if err != nil || a.Set != "/mnt/set" {
@@ -34,7 +35,7 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%q: %v, want the place %s", text, err, want)
 		}
 	}
-	if _, err := LoadAnswers(file + ".none"); err == nil {
+	if _, err := LoadAnswers(context.Background(), file+".none"); err == nil {
 		t.Error("a file that is not there")
 	}
 }
