@@ -719,7 +719,7 @@ func UnmountAll() {
 	for i := len(lines) - 1; i >= 0; i-- {
 		f := strings.Fields(lines[i])
 		if len(f) > 1 && (strings.HasPrefix(f[0], "/dev/") || strings.HasPrefix(f[1], rescue.TargetDir)) {
-			_ = unix.Unmount(f[1], 0) // what is busy is synced already
+			_ = unix.Unmount(sysconf.Unescape(f[1]), 0) // what is busy is synced already
 		}
 	}
 }
