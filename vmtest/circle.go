@@ -251,6 +251,8 @@ func (r *circle) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	// The set's disk has more than sets on it, which would not be covered.
+	config := "exclude_devices: [/backup]\n"
 	if machines[r.Kind].passphrase {
 		if r.identity, err = age.GenerateX25519Identity(); err != nil {
 			return err
@@ -258,9 +260,12 @@ func (r *circle) prepare(ctx context.Context) (err error) {
 		if err := os.WriteFile(filepath.Join(r.Work, "identity"), []byte(r.identity.String()), 0o600); err != nil {
 			return err
 		}
-		if err := os.WriteFile(stage+"/luks.yaml", []byte("recipients: ["+r.identity.Recipient().String()+"]\n"), 0o600); err != nil {
+		if err := os.WriteFile(stage+"/luks.yaml", []byte(config+"recipients: ["+r.identity.Recipient().String()+"]\n"), 0o600); err != nil {
 			return err
 		}
+	}
+	if err := os.WriteFile(stage+"/mkcdrec.yaml", []byte(config), 0o600); err != nil {
+		return err
 	}
 	return command(ctx, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "SETDISK", "-E", "root_owner=0:0", "-d", stage, r.setDisk, "2G")
 }
@@ -569,13 +574,13 @@ func (r *circle) backupCommand(vm *VM) (backupRun, error) {
 		after, err := r.tapeCommand(vm)
 		return backupRun{line("-c /backup/tape.yaml obdr --force --overwrite", "/dev/nst0 /dev/nst1"), after}, err
 	case r.Discs != "":
-		return backupRun{line("cdrom --keep-set --size "+r.Discs, "/backup"), umount}, nil
+		return backupRun{line("-c /backup/mkcdrec.yaml cdrom --keep-set --size "+r.Discs, "/backup"), umount}, nil
 	case r.identity != nil:
 		// Without recipients the headers are not covered, and that is said.
-		_, err := must(vm, "/backup/bin/mkcdrec -n path /backup > /tmp/n 2>&1; test $? = 3 && grep 'vd.3: its LUKS header: no recipients' /tmp/n", jobLimit)
+		_, err := must(vm, "/backup/bin/mkcdrec -c /backup/mkcdrec.yaml -n path /backup > /tmp/n 2>&1; test $? = 3 && grep 'vd.3: its LUKS header: no recipients' /tmp/n", jobLimit)
 		return backupRun{line("-c /backup/luks.yaml path", "/backup"), umount}, err
 	}
-	return backupRun{line("path", "/backup"), umount}, nil
+	return backupRun{line("-c /backup/mkcdrec.yaml path", "/backup"), umount}, nil
 }
 
 // keyCommand makes a key once. The second time it is one, and nobody is asked;

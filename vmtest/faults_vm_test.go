@@ -111,7 +111,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f := newFaults(t, vm)
 	f.want(0, "mkdir -p /backup /small && mount LABEL=SETDISK /backup && mount -t tmpfs -o size=60m none /small && cp /backup/bin/mkcdrec /usr/local/bin/")
 	// The big part of this machine only makes the test long.
-	f.want(0, `printf 'exclude:\n  - /usr/share/*\n  - /usr/lib/x86_64-linux-gnu/perl*\n  - /usr/lib/grub/x86_64-efi*\n  - /usr/lib/modules/*\n' > /etc/mkcdrec.yaml`)
+	f.want(0, `printf 'exclude:\n  - /usr/share/*\n  - /usr/lib/x86_64-linux-gnu/perl*\n  - /usr/lib/grub/x86_64-efi*\n  - /usr/lib/modules/*\nexclude_devices:\n  - /backup\n' > /etc/mkcdrec.yaml`)
 
 	t.Log("half of an array gone, and of a volume group; LUKS that is closed")
 	// udev looks at what changes, and holds it for a moment.
@@ -177,7 +177,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(3, "mkcdrec -q path /backup", "vg0/spare", "not mounted")
 	f.want(0, `test -z "$(ls -d /backup/.mkcdrec-partial-* 2>/dev/null)"`) // the killed run's is gone
 	f.want(1, "lvremove -q -y vg0/spare; mkcdrec layout diff /backup", "- filesystems[vg0/spare]")
-	f.want(0, "rm -rf /backup/"+BIOSLVM+"-*; lvcreate -q -y -L 32m -n spare vg0 && mkfs.ext4 -q /dev/vg0/spare; printf 'exclude_devices:\n  - vg0/spare\n' >> /etc/mkcdrec.yaml")
+	f.want(0, "rm -rf /backup/"+BIOSLVM+"-*; lvcreate -q -y -L 32m -n spare vg0 && mkfs.ext4 -q /dev/vg0/spare; printf '  - vg0/spare\n' >> /etc/mkcdrec.yaml")
 	f.want(0, "mkcdrec -n path /backup > /tmp/planned; grep -q '^/etc/fstab$' /tmp/planned && ! grep -q '^/usr/share/' /tmp/planned && grep -qx /usr/share /tmp/planned", "left out: vg0/spare")
 	f.want(0, "mkcdrec -q path --append '"+KernelWords+"' /backup")
 	f.want(0, "lvremove -q -y vg0/spare; mkcdrec list -a /backup > /tmp/saved; diff <(sort /tmp/planned) <(sort /tmp/saved)")

@@ -118,7 +118,7 @@ func TestFlash(t *testing.T) {
 		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/fold /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold",
 		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && /set/bin/guest tree /d/fold/difficult && " + describe + "before.json",
 		"grep 'without case' /d/fold/difficult/FOLDED/sub/nAME",
-		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\nLABEL=folding /fold ext4 defaults 0 2\n' > /d/etc/fstab; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
+		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\nLABEL=folding /fold ext4 defaults 0 2\n' > /d/etc/fstab; printf 'exclude_devices: [vda]\n' > /d/etc/mkcdrec.yaml; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
 		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set",
 		"for d in proc sys dev set data fold; do umount /d/$d; done; umount /d",
 		"for d in sda mmcblk0 vdb; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/sda)\" = ''",

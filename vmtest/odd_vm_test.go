@@ -105,7 +105,7 @@ func oddBackup(ctx context.Context, t *testing.T, r *circle) {
 		t.Fatal(err)
 	}
 	f := newFaults(t, vm)
-	f.want(0, "mkdir -p /backup && mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /usr/local/bin/")
+	f.want(0, "mkdir -p /backup && mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /usr/local/bin/ && cp /backup/mkcdrec.yaml /etc/")
 	f.want(0, "bash /backup/odd.sh > /tmp/odd 2>&1 || tail -n 20 /tmp/odd; tail -n 1 /tmp/odd", "ODD-MADE")
 	if t.Failed() {
 		return
@@ -116,7 +116,7 @@ func oddBackup(ctx context.Context, t *testing.T, r *circle) {
 	night := strings.TrimSpace(f.want(0, "basename $(readlink -f /dev/disk/by-id/virtio-ODDNIGHT)"))
 	t.Log("the odd disks are named; the administrator's rule leaves them out")
 	f.want(3, "mkcdrec -n path /backup 2>&1 > /tmp/n", none+":", night+":", "not mounted")
-	f.want(0, "printf 'exclude_devices:\\n  - "+none+"\\n  - "+night+"\\n' > /tmp/c.yaml; mkcdrec -c /tmp/c.yaml -n path /backup 2>&1 > /tmp/n", "left out: "+none, "left out: "+night)
+	f.want(0, "printf 'exclude_devices:\\n  - /backup\\n  - "+none+"\\n  - "+night+"\\n' > /tmp/c.yaml; mkcdrec -c /tmp/c.yaml -n path /backup 2>&1 > /tmp/n", "left out: "+none, "left out: "+night)
 	f.want(0, "mkcdrec layout show", "vm-101-disk-0", "quota groups", "NOT COVERED: "+none)
 	out := f.want(3, "mkcdrec -q path --append '"+KernelWords+"' /backup 2>&1", none, night)
 	r.out.Backup = out
