@@ -157,7 +157,7 @@ func TestPlanImages(t *testing.T) {
 		t.Errorf("beside the set: saved %s, not covered %v", got, p.NotCovered)
 	}
 	l = fresh()
-	if got, p = images(&Config{ExcludeDevices: []string{"vda2", "vdb", "vdc"}}, l, ""); got != "" || l.Images[0].Excluded != "exclude_devices: vda2" {
+	if got, _ = images(&Config{ExcludeDevices: []string{"vda2", "vdb", "vdc"}}, l, ""); got != "" || l.Images[0].Excluded != "exclude_devices: vda2" {
 		t.Errorf("excluded by name: saved %s, %+v", got, l.Images[0])
 	}
 }

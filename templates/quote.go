@@ -325,17 +325,13 @@ func ipxeVar(name string) (string, error) { return "${" + name + "}", nil }
 // KernelWords divides a kernel command line as the kernel does (next_arg in
 // lib/cmdline.c): at white space outside of double quotes. Words keep their quotes.
 func KernelWords(line string) []string {
-	var out []string
 	quoted := false
-	for _, w := range strings.FieldsFunc(line, func(r rune) bool {
+	return strings.FieldsFunc(line, func(r rune) bool {
 		if r == '"' {
 			quoted = !quoted
 		}
 		return !quoted && (r >= '\t' && r <= '\r' || r == ' ' || r == 0xa0)
-	}) {
-		out = append(out, w)
-	}
-	return out
+	})
 }
 
 // kernelPlain takes the quotes from a word as the kernel does: at its beginning

@@ -178,49 +178,6 @@ func (m Machine) kernel(l *layout.Layout) {
 	}
 }
 
-func (m Machine) network(l *layout.Layout) {
-	ifs, err := net.Interfaces()
-	if err != nil {
-		return // facts for people; their absence breaks nothing
-	}
-	for _, i := range ifs {
-		n := layout.Interface{Name: i.Name, MAC: i.HardwareAddr.String(), Addresses: []string{}, Gateway: m.gateway(i.Name)}
-		if driver, err := os.Readlink(m.path("/sys/class/net/" + i.Name + "/device/driver")); err == nil {
-			n.Driver = filepath.Base(driver)
-		} else if !m.stacked(&n) {
-			continue // not hardware, nor on top of it
-		}
-		if as, err := i.Addrs(); err == nil {
-			for _, a := range as {
-				if ip, _, err := net.ParseCIDR(a.String()); err == nil && !ip.IsLinkLocalUnicast() {
-					n.Addresses = append(n.Addresses, a.String())
-				}
-			}
-		}
-		l.Network = append(l.Network, n)
-	}
-}
-
-// stacked reads what a bond or a VLAN consists of; false for anything else.
-func (m Machine) stacked(n *layout.Interface) bool {
-	dir := "/sys/class/net/" + n.Name
-	if mode, _, ok := strings.Cut(m.read(dir+"/bonding/mode"), " "); ok {
-		n.BondMode, n.Members = mode, strings.Fields(m.read(dir+"/bonding/slaves"))
-		return true
-	}
-	for _, l := range strings.Split(m.read("/proc/net/vlan/"+n.Name), "\n") {
-		if _, v, ok := strings.Cut(l, "VID: "); ok {
-			if _, err := fmt.Sscan(v, &n.VLAN); err != nil {
-				return false
-			}
-		}
-		if d, ok := strings.CutPrefix(strings.TrimSpace(l), "Device: "); ok {
-			n.Parent = strings.TrimSpace(d)
-		}
-	}
-	return n.VLAN != 0 && n.Parent != ""
-}
-
 // gateway reads the default route of an interface from /proc/net/route.
 func (m Machine) gateway(name string) string {
 	for _, line := range strings.Split(m.read("/proc/net/route"), "\n") {

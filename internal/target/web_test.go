@@ -100,7 +100,7 @@ func TestWebFaults(t *testing.T) {
 			}
 			return n < 3
 		}, "", 4},
-		{"forbidden", func(w http.ResponseWriter, r *http.Request, n int64) bool { http.Error(w, "no", 403); return true }, "403 Forbidden", 1},
+		{"forbidden", func(w http.ResponseWriter, r *http.Request, n int64) bool { http.Error(w, "no", http.StatusForbidden); return true }, "403 Forbidden", 1},
 		{"no HEAD", func(w http.ResponseWriter, r *http.Request, n int64) bool {
 			if r.Method == http.MethodHead {
 				w.WriteHeader(405)
@@ -133,7 +133,7 @@ func TestWebFaults(t *testing.T) {
 			return n == 2
 		}, "shorter than when", 2},
 		{"redirects for ever", func(w http.ResponseWriter, r *http.Request, n int64) bool {
-			http.Redirect(w, r, "/again", 302)
+			http.Redirect(w, r, "/again", http.StatusFound)
 			return true
 		}, "more than 5 redirects", 6},
 		{"an escape sequence as status", func(w http.ResponseWriter, r *http.Request, n int64) bool {
@@ -192,7 +192,7 @@ func TestWebPassword(t *testing.T) {
 			return
 		}
 		if r.URL.Path == "/set/no" {
-			http.Error(w, "no", 403)
+			http.Error(w, "no", http.StatusForbidden)
 			return
 		}
 		http.ServeContent(w, r, "", time.Unix(1, 0), strings.NewReader(text))

@@ -102,7 +102,7 @@ func readLabel(d Drive) (*Label, int, error) {
 	// says that nothing follows.
 	if err == io.EOF {
 		for range maxMarks {
-			if n, err = d.Read(b); err != io.EOF {
+			if _, err = d.Read(b); err != io.EOF {
 				break
 			}
 		}
