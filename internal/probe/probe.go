@@ -312,6 +312,9 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[strin
 			}
 			continue
 		}
+		if len(d.Table.Partitions) == 0 && !m.blank(d.Name, tableRoom, d.Size-tableRoom) {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: "its partition table is empty, but there is data behind it, which is of an unknown kind"})
+		}
 		for _, p := range d.Table.Partitions {
 			if p.Extended() {
 				continue
@@ -443,7 +446,7 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 			return
 		}
 	}
-	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size, Blank: i.Type == "" && m.blank(dev, size)})
+	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size, Blank: i.Type == "" && m.blank(dev, 0, size)})
 }
 
 // elsewhere takes away what lies on devices that are no part of the layout:

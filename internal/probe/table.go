@@ -174,27 +174,34 @@ func mbrTable(d *layout.Disk, t *mbr.Table) *layout.Table {
 // each of sampleSize bytes, beside the MiB at each end.
 const samples, sampleSize = 1024, 4096
 
-// blank tells whether nothing but zero bytes is found at both ends of a device and in
-// samples over all of it.
-func (m Machine) blank(dev string, size quantity.Size) bool {
+// tableRoom is what a partition table takes at each end of a disk, and boot loaders
+// behind it, at most.
+const tableRoom = quantity.MiB
+
+// blank tells whether nothing but zero bytes is found at both ends of a part of a
+// device, from a byte on to another, and in samples over all of it.
+func (m Machine) blank(dev string, from, end quantity.Size) bool {
 	f, err := os.Open(m.path("/dev/" + dev))
 	if err != nil {
 		return false
 	}
 	defer f.Close()
 	b := make([]byte, 1<<20)
+	if end <= from {
+		return true
+	}
 	zero := func(at, n int64) bool {
-		n = min(n, int64(size)-at)
+		n = min(n, int64(end)-at)
 		if _, err := f.ReadAt(b[:n], at); err != nil {
 			return false
 		}
 		return !slices.ContainsFunc(b[:n], func(c byte) bool { return c != 0 })
 	}
-	if !zero(0, 1<<20) || !zero(max(int64(size)-1<<20, 0), 1<<20) {
+	if !zero(int64(from), 1<<20) || !zero(max(int64(end)-1<<20, int64(from)), 1<<20) {
 		return false
 	}
 	for i := range int64(samples) {
-		if !zero(int64(size)/samples*i, sampleSize) {
+		if !zero(int64(from)+int64(end-from)/samples*i, sampleSize) {
 			return false
 		}
 	}

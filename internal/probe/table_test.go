@@ -127,6 +127,11 @@ func TestOddTables(t *testing.T) {
 			program(t, "label: dos\nstart=2048,size=8192,type=83\nstart=20480,size=8192,type=83\n", "sfdisk", "-q", img)
 			write(t, img, 446+16+8, "\x00\x10\x00\x00")
 		}, []string{"1 2048 8192", "2 4096 8192"}, "no table", "overlaps", false},
+		{"an empty table", func(img string) { program(t, "label: dos\n", "sfdisk", "-q", img) }, nil, "dos ", "", false},
+		{"data behind an empty table", func(img string) {
+			program(t, "label: dos\n", "sfdisk", "-q", img)
+			write(t, img, 8<<20, strings.Repeat("data of somebody", 1<<14))
+		}, nil, "dos ", "its partition table is empty, but there is data", false},
 		{"unknown content", func(img string) { write(t, img, 4096, "x") }, nil, "no table", "", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
