@@ -100,7 +100,10 @@ func TestWebFaults(t *testing.T) {
 			}
 			return n < 3
 		}, "", 4},
-		{"forbidden", func(w http.ResponseWriter, r *http.Request, n int64) bool { http.Error(w, "no", http.StatusForbidden); return true }, "403 Forbidden", 1},
+		{"forbidden", func(w http.ResponseWriter, r *http.Request, n int64) bool {
+			http.Error(w, "no", http.StatusForbidden)
+			return true
+		}, "403 Forbidden", 1},
 		{"no HEAD", func(w http.ResponseWriter, r *http.Request, n int64) bool {
 			if r.Method == http.MethodHead {
 				w.WriteHeader(405)
