@@ -86,6 +86,7 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	m.swapFiles(l, mounts)
 	m.foreignMounts(l, mounts)
 	m.boot(l)
+	m.noLoader(l)
 	m.kernel(l)
 	m.network(l)
 	clean(l)

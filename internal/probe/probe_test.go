@@ -75,6 +75,7 @@ func machine(t *testing.T) string {
 	}
 	run("label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\nfirst-lba: 34\nstart=2048, size=204800, name=\"röot\", attrs=\"LegacyBIOSBootable GUID:63\", uuid=AAAAAAAA-2222-3333-4444-555555555555\nstart=206848, size=20480, type=S\n", "sfdisk", "-q", root+"/dev/vda")
 	run("label: dos\nlabel-id: 0xcafe0001\nstart=2048, size=40960, type=83, bootable\nstart=43008, size=80000, type=5\nstart=45056, size=20480, type=83\n", "sfdisk", "-q", root+"/dev/nvme0n1")
+	grubAt(t, root+"/dev/vda")
 	// Partition devices are files of their own here.
 	run("", "mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-U", "99999999-2222-3333-4444-555555555555", root+"/dev/vda1", "100M")
 	run("", "truncate", "-s", "10M", root+"/dev/vda2")
