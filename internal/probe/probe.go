@@ -64,7 +64,7 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	if err := m.arrays(l); err != nil {
 		return nil, err
 	}
-	mounts, err := m.Mounts()
+	mounts, err := m.automounted(l, m.openAutomount)
 	if err != nil {
 		return nil, err
 	}
