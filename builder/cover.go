@@ -473,7 +473,7 @@ func (s *setWriter) remounted() {
 		s.lacks("what was mounted since the backup was planned: %v", err)
 		return
 	}
-	for _, x := range newMounts(s.p, now) {
+	for _, x := range newMounts(s.p, now, s.dir) {
 		if disks := m.DisksOf(x.Device); !slices.ContainsFunc(disks, func(d string) bool { return !onUSB(d) }) {
 			continue // a stick that was put in
 		}
@@ -483,10 +483,15 @@ func (s *setWriter) remounted() {
 
 // newMounts gives the mounts of devices that the plan does not know. A file system
 // that it knows is saved, left out, or not covered, wherever it is mounted now; a
-// loop device's is in a file.
-func newMounts(p *Plan, now []probe.MountInfo) []probe.MountInfo {
+// loop device's is in a file; that of the set's directory is written to (usbkey mounts
+// the stick after the plan).
+func newMounts(p *Plan, now []probe.MountInfo, set string) []probe.MountInfo {
 	var out []probe.MountInfo
+	over := probe.MountOver(now, set)
 	for _, x := range now {
+		if over != nil && x.Device == over.Device {
+			continue
+		}
 		known := func(o probe.MountInfo) bool { return o.Device == x.Device }
 		image := func(i layout.Image) bool { return i.Device == x.Device }
 		if x.Device == "" || strings.HasPrefix(x.Device, "loop") || x.Type == superblock.TypeISO || p.generic || p.mounts == nil || slices.ContainsFunc(p.mounts, known) || slices.ContainsFunc(out, known) || p.Layout.On(x.Device) != nil || slices.ContainsFunc(p.Layout.Images, image) {

@@ -217,8 +217,8 @@ func TestSetsFilesystem(t *testing.T) {
 func TestMountedSincePlan(t *testing.T) {
 	p := planFor("/dev/vda1", "/", "ext4")
 	p.mounts = []probe.MountInfo{{Device: "vda1", Path: "/"}, {Device: "vdb", Path: "/image"}}
-	now := append(p.mounts, probe.MountInfo{Device: "vdc1", Path: "/new", Type: "xfs"}, probe.MountInfo{Device: "vdc1", Path: "/again"}, probe.MountInfo{Path: "/proc", Type: "proc"}, probe.MountInfo{Device: "loop3", Path: "/snap/x"})
-	if got := newMounts(p, now); len(got) != 1 || got[0].Path != "/new" {
+	now := append(p.mounts, probe.MountInfo{Device: "vdc1", Path: "/new", Type: "xfs"}, probe.MountInfo{Device: "vdc1", Path: "/again"}, probe.MountInfo{Path: "/proc", Type: "proc"}, probe.MountInfo{Device: "loop3", Path: "/snap/x"}, probe.MountInfo{Device: "sda3", Path: "/run/key", Type: "ext4"})
+	if got := newMounts(p, now, "/run/key/set"); len(got) != 1 || got[0].Path != "/new" {
 		t.Errorf("new: %+v", got)
 	}
 }
