@@ -370,7 +370,7 @@ func TestNet(t *testing.T) {
 		{"net-no-card", nil, "mkcdrec.ip=dhcp", `network: failed: there is no network card`, "", ""},
 		{"net-wrong-mac", []string{user}, "mkcdrec.ip=dhcp mkcdrec.nic=52:54:00:99:99:99", `there is no network card 52:54:00:99:99:99; there are eth0`, "", ""},
 		{"net-no-answer", []string{deaf}, "mkcdrec.ip=dhcp", `network: failed: no DHCP server answered on eth0`, "", ""},
-		{"net-source-unknown", []string{user}, "mkcdrec.ip=source", `network: failed: (the source machine's layout has no addresses|this machine has not)`, "", ""},
+		{"net-source-unknown", []string{user}, "mkcdrec.ip=source", `network: failed: (the source machine's layout has no addresses|this machine does not have)`, "", ""},
 		{"net-ntp", []string{user}, "mkcdrec.ip=dhcp mkcdrec.ntp=10.0.2.2", `clock: 2031-02-03 04:\d\d:\d\d UTC by 10\.0\.2\.2`, "date", "feb  3"},
 		{"net-ntp-none", []string{user}, "mkcdrec.ip=dhcp mkcdrec.ntp=10.0.2.77", `the clock was not set by 10\.0\.2\.77`, "", ""},
 		{"net-ssh", []string{fmt.Sprintf("user,hostfwd=tcp:127.0.0.1:%d-:22 virtio-net-pci", port)}, "mkcdrec.ip=dhcp " + sshkey, `ssh: listening on port 22, host key SHA256:`, "", ""},

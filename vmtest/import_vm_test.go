@@ -107,7 +107,7 @@ func TestImport(t *testing.T) {
 		{"restore --plan /set/v2 /set/v1", 0, []string{"elephant", "ext3", "xfs", "NEWDISK"}},
 		{"restore --json --plan /set/v2 /set/v1", 0, []string{`"kind":"write-table"`, `"elephant"`}},
 		// No program here installs LILO: that is said, and everything else is done.
-		{"restore --yes --confirm NEWDISK --keep-sizes /set/v1 /set/v2", 1, []string{"changed to UUID", "cannot install a boot loader", "/mnt/target is mounted"}},
+		{"restore --yes --confirm NEWDISK --keep-sizes /set/v1 /set/v2", 1, []string{"is replaced by UUID", "cannot install a boot loader", "/mnt/target is mounted"}},
 		{"cat /mnt/target/etc/fstab; umount /mnt/target/home && umount /mnt/target && sync", 0, []string{"UUID="}},
 	} {
 		out, code, err := vm.Run(c.cmd, jobLimit)
