@@ -235,9 +235,11 @@ func (l *limiter) printf(format string, args ...any) {
 
 // Serve serves until ctx ends.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { s.srv.Close() })
+	// The server knows the listener only once it serves: a context that ended before
+	// has to close it, too.
+	stop := context.AfterFunc(ctx, func() { l.Close(); s.srv.Close() })
 	defer stop()
-	if err := s.srv.Serve(l); err != nil && !errors.Is(err, ssh.ErrServerClosed) {
+	if err := s.srv.Serve(l); err != nil && !errors.Is(err, ssh.ErrServerClosed) && ctx.Err() == nil {
 		return err
 	}
 	return nil

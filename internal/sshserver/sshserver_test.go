@@ -2,12 +2,17 @@ package sshserver
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	gossh "golang.org/x/crypto/ssh"
 )
 
 // TestServer has OpenSSH's ssh and scp as its peers.
@@ -92,5 +97,41 @@ func TestRefuses(t *testing.T) {
 	}
 	if _, err := ParseKeys("ssh-ed25519 AAAA\nnonsense"); err == nil || !strings.Contains(err.Error(), "line 1") {
 		t.Errorf("ParseKeys(bad) = %v; want the line", err)
+	}
+}
+
+// TestServeEnded: a context that ended before the server served ends it all the same.
+func TestServeEnded(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := gossh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := ParseKeys(string(gossh.MarshalAuthorizedKey(signer.PublicKey())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(keys, []string{"/bin/sh"}, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it serves on")
 	}
 }
