@@ -105,7 +105,7 @@ var changes = []change{
 	{"the system's journal", `^/var/log/journal(/.*)?$`},
 	{"log-in records", `^/var/log/(wtmp|btmp|lastlog|faillog)$`},
 	{"the restore's own log", `^/var/log(/mkcdrec(/.*)?)?$`},
-	{"the restore's record", `^/var/lib(/mkcdrec(/restored\.json)?)?$|^(/boot|/boot/efi|/efi)/mkcdrec-restored\.json$|^/efi$`},
+	{"the restore's record", `^/var/lib(/mkcdrec(/restored\.json)?)?$|^(/boot|/boot/efi|/efi)(/\.|/mkcdrec-restored\.json)?$`},
 	{"the boot loader, installed anew", `^/boot/grub(/(grubenv|i386-pc|x86_64-efi|fonts|locale)(/.*)?)?$`},
 	{"the boot loader on the EFI partition, installed anew", `^/boot/efi(/EFI.*)?$`},
 	{"root's shell history", `^/root(/\.bash_history)?$`},
