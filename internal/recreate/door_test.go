@@ -42,6 +42,13 @@ func TestDoor(t *testing.T) {
 	if err := open(d, m); err != nil {
 		t.Fatal(err)
 	}
+	// A dry run's stand-in is shown as what it is.
+	file := d
+	file.New.Model = sparseModel
+	r := &Recreator{Plan: &plan.Plan{Disks: []plan.Disk{file}}, Machine: m, Sparse: true}
+	if err := r.confirmed(d.New.Name); err != nil {
+		t.Errorf("a sparse file: %v", err)
+	}
 	for want, change := range map[string]func(*plan.Disk){
 		"its serial number was":   func(d *plan.Disk) { d.New.Serial = "X" },
 		"its WWN was":             func(d *plan.Disk) { d.New.WWN = "X" },

@@ -198,6 +198,9 @@ func (r *Recreator) confirmed(name string) error {
 	}
 	for _, d := range now {
 		if d.Name == name {
+			if r.Sparse {
+				d.Model = sparseModel // the plan's word for it; a loop device has none
+			}
 			return sameDisk(r.Plan.Disks[i], plan.Present{Disk: d, Place: r.Machine.Place(name)})
 		}
 	}

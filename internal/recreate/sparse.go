@@ -15,6 +15,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
+// sparseModel is what a plan calls the stand-in of a disk.
+const sparseModel = "sparse file"
+
 // Sparse stands in for disks: sparse files behind loop devices, on which a plan
 // can be carried out without touching any disk.
 type Sparse struct {
@@ -34,7 +37,7 @@ func (s Sparse) Disks(m plan.Mapping) (plan.Mapping, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot make a sparse disk in the place of %s: %w", p.Name, err)
 		}
-		out[old] = plan.Present{Disk: layout.Disk{Name: name, Model: "sparse file", Size: p.Size, LogicalSector: p.LogicalSector, PhysicalSector: max(p.PhysicalSector, quantity.Size(512))}, Holds: "nothing"}
+		out[old] = plan.Present{Disk: layout.Disk{Name: name, Model: sparseModel, Size: p.Size, LogicalSector: p.LogicalSector, PhysicalSector: max(p.PhysicalSector, quantity.Size(512))}, Holds: "nothing"}
 	}
 	return out, nil
 }
