@@ -89,8 +89,8 @@ type part struct {
 
 // ExtractPaths takes what matches paths, all when there are none, out of the
 // set's archives. It appears below dest with its full path; the directories above
-// it get what the set has for them where they are missing, and dest itself stays as
-// it is. An archive never writes through a symbolic link that another has made.
+// it get what the set has for them where they are missing, and dest itself is made, or
+// stays as it is. An archive never writes through a symbolic link that another has made.
 //
 // lost names, with the reason, what was asked for and is not there or not what it
 // was: paths that are not in the set, members that a salvage could not read, that
@@ -100,6 +100,11 @@ func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt
 	parts, err := s.parts(want)
 	if err != nil {
 		return 0, nil, err
+	}
+	if len(parts) > 0 {
+		if err := os.MkdirAll(dest, 0o755); err != nil {
+			return 0, nil, fmt.Errorf("cannot extract: %w", err)
+		}
 	}
 	missing := map[string]bool{}
 	for _, ar := range parts {

@@ -94,6 +94,14 @@ func TestExtractMissing(t *testing.T) {
 	if err != nil || n != 1 || fmt.Sprint(lost) != "[/nonexistent: not in the set /etc/pass: not in the set]" {
 		t.Errorf("%d members, lost %q, %v", n, lost, err)
 	}
+	// The directory is made, but not for nothing.
+	for path, made := range map[string]bool{"/etc/passwd": true, "/nonexistent": false} {
+		dir := t.TempDir() + "/a/b"
+		_, _, err := s.ExtractPaths(context.Background(), []string{path}, dir, opt, progress.None{})
+		if _, there := os.Stat(dir); (err == nil) != made || (there == nil) != made {
+			t.Errorf("%s into a new directory: %v, made: %v", path, err, there == nil)
+		}
+	}
 	if _, _, err := s.ExtractPaths(context.Background(), []string{"/nonexistent"}, t.TempDir(), opt, progress.None{}); err == nil {
 		t.Error("nothing was found, and there is no error")
 	}
