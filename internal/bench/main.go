@@ -70,6 +70,9 @@ func extract(ctx context.Context, from, dst string) error {
 		return err
 	}
 	defer r.Close()
+	if err := os.MkdirAll(dst, 0o755); err != nil {
+		return err
+	}
 	_, err = r.Extract(ctx, dst, archive.ExtractOptions{})
 	return err
 }
