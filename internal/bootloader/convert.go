@@ -59,15 +59,12 @@ func FollowSubvolumes(text string, subvolume func(mount string) string) (out str
 		if e.Type != "btrfs" || !ok || id == "5" || id == "0" {
 			continue
 		}
-		path := ""
-		if !sysconf.HasOption(e.Options, "subvol") {
-			if path = subvolume(e.Path()); path == "" {
-				continue
-			}
-		}
-		e.DropOption(func(o string) bool { return strings.HasPrefix(o, "subvolid=") })
-		if path != "" {
-			e.AddOption("subvol=" + path)
+		if sysconf.HasOption(e.Options, "subvol") {
+			e.DropOption(func(o string) bool { return strings.HasPrefix(o, "subvolid=") })
+		} else if path := subvolume(e.Path()); path != "" {
+			e.ReplaceOption("subvolid", "subvol="+path)
+		} else {
+			continue
 		}
 		notes = append(notes, fmt.Sprintf("%s: subvolid=%s is named by its path now", e.File, id))
 	}

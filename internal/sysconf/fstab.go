@@ -120,8 +120,8 @@ func (e *FstabEntry) SetSpec(s string) { e.set(0, e.Spec, s) }
 // SetType changes the type.
 func (e *FstabEntry) SetType(s string) { e.set(2, e.Type, s) }
 
-// SetOptions changes all options; AddOption and DropOption leave the others as
-// they are written.
+// SetOptions changes all options; AddOption, DropOption and ReplaceOption leave the
+// others as they are written.
 func (e *FstabEntry) SetOptions(s string) { e.set(3, e.Options, s) }
 
 // SetFreq changes the field for dump(8).
@@ -160,16 +160,36 @@ func (e *FstabEntry) AddOption(o string) {
 // DropOption removes the options for which drop is true; without any left the
 // entry has "defaults".
 func (e *FstabEntry) DropOption(drop func(o string) bool) {
+	e.editOptions(func(o string) (string, bool) { return o, !drop(o) })
+}
+
+// ReplaceOption puts another option in the place of those with the name.
+func (e *FstabEntry) ReplaceOption(name, by string) {
+	e.editOptions(func(o string) (string, bool) {
+		if k, _, _ := strings.Cut(o, "="); k == name {
+			return by, true
+		}
+		return o, true
+	})
+}
+
+// editOptions puts what edit makes of an option in its place, or nothing.
+func (e *FstabEntry) editOptions(edit func(o string) (by string, keep bool)) {
 	raw := e.l.raw(3)
 	text, at := unescape(raw)
 	var keep []string
-	all := optionSpans(text)
-	for _, s := range all {
-		if !drop(text[s.from:s.to]) {
+	changed := false
+	for _, s := range optionSpans(text) {
+		o := text[s.from:s.to]
+		by, ok := edit(o)
+		changed = changed || !ok || by != o
+		if ok && by != o {
+			keep = append(keep, Escape(by))
+		} else if ok {
 			keep = append(keep, raw[at[s.from]:at[s.to]])
 		}
 	}
-	if len(keep) == len(all) {
+	if !changed {
 		return
 	}
 	if len(keep) == 0 {

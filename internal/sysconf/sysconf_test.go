@@ -48,6 +48,7 @@ func TestFstabEdit(t *testing.T) {
 		{"device", "  LABEL=a\t/a ext4 defaults\t0 0", "  UUID=2\t/a ext4 defaults\t0 0", func(e *FstabEntry) { e.SetSpec("UUID=2") }},
 		{"blank in a device", "x /a ext4", `LABEL=a\040b /a ext4`, func(e *FstabEntry) { e.SetSpec("LABEL=a b") }},
 		{"pass without freq", "x /a ext4", "x /a ext4 defaults 0 2", func(e *FstabEntry) { e.SetPass("2") }},
+		{"replace", `x /a btrfs rw,subvolid=257,context="a,b" 0 0`, `x /a btrfs rw,subvol=@a\040b,context="a,b" 0 0`, func(e *FstabEntry) { e.ReplaceOption("subvolid", "subvol=@a b") }},
 		{"drop", `x /a btrfs rw,subvolid=5,subvol=a\040b,context="a,b" 0 0`, `x /a btrfs rw,subvol=a\040b,context="a,b" 0 0`, func(e *FstabEntry) {
 			e.DropOption(func(o string) bool { return strings.HasPrefix(o, "subvolid=") || o == "b" })
 		}},
