@@ -9,12 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
@@ -24,6 +26,8 @@ type PXEOptions struct {
 	URL string
 	// Source is where the set is: a URL that the rescue system is given.
 	Source string
+	// Host is the one whose set that is; "" has the set at a URL asked for it.
+	Host string
 }
 
 // HTTPBoot is the file that firmware with UEFI HTTP Boot is given: kernel and
@@ -41,6 +45,14 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 	}
 	if o.Source != "" {
 		if err := publicWord("the source", o.Source); err != nil {
+			return err
+		}
+		if o.Host == "" {
+			o.Host = b.sourceHost(ctx, o.Source)
+		}
+	}
+	if o.Host != "" {
+		if err := publicWord("the host", o.Host); err != nil {
 			return err
 		}
 	}
@@ -109,7 +121,27 @@ func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) (templates.M
 	if o.Source != "" {
 		m.Append += " mkcdrec.source=" + o.Source
 	}
+	if o.Host != "" && o.Host != info.Host {
+		m.Append += " mkcdrec.host=" + o.Host
+	}
 	return m, nil
+}
+
+// sourceHost asks a set at a URL whose it is: the tree may be made on another machine,
+// and an unattended restore takes only sets of the host that it was told. "" when that
+// can't be known now, which is said.
+func (b *Builder) sourceHost(ctx context.Context, source string) string {
+	if !target.IsURL(source) {
+		return ""
+	}
+	ctx, stop := context.WithTimeout(ctx, time.Minute)
+	defer stop()
+	set, err := manifest.OpenContext(ctx, source)
+	if err != nil {
+		b.Report.Warn("%v\nit is not known now whose set that is: started from this tree, a machine restores only sets of the host that the tree is made for", err)
+		return ""
+	}
+	return set.Manifest.Host
 }
 
 // netTree is a network boot tree while it is put together.

@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -214,6 +217,42 @@ func TestReadable(t *testing.T) {
 	for m, want := range map[os.FileMode]string{0o600: "", 0o400: "", 0o700: "", 0o644: "x can be read by others (mode 0644)", 0o755: "(mode 0755)", 0o640: "(mode 0640)"} {
 		if got := readable("x", m); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("readable(%o) = %q; want %q", m, got, want)
+		}
+	}
+}
+
+// TestPXESource: a tree that is made on another machine than the set names the set's
+// host, for an unattended restore takes no other host's; a name that could do harm in a
+// boot menu is refused.
+func TestPXESource(t *testing.T) {
+	dir := t.TempDir()
+	set := testSet(t, dir)
+	web := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	defer web.Close()
+	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	s, err := manifest.Open(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := web.URL + "/" + filepath.Base(set)
+	if got := b.sourceHost(t.Context(), url); got != s.Manifest.Host || got == "" {
+		t.Errorf("host of %s: %q; want %q", url, got, s.Manifest.Host)
+	}
+	if got := b.sourceHost(t.Context(), web.URL+"/none"); got != "" {
+		t.Errorf("host of a set that is not there: %q", got)
+	}
+	for host, want := range map[string]bool{"other": true, "here": false, "": false} {
+		m, err := b.netMenu(Unprobed(), &rescue.Info{Host: "here"}, PXEOptions{Source: url, Host: host})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(m.Append, " mkcdrec.host="+host); !strings.Contains(m.Append, " mkcdrec.source="+url) || got != want {
+			t.Errorf("host %q: kernel command line %q", host, m.Append)
+		}
+	}
+	for _, bad := range []string{"a b", "${net0/ip}", "a\nb"} {
+		if err := b.PXE(t.Context(), Unprobed(), filepath.Join(dir, "tree"), PXEOptions{Source: "x", Host: bad}); err == nil || !strings.Contains(err.Error(), "cannot use the host") {
+			t.Errorf("host %q: %v", bad, err)
 		}
 	}
 }

@@ -551,7 +551,7 @@ func TestNetboot(t *testing.T) {
 			if err := vm.Menu("r", bootLimit); err != nil {
 				t.Fatal(err)
 			}
-			if g, err := vm.Expect(`rescue system ready(?s:.*)UNATTENDED RESTORE (DONE|FAILED.*)`, jobLimit); err != nil || g[1] != "DONE" {
+			if g, err := vm.Expect(`UNATTENDED RESTORE (DONE|FAILED.*)|the unattended job is not begun(?s:.*)rescue system ready`, jobLimit); err != nil || g[1] != "DONE" {
 				t.Fatal(g, err)
 			}
 			if err := vm.Wait(bootLimit); err != nil {

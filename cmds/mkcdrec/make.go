@@ -136,7 +136,8 @@ func (a *app) pxeCommand() *cli.Command {
 		Description: "pxelinux, GRUB for UEFI, an iPXE script, and UEFI HTTP Boot. DIR/README.txt says how to serve it.",
 		Flags: append(rescueFlags(),
 			&cli.StringFlag{Name: "url", Usage: "where DIR is served by HTTP, http://SERVER/DIR; without it all goes by TFTP"},
-			&cli.StringFlag{Name: "source", Usage: "`URL` of the backup set, for the rescue system"}),
+			&cli.StringFlag{Name: "source", Usage: "`URL` of the backup set, for the rescue system"},
+			&cli.StringFlag{Name: "host", Usage: "`NAME` of the machine whose set that is; without it the set is asked, or else it is this machine"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.Args().Len() != 1 {
 				return exit.Usage(fmt.Errorf("pxe wants one directory, not %d", c.Args().Len()))
@@ -149,7 +150,7 @@ func (a *app) pxeCommand() *cli.Command {
 				return err
 			}
 			dir := c.Args().First()
-			if err := b.PXE(ctx, a.rescuePlan(ctx, b), dir, builder.PXEOptions{URL: c.String("url"), Source: c.String("source")}); err != nil {
+			if err := b.PXE(ctx, a.rescuePlan(ctx, b), dir, builder.PXEOptions{URL: c.String("url"), Source: c.String("source"), Host: c.String("host")}); err != nil {
 				return err
 			}
 			a.ui.Result(map[string]any{"dir": dir})
