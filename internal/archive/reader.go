@@ -701,16 +701,21 @@ func (p *tarParser) sparseMap(m *Member, stored int64) (int64, error) {
 	}
 }
 
-// IndexText takes the text of TOCText out of what CreateOptions.Index got.
-func IndexText(index []byte) ([]byte, error) {
-	if len(index) < 8+len(tocTag)+sha256.Size || binary.LittleEndian.Uint32(index) != magicTOC {
+// IndexText reads the text of TOCText out of what CreateOptions.Index got.
+func IndexText(index io.ReaderAt) (io.Reader, error) {
+	const start = int64(8 + len(tocTag) + sha256.Size)
+	head := make([]byte, 8)
+	if _, err := index.ReadAt(head, 0); err != nil {
+		return nil, err
+	}
+	n := 8 + int64(binary.LittleEndian.Uint32(head[4:]))
+	if binary.LittleEndian.Uint32(head) != magicTOC || n < start {
 		return nil, errNoIndex
 	}
-	n := 8 + int64(binary.LittleEndian.Uint32(index[4:]))
-	if n > int64(len(index)) || n < int64(8+len(tocTag)+sha256.Size) {
-		return nil, errNoIndex
+	if _, err := index.ReadAt(head[:1], n-1); err != nil { // cut off
+		return nil, err
 	}
-	return index[8+len(tocTag)+sha256.Size : n], nil
+	return io.NewSectionReader(index, start, n-start), nil
 }
 
 // TOCText is the table of contents as zstd-compressed text, for a log.

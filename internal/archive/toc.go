@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
 // Magic numbers of skippable frames, RFC 8878 §3.1.2 (0x184D2A50 to 5F). The
@@ -38,8 +40,12 @@ const (
 	// maxLine is the longest line of the table of contents: two paths, of whose
 	// bytes each can take four, and ten numbers.
 	maxLine = 8*maxPath + 512
-	// maxTOC is what a skippable frame can hold: its length has 32 bits.
-	maxTOC = 1<<32 - 1
+	// maxTOC is the longest table of contents with its frame's header: volumes, and
+	// so tapes, take no larger frame.
+	maxTOC = volume.MaxFrame
+	// MaxIndex is the longest end of an archive or image, in bytes: the table of
+	// contents and the seek table, which is shorter than a frame may be.
+	MaxIndex = maxTOC + 8*(maxFrames+1) + seekFooterLen + 8
 )
 
 // Frame is one zstd frame of the archive.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target"
@@ -181,7 +182,7 @@ func (s *DiscStore) Open(name string) (target.File, error) {
 	if a == nil {
 		return target.Dir(s.dir).Open(name)
 	}
-	tail, err := target.ReadFile(target.Dir(s.dir), a.Tail, 1<<30)
+	tail, err := target.ReadFile(target.Dir(s.dir), a.Tail, archive.MaxIndex)
 	if err == nil && int64(len(tail)) != int64(a.Size-a.TailAt) {
 		err = fmt.Errorf("%s has %d bytes, not %d", a.Tail, len(tail), int64(a.Size-a.TailAt))
 	}

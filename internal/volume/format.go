@@ -36,11 +36,12 @@ const (
 
 	// ChunkSize is about how many bytes of the stream one check covers.
 	ChunkSize = 4 << 20
-	// MaxFrame is the largest zstd frame that is taken whole, in bytes: the
-	// table of contents of an archive of some million files is one.
-	MaxFrame = 256 << 20
-	// maxChunk bounds what a reader keeps in memory.
-	maxChunk = MaxFrame + ChunkSize
+	// maxChunk is the longest chunk: its length has 32 bits in the end frame. It
+	// bounds what a reader keeps in memory.
+	maxChunk = 1<<32 - 1
+	// MaxFrame is the largest zstd frame that is taken whole, in bytes: the table of
+	// contents of an archive is one, and has the same limit (internal/archive).
+	MaxFrame = maxChunk - ChunkSize
 	// MaxName is the longest name of a stream, in bytes.
 	MaxName = 200
 	// MaxChunks is how many chunks a volume has at most, 32 TiB of the stream: a

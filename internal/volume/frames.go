@@ -11,7 +11,7 @@ import (
 )
 
 // ErrLargeFrame says that a stream has a frame that no volume takes whole.
-var ErrLargeFrame = errors.New("a zstd frame is larger than 256 MiB")
+var ErrLargeFrame = fmt.Errorf("a zstd frame is larger than %d bytes", int64(MaxFrame))
 
 var errCut = errors.New("the stream ends inside a zstd frame")
 

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -372,7 +374,7 @@ func TestBadStreams(t *testing.T) {
 	}{
 		"cut off":  {packed[:len(packed)-5], "ends inside"},
 		"trailing": {append(bytes.Clone(packed), "tail"...), "no zstd frame"},
-		"large":    {append(bytes.Clone(packed), 0x5c, 0x2a, 0x4d, 0x18, 0, 0, 0, 0x20, 1, 2), "larger than 256 MiB"},
+		"large":    {append(bytes.Clone(packed), 0x5c, 0x2a, 0x4d, 0x18, 0, 0, 0xff, 0xff, 1, 2), "larger than 4290772991 bytes"},
 	} {
 		m := &memory{room: Unlimited}
 		if _, err := (&Cutter{Header: one, Next: m.next}).Cut(ctx, bytes.NewReader(c.stream)); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -391,6 +393,34 @@ func TestBadStreams(t *testing.T) {
 		t.Errorf("read error: %v", err)
 	}
 }
+
+// TestLargestFrames: a frame of more than 256 MiB, as the table of contents of an
+// archive of many million files is, goes through a volume.
+func TestLargestFrames(t *testing.T) {
+	packed, _ := frames(t, 3)
+	const n = 300 << 20
+	head := binary.LittleEndian.AppendUint32([]byte{0x5c, 0x2a, 0x4d, 0x18}, n)
+	stream := func() io.Reader {
+		return io.MultiReader(bytes.NewReader(packed), bytes.NewReader(head), io.LimitReader(zeroes{}, n), bytes.NewReader(packed))
+	}
+	want := sha256.New()
+	if _, err := io.Copy(want, stream()); err != nil {
+		t.Fatal(err)
+	}
+	m := &memory{room: Unlimited}
+	if _, err := (&Cutter{Header: one, Next: m.next}).Cut(ctx, stream()); err != nil || len(m.vols) != 1 {
+		t.Fatalf("%d volumes, %v", len(m.vols), err)
+	}
+	got := sha256.New()
+	p := &Paster{Next: func(context.Context, Want, error) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.vols[0])), nil }}
+	if err := p.Chunks(ctx, func(b []byte) error { got.Write(b); return nil }); err != nil || !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
+		t.Errorf("read back: %v, or other bytes", err)
+	}
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 type iotest struct{ err error }
 
