@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,10 +8,10 @@ import (
 	"hash/crc32"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
@@ -67,7 +66,7 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 		return nil, err
 	}
 	now := time.Now().UTC().Truncate(time.Second)
-	t := &tapeSet{setWriter: setWriter{b: b, p: p, dir: filepath.Join(work, "set"), sfv: map[string]uint32{}, man: &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: p.Layout.Kernel.Release}}}
+	t := &tapeSet{tails: map[string]string{}, create: archive.Create, setWriter: setWriter{b: b, p: p, dir: filepath.Join(work, "set"), sfv: map[string]uint32{}, man: &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: p.Layout.Kernel.Release}}}
 	if err := os.MkdirAll(t.dir+"/log", 0o700); err != nil {
 		return nil, err
 	}
@@ -119,8 +118,7 @@ func (p *Plan) leaveOut(rules []string, dir string) error {
 	if err != nil {
 		return err
 	}
-	quoted := strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(abs)
-	p.exclude, err = archive.NewMatcher(append(slices.Clone(rules), quoted))
+	p.exclude, err = archive.NewMatcher(append(slices.Clone(rules), archive.QuoteRule(abs)))
 	return err
 }
 
@@ -128,8 +126,12 @@ type tapeSet struct {
 	setWriter
 	w     *tape.Writer
 	index tape.Index
-	tails map[string][]byte
+	// tails are the ends of archives and images, as name and path. They are beside the
+	// set's directory, since manifest and sums don't have them.
+	tails map[string]string
 	reels int
+
+	create func(context.Context, io.Writer, *os.File, archive.CreateOptions) (*archive.Summary, error) // archive.Create
 }
 
 func (t *tapeSet) write(ctx context.Context) error {
@@ -139,7 +141,6 @@ func (t *tapeSet) write(ctx context.Context) error {
 	}
 	defer lf.Close()
 	t.log = slog.New(slog.NewJSONHandler(lf, nil))
-	t.tails = map[string][]byte{}
 	t.log.Info("backup to tape starts", "host", t.man.Host, "id", t.man.ID, "version", t.b.Version)
 	// In front: what is needed to make the disks, should the end be lost.
 	if err := t.texts(); err != nil {
@@ -149,7 +150,7 @@ func (t *tapeSet) write(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.w.Bundle(ctx, tape.FrontName, func([]tape.Entry, int) ([]byte, error) { return tape.Pack(front) }); err != nil {
+	if err := t.w.Bundle(ctx, tape.FrontName, func([]tape.Entry, int) (map[string]string, error) { return front, nil }); err != nil {
 		return err
 	}
 	t.remounted()
@@ -197,29 +198,35 @@ func (t *tapeSet) write(ctx context.Context) error {
 		return err
 	}
 	t.b.Report.Phase("writing the index of the tape", 0)
-	if err := t.w.Bundle(ctx, tape.SetName, func(entries []tape.Entry, reels int) ([]byte, error) {
-		files, err := t.small("")
-		if err != nil {
-			return nil, err
-		}
-		t.index.Version, t.index.ID, t.index.Entries, t.index.Reels = 1, t.man.ID, entries, reels
-		if files[tape.IndexFile], err = json.MarshalIndent(t.index, "", " "); err != nil {
-			return nil, err
-		}
-		for n, b := range t.tails {
-			files[n] = b
-		}
-		t.reels = reels
-		return tape.Pack(files)
-	}); err != nil {
+	if err := t.w.Bundle(ctx, tape.SetName, t.bundle); err != nil {
 		return err
 	}
 	return t.w.Finish()
 }
 
-// small reads the set's files but one.
-func (t *tapeSet) small(without string) (map[string][]byte, error) {
-	out := map[string][]byte{}
+// bundle lists what goes to the tape last, and writes the index for it.
+func (t *tapeSet) bundle(entries []tape.Entry, reels int) (map[string]string, error) {
+	files, err := t.small("")
+	if err != nil {
+		return nil, err
+	}
+	t.index.Version, t.index.ID, t.index.Entries, t.index.Reels = 1, t.man.ID, entries, reels
+	b, err := json.MarshalIndent(t.index, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	files[tape.IndexFile] = t.dir + "." + tape.IndexFile
+	if err := os.WriteFile(files[tape.IndexFile], b, 0o600); err != nil {
+		return nil, err
+	}
+	maps.Copy(files, t.tails)
+	t.reels = reels
+	return files, nil
+}
+
+// small lists the set's files but one, as name and path.
+func (t *tapeSet) small(without string) (map[string]string, error) {
+	out := map[string]string{}
 	err := filepath.WalkDir(t.dir, func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -228,8 +235,8 @@ func (t *tapeSet) small(without string) (map[string][]byte, error) {
 		if err != nil || name == without {
 			return err
 		}
-		out[name], err = os.ReadFile(p)
-		return err
+		out[name] = p
+		return nil
 	})
 	return out, err
 }
@@ -254,10 +261,26 @@ func (t *tapeSet) stream(ctx context.Context, name string, produce func(ctx cont
 	return err
 }
 
+// tailFile is where the end of an archive or image is kept.
+func (t *tapeSet) tailFile(name string) string { return t.dir + "." + name + ".tail" }
+
 // list enters a file in the tape's index, with its end, which readers want first.
-func (t *tapeSet) list(name string, size int64, tail []byte) {
-	t.index.Archives = append(t.index.Archives, tape.Archive{File: name, Size: size, Tail: name + ".tail", TailAt: size - int64(len(tail))})
-	t.tails[name+".tail"] = tail
+func (t *tapeSet) list(name string, size int64) error {
+	st, err := os.Stat(t.tailFile(name))
+	if err != nil {
+		return fmt.Errorf("cannot keep the index of %s: %w", name, err)
+	}
+	t.index.Archives = append(t.index.Archives, tape.Archive{File: name, Size: size, Tail: name + ".tail", TailAt: size - st.Size()})
+	t.tails[name+".tail"] = t.tailFile(name)
+	return nil
+}
+
+// incomplete marks what is on the tape of a file that could not be saved: it is not
+// covered, no list of archives names it, and readers pass over it.
+func (t *tapeSet) incomplete(name string) {
+	where := t.w.Incomplete(name)
+	t.log.Warn("incomplete on the tape", "file", name, "where", where)
+	t.b.Report.Note("%s: %s ends early and is not part of the set", where, name)
 }
 
 // imageToTape saves a device block by block. Errors are those of the tape; a
@@ -277,10 +300,14 @@ func (t *tapeSet) imageToTape(ctx context.Context, m *layout.Image) error {
 	}); err != nil {
 		return err
 	}
-	if sum != nil { // otherwise what is on the tape is not listed
-		t.list(name, sum.Packed, sum.Index)
+	if sum == nil {
+		t.incomplete(name)
+		return nil
 	}
-	return nil
+	if err := os.WriteFile(t.tailFile(name), sum.Index, 0o600); err != nil {
+		return fmt.Errorf("cannot keep the index of %s: %w", name, err)
+	}
+	return t.list(name, sum.Packed)
 }
 
 // toTape archives one file system to the tape. Errors are those of the tape; a
@@ -292,17 +319,23 @@ func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
 		return nil
 	}
 	defer root.Close()
-	var tail bytes.Buffer
+	tail, err := os.OpenFile(t.tailFile(a.File), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot keep the index of %s: %w", a.File, err)
+	}
+	defer tail.Close()
 	var sum *archive.Summary
 	crc := crc32.NewIEEE()
 	opt := a.options(t.p)
-	opt.Index, opt.Progress = &tail, t.b.Report.Phase("archiving "+a.Name()+" to tape", a.Used)
+	index := &sink{w: tail}
+	opt.Index, opt.Progress = index, t.b.Report.Phase("archiving "+a.Name()+" to tape", a.Used)
 	if err := t.stream(ctx, a.File, func(ctx context.Context, w io.Writer) error {
 		out := &sink{w: io.MultiWriter(w, crc)}
 		var err error
-		sum, err = archive.Create(ctx, out, root, opt)
-		if err != nil && out.err == nil && ctx.Err() == nil {
-			t.archiveLacks(a, err) // the stream ends here, and is not listed
+		sum, err = t.create(ctx, out, root, opt)
+		if err != nil && out.err == nil && index.err == nil && ctx.Err() == nil {
+			t.archiveLacks(a, err) // the stream ends here
+			sum = nil
 			return nil
 		}
 		return err
@@ -310,13 +343,24 @@ func (t *tapeSet) toTape(ctx context.Context, a PlannedArchive) error {
 		return err
 	}
 	if sum == nil {
+		t.incomplete(a.File)
 		return nil
 	}
+	if err := t.list(a.File, sum.Packed); err != nil {
+		return err
+	}
 	t.archived(a, sum, crc.Sum32())
-	t.list(a.File, sum.Packed, tail.Bytes())
-	text, err := archive.IndexText(tail.Bytes())
+	text, err := archive.IndexText(tail)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(t.dir, "log", trimArchive(a.File)+".files.zst"), text, 0o600)
+	list, err := t.file("log/" + trimArchive(a.File) + ".files.zst")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(list, text)
+	if err = errors.Join(err, list.Close()); err != nil {
+		return fmt.Errorf("cannot write the list of files: %w", err)
+	}
+	return nil
 }

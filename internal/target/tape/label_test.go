@@ -22,6 +22,30 @@ func FuzzLabel(f *testing.F) {
 	})
 }
 
+// TestLongLabel: a label that the reader would not read to its end does not reach a
+// tape.
+func TestLongLabel(t *testing.T) {
+	l := &Label{Label: labelName, Version: labelVersion, ID: "01234567-89ab-4def-8123-456789abcdef", Host: "h", Reel: 2, Block: BlockSize}
+	name := strings.Repeat("n", 200)
+	for len(l.Entries) < maxLabel/200 {
+		l.Entries = append(l.Entries, Entry{Name: name, Number: 1, Reel: 1, File: 2})
+	}
+	b, err := l.encode()
+	if err != nil || len(b) > maxLabel {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	if got, err := parseLabel(b); err != nil || got.Reel != 2 || len(got.Entries) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if len(l.Entries) == 0 {
+		t.Error("the writer's own entries are changed")
+	}
+	l.Entries, l.Host = nil, strings.Repeat("h", maxLabel)
+	if _, err := l.encode(); err == nil {
+		t.Error("a host of 64 MiB is taken")
+	}
+}
+
 func TestBadIndex(t *testing.T) {
 	const good = `{"version":1,"id":"01234567-89ab-4def-8123-456789abcdef","reels":1,"entries":[{"name":"a","number":1,"reel":1,"file":2,"offset":0,"size":5}],"archives":[{"file":"a","size":5,"tail":"a.tail","tailAt":3}]}`
 	if _, err := parseIndex([]byte(good)); err != nil {

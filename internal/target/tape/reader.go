@@ -140,7 +140,6 @@ func (s *Store) openIndex(d Drive) error {
 	if err != nil {
 		return err
 	}
-	var packed bytes.Buffer
 	first := true
 	ps := &volume.Paster{ID: id, Name: SetName, Next: func(_ context.Context, _ volume.Want, problem error) (io.ReadCloser, error) {
 		if problem != nil {
@@ -152,15 +151,28 @@ func (s *Store) openIndex(d Drive) error {
 		first = false
 		return newBlocks(d), nil
 	}}
-	if err := ps.Chunks(s.ctx, func(b []byte) error { packed.Write(b); return nil }); err != nil {
-		var w *volume.WrongError
-		if errors.As(err, &w) {
-			return unfinished{l}
+	// Unpacked while it is read: the memory for all of it is not there twice.
+	r, w := io.Pipe()
+	unpacked := make(chan error, 1)
+	go func() {
+		err := unpack(r, s.Dir)
+		if err == nil {
+			_, err = io.Copy(io.Discard, r) // what is behind the archive's end
 		}
+		r.CloseWithError(err)
+		unpacked <- err
+	}()
+	err = ps.Chunks(s.ctx, func(b []byte) error { _, err := w.Write(b); return err })
+	w.CloseWithError(err)
+	unpackErr := <-unpacked
+	var wrong *volume.WrongError
+	switch {
+	case errors.As(err, &wrong):
+		return unfinished{l}
+	case unpackErr != nil && (err == nil || errors.Is(err, unpackErr)):
+		return fmt.Errorf("cannot unpack %s: %w", SetName, unpackErr)
+	case err != nil:
 		return err
-	}
-	if err := unpack(&packed, s.Dir); err != nil {
-		return fmt.Errorf("cannot unpack %s: %w", SetName, err)
 	}
 	b, err := os.ReadFile(filepath.Join(s.Dir, IndexFile))
 	if err != nil {
@@ -275,9 +287,9 @@ func (s *Store) Open(name string) (target.File, error) {
 	if a == nil {
 		return target.Dir(s.Dir).Open(name)
 	}
-	tail, err := target.ReadFile(target.Dir(s.Dir), a.Tail, 1<<30)
-	if err == nil && int64(len(tail)) != a.Size-a.TailAt {
-		err = fmt.Errorf("%s has %d bytes, not %d", a.Tail, len(tail), a.Size-a.TailAt)
+	tail, err := target.Dir(s.Dir).Open(a.Tail)
+	if err == nil && tail.Size() != a.Size-a.TailAt {
+		err = errors.Join(fmt.Errorf("%s has %d bytes, not %d", a.Tail, tail.Size(), a.Size-a.TailAt), tail.Close())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the index of %s: %w", name, err)
@@ -353,7 +365,7 @@ func (s *Store) find(reel int) (Drive, error) {
 type forward struct {
 	s    *Store
 	a    *Archive
-	tail []byte
+	tail target.File // not read as a whole: it may have some GiB
 
 	started bool
 	pos     int64
@@ -369,7 +381,7 @@ func (f *forward) Size() int64 { return f.a.Size }
 // ReadAt reads forward; the archive's last bytes, its index, at any time.
 func (f *forward) ReadAt(p []byte, off int64) (int, error) {
 	if off >= f.a.TailAt {
-		return bytes.NewReader(f.tail).ReadAt(p, off-f.a.TailAt)
+		return f.tail.ReadAt(p, off-f.a.TailAt)
 	}
 	if f.started && off < f.pos {
 		f.stop() // back: from the beginning again
@@ -463,4 +475,4 @@ func (f *forward) stop() {
 }
 
 // Close implements target.File.
-func (f *forward) Close() error { f.stop(); return nil }
+func (f *forward) Close() error { f.stop(); return f.tail.Close() }

@@ -89,6 +89,9 @@ type Entry struct {
 	File   int    `json:"file"`   // tape file, from 0
 	Offset int64  `json:"offset"` // in the stream
 	Size   int64  `json:"size"`   // of the stream
+	// Incomplete: the stream ends early, since its source could not be read to the
+	// end. It is not an archive, and readers pass over it.
+	Incomplete bool `json:"incomplete,omitempty"`
 }
 
 // Label is the first file of a tape, or the one behind the image of an OBDR
@@ -101,9 +104,13 @@ type Label struct {
 	Created time.Time `json:"created"`
 	Reel    int       `json:"reel"`
 	Block   int       `json:"block"`
-	// Entries are the volumes on the reels before.
+	// Entries are the volumes on the reels before, for people who have lost the last
+	// reel. A label that would be longer than maxLabel has none.
 	Entries []Entry `json:"entries,omitempty"`
 }
+
+// maxLabel is the longest label, in bytes.
+const maxLabel = 64 << 20
 
 const labelName, labelVersion = "mkcdrec", 1
 
@@ -116,6 +123,14 @@ func (l *Label) encode() ([]byte, error) {
 	b, err := json.MarshalIndent(l, "", " ")
 	if err != nil {
 		return nil, err
+	}
+	if len(b) >= maxLabel && len(l.Entries) > 0 {
+		short := *l
+		short.Entries = nil
+		return short.encode()
+	}
+	if len(b) >= maxLabel {
+		return nil, fmt.Errorf("the label would have %d bytes, more than %d", len(b), maxLabel)
 	}
 	b = append(b, '\n')
 	n := (len(b) + BlockSize - 1) / BlockSize * BlockSize

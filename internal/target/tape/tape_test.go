@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +53,13 @@ func writeSet(t *testing.T, w *tape.Writer, archives map[string][]byte) error {
 		w.ID, w.Host, w.Created = volume.NewID(), "host", time.Unix(1_700_000_000, 0).UTC()
 	}
 	x := tape.Index{Version: 1, ID: w.ID.String()}
-	files := map[string][]byte{}
+	files := map[string]string{}
+	keep := func(name string, b []byte) {
+		files[name] = filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(files[name], b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, n := range []string{"a", "b"} {
 		if archives[n] == nil {
 			continue
@@ -60,16 +69,16 @@ func writeSet(t *testing.T, w *tape.Writer, archives map[string][]byte) error {
 		}
 		at := int64(len(archives[n]) - tailLen)
 		x.Archives = append(x.Archives, tape.Archive{File: n, Size: int64(len(archives[n])), Tail: n + ".tail", TailAt: at})
-		files[n+".tail"] = archives[n][at:]
+		keep(n+".tail", archives[n][at:])
 	}
-	return w.Bundle(ctx, tape.SetName, func(entries []tape.Entry, reels int) ([]byte, error) {
+	return w.Bundle(ctx, tape.SetName, func(entries []tape.Entry, reels int) (map[string]string, error) {
 		x.Entries, x.Reels = entries, reels
 		j, err := json.Marshal(x)
 		if err != nil {
 			return nil, err
 		}
-		files[tape.IndexFile] = j
-		return tape.Pack(files)
+		keep(tape.IndexFile, j)
+		return files, nil
 	})
 }
 
@@ -303,13 +312,20 @@ func damage(items [][]byte, at int) [][]byte {
 }
 
 func TestPack(t *testing.T) {
-	b, err := tape.Pack(map[string][]byte{"x/y": []byte("1"), "a": []byte("2")})
-	if err != nil {
+	one, two := filepath.Join(t.TempDir(), "1"), filepath.Join(t.TempDir(), "2")
+	if err := errors.Join(os.WriteFile(one, []byte("1"), 0o600), os.WriteFile(two, []byte("2"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	c := exec.Command("sh", "-c", "zstd -dcq | tar -t")
-	c.Stdin = bytes.NewReader(b)
-	if out, err := c.CombinedOutput(); err != nil || string(out) != "a\nx/y\n" {
+	var b bytes.Buffer
+	if err := tape.Pack(&b, map[string]string{"x/y": one, "a": two}); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("sh", "-c", "zstd -dcq | tar -tv")
+	c.Stdin = &b
+	if out, err := c.CombinedOutput(); err != nil || strings.Count(string(out), " 1 ") != 2 || !strings.Contains(string(out), " a\n") || !strings.HasSuffix(string(out), " x/y\n") {
 		t.Errorf("%q, %v", out, err)
+	}
+	if err := tape.Pack(io.Discard, map[string]string{"x": one + "missing"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is missing: %v", err)
 	}
 }

@@ -2,13 +2,14 @@ package tape
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -131,7 +132,7 @@ func readLabel(d Drive) (*Label, int, error) {
 		return nil, 0, errNoLabel
 	}
 	text := append([]byte{}, b[:n]...)
-	for text[len(text)-1] != 0 && len(text) < 64<<20 { // a label of some blocks
+	for text[len(text)-1] != 0 && len(text) < maxLabel { // a label of some blocks
 		n, err := d.Read(b)
 		if err != nil {
 			break
@@ -234,9 +235,23 @@ func (w *Writer) Cut(ctx context.Context, name string, r io.Reader) error {
 	return nil
 }
 
-// Bundle writes small files as one stream that lies on one reel, so that it can
-// be read without the others. make is given where everything else is.
-func (w *Writer) Bundle(ctx context.Context, name string, make func(entries []Entry, reels int) ([]byte, error)) error {
+// Incomplete marks what was written under a name as ending early: readers pass over
+// it. It returns where that is, as "reel 1, tape file 3".
+func (w *Writer) Incomplete(name string) string {
+	var where []string
+	for i := range w.entries {
+		if e := &w.entries[i]; e.Name == name {
+			e.Incomplete = true
+			where = append(where, fmt.Sprintf("reel %d, tape file %d", e.Reel, e.File))
+		}
+	}
+	return strings.Join(where, "; ")
+}
+
+// Bundle writes small files as one stream that is on one reel, so that it can be
+// read without the others. list is given where everything else is and returns the
+// files to write, as name in the stream and path.
+func (w *Writer) Bundle(ctx context.Context, name string, list func(entries []Entry, reels int) (map[string]string, error)) error {
 	for {
 		if !w.open {
 			if err := w.begin(ctx); err != nil {
@@ -244,11 +259,15 @@ func (w *Writer) Bundle(ctx context.Context, name string, make func(entries []En
 			}
 		}
 		reel, before := w.reel, len(w.entries)
-		b, err := make(w.entries, w.reel)
+		files, err := list(w.entries, w.reel)
 		if err != nil {
 			return err
 		}
-		if err := w.Cut(ctx, name, bytes.NewReader(b)); err != nil {
+		r, out := io.Pipe()
+		go func() { out.CloseWithError(Pack(out, files)) }()
+		err = w.Cut(ctx, name, r)
+		r.CloseWithError(err)
+		if err != nil {
 			return err
 		}
 		if w.reel == reel {
@@ -259,24 +278,40 @@ func (w *Writer) Bundle(ctx context.Context, name string, make func(entries []En
 	}
 }
 
-// Pack makes a tar.zst of small files.
-func Pack(files map[string][]byte) ([]byte, error) {
-	var b bytes.Buffer
-	z, err := zstd.NewWriter(&b, zstd.WithEncoderConcurrency(1))
+// Pack writes a tar.zst of files, given as name in it and path. None may change
+// meanwhile.
+func Pack(w io.Writer, files map[string]string) error {
+	z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	t := tar.NewWriter(z)
 	for _, n := range slices.Sorted(maps.Keys(files)) {
-		if err := t.WriteHeader(&tar.Header{Name: n, Mode: 0o600, Size: int64(len(files[n])), Format: tar.FormatPAX}); err != nil {
-			return nil, err
-		}
-		if _, err := t.Write(files[n]); err != nil {
-			return nil, err
+		if err := packFile(t, n, files[n]); err != nil {
+			return errors.Join(err, z.Close())
 		}
 	}
-	err = errors.Join(t.Close(), z.Close())
-	return b.Bytes(), err
+	return errors.Join(t.Close(), z.Close())
+}
+
+func packFile(t *tar.Writer, name, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := t.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: st.Size(), Format: tar.FormatPAX}); err != nil {
+		return err
+	}
+	n, err := io.Copy(t, f)
+	if err == nil && n != st.Size() {
+		err = fmt.Errorf("%s had %d bytes, and now %d", path, st.Size(), n)
+	}
+	return err
 }
 
 func (w *Writer) next(ctx context.Context, h volume.Header) (volume.Medium, error) {
@@ -363,7 +398,7 @@ func (t *tapeFile) Close(e volume.End) error {
 	if err := t.d.Mark(); err != nil && !t.full {
 		return err
 	}
-	t.w.entries = append(t.w.entries, Entry{t.h.Name, t.h.Number, t.w.reel, t.w.file, t.h.Offset, e.Size})
+	t.w.entries = append(t.w.entries, Entry{t.h.Name, t.h.Number, t.w.reel, t.w.file, t.h.Offset, e.Size, false})
 	t.w.file++
 	if t.warn || t.full {
 		t.w.open = false
