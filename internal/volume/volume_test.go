@@ -412,7 +412,9 @@ func TestLargestFrames(t *testing.T) {
 		t.Fatalf("%d volumes, %v", len(m.vols), err)
 	}
 	got := sha256.New()
-	p := &Paster{Next: func(context.Context, Want, error) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.vols[0])), nil }}
+	p := &Paster{Next: func(context.Context, Want, error) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(m.vols[0])), nil
+	}}
 	if err := p.Chunks(ctx, func(b []byte) error { got.Write(b); return nil }); err != nil || !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
 		t.Errorf("read back: %v, or other bytes", err)
 	}
