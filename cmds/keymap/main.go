@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
@@ -22,6 +23,9 @@ func main() {
 	}
 }
 
+// dump prints a map; what does not reach its reader is an error.
+func dump(w io.Writer, m *keymap.Map) error { return json.NewEncoder(w).Encode(m) }
+
 func run(args []string) error {
 	switch {
 	case len(args) == 1 && args[0] == "dump":
@@ -29,7 +33,7 @@ func run(args []string) error {
 		if err != nil {
 			return err
 		}
-		return json.NewEncoder(os.Stdout).Encode(m)
+		return dump(os.Stdout, m)
 	case len(args) == 2 && args[0] == "load":
 		b, err := os.ReadFile(args[1])
 		if err != nil {

@@ -67,10 +67,18 @@ func Interrupted(err error) error {
 	return err
 }
 
-// Status prints the error, if any, and gives the exit status.
+// Status prints the error, if any, and gives the exit status. A run whose events did
+// not reach their reader has failed, whatever else it did.
 func Status(p *ui.Printer, name string, err error, hint string) int {
 	if err = Interrupted(err); err != nil {
 		p.Error(name, err, hint)
 	}
-	return Code(err)
+	code := Code(err)
+	if lost := p.Lost(); lost != nil {
+		p.Plain(name, errors.Join(lost, err))
+		if code == OK || code == Partial {
+			code = Failed
+		}
+	}
+	return code
 }

@@ -31,6 +31,9 @@ func Main(args []string, stdin *os.File, stdout, stderr io.Writer) int {
 		return 2
 	}
 	r, err := interp.New(interp.Interactive(o.interactive(stdin)), interp.StdIO(stdin, stdout, stderr), interp.Params(append(append(o.set, "--"), o.params...)...))
+	if err == nil {
+		err = checkPrinters(r)
+	}
 	if err != nil {
 		fmt.Fprintln(stderr, "sh:", err)
 		return 2

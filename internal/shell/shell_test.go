@@ -29,6 +29,16 @@ func TestMain(t *testing.T) {
 		{"no such script", "", "", []string{"/no/such/script"}, 127},
 		{"syntax error", "", "", []string{"-c", "if"}, 2},
 		{"unknown command", "", "", []string{"-c", "no-such-command-here"}, 127},
+		{"full device", "", "1 1 1 1\n", []string{"-c", "echo x >/dev/full; a=$?; printf %s x >/dev/full; b=$?; pwd >/dev/full; c=$?; command echo x >/dev/full; echo $a $b $c $?"}, 0},
+		{"full device, last command", "", "", []string{"-c", "echo x >/dev/full"}, 1},
+		{"full device, stop at an error", "", "", []string{"-ec", "echo x >/dev/full; echo no"}, 1},
+		{"echo", "", "a  b\\tc\n\te-n\n", []string{"-c", `echo 'a  b\tc'; echo -n -e '\te'; echo -E -n; echo -- >/dev/null; printf '%s\n' -n`}, 0},
+		{"printf", "", "a=1\nb=2\n", []string{"-c", "printf '%s=%d\\n' a 1 b 2"}, 0},
+		{"printf without a format", "", "", []string{"-c", "printf"}, 2},
+		{"pwd", "", "/\n/\n", []string{"-c", "cd /; pwd; pwd -P"}, 0},
+		{"a function called echo", "", "mine x\n", []string{"-c", "echo() { printf 'mine %s\\n' $1; }; echo x"}, 0},
+		{"a reader that ends", "", "0\n", []string{"-c", "echo x | true; printf '%s\\n' $?"}, 0},
+		{"in a subshell", "", "sub\nin a pipe\n", []string{"-c", "(echo sub); x=$(echo in a pipe); echo $x | cat"}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := filepath.Join(t.TempDir(), "in")

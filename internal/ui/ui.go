@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
@@ -47,12 +49,19 @@ type Printer struct {
 	mu   sync.Mutex
 	cur  *phase
 	log  io.Writer
+	// lost is the first error of writing an event.
+	lost error
 	// Warnings counts what Warn was told.
 	Warnings int
 }
 
-// New makes a printer for the standard streams.
+// New makes a printer for the standard streams. With JSON, a reader of standard
+// output that ends does not end the program, in the middle of a restore: Lost has the
+// error.
 func New(mode Mode) *Printer {
+	if mode == JSON {
+		signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // unlike Ignore, not for programs that are run
+	}
 	return &Printer{mode: mode, w: os.Stderr, out: os.Stdout, tty: term.IsTerminal(2) && os.Getenv("TERM") != "dumb"}
 }
 
@@ -87,13 +96,27 @@ type Event struct {
 	Data    any       `json:"data,omitempty"`
 }
 
+// event writes a line; the printer is locked.
 func (p *Printer) event(e Event) {
 	e.Time = time.Now().UTC()
 	b, err := json.Marshal(e)
-	if err != nil {
-		return
+	if err == nil {
+		_, err = p.out.Write(append(printable.JSON(b), '\n'))
 	}
-	p.out.Write(append(printable.JSON(b), '\n'))
+	if err != nil && p.lost == nil {
+		p.lost = err
+	}
+}
+
+// Lost returns the first error of writing events: the program that reads them does not
+// have all.
+func (p *Printer) Lost() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost == nil {
+		return nil
+	}
+	return fmt.Errorf("cannot write to standard output: %w", p.lost)
 }
 
 type phase struct {
@@ -264,7 +287,7 @@ func (p *Printer) Error(name string, err error, hint string) {
 	p.End()
 	p.logf("%s: %v", name, err)
 	if p.mode == JSON {
-		p.event(Event{Event: "error", Message: CleanLines(err.Error()), Data: map[string]string{"hint": hint}})
+		p.locked(Event{Event: "error", Message: CleanLines(err.Error()), Data: map[string]string{"hint": hint}})
 		return
 	}
 	fmt.Fprintf(p.w, "%s: %s\n", name, indent(CleanLines(err.Error())))
@@ -273,12 +296,23 @@ func (p *Printer) Error(name string, err error, hint string) {
 	}
 }
 
+// Plain prints an error for people, whatever the mode: when events don't arrive.
+func (p *Printer) Plain(name string, err error) {
+	fmt.Fprintf(p.w, "%s: %s\n", name, indent(CleanLines(err.Error())))
+}
+
 // Result hands the command's result to a program.
 func (p *Printer) Result(data any) {
 	p.End()
 	if p.mode == JSON {
-		p.event(Event{Event: "result", Data: data})
+		p.locked(Event{Event: "result", Data: data})
 	}
+}
+
+func (p *Printer) locked(e Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.event(e)
 }
 
 // Table prints rows under a heading with aligned columns. What is in the cells

@@ -76,6 +76,46 @@ func TestJSONIsExact(t *testing.T) {
 	}
 }
 
+// TestLost: events that do not reach their reader are remembered, also when later
+// ones do.
+func TestLost(t *testing.T) {
+	for name, print := range map[string]func(*Printer){
+		"note":    func(p *Printer) { p.Note("x") },
+		"phase":   func(p *Printer) { p.Phase("x", 1) },
+		"result":  func(p *Printer) { p.Result(1) },
+		"error":   func(p *Printer) { p.Error("x", errors.New("x"), "") },
+		"no JSON": func(p *Printer) { p.Result(func() {}) },
+	} {
+		w := &failsOnce{}
+		p := &Printer{mode: JSON, w: io.Discard, out: w}
+		if name == "no JSON" {
+			w.done = true
+		}
+		if print(p); p.Lost() == nil {
+			t.Errorf("%s: nothing is lost", name)
+		}
+		p.Note("y")
+		p.End()
+		if p.Lost() == nil {
+			t.Errorf("%s: forgotten", name)
+		}
+	}
+	p := &Printer{mode: JSON, w: io.Discard, out: io.Discard}
+	if p.Result(1); p.Lost() != nil {
+		t.Error(p.Lost())
+	}
+}
+
+type failsOnce struct{ done bool }
+
+func (f *failsOnce) Write(b []byte) (int, error) {
+	if !f.done {
+		f.done = true
+		return 0, errors.New("no space left on device")
+	}
+	return len(b), nil
+}
+
 func TestDrawIsHarmless(t *testing.T) {
 	l := &layout.Layout{Hostname: hostile, Disks: []layout.Disk{{Name: "sda", Size: quantity.GiB, Model: hostile, Serial: hostile,
 		Table: &layout.Table{Label: "dos", Partitions: []layout.Partition{{Device: "sda1", Start: quantity.MiB, Size: quantity.MiB}}}},
