@@ -21,22 +21,15 @@ type CrypttabEntry struct {
 // ParseCrypttab reads a crypttab(5).
 func ParseCrypttab(text string) *Crypttab {
 	c := &Crypttab{lines: splitLines(text)}
-	for i, l := range c.lines {
-		if l.scan(); len(l.fields) < 2 {
-			continue
-		}
-		e := &CrypttabEntry{Line: i + 1, l: l}
+	for n, l := range tableLines(c.lines) {
+		e := &CrypttabEntry{Line: n, l: l}
 		e.read()
 		c.Entries = append(c.Entries, e)
 	}
 	return c
 }
 
-func (e *CrypttabEntry) read() {
-	for n, to := range []*string{&e.Name, &e.Spec, &e.Key, &e.Options} {
-		*to = Unescape(e.l.raw(n))
-	}
-}
+func (e *CrypttabEntry) read() { e.l.decode(&e.Name, &e.Spec, &e.Key, &e.Options) }
 
 // String gives the text.
 func (c *Crypttab) String() string { return joinLines(c.lines) }

@@ -32,11 +32,8 @@ func fill() []string { return []string{"none", "none", "auto", "defaults", "0", 
 // ParseFstab reads an fstab(5). Lines with one field are kept, and are no entries.
 func ParseFstab(text string) *Fstab {
 	f := &Fstab{lines: splitLines(text)}
-	for i, l := range f.lines {
-		if l.scan(); len(l.fields) < 2 {
-			continue
-		}
-		e := &FstabEntry{Line: i + 1, l: l}
+	for n, l := range tableLines(f.lines) {
+		e := &FstabEntry{Line: n, l: l}
 		e.read()
 		f.Entries = append(f.Entries, e)
 	}
@@ -44,9 +41,7 @@ func ParseFstab(text string) *Fstab {
 }
 
 func (e *FstabEntry) read() {
-	for n, to := range []*string{&e.Spec, &e.File, &e.Type, &e.Options, &e.Freq, &e.Pass} {
-		*to = Unescape(e.l.raw(n))
-	}
+	e.l.decode(&e.Spec, &e.File, &e.Type, &e.Options, &e.Freq, &e.Pass)
 }
 
 // String gives the text.

@@ -8,7 +8,11 @@
 // it was read, with comments, blanks, line ends and a missing last newline.
 package sysconf
 
-import "strings"
+import (
+	"encoding/hex"
+	"iter"
+	"strings"
+)
 
 // span is a part of a text, from its first byte to the one after its last.
 type span struct{ from, to int }
@@ -63,6 +67,25 @@ func (l *line) scan() {
 			i++
 		}
 		l.fields = append(l.fields, span{from, i})
+	}
+}
+
+// tableLines scans the lines of a table, and gives those with at least two fields and
+// their numbers, from 1.
+func tableLines(lines []*line) iter.Seq2[int, *line] {
+	return func(yield func(int, *line) bool) {
+		for i, l := range lines {
+			if l.scan(); len(l.fields) >= 2 && !yield(i+1, l) {
+				return
+			}
+		}
+	}
+}
+
+// decode reads fields in their order; those that are not there are "".
+func (l *line) decode(to ...*string) {
+	for n, s := range to {
+		*s = Unescape(l.raw(n))
 	}
 }
 
@@ -148,24 +171,14 @@ func unescapeHex(s string) string {
 	}
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) && s[i+1] == 'x' && hexDigit(s[i+2]) >= 0 && hexDigit(s[i+3]) >= 0 {
-			b.WriteByte(byte(hexDigit(s[i+2])<<4 | hexDigit(s[i+3])))
-			i += 3
-			continue
+		if i+3 < len(s) && s[i:i+2] == `\x` {
+			if c, err := hex.DecodeString(s[i+2 : i+4]); err == nil {
+				b.WriteByte(c[0])
+				i += 3
+				continue
+			}
 		}
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-func hexDigit(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
-	case c >= 'A' && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
 }

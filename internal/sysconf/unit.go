@@ -76,13 +76,18 @@ func (u *Unit) Value(section, key string) string {
 	return ""
 }
 
-// Set changes a setting; the blanks around its equals sign stay.
+// Set changes a setting; the blanks around its equals sign stay. A key that is itself
+// continued on another line is written on one.
 func (s *Setting) Set(value string) {
 	if value == s.Value {
 		return
 	}
 	l := s.u.lines[s.Line-1]
 	at := strings.IndexByte(l.body, '=') + 1
+	if at == 0 {
+		l.body = s.Key + "="
+		at = len(l.body)
+	}
 	for at < len(l.body) && (l.body[at] == ' ' || l.body[at] == '\t') {
 		at++
 	}
