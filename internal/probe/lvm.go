@@ -37,7 +37,7 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 	if err != nil {
 		return err
 	}
-	referred := m.referred(l)
+	used := m.referred(l)
 	for _, r := range vgs {
 		g := layout.VolumeGroup{Name: r["vg_name"], UUID: r["vg_uuid"], ExtentSize: number(r["vg_extent_size"])}
 		var missing []string
@@ -57,8 +57,9 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 				continue // a volume of several segments has several lines
 			}
 			name := g.Name + "/" + v["lv_name"]
+			referred := used(name) || used(lvID(g.UUID, v["lv_uuid"]))
 			if v["origin"] != "" && v["pool_lv"] == "" {
-				if referred(name) || attr(v, attrOpen) == 'o' {
+				if referred || attr(v, attrOpen) == 'o' {
 					l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: "copy-on-write snapshot that is in use: its content can't be saved"})
 				}
 				g.Snapshots = append(g.Snapshots, v["lv_name"])
@@ -80,7 +81,7 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 			switch typ {
 			case layout.TypeThin:
 				lv.Pool = v["pool_lv"]
-				if v["origin"] != "" && attr(v, attrAccess) == 'r' && attr(v, attrState) != 'a' && !referred(name) {
+				if v["origin"] != "" && attr(v, attrAccess) == 'r' && attr(v, attrState) != 'a' && !referred {
 					g.Snapshots = append(g.Snapshots, lv.Name)
 					continue
 				}

@@ -286,7 +286,7 @@ func (m Machine) superblockOf(dev string, size quantity.Size) (*superblock.Info,
 
 // contents looks at every device that can hold something.
 func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[string]bool) error {
-	swaps := m.swaps()
+	swaps, seen := m.swaps(), present{}
 	look := func(dev string, size quantity.Size) error {
 		i, err := m.superblockOf(dev, size)
 		if errors.Is(err, os.ErrNotExist) && l.Group(dev) != nil {
@@ -297,6 +297,7 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[strin
 			return nil
 		}
 		if i != nil {
+			seen.add(i.UUID, i.Label)
 			m.content(l, dev, size, i, mounts, swaps)
 		} else if _, p := l.Partition(dev); p == nil || p.Type != layout.TypeBIOSBoot {
 			m.image(l, dev, size, &superblock.Info{}, mounts)
@@ -350,6 +351,7 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[strin
 		}
 	}
 	m.incomplete(l)
+	m.snapshots(l, mounts, seen)
 	return nil
 }
 

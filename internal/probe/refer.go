@@ -10,38 +10,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
-// referred gives a function that tells whether a device is mounted, swapped to, or named
-// by its path in fstab or crypttab.
-func (m Machine) referred(l *layout.Layout) func(dev string) bool {
-	used := map[string]bool{}
-	if mounts, err := m.Mounts(); err == nil {
-		for _, mi := range mounts {
-			used[mi.Device] = true
-		}
-	}
-	for _, s := range m.swaps() {
-		used[s] = true
-	}
-	path := func(spec string) {
-		if r := sysconf.ParseRef(spec); r.Kind == sysconf.Path {
-			used[m.resolve("/dev/"+r.Value)] = true
-			// Without the link of a volume that is not active.
-			if n, ok := strings.CutPrefix(r.Value, layout.MapperPrefix); ok {
-				used[lvOf(n)] = true
-			}
-			used[r.Value] = true
-		}
-	}
-	for _, e := range sysconf.ParseFstab(l.Fstab).Entries {
-		path(e.Spec)
-	}
-	for _, e := range sysconf.ParseCrypttab(m.read("/etc/crypttab")).Entries {
-		path(e.Spec)
-	}
-	delete(used, "")
-	return func(dev string) bool { return used[dev] }
-}
-
 // loose marks the disks that can be unplugged and that nothing refers to.
 func (m Machine) loose(l *layout.Layout, mounts []MountInfo) {
 	used := map[string]bool{}
@@ -86,6 +54,9 @@ func (m Machine) loose(l *layout.Layout, mounts []MountInfo) {
 	}
 	for _, e := range sysconf.ParseCrypttab(m.read("/etc/crypttab")).Entries {
 		use(r.Crypt(e).Device)
+	}
+	for _, x := range m.references(l) { // units and the kernel's command line, too
+		use(r.Find(x.ref).Device)
 	}
 	for i := range l.Disks {
 		d := &l.Disks[i]

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 type lvmProgram struct {
 	lvs     string
 	missing string // the UUID of a physical volume of vg0 that is not there
+	pv      string // the physical volume that is there, "" for /dev/mapper/secret
 }
 
 func (p lvmProgram) Run(_ context.Context, c tool.Cmd) ([]byte, error) {
@@ -31,7 +33,7 @@ func (p lvmProgram) Run(_ context.Context, c tool.Cmd) ([]byte, error) {
 		if p.missing != "" {
 			more = `,{"pv_name":"[unknown]","pv_uuid":"` + p.missing + `","dev_size":"0","vg_name":"vg0"}`
 		}
-		return []byte(`{"report":[{"pv":[{"pv_name":"/dev/mapper/secret","pv_uuid":"aaaaaa-0002-4567-89ab-cdef-0123-456789","dev_size":"1073741824","vg_name":"vg0"}` + more + `]}]}`), nil
+		return []byte(`{"report":[{"pv":[{"pv_name":"` + cmp.Or(p.pv, "/dev/mapper/secret") + `","pv_uuid":"aaaaaa-0002-4567-89ab-cdef-0123-456789","dev_size":"1073741824","vg_name":"vg0"}` + more + `]}]}`), nil
 	case "lvs":
 		return []byte(p.lvs), nil
 	case "vgcfgbackup":
@@ -122,7 +124,7 @@ func TestLUKSAndThin(t *testing.T) {
 	if p := g.LVs[1].ThinPool; p == nil || *p != (layout.ThinPool{Chunk: 128 << 10, Metadata: 4 << 20, Zero: true, Discards: "passdown"}) {
 		t.Errorf("pool: %+v", p)
 	}
-	gone, err := Machine{Root: root, Run: lvmProgram{lvs, "aaaaaa-0009-4567-89ab-cdef-0123-456789"}}.Read(context.Background())
+	gone, err := Machine{Root: root, Run: lvmProgram{lvs: lvs, missing: "aaaaaa-0009-4567-89ab-cdef-0123-456789"}}.Read(context.Background())
 	if err != nil || len(gone.VolumeGroup) != 0 || gone.Validate() != nil || !slices.ContainsFunc(gone.Unsupported, func(u layout.Unsupported) bool {
 		return u.Device == "vg0" && strings.Contains(u.Reason, "missing physical volumes (aaaaaa-0009-")
 	}) {
