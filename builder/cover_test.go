@@ -2,6 +2,8 @@ package builder
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -392,5 +394,39 @@ func TestManyProblems(t *testing.T) {
 	s.archived(PlannedArchive{File: "a", Mount: "/srv"}, sum, 0)
 	if n := len(s.man.NotCovered); n != mostProblems+1 || !strings.Contains(s.man.NotCovered[n-1], "/srv: 5 more paths") {
 		t.Errorf("%d entries, the last %q", n, s.man.NotCovered[n-1])
+	}
+}
+
+// What probe leaves alone is printed, a line for each, and is not "not covered".
+func TestAwayListed(t *testing.T) {
+	root := t.TempDir()
+	var text string
+	types := []string{"nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs", "fuse.sshfs", "fuse.rclone", "fuse"}
+	for i, typ := range types {
+		text += fmt.Sprintf("%d 22 0:%d / /mnt/%d rw - %s //host/%d rw\n", 40+i, 70+i, i, typ, i)
+	}
+	for p, b := range map[string]string{"/proc/self/mountinfo": text, "/sys/block/x": ""} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(root+p), 0o755), os.WriteFile(root+p, []byte(b), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is, err := probe.Machine{Root: root, Run: &tool.Recorder{}}.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := twoDisks("/no-such-mount")
+	l.LeftAlone, l.Unsupported = is.LeftAlone, is.Unsupported
+	p, err := NewPlan(&Config{}, l, nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := strings.Join(p.LeftOut, "\n") + "\n"
+	for i, typ := range types {
+		if !strings.Contains(left, fmt.Sprintf("/mnt/%d: a ", i)) || !strings.Contains(left, "("+typ+")") {
+			t.Errorf("%s is not listed:\n%s", typ, left)
+		}
+	}
+	if strings.Contains(strings.Join(p.NotCovered, "\n"), "/mnt") {
+		t.Errorf("not covered: %q", p.NotCovered)
 	}
 }

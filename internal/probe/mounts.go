@@ -16,6 +16,7 @@ import (
 // MountInfo is one line of /proc/self/mountinfo, proc(5).
 type MountInfo struct {
 	Device  string // our name of the device, "" for file systems without one
+	Number  string // the kernel's number of the file system, "0:41"
 	Root    string // which directory of the file system is mounted
 	Path    string
 	Type    string
@@ -44,7 +45,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 	seen := visible(all)
 	var out []MountInfo
 	for i, a := range all {
-		mi := MountInfo{Root: a.Root, Path: a.Path, Options: a.Options, Type: a.Type, Source: a.Source, Hidden: !seen[i]}
+		mi := MountInfo{Number: a.Dev, Root: a.Root, Path: a.Path, Options: a.Options, Type: a.Type, Source: a.Source, Hidden: !seen[i]}
 		super := strings.Split(a.Super, ",")
 		mi.SuperReadOnly = slices.Contains(super, "ro")
 		if !strings.HasPrefix(a.Dev, "0:") {
@@ -157,8 +158,8 @@ func (m Machine) btrfsOn(dev string) string {
 // kernel's own, and memory. Everything else without a device is looked at by
 // name, so that a ZFS is never missed in silence.
 var notStorage = []string{"autofs", "bdev", "binder", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "cpuset", "debugfs", "devpts", "devtmpfs", "efivarfs",
-	"fusectl", "fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.portal", "hugetlbfs", "mqueue", "nsfs", "overlay", "pipefs", "proc", "pstore", "ramfs", "resctrl", "rootfs",
-	"rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sockfs", "sysfs", "tmpfs", "tracefs"}
+	"fusectl", "fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.portal", "functionfs", "hugetlbfs", "mqueue", "nfsd", "nsfs", "overlay", "pipefs", "proc", "pstore", "ramfs", "resctrl", "rootfs",
+	"rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sockfs", "sysfs", "tmpfs", "tracefs", "xenfs"}
 
 // remote are file systems of other machines; a backup of this one leaves them
 // out, by this rule.
@@ -186,8 +187,8 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 			slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == mi.Device && mi.Device != "" })
 		medium := (mi.Type == "iso9660" || mi.Type == "udf" || mi.Type == "squashfs") && (mi.SuperReadOnly || slices.Contains(strings.Split(mi.Options, ","), "ro"))
 		key := mi.Device
-		if key == "" {
-			key = mi.Source + " " + mi.Type
+		if key == "" { // several FUSE file systems may have one source, and several exports one number
+			key = mi.Source + " " + mi.Type + " " + mi.Number
 		}
 		if known || medium || seen[key] || mi.Device == "" && slices.Contains(notStorage, mi.Type) {
 			continue

@@ -313,6 +313,73 @@ func TestAway(t *testing.T) {
 	}
 }
 
+// Mounts of other machines, of the host of a virtual machine and of FUSE are listed as
+// left out, each of them; what may be storage of this machine is not covered.
+func TestAwayMounts(t *testing.T) {
+	root := machine(t)
+	b, err := os.ReadFile(root + "/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const network, host, fuse = "a network file system", "a directory of the host of this virtual machine", "a FUSE file system"
+	for _, c := range []struct{ typ, source, super, why string }{
+		{"nfs", "host:/export", "rw,vers=3", network},
+		{"nfs4", "[fe80::1]:/export", "rw,vers=4.2", network},
+		{"cifs", "//server/share", "rw,username=u", network},
+		{"smb3", "//server/share", "rw", network},
+		{"ceph", "10.0.0.1:6789,10.0.0.2:6789:/", "rw,name=admin", network},
+		{"glusterfs", "server:/volume", "rw", network},
+		{"9p", "hostshare", "rw,trans=virtio", host},
+		{"virtiofs", "share", "rw", host},
+		{"fuse.sshfs", "user@host:/srv", "rw,user_id=0", fuse},
+		{"fuse.rclone", "remote:bucket", "rw", fuse},
+		{"fuse.glusterfs", "server:/volume", "rw", fuse},
+		{"fuse.ceph", "ceph-fuse", "rw", fuse},
+		{"fuse", "/dev/fuse", "rw,user_id=0", fuse},
+		{"fuse.mergerfs", "1:2", "rw", fuse},
+		{"fuse.gvfsd-fuse", "gvfsd-fuse", "rw", ""},
+		{"nfsd", "nfsd", "rw", ""},
+		{"tmpfs", "tmpfs", "rw", ""},
+		{"zfs", "tank/x", "rw", "not supported"},
+	} {
+		t.Run(c.typ, func(t *testing.T) {
+			// Twice, with one source: two file systems of FUSE may have the same.
+			text := string(b) + fmt.Sprintf("40 22 0:70 / /mnt/one\\040place rw - %[1]s %[2]s %[3]s\n41 22 0:71 / /mnt/two rw - %[1]s %[2]s %[3]s\n42 22 0:71 /sub /mnt/two/bound rw - %[1]s %[2]s %[3]s\n", c.typ, c.source, c.super)
+			if err := os.WriteFile(root+"/proc/self/mountinfo", []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			l := readFake(t, root)
+			var left, un []string
+			for _, u := range l.LeftAlone {
+				if strings.HasPrefix(u.What, "/mnt") {
+					left = append(left, u.What+" "+u.Device+" "+u.Reason)
+				}
+			}
+			for _, u := range l.Unsupported {
+				if strings.HasPrefix(u.What, "/mnt") {
+					un = append(un, u.What+" "+u.Reason)
+				}
+			}
+			list := left
+			switch c.why {
+			case "":
+				if len(left)+len(un) > 0 {
+					t.Errorf("named: %q, %q", left, un)
+				}
+				return
+			case "not supported":
+				list = un
+			}
+			if len(list) != 2 || !strings.HasPrefix(list[0], "/mnt/one place ") || !strings.HasPrefix(list[1], "/mnt/two ") || !strings.Contains(list[1], c.why) || c.why != "not supported" && !strings.Contains(list[0], "("+c.typ+")") {
+				t.Errorf("listed %q; want both with %q", list, c.why)
+			}
+			if un != nil && left != nil {
+				t.Errorf("both left out, %q, and not covered, %q", left, un)
+			}
+		})
+	}
+}
+
 // A mirror of which one half was thrown out is degraded, which is said once. One
 // that does not run is named at each of its members.
 func TestDegraded(t *testing.T) {
