@@ -11,6 +11,7 @@
 package archive
 
 import (
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -125,7 +126,7 @@ func Quote(s string) string {
 	if plain {
 		return s
 	}
-	const hex = "0123456789abcdef"
+	const digits = "0123456789abcdef"
 	var b strings.Builder
 	b.Grow(len(s) + len(s)/2)
 	for i, r := range s {
@@ -139,8 +140,8 @@ func Quote(s string) string {
 			}
 			for ; n > 0; i, n = i+1, n-1 {
 				b.WriteString(`\x`)
-				b.WriteByte(hex[s[i]>>4])
-				b.WriteByte(hex[s[i]&15])
+				b.WriteByte(digits[s[i]>>4])
+				b.WriteByte(digits[s[i]&15])
 			}
 		default:
 			b.WriteRune(r)
@@ -160,28 +161,15 @@ func Unquote(s string) (string, error) {
 			b = append(b, s[i])
 			continue
 		}
-		hi, lo := -1, -1
-		if i+3 < len(s) && s[i+1] == 'x' {
-			hi, lo = unhex(s[i+2]), unhex(s[i+3])
-		}
-		if hi < 0 || lo < 0 {
+		var c [1]byte
+		if i+3 >= len(s) || s[i+1] != 'x' {
 			return "", fmt.Errorf("cannot read quoted path %.200q: bad escape at byte %d", s, i)
 		}
-		b = append(b, byte(hi<<4|lo))
+		if _, err := hex.Decode(c[:], []byte(s[i+2:i+4])); err != nil {
+			return "", fmt.Errorf("cannot read quoted path %.200q: bad escape at byte %d", s, i)
+		}
+		b = append(b, c[0])
 		i += 3
 	}
 	return string(b), nil
-}
-
-// unhex gives the value of a digit, -1 for what is not a digit.
-func unhex(c byte) int {
-	switch {
-	case c >= '0' && c <= '9':
-		return int(c - '0')
-	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
-	case c >= 'A' && c <= 'F':
-		return int(c-'A') + 10
-	}
-	return -1
 }

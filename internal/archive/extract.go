@@ -230,7 +230,9 @@ func (x *extractor) survey() (parents map[string]bool, err error) {
 		return nil, err
 	}
 	if m := x.known["."]; m != nil {
-		_ = x.parent(m)
+		if err := x.parent(m); err != nil {
+			return nil, err
+		}
 	}
 	delete(parents, ".")
 	if x.a.inOrder {
