@@ -15,6 +15,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
@@ -66,7 +67,7 @@ type RescueConfig struct {
 func LoadConfig(file string, required bool) (*Config, error) {
 	c := &Config{}
 	defer c.defaults()
-	f, err := os.Open(file)
+	f, err := regular.Open(file)
 	if errors.Is(err, os.ErrNotExist) && !required {
 		return c, nil
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -169,7 +170,7 @@ func sizeOfBackup(name string, e os.DirEntry) int64 {
 		}
 		return 0
 	}
-	b, err := os.ReadFile(filepath.Join(name, manifest.File))
+	b, err := regular.ReadFile(filepath.Join(name, manifest.File), manifest.MaxText)
 	if err != nil {
 		return 0
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // partial is the beginning of the names of unfinished sets; ownerSuffix is added
@@ -189,10 +191,13 @@ func removeStale(dir, host string, mine *claim, note func(format string, args ..
 	return nil
 }
 
+// maxOwner is the largest owner file that is read, in bytes.
+const maxOwner = 64 << 10
+
 // removeOne removes an unfinished set and its owner file, if the run that made it
 // was this machine's and is over.
 func removeOne(set string, me owner, now time.Time, note func(format string, args ...any)) error {
-	b, err := os.ReadFile(set + ownerSuffix)
+	b, err := regular.ReadFile(set+ownerSuffix, maxOwner)
 	if errors.Is(err, os.ErrNotExist) {
 		return removeUnowned(set, me, note)
 	}

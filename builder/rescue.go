@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -471,13 +472,16 @@ func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error
 	)
 }
 
+// maxKeys is the largest file of ssh keys that is read, in bytes.
+const maxKeys = 16 << 20
+
 // sshKeys are the public keys of those who may log in: of the configuration,
 // each a line or the name of a file of lines.
 func (b *Builder) sshKeys() (string, error) {
 	var out strings.Builder
 	for _, k := range b.Config.Rescue.SSHKeys {
 		if strings.HasPrefix(k, "/") {
-			c, err := os.ReadFile(k)
+			c, err := regular.ReadFile(k, maxKeys)
 			if err != nil {
 				return "", fmt.Errorf("cannot read ssh keys: %w", err)
 			}

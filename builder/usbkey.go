@@ -23,6 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
@@ -488,7 +489,7 @@ func generations(dir, host string) []generation {
 	var out []generation
 	for _, e := range entries {
 		f := filepath.Join(dir, e.Name(), manifest.File)
-		b, err := os.ReadFile(f)
+		b, err := regular.ReadFile(f, manifest.MaxText)
 		if err != nil {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
@@ -41,7 +42,7 @@ const (
 // start, and gives its release. The error is an *UnusableError that says what
 // the file is instead.
 func ReadImage(file string) (release string, err error) {
-	f, err := os.Open(file)
+	f, err := regular.Open(file)
 	if err != nil {
 		return "", fmt.Errorf("cannot read kernel: %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // Kernel is a kernel image with what belongs to it.
@@ -201,7 +202,7 @@ func readConfig(root string, k *Kernel) (Config, string, error) {
 		cands = append(cands, root+"/proc/config.gz")
 	}
 	for _, c := range cands {
-		f, err := os.Open(c)
+		f, err := regular.Open(c)
 		if err != nil {
 			continue
 		}

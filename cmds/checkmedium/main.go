@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
+	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
 func main() {
@@ -43,7 +44,7 @@ func run(p *ui.Printer, args []string) error {
 	default:
 		return exit.Usage(fmt.Errorf("one medium, not %d", len(args)))
 	}
-	f, err := os.Open(file)
+	f, err := volume.Open(file, true)
 	if err != nil {
 		return fmt.Errorf("cannot check medium: %w", err)
 	}

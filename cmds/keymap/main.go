@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 const console = "/dev/tty0"
@@ -35,7 +36,7 @@ func run(args []string) error {
 		}
 		return dump(os.Stdout, m)
 	case len(args) == 2 && args[0] == "load":
-		b, err := os.ReadFile(args[1])
+		b, err := regular.ReadFile(args[1], 1<<20)
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
@@ -251,7 +252,7 @@ func readLayout(name string) (*layout.Layout, error) {
 		}
 		return s.Layout, nil
 	}
-	f, err := os.Open(name)
+	f, err := regular.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read layout: %w", err)
 	}

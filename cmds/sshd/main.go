@@ -12,6 +12,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
 )
@@ -30,7 +31,7 @@ func main() {
 func run(port, file string) error {
 	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
-	b, err := os.ReadFile(file)
+	b, err := regular.ReadFile(file, 16<<20)
 	if err != nil {
 		return fmt.Errorf("cannot serve ssh: %w", err)
 	}

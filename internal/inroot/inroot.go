@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // maxLinks is how many links one path may have, as MAXSYMLINKS of linux/namei.h.
@@ -182,7 +184,7 @@ func Open(root, name string) (*os.File, error) {
 		f := os.NewFile(uintptr(fd), at)
 		st, err := f.Stat()
 		if err == nil && !st.Mode().IsRegular() {
-			err = fmt.Errorf("cannot read %s: it is not a regular file", at)
+			err = fmt.Errorf("cannot read %s: %w", at, regular.Check(st))
 		}
 		if err != nil {
 			f.Close()

@@ -226,3 +226,35 @@ func (w *writer) Write(p []byte) (int, error) {
 	}
 	return all, nil
 }
+
+// maxKeyFile is what ReadFile reads at most, in bytes: that of cryptsetup(8).
+const maxKeyFile = 8 << 20
+
+// ReadFile reads a file of at most 8 MiB with a key, which may be a pipe: a shell's
+// <(program). The wait for its writer ends with ctx.
+func ReadFile(ctx context.Context, name string) ([]byte, error) {
+	type answer struct {
+		b   []byte
+		err error
+	}
+	ch := make(chan answer, 1)
+	go func() {
+		f, err := os.Open(name)
+		if err != nil {
+			ch <- answer{nil, err}
+			return
+		}
+		defer f.Close()
+		b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
+		if err == nil && len(b) > maxKeyFile {
+			err = fmt.Errorf("%s has more than %d bytes", name, maxKeyFile)
+		}
+		ch <- answer{b, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case a := <-ch:
+		return a.b, a.err
+	}
+}

@@ -203,3 +203,27 @@ func TestReaderWriter(t *testing.T) {
 		t.Errorf("Err = %v", err)
 	}
 }
+
+// TestReadFile: a key comes from a file or a pipe; the wait for a pipe's writer ends
+// with the context, and a device has an end, too.
+func TestReadFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(dir+"/key", []byte("secret"), 0o600), syscall.Mkfifo(dir+"/fifo", 0o600), syscall.Mkfifo(dir+"/silent", 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := ReadFile(t.Context(), dir+"/key"); err != nil || string(b) != "secret" {
+		t.Errorf("%q, %v", b, err)
+	}
+	go os.WriteFile(dir+"/fifo", []byte("piped"), 0)
+	if b, err := ReadFile(t.Context(), dir+"/fifo"); err != nil || string(b) != "piped" {
+		t.Errorf("%q, %v", b, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := ReadFile(ctx, dir+"/silent"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a pipe without a writer: %v", err)
+	}
+	if _, err := ReadFile(t.Context(), "/dev/zero"); err == nil {
+		t.Error("a key without an end is taken")
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -33,7 +34,7 @@ func (s *Set) recovery() (map[string][]byte, error) {
 		return s.files, nil
 	}
 	for _, v := range s.volumes {
-		f, err := os.Open(filepath.Join(v.dir, "recovery.tgz"))
+		f, err := regular.Open(filepath.Join(v.dir, "recovery.tgz"))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -144,11 +145,14 @@ func (s *Set) toRestore() []Archive {
 	return out
 }
 
+// maxText is the largest list that is read, in bytes.
+const maxText = 256 << 20
+
 // readSums reads Checksums.md5 or Checksums.sfv; nil when there is neither.
 func readSums(dir string) (map[string]string, error) {
 	sums := map[string]string{}
 	for _, name := range []string{"Checksums.md5", "Checksums.sfv"} {
-		b, err := os.ReadFile(filepath.Join(dir, name))
+		b, err := regular.ReadFile(filepath.Join(dir, name), maxText)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -246,7 +250,7 @@ func (v *volume) check(file string) error {
 	if want == "" || v.good[file] {
 		return nil
 	}
-	f, err := os.Open(file)
+	f, err := regular.Open(file)
 	if err != nil {
 		return err
 	}
@@ -311,7 +315,7 @@ func (c *chain) Read(p []byte) (int, error) {
 			if len(c.files) == 0 {
 				return 0, io.EOF
 			}
-			f, err := os.Open(c.files[0])
+			f, err := regular.Open(c.files[0])
 			if err != nil {
 				return 0, err
 			}

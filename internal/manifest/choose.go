@@ -98,9 +98,9 @@ func readText(dir, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxText+1))
-	if err == nil && len(b) > maxText {
-		err = fmt.Errorf("cannot read %s: it has more than %d bytes", f.Name(), maxText)
+	b, err := io.ReadAll(io.LimitReader(f, MaxText+1))
+	if err == nil && len(b) > MaxText {
+		err = fmt.Errorf("cannot read %s: it has more than %d bytes", f.Name(), MaxText)
 	}
 	return b, err
 }

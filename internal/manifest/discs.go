@@ -14,6 +14,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
@@ -134,7 +135,7 @@ type openVolume struct {
 
 // newDiscStore reads discs.json in dir; nil when there is none.
 func newDiscStore(dir string) (*DiscStore, error) {
-	b, err := target.ReadFile(target.Dir(dir), DiscsFile, maxText)
+	b, err := target.ReadFile(target.Dir(dir), DiscsFile, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -252,7 +253,7 @@ func (s *DiscStore) volume(a *Divided, v Volume) (*volume.File, error) {
 // openVolume checks that the file is the volume that discs.json says.
 func (s *DiscStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, error) {
 	name := filepath.Join(dir, v.File)
-	f, err := os.Open(name)
+	f, err := regular.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -339,7 +340,7 @@ func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, er
 	if problem != nil {
 		return "", problem
 	}
-	own, err := os.ReadFile(filepath.Join(m.Dir, DiscsFile))
+	own, err := regular.ReadFile(filepath.Join(m.Dir, DiscsFile), MaxText)
 	if err != nil {
 		return "", err
 	}
@@ -368,7 +369,7 @@ func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, er
 		}
 	}
 	for _, dir := range dirs {
-		if b, err := os.ReadFile(filepath.Join(dir, DiscsFile)); err == nil {
+		if b, err := regular.ReadFile(filepath.Join(dir, DiscsFile), MaxText); err == nil {
 			if x, err := ParseDiscs(b); err == nil && x.ID == mine.ID && x.This == d.Number {
 				return dir, nil
 			}

@@ -189,8 +189,8 @@ func (m *Manifest) Write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if len(b) >= maxText { // no reader would take it
-		return fmt.Errorf("cannot write manifest: it would have %d bytes; at most %d are read", len(b), maxText)
+	if len(b) >= MaxText { // no reader would take it
+		return fmt.Errorf("cannot write manifest: it would have %d bytes; at most %d are read", len(b), MaxText)
 	}
 	return WriteFile(filepath.Join(dir, File), append(b, '\n'))
 }
@@ -237,8 +237,8 @@ type Set struct {
 	AllDiscs bool
 }
 
-// maxText is the largest manifest or layout that is read.
-const maxText = 256 << 20
+// MaxText is the largest manifest or layout that is read.
+const MaxText = 256 << 20
 
 // Open reads manifest and layout of the set at dir, a directory or URL, and
 // checks that both are well-formed, that the layout is the recorded one, and
@@ -265,7 +265,7 @@ func OpenTape(st *tape.Store) (*Set, error) {
 }
 
 func open(dir string, st target.Store) (*Set, error) {
-	b, err := target.ReadFile(st, File, maxText)
+	b, err := target.ReadFile(st, File, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", dir, File)
 	}
@@ -308,7 +308,7 @@ func open(dir string, st target.Store) (*Set, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", dir, err)
 	}
-	lb, err := target.ReadFile(st, Layout, maxText)
+	lb, err := target.ReadFile(st, Layout, MaxText)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -105,7 +106,7 @@ func (d *Drives) use(v Device, want manifest.Disc) (string, error) {
 	files, err := filepath.Glob(filepath.Join(rescue.SetDir, "*", manifest.DiscsFile))
 	if err == nil {
 		for _, f := range files {
-			b, e := os.ReadFile(f)
+			b, e := regular.ReadFile(f, manifest.MaxText)
 			if e != nil {
 				err = e
 				continue

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/target"
 )
 
@@ -53,7 +53,7 @@ func LoadAnswers(ctx context.Context, file string) (*Answers, error) {
 			b, err = target.ReadFile(st, path.Base(file), maxAnswers)
 		}
 	} else {
-		b, err = os.ReadFile(file)
+		b, err = regular.ReadFile(file, maxAnswers)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read answers: %w", err)

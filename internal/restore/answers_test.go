@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestAnswers(t *testing.T) {
@@ -37,5 +40,26 @@ func TestAnswers(t *testing.T) {
 	}
 	if _, err := LoadAnswers(context.Background(), file+".none"); err == nil {
 		t.Error("a file that is not there")
+	}
+}
+
+// TestAnswersFifo: answers come from a file or a server; a fifo is refused, and not
+// waited for.
+func TestAnswersFifo(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "answers.yaml")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{fifo: "it is a fifo", "/dev/zero": "it is a character device"} {
+		done := make(chan error, 1)
+		go func() { _, err := LoadAnswers(context.Background(), file); done <- err }()
+		select {
+		case err := <-done:
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v; want %s", file, err, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s is waited for", file)
+		}
 	}
 }

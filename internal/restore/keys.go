@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/target"
@@ -51,7 +52,7 @@ func (r *Restorer) keys(ctx context.Context) error {
 		if s.Crypt.Header != "" {
 			if ids == nil {
 				var err error
-				if ids, err = r.identities(); err != nil {
+				if ids, err = r.identities(ctx); err != nil {
 					return err
 				}
 			}
@@ -87,7 +88,7 @@ func (r *Restorer) keys(ctx context.Context) error {
 func (r *Restorer) passphrase(ctx context.Context, s plan.Step, header []byte) ([]byte, error) {
 	what := fmt.Sprintf("%s (was on %s)", s.Crypt.Name, s.Crypt.Device)
 	if f := r.opt.Secrets.KeyFile; f != "" {
-		b, err := os.ReadFile(f)
+		b, err := interrupt.ReadFile(ctx, f)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the key of %s: %w", what, err)
 		}
@@ -166,11 +167,11 @@ func (r *Restorer) header(name string, ids []age.Identity) ([]byte, error) {
 }
 
 // identities reads the identity file, or asks for one that is typed.
-func (r *Restorer) identities() ([]age.Identity, error) {
+func (r *Restorer) identities(ctx context.Context) ([]age.Identity, error) {
 	var b []byte
 	var err error
 	if f := r.opt.Secrets.Identity; f != "" {
-		if b, err = os.ReadFile(f); err != nil {
+		if b, err = interrupt.ReadFile(ctx, f); err != nil {
 			return nil, fmt.Errorf("cannot read the identity: %w", err)
 		}
 	} else {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -225,7 +226,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 		return nil
 	}
 	if r.keys == nil && r.KeyFile != "" {
-		b, err := os.ReadFile(r.KeyFile)
+		b, err := interrupt.ReadFile(ctx, r.KeyFile)
 		if err != nil {
 			return fmt.Errorf("cannot read the key file: %w", err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -73,7 +74,7 @@ func (d Dir) Open(name string) (File, error) {
 	}
 	st, err := f.Stat()
 	if err == nil {
-		err = regular(f.Name(), st)
+		err = usable(f.Name(), st)
 	}
 	if err != nil {
 		f.Close()
@@ -90,7 +91,7 @@ func (d Dir) Size(name string) (int64, error) {
 	file := filepath.Join(string(d), name)
 	st, err := os.Stat(file)
 	if err == nil {
-		err = regular(file, st)
+		err = usable(file, st)
 	}
 	if err != nil {
 		return 0, err
@@ -98,11 +99,11 @@ func (d Dir) Size(name string) (int64, error) {
 	return st.Size(), nil
 }
 
-func regular(name string, st os.FileInfo) error {
-	if st.Mode().IsRegular() {
-		return nil
+func usable(name string, st os.FileInfo) error {
+	if err := regular.Check(st); err != nil {
+		return fmt.Errorf("cannot use %s: %w", name, err)
 	}
-	return fmt.Errorf("cannot use %s: it is not a regular file", name)
+	return nil
 }
 
 func (d Dir) String() string { return string(d) }

@@ -2,17 +2,17 @@ package volume
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // ErrNotRegular is the cause of an error for a fifo, a device or a directory in the
 // place of a file.
-var ErrNotRegular = errors.New("it is not a regular file")
+var ErrNotRegular = regular.ErrNot
 
 // Open opens a file for reading, and waits for nothing: what is neither a regular
 // file, nor a device where devices is true, is an ErrNotRegular. A link is followed.
@@ -26,7 +26,7 @@ func Open(path string, devices bool) (*os.File, error) {
 	st, err := f.Stat()
 	if err == nil && !st.Mode().IsRegular() {
 		if !devices || st.Mode()&os.ModeDevice == 0 {
-			err = &os.PathError{Op: "open", Path: path, Err: ErrNotRegular}
+			err = &os.PathError{Op: "open", Path: path, Err: regular.Check(st)}
 		} else {
 			err = unix.SetNonblock(int(f.Fd()), false)
 		}
@@ -40,16 +40,7 @@ func Open(path string, devices bool) (*os.File, error) {
 
 // ReadSmall reads a regular file of at most limit bytes.
 func ReadSmall(path string, limit int64) ([]byte, error) {
-	f, err := Open(path, false)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", path, limit)
-	}
-	return b, err
+	return regular.ReadFile(path, limit)
 }
 
 // free returns an error if something is at path that a volume must not replace: all
@@ -62,7 +53,7 @@ func free(path string, old bool) error {
 	case err != nil:
 		return err
 	case !st.Mode().IsRegular():
-		return &os.PathError{Op: "replace", Path: path, Err: ErrNotRegular}
+		return &os.PathError{Op: "replace", Path: path, Err: regular.Check(st)}
 	case !old:
 		return &os.PathError{Op: "replace", Path: path, Err: os.ErrExist}
 	}

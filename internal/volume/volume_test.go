@@ -398,7 +398,7 @@ func TestBadStreams(t *testing.T) {
 // archive of many million files is, goes through a volume.
 func TestLargestFrames(t *testing.T) {
 	packed, _ := frames(t, 3)
-	const n = 300 << 20
+	const n = 257 << 20
 	head := binary.LittleEndian.AppendUint32([]byte{0x5c, 0x2a, 0x4d, 0x18}, n)
 	stream := func() io.Reader {
 		return io.MultiReader(bytes.NewReader(packed), bytes.NewReader(head), io.LimitReader(zeroes{}, n), bytes.NewReader(packed))

@@ -1,0 +1,74 @@
+// Package regular reads files that somebody named, and waits for nothing: a fifo or
+// a terminal in the place of a file would never end, and reading a device may do
+// things.
+package regular
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNot is the cause of an error for what is not a regular file.
+var ErrNot = errors.New("not a regular file")
+
+// Check returns an ErrNot that names the kind of what is not a regular file: "it is
+// a fifo, not a regular file".
+func Check(st os.FileInfo) error {
+	kind := "of another kind"
+	switch m := st.Mode(); {
+	case m.IsRegular():
+		return nil
+	case m.IsDir():
+		kind = "a directory"
+	case m&os.ModeNamedPipe != 0:
+		kind = "a fifo"
+	case m&os.ModeSocket != 0:
+		kind = "a socket"
+	case m&os.ModeCharDevice != 0:
+		kind = "a character device"
+	case m&os.ModeDevice != 0:
+		kind = "a block device"
+	case m&os.ModeSymlink != 0:
+		kind = "a symbolic link"
+	}
+	return fmt.Errorf("it is %s, %w", kind, ErrNot)
+}
+
+// Open opens a regular file for reading; a link to one is followed.
+func Open(path string) (*os.File, error) {
+	// Without O_NONBLOCK a fifo would be waited for; for regular files it has no
+	// effect.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		if err = Check(st); err != nil {
+			err = &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// ReadFile reads a regular file of at most limit bytes.
+func ReadFile(path string, limit int64) ([]byte, error) {
+	f, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", path, limit)
+	}
+	return b, err
+}
