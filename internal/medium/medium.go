@@ -222,7 +222,8 @@ func Expected(info *rescue.Info, o rescue.Options) manifest.Wanted {
 // FindSet looks for a set at the sources, in order, and leaves its file system
 // mounted at rescue.SetDir. It returns the set's directory, and remarks for people
 // on what else is there. A source with sets that are not the one wanted, or of several
-// hosts, is passed over; the error names them. A wait for a server ends with ctx.
+// hosts, is passed over; the error names them. A wait for a server, and the search, end
+// with ctx.
 func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir string, remarks []string, err error) {
 	devs, err := Devices()
 	if err != nil {
@@ -230,6 +231,9 @@ func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir s
 	}
 	var errs []error
 	for _, s := range sources {
+		if ctx.Err() != nil {
+			return "", nil, context.Cause(ctx)
+		}
 		switch s.Kind {
 		case "url":
 			dir, err := atURL(ctx, s.Value, want)
@@ -250,6 +254,9 @@ func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir s
 		for _, d := range devs {
 			if !s.matches(d) {
 				continue
+			}
+			if ctx.Err() != nil {
+				return "", nil, context.Cause(ctx)
 			}
 			seen = true
 			f, remarks, err := on(d, s.Path, want)

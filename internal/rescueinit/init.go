@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ const (
 
 // System is the running rescue system.
 type System struct {
+	ctx      context.Context // ends when the machine is being stopped
 	start    time.Time
 	info     *rescue.Info
 	opts     rescue.Options
@@ -58,7 +60,13 @@ type System struct {
 
 // Main never returns when it is process 1.
 func Main() error {
-	s := &System{start: time.Now(), waits: map[int]chan unix.WaitStatus{}, out: os.Stderr, info: &rescue.Info{}, drivers: newDrivers()}
+	ctx := context.Background()
+	if os.Getpid() != 1 { // the worker; what process 1 is told by signals: supervise
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, unix.SIGTERM)
+		defer stop()
+	}
+	s := &System{ctx: ctx, start: time.Now(), waits: map[int]chan unix.WaitStatus{}, out: os.Stderr, info: &rescue.Info{}, drivers: newDrivers()}
 	switch {
 	case os.Getpid() == 1:
 		s.mounts()
@@ -69,7 +77,8 @@ func Main() error {
 		s.openConsoles()
 		s.begin("the reaper", s.reap)
 		s.work()
-		select {} // shells and hot-plugging continue
+		<-s.ctx.Done() // shells and hot-plugging continue until then
+		return nil
 	}
 	return errors.New("cannot run: only the kernel starts init; to restart the machine run reboot")
 }
@@ -98,6 +107,9 @@ func (s *System) work() {
 		{"search of the set", s.search, true},
 		{"settling", s.drivers.settle, false},
 	} {
+		if s.ctx.Err() != nil {
+			return
+		}
 		if step.full && s.opts.Shell {
 			continue
 		}
@@ -106,6 +118,9 @@ func (s *System) work() {
 		}
 	}
 	s.guard("banner", s.banner)
+	if s.ctx.Err() != nil {
+		return // nothing unattended is begun while the machine stops
+	}
 	s.shells(s.opts.Auto != "" && !s.opts.Shell)
 }
 
@@ -298,7 +313,7 @@ func (s *System) medium() {
 	if s.opts.Medium == "" {
 		return
 	}
-	dev, err := wait(s.drivers, mediumTimeout, func() (string, error) { return medium.FindMedium(s.info) })
+	dev, err := s.wait(mediumTimeout, func() (string, error) { return medium.FindMedium(s.info) })
 	if err != nil {
 		s.say("WARNING: the medium this system was started from did not appear within %v: was it pulled out, or is its driver missing? The system itself is in memory and works", mediumTimeout)
 		s.notWhole("medium: not found")
@@ -358,14 +373,14 @@ func (s *System) search() {
 func (s *System) findSet(sources []medium.Source, limit time.Duration) (dir string, remarks []string, err error) {
 	find := func(w manifest.Wanted) func() (string, error) {
 		return func() (string, error) {
-			d, r, err := medium.FindSet(context.Background(), sources, w)
+			d, r, err := medium.FindSet(s.ctx, sources, w)
 			remarks = r
 			return d, err
 		}
 	}
 	want := medium.Expected(s.info, s.opts)
 	want.Strict = true
-	if dir, err = wait(s.drivers, limit, find(want)); err == nil {
+	if dir, err = s.wait(limit, find(want)); err == nil {
 		return dir, remarks, nil
 	}
 	if want.ID != "" && want.Host != "" {
@@ -398,7 +413,7 @@ func (s *System) tape() {
 		return
 	}
 	left := false
-	dev, err := wait(s.drivers, tapeTimeout, func() (string, error) {
+	dev, err := s.wait(tapeTimeout, func() (string, error) {
 		if !left {
 			// A drive that started this machine is a CD drive until it is told.
 			cds, err := tape.CDDrives("")
@@ -434,16 +449,16 @@ func (s *System) tape() {
 	}
 }
 
-// wait tries until it works or the time is over; a device that appears makes
-// it try again at once.
-func wait(d *drivers, limit time.Duration, try func() (string, error)) (string, error) {
+// wait tries until it works, the time is over or the machine is being stopped; a
+// device that appears makes it try again at once.
+func (s *System) wait(limit time.Duration, try func() (string, error)) (string, error) {
 	end := time.Now().Add(limit)
 	for {
 		v, err := try()
-		if err == nil || time.Now().After(end) {
+		if err == nil || time.Now().After(end) || s.ctx.Err() != nil {
 			return v, err
 		}
-		d.change(min(500*time.Millisecond, time.Until(end)))
+		s.drivers.change(min(500*time.Millisecond, time.Until(end)))
 	}
 }
 
@@ -709,17 +724,34 @@ func (s *System) shell(dev string) error {
 	return err
 }
 
-// UnmountAll unmounts what lies on disks, the last mounted first.
-func UnmountAll() {
-	b, err := os.ReadFile("/proc/self/mounts")
+// unmountAll unmounts what is on disks, the last mounted first.
+func (s *System) unmountAll() {
+	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
+		s.say("cannot list mounts: %v", err)
 		return
 	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		f := strings.Fields(lines[i])
-		if len(f) > 1 && (strings.HasPrefix(f[0], "/dev/") || strings.HasPrefix(f[1], rescue.TargetDir)) {
-			_ = unix.Unmount(sysconf.Unescape(f[1]), 0) // what is busy is synced already
+	dirs, err := onDisks(string(b))
+	if err != nil {
+		s.say("%v", err)
+	}
+	for _, d := range dirs {
+		_ = unix.Unmount(d, 0) // what is busy is synced already
+	}
+}
+
+// onDisks gives the mount points of a mountinfo that are on disks or below the
+// restored system's, the last mounted first.
+func onDisks(mountinfo string) ([]string, error) {
+	mounts, err := sysconf.ParseMountinfo(mountinfo)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, m := range slices.Backward(mounts) {
+		if strings.HasPrefix(m.Source, "/dev/") || m.Path == rescue.TargetDir || strings.HasPrefix(m.Path, rescue.TargetDir+"/") {
+			out = append(out, m.Path)
 		}
 	}
+	return out, nil
 }

@@ -2,7 +2,6 @@ package rescueinit
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -37,7 +36,7 @@ func (s *System) network(rng chan struct{}) {
 		}
 		f.Close()
 	}
-	line, err := netconf.Configure(context.Background(), s.opts.Net, source)
+	line, err := netconf.Configure(s.ctx, s.opts.Net, source)
 	if err != nil {
 		s.say("WARNING: network: %v", err)
 		s.state = append(s.state, "network: failed: "+firstLine(err))

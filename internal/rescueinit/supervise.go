@@ -172,7 +172,7 @@ func (s *System) end(cmd int) {
 		}
 	}
 	unix.Sync()
-	UnmountAll()
+	s.unmountAll()
 	unix.Sync()
 	if err := unix.Reboot(cmd); err != nil {
 		s.say("cannot stop the machine: %v", err)
