@@ -85,20 +85,25 @@ func workDir(t *testing.T) string {
 	return t.TempDir()
 }
 
+// long leaves out what others show in most parts: make test stays under an hour.
+func long(t *testing.T) {
+	if os.Getenv("MKCDREC_ALL") == "" {
+		t.Skip("MKCDREC_ALL is not set: make test-all")
+	}
+	t.Parallel()
+}
+
 // TestBIOSLVM is what make demo does; TestKey, TestFit and TestTape have the same
 // machine, so that it is one of the long ones.
 func TestBIOSLVM(t *testing.T) {
-	if os.Getenv("MKCDREC_ALL") == "" {
-		t.Skip("MKCDREC_ALL is not set: make test-all; make demo does the same")
-	}
-	t.Parallel()
+	long(t)
 	runCircle(t, Circle{Kind: BIOSLVM})
 }
 
 // TestFit restores with wishes for sizes and types. Disks of 60 % and 200 % of
 // the old size are what TestKey, TestTape, TestDiscs and TestNetboot restore onto.
 func TestFit(t *testing.T) {
-	t.Parallel()
+	long(t)
 	t.Run("wishes", func(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLVM, Wishes: "--fs-type /home=ext4 --size /=2G", Wished: `test $(findmnt -no FSTYPE /home) = ext4 && test $(blockdev --getsize64 /dev/vg0/root) = 2147483648 && lvs --noheadings -o lv_size --units m vg0/home-dirs`})
 	})
@@ -106,7 +111,7 @@ func TestFit(t *testing.T) {
 
 // TestMD restores a machine with two disks, RAID1 and LVM on RAID0.
 func TestMD(t *testing.T) {
-	t.Parallel()
+	long(t)
 	t.Run("md", func(t *testing.T) { runCircle(t, Circle{Kind: BIOSMD}) })
 }
 
