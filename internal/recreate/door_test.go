@@ -3,6 +3,7 @@ package recreate
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -172,6 +173,45 @@ func (r removing) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
 	}
 	return r.Recorder.Run(ctx, c)
 }
+
+// TestFreeLoops: too few loop devices refuse a plan, and none stays taken.
+func TestFreeLoops(t *testing.T) {
+	open := 0
+	var taken closing = func() error { open--; return nil }
+	attach := func() (io.Closer, error) {
+		if open == 2 {
+			return nil, errors.New("no space left on device")
+		}
+		open++
+		return taken, nil
+	}
+	var r *plan.Refused
+	if err := freeLoops(5, attach); !errors.As(err, &r) || err.Error() != "refused: the plan needs 5 loop devices, and the kernel gives 2: no space left on device" || open != 0 {
+		t.Errorf("%v, %d open", err, open)
+	}
+	if err := freeLoops(2, attach); err != nil || open != 0 {
+		t.Errorf("%v, %d open", err, open)
+	}
+	if _, err := os.Stat("/dev/loop-control"); err != nil || os.Getuid() != 0 {
+		t.Skip("no loop devices here")
+	}
+	if err := FreeLoops(3); err != nil {
+		t.Error(err)
+	}
+	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), "mkcdrec-loop") {
+			t.Errorf("%s is still attached to %s", f, b)
+		}
+	}
+}
+
+type closing func() error
+
+func (c closing) Close() error { return c() }
 
 // TestSparseBrackets: a directory with a name like a pattern has its files found.
 func TestSparseBrackets(t *testing.T) {

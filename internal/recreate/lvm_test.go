@@ -1,16 +1,16 @@
 package recreate
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // lvmRestore has the real programs take a group's text, on sparse files behind loop
@@ -21,54 +21,15 @@ func lvmRestore(t *testing.T, g *layout.VolumeGroup, config string, size func(de
 	if _, err := exec.LookPath("lvm"); err != nil || os.Getuid() != 0 {
 		t.Skip("lvm is not installed, or this is not root; make test has both")
 	}
-	dir := t.TempDir()
-	file := filepath.Join(dir, "text")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	var pvs []trialPV
+	for _, p := range g.PVs {
+		pvs = append(pvs, trialPV{p.UUID, size(p.Device)})
 	}
-	filter, devs := "", []string{}
-	for i := range g.PVs {
-		img := filepath.Join(dir, fmt.Sprint("pv", i))
-		if err := os.WriteFile(img, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(img, int64(size(g.PVs[i].Device))); err != nil {
-			t.Fatal(err)
-		}
-		out, err := exec.Command("losetup", "--show", "-f", img).Output()
-		if err != nil {
-			t.Skip("no loop devices here: ", err)
-		}
-		dev := strings.TrimSpace(string(out))
-		defer exec.Command("losetup", "-d", dev).Run()
-		devs = append(devs, dev)
-		filter += `"a|^` + dev + `$|", `
+	out, err := tryGroup(t.Context(), tool.Exec{}, t.TempDir(), g.Name, config, pvs, "lvs", "-a", "-H", "--noheadings", "-o", "lv_name,lv_size", "--units", "m", g.Name)
+	if errors.As(err, new(loopError)) {
+		t.Skip("no loop devices here: ", err)
 	}
-	conf := "devices {\n use_devicesfile = 0\n filter = [ " + filter + "\"r|.*|\" ]\n global_filter = [ " + filter + "\"r|.*|\" ]\n}\nglobal {\n event_activation = 0\n}\nbackup {\n backup = 0\n archive = 0\n}\nactivation {\n udev_sync = 0\n udev_rules = 0\n}\n"
-	if err := os.WriteFile(filepath.Join(dir, "lvm.conf"), []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	lvm := func(args ...string) (string, error) {
-		c := exec.Command("lvm", args...)
-		c.Env = append(os.Environ(), "LVM_SYSTEM_DIR="+dir, "DM_DISABLE_UDEV=1", "LVM_SUPPRESS_FD_WARNINGS=1")
-		out, err := c.CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%v: %w: %s", args, err, out)
-		}
-		return string(out), err
-	}
-	for i, p := range g.PVs {
-		if _, err := lvm("pvcreate", "-ff", "-y", "--uuid", p.UUID, "--restorefile", file, devs[i]); err != nil {
-			return "", err
-		}
-	}
-	if _, err := lvm("vgcfgrestore", "-f", file, g.Name, "--driverloaded", "n"); err != nil {
-		return "", err
-	}
-	if out, err := lvm("vgck", g.Name, "--driverloaded", "n"); err != nil {
-		return out, err
-	}
-	return lvm("lvs", "-a", "-H", "--noheadings", "-o", "lv_name,lv_size", "--units", "m", g.Name, "--driverloaded", "n")
+	return string(out), err
 }
 
 // TestGroupText has vgcfgrestore take what is left of a group with history, thin clones,

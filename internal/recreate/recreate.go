@@ -42,6 +42,9 @@ type Recreator struct {
 	// Sparse tells that disks are sparse files in memory: nothing that is zero bytes
 	// is written.
 	Sparse bool
+	// Loops tells that Rehearse may try LVM on loop devices: no udev is here that would
+	// take what is on them for parts of the machine's own groups.
+	Loops bool
 	// Own names the disks whose arrays, LUKS devices and volumes Release may close; nil
 	// for those of the plan. Others may have the same names.
 	Own []string

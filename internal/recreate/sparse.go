@@ -3,6 +3,7 @@ package recreate
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,6 +60,35 @@ func (s Sparse) loop(file string, size int64, sector uint32) (string, error) {
 		return "", err
 	}
 	return name, hold.Close()
+}
+
+// FreeLoops refuses what needs n loop devices if the kernel does not give as many. They
+// are taken for a moment, for it makes most of them when they are asked for.
+func FreeLoops(n int) error {
+	f, err := os.CreateTemp("", "mkcdrec-loop")
+	if err != nil {
+		return fmt.Errorf("cannot try loop devices: %w", err)
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := f.Truncate(int64(quantity.MiB)); err != nil {
+		return fmt.Errorf("cannot try loop devices: %w", err)
+	}
+	return freeLoops(n, func() (io.Closer, error) {
+		_, hold, err := blockdev.Loop(&unix.LoopConfig{Fd: uint32(f.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}})
+		return hold, err
+	})
+}
+
+func freeLoops(n int, attach func() (io.Closer, error)) error {
+	for i := range n {
+		hold, err := attach()
+		if err != nil {
+			return &plan.Refused{Reason: fmt.Sprintf("the plan needs %d loop devices, and the kernel gives %d: %v", n, i, err)}
+		}
+		defer hold.Close()
+	}
+	return nil
 }
 
 // attached gives the loop device that a file is behind, "" for none.

@@ -1,0 +1,34 @@
+package plan
+
+import "slices"
+
+// Program is a program that carries out steps of a plan.
+type Program struct {
+	Name string
+	Step int // the first one that runs it, from 1
+}
+
+// Programs lists the programs that the steps run, in their order.
+func (p *Plan) Programs() []Program {
+	var out []Program
+	for i, s := range p.Steps {
+		var names []string
+		for _, c := range s.Run {
+			names = append(names, c[0])
+		}
+		switch s.Kind {
+		case MakeArray:
+			names = append(names, "mdadm")
+		case MakeCrypt:
+			names = append(names, "cryptsetup")
+		case MakePV, RestoreVG, MakeThin:
+			names = append(names, "lvm")
+		}
+		for _, n := range names {
+			if !slices.ContainsFunc(out, func(x Program) bool { return x.Name == n }) {
+				out = append(out, Program{n, i + 1})
+			}
+		}
+	}
+	return out
+}
