@@ -35,10 +35,15 @@ func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Map
 	if err := r.hideLVM(); err != nil {
 		return err
 	}
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		if _, err := r.Run.Run(ctx, tool.New("modprobe", "loop")); err != nil {
-			return fmt.Errorf("cannot start the dry run: %w", err)
-		}
+	if err := r.loopDriver(ctx); err != nil {
+		return fmt.Errorf("cannot start the dry run: %w", err)
+	}
+	have, err := s.Loops() // of a run before
+	if err == nil {
+		err = recreate.FreeLoops(max(len(m)-len(have), 0))
+	}
+	if err != nil {
+		return err
 	}
 	if err := r.tidy(ctx); err != nil {
 		return err
@@ -77,6 +82,15 @@ func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Map
 		r.Machine.Only = append(r.Machine.Only, p.Name)
 	}
 	return nil
+}
+
+// loopDriver loads the kernel's driver of loop devices.
+func (r *Restorer) loopDriver(ctx context.Context) error {
+	if _, err := os.Stat("/dev/loop-control"); err == nil {
+		return nil
+	}
+	_, err := r.Run.Run(ctx, tool.New("modprobe", "loop"))
+	return err
 }
 
 // dryFull says that there is no memory left, which programs see as a disk that

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -30,11 +32,20 @@ type journalLine struct {
 	// the first line: a plan may be the same for another set.
 	Set      string `json:"set,omitempty"`
 	Manifest string `json:"manifest,omitempty"`
-	Step     int    `json:"step,omitempty"` // from 1
-	Text     string `json:"text,omitempty"`
+	// Disks are those that the run writes to: in the first line, and in one more for each
+	// run that resumes it, for a disk may have got another name meanwhile.
+	Disks []journalDisk `json:"disks,omitempty"`
+	Step  int           `json:"step,omitempty"` // from 1
+	Text  string        `json:"text,omitempty"`
 	// Locks are the files of the step's archive that get immutable or append-only
 	// when all else is done.
 	Locks []archive.Lock `json:"locks,omitempty"`
+}
+
+// journalDisk is a disk by its name and the kernel's number of it, plan.Place.
+type journalDisk struct {
+	Name string `json:"name"`
+	Seq  uint64 `json:"seq,omitempty"`
 }
 
 func openJournal() *journal {
@@ -91,7 +102,29 @@ func (j *journal) resume(want journalLine) (map[int][]archive.Lock, error) {
 	if err := os.Truncate(j.file, int64(whole)); err != nil {
 		return nil, fmt.Errorf("cannot resume: %w", err)
 	}
-	return done, nil
+	return done, j.add(journalLine{Disks: want.Disks})
+}
+
+// disks gives the names of the disks that the journal's runs have written to, but for
+// those that another disk has now; never nil.
+func (j *journal) disks(m probe.Machine) []string {
+	out := []string{}
+	b, err := os.ReadFile(j.file)
+	if err != nil {
+		return out
+	}
+	for _, line := range bytes.Split(b, []byte("\n")) {
+		var l journalLine
+		if json.Unmarshal(line, &l) != nil {
+			continue
+		}
+		for _, d := range l.Disks {
+			if seq := m.Place(d.Name).Seq; (seq == 0 || d.Seq == 0 || seq == d.Seq) && !slices.Contains(out, d.Name) {
+				out = append(out, d.Name)
+			}
+		}
+	}
+	return out
 }
 
 func (j *journal) done(step int, text string, locks []archive.Lock) error {

@@ -9,7 +9,11 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // A resumed run knows which steps are done, and what they left to be locked; the
@@ -93,5 +97,64 @@ func TestJournalResumedTwice(t *testing.T) {
 	}
 	if _, err := j.start(d, true); err == nil {
 		t.Error("a journal without a beginning is resumed")
+	}
+}
+
+// What a stopped run has left is closed on the disks of that run alone: groups of the
+// same name on other disks, and on a disk that has the name of one now, are in use.
+func TestTidy(t *testing.T) {
+	for name, c := range map[string]struct {
+		on   string // where the group is
+		seq  string // of vda, now
+		want string
+	}{
+		"its disk":            {"vda", "7", "lvm vgchange -an vg0"},
+		"its disk, resumed":   {"vdb", "7", "lvm vgchange -an vg0"},
+		"its disk is gone":    {"vda", "", "lvm vgchange -an vg0"},
+		"another disk":        {"vdc", "7", ""},
+		"exchanged meanwhile": {"vda", "8", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			put := func(p, text string) {
+				t.Helper()
+				if err := errors.Join(os.MkdirAll(filepath.Dir(root+p), 0o755), os.WriteFile(root+p, []byte(text), 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put("/proc/self/mountinfo", "")
+			put("/sys/block/dm-0/dm/name", "vg0-root\n")
+			put("/sys/block/dm-0/dm/uuid", "LVM-a\n")
+			put("/sys/class/block/dm-0/slaves/"+c.on+"/x", "")
+			for _, d := range []string{"vda", "vdb", "vdc"} {
+				if d == "vda" && c.seq != "7" {
+					if c.seq != "" {
+						put("/sys/class/block/vda/diskseq", c.seq+"\n")
+					}
+					continue
+				}
+				put("/sys/class/block/"+d+"/diskseq", "7\n")
+			}
+			rec := &tool.Recorder{Answers: map[string]string{"lvm": ""}}
+			r := &Restorer{Run: rec, Machine: probe.Machine{Root: root, Run: rec}, journal: &journal{filepath.Join(t.TempDir(), "journal.jsonl")}, opt: Options{Target: t.TempDir()},
+				set: &manifest.Set{Layout: &layout.Layout{VolumeGroup: []layout.VolumeGroup{{Name: "vg0"}}}}}
+			first := journalLine{Digest: "d", Set: "s", Manifest: "m", Disks: []journalDisk{{"vda", 7}}}
+			if err := r.tidy(t.Context()); err != nil || len(rec.Calls) > 0 {
+				t.Fatalf("without a run before: %v, %q", err, rec.Calls)
+			}
+			if _, err := r.journal.start(first, false); err != nil {
+				t.Fatal(err)
+			}
+			first.Disks[0] = journalDisk{"vdb", 7}
+			if _, err := r.journal.start(first, true); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.tidy(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(rec.Calls, "; "); got != c.want {
+				t.Errorf("ran %q; want %q", got, c.want)
+			}
+		})
 	}
 }

@@ -385,6 +385,8 @@ func (r *Restorer) ready(ctx context.Context) error {
 	r.rec.Image = func(ctx context.Context, file string, dst io.WriterAt) error {
 		return r.set.RestoreImage(ctx, file, dst, func(total int64) progress.Counter { return r.Screen.Phase("writing "+file, total) })
 	}
+	// Where udev is, it would take what is on a loop device for the machine's own.
+	r.rec.Loops = rescue.Inside() && r.loopDriver(ctx) == nil
 	return errors.Join(r.programs(), r.drivers(ctx), r.rec.Rehearse(ctx), r.rec.Ends())
 }
 
@@ -538,14 +540,14 @@ func mountedOn(m probe.Machine, dir string) bool {
 	return false
 }
 
-// tidy undoes what an earlier run of ours that was stopped has left: its
-// mounts and its active volume groups. It does so only where the journal of
-// this very system says that a run began.
+// tidy undoes what an earlier run of ours that was stopped has left: its mounts, and
+// arrays, LUKS devices and volume groups on its disks. It does so only where the journal
+// of this very system says that a run began. Others may have the same names.
 func (r *Restorer) tidy(ctx context.Context) error {
 	if !r.journal.began() || r.opt.PlanOnly {
 		return nil
 	}
-	rec := &recreate.Recreator{Plan: r.whatever(), Run: r.Run, Target: r.opt.Target, Machine: r.Machine}
+	rec := &recreate.Recreator{Plan: r.whatever(), Own: r.journal.disks(r.Machine), Run: r.Run, Target: r.opt.Target, Machine: r.Machine}
 	if err := rec.Release(ctx); err != nil {
 		return fmt.Errorf("cannot clean up after the run before:\n%w", err)
 	}
@@ -567,32 +569,20 @@ func (r *Restorer) whatever() *plan.Plan {
 	return p
 }
 
-// programs checks that everything the plan runs is there.
+// programs refuses a plan whose programs are not all there.
 func (r *Restorer) programs() error {
 	var missing []string
-	look := func(name string) {
-		for _, d := range filepath.SplitList(os.Getenv("PATH")) {
-			if st, err := os.Stat(filepath.Join(d, name)); err == nil && !st.IsDir() {
-				return
-			}
-		}
-		for _, m := range missing {
-			if m == name {
-				return
-			}
-		}
-		missing = append(missing, name)
-	}
-	for _, s := range r.plan.Steps {
-		for _, c := range s.Run {
-			look(c[0])
-		}
-		if s.Kind == plan.MakePV {
-			look("lvm")
+	for _, p := range r.plan.Programs() {
+		found := slices.ContainsFunc(filepath.SplitList(os.Getenv("PATH")), func(dir string) bool {
+			st, err := os.Stat(filepath.Join(dir, p.Name))
+			return err == nil && !st.IsDir()
+		})
+		if !found {
+			missing = append(missing, fmt.Sprintf("%s, for step %d (%s)", p.Name, p.Step, r.plan.Steps[p.Step-1]))
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("cannot carry out the plan: this rescue system has no %s", strings.Join(missing, ", "))
+		return &plan.Refused{Reason: "the plan needs programs that are not here:\n  " + strings.Join(missing, "\n  ")}
 	}
 	return nil
 }
@@ -610,7 +600,7 @@ func (r *Restorer) drivers(ctx context.Context) error {
 		if !knows(s.FSType) {
 			_, err := r.Run.Run(ctx, tool.New("modprobe", s.FSType))
 			if !knows(s.FSType) {
-				errs = append(errs, fmt.Errorf("cannot carry out the plan: the kernel here can't mount %s: %w", s.FSType, cmp.Or(err, errors.New("it has no driver"))))
+				errs = append(errs, &plan.Refused{Reason: fmt.Sprintf("the plan needs the file system %s, and the kernel here can't mount it: %v", s.FSType, cmp.Or(err, errors.New("it has no driver")))})
 			}
 		}
 	}
@@ -637,7 +627,7 @@ func (r *Restorer) confirm() error {
 // carryOut does the steps, unpacks archives as soon as their file systems are
 // mounted, and makes the system start.
 func (r *Restorer) carryOut(ctx context.Context) (err error) {
-	done, err := r.journal.start(journalLine{Digest: r.plan.Digest(), Set: r.set.Manifest.ID, Manifest: r.set.Digest}, r.opt.Resume)
+	done, err := r.journal.start(journalLine{Digest: r.plan.Digest(), Set: r.set.Manifest.ID, Manifest: r.set.Digest, Disks: r.disks()}, r.opt.Resume)
 	if err != nil {
 		return err
 	}
@@ -722,6 +712,15 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		return err
 	}
 	return r.rec.Release(ctx)
+}
+
+// disks are those of the plan, for the journal.
+func (r *Restorer) disks() []journalDisk {
+	var out []journalDisk
+	for _, d := range r.plan.Disks {
+		out = append(out, journalDisk{d.New.Name, r.Machine.Place(d.New.Name).Seq})
+	}
+	return out
 }
 
 func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {

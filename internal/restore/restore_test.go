@@ -149,3 +149,34 @@ func TestLogsStayInside(t *testing.T) {
 		t.Errorf("outside: %v %v", left, err)
 	}
 }
+
+// A program that is not there refuses the plan, by name and step, also with --plan and in
+// a dry run.
+func TestProgramMissing(t *testing.T) {
+	dir := t.TempDir()
+	for _, n := range []string{"lvm", "mke2fs"} {
+		if err := os.WriteFile(filepath.Join(dir, n), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "cryptsetup"), 0o755); err != nil { // no program
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	r := &Restorer{plan: &plan.Plan{Steps: []plan.Step{
+		{Kind: plan.MakePV, Device: "vda2", Text: "make PV"},
+		{Kind: plan.RestoreVG, Device: "vda2", Text: "make group"},
+		{Kind: plan.MakeFS, Device: "vda1", Run: [][]string{{"mke2fs", "/dev/vda1"}, {"tune2fs", "/dev/vda1"}}, Text: "make ext4"},
+		{Kind: plan.MakeArray, Device: "md0", Run: [][]string{{"mdadm"}}, Text: "make array"},
+		{Kind: plan.MakeCrypt, Device: "md0", Run: [][]string{{"cryptsetup"}}, Text: "make LUKS"}}}}
+	err := r.programs()
+	var refused *plan.Refused
+	want := "refused: the plan needs programs that are not here:\n  tune2fs, for step 3 (make ext4)\n  mdadm, for step 4 (make array)\n  cryptsetup, for step 5 (make LUKS)"
+	if !errors.As(err, &refused) || err.Error() != want {
+		t.Errorf("programs = %v; want %s", err, want)
+	}
+	r.plan.Steps = r.plan.Steps[:2]
+	if err := r.programs(); err != nil {
+		t.Error(err)
+	}
+}
