@@ -567,6 +567,22 @@ func TestNetboot(t *testing.T) {
 			}
 			t.Logf("%d paths compared; named differences: %v", r.out.Paths, r.out.Named)
 			record(t, r.Circle, r.out)
+			// The network stays first in the boot order: nothing is restored again, and
+			// the restored system starts.
+			for i := range m.Disks {
+				m.Disks[i].Snapshot = true
+			}
+			m.Log = r.log("again")
+			if vm, err = Start(ctx, m); err != nil {
+				t.Fatal(err)
+			}
+			defer vm.Kill()
+			if err := vm.Menu("r", bootLimit); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := vm.Expect(`NOT RESTORED AGAIN: this machine was restored(?s:.*)`+kind+` login: `, 2*bootLimit); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
