@@ -335,8 +335,8 @@ func (p *Plan) distinct() {
 func (p *Plan) unsupported(c *Config) {
 	l := p.Layout
 	for _, u := range l.Unsupported {
-		dev, _, _ := strings.Cut(u.Device, ":") // "vda2:@snap" is a subvolume
-		rule := c.excludes(append(p.names(dev), u.Device, u.What)...)
+		dev, part, _ := strings.Cut(u.Device, ":") // "vda2:@snap" is a subvolume
+		rule := c.excludes(append(p.names(dev), u.Device, part, u.What)...)
 		fs := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
 		switch {
 		case rule != "":

@@ -430,3 +430,35 @@ func TestAwayListed(t *testing.T) {
 		t.Errorf("not covered: %q", p.NotCovered)
 	}
 }
+
+// What has no device of its own is excluded by its own name, by that of the device it is
+// on, and with the disks under that.
+func TestExcludeParts(t *testing.T) {
+	for name, want := range map[string]string{
+		"vdd":             "hybrid vg9 LUKS",
+		"/dev/vdd":        "hybrid vg9 LUKS",
+		"disk/by-id/D":    "hybrid vg9 LUKS",
+		"vdd1":            "vg9 LUKS",
+		"vg9":             "vg9",
+		"hybrid-mbr:vdd":  "hybrid",
+		"vdd:hybrid-mbr":  "hybrid",
+		"vdb":             "",
+		"hybrid-mbr:vdb":  "",
+		"something-other": "",
+	} {
+		l := twoDisks("/no-such-mount")
+		l.Links["vdd"] = []string{"by-id/D"}
+		l.Crypts = []layout.Crypt{{Name: "secret", Device: "vdd1"}}
+		l.Unsupported = []layout.Unsupported{{What: "hybrid-mbr:vdd", Device: "vdd:hybrid-mbr", Reason: "hybrid"}, {What: "vg9", Device: "vdd1:vg9", Reason: "a part of vg9 is missing"}}
+		p, err := NewPlan(&Config{ExcludeDevices: []string{name}}, l, nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		not := strings.Join(p.NotCovered, ";")
+		for _, part := range []string{"hybrid", "vg9", "LUKS"} {
+			if got := !strings.Contains(not, part); got != strings.Contains(want, part) {
+				t.Errorf("exclude_devices: %s: %s excluded %v; not covered: %s", name, part, got, not)
+			}
+		}
+	}
+}

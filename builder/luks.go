@@ -50,7 +50,7 @@ func (p *Plan) luks(c *Config) error {
 	for i := range p.Layout.Crypts {
 		k := &p.Layout.Crypts[i]
 		switch {
-		case c.excludes(append(p.Layout.DisksUnder(k.Device), k.Device, k.Mapper(), k.Name)...) != "":
+		case c.excludes(append(p.names(k.Device), k.Mapper(), k.Name)...) != "":
 		case c.LUKSHeaders == "none":
 			p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: its LUKS header with all keys: luks_headers: none", k.Device))
 		case len(r) == 0:

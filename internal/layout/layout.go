@@ -517,7 +517,10 @@ type SwapFile struct {
 type Unsupported struct {
 	What   string `json:"what"`   // device or mount point
 	Reason string `json:"reason"` // what it is and what is missing
-	Device string `json:"device"` // to be excluded by name
+	// Device is a device by which it can be excluded, as by the disks under it. What has
+	// no device of its own is named behind the one that it is on: "vda2:@home",
+	// "vda:hybrid-mbr", "vdb1:vg0".
+	Device string `json:"device"`
 }
 
 // MaxSize is how many bytes a layout may have as JSON, for who writes one and who

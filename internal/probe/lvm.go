@@ -49,7 +49,7 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 			}
 		}
 		if len(missing) > 0 {
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name, Device: g.Name, Reason: "volume group with missing physical volumes (" + strings.Join(missing, ", ") + "); make it whole (lvconvert --repair, vgreduce --removemissing)"})
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name, Device: groupOn(g), Reason: "volume group with missing physical volumes (" + strings.Join(missing, ", ") + "); make it whole (lvconvert --repair, vgreduce --removemissing)"})
 			continue
 		}
 		for _, v := range lvs {
@@ -103,12 +103,21 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 			err = cacheless(&g)
 		}
 		if err != nil {
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name, Device: g.Name, Reason: err.Error()})
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name, Device: groupOn(g), Reason: err.Error()})
 			continue
 		}
 		l.VolumeGroup = append(l.VolumeGroup, g)
 	}
 	return nil
+}
+
+// groupOn is the Device of an Unsupported about a group that is not in the layout: the
+// part of its first physical volume that it is.
+func groupOn(g layout.VolumeGroup) string {
+	if len(g.PVs) == 0 {
+		return g.Name
+	}
+	return partOf(g.PVs[0].Device, g.Name)
 }
 
 func (m Machine) hasPV(l *layout.Layout) bool {

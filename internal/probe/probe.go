@@ -154,8 +154,7 @@ func (m Machine) storage(l *layout.Layout) (disks []layout.Disk, faulty map[stri
 	faulty = map[string]bool{}
 	for _, d := range disks {
 		if m.hybrid(&d) {
-			what := "hybrid-mbr:" + d.Name
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: what, Device: what, Reason: "the MBR of this GPT disk has partitions of its own; the disk will be made without them"})
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: "hybrid-mbr:" + d.Name, Device: partOf(d.Name, "hybrid-mbr"), Reason: "the MBR of this GPT disk has partitions of its own; the disk will be made without them"})
 		}
 		err, ok := wrong[d.Name]
 		if !ok || m.isKey(d.Name) {
@@ -172,6 +171,10 @@ func (m Machine) storage(l *layout.Layout) (disks []layout.Disk, faulty map[stri
 	}
 	return slices.DeleteFunc(disks, func(d layout.Disk) bool { return errors.As(wrong[d.Name], new(awayError)) || m.isKey(d.Name) }), faulty, nil
 }
+
+// partOf is the Device of an Unsupported that has no device of its own, but is on one:
+// "vda:hybrid-mbr", so that it is excluded with the device and its disks.
+func partOf(dev, what string) string { return dev + ":" + what }
 
 // hybrid tells whether the MBR of a GPT disk names more than the disk as a
 // whole; UEFI specification 2.10, §5.2.3.

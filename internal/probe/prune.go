@@ -52,7 +52,8 @@ func dropFirst(l *layout.Layout, faults []error, faulty map[string]bool) bool {
 			cannot(g.Name + "/" + g.LVs[j].Name)
 			g.LVs = slices.Delete(g.LVs, j, j+1)
 		case scan(where, "volumeGroups[%d]", &i):
-			cannot(l.VolumeGroup[i].Name)
+			g := l.VolumeGroup[i]
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: escape(g.Name), Device: escape(groupOn(g)), Reason: escape(what)})
 			l.VolumeGroup = slices.Delete(l.VolumeGroup, i, i+1)
 		case scan(where, "filesystems[%d]", &i):
 			cannot(l.Filesystems[i].Device)

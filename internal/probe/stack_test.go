@@ -126,7 +126,7 @@ func TestLUKSAndThin(t *testing.T) {
 	}
 	gone, err := Machine{Root: root, Run: lvmProgram{lvs: lvs, missing: "aaaaaa-0009-4567-89ab-cdef-0123-456789"}}.Read(context.Background())
 	if err != nil || len(gone.VolumeGroup) != 0 || gone.Validate() != nil || !slices.ContainsFunc(gone.Unsupported, func(u layout.Unsupported) bool {
-		return u.Device == "vg0" && strings.Contains(u.Reason, "missing physical volumes (aaaaaa-0009-")
+		return u.What == "vg0" && u.Device == "mapper/secret:vg0" && strings.Contains(u.Reason, "missing physical volumes (aaaaaa-0009-")
 	}) {
 		t.Errorf("a group with a part missing: %v %+v", err, gone.Unsupported)
 	}
@@ -200,7 +200,7 @@ func TestHybrid(t *testing.T) {
 		t.Fatal(err)
 	}
 	l, err := Machine{Root: root, Run: &tool.Recorder{}}.Read(context.Background())
-	if err != nil || !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == "hybrid-mbr:vda" }) {
+	if err != nil || !slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.What == "hybrid-mbr:vda" && u.Device == "vda:hybrid-mbr" }) {
 		t.Errorf("%v %+v", err, l)
 	}
 }
