@@ -29,6 +29,13 @@ import (
 // aSet makes a set of one small archive.
 func aSet(t *testing.T, created time.Time, notCovered ...string) string {
 	t.Helper()
+	return setWith(t, &layout.Layout{}, created, notCovered...)
+}
+
+// setWith is aSet with what its layout has.
+func setWith(t *testing.T, is *layout.Layout, created time.Time, notCovered ...string) string {
+	t.Helper()
+	is.Version, is.Boot = layout.Version, layout.Boot{Firmware: layout.BIOS}
 	set := filepath.Join(t.TempDir(), "set")
 	src := t.TempDir()
 	if err := os.Mkdir(set, 0o700); err != nil {
@@ -57,7 +64,7 @@ func aSet(t *testing.T, created time.Time, notCovered ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join((&layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS}}).Write(l), l.Close()); err != nil {
+	if err := errors.Join(is.Write(l), l.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range []string{name, manifest.Layout} {
@@ -121,6 +128,11 @@ func TestStatus(t *testing.T) {
 	whole := aSet(t, time.Now())
 	part := aSet(t, time.Now(), "vdb1: ext4 file system that is not mounted")
 	future := aSet(t, time.Now().Add(48*time.Hour))
+	image := func(i layout.Image) string {
+		i.Device, i.Type, i.Size = "vdb", "ntfs", 1<<30
+		return setWith(t, &layout.Layout{Disks: []layout.Disk{{Name: "vdb", Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512}}, Images: []layout.Image{i}}, time.Now())
+	}
+	byRule, without := image(layout.Image{Excluded: "exclude_devices: vdb"}), image(layout.Image{})
 	damaged := aSet(t, time.Now())
 	if err := os.Truncate(filepath.Join(damaged, "vda1._.tar.zst"), 40); err != nil {
 		t.Fatal(err)
@@ -137,6 +149,9 @@ func TestStatus(t *testing.T) {
 		{[]string{"list", part, "/file"}, "", exit.Partial, "vdb1"},
 		{[]string{"verify", part}, "", exit.Partial, "vdb1"},
 		{[]string{"--json", "list", part}, "", exit.Partial, "vdb1"},
+		{[]string{"list", byRule}, "", exit.OK, "left out: vdb (ntfs): exclude_devices: vdb"},
+		{[]string{"verify", byRule}, "", exit.OK, ""},
+		{[]string{"list", without}, "", exit.Partial, "not covered: vdb (ntfs): its image is not in the set"},
 		{[]string{"verify", damaged}, "", exit.Failed, "vda1._.tar.zst"},
 		{[]string{"verify", future}, "", exit.OK, "dated in the future"},
 		{[]string{"list", whole}, "/dev/full", exit.Failed, "cannot write to standard output: "},

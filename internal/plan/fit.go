@@ -238,7 +238,9 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 	}
 	for _, m := range f.l.Images {
 		if m.Device == dev {
-			it.what = m.What() + ", block by block"
+			if it.what = m.What() + ", block by block"; m.Excluded != "" {
+				it.what = m.What() + ", left out of the set"
+			}
 			return it
 		}
 	}

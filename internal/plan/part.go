@@ -70,8 +70,8 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		l.Swap[i].Active = l.Swap[i].Active && on(l.Swap[i].Device) == ""
 	}
 	for i := range l.Images {
-		if on(l.Images[i].Device) != "" {
-			l.Images[i].File = ""
+		if d := on(l.Images[i].Device); d != "" {
+			l.Images[i].File, l.Images[i].Excluded = "", "--exclude-disk "+d
 		}
 	}
 	l.Boot.Disks = slices.DeleteFunc(l.Boot.Disks, func(d string) bool { return slices.Contains(disks, d) })

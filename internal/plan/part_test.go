@@ -42,6 +42,11 @@ func TestExclude(t *testing.T) {
 			t.Errorf("step %q", s)
 		}
 	}
+	with := twoDisks()
+	with.Images = []layout.Image{{Device: "sdb2", Type: "ntfs", File: "sdb2.img.zst"}, {Device: "sda1", File: "sda1.img.zst"}}
+	if x, err := Exclude(with, []string{"sdb"}); err != nil || x.Images[0].File != "" || x.Images[0].Excluded != "--exclude-disk sdb" || x.Images[1].File == "" || x.Images[1].Excluded != "" {
+		t.Errorf("images: %v, %v", x, err)
+	}
 	if l.Mounted("/data").Excluded != "" {
 		t.Error("the layout itself was changed")
 	}

@@ -110,14 +110,14 @@ func TestNotCovered(t *testing.T) {
 		t.Fatal(err)
 	}
 	set.Manifest.NotCovered = []string{"sdb1: not mounted"}
-	set.Layout.Images = []layout.Image{{Device: "sdc"}}
+	set.Layout.Images = []layout.Image{{Device: "sdc"}, {Device: "sdd", Type: "ntfs", Excluded: "exclude_devices: sdd"}}
 	n := &notes{}
 	r := &Restorer{Screen: n, set: set}
 	r.lacks()
 	if got := strings.Join(r.report.NotCovered, "; "); got != "sdb1: not mounted; sdc (unknown content): its image is not in the set" {
 		t.Errorf("report: %s", got)
 	}
-	if got := strings.Join(n.said, "\n"); !strings.Contains(got, "sdb1: not mounted") || !strings.Contains(got, "sdc (unknown content)") {
+	if got := strings.Join(n.said, "\n"); !strings.Contains(got, "sdb1: not mounted") || !strings.Contains(got, "sdc (unknown content)") || !strings.Contains(got, "left out of the backup: sdd (ntfs): exclude_devices: sdd") {
 		t.Errorf("shown: %s", got)
 	}
 }

@@ -92,6 +92,9 @@ func holds(l *layout.Layout, dev string) string {
 	}
 	for _, i := range l.Images {
 		if i.Device == dev {
+			if i.Excluded != "" {
+				return i.What() + " (left out: " + i.Excluded + ")"
+			}
 			return i.What() + ", as it is"
 		}
 	}

@@ -116,6 +116,16 @@ func (f *failsOnce) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// What is saved block by block, and what a rule leaves out of that.
+func TestDrawImages(t *testing.T) {
+	disk := func(n string) layout.Disk { return layout.Disk{Name: n, Size: quantity.GiB} }
+	var b bytes.Buffer
+	DrawLayout(&b, &layout.Layout{Disks: []layout.Disk{disk("sda"), disk("sdb")}, Images: []layout.Image{{Device: "sda", Type: "ntfs", File: "sda.img.zst"}, {Device: "sdb", Type: "ntfs", Excluded: "exclude_devices: sdb"}}})
+	if got := b.String(); strings.Count(got, "ntfs, as it is") != 1 || !strings.Contains(got, "ntfs (left out: exclude_devices: sdb)") {
+		t.Errorf("drawn:\n%s", got)
+	}
+}
+
 func TestDrawIsHarmless(t *testing.T) {
 	l := &layout.Layout{Hostname: hostile, Disks: []layout.Disk{{Name: "sda", Size: quantity.GiB, Model: hostile, Serial: hostile,
 		Table: &layout.Table{Label: "dos", Partitions: []layout.Partition{{Device: "sda1", Start: quantity.MiB, Size: quantity.MiB}}}},
