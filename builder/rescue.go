@@ -319,13 +319,8 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	for _, c := range p.Layout.Crypts {
 		extra = append(extra, cryptModules(x, c.LUKS)...)
 	}
-	if slices.Contains(p.Needs(), "thin") {
-		extra = append(extra, "dm_thin_pool")
-	}
 	for i := range p.Layout.VolumeGroup {
-		if p.Layout.VolumeGroup[i].Rigid() {
-			extra = append(extra, "dm_raid", "dm_mirror", "raid0", "raid1", "raid10", "raid456")
-		}
+		extra = append(extra, groupModules(&p.Layout.VolumeGroup[i])...)
 	}
 	// Drivers of storage and network that are in use without an alias.
 	for _, m := range loaded {
@@ -335,6 +330,23 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	}
 	names, _, err = kernelcfg.Select(x, c.Modules, extra, aliases, c.ExcludeModules)
 	return names, loaded, err
+}
+
+// groupModules are the modules that a volume group's volumes need, and those with which
+// restore mount --ro reads such that write.
+func groupModules(g *layout.VolumeGroup) []string {
+	var out []string
+	thin := slices.ContainsFunc(g.LVs, func(v layout.LogicalVolume) bool { return v.ThinPool != nil })
+	if thin {
+		out = append(out, "dm_thin_pool")
+	}
+	if g.Rigid() {
+		out = append(out, "dm_raid", "dm_mirror", "raid0", "raid1", "raid10", "raid456")
+	}
+	if thin || g.Rigid() || len(g.Snapshots)+len(g.Caches) > 0 {
+		out = append(out, "dm_snapshot")
+	}
+	return out
 }
 
 // ModuleReport says what the drivers take.

@@ -138,15 +138,22 @@ func (m Machine) btrfsDevices() []btrfsDevice {
 }
 
 // DisksOf gives the disks under a device: a partition's, or all that a
-// device-mapper or MD device lies on.
+// device-mapper or MD device is on. A loop device over memory has none.
 func (m Machine) DisksOf(dev string) []string {
 	if dev == "" {
 		return nil
 	}
 	name := m.kernelName(dev)
-	// A loop device over a disk or partition, which arrays are read through.
-	if under, ok := strings.CutPrefix(m.read("/sys/block/"+name+"/loop/backing_file"), "/dev/"); ok && strings.HasPrefix(name, "loop") && under != name {
-		return m.DisksOf(under)
+	if strings.HasPrefix(name, "loop") {
+		file := m.read("/sys/block/" + name + "/loop/backing_file")
+		// A disk or partition, which arrays are read through.
+		if under, ok := strings.CutPrefix(file, "/dev/"); ok && under != name {
+			return m.DisksOf(under)
+		}
+		// What an overlay's writes go to; memfd_create(2).
+		if strings.HasPrefix(file, "/memfd:") {
+			return nil
+		}
 	}
 	slaves, err := os.ReadDir(m.path("/sys/class/block/" + name + "/slaves"))
 	if err == nil && len(slaves) > 0 {

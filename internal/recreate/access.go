@@ -41,6 +41,9 @@ func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs
 	switch access {
 	case ReadOnly:
 		args = append(args, "--readonly")
+		if err := loopDriver(ctx, run); err != nil {
+			return fmt.Errorf("cannot start the RAID array %s for reading: %w", name, err)
+		}
 		loops, release, err := readOnlyLoops(devs)
 		if err != nil {
 			return fmt.Errorf("cannot start the RAID array %s for reading: %w", name, err)
@@ -113,37 +116,54 @@ func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string
 // read-only; dm-raid, thin pools, caches and snapshots write their metadata at once.
 var plainTypes = []string{"linear", "striped", "error", "zero"}
 
-// ActivateGroup activates a group's volumes. ReadOnly activates those that write nothing
-// by it, and names the others in an error.
-func ActivateGroup(ctx context.Context, run tool.Runner, group string, access Access) error {
-	lvm := func(args ...string) ([]byte, error) {
-		return run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: noUdev})
+// ActivateGroup activates a group's volumes. ReadOnly activates a group with volumes that
+// write by it on overlays, which take what is written into memory (see DeactivateGroup).
+// Where that fails it activates the others, and names those in an error.
+func ActivateGroup(ctx context.Context, run tool.Runner, name string, access Access) error {
+	g := group{run: run, name: name}
+	if access == ReadOnly {
+		return g.activateReadOnly(ctx)
 	}
-	if access != ReadOnly {
-		if _, err := lvm("vgchange", "-ay", "--ignoremonitoring", group); err != nil {
-			return fmt.Errorf("cannot activate volume group %s: %w", group, err)
-		}
-		return nil
+	if _, err := g.lvm(ctx, "vgchange", "-ay", "--ignoremonitoring", name); err != nil {
+		return fmt.Errorf("cannot activate volume group %s: %w", name, err)
 	}
-	out, err := lvm("lvs", "--readonly", "--reportformat", "json", "-o", "lv_name,segtype", group)
+	return nil
+}
+
+func (g group) activateReadOnly(ctx context.Context) error {
+	args := append([]string{"lvs", "--readonly"}, HideOverlays()...)
+	out, err := g.lvm(ctx, append(args, "--reportformat", "json", "-o", "lv_name,segtype,lv_attr", g.name)...)
 	if err != nil {
-		return fmt.Errorf("cannot list the volumes of %s: %w", group, err)
+		return fmt.Errorf("cannot list the volumes of %s: %w", g.name, err)
 	}
 	plain, writing, err := byWriting(out)
 	if err != nil {
-		return fmt.Errorf("cannot list the volumes of %s: %w", group, err)
+		return fmt.Errorf("cannot list the volumes of %s: %w", g.name, err)
 	}
 	var errs []error
-	for _, n := range writing {
-		errs = append(errs, fmt.Errorf("cannot activate %s/%s without writing: it is of type %s", group, n[0], n[1]))
+	if len(writing) > 0 {
+		var raids []string
+		for _, n := range writing {
+			if strings.HasPrefix(n[1], "raid") && n[1] != "raid0" && n[1] != "raid0_meta" {
+				raids = append(raids, n[0])
+			}
+		}
+		err := g.activateOverlaid(ctx, raids)
+		if !errors.As(err, new(*noOverlay)) {
+			return err
+		}
+		for _, n := range writing {
+			errs = append(errs, fmt.Errorf("cannot activate %s/%s without writing: it is of type %s", g.name, n[0], n[1]))
+		}
+		errs = append(errs, fmt.Errorf("cannot have the writes to volume group %s go into memory: %w", g.name, err))
 	}
 	if len(plain) > 0 {
-		args := []string{"lvchange", "-ay", "--ignoremonitoring", "--config", `activation/read_only_volume_list=["` + group + `"]`}
+		args := []string{"lvchange", "-ay", "--ignoremonitoring", "--config", `activation/read_only_volume_list=["` + g.name + `"]`}
 		for _, n := range plain {
-			args = append(args, group+"/"+n)
+			args = append(args, g.name+"/"+n)
 		}
-		if _, err := lvm(args...); err != nil {
-			errs = append(errs, fmt.Errorf("cannot activate volume group %s for reading: %w", group, err))
+		if _, err := g.lvm(ctx, args...); err != nil {
+			errs = append(errs, fmt.Errorf("cannot activate volume group %s for reading: %w", g.name, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -157,6 +177,7 @@ func byWriting(report []byte) (plain []string, writing [][2]string, err error) {
 			LV []struct {
 				Name string `json:"lv_name"`
 				Type string `json:"segtype"`
+				Attr string `json:"lv_attr"`
 			} `json:"lv"`
 		} `json:"report"`
 	}
@@ -165,8 +186,9 @@ func byWriting(report []byte) (plain []string, writing [][2]string, err error) {
 	}
 	for _, r := range v.Report {
 		for _, l := range r.LV { // one of several segments is there as often
-			if !slices.Contains(plainTypes, l.Type) {
-				if w := [2]string{l.Name, l.Type}; !slices.Contains(writing, w) {
+			typ := writingType(l.Type, l.Attr)
+			if typ != "" {
+				if w := [2]string{l.Name, typ}; !slices.Contains(writing, w) {
 					writing = append(writing, w)
 				}
 				plain = slices.DeleteFunc(plain, func(n string) bool { return n == l.Name })
@@ -176,6 +198,24 @@ func byWriting(report []byte) (plain []string, writing [][2]string, err error) {
 		}
 	}
 	return plain, writing, nil
+}
+
+// writingType is what a volume is that writes when it is activated, by its segments' type
+// and its attributes, lvs(8); "" for others. The segments of a snapshot and of what
+// pvmove(8) moves are linear.
+func writingType(segments, attr string) string {
+	switch {
+	case !slices.Contains(plainTypes, segments):
+		return segments
+	case attr == "":
+	case strings.ContainsRune("sS", rune(attr[0])):
+		return "snapshot"
+	case attr[0] == 'O':
+		return "snapshot-merge"
+	case len(attr) > 2 && attr[2] >= 'A' && attr[2] <= 'Z': // locked against new allocations
+		return "pvmove"
+	}
+	return ""
 }
 
 // MountBtrfs mounts a subvolume of a btrfs, "" for the top level, with all its
@@ -202,7 +242,8 @@ func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintpt
 // Groups lists the volume groups that are on this machine's disks, for plan.Duplicates:
 // one Identity for each physical volume, without Disks. Nothing is activated.
 func Groups(ctx context.Context, run tool.Runner) ([]plan.Identity, error) {
-	out, err := run.Run(ctx, tool.Cmd{Args: []string{"lvm", "pvs", "--readonly", "--reportformat", "json", "-o", "pv_name,vg_name,vg_uuid"}, Env: noUdev})
+	args := append([]string{"lvm", "pvs", "--readonly"}, HideOverlays()...)
+	out, err := run.Run(ctx, tool.Cmd{Args: append(args, "--reportformat", "json", "-o", "pv_name,vg_name,vg_uuid"), Env: noUdev})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list volume groups: %w", err)
 	}

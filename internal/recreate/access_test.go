@@ -3,7 +3,6 @@ package recreate
 import (
 	"context"
 	"os/exec"
-	"slices"
 	"strings"
 	"testing"
 
@@ -47,21 +46,6 @@ func TestOpenCryptReadOnly(t *testing.T) {
 	rec := &tool.Recorder{Answers: map[string]string{"cryptsetup": ""}}
 	if err := OpenCrypt(context.Background(), rec, &layout.Crypt{Name: "no-such-name"}, "sda1", nil, ReadOnly); err != nil || !strings.Contains(rec.Calls[0], " --readonly /dev/sda1 ") {
 		t.Errorf("%q, %v", rec.Calls, err)
-	}
-}
-
-// TestActivateGroup: what writes by being activated is named, and not activated; of a
-// volume that has both kinds of segments, nothing.
-func TestActivateGroup(t *testing.T) {
-	const report = `{"report":[{"lv":[{"lv_name":"root","segtype":"linear"},{"lv_name":"root","segtype":"striped"},{"lv_name":"pool","segtype":"thin-pool"},
-		{"lv_name":"mix","segtype":"linear"},{"lv_name":"mix","segtype":"raid1"}]}]}`
-	rec := &tool.Recorder{Answers: map[string]string{"lvm": "", "lvm lvs --readonly --reportformat json -o lv_name,segtype vg0": report}}
-	err := ActivateGroup(context.Background(), rec, "vg0", ReadOnly)
-	if err == nil || !strings.Contains(err.Error(), "vg0/pool without writing: it is of type thin-pool") || !strings.Contains(err.Error(), "vg0/mix") || strings.Contains(err.Error(), "root") {
-		t.Errorf("%v", err)
-	}
-	if want := `lvm lvchange -ay --ignoremonitoring --config "activation/read_only_volume_list=[\"vg0\"]" vg0/root`; !slices.Contains(rec.Calls, want) || len(rec.Calls) != 2 {
-		t.Errorf("%q; want %q", rec.Calls, want)
 	}
 }
 

@@ -104,26 +104,40 @@ func (r *Recreator) volumes(group string) ([]volume, error) {
 
 // closeGroup deactivates a group's volumes. Where another group of the same name is on
 // other disks, or LVM does not find the group any more, they are removed one by one.
-func (r *Recreator) closeGroup(ctx context.Context, group string) error {
-	all, err := r.volumes(group)
-	if err != nil || len(all) == 0 {
+func (r *Recreator) closeGroup(ctx context.Context, name string) error {
+	all, err := r.volumes(name)
+	if err != nil {
 		return err
 	}
+	g := group{run: r.Run, name: name, root: r.Machine.Root}
+	over, err := g.overlays() // of restore mount --ro
+	if err != nil {
+		return err
+	}
+	over = slices.DeleteFunc(over, func(o overlay) bool { return !r.own(o.kernel) })
 	own := slices.DeleteFunc(slices.Clone(all), func(v volume) bool { return !r.own(v.kernel) })
-	if len(own) == 0 {
-		return nil
-	}
-	if len(own) == len(all) {
-		err := r.lvm(ctx, "vgchange", "-an", group)
-		if err == nil {
-			return nil
+	switch {
+	case len(own) == 0:
+	case len(own) < len(all):
+		err = r.dropVolumes(ctx, name)
+	default:
+		args := []string{"vgchange", "-an"}
+		if len(over) > 0 {
+			args = append(args, onlyOverlays(over)...)
 		}
-		if drop := r.dropVolumes(ctx, group); drop != nil {
-			return errors.Join(err, drop)
+		if err = r.lvm(ctx, append(args, name)...); err == nil {
+			break
 		}
-		return os.RemoveAll("/dev/" + group) // the names that LVM made here without udev
+		if drop := r.dropVolumes(ctx, name); drop != nil {
+			err = errors.Join(err, drop)
+			break
+		}
+		err = os.RemoveAll("/dev/" + name) // the names that LVM made here without udev
 	}
-	return r.dropVolumes(ctx, group)
+	if err != nil {
+		return err
+	}
+	return g.uncover(ctx, over)
 }
 
 // dropVolumes removes the own volumes of a group, those first that others are not on.

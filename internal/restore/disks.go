@@ -131,7 +131,8 @@ func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine
 	if !slices.ContainsFunc(devs, func(d medium.Device) bool { return d.Info.Type == superblock.TypeLVM && on(d.Name) }) {
 		return nil
 	}
-	out, err := r.lvm(ctx, "pvs", "--noheadings", "--separator", "|", "-o", "pv_name,vg_name")
+	args := append([]string{"pvs"}, recreate.HideOverlays()...)
+	out, err := r.lvm(ctx, append(args, "--noheadings", "--separator", "|", "-o", "pv_name,vg_name")...)
 	if err != nil {
 		return fmt.Errorf("cannot list volume groups: %w", err)
 	}

@@ -49,8 +49,12 @@ var kernelMounts = []string{"dev", "dev/pts", "proc", "sys", "run"}
 // It gives the mount points. On error everything is closed again.
 func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string, err error) {
 	defer func() {
-		if err != nil && len(mounted) > 0 {
-			err = errors.Join(err, r.Unmount(ctx, l))
+		if err == nil {
+			return
+		}
+		// What another run has mounted stays.
+		if below, e := mountsBelow(func(at string) bool { return recreate.Below(r.Target, at) }); e != nil || len(mounted) > 0 || len(below) == 0 {
+			err = errors.Join(err, e, r.Unmount(ctx, l))
 			mounted = nil
 		}
 	}()
@@ -98,6 +102,9 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 	}
 	for _, m := range todo {
 		err := r.mount(m, devs)
+		if err != nil {
+			err = errors.Join(err, r.storesFull(ctx, l))
+		}
 		switch {
 		case err == nil:
 			mounted = append(mounted, m.path)
@@ -124,6 +131,19 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 		}
 	}
 	return mounted, nil
+}
+
+// storesFull reports volume groups that were opened read-only and wrote more than there is
+// memory for.
+func (r *Repair) storesFull(ctx context.Context, l *layout.Layout) error {
+	if r.Access != recreate.ReadOnly {
+		return nil
+	}
+	var errs []error
+	for _, g := range l.VolumeGroup {
+		errs = append(errs, recreate.StoreFull(ctx, r.Run, g.Name))
+	}
+	return errors.Join(errs...)
 }
 
 // toMount is a place in the tree and what belongs there.
@@ -272,9 +292,7 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 		}
 	}
 	for _, g := range l.VolumeGroup {
-		if _, err := r.lvm(ctx, "vgchange", "-an", g.Name); err != nil {
-			errs = append(errs, fmt.Errorf("cannot deactivate volume group %s: %w", g.Name, err))
-		}
+		errs = append(errs, recreate.DeactivateGroup(ctx, r.Run, g.Name))
 	}
 	for _, c := range slices.Backward(l.Crypts) {
 		errs = append(errs, recreate.CloseCrypt(ctx, r.Run, c.Name))

@@ -14,7 +14,7 @@ import (
 )
 
 // What is opened read-only is opened so from the bottom up, and with no program that
-// writes: an array is never started without a member, and no volume group for writing.
+// writes: no volume group is activated for writing.
 func TestOpenReadOnly(t *testing.T) {
 	run := &tool.Recorder{Answers: map[string]string{"lvm": `{"report":[{"lv":[{"lv_name":"root","segtype":"linear"}]}]}`}}
 	n := &notes{}
@@ -26,6 +26,10 @@ func TestOpenReadOnly(t *testing.T) {
 	all := strings.Join(run.Calls, "\n")
 	if strings.Contains(all, "vgchange -ay") || strings.Contains(all, "--run") || !strings.Contains(all, "read_only_volume_list") {
 		t.Errorf("programs:\n%s", all)
+	}
+	// What was opened is closed again.
+	if last := run.Calls[len(run.Calls)-1]; last != "lvm vgchange -an vg-of-test" {
+		t.Errorf("the last program: %s", last)
 	}
 	md := func(name, uuid string) medium.Device {
 		return medium.Device{Name: name, Info: &superblock.Info{MD: &superblock.MD{UUID: uuid}}}

@@ -1,0 +1,53 @@
+package blockdev
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// MemoryLoop puts a loop device over size bytes of memory, which is only taken where
+// something is written, and gives its name and what keeps it. Device and memory are freed
+// when hold is closed and nobody else uses the device. The kernel shows the file behind it
+// as "/memfd:LABEL (deleted)".
+func MemoryLoop(label string, size quantity.Size) (name string, hold *os.File, err error) {
+	wrong := func(err error) error { return fmt.Errorf("cannot make a device in memory of %v: %w", size, err) }
+	fd, err := unix.MemfdCreate(label, unix.MFD_CLOEXEC)
+	if err != nil {
+		return "", nil, wrong(err)
+	}
+	file := os.NewFile(uintptr(fd), label)
+	defer file.Close()
+	if err := file.Truncate(int64(size)); err != nil {
+		return "", nil, wrong(err)
+	}
+	c := unix.LoopConfig{Fd: uint32(fd), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}}
+	copy(c.Info.File_name[:], label)
+	name, hold, err = Loop(&c)
+	if err != nil {
+		return "", nil, wrong(err)
+	}
+	return name, hold, nil
+}
+
+// Geometry gives the size of a block device in bytes, and its number as sysfs writes it
+// ("8:1"). dev has its path.
+func Geometry(dev string) (size quantity.Size, number string, err error) {
+	f, err := os.Open(dev)
+	if err != nil {
+		return 0, "", err
+	}
+	defer f.Close()
+	n, err := f.Seek(0, 2)
+	if err != nil {
+		return 0, "", fmt.Errorf("cannot find the size of %s: %w", dev, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, "", fmt.Errorf("cannot find the number of %s: %w", dev, err)
+	}
+	return quantity.Size(n), fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), nil
+}
