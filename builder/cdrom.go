@@ -50,7 +50,7 @@ const minVolume = 4 << 20
 // the rescue system, NAME_2.iso ... An image appears whole.
 //
 // When it fails after the set was made, the set stays in dir, and the error
-// says so.
+// reports it.
 func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOptions) (*DiscResult, error) {
 	if err := mustDir(dir); err != nil {
 		return nil, err

@@ -319,7 +319,7 @@ func TestWrongDiscs(t *testing.T) {
 	if lost == 0 || lost > 5 || len(left) != 30-lost {
 		t.Errorf("%d files lost, %d there: %v", lost, len(left), sum.Problems)
 	}
-	// A disc that is gone for good costs what lies on it.
+	// A disc that is gone for good costs what is on it.
 	os.RemoveAll(mnt + "/d2")
 	if x, err = manifest.Open(at(1)); err != nil {
 		t.Fatal(err)

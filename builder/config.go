@@ -26,7 +26,7 @@ const DefaultConfig = "/etc/mkcdrec.yaml"
 type Config struct {
 	// Exclude leaves out paths; see archive.Matcher for the rules.
 	Exclude []string `yaml:"exclude"`
-	// ExcludeDevices leaves out what lies on devices, by their names in the
+	// ExcludeDevices leaves out what is on devices, by their names in the
 	// layout ("vdb1", "vg0/scratch"), mount points or pool names.
 	ExcludeDevices []string `yaml:"exclude_devices"`
 	// Compression is fastest, default or better.
@@ -35,7 +35,7 @@ type Config struct {
 	// Recipients are age or SSH public keys, which the headers of LUKS devices
 	// are encrypted for: their private keys are not needed here.
 	Recipients []string `yaml:"recipients"`
-	// LUKSHeaders is encrypted, or none: then a restore makes LUKS anew, with a
+	// LUKSHeaders is encrypted, or none: then a restore recreates LUKS, with a
 	// new passphrase. "" is encrypted when there are recipients; without any
 	// the headers are reported as not covered.
 	LUKSHeaders string `yaml:"luks_headers"`

@@ -28,7 +28,7 @@ type Plan struct {
 	Archives []PlannedArchive
 	// Images are the devices that are saved block by block.
 	Images []*layout.Image
-	// LeftOut names what is not saved, each with the rule that says so.
+	// LeftOut names what is not saved, each with the rule.
 	LeftOut []string
 	// NotCovered is what should be saved and can't be: the run ends with exit
 	// code 3.
@@ -80,7 +80,7 @@ func (a *PlannedArchive) options(p *Plan) archive.CreateOptions {
 }
 
 // Name names the archive for people, and in rules: by the mount point, or by the
-// device where there is none.
+// device without one.
 func (a *PlannedArchive) Name() string {
 	if a.Mount == "" {
 		return "/dev/" + a.Device
@@ -363,7 +363,7 @@ func (p *Plan) unsupported(c *Config) {
 	}
 }
 
-// swapFiles has archives leave swap files out, which a restore makes anew. Those
+// swapFiles has archives leave swap files out, which a restore recreates. Those
 // in what is left out itself are forgotten.
 func (p *Plan) swapFiles() {
 	p.Layout.SwapFiles = slices.DeleteFunc(p.Layout.SwapFiles, func(s layout.SwapFile) bool {

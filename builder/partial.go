@@ -62,7 +62,7 @@ func self(host string) owner {
 	return owner{Host: host, MachineID: id, BootID: read("/proc/sys/kernel/random/boot_id"), PIDSpace: ns, PID: os.Getpid(), Start: startOf(os.Getpid())}
 }
 
-// startOf is when a process was started, "" when there is none; proc(5), stat,
+// startOf is when a process was started, "" if absent; proc(5), stat,
 // field 22.
 func startOf(pid int) string {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

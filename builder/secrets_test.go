@@ -75,7 +75,7 @@ func TestNoSecrets(t *testing.T) {
 	}
 	cpio, err := io.ReadAll(z)
 	if err != nil || !bytes.Contains(cpio, []byte("//srv/b")) || !bytes.Contains(cpio, []byte("kept.word")) {
-		t.Fatalf("the initramfs has not the layout: %d bytes, %v", len(cpio), err)
+		t.Fatalf("the initramfs does not have the layout: %d bytes, %v", len(cpio), err)
 	}
 	clean("the initramfs", cpio)
 

@@ -40,7 +40,7 @@ type KeyOptions struct {
 	// RescueSize is how large a rescue system may become; 0 decides by the
 	// stick's size. Only for a new key.
 	RescueSize quantity.Size
-	// Format makes the key anew even if it is one.
+	// Format reformats the key even if it is one.
 	Format bool
 	// Fixed allows a disk that is not removable.
 	Fixed bool
@@ -139,7 +139,7 @@ type keyWriter struct {
 	mkfs  string // of the data partition: ext4 or xfs
 }
 
-// open finds the stick and refuses what is none.
+// open finds the stick and refuses what is not one.
 func (w *keyWriter) open() error {
 	real, err := filepath.EvalSymlinks(w.opt.Device)
 	if err != nil {
@@ -313,7 +313,7 @@ func (w *keyWriter) rescue(ctx context.Context, p *Plan, work string) error {
 		return err
 	}
 	if room := w.key.Room(); st.Size() > room {
-		return fmt.Errorf("cannot put the rescue system on the key: it has %s, and the key's places for it have %s; --format --rescue-size %dM makes the key anew, and loses what is on it", quantity.Size(st.Size()), quantity.Size(room), st.Size()>>20+128)
+		return fmt.Errorf("cannot put the rescue system on the key: it has %s, and the key's places for it have %s; --format --rescue-size %dM reformats the key and loses what is on it", quantity.Size(st.Size()), quantity.Size(room), st.Size()>>20+128)
 	}
 	return nil
 }

@@ -65,7 +65,7 @@ func New() *Files {
 	return f
 }
 
-// Canonical is the path a file has in the tree: /bin/x lies in usr/bin/x.
+// Canonical is the path a file has in the tree: /bin/x is in usr/bin/x.
 func Canonical(p string) string {
 	p = strings.TrimPrefix(path.Clean("/"+p), "/")
 	for _, l := range []string{"bin/", "sbin/", "lib/", "lib64/"} {

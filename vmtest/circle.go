@@ -106,14 +106,14 @@ var changes = []change{
 	{"log-in records", `^/var/log/(wtmp|btmp|lastlog|faillog)$`},
 	{"the restore's own log", `^/var/log(/mkcdrec(/.*)?)?$`},
 	{"the restore's record", `^/var/lib(/mkcdrec(/restored\.json)?)?$|^(/boot|/boot/efi|/efi)(/\.|/mkcdrec-restored\.json)?$`},
-	{"the boot loader, installed anew", `^/boot/grub(/(grubenv|i386-pc|x86_64-efi|fonts|locale)(/.*)?)?$`},
-	{"the boot loader on the EFI partition, installed anew", `^/boot/efi(/EFI.*)?$`},
+	{"the boot loader, reinstalled", `^/boot/grub(/(grubenv|i386-pc|x86_64-efi|fonts|locale)(/.*)?)?$`},
+	{"the boot loader on the EFI partition, reinstalled", `^/boot/efi(/EFI.*)?$`},
 	{"root's shell history", `^/root(/\.bash_history)?$`},
 	{"time stamps of systemd-update-done", `^/(etc|var)/\.updated$`},
 	{"the clock's drift file", `^/etc/adjtime$`},
 	{"LVM's own archive of metadata", `^/etc/lvm(/(archive|backup)(/.*)?)?$`},
 	{"the time of an exFAT's root directory, which is kept nowhere", `^/srv/exchange(/\.)?$`},
-	{"swap files, made anew", `^(/swapfile|/home/\.swap/file)$`},
+	{"swap files, recreated", `^(/swapfile|/home/\.swap/file)$`},
 	{"temporary files", `^/(tmp|var/tmp)(/.*)?$`},
 }
 
@@ -199,7 +199,7 @@ func (r *circle) again(ctx context.Context) (err error) {
 
 // forgotten starts the restored machine with its medium first in the boot
 // order: a CD where the firmware is UEFI, a stick where it is a BIOS. The menu
-// goes on to the disk by itself only when nobody works unattended; here
+// boots from the disk by itself only when nobody works unattended; here
 // somebody presses the key.
 func (r *circle) forgotten(ctx context.Context) error {
 	if r.ByHand {
@@ -778,7 +778,7 @@ func (r *circle) restoreLUKS(vm *VM) error {
 	}
 	start := "restore --yes --confirm " + r.confirmed()
 	if r.From == "" {
-		_, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'nobody gave the identity' /tmp/r && dd if=/dev/vdb of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz && rm /tmp/z /tmp/zz", jobLimit)
+		_, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'no identity given' /tmp/r && dd if=/dev/vdb of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz && rm /tmp/z /tmp/zz", jobLimit)
 		if err != nil {
 			return err
 		}
@@ -1179,7 +1179,7 @@ func (r *circle) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.ByHand { // GNU tar restores no flags, and RESTORE.txt says so
+	if r.ByHand { // GNU tar restores no flags, and RESTORE.txt says that
 		for _, es := range [][]tree.Entry{before, after} {
 			for i := range es {
 				es[i].Text = regexp.MustCompile(` (flags|project)=[0-9a-f]+`).ReplaceAllString(es[i].Text, "")
@@ -1195,13 +1195,13 @@ func (r *circle) compare(ctx context.Context) error {
 		known = append(slices.Clone(known), change{"numbers of subvolumes in fstab, which are paths now", `^/etc(/fstab(\.before-restore)?)?$`}, change{"a snapshot, left out", `^/\.snapshots/1(/home)?$`})
 	}
 	if r.TargetBus != "" {
-		known = append(slices.Clone(known), change{"the initramfs, made anew for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
+		known = append(slices.Clone(known), change{"the initramfs, recreated for the other kind of disk", `^/boot(/\.|/initrd\.img-.*)?$|^/var/lib/initramfs-tools(/.*)?$`})
 	}
 	if r.SystemdBoot {
 		known = append(slices.Clone(known),
-			change{"systemd-boot's random seed, its entries and the initramfs that it loads, made anew", `^/boot/efi/(loader(/random-seed|/entries(/.*)?)?|[0-9a-f]{32}(/.*)?)$`},
+			change{"systemd-boot's random seed, its entries and the initramfs that it loads, recreated", `^/boot/efi/(loader(/random-seed|/entries(/.*)?)?|[0-9a-f]{32}(/.*)?)$`},
 			change{"the machine's id, which its entry has systemd write at each start", `^/etc(/\.|/machine-id)?$`},
-			change{"the index of kernel modules, made anew by kernel-install", `^/usr/lib/modules/[^/]+(/\.|/modules\.[a-z.]+)?$`})
+			change{"the index of kernel modules, recreated by kernel-install", `^/usr/lib/modules/[^/]+(/\.|/modules\.[a-z.]+)?$`})
 	}
 	if r.Firmware != "" {
 		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/\.|/efi(/.*)?|/grub(/.*)?)?$`})
@@ -1209,7 +1209,7 @@ func (r *circle) compare(ctx context.Context) error {
 	if r.Wishes != "" || r.Walk != "" {
 		known = append(slices.Clone(known), change{"what was wished for, and touched", `^/etc(/(hostname|(fstab|mdadm/mdadm\.conf)(\.before-restore)?|mdadm))?$|^/home/lost\+found$`})
 		if r.Mate || strings.Contains(r.Wishes, "mirror") || strings.Contains(r.Wishes, "fs-type /=") {
-			known = append(known, change{"initramfs and GRUB's configuration, made anew for other arrays or another type of /", `^/boot(/\.|/initrd\.img-.*|/grub/grub\.cfg)?$|^/var/lib/initramfs-tools(/.*)?$`})
+			known = append(known, change{"initramfs and GRUB's configuration, recreated for other arrays or another type of /", `^/boot(/\.|/initrd\.img-.*|/grub/grub\.cfg)?$|^/var/lib/initramfs-tools(/.*)?$`})
 		}
 	}
 	for _, d := range tree.Compare(before, after) {

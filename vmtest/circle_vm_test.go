@@ -149,7 +149,7 @@ func TestBtrfs(t *testing.T) {
 	})
 }
 
-// TestLUKS restores LVM on LUKS2 with a thin pool: the header comes back with
+// TestLUKS restores LVM on LUKS2 with a thin pool: the header is restored with
 // both keys and the token, and opens with the old passphrase.
 func TestLUKS(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ import (
 )
 
 // faults drives one machine's shell and fails the test when an answer is not
-// the wanted one. It goes on after that; what went wrong is said again at the
+// the wanted one. It continues after that; what went wrong is said again at the
 // end, where somebody who has only the end of a long log finds it.
 type faults struct {
 	t    *testing.T
@@ -116,7 +116,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	t.Log("half of an array gone, and of a volume group; LUKS that is closed")
 	// udev looks at what changes, and holds it for a moment.
 	f.want(0, `again() { for i in $(seq 50); do "$@" && return; sleep 0.2; done; return 1; }`)
-	// Which of the two is sda is the kernel's choice, made anew at each start.
+	// Which of the two is sda is the kernel's choice, made again at each start.
 	sick := strings.TrimSpace(f.want(0, "A="+byID("SICK01")+" B="+byID("SICK02")+"; basename $A"))
 	for _, c := range []string{
 		"printf test > /tmp/p; for d in $A $B; do sgdisk -n1:0:+50M -n2:0:+50M -n3:0:+50M $d; done; udevadm settle",
@@ -300,10 +300,10 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	refused(1, "mkdir /tmp/empty; restore /tmp/empty", "no manifest.json")
 	refused(2, "restore a b", "one set")
 
-	t.Log("a disk that is smaller than it says: after 64 MiB it begins anew")
+	t.Log("a disk that is smaller than it says: after 64 MiB it begins again")
 	f.want(0, "modprobe scsi_mod; insmod /mnt/set/bin/scsi_debug.ko dev_size_mb=64 virtual_gb=8 && sleep 1 && lsblk", "sda", "8.0 GiB")
 	f.want(4, "restore --plan </dev/null", "it is not clear which disk", "possible; say --map vda=sda", "nobody chose a disk")
-	f.want(0, "printf 'sdq\\nRSTBIOS01\\n' | restore --plan", "Which disk takes the place of vda", "is none of them", "scsi_debug", "OVERWRITTEN", "RSTBIOS01")
+	f.want(0, "printf 'sdq\\nRSTBIOS01\\n' | restore --plan", "Which disk takes the place of vda", "is not one of them", "scsi_debug", "OVERWRITTEN", "RSTBIOS01")
 	f.want(1, "S=$(LC_ALL=C sed 's/[^0-9]//g' /sys/block/sda/device/vpd_pg80); restore --map vda=$S --yes --confirm $S", "step 1 failed", "/dev/sda did not keep what was written at byte 0", "the disk is broken, or smaller than it says")
 	f.want(0, "test -z \"$(grep '\"step\":1,' /run/mkcdrec/journal.jsonl)\" && rmmod scsi_debug && rm /run/mkcdrec/journal.jsonl")
 
@@ -421,7 +421,7 @@ func TestLonger(t *testing.T) {
 		"to a mirror UEFI": {Kind: UEFIPlain, Mate: true, Wishes: "--mirror vda", Wished: `findmnt -no SOURCE / | grep /dev/md && findmnt -no SOURCE /boot/efi | grep /dev/md && findmnt -no SOURCE /srv/exchange | grep /dev/md`},
 		"from a mirror":    {Kind: BIOSMD, Wishes: "--unmirror", Wished: `findmnt -no SOURCE / | grep -x '/dev/vd[a-c]2' && findmnt -no SOURCE /srv/old | grep -x '/dev/vd[a-c]8' && mdadm --detail /dev/md/parity`},
 		"512 to 4Kn":       {Kind: UEFILVM, TargetSector: 4096, TargetSize: machines[UEFILVM].larger, Wishes: "--no-verify", Wished: `blockdev --getss /dev/vda | grep -x 4096 && xfs_info /home | grep sectsz=4096`},
-		// / of another type: the initramfs is made anew, and the kernel is told.
+		// / of another type: the initramfs is recreated, and the kernel is told.
 		"other types":   {Kind: BIOSLVM, Wishes: "--fs-type /=btrfs --fs-type /home=ext4", Wished: `findmnt -no FSTYPE / | grep -x btrfs && findmnt -no FSTYPE /home | grep -x ext4 && btrfs device stats --check /`},
 		"disk fails":    {Kind: BIOSLVM, FailAt: 200 << 20},
 		"disk vanishes": {Kind: BIOSLVM, TargetBus: "scsi", Vanish: true},
@@ -436,7 +436,7 @@ func TestLonger(t *testing.T) {
 		"by hand":      {Kind: BIOSLVM, ByHand: true},
 		"by hand UEFI": {Kind: UEFIPlain, ByHand: true},
 	}
-	// A machine whose mirrors have lost a half comes back like that, and starts.
+	// A machine whose mirrors have lost a half is restored like that, and starts.
 	const spoil = "for m in md0:2 md/ten:7; do mdadm /dev/${m%:*} --fail ${B}${m#*:} --remove ${B}${m#*:} || exit 1; done"
 	const spoiled = "mdadm --detail /dev/md0 | grep 'State : .*degraded' && mdadm --detail /dev/md/ten | grep 'State : .*degraded' && mdadm --detail /dev/md4 | grep -E 'State : (clean|active) ?$'"
 	t.Run("degraded", func(t *testing.T) {
@@ -444,7 +444,7 @@ func TestLonger(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSMD, Spoil: spoil, Wished: spoiled})
 	})
 	// Another type of / and another bus: the copy of the initramfs that systemd-boot
-	// loads is made anew, and its entry has the old kernel command line.
+	// loads is recreated, and its entry has the old kernel command line.
 	t.Run("systemd-boot", func(t *testing.T) {
 		t.Parallel()
 		runCircle(t, Circle{Kind: UEFIPlain, TargetBus: "nvme", SystemdBoot: true, Wishes: "--fs-type /=btrfs", Wished: `findmnt -no FSTYPE / | grep -x btrfs && bootctl status | grep 'Product: systemd-boot' && ! test -e /boot/grub && V=$(uname -r) && cmp /boot/initrd.img-$V /boot/efi/*/$V/initrd.img-$V && cat /boot/efi/loader/entries/*$V.conf && grep '^options .*root=UUID=' /boot/efi/loader/entries/*$V.conf && ! grep -r mkcdrec /boot/efi/loader/entries && test -s /boot/efi/EFI/BOOT/BOOTX64.EFI`})

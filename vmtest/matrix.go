@@ -17,7 +17,7 @@ var (
 	matrixColumns = []string{"same", "60 %", "200 %", "other bus"}
 )
 
-// cell tells where a circle stands in the matrix; "" when it is none of it.
+// cell tells where a circle stands in the matrix; "" when it is not part of it.
 // A machine may stand in several rows: it has all of that.
 func (c Circle) cell() (rows []string, column string) {
 	if c.ByHand || c.Wishes != "" || c.Spoil != "" || c.TargetSector > 0 {

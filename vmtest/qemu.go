@@ -447,7 +447,7 @@ func (v *VM) hasEnded() bool { v.mu.Lock(); defer v.mu.Unlock(); return v.ended 
 func (v *VM) Kill() error {
 	if v.cmd.ProcessState == nil {
 		_ = v.cmd.Process.Kill()
-		_ = v.cmd.Wait() // killed: the error says so
+		_ = v.cmd.Wait() // killed: the error has that
 	}
 	return nil
 }

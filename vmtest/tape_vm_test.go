@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// TestTape: an OBDR tape whose set goes on to a second reel, in two drives.
+// TestTape: an OBDR tape whose set continues on a second reel, in two drives.
 // What a drive would present as a CD starts the machine that is restored.
 func TestTape(t *testing.T) {
 	if os.Getenv("MKCDREC_ALL") == "" {

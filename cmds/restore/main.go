@@ -312,7 +312,7 @@ func setArgument(opt *restore.Options, args []string) error {
 	default:
 		for _, d := range args {
 			if !legacy.IsSet(d) {
-				return exit.Usage(fmt.Errorf("one set, not %d; only backups of mkCDrec 1.x have several directories, and %s is none", len(args), d))
+				return exit.Usage(fmt.Errorf("one set, not %d; only backups of mkCDrec 1.x have several directories, and %s is not one", len(args), d))
 			}
 		}
 		opt.Set = strings.Join(args, ",")
@@ -636,7 +636,7 @@ func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) 
 				return p.Name, nil
 			}
 		}
-		fmt.Fprintf(out, "%q is none of them\n", line)
+		fmt.Fprintf(out, "%q is not one of them\n", line)
 	}
 }
 

@@ -42,7 +42,7 @@ func TestQuestionsEnd(t *testing.T) {
 	if _, err := choose(in, io.Discard, &plan.Undecided{}); err == nil {
 		t.Error("a disk was chosen")
 	}
-	// What a signal made fail says so, and keeps what it was; what is done stays done.
+	// What a signal made fail is reported as that, and keeps what it was; what is done stays done.
 	refused := &plan.Refused{Reason: "nobody confirmed it"}
 	if err := interrupted(ctx, refused); !strings.HasPrefix(err.Error(), "interrupted") || !errors.Is(err, refused) {
 		t.Errorf("%v", err)

@@ -113,7 +113,7 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 			name, _, _ := strings.Cut(value, "=")
 			*to = append(slices.DeleteFunc(*to, func(v string) bool { n, _, _ := strings.Cut(v, "="); return n == name }), value)
 		default:
-			fmt.Fprintf(out, "%q is none of these\n", key)
+			fmt.Fprintf(out, "%q is not one of these\n", key)
 			continue
 		}
 		before = append(before, last)

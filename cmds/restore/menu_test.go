@@ -22,7 +22,7 @@ func TestMenu(t *testing.T) {
 		"asked":   {"m\nvda=sdb\nx\n\nd\nq\n", "plan[] plan[--map vda=sdb] dry[--map vda=sdb]", []string{"OLD=NEW: "}},
 		"again":   {"s /=1G\ns /=2G\ns /srv=3G\nq\n", "plan[] plan[--size /=1G] plan[--size /=2G] plan[--size /=2G --size /srv=3G]", nil},
 		"undo":    {"u\ns /=bad\nu\nk\nk\nu\np\nq\n", "plan[] plan[--size /=bad] plan[] plan[--keep-sizes] plan[] plan[--keep-sizes] plan[--keep-sizes]", []string{"there is nothing to undo", "bad size", "u undoes the last change"}},
-		"typo":    {"y\n\nq\n", "plan[]", []string{`"y" is none of these`}},
+		"typo":    {"y\n\nq\n", "plan[]", []string{`"y" is not one of these`}},
 	} {
 		var out strings.Builder
 		var calls []string

@@ -66,7 +66,7 @@ func needsLocks(t *testing.T, dir string) {
 	}
 }
 
-// What chattr(1) sets comes back, on every file system; bsdtar reads it, and
+// What chattr(1) sets is restored, on every file system; bsdtar reads it, and
 // what bsdtar has written is read.
 func TestFlags(t *testing.T) {
 	for typ, flags := range map[string]string{"ext4": "aAcdDiPsStTu", "btrfs": "AacCdimS", "xfs": "aAdiPS"} {

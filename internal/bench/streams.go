@@ -46,7 +46,7 @@ func (b *bench) streams(ctx context.Context) error {
 	ours, theirs := filepath.Join(b.dir, "ours"), filepath.Join(b.dir, "theirs")
 	ways := []struct {
 		name  string
-		clean string // made anew before
+		clean string // recreated before
 		args  []string
 	}{
 		{"split -b 300M", theirs, []string{"sh", "-c", `split -b 300M - "$1/x." < "$2"`, "sh", theirs, src}},

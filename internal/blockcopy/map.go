@@ -155,7 +155,7 @@ func Mounted(dir string, size int64) (*Map, error) {
 				device = r.device
 			}
 			if r.device != device {
-				return nil, fmt.Errorf("cannot map the file system at %s: it lies on several devices (an external log?)", dir)
+				return nil, fmt.Errorf("cannot map the file system at %s: it is on several devices (an external log?)", dir)
 			}
 			end = max(end, int64(r.physical+r.length))
 			if r.flags&ofSpecial == 0 || r.owner != ownFree {

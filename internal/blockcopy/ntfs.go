@@ -110,7 +110,7 @@ func (n *ntfs) read(number int64) ([]byte, error) {
 	return b, nil
 }
 
-// readRuns reads a part of a file that lies in runs.
+// readRuns reads a part of a file that is in runs.
 func (n *ntfs) readRuns(runs []run, b []byte, off int64) error {
 	for _, x := range runs {
 		l := x.count * n.cluster

@@ -199,7 +199,7 @@ func (s *System) references() error {
 // arrayFiles are the places of mdadm.conf(5).
 func arrayFiles() []string { return []string{"/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"} }
 
-// arrayFile makes an empty mdadm.conf where there is none and arrays are new.
+// arrayFile makes an empty mdadm.conf if absent and arrays are new.
 func (s *System) arrayFile() error {
 	if !slices.ContainsFunc(s.Layout.Arrays, func(a layout.Array) bool { return a.New }) {
 		return nil
@@ -386,7 +386,7 @@ func (s *System) initramfs(ctx context.Context, why string) error {
 		}
 		s.Report.Note("regenerating the initramfs: %s", why)
 		if s.Layout.Boot.Loader == layout.SystemdBoot {
-			return s.entriesAnew(ctx, c)
+			return s.remakeEntries(ctx, c)
 		}
 		return s.chroot(ctx, c...)
 	}

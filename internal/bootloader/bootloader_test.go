@@ -186,7 +186,7 @@ func TestInstall(t *testing.T) {
 			for _, call := range rec.Calls {
 				got = append(got, strings.TrimPrefix(call, "chroot "+dir+" "))
 			}
-			// grub.cfg names /dev/vda9, so a renamed vda makes it anew.
+			// grub.cfg names /dev/vda9, so a renamed vda regenerates it.
 			if g := fmt.Sprint(got); err != nil || g != c.want {
 				t.Errorf("install ran %s, %v; want %s", g, err, c.want)
 			}

@@ -54,7 +54,7 @@ func (s *System) firstEntry() (*Entry, error) {
 			all = append(all, s.blsEntries(d, d)...)
 		}
 		if len(all) == 0 {
-			return nil, errors.New("cannot find a boot entry: there is none below loader/entries")
+			return nil, errors.New("cannot find a boot entry below loader/entries")
 		}
 		return s.chosen(all), nil
 	}

@@ -277,7 +277,7 @@ func (s *System) checkInitramfs(name, version string, r io.Reader, sys string) [
 	return out
 }
 
-// stack lists the modules that the root file system and what it lies on want,
+// stack lists the modules that the root file system and what it is on want,
 // each with those that do as well.
 func (s *System) stack(root *layout.Filesystem) [][]string {
 	var out [][]string

@@ -136,11 +136,11 @@ func (s *System) checkUnified(name, sys string) []string {
 	return append(out, s.checkInitramfs(name, cmp.Or(text(".uname"), kernelVersion(path.Base(name))), r, sys)...)
 }
 
-// entriesAnew makes the initramfs anew and sees that the copy which systemd-boot
+// remakeEntries regenerates the initramfs and sees that the copy which systemd-boot
 // loads is the new one. kernel-install(8), which makes entries, takes the running
 // kernel's command line where the system has none on file: the rescue system's
 // would be wrong, and so the old machine's lies over it meanwhile.
-func (s *System) entriesAnew(ctx context.Context, make []string) (err error) {
+func (s *System) remakeEntries(ctx context.Context, make []string) (err error) {
 	undo, err := s.oldCmdline()
 	if err != nil {
 		return err

@@ -49,7 +49,7 @@ const (
 // Subvolume is one that is not the top level.
 type Subvolume struct {
 	ID       uint64
-	Parent   uint64 // the subvolume that it lies in
+	Parent   uint64 // the subvolume that it is in
 	Path     string // from the top level, "@home/x"
 	ReadOnly bool
 	// Snapshot tells that it was made of another one.
@@ -124,7 +124,7 @@ func search(f *os.File, first, last uint64, types ...uint32) ([]item, error) {
 	}
 }
 
-// Subvolumes lists all subvolumes of the btrfs that dir lies on, parents first,
+// Subvolumes lists all subvolumes of the btrfs that dir is on, parents first,
 // and gives the id of the default one.
 func Subvolumes(dir string) (list []Subvolume, def uint64, err error) {
 	f, err := os.Open(dir)
@@ -283,7 +283,7 @@ func Create(p string) error {
 	return nil
 }
 
-// ID gives the id of the subvolume that dir lies in.
+// ID gives the id of the subvolume that dir is in.
 func ID(dir string) (uint64, error) {
 	f, err := os.Open(dir)
 	if err != nil {

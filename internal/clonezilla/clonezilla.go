@@ -190,7 +190,7 @@ func (s *Set) open(name string) (fs.File, error) {
 	return s.fsys.Open(name)
 }
 
-// text reads a list; "" if there is none.
+// text reads a list; "" if absent.
 func (s *Set) text(name string) (string, error) {
 	if !s.has(name) {
 		return "", nil

@@ -150,7 +150,7 @@ func TestCheck(t *testing.T) {
 }
 
 // TestDamage: a table whose beginning is damaged is read from its copy, and one that the
-// kernel does not look for is none.
+// kernel does not look for is not one.
 func TestDamage(t *testing.T) {
 	const size = 1 << 20
 	f := disk(t, size)

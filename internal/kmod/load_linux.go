@@ -54,7 +54,7 @@ func (l *Loader) Load(name, params string) ([]string, error) {
 		if l.x.Builtin[Norm(name)] {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("cannot load module %s: there is none of that name", name)
+		return nil, fmt.Errorf("cannot load module %s: no such module", name)
 	}
 	var done []string
 	var errs []error

@@ -186,7 +186,7 @@ func (x *Index) fromFrame(name string, p packed) ([]byte, error) {
 	return raw[p.off : p.off+p.size], nil
 }
 
-// Packed tells whether a module lies in a pack and not in a file of its own.
+// Packed tells whether a module is in a pack and not in a file of its own.
 func (x *Index) Packed(name string) bool { _, ok := x.packed[name]; return ok }
 
 // FlushPack forgets decoded frames.

@@ -36,7 +36,7 @@ type Layout struct {
 	SwapFiles []SwapFile `json:"swapFiles,omitempty"`
 	Images    []Image    `json:"images,omitempty"`
 	Boot      Boot       `json:"boot"`
-	// Moved are devices of the old machine whose content lies on another one of
+	// Moved are devices of the old machine whose content is on another one of
 	// this layout, after a change by wish: from a partition to an array, or back.
 	Moved map[string]string `json:"moved,omitempty"`
 	// PartUUIDs are partitions of the old machine whose content has to be named
@@ -171,7 +171,7 @@ func (l *Layout) Crypt(mapper string) *Crypt {
 	return &l.Crypts[i]
 }
 
-// CryptOn finds the LUKS device that lies on a device.
+// CryptOn finds the LUKS device that is on a device.
 func (l *Layout) CryptOn(dev string) *Crypt {
 	i := slices.IndexFunc(l.Crypts, func(c Crypt) bool { return c.Device == dev })
 	if i < 0 {
@@ -270,7 +270,7 @@ type Filesystem struct {
 	// people. ExactLabel gives the one to be made.
 	LabelBytes []byte `json:"labelBytes,omitempty"`
 	// Excluded names the rule or reason why its files are not in the set; it
-	// is made anew, empty, when its disk is.
+	// is recreated, empty, when its disk is.
 	Excluded string `json:"excluded,omitempty"`
 	// New tells of one that the old machine had not: there are no files for it.
 	New   bool              `json:"new,omitempty"`
@@ -324,7 +324,7 @@ type Subvolume struct {
 	Default bool `json:"default,omitempty"`
 }
 
-// Devs are the devices that a file system lies on.
+// Devs are the devices that a file system is on.
 func (s *Filesystem) Devs() []string { return append([]string{s.Device}, s.Others...) }
 
 // Geometries is how many of the pointers to a type's geometry are set.
@@ -338,7 +338,7 @@ func (s *Filesystem) Geometries() int {
 	return n
 }
 
-// MountAt gives the mount at a path; the zero value when there is none.
+// MountAt gives the mount at a path; the zero value if absent.
 func (s *Filesystem) MountAt(p string) Mount {
 	for _, m := range s.Mounts {
 		if m.Path == p {
@@ -504,10 +504,10 @@ type Interface struct {
 }
 
 // SwapFile is a file with swap on it. What is in it is of no use to a backup, and it
-// must have no holes: it is made anew.
+// must have no holes: it is recreated.
 type SwapFile struct {
 	Path  string        `json:"path"`  // absolute, without links
-	Mount string        `json:"mount"` // where the file system that it lies in is mounted
+	Mount string        `json:"mount"` // where the file system that it is in is mounted
 	Size  quantity.Size `json:"size"`
 	UUID  string        `json:"uuid"`
 	Label string        `json:"label"`
@@ -687,7 +687,7 @@ func (l *Layout) Group(dev string) *VolumeGroup {
 	return &l.VolumeGroup[i]
 }
 
-// DisksUnder gives the names of the disks that dev lies on, sorted.
+// DisksUnder gives the names of the disks that dev is on, sorted.
 func (l *Layout) DisksUnder(dev string) []string {
 	if l.Disk(dev) != nil {
 		return []string{dev}
@@ -713,7 +713,7 @@ func (l *Layout) DisksUnder(dev string) []string {
 	return slices.Compact(out)
 }
 
-// On finds the file system that lies on a device, alone or with others.
+// On finds the file system that is on a device, alone or with others.
 func (l *Layout) On(dev string) *Filesystem {
 	i := slices.IndexFunc(l.Filesystems, func(f Filesystem) bool { return slices.Contains(f.Devs(), dev) })
 	if i < 0 {

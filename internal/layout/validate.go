@@ -241,7 +241,7 @@ func (p *Partition) Extended() bool {
 	return err == nil && (n == 0x05 || n == 0x0f || n == 0x85)
 }
 
-// Logical tells whether p lies in an extended partition.
+// Logical tells whether p is in an extended partition.
 func (p *Partition) Logical() bool { return p.EBR > 0 }
 
 func (p *Partition) inside(q *Partition) bool {

@@ -256,7 +256,7 @@ func (r *reader) filesystems() {
 			r.unsupported(a.Mount, a.Device, "%s was saved as an image by dd: put it back with pastestream -mkcdrec %s", cmpOr(a.Type, "it"), a.Mount)
 			continue
 		case p == nil:
-			r.unsupported(a.Mount, a.Device, "%s lies on RAID or LVM, which is not read from mkCDrec backups: make it by hand, and unpack %s with pastestream -mkcdrec", a.Device, a.Name)
+			r.unsupported(a.Mount, a.Device, "%s is on RAID or LVM, which is not read from mkCDrec backups: make it by hand, and unpack %s with pastestream -mkcdrec", a.Device, a.Name)
 			continue
 		}
 		f := layout.Filesystem{Device: a.Device, Type: a.Type, Size: p.Size, UUID: r.uuid(a.Device), Label: labels[a.Device], Used: used[a.Mount], Mounts: []layout.Mount{{Path: a.Mount, Options: "rw"}}}

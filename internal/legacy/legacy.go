@@ -134,7 +134,7 @@ func Open(dirs ...string) (*Set, error) {
 func (s *Set) toRestore() []Archive {
 	files, err := s.recovery()
 	if err != nil {
-		return nil // Layout says so; the archives can be read without
+		return nil // Layout reports it; the archives can be read without
 	}
 	var out []Archive
 	for _, line := range strings.Split(string(files["To_Restore"]), "\n") {
@@ -227,7 +227,7 @@ func (s *Set) pieces(a Archive) ([]string, error) {
 }
 
 func (s *Set) missing(a Archive, n int) error {
-	return fmt.Errorf("cannot read %s: it goes on on the disc CDrec-%s_%d, which is not there", a.Name, s.Date, n)
+	return fmt.Errorf("cannot read %s: it continues on the disc CDrec-%s_%d, which is not there", a.Name, s.Date, n)
 }
 
 // partsOf gives NAME.part0, NAME.part1 ... as far as there are some.

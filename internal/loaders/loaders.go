@@ -53,13 +53,13 @@ type Pack struct {
 	raw      []byte // the tar archive
 }
 
-// tail says where what was appended lies in a file.
+// tail says where what was appended is in a file.
 type tail struct {
 	end, self, pack  int64 // end of the executable, lengths in bytes
 	selfSum, packSum []byte
 }
 
-// find reads the trailer of a file; ErrNone when there is none.
+// find reads the trailer of a file; ErrNone if absent.
 func find(f *os.File) (t tail, err error) {
 	st, err := f.Stat()
 	if err != nil {

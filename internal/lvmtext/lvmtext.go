@@ -289,7 +289,7 @@ func (s *Section) Int(key string) (int64, bool) {
 	return v, ok
 }
 
-// Str gives a string, "" when there is none.
+// Str gives a string, "" if absent.
 func (s *Section) Str(key string) string {
 	v, _ := s.value(key).(string) // absent is ""
 	return v
@@ -301,7 +301,7 @@ func (s *Section) Type() string {
 	return t
 }
 
-// List gives a list, nil when there is none.
+// List gives a list, nil if absent.
 func (s *Section) List(key string) []Value {
 	v, _ := s.value(key).([]Value) // absent is nil
 	return v

@@ -29,7 +29,7 @@ type Discs struct {
 	ID       string    `json:"id"` // of the set
 	Discs    []Disc    `json:"discs"`
 	Archives []Divided `json:"archives"`
-	// This is the number of the disc that the file lies on, from 1.
+	// This is the number of the disc that the file is on, from 1.
 	This int `json:"this"`
 }
 
@@ -39,7 +39,7 @@ type Disc struct {
 	Label  string `json:"label"` // ISO 9660 volume id
 }
 
-// Divided is an archive that lies in volumes.
+// Divided is an archive that is in volumes.
 type Divided struct {
 	File string        `json:"file"`
 	Size quantity.Size `json:"size"`
@@ -133,7 +133,7 @@ type openVolume struct {
 	v *volume.File
 }
 
-// newDiscStore reads discs.json in dir; nil when there is none.
+// newDiscStore reads discs.json in dir; nil if absent.
 func newDiscStore(dir string) (*DiscStore, error) {
 	b, err := target.ReadFile(target.Dir(dir), DiscsFile, MaxText)
 	if errors.Is(err, os.ErrNotExist) {

@@ -219,7 +219,7 @@ type Set struct {
 	Store    target.Store
 	Manifest *Manifest
 	Layout   *layout.Layout
-	// Discs is the store when the set lies on several discs, otherwise nil.
+	// Discs is the store when the set is on several discs, otherwise nil.
 	Discs *DiscStore
 	// Tape is the store when the set is on tape, otherwise nil.
 	Tape *tape.Store
@@ -456,7 +456,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	return errors.Join(errs...)
 }
 
-// elsewhere tells of a file that lies on another disc, or in part: it is
+// elsewhere tells of a file that is on another disc, or in part: it is
 // checked when it is read.
 func (s *Set) elsewhere(name string) bool {
 	if s.Discs != nil && strings.HasPrefix(name, "log/") {

@@ -93,7 +93,7 @@ func (k *Key) check() error {
 	return nil
 }
 
-// ReadKey reads the header of a stick; ErrNoKey when there is none.
+// ReadKey reads the header of a stick; ErrNoKey if absent.
 func ReadKey(r io.ReaderAt) (*Key, error) {
 	b := make([]byte, keySector)
 	if _, err := r.ReadAt(b, keySector); err != nil {
@@ -304,7 +304,7 @@ func forget(f *os.File) error {
 		return err
 	}
 	if _, err := unix.IoctlRetInt(int(f.Fd()), unix.BLKFLSBUF); err != nil {
-		return fmt.Errorf("cannot read %s anew: %w", f.Name(), err)
+		return fmt.Errorf("cannot read %s again: %w", f.Name(), err)
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func FindBIOS(root string) (*BIOSLoader, error) {
 	return b, nil
 }
 
-// startConfig finds the medium and goes on with its grub.cfg: for loaders that
+// startConfig finds the medium and continues with its grub.cfg: for loaders that
 // look for a configuration beside themselves only.
 const startConfig = "search --no-floppy --set=root --file %s\nset prefix=($root)/boot/grub\nconfigfile ($root)/boot/grub/grub.cfg\n"
 

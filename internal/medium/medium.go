@@ -27,7 +27,7 @@ import (
 type Device struct {
 	Name string // "sda1"
 	Info *superblock.Info
-	// Held: another block device lies on it. The halves of an LVM mirror show
+	// Held: another block device is on it. The halves of an LVM mirror show
 	// the file system of the volume that they make up, and can't be mounted.
 	Held bool
 }

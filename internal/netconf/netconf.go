@@ -336,7 +336,7 @@ func first(links []netlink.Link, ask func(netlink.Link) (string, error)) (string
 	return "", errors.Join(errs...)
 }
 
-// dhcp4 gets a lease by RFC 2131 and goes on renewing it.
+// dhcp4 gets a lease by RFC 2131 and continues to renew it.
 func dhcp4(ctx context.Context, links []netlink.Link, dns []string) (string, error) {
 	return first(links, func(l netlink.Link) (string, error) {
 		name := l.Attrs().Name

@@ -13,7 +13,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// align is what partitions begin and end at when they are laid out anew.
+// align is what partitions begin and end at when they are laid out again.
 const align = quantity.MiB
 
 // Fit adapts a layout to the sizes of the disks that it goes to, and to the
@@ -80,7 +80,7 @@ func clone(l *layout.Layout) (*layout.Layout, error) {
 }
 
 // Minimum is the least size of each needed disk, by its name. Where a volume
-// group lies on several disks, each is taken to carry its old share.
+// group is on several disks, each is taken to carry its old share.
 func Minimum(want *layout.Layout, w Wish) map[string]quantity.Size {
 	out := map[string]quantity.Size{}
 	f := &fitter{l: want, wish: w, swapShare: 1, size: map[string]quantity.Size{}}
@@ -318,7 +318,7 @@ func stays(fs *layout.Filesystem) bool {
 }
 
 // Least is the least size of a device that a file system's files fit on once
-// it is made anew, 0 when it can't be told and the size has to stay. What the
+// it is recreated, 0 when it can't be told and the size has to stay. What the
 // kernel calls used is files and directories, without what mkfs lays out:
 // inode tables and journal for ext, log and reserves for XFS.
 func Least(fs *layout.Filesystem) quantity.Size {
@@ -604,7 +604,7 @@ func (it *item) weight() quantity.Size {
 	return max(it.old-it.min, it.old/64, 1)
 }
 
-// disk lays a disk's partitions out anew.
+// disk lays out a disk's partitions again.
 func (f *fitter) disk(d *layout.Disk) error {
 	size := f.size[d.Name]
 	if f.exact[d.Name] {
@@ -726,7 +726,7 @@ func (f *fitter) array(a *layout.Array) error {
 }
 
 // group sizes a group's volumes by what its physical volumes have now, and
-// writes its metadata anew.
+// writes its metadata again.
 func (f *fitter) group(g *layout.VolumeGroup) error {
 	changed := false
 	for _, p := range g.PVs {

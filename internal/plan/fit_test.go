@@ -265,7 +265,7 @@ func checkFit(t *testing.T, was, is *layout.Layout, exact bool) {
 			}
 		}
 	}
-	// All of it can be made, each thing after what it lies on.
+	// All of it can be made, each thing after what it is on.
 	m := Mapping{}
 	for _, d := range is.Disks {
 		m[d.Name] = Present{Disk: d}
@@ -676,7 +676,7 @@ func raid(n int, level string, chunk quantity.Size) *layout.Layout {
 	return l
 }
 
-// TestFitArrays: members shrink and grow with what lies on the array, and
+// TestFitArrays: members shrink and grow with what is on the array, and
 // mdadm is told of it.
 func TestFitArrays(t *testing.T) {
 	for _, c := range []struct {

@@ -11,7 +11,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// lvRAID is how a RAID volume or an old mirror lies in its group, lvmraid(7): each
+// lvRAID is how a RAID volume or an old mirror is in its group, lvmraid(7): each
 // image, with its metadata, on a physical volume of its own.
 type lvRAID struct {
 	seg           *lvmtext.Section // of the volume itself

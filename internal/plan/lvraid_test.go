@@ -145,7 +145,7 @@ func TestFitLVRAID(t *testing.T) {
 					t.Errorf("%s: %s has %d extents for %d", size, name, k, n)
 				}
 				if meta := strings.Replace(name, "rimage", "rmeta", 1); meta != name && on[meta] != on[name] {
-					t.Errorf("%s: %s lies on %s, its metadata on %s", size, name, on[name], on[meta])
+					t.Errorf("%s: %s is on %s, its metadata on %s", size, name, on[name], on[meta])
 				}
 			}
 			if len(pvs) != c.images {

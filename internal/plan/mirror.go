@@ -163,7 +163,7 @@ func carries(l *layout.Layout, dev string) bool {
 	return contentType(l, dev) != ""
 }
 
-// contentType is what lies on a device: a file system's type, "swap", "LVM",
+// contentType is what is on a device: a file system's type, "swap", "LVM",
 // "LUKS", "image"; "" for nothing.
 func contentType(l *layout.Layout, dev string) string {
 	for i := range l.Filesystems {
@@ -198,7 +198,7 @@ func freeArray(l *layout.Layout) string {
 	}
 }
 
-// move has everything that lies on one device lie on another.
+// move has everything that is on one device be on another.
 func move(l *layout.Layout, from, to string) {
 	at := func(dev *string) {
 		if *dev == from {
@@ -243,7 +243,7 @@ func move(l *layout.Layout, from, to string) {
 	l.Moved[from] = to
 }
 
-// Unmirror gives the layout without RAID1 arrays: what was on them lies on the
+// Unmirror gives the layout without RAID1 arrays: what was on them is on the
 // first half of each. The other disks are not needed any more, unless something
 // else is on them.
 func Unmirror(want *layout.Layout) (*layout.Layout, error) {
@@ -300,7 +300,7 @@ func spareESP(l *layout.Layout) {
 	}
 }
 
-// plainType is the type of a partition by what lies on a device.
+// plainType is the type of a partition by what is on a device.
 func plainType(l *layout.Layout, dev string) string {
 	t := map[string]string{superblock.TypeSwap: "0x82", "LVM": "0x8e"}[contentType(l, dev)]
 	if _, p := l.Partition(l.Array(dev).Members[0].Device); strings.HasPrefix(p.Type, "0x") {

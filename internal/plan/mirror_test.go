@@ -64,7 +64,7 @@ func TestMirror(t *testing.T) {
 		for _, f := range was.Filesystems {
 			at := f.Mounts[0].Path
 			if now := back.Mounted(at); now == nil || now.Device != f.Device {
-				t.Errorf("%s lies on %+v, not %s", at, now, f.Device)
+				t.Errorf("%s is on %+v, not %s", at, now, f.Device)
 			}
 		}
 		if len(back.Arrays) != 0 || !slices.Equal(back.Needed(), []string{"sda"}) || !slices.Equal(back.Boot.Disks, []string{"sda"}) {

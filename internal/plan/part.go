@@ -9,7 +9,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// Exclude gives the layout without what lies on some of its disks. RAID arrays
+// Exclude gives the layout without what is on some of its disks. RAID arrays
 // with enough members elsewhere stay, degraded, so that a mirror can go to one
 // disk; a btrfs stays on its other devices. What the system can't start without
 // stays, or it is refused.
@@ -57,7 +57,7 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		}
 		for _, m := range f.Mounts {
 			if slices.Contains([]string{"/", "/boot", "/boot/efi", "/usr"}, m.Path) {
-				return nil, refuse("--exclude-disk %s: %s lies on it, and the system does not start without", d, m.Path)
+				return nil, refuse("--exclude-disk %s: %s is on it, and the system does not start without", d, m.Path)
 			}
 		}
 		f.Excluded = "--exclude-disk " + d
@@ -94,8 +94,8 @@ func leastMembers(a *layout.Array) int {
 	return a.Devices
 }
 
-// Only plans to make one of the layout's file systems anew, on a device that is
-// there, of size bytes, and lies on disks. Nothing else is touched: other parts
+// Only plans to make one of the layout's file systems again, on a device that is
+// there, of size bytes, and is on disks. Nothing else is touched: other parts
 // of these disks may well be in use.
 func Only(want *layout.Layout, at, dev string, size quantity.Size, disks []Present) (*Plan, error) {
 	f := want.Mounted(at)

@@ -50,7 +50,7 @@ func TestExclude(t *testing.T) {
 	if l.Mounted("/data").Excluded != "" {
 		t.Error("the layout itself was changed")
 	}
-	for disk, want := range map[string]string{"sda": "/ lies on it", "sdc": "no disk of that name"} {
+	for disk, want := range map[string]string{"sda": "/ is on it", "sdc": "no disk of that name"} {
 		var ref *Refused
 		if _, err := Exclude(l, []string{disk}); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", disk, err)
@@ -120,7 +120,7 @@ func TestExcludeMember(t *testing.T) {
 	if !found {
 		t.Error("no array is made")
 	}
-	if _, err := Exclude(arrays(t, "raid0"), []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "/ lies on it") {
+	if _, err := Exclude(arrays(t, "raid0"), []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "/ is on it") {
 		t.Errorf("half of a RAID0: %v", err)
 	}
 	b, err := Exclude(raid1(), []string{"sdb"})

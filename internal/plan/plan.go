@@ -121,7 +121,7 @@ type Wish struct {
 	Sizes map[string]quantity.Size
 	// Types are wished for by mount point; see Convert.
 	Types map[string]string
-	// Exclude are disks of the layout that are left alone, with all that lies on
+	// Exclude are disks of the layout that are left alone, with all that is on
 	// them; see Exclude.
 	Exclude []string
 	// Mirror are disks that get a second one, Unmirror takes RAID1 away; see there.
@@ -581,7 +581,7 @@ func New(want *layout.Layout, m Mapping) (*Plan, error) {
 	return p, nil
 }
 
-// stack plans arrays, LUKS and groups, each when what it lies on is there:
+// stack plans arrays, LUKS and groups, each when what it is on is there:
 // they may lie on one another in any order.
 func (p *Plan) stack(want *layout.Layout) error {
 	done := map[any]bool{}
@@ -629,14 +629,14 @@ func (p *Plan) stack(want *layout.Layout) error {
 func (p *Plan) crypt(c *layout.Crypt) {
 	dev := p.Devices[c.Device]
 	p.Devices[c.Mapper()] = c.Mapper()
-	text := fmt.Sprintf("make LUKS%d on /dev/%s anew, with a new key, and open it as %s, UUID %s", c.LUKS.Version, dev, c.Name, c.UUID)
+	text := fmt.Sprintf("recreate LUKS%d on /dev/%s with a new key, and open it as %s, UUID %s", c.LUKS.Version, dev, c.Name, c.UUID)
 	if c.Header != "" {
 		text = fmt.Sprintf("restore the LUKS%d header of /dev/%s with all its keys, and open it as %s, UUID %s", c.LUKS.Version, dev, c.Name, c.UUID)
 	}
 	p.Steps = append(p.Steps, Step{Kind: MakeCrypt, Device: dev, Crypt: c, Destroys: true, Run: [][]string{{"cryptsetup"}}, Text: text})
 }
 
-// LUKSFormat is the command line that makes a LUKS device anew; the key comes
+// LUKSFormat is the command line that recreates a LUKS device; the key comes
 // from standard input.
 func LUKSFormat(c *layout.Crypt, dev string) []string {
 	k := c.LUKS
@@ -907,7 +907,7 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 	for _, o := range f.Others {
 		to, ok := p.Devices[o]
 		if !ok {
-			return fmt.Errorf("cannot plan: the btrfs on %s lies on %s too, which is not mapped", f.Device, o)
+			return fmt.Errorf("cannot plan: the btrfs on %s is on %s too, which is not mapped", f.Device, o)
 		}
 		others = append(others, to)
 		run[0] = append(run[0], "/dev/"+to)

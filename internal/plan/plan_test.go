@@ -15,7 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 const (
 	uuid1 = "11111111-2222-3333-4444-555555555555"
@@ -108,7 +108,7 @@ func TestMapDisks(t *testing.T) {
 		{"order swapped, equal sizes", []Present{disk("vda", "NEW", 6*g), disk("vdb", "OLD1", 6*g)}, Wish{}, "vdb"},
 		{"named", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Map: map[string]string{"vda": "sdb"}}, "sdb"},
 		{"named by serial", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Map: map[string]string{"vda": "Y"}}, "sdb"},
-		{"named, but there is none", []Present{disk("sda", "X", 8*g)}, Wish{Map: map[string]string{"vda": "sdq"}}, "!0 disks answer"},
+		{"named, but absent", []Present{disk("sda", "X", 8*g)}, Wish{Map: map[string]string{"vda": "sdq"}}, "!0 disks answer"},
 		{"named, but too small", []Present{disk("sda", "X", 2*g)}, Wish{Map: map[string]string{"vda": "sda"}}, "!too small"},
 		{"named, but busy", []Present{busy(disk("sda", "X", 8*g), "/dev/sda1 is mounted on /mnt")}, Wish{Map: map[string]string{"vda": "sda"}}, "!mounted on /mnt"},
 		{"map of an unknown disk", []Present{disk("sda", "X", 8*g)}, Wish{Map: map[string]string{"vdz": "sda"}}, "!--map vdz"},

@@ -18,7 +18,7 @@ func (e awayError) Error() string { return "it is left alone: " + string(e) }
 // software and of adapters: .../host3/session1/target3:0:0/...
 var iscsi = lazyregexp.New(`/session\d+/`)
 
-// away tells what is not the machine's own about a disk: that it lies on another
+// away tells what is not the machine's own about a disk: that it is on another
 // machine, or is one of several paths to a disk. "" means that nothing is.
 func (m Machine) away(disk string) string {
 	sys := "/sys/block/" + sysName(disk) + "/"

@@ -230,7 +230,7 @@ func (m Machine) Place(dev string) plan.Place {
 	name := m.kernelName(dev)
 	sys := "/sys/class/block/" + name + "/"
 	p := plan.Place{Dev: m.read(sys + "dev")}
-	p.Seq, _ = strconv.ParseUint(m.read(sys+"diskseq"), 10, 64) // 0 where there is none
+	p.Seq, _ = strconv.ParseUint(m.read(sys+"diskseq"), 10, 64) // 0 if absent
 	if real, err := filepath.EvalSymlinks(m.path(sys)); err == nil {
 		_, p.Path, _ = strings.Cut(real, "/sys/devices/")
 	}

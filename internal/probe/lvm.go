@@ -154,7 +154,7 @@ func (m Machine) hasPV(l *layout.Layout) bool {
 // Places of lvs's lv_attr, lvs(8).
 const attrAccess, attrState, attrOpen = 1, 4, 5
 
-// attr gives a letter of a volume's attributes, '-' where there is none.
+// attr gives a letter of a volume's attributes, '-' if absent.
 func attr(row map[string]string, i int) byte {
 	if a := row["lv_attr"]; i < len(a) {
 		return a[i]

@@ -131,8 +131,8 @@ func resolveMount(all []sysconf.Mount, kids map[int]map[string]int, at int, path
 	return at
 }
 
-// MountOver gives the mount that an absolute path without links lies in, the last
-// one of those over each other; nil when there is none.
+// MountOver gives the mount that an absolute path without links is in, the last
+// one of those over each other; nil if absent.
 func MountOver(mounts []MountInfo, real string) *MountInfo {
 	var over *MountInfo
 	for i, mi := range mounts {

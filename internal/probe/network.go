@@ -56,7 +56,7 @@ func addressesOf(i *net.Interface) []string {
 	return out
 }
 
-// mac gives an Ethernet address as net.HardwareAddr prints it, "" for what is none.
+// mac gives an Ethernet address as net.HardwareAddr prints it, "" for what is not one.
 func mac(s string) string {
 	a, err := net.ParseMAC(s)
 	if err != nil || !slices.ContainsFunc(a, func(b byte) bool { return b != 0 }) {

@@ -39,7 +39,7 @@ type Machine struct {
 
 func (m Machine) path(p string) string { return filepath.Join(m.Root+"/", p) }
 
-// read gives a small file's text without surrounding blanks; "" if there is none.
+// read gives a small file's text without surrounding blanks; "" if absent.
 func (m Machine) read(p string) string {
 	b, err := os.ReadFile(m.path(p))
 	if err != nil {
@@ -410,7 +410,7 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		return
 	}
 	if i.OutsideLog {
-		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: "", Reason: i.Type + " whose log lies on another device: it will be restored with its log inside"})
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: "", Reason: i.Type + " whose log is on another device: it will be restored with its log inside"})
 	}
 	if f.InUse() {
 		m.used(&f, at)
@@ -431,7 +431,7 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: reason})
 	}
 	if i.Type == "jbd" {
-		return // the log of an ext, which comes back with one inside
+		return // the log of an ext, which is restored with one inside
 	}
 	if slices.Contains(containers, i.Type) {
 		cannot(i.Type + " is not supported")
@@ -455,7 +455,7 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size, Blank: i.Type == "" && m.blank(dev, 0, size)})
 }
 
-// elsewhere takes away what lies on devices that are no part of the layout:
+// elsewhere takes away what is on devices that are no part of the layout:
 // loop devices, multipath, remote disks; and tells of it.
 func elsewhere(l *layout.Layout) {
 	known := map[string]bool{}

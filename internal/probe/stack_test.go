@@ -137,7 +137,7 @@ func TestLUKSAndThin(t *testing.T) {
 	if got := (Machine{Root: root}).InUse("vda2"); got != "it is in use by mapper/secret" {
 		t.Errorf("InUse = %q", got)
 	}
-	// On something that is no disk: all of it is told of, and the rest goes on.
+	// On something that is no disk: all of it is told of, and the rest continues.
 	if err := os.Rename(root+"/sys/block/dm-0/slaves/vda2", root+"/sys/block/dm-0/slaves/loop0"); err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestLUKSAndThin(t *testing.T) {
 			t.Errorf("no %q in %s", w, strings.Join(un, "; "))
 		}
 	}
-	// Swap with a random key is made anew at every start.
+	// Swap with a random key is recreated at every start.
 	put("/proc/swaps", []byte("Filename\n/dev/dm-7 partition 1 0 -2\n"))
 	l, err = Machine{Root: root, Run: lvmProgram{lvs: lvs}}.Read(context.Background())
 	if err != nil || slices.ContainsFunc(l.Unsupported, func(u layout.Unsupported) bool { return u.Device == "vda2" }) || slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == "vda2" }) {
@@ -452,7 +452,7 @@ func TestDegraded(t *testing.T) {
 }
 
 // Files with swap on them are recorded: one in use, and one of fstab. A file that
-// fstab has and that is none is a file like others.
+// fstab has and that is not one is a file like others.
 func TestSwapFiles(t *testing.T) {
 	root := machine(t)
 	put := func(p string, b []byte) {

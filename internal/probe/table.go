@@ -97,7 +97,7 @@ func (m Machine) table(d *layout.Disk) (t *layout.Table, notes []string, err err
 	return t, notes, nil
 }
 
-// onDisk reads a table as it is on the disk; nil when there is none.
+// onDisk reads a table as it is on the disk; nil if absent.
 func onDisk(f *os.File, d *layout.Disk) (*layout.Table, error) {
 	g, err := gpt.Read(f, int64(d.LogicalSector), int64(d.Size))
 	if err == nil {

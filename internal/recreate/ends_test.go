@@ -51,7 +51,7 @@ func TestEnds(t *testing.T) {
 }
 
 // liar is a disk that says it has more than it has: what is written behind its
-// end goes nowhere, or round to its beginning. Until it is asked anew, the
+// end goes nowhere, or round to its beginning. Until it is asked again, the
 // kernel's memory hides that.
 type liar struct {
 	cache, has []byte

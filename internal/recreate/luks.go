@@ -15,7 +15,7 @@ import (
 
 // Key opens a LUKS device.
 type Key struct {
-	// Header is all that is before its data; nil makes the device anew.
+	// Header is all that is before its data; nil recreates the device.
 	Header     []byte
 	Passphrase []byte // or the content of a key file
 }
@@ -92,7 +92,7 @@ func CloseCrypt(ctx context.Context, run tool.Runner, name string) error {
 	return nil
 }
 
-// AddKeyFile gives a LUKS device that was made anew a key file as well.
+// AddKeyFile gives a LUKS device that was recreated a key file as well.
 func (r *Recreator) AddKeyFile(ctx context.Context, s plan.Step, file string) error {
 	k := r.Keys[s.Crypt.Name]
 	return cryptsetup(ctx, r.Run, k.Passphrase, "luksAddKey", "--batch-mode", "--key-file", "-", "/dev/"+s.Device, file)

@@ -35,7 +35,7 @@ type Recreator struct {
 	Report progress.Reporter
 	// Target is the directory that the file systems are mounted below.
 	Target string
-	// Machine is asked about disks anew before each is opened.
+	// Machine is asked about disks again before each is opened.
 	Machine probe.Machine
 	// Keys open LUKS devices, by their names.
 	Keys map[string]Key

@@ -44,7 +44,7 @@ func newDrivers() *drivers {
 }
 
 // loadDrivers loads what the present devices want, until nothing new shows
-// up, and goes on listening for more.
+// up, and continues to listen for more.
 func (s *System) loadDrivers() {
 	d := s.drivers
 	d.guard = s.guard

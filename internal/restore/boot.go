@@ -15,7 +15,7 @@ import (
 )
 
 // Load gives the kernel another one to start: kexec_file_load(2), whose flags are those of
-// linux/kexec.h. initrd is nil if there is none.
+// linux/kexec.h. initrd is nil if absent.
 type Load func(kernel, initrd *os.File, cmdline string, flags int) error
 
 // KexecLoad is Load by the kernel.

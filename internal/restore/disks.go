@@ -23,7 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
-// FromDisks finds the system that lies on disks, without a set or a layout of it:
+// FromDisks finds the system that is on disks, without a set or a layout of it:
 // RAID arrays are started, LUKS devices opened, volume groups activated, and the
 // one file system that has an /etc/fstab and an operating system is the root. Its
 // fstab says what else there is. The layout is what Mount and Unmount want of one,
@@ -237,7 +237,7 @@ func othersOf(d medium.Device, devs []medium.Device) []string {
 	return out
 }
 
-// lookInto gives the system that is mounted at dir, nil if there is none.
+// lookInto gives the system that is mounted at dir, nil if absent.
 func lookInto(dir string, d medium.Device) (*system, error) {
 	s := &system{dev: d}
 	places := []string{""}

@@ -141,7 +141,7 @@ func inMemory(s *plan.Step) {
 	}
 }
 
-// hideLVM has LVM look at nothing but sparse disks and what lies on them.
+// hideLVM has LVM look at nothing but sparse disks and what is on them.
 func (r *Restorer) hideLVM() error {
 	dir := filepath.Join(dryDir, "lvm")
 	if err := os.MkdirAll(dir, 0o700); err != nil {

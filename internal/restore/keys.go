@@ -30,7 +30,7 @@ type Secrets struct {
 	Identity string
 	// KeyFile holds the passphrase or key of LUKS devices; "" asks for it.
 	KeyFile string
-	// NewLUKS makes LUKS devices anew even where the set has their headers.
+	// NewLUKS recreates LUKS devices even where the set has their headers.
 	NewLUKS bool
 }
 
@@ -102,7 +102,7 @@ func (r *Restorer) passphrase(ctx context.Context, s plan.Step, header []byte) (
 	for range 3 {
 		p, err := r.Screen.Secret("Passphrase of " + what + ": ")
 		if err != nil {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("nobody gave the passphrase of %s; --key-file names a file with it", what)}
+			return nil, &plan.Refused{Reason: fmt.Sprintf("no passphrase given for %s; use --key-file to name a file with it", what)}
 		}
 		if header != nil {
 			if testKey(ctx, r.Run, header, p) == nil {
@@ -155,7 +155,7 @@ func (r *Restorer) header(name string, ids []age.Identity) ([]byte, error) {
 	if err != nil {
 		var no *age.NoIdentityMatchError
 		if errors.As(err, &no) {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks makes LUKS anew, without it", name)}
+			return nil, &plan.Refused{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks recreates LUKS without it", name)}
 		}
 		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
 	}
@@ -177,7 +177,7 @@ func (r *Restorer) identities(ctx context.Context) ([]age.Identity, error) {
 	} else {
 		b, err = r.Screen.Secret("The set's LUKS headers are encrypted. Their age identity (AGE-SECRET-KEY-1...): ")
 		if err != nil || len(bytes.TrimSpace(b)) == 0 {
-			return nil, &plan.Refused{Reason: "nobody gave the identity that decrypts the LUKS headers; --identity names a file with it, --new-luks makes LUKS anew, without them"}
+			return nil, &plan.Refused{Reason: "no identity given that decrypts the LUKS headers; use --identity to name a file with it, or --new-luks to recreate LUKS without them"}
 		}
 	}
 	return parseIdentities(b, r.Screen.Secret)
@@ -196,7 +196,7 @@ func parseIdentities(b []byte, ask func(string) ([]byte, error)) ([]age.Identity
 	case bytes.HasPrefix(b, []byte("age-encryption.org/")):
 		p, err := ask("Passphrase of the identity file: ")
 		if err != nil {
-			return nil, &plan.Refused{Reason: "nobody gave the passphrase of the identity file"}
+			return nil, &plan.Refused{Reason: "no passphrase given for the identity file"}
 		}
 		s, err := age.NewScryptIdentity(string(p))
 		if err != nil {

@@ -109,9 +109,9 @@ func TestKeys(t *testing.T) {
 		spoil   func(r *Restorer)
 		want    string
 	}{
-		"nobody":         {nil, nil, "nobody gave the identity"},
-		"no identity":    {[]string{""}, nil, "nobody gave the identity"},
-		"no passphrase":  {[]string{"ID"}, nil, "nobody gave the passphrase"},
+		"nobody":         {nil, nil, "no identity given"},
+		"no identity":    {[]string{""}, nil, "no identity given"},
+		"no passphrase":  {[]string{"ID"}, nil, "no passphrase given"},
 		"three wrong":    {[]string{"ID", "a", "b", "c"}, nil, "no passphrase for secret"},
 		"wrong key file": {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/etc/hostname" }, "/etc/hostname does not open secret"},
 		"no key file":    {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/nosuch" }, "cannot read the key"},

@@ -236,8 +236,8 @@ func (r *Repair) open(ctx context.Context, l *layout.Layout) error {
 	return nil
 }
 
-// errNoPassphrase says that nobody gave one.
-var errNoPassphrase = errors.New("nobody gave its passphrase; --key-file names a file with it")
+// errNoPassphrase is returned when no passphrase was given.
+var errNoPassphrase = errors.New("no passphrase given; use --key-file to name a file with it")
 
 // unlock opens one LUKS device, unless it is open: by a key that opened
 // another, by KeyFile, or by asking, three times. An empty answer gives up.

@@ -60,7 +60,7 @@ type Options struct {
 	// KillAfter kills a dry run after this step, from 1: for tests of Resume.
 	KillAfter int
 	NoVerify  bool // trust the set; frames are still checked while they are read
-	// Salvage goes on with a damaged set: what can't be read is left out and
+	// Salvage continues with a damaged set: what can't be read is left out and
 	// listed among the problems.
 	Salvage bool
 	// Outside allows work on a machine that is no rescue system.
@@ -171,7 +171,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	// Between plan and confirmation a person may have pulled out the stick.
 	for _, dev := range r.sources {
 		if _, err := os.Stat("/sys/class/block/" + dev); err != nil {
-			return nil, &Untouched{&plan.Refused{Reason: "/dev/" + dev + ", which holds the backup set, is gone: put it in again, mount it, and start anew"}}
+			return nil, &Untouched{&plan.Refused{Reason: "/dev/" + dev + ", which holds the backup set, is disconnected: connect it again, mount it, and start again"}}
 		}
 	}
 	err := r.carryOut(ctx)
@@ -484,7 +484,7 @@ func (r *Restorer) only(wanted *layout.Layout, have []plan.Present) (*plan.Plan,
 	for _, n := range r.Machine.DisksOf(dev) {
 		i := slices.IndexFunc(have, func(p plan.Present) bool { return p.Name == n })
 		if i < 0 {
-			return nil, &plan.Refused{Reason: "/dev/" + dev + " lies on " + n + ", which is no disk that can be confirmed"}
+			return nil, &plan.Refused{Reason: "/dev/" + dev + " is on " + n + ", which is not a disk that can be confirmed"}
 		}
 		if n == dev && have[i].Table != nil {
 			return nil, &plan.Refused{Reason: "/dev/" + dev + " has a partition table: --onto names a partition or volume"}
@@ -812,7 +812,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 	return nil
 }
 
-// keyFiles gives LUKS devices that were made anew the key files that crypttab
+// keyFiles gives LUKS devices that were recreated the key files that crypttab
 // has for them.
 func (r *Restorer) keyFiles(ctx context.Context) error {
 	c, err := inroot.Open(r.opt.Target, "etc/crypttab")

@@ -34,8 +34,8 @@ type Verified struct {
 
 // expected are the changes that a restore makes after the files are there.
 var expected = []expectation{
-	{"the boot loader, installed anew", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`)},
-	{"the initramfs, made anew", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$|^/var/tmp$`)},
+	{"the boot loader, reinstalled", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`)},
+	{"the initramfs, recreated", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$|^/var/tmp$`)},
 	{"fstab and others that name devices, corrected", sync.OnceValue(bootloader.Edited)},
 	{"the log of the restore", lazyregexp.New(`^/var/log(/|/mkcdrec(/.*)?)?$`)},
 	{"the record of the restore", lazyregexp.New(`^/var/lib(/|/mkcdrec(/restored\.json)?)?$|^(/boot|/boot/efi|/efi)/mkcdrec-restored\.json$|^/efi/?$`)},
@@ -45,8 +45,8 @@ var expected = []expectation{
 
 // expectedSystemdBoot are those of a system that systemd-boot starts.
 var expectedSystemdBoot = []expectation{
-	{"the boot loader, its entries and what they load, made anew", lazyregexp.New(`^/boot/(EFI|[0-9a-f]{32})(/.*)?$|^/efi(/.*)?$`)},
-	{"the index of kernel modules, made anew by kernel-install", lazyregexp.New(`^/(usr/)?lib/modules/[^/]+(/modules\.[a-z.]+)?$`)},
+	{"the boot loader, its entries and what they load, recreated", lazyregexp.New(`^/boot/(EFI|[0-9a-f]{32})(/.*)?$|^/efi(/.*)?$`)},
+	{"the index of kernel modules, recreated by kernel-install", lazyregexp.New(`^/(usr/)?lib/modules/[^/]+(/modules\.[a-z.]+)?$`)},
 }
 
 // expectation names the changes of some paths.
@@ -128,7 +128,7 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 		d.Path = filepath.Join(cmp.Or(a.Mount, a.Device), d.Path)
 		name := expectedAt(d.Path, set.Layout.Boot.Loader)
 		if slices.ContainsFunc(set.Layout.SwapFiles, func(s layout.SwapFile) bool { return s.Path == d.Path }) {
-			name = "swap files, made anew"
+			name = "swap files, recreated"
 		}
 		if name == "" && (a.Type == superblock.TypeVFAT || a.Type == superblock.TypeExFAT) && d.Path == filepath.Clean(a.Mount) && strings.HasPrefix(d.What, "time is") {
 			name = "the time of a root directory, which FAT keeps nowhere"

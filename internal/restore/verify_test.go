@@ -6,7 +6,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
 
-// TestExpectedAt: what only a system with systemd-boot has made anew is a
+// TestExpectedAt: what only a system with systemd-boot has recreated is a
 // difference on every other one.
 func TestExpectedAt(t *testing.T) {
 	for _, c := range []struct {

@@ -68,7 +68,7 @@ func TestFull(t *testing.T) {
 			t.Errorf("%s > /dev/full: %v; want 1\n%s", line, err, &errs)
 		}
 		if time.Since(t0) > 4*time.Second {
-			t.Errorf("%s > /dev/full goes on for %v", line, time.Since(t0))
+			t.Errorf("%s > /dev/full continues for %v", line, time.Since(t0))
 		}
 		full.Close()
 		c = command(w[0], w[1:]...)

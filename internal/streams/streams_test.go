@@ -98,7 +98,7 @@ func TestCutUsage(t *testing.T) {
 	}
 }
 
-// The program after a volume fails: nothing is lost, and -resume goes on.
+// The program after a volume fails: nothing is lost, and -resume continues.
 func TestResume(t *testing.T) {
 	dir := t.TempDir()
 	stream := noise(100_000)
@@ -414,7 +414,7 @@ func TestPasteLegacy(t *testing.T) {
 }
 
 // What zstd(1) writes is one frame, which no volume may take whole: it is
-// stored, and comes back as it was.
+// stored, and is read back as it was.
 func TestOneLargeFrame(t *testing.T) {
 	c := exec.Command("zstd", "-q", "-c")
 	c.Stdin = bytes.NewReader(noise(3 << 20))

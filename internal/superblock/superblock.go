@@ -41,7 +41,7 @@ type Info struct {
 	UUID  string // as blkid(8) writes it
 	Label string
 	Size  int64 // bytes the file system covers, 0 when it does not say
-	// OutsideLog tells of an XFS or ext whose log lies on another device.
+	// OutsideLog tells of an XFS or ext whose log is on another device.
 	OutsideLog bool
 	Ext        *Ext
 	XFS        *XFS
@@ -145,7 +145,7 @@ func Probe(r io.ReaderAt, size int64) (*Info, error) {
 	// Order matters: containers before what their data may look like.
 	for _, p := range []func([]byte) *Info{probeLUKS, probeMD, probeLVM, probeXFS, probeExt, probeSwap, probeBtrfs, probeF2FS, probeJFS, probeExFAT, probeOthers, probeISO, probeVFAT} {
 		if i := p(b); i != nil {
-			if i.ExFAT != nil { // its label lies in the root directory
+			if i.ExFAT != nil { // its label is in the root directory
 				i.Label = exfatLabel(r, b)
 			}
 			return i, nil

@@ -110,7 +110,7 @@ func FuzzProbe(f *testing.F) {
 	})
 }
 
-// TestOutsideLog: file systems whose log lies on another device, made by their
+// TestOutsideLog: file systems whose log is on another device, made by their
 // own programs. mke2fs wants a device for that, so tune2fs's bytes are set here.
 func TestOutsideLog(t *testing.T) {
 	dir := t.TempDir()

@@ -71,7 +71,7 @@ func appendLine(lines []*line, body string) []*line {
 	return append(lines, &line{body: body, end: end})
 }
 
-// At gives the entry that mounts on a path; nil when there is none. Of several the
+// At gives the entry that mounts on a path; nil if absent. Of several the
 // last one counts.
 func (f *Fstab) At(path string) *FstabEntry {
 	for _, e := range slices.Backward(f.Entries) {

@@ -58,7 +58,7 @@ func ParseUnit(text string) *Unit {
 // String gives the text.
 func (u *Unit) String() string { return joinLines(u.lines) }
 
-// Get gives the last value of a key in a section, nil when there is none.
+// Get gives the last value of a key in a section, nil if absent.
 func (u *Unit) Get(section, key string) *Setting {
 	for _, s := range slices.Backward(u.Settings) {
 		if s.Section == section && s.Key == key {
@@ -68,7 +68,7 @@ func (u *Unit) Get(section, key string) *Setting {
 	return nil
 }
 
-// Value gives the last value of a key in a section, "" when there is none.
+// Value gives the last value of a key in a section, "" if absent.
 func (u *Unit) Value(section, key string) string {
 	if s := u.Get(section, key); s != nil {
 		return s.Value
@@ -100,7 +100,7 @@ func (s *Setting) Set(value string) {
 	s.Value = value
 }
 
-// Add adds a setting at the end of a section, which is made when there is none.
+// Add adds a setting at the end of a section, which is made if absent.
 func (u *Unit) Add(section, key, value string) {
 	at, in := -1, false
 	for i, l := range u.lines {

@@ -77,7 +77,7 @@ func TestWebFaults(t *testing.T) {
 			return n == 1 || n == 3
 		}, "", 4},
 		{"no answer ever", func(w http.ResponseWriter, r *http.Request, n int64) bool { hang(r); return true }, "does not answer", 4},
-		{"stops in the body, then goes on from there", func(w http.ResponseWriter, r *http.Request, n int64) bool {
+		{"stops in the body, then continues from there", func(w http.ResponseWriter, r *http.Request, n int64) bool {
 			if n == 2 {
 				part(w, whole, text[:10])
 				hang(r)

@@ -81,7 +81,7 @@ func (f *Files) path(number int) string {
 var ErrUnfinished = errors.New("an earlier run was not finished")
 
 // Cut cuts the stream into files. If it fails, what it says of the volumes
-// that are whole lies beside them, and Resume goes on there.
+// that are whole lies beside them, and Resume continues there.
 func (f *Files) Cut(ctx context.Context, r io.Reader) error {
 	if _, err := os.Lstat(f.statePath()); err == nil {
 		return fmt.Errorf("cannot begin: %w: %s says how far it came", ErrUnfinished, f.statePath())
@@ -102,7 +102,7 @@ func (f *Files) Cut(ctx context.Context, r io.Reader) error {
 // maxState bounds the state file, in bytes: some 150 for 4 MiB of the stream.
 const maxState = 1 << 30
 
-// Resume goes on with a run that failed; r is the same stream from its
+// Resume continues a run that failed; r is the same stream from its
 // beginning. Done is called for the last whole volume if it did not take it.
 func (f *Files) Resume(ctx context.Context, r io.Reader) error {
 	c, open, last, err := f.load()

@@ -4,7 +4,7 @@
 //
 //	cat NAME.* | zstd -dc
 //
-// What the volumes say of themselves lies in skippable frames (RFC 8878
+// What the volumes say of themselves is in skippable frames (RFC 8878
 // 3.1.2), which every zstd passes over:
 //
 //	volume  = header { chunk } end

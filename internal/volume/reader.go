@@ -237,7 +237,7 @@ func (v *volumeReader) chunk() ([]byte, *End, error) {
 		var err error
 		v.buf, err = frames.next(v.buf)
 		if err != nil {
-			// A tape that was full ends like this, and the next reel goes on at
+			// A tape that was full ends like this, and the next reel continues at
 			// this very byte; anything else is seen when that one does not.
 			if v.chunks > 0 && isTapeEnd(v.in) {
 				return nil, &End{}, nil

@@ -130,7 +130,7 @@ func decode(t *testing.T, b []byte) []byte {
 }
 
 // Every size of volume that can hold the stream's largest frame: the stream
-// comes back, no volume is too large, and all of them decode together.
+// is restored, no volume is too large, and all of them decode together.
 func TestEverySplit(t *testing.T) {
 	packed, plain := frames(t, 30)
 	for _, c := range []struct {

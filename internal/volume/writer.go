@@ -50,7 +50,7 @@ type Cutter struct {
 	Header Header
 	// Next gives the medium for a volume.
 	Next func(ctx context.Context, h Header) (Medium, error)
-	// More says that the stream goes on in volumes that another Cutter writes:
+	// More says that the stream continues in volumes that another Cutter writes:
 	// the end of what is read is not the stream's.
 	More bool
 	// Plain writes pieces of the bare stream, without headers, checks and ends,

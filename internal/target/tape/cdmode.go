@@ -91,7 +91,7 @@ const (
 )
 
 // Leave has the drive be a tape drive again: the mode page, and the kernel looks
-// at the device anew.
+// at the device again.
 func (c CDDrive) Leave() error {
 	if err := c.send(leaveCDModeCommand, leaveCDModeData); err != nil {
 		return fmt.Errorf("cannot leave CD mode of the drive at %s: %w", c.Address, err)
@@ -125,7 +125,7 @@ func (c CDDrive) rescan() error {
 	err := os.WriteFile(c.dir+"/delete", []byte("1"), 0)
 	e := os.WriteFile(c.root+"/sys/class/scsi_host/host"+host+"/scan", []byte(strings.ReplaceAll(rest, ":", " ")), 0)
 	if err = errors.Join(err, e); err != nil {
-		return fmt.Errorf("cannot look at the drive at %s anew: %w", c.Address, err)
+		return fmt.Errorf("cannot look at the drive at %s again: %w", c.Address, err)
 	}
 	return nil
 }

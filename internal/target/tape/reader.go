@@ -29,7 +29,7 @@ type Index struct {
 	Archives []Archive `json:"archives"`
 }
 
-// Archive is an archive on tape. Its index lies in SetName as Tail, from TailAt
+// Archive is an archive on tape. Its index is in SetName as Tail, from TailAt
 // of the archive's bytes.
 type Archive struct {
 	File   string `json:"file"`

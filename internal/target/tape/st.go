@@ -77,7 +77,7 @@ func OpenDrive(name string, write bool) (Drive, error) {
 	return s, nil
 }
 
-// Reload opens the device anew: the driver looks at the tape when it is
+// Reload opens the device again: the driver looks at the tape when it is
 // opened. Without O_NONBLOCK that would wait for one; we want to say so.
 func (s *st) Reload() error {
 	if s.f != nil {

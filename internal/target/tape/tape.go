@@ -9,7 +9,7 @@
 //	set.tar.zst           manifest, layout, texts, logs, and where everything is
 //
 // All but the label are volumes (internal/volume), so that after dd(1), zstd(1)
-// and tar(1) read them. An archive that the tape's end comes into goes on as
+// and tar(1) read them. An archive that the tape's end comes into continues as
 // the next volume on the next reel.
 package tape
 
@@ -63,7 +63,7 @@ type Drive interface {
 	SetBlock(n int) error
 	Rewind() error
 	Mark() error
-	// Forward goes on behind n file marks.
+	// Forward moves past n file marks.
 	Forward(n int) error
 	// Back goes back before n file marks.
 	Back(n int) error
@@ -73,7 +73,7 @@ type Drive interface {
 	// Compression switches the drive's own on or off; drives without it say
 	// an error that does not matter.
 	Compression(on bool) error
-	// Reload looks at the drive anew, after the tape was changed.
+	// Reload looks at the drive again, after the tape was changed.
 	Reload() error
 	// Eject rewinds and unloads.
 	Eject() error
