@@ -68,15 +68,53 @@ func toSector(l *layout.Layout, d *layout.Disk, sector quantity.Size) {
 	d.LogicalSector, d.PhysicalSector = sector, max(d.PhysicalSector, sector)
 }
 
-// fatSector gives a FAT of size bytes other sectors: clusters stay as large as
-// they were, if a sector is not more. Fewer clusters than FAT32 wants, 65525,
-// make it a FAT16: by their number alone readers tell which it is.
+// fatSector gives a FAT of size bytes other sectors: clusters stay as large as they were,
+// if a sector is not more, and 128 sectors, the most that mkfs.fat makes, are not less.
+// Their number alone tells readers whether it is a FAT12, FAT16 or FAT32: what has too few
+// or too many now becomes another one.
 func fatSector(v *superblock.VFAT, sector, size int64) {
-	cluster := max(v.SectorSize*v.SectorsPerCluster, sector)
+	cluster := min(max(v.SectorSize*v.SectorsPerCluster, sector), 128*sector)
 	v.Hidden = v.Hidden * v.SectorSize / sector
-	v.SectorSize, v.SectorsPerCluster = sector, cluster/sector
-	n := (size - v.Reserved*sector) / (cluster + 4*v.FATs)
-	if v.Bits == 32 && n < 65525+64 {
-		v.Bits, v.RootEntries, v.Reserved = 16, 512, 1
+	v.SectorSize = sector
+	for range 8 { // as many clusters as neither of two has: twice or half as many
+		v.SectorsPerCluster = cluster / sector
+		for _, bits := range []int{v.Bits, 32, 16, 12} {
+			if fatFits(v, bits, size) {
+				setFATBits(v, bits)
+				return
+			}
+		}
+		if cluster > sector {
+			cluster /= 2
+		} else {
+			cluster *= 2
+		}
 	}
+}
+
+// fatFits tells whether a FAT of size bytes has a number of clusters that is right for one
+// of 12, 16 or 32 bits: the limits of mkfs.fat(8), MAX_CLUST_12 to MIN_CLUST_32, with
+// some room, for it rounds tables to sectors.
+func fatFits(v *superblock.VFAT, bits int, size int64) bool {
+	const room = 16
+	n := (size - v.Reserved*v.SectorSize - v.RootEntries*32) * 8 / (8*v.SectorSize*v.SectorsPerCluster + int64(bits)*v.FATs)
+	switch bits {
+	case 12:
+		return n > 0 && n <= 4080-room
+	case 16:
+		return n >= 4087+room && n <= 65520-room
+	}
+	return n >= 65529+room
+}
+
+// setFATBits changes the kind of a FAT: FAT32 has its root directory among the files, and
+// more reserved sectors.
+func setFATBits(v *superblock.VFAT, bits int) {
+	switch {
+	case bits == 32 && v.Bits != 32:
+		v.RootEntries, v.Reserved = 0, 32
+	case bits != 32 && v.Bits == 32:
+		v.RootEntries, v.Reserved = 512, 1
+	}
+	v.Bits = bits
 }

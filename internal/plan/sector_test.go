@@ -1,0 +1,48 @@
+package plan
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// A FAT of any kind is made on a disk with other sectors by a command line that mkfs.fat
+// takes, whatever becomes of the number of its clusters.
+func TestFATSectors(t *testing.T) {
+	for _, c := range []struct {
+		bits     int
+		from, to int64 // sectors
+		cluster  int   // sectors
+		size     quantity.Size
+		want     int // bits
+	}{
+		{12, 4096, 512, 64, 698 * mib, 16}, // clusters of 256 KiB, and 64 KiB is the most
+		{16, 4096, 512, 64, 9 * gib, 32},
+		{12, 512, 4096, 8, 8 * mib, 12},
+		{16, 512, 4096, 4, 16 * mib, 12}, // clusters of 2 KiB become 4 KiB
+		{16, 512, 4096, 4, 33 * mib, 16}, // nearly as few as a FAT12 has
+		{32, 512, 4096, 1, 256 * mib, 16},
+		{32, 512, 4096, 1, 40 * mib, 16},
+		{32, 512, 4096, 8, 600 * mib, 32},
+		{32, 4096, 512, 1, 600 * mib, 32},
+	} {
+		t.Run(fmt.Sprintf("FAT%d of %v, %d to %d", c.bits, c.size, c.from, c.to), func(t *testing.T) {
+			i := mk(t, int64(c.size), []string{"mkfs.fat", "-F", fmt.Sprint(c.bits), "-S", fmt.Sprint(c.from), "-s", fmt.Sprint(c.cluster)})
+			f := &layout.Filesystem{Device: "sda1", Type: superblock.TypeVFAT, UUID: i.UUID, Size: quantity.Size(i.Size), VFAT: i.VFAT}
+			if f.VFAT.Bits != c.bits {
+				t.Fatalf("the source is %+v", f.VFAT)
+			}
+			fatSector(f.VFAT, c.to, int64(c.size))
+			run, err := Mkfs(f, "FILE", c.size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if is := mk(t, int64(c.size), run...); is.VFAT == nil || is.VFAT.Bits != c.want || is.VFAT.SectorSize != c.to || is.UUID != i.UUID {
+				t.Errorf("made %+v; want FAT%d", is.VFAT, c.want)
+			}
+		})
+	}
+}
