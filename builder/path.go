@@ -112,6 +112,21 @@ type setWriter struct {
 	sfv   map[string]uint32
 }
 
+// warnReadable warns if others can read the set's directory, or a file in it: its
+// file system does not keep the modes that they were made with.
+func (s *setWriter) warnReadable(file string) {
+	for _, name := range []string{s.dir, file} {
+		st, err := os.Stat(name)
+		if err != nil {
+			continue // whatever it is, writing ends with it
+		}
+		if why := readable(s.final, st.Mode()); why != "" {
+			s.b.Report.Warn("the backup contains the files of all users: %s", why)
+			return
+		}
+	}
+}
+
 func (s *setWriter) write(ctx context.Context) (*Result, error) {
 	if err := os.Mkdir(filepath.Join(s.dir, "log"), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot write the set: %w", err)
@@ -121,11 +136,7 @@ func (s *setWriter) write(ctx context.Context) (*Result, error) {
 		return nil, fmt.Errorf("cannot write the set: %w", err)
 	}
 	defer lf.Close()
-	if st, err := lf.Stat(); err == nil {
-		if why := readable(s.final, st.Mode()); why != "" {
-			s.b.Report.Warn("the backup contains the files of all users: %s", why)
-		}
-	}
+	s.warnReadable(lf.Name())
 	s.log = slog.New(slog.NewJSONHandler(lf, nil))
 	s.sfv = map[string]uint32{}
 	s.log.Info("backup starts", "host", s.man.Host, "id", s.man.ID, "version", s.b.Version)
