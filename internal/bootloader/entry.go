@@ -114,17 +114,34 @@ func compareVersions(a, b string) int {
 	return len(a) - len(b)
 }
 
+// maxExpanded is how many bytes the values of variables add to what is read, together:
+// much more than a kernel command line can have, which is 4096 at most.
+const maxExpanded = 256 << 10
+
+// expansion keeps a text that refers to a long value many times from growing.
+type expansion struct{ left int }
+
+// value gives v, or "" when there is no room for it any more.
+func (x *expansion) value(v string) string {
+	if len(v) > x.left {
+		return ""
+	}
+	x.left -= len(v)
+	return v
+}
+
 // grubEntry reads the first commands of a grub.cfg that load a kernel and its initial
 // RAM disks; nil if there are none.
 func grubEntry(cfg string) *Entry {
 	var e *Entry
 	set := map[string]string{}
+	x := &expansion{left: maxExpanded}
 	for _, c := range sysconf.ParseScript(cfg, true).Commands {
 		var w []string
-		for _, x := range c.Words {
-			text := x.Text
-			if x.Expands {
-				text = os.Expand(text, func(name string) string { return set[name] })
+		for _, word := range c.Words {
+			text := word.Text
+			if word.Expands {
+				text = os.Expand(text, func(name string) string { return x.value(set[name]) })
 			}
 			w = append(w, text)
 		}

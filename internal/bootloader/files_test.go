@@ -27,6 +27,10 @@ func put(t *testing.T, root string, files map[string]string) {
 // moved is a machine whose disk is another one, and that lost a data disk.
 func moved(t *testing.T) *System {
 	t.Helper()
+	return movedSystem(t.TempDir(), t.TempDir())
+}
+
+func movedSystem(root, sys string) *System {
 	l := &layout.Layout{
 		Disks: []layout.Disk{
 			{Name: "sda", Serial: "S1", Table: &layout.Table{Label: layout.GPT, Partitions: []layout.Partition{{Number: 1, Device: "sda1", GUID: "AAAA0001"}, {Number: 2, Device: "sda2", GUID: "AAAA0002"}, {Number: 3, Device: "sda3", GUID: "AAAA0003"}}}},
@@ -38,7 +42,7 @@ func moved(t *testing.T) *System {
 		Links:       map[string][]string{"sda": {"by-id/ata-OLD_S1"}, "sda1": {"by-id/ata-OLD_S1-part1"}, "sdb": {"by-id/ata-DATA"}},
 		Boot:        layout.Boot{Disks: []string{"sda"}, ESP: "sda1"},
 	}
-	return &System{Root: t.TempDir(), Layout: l, Devices: map[string]string{"sda": "nvme0n1", "sda1": "nvme0n1p1", "sda2": "nvme0n1p2", "sda3": "nvme0n1p3"}, Report: progress.None{}, sys: t.TempDir()}
+	return &System{Root: root, Layout: l, Devices: map[string]string{"sda": "nvme0n1", "sda1": "nvme0n1p1", "sda2": "nvme0n1p2", "sda3": "nvme0n1p3"}, Report: progress.None{}, sys: sys}
 }
 
 // TestDiskFiles: where GRUB is installed by the next update is followed, by debconf's

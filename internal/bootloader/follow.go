@@ -110,8 +110,10 @@ func FollowLVMDevices(text string, l *layout.Layout, devices map[string]string) 
 			}
 		}
 		if dev := now[pvid]; dev != "" && strings.HasPrefix(strings.TrimSpace(line), "IDTYPE=") {
-			line = fmt.Sprintf("IDTYPE=devname IDNAME=/dev/%s DEVNAME=/dev/%s PVID=%s\n", dev, dev, pvid)
-			notes = append(notes, fmt.Sprintf("the physical volume %s is /dev/%s now", pvid, dev))
+			if is := fmt.Sprintf("IDTYPE=devname IDNAME=/dev/%s DEVNAME=/dev/%s PVID=%s", dev, dev, pvid); strings.TrimRight(line, "\r\n") != is {
+				line = is + "\n"
+				notes = append(notes, fmt.Sprintf("the physical volume %s is /dev/%s now", pvid, dev))
+			}
 		}
 		lines = append(lines, line)
 	}
@@ -249,25 +251,40 @@ func (s *System) blsEntries(dir, prefix string) []Entry {
 		if err != nil {
 			continue
 		}
-		e := Entry{ID: strings.TrimSuffix(filepath.Base(f), ".conf")}
-		for _, line := range strings.Split(string(b), "\n") {
-			key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
-			switch key {
-			case "linux":
-				e.Linux = prefix + strings.TrimSpace(value)
-			case "options":
-				e.Options += " " + strings.ReplaceAll(strings.TrimSpace(value), "$kernelopts", opts)
-			case "initrd":
-				for _, f := range strings.Fields(strings.ReplaceAll(value, "$tuned_initrd", "")) {
-					e.Initrd = append(e.Initrd, prefix+f)
-				}
-			}
-		}
+		e := blsEntry(string(b), prefix, opts)
+		e.ID = strings.TrimSuffix(filepath.Base(f), ".conf")
 		if e.Linux != "" { // else an EFI program: another system's loader
 			out = append(out, e)
 		}
 	}
 	return out
+}
+
+// blsEntry reads an entry of the Boot Loader Specification. opts is what $kernelopts
+// stands for.
+func blsEntry(text, prefix, opts string) Entry {
+	var e Entry
+	x := &expansion{left: maxExpanded}
+	for _, line := range strings.Split(text, "\n") {
+		key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
+		switch key {
+		case "linux":
+			e.Linux = prefix + strings.TrimSpace(value)
+		case "options":
+			for i, part := range strings.Split(strings.TrimSpace(value), "$kernelopts") {
+				if i == 0 {
+					e.Options += " " + part
+				} else {
+					e.Options += x.value(opts) + part
+				}
+			}
+		case "initrd":
+			for _, f := range strings.Fields(strings.ReplaceAll(value, "$tuned_initrd", "")) {
+				e.Initrd = append(e.Initrd, prefix+f)
+			}
+		}
+	}
+	return e
 }
 
 // grubenv is a variable of GRUB's environment block, "" if it is not set.

@@ -55,33 +55,9 @@ func (s *System) units() []string {
 func (s *System) followUnits(r *sysconf.Resolver) error {
 	for _, f := range s.units() {
 		now := ""
-		if err := s.edit(f, func(text string) (string, []string, []string) {
-			u := sysconf.ParseUnit(text)
-			e := unitEntry(f, u)
-			if e == nil {
-				return text, nil, nil
-			}
-			section := "Mount"
-			if e.Swap() {
-				section = "Swap"
-			}
-			t := r.Entry(e)
-			switch {
-			case t.State == sysconf.Found && !t.Right:
-				now = s.path(t)
-				u.Get(section, "What").Set(now)
-				return u.String(), []string{fmt.Sprintf("%s is replaced by %s", e.Spec, now)}, nil
-			case t.State == sysconf.Left && !e.NoFail():
-				if o := u.Get(section, "Options"); o == nil || o.Value == "" {
-					u.Add(section, "Options", "nofail")
-				} else {
-					o.Set(o.Value + ",nofail")
-				}
-				return u.String(), []string{fmt.Sprintf("%s was not restored: nofail lets the system start without it", e.Spec)}, nil
-			case t.State == sysconf.Missing && !e.NoFail():
-				return text, nil, []string{fmt.Sprintf("%s is not among what was restored", e.Spec)}
-			}
-			return text, nil, nil
+		if err := s.edit(f, func(text string) (out string, notes, wrong []string) {
+			out, notes, wrong, now = s.followUnit(f, text, r)
+			return out, notes, wrong
 		}); err != nil {
 			return err
 		}
@@ -97,6 +73,38 @@ func (s *System) followUnits(r *sysconf.Resolver) error {
 		}
 	}
 	return nil
+}
+
+// followUnit gives the text of a mount or swap unit with what is mounted named as it
+// is now, or nofail if that was not restored, and what was changed. now is the new
+// name, "" for none.
+func (s *System) followUnit(file, text string, r *sysconf.Resolver) (out string, notes, wrong []string, now string) {
+	u := sysconf.ParseUnit(text)
+	e := unitEntry(file, u)
+	if e == nil {
+		return text, nil, nil, ""
+	}
+	section := "Mount"
+	if e.Swap() {
+		section = "Swap"
+	}
+	t := r.Entry(e)
+	switch {
+	case t.State == sysconf.Found && !t.Right:
+		now = s.path(t)
+		u.Get(section, "What").Set(now)
+		return u.String(), []string{fmt.Sprintf("%s is replaced by %s", e.Spec, now)}, nil, now
+	case t.State == sysconf.Left && !e.NoFail():
+		if o := u.Get(section, "Options"); o == nil || o.Value == "" {
+			u.Add(section, "Options", "nofail")
+		} else {
+			o.Set(o.Value + ",nofail")
+		}
+		return u.String(), []string{fmt.Sprintf("%s was not restored: nofail lets the system start without it", e.Spec)}, nil, ""
+	case t.State == sysconf.Missing && !e.NoFail():
+		return text, nil, []string{fmt.Sprintf("%s is not among what was restored", e.Spec)}, ""
+	}
+	return text, nil, nil, ""
 }
 
 // wantOnly has targets that require a unit want it: a requirement that fails stops
