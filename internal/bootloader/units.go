@@ -98,7 +98,7 @@ func (s *System) followUnit(file, text string, r *sysconf.Resolver) (out string,
 		if o := u.Get(section, "Options"); o == nil || o.Value == "" {
 			u.Add(section, "Options", "nofail")
 		} else {
-			o.Set(o.Value + ",nofail")
+			o.Set(sysconf.AppendOption(o.Value, "nofail"))
 		}
 		return u.String(), []string{fmt.Sprintf("%s was not restored: nofail lets the system start without it", e.Spec)}, nil, ""
 	case t.State == sysconf.Missing && !e.NoFail():

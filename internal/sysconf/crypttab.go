@@ -48,12 +48,10 @@ func (e *CrypttabEntry) SetSpec(s string) {
 // AddOption adds an option behind the others.
 func (e *CrypttabEntry) AddOption(o string) {
 	raw := e.l.raw(3)
-	if raw != "" && raw != "-" {
-		raw += ","
-	} else {
+	if raw == "-" {
 		raw = ""
 	}
-	e.l.set(3, raw+Escape(o), []string{"", "", "none"})
+	e.l.set(3, AppendOption(raw, o), []string{"", "", "none"})
 	e.read()
 }
 

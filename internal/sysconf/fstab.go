@@ -139,17 +139,23 @@ func (e *FstabEntry) set(n int, old, s string) {
 
 // AddOption adds an option behind the others.
 func (e *FstabEntry) AddOption(o string) {
-	raw := e.l.raw(3)
-	switch {
-	case raw == "":
-		raw = Escape(o)
-	case strings.HasSuffix(raw, ","):
-		raw += Escape(o)
-	default:
-		raw += "," + Escape(o)
-	}
-	e.l.set(3, raw, fill())
+	e.l.set(3, AppendOption(e.l.raw(3), o), fill())
 	e.read()
+}
+
+// AppendOption gives options with one more behind them, or before them where a quote
+// without an end would take it in. The options are as they are written.
+func AppendOption(options, o string) string {
+	switch o = Escape(o); {
+	case options == "":
+		return o
+	case strings.Count(Unescape(options), `"`)%2 == 1:
+		return o + "," + options
+	case strings.HasSuffix(options, ","):
+		return options + o
+	default:
+		return options + "," + o
+	}
 }
 
 // DropOption removes the options for which drop is true; without any left the

@@ -326,6 +326,16 @@ func FuzzFstab(f *testing.F) {
 	})
 }
 
+// TestAppendOption: an option that is added counts, whatever is there.
+func TestAppendOption(t *testing.T) {
+	for options, want := range map[string]string{"": "nofail", "rw": "rw,nofail", "rw,": "rw,nofail", `context="a,b"`: `context="a,b",nofail`, `context="a,b`: `nofail,context="a,b`, `x\042y`: `nofail,x\042y`} {
+		got := AppendOption(options, "nofail")
+		if got != want || !HasOption(Unescape(got), "nofail") {
+			t.Errorf("%q becomes %q; want %q", options, got, want)
+		}
+	}
+}
+
 func FuzzTables(f *testing.F) {
 	f.Add("ARRAY /dev/md0\n uuid=1\n", "[Mount]\nWhat=x \\\n y\n", "36 35 98:0 / / rw - ext4 /dev/x rw\n")
 	f.Fuzz(func(t *testing.T, a, b, c string) {
