@@ -319,8 +319,11 @@ func (s *Section) value(key string) Value {
 	return nil
 }
 
-// Set changes a value, or adds it at the end.
+// Set changes a value, or adds it at the end; a section that is nil stays so.
 func (s *Section) Set(key string, v Value) {
+	if s == nil {
+		return
+	}
 	for i := range s.Nodes {
 		if s.Nodes[i].Key == key && s.Nodes[i].Section == nil {
 			s.Nodes[i].Value = v
@@ -331,8 +334,11 @@ func (s *Section) Set(key string, v Value) {
 }
 
 // Replace takes away all sections right below that drop names, and puts others
-// at the end.
+// at the end; a section that is nil stays so.
 func (s *Section) Replace(drop func(name string) bool, put ...*Section) {
+	if s == nil {
+		return
+	}
 	var out []Node
 	for _, n := range s.Nodes {
 		if n.Section == nil || !drop(n.Key) {

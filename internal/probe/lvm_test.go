@@ -51,3 +51,22 @@ func TestCacheless(t *testing.T) {
 		}
 	}
 }
+
+// FuzzCacheless: whatever vgcfgbackup writes of a group with caches is understood or is an
+// error.
+func FuzzCacheless(f *testing.F) {
+	b, err := os.ReadFile("testdata/caches.vg")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(b))
+	f.Fuzz(func(t *testing.T, text string) {
+		g := layout.VolumeGroup{Name: "vg0", Config: text, Caches: []string{"home", "str", "idle"},
+			LVs: []layout.LogicalVolume{{Name: "home"}, {Name: "str"}, {Name: "wc"}, {Name: "om", Type: layout.TypeMirror}}}
+		if cacheless(&g) == nil {
+			if _, err := lvmtext.Parse(g.Config); err != nil {
+				t.Errorf("it wrote what it does not read: %v", err)
+			}
+		}
+	})
+}
