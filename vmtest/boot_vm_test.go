@@ -568,19 +568,31 @@ func TestNetboot(t *testing.T) {
 			t.Logf("%d paths compared; named differences: %v", r.out.Paths, r.out.Named)
 			record(t, r.Circle, r.out)
 			// The network stays first in the boot order: nothing is restored again, and
-			// the restored system starts.
+			// the firmware starts the restored system.
 			for i := range m.Disks {
 				m.Disks[i].Snapshot = true
 			}
-			m.Log = r.log("again")
-			if vm, err = Start(ctx, m); err != nil {
-				t.Fatal(err)
+			start := func(name string) *VM {
+				m.Log = r.log(name)
+				vm, err := Start(ctx, m)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = vm.Kill() })
+				return vm
 			}
-			defer vm.Kill()
+			vm = start("again")
 			if err := vm.Menu("r", bootLimit); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := vm.Expect(`NOT RESTORED AGAIN: this machine was restored(?s:.*)`+kind+` login: `, 2*bootLimit); err != nil {
+			again := `NOT RESTORED AGAIN: this machine was restored(?s:.*)the firmware's entry Boot[0-9A-F]{4} is started next`
+			if _, err := vm.Expect(again, jobLimit); err != nil {
+				t.Fatal(err)
+			}
+			if err := vm.Wait(bootLimit); err != nil { // QEMU ends in the place of a reset
+				t.Fatal(err)
+			}
+			if _, err := start("next").Expect(kind+` login: `, bootLimit); err != nil {
 				t.Error(err)
 			}
 		})

@@ -7,10 +7,10 @@ import (
 	"os"
 )
 
-// Next has the firmware start, once, the first entry of its boot order that is not the
-// one that this system was started by, and gives its number: what comes after a medium
-// that stays in the drive. UEFI 2.10, section 3.3: BootNext, BootCurrent.
-func Next(dir string) (string, error) {
+// Next has the firmware start, once, the first entry of its boot order for which wanted
+// is true of the number ("001A"), and which is not the one that this system was started
+// by, and gives its number. UEFI 2.10, section 3.3: BootNext, BootCurrent.
+func Next(dir string, wanted func(id string) bool) (string, error) {
 	order, err := readOrder(dir)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the firmware's boot order: %w", err)
@@ -26,7 +26,7 @@ func Next(dir string) (string, error) {
 			continue
 		}
 		id := fmt.Sprintf("%04X", n)
-		if _, err := os.Stat(variable(dir, "Boot"+id)); err != nil {
+		if _, err := os.Stat(variable(dir, "Boot"+id)); err != nil || !wanted(id) {
 			continue
 		}
 		if err := write(dir, "BootNext", []byte{byte(n), byte(n >> 8)}); err != nil {
@@ -34,5 +34,5 @@ func Next(dir string) (string, error) {
 		}
 		return id, nil
 	}
-	return "", errors.New("the firmware has no other boot entry")
+	return "", errors.New("the firmware has no boot entry for a system on a disk")
 }

@@ -26,9 +26,11 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/netconf"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target/tape"
@@ -646,11 +648,40 @@ func repeated() bool {
 // person.
 func (s *System) restoredBefore() {
 	s.startRestored(starter{
-		next: func() (string, error) { return efivar.Next("/sys/firmware/efi/efivars") },
+		next: func() (string, error) { return efivar.Next(efivar.Dir, onDisk(probe.Machine{})) },
 		boot: func() error { return s.run(bootArgs(rescue.RepeatedFile)...) },
 		stop: s.stop,
-		uefi: func() bool { _, err := os.Stat("/sys/firmware/efi/efivars"); return err == nil },
+		uefi: func() bool { _, err := os.Stat(efivar.Dir); return err == nil },
 	})
+}
+
+// onDisk tells of the firmware's boot entries, by number, which of them start something
+// from a partition of this machine's disks: not from the network, which this system may
+// have come from by another entry, and not from the medium.
+func onDisk(m probe.Machine) func(id string) bool {
+	disks, err := m.Disks()
+	if err != nil {
+		return func(string) bool { return false }
+	}
+	var medium []string
+	if dev, err := m.DeviceAt(rescue.MediumDir); err == nil {
+		medium = m.DisksOf(dev)
+	}
+	there := map[string]bool{}
+	for _, d := range disks {
+		if d.Table == nil || d.Table.Label != layout.GPT || slices.Contains(medium, d.Name) {
+			continue
+		}
+		for _, p := range d.Table.Partitions {
+			there[strings.ToUpper(p.GUID)] = true
+		}
+	}
+	found := map[string]bool{}
+	entries, _ := m.NVRAM()
+	for _, e := range entries {
+		found[e.ID] = e.PartGUID != "" && there[strings.ToUpper(e.PartGUID)]
+	}
+	return func(id string) bool { return found[id] }
 }
 
 // bootArgs is the program that boots the system of the set that a file names; a tape is
