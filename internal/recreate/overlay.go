@@ -295,9 +295,63 @@ func (g group) deactivate(ctx context.Context) error {
 		args = append(args, onlyOverlays(all)...)
 	}
 	if _, err := g.lvm(ctx, append(args, g.name)...); err != nil {
-		return fmt.Errorf("cannot deactivate volume group %s: %w", g.name, err)
+		err = fmt.Errorf("cannot deactivate volume group %s: %w", g.name, err)
+		if len(all) == 0 {
+			return err
+		}
+		// LVM can't read the group from overlays whose store is full.
+		if drop := g.drop(ctx, func(volume) bool { return true }); drop != nil {
+			return errors.Join(err, drop)
+		}
+		if err := os.RemoveAll(g.root + "/dev/" + g.name); err != nil { // the names that LVM made without udev
+			return err
+		}
 	}
 	return g.uncover(ctx, all)
+}
+
+// volumes lists the active volumes of the group, those inside others among them.
+func (g group) volumes() ([]volume, error) {
+	prefix := strings.ReplaceAll(g.name, "-", "--") + "-"
+	dirs, err := filepath.Glob(filepath.Join(g.root+"/", "/sys/block/dm-*/dm"))
+	if err != nil {
+		return nil, err
+	}
+	var out []volume
+	for _, d := range dirs {
+		name, err1 := os.ReadFile(d + "/name")
+		id, err2 := os.ReadFile(d + "/uuid")
+		n := strings.TrimSpace(string(name))
+		rest, ok := strings.CutPrefix(n, prefix)
+		if err := errors.Join(err1, err2); err == nil && ok && !strings.HasPrefix(rest, "-") && strings.HasPrefix(string(id), "LVM-") {
+			out = append(out, volume{filepath.Base(filepath.Dir(d)), n})
+		}
+	}
+	return out, nil
+}
+
+// drop removes active volumes of the group one by one, without LVM, as long as there are
+// some that no other is on.
+func (g group) drop(ctx context.Context, own func(volume) bool) error {
+	for {
+		all, err := g.volumes()
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(v volume) bool { return !own(v) })
+		if len(all) == 0 {
+			return nil
+		}
+		var errs []error
+		for _, v := range all {
+			if _, err := g.dmsetup(ctx, "remove", v.name); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		if len(errs) == len(all) {
+			return fmt.Errorf("cannot remove the volumes of %s: %w", g.name, errors.Join(errs...))
+		}
+	}
 }
 
 // uncover removes overlays. Their loop devices and the memory go with them.

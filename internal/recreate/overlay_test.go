@@ -27,6 +27,7 @@ type mapper struct {
 	root     string
 	pvs, lvs string // what pvs and lvs report
 	fail     string // the command that begins so fails
+	busy     string // the device that can't be removed
 	status   string
 	calls    []string
 	stores   []string // the loop devices of tables
@@ -34,7 +35,7 @@ type mapper struct {
 
 func (m *mapper) Run(_ context.Context, c tool.Cmd) ([]byte, error) {
 	m.calls = append(m.calls, strings.Join(c.Args, " "))
-	if m.fail != "" && strings.HasPrefix(strings.Join(c.Args, " "), m.fail) {
+	if m.busy != "" && c.Args[0] == "dmsetup" && c.Args[len(c.Args)-1] == m.busy || m.fail != "" && strings.HasPrefix(strings.Join(c.Args, " "), m.fail) {
 		return nil, &tool.Error{Cmd: c, Code: 1, Err: errors.New("told to fail")}
 	}
 	switch strings.Join(c.Args[:2], " ") {
@@ -190,18 +191,36 @@ func TestActivateOverlaid(t *testing.T) {
 	m.gone()
 }
 
-// TestDeactivateFails: an overlay with an active volume is left alone.
-func TestDeactivateFails(t *testing.T) {
+// TestDeactivateFull: where LVM does not find the group, since the store is full, its
+// volumes are removed without it, and the memory is freed. What is in use stays, and what
+// is below it.
+func TestDeactivateFull(t *testing.T) {
 	ctx := context.Background()
 	m, g, _ := overlaidGroup(t, "home thin Vwi---tz--")
 	if err := g.activateReadOnly(ctx); err != nil {
 		t.Fatal(err)
 	}
-	m.fail, m.calls = "lvm vgchange -an", nil
-	if err := g.deactivate(ctx); err == nil || !strings.Contains(err.Error(), "cannot deactivate volume group vg0") {
+	m.put("/sys/block/dm-5/dm/name", "vg0-home\n")
+	m.put("/sys/block/dm-5/dm/uuid", "LVM-x\n")
+	m.put("/sys/block/dm-6/dm/name", "vg0--2-home\n") // of vg0-2
+	m.put("/sys/block/dm-6/dm/uuid", "LVM-y\n")
+	m.fail, m.busy, m.calls = "lvm vgchange -an", "vg0-home", nil
+	if err := g.deactivate(ctx); err == nil || !strings.Contains(err.Error(), "cannot deactivate volume group vg0") || !strings.Contains(err.Error(), "cannot remove the volumes of vg0") {
 		t.Errorf("%v", err)
 	}
-	sameCalls(t, m.calls, "lvm vgchange -an "+only+" vg0")
+	sameCalls(t, m.calls, "lvm vgchange -an "+only+" vg0", "dmsetup remove vg0-home")
+	m.busy, m.calls = "", nil
+	if err := g.deactivate(ctx); err != nil {
+		t.Error(err)
+	}
+	sameCalls(t, m.calls, "lvm vgchange -an "+only+" vg0", "dmsetup remove vg0-home", "dmsetup remove --retry mkcdrec1-vg0", "dmsetup remove --retry mkcdrec0-vg0")
+	m.gone()
+	// Without overlays, that is a failure.
+	m.calls = nil
+	if err := g.deactivate(ctx); err == nil {
+		t.Error("LVM's failure is none")
+	}
+	sameCalls(t, m.calls, "lvm vgchange -an vg0")
 }
 
 // TestOverlayFails: what was made before a failure is removed; plain volumes are activated

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // Release unmounts everything below target, and closes the plan's volume groups,
@@ -83,23 +81,8 @@ func (r *Recreator) own(dev string) bool {
 type volume struct{ kernel, name string }
 
 // volumes lists the active volumes of a group, those inside others among them.
-func (r *Recreator) volumes(group string) ([]volume, error) {
-	prefix := strings.ReplaceAll(group, "-", "--") + "-"
-	dirs, err := filepath.Glob(filepath.Join(r.Machine.Root+"/", "/sys/block/dm-*/dm"))
-	if err != nil {
-		return nil, err
-	}
-	var out []volume
-	for _, d := range dirs {
-		name, err1 := os.ReadFile(d + "/name")
-		id, err2 := os.ReadFile(d + "/uuid")
-		n := strings.TrimSpace(string(name))
-		rest, ok := strings.CutPrefix(n, prefix)
-		if err := errors.Join(err1, err2); err == nil && ok && !strings.HasPrefix(rest, "-") && strings.HasPrefix(string(id), "LVM-") {
-			out = append(out, volume{filepath.Base(filepath.Dir(d)), n})
-		}
-	}
-	return out, nil
+func (r *Recreator) volumes(name string) ([]volume, error) {
+	return group{name: name, root: r.Machine.Root}.volumes()
 }
 
 // closeGroup deactivates a group's volumes. Where another group of the same name is on
@@ -140,30 +123,7 @@ func (r *Recreator) closeGroup(ctx context.Context, name string) error {
 	return g.uncover(ctx, over)
 }
 
-// dropVolumes removes the own volumes of a group, those first that others are not on.
-func (r *Recreator) dropVolumes(ctx context.Context, group string) error {
-	for range 4 {
-		var errs []error
-		all, err := r.volumes(group)
-		if err != nil {
-			return err
-		}
-		left := 0
-		for _, v := range all {
-			if !r.own(v.kernel) {
-				continue
-			}
-			left++
-			if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"dmsetup", "remove", v.name}, Env: noUdev}); err != nil {
-				errs = append(errs, err)
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		if len(errs) == left {
-			return errors.Join(errs...)
-		}
-	}
-	return fmt.Errorf("cannot remove the volumes of %s", group)
+// dropVolumes removes the own volumes of a group.
+func (r *Recreator) dropVolumes(ctx context.Context, name string) error {
+	return group{run: r.Run, name: name, root: r.Machine.Root}.drop(ctx, func(v volume) bool { return r.own(v.kernel) })
 }
