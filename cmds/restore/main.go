@@ -414,8 +414,8 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 // repair opens or closes the installed system.
 func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []string) error {
 	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
-	ro := f.Bool("ro", false, "mount read-only, and change nothing on any disk: no log is replayed, no array brought in step")
-	degraded := f.Bool("degraded", false, "start RAID arrays also where members are missing that they had")
+	ro := f.Bool("ro", false, "mount read-only, and change nothing on any disk: no log is replayed, no array resynchronized, and what LVM writes goes into memory")
+	degraded := f.Bool("degraded", false, "start RAID arrays for writing also where members are missing that they had (--ro does so without writing)")
 	keyFile := f.String("key-file", "", "`FILE` with the passphrase of LUKS devices")
 	disks := f.Bool("disks", false, "find the system on the disks that are there, whatever it is")
 	root := f.String("root", "", "`DEV` of its root file system, where there are several systems")
@@ -445,8 +445,6 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 	r := &restore.Repair{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
 	r.KeyFile, r.Secret = *keyFile, sc.Secret
 	switch {
-	case *ro && *degraded:
-		return exit.Usage(errors.New("use either --ro or --degraded, not both: an array that is started without a member is written to"))
 	case *ro:
 		r.Access = recreate.ReadOnly
 	case *degraded:

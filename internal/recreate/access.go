@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,14 +26,16 @@ const (
 	// ReadWrite opens for writing. An array of which members are missing that it had
 	// when it last ran is not started.
 	ReadWrite Access = iota
-	// ReadOnly writes not one bit: not to logs, superblocks or bitmaps either.
+	// ReadOnly writes not one bit: not to logs, superblocks or bitmaps either. Arrays are
+	// started also where members are missing.
 	ReadOnly
 	// Degraded is ReadWrite, and starts arrays with members missing.
 	Degraded
 )
 
 // AssembleArray starts an array, unless it runs; devs are its members' names, none to
-// have them looked for, which ReadOnly can't.
+// have mdadm look for them, which starts it also where some are missing, and which ReadOnly
+// can't.
 func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs []string, access Access) error {
 	if arrayRuns(name) {
 		return nil
@@ -40,7 +43,7 @@ func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs
 	args := []string{"--assemble", "/dev/" + name, "--uuid=" + uuid}
 	switch access {
 	case ReadOnly:
-		args = append(args, "--readonly")
+		args = append(args, "--readonly", "--run")
 		if err := loopDriver(ctx, run); err != nil {
 			return fmt.Errorf("cannot start the RAID array %s for reading: %w", name, err)
 		}
@@ -110,6 +113,19 @@ func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string
 		return fmt.Errorf("cannot open the LUKS device %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+// MissingMembers tells how many members an array runs without.
+func MissingMembers(name string) int {
+	b, err := os.ReadFile("/sys/block/" + name + "/md/degraded")
+	if err != nil {
+		return 0 // not running, or of a level without redundancy
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // plainTypes are the segment types of volumes that write nothing when they are activated

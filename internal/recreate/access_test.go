@@ -11,8 +11,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// TestAssembleArray: for reading, an array stands on read-only devices, is never started
-// degraded, and what was put over its members goes away when it is not taken.
+// TestAssembleArray: for reading, an array is on read-only devices, may lack members, and
+// what was put over its members goes away when it is not taken.
 func TestAssembleArray(t *testing.T) {
 	ctx := context.Background()
 	call := func(access Access, devs ...string) (string, error) {
@@ -36,7 +36,7 @@ func TestAssembleArray(t *testing.T) {
 	}
 	dev := strings.TrimPrefix(loopOver(t, blank(t, 1<<20).Name()), "/dev/")
 	got, err := call(ReadOnly, dev)
-	loop, ok := strings.CutPrefix(got, "mdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly /dev/")
+	loop, ok := strings.CutPrefix(got, "mdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly --run /dev/")
 	if err != nil || !ok || loop == dev || !strings.HasPrefix(loop, "loop") {
 		t.Fatalf("%q, %v", got, err)
 	}

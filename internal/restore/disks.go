@@ -44,7 +44,7 @@ func (r *Repair) FromDisks(ctx context.Context, disks []string, root string) (*l
 		}
 	}
 	l := &layout.Layout{Version: layout.Version, Disks: present}
-	if err := r.assemble(ctx, l, on); err != nil {
+	if err := r.assemble(ctx, l, m, on); err != nil {
 		return l, err
 	}
 	// LUKS below LVM, and above it.
@@ -69,7 +69,7 @@ func (r *Repair) FromDisks(ctx context.Context, disks []string, root string) (*l
 }
 
 // assemble starts the arrays with a member on the disks, by their names: "md0" for one labelled "host:0".
-func (r *Repair) assemble(ctx context.Context, l *layout.Layout, on func(string) bool) error {
+func (r *Repair) assemble(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
 	devs, err := medium.Devices()
 	if err != nil {
 		return err
@@ -89,10 +89,11 @@ func (r *Repair) assemble(ctx context.Context, l *layout.Layout, on func(string)
 			a.Name = fmt.Sprint("md", next)
 			next--
 		}
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, r.named(members(devs)[a.UUID]), r.Access); err != nil {
+		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, members(m, devs)[a.UUID], r.Access); err != nil {
 			r.Report.Warn("%v", r.degraded(err))
 			continue
 		}
+		r.missing(a.Name)
 		l.Arrays = append(l.Arrays, a)
 	}
 	return nil

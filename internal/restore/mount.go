@@ -18,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -39,6 +40,8 @@ type Repair struct {
 	Access recreate.Access
 	// keys are those that opened something.
 	keys [][]byte
+	// told are the arrays whose missing members were reported.
+	told []string
 }
 
 // kernelMounts are bound into the system, so that programs work in a chroot.
@@ -317,17 +320,18 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 	if err != nil {
 		return err
 	}
-	there := members(devs)
+	there := members(probe.Machine{}, devs)
 	for _, a := range l.Arrays {
 		if there[a.UUID] == nil {
 			r.Report.Warn("the RAID array %s (UUID %s) is not there", a.Name, a.UUID)
 			continue
 		}
-		named := r.named(there[a.UUID])
+		named := there[a.UUID]
 		delete(there, a.UUID)
 		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, named, r.Access); err != nil {
 			return r.degraded(err)
 		}
+		r.missing(a.Name)
 	}
 	if !rescue.Inside() {
 		return nil
@@ -337,20 +341,12 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 		for l.Array(fmt.Sprint("md", n)) != nil {
 			n--
 		}
-		if err := recreate.AssembleArray(ctx, r.Run, fmt.Sprint("md", n), uuid, r.named(there[uuid]), r.Access); err != nil {
+		name := fmt.Sprint("md", n)
+		if err := recreate.AssembleArray(ctx, r.Run, name, uuid, there[uuid], r.Access); err != nil {
 			r.Report.Warn("%v", r.degraded(err))
 		}
+		r.missing(name)
 		n--
-	}
-	return nil
-}
-
-// named gives the members that an array is started of: for reading only all that
-// there are; for writing mdadm(8) looks for them itself, since a superblock at the end
-// of a partition may be seen on its disk, too.
-func (r *Repair) named(devs []string) []string {
-	if r.Access == recreate.ReadOnly {
-		return devs
 	}
 	return nil
 }
@@ -358,18 +354,32 @@ func (r *Repair) named(devs []string) []string {
 // degraded adds to the failure of an array what may help.
 func (r *Repair) degraded(err error) error {
 	if r.Access == recreate.ReadWrite {
-		return fmt.Errorf("%w\nif members of it are missing: restore mount --degraded starts it without them", err)
+		return fmt.Errorf("%w\nif members of it are missing, run restore mount --degraded to start it without them, or restore mount --ro to read it", err)
 	}
 	return err
 }
 
-// members gives the devices of each array that is there, by its UUID.
-func members(devs []medium.Device) map[string][]string {
+// missing warns of an array that runs without some of its members.
+func (r *Repair) missing(name string) {
+	if n := recreate.MissingMembers(name); n > 0 && !slices.Contains(r.told, name) {
+		r.told = append(r.told, name)
+		r.Report.Warn("the RAID array %s runs without %d of its members", name, n)
+	}
+}
+
+// members gives the devices of each array that is there, by its UUID. Of a disk and its
+// partition that show the same superblock, which may be at the end of both, it is the
+// partition. mdadm(8) is given them by name: where it looks for them itself, it starts an
+// array also without those that are missing (start_partial_ok of its Assemble.c).
+func members(m probe.Machine, devs []medium.Device) map[string][]string {
 	out := map[string][]string{}
 	for _, d := range devs {
-		if d.Info.MD != nil {
-			out[d.Info.MD.UUID] = append(out[d.Info.MD.UUID], d.Name)
+		if d.Info.MD == nil || slices.ContainsFunc(devs, func(o medium.Device) bool {
+			return o.Name != d.Name && o.Info.MD != nil && o.Info.MD.UUID == d.Info.MD.UUID && slices.Equal(m.DisksOf(o.Name), []string{d.Name})
+		}) {
+			continue
 		}
+		out[d.Info.MD.UUID] = append(out[d.Info.MD.UUID], d.Name)
 	}
 	return out
 }

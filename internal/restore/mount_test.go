@@ -2,12 +2,15 @@ package restore
 
 import (
 	"context"
+	"errors"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -24,22 +27,43 @@ func TestOpenReadOnly(t *testing.T) {
 		t.Fatal("a layout without a root was mounted")
 	}
 	all := strings.Join(run.Calls, "\n")
-	if strings.Contains(all, "vgchange -ay") || strings.Contains(all, "--run") || !strings.Contains(all, "read_only_volume_list") {
+	if strings.Contains(all, "vgchange -ay") || !strings.Contains(all, "read_only_volume_list") {
 		t.Errorf("programs:\n%s", all)
 	}
 	// What was opened is closed again.
 	if last := run.Calls[len(run.Calls)-1]; last != "lvm vgchange -an vg-of-test" {
 		t.Errorf("the last program: %s", last)
 	}
+}
+
+// TestMembers: an array is started of the members that are named, so that mdadm refuses to
+// start it for writing where some are missing; a disk whose last partition is a member,
+// and that shows its superblock, is none.
+func TestMembers(t *testing.T) {
+	root := t.TempDir()
+	for _, d := range []string{"sda", "sdb"} {
+		at := root + "/sys/devices/" + d + "/" + d + "1"
+		if err := errors.Join(os.MkdirAll(at, 0o755), os.MkdirAll(root+"/sys/class/block", 0o755), os.WriteFile(at+"/partition", []byte("1\n"), 0o644),
+			os.Symlink("../../devices/"+d+"/"+d+"1", root+"/sys/class/block/"+d+"1")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	md := func(name, uuid string) medium.Device {
 		return medium.Device{Name: name, Info: &superblock.Info{MD: &superblock.MD{UUID: uuid}}}
 	}
-	by := members([]medium.Device{md("sda1", "u"), md("sdb1", "u"), md("sdc1", "v"), {Name: "sdd", Info: &superblock.Info{}}})
-	if got := r.named(by["u"]); !reflect.DeepEqual(got, []string{"sda1", "sdb1"}) {
-		t.Errorf("members to read: %v", got)
+	got := members(probe.Machine{Root: root}, []medium.Device{md("sda", "u"), md("sda1", "u"), md("sdb", "v"), md("sdb1", "u"), md("sdc", "u"), {Name: "sdd", Info: &superblock.Info{}}})
+	if want := map[string][]string{"u": {"sda1", "sdb1", "sdc"}, "v": {"sdb"}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v; want %v", got, want)
 	}
-	r.Access = recreate.ReadWrite
-	if got := r.named(by["u"]); got != nil {
-		t.Errorf("members to write: %v; want mdadm to look", got)
+}
+
+// TestDegradedHint: the refusal to start an array for writing names what starts it.
+func TestDegradedHint(t *testing.T) {
+	cause := errors.New("cannot start the RAID array md0")
+	for access, want := range map[recreate.Access]bool{recreate.ReadWrite: true, recreate.ReadOnly: false, recreate.Degraded: false} {
+		err := (&Repair{Access: access}).degraded(cause)
+		if !errors.Is(err, cause) || strings.Contains(err.Error(), "run restore mount --degraded") != want {
+			t.Errorf("access %d: %v", access, err)
+		}
 	}
 }
