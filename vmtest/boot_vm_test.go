@@ -567,35 +567,47 @@ func TestNetboot(t *testing.T) {
 			}
 			t.Logf("%d paths compared; named differences: %v", r.out.Paths, r.out.Named)
 			record(t, r.Circle, r.out)
-			// The network stays first in the boot order: nothing is restored again, and
-			// the firmware starts the restored system.
-			for i := range m.Disks {
-				m.Disks[i].Snapshot = true
-			}
-			start := func(name string) *VM {
-				m.Log = r.log(name)
-				vm, err := Start(ctx, m)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = vm.Kill() })
-				return vm
-			}
-			vm = start("again")
-			if err := vm.Menu("r", bootLimit); err != nil {
-				t.Fatal(err)
-			}
-			again := `NOT RESTORED AGAIN: this machine was restored(?s:.*)the firmware's entry Boot[0-9A-F]{4} is started next`
-			if _, err := vm.Expect(again, jobLimit); err != nil {
-				t.Fatal(err)
-			}
-			if err := vm.Wait(bootLimit); err != nil { // QEMU ends in the place of a reset
-				t.Fatal(err)
-			}
-			if _, err := start("next").Expect(kind+` login: `, bootLimit); err != nil {
-				t.Error(err)
-			}
+			bootsAgain(ctx, t, r, m)
 		})
+	}
+}
+
+// bootsAgain starts a machine whose network stays first in the boot order once more:
+// nothing is restored again, and the restored system starts, by the firmware's entry or by
+// kexec.
+func bootsAgain(ctx context.Context, t *testing.T, r *circle, m Machine) {
+	t.Helper()
+	for i := range m.Disks {
+		m.Disks[i].Snapshot = true
+	}
+	start := func(name string) *VM {
+		m.Log = r.log(name)
+		vm, err := Start(ctx, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = vm.Kill() })
+		return vm
+	}
+	vm := start("again")
+	if err := vm.Menu("r", bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	how := `booted from its disk, without the firmware`
+	if r.targetUEFI() {
+		how = `the firmware's entry Boot[0-9A-F]{4} is started next`
+	}
+	if _, err := vm.Expect(`NOT RESTORED AGAIN: this machine was restored(?s:.*)`+how, jobLimit); err != nil {
+		t.Fatal(err)
+	}
+	if r.targetUEFI() { // QEMU ends in the place of a reset
+		if err := vm.Wait(bootLimit); err != nil {
+			t.Fatal(err)
+		}
+		vm = start("next")
+	}
+	if _, err := vm.Expect(r.Kind+` login: `, bootLimit); err != nil {
+		t.Error(err)
 	}
 }
 
