@@ -116,9 +116,9 @@ func TestMD(t *testing.T) {
 }
 
 // TestKey has the machine on a stick that is written twice; the stick starts
-// with both kinds of firmware.
+// with both kinds of firmware. Without it, TestBoot starts sticks, too.
 func TestKey(t *testing.T) {
-	t.Parallel()
+	long(t)
 	t.Run("usbkey", func(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLVM, Key: true, CPUs: 2, TargetSize: machines[BIOSLVM].smaller})
 	})
