@@ -93,7 +93,7 @@ func TestImport(t *testing.T) {
 	if err := vm.Send("NEWDISK\n"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := vm.Expect(`(?s)/dev/sda, which holds the backup set, is gone.*no disk was touched.*ended=4`, bootLimit); err != nil {
+	if _, err := vm.Expect(`(?s)/dev/sda, which holds the backup set, is disconnected.*no disk was touched.*ended=4`, bootLimit); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
