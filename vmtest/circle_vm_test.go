@@ -124,10 +124,10 @@ func TestKey(t *testing.T) {
 	})
 }
 
-// The UEFI machine goes over three discs, with one drive, a wrong disc first:
-// `make demo` and the long matrix restore it from a directory.
+// TestDiscs has the UEFI machine on three discs, with one drive, a wrong disc first.
+// TestNetboot restores the same machine over HTTP, the long matrix from a directory.
 func TestDiscs(t *testing.T) {
-	t.Parallel()
+	long(t)
 	t.Run("cdrom-set", func(t *testing.T) {
 		runCircle(t, Circle{Kind: UEFIPlain, Discs: "85M", TargetSize: machines[UEFIPlain].larger})
 	})
