@@ -574,7 +574,7 @@ func TestNetboot(t *testing.T) {
 
 // bootsAgain starts a machine whose network stays first in the boot order once more:
 // nothing is restored again, and the restored system starts, by the firmware's entry or by
-// kexec.
+// kexec: OVMF drops entries of disks from its order where QEMU has one of the network alone.
 func bootsAgain(ctx context.Context, t *testing.T, r *circle, m Machine) {
 	t.Helper()
 	for i := range m.Disks {
@@ -593,14 +593,12 @@ func bootsAgain(ctx context.Context, t *testing.T, r *circle, m Machine) {
 	if err := vm.Menu("r", bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	how := `booted from its disk, without the firmware`
-	if r.targetUEFI() {
-		how = `the firmware's entry Boot[0-9A-F]{4} is started next`
-	}
-	if _, err := vm.Expect(`NOT RESTORED AGAIN: this machine was restored(?s:.*)`+how, jobLimit); err != nil {
+	g, err := vm.Expect(`NOT RESTORED AGAIN: this machine was restored(?s:.*?)(the firmware's entry Boot[0-9A-F]{4} is started next|booted from its disk, without the firmware)`, jobLimit)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if r.targetUEFI() { // QEMU ends in the place of a reset
+	t.Log(g[1])
+	if strings.HasSuffix(g[1], "next") { // QEMU ends in the place of a reset
 		if err := vm.Wait(bootLimit); err != nil {
 			t.Fatal(err)
 		}
