@@ -567,7 +567,9 @@ func TestNetboot(t *testing.T) {
 			}
 			t.Logf("%d paths compared; named differences: %v", r.out.Paths, r.out.Named)
 			record(t, r.Circle, r.out)
-			bootsAgain(ctx, t, r, m)
+			if os.Getenv("MKCDREC_ALL") != "" {
+				bootsAgain(ctx, t, r, m)
+			}
 		})
 	}
 }
