@@ -2,18 +2,13 @@
 
 package vmtest
 
-import (
-	"os"
-	"testing"
-)
+import "testing"
 
 // TestTape: an OBDR tape whose set continues on a second reel, in two drives.
 // What a drive would present as a CD starts the machine that is restored.
+// internal/target/tape has a model of a drive with all its faults.
 func TestTape(t *testing.T) {
-	if os.Getenv("MKCDREC_ALL") == "" {
-		t.Skip("MKCDREC_ALL is not set: make test-all; internal/target/tape has a model of a drive with all its faults")
-	}
-	t.Parallel()
+	long(t)
 	t.Run("obdr-two-reels", func(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: machines[BIOSLVM].larger, Tapes: []int{150, 200}})
 	})

@@ -218,7 +218,7 @@ func TestDeactivateFull(t *testing.T) {
 	// Without overlays, that is a failure.
 	m.calls = nil
 	if err := g.deactivate(ctx); err == nil {
-		t.Error("LVM's failure is none")
+		t.Error("LVM's failure was not reported")
 	}
 	sameCalls(t, m.calls, "lvm vgchange -an vg0")
 }

@@ -38,7 +38,7 @@ func TestOpenReadOnly(t *testing.T) {
 
 // TestMembers: an array is started of the members that are named, so that mdadm refuses to
 // start it for writing where some are missing; a disk whose last partition is a member,
-// and that shows its superblock, is none.
+// and that shows its superblock, is not a member.
 func TestMembers(t *testing.T) {
 	root := t.TempDir()
 	for _, d := range []string{"sda", "sdb"} {
