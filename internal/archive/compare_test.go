@@ -15,7 +15,7 @@ import (
 func compareTree(t *testing.T) (dir string, compare func() string) {
 	t.Helper()
 	dir = t.TempDir()
-	script := `cd "$1"; mkdir -p a/b empty; head -c 5000000 /dev/urandom > a/large; printf hello > a/small; : > a/b/nothing
+	script := `cd "$1"; mkdir -p a/b empty; head -c 4999999 /dev/urandom > a/large; printf O >> a/large; printf hello > a/small; : > a/b/nothing
 ln a/small a/zhard; ln -s small a/soft; mkfifo a/fifo; truncate -s 3000000 a/sparse; printf data | dd of=a/sparse bs=1 seek=1500000 conv=notrunc 2>/dev/null
 setfattr -n user.x -v y a/small 2>/dev/null || true`
 	if out, err := exec.Command("sh", "-ec", script, "sh", dir).CombinedOutput(); err != nil {
