@@ -64,6 +64,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/rescueinit"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
@@ -446,9 +447,9 @@ func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []s
 	r.KeyFile, r.Secret = *keyFile, sc.Secret
 	switch {
 	case *ro:
-		r.Access = recreate.ReadOnly
+		r.Access = storage.ReadOnly
 	case *degraded:
-		r.Access = recreate.Degraded
+		r.Access = storage.Degraded
 	}
 	if what == "umount" {
 		l, err := opened(ctx, f.Args(), p.Note)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -228,4 +229,20 @@ func TestSparseBrackets(t *testing.T) {
 	if err := s.Remove(); err != nil || s.There() {
 		t.Errorf("%v, still there: %v", err, s.There())
 	}
+}
+
+// loopOver puts a loop device over a file for the test.
+func loopOver(t *testing.T, file string) string {
+	t.Helper()
+	out, err := exec.Command("losetup", "--show", "-f", file).Output()
+	if err != nil {
+		t.Skip("no loop devices here: ", err)
+	}
+	dev := strings.TrimSpace(string(out))
+	t.Cleanup(func() {
+		if err := exec.Command("losetup", "-d", dev).Run(); err != nil {
+			t.Error(err)
+		}
+	})
+	return dev
 }

@@ -1,16 +1,14 @@
 package recreate
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
-	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
 // Key opens a LUKS device.
@@ -26,7 +24,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 	if !ok {
 		return fmt.Errorf("there is no key for %s", s.Crypt.Name)
 	}
-	if CryptIsOpen(s.Crypt.Name) {
+	if storage.CryptIsOpen(s.Crypt.Name) {
 		return &plan.Refused{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
 	}
 	f, err := r.claim(s.Device)
@@ -40,11 +38,11 @@ func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
 		return err
 	}
 	if k.Header == nil {
-		if err := cryptsetup(ctx, r.Run, k.Passphrase, plan.LUKSFormat(s.Crypt, "/dev/"+s.Device)[1:]...); err != nil {
+		if err := storage.Cryptsetup(ctx, r.Run, k.Passphrase, plan.LUKSFormat(s.Crypt, "/dev/"+s.Device)[1:]...); err != nil {
 			return err
 		}
 	}
-	if err := OpenCrypt(ctx, r.Run, s.Crypt, s.Device, k.Passphrase, ReadWrite); err != nil {
+	if err := storage.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, k.Passphrase, storage.ReadWrite); err != nil {
 		return err
 	}
 	if err := blockdev.Await(ctx, s.Crypt.Mapper(), s.Crypt.Size); err != nil {
@@ -69,31 +67,8 @@ func writeHeader(f *os.File, header []byte) error {
 	return nil
 }
 
-// CryptIsOpen tells whether there is an open LUKS device of that name.
-func CryptIsOpen(name string) bool {
-	_, err := os.Stat("/dev/" + layout.MapperPrefix + name)
-	return err == nil
-}
-
-// cryptsetup runs without udev, and gets the key from standard input.
-func cryptsetup(ctx context.Context, run tool.Runner, key []byte, args ...string) error {
-	_, err := run.Run(ctx, tool.Cmd{Args: append([]string{"cryptsetup"}, args...), Stdin: bytes.NewReader(key), Env: noUdev})
-	return err
-}
-
-// CloseCrypt closes a LUKS device, if it is open.
-func CloseCrypt(ctx context.Context, run tool.Runner, name string) error {
-	if !CryptIsOpen(name) {
-		return nil
-	}
-	if err := cryptsetup(ctx, run, nil, "close", name); err != nil {
-		return fmt.Errorf("cannot close the LUKS device %s: %w", name, err)
-	}
-	return nil
-}
-
 // AddKeyFile gives a LUKS device that was recreated a key file as well.
 func (r *Recreator) AddKeyFile(ctx context.Context, s plan.Step, file string) error {
 	k := r.Keys[s.Crypt.Name]
-	return cryptsetup(ctx, r.Run, k.Passphrase, "luksAddKey", "--batch-mode", "--key-file", "-", "/dev/"+s.Device, file)
+	return storage.Cryptsetup(ctx, r.Run, k.Passphrase, "luksAddKey", "--batch-mode", "--key-file", "-", "/dev/"+s.Device, file)
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -140,7 +141,7 @@ func (r *Recreator) makeSubs(s plan.Step) error {
 		return err
 	}
 	defer os.Remove(dir)
-	if err := MountBtrfs(s.Device, s.Others, "", dir, 0); err != nil {
+	if err := storage.MountBtrfs(s.Device, s.Others, "", dir, 0); err != nil {
 		return err
 	}
 	err = func() error {
@@ -496,11 +497,8 @@ func zero(f *os.File, at, n int64) error {
 	return nil
 }
 
-// noUdev is for LVM: nobody but itself makes device nodes here.
-var noUdev = []string{"DM_DISABLE_UDEV=1"}
-
 func (r *Recreator) lvm(ctx context.Context, args ...string) error {
-	_, err := r.Run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: noUdev})
+	_, err := storage.LVM(ctx, r.Run, args...)
 	return err
 }
 
@@ -518,32 +516,8 @@ func withConfig(text string, fn func(file string) error) error {
 	return fn(file)
 }
 
-// mdadm runs without udev: the kernel makes the device node.
-func mdadm(ctx context.Context, run tool.Runner, args ...string) error {
-	_, err := run.Run(ctx, tool.Cmd{Args: append([]string{"mdadm"}, args...), Env: []string{"MDADM_NO_UDEV=1"}})
-	return err
-}
-
-// arrayRuns tells whether there is an array of that name; the kernel keeps the
-// name of a stopped one for a while.
-func arrayRuns(name string) bool {
-	b, err := os.ReadFile("/sys/block/" + name + "/md/array_state")
-	return err == nil && strings.TrimSpace(string(b)) != "clear"
-}
-
-// StopArray stops an array, if it runs.
-func StopArray(ctx context.Context, run tool.Runner, name string) error {
-	if !arrayRuns(name) {
-		return nil
-	}
-	if err := mdadm(ctx, run, "--stop", "/dev/"+name); err != nil {
-		return fmt.Errorf("cannot stop the RAID array %s: %w", name, err)
-	}
-	return nil
-}
-
 func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
-	if arrayRuns(s.Device) {
+	if storage.ArrayRuns(s.Device) {
 		return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
 	}
 	for _, d := range s.Array.Devs() {
@@ -552,7 +526,7 @@ func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
 		}
 	}
 	for _, c := range s.Run {
-		if err := mdadm(ctx, r.Run, c[1:]...); err != nil {
+		if err := storage.Mdadm(ctx, r.Run, c[1:]...); err != nil {
 			return err
 		}
 	}
@@ -561,7 +535,7 @@ func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
 
 // Reassemble starts an array that was made before.
 func (r *Recreator) Reassemble(ctx context.Context, s plan.Step) error {
-	return AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs(), Degraded) // as the plan has it
+	return storage.AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs(), storage.Degraded) // as the plan has it
 }
 
 func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
@@ -637,7 +611,7 @@ func (r *Recreator) makeThin(ctx context.Context, s plan.Step) error {
 	for _, c := range s.Run {
 		dev := s.Group + "/" + c[slices.Index(c, "-n")+1]
 		// A run that was stopped may have made it, and not have noted that.
-		if _, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"lvm", "lvs", dev}, Env: noUdev}); err == nil {
+		if _, err := storage.LVM(ctx, r.Run, "lvs", dev); err == nil {
 			if err := r.lvm(ctx, "lvremove", "-y", dev); err != nil {
 				return err
 			}
@@ -657,7 +631,7 @@ func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
 		if err := r.lvm(ctx, "vgcfgrestore", "-f", file, s.Group); err != nil {
 			return err
 		}
-		return ActivateGroup(ctx, r.Run, s.Group, ReadWrite)
+		return storage.ActivateGroup(ctx, r.Run, s.Group, storage.ReadWrite)
 	})
 }
 
@@ -673,7 +647,7 @@ func (r *Recreator) mount(s plan.Step) error {
 				opts = append(opts, o)
 			}
 		}
-		return MountBtrfs(s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
+		return storage.MountBtrfs(s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
 	}
 	data := ""
 	switch s.FSType {

@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -228,7 +229,7 @@ func TestMakeSubs(t *testing.T) {
 		t.Errorf("mounts %q; want %q", paths, want)
 	}
 	dir := t.TempDir()
-	if err := MountBtrfs(d.New.Name, nil, "", dir, 0); err != nil {
+	if err := storage.MountBtrfs(d.New.Name, nil, "", dir, 0); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(dir, 0)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -107,7 +108,7 @@ func (r *Recreator) rehearseCrypt(ctx context.Context, s plan.Step, file string)
 		if err := sparseFile(file, quantity.Size(s.Crypt.LUKS.Offset)+16*quantity.MiB); err != nil {
 			return err
 		}
-		return cryptsetup(ctx, r.Run, []byte("of a rehearsal, and no secret"), slices.Insert(plan.LUKSFormat(s.Crypt, file)[1:], 1, quick...)...)
+		return storage.Cryptsetup(ctx, r.Run, []byte("of a rehearsal, and no secret"), slices.Insert(plan.LUKSFormat(s.Crypt, file)[1:], 1, quick...)...)
 	}
 	if format("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000") == nil {
 		return nil
@@ -137,7 +138,7 @@ func (r *Recreator) rehearseArray(ctx context.Context, s plan.Step, missing stri
 		full = append(full, w)
 	}
 	reads := func(c []string) error {
-		err := mdadm(ctx, r.Run, c[1:]...)
+		err := storage.Mdadm(ctx, r.Run, c[1:]...)
 		if e := (*tool.Error)(nil); err == nil || errors.As(err, &e) && strings.Contains(e.Stderr, missing) {
 			return nil
 		}
@@ -218,7 +219,7 @@ func tryGroup(ctx context.Context, run tool.Runner, dir, group, config string, p
 		return nil, err
 	}
 	lvm := func(args ...string) ([]byte, error) {
-		return run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: append(slices.Clone(noUdev), "LVM_SYSTEM_DIR="+lvmDir)})
+		return run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: append(slices.Clone(storage.NoUdev), "LVM_SYSTEM_DIR="+lvmDir)})
 	}
 	for i, p := range pvs {
 		if _, err := lvm("pvcreate", "-ff", "-y", "--uuid", p.uuid, "--restorefile", text, devs[i]); err != nil {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
 // Load gives the kernel another one to start: kexec_file_load(2), whose flags are those of
@@ -31,7 +31,7 @@ func KexecLoad(kernel, initrd *os.File, cmdline string, flags int) error {
 // its first boot entry, and closes the system again. Nothing is written to its disks. The
 // kernel starts when process 1 restarts the machine with LINUX_REBOOT_CMD_KEXEC.
 func (r *Repair) Boot(ctx context.Context, l *layout.Layout, load Load) (e *bootloader.Entry, err error) {
-	r.Access = recreate.ReadOnly
+	r.Access = storage.ReadOnly
 	if _, err = r.Mount(ctx, l); err != nil {
 		return nil, err
 	}

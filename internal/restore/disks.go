@@ -18,7 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -89,7 +89,7 @@ func (r *Repair) assemble(ctx context.Context, l *layout.Layout, m probe.Machine
 			a.Name = fmt.Sprint("md", next)
 			next--
 		}
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, members(m, devs)[a.UUID], r.Access); err != nil {
+		if err := storage.AssembleArray(ctx, r.Run, a.Name, a.UUID, members(m, devs)[a.UUID], r.Access); err != nil {
 			r.Report.Warn("%v", r.degraded(err))
 			continue
 		}
@@ -132,7 +132,7 @@ func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine
 	if !slices.ContainsFunc(devs, func(d medium.Device) bool { return d.Info.Type == superblock.TypeLVM && on(d.Name) }) {
 		return nil
 	}
-	args := append([]string{"pvs"}, recreate.HideOverlays()...)
+	args := append([]string{"pvs"}, storage.HideOverlays()...)
 	out, err := r.lvm(ctx, append(args, "--noheadings", "--separator", "|", "-o", "pv_name,vg_name")...)
 	if err != nil {
 		return fmt.Errorf("cannot list volume groups: %w", err)
@@ -142,9 +142,9 @@ func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine
 		if !ok || vg == "" || !on(m.Name(strings.TrimPrefix(pv, "/dev/"))) || l.Group(vg+"/") != nil {
 			continue
 		}
-		if err := recreate.ActivateGroup(ctx, r.Run, vg, r.Access); err != nil {
+		if err := storage.ActivateGroup(ctx, r.Run, vg, r.Access); err != nil {
 			r.Report.Warn("%v", err)
-			if r.Access != recreate.ReadOnly { // there some of its volumes may be active
+			if r.Access != storage.ReadOnly { // there some of its volumes may be active
 				continue
 			}
 		}
@@ -224,7 +224,7 @@ func lookMount(d medium.Device, devs []medium.Device, dir string) error {
 	if d.Info.Type != superblock.TypeBtrfs {
 		return medium.Mount(d, dir)
 	}
-	return recreate.MountBtrfs(d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
+	return storage.MountBtrfs(d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
 }
 
 // othersOf are the other devices of a btrfs.
@@ -364,7 +364,7 @@ func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine
 			continue
 		}
 		c := layout.Crypt{Name: "luks-" + devs[i].Info.UUID, Device: m.Name(devs[i].Name), UUID: devs[i].Info.UUID}
-		if err := recreate.OpenCrypt(ctx, r.Run, &c, devs[i].Name, key, r.Access); err != nil {
+		if err := storage.OpenCrypt(ctx, r.Run, &c, devs[i].Name, key, r.Access); err != nil {
 			r.Report.Warn("%v", err)
 			continue
 		}

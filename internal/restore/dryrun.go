@@ -196,7 +196,7 @@ func (r *Restorer) compareDry(ctx context.Context) error {
 	for old, now := range r.plan.Devices {
 		names[now] = old
 	}
-	want, got := storage(r.plan.Layout, nil, r.plan.Devices), storage(is, names, nil)
+	want, got := parts(r.plan.Layout, nil, r.plan.Devices), parts(is, names, nil)
 	var diff []string
 	for _, l := range want {
 		if !slices.Contains(got, l) {
@@ -215,10 +215,10 @@ func (r *Restorer) compareDry(ctx context.Context) error {
 	return nil
 }
 
-// storage describes partitions, arrays, LUKS, LVM, file systems and swap, a line
+// parts describes partitions, arrays, LUKS, LVM, file systems and swap, a line
 // each, with the names that things had: names maps from others. Only what lies
 // on made devices counts, when that is not nil.
-func storage(l *layout.Layout, names, made map[string]string) []string {
+func parts(l *layout.Layout, names, made map[string]string) []string {
 	name := func(dev string) string {
 		if n, ok := names[dev]; ok {
 			return n

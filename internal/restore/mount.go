@@ -22,6 +22,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -35,9 +36,9 @@ type Repair struct {
 	KeyFile string
 	Secret  func(prompt string) ([]byte, error)
 	// Access is how arrays, LUKS devices, volume groups and file systems are opened.
-	// With recreate.ReadOnly not one bit of a disk changes: what can't be opened so
+	// With storage.ReadOnly not one bit of a disk changes: what can't be opened so
 	// stays closed.
-	Access recreate.Access
+	Access storage.Access
 	// keys are those that opened something.
 	keys [][]byte
 	// told are the arrays whose missing members were reported.
@@ -68,8 +69,8 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 		return nil, err
 	}
 	for _, g := range l.VolumeGroup {
-		if err := recreate.ActivateGroup(ctx, r.Run, g.Name, r.Access); err != nil {
-			if r.Access != recreate.ReadOnly {
+		if err := storage.ActivateGroup(ctx, r.Run, g.Name, r.Access); err != nil {
+			if r.Access != storage.ReadOnly {
 				return nil, err
 			}
 			r.Report.Warn("%v", err)
@@ -139,12 +140,12 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 // storesFull reports volume groups that were opened read-only and wrote more than there is
 // memory for.
 func (r *Repair) storesFull(ctx context.Context, l *layout.Layout) error {
-	if r.Access != recreate.ReadOnly {
+	if r.Access != storage.ReadOnly {
 		return nil
 	}
 	var errs []error
 	for _, g := range l.VolumeGroup {
-		errs = append(errs, recreate.StoreFull(ctx, r.Run, g.Name))
+		errs = append(errs, storage.StoreFull(ctx, r.Run, g.Name))
 	}
 	return errors.Join(errs...)
 }
@@ -173,7 +174,7 @@ func (r *Repair) mount(m toMount, devs []medium.Device) error {
 		return fmt.Errorf("cannot make mount point %s: %w", m.path, err)
 	}
 	flags := uintptr(0)
-	if r.Access == recreate.ReadOnly {
+	if r.Access == storage.ReadOnly {
 		flags = unix.MS_RDONLY
 	}
 	data, typ := "", devs[i].Info.Type
@@ -186,7 +187,7 @@ func (r *Repair) mount(m toMount, devs []medium.Device) error {
 		data = m.owners
 	}
 	if typ == superblock.TypeBtrfs {
-		if err := recreate.MountBtrfs(devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
+		if err := storage.MountBtrfs(devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
 			return err
 		}
 	} else if flags != 0 {
@@ -245,7 +246,7 @@ var errNoPassphrase = errors.New("no passphrase given; use --key-file to name a 
 // unlock opens one LUKS device, unless it is open: by a key that opened
 // another, by KeyFile, or by asking, three times. An empty answer gives up.
 func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error {
-	if recreate.CryptIsOpen(c.Name) {
+	if storage.CryptIsOpen(c.Name) {
 		return nil
 	}
 	if r.keys == nil && r.KeyFile != "" {
@@ -255,7 +256,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 		}
 		r.keys = append(r.keys, b)
 	}
-	if slices.ContainsFunc(r.keys, func(k []byte) bool { return recreate.OpenCrypt(ctx, r.Run, c, dev, k, r.Access) == nil }) {
+	if slices.ContainsFunc(r.keys, func(k []byte) bool { return storage.OpenCrypt(ctx, r.Run, c, dev, k, r.Access) == nil }) {
 		return nil
 	}
 	var err error
@@ -264,7 +265,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 		if e != nil || len(k) == 0 {
 			return fmt.Errorf("cannot open %s: %w", c.Name, errNoPassphrase)
 		}
-		if err = recreate.OpenCrypt(ctx, r.Run, c, dev, k, r.Access); err == nil {
+		if err = storage.OpenCrypt(ctx, r.Run, c, dev, k, r.Access); err == nil {
 			r.keys = append(r.keys, k)
 			return nil
 		}
@@ -291,14 +292,14 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 	}
 	for i := range l.Crypts {
 		if c := &l.Crypts[i]; l.Group(c.Device) != nil { // on a logical volume
-			errs = append(errs, recreate.CloseCrypt(ctx, r.Run, c.Name))
+			errs = append(errs, storage.CloseCrypt(ctx, r.Run, c.Name))
 		}
 	}
 	for _, g := range l.VolumeGroup {
-		errs = append(errs, recreate.DeactivateGroup(ctx, r.Run, g.Name))
+		errs = append(errs, storage.DeactivateGroup(ctx, r.Run, g.Name))
 	}
 	for _, c := range slices.Backward(l.Crypts) {
-		errs = append(errs, recreate.CloseCrypt(ctx, r.Run, c.Name))
+		errs = append(errs, storage.CloseCrypt(ctx, r.Run, c.Name))
 	}
 	running, err := filepath.Glob("/sys/block/md*/md")
 	if err != nil {
@@ -307,7 +308,7 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 	for _, d := range running {
 		// In a rescue system nobody else starts arrays.
 		if name := filepath.Base(filepath.Dir(d)); l.Array(name) != nil || rescue.Inside() {
-			errs = append(errs, recreate.StopArray(ctx, r.Run, name))
+			errs = append(errs, storage.StopArray(ctx, r.Run, name))
 		}
 	}
 	return errors.Join(errs...)
@@ -328,7 +329,7 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 		}
 		named := there[a.UUID]
 		delete(there, a.UUID)
-		if err := recreate.AssembleArray(ctx, r.Run, a.Name, a.UUID, named, r.Access); err != nil {
+		if err := storage.AssembleArray(ctx, r.Run, a.Name, a.UUID, named, r.Access); err != nil {
 			return r.degraded(err)
 		}
 		r.missing(a.Name)
@@ -342,7 +343,7 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 			n--
 		}
 		name := fmt.Sprint("md", n)
-		if err := recreate.AssembleArray(ctx, r.Run, name, uuid, there[uuid], r.Access); err != nil {
+		if err := storage.AssembleArray(ctx, r.Run, name, uuid, there[uuid], r.Access); err != nil {
 			r.Report.Warn("%v", r.degraded(err))
 		}
 		r.missing(name)
@@ -353,7 +354,7 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 
 // degraded adds to the failure of an array what may help.
 func (r *Repair) degraded(err error) error {
-	if r.Access == recreate.ReadWrite {
+	if r.Access == storage.ReadWrite {
 		return fmt.Errorf("%w\nif members of it are missing, run restore mount --degraded to start it without them, or restore mount --ro to read it", err)
 	}
 	return err
@@ -361,7 +362,7 @@ func (r *Repair) degraded(err error) error {
 
 // missing warns of an array that runs without some of its members.
 func (r *Repair) missing(name string) {
-	if n := recreate.MissingMembers(name); n > 0 && !slices.Contains(r.told, name) {
+	if n := storage.MissingMembers(name); n > 0 && !slices.Contains(r.told, name) {
 		r.told = append(r.told, name)
 		r.Report.Warn("the RAID array %s runs without %d of its members", name, n)
 	}

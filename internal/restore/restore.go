@@ -28,6 +28,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/target"
@@ -511,7 +512,7 @@ func (r *Restorer) duplicates(ctx context.Context) error {
 		ids = append(ids, id)
 	}
 	if slices.ContainsFunc(devs, func(d medium.Device) bool { return d.Info.Type == superblock.TypeLVM }) {
-		groups, err := recreate.Groups(ctx, r.Run)
+		groups, err := storage.Groups(ctx, r.Run)
 		if err != nil {
 			return err
 		}
@@ -643,7 +644,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 				}
 			}
 			if s.Kind == plan.MakeCrypt {
-				if err := recreate.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase, recreate.ReadWrite); err != nil {
+				if err := storage.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase, storage.ReadWrite); err != nil {
 					return err
 				}
 			}

@@ -19,7 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -239,7 +239,7 @@ func (r *Restorer) findBelow(ctx context.Context, places []recordPlace) (rec *Re
 		return nil, 0, nil
 	}
 	nobody := func(string) ([]byte, error) { return nil, errNoPassphrase }
-	rep := &Repair{Run: r.Run, Report: r.Screen, Target: filepath.Join(os.TempDir(), "mkcdrec-none"), KeyFile: r.opt.Secrets.KeyFile, Secret: nobody, Access: recreate.ReadOnly}
+	rep := &Repair{Run: r.Run, Report: r.Screen, Target: filepath.Join(os.TempDir(), "mkcdrec-none"), KeyFile: r.opt.Secrets.KeyFile, Secret: nobody, Access: storage.ReadOnly}
 	// What can't be opened so is told by what is found.
 	tell := func(err error) {
 		if err != nil {
@@ -249,7 +249,7 @@ func (r *Restorer) findBelow(ctx context.Context, places []recordPlace) (rec *Re
 	tell(rep.startArrays(ctx, l))
 	tell(rep.open(ctx, l))
 	for _, g := range l.VolumeGroup {
-		tell(recreate.ActivateGroup(ctx, r.Run, g.Name, recreate.ReadOnly))
+		tell(storage.ActivateGroup(ctx, r.Run, g.Name, storage.ReadOnly))
 	}
 	tell(rep.open(ctx, l))
 	rec, looked, err = r.findRecord(places)

@@ -1,8 +1,10 @@
-package recreate
+package storage
 
 import (
 	"context"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -71,4 +73,17 @@ func TestGroups(t *testing.T) {
 	if err != nil || len(got) != 1 || got[0].Device != "sda3" || got[0].Name != "vg0" || got[0].UUID != "u1" || got[0].Type != plan.TypeGroup {
 		t.Errorf("%+v, %v", got, err)
 	}
+}
+
+func blank(t *testing.T, size int64) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	return f
 }

@@ -1,4 +1,4 @@
-package recreate
+package storage
 
 import (
 	"context"
@@ -60,11 +60,11 @@ type group struct {
 }
 
 func (g group) lvm(ctx context.Context, args ...string) ([]byte, error) {
-	return g.run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: noUdev})
+	return g.run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: NoUdev})
 }
 
 func (g group) dmsetup(ctx context.Context, args ...string) ([]byte, error) {
-	return g.run.Run(ctx, tool.Cmd{Args: append([]string{"dmsetup"}, args...), Env: noUdev})
+	return g.run.Run(ctx, tool.Cmd{Args: append([]string{"dmsetup"}, args...), Env: NoUdev})
 }
 
 // overlay is one over a physical volume.
@@ -135,7 +135,7 @@ func (g group) cover(ctx context.Context) (fresh, whole bool, err error) {
 	}
 	store, err := g.store(len(pvs))
 	if err == nil {
-		err = loopDriver(ctx, g.run)
+		err = LoopDriver(ctx, g.run)
 	}
 	if err != nil {
 		return false, false, err
@@ -213,8 +213,8 @@ func storeSize(meminfo string, n int) (quantity.Size, error) {
 	return 0, errors.New("cannot find how much memory is available: /proc/meminfo has no MemAvailable")
 }
 
-// loopDriver has loop devices available.
-func loopDriver(ctx context.Context, run tool.Runner) error {
+// LoopDriver has loop devices available.
+func LoopDriver(ctx context.Context, run tool.Runner) error {
 	if _, err := os.Stat("/dev/loop-control"); err == nil {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package recreate
+package storage
 
 import (
 	"context"
@@ -37,14 +37,14 @@ const (
 // have mdadm look for them, which starts it also where some are missing, and which ReadOnly
 // can't.
 func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs []string, access Access) error {
-	if arrayRuns(name) {
+	if ArrayRuns(name) {
 		return nil
 	}
 	args := []string{"--assemble", "/dev/" + name, "--uuid=" + uuid}
 	switch access {
 	case ReadOnly:
 		args = append(args, "--readonly", "--run")
-		if err := loopDriver(ctx, run); err != nil {
+		if err := LoopDriver(ctx, run); err != nil {
 			return fmt.Errorf("cannot start the RAID array %s for reading: %w", name, err)
 		}
 		loops, release, err := readOnlyLoops(devs)
@@ -59,12 +59,12 @@ func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs
 	for _, d := range devs {
 		args = append(args, "/dev/"+d)
 	}
-	err := mdadm(ctx, run, args...)
+	err := Mdadm(ctx, run, args...)
 	if err == nil {
 		return nil
 	}
 	if inactive(name) { // members are missing: it holds those that are there
-		err = errors.Join(err, mdadm(ctx, run, "--stop", "/dev/"+name))
+		err = errors.Join(err, Mdadm(ctx, run, "--stop", "/dev/"+name))
 	}
 	return fmt.Errorf("cannot start the RAID array %s: %w", name, err)
 }
@@ -109,7 +109,7 @@ func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string
 	if access == ReadOnly {
 		args = append(args, "--readonly")
 	}
-	if err := cryptsetup(ctx, run, passphrase, append(args, "/dev/"+dev, c.Name)...); err != nil {
+	if err := Cryptsetup(ctx, run, passphrase, append(args, "/dev/"+dev, c.Name)...); err != nil {
 		return fmt.Errorf("cannot open the LUKS device %s: %w", c.Name, err)
 	}
 	return nil
@@ -259,7 +259,7 @@ func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintpt
 // one Identity for each physical volume, without Disks. Nothing is activated.
 func Groups(ctx context.Context, run tool.Runner) ([]plan.Identity, error) {
 	args := append([]string{"lvm", "pvs", "--readonly"}, HideOverlays()...)
-	out, err := run.Run(ctx, tool.Cmd{Args: append(args, "--reportformat", "json", "-o", "pv_name,vg_name,vg_uuid"), Env: noUdev})
+	out, err := run.Run(ctx, tool.Cmd{Args: append(args, "--reportformat", "json", "-o", "pv_name,vg_name,vg_uuid"), Env: NoUdev})
 	if err != nil {
 		return nil, fmt.Errorf("cannot list volume groups: %w", err)
 	}

@@ -1,4 +1,4 @@
-package recreate
+package storage
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -374,8 +373,9 @@ func TestReleaseOverlays(t *testing.T) {
 				m.put("/sys/class/block/dm-2/slaves/dm-0/x", "")
 				want = append(want, `lvm vgchange -an --config devices{filter=["a|^/dev/mapper/mkcdrec0-vg0$|","r|.*|"] global_filter=["a|^/dev/mapper/mkcdrec0-vg0$|","r|.*|"] use_devicesfile=0} vg0`)
 			}
-			r := &Recreator{Plan: &plan.Plan{}, Own: []string{"vda"}, Run: m, Machine: probe.Machine{Root: m.root}}
-			if err := r.closeGroup(ctx, "vg0"); err != nil {
+			machine := probe.Machine{Root: m.root}
+			own := func(dev string) bool { return slices.Equal(machine.DisksOf(dev), []string{"vda"}) }
+			if err := CloseGroup(ctx, m, m.root, "vg0", own); err != nil {
 				t.Fatal(err)
 			}
 			sameCalls(t, m.calls, append(want, "dmsetup remove --retry mkcdrec0-vg0")...)
