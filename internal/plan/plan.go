@@ -127,6 +127,11 @@ type Wish struct {
 	// Mirror are disks that get a second one, Unmirror takes RAID1 away; see there.
 	Mirror   []string
 	Unmirror bool
+	// Firmware is that of the machine to be restored, layout.UEFI or layout.BIOS; "" is
+	// that of the old one. See ForFirmware.
+	Firmware string
+	// NewLUKS recreates LUKS devices even where the set has their headers.
+	NewLUKS bool
 	// Keep has every partition and volume keep its size, whatever the disks.
 	Keep bool
 	// Confirmed are serial numbers, WWNs or paths of slots of disks that may be

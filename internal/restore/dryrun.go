@@ -25,7 +25,8 @@ var dryDir = filepath.Join(rescue.StateDir, "dry-run")
 
 // dryRun replaces the plan's disks by sparse files. LUKS devices get a key of
 // their own, and LVM sees nothing but these files.
-func (r *Restorer) dryRun(ctx context.Context, fitted *layout.Layout, m plan.Mapping) error {
+func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
+	fitted, m := d.Layout, d.Disks
 	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}
 	r.opt.Target = filepath.Join(dryDir, "target")
 	r.journal = &journal{filepath.Join(dryDir, "journal.jsonl")}

@@ -30,8 +30,6 @@ type Secrets struct {
 	Identity string
 	// KeyFile holds the passphrase or key of LUKS devices; "" asks for it.
 	KeyFile string
-	// NewLUKS recreates LUKS devices even where the set has their headers.
-	NewLUKS bool
 }
 
 // Asker asks a person for something that is not shown while it is typed.

@@ -200,13 +200,13 @@ func TestIdentities(t *testing.T) {
 // to be asked, or nobody answers, it is refused with the table.
 func TestMapDisksAsks(t *testing.T) {
 	disk := func(name, serial string) plan.Present {
-		return plan.Present{Disk: layout.Disk{Name: name, Serial: serial, Size: 8 << 30, LogicalSector: 512}}
+		return plan.Present{Disk: layout.Disk{Name: name, Serial: serial, Size: 8 << 30, LogicalSector: 512, PhysicalSector: 512}}
 	}
 	table := func(dev string) *layout.Table {
 		return &layout.Table{Label: layout.MBR, Signature: "0x12345678", Partitions: []layout.Partition{{Number: 1, Device: dev, Start: 1 << 20, Size: 1 << 30, Type: "0x83"}}}
 	}
-	l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: 4 << 30, LogicalSector: 512, Table: table("vda1")}, {Name: "vdb", Size: 4 << 30, LogicalSector: 512, Table: table("vdb1")}},
-		Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", Size: 1 << 30, Mounts: []layout.Mount{{Path: "/"}}}, {Device: "vdb1", Type: "ext4", Size: 1 << 30, Mounts: []layout.Mount{{Path: "/srv"}}}}}
+	l := &layout.Layout{Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.BIOS}, Disks: []layout.Disk{{Name: "vda", Size: 4 << 30, LogicalSector: 512, PhysicalSector: 512, Table: table("vda1")}, {Name: "vdb", Size: 4 << 30, LogicalSector: 512, PhysicalSector: 512, Table: table("vdb1")}},
+		Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", Size: 1 << 30, Ext: superblock.NewExt("ext4", 1<<30), Mounts: []layout.Mount{{Path: "/"}}}, {Device: "vdb1", Type: "ext4", Size: 1 << 30, Ext: superblock.NewExt("ext4", 1<<30), Mounts: []layout.Mount{{Path: "/srv"}}}}}
 	have := []plan.Present{disk("sda", "A"), disk("sdb", "B"), disk("sdc", "C")}
 	for name, c := range map[string]struct {
 		answers []string
@@ -220,7 +220,11 @@ func TestMapDisksAsks(t *testing.T) {
 	} {
 		p := &person{answers: c.answers}
 		r := &Restorer{Screen: p, opt: Options{Yes: c.yes}}
-		m, err := r.mapDisks(l, have)
+		d, err := r.draft(l, have)
+		var m plan.Mapping
+		if d != nil {
+			m = d.Disks
+		}
 		if want, bad := strings.CutPrefix(c.want, "!"); bad {
 			var no *plan.Refused
 			if !errors.As(err, &no) || !strings.Contains(err.Error(), want) || (c.asked > 0) != strings.Contains(err.Error(), "nobody is there") {

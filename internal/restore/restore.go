@@ -52,9 +52,6 @@ type Options struct {
 	// Only, a mount point, makes and restores that file system and nothing else,
 	// on the device Onto; "" takes the one that has its UUID.
 	Only, Onto string
-	// Firmware is that of the machine to be restored, "uefi" or "bios"; "" is
-	// that of the old one.
-	Firmware string
 	// DryRun carries the plan out on sparse files, as far as making and mounting
 	// file systems, and compares what was made with what was planned.
 	DryRun bool
@@ -254,36 +251,26 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	r.have = have
-	wanted, err := plan.Convert(r.set.Layout, r.opt.Wish.Types)
-	if err != nil {
-		return err
-	}
 	if r.opt.Only != "" {
-		if r.plan, err = r.only(wanted, have); err != nil {
+		if r.plan, err = r.only(have); err != nil {
 			return err
 		}
 		return r.ready(ctx)
 	}
-	if wanted, err = r.wished(ctx, wanted); err != nil {
+	if err := r.otherFirmware(); err != nil {
 		return err
 	}
-	m, err := r.mapDisks(wanted, have)
+	d, err := r.draft(r.set.Layout, have)
 	if err != nil {
 		return err
 	}
-	fitted, err := plan.Fit(wanted, m, r.opt.Wish)
-	if err != nil {
+	if err := r.newArrays(ctx, d.Layout); err != nil {
 		return err
-	}
-	if r.opt.Secrets.NewLUKS {
-		for i := range fitted.Crypts {
-			fitted.Crypts[i].Header = ""
-		}
 	}
 	if r.opt.DryRun {
-		err = r.dryRun(ctx, fitted, m)
+		err = r.dryRun(ctx, d)
 	} else {
-		r.plan, err = plan.New(fitted, m)
+		r.plan, err = d.Plan()
 	}
 	if err != nil {
 		return err
@@ -327,37 +314,14 @@ func (r *Restorer) keep() map[string]string {
 	return keep
 }
 
-// wished gives the layout with what was wished for, but for sizes and disks.
-func (r *Restorer) wished(ctx context.Context, l *layout.Layout) (*layout.Layout, error) {
-	if err := r.otherFirmware(); err != nil {
-		return nil, err
-	}
-	l, err := plan.ForFirmware(l, r.opt.Firmware)
-	if err != nil {
-		return nil, err
-	}
-	if r.opt.Wish.Unmirror {
-		if l, err = plan.Unmirror(l); err != nil {
-			return nil, err
-		}
-	}
-	if l, err = plan.Exclude(l, r.opt.Wish.Exclude); err != nil {
-		return nil, err
-	}
-	if l, err = plan.Mirror(l, r.opt.Wish.Mirror); err != nil {
-		return nil, err
-	}
-	return l, r.newArrays(ctx, l)
-}
-
-// mapDisks has a person choose where it is not clear which disk is meant, unless
-// nobody is to be asked. The choice counts as if --map had said it.
-func (r *Restorer) mapDisks(wanted *layout.Layout, have []plan.Present) (plan.Mapping, error) {
+// draft plans, and has a person choose where it is not clear which disk is meant, unless
+// nobody is to be asked. The choice counts as if --map had given it.
+func (r *Restorer) draft(was *layout.Layout, have []plan.Present) (*plan.Draft, error) {
 	for {
-		m, err := plan.MapDisks(wanted, have, r.opt.Wish)
+		d, err := plan.Prepare(was, have, r.opt.Wish)
 		var u *plan.Undecided
 		if r.opt.Yes || !errors.As(err, &u) || len(u.Among) == 0 {
-			return m, err
+			return d, err
 		}
 		name, asked := r.Screen.Choose(u)
 		if asked != nil {
@@ -399,17 +363,17 @@ func (r *Restorer) otherFirmware() error {
 	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
 		is = layout.UEFI
 	}
-	if r.opt.Firmware == "" && is != was && rescue.Inside() {
+	if r.opt.Wish.Firmware == "" && is != was && rescue.Inside() {
 		r.Screen.Warn("this machine was started by %s, the old one by %s: what is restored may not start here; --firmware %s makes it do so", strings.ToUpper(is), strings.ToUpper(was), is)
 	}
-	if r.opt.Firmware == "" || r.opt.Firmware == was || r.set.Legacy != nil {
+	if r.opt.Wish.Firmware == "" || r.opt.Wish.Firmware == was || r.set.Legacy != nil {
 		return nil
 	}
-	dir := map[string]string{layout.UEFI: "/usr/lib/grub/x86_64-efi", layout.BIOS: "/usr/lib/grub/i386-pc"}[r.opt.Firmware]
+	dir := map[string]string{layout.UEFI: "/usr/lib/grub/x86_64-efi", layout.BIOS: "/usr/lib/grub/i386-pc"}[r.opt.Wish.Firmware]
 	if found, err := r.hasPath(dir); found || err != nil {
 		return err
 	}
-	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no GRUB for it (%s is missing; on Debian it is in grub-%s-bin)", r.opt.Firmware, dir, map[string]string{layout.UEFI: "efi-amd64", layout.BIOS: "pc"}[r.opt.Firmware])}
+	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no GRUB for it (%s is missing; on Debian it is in grub-%s-bin)", r.opt.Wish.Firmware, dir, map[string]string{layout.UEFI: "efi-amd64", layout.BIOS: "pc"}[r.opt.Wish.Firmware])}
 }
 
 // hasPath tells whether one of the set's archives has one of these paths.
@@ -454,7 +418,11 @@ func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
 }
 
 // only plans to restore one file system onto a device that is there.
-func (r *Restorer) only(wanted *layout.Layout, have []plan.Present) (*plan.Plan, error) {
+func (r *Restorer) only(have []plan.Present) (*plan.Plan, error) {
+	wanted, err := plan.Convert(r.set.Layout, r.opt.Wish.Types)
+	if err != nil {
+		return nil, err
+	}
 	dev := strings.TrimPrefix(r.opt.Onto, "/dev/")
 	if f := wanted.Mounted(r.opt.Only); dev == "" && f != nil {
 		devs, err := medium.Devices()

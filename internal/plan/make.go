@@ -1,0 +1,61 @@
+package plan
+
+import (
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+)
+
+// Draft is a layout with all that was wished for, in the sizes of the disks that were
+// chosen for it. What must differ from it, such as the sparse files of a dry run, is
+// changed before Plan is called.
+type Draft struct {
+	Layout *layout.Layout
+	Disks  Mapping
+}
+
+// Make plans to bring a layout onto the disks that are present, as wished. It is the one
+// place that knows the order of the changes: types of file systems, firmware, mirrors
+// removed, disks excluded, mirrors added, disks chosen, sizes fitted, steps. An error is
+// a *Refused, among them an *Undecided where a person has to choose a disk with Wish.Map.
+func Make(was *layout.Layout, have []Present, w Wish) (*Plan, error) {
+	d, err := Prepare(was, have, w)
+	if err != nil {
+		return nil, err
+	}
+	return d.Plan()
+}
+
+// Prepare does what Make does, but for the steps.
+func Prepare(was *layout.Layout, have []Present, w Wish) (*Draft, error) {
+	l, err := Convert(was, w.Types)
+	if err == nil {
+		l, err = ForFirmware(l, w.Firmware)
+	}
+	if err == nil && w.Unmirror {
+		l, err = Unmirror(l)
+	}
+	if err == nil {
+		l, err = Exclude(l, w.Exclude)
+	}
+	if err == nil {
+		l, err = Mirror(l, w.Mirror)
+	}
+	if err != nil {
+		return nil, err
+	}
+	disks, err := MapDisks(l, have, w)
+	if err != nil {
+		return nil, err
+	}
+	if l, err = Fit(l, disks, w); err != nil {
+		return nil, err
+	}
+	if w.NewLUKS {
+		for i := range l.Crypts {
+			l.Crypts[i].Header = ""
+		}
+	}
+	return &Draft{l, disks}, nil
+}
+
+// Plan gives the steps.
+func (d *Draft) Plan() (*Plan, error) { return New(d.Layout, d.Disks) }
