@@ -580,11 +580,11 @@ func (l *lines) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (s screen) Plan(p *plan.Plan, set *manifest.Set) {
+func (s screen) Plan(p *plan.Plan, c restore.Content) {
 	s.End()
 	var b strings.Builder
-	fmt.Fprintf(&b, "Backup set %s of %s, made %s\n\n", set.Manifest.ID, ui.Clean(set.Manifest.Host), set.Manifest.Created.Format("2006-01-02 15:04 UTC"))
-	ui.DrawPlan(&b, p, set.Layout)
+	fmt.Fprintf(&b, "%s\n\n", ui.Clean(c.Name()))
+	ui.DrawPlan(&b, p, c.Layout())
 	s.Note("%s", b.String())
 }
 

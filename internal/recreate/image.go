@@ -19,7 +19,7 @@ func (r *Recreator) putImage(ctx context.Context, s plan.Step) error {
 		return err
 	}
 	defer f.Close()
-	if err := r.Image(ctx, s.Image.File, f); err != nil {
+	if err := r.Image(ctx, s.Image, f); err != nil {
 		return err
 	}
 	if err := setHidden(f, s.Image.Type, s.Start); err != nil {

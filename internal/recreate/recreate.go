@@ -49,8 +49,8 @@ type Recreator struct {
 	// Own names the disks whose arrays, LUKS devices and volumes Release may close; nil
 	// for those of the plan. Others may have the same names.
 	Own []string
-	// Image writes an image of the set to a device.
-	Image func(ctx context.Context, file string, dst io.WriterAt) error
+	// Image writes the content of a device of the layout to one that was claimed for it.
+	Image func(ctx context.Context, m *layout.Image, dst *os.File) error
 }
 
 // StepError is a step that failed: what was to be done, and why it was not.

@@ -137,7 +137,7 @@ func TestTidy(t *testing.T) {
 			}
 			rec := &tool.Recorder{Answers: map[string]string{"lvm": ""}}
 			r := &Restorer{Run: rec, Machine: probe.Machine{Root: root, Run: rec}, journal: &journal{filepath.Join(t.TempDir(), "journal.jsonl")}, opt: Options{Target: t.TempDir()},
-				set: &manifest.Set{Layout: &layout.Layout{VolumeGroup: []layout.VolumeGroup{{Name: "vg0"}}}}}
+				content: setContent{&manifest.Set{Layout: &layout.Layout{VolumeGroup: []layout.VolumeGroup{{Name: "vg0"}}}}}}
 			first := journalLine{Digest: "d", Set: "s", Manifest: "m", Disks: []journalDisk{{"vda", 7}}}
 			if err := r.tidy(t.Context()); err != nil || len(rec.Calls) > 0 {
 				t.Fatalf("without a run before: %v, %q", err, rec.Calls)

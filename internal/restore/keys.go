@@ -3,7 +3,6 @@ package restore
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,7 +15,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -48,14 +46,15 @@ func (r *Restorer) keys(ctx context.Context) error {
 		}
 		k := recreate.Key{}
 		if s.Crypt.Header != "" {
-			if ids == nil {
-				var err error
-				if ids, err = r.identities(ctx); err != nil {
-					return err
-				}
-			}
 			var err error
-			if k.Header, err = r.header(s.Crypt.Header, ids); err != nil {
+			k.Header, err = r.content.Header(s.Crypt, func() ([]age.Identity, error) {
+				var err error
+				if ids == nil {
+					ids, err = r.identities(ctx)
+				}
+				return ids, err
+			})
+			if err != nil {
 				return err
 			}
 			if int64(len(k.Header)) != s.Crypt.LUKS.Offset {
@@ -141,27 +140,6 @@ func withHeader(header []byte, fn func(file string) error) error {
 		return err
 	}
 	return fn(file)
-}
-
-// header reads and decrypts a LUKS header of the set.
-func (r *Restorer) header(name string, ids []age.Identity) ([]byte, error) {
-	b, err := target.ReadFile(r.set.Store, name, maxHeader)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
-	}
-	in, err := age.Decrypt(bytes.NewReader(b), ids...)
-	if err != nil {
-		var no *age.NoIdentityMatchError
-		if errors.As(err, &no) {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks recreates LUKS without it", name)}
-		}
-		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
-	}
-	out, err := io.ReadAll(io.LimitReader(in, maxHeader))
-	if err != nil {
-		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
-	}
-	return out, nil
 }
 
 // identities reads the identity file, or asks for one that is typed.

@@ -39,8 +39,8 @@ func (p *person) Secret(prompt string) ([]byte, error) {
 	p.answers = p.answers[1:]
 	return []byte(a), nil
 }
-func (p *person) Warn(f string, a ...any)        { p.warned = append(p.warned, f) }
-func (p *person) Plan(*plan.Plan, *manifest.Set) {}
+func (p *person) Warn(f string, a ...any)  { p.warned = append(p.warned, f) }
+func (p *person) Plan(*plan.Plan, Content) {}
 func (p *person) Choose(u *plan.Undecided) (string, error) {
 	a, err := p.Secret(u.Old.Name)
 	return string(a), err
@@ -91,7 +91,7 @@ func locked(t *testing.T, answers ...string) (*Restorer, *person, *age.X25519Ide
 	}
 	crypt := &layout.Crypt{Name: "secret", Device: "vda3", Header: "vda3.luks.age", LUKS: &superblock.LUKS{Version: 2, Offset: 16 << 20}}
 	p := &person{answers: answers}
-	return &Restorer{Run: tool.Exec{}, Screen: p, set: &manifest.Set{Store: st}, plan: &plan.Plan{Steps: []plan.Step{{Kind: plan.MakeCrypt, Crypt: crypt}}}, rec: &recreate.Recreator{Keys: map[string]recreate.Key{}}}, p, id
+	return &Restorer{Run: tool.Exec{}, Screen: p, content: setContent{&manifest.Set{Store: st}}, plan: &plan.Plan{Steps: []plan.Step{{Kind: plan.MakeCrypt, Crypt: crypt}}}, rec: &recreate.Recreator{Keys: map[string]recreate.Key{}}}, p, id
 }
 
 func TestKeys(t *testing.T) {

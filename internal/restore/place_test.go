@@ -72,7 +72,7 @@ func TestHostilePair(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(target, 0o755), os.Mkdir(outside, 0o700), os.Symlink("../../outside", root+"/home"), os.WriteFile(home+"/escaped", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	r := &Restorer{Screen: &notes{}, opt: Options{Target: target}, set: pair(t, map[string]string{"/": root, "/home": home}), plan: &plan.Plan{Layout: &layout.Layout{}}}
+	r := &Restorer{Screen: &notes{}, opt: Options{Target: target}, content: setContent{pair(t, map[string]string{"/": root, "/home": home})}, plan: &plan.Plan{Layout: &layout.Layout{}}}
 	step := func(mount string) plan.Step {
 		return plan.Step{Kind: plan.MountFS, Device: "vda1", FSType: "ext4", Mount: &layout.Mount{Path: mount}, FS: &layout.Filesystem{Device: "vda1"}}
 	}

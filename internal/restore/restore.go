@@ -38,6 +38,11 @@ import (
 // Options of one restore.
 type Options struct {
 	Set string // directory
+	// Content is used instead of a set, where it is not nil. The devices that it is read
+	// from are in Sources, by name without /dev/, each with the reason for which it must
+	// not be overwritten.
+	Content Content
+	Sources map[string]string
 	// Wanted says which set is meant where there are several. Found: nobody named Set,
 	// it was found; when nothing is asked, it must be the one that is wanted, or of
 	// that host.
@@ -72,7 +77,7 @@ type Screen interface {
 	progress.Reporter
 	Asker
 	// Plan shows what will be done.
-	Plan(p *plan.Plan, s *manifest.Set)
+	Plan(p *plan.Plan, c Content)
 	// Choose asks which of several disks takes an old one's place, and gives the
 	// name of one of them. An error says why nobody chose.
 	Choose(u *plan.Undecided) (string, error)
@@ -107,7 +112,8 @@ type Restorer struct {
 	Screen  Screen
 	Machine probe.Machine
 	opt     Options
-	set     *manifest.Set
+	content Content
+	set     *manifest.Set // nil where the content is none
 	plan    *plan.Plan
 	rec     *recreate.Recreator
 	journal *journal
@@ -146,7 +152,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		return nil, &Untouched{err}
 	}
 	r.report.Plan = r.plan
-	r.Screen.Plan(r.plan, r.set)
+	r.Screen.Plan(r.plan, r.content)
 	r.lacks()
 	if opt.PlanOnly {
 		return &r.report, nil
@@ -200,7 +206,7 @@ func (r *Restorer) lacks() {
 	if r.opt.Only != "" {
 		return
 	}
-	lacks, left := r.set.Lacks()
+	lacks, left := r.content.Lacks()
 	for _, n := range left {
 		r.Screen.Note("left out of the backup: %s", n)
 	}
@@ -212,32 +218,9 @@ func (r *Restorer) lacks() {
 
 // prepare checks everything that can be checked before a disk is touched.
 func (r *Restorer) prepare(ctx context.Context) error {
-	var err error
-	want := r.opt.Wanted.OfHost()
-	want.Strict = r.opt.Yes && want.Host != ""
-	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, want, r.Screen.Note); err != nil {
-		return err
-	}
-	if err := r.meant(); err != nil {
-		return err
-	}
-	if d := r.set.Discs; d != nil {
-		d.GiveUp = r.opt.Salvage
-		if rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
-			d.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
-				return r.Screen.Phase(name, total).Add
-			}})
-		}
-	}
-	if !r.opt.NoVerify {
-		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize(false))); err != nil {
-			if !r.opt.Salvage || ctx.Err() != nil {
-				if ctx.Err() != nil {
-					return fmt.Errorf("interrupted while the set was read: whether it is damaged is not known: %w", context.Cause(ctx))
-				}
-				return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
-			}
-			r.Screen.Warn("the set is damaged, and what can't be read of it will be missing:\n%v", err)
+	if r.content = r.opt.Content; r.content == nil {
+		if err := r.openSet(ctx); err != nil {
+			return err
 		}
 	}
 	r.journal = openJournal()
@@ -260,7 +243,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err := r.otherFirmware(); err != nil {
 		return err
 	}
-	d, err := r.draft(r.set.Layout, have)
+	d, err := r.draft(r.content.Layout(), have)
 	if err != nil {
 		return err
 	}
@@ -276,6 +259,40 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.ready(ctx)
+}
+
+// openSet opens the set, checks that it is the one that is meant, and verifies it.
+func (r *Restorer) openSet(ctx context.Context) error {
+	var err error
+	want := r.opt.Wanted.OfHost()
+	want.Strict = r.opt.Yes && want.Host != ""
+	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, want, r.Screen.Note); err != nil {
+		return err
+	}
+	r.content = setContent{r.set}
+	if err := r.meant(); err != nil {
+		return err
+	}
+	if d := r.set.Discs; d != nil {
+		d.GiveUp = r.opt.Salvage
+		if rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
+			d.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
+				return r.Screen.Phase(name, total).Add
+			}})
+		}
+	}
+	if !r.opt.NoVerify {
+		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize(false))); err != nil {
+			if !r.opt.Salvage || ctx.Err() != nil {
+				if ctx.Err() != nil {
+					return fmt.Errorf("interrupted while the set was read: whether it is damaged is not known: %w", context.Cause(ctx))
+				}
+				return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
+			}
+			r.Screen.Warn("the set is damaged, and what can't be read of it will be missing:\n%v", err)
+		}
+	}
+	return nil
 }
 
 // meant checks that the set is what the rescue system was made for, where it knows.
@@ -296,9 +313,15 @@ func (r *Restorer) meant() error {
 // they must not be overwritten.
 func (r *Restorer) keep() map[string]string {
 	keep := map[string]string{}
-	holders := map[string]string{r.set.Dir: "it holds the backup set", rescue.MediumDir: "it is the medium this system was started from"}
-	for _, d := range r.set.LegacyDirs {
-		holders[d] = "it holds the backup set"
+	for dev, why := range r.opt.Sources {
+		keep[dev] = why
+		r.sources = append(r.sources, dev)
+	}
+	holders := map[string]string{rescue.MediumDir: "it is the medium this system was started from"}
+	if r.set != nil {
+		for _, d := range (setContent{r.set}).dirs() {
+			holders[d] = "it holds the backup set"
+		}
 	}
 	for dir, why := range holders {
 		if target.IsURL(dir) {
@@ -344,11 +367,11 @@ func (r *Restorer) ready(ctx context.Context) error {
 	r.rec = &recreate.Recreator{Plan: r.plan, Run: r.Run, Report: r.Screen, Target: r.opt.Target, Machine: r.Machine, Keys: map[string]recreate.Key{}}
 	if r.opt.DryRun {
 		r.rec.Sparse = true
-		r.rec.Image = func(context.Context, string, io.WriterAt) error { return nil }
+		r.rec.Image = func(context.Context, *layout.Image, *os.File) error { return nil }
 		return errors.Join(r.programs(), r.drivers(ctx))
 	}
-	r.rec.Image = func(ctx context.Context, file string, dst io.WriterAt) error {
-		return r.set.RestoreImage(ctx, file, dst, func(total int64) progress.Counter { return r.Screen.Phase("writing "+file, total) })
+	r.rec.Image = func(ctx context.Context, m *layout.Image, dst *os.File) error {
+		return r.content.Blocks(ctx, m, dst, r.Screen)
 	}
 	// Where udev is, it would take what is on a loop device for the machine's own.
 	r.rec.Loops = rescue.Inside() && r.loopDriver(ctx) == nil
@@ -358,7 +381,7 @@ func (r *Restorer) ready(ctx context.Context) error {
 // otherFirmware warns when this machine does not start as the old one did, and
 // checks that the set's system has the GRUB that the wished firmware wants.
 func (r *Restorer) otherFirmware() error {
-	was := r.set.Layout.Boot.Firmware
+	was := r.content.Layout().Boot.Firmware
 	is := layout.BIOS
 	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
 		is = layout.UEFI
@@ -366,51 +389,27 @@ func (r *Restorer) otherFirmware() error {
 	if r.opt.Wish.Firmware == "" && is != was && rescue.Inside() {
 		r.Screen.Warn("this machine was started by %s, the old one by %s: what is restored may not start here; --firmware %s makes it do so", strings.ToUpper(is), strings.ToUpper(was), is)
 	}
-	if r.opt.Wish.Firmware == "" || r.opt.Wish.Firmware == was || r.set.Legacy != nil {
+	if r.opt.Wish.Firmware == "" || r.opt.Wish.Firmware == was {
 		return nil
 	}
 	dir := map[string]string{layout.UEFI: "/usr/lib/grub/x86_64-efi", layout.BIOS: "/usr/lib/grub/i386-pc"}[r.opt.Wish.Firmware]
-	if found, err := r.hasPath(dir); found || err != nil {
+	if found, err := r.content.Has(dir); found || err != nil {
 		return err
 	}
 	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no GRUB for it (%s is missing; on Debian it is in grub-%s-bin)", r.opt.Wish.Firmware, dir, map[string]string{layout.UEFI: "efi-amd64", layout.BIOS: "pc"}[r.opt.Wish.Firmware])}
-}
-
-// hasPath tells whether one of the set's archives has one of these paths.
-func (r *Restorer) hasPath(paths ...string) (bool, error) {
-	for _, a := range r.set.Manifest.Archives {
-		rel := map[string]bool{}
-		for _, p := range paths {
-			if s, ok := strings.CutPrefix(p, strings.TrimSuffix(a.Mount, "/")+"/"); ok {
-				rel[s] = true
-			}
-		}
-		if len(rel) == 0 {
-			continue
-		}
-		f, err := r.set.Archive(a.File)
-		if err != nil {
-			return false, err
-		}
-		found := false
-		if err := errors.Join(f.Entries(func(e archive.Entry) error { found = found || rel[e.Path]; return nil }), f.Close()); found || err != nil {
-			return found, err
-		}
-	}
-	return false, nil
 }
 
 // newArrays checks that the restored system can start from RAID that it had not,
 // and that this rescue system can make it.
 func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
 	i := slices.IndexFunc(l.Arrays, func(a layout.Array) bool { return a.New })
-	if i < 0 || r.set.Legacy != nil {
+	if i < 0 {
 		return nil
 	}
 	if _, err := r.Run.Run(ctx, tool.New("modprobe", l.Arrays[i].Module())); err != nil {
 		return &plan.Refused{Reason: fmt.Sprintf("--mirror: this rescue system has no %s: %v", l.Arrays[i].Level, err)}
 	}
-	found, err := r.hasPath("/usr/sbin/mdadm", "/sbin/mdadm", "/usr/bin/mdadm")
+	found, err := r.content.Has("/usr/sbin/mdadm", "/sbin/mdadm", "/usr/bin/mdadm")
 	if err == nil && !found {
 		err = &plan.Refused{Reason: "--mirror: the system in the set has no mdadm, and would not start from a RAID array"}
 	}
@@ -419,7 +418,7 @@ func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
 
 // only plans to restore one file system onto a device that is there.
 func (r *Restorer) only(have []plan.Present) (*plan.Plan, error) {
-	wanted, err := plan.Convert(r.set.Layout, r.opt.Wish.Types)
+	wanted, err := plan.Convert(r.content.Layout(), r.opt.Wish.Types)
 	if err != nil {
 		return nil, err
 	}
@@ -526,13 +525,13 @@ func (r *Restorer) tidy(ctx context.Context) error {
 // whatever is a plan with all that the set's layout may have active.
 func (r *Restorer) whatever() *plan.Plan {
 	p := &plan.Plan{}
-	for _, a := range r.set.Layout.Arrays {
+	for _, a := range r.content.Layout().Arrays {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeArray, Device: a.Name})
 	}
-	for i := range r.set.Layout.Crypts {
-		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeCrypt, Crypt: &r.set.Layout.Crypts[i]})
+	for i := range r.content.Layout().Crypts {
+		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeCrypt, Crypt: &r.content.Layout().Crypts[i]})
 	}
-	for _, g := range r.set.Layout.VolumeGroup {
+	for _, g := range r.content.Layout().VolumeGroup {
 		p.Steps = append(p.Steps, plan.Step{Kind: plan.RestoreVG, Group: g.Name})
 	}
 	return p
@@ -596,7 +595,8 @@ func (r *Restorer) confirm() error {
 // carryOut does the steps, unpacks archives as soon as their file systems are
 // mounted, and makes the system start.
 func (r *Restorer) carryOut(ctx context.Context) (err error) {
-	done, err := r.journal.start(journalLine{Digest: r.plan.Digest(), Set: r.set.Manifest.ID, Manifest: r.set.Digest, Disks: r.disks()}, r.opt.Resume)
+	id, digest := r.content.ID()
+	done, err := r.journal.start(journalLine{Digest: r.plan.Digest(), Set: id, Manifest: digest, Disks: r.disks()}, r.opt.Resume)
 	if err != nil {
 		return err
 	}
@@ -723,22 +723,14 @@ func (r *Restorer) unpack(ctx context.Context, s plan.Step, in place) ([]archive
 	if s.FS.New {
 		return nil, nil // there is nothing for it
 	}
-	a := r.set.Manifest.ArchiveOf(r.wasOn(s.FS.Device), s.Mount.Path)
-	if a == nil && s.Mount.Path == "" {
-		return nil, nil // named among what the set lacks
-	}
-	if a == nil {
-		return nil, fmt.Errorf("cannot restore %s: the set has no archive for %s", s.Mount.Path, s.FS.Device)
-	}
 	start := time.Now()
-	sum, err := r.set.Unpack(ctx, a.File, in.dest, archive.ExtractOptions{Below: in.below, Salvage: r.opt.Salvage, KeepUnlocked: true}, func(total int64) progress.Counter {
-		return r.Screen.Phase("restoring "+a.Name(), total)
-	})
-	if err != nil {
+	sum, err := r.content.Files(ctx, r.wasOn(s.FS.Device), *s.Mount, in.dest, archive.ExtractOptions{Below: in.below, Salvage: r.opt.Salvage, KeepUnlocked: true}, r.Screen)
+	if err != nil || sum == nil {
 		return nil, err
 	}
-	r.problems(a.Name(), sum.Problems)
-	r.report.Archives = append(r.report.Archives, Restored{a.Name(), s.Device, sum.Members, quantity.Size(sum.Data), time.Since(start).Seconds()})
+	name := (&manifest.Archive{Device: r.wasOn(s.FS.Device), Mount: s.Mount.Path}).Name()
+	r.problems(name, sum.Problems)
+	r.report.Archives = append(r.report.Archives, Restored{name, s.Device, sum.Members, quantity.Size(sum.Data), time.Since(start).Seconds()})
 	return sum.Locks, nil
 }
 
@@ -758,7 +750,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	// Before what may fail: it would fail again at the next boot.
-	if r.set.Legacy == nil {
+	if r.set != nil && r.set.Legacy == nil {
 		if err := r.record(); err != nil {
 			r.Screen.Warn("%v", err)
 		}
@@ -822,7 +814,7 @@ func (r *Restorer) keyFiles(ctx context.Context) error {
 func (r *Restorer) converted() map[string]string {
 	out := map[string]string{}
 	for at, typ := range r.opt.Wish.Types {
-		if f := r.set.Layout.Mounted(at); f != nil && f.Type != typ {
+		if f := r.content.Layout().Mounted(at); f != nil && f.Type != typ {
 			out[at] = typ
 		}
 	}
@@ -847,7 +839,7 @@ func (r *Restorer) mountPoints() error {
 			return fmt.Errorf("cannot make mount point: %w", err)
 		}
 	}
-	for _, f := range r.set.Layout.Filesystems {
+	for _, f := range r.content.Layout().Filesystems {
 		for _, m := range f.Mounts {
 			p := filepath.Join(r.opt.Target, m.Path)
 			if _, err := os.Lstat(p); errors.Is(err, os.ErrNotExist) && f.Excluded != "" {

@@ -25,7 +25,7 @@ func (n *notes) Warn(f string, a ...any) { n.Note(f, a...) }
 func (n *notes) Phase(string, int64) progress.Counter {
 	return progress.None{}
 }
-func (n *notes) Plan(*plan.Plan, *manifest.Set)         {}
+func (n *notes) Plan(*plan.Plan, Content)               {}
 func (n *notes) Secret(string) ([]byte, error)          { return nil, errors.New("nobody") }
 func (n *notes) Choose(*plan.Undecided) (string, error) { return "", errors.New("nobody") }
 func (n *notes) Confirm(*plan.Plan) ([]string, error)   { return nil, errors.New("nobody") }
@@ -80,7 +80,7 @@ func TestForeignSet(t *testing.T) {
 		{"nothing is known", Options{Yes: true, Found: true}, false, false},
 	} {
 		n := &notes{}
-		r := &Restorer{Screen: n, opt: c.opt, set: set}
+		r := &Restorer{Screen: n, opt: c.opt, set: set, content: setContent{set}}
 		err := r.meant()
 		var ref *plan.Refused
 		if errors.As(err, &ref) != c.refused || (len(n.said) > 0) != c.told {
@@ -112,7 +112,7 @@ func TestNotCovered(t *testing.T) {
 	set.Manifest.NotCovered = []string{"sdb1: not mounted"}
 	set.Layout.Images = []layout.Image{{Device: "sdc"}, {Device: "sdd", Type: "ntfs", Excluded: "exclude_devices: sdd"}}
 	n := &notes{}
-	r := &Restorer{Screen: n, set: set}
+	r := &Restorer{Screen: n, set: set, content: setContent{set}}
 	r.lacks()
 	if got := strings.Join(r.report.NotCovered, "; "); got != "sdb1: not mounted; sdc (unknown content): its image is not in the set" {
 		t.Errorf("report: %s", got)

@@ -121,7 +121,7 @@ func (r *Restorer) record() error {
 // before refuses to restore onto disks that have a Record of this set, or of an older one
 // of which this set may be a backup. Nothing is written to look.
 func (r *Restorer) before(ctx context.Context) error {
-	places := recordPlaces(r.set.Layout)
+	places := recordPlaces(r.content.Layout())
 	rec, looked, err := r.findRecord(places)
 	if err == nil && rec == nil && looked == 0 {
 		rec, looked, err = r.findBelow(ctx, places)
@@ -155,7 +155,7 @@ func (r *Restorer) known() bool {
 	if err != nil {
 		return true
 	}
-	l := r.set.Layout
+	l := r.content.Layout()
 	return slices.ContainsFunc(devs, func(d medium.Device) bool {
 		return r.ours(d) && (l.Array(d.Name) != nil || d.Info.MD != nil && slices.ContainsFunc(l.Arrays, func(a layout.Array) bool { return a.UUID == d.Info.MD.UUID }) ||
 			d.Info.Type == superblock.TypeLUKS && slices.ContainsFunc(l.Crypts, func(c layout.Crypt) bool { return strings.EqualFold(c.UUID, d.Info.UUID) }) ||
@@ -234,7 +234,7 @@ func readRecord(root, name string) (*Record, error) {
 // findBelow is findRecord for what is on arrays, LUKS devices and logical volumes,
 // which are opened for reading and closed again.
 func (r *Restorer) findBelow(ctx context.Context, places []recordPlace) (rec *Record, looked int, err error) {
-	l := r.set.Layout
+	l := r.content.Layout()
 	if len(l.Arrays)+len(l.Crypts)+len(l.VolumeGroup) == 0 || !r.known() {
 		return nil, 0, nil
 	}

@@ -19,7 +19,8 @@ func recording(host, id, digest string, made time.Time, l *layout.Layout, serial
 	for _, s := range serials {
 		p.Disks = append(p.Disks, plan.Disk{New: layout.Disk{Name: "sd" + s, Serial: s}})
 	}
-	return &Restorer{Screen: &notes{}, plan: p, set: &manifest.Set{Manifest: &manifest.Manifest{ID: id, Host: host, Created: made}, Digest: digest, Layout: l}}
+	set := &manifest.Set{Manifest: &manifest.Manifest{ID: id, Host: host, Created: made}, Digest: digest, Layout: l}
+	return &Restorer{Screen: &notes{}, plan: p, set: set, content: setContent{set}}
 }
 
 // A restore leaves a record on every file system that can be looked into at the next

@@ -1,0 +1,124 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"filippo.io/age"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/target"
+)
+
+// Content is what a system is made from: a backup set, or the disks that are cloned.
+type Content interface {
+	// Name is one line for people about what it is.
+	Name() string
+	// ID identifies the content, and digest its version: a run continues only with the same.
+	ID() (id, digest string)
+	// Layout is that of the machine that the content is of.
+	Layout() *layout.Layout
+	// Lacks names what was on that machine and is not in the content, and what was left
+	// out by a rule.
+	Lacks() (lacks, left []string)
+	// Has tells whether one of these files of the system is in it; paths are absolute.
+	Has(paths ...string) (bool, error)
+	// Header is all that is on a LUKS device before its data. identities is called if it
+	// has to be decrypted.
+	Header(c *layout.Crypt, identities func() ([]age.Identity, error)) ([]byte, error)
+	// Files puts the files of the file system on dev, a device of Layout, that are
+	// mounted at m below dest. It gives nil where there are none for a mount without a path.
+	Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (*archive.Summary, error)
+	// Blocks writes what is on a device of Layout to dst, which is at least as large.
+	Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error
+}
+
+// setContent is a backup set, of this program or an old one.
+type setContent struct{ *manifest.Set }
+
+func (s setContent) Name() string {
+	return fmt.Sprintf("Backup set %s of %s, made %s", s.Manifest.ID, s.Manifest.Host, s.Manifest.Created.Format("2006-01-02 15:04 UTC"))
+}
+
+func (s setContent) ID() (id, digest string) { return s.Manifest.ID, s.Digest }
+
+func (s setContent) Layout() *layout.Layout { return s.Set.Layout }
+
+func (s setContent) Has(paths ...string) (bool, error) {
+	if s.Legacy != nil {
+		return true, nil // its archives have no index
+	}
+	for _, a := range s.Manifest.Archives {
+		rel := map[string]bool{}
+		for _, p := range paths {
+			if r, ok := strings.CutPrefix(p, strings.TrimSuffix(a.Mount, "/")+"/"); ok {
+				rel[r] = true
+			}
+		}
+		if len(rel) == 0 {
+			continue
+		}
+		f, err := s.Archive(a.File)
+		if err != nil {
+			return false, err
+		}
+		found := false
+		if err := errors.Join(f.Entries(func(e archive.Entry) error { found = found || rel[e.Path]; return nil }), f.Close()); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+func (s setContent) Header(c *layout.Crypt, identities func() ([]age.Identity, error)) ([]byte, error) {
+	name := c.Header
+	ids, err := identities()
+	if err != nil {
+		return nil, err
+	}
+	b, err := target.ReadFile(s.Store, name, maxHeader)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
+	}
+	in, err := age.Decrypt(bytes.NewReader(b), ids...)
+	if err != nil {
+		var no *age.NoIdentityMatchError
+		if errors.As(err, &no) {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks recreates LUKS without it", name)}
+		}
+		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
+	}
+	out, err := io.ReadAll(io.LimitReader(in, maxHeader))
+	if err != nil {
+		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
+	}
+	return out, nil
+}
+
+func (s setContent) Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (*archive.Summary, error) {
+	a := s.Manifest.ArchiveOf(dev, m.Path)
+	if a == nil && m.Path == "" {
+		return nil, nil // named among what the set lacks
+	}
+	if a == nil {
+		return nil, fmt.Errorf("cannot restore %s: the set has no archive for %s", m.Path, dev)
+	}
+	return s.Unpack(ctx, a.File, dest, o, func(total int64) progress.Counter { return rep.Phase("restoring "+a.Name(), total) })
+}
+
+func (s setContent) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
+	return s.RestoreImage(ctx, m.File, dst, func(total int64) progress.Counter { return rep.Phase("writing "+m.File, total) })
+}
+
+// dirs are the directories that the set is read from.
+func (s setContent) dirs() []string { return append(slices.Clone(s.LegacyDirs), s.Dir) }
