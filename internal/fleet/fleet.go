@@ -1,0 +1,167 @@
+// Package fleet images a room of machines: rules say what a machine gets, machines
+// register themselves, and a room keeps the state of each in a file. It starts no
+// program and listens to nothing; internal/fleet/netboot, web and client do.
+//
+// A machine is restored only after a rule named it by its address or serial number, or
+// a person released it; and only onto disks that its job names by serial number or WWN.
+package fleet
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+)
+
+// Set is a backup set that machines can get.
+type Set struct {
+	// Name is how rules and URLs call it; see ValidSetName.
+	Name string
+	// Host is the machine that it was made of, ID that of the run, Digest the
+	// SHA-256 of its manifest in hex.
+	Host, ID, Digest string
+	// Disks are those that a restore needs, by their names in the layout.
+	Disks []SetDisk
+	// Work is how many bytes a restore reads and unpacks, to estimate when it ends.
+	Work int64
+}
+
+// SetDisk is a disk of the machine that a set was made of.
+type SetDisk struct {
+	Name  string
+	Model string
+	Size  quantity.Size
+}
+
+// MaxSetName is the longest name of a set, in bytes.
+const MaxSetName = 64
+
+// ValidSetName tells whether a name can stand in a URL, a rule and a log as it is:
+// letters, digits, dot, dash and underscore, the first one a letter or digit.
+func ValidSetName(s string) bool {
+	for i, r := range s {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !letter && (i == 0 || r != '.' && r != '-' && r != '_') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= MaxSetName
+}
+
+// Job is what a machine is to do. It is made when the machine is released, and does not
+// change after that.
+type Job struct {
+	// Set is the set's name, Digest what its manifest must have; Host is the machine
+	// that it was made of.
+	Set    string `json:"set"`
+	Digest string `json:"digest"`
+	Host   string `json:"host"`
+	// Map has the words of `restore --map` (OLD=WORD), Confirm those of --confirm:
+	// serial numbers or WWNs.
+	Map     []string `json:"map"`
+	Confirm []string `json:"confirm"`
+	// Hostname and Identity are "" where the set's own is kept.
+	Hostname string  `json:"hostname,omitempty"`
+	Identity string  `json:"identity,omitempty"`
+	Answers  Answers `json:"answers"`
+	// After is what follows: "reboot", "poweroff" or "shell".
+	After string `json:"after"`
+}
+
+// Options gives the words of restore(8)'s command line, without the set. Each option and
+// its value are one word, so that no value is taken for an option.
+func (j *Job) Options() []string {
+	var out []string
+	for _, m := range j.Map {
+		out = append(out, "--map="+m)
+	}
+	for _, c := range j.Confirm {
+		out = append(out, "--confirm="+c)
+	}
+	out = append(out, j.Answers.options()...)
+	if j.Identity != "" {
+		out = append(out, "--identity="+j.Identity)
+	}
+	if j.Hostname != "" {
+		out = append(out, "--hostname="+j.Hostname)
+	}
+	return out
+}
+
+// chosen is a disk of the machine with the set's disk that it gets.
+type chosen struct {
+	old  SetDisk
+	disk Disk
+	word string
+}
+
+// choose finds a disk of a machine for every disk of a set. What a rule does not decide
+// is an error: nothing is guessed.
+func choose(set Set, rule map[string]DiskRule, r *Registration) ([]chosen, error) {
+	words := r.Words()
+	var out []chosen
+	taken := map[int]bool{}
+	for _, old := range set.Disks {
+		want, ok := rule[old.Name]
+		if !ok && len(set.Disks) == 1 {
+			want, ok = rule[""]
+		}
+		if !ok {
+			return nil, fmt.Errorf("the rule names no disk for %s of set %s", old.Name, set.Name)
+		}
+		i, err := want.pick(r.Disks, words, taken)
+		if err != nil {
+			return nil, fmt.Errorf("cannot choose a disk for %s of set %s: %w", old.Name, set.Name, err)
+		}
+		taken[i] = true
+		if words[i] == "" {
+			return nil, fmt.Errorf("cannot confirm disk %s: it has no serial number or WWN of its own", r.Disks[i].Name)
+		}
+		out = append(out, chosen{old, r.Disks[i], words[i]})
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("set %s needs no disk", set.Name)
+	}
+	return out, nil
+}
+
+// pick gives the index of the one disk that the rule means, of those not taken.
+func (d DiskRule) pick(disks []Disk, words []string, taken map[int]bool) (int, error) {
+	var c []int
+	for i, x := range disks {
+		switch {
+		case taken[i] || x.Busy != "":
+		// A stick that somebody left in the machine is no target unless it is named.
+		case x.Removable && d.Serial == "":
+		case d.Serial != "" && words[i] != d.Serial && x.Serial != d.Serial && x.WWN != d.Serial:
+		case d.Model != "" && !matches(d.Model, x.Model):
+		default:
+			c = append(c, i)
+		}
+	}
+	if d.Smallest && len(c) > 1 {
+		slices.SortStableFunc(c, func(a, b int) int { return cmp.Compare(disks[a].Size, disks[b].Size) })
+		if disks[c[0]].Size == disks[c[1]].Size {
+			return 0, fmt.Errorf("%s and %s are the smallest, both %s", disks[c[0]].Name, disks[c[1]].Name, quantity.Size(disks[c[0]].Size))
+		}
+		c = c[:1]
+	}
+	if len(c) != 1 {
+		return 0, fmt.Errorf("%d disks match %q, want one", len(c), d.String())
+	}
+	return c[0], nil
+}
+
+// identify gives the machine's disks as internal/plan knows them, so that what confirms
+// a disk here is what confirms it there.
+func identify(disks []Disk) []plan.Present {
+	var in []plan.Present
+	for _, d := range disks {
+		var p plan.Present
+		p.Name, p.Serial, p.WWN = d.Name, d.Serial, d.WWN
+		in = append(in, p)
+	}
+	return plan.Identify(in)
+}
