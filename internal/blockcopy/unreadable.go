@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,7 +17,7 @@ const (
 	// reports no sector size.
 	smallest = 512
 	// skipAfter is after how many frames without one readable byte only the first
-	// bytes of the next ones are tried: 64 MiB.
+	// bytes of the next ones are tried: 64 MiB of an image, 1 MiB of a copy.
 	skipAfter = 16
 )
 
@@ -39,6 +37,8 @@ type unreadable struct {
 	err error // the first
 	// lost is how many frames in a row had nothing that could be read.
 	lost atomic.Int64
+	// skipped counts the frames of which only the first bytes were tried.
+	skipped int
 }
 
 func (u *unreadable) add(off, length int64, err error) {
@@ -80,6 +80,9 @@ func (u *unreadable) readAt(ctx context.Context, dev io.ReaderAt, b []byte, off 
 		clear(b)
 		u.lost.Add(1)
 		u.add(off, int64(len(b)), err)
+		u.mu.Lock()
+		u.skipped++
+		u.mu.Unlock()
 		return ctx.Err()
 	}
 	good := false
@@ -159,58 +162,6 @@ func readFull(dev io.ReaderAt, b []byte, off int64) error {
 	}
 	if err == nil || err == io.EOF {
 		err = io.ErrUnexpectedEOF
-	}
-	return err
-}
-
-// Device is a block device that is read. Close closes it.
-type Device struct {
-	*os.File
-	direct *os.File // nil where the device can't be opened so
-	sector int64
-}
-
-// OpenDevice opens a device for reading. With a name of a regular file only the
-// page cache is used.
-func OpenDevice(name string) (*Device, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	d := &Device{File: f, sector: smallest}
-	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil && n >= smallest && n&(n-1) == 0 {
-		d.sector = int64(n)
-		if g, err := os.OpenFile(name, os.O_RDONLY|unix.O_DIRECT, 0); err == nil {
-			d.direct = g
-		}
-	}
-	return d, nil
-}
-
-// Sector is the logical sector size in bytes.
-func (d *Device) Sector() int64 { return d.sector }
-
-// ReadSectors reads past the page cache where the device allows that.
-func (d *Device) ReadSectors(b []byte, off int64) error {
-	if d.direct == nil {
-		return readFull(d.File, b, off)
-	}
-	// O_DIRECT wants memory that is aligned to the device's sectors; open(2).
-	const page = 4096
-	buf := make([]byte, len(b)+page)
-	at := -uintptr(unsafe.Pointer(unsafe.SliceData(buf))) & (page - 1)
-	if err := readFull(d.direct, buf[at:at+uintptr(len(b))], off); err != nil {
-		return err
-	}
-	copy(b, buf[at:])
-	return nil
-}
-
-// Close closes the device.
-func (d *Device) Close() error {
-	err := d.File.Close()
-	if d.direct != nil {
-		err = errors.Join(err, d.direct.Close())
 	}
 	return err
 }

@@ -11,6 +11,12 @@ type Counter interface {
 	Item(name string)
 }
 
+// Waiter is a Counter that also shows what the work waits for: the shares of
+// reading, writing and computing, which add up to 1.
+type Waiter interface {
+	Waits(read, write, processor float64)
+}
+
 // Reporter makes one Counter per phase of the work.
 type Reporter interface {
 	// Phase starts a phase; total is in bytes, 0 when unknown. The phase
