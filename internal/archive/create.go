@@ -257,6 +257,9 @@ func (c *creator) put(m *Member, stored int64) error {
 	if c.opt.Progress != nil {
 		c.opt.Progress.Item(m.Path)
 	}
+	if c.toc == nil {
+		return nil
+	}
 	return c.toc.add(m, start)
 }
 

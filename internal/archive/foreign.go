@@ -26,33 +26,46 @@ func ExtractTar(ctx context.Context, r io.Reader, name, dest string, opt Extract
 				s.cur.release()
 			}
 		}()
-		p := &tarParser{s: s}
-		for {
-			if err := x.ctx.Err(); err != nil {
-				return err
-			}
-			m, stored, err := p.next()
-			if err != nil || m == nil {
-				return err
-			}
-			end := p.s.pos + stored + padding(stored)
-			if err := x.next(p, m, stored); err != nil {
-				return err
-			}
-			if err := p.skip(end - p.s.pos); err != nil {
-				return err
-			}
-		}
+		return x.all(&tarParser{s: s})
 	})
+}
+
+// all extracts the members of a stream, to its end.
+func (x *extractor) all(p *tarParser) error {
+	for {
+		if err := x.ctx.Err(); err != nil {
+			return err
+		}
+		m, stored, err := p.next()
+		if err != nil || m == nil {
+			return err
+		}
+		end := p.s.pos + stored + padding(stored)
+		if err := x.next(p, m, stored); err != nil {
+			return err
+		}
+		if err := p.skip(end - p.s.pos); err != nil {
+			return err
+		}
+	}
 }
 
 // foreignStream translates any tar into ours and gives it as frames.
 func foreignStream(ctx context.Context, r io.Reader, sel func(string) bool, prog progress.Counter) *frameStream {
+	pr, pw := io.Pipe()
+	s := pipeStream(ctx, pr, prog)
+	s.wg.Go(func() { pw.CloseWithError(translate(pw, r, sel)) })
+	return s
+}
+
+// plainStream gives a tar stream of ours as frames.
+func plainStream(ctx context.Context, r *io.PipeReader) *frameStream { return pipeStream(ctx, r, nil) }
+
+// pipeStream gives a tar stream as frames of FrameSize.
+func pipeStream(ctx context.Context, pr *io.PipeReader, prog progress.Counter) *frameStream {
 	const bufs = 6
 	s := &frameStream{order: make(chan chan frameResult, bufs)}
 	ctx, s.cancel = context.WithCancel(ctx)
-	pr, pw := io.Pipe()
-	s.wg.Go(func() { pw.CloseWithError(translate(pw, r, sel)) })
 	home := make(chan []byte, bufs)
 	for range bufs {
 		home <- nil

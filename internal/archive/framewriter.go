@@ -49,6 +49,7 @@ type frameWriter struct {
 	sum    hash.Hash
 	err    atomic.Pointer[error]
 	once   sync.Once
+	plain  bool // the tar stream is written as it is
 }
 
 type frameJob struct {
@@ -81,6 +82,25 @@ func newFrameWriter(ctx context.Context, w io.Writer, level Level, workers int) 
 	return fw, nil
 }
 
+// newPlainWriter writes the tar stream itself, in pieces of FrameSize.
+func newPlainWriter(ctx context.Context, w io.Writer) *frameWriter {
+	const n = 3
+	fw := &frameWriter{w: w, free: make(chan []byte, n), packed: make(chan []byte, n), jobs: make(chan *frameJob, n), order: make(chan *frameJob, n), done: make(chan struct{}), plain: true}
+	fw.ctx, fw.cancel = context.WithCancel(ctx)
+	for range n {
+		fw.free <- nil
+		fw.packed <- nil
+	}
+	go func() {
+		for j := range fw.jobs {
+			close(j.ready)
+		}
+	}()
+	go fw.output()
+	fw.take()
+	return fw
+}
+
 func (fw *frameWriter) compress(e *zstd.Encoder) {
 	for j := range fw.jobs {
 		j.packed = e.EncodeAll(j.raw, j.packed[:0])
@@ -93,7 +113,9 @@ func (fw *frameWriter) output() {
 	defer close(fw.done)
 	for j := range fw.order {
 		<-j.ready
-		if fw.err.Load() == nil {
+		if fw.plain && fw.err.Load() == nil {
+			fw.write(j.raw)
+		} else if fw.err.Load() == nil {
 			fw.frames = append(fw.frames, Frame{Offset: fw.offset, Packed: int64(len(j.packed)), Size: int64(len(j.raw)), SHA256: j.sum})
 			fw.write(j.packed)
 		}
@@ -105,7 +127,9 @@ func (fw *frameWriter) output() {
 func (fw *frameWriter) write(b []byte) {
 	n, err := fw.w.Write(b)
 	fw.offset += int64(n)
-	fw.sum.Write(b[:n])
+	if !fw.plain {
+		fw.sum.Write(b[:n])
+	}
 	if err != nil {
 		fw.fail(err)
 	}
@@ -141,7 +165,7 @@ func (fw *frameWriter) cut() error {
 	if len(fw.cur) == 0 {
 		return nil
 	}
-	if fw.cuts++; fw.cuts > maxFrames {
+	if fw.cuts++; fw.cuts > maxFrames && !fw.plain {
 		err := fmt.Errorf("it has more than %d frames, the most that an archive can have", maxFrames)
 		fw.fail(err)
 		return err
@@ -212,7 +236,7 @@ func (fw *frameWriter) finish(toc *tocWriter, index io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := fw.failedHard(); err != nil {
+	if err := fw.failedHard(); err != nil || fw.plain {
 		return err
 	}
 	payload, err := toc.finish(fw.frames, fw.tar)
