@@ -2,6 +2,7 @@ package plan
 
 import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
 // Draft is a layout with all that was wished for, in the sizes of the disks that were
@@ -10,6 +11,9 @@ import (
 type Draft struct {
 	Layout *layout.Layout
 	Disks  Mapping
+	// Blocks are devices of the layout whose file systems or images are copied from
+	// other devices block by block, each with what is copied, "the used blocks".
+	Blocks map[string]string
 }
 
 // Make plans to bring a layout onto the disks that are present, as wished. It is the one
@@ -54,8 +58,11 @@ func Prepare(was *layout.Layout, have []Present, w Wish) (*Draft, error) {
 			l.Crypts[i].Header = ""
 		}
 	}
-	return &Draft{l, disks}, nil
+	return &Draft{Layout: l, Disks: disks}, nil
 }
 
+// SizeOf gives the size that a device of the layout gets, bytes.
+func (d *Draft) SizeOf(dev string) quantity.Size { return sizeOf(d.Layout, dev) }
+
 // Plan gives the steps.
-func (d *Draft) Plan() (*Plan, error) { return New(d.Layout, d.Disks) }
+func (d *Draft) Plan() (*Plan, error) { return newPlan(d.Layout, d.Disks, d.Blocks) }

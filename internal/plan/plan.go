@@ -415,6 +415,7 @@ const (
 	MakeFS     Kind = "make-fs"
 	MakeSwap   Kind = "make-swap"
 	PutImage   Kind = "put-image" // writes a device block by block
+	GrowFS     Kind = "grow-fs"   // gives a mounted file system the size of its device
 	MakeSubs   Kind = "make-subvolumes"
 	MountFS    Kind = "mount"
 	// MakeSwapFile comes after what is mounted there has its files.
@@ -498,6 +499,7 @@ type Plan struct {
 	Steps   []Step            `json:"steps"`
 
 	mapping Mapping
+	blocks  map[string]string
 }
 
 // Digest identifies the plan, for the journal. What is on the disks now is no
@@ -513,7 +515,7 @@ func (p *Plan) Digest() string {
 			}
 			m[old] = t
 		}
-		if q, err := New(p.Layout, m); err == nil { // as it did before
+		if q, err := newPlan(p.Layout, m, p.blocks); err == nil { // as it did before
 			short = *q
 		}
 	}
@@ -542,8 +544,12 @@ func (p *Plan) Digest() string {
 }
 
 // New makes the plan that brings the layout onto the mapped disks.
-func New(want *layout.Layout, m Mapping) (*Plan, error) {
-	p := &Plan{Layout: want, Devices: map[string]string{}, mapping: m}
+func New(want *layout.Layout, m Mapping) (*Plan, error) { return newPlan(want, m, nil) }
+
+// newPlan is New for a layout of which the file systems on the devices in blocks, with
+// what is said of each, are copied block by block.
+func newPlan(want *layout.Layout, m Mapping, blocks map[string]string) (*Plan, error) {
+	p := &Plan{Layout: want, Devices: map[string]string{}, mapping: m, blocks: blocks}
 	for _, old := range want.Needed() {
 		t, ok := m[old]
 		if !ok {
@@ -576,14 +582,26 @@ func New(want *layout.Layout, m Mapping) (*Plan, error) {
 		if size := sizeOf(want, m.Device); size < m.Size {
 			return nil, refuse("%s was saved block by block, and needs the %s that it had; it would get %s", m.Device, m.Size, size)
 		}
-		s := Step{Kind: PutImage, Device: dev, Image: m, Destroys: true, Text: fmt.Sprintf("write the image of %s (%s) to /dev/%s", m.Device, m.What(), dev)}
-		if _, q := want.Partition(m.Device); q != nil {
-			s.Start = q.Start
-		}
-		p.Steps = append(p.Steps, s)
+		p.putImage(want, m, dev)
 	}
 	p.mounts(want)
 	return p, nil
+}
+
+// Copied tells whether the file system on a device of the layout is copied block by
+// block, and has its files by that.
+func (p *Plan) Copied(dev string) bool { return p.blocks[dev] != "" }
+
+// putImage adds the step that writes a device block by block.
+func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
+	s := Step{Kind: PutImage, Device: dev, Image: m, Destroys: true, Text: fmt.Sprintf("write the image of %s (%s) to /dev/%s", m.Device, m.What(), dev)}
+	if how := p.blocks[m.Device]; how != "" {
+		s.Text = fmt.Sprintf("copy %s of %s (%s) to /dev/%s%s", how, m.Device, m.What(), dev, ident(m.UUID, m.Label))
+	}
+	if _, q := want.Partition(m.Device); q != nil {
+		s.Start = q.Start
+	}
+	p.Steps = append(p.Steps, s)
 }
 
 // stack plans arrays, LUKS and groups, each when what it is on is there:
@@ -899,6 +917,13 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 	if !ok {
 		return nil
 	}
+	if p.blocks[f.Device] != "" {
+		if size := sizeOf(want, f.Device); size < f.Size {
+			return refuse("%s cannot be copied block by block: its file system has %s, and it would get %s", f.Device, f.Size, size)
+		}
+		p.putImage(want, &layout.Image{Device: f.Device, Type: f.Type, UUID: f.UUID, Label: f.Label, Size: f.Size, File: f.Device}, dev)
+		return nil
+	}
 	for _, d := range f.Devs() {
 		if least, size := mkfsLeast(f), sizeOf(want, d); size < least {
 			return refuse("%s is too small for %s: its program makes none on less than %s, and there are %s", d, f.Type, least, size)
@@ -974,11 +999,19 @@ func (p *Plan) mounts(want *layout.Layout) {
 		}
 	}
 	slices.SortFunc(steps, func(a, b Step) int { return strings.Compare(a.Mount.Path, b.Mount.Path) })
-	p.Steps = append(p.Steps, steps...)
+	grown := map[string]bool{}
+	for _, s := range steps {
+		p.Steps = append(p.Steps, s)
+		if size := sizeOf(want, s.FS.Device); p.blocks[s.FS.Device] != "" && size > s.FS.Size && !grown[s.Device] {
+			grown[s.Device] = true
+			p.Steps = append(p.Steps, Step{Kind: GrowFS, Device: s.Device, FSType: s.FSType, FS: s.FS, Mount: s.Mount, Text: fmt.Sprintf("grow %s on /dev/%s from %s to %s", s.FSType, s.Device, s.FS.Size, size)})
+		}
+	}
 	for i := range want.SwapFiles {
 		s := &want.SwapFiles[i]
 		for _, m := range steps {
-			if m.Mount.Path == s.Mount {
+			if m.Mount.Path == s.Mount && p.blocks[m.FS.Device] == "" { // there with the rest
+
 				p.Steps = append(p.Steps, Step{Kind: MakeSwapFile, Device: m.Device, FSType: m.FSType, SwapFile: s, Text: fmt.Sprintf("make the swap file %s, %s", s.Path, s.Size)})
 			}
 		}

@@ -44,7 +44,7 @@ func (m Machine) openAutomount(path string) error {
 // the mounts. Those that can't be mounted are recorded by name.
 func (m Machine) automounted(l *layout.Layout, open func(path string) error) ([]MountInfo, error) {
 	mounts, err := m.Mounts()
-	if err != nil || len(m.Only) > 0 {
+	if err != nil || len(m.Only) > 0 || m.System != "" {
 		return mounts, err
 	}
 	tab := sysconf.ParseFstab(l.Fstab)

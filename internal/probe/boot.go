@@ -19,15 +19,18 @@ import (
 func (m Machine) boot(l *layout.Layout) {
 	b := &l.Boot
 	b.Firmware = layout.BIOS
-	if _, err := os.Stat(m.path("/sys/firmware/efi")); err == nil {
+	if _, err := os.Stat(m.path("/sys/firmware/efi")); err == nil && m.System == "" {
 		b.Firmware = layout.UEFI
 	}
 	for _, p := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		if _, err := os.Stat(m.path(p)); err == nil {
+		if m.exists(p) {
 			b.Loader = layout.GRUB
 		}
 	}
 	m.esp(l)
+	if m.System != "" && len(b.ESPFiles) > 0 && !slices.ContainsFunc(l.Disks, func(d layout.Disk) bool { return m.grubInMBR(d.Name) }) {
+		b.Firmware = layout.UEFI
+	}
 	if b.Firmware == layout.UEFI && b.ESP != "" && m.systemdBoot(b) {
 		b.Loader = layout.SystemdBoot
 		b.Targets = nil
@@ -43,7 +46,9 @@ func (m Machine) boot(l *layout.Layout) {
 			slices.Sort(b.Targets)
 		}
 	}
-	b.NVRAM, b.Order = m.NVRAM()
+	if m.System == "" {
+		b.NVRAM, b.Order = m.NVRAM()
+	}
 }
 
 // loaderInfo is the variable in which a boot loader leaves its name and version;
@@ -53,7 +58,7 @@ const loaderInfo = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7
 // systemdBoot tells whether systemd-boot started the machine. Where no loader left
 // its name, it did if it is installed and GRUB is not.
 func (m Machine) systemdBoot(b *layout.Boot) bool {
-	if v, err := os.ReadFile(m.path(loaderInfo)); err == nil && len(v) > 4 {
+	if v, err := os.ReadFile(m.path(loaderInfo)); err == nil && len(v) > 4 && m.System == "" {
 		name, _, _ := utf16z(append(v[4:], 0, 0))
 		return strings.HasPrefix(name, "systemd-boot")
 	}
@@ -82,7 +87,7 @@ func (m Machine) esp(l *layout.Layout) {
 			continue
 		}
 		l.Boot.ESP = f.Device
-		root := m.path(f.Mounts[0].Path)
+		root := m.inSystem(f.Mounts[0].Path)
 		_ = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 			if err == nil && !d.IsDir() && strings.EqualFold(filepath.Ext(p), ".efi") {
 				l.Boot.ESPFiles = append(l.Boot.ESPFiles, strings.TrimPrefix(p, root))
@@ -170,7 +175,10 @@ func utf16z(b []byte) (string, []byte, bool) {
 }
 
 func (m Machine) kernel(l *layout.Layout) {
-	l.Kernel.Release, l.Kernel.Cmdline = m.read("/proc/sys/kernel/osrelease"), m.read("/proc/cmdline")
+	if m.System != "" {
+		return
+	}
+	l.Kernel.Release, l.Kernel.Cmdline = m.read("/proc/sys/kernel/osrelease"), m.cmdline()
 	for _, w := range strings.Fields(l.Kernel.Cmdline) {
 		if c, ok := strings.CutPrefix(w, "console="); ok {
 			l.Kernel.Consoles = append(l.Kernel.Consoles, c)

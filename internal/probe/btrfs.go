@@ -67,7 +67,7 @@ func (m Machine) btrfs(l *layout.Layout, dev string, i *superblock.Info, mounts 
 // subvolumes records the profiles and subvolumes of a btrfs in use, and whether its top
 // level has to be read through a mount of our own.
 func (m Machine) subvolumes(l *layout.Layout, f *layout.Filesystem, at string) error {
-	dir := m.path(at)
+	dir := m.inSystem(at)
 	var top *os.File
 	topMounted := slices.ContainsFunc(f.Mounts, func(x layout.Mount) bool { return x.Subvolume == "" })
 	if !topMounted {
@@ -92,7 +92,7 @@ func (m Machine) subvolumes(l *layout.Layout, f *layout.Filesystem, at string) e
 	if on, err := btrfs.Quotas(dir); err == nil && on {
 		l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: f.Device, Device: f.Device, Reason: "the quota groups of the btrfs: it will be restored without them"})
 	}
-	left := snapshots(list, def, f.Mounts, fstabSubvolumes(l, m.read("/proc/cmdline")))
+	left := snapshots(list, def, f.Mounts, fstabSubvolumes(l, m.cmdline()))
 	orphans := false // some are in no mounted subvolume
 	for _, s := range list {
 		switch {

@@ -45,6 +45,13 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 	seen := visible(all)
 	var out []MountInfo
 	for i, a := range all {
+		if m.System != "" { // the paths that they have there
+			rel, ok := strings.CutPrefix(a.Path+"/", strings.TrimSuffix(m.System, "/")+"/")
+			if !ok {
+				continue
+			}
+			a.Path = "/" + strings.TrimSuffix(rel, "/")
+		}
 		mi := MountInfo{Number: a.Dev, Root: a.Root, Path: a.Path, Options: a.Options, Type: a.Type, Source: a.Source, Hidden: !seen[i]}
 		super := strings.Split(a.Super, ",")
 		mi.SuperReadOnly = slices.Contains(super, "ro")
@@ -181,6 +188,9 @@ func elsewhereIs(typ string) string {
 
 // foreignMounts records mounts that no part of the layout stands for.
 func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
+	if m.System != "" {
+		return // the rescue system's own
+	}
 	seen := map[string]bool{}
 	for _, mi := range mounts {
 		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) }) ||

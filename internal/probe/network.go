@@ -16,6 +16,9 @@ import (
 // network records cards and what is on top of them, for people and for
 // mkcdrec.ip=source. Interfaces of virtual machines and containers are left out.
 func (m Machine) network(l *layout.Layout) {
+	if m.System != "" {
+		return // the rescue system's
+	}
 	names, err := os.ReadDir(m.path("/sys/class/net"))
 	if err != nil {
 		return // facts for people; their absence breaks nothing

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -35,9 +37,75 @@ type Machine struct {
 	// Only, if not empty, names the only disks that are looked at; they may be
 	// loop devices.
 	Only []string
+	// System, if not "", is the directory below which the file systems of a system on these
+	// disks are mounted, read-only. The layout is then that system's, as if it ran: its
+	// fstab, its mount points, its boot loader.
+	System string
 }
 
 func (m Machine) path(p string) string { return filepath.Join(m.Root+"/", p) }
+
+// inSystem is the path of a directory of the system. Links in a system that is not
+// the running one are its own.
+func (m Machine) inSystem(p string) string {
+	if m.System == "" {
+		return m.path(p)
+	}
+	if real, err := inroot.Dir(m.System, p); err == nil {
+		return real
+	}
+	return filepath.Join(m.System, ".mkcdrec-no-such-file")
+}
+
+// exists tells whether the system has a file.
+func (m Machine) exists(p string) bool {
+	if m.System == "" {
+		_, err := os.Stat(m.path(p))
+		return err == nil
+	}
+	f, err := inroot.Open(m.System, p)
+	if err == nil {
+		f.Close()
+	}
+	return err == nil
+}
+
+// hostname is the system's.
+func (m Machine) hostname() string {
+	if m.System == "" {
+		return m.read("/proc/sys/kernel/hostname")
+	}
+	return cmp.Or(m.file("/etc/hostname"), "unknown")
+}
+
+// file is the text of a file of the system, "" if it can't be read.
+func (m Machine) file(p string) string {
+	if m.System == "" {
+		return m.read(p)
+	}
+	f, err := inroot.Open(m.System, p)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSystemFile))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// maxSystemFile is the most that is read of a file of a system that is not running.
+const maxSystemFile = 4 << 20
+
+// cmdline is the kernel command line that the system was started with, "" if it does not
+// run.
+func (m Machine) cmdline() string {
+	if m.System != "" {
+		return ""
+	}
+	return m.read("/proc/cmdline")
+}
 
 // read gives a small file's text without surrounding blanks; "" if absent.
 func (m Machine) read(p string) string {
@@ -54,8 +122,8 @@ var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "
 // Read reads everything. What is there and can't be recorded is in the
 // layout's Unsupported list; errors are those of the machine.
 func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
-	l := &layout.Layout{Version: layout.Version, Fstab: m.read("/etc/fstab")}
-	l.Hostname = m.read("/proc/sys/kernel/hostname")
+	l := &layout.Layout{Version: layout.Version, Fstab: m.file("/etc/fstab")}
+	l.Hostname = m.hostname()
 	disks, faulty, err := m.storage(l)
 	if err != nil {
 		return nil, err
@@ -522,7 +590,7 @@ func elsewhere(l *layout.Layout) {
 // used asks how much of a file system in use is taken, at a path in it or at its root.
 func (m Machine) used(f *layout.Filesystem, at string) {
 	var st unix.Statfs_t
-	err := unix.Statfs(m.path(at), &st)
+	err := unix.Statfs(m.inSystem(at), &st)
 	if at == "" {
 		root, oerr := m.OpenRoot(f)
 		if oerr != nil {
@@ -567,27 +635,36 @@ func (m Machine) swapFiles(l *layout.Layout, mounts []MountInfo) {
 		}
 	}
 	for _, p := range all {
-		real, err := filepath.EvalSymlinks(m.path(p))
+		f, real, err := m.openSwapFile(p)
 		if err != nil {
 			continue // nothing there
 		}
-		st, err := os.Stat(real)
+		st, err := f.Stat()
 		if err != nil || !st.Mode().IsRegular() {
-			continue
-		}
-		f, err := os.Open(real)
-		if err != nil {
+			f.Close()
 			continue
 		}
 		i, err := superblock.Probe(f, st.Size())
 		f.Close()
-		real = "/" + strings.TrimPrefix(strings.TrimPrefix(real, m.path("/")), "/")
 		over := MountOver(mounts, real)
 		if err != nil || i == nil || i.Type != superblock.TypeSwap || over == nil || slices.ContainsFunc(l.SwapFiles, func(s layout.SwapFile) bool { return s.Path == real }) {
 			continue // a file like others
 		}
 		l.SwapFiles = append(l.SwapFiles, layout.SwapFile{Path: real, Mount: over.Path, Size: quantity.Size(st.Size()), UUID: i.UUID, Label: i.Label})
 	}
+}
+
+// openSwapFile opens a file of the system, and gives its path without links.
+func (m Machine) openSwapFile(p string) (f *os.File, real string, err error) {
+	if m.System != "" {
+		f, err = inroot.Open(m.System, p)
+		return f, filepath.Clean("/" + p), err
+	}
+	if real, err = filepath.EvalSymlinks(m.path(p)); err != nil {
+		return nil, "", err
+	}
+	f, err = os.OpenFile(real, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	return f, "/" + strings.TrimPrefix(strings.TrimPrefix(real, m.path("/")), "/"), err
 }
 
 // resolve turns "/dev/dm-0" or any link to a device into our name for it.

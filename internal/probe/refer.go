@@ -52,7 +52,7 @@ func (m Machine) loose(l *layout.Layout, mounts []MountInfo) {
 	for _, e := range sysconf.ParseFstab(l.Fstab).Entries {
 		use(r.Entry(e).Device)
 	}
-	for _, e := range sysconf.ParseCrypttab(m.read("/etc/crypttab")).Entries {
+	for _, e := range sysconf.ParseCrypttab(m.file("/etc/crypttab")).Entries {
 		use(r.Crypt(e).Device)
 	}
 	for _, x := range m.references(l) { // units and the kernel's command line, too

@@ -35,25 +35,25 @@ func (m Machine) references(l *layout.Layout) []reference {
 			out = append(out, reference{e.Ref(), "/etc/fstab", e.Path()})
 		}
 	}
-	for _, e := range sysconf.ParseCrypttab(m.read("/etc/crypttab")).Entries {
+	for _, e := range sysconf.ParseCrypttab(m.file("/etc/crypttab")).Entries {
 		out = append(out, reference{sysconf.ParseRef(e.Spec), "/etc/crypttab", ""})
 	}
 	for _, dir := range unitDirs() {
 		for kind, section := range map[string]string{"mount": "Mount", "swap": "Swap"} {
-			all, err := filepath.Glob(m.path(dir) + "/*." + kind)
+			all, err := filepath.Glob(m.inSystem(dir) + "/*." + kind)
 			if err != nil {
 				continue
 			}
 			for _, f := range all {
 				name := dir + "/" + filepath.Base(f)
-				u := sysconf.ParseUnit(m.read(name))
+				u := sysconf.ParseUnit(m.file(name))
 				if what := u.Value(section, "What"); what != "" {
 					out = append(out, reference{sysconf.ParseRef(what), name, u.Value(section, "Where")})
 				}
 			}
 		}
 	}
-	sysconf.VisitKernelRefs(m.read("/proc/cmdline"), sysconf.Plain, func(k sysconf.KernelRef) (string, bool) {
+	sysconf.VisitKernelRefs(m.cmdline(), sysconf.Plain, func(k sysconf.KernelRef) (string, bool) {
 		switch r := k.Ref; k.Form {
 		case sysconf.LV:
 			r = sysconf.ParseRef("/dev/" + k.Text)

@@ -102,6 +102,8 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 		err = r.putImage(ctx, s)
 	case plan.MountFS:
 		err = r.mount(s)
+	case plan.GrowFS:
+		err = r.growFS(ctx, s)
 	case plan.MakeSwapFile:
 		err = r.makeSwapFile(ctx, s)
 	default:

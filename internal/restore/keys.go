@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -28,6 +29,8 @@ type Secrets struct {
 	Identity string
 	// KeyFile holds the passphrase or key of LUKS devices; "" asks for it.
 	KeyFile string
+	// Known are passphrases that opened the source of a clone, and are tried first.
+	Known [][]byte
 }
 
 // Asker asks a person for something that is not shown while it is typed.
@@ -38,7 +41,7 @@ type Asker interface {
 // keys gets all that is needed to open the plan's LUKS devices, and tries it,
 // before anything is written.
 func (r *Restorer) keys(ctx context.Context) error {
-	var known [][]byte
+	known := slices.Clone(r.opt.Secrets.Known)
 	var ids []age.Identity
 	for _, s := range r.plan.Steps {
 		if s.Kind != plan.MakeCrypt {

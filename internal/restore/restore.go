@@ -43,6 +43,10 @@ type Options struct {
 	// not be overwritten.
 	Content Content
 	Sources map[string]string
+	// Draft, if not nil, changes the plan before its steps are made.
+	Draft func(d *plan.Draft) error
+	// DataOnly says that there is no system that has to boot.
+	DataOnly bool
 	// Wanted says which set is meant where there are several. Found: nobody named Set,
 	// it was found; when nothing is asked, it must be the one that is wanted, or of
 	// that host.
@@ -249,6 +253,11 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	}
 	if err := r.newArrays(ctx, d.Layout); err != nil {
 		return err
+	}
+	if r.opt.Draft != nil {
+		if err := r.opt.Draft(d); err != nil {
+			return err
+		}
 	}
 	if r.opt.DryRun {
 		err = r.dryRun(ctx, d)
@@ -464,6 +473,13 @@ func (r *Restorer) only(have []plan.Present) (*plan.Plan, error) {
 	return plan.Only(wanted, r.opt.Only, dev, size, disks)
 }
 
+// isSource tells whether a device is on disks that the content is read from, and that are
+// not overwritten: a clone has their identities.
+func (r *Restorer) isSource(dev string) bool {
+	disks := r.Machine.DisksOf(dev)
+	return r.opt.Content != nil && len(disks) > 0 && !slices.ContainsFunc(disks, func(d string) bool { return r.opt.Sources[d] == "" })
+}
+
 // duplicates compares what will be made with what is on disks that stay.
 func (r *Restorer) duplicates(ctx context.Context) error {
 	devs, err := medium.Devices()
@@ -472,6 +488,9 @@ func (r *Restorer) duplicates(ctx context.Context) error {
 	}
 	var ids []plan.Identity
 	for _, d := range devs {
+		if r.isSource(d.Name) {
+			continue
+		}
 		id := plan.Identity{Device: d.Name, Disks: r.Machine.DisksOf(d.Name), Type: d.Info.Type, UUID: d.Info.UUID}
 		if d.Info.MD != nil {
 			id.UUID = d.Info.MD.UUID
@@ -484,8 +503,9 @@ func (r *Restorer) duplicates(ctx context.Context) error {
 			return err
 		}
 		for _, g := range groups {
-			g.Disks = r.Machine.DisksOf(g.Device)
-			ids = append(ids, g)
+			if g.Disks = r.Machine.DisksOf(g.Device); !r.isSource(g.Device) {
+				ids = append(ids, g)
+			}
 		}
 	}
 	warnings, err := r.plan.Duplicates(r.have, ids)
@@ -666,7 +686,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		}
 		return r.endDry(ctx)
 	}
-	if r.opt.Only == "" {
+	if r.opt.Only == "" && !r.opt.DataOnly {
 		err = r.finalize(ctx)
 	}
 	// Also where the system may not start: nobody may come back to do it.
@@ -720,8 +740,8 @@ func (r *Restorer) problems(mount string, problems []archive.Problem) {
 // unpack restores the archive of the file system that was just mounted, and gives
 // what is to be locked in it.
 func (r *Restorer) unpack(ctx context.Context, s plan.Step, in place) ([]archive.Lock, error) {
-	if s.FS.New {
-		return nil, nil // there is nothing for it
+	if s.FS.New || r.plan.Copied(s.FS.Device) {
+		return nil, nil // there is nothing for it, or everything is there
 	}
 	start := time.Now()
 	sum, err := r.content.Files(ctx, r.wasOn(s.FS.Device), *s.Mount, in.dest, archive.ExtractOptions{Below: in.below, Salvage: r.opt.Salvage, KeepUnlocked: true}, r.Screen)
