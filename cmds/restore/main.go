@@ -35,20 +35,15 @@
 package main
 
 import (
-	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
-
-	"golang.org/x/term"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
@@ -60,10 +55,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/rescueinit"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/screen"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
@@ -130,17 +125,17 @@ func run(args []string) int {
 			p.Log(l)
 		}
 	}
-	sc := newScreen(ctx, p)
+	sc := screen.New(ctx, p)
 	switch f.Arg(0) {
 	case "verify":
-		err := interrupted(ctx, verify(ctx, p, f.Args()[1:]))
+		err := screen.Interrupted(ctx, verify(ctx, p, f.Args()[1:]))
 		p.End()
 		return exit.Status(p, "restore verify", err, "")
 	case "mount", "umount", "boot":
-		err := interrupted(ctx, repair(ctx, p, sc, f.Arg(0), f.Args()[1:]))
+		err := screen.Interrupted(ctx, repair(ctx, p, sc, f.Arg(0), f.Args()[1:]))
 		return exit.Status(p, "restore "+f.Arg(0), err, "")
 	case "extract":
-		err := interrupted(ctx, extract(ctx, p, f.Args()[1:]))
+		err := screen.Interrupted(ctx, extract(ctx, p, f.Args()[1:]))
 		p.End()
 		return exit.Status(p, "restore extract", err, "")
 	}
@@ -151,7 +146,7 @@ func run(args []string) int {
 	if err == nil {
 		w := wishes{maps, sizes, types, exclude, mirror, opt.Wish.Keep, opt.Wish.Unmirror}
 		if *withMenu {
-			err = menu(sc.in, os.Stderr, w, func(w wishes, what int) error {
+			err = menu(sc.In, os.Stderr, w, func(w wishes, what int) error {
 				o := opt
 				o.PlanOnly, o.DryRun = what == showPlan, what == doDryRun
 				o.NoVerify = o.NoVerify || what != doRestore
@@ -173,20 +168,11 @@ func run(args []string) int {
 			err = errors.Join(err, e)
 		}
 	}
-	err = interrupted(ctx, err)
-	return exit.Status(p, "restore", err, hint(err, opt.DryRun))
+	err = screen.Interrupted(ctx, err)
+	return exit.Status(p, "restore", err, screen.Hint(err, "restore", opt.DryRun))
 }
 
-// interrupted names the signal as the cause of what failed after it: a program that was
-// killed with it, a question that nobody answered.
-func interrupted(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil || interrupt.Is(err) || exit.Code(err) == exit.Partial {
-		return err
-	}
-	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-}
-
-func do(ctx context.Context, p *ui.Printer, sc screen, opt *restore.Options, args []string, w wishes, confirm list) error {
+func do(ctx context.Context, p *ui.Printer, sc screen.Screen, opt *restore.Options, args []string, w wishes, confirm list) error {
 	opt.Wish.Map, opt.Wish.Confirmed, opt.Wish.Sizes = map[string]string{}, confirm, map[string]quantity.Size{}
 	opt.Wish.Exclude, opt.Wish.Keep = slices.Clone(w.exclude), w.keep
 	opt.Wish.Mirror, opt.Wish.Unmirror = w.mirror, w.unmirror
@@ -241,11 +227,11 @@ func do(ctx context.Context, p *ui.Printer, sc screen, opt *restore.Options, arg
 	if opt.DryRun {
 		p.End()
 		p.Note("the dry run is done: nothing on any disk was changed")
-		return lacking(rep)
+		return screen.Lacking(rep)
 	}
 	if opt.PlanOnly {
 		p.Result(map[string]any{"plan": rep.Plan, "layout": rep.Plan.Layout, "notCovered": rep.NotCovered})
-		return lacking(rep)
+		return screen.Lacking(rep)
 	}
 	p.End()
 	p.Result(rep)
@@ -259,20 +245,7 @@ func do(ctx context.Context, p *ui.Printer, sc screen, opt *restore.Options, arg
 	} else {
 		p.Note("the machine is restored in %.0f s: remove the medium and run reboot", rep.Seconds)
 	}
-	return lacking(rep)
-}
-
-// lacking is the error of a restore that is done, but not of everything that the old
-// machine had.
-func lacking(rep *restore.Report) error {
-	what := slices.Clone(rep.NotCovered)
-	for _, x := range rep.Problems {
-		what = append(what, x.String())
-	}
-	if len(what) == 0 {
-		return nil
-	}
-	return exit.NotCovered(what)
+	return screen.Lacking(rep)
 }
 
 // wanted gives whose sets are meant where there are several: of what this rescue
@@ -413,7 +386,7 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 }
 
 // repair opens or closes the installed system.
-func repair(ctx context.Context, p *ui.Printer, sc screen, what string, args []string) error {
+func repair(ctx context.Context, p *ui.Printer, sc screen.Screen, what string, args []string) error {
 	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
 	ro := f.Bool("ro", false, "mount read-only, and change nothing on any disk: no log is replayed, no array resynchronized, and what LVM writes goes into memory")
 	degraded := f.Bool("degraded", false, "start RAID arrays for writing also where members are missing that they had (--ro does so without writing)")
@@ -544,133 +517,4 @@ func layoutOf(ctx context.Context, args []string, say func(format string, args .
 	}
 	defer file.Close()
 	return layout.Read(file)
-}
-
-// screen is the person's side.
-type screen struct {
-	*ui.Printer
-	ctx context.Context
-	// in is one for all questions: what a pipe brings for the second one must not be
-	// lost in the buffer of the first.
-	in *bufio.Reader
-	// chosen are the answers to Choose, by old disk: the menu plans more than once.
-	chosen map[string]string
-}
-
-func newScreen(ctx context.Context, p *ui.Printer) screen {
-	return screen{p, ctx, bufio.NewReader(&lines{ctx: ctx, in: interrupt.NewLines(os.Stdin)}), map[string]string{}}
-}
-
-// lines is a reader of lines whose waits end with ctx.
-type lines struct {
-	ctx  context.Context
-	in   *interrupt.Lines
-	rest string
-	err  error
-}
-
-func (l *lines) Read(p []byte) (int, error) {
-	if l.rest == "" && l.err == nil {
-		l.rest, l.err = l.in.ReadLine(l.ctx)
-	}
-	n := copy(p, l.rest)
-	if l.rest = l.rest[n:]; l.rest == "" && n == 0 {
-		return 0, l.err
-	}
-	return n, nil
-}
-
-func (s screen) Plan(p *plan.Plan, c restore.Content) {
-	s.End()
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n\n", ui.Clean(c.Name()))
-	ui.DrawPlan(&b, p, c.Layout())
-	s.Note("%s", b.String())
-}
-
-// Secret reads a line from the terminal, which does not show it.
-func (s screen) Secret(prompt string) ([]byte, error) {
-	s.End()
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
-		return nil, errors.New("standard input is not a terminal")
-	}
-	fmt.Fprint(os.Stderr, prompt)
-	defer fmt.Fprintln(os.Stderr)
-	return interrupt.Secret(s.ctx, int(os.Stdin.Fd()))
-}
-
-// Choose shows the disks that are possible, and asks until it is one of them.
-func (s screen) Choose(u *plan.Undecided) (string, error) {
-	s.End()
-	name, ok := s.chosen[u.Old.Name]
-	if ok && slices.ContainsFunc(u.Among, func(p plan.Present) bool { return p.Name == name }) {
-		return name, nil
-	}
-	name, err := choose(s.in, os.Stderr, u)
-	if err == nil {
-		s.chosen[u.Old.Name] = name
-	}
-	return name, err
-}
-
-func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) {
-	fmt.Fprintf(out, "\nWhich disk takes the place of %s, serial %s, %s? It needs %s at least.\n", ui.Clean(u.Old.Name), ui.Clean(cmp.Or(u.Old.Serial, "unknown")), u.Old.Size, u.Least)
-	rows := [][]string{}
-	for i, p := range u.Among {
-		rows = append(rows, []string{fmt.Sprint(i + 1), "/dev/" + p.Name, p.Size.String(), cmp.Or(p.Model, "-"), cmp.Or(p.Serial, "-"), p.Holds})
-	}
-	ui.Table(out, []string{"", "DISK", "SIZE", "MODEL", "SERIAL", "HOLDS NOW"}, rows)
-	for {
-		fmt.Fprint(out, "Its number, name or serial number (nothing gives up): ")
-		line, err := in.ReadString('\n')
-		if line = strings.TrimSpace(line); line == "" {
-			if err != nil {
-				fmt.Fprintln(out)
-			}
-			return "", errors.New("nobody chose a disk")
-		}
-		name := strings.TrimPrefix(line, "/dev/")
-		for i, p := range u.Among {
-			if line == fmt.Sprint(i+1) || name == p.Name || p.Serial == line || p.WWN == line {
-				return p.Name, nil
-			}
-		}
-		fmt.Fprintf(out, "%q is not one of them\n", line)
-	}
-}
-
-// Confirm asks for every disk's serial number, or its WWN or slot where that is not
-// the disk's alone.
-func (s screen) Confirm(p *plan.Plan) ([]string, error) {
-	var said []string
-	for _, d := range p.Disks {
-		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
-		line, err := s.in.ReadString('\n')
-		if err != nil && (err != io.EOF || line == "") {
-			return nil, &plan.Refused{Reason: "nobody confirmed it"}
-		}
-		if line = strings.TrimSpace(line); !d.Is(line) {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("%q does not confirm /dev/%s; nothing was changed", line, d.New.Name)}
-		}
-		said = append(said, line)
-	}
-	return said, nil
-}
-
-func hint(err error, dry bool) string {
-	var r *plan.Refused
-	var se *recreate.StepError
-	var te *tool.Error
-	var un *restore.Untouched
-	switch {
-	case errors.As(err, &un):
-		return "no disk was touched"
-	case errors.As(err, &r) && !errors.As(err, &se):
-		return "no disk was touched"
-	case dry && (errors.As(err, &se) || errors.As(err, &te)):
-		return "no disk was touched; `restore --dry-run --resume` continues it"
-	case errors.As(err, &se), errors.As(err, &te):
-		return "the journal is in " + rescue.StateDir + "/journal.jsonl; fix the cause, then run `restore --resume` with the same options"
-	}
-	return ""
 }

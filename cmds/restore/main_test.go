@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/screen"
 )
 
 // Ctrl-C ends a question that nobody answers, and the menu, with an error.
@@ -25,7 +25,7 @@ func TestQuestionsEnd(t *testing.T) {
 	}
 	defer w.Close()
 	ctx, stop := context.WithCancelCause(context.Background())
-	in := bufio.NewReader(&lines{ctx: ctx, in: interrupt.NewLines(r)})
+	in := screen.Lines(ctx, r)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- menu(in, io.Discard, wishes{}, func(wishes, int) error { return nil })
@@ -39,25 +39,22 @@ func TestQuestionsEnd(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("the menu still waits")
 	}
-	if _, err := choose(in, io.Discard, &plan.Undecided{}); err == nil {
-		t.Error("a disk was chosen")
-	}
 	// What a signal made fail is reported as that, and keeps what it was; what is done stays done.
 	refused := &plan.Refused{Reason: "nobody confirmed it"}
-	if err := interrupted(ctx, refused); !strings.HasPrefix(err.Error(), "interrupted") || !errors.Is(err, refused) {
+	if err := screen.Interrupted(ctx, refused); !strings.HasPrefix(err.Error(), "interrupted") || !errors.Is(err, refused) {
 		t.Errorf("%v", err)
 	}
-	if err := interrupted(ctx, exit.NotCovered([]string{"x"})); exit.Code(err) != exit.Partial {
+	if err := screen.Interrupted(ctx, exit.NotCovered([]string{"x"})); exit.Code(err) != exit.Partial {
 		t.Errorf("%v", err)
 	}
-	if interrupted(ctx, nil) != nil {
+	if screen.Interrupted(ctx, nil) != nil {
 		t.Error("a run that is done counts as interrupted")
 	}
 }
 
 // Questions one after the other take their lines from one pipe.
 func TestLines(t *testing.T) {
-	in := bufio.NewReader(&lines{ctx: context.Background(), in: interrupt.NewLines(strings.NewReader("one\ntwo\nlast"))})
+	in := screen.Lines(context.Background(), strings.NewReader("one\ntwo\nlast"))
 	for _, want := range []string{"one\n", "two\n", "last"} {
 		if got, err := in.ReadString('\n'); got != want || want == "last" && err != io.EOF {
 			t.Errorf("%q %v; want %q", got, err, want)
@@ -67,10 +64,10 @@ func TestLines(t *testing.T) {
 
 // A restore that is done, but not of everything, ends with 3 and the list.
 func TestLacking(t *testing.T) {
-	if err := lacking(&restore.Report{}); err != nil {
+	if err := screen.Lacking(&restore.Report{}); err != nil {
 		t.Error(err)
 	}
-	err := lacking(&restore.Report{NotCovered: []string{"sdb1: not mounted"}, Problems: []archive.Problem{{Path: "f", Kind: archive.Lost, Detail: "gone"}}})
+	err := screen.Lacking(&restore.Report{NotCovered: []string{"sdb1: not mounted"}, Problems: []archive.Problem{{Path: "f", Kind: archive.Lost, Detail: "gone"}}})
 	if exit.Code(err) != exit.Partial || !strings.Contains(err.Error(), "sdb1: not mounted") || !strings.Contains(err.Error(), "gone") {
 		t.Errorf("%v", err)
 	}

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-
-	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 )
 
 func TestMenu(t *testing.T) {
@@ -50,22 +47,5 @@ func TestMenu(t *testing.T) {
 		return nil
 	}); err != want {
 		t.Errorf("a restore that fails: %v", err)
-	}
-}
-
-func TestChoose(t *testing.T) {
-	u := &plan.Undecided{Old: layout.Disk{Name: "vda", Serial: "OLD1", Size: 6 << 30}, Least: 5 << 30, Among: []plan.Present{
-		{Disk: layout.Disk{Name: "sda", Size: 8 << 30, Serial: "X"}, Holds: "nothing known (blank?)"}, {Disk: layout.Disk{Name: "sdb", Size: 9 << 30, WWN: "naa.5", Model: "Fast"}, Holds: "sdb1 ext4 data"}}}
-	for typed, want := range map[string]string{"2\n": "sdb", "/dev/sda\n": "sda", "X": "sda", "naa.5\n": "sdb", "3\n0\nsdc\n1\n": "sda", "\n": "", "": "", "nonsense": ""} {
-		var out strings.Builder
-		got, err := choose(bufio.NewReader(strings.NewReader(typed)), &out, u)
-		if got != want || (err == nil) != (want != "") {
-			t.Errorf("%q: %q, %v; want %q", typed, got, err, want)
-		}
-		for _, w := range []string{"place of vda, serial OLD1, 6.0 GiB? It needs 5.0 GiB", "1  /dev/sda  8.0 GiB  -      X", "2  /dev/sdb  9.0 GiB  Fast   -       sdb1 ext4 data"} {
-			if !strings.Contains(out.String(), w) {
-				t.Errorf("%q: no %q in\n%s", typed, w, out.String())
-			}
-		}
 	}
 }

@@ -80,7 +80,9 @@ func (r *Repair) assemble(ctx context.Context, l *layout.Layout, m probe.Machine
 			continue
 		}
 		a := layout.Array{UUID: d.Info.MD.UUID, Label: d.Info.MD.Name}
-		if n, err := strconv.Atoi(shortName(a.Label)); err == nil && n >= 0 {
+		if r.Apart {
+			a.Name = ""
+		} else if n, err := strconv.Atoi(shortName(a.Label)); err == nil && n >= 0 {
 			a.Name = fmt.Sprint("md", n)
 		} else if d.Info.MD.Metadata == "0.90" && d.Info.MD.Minor >= 0 {
 			a.Name = fmt.Sprint("md", d.Info.MD.Minor)
@@ -168,6 +170,9 @@ type system struct {
 // rootTypes are the file systems that a root can lie on.
 var rootTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs, superblock.TypeF2FS, superblock.TypeJFS}
 
+// ErrNoSystem is the cause when disks have no installed system.
+var ErrNoSystem = errors.New("cannot find an installed system")
+
 // findRoot looks for the one installed system among devs. Everything is mounted
 // read-only for that, and without replaying a journal.
 func (r *Repair) findRoot(m probe.Machine, devs []medium.Device, want string) (*system, error) {
@@ -208,9 +213,9 @@ func (r *Repair) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) == 0 && len(seen) == 0:
-		return nil, errors.New("cannot find an installed system: there is no file system that it could lie on")
+		return nil, fmt.Errorf("%w: there is no file system that it could lie on", ErrNoSystem)
 	case len(found) == 0:
-		return nil, fmt.Errorf("cannot find an installed system: none of %s has an /etc/fstab", strings.Join(seen, ", "))
+		return nil, fmt.Errorf("%w: none of %s has an /etc/fstab", ErrNoSystem, strings.Join(seen, ", "))
 	}
 	var names []string
 	for _, s := range found {

@@ -39,6 +39,11 @@ type Repair struct {
 	// With storage.ReadOnly not one bit of a disk changes: what can't be opened so
 	// stays closed.
 	Access storage.Access
+	// Bare leaves /dev, /proc, /sys and /run out of the opened system.
+	Bare bool
+	// Apart has FromDisks give arrays names that no other system's have, so that another
+	// one with the same names can be made beside it.
+	Apart bool
 	// keys are those that opened something.
 	keys [][]byte
 	// told are the arrays whose missing members were reported.
@@ -117,6 +122,9 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 		default:
 			r.Report.Warn("%v", err)
 		}
+	}
+	if r.Bare {
+		return mounted, nil
 	}
 	for _, k := range kernelMounts {
 		dir := filepath.Join(r.Target, k)
@@ -215,6 +223,9 @@ func mountPoint(target, path string) (string, error) {
 	}
 	return inroot.MkdirAll(target, path, 0o755)
 }
+
+// Keys are the passphrases that opened LUKS devices.
+func (r *Repair) Keys() [][]byte { return r.keys }
 
 // open opens the LUKS devices that are there by now, found by their UUIDs.
 func (r *Repair) open(ctx context.Context, l *layout.Layout) error {

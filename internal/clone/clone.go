@@ -1,0 +1,217 @@
+package clone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Values of Options.Identity.
+const (
+	// Keep gives the target the source's UUIDs: the source is retired.
+	Keep = "keep"
+	// New gives it others, so that both can be in one machine.
+	New = "new"
+)
+
+// Options of one clone.
+type Options struct {
+	// Source and Target are names of disks, without /dev/: the first source goes to the
+	// first target.
+	Source, Target []string
+	Root           string // see OpenOptions
+	Identity       string // Keep or New
+	// Restore has what a clone has in common with a restore: wishes, --plan, --yes, keys.
+	Restore restore.Options
+}
+
+// Run clones disks. Errors are those of restore.Restorer.
+func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
+	m := probe.Machine{Run: run}
+	wish := &o.Restore.Wish
+	if wish.Map == nil {
+		wish.Map = map[string]string{}
+	}
+	if len(o.Source) != len(o.Target) || len(o.Source) == 0 {
+		return nil, fmt.Errorf("cannot clone %d disks to %d: each needs one", len(o.Source), len(o.Target))
+	}
+	for i, s := range o.Source {
+		if slices.ContainsFunc(o.Target, func(t string) bool { return m.Name(t) == m.Name(s) }) {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned to itself", s)}
+		}
+		wish.Map[s] = o.Target[i]
+	}
+	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() {
+		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
+	}
+	src, err := Open(ctx, OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret})
+	if err != nil {
+		return nil, &restore.Untouched{Err: err}
+	}
+	defer func() { err = errors.Join(err, src.Close(context.WithoutCancel(ctx))) }()
+	if err := src.identity(o.Identity); err != nil {
+		return nil, &restore.Untouched{Err: err}
+	}
+	hide, err := hideLVM(o.Target)
+	if err != nil {
+		return nil, &restore.Untouched{Err: err}
+	}
+	defer os.RemoveAll(hide)
+	run = lvmIn{run, hide}
+	ro := o.Restore
+	ro.Content, ro.DataOnly = src, !src.System
+	ro.Sources = map[string]string{}
+	for _, d := range o.Source {
+		ro.Sources[d] = "it is the source of the clone"
+	}
+	ro.Secrets.Known = append(ro.Secrets.Known, src.Keys()...)
+	ro.Draft = func(d *plan.Draft) error { return src.decide(d, o.Identity) }
+	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen}
+	return r.Restore(ctx, ro)
+}
+
+// hideLVM makes a configuration with which LVM sees the target and nothing else: source
+// and target have the same UUIDs. It gives its directory.
+func hideLVM(target []string) (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "mkcdrec-clone"); err != nil {
+		return "", fmt.Errorf("cannot prepare LVM: %w", err)
+	}
+	accept := []string{`"r|^/dev/mapper/` + storage.HiddenPrefix + `|"`, `"r|^/dev/mapper/mkcdrec[0-9]+-|"`}
+	for _, t := range target {
+		accept = append(accept, `"a|^/dev/`+strings.ReplaceAll(t, "!", ".")+`(p?[0-9]+)?$|"`)
+	}
+	accept = append(accept, `"a|^/dev/mapper/|"`, `"a|^/dev/md[0-9]+$|"`, `"r|.*|"`)
+	only := "filter=[" + strings.Join(accept, ",") + "]"
+	text := "devices {\n use_devicesfile=0\n " + only + "\n global_" + only + "\n}\nbackup {\n backup=0\n archive=0\n}\n"
+	if err := os.WriteFile(filepath.Join(dir, "lvm.conf"), []byte(text), 0o600); err != nil {
+		return "", errors.Join(fmt.Errorf("cannot prepare LVM: %w", err), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// lvmIn runs programs with LVM's configuration in dir.
+type lvmIn struct {
+	tool.Runner
+	dir string
+}
+
+func (l lvmIn) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
+	c.Env = append(slices.Clone(c.Env), "LVM_SYSTEM_DIR="+l.dir)
+	return l.Runner.Run(ctx, c)
+}
+
+// decide chooses how each file system is copied: by its used blocks, as files, or as a
+// whole. What cannot be done is refused, with all reasons.
+func (s *Source) decide(d *plan.Draft, identity string) error {
+	d.Blocks = map[string]string{}
+	var cannot []string
+	for i := range d.Layout.Filesystems {
+		f := &d.Layout.Filesystems[i]
+		was := s.filesystem(f.Device)
+		if was == nil { // made for another firmware
+			continue
+		}
+		why, err := s.notByBlocks(d, f, was, identity)
+		if err != nil {
+			return err
+		}
+		switch {
+		case why == "":
+			d.Blocks[f.Device] = "the used blocks"
+		case f.Type == superblock.TypeBtrfs && identity == Keep:
+			cannot = append(cannot, fmt.Sprintf("the btrfs on %s cannot be copied block by block (%s), and not as files while its UUID stays: use --identity new", f.Device, why))
+		default:
+			s.rep.Note("%s is copied as files: %s", what(f), why)
+		}
+	}
+	for _, m := range d.Layout.Images {
+		if m.File == "" {
+			continue
+		}
+		_, why, err := s.mapOf(m.Device)
+		if err != nil {
+			return err
+		}
+		d.Blocks[m.Device] = "the used blocks"
+		if why != "" {
+			d.Blocks[m.Device] = "all blocks"
+			s.rep.Note("%s (%s) is copied as a whole: %s", m.Device, m.What(), why)
+		}
+	}
+	if len(cannot) > 0 {
+		return &plan.Refused{Reason: strings.Join(cannot, "\n")}
+	}
+	return nil
+}
+
+// what names a file system for people.
+func what(f *layout.Filesystem) string {
+	if len(f.Mounts) > 0 {
+		return f.Mounts[0].Path
+	}
+	return "the " + f.Type + " on " + f.Device
+}
+
+func (s *Source) filesystem(dev string) *layout.Filesystem {
+	i := slices.IndexFunc(s.layout.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
+	if i < 0 {
+		return nil
+	}
+	return &s.layout.Filesystems[i]
+}
+
+// grows are the types that can be given the size of a larger device.
+var grows = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs}
+
+// notByBlocks gives the reason why a file system can't be copied by its used blocks, "" if
+// it can: its whole size must fit, since all of its structures are made for that.
+func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity string) (string, error) {
+	size := d.SizeOf(f.Device)
+	switch {
+	case f.Type != was.Type:
+		return "its type changes from " + was.Type + " to " + f.Type, nil
+	case identity == New:
+		return "it gets a new UUID", nil
+	case len(was.Others) > 0:
+		return "it is on several devices", nil
+	case size < was.Size:
+		return fmt.Sprintf("it gets %s instead of %s", size, was.Size), nil
+	case size > was.Size && !slices.Contains(grows, f.Type):
+		return fmt.Sprintf("a %s can't be grown from %s to %s", f.Type, was.Size, size), nil
+	case s.sector(d, f.Device):
+		return "the target has larger sectors", nil
+	}
+	_, why, err := s.mapOf(f.Device)
+	return why, err
+}
+
+// sector tells whether one of the target's disks below a device has larger sectors than
+// the source's.
+func (s *Source) sector(d *plan.Draft, dev string) bool {
+	return slices.ContainsFunc(s.layout.DisksUnder(dev), func(n string) bool {
+		old, to := s.layout.Disk(n), d.Disks[n]
+		return old != nil && to.LogicalSector > old.LogicalSector
+	})
+}
+
+var _ restore.Content = (*Source)(nil)
+
+// phase is a counter for what is copied.
+func phase(rep progress.Reporter, m *layout.Image, total int64) progress.Counter {
+	return rep.Phase("copying "+m.Device, total)
+}
+

@@ -1,0 +1,452 @@
+// Package clone copies disks with all that is on them onto disks of any size: it gives
+// internal/restore the content of a source's disks in the place of a backup set. The
+// source is never written to: arrays, LUKS devices, volume groups and file systems are
+// opened read-only, and no log is replayed.
+package clone
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"filippo.io/age"
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/medium"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Where the source's file systems are mounted.
+const (
+	systemDir = rescue.StateDir + "/clone/system" // as the system has them
+	partsDir  = rescue.StateDir + "/clone/parts"  // those that the system does not mount
+	filesDir  = rescue.StateDir + "/clone/files"  // the one that is copied
+)
+
+// Source is the disks that are cloned, open for reading.
+type Source struct {
+	// System tells whether an installed system was found.
+	System bool
+
+	run    tool.Runner
+	rep    progress.Reporter
+	disks  []layout.Disk
+	layout *layout.Layout
+	keys   [][]byte
+	lacks  []string
+	paths  map[string]string // of devices of the layout that are called otherwise here: below /dev
+	groups []string          // hidden
+	crypts []string          // open, by their names here
+	arrays []string          // running
+}
+
+// OpenOptions say how a source is opened.
+type OpenOptions struct {
+	Run    tool.Runner
+	Report progress.Reporter
+	// Disks are the names of the source's disks, without /dev/.
+	Disks []string
+	// Root is the device of the root file system where there are several systems.
+	Root string
+	// KeyFile opens LUKS devices; without it Secret asks. What is not opened is copied
+	// as it is.
+	KeyFile string
+	Secret  func(prompt string) ([]byte, error)
+}
+
+// Open opens the disks of a source. A *plan.Refused is returned if they are in use.
+func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
+	s = &Source{run: o.Run, rep: o.Report, paths: map[string]string{}}
+	m := probe.Machine{Run: o.Run}
+	present, err := m.Disks()
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range o.Disks {
+		i := slices.IndexFunc(present, func(d layout.Disk) bool { return d.Name == n })
+		if i < 0 {
+			return nil, fmt.Errorf("cannot clone /dev/%s: there is no such disk", n)
+		}
+		if why := m.Busy(n); why != "" {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; unmount it, or boot the rescue system", n, why)}
+		}
+		s.disks = append(s.disks, present[i])
+	}
+	if err := os.MkdirAll(systemDir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot open the source: %w", err)
+	}
+	rep := &restore.Repair{Run: o.Run, Report: o.Report, Target: systemDir, KeyFile: o.KeyFile, Secret: o.Secret, Access: storage.ReadOnly, Bare: true, Apart: true}
+	opened, err := rep.FromDisks(ctx, o.Disks, o.Root)
+	if opened == nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, unmountBelow(partsDir), rep.Unmount(ctx, opened), s.Close(ctx))
+			s = nil
+		}
+	}()
+	if s.System = err == nil; !s.System && !errors.Is(err, restore.ErrNoSystem) {
+		return s, err
+	}
+	if s.System {
+		if _, err := rep.Mount(ctx, opened); err != nil {
+			return s, err
+		}
+	}
+	if err := s.mountRest(m, o.Disks); err != nil {
+		return s, err
+	}
+	if s.layout, err = (probe.Machine{Run: o.Run, Only: o.Disks, System: systemDir}).Read(ctx); err != nil {
+		return s, err
+	}
+	s.keys = rep.Keys()
+	crypttab := ""
+	if f, err := archive.OpenBelow(systemDir, "etc", false); err == nil {
+		f.Close()
+		crypttab = readSystem("/etc/crypttab")
+	}
+	if err := errors.Join(unmountBelow(partsDir), unmountBelow(systemDir)); err != nil {
+		return s, err
+	}
+	return s, s.settle(ctx, opened, crypttab)
+}
+
+// readSystem is a file of the mounted system, "" if it can't be read.
+func readSystem(name string) string {
+	b, err := sysconf.In(systemDir).Read(name)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}
+
+// mountRest mounts the file systems on the disks that the system does not mount, so that
+// it is known how full they are.
+func (s *Source) mountRest(m probe.Machine, disks []string) error {
+	devs, err := medium.Devices()
+	if err != nil {
+		return err
+	}
+	for i, d := range devs {
+		on := m.DisksOf(m.Name(d.Name))
+		if d.Held || len(on) == 0 || slices.ContainsFunc(on, func(n string) bool { return !slices.Contains(disks, n) }) || m.InUse(d.Name) != "" || !slices.Contains(linuxTypes, d.Info.Type) {
+			continue
+		}
+		if d.Info.Type == superblock.TypeBtrfs && slices.ContainsFunc(devs[:i], func(o medium.Device) bool { return o.Info.Type == d.Info.Type && o.Info.UUID == d.Info.UUID }) {
+			continue // another device of it
+		}
+		dir := filepath.Join(partsDir, fmt.Sprint(i))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("cannot open the source: %w", err)
+		}
+		if err := medium.Mount(d, dir); err != nil {
+			s.rep.Warn("%v", err)
+		}
+	}
+	return nil
+}
+
+// linuxTypes are the file systems that can be copied as files even if nothing mounts them.
+var linuxTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs, superblock.TypeF2FS, superblock.TypeJFS}
+
+// unmountBelow unmounts what is mounted at or below a directory.
+func unmountBelow(dir string) error {
+	mounts, err := probe.Machine{}.Mounts()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, m := range slices.Backward(mounts) {
+		if m.Path == dir || strings.HasPrefix(m.Path, dir+"/") {
+			if err := unix.Unmount(m.Path, 0); err != nil {
+				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Path, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// settle gives the layout the names that the system has for its devices, hides volume
+// groups, and records what can't be copied.
+func (s *Source) settle(ctx context.Context, opened *layout.Layout, crypttab string) error {
+	now := map[string]string{} // name here -> name of the system
+	for _, c := range opened.Crypts {
+		s.crypts = append(s.crypts, c.Name)
+		for _, e := range sysconf.ParseCrypttab(crypttab).Entries {
+			r := sysconf.ParseRef(e.Spec)
+			if r.Kind == sysconf.UUID && strings.EqualFold(r.Value, c.UUID) || r.Kind == sysconf.Path && r.Value == c.Device {
+				now[c.Mapper()] = layout.MapperPrefix + e.Name
+			}
+		}
+	}
+	for _, a := range opened.Arrays {
+		s.arrays = append(s.arrays, a.Name)
+	}
+	for i, a := range s.layout.Arrays {
+		short := a.Label[strings.Index(a.Label, ":")+1:]
+		name := "md" + short
+		if strings.Trim(short, "0123456789") != "" || short == "" || slices.ContainsFunc(s.layout.Arrays, func(o layout.Array) bool { return now[o.Name] == name }) {
+			name = fmt.Sprint("md", i)
+		}
+		now[a.Name] = name
+	}
+	l, err := renamed(s.layout, now)
+	if err != nil {
+		return err
+	}
+	for here, name := range now {
+		s.paths[name] = here
+	}
+	s.layout = l
+	for i := range l.Crypts {
+		l.Crypts[i].Header = l.Crypts[i].Device // there is one
+	}
+	for i := range l.Images {
+		l.Images[i].File = l.Images[i].Device
+	}
+	s.closed()
+	for _, g := range l.VolumeGroup {
+		hidden, err := storage.HideGroup(ctx, s.run, g.Name)
+		if err != nil {
+			return err
+		}
+		s.groups = append(s.groups, g.Name)
+		for _, v := range g.LVs {
+			if h, ok := hidden[sysconf.DMName(g.Name, v.Name)]; ok {
+				s.paths[g.Name+"/"+v.Name] = layout.MapperPrefix + h
+			}
+		}
+	}
+	return nil
+}
+
+// closed has LUKS devices that nobody opened copied as they are, and names what is not
+// copied at all.
+func (s *Source) closed() {
+	l := s.layout
+	l.Unsupported = slices.DeleteFunc(l.Unsupported, func(u layout.Unsupported) bool {
+		_, p := l.Partition(u.Device)
+		i, err := s.superblock(u.Device)
+		if p == nil || err != nil || i == nil || i.Type != superblock.TypeLUKS {
+			s.lacks = append(s.lacks, u.What+": "+u.Reason)
+			return false
+		}
+		l.Images = append(l.Images, layout.Image{Device: u.Device, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: p.Size, File: u.Device})
+		return true
+	})
+}
+
+func (s *Source) superblock(dev string) (*superblock.Info, error) {
+	f, err := os.Open(s.path(dev))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, _, err := blockdev.Geometry(s.path(dev))
+	if err != nil {
+		return nil, err
+	}
+	return superblock.Probe(f, int64(size))
+}
+
+// renamed gives a layout whose devices have other names, where now has one.
+func renamed(l *layout.Layout, now map[string]string) (*layout.Layout, error) {
+	b, err := json.Marshal(l)
+	if err != nil {
+		return nil, err
+	}
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		return nil, err
+	}
+	// Where a layout has names of devices.
+	keys := []string{"device", "name", "others", "spares", "esp", "disks"}
+	var walk func(v any, key string) any
+	walk = func(v any, key string) any {
+		switch x := v.(type) {
+		case map[string]any:
+			for k := range x {
+				x[k] = walk(x[k], k)
+			}
+		case []any:
+			for i := range x {
+				x[i] = walk(x[i], key)
+			}
+		case string:
+			if n, ok := now[x]; ok && slices.Contains(keys, key) {
+				return n
+			}
+		}
+		return v
+	}
+	if b, err = json.Marshal(walk(v, "")); err != nil {
+		return nil, err
+	}
+	var out layout.Layout
+	if err := json.Unmarshal(b, &out); err != nil {
+		return nil, err
+	}
+	for i := range out.Crypts { // whose names are those of their devices without the prefix
+		if n, ok := strings.CutPrefix(now[out.Crypts[i].Mapper()], layout.MapperPrefix); ok {
+			out.Crypts[i].Name = n
+		}
+	}
+	return &out, nil
+}
+
+// path is the path of a device of the layout on this machine.
+func (s *Source) path(dev string) string { return "/dev/" + cmp.Or(s.paths[dev], dev) }
+
+// Close closes what Open has opened.
+func (s *Source) Close(ctx context.Context) error {
+	errs := []error{unmountBelow(filesDir)}
+	for _, g := range s.groups {
+		errs = append(errs, storage.ShowGroup(ctx, s.run, g))
+	}
+	for _, c := range slices.Backward(s.crypts) {
+		errs = append(errs, storage.CloseCrypt(ctx, s.run, c))
+	}
+	for _, a := range s.arrays {
+		errs = append(errs, storage.StopArray(ctx, s.run, a))
+	}
+	return errors.Join(errs...)
+}
+
+// Keys are the passphrases that opened LUKS devices.
+func (s *Source) Keys() [][]byte { return s.keys }
+
+// Name implements restore.Content.
+func (s *Source) Name() string {
+	var names []string
+	for _, d := range s.disks {
+		names = append(names, plan.Present{Disk: d}.Target())
+	}
+	what := strings.Join(names, " and ")
+	if s.System {
+		what += ", the system of host " + s.layout.Hostname
+	}
+	return "Source of the clone: " + what
+}
+
+// ID implements restore.Content. The digest is that of the layout without what changes
+// from boot to boot.
+func (s *Source) ID() (id, digest string) {
+	var ids []string
+	for _, d := range s.disks {
+		ids = append(ids, cmp.Or(d.WWN, d.Serial, d.Name))
+	}
+	l := *s.layout
+	l.Links, l.LeftAlone = nil, nil
+	b, err := json.Marshal(&l)
+	if err != nil {
+		panic("clone: internal error: " + err.Error())
+	}
+	return "clone of " + strings.Join(ids, " "), fmt.Sprintf("%x", sha256.Sum256(b))
+}
+
+// Layout implements restore.Content.
+func (s *Source) Layout() *layout.Layout { return s.layout }
+
+// Lacks implements restore.Content.
+func (s *Source) Lacks() (lacks, left []string) { return s.lacks, nil }
+
+// Has implements restore.Content. What is missing is known at the end.
+func (s *Source) Has(...string) (bool, error) { return true, nil }
+
+// Header implements restore.Content.
+func (s *Source) Header(c *layout.Crypt, _ func() ([]age.Identity, error)) ([]byte, error) {
+	f, err := os.Open(s.path(c.Device))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
+	}
+	defer f.Close()
+	b := make([]byte, c.LUKS.Offset)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
+	}
+	return b, nil
+}
+
+// Files implements restore.Content: the source's file system is mounted for as long as it
+// is copied.
+func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (sum *archive.Summary, err error) {
+	i := slices.IndexFunc(s.layout.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
+	if i < 0 {
+		return nil, fmt.Errorf("cannot copy %s: the source has no file system on it", dev)
+	}
+	f := &s.layout.Filesystems[i]
+	if err := os.MkdirAll(filesDir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot open the source: %w", err)
+	}
+	if f.Type == superblock.TypeBtrfs {
+		var others []string
+		for _, d := range f.Others {
+			others = append(others, cmp.Or(s.paths[d], d))
+		}
+		err = storage.MountBtrfs(cmp.Or(s.paths[dev], dev), others, m.Subvolume, filesDir, unix.MS_RDONLY)
+	} else {
+		var opts []string
+		if w := m.Owners(); w != "" {
+			opts = append(opts, w)
+		}
+		err = blockdev.MountReadOnly(s.path(dev), f.Type, filesDir, opts...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unmountBelow(filesDir)) }()
+	root, err := archive.OpenFS(filesDir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	what := (&layout.Mount{Path: cmp.Or(m.Path, "the root of "+dev)}).Path
+	from := archive.CreateOptions{Prefix: m.Path, Inner: f.Inner(m), Apart: f.Apart(m), LeftOut: map[string]string{}, Progress: rep.Phase("copying "+what, int64(f.Used))}
+	for _, w := range s.layout.SwapFiles {
+		if w.Mount == m.Path {
+			from.LeftOut[strings.TrimPrefix(strings.TrimPrefix(w.Path, m.Path), "/")] = "swap file (recreated)"
+		}
+	}
+	return archive.Copy(ctx, root, dest, from, o)
+}
+
+// Blocks implements restore.Content.
+func (s *Source) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
+	return s.copyBlocks(ctx, m, dst, rep)
+}
+
+// mapOf gives what is in use of a device of the layout; why says what it is not known for,
+// and the map has everything then.
+func (s *Source) mapOf(dev string) (m *blockcopy.Map, why string, err error) {
+	size, _, err := blockdev.Geometry(s.path(dev))
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot read /dev/%s: %w", dev, err)
+	}
+	f, err := os.Open(s.path(dev))
+	if err != nil {
+		return nil, "", fmt.Errorf("cannot read /dev/%s: %w", dev, err)
+	}
+	defer f.Close()
+	m, why = blockcopy.Of(f, int64(size))
+	return m, why, nil
+}

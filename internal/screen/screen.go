@@ -1,0 +1,184 @@
+// Package screen asks a person at a terminal what a restore or a clone has to know.
+package screen
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
+)
+
+// Screen is the person's side of a restore or clone.
+type Screen struct {
+	*ui.Printer
+	ctx context.Context
+	// In is one for all questions: what a pipe brings for the second one must not be
+	// lost in the buffer of the first.
+	In *bufio.Reader
+	// chosen are the answers to Choose, by old disk: the menu plans more than once.
+	chosen map[string]string
+}
+
+// New makes a screen for a printer. Waits for answers end with ctx.
+func New(ctx context.Context, p *ui.Printer) Screen {
+	return Screen{p, ctx, Lines(ctx, os.Stdin), map[string]string{}}
+}
+
+// Lines reads lines from a terminal or pipe; waits end with ctx.
+func Lines(ctx context.Context, in io.Reader) *bufio.Reader {
+	return bufio.NewReader(&lines{ctx: ctx, in: interrupt.NewLines(in)})
+}
+
+// lines is a reader of lines whose waits end with ctx.
+type lines struct {
+	ctx  context.Context
+	in   *interrupt.Lines
+	rest string
+	err  error
+}
+
+func (l *lines) Read(p []byte) (int, error) {
+	if l.rest == "" && l.err == nil {
+		l.rest, l.err = l.in.ReadLine(l.ctx)
+	}
+	n := copy(p, l.rest)
+	if l.rest = l.rest[n:]; l.rest == "" && n == 0 {
+		return 0, l.err
+	}
+	return n, nil
+}
+
+// Plan shows what will be done.
+func (s Screen) Plan(p *plan.Plan, c restore.Content) {
+	s.End()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n", ui.Clean(c.Name()))
+	ui.DrawPlan(&b, p, c.Layout())
+	s.Note("%s", b.String())
+}
+
+// Secret reads a line from the terminal, which does not show it.
+func (s Screen) Secret(prompt string) ([]byte, error) {
+	s.End()
+	if !term.IsTerminal(int(os.Stdin.Fd())) {
+		return nil, errors.New("standard input is not a terminal")
+	}
+	fmt.Fprint(os.Stderr, prompt)
+	defer fmt.Fprintln(os.Stderr)
+	return interrupt.Secret(s.ctx, int(os.Stdin.Fd()))
+}
+
+// Choose shows the disks that are possible, and asks until it is one of them.
+func (s Screen) Choose(u *plan.Undecided) (string, error) {
+	s.End()
+	name, ok := s.chosen[u.Old.Name]
+	if ok && slices.ContainsFunc(u.Among, func(p plan.Present) bool { return p.Name == name }) {
+		return name, nil
+	}
+	name, err := choose(s.In, os.Stderr, u)
+	if err == nil {
+		s.chosen[u.Old.Name] = name
+	}
+	return name, err
+}
+
+func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) {
+	fmt.Fprintf(out, "\nWhich disk takes the place of %s, serial %s, %s? It needs %s at least.\n", ui.Clean(u.Old.Name), ui.Clean(cmp.Or(u.Old.Serial, "unknown")), u.Old.Size, u.Least)
+	rows := [][]string{}
+	for i, p := range u.Among {
+		rows = append(rows, []string{fmt.Sprint(i + 1), "/dev/" + p.Name, p.Size.String(), cmp.Or(p.Model, "-"), cmp.Or(p.Serial, "-"), p.Holds})
+	}
+	ui.Table(out, []string{"", "DISK", "SIZE", "MODEL", "SERIAL", "HOLDS NOW"}, rows)
+	for {
+		fmt.Fprint(out, "Its number, name or serial number (nothing gives up): ")
+		line, err := in.ReadString('\n')
+		if line = strings.TrimSpace(line); line == "" {
+			if err != nil {
+				fmt.Fprintln(out)
+			}
+			return "", errors.New("nobody chose a disk")
+		}
+		name := strings.TrimPrefix(line, "/dev/")
+		for i, p := range u.Among {
+			if line == fmt.Sprint(i+1) || name == p.Name || p.Serial == line || p.WWN == line {
+				return p.Name, nil
+			}
+		}
+		fmt.Fprintf(out, "%q is not one of them\n", line)
+	}
+}
+
+// Confirm asks for every disk's serial number, or its WWN or slot where that is not
+// the disk's alone.
+func (s Screen) Confirm(p *plan.Plan) ([]string, error) {
+	var said []string
+	for _, d := range p.Disks {
+		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
+		line, err := s.In.ReadString('\n')
+		if err != nil && (err != io.EOF || line == "") {
+			return nil, &plan.Refused{Reason: "nobody confirmed it"}
+		}
+		if line = strings.TrimSpace(line); !d.Is(line) {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("%q does not confirm /dev/%s; nothing was changed", line, d.New.Name)}
+		}
+		said = append(said, line)
+	}
+	return said, nil
+}
+
+// Interrupted names the signal as the cause of what failed after it: a program that was
+// killed with it, a question that nobody answered.
+func Interrupted(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || interrupt.Is(err) || exit.Code(err) == exit.Partial {
+		return err
+	}
+	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+}
+
+// Lacking is the error of a restore that is done, but not of everything that the old
+// machine had.
+func Lacking(rep *restore.Report) error {
+	what := slices.Clone(rep.NotCovered)
+	for _, x := range rep.Problems {
+		what = append(what, x.String())
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return exit.NotCovered(what)
+}
+
+// Hint is what to do after an error of the command, "" if there is nothing to say.
+func Hint(err error, command string, dry bool) string {
+	var r *plan.Refused
+	var se *recreate.StepError
+	var te *tool.Error
+	var un *restore.Untouched
+	switch {
+	case errors.As(err, &un):
+		return "no disk was touched"
+	case errors.As(err, &r) && !errors.As(err, &se):
+		return "no disk was touched"
+	case dry && (errors.As(err, &se) || errors.As(err, &te)):
+		return "no disk was touched; `" + command + " --dry-run --resume` continues it"
+	case errors.As(err, &se), errors.As(err, &te):
+		return "the journal is in " + rescue.StateDir + "/journal.jsonl; fix the cause, then run `" + command + " --resume` with the same options"
+	}
+	return ""
+}
