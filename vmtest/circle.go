@@ -74,6 +74,10 @@ type Circle struct {
 	// SystemdBoot has systemd-boot start the machine in the place of GRUB, and the
 	// firmware's boot menu is kept.
 	SystemdBoot bool
+	// Cloned has clonedsk copy the source's disks, with CloneWith for options, in the
+	// place of backup and restore. CloneSays is what its plan must say, a regular expression.
+	Cloned               bool
+	CloneWith, CloneSays string
 	// From is the Work of a circle whose backup is restored once more, after
 	// BackUp; "" for one of its own.
 	From string
@@ -164,7 +168,7 @@ func (c Circle) Run(ctx context.Context) (*Outcome, error) {
 		circleStep{"destroy it; boot the rescue CD with a blank disk; restore", r.restore},
 		circleStep{"boot the restored disk; describe it", r.boot},
 		circleStep{"compare", r.compare})
-	if c.From == "" {
+	if c.From == "" && !c.Cloned {
 		steps = append(steps, circleStep{"start once more with the medium forgotten in it", r.forgotten})
 	}
 	return r.out, r.run(ctx, steps...)
@@ -434,7 +438,9 @@ func (r *circle) backup(ctx context.Context) error {
 		return err
 	}
 	second := filepath.Join(r.Work, "source-2.qcow2")
-	defer os.Remove(second)
+	if !r.Cloned {
+		defer os.Remove(second)
+	}
 	m, err := r.sourceMachine(ctx, disk, second)
 	if err != nil {
 		return err
@@ -492,6 +498,9 @@ func (r *circle) backup(ctx context.Context) error {
 	}
 	if err := vm.Wait(bootLimit); err != nil {
 		return err
+	}
+	if r.Cloned {
+		return nil
 	}
 	return os.Remove(disk) // destroyed
 }
@@ -554,7 +563,7 @@ type backupRun struct {
 // backupCommand prepares what a backup needs.
 func (r *circle) backupCommand(vm *VM) (backupRun, error) {
 	auto := "mkcdrec.auto=restore mkcdrec.confirm=" + r.confirmed()
-	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 || r.Vanish {
+	if r.Wishes != "" || r.Walk != "" || r.identity != nil || r.FailAt > 0 || r.Vanish || r.Cloned {
 		auto = "mkcdrec.debug"
 	}
 	auto += " " + KernelWords
@@ -568,6 +577,8 @@ func (r *circle) backupCommand(vm *VM) (backupRun, error) {
 	// The restore reads the set through; TestKey and TestFaults say verify.
 	umount := []string{"umount /backup"}
 	switch {
+	case r.Cloned:
+		return backupRun{line("-c /backup/mkcdrec.yaml rescue -o /backup/rescue.iso", ""), umount}, nil
 	case r.Key:
 		return r.keyCommand(vm)
 	case r.tapes != nil:
@@ -652,6 +663,9 @@ func (r *circle) target() Disk {
 func (r *circle) sector() int { return cmp.Or(r.TargetSector, machines[r.Kind].sector) }
 
 func (r *circle) restore(ctx context.Context) error {
+	if r.Cloned {
+		return r.clone(ctx)
+	}
 	if r.tapes != nil {
 		return r.restoreTapes(ctx)
 	}

@@ -1,0 +1,84 @@
+package vmtest
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// clone boots the rescue CD with the source's disks and blank ones, and clones the one
+// to the other. The source has not one bit changed.
+func (r *circle) clone(ctx context.Context) error {
+	iso := filepath.Join(r.Work, "rescue.iso")
+	if err := r.dump(ctx, "/rescue.iso", iso); err != nil {
+		return err
+	}
+	if err := r.makeTargets(ctx); err != nil {
+		return err
+	}
+	from := []Disk{{File: filepath.Join(r.Work, "source.qcow2"), Serial: r.src.Serial, Sector: machines[r.Kind].sector}}
+	if r.src.Second != "" {
+		from = append(from, Disk{File: filepath.Join(r.Work, "source-2.qcow2"), Serial: r.src.SerialSecond})
+	}
+	m := Machine{Name: r.Kind + "-clone", CPUs: r.CPUs, Memory: 768, Log: r.log("clone"), CDROM: iso, Disks: append(from, r.targets()...)}
+	if err := r.nvram(&m, "rescue"); err != nil {
+		return err
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if err := vm.Menu("r", bootLimit); err != nil {
+		return err
+	}
+	if _, err := vm.Expect(`mkcdrec: rescue system ready`, bootLimit); err != nil {
+		return err
+	}
+	if _, err := vm.Expect(`# `, bootLimit); err != nil {
+		return err
+	}
+	names := func(disks []Disk) string {
+		var out []string
+		for _, d := range disks {
+			out = append(out, "$(lsblk | grep "+d.Serial+" | cut -d ' ' -f 1)")
+		}
+		return strings.Join(out, ",")
+	}
+	words := r.CloneWith + " "
+	if machines[r.Kind].passphrase {
+		words += "--key-file /tmp/k "
+		if _, err := must(vm, "printf "+Password+" > /tmp/k", bootLimit); err != nil {
+			return err
+		}
+	}
+	words += "/dev/" + names(from) + " " + names(r.targets())
+	// How many sectors each of the source's disks was asked to write.
+	written := "writes | grep -E \"/($(echo " + names(from) + " | tr , '|'))/\""
+	if err := all(vm, "lsblk", writes, written+" > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"); err != nil {
+		return err
+	}
+	plan, err := must(vm, "clonedsk --plan "+words+" 2>&1", jobLimit)
+	if err != nil {
+		return err
+	}
+	if ok, err := regexp.MatchString(r.CloneSays, plan); err != nil || !ok {
+		return fmt.Errorf("the plan does not say %q: %w\n%s", r.CloneSays, err, plan)
+	}
+	// Each name once, and nothing that was not confirmed.
+	if _, err := must(vm, "clonedsk --yes --confirm NONE "+words+" 2>&1; test $? = 4", jobLimit); err != nil {
+		return err
+	}
+	if r.out.Restore, err = must(vm, "clonedsk --yes --confirm "+r.confirmed()+" "+words+" 2>&1", jobLimit); err != nil {
+		return err
+	}
+	if err := all(vm, written+" > /tmp/s2; cmp /tmp/s1 /tmp/s2", "test -z \"$(ls /dev/mapper | grep -v control)\""); err != nil {
+		return err
+	}
+	if err := vm.Send("poweroff\n"); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
+}
