@@ -45,13 +45,15 @@ func run(args []string) int {
 		f.PrintDefaults()
 	}
 	var o clone.Options
-	var sizes, types, confirm list
+	var sizes, types, confirm, forget list
 	r := &o.Restore
 	f.BoolVar(&r.PlanOnly, "plan", false, "print what would be done, and stop")
 	f.BoolVar(&r.Yes, "yes", false, "ask nothing; every disk that is overwritten must be named by --confirm")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
 	f.BoolVar(&r.Resume, "resume", false, "continue after the last finished step of the run before")
 	f.StringVar(&o.Identity, "identity", clone.Keep, "`keep` the UUIDs, for a source that is retired, or new ones, so that both disks can be used in one machine")
+	f.StringVar(&o.Personal.Hostname, "hostname", "", "`NAME` of the clone's system, with --identity new")
+	f.Var(&forget, "forget", "`PATH` or pattern of files that are removed from the clone, with --identity new: licences, keys")
 	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
 	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4, xfs or btrfs")
 	f.BoolVar(&r.Wish.Keep, "keep-sizes", false, "every partition and volume keeps its size, whatever the disk")
@@ -87,7 +89,7 @@ func run(args []string) int {
 			p.Log(l)
 		}
 	}
-	r.Wish.Confirmed = confirm
+	r.Wish.Confirmed, o.Personal.Forget = confirm, forget
 	err := prepare(&o, words, sizes, types)
 	if err == nil {
 		err = do(ctx, p, o)
@@ -111,6 +113,9 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 	o.Source, o.Target = disks(words[0]), disks(words[1])
 	if o.Identity != clone.Keep && o.Identity != clone.New {
 		return exit.Usage(fmt.Errorf("--identity %q is neither keep nor new", o.Identity))
+	}
+	if o.Identity == clone.Keep && (o.Personal.Hostname != "" || len(o.Personal.Forget) > 0) {
+		return exit.Usage(errors.New("--hostname and --forget are for --identity new"))
 	}
 	w := &o.Restore.Wish
 	w.Sizes, w.Types = map[string]quantity.Size{}, map[string]string{}

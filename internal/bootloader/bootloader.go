@@ -29,9 +29,11 @@ type System struct {
 	// Devices maps the layout's names to those of this machine.
 	Devices map[string]string
 	// Types are the new types of file systems that had another, by mount point.
-	Types  map[string]string
-	Run    tool.Runner
-	Report progress.Reporter
+	Types map[string]string
+	// Identities are UUIDs and names that the system's files have and that are others now.
+	Identities []Identity
+	Run        tool.Runner
+	Report     progress.Reporter
 
 	sys string // where this machine's sysfs is; "" for /sys
 }
@@ -159,6 +161,9 @@ func (s *System) Install(ctx context.Context) error {
 // references changes names of devices in the system's files that are not right any
 // more.
 func (s *System) references() error {
+	if err := s.reidentify(); err != nil {
+		return err
+	}
 	r := s.resolver(false)
 	if err := s.fstab(r); err != nil {
 		return err
@@ -322,6 +327,8 @@ func (s *System) outdated(renamed map[string]string, lacks, known bool) string {
 		lacks = lacks || !known && class(o) != class(n)
 	}
 	switch {
+	case len(s.Identities) > 0:
+		return "its devices have other UUIDs"
 	case s.Types["/"] != "" || s.Types["/usr"] != "":
 		return "its file systems are of another type"
 	case len(s.Layout.Moved) > 0:

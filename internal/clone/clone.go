@@ -35,6 +35,8 @@ type Options struct {
 	Source, Target []string
 	Root           string // see OpenOptions
 	Identity       string // Keep or New
+	// Personal is applied to a system that gets a new identity.
+	Personal Personal
 	// Restore has what a clone has in common with a restore: wishes, --plan, --yes, keys.
 	Restore restore.Options
 }
@@ -58,6 +60,9 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
+	if err := o.Personal.Check(); err != nil {
+		return nil, &restore.Untouched{Err: err}
+	}
 	src, err := Open(ctx, OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret})
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
@@ -74,6 +79,10 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	run = lvmIn{run, hide}
 	ro := o.Restore
 	ro.Content, ro.DataOnly = src, !src.System
+	ro.Identities = src.replace
+	if o.Identity == New {
+		ro.Personal = o.Personal.Apply
+	}
 	ro.Sources = map[string]string{}
 	for _, d := range o.Source {
 		ro.Sources[d] = "it is the source of the clone"
@@ -214,4 +223,3 @@ var _ restore.Content = (*Source)(nil)
 func phase(rep progress.Reporter, m *layout.Image, total int64) progress.Counter {
 	return rep.Phase("copying "+m.Device, total)
 }
-

@@ -22,6 +22,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -57,6 +58,11 @@ type Source struct {
 	groups []string          // hidden
 	crypts []string          // open, by their names here
 	arrays []string          // running
+	others []string          // names of volume groups on other disks
+	// headers are UUIDs that LUKS headers get, by device; replace are identities that the
+	// system's files have, with those that it gets.
+	headers map[string]string
+	replace []bootloader.Identity
 }
 
 // OpenOptions say how a source is opened.
@@ -225,6 +231,15 @@ func (s *Source) settle(ctx context.Context, opened *layout.Layout, crypttab str
 		l.Images[i].File = l.Images[i].Device
 	}
 	s.closed()
+	if len(l.VolumeGroup) > 0 {
+		all, err := storage.Groups(ctx, s.run)
+		if err != nil {
+			return err
+		}
+		for _, g := range all {
+			s.others = append(s.others, g.Name)
+		}
+	}
 	for _, g := range l.VolumeGroup {
 		hidden, err := storage.HideGroup(ctx, s.run, g.Name)
 		if err != nil {
@@ -384,7 +399,27 @@ func (s *Source) Header(c *layout.Crypt, _ func() ([]age.Identity, error)) ([]by
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
 	}
+	if id := s.headers[c.Device]; id != "" {
+		return s.headerWith(b, id)
+	}
 	return b, nil
+}
+
+// headerWith gives a LUKS header another UUID.
+func (s *Source) headerWith(header []byte, id string) ([]byte, error) {
+	dir, err := os.MkdirTemp("", "mkcdrec-luks")
+	if err != nil {
+		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "header")
+	if err := os.WriteFile(file, header, 0o600); err != nil {
+		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
+	}
+	if err := storage.Cryptsetup(context.Background(), s.run, nil, "luksUUID", "--batch-mode", "--uuid", id, file); err != nil {
+		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
+	}
+	return os.ReadFile(file)
 }
 
 // Files implements restore.Content: the source's file system is mounted for as long as it

@@ -45,6 +45,10 @@ type Options struct {
 	Sources map[string]string
 	// Draft, if not nil, changes the plan before its steps are made.
 	Draft func(d *plan.Draft) error
+	// Identities are those that the system's files have of Content, with those that it
+	// gets; Personal, if not nil, changes the system before it is proved that it boots.
+	Identities []bootloader.Identity
+	Personal   func(ctx context.Context, s *bootloader.System) error
 	// DataOnly says that there is no system that has to boot.
 	DataOnly bool
 	// Wanted says which set is meant where there are several. Found: nobody named Set,
@@ -779,7 +783,12 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	r.Screen.Phase("making the system start", 0)
-	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Run: r.Run, Report: r.Screen}
+	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Run: r.Run, Report: r.Screen, Identities: r.opt.Identities}
+	if r.opt.Personal != nil {
+		if err := r.opt.Personal(ctx, s); err != nil {
+			return err
+		}
+	}
 	if err := s.Install(ctx); err != nil {
 		return err
 	}
