@@ -56,7 +56,7 @@ func (r *circle) clone(ctx context.Context) error {
 	}
 	words += "/dev/" + names(from) + " " + names(r.targets())
 	// How many sectors each of the source's disks was asked to write.
-	written := "writes | grep -E \"/($(echo " + names(from) + " | tr , '|'))/\""
+	written := "writes | grep \"/($(echo " + names(from) + " | tr , '|'))/\""
 	if err := all(vm, "lsblk", writes, written+" > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -36,7 +37,7 @@ type Options struct {
 	Root           string // see OpenOptions
 	Identity       string // Keep or New
 	// Personal is applied to a system that gets a new identity.
-	Personal Personal
+	Personal identity.Personal
 	// Restore has what a clone has in common with a restore: wishes, --plan, --yes, keys.
 	Restore restore.Options
 }
@@ -60,17 +61,11 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
-	if err := o.Personal.Check(); err != nil {
-		return nil, &restore.Untouched{Err: err}
-	}
 	src, err := Open(ctx, OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret})
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
 	}
 	defer func() { err = errors.Join(err, src.Close(context.WithoutCancel(ctx))) }()
-	if err := src.identity(o.Identity); err != nil {
-		return nil, &restore.Untouched{Err: err}
-	}
 	hide, err := hideLVM(o.Target)
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
@@ -79,16 +74,13 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	run = lvmIn{run, hide}
 	ro := o.Restore
 	ro.Content, ro.DataOnly = src, !src.System
-	ro.Identities = src.replace
-	if o.Identity == New {
-		ro.Personal = o.Personal.Apply
-	}
+	ro.NewIdentity, ro.Personal = o.Identity == New, o.Personal
 	ro.Sources = map[string]string{}
 	for _, d := range o.Source {
 		ro.Sources[d] = "it is the source of the clone"
 	}
 	ro.Secrets.Known = append(ro.Secrets.Known, src.Keys()...)
-	ro.Draft = func(d *plan.Draft) error { return src.decide(d, o.Identity) }
+	ro.Draft = func(d *plan.Draft, was func(string) string) error { return src.decide(d, was, o.Identity) }
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen}
 	return r.Restore(ctx, ro)
 }
@@ -125,12 +117,12 @@ func (l lvmIn) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
 
 // decide chooses how each file system is copied: by its used blocks, as files, or as a
 // whole. What cannot be done is refused, with all reasons.
-func (s *Source) decide(d *plan.Draft, identity string) error {
+func (s *Source) decide(d *plan.Draft, name func(string) string, identity string) error {
 	d.Blocks = map[string]string{}
 	var cannot []string
 	for i := range d.Layout.Filesystems {
 		f := &d.Layout.Filesystems[i]
-		was := s.filesystem(f.Device)
+		was := s.filesystem(name(f.Device))
 		if was == nil { // made for another firmware
 			continue
 		}
@@ -151,7 +143,7 @@ func (s *Source) decide(d *plan.Draft, identity string) error {
 		if m.File == "" {
 			continue
 		}
-		_, why, err := s.mapOf(m.Device)
+		_, why, err := s.mapOf(name(m.Device))
 		if err != nil {
 			return err
 		}
@@ -201,10 +193,10 @@ func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity 
 		return fmt.Sprintf("it gets %s instead of %s", size, was.Size), nil
 	case size > was.Size && !slices.Contains(grows, f.Type):
 		return fmt.Sprintf("a %s can't be grown from %s to %s", f.Type, was.Size, size), nil
-	case s.sector(d, f.Device):
+	case s.sector(d, was.Device):
 		return "the target has larger sectors", nil
 	}
-	_, why, err := s.mapOf(f.Device)
+	_, why, err := s.mapOf(was.Device)
 	return why, err
 }
 

@@ -22,7 +22,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
-	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -58,11 +57,6 @@ type Source struct {
 	groups []string          // hidden
 	crypts []string          // open, by their names here
 	arrays []string          // running
-	others []string          // names of volume groups on other disks
-	// headers are UUIDs that LUKS headers get, by device; replace are identities that the
-	// system's files have, with those that it gets.
-	headers map[string]string
-	replace []bootloader.Identity
 }
 
 // OpenOptions say how a source is opened.
@@ -216,7 +210,7 @@ func (s *Source) settle(ctx context.Context, opened *layout.Layout, crypttab str
 		}
 		now[a.Name] = name
 	}
-	l, err := renamed(s.layout, now)
+	l, err := s.layout.Renamed(now)
 	if err != nil {
 		return err
 	}
@@ -231,15 +225,6 @@ func (s *Source) settle(ctx context.Context, opened *layout.Layout, crypttab str
 		l.Images[i].File = l.Images[i].Device
 	}
 	s.closed()
-	if len(l.VolumeGroup) > 0 {
-		all, err := storage.Groups(ctx, s.run)
-		if err != nil {
-			return err
-		}
-		for _, g := range all {
-			s.others = append(s.others, g.Name)
-		}
-	}
 	for _, g := range l.VolumeGroup {
 		hidden, err := storage.HideGroup(ctx, s.run, g.Name)
 		if err != nil {
@@ -282,51 +267,6 @@ func (s *Source) superblock(dev string) (*superblock.Info, error) {
 		return nil, err
 	}
 	return superblock.Probe(f, int64(size))
-}
-
-// renamed gives a layout whose devices have other names, where now has one.
-func renamed(l *layout.Layout, now map[string]string) (*layout.Layout, error) {
-	b, err := json.Marshal(l)
-	if err != nil {
-		return nil, err
-	}
-	var v any
-	if err := json.Unmarshal(b, &v); err != nil {
-		return nil, err
-	}
-	// Where a layout has names of devices.
-	keys := []string{"device", "name", "others", "spares", "esp", "disks"}
-	var walk func(v any, key string) any
-	walk = func(v any, key string) any {
-		switch x := v.(type) {
-		case map[string]any:
-			for k := range x {
-				x[k] = walk(x[k], k)
-			}
-		case []any:
-			for i := range x {
-				x[i] = walk(x[i], key)
-			}
-		case string:
-			if n, ok := now[x]; ok && slices.Contains(keys, key) {
-				return n
-			}
-		}
-		return v
-	}
-	if b, err = json.Marshal(walk(v, "")); err != nil {
-		return nil, err
-	}
-	var out layout.Layout
-	if err := json.Unmarshal(b, &out); err != nil {
-		return nil, err
-	}
-	for i := range out.Crypts { // whose names are those of their devices without the prefix
-		if n, ok := strings.CutPrefix(now[out.Crypts[i].Mapper()], layout.MapperPrefix); ok {
-			out.Crypts[i].Name = n
-		}
-	}
-	return &out, nil
 }
 
 // path is the path of a device of the layout on this machine.
@@ -399,27 +339,7 @@ func (s *Source) Header(c *layout.Crypt, _ func() ([]age.Identity, error)) ([]by
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
 	}
-	if id := s.headers[c.Device]; id != "" {
-		return s.headerWith(b, id)
-	}
 	return b, nil
-}
-
-// headerWith gives a LUKS header another UUID.
-func (s *Source) headerWith(header []byte, id string) ([]byte, error) {
-	dir, err := os.MkdirTemp("", "mkcdrec-luks")
-	if err != nil {
-		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "header")
-	if err := os.WriteFile(file, header, 0o600); err != nil {
-		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
-	}
-	if err := storage.Cryptsetup(context.Background(), s.run, nil, "luksUUID", "--batch-mode", "--uuid", id, file); err != nil {
-		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
-	}
-	return os.ReadFile(file)
 }
 
 // Files implements restore.Content: the source's file system is mounted for as long as it

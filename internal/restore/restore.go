@@ -18,6 +18,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -43,12 +44,13 @@ type Options struct {
 	// not be overwritten.
 	Content Content
 	Sources map[string]string
-	// Draft, if not nil, changes the plan before its steps are made.
-	Draft func(d *plan.Draft) error
-	// Identities are those that the system's files have of Content, with those that it
-	// gets; Personal, if not nil, changes the system before it is proved that it boots.
-	Identities []bootloader.Identity
-	Personal   func(ctx context.Context, s *bootloader.System) error
+	// Draft, if not nil, changes the plan before its steps are made. was gives Content's
+	// name of a device that the draft has.
+	Draft func(d *plan.Draft, was func(dev string) string) error
+	// NewIdentity has the system get other UUIDs than the content has, so that both can be
+	// used side by side, and Personal applied.
+	NewIdentity bool
+	Personal    identity.Personal
 	// DataOnly says that there is no system that has to boot.
 	DataOnly bool
 	// Wanted says which set is meant where there are several. Found: nobody named Set,
@@ -127,7 +129,8 @@ type Restorer struct {
 	journal *journal
 	report  Report
 	have    []plan.Present
-	sources []string // devices that the set is read from
+	replace []bootloader.Identity // of a new identity
+	sources []string              // devices that the set is read from
 	// locks are what becomes immutable or append-only at the end.
 	locks []lockedPlace
 }
@@ -231,6 +234,11 @@ func (r *Restorer) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if r.opt.NewIdentity {
+		if err := r.renew(ctx); err != nil {
+			return err
+		}
+	}
 	r.journal = openJournal()
 	if !r.opt.DryRun { // it has a journal of its own
 		if err := errors.Join(r.clearDry(ctx), r.tidy(ctx)); err != nil {
@@ -259,7 +267,11 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	if r.opt.Draft != nil {
-		if err := r.opt.Draft(d); err != nil {
+		was := func(dev string) string { return dev }
+		if n, ok := r.content.(renewed); ok {
+			was = n.was
+		}
+		if err := r.opt.Draft(d, was); err != nil {
 			return err
 		}
 	}
@@ -783,9 +795,9 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	r.Screen.Phase("making the system start", 0)
-	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Run: r.Run, Report: r.Screen, Identities: r.opt.Identities}
-	if r.opt.Personal != nil {
-		if err := r.opt.Personal(ctx, s); err != nil {
+	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Run: r.Run, Report: r.Screen, Identities: r.replace}
+	if r.opt.NewIdentity {
+		if err := r.opt.Personal.Apply(ctx, s); err != nil {
 			return err
 		}
 	}
