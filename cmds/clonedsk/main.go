@@ -41,7 +41,7 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit())
 	f := flag.NewFlagSet("clonedsk", flag.ContinueOnError)
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSeveral disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
+		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSRC may also be the directory of a Clonezilla image, or a backup set. Several disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
 		f.PrintDefaults()
 	}
 	var o clone.Options
@@ -105,6 +105,9 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 		return exit.Usage(fmt.Errorf("clonedsk wants a source and a target, not %d words", len(words)))
 	}
 	disks := func(s string) (out []string) {
+		if st, err := os.Stat(s); err == nil && st.IsDir() || strings.Contains(s, ":") {
+			return []string{s} // an image or a set
+		}
 		for _, d := range strings.Split(s, ",") {
 			out = append(out, strings.TrimPrefix(d, "/dev/"))
 		}

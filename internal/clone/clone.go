@@ -1,6 +1,7 @@
 package clone
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,11 +10,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -42,24 +45,60 @@ type Options struct {
 	Restore restore.Options
 }
 
-// Run clones disks. Errors are those of restore.Restorer.
+// Run clones disks, an image directory of Clonezilla, or a backup set. Errors are those of
+// restore.Restorer.
 func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
+	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() {
+		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
+	}
+	o.Restore.NewIdentity, o.Restore.Personal = o.Identity == New, o.Personal
+	if len(o.Source) == 1 && isImageDir(o.Source[0]) {
+		return runImageDir(ctx, run, screen, o)
+	}
+	if len(o.Source) == 1 && isSet(o.Source[0]) {
+		ro := o.Restore
+		ro.Set = o.Source[0]
+		return onlyOnto(ctx, run, screen, o.Target, ro)
+	}
+	return runDisks(ctx, run, screen, o)
+}
+
+// onlyOnto restores onto the target's disks, and does not look at others.
+func onlyOnto(ctx context.Context, run tool.Runner, screen restore.Screen, target []string, ro restore.Options) (*restore.Report, error) {
+	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run, Only: target}, Screen: screen}
+	return r.Restore(ctx, ro)
+}
+
+func runImageDir(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (*restore.Report, error) {
+	if o.Identity == New {
+		return nil, &plan.Refused{Reason: "the file systems in an image of Clonezilla keep their UUIDs: use --identity keep"}
+	}
+	d, err := openImageDir(o.Source[0])
+	if err != nil {
+		return nil, &restore.Untouched{Err: err}
+	}
+	ro := o.Restore
+	ro.Content, ro.DataOnly, ro.Draft = d, true, d.draft
+	ro.Sources = map[string]string{}
+	if dev, err := (probe.Machine{Run: run}).DeviceAt(o.Source[0]); err == nil && dev != "" {
+		ro.Sources[dev] = "it holds the image"
+	}
+	return onlyOnto(ctx, run, screen, o.Target, ro)
+}
+
+// runDisks clones disks that are attached.
+func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
 	m := probe.Machine{Run: run}
-	wish := &o.Restore.Wish
-	if wish.Map == nil {
-		wish.Map = map[string]string{}
-	}
 	if len(o.Source) != len(o.Target) || len(o.Source) == 0 {
-		return nil, fmt.Errorf("cannot clone %d disks to %d: each needs one", len(o.Source), len(o.Target))
+		return nil, exit.Usage(fmt.Errorf("%d disks cannot be cloned to %d: each needs one", len(o.Source), len(o.Target)))
 	}
+	wish := &o.Restore.Wish
+	wish.Map = map[string]string{}
 	for i, s := range o.Source {
 		if slices.ContainsFunc(o.Target, func(t string) bool { return m.Name(t) == m.Name(s) }) {
 			return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned to itself", s)}
 		}
 		wish.Map[s] = o.Target[i]
-	}
-	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() {
-		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
 	src, err := Open(ctx, OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret})
 	if err != nil {
@@ -74,7 +113,6 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	run = lvmIn{run, hide}
 	ro := o.Restore
 	ro.Content, ro.DataOnly = src, !src.System
-	ro.NewIdentity, ro.Personal = o.Identity == New, o.Personal
 	ro.Sources = map[string]string{}
 	for _, d := range o.Source {
 		ro.Sources[d] = "it is the source of the clone"
@@ -153,10 +191,66 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 			s.rep.Note("%s (%s) is copied as a whole: %s", m.Device, m.What(), why)
 		}
 	}
+	if err := s.bootCode(d, name); err != nil {
+		return err
+	}
 	if len(cannot) > 0 {
 		return &plan.Refused{Reason: strings.Join(cannot, "\n")}
 	}
 	return nil
+}
+
+// bootCode has disks without a Linux system that boots keep what a BIOS starts.
+func (s *Source) bootCode(d *plan.Draft, name func(string) string) error {
+	if s.System {
+		return nil // its own boot loader is installed
+	}
+	d.Boot = map[string]*plan.BootCode{}
+	for i := range d.Layout.Disks {
+		to := &d.Layout.Disks[i]
+		was := s.layout.Disk(name(to.Name))
+		if to.Table == nil || was == nil || was.Table == nil {
+			continue
+		}
+		f, err := os.Open(s.path(was.Name))
+		if err != nil {
+			return fmt.Errorf("cannot read the boot code of /dev/%s: %w", was.Name, err)
+		}
+		b := &plan.BootCode{Sector: make([]byte, 440)}
+		room := min(firstStart(was.Table), firstStart(to.Table)) - to.LogicalSector
+		if to.Table.Label == layout.MBR && to.LogicalSector == was.LogicalSector && room > 0 {
+			b.Gap = make([]byte, min(room, maxGap))
+		}
+		_, err = f.ReadAt(b.Sector, 0)
+		if err == nil && len(b.Gap) > 0 {
+			_, err = f.ReadAt(b.Gap, int64(was.LogicalSector))
+		}
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("cannot read the boot code of /dev/%s: %w", was.Name, err)
+		}
+		if bytes.Count(b.Sector, []byte{0}) < len(b.Sector) {
+			d.Boot[to.Name] = b
+		}
+	}
+	return nil
+}
+
+// maxGap is the most that is copied of what is before the first partition: boot loaders
+// take no more.
+const maxGap = quantity.MiB
+
+// firstStart is where the first partition of a table begins, bytes; 0 if there is none.
+func firstStart(t *layout.Table) quantity.Size {
+	first := quantity.Size(0)
+	for _, p := range t.Partitions {
+		for _, at := range []quantity.Size{p.Start, p.EBR} {
+			if at > 0 && (first == 0 || at < first) {
+				first = at
+			}
+		}
+	}
+	return first
 }
 
 // what names a file system for people.

@@ -165,6 +165,37 @@ func (s *Set) refuse() error {
 	return nil
 }
 
+// Header gives the LUKS header of a device, all that is before its data.
+func (s *Set) Header(device string) ([]byte, error) {
+	for _, k := range s.LUKS {
+		if k.Device == device && k.Header != "" {
+			b, err := s.text(k.Header)
+			return []byte(b), err
+		}
+	}
+	return nil, fmt.Errorf("cannot read the LUKS header of %s: it was not saved", device)
+}
+
+// Gap gives what was between the first sector of an MBR disk and its first partition, nil
+// if it was not saved.
+func (s *Set) Gap(d *Disk) ([]byte, error) {
+	if d.Hidden == "" {
+		return nil, nil
+	}
+	b, err := s.text(d.Hidden)
+	return []byte(b), err
+}
+
+// Image gives the image of a name that Layout has.
+func (s *Set) Image(name string) *Image {
+	for _, c := range s.Contents {
+		if c.Image != nil && c.Image.Name == name {
+			return c.Image
+		}
+	}
+	return nil
+}
+
 func (s *Set) has(name string) bool { return s.names[name] != nil }
 
 // existing is name, or "" if there is no such file.

@@ -431,6 +431,7 @@ type Step struct {
 	Destroys bool `json:"destroys,omitempty"`
 
 	Table  *layout.Table `json:"table,omitempty"`
+	Boot   *BootCode     `json:"-"`
 	Sector quantity.Size `json:"sector,omitempty"`
 	Array  *layout.Array `json:"array,omitempty"` // with the target's devices
 	Crypt  *layout.Crypt `json:"crypt,omitempty"`
@@ -499,7 +500,21 @@ type Plan struct {
 	Steps   []Step            `json:"steps"`
 
 	mapping Mapping
-	blocks  map[string]string
+	raw     raw
+}
+
+// raw is what is copied to disks byte by byte.
+type raw struct {
+	blocks map[string]string    // devices of the layout whose blocks are copied, with what is said of it
+	boot   map[string]*BootCode // of disks of the layout
+}
+
+// BootCode is what a BIOS starts from a disk, beside its partitions.
+type BootCode struct {
+	// Sector is the code in the first sector, before the table: up to 440 bytes.
+	Sector []byte
+	// Gap is what follows the first sector, before the first partition of an MBR disk.
+	Gap []byte
 }
 
 // Digest identifies the plan, for the journal. What is on the disks now is no
@@ -515,7 +530,7 @@ func (p *Plan) Digest() string {
 			}
 			m[old] = t
 		}
-		if q, err := newPlan(p.Layout, m, p.blocks); err == nil { // as it did before
+		if q, err := newPlan(p.Layout, m, p.raw); err == nil { // as it did before
 			short = *q
 		}
 	}
@@ -544,12 +559,11 @@ func (p *Plan) Digest() string {
 }
 
 // New makes the plan that brings the layout onto the mapped disks.
-func New(want *layout.Layout, m Mapping) (*Plan, error) { return newPlan(want, m, nil) }
+func New(want *layout.Layout, m Mapping) (*Plan, error) { return newPlan(want, m, raw{}) }
 
-// newPlan is New for a layout of which the file systems on the devices in blocks, with
-// what is said of each, are copied block by block.
-func newPlan(want *layout.Layout, m Mapping, blocks map[string]string) (*Plan, error) {
-	p := &Plan{Layout: want, Devices: map[string]string{}, mapping: m, blocks: blocks}
+// newPlan is New for a layout of which some is copied byte by byte.
+func newPlan(want *layout.Layout, m Mapping, r raw) (*Plan, error) {
+	p := &Plan{Layout: want, Devices: map[string]string{}, mapping: m, raw: r}
 	for _, old := range want.Needed() {
 		t, ok := m[old]
 		if !ok {
@@ -590,12 +604,12 @@ func newPlan(want *layout.Layout, m Mapping, blocks map[string]string) (*Plan, e
 
 // Copied tells whether the file system on a device of the layout is copied block by
 // block, and has its files by that.
-func (p *Plan) Copied(dev string) bool { return p.blocks[dev] != "" }
+func (p *Plan) Copied(dev string) bool { return p.raw.blocks[dev] != "" }
 
 // putImage adds the step that writes a device block by block.
 func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
 	s := Step{Kind: PutImage, Device: dev, Image: m, Destroys: true, Text: fmt.Sprintf("write the image of %s (%s) to /dev/%s", m.Device, m.What(), dev)}
-	if how := p.blocks[m.Device]; how != "" {
+	if how := p.raw.blocks[m.Device]; how != "" {
 		s.Text = fmt.Sprintf("copy %s of %s (%s) to /dev/%s%s", how, m.Device, m.What(), dev, ident(m.UUID, m.Label))
 	}
 	if _, q := want.Partition(m.Device); q != nil {
@@ -709,10 +723,36 @@ func (p *Plan) disk(d *layout.Disk, t Present) error {
 		if len(tab.Partitions) == 1 {
 			pd.Then = tableName(tab.Label) + " with 1 partition"
 		}
-		p.Steps = append(p.Steps, Step{Kind: WriteTable, Device: t.Name, Table: &tab, Sector: d.LogicalSector, Destroys: true,
-			Text: fmt.Sprintf("write %s on %s", pd.Then, t.Target())})
+		s := Step{Kind: WriteTable, Device: t.Name, Table: &tab, Sector: d.LogicalSector, Destroys: true,
+			Text: fmt.Sprintf("write %s on %s", pd.Then, t.Target())}
+		if s.Boot = p.raw.boot[d.Name]; s.Boot != nil {
+			if err := s.Boot.fits(&tab, d.LogicalSector); err != nil {
+				return refuse("the boot code of %s cannot be written to %s: %v", d.Name, t.Target(), err)
+			}
+			s.Text += ", with the boot code of " + d.Name
+		}
+		p.Steps = append(p.Steps, s)
 	}
 	p.Disks = append(p.Disks, pd)
+	return nil
+}
+
+// fits tells whether boot code leaves a table and its partitions alone.
+func (b *BootCode) fits(t *layout.Table, sector quantity.Size) error {
+	if len(b.Sector) > 440 {
+		return fmt.Errorf("it has %d bytes, and there is room for 440", len(b.Sector))
+	}
+	if len(b.Gap) == 0 {
+		return nil
+	}
+	if t.Label != layout.MBR {
+		return errors.New("there is no room behind the first sector of a GPT disk")
+	}
+	for _, q := range t.Partitions {
+		if q.Start < sector+quantity.Size(len(b.Gap)) {
+			return fmt.Errorf("partition %d begins in it", q.Number)
+		}
+	}
 	return nil
 }
 
@@ -917,7 +957,7 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 	if !ok {
 		return nil
 	}
-	if p.blocks[f.Device] != "" {
+	if p.raw.blocks[f.Device] != "" {
 		if size := sizeOf(want, f.Device); size < f.Size {
 			return refuse("%s cannot be copied block by block: its file system has %s, and it would get %s", f.Device, f.Size, size)
 		}
@@ -1002,7 +1042,7 @@ func (p *Plan) mounts(want *layout.Layout) {
 	grown := map[string]bool{}
 	for _, s := range steps {
 		p.Steps = append(p.Steps, s)
-		if size := sizeOf(want, s.FS.Device); p.blocks[s.FS.Device] != "" && size > s.FS.Size && !grown[s.Device] {
+		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size && !grown[s.Device] {
 			grown[s.Device] = true
 			p.Steps = append(p.Steps, Step{Kind: GrowFS, Device: s.Device, FSType: s.FSType, FS: s.FS, Mount: s.Mount, Text: fmt.Sprintf("grow %s on /dev/%s from %s to %s", s.FSType, s.Device, s.FS.Size, size)})
 		}
@@ -1010,7 +1050,7 @@ func (p *Plan) mounts(want *layout.Layout) {
 	for i := range want.SwapFiles {
 		s := &want.SwapFiles[i]
 		for _, m := range steps {
-			if m.Mount.Path == s.Mount && p.blocks[m.FS.Device] == "" { // there with the rest
+			if m.Mount.Path == s.Mount && p.raw.blocks[m.FS.Device] == "" { // there with the rest
 
 				p.Steps = append(p.Steps, Step{Kind: MakeSwapFile, Device: m.Device, FSType: m.FSType, SwapFile: s, Text: fmt.Sprintf("make the swap file %s, %s", s.Path, s.Size)})
 			}

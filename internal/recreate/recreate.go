@@ -407,6 +407,9 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 	if err := writeTable(f, s.Table, s.Sector, size); err != nil {
 		return err
 	}
+	if err := writeBoot(f, s); err != nil {
+		return err
+	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
 	}
@@ -425,6 +428,21 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 		}
 	}
 	return f.Sync()
+}
+
+// writeBoot writes the boot code around a table.
+func writeBoot(f io.WriterAt, s plan.Step) error {
+	if s.Boot == nil {
+		return nil
+	}
+	_, err := f.WriteAt(s.Boot.Sector, 0)
+	if err == nil && len(s.Boot.Gap) > 0 {
+		_, err = f.WriteAt(s.Boot.Gap, int64(s.Sector))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the boot code of /dev/%s: %w", s.Device, err)
+	}
+	return nil
 }
 
 // honest finds a disk that has less than it says: what is written behind its end
