@@ -1,0 +1,120 @@
+package clone
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
+)
+
+// TestPutPartclone: an image that partclone made of a real file system is that file system
+// again, on a device that had something else.
+func TestPutPartclone(t *testing.T) {
+	dir := t.TempDir()
+	src, img, dst := filepath.Join(dir, "src"), filepath.Join(dir, "img"), filepath.Join(dir, "dst")
+	const size = 64 << 20
+	if err := os.Mkdir(filepath.Join(dir, "tree"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "tree/file"), bytes.Repeat([]byte("content "), 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][]string{{"truncate", "-s", "64M", src}, {"mke2fs", "-q", "-t", "ext4", "-d", filepath.Join(dir, "tree"), src}, {"partclone.ext4", "-q", "-c", "-s", src, "-o", img}} {
+		if _, err := exec.LookPath(c[0]); err != nil {
+			t.Skipf("%s is missing", c[0])
+		}
+		if out, err := exec.Command(c[0], c[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v %s", c, err, out)
+		}
+	}
+	put := func(size int64, damage func([]byte) []byte) (*os.File, error) {
+		b, err := os.ReadFile(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(dst, bytes.Repeat([]byte{0xa5}, int(size)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(dst, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f, putPartclone(bytes.NewReader(damage(b)), f, size, func(int64) progress.Counter { return progress.None{} })
+	}
+	same := func(b []byte) []byte { return b }
+	if _, err := put(size, same); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("e2fsck", "-fn", dst).CombinedOutput(); err != nil {
+		t.Errorf("%v %s", err, out)
+	}
+	if out, err := exec.Command("debugfs", "-R", "cat /file", dst).Output(); err != nil || !bytes.Equal(out, bytes.Repeat([]byte("content "), 1<<20)) {
+		t.Errorf("the file has %d bytes, %v", len(out), err)
+	}
+	if _, err := put(size/2, same); err == nil || !strings.Contains(err.Error(), "the device") {
+		t.Errorf("a device that is too small: %v", err)
+	}
+	if _, err := put(size, func(b []byte) []byte { return b[:len(b)-100] }); err == nil {
+		t.Error("an image that was cut off")
+	}
+	if _, err := put(size, func(b []byte) []byte { b[len(b)/2] ^= 1; return b }); err == nil {
+		t.Error("an image with a flipped bit")
+	}
+}
+
+// source is one with these file systems, each of 100 MiB on 200 MiB of a file.
+func source(t *testing.T, fs ...layout.Filesystem) *Source {
+	t.Helper()
+	s := &Source{rep: progress.None{}, paths: map[string]string{}, System: true, layout: &layout.Layout{}}
+	tab := &layout.Table{Label: layout.MBR}
+	for i, f := range fs {
+		f.Size = 100 << 20
+		s.layout.Filesystems = append(s.layout.Filesystems, f)
+		tab.Partitions = append(tab.Partitions, layout.Partition{Number: i + 1, Device: f.Device, Start: quantity.Size(i*200+1) << 20, Size: 200 << 20})
+	}
+	s.layout.Disks = []layout.Disk{{Name: "vda", LogicalSector: 512, Size: 4 << 30, Table: tab}}
+	return s
+}
+
+// TestNotByBlocks: the reasons for which used blocks are not copied.
+func TestNotByBlocks(t *testing.T) {
+	ext := layout.Filesystem{Device: "vda1", Type: superblock.TypeExt4}
+	for want, c := range map[string]struct {
+		was, now layout.Filesystem
+		size     quantity.Size
+		sector   quantity.Size
+		identity string
+	}{
+		"its type changes from ext4 to xfs": {ext, layout.Filesystem{Device: "vda1", Type: "xfs"}, 200 << 20, 512, Keep},
+		"it gets a new UUID":                {ext, ext, 200 << 20, 512, New},
+		"it gets 99.0 MiB instead of 100.0": {ext, ext, 99 << 20, 512, Keep},
+		"the target has larger sectors":     {ext, ext, 200 << 20, 4096, Keep},
+		"a jfs can't be grown":              {layout.Filesystem{Device: "vda1", Type: "jfs"}, layout.Filesystem{Device: "vda1", Type: "jfs"}, 200 << 20, 512, Keep},
+		"it is on several devices":          {layout.Filesystem{Device: "vda1", Type: "btrfs", Others: []string{"vdb1"}}, layout.Filesystem{Device: "vda1", Type: "btrfs"}, 200 << 20, 512, Keep},
+	} {
+		s := source(t, c.was)
+		now := *s.layout
+		now.Disks = []layout.Disk{{Name: "vda", LogicalSector: c.sector, Size: 4 << 30, Table: &layout.Table{Label: layout.MBR, Partitions: []layout.Partition{{Number: 1, Device: "vda1", Start: 1 << 20, Size: c.size}}}}}
+		d := &plan.Draft{Layout: &now, Disks: plan.Mapping{"vda": {Disk: layout.Disk{Name: "sdb", LogicalSector: c.sector}}}}
+		why, err := s.notByBlocks(d, &c.now, &s.layout.Filesystems[0], c.identity)
+		if err != nil || !strings.HasPrefix(why, want) {
+			t.Errorf("%q, %v; want %q", why, err, want)
+		}
+	}
+	// A btrfs can't be copied as files beside itself.
+	s := source(t, layout.Filesystem{Device: "vda1", Type: superblock.TypeBtrfs, Others: []string{"vda2"}})
+	var no *plan.Refused
+	if err := s.decide(&plan.Draft{Layout: s.layout, Disks: plan.Mapping{}}, func(d string) string { return d }, Keep); !errors.As(err, &no) || !strings.Contains(err.Error(), "--identity new") {
+		t.Errorf("a btrfs on two devices: %v", err)
+	}
+}
