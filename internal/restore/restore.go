@@ -524,7 +524,8 @@ func (r *Restorer) duplicates(ctx context.Context) error {
 			}
 		}
 	}
-	warnings, err := r.plan.Duplicates(r.have, ids)
+	have := slices.DeleteFunc(slices.Clone(r.have), func(p plan.Present) bool { return r.isSource(p.Name) })
+	warnings, err := r.plan.Duplicates(have, ids)
 	for _, w := range warnings {
 		r.Screen.Warn("%s", w)
 	}
