@@ -41,7 +41,7 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit())
 	f := flag.NewFlagSet("clonedsk", flag.ContinueOnError)
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSRC may also be the directory of a Clonezilla image, or a backup set. Several disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
+		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSRC may also be the directory of a Clonezilla image, or a backup set; DST may be a new file. Several disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
 		f.PrintDefaults()
 	}
 	var o clone.Options
@@ -58,6 +58,7 @@ func run(args []string) int {
 	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4, xfs or btrfs")
 	f.BoolVar(&r.Wish.Keep, "keep-sizes", false, "every partition and volume keeps its size, whatever the disk")
 	f.StringVar(&r.Wish.Firmware, "firmware", "", "`uefi` or bios: convert the system to boot with this firmware")
+	target := f.String("target-size", "", "`SIZE` of a DST that is a new file: disk.img, disk.qcow2")
 	f.StringVar(&o.Root, "root", "", "`DEV` of the root file system, where SRC has several systems")
 	f.StringVar(&r.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
 	f.BoolVar(&r.Wish.NewLUKS, "new-luks", false, "recreate LUKS devices with a new passphrase and without their other keys")
@@ -91,6 +92,11 @@ func run(args []string) int {
 	}
 	r.Wish.Confirmed, o.Personal.Forget = confirm, forget
 	err := prepare(&o, words, sizes, types)
+	if err == nil && *target != "" {
+		if o.TargetSize, err = quantity.Parse(*target); err != nil || o.TargetSize <= 0 {
+			err = exit.Usage(fmt.Errorf("--target-size: %q is not a size such as 20G", *target))
+		}
+	}
 	if err == nil {
 		err = do(ctx, p, o)
 	}
@@ -109,7 +115,7 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 			return []string{s} // an image or a set
 		}
 		for _, d := range strings.Split(s, ",") {
-			out = append(out, strings.TrimPrefix(d, "/dev/"))
+			out = append(out, strings.TrimPrefix(d, "/dev/")) // a file has another path
 		}
 		return out
 	}

@@ -2,6 +2,7 @@ package clone
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,17 +42,59 @@ type Options struct {
 	Identity       string // Keep or New
 	// Personal is applied to a system that gets a new identity.
 	Personal identity.Personal
+	// TargetSize is that of a target that is a new file; 0 for the source's.
+	TargetSize quantity.Size
 	// Restore has what a clone has in common with a restore: wishes, --plan, --yes, keys.
 	Restore restore.Options
+
+	only []string // the disks that are looked at; none for all
 }
 
 // Run clones disks, an image directory of Clonezilla, or a backup set. Errors are those of
 // restore.Restorer.
 func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
-	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() {
+	toFile := len(o.Target) == 1 && isImageFile(probe.Machine{Run: run}, o.Target[0])
+	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() && !toFile {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
 	o.Restore.NewIdentity, o.Restore.Personal = o.Identity == New, o.Personal
+	if toFile {
+		return intoFile(ctx, run, screen, o)
+	}
+	return runTo(ctx, run, screen, o)
+}
+
+// intoFile clones into a new image file, which needs no confirmation.
+func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
+	size, sector := o.TargetSize, quantity.Size(512)
+	if disks, err := (probe.Machine{Run: run}).Disks(); err != nil {
+		return nil, err
+	} else if i := slices.IndexFunc(disks, func(d layout.Disk) bool { return d.Name == o.Source[0] }); i >= 0 {
+		size, sector = cmp.Or(size, disks[i].Size), disks[i].LogicalSector
+	}
+	if st, err := os.Stat(o.Source[0]); err == nil && st.Mode().IsRegular() {
+		size = cmp.Or(size, quantity.Size(st.Size()))
+	}
+	if size == 0 {
+		return nil, exit.Usage(fmt.Errorf("%s is a new file: --target-size gives its size", o.Target[0]))
+	}
+	file, err := newImageFile(ctx, run, o.Target[0], size.AlignUp(quantity.MiB), sector)
+	if err != nil {
+		return nil, &restore.Untouched{Err: err}
+	}
+	done := false
+	defer func() { err = errors.Join(err, file.close(context.WithoutCancel(ctx), run, done)) }()
+	o.Target = []string{file.loop}
+	o.only = append([]string{file.loop}, o.Source...)
+	o.Restore.Outside, o.Restore.Yes = true, true
+	place := probe.Machine{Run: run}.Place(file.loop)
+	o.Restore.Wish.Confirmed = []string{place.Slot()}
+	rep, err = runTo(ctx, run, screen, o)
+	done = err == nil && !o.Restore.PlanOnly
+	return rep, err
+}
+
+func runTo(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (*restore.Report, error) {
 	if len(o.Source) == 1 && isImageDir(o.Source[0]) {
 		return runImageDir(ctx, run, screen, o)
 	}
@@ -86,9 +129,24 @@ func runImageDir(ctx context.Context, run tool.Runner, screen restore.Screen, o 
 	return onlyOnto(ctx, run, screen, o.Target, ro)
 }
 
-// runDisks clones disks that are attached.
+// runDisks clones disks that are attached, or images of disks.
 func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
 	m := probe.Machine{Run: run}
+	for i, s := range o.Source {
+		if st, err := os.Stat(s); err != nil || !st.Mode().IsRegular() {
+			continue
+		}
+		loop, hold, err := attach(ctx, run, s)
+		if err != nil {
+			return nil, &restore.Untouched{Err: err}
+		}
+		defer hold.Close() // it ends with it
+		o.Source[i] = loop
+		o.only = append(o.only, loop)
+		if len(o.only) == 1 {
+			o.only = append(o.only, o.Target...)
+		}
+	}
 	if len(o.Source) != len(o.Target) || len(o.Source) == 0 {
 		return nil, exit.Usage(fmt.Errorf("%d disks cannot be cloned to %d: each needs one", len(o.Source), len(o.Target)))
 	}
@@ -119,7 +177,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	}
 	ro.Secrets.Known = append(ro.Secrets.Known, src.Keys()...)
 	ro.Draft = func(d *plan.Draft, was func(string) string) error { return src.decide(d, was, o.Identity) }
-	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: screen}
+	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run, Only: o.only}, Screen: screen}
 	return r.Restore(ctx, ro)
 }
 

@@ -76,7 +76,7 @@ type OpenOptions struct {
 // Open opens the disks of a source. A *plan.Refused is returned if they are in use.
 func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	s = &Source{run: o.Run, rep: o.Report, paths: map[string]string{}}
-	m := probe.Machine{Run: o.Run}
+	m := probe.Machine{Run: o.Run, Only: o.Disks}
 	present, err := m.Disks()
 	if err != nil {
 		return nil, err
