@@ -78,7 +78,7 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var opt restore.Options
-	var maps, confirm, sizes, types, exclude, mirror list
+	var maps, confirm, sizes, types, exclude, mirror, forget list
 	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
 	f.BoolVar(&opt.DryRun, "dry-run", false, "make all of it on sparse files instead of disks, compare, and take it away again")
 	f.IntVar(&opt.KillAfter, "kill-after", 0, "kill a dry run after `STEP`: for tests of --resume")
@@ -103,6 +103,9 @@ func run(args []string) int {
 	f.BoolVar(&opt.Wish.NewLUKS, "new-luks", false, "recreate LUKS devices with a new passphrase and without their other keys")
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
 	f.StringVar(&opt.Wish.Firmware, "firmware", "", "`uefi` or bios: convert the system to boot with this firmware")
+	f.BoolVar(&opt.NewIdentity, "new-identity", false, "other UUIDs, machine-id and SSH host keys, for a machine that is used beside the set's")
+	f.StringVar(&opt.Personal.Hostname, "hostname", "", "`NAME` of the restored system, with --new-identity")
+	f.Var(&forget, "forget", "`PATH` or pattern of files that are removed, with --new-identity: licences, keys")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
 	verbose := f.Bool("v", false, "say more")
@@ -142,6 +145,10 @@ func run(args []string) int {
 	args, err := f.Args(), error(nil)
 	if *answers != "" {
 		args, err = answer(ctx, f, *answers, args)
+	}
+	opt.Personal.Forget = forget
+	if err == nil && !opt.NewIdentity && (opt.Personal.Hostname != "" || len(forget) > 0) {
+		err = exit.Usage(errors.New("--hostname and --forget are for --new-identity"))
 	}
 	if err == nil {
 		w := wishes{maps, sizes, types, exclude, mirror, opt.Wish.Keep, opt.Wish.Unmirror}
@@ -202,6 +209,8 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, opt *restore.Optio
 		return exit.Usage(errors.New("--kill-after is for --dry-run only"))
 	case opt.Only != "" && (opt.DryRun || w.unmirror || len(w.maps)+len(w.exclude)+len(w.sizes)+len(w.mirror) > 0):
 		return exit.Usage(errors.New("--only takes a device as it is: no --dry-run, --map, --size, --exclude-disk, --mirror or --unmirror"))
+	case opt.Only != "" && opt.NewIdentity:
+		return exit.Usage(errors.New("--only restores a part of a system, which has no identity of its own: no --new-identity"))
 	case opt.Onto != "" && opt.Only == "":
 		return exit.Usage(errors.New("--onto wants --only"))
 	}

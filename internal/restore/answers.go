@@ -35,6 +35,9 @@ type Answers struct {
 	Identity    string            `yaml:"identity"`
 	KeyFile     string            `yaml:"key-file"`
 	NewLUKS     bool              `yaml:"new-luks"`
+	NewIdentity bool              `yaml:"new-identity"`
+	Hostname    string            `yaml:"hostname"`
+	Forget      []string          `yaml:"forget"`
 	Salvage     bool              `yaml:"salvage"`
 	NoVerify    bool              `yaml:"no-verify"`
 }
@@ -97,6 +100,8 @@ func (a *Answers) Options() []Option {
 	text("onto", a.Onto)
 	text("identity", a.Identity)
 	text("key-file", a.KeyFile)
+	text("hostname", a.Hostname)
+	text("forget", a.Forget...)
 	pairs("map", a.Map)
 	pairs("size", a.Size)
 	pairs("fs-type", a.FSType)
@@ -104,6 +109,7 @@ func (a *Answers) Options() []Option {
 	truth("keep-sizes", a.KeepSizes)
 	truth("unmirror", a.Unmirror)
 	truth("new-luks", a.NewLUKS)
+	truth("new-identity", a.NewIdentity)
 	truth("salvage", a.Salvage)
 	truth("no-verify", a.NoVerify)
 	return out
