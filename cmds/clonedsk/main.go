@@ -153,7 +153,7 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 }
 
 func do(ctx context.Context, p *ui.Printer, o clone.Options) error {
-	rep, err := clone.Run(ctx, tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, screen.New(ctx, p), o)
+	rep, err := clone.Run(ctx, tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, screen.New(ctx, p, os.Stdin, os.Stderr), o)
 	if err != nil {
 		return err
 	}

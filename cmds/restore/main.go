@@ -128,7 +128,7 @@ func run(args []string) int {
 			p.Log(l)
 		}
 	}
-	sc := screen.New(ctx, p)
+	sc := screen.New(ctx, p, os.Stdin, os.Stderr)
 	switch f.Arg(0) {
 	case "verify":
 		err := screen.Interrupted(ctx, verify(ctx, p, f.Args()[1:]))

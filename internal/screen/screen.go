@@ -33,11 +33,14 @@ type Screen struct {
 	In *bufio.Reader
 	// chosen are the answers to Choose, by old disk: the menu plans more than once.
 	chosen map[string]string
+	file   *os.File // what In reads
+	out    *os.File
 }
 
-// New makes a screen for a printer. Waits for answers end with ctx.
-func New(ctx context.Context, p *ui.Printer) Screen {
-	return Screen{p, ctx, Lines(ctx, os.Stdin), map[string]string{}}
+// New makes a screen for a printer, which asks on out and reads answers from in. Waits for
+// answers end with ctx.
+func New(ctx context.Context, p *ui.Printer, in, out *os.File) Screen {
+	return Screen{p, ctx, Lines(ctx, in), map[string]string{}, in, out}
 }
 
 // Lines reads lines from a terminal or pipe; waits end with ctx.
@@ -76,12 +79,12 @@ func (s Screen) Plan(p *plan.Plan, c restore.Content) {
 // Secret reads a line from the terminal, which does not show it.
 func (s Screen) Secret(prompt string) ([]byte, error) {
 	s.End()
-	if !term.IsTerminal(int(os.Stdin.Fd())) {
+	if !term.IsTerminal(int(s.file.Fd())) {
 		return nil, errors.New("standard input is not a terminal")
 	}
-	fmt.Fprint(os.Stderr, prompt)
-	defer fmt.Fprintln(os.Stderr)
-	return interrupt.Secret(s.ctx, int(os.Stdin.Fd()))
+	fmt.Fprint(s.out, prompt)
+	defer fmt.Fprintln(s.out)
+	return interrupt.Secret(s.ctx, int(s.file.Fd()))
 }
 
 // Choose shows the disks that are possible, and asks until it is one of them.
@@ -91,7 +94,7 @@ func (s Screen) Choose(u *plan.Undecided) (string, error) {
 	if ok && slices.ContainsFunc(u.Among, func(p plan.Present) bool { return p.Name == name }) {
 		return name, nil
 	}
-	name, err := choose(s.In, os.Stderr, u)
+	name, err := choose(s.In, s.out, u)
 	if err == nil {
 		s.chosen[u.Old.Name] = name
 	}
@@ -129,7 +132,7 @@ func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) 
 func (s Screen) Confirm(p *plan.Plan) ([]string, error) {
 	var said []string
 	for _, d := range p.Disks {
-		fmt.Fprintf(os.Stderr, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
+		fmt.Fprintf(s.out, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
 		line, err := s.In.ReadString('\n')
 		if err != nil && (err != io.EOF || line == "") {
 			return nil, &plan.Refused{Reason: "nobody confirmed it"}
