@@ -55,7 +55,7 @@ func fatMap(r io.ReaderAt, size int64) (*Map, error) {
 		}
 		return 1 // no entry: in use, to be safe
 	}
-	m := &Map{Size: size, How: "FAT"}
+	m := &Map{Size: size, How: "FAT", End: (data + clusters*spc) * sector}
 	m.add(0, data*sector)
 	for n := int64(2); n < clusters+2; n++ {
 		if entry(n) != 0 {
@@ -126,7 +126,7 @@ func exfatMap(r io.ReaderAt, size int64) (*Map, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := &Map{Size: size, How: "exfat bitmap"}
+		m := &Map{Size: size, How: "exfat bitmap", End: heap*sector + count*cluster}
 		m.add(0, heap*sector)
 		m.bits(bits, count, heap*sector, cluster)
 		end := heap*sector + count*cluster

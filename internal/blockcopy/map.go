@@ -1,7 +1,7 @@
-// Package blockcopy knows which blocks of a device are in use, and writes and
-// reads images of just those. It asks the kernel where a file system is
-// mounted, and reads the bitmaps of those that Linux does not restore as files
-// by itself; whatever it does not know is in use as a whole.
+// Package blockcopy knows which blocks of a device are in use, copies just those
+// to another device, and writes and reads images of them. It asks the kernel where
+// a file system is mounted, and reads the maps of unmounted ones by itself, without
+// writing to them; what it does not know is in use as a whole.
 package blockcopy
 
 import (
@@ -30,6 +30,9 @@ type Map struct {
 	Used []Extent
 	// How says where that is known from: "ntfs bitmap", "kernel", "all of it".
 	How string
+	// End is where the file system ends, in bytes; 0 where that is not known. What is
+	// behind it is in use, too: nobody knows whose it is. Cut leaves it out.
+	End int64
 }
 
 // Bytes is how much is in use.
@@ -39,6 +42,27 @@ func (m *Map) Bytes() int64 {
 		n += e.Length
 	}
 	return n
+}
+
+// Last is where the last range in use ends: the least size of a device that can
+// take a copy.
+func (m *Map) Last() int64 {
+	if len(m.Used) == 0 {
+		return 0
+	}
+	e := m.Used[len(m.Used)-1]
+	return e.Start + e.Length
+}
+
+// Cut returns the map without what is behind the end of the file system, where
+// that is known.
+func (m *Map) Cut() *Map {
+	if m.End <= 0 || m.End >= m.Size {
+		return m
+	}
+	c := *m
+	c.Used = m.within(0, m.End)
+	return &c
 }
 
 // add puts in a range; ranges may overlap and come in any order until tidy.
@@ -77,10 +101,17 @@ func Whole(size int64) *Map {
 	return m
 }
 
-// Of reads which blocks of an unmounted device are in use, by its own bitmaps.
-// What it can't tell, or must not trust, is in use as a whole, a device whose
-// beginning can't be read too; why gives the reason, "" where the map is exact.
+// Of reads which blocks of an unmounted device are in use, by its own bitmaps:
+// ext2, ext3, ext4, XFS, btrfs (chunks, on one device), NTFS, FAT, exFAT, and swap,
+// of which only the header is. What it can't tell, or must not trust, is in use as a whole, a device whose
+// beginning can't be read too: also a file system whose journal or log was not
+// replayed, with errors, or with features that are not known here; why gives the reason, "" where the map is exact.
 func Of(r io.ReaderAt, size int64) (m *Map, why string) {
+	if d, ok := r.(*Device); ok {
+		// What was read before a file system was mounted is old: file systems do not
+		// write through the page cache of their device.
+		_ = unix.Fadvise(int(d.Fd()), d.base, d.size, unix.FADV_DONTNEED)
+	}
 	i, err := superblock.Probe(r, size)
 	if err != nil {
 		return Whole(size), err.Error()
@@ -88,7 +119,8 @@ func Of(r io.ReaderAt, size int64) (m *Map, why string) {
 	if i == nil {
 		return Whole(size), "its content is not known"
 	}
-	read := map[string]func(io.ReaderAt, int64) (*Map, error){superblock.TypeNTFS: ntfsMap, superblock.TypeVFAT: fatMap, superblock.TypeExFAT: exfatMap}[i.Type]
+	read := map[string]func(io.ReaderAt, int64) (*Map, error){superblock.TypeNTFS: ntfsMap, superblock.TypeVFAT: fatMap, superblock.TypeExFAT: exfatMap, superblock.TypeExt2: extMap, superblock.TypeExt3: extMap, superblock.TypeExt4: extMap,
+		superblock.TypeXFS: xfsMap, superblock.TypeBtrfs: btrfsMap, superblock.TypeSwap: swapMap}[i.Type]
 	if read == nil {
 		return Whole(size), "the bitmaps of " + i.Type + " are not read"
 	}

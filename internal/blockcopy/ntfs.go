@@ -315,7 +315,7 @@ func ntfsMap(r io.ReaderAt, size int64) (*Map, error) {
 		return nil, fmt.Errorf("the bitmap has %d bits for %d clusters", len(bits)*8, n.total)
 	}
 	bits = bits[:(n.total+7)/8]
-	m := &Map{Size: size, How: "ntfs bitmap"}
+	m := &Map{Size: size, How: "ntfs bitmap", End: min(size, (n.total+1)*n.cluster)}
 	m.bits(bits, n.total, 0, n.cluster)
 	m.add(0, n.cluster)
 	// Behind the last whole cluster: the copy of the boot sector.
