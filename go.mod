@@ -17,6 +17,7 @@ require (
 	github.com/klauspost/compress v1.20.3
 	github.com/mdlayher/vsock v1.2.1
 	github.com/pierrec/lz4/v4 v4.1.26
+	github.com/pin/tftp/v3 v3.1.0
 	github.com/pkg/sftp v1.13.9
 	github.com/rck/unit v0.0.3
 	github.com/rivo/tview v0.42.0
@@ -54,7 +55,6 @@ require (
 	github.com/mattn/go-runewidth v0.0.16 // indirect
 	github.com/mdlayher/packet v1.1.2 // indirect
 	github.com/mdlayher/socket v0.5.1 // indirect
-	github.com/pin/tftp/v3 v3.1.0 // indirect
 	github.com/rekby/gpt v0.0.0-20200219180433-a930afbc6edc // indirect
 	github.com/rivo/uniseg v0.4.7 // indirect
 	github.com/stretchr/objx v0.5.3 // indirect

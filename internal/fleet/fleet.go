@@ -18,21 +18,23 @@ import (
 // Set is a backup set that machines can get.
 type Set struct {
 	// Name is how rules and URLs call it; see ValidSetName.
-	Name string
+	Name string `json:"name"`
 	// Host is the machine that it was made of, ID that of the run, Digest the
 	// SHA-256 of its manifest in hex.
-	Host, ID, Digest string
+	Host   string `json:"host"`
+	ID     string `json:"id"`
+	Digest string `json:"digest"`
 	// Disks are those that a restore needs, by their names in the layout.
-	Disks []SetDisk
+	Disks []SetDisk `json:"disks"`
 	// Work is how many bytes a restore reads and unpacks, to estimate when it ends.
-	Work int64
+	Work int64 `json:"work"`
 }
 
 // SetDisk is a disk of the machine that a set was made of.
 type SetDisk struct {
-	Name  string
-	Model string
-	Size  quantity.Size
+	Name  string        `json:"name"`
+	Model string        `json:"model"`
+	Size  quantity.Size `json:"size"`
 }
 
 // MaxSetName is the longest name of a set, in bytes.
