@@ -112,10 +112,8 @@ type machine struct {
 // Room has the machines. Its methods are for several goroutines at once. A change that
 // somebody was told of is in the state file before.
 type Room struct {
-	// Now is the clock; tests have one of their own.
-	Now func() time.Time
-
 	mu       sync.Mutex
+	clock    func() time.Time
 	rules    *Rules
 	sets     []Set
 	machines map[string]*machine
@@ -134,11 +132,18 @@ func OpenRoom(file string, rules *Rules, sets []Set) (*Room, error) {
 	if err := rules.Check(sets); err != nil {
 		return nil, err
 	}
-	r := &Room{Now: time.Now, rules: rules, sets: sets, machines: map[string]*machine{}, tokens: map[string]string{}, secrets: map[string]string{}, subs: map[chan string]bool{}, store: store{file: file}}
+	r := &Room{clock: time.Now, rules: rules, sets: sets, machines: map[string]*machine{}, tokens: map[string]string{}, secrets: map[string]string{}, subs: map[chan string]bool{}, store: store{file: file}}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// SetClock has the room use another clock, for tests.
+func (r *Room) SetClock(now func() time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.clock = now
 }
 
 // Sets are the sets that machines can get.
@@ -251,7 +256,7 @@ func (r *Room) names(m *machine) map[string]bool {
 // address another one has that runs right now is refused.
 func (r *Room) Register(reg *Registration, at netip.Addr) (token string, err error) {
 	r.mu.Lock()
-	now := r.Now()
+	now := r.clock()
 	m := r.machines[reg.MAC]
 	switch {
 	case m == nil && len(r.machines) >= maxMachines:
@@ -337,14 +342,14 @@ func Equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []by
 
 // set changes a machine's state. The room is locked.
 func (r *Room) set(m *machine, s State, why string) {
-	m.State, m.Since, m.Why = s, r.Now(), printable.Short(why, maxLine)
+	m.State, m.Since, m.Why = s, r.clock(), printable.Short(why, maxLine)
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
 
 // end ends a machine's work. The room is locked.
 func (r *Room) end(m *machine, s State, why string) {
-	m.Ended = r.Now()
+	m.Ended = r.clock()
 	r.set(m, s, why)
 }
 
@@ -395,7 +400,7 @@ func (r *Room) Who(token string) (string, error) {
 	if !ok {
 		return "", ErrUnknown
 	}
-	r.machines[mac].seen = r.Now()
+	r.machines[mac].seen = r.clock()
 	return mac, nil
 }
 
@@ -427,7 +432,7 @@ func (r *Room) Order(ctx context.Context, mac string, known State) (Order, error
 			}
 		}
 		r.mu.Unlock()
-		if m.State != known {
+		if o.State != known {
 			return o, nil
 		}
 		select {
@@ -446,7 +451,7 @@ func (r *Room) Report(mac string, rep *Report) error {
 		r.mu.Unlock()
 		return ErrUnknown
 	}
-	now := r.Now()
+	now := r.clock()
 	m.seen = now
 	for _, l := range rep.Lines {
 		l.Text = printable.Short(strings.ReplaceAll(strings.TrimSpace(l.Text), "\n", " | "), maxLine)
@@ -605,7 +610,7 @@ func (r *Room) Forget(mac string) error {
 	case m == nil:
 		r.mu.Unlock()
 		return ErrUnknown
-	case r.Now().Sub(m.seen) < Alive || m.State == Working:
+	case r.clock().Sub(m.seen) < Alive || m.State == Working:
 		r.mu.Unlock()
 		return refuse("%s runs now, or is being restored", mac)
 	}

@@ -264,7 +264,7 @@ func TestLeaves(t *testing.T) {
 	} {
 		r := room(t, "")
 		now := time.Now()
-		r.Now = func() time.Time { return now }
+		r.SetClock(func() time.Time { return now })
 		g := reg(1)
 		old := register(t, r, g)
 		if c.to != Registered {
@@ -301,7 +301,7 @@ func TestLeaves(t *testing.T) {
 func TestProgress(t *testing.T) {
 	r := room(t, "")
 	now := time.Now()
-	r.Now = func() time.Time { return now }
+	r.SetClock(func() time.Time { return now })
 	g := reg(1)
 	register(t, r, g)
 	if err := r.Release(Wish{MAC: g.MAC, Confirm: g.Serial}); err != nil {
@@ -460,7 +460,7 @@ func FuzzRegistration(f *testing.F) {
 			}
 			return
 		}
-		r := &Room{Now: time.Now, rules: rules, sets: sets, machines: map[string]*machine{}, tokens: map[string]string{}}
+		r := &Room{clock: time.Now, rules: rules, sets: sets, machines: map[string]*machine{}, tokens: map[string]string{}}
 		m := &machine{Registration: *g, changed: make(chan struct{}), State: Registered}
 		r.machines[g.MAC] = m
 		r.name(m)

@@ -78,7 +78,7 @@ func (r *Room) Views() []View {
 
 // view shows a machine. The room is locked.
 func (r *Room) view(m *machine) View {
-	g, now := &m.Registration, r.Now()
+	g, now := &m.Registration, r.clock()
 	v := View{MAC: g.MAC, Number: m.Number, Serial: g.Serial, Vendor: g.Vendor, Model: g.Model, Firmware: g.Firmware, Memory: g.Memory, Address: m.Address, Hostname: m.Hostname, State: m.State, Since: m.Since, Why: m.Why,
 		Flags: []string{}, Disks: []DiskView{}, Progress: m.progress, Percent: -1, Left: -1, Began: m.Began, Ended: m.Ended, Log: slices.Clone(m.Log), Confirm: g.Serial, Online: now.Sub(m.seen) < Silent}
 	if v.Log == nil {

@@ -4,6 +4,8 @@ package rescue
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,6 +108,9 @@ type Options struct {
 	Check   bool   // read the medium through before anything else
 	Shell   bool   // nothing but a shell
 	Debug   bool
+	// Fleet is the server of a room that the machine joins, https://ADDRESS:PORT, and
+	// FleetCert the SHA-256 of its certificate in hex; both or none.
+	Fleet, FleetCert string
 }
 
 // Network is how the network is to be configured.
@@ -185,6 +190,18 @@ func ParseCmdline(cmdline string) (Options, error) {
 				continue
 			}
 			o.After = v
+		case "mkcdrec.fleet":
+			if !strings.HasPrefix(v, "https://") {
+				errs = append(errs, fmt.Errorf("%s: %q; want https://ADDRESS:PORT", k, v))
+				continue
+			}
+			o.Fleet = v
+		case "mkcdrec.fleetcert":
+			if b, err := hex.DecodeString(v); err != nil || len(b) != sha256.Size {
+				errs = append(errs, fmt.Errorf("%s: %q; want the SHA-256 of a certificate in hex", k, v))
+				continue
+			}
+			o.FleetCert = v
 		case "mkcdrec.check":
 			o.Check = true
 		case "mkcdrec.shell":
@@ -198,6 +215,13 @@ func ParseCmdline(cmdline string) (Options, error) {
 	// pxelinux writes 01-52-54-00-00-00-01, others 52:54:00:00:00:01.
 	if mac := strings.ReplaceAll(bootif, "-", ":"); o.Net.NIC == "" && o.Net.Bond == "" && mac != "" {
 		o.Net.NIC = strings.ToLower(mac[max(0, len(mac)-17):])
+	}
+	if (o.Fleet == "") != (o.FleetCert == "") {
+		errs = append(errs, errors.New("mkcdrec.fleet and mkcdrec.fleetcert go together"))
+		o.Fleet, o.FleetCert = "", ""
+	}
+	if o.Fleet != "" && o.Net.IP == "" {
+		o.Net.IP = "dhcp"
 	}
 	// A set on a server needs a network.
 	for _, s := range o.Source {

@@ -9,7 +9,7 @@ import (
 
 func TestParseCmdline(t *testing.T) {
 	o, err := ParseCmdline("BOOT_IMAGE=/x console=ttyS0 mkcdrec.auto=restore mkcdrec.confirm=A1,B2 mkcdrec.source=UUID=12-34:/sets,cdrom mkcdrec.map=vda=sda mkcdrec.answers=http://h/a.yaml mkcdrec.after=poweroff mkcdrec.debug mkcdrec.host=web mkcdrec.again")
-	if err != nil || fmt.Sprintf("%+v", o) != "{Source:[UUID=12-34:/sets cdrom] Host:web Again:true Auto:restore Confirm:[A1 B2] Map:[vda=sda] Answers:http://h/a.yaml Net:{IP: NIC: VLAN:0 Bond: DNS:[]} NTP: SSHKeys:[] After:poweroff Medium: Check:false Shell:false Debug:true}" {
+	if err != nil || fmt.Sprintf("%+v", o) != "{Source:[UUID=12-34:/sets cdrom] Host:web Again:true Auto:restore Confirm:[A1 B2] Map:[vda=sda] Answers:http://h/a.yaml Net:{IP: NIC: VLAN:0 Bond: DNS:[]} NTP: SSHKeys:[] After:poweroff Medium: Check:false Shell:false Debug:true Fleet: FleetCert:}" {
 		t.Errorf("ParseCmdline = %+v, %v", o, err)
 	}
 	o, err = ParseCmdline("mkcdrec.auto=erase mkcdrec.nosuch=1 mkcdrec.shell")
@@ -34,6 +34,18 @@ func TestParseNetwork(t *testing.T) {
 	for _, bad := range []string{"mkcdrec.vlan=5000", "mkcdrec.bond=x", "mkcdrec.vlan="} {
 		if _, err := ParseCmdline(bad); err == nil {
 			t.Errorf("%s is accepted", bad)
+		}
+	}
+}
+
+func TestParseFleet(t *testing.T) {
+	const cert = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	if o, err := ParseCmdline("mkcdrec.fleet=https://192.0.2.1:8443 mkcdrec.fleetcert=" + cert); err != nil || o.Fleet != "https://192.0.2.1:8443" || o.FleetCert != cert || o.Net.IP != "dhcp" {
+		t.Errorf("ParseCmdline = %+v, %v", o, err)
+	}
+	for _, bad := range []string{"mkcdrec.fleet=https://192.0.2.1:8443", "mkcdrec.fleetcert=" + cert, "mkcdrec.fleet=http://192.0.2.1 mkcdrec.fleetcert=" + cert, "mkcdrec.fleet=https://192.0.2.1 mkcdrec.fleetcert=abc"} {
+		if o, err := ParseCmdline(bad); err == nil || o.Fleet != "" || o.FleetCert != "" {
+			t.Errorf("%s is accepted: %+v", bad, o)
 		}
 	}
 }

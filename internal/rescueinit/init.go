@@ -115,6 +115,9 @@ func (s *System) work() {
 		if step.full && s.opts.Shell {
 			continue
 		}
+		if step.name == "search of the set" && s.opts.Fleet != "" {
+			continue // the server names the set; one on a disk here must not keep the disk busy
+		}
 		if !s.guard(step.name, step.do) {
 			s.notWhole("NOT WHOLE: " + step.name + ": internal error")
 		}
@@ -123,7 +126,23 @@ func (s *System) work() {
 	if s.ctx.Err() != nil {
 		return // nothing unattended is begun while the machine stops
 	}
+	if s.opts.Fleet != "" && !s.opts.Shell {
+		s.begin("the client of "+s.opts.Fleet, s.fleet)
+	}
 	s.shells(s.opts.Auto != "" && !s.opts.Shell)
+}
+
+// fleet joins the room of a server. A client that failed is started again: the machine
+// must not wait for a person because of it.
+func (s *System) fleet() {
+	for s.ctx.Err() == nil {
+		if err := s.run("/bbin/fleet"); err != nil {
+			s.say("the client of %s ended: %v", s.opts.Fleet, err)
+			time.Sleep(10 * time.Second)
+			continue
+		}
+		return // it stops the machine
+	}
 }
 
 func entropy(filled chan struct{}) {
@@ -404,6 +423,10 @@ func (s *System) notWhole(state string) {
 	if s.opts.Auto != "" {
 		s.say("ERROR: the unattended job is not begun: %s", state)
 		s.opts.Auto = ""
+	}
+	if s.opts.Fleet != "" {
+		s.say("ERROR: this machine does not join %s: %s", s.opts.Fleet, state)
+		s.opts.Fleet = ""
 	}
 }
 

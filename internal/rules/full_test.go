@@ -22,7 +22,7 @@ var printing = []string{
 // silent are the others, with the reason.
 var silent = map[string]string{
 	"checkmedium": "prints for people, on standard error", "chgrp": "prints nothing", "chown": "prints nothing", "cutstream": "prints on standard error",
-	"editor": "needs a terminal", "halt": "prints nothing", "init": "is process 1", "keymap": "needs a console: its own test", "killall": "prints nothing",
+	"editor": "needs a terminal", "halt": "prints nothing", "fleet": "runs in a rescue system only", "init": "is process 1", "keymap": "needs a console: its own test", "killall": "prints nothing",
 	"modprobe": "needs the modules of the running kernel", "network": "runs in a rescue system only", "poweroff": "prints nothing", "reboot": "prints nothing",
 	"rmdir": "prints nothing", "sshd": "writes a log, and serves without its reader, too", "swapoff": "prints nothing", "swapon": "prints nothing",
 }

@@ -304,7 +304,9 @@ func TestHostile(t *testing.T) {
 		"no firmware":  `{"mac":"52:54:00:00:00:01","boot":"x"}`,
 		"twice a disk": `{"mac":"52:54:00:00:00:01","firmware":"bios","boot":"x","disks":[{"name":"a","size":1},{"name":"a","size":1}]}`,
 	} {
-		b.web.counts = map[netip.Addr]int{}
+		b.web.mu.Lock()
+		clear(b.web.counts)
+		b.web.mu.Unlock()
 		r, err := b.srv.Client().Post(b.srv.URL+"/v1/register", "application/json", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
@@ -360,7 +362,7 @@ func TestEvents(t *testing.T) {
 	if err := json.Unmarshal([]byte(next("machine")), &v); err != nil || v.State != fleet.Held {
 		t.Fatal(v, err)
 	}
-	b.room.Now = func() time.Time { return time.Now().Add(time.Hour) }
+	b.room.SetClock(func() time.Time { return time.Now().Add(time.Hour) })
 	if err := b.room.Forget(mac); err != nil {
 		t.Fatal(err)
 	}
