@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type PXEOptions struct {
 	Source string
 	// Host is the one whose set that is; "" has the set at a URL asked for it.
 	Host string
+	// Timeout is after how many seconds the menu starts its default; 0 is MenuTimeout.
+	Timeout int
 }
 
 // HTTPBoot is the file that firmware with UEFI HTTP Boot is given: kernel and
@@ -114,6 +117,7 @@ func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) (templates.M
 	}
 	m.Heading = "mkcdrec rescue system for " + info.Host
 	m.NoCheck, m.Net, m.Chain = true, true, chain(p.Layout)
+	m.Timeout = cmp.Or(o.Timeout, m.Timeout)
 	m.Append = strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
 	if !strings.Contains(m.Append, "mkcdrec.ip=") {
 		m.Append += " mkcdrec.ip=dhcp"

@@ -4,7 +4,7 @@
 //
 //	mkcdrec [-c FILE] [-n] [-v|-q] [--json] COMMAND ...
 //
-// Commands: test, rescue, pxe, path, list, verify, extract, layout, version. Each
+// Commands: test, rescue, pxe, serve, path, list, verify, extract, layout, version. Each
 // has its own --help. `mkcdrec applet` lists the other commands of the one
 // executable; `mkcdrec applet NAME ARGS` runs one of them.
 //
@@ -116,7 +116,7 @@ func (a *app) command() *cli.Command {
 			}
 			return cli.ShowAppHelp(c)
 		},
-		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.layoutCommand(),
+		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.layoutCommand(),
 			a.versionCommand()},
 	}
 }

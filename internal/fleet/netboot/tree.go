@@ -65,6 +65,7 @@ func (t *Tree) Open(name string) (*os.File, fs.FileInfo, error) {
 // ServeHTTP implements http.Handler, with ranges; directories are not listed.
 func (t *Tree) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(5 * time.Second)) // nobody reads what it sends
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "this server is read-only", http.StatusMethodNotAllowed)
 		return
@@ -88,7 +89,8 @@ func (t *Tree) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", st.ModTime(), f)
 }
 
-// HTTPServer gives a server with limits on what a client may keep busy.
+// HTTPServer gives a server with limits on what a client may keep busy. There is no
+// ReadTimeout: it would end streams of events.
 func HTTPServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 }

@@ -57,6 +57,7 @@ const (
 	orderTime    = 25 * time.Second // that a machine's question is kept open
 	eventTime    = 400 * time.Millisecond
 	writeTime    = 15 * time.Second // for an event, until a reader is given up
+	readTime     = 30 * time.Second // for all of a request's body
 	perMinute    = 20               // registrations of one address
 	cookieName   = "__Host-mkcdrec"
 	cookieMaxAge = 7 * 24 * 3600
@@ -124,6 +125,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		c := http.NewResponseController(w)
+		if err := c.SetReadDeadline(time.Now().Add(readTime)); err == nil {
+			defer func() { _ = c.SetReadDeadline(time.Time{}) }() // the connection may be closed
+		}
+	}
 	s.mux.ServeHTTP(w, r)
 }
 

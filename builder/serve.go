@@ -1,0 +1,458 @@
+package builder
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
+	"github.com/mkcdrec/mkcdrec/internal/fleet/netboot"
+	"github.com/mkcdrec/mkcdrec/internal/fleet/web"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/target"
+)
+
+// ServeOptions say how a room is served.
+type ServeOptions struct {
+	// Sets are directories or URLs of backup sets, each as PLACE or NAME=PLACE.
+	Sets []string
+	// Interface is the one on which DHCP and TFTP answer; "" for HTTP only.
+	Interface string
+	// Rules is the file of rules; "" lets every machine wait for a person.
+	Rules string
+	// DHCP is the range of addresses to give out, FIRST-LAST; "" for proxyDHCP, beside
+	// another server.
+	DHCP string
+	// State is the file that keeps the room; the boot tree and leases are beside it.
+	State string
+	// HTTP is where the boot files are served, Web where the page is, ADDRESS:PORT; "" for
+	// the interface's address, ports 80 and 8443.
+	HTTP, Web string
+	// Ready is called when everything is served; nil if nobody wants to know.
+	Ready func(Serving)
+}
+
+// Serving is what a running server tells.
+type Serving struct {
+	// Page is the address of the page with the token, Boot that of the boot files.
+	Page, Boot string
+	// Token is what programs send as a bearer token, Fingerprint the SHA-256 of the
+	// certificate in hex.
+	Token, Fingerprint string
+}
+
+// Ports of the servers, and after how long Ctrl-C ends what is being sent.
+const (
+	bootPort     = 80
+	pagePort     = 8443
+	stopTime     = 3 * time.Second
+	foreignTime  = 3 * time.Second
+	maxConns     = 4096
+	roomTimeout  = 3 // seconds that the boot menu waits
+	roomMenuName = "rescue"
+)
+
+// Serve images a room: it makes a boot tree, starts machines from the network, and gives
+// those that were released their set, until ctx ends. The machines go on with what they
+// have, and find the server again when it is started again.
+func (b *Builder) Serve(ctx context.Context, o ServeOptions) (err error) {
+	on, err := serveAddress(o.Interface, o.HTTP)
+	if err != nil {
+		return err
+	}
+	var pool netboot.Pool
+	if o.DHCP != "" {
+		if o.Interface == "" {
+			return exit.Usage(errors.New("--dhcp wants --listen: addresses are given out on an interface that was named"))
+		}
+		if pool, err = netboot.ParsePool(o.DHCP, on); err != nil {
+			return exit.Usage(fmt.Errorf("--dhcp: %w", err))
+		}
+	}
+	rules := fleet.DefaultRules()
+	if o.Rules != "" {
+		if rules, err = fleet.LoadRules(o.Rules); err != nil {
+			return exit.Usage(err)
+		}
+	}
+	sets, files, err := b.serveSets(ctx, o.Sets)
+	if err != nil {
+		return err
+	}
+	if err := rules.Check(sets); err != nil {
+		return exit.Usage(fmt.Errorf("cannot use rules %s:\n%w", o.Rules, err))
+	}
+	unlock, err := lockState(o.State)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if o.DHCP != "" {
+		other, err := netboot.Foreign(ctx, o.Interface, foreignTime)
+		if err != nil {
+			return err
+		}
+		if other != "" {
+			return &plan.Refused{Reason: fmt.Sprintf("the DHCP server %s gives out addresses on %s; two of them would take each other's machines: stop that one, or use --proxy", other, o.Interface)}
+		}
+	}
+	room, err := fleet.OpenRoom(o.State, rules, sets)
+	if err != nil {
+		return err
+	}
+	l, err := b.listen(room, o, on)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+	tree, loaders, err := b.bootTree(ctx, o, l)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	handler, err := web.New(web.Config{Room: room, Sets: files, Token: l.Token, Title: "mkcdrec on " + hostname(),
+		Wake: func(mac string) error { return netboot.Wake(on, mac) }, Say: b.Report.Note, Warn: b.Report.Warn})
+	if err != nil {
+		return err
+	}
+	failed := make(chan error, 2)
+	l.serve(tree, handler, failed)
+	if o.Interface != "" {
+		s, err := netboot.New(netboot.Config{Interface: o.Interface, Address: on, Pool: pool, LeaseFile: o.State + ".leases", Loaders: loaders, Tree: tree, PXE: room.PXE, Say: b.Report.Note, Warn: b.Report.Warn})
+		if err == nil {
+			err = s.Start(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, s.Close()) }()
+	}
+	b.announce(o, on, pool, sets, room, l)
+	if o.Ready != nil {
+		o.Ready(l.Serving)
+	}
+	select {
+	case <-ctx.Done():
+		b.Report.Note("the server ends; machines that work go on, and report when it is started again")
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// announce prints what is served, and how.
+func (b *Builder) announce(o ServeOptions, on netip.Prefix, pool netboot.Pool, sets []fleet.Set, room *fleet.Room, l *listeners) {
+	for _, s := range sets {
+		var disks []string
+		for _, d := range s.Disks {
+			disks = append(disks, fmt.Sprintf("%s %s", d.Name, d.Size))
+		}
+		b.Report.Note("set %s: of %s, for %s", s.Name, s.Host, strings.Join(disks, ", "))
+	}
+	switch {
+	case o.Interface == "":
+		b.Report.Note("no interface was named: DHCP and TFTP are left to other servers; %s/boot.ipxe is for iPXE, %s/%s for UEFI HTTP Boot", l.Boot, l.Boot, HTTPBoot)
+	case o.DHCP == "":
+		b.Report.Note("proxyDHCP and TFTP on %s (%s), beside the DHCP server of that network", o.Interface, on)
+	default:
+		b.Report.Note("DHCP (%s-%s) and TFTP on %s (%s)", pool.First, pool.Last, o.Interface, on)
+	}
+	b.Report.Note("boot files at %s", l.Boot)
+	if n := len(room.Views()); n > 0 {
+		b.Report.Note("%d machines are known from %s", n, o.State)
+	}
+	b.Report.Note("page of the room: %s\nthe browser warns once of the certificate; its SHA-256 is %s", l.Page, l.Fingerprint)
+}
+
+// serveAddress gives this machine's address and network on an interface, or the one that
+// at names where there is none.
+func serveAddress(ifname, at string) (netip.Prefix, error) {
+	all, err := net.Interfaces()
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("cannot list network interfaces: %w", err)
+	}
+	var known []string
+	var want netip.Addr
+	if ifname == "" {
+		ap, err := netip.ParseAddrPort(at)
+		if at != "" && (err != nil || !ap.Addr().Is4() || ap.Addr().IsUnspecified()) {
+			return netip.Prefix{}, exit.Usage(fmt.Errorf("--http %q: without --listen want the ADDRESS:PORT that machines reach", at))
+		}
+		want = ap.Addr()
+	}
+	found := false
+	for _, i := range all {
+		found = found || i.Name == ifname
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok || n.IP.To4() == nil {
+				continue
+			}
+			ip, _ := netip.AddrFromSlice(n.IP.To4())
+			bits, _ := n.Mask.Size()
+			p := netip.PrefixFrom(ip, bits)
+			if i.Name == ifname || want.IsValid() && ip == want {
+				return p, nil
+			}
+			if i.Flags&net.FlagLoopback == 0 {
+				known = append(known, fmt.Sprintf("%s (%s)", i.Name, p))
+			}
+		}
+	}
+	have := strings.Join(known, ", ")
+	switch {
+	case ifname == "" && at == "":
+		return netip.Prefix{}, exit.Usage(fmt.Errorf("name the interface that machines start from with --listen; there are %s", have))
+	case ifname == "":
+		return netip.Prefix{}, exit.Usage(fmt.Errorf("--http %s: no interface has that address; there are %s", at, have))
+	case found:
+		return netip.Prefix{}, exit.Usage(fmt.Errorf("--listen %s: the interface has no IPv4 address", ifname))
+	}
+	return netip.Prefix{}, exit.Usage(fmt.Errorf("--listen %s: there is no such interface; there are %s", ifname, have))
+}
+
+// setFiles gives the files of a set that its manifest names, and no others.
+type setFiles struct {
+	set   *manifest.Set
+	names map[string]bool
+}
+
+// Open implements web.Files.
+func (s setFiles) Open(name string) (target.File, error) {
+	if !s.names[name] {
+		return nil, fs.ErrNotExist
+	}
+	return s.set.Store.Open(name)
+}
+
+// serveSets opens the sets.
+func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, map[string]web.Files, error) {
+	if len(places) == 0 {
+		return nil, nil, exit.Usage(errors.New("serve wants a backup set"))
+	}
+	var out []fleet.Set
+	files := map[string]web.Files{}
+	for _, arg := range places {
+		name, place, ok := strings.Cut(arg, "=")
+		if !ok || strings.ContainsRune(name, '/') {
+			name, place = "", arg
+		}
+		set, err := manifest.OpenPlace(ctx, place, manifest.Wanted{}, b.Report.Note)
+		if err != nil {
+			return nil, nil, err
+		}
+		if set.Store == nil || set.Discs != nil || set.Tape != nil || set.Legacy != nil {
+			return nil, nil, exit.Usage(fmt.Errorf("cannot serve %s: want a set in a directory or on a web server, not on discs, on tape, or of mkCDrec 1.x", place))
+		}
+		if name == "" {
+			name = filepath.Base(strings.TrimRight(set.Dir, "/"))
+		}
+		switch {
+		case !fleet.ValidSetName(name):
+			return nil, nil, exit.Usage(fmt.Errorf("cannot serve %s under the name %q: want letters, digits, dot, dash and underscore; give it another one by NAME=%s", place, name, place))
+		case files[name] != nil:
+			return nil, nil, exit.Usage(fmt.Errorf("two sets are called %s; give one another name by NAME=%s", name, place))
+		}
+		s := fleet.Set{Name: name, Host: set.Manifest.Host, ID: set.Manifest.ID, Digest: set.Digest, Work: set.VerifySize(false)}
+		for _, n := range set.Layout.Needed() {
+			d := set.Layout.Disk(n)
+			if d == nil {
+				return nil, nil, fmt.Errorf("cannot serve %s: its layout has no disk %s", place, n)
+			}
+			s.Disks = append(s.Disks, fleet.SetDisk{Name: d.Name, Model: d.Model, Size: d.Size})
+		}
+		for _, a := range set.Manifest.Archives {
+			s.Work += int64(a.TarSize)
+		}
+		if len(set.Layout.Crypts) > 0 {
+			b.Report.Warn("set %s has LUKS devices: their restore asks for a passphrase at each machine", name)
+		}
+		f := setFiles{set, map[string]bool{manifest.File: true, manifest.SHA256: true, manifest.SFV: true}}
+		for _, x := range set.Manifest.Files {
+			f.names[x.Name] = true
+		}
+		out, files[name] = append(out, s), f
+	}
+	return out, files, nil
+}
+
+// lockState keeps a second server from the same state.
+func lockState(file string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		return nil, fmt.Errorf("cannot keep state: %w", err)
+	}
+	f, err := os.OpenFile(file+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot keep state: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, &plan.Refused{Reason: "another server uses " + file}
+	}
+	return func() { f.Close() }, nil
+}
+
+// listeners are the sockets of the web servers, which are open before the boot tree is
+// made: its files have their addresses.
+type listeners struct {
+	Serving
+	boot, page net.Listener
+	servers    []*http.Server
+	handler    *web.Server
+}
+
+// listen opens the sockets, and takes token and certificate from the room's state.
+func (b *Builder) listen(room *fleet.Room, o ServeOptions, on netip.Prefix) (*listeners, error) {
+	l := &listeners{}
+	var err error
+	if l.Token, err = room.Secret("token", nil); err != nil {
+		return nil, err
+	}
+	pem, err := room.Secret("certificate", func() (string, error) { return web.NewCertificate([]netip.Addr{on.Addr()}) })
+	if err != nil {
+		return nil, err
+	}
+	conf, print, err := web.TLS(pem)
+	if err != nil {
+		return nil, err
+	}
+	l.Fingerprint = print
+	open := func(at string, port int) (net.Listener, string, error) {
+		if at == "" {
+			at = netip.AddrPortFrom(on.Addr(), uint16(port)).String()
+		}
+		s, err := net.Listen("tcp", at)
+		if err != nil {
+			return nil, "", err
+		}
+		a := s.Addr().(*net.TCPAddr).AddrPort()
+		if a.Addr().IsUnspecified() { // machines need one
+			a = netip.AddrPortFrom(on.Addr(), a.Port())
+		}
+		return netutil.LimitListener(s, maxConns), net.JoinHostPort(a.Addr().Unmap().String(), strconv.Itoa(int(a.Port()))), nil
+	}
+	var at string
+	if l.boot, at, err = open(o.HTTP, bootPort); err != nil {
+		return nil, fmt.Errorf("cannot serve boot files: %w", err)
+	}
+	l.Boot = "http://" + strings.TrimSuffix(at, ":80")
+	if l.page, at, err = open(o.Web, pagePort); err != nil {
+		l.boot.Close()
+		return nil, fmt.Errorf("cannot serve the page: %w", err)
+	}
+	l.Page = "https://" + at + "/login?token=" + l.Token
+	b.Report.Note("https://%s is kept for the page", at)
+	s := netboot.HTTPServer(nil)
+	s.TLSConfig = conf
+	l.servers = []*http.Server{netboot.HTTPServer(nil), s}
+	return l, nil
+}
+
+// fleetURL is what machines are told.
+func (l *listeners) fleetURL() string {
+	at, _, _ := strings.Cut(l.Page, "/login?")
+	return at
+}
+
+func (l *listeners) serve(tree http.Handler, page *web.Server, failed chan<- error) {
+	l.handler = page
+	l.servers[0].Handler, l.servers[1].Handler = tree, page
+	go func() {
+		if err := l.servers[0].Serve(l.boot); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("cannot serve boot files: %w", err)
+		}
+	}()
+	go func() {
+		if err := l.servers[1].ServeTLS(l.page, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("cannot serve the page: %w", err)
+		}
+	}()
+}
+
+// close ends the servers; what is being sent has a little time.
+func (l *listeners) close() error {
+	ctx, stop := context.WithTimeout(context.Background(), stopTime)
+	defer stop()
+	if l.handler != nil {
+		l.handler.Close()
+	}
+	var errs []error
+	for _, s := range l.servers {
+		if err := s.Shutdown(ctx); err != nil {
+			if errors.Is(err, context.DeadlineExceeded) {
+				err = s.Close()
+			}
+			errs = append(errs, err)
+		}
+	}
+	for _, x := range []net.Listener{l.boot, l.page} {
+		if err := x.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// bootTree makes the boot tree beside the state, for any machine, and tells what is in it.
+func (b *Builder) bootTree(ctx context.Context, o ServeOptions, l *listeners) (*netboot.Tree, netboot.Loaders, error) {
+	var none netboot.Loaders
+	if b, err := hex.DecodeString(l.Fingerprint); err != nil || len(b) != sha256.Size {
+		return nil, none, fmt.Errorf("cannot make the boot tree: %q is not a fingerprint", l.Fingerprint)
+	}
+	c := *b.Config
+	c.Rescue.Append = strings.TrimSpace(c.Rescue.Append + " mkcdrec.fleet=" + l.fleetURL() + " mkcdrec.fleetcert=" + l.Fingerprint)
+	c.Rescue.Default = roomMenuName
+	mine := *b
+	mine.Config = &c
+	dir := o.State + ".boot"
+	if err := mine.PXE(ctx, Unprobed(), dir, PXEOptions{URL: l.Boot, Timeout: roomTimeout}); err != nil {
+		return nil, none, err
+	}
+	tree, err := netboot.OpenTree(dir)
+	if err != nil {
+		return nil, none, err
+	}
+	out := netboot.Loaders{IPXE: l.Boot + "/boot.ipxe"}
+	have := tree.Files()
+	for _, n := range []string{"pxelinux.0", "lpxelinux.0"} { // the second one reads HTTP
+		if slices.Contains(have, n) {
+			out.BIOS = n
+		}
+	}
+	if slices.Contains(have, "bootx64.efi") {
+		out.UEFI = "bootx64.efi"
+	}
+	if slices.Contains(have, HTTPBoot) {
+		out.HTTP = l.Boot + "/" + HTTPBoot
+	}
+	return tree, out, nil
+}
+
+func hostname() string {
+	h, err := os.Hostname()
+	if err != nil {
+		return "this machine"
+	}
+	return h
+}
