@@ -594,3 +594,31 @@ func TestBusyTarget(t *testing.T) {
 		t.Errorf("%v %v", d, err)
 	}
 }
+
+// TestTargetOf: a file that is open already is written to, and stays open.
+func TestTargetOf(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "dst")
+	if err := os.WriteFile(name, bytes.Repeat([]byte{0xa5}, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	to, err := TargetOf(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := bytes.Repeat([]byte("sixteen  bytes. "), 1<<16)
+	if _, err := Copy(context.Background(), to, bytes.NewReader(src), CopyOptions{Map: Whole(1 << 20)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 1<<20)
+	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, src) {
+		t.Errorf("the file has something else, or is closed: %v", err)
+	}
+}

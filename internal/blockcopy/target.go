@@ -24,6 +24,7 @@ type Target struct {
 	base      int64
 	size      int64
 	part      bool
+	lent      bool // f is the caller's
 }
 
 // OpenTarget opens a device or a regular file for writing. A block device is
@@ -48,15 +49,33 @@ func OpenTarget(name string) (*Target, error) {
 	if t.f, err = os.OpenFile(name, flags, 0); err != nil {
 		return nil, err
 	}
+	return t.opened()
+}
+
+// TargetOf is OpenTarget for a device or a regular file that is open for reading and
+// writing already, a device for this process alone. Closing the target leaves f open.
+func TargetOf(f *os.File) (*Target, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{f: f, name: f.Name(), sector: smallest, refuse: new(atomic.Bool), noPunch: new(atomic.Bool), lent: true}
+	t.block = st.Mode()&os.ModeDevice != 0
+	return t.opened()
+}
+
+// opened finds out what is to be known of an open target. It closes it on error.
+func (t *Target) opened() (*Target, error) {
+	var err error
 	if t.size, err = t.f.Seek(0, io.SeekEnd); err != nil {
-		t.f.Close()
-		return nil, fmt.Errorf("cannot find the size of %s: %w", name, err)
+		t.Close()
+		return nil, fmt.Errorf("cannot find the size of %s: %w", t.name, err)
 	}
 	if t.block {
 		n, err := unix.IoctlGetInt(int(t.f.Fd()), unix.BLKSSZGET)
 		if err != nil || n < smallest || n&(n-1) != 0 {
-			t.f.Close()
-			return nil, fmt.Errorf("cannot find the sector size of %s: %d, %w", name, n, err)
+			t.Close()
+			return nil, fmt.Errorf("cannot find the sector size of %s: %d, %w", t.name, n, err)
 		}
 		t.sector = int64(n)
 	}
@@ -85,11 +104,14 @@ func (t *Target) Close() error {
 	if t.part {
 		return nil
 	}
-	err := t.f.Close()
-	if t.direct != nil {
-		err = errors.Join(err, t.direct.Close())
+	var errs []error
+	if !t.lent {
+		errs = append(errs, t.f.Close())
 	}
-	return err
+	if t.direct != nil {
+		errs = append(errs, t.direct.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // WriteAt writes past the page cache where off, len(b) and the place of b in

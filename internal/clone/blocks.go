@@ -5,37 +5,45 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
+// copyBlocks copies what is in use of a device of the layout to dst. Sectors that can't be
+// read are zero there, and are named by Lost.
 func (s *Source) copyBlocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
 	used, _, err := s.mapOf(m.Device)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(s.path(m.Device))
+	src, err := blockcopy.OpenDevice(s.path(m.Device))
+	if err != nil {
+		return fmt.Errorf("cannot read /dev/%s: %w", m.Device, err)
+	}
+	defer src.Close()
+	to, err := blockcopy.TargetOf(dst)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	p := phase(rep, m, used.Bytes())
-	buf := make([]byte, 4<<20)
-	for _, e := range used.Used {
-		for e.Length > 0 {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			n, err := f.ReadAt(buf[:min(e.Length, int64(len(buf)))], e.Start)
-			if err != nil {
-				return fmt.Errorf("cannot read /dev/%s: %w", m.Device, err)
-			}
-			if _, err := dst.WriteAt(buf[:n], e.Start); err != nil {
-				return err
-			}
-			e.Start, e.Length = e.Start+int64(n), e.Length-int64(n)
-			p.Add(int64(n))
+	defer to.Close()
+	res, err := blockcopy.Copy(ctx, to, src, blockcopy.CopyOptions{Map: used, Clear: blockcopy.ClearDiscard, Progress: rep.Phase("copying "+m.Device, used.Bytes())})
+	if err != nil {
+		return err
+	}
+	rep.Note("copied %s; the time went to: %v", m.Device, res.Waits)
+	if len(res.Bad) > 0 {
+		n := int64(0)
+		for _, e := range res.Bad {
+			n += e.Length
+		}
+		rep.Warn("%d bytes of /dev/%s could not be read, the first at byte %d: %v", n, m.Device, res.Bad[0].Start, res.ReadError)
+		for _, e := range res.Bad {
+			s.lost = append(s.lost, fmt.Sprintf("/dev/%s: %d bytes from byte %d could not be read, and are zero", m.Device, e.Length, e.Start))
 		}
 	}
 	return nil
 }
+
+// Lost implements restore.Content.
+func (s *Source) Lost() []string { return s.lost }

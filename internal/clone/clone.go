@@ -16,7 +16,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
@@ -362,8 +361,3 @@ func (s *Source) sector(d *plan.Draft, dev string) bool {
 }
 
 var _ restore.Content = (*Source)(nil)
-
-// phase is a counter for what is copied.
-func phase(rep progress.Reporter, m *layout.Image, total int64) progress.Counter {
-	return rep.Phase("copying "+m.Device, total)
-}

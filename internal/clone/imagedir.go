@@ -170,6 +170,9 @@ func (c *counting) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Lost implements restore.Content: an image is read, or it is an error.
+func (d *imageDir) Lost() []string { return nil }
+
 // draft adds the boot code of the disks: nothing else would make them boot.
 func (d *imageDir) draft(p *plan.Draft, _ func(string) string) error {
 	p.Blocks = map[string]string{}

@@ -53,6 +53,7 @@ type Source struct {
 	layout *layout.Layout
 	keys   [][]byte
 	lacks  []string
+	lost   []string
 	paths  map[string]string // of devices of the layout that are called otherwise here: below /dev
 	groups []string          // hidden
 	crypts []string          // open, by their names here

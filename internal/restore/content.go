@@ -41,6 +41,8 @@ type Content interface {
 	Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (*archive.Summary, error)
 	// Blocks writes what is on a device of Layout to dst, which is at least as large.
 	Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error
+	// Lost names what could not be read so far, and is missing on the target.
+	Lost() []string
 }
 
 // setContent is a backup set, of this program or an old one.
@@ -119,6 +121,8 @@ func (s setContent) Files(ctx context.Context, dev string, m layout.Mount, dest 
 func (s setContent) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
 	return s.RestoreImage(ctx, m.File, dst, func(total int64) progress.Counter { return rep.Phase("writing "+m.File, total) })
 }
+
+func (s setContent) Lost() []string { return nil }
 
 // dirs are the directories that the set is read from.
 func (s setContent) dirs() []string { return append(slices.Clone(s.LegacyDirs), s.Dir) }

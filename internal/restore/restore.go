@@ -190,6 +190,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		}
 	}
 	err := r.carryOut(ctx)
+	r.report.NotCovered = append(r.report.NotCovered, r.content.Lost()...)
 	if err == nil {
 		r.report.Seconds = time.Since(start).Seconds()
 	}
