@@ -78,6 +78,8 @@ type Circle struct {
 	// place of backup and restore. CloneSays is what its plan must say, a regular expression.
 	Cloned               bool
 	CloneWith, CloneSays string
+	// Renewed is for a clone with a new identity: it boots with the source's disks attached.
+	Renewed bool
 	// From is the Work of a circle whose backup is restored once more, after
 	// BackUp; "" for one of its own.
 	From string
@@ -1116,6 +1118,9 @@ func (r *circle) byHand(ctx context.Context, set string) error {
 
 func (r *circle) boot(ctx context.Context) error {
 	m := Machine{Name: r.Kind + "-restored", CPUs: r.CPUs, Log: r.log("restored"), Disks: append(r.targets(), Disk{File: r.setDisk, Serial: "SETDISK01"})}
+	if r.Renewed {
+		m.Disks = append(m.Disks, Disk{File: filepath.Join(r.Work, "source.qcow2"), Serial: r.src.Serial, Snapshot: true})
+	}
 	if err := r.nvram(&m, "restored"); err != nil { // empty: only the removable path is left
 		return err
 	}
@@ -1217,6 +1222,9 @@ func (r *circle) compare(ctx context.Context) error {
 			change{"the machine's id, which its entry has systemd write at each start", `^/etc(/\.|/machine-id)?$`},
 			change{"the index of kernel modules, recreated by kernel-install", `^/usr/lib/modules/[^/]+(/\.|/modules\.[a-z.]+)?$`})
 	}
+	if r.Renewed {
+		known = append(slices.Clone(known), change{"what names devices and the machine, changed for another identity", `^/etc(/\.|/(hostname|hosts|machine-id|(fstab|crypttab|default/grub)(\.before-restore)?|ssh(/\.|/ssh_host_.*)?|initramfs-tools(/.*)?))?$|^/boot(/\.|/initrd\.img-.*|/grub(/.*)?|/efi(/.*)?)?$|^/var/lib/(initramfs-tools|dhcp)(/.*)?$|^/var/lib/systemd(/.*)?$`})
+	}
 	if r.Firmware != "" {
 		known = append(slices.Clone(known), change{"the boot loader of the other firmware", `^/boot(/\.|/efi(/.*)?|/grub(/.*)?)?$`})
 	}
@@ -1250,6 +1258,9 @@ func (r *circle) compare(ctx context.Context) error {
 // compareStorage compares what sfdisk, blkid, dumpe2fs, xfs_info and LVM say
 // of both machines' storage.
 func (r *circle) compareStorage(ctx context.Context) error {
+	if r.Renewed {
+		return nil // the UUIDs are others
+	}
 	var text [2]string
 	for i, n := range []string{"storage-before.txt", "storage-after.txt"} {
 		file := filepath.Join(r.Work, n)

@@ -2,7 +2,10 @@
 
 package vmtest
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // TestClone clones disks in the rescue system, boots what it made, without the source,
 // and compares.
@@ -13,7 +16,15 @@ func TestClone(t *testing.T) {
 		"lvm_same":      {Kind: UEFILVM, CloneSays: "copy the used blocks of vg0/root"},
 		"lvm_larger":    {Kind: BIOSLVM, TargetSize: "12G", CloneSays: "grow xfs"},
 		"luks_same":     {Kind: BIOSLUKS, CloneSays: "copy the used blocks"},
-		"btrfs_same":    {Kind: UEFIBtrfs, CloneSays: "btrfs"},
+		"lvm_renewed": {Kind: BIOSLVM, Renewed: true, CloneWith: "--identity new --hostname lab-01", CloneSays: "vg0_2", Wished: strings.Join([]string{
+			"test $(hostname) = lab-01 && grep lab-01 /etc/hosts && ! grep " + BIOSLVM + " /etc/hosts",
+			"findmnt -n -o SOURCE / | grep vg0_2 && findmnt -n -o SOURCE /home | grep vg0_2 && vgs --noheadings -o vg_name | sort | xargs | grep -x 'vg0 vg0_2'",
+			"test -z \"$(blkid -s UUID -o value | sort | uniq -d)\" && test -z \"$(blkid -s PTUUID -o value | sort | uniq -d)\"",
+			"! grep -r -e $(blkid -s UUID -o value /dev/vg0/root) -e $(blkid -s UUID -o value /dev/vg0/home) /etc/fstab /boot/grub/grub.cfg",
+			"swapon --show --noheadings | grep .",
+			"ls /etc/ssh/ssh_host_* 2>/dev/null; grep -v 0000 /etc/machine-id",
+		}, " && ")},
+		"btrfs_same": {Kind: UEFIBtrfs, CloneSays: "btrfs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name != "plain_smaller" {
