@@ -22,6 +22,15 @@ func (r *circle) clone(ctx context.Context) error {
 	if r.src.Second != "" {
 		from = append(from, Disk{File: filepath.Join(r.Work, "source-2.qcow2"), Serial: r.src.SerialSecond})
 	}
+	data := []Disk{{File: filepath.Join(r.Work, "data1.qcow2"), Serial: "DATA0001"}, {File: filepath.Join(r.Work, "data2.qcow2"), Serial: "DATA0002"}}
+	if r.Kind == BIOSPlain {
+		for i, size := range []string{"64M", "160M"} {
+			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", data[i].File, size); err != nil {
+				return err
+			}
+		}
+		from = append(from, data...)
+	}
 	m := Machine{Name: r.Kind + "-clone", CPUs: r.CPUs, Memory: 768, Log: r.log("clone"), CDROM: iso, Disks: append(from, r.targets()...)}
 	if err := r.nvram(&m, "rescue"); err != nil {
 		return err
@@ -39,6 +48,12 @@ func (r *circle) clone(ctx context.Context) error {
 	}
 	if _, err := vm.Expect(`# `, bootLimit); err != nil {
 		return err
+	}
+	if r.Kind == BIOSPlain {
+		from = from[:len(from)-len(data)]
+		if err := cloneData(vm); err != nil {
+			return err
+		}
 	}
 	names := func(disks []Disk) string {
 		var out []string
@@ -81,4 +96,18 @@ func (r *circle) clone(ctx context.Context) error {
 		return err
 	}
 	return vm.Wait(bootLimit)
+}
+
+// cloneData clones a disk that has no system, and not even a table, into an image file, and
+// that onto a larger disk.
+func cloneData(vm *VM) error {
+	return all(vm,
+		"A=$(lsblk | grep DATA0001 | cut -d ' ' -f 1); B=$(lsblk | grep DATA0002 | cut -d ' ' -f 1); mkdir -p /tmp/m; echo $A $B",
+		"mke2fs -q -t ext4 -L data /dev/$A && mount -t ext4 /dev/$A /tmp/m && echo 'hello from the data disk' > /tmp/m/file && umount /tmp/m",
+		"clonedsk /dev/$A /tmp/d.img && ls -l /tmp/d.img && ! ls /tmp/d.img.part",
+		"clonedsk /dev/$A /tmp/d.img 2>&1; test $? = 4", // it is there
+		"clonedsk /dev/$A /dev/$A --yes --confirm DATA0001 2>&1; test $? = 4",
+		"mount -t ext4 /dev/$A /tmp/m; clonedsk /dev/$A /dev/$B --yes --confirm DATA0002 2>&1; S=$?; umount /tmp/m; test $S = 4", // in use
+		"clonedsk /tmp/d.img /dev/$B --yes --confirm DATA0002 2>&1 && mount -t ext4 /dev/$B /tmp/m && grep 'hello from' /tmp/m/file && dmesg | grep 'resized filesystem'; S=$?; umount /tmp/m; test $S = 0",
+	)
 }
