@@ -206,7 +206,10 @@ type lvmIn struct {
 }
 
 func (l lvmIn) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
-	c.Env = append(slices.Clone(c.Env), "LVM_SYSTEM_DIR="+l.dir)
+	// A rehearsal has a configuration of its own.
+	if !slices.ContainsFunc(c.Env, func(e string) bool { return strings.HasPrefix(e, "LVM_SYSTEM_DIR=") }) {
+		c.Env = append(slices.Clone(c.Env), "LVM_SYSTEM_DIR="+l.dir)
+	}
 	return l.Runner.Run(ctx, c)
 }
 
