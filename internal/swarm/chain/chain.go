@@ -1,0 +1,648 @@
+// Package chain decides who takes the pieces of a torrent from whom. Machines that
+// fetch the same set stand in a chain: the first takes from the seeder, each other
+// from the one before it, all in the same order of pieces. Every link of a switched
+// network then carries every byte once, in each direction. The package is pure: it
+// is told of reports and of the time, and gives advice.
+package chain
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// ID is a peer's id (BEP 3): 20 bytes, of which it makes up the last 12 at random.
+type ID [20]byte
+
+// IsZero tells whether there is no id.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// Failure is what a machine reports of the one it took from.
+type Failure int
+
+// Kinds of failure.
+const (
+	None        Failure = iota
+	Unreachable         // no connection, or it was closed
+	Silent              // nothing came of what it has
+	Wrong               // a piece had another SHA-1
+)
+
+// Config has the sizes and times of a chain. The zero value of a field is its default.
+type Config struct {
+	Pieces int // of the torrent
+	// Gap is how many pieces a machine must be behind the one it takes from to be
+	// slow, and not only short of pieces. 4.
+	Gap int
+	// Members is the most machines at once. 4096.
+	Members int
+	// Every is the time between two reports of a machine. 1 s.
+	Every time.Duration
+	// Dead is how long after its last report a machine counts as dead. 3.5 times Every.
+	Dead time.Duration
+	// Sample is the time over which rates are measured. 2.5 times Every.
+	Sample time.Duration
+	// Grace is how long after the start of the chain machines keep the peer that they
+	// have, since that one may not have reported yet: the server was started again. 4 s.
+	Grace time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&c.Every, time.Second)
+	def(&c.Dead, c.Every*7/2)
+	def(&c.Sample, c.Every*5/2)
+	def(&c.Grace, 4*time.Second)
+	if c.Gap <= 0 {
+		c.Gap = 4
+	}
+	if c.Members <= 0 {
+		c.Members = 4096
+	}
+	return c
+}
+
+// Report is what a machine says of itself.
+type Report struct {
+	ID   ID
+	Addr netip.AddrPort // where others reach it
+	// First and Next: it has the pieces of the order from First up to, not including, Next.
+	First, Next int
+	// From is the machine that it takes from now; zero for the seeder or nobody.
+	From ID
+	// Failed is the machine it took from, or was to take from, and Why it does no more.
+	Failed ID
+	Why    Failure
+	Leaves bool // this is its last report
+}
+
+// Advice is the answer to a report.
+type Advice struct {
+	// From and Addr are whom to take from; From is zero for the seeder.
+	From ID
+	Addr netip.AddrPort
+	// Backup are others, nearest first, for the time when the server does not answer.
+	Backup []netip.AddrPort
+	// Keep: keep whom you have; the chain is not known yet.
+	Keep bool
+	// Hold: take from nobody for now. The machine is a slow one at the end, and those
+	// before it have less than it has: it would take from them what they need.
+	Hold bool
+	// Needed: others still take from this machine, or might.
+	Needed bool
+	// Every is when to report again.
+	Every time.Duration
+}
+
+// Event is something that people are to be told.
+type Event struct {
+	Kind string // joined, left, dead, slow, unreachable, silent, wrong, banned, complete
+	Addr netip.AddrPort
+	By   netip.AddrPort // who reported it, if somebody did
+}
+
+func (e Event) String() string {
+	if e.By.IsValid() {
+		return fmt.Sprintf("%s %s (reported by %s)", e.Addr, e.Kind, e.By)
+	}
+	return fmt.Sprintf("%s %s", e.Addr, e.Kind)
+}
+
+// Bounds of what one machine can make the chain remember.
+const (
+	maxAvoid   = 8
+	maxSamples = 8
+	// accusations is how many others a machine may report before nobody listens.
+	accusations = 4
+	// slack is how many pieces two machines may differ without one being ahead.
+	slack = 2
+)
+
+type sample struct {
+	at   time.Time
+	next int
+}
+
+type avoided struct {
+	id    ID
+	until time.Time // zero: for ever
+}
+
+type member struct {
+	Report
+	subnet   netip.Prefix
+	arrived  time.Time
+	last     time.Time // of the last report
+	slow     bool
+	poor     bool // others were slow behind it: it sends slowly
+	banned   bool
+	complete bool
+	samples  []sample // oldest first
+	avoid    []avoided
+	accused  []ID // whom it reported
+	wrongBy  []ID // who had wrong pieces of it
+	slowTo   []ID // who was slow behind it, lately
+	slowAt   time.Time
+	from     *member // by the last advice; nil for the seeder
+	since    time.Time
+	starved  time.Time // when it last had all that the one before it has
+	behind   time.Time // since when it is behind the one after it; zero if it is not
+	moved    time.Time // when it was last put at the end
+	moves    int
+}
+
+// Chain is the state. It is not safe for several goroutines.
+type Chain struct {
+	conf   Config
+	start  time.Time
+	line   []*member // healthy ones, then slow ones
+	byID   map[ID]*member
+	events []Event
+	// probe is when the first of the chain is next exchanged for the second: only
+	// another one shows whether the first is slow. pause is four times as long each time.
+	probe time.Time
+	pause time.Duration
+	old   *member // the first before the exchange
+	rate  float64 // its rate
+	// peaks are the highest rates of any machine, in pieces a second, in the present
+	// and the last period of 10 times Every; the present one ends at turn.
+	peaks [2]float64
+	turn  time.Time
+}
+
+// New makes a chain that starts now.
+func New(conf Config, now time.Time) *Chain {
+	conf = conf.withDefaults()
+	return &Chain{conf: conf, start: now, byID: map[ID]*member{}, pause: 5 * conf.Every}
+}
+
+// Errors of Report.
+var (
+	ErrFull    = errors.New("the chain has as many machines as it can")
+	ErrInvalid = errors.New("the report contradicts itself, or its peer id belongs to another machine")
+)
+
+// Report takes a machine's report and answers it. The chain is unchanged by an error.
+func (c *Chain) Report(now time.Time, r Report) (Advice, error) {
+	if r.ID.IsZero() || !r.Addr.IsValid() || r.Addr.Port() == 0 || r.First < 0 || r.Next < r.First || r.Next > c.conf.Pieces || r.Failed == r.ID || r.From == r.ID {
+		return Advice{}, ErrInvalid
+	}
+	r.Addr = netip.AddrPortFrom(r.Addr.Addr().Unmap(), r.Addr.Port())
+	c.expire(now)
+	m := c.byID[r.ID]
+	if m != nil && m.Addr.Addr() != r.Addr.Addr() {
+		return Advice{}, ErrInvalid
+	}
+	if r.Leaves {
+		if m != nil {
+			c.event("left", m, nil)
+			c.remove(m)
+		}
+		return Advice{}, nil
+	}
+	if m == nil {
+		if other := c.at(r.Addr); other != nil { // the machine was started again
+			c.remove(other)
+		}
+		if len(c.line) >= c.conf.Members {
+			return Advice{Every: 10 * c.every()}, ErrFull
+		}
+		m = &member{Report: r, subnet: subnet(r.Addr.Addr()), arrived: now, since: now, starved: now}
+		c.byID[r.ID] = m
+		c.insert(m)
+		c.event("joined", m, nil)
+	}
+	if r.Next < m.Next { // it lost pieces, or began again
+		m.samples = nil
+	}
+	m.Report, m.last = r, now
+	if n := len(m.samples); n == 0 || now.Sub(m.samples[n-1].at) >= c.conf.Every/4 {
+		if n > 0 {
+			if now.After(c.turn) {
+				c.peaks, c.turn = [2]float64{0, c.peaks[0]}, now.Add(10*c.conf.Every)
+			}
+			c.peaks[0] = max(c.peaks[0], float64(r.Next-m.samples[n-1].next)/now.Sub(m.samples[n-1].at).Seconds())
+		}
+		m.samples = append(m.samples, sample{now, r.Next})
+		if len(m.samples) > maxSamples {
+			m.samples = slices.Delete(m.samples, 0, len(m.samples)-maxSamples)
+		}
+	}
+	if done := r.Next == c.conf.Pieces; done && !m.complete {
+		m.complete = true
+		c.event("complete", m, nil)
+	}
+	if !r.Failed.IsZero() && r.Why != None {
+		c.failed(now, m, r.Failed, r.Why)
+	}
+	c.judge(now, m)
+	return c.advise(now, m), nil
+}
+
+// subnet groups machines that are likely behind one switch.
+func subnet(a netip.Addr) netip.Prefix {
+	bits := 24
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits)
+	return p
+}
+
+func (c *Chain) at(a netip.AddrPort) *member {
+	for _, m := range c.line {
+		if m.Addr == a {
+			return m
+		}
+	}
+	return nil
+}
+
+func (c *Chain) event(kind string, m, by *member) {
+	e := Event{Kind: kind, Addr: m.Addr}
+	if by != nil {
+		e.By = by.Addr
+	}
+	if len(c.events) < 10000 {
+		c.events = append(c.events, e)
+	}
+}
+
+// Events gives what happened since the last call; at most 10,000.
+func (c *Chain) Events() []Event {
+	e := c.events
+	c.events = nil
+	return e
+}
+
+// healthy is the number of machines at the front that are not slow.
+func (c *Chain) healthy() int {
+	i := slices.IndexFunc(c.line, func(m *member) bool { return m.slow })
+	if i < 0 {
+		return len(c.line)
+	}
+	return i
+}
+
+// insert finds a new machine's place. One that has nothing goes behind the last of
+// its subnet as long as the one after that has nothing either: later it would be in
+// the way. One that has pieces, after a restart of the server, goes to the place that
+// its pieces give it.
+func (c *Chain) insert(m *member) {
+	h := c.healthy()
+	at := h
+	if m.Next > slack {
+		for i, o := range c.line[:h] {
+			if o.Next < m.Next {
+				at = i
+				break
+			}
+		}
+	} else {
+		for i := h - 1; i >= 0; i-- {
+			if c.line[i].subnet == m.subnet {
+				if i+1 < h && c.line[i+1].Next <= slack {
+					at = i + 1
+				}
+				break
+			}
+		}
+	}
+	c.line = slices.Insert(c.line, at, m)
+}
+
+func (c *Chain) remove(m *member) {
+	c.line = slices.DeleteFunc(c.line, func(o *member) bool { return o == m })
+	delete(c.byID, m.ID)
+	for _, o := range c.line {
+		if o.from == m {
+			o.from = nil
+		}
+	}
+	if c.old == m {
+		c.old = nil
+	}
+}
+
+// expire takes the machines out that no longer report.
+func (c *Chain) expire(now time.Time) {
+	dead := c.conf.Dead * c.every() / c.conf.Every
+	var gone []*member
+	for _, m := range c.line {
+		if now.Sub(m.last) > dead {
+			gone = append(gone, m)
+		}
+	}
+	for _, m := range gone {
+		if m.complete {
+			c.event("left", m, nil)
+		} else {
+			c.event("dead", m, nil)
+		}
+		c.remove(m)
+	}
+}
+
+// every is the time between reports: longer with more than 1,000 machines.
+func (c *Chain) every() time.Duration {
+	return c.conf.Every * time.Duration(max(1000, len(c.line))) / 1000
+}
+
+// toEnd puts a machine at the end of the healthy ones, or of all.
+func (c *Chain) toEnd(now time.Time, m *member, slow bool) {
+	c.line = slices.DeleteFunc(c.line, func(o *member) bool { return o == m })
+	m.slow = m.slow || slow
+	m.moved, m.behind, m.starved = now, time.Time{}, now
+	m.moves++
+	at := len(c.line)
+	if !m.slow {
+		at = c.healthy()
+	}
+	c.line = slices.Insert(c.line, at, m)
+}
+
+// failed acts on a report that from gave m nothing, or what is wrong. Only whom a
+// machine was advised to take from can be reported by it.
+func (c *Chain) failed(now time.Time, m *member, id ID, why Failure) {
+	p := c.byID[id]
+	if p == nil || m.from != p {
+		return
+	}
+	until := now.Add(30 * c.conf.Every)
+	if why == Wrong {
+		until = time.Time{}
+	}
+	m.avoid = slices.DeleteFunc(m.avoid, func(a avoided) bool { return a.id == id || !a.until.IsZero() && now.After(a.until) })
+	if len(m.avoid) == maxAvoid {
+		m.avoid = m.avoid[1:]
+	}
+	m.avoid = append(m.avoid, avoided{id, until})
+	m.from = nil
+	if !slices.Contains(m.accused, id) {
+		if len(m.accused) >= accusations {
+			return // it finds fault with everybody
+		}
+		m.accused = append(m.accused, id)
+	}
+	kind := map[Failure]string{Unreachable: "unreachable", Silent: "silent", Wrong: "wrong"}[why]
+	c.event(kind, p, m)
+	if why == Wrong && !slices.Contains(p.wrongBy, m.ID) && len(p.wrongBy) < 2 {
+		if p.wrongBy = append(p.wrongBy, m.ID); len(p.wrongBy) == 2 {
+			p.banned = true
+			c.event("banned", p, nil)
+		}
+	}
+	c.toEnd(now, p, true)
+}
+
+// tolerance is how many pieces one may be behind another by its last report and still
+// be ahead of it now: reports are up to Every old.
+func (c *Chain) tolerance() int {
+	return slack + int(1.5*max(c.peaks[0], c.peaks[1])*c.every().Seconds())
+}
+
+// estimate is how many pieces a machine has now, if it continues as before.
+func (c *Chain) estimate(now time.Time, m *member) int {
+	n := len(m.samples)
+	if n < 2 {
+		return m.Next
+	}
+	a, b := m.samples[n-2], m.samples[n-1]
+	d := min(now.Sub(m.last), 2*c.every())
+	return min(c.conf.Pieces, m.Next+int(float64(b.next-a.next)*d.Seconds()/b.at.Sub(a.at).Seconds()))
+}
+
+// rateOf gives the pieces a second of the last Sample; ok tells whether it was
+// measured over so long.
+func (c *Chain) rateOf(now time.Time, m *member) (rate float64, ok bool) {
+	if len(m.samples) < 2 {
+		return 0, false
+	}
+	last := m.samples[len(m.samples)-1]
+	for i := len(m.samples) - 2; i >= 0; i-- {
+		if d := last.at.Sub(m.samples[i].at); d >= c.conf.Sample {
+			return float64(last.next-m.samples[i].next) / d.Seconds(), true
+		}
+	}
+	return 0, false
+}
+
+// judge looks whether m is slow: it has been behind the one it takes from by more than
+// Gap for Sample, and yet is slower than that one by far. Whether m or the one before
+// is to blame shows when a second machine is slow behind the same one.
+func (c *Chain) judge(now time.Time, m *member) {
+	up := m.from
+	has := c.conf.Pieces
+	if up != nil {
+		has = up.Next
+	}
+	if m.complete || has-m.Next < c.conf.Gap {
+		m.starved = now
+	}
+	c.probeFirst(now)
+	if m.complete || now.Sub(m.starved) < c.conf.Sample || now.Sub(m.since) < c.conf.Sample || c.last(m) {
+		return
+	}
+	rate, ok := c.rateOf(now, m)
+	if !ok {
+		return
+	}
+	if m.slow && (up == nil || !up.slow) {
+		return // it is known as slow: nobody else is to blame for that
+	}
+	want := 0.0
+	if !m.slow {
+		want = c.best(now, m)
+	}
+	if up != nil && !up.complete {
+		if r, ok := c.rateOf(now, up); ok {
+			want = max(want, r)
+		}
+	}
+	if rate >= 0.6*want || now.Sub(m.moved) < 10*c.conf.Every<<min(m.moves, 6) && m.moves > 0 {
+		return
+	}
+	if up != nil && !up.slow {
+		if now.Sub(up.slowAt) > 30*c.conf.Every {
+			up.slowTo = nil
+		}
+		up.slowAt = now
+		if len(up.slowTo) > 0 && !slices.Contains(up.slowTo, m.ID) {
+			c.event("slow", up, m)
+			up.slowTo, up.poor = nil, true
+			c.toEnd(now, up, true)
+			return
+		}
+		up.slowTo = []ID{m.ID}
+	}
+	if !m.slow {
+		c.event("slow", m, nil)
+	}
+	c.toEnd(now, m, true)
+}
+
+// last tells whether nobody who is not slow is behind m: it hinders nobody then.
+func (c *Chain) last(m *member) bool {
+	i := slices.Index(c.line, m)
+	return !slices.ContainsFunc(c.line[i+1:], func(o *member) bool { return !o.complete && (m.slow || !o.slow) })
+}
+
+// best is the highest rate of the others.
+func (c *Chain) best(now time.Time, m *member) float64 {
+	best := 0.0
+	for _, o := range c.line {
+		if o != m && !o.complete {
+			if r, ok := c.rateOf(now, o); ok {
+				best = max(best, r)
+			}
+		}
+	}
+	return best
+}
+
+// probeFirst exchanges the first machine for the second, which costs next to nothing
+// where they have about the same pieces. If the new first is much faster, the old one
+// was slow. Otherwise the next probe is four times as far away.
+func (c *Chain) probeFirst(now time.Time) {
+	if len(c.line) < 2 || c.line[1].slow {
+		return
+	}
+	first := c.line[0]
+	if c.old != nil {
+		if now.Sub(first.since) < c.conf.Sample+c.conf.Every {
+			return
+		}
+		if r, ok := c.rateOf(now, first); ok && first.from == nil && !first.complete && r > 1.5*c.rate && !c.old.complete {
+			c.event("slow", c.old, nil)
+			c.toEnd(now, c.old, true)
+		}
+		c.old = nil
+		return
+	}
+	rate, ok := c.rateOf(now, first)
+	if !ok || first.complete || now.Sub(first.since) < c.pause || now.Before(c.probe) {
+		return
+	}
+	second := c.line[1]
+	if gap := c.estimate(now, first) - c.estimate(now, second); gap >= max(2*c.conf.Gap, int(max(c.peaks[0], c.peaks[1])/4)) || second.Next+c.tolerance() < first.Next {
+		return // the second is the slower one, or is new
+	}
+	c.pause *= 4
+	c.probe = now.Add(c.pause)
+	c.old, c.rate = first, rate
+	c.line[0], c.line[1] = second, first
+	second.since = now
+}
+
+// takes tells whether p takes from m, or from one that does.
+func (c *Chain) takes(p, m *member) bool {
+	for range c.line {
+		if p == nil || p == m {
+			break
+		}
+		p = p.from
+	}
+	return p == m
+}
+
+// moves tells whether a machine gets something, or may well soon.
+func (c *Chain) moves(now time.Time, p *member) bool {
+	n := len(p.samples)
+	return n < 2 || p.samples[n-1].next > p.samples[0].next || now.Sub(p.since) < 5*c.conf.Every
+}
+
+// can tells whether m can take its next piece from p.
+func (c *Chain) can(now time.Time, m, p *member) bool {
+	return !p.banned && !p.poor && p.First <= m.Next && p.Next+c.tolerance() >= m.Next && !c.takes(p, m) && !slices.ContainsFunc(m.avoid, func(a avoided) bool { return a.id == p.ID && (a.until.IsZero() || now.Before(a.until)) })
+}
+
+// advise finds the nearest one before m that can serve it; else one behind it that is
+// ahead of it in pieces; else the seeder.
+func (c *Chain) advise(now time.Time, m *member) Advice {
+	a := Advice{Every: c.every()}
+	if m.complete {
+		a.Needed = slices.ContainsFunc(c.line, func(o *member) bool { return o.from == m && !o.complete })
+		return a
+	}
+	if !m.From.IsZero() && c.byID[m.From] == nil && now.Sub(c.start) < c.conf.Grace && m.Why == None {
+		a.Keep, a.Needed = true, true
+		return a
+	}
+	at := slices.Index(c.line, m)
+	var found []*member
+	for i := at - 1; i >= 0 && len(found) < 3; i-- {
+		p := c.line[i]
+		switch {
+		case len(found) == 0 && m.slow && !p.slow && p.Next+c.tolerance() < m.Next && c.moves(now, p):
+			a.Hold, a.Needed = true, true
+			m.from, m.since, m.starved = nil, now, now
+			return a
+		case c.can(now, m, p):
+			found = append(found, p)
+		case len(found) == 0 && !p.slow && !p.banned && p.Next+c.tolerance() < m.Next:
+			// It is in the way: whom it takes from would serve both.
+			if p.behind.IsZero() {
+				p.behind = now
+			} else if now.Sub(p.behind) > 2*c.conf.Every && !c.last(p) {
+				c.toEnd(now, p, false)
+			}
+		}
+		if p.Next+c.tolerance() >= m.Next {
+			p.behind = time.Time{}
+		}
+	}
+	if len(found) == 0 {
+		for _, p := range c.line[slices.Index(c.line, m)+1:] {
+			if p.Next > m.Next+slack && c.can(now, m, p) && (len(found) == 0 || cmp.Compare(p.Next, found[0].Next) > 0) {
+				found = []*member{p}
+			}
+		}
+	}
+	var up *member
+	if len(found) > 0 {
+		up = found[0]
+		a.From, a.Addr = up.ID, up.Addr
+		for _, p := range found[1:] {
+			a.Backup = append(a.Backup, p.Addr)
+		}
+	}
+	if up != m.from || m.since.Before(m.arrived) {
+		m.from, m.since, m.starved = up, now, now
+		m.samples = m.samples[max(0, len(m.samples)-1):]
+	}
+	a.Needed = true
+	return a
+}
+
+// Member is a machine of the chain, for those who show it.
+type Member struct {
+	ID          ID
+	Addr        netip.AddrPort
+	First, Next int
+	From        netip.AddrPort // not valid for the seeder
+	Slow        bool
+	Banned      bool
+	Complete    bool
+	Silence     time.Duration // since the last report
+}
+
+// Members lists the machines in the order of the chain, after taking out the dead.
+func (c *Chain) Members(now time.Time) []Member {
+	c.expire(now)
+	out := make([]Member, 0, len(c.line))
+	for _, m := range c.line {
+		o := Member{ID: m.ID, Addr: m.Addr, First: m.First, Next: m.Next, Slow: m.slow, Banned: m.banned, Complete: m.complete, Silence: now.Sub(m.last)}
+		if m.from != nil {
+			o.From = m.from.Addr
+		}
+		out = append(out, o)
+	}
+	return out
+}

@@ -1,0 +1,366 @@
+// Package tracker is the server's side of the swarm: an HTTP tracker (BEP 3, BEP 23)
+// for one torrent. Our clients are told whom to take from, by internal/swarm/chain;
+// any other BitTorrent client gets a list of peers. It also gives the torrent itself
+// and the set's files, with ranges, for those that no peer serves.
+//
+// Our clients add mkcdrec=1 to an announce, with first and next (the pieces of the order
+// that they have), from and failed (peer ids in hex) and why (1 unreachable, 2 silent,
+// 3 wrong). The answer has a dictionary "mkcdrec": addr ("" for the seeder), from, backup
+// (list), keep, hold, needed (0 or 1), every (milliseconds).
+package tracker
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/swarm/chain"
+)
+
+// Bounds of what others can make the tracker remember or answer.
+const (
+	maxPeers  = 2048 // ordinary clients
+	maxQuery  = 4096 // bytes
+	maxAnswer = 50   // peers
+	// interval is when ordinary clients announce again; one that has been silent for twice
+	// as long is forgotten.
+	interval = 60 * time.Second
+)
+
+// Tracker answers for one torrent. It implements http.Handler for /announce and
+// /machines.
+type Tracker struct {
+	hash   [20]byte
+	seeder func(local netip.Addr) netip.AddrPort
+	seedID chain.ID
+	now    func() time.Time
+	notify func(chain.Event)
+
+	mu    sync.Mutex
+	chain *chain.Chain
+	peers map[chain.ID]peer
+}
+
+type peer struct {
+	addr netip.AddrPort
+	left bool // it does not have everything
+	seen time.Time
+}
+
+// Options of New.
+type Options struct {
+	Hash   [20]byte
+	SeedID chain.ID
+	// Seeder is the port where the seeder takes BitTorrent connections.
+	Seeder uint16
+	Chain  chain.Config
+	// Notify is told of events, one at a time; nil for nobody.
+	Notify func(chain.Event)
+	// Now is the clock; nil for time.Now.
+	Now func() time.Time
+}
+
+// New makes a tracker.
+func New(o Options) *Tracker {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Notify == nil {
+		o.Notify = func(chain.Event) {}
+	}
+	return &Tracker{
+		hash: o.Hash, seedID: o.SeedID, now: o.Now, notify: o.Notify, chain: chain.New(o.Chain, o.Now()), peers: map[chain.ID]peer{},
+		seeder: func(local netip.Addr) netip.AddrPort { return netip.AddrPortFrom(local, o.Seeder) },
+	}
+}
+
+// announce is a request.
+type announce struct {
+	id      chain.ID
+	addr    netip.AddrPort
+	left    int64
+	stopped bool
+	compact bool
+	noID    bool
+	want    int
+	ours    bool
+	report  chain.Report
+}
+
+// parse reads an announce. The address is that of the connection: what a client says of
+// its address is not believed.
+func (t *Tracker) parse(query string, remote string) (announce, error) {
+	var a announce
+	if len(query) > maxQuery {
+		return a, errors.New("the request is too long")
+	}
+	v, err := url.ParseQuery(query)
+	if err != nil {
+		return a, errors.New("the request cannot be read")
+	}
+	one := func(k string) string { return v.Get(k) }
+	if one("info_hash") != string(t.hash[:]) {
+		return a, errors.New("unknown info_hash")
+	}
+	if id := one("peer_id"); len(id) != 20 {
+		return a, errors.New("peer_id does not have 20 bytes")
+	} else {
+		copy(a.id[:], id)
+	}
+	host, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return a, errors.New("the address of the connection is unknown")
+	}
+	port, err := strconv.ParseUint(one("port"), 10, 16)
+	if err != nil || port == 0 {
+		return a, errors.New("port is not a number from 1 to 65535")
+	}
+	a.addr = netip.AddrPortFrom(host.Addr().Unmap().WithZone(""), uint16(port))
+	a.left = 1
+	if s := one("left"); s != "" {
+		if a.left, err = strconv.ParseInt(s, 10, 64); err != nil || a.left < 0 {
+			return a, errors.New("left is not a number of bytes")
+		}
+	}
+	a.stopped = one("event") == "stopped"
+	a.compact, a.noID = one("compact") == "1", one("no_peer_id") == "1"
+	a.want = maxAnswer
+	if n, err := strconv.Atoi(one("numwant")); err == nil && n >= 0 && n < a.want {
+		a.want = n
+	}
+	if one("mkcdrec") != "1" {
+		return a, nil
+	}
+	a.ours = true
+	a.report = chain.Report{ID: a.id, Addr: a.addr, Leaves: a.stopped}
+	for k, p := range map[string]*int{"first": &a.report.First, "next": &a.report.Next, "why": (*int)(&a.report.Why)} {
+		if s := one(k); s != "" {
+			if *p, err = strconv.Atoi(s); err != nil || *p < 0 {
+				return a, fmt.Errorf("%s is not a number", k)
+			}
+		}
+	}
+	if a.report.Why > chain.Wrong {
+		return a, errors.New("why is not a number from 0 to 3")
+	}
+	for k, p := range map[string]*chain.ID{"from": &a.report.From, "failed": &a.report.Failed} {
+		if s := one(k); s != "" {
+			b, err := hex.DecodeString(s)
+			if err != nil || len(b) != 20 {
+				return a, fmt.Errorf("%s is not a peer id in hex", k)
+			}
+			copy(p[:], b)
+		}
+	}
+	return a, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (t *Tracker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch r.URL.Path {
+	case "/announce":
+		w.Header().Set("Content-Type", "text/plain")
+		a, err := t.parse(r.URL.RawQuery, r.RemoteAddr)
+		var b []byte
+		if err == nil {
+			b, err = t.answer(a, local(r))
+		}
+		if err != nil { // BEP 3: with status 200
+			b = failure(err.Error())
+		}
+		_, _ = w.Write(b)
+	case "/machines":
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(t.Machines())
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// local is the server's address as the client sees it.
+func local(r *http.Request) netip.Addr {
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		if ap, err := netip.ParseAddrPort(a.String()); err == nil {
+			return ap.Addr().Unmap()
+		}
+	}
+	return netip.Addr{}
+}
+
+// Machine is a machine of the chain in JSON.
+type Machine struct {
+	Addr     string  `json:"addr"`
+	From     string  `json:"from"` // "" for the seeder
+	Next     int     `json:"pieces"`
+	Slow     bool    `json:"slow,omitempty"`
+	Banned   bool    `json:"banned,omitempty"`
+	Complete bool    `json:"complete,omitempty"`
+	Silence  float64 `json:"silence"` // seconds
+}
+
+// Machines lists the chain.
+func (t *Tracker) Machines() []Machine {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := []Machine{}
+	for _, m := range t.chain.Members(t.now()) {
+		o := Machine{Addr: m.Addr.String(), Next: m.Next, Slow: m.Slow, Banned: m.Banned, Complete: m.Complete, Silence: m.Silence.Seconds()}
+		if m.From.IsValid() {
+			o.From = m.From.String()
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
+func (t *Tracker) answer(a announce, here netip.Addr) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.now()
+	if !a.ours {
+		return t.ordinary(now, a, here)
+	}
+	advice, err := t.chain.Report(now, a.report)
+	for _, e := range t.chain.Events() {
+		t.notify(e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	flag := func(f bool) string {
+		if f {
+			return "i1e"
+		}
+		return "i0e"
+	}
+	every := max(advice.Every, time.Millisecond)
+	fmt.Fprintf(&b, "d8:intervali%de7:mkcdrecd", max(1, int(every.Seconds())))
+	addr := ""
+	if advice.Addr.IsValid() {
+		addr = advice.Addr.String()
+	}
+	text(&b, "addr", addr)
+	b.WriteString("6:backupl")
+	for _, p := range advice.Backup {
+		text(&b, p.String())
+	}
+	fmt.Fprintf(&b, "e5:everyi%de", every.Milliseconds())
+	if addr != "" {
+		text(&b, "from", string(advice.From[:]))
+	} else {
+		text(&b, "from", "")
+	}
+	b.WriteString("4:hold" + flag(advice.Hold) + "4:keep" + flag(advice.Keep) + "6:needed" + flag(advice.Needed) + "e5:peers0:e")
+	return b.Bytes(), nil
+}
+
+// ordinary answers any BitTorrent client: with the seeder, and some of the others.
+func (t *Tracker) ordinary(now time.Time, a announce, here netip.Addr) ([]byte, error) {
+	for id, p := range t.peers {
+		if now.Sub(p.seen) > 2*interval {
+			delete(t.peers, id)
+		}
+	}
+	old, known := t.peers[a.id]
+	switch {
+	case known && old.addr.Addr() != a.addr.Addr():
+		return nil, errors.New("the peer id belongs to another machine")
+	case a.stopped:
+		delete(t.peers, a.id)
+	case known || len(t.peers) < maxPeers:
+		t.peers[a.id] = peer{a.addr, a.left > 0, now}
+	default:
+		return nil, errors.New("the tracker has as many peers as it can")
+	}
+	type one struct {
+		id   chain.ID
+		addr netip.AddrPort
+	}
+	var others []one
+	complete, incomplete := 1, 0
+	for id, p := range t.peers {
+		if id != a.id && p.addr != a.addr {
+			others = append(others, one{id, p.addr})
+		}
+		if p.left {
+			incomplete++
+		} else {
+			complete++
+		}
+	}
+	for _, m := range t.chain.Members(now) {
+		if m.Complete {
+			complete++
+		} else {
+			incomplete++
+		}
+		if m.Addr != a.addr && !m.Banned && m.Silence < 10*time.Second {
+			others = append(others, one{m.ID, m.Addr})
+		}
+	}
+	slices.SortFunc(others, func(x, y one) int { return bytes.Compare(x.id[:], y.id[:]) })
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	if s := t.seeder(here); s.IsValid() && s.Port() != 0 {
+		others = slices.Insert(others, 0, one{t.seedID, s})
+	}
+	others = others[:min(len(others), a.want)]
+	if a.stopped {
+		others = nil
+	}
+	var b, v4, v6 bytes.Buffer
+	fmt.Fprintf(&b, "d8:completei%de10:incompletei%de8:intervali%de12:min intervali5e5:peers", complete, incomplete, int(interval.Seconds()))
+	if !a.compact {
+		b.WriteString("l")
+		for _, p := range others {
+			b.WriteString("d")
+			text(&b, "ip", p.addr.Addr().String())
+			if !a.noID {
+				text(&b, "peer id", string(p.id[:]))
+			}
+			fmt.Fprintf(&b, "4:porti%dee", p.addr.Port())
+		}
+		b.WriteString("ee")
+		return b.Bytes(), nil
+	}
+	for _, p := range others {
+		to := &v6
+		if p.addr.Addr().Is4() {
+			to = &v4
+		}
+		to.Write(p.addr.Addr().AsSlice())
+		to.Write([]byte{byte(p.addr.Port() >> 8), byte(p.addr.Port())})
+	}
+	text(&b, v4.String())
+	if v6.Len() > 0 {
+		text(&b, "peers6", v6.String())
+	}
+	b.WriteString("e")
+	return b.Bytes(), nil
+}
+
+// text writes bencoded strings.
+func text(b *bytes.Buffer, s ...string) {
+	for _, s := range s {
+		fmt.Fprintf(b, "%d:%s", len(s), s)
+	}
+}
+
+func failure(reason string) []byte {
+	var b bytes.Buffer
+	b.WriteString("d")
+	text(&b, "failure reason", reason)
+	b.WriteString("e")
+	return b.Bytes()
+}
