@@ -6,7 +6,8 @@
 // Our clients add mkcdrec=1 to an announce, with first and next (the pieces of the order
 // that they have), from and failed (peer ids in hex) and why (1 unreachable, 2 silent,
 // 3 wrong). The answer has a dictionary "mkcdrec": addr ("" for the seeder), from, backup
-// (list), keep, hold, needed (0 or 1), every (milliseconds).
+// (list), keep, hold, needed (0 or 1), every (milliseconds), and seeder, the seeder's
+// address.
 package tracker
 
 import (
@@ -262,7 +263,13 @@ func (t *Tracker) answer(a announce, here netip.Addr) ([]byte, error) {
 	} else {
 		text(&b, "from", "")
 	}
-	b.WriteString("4:hold" + flag(advice.Hold) + "4:keep" + flag(advice.Keep) + "6:needed" + flag(advice.Needed) + "e5:peers0:e")
+	b.WriteString("4:hold" + flag(advice.Hold) + "4:keep" + flag(advice.Keep) + "6:needed" + flag(advice.Needed) + "")
+	seeder := ""
+	if s := t.seeder(here); s.IsValid() && s.Port() != 0 {
+		seeder = s.String()
+	}
+	text(&b, "seeder", seeder)
+	b.WriteString("e5:peers0:e")
 	return b.Bytes(), nil
 }
 
