@@ -203,8 +203,11 @@ func (t *netTree) grub(l *media.UEFILoader) error {
 		if err != nil {
 			return err
 		}
-		// With Secure Boot no module may be loaded: GRUB then stays with TFTP.
-		c.Base = fmt.Sprintf("(http,%s)%s", u.Host, strings.TrimSuffix(u.Path, "/"))
+		// With Secure Boot no module may be loaded: GRUB then stays with TFTP. It knows
+		// no other port than 80 before version 2.12.
+		if p := u.Port(); p == "" || p == "80" {
+			c.Base = fmt.Sprintf("(http,%s)%s", u.Host, strings.TrimSuffix(u.Path, "/"))
+		}
 	}
 	var err error
 	t.content["grub/grub.cfg"], err = templates.GRUB(c)

@@ -45,7 +45,9 @@ type ServeOptions struct {
 	// HTTP is where the boot files are served, Web where the page is, ADDRESS:PORT; "" for
 	// the interface's address, ports 80 and 8443.
 	HTTP, Web string
-	// Ready is called when everything is served; nil if nobody wants to know.
+	// Built is called when the boot tree is made, Ready when everything is served; nil if
+	// nobody wants to know.
+	Built func()
 	Ready func(Serving)
 }
 
@@ -127,6 +129,9 @@ func (b *Builder) Serve(ctx context.Context, o ServeOptions) (err error) {
 		return err
 	}
 	defer tree.Close()
+	if o.Built != nil {
+		o.Built()
+	}
 	handler, err := web.New(web.Config{Room: room, Sets: files, Token: l.Token, Title: "mkcdrec on " + hostname(),
 		Wake: func(mac string) error { return netboot.Wake(on, mac) }, Say: b.Report.Note, Warn: b.Report.Warn})
 	if err != nil {
@@ -362,7 +367,6 @@ func (b *Builder) listen(room *fleet.Room, o ServeOptions, on netip.Prefix) (*li
 		return nil, fmt.Errorf("cannot serve the page: %w", err)
 	}
 	l.Page = "https://" + at + "/login?token=" + l.Token
-	b.Report.Note("https://%s is kept for the page", at)
 	s := netboot.HTTPServer(nil)
 	s.TLSConfig = conf
 	l.servers = []*http.Server{netboot.HTTPServer(nil), s}

@@ -40,8 +40,8 @@ func (a *app) serveCommand() *cli.Command {
 			}
 			return b.Serve(ctx, builder.ServeOptions{
 				Sets: c.Args().Slice(), Interface: c.String("listen"), Rules: c.String("rules"), DHCP: c.String("dhcp"), State: c.String("state"), HTTP: c.String("http"), Web: c.String("web"),
+				Built: a.ui.End,
 				Ready: func(s builder.Serving) {
-					a.ui.End()
 					a.ui.Result(map[string]string{"page": s.Page, "boot": s.Boot, "fingerprint": s.Fingerprint})
 				},
 			})

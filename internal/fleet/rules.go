@@ -51,6 +51,7 @@ const (
 	PXEAuto   = "auto"   // the file in the offer, and port 4011 for a machine that does not take it
 	PXEOffer  = "offer"  // the file is in the offer
 	PXE4011   = "4011"   // the file is asked for on port 4011
+	PXEHTTP   = "http"   // UEFI HTTP Boot only
 	PXEIgnore = "ignore" // no file: the machine starts from its disk
 
 	Reboot, PowerOff, Shell = "reboot", "poweroff", "shell"
@@ -319,7 +320,7 @@ func (c *checker) rule(i int, r *Rule) {
 	c.oneOf(i, "identity", r.Identity, "new", "keep")
 	c.oneOf(i, "afterwards", r.After, Reboot, PowerOff, Shell)
 	c.oneOf(i, "start", r.Start, Wait, AtOnce)
-	c.oneOf(i, "pxe", r.PXE, PXEAuto, PXEOffer, PXE4011, PXEIgnore)
+	c.oneOf(i, "pxe", r.PXE, PXEAuto, PXEOffer, PXE4011, PXEHTTP, PXEIgnore)
 	c.oneOf(i, "answers.firmware", r.Answers.Firmware, "uefi", "bios")
 	if r.Start == AtOnce && len(r.Match.MAC) == 0 && len(r.Match.Serial) == 0 {
 		c.bad(i, "start", "start at once wants machines that are named by mac or serial: a model, an address or any names none")

@@ -340,7 +340,7 @@ func (s *Server) boot(r, m *dhcpv4.DHCPv4, mac string, withAddress bool) bool {
 		how = s.dialect(m, mac)
 	}
 	switch {
-	case how == fleet.PXEIgnore:
+	case how == fleet.PXEIgnore, how == fleet.PXEHTTP && !strings.HasPrefix(class, classHTTP):
 		return false
 	case how == fleet.PXE4011 && strings.HasPrefix(class, classPXE) && !isIPXE(m):
 		if _, ok := s.loader(m); !ok {

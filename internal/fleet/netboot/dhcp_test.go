@@ -97,6 +97,8 @@ func TestBootFile(t *testing.T) {
 		{name: "UEFI by port 4011", mods: client("PXEClient", 7), how: fleet.PXE4011, class: "PXEClient"},
 		{name: "HTTP Boot", mods: client("HTTPClient", 16), file: loaders.HTTP, class: "HTTPClient"},
 		{name: "HTTP Boot knows no port 4011", mods: client("HTTPClient", 16), how: fleet.PXE4011, file: loaders.HTTP, class: "HTTPClient"},
+		{name: "HTTP Boot only", mods: client("HTTPClient", 16), how: fleet.PXEHTTP, file: loaders.HTTP, class: "HTTPClient"},
+		{name: "HTTP Boot only, by PXE", mods: client("PXEClient", 7), how: fleet.PXEHTTP, noOffer: true},
 		{name: "iPXE on BIOS", mods: client("PXEClient", 0, ipxe), file: loaders.IPXE, class: "PXEClient"},
 		{name: "iPXE on UEFI", mods: client("PXEClient", 7, ipxe), file: loaders.IPXE, class: "PXEClient"},
 		{name: "arm64", mods: client("PXEClient", 11), noOffer: true},

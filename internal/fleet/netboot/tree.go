@@ -3,7 +3,9 @@ package netboot
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log"
 	"net/http"
 	"os"
 	"path"
@@ -90,7 +92,8 @@ func (t *Tree) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // HTTPServer gives a server with limits on what a client may keep busy. There is no
-// ReadTimeout: it would end streams of events.
+// ReadTimeout: it would end streams of events. Faults of clients are not logged, since
+// anybody can cause them.
 func HTTPServer(h http.Handler) *http.Server {
-	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+	return &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 }

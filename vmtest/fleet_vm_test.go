@@ -1,0 +1,259 @@
+//go:build vmtest
+
+package vmtest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
+)
+
+// room is a running `mkcdrec serve`.
+type room struct {
+	t     *testing.T
+	cmd   *exec.Cmd
+	args  []string
+	page  string
+	token string
+	err   *os.File
+}
+
+// start starts the server and waits until it serves.
+func (r *room) start(ctx context.Context) {
+	r.t.Helper()
+	r.cmd = exec.CommandContext(ctx, r.args[0], r.args[1:]...)
+	r.cmd.Stderr = r.err
+	out, err := r.cmd.StdoutPipe()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	s := bufio.NewScanner(out)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		var e struct {
+			Event string
+			Data  struct{ Page string }
+		}
+		if json.Unmarshal(s.Bytes(), &e) == nil && e.Event == "result" && e.Data.Page != "" {
+			base, tok, _ := strings.Cut(e.Data.Page, "/login?token=")
+			if r.token != "" && tok != r.token {
+				r.t.Error("the server has another token after its restart")
+			}
+			r.page, r.token = base, tok
+			go func() { _, _ = io.Copy(io.Discard, out) }() // its later events
+			return
+		}
+	}
+	_ = r.cmd.Wait() // it ended, or prints no more
+	r.t.Fatalf("mkcdrec serve does not serve; see %s", r.err.Name())
+}
+
+// stop ends it as Ctrl-C does; it must end cleanly.
+func (r *room) stop() {
+	r.t.Helper()
+	if err := r.cmd.Process.Signal(unix.SIGINT); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := r.cmd.Wait(); err != nil {
+		r.t.Errorf("mkcdrec serve after Ctrl-C: %v", err)
+	}
+}
+
+// do asks with the token.
+func (r *room) do(method, path string, in, out any) error {
+	b, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	q, err := http.NewRequest(method, r.page+path, bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	q.Header.Set("Authorization", "Bearer "+r.token)
+	c := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // the test's own server
+	defer c.CloseIdleConnections()
+	a, err := c.Do(q)
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	if b, err = io.ReadAll(a.Body); err != nil {
+		return err
+	}
+	if a.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %s: %s", method, path, a.Status, b)
+	}
+	return json.Unmarshal(b, out)
+}
+
+// until waits for a machine's state.
+func (r *room) until(mac string, limit time.Duration, want ...fleet.State) fleet.View {
+	r.t.Helper()
+	var last string
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(time.Second) {
+		var room struct{ Machines []fleet.View }
+		if err := r.do("GET", "/v1/room", nil, &room); err != nil {
+			last = err.Error()
+			continue
+		}
+		for _, v := range room.Machines {
+			if v.MAC != mac {
+				continue
+			}
+			last = fmt.Sprintf("%+v", v)
+			for _, s := range want {
+				if v.State == s {
+					return v
+				}
+			}
+		}
+	}
+	r.t.Fatalf("%s is not %v after %v: %s", mac, want, limit, last)
+	return fleet.View{}
+}
+
+// TestFleet: a server with a DHCP range of its own, and three blank machines: BIOS by PXE,
+// UEFI by PXE, UEFI by HTTP Boot. They register, wait, and are released by their serial
+// numbers; the server is killed and started again while they work; each is restored, and
+// boots. The page's part of this is shown in Chromium by internal/fleet/web.
+func TestFleet(t *testing.T) {
+	t.Parallel()
+	long(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	n, err := StartNetwork(ctx, dir, false)
+	if err != nil {
+		t.Skipf("there is no test network: %v", err)
+	}
+	defer func() {
+		if err := n.Stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	k, err := FetchKernel(ctx, "linux-image-cloud-amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exe, guest := programs(t)
+	c := &circle{Circle: Circle{Kind: UEFIPlain, Work: dir, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(dir, "set.img"), out: &Outcome{Kind: UEFIPlain, Named: map[string]int{}}}
+	for _, step := range []func(context.Context) error{c.prepare, c.backup} {
+		if err := step(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set, err := c.setDir(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command(ctx, "debugfs", "-R", "rdump /"+set+" "+dir, c.setDisk); err != nil {
+		t.Fatal(err)
+	}
+	machines := []struct {
+		name, serial, disk string
+		uefi               bool
+		rule               string
+		nic, mac           string
+		vm                 *VM
+		m                  Machine
+	}{
+		{name: "bios-pxe", serial: "ROOM0001", disk: "ROOMDISK1", rule: "\n  answers: {firmware: bios}"},
+		{name: "uefi-pxe", serial: "ROOM0002", disk: "ROOMDISK2", uefi: true},
+		{name: "uefi-http", serial: "ROOM0003", disk: "ROOMDISK3", uefi: true, rule: "\n  pxe: http"},
+	}
+	rules := "rules:\n"
+	for i := range machines {
+		m := &machines[i]
+		if m.nic, m.mac, err = n.NIC(ctx, 0x50); err != nil {
+			t.Fatal(err)
+		}
+		rules += "- match: {mac: \"" + m.mac + "\"}\n  set: lab\n  disks: only" + m.rule + "\n"
+		file := filepath.Join(dir, m.name+".qcow2")
+		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", file, c.src.Size); err != nil {
+			t.Fatal(err)
+		}
+		m.m = Machine{Name: "fleet-" + m.name, Memory: 768, NIC: []string{m.nic}, NetBoot: true, Disks: []Disk{{File: file, Serial: m.disk}}, Extra: []string{"-smbios", "type=1,serial=" + m.serial}, Log: filepath.Join(dir, m.name+".log")}
+		if m.uefi {
+			if m.m.UEFI, err = NVRAM(filepath.Join(dir, m.name+".vars")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	file := filepath.Join(dir, "rules.yaml")
+	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &room{t: t, args: []string{exe, "--json", "serve", "--listen", bridgeName, "--dhcp", "10.77.23.100-10.77.23.200", "--rules", file, "--state", filepath.Join(dir, "fleet.json"), "--http", ServerIP + ":8080",
+		"--kernel", k.Image, "--modules", k.Modules, "--append", consoles, "lab=" + filepath.Join(dir, filepath.Base(set))}}
+	if r.err, err = os.Create(filepath.Join(dir, "serve.log")); err != nil {
+		t.Fatal(err)
+	}
+	defer r.err.Close()
+	r.start(ctx)
+	defer func() { _ = r.cmd.Process.Kill() }()
+	for i := range machines {
+		m := &machines[i]
+		if m.vm, err = Start(ctx, m.m); err != nil {
+			t.Fatal(err)
+		}
+		defer m.vm.Kill()
+	}
+	for _, m := range machines {
+		if v := r.until(m.mac, 2*bootLimit, fleet.Registered); v.Serial != m.serial || v.Confirm != m.serial || len(v.Disks) != 1 || v.Disks[0].Word != m.disk || v.Problem != "" {
+			t.Fatalf("%s: %+v", m.name, v)
+		}
+		var out []struct{ Error string }
+		if err := r.do("POST", "/v1/release", []fleet.Wish{{MAC: m.mac, Confirm: m.serial}}, &out); err != nil {
+			t.Fatalf("%s: %v", m.name, err)
+		}
+	}
+	r.until(machines[0].mac, bootLimit, fleet.Working)
+	r.stop()
+	r.start(ctx)
+	for _, m := range machines {
+		if v := r.until(m.mac, 2*jobLimit, fleet.Done, fleet.Failed); v.State != fleet.Done {
+			t.Errorf("%s: %s\n%v", m.name, v.Why, v.Log)
+		}
+		if err := m.vm.Wait(bootLimit); err != nil { // it restarts, which ends QEMU here
+			t.Errorf("%s: %v", m.name, err)
+		}
+	}
+	for _, m := range machines {
+		again := m.m
+		again.Name, again.NetBoot, again.NIC, again.Log = m.name+"-restored", false, nil, filepath.Join(dir, m.name+"-restored.log")
+		vm, err := Start(ctx, again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer vm.Kill()
+		if err := c.login(vm); err != nil {
+			t.Errorf("%s does not boot: %v", m.name, err)
+			continue
+		}
+		if err := vm.Send("poweroff\n"); err != nil {
+			t.Error(err)
+		}
+		if err := vm.Wait(bootLimit); err != nil {
+			t.Error(err)
+		}
+	}
+	r.stop()
+}
