@@ -2,6 +2,7 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -75,7 +76,17 @@ func (r *circle) clone(ctx context.Context) error {
 	if err := all(vm, "lsblk", writes, written+" > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"); err != nil {
 		return err
 	}
+	same := func(when string) error {
+		_, err := must(vm, written+" > /tmp/s2; cat /tmp/s2; cmp /tmp/s1 /tmp/s2", bootLimit)
+		if err != nil {
+			err = fmt.Errorf("%s, the source was written to: %w", when, err)
+		}
+		return err
+	}
 	plan, err := must(vm, "clonedsk --plan "+words+" 2>&1", jobLimit)
+	if err == nil {
+		err = same("by a plan")
+	}
 	if err != nil {
 		return err
 	}
@@ -89,7 +100,7 @@ func (r *circle) clone(ctx context.Context) error {
 	if r.out.Restore, err = must(vm, "clonedsk --yes --confirm "+r.confirmed()+" "+words+" 2>&1", jobLimit); err != nil {
 		return err
 	}
-	if err := all(vm, written+" > /tmp/s2; cmp /tmp/s1 /tmp/s2", "test -z \"$(ls /dev/mapper | grep -v control)\""); err != nil {
+	if err := errors.Join(same("by the clone"), all(vm, "test -z \"$(ls /dev/mapper | grep -v control)\"")); err != nil {
 		return err
 	}
 	if err := vm.Send("poweroff\n"); err != nil {

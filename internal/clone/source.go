@@ -190,6 +190,11 @@ func unmountBelow(dir string) error {
 // settle gives the layout the names that the system has for its devices, hides volume
 // groups, and records what can't be copied.
 func (s *Source) settle(ctx context.Context, opened *layout.Layout, crypttab string) error {
+	for _, g := range opened.VolumeGroup {
+		if !slices.ContainsFunc(s.layout.VolumeGroup, func(o layout.VolumeGroup) bool { return o.Name == g.Name }) {
+			return &plan.Refused{Reason: "volume group " + g.Name + " has volumes that write when they are activated (thin pools, caches, snapshots or RAID), and can't be cloned directly: make a backup set of the system, and clone that"}
+		}
+	}
 	now := map[string]string{} // name here -> name of the system
 	for _, c := range opened.Crypts {
 		s.crypts = append(s.crypts, c.Name)
