@@ -71,8 +71,9 @@ func (r *circle) clone(ctx context.Context) error {
 		}
 	}
 	words += "/dev/" + names(from) + " " + names(r.targets())
-	// How many sectors each of the source's disks was asked to write.
-	written := "writes | grep \"/($(echo " + names(from) + " | tr , '|'))/\""
+	// How many sectors each of the source's disks was asked to write; a request to flush its
+	// cache writes none.
+	written := "writes | grep \"/($(echo " + names(from) + " | tr , '|'))/\" | cut -d ' ' -f 1,3"
 	if err := all(vm, "lsblk", writes, written+" > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"); err != nil {
 		return err
 	}

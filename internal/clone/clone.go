@@ -329,9 +329,6 @@ func (s *Source) filesystem(dev string) *layout.Filesystem {
 	return &s.layout.Filesystems[i]
 }
 
-// grows are the types that can be given the size of a larger device.
-var grows = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs}
-
 // notByBlocks gives the reason why a file system can't be copied by its used blocks, "" if
 // it can: its whole size must fit, since all of its structures are made for that.
 func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity string) (string, error) {
@@ -345,7 +342,7 @@ func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity 
 		return "it is on several devices", nil
 	case size < was.Size:
 		return fmt.Sprintf("it gets %s instead of %s", size, was.Size), nil
-	case size > was.Size && !slices.Contains(grows, f.Type):
+	case size > was.Size+quantity.MiB && !slices.Contains(plan.Growable, f.Type):
 		return fmt.Sprintf("a %s can't be grown from %s to %s", f.Type, was.Size, size), nil
 	case s.sector(d, was.Device):
 		return "the target has larger sectors", nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Present is a disk of the machine to be restored.
@@ -602,6 +603,9 @@ func newPlan(want *layout.Layout, m Mapping, r raw) (*Plan, error) {
 	return p, nil
 }
 
+// Growable are the file systems that a GrowFS step can give another size.
+var Growable = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs}
+
 // Copied tells whether the file system on a device of the layout is copied block by
 // block, and has its files by that.
 func (p *Plan) Copied(dev string) bool { return p.raw.blocks[dev] != "" }
@@ -1042,7 +1046,7 @@ func (p *Plan) mounts(want *layout.Layout) {
 	grown := map[string]bool{}
 	for _, s := range steps {
 		p.Steps = append(p.Steps, s)
-		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size && !grown[s.Device] {
+		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size && slices.Contains(Growable, s.FSType) && !grown[s.Device] {
 			grown[s.Device] = true
 			p.Steps = append(p.Steps, Step{Kind: GrowFS, Device: s.Device, FSType: s.FSType, FS: s.FS, Mount: s.Mount, Text: fmt.Sprintf("grow %s on /dev/%s from %s to %s", s.FSType, s.Device, s.FS.Size, size)})
 		}
