@@ -468,7 +468,7 @@ func (c *copier) transfer(ctx context.Context, cancel context.CancelCauseFunc, r
 // Bounds of the search for the number of requests in flight.
 const (
 	tuneWindow = 300 * time.Millisecond
-	tuneGain   = 1.08
+	tuneGain   = 1.15
 )
 
 // tune doubles the requests in flight as long as that is faster.

@@ -200,21 +200,31 @@ func (d *Device) forget() {
 }
 
 // rotational reports what /sys says of the disk under an open device or file:
-// whether it has heads that move. Loop devices and virtual disks report it, too.
+// whether it has heads that move. Virtual disks often report it, too. Of a loop
+// device it is the disk under its file.
 func rotational(f *os.File) bool {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return false
 	}
-	dev := st.Dev
-	if st.Mode&unix.S_IFMT == unix.S_IFBLK {
-		dev = st.Rdev
-	}
-	dir := fmt.Sprintf("/sys/dev/block/%d:%d/", unix.Major(dev), unix.Minor(dev))
-	for _, q := range []string{"queue/rotational", "../queue/rotational"} {
-		if b, err := os.ReadFile(dir + q); err == nil {
-			return strings.TrimSpace(string(b)) == "1"
+	for range 8 { // loop devices over files on loop devices
+		dev := st.Dev
+		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
+			dev = st.Rdev
 		}
+		dir := fmt.Sprintf("/sys/dev/block/%d:%d/", unix.Major(dev), unix.Minor(dev))
+		if b, err := os.ReadFile(dir + "loop/backing_file"); err == nil {
+			if unix.Stat(strings.TrimSuffix(string(b), "\n"), &st) != nil {
+				return false
+			}
+			continue
+		}
+		for _, q := range []string{"queue/rotational", "../queue/rotational"} {
+			if b, err := os.ReadFile(dir + q); err == nil {
+				return strings.TrimSpace(string(b)) == "1"
+			}
+		}
+		return false
 	}
 	return false
 }

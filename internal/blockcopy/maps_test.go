@@ -477,7 +477,7 @@ func TestHuge(t *testing.T) {
 		size int64
 		args []string
 	}{
-		{"ext4", 12 << 40, []string{"mke2fs", "-q", "-F", "-t", "ext4", "-O", "64bit", "-i", "4194304", "-E", "lazy_itable_init=1,lazy_journal_init=1"}},
+		{"ext4", 1 << 40, []string{"mke2fs", "-q", "-F", "-t", "ext4", "-O", "64bit", "-i", "4194304", "-E", "lazy_itable_init=1,lazy_journal_init=1"}},
 		{"ext4 meta_bg", 12 << 40, []string{"mke2fs", "-q", "-F", "-t", "ext4", "-O", "64bit,meta_bg,^resize_inode", "-i", "4194304", "-E", "lazy_itable_init=1,lazy_journal_init=1"}},
 		{"xfs", 15 << 40, []string{"mkfs.xfs", "-q", "-f"}},
 		{"btrfs", 15 << 40, []string{"mkfs.btrfs", "-q", "-f"}},

@@ -94,6 +94,9 @@ type Event struct {
 	Total   int64     `json:"total,omitempty"`
 	Seconds float64   `json:"seconds,omitempty"`
 	Data    any       `json:"data,omitempty"`
+	// Waits are what the work waited for, as shares that add up to 1: "read",
+	// "write", "processor".
+	Waits map[string]float64 `json:"waits,omitempty"`
 }
 
 // event writes a line; the printer is locked.
@@ -126,11 +129,36 @@ type phase struct {
 	start time.Time
 	bytes atomic.Int64
 	item  atomic.Pointer[string]
+	waits atomic.Pointer[[3]float64] // shares of read, write, processor
 	done  chan struct{}
 }
 
 func (f *phase) Add(n int64)      { f.bytes.Add(n) }
 func (f *phase) Item(name string) { f.item.Store(&name) }
+
+// Waits implements progress.Waiter.
+func (f *phase) Waits(read, write, processor float64) {
+	f.waits.Store(&[3]float64{read, write, processor})
+}
+
+// bottleneck is ", 78 % waiting to write": what the work waits for most. It is
+// empty where nobody says.
+func (f *phase) bottleneck() string {
+	w := f.waits.Load()
+	if w == nil {
+		return ""
+	}
+	what, most := "", 0.0
+	for i, s := range []string{"waiting to read", "waiting to write", "computing"} {
+		if w[i] > most {
+			what, most = s, w[i]
+		}
+	}
+	if what == "" {
+		return ""
+	}
+	return fmt.Sprintf(", %.0f %% %s", 100*most, what)
+}
 
 // Phase implements progress.Reporter.
 func (p *Printer) Phase(name string, total int64) progress.Counter {
@@ -177,13 +205,16 @@ func (f *phase) show() {
 	n := f.bytes.Load()
 	if f.p.mode == JSON {
 		e := Event{Event: "progress", Phase: f.name, Bytes: n, Total: f.total, Seconds: time.Since(f.start).Seconds()}
+		if w := f.waits.Load(); w != nil {
+			e.Waits = map[string]float64{"read": w[0], "write": w[1], "processor": w[2]}
+		}
 		if i := f.item.Load(); i != nil {
 			e.Item = *i // exact, for programs; event makes it safe to show
 		}
 		f.p.event(e)
 		return
 	}
-	line := f.name + " " + f.text(n)
+	line := f.name + " " + f.text(n) + f.bottleneck()
 	if f.p.tty {
 		w := 0
 		if n, _, err := term.GetSize(2); err == nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
@@ -155,5 +156,18 @@ func TestWriter(t *testing.T) {
 	}
 	if got, want := b.String(), "ä日\\u009b\\x1b[2J\nSAFE\\xff!"; got != want {
 		t.Errorf("a writer passed on %q; want %q", got, want)
+	}
+}
+
+// A phase that is told of its bottleneck names it, to people and to programs.
+func TestWaits(t *testing.T) {
+	f := &phase{p: &Printer{}}
+	if s := f.bottleneck(); s != "" {
+		t.Errorf("%q", s)
+	}
+	var w progress.Waiter = f
+	w.Waits(0.2, 0.78, 0.02)
+	if s := f.bottleneck(); s != ", 78 % waiting to write" {
+		t.Errorf("%q", s)
 	}
 }
