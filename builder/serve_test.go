@@ -2,11 +2,17 @@ package builder
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -109,4 +115,73 @@ func TestServeAddress(t *testing.T) {
 			t.Errorf("%q: %v, %v", c, p, err)
 		}
 	}
+}
+
+// TestServeSecondDHCP: where dnsmasq gives out addresses, no range of ours is served, and
+// the server's address is named.
+func TestServeSecondDHCP(t *testing.T) {
+	dnsmasq, err := exec.LookPath("dnsmasq")
+	if err != nil || os.Geteuid() != 0 {
+		t.Skip("want root and dnsmasq")
+	}
+	set := testSet(t, t.TempDir())
+	a, b := fmt.Sprintf("mkcsv%da", os.Getpid()), fmt.Sprintf("mkcsv%db", os.Getpid())
+	ip := func(args string) error {
+		out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ip %s: %w: %s", args, err, out)
+		}
+		return nil
+	}
+	for _, n := range []string{a, b} {
+		if err := ip("netns add " + n); err != nil {
+			t.Skipf("there are no network namespaces here: %v", err)
+		}
+		t.Cleanup(func() {
+			if err := ip("netns del " + n); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, c := range []string{
+		"-n " + a + " link add srv type veth peer name dns netns " + b, "-n " + a + " addr add 10.94.0.1/24 dev srv", "-n " + a + " link set srv up",
+		"-n " + b + " addr add 10.94.0.2/24 dev dns", "-n " + b + " link set dns up",
+	} {
+		if err := ip(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := exec.CommandContext(t.Context(), "ip", "netns", "exec", b, dnsmasq, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--interface=dns", "--bind-dynamic",
+		"--dhcp-leasefile="+filepath.Join(t.TempDir(), "l"), "--dhcp-range=10.94.0.20,10.94.0.30,255.255.255.0,1h")
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill(); _ = c.Wait() }() // killed
+	h, err := netns.GetFromName(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	// Until dnsmasq answers, Serve fails for want of a kernel, which comes after the search.
+	o := ServeOptions{Sets: []string{"lab=" + set}, Interface: "srv", DHCP: "10.94.0.100-10.94.0.120", State: filepath.Join(t.TempDir(), "state.json")}
+	m := &Builder{Report: progress.None{}, Config: &Config{Rescue: RescueConfig{Kernel: "/nonexistent"}}}
+	var last error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+		done := make(chan error)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends with the function
+			if err := netns.Set(h); err != nil {
+				done <- err
+				return
+			}
+			done <- m.Serve(t.Context(), o)
+		}()
+		if last = <-done; exit.Code(last) == exit.Refused {
+			if !strings.Contains(last.Error(), "the DHCP server 10.94.0.2 gives out addresses on srv") {
+				t.Error(last)
+			}
+			return
+		}
+	}
+	t.Errorf("not refused: %v", last)
 }
