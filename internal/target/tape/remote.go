@@ -44,7 +44,8 @@ func OpenRemote(name string, write bool, command []string) (Drive, error) {
 		return nil, fmt.Errorf("cannot use %q: want HOST:/dev/nst0", name)
 	}
 	if command == nil {
-		command = []string{"ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20"}
+		// A connection that no longer answers ends after a minute; ssh_config(5).
+		command = []string{"ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"}
 	}
 	h, d, _ := strings.Cut(name, ":")
 	r := &remote{host: h, dev: d, command: command}

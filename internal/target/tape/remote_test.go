@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +19,12 @@ import (
 // TestMain is also the ssh of TestRemote: it runs dd and mt on a tape that is
 // kept in a file.
 func TestMain(m *testing.M) {
+	if file := os.Getenv("MKCDREC_TEST_ARGS"); file != "" {
+		if err := os.WriteFile(file, []byte(strings.Join(os.Args[1:], "\n")), 0o600); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(255) // as ssh does when a connection ends
+	}
 	if state := os.Getenv("MKCDREC_TEST_TAPE"); state != "" {
 		if err := fakeSSH(state, os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -213,6 +221,47 @@ func TestRemote(t *testing.T) {
 	t.Setenv("MKCDREC_TEST_GONE", "1")
 	if _, err := open(true); err == nil || !strings.Contains(err.Error(), "No route to host") {
 		t.Errorf("a host that is gone: %v", err)
+	}
+}
+
+// Without a command of the caller, ssh asks nothing, and neither a host that is not there
+// nor a connection that dies keeps it waiting.
+func TestRemoteOptions(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	real, _ := exec.LookPath("ssh")
+	dir := t.TempDir()
+	if err := os.Symlink(self, filepath.Join(dir, "ssh")); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	t.Setenv("MKCDREC_TEST_ARGS", filepath.Join(dir, "args"))
+	if _, err := tape.OpenRemote("backup@tapehost:/dev/nst0", false, nil); err == nil {
+		t.Error("no error when ssh fails")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "args"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := []string{"-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"}
+	got := strings.Split(string(b), "\n")
+	if want := append(slices.Clone(options), "backup@tapehost", "mt", "-f", "/dev/nst0"); len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+		t.Errorf("ssh %q; want %q", got, want)
+	}
+	if real == "" {
+		t.Log("ssh is not here to read its options")
+		return
+	}
+	out, err := exec.Command(real, slices.Concat([]string{"-F", "none", "-G"}, options, []string{"backup@tapehost"})...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range []string{"batchmode yes", "connecttimeout 20", "serveraliveinterval 15", "serveralivecountmax 4"} {
+		if !strings.Contains(string(out), "\n"+l+"\n") {
+			t.Errorf("ssh -G does not print %q:\n%s", l, out)
+		}
 	}
 }
 
