@@ -50,6 +50,7 @@ type frameWriter struct {
 	err    atomic.Pointer[error]
 	once   sync.Once
 	plain  bool // the tar stream is written as it is
+	limit  int  // frames that it may have; maxFrames
 }
 
 type frameJob struct {
@@ -60,7 +61,7 @@ type frameJob struct {
 
 func newFrameWriter(ctx context.Context, w io.Writer, level Level, workers int) (*frameWriter, error) {
 	n := workers + 2
-	fw := &frameWriter{w: w, free: make(chan []byte, n), packed: make(chan []byte, n), jobs: make(chan *frameJob, workers), order: make(chan *frameJob, n), done: make(chan struct{}), sum: sha256.New()}
+	fw := &frameWriter{w: w, free: make(chan []byte, n), packed: make(chan []byte, n), jobs: make(chan *frameJob, workers), order: make(chan *frameJob, n), done: make(chan struct{}), sum: sha256.New(), limit: maxFrames}
 	fw.ctx, fw.cancel = context.WithCancel(ctx)
 	for range n {
 		fw.free <- nil
@@ -165,8 +166,8 @@ func (fw *frameWriter) cut() error {
 	if len(fw.cur) == 0 {
 		return nil
 	}
-	if fw.cuts++; fw.cuts > maxFrames && !fw.plain {
-		err := fmt.Errorf("it has more than %d frames, the most that an archive can have", maxFrames)
+	if fw.cuts++; fw.cuts > fw.limit && !fw.plain {
+		err := fmt.Errorf("it has more than %d frames, the most that an archive can have", fw.limit)
 		fw.fail(err)
 		return err
 	}

@@ -77,10 +77,12 @@ type tocWriter struct {
 	enc     *zstd.Encoder
 	line    []byte
 	members int64
+	limit   int64 // bytes that it may have; maxTOC
+	frames  int64 // of them for the list of frames
 }
 
 func newTOCWriter() (*tocWriter, error) {
-	t := &tocWriter{}
+	t := &tocWriter{limit: maxTOC, frames: 256 << 20}
 	var err error
 	t.enc, err = zstd.NewWriter(&t.buf, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
 	return t, err
@@ -102,8 +104,8 @@ func (t *tocWriter) add(m *Member, start int64) error {
 	}
 	t.line = append(b, '\n')
 	t.members++
-	if t.buf.Len() > maxTOC-(256<<20) {
-		return fmt.Errorf("its table of contents has %d bytes after %d files, and can't be longer than %d: leave something out", t.buf.Len(), t.members, int64(maxTOC))
+	if int64(t.buf.Len()) > t.limit-t.frames {
+		return fmt.Errorf("its table of contents has %d bytes after %d files, and can't be longer than %d: leave something out", t.buf.Len(), t.members, t.limit)
 	}
 	_, err := t.enc.Write(t.line)
 	return err
@@ -131,8 +133,8 @@ func (t *tocWriter) finish(frames []Frame, tarBytes int64) ([]byte, error) {
 	if err := errors.Join(w.Flush(), enc.Close()); err != nil {
 		return nil, err
 	}
-	if n := len(tocTag) + sha256.Size + head.Len() + t.buf.Len(); int64(n) > maxTOC-8 {
-		return nil, fmt.Errorf("it has %d bytes, and can't have more than %d", n, int64(maxTOC))
+	if n := len(tocTag) + sha256.Size + head.Len() + t.buf.Len(); int64(n) > t.limit-8 {
+		return nil, fmt.Errorf("it has %d bytes, and can't have more than %d", n, t.limit)
 	}
 	text := append(head.Bytes(), t.buf.Bytes()...)
 	sum := sha256.Sum256(text)

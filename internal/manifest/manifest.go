@@ -182,6 +182,11 @@ func unprintable(s string) bool {
 
 // Write writes manifest.json into dir, under a temporary name first.
 func (m *Manifest) Write(dir string) error {
+	return m.write(dir, MaxText)
+}
+
+// write refuses a manifest of more than limit bytes, which no reader would take.
+func (m *Manifest) write(dir string, limit int) error {
 	if err := m.Validate(); err != nil {
 		return fmt.Errorf("cannot write manifest:\n%w", err)
 	}
@@ -189,10 +194,10 @@ func (m *Manifest) Write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if len(b) >= MaxText { // no reader would take it
-		return fmt.Errorf("cannot write manifest: it would have %d bytes; at most %d are read", len(b), MaxText)
+	if b = append(b, '\n'); len(b) > limit {
+		return fmt.Errorf("cannot write manifest: it would have %d bytes; at most %d are read", len(b), limit)
 	}
-	return WriteFile(filepath.Join(dir, File), append(b, '\n'))
+	return WriteFile(filepath.Join(dir, File), b)
 }
 
 // WriteFile writes a file that appears whole or not at all.

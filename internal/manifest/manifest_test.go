@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -218,5 +219,32 @@ func TestBadDiscs(t *testing.T) {
 		if _, err := ParseDiscs([]byte(strings.Replace(good, c[0], c[1], 1))); err == nil || !strings.Contains(err.Error(), c[2]) {
 			t.Errorf("%s: %v", c[1], err)
 		}
+	}
+}
+
+// A manifest that no reader would take is refused, and the one that is there stays.
+func TestWriteLimit(t *testing.T) {
+	dir := set(t)
+	was, err := os.ReadFile(filepath.Join(dir, File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := s.Manifest
+	if err := m.write(dir, len(was)); err != nil {
+		t.Errorf("at the limit: %v", err)
+	}
+	m.NotCovered = append(m.NotCovered, "/srv/data: it can't be read")
+	if err := m.write(dir, len(was)); err == nil || !strings.Contains(err.Error(), "cannot write manifest: it would have") {
+		t.Errorf("over the limit: %v", err)
+	}
+	if is, err := os.ReadDir(dir); err != nil || len(is) != 3 {
+		t.Errorf("the set's directory has %v, %v", is, err)
+	}
+	if is, err := os.ReadFile(filepath.Join(dir, File)); err != nil || !bytes.Equal(is, was) {
+		t.Errorf("the manifest was changed: %v", err)
 	}
 }
