@@ -35,13 +35,19 @@ func aSet(t *testing.T, created time.Time, notCovered ...string) string {
 // setWith is aSet with what its layout has.
 func setWith(t *testing.T, is *layout.Layout, created time.Time, notCovered ...string) string {
 	t.Helper()
-	is.Version, is.Boot = layout.Version, layout.Boot{Firmware: layout.BIOS}
-	set := filepath.Join(t.TempDir(), "set")
 	src := t.TempDir()
-	if err := os.Mkdir(set, 0o700); err != nil {
+	if err := os.WriteFile(src+"/file", []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(src+"/file", []byte("text"), 0o600); err != nil {
+	return setOf(t, src, is, created, notCovered...)
+}
+
+// setOf makes a set of one archive, of what is below src.
+func setOf(t *testing.T, src string, is *layout.Layout, created time.Time, notCovered ...string) string {
+	t.Helper()
+	is.Version, is.Boot = layout.Version, layout.Boot{Firmware: layout.BIOS}
+	set := filepath.Join(t.TempDir(), "set")
+	if err := os.Mkdir(set, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	root, err := os.Open(src)
@@ -170,6 +176,88 @@ func TestStatus(t *testing.T) {
 		if c.stdout == "/dev/full" && strings.Contains(errs, "the destination is full") {
 			t.Errorf("%q: a hint that is wrong: %s", c.args, errs)
 		}
+	}
+}
+
+// An extraction that could not give back all takes what it can, and its exit status is 3.
+func TestExtractPartial(t *testing.T) {
+	src := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []string{"a", "d/attr", "odd", "z"} {
+		write(filepath.Join(src, n), n)
+	}
+	if err := os.Link(src+"/odd", src+"/odd2"); err != nil {
+		t.Fatal(err)
+	}
+	const attribute = "user.mkcdrec-test"
+	attributes := os.Geteuid() == 0 // mounting needs root
+	for _, n := range []string{"/d", "/d/attr"} {
+		if err := unix.Setxattr(src+n, attribute, []byte("value"), 0); err != nil {
+			t.Logf("no attributes in %s: %v", src, err)
+			attributes = false
+		}
+	}
+	set := setOf(t, src, &layout.Layout{}, time.Now())
+
+	for _, c := range []struct {
+		name  string
+		into  func(t *testing.T, dst string) // prepares the directory
+		paths []string
+		made  []string // files, whose content is their name
+		want  []string // on standard error
+		not   string
+	}{
+		{"one path is there and one is not", nil, []string{"/a", "/nonexistent"}, []string{"a"}, []string{"/nonexistent: not in the set"}, "/a:"},
+		{"a member that can't be made, and a link to it", func(_ *testing.T, dst string) { write(dst+"/odd/full", "") }, nil, []string{"a", "d/attr", "z"}, []string{"/odd: ", "/odd2: "}, "/d/attr: "},
+		{"attributes that can't be set", func(t *testing.T, dst string) {
+			if !attributes {
+				t.Skip("needs root, and attributes on the file system of temporary files")
+			}
+			if err := unix.Mount("none", dst, "ramfs", 0, ""); err != nil { // it has no attributes
+				t.Skip(err)
+			}
+			t.Cleanup(func() {
+				if err := unix.Unmount(dst, 0); err != nil {
+					t.Error(err)
+				}
+			})
+		}, nil, []string{"a", "d/attr", "odd", "odd2=odd", "z"}, []string{"/d: cannot set attribute " + attribute, "/d/attr: cannot set attribute " + attribute}, "/a: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dst := t.TempDir()
+			if c.into != nil {
+				c.into(t, dst)
+			}
+			status, out, errs := mkcdrec(t, "", append([]string{"extract", "-C", dst, set}, c.paths...)...)
+			if status != exit.Partial {
+				t.Errorf("exit status %d; want %d", status, exit.Partial)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(errs, w) {
+					t.Errorf("standard error lacks %q", w)
+				}
+			}
+			if strings.Contains(errs, c.not) {
+				t.Errorf("standard error names %q", c.not)
+			}
+			if t.Failed() {
+				t.Logf("output:\n%s%s", out, errs)
+			}
+			for _, n := range c.made {
+				n, text, ok := strings.Cut(n, "=")
+				if !ok {
+					text = n
+				}
+				if b, err := os.ReadFile(filepath.Join(dst, n)); err != nil || string(b) != text {
+					t.Errorf("%s: %q, %v", n, b, err)
+				}
+			}
+		})
 	}
 }
 
