@@ -399,15 +399,12 @@ func (s *Source) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep 
 // mapOf gives what is in use of a device of the layout; why says what it is not known for,
 // and the map has everything then.
 func (s *Source) mapOf(dev string) (m *blockcopy.Map, why string, err error) {
-	size, _, err := blockdev.Geometry(s.path(dev))
+	// Past the page cache: it may have what was there before the device was mounted.
+	d, err := blockcopy.OpenDevice(s.path(dev))
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot read /dev/%s: %w", dev, err)
 	}
-	f, err := os.Open(s.path(dev))
-	if err != nil {
-		return nil, "", fmt.Errorf("cannot read /dev/%s: %w", dev, err)
-	}
-	defer f.Close()
-	m, why = blockcopy.Of(f, int64(size))
+	defer d.Close()
+	m, why = blockcopy.Of(d, d.Size())
 	return m, why, nil
 }
