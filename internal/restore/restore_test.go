@@ -33,12 +33,19 @@ func (n *notes) Confirm(*plan.Plan) ([]string, error)   { return nil, errors.New
 // emptySet makes a set of a machine without disks.
 func emptySet(t *testing.T, host string) string {
 	t.Helper()
+	return setOfLayout(t, &layout.Layout{}, host)
+}
+
+// setOfLayout makes a set of a machine that has this layout, without archives.
+func setOfLayout(t *testing.T, l *layout.Layout, host string) string {
+	t.Helper()
 	dir := t.TempDir()
 	f, err := os.Create(filepath.Join(dir, manifest.Layout))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (&layout.Layout{Version: layout.Version, Hostname: host, Boot: layout.Boot{Firmware: layout.BIOS}}).Write(f); err != nil {
+	l.Version, l.Hostname, l.Boot.Firmware = layout.Version, host, layout.BIOS
+	if err := l.Write(f); err != nil {
 		t.Fatal(err)
 	}
 	st, err := f.Stat()
