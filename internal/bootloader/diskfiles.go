@@ -127,16 +127,22 @@ func (s *System) followDebconf(text string, r *sysconf.Resolver) (out string, no
 // is not known is left out; without any that is, those on which GRUB was are taken.
 func (s *System) installDevices(name, value string, r *sysconf.Resolver) (now string, lost []string) {
 	var out []string
+	same := true
 	for _, w := range strings.Split(value, ",") {
-		w = strings.TrimSpace(w)
+		if w = strings.TrimSpace(w); w == "" {
+			continue
+		}
 		switch t := r.Find(sysconf.ParseRef(w)); {
-		case w == "" || t.State == sysconf.Foreign || t.State == sysconf.Found && t.Right:
+		case t.State == sysconf.Foreign || t.State == sysconf.Found && t.Right:
 			out = append(out, w)
 		case t.State == sysconf.Found:
-			out = append(out, s.path(t))
+			out, same = append(out, s.path(t)), false
 		default:
-			lost = append(lost, w)
+			lost, same = append(lost, w), false
 		}
+	}
+	if same {
+		return value, nil
 	}
 	if len(out) == 0 {
 		disks := s.Layout.Boot.Disks
