@@ -135,7 +135,6 @@ func (r *room) until(mac string, limit time.Duration, want ...fleet.State) fleet
 // numbers; the server is killed and started again while they work; each is restored, and
 // boots. The page's part of this is shown in Chromium by internal/fleet/web.
 func TestFleet(t *testing.T) {
-	t.Parallel()
 	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Minute)
 	defer cancel()
