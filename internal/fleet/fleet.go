@@ -83,8 +83,9 @@ func (j *Job) Options() []string {
 		out = append(out, "--confirm="+c)
 	}
 	out = append(out, j.Answers.options()...)
-	if j.Identity != "" {
-		out = append(out, "--identity="+j.Identity)
+	// A host name of its own makes another machine of it.
+	if j.Identity == "new" || j.Identity == "" && j.Hostname != "" {
+		out = append(out, "--new-identity")
 	}
 	if j.Hostname != "" {
 		out = append(out, "--hostname="+j.Hostname)

@@ -114,7 +114,7 @@ func TestLife(t *testing.T) {
 		if o, err := r.Order(context.Background(), mac, ""); err != nil || (o.Job != nil) != (s.want == Released) {
 			t.Errorf("%s: Order = %+v, %v", s.name, o, err)
 		} else if o.Job != nil {
-			if got := strings.Join(o.Job.Options(), " "); got != "--map=vda=DISK1 --confirm=DISK1 --identity=new --hostname=lab-01" {
+			if got := strings.Join(o.Job.Options(), " "); got != "--map=vda=DISK1 --confirm=DISK1 --new-identity --hostname=lab-01" {
 				t.Errorf("options %s", got)
 			}
 		}

@@ -325,6 +325,9 @@ func (c *checker) rule(i int, r *Rule) {
 	if r.Start == AtOnce && len(r.Match.MAC) == 0 && len(r.Match.Serial) == 0 {
 		c.bad(i, "start", "start at once wants machines that are named by mac or serial: a model, an address or any names none")
 	}
+	if r.Identity == "keep" && (r.Hostname != "" || r.Names != "") {
+		c.bad(i, "identity", "identity keep is for a machine that takes the place of the set's, and keeps its host name, too")
+	}
 	if r.Hostname != "" {
 		if err := checkPattern(r.Hostname); err != nil {
 			c.bad(i, "hostname", "%v", err)

@@ -87,6 +87,7 @@ func TestBadRules(t *testing.T) {
 		{"start", "rules:\n- match: {any: true}\n  start: now\n", `r.yaml:3: start "now" is not known`},
 		{"afterwards", "rules:\n- match: {any: true}\n  afterwards: sleep\n", `r.yaml:3: afterwards "sleep"`},
 		{"hostname", "rules:\n- match: {any: true}\n  hostname: lab_{n}\n", "r.yaml:3: hostname"},
+		{"identity", "rules:\n- match: {any: true}\n  hostname: lab-{n}\n  identity: keep\n", "r.yaml:4: identity keep"},
 		{"hostname of all", "rules:\n- match: {any: true}\n  hostname: lab\n", "the same for all"},
 		{"hostname field", "rules:\n- match: {any: true}\n  hostname: lab-{x}\n", "{x} is not known"},
 		{"disk", "rules:\n- match: {any: true}\n  disks: largest\n", `disk "largest" is not known`},
