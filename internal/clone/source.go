@@ -95,7 +95,7 @@ func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	if err := os.MkdirAll(systemDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot open the source: %w", err)
 	}
-	rep := &restore.Repair{Run: o.Run, Report: o.Report, Target: systemDir, KeyFile: o.KeyFile, Secret: o.Secret, Access: storage.ReadOnly, Bare: true, Apart: true}
+	rep := &restore.Repair{Run: o.Run, Report: o.Report, Target: systemDir, KeyFile: o.KeyFile, Secret: o.Secret, Access: storage.ReadOnly, Bare: true, Apart: true, Loops: loops(o.Disks)}
 	opened, err := rep.FromDisks(ctx, o.Disks, o.Root)
 	if opened == nil {
 		return nil, err
@@ -132,6 +132,11 @@ func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	return s, s.settle(ctx, opened, crypttab)
 }
 
+// loops are those of the disks that are images behind loop devices.
+func loops(disks []string) []string {
+	return slices.DeleteFunc(slices.Clone(disks), func(d string) bool { return !strings.HasPrefix(d, "loop") })
+}
+
 // readSystem is a file of the mounted system, "" if it can't be read.
 func readSystem(name string) string {
 	b, err := sysconf.In(systemDir).Read(name)
@@ -144,7 +149,7 @@ func readSystem(name string) string {
 // mountRest mounts the file systems on the disks that the system does not mount, so that
 // it is known how full they are.
 func (s *Source) mountRest(m probe.Machine, disks []string) error {
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(loops(disks)...)
 	if err != nil {
 		return err
 	}

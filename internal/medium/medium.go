@@ -32,15 +32,17 @@ type Device struct {
 	Held bool
 }
 
-// Devices lists the block devices that hold something known, sorted by name.
-func Devices() ([]Device, error) {
+// Devices lists the block devices that hold something known, sorted by name. Loop devices
+// are left out, but for those named, with their partitions.
+func Devices(loops ...string) ([]Device, error) {
 	names, err := os.ReadDir("/sys/class/block")
 	if err != nil {
 		return nil, fmt.Errorf("cannot list block devices: %w", err)
 	}
 	var out []Device
 	for _, n := range names {
-		if strings.HasPrefix(n.Name(), "ram") || strings.HasPrefix(n.Name(), "loop") {
+		named := slices.ContainsFunc(loops, func(l string) bool { return n.Name() == l || strings.HasPrefix(n.Name(), l+"p") })
+		if strings.HasPrefix(n.Name(), "ram") || strings.HasPrefix(n.Name(), "loop") && !named {
 			continue
 		}
 		f, err := os.Open("/dev/" + n.Name())

@@ -56,7 +56,7 @@ func (r *Repair) FromDisks(ctx context.Context, disks []string, root string) (*l
 			return l, err
 		}
 	}
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return l, err
 	}
@@ -70,7 +70,7 @@ func (r *Repair) FromDisks(ctx context.Context, disks []string, root string) (*l
 
 // assemble starts the arrays with a member on the disks, by their names: "md0" for one labelled "host:0".
 func (r *Repair) assemble(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func shortName(label string) string { return label[strings.Index(label, ":")+1:]
 // unlockAll opens the LUKS devices on the disks. One that nobody has a key for
 // stays closed.
 func (r *Repair) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ func (r *Repair) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machin
 
 // activate activates the volume groups with a physical volume on the disks.
 func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -299,7 +299,7 @@ func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 	if err := r.keyFiles(ctx, l, m, s, on); err != nil {
 		return err
 	}
-	if all, err := medium.Devices(); err != nil {
+	if all, err := medium.Devices(r.Loops...); err != nil {
 		return err
 	} else if len(all) > 0 { // with what key files have opened
 		devs = slices.DeleteFunc(all, func(d medium.Device) bool { return d.Held || !on(d.Name) })
@@ -349,7 +349,7 @@ func nameArrays(arrays []layout.Array, conf string) {
 // keyFiles opens the LUKS devices that are still closed and have a key file in
 // the system, by its crypttab.
 func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, on func(string) bool) error {
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -385,7 +385,7 @@ func (r *Repair) readIn(s *system, file string) ([]byte, error) {
 		return nil, err
 	}
 	defer os.Remove(dir)
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return nil, err
 	}

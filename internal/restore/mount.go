@@ -39,6 +39,8 @@ type Repair struct {
 	// With storage.ReadOnly not one bit of a disk changes: what can't be opened so
 	// stays closed.
 	Access storage.Access
+	// Loops are loop devices that are looked at as disks are: images of disks.
+	Loops []string
 	// Bare leaves /dev, /proc, /sys and /run out of the opened system.
 	Bare bool
 	// Apart has FromDisks give arrays names that no other system's have, so that another
@@ -84,7 +86,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 	if err := r.open(ctx, l); err != nil { // on logical volumes
 		return nil, err
 	}
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +234,7 @@ func (r *Repair) open(ctx context.Context, l *layout.Layout) error {
 	if len(l.Crypts) == 0 {
 		return nil
 	}
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -328,7 +330,7 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 // startArrays starts the layout's arrays that are there, and others: a restore
 // may have made them, or done without (--mirror, --unmirror).
 func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
-	devs, err := medium.Devices()
+	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
