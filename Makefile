@@ -9,7 +9,7 @@ BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdr
 MACHINES = $(shell echo $$(($$(nproc) + 1)))
 DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils mtools partclone gddrescue
 
-.PHONY: build generate demo test test-all matrix bench screenshots lint install clean help deps
+.PHONY: build swarm generate demo test test-all matrix bench screenshots lint install clean help deps
 
 help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -17,6 +17,9 @@ help:            ## this text
 build: generate  ## bin/mkcdrec, the one static executable, with its loader pack
 	$(BUILD)
 	@$(GO) run ./internal/genloaders bin/mkcdrec
+
+swarm:           ## bin/mkcdrec-swarm, one set to many machines by BitTorrent
+	$(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec-swarm ./internal/swarm/mkcdrec-swarm
 
 generate:        ## internal/bbgen: u-root's commands and ours as packages
 	$(GO) run ./internal/genbb

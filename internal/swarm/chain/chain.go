@@ -43,7 +43,7 @@ type Config struct {
 	Every time.Duration
 	// Dead is how long after its last report a machine counts as dead. 3.5 times Every.
 	Dead time.Duration
-	// Sample is the time over which rates are measured. 2.5 times Every.
+	// Sample is the time over which rates are measured. Twice Every.
 	Sample time.Duration
 	// Grace is how long after the start of the chain machines keep the peer that they
 	// have, since that one may not have reported yet: the server was started again. 4 s.
@@ -58,7 +58,7 @@ func (c Config) withDefaults() Config {
 	}
 	def(&c.Every, time.Second)
 	def(&c.Dead, c.Every*7/2)
-	def(&c.Sample, c.Every*5/2)
+	def(&c.Sample, c.Every*2)
 	def(&c.Grace, 4*time.Second)
 	if c.Gap <= 0 {
 		c.Gap = 4
@@ -154,6 +154,7 @@ type member struct {
 	since    time.Time
 	starved  time.Time // when it last had all that the one before it has
 	behind   time.Time // since when it is behind the one after it; zero if it is not
+	suspect  time.Time // since when it looks slow; zero if it does not
 	moved    time.Time // when it was last put at the end
 	moves    int
 }
@@ -171,6 +172,10 @@ type Chain struct {
 	pause time.Duration
 	old   *member // the first before the exchange
 	rate  float64 // its rate
+	// probed: there was a probe; the next one is when the first is slower than 0.6 of top,
+	// the highest rate that a first one ever had.
+	probed bool
+	top    float64
 	// peaks are the highest rates of any machine, in pieces a second, in the present
 	// and the last period of 10 times Every; the present one ends at turn.
 	peaks [2]float64
@@ -235,9 +240,10 @@ func (c *Chain) Report(now time.Time, r Report) (Advice, error) {
 			m.samples = slices.Delete(m.samples, 0, len(m.samples)-maxSamples)
 		}
 	}
-	if done := r.Next == c.conf.Pieces; done && !m.complete {
-		m.complete = true
-		c.event("complete", m, nil)
+	if done := r.Next == c.conf.Pieces; done != m.complete { // a ring may lose pieces again
+		if m.complete = done; done {
+			c.event("complete", m, nil)
+		}
 	}
 	if !r.Failed.IsZero() && r.Why != None {
 		c.failed(now, m, r.Failed, r.Why)
@@ -359,7 +365,7 @@ func (c *Chain) every() time.Duration {
 func (c *Chain) toEnd(now time.Time, m *member, slow bool) {
 	c.line = slices.DeleteFunc(c.line, func(o *member) bool { return o == m })
 	m.slow = m.slow || slow
-	m.moved, m.behind, m.starved = now, time.Time{}, now
+	m.moved, m.behind, m.suspect, m.starved = now, time.Time{}, time.Time{}, now
 	m.moves++
 	at := len(c.line)
 	if !m.slow {
@@ -466,15 +472,27 @@ func (c *Chain) judge(now time.Time, m *member) {
 			want = max(want, r)
 		}
 	}
-	if rate >= 0.6*want || now.Sub(m.moved) < 10*c.conf.Every<<min(m.moves, 6) && m.moves > 0 {
+	if rate >= 0.6*want {
+		m.suspect = time.Time{}
 		return
 	}
+	// The one before it may have died, and not be missed yet: it is to report again.
+	if m.suspect.IsZero() {
+		m.suspect = now
+	}
+	if now.Sub(m.suspect) < c.conf.Every*9/10 || up != nil && !up.last.After(m.suspect) {
+		return
+	}
+	if now.Sub(m.moved) < 10*c.conf.Every<<min(m.moves, 6) && m.moves > 0 {
+		return
+	}
+	m.suspect = time.Time{}
 	if up != nil && !up.slow {
 		if now.Sub(up.slowAt) > 30*c.conf.Every {
 			up.slowTo = nil
 		}
 		up.slowAt = now
-		if len(up.slowTo) > 0 && !slices.Contains(up.slowTo, m.ID) {
+		if len(up.slowTo) > 0 && !slices.Contains(up.slowTo, m.ID) && !c.stillSlow(now, up.slowTo[0], want) {
 			c.event("slow", up, m)
 			up.slowTo, up.poor = nil, true
 			c.toEnd(now, up, true)
@@ -486,6 +504,17 @@ func (c *Chain) judge(now time.Time, m *member) {
 		c.event("slow", m, nil)
 	}
 	c.toEnd(now, m, true)
+}
+
+// stillSlow tells whether a machine that was slow behind another is so behind the one
+// it takes from now: that says nothing against the other.
+func (c *Chain) stillSlow(now time.Time, id ID, want float64) bool {
+	v := c.byID[id]
+	if v == nil || v.from == nil || now.Sub(v.starved) < c.conf.Sample {
+		return false
+	}
+	r, ok := c.rateOf(now, v)
+	return ok && r < 0.6*want
 }
 
 // last tells whether nobody who is not slow is behind m: it hinders nobody then.
@@ -509,7 +538,8 @@ func (c *Chain) best(now time.Time, m *member) float64 {
 
 // probeFirst exchanges the first machine for the second, which costs next to nothing
 // where they have about the same pieces. If the new first is much faster, the old one
-// was slow. Otherwise the next probe is four times as far away.
+// was slow. Later it is done only when the first became slow, each time after a pause
+// four times as long.
 func (c *Chain) probeFirst(now time.Time) {
 	if len(c.line) < 2 || c.line[1].slow {
 		return
@@ -527,7 +557,13 @@ func (c *Chain) probeFirst(now time.Time) {
 		return
 	}
 	rate, ok := c.rateOf(now, first)
+	if ok {
+		c.top = max(c.top, rate)
+	}
 	if !ok || first.complete || now.Sub(first.since) < c.pause || now.Before(c.probe) {
+		return
+	}
+	if c.probed && rate >= 0.6*c.top {
 		return
 	}
 	second := c.line[1]
@@ -536,9 +572,10 @@ func (c *Chain) probeFirst(now time.Time) {
 	}
 	c.pause *= 4
 	c.probe = now.Add(c.pause)
-	c.old, c.rate = first, rate
+	c.old, c.rate, c.probed = first, rate, true
 	c.line[0], c.line[1] = second, first
-	second.since = now
+	second.from, second.since = nil, now
+	first.from, first.since, first.starved = second, now, now
 }
 
 // takes tells whether p takes from m, or from one that does.
@@ -614,6 +651,7 @@ func (c *Chain) advise(now time.Time, m *member) Advice {
 		}
 	}
 	if up != m.from || m.since.Before(m.arrived) {
+		m.suspect = time.Time{}
 		m.from, m.since, m.starved = up, now, now
 		m.samples = m.samples[max(0, len(m.samples)-1):]
 	}

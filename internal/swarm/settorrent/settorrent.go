@@ -47,7 +47,7 @@ const (
 
 // Sizes of pieces, in bytes.
 const (
-	minPiece = 256 << 10
+	minPiece = 64 << 10
 	maxPiece = 16 << 20
 	// manyPieces is the number above which pieces become larger: every hop of a chain
 	// waits for one piece, but each piece costs every peer memory and time.
@@ -55,7 +55,7 @@ const (
 )
 
 // PieceLength gives the size of pieces for total bytes: the smallest power of two
-// from 256 KiB to 16 MiB that gives at most 16,384 pieces, or 16 MiB.
+// from 64 KiB to 16 MiB that gives at most 16,384 pieces, or 16 MiB.
 func PieceLength(total int64) int64 {
 	n := int64(minPiece)
 	for n < maxPiece && (total+n-1)/n > manyPieces {

@@ -139,7 +139,7 @@ func TestRefused(t *testing.T) {
 }
 
 func TestPieceLength(t *testing.T) {
-	for total, want := range map[int64]int64{1: 256 << 10, 4 << 30: 256 << 10, 4<<30 + 1: 512 << 10, 16 << 30: 1 << 20, 50 << 30: 4 << 20, 250 << 30: 16 << 20, 10 << 40: 16 << 20} {
+	for total, want := range map[int64]int64{1: 64 << 10, 1 << 30: 64 << 10, 4 << 30: 256 << 10, 4<<30 + 1: 512 << 10, 16 << 30: 1 << 20, 50 << 30: 4 << 20, 250 << 30: 16 << 20, 10 << 40: 16 << 20} {
 		if got := PieceLength(total); got != want {
 			t.Errorf("PieceLength(%d) = %d; want %d", total, got, want)
 		}

@@ -47,7 +47,7 @@ func Set(t testing.TB, size int) string {
 	check((&layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS}}).Write(lf))
 	check(lf.Close())
 	check(os.Mkdir(filepath.Join(dir, "log"), 0o700))
-	check(os.WriteFile(filepath.Join(dir, "log/run.jsonl"), nil, 0o600))
+	check(os.WriteFile(filepath.Join(dir, "log/run.jsonl"), []byte("{}\n"), 0o600))
 	m := &manifest.Manifest{Version: manifest.Version, ID: "01234567-89ab-cdef-0123-456789abcdef", Host: "h", Created: time.Unix(1, 0)}
 	for _, n := range []string{manifest.Layout, "log/run.jsonl", name} {
 		st, err := os.Stat(filepath.Join(dir, n))

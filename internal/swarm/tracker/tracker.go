@@ -39,8 +39,8 @@ const (
 	interval = 60 * time.Second
 )
 
-// Tracker answers for one torrent. It implements http.Handler for /announce and
-// /machines.
+// Tracker answers for one torrent. It implements http.Handler for /announce, /scrape
+// and /machines.
 type Tracker struct {
 	hash   [20]byte
 	seeder func(local netip.Addr) netip.AddrPort
@@ -181,6 +181,16 @@ func (t *Tracker) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			b = failure(err.Error())
 		}
 		_, _ = w.Write(b)
+	case "/scrape": // BEP 48
+		w.Header().Set("Content-Type", "text/plain")
+		t.mu.Lock()
+		complete, incomplete := t.count(t.now())
+		t.mu.Unlock()
+		var b bytes.Buffer
+		b.WriteString("d5:filesd")
+		text(&b, string(t.hash[:]))
+		fmt.Fprintf(&b, "d8:completei%de10:downloadedi0e10:incompletei%deeee", complete, incomplete)
+		_, _ = w.Write(b.Bytes())
 	case "/machines":
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(t.Machines())
@@ -257,6 +267,15 @@ func (t *Tracker) answer(a announce, here netip.Addr) ([]byte, error) {
 	for _, p := range advice.Backup {
 		text(&b, p.String())
 	}
+	more := 3
+	for id, p := range t.peers { // ordinary clients that have everything
+		if addr == "" && !p.left && id != a.id && more > 0 && now.Sub(p.seen) < 2*interval {
+			text(&b, p.addr.String())
+			if more--; more == 0 {
+				break
+			}
+		}
+	}
 	fmt.Fprintf(&b, "e5:everyi%de", every.Milliseconds())
 	if addr != "" {
 		text(&b, "from", string(advice.From[:]))
@@ -296,23 +315,13 @@ func (t *Tracker) ordinary(now time.Time, a announce, here netip.Addr) ([]byte, 
 		addr netip.AddrPort
 	}
 	var others []one
-	complete, incomplete := 1, 0
 	for id, p := range t.peers {
 		if id != a.id && p.addr != a.addr {
 			others = append(others, one{id, p.addr})
 		}
-		if p.left {
-			incomplete++
-		} else {
-			complete++
-		}
 	}
+	complete, incomplete := t.count(now)
 	for _, m := range t.chain.Members(now) {
-		if m.Complete {
-			complete++
-		} else {
-			incomplete++
-		}
 		if m.Addr != a.addr && !m.Banned && m.Silence < 10*time.Second {
 			others = append(others, one{m.ID, m.Addr})
 		}
@@ -355,6 +364,26 @@ func (t *Tracker) ordinary(now time.Time, a announce, here netip.Addr) ([]byte, 
 	}
 	b.WriteString("e")
 	return b.Bytes(), nil
+}
+
+// count counts who has everything, the seeder too, and who has not. mu is held.
+func (t *Tracker) count(now time.Time) (complete, incomplete int) {
+	complete = 1
+	for _, p := range t.peers {
+		if p.left {
+			incomplete++
+		} else {
+			complete++
+		}
+	}
+	for _, m := range t.chain.Members(now) {
+		if m.Complete {
+			complete++
+		} else {
+			incomplete++
+		}
+	}
+	return complete, incomplete
 }
 
 // text writes bencoded strings.

@@ -124,6 +124,18 @@ func TestChain(t *testing.T) {
 	}
 }
 
+func TestScrape(t *testing.T) {
+	tr := newTracker()
+	ask(t, tr, "10.0.0.1:5", query("a"))
+	ask(t, tr, "10.0.0.2:5", query("b", "left", "0"))
+	w := httptest.NewRecorder()
+	tr.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/scrape", nil))
+	var m map[string]map[string]map[string]int
+	if err := bencode.Unmarshal(w.Body.Bytes(), &m); err != nil || m["files"][string(hash[:])]["complete"] != 2 || m["files"][string(hash[:])]["incomplete"] != 1 {
+		t.Errorf("%q: %v, %v", w.Body, m, err)
+	}
+}
+
 func TestHostile(t *testing.T) {
 	tr := newTracker()
 	ask(t, tr, "10.0.0.1:5", query("a"))

@@ -1,0 +1,155 @@
+// Command mkcdrec-swarm brings one backup set to many machines at once by BitTorrent,
+// in a chain: each machine passes on what it receives. It is a program of its own, since
+// the BitTorrent library is as large as all of mkcdrec.
+//
+// Synopsis:
+//
+//	mkcdrec-swarm seed [--http ADDR] [--listen ADDR] SET
+//	mkcdrec-swarm get --server URL --hash HASH --manifest SHA256 [--dir DIR | --memory SIZE]
+//	        [--listen ADDR] [--serve ADDR | --cat FILE] [--linger TIME]
+//	mkcdrec-swarm torrent SET
+//
+// seed serves SET, a directory with a whole backup set, until it is interrupted. The set
+// contains secrets, and is sent unencrypted: serve it only on a network where everyone
+// may read it. get fetches it; HASH and SHA256 are those that seed prints. --serve gives
+// the set at http://ADDR/ while it arrives, for `restore URL`; --cat writes one of its
+// files to standard output. With neither, get ends when the set is in DIR.
+// torrent makes SET/set.torrent.
+//
+// Events are lines of JSON on standard output, on standard error with --cat.
+//
+// Exit status: 0 done, 1 failed, 2 wrong usage, 4 refused: it is not the set that was
+// asked for.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/swarm/node"
+	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
+)
+
+func main() {
+	ctx, stop := interrupt.Context(context.Background())
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err == nil || interrupt.Is(err) {
+		return
+	}
+	fmt.Fprintln(os.Stderr, "mkcdrec-swarm:", err)
+	switch {
+	case errors.Is(err, node.ErrRefused):
+		os.Exit(exit.Refused)
+	case errors.As(err, new(usage)):
+		os.Exit(exit.BadUsage)
+	}
+	os.Exit(exit.Failed)
+}
+
+// usage is an error of the command line.
+type usage struct{ error }
+
+// events prints events as lines of JSON.
+func events(w io.Writer) func(node.Event) {
+	var mu sync.Mutex
+	enc := json.NewEncoder(w)
+	return func(e node.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = enc.Encode(e)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return usage{errors.New("expected seed, get or torrent")}
+	}
+	f := flag.NewFlagSet("mkcdrec-swarm "+args[0], flag.ContinueOnError)
+	switch args[0] {
+	case "seed", "torrent":
+		web := f.String("http", ":8080", "`ADDR` for the tracker and for HTTP")
+		listen := f.String("listen", ":6881", "`ADDR` for BitTorrent")
+		if err := f.Parse(args[1:]); err != nil {
+			return parsed(err)
+		}
+		if f.NArg() != 1 {
+			return usage{errors.New("expected one SET")}
+		}
+		set, err := manifest.OpenContext(ctx, f.Arg(0))
+		if err != nil {
+			return err
+		}
+		t, made, err := settorrent.Open(ctx, set, progress.None{})
+		if err != nil {
+			return err
+		}
+		if args[0] == "torrent" {
+			kind := "kept"
+			if made {
+				kind = "made"
+			}
+			events(os.Stdout)(node.Event{Event: kind, Hash: t.Hash.HexString(), Set: t.Manifest, Of: t.Info.NumPieces(), Bytes: t.Total()})
+			return nil
+		}
+		return (&node.Seed{Set: set, Torrent: t, HTTP: *web, Listen: *listen, Events: events(os.Stdout)}).Run(ctx)
+	case "get":
+		return get(ctx, f, args[1:])
+	}
+	return usage{fmt.Errorf("unknown command %q: expected seed, get or torrent", args[0])}
+}
+
+func parsed(err error) error {
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	return usage{err}
+}
+
+func get(ctx context.Context, f *flag.FlagSet, args []string) error {
+	g := &node.Get{Events: events(os.Stdout)}
+	f.StringVar(&g.Server, "server", "", "`URL` of the seeder: http://HOST:PORT/")
+	f.StringVar(&g.Hash, "hash", "", "info `HASH` of the torrent; any other is refused")
+	f.StringVar(&g.Manifest, "manifest", "", "`SHA256` of the set's manifest; any other is refused")
+	f.StringVar(&g.Dir, "dir", "", "`DIR` for the set's files")
+	f.StringVar(&g.Listen, "listen", ":6881", "`ADDR` for other machines")
+	f.DurationVar(&g.Linger, "linger", 10*time.Minute, "`TIME` for which others are served at most after the end")
+	memory := f.String("memory", "", "keep pieces in this `SIZE` of memory instead of DIR, and serve only what is still there")
+	serve := f.String("serve", "", "`ADDR` of this machine where the set is given while it arrives, 127.0.0.1:0")
+	cat := f.String("cat", "", "`FILE` of the set to write to standard output")
+	if err := f.Parse(args); err != nil {
+		return parsed(err)
+	}
+	if f.NArg() != 0 || g.Server == "" || g.Hash == "" || g.Manifest == "" || (g.Dir == "") == (*memory == "") || *serve != "" && *cat != "" || *memory != "" && *serve == "" && *cat == "" {
+		return usage{errors.New("expected --server, --hash, --manifest, either --dir or --memory, at most one of --serve and --cat, and one of these with --memory")}
+	}
+	if *memory != "" {
+		n, err := quantity.Parse(*memory)
+		if err != nil {
+			return usage{err}
+		}
+		g.Memory = int64(n)
+		debug.SetMemoryLimit(g.Memory + 256<<20)
+	}
+	switch {
+	case *serve != "":
+		g.Reader = node.Serve(*serve, nil, func(url string) { g.Events(node.Event{Event: "ready", URL: url}) })
+	case *cat != "":
+		g.Events = events(os.Stderr)
+		g.Reader = node.Copy(os.Stdout, *cat)
+	}
+	return g.Run(ctx)
+}

@@ -1,0 +1,702 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/anacrolix/torrent/bencode"
+
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/swarm/node"
+	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
+	"github.com/mkcdrec/mkcdrec/internal/swarm/swarmtest"
+)
+
+// TestMain lets the test program stand for mkcdrec-swarm.
+func TestMain(m *testing.M) {
+	switch os.Getenv("SWARM_TEST") {
+	case "program":
+		main()
+		os.Exit(0)
+	case "reader":
+		if err := reader(os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	case "liar":
+		liar(os.Args[1], os.Args[2], os.Args[3])
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// room is machines in network namespaces on one bridge, each link held to a rate.
+// Machine i has the address 10.77.0.(i+1).
+type room struct {
+	t    *testing.T
+	name string
+	n    int
+}
+
+func (r *room) ip(i int) string { return fmt.Sprintf("10.77.0.%d", i+1) }
+
+var rooms atomic.Int32
+
+func newRoom(t *testing.T, n int, rate string) *room {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces want root")
+	}
+	for _, p := range []string{"ip", "tc"} {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is missing", p)
+		}
+	}
+	// Names are used once: an interface goes some time after its namespace.
+	r := &room{t: t, name: fmt.Sprintf("s%d%c", os.Getpid()%100000, 'a'+rooms.Add(1)), n: n}
+	do := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			if strings.Contains(string(out), "not permitted") {
+				t.Skipf("%v: %s", args, out)
+			}
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		for i := range n {
+			_ = exec.Command("ip", "netns", "del", fmt.Sprintf("%s-%d", r.name, i)).Run()
+		}
+		_ = exec.Command("ip", "link", "del", r.name+"b").Run()
+	})
+	do("ip", "link", "add", r.name+"b", "type", "bridge")
+	do("ip", "link", "set", r.name+"b", "up")
+	for i := range n {
+		ns := fmt.Sprintf("%s-%d", r.name, i)
+		do("ip", "netns", "add", ns)
+		do("ip", "link", "add", ns, "type", "veth", "peer", "name", "eth0", "netns", ns)
+		do("ip", "link", "set", ns, "master", r.name+"b", "up")
+		do("ip", "-n", ns, "addr", "add", r.ip(i)+"/24", "dev", "eth0")
+		do("ip", "-n", ns, "link", "set", "lo", "up")
+		do("ip", "-n", ns, "link", "set", "eth0", "up")
+		if rate != "" {
+			do("tc", "qdisc", "add", "dev", ns, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
+			do("ip", "netns", "exec", ns, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
+		}
+	}
+	return r
+}
+
+// process is a program in a namespace.
+type process struct {
+	cmd    *exec.Cmd
+	mu     sync.Mutex
+	events []node.Event
+	at     []time.Time
+	stderr bytes.Buffer
+	done   chan struct{}
+	err    error
+}
+
+// run starts a program on machine i. mode is program, liar, or "" for another program.
+func (r *room) run(i int, mode string, args ...string) *process {
+	r.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if mode != "" {
+		args = append([]string{self}, args...)
+	}
+	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", fmt.Sprintf("%s-%d", r.name, i)}, args...)...), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), "SWARM_TEST="+mode)
+	p.cmd.Stderr = &p.stderr
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	go func() {
+		sc := bufio.NewScanner(out)
+		for sc.Scan() {
+			var e node.Event
+			if json.Unmarshal(sc.Bytes(), &e) == nil {
+				p.mu.Lock()
+				p.events, p.at = append(p.events, e), append(p.at, time.Now())
+				p.mu.Unlock()
+			}
+		}
+		p.err = p.cmd.Wait()
+		close(p.done)
+	}()
+	r.t.Cleanup(func() { _ = p.cmd.Process.Kill(); <-p.done })
+	return p
+}
+
+// wait waits for an event.
+func (p *process) wait(t *testing.T, long time.Duration, kind string, is func(node.Event) bool) (node.Event, time.Time) {
+	t.Helper()
+	end := time.Now().Add(long)
+	for time.Now().Before(end) {
+		p.mu.Lock()
+		for i, e := range p.events {
+			if e.Event == kind && (is == nil || is(e)) {
+				at := p.at[i]
+				p.mu.Unlock()
+				return e, at
+			}
+		}
+		p.mu.Unlock()
+		select {
+		case <-p.done:
+			time.Sleep(50 * time.Millisecond)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t.Fatalf("no event %q after %v: %v\n%s", kind, long, p.events, &p.stderr)
+	return node.Event{}, time.Time{}
+}
+
+// end waits for the program's end.
+func (p *process) end(t *testing.T, long time.Duration) error {
+	t.Helper()
+	select {
+	case <-p.done:
+		return p.err
+	case <-time.After(long):
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		t.Fatalf("it still runs after %v: %v\n%s", long, p.events[max(0, len(p.events)-5):], &p.stderr)
+		return nil
+	}
+}
+
+// pieces is how many pieces it had at its last word.
+func (p *process) pieces() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, e := range p.events {
+		n = max(n, e.Pieces)
+	}
+	return n
+}
+
+func (p *process) text() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b, _ := json.Marshal(p.events)
+	return string(b)
+}
+
+// seed serves a set on machine 0.
+func (r *room) seed(dir string) (*process, *settorrent.Torrent) {
+	r.t.Helper()
+	return r.seedAt(dir, r.ip(0)+":6881")
+}
+
+// seedAt is seed with an address for BitTorrent.
+func (r *room) seedAt(dir, listen string) (*process, *settorrent.Torrent) {
+	r.t.Helper()
+	set, err := manifest.Open(dir)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	tor, _, err := settorrent.Open(context.Background(), set, progress.None{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	p := r.run(0, "program", "seed", "--http", r.ip(0)+":8080", "--listen", listen, dir)
+	p.wait(r.t, 20*time.Second, "serving", nil)
+	return p, tor
+}
+
+func (r *room) get(i int, tor *settorrent.Torrent, more ...string) *process {
+	return r.run(i, "program", append([]string{"get", "--server", "http://" + r.ip(0) + ":8080/", "--hash", tor.Hash.HexString(), "--manifest", tor.Manifest, "--listen", r.ip(i) + ":6881"}, more...)...)
+}
+
+// same compares a directory with the set.
+func same(t *testing.T, set, got string) {
+	t.Helper()
+	s, err := manifest.Open(got)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if err := s.Verify(context.Background(), true, progress.None{}); err != nil {
+		t.Error(err)
+	}
+	want, err := manifest.Open(set)
+	if err != nil || want.Digest != s.Digest {
+		t.Errorf("another manifest: %v", err)
+	}
+}
+
+// TestChain: four machines get the set, each from the one before it, and the seeder
+// sends it about once.
+func TestChain(t *testing.T) {
+	r := newRoom(t, 5, "60mbit")
+	set := swarmtest.Set(t, 16<<20)
+	seed, tor := r.seed(set)
+	dirs, gets := make([]string, 5), make([]*process, 5)
+	for i := 1; i < 5; i++ {
+		dirs[i] = t.TempDir()
+		gets[i] = r.get(i, tor, "--dir", dirs[i])
+	}
+	for i := 1; i < 5; i++ {
+		if err := gets[i].end(t, time.Minute); err != nil {
+			t.Fatalf("%d: %v\n%s", i, err, &gets[i].stderr)
+		}
+		same(t, set, dirs[i])
+	}
+	_ = seed.cmd.Process.Signal(syscall.SIGTERM)
+	if err := seed.end(t, 5*time.Second); err != nil {
+		t.Errorf("the seeder ends with %v", err)
+	}
+	e, _ := seed.wait(t, time.Second, "done", nil)
+	copies := float64(e.Sent) / float64(tor.Total())
+	if copies > 1.5 { // on a busy machine others ask it meanwhile
+		t.Errorf("the seeder sent %.2f copies", copies)
+	}
+	t.Logf("the seeder sent %.2f copies", copies)
+}
+
+// TestKilled: a machine in the middle is killed; the one behind it continues.
+func TestKilled(t *testing.T) {
+	r := newRoom(t, 5, "20mbit")
+	set := swarmtest.Set(t, 24<<20)
+	_, tor := r.seed(set)
+	dirs, gets := make([]string, 5), make([]*process, 5)
+	for i := 1; i < 5; i++ {
+		dirs[i] = t.TempDir()
+		gets[i] = r.get(i, tor, "--dir", dirs[i])
+		gets[i].wait(t, 10*time.Second, "from", nil)
+	}
+	gets[2].wait(t, 30*time.Second, "progress", func(e node.Event) bool { return e.Pieces > tor.Info.NumPieces()/4 })
+	_ = gets[2].cmd.Process.Kill()
+	killed := time.Now()
+	last := gets[3].pieces()
+	_, at := gets[3].wait(t, 15*time.Second, "from", func(e node.Event) bool { return e.Addr != r.ip(2)+":6881" && e.Addr != "" })
+	_, on := gets[3].wait(t, 15*time.Second, "progress", func(e node.Event) bool { return e.Pieces > last+10 })
+	if d := on.Sub(killed); d > 5*time.Second {
+		t.Errorf("the next one continued after %v; want at most 5 s", d)
+	}
+	t.Logf("another peer after %v, %d pieces more after %v", at.Sub(killed).Round(time.Millisecond), 10, on.Sub(killed).Round(time.Millisecond))
+	for _, i := range []int{1, 3, 4} {
+		if err := gets[i].end(t, 90*time.Second); err != nil {
+			t.Errorf("%d: %v", i, err)
+		}
+		same(t, set, dirs[i])
+	}
+	// The killed one continues with what it has.
+	again := r.get(2, tor, "--dir", dirs[2])
+	if err := again.end(t, 60*time.Second); err != nil {
+		t.Errorf("started again: %v\n%s", err, &again.stderr)
+	}
+	same(t, set, dirs[2])
+	if e, _ := again.wait(t, time.Second, "done", nil); e.Bytes > tor.Total()*9/10 {
+		t.Errorf("it fetched %d of %d bytes, and had a quarter", e.Bytes, tor.Total())
+	}
+}
+
+// TestServer: the server is killed in the middle, and is started again.
+func TestServer(t *testing.T) {
+	r := newRoom(t, 3, "20mbit")
+	set := swarmtest.Set(t, 16<<20)
+	seed, tor := r.seed(set)
+	d1, d2 := t.TempDir(), t.TempDir()
+	g1, g2 := r.get(1, tor, "--dir", d1), r.get(2, tor, "--dir", d2)
+	g2.wait(t, 30*time.Second, "progress", func(e node.Event) bool { return e.Pieces > tor.Info.NumPieces()/4 })
+	_ = seed.cmd.Process.Kill()
+	<-seed.done
+	time.Sleep(3 * time.Second)
+	r.seed(set)
+	for i, p := range []*process{g1, g2} {
+		if err := p.end(t, time.Minute); err != nil {
+			t.Errorf("%d: %v\n%s", i+1, err, &p.stderr)
+		}
+	}
+	same(t, set, d1)
+	same(t, set, d2)
+}
+
+// TestRefused: another torrent, another manifest, or changed files are refused, with exit
+// status 4.
+func TestRefused(t *testing.T) {
+	r := newRoom(t, 2, "")
+	set := swarmtest.Set(t, 2<<20)
+	_, tor := r.seed(set)
+	for name, args := range map[string][]string{
+		"hash":     {"--hash", strings.Repeat("00", 20)},
+		"manifest": {"--manifest", strings.Repeat("00", 32)},
+	} {
+		p := r.get(1, tor, append(args, "--dir", t.TempDir())...)
+		err := p.end(t, 20*time.Second)
+		if x, ok := err.(*exec.ExitError); !ok || x.ExitCode() != 4 || !strings.Contains(p.stderr.String(), "refused") {
+			t.Errorf("%s: %v, %s; want exit status 4", name, err, &p.stderr)
+		}
+	}
+	// The set is changed after the torrent was made.
+	f, err := os.OpenFile(filepath.Join(set, "vda1._.tar.zst"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("changed"), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	p := r.get(1, tor, "--dir", t.TempDir())
+	err = p.end(t, 60*time.Second)
+	if x, ok := err.(*exec.ExitError); !ok || x.ExitCode() != 4 || !strings.Contains(p.stderr.String(), "vda1._.tar.zst") {
+		t.Errorf("a changed file: %v, %s; want exit status 4 and its name", err, &p.stderr)
+	}
+}
+
+// liar is a peer with the whole set that sends zero bytes for every piece: it speaks as
+// much of BEP 3 as that takes, and announces itself to the chain first.
+func liar(tracker, listen, hash string) {
+	l, err := net.Listen("tcp", listen)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	var pieces int
+	var info [20]byte
+	hexHash, n, _ := strings.Cut(hash, ":")
+	_, _ = fmt.Sscanf(n, "%d", &pieces)
+	for i := range info {
+		_, _ = fmt.Sscanf(hexHash[2*i:2*i+2], "%02x", &info[i])
+	}
+	const id = "-XX0000-liarliarliar"
+	go func() {
+		for ; ; time.Sleep(500 * time.Millisecond) {
+			_, port, _ := net.SplitHostPort(listen)
+			u := fmt.Sprintf("%sannounce?info_hash=%s&peer_id=%s&port=%s&mkcdrec=1&next=%d", tracker, escape(info[:]), id, port, pieces)
+			out, err := exec.Command("curl", "-s", u).Output()
+			if err == nil && bytes.Contains(out, []byte("mkcdrec")) {
+				_ = json.NewEncoder(os.Stdout).Encode(node.Event{Event: "announced"})
+			}
+		}
+	}()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			hello := make([]byte, 68)
+			if _, err := io.ReadFull(c, hello); err != nil {
+				return
+			}
+			_, _ = c.Write(append(append(append([]byte("\x13BitTorrent protocol"), make([]byte, 8)...), info[:]...), id...))
+			field := bytes.Repeat([]byte{0xff}, (pieces+7)/8)
+			if k := pieces % 8; k != 0 {
+				field[len(field)-1] = 0xff << (8 - k)
+			}
+			send := func(kind byte, b []byte) {
+				n := len(b) + 1
+				_, _ = c.Write(append([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n), kind}, b...))
+			}
+			send(5, field)
+			send(1, nil) // unchoke
+			head := make([]byte, 4)
+			for {
+				if _, err := io.ReadFull(c, head); err != nil {
+					return
+				}
+				n := int(head[0])<<24 | int(head[1])<<16 | int(head[2])<<8 | int(head[3])
+				if n > 1<<17 {
+					return
+				}
+				m := make([]byte, n)
+				if _, err := io.ReadFull(c, m); err != nil {
+					return
+				}
+				if n == 13 && m[0] == 6 { // request: index, begin, length
+					size := int(m[9])<<24 | int(m[10])<<16 | int(m[11])<<8 | int(m[12])
+					send(7, append(append([]byte{}, m[1:9]...), make([]byte, size)...))
+				}
+			}
+		}()
+	}
+}
+
+func escape(b []byte) string {
+	var s strings.Builder
+	for _, c := range b {
+		fmt.Fprintf(&s, "%%%02x", c)
+	}
+	return s.String()
+}
+
+// TestLiar: a machine that sends wrong pieces is banned and named, by those it sends to
+// and by the server, and everybody gets the set.
+func TestLiar(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("curl is missing")
+	}
+	r := newRoom(t, 4, "")
+	set := swarmtest.Set(t, 4<<20)
+	seed, tor := r.seed(set)
+	bad := r.run(1, "liar", "http://"+r.ip(0)+":8080/", r.ip(1)+":6881", fmt.Sprintf("%s:%d", tor.Hash.HexString(), tor.Info.NumPieces()))
+	bad.wait(t, 20*time.Second, "announced", nil)
+	dir := t.TempDir()
+	g := r.get(2, tor, "--dir", dir)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("client: %.3000s", g.text())
+		}
+	})
+	if _, at := g.wait(t, 20*time.Second, "banned", func(e node.Event) bool { return e.Addr == r.ip(1) }); at.IsZero() {
+		t.Error("not banned")
+	}
+	seed.wait(t, 10*time.Second, "wrong", func(e node.Event) bool { return e.Addr == r.ip(1)+":6881" && e.By == r.ip(2)+":6881" })
+	if err := g.end(t, time.Minute); err != nil {
+		t.Errorf("%v\n%s", err, &g.stderr)
+	}
+	same(t, set, dir)
+	// A second one that it sends to: nobody is told of it any more.
+	dir = t.TempDir()
+	g = r.get(3, tor, "--dir", dir)
+	if err := g.end(t, time.Minute); err != nil {
+		t.Errorf("%v\n%s", err, &g.stderr)
+	}
+	same(t, set, dir)
+	t.Logf("server: %.2000s", seed.text())
+}
+
+// TestFallback: when nobody answers by BitTorrent, the pieces come by HTTP.
+func TestFallback(t *testing.T) {
+	r := newRoom(t, 2, "")
+	set := swarmtest.Set(t, 4<<20)
+	_, tor := r.seedAt(set, "127.0.0.1:6881")
+	dir := t.TempDir()
+	g := r.get(1, tor, "--dir", dir)
+	if err := g.end(t, time.Minute); err != nil {
+		t.Errorf("%v\n%s", err, &g.stderr)
+	}
+	g.wait(t, time.Second, "fallback", nil)
+	same(t, set, dir)
+}
+
+// TestServe: a restore reads the set while it arrives, from a directory or from a ring in
+// memory that is smaller than the set.
+func TestServe(t *testing.T) {
+	r := newRoom(t, 4, "")
+	set := swarmtest.Set(t, 24<<20)
+	_, tor := r.seed(set)
+	for i, keep := range [][]string{{"--dir", t.TempDir()}, {"--memory", "16M"}} {
+		p := r.get(i+1, tor, append(keep, "--serve", "127.0.0.1:0")...)
+		e, _ := p.wait(t, 20*time.Second, "ready", nil)
+		reader := r.run(i+1, "reader", e.URL, tor.Manifest)
+		if err := reader.end(t, time.Minute); err != nil {
+			t.Errorf("%v: %v\n%s", keep, err, &reader.stderr)
+		}
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		if err := p.end(t, 5*time.Second); err != nil {
+			t.Errorf("%v: it ends with %v\n%s", keep, err, &p.stderr)
+		}
+	}
+}
+
+// reader verifies a set at a URL twice, as a restore reads it: all files, then the
+// archives again.
+func reader(url, digest string) error {
+	s, err := manifest.Open(url)
+	if err != nil {
+		return err
+	}
+	if s.Digest != digest {
+		return fmt.Errorf("the manifest is %s", s.Digest)
+	}
+	return s.Verify(context.Background(), true, progress.None{})
+}
+
+// TestFull: a full file system ends it, with the reason.
+func TestFull(t *testing.T) {
+	r := newRoom(t, 2, "")
+	set := swarmtest.Set(t, 8<<20)
+	_, tor := r.seed(set)
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3M"); err != nil {
+		t.Skipf("cannot mount a small file system: %v", err)
+	}
+	defer syscall.Unmount(dir, 0)
+	g := r.get(1, tor, "--dir", dir)
+	if err := g.end(t, 30*time.Second); err == nil || !strings.Contains(g.stderr.String(), "no space left on device") {
+		t.Errorf("%v, %s; want no space left", err, &g.stderr)
+	}
+}
+
+// others are BitTorrent clients that are not ours: the command that has all in a
+// directory, or fetches it there, and stays.
+func others(t *testing.T) map[string]func(torrent, dir string) []string {
+	t.Helper()
+	return map[string]func(torrent, dir string) []string{
+		"aria2c": func(torrent, dir string) []string {
+			return []string{"aria2c", "--quiet", "--dir=" + dir, "--seed-ratio=0.0", "--check-integrity=true", "--listen-port=6881", "--enable-dht=false", "--bt-enable-lpd=false", "--enable-peer-exchange=false", "--bt-tracker-interval=2", "--file-allocation=none", torrent}
+		},
+		"transmission-cli": func(torrent, dir string) []string {
+			// With uTP it tries UDP for minutes before TCP.
+			conf := t.TempDir()
+			if err := os.WriteFile(filepath.Join(conf, "settings.json"), []byte(`{"utp-enabled": false, "dht-enabled": false}`), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return []string{"transmission-cli", "-g", conf, "-w", dir, "-p", "6881", "-M", torrent}
+		},
+		"libtorrent": func(torrent, dir string) []string {
+			return []string{"/usr/bin/python3", "-c", `import sys, time, libtorrent as lt
+s = lt.session({"listen_interfaces": "0.0.0.0:6881", "enable_dht": False, "enable_lsd": False, "enable_upnp": False, "enable_natpmp": False})
+h = s.add_torrent({"ti": lt.torrent_info(sys.argv[1]), "save_path": sys.argv[2]})
+while True:
+    time.sleep(2)
+    h.force_reannounce()
+`, torrent, dir}
+		},
+	}
+}
+
+// missing tells why another client cannot be used.
+func missing(name string) string {
+	if name == "libtorrent" {
+		if out, err := exec.Command("/usr/bin/python3", "-c", "import libtorrent").CombinedOutput(); err != nil {
+			return fmt.Sprintf("python3-libtorrent is missing: %.100s", out)
+		}
+		return ""
+	}
+	if _, err := exec.LookPath(name); err != nil {
+		return name + " is missing"
+	}
+	return ""
+}
+
+// TestOthers: other clients get the set from our seeder and from our clients, and seed
+// it to ours, with nothing but the torrent and its tracker.
+func TestOthers(t *testing.T) {
+	for name, command := range others(t) {
+		t.Run(name, func(t *testing.T) {
+			for _, p := range []string{name, "curl"} {
+				if why := missing(p); why != "" {
+					t.Skip(why)
+				}
+			}
+			r := newRoom(t, 4, "")
+			set := swarmtest.Set(t, 6<<20)
+			seed, tor := r.seed(set)
+			file := filepath.Join(t.TempDir(), "x.torrent")
+			b, err := bencode.Marshal(map[string]any{"announce": "http://" + r.ip(0) + ":8080/announce", "info": bencode.Bytes(tor.InfoBytes)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			// It leeches from our seeder.
+			dir := t.TempDir()
+			theirs := filepath.Join(dir, tor.Info.Name)
+			p := r.run(1, "", command(file, dir)...)
+			if err := until(theirs, tor, time.Minute); err != nil {
+				t.Fatalf("it got no set: %v\n%.2000s", err, &p.stderr)
+			}
+			same(t, set, theirs)
+			// It seeds to ours: our seeder takes no BitTorrent connections any more.
+			_ = seed.cmd.Process.Kill()
+			<-seed.done
+			r.seedAt(set, "127.0.0.1:6881")
+			time.Sleep(time.Second)
+			_ = p.cmd.Process.Kill()
+			<-p.done
+			ours := t.TempDir()
+			p = r.run(1, "", command(file, dir)...)
+			r.announced(time.Minute)
+			g := r.get(2, tor, "--dir", ours)
+			if err := g.end(t, time.Minute); err != nil {
+				t.Fatalf("%v\n%s", err, &g.stderr)
+			}
+			same(t, set, ours)
+			if e, _ := g.wait(t, time.Second, "done", nil); e.Bytes < tor.Total()/2 {
+				t.Errorf("%d of %d bytes came from it: %.3000s", e.Bytes, tor.Total(), g.text())
+			}
+			// It leeches from one of ours.
+			_ = p.cmd.Process.Kill()
+			<-p.done
+			g = r.get(2, tor, "--dir", ours, "--serve", "127.0.0.1:0")
+			g.wait(t, 20*time.Second, "complete", nil)
+			dir = t.TempDir()
+			p = r.run(3, "", command(file, dir)...)
+			if err := until(filepath.Join(dir, tor.Info.Name), tor, time.Minute); err != nil {
+				t.Errorf("it got no set from ours: %v\n%.2000s", err, &p.stderr)
+			}
+			same(t, set, filepath.Join(dir, tor.Info.Name))
+		})
+	}
+}
+
+// announced waits until the tracker knows of a second peer that has everything.
+func (r *room) announced(long time.Duration) {
+	r.t.Helper()
+	var out []byte
+	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		out, _ = exec.Command("ip", "netns", "exec", r.name+"-0", "curl", "-s", "http://"+r.ip(0)+":8080/scrape").Output()
+		if bytes.Contains(out, []byte("8:completei2e")) {
+			return
+		}
+	}
+	r.t.Fatalf("the other client does not announce itself: %q", out)
+}
+
+// until waits until a directory verifies as the set.
+func until(dir string, tor *settorrent.Torrent, long time.Duration) error {
+	end := time.Now().Add(long)
+	for {
+		s, err := manifest.Open(dir)
+		if err == nil {
+			err = s.Verify(context.Background(), false, progress.None{})
+		}
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// TestCat: one file comes on standard output while it arrives, from a ring in memory.
+func TestCat(t *testing.T) {
+	r := newRoom(t, 2, "")
+	set := swarmtest.Set(t, 24<<20)
+	_, tor := r.seed(set)
+	want, err := os.ReadFile(filepath.Join(set, "vda1._.tar.zst"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, _ := os.Executable()
+	c := exec.Command("ip", "netns", "exec", r.name+"-1", self, "get", "--server", "http://"+r.ip(0)+":8080/", "--hash", tor.Hash.HexString(), "--manifest", tor.Manifest, "--listen", r.ip(1)+":6881", "--memory", "6M", "--cat", "vda1._.tar.zst")
+	c.Env = append(os.Environ(), "SWARM_TEST=program")
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	got, err := c.Output()
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%v: %d bytes of %d, equal %v\n%.2000s", err, len(got), len(want), bytes.Equal(got, want), &stderr)
+	}
+}

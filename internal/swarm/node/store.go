@@ -1,0 +1,344 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"sync"
+
+	"github.com/anacrolix/torrent/metainfo"
+	"github.com/anacrolix/torrent/storage"
+
+	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
+)
+
+// store keeps pieces. Offsets are in the piece.
+type store interface {
+	readAt(piece int, p []byte, off int64) (int, error)
+	writeAt(piece int, p []byte, off int64) (int, error)
+	// state of a piece; known is false for one that has to be read to know.
+	state(piece int) (complete, known bool)
+	mark(piece int, complete bool)
+	close() error
+}
+
+// impl makes the library's storage of a store.
+type impl struct{ store }
+
+func (s impl) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
+	return storage.TorrentImpl{
+		Piece: func(p metainfo.Piece) storage.PieceImpl { return pieceImpl{s.store, p.Index()} },
+		Close: func() error { return nil },
+	}, nil
+}
+
+type pieceImpl struct {
+	s store
+	i int
+}
+
+func (p pieceImpl) ReadAt(b []byte, off int64) (int, error)  { return p.s.readAt(p.i, b, off) }
+func (p pieceImpl) WriteAt(b []byte, off int64) (int, error) { return p.s.writeAt(p.i, b, off) }
+func (p pieceImpl) MarkComplete() error                      { p.s.mark(p.i, true); return nil }
+func (p pieceImpl) MarkNotComplete() error                   { p.s.mark(p.i, false); return nil }
+func (p pieceImpl) Completion() storage.Completion {
+	complete, known := p.s.state(p.i)
+	return storage.Completion{Ok: known, Complete: complete}
+}
+
+// seedStore has all pieces, in the set's files, and is never written to.
+type seedStore struct {
+	src   *settorrent.Source
+	piece int64
+}
+
+func (s seedStore) readAt(i int, p []byte, off int64) (int, error) {
+	return s.src.ReadAt(p, int64(i)*s.piece+off)
+}
+
+func (seedStore) writeAt(int, []byte, int64) (int, error) {
+	return 0, errors.New("the set is read only")
+}
+func (seedStore) state(int) (bool, bool) { return true, true }
+func (seedStore) mark(int, bool)         {}
+func (s seedStore) close() error         { return s.src.Close() }
+
+// dirStore keeps the set's files in a directory. Nothing leads out of it.
+type dirStore struct {
+	root  *os.Root
+	t     *settorrent.Torrent
+	files []settorrent.Span
+
+	mu       sync.Mutex
+	open     map[string]*os.File
+	complete []bool
+	known    []bool
+}
+
+// newDirStore opens or makes a directory. What is there of the set's files is to be
+// checked, piece by piece.
+func newDirStore(dir string, t *settorrent.Torrent) (*dirStore, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	n := t.Info.NumPieces()
+	s := &dirStore{root: root, t: t, files: t.Files(), open: map[string]*os.File{}, complete: make([]bool, n), known: make([]bool, n)}
+	fresh := true
+	for _, f := range s.files {
+		if d := path.Dir(f.Name); d != "." {
+			if err := root.MkdirAll(d, 0o700); err != nil {
+				return nil, errors.Join(err, root.Close())
+			}
+		}
+		st, err := root.Lstat(f.Name)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return nil, errors.Join(err, root.Close())
+		case !st.Mode().IsRegular():
+			return nil, errors.Join(fmt.Errorf("%s is not a regular file", f.Name), root.Close())
+		case st.Size() > 0:
+			fresh = false
+		}
+		if f.Length == 0 { // no piece makes it
+			if _, err := s.file(f.Name); err != nil {
+				return nil, errors.Join(err, root.Close())
+			}
+		}
+	}
+	for i := range s.known {
+		s.known[i] = fresh
+	}
+	return s, nil
+}
+
+// maxOpen bounds the number of open files.
+const maxOpen = 64
+
+func (s *dirStore) file(name string) (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.open[name]; f != nil {
+		return f, nil
+	}
+	f, err := s.root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if len(s.open) >= maxOpen { // in use by nobody else for long: a set has few large files
+		for k, o := range s.open {
+			delete(s.open, k)
+			_ = o.Close()
+			break
+		}
+	}
+	s.open[name] = f
+	return f, nil
+}
+
+func (s *dirStore) each(i int, p []byte, off int64, fn func(f *os.File, p []byte, off int64) (int, error)) (int, error) {
+	done := 0
+	for _, r := range settorrent.Ranges(s.files, int64(i)*s.t.Info.PieceLength+off, int64(len(p))) {
+		n, err := 0, error(nil)
+		for range 3 { // another goroutine may have closed it
+			var f *os.File
+			if f, err = s.file(r.Name); err == nil {
+				n, err = fn(f, p[done:done+int(r.Length)], r.Offset)
+			}
+			if !errors.Is(err, os.ErrClosed) {
+				break
+			}
+		}
+		if done += n; err != nil {
+			return done, err
+		}
+	}
+	if done < len(p) {
+		return done, io.EOF
+	}
+	return done, nil
+}
+
+func (s *dirStore) readAt(i int, p []byte, off int64) (int, error) {
+	return s.each(i, p, off, func(f *os.File, p []byte, off int64) (int, error) {
+		n, err := f.ReadAt(p, off)
+		if n < len(p) && err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		} else if n == len(p) {
+			err = nil
+		}
+		return n, err
+	})
+}
+
+func (s *dirStore) writeAt(i int, p []byte, off int64) (int, error) {
+	return s.each(i, p, off, (*os.File).WriteAt)
+}
+
+func (s *dirStore) state(i int) (bool, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.complete[i], s.known[i]
+}
+
+func (s *dirStore) mark(i int, complete bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.complete[i], s.known[i] = complete, true
+}
+
+func (s *dirStore) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for k, f := range s.open {
+		errs = append(errs, f.Close())
+		delete(s.open, k)
+	}
+	return errors.Join(append(errs, s.root.Close())...)
+}
+
+// ring keeps pieces in memory. When it is full, the piece goes that is first in the
+// order, but those that are pinned and those that the reader has not had.
+type ring struct {
+	size int64 // of a piece
+	cap  int   // pieces
+	rank []int // of a piece in the order
+
+	mu       sync.Mutex
+	slots    map[int][]byte
+	complete map[int]bool
+	pinned   map[int]bool
+	reader   int // the rank of the piece that the reader is at
+	evicted  func(piece int)
+}
+
+// newRing makes a ring of at most memory bytes.
+func newRing(memory int64, t *settorrent.Torrent) (*ring, error) {
+	n := t.Info.NumPieces()
+	r := &ring{size: t.Info.PieceLength, cap: int(min(memory/t.Info.PieceLength, int64(n))), rank: make([]int, n), slots: map[int][]byte{}, complete: map[int]bool{}, pinned: map[int]bool{}}
+	for rank, p := range t.Order() {
+		r.rank[p] = rank
+	}
+	for i, p := range t.Head {
+		if i < r.cap/2 {
+			r.pinned[p] = true
+		}
+	}
+	if least := min(n, 8); r.cap < least {
+		return nil, fmt.Errorf("memory for %d pieces of %d bytes is needed at least", least, r.size)
+	}
+	return r, nil
+}
+
+// room is how many pieces behind the reader may be fetched: a quarter is kept of what
+// was read, for the machine behind.
+func (r *ring) room() int {
+	if r.cap == len(r.rank) {
+		return r.cap
+	}
+	return max(2, r.cap-len(r.pinned)-(r.cap-len(r.pinned))/4)
+}
+
+func (r *ring) readAt(i int, p []byte, off int64) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.slots[i]
+	if b == nil {
+		return 0, errors.New("the piece is no longer in memory")
+	}
+	if n := copy(p, b[min(off, int64(len(b))):]); n < len(p) {
+		return n, io.EOF
+	}
+	return len(p), nil
+}
+
+func (r *ring) writeAt(i int, p []byte, off int64) (int, error) {
+	r.mu.Lock()
+	if off < 0 || off+int64(len(p)) > r.size {
+		r.mu.Unlock()
+		return 0, io.ErrShortWrite
+	}
+	gone := -1
+	b := r.slots[i]
+	if b == nil {
+		if len(r.slots) >= r.cap {
+			if gone = r.victim(i); gone >= 0 {
+				b = r.slots[gone]
+				delete(r.slots, gone)
+				delete(r.complete, gone)
+			} else {
+				r.mu.Unlock()
+				return 0, errors.New("the memory for pieces is full")
+			}
+		} else {
+			b = make([]byte, r.size)
+		}
+		r.slots[i] = b
+	}
+	n := copy(b[off:], p)
+	r.mu.Unlock()
+	if gone >= 0 && r.evicted != nil {
+		r.evicted(gone)
+	}
+	return n, nil
+}
+
+// victim chooses the piece that makes room for another: the first in the order that the
+// reader has had, else the last that is behind the other one; -1 for none.
+func (r *ring) victim(other int) int {
+	first, last := -1, -1
+	for p := range r.slots {
+		if p == other || r.pinned[p] {
+			continue
+		}
+		if r.rank[p] < r.reader && (first < 0 || r.rank[p] < r.rank[first]) {
+			first = p
+		}
+		if r.rank[p] > r.rank[other] && (last < 0 || r.rank[p] > r.rank[last]) {
+			last = p
+		}
+	}
+	if first >= 0 {
+		return first
+	}
+	return last
+}
+
+func (r *ring) state(i int) (bool, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.complete[i], true
+}
+
+func (r *ring) mark(i int, complete bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.slots[i]; complete && ok {
+		r.complete[i] = true
+	} else {
+		delete(r.complete, i)
+	}
+}
+
+// setReader tells the rank of the piece that the reader is at.
+func (r *ring) setReader(rank int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reader = rank
+}
+
+func (r *ring) readerRank() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reader
+}
+
+func (r *ring) close() error { return nil }
