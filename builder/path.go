@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -39,6 +40,8 @@ type Builder struct {
 	// medium, if not nil, is called instead of making rescue.iso in a set: for
 	// sets whose medium is not a file of theirs.
 	medium func(ctx context.Context, p *Plan, h Hint) error
+	// carry is what a rescue system has beside the programs that it needs.
+	carry []initramfs.Program
 	// setID, if not "", is the id that the next set gets.
 	setID string
 }

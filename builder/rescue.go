@@ -393,9 +393,9 @@ func (b *Builder) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []s
 }
 
 func (b *Builder) programs(p *Plan) []initramfs.Program {
-	var out []initramfs.Program
+	out := slices.Clone(b.carry)
 	if b.Config.Rescue.Programs == "none" {
-		return nil
+		return out
 	}
 	needs := p.Needs()
 	if b.Config.Rescue.Programs != "required" {

@@ -45,6 +45,10 @@ type ServeOptions struct {
 	// HTTP is where the boot files are served, Web where the page is, ADDRESS:PORT; "" for
 	// the interface's address, ports 80 and 8443.
 	HTTP, Web string
+	// Swarm has machines get the sets that are in directories from each other, in the
+	// clear. SwarmPort is the first of two ports for each such set; 0 for 6881.
+	Swarm     bool
+	SwarmPort int
 	// Built is called when the boot tree is made, Ready when everything is served; nil if
 	// nobody wants to know.
 	Built func()
@@ -114,6 +118,13 @@ func (b *Builder) Serve(ctx context.Context, o ServeOptions) (err error) {
 		if other != "" {
 			return &plan.Refused{Reason: fmt.Sprintf("the DHCP server %s gives out addresses on %s; two of them would take each other's machines: stop that one, or use --proxy", other, o.Interface)}
 		}
+	}
+	if o.Swarm {
+		stop, err := b.swarm(ctx, o, on.Addr(), sets, files)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
 	room, err := fleet.OpenRoom(o.State, rules, sets)
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 // Program is a program of the host that the rescue system carries.
 type Program struct {
 	Name string
+	// File is where it is; "" to look for it by its name.
+	File string
 	// Check is the argument list it is started with in the packed tree.
 	Check []string
 	// Data are files that it reads; missing ones are left out.
@@ -82,6 +84,9 @@ func LookPath(root, name string) (string, error) {
 }
 
 func (p Program) find(root string) (string, error) {
+	if p.File != "" {
+		return p.File, nil
+	}
 	large := ""
 	for _, n := range p.Or {
 		file, err := LookPath(root, n)

@@ -65,12 +65,17 @@ func join(ctx context.Context, args []string) error {
 	default:
 		return exit.Usage(errors.New("want https://SERVER:PORT and the SHA-256 of its certificate"))
 	}
+	swarm := ""
+	if p, err := exec.LookPath("mkcdrec-swarm"); err == nil {
+		swarm = p
+	}
 	c, err := client.New(client.Config{
 		Server: args[0], Fingerprint: args[1],
 		Facts: func(ctx context.Context) (*fleet.Registration, error) { return client.Facts(ctx, args[0]) },
 		Run:   restore,
-		Stop:  func(how string) error { return rescueinit.Power(how, false) },
-		Say:   func(f string, a ...any) { fmt.Fprintf(os.Stderr, "fleet: "+f+"\n", a...) },
+		Swarm: swarm, Target: rescue.TargetDir,
+		Stop: func(how string) error { return rescueinit.Power(how, false) },
+		Say:  func(f string, a ...any) { fmt.Fprintf(os.Stderr, "fleet: "+f+"\n", a...) },
 	})
 	if err != nil {
 		return exit.Usage(err)

@@ -21,6 +21,8 @@ func (a *app) serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "rules", Usage: "YAML `FILE` that says what which machine gets"},
 			&cli.StringFlag{Name: "dhcp", Usage: "give out addresses, `FIRST-LAST`; refused where another DHCP server answers"},
 			&cli.BoolFlag{Name: "proxy", Usage: "give out none, beside another DHCP server (the default)"},
+			&cli.BoolFlag{Name: "swarm", Usage: "machines pass sets on to each other in a chain, unencrypted; for more than a few"},
+			&cli.IntFlag{Name: "swarm-port", Value: builder.SwarmPort, Usage: "the first `PORT` of two for each set, with --swarm"},
 			&cli.StringFlag{Name: "state", Value: defaultState, Usage: "`FILE` that keeps the room; it holds the page's token"},
 			&cli.StringFlag{Name: "http", Usage: "`ADDRESS:PORT` of the boot files, if not the interface's address and port 80"},
 			&cli.StringFlag{Name: "web", Usage: "`ADDRESS:PORT` of the page, if not the interface's address and port 8443"}),
@@ -40,6 +42,7 @@ func (a *app) serveCommand() *cli.Command {
 			}
 			return b.Serve(ctx, builder.ServeOptions{
 				Sets: c.Args().Slice(), Interface: c.String("listen"), Rules: c.String("rules"), DHCP: c.String("dhcp"), State: c.String("state"), HTTP: c.String("http"), Web: c.String("web"),
+				Swarm: c.Bool("swarm"), SwarmPort: c.Int("swarm-port"),
 				Built: a.ui.End,
 				Ready: func(s builder.Serving) {
 					a.ui.Result(map[string]string{"page": s.Page, "boot": s.Boot, "fingerprint": s.Fingerprint})

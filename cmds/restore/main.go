@@ -40,6 +40,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -53,6 +55,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -105,6 +108,7 @@ func run(args []string) int {
 	f.StringVar(&opt.Wish.Firmware, "firmware", "", "`uefi` or bios: convert the system to boot with this firmware")
 	f.BoolVar(&opt.NewIdentity, "new-identity", false, "other UUIDs, machine-id and SSH host keys, for a machine that is used beside the set's")
 	f.StringVar(&opt.Personal.Hostname, "hostname", "", "`NAME` of the restored system, with --new-identity")
+	whenRead := f.String("when-read", "", "`URL` on this machine that is posted to when everything was read from the set; the answer is waited for")
 	f.Var(&forget, "forget", "`PATH` or pattern of files that are removed, with --new-identity: licences, keys")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
@@ -147,6 +151,9 @@ func run(args []string) int {
 		args, err = answer(ctx, f, *answers, args)
 	}
 	opt.Personal.Forget = forget
+	if err == nil && *whenRead != "" {
+		opt.WhenRead, err = tell(*whenRead)
+	}
 	if err == nil && !opt.NewIdentity && (opt.Personal.Hostname != "" || len(forget) > 0) {
 		err = exit.Usage(errors.New("--hostname and --forget are for --new-identity"))
 	}
@@ -177,6 +184,29 @@ func run(args []string) int {
 	}
 	err = screen.Interrupted(ctx, err)
 	return exit.Status(p, "restore", err, screen.Hint(err, "restore", opt.DryRun))
+}
+
+// tell gives what posts to a URL of this machine, and waits for the answer.
+func tell(where string) (func(context.Context) error, error) {
+	u, err := url.Parse(where)
+	if err != nil || u.Scheme != "http" || u.Hostname() != "127.0.0.1" {
+		return nil, exit.Usage(fmt.Errorf("--when-read %q is not http://127.0.0.1:PORT/", printable.Short(where, 100)))
+	}
+	return func(ctx context.Context) error {
+		q, err := http.NewRequestWithContext(ctx, http.MethodPost, where, nil)
+		if err != nil {
+			return err
+		}
+		a, err := http.DefaultClient.Do(q)
+		if err != nil {
+			return fmt.Errorf("cannot tell that everything was read: %w", err)
+		}
+		a.Body.Close()
+		if a.StatusCode >= 300 {
+			return fmt.Errorf("cannot tell that everything was read: the answer is %s", a.Status)
+		}
+		return nil
+	}, nil
 }
 
 func do(ctx context.Context, p *ui.Printer, sc screen.Screen, opt *restore.Options, args []string, w wishes, confirm list) error {

@@ -8,8 +8,12 @@ package fleet
 
 import (
 	"cmp"
+	"crypto/sha1"
+	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -28,6 +32,26 @@ type Set struct {
 	Disks []SetDisk `json:"disks"`
 	// Work is how many bytes a restore reads and unpacks, to estimate when it ends.
 	Work int64 `json:"work"`
+	// Swarm is where machines get it from each other; zero where they don't.
+	Swarm Swarm `json:"swarm,omitzero"`
+}
+
+// Swarm is a set's torrent.
+type Swarm struct {
+	// Server is the URL of the seeder, http://ADDRESS:PORT/; Hash is the info hash in hex.
+	Server string `json:"server"`
+	Hash   string `json:"hash"`
+}
+
+// Valid tells whether a swarm is none, or one that can be joined.
+func (s Swarm) Valid() bool {
+	if s == (Swarm{}) {
+		return true
+	}
+	at, ok := strings.CutPrefix(s.Server, "http://")
+	_, err := netip.ParseAddrPort(strings.TrimSuffix(at, "/"))
+	b, herr := hex.DecodeString(s.Hash)
+	return ok && err == nil && herr == nil && len(b) == sha1.Size
 }
 
 // SetDisk is a disk of the machine that a set was made of.
@@ -68,6 +92,7 @@ type Job struct {
 	Hostname string  `json:"hostname,omitempty"`
 	Identity string  `json:"identity,omitempty"`
 	Answers  Answers `json:"answers"`
+	Swarm    Swarm   `json:"swarm,omitzero"`
 	// After is what follows: "reboot", "poweroff" or "shell".
 	After string `json:"after"`
 }

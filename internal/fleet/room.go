@@ -198,7 +198,7 @@ func (r *Room) job(m *machine) (*Job, *Rule, []chosen, error) {
 	if (u.Hostname != "" || u.names != nil) && m.Hostname == "" {
 		return nil, u, disks, errors.New("there is no host name for the machine")
 	}
-	j := &Job{Set: set.Name, Digest: set.Digest, Host: set.Host, Hostname: m.Hostname, Identity: u.Identity, Answers: u.Answers, After: u.After}
+	j := &Job{Set: set.Name, Digest: set.Digest, Host: set.Host, Hostname: m.Hostname, Identity: u.Identity, Answers: u.Answers, After: u.After, Swarm: set.Swarm}
 	for _, c := range disks {
 		j.Map = append(j.Map, c.old.Name+"="+c.word)
 		j.Confirm = append(j.Confirm, c.word)

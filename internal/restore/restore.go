@@ -76,6 +76,9 @@ type Options struct {
 	// Salvage continues with a damaged set: what can't be read is left out and
 	// listed among the problems.
 	Salvage bool
+	// WhenRead is called when everything was read from the content, before the file
+	// systems are unmounted: what is kept on them for others can go. nil for nothing.
+	WhenRead func(context.Context) error
 	// Outside allows work on a machine that is no rescue system.
 	Outside bool
 	Target  string // rescue.TargetDir if ""
@@ -706,6 +709,11 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 	}
 	if r.opt.Only == "" && !r.opt.DataOnly {
 		err = r.finalize(ctx)
+	}
+	if r.opt.WhenRead != nil {
+		if e := r.opt.WhenRead(ctx); e != nil {
+			r.Screen.Warn("%v", e)
+		}
 	}
 	// Also where the system may not start: nobody may come back to do it.
 	if err := errors.Join(err, r.lock()); err != nil {

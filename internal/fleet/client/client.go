@@ -35,6 +35,9 @@ type Config struct {
 	Run func(ctx context.Context, args []string, event func(line []byte)) (code int, text string, err error)
 	// Source makes a job's set readable for restore; nil reads it from the server.
 	Source Source
+	// Swarm is the program that gets sets from other machines, "" for none, and Target
+	// where restore mounts the new file systems: the pieces of the set are kept there.
+	Swarm, Target string
 	// Stop restarts the machine or switches it off: "reboot" or "poweroff".
 	Stop func(how string) error
 	// Say is told what a person at the machine should know.
@@ -45,10 +48,20 @@ type Config struct {
 	pause, giveUp time.Duration
 }
 
-// Source makes the set of a job readable. The place that it returns is what restore is
-// given: a directory, or a URL. stop is called when restore has ended.
+// Source makes the set of a job readable.
 type Source interface {
-	Open(ctx context.Context, job *fleet.Job) (place string, stop func(), err error)
+	// Open begins. tell has lines for the server's page and the machine's screen, with
+	// "note" or "warning" as level.
+	Open(ctx context.Context, job *fleet.Job, tell func(level, text string)) (*Opened, error)
+}
+
+// Opened is a set that restore can read.
+type Opened struct {
+	// Place is what restore is given: a directory, or a URL. Options are for restore, too.
+	Place   string
+	Options []string
+	// Stop is called when restore has ended.
+	Stop func()
 }
 
 // Client is a machine in a room.
@@ -71,7 +84,7 @@ func New(c Config) (*Client, error) {
 		c.giveUp = 10 * time.Minute
 	}
 	if c.Source == nil {
-		c.Source = &direct{api: a}
+		c.Source = &direct{api: a, program: c.Swarm, target: c.Target}
 	}
 	return &Client{cfg: c, api: a}, nil
 }
@@ -204,7 +217,7 @@ func (c *Client) check(j *fleet.Job) error {
 			return errors.New("the order maps another disk than it confirms")
 		}
 	}
-	if !slices.Contains([]string{fleet.Reboot, fleet.PowerOff, fleet.Shell}, j.After) || !slices.Contains([]string{"", "keep", "new"}, j.Identity) || j.Hostname != "" && !fleet.ValidHostname(j.Hostname) {
+	if !slices.Contains([]string{fleet.Reboot, fleet.PowerOff, fleet.Shell}, j.After) || !slices.Contains([]string{"", "keep", "new"}, j.Identity) || j.Hostname != "" && !fleet.ValidHostname(j.Hostname) || !j.Swarm.Valid() {
 		return errors.New("the order has words that are not known")
 	}
 	return nil
@@ -275,17 +288,18 @@ func (c *Client) report(ctx context.Context, r *fleet.Report) error {
 // run runs restore, and reports meanwhile. It returns the last report, with the end and
 // the lines that did not arrive yet.
 func (c *Client) run(ctx context.Context, j *fleet.Job) *fleet.Report {
-	place, closeSource, err := c.cfg.Source.Open(ctx, j)
+	t := &teller{say: c.cfg.Say}
+	set, err := c.cfg.Source.Open(ctx, j, t.line)
 	if err != nil {
 		return &fleet.Report{End: &fleet.End{Code: 1, Error: err.Error()}}
 	}
-	defer closeSource()
-	t := &teller{say: c.cfg.Say}
+	defer set.Stop()
 	rctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { t.follow(rctx, c) })
 	args := append([]string{"--json", "--yes"}, j.Options()...)
-	code, text, err := c.cfg.Run(ctx, append(args, place), t.event)
+	args = append(args, set.Options...)
+	code, text, err := c.cfg.Run(ctx, append(args, set.Place), t.event)
 	stop()
 	wg.Wait()
 	last := t.all()
@@ -324,6 +338,22 @@ type teller struct {
 	failed  string
 }
 
+// line takes a line that is not restore's.
+func (t *teller) line(level, text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changed = true
+	t.add(level, text)
+}
+
+func (t *teller) add(level, text string) {
+	t.say("%s%s", map[string]string{"warning": "warning: ", "error": "error: "}[level], printable.CleanLines(text))
+	if len(t.now.Lines) >= maxPending {
+		t.now.Lines = t.now.Lines[1:]
+	}
+	t.now.Lines = append(t.now.Lines, fleet.Line{Level: level, Text: printable.Short(text, 400)})
+}
+
 // event takes a line of restore's. What is no event is left out.
 func (t *teller) event(line []byte) {
 	var e struct {
@@ -337,13 +367,7 @@ func (t *teller) event(line []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.changed = true
-	add := func(level, text string) {
-		t.say("%s%s", map[string]string{"warning": "warning: ", "error": "error: "}[level], printable.CleanLines(text))
-		if len(t.now.Lines) >= maxPending {
-			t.now.Lines = t.now.Lines[1:]
-		}
-		t.now.Lines = append(t.now.Lines, fleet.Line{Level: level, Text: printable.Short(text, 400)})
-	}
+	add := t.add
 	switch e.Event {
 	case "phase":
 		t.now.Phase, t.now.Bytes, t.now.Total = e.Phase, 0, e.Total

@@ -355,7 +355,7 @@ func TestOtherSet(t *testing.T) {
 func TestCheck(t *testing.T) {
 	c := &Client{reg: &fleet.Registration{MAC: mac, Disks: []fleet.Disk{{Name: "sda", Serial: "A", Size: 1}, {Name: "sdb", Serial: "D", Size: 1}, {Name: "sdc", Serial: "D", Size: 1}}}}
 	good := func() *fleet.Job {
-		return &fleet.Job{Set: "lab", Map: []string{"vda=A"}, Confirm: []string{"A"}, After: fleet.Reboot, Hostname: "lab-01", Identity: "new"}
+		return &fleet.Job{Set: "lab", Map: []string{"vda=A"}, Confirm: []string{"A"}, After: fleet.Reboot, Hostname: "lab-01", Identity: "new", Swarm: fleet.Swarm{Server: "http://10.0.0.1:6882/", Hash: strings.Repeat("ab", 20)}}
 	}
 	if err := c.check(good()); err != nil {
 		t.Error(err)
@@ -366,6 +366,7 @@ func TestCheck(t *testing.T) {
 		"a name": func(j *fleet.Job) { j.Confirm, j.Map = []string{"sda"}, []string{"vda=sda"} }, "another in the map": func(j *fleet.Job) { j.Map = []string{"vda=sdb"} },
 		"two in the map": func(j *fleet.Job) { j.Map = []string{"vda=A,vdb=sdb"} }, "set": func(j *fleet.Job) { j.Set = "../x" }, "after": func(j *fleet.Job) { j.After = "halt" },
 		"host name": func(j *fleet.Job) { j.Hostname = "--x" }, "identity": func(j *fleet.Job) { j.Identity = "/etc/shadow" },
+		"swarm's server": func(j *fleet.Job) { j.Swarm = fleet.Swarm{Server: "file:///etc", Hash: strings.Repeat("ab", 20)} }, "swarm's hash": func(j *fleet.Job) { j.Swarm = fleet.Swarm{Server: "http://10.0.0.1:80/", Hash: "--x"} },
 	} {
 		j := good()
 		change(j)

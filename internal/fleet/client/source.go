@@ -15,13 +15,20 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
 )
 
 // direct reads a job's set from the server. restore gets a URL of this machine, behind
 // which the set is fetched over the pinned TLS connection with the machine's token: what
 // crosses the network is secret and authentic. The manifest must be the one that the job
 // names by its digest; it has the digests of all other files.
-type direct struct{ api *api }
+//
+// Where the order names a swarm, the archives come from other machines: see swarm.
+type direct struct {
+	api             *api
+	program, target string // see Config.Swarm
+	machine         probe.Machine
+}
 
 // Times of the reader behind restore. restore asks again after what fails.
 const (
@@ -33,26 +40,55 @@ const (
 const maxManifest = 64 << 20
 
 // Open implements Source.
-func (d *direct) Open(ctx context.Context, job *fleet.Job) (string, func(), error) {
+func (d *direct) Open(ctx context.Context, job *fleet.Job, tell func(level, text string)) (*Opened, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", nil, fmt.Errorf("cannot read set %s: %w", job.Set, err)
+		return nil, fmt.Errorf("cannot read set %s: %w", job.Set, err)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	h := &relay{api: d.api, job: job, ctx: ctx}
+	base := "http://" + l.Addr().String()
+	out := &Opened{Place: base + "/" + job.Set}
+	switch {
+	case job.Swarm == (fleet.Swarm{}):
+	case d.program == "":
+		tell("warning", "this rescue system cannot get sets from other machines; the set comes from the server")
+	default:
+		h.swarm = newSwarm(ctx, d.program, d.target, job, tell)
+		h.swarm.machine = d.machine
+		// Each piece is checked when it arrives. To read the whole set beforehand would
+		// send it twice.
+		out.Options = []string{"--no-verify", "--when-read=" + base + readPath}
+	}
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = s.Serve(l) }() // ends with Close
-	return "http://" + l.Addr().String() + "/" + job.Set, func() { stop(); s.Close() }, nil
+	out.Stop = func() {
+		stop()
+		s.Close()
+		if h.swarm != nil {
+			h.swarm.close()
+		}
+	}
+	return out, nil
 }
 
+// readPath is where restore tells that it has read everything.
+const readPath = "/read"
+
 type relay struct {
-	api *api
-	job *fleet.Job
-	ctx context.Context
+	api   *api
+	job   *fleet.Job
+	ctx   context.Context
+	swarm *swarm // nil for none
 }
 
 // ServeHTTP implements http.Handler.
 func (h *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost && r.URL.Path == readPath && h.swarm != nil {
+		h.swarm.finish(r.Context())
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
 	file, ok := strings.CutPrefix(r.URL.EscapedPath(), "/"+h.job.Set+"/")
 	if !ok || r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, "there is no such file", http.StatusNotFound)
@@ -62,7 +98,13 @@ func (h *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.manifest(w, r)
 		return
 	}
-	a, err := h.fetch(r, file)
+	a, err := (*http.Response)(nil), error(nil)
+	if h.swarm != nil {
+		a = h.swarm.fetch(r, file)
+	}
+	if a == nil {
+		a, err = h.fetch(r, file)
+	}
 	if err != nil {
 		http.Error(w, "the server does not answer", http.StatusBadGateway)
 		return
@@ -131,6 +173,9 @@ func (h *relay) manifest(w http.ResponseWriter, r *http.Request) {
 	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != h.job.Digest {
 		http.Error(w, "the set is another one than was released", http.StatusForbidden)
 		return
+	}
+	if h.swarm != nil {
+		h.swarm.has(b)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
