@@ -116,10 +116,10 @@ func cloneData(vm *VM) error {
 	return all(vm,
 		"A=$(lsblk | grep DATA0001 | cut -d ' ' -f 1); B=$(lsblk | grep DATA0002 | cut -d ' ' -f 1); mkdir -p /tmp/m; echo $A $B",
 		"mke2fs -q -t ext4 -L data /dev/$A && mount -t ext4 /dev/$A /tmp/m && echo 'hello from the data disk' > /tmp/m/file && umount /tmp/m",
-		"clonedsk /dev/$A /tmp/d.img && ls -l /tmp/d.img && test ! -e /tmp/d.img.part",
+		"clonedsk --verify /dev/$A /tmp/d.img && ls -l /tmp/d.img && test ! -e /tmp/d.img.part",
 		"clonedsk /dev/$A /tmp/d.img 2>&1; test $? = 4", // it is there
 		"clonedsk /dev/$A /dev/$A --yes --confirm DATA0001 2>&1; test $? = 4",
 		"mount -t ext4 /dev/$A /tmp/m; clonedsk /dev/$A /dev/$B --yes --confirm DATA0002 2>&1; S=$?; umount /tmp/m; test $S = 4", // in use
-		"clonedsk /tmp/d.img /dev/$B --yes --confirm DATA0002 2>&1 && mount -t ext4 /dev/$B /tmp/m && grep 'hello from' /tmp/m/file && dmesg | grep 'resized filesystem'; S=$?; umount /tmp/m; test $S = 0",
+		"clonedsk --verify /tmp/d.img /dev/$B --yes --confirm DATA0002 2>&1 && mount -t ext4 /dev/$B /tmp/m && grep 'hello from' /tmp/m/file && dmesg | grep 'resized filesystem'; S=$?; umount /tmp/m; test $S = 0",
 	)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"runtime"
@@ -33,6 +34,9 @@ type CompareOptions struct {
 	// Inner and Apart are the subvolumes that the archive was made with, as in
 	// CreateOptions.
 	Inner, Apart []string
+	// Unlocked ignores the flags immutable and append-only: a copy gets them when
+	// everything else is done.
+	Unlocked bool
 }
 
 // Compare compares every member with what is below root, a directory as OpenFS
@@ -43,6 +47,56 @@ func (a *Reader) Compare(ctx context.Context, root *os.File, opt CompareOptions)
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
 	}
+	return compareWith(ctx, root, opt, "is not in the archive", func(c *comparer) error {
+		if a.count == 0 {
+			return nil
+		}
+		if err := c.read(ctx, a); err != nil {
+			return fmt.Errorf("cannot compare %s: %w", a.name, err)
+		}
+		return nil
+	})
+}
+
+// CompareCopy compares what Copy copies of root, with the same options, with what is below
+// the directory dest, as Compare does. What was written to the disk before is read from
+// there, and not from the page cache. The error is that of reading root.
+func CompareCopy(ctx context.Context, root, dest *os.File, from CreateOptions, opt CompareOptions) ([]Difference, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr, pw := io.Pipe()
+	read := make(chan error, 1)
+	go func() {
+		_, err := createPlain(ctx, pw, root, from)
+		pw.CloseWithError(err)
+		read <- err
+	}()
+	out, err := compareWith(ctx, dest, opt, "is not on the source", func(c *comparer) error {
+		s := plainStream(ctx, pr)
+		defer s.stop()
+		defer func() {
+			if s.cur != nil {
+				s.cur.release()
+			}
+		}()
+		return c.stream(ctx, &tarParser{s: s})
+	})
+	if err != nil {
+		pr.CloseWithError(err)
+		cancel()
+	}
+	if e := <-read; e != nil && (err == nil || !errors.Is(e, context.Canceled)) {
+		err = e
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot compare %s with its copy: %w", root.Name(), err)
+	}
+	return out, nil
+}
+
+// compareWith compares the members that read gives to its comparer with what is below root.
+// more is what is said of members below root that read did not give.
+func compareWith(ctx context.Context, root *os.File, opt CompareOptions, more string, read func(*comparer) error) ([]Difference, error) {
 	fd, err := unix.Openat(int(root.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", root.Name(), err)
@@ -50,14 +104,12 @@ func (a *Reader) Compare(ctx context.Context, root *os.File, opt CompareOptions)
 	c := &comparer{opt: opt, dirs: newDirCache(fd), seen: map[string]bool{}, attr: creator{walker: walker{sum: &Summary{}}}, buf: make([]byte, 256<<10)}
 	c.dirs.lookOnly = true
 	defer c.dirs.close()
-	if a.count > 0 {
-		if err := c.read(ctx, a); err != nil {
-			return nil, fmt.Errorf("cannot compare %s: %w", a.name, err)
-		}
+	if err := read(c); err != nil {
+		return nil, err
 	}
 	k := &walker{ctx: ctx, opt: CreateOptions{Inner: opt.Inner, Apart: opt.Apart}, sum: &Summary{}, visit: func(m *Member, _ int, _ string, _ *unix.Stat_t) error {
 		if !c.seen[m.Path] {
-			c.differ(m.Path, "is not in the archive")
+			c.differ(m.Path, "%s", more)
 		}
 		return ctx.Err()
 	}}
@@ -91,24 +143,47 @@ func (c *comparer) read(ctx context.Context, a *Reader) error {
 		c.seen[e.Path] = true
 		c.differ(e.Path, "cannot be compared: %v", err)
 	}
-	r.fn = func(p *tarParser, m *Member, stored int64, _ Entry) error {
-		if err := clean(m.Path); err != nil {
+	r.fn = func(p *tarParser, m *Member, stored int64, _ Entry) error { return c.next(p, m, stored) }
+	return r.read(nil)
+}
+
+// stream compares all members of a tar stream.
+func (c *comparer) stream(ctx context.Context, p *tarParser) error {
+	for {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
-		c.seen[m.Path] = true
-		if c.opt.Progress != nil {
-			c.opt.Progress.Item(m.Path)
+		m, stored, err := p.next()
+		if err != nil || m == nil {
+			return err
 		}
-		body := stored
-		if m.Type == TypeFile && m.IsSparse {
-			var err error
-			if body, err = p.sparseMap(m, stored); err != nil {
-				return err
-			}
+		end := p.s.pos + stored + padding(stored)
+		if err := c.next(p, m, stored); err != nil {
+			return err
 		}
-		return c.member(p, m, body)
+		if err := p.skip(end - p.s.pos); err != nil {
+			return err
+		}
 	}
-	return r.read(nil)
+}
+
+// next compares a member whose header was read.
+func (c *comparer) next(p *tarParser, m *Member, stored int64) error {
+	if err := clean(m.Path); err != nil {
+		return err
+	}
+	c.seen[m.Path] = true
+	if c.opt.Progress != nil {
+		c.opt.Progress.Item(m.Path)
+	}
+	body := stored
+	if m.Type == TypeFile && m.IsSparse {
+		var err error
+		if body, err = p.sparseMap(m, stored); err != nil {
+			return err
+		}
+	}
+	return c.member(p, m, body)
 }
 
 // member compares one member; of its body it may read less than there is.
@@ -210,8 +285,12 @@ func (c *comparer) attributes(m, is *Member) {
 
 func (c *comparer) flags(m, is *Member, fd int) {
 	is.readFlags(fd)
-	if is.Flags != m.Flags {
-		c.differ(m.Path, "flags are %q, were %q", is.Flags, m.Flags)
+	now, was := is.Flags, m.Flags
+	if c.opt.Unlocked {
+		now, was = now&^flagLocks, was&^flagLocks
+	}
+	if now != was {
+		c.differ(m.Path, "flags are %q, were %q", now, was)
 	}
 	if is.Project != m.Project {
 		c.differ(m.Path, "project is %d, was %d", is.Project, m.Project)
@@ -224,6 +303,7 @@ func (c *comparer) file(p *tarParser, m, is *Member, fd int, body int64) error {
 		c.differ(m.Path, "has %d bytes, had %d", is.Size, m.Size)
 		return nil
 	}
+	_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) // from the disk
 	segs := m.Sparse
 	if !m.IsSparse {
 		segs = []Segment{{0, m.Size}}

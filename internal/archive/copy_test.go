@@ -78,3 +78,68 @@ func TestCopyFails(t *testing.T) {
 		t.Errorf("an unreadable source: %v, %v", sum, err)
 	}
 }
+
+// TestCompareCopy: a copy is equal to what it was made of, and each way in which it is not
+// is named.
+func TestCompareCopy(t *testing.T) {
+	dir, _ := compareTree(t)
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	dest := t.TempDir()
+	noOwner := os.Geteuid() != 0
+	if _, err := Copy(context.Background(), root, dest, CreateOptions{}, ExtractOptions{NoOwner: noOwner}); err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.Open(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	same := func() []Difference {
+		t.Helper()
+		ds, err := CompareCopy(context.Background(), root, to, CreateOptions{}, CompareOptions{NoOwner: noOwner})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ds
+	}
+	if ds := same(); len(ds) > 0 {
+		t.Fatal(ds)
+	}
+	f := filepath.Join(dest, "a/sparse")
+	b, err := os.ReadFile(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-1] ^= 1
+	more := filepath.Join(dest, "more")
+	if err := errors.Join(os.WriteFile(f, b, 0o644), os.Chtimes(f, st.ModTime(), st.ModTime()), os.WriteFile(more, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, d := range same() {
+		named[d.String()] = true
+	}
+	if !named["more: is not on the source"] {
+		t.Errorf("a file more: %v", named)
+	}
+	found := false
+	for d := range named {
+		found = found || strings.HasPrefix(d, "a/sparse: differs ")
+	}
+	if !found {
+		t.Errorf("a byte that differs: %v", named)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := CompareCopy(ctx, root, to, CreateOptions{}, CompareOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+}

@@ -190,9 +190,9 @@ func (d *Device) Close() error {
 	return err
 }
 
-// forget drops what the page cache has of the device, so that the next buffered
+// Forget drops what the page cache has of the device, so that the next buffered
 // read comes from the disk.
-func (d *Device) forget() {
+func (d *Device) Forget() {
 	if d.block {
 		_ = unix.IoctlSetInt(int(d.Fd()), unix.BLKFLSBUF, 0) // needs root; fadvise is for the others
 	}

@@ -74,7 +74,7 @@ func (v *Verification) String() string {
 func Verify(ctx context.Context, dst, src *Device, m *Map, except []Extent, p progress.Counter) (*Verification, error) {
 	for _, d := range []*Device{dst, src} {
 		_ = unix.Fsync(int(d.Fd())) // fails on devices opened for reading on some kernels; forget writes, too
-		d.forget()
+		d.Forget()
 	}
 	if p == nil {
 		p = progress.None{}

@@ -32,6 +32,11 @@ func (s *Source) copyBlocks(ctx context.Context, m *layout.Image, dst *os.File, 
 		return err
 	}
 	rep.Note("copied %s; the time went to: %v", m.Device, res.Waits)
+	if s.verify {
+		if err := verifyBlocks(ctx, dst, src, used, res.Bad, rep.Phase("comparing "+m.Device, used.Bytes())); err != nil {
+			return err
+		}
+	}
 	if len(res.Bad) > 0 {
 		n := int64(0)
 		for _, e := range res.Bad {

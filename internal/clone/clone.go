@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -43,6 +44,9 @@ type Options struct {
 	Personal identity.Personal
 	// TargetSize is that of a target that is a new file; 0 for the source's.
 	TargetSize quantity.Size
+	// Verify compares each copy with its source as soon as it is made, before it is grown
+	// or changed: a difference is an error of that step.
+	Verify bool
 	// Restore has what a clone has in common with a restore: wishes, --plan, --yes, keys.
 	Restore restore.Options
 
@@ -84,12 +88,16 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	done := false
 	defer func() { err = errors.Join(err, file.close(context.WithoutCancel(ctx), run, done)) }()
 	o.Target = []string{file.loop}
-	o.only = append([]string{file.loop}, o.Source...)
+	o.only = []string{file.loop} // all loop devices have the same slot
 	o.Restore.Outside, o.Restore.Yes = true, true
 	place := probe.Machine{Run: run}.Place(file.loop)
 	o.Restore.Wish.Confirmed = []string{place.Slot()}
 	rep, err = runTo(ctx, run, screen, o)
 	done = err == nil && !o.Restore.PlanOnly
+	if err != nil && rep != nil { // nobody continues with a file that is removed
+		r := &recreate.Recreator{Plan: rep.Plan, Own: []string{file.loop}, Run: run, Target: cmp.Or(o.Restore.Target, rescue.TargetDir), Machine: probe.Machine{Run: run}}
+		err = errors.Join(err, r.Release(context.WithoutCancel(ctx)))
+	}
 	return rep, err
 }
 
@@ -98,6 +106,9 @@ func runTo(ctx context.Context, run tool.Runner, screen restore.Screen, o Option
 		return runImageDir(ctx, run, screen, o)
 	}
 	if len(o.Source) == 1 && isSet(o.Source[0]) {
+		if o.Verify {
+			return nil, exit.Usage(errors.New("--verify compares with disks and images; for a backup set, run restore mount and restore verify afterwards"))
+		}
 		ro := o.Restore
 		ro.Set = o.Source[0]
 		return onlyOnto(ctx, run, screen, o.Target, ro)
@@ -115,7 +126,7 @@ func runImageDir(ctx context.Context, run tool.Runner, screen restore.Screen, o 
 	if o.Identity == New {
 		return nil, &plan.Refused{Reason: "the file systems in an image of Clonezilla keep their UUIDs: use --identity keep"}
 	}
-	d, err := openImageDir(o.Source[0])
+	d, err := openImageDir(o.Source[0], o.Verify)
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
 	}
@@ -141,10 +152,6 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		}
 		defer hold.Close() // it ends with it
 		o.Source[i] = loop
-		o.only = append(o.only, loop)
-		if len(o.only) == 1 {
-			o.only = append(o.only, o.Target...)
-		}
 	}
 	if len(o.Source) != len(o.Target) || len(o.Source) == 0 {
 		return nil, exit.Usage(fmt.Errorf("%d disks cannot be cloned to %d: each needs one", len(o.Source), len(o.Target)))
@@ -157,7 +164,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		}
 		wish.Map[s] = o.Target[i]
 	}
-	src, err := Open(ctx, OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret})
+	src, err := Open(ctx, OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret, Verify: o.Verify})
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
 	}

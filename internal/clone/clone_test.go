@@ -52,7 +52,39 @@ func TestPutPartclone(t *testing.T) {
 		return f, putPartclone(bytes.NewReader(damage(b)), f, size, func(int64) progress.Counter { return progress.None{} })
 	}
 	same := func(b []byte) []byte { return b }
-	if _, err := put(size, same); err != nil {
+	made, err := put(size, same)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare := func() error {
+		c, err := comparing(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		b, err := os.ReadFile(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := putPartclone(bytes.NewReader(b), c, size, func(int64) progress.Counter { return progress.None{} }); err != nil {
+			t.Fatal(err)
+		}
+		return c.differ()
+	}
+	if err := compare(); err != nil {
+		t.Errorf("verified: %v", err)
+	}
+	was := make([]byte, 1)
+	if _, err := made.ReadAt(was, 1080); err != nil { // in the superblock
+		t.Fatal(err)
+	}
+	if _, err := made.WriteAt([]byte{^was[0]}, 1080); err != nil {
+		t.Fatal(err)
+	}
+	if err := compare(); err == nil || !strings.Contains(err.Error(), "1 bytes differ, the first is byte 1080") {
+		t.Errorf("a byte that differs: %v", err)
+	}
+	if _, err := made.WriteAt(was, 1080); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("e2fsck", "-fn", dst).CombinedOutput(); err != nil {

@@ -26,10 +26,11 @@ type imageDir struct {
 	dir    string
 	set    *clonezilla.Set
 	layout *layout.Layout
+	verify bool // each device is compared with its image
 }
 
 // openImageDir opens an image directory of Clonezilla.
-func openImageDir(dir string) (*imageDir, error) {
+func openImageDir(dir string, verify bool) (*imageDir, error) {
 	set, err := clonezilla.OpenDir(dir)
 	if err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func openImageDir(dir string) (*imageDir, error) {
 	for i := range l.Crypts {
 		l.Crypts[i].Header = l.Crypts[i].Device
 	}
-	return &imageDir{dir, set, l}, nil
+	return &imageDir{dir, set, l, verify}, nil
 }
 
 // Name implements restore.Content.
@@ -101,6 +102,19 @@ func (d *imageDir) Blocks(ctx context.Context, m *layout.Image, dst *os.File, re
 	if i == nil {
 		return fmt.Errorf("cannot restore %s: it has no image", m.Device)
 	}
+	if err := d.put(ctx, i, m, dst, "writing ", rep); err != nil || !d.verify {
+		return err
+	}
+	c, err := comparing(dst)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return errors.Join(d.put(ctx, i, m, c, "comparing ", rep), c.differ())
+}
+
+// put gives dst what is in an image.
+func (d *imageDir) put(ctx context.Context, i *clonezilla.Image, m *layout.Image, dst io.WriterAt, what string, rep progress.Reporter) (err error) {
 	r, err := d.set.Stream(i)
 	if err != nil {
 		return err
@@ -108,13 +122,11 @@ func (d *imageDir) Blocks(ctx context.Context, m *layout.Image, dst *os.File, re
 	defer func() { err = errors.Join(err, r.Close()) }()
 	in := &ending{ctx, r}
 	if i.Kind == clonezilla.Raw {
-		_, err = io.Copy(&counting{io.NewOffsetWriter(dst, 0), rep.Phase("writing "+m.Device, int64(m.Size))}, in)
-		if err != nil {
-			return fmt.Errorf("cannot restore %s from %s: %w", m.Device, i.Name, err)
-		}
-		return nil
+		_, err = io.Copy(&counting{io.NewOffsetWriter(dst, 0), rep.Phase(what+m.Device, int64(m.Size))}, in)
+	} else {
+		err = putPartclone(in, dst, int64(m.Size), func(total int64) progress.Counter { return rep.Phase(what+m.Device, total) })
 	}
-	if err := putPartclone(in, dst, int64(m.Size), func(total int64) progress.Counter { return rep.Phase("writing "+m.Device, total) }); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot restore %s from %s: %w", m.Device, i.Name, err)
 	}
 	return nil

@@ -49,6 +49,7 @@ type Source struct {
 
 	run    tool.Runner
 	rep    progress.Reporter
+	verify bool
 	disks  []layout.Disk
 	layout *layout.Layout
 	keys   [][]byte
@@ -72,11 +73,13 @@ type OpenOptions struct {
 	// as it is.
 	KeyFile string
 	Secret  func(prompt string) ([]byte, error)
+	// Verify compares each copy with what was copied.
+	Verify bool
 }
 
 // Open opens the disks of a source. A *plan.Refused is returned if they are in use.
 func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
-	s = &Source{run: o.Run, rep: o.Report, paths: map[string]string{}}
+	s = &Source{run: o.Run, rep: o.Report, verify: o.Verify, paths: map[string]string{}}
 	m := probe.Machine{Run: o.Run, Only: o.Disks}
 	present, err := m.Disks()
 	if err != nil {
@@ -393,7 +396,19 @@ func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest str
 			from.LeftOut[strings.TrimPrefix(strings.TrimPrefix(w.Path, m.Path), "/")] = "swap file (recreated)"
 		}
 	}
-	return archive.Copy(ctx, root, dest, from, o)
+	sum, err = archive.Copy(ctx, root, dest, from, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range sum.NotCovered() {
+		p.Path = filepath.Join(what, p.Path)
+		s.lost = append(s.lost, p.String())
+	}
+	if !s.verify {
+		return sum, nil
+	}
+	from.Progress = rep.Phase("comparing "+what, int64(f.Used))
+	return sum, verifyFiles(ctx, root, dest, o.Below, from, sum.Problems)
 }
 
 // Blocks implements restore.Content.
