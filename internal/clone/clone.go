@@ -351,19 +351,28 @@ func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity 
 		return fmt.Sprintf("it gets %s instead of %s", size, was.Size), nil
 	case size > was.Size+quantity.MiB && !slices.Contains(plan.Growable, f.Type):
 		return fmt.Sprintf("a %s can't be grown from %s to %s", f.Type, was.Size, size), nil
-	case s.sector(d, was.Device):
+	case s.needsSmaller(d, was):
 		return "the target has larger sectors", nil
 	}
 	_, why, err := s.mapOf(was.Device)
 	return why, err
 }
 
-// sector tells whether one of the target's disks below a device has larger sectors than
-// the source's.
-func (s *Source) sector(d *plan.Draft, dev string) bool {
-	return slices.ContainsFunc(s.layout.DisksUnder(dev), func(n string) bool {
+// needsSmaller tells whether one of the target's disks below a file system has sectors that
+// are larger than the source's and than what the file system reads and writes at once.
+func (s *Source) needsSmaller(d *plan.Draft, f *layout.Filesystem) bool {
+	unit := int64(0)
+	switch {
+	case f.Ext != nil:
+		unit = f.Ext.BlockSize
+	case f.XFS != nil:
+		unit = f.XFS.SectorSize
+	case f.Btrfs != nil:
+		unit = f.Btrfs.SectorSize
+	}
+	return slices.ContainsFunc(s.layout.DisksUnder(f.Device), func(n string) bool {
 		old, to := s.layout.Disk(n), d.Disks[n]
-		return old != nil && to.LogicalSector > old.LogicalSector
+		return old != nil && to.LogicalSector > old.LogicalSector && int64(to.LogicalSector) > unit
 	})
 }
 

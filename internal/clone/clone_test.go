@@ -150,3 +150,28 @@ func TestNotByBlocks(t *testing.T) {
 		t.Errorf("a btrfs on two devices: %v", err)
 	}
 }
+
+// TestNeedsSmaller: a file system whose blocks are as large as the target's sectors can be
+// copied by blocks.
+func TestNeedsSmaller(t *testing.T) {
+	for _, c := range []struct {
+		fs   layout.Filesystem
+		want bool
+	}{
+		{layout.Filesystem{Type: "ext4", Ext: &superblock.Ext{BlockSize: 4096}}, false},
+		{layout.Filesystem{Type: "ext4", Ext: &superblock.Ext{BlockSize: 1024}}, true},
+		{layout.Filesystem{Type: "xfs", XFS: &superblock.XFS{BlockSize: 4096, SectorSize: 512}}, true},
+		{layout.Filesystem{Type: "xfs", XFS: &superblock.XFS{BlockSize: 4096, SectorSize: 4096}}, false},
+		{layout.Filesystem{Type: "btrfs", Btrfs: &superblock.Btrfs{SectorSize: 4096}}, false},
+		{layout.Filesystem{Type: "vfat", VFAT: &superblock.VFAT{SectorSize: 512}}, true},
+	} {
+		c.fs.Device = "vda1"
+		s := source(t, c.fs)
+		for sector, want := range map[quantity.Size]bool{512: false, 4096: c.want} {
+			d := &plan.Draft{Layout: s.layout, Disks: plan.Mapping{"vda": {Disk: layout.Disk{Name: "sdb", LogicalSector: sector}}}}
+			if got := s.needsSmaller(d, &c.fs); got != want {
+				t.Errorf("%s on sectors of %d bytes: %v; want %v", c.fs.Type, sector, got, want)
+			}
+		}
+	}
+}
