@@ -78,8 +78,16 @@ type Circle struct {
 	// place of backup and restore. CloneSays is what its plan must say, a regular expression.
 	Cloned               bool
 	CloneWith, CloneSays string
+	// CloneRefused is what clonedsk must say, a regular expression, when it is run without
+	// CloneWith: it refuses that with exit status 4. "" if it would not be refused.
+	CloneRefused string
+	// Clonezilla has the source's disk cloned from an image directory as Clonezilla saves
+	// it, which is made with partclone's programs.
+	Clonezilla bool
 	// Renewed is for a clone with a new identity: it boots with the source's disks attached.
 	Renewed bool
+	// Before is a command that changes the source machine before it is described.
+	Before string
 	// From is the Work of a circle whose backup is restored once more, after
 	// BackUp; "" for one of its own.
 	From string
@@ -301,7 +309,7 @@ func (r *circle) nvram(m *Machine, name string) (err error) {
 // entries tells of a circle in which the firmware's boot menu is kept; in the
 // others it is empty, and only the removable path starts the system.
 func (r *circle) entries() bool {
-	return (r.Kind == UEFIBtrfs || r.SystemdBoot) && r.From == "" && r.Firmware == ""
+	return !r.Cloned && (r.Kind == UEFIBtrfs || r.SystemdBoot) && r.From == "" && r.Firmware == ""
 }
 
 // bootLabel is what the installed system calls itself in the firmware's boot menu.
@@ -369,6 +377,14 @@ func (r *circle) spoil() string {
 		return "true"
 	}
 	return "A=" + byID(r.src.Serial) + " B=" + byID(r.src.SerialSecond) + "; " + r.Spoil
+}
+
+// before is the command that does what Before says, on the disks ${A} and ${B}.
+func (r *circle) before() string {
+	if r.Before == "" {
+		return "true"
+	}
+	return "A=" + byID(r.src.Serial) + " B=" + byID(r.src.SerialSecond) + "; " + r.Before
 }
 
 // swapFileOf is where machines of some kinds get a swap file: on ext4, on xfs.
@@ -476,6 +492,7 @@ func (r *circle) backup(ctx context.Context) error {
 	if err := all(vm,
 		r.spoil(),
 		"mkdir -p /backup && mount LABEL=SETDISK /backup",
+		r.before(),
 		r.swapFile(),
 		"/backup/bin/guest tree /srv/difficult huge",
 		"if [ -d /home ]; then /backup/bin/guest tree /home/difficult; fi",
@@ -1119,7 +1136,10 @@ func (r *circle) byHand(ctx context.Context, set string) error {
 func (r *circle) boot(ctx context.Context) error {
 	m := Machine{Name: r.Kind + "-restored", CPUs: r.CPUs, Log: r.log("restored"), Disks: append(r.targets(), Disk{File: r.setDisk, Serial: "SETDISK01"})}
 	if r.Renewed {
-		m.Disks = append(m.Disks, Disk{File: filepath.Join(r.Work, "source.qcow2"), Serial: r.src.Serial, Snapshot: true})
+		for _, d := range r.sources() {
+			d.Snapshot = true
+			m.Disks = append(m.Disks, d)
+		}
 	}
 	if err := r.nvram(&m, "restored"); err != nil { // empty: only the removable path is left
 		return err

@@ -9,71 +9,101 @@ import (
 	"strings"
 )
 
+// What Before does to machines of some kinds, so that their disks can be cloned.
+const (
+	// linearVolumes puts plain volumes in the place of thin ones, which clonedsk refuses.
+	linearVolumes = "umount /home /srv && lvremove -q -y vg0/home vg0/srv vg0/pool && lvcreate -q -y -W n -L 700m -n home vg0 && lvcreate -q -y -W n -L 500m -n srv vg0 && " +
+		"mkfs.xfs -q -f -L home /dev/vg0/home && mkfs.ext4 -q -F -b 4096 -L srv /dev/vg0/srv && udevadm settle && systemctl daemon-reload && mount -a && findmnt /home && findmnt /srv"
+	// largeBlocks gives the small file systems of such a machine blocks of 4 KiB: those of
+	// 1 KiB can't be on a disk with larger sectors.
+	largeBlocks = linearVolumes + " && cp -ax /boot /data /root/ && umount /boot/efi /boot /data && mkfs.ext4 -q -F -b 4096 -L boot -U $(blkid -s UUID -o value ${A}2) ${A}2 && mkfs.ext4 -q -F -b 4096 -L data /dev/mapper/data && " +
+		"udevadm settle && mount -a && cp -ax /root/boot/. /boot/ && cp -ax /root/data/. /data/ && rm -r /root/boot /root/data && findmnt /boot/efi && findmnt /data"
+	// oneDevice has / on the first disk only.
+	oneDevice = "btrfs balance start -q -f -dconvert=single -mconvert=dup / && btrfs device remove ${B}2 / && btrfs filesystem show / && btrfs filesystem show / | grep -c devid | grep -x 1"
+	// noWindows removes the NTFS, which can't be on a disk with larger sectors.
+	noWindows = "wipefs -q -a ${A}4 && sfdisk -q --no-reread --delete $A 4 && partx -d --nr 4 $A && sfdisk -d $A"
+)
+
+// rescueSystem starts the rescue CD in a machine and waits for the prompt.
+func (r *circle) rescueSystem(ctx context.Context, m Machine) (*VM, error) {
+	m.CPUs, m.Memory = r.CPUs, 768
+	m.CDROM = filepath.Join(r.Work, "rescue.iso")
+	if err := r.dump(ctx, "/rescue.iso", m.CDROM); err != nil {
+		return nil, err
+	}
+	if err := r.nvram(&m, "rescue"); err != nil {
+		return nil, err
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	err = vm.Menu("r", bootLimit)
+	for _, s := range []string{`mkcdrec: rescue system ready`, `# `} {
+		if err == nil {
+			_, err = vm.Expect(s, bootLimit)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, vm.Kill())
+	}
+	return vm, nil
+}
+
 // clone boots the rescue CD with the source's disks and blank ones, and clones the one
 // to the other. The source has not one bit changed.
 func (r *circle) clone(ctx context.Context) error {
-	iso := filepath.Join(r.Work, "rescue.iso")
-	if err := r.dump(ctx, "/rescue.iso", iso); err != nil {
-		return err
-	}
 	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
-	from := []Disk{{File: filepath.Join(r.Work, "source.qcow2"), Serial: r.src.Serial, Sector: machines[r.Kind].sector}}
-	if r.src.Second != "" {
-		from = append(from, Disk{File: filepath.Join(r.Work, "source-2.qcow2"), Serial: r.src.SerialSecond})
+	from := r.sources()
+	if r.Clonezilla {
+		image, err := r.clonezillaDisk(ctx)
+		if err != nil {
+			return err
+		}
+		from = []Disk{image}
 	}
-	data := []Disk{{File: filepath.Join(r.Work, "data1.qcow2"), Serial: "DATA0001"}, {File: filepath.Join(r.Work, "data2.qcow2"), Serial: "DATA0002"}}
-	if r.Kind == BIOSPlain {
+	m := Machine{Name: r.Kind + "-clone", Log: r.log("clone"), Disks: from}
+	data := r.Kind == BIOSPlain && !r.Clonezilla
+	if data {
 		for i, size := range []string{"64M", "160M"} {
-			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", data[i].File, size); err != nil {
+			d := Disk{File: filepath.Join(r.Work, fmt.Sprintf("data%d.qcow2", i+1)), Serial: fmt.Sprintf("DATA000%d", i+1)}
+			if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", d.File, size); err != nil {
 				return err
 			}
+			m.Disks = append(m.Disks, d)
 		}
-		from = append(from, data...)
 	}
-	m := Machine{Name: r.Kind + "-clone", CPUs: r.CPUs, Memory: 768, Log: r.log("clone"), CDROM: iso, Disks: append(from, r.targets()...)}
-	if err := r.nvram(&m, "rescue"); err != nil {
-		return err
-	}
-	vm, err := Start(ctx, m)
+	m.Disks = append(m.Disks, r.targets()...)
+	vm, err := r.rescueSystem(ctx, m)
 	if err != nil {
 		return err
 	}
 	defer vm.Kill()
-	if err := vm.Menu("r", bootLimit); err != nil {
-		return err
-	}
-	if _, err := vm.Expect(`mkcdrec: rescue system ready`, bootLimit); err != nil {
-		return err
-	}
-	if _, err := vm.Expect(`# `, bootLimit); err != nil {
-		return err
-	}
-	if r.Kind == BIOSPlain {
-		from = from[:len(from)-len(data)]
+	if data {
 		if err := cloneData(vm); err != nil {
 			return err
 		}
 	}
-	names := func(disks []Disk) string {
-		var out []string
-		for _, d := range disks {
-			out = append(out, "$(lsblk | grep "+d.Serial+" | cut -d ' ' -f 1)")
-		}
-		return strings.Join(out, ",")
-	}
-	words := r.CloneWith + " "
+	words := ""
 	if machines[r.Kind].passphrase {
-		words += "--key-file /tmp/k "
+		words = "--key-file /tmp/k "
 		if _, err := must(vm, "printf "+Password+" > /tmp/k", bootLimit); err != nil {
 			return err
 		}
 	}
-	words += "/dev/" + names(from) + " " + names(r.targets())
+	source := "/dev/" + diskNames(from)
+	if r.Clonezilla {
+		source = "/tmp/images/" + imageName
+		if _, err := must(vm, "mkdir /tmp/images && mount -t ext4 -o ro /dev/"+diskNames(from)+" /tmp/images && ls -l "+source, bootLimit); err != nil {
+			return err
+		}
+	}
+	words += source + " " + diskNames(r.targets())
 	// How many sectors each of the source's disks was asked to write; a request to flush its
 	// cache writes none.
-	written := "writes | grep \"/($(echo " + names(from) + " | tr , '|'))/\" | cut -d ' ' -f 1,3"
+	written := "writes | grep \"/($(echo " + diskNames(from) + " | tr , '|'))/\" | cut -d ' ' -f 1,3"
 	if err := all(vm, "lsblk", writes, written+" > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"); err != nil {
 		return err
 	}
@@ -84,15 +114,19 @@ func (r *circle) clone(ctx context.Context) error {
 		}
 		return err
 	}
-	plan, err := must(vm, "clonedsk --plan "+words+" 2>&1", jobLimit)
-	if err == nil {
-		err = same("by a plan")
+	if r.CloneRefused != "" {
+		// The targets are blank as before.
+		if err := says(vm, r.CloneRefused, "clonedsk --yes --confirm "+r.confirmed()+" "+words+" 2>&1; test $? = 4 && "+
+			"(for D in $(echo "+diskNames(r.targets())+" | tr , ' '); do cmp -n 16777216 /dev/$D /dev/zero || exit 1; done)"); err != nil {
+			return err
+		}
 	}
-	if err != nil {
+	words = r.CloneWith + " " + words
+	if err := says(vm, r.CloneSays, "clonedsk --plan "+words+" 2>&1"); err != nil {
 		return err
 	}
-	if ok, err := regexp.MatchString(r.CloneSays, plan); err != nil || !ok {
-		return fmt.Errorf("the plan does not say %q: %w\n%s", r.CloneSays, err, plan)
+	if err := same("by a plan"); err != nil {
+		return err
 	}
 	// Each name once, and nothing that was not confirmed.
 	if _, err := must(vm, "clonedsk --yes --confirm NONE "+words+" 2>&1; test $? = 4", jobLimit); err != nil {
@@ -108,6 +142,37 @@ func (r *circle) clone(ctx context.Context) error {
 		return err
 	}
 	return vm.Wait(bootLimit)
+}
+
+// sources are the disks that are cloned.
+func (r *circle) sources() []Disk {
+	out := []Disk{{File: filepath.Join(r.Work, "source.qcow2"), Serial: r.src.Serial, Sector: machines[r.Kind].sector}}
+	if r.src.Second != "" {
+		out = append(out, Disk{File: filepath.Join(r.Work, "source-2.qcow2"), Serial: r.src.SerialSecond, Sector: machines[r.Kind].sector})
+	}
+	return out
+}
+
+// diskNames are words of the rescue system's shell that give the kernel's names of disks,
+// separated by commas.
+func diskNames(disks []Disk) string {
+	var out []string
+	for _, d := range disks {
+		out = append(out, "$(lsblk | grep "+d.Serial+" | cut -d ' ' -f 1)")
+	}
+	return strings.Join(out, ",")
+}
+
+// says runs a command that has to succeed, and whose output has to match a pattern.
+func says(vm *VM, pattern, cmd string) error {
+	out, err := must(vm, cmd, jobLimit)
+	if err != nil {
+		return err
+	}
+	if ok, err := regexp.MatchString(pattern, out); err != nil || !ok {
+		return errors.Join(fmt.Errorf("%s: no %q in\n%s", cmd, pattern, out), err)
+	}
+	return nil
 }
 
 // cloneData clones a disk that has no system, and not even a table, into an image file, and
