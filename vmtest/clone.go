@@ -9,21 +9,6 @@ import (
 	"strings"
 )
 
-// What Before does to machines of some kinds, so that their disks can be cloned.
-const (
-	// linearVolumes puts plain volumes in the place of thin ones, which clonedsk refuses.
-	linearVolumes = "umount /home /srv && lvremove -q -y vg0/home vg0/srv vg0/pool && lvcreate -q -y -W n -L 700m -n home vg0 && lvcreate -q -y -W n -L 500m -n srv vg0 && " +
-		"mkfs.xfs -q -f -L home /dev/vg0/home && mkfs.ext4 -q -F -b 4096 -L srv /dev/vg0/srv && udevadm settle && systemctl daemon-reload && mount -a && findmnt /home && findmnt /srv"
-	// largeBlocks gives the small file systems of such a machine blocks of 4 KiB: those of
-	// 1 KiB can't be on a disk with larger sectors.
-	largeBlocks = linearVolumes + " && cp -ax /boot /data /root/ && umount /boot/efi /boot /data && mkfs.ext4 -q -F -b 4096 -L boot -U $(blkid -s UUID -o value ${A}2) ${A}2 && mkfs.ext4 -q -F -b 4096 -L data /dev/mapper/data && " +
-		"udevadm settle && mount -a && cp -ax /root/boot/. /boot/ && cp -ax /root/data/. /data/ && rm -r /root/boot /root/data && findmnt /boot/efi && findmnt /data"
-	// oneDevice has / on the first disk only.
-	oneDevice = "btrfs balance start -q -f -dconvert=single -mconvert=dup / && btrfs device remove ${B}2 / && btrfs filesystem show / && btrfs filesystem show / | grep -c devid | grep -x 1"
-	// noWindows removes the NTFS, which can't be on a disk with larger sectors.
-	noWindows = "wipefs -q -a ${A}4 && sfdisk -q --no-reread --delete $A 4 && partx -d --nr 4 $A && sfdisk -d $A"
-)
-
 // rescueSystem starts the rescue CD in a machine and waits for the prompt.
 func (r *circle) rescueSystem(ctx context.Context, m Machine) (*VM, error) {
 	m.CPUs, m.Memory = r.CPUs, 768

@@ -1,3 +1,5 @@
+//go:build vmtest
+
 package vmtest
 
 import (
@@ -11,7 +13,79 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"testing"
+	"time"
 )
+
+// TestCloneNTFS clones a data disk with an NTFS onto disks of other sizes. Where it does not
+// fit, or the sectors are larger, that is refused, and the disk is not touched.
+func TestCloneNTFS(t *testing.T) {
+	long(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	dir := workDir(t)
+	iso := filepath.Join(dir, "rescue.iso")
+	rescueISO(ctx, t, "linux-image-cloud-amd64", iso, "--append", consoles)
+	files := map[string][]byte{"one": make([]byte, 1234567), "two": make([]byte, 5000000), "empty": nil, "zero": make([]byte, 300000)}
+	for _, name := range []string{"one", "two"} {
+		rand.Read(files[name])
+	}
+	source := filepath.Join(dir, "source.img")
+	if err := ntfsDisk(ctx, source, files); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{Name: "clone-ntfs", Memory: 768, Log: filepath.Join(dir, "clone.log"), CDROM: iso, Disks: []Disk{{File: source, Serial: "NTFSSOURCE"}}}
+	file := func(serial string) string { return filepath.Join(dir, serial+".img") }
+	for _, d := range ntfsTargets {
+		if err := command(ctx, "truncate", "-s", d.size, file(d.serial)); err != nil {
+			t.Fatal(err)
+		}
+		m.Disks = append(m.Disks, Disk{File: file(d.serial), Serial: d.serial, Sector: d.sector})
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	if err := vm.Menu("r", bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range ntfsTargets {
+		words := "clonedsk /dev/" + diskNames(m.Disks[:1]) + " " + diskNames([]Disk{{Serial: d.serial}}) + " --yes --confirm " + d.serial + " 2>&1"
+		want := `copy the used blocks of vd.1`
+		if d.refused != "" {
+			words, want = words+"; test $? = 4", d.refused
+		}
+		if err := says(vm, want, words); err != nil {
+			t.Errorf("%s: %v", d.serial, err)
+		}
+	}
+	if err := vm.Send("poweroff\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Wait(bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(source); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the source was changed: %v", err)
+	}
+	for _, d := range ntfsTargets {
+		if d.refused == "" {
+			if err := checkNTFS(ctx, file(d.serial), files); err != nil {
+				t.Error(err)
+			}
+		} else if b, err := os.ReadFile(file(d.serial)); err != nil || bytes.Count(b, []byte{0}) < len(b) {
+			t.Errorf("%s was refused, and written to: %v", d.serial, err)
+		}
+	}
+}
 
 // ntfsTargets are the disks that a data disk with an NTFS is cloned to. Its own size is 96M.
 var ntfsTargets = []struct {
