@@ -14,6 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -169,7 +170,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		return nil, &restore.Untouched{Err: err}
 	}
 	defer func() { err = errors.Join(err, src.Close(context.WithoutCancel(ctx))) }()
-	hide, err := hideLVM(o.Target)
+	hide, err := hideLVM(o.Target, slices.Concat(src.crypts, src.arrays))
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
 	}
@@ -188,14 +189,18 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 }
 
 // hideLVM makes a configuration with which LVM sees the target and nothing else: source
-// and target have the same UUIDs. It gives its directory.
-func hideLVM(target []string) (dir string, err error) {
+// and target have the same UUIDs. open are the names of the source's open LUKS devices and
+// running arrays. It gives its directory.
+func hideLVM(target, open []string) (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "mkcdrec-clone"); err != nil {
 		return "", fmt.Errorf("cannot prepare LVM: %w", err)
 	}
 	accept := []string{`"r|^/dev/mapper/` + storage.HiddenPrefix + `|"`, `"r|^/dev/mapper/mkcdrec[0-9]+-|"`}
+	for _, n := range open {
+		accept = append(accept, `"r|^/dev/(mapper/)?`+notWord().ReplaceAllString(n, ".")+`$|"`)
+	}
 	for _, t := range target {
-		accept = append(accept, `"a|^/dev/`+strings.ReplaceAll(t, "!", ".")+`(p?[0-9]+)?$|"`)
+		accept = append(accept, `"a|^/dev/`+notWord().ReplaceAllString(t, ".")+`(p?[0-9]+)?$|"`)
 	}
 	accept = append(accept, `"a|^/dev/mapper/|"`, `"a|^/dev/md[0-9]+$|"`, `"r|.*|"`)
 	only := "filter=[" + strings.Join(accept, ",") + "]"
@@ -205,6 +210,9 @@ func hideLVM(target []string) (dir string, err error) {
 	}
 	return dir, nil
 }
+
+// notWord is what has a meaning in patterns of LVM, or in strings of its configuration.
+var notWord = lazyregexp.New(`[^\w-]`)
 
 // lvmIn runs programs with LVM's configuration in dir.
 type lvmIn struct {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -172,6 +175,30 @@ func TestNeedsSmaller(t *testing.T) {
 			if got := s.needsSmaller(d, &c.fs); got != want {
 				t.Errorf("%s on sectors of %d bytes: %v; want %v", c.fs.Type, sector, got, want)
 			}
+		}
+	}
+}
+
+// TestHideLVM: LVM sees the target's devices, and not the same physical volumes in the
+// source's open LUKS devices and arrays.
+func TestHideLVM(t *testing.T) {
+	dir, err := hideLVM([]string{"vdb", "nvme0n1", "cciss!c0d0"}, []string{"luks-6d6b6364-7265", "md127"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	b, err := os.ReadFile(filepath.Join(dir, "lvm.conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := regexp.MustCompile(`"([ar])\|([^"]*)\|"`).FindAllStringSubmatch(strings.SplitN(string(b), "\n", 4)[2], -1)
+	for dev, want := range map[string]string{
+		"vdb": "a", "vdb3": "a", "nvme0n1p2": "a", "cciss/c0d0p1": "a", "mapper/secret": "a", "md0": "a", "vda": "r", "vda3": "r", "vdb3x": "r",
+		"mapper/luks-6d6b6364-7265": "r", "md127": "r", "md12": "a", "mapper/mkcdrec1-x": "r", "mapper/" + storage.HiddenPrefix + "x": "r",
+	} {
+		i := slices.IndexFunc(rules, func(r []string) bool { return regexp.MustCompile(r[2]).MatchString("/dev/" + dev) })
+		if i < 0 || rules[i][1] != want {
+			t.Errorf("/dev/%s: rule %d of %v; want %s", dev, i, rules, want)
 		}
 	}
 }
