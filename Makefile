@@ -14,7 +14,7 @@ DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-comm
 help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
-build: generate  ## bin/mkcdrec, the one static executable, with its loader pack
+build: generate swarm ## bin/mkcdrec, the one static executable, with its loader pack, and bin/mkcdrec-swarm
 	$(BUILD)
 	@$(GO) run ./internal/genloaders bin/mkcdrec
 
@@ -53,8 +53,9 @@ lint:            ## gofmt, vet, staticcheck
 	$(GO) vet $$($(GO) list ./... | grep -v internal/bbgen)
 	$(GO) tool staticcheck $$($(GO) list ./... | grep -v internal/bbgen)
 
-install: build   ## /usr/sbin/mkcdrec
+install: build   ## /usr/sbin/mkcdrec and /usr/sbin/mkcdrec-swarm
 	install -D -m 755 bin/mkcdrec $(DESTDIR)/usr/sbin/mkcdrec
+	install -D -m 755 bin/mkcdrec-swarm $(DESTDIR)/usr/sbin/mkcdrec-swarm
 
 clean:           ## everything that was made here; the cache in /var/cache/mkcdrec stays
 	rm -rf bin out internal/bbgen

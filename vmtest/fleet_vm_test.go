@@ -8,12 +8,14 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +32,8 @@ type room struct {
 	args  []string
 	page  string
 	token string
-	err   *os.File
+	err   *os.File // its messages and events
+	read  chan struct{}
 }
 
 // start starts the server and waits until it serves.
@@ -58,7 +61,8 @@ func (r *room) start(ctx context.Context) {
 				r.t.Error("the server has another token after its restart")
 			}
 			r.page, r.token = base, tok
-			go func() { _, _ = io.Copy(io.Discard, out) }() // its later events
+			r.read = make(chan struct{})
+			go func() { _, _ = io.Copy(r.err, out); close(r.read) }() // its later events
 			return
 		}
 	}
@@ -72,6 +76,7 @@ func (r *room) stop() {
 	if err := r.cmd.Process.Signal(unix.SIGINT); err != nil {
 		r.t.Fatal(err)
 	}
+	<-r.read
 	if err := r.cmd.Wait(); err != nil {
 		r.t.Errorf("mkcdrec serve after Ctrl-C: %v", err)
 	}
@@ -132,8 +137,9 @@ func (r *room) until(mac string, limit time.Duration, want ...fleet.State) fleet
 
 // TestFleet: a server with a DHCP range of its own, and three blank machines: BIOS by PXE,
 // UEFI by PXE, UEFI by HTTP Boot. They register, wait, and are released by their serial
-// numbers; the server is killed and started again while they work; each is restored, and
-// boots. The page's part of this is shown in Chromium by internal/fleet/web.
+// numbers; the server is ended and started again while they work; each is restored with a
+// name and an identity of its own, boots, and is compared. They get the set from each
+// other. The page's part of this is shown in Chromium by internal/fleet/web.
 func TestFleet(t *testing.T) {
 	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Minute)
@@ -184,7 +190,7 @@ func TestFleet(t *testing.T) {
 		if m.nic, m.mac, err = n.NIC(ctx, 0x50); err != nil {
 			t.Fatal(err)
 		}
-		rules += "- match: {mac: \"" + m.mac + "\"}\n  set: lab\n  disks: only" + m.rule + "\n"
+		rules += "- match: {mac: \"" + m.mac + "\"}\n  set: lab\n  disks: only\n  hostname: lab-{n:02}" + m.rule + "\n"
 		file := filepath.Join(dir, m.name+".qcow2")
 		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", file, c.src.Size); err != nil {
 			t.Fatal(err)
@@ -200,7 +206,7 @@ func TestFleet(t *testing.T) {
 	if err := os.WriteFile(file, []byte(rules), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r := &room{t: t, args: []string{exe, "--json", "serve", "--listen", bridgeName, "--dhcp", "10.77.23.100-10.77.23.200", "--rules", file, "--state", filepath.Join(dir, "fleet.json"), "--http", ServerIP + ":8080",
+	r := &room{t: t, args: []string{exe, "--json", "serve", "--listen", bridgeName, "--dhcp", "10.77.23.100-10.77.23.200", "--swarm", "--rules", file, "--state", filepath.Join(dir, "fleet.json"), "--http", ServerIP + ":8080",
 		"--kernel", k.Image, "--modules", k.Modules, "--append", consoles, "lab=" + filepath.Join(dir, filepath.Base(set))}}
 	if r.err, err = os.Create(filepath.Join(dir, "serve.log")); err != nil {
 		t.Fatal(err)
@@ -215,10 +221,15 @@ func TestFleet(t *testing.T) {
 		}
 		defer m.vm.Kill()
 	}
+	names := map[string]string{}
+	for _, m := range machines { // all, so that they work at the same time
+		r.until(m.mac, 3*bootLimit, fleet.Registered)
+	}
 	for _, m := range machines {
-		if v := r.until(m.mac, 2*bootLimit, fleet.Registered); v.Serial != m.serial || v.Confirm != m.serial || len(v.Disks) != 1 || v.Disks[0].Word != m.disk || v.Problem != "" {
+		if v := r.until(m.mac, bootLimit, fleet.Registered); v.Serial != m.serial || v.Confirm != m.serial || len(v.Disks) != 1 || v.Disks[0].Word != m.disk || v.Problem != "" {
 			t.Fatalf("%s: %+v", m.name, v)
 		}
+		names[m.mac] = r.until(m.mac, bootLimit, fleet.Registered).Hostname
 		var out []struct{ Error string }
 		if err := r.do("POST", "/v1/release", []fleet.Wish{{MAC: m.mac, Confirm: m.serial}}, &out); err != nil {
 			t.Fatalf("%s: %v", m.name, err)
@@ -235,24 +246,65 @@ func TestFleet(t *testing.T) {
 			t.Errorf("%s: %v", m.name, err)
 		}
 	}
+	chained := 0
 	for _, m := range machines {
-		again := m.m
-		again.Name, again.NetBoot, again.NIC, again.Log = m.name+"-restored", false, nil, filepath.Join(dir, m.name+"-restored.log")
-		vm, err := Start(ctx, again)
+		b, err := os.ReadFile(m.m.Log)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer vm.Kill()
-		if err := c.login(vm); err != nil {
-			t.Errorf("%s does not boot: %v", m.name, err)
-			continue
+		if strings.Contains(string(b), "comes from the server") || !strings.Contains(string(b), "the set comes from 10.77.23.") {
+			t.Errorf("%s did not take part in the swarm", m.name)
 		}
-		if err := vm.Send("poweroff\n"); err != nil {
-			t.Error(err)
+		if regexp.MustCompile(`the set comes from 10\.77\.23\.(1\d\d|200)\b`).Match(b) {
+			chained++
 		}
-		if err := vm.Wait(bootLimit); err != nil {
-			t.Error(err)
+	}
+	if chained == 0 {
+		t.Error("no machine got anything from another")
+	}
+	for _, m := range machines {
+		again := m.m
+		again.Name, again.NetBoot, again.NIC, again.Log = m.name+"-restored", false, nil, filepath.Join(dir, m.name+"-restored.log")
+		again.Disks = append(again.Disks, Disk{File: c.setDisk, Serial: "SETDISK01"})
+		if err := func() error {
+			vm, err := Start(ctx, again)
+			if err != nil {
+				return err
+			}
+			defer vm.Kill()
+			if err := c.login(vm); err != nil {
+				return fmt.Errorf("it does not boot: %w", err)
+			}
+			if err := all(vm,
+				"test $(hostname) = "+names[m.mac]+" && hostname | grep '^lab-0[123]$'",
+				"test -z \"$(ls -d /.mkcdrec* /*/.mkcdrec*)\"",
+				"mount LABEL=SETDISK /backup && /backup/bin/guest describe "+c.mounts()+" > /backup/after.json && sync && umount /backup",
+				"test -z \"$(systemctl --failed --plain --no-legend)\"",
+			); err != nil {
+				return err
+			}
+			if err := errors.Join(vm.Send("poweroff\n"), vm.Wait(bootLimit)); err != nil {
+				return err
+			}
+			one := *c
+			one.Renewed, one.out = true, &Outcome{Kind: m.name, Named: map[string]int{}}
+			if !m.uefi {
+				one.Firmware = "bios"
+			}
+			if err := one.compare(ctx); err != nil {
+				return err
+			}
+			for _, d := range one.out.Differences {
+				t.Errorf("%s: %s: %s; was %s", m.name, d.Path, d.After, d.Before)
+			}
+			t.Logf("%s: %d paths compared", m.name, one.out.Paths)
+			return nil
+		}(); err != nil {
+			t.Errorf("%s: %v", m.name, err)
 		}
 	}
 	r.stop()
+	if b, err := os.ReadFile(r.err.Name()); err != nil || !strings.Contains(string(b), "were sent to the swarm") {
+		t.Errorf("the server does not tell what it sent: %v", err)
+	}
 }
