@@ -7,7 +7,7 @@ LDFLAGS = -s -w -buildid= -X github.com/mkcdrec/mkcdrec/internal/version.commit=
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 # How many machines run side by side; each has one processor, and waits for its disks at times.
 MACHINES = $(shell echo $$(($$(nproc) + 1)))
-DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils mtools partclone gddrescue aria2 transmission-cli python3-libtorrent
+DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium
 
 .PHONY: build swarm generate demo test test-all matrix bench screenshots lint install clean help deps
 
@@ -45,8 +45,9 @@ matrix: deps build ## the recovery matrix; writes docs/MATRIX.md
 bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
 	$(GO) run ./internal/bench
 
-screenshots: deps build ## docs/*.png: the boot menus and the ready screen, in QEMU
+screenshots: deps build ## docs/*.png: the boot menus and the ready screen, in QEMU; the page of a room
 	$(GO) run ./vmtest/screens
+	MKCDREC_PICTURE=$(CURDIR)/docs/room.png $(GO) test -count=1 -run TestPicture ./internal/fleet/web
 
 lint:            ## gofmt, vet, staticcheck
 	@test -z "$$(gofmt -l cmds builder initramfs internal/[a-z]* kernelcfg templates vmtest | grep -v internal/bbgen)" || { gofmt -l cmds builder initramfs internal kernelcfg templates vmtest | grep -v internal/bbgen; exit 1; }

@@ -32,7 +32,7 @@ func browser(t *testing.T) (context.Context, *[]string) {
 		t.Skip("there is no chromium (Debian: package chromium)")
 	}
 	ctx, stop := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.WindowSize(1400, 900), chromedp.WSURLReadTimeout(2*time.Minute), chromedp.IgnoreCertErrors)...)
+		chromedp.WindowSize(1400, 980), chromedp.WSURLReadTimeout(2*time.Minute), chromedp.IgnoreCertErrors)...)
 	t.Cleanup(stop)
 	ctx, stop = chromedp.NewContext(ctx)
 	t.Cleanup(stop)
@@ -170,5 +170,87 @@ func TestPage(t *testing.T) {
 	}
 	if len(bad) > 0 {
 		t.Errorf("errors in the browser: %q", bad)
+	}
+}
+
+// TestPicture makes docs/room.png where MKCDREC_PICTURE names it: a room in the middle of
+// its work, as a person sees it.
+func TestPicture(t *testing.T) {
+	out := os.Getenv("MKCDREC_PICTURE")
+	if out == "" {
+		t.Skip("MKCDREC_PICTURE names no file")
+	}
+	ctx, errs := browser(t)
+	b := newBenchOf(t, "rules:\n- match: {any: true}\n  hostname: lab-{n:02}\n", 10000<<20)
+	b.web.cfg.Title = "mkcdrec on deploy"
+	const all = 12
+	toks := make([]string, all)
+	report := func(i int, r fleet.Report) {
+		t.Helper()
+		if c := b.do("POST", "/v1/report", toks[i], r, nil); c != 204 {
+			t.Fatal(c)
+		}
+	}
+	began := time.Now().Add(-90 * time.Second)
+	b.room.SetClock(func() time.Time { return began })
+	for i := range all {
+		size := int64(256e9)
+		if i%4 == 3 {
+			size = 512e9
+		}
+		serial := fmt.Sprintf("4KQ%dX53", 31+i)
+		mac, tok := b.machine(i+1, func(g *fleet.Registration) {
+			g.Vendor, g.Model, g.Serial, g.Memory, g.Boot = "Dell Inc.", "OptiPlex 7010", serial, 16<<30, fmt.Sprint(i)
+			g.Disks[0] = fleet.Disk{Name: "nvme0n1", Model: "Samsung PM9B1", Serial: fmt.Sprintf("S6GNNX0W%d", 412300+7*i), Size: size, Parts: []fleet.Part{{Start: 1 << 20, Size: 1 << 28, What: "vfat"}, {Start: 1<<20 + 1<<28, Size: size - 1<<30, What: "ntfs"}}}
+		})
+		toks[i] = tok
+		if i >= 9 {
+			continue
+		}
+		if c, o := b.release(mac, serial); c != 200 {
+			t.Fatalf("%d %v", c, o)
+		}
+		if i < 8 {
+			report(i, fleet.Report{Begin: true})
+			report(i, fleet.Report{Phase: "restoring /", Total: 6000 << 20})
+		} else if c := b.do("POST", "/v1/hold", token, []fleet.Wish{{MAC: mac}}, nil); c != 200 {
+			t.Fatal(c)
+		}
+	}
+	b.room.SetClock(time.Now)
+	for i := range all {
+		if i >= 8 {
+			b.do("GET", "/v1/order?known=x", toks[i], nil, nil)
+			continue
+		}
+		done := int64(600-70*i) * 10 << 20
+		report(i, fleet.Report{Phase: "restoring /", Bytes: done, Total: 6000 << 20, Work: done})
+		switch i {
+		case 0, 1:
+			report(i, fleet.Report{End: &fleet.End{}})
+		case 5:
+			report(i, fleet.Report{End: &fleet.End{Code: 1, Error: "cannot write /dev/nvme0n1p2: input/output error"}})
+		}
+	}
+	if err := chromedp.Do(ctx, chromedp.Navigate(b.srv.URL+"/login?token="+token)); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		if n, err := chromedp.Run(ctx, chromedp.Evaluate[int](`document.body.dataset.live === 'yes' ? document.querySelectorAll('article.machine[data-mac]').length : 0`)); err == nil && n == all {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("there is no room: %v", *errs)
+		}
+	}
+	if err := chromedp.Do(ctx, chromedp.Click(chromedp.CSS("#view"))); err != nil { // the tiles
+		t.Fatal(err)
+	}
+	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err == nil {
+		err = os.WriteFile(out, png, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }

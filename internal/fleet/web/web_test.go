@@ -42,7 +42,10 @@ type bench struct {
 	woke []string
 }
 
-func newBench(t *testing.T, rules string) *bench {
+func newBench(t *testing.T, rules string) *bench { t.Helper(); return newBenchOf(t, rules, 1000) }
+
+// newBenchOf has a set of which a restore reads and unpacks work bytes.
+func newBenchOf(t *testing.T, rules string, work int64) *bench {
 	t.Helper()
 	b := &bench{t: t}
 	r := fleet.DefaultRules()
@@ -53,7 +56,7 @@ func newBench(t *testing.T, rules string) *bench {
 		}
 	}
 	dir := t.TempDir()
-	if b.room, err = fleet.OpenRoom(filepath.Join(dir, "state.json"), r, []fleet.Set{{Name: "lab", Host: "golden", Digest: "d", Disks: []fleet.SetDisk{{Name: "vda"}}, Work: 1000}}); err != nil {
+	if b.room, err = fleet.OpenRoom(filepath.Join(dir, "state.json"), r, []fleet.Set{{Name: "lab", Host: "golden", Digest: "d", Disks: []fleet.SetDisk{{Name: "vda"}}, Work: work}}); err != nil {
 		t.Fatal(err)
 	}
 	say := func(f string, a ...any) {
