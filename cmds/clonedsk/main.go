@@ -52,6 +52,7 @@ func run(args []string) int {
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
 	f.BoolVar(&r.Resume, "resume", false, "continue after the last finished step of the run before")
 	f.BoolVar(&o.Verify, "verify", false, "read each copy back and compare it with the source; a difference ends the clone with exit status 1")
+	f.StringVar(&o.Map, "map", "", "`FILE` that records which areas of a failing SRC were copied, as GNU ddrescue does; with --resume, what is finished in it is left out and bad sectors are tried again")
 	f.StringVar(&o.Identity, "identity", clone.Keep, "`keep` the UUIDs, for a source that is retired, or new ones, so that both disks can be used in one machine")
 	f.StringVar(&o.Personal.Hostname, "hostname", "", "`NAME` of the clone's system, with --identity new")
 	f.Var(&forget, "forget", "`PATH` or pattern of files that are removed from the clone, with --identity new: licences, keys")

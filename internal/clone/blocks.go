@@ -2,10 +2,12 @@ package clone
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
+	"github.com/mkcdrec/mkcdrec/internal/ddrescue"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
@@ -27,7 +29,12 @@ func (s *Source) copyBlocks(ctx context.Context, m *layout.Image, dst *os.File, 
 		return err
 	}
 	defer to.Close()
-	res, err := blockcopy.Copy(ctx, to, src, blockcopy.CopyOptions{Map: used, Clear: blockcopy.ClearDiscard, Progress: rep.Phase("copying "+m.Device, used.Bytes())})
+	o := blockcopy.CopyOptions{Map: used, Clear: blockcopy.ClearDiscard, Progress: rep.Phase("copying "+m.Device, used.Bytes())}
+	if at := s.onMap(ctx, m.Device); at != nil {
+		o.Rescue = s.state(at, dst)
+		o.Checkpoint = func(m *ddrescue.Map) error { return s.mapFile.save(at, m) }
+	}
+	res, err := blockcopy.Copy(ctx, to, src, o)
 	if err != nil {
 		return err
 	}
@@ -37,16 +44,61 @@ func (s *Source) copyBlocks(ctx context.Context, m *layout.Image, dst *os.File, 
 			return err
 		}
 	}
-	if len(res.Bad) > 0 {
-		n := int64(0)
-		for _, e := range res.Bad {
-			n += e.Length
-		}
-		rep.Warn("%d bytes of /dev/%s could not be read, the first at byte %d: %v", n, m.Device, res.Bad[0].Start, res.ReadError)
-		for _, e := range res.Bad {
-			s.lost = append(s.lost, fmt.Sprintf("/dev/%s: %d bytes from byte %d could not be read, and are zero", m.Device, e.Length, e.Start))
-		}
+	s.unread(m, res, rep)
+	return nil
+}
+
+// unread records what a copy could not read.
+func (s *Source) unread(m *layout.Image, res *blockcopy.CopyResult, rep progress.Reporter) {
+	n := int64(0)
+	for _, e := range res.Bad {
+		n += e.Length
 	}
+	if n > 0 {
+		rep.Warn("%d bytes of /dev/%s could not be read, the first at byte %d: %v", n, m.Device, res.Bad[0].Start, res.ReadError)
+	}
+	s.lose(m.Device, m.What(), res.Bad)
+}
+
+// Again implements restore.Again: what an earlier run could not read is tried once more, if
+// the map file has it.
+func (s *Source) Again(ctx context.Context, m *layout.Image, open func() (*os.File, error), rep progress.Reporter) error {
+	at := s.onMap(ctx, m.Device)
+	if at == nil {
+		return nil
+	}
+	state := s.mapFile.part(at)
+	if state.Bytes(bad...) == 0 {
+		return nil
+	}
+	dst, err := open()
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	src, err := blockcopy.OpenDevice(s.path(m.Device))
+	if err != nil {
+		return fmt.Errorf("cannot read /dev/%s: %w", m.Device, err)
+	}
+	defer src.Close()
+	was, err := reread(dst)
+	if err != nil {
+		return err
+	}
+	left, err := onlyZero(was, src.Size(), state.Ranges(bad...))
+	if err = errors.Join(err, was.Close()); err != nil {
+		return err
+	}
+	to, err := blockcopy.TargetOf(dst)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	res, err := blockcopy.Copy(ctx, to, src, blockcopy.CopyOptions{Map: left, Rescue: state, Progress: rep.Phase("reading bad sectors of "+m.Device+" again", left.Bytes()), Checkpoint: func(m *ddrescue.Map) error { return s.mapFile.save(at, m) }})
+	if err != nil {
+		return err
+	}
+	s.unread(m, res, rep)
 	return nil
 }
 

@@ -48,6 +48,8 @@ type Options struct {
 	// Verify compares each copy with its source as soon as it is made, before it is grown
 	// or changed: a difference is an error of that step.
 	Verify bool
+	// Map is the name of a map file for a source that fails: GNU ddrescue reads it, too.
+	Map string
 	// Restore has what a clone has in common with a restore: wishes, --plan, --yes, keys.
 	Restore restore.Options
 
@@ -60,6 +62,9 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	toFile := len(o.Target) == 1 && isImageFile(probe.Machine{Run: run}, o.Target[0])
 	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() && !toFile {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
+	}
+	if toFile && o.Restore.Resume {
+		return nil, exit.Usage(errors.New("a clone into an image file cannot be resumed: start again, without --resume"))
 	}
 	o.Restore.NewIdentity, o.Restore.Personal = o.Identity == New, o.Personal
 	if toFile {
@@ -103,6 +108,9 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 }
 
 func runTo(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (*restore.Report, error) {
+	if o.Map != "" && (len(o.Source) != 1 || isImageDir(o.Source[0]) || isSet(o.Source[0])) {
+		return nil, exit.Usage(errors.New("--map is for one disk or disk image"))
+	}
 	if len(o.Source) == 1 && isImageDir(o.Source[0]) {
 		return runImageDir(ctx, run, screen, o)
 	}
@@ -170,6 +178,11 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		return nil, &restore.Untouched{Err: err}
 	}
 	defer func() { err = errors.Join(err, src.Close(context.WithoutCancel(ctx))) }()
+	if o.Map != "" && !o.Restore.PlanOnly {
+		if src.mapFile, err = openMap(o.Map, int64(src.disks[0].Size), o.Restore.Resume); err != nil {
+			return nil, &restore.Untouched{Err: err}
+		}
+	}
 	hide, err := hideLVM(o.Target, slices.Concat(src.crypts, src.arrays))
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
@@ -185,7 +198,10 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	ro.Secrets.Known = append(ro.Secrets.Known, src.Keys()...)
 	ro.Draft = func(d *plan.Draft, was func(string) string) error { return src.decide(d, was, o.Identity) }
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run, Only: o.only}, Screen: screen}
-	return r.Restore(ctx, ro)
+	if rep, err = r.Restore(ctx, ro); err == nil && len(src.bad) > 0 {
+		rep.NotCovered = append(rep.NotCovered, src.lostFiles(ctx, rep)...)
+	}
+	return rep, err
 }
 
 // hideLVM makes a configuration with which LVM sees the target and nothing else: source

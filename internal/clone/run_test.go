@@ -18,26 +18,26 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// screen records what a clone shows, and answers.
-type screen struct {
+// recorder records what a clone shows, and answers.
+type recorder struct {
 	text    strings.Builder
 	onPhase func(name string)
 	confirm []string
 }
 
-func (s *screen) Phase(name string, _ int64) progress.Counter {
+func (s *recorder) Phase(name string, _ int64) progress.Counter {
 	if s.onPhase != nil {
 		s.onPhase(name)
 	}
 	fmt.Fprintln(&s.text, "phase:", name)
 	return progress.None{}
 }
-func (s *screen) Note(f string, a ...any)                { fmt.Fprintf(&s.text, f+"\n", a...) }
-func (s *screen) Warn(f string, a ...any)                { fmt.Fprintf(&s.text, f+"\n", a...) }
-func (s *screen) Secret(string) ([]byte, error)          { return nil, errors.New("no terminal") }
-func (s *screen) Choose(*plan.Undecided) (string, error) { return "", errors.New("nobody chose") }
-func (s *screen) Confirm(p *plan.Plan) ([]string, error) { return s.confirm, nil }
-func (s *screen) Plan(p *plan.Plan, c restore.Content) {
+func (s *recorder) Note(f string, a ...any)                { fmt.Fprintf(&s.text, f+"\n", a...) }
+func (s *recorder) Warn(f string, a ...any)                { fmt.Fprintf(&s.text, f+"\n", a...) }
+func (s *recorder) Secret(string) ([]byte, error)          { return nil, errors.New("no terminal") }
+func (s *recorder) Choose(*plan.Undecided) (string, error) { return "", errors.New("nobody chose") }
+func (s *recorder) Confirm(p *plan.Plan) ([]string, error) { return s.confirm, nil }
+func (s *recorder) Plan(p *plan.Plan, c restore.Content) {
 	fmt.Fprintln(&s.text, c.Name())
 	for _, x := range p.Steps {
 		fmt.Fprintln(&s.text, "step:", x)
@@ -77,7 +77,7 @@ func ext4(t *testing.T, name, size string) {
 		t.Fatal(err)
 	}
 	run(t, "truncate", "-s", size, name)
-	run(t, "mke2fs", "-q", "-t", "ext4", "-d", tree, name)
+	run(t, "mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", tree, name)
 }
 
 // checkExt4 checks an ext4 and its file.
@@ -145,7 +145,7 @@ func TestVerify(t *testing.T) {
 			dir := t.TempDir()
 			src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
 			ext4(t, src, "64M")
-			s := &screen{}
+			s := &recorder{}
 			done := false
 			s.onPhase = func(phase string) {
 				if c.phase != "" && strings.HasPrefix(phase, c.phase) {
@@ -203,7 +203,7 @@ func TestVerifyGrown(t *testing.T) {
 	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
 	run(t, "truncate", "-s", "320M", src)
 	run(t, "mkfs.xfs", "-q", src)
-	s := &screen{}
+	s := &recorder{}
 	rep, err := Run(context.Background(), tool.Exec{}, s, Options{Source: []string{src}, Target: []string{dst}, Identity: Keep, Verify: true, TargetSize: 400 << 20})
 	if err != nil || len(rep.NotCovered)+len(rep.Problems) > 0 || !strings.Contains(s.text.String(), "step: grow xfs") || !strings.Contains(s.text.String(), "phase: comparing") {
 		t.Fatalf("%v %+v\n%s", err, rep, s.text.String())

@@ -55,10 +55,13 @@ type Source struct {
 	keys   [][]byte
 	lacks  []string
 	lost   []string
-	paths  map[string]string // of devices of the layout that are called otherwise here: below /dev
-	groups []string          // hidden
-	crypts []string          // open, by their names here
-	arrays []string          // running
+	// bad is what could not be read, by devices of the layout.
+	bad     map[string][]blockcopy.Extent
+	mapFile *mapFile          // nil for none
+	paths   map[string]string // of devices of the layout that are called otherwise here: below /dev
+	groups  []string          // hidden
+	crypts  []string          // open, by their names here
+	arrays  []string          // running
 }
 
 // OpenOptions say how a source is opened.

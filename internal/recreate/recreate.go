@@ -286,18 +286,9 @@ func (r *Recreator) free(dev string) error {
 // size, as others are before they get theirs. A program that opens the device itself gets
 // it when this is closed.
 func (r *Recreator) claim(dev string) (*os.File, error) {
-	if !slices.ContainsFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == dev }) {
-		if err := r.free(dev); err != nil {
-			return nil, err
-		}
-		if why := r.Machine.InUse(dev); why != "" {
-			return nil, &plan.Refused{Reason: "/dev/" + dev + ": " + why}
-		}
-		return r.open(dev)
-	}
-	f, err := r.openDisk(dev)
-	if err != nil {
-		return nil, err
+	f, err := r.Again(dev)
+	if err != nil || !slices.ContainsFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == dev }) {
+		return f, err
 	}
 	if _, err = clearDisk(f, dev); err == nil {
 		err = f.Sync()
@@ -307,6 +298,20 @@ func (r *Recreator) claim(dev string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// Again opens a device of the plan for writing as claim does, and leaves what is on it.
+func (r *Recreator) Again(dev string) (*os.File, error) {
+	if slices.ContainsFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == dev }) {
+		return r.openDisk(dev)
+	}
+	if err := r.free(dev); err != nil {
+		return nil, err
+	}
+	if why := r.Machine.InUse(dev); why != "" {
+		return nil, &plan.Refused{Reason: "/dev/" + dev + ": " + why}
+	}
+	return r.open(dev)
 }
 
 // made is claim for a device that a program opens itself.
@@ -454,16 +459,12 @@ func honest(disk interface {
 	io.ReaderAt
 	io.WriterAt
 }, name string, size int64, forget func() error) error {
-	const n = 4096
+	const n = markSize
 	mark := func(at int64) []byte {
 		text := fmt.Sprintf("mkcdrec asks at byte %d of %d whether this disk is as large as it says\n", at, size)
 		return bytes.Repeat([]byte(text), n/len(text)+1)[:n]
 	}
-	places := []int64{0}
-	for at := int64(quantity.MiB); at < size-n; at *= 2 {
-		places = append(places, at)
-	}
-	places = append(places, max(size-n, 0))
+	places := markPlaces(size)
 	for _, at := range places {
 		if _, err := disk.WriteAt(mark(at), at); err != nil {
 			return fmt.Errorf("cannot write %s at byte %d: %w", name, at, err)
@@ -487,6 +488,29 @@ func honest(disk interface {
 		}
 	}
 	return nil
+}
+
+// markSize is the size of honest's marks, bytes.
+const markSize = 4096
+
+// markPlaces are where honest writes marks on a disk of size bytes.
+func markPlaces(size int64) []int64 {
+	places := []int64{0}
+	for at := int64(quantity.MiB); at < size-markSize; at *= 2 {
+		places = append(places, at)
+	}
+	return append(places, max(size-markSize, 0))
+}
+
+// Cleared gives start and length, in bytes, of what is cleared on a disk of size bytes that
+// gets no table, each time it is opened for PutImage.
+func Cleared(size int64) [][2]int64 {
+	n := min(int64(quantity.MiB), size)
+	out := [][2]int64{{0, n}, {size - n, n}}
+	for _, at := range markPlaces(size) {
+		out = append(out, [2]int64{at, min(markSize, size-at)})
+	}
+	return out
 }
 
 // wipeEnds writes zero bytes over the first and last MiB of a range.

@@ -45,6 +45,12 @@ type Content interface {
 	Lost() []string
 }
 
+// Again is a Content that may have more of a device that an earlier run has written: open
+// opens it. What is missing all the same is in Lost.
+type Again interface {
+	Again(ctx context.Context, m *layout.Image, open func() (*os.File, error), rep progress.Reporter) error
+}
+
 // setContent is a backup set, of this program or an old one.
 type setContent struct{ *manifest.Set }
 

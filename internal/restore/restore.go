@@ -662,6 +662,11 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 					return err
 				}
 			}
+			if more, ok := r.opt.Content.(Again); ok && s.Kind == plan.PutImage && !r.opt.NewIdentity {
+				if err := more.Again(ctx, s.Image, func() (*os.File, error) { return r.rec.Again(s.Device) }, r.Screen); err != nil {
+					return &recreate.StepError{Number: i + 1, Step: s, Err: err}
+				}
+			}
 			continue
 		}
 		r.Screen.Note("%d. %s", i+1, s)
