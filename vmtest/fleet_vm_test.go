@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
@@ -135,11 +136,51 @@ func (r *room) until(mac string, limit time.Duration, want ...fleet.State) fleet
 	return fleet.View{}
 }
 
+// release ticks machines on the page, in Chromium, and confirms.
+func (r *room) release(ctx context.Context, dir string, macs []string) {
+	r.t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		r.t.Fatalf("%v (Debian: package chromium)", err)
+	}
+	ctx, stop := chromedp.NewExecAllocator(ctx, append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(r.t.TempDir()),
+		chromedp.WindowSize(1400, 900), chromedp.WSURLReadTimeout(4*time.Minute), chromedp.IgnoreCertErrors)...)
+	defer stop()
+	ctx, stop = chromedp.NewContext(ctx)
+	defer stop()
+	ctx, stop = context.WithTimeout(ctx, 10*time.Minute)
+	defer stop()
+	click := func(css string) chromedp.Action[chromedp.Void] { return chromedp.Click(chromedp.CSS(css)) }
+	until := func(js string) chromedp.Action[chromedp.Void] {
+		return func(ctx context.Context, tgt *chromedp.Target) (v chromedp.Void, err error) {
+			for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+				var ok bool
+				if ok, err = chromedp.Evaluate[bool]("!!("+js+")")(ctx, tgt); err == nil && ok {
+					return v, nil
+				}
+			}
+			return v, fmt.Errorf("%s is not true: %v", js, err)
+		}
+	}
+	steps := []chromedp.Action[chromedp.Void]{chromedp.Navigate(r.page + "/login?token=" + r.token), until(fmt.Sprintf(`document.body.dataset.live === 'yes' && document.querySelectorAll('article.machine[data-mac]').length === %d`, len(macs)))}
+	for _, m := range macs {
+		steps = append(steps, click(fmt.Sprintf(`[data-mac="%s"] input[type=checkbox]`, m)))
+	}
+	steps = append(steps, click("#release"), until(fmt.Sprintf(`document.querySelector('#ask').open && document.querySelectorAll('#what li').length === %d`, len(macs))), click("#yes"), until(`!document.querySelector('#ask').open`))
+	err = chromedp.Do(ctx, steps...)
+	if png, e := chromedp.Run(ctx, chromedp.CaptureScreenshot()); e == nil {
+		_ = os.WriteFile(filepath.Join(dir, "page.png"), png, 0o644) // to look at
+	}
+	if err != nil {
+		r.t.Fatalf("the page in Chromium: %v", err)
+	}
+}
+
 // TestFleet: a server with a DHCP range of its own, and three blank machines: BIOS by PXE,
-// UEFI by PXE, UEFI by HTTP Boot. They register, wait, and are released by their serial
-// numbers; the server is ended and started again while they work; each is restored with a
-// name and an identity of its own, boots, and is compared. They get the set from each
-// other. The page's part of this is shown in Chromium by internal/fleet/web.
+// UEFI by PXE, UEFI by HTTP Boot. They register, wait, and are released on the page in
+// Chromium; the server is ended and started again while they work. They get the set from
+// each other. Each is restored with a name and an identity of its own, boots, and is
+// compared.
 func TestFleet(t *testing.T) {
 	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Minute)
@@ -222,6 +263,7 @@ func TestFleet(t *testing.T) {
 		defer m.vm.Kill()
 	}
 	names := map[string]string{}
+	var macs []string
 	for _, m := range machines { // all, so that they work at the same time
 		r.until(m.mac, 3*bootLimit, fleet.Registered)
 	}
@@ -230,11 +272,9 @@ func TestFleet(t *testing.T) {
 			t.Fatalf("%s: %+v", m.name, v)
 		}
 		names[m.mac] = r.until(m.mac, bootLimit, fleet.Registered).Hostname
-		var out []struct{ Error string }
-		if err := r.do("POST", "/v1/release", []fleet.Wish{{MAC: m.mac, Confirm: m.serial}}, &out); err != nil {
-			t.Fatalf("%s: %v", m.name, err)
-		}
+		macs = append(macs, m.mac)
 	}
+	r.release(ctx, dir, macs)
 	r.until(machines[0].mac, bootLimit, fleet.Working)
 	r.stop()
 	r.start(ctx)
