@@ -215,6 +215,7 @@ type VM struct {
 	cond  *sync.Cond
 	buf   bytes.Buffer // all output since the start
 	pos   int          // how far Expect has read
+	heard time.Time    // when the console said something last
 	ended bool
 	start time.Time
 }
@@ -278,6 +279,9 @@ func (v *VM) read(r io.Reader, log io.Writer) {
 		n, err := r.Read(b)
 		v.mu.Lock()
 		v.buf.Write(b[:n])
+		if n > 0 {
+			v.heard = time.Now()
+		}
 		if err != nil {
 			v.ended = true
 		}
@@ -342,9 +346,19 @@ func (v *VM) Tail(n int) string {
 	return o[max(0, len(o)-n):]
 }
 
+// patience is how many times the limit a machine is waited for that goes on saying
+// something.
+const patience = 4
+
+// lastLine gives the last line that is not empty.
+func lastLine(s string) string {
+	l := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.TrimSpace(l[len(l)-1])
+}
+
 // Expect waits for the regular expression in what comes after the last match
-// and returns its groups. A machine that ends, or the time running out, is an
-// error that shows the end of the console.
+// and returns its groups. A machine that ends, or says nothing new for limit, is an
+// error that shows the end of the console; so is one that talks on for four times limit.
 func (v *VM) Expect(pattern string, limit time.Duration) ([]string, error) {
 	return v.expect(pattern, limit, false)
 }
@@ -376,9 +390,23 @@ func withoutKernel(text []byte) (out []byte, at func(int) int) {
 // what is waited for.
 func (v *VM) expect(pattern string, limit time.Duration, between bool) ([]string, error) {
 	re := regexp.MustCompile(pattern)
-	timer := time.AfterFunc(limit, func() { v.mu.Lock(); v.cond.Broadcast(); v.mu.Unlock() })
-	defer timer.Stop()
-	end := time.Now().Add(limit)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // looks at the clock
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				v.mu.Lock()
+				v.cond.Broadcast()
+				v.mu.Unlock()
+			}
+		}
+	}()
+	start := time.Now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for {
@@ -401,14 +429,16 @@ func (v *VM) expect(pattern string, limit time.Duration, between bool) ([]string
 			return g, nil
 		}
 		why := ""
+		// A machine that goes on saying something may be slow only.
+		now := time.Now()
 		if v.ended {
 			why = "the machine ended"
-		} else if time.Now().After(end) {
-			why = fmt.Sprintf("nothing came within %v", limit) + v.hostFull()
+		} else if now.Sub(start) > limit && now.Sub(v.heard) > limit || now.Sub(start) > patience*limit {
+			why = fmt.Sprintf("it did not come within %v", now.Sub(start).Round(time.Second)) + v.hostFull()
 		}
 		if why != "" {
 			o := v.buf.String()
-			return nil, fmt.Errorf("machine %s: waiting for %q: %s; the console ends with:\n%s", v.m.Name, pattern, why, o[max(0, len(o)-2500):])
+			return nil, fmt.Errorf("machine %s: waiting for %q: %s; the last line is %q; the console ends with:\n%s", v.m.Name, pattern, why, lastLine(o), o[max(0, len(o)-2500):])
 		}
 		v.cond.Wait()
 	}
