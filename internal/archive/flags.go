@@ -2,7 +2,10 @@ package archive
 
 import (
 	"fmt"
+	"os"
+	"path"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -219,6 +222,96 @@ func SetLocksBelow(dest, below string, locks []Lock) ([]Problem, error) {
 // TakeLocks takes them off again.
 func TakeLocks(root string, locks []Lock) ([]Problem, error) {
 	return changeLocks(root, "", locks, 0)
+}
+
+// FindLocksBelow lists what is locked of the directory below, in dest: itself, what is on
+// the way to its directories dirs, and what is in those and on the same file system.
+// Symbolic links are not followed. What a file system does not report is not listed.
+func FindLocksBelow(dest, below string, dirs ...string) ([]Lock, error) {
+	f, err := OpenBelow(dest, below, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	at, dev, err := lockAt(int(f.Fd()), "")
+	if err != nil {
+		return nil, fmt.Errorf("cannot look at %s: %w", f.Name(), err)
+	}
+	w := &lockWalk{dev: dev, dirs: dirs}
+	w.add(".", at)
+	if err := w.dir(f, ""); err != nil {
+		return nil, fmt.Errorf("cannot look for locked files in %s: %w", f.Name(), err)
+	}
+	return w.locks, nil
+}
+
+type lockWalk struct {
+	dev   uint64
+	dirs  []string
+	locks []Lock
+}
+
+func (w *lockWalk) add(name string, f Flags) {
+	if f != 0 {
+		w.locks = append(w.locks, Lock{name, f})
+	}
+}
+
+// wanted tells whether a path is one of the directories, in one, or on the way to one.
+func (w *lockWalk) wanted(name string) bool {
+	return slices.ContainsFunc(w.dirs, func(d string) bool {
+		return name == d || strings.HasPrefix(name, d+"/") || strings.HasPrefix(d, name+"/")
+	})
+}
+
+func (w *lockWalk) dir(d *os.File, at string) error {
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		name := path.Join(at, n)
+		if !w.wanted(name) {
+			continue
+		}
+		f, dev, err := lockAt(int(d.Fd()), n)
+		if err != nil {
+			return fmt.Errorf("%s: %w", Quote(name), err)
+		}
+		if dev != w.dev {
+			continue
+		}
+		w.add(name, f)
+		fd, err := unix.Openat(int(d.Fd()), n, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err == unix.ENOTDIR || err == unix.ELOOP {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", Quote(name), err)
+		}
+		sub := os.NewFile(uintptr(fd), name)
+		err = w.dir(sub, name)
+		sub.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockAt gives the locks of a file in an open directory, "" for that itself, and its device.
+func lockAt(fd int, name string) (f Flags, dev uint64, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_EMPTY_PATH, unix.STATX_TYPE, &st); err != nil {
+		return 0, 0, err
+	}
+	if st.Attributes&unix.STATX_ATTR_IMMUTABLE != 0 {
+		f |= flagImmutable
+	}
+	if st.Attributes&unix.STATX_ATTR_APPEND != 0 {
+		f |= flagAppend
+	}
+	return f, unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // TakeLocksBelow takes off what SetLocksBelow set.

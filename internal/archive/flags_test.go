@@ -350,3 +350,46 @@ func TestFlagsHostile(t *testing.T) {
 		t.Errorf("%s", l)
 	}
 }
+
+// TestFindLocksBelow: locked files are found in the directories that are asked for and on the
+// way to them, without following links.
+func TestFindLocksBelow(t *testing.T) {
+	dest := t.TempDir()
+	for _, d := range []string{"root/etc/sub", "root/var/log/own", "root/var/log/other", "root/srv", "outside"} {
+		if err := os.MkdirAll(filepath.Join(dest, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range []string{"root/etc/fstab", "root/etc/sub/log", "root/etc/free", "root/var/log/other/file", "root/srv/file", "outside/file"} {
+		if err := os.WriteFile(filepath.Join(dest, f), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("../../outside", filepath.Join(dest, "root/etc/link")); err != nil {
+		t.Fatal(err)
+	}
+	all := []Lock{{"root/etc/fstab", flagImmutable}, {"root/etc/sub/log", flagAppend}, {"root/etc/sub", flagImmutable}, {"root/var/log", flagImmutable}, {"root", flagImmutable},
+		{"root/var/log/other/file", flagImmutable}, {"root/srv/file", flagImmutable}, {"outside/file", flagImmutable}}
+	t.Cleanup(func() {
+		slices.Reverse(all)
+		TakeLocks(dest, all)
+	})
+	if p, err := SetLocks(dest, all); err != nil || len(p) > 0 {
+		t.Skipf("no locks here: %v %v", p, err)
+	}
+	got, err := FindLocksBelow(dest, "root", "etc", "var/log/own", "not/there")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(got, func(a, b Lock) int { return strings.Compare(a.Path, b.Path) })
+	want := []Lock{{".", flagImmutable}, {"etc/fstab", flagImmutable}, {"etc/sub", flagImmutable}, {"etc/sub/log", flagAppend}, {"var/log", flagImmutable}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%v; want %v", got, want)
+	}
+	if p, err := TakeLocksBelow(dest, "root", got); err != nil || len(p) > 0 {
+		t.Errorf("%v %v", p, err)
+	}
+	if left, err := FindLocksBelow(dest, "root", "etc", "srv"); err != nil || len(left) != 1 || left[0].Path != "srv/file" {
+		t.Errorf("%v, %v", left, err)
+	}
+}

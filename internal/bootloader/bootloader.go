@@ -30,6 +30,9 @@ type System struct {
 	Devices map[string]string
 	// Types are the new types of file systems that had another, by mount point.
 	Types map[string]string
+	// Copied tells whether the file system on a device of Layout was copied block by block,
+	// so that the numbers of its subvolumes are as they were; nil if none was.
+	Copied func(dev string) bool
 	// Identities are UUIDs and names that the system's files have and that are others now.
 	Identities []Identity
 	Run        tool.Runner

@@ -51,17 +51,22 @@ func ConvertFstab(text string, types map[string]string) (out string, notes []str
 }
 
 // FollowSubvolumes gives fstab without the numbers of btrfs subvolumes, which
-// are others after a restore: the path says it. notes say what was changed.
-func FollowSubvolumes(text string, subvolume func(mount string) string) (out string, notes []string) {
+// are others after a restore: the path says it. subvolume gives the path, "" if it is not
+// known; same tells that the number is as it was. notes say what was changed.
+func FollowSubvolumes(text string, subvolume func(mount string) (path string, same bool)) (out string, notes []string) {
 	f := sysconf.ParseFstab(text)
 	for _, e := range f.Entries {
 		id, ok := sysconf.Option(e.Options, "subvolid")
 		if e.Type != "btrfs" || !ok || id == "5" || id == "0" {
 			continue
 		}
+		path, same := subvolume(e.Path())
+		if same {
+			continue
+		}
 		if sysconf.HasOption(e.Options, "subvol") {
 			e.DropOption(func(o string) bool { return strings.HasPrefix(o, "subvolid=") })
-		} else if path := subvolume(e.Path()); path != "" {
+		} else if path != "" {
 			e.ReplaceOption("subvolid", "subvol="+path)
 		} else {
 			continue

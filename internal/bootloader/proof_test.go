@@ -139,9 +139,9 @@ func TestCheckCrypttab(t *testing.T) {
 }
 
 func TestFollowSubvolumes(t *testing.T) {
-	at := func(m string) string { return map[string]string{"/": "@", "/a b": "@a b"}[m] }
-	in := "UUID=1 / btrfs subvolid=256,subvol=/@ 0 0\nUUID=1 /a\\040b btrfs subvolid=257,nodev\t0 0\nUUID=1 /x btrfs subvolid=999 0 0\nUUID=1 /top btrfs subvolid=5 0 0\n# UUID=1 / btrfs subvolid=256 0 0\nUUID=2 /e ext4 subvolid=1 0 0\n"
-	want := "UUID=1 / btrfs subvol=/@ 0 0\nUUID=1 /a\\040b btrfs subvol=@a\\040b,nodev\t0 0\nUUID=1 /x btrfs subvolid=999 0 0\nUUID=1 /top btrfs subvolid=5 0 0\n# UUID=1 / btrfs subvolid=256 0 0\nUUID=2 /e ext4 subvolid=1 0 0\n"
+	at := func(m string) (string, bool) { return map[string]string{"/": "@", "/a b": "@a b"}[m], m == "/copied" }
+	in := "UUID=1 / btrfs subvolid=256,subvol=/@ 0 0\nUUID=1 /a\\040b btrfs subvolid=257,nodev\t0 0\nUUID=1 /x btrfs subvolid=999 0 0\nUUID=3 /copied btrfs subvolid=260,subvol=@c 0 0\nUUID=1 /top btrfs subvolid=5 0 0\n# UUID=1 / btrfs subvolid=256 0 0\nUUID=2 /e ext4 subvolid=1 0 0\n"
+	want := "UUID=1 / btrfs subvol=/@ 0 0\nUUID=1 /a\\040b btrfs subvol=@a\\040b,nodev\t0 0\nUUID=1 /x btrfs subvolid=999 0 0\nUUID=3 /copied btrfs subvolid=260,subvol=@c 0 0\nUUID=1 /top btrfs subvolid=5 0 0\n# UUID=1 / btrfs subvolid=256 0 0\nUUID=2 /e ext4 subvolid=1 0 0\n"
 	out, notes := FollowSubvolumes(in, at)
 	if out != want || len(notes) != 2 {
 		t.Errorf("%s\n%v", out, notes)

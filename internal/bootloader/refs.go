@@ -173,11 +173,11 @@ func keyFile(e *sysconf.CrypttabEntry) string {
 func (s *System) fstab(r *sysconf.Resolver) error {
 	return s.edit("/etc/fstab", func(text string) (string, []string, []string) {
 		text, notes := ConvertFstab(text, s.Types)
-		text, more := FollowSubvolumes(text, func(at string) string {
+		text, more := FollowSubvolumes(text, func(at string) (path string, same bool) {
 			if f := s.Layout.Mounted(at); f != nil {
-				return f.MountAt(at).Subvolume
+				return f.MountAt(at).Subvolume, s.Copied != nil && s.Copied(f.Device)
 			}
-			return ""
+			return "", false
 		})
 		notes = append(notes, more...)
 		text, more = AddNew(text, s.Layout)

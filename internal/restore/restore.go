@@ -771,8 +771,14 @@ func (r *Restorer) problems(mount string, problems []archive.Problem) {
 // unpack restores the archive of the file system that was just mounted, and gives
 // what is to be locked in it.
 func (r *Restorer) unpack(ctx context.Context, s plan.Step, in place) ([]archive.Lock, error) {
-	if s.FS.New || r.plan.Copied(s.FS.Device) {
-		return nil, nil // there is nothing for it, or everything is there
+	if s.FS.New {
+		return nil, nil // there is nothing for it
+	}
+	if r.plan.Copied(s.FS.Device) { // everything is there
+		if r.opt.DataOnly {
+			return nil, nil
+		}
+		return unlocked(in)
 	}
 	start := time.Now()
 	sum, err := r.content.Files(ctx, r.wasOn(s.FS.Device), *s.Mount, in.dest, archive.ExtractOptions{Below: in.below, Salvage: r.opt.Salvage, KeepUnlocked: true}, r.Screen)
@@ -783,6 +789,22 @@ func (r *Restorer) unpack(ctx context.Context, s plan.Step, in place) ([]archive
 	r.problems(name, sum.Problems)
 	r.report.Archives = append(r.report.Archives, Restored{name, s.Device, sum.Members, quantity.Size(sum.Data), time.Since(start).Seconds()})
 	return sum.Locks, nil
+}
+
+// changedDirs are where files are that are changed when a system is made to start.
+var changedDirs = []string{"boot", "efi", "etc", "grub", "grub2", "loader", "EFI", "var/log/mkcdrec", "var/lib/mkcdrec"}
+
+// unlocked takes the locks off what a copied system has in those places, and gives them.
+func unlocked(in place) ([]archive.Lock, error) {
+	locks, err := archive.FindLocksBelow(in.dest, in.below, changedDirs...)
+	if err != nil || len(locks) == 0 {
+		return nil, err
+	}
+	problems, err := archive.TakeLocksBelow(in.dest, in.below, locks)
+	if err == nil && len(problems) > 0 {
+		err = fmt.Errorf("cannot unlock what has to be changed: %v", problems[0])
+	}
+	return locks, err
 }
 
 // wasOn gives the old machine's name for a device of the plan's layout.
@@ -810,7 +832,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	r.Screen.Phase("making the system start", 0)
-	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Run: r.Run, Report: r.Screen, Identities: r.replace}
+	s := &bootloader.System{Root: r.opt.Target, Layout: r.plan.Layout, Devices: r.plan.Devices, Types: r.converted(), Copied: r.plan.Copied, Run: r.Run, Report: r.Screen, Identities: r.replace}
 	if r.opt.NewIdentity {
 		if err := r.opt.Personal.Apply(ctx, s); err != nil {
 			return err
