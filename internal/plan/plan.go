@@ -1046,7 +1046,7 @@ func (p *Plan) mounts(want *layout.Layout) {
 	grown := map[string]bool{}
 	for _, s := range steps {
 		p.Steps = append(p.Steps, s)
-		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size && slices.Contains(Growable, s.FSType) && !grown[s.Device] {
+		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size+quantity.MiB && slices.Contains(Growable, s.FSType) && !grown[s.Device] {
 			grown[s.Device] = true
 			p.Steps = append(p.Steps, Step{Kind: GrowFS, Device: s.Device, FSType: s.FSType, FS: s.FS, Mount: s.Mount, Text: fmt.Sprintf("grow %s on /dev/%s from %s to %s", s.FSType, s.Device, s.FS.Size, size)})
 		}
