@@ -102,7 +102,7 @@ func (r *circle) clone(ctx context.Context) error {
 	if r.CloneRefused != "" {
 		// The targets are blank as before.
 		if err := says(vm, r.CloneRefused, "clonedsk --yes --confirm "+r.confirmed()+" "+words+" 2>&1; test $? = 4 && "+
-			"(for D in $(echo "+diskNames(r.targets())+" | tr , ' '); do cmp -n 16777216 /dev/$D /dev/zero || exit 1; done)"); err != nil {
+			"(for D in $(echo "+diskNames(r.targets())+" | tr , ' '); do dd if=/dev/$D of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz || exit 1; done) && rm /tmp/z /tmp/zz"); err != nil {
 			return err
 		}
 	}
