@@ -80,6 +80,8 @@ type Report struct {
 	// Failed is the machine it took from, or was to take from, and Why it does no more.
 	Failed ID
 	Why    Failure
+	// Done: it wants no more pieces, whatever it has. Others may still take from it.
+	Done   bool
 	Leaves bool // this is its last report
 }
 
@@ -95,7 +97,7 @@ type Advice struct {
 	// Hold: take from nobody for now. The machine is a slow one at the end, and those
 	// before it have less than it has: it would take from them what they need.
 	Hold bool
-	// Needed: others still take from this machine, or might.
+	// Needed: others still take from this machine, or might, since the chain is not known yet.
 	Needed bool
 	// Every is when to report again.
 	Every time.Duration
@@ -158,6 +160,9 @@ type member struct {
 	moved    time.Time // when it was last put at the end
 	moves    int
 }
+
+// over tells whether it takes nothing any more.
+func (m *member) over() bool { return m.complete || m.Done }
 
 // Chain is the state. It is not safe for several goroutines.
 type Chain struct {
@@ -222,6 +227,15 @@ func (c *Chain) Report(now time.Time, r Report) (Advice, error) {
 		m = &member{Report: r, subnet: subnet(r.Addr.Addr()), arrived: now, since: now, starved: now}
 		c.byID[r.ID] = m
 		c.insert(m)
+		if now.Sub(c.start) < c.conf.Grace { // the server may have been started again
+			c.restore()
+			m.from = c.byID[r.From]
+			for _, o := range c.line {
+				if o != m && o.from == nil && o.From == m.ID && !c.takes(m, o) {
+					o.from = m
+				}
+			}
+		}
 		c.event("joined", m, nil)
 	}
 	if r.Next < m.Next { // it lost pieces, or began again
@@ -324,6 +338,50 @@ func (c *Chain) insert(m *member) {
 	c.line = slices.Insert(c.line, at, m)
 }
 
+// restore puts machines that say that they take from each other in that order, as they
+// stood before the server was started again.
+func (c *Chain) restore() {
+	healthy := c.line[:c.healthy()]
+	behind := map[ID][]*member{}
+	var first []*member
+	for _, m := range healthy {
+		if p := c.byID[m.From]; p != nil && !p.slow {
+			behind[m.From] = append(behind[m.From], m)
+		} else {
+			first = append(first, m)
+		}
+	}
+	if !slices.ContainsFunc(healthy, func(m *member) bool { return !m.From.IsZero() }) {
+		return
+	}
+	// The one that takes from the seeder, then those that wait for the one they take from,
+	// then new ones.
+	kind := func(m *member) int {
+		switch {
+		case !m.From.IsZero():
+			return 1
+		case m.Next > slack:
+			return 0
+		}
+		return 2
+	}
+	slices.SortStableFunc(first, func(a, b *member) int { return cmp.Compare(kind(a), kind(b)) })
+	line := make([]*member, 0, len(healthy))
+	var add func(m *member)
+	add = func(m *member) {
+		line = append(line, m)
+		for _, o := range behind[m.ID] {
+			add(o)
+		}
+	}
+	for _, m := range first {
+		add(m)
+	}
+	if len(line) == len(healthy) { // else some say that they take from each other in a circle
+		copy(healthy, line)
+	}
+}
+
 func (c *Chain) remove(m *member) {
 	c.line = slices.DeleteFunc(c.line, func(o *member) bool { return o == m })
 	delete(c.byID, m.ID)
@@ -347,7 +405,7 @@ func (c *Chain) expire(now time.Time) {
 		}
 	}
 	for _, m := range gone {
-		if m.complete {
+		if m.over() {
 			c.event("left", m, nil)
 		} else {
 			c.event("dead", m, nil)
@@ -449,11 +507,11 @@ func (c *Chain) judge(now time.Time, m *member) {
 	if up != nil {
 		has = up.Next
 	}
-	if m.complete || has-m.Next < c.conf.Gap {
+	if m.over() || has-m.Next < c.conf.Gap {
 		m.starved = now
 	}
 	c.probeFirst(now)
-	if m.complete || now.Sub(m.starved) < c.conf.Sample || now.Sub(m.since) < c.conf.Sample || c.last(m) {
+	if m.over() || now.Sub(m.starved) < c.conf.Sample || now.Sub(m.since) < c.conf.Sample || c.last(m) {
 		return
 	}
 	rate, ok := c.rateOf(now, m)
@@ -467,7 +525,7 @@ func (c *Chain) judge(now time.Time, m *member) {
 	if !m.slow {
 		want = c.best(now, m)
 	}
-	if up != nil && !up.complete {
+	if up != nil && !up.over() {
 		if r, ok := c.rateOf(now, up); ok {
 			want = max(want, r)
 		}
@@ -520,14 +578,14 @@ func (c *Chain) stillSlow(now time.Time, id ID, want float64) bool {
 // last tells whether nobody who is not slow is behind m: it hinders nobody then.
 func (c *Chain) last(m *member) bool {
 	i := slices.Index(c.line, m)
-	return !slices.ContainsFunc(c.line[i+1:], func(o *member) bool { return !o.complete && (m.slow || !o.slow) })
+	return !slices.ContainsFunc(c.line[i+1:], func(o *member) bool { return !o.over() && (m.slow || !o.slow) })
 }
 
 // best is the highest rate of the others.
 func (c *Chain) best(now time.Time, m *member) float64 {
 	best := 0.0
 	for _, o := range c.line {
-		if o != m && !o.complete {
+		if o != m && !o.over() {
 			if r, ok := c.rateOf(now, o); ok {
 				best = max(best, r)
 			}
@@ -549,7 +607,7 @@ func (c *Chain) probeFirst(now time.Time) {
 		if now.Sub(first.since) < c.conf.Sample+c.conf.Every {
 			return
 		}
-		if r, ok := c.rateOf(now, first); ok && first.from == nil && !first.complete && r > 1.5*c.rate && !c.old.complete {
+		if r, ok := c.rateOf(now, first); ok && first.from == nil && !first.over() && r > 1.5*c.rate && !c.old.over() {
 			c.event("slow", c.old, nil)
 			c.toEnd(now, c.old, true)
 		}
@@ -560,7 +618,7 @@ func (c *Chain) probeFirst(now time.Time) {
 	if ok {
 		c.top = max(c.top, rate)
 	}
-	if !ok || first.complete || now.Sub(first.since) < c.pause || now.Before(c.probe) {
+	if !ok || first.over() || c.line[1].over() || now.Sub(first.since) < c.pause || now.Before(c.probe) {
 		return
 	}
 	if c.probed && rate >= 0.6*c.top {
@@ -597,6 +655,9 @@ func (c *Chain) moves(now time.Time, p *member) bool {
 
 // can tells whether m can take its next piece from p.
 func (c *Chain) can(now time.Time, m, p *member) bool {
+	if p.Done && p.Next <= m.Next {
+		return false // it gets no more
+	}
 	return !p.banned && !p.poor && p.First <= m.Next && p.Next+c.tolerance() >= m.Next && !c.takes(p, m) && !slices.ContainsFunc(m.avoid, func(a avoided) bool { return a.id == p.ID && (a.until.IsZero() || now.Before(a.until)) })
 }
 
@@ -604,8 +665,14 @@ func (c *Chain) can(now time.Time, m, p *member) bool {
 // ahead of it in pieces; else the seeder.
 func (c *Chain) advise(now time.Time, m *member) Advice {
 	a := Advice{Every: c.every()}
-	if m.complete {
-		a.Needed = slices.ContainsFunc(c.line, func(o *member) bool { return o.from == m && !o.complete })
+	a.Needed = slices.ContainsFunc(c.line, func(o *member) bool { return o.from == m && !o.over() })
+	if m.Done && m.from != nil {
+		m.from, m.since = nil, now
+	}
+	if m.over() {
+		if now.Sub(c.start) < c.conf.Grace { // whoever takes from it may not have reported yet
+			a.Needed = true
+		}
 		return a
 	}
 	if !m.From.IsZero() && c.byID[m.From] == nil && now.Sub(c.start) < c.conf.Grace && m.Why == None {
@@ -618,12 +685,12 @@ func (c *Chain) advise(now time.Time, m *member) Advice {
 		p := c.line[i]
 		switch {
 		case len(found) == 0 && m.slow && !p.slow && p.Next+c.tolerance() < m.Next && c.moves(now, p):
-			a.Hold, a.Needed = true, true
+			a.Hold = true
 			m.from, m.since, m.starved = nil, now, now
 			return a
 		case c.can(now, m, p):
 			found = append(found, p)
-		case len(found) == 0 && !p.slow && !p.banned && p.Next+c.tolerance() < m.Next:
+		case len(found) == 0 && !p.slow && !p.banned && !p.Done && p.Next+c.tolerance() < m.Next:
 			// It is in the way: whom it takes from would serve both.
 			if p.behind.IsZero() {
 				p.behind = now
@@ -655,7 +722,6 @@ func (c *Chain) advise(now time.Time, m *member) Advice {
 		m.from, m.since, m.starved = up, now, now
 		m.samples = m.samples[max(0, len(m.samples)-1):]
 	}
-	a.Needed = true
 	return a
 }
 

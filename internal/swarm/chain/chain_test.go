@@ -66,6 +66,68 @@ func TestSubnets(t *testing.T) {
 	}
 }
 
+// TestAgain: after a restart of the server machines report in any order, and stand as
+// before, also when all have the same pieces.
+func TestAgain(t *testing.T) {
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		c := chain.New(chain.Config{Pieces: 100}, zero)
+		n := 2 + rnd.IntN(8)
+		base, step := 10+rnd.IntN(50), rnd.IntN(2)
+		rep := func(i int) chain.Report {
+			r := chain.Report{ID: id(i + 1), Addr: addr(1, i), Next: base - i*step}
+			if i > 0 {
+				r.From = id(i)
+			}
+			return r
+		}
+		for round := range 3 {
+			for _, i := range rnd.Perm(n) {
+				now := time.Duration(round)*time.Second + time.Duration(rnd.IntN(900))*time.Millisecond
+				a := report(t, c, now, rep(i))
+				if !a.Keep && a.From != rep(i).From {
+					t.Fatalf("seed %d, round %d: %d of %d takes from %v; want %v", seed, round, i, n, a.From, rep(i).From)
+				}
+			}
+		}
+	}
+}
+
+// TestNoMore: a machine that wants no more is needed as long as another takes from it what
+// it has, and is told to take from nobody.
+func TestNoMore(t *testing.T) {
+	c := chain.New(chain.Config{Pieces: 100}, zero)
+	a, b := chain.Report{ID: id(1), Addr: addr(1, 1)}, chain.Report{ID: id(2), Addr: addr(1, 2)}
+	for s := range 4 {
+		a.Next, b.Next = 5*s, max(0, 5*s-1)
+		report(t, c, time.Duration(s)*time.Second, a)
+		if got := report(t, c, time.Duration(s)*time.Second, b); got.From != a.ID || got.Needed {
+			t.Fatalf("the second: %+v", got)
+		}
+	}
+	a.Done = true
+	if got := report(t, c, 4*time.Second, a); !got.Needed || !got.From.IsZero() {
+		t.Errorf("the first, done: %+v; want needed", got)
+	}
+	b.Next = a.Next
+	if got := report(t, c, 4*time.Second, b); !got.From.IsZero() {
+		t.Errorf("the second, which has all of the first: %+v; want the seeder", got)
+	}
+	if got := report(t, c, 5*time.Second, a); got.Needed {
+		t.Error("the first is needed when nobody takes from it")
+	}
+	for s := 6; s < 40; s++ {
+		report(t, c, time.Duration(s)*time.Second, a)
+		b.Next = min(100, b.Next+5)
+		report(t, c, time.Duration(s)*time.Second, b)
+	}
+	for _, e := range c.Events() {
+		if e.Kind != "joined" && e.Kind != "complete" {
+			t.Errorf("event %s", e)
+		}
+	}
+}
+
 // TestReports: what contradicts itself is refused, and changes nothing.
 func TestReports(t *testing.T) {
 	c := chain.New(chain.Config{Pieces: 100, Members: 3}, zero)

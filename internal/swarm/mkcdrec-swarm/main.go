@@ -5,24 +5,33 @@
 // Synopsis:
 //
 //	mkcdrec-swarm seed [--http ADDR] [--listen ADDR] SET
-//	mkcdrec-swarm get --server URL --hash HASH --manifest SHA256 [--dir DIR | --memory SIZE]
+//	mkcdrec-swarm get --server URL --hash HASH --manifest SHA256 [--dir DIR] [--memory SIZE]
 //	        [--listen ADDR] [--serve ADDR | --cat FILE] [--linger TIME]
 //	mkcdrec-swarm torrent SET
 //
 // seed serves SET, a directory with a whole backup set, until it is interrupted. The set
 // contains secrets, and is sent unencrypted: serve it only on a network where everyone
-// may read it. get fetches it; HASH and SHA256 are those that seed prints. --serve gives
-// the set at http://ADDR/ while it arrives, for `restore URL`; --cat writes one of its
-// files to standard output. With neither, get ends when the set is in DIR.
+// may read it. With ADDR:0 the system chooses a port, which the event "serving" has.
+// get fetches it; HASH and SHA256 are those that seed prints. --serve gives
+// the set at http://ADDR/ while it arrives, for `restore URL`, until it gets the line
+// "done" on standard input or SIGUSR1; --cat writes one of its
+// files to standard output. With neither, get ends when the set is in DIR. After the end
+// it serves others for TIME at most, while the tracker says that somebody takes from it.
 // torrent makes SET/set.torrent.
 //
-// Events are lines of JSON on standard output, on standard error with --cat.
+// Pieces are kept in DIR or in SIZE of memory; then only files that are read are fetched.
+// With --serve or --cat, the event "full" says that DIR is full: its files of the set are
+// removed, and pieces are kept in memory from then on.
+//
+// Events are lines of JSON on standard output, on standard error with --cat. They must be
+// read.
 //
 // Exit status: 0 done, 1 failed, 2 wrong usage, 4 refused: it is not the set that was
-// asked for.
+// asked for. A signal ends seed and get --serve with 0.
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,9 +39,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
@@ -47,7 +59,7 @@ func main() {
 	ctx, stop := interrupt.Context(context.Background())
 	err := run(ctx, os.Args[1:])
 	stop()
-	if err == nil || interrupt.Is(err) {
+	if err == nil {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "mkcdrec-swarm:", err)
@@ -105,11 +117,19 @@ func run(ctx context.Context, args []string) error {
 			events(os.Stdout)(node.Event{Event: kind, Hash: t.Hash.HexString(), Set: t.Manifest, Of: t.Info.NumPieces(), Bytes: t.Total()})
 			return nil
 		}
-		return (&node.Seed{Set: set, Torrent: t, HTTP: *web, Listen: *listen, Events: events(os.Stdout)}).Run(ctx)
+		return ended((&node.Seed{Set: set, Torrent: t, HTTP: *web, Listen: *listen, Events: events(os.Stdout)}).Run(ctx))
 	case "get":
 		return get(ctx, f, args[1:])
 	}
 	return usage{fmt.Errorf("unknown command %q: expected seed, get or torrent", args[0])}
+}
+
+// ended is for what runs until a signal ends it.
+func ended(err error) error {
+	if interrupt.Is(err) {
+		return nil
+	}
+	return err
 }
 
 func parsed(err error) error {
@@ -127,14 +147,14 @@ func get(ctx context.Context, f *flag.FlagSet, args []string) error {
 	f.StringVar(&g.Dir, "dir", "", "`DIR` for the set's files")
 	f.StringVar(&g.Listen, "listen", ":6881", "`ADDR` for other machines")
 	f.DurationVar(&g.Linger, "linger", 10*time.Minute, "`TIME` for which others are served at most after the end")
-	memory := f.String("memory", "", "keep pieces in this `SIZE` of memory instead of DIR, and serve only what is still there")
+	memory := f.String("memory", "", "keep pieces in this `SIZE` of memory, if there is no DIR or it is full")
 	serve := f.String("serve", "", "`ADDR` of this machine where the set is given while it arrives, 127.0.0.1:0")
 	cat := f.String("cat", "", "`FILE` of the set to write to standard output")
 	if err := f.Parse(args); err != nil {
 		return parsed(err)
 	}
-	if f.NArg() != 0 || g.Server == "" || g.Hash == "" || g.Manifest == "" || (g.Dir == "") == (*memory == "") || *serve != "" && *cat != "" || *memory != "" && *serve == "" && *cat == "" {
-		return usage{errors.New("expected --server, --hash, --manifest, either --dir or --memory, at most one of --serve and --cat, and one of these with --memory")}
+	if f.NArg() != 0 || g.Server == "" || g.Hash == "" || g.Manifest == "" || g.Dir == "" && *memory == "" || *serve != "" && *cat != "" || *memory != "" && *serve == "" && *cat == "" {
+		return usage{errors.New("expected --server, --hash, --manifest, --dir or --memory, at most one of --serve and --cat, and one of these with --memory")}
 	}
 	if *memory != "" {
 		n, err := quantity.Parse(*memory)
@@ -146,10 +166,40 @@ func get(ctx context.Context, f *flag.FlagSet, args []string) error {
 	}
 	switch {
 	case *serve != "":
-		g.Reader = node.Serve(*serve, nil, func(url string) { g.Events(node.Event{Event: "ready", URL: url}) })
+		g.Reader = node.Serve(*serve, finished(ctx), func(url string) { g.Events(node.Event{Event: "ready", URL: url}) })
 	case *cat != "":
 		g.Events = events(os.Stderr)
 		g.Reader = node.Copy(os.Stdout, *cat)
 	}
-	return g.Run(ctx)
+	err := g.Run(ctx)
+	if *serve != "" {
+		err = ended(err)
+	}
+	return err
+}
+
+// finished is closed when the local reader has read all: by SIGUSR1 or the line "done" on
+// standard input.
+func finished(ctx context.Context) <-chan struct{} {
+	done, line := make(chan struct{}), make(chan struct{})
+	sig := make(chan os.Signal, 1)
+	signal.Notify(sig, unix.SIGUSR1)
+	go func() {
+		for sc := bufio.NewScanner(os.Stdin); sc.Scan(); {
+			if sc.Text() == "done" {
+				close(line)
+				return
+			}
+		}
+	}()
+	go func() {
+		select {
+		case <-sig:
+			close(done)
+		case <-line:
+			close(done)
+		case <-ctx.Done():
+		}
+	}()
+	return done
 }

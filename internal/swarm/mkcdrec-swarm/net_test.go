@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,6 +120,7 @@ func newRoom(t *testing.T, n int, rate string) *room {
 // process is a program in a namespace.
 type process struct {
 	cmd    *exec.Cmd
+	stdin  io.WriteCloser
 	mu     sync.Mutex
 	events []node.Event
 	at     []time.Time
@@ -142,6 +144,9 @@ func (r *room) run(i int, mode string, args ...string) *process {
 	p.cmd.Stderr = &p.stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
+		r.t.Fatal(err)
+	}
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := p.cmd.Start(); err != nil {
@@ -334,19 +339,22 @@ func TestKilled(t *testing.T) {
 	}
 }
 
-// TestServer: the server is killed in the middle, and is started again.
+// TestServer: the server is killed in the middle, and is started again, with another port
+// for BitTorrent. The chain is the same.
 func TestServer(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, 3, "20mbit")
 	set := swarmtest.Set(t, 16<<20)
 	seed, tor := r.seed(set)
 	d1, d2 := t.TempDir(), t.TempDir()
-	g1, g2 := r.get(1, tor, "--dir", d1), r.get(2, tor, "--dir", d2)
+	g1 := r.get(1, tor, "--dir", d1)
+	g1.wait(t, 10*time.Second, "from", nil)
+	g2 := r.get(2, tor, "--dir", d2)
 	g2.wait(t, 30*time.Second, "progress", func(e node.Event) bool { return e.Pieces > tor.Info.NumPieces()/4 })
-	_ = seed.cmd.Process.Kill()
-	<-seed.done
+	kill(seed)
 	time.Sleep(3 * time.Second)
-	r.seed(set)
+	seed, _ = r.seedAt(set, r.ip(0)+":0")
+	again := time.Now()
 	for i, p := range []*process{g1, g2} {
 		if err := p.end(t, time.Minute); err != nil {
 			t.Errorf("%d: %v\n%s", i+1, err, &p.stderr)
@@ -354,6 +362,133 @@ func TestServer(t *testing.T) {
 	}
 	same(t, set, d1)
 	same(t, set, d2)
+	serving, _ := seed.wait(t, time.Second, "serving", nil)
+	g1.wait(t, time.Second, "from", func(e node.Event) bool { return e.Addr == serving.Addr })
+	g2.mu.Lock()
+	defer g2.mu.Unlock()
+	for i, e := range g2.events { // after 5 s the first two are exchanged once
+		if d := g2.at[i].Sub(again); e.Event == "from" && e.Addr != r.ip(1)+":6881" && d > -3*time.Second && d < 4*time.Second {
+			t.Errorf("the second takes from %s %v after the restart; want from the first before and after: %.6000s\n%.6000s", e.Addr, d, g1.text(), fmt.Sprint(g2.events))
+		}
+	}
+}
+
+// TestListen: with addresses, the seeder listens on them only, on ports that the system
+// chooses and the event tells. A client needs no address of its own.
+func TestListen(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, 2, "")
+	set := swarmtest.Set(t, 2<<20)
+	seed := r.run(0, "program", "seed", "--http", r.ip(0)+":0", "--listen", r.ip(0)+":0", set)
+	e, _ := seed.wait(t, 20*time.Second, "serving", nil)
+	peers, err := netip.ParseAddrPort(e.Addr)
+	if err != nil || peers.Addr().String() != r.ip(0) || peers.Port() == 0 || !strings.HasPrefix(e.URL, "http://"+r.ip(0)+":") || strings.HasPrefix(e.URL, "http://"+r.ip(0)+":0") {
+		t.Errorf("serving = %+v, %v", e, err)
+	}
+	out, err := exec.Command("ip", "netns", "exec", r.name+"-0", "ss", "-Hlntu").CombinedOutput()
+	if err != nil {
+		t.Fatalf("ss: %v: %s", err, out)
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	want := map[string]bool{e.Addr: true, strings.Trim(strings.TrimPrefix(e.URL, "http:"), "/"): true}
+	for _, l := range lines {
+		if f := strings.Fields(l); len(f) < 5 || !want[f[4]] {
+			t.Errorf("it listens on %q; want %v", l, want)
+		}
+	}
+	if len(lines) != 2 {
+		t.Errorf("it listens on\n%s\nwant %v", out, want)
+	}
+	dir := t.TempDir()
+	g := r.run(1, "program", "get", "--server", e.URL, "--hash", e.Hash, "--manifest", e.Set, "--listen", ":0", "--dir", dir)
+	if err := g.end(t, 30*time.Second); err != nil {
+		t.Errorf("%v\n%s", err, &g.stderr)
+	}
+	same(t, set, dir)
+	if d, _ := g.wait(t, time.Second, "done", nil); d.Bytes < e.Bytes {
+		t.Errorf("%d of %d bytes by BitTorrent: %.2000s", d.Bytes, e.Bytes, g.text())
+	}
+}
+
+// TestDone: when the local reader is done, a machine ends as soon as nobody takes from it;
+// what it did not read was not fetched into memory.
+func TestDone(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, 3, "40mbit")
+	set := swarmtest.SetWith(t, 6<<20, 5<<20)
+	_, tor := r.seed(set)
+	time.Sleep(4 * time.Second) // a server that was just started does not know who takes from whom
+	read := func(i int, url string) {
+		t.Helper()
+		if out, err := exec.Command("ip", "netns", "exec", fmt.Sprintf("%s-%d", r.name, i), "curl", "-sf", "-o", "/dev/null", url+"vda1._.tar.zst").CombinedOutput(); err != nil {
+			t.Fatalf("curl: %v: %s", err, out)
+		}
+	}
+	g := r.get(1, tor, "--memory", "16M", "--serve", "127.0.0.1:0")
+	e, _ := g.wait(t, 20*time.Second, "ready", nil)
+	read(1, e.URL)
+	time.Sleep(time.Second) // for what it might fetch beyond
+	_, _ = io.WriteString(g.stdin, "done\n")
+	begin := time.Now()
+	if err := g.end(t, 10*time.Second); err != nil {
+		t.Errorf("%v\n%s", err, &g.stderr)
+	}
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Errorf("it ended %v after its reader; want it to end when nobody takes from it", d)
+	}
+	if d, _ := g.wait(t, time.Second, "done", nil); d.Bytes > 7<<20 || d.Bytes < 6<<20 {
+		t.Errorf("it fetched %d bytes of %d; want the archive of 6 MiB alone", d.Bytes, tor.Total())
+	}
+	// Another takes from it while it is done: that one gets all.
+	d1, d2 := t.TempDir(), t.TempDir()
+	g = r.get(1, tor, "--dir", d1, "--serve", "127.0.0.1:0")
+	g.wait(t, 20*time.Second, "complete", nil)
+	other := r.get(2, tor, "--dir", d2)
+	other.wait(t, 10*time.Second, "from", func(e node.Event) bool { return e.Addr == r.ip(1)+":6881" })
+	_ = g.cmd.Process.Signal(syscall.SIGUSR1)
+	_, complete := other.wait(t, 30*time.Second, "complete", nil)
+	if err := other.end(t, 30*time.Second); err != nil {
+		t.Errorf("the other: %v\n%s", err, &other.stderr)
+	}
+	same(t, set, d2)
+	if err := g.end(t, 10*time.Second); err != nil {
+		t.Errorf("%v\n%s", err, &g.stderr)
+	}
+	_, end := g.wait(t, time.Second, "done", nil)
+	if d := end.Sub(complete); d < 0 || d > 3*time.Second {
+		t.Errorf("it ended %v after the one that took from it", d)
+	}
+	if e, _ := g.wait(t, time.Second, "done", nil); e.Sent < tor.Total()*9/10 {
+		t.Errorf("it sent %d of %d bytes", e.Sent, tor.Total())
+	}
+}
+
+// TestTerminated: a signal ends a client within 2 s, also when the server hangs.
+func TestTerminated(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, 2, "20mbit")
+	set := swarmtest.Set(t, 8<<20)
+	seed, tor := r.seed(set)
+	for _, hangs := range []bool{false, true} {
+		for _, more := range [][]string{nil, {"--serve", "127.0.0.1:0"}} {
+			g := r.get(1, tor, append(more, "--dir", filepath.Join(t.TempDir(), ".pieces"))...)
+			g.wait(t, 20*time.Second, "progress", func(e node.Event) bool { return e.Pieces > 0 })
+			if hangs {
+				_ = seed.cmd.Process.Signal(syscall.SIGSTOP)
+				time.Sleep(200 * time.Millisecond)
+			}
+			begin := time.Now()
+			_ = g.cmd.Process.Signal(syscall.SIGTERM)
+			err := g.end(t, 10*time.Second)
+			if d := time.Since(begin); d > 2*time.Second {
+				t.Errorf("server hangs %v, %q: it ended after %v", hangs, more, d)
+			}
+			if (err == nil) != (more != nil) {
+				t.Errorf("%q: it ended with %v; want an error unless it serves", more, err)
+			}
+			_ = seed.cmd.Process.Signal(syscall.SIGCONT)
+		}
+	}
 }
 
 // TestRefused: another torrent, another manifest, or changed files are refused, with exit
@@ -553,20 +688,72 @@ func reader(url, digest string) error {
 	return s.Verify(context.Background(), true, progress.None{})
 }
 
+// tmpfs mounts a small file system.
+func tmpfs(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skipf("cannot mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, 0) })
+	return dir
+}
+
 // TestFull: a full file system ends it, with the reason.
 func TestFull(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, 2, "")
 	set := swarmtest.Set(t, 8<<20)
 	_, tor := r.seed(set)
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=3M"); err != nil {
-		t.Skipf("cannot mount a small file system: %v", err)
-	}
-	defer syscall.Unmount(dir, 0)
-	g := r.get(1, tor, "--dir", dir)
+	g := r.get(1, tor, "--dir", tmpfs(t, "3M"))
 	if err := g.end(t, 30*time.Second); err == nil || !strings.Contains(g.stderr.String(), "no space left on device") {
 		t.Errorf("%v, %s; want no space left", err, &g.stderr)
+	}
+}
+
+// TestFullServed: when a reader takes the set while it arrives, a file system that becomes
+// full, or nearly so by what others write, is given up: pieces are kept in memory.
+func TestFullServed(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, 4, "")
+	set := swarmtest.Set(t, 40<<20)
+	_, tor := r.seed(set)
+	for i, c := range []struct {
+		name, size string
+		fill       int // bytes that another program writes when the set is there
+	}{{"by the set", "3M", 0}, {"from the start", "64k", 64 << 10}, {"by others", "128M", 85 << 20}} {
+		dir := tmpfs(t, c.size)
+		if c.name == "from the start" {
+			_ = os.WriteFile(filepath.Join(dir, "other"), make([]byte, c.fill), 0o600)
+		}
+		pieces := filepath.Join(dir, ".pieces")
+		g := r.get(i+1, tor, "--dir", pieces, "--memory", "16M", "--serve", "127.0.0.1:0")
+		e, _ := g.wait(t, 20*time.Second, "ready", nil)
+		if c.name == "by others" {
+			g.wait(t, 20*time.Second, "complete", nil)
+			if err := os.WriteFile(filepath.Join(dir, "other"), make([]byte, c.fill), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			g.wait(t, 5*time.Second, "full", nil)
+			if err := os.WriteFile(filepath.Join(dir, "more"), make([]byte, 30<<20), 0o600); err != nil {
+				t.Errorf("%s: the room of the set is not given back: %v", c.name, err)
+			}
+		}
+		reader := r.run(i+1, "reader", e.URL, tor.Manifest)
+		if err := reader.end(t, time.Minute); err != nil {
+			t.Errorf("%s: %v\n%s\n%.3000s", c.name, err, &reader.stderr, g.text())
+		}
+		g.wait(t, 5*time.Second, "full", nil)
+		if _, err := os.Stat(filepath.Join(pieces, "vda1._.tar.zst")); err == nil {
+			t.Errorf("%s: the archive is still in the directory", c.name)
+		}
+		_, _ = io.WriteString(g.stdin, "done\n")
+		if err := g.end(t, 20*time.Second); err != nil {
+			t.Errorf("%s: %v\n%s", c.name, err, &g.stderr)
+		}
+		if strings.Contains(g.text(), `"banned"`) {
+			t.Errorf("%s: it bans a peer: %.3000s", c.name, g.text())
+		}
 	}
 }
 
@@ -624,7 +811,7 @@ func trackerOnly(listen, dir string) error {
 		return err
 	}
 	mux := http.NewServeMux()
-	tr := tracker.New(tracker.Options{Hash: tor.Hash, Seeder: 6881, Chain: chain.Config{Pieces: tor.Info.NumPieces()}})
+	tr := tracker.New(tracker.Options{Hash: tor.Hash, Seeder: netip.AddrPortFrom(netip.Addr{}, 6881), Chain: chain.Config{Pieces: tor.Info.NumPieces()}})
 	mux.Handle("/announce", tr)
 	mux.Handle("/scrape", tr)
 	mux.HandleFunc("/"+settorrent.File, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(tor.Bytes) })

@@ -25,6 +25,7 @@ import (
 	alog "github.com/anacrolix/log"
 	"github.com/anacrolix/torrent"
 	"github.com/anacrolix/torrent/bencode"
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
@@ -35,7 +36,7 @@ import (
 
 // Event is a line of JSON for whoever started the program.
 type Event struct {
-	Event  string  `json:"event"` // serving, joined, from, progress, ready, banned, failed, fallback, complete, done, and those of chain.Event
+	Event  string  `json:"event"` // serving, joined, from, progress, ready, banned, failed, fallback, full, complete, read, done, and those of chain.Event
 	Time   float64 `json:"time"`  // seconds since the program's start
 	Addr   string  `json:"addr,omitempty"`
 	By     string  `json:"by,omitempty"`
@@ -112,7 +113,9 @@ type Get struct {
 	// Hash is the info hash and Manifest the manifest's SHA-256, both in hex: anything
 	// else is refused.
 	Hash, Manifest string
-	// Dir is where the pieces are kept; if it is "", Memory bytes of memory.
+	// Dir is where the pieces are kept; if it is "", Memory bytes of memory. When Dir is
+	// full and there is a Reader, the set's files in it are removed and memory is used
+	// instead: of at least 64 MiB, if Memory is 0.
 	Dir    string
 	Memory int64
 	// Listen is the address for other machines, ":6881".
@@ -122,7 +125,9 @@ type Get struct {
 	// Events is told what happens, from several goroutines.
 	Events func(Event)
 	// Reader, if not nil, is given the files as soon as the torrent is known. Run ends
-	// when it returns, or, if it is nil, when the set is complete.
+	// when it returns, or, if it is nil, when the set is complete, and nobody takes from
+	// this machine any more. With Memory, nothing is fetched of files that it does not
+	// read but what a restore begins with.
 	Reader func(ctx context.Context, files *Files) error
 
 	start   time.Time
@@ -132,16 +137,22 @@ type Get struct {
 	t       *settorrent.Torrent
 	order   []int
 	rank    []int
-	store   store
-	ring    *ring
+	store   *changing
+	memory  atomic.Pointer[ring] // nil while the pieces are in Dir
 	cl      *torrent.Client
 	tt      *torrent.Torrent
+	every   atomic.Int64 // time between two reports, nanoseconds
 	useful  atomic.Int64 // time of the last piece of data from a peer, Unix nanoseconds
 	changed chan struct{}
 	report  chan struct{}
 
 	mu       sync.Mutex
-	next     int // pieces of the order that are there, without a gap
+	over     bool      // nothing more is fetched for this machine
+	ended    time.Time // since when
+	answered time.Time // when the tracker last answered a report of that; zero for never
+	read     []bool    // by rank: a file of the piece is read
+	next     int       // pieces of the order that are there, without a gap
+	last     int       // the rank of the piece that the reader was at
 	wants    map[int]int
 	readers  map[*File]int // the rank of the piece that each is at
 	waiting  chan struct{} // closed at each change
@@ -180,6 +191,16 @@ const (
 	connectTime = 2 * time.Second         // without a connection
 	silentTime  = 2500 * time.Millisecond // without data of what the peer has
 	tickTime    = 50 * time.Millisecond
+	// trackerTime is for how long others are served while the tracker does not answer.
+	trackerTime = 10 * time.Second
+	// fullTime is how often the room in Dir is looked at.
+	fullTime = 200 * time.Millisecond
+)
+
+// Memory that is used when Dir is full, if none is named: at least so many bytes and pieces.
+const (
+	leastMemory = 64 << 20
+	leastPieces = 16
 )
 
 func (g *Get) event(e Event) {
@@ -202,20 +223,35 @@ func (g *Get) Run(ctx context.Context) error {
 		return err
 	}
 	g.order = g.t.Order()
-	g.rank = make([]int, len(g.order))
+	g.rank, g.read = make([]int, len(g.order)), make([]bool, len(g.order))
 	for r, p := range g.order {
 		g.rank[p] = r
 	}
+	g.store = &changing{}
 	if g.Dir != "" {
-		g.store, err = newDirStore(g.Dir, g.t)
-	} else if g.ring, err = newRing(g.Memory, g.t); err == nil {
-		g.store = g.ring
+		var d *dirStore
+		if d, err = newDirStore(g.Dir, g.t); err == nil {
+			g.store.now = d
+		} else if g.Reader != nil && full(err) {
+			var m *ring
+			if m, err = g.newRing(); err == nil {
+				g.store.now = m
+				g.event(Event{Event: "full", Why: "no space left", Bytes: int64(m.cap) * m.size})
+			}
+		}
+	} else {
+		var m *ring
+		if m, err = g.newRing(); err == nil {
+			g.store.now = m
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot keep pieces: %w", err)
 	}
 	defer g.store.close()
-	place, err := target.NewContext(ctx, u.JoinPath("set", g.t.Info.Name).String())
+	inner, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	place, err := target.NewContext(inner, u.JoinPath("set", g.t.Info.Name).String())
 	if err != nil {
 		return err
 	}
@@ -234,20 +270,8 @@ func (g *Get) Run(ctx context.Context) error {
 	}
 	defer g.cl.Close()
 	g.tt, _ = g.cl.AddTorrentOpt(torrent.AddTorrentOpts{InfoHash: g.t.Hash, InfoBytes: g.t.InfoBytes})
-	g.tt.SetOnWriteChunkError(func(err error) {
-		if g.ring != nil {
-			return // it is asked for again when there is room
-		}
-		g.mu.Lock()
-		g.fatal = fmt.Errorf("cannot keep pieces in %s: %w", g.Dir, err)
-		g.mu.Unlock()
-		poke(g.changed)
-	})
-	if g.ring != nil {
-		g.ring.evicted = func(p int) { go g.tt.Piece(p).UpdateCompletion() }
-	}
+	g.tt.SetOnWriteChunkError(func(err error) { g.cannotWrite(err) })
 	g.event(Event{Event: "joined", Hash: g.t.Hash.HexString(), Set: g.t.Manifest, Of: len(g.order), Bytes: g.t.Total()})
-	inner, cancel := context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { g.announce(inner) })
 	wg.Go(func() { g.fallback(inner) })
@@ -263,15 +287,149 @@ func (g *Get) Run(ctx context.Context) error {
 	return err
 }
 
-// wait returns when the work is done: the reader has ended, and nobody takes from here
-// any more, or Linger is over.
+// newRing makes the memory for pieces, and uses it.
+func (g *Get) newRing() (*ring, error) {
+	memory := g.Memory
+	if g.Dir != "" && memory == 0 {
+		memory = max(leastMemory, leastPieces*g.t.Info.PieceLength)
+	}
+	r, err := newRing(memory, g.t)
+	if err != nil {
+		return nil, err
+	}
+	r.evicted = func(p int) {
+		go func() {
+			if tt := g.tt; tt != nil {
+				tt.Piece(p).UpdateCompletion()
+			}
+		}()
+	}
+	g.memory.Store(r)
+	return r, nil
+}
+
+// full tells whether an error is that of a file system without room.
+func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// cannotWrite acts on an error of the store. What was not written is asked for again.
+func (g *Get) cannotWrite(err error) {
+	if g.memory.Load() != nil {
+		return // it is asked for again when there is room
+	}
+	if g.Reader != nil && full(err) {
+		if err = g.toMemory("no space left"); err == nil {
+			return
+		}
+	}
+	g.mu.Lock()
+	if g.fatal == nil {
+		g.fatal = fmt.Errorf("cannot keep pieces in %s: %w", g.Dir, err)
+	}
+	g.mu.Unlock()
+	poke(g.changed)
+}
+
+// toMemory keeps the pieces in memory from now on, and gives the room in Dir back. The
+// pieces that the reader wants next are taken along, as many as there is room for.
+func (g *Get) toMemory(why string) error {
+	g.mu.Lock()
+	g.store.mu.Lock()
+	done := func() {
+		g.store.mu.Unlock()
+		g.mu.Unlock()
+	}
+	dir, ok := g.store.now.(*dirStore)
+	if !ok {
+		done()
+		return nil // another goroutine did it
+	}
+	m, err := g.newRing()
+	if err != nil {
+		done()
+		return err
+	}
+	at := g.position()
+	m.setReader(at)
+	buf := make([]byte, g.t.Info.PieceLength)
+	take := func(p int) bool {
+		if there, _ := dir.state(p); !there {
+			return false
+		}
+		b := buf[:g.t.PieceSize(p)]
+		if n, err := dir.readAt(p, b, 0); err != nil || n < len(b) {
+			return false
+		}
+		if _, err := m.writeAt(p, b, 0); err != nil {
+			return false
+		}
+		m.mark(p, true)
+		return true
+	}
+	for p := range m.pinned {
+		take(p)
+	}
+	next := at
+	for next < len(g.order) && next < at+m.room() && take(g.order[next]) {
+		next++
+	}
+	g.next = next
+	g.store.now = m
+	done()
+	if err := dir.remove(); err != nil {
+		why += ", and its files cannot be removed: " + printable.Clean(err.Error())
+	}
+	g.event(Event{Event: "full", Why: why, Bytes: int64(m.cap) * m.size})
+	for p := range g.order { // nobody is told that it has them any more
+		if there, _ := m.state(p); !there {
+			g.tt.Piece(p).UpdateCompletion()
+		}
+	}
+	g.wake()
+	poke(g.changed)
+	return nil
+}
+
+// position is the lowest rank that a reader is at. mu is held.
+func (g *Get) position() int {
+	if len(g.readers) == 0 {
+		return min(g.last, g.next)
+	}
+	least := len(g.order)
+	for _, rank := range g.readers {
+		least = min(least, rank)
+	}
+	return least
+}
+
+// watchRoom gives Dir up before it is full: a restore needs the room.
+func (g *Get) watchRoom() {
+	g.store.mu.RLock()
+	dir, ok := g.store.now.(*dirStore)
+	var free, size int64
+	err := error(nil)
+	if ok {
+		free, size, err = dir.free()
+	}
+	g.store.mu.RUnlock()
+	if ok && err == nil && free < min(32<<20, size/32) {
+		if err := g.toMemory("nearly no space left"); err != nil {
+			g.mu.Lock()
+			g.fatal = fmt.Errorf("cannot keep pieces in memory: %w", err)
+			g.mu.Unlock()
+		}
+	}
+}
+
+// wait returns when the work is done: the reader has ended, or the set is complete, and
+// nobody takes from here any more, or Linger is over.
 func (g *Get) wait(ctx context.Context) error {
 	if g.Reader != nil {
 		if err := g.Reader(ctx, &Files{g}); err != nil {
 			return g.cause(ctx, err)
 		}
+		g.event(Event{Event: "read"})
 	}
-	for g.Reader == nil || g.Dir != "" {
+	for g.Reader == nil {
 		g.mu.Lock()
 		done, ch := g.next == len(g.order), g.waiting
 		g.mu.Unlock()
@@ -284,18 +442,28 @@ func (g *Get) wait(ctx context.Context) error {
 			return g.cause(ctx, ctx.Err())
 		}
 	}
-	end := time.Now().Add(g.Linger)
+	g.mu.Lock()
+	g.over, g.ended = true, time.Now()
+	end := g.ended.Add(g.Linger)
+	g.mu.Unlock()
+	poke(g.changed)
+	poke(g.report)
 	for time.Now().Before(end) {
 		g.mu.Lock()
-		needed := g.advice.Needed != 0
+		// The tracker is to say it of a machine that is done.
+		needed := g.answered.IsZero() || g.advice.Needed != 0
+		last := g.ended
+		if g.answered.After(last) {
+			last = g.answered
+		}
 		g.mu.Unlock()
-		if !needed {
+		if !needed || time.Since(last) > max(trackerTime, 3*time.Duration(g.every.Load())) {
 			break
 		}
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return g.cause(ctx, nil)
+			return nil // all is done
 		}
 	}
 	return nil
@@ -384,13 +552,17 @@ func get(ctx context.Context, c *http.Client, where string, limit int64) ([]byte
 func (g *Get) announce(ctx context.Context) {
 	every := time.Second
 	for {
+		g.mu.Lock()
+		over := g.over
+		g.mu.Unlock()
 		a, err := g.ask(ctx, false)
 		if err == nil {
-			g.take(a)
+			g.take(a, over)
 			every = min(max(time.Duration(a.Every)*time.Millisecond, 200*time.Millisecond), time.Minute)
 		} else if ctx.Err() == nil {
 			g.withoutAdvice()
 		}
+		g.every.Store(int64(every))
 		timer := time.NewTimer(every)
 		select {
 		case <-ctx.Done():
@@ -405,7 +577,7 @@ func (g *Get) announce(ctx context.Context) {
 
 // first is the lowest rank from which on no piece is missing up to next.
 func (g *Get) first(next int) int {
-	if g.ring == nil {
+	if g.memory.Load() == nil {
 		return 0
 	}
 	first := next
@@ -421,7 +593,7 @@ func (g *Get) first(next int) int {
 // ask sends one report.
 func (g *Get) ask(ctx context.Context, leaves bool) (advice, error) {
 	g.mu.Lock()
-	next, up, failed, why := g.next, g.upstream, g.failed, g.why
+	next, up, failed, why, over := g.next, g.upstream, g.failed, g.why, g.over
 	g.failed, g.why = chain.ID{}, chain.None
 	g.mu.Unlock()
 	st := g.tt.Stats()
@@ -436,6 +608,9 @@ func (g *Get) ask(ctx context.Context, leaves bool) (advice, error) {
 	if why != chain.None {
 		v.Set("failed", hex.EncodeToString(failed[:]))
 		v.Set("why", strconv.Itoa(int(why)))
+	}
+	if over {
+		v.Set("done", "1")
 	}
 	if leaves {
 		v.Set("event", "stopped")
@@ -472,9 +647,18 @@ func (g *Get) leave() {
 }
 
 // take makes the peer of the advice the one to take from.
-func (g *Get) take(a advice) {
+// over tells that the report said that it wants no more.
+func (g *Get) take(a advice, over bool) {
 	g.mu.Lock()
 	g.advice = a
+	if over {
+		g.answered = time.Now()
+	}
+	if g.over {
+		g.upstream = upstream{}
+		g.mu.Unlock()
+		return
+	}
 	if a.Keep != 0 || g.next == len(g.order) {
 		g.mu.Unlock()
 		return
@@ -513,7 +697,7 @@ func (g *Get) setUpstream(id chain.ID, addr string) {
 func (g *Get) withoutAdvice() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.upstream.addr != "" {
+	if g.upstream.addr != "" || g.over {
 		return
 	}
 	addr := g.advice.Seeder
@@ -557,7 +741,7 @@ func (g *Get) fetch(ctx context.Context, cancel context.CancelCauseFunc) {
 	defer ticker.Stop()
 	asked := map[int]torrent.PiecePriority{}
 	bad := map[string]bool{}
-	speed, lastBytes, lastTime, lastEvent := 0.0, int64(0), time.Now(), time.Now()
+	speed, lastBytes, lastTime, lastEvent, lastRoom := 0.0, int64(0), time.Now(), time.Now(), time.Now()
 	for {
 		g.advance()
 		g.ask1(asked, g.window(speed))
@@ -577,6 +761,10 @@ func (g *Get) fetch(ctx context.Context, cancel context.CancelCauseFunc) {
 			st := g.tt.Stats()
 			n := st.BytesReadData.Int64()
 			speed, lastBytes, lastTime = float64(n-lastBytes)/d.Seconds(), n, time.Now()
+		}
+		if g.Reader != nil && time.Since(lastRoom) > fullTime {
+			lastRoom = time.Now()
+			g.watchRoom()
 		}
 		if time.Since(lastEvent) > time.Second {
 			lastEvent = time.Now()
@@ -618,8 +806,8 @@ func (g *Get) advance() {
 		return ok
 	}
 	old := g.next
-	if g.ring != nil { // the reader went back to what is no longer there
-		if r := g.ring.readerRank(); r < g.next && !there(r) {
+	if m := g.memory.Load(); m != nil { // the reader went back to what is no longer there, or on
+		if r := m.readerRank(); r < g.next && !there(r) || r > g.next && r >= len(g.t.Head) {
 			g.next = r
 		}
 	}
@@ -650,12 +838,9 @@ func (g *Get) wake() {
 // for. With "readahead" the library asks for pieces by number; with others it does not.
 func (g *Get) ask1(asked map[int]torrent.PiecePriority, window int) {
 	g.mu.Lock()
-	end := g.next + 4*window
-	if g.ring != nil {
-		end = min(end, max(g.ring.readerRank()+1, len(g.t.Head))+g.ring.room())
-	}
+	end := min(g.next+4*window, g.end())
 	want := map[int]torrent.PiecePriority{}
-	for r, n := g.next, 0; r < min(end, len(g.order)) && n < window; r++ {
+	for r, n := g.next, 0; r < end && n < window; r++ {
 		p := g.order[r]
 		if there, _ := g.store.state(p); there {
 			continue
@@ -684,6 +869,24 @@ func (g *Get) ask1(asked map[int]torrent.PiecePriority, window int) {
 	}
 }
 
+// end is the rank up to which pieces are fetched without being asked for. mu is held.
+func (g *Get) end() int {
+	if g.over {
+		return 0
+	}
+	m := g.memory.Load()
+	if m == nil {
+		return len(g.order)
+	}
+	end := min(len(g.order), max(m.readerRank()+1, len(g.t.Head))+m.room())
+	for r := max(g.next, len(g.t.Head)); r < end; r++ {
+		if !g.read[r] {
+			return r
+		}
+	}
+	return end
+}
+
 // wanted is the piece that is to come next; -1 for none.
 func (g *Get) wanted() int {
 	g.mu.Lock()
@@ -691,11 +894,8 @@ func (g *Get) wanted() int {
 	for p := range g.wants {
 		return p
 	}
-	if g.next == len(g.order) {
+	if g.next >= g.end() {
 		return -1
-	}
-	if g.ring != nil && g.next >= max(g.ring.readerRank()+1, len(g.t.Head))+g.ring.room() {
-		return -1 // the reader comes first
 	}
 	return g.order[g.next]
 }
@@ -842,12 +1042,7 @@ func (g *Get) fetchPiece(ctx context.Context, i int, b []byte) error {
 		return nil
 	}
 	if _, err := g.store.writeAt(i, b, 0); err != nil {
-		if g.ring != nil {
-			return err
-		}
-		g.mu.Lock()
-		g.fatal = fmt.Errorf("cannot keep piece %d: %w", i, err)
-		g.mu.Unlock()
+		g.cannotWrite(err)
 		return err
 	}
 	if err := g.tt.Piece(i).VerifyDataContext(ctx); err != nil {
@@ -884,20 +1079,28 @@ func (f *Files) Open(ctx context.Context, name string) (*File, error) {
 
 // at notes where a reader is: a ring keeps what the last of all has not read.
 func (g *Get) at(r *File, piece int) {
-	if g.ring == nil || g.ring.pinned[piece] {
+	rank, m := g.rank[piece], g.memory.Load()
+	if r.rank == rank+1 && r.ring == m {
+		return
+	}
+	r.rank, r.ring = rank+1, m
+	if rank < len(g.t.Head) { // each is read by itself
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if was, ok := g.readers[r]; ok && was == g.rank[piece] {
-		return
+	g.readers[r] = rank
+	if !g.read[rank] { // so all of the file is
+		size := g.t.Info.PieceLength
+		for p := r.span.Offset / size; p*size < r.span.Offset+r.span.Length; p++ {
+			g.read[g.rank[p]] = true
+		}
+		poke(g.changed)
 	}
-	g.readers[r] = g.rank[piece]
-	least := len(g.order)
-	for _, rank := range g.readers {
-		least = min(least, rank)
+	g.last = g.position()
+	if m != nil {
+		m.setReader(g.last)
 	}
-	g.ring.setReader(least)
 }
 
 // Close ends the reading.
@@ -915,6 +1118,8 @@ type File struct {
 	g    *Get
 	span settorrent.Span
 	at   int64
+	rank int   // that was noted, and one
+	ring *ring // to which it was told
 }
 
 func (r *File) Seek(off int64, whence int) (int64, error) {
@@ -948,7 +1153,7 @@ func (r *File) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		k, err := r.g.store.readAt(i, p[:n], pos-int64(i)*size)
-		if err != nil && r.g.ring != nil && r.ctx.Err() == nil {
+		if err != nil && r.g.memory.Load() != nil && r.ctx.Err() == nil {
 			continue // it was evicted just now
 		}
 		if int64(k) < n && err == nil {
@@ -959,6 +1164,13 @@ func (r *File) Read(p []byte) (int, error) {
 		}
 		r.at += int64(k)
 		return k, err
+	}
+}
+
+// waits tells the memory whether a piece is waited for. mu is held.
+func (g *Get) waits(piece int) {
+	if m := g.memory.Load(); m != nil {
+		m.wait(piece, g.wants[piece] > 0)
 	}
 }
 
@@ -973,6 +1185,7 @@ func (g *Get) waitFor(ctx context.Context, piece int) error {
 	}
 	g.mu.Lock()
 	g.wants[piece]++
+	g.waits(piece)
 	g.mu.Unlock()
 	poke(g.changed)
 	defer func() {
@@ -980,6 +1193,7 @@ func (g *Get) waitFor(ctx context.Context, piece int) error {
 		if g.wants[piece]--; g.wants[piece] <= 0 {
 			delete(g.wants, piece)
 		}
+		g.waits(piece)
 		g.mu.Unlock()
 	}()
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +29,8 @@ import (
 type Seed struct {
 	Set     *manifest.Set
 	Torrent *settorrent.Torrent
-	// HTTP and Listen are the addresses for HTTP and for BitTorrent.
+	// HTTP and Listen are the addresses for HTTP and for BitTorrent. Nothing else is listened
+	// on, and port 0 is one that the system chooses: the event "serving" has the real ones.
 	HTTP, Listen string
 	Events       func(Event)
 }
@@ -62,10 +64,15 @@ func (s *Seed) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen on %s: %w", printable.Clean(s.HTTP), err)
 	}
+	listens := net.JoinHostPort(conf.ListenHost("tcp"), strconv.Itoa(cl.LocalPort()))
+	peers, err := netip.ParseAddrPort(listens)
+	if err != nil { // no address, or a name
+		peers = netip.AddrPortFrom(netip.Addr{}, uint16(cl.LocalPort()))
+	}
 	var id chain.ID
 	copy(id[:], conf.PeerID)
 	tr := tracker.New(tracker.Options{
-		Hash: s.Torrent.Hash, SeedID: id, Seeder: uint16(cl.LocalPort()), Chain: chain.Config{Pieces: s.Torrent.Info.NumPieces()},
+		Hash: s.Torrent.Hash, SeedID: id, Seeder: peers, Chain: chain.Config{Pieces: s.Torrent.Info.NumPieces()},
 		Notify: func(e chain.Event) {
 			out := Event{Event: e.Kind, Addr: e.Addr.String()}
 			if e.By.IsValid() {
@@ -77,7 +84,7 @@ func (s *Seed) Run(ctx context.Context) error {
 	srv := &http.Server{Handler: s.handler(tr, dir), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	event(Event{Event: "serving", URL: "http://" + l.Addr().String() + "/", Hash: s.Torrent.Hash.HexString(), Set: s.Torrent.Manifest, Of: s.Torrent.Info.NumPieces(), Bytes: s.Torrent.Total(), Addr: fmt.Sprintf("%s:%d", conf.ListenHost("tcp"), cl.LocalPort())})
+	event(Event{Event: "serving", URL: "http://" + l.Addr().String() + "/", Hash: s.Torrent.Hash.HexString(), Set: s.Torrent.Manifest, Of: s.Torrent.Info.NumPieces(), Bytes: s.Torrent.Total(), Addr: listens})
 	bad := map[string]bool{}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/anacrolix/torrent/storage"
+	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
 )
@@ -205,25 +206,103 @@ func (s *dirStore) close() error {
 	return errors.Join(append(errs, s.root.Close())...)
 }
 
+// remove closes the store and removes the set's files from its directory.
+func (s *dirStore) remove() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for k, f := range s.open {
+		errs = append(errs, f.Close())
+		delete(s.open, k)
+	}
+	for _, f := range s.files {
+		if err := s.root.Remove(f.Name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, s.root.Close())...)
+}
+
+// free tells the bytes that are free in the directory's file system, and its size.
+func (s *dirStore) free() (free, size int64, err error) {
+	d, err := s.root.Open(".")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer d.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(d.Fd()), &st); err != nil {
+		return 0, 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+}
+
+// changing is a directory that is given up for a ring of memory when it is full.
+type changing struct {
+	mu  sync.RWMutex
+	now store
+}
+
+func (c *changing) readAt(i int, p []byte, off int64) (int, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.now.readAt(i, p, off)
+}
+
+func (c *changing) writeAt(i int, p []byte, off int64) (int, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.now.writeAt(i, p, off)
+}
+
+func (c *changing) state(i int) (bool, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.now.state(i)
+}
+
+func (c *changing) mark(i int, complete bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	c.now.mark(i, complete)
+}
+
+func (c *changing) close() error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.now.close()
+}
+
+// blockSize is what peers ask for at once (BEP 3).
+const blockSize = 16 << 10
+
+// slot is a piece in memory.
+type slot struct {
+	b       []byte
+	written []bool // of each block
+}
+
 // ring keeps pieces in memory. When it is full, the piece goes that is first in the
 // order, but those that are pinned and those that the reader has not had.
 type ring struct {
-	size int64 // of a piece
-	cap  int   // pieces
-	rank []int // of a piece in the order
+	size  int64 // of a piece
+	total int64 // of all pieces
+	cap   int   // pieces
+	rank  []int // of a piece in the order
 
 	mu       sync.Mutex
-	slots    map[int][]byte
+	slots    map[int]*slot
 	complete map[int]bool
 	pinned   map[int]bool
-	reader   int // the rank of the piece that the reader is at
+	wanted   map[int]bool // a reader waits for it
+	reader   int          // the rank of the piece that the reader is at
 	evicted  func(piece int)
 }
 
 // newRing makes a ring of at most memory bytes.
 func newRing(memory int64, t *settorrent.Torrent) (*ring, error) {
 	n := t.Info.NumPieces()
-	r := &ring{size: t.Info.PieceLength, cap: int(min(memory/t.Info.PieceLength, int64(n))), rank: make([]int, n), slots: map[int][]byte{}, complete: map[int]bool{}, pinned: map[int]bool{}}
+	r := &ring{size: t.Info.PieceLength, total: t.Total(), cap: int(min(memory/t.Info.PieceLength, int64(n))), rank: make([]int, n), slots: map[int]*slot{}, complete: map[int]bool{}, pinned: map[int]bool{}, wanted: map[int]bool{}}
 	for rank, p := range t.Order() {
 		r.rank[p] = rank
 	}
@@ -247,15 +326,24 @@ func (r *ring) room() int {
 	return max(2, r.cap-len(r.pinned)-(r.cap-len(r.pinned))/4)
 }
 
+// readAt fails for what was not written since the piece got its slot: the library then
+// knows that not the peer is to blame for a wrong hash.
 func (r *ring) readAt(i int, p []byte, off int64) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := r.slots[i]
-	if b == nil {
+	s := r.slots[i]
+	if s == nil {
 		return 0, errors.New("the piece is no longer in memory")
 	}
-	if n := copy(p, b[min(off, int64(len(b))):]); n < len(p) {
-		return n, io.EOF
+	length := min(r.size, r.total-int64(i)*r.size)
+	n := min(int64(len(p)), max(0, length-off))
+	for at := off - off%blockSize; at < off+n; at += blockSize {
+		if !s.written[at/blockSize] {
+			return 0, errors.New("a part of the piece is not in memory")
+		}
+	}
+	if copy(p, s.b[min(off, length):length]) < len(p) {
+		return int(n), io.EOF
 	}
 	return len(p), nil
 }
@@ -267,23 +355,27 @@ func (r *ring) writeAt(i int, p []byte, off int64) (int, error) {
 		return 0, io.ErrShortWrite
 	}
 	gone := -1
-	b := r.slots[i]
-	if b == nil {
+	s := r.slots[i]
+	if s == nil {
 		if len(r.slots) >= r.cap {
-			if gone = r.victim(i); gone >= 0 {
-				b = r.slots[gone]
-				delete(r.slots, gone)
-				delete(r.complete, gone)
-			} else {
+			if gone = r.victim(i); gone < 0 {
 				r.mu.Unlock()
 				return 0, errors.New("the memory for pieces is full")
 			}
+			s = r.slots[gone]
+			clear(s.written)
+			delete(r.slots, gone)
+			delete(r.complete, gone)
 		} else {
-			b = make([]byte, r.size)
+			s = &slot{make([]byte, r.size), make([]bool, (r.size+blockSize-1)/blockSize)}
 		}
-		r.slots[i] = b
+		r.slots[i] = s
 	}
-	n := copy(b[off:], p)
+	n := copy(s.b[off:], p)
+	end, length := off+int64(n), min(r.size, r.total-int64(i)*r.size)
+	for at := (off + blockSize - 1) / blockSize * blockSize; at < end && (at+blockSize <= end || end >= length); at += blockSize {
+		s.written[at/blockSize] = true
+	}
 	r.mu.Unlock()
 	if gone >= 0 && r.evicted != nil {
 		r.evicted(gone)
@@ -291,25 +383,44 @@ func (r *ring) writeAt(i int, p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// victim chooses the piece that makes room for another: the first in the order that the
-// reader has had, else the last that is behind the other one; -1 for none.
+// victim chooses the piece that makes room for another; -1 for none. It is the first in
+// the order that the reader has had, else the last that is behind the other one. For one
+// that a second reader waits for, far behind the first, it is also one so far behind.
 func (r *ring) victim(other int) int {
-	first, last := -1, -1
+	first, last, far := -1, -1, -1
 	for p := range r.slots {
+		rank := r.rank[p]
 		if p == other || r.pinned[p] {
 			continue
 		}
-		if r.rank[p] < r.reader && (first < 0 || r.rank[p] < r.rank[first]) {
+		if rank < r.reader && (first < 0 || rank < r.rank[first]) {
 			first = p
 		}
-		if r.rank[p] > r.rank[other] && (last < 0 || r.rank[p] > r.rank[last]) {
+		if rank > r.rank[other] && (last < 0 || rank > r.rank[last]) {
 			last = p
 		}
+		if r.wanted[other] && !r.wanted[p] && rank > r.reader+r.room() && (far < 0 || rank < r.rank[far]) {
+			far = p
+		}
 	}
-	if first >= 0 {
+	switch {
+	case first >= 0:
 		return first
+	case last >= 0:
+		return last
 	}
-	return last
+	return far
+}
+
+// wait notes whether a reader waits for a piece.
+func (r *ring) wait(piece int, waits bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if waits {
+		r.wanted[piece] = true
+	} else {
+		delete(r.wanted, piece)
+	}
 }
 
 func (r *ring) state(i int) (bool, bool) {

@@ -20,6 +20,12 @@ import (
 // gives its directory.
 func Set(t testing.TB, size int) string {
 	t.Helper()
+	return SetWith(t, size, 0)
+}
+
+// SetWith is Set with a medium of so many bytes beside the archive, if it is not 0.
+func SetWith(t testing.TB, size, medium int) string {
+	t.Helper()
 	dir, src := t.TempDir(), t.TempDir()
 	check := func(err error) {
 		if err != nil {
@@ -48,8 +54,15 @@ func Set(t testing.TB, size int) string {
 	check(lf.Close())
 	check(os.Mkdir(filepath.Join(dir, "log"), 0o700))
 	check(os.WriteFile(filepath.Join(dir, "log/run.jsonl"), []byte("{}\n"), 0o600))
+	names := []string{manifest.Layout, "log/run.jsonl", name}
+	if medium > 0 {
+		b := make([]byte, medium)
+		_, _ = r.Read(b)
+		check(os.WriteFile(filepath.Join(dir, manifest.RescueISO), b, 0o600))
+		names = append(names, manifest.RescueISO)
+	}
 	m := &manifest.Manifest{Version: manifest.Version, ID: "01234567-89ab-cdef-0123-456789abcdef", Host: "h", Created: time.Unix(1, 0)}
-	for _, n := range []string{manifest.Layout, "log/run.jsonl", name} {
+	for _, n := range names {
 		st, err := os.Stat(filepath.Join(dir, n))
 		check(err)
 		s, err := manifest.SumFile(context.Background(), filepath.Join(dir, n), progress.None{})

@@ -5,7 +5,7 @@
 //
 // Our clients add mkcdrec=1 to an announce, with first and next (the pieces of the order
 // that they have), from and failed (peer ids in hex) and why (1 unreachable, 2 silent,
-// 3 wrong). The answer has a dictionary "mkcdrec": addr ("" for the seeder), from, backup
+// 3 wrong), and done=1 when they want no more. The answer has a dictionary "mkcdrec": addr ("" for the seeder), from, backup
 // (list), keep, hold, needed (0 or 1), every (milliseconds), and seeder, the seeder's
 // address.
 package tracker
@@ -63,8 +63,9 @@ type peer struct {
 type Options struct {
 	Hash   [20]byte
 	SeedID chain.ID
-	// Seeder is the port where the seeder takes BitTorrent connections.
-	Seeder uint16
+	// Seeder is where the seeder takes BitTorrent connections. Without an address it is the
+	// one by which a client reaches the tracker.
+	Seeder netip.AddrPort
 	Chain  chain.Config
 	// Notify is told of events, one at a time; nil for nobody.
 	Notify func(chain.Event)
@@ -82,7 +83,12 @@ func New(o Options) *Tracker {
 	}
 	return &Tracker{
 		hash: o.Hash, seedID: o.SeedID, now: o.Now, notify: o.Notify, chain: chain.New(o.Chain, o.Now()), peers: map[chain.ID]peer{},
-		seeder: func(local netip.Addr) netip.AddrPort { return netip.AddrPortFrom(local, o.Seeder) },
+		seeder: func(local netip.Addr) netip.AddrPort {
+			if a := o.Seeder.Addr(); a.IsValid() && !a.IsUnspecified() {
+				return o.Seeder
+			}
+			return netip.AddrPortFrom(local, o.Seeder.Port())
+		},
 	}
 }
 
@@ -144,7 +150,7 @@ func (t *Tracker) parse(query string, remote string) (announce, error) {
 		return a, nil
 	}
 	a.ours = true
-	a.report = chain.Report{ID: a.id, Addr: a.addr, Leaves: a.stopped}
+	a.report = chain.Report{ID: a.id, Addr: a.addr, Leaves: a.stopped, Done: one("done") == "1"}
 	for k, p := range map[string]*int{"first": &a.report.First, "next": &a.report.Next, "why": (*int)(&a.report.Why)} {
 		if s := one(k); s != "" {
 			if *p, err = strconv.Atoi(s); err != nil || *p < 0 {

@@ -20,7 +20,7 @@ import (
 var hash = [20]byte{1, 2, 0, '&', '%', 200}
 
 func newTracker() *Tracker {
-	return New(Options{Hash: hash, SeedID: chain.ID{'s'}, Seeder: 6881, Chain: chain.Config{Pieces: 50}})
+	return New(Options{Hash: hash, SeedID: chain.ID{'s'}, Seeder: netip.AddrPortFrom(netip.Addr{}, 6881), Chain: chain.Config{Pieces: 50}})
 }
 
 func query(id string, more ...string) string {
@@ -103,8 +103,11 @@ func TestChain(t *testing.T) {
 		t.Errorf("the first: %v", a)
 	}
 	a := own("10.0.0.2:5", "b")
-	if a["addr"] != "10.0.0.1:7000" || a["from"] != "a"+strings.Repeat("-", 19) || a["needed"] != int64(1) {
+	if a["addr"] != "10.0.0.1:7000" || a["from"] != "a"+strings.Repeat("-", 19) || a["needed"] != int64(0) {
 		t.Errorf("the second: %v", a)
+	}
+	if a := own("10.0.0.1:5", "a", "next", "9", "done", "1"); a["needed"] != int64(1) || a["addr"] != "" {
+		t.Errorf("the first, which wants no more: %v; want needed", a)
 	}
 	a = own("10.0.0.2:5", "b", "failed", fmt.Sprintf("%x", "a"+strings.Repeat("-", 19)), "why", "1")
 	if a["addr"] != "" {
