@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 	}
 	// Tests wait for links and for other clients, not for processors.
 	flag.Parse()
-	_ = flag.Set("test.parallel", "6")
+	_ = flag.Set("test.parallel", "10")
 	os.Exit(m.Run())
 }
 
