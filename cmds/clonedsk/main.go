@@ -41,7 +41,7 @@ func run(args []string) int {
 	debug.SetMemoryLimit(archive.MemoryLimit())
 	f := flag.NewFlagSet("clonedsk", flag.ContinueOnError)
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSRC may also be the directory of a Clonezilla image, or a backup set; DST may be a new file. Several disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
+		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSRC may also be the directory of a Clonezilla image, an image of partclone, or a backup set; DST may be a new file, or for an image of partclone a partition. Several disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
 		f.PrintDefaults()
 	}
 	var o clone.Options
@@ -52,6 +52,7 @@ func run(args []string) int {
 	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
 	f.BoolVar(&r.Resume, "resume", false, "continue after the last finished step of the run before")
 	f.BoolVar(&o.Verify, "verify", false, "read each copy back and compare it with the source; a difference ends the clone with exit status 1")
+	f.BoolVar(&o.Raw, "raw", false, "copy whole disks byte by byte, whatever is on them, onto disks that are at least as large")
 	f.StringVar(&o.Map, "map", "", "`FILE` that records which areas of a failing SRC were copied, as GNU ddrescue does; with --resume, what is finished in it is left out and bad sectors are tried again")
 	f.StringVar(&o.Identity, "identity", clone.Keep, "`keep` the UUIDs, for a source that is retired, or new ones, so that both disks can be used in one machine")
 	f.StringVar(&o.Personal.Hostname, "hostname", "", "`NAME` of the clone's system, with --identity new")
@@ -129,6 +130,9 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 		return exit.Usage(errors.New("--hostname and --forget are for --identity new"))
 	}
 	w := &o.Restore.Wish
+	if o.Raw && (o.Identity == clone.New || len(sizes)+len(types) > 0 || w.Firmware != "") {
+		return exit.Usage(errors.New("--raw changes nothing on the disk: leave out --identity new, --size, --fs-type and --firmware"))
+	}
 	w.Sizes, w.Types = map[string]quantity.Size{}, map[string]string{}
 	for _, s := range sizes {
 		i := strings.LastIndexByte(s, '=')

@@ -48,10 +48,14 @@ type Options struct {
 	// Verify compares each copy with its source as soon as it is made, before it is grown
 	// or changed: a difference is an error of that step.
 	Verify bool
+	// Raw copies whole disks byte by byte, whatever is on them.
+	Raw bool
 	// Map is the name of a map file for a source that fails: GNU ddrescue reads it, too.
 	Map string
 	// Restore has what a clone has in common with a restore: wishes, --plan, --yes, keys.
 	Restore restore.Options
+
+	image *partImage // the source, if it is an image of partclone
 
 	only []string // the disks that are looked at; none for all
 }
@@ -59,7 +63,14 @@ type Options struct {
 // Run clones disks, an image directory of Clonezilla, or a backup set. Errors are those of
 // restore.Restorer.
 func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
-	toFile := len(o.Target) == 1 && isImageFile(probe.Machine{Run: run}, o.Target[0])
+	m := probe.Machine{Run: run}
+	o.Source, o.Target = devices(m, o.Source), devices(m, o.Target)
+	if len(o.Source) == 1 && !m.There(o.Source[0]) {
+		if o.image, err = openPartImage(o.Source[0], o.Verify); err != nil {
+			return nil, &restore.Untouched{Err: err}
+		}
+	}
+	toFile := len(o.Target) == 1 && isImageFile(m, o.Target[0])
 	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() && !toFile {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
@@ -73,6 +84,27 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	return runTo(ctx, run, screen, o)
 }
 
+// devices gives the names of devices that are called by another one: by a link below
+// /dev/disk or elsewhere. What is no device stays as it is.
+func devices(m probe.Machine, names []string) []string {
+	out := slices.Clone(names)
+	for i, n := range out {
+		if m.There(n) {
+			continue
+		}
+		for _, path := range []string{n, "/dev/" + n} {
+			st, err := os.Stat(path)
+			if err != nil || st.Mode()&os.ModeDevice == 0 {
+				continue
+			}
+			if real, err := filepath.EvalSymlinks(path); err == nil && strings.HasPrefix(real, "/dev/") {
+				out[i] = m.Name(strings.TrimPrefix(real, "/dev/"))
+			}
+		}
+	}
+	return out
+}
+
 // intoFile clones into a new image file, which needs no confirmation.
 func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (rep *restore.Report, err error) {
 	size, sector := o.TargetSize, quantity.Size(512)
@@ -81,7 +113,9 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	} else if i := slices.IndexFunc(disks, func(d layout.Disk) bool { return d.Name == o.Source[0] }); i >= 0 {
 		size, sector = cmp.Or(size, disks[i].Size), disks[i].LogicalSector
 	}
-	if st, err := os.Stat(o.Source[0]); err == nil && st.Mode().IsRegular() {
+	if o.image != nil {
+		size = cmp.Or(size, o.image.layout.Images[0].Size)
+	} else if st, err := os.Stat(o.Source[0]); err == nil && st.Mode().IsRegular() {
 		size = cmp.Or(size, quantity.Size(st.Size()))
 	}
 	if size == 0 {
@@ -108,8 +142,14 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 }
 
 func runTo(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (*restore.Report, error) {
-	if o.Map != "" && (len(o.Source) != 1 || isImageDir(o.Source[0]) || isSet(o.Source[0])) {
+	if o.Map != "" && (len(o.Source) != 1 || o.image != nil || isImageDir(o.Source[0]) || isSet(o.Source[0])) {
 		return nil, exit.Usage(errors.New("--map is for one disk or disk image"))
+	}
+	if o.Raw && (o.image != nil || slices.ContainsFunc(o.Source, func(s string) bool { return isImageDir(s) || isSet(s) })) {
+		return nil, exit.Usage(errors.New("--raw is for disks and disk images"))
+	}
+	if o.image != nil {
+		return runPartImage(ctx, run, screen, o.image, o)
 	}
 	if len(o.Source) == 1 && isImageDir(o.Source[0]) {
 		return runImageDir(ctx, run, screen, o)
@@ -155,6 +195,9 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		if st, err := os.Stat(s); err != nil || !st.Mode().IsRegular() {
 			continue
 		}
+		if t, ok := over(o.Target, s); ok {
+			return nil, &plan.Refused{Reason: fmt.Sprintf("%s cannot be cloned to itself: /dev/%s is a device over it", s, t)}
+		}
 		loop, hold, err := attach(ctx, run, s)
 		if err != nil {
 			return nil, &restore.Untouched{Err: err}
@@ -173,7 +216,13 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		}
 		wish.Map[s] = o.Target[i]
 	}
-	src, err := Open(ctx, OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret, Verify: o.Verify})
+	open := OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret, Verify: o.Verify}
+	var src *Source
+	if o.Raw {
+		src, err = openRaw(open)
+	} else {
+		src, err = Open(ctx, open)
+	}
 	if err != nil {
 		return nil, &restore.Untouched{Err: err}
 	}
@@ -197,11 +246,32 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	}
 	ro.Secrets.Known = append(ro.Secrets.Known, src.Keys()...)
 	ro.Draft = func(d *plan.Draft, was func(string) string) error { return src.decide(d, was, o.Identity) }
+	if o.Raw {
+		ro.Draft = src.decideRaw
+	}
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run, Only: o.only}, Screen: screen}
 	if rep, err = r.Restore(ctx, ro); err == nil && len(src.bad) > 0 {
 		rep.NotCovered = append(rep.NotCovered, src.lostFiles(ctx, rep)...)
 	}
 	return rep, err
+}
+
+// over finds the loop device among targets that is over a file.
+func over(targets []string, file string) (target string, found bool) {
+	st, err := os.Stat(file)
+	if err != nil {
+		return "", false
+	}
+	for _, t := range targets {
+		b, err := os.ReadFile("/sys/class/block/" + t + "/loop/backing_file")
+		if err != nil {
+			continue
+		}
+		if under, err := os.Stat(strings.TrimSuffix(string(b), "\n")); err == nil && os.SameFile(st, under) {
+			return t, true
+		}
+	}
+	return "", false
 }
 
 // hideLVM makes a configuration with which LVM sees the target and nothing else: source

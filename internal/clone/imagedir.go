@@ -97,11 +97,16 @@ func (d *imageDir) Files(context.Context, string, layout.Mount, string, archive.
 }
 
 // Blocks implements restore.Content.
-func (d *imageDir) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) (err error) {
+func (d *imageDir) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
 	i := d.set.Image(m.File)
 	if i == nil {
 		return fmt.Errorf("cannot restore %s: it has no image", m.Device)
 	}
+	return d.write(ctx, i, m, dst, rep)
+}
+
+// write writes an image to a device, and compares it where that is wanted.
+func (d *imageDir) write(ctx context.Context, i *clonezilla.Image, m *layout.Image, dst *os.File, rep progress.Reporter) error {
 	if err := d.put(ctx, i, m, dst, "writing ", rep); err != nil || !d.verify {
 		return err
 	}

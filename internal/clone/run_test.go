@@ -194,8 +194,6 @@ func copied(t *testing.T) string {
 	return ""
 }
 
-func exists(name string) bool { _, err := os.Stat(name); return err == nil }
-
 // TestVerifyGrown: a file system that is grown after it was copied is no difference.
 func TestVerifyGrown(t *testing.T) {
 	needsLoops(t)

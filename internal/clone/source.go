@@ -50,6 +50,7 @@ type Source struct {
 	run    tool.Runner
 	rep    progress.Reporter
 	verify bool
+	raw    bool // whole disks are copied
 	disks  []layout.Disk
 	layout *layout.Layout
 	keys   [][]byte
@@ -84,19 +85,8 @@ type OpenOptions struct {
 func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	s = &Source{run: o.Run, rep: o.Report, verify: o.Verify, paths: map[string]string{}}
 	m := probe.Machine{Run: o.Run, Only: o.Disks}
-	present, err := m.Disks()
-	if err != nil {
+	if err := s.find(m, o.Disks); err != nil {
 		return nil, err
-	}
-	for _, n := range o.Disks {
-		i := slices.IndexFunc(present, func(d layout.Disk) bool { return d.Name == n })
-		if i < 0 {
-			return nil, fmt.Errorf("cannot clone /dev/%s: there is no such disk", n)
-		}
-		if why := m.Busy(n); why != "" {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; unmount it, or boot the rescue system", n, why)}
-		}
-		s.disks = append(s.disks, present[i])
 	}
 	if err := os.MkdirAll(systemDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot open the source: %w", err)
@@ -136,6 +126,25 @@ func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 		return s, err
 	}
 	return s, s.settle(ctx, opened, crypttab)
+}
+
+// find finds the disks, and refuses those that are in use.
+func (s *Source) find(m probe.Machine, disks []string) error {
+	present, err := m.Disks()
+	if err != nil {
+		return err
+	}
+	for _, n := range disks {
+		i := slices.IndexFunc(present, func(d layout.Disk) bool { return d.Name == n })
+		if i < 0 {
+			return fmt.Errorf("cannot clone /dev/%s: there is no such disk", n)
+		}
+		if why := m.Busy(n); why != "" {
+			return &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; unmount it, or boot the rescue system", n, why)}
+		}
+		s.disks = append(s.disks, present[i])
+	}
+	return nil
 }
 
 // loops are those of the disks that are images behind loop devices.
@@ -416,6 +425,9 @@ func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest str
 
 // Blocks implements restore.Content.
 func (s *Source) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
+	if s.raw {
+		return s.blocksRaw(ctx, m, dst, rep)
+	}
 	return s.copyBlocks(ctx, m, dst, rep)
 }
 
@@ -428,6 +440,9 @@ func (s *Source) mapOf(dev string) (m *blockcopy.Map, why string, err error) {
 		return nil, "", fmt.Errorf("cannot read /dev/%s: %w", dev, err)
 	}
 	defer d.Close()
+	if s.raw {
+		return blockcopy.Whole(d.Size()), "", nil
+	}
 	m, why = blockcopy.Of(d, d.Size())
 	return m, why, nil
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -119,6 +120,57 @@ func OpenDir(dir string) (*Set, error) {
 		return nil, fmt.Errorf("cannot read Clonezilla image %s: %w", dir, err)
 	}
 	return s, nil // r is closed when nothing refers to it
+}
+
+// Single opens one image that is by itself, by the name of its file, of its first part
+// (NAME.aa) or without the suffix of its parts. Its compression is found out from the
+// content.
+func Single(name string) (*Set, *Image, error) {
+	if real, err := filepath.EvalSymlinks(name); err == nil {
+		name = real
+	}
+	dir, base := filepath.Split(name)
+	r, err := os.OpenRoot(filepath.Clean(dir))
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read image: %w", err)
+	}
+	s := &Set{fsys: r.FS(), names: map[string]fs.DirEntry{}}
+	list, err := fs.ReadDir(s.fsys, ".")
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read image: %w", err)
+	}
+	i := &Image{Name: base, Kind: Partclone}
+	whole := slices.ContainsFunc(list, func(e fs.DirEntry) bool { return e.Name() == base })
+	if n, suffix := cutLast(base); splitSuffix(suffix) && strings.Trim(suffix, "a") == "" {
+		i.Name, whole = n, false
+	}
+	var parts []part
+	for _, e := range list {
+		n, suffix := cutLast(e.Name())
+		switch {
+		case whole && e.Name() == base:
+			parts = append(parts, part{name: base})
+		case !whole && n == i.Name && splitSuffix(suffix):
+			parts = append(parts, part{suffix, e.Name()})
+		default:
+			continue
+		}
+		s.names[e.Name()] = e
+	}
+	if len(parts) == 0 {
+		return nil, nil, fmt.Errorf("cannot read image: %s: %w", name, fs.ErrNotExist)
+	}
+	s.files(i, parts)
+	return s, i, nil
+}
+
+// cutLast cuts a name at its last dot; after is "" where there is none.
+func cutLast(name string) (before, after string) {
+	i := strings.LastIndexByte(name, '.')
+	if i < 0 {
+		return name, ""
+	}
+	return name[:i], name[i+1:]
 }
 
 // Open reads the lists and tables of an image directory. What single devices lack is in

@@ -123,7 +123,7 @@ func sum(b []byte) uint32 { return ^crc32.ChecksumIEEE(b) }
 // the next n bytes.
 func parse(b []byte, more func(n int) ([]byte, error)) (*Header, error) {
 	if string(b[:len(magic)]) != magic {
-		return nil, errors.New("is not a partclone image")
+		return nil, ErrNoImage
 	}
 	switch v := string(b[30:34]); v {
 	case "0001":

@@ -24,6 +24,9 @@ import (
 // here it is an error, since it may mean that the map is not the image's.
 var ErrTrailing = errors.New("data follows the last block")
 
+// ErrNoImage says that something does not begin as images of partclone do.
+var ErrNoImage = errors.New("is not a partclone image")
+
 var errDamaged = errors.New("data is damaged")
 
 // Error tells where an image is not as it should be.
@@ -99,7 +102,7 @@ func (m *Image) open(limit int64) error {
 	if n, err := io.ReadFull(m.in, b); err != nil {
 		if n < len(magic) || string(b[:len(magic)]) != magic {
 			if err == io.EOF || err == io.ErrUnexpectedEOF {
-				return errors.New("is not a partclone image")
+				return ErrNoImage
 			}
 		}
 		return err

@@ -119,16 +119,39 @@ func Only(want *layout.Layout, at, dev string, size quantity.Size, disks []Prese
 	f = l.Mounted(at)
 	l.Filesystems, l.Swap = []layout.Filesystem{*f}, nil
 	p := &Plan{Layout: l, Devices: map[string]string{f.Device: dev}}
-	for _, d := range disks {
-		n := Disk{New: d.Disk, Now: d.Holds, Place: d.Place, Words: d.words(), Then: fmt.Sprintf("as now, but for %s on %s", at, dev)}
-		n.New.Table = nil
-		p.Disks = append(p.Disks, n)
-	}
+	p.partsOf(disks, fmt.Sprintf("as now, but for %s on %s", at, dev))
 	run, err := Mkfs(f, "/dev/"+dev, size)
 	if err != nil {
 		return nil, err
 	}
 	p.filesystemOn(f, dev, nil, run)
 	p.mounts(l)
+	return p, nil
+}
+
+// partsOf adds disks of which a part is overwritten.
+func (p *Plan) partsOf(disks []Present, then string) {
+	for _, d := range disks {
+		n := Disk{New: d.Disk, Now: d.Holds, Place: d.Place, Words: d.words(), Then: then}
+		n.New.Table = nil
+		p.Disks = append(p.Disks, n)
+	}
+}
+
+// OnlyImage plans to write the one image of a layout to a device that is there, of size
+// bytes, and is on disks; start is where it begins if it is a partition, 0 if not. Nothing
+// else is touched.
+func OnlyImage(want *layout.Layout, dev string, size, start quantity.Size, disks []Present) (*Plan, error) {
+	if len(want.Images) != 1 {
+		return nil, refuse("/dev/%s can take one image, and there are %d", dev, len(want.Images))
+	}
+	m := &want.Images[0]
+	if size < m.Size {
+		return nil, refuse("/dev/%s is too small: needed %s, there %s", dev, m.Size, size)
+	}
+	p := &Plan{Layout: want, Devices: map[string]string{m.Device: dev}}
+	p.partsOf(disks, fmt.Sprintf("as now, but for %s on %s", m.What(), dev))
+	p.putImage(want, m, dev)
+	p.Steps[0].Start = start
 	return p, nil
 }

@@ -101,6 +101,15 @@ func (m Machine) There(dev string) bool {
 // SizeOf is a device's size, 0 when it is not there.
 func (m Machine) SizeOf(dev string) quantity.Size { return m.sizeOf(m.kernelName(dev)) }
 
+// StartOf is where a partition begins on its disk, bytes; 0 for other devices.
+func (m Machine) StartOf(dev string) quantity.Size {
+	n, err := strconv.ParseInt(m.read("/sys/class/block/"+m.kernelName(dev)+"/start"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return quantity.Size(n) * 512
+}
+
 // kernelName is the name of a device below /sys/class/block: "dm-3" for
 // "vg0/root".
 func (m Machine) kernelName(dev string) string {

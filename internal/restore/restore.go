@@ -65,7 +65,8 @@ type Options struct {
 	Yes      bool // the disks are confirmed in Wish; ask nothing
 	Resume   bool
 	// Only, a mount point, makes and restores that file system and nothing else,
-	// on the device Onto; "" takes the one that has its UUID.
+	// on the device Onto; "" takes the one that has its UUID. Onto without Only is where
+	// the one image of a Content goes.
 	Only, Onto string
 	// DryRun carries the plan out on sparse files, as far as making and mounting
 	// file systems, and compares what was made with what was planned.
@@ -254,7 +255,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	r.have = have
-	if r.opt.Only != "" {
+	if r.opt.Only != "" || r.opt.Onto != "" && r.opt.Content != nil {
 		if r.plan, err = r.only(have); err != nil {
 			return err
 		}
@@ -489,6 +490,9 @@ func (r *Restorer) only(have []plan.Present) (*plan.Plan, error) {
 		if !slices.ContainsFunc(disks, func(p plan.Present) bool { return p.Name == n }) {
 			disks = append(disks, have[i])
 		}
+	}
+	if r.opt.Only == "" {
+		return plan.OnlyImage(wanted, dev, size, r.Machine.StartOf(dev), disks)
 	}
 	return plan.Only(wanted, r.opt.Only, dev, size, disks)
 }
