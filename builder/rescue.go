@@ -404,8 +404,11 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 	if p.generic {
 		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md", "luks", "thin")
 		if b.Config.Rescue.Modules != kernelcfg.SetHost { // that one is for machines with little memory
-			needs = append(needs, "exfat", "f2fs", "jfs")
+			needs = append(needs, "exfat", "f2fs", "jfs", "ntfs")
 		}
+	}
+	if slices.ContainsFunc(p.Layout.Images, func(m layout.Image) bool { return m.Type == "ntfs" }) {
+		needs = append(needs, "ntfs") // clonedsk grows it
 	}
 	// What the wishes of a restore may want: other types, --firmware, --mirror.
 	// A small system, for machines with little memory, has none of them.

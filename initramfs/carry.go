@@ -47,6 +47,8 @@ func ProgramsFor(what string) []Program {
 		return []Program{{Name: "mkfs.exfat", Check: []string{"--version"}}, {Name: "tune.exfat", Check: []string{"--version"}}, {Name: "fsck.exfat", Check: []string{"--version"}, Optional: true}}
 	case "f2fs":
 		return []Program{{Name: "mkfs.f2fs", Check: []string{"-V"}}, {Name: "fsck.f2fs", Check: []string{"-V"}, Optional: true}}
+	case "ntfs":
+		return []Program{{Name: "ntfsresize", Check: []string{"--version"}, Optional: true}}
 	case "jfs":
 		return []Program{{Name: "mkfs.jfs", Check: []string{"-V"}}, {Name: "jfs_tune", Check: []string{"-V"}}, {Name: "jfs_fsck", Check: []string{"-V"}, Optional: true}}
 	case "btrfs":

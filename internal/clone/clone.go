@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -317,7 +318,7 @@ func (l lvmIn) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
 // decide chooses how each file system is copied: by its used blocks, as files, or as a
 // whole. What cannot be done is refused, with all reasons.
 func (s *Source) decide(d *plan.Draft, name func(string) string, identity string) error {
-	d.Blocks = map[string]string{}
+	d.Blocks, d.Grow = map[string]string{}, map[string]bool{}
 	var cannot []string
 	for i := range d.Layout.Filesystems {
 		f := &d.Layout.Filesystems[i]
@@ -351,6 +352,13 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 			d.Blocks[m.Device] = "all blocks"
 			s.rep.Note("%s (%s) is copied as a whole: %s", m.Device, m.What(), why)
 		}
+		if size := d.SizeOf(m.Device); m.Type == superblock.TypeNTFS && size > m.Size {
+			if why = notGrown(why); why != "" {
+				s.rep.Note("%s (%s) keeps its size of %s in %s: %s", m.Device, m.What(), m.Size, size, why)
+			} else {
+				d.Grow[m.Device] = true
+			}
+		}
 	}
 	if err := s.bootCode(d, name); err != nil {
 		return err
@@ -359,6 +367,18 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 		return &plan.Refused{Reason: strings.Join(cannot, "\n")}
 	}
 	return nil
+}
+
+// notGrown gives the reason why an NTFS cannot be grown, "" if it can. unclean says why its
+// map of used blocks was not taken: it is damaged, hibernated or was not unmounted.
+func notGrown(unclean string) string {
+	if unclean != "" {
+		return unclean
+	}
+	if _, err := exec.LookPath("ntfsresize"); err != nil {
+		return "ntfsresize is missing"
+	}
+	return ""
 }
 
 // bootCode has disks without a Linux system that boots keep what a BIOS starts.

@@ -8,11 +8,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -208,5 +213,96 @@ func TestVerifyGrown(t *testing.T) {
 	}
 	if out, err := exec.Command("xfs_db", "-r", "-c", "sb 0", "-c", "p dblocks", dst).CombinedOutput(); err != nil || !strings.Contains(string(out), fmt.Sprint(400<<20>>12)) {
 		t.Errorf("it was not grown: %s, %v", out, err)
+	}
+}
+
+// TestTargetHoldsSource: a target on which the image that is cloned lies is refused.
+func TestTargetHoldsSource(t *testing.T) {
+	needsLoops(t)
+	dir := t.TempDir()
+	target, mnt := filepath.Join(dir, "target"), filepath.Join(dir, "mnt")
+	ext4(t, target, "200M")
+	dev := loopOver(t, target, 0)
+	if err := os.Mkdir(mnt, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mount", "/dev/"+dev, mnt)
+	defer exec.Command("umount", mnt).Run()
+	disk, image := filepath.Join(mnt, "disk.img"), filepath.Join(mnt, "sda1.img")
+	ext4(t, disk, "32M")
+	partImageOf(t, image)
+	for _, src := range []string{disk, image} {
+		for _, raw := range []bool{false, true} {
+			o := Options{Source: []string{src}, Target: []string{dev}, Identity: Keep, Raw: raw && src == disk}
+			o.Restore.Outside, o.Restore.Yes = true, true
+			o.Restore.Wish.Confirmed = []string{probe.Machine{}.Place(dev).Slot()}
+			s := &recorder{}
+			if _, err := Run(context.Background(), tool.Exec{}, s, o); exit.Code(err) != exit.Refused {
+				t.Errorf("%s, raw %v: %v\n%s", src, raw, err, s.text.String())
+			}
+		}
+	}
+	var err error
+	for range 50 { // the kernel detaches a loop device a moment after it was closed
+		runtime.GC() // closes the directory of an image
+		if err = unix.Unmount(mnt, 0); err == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkExt4(t, target)
+}
+
+// TestFullTarget: a target that has no room left, or is too small, ends a clone, and leaves
+// no file.
+func TestFullTarget(t *testing.T) {
+	needsLoops(t)
+	dir := t.TempDir()
+	src, full := filepath.Join(dir, "src"), filepath.Join(dir, "full")
+	ext4(t, src, "64M")
+	if err := os.Mkdir(full, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mount", "-t", "tmpfs", "-o", "size=1m", "none", full)
+	defer exec.Command("umount", full).Run()
+	for name, o := range map[string]Options{
+		"no room for blocks":     {Identity: Keep, Target: []string{filepath.Join(full, "dst")}},
+		"no room for files":      {Identity: New, Target: []string{filepath.Join(full, "dst")}},
+		"no room for all blocks": {Identity: Keep, Raw: true, Target: []string{filepath.Join(full, "dst")}},
+		"too small":              {Identity: New, Target: []string{filepath.Join(dir, "dst")}, TargetSize: 1 << 20},
+		"too small for bytes":    {Identity: Keep, Raw: true, Target: []string{filepath.Join(dir, "dst")}, TargetSize: 32 << 20},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.Source = []string{src}
+			s := &recorder{}
+			_, err := Run(context.Background(), tool.Exec{}, s, o)
+			want := exit.Failed
+			if o.TargetSize != 0 {
+				want = exit.Refused
+			}
+			if exit.Code(err) != want {
+				t.Errorf("%v\n%s", err, s.text.String())
+			}
+			if all, err := filepath.Glob(o.Target[0] + "*"); err != nil || len(all) > 0 {
+				t.Errorf("%v, %v", all, err)
+			}
+		})
+	}
+	checkExt4(t, src)
+}
+
+// TestResumeFile: a file that is made again has nothing of the run before.
+func TestResumeFile(t *testing.T) {
+	needsLoops(t)
+	dir := t.TempDir()
+	src := filepath.Join(dir, "src")
+	ext4(t, src, "64M")
+	o := Options{Source: []string{src}, Target: []string{filepath.Join(dir, "dst")}, Identity: Keep}
+	o.Restore.Resume = true
+	if _, err := Run(context.Background(), tool.Exec{}, &recorder{}, o); exit.Code(err) != exit.BadUsage {
+		t.Error(err)
 	}
 }

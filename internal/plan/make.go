@@ -14,6 +14,9 @@ type Draft struct {
 	// Blocks are devices of the layout whose file systems or images are copied from
 	// other devices block by block, each with what is copied, "the used blocks".
 	Blocks map[string]string
+	// Grow are those of Blocks that have an image which is given the size of its device:
+	// an NTFS, by ntfsresize.
+	Grow map[string]bool
 	// Boot is the boot code that disks of the layout get; nil for one whose system installs
 	// its boot loader.
 	Boot map[string]*BootCode
@@ -68,4 +71,4 @@ func Prepare(was *layout.Layout, have []Present, w Wish) (*Draft, error) {
 func (d *Draft) SizeOf(dev string) quantity.Size { return sizeOf(d.Layout, dev) }
 
 // Plan gives the steps.
-func (d *Draft) Plan() (*Plan, error) { return newPlan(d.Layout, d.Disks, raw{d.Blocks, d.Boot}) }
+func (d *Draft) Plan() (*Plan, error) { return newPlan(d.Layout, d.Disks, raw{d.Blocks, d.Boot, d.Grow}) }

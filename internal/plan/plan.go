@@ -415,7 +415,7 @@ const (
 	MakeThin   Kind = "make-thin"  // makes thin pools and volumes in a group
 	MakeFS     Kind = "make-fs"
 	MakeSwap   Kind = "make-swap"
-	PutImage   Kind = "put-image" // writes a device block by block
+	PutImage   Kind = "put-image" // writes a device block by block; Run grows what is on it
 	GrowFS     Kind = "grow-fs"   // gives a mounted file system the size of its device
 	MakeSubs   Kind = "make-subvolumes"
 	MountFS    Kind = "mount"
@@ -508,6 +508,7 @@ type Plan struct {
 type raw struct {
 	blocks map[string]string    // devices of the layout whose blocks are copied, with what is said of it
 	boot   map[string]*BootCode // of disks of the layout
+	grow   map[string]bool      // those of blocks that are images to be grown
 }
 
 // BootCode is what a BIOS starts from a disk, beside its partitions.
@@ -618,6 +619,10 @@ func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
 	}
 	if _, q := want.Partition(m.Device); q != nil {
 		s.Start = q.Start
+	}
+	if size := sizeOf(want, m.Device); p.raw.grow[m.Device] && size > m.Size {
+		s.Run = [][]string{{"ntfsresize", "--force", "/dev/" + dev}} // it asks without
+		s.Text += fmt.Sprintf(", and grow it from %s to %s", m.Size, size)
 	}
 	p.Steps = append(p.Steps, s)
 }

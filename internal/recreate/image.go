@@ -18,15 +18,25 @@ func (r *Recreator) putImage(ctx context.Context, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if err := r.Image(ctx, s.Image, f); err != nil {
+	err = r.Image(ctx, s.Image, f)
+	if err == nil {
+		err = setHidden(f, s.Image.Type, s.Start)
+	}
+	if err == nil {
+		if err = f.Sync(); err != nil {
+			err = fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
+		}
+	}
+	// What grows it opens the device itself.
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if err := setHidden(f, s.Image.Type, s.Start); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
+	// Its content is there, whether it is grown or not.
+	if err := r.runAll(ctx, s.Run); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		r.Report.Warn("the %s on /dev/%s keeps its size of %s: %v", s.Image.What(), s.Device, s.Image.Size, err)
 	}
 	return nil
 }
