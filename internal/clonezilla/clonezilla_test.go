@@ -922,3 +922,34 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// TestSingle: an image by itself is found by its name, by that of its first part, and
+// without the suffix of its parts; names beside it are not taken for parts.
+func TestSingle(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"one.gz": "x", "sda1.img.aa": "1", "sda1.img.ab": "2", "sda1.img.txt1": "no", "sda1.image": "no", "hole.aa": "1", "hole.ac": "3"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"sda1.img.aa": "12", "sda1.img": "12", "one.gz": "", "hole.aa": "part hole.ab is missing", "none": "not exist"} {
+		s, i, err := Single(filepath.Join(dir, name))
+		if err == nil && i.Refused != "" {
+			err = errors.New(i.Refused)
+		}
+		if err != nil || want == "" {
+			if want == "" && (err != nil || len(i.Files) != 1) || want != "" && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v; want %q", name, err, want)
+			}
+			continue
+		}
+		r, err := s.Stream(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err = errors.Join(err, r.Close()); err != nil || string(b) != want {
+			t.Errorf("%s has %q, %v; want %q", name, b, err, want)
+		}
+	}
+}

@@ -71,4 +71,6 @@ func Prepare(was *layout.Layout, have []Present, w Wish) (*Draft, error) {
 func (d *Draft) SizeOf(dev string) quantity.Size { return sizeOf(d.Layout, dev) }
 
 // Plan gives the steps.
-func (d *Draft) Plan() (*Plan, error) { return newPlan(d.Layout, d.Disks, raw{d.Blocks, d.Boot, d.Grow}) }
+func (d *Draft) Plan() (*Plan, error) {
+	return newPlan(d.Layout, d.Disks, raw{d.Blocks, d.Boot, d.Grow})
+}

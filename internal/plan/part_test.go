@@ -151,3 +151,29 @@ func arrays(t *testing.T, level string) *layout.Layout {
 	}
 	return l
 }
+
+// TestOnlyImage: one image goes to a device that is large enough, and its disk is confirmed.
+func TestOnlyImage(t *testing.T) {
+	l := &layout.Layout{Images: []layout.Image{{Device: "partition", Type: "ntfs", Size: 64 << 20, File: "x"}}}
+	disks := []Present{{Disk: layout.Disk{Name: "sdb", Serial: "S1", Size: 1 << 30}}}
+	p, err := OnlyImage(l, "sdb2", 100<<20, 8<<20, disks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Steps) != 1 || p.Steps[0].Kind != PutImage || p.Steps[0].Device != "sdb2" || p.Steps[0].Start != 8<<20 || !p.Steps[0].Destroys {
+		t.Errorf("the steps are %+v", p.Steps)
+	}
+	if err := p.Check([]string{"S1"}); err != nil {
+		t.Error(err)
+	}
+	var no *Refused
+	if err := p.Check(nil); !errors.As(err, &no) {
+		t.Errorf("not confirmed: %v", err)
+	}
+	if _, err := OnlyImage(l, "sdb2", 63<<20, 0, disks); !errors.As(err, &no) {
+		t.Errorf("too small: %v", err)
+	}
+	if _, err := OnlyImage(&layout.Layout{}, "sdb2", 63<<20, 0, disks); !errors.As(err, &no) {
+		t.Errorf("no image: %v", err)
+	}
+}
