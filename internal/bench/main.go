@@ -40,6 +40,10 @@ func main() {
 		err = clone(ctx, os.Args[2], os.Args[3])
 	case len(os.Args) == 4 && os.Args[1] == "iso":
 		err = writeISO(os.Args[2], os.Args[3])
+	case len(os.Args) == 4 && os.Args[1] == "dhcpserve":
+		err = dhcpServe(ctx, os.Args[2], os.Args[3])
+	case len(os.Args) == 4 && os.Args[1] == "dhcpload":
+		err = dhcpLoad(ctx, os.Args[2], os.Args[3])
 	case len(os.Args) == 4 && os.Args[1] == "tape":
 		err = writeTape(ctx, os.Args[3])
 	default:
@@ -94,8 +98,8 @@ func (b *bench) say(f string, a ...any) {
 // report is where the results are kept.
 const report = "docs/BENCHMARKS.md"
 
-// all measures everything, or the named parts only: archives, iso, streams, tape, plan, blocks, clones, rescue. The
-// other parts of the report stay as they are.
+// all measures everything, or the named parts only: archives, iso, streams, tape, plan, blocks, clones, swarm,
+// dhcp, rescue. The other parts of the report stay as they are.
 func all(ctx context.Context, parts []string) error {
 	dir, err := os.MkdirTemp("/dev/shm", "mkcdrec-bench")
 	if err != nil {
@@ -116,7 +120,7 @@ func all(ctx context.Context, parts []string) error {
 		name     string
 		headings []string
 		fn       func(context.Context) error
-	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"clones", []string{"Clones"}, b.clones}, {"rescue", []string{"Rescue system"}, b.rescue}}
+	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"clones", []string{"Clones"}, b.clones}, {"swarm", []string{"Swarm"}, b.swarm}, {"dhcp", []string{"DHCP"}, b.dhcp}, {"rescue", []string{"Rescue system"}, b.rescue}}
 	left := slices.Clone(parts)
 	for _, p := range known {
 		left = slices.DeleteFunc(left, func(s string) bool { return s == p.name })

@@ -282,7 +282,7 @@ func (g *Get) Run(ctx context.Context) error {
 	g.leave()
 	st := g.tt.Stats()
 	if err == nil {
-		g.event(Event{Event: "done", Pieces: len(g.order), Of: len(g.order), Bytes: st.BytesReadData.Int64(), Sent: st.BytesWrittenData.Int64()})
+		g.event(Event{Event: "done", Pieces: g.next, Of: len(g.order), Bytes: st.BytesReadData.Int64(), Sent: st.BytesWrittenData.Int64()})
 	}
 	return err
 }
