@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -201,6 +203,15 @@ func load() string {
 	return strings.Join(strings.Fields(string(b))[:1], "")
 }
 
+// priority tells how this program runs beside others, "" if as usual.
+func priority() string {
+	n, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // 20 minus the nice value
+	if err != nil || n == 20 {
+		return ""
+	}
+	return fmt.Sprintf("; the benchmark ran with nice -n %d", 20-n)
+}
+
 // swarm measures one set to several machines.
 func (b *bench) swarm(ctx context.Context) error {
 	program, set := b.dir+"/mkcdrec-swarm", b.dir+"/set"
@@ -213,7 +224,7 @@ func (b *bench) swarm(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(set)
-	b.say("## Swarm\n\nOne set of %d MiB to N machines in network namespaces, every link held to %s each way by tc (tbf, burst 64 kb, 50 ms), all started at once, files in memory; curl is one machine alone that fetches the archive by HTTP before, on the same links. Load before each run is named: other work on the machine makes it longer; the benchmark ran with nice -n -15. libtorrent is python3-libtorrent 2.0, super-seeding, all linked to all.\n\n| way | N | load | curl alone, s | first, s | last, s | last relative to curl | seeder's upload, copies | CPU s per GB received |\n|---|---|---|---|---|---|---|---|---|", swarmMiB, swarmRate)
+	b.say("## Swarm\n\nOne set of %d MiB to N machines in network namespaces, every link held to %s each way by tc (tbf, burst 64 kb, 50 ms), all started at once, files in memory; curl is one machine alone that fetches the archive by HTTP before, on the same links. Load before each run is named: other work on the machine makes it longer%s. libtorrent is python3-libtorrent 2.0, super-seeding, all linked to all.\n\n| way | N | load | curl alone, s | first, s | last, s | last relative to curl | seeder's upload, copies | CPU s per GB received |\n|---|---|---|---|---|---|---|---|---|", swarmMiB, swarmRate, priority())
 	for _, n := range []int{4, 8} {
 		if err := b.swarmChain(ctx, n, program, set); err != nil {
 			return err
