@@ -50,13 +50,15 @@ type swarm struct {
 	stdin    io.WriteCloser
 	ended    chan struct{} // closed when the program has ended
 	dir      string        // of the pieces, "" for memory
-	from     string
+	from     string        // whom it comes from, as was told last
+	told     time.Time
 }
 
 // Times and sizes.
 const (
 	readyTime  = 30 * time.Second // until the program must serve
 	lingerTime = 2 * time.Minute  // for which others that still take from here are served
+	fromTime   = 30 * time.Second // between two lines that tell whom the set comes from
 	endTime    = 3 * time.Second  // until a program that was to end is killed
 	minMemory  = 64 << 20         // of pieces that are kept in memory
 	maxMemory  = 1 << 30
@@ -269,8 +271,9 @@ func (s *swarm) follow(r io.Reader, ready chan<- string) {
 			default:
 			}
 		case "from":
-			if host, _, err := net.SplitHostPort(addr); err == nil && host != s.from {
-				s.from = host
+			// In a room with slow machines this changes often.
+			if host, _, err := net.SplitHostPort(addr); err == nil && host != s.from && time.Since(s.told) > fromTime {
+				s.from, s.told = host, time.Now()
 				s.tell("note", "the set comes from "+host)
 			}
 		case "banned":
