@@ -248,10 +248,12 @@ func serveAddress(ifname, at string) (netip.Prefix, error) {
 	return netip.Prefix{}, exit.Usage(fmt.Errorf("--listen %s: there is no such interface; there are %s", ifname, have))
 }
 
-// setFiles gives the files of a set that its manifest names, and no others.
+// setFiles gives the files of a set that its manifest names, with the sizes that it
+// names, and no others.
 type setFiles struct {
 	set   *manifest.Set
 	names map[string]bool
+	sizes map[string]int64
 }
 
 // Open implements web.Files.
@@ -259,7 +261,15 @@ func (s setFiles) Open(name string) (target.File, error) {
 	if !s.names[name] {
 		return nil, fs.ErrNotExist
 	}
-	return s.set.Store.Open(name)
+	f, err := s.set.Store.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if want, ok := s.sizes[name]; ok && f.Size() != want {
+		f.Close()
+		return nil, fmt.Errorf("cannot serve %s: it has %d bytes, and %d by the manifest", name, f.Size(), want)
+	}
+	return f, nil
 }
 
 // serveSets opens the sets.
@@ -291,12 +301,13 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 			return nil, nil, exit.Usage(fmt.Errorf("two sets are called %s; give one another name by NAME=%s", name, place))
 		}
 		s := fleet.Set{Name: name, Host: set.Manifest.Host, ID: set.Manifest.ID, Digest: set.Digest, Work: set.VerifySize(false)}
+		least := plan.Minimum(set.Layout, plan.Wish{})
 		for _, n := range set.Layout.Needed() {
 			d := set.Layout.Disk(n)
 			if d == nil {
 				return nil, nil, fmt.Errorf("cannot serve %s: its layout has no disk %s", place, n)
 			}
-			s.Disks = append(s.Disks, fleet.SetDisk{Name: d.Name, Model: d.Model, Size: d.Size})
+			s.Disks = append(s.Disks, fleet.SetDisk{Name: d.Name, Model: d.Model, Size: d.Size, Least: least[d.Name]})
 		}
 		for _, a := range set.Manifest.Archives {
 			s.Work += int64(a.TarSize)
@@ -304,9 +315,9 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 		if len(set.Layout.Crypts) > 0 {
 			b.Report.Warn("set %s has LUKS devices: their restore asks for a passphrase at each machine", name)
 		}
-		f := setFiles{set, map[string]bool{manifest.File: true, manifest.SHA256: true, manifest.SFV: true}}
+		f := setFiles{set, map[string]bool{manifest.File: true, manifest.SHA256: true, manifest.SFV: true}, map[string]int64{}}
 		for _, x := range set.Manifest.Files {
-			f.names[x.Name] = true
+			f.names[x.Name], f.sizes[x.Name] = true, int64(x.Size)
 		}
 		out, files[name] = append(out, s), f
 	}

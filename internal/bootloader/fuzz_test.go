@@ -24,7 +24,9 @@ func edits(s *System, r *sysconf.Resolver) map[string]func(string) (string, int)
 		"types": two(func(t string) (string, []string) {
 			return ConvertFstab(t, map[string]string{"/": "xfs", "/srv": "ext4"})
 		}),
-		"subvolumes": two(func(t string) (string, []string) { return FollowSubvolumes(t, func(string) (string, bool) { return "@", false }) }),
+		"subvolumes": two(func(t string) (string, []string) {
+			return FollowSubvolumes(t, func(string) (string, bool) { return "@", false })
+		}),
 		"crypttab": three(func(t string) (string, []string, []string) {
 			return CheckCrypttab(t, r, func(string) bool { return false })
 		}),

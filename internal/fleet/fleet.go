@@ -59,6 +59,8 @@ type SetDisk struct {
 	Name  string        `json:"name"`
 	Model string        `json:"model"`
 	Size  quantity.Size `json:"size"`
+	// Least is the size that a disk in its place must have.
+	Least quantity.Size `json:"least,omitempty"`
 }
 
 // MaxSetName is the longest name of a set, in bytes.
@@ -144,6 +146,9 @@ func choose(set Set, rule map[string]DiskRule, r *Registration) ([]chosen, error
 			return nil, fmt.Errorf("cannot choose a disk for %s of set %s: %w", old.Name, set.Name, err)
 		}
 		taken[i] = true
+		if size := quantity.Size(r.Disks[i].Size); size < old.Least {
+			return nil, fmt.Errorf("disk %s is too small: it has %s, and %s of set %s needs %s", r.Disks[i].Name, size, old.Name, set.Name, old.Least)
+		}
 		if words[i] == "" {
 			return nil, fmt.Errorf("cannot confirm disk %s: it has no serial number or WWN of its own", r.Disks[i].Name)
 		}

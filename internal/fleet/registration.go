@@ -177,12 +177,13 @@ func confirmable(w string) bool {
 }
 
 // Words gives for each disk the serial number or WWN that confirms it, "" for a disk
-// without one, or with one that another disk here has as well.
+// without one, or with a placeholder, or with one that another disk here has as well.
 func (r *Registration) Words() []string {
 	out := make([]string, len(r.Disks))
 	for i, p := range identify(r.Disks) {
 		for _, w := range p.Words {
-			if confirmable(w) && !slices.ContainsFunc(r.Disks, func(d Disk) bool { return d.Name == w }) {
+			// One letter is no placeholder.
+			if confirmable(w) && (len(w) == 1 || Usable(w)) && !slices.ContainsFunc(r.Disks, func(d Disk) bool { return d.Name == w }) {
 				out[i] = w
 				break
 			}

@@ -321,6 +321,9 @@ func (c *checker) rule(i int, r *Rule) {
 	c.oneOf(i, "afterwards", r.After, Reboot, PowerOff, Shell)
 	c.oneOf(i, "start", r.Start, Wait, AtOnce)
 	c.oneOf(i, "pxe", r.PXE, PXEAuto, PXEOffer, PXE4011, PXEHTTP, PXEIgnore)
+	if m := &r.Match; r.PXE != "" && !m.Any && (len(m.MAC) == 0 || len(m.Serial)+len(m.Model)+len(m.Address) > 0) {
+		c.bad(i, "pxe", "pxe %s wants a match by mac only, or any: nothing else is known of a card that asks for its boot file", r.PXE)
+	}
 	c.oneOf(i, "answers.firmware", r.Answers.Firmware, "uefi", "bios")
 	if r.Start == AtOnce && len(r.Match.MAC) == 0 && len(r.Match.Serial) == 0 {
 		c.bad(i, "start", "start at once wants machines that are named by mac or serial: a model, an address or any names none")

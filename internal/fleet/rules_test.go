@@ -21,7 +21,6 @@ rules:
     set: lab
     disks: smallest
     hostname: srv-{serial}
-    pxe: "4011"
   - match: {model: ["OptiPlex*", "*ThinkCentre M7?"]}
     set: two
     disks: {sda: smallest, sdb: {model: "Samsung*"}}
@@ -35,6 +34,7 @@ rules:
   - match: {any: true}
     set: lab
     disks: only
+    pxe: "4011"
 `
 
 func TestRules(t *testing.T) {
@@ -66,7 +66,7 @@ func TestRules(t *testing.T) {
 		}
 	}
 	u := r.Rules[2]
-	if got := strings.Join(u.Answers.options(), " "); got != "--size=/=20G --fs-type=/=xfs --keep-sizes" || u.After != PowerOff || r.Rules[3].After != Reboot || r.PXEFor("52:54:00:00:00:01") != PXEAuto || r.PXEFor("52:54:00:00:00:09") != PXEAuto {
+	if got := strings.Join(u.Answers.options(), " "); got != "--size=/=20G --fs-type=/=xfs --keep-sizes" || u.After != PowerOff || r.Rules[3].After != Reboot || r.PXEFor("52:54:00:00:00:01") != PXEAuto || r.PXEFor("52:54:00:00:00:09") != PXE4011 {
 		t.Errorf("rule 2: %s, %+v", got, u)
 	}
 }
@@ -81,6 +81,8 @@ func TestBadRules(t *testing.T) {
 		{"any and more", "rules:\n- match: {any: true, mac: 52:54:00:00:00:01}\n", "r.yaml:2: any: true goes with no other word"},
 		{"mac", "rules:\n- match:\n    mac: [52:54:00:00:00]\n", "r.yaml:3: MAC"},
 		{"group address", "rules:\n- match: {mac: 01:00:5e:00:00:01}\n", "r.yaml:2: MAC"},
+		{"pxe by serial number", "rules:\n- match: {serial: CZC123}\n  pxe: http\n", "r.yaml:3: pxe http wants a match by mac only, or any"},
+		{"pxe by mac and model", "rules:\n- match: {mac: \"52:54:00:00:00:01\", model: x}\n  pxe: http\n", "r.yaml:3: pxe http wants a match by mac only, or any"},
 		{"placeholder", "rules:\n- match:\n    serial: To be filled by O.E.M.\n", "r.yaml:3: serial number"},
 		{"address", "rules:\n- match:\n    address: 10.0.0.20-10.0.0.10\n", "r.yaml:3: address"},
 		{"not named", "rules:\n- match: {any: true}\n  set: x\n  start: at once\n", "r.yaml:4: start at once wants machines that are named"},

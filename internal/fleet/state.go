@@ -97,6 +97,9 @@ func (r *Room) load() error {
 			continue
 		}
 		j, _, _, err := r.job(m)
+		if err == nil {
+			m.Job.Swarm = j.Swarm // how it is sent is no other job
+		}
 		if err != nil || fmt.Sprintf("%+v", *j) != fmt.Sprintf("%+v", *m.Job) {
 			m.Job = nil
 			r.set(m, Registered, "rules or sets changed since it was released")

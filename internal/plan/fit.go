@@ -53,8 +53,11 @@ func Fit(want *layout.Layout, m Mapping, w Wish) (*layout.Layout, error) {
 		return nil, err
 	}
 	var first error
-	for _, swapShare := range []int64{4, 1} { // of four
-		f.swapShare, f.lvs, f.lvRAIDs = swapShare, nil, nil
+	for _, try := range []struct {
+		swapShare int64 // of four
+		asWas     bool
+	}{{4, false}, {1, false}, {4, true}} {
+		f.swapShare, f.asWas, f.lvs, f.lvRAIDs = try.swapShare, try.asWas, nil, nil
 		err := f.run()
 		if err == nil {
 			return l, l.Validate()
@@ -123,11 +126,14 @@ type fitter struct {
 	wish      Wish
 	size      map[string]quantity.Size // of the disks there
 	swapShare int64
-	pv        map[string]quantity.Size // least size of physical volumes
-	exact     map[string]bool          // disks that keep their table
-	sectors   map[string]bool          // disks whose sectors are of another size, and partitions between them
-	lvs       map[string][]*item       // of each group, by what there was
-	lvRAIDs   map[string]map[string]*lvRAID
+	// asWas has disks that are larger keep their table: what was there fits, whatever it
+	// is reckoned to need.
+	asWas   bool
+	pv      map[string]quantity.Size // least size of physical volumes
+	exact   map[string]bool          // disks that keep their table
+	sectors map[string]bool          // disks whose sectors are of another size, and partitions between them
+	lvs     map[string][]*item       // of each group, by what there was
+	lvRAIDs map[string]map[string]*lvRAID
 }
 
 // wishes checks that what is wished for is there.
@@ -144,7 +150,7 @@ func (f *fitter) run() error {
 	f.exact = map[string]bool{}
 	for n, size := range f.size {
 		d := f.l.Disk(n)
-		f.exact[n] = size >= Need(d) && (size <= d.Size+d.Size/20 || f.wish.Keep)
+		f.exact[n] = size >= Need(d) && (size <= d.Size+d.Size/20 || f.wish.Keep || f.asWas)
 		if f.wished(n) || f.sectors[n] || d.Table != nil && CheckTable(d.Table, d.LogicalSector, size) != nil {
 			f.exact[n] = false
 		}

@@ -974,3 +974,28 @@ mount mapper/c13`
 		t.Errorf("steps:\n%s", got)
 	}
 }
+
+// TestFitLargerAsWas: a disk that is larger is never too small, whatever its file systems
+// are reckoned to need.
+func TestFitLargerAsWas(t *testing.T) {
+	const disk = 64 * quantity.MiB
+	l := &layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS},
+		Disks: []layout.Disk{{Name: "sda", Size: disk, LogicalSector: 512, PhysicalSector: 512, Table: &layout.Table{Label: layout.GPT, GUID: "01234567-89AB-CDEF-0123-456789ABCDEF",
+			Partitions: []layout.Partition{{Number: 1, Device: "sda1", Start: quantity.MiB, Size: 50 * quantity.MiB, Type: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", GUID: "11234567-89AB-CDEF-0123-456789ABCDEF"}}}}},
+		Filesystems: []layout.Filesystem{{Device: "sda1", Type: "ext4", UUID: uid(1), Size: 50 * quantity.MiB, Used: 45 * quantity.MiB, UsedInodes: 100, Ext: plain().Filesystems[1].Ext}}}
+	for _, size := range []quantity.Size{64, 67, 69, 72, 74, 75, 80, 128, 1000} {
+		var p Present
+		p.Name, p.Size, p.LogicalSector = "sdb", size*quantity.MiB, 512
+		out, err := Fit(l, Mapping{"sda": p}, Wish{})
+		if err != nil {
+			t.Errorf("%d MiB: %v", size, err)
+		} else if got := out.Disks[0].Table.Partitions[0].Size; got < 50*quantity.MiB {
+			t.Errorf("%d MiB: the partition has %s", size, got)
+		}
+	}
+	var p Present
+	p.Name, p.Size, p.LogicalSector = "sdb", 40*quantity.MiB, 512
+	if _, err := Fit(l, Mapping{"sda": p}, Wish{}); err == nil {
+		t.Error("40 MiB: not refused")
+	}
+}
