@@ -17,9 +17,9 @@ const (
 	largeBlocks = linearVolumes + " && cp -ax /boot /data /root/ && umount /boot/efi /boot /data && mkfs.ext4 -q -F -b 4096 -L boot -U $(blkid -s UUID -o value ${A}2) ${A}2 && mkfs.ext4 -q -F -b 4096 -L data /dev/mapper/data && " +
 		"udevadm settle && mount -a && cp -ax /root/boot/. /boot/ && cp -ax /root/data/. /data/ && rm -r /root/boot /root/data && findmnt /boot/efi && findmnt /data"
 	// oneDevice has / on the first disk only, and removes its partition on the second.
-	oneDevice = "btrfs balance start -f -dconvert=single -mconvert=dup / && btrfs device remove ${B}2 / && sfdisk -q --no-reread --delete $B 2 && partx -d --nr 2 $B && btrfs filesystem show / && btrfs filesystem show / | grep -c devid | grep -x 1"
+	oneDevice = "btrfs balance start -f -dconvert=single -mconvert=dup / && btrfs device remove ${B}2 / && sfdisk -q --no-reread --no-tell-kernel --delete $B 2 && partx -d --nr 2 $B; udevadm settle; test ! -e ${B}2 && btrfs filesystem show / && btrfs filesystem show / | grep -c devid | grep -x 1"
 	// noWindows removes the NTFS, which can't be on a disk with larger sectors.
-	noWindows = "wipefs -q -a ${A}4 && sfdisk -q --no-reread --delete $A 4 && partx -d --nr 4 $A && sfdisk -d $A"
+	noWindows = "wipefs -q -a ${A}4 && sfdisk -q --no-reread --no-tell-kernel --delete $A 4 && partx -d --nr 4 $A; udevadm settle; test ! -e ${A}4 && sfdisk -d $A"
 )
 
 // TestClone clones disks in the rescue system, boots what it made, without the source,

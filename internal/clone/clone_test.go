@@ -202,3 +202,16 @@ func TestHideLVM(t *testing.T) {
 		}
 	}
 }
+
+// TestSettleSwap: a disk that has only swap is cloned too.
+func TestSettleSwap(t *testing.T) {
+	s := source(t, layout.Filesystem{Device: "vda1", Type: "ext4", UUID: "1-1"})
+	s.layout.Disks = append(s.layout.Disks, layout.Disk{Name: "vdb", LogicalSector: 512, Size: 1 << 30, Table: &layout.Table{Label: layout.MBR, Partitions: []layout.Partition{{Number: 1, Device: "vdb1", Start: 1 << 20, Size: 1 << 28}}}})
+	s.layout.Swap = []layout.Swap{{Device: "vdb1", UUID: "2-2", Size: 1 << 28}}
+	if err := s.settle(t.Context(), &layout.Layout{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.layout.Needed(); !slices.Equal(got, []string{"vda", "vdb"}) {
+		t.Errorf("needed: %q", got)
+	}
+}

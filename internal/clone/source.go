@@ -250,6 +250,9 @@ func (s *Source) settle(ctx context.Context, opened *layout.Layout, crypttab str
 	for i := range l.Images {
 		l.Images[i].File = l.Images[i].Device
 	}
+	for i := range l.Swap {
+		l.Swap[i].Active = true // nobody swaps here, and all of it is cloned
+	}
 	s.closed()
 	for _, g := range l.VolumeGroup {
 		hidden, err := storage.HideGroup(ctx, s.run, g.Name)

@@ -65,6 +65,9 @@ func toSector(l *layout.Layout, d *layout.Disk, sector quantity.Size) {
 			fatSector(f.VFAT, int64(sector), int64(sizeOf(l, f.Device)))
 		}
 	}
+	if d.Table != nil { // what is too small for the new table is not taken
+		d.Table.FirstUsable = d.Table.FirstUsable.AlignUp(sector)
+	}
 	d.LogicalSector, d.PhysicalSector = sector, max(d.PhysicalSector, sector)
 }
 

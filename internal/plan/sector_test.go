@@ -46,3 +46,17 @@ func TestFATSectors(t *testing.T) {
 		})
 	}
 }
+
+// TestSectorTable: a GPT whose partitions may begin at sector 34, as sgdisk has it, is valid
+// with larger sectors too.
+func TestSectorTable(t *testing.T) {
+	d := layout.Disk{Name: "sda", Size: 10 * gib, LogicalSector: 512, PhysicalSector: 512, Table: &layout.Table{Label: layout.GPT, GUID: "6d6b6364-7265-4c55-8b53-000000000001", FirstUsable: 34 * 512,
+		Partitions: []layout.Partition{{Number: 1, Device: "sda1", Start: mib, Size: gib, Type: "0fc63daf-8483-4772-8e79-3d69d8477de4", GUID: "6d6b6364-7265-4c55-8b53-000000000002"}}}}
+	toSector(&layout.Layout{}, &d, 4096)
+	if d.Table.FirstUsable%4096 != 0 {
+		t.Errorf("partitions from byte %d on", d.Table.FirstUsable)
+	}
+	if err := CheckTable(d.Table, d.LogicalSector, d.Size); err != nil {
+		t.Error(err)
+	}
+}
