@@ -38,7 +38,7 @@ func TestClone(t *testing.T) {
 		"lvm_smaller":   {Kind: BIOSLVM, TargetSize: machines[BIOSLVM].smaller, CloneSays: "/home is copied as files: it gets"},
 		"lvm_larger":    {Kind: BIOSLVM, TargetSize: machines[BIOSLVM].larger, CloneSays: "grow xfs"},
 		"lvm_4kn":       {Kind: UEFILVM, TargetSize: machines[UEFILVM].larger, TargetSector: 4096, CloneSays: "/home is copied as files: the target has larger sectors", Wished: sectors},
-		"luks_same":     {Kind: UEFILUKS, Before: linearVolumes, CloneSays: blocks + "vg0/root"},
+		"luks_same":     {Kind: BIOSLUKS, Before: linearVolumes, CloneSays: blocks + "vg0/root"},
 		"luks_smaller":  {Kind: BIOSLUKS, Before: linearVolumes, TargetSize: machines[BIOSLUKS].smaller, CloneSays: "/ is copied as files: it gets"},
 		"luks_larger":   {Kind: BIOSLUKS, Before: linearVolumes, TargetSize: machines[BIOSLUKS].larger, CloneSays: "grow ext4 on /dev/vg0/root"},
 		"luks_4kn":      {Kind: UEFILUKS, Before: largeBlocks, TargetSize: machines[UEFILUKS].larger, TargetSector: 4096, CloneSays: "/home is copied as files: the target has larger sectors", Wished: sectors},
