@@ -1294,7 +1294,7 @@ func (r *circle) compareStorage(ctx context.Context) error {
 		text[i] = string(b)
 		// Sizes, when the disk has another; and its sectors.
 		if r.TargetSector > 0 {
-			for _, re := range []string{`(?m)^(BLOCK_SIZE|SECTOR_SIZE|VERSION=FAT|FSBLOCKSIZE).*$`, `sectsz=\d+`, `sunit=\d+ blks, lazy`} {
+			for _, re := range []string{`(?m)^(BLOCK_SIZE|SECTOR_SIZE|SEC_TYPE|VERSION=FAT|FSBLOCKSIZE|first-lba).*\n`, `sectsz=\d+`, `sunit=\d+ blks, lazy`, `  +`} {
 				text[i] = regexp.MustCompile(re).ReplaceAllString(text[i], "")
 			}
 		}
