@@ -297,8 +297,8 @@ func (p *Plan) archives() {
 		for i, m := range f.Parts() { // one that is not in use is in Unsupported
 			a := PlannedArchive{File: manifest.ArchiveName(f.Device, m.Path), Device: f.Device, Type: f.Type, Mount: m.Path, inner: f.Inner(m), apart: f.Apart(m), leftOut: map[string]string{}}
 			for _, s := range f.Snapshots {
-				if rel, ok := strings.CutPrefix("/"+s, path.Clean("/"+m.Subvolume)); ok {
-					a.leftOut[strings.TrimPrefix(rel, "/")] = snapshotRule
+				if rel, ok := strings.CutPrefix("/"+s, strings.TrimSuffix(path.Clean("/"+m.Subvolume), "/")+"/"); ok {
+					a.leftOut[rel] = snapshotRule
 				}
 			}
 			if i == 0 {

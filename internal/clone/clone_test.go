@@ -3,6 +3,7 @@ package clone
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -213,5 +214,17 @@ func TestSettleSwap(t *testing.T) {
 	}
 	if got := s.layout.Needed(); !slices.Equal(got, []string{"vda", "vdb"}) {
 		t.Errorf("needed: %q", got)
+	}
+}
+
+// TestLeftOut: read-only snapshots that nothing refers to are left out, as in a backup.
+func TestLeftOut(t *testing.T) {
+	s := &Source{rep: progress.None{}, layout: &layout.Layout{SwapFiles: []layout.SwapFile{{Path: "/home/.swap/file", Mount: "/home"}, {Path: "/swapfile", Mount: "/"}}}}
+	f := &layout.Filesystem{Device: "vda2", Snapshots: []string{"@/.snapshots/1/home", "@home/old"}}
+	for at, want := range map[string][]string{"/": {".snapshots/1/home", "swapfile"}, "/home": {".swap/file", "old"}} {
+		got := s.leftOut(f, layout.Mount{Path: at, Subvolume: map[string]string{"/": "@", "/home": "@home"}[at]})
+		if names := slices.Sorted(maps.Keys(got)); !slices.Equal(names, want) {
+			t.Errorf("%s: %q; want %q", at, names, want)
+		}
 	}
 }

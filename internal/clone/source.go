@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -405,12 +406,7 @@ func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest str
 	}
 	defer root.Close()
 	what := (&layout.Mount{Path: cmp.Or(m.Path, "the root of "+dev)}).Path
-	from := archive.CreateOptions{Prefix: m.Path, Inner: f.Inner(m), Apart: f.Apart(m), LeftOut: map[string]string{}, Progress: rep.Phase("copying "+what, int64(f.Used))}
-	for _, w := range s.layout.SwapFiles {
-		if w.Mount == m.Path {
-			from.LeftOut[strings.TrimPrefix(strings.TrimPrefix(w.Path, m.Path), "/")] = "swap file (recreated)"
-		}
-	}
+	from := archive.CreateOptions{Prefix: m.Path, Inner: f.Inner(m), Apart: f.Apart(m), LeftOut: s.leftOut(f, m), Progress: rep.Phase("copying "+what, int64(f.Used))}
 	sum, err = archive.Copy(ctx, root, dest, from, o)
 	if err != nil {
 		return nil, err
@@ -424,6 +420,24 @@ func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest str
 	}
 	from.Progress = rep.Phase("comparing "+what, int64(f.Used))
 	return sum, verifyFiles(ctx, root, dest, o.Below, from, sum.Problems)
+}
+
+// leftOut are the paths of a mount that are not copied as files, with the reason: as in a
+// backup, swap files and the read-only snapshots that nothing refers to.
+func (s *Source) leftOut(f *layout.Filesystem, m layout.Mount) map[string]string {
+	out := map[string]string{}
+	for _, w := range s.layout.SwapFiles {
+		if w.Mount == m.Path {
+			out[strings.TrimPrefix(strings.TrimPrefix(w.Path, m.Path), "/")] = "swap file (recreated)"
+		}
+	}
+	for _, n := range f.Snapshots {
+		if rel, ok := strings.CutPrefix("/"+n, strings.TrimSuffix(path.Clean("/"+m.Subvolume), "/")+"/"); ok {
+			out[rel] = "read-only snapshot"
+			s.rep.Note("%s: the read-only snapshot %s is left out", f.Device, n)
+		}
+	}
+	return out
 }
 
 // Blocks implements restore.Content.
