@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -72,6 +73,17 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 		}
 	}
 	toFile := len(o.Target) == 1 && isImageFile(m, o.Target[0])
+	if len(o.Target) > 1 && slices.ContainsFunc(o.Target, func(t string) bool { return isImageFile(m, t) }) {
+		return nil, exit.Usage(errors.New("only one image file can be made at a time: clone each disk by itself"))
+	}
+	if o.Map != "" && slices.ContainsFunc(slices.Concat(o.Source, o.Target), func(n string) bool { return samePath(n, o.Map) }) {
+		return nil, exit.Usage(fmt.Errorf("--map %s: the map file cannot be the source or the target", o.Map))
+	}
+	for _, s := range o.Source {
+		if _, err := os.Stat(s); err != nil && !m.There(s) && !isSet(s) {
+			return nil, &restore.Untouched{Err: fmt.Errorf("cannot clone %s: there is no such disk or file", s)}
+		}
+	}
 	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() && !toFile {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
@@ -80,9 +92,20 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	}
 	o.Restore.NewIdentity, o.Restore.Personal = o.Identity == New, o.Personal
 	if toFile {
-		return intoFile(ctx, run, screen, o)
+		rep, err := intoFile(ctx, run, screen, o)
+		if err != nil && exit.Code(err) != exit.BadUsage {
+			err = &restore.Untouched{Err: err} // the file is removed
+		}
+		return rep, err
 	}
 	return runTo(ctx, run, screen, o)
+}
+
+// samePath tells whether two names are those of one file, there or not.
+func samePath(a, b string) bool {
+	x, err := filepath.Abs(a)
+	y, err2 := filepath.Abs(b)
+	return err == nil && err2 == nil && x == y
 }
 
 // devices gives the names of devices that are called by another one: by a link below
@@ -118,6 +141,12 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		size = cmp.Or(size, o.image.layout.Images[0].Size)
 	} else if st, err := os.Stat(o.Source[0]); err == nil && st.Mode().IsRegular() {
 		size = cmp.Or(size, quantity.Size(st.Size()))
+	}
+	if d, err := blockcopy.OpenDevice("/dev/" + o.Source[0]); size == 0 && err == nil { // a loop device, a volume
+		size = quantity.Size(d.Size())
+		d.Close()
+	} else if err == nil {
+		d.Close()
 	}
 	if size == 0 {
 		return nil, exit.Usage(fmt.Errorf("%s is a new file: --target-size gives its size", o.Target[0]))
@@ -228,6 +257,9 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		return nil, &restore.Untouched{Err: err}
 	}
 	defer func() { err = errors.Join(err, src.Close(context.WithoutCancel(ctx))) }()
+	if err := o.fits(src); err != nil {
+		return nil, &restore.Untouched{Err: err}
+	}
 	if o.Map != "" && !o.Restore.PlanOnly {
 		if src.mapFile, err = openMap(o.Map, int64(src.disks[0].Size), o.Restore.Resume); err != nil {
 			return nil, &restore.Untouched{Err: err}
@@ -255,6 +287,25 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		rep.NotCovered = append(rep.NotCovered, src.lostFiles(ctx, rep)...)
 	}
 	return rep, err
+}
+
+// fits refuses what has no effect on a source, and a source of which nothing is known.
+func (o *Options) fits(s *Source) error {
+	needed := s.layout.Needed()
+	for _, d := range o.Source {
+		if !slices.Contains(needed, d) {
+			return fmt.Errorf("cannot clone /dev/%s: nothing on it can be read: its partition table is damaged, or made for sectors of another size; --raw copies it byte by byte", d)
+		}
+	}
+	switch {
+	case s.System:
+		return nil
+	case o.Root != "":
+		return exit.Usage(fmt.Errorf("--root %s: the source has no system", o.Root))
+	case o.Personal.Hostname != "" || len(o.Personal.Forget) > 0:
+		return exit.Usage(errors.New("--hostname and --forget are for a system, and the source has none"))
+	}
+	return nil
 }
 
 // over finds the loop device among targets that is over a file.
@@ -333,6 +384,13 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 		switch {
 		case why == "":
 			d.Blocks[f.Device] = "the used blocks"
+		case !f.InUse(): // not mounted, since it can't be: there would be no files
+			if identity == Keep && f.Type == was.Type && len(was.Others) == 0 && d.SizeOf(f.Device) >= was.Size {
+				d.Blocks[f.Device] = "all blocks"
+				s.rep.Note("%s is copied as a whole: it can't be mounted, and %s", what(f), why)
+				continue
+			}
+			cannot = append(cannot, fmt.Sprintf("%s cannot be mounted, so it can only be copied block by block, and %s; give it at least %s, and use --identity keep", what(f), why, was.Size))
 		case f.Type == superblock.TypeBtrfs && identity == Keep:
 			cannot = append(cannot, fmt.Sprintf("the btrfs on %s cannot be copied block by block (%s), and not as files while its UUID stays: use --identity new", f.Device, why))
 		default:

@@ -148,7 +148,7 @@ func TestNotByBlocks(t *testing.T) {
 		}
 	}
 	// A btrfs can't be copied as files beside itself.
-	s := source(t, layout.Filesystem{Device: "vda1", Type: superblock.TypeBtrfs, Others: []string{"vda2"}})
+	s := source(t, layout.Filesystem{Device: "vda1", Type: superblock.TypeBtrfs, Others: []string{"vda2"}, Mounts: []layout.Mount{{Path: "/"}}})
 	var no *plan.Refused
 	if err := s.decide(&plan.Draft{Layout: s.layout, Disks: plan.Mapping{}}, func(d string) string { return d }, Keep); !errors.As(err, &no) || !strings.Contains(err.Error(), "--identity new") {
 		t.Errorf("a btrfs on two devices: %v", err)

@@ -45,6 +45,9 @@ func newImageFile(ctx context.Context, run tool.Runner, name string, size, secto
 		return nil, fmt.Errorf("cannot make an image file: %w", err)
 	}
 	f, err := os.OpenFile(i.part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // it has everything that is on the disk
+	if errors.Is(err, os.ErrExist) {
+		return nil, &plan.Refused{Reason: fmt.Sprintf("%s is there: another clone writes it, or one was killed; if none runs, remove it (losetup -j %s shows the loop device that may still be over it)", i.part, i.part)}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make an image file: %w", err)
 	}
@@ -113,6 +116,11 @@ func (i *imageFile) close(ctx context.Context, run tool.Runner, finished bool) e
 		return nil
 	}
 	packed := i.name + ".part2"
+	if f, err := os.OpenFile(packed, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil { // the mode stays
+		return errors.Join(fmt.Errorf("cannot convert the image: %w", err), os.Remove(i.part))
+	} else if err := errors.Join(f.Chmod(0o600), f.Close()); err != nil {
+		return errors.Join(fmt.Errorf("cannot convert the image: %w", err), os.RemoveAll(packed), os.Remove(i.part))
+	}
 	if _, err := run.Run(ctx, tool.New("qemu-img", "convert", "-f", "raw", "-O", "qcow2", i.part, packed)); err != nil {
 		return errors.Join(fmt.Errorf("cannot convert the image: %w", err), os.RemoveAll(packed), os.Remove(i.part))
 	}

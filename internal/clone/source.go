@@ -141,7 +141,11 @@ func (s *Source) find(m probe.Machine, disks []string) error {
 			return fmt.Errorf("cannot clone /dev/%s: there is no such disk", n)
 		}
 		if why := m.Busy(n); why != "" {
-			return &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; unmount it, or boot the rescue system", n, why)}
+			hint := "unmount it, or boot the rescue system"
+			if strings.Contains(why, filepath.Dir(partsDir)) {
+				hint = "a clone that was killed has left this: unmount it"
+			}
+			return &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; %s", n, why, hint)}
 		}
 		s.disks = append(s.disks, present[i])
 	}
