@@ -164,8 +164,8 @@ func (s *seeder) run(ctx context.Context, served chan<- fleet.Swarm) error {
 	in.Buffer(nil, swarmEvent)
 	for in.Scan() {
 		var e struct {
-			Event, Addr, By, URL, Hash, Manifest string
-			Sent                                 int64
+			Event, Addr, URL, Hash, Manifest, Why string
+			Sent                                  int64
 		}
 		if json.Unmarshal(in.Bytes(), &e) != nil {
 			continue
@@ -181,6 +181,8 @@ func (s *seeder) run(ctx context.Context, served chan<- fleet.Swarm) error {
 			}
 		case "progress", "done":
 			s.sent.Store(base + max(e.Sent, 0))
+		case "damaged":
+			s.b.Report.Warn("set %s is damaged: %s", s.name, printable.Short(e.Why, 300))
 		case "banned":
 			s.b.Report.Warn("set %s: %s sent wrong data, and is not asked any more", s.name, printable.Short(e.Addr, 60))
 		}

@@ -278,6 +278,8 @@ func (s *swarm) follow(r io.Reader, ready chan<- string) {
 			}
 		case "banned":
 			s.tell("warning", addr+" sent wrong data, and is not asked any more")
+		case "trouble":
+			s.tell("warning", "a part of the set does not come: "+printable.Short(e.Why, 300))
 		case "full":
 			s.tell("warning", "the pieces of the set have no more room on the new file system: they are kept in memory")
 		}

@@ -26,6 +26,8 @@
 // Events are lines of JSON on standard output, on standard error with --cat. They must be
 // read.
 //
+// The events "trouble" of get and "damaged" of seed say what cannot be had, or read.
+//
 // Exit status: 0 done, 1 failed, 2 wrong usage, 4 refused: it is not the set that was
 // asked for. A signal ends seed and get --serve with 0.
 package main

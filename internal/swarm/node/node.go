@@ -36,7 +36,7 @@ import (
 
 // Event is a line of JSON for whoever started the program.
 type Event struct {
-	Event  string  `json:"event"` // serving, joined, from, progress, ready, banned, failed, fallback, full, complete, read, done, and those of chain.Event
+	Event  string  `json:"event"` // serving, joined, from, progress, ready, banned, failed, fallback, full, trouble, damaged, complete, read, done, and those of chain.Event
 	Time   float64 `json:"time"`  // seconds since the program's start
 	Addr   string  `json:"addr,omitempty"`
 	By     string  `json:"by,omitempty"`
@@ -188,6 +188,7 @@ type advice struct {
 
 // Times after which something counts as failed.
 const (
+	troubleTime = 10 * time.Second        // between two events of what does not work
 	connectTime = 2 * time.Second         // without a connection
 	silentTime  = 2500 * time.Millisecond // without data of what the peer has
 	tickTime    = 50 * time.Millisecond
@@ -976,7 +977,7 @@ func (g *Get) peers() {
 // fallback fetches pieces from the server by HTTP while no peer gives any.
 func (g *Get) fallback(ctx context.Context) {
 	buf := []byte(nil)
-	active := false
+	active, told := false, time.Time{}
 	idle := time.Now()
 	for {
 		select {
@@ -1025,6 +1026,10 @@ func (g *Get) fallback(ctx context.Context) {
 				buf = make([]byte, g.t.Info.PieceLength)
 			}
 			if err := g.fetchPiece(ctx, want, buf[:g.t.PieceSize(want)]); err != nil {
+				if ctx.Err() == nil && time.Since(told) > troubleTime {
+					told = time.Now()
+					g.event(Event{Event: "trouble", Why: printable.Short(err.Error(), 300)})
+				}
 				break
 			}
 			idle = time.Now()

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/anacrolix/torrent"
@@ -48,7 +49,18 @@ func (s *Seed) Run(ctx context.Context) error {
 			s.Events(e)
 		}
 	}
-	st := seedStore{settorrent.NewSource(dir, s.Torrent.Files()), s.Torrent.Info.PieceLength}
+	var damage struct {
+		sync.Mutex
+		told time.Time
+	}
+	st := seedStore{settorrent.NewSource(dir, s.Torrent.Files()), s.Torrent.Info.PieceLength, func(err error) {
+		damage.Lock()
+		defer damage.Unlock()
+		if time.Since(damage.told) > troubleTime { // every machine asks again and again
+			damage.told = time.Now()
+			event(Event{Event: "damaged", Why: printable.Short(err.Error(), 300)})
+		}
+	}}
 	defer st.close()
 	conf, err := config(s.Listen, st)
 	if err != nil {

@@ -52,12 +52,17 @@ func (p pieceImpl) Completion() storage.Completion {
 
 // seedStore has all pieces, in the set's files, and is never written to.
 type seedStore struct {
-	src   *settorrent.Source
-	piece int64
+	src     *settorrent.Source
+	piece   int64
+	damaged func(error) // told of what cannot be read
 }
 
 func (s seedStore) readAt(i int, p []byte, off int64) (int, error) {
-	return s.src.ReadAt(p, int64(i)*s.piece+off)
+	n, err := s.src.ReadAt(p, int64(i)*s.piece+off)
+	if err != nil && s.damaged != nil {
+		s.damaged(err)
+	}
+	return n, err
 }
 
 func (seedStore) writeAt(int, []byte, int64) (int, error) {
