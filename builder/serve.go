@@ -192,7 +192,7 @@ func (b *Builder) announce(o ServeOptions, on netip.Prefix, pool netboot.Pool, s
 	}
 	b.Report.Note("boot files at %s", l.Boot)
 	if n := len(room.Views()); n > 0 {
-		b.Report.Note("%d machines are known from %s", n, o.State)
+		b.Report.Note("machines known from %s: %d", o.State, n)
 	}
 	b.Report.Note("page of the room: %s\nthe browser warns once of the certificate; its SHA-256 is %s", l.Page, l.Fingerprint)
 }
@@ -335,7 +335,7 @@ func lockState(file string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, &plan.Refused{Reason: "another server uses " + file}
+		return nil, &plan.Refused{Reason: "another server uses " + file + ": end it, or give this one another --state"}
 	}
 	return func() { f.Close() }, nil
 }

@@ -152,6 +152,9 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 		}
 		w.Types[t[:i]] = t[i+1:]
 	}
+	if w.Firmware != "" && w.Firmware != "uefi" && w.Firmware != "bios" {
+		return exit.Usage(fmt.Errorf("--firmware %q is neither uefi nor bios", w.Firmware))
+	}
 	if len(sizes) > 0 && w.Keep {
 		return exit.Usage(errors.New("--size and --keep-sizes exclude each other"))
 	}
@@ -170,7 +173,7 @@ func do(ctx context.Context, p *ui.Printer, o clone.Options) error {
 	}
 	p.Result(rep)
 	p.Note("the clone is finished in %.0f s", rep.Seconds)
-	if o.Identity == clone.Keep {
+	if _, err := os.Stat("/dev/" + o.Source[0]); err == nil && o.Identity == clone.Keep && !o.Restore.PlanOnly {
 		p.Note("both disks have the same UUIDs: remove one of them before the machine boots")
 	}
 	return screen.Lacking(rep)

@@ -267,8 +267,12 @@ func (s *Set) open(name string) (fs.File, error) {
 	if !s.has(name) {
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	}
-	if i, err := fs.Stat(s.fsys, name); err != nil || !i.Mode().IsRegular() { // before it is opened: it may be a pipe
-		return nil, fmt.Errorf("%s: is not a file: %w", name, errors.Join(err))
+	i, err := fs.Stat(s.fsys, name)
+	if err != nil {
+		return nil, err
+	}
+	if !i.Mode().IsRegular() { // before it is opened: it may be a pipe
+		return nil, fmt.Errorf("%s: is not a file", name)
 	}
 	return s.fsys.Open(name)
 }

@@ -196,7 +196,7 @@ func (r *Room) job(m *machine) (*Job, *Rule, []chosen, error) {
 		return nil, u, nil, err
 	}
 	if (u.Hostname != "" || u.names != nil) && m.Hostname == "" {
-		return nil, u, disks, errors.New("there is no host name for the machine")
+		return nil, u, disks, errors.New("the rule finds no host name for the machine: it is not in the names file, or its serial number names no machine alone")
 	}
 	j := &Job{Set: set.Name, Digest: set.Digest, Host: set.Host, Hostname: m.Hostname, Identity: u.Identity, Answers: u.Answers, After: u.After, Swarm: set.Swarm}
 	for _, c := range disks {

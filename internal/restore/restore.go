@@ -700,7 +700,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 			}
 			r.locks = append(r.locks, lockedPlace{in, s.Mount.Path, locks})
 			// Before the journal says that they are there.
-			r.Screen.Phase("writing "+s.Mount.Path+" to its disk", 0)
+			r.Screen.Phase("writing "+cmp.Or(s.Mount.Path, "/dev/"+s.Device)+" to its disk", 0)
 			if err := r.rec.SyncMount(s); err != nil {
 				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}

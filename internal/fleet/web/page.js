@@ -96,7 +96,7 @@ function counts() {
   const n = {};
   for (const m of machines.values()) n[m.view.state] = (n[m.view.state] || 0) + 1;
   const ticked = chosen().length;
-  $('#counts').textContent = `${machines.size} machines` + Object.keys(n).sort().map(s => `, ${n[s]} ${s}`).join('') + (ticked ? `; ${ticked} ticked` : '');
+  $('#counts').textContent = (machines.size === 1 ? '1 machine' : `${machines.size} machines`) + Object.keys(n).sort().map(s => `, ${n[s]} ${s}`).join('') + (ticked ? `; ${ticked} ticked` : '');
 }
 
 // chosen are the machines that are ticked and shown.

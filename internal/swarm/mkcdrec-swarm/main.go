@@ -35,11 +35,15 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -90,7 +94,11 @@ func events(w io.Writer) func(node.Event) {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return usage{errors.New("expected seed, get or torrent")}
+		return usage{errors.New("expected seed, get or torrent; each has --help")}
+	}
+	if args[0] == "--help" || args[0] == "-h" || args[0] == "help" {
+		fmt.Println("Usage: mkcdrec-swarm seed|get|torrent OPTIONS\nseed serves a backup set to many machines, get fetches it, torrent makes its torrent. Each has --help.")
+		return nil
 	}
 	f := flag.NewFlagSet("mkcdrec-swarm "+args[0], flag.ContinueOnError)
 	switch args[0] {
@@ -155,8 +163,24 @@ func get(ctx context.Context, f *flag.FlagSet, args []string) error {
 	if err := f.Parse(args); err != nil {
 		return parsed(err)
 	}
-	if f.NArg() != 0 || g.Server == "" || g.Hash == "" || g.Manifest == "" || g.Dir == "" && *memory == "" || *serve != "" && *cat != "" || *memory != "" && *serve == "" && *cat == "" {
-		return usage{errors.New("expected --server, --hash, --manifest, --dir or --memory, at most one of --serve and --cat, and one of these with --memory")}
+	hexOf := func(s string, n int) bool { b, err := hex.DecodeString(s); return err == nil && len(b) == n }
+	u, err := url.Parse(g.Server)
+	for _, c := range []struct {
+		wrong bool
+		text  string
+	}{
+		{f.NArg() != 0, fmt.Sprintf("unexpected argument %q", f.Arg(0))},
+		{err != nil || u.Scheme != "http" || u.Host == "", fmt.Sprintf("--server %q: want http://HOST:PORT/", g.Server)},
+		{!hexOf(g.Hash, sha1.Size), fmt.Sprintf("--hash %q: want the 40 digits that seed prints", g.Hash)},
+		{!hexOf(g.Manifest, sha256.Size), fmt.Sprintf("--manifest %q: want the 64 digits that seed prints", g.Manifest)},
+		{g.Dir == "" && *memory == "", "give --dir or --memory, where pieces are kept"},
+		{*serve != "" && *cat != "", "--serve and --cat exclude each other"},
+		{g.Dir == "" && *serve == "" && *cat == "", "--memory without --dir wants --serve or --cat"},
+		{*memory != "" && *serve == "" && *cat == "", "--memory wants --serve or --cat"},
+	} {
+		if c.wrong {
+			return usage{errors.New(c.text)}
+		}
 	}
 	if *memory != "" {
 		n, err := quantity.Parse(*memory)
@@ -173,7 +197,7 @@ func get(ctx context.Context, f *flag.FlagSet, args []string) error {
 		g.Events = events(os.Stderr)
 		g.Reader = node.Copy(os.Stdout, *cat)
 	}
-	err := g.Run(ctx)
+	err = g.Run(ctx)
 	if *serve != "" {
 		err = ended(err)
 	}
