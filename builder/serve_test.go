@@ -165,7 +165,7 @@ func TestServeSecondDHCP(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := exec.CommandContext(t.Context(), "ip", "netns", "exec", b, dnsmasq, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--interface=dns", "--bind-dynamic",
+	c := exec.CommandContext(t.Context(), "nsenter", "--net=/run/netns/"+b, dnsmasq, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root", "--interface=dns", "--bind-dynamic",
 		"--dhcp-leasefile="+filepath.Join(t.TempDir(), "l"), "--dhcp-range=10.94.0.20,10.94.0.30,255.255.255.0,1h")
 	if err := c.Start(); err != nil {
 		t.Fatal(err)

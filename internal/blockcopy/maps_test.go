@@ -124,6 +124,7 @@ func mounted(t *testing.T, dev, typ, options string, flags uintptr, fn func(dir 
 	defer func() {
 		for range 50 {
 			if err := unix.Unmount(dir, 0); err == nil {
+				unused(t, dev)
 				return
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -131,6 +132,23 @@ func mounted(t *testing.T, dev, typ, options string, flags uintptr, fn func(dir 
 		t.Errorf("%s stays mounted", dir)
 	}()
 	fn(dir)
+}
+
+// unused waits until a device is not mounted in any mount namespace: programs that other
+// tests start may have a copy of the mounts for a while.
+func unused(t *testing.T, dev string) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		f, err := os.OpenFile(dev, os.O_RDONLY|unix.O_EXCL, 0)
+		if err == nil {
+			f.Close()
+			return
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			t.Errorf("%s is still mounted somewhere: %v", dev, err)
+			return
+		}
+	}
 }
 
 // extKinds are options of mke2fs; "journal" gives it another device for the

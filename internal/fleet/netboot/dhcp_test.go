@@ -425,7 +425,7 @@ func TestForeign(t *testing.T) {
 	find("")
 	l.start(Pool{}, &said{})
 	find("")
-	c := exec.CommandContext(t.Context(), "ip", "netns", "exec", l.name+"s", dnsmasq, "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--port=0", "--user=root", "--interface=srv", "--except-interface=lo", "--bind-dynamic",
+	c := exec.CommandContext(t.Context(), "nsenter", "--net=/run/netns/"+l.name+"s", dnsmasq, "--keep-in-foreground", "--log-facility=-", "--conf-file=/dev/null", "--port=0", "--user=root", "--interface=srv", "--except-interface=lo", "--bind-dynamic",
 		"--dhcp-leasefile="+filepath.Join(t.TempDir(), "l"), "--dhcp-range=10.91.0.20,10.91.0.30,255.255.255.0,1h")
 	out := &bytes.Buffer{}
 	c.Stdout, c.Stderr = out, out

@@ -88,7 +88,7 @@ func (l *link) in(ns netns.NsHandle, do func() error) {
 
 // command runs a program in the clients' namespace.
 func (l *link) command(ctx context.Context, args ...string) ([]byte, error) {
-	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", l.name + "c"}, args...)...).CombinedOutput()
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=/run/netns/" + l.name + "c"}, args...)...).CombinedOutput()
 }
 
 func mustMAC(t testing.TB, s string) net.HardwareAddr {

@@ -62,6 +62,8 @@ func TestMain(m *testing.M) {
 
 // room is machines in network namespaces on one bridge, each link held to a rate.
 // Machine i has the address 10.77.0.(i+1).
+// Programs are started by nsenter: "ip netns exec" has a copy of all mounts, which keeps
+// file systems busy that other tests unmount.
 type room struct {
 	t    *testing.T
 	name string
@@ -106,12 +108,12 @@ func newRoom(t *testing.T, n int, rate string) *room {
 		do("ip", "netns", "add", ns)
 		do("ip", "link", "add", ns, "type", "veth", "peer", "name", "eth0", "netns", ns)
 		do("ip", "link", "set", ns, "master", r.name+"b", "up")
-		do("ip", "-n", ns, "addr", "add", r.ip(i)+"/24", "dev", "eth0")
-		do("ip", "-n", ns, "link", "set", "lo", "up")
-		do("ip", "-n", ns, "link", "set", "eth0", "up")
+		do("nsenter", "--net=/run/netns/"+ns, "ip", "addr", "add", r.ip(i)+"/24", "dev", "eth0")
+		do("nsenter", "--net=/run/netns/"+ns, "ip", "link", "set", "lo", "up")
+		do("nsenter", "--net=/run/netns/"+ns, "ip", "link", "set", "eth0", "up")
 		if rate != "" {
 			do("tc", "qdisc", "add", "dev", ns, "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
-			do("ip", "netns", "exec", ns, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
+			do("nsenter", "--net=/run/netns/"+ns, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "64kb", "latency", "50ms")
 		}
 	}
 	return r
@@ -139,7 +141,7 @@ func (r *room) run(i int, mode string, args ...string) *process {
 	if mode != "" {
 		args = append([]string{self}, args...)
 	}
-	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", fmt.Sprintf("%s-%d", r.name, i)}, args...)...), done: make(chan struct{})}
+	p := &process{cmd: exec.Command("nsenter", append([]string{fmt.Sprintf("--net=/run/netns/%s-%d", r.name, i)}, args...)...), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), "SWARM_TEST="+mode)
 	p.cmd.Stderr = &p.stderr
 	out, err := p.cmd.StdoutPipe()
@@ -414,7 +416,7 @@ func TestListen(t *testing.T) {
 	if err != nil || peers.Addr().String() != r.ip(0) || peers.Port() == 0 || !strings.HasPrefix(e.URL, "http://"+r.ip(0)+":") || strings.HasPrefix(e.URL, "http://"+r.ip(0)+":0") {
 		t.Errorf("serving = %+v, %v", e, err)
 	}
-	out, err := exec.Command("ip", "netns", "exec", r.name+"-0", "ss", "-Hlntu").CombinedOutput()
+	out, err := exec.Command("nsenter", "--net=/run/netns/"+r.name+"-0", "ss", "-Hlntu").CombinedOutput()
 	if err != nil {
 		t.Fatalf("ss: %v: %s", err, out)
 	}
@@ -449,7 +451,7 @@ func TestDone(t *testing.T) {
 	time.Sleep(4 * time.Second) // a server that was just started does not know who takes from whom
 	read := func(i int, url string) {
 		t.Helper()
-		if out, err := exec.Command("ip", "netns", "exec", fmt.Sprintf("%s-%d", r.name, i), "curl", "-sf", "-o", "/dev/null", url+"vda1._.tar.zst").CombinedOutput(); err != nil {
+		if out, err := exec.Command("nsenter", fmt.Sprintf("--net=/run/netns/%s-%d", r.name, i), "curl", "-sf", "-o", "/dev/null", url+"vda1._.tar.zst").CombinedOutput(); err != nil {
 			t.Fatalf("curl: %v: %s", err, out)
 		}
 	}
@@ -934,7 +936,7 @@ func (r *room) announced(long time.Duration) {
 	r.t.Helper()
 	var out []byte
 	for end := time.Now().Add(long); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-		out, _ = exec.Command("ip", "netns", "exec", r.name+"-0", "curl", "-s", "http://"+r.ip(0)+":8080/scrape").Output()
+		out, _ = exec.Command("nsenter", "--net=/run/netns/"+r.name+"-0", "curl", "-s", "http://"+r.ip(0)+":8080/scrape").Output()
 		if bytes.Contains(out, []byte("8:completei2e")) {
 			return
 		}
@@ -968,7 +970,7 @@ func TestCat(t *testing.T) {
 		t.Fatal(err)
 	}
 	self, _ := os.Executable()
-	c := exec.Command("ip", "netns", "exec", r.name+"-1", self, "get", "--server", "http://"+r.ip(0)+":8080/", "--hash", tor.Hash.HexString(), "--manifest", tor.Manifest, "--listen", r.ip(1)+":6881", "--memory", "6M", "--cat", "vda1._.tar.zst")
+	c := exec.Command("nsenter", "--net=/run/netns/"+r.name+"-1", self, "get", "--server", "http://"+r.ip(0)+":8080/", "--hash", tor.Hash.HexString(), "--manifest", tor.Manifest, "--listen", r.ip(1)+":6881", "--memory", "6M", "--cat", "vda1._.tar.zst")
 	c.Env = append(os.Environ(), "SWARM_TEST=program")
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
