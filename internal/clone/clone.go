@@ -142,11 +142,11 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	} else if st, err := os.Stat(o.Source[0]); err == nil && st.Mode().IsRegular() {
 		size = cmp.Or(size, quantity.Size(st.Size()))
 	}
-	if d, err := blockcopy.OpenDevice("/dev/" + o.Source[0]); size == 0 && err == nil { // a loop device, a volume
-		size = quantity.Size(d.Size())
-		d.Close()
-	} else if err == nil {
-		d.Close()
+	if size == 0 { // a loop device, a volume
+		if d, err := blockcopy.OpenDevice("/dev/" + o.Source[0]); err == nil {
+			size = quantity.Size(d.Size())
+			d.Close()
+		}
 	}
 	if size == 0 {
 		return nil, exit.Usage(fmt.Errorf("%s is a new file: --target-size gives its size", o.Target[0]))

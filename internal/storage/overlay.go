@@ -193,8 +193,25 @@ func (g group) store(n int) (quantity.Size, error) {
 	return storeSize(string(b), n)
 }
 
-// storeSize reads a /proc/meminfo, proc_meminfo(5): numbers are KiB.
+// storeSize divides what a /proc/meminfo has among n stores.
 func storeSize(meminfo string, n int) (quantity.Size, error) {
+	have, err := MemAvailable(meminfo)
+	if err != nil {
+		return 0, err
+	}
+	size := have / storeShare / quantity.Size(n) / overlayUnit * overlayUnit
+	if size < minStore {
+		return 0, fmt.Errorf("there is not enough memory for what its volumes write: %v are available", have)
+	}
+	return size, nil
+}
+
+// overlayUnit is what a store's size is a multiple of.
+const overlayUnit = 4 * quantity.KiB
+
+// MemAvailable is how much memory programs can get, of a text of /proc/meminfo,
+// proc_meminfo(5): numbers are KiB.
+func MemAvailable(meminfo string) (quantity.Size, error) {
 	for _, l := range strings.Split(meminfo, "\n") {
 		f := strings.Fields(l)
 		if len(f) < 2 || f[0] != "MemAvailable:" {
@@ -204,11 +221,7 @@ func storeSize(meminfo string, n int) (quantity.Size, error) {
 		if err != nil {
 			return 0, fmt.Errorf("cannot find how much memory is available: %w", err)
 		}
-		size := quantity.Size(kib/storeShare/int64(n)/4*4) << 10
-		if size < minStore {
-			return 0, fmt.Errorf("there is not enough memory for what its volumes write: %v are available", quantity.Size(kib)<<10)
-		}
-		return size, nil
+		return quantity.Size(kib) << 10, nil
 	}
 	return 0, errors.New("cannot find how much memory is available: /proc/meminfo has no MemAvailable")
 }

@@ -98,16 +98,16 @@ func (h *relay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.manifest(w, r)
 		return
 	}
-	a, err := (*http.Response)(nil), error(nil)
+	var a *http.Response
 	if h.swarm != nil {
 		a = h.swarm.fetch(r, file)
 	}
 	if a == nil {
-		a, err = h.fetch(r, file)
-	}
-	if err != nil {
-		http.Error(w, "the server does not answer", http.StatusBadGateway)
-		return
+		var err error
+		if a, err = h.fetch(r, file); err != nil {
+			http.Error(w, "the server does not answer", http.StatusBadGateway)
+			return
+		}
 	}
 	defer a.Body.Close()
 	for _, k := range []string{"Content-Length", "Content-Range", "Accept-Ranges", "Content-Type"} {

@@ -26,7 +26,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
 // swarm gets a job's archives from other machines, by the program mkcdrec-swarm. It is
@@ -358,16 +358,11 @@ func freeMemory() int64 {
 	if err != nil {
 		return 0
 	}
-	for l := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(l, "MemAvailable:"); ok {
-			n, err := quantity.Parse(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(v), "kB")) + "K")
-			if err != nil {
-				return 0
-			}
-			return int64(n)
-		}
+	n, err := storage.MemAvailable(string(b))
+	if err != nil {
+		return 0
 	}
-	return 0
+	return int64(n)
 }
 
 // lastOf keeps the last line that a program wrote.
