@@ -186,6 +186,7 @@ type copier struct {
 	moved  atomic.Int64    // bytes of chunks that are through
 
 	work, read, write *tokens
+	buffers           buffers
 	inFlight          atomic.Int64
 }
 
@@ -461,6 +462,7 @@ func (c *copier) transfer(ctx context.Context, cancel context.CancelCauseFunc, r
 		})
 	}
 	workers.Wait()
+	c.buffers.close()
 	close(stop)
 	tuner.Wait()
 }
@@ -521,27 +523,53 @@ func (c *copier) mark(n int, state byte) {
 }
 
 func (c *copier) worker(ctx context.Context) error {
-	var buf []byte
-	defer func() {
-		if buf != nil {
-			_ = unix.Munmap(buf)
-		}
-	}()
 	for ctx.Err() == nil && c.work.take(ctx) {
-		if buf == nil {
-			var err error
-			if buf, err = unix.Mmap(-1, 0, int(c.request), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON); err != nil {
-				c.work.give()
-				return fmt.Errorf("cannot get memory for a request: %w", err)
-			}
+		buf, err := c.buffers.take(c.request)
+		more := false
+		if err == nil {
+			more, err = c.chunk(ctx, buf)
+			c.buffers.give(buf)
 		}
-		more, err := c.chunk(ctx, buf)
 		c.work.give()
 		if err != nil || !more {
 			return err
 		}
 	}
 	return nil
+}
+
+// buffers are those for requests. The one that was used last is given out first: the
+// processor's cache has it, and there are no more of them than requests in flight.
+type buffers struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+func (p *buffers) take(size int64) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		b := p.free[n-1]
+		p.free = p.free[:n-1]
+		return b, nil
+	}
+	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return nil, fmt.Errorf("cannot get memory for a request: %w", err)
+	}
+	return b, nil
+}
+
+func (p *buffers) give(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, b)
+}
+
+func (p *buffers) close() {
+	for _, b := range p.free {
+		_ = unix.Munmap(b)
+	}
 }
 
 // Indices of copier.spent.
