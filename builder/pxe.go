@@ -16,8 +16,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
@@ -135,7 +135,7 @@ func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) (templates.M
 // and an unattended restore takes only sets of the host that it was told. "" when that
 // can't be known now, which is said.
 func (b *Builder) sourceHost(ctx context.Context, source string) string {
-	if !target.IsURL(source) {
+	if !store.IsURL(source) {
 		return ""
 	}
 	ctx, stop := context.WithTimeout(ctx, time.Minute)

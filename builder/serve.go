@@ -26,7 +26,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/fleet/web"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // ServeOptions say how a room is served.
@@ -257,7 +257,7 @@ type setFiles struct {
 }
 
 // Open implements web.Files.
-func (s setFiles) Open(name string) (target.File, error) {
+func (s setFiles) Open(name string) (store.File, error) {
 	if !s.names[name] {
 		return nil, fs.ErrNotExist
 	}

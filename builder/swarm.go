@@ -24,7 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/fleet/web"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // SwarmPort is the default of ServeOptions.SwarmPort, the lowest of BitTorrent's ports.
@@ -58,7 +58,7 @@ func (b *Builder) swarm(ctx context.Context, o ServeOptions, on netip.Addr, sets
 		}
 	}
 	for i := range sets {
-		dir, ok := files[sets[i].Name].(setFiles).set.Store.(target.Dir)
+		dir, ok := files[sets[i].Name].(setFiles).set.Store.(store.Dir)
 		if !ok {
 			b.Report.Warn("set %s is not in a directory: every machine gets it from this server", sets[i].Name)
 			continue

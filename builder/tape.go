@@ -19,7 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )

@@ -17,8 +17,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape/model"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape/model"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 

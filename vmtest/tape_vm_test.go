@@ -6,7 +6,7 @@ import "testing"
 
 // TestTape: an OBDR tape whose set continues on a second reel, in two drives.
 // What a drive would present as a CD starts the machine that is restored.
-// internal/target/tape has a model of a drive with all its faults.
+// internal/store/tape has a model of a drive with all its faults.
 func TestTape(t *testing.T) {
 	long(t)
 	t.Run("obdr-two-reels", func(t *testing.T) {

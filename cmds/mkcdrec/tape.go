@@ -10,8 +10,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/streams"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 )
 
 func (a *app) deviceCommand() *cli.Command {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Wanted says which one of several sets is meant. The zero value is any set, as
@@ -180,7 +180,7 @@ func Table(found []Found) string {
 // OpenNewest opens the set in dir, or, when dir is not a set but holds some, the
 // newest of those that are wanted. A URL is that of a set. say is told of the others.
 func OpenNewest(ctx context.Context, dir string, want Wanted, say func(format string, args ...any)) (*Set, error) {
-	if target.IsURL(dir) {
+	if store.IsURL(dir) {
 		return OpenContext(ctx, dir)
 	}
 	dir = strings.TrimPrefix(dir, "file://")

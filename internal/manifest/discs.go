@@ -15,8 +15,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
@@ -112,7 +112,7 @@ type DiscSource interface {
 	Disc(ctx context.Context, d Disc, problem error) (dir string, err error)
 }
 
-// DiscStore is a target.Store of a set on discs. Files that every disc has are
+// DiscStore is a store.Store of a set on discs. Files that every disc has are
 // read from the one that is there.
 type DiscStore struct {
 	Index  *Discs
@@ -135,7 +135,7 @@ type openVolume struct {
 
 // newDiscStore reads discs.json in dir; nil if absent.
 func newDiscStore(dir string) (*DiscStore, error) {
-	b, err := target.ReadFile(target.Dir(dir), DiscsFile, MaxText)
+	b, err := store.ReadFile(store.Dir(dir), DiscsFile, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -165,25 +165,25 @@ func (s *DiscStore) divided(name string) *Divided {
 	return nil
 }
 
-// Size implements target.Store.
+// Size implements store.Store.
 func (s *DiscStore) Size(name string) (int64, error) {
 	if a := s.divided(name); a != nil {
 		return int64(a.Size), nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return target.Dir(s.dir).Size(name)
+	return store.Dir(s.dir).Size(name)
 }
 
-// Open implements target.Store.
-func (s *DiscStore) Open(name string) (target.File, error) {
+// Open implements store.Store.
+func (s *DiscStore) Open(name string) (store.File, error) {
 	a := s.divided(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a == nil {
-		return target.Dir(s.dir).Open(name)
+		return store.Dir(s.dir).Open(name)
 	}
-	tail, err := target.ReadFile(target.Dir(s.dir), a.Tail, archive.MaxIndex)
+	tail, err := store.ReadFile(store.Dir(s.dir), a.Tail, archive.MaxIndex)
 	if err == nil && int64(len(tail)) != int64(a.Size-a.TailAt) {
 		err = fmt.Errorf("%s has %d bytes, not %d", a.Tail, len(tail), int64(a.Size-a.TailAt))
 	}

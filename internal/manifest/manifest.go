@@ -25,8 +25,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/target"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
 
 // Version is the only version of manifest.json there is.
@@ -221,7 +221,7 @@ func WriteFile(name string, b []byte) error {
 // Set is a backup set.
 type Set struct {
 	Dir      string // directory or URL
-	Store    target.Store
+	Store    store.Store
 	Manifest *Manifest
 	Layout   *layout.Layout
 	// Discs is the store when the set is on several discs, otherwise nil.
@@ -253,7 +253,7 @@ func Open(dir string) (*Set, error) { return OpenContext(context.Background(), d
 
 // OpenContext is Open for a set whose reads end with ctx.
 func OpenContext(ctx context.Context, dir string) (*Set, error) {
-	st, err := target.NewContext(ctx, dir)
+	st, err := store.NewContext(ctx, dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
@@ -269,8 +269,8 @@ func OpenTape(st *tape.Store) (*Set, error) {
 	return s, err
 }
 
-func open(dir string, st target.Store) (*Set, error) {
-	b, err := target.ReadFile(st, File, MaxText)
+func open(dir string, st store.Store) (*Set, error) {
+	b, err := store.ReadFile(st, File, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", dir, File)
 	}
@@ -283,7 +283,7 @@ func open(dir string, st target.Store) (*Set, error) {
 	}
 	digest := sha256.Sum256(b)
 	s := &Set{Dir: dir, Store: st, Manifest: m, Digest: hex.EncodeToString(digest[:])}
-	if d, ok := st.(target.Dir); ok {
+	if d, ok := st.(store.Dir); ok {
 		discs, err := newDiscStore(string(d))
 		if err == nil && discs != nil && discs.Index.ID != m.ID {
 			err = fmt.Errorf("%s is of the set %s", DiscsFile, discs.Index.ID)
@@ -313,7 +313,7 @@ func open(dir string, st target.Store) (*Set, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", dir, err)
 	}
-	lb, err := target.ReadFile(st, Layout, MaxText)
+	lb, err := store.ReadFile(st, Layout, MaxText)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
@@ -499,7 +499,7 @@ func (s *Set) where(ctx context.Context, name string) error {
 
 // SumFile gives a file's SHA-256 in hex.
 func SumFile(ctx context.Context, name string, p progress.Counter) (string, error) {
-	return (&Set{Store: target.Dir(filepath.Dir(name))}).sumFile(ctx, filepath.Base(name), p)
+	return (&Set{Store: store.Dir(filepath.Dir(name))}).sumFile(ctx, filepath.Base(name), p)
 }
 
 func (s *Set) sumFile(ctx context.Context, name string, p progress.Counter) (string, error) {
@@ -510,7 +510,7 @@ func (s *Set) sumFile(ctx context.Context, name string, p progress.Counter) (str
 	defer f.Close()
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
-	if target.IsURL(s.Dir) {
+	if store.IsURL(s.Dir) {
 		buf = make([]byte, 4<<20) // each a request
 	}
 	for off := int64(0); ; {

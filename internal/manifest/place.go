@@ -5,7 +5,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
 
 // TapePrefix begins the names of sets on tape: tape:/dev/nst0[,/dev/nst1].

@@ -18,9 +18,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 )
 
 // Device is a block device with what it holds.
@@ -133,7 +133,7 @@ type Source struct {
 // ParseSource reads "UUID=...[:/PATH]", "LABEL=...[:/PATH]", "/dev/sdb1[:/PATH]",
 // "cdrom", "any", "file:///DIR" and "http://HOST/DIR".
 func ParseSource(s string) (Source, error) {
-	if target.IsURL(s) {
+	if store.IsURL(s) {
 		return Source{"url", s, ""}, nil
 	}
 	v, path, _ := strings.Cut(s, ":")
@@ -314,11 +314,11 @@ func choose(dir string, depth int, want manifest.Wanted) (string, []string, erro
 
 // atURL checks that a server has the set that is wanted.
 func atURL(ctx context.Context, at string, want manifest.Wanted) (string, error) {
-	st, err := target.NewContext(ctx, at)
+	st, err := store.NewContext(ctx, at)
 	if err != nil {
 		return "", err
 	}
-	b, err := target.ReadFile(st, manifest.File, maxManifest)
+	b, err := store.ReadFile(st, manifest.File, maxManifest)
 	if err != nil {
 		return "", err
 	}

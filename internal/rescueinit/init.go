@@ -32,8 +32,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/netconf"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
 )
 
 // How long is waited for what the system was told to expect.

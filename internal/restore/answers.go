@@ -13,7 +13,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/mkcdrec/mkcdrec/internal/regular"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Answers are the answers to all that a restore may ask, as a file has them.
@@ -50,10 +50,10 @@ const maxAnswers = 1 << 20
 func LoadAnswers(ctx context.Context, file string) (*Answers, error) {
 	var b []byte
 	var err error
-	if target.IsURL(file) {
-		var st target.Store
-		if st, err = target.NewContext(ctx, strings.TrimSuffix(file, path.Base(file))); err == nil {
-			b, err = target.ReadFile(st, path.Base(file), maxAnswers)
+	if store.IsURL(file) {
+		var st store.Store
+		if st, err = store.NewContext(ctx, strings.TrimSuffix(file, path.Base(file))); err == nil {
+			b, err = store.ReadFile(st, path.Base(file), maxAnswers)
 		}
 	} else {
 		b, err = regular.ReadFile(file, maxAnswers)

@@ -17,7 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Content is what a system is made from: a backup set, or the disks that are cloned.
@@ -94,7 +94,7 @@ func (s setContent) Header(c *layout.Crypt, identities func() ([]age.Identity, e
 	if err != nil {
 		return nil, err
 	}
-	b, err := target.ReadFile(s.Store, name, maxHeader)
+	b, err := store.ReadFile(s.Store, name, maxHeader)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
 	}

@@ -17,8 +17,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -85,7 +85,7 @@ func locked(t *testing.T, answers ...string) (*Restorer, *person, *age.X25519Ide
 	if err := os.WriteFile(filepath.Join(dir, "vda3.luks.age"), enc.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	st, err := target.New(dir)
+	st, err := store.New(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,9 +30,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -354,7 +354,7 @@ func (r *Restorer) keep() map[string]string {
 		}
 	}
 	for dir, why := range holders {
-		if target.IsURL(dir) {
+		if store.IsURL(dir) {
 			continue
 		}
 		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir != rescue.MediumDir || mountedOn(r.Machine, dir)) {

@@ -20,7 +20,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/fleet/web"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 const (
@@ -38,7 +38,7 @@ type memoryFile struct{ *strings.Reader }
 
 func (memoryFile) Close() error { return nil }
 
-func (m memory) Open(name string) (target.File, error) {
+func (m memory) Open(name string) (store.File, error) {
 	s, ok := m[name]
 	if !ok {
 		return nil, fs.ErrNotExist

@@ -23,7 +23,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 //go:embed page.html page.js page.css
@@ -32,7 +32,7 @@ var files embed.FS
 // Files gives the files of a set by name; only those that the set's manifest names, and
 // the manifest itself.
 type Files interface {
-	Open(name string) (target.File, error)
+	Open(name string) (store.File, error)
 }
 
 // Config is what the server needs.

@@ -23,7 +23,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 const token = "0123456789abcdef0123456789abcdef"
@@ -89,7 +89,7 @@ type memoryFile struct{ *strings.Reader }
 
 func (memoryFile) Close() error { return nil }
 
-func (m memory) Open(name string) (target.File, error) {
+func (m memory) Open(name string) (store.File, error) {
 	s, ok := m[name]
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", name, fs.ErrNotExist)

@@ -29,9 +29,9 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/chain"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 )
 
 // Event is a line of JSON for whoever started the program.
@@ -55,7 +55,7 @@ var ErrRefused = errors.New("refused")
 
 // config gives the library's settings: nothing but TCP connections to the peers that
 // the tracker names.
-func config(listen string, s store) (*torrent.ClientConfig, error) {
+func config(listen string, s pieces) (*torrent.ClientConfig, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %q: %w", printable.Clean(listen), err)
@@ -252,7 +252,7 @@ func (g *Get) Run(ctx context.Context) error {
 	defer g.store.close()
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	place, err := target.NewContext(inner, u.JoinPath("set", g.t.Info.Name).String())
+	place, err := store.NewContext(inner, u.JoinPath("set", g.t.Info.Name).String())
 	if err != nil {
 		return err
 	}

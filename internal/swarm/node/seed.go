@@ -19,10 +19,10 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/chain"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/tracker"
-	"github.com/mkcdrec/mkcdrec/internal/target"
 )
 
 // Seed serves a set: the tracker, the torrent and the files by HTTP, the pieces by
@@ -38,7 +38,7 @@ type Seed struct {
 
 // Run serves until ctx ends.
 func (s *Seed) Run(ctx context.Context) error {
-	dir, ok := s.Set.Store.(target.Dir)
+	dir, ok := s.Set.Store.(store.Dir)
 	if !ok {
 		return fmt.Errorf("cannot serve %s: want a backup set in one directory", s.Set.Dir)
 	}
@@ -127,7 +127,7 @@ func (s *Seed) Run(ctx context.Context) error {
 }
 
 // handler serves set.torrent, the set's files below set/NAME/ (BEP 19), and the tracker.
-func (s *Seed) handler(tr *tracker.Tracker, dir target.Dir) http.Handler {
+func (s *Seed) handler(tr *tracker.Tracker, dir store.Dir) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /announce", tr)
 	mux.Handle("GET /scrape", tr)

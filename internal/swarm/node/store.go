@@ -16,8 +16,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
 )
 
-// store keeps pieces. Offsets are in the piece.
-type store interface {
+// pieces are where a node keeps the pieces of a set. Offsets are in the piece.
+type pieces interface {
 	readAt(piece int, p []byte, off int64) (int, error)
 	writeAt(piece int, p []byte, off int64) (int, error)
 	// state of a piece; known is false for one that has to be read to know.
@@ -26,18 +26,18 @@ type store interface {
 	close() error
 }
 
-// impl makes the library's storage of a store.
-type impl struct{ store }
+// impl makes the library's storage of pieces.
+type impl struct{ pieces }
 
 func (s impl) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
 	return storage.TorrentImpl{
-		Piece: func(p metainfo.Piece) storage.PieceImpl { return pieceImpl{s.store, p.Index()} },
+		Piece: func(p metainfo.Piece) storage.PieceImpl { return pieceImpl{s.pieces, p.Index()} },
 		Close: func() error { return nil },
 	}, nil
 }
 
 type pieceImpl struct {
-	s store
+	s pieces
 	i int
 }
 
@@ -245,7 +245,7 @@ func (s *dirStore) free() (free, size int64, err error) {
 // changing is a directory that is given up for a ring of memory when it is full.
 type changing struct {
 	mu  sync.RWMutex
-	now store
+	now pieces
 }
 
 func (c *changing) readAt(i int, p []byte, off int64) (int, error) {

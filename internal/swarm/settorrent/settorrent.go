@@ -25,7 +25,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // File is the name of the torrent in a set's directory. It is not in the manifest:
@@ -190,16 +190,16 @@ func filesOf(s *manifest.Set) ([]metainfo.FileInfo, error) {
 
 // readMark is a store that notes the lowest offset that was read of the file opened last.
 type readMark struct {
-	target.Store
+	store.Store
 	low int64
 }
 
 type readMarkFile struct {
-	target.File
+	store.File
 	m *readMark
 }
 
-func (m *readMark) Open(name string) (target.File, error) {
+func (m *readMark) Open(name string) (store.File, error) {
 	f, err := m.Store.Open(name)
 	if err != nil {
 		return nil, err
@@ -254,7 +254,7 @@ func head(s *manifest.Set, files []Span, piece int64) ([]int, error) {
 // Make makes the torrent of a set, which must be whole and in a directory. It reads all
 // files once; p is told of the bytes.
 func Make(ctx context.Context, s *manifest.Set, p progress.Counter) (*Torrent, error) {
-	dir, ok := s.Store.(target.Dir)
+	dir, ok := s.Store.(store.Dir)
 	if !ok || s.Legacy != nil || s.Digest == "" {
 		return nil, fmt.Errorf("cannot make a torrent of %s: want a backup set in one directory", s.Dir)
 	}
@@ -265,7 +265,7 @@ func Make(ctx context.Context, s *manifest.Set, p progress.Counter) (*Torrent, e
 	return t, nil
 }
 
-func make1(ctx context.Context, s *manifest.Set, dir target.Dir, p progress.Counter) (*Torrent, error) {
+func make1(ctx context.Context, s *manifest.Set, dir store.Dir, p progress.Counter) (*Torrent, error) {
 	info, h, err := describe(s)
 	if err != nil {
 		return nil, err
@@ -319,7 +319,7 @@ func encode(info *metainfo.Info, head []int) (*Torrent, error) {
 
 // sums gives the SHA-1 of all pieces, one after the other. Pieces are read in order, as
 // many at once as there are processors, each in parts of a MiB.
-func sums(ctx context.Context, dir target.Dir, files []Span, total, piece int64, p progress.Counter) ([]byte, error) {
+func sums(ctx context.Context, dir store.Dir, files []Span, total, piece int64, p progress.Counter) ([]byte, error) {
 	n := int((total + piece - 1) / piece)
 	if n > maxPieces {
 		return nil, fmt.Errorf("it would have %d pieces; at most %d are read", n, maxPieces)
@@ -374,7 +374,7 @@ func Open(ctx context.Context, s *manifest.Set, p progress.Counter) (t *Torrent,
 	if t, err = Make(ctx, s, p); err != nil {
 		return nil, false, err
 	}
-	err = manifest.WriteFile(filepath.Join(string(s.Store.(target.Dir)), File), t.Bytes)
+	err = manifest.WriteFile(filepath.Join(string(s.Store.(store.Dir)), File), t.Bytes)
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, errReadOnly) {
 		err = nil // it is in memory, and made again the next time
 	}
@@ -384,7 +384,7 @@ func Open(ctx context.Context, s *manifest.Set, p progress.Counter) (t *Torrent,
 // Current gives the torrent that is kept beside a set. The error says why there is
 // none, or why it is not of the set as it is now.
 func Current(s *manifest.Set) (*Torrent, error) {
-	dir, ok := s.Store.(target.Dir)
+	dir, ok := s.Store.(store.Dir)
 	if !ok {
 		return nil, fmt.Errorf("cannot use a torrent of %s: it is not in one directory", s.Dir)
 	}
@@ -405,7 +405,7 @@ func Current(s *manifest.Set) (*Torrent, error) {
 
 // ReadFile reads a torrent from a regular file.
 func ReadFile(name string) (*Torrent, error) {
-	f, err := target.Dir(filepath.Dir(name)).Open(filepath.Base(name))
+	f, err := store.Dir(filepath.Dir(name)).Open(filepath.Base(name))
 	if err != nil {
 		if errors.Is(err, regular.ErrNot) {
 			return nil, err

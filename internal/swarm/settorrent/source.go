@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 const errReadOnly = unix.EROFS
@@ -15,23 +15,23 @@ const errReadOnly = unix.EROFS
 // Source reads the torrent's bytes from a set's files. It is safe for several
 // goroutines. Files stay open.
 type Source struct {
-	dir   target.Store
+	dir   store.Store
 	files []Span
 
 	mu   sync.Mutex
-	open map[string]target.File
+	open map[string]store.File
 }
 
 // NewSource reads the files of a store.
-func NewSource(dir target.Store, files []Span) *Source {
-	return &Source{dir: dir, files: files, open: map[string]target.File{}}
+func NewSource(dir store.Store, files []Span) *Source {
+	return &Source{dir: dir, files: files, open: map[string]store.File{}}
 }
 
 // maxOpen bounds the number of open files: a set has few large ones.
 const maxOpen = 64
 
 // file opens a file; kept tells whether it stays open.
-func (s *Source) file(name string) (f target.File, kept bool, err error) {
+func (s *Source) file(name string) (f store.File, kept bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.open[name]; f != nil {

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape/model"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape/model"
 )
 
 // TestMain is also the ssh of TestRemote: it runs dd and mt on a tape that is

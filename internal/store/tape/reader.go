@@ -13,7 +13,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/mkcdrec/mkcdrec/internal/target"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
@@ -64,7 +64,7 @@ func parseIndex(b []byte) (*Index, error) {
 	return &x, nil
 }
 
-// Store reads a set from tape. It is a target.Store; archives can be read
+// Store reads a set from tape. It is a store.Store; archives can be read
 // forward only.
 type Store struct {
 	Index *Index
@@ -258,7 +258,7 @@ func (b *blocks) Read(p []byte) (int, error) {
 func (b *blocks) Close() error  { return nil }
 func (b *blocks) TapeEnd() bool { return b.end != nil }
 
-// String implements target.Store.
+// String implements store.Store.
 func (s *Store) String() string { return s.drives[0].String() }
 
 func (s *Store) archive(name string) *Archive {
@@ -273,21 +273,21 @@ func (s *Store) archive(name string) *Archive {
 // Has tells whether a file is an archive on the tape.
 func (s *Store) Has(name string) bool { return s.archive(name) != nil }
 
-// Size implements target.Store.
+// Size implements store.Store.
 func (s *Store) Size(name string) (int64, error) {
 	if a := s.archive(name); a != nil {
 		return a.Size, nil
 	}
-	return target.Dir(s.Dir).Size(name)
+	return store.Dir(s.Dir).Size(name)
 }
 
-// Open implements target.Store.
-func (s *Store) Open(name string) (target.File, error) {
+// Open implements store.Store.
+func (s *Store) Open(name string) (store.File, error) {
 	a := s.archive(name)
 	if a == nil {
-		return target.Dir(s.Dir).Open(name)
+		return store.Dir(s.Dir).Open(name)
 	}
-	tail, err := target.Dir(s.Dir).Open(a.Tail)
+	tail, err := store.Dir(s.Dir).Open(a.Tail)
 	if err == nil && tail.Size() != a.Size-a.TailAt {
 		err = errors.Join(fmt.Errorf("%s has %d bytes, not %d", a.Tail, tail.Size(), a.Size-a.TailAt), tail.Close())
 	}
@@ -365,7 +365,7 @@ func (s *Store) find(reel int) (Drive, error) {
 type forward struct {
 	s    *Store
 	a    *Archive
-	tail target.File // not read as a whole: it may have some GiB
+	tail store.File // not read as a whole: it may have some GiB
 
 	started bool
 	pos     int64
@@ -474,5 +474,5 @@ func (f *forward) stop() {
 	}
 }
 
-// Close implements target.File.
+// Close implements store.File.
 func (f *forward) Close() error { f.stop(); return f.tail.Close() }

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/media"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
-	"github.com/mkcdrec/mkcdrec/internal/target/tape/model"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape/model"
 )
 
 func bootable(t *testing.T) string {

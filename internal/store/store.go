@@ -1,6 +1,6 @@
-// Package target is where backup sets are: a directory, or a web server. A
+// Package store is where backup sets are: a directory, or a web server. A
 // store gives files by name; they are read at any offset.
-package target
+package store
 
 import (
 	"context"

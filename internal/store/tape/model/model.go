@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/mkcdrec/mkcdrec/internal/target/tape"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
 
 // Tape is a reel.
