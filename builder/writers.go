@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // deviceUse is what can change a device while it is read.
@@ -89,29 +91,20 @@ func (u *deviceUse) writers() []string {
 // mounts gives the places where the device is mounted for writing, and for
 // reading only.
 func (u *deviceUse) mounts() (rw, ro []string) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	all, err := sysconf.Mounts("")
 	if err != nil {
-		return []string{"cannot list mounts: " + err.Error()}, nil
+		return []string{err.Error()}, nil
 	}
-	for _, line := range strings.Split(string(b), "\n") {
-		left, right, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(left), strings.Fields(right)
-		if !ok || len(f) < 6 || len(g) < 3 {
-			continue
-		}
-		var major, minor uint32
-		if _, err := fmt.Sscanf(f[2], "%d:%d", &major, &minor); err != nil || !slices.Contains(u.near, unix.Mkdev(major, minor)) {
-			continue
-		}
-		if unix.Mkdev(major, minor) != u.rdev {
-			continue // another partition of the same disk
-		}
+	dev := fmt.Sprintf("%d:%d", unix.Major(u.rdev), unix.Minor(u.rdev))
+	for _, m := range all {
 		// The superblock's options count: a file system that is writable elsewhere is
 		// written to, whatever this mount may do.
-		if slices.Contains(strings.Split(g[2], ","), "ro") {
-			ro = append(ro, f[4])
-		} else {
-			rw = append(rw, "it is mounted on "+f[4])
+		switch {
+		case m.Dev != dev:
+		case sysconf.HasOption(m.Super, "ro"):
+			ro = append(ro, m.Path)
+		default:
+			rw = append(rw, "it is mounted on "+m.Path)
 		}
 	}
 	return rw, ro

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // reader is who reads what a template makes: a program with its own rules for
@@ -322,16 +323,13 @@ func ipxeTitle(s string) string {
 // ipxeVar is a setting of iPXE, by a name that the template has.
 func ipxeVar(name string) (string, error) { return "${" + name + "}", nil }
 
-// KernelWords divides a kernel command line as the kernel does (next_arg in
-// lib/cmdline.c): at white space outside of double quotes. Words keep their quotes.
+// KernelWords divides a kernel command line as the kernel does. Words keep their quotes.
 func KernelWords(line string) []string {
-	quoted := false
-	return strings.FieldsFunc(line, func(r rune) bool {
-		if r == '"' {
-			quoted = !quoted
-		}
-		return !quoted && (r >= '\t' && r <= '\r' || r == ' ' || r == 0xa0)
-	})
+	var out []string
+	for _, w := range sysconf.ParseCmdline(line).Words {
+		out = append(out, w.Raw())
+	}
+	return out
 }
 
 // kernelPlain takes the quotes from a word as the kernel does: at its beginning

@@ -32,6 +32,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/rescueinit"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -52,11 +53,11 @@ func join(ctx context.Context, args []string) error {
 	}
 	switch len(args) {
 	case 0:
-		b, err := os.ReadFile("/proc/cmdline")
+		line, err := sysconf.RunningCmdline("")
 		if err != nil {
 			return err
 		}
-		o, _ := rescue.ParseCmdline(string(b)) // init has reported unknown words
+		o, _ := rescue.ParseCmdline(line) // init has reported unknown words
 		if o.Fleet == "" {
 			return exit.Usage(errors.New("the kernel command line names no server; want https://SERVER:PORT and the SHA-256 of its certificate"))
 		}

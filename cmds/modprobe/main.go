@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 func main() {
@@ -47,8 +48,8 @@ func run(args []string, release string, verbose bool) error {
 		return err
 	}
 	conf := kmod.ReadConf("")
-	if b, err := os.ReadFile("/proc/cmdline"); err == nil {
-		conf.Cmdline(string(b))
+	if line, err := sysconf.RunningCmdline(""); err == nil {
+		conf.Cmdline(line)
 	}
 	names, err := kmod.NewLoader(x, conf).Load(args[0], strings.Join(args[1:], " "))
 	if verbose {

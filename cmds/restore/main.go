@@ -63,6 +63,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/screen"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
@@ -297,11 +298,11 @@ func wanted() (manifest.Wanted, error) {
 	if err != nil {
 		return manifest.Wanted{}, err
 	}
-	b, err := os.ReadFile("/proc/cmdline")
+	line, err := sysconf.RunningCmdline("")
 	if err != nil {
 		return manifest.Wanted{}, err
 	}
-	o, _ := rescue.ParseCmdline(string(b)) // init has reported unknown words
+	o, _ := rescue.ParseCmdline(line) // init has reported unknown words
 	w := medium.Expected(info, o)
 	w.Strict = false
 	return w, nil

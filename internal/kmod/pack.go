@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // A pack holds modules compressed in the rescue system's memory: unpacked,
@@ -246,20 +248,16 @@ func (c *Conf) parse(text string) {
 // Cmdline adds what the kernel command line says: modprobe.blacklist= and
 // MODULE.PARAMETER=VALUE.
 func (c *Conf) Cmdline(cmdline string) {
-	for _, w := range strings.Fields(cmdline) {
-		k, v, hasValue := strings.Cut(w, "=")
-		if k == "modprobe.blacklist" || k == "module_blacklist" {
-			for _, n := range strings.Split(v, ",") {
+	for _, w := range sysconf.ParseCmdline(cmdline).Words {
+		if w.Name == "modprobe.blacklist" || w.Name == "module_blacklist" {
+			for _, n := range strings.Split(w.Value, ",") {
 				c.Blacklist[Norm(n)] = true
 			}
 			continue
 		}
-		mod, param, ok := strings.Cut(k, ".")
-		if !ok || mod == "" || param == "" || mod == "mkcdrec" || mod == "systemd" || mod == "rd" {
+		mod, param, ok := strings.Cut(w.Raw(), ".")
+		if !ok || !strings.HasPrefix(w.Name, mod+".") || mod == "" || param == "" || mod == "mkcdrec" || mod == "systemd" || mod == "rd" {
 			continue
-		}
-		if hasValue {
-			param += "=" + v
 		}
 		c.Options[Norm(mod)] = strings.TrimSpace(c.Options[Norm(mod)] + " " + param)
 	}

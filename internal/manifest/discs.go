@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -357,15 +358,13 @@ func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, er
 			dirs = append(dirs, filepath.Join(above, e.Name(), base))
 		}
 	}
-	if b, err := os.ReadFile("/proc/self/mountinfo"); err == nil {
-		mounts, err := sysconf.ParseMountinfo(string(b))
-		if err != nil {
-			return "", fmt.Errorf("cannot look for disc %d: %w", d.Number, err)
-		}
-		for _, mi := range mounts {
-			if mi.Type == "iso9660" || mi.Type == "udf" {
-				dirs = append(dirs, filepath.Join(mi.Path, base))
-			}
+	mounts, err := sysconf.Mounts("")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot look for disc %d: %w", d.Number, err)
+	}
+	for _, mi := range mounts {
+		if mi.Type == "iso9660" || mi.Type == "udf" {
+			dirs = append(dirs, filepath.Join(mi.Path, base))
 		}
 	}
 	for _, dir := range dirs {

@@ -13,6 +13,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // boot finds out how the machine starts.
@@ -179,9 +180,9 @@ func (m Machine) kernel(l *layout.Layout) {
 		return
 	}
 	l.Kernel.Release, l.Kernel.Cmdline = m.read("/proc/sys/kernel/osrelease"), m.cmdline()
-	for _, w := range strings.Fields(l.Kernel.Cmdline) {
-		if c, ok := strings.CutPrefix(w, "console="); ok {
-			l.Kernel.Consoles = append(l.Kernel.Consoles, c)
+	for _, w := range sysconf.ParseCmdline(l.Kernel.Cmdline).Words {
+		if w.Name == "console" && w.Assigned {
+			l.Kernel.Consoles = append(l.Kernel.Consoles, w.Value)
 		}
 	}
 }

@@ -34,13 +34,9 @@ type MountInfo struct {
 
 // Mounts lists what is mounted, in the order of mounting.
 func (m Machine) Mounts() ([]MountInfo, error) {
-	b, err := os.ReadFile(m.path("/proc/self/mountinfo"))
+	all, err := sysconf.Mounts(m.Root)
 	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
-	}
-	all, err := sysconf.ParseMountinfo(string(b))
-	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
+		return nil, err
 	}
 	seen := visible(all)
 	var out []MountInfo

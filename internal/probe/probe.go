@@ -104,7 +104,8 @@ func (m Machine) cmdline() string {
 	if m.System != "" {
 		return ""
 	}
-	return m.read("/proc/cmdline")
+	line, _ := sysconf.RunningCmdline(m.Root) // "" where there is none
+	return line
 }
 
 // read gives a small file's text without surrounding blanks; "" if absent.
@@ -617,9 +618,10 @@ func (m Machine) swaps() []string {
 // swapsOn lists what is swapped to, by the kernel's word for what it is; proc(5).
 func (m Machine) swapsOn(kind string) []string {
 	var out []string
-	for _, line := range strings.Split(m.read("/proc/swaps"), "\n") {
-		if f := strings.Fields(line); len(f) > 1 && f[1] == kind {
-			out = append(out, sysconf.Unescape(f[0]))
+	areas, _ := sysconf.SwapAreas(m.Root) // without the file there are none
+	for _, a := range areas {
+		if a.Kind == kind {
+			out = append(out, a.Path)
 		}
 	}
 	return out

@@ -80,9 +80,9 @@ func fstabSubvolumes(l *layout.Layout, cmdline string) map[string]bool {
 			options(e.Options)
 		}
 	}
-	for _, w := range strings.Fields(cmdline) {
-		if v, ok := strings.CutPrefix(w, "rootflags="); ok {
-			options(v)
+	for _, w := range sysconf.ParseCmdline(cmdline).Words {
+		if w.Name == "rootflags" {
+			options(w.Value)
 		}
 	}
 	return out

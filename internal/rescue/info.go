@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // Paths in the rescue system.
@@ -131,8 +133,8 @@ func ParseCmdline(cmdline string) (Options, error) {
 	var errs []error
 	bootif := "" // the card the firmware or a loader started from
 	list := func(to *[]string, v string) { *to = append(*to, strings.Split(v, ",")...) }
-	for _, w := range strings.Fields(cmdline) {
-		k, v, _ := strings.Cut(w, "=")
+	for _, w := range sysconf.ParseCmdline(cmdline).Words {
+		k, v := w.Name, w.Value
 		if k == "BOOTIF" {
 			bootif = v
 		}
@@ -237,12 +239,11 @@ func ParseCmdline(cmdline string) (Options, error) {
 // system, its loader and its start-up messages.
 func CarryOver(cmdline string) string {
 	var out []string
-	for _, w := range strings.Fields(cmdline) {
-		if w == "--" {
-			break // what follows is for the machine's own init
-		}
-		k, _, _ := strings.Cut(w, "=")
+	for _, w := range sysconf.ParseCmdline(cmdline).Words {
+		k := w.Name
 		switch k {
+		case "--": // what follows is for the machine's own init
+			return strings.Join(out, " ")
 		case "nomodule", "nomodules", "panic", "crashkernel", "reboot",
 			"root", "rootfstype", "rootflags", "rootwait", "rootdelay", "ro", "rw", "init", "rdinit", "initrd", "BOOT_IMAGE", "quiet", "splash", "resume", "resume_offset", "single", "systemd.unit", "systemd.mask", "auto", "recovery", "3", "5", "s", "S":
 			continue
@@ -250,7 +251,7 @@ func CarryOver(cmdline string) string {
 		if strings.HasPrefix(k, "mkcdrec.") || strings.HasPrefix(k, "rd.") || strings.HasPrefix(k, "systemd.") {
 			continue
 		}
-		out = append(out, w)
+		out = append(out, w.Raw())
 	}
 	return strings.Join(out, " ")
 }

@@ -55,6 +55,9 @@ func TestCarryOver(t *testing.T) {
 	if got, want := CarryOver(in), "console=tty0 console=ttyS0,115200 net.ifnames=0 mitigations=off"; got != want {
 		t.Errorf("CarryOver = %q; want %q", got, want)
 	}
+	if got, want := CarryOver(`root="LABEL=my root" dyndbg="file x.c +p" ro`), `dyndbg="file x.c +p"`; got != want {
+		t.Errorf("CarryOver = %q; want %q", got, want)
+	}
 }
 
 func FuzzParseCmdline(f *testing.F) {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // drivers loads a module for every device, those that are there and those
@@ -60,8 +61,8 @@ func (s *System) loadDrivers() {
 		return
 	}
 	conf := kmod.ReadConf("")
-	if b, err := os.ReadFile("/proc/cmdline"); err == nil {
-		conf.Cmdline(string(b))
+	if line, err := sysconf.RunningCmdline(""); err == nil {
+		conf.Cmdline(line)
 	}
 	d.index, d.loader = x, kmod.NewLoader(x, conf)
 	// Listen first: what appears while we walk is not missed.

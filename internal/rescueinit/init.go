@@ -316,9 +316,9 @@ func (s *System) facts() {
 		s.info = &rescue.Info{}
 		unread = "NOT WHOLE: the medium's facts can't be read"
 	}
-	b, err := os.ReadFile("/proc/cmdline")
+	line, err := sysconf.RunningCmdline("")
 	if err == nil {
-		s.opts, err = rescue.ParseCmdline(string(b))
+		s.opts, err = rescue.ParseCmdline(line)
 	}
 	if err != nil {
 		s.say("WARNING: kernel command line: %v", err)
@@ -780,32 +780,23 @@ func (s *System) shell(dev string) error {
 
 // unmountAll unmounts what is on disks, the last mounted first.
 func (s *System) unmountAll() {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		s.say("cannot list mounts: %v", err)
-		return
-	}
-	dirs, err := onDisks(string(b))
+	mounts, err := sysconf.Mounts("")
 	if err != nil {
 		s.say("%v", err)
 	}
-	for _, d := range dirs {
+	for _, d := range onDisks(mounts) {
 		_ = unix.Unmount(d, 0) // what is busy is synced already
 	}
 }
 
-// onDisks gives the mount points of a mountinfo that are on disks or below the
-// restored system's, the last mounted first.
-func onDisks(mountinfo string) ([]string, error) {
-	mounts, err := sysconf.ParseMountinfo(mountinfo)
-	if err != nil {
-		return nil, err
-	}
+// onDisks gives the mount points that are on disks or below the restored system's,
+// the last mounted first.
+func onDisks(mounts []sysconf.Mount) []string {
 	var out []string
 	for _, m := range slices.Backward(mounts) {
 		if strings.HasPrefix(m.Source, "/dev/") || m.Path == rescue.TargetDir || strings.HasPrefix(m.Path, rescue.TargetDir+"/") {
 			out = append(out, m.Path)
 		}
 	}
-	return out, nil
+	return out
 }

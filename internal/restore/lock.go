@@ -103,13 +103,9 @@ func sweepDir(tmp, dir string) error {
 
 // mountsBelow lists the mount points that are wanted, the last mounted first.
 func mountsBelow(want func(at string) bool) ([]string, error) {
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	all, err := sysconf.Mounts("")
 	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
-	}
-	all, err := sysconf.ParseMountinfo(string(b))
-	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
+		return nil, err
 	}
 	var out []string
 	for _, m := range slices.Backward(all) {

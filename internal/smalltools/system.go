@@ -18,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -102,16 +103,11 @@ func swap(s IO, name string, call uintptr, args []string) error {
 func swaps(used bool) ([]string, error) {
 	var out []string
 	if used {
-		b, err := os.ReadFile("/proc/swaps")
-		if err != nil {
-			return nil, err
+		areas, err := sysconf.SwapAreas("")
+		for _, a := range areas {
+			out = append(out, a.Path)
 		}
-		for _, l := range strings.Split(string(b), "\n")[1:] {
-			if f := strings.Fields(l); len(f) > 0 {
-				out = append(out, f[0])
-			}
-		}
-		return out, nil
+		return out, err
 	}
 	names, err := os.ReadDir("/sys/class/block")
 	if err != nil {

@@ -78,6 +78,9 @@ func (c *Cmdline) parse() {
 // String gives the text.
 func (c *Cmdline) String() string { return c.text }
 
+// Raw is the word as it is written, with its quotes.
+func (w *Word) Raw() string { return w.c.text[w.all.from:w.all.to] }
+
 // Is tells whether a word has one of the names given; the kernel takes - and _ for
 // each other.
 func (w *Word) Is(names ...string) bool {

@@ -1,8 +1,8 @@
 // Package sysconf reads and edits the files in which a Linux system names its
 // own devices: fstab(5), crypttab(5), mdadm.conf(5), mountinfo, systemd's mount
 // and swap units, kernel command lines, GRUB's and the Boot Loader
-// Specification's files. It is pure but for Tree: no device is opened and no
-// program run.
+// Specification's files. It is pure but for Tree and what the
+// kernel says in /proc: no device is opened and no program run.
 //
 // Every parser keeps the text: what was not edited is written byte for byte as
 // it was read, with comments, blanks, line ends and a missing last newline.
