@@ -304,9 +304,8 @@ func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 	} else if len(all) > 0 { // with what key files have opened
 		devs = slices.DeleteFunc(all, func(d medium.Device) bool { return d.Held || !on(d.Name) })
 	}
-	nameArrays(l.Arrays, s.mdadm)
 	for _, e := range fstabEntries(s.fstab) {
-		dev, ok := findSpec(e.spec, l, s.crypttab, devs, m.Name)
+		dev, ok := s.find(e.spec, l, devs, m.Name)
 		if !ok {
 			r.Report.Warn("cannot find %s of %s, which /etc/fstab names", e.spec, e.path)
 			continue
@@ -323,29 +322,6 @@ func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 	return nil
 }
 
-// nameArrays gives arrays the names that an mdadm.conf(5) has for them, which count
-// more than those in their superblocks.
-func nameArrays(arrays []layout.Array, conf string) {
-	for _, a := range sysconf.ParseMdadm(conf).Arrays {
-		name := a.Device // without a path, it is below /dev/md
-		if strings.HasPrefix(name, "/") {
-			var ok bool
-			if name, ok = strings.CutPrefix(name, "/dev/md"); !ok {
-				continue
-			}
-			name = strings.TrimPrefix(name, "/")
-		}
-		if name == "" || strings.HasPrefix(name, "<") || a.UUID == "" {
-			continue
-		}
-		for i := range arrays {
-			if sysconf.PlainUUID(arrays[i].UUID) == a.UUID {
-				arrays[i].Label = name
-			}
-		}
-	}
-}
-
 // keyFiles opens the LUKS devices that are still closed and have a key file in
 // the system, by its crypttab.
 func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, on func(string) bool) error {
@@ -353,12 +329,14 @@ func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine
 	if err != nil {
 		return err
 	}
+	find := s.resolver(l, devs, m.Name)
 	for _, e := range sysconf.ParseCrypttab(s.crypttab).Entries {
 		if !strings.HasPrefix(e.Key, "/") || strings.HasPrefix(e.Key, "/dev/") {
 			continue
 		}
+		t := find.Crypt(e)
 		i := slices.IndexFunc(devs, func(d medium.Device) bool {
-			return d.Info.Type == superblock.TypeLUKS && on(d.Name) && specIs(e.Spec, d, l, m.Name)
+			return d.Info.Type == superblock.TypeLUKS && on(d.Name) && t.State == sysconf.Found && m.Name(d.Name) == t.Device
 		})
 		if i < 0 || slices.ContainsFunc(l.Crypts, func(c layout.Crypt) bool { return c.UUID == devs[i].Info.UUID }) {
 			continue
@@ -429,57 +407,23 @@ func (e entry) subvolume(known map[uint64]string) (string, bool) {
 	return "", true
 }
 
-// findSpec finds the device that a line of fstab names.
-func findSpec(spec string, l *layout.Layout, crypttab string, devs []medium.Device, name func(string) string) (medium.Device, bool) {
-	// A LUKS device has the name that crypttab gives it; here it has another.
-	ref := sysconf.ParseRef(spec)
-	if n, ok := strings.CutPrefix(ref.Value, "mapper/"); ok && ref.Kind == sysconf.Path {
-		for _, e := range sysconf.ParseCrypttab(crypttab).Entries {
-			if e.Name != n {
-				continue
-			}
-			for i := range l.Crypts {
-				c := &l.Crypts[i]
-				if below := (medium.Device{Name: c.Device, Info: &superblock.Info{UUID: c.UUID}}); specIs(e.Spec, below, l, name) {
-					spec = "/dev/" + c.Mapper()
-				}
-			}
-		}
+// resolver finds what the system's files name on devices. name gives our name for a
+// kernel's.
+func (s *system) resolver(l *layout.Layout, devs []medium.Device, name func(string) string) *sysconf.Resolver {
+	on := *l
+	on.Filesystems = nil
+	for _, d := range devs {
+		on.Filesystems = append(on.Filesystems, layout.Filesystem{Device: name(d.Name), Type: d.Info.Type, UUID: d.Info.UUID, Label: d.Info.Label})
 	}
-	i := slices.IndexFunc(devs, func(d medium.Device) bool { return specIs(spec, d, l, name) })
+	return sysconf.NewResolver(&on, sysconf.Options{Crypttab: sysconf.ParseCrypttab(s.crypttab), Mdadm: sysconf.ParseMdadm(s.mdadm)})
+}
+
+// find finds the device that a line of fstab names.
+func (s *system) find(spec string, l *layout.Layout, devs []medium.Device, name func(string) string) (medium.Device, bool) {
+	t := s.resolver(l, devs, name).Find(sysconf.ParseRef(spec))
+	i := slices.IndexFunc(devs, func(d medium.Device) bool { return t.State == sysconf.Found && name(d.Name) == t.Device })
 	if i < 0 {
 		return medium.Device{}, false
 	}
 	return devs[i], true
-}
-
-// specIs tells whether a device is what fstab(5) or crypttab(5) name so: UUID=,
-// LABEL=, PARTUUID=, PARTLABEL=, the links below /dev/disk that say the same, and
-// names of volumes, arrays and disks. name gives our name for a kernel's.
-func specIs(spec string, d medium.Device, l *layout.Layout, name func(string) string) bool {
-	ref := sysconf.ParseRef(spec)
-	mine := name(d.Name)
-	disk, part := l.Partition(mine)
-	switch ref.Kind {
-	case sysconf.UUID:
-		return strings.EqualFold(d.Info.UUID, ref.Value)
-	case sysconf.Label:
-		return d.Info.Label == ref.Value
-	case sysconf.PartUUID:
-		return part != nil && strings.EqualFold(disk.PartUUID(part), ref.Value)
-	case sysconf.PartLabel:
-		return part != nil && part.Name == ref.Value
-	case sysconf.Path:
-	default:
-		return false
-	}
-	spec = ref.Value
-	if a := l.Array(mine); a != nil && strings.HasPrefix(spec, "md") {
-		n := shortName(a.Label)
-		return spec == a.Name || n != "" && (spec == "md/"+n || spec == "md"+n)
-	}
-	if vg, lv, ok := strings.Cut(mine, "/"); ok && vg != "mapper" {
-		return spec == mine || spec == "mapper/"+sysconf.DMName(vg, lv)
-	}
-	return spec == mine
 }

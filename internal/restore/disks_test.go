@@ -86,7 +86,7 @@ func TestFindSpec(t *testing.T) {
 		"LABEL=a b": "vda3", `LABEL="a b"`: "vda3", `LABEL='a b'`: "vda3", `"LABEL=a b"`: "vda3", `/dev/disk/by-label/a\x20b`: "vda3", `LABEL="a b`: "",
 		"PARTLABEL=my data": "vda3", `/dev/disk/by-partlabel/my\x20data`: "vda3", "/dev//vda3": "vda3", `UUID="1234-ABCD"`: "vda1", "/dev/disk/by-partuuid/AAAA-3": "vda3",
 	} {
-		d, ok := findSpec(spec, l, crypttab, devs, name)
+		d, ok := (&system{crypttab: crypttab}).find(spec, l, devs, name)
 		if d.Name != want || ok != (want != "") {
 			t.Errorf("%s is %q, %v; want %q", spec, d.Name, ok, want)
 		}
@@ -96,13 +96,16 @@ func TestFindSpec(t *testing.T) {
 // mdadm.conf has other names for arrays than their superblocks.
 func TestNameArrays(t *testing.T) {
 	a := []layout.Array{{Name: "md127", Label: "host:home", UUID: "6d6b6364:72656300:00000000:00000001"}, {Name: "md4", UUID: "6d6b6364:72656300:00000000:00000002"}, {Name: "md9", Label: "host:9", UUID: "6d6b6364:72656300:00000000:00000003"}, {Name: "md8", UUID: "6d6b6364:72656300:00000000:00000004"}}
-	nameArrays(a, "# ARRAY /dev/md9 UUID=6d6b6364:72656300:00000000:00000003\nDEVICE partitions\nARRAY /dev/md5 metadata=1.2 name=host:home\n\tUUID=6D6B6364:72656300:00000000:00000001\narray /dev/md/old level=raid1 uuid=6d6b6364:72656300:00000000:00000002\nARRAY <ignore> UUID=6d6b6364:72656300:00000000:00000003\nARRAY\nARRAY \"home\" UUID=6d6b6364:72656300:00000000:00000004\n")
-	if a[0].Label != "5" || a[1].Label != "old" || a[2].Label != "host:9" || a[3].Label != "home" {
-		t.Errorf("%+v", a)
+	conf := "# ARRAY /dev/md9 UUID=6d6b6364:72656300:00000000:00000003\nDEVICE partitions\nARRAY /dev/md5 metadata=1.2 name=host:home\n\tUUID=6D6B6364:72656300:00000000:00000001\narray /dev/md/old level=raid1 uuid=6d6b6364:72656300:00000000:00000002\nARRAY <ignore> UUID=6d6b6364:72656300:00000000:00000003\nARRAY\nARRAY \"home\" UUID=6d6b6364:72656300:00000000:00000004\n"
+	var devs []medium.Device
+	for _, x := range a {
+		devs = append(devs, medium.Device{Name: x.Name, Info: &superblock.Info{Type: superblock.TypeExt4}})
 	}
-	devs := []medium.Device{{Name: "md127", Info: &superblock.Info{Type: superblock.TypeExt4}}}
-	if _, ok := findSpec("/dev/md5", &layout.Layout{Arrays: a}, "", devs, func(s string) string { return s }); !ok {
-		t.Error("/dev/md5 is not found")
+	for spec, want := range map[string]string{"/dev/md5": "md127", "/dev/md/old": "md4", "/dev/md/9": "md9", "/dev/md9": "md9", "/dev/md/home": "md8", "/dev/md/6": "", "/dev/md7": ""} {
+		d, ok := (&system{mdadm: conf}).find(spec, &layout.Layout{Arrays: a}, devs, func(s string) string { return s })
+		if d.Name != want || ok != (want != "") {
+			t.Errorf("%s is %q, %v; want %q", spec, d.Name, ok, want)
+		}
 	}
 }
 

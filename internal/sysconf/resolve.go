@@ -75,20 +75,10 @@ func NewResolver(l *layout.Layout, o Options) *Resolver {
 		r.by[k] = map[string][]string{}
 	}
 	r.contents()
-	r.names()
 	if o.Mdadm != nil {
-		for _, a := range o.Mdadm.Arrays {
-			for _, b := range l.Arrays {
-				if a.UUID != "" && a.UUID == PlainUUID(b.UUID) && a.Device != "" && a.Device[0] != '<' {
-					n := strings.TrimPrefix(a.Device, "/dev/")
-					if !strings.HasPrefix(n, "md") {
-						n = "md/" + n
-					}
-					r.add(Path, n, b.Name)
-				}
-			}
-		}
+		r.arrays(o.Mdadm)
 	}
+	r.names()
 	if o.Crypttab != nil {
 		for _, e := range o.Crypttab.Entries {
 			r.crypts[e.Name] = e
@@ -96,6 +86,37 @@ func NewResolver(l *layout.Layout, o Options) *Resolver {
 	}
 	return r
 }
+
+// arrays records the names that mdadm.conf(5) gives arrays, which count more than those
+// in their superblocks.
+func (r *Resolver) arrays(m *Mdadm) {
+	for _, a := range m.Arrays {
+		for _, b := range r.l.Arrays {
+			if a.UUID == "" || a.UUID != PlainUUID(b.UUID) || a.Device == "" || a.Device[0] == '<' {
+				continue
+			}
+			n, below := strings.CutPrefix(a.Device, "/dev/")
+			if !below && !isNumber(strings.TrimPrefix(n, "md")) || isNumber(n) {
+				n = "md/" + n // without a path, it is below /dev/md
+			}
+			r.add(Path, n, b.Name)
+			if short, ok := strings.CutPrefix(n, "md/"); ok {
+				r.number(short, b.Name)
+			} else if short, ok := strings.CutPrefix(n, "md"); ok && isNumber(short) {
+				r.add(Path, "md/"+short, b.Name)
+			}
+		}
+	}
+}
+
+// number records the name /dev/md5 of an array named "5", unless another array has it.
+func (r *Resolver) number(name, array string) {
+	if n := "md" + name; isNumber(name) && r.l.Array(n) == nil {
+		r.add(Path, n, array)
+	}
+}
+
+func isNumber(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }
 
 func (r *Resolver) add(k Kind, value, dev string) {
 	if value != "" && dev != "" && !slices.Contains(r.by[k][value], dev) {
@@ -156,6 +177,7 @@ func (r *Resolver) names() {
 		r.add(Path, r.called(a.Name), a.Name)
 		if n := a.Label[strings.IndexByte(a.Label, ':')+1:]; n != "" {
 			r.add(Path, "md/"+n, a.Name)
+			r.number(n, a.Name)
 			r.add(ID, "md-name-"+a.Label, a.Name)
 		}
 		r.add(ID, "md-uuid-"+a.UUID, a.Name)

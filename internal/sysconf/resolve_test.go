@@ -1,0 +1,24 @@
+package sysconf
+
+import (
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+)
+
+// TestResolveArrays: names of arrays by mdadm.conf, their superblocks and the kernel.
+func TestResolveArrays(t *testing.T) {
+	l := &layout.Layout{Arrays: []layout.Array{
+		{Name: "md127", Label: "host:home", UUID: "0000:1"}, {Name: "md126", Label: "old:5", UUID: "0000:2"}, {Name: "md3", Label: "host:9", UUID: "0000:3"}, {Name: "md9", UUID: "0000:4"},
+	}}
+	r := NewResolver(l, Options{Mdadm: ParseMdadm("ARRAY md7 UUID=0000:1\nARRAY var UUID=0000:2\nARRAY 8 UUID=0000:3\nARRAY <ignore> UUID=0000:4\n")})
+	for spec, want := range map[string]string{
+		"/dev/md7": "md127", "/dev/md/7": "md127", "/dev/md/home": "md127", "/dev/md/var": "md126", "/dev/md5": "md126", "/dev/md/5": "md126",
+		"/dev/md8": "md3", "/dev/md/8": "md3", "/dev/md/9": "md3", "/dev/md9": "md9", "/dev/md3": "md3", "/dev/mdvar": "", "/dev/md/md7": "", "/dev/md4": "",
+		"/dev/disk/by-id/md-name-host:home": "md127", "ID=md-uuid-0000:2": "md126",
+	} {
+		if got := r.Find(ParseRef(spec)); got.Device != want {
+			t.Errorf("Find(%s) = %q; want %q", spec, got.Device, want)
+		}
+	}
+}
