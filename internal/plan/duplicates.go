@@ -120,10 +120,12 @@ func (p *Plan) identities() []Identity {
 func (p *Plan) overwrites(i Identity) bool {
 	gone := map[string]bool{}
 	for _, s := range p.Steps {
-		if s.Destroys {
-			gone[s.Device] = true
-			for _, o := range s.Others {
-				gone[o] = true
+		if h := s.Head(); h.Destroys {
+			gone[h.Device] = true
+			if m, ok := s.(*MakeFS); ok {
+				for _, o := range m.Others {
+					gone[o] = true
+				}
 			}
 		}
 	}
@@ -136,8 +138,9 @@ func (p *Plan) overwrites(i Identity) bool {
 // sameTables warns of disks that stay with the same identifiers of a table or partition.
 func (p *Plan) sameTables(have []Present) []string {
 	var out []string
-	for _, s := range p.Steps {
-		if s.Kind != WriteTable {
+	for _, step := range p.Steps {
+		s, ok := step.(*WriteTable)
+		if !ok {
 			continue
 		}
 		for _, h := range have {

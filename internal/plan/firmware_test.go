@@ -39,7 +39,7 @@ func TestForFirmware(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if last := p.Steps[len(p.Steps)-1]; !strings.Contains(text(p), "mount /dev/vda7 on /boot/efi") || last.Mount.Path != "/srv" {
+		if last, ok := p.Steps[len(p.Steps)-1].(*MountFS); !strings.Contains(text(p), "mount /dev/vda7 on /boot/efi") || !ok || last.Mount.Path != "/srv" {
 			t.Errorf("%s", text(p))
 		}
 	}
@@ -102,7 +102,7 @@ func TestForFirmware(t *testing.T) {
 func text(p *Plan) string {
 	var out []string
 	for _, s := range p.Steps {
-		out = append(out, s.Text)
+		out = append(out, s.String())
 	}
 	return strings.Join(out, "\n")
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -277,28 +278,29 @@ func checkFit(t *testing.T, was, is *layout.Layout, exact bool) {
 	}
 	made := map[string]bool{}
 	for _, s := range pl.Steps {
-		switch s.Kind {
-		case WriteTable:
+		dev := s.Head().Device
+		switch s := s.(type) {
+		case *WriteTable:
 			for _, p := range s.Table.Partitions {
 				made[p.Device] = true
 			}
-		case MakeArray:
+		case *MakeArray:
 			made[s.Device] = true
-		case MakeCrypt:
+		case *MakeCrypt:
 			if !made[s.Device] {
 				t.Errorf("step %q comes before %s is there", s, s.Device)
 			}
 			made[s.Crypt.Mapper()] = true
-		case MakePV, MakeFS, MakeSwap:
-			if is.Disk(s.Device) == nil && !made[s.Device] {
-				t.Errorf("step %q comes before %s is there", s, s.Device)
+		case *MakePV, *MakeFS, *MakeSwap:
+			if is.Disk(dev) == nil && !made[dev] {
+				t.Errorf("step %q comes before %s is there", s, dev)
 			}
-			made[s.Device] = true
-		case RestoreVG:
+			made[dev] = true
+		case *RestoreVG:
 			for _, v := range is.Group(s.Group + "/x").LVs {
 				made[s.Group+"/"+v.Name] = v.Pool == ""
 			}
-		case MakeThin:
+		case *MakeThin:
 			for _, v := range is.Group(s.Group + "/x").LVs {
 				made[s.Group+"/"+v.Name] = true
 			}
@@ -712,11 +714,7 @@ func TestFitArrays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			i := 0
-			for p.Steps[i].Kind != MakeArray {
-				i++
-			}
-			cmd := strings.Join(p.Steps[i].Run[0], " ")
+			cmd := strings.Join(first[*MakeArray](t, p).Run[0], " ")
 			for _, w := range []string{"--level=" + c.level[4:], fmt.Sprintf("--raid-devices=%d", c.n), "--homehost=h --name=root", "--uuid=" + was.UUID, "--data-offset=1024", c.layout, "/dev/vda2 /dev/vdb2"} {
 				if !strings.Contains(cmd, w) {
 					t.Errorf("%s: no %q in %s", c.level, w, cmd)
@@ -858,10 +856,14 @@ func TestBtrfs(t *testing.T) {
 	}
 	var text []string
 	for _, s := range p.Steps {
-		if s.FSType == "btrfs" {
-			text = append(text, s.Text)
-			if len(s.Others) != 1 || s.Others[0] != "vdb1" {
-				t.Errorf("%s: others are %v", s, s.Others)
+		b, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), `"fsType":"btrfs"`) {
+			text = append(text, s.String())
+			if !strings.Contains(string(b), `"others":["vdb1"]`) {
+				t.Errorf("%s: the other device is missing in %s", s, b)
 			}
 		}
 	}
@@ -946,8 +948,8 @@ func TestThinAndLUKS(t *testing.T) {
 	}
 	var text []string
 	for _, s := range p.Steps {
-		text = append(text, string(s.Kind)+" "+s.Device)
-		if s.Kind == MakeThin {
+		text = append(text, s.Head().Kind+" "+s.Head().Device)
+		if s, ok := s.(*MakeThin); ok {
 			for _, r := range s.Run {
 				text = append(text, "  "+strings.Join(r, " "))
 			}

@@ -176,7 +176,8 @@ func TestUnusedGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range p.Steps {
-		if s.Kind == MakePV || s.Kind == RestoreVG {
+		switch s.(type) {
+		case *MakePV, *RestoreVG:
 			t.Errorf("%s", s)
 		}
 	}

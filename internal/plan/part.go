@@ -152,6 +152,6 @@ func OnlyImage(want *layout.Layout, dev string, size, start quantity.Size, disks
 	p := &Plan{Layout: want, Devices: map[string]string{m.Device: dev}}
 	p.partsOf(disks, fmt.Sprintf("as now, but for %s on %s", m.What(), dev))
 	p.putImage(want, m, dev)
-	p.Steps[0].Start = start
+	p.Steps[0].(*PutImage).Start = start
 	return p, nil
 }

@@ -34,11 +34,15 @@ func TestExclude(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if last := p.Steps[len(p.Steps)-1]; last.Kind != MakeSwapFile || last.SwapFile.Path != "/swapfile" || last.FSType != "ext4" || len(is.SwapFiles) != 1 {
+	if last, ok := p.Steps[len(p.Steps)-1].(*MakeSwapFile); !ok || last.SwapFile.Path != "/swapfile" || last.FSType != "ext4" || len(is.SwapFiles) != 1 {
 		t.Errorf("the swap file comes last, and the other one is gone: %q, %v", last, is.SwapFiles)
 	}
 	for _, s := range p.Steps {
-		if s.Group != "" || s.Kind == MakeSwap || strings.Contains(s.Text, "/data") {
+		switch s.(type) {
+		case *MakePV, *RestoreVG, *MakeSwap:
+			t.Errorf("step %q", s)
+		}
+		if strings.Contains(s.String(), "/data") {
 			t.Errorf("step %q", s)
 		}
 	}
@@ -71,7 +75,7 @@ func TestOnly(t *testing.T) {
 	}
 	var text []string
 	for _, s := range p.Steps {
-		text = append(text, string(s.Kind)+" "+s.Device)
+		text = append(text, s.Head().Kind+" "+s.Head().Device)
 	}
 	if got := strings.Join(text, ", "); got != "make-fs vdx3, mount vdx3" || len(p.Disks) != 1 || p.Disks[0].New.Serial != "SER" {
 		t.Errorf("%s; %+v", got, p.Disks)
@@ -108,17 +112,8 @@ func TestExcludeMember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := false
-	for _, s := range p.Steps {
-		if s.Kind == MakeArray {
-			found = true
-			if c := strings.Join(s.Run[0], " "); !strings.Contains(c, "--raid-devices=2") || !strings.HasSuffix(c, " /dev/vda1 missing") {
-				t.Errorf("%s", c)
-			}
-		}
-	}
-	if !found {
-		t.Error("no array is made")
+	if c := strings.Join(first[*MakeArray](t, p).Run[0], " "); !strings.Contains(c, "--raid-devices=2") || !strings.HasSuffix(c, " /dev/vda1 missing") {
+		t.Errorf("%s", c)
 	}
 	if _, err := Exclude(arrays(t, "raid0"), []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "/ is on it") {
 		t.Errorf("half of a RAID0: %v", err)
@@ -160,7 +155,7 @@ func TestOnlyImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(p.Steps) != 1 || p.Steps[0].Kind != PutImage || p.Steps[0].Device != "sdb2" || p.Steps[0].Start != 8<<20 || !p.Steps[0].Destroys {
+	if s := first[*PutImage](t, p); len(p.Steps) != 1 || s.Device != "sdb2" || s.Start != 8<<20 || !s.Head().Destroys {
 		t.Errorf("the steps are %+v", p.Steps)
 	}
 	if err := p.Check([]string{"S1"}); err != nil {

@@ -402,60 +402,6 @@ func Confirms(said []string, d layout.Disk) bool {
 	return d.Serial != "" && slices.Contains(said, d.Serial) || d.WWN != "" && slices.Contains(said, d.WWN)
 }
 
-// Kind says what a step does.
-type Kind string
-
-// Kinds of steps, in the order they come.
-const (
-	WriteTable Kind = "write-table" // wipes the disk's ends and writes its table
-	MakeArray  Kind = "make-array"  // makes a RAID array and starts it
-	MakeCrypt  Kind = "make-luks"   // brings back a LUKS device and opens it
-	MakePV     Kind = "make-pv"
-	RestoreVG  Kind = "restore-vg" // writes the group's metadata and activates it
-	MakeThin   Kind = "make-thin"  // makes thin pools and volumes in a group
-	MakeFS     Kind = "make-fs"
-	MakeSwap   Kind = "make-swap"
-	PutImage   Kind = "put-image" // writes a device block by block; Run grows what is on it
-	GrowFS     Kind = "grow-fs"   // gives a mounted file system the size of its device
-	MakeSubs   Kind = "make-subvolumes"
-	MountFS    Kind = "mount"
-	// MakeSwapFile comes after what is mounted there has its files.
-	MakeSwapFile Kind = "make-swap-file"
-)
-
-// Step is one thing to be done. It is plain data.
-type Step struct {
-	Kind   Kind   `json:"kind"`
-	Device string `json:"device"` // target, without /dev/
-	Text   string `json:"text"`   // for people
-	// Destroys tells that data on Device is lost.
-	Destroys bool `json:"destroys,omitempty"`
-
-	Table  *layout.Table `json:"table,omitempty"`
-	Boot   *BootCode     `json:"-"`
-	Sector quantity.Size `json:"sector,omitempty"`
-	Array  *layout.Array `json:"array,omitempty"` // with the target's devices
-	Crypt  *layout.Crypt `json:"crypt,omitempty"`
-	Group  string        `json:"group,omitempty"`
-	UUID   string        `json:"uuid,omitempty"`
-	Config string        `json:"config,omitempty"` // vgcfgbackup's text
-	Run    [][]string    `json:"run,omitempty"`
-	Swap   *layout.Swap  `json:"swap,omitempty"`
-	Image  *layout.Image `json:"image,omitempty"`
-	// Start is where a partition begins on its disk, bytes: some file systems
-	// have it in them.
-	Start  quantity.Size      `json:"start,omitempty"`
-	FSType string             `json:"fsType,omitempty"`
-	Mount  *layout.Mount      `json:"mount,omitempty"`
-	Others []string           `json:"others,omitempty"` // further devices of a btrfs
-	Subs   []layout.Subvolume `json:"subvolumes,omitempty"`
-	FS     *layout.Filesystem `json:"-"`
-	// SwapFile is made in a file system of type FSType.
-	SwapFile *layout.SwapFile `json:"swapFile,omitempty"`
-}
-
-func (s Step) String() string { return s.Text }
-
 // Disk is a disk the plan overwrites.
 type Disk struct {
 	Old  string      `json:"old"`
@@ -543,15 +489,26 @@ func (p *Plan) Digest() string {
 	// A group's text is in the step of each of its physical volumes.
 	short.Steps = slices.Clone(short.Steps)
 	sum, last := "", ""
-	for i := range short.Steps {
-		c := &short.Steps[i].Config
-		if *c == "" {
-			continue
+	shorten := func(config string) string {
+		if config != "" && config != last {
+			last, sum = config, fmt.Sprintf("%x", sha256.Sum256([]byte(config)))
 		}
-		if *c != last {
-			last, sum = *c, fmt.Sprintf("%x", sha256.Sum256([]byte(*c)))
+		if config == "" {
+			return ""
 		}
-		*c = sum
+		return sum
+	}
+	for i, s := range short.Steps {
+		switch s := s.(type) {
+		case *MakePV:
+			c := *s
+			c.Config = shorten(c.Config)
+			short.Steps[i] = &c
+		case *RestoreVG:
+			c := *s
+			c.Config = shorten(c.Config)
+			short.Steps[i] = &c
+		}
 	}
 	b, err := json.Marshal(&short)
 	if err != nil {
@@ -586,7 +543,7 @@ func newPlan(want *layout.Layout, m Mapping, r raw) (*Plan, error) {
 	for i := range want.Swap {
 		s := &want.Swap[i]
 		if dev, ok := p.Devices[s.Device]; ok {
-			p.Steps = append(p.Steps, Step{Kind: MakeSwap, Device: dev, Swap: s, Destroys: true, Text: fmt.Sprintf("make swap on /dev/%s%s", dev, ident(s.UUID, s.Label))})
+			p.Steps = append(p.Steps, &MakeSwap{Device: dev, Swap: s})
 		}
 	}
 	for i := range want.Images {
@@ -613,16 +570,12 @@ func (p *Plan) Copied(dev string) bool { return p.raw.blocks[dev] != "" }
 
 // putImage adds the step that writes a device block by block.
 func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
-	s := Step{Kind: PutImage, Device: dev, Image: m, Destroys: true, Text: fmt.Sprintf("write the image of %s (%s) to /dev/%s", m.Device, m.What(), dev)}
-	if how := p.raw.blocks[m.Device]; how != "" {
-		s.Text = fmt.Sprintf("copy %s of %s (%s) to /dev/%s%s", how, m.Device, m.What(), dev, ident(m.UUID, m.Label))
-	}
+	s := &PutImage{Device: dev, Image: m, How: p.raw.blocks[m.Device], Size: sizeOf(want, m.Device)}
 	if _, q := want.Partition(m.Device); q != nil {
 		s.Start = q.Start
 	}
-	if size := sizeOf(want, m.Device); p.raw.grow[m.Device] && size > m.Size {
+	if p.raw.grow[m.Device] && s.Size > m.Size {
 		s.Run = [][]string{{"ntfsresize", "--force", "/dev/" + dev}} // it asks without
-		s.Text += fmt.Sprintf(", and grow it from %s to %s", m.Size, size)
 	}
 	p.Steps = append(p.Steps, s)
 }
@@ -673,13 +626,8 @@ func (p *Plan) stack(want *layout.Layout) error {
 
 // crypt brings back a LUKS device and opens it.
 func (p *Plan) crypt(c *layout.Crypt) {
-	dev := p.Devices[c.Device]
 	p.Devices[c.Mapper()] = c.Mapper()
-	text := fmt.Sprintf("recreate LUKS%d on /dev/%s with a new key, and open it as %s, UUID %s", c.LUKS.Version, dev, c.Name, c.UUID)
-	if c.Header != "" {
-		text = fmt.Sprintf("restore the LUKS%d header of /dev/%s with all its keys, and open it as %s, UUID %s", c.LUKS.Version, dev, c.Name, c.UUID)
-	}
-	p.Steps = append(p.Steps, Step{Kind: MakeCrypt, Device: dev, Crypt: c, Destroys: true, Run: [][]string{{"cryptsetup"}}, Text: text})
+	p.Steps = append(p.Steps, &MakeCrypt{Device: p.Devices[c.Device], Crypt: c})
 }
 
 // LUKSFormat is the command line that recreates a LUKS device; the key comes
@@ -728,18 +676,13 @@ func (p *Plan) disk(d *layout.Disk, t Present) error {
 			p.Devices[q.Device] = name
 			q.Device = name
 		}
-		pd.Then = fmt.Sprintf("%s with %d partitions", tableName(tab.Label), len(tab.Partitions))
-		if len(tab.Partitions) == 1 {
-			pd.Then = tableName(tab.Label) + " with 1 partition"
-		}
-		s := Step{Kind: WriteTable, Device: t.Name, Table: &tab, Sector: d.LogicalSector, Destroys: true,
-			Text: fmt.Sprintf("write %s on %s", pd.Then, t.Target())}
-		if s.Boot = p.raw.boot[d.Name]; s.Boot != nil {
+		s := &WriteTable{Device: t.Name, Table: &tab, Sector: d.LogicalSector, Disk: t.Disk, Boot: p.raw.boot[d.Name], Old: d.Name}
+		if s.Boot != nil {
 			if err := s.Boot.fits(&tab, d.LogicalSector); err != nil {
 				return refuse("the boot code of %s cannot be written to %s: %v", d.Name, t.Target(), err)
 			}
-			s.Text += ", with the boot code of " + d.Name
 		}
+		pd.Then = s.holds()
 		p.Steps = append(p.Steps, s)
 	}
 	p.Disks = append(p.Disks, pd)
@@ -789,8 +732,7 @@ func (p *Plan) group(g *layout.VolumeGroup) error {
 		return refuse("volume group %s cannot be made again:\n%v", g.Name, err)
 	}
 	for _, pv := range g.PVs {
-		dev := p.Devices[pv.Device]
-		p.Steps = append(p.Steps, Step{Kind: MakePV, Device: dev, Group: g.Name, UUID: pv.UUID, Config: config, Destroys: true, Text: fmt.Sprintf("make LVM physical volume on /dev/%s, UUID %s", dev, pv.UUID)})
+		p.Steps = append(p.Steps, &MakePV{Device: p.Devices[pv.Device], Group: g.Name, UUID: pv.UUID, Config: config})
 	}
 	var names, thin []string
 	for _, v := range g.LVs {
@@ -801,13 +743,9 @@ func (p *Plan) group(g *layout.VolumeGroup) error {
 			names = append(names, v.Name)
 		}
 	}
-	text := "make LVM volume group " + g.Name
-	if len(names) > 0 {
-		text += " with " + strings.Join(names, ", ")
-	}
-	p.Steps = append(p.Steps, Step{Kind: RestoreVG, Device: p.Devices[g.PVs[0].Device], Group: g.Name, Config: config, Text: text})
+	p.Steps = append(p.Steps, &RestoreVG{Device: p.Devices[g.PVs[0].Device], Group: g.Name, Config: config, Volumes: names})
 	if len(thin) > 0 {
-		p.Steps = append(p.Steps, Step{Kind: MakeThin, Device: g.Name, Group: g.Name, Run: Lvcreate(g), Text: fmt.Sprintf("make thin pools and volumes in %s: %s", g.Name, strings.Join(thin, ", "))})
+		p.Steps = append(p.Steps, &MakeThin{Group: g.Name, Volumes: thin, Run: Lvcreate(g)})
 	}
 	return nil
 }
@@ -850,11 +788,7 @@ func (p *Plan) array(a *layout.Array) error {
 		b.Spares[i] = p.Devices[b.Spares[i]]
 	}
 	p.Devices[a.Name] = a.Name
-	text := fmt.Sprintf("make %s array /dev/%s of %s", a.Level, a.Name, strings.Join(b.Devs(), ", "))
-	if n := a.Devices - len(a.Members); n > 0 {
-		text += fmt.Sprintf(", %d missing, as it was", n)
-	}
-	p.Steps = append(p.Steps, Step{Kind: MakeArray, Device: a.Name, Array: &b, Destroys: true, Run: [][]string{Mdadm(&b)}, Text: text + ", UUID " + a.UUID})
+	p.Steps = append(p.Steps, &MakeArray{Device: a.Name, Array: &b, Run: [][]string{Mdadm(&b)}})
 	return nil
 }
 
@@ -997,36 +931,17 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 
 // filesystemOn adds the steps that make a file system and its subvolumes.
 func (p *Plan) filesystemOn(f *layout.Filesystem, dev string, others []string, run [][]string) {
-	note := ""
-	if len(others) > 0 {
-		note = " and " + strings.Join(others, ", ")
-	}
-	empty := ""
-	if f.Excluded != "" || !f.InUse() {
-		empty = ", empty: its files are not in the set"
-	}
-	p.Steps = append(p.Steps, Step{Kind: MakeFS, Device: dev, Others: others, FSType: f.Type, FS: f, Run: run, Destroys: true, Text: fmt.Sprintf("make %s on /dev/%s%s%s%s", f.Type, dev, note, ident(f.UUID, f.Label), empty)})
+	p.Steps = append(p.Steps, &MakeFS{Device: dev, Others: others, FS: f, Run: run})
 	if len(f.Subvolumes) > 0 {
 		subs := slices.Clone(f.Subvolumes)
 		slices.SortStableFunc(subs, func(a, b layout.Subvolume) int { return strings.Compare(a.Path, b.Path) }) // parents first
-		p.Steps = append(p.Steps, Step{Kind: MakeSubs, Device: dev, Others: others, FSType: f.Type, Subs: subs, Text: fmt.Sprintf("make %d subvolumes on /dev/%s: %s", len(subs), dev, subNames(subs))})
+		p.Steps = append(p.Steps, &MakeSubs{Device: dev, Others: others, Subs: subs})
 	}
-}
-
-func subNames(s []layout.Subvolume) string {
-	var out []string
-	for _, v := range s[:min(len(s), 6)] {
-		out = append(out, v.Path)
-	}
-	if len(s) > 6 {
-		out = append(out, "...")
-	}
-	return strings.Join(out, ", ")
 }
 
 // mounts come last, parents first.
 func (p *Plan) mounts(want *layout.Layout) {
-	var steps []Step
+	var steps []*MountFS
 	for i := range want.Filesystems {
 		f := &want.Filesystems[i]
 		dev, ok := p.Devices[f.Device]
@@ -1038,30 +953,23 @@ func (p *Plan) mounts(want *layout.Layout) {
 			others = append(others, p.Devices[o])
 		}
 		for _, m := range f.Parts() {
-			text := fmt.Sprintf("mount /dev/%s on %s", dev, m.Path)
-			if m.Path == "" {
-				text = fmt.Sprintf("mount the root of /dev/%s", dev)
-			} else if m.Subvolume != "" {
-				text = fmt.Sprintf("mount subvolume %s of /dev/%s on %s", m.Subvolume, dev, m.Path)
-			}
-			steps = append(steps, Step{Kind: MountFS, Device: dev, Others: others, FSType: f.Type, FS: f, Mount: &m, Text: text})
+			steps = append(steps, &MountFS{Device: dev, Others: others, FS: f, Mount: &m})
 		}
 	}
-	slices.SortFunc(steps, func(a, b Step) int { return strings.Compare(a.Mount.Path, b.Mount.Path) })
+	slices.SortFunc(steps, func(a, b *MountFS) int { return strings.Compare(a.Mount.Path, b.Mount.Path) })
 	grown := map[string]bool{}
 	for _, s := range steps {
 		p.Steps = append(p.Steps, s)
-		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size+quantity.MiB && slices.Contains(Growable, s.FSType) && !grown[s.Device] {
+		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size+quantity.MiB && slices.Contains(Growable, s.FS.Type) && !grown[s.Device] {
 			grown[s.Device] = true
-			p.Steps = append(p.Steps, Step{Kind: GrowFS, Device: s.Device, FSType: s.FSType, FS: s.FS, Mount: s.Mount, Text: fmt.Sprintf("grow %s on /dev/%s from %s to %s", s.FSType, s.Device, s.FS.Size, size)})
+			p.Steps = append(p.Steps, &GrowFS{Device: s.Device, FS: s.FS, Mount: s.Mount, Size: size})
 		}
 	}
 	for i := range want.SwapFiles {
 		s := &want.SwapFiles[i]
 		for _, m := range steps {
 			if m.Mount.Path == s.Mount && p.raw.blocks[m.FS.Device] == "" { // there with the rest
-
-				p.Steps = append(p.Steps, Step{Kind: MakeSwapFile, Device: m.Device, FSType: m.FSType, SwapFile: s, Text: fmt.Sprintf("make the swap file %s, %s", s.Path, s.Size)})
+				p.Steps = append(p.Steps, &MakeSwapFile{Device: m.Device, FSType: m.FS.Type, SwapFile: s})
 			}
 		}
 	}

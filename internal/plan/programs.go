@@ -12,19 +12,8 @@ type Program struct {
 func (p *Plan) Programs() []Program {
 	var out []Program
 	for i, s := range p.Steps {
-		var names []string
-		for _, c := range s.Run {
-			names = append(names, c[0])
-		}
-		switch s.Kind {
-		case MakeArray:
-			names = append(names, "mdadm")
-		case MakeCrypt:
-			names = append(names, "cryptsetup")
-		case MakePV, RestoreVG, MakeThin:
-			names = append(names, "lvm")
-		}
-		for _, n := range names {
+		for _, c := range Commands(s) {
+			n := c[0]
 			if !slices.ContainsFunc(out, func(x Program) bool { return x.Name == n }) {
 				out = append(out, Program{n, i + 1})
 			}

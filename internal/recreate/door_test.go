@@ -96,18 +96,18 @@ func TestExclusive(t *testing.T) {
 	defer held.Close()
 	c := &layout.Crypt{Name: "mkcdrec-test", Device: name, UUID: "11111111-2222-3333-4444-555555555555"}
 	for _, s := range []plan.Step{
-		{Kind: plan.MakeSwap, Device: name, Swap: &layout.Swap{}},
-		{Kind: plan.MakeFS, Device: name, FSType: "btrfs", Run: [][]string{{"mkfs.btrfs"}}},
-		{Kind: plan.MakeCrypt, Device: name, Crypt: c},
-		{Kind: plan.PutImage, Device: name, Image: &layout.Image{}},
-		{Kind: plan.MakePV, Device: name},
-		{Kind: plan.MakeArray, Device: "md77", Array: &layout.Array{Members: []layout.Member{{Device: name}}}, Run: [][]string{{"mdadm"}}},
-		{Kind: plan.WriteTable, Device: name, Table: &layout.Table{Label: layout.GPT}},
+		&plan.MakeSwap{Device: name, Swap: &layout.Swap{}},
+		&plan.MakeFS{Device: name, FS: &layout.Filesystem{Type: "btrfs"}, Run: [][]string{{"mkfs.btrfs"}}},
+		&plan.MakeCrypt{Device: name, Crypt: c},
+		&plan.PutImage{Device: name, Image: &layout.Image{}},
+		&plan.MakePV{Device: name},
+		&plan.MakeArray{Device: "md77", Array: &layout.Array{Members: []layout.Member{{Device: name}}}, Run: [][]string{{"mdadm"}}},
+		&plan.WriteTable{Device: name, Table: &layout.Table{Label: layout.GPT}},
 	} {
 		rec := &tool.Recorder{}
 		r := &Recreator{Plan: &plan.Plan{Disks: []plan.Disk{d}, Steps: []plan.Step{s}}, Machine: m, Run: rec, Keys: map[string]Key{c.Name: {Header: []byte("LUKS")}}}
 		if err := r.Do(context.Background(), 0); err == nil || !strings.Contains(err.Error(), "cannot open /dev/"+name+" for writing") || len(rec.Calls) > 0 {
-			t.Errorf("%s: %v, %q", s.Kind, err, rec.Calls)
+			t.Errorf("%s: %v, %q", s.Head().Kind, err, rec.Calls)
 		}
 	}
 }
@@ -130,7 +130,7 @@ func fakeVolumes(t *testing.T) probe.Machine {
 // TestReleaseOwn: a dry run that failed closes what is on its own loop devices, and not
 // the groups, LUKS devices and arrays of the machine that have the same names.
 func TestReleaseOwn(t *testing.T) {
-	steps := []plan.Step{{Kind: plan.RestoreVG, Group: "vg0"}, {Kind: plan.MakeCrypt, Crypt: &layout.Crypt{Name: "secret"}}}
+	steps := []plan.Step{&plan.RestoreVG{Group: "vg0"}, &plan.MakeCrypt{Crypt: &layout.Crypt{Name: "secret"}}}
 	for name, c := range map[string]struct {
 		r    Recreator
 		want []string

@@ -28,8 +28,8 @@ const (
 )
 
 // growFS gives a mounted file system the size of its device.
-func (r *Recreator) growFS(ctx context.Context, s plan.Step) error {
-	at, err := r.Place(s)
+func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
+	at, err := r.Place(&plan.MountFS{FS: s.FS, Mount: s.Mount})
 	if err != nil {
 		return err
 	}
@@ -42,7 +42,7 @@ func (r *Recreator) growFS(ctx context.Context, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	switch s.FSType {
+	switch s.FS.Type {
 	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
 		var st unix.Statfs_t
 		if err = unix.Fstatfs(int(d.Fd()), &st); err != nil {
@@ -75,7 +75,7 @@ func (r *Recreator) growFS(ctx context.Context, s plan.Step) error {
 		err = errors.New("no way is known to grow this type")
 	}
 	if err != nil {
-		return fmt.Errorf("cannot grow %s on /dev/%s: %w", s.FSType, s.Device, err)
+		return fmt.Errorf("cannot grow %s on /dev/%s: %w", s.FS.Type, s.Device, err)
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func TestGrow(t *testing.T) {
 				return int64(st.Blocks) * st.Bsize
 			}
 			before := size()
-			s := plan.Step{Kind: plan.GrowFS, Device: dev, FSType: typ, Mount: &layout.Mount{Path: "/"}, FS: &layout.Filesystem{Device: "vda1", Type: typ}}
+			s := &plan.GrowFS{Device: dev, Mount: &layout.Mount{Path: "/"}, FS: &layout.Filesystem{Device: "vda1", Type: typ}}
 			r := &Recreator{Target: dir, Run: tool.Exec{}}
 			if err := r.growFS(context.Background(), s); err != nil {
 				if strings.HasPrefix(typ, "ext") && !mayResize(t) {
@@ -66,7 +66,7 @@ func TestGrow(t *testing.T) {
 		})
 	}
 	r := &Recreator{Target: t.TempDir(), Run: tool.Exec{}}
-	if err := r.growFS(context.Background(), plan.Step{Device: "null", FSType: "vfat", Mount: &layout.Mount{Path: "/"}, FS: &layout.Filesystem{}}); err == nil {
+	if err := r.growFS(context.Background(), &plan.GrowFS{Device: "null", Mount: &layout.Mount{Path: "/"}, FS: &layout.Filesystem{Type: "vfat"}}); err == nil {
 		t.Error("a vfat was grown")
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // putImage writes a device block by block.
-func (r *Recreator) putImage(ctx context.Context, s plan.Step) error {
+func (r *Recreator) putImage(ctx context.Context, s *plan.PutImage) error {
 	f, err := r.claim(s.Device)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ type Key struct {
 }
 
 // makeCrypt brings back a LUKS device, and opens it.
-func (r *Recreator) makeCrypt(ctx context.Context, s plan.Step) error {
+func (r *Recreator) makeCrypt(ctx context.Context, s *plan.MakeCrypt) error {
 	k, ok := r.Keys[s.Crypt.Name]
 	if !ok {
 		return fmt.Errorf("there is no key for %s", s.Crypt.Name)
@@ -68,7 +68,7 @@ func writeHeader(f *os.File, header []byte) error {
 }
 
 // AddKeyFile gives a LUKS device that was recreated a key file as well.
-func (r *Recreator) AddKeyFile(ctx context.Context, s plan.Step, file string) error {
+func (r *Recreator) AddKeyFile(ctx context.Context, s *plan.MakeCrypt, file string) error {
 	k := r.Keys[s.Crypt.Name]
 	return storage.Cryptsetup(ctx, r.Run, k.Passphrase, "luksAddKey", "--batch-mode", "--key-file", "-", "/dev/"+s.Device, file)
 }

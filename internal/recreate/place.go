@@ -27,7 +27,7 @@ func Below(target, at string) bool {
 
 // Place is where a MountFS step mounts, with links in the restored system followed in
 // it. What is missing is made.
-func (r *Recreator) Place(s plan.Step) (string, error) {
+func (r *Recreator) Place(s *plan.MountFS) (string, error) {
 	if s.Mount.Path == "" {
 		dir := PrivateDir(r.Target, s.FS.Device)
 		return dir, os.MkdirAll(dir, 0o700)
@@ -36,7 +36,7 @@ func (r *Recreator) Place(s plan.Step) (string, error) {
 }
 
 // makePlace is Place for a target that may not be there.
-func (r *Recreator) makePlace(s plan.Step) (string, error) {
+func (r *Recreator) makePlace(s *plan.MountFS) (string, error) {
 	err := os.MkdirAll(r.Target, 0o755)
 	dir, err2 := r.Place(s)
 	return dir, errors.Join(err, err2)

@@ -21,7 +21,7 @@ func TestPlace(t *testing.T) {
 	}
 	r := &Recreator{Target: target}
 	at := func(path, dev string) (string, error) {
-		return r.Place(plan.Step{Kind: plan.MountFS, Mount: &layout.Mount{Path: path}, FS: &layout.Filesystem{Device: dev}})
+		return r.Place(&plan.MountFS{Mount: &layout.Mount{Path: path}, FS: &layout.Filesystem{Device: dev}})
 	}
 	for path, want := range map[string]string{"/": "", "/data/x": "/real/x", "/srv/a/b": "/srv/a/b"} {
 		if got, err := at(path, "sda1"); err != nil || got != target+want {
@@ -55,7 +55,7 @@ func TestPlanPrivate(t *testing.T) {
 		f := &l.Filesystems[i]
 		for _, m := range f.Parts() {
 			r := &Recreator{Target: filepath.Join(t.TempDir(), "target")}
-			at, err := r.makePlace(plan.Step{Kind: plan.MountFS, Mount: &m, FS: f})
+			at, err := r.makePlace(&plan.MountFS{Mount: &m, FS: f})
 			if err != nil || (at == r.Target) != (m.Path == "/") {
 				t.Errorf("%s at %q is mounted on %s, %v", f.Device, m.Path, at, err)
 			}

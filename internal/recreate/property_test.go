@@ -341,15 +341,15 @@ func (w *world) carryOut(p *plan.Plan, m plan.Mapping) error {
 		}
 	}
 	for _, s := range p.Steps {
-		switch s.Kind {
-		case plan.WriteTable:
+		switch s := s.(type) {
+		case *plan.WriteTable:
 			if err := w.table(s, sizes[s.Device]); err != nil {
 				return err
 			}
 			for _, q := range s.Table.Partitions {
 				sizes[q.Device] = q.Size
 			}
-		case plan.MakeFS:
+		case *plan.MakeFS:
 			file := w.sparse("target", sizes[s.Device])
 			for _, c := range s.Run {
 				c = slices.Clone(c)
@@ -361,7 +361,7 @@ func (w *world) carryOut(p *plan.Plan, m plan.Mapping) error {
 			if err := w.made(s, file, sizes[s.Device]); err != nil {
 				return err
 			}
-		case plan.MakeSwap:
+		case *plan.MakeSwap:
 			f, err := os.OpenFile(w.sparse("target", sizes[s.Device]), os.O_RDWR, 0)
 			if err != nil {
 				return err
@@ -369,7 +369,7 @@ func (w *world) carryOut(p *plan.Plan, m plan.Mapping) error {
 			if err := errors.Join(makeSwap(f, f.Name(), s.Swap.UUID, s.Swap.Label), f.Close()); err != nil {
 				return err
 			}
-		case plan.RestoreVG:
+		case *plan.RestoreVG:
 			if _, err := lvmRestore(w.t, p.Layout.Group("vg0/"), s.Config, func(dev string) quantity.Size { return sizes[p.Devices[dev]] }); err != nil {
 				return fmt.Errorf("%s: %w\n%s", s, err, s.Config)
 			}
@@ -379,7 +379,7 @@ func (w *world) carryOut(p *plan.Plan, m plan.Mapping) error {
 }
 
 // table writes one, and has it read by us, sfdisk and sgdisk.
-func (w *world) table(s plan.Step, size quantity.Size) error {
+func (w *world) table(s *plan.WriteTable, size quantity.Size) error {
 	f, err := os.OpenFile(w.sparse("table", size), os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -428,7 +428,7 @@ func (w *world) table(s plan.Step, size quantity.Size) error {
 }
 
 // made reads back what a program made.
-func (w *world) made(s plan.Step, file string, size quantity.Size) error {
+func (w *world) made(s *plan.MakeFS, file string, size quantity.Size) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
@@ -438,7 +438,7 @@ func (w *world) made(s plan.Step, file string, size quantity.Size) error {
 	switch {
 	case err != nil:
 		return err
-	case i == nil || i.Type != s.FSType || !strings.EqualFold(i.UUID, s.FS.UUID) || i.Label != s.FS.Label:
+	case i == nil || i.Type != s.FS.Type || !strings.EqualFold(i.UUID, s.FS.UUID) || i.Label != s.FS.Label:
 		return fmt.Errorf("%s: %+v was made", s, i)
 	case i.Size > int64(size):
 		return fmt.Errorf("%s: it has %d bytes on %d", s, i.Size, size)
@@ -463,19 +463,19 @@ func kinds(was *layout.Layout, p *plan.Plan, m plan.Mapping, converted bool) []s
 		add(to.LogicalSector == 4096, "sectors of 4096 bytes")
 	}
 	for _, s := range p.Steps {
-		switch s.Kind {
-		case plan.WriteTable:
+		switch s := s.(type) {
+		case *plan.WriteTable:
 			add(true, s.Table.Label)
 			add(s.Table.Entries > 128, "long GPT")
 			add(slices.ContainsFunc(s.Table.Partitions, func(q layout.Partition) bool { return q.Logical() }), "logical partitions")
-		case plan.MakeFS:
-			add(true, s.FSType)
-		case plan.RestoreVG:
+		case *plan.MakeFS:
+			add(true, s.FS.Type)
+		case *plan.RestoreVG:
 			for _, v := range l.Group("vg0/").LVs {
 				add(true, "volume "+v.Type)
 			}
 		default:
-			add(true, string(s.Kind))
+			add(true, s.Head().Kind)
 		}
 	}
 	return out

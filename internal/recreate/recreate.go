@@ -79,35 +79,35 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	}
 	s := r.Plan.Steps[n]
 	var err error
-	switch s.Kind {
-	case plan.WriteTable:
+	switch s := s.(type) {
+	case *plan.WriteTable:
 		err = r.table(ctx, s)
-	case plan.MakeArray:
+	case *plan.MakeArray:
 		err = r.makeArray(ctx, s)
-	case plan.MakeCrypt:
+	case *plan.MakeCrypt:
 		err = r.makeCrypt(ctx, s)
-	case plan.MakeThin:
+	case *plan.MakeThin:
 		err = r.makeThin(ctx, s)
-	case plan.MakePV:
+	case *plan.MakePV:
 		err = r.makePV(ctx, s)
-	case plan.RestoreVG:
+	case *plan.RestoreVG:
 		err = r.restoreVG(ctx, s)
-	case plan.MakeFS:
+	case *plan.MakeFS:
 		err = r.makeFS(ctx, s)
-	case plan.MakeSubs:
+	case *plan.MakeSubs:
 		err = r.makeSubs(s)
-	case plan.MakeSwap:
+	case *plan.MakeSwap:
 		err = r.makeSwapOn(s)
-	case plan.PutImage:
+	case *plan.PutImage:
 		err = r.putImage(ctx, s)
-	case plan.MountFS:
+	case *plan.MountFS:
 		err = r.mount(s)
-	case plan.GrowFS:
+	case *plan.GrowFS:
 		err = r.growFS(ctx, s)
-	case plan.MakeSwapFile:
+	case *plan.MakeSwapFile:
 		err = r.makeSwapFile(ctx, s)
 	default:
-		err = fmt.Errorf("cannot do a step of kind %q", s.Kind)
+		err = fmt.Errorf("cannot do a step of kind %q", s.Head().Kind)
 	}
 	if err != nil {
 		return &StepError{n + 1, s, err}
@@ -115,13 +115,13 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	return nil
 }
 
-func (r *Recreator) makeFS(ctx context.Context, s plan.Step) error {
+func (r *Recreator) makeFS(ctx context.Context, s *plan.MakeFS) error {
 	for _, d := range append([]string{s.Device}, s.Others...) {
 		f, err := r.claim(d)
 		if err != nil {
 			return err
 		}
-		if s.FSType == superblock.TypeBtrfs {
+		if s.FS.Type == superblock.TypeBtrfs {
 			// mkfs.btrfs wants its UUID nowhere else, and one of its devices may have it
 			// of a run that was stopped.
 			err = wipeDevice(f)
@@ -130,14 +130,14 @@ func (r *Recreator) makeFS(ctx context.Context, s plan.Step) error {
 			return err
 		}
 	}
-	if s.FSType == superblock.TypeBtrfs {
+	if s.FS.Type == superblock.TypeBtrfs {
 		btrfs.Forget()
 	}
 	return r.runAll(ctx, s.Run)
 }
 
 // makeSubs makes the subvolumes of a btrfs, while its top level is mounted.
-func (r *Recreator) makeSubs(s plan.Step) error {
+func (r *Recreator) makeSubs(s *plan.MakeSubs) error {
 	dir, err := os.MkdirTemp("", "mkcdrec-btrfs")
 	if err != nil {
 		return err
@@ -399,7 +399,7 @@ func (r *Recreator) openDisk(name string) (*os.File, error) {
 	return f, nil
 }
 
-func (r *Recreator) table(ctx context.Context, s plan.Step) error {
+func (r *Recreator) table(ctx context.Context, s *plan.WriteTable) error {
 	f, err := r.openDisk(s.Device)
 	if err != nil {
 		return err
@@ -436,7 +436,7 @@ func (r *Recreator) table(ctx context.Context, s plan.Step) error {
 }
 
 // writeBoot writes the boot code around a table.
-func writeBoot(f io.WriterAt, s plan.Step) error {
+func writeBoot(f io.WriterAt, s *plan.WriteTable) error {
 	if s.Boot == nil {
 		return nil
 	}
@@ -560,7 +560,7 @@ func withConfig(text string, fn func(file string) error) error {
 	return fn(file)
 }
 
-func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
+func (r *Recreator) makeArray(ctx context.Context, s *plan.MakeArray) error {
 	if storage.ArrayRuns(s.Device) {
 		return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
 	}
@@ -578,11 +578,11 @@ func (r *Recreator) makeArray(ctx context.Context, s plan.Step) error {
 }
 
 // Reassemble starts an array that was made before.
-func (r *Recreator) Reassemble(ctx context.Context, s plan.Step) error {
+func (r *Recreator) Reassemble(ctx context.Context, s *plan.MakeArray) error {
 	return storage.AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs(), storage.Degraded) // as the plan has it
 }
 
-func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
+func (r *Recreator) makePV(ctx context.Context, s *plan.MakePV) error {
 	if err := r.made(s.Device); err != nil {
 		return err
 	}
@@ -593,7 +593,7 @@ func (r *Recreator) makePV(ctx context.Context, s plan.Step) error {
 
 // blankRAID writes zero bytes where a group's RAID volumes and mirrors keep what
 // they know of their halves: what a disk had there before could be taken for it.
-func (r *Recreator) blankRAID(s plan.Step) error {
+func (r *Recreator) blankRAID(s *plan.RestoreVG) error {
 	t, err := lvmtext.Parse(s.Config)
 	if err != nil {
 		return err
@@ -620,13 +620,16 @@ func (r *Recreator) blankRAID(s plan.Step) error {
 			if !ok1 || !ok2 || !ok3 || !ok4 || extent <= 0 {
 				return fmt.Errorf("the metadata of %s has an unknown form", lv.Name)
 			}
-			i := slices.IndexFunc(r.Plan.Steps, func(x plan.Step) bool {
-				return x.Kind == plan.MakePV && x.Group == s.Group && strings.ReplaceAll(x.UUID, "-", "") == strings.ReplaceAll(pv.Str("id"), "-", "")
-			})
-			if i < 0 {
+			dev := ""
+			for _, x := range plan.StepsOf[*plan.MakePV](r.Plan) {
+				if x.Group == s.Group && strings.ReplaceAll(x.UUID, "-", "") == strings.ReplaceAll(pv.Str("id"), "-", "") {
+					dev = x.Device
+				}
+			}
+			if dev == "" {
 				return fmt.Errorf("the physical volume %s of %s is not in the plan", name, lv.Name)
 			}
-			if err := r.blank(r.Plan.Steps[i].Device, (start+first*extent)*512, min(count*extent*512, 64<<20)); err != nil {
+			if err := r.blank(dev, (start+first*extent)*512, min(count*extent*512, 64<<20)); err != nil {
 				return err
 			}
 		}
@@ -651,7 +654,7 @@ func (r *Recreator) blank(dev string, at, n int64) error {
 }
 
 // makeThin makes thin pools and volumes in a group of the plan.
-func (r *Recreator) makeThin(ctx context.Context, s plan.Step) error {
+func (r *Recreator) makeThin(ctx context.Context, s *plan.MakeThin) error {
 	for _, c := range s.Run {
 		dev := s.Group + "/" + c[slices.Index(c, "-n")+1]
 		// A run that was stopped may have made it, and not have noted that.
@@ -667,7 +670,7 @@ func (r *Recreator) makeThin(ctx context.Context, s plan.Step) error {
 	return nil
 }
 
-func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
+func (r *Recreator) restoreVG(ctx context.Context, s *plan.RestoreVG) error {
 	if err := r.blankRAID(s); err != nil {
 		return fmt.Errorf("volume group %s: %w", s.Group, err)
 	}
@@ -679,12 +682,12 @@ func (r *Recreator) restoreVG(ctx context.Context, s plan.Step) error {
 	})
 }
 
-func (r *Recreator) mount(s plan.Step) error {
+func (r *Recreator) mount(s *plan.MountFS) error {
 	dir, err := r.makePlace(s)
 	if err != nil {
 		return fmt.Errorf("cannot make mount point %s: %w", s.Mount.Path, err)
 	}
-	if s.FSType == superblock.TypeBtrfs {
+	if s.FS.Type == superblock.TypeBtrfs {
 		var opts []string
 		for _, o := range strings.Split(s.Mount.Options, ",") {
 			if strings.HasPrefix(o, "compress") {
@@ -694,13 +697,13 @@ func (r *Recreator) mount(s plan.Step) error {
 		return storage.MountBtrfs(s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
 	}
 	data := ""
-	switch s.FSType {
+	switch s.FS.Type {
 	case superblock.TypeXFS:
 		data = "nouuid" // the set's disk may hold a copy
 	case superblock.TypeVFAT, superblock.TypeExFAT:
 		data = s.Mount.Owners() // then all of them are as they were
 	}
-	if err := unix.Mount("/dev/"+s.Device, dir, s.FSType, unix.MS_NOATIME, data); err != nil {
+	if err := unix.Mount("/dev/"+s.Device, dir, s.FS.Type, unix.MS_NOATIME, data); err != nil {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w", s.Device, dir, err)
 	}
 	return nil
@@ -708,8 +711,8 @@ func (r *Recreator) mount(s plan.Step) error {
 
 // Seal makes the subvolumes read-only that were.
 func (r *Recreator) Seal() error {
-	for _, s := range r.Plan.Steps {
-		if s.Kind != plan.MountFS || s.FSType != superblock.TypeBtrfs {
+	for _, s := range plan.StepsOf[*plan.MountFS](r.Plan) {
+		if s.FS.Type != superblock.TypeBtrfs {
 			continue
 		}
 		at, err := r.Place(s)
@@ -733,16 +736,14 @@ func (r *Recreator) Seal() error {
 // kernel could: an error that only unmounting would meet would be lost.
 func (r *Recreator) Sync() error {
 	var errs []error
-	for _, s := range r.Plan.Steps {
-		if s.Kind == plan.MountFS {
-			errs = append(errs, r.SyncMount(s))
-		}
+	for _, s := range plan.StepsOf[*plan.MountFS](r.Plan) {
+		errs = append(errs, r.SyncMount(s))
 	}
 	return errors.Join(errs...)
 }
 
 // SyncMount is Sync for what one step has mounted.
-func (r *Recreator) SyncMount(s plan.Step) error {
+func (r *Recreator) SyncMount(s *plan.MountFS) error {
 	at, err := r.Place(s)
 	var d *os.File
 	if err == nil {

@@ -129,8 +129,8 @@ func TestMakeSwapFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &Recreator{Target: target, Report: progress.None{}}
-	step := func(p string) plan.Step {
-		return plan.Step{Kind: plan.MakeSwapFile, FSType: "ext4", SwapFile: &layout.SwapFile{Path: p, Mount: "/", Size: 3<<20 + 4096, UUID: "11111111-2222-3333-4444-555555555555", Label: "file"}}
+	step := func(p string) *plan.MakeSwapFile {
+		return &plan.MakeSwapFile{FSType: "ext4", SwapFile: &layout.SwapFile{Path: p, Mount: "/", Size: 3<<20 + 4096, UUID: "11111111-2222-3333-4444-555555555555", Label: "file"}}
 	}
 	if err := r.makeSwapFile(context.Background(), step("/swap/file")); err != nil {
 		t.Fatal(err)
@@ -183,7 +183,7 @@ func TestMakeSwapFile(t *testing.T) {
 // compression or not.
 func TestMakeSwapFileBtrfs(t *testing.T) {
 	r := &Recreator{Target: btrfstest.Mount(t, 1, "-m", "single"), Report: progress.None{}}
-	s := plan.Step{Kind: plan.MakeSwapFile, FSType: superblock.TypeBtrfs, SwapFile: &layout.SwapFile{Path: "/swap/file", Mount: "/", Size: 16 << 20}}
+	s := &plan.MakeSwapFile{FSType: superblock.TypeBtrfs, SwapFile: &layout.SwapFile{Path: "/swap/file", Mount: "/", Size: 16 << 20}}
 	if err := r.makeSwapFile(context.Background(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -212,8 +212,8 @@ func TestMakeSubs(t *testing.T) {
 	}
 	var paths []string
 	for _, s := range p.Steps {
-		switch s.Kind {
-		case plan.MakeSubs:
+		switch s := s.(type) {
+		case *plan.MakeSubs:
 			r := &Recreator{Plan: p, Machine: m}
 			if err := r.makeSubs(s); err != nil {
 				t.Fatal(err)
@@ -221,7 +221,7 @@ func TestMakeSubs(t *testing.T) {
 			if err := r.makeSubs(s); err != nil { // of a run that was stopped
 				t.Error(err)
 			}
-		case plan.MountFS:
+		case *plan.MountFS:
 			paths = append(paths, s.Mount.Path+":"+s.Mount.Subvolume)
 		}
 	}
@@ -267,7 +267,7 @@ func fakeMachine(t *testing.T, serial string) probe.Machine {
 // TestOpenDisk: only the disk of the confirmed plan, and only while it is
 // still that disk.
 func TestOpenDisk(t *testing.T) {
-	p := &plan.Plan{Disks: []plan.Disk{{New: layout.Disk{Name: "sda", Serial: "GOOD", Size: 1 << 20}}}, Steps: []plan.Step{{Kind: plan.WriteTable, Device: "sda", Table: &layout.Table{}, Text: "write"}}}
+	p := &plan.Plan{Disks: []plan.Disk{{New: layout.Disk{Name: "sda", Serial: "GOOD", Size: 1 << 20}}}, Steps: []plan.Step{&plan.WriteTable{Device: "sda", Table: &layout.Table{}}}}
 	for _, c := range []struct{ serial, disk, want string }{
 		{"OTHER", "sda", "not the disk it was"},
 		{"GOOD", "sdb", "not in the confirmed plan"},
@@ -293,7 +293,7 @@ func TestOpenDisk(t *testing.T) {
 // exit code and stderr.
 func TestFailedStep(t *testing.T) {
 	m, d := onLoop(t, 8<<20)
-	p := &plan.Plan{Disks: []plan.Disk{d}, Steps: []plan.Step{{Kind: plan.MakeFS, Device: d.New.Name, Text: "make ext4", Run: [][]string{{"ls", "/no/such/file"}, {"never", "reached"}}}}}
+	p := &plan.Plan{Disks: []plan.Disk{d}, Steps: []plan.Step{&plan.MakeFS{Device: d.New.Name, FS: &layout.Filesystem{Type: "ext4"}, Run: [][]string{{"ls", "/no/such/file"}, {"never", "reached"}}}}}
 	r := &Recreator{Plan: p, Run: tool.Exec{}, Machine: m}
 	err := r.Do(context.Background(), 0)
 	var te *tool.Error

@@ -53,16 +53,24 @@ func (r *Recreator) rehearse(ctx context.Context, s plan.Step, dir string) error
 		}
 	}
 	file := filepath.Join(dir, "file")
-	switch {
-	case s.Kind == plan.MakeFS && s.FS != nil && len(s.Run) > 0 && len(s.Others) == 0:
-		return r.rehearseFS(ctx, s, file)
-	case s.Kind == plan.MakeCrypt && s.Crypt.Header == "":
-		return r.rehearseCrypt(ctx, s, file)
-	case s.Kind == plan.MakeArray && len(s.Run) > 0:
-		return r.rehearseArray(ctx, s, filepath.Join(dir, "missing"))
-	case s.Kind == plan.RestoreVG && r.Loops:
-		return r.rehearseGroup(ctx, s, dir)
-	case s.Kind == plan.MakeThin:
+	switch s := s.(type) {
+	case *plan.MakeFS:
+		if len(s.Run) > 0 && len(s.Others) == 0 {
+			return r.rehearseFS(ctx, s, file)
+		}
+	case *plan.MakeCrypt:
+		if s.Crypt.Header == "" {
+			return r.rehearseCrypt(ctx, s, file)
+		}
+	case *plan.MakeArray:
+		if len(s.Run) > 0 {
+			return r.rehearseArray(ctx, s, filepath.Join(dir, "missing"))
+		}
+	case *plan.RestoreVG:
+		if r.Loops {
+			return r.rehearseGroup(ctx, s, dir)
+		}
+	case *plan.MakeThin:
 		return r.rehearseThin(ctx, s)
 	}
 	return nil
@@ -74,7 +82,7 @@ func sparseFile(file string, size quantity.Size) error {
 }
 
 // rehearseFS tries the first command of a step; those behind it change what it made.
-func (r *Recreator) rehearseFS(ctx context.Context, s plan.Step, file string) error {
+func (r *Recreator) rehearseFS(ctx context.Context, s *plan.MakeFS, file string) error {
 	c := slices.Clone(s.Run[0])
 	at := slices.Index(c, "/dev/"+s.Device)
 	if at < 0 {
@@ -103,7 +111,7 @@ func (r *Recreator) rehearseFS(ctx context.Context, s plan.Step, file string) er
 
 // rehearseCrypt formats a file, with a key derivation that takes little time. A header of
 // the set is tried when its passphrase is asked for.
-func (r *Recreator) rehearseCrypt(ctx context.Context, s plan.Step, file string) error {
+func (r *Recreator) rehearseCrypt(ctx context.Context, s *plan.MakeCrypt, file string) error {
 	format := func(quick ...string) error {
 		if err := sparseFile(file, quantity.Size(s.Crypt.LUKS.Offset)+16*quantity.MiB); err != nil {
 			return err
@@ -120,7 +128,7 @@ func (r *Recreator) rehearseCrypt(ctx context.Context, s plan.Step, file string)
 // them against level and metadata, before it opens the first member: with members that do
 // not exist it makes nothing. Whether a version names such a member at the end is found
 // by a command line without the options in question.
-func (r *Recreator) rehearseArray(ctx context.Context, s plan.Step, missing string) error {
+func (r *Recreator) rehearseArray(ctx context.Context, s *plan.MakeArray, missing string) error {
 	var full, short []string
 	members := 0
 	for i, w := range s.Run[0] {
@@ -155,7 +163,7 @@ func (r *Recreator) rehearseArray(ctx context.Context, s plan.Step, missing stri
 const invalidCommandLine = 3
 
 // rehearseThin has lvcreate read its options; then it does not find the group.
-func (r *Recreator) rehearseThin(ctx context.Context, s plan.Step) error {
+func (r *Recreator) rehearseThin(ctx context.Context, s *plan.MakeThin) error {
 	for _, c := range s.Run {
 		c = slices.Clone(c[1:])
 		c[len(c)-1] = "mkcdrec-rehearsal"
@@ -168,10 +176,10 @@ func (r *Recreator) rehearseThin(ctx context.Context, s plan.Step) error {
 }
 
 // rehearseGroup has pvcreate and vgcfgrestore take a group's text.
-func (r *Recreator) rehearseGroup(ctx context.Context, s plan.Step, dir string) error {
+func (r *Recreator) rehearseGroup(ctx context.Context, s *plan.RestoreVG, dir string) error {
 	var pvs []trialPV
-	for _, p := range r.Plan.Steps {
-		if p.Kind == plan.MakePV && p.Group == s.Group {
+	for _, p := range plan.StepsOf[*plan.MakePV](r.Plan) {
+		if p.Group == s.Group {
 			pvs = append(pvs, trialPV{p.UUID, r.Plan.SizeOf(p.Device)})
 		}
 	}

@@ -71,7 +71,7 @@ func TestRehearseLUKS(t *testing.T) {
 		{superblock.LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 512, SectorSize: 1000, Offset: 16 << 20}, "", "sector size"},
 		{superblock.LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "of-the-future", KeySize: 512, SectorSize: 512, Offset: 16 << 20}, "header.age", ""},
 	} {
-		s := plan.Step{Kind: plan.MakeCrypt, Device: "no-such-disk1", Crypt: &layout.Crypt{Name: "secret", Device: "vda1", UUID: "6d6b6364-7265-4c55-8b53-000000000001", Label: "l", Header: c.header, LUKS: &c.luks}, Run: [][]string{{"cryptsetup"}}, Text: "make LUKS"}
+		s := &plan.MakeCrypt{Device: "no-such-disk1", Crypt: &layout.Crypt{Name: "secret", Device: "vda1", UUID: "6d6b6364-7265-4c55-8b53-000000000001", Label: "l", Header: c.header, LUKS: &c.luks}}
 		got := refusedBy(t, &Recreator{Plan: one(s), Run: tool.Exec{}})
 		if (got == "") != (c.want == "") || !strings.Contains(strings.ToLower(got), c.want) {
 			t.Errorf("%+v: %q; want %q", c.luks, got, c.want)
@@ -113,7 +113,7 @@ func TestRehearseArray(t *testing.T) {
 	}
 	array := &layout.Array{Name: "md0", Level: "raid10", Devices: 3, Layout: 0x102, Chunk: 512 << 10, Metadata: "1.2", Data: 1 << 20, Part: 64 << 20, UUID: "11111111:22222222:33333333:44444444", Label: "host:root", Bitmap: true, Spares: []string{"no-such-disk3"},
 		Members: []layout.Member{{Device: "no-such-disk1", Role: 1}, {Device: "no-such-disk2", Role: 2}}}
-	step := plan.Step{Kind: plan.MakeArray, Device: "md0", Array: array, Run: [][]string{plan.Mdadm(array)}, Text: "make raid10 array"}
+	step := &plan.MakeArray{Device: "md0", Array: array, Run: [][]string{plan.Mdadm(array)}}
 	t.Run("fake", func(t *testing.T) {
 		t.Setenv("PATH", dir)
 		for _, c := range []struct {
@@ -161,7 +161,7 @@ func TestRehearseLVM(t *testing.T) {
 	g := &layout.VolumeGroup{Name: "vg0", LVs: []layout.LogicalVolume{{Name: "pool", Type: layout.TypeThinPool, Size: 48 << 20, ThinPool: &layout.ThinPool{Chunk: 64 << 10, Metadata: 4 << 20, Zero: true, Discards: "passdown"}}, {Name: "thin", Type: layout.TypeThin, Size: 100 << 20, Pool: "pool"}}}
 	thin := func() string {
 		t.Helper()
-		return refusedBy(t, &Recreator{Plan: one(plan.Step{Kind: plan.MakeThin, Device: "vg0", Group: "vg0", Run: plan.Lvcreate(g), Text: "make thin pools"}), Run: tool.Exec{}})
+		return refusedBy(t, &Recreator{Plan: one(&plan.MakeThin{Group: "vg0", Run: plan.Lvcreate(g)}), Run: tool.Exec{}})
 	}
 	if got := thin(); got != "" {
 		t.Errorf("what every version knows: %s", got)
@@ -220,8 +220,8 @@ vg0 {
 	} {
 		l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: 100 << 20, LogicalSector: 512}}}
 		p := &plan.Plan{Layout: l, Devices: map[string]string{"vda": "no-such-disk"}, Steps: []plan.Step{
-			{Kind: plan.MakePV, Device: "no-such-disk", Group: "vg0", UUID: "aaaaaa-0002-4567-89ab-cdef-0123-456789", Config: c.text},
-			{Kind: plan.RestoreVG, Device: "no-such-disk", Group: "vg0", Config: c.text, Text: "make LVM volume group vg0"}}}
+			&plan.MakePV{Device: "no-such-disk", Group: "vg0", UUID: "aaaaaa-0002-4567-89ab-cdef-0123-456789", Config: c.text},
+			&plan.RestoreVG{Device: "no-such-disk", Group: "vg0", Config: c.text}}}
 		got := refusedBy(t, &Recreator{Plan: p, Run: tool.Exec{}, Loops: c.loops})
 		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("loops %v: %q; want %q", c.loops, got, c.want)

@@ -39,14 +39,14 @@ func (r *Recreator) release(ctx context.Context) error {
 		}
 	}
 	for _, s := range slices.Backward(r.Plan.Steps) {
-		switch s.Kind {
-		case plan.RestoreVG:
+		switch s := s.(type) {
+		case *plan.RestoreVG:
 			errs = append(errs, storage.CloseGroup(ctx, r.Run, r.Machine.Root, s.Group, r.own))
-		case plan.MakeCrypt:
+		case *plan.MakeCrypt:
 			if r.own(s.Crypt.Mapper()) {
 				errs = append(errs, storage.CloseCrypt(ctx, r.Run, s.Crypt.Name))
 			}
-		case plan.MakeArray:
+		case *plan.MakeArray:
 			if r.own(s.Device) {
 				errs = append(errs, storage.StopArray(ctx, r.Run, s.Device))
 			}

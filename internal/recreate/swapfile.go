@@ -22,7 +22,7 @@ const noCopyOnWrite = 0x00800000
 // makeSwapFile makes a swap file. Every block of it is written: what is only
 // reserved is a hole to some kernels, and no swap file may have one, swapon(8). The
 // header comes last. Its directory keeps the times that it had.
-func (r *Recreator) makeSwapFile(ctx context.Context, s plan.Step) error {
+func (r *Recreator) makeSwapFile(ctx context.Context, s *plan.MakeSwapFile) error {
 	wrong := func(err error) error { return fmt.Errorf("cannot make the swap file %s: %w", s.SwapFile.Path, err) }
 	dir, err := r.openDir(path.Dir(s.SwapFile.Path))
 	if err != nil {
@@ -53,7 +53,7 @@ func (r *Recreator) makeSwapFile(ctx context.Context, s plan.Step) error {
 	return nil
 }
 
-func (r *Recreator) fillSwapFile(ctx context.Context, f *os.File, s plan.Step) error {
+func (r *Recreator) fillSwapFile(ctx context.Context, f *os.File, s *plan.MakeSwapFile) error {
 	if s.FSType == superblock.TypeBtrfs {
 		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, noCopyOnWrite); err != nil {
 			return fmt.Errorf("cannot set its no-copy-on-write flag: %w", err)

@@ -29,7 +29,7 @@ func writeTable(f *os.File, t *layout.Table, ss quantity.Size, size int64) error
 }
 
 // makeSwapOn makes swap on a device.
-func (r *Recreator) makeSwapOn(s plan.Step) error {
+func (r *Recreator) makeSwapOn(s *plan.MakeSwap) error {
 	f, err := r.claim(s.Device)
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func TestTablesOnDisks(t *testing.T) {
 					t.Fatal(size, err)
 				}
 				f := blank(t, size)
-				if err := writeTable(f, p.Steps[0].Table, 512, size); err != nil {
+				if err := writeTable(f, p.Steps[0].(*plan.WriteTable).Table, 512, size); err != nil {
 					t.Fatal(size, err)
 				}
 				text := func(f *os.File) string {
@@ -100,7 +100,7 @@ func TestTablesOnDisks(t *testing.T) {
 				if want := text(from); size == c.size && got != want {
 					t.Errorf("on a disk of the same size:\n%s\nwant\n%s", got, want)
 				}
-				for _, q := range p.Steps[0].Table.Partitions {
+				for _, q := range p.Steps[0].(*plan.WriteTable).Table.Partitions {
 					if q.Extended() {
 						continue
 					}

@@ -76,8 +76,8 @@ func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
 	if r.plan, err = plan.New(fitted, to); err != nil {
 		return err
 	}
-	for i := range r.plan.Steps {
-		inMemory(&r.plan.Steps[i])
+	for _, s := range r.plan.Steps {
+		inMemory(s)
 	}
 	for _, p := range to {
 		r.Machine.Only = append(r.Machine.Only, p.Name)
@@ -130,15 +130,19 @@ func slowly(g *layout.VolumeGroup) error {
 
 // inMemory has programs write no more than they have to: zero bytes take memory,
 // too.
-func inMemory(s *plan.Step) {
-	for i, c := range s.Run {
-		c = slices.Clone(c)
-		if s.Kind == plan.MakeArray { // mdadm --create DEVICE ...
-			c = slices.Insert(c, 3, "--assume-clean")
-		} else if at := slices.Index(c, "-E"); s.Kind == plan.MakeFS && c[0] == "mke2fs" && at > 0 {
-			c[at+1] += ",lazy_itable_init=1,lazy_journal_init=1" // mke2fs(8)
+func inMemory(s plan.Step) {
+	switch s := s.(type) {
+	case *plan.MakeArray:
+		for i, c := range s.Run { // mdadm --create DEVICE ...
+			s.Run[i] = slices.Insert(slices.Clone(c), 3, "--assume-clean")
 		}
-		s.Run[i] = c
+	case *plan.MakeFS:
+		for i, c := range s.Run {
+			if at := slices.Index(c, "-E"); c[0] == "mke2fs" && at > 0 {
+				s.Run[i] = slices.Clone(c)
+				s.Run[i][at+1] += ",lazy_itable_init=1,lazy_journal_init=1" // mke2fs(8)
+			}
+		}
 	}
 }
 
@@ -171,10 +175,8 @@ func (l lvmIn) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
 
 // dryKeys are for LUKS devices that nothing is ever put on.
 func (r *Restorer) dryKeys() {
-	for _, s := range r.plan.Steps {
-		if s.Kind == plan.MakeCrypt {
-			r.rec.Keys[s.Crypt.Name] = recreate.Key{Passphrase: []byte("of a dry run, and no secret")}
-		}
+	for _, s := range plan.StepsOf[*plan.MakeCrypt](r.plan) {
+		r.rec.Keys[s.Crypt.Name] = recreate.Key{Passphrase: []byte("of a dry run, and no secret")}
 	}
 }
 

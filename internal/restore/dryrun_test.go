@@ -65,17 +65,19 @@ func TestSlowly(t *testing.T) {
 
 func TestInMemory(t *testing.T) {
 	for _, c := range []struct {
-		kind      plan.Kind
-		run, want string
+		kind, run, want string
 	}{
-		{plan.MakeArray, "mdadm --create /dev/md0 --run", "mdadm --create /dev/md0 --assume-clean --run"},
-		{plan.MakeFS, "mke2fs -E stride=16 /dev/x", "mke2fs -E stride=16,lazy_itable_init=1,lazy_journal_init=1 /dev/x"},
-		{plan.MakeFS, "mkfs.xfs /dev/x", "mkfs.xfs /dev/x"},
+		{"array", "mdadm --create /dev/md0 --run", "mdadm --create /dev/md0 --assume-clean --run"},
+		{"fs", "mke2fs -E stride=16 /dev/x", "mke2fs -E stride=16,lazy_itable_init=1,lazy_journal_init=1 /dev/x"},
+		{"fs", "mkfs.xfs /dev/x", "mkfs.xfs /dev/x"},
 	} {
 		run := strings.Fields(c.run)
-		s := plan.Step{Kind: c.kind, Run: [][]string{run}}
-		inMemory(&s)
-		if got := strings.Join(s.Run[0], " "); got != c.want || strings.Join(run, " ") != c.run {
+		var s plan.Step = &plan.MakeArray{Run: [][]string{run}}
+		if c.kind == "fs" {
+			s = &plan.MakeFS{Run: [][]string{run}}
+		}
+		inMemory(s)
+		if got := strings.Join(plan.Commands(s)[0], " "); got != c.want || strings.Join(run, " ") != c.run {
 			t.Errorf("%s: %s; the plan's own: %s", c.run, got, run)
 		}
 	}

@@ -43,10 +43,7 @@ type Asker interface {
 func (r *Restorer) keys(ctx context.Context) error {
 	known := slices.Clone(r.opt.Secrets.Known)
 	var ids []age.Identity
-	for _, s := range r.plan.Steps {
-		if s.Kind != plan.MakeCrypt {
-			continue
-		}
+	for _, s := range plan.StepsOf[*plan.MakeCrypt](r.plan) {
 		k := recreate.Key{}
 		if s.Crypt.Header != "" {
 			var err error
@@ -85,7 +82,7 @@ func (r *Restorer) keys(ctx context.Context) error {
 
 // passphrase reads the key file, or asks: for one that opens the header, or
 // twice for a new one.
-func (r *Restorer) passphrase(ctx context.Context, s plan.Step, header []byte) ([]byte, error) {
+func (r *Restorer) passphrase(ctx context.Context, s *plan.MakeCrypt, header []byte) ([]byte, error) {
 	what := fmt.Sprintf("%s (was on %s)", s.Crypt.Name, s.Crypt.Device)
 	if f := r.opt.Secrets.KeyFile; f != "" {
 		b, err := interrupt.ReadFile(ctx, f)

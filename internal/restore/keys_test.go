@@ -91,7 +91,7 @@ func locked(t *testing.T, answers ...string) (*Restorer, *person, *age.X25519Ide
 	}
 	crypt := &layout.Crypt{Name: "secret", Device: "vda3", Header: "vda3.luks.age", LUKS: &superblock.LUKS{Version: 2, Offset: 16 << 20}}
 	p := &person{answers: answers}
-	return &Restorer{Run: tool.Exec{}, Screen: p, content: setContent{&manifest.Set{Store: st}}, plan: &plan.Plan{Steps: []plan.Step{{Kind: plan.MakeCrypt, Crypt: crypt}}}, rec: &recreate.Recreator{Keys: map[string]recreate.Key{}}}, p, id
+	return &Restorer{Run: tool.Exec{}, Screen: p, content: setContent{&manifest.Set{Store: st}}, plan: &plan.Plan{Steps: []plan.Step{&plan.MakeCrypt{Crypt: crypt}}}, rec: &recreate.Recreator{Keys: map[string]recreate.Key{}}}, p, id
 }
 
 func TestKeys(t *testing.T) {
@@ -115,8 +115,8 @@ func TestKeys(t *testing.T) {
 		"three wrong":    {[]string{"ID", "a", "b", "c"}, nil, "no passphrase for secret"},
 		"wrong key file": {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/etc/hostname" }, "/etc/hostname does not open secret"},
 		"no key file":    {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/nosuch" }, "cannot read the key"},
-		"other header":   {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].Crypt.LUKS.Offset = 8 << 20 }, "begins at 8388608"},
-		"header is gone": {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].Crypt.Header = "x" }, "cannot read LUKS header"},
+		"other header":   {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].(*plan.MakeCrypt).Crypt.LUKS.Offset = 8 << 20 }, "begins at 8388608"},
+		"header is gone": {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].(*plan.MakeCrypt).Crypt.Header = "x" }, "cannot read LUKS header"},
 	} {
 		r, p, id := locked(t, c.answers...)
 		for i, a := range p.answers {
@@ -146,7 +146,7 @@ func TestKeys(t *testing.T) {
 // A new LUKS device gets a passphrase that was typed twice.
 func TestNewKeys(t *testing.T) {
 	r, p, _ := locked(t, "one", "two", "new", "new")
-	r.plan.Steps[0].Crypt.Header = ""
+	r.plan.Steps[0].(*plan.MakeCrypt).Crypt.Header = ""
 	if err := r.keys(context.Background()); err != nil {
 		t.Fatal(err)
 	}

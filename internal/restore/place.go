@@ -23,7 +23,7 @@ type lockedPlace struct {
 }
 
 // placeOf gives the place of a step that mounted at the directory at, which has no links.
-func (r *Restorer) placeOf(s plan.Step, at string) (place, error) {
+func (r *Restorer) placeOf(s *plan.MountFS, at string) (place, error) {
 	if s.Mount.Path == "" {
 		return place{dest: at}, nil // beside the target, and nothing of an archive is on the way
 	}
@@ -36,7 +36,7 @@ func (r *Restorer) placeOf(s plan.Step, at string) (place, error) {
 
 // isMounted checks that the root of the step's file system is at the place, and no
 // directory of another one: the content would be on the wrong disk.
-func (p place) isMounted(s plan.Step) error {
+func (p place) isMounted(s *plan.MountFS) error {
 	d, err := archive.OpenBelow(p.dest, p.below, false)
 	if err != nil {
 		return err

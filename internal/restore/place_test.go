@@ -73,8 +73,8 @@ func TestHostilePair(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &Restorer{Screen: &notes{}, opt: Options{Target: target}, content: setContent{pair(t, map[string]string{"/": root, "/home": home})}, plan: &plan.Plan{Layout: &layout.Layout{}}}
-	step := func(mount string) plan.Step {
-		return plan.Step{Kind: plan.MountFS, Device: "vda1", FSType: "ext4", Mount: &layout.Mount{Path: mount}, FS: &layout.Filesystem{Device: "vda1"}}
+	step := func(mount string) *plan.MountFS {
+		return &plan.MountFS{Device: "vda1", Mount: &layout.Mount{Path: mount}, FS: &layout.Filesystem{Device: "vda1"}}
 	}
 	if _, err := r.unpack(context.Background(), step("/"), place{dest: target}); err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func TestIsMounted(t *testing.T) {
 	dev := strings.TrimSpace(string(out))
 	defer exec.Command("losetup", "-d", dev).Run()
 	in := place{target, "home"}
-	step := plan.Step{Kind: plan.MountFS, Device: strings.TrimPrefix(dev, "/dev/"), FSType: "ext4", Mount: &layout.Mount{Path: "/home"}}
+	step := &plan.MountFS{Device: strings.TrimPrefix(dev, "/dev/"), Mount: &layout.Mount{Path: "/home"}}
 	if err := in.isMounted(step); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
 		t.Errorf("of a directory: %v", err)
 	}

@@ -571,13 +571,13 @@ func (r *Restorer) tidy(ctx context.Context) error {
 func (r *Restorer) whatever() *plan.Plan {
 	p := &plan.Plan{}
 	for _, a := range r.content.Layout().Arrays {
-		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeArray, Device: a.Name})
+		p.Steps = append(p.Steps, &plan.MakeArray{Device: a.Name})
 	}
 	for i := range r.content.Layout().Crypts {
-		p.Steps = append(p.Steps, plan.Step{Kind: plan.MakeCrypt, Crypt: &r.content.Layout().Crypts[i]})
+		p.Steps = append(p.Steps, &plan.MakeCrypt{Crypt: &r.content.Layout().Crypts[i]})
 	}
 	for _, g := range r.content.Layout().VolumeGroup {
-		p.Steps = append(p.Steps, plan.Step{Kind: plan.RestoreVG, Group: g.Name})
+		p.Steps = append(p.Steps, &plan.RestoreVG{Group: g.Name})
 	}
 	return p
 }
@@ -605,15 +605,16 @@ func (r *Restorer) programs() error {
 func (r *Restorer) drivers(ctx context.Context) error {
 	var errs []error
 	seen := map[string]bool{}
-	for _, s := range r.plan.Steps {
-		if s.Kind != plan.MountFS || seen[s.FSType] {
+	for _, s := range plan.StepsOf[*plan.MountFS](r.plan) {
+		typ := s.FS.Type
+		if seen[typ] {
 			continue
 		}
-		seen[s.FSType] = true
-		if !knows(s.FSType) {
-			_, err := r.Run.Run(ctx, tool.New("modprobe", s.FSType))
-			if !knows(s.FSType) {
-				errs = append(errs, &plan.Refused{Reason: fmt.Sprintf("the plan needs the file system %s, and the kernel here can't mount it: %v", s.FSType, cmp.Or(err, errors.New("it has no driver")))})
+		seen[typ] = true
+		if !knows(typ) {
+			_, err := r.Run.Run(ctx, tool.New("modprobe", typ))
+			if !knows(typ) {
+				errs = append(errs, &plan.Refused{Reason: fmt.Sprintf("the plan needs the file system %s, and the kernel here can't mount it: %v", typ, cmp.Or(err, errors.New("it has no driver")))})
 			}
 		}
 	}
@@ -648,28 +649,12 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 	r.locks = nil
 	for i, s := range r.plan.Steps {
 		locks, before := done[i]
+		mount, mounts := s.(*plan.MountFS)
 		// Mounts are not journaled: they are gone after any stop.
-		if s.Kind != plan.MountFS && before {
+		if !mounts && before {
 			r.Screen.Note("%d. %s: was done before", i+1, s)
-			if s.Kind == plan.MakeArray {
-				if err := r.rec.Reassemble(ctx, s); err != nil {
-					return err
-				}
-			}
-			if s.Kind == plan.MakeCrypt {
-				if err := storage.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase, storage.ReadWrite); err != nil {
-					return err
-				}
-			}
-			if s.Kind == plan.RestoreVG {
-				if err := r.reactivate(ctx, s); err != nil {
-					return err
-				}
-			}
-			if more, ok := r.opt.Content.(Again); ok && s.Kind == plan.PutImage && !r.opt.NewIdentity {
-				if err := more.Again(ctx, s.Image, func() (*os.File, error) { return r.rec.Again(s.Device) }, r.Screen); err != nil {
-					return &recreate.StepError{Number: i + 1, Step: s, Err: err}
-				}
+			if err := r.again(ctx, i, s); err != nil {
+				return err
 			}
 			continue
 		}
@@ -677,31 +662,8 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		if err := r.rec.Do(ctx, i); err != nil {
 			return errors.Join(err, r.dryFull())
 		}
-		if s.Kind == plan.MountFS && !r.opt.DryRun {
-			at, err := r.rec.Place(s)
-			if err != nil {
-				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
-			}
-			in, err := r.placeOf(s, at)
-			if err == nil {
-				err = in.isMounted(s)
-			}
-			if err != nil {
-				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
-			}
-			if before {
-				r.Screen.Note("%s: was restored before", s)
-				// What stays locked fails where it is to be changed.
-				if _, err := archive.TakeLocksBelow(in.dest, in.below, locks); err != nil {
-					return err
-				}
-			} else if locks, err = r.unpack(ctx, s, in); err != nil {
-				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
-			}
-			r.locks = append(r.locks, lockedPlace{in, s.Mount.Path, locks})
-			// Before the journal says that they are there.
-			r.Screen.Phase("writing "+cmp.Or(s.Mount.Path, "/dev/"+s.Device)+" to its disk", 0)
-			if err := r.rec.SyncMount(s); err != nil {
+		if mounts && !r.opt.DryRun {
+			if locks, err = r.fill(ctx, mount, locks, before); err != nil {
 				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
 			}
 		}
@@ -716,6 +678,59 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 		}
 		return r.endDry(ctx)
 	}
+	return r.complete(ctx)
+}
+
+// again makes available what a step has made in an earlier run.
+func (r *Restorer) again(ctx context.Context, i int, s plan.Step) error {
+	switch s := s.(type) {
+	case *plan.MakeArray:
+		return r.rec.Reassemble(ctx, s)
+	case *plan.MakeCrypt:
+		return storage.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase, storage.ReadWrite)
+	case *plan.RestoreVG:
+		return storage.ActivateGroup(ctx, r.Run, s.Group, storage.ReadWrite)
+	case *plan.PutImage:
+		if more, ok := r.opt.Content.(Again); ok && !r.opt.NewIdentity {
+			if err := more.Again(ctx, s.Image, func() (*os.File, error) { return r.rec.Again(s.Device) }, r.Screen); err != nil {
+				return &recreate.StepError{Number: i + 1, Step: s, Err: err}
+			}
+		}
+	}
+	return nil
+}
+
+// fill restores the files of a file system that a step has mounted, unless an earlier run
+// did, which left locks for them. It returns what is to be locked at the end.
+func (r *Restorer) fill(ctx context.Context, s *plan.MountFS, locks []archive.Lock, before bool) ([]archive.Lock, error) {
+	at, err := r.rec.Place(s)
+	if err != nil {
+		return nil, err
+	}
+	in, err := r.placeOf(s, at)
+	if err == nil {
+		err = in.isMounted(s)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if before {
+		r.Screen.Note("%s: was restored before", s)
+		// What stays locked fails where it is to be changed.
+		if _, err := archive.TakeLocksBelow(in.dest, in.below, locks); err != nil {
+			return nil, err
+		}
+	} else if locks, err = r.unpack(ctx, s, in); err != nil {
+		return nil, err
+	}
+	r.locks = append(r.locks, lockedPlace{in, s.Mount.Path, locks})
+	// Before the journal says that they are there.
+	r.Screen.Phase("writing "+cmp.Or(s.Mount.Path, "/dev/"+s.Device)+" to its disk", 0)
+	return locks, r.rec.SyncMount(s)
+}
+
+// complete makes the system start, writes everything to the disks and closes them.
+func (r *Restorer) complete(ctx context.Context) (err error) {
 	if r.opt.Only == "" && !r.opt.DataOnly {
 		err = r.finalize(ctx)
 	}
@@ -747,11 +762,6 @@ func (r *Restorer) disks() []journalDisk {
 	return out
 }
 
-func (r *Restorer) reactivate(ctx context.Context, s plan.Step) error {
-	_, err := r.Run.Run(ctx, tool.Cmd{Args: []string{"lvm", "vgchange", "-ay", s.Group}, Env: []string{"DM_DISABLE_UDEV=1"}})
-	return err
-}
-
 // lock makes immutable or append-only what was so, now that nothing more is
 // changed.
 func (r *Restorer) lock() error {
@@ -774,7 +784,7 @@ func (r *Restorer) problems(mount string, problems []archive.Problem) {
 
 // unpack restores the archive of the file system that was just mounted, and gives
 // what is to be locked in it.
-func (r *Restorer) unpack(ctx context.Context, s plan.Step, in place) ([]archive.Lock, error) {
+func (r *Restorer) unpack(ctx context.Context, s *plan.MountFS, in place) ([]archive.Lock, error) {
 	if s.FS.New {
 		return nil, nil // there is nothing for it
 	}
@@ -868,8 +878,8 @@ func (r *Restorer) keyFiles(ctx context.Context) error {
 		return fmt.Errorf("cannot read crypttab: %w", err)
 	}
 	entries := sysconf.ParseCrypttab(string(b)).Entries
-	for _, s := range r.plan.Steps {
-		if s.Kind != plan.MakeCrypt || r.rec.Keys[s.Crypt.Name].Header != nil {
+	for _, s := range plan.StepsOf[*plan.MakeCrypt](r.plan) {
+		if r.rec.Keys[s.Crypt.Name].Header != nil {
 			continue
 		}
 		for _, e := range entries {

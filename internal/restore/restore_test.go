@@ -15,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // notes is a Screen that keeps what it is told, and on which nobody answers.
@@ -171,14 +172,14 @@ func TestProgramMissing(t *testing.T) {
 	}
 	t.Setenv("PATH", dir)
 	r := &Restorer{plan: &plan.Plan{Steps: []plan.Step{
-		{Kind: plan.MakePV, Device: "vda2", Text: "make PV"},
-		{Kind: plan.RestoreVG, Device: "vda2", Text: "make group"},
-		{Kind: plan.MakeFS, Device: "vda1", Run: [][]string{{"mke2fs", "/dev/vda1"}, {"tune2fs", "/dev/vda1"}}, Text: "make ext4"},
-		{Kind: plan.MakeArray, Device: "md0", Run: [][]string{{"mdadm"}}, Text: "make array"},
-		{Kind: plan.MakeCrypt, Device: "md0", Run: [][]string{{"cryptsetup"}}, Text: "make LUKS"}}}}
+		&plan.MakePV{Device: "vda2"},
+		&plan.RestoreVG{Device: "vda2"},
+		&plan.MakeFS{Device: "vda1", FS: &layout.Filesystem{Type: "ext4", Mounts: []layout.Mount{{Path: "/"}}}, Run: [][]string{{"mke2fs", "/dev/vda1"}, {"tune2fs", "/dev/vda1"}}},
+		&plan.MakeArray{Device: "md0", Array: &layout.Array{Name: "md0", Level: "raid1", UUID: "u"}, Run: [][]string{{"mdadm"}}},
+		&plan.MakeCrypt{Device: "md0", Crypt: &layout.Crypt{Name: "c", UUID: "u", LUKS: &superblock.LUKS{Version: 2}}}}}}
 	err := r.programs()
 	var refused *plan.Refused
-	want := "refused: the plan needs programs that are not here:\n  tune2fs, for step 3 (make ext4)\n  mdadm, for step 4 (make array)\n  cryptsetup, for step 5 (make LUKS)"
+	want := "refused: the plan needs programs that are not here:\n  tune2fs, for step 3 (make ext4 on /dev/vda1)\n  mdadm, for step 4 (make raid1 array /dev/md0 of , UUID u)\n  cryptsetup, for step 5 (recreate LUKS2 on /dev/md0 with a new key, and open it as c, UUID u)"
 	if !errors.As(err, &refused) || err.Error() != want {
 		t.Errorf("programs = %v; want %s", err, want)
 	}

@@ -139,7 +139,7 @@ func TestDrawIsHarmless(t *testing.T) {
 	DrawLayout(&b, l)
 	harmless(t, "layout", b.String())
 	b.Reset()
-	DrawPlan(&b, &plan.Plan{Layout: l, Disks: []plan.Disk{{Old: "sda", New: layout.Disk{Name: "sda", Model: hostile, Serial: hostile}, Now: hostile, Then: hostile}}, Steps: []plan.Step{{Text: hostile}}}, &layout.Layout{})
+	DrawPlan(&b, &plan.Plan{Layout: l, Disks: []plan.Disk{{Old: "sda", New: layout.Disk{Name: "sda", Model: hostile, Serial: hostile}, Now: hostile, Then: hostile}}, Steps: []plan.Step{&plan.MakeFS{Device: "sda1", FS: &layout.Filesystem{Type: "ext4", Label: hostile}}}}, &layout.Layout{})
 	harmless(t, "plan", b.String())
 	b.Reset()
 	Table(&b, []string{"DISK"}, [][]string{{hostile}})
