@@ -86,6 +86,8 @@ type Circle struct {
 	Clonezilla bool
 	// Renewed is for a clone with a new identity: it boots with the source's disks attached.
 	Renewed bool
+	// Live has the source machine clone itself while it runs.
+	Live bool
 	// Before is a command that changes the source machine before it is described.
 	Before string
 	// From is the Work of a circle whose backup is restored once more, after

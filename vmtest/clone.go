@@ -41,6 +41,9 @@ func (r *circle) clone(ctx context.Context) error {
 	if err := r.makeTargets(ctx); err != nil {
 		return err
 	}
+	if r.Live {
+		return r.cloneLive(ctx)
+	}
 	from := r.sources()
 	if r.Clonezilla {
 		image, err := r.clonezillaDisk(ctx)
@@ -121,6 +124,62 @@ func (r *circle) clone(ctx context.Context) error {
 		return err
 	}
 	if err := errors.Join(same("by the clone"), all(vm, "test -z \"$(ls /dev/mapper | grep -v control)\"")); err != nil {
+		return err
+	}
+	if err := vm.Send("poweroff\n"); err != nil {
+		return err
+	}
+	return vm.Wait(bootLimit)
+}
+
+// cloneLive boots the source machine with blank disks beside, and has it clone itself to
+// them while it writes to its own.
+func (r *circle) cloneLive(ctx context.Context) error {
+	m := Machine{Name: r.Kind + "-live", CPUs: r.CPUs, Log: r.log("live"), Disks: append(r.sources(), Disk{File: r.setDisk, Serial: "SETDISK01"})}
+	m.Disks = append(m.Disks, r.targets()...)
+	if machines[r.Kind].uefi {
+		m.UEFI = filepath.Join(r.Work, "source.vars")
+	}
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	if err := r.login(vm); err != nil {
+		return err
+	}
+	var names []string
+	for _, disks := range [][]Disk{r.sources(), r.targets()} {
+		var words []string
+		for _, d := range disks {
+			words = append(words, byID(d.Serial))
+		}
+		names = append(names, strings.Join(words, ","))
+	}
+	words := names[0] + " " + names[1] + " 2>&1"
+	const clonedsk = "/run/clonedsk --outside-rescue-system "
+	snapshots := "lvs --noheadings -o lv_name 2>/dev/null; ls -d /.mkcdrec* /run/mkcdrec/clone/parts/*/*"
+	if err := all(vm,
+		"mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /run/clonedsk && lsblk",
+		// It is in use: refused, and nothing is written.
+		clonedsk+"--yes --confirm "+r.confirmed()+" "+words+"; test $? = 4 && ! blkid -p "+byID(r.targetSerial()),
+		"("+snapshots+") > /run/s1 2>/dev/null; true",
+		"touch /run/writing; (while test -e /run/writing; do date > /var/tmp/now; sync /var/tmp/now; sleep 1; done) > /dev/null 2>&1 &",
+	); err != nil {
+		return err
+	}
+	if err := says(vm, r.CloneSays, clonedsk+r.CloneWith+" --plan "+words); err != nil {
+		return err
+	}
+	// Logs are written to meanwhile: exit status 3 is as good.
+	if r.out.Restore, err = must(vm, clonedsk+r.CloneWith+" --yes --confirm "+r.confirmed()+" "+words+"; S=$?; test $S = 0 -o $S = 3", jobLimit); err != nil {
+		return err
+	}
+	if err := all(vm,
+		"rm /run/writing; echo thawed > /var/tmp/now && sync /var/tmp/now",
+		"("+snapshots+") > /run/s2 2>/dev/null; cat /run/s2; cmp /run/s1 /run/s2",
+		"umount /backup",
+	); err != nil {
 		return err
 	}
 	if err := vm.Send("poweroff\n"); err != nil {

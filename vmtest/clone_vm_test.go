@@ -48,6 +48,9 @@ func TestClone(t *testing.T) {
 		"btrfs_4kn":     {Kind: UEFIBtrfs, Before: oneDevice, TargetSize: machines[UEFIBtrfs].larger, TargetSector: 4096, CloneSays: "grow btrfs", Wished: sectors},
 		"btrfs_raid1": {Kind: BIOSBtrfs, Renewed: true, CloneRefused: "it is on several devices.* use --identity new", CloneWith: "--identity new", CloneSays: "/ is copied as files",
 			Wished: "btrfs filesystem show / | grep -c devid | grep -x 2 && blkid -t TYPE=btrfs -s UUID -o value | sort | uniq -c | grep -c ' 2 ' | grep -x 2"},
+		"plain_live": {Kind: BIOSPlain, Live: true, CloneWith: "--live --freeze", CloneSays: "/ is frozen while it is copied"},
+		"lvm_live":   {Kind: UEFILVM, Live: true, Renewed: true, CloneWith: "--live --identity new", CloneSays: "/ is copied as files: it gets a new UUID; they are read from a snapshot of its volume"},
+		"btrfs_live": {Kind: BIOSBtrfs, Live: true, Renewed: true, CloneWith: "--live --identity new", CloneSays: "they are read from a snapshot of its subvolumes", Wished: unique},
 		"lvm_renewed": {Kind: BIOSLVM, Renewed: true, CloneWith: "--identity new --hostname lab-01", CloneSays: "vg0_2", Wished: strings.Join([]string{
 			"test $(hostname) = lab-01 && grep lab-01 /etc/hosts && ! grep " + BIOSLVM + " /etc/hosts",
 			"findmnt -n -o SOURCE / | grep vg0_2 && findmnt -n -o SOURCE /home | grep vg0_2 && vgs --noheadings -o vg_name | sort | xargs | grep -x 'vg0 vg0_2'",

@@ -39,6 +39,12 @@ func run(args []string) int {
 	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
 	debug.SetMemoryLimit(archive.MemoryLimit())
+	if len(args) == 2 && args[0] == clone.GuardWord { // started by internal/clone
+		if err := clone.Guard(args[1], os.Stdin, os.Stdout); err != nil {
+			return exit.Failed
+		}
+		return exit.OK
+	}
 	f := flag.NewFlagSet("clonedsk", flag.ContinueOnError)
 	f.Usage = func() {
 		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSRC may also be the directory of a Clonezilla image, an image of partclone, or a backup set; DST may be a new file, or for an image of partclone a partition. Several disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
@@ -53,6 +59,8 @@ func run(args []string) int {
 	f.BoolVar(&r.Resume, "resume", false, "continue after the last finished step of the run before")
 	f.BoolVar(&o.Verify, "verify", false, "read each copy back and compare it with the source; a difference ends the clone with exit status 1")
 	f.BoolVar(&o.Raw, "raw", false, "copy whole disks byte by byte, whatever is on them, onto disks that are at least as large")
+	f.BoolVar(&o.Live, "live", false, "clone disks that are in use, those of the running system: from LVM or btrfs snapshots, others as files while they are in use")
+	f.BoolVar(&o.Freeze, "freeze", false, "with --live, copy ext and XFS file systems that keep their UUIDs by blocks, and let programs that write to them wait meanwhile")
 	f.StringVar(&o.Map, "map", "", "`FILE` that records which areas of a failing SRC were copied, as GNU ddrescue does; with --resume, what is finished in it is left out and bad sectors are tried again")
 	f.StringVar(&o.Identity, "identity", clone.Keep, "`keep` the UUIDs, for a source that is retired, or new ones, so that both disks can be used in one machine")
 	f.StringVar(&o.Personal.Hostname, "hostname", "", "`NAME` of the clone's system, with --identity new")
@@ -132,6 +140,12 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 	w := &o.Restore.Wish
 	if o.Raw && (o.Identity == clone.New || len(sizes)+len(types) > 0 || w.Firmware != "") {
 		return exit.Usage(errors.New("--raw changes nothing on the disk: leave out --identity new, --size, --fs-type and --firmware"))
+	}
+	switch {
+	case o.Freeze && !o.Live:
+		return exit.Usage(errors.New("--freeze is for --live"))
+	case o.Live && (o.Raw || o.Verify || o.Map != "" || o.Restore.Resume):
+		return exit.Usage(errors.New("--live cannot be combined with --raw, --verify, --map or --resume: the source changes while it is copied"))
 	}
 	w.Sizes, w.Types = map[string]quantity.Size{}, map[string]string{}
 	for _, s := range sizes {

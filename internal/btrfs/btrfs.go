@@ -42,6 +42,8 @@ const (
 	iocInoLookup     = 3<<30 | 4096<<16 | 0x94<<8 | 18
 	iocDefaultSubvol = 1<<30 | 8<<16 | 0x94<<8 | 19
 	iocSpaceInfo     = 3<<30 | 16<<16 | 0x94<<8 | 20
+	iocSubvolDelete  = 1<<30 | 4096<<16 | 0x94<<8 | 15
+	iocSnapshot      = 1<<30 | 4096<<16 | 0x94<<8 | 23
 	iocSubvolFlags   = 1<<30 | 8<<16 | 0x94<<8 | 26
 	subvolReadOnly   = 1 << 1 // of SETFLAGS; in the tree it is 1<<0
 )
@@ -279,6 +281,47 @@ func Create(p string) error {
 	copy(b[8:], path.Base(p))
 	if err := ioctl(f, iocSubvolCreate, b); err != nil {
 		return fmt.Errorf("cannot make subvolume %s: %w", p, err)
+	}
+	return nil
+}
+
+// Snapshot makes a snapshot that can be written to of the subvolume at src. It gets the name
+// dst, whose directory is there and is of the same btrfs.
+func Snapshot(src, dst string) error {
+	from, err := os.Open(src)
+	if err != nil {
+		return fmt.Errorf("cannot make a snapshot: %w", err)
+	}
+	defer from.Close()
+	to, err := os.Open(path.Dir(dst))
+	if err != nil {
+		return fmt.Errorf("cannot make a snapshot: %w", err)
+	}
+	defer to.Close()
+	// struct btrfs_ioctl_vol_args_v2: fd, transaction, flags, 32 bytes unused, name.
+	b := make([]byte, 4096)
+	if len(path.Base(dst)) > 255 {
+		return fmt.Errorf("cannot make a snapshot of %s: the path is too long", src)
+	}
+	binary.LittleEndian.PutUint64(b, uint64(from.Fd()))
+	copy(b[56:], path.Base(dst))
+	if err := ioctl(to, iocSnapshot, b); err != nil {
+		return fmt.Errorf("cannot make a snapshot of %s: %w", src, err)
+	}
+	return nil
+}
+
+// Delete removes a subvolume with all that is in it.
+func Delete(p string) error {
+	dir, err := os.Open(path.Dir(p))
+	if err != nil {
+		return fmt.Errorf("cannot remove subvolume: %w", err)
+	}
+	defer dir.Close()
+	b := make([]byte, 4096)
+	copy(b[8:], path.Base(p))
+	if err := ioctl(dir, iocSubvolDelete, b); err != nil {
+		return fmt.Errorf("cannot remove subvolume %s: %w", p, err)
 	}
 	return nil
 }

@@ -15,10 +15,18 @@ import (
 // copyBlocks copies what is in use of a device of the layout to dst. Sectors that can't be
 // read are zero there, and are named by Lost.
 func (s *Source) copyBlocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
+	if f := fsOn(s.layout, m.Device); f != nil && s.live.freezes(f) {
+		return s.frozenBlocks(ctx, f, m, dst, rep)
+	}
 	used, _, err := s.mapOf(m.Device)
 	if err != nil {
 		return err
 	}
+	return s.copyUsed(ctx, m, dst, used, rep)
+}
+
+// copyUsed copies what a map has of a device of the layout.
+func (s *Source) copyUsed(ctx context.Context, m *layout.Image, dst *os.File, used *blockcopy.Map, rep progress.Reporter) error {
 	src, err := blockcopy.OpenDevice(s.path(m.Device))
 	if err != nil {
 		return fmt.Errorf("cannot read /dev/%s: %w", m.Device, err)

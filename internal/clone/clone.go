@@ -42,7 +42,10 @@ type Options struct {
 	// first target.
 	Source, Target []string
 	Root           string // see OpenOptions
-	Identity       string // Keep or New
+	// Live clones disks that are in use: see OpenLive. Freeze freezes file systems while
+	// their blocks are copied.
+	Live, Freeze bool
+	Identity     string // Keep or New
 	// Personal is applied to a system that gets a new identity.
 	Personal identity.Personal
 	// TargetSize is that of a target that is a new file; 0 for the source's.
@@ -89,6 +92,9 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	}
 	if toFile && o.Restore.Resume {
 		return nil, exit.Usage(errors.New("a clone into an image file cannot be resumed: start again, without --resume"))
+	}
+	if o.Live && rescue.Inside() {
+		return nil, exit.Usage(errors.New("--live is for a running system: in the rescue system, unmount the disk and leave it out"))
 	}
 	o.Restore.NewIdentity, o.Restore.Personal = o.Identity == New, o.Personal
 	if toFile {
@@ -248,9 +254,12 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	}
 	open := OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret, Verify: o.Verify}
 	var src *Source
-	if o.Raw {
+	switch {
+	case o.Raw:
 		src, err = openRaw(open)
-	} else {
+	case o.Live:
+		src, err = OpenLive(ctx, open, o.Identity, o.Freeze)
+	default:
 		src, err = Open(ctx, open)
 	}
 	if err != nil {
@@ -373,7 +382,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 	var cannot []string
 	for i := range d.Layout.Filesystems {
 		f := &d.Layout.Filesystems[i]
-		was := s.filesystem(name(f.Device))
+		was := fsOn(s.layout, name(f.Device))
 		if was == nil { // made for another firmware
 			continue
 		}
@@ -384,6 +393,9 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 		switch {
 		case why == "":
 			d.Blocks[f.Device] = "the used blocks"
+			if s.live.freezes(was) {
+				s.rep.Note("%s is frozen while it is copied: programs that write to it wait", what(f))
+			}
 		case !f.InUse(): // not mounted, since it can't be: there would be no files
 			if identity == Keep && f.Type == was.Type && len(was.Others) == 0 && d.SizeOf(f.Device) >= was.Size {
 				d.Blocks[f.Device] = "all blocks"
@@ -393,6 +405,8 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 			cannot = append(cannot, fmt.Sprintf("%s cannot be mounted, so it can only be copied block by block, and %s; give it at least %s, and use --identity keep", what(f), why, was.Size))
 		case f.Type == superblock.TypeBtrfs && identity == Keep:
 			cannot = append(cannot, fmt.Sprintf("the btrfs on %s cannot be copied block by block (%s), and not as files while its UUID stays: use --identity new", f.Device, why))
+		case s.live.uses(was):
+			s.rep.Note("%s is copied as files: %s; they are read %s", what(f), why, s.live.how(was))
 		default:
 			s.rep.Note("%s is copied as files: %s", what(f), why)
 		}
@@ -500,14 +514,6 @@ func what(f *layout.Filesystem) string {
 	return "the " + f.Type + " on " + f.Device
 }
 
-func (s *Source) filesystem(dev string) *layout.Filesystem {
-	i := slices.IndexFunc(s.layout.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
-	if i < 0 {
-		return nil
-	}
-	return &s.layout.Filesystems[i]
-}
-
 // notByBlocks gives the reason why a file system can't be copied by its used blocks, "" if
 // it can: its whole size must fit, since all of its structures are made for that.
 func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity string) (string, error) {
@@ -525,6 +531,10 @@ func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity 
 		return fmt.Sprintf("a %s can't be grown from %s to %s", f.Type, was.Size, size), nil
 	case s.needsSmaller(d, was):
 		return "the target has larger sectors", nil
+	case s.live.freezes(was):
+		return "", nil
+	case s.live.uses(was):
+		return "it is in use", nil
 	}
 	_, why, err := s.mapOf(was.Device)
 	return why, err

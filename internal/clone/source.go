@@ -64,6 +64,7 @@ type Source struct {
 	groups  []string          // hidden
 	crypts  []string          // open, by their names here
 	arrays  []string          // running
+	live    *live             // nil if nothing uses the disks
 }
 
 // OpenOptions say how a source is opened.
@@ -141,7 +142,7 @@ func (s *Source) find(m probe.Machine, disks []string) error {
 			return fmt.Errorf("cannot clone /dev/%s: there is no such disk", n)
 		}
 		if why := m.Busy(n); why != "" {
-			hint := "unmount it, or boot the rescue system"
+			hint := "unmount it, or boot the rescue system; --live clones a running system"
 			if strings.Contains(why, filepath.Dir(partsDir)) {
 				hint = "a clone that was killed has left this: unmount it"
 			}
@@ -309,6 +310,9 @@ func (s *Source) path(dev string) string { return "/dev/" + cmp.Or(s.paths[dev],
 // Close closes what Open has opened.
 func (s *Source) Close(ctx context.Context) error {
 	errs := []error{unmountBelow(filesDir)}
+	if s.live != nil {
+		errs = append(errs, s.live.close(ctx))
+	}
 	for _, g := range s.groups {
 		errs = append(errs, storage.ShowGroup(ctx, s.run, g))
 	}
@@ -379,36 +383,15 @@ func (s *Source) Header(c *layout.Crypt, _ func() ([]age.Identity, error)) ([]by
 // Files implements restore.Content: the source's file system is mounted for as long as it
 // is copied.
 func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (sum *archive.Summary, err error) {
-	i := slices.IndexFunc(s.layout.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
-	if i < 0 {
+	f := fsOn(s.layout, dev)
+	if f == nil {
 		return nil, fmt.Errorf("cannot copy %s: the source has no file system on it", dev)
 	}
-	f := &s.layout.Filesystems[i]
-	if err := os.MkdirAll(filesDir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot open the source: %w", err)
-	}
-	if f.Type == superblock.TypeBtrfs {
-		var others []string
-		for _, d := range f.Others {
-			others = append(others, cmp.Or(s.paths[d], d))
-		}
-		err = storage.MountBtrfs(cmp.Or(s.paths[dev], dev), others, m.Subvolume, filesDir, unix.MS_RDONLY)
-	} else {
-		var opts []string
-		if w := m.Owners(); w != "" {
-			opts = append(opts, w)
-		}
-		err = blockdev.MountReadOnly(s.path(dev), f.Type, filesDir, opts...)
-	}
+	root, done, err := s.openFiles(ctx, f, m)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, unmountBelow(filesDir)) }()
-	root, err := archive.OpenFS(filesDir)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
+	defer func() { err = errors.Join(err, done()) }()
 	what := (&layout.Mount{Path: cmp.Or(m.Path, "the root of "+dev)}).Path
 	from := archive.CreateOptions{Prefix: m.Path, Inner: f.Inner(m), Apart: f.Apart(m), LeftOut: s.leftOut(f, m), Progress: rep.Phase("copying "+what, int64(f.Used))}
 	sum, err = archive.Copy(ctx, root, dest, from, o)
@@ -426,6 +409,36 @@ func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest str
 	return sum, verifyFiles(ctx, root, dest, o.Below, from, sum.Problems)
 }
 
+// openFiles mounts a file system and opens the root of one of its mounts; done unmounts it.
+func (s *Source) openFiles(ctx context.Context, f *layout.Filesystem, m layout.Mount) (root *os.File, done func() error, err error) {
+	if err := os.MkdirAll(filesDir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("cannot open the source: %w", err)
+	}
+	if s.live.uses(f) {
+		return s.live.openFiles(ctx, s.layout, f, m)
+	}
+	if f.Type == superblock.TypeBtrfs {
+		var others []string
+		for _, d := range f.Others {
+			others = append(others, cmp.Or(s.paths[d], d))
+		}
+		err = storage.MountBtrfs(cmp.Or(s.paths[f.Device], f.Device), others, m.Subvolume, filesDir, unix.MS_RDONLY)
+	} else {
+		var opts []string
+		if w := m.Owners(); w != "" {
+			opts = append(opts, w)
+		}
+		err = blockdev.MountReadOnly(s.path(f.Device), f.Type, filesDir, opts...)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if root, err = archive.OpenFS(filesDir); err != nil {
+		return nil, nil, errors.Join(err, unmountBelow(filesDir))
+	}
+	return root, func() error { return errors.Join(root.Close(), unmountBelow(filesDir)) }, nil
+}
+
 // leftOut are the paths of a mount that are not copied as files, with the reason: as in a
 // backup, swap files and the read-only snapshots that nothing refers to.
 func (s *Source) leftOut(f *layout.Filesystem, m layout.Mount) map[string]string {
@@ -434,6 +447,9 @@ func (s *Source) leftOut(f *layout.Filesystem, m layout.Mount) map[string]string
 		if w.Mount == m.Path {
 			out[strings.TrimPrefix(strings.TrimPrefix(w.Path, m.Path), "/")] = "swap file (recreated)"
 		}
+	}
+	if s.live.uses(f) && f.Type == superblock.TypeBtrfs && m.Subvolume == "" {
+		out[snapshotDir] = "snapshots of this clone"
 	}
 	for _, n := range f.Snapshots {
 		if rel, ok := strings.CutPrefix("/"+n, strings.TrimSuffix(path.Clean("/"+m.Subvolume), "/")+"/"); ok {
