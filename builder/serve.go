@@ -403,7 +403,7 @@ func (l *listeners) fleetURL() string {
 
 func (l *listeners) serve(tree http.Handler, page *web.Server, failed chan<- error) {
 	l.handler = page
-	l.servers[0].Handler, l.servers[1].Handler = tree, page
+	l.servers[0].Handler, l.servers[1].Handler = netboot.Bounded(tree, netboot.BodyLimit), netboot.Bounded(page, netboot.BodyLimit)
 	go func() {
 		if err := l.servers[0].Serve(l.boot); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("cannot serve boot files: %w", err)

@@ -137,6 +137,9 @@ func prepare(o *clone.Options, words, sizes, types []string) error {
 	if o.Identity == clone.Keep && (o.Personal.Hostname != "" || len(o.Personal.Forget) > 0) {
 		return exit.Usage(errors.New("--hostname and --forget are for --identity new"))
 	}
+	if err := o.Personal.Check(); err != nil {
+		return exit.Usage(err)
+	}
 	w := &o.Restore.Wish
 	if o.Raw && (o.Identity == clone.New || len(sizes)+len(types) > 0 || w.Firmware != "") {
 		return exit.Usage(errors.New("--raw changes nothing on the disk: leave out --identity new, --size, --fs-type and --firmware"))

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -265,7 +266,7 @@ func ParseRules(file string, b []byte) (*Rules, error) {
 		c.rule(i, &r.Rules[i])
 	}
 	if len(c.errs) > 0 {
-		return nil, errors.Join(c.errs...)
+		return nil, errors.Join(c.inOrder()...)
 	}
 	return r, nil
 }
@@ -274,7 +275,23 @@ func ParseRules(file string, b []byte) (*Rules, error) {
 type checker struct {
 	file string
 	tree *ast.File
-	errs []error
+	errs []ruleError
+}
+
+// ruleError is an error with its line.
+type ruleError struct {
+	line int
+	err  error
+}
+
+// inOrder gives the errors in the order of their lines.
+func (c *checker) inOrder() []error {
+	slices.SortStableFunc(c.errs, func(a, b ruleError) int { return cmp.Compare(a.line, b.line) })
+	var out []error
+	for _, e := range c.errs {
+		out = append(out, e.err)
+	}
+	return out
 }
 
 // line is where a rule has a word; "" is the rule itself. 0 if not known.
@@ -301,7 +318,7 @@ func (c *checker) bad(i int, word, format string, args ...any) {
 	if l == 0 {
 		l = c.line(i, "")
 	}
-	c.errs = append(c.errs, fmt.Errorf("%s:%d: %s", c.file, l, fmt.Sprintf(format, args...)))
+	c.errs = append(c.errs, ruleError{l, fmt.Errorf("%s:%d: %s", c.file, l, fmt.Sprintf(format, args...))})
 }
 
 // oneOf checks a word that has few values; "" is the default.

@@ -97,7 +97,7 @@ func TestBadRules(t *testing.T) {
 		{"set", "rules:\n- match: {any: true}\n  set: ../x\n", "r.yaml:3: set"},
 		{"answer", "rules:\n- match: {any: true}\n  answers: {confirm: [x]}\n", "unknown field"},
 		{"answer with comma", "rules:\n- match: {any: true}\n  answers: {exclude-disk: [\"sda,sdb\"]}\n", "r.yaml:3: answer"},
-		{"two faults", "rules:\n- match: {any: true}\n  start: x\n  pxe: y\n", "r.yaml:4: pxe"},
+		{"faults in the order of lines", "rules:\n- match: {any: true}\n  pxe: y\n  start: x\n  set: ../x\n", "r.yaml:3: pxe \"y\" is not known; want auto, offer, 4011, http, ignore\nr.yaml:4: start \"x\" is not known; want wait, at once\nr.yaml:5: set"},
 	} {
 		_, err := ParseRules("r.yaml", []byte(c.text))
 		if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -33,14 +33,14 @@ func (s *Signal) Is(target error) bool { return target == context.Canceled }
 // Is tells whether err is the result of an interruption.
 func Is(err error) bool { return errors.Is(err, context.Canceled) }
 
-// Context returns a context that the first SIGINT, SIGTERM or SIGHUP cancels,
+// Context returns a context that the first SIGINT, SIGTERM, SIGHUP or SIGQUIT cancels,
 // with a *Signal as its cause. From then on the signals have their default
 // effect: a second one ends the program. A signal that is ignored (nohup(1))
 // stays ignored. stop releases the signals.
 func Context(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	ch := make(chan os.Signal, 1)
-	for _, s := range []os.Signal{os.Interrupt, unix.SIGTERM, unix.SIGHUP} {
+	for _, s := range []os.Signal{os.Interrupt, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT} {
 		if !signal.Ignored(s) {
 			signal.Notify(ch, s)
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -617,6 +618,28 @@ func TestHTTP(t *testing.T) {
 		if err != nil || string(out) != "loader! " {
 			t.Errorf("curl: %q, %v", out, err)
 		}
+	}
+}
+
+// TestBounded: a client that sends half of a body does not keep a connection.
+func TestBounded(t *testing.T) {
+	srv := httptest.NewServer(Bounded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.ReadAll(r.Body); err == nil {
+			t.Error("half a body was read as a whole one")
+		}
+	}), 200*time.Millisecond))
+	defer srv.Close()
+	c, err := net.Dial("tcp", srv.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, c); err != nil {
+		t.Errorf("reading from the server = %v; want the end of the connection", err)
 	}
 }
 

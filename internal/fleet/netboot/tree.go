@@ -91,6 +91,19 @@ func (t *Tree) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", st.ModTime(), f)
 }
 
+// BodyLimit is how long a client may take to send the body of a request.
+const BodyLimit = 20 * time.Second
+
+// Bounded ends requests whose body does not arrive in time. Answers may take longer.
+func Bounded(h http.Handler, limit time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(limit)) // not in all tests' writers
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // HTTPServer gives a server with limits on what a client may keep busy. There is no
 // ReadTimeout: it would end streams of events. Faults of clients are not logged, since
 // anybody can cause them.
