@@ -48,6 +48,8 @@ func TestClone(t *testing.T) {
 		"btrfs_4kn":     {Kind: UEFIBtrfs, Before: oneDevice, TargetSize: machines[UEFIBtrfs].larger, TargetSector: 4096, CloneSays: "grow btrfs", Wished: sectors},
 		"btrfs_raid1": {Kind: BIOSBtrfs, Renewed: true, CloneRefused: "it is on several devices.* use --identity new", CloneWith: "--identity new", CloneSays: "/ is copied as files",
 			Wished: "btrfs filesystem show / | grep -c devid | grep -x 2 && blkid -t TYPE=btrfs -s UUID -o value | sort | uniq -c | grep -c ' 2 ' | grep -x 2"},
+		"md_same":    {Kind: BIOSMD, CloneSays: blocks + "md"},
+		"md_larger":  {Kind: BIOSMD, TargetSize: machines[BIOSMD].larger, CloneSays: blocks + "md"},
 		"plain_live": {Kind: BIOSPlain, Live: true, CloneWith: "--live --freeze", CloneSays: "/ is frozen while it is copied"},
 		"lvm_live":   {Kind: UEFILVM, Live: true, Renewed: true, CloneWith: "--live --identity new", CloneSays: "/ is copied as files: it gets a new UUID; they are read from a snapshot of its volume"},
 		"btrfs_live": {Kind: BIOSBtrfs, Live: true, Renewed: true, CloneWith: "--live --identity new", CloneSays: "they are read from a snapshot of its subvolumes", Wished: unique},
