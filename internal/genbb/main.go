@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,7 +62,12 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	env := golang.Default(golang.DisableCGO())
+	// A program that was built with -trimpath does not know where Go is.
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return fmt.Errorf("cannot find Go: %w", err)
+	}
+	env := golang.Default(golang.DisableCGO(), golang.WithGOROOT(strings.TrimSpace(string(root))))
 	log := llog.New(slog.LevelWarn, func(f string, a ...any) { fmt.Fprintf(os.Stderr, f+"\n", a...) }).AtLevel(slog.LevelWarn)
 	paths, err := findpkg.ResolveGlobs(log, env, findpkg.DefaultEnv(), pkgs)
 	if err != nil {
