@@ -3,13 +3,16 @@ GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
 export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
 export CGO_ENABLED = 0
 COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null)
-LDFLAGS = -s -w -buildid= -X github.com/mkcdrec/mkcdrec/internal/version.commit=$(COMMIT)
+# 0.2.0 at the tag v0.2.0, 0.2.0-5 five commits later, empty without a tag.
+TAG = $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-g[0-9a-f]*$$//')
+VERSION = github.com/mkcdrec/mkcdrec/internal/version
+LDFLAGS = -s -w -buildid= -X $(VERSION).commit=$(COMMIT) $(if $(TAG),-X $(VERSION).number=$(TAG))
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 # How many machines run side by side; each has one processor, and waits for its disks at times.
 MACHINES = $(shell echo $$(($$(nproc) + 1)))
 DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium
 
-.PHONY: build swarm generate demo test test-all matrix bench screenshots lint install clean help deps
+.PHONY: build swarm generate demo test test-all matrix bench screenshots shape check lint install clean help deps
 
 help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -49,10 +52,18 @@ screenshots: deps build ## docs/*.png: the boot menus and the ready screen, in Q
 	$(GO) run ./vmtest/screens
 	MKCDREC_PICTURE=$(CURDIR)/docs/room.png $(GO) test -count=1 -run TestPicture ./internal/fleet/web
 
-lint:            ## gofmt, vet, staticcheck
+shape:           ## lengths, branches, duplicates and tests, counted beside their goals; V=-v lists what exceeds them
+	@$(GO) run ./internal/shape $(V)
+
+check:           ## what to run before each commit: lint, and the tests that need neither root nor minutes
+check: generate lint
+	$(GO) test -short ./...
+
+lint:            ## gofmt, vet, staticcheck, the branches of each function
 	@test -z "$$(gofmt -l cmds builder initramfs internal/[a-z]* kernelcfg templates vmtest | grep -v internal/bbgen)" || { gofmt -l cmds builder initramfs internal kernelcfg templates vmtest | grep -v internal/bbgen; exit 1; }
 	$(GO) vet $$($(GO) list ./... | grep -v internal/bbgen)
 	$(GO) tool staticcheck $$($(GO) list ./... | grep -v internal/bbgen)
+	$(GO) run ./internal/shape -budget
 
 install: build   ## /usr/sbin/mkcdrec and /usr/sbin/mkcdrec-swarm
 	install -D -m 755 bin/mkcdrec $(DESTDIR)/usr/sbin/mkcdrec
