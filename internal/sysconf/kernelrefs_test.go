@@ -1,8 +1,6 @@
 package sysconf
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -70,17 +68,7 @@ func TestFitGrubenv(t *testing.T) {
 func FuzzKernelRefs(f *testing.F) {
 	f.Add("menuentry x {\n linux /v root=UUID=1 'a b'\n search --fs-uuid 2\n}\n", "UUID=3-3")
 	f.Add("X=\"root=/dev/sda1 \\\"y\\\"\"\n options root=LABEL=a\nkernelopts=root=/dev/x\n", "UUID=4")
-	files, err := filepath.Glob("../bootloader/testdata/machines/*.txt")
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, n := range files {
-		b, err := os.ReadFile(n)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(string(b), "UUID=5")
-	}
+	seeds(f, func(string) bool { return true }, func(text string) { f.Add(text, "UUID=5") })
 	r := NewResolver(&layout.Layout{Filesystems: []layout.Filesystem{{Device: "a/b", Type: "ext4", UUID: "1"}}}, Options{Devices: map[string]string{"a/b": "a/b"}})
 	f.Fuzz(func(t *testing.T, text, name string) {
 		plain := !strings.ContainsFunc(name, func(c rune) bool {

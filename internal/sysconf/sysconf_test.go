@@ -295,6 +295,7 @@ func FuzzFstab(f *testing.F) {
 	f.Add(odd, "nofail")
 	f.Add("UUID=1 /\r\n", "a b")
 	f.Add("a b c d,\"x,y\" 0", "")
+	seeds(f, func(name string) bool { return strings.HasPrefix(name, "fstab") }, func(text string) { f.Add(text, "UUID=1") })
 	f.Fuzz(func(t *testing.T, text, word string) {
 		p := ParseFstab(text)
 		if p.String() != text {
@@ -338,6 +339,7 @@ func TestAppendOption(t *testing.T) {
 
 func FuzzTables(f *testing.F) {
 	f.Add("ARRAY /dev/md0\n uuid=1\n", "[Mount]\nWhat=x \\\n y\n", "36 35 98:0 / / rw - ext4 /dev/x rw\n")
+	seeds(f, func(name string) bool { return strings.HasSuffix(name, ".mount") || strings.HasSuffix(name, ".swap") }, func(text string) { f.Add("", text, "") })
 	f.Fuzz(func(t *testing.T, a, b, c string) {
 		if m := ParseMdadm(a); m.String() != a {
 			t.Errorf("%q is printed as %q", a, m.String())
@@ -371,6 +373,7 @@ func FuzzTables(f *testing.F) {
 
 func FuzzCmdline(f *testing.F) {
 	f.Add(`root=UUID=1 "a=b c" x="y z"`, "LABEL=a b")
+	seeds(f, func(name string) bool { return name == "cmdline" }, func(text string) { f.Add(text, "LABEL=a b") })
 	f.Fuzz(func(t *testing.T, text, value string) {
 		c := ParseCmdline(text)
 		if c.String() != text {
