@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -40,7 +41,7 @@ func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
 	h.contents(m)
 	h.swapFiles()
 	h.readOnly()
-	h.grub()
+	h.bootLoader()
 	var err error
 	if h.files["RESTORE.txt"], err = templates.RestoreText(h.ByHand); err != nil {
 		return nil, err
@@ -277,16 +278,11 @@ func (h *hand) readOnly() {
 	}
 }
 
-func (h *hand) grub() {
-	if h.l.Boot.Loader == layout.SystemdBoot {
-		h.Removable = layout.SystemdBoot
-		return
-	}
-	for _, d := range h.l.Boot.Disks {
-		h.GRUB = append(h.GRUB, templates.Shellf("grub-install --target=i386-pc %s", h.shell(d)))
-	}
-	if slices.Contains(h.l.Boot.Targets, "x86_64-efi") {
-		h.GRUB = append(h.GRUB, "grub-install --target=x86_64-efi --removable --no-nvram")
+func (h *hand) bootLoader() {
+	loader := bootloader.For(h.l.Boot.Loader)
+	var found bool
+	if h.Loader, found = loader.ByHand(h.l, h.shell); found {
+		h.Removable = loader.Name()
 	}
 }
 

@@ -11,11 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
@@ -65,7 +67,7 @@ var AllChecks = []CheckInfo{
 	{"layout", "disks, tables, volume groups and file systems can be read", "16, 25", nil},
 	{"coverage", "everything on the disks can be saved, or is left out by a rule", "6, 8.2", []string{ForPath}},
 	{"bootloader", "the boot loader is one that a restore can install, at a place that it can find: not GRUB in a partition's boot sector, nor an EFI partition that is only an automount", "11, 20, 21", []string{ForPath}},
-	{"bootloader-tools", "the system has grub-install, which a restore runs inside it", "20, 21", []string{ForPath}},
+	{"bootloader-tools", "the system has the programs and files with which a restore installs the boot loader inside it", "20, 21", []string{ForPath}},
 	{"kernel", "a kernel image that firmware can start: no Xen-only kernel, not cut off, right architecture", "10, 34", nil},
 	{"kernel-config", "the kernel has what a rescue system needs", "2, 12, 28", nil},
 	{"modules", "the kernel's modules are there, of its release and architecture", "3, 7b, 13, 45", nil},
@@ -165,17 +167,24 @@ func (t *tester) layout(ctx context.Context) *Plan {
 	t.add("layout", OK, fmt.Sprintf("%d disks, %d file systems, %d volume groups", len(l.Disks), len(l.Filesystems), len(l.VolumeGroup)), "")
 	t.coverage(p)
 	t.bootloader(p)
-	if l.Boot.Loader != layout.GRUB { // systemd-boot is files, which are in the backup
-		return p
-	}
-	for _, n := range []string{"grub-install", "grub2-install"} {
-		if f, err := initramfs.LookPath("", n); err == nil {
-			t.add("bootloader-tools", OK, f, "")
-			return p
-		}
-	}
-	t.add("bootloader-tools", Error, "the system has no grub-install", "install it (Debian: grub-pc-bin or grub-efi-amd64-bin, with grub2-common); without it a restored machine does not start by itself")
+	t.loaderTools(l)
 	return p
+}
+
+// loaderTools looks for what a restore runs in the system to install its boot loader.
+func (t *tester) loaderTools(l *layout.Layout) {
+	var found []string
+	for _, w := range bootloader.For(l.Boot.Loader).Tools(l) {
+		f := w.Find(sysconf.In("/"))
+		if f == "" {
+			t.add("bootloader-tools", Error, "the system has no "+w.Names[0], w.Remedy+"; without it a restored machine does not start by itself")
+			return
+		}
+		found = append(found, f)
+	}
+	if len(found) > 0 {
+		t.add("bootloader-tools", OK, strings.Join(found, ", "), "")
+	}
 }
 
 // coverage reports what the plan does not cover, but for the boot loader.
@@ -212,7 +221,7 @@ func (t *tester) bootloader(p *Plan) {
 	case len(problems) > 0:
 		t.add("bootloader", Warning, strings.Join(problems, "; "), "after a restore the boot loader has to be installed by hand; until it is fixed, or "+bootLoader+" is named in exclude_devices, a backup ends with exit status 3")
 	case b.Loader == "":
-		t.add("bootloader", Warning, "neither a GRUB configuration below /boot nor systemd-boot", "after a restore the boot loader has to be installed by hand")
+		t.add("bootloader", Warning, "no boot loader that a restore can install was found", "after a restore the boot loader has to be installed by hand")
 	default:
 		t.add("bootloader", OK, fmt.Sprintf("%s on %s", b.Loader, b.Firmware), "")
 	}

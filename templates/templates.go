@@ -184,7 +184,7 @@ type ByHand struct {
 	Parts    []HandPart
 	After    []Shell // command lines that follow when files are there
 	Swap     []Shell // command lines that make swap files, when files are there
-	GRUB     []Shell // grub-install command lines inside the chroot
+	Loader   []Shell // command lines inside the chroot that install the boot loader
 	// Removable is a loader, for people, that the firmware finds by itself.
 	Removable string
 	// NotCovered is what the set lacks, as the manifest names it.

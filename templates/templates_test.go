@@ -55,7 +55,7 @@ func TestRestoreText(t *testing.T) {
 		h    ByHand
 		want string
 	}{
-		{ByHand{GRUB: []Shell{"grub-install --target=i386-pc /dev/sda"}}, "6. Make it start:\n     grub-install --target=i386-pc /dev/sda\n\nSHA256SUMS"},
+		{ByHand{Loader: []Shell{"grub-install --target=i386-pc /dev/sda"}}, "6. Make it start:\n     grub-install --target=i386-pc /dev/sda\n\nSHA256SUMS"},
 		{ByHand{Removable: "systemd-boot"}, "6. Make it start:\n     Nothing: systemd-boot is among the files"},
 		{ByHand{}, "6. Make it start:\n     Its boot loader is not known"},
 	} {

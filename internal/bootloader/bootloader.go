@@ -9,9 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -39,7 +37,11 @@ type System struct {
 	Report     progress.Reporter
 
 	sys string // where this machine's sysfs is; "" for /sys
+	dev string // where its devices are; "" for /dev
 }
+
+// machine is the restored system on this machine, as a loader is looked for.
+func (s *System) machine() Machine { return Machine{Files: s.tree(), Dev: cmp.Or(s.dev, "/dev")} }
 
 func (s *System) sysfs() string { return cmp.Or(s.sys, "/sys") }
 
@@ -129,25 +131,16 @@ func (s *System) Enter() (leave func() error, err error) {
 }
 
 func (s *System) chroot(ctx context.Context, args ...string) error {
-	env := []string{"DM_DISABLE_UDEV=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	if s.Layout.Boot.Loader == layout.SystemdBoot {
+	env := []string{"DM_DISABLE_UDEV=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		// Without udev, bootctl(1) can't see that it is the right partition.
-		env = append(env, "SYSTEMD_RELAX_ESP_CHECKS=1", "SYSTEMD_RELAX_XBOOTLDR_CHECKS=1")
-	}
+		"SYSTEMD_RELAX_ESP_CHECKS=1", "SYSTEMD_RELAX_XBOOTLDR_CHECKS=1"}
 	_, err := s.Run.Run(ctx, tool.Cmd{Args: args, Root: s.Root, Env: env})
 	return err
 }
 
-func (s *System) has(prog string) bool {
-	for _, d := range []string{"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"} {
-		if s.tree().Exists(d + prog) {
-			return true
-		}
-	}
-	return false
-}
+func (s *System) has(prog string) bool { return Tool{Names: []string{prog}}.Find(s.tree()) != "" }
 
-// Install checks the references and installs GRUB as the source machine had
+// Install checks the references and installs the boot loader as the source machine had
 // it. What could not be done is an error with what to do by hand; a system
 // that may not start is never called restored.
 func (s *System) Install(ctx context.Context) error {
@@ -242,84 +235,20 @@ func (s *System) renamed() map[string]string {
 }
 
 func (s *System) install(ctx context.Context, renamed map[string]string) error {
-	b := s.Layout.Boot
-	if b.Loader != layout.GRUB && b.Loader != layout.SystemdBoot {
-		return fmt.Errorf("cannot install a boot loader: the source machine's is not known; %s is mounted: install it there by hand", s.Root)
+	ld := s.loader()
+	if ld.Name() == "" { // nothing is begun that can't be finished
+		return ld.Install(ctx, s)
 	}
 	lacks, known := s.lacksDrivers("/sys")
+	var command []string
 	why := s.outdated(renamed, lacks, known)
-	if len(renamed) > 0 || why != "" {
-		if err := s.rebuild(ctx, renamed, why); err != nil {
-			return err
-		}
+	if why != "" {
+		command = s.initramfsCommand(why)
 	}
-	if b.Loader == layout.SystemdBoot {
-		return s.systemdBoot()
+	if err := ld.Regenerate(ctx, s, command, renamed); err != nil {
+		return err
 	}
-	name := "grub-install"
-	if !s.has(name) {
-		if name = "grub2-install"; !s.has(name) {
-			return fmt.Errorf("cannot install the boot loader: the restored system has no grub-install")
-		}
-	}
-	var with []string
-	for _, d := range b.Disks {
-		dev, ok := s.Devices[d]
-		if !ok {
-			continue
-		}
-		with = append(with, dev)
-		s.Report.Note("installing GRUB on /dev/%s", dev)
-		if err := s.chroot(ctx, name, "--target=i386-pc", "/dev/"+dev); err != nil {
-			return err
-		}
-	}
-	if first := s.firstDisk(); len(with) > 0 && first != "" && !slices.Contains(with, first) {
-		s.Report.Note("GRUB is not on /dev/%s: the firmware has to be told to start /dev/%s", first, with[0])
-	}
-	if b.ESP != "" && slices.Contains(b.Targets, "x86_64-efi") {
-		return s.efi(ctx, name)
-	}
-	if len(b.Disks) == 0 {
-		return errors.New("cannot install the boot loader: the layout names neither a disk with GRUB nor an EFI system partition")
-	}
-	return nil
-}
-
-// firstDisk is the first one of the restored disks, which a BIOS starts if it is
-// not told otherwise; "sdz" comes before "sdaa".
-func (s *System) firstDisk() string {
-	first := ""
-	for _, d := range s.Layout.Disks {
-		if n := s.Devices[d.Name]; n != "" && (first == "" || len(n) < len(first) || len(n) == len(first) && n < first) {
-			first = n
-		}
-	}
-	return first
-}
-
-// efi installs GRUB on the EFI system partition, with an NVRAM entry when the
-// firmware lets us, and always under the removable path, which a firmware
-// with an empty NVRAM starts.
-func (s *System) efi(ctx context.Context, name string) error {
-	id := ""
-	for _, f := range s.Layout.Boot.ESPFiles {
-		if d := path.Base(path.Dir(f)); strings.EqualFold(path.Base(f), "grubx64.efi") && !strings.EqualFold(d, "boot") {
-			id = d
-		}
-	}
-	args := []string{name, "--target=x86_64-efi", "--efi-directory=" + s.espDir()}
-	if id != "" {
-		s.Report.Note("installing GRUB on the EFI system partition, as %s", id)
-		a := append(slices.Clone(args), "--bootloader-id="+id)
-		if err := s.chroot(ctx, a...); err != nil {
-			s.Report.Warn("no entry in the firmware's boot menu: the removable path starts the system all the same\n%v", err)
-			if err := s.chroot(ctx, append(a, "--no-nvram")...); err != nil {
-				return err
-			}
-		}
-	}
-	return s.chroot(ctx, append(args, "--removable", "--no-nvram")...)
+	return ld.Install(ctx, s)
 }
 
 // outdated tells why the initramfs has to be regenerated; "" if it is right.
@@ -345,80 +274,38 @@ func (s *System) outdated(renamed map[string]string, lacks, known bool) string {
 	return ""
 }
 
-// rebuild regenerates the initramfs if there is a reason, and GRUB's configuration
-// if that names an old device.
-func (s *System) rebuild(ctx context.Context, renamed map[string]string, why string) error {
-	if why != "" {
-		if err := s.initramfs(ctx, why); err != nil {
-			return err
-		}
-	}
-	if s.Layout.Boot.Loader != layout.GRUB {
-		return nil
-	}
-	for _, cfg := range []struct{ file, prog string }{{"/boot/grub/grub.cfg", "grub-mkconfig"}, {"/boot/grub2/grub.cfg", "grub2-mkconfig"}} {
-		b, err := s.tree().Read(cfg.file)
-		if err != nil {
-			continue
-		}
-		if strings.Contains(string(b), "rootfstype=") && s.Types["/"] != "" {
-			s.Report.Warn("%s has rootfstype=: change it in /etc/default/grub, then run %s -o %s", cfg.file, cfg.prog, cfg.file)
-		}
-		for o := range renamed {
-			_, moved := s.Layout.Moved[o] // the commands that find it are others
-			if moved || strings.Contains(string(b), "/dev/"+o) {
-				s.Report.Note("regenerating %s: /dev/%s now names a different device", cfg.file, o)
-				if err := s.chroot(ctx, cfg.prog, "-o", cfg.file); err != nil {
-					return err
-				}
-				if b, err = s.tree().Read(cfg.file); err != nil {
-					return fmt.Errorf("cannot read what %s wrote: %w", cfg.prog, err)
-				}
-				for _, w := range s.kernelNames(string(b)) {
-					s.Report.Warn("%s: %s is what this rescue system calls the device, and it may be called otherwise when the machine starts: see GRUB_DISABLE_LINUX_UUID in /etc/default/grub", cfg.file, w)
-				}
-				break
-			}
-		}
-	}
-	return nil
-}
-
-// initramfs has the system regenerate its initramfs.
-func (s *System) initramfs(ctx context.Context, why string) error {
+// initramfsCommand is the command with which the system regenerates its initramfs, nil if it has none.
+func (s *System) initramfsCommand(why string) []string {
 	for _, c := range [][]string{
 		{"update-initramfs", "-u", "-k", "all"},   // Debian, Ubuntu
 		{"dracut", "--force", "--regenerate-all"}, // Fedora, RHEL, SUSE
 		{"mkinitcpio", "--allpresets"},            // Arch
 	} {
-		if !s.has(c[0]) {
-			continue
+		if s.has(c[0]) {
+			s.Report.Note("regenerating the initramfs: %s", why)
+			return c
 		}
-		s.Report.Note("regenerating the initramfs: %s", why)
-		if s.Layout.Boot.Loader == layout.SystemdBoot {
-			return s.remakeEntries(ctx, c)
-		}
-		return s.chroot(ctx, c...)
 	}
 	s.Report.Warn("cannot regenerate the initramfs: the restored system has no program for that\nthe initramfs has to be regenerated by hand: %s", why)
 	return nil
 }
 
-// kernelNames lists root= words of a grub.cfg that name a partition as the kernel
-// does, sorted, each once.
-func (s *System) kernelNames(cfg string) []string {
-	names := map[string]bool{}
-	for o, n := range s.Devices {
-		if _, p := s.Layout.Partition(o); p != nil {
-			names["root=/dev/"+n] = true
+// firstDisk is the first one of the restored disks, which a BIOS starts if it is
+// not told otherwise; "sdz" comes before "sdaa".
+func (s *System) firstDisk() string {
+	first := ""
+	for _, d := range s.Layout.Disks {
+		if n := s.Devices[d.Name]; n != "" && (first == "" || len(n) < len(first) || len(n) == len(first) && n < first) {
+			first = n
 		}
 	}
-	var out []string
-	for _, w := range regexp.MustCompile(`\broot=/dev/\S+`).FindAllString(cfg, -1) {
-		if names[w] && !slices.Contains(out, w) {
-			out = append(out, w)
-		}
+	return first
+}
+
+// startsElsewhere reports that the first disk, which a BIOS starts if it is not told otherwise, has no loader;
+// with are the disks that have it.
+func (s *System) startsElsewhere(name string, with []string) {
+	if first := s.firstDisk(); len(with) > 0 && first != "" && !slices.Contains(with, first) {
+		s.Report.Note("%s is not on /dev/%s: the firmware has to be told to start /dev/%s", name, first, with[0])
 	}
-	slices.Sort(out)
-	return out
 }

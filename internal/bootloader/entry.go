@@ -1,15 +1,11 @@
 package bootloader
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path"
 	"slices"
 	"strings"
-
-	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // Entry is what a boot loader starts a Linux system with.
@@ -25,7 +21,7 @@ type Entry struct {
 // files exist; their paths are those of the system, without links resolved. Variables
 // that the grub.cfg does not set as plain text are empty, as GRUB's are.
 func (s *System) FirstEntry() (*Entry, error) {
-	e, err := s.firstEntry()
+	e, err := s.loader().First(s)
 	if err != nil {
 		return nil, err
 	}
@@ -44,37 +40,17 @@ func (s *System) FirstEntry() (*Entry, error) {
 	return e, nil
 }
 
+// text is the entry as lines of a grub.cfg.
+func (e *Entry) text() string {
+	out := "linux " + e.Linux + grubWords(e.Options) + "\n"
+	if len(e.Initrd) > 0 {
+		out += "initrd " + strings.Join(e.Initrd, " ") + "\n"
+	}
+	return out
+}
+
 // Open opens a file of the entry for reading.
 func (s *System) Open(name string) (*os.File, error) { return s.tree().Open(name) }
-
-func (s *System) firstEntry() (*Entry, error) {
-	var all []Entry
-	if s.Layout.Boot.Loader == layout.SystemdBoot {
-		for _, d := range s.entryDirs() {
-			all = append(all, s.blsEntries(d, d)...)
-		}
-		if len(all) == 0 {
-			return nil, errors.New("cannot find a boot entry below loader/entries")
-		}
-		return s.chosen(all), nil
-	}
-	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		cfg := s.read(f)
-		if cfg == "" {
-			continue
-		}
-		if strings.Contains(cfg, "blscfg") {
-			if all = s.blsEntries("boot", ""); len(all) > 0 {
-				return s.chosen(all), nil
-			}
-		}
-		if e := grubEntry(firstEntry(cfg)); e != nil {
-			return e, nil
-		}
-		return nil, fmt.Errorf("cannot find a boot entry: the first one of %s starts no Linux kernel", f)
-	}
-	return nil, errors.New("cannot find a boot entry: there is no grub.cfg")
-}
 
 // chosen is the entry that GRUB has saved, or the newest, but for the rescue one of
 // Fedora.
@@ -128,65 +104,4 @@ func (x *expansion) value(v string) string {
 	}
 	x.left -= len(v)
 	return v
-}
-
-// grubEntry reads the first commands of a grub.cfg that load a kernel and its initial
-// RAM disks; nil if there are none.
-func grubEntry(cfg string) *Entry {
-	var e *Entry
-	set := map[string]string{}
-	x := &expansion{left: maxExpanded}
-	for _, c := range sysconf.ParseScript(cfg, true).Commands {
-		var w []string
-		for _, word := range c.Words {
-			text := word.Text
-			if word.Expands {
-				text = os.Expand(text, func(name string) string { return x.value(set[name]) })
-			}
-			w = append(w, text)
-		}
-		switch {
-		case len(w) < 2:
-		case w[0] == "set":
-			if name, value, ok := strings.Cut(w[1], "="); ok && !c.Words[1].Expands {
-				set[name] = value
-			}
-		case slices.Contains([]string{"linux", "linux16", "linuxefi"}, w[0]):
-			if e != nil {
-				return e
-			}
-			e = &Entry{Linux: inDevice(w[1])}
-			for _, o := range w[2:] {
-				if o != "" {
-					e.Options += " " + quoteOption(o)
-				}
-			}
-		case e != nil && slices.Contains([]string{"initrd", "initrd16", "initrdefi"}, w[0]):
-			for _, f := range w[1:] {
-				if f != "" {
-					e.Initrd = append(e.Initrd, inDevice(f))
-				}
-			}
-		}
-	}
-	return e
-}
-
-// inDevice drops GRUB's device from the name of a file: (hd0,msdos1)/vmlinuz.
-func inDevice(name string) string {
-	if strings.HasPrefix(name, "(") {
-		if _, rest, ok := strings.Cut(name, ")"); ok {
-			return rest
-		}
-	}
-	return name
-}
-
-// quoteOption writes a word of a kernel command line as GRUB does, which puts one with
-// blanks between double quotes.
-func quoteOption(o string) string {
-	if strings.ContainsAny(o, " \t") && !strings.Contains(o, `"`) {
-		return `"` + o + `"`
-	}
-	return o
 }

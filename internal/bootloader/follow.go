@@ -20,12 +20,10 @@ type cmdlineFile struct {
 	format       sysconf.Format
 }
 
-// cmdlineFiles lists them. What GRUB's configuration is made from is among them, and
-// itself: not every system makes it again.
+// cmdlineFiles lists them. What the configuration of boot loaders is made from is among them, and itself: not
+// every system makes it again.
 func (s *System) cmdlineFiles() []cmdlineFile {
 	out := []cmdlineFile{
-		{"/etc", "default/grub", sysconf.Shell},
-		{"/etc", "default/grub.d/*.cfg", sysconf.Shell},
 		{"/etc", "kernel/cmdline", sysconf.Plain},
 		{"/etc", "kernel/cmdline.d/*.conf", sysconf.Plain},
 		{"/etc", "cmdline", sysconf.Plain}, // dracut's
@@ -34,21 +32,13 @@ func (s *System) cmdlineFiles() []cmdlineFile {
 		{"/etc", "dracut.conf.d/*.conf", sysconf.Shell},
 		{"/etc", "initramfs-tools/initramfs.conf", sysconf.Shell},
 		{"/etc", "initramfs-tools/conf.d/*", sysconf.Shell},
-		{"/etc", "update-extlinux.conf", sysconf.Shell}, // Alpine's
-		{"/etc", "grub.d/4[01]_custom", sysconf.GRUB},
+		{"/boot", "loader/entries/*.conf", sysconf.BLS},
 	}
-	for _, d := range []string{"/boot/grub", "/boot/grub2"} {
-		out = append(out, cmdlineFile{d, "grub.cfg", sysconf.GRUB}, cmdlineFile{d, "custom.cfg", sysconf.GRUB}, cmdlineFile{d, "grubenv", sysconf.Grubenv})
+	if dir := s.espDir(); dir != "" && dir != "/boot" {
+		out = append(out, cmdlineFile{dir, "loader/entries/*.conf", sysconf.BLS})
 	}
-	for _, f := range []string{"extlinux.conf", "extlinux/extlinux.conf", "syslinux/syslinux.cfg"} {
-		out = append(out, cmdlineFile{"/boot", f, sysconf.Syslinux})
-	}
-	out = append(out, cmdlineFile{"/boot", "loader/entries/*.conf", sysconf.BLS})
-	if dir := s.espDir(); dir != "" {
-		if dir != "/boot" {
-			out = append(out, cmdlineFile{dir, "loader/entries/*.conf", sysconf.BLS})
-		}
-		out = append(out, cmdlineFile{dir, "[Ee][Ff][Ii]/*/grub.cfg", sysconf.GRUB}, cmdlineFile{dir, "[Ee][Ff][Ii]/*/grubenv", sysconf.Grubenv})
+	for _, l := range loaders() {
+		out = append(out, l.Files(s)...)
 	}
 	return out
 }
@@ -219,95 +209,4 @@ func firstBlock(file string) (int64, error) {
 		return 0, fmt.Errorf("cannot map %s: nothing is known of its first block", file)
 	}
 	return int64(m.physical), nil
-}
-
-// bootEntries gives the entries of the Boot Loader Specification, which GRUB's
-// blscfg and systemd-boot read, as lines of a grub.cfg; "" when there are none.
-// prefix is put before the names of their files.
-func (s *System) bootEntries(dir, prefix string) string {
-	var out strings.Builder
-	for _, e := range s.blsEntries(dir, prefix) {
-		fmt.Fprintf(&out, "linux %s%s\ninitrd%s\n", e.Linux, grubWords(e.Options), prefixed(e.Initrd))
-	}
-	return out.String()
-}
-
-// prefixed is a blank and a word, for each.
-func prefixed(words []string) string {
-	out := ""
-	for _, w := range words {
-		out += " " + w
-	}
-	return out
-}
-
-// blsEntries are the entries of the Boot Loader Specification that start Linux, by the
-// names of their files; prefix is put before what they name.
-func (s *System) blsEntries(dir, prefix string) []Entry {
-	opts := s.grubenv("kernelopts")
-	var out []Entry
-	for _, f := range s.own(s.tree().Glob(dir, "loader/entries/*.conf")) {
-		b, err := s.tree().Read(f)
-		if err != nil {
-			continue
-		}
-		e := blsEntry(string(b), prefix, opts)
-		e.ID = strings.TrimSuffix(filepath.Base(f), ".conf")
-		if e.Linux != "" { // else an EFI program: another system's loader
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// blsEntry reads an entry of the Boot Loader Specification. opts is what $kernelopts
-// stands for.
-func blsEntry(text, prefix, opts string) Entry {
-	var e Entry
-	x := &expansion{left: maxExpanded}
-	for _, line := range strings.Split(text, "\n") {
-		key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
-		switch key {
-		case "linux":
-			e.Linux = prefix + strings.TrimSpace(value)
-		case "options":
-			for i, part := range strings.Split(strings.TrimSpace(value), "$kernelopts") {
-				if i == 0 {
-					e.Options += " " + part
-				} else {
-					e.Options += x.value(opts) + part
-				}
-			}
-		case "initrd":
-			for _, f := range strings.Fields(strings.ReplaceAll(value, "$tuned_initrd", "")) {
-				e.Initrd = append(e.Initrd, prefix+f)
-			}
-		}
-	}
-	return e
-}
-
-// grubenv is a variable of GRUB's environment block, "" if it is not set.
-func (s *System) grubenv(name string) (value string) {
-	for _, f := range []string{"/boot/grub2/grubenv", "/boot/grub/grubenv"} {
-		for _, line := range strings.Split(s.read(f), "\n") {
-			if v, ok := strings.CutPrefix(line, name+"="); ok {
-				value = v
-			}
-		}
-	}
-	return value
-}
-
-// grubWords writes a kernel command line as words of GRUB.
-func grubWords(cmdline string) string {
-	var b strings.Builder
-	for _, w := range sysconf.ParseCmdline(cmdline).Words {
-		text := w.Name
-		if w.Assigned {
-			text += "=" + w.Value
-		}
-		b.WriteString(" '" + strings.ReplaceAll(text, "'", `'\''`) + "'")
-	}
-	return b.String()
 }

@@ -136,3 +136,15 @@ func FuzzUnified(f *testing.F) {
 		s.checkUnified("/x.efi", s.sys)
 	})
 }
+
+// FuzzSyslinuxConfig: a configuration whose files include one another is read to an end.
+func FuzzSyslinuxConfig(f *testing.F) {
+	f.Add("default two\nui menu.c32\nappend x\nlabel one\nlinux a\nlabel two\nkernel /b\ninitrd i,j\nappend initrd=k root=/dev/x\ninclude b\nmenu include c x\nmenu default\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		c := &syslinuxConfig{dir: "/", read: func(string) string { return text }, lines: 1000}
+		c.parse("/extlinux.conf")
+		if e := c.chosen(); e != nil {
+			firstEntry(e.text())
+		}
+	})
+}

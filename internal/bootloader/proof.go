@@ -1,10 +1,8 @@
 package bootloader
 
 import (
-	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -28,10 +26,11 @@ func (s *System) Proof(sys string) []string {
 			out = append(out, s.checkInitrd(i, sys)...)
 		}
 	}
-	if s.Layout.Boot.Loader == layout.SystemdBoot {
-		out = append(out, s.proveUnified(sys)...)
+	for _, u := range s.unified() {
+		out = append(out, s.checkUnified(u, sys)...)
 	}
-	return append(out, s.checkLoader()...)
+	out = append(out, s.loader().Prove(s, sys)...)
+	return append(out, s.checkFirmware()...)
 }
 
 // proveReferences lists what the system's files name and is not there.
@@ -68,25 +67,6 @@ func (s *System) proveReferences() []string {
 	return out
 }
 
-// firstEntry cuts a grub.cfg behind its first entry: those of other systems may
-// well refer to what was never saved.
-func firstEntry(cfg string) string {
-	entry := regexp.MustCompile(`(?m)^\s*(menuentry|submenu)\s`)
-	if at := entry.FindAllStringIndex(cfg, 2); len(at) == 2 {
-		return cfg[:at[1][0]]
-	}
-	return cfg
-}
-
-// started is the part of a grub.cfg that starts this system: its first entry, or
-// those that it reads from files.
-func (s *System) started(cfg string) string {
-	if strings.Contains(cfg, "blscfg") {
-		return cfg + "\n" + s.bootEntries("boot", "")
-	}
-	return firstEntry(cfg)
-}
-
 // config is what a boot loader reads, as text of a grub.cfg.
 type config struct {
 	name string // of the file, or the directory, for people
@@ -94,18 +74,10 @@ type config struct {
 }
 
 // configs are what the system's boot loader reads to start it.
-func (s *System) configs() []config {
-	if s.Layout.Boot.Loader == layout.SystemdBoot {
-		return s.entries()
-	}
-	var out []config
-	for _, f := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		if text := s.read(f); text != "" {
-			out = append(out, config{f, s.started(text)})
-		}
-	}
-	return out
-}
+func (s *System) configs() []config { return s.loader().Configs(s) }
+
+// unified are the unified kernel images that it starts, by their paths in the system.
+func (s *System) unified() []string { return s.loader().Unified(s) }
 
 // lacksDrivers tells whether an initramfs that the boot loader loads lacks a
 // driver of the root's disks; known is false when its configuration names none.
@@ -347,35 +319,4 @@ func DiskDrivers(sys, disk string) []string {
 		}
 	}
 	return out
-}
-
-// checkLoader looks for a loader where the firmware does.
-func (s *System) checkLoader() []string {
-	b := s.Layout.Boot
-	if b.Firmware == layout.UEFI {
-		dir := s.espDir()
-		if dir == "" {
-			return []string{"there is no EFI system partition"}
-		}
-		if len(s.tree().Glob(dir, "[Ee][Ff][Ii]/[Bb][Oo][Oo][Tt]/*.[Ee][Ff][Ii]")) == 0 {
-			return []string{"the EFI system partition has no loader in EFI/BOOT"}
-		}
-		return nil
-	}
-	if b.Loader != layout.GRUB {
-		return nil
-	}
-	for _, d := range b.Disks {
-		f, err := os.Open("/dev/" + s.Devices[d])
-		if err != nil {
-			continue
-		}
-		mbr := make([]byte, 440)
-		_, err = f.ReadAt(mbr, 0)
-		f.Close()
-		if err == nil && bytes.Contains(mbr, []byte("GRUB")) {
-			return nil
-		}
-	}
-	return []string{"no disk has GRUB in its first sector"}
 }

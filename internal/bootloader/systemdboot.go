@@ -1,17 +1,13 @@
 package bootloader
 
 import (
-	"cmp"
 	"context"
-	"debug/pe"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,22 +15,46 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+	"github.com/mkcdrec/mkcdrec/templates"
 )
 
-// systemd-boot, sd-boot(7), is files on the EFI system partition, which came back
-// with it: what is left to do is the firmware's entry. Its configuration are the
-// entries of the Boot Loader Specification, and unified kernel images in
-// EFI/Linux; https://uapi-group.org/specifications/specs/boot_loader_specification.
+// systemdBoot is systemd-boot, sd-boot(7): files on the EFI system partition, which are restored with it, and the
+// firmware's entry. It reads entries of the Boot Loader Specification, and unified kernel images in EFI/Linux.
+type systemdBoot struct{ defaults }
 
-// espDir is where the EFI system partition is mounted in the system; "" if it is not.
-func (s *System) espDir() string {
-	for _, f := range s.Layout.Filesystems {
-		if s.Layout.Boot.ESP != "" && f.Device == s.Layout.Boot.ESP && len(f.Mounts) > 0 {
-			return f.Mounts[0].Path
+func (systemdBoot) Name() string { return layout.SystemdBoot }
+
+// Recognise tells whether systemd-boot started the machine. Where no loader left
+// its name, it did if it is installed and GRUB is not.
+func (systemdBoot) Recognise(m Machine, l *layout.Layout) bool {
+	b := l.Boot
+	if b.Firmware != layout.UEFI || b.ESP == "" {
+		return false
+	}
+	if m.EFIVars != "" {
+		if name, ok := efivar.LoaderInfo(m.EFIVars); ok {
+			return strings.HasPrefix(name, "systemd-boot")
 		}
 	}
-	return ""
+	return !slices.ContainsFunc(grubConfigs(), m.Files.Exists) && slices.ContainsFunc(b.ESPFiles, func(f string) bool {
+		return strings.HasPrefix(strings.ToLower(f), "/efi/systemd/systemd-boot")
+	})
 }
+
+// ByHand: the loader is among the restored files.
+func (systemdBoot) ByHand(*layout.Layout, func(string) templates.Shell) (commands []templates.Shell, found bool) {
+	return nil, true
+}
+
+func (systemdBoot) Expected() []Expectation {
+	return []Expectation{
+		{"the boot loader, its entries and what they load, recreated", `^/boot(/|/(EFI|[0-9a-f]{32}|efi)(/.*)?)?$|^/efi(/.*)?$`},
+		{"the index of kernel modules, recreated by kernel-install", `^/(usr/)?lib/modules/[^/]+(/modules\.[a-z.]+)?$`},
+	}
+}
+
+// Files are none of its own: entries of the Boot Loader Specification are followed in each system.
+func (systemdBoot) Files(*System) []cmdlineFile { return nil }
 
 // entryDirs are the partitions that systemd-boot reads: the EFI system partition,
 // and the one for more kernels, XBOOTLDR.
@@ -48,8 +68,8 @@ func (s *System) entryDirs() []string {
 	return out
 }
 
-// entries are the boot loader's entries of this system.
-func (s *System) entries() []config {
+// Configs are the entries of this system.
+func (systemdBoot) Configs(s *System) []config {
 	var out []config
 	for _, d := range s.entryDirs() {
 		if text := s.bootEntries(d, d); text != "" {
@@ -59,94 +79,49 @@ func (s *System) entries() []config {
 	return out
 }
 
-// own drops entries of other systems, when there are some whose names begin as
-// those of this system do: with its token, kernel-install(8).
-func (s *System) own(files []string) []string {
-	for _, f := range []string{"etc/kernel/entry-token", "etc/machine-id"} {
-		token := strings.TrimSpace(s.read(f))
-		if token == "" {
-			continue
-		}
-		mine := slices.DeleteFunc(slices.Clone(files), func(f string) bool { return !strings.HasPrefix(filepath.Base(f), token+"-") })
-		if len(mine) > 0 {
-			return mine
-		}
+// First is the newest entry.
+func (systemdBoot) First(s *System) (*Entry, error) {
+	var all []Entry
+	for _, d := range s.entryDirs() {
+		all = append(all, s.blsEntries(d, d)...)
 	}
-	return files
+	if len(all) == 0 {
+		return nil, errors.New("cannot find a boot entry below loader/entries")
+	}
+	return s.chosen(all), nil
 }
 
-// unified are the unified kernel images, by their paths in the system.
-func (s *System) unified() []string {
+// Unified are the images in EFI/Linux.
+func (systemdBoot) Unified(s *System) []string {
 	var out []string
-	if s.Layout.Boot.Loader != layout.SystemdBoot {
-		return nil
-	}
 	for _, d := range s.entryDirs() {
 		out = append(out, s.own(s.tree().Glob(d, "[Ee][Ff][Ii]/[Ll]inux/*.[Ee][Ff][Ii]"))...)
 	}
 	return out
 }
 
-// proveUnified is the part of the proof that is about unified kernel images, and
-// about there being anything to start.
-func (s *System) proveUnified(sys string) []string {
-	var out []string
-	images := s.unified()
-	for _, u := range images {
-		out = append(out, s.checkUnified(u, sys)...)
+// Prove looks for something to start.
+func (x systemdBoot) Prove(s *System, _ string) []string {
+	if len(x.Unified(s)) == 0 && len(x.Configs(s)) == 0 {
+		return []string{"systemd-boot has no entry for this system: there is neither one in loader/entries nor a kernel in EFI/Linux"}
 	}
-	if len(images) == 0 && len(s.entries()) == 0 {
-		out = append(out, "systemd-boot has no entry for this system: there is neither one in loader/entries nor a kernel in EFI/Linux")
-	}
-	return out
+	return nil
 }
 
-// checkUnified looks into a unified kernel image: what its command line names has
-// to be there, and its initramfs has to have the drivers.
-func (s *System) checkUnified(name, sys string) []string {
-	file, err := s.tree().Open(name)
-	if err != nil {
-		return []string{fmt.Sprintf("%s: %v", name, err)}
-	}
-	defer file.Close()
-	f, err := pe.NewFile(file)
-	if err != nil {
-		return []string{fmt.Sprintf("%s: %v", name, err)}
-	}
-	text := func(section string) string {
-		sec := f.Section(section)
-		if sec == nil {
-			return ""
-		}
-		b, err := io.ReadAll(io.LimitReader(sec.Open(), min(int64(sec.VirtualSize), 64<<10)))
-		if err != nil {
-			return ""
-		}
-		return strings.TrimSpace(strings.TrimRight(string(b), "\x00"))
-	}
-	var out []string
-	for _, m := range CheckKernel(text(".cmdline"), sysconf.Plain, s.resolver(true)) {
-		out = append(out, name+": "+m)
-	}
-	initrd := f.Section(".initrd")
-	if initrd == nil {
-		return out
-	}
-	r := io.LimitReader(initrd.Open(), int64(initrd.VirtualSize))
-	return append(out, s.checkInitramfs(name, cmp.Or(text(".uname"), kernelVersion(path.Base(name))), r, sys)...)
-}
-
-// remakeEntries regenerates the initramfs and sees that the copy which systemd-boot
+// Regenerate regenerates the initramfs and sees that the copy which systemd-boot
 // loads is the new one. kernel-install(8), which makes entries, takes the running
 // kernel's command line where the system has none on file: the rescue system's
 // would be wrong, and so the old machine's lies over it meanwhile.
-func (s *System) remakeEntries(ctx context.Context, make []string) (err error) {
+func (systemdBoot) Regenerate(ctx context.Context, s *System, initramfs []string, _ map[string]string) (err error) {
+	if initramfs == nil {
+		return nil
+	}
 	undo, err := s.oldCmdline()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, undo()) }()
-	if err := s.chroot(ctx, make...); err != nil {
+	if err := s.chroot(ctx, initramfs...); err != nil {
 		return err
 	}
 	if lacks, _ := s.lacksDrivers("/sys"); !lacks && len(s.staleCopies()) == 0 || !s.has("kernel-install") {
@@ -202,9 +177,9 @@ func (s *System) oldCmdline() (undo func() error, err error) {
 	return func() error { return errors.Join(unix.Unmount(at, 0), os.Remove(f.Name())) }, nil
 }
 
-// systemdBoot makes the firmware start systemd-boot: by an entry like the old one,
+// Install makes the firmware start systemd-boot: by an entry like the old one,
 // and by the removable path.
-func (s *System) systemdBoot() error {
+func (systemdBoot) Install(_ context.Context, s *System) error {
 	dir := s.espDir()
 	if dir == "" {
 		return errors.New("cannot make systemd-boot start: the EFI system partition was not mounted when the backup was made")
@@ -226,77 +201,4 @@ func (s *System) systemdBoot() error {
 		s.Report.Warn("no entry in the firmware's boot menu: the removable path starts the system all the same\n%v", err)
 	}
 	return nil
-}
-
-// copyLoader copies a loader; the new file appears whole.
-func (s *System) copyLoader(from, to string) error {
-	b, err := s.tree().Read(from)
-	if err == nil {
-		err = s.tree().MkdirAll(path.Dir(to), 0o755)
-	}
-	if err == nil {
-		err = s.tree().Write(to, b, 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", to, err)
-	}
-	return nil
-}
-
-// efiEntry adds the firmware's entry for the loader that the old machine's first
-// entry on this partition had, so that a shim stays before it; without such a one
-// that of bootctl(1).
-func (s *System) efiEntry(vars, sys, loader, dir string) error {
-	disk, part := s.Layout.Partition(s.Layout.Boot.ESP)
-	if part == nil || part.GUID == "" {
-		return errors.New("the EFI system partition has no GUID, which an entry would name")
-	}
-	e := efivar.Entry{Label: "Linux Boot Manager", Path: strings.TrimPrefix(loader, dir), Number: part.Number, GUID: part.GUID, First: true}
-	if old := s.oldEntry(part.GUID, dir); old != nil {
-		e.Label, e.Path = old.Label, strings.ReplaceAll(old.Path, `\`, "/")
-	}
-	var err error
-	dev := s.Devices[s.Layout.Boot.ESP]
-	if e.Start, e.Size, err = extent(sys, dev, s.Devices[disk.Name]); err != nil {
-		return err
-	}
-	s.Report.Note("adding %q to the firmware's boot menu", e.Label)
-	_, err = efivar.Add(vars, e)
-	return err
-}
-
-// oldEntry is the first of the old machine's active entries for a loader that is
-// on the partition.
-func (s *System) oldEntry(guid, esp string) *layout.NVRAMEntry {
-	b := s.Layout.Boot
-	for _, id := range b.Order {
-		i := slices.IndexFunc(b.NVRAM, func(e layout.NVRAMEntry) bool { return e.ID == id })
-		if i < 0 || !b.NVRAM[i].Active || !strings.EqualFold(b.NVRAM[i].PartGUID, guid) || b.NVRAM[i].Path == "" {
-			continue
-		}
-		p := path.Clean("/" + strings.ReplaceAll(b.NVRAM[i].Path, `\`, "/"))
-		if st, err := s.tree().Stat(esp + p); err == nil && st.Mode().IsRegular() { // vfat knows no case
-			return &b.NVRAM[i]
-		}
-	}
-	return nil
-}
-
-// extent gives a partition's place in sectors of its disk, as the firmware counts;
-// the kernel counts in 512 bytes.
-func extent(sys, part, disk string) (start, size uint64, err error) {
-	num := func(file string) (n uint64) {
-		b, e := os.ReadFile(filepath.Join(sys, "class/block", file))
-		if e == nil {
-			n, e = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
-		}
-		err = errors.Join(err, e)
-		return n
-	}
-	start, size = num(part+"/start"), num(part+"/size")
-	per := num(disk+"/queue/logical_block_size") / 512
-	if err != nil || per == 0 {
-		return 0, 0, fmt.Errorf("cannot find the place of /dev/%s: %w", part, errors.Join(err, errors.New("no size of sectors")))
-	}
-	return start / per, size / per, nil
 }

@@ -4,11 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/mkcdrec/mkcdrec/internal/probe"
 )
 
-// TestAddRemove: what is added, the probe reads back; what is removed is gone,
+// TestAddRemove: what is added, Entries reads back; what is removed is gone,
 // and others stay.
 func TestAddRemove(t *testing.T) {
 	root := t.TempDir()
@@ -26,7 +24,7 @@ func TestAddRemove(t *testing.T) {
 			t.Fatalf("Add = %s, %v", id, err)
 		}
 	}
-	entries, order := probe.Machine{Root: root}.NVRAM()
+	entries, order := Entries(dir)
 	if len(entries) != 2 || len(order) != 2 || order[1] != "0001" || entries[1].Label != e.Label || entries[1].Path != `\EFI\mkcdrec\mkcdrec.efi` || entries[1].PartGUID != e.GUID {
 		t.Errorf("read back %+v, order %v", entries, order)
 	}
@@ -34,13 +32,13 @@ func TestAddRemove(t *testing.T) {
 	if id, err := Add(dir, e); err != nil || id != "0001" {
 		t.Fatalf("Add = %s, %v", id, err)
 	}
-	if _, order := (probe.Machine{Root: root}).NVRAM(); len(order) != 2 || order[0] != "0001" || order[1] != "0000" {
+	if _, order := Entries(dir); len(order) != 2 || order[0] != "0001" || order[1] != "0000" {
 		t.Errorf("order %v", order)
 	}
 	if err := Remove(dir, e.Label); err != nil {
 		t.Fatal(err)
 	}
-	if entries, order := (probe.Machine{Root: root}).NVRAM(); len(entries) != 1 || len(order) != 1 || entries[0].Label != "Other" {
+	if entries, order := Entries(dir); len(entries) != 1 || len(order) != 1 || entries[0].Label != "Other" {
 		t.Errorf("after Remove: %+v, order %v", entries, order)
 	}
 	if m, err := filepath.Glob(dir + "/Boot0001*"); err != nil || len(m) > 0 {

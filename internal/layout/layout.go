@@ -443,38 +443,6 @@ func (i *Image) What() string {
 	return i.Type
 }
 
-// Firmware kinds and boot loaders.
-const (
-	BIOS        = "bios"
-	UEFI        = "uefi"
-	GRUB        = "grub"
-	SystemdBoot = "systemd-boot" // sd-boot(7); of UEFI alone
-)
-
-// Boot is how the machine starts.
-type Boot struct {
-	Firmware string `json:"firmware"` // BIOS or UEFI
-	Loader   string `json:"loader"`   // GRUB, SystemdBoot or ""
-	// Targets are GRUB's platforms: "i386-pc", "x86_64-efi".
-	Targets []string `json:"targets"`
-	// Disks have GRUB in their first sector.
-	Disks []string `json:"disks"`
-	// ESP is the device of the EFI system partition, ESPFiles the loaders on it.
-	ESP      string       `json:"esp"`
-	ESPFiles []string     `json:"espFiles"`
-	NVRAM    []NVRAMEntry `json:"nvram"`
-	Order    []string     `json:"order"` // of NVRAM entries, "0001"
-}
-
-// NVRAMEntry is a boot entry of the UEFI firmware.
-type NVRAMEntry struct {
-	ID       string `json:"id"` // "0001"
-	Label    string `json:"label"`
-	Active   bool   `json:"active"`
-	PartGUID string `json:"partGUID"`
-	Path     string `json:"path"` // of the loader on the ESP, with backslashes
-}
-
 // Kernel is what ran when the layout was taken.
 type Kernel struct {
 	Release  string   `json:"release"`

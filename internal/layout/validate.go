@@ -509,31 +509,3 @@ func (s *Filesystem) validateBtrfs(f *faults, where string) {
 		seen[v.Path] = true
 	}
 }
-
-func (b *Boot) validate(f *faults, devs map[string]string) {
-	if b.Firmware != BIOS && b.Firmware != UEFI {
-		f.add("boot.firmware", "%q; want %s or %s", b.Firmware, BIOS, UEFI)
-	}
-	switch {
-	case b.Loader != GRUB && b.Loader != SystemdBoot && b.Loader != "":
-		f.add("boot.loader", "%q is not known", b.Loader)
-	case b.Loader == SystemdBoot && (b.Firmware != UEFI || b.ESP == ""):
-		f.add("boot.loader", "%s without UEFI or without an EFI system partition", b.Loader)
-	}
-	known := func(where, dev string) {
-		if _, ok := devs[dev]; !ok {
-			f.add(where, "device %q is not in the layout", dev)
-		}
-	}
-	for i, d := range b.Disks {
-		known(fmt.Sprintf("boot.disks[%d]", i), d)
-	}
-	if b.ESP != "" {
-		known("boot.esp", b.ESP)
-	}
-	for i, t := range b.Targets {
-		if !slices.Contains([]string{"i386-pc", "x86_64-efi", "i386-efi", "arm64-efi"}, t) {
-			f.add(fmt.Sprintf("boot.targets[%d]", i), "%q is not known", t)
-		}
-	}
-}

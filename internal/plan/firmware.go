@@ -28,12 +28,11 @@ func ForFirmware(want *layout.Layout, firmware string) (*layout.Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch l.Boot.Loader {
-	case layout.GRUB:
-	case "":
+	switch starts := layout.LoaderFirmware(l.Boot.Loader); len(starts) {
+	case 0:
 		return nil, refuse("--firmware %s: the boot loader of the old machine is not known", firmware)
-	default:
-		return nil, refuse("--firmware %s: the boot loader of the old machine is %s, which knows UEFI alone", firmware, l.Boot.Loader)
+	case 1:
+		return nil, refuse("--firmware %s: the boot loader of the old machine is %s, which knows %s alone", firmware, l.Boot.Loader, strings.ToUpper(starts[0]))
 	}
 	switch firmware {
 	case layout.UEFI:
@@ -63,7 +62,7 @@ func toUEFI(l *layout.Layout) error {
 	l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: dev, Type: superblock.TypeVFAT, UUID: id[:4] + "-" + id[4:8], Label: "EFI", Size: espSize, New: true,
 		Mounts: []layout.Mount{{Path: "/boot/efi", Options: "umask=0077"}},
 		VFAT:   &superblock.VFAT{Bits: 32, SectorSize: int64(d.LogicalSector), SectorsPerCluster: 1, Reserved: 32, FATs: 2, Media: 0xf8}})
-	l.Boot = layout.Boot{Firmware: layout.UEFI, Loader: layout.GRUB, Targets: []string{"x86_64-efi"}, ESP: dev}
+	l.Boot = layout.Boot{Firmware: layout.UEFI, Loader: l.Boot.Loader, Targets: []string{"x86_64-efi"}, ESP: dev}
 	return nil
 }
 
@@ -75,7 +74,7 @@ func toBIOS(l *layout.Layout) error {
 	if d.Table.Label == layout.GPT && !slices.ContainsFunc(d.Table.Partitions, func(p layout.Partition) bool { return p.Type == layout.TypeBIOSBoot }) {
 		addPartition(d, quantity.MiB, layout.TypeBIOSBoot, "BIOS boot partition")
 	}
-	l.Boot = layout.Boot{Firmware: layout.BIOS, Loader: layout.GRUB, Targets: []string{"i386-pc"}, Disks: []string{d.Name}, ESP: l.Boot.ESP}
+	l.Boot = layout.Boot{Firmware: layout.BIOS, Loader: l.Boot.Loader, Targets: []string{"i386-pc"}, Disks: []string{d.Name}, ESP: l.Boot.ESP}
 	return nil
 }
 

@@ -49,6 +49,8 @@ func mirror(l *layout.Layout, name string) error {
 		return refuse("--mirror %s: the layout has no disk of that name", name)
 	case d.Table == nil:
 		return refuse("--mirror %s: it has no partition table", name)
+	case l.Boot.Dir != "":
+		return refuse("--mirror %s: the boot loader %s, which is in %s, does not start from RAID", name, l.Boot.Loader, l.Boot.Dir)
 	case l.Disk(MirrorOf(name)) != nil:
 		return refuse("--mirror %s: it is said twice", name)
 	}

@@ -1,17 +1,17 @@
 package probe
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"unicode/utf16"
 
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -23,61 +23,38 @@ func (m Machine) boot(l *layout.Layout) {
 	if _, err := os.Stat(m.path("/sys/firmware/efi")); err == nil && m.System == "" {
 		b.Firmware = layout.UEFI
 	}
-	for _, p := range []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} {
-		if m.exists(p) {
-			b.Loader = layout.GRUB
-		}
-	}
 	m.esp(l)
-	if m.System != "" && len(b.ESPFiles) > 0 && !slices.ContainsFunc(l.Disks, func(d layout.Disk) bool { return m.grubInMBR(d.Name) }) {
+	if m.System != "" && len(b.ESPFiles) > 0 && !bootloader.StartsBIOS(m.loaders(), l) {
 		b.Firmware = layout.UEFI
 	}
-	if b.Firmware == layout.UEFI && b.ESP != "" && m.systemdBoot(b) {
-		b.Loader = layout.SystemdBoot
-		b.Targets = nil
-	}
-	if b.Loader == layout.GRUB {
-		for _, d := range l.Disks {
-			if m.grubInMBR(d.Name) {
-				b.Disks = append(b.Disks, d.Name)
-			}
-		}
-		if len(b.Disks) > 0 {
-			b.Targets = append(b.Targets, "i386-pc")
-			slices.Sort(b.Targets)
-		}
-	}
+	b.Loader = bootloader.Recognise(m.loaders(), l)
 	if m.System == "" {
-		b.NVRAM, b.Order = m.NVRAM()
+		b.NVRAM, b.Order = efivar.Entries(m.path(efivar.Dir))
 	}
 }
 
-// loaderInfo is the variable in which a boot loader leaves its name and version;
-// https://systemd.io/BOOT_LOADER_INTERFACE.
-const loaderInfo = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
-
-// systemdBoot tells whether systemd-boot started the machine. Where no loader left
-// its name, it did if it is installed and GRUB is not.
-func (m Machine) systemdBoot(b *layout.Boot) bool {
-	if v, err := os.ReadFile(m.path(loaderInfo)); err == nil && len(v) > 4 && m.System == "" {
-		name, _, _ := utf16z(append(v[4:], 0, 0))
-		return strings.HasPrefix(name, "systemd-boot")
+// loaders is where the machine's boot loader is looked for.
+func (m Machine) loaders() bootloader.Machine {
+	out := bootloader.Machine{Files: sysconf.In(cmp.Or(m.System, m.Root, "/")), Dev: m.path("/dev")}
+	if m.System == "" {
+		out.EFIVars = m.path(efivar.Dir)
 	}
-	return b.Loader == "" && slices.ContainsFunc(b.ESPFiles, func(f string) bool {
-		return strings.HasPrefix(strings.ToLower(f), "/efi/systemd/systemd-boot")
-	})
+	return out
 }
 
-// grubInMBR looks for GRUB's name in the boot code, where boot.img has it.
-func (m Machine) grubInMBR(disk string) bool {
-	f, err := os.Open(m.path("/dev/" + disk))
-	if err != nil {
-		return false
+// bootLoader is the name by which an Unsupported about how the machine starts can be
+// excluded.
+const bootLoader = "boot-loader"
+
+// noLoader records what a restore can't make start. A machine whose root is not on its
+// own disks (a container, a root on the network) does not start from them.
+func (m Machine) noLoader(l *layout.Layout) {
+	if len(m.Only) > 0 || l.Mounted("/") == nil {
+		return
 	}
-	defer f.Close()
-	b := make([]byte, 440)
-	_, err = f.ReadAt(b, 0)
-	return err == nil && bytes.Contains(b, []byte("GRUB"))
+	if why := bootloader.Problem(m.loaders(), l); why != "" {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: "boot loader", Device: bootLoader, Reason: why})
+	}
 }
 
 // esp finds the mounted EFI system partition and the loaders on it.
@@ -97,82 +74,6 @@ func (m Machine) esp(l *layout.Layout) {
 		})
 		break
 	}
-	for t, file := range map[string]string{"x86_64-efi": "grubx64.efi", "i386-efi": "grubia32.efi", "arm64-efi": "grubaa64.efi"} {
-		if slices.ContainsFunc(l.Boot.ESPFiles, func(p string) bool { return strings.EqualFold(filepath.Base(p), file) }) {
-			l.Boot.Targets = append(l.Boot.Targets, t)
-		}
-	}
-	slices.Sort(l.Boot.Targets)
-}
-
-const efiGlobal = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
-
-// NVRAM reads the firmware's boot entries; UEFI specification §3.1.3.
-func (m Machine) NVRAM() (entries []layout.NVRAMEntry, order []string) {
-	dir := m.path("/sys/firmware/efi/efivars")
-	files, err := filepath.Glob(dir + "/Boot[0-9A-F][0-9A-F][0-9A-F][0-9A-F]-" + efiGlobal)
-	if err != nil {
-		return nil, nil
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil || len(b) < 4 {
-			continue
-		}
-		if e, ok := parseLoadOption(b[4:]); ok {
-			e.ID = filepath.Base(f)[4:8]
-			entries = append(entries, e)
-		}
-	}
-	if b, err := os.ReadFile(dir + "/BootOrder-" + efiGlobal); err == nil {
-		for b = b[min(4, len(b)):]; len(b) >= 2; b = b[2:] {
-			order = append(order, fmt.Sprintf("%04X", binary.LittleEndian.Uint16(b)))
-		}
-	}
-	return entries, order
-}
-
-// parseLoadOption reads an EFI_LOAD_OPTION: attributes, length of the device
-// path, description, device path.
-func parseLoadOption(b []byte) (layout.NVRAMEntry, bool) {
-	le := binary.LittleEndian
-	if len(b) < 6 {
-		return layout.NVRAMEntry{}, false
-	}
-	e := layout.NVRAMEntry{Active: le.Uint32(b)&1 != 0}
-	n := int(le.Uint16(b[4:]))
-	desc, rest, ok := utf16z(b[6:])
-	if !ok || n > len(rest) {
-		return layout.NVRAMEntry{}, false
-	}
-	e.Label = desc
-	for p := rest[:n]; len(p) >= 4; {
-		l := int(le.Uint16(p[2:]))
-		if l < 4 || l > len(p) {
-			break
-		}
-		switch {
-		case p[0] == 4 && p[1] == 1 && l >= 42 && p[41] == 2: // hard drive, GPT
-			g := p[24:40]
-			e.PartGUID = strings.ToUpper(fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(g), le.Uint16(g[4:]), le.Uint16(g[6:]), g[8:10], g[10:16]))
-		case p[0] == 4 && p[1] == 4:
-			e.Path, _, _ = utf16z(append(slices.Clone(p[4:l]), 0, 0))
-		}
-		p = p[l:]
-	}
-	return e, true
-}
-
-func utf16z(b []byte) (string, []byte, bool) {
-	var u []uint16
-	for ; len(b) >= 2; b = b[2:] {
-		c := binary.LittleEndian.Uint16(b)
-		if c == 0 {
-			return string(utf16.Decode(u)), b[2:], true
-		}
-		u = append(u, c)
-	}
-	return "", nil, false
 }
 
 func (m Machine) kernel(l *layout.Layout) {

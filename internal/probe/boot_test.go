@@ -6,6 +6,7 @@ import (
 	"testing"
 	"unicode/utf16"
 
+	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
 
@@ -19,6 +20,7 @@ func TestBootLoader(t *testing.T) {
 		}
 		return b
 	}
+	const loaderInfo = efivar.Dir + "/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 	const sd, grub = "boot/efi/EFI/systemd/systemd-bootx64.efi", "boot/grub/grub.cfg"
 	for name, c := range map[string]struct {
 		files map[string]string
@@ -83,7 +85,7 @@ func TestNoLoader(t *testing.T) {
 		"GRUB in the MBR":           {boot: layout.Boot{Firmware: layout.BIOS, Loader: layout.GRUB, Disks: []string{"vda"}}, grub: true},
 		"GRUB in a partition":       {boot: layout.Boot{Firmware: layout.BIOS, Loader: layout.GRUB}, grub: true, want: "GRUB is in the boot sector of the partition vda2, where it can't be installed again"},
 		"GRUB nowhere":              {boot: layout.Boot{Firmware: layout.BIOS, Loader: layout.GRUB}, want: "GRUB's configuration is there, but no disk has GRUB in its first sector"},
-		"nothing on BIOS":           {boot: layout.Boot{Firmware: layout.BIOS}, want: "neither GRUB's configuration nor systemd-boot was found, and what starts this machine is not known"},
+		"nothing on BIOS":           {boot: layout.Boot{Firmware: layout.BIOS}, want: "none of the boot loaders extlinux, grub, systemd-boot was found, and what starts this machine is not known"},
 		"UEFI without an ESP":       {boot: layout.Boot{Firmware: layout.UEFI, Loader: layout.GRUB}, want: "no EFI system partition is mounted, and what starts this machine is not known"},
 		"an ESP without a loader":   {boot: layout.Boot{Firmware: layout.UEFI, Loader: layout.GRUB, ESP: "vda1"}, want: "the EFI system partition vda1 has no boot loader"},
 		"UEFI":                      {boot: layout.Boot{Firmware: layout.UEFI, Loader: layout.SystemdBoot, ESP: "vda1", ESPFiles: []string{"/EFI/BOOT/BOOTX64.EFI"}}},

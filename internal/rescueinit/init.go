@@ -700,7 +700,7 @@ func onDisk(m probe.Machine) func(id string) bool {
 		}
 	}
 	found := map[string]bool{}
-	entries, _ := m.NVRAM()
+	entries, _ := efivar.Entries(m.Root + efivar.Dir)
 	for _, e := range entries {
 		found[e.ID] = e.PartGUID != "" && there[strings.ToUpper(e.PartGUID)]
 	}

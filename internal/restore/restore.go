@@ -409,7 +409,7 @@ func (r *Restorer) ready(ctx context.Context) error {
 }
 
 // otherFirmware warns when this machine does not start as the old one did, and
-// checks that the set's system has the GRUB that the wished firmware wants.
+// checks that the set's system has the boot loader that the wished firmware wants.
 func (r *Restorer) otherFirmware() error {
 	was := r.content.Layout().Boot.Firmware
 	is := layout.BIOS
@@ -422,11 +422,14 @@ func (r *Restorer) otherFirmware() error {
 	if r.opt.Wish.Firmware == "" || r.opt.Wish.Firmware == was {
 		return nil
 	}
-	dir := map[string]string{layout.UEFI: "/usr/lib/grub/x86_64-efi", layout.BIOS: "/usr/lib/grub/i386-pc"}[r.opt.Wish.Firmware]
+	dir, pkg := bootloader.For(r.content.Layout().Boot.Loader).Modules(r.opt.Wish.Firmware)
+	if dir == "" { // the plan refuses it
+		return nil
+	}
 	if found, err := r.content.Has(dir); found || err != nil {
 		return err
 	}
-	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no GRUB for it (%s is missing; on Debian it is in grub-%s-bin)", r.opt.Wish.Firmware, dir, map[string]string{layout.UEFI: "efi-amd64", layout.BIOS: "pc"}[r.opt.Wish.Firmware])}
+	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no boot loader for it (%s is missing; on Debian it is in %s)", r.opt.Wish.Firmware, dir, pkg)}
 }
 
 // newArrays checks that the restored system can start from RAID that it had not,

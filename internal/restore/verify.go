@@ -34,7 +34,6 @@ type Verified struct {
 
 // expected are the changes that a restore makes after the files are there.
 var expected = []expectation{
-	{"the boot loader, reinstalled", lazyregexp.New(`^/boot(/|/grub2?(/.*)?|/efi(/.*)?)?$`)},
 	{"the initramfs, recreated", lazyregexp.New(`^/boot/(initrd|initramfs).*$|^/var/lib/initramfs-tools(/.*)?$|^/var/tmp$`)},
 	{"fstab and others that name devices, corrected", sync.OnceValue(bootloader.Edited)},
 	{"the log of the restore", lazyregexp.New(`^/var/log(/|/mkcdrec(/.*)?)?$`)},
@@ -43,24 +42,23 @@ var expected = []expectation{
 	{"mount points that had to be made", lazyregexp.New(`^/(proc|sys|dev|run|tmp)?$`)},
 }
 
-// expectedSystemdBoot are those of a system that systemd-boot starts.
-var expectedSystemdBoot = []expectation{
-	{"the boot loader, its entries and what they load, recreated", lazyregexp.New(`^/boot/(EFI|[0-9a-f]{32})(/.*)?$|^/efi(/.*)?$`)},
-	{"the index of kernel modules, recreated by kernel-install", lazyregexp.New(`^/(usr/)?lib/modules/[^/]+(/modules\.[a-z.]+)?$`)},
-}
-
 // expectation names the changes of some paths.
 type expectation struct {
 	name string
 	path func() *regexp.Regexp
 }
 
-// expectedAt names a change of a path that a restore makes; "" when it makes none.
-func expectedAt(path, loader string) string {
-	all := expected
-	if loader == layout.SystemdBoot {
-		all = slices.Concat(expected, expectedSystemdBoot)
+// expectations are the changes that a restore of a system with a boot loader makes.
+func expectations(loader string) []expectation {
+	all := slices.Clone(expected)
+	for _, e := range bootloader.For(loader).Expected() {
+		all = append(all, expectation{e.Name, lazyregexp.New(e.Pattern)})
 	}
+	return all
+}
+
+// expectedAt names a change of a path that is among those; "" when it is not.
+func expectedAt(path string, all []expectation) string {
 	for _, e := range all {
 		if e.path().MatchString(path) {
 			return e.name
@@ -124,9 +122,10 @@ func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 		return err
 	}
 	v.Members += a.Members
+	expected := expectations(set.Layout.Boot.Loader)
 	for _, d := range ds {
 		d.Path = filepath.Join(cmp.Or(a.Mount, a.Device), d.Path)
-		name := expectedAt(d.Path, set.Layout.Boot.Loader)
+		name := expectedAt(d.Path, expected)
 		if slices.ContainsFunc(set.Layout.SwapFiles, func(s layout.SwapFile) bool { return s.Path == d.Path }) {
 			name = "swap files, recreated"
 		}

@@ -9,6 +9,7 @@ import (
 // TestExpectedAt: what only a system with systemd-boot has recreated is a
 // difference on every other one.
 func TestExpectedAt(t *testing.T) {
+	withGRUB, withOther := expectations(layout.GRUB), expectations(layout.SystemdBoot)
 	for _, c := range []struct {
 		path                string
 		withGRUB, withOther bool // is it expected
@@ -36,7 +37,7 @@ func TestExpectedAt(t *testing.T) {
 		{"/efi/loader/entries/a.conf", false, true},
 		{"/boot/0123456789abcdef0123456789abcdef/6.1/initrd", false, true},
 	} {
-		grub, other := expectedAt(c.path, layout.GRUB), expectedAt(c.path, layout.SystemdBoot)
+		grub, other := expectedAt(c.path, withGRUB), expectedAt(c.path, withOther)
 		if (grub != "") != c.withGRUB || (other != "") != c.withOther {
 			t.Errorf("%s: %q with GRUB, %q with systemd-boot", c.path, grub, other)
 		}
