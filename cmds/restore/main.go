@@ -44,7 +44,6 @@ import (
 	"net/url"
 	"os"
 	"runtime/debug"
-	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
@@ -57,7 +56,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/rescueinit"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
@@ -70,47 +68,15 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// list is a flag that may be given several times.
-type list []string
-
-func (l *list) String() string     { return strings.Join(*l, ",") }
-func (l *list) Set(s string) error { *l = append(*l, strings.Split(s, ",")...); return nil }
-
 func run(args []string) int {
 	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
 	f := flag.NewFlagSet("restore", flag.ContinueOnError)
-	var opt restore.Options
-	var maps, confirm, sizes, types, exclude, mirror, forget list
-	f.BoolVar(&opt.PlanOnly, "plan", false, "print what would be done, and stop")
-	f.BoolVar(&opt.DryRun, "dry-run", false, "make all of it on sparse files instead of disks, compare, and take it away again")
-	f.IntVar(&opt.KillAfter, "kill-after", 0, "kill a dry run after `STEP`: for tests of --resume")
-	f.BoolVar(&opt.Yes, "yes", false, "ask nothing; every disk must be named by --confirm")
-	f.BoolVar(&opt.Resume, "resume", false, "continue after the last finished step of the run before")
-	f.BoolVar(&opt.Once, "once", false, "refuse to restore onto disks that were restored from this set before; unattended media do")
-	f.BoolVar(&opt.Salvage, "salvage", false, "restore what can be read of a damaged set, and name what is lost")
-	f.BoolVar(&opt.NoVerify, "no-verify", false, "do not read the set through beforehand")
-	f.BoolVar(&opt.Outside, "outside-rescue-system", false, "allow this on a machine that is not a rescue system")
-	f.Var(&maps, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)")
-	f.Var(&sizes, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G")
-	f.Var(&types, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4, xfs or btrfs")
-	f.BoolVar(&opt.Wish.Keep, "keep-sizes", false, "every partition and volume gets the size it had, whatever the disk")
-	f.StringVar(&opt.Only, "only", "", "`MOUNT` point: make and restore this file system only, on a device that is there")
-	f.StringVar(&opt.Onto, "onto", "", "`DEV` that --only overwrites; without it, the one with the same UUID")
-	f.Var(&exclude, "exclude-disk", "`OLD` disk of the set that is left alone, with all that was on it")
-	f.Var(&mirror, "mirror", "`OLD` disk of the set that goes to a RAID1 of two disks; the second one is OLD-mirror for --map")
-	f.BoolVar(&opt.Wish.Unmirror, "unmirror", false, "make no RAID1: what was on one goes to the first of its disks")
+	var req restore.Request
+	req.Flags(f)
 	answers := f.String("answers", "", "`FILE` or URL with the answers to all questions, in YAML")
-	f.StringVar(&opt.Secrets.Identity, "identity", "", "`FILE` with the age identity or SSH key that decrypts the set's LUKS headers; asked for without")
-	f.StringVar(&opt.Secrets.KeyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices; asked for without")
-	f.BoolVar(&opt.Wish.NewLUKS, "new-luks", false, "recreate LUKS devices with a new passphrase and without their other keys")
-	f.Var(&confirm, "confirm", "`SERIAL` number of a disk that may be overwritten")
-	f.StringVar(&opt.Wish.Firmware, "firmware", "", "`uefi` or bios: convert the system to boot with this firmware")
-	f.BoolVar(&opt.NewIdentity, "new-identity", false, "other UUIDs, machine-id and SSH host keys, for a machine that is used beside the set's")
-	f.StringVar(&opt.Personal.Hostname, "hostname", "", "`NAME` of the restored system, with --new-identity")
 	whenRead := f.String("when-read", "", "`URL` on this machine that is posted to when everything was read from the set; the answer is waited for")
-	f.Var(&forget, "forget", "`PATH` or pattern of files that are removed, with --new-identity: licences, keys")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
 	verbose := f.Bool("v", false, "say more")
@@ -147,34 +113,36 @@ func run(args []string) int {
 		p.End()
 		return exit.Status(p, "restore extract", err, "")
 	}
-	args, err := f.Args(), error(nil)
+	var opt *restore.Options
+	var err error
 	if *answers != "" {
-		args, err = answer(ctx, f, *answers, args)
+		err = req.Answers(ctx, f, *answers)
 	}
-	opt.Personal.Forget = forget
+	var read func(context.Context) error
 	if err == nil && *whenRead != "" {
-		opt.WhenRead, err = tell(*whenRead)
+		read, err = tell(*whenRead)
 	}
-	if err == nil && !opt.NewIdentity && (opt.Personal.Hostname != "" || len(forget) > 0) {
-		err = exit.Usage(errors.New("--hostname and --forget are for --new-identity"))
-	}
-	if err == nil {
-		w := wishes{maps, sizes, types, exclude, mirror, opt.Wish.Keep, opt.Wish.Unmirror}
-		if *withMenu {
-			err = menu(sc.In, os.Stderr, w, func(w wishes, what int) error {
-				o := opt
-				o.PlanOnly, o.DryRun = what == showPlan, what == doDryRun
-				o.NoVerify = o.NoVerify || what != doRestore
-				err := do(ctx, p, sc, &o, args, w, confirm)
-				p.End()
-				if what != doRestore && exit.Code(err) == exit.Partial {
-					return nil // it was shown with the plan
-				}
-				return err
-			})
-		} else {
-			err = do(ctx, p, sc, &opt, args, w, confirm)
+	work := func(req restore.Request) error {
+		o, err := options(&req, f.Args())
+		if err != nil {
+			return err
 		}
+		opt, o.WhenRead = o, read
+		return do(ctx, p, sc, opt)
+	}
+	if err == nil && *withMenu {
+		err = menu(sc.In, os.Stderr, req, func(req restore.Request, what int) error {
+			req.PlanOnly, req.DryRun = what == showPlan, what == doDryRun
+			req.NoVerify = req.NoVerify || what != doRestore
+			err := work(req)
+			p.End()
+			if what != doRestore && exit.Code(err) == exit.Partial {
+				return nil // it was shown with the plan
+			}
+			return err
+		})
+	} else if err == nil {
+		err = work(req)
 	}
 	p.End()
 	var again *restore.Repeated
@@ -184,7 +152,7 @@ func run(args []string) int {
 		}
 	}
 	err = screen.Interrupted(ctx, err)
-	return exit.Status(p, "restore", err, screen.Hint(err, "restore", opt.DryRun))
+	return exit.Status(p, "restore", err, screen.Hint(err, "restore", req.DryRun))
 }
 
 // tell gives what posts to a URL of this machine, and waits for the answer.
@@ -210,54 +178,19 @@ func tell(where string) (func(context.Context) error, error) {
 	}, nil
 }
 
-func do(ctx context.Context, p *ui.Printer, sc screen.Screen, opt *restore.Options, args []string, w wishes, confirm list) error {
-	opt.Wish.Map, opt.Wish.Confirmed, opt.Wish.Sizes = map[string]string{}, confirm, map[string]quantity.Size{}
-	opt.Wish.Exclude, opt.Wish.Keep = slices.Clone(w.exclude), w.keep
-	opt.Wish.Mirror, opt.Wish.Unmirror = w.mirror, w.unmirror
-	for _, s := range w.sizes {
-		i := strings.LastIndexByte(s, '=')
-		if i <= 0 {
-			return exit.Usage(fmt.Errorf("--size %q is not WHAT=SIZE", s))
-		}
-		n, err := quantity.Parse(s[i+1:])
-		if err != nil || n <= 0 {
-			return exit.Usage(fmt.Errorf("--size %s: %q is no size such as 20G", s, s[i+1:]))
-		}
-		opt.Wish.Sizes[strings.TrimPrefix(s[:i], "/dev/")] = n.AlignUp(quantity.MiB)
+// options validates a request and finds its set.
+func options(req *restore.Request, args []string) (*restore.Options, error) {
+	opt, err := req.Validate()
+	if err != nil {
+		return nil, err
 	}
-	opt.Wish.Types = map[string]string{}
-	for _, t := range w.types {
-		i := strings.LastIndexByte(t, '=')
-		if i <= 0 {
-			return exit.Usage(fmt.Errorf("--fs-type %q is not MOUNT=TYPE", t))
-		}
-		opt.Wish.Types[t[:i]] = t[i+1:]
+	if len(args) == 0 && req.Set != "" { // of an answer file
+		args = []string{req.Set}
 	}
-	switch {
-	case opt.PlanOnly && opt.DryRun:
-		return exit.Usage(errors.New("use either --plan or --dry-run, not both"))
-	case opt.KillAfter != 0 && !opt.DryRun:
-		return exit.Usage(errors.New("--kill-after is for --dry-run only"))
-	case opt.Only != "" && (opt.DryRun || w.unmirror || len(w.maps)+len(w.exclude)+len(w.sizes)+len(w.mirror) > 0):
-		return exit.Usage(errors.New("--only takes a device as it is: no --dry-run, --map, --size, --exclude-disk, --mirror or --unmirror"))
-	case opt.Only != "" && opt.NewIdentity:
-		return exit.Usage(errors.New("--only restores a part of a system, which has no identity of its own: no --new-identity"))
-	case opt.Onto != "" && opt.Only == "":
-		return exit.Usage(errors.New("--onto wants --only"))
-	}
-	if len(w.sizes) > 0 && w.keep {
-		return exit.Usage(errors.New("--size and --keep-sizes exclude each other"))
-	}
-	for _, m := range w.maps {
-		o, n, ok := strings.Cut(m, "=")
-		if !ok {
-			return exit.Usage(fmt.Errorf("--map %q is not OLD=NEW", m))
-		}
-		opt.Wish.Map[strings.TrimPrefix(o, "/dev/")] = n
-	}
-	if err := setArgument(opt, args); err != nil {
-		return err
-	}
+	return opt, setArgument(opt, args)
+}
+
+func do(ctx context.Context, p *ui.Printer, sc screen.Screen, opt *restore.Options) error {
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: sc}
 	rep, err := r.Restore(ctx, *opt)
@@ -332,28 +265,6 @@ func setArgument(opt *restore.Options, args []string) error {
 		opt.Set = strings.Join(args, ",")
 	}
 	return nil
-}
-
-// answer gives every option of an answer file that the command line does not
-// have, as if it had been typed.
-func answer(ctx context.Context, f *flag.FlagSet, file string, args []string) ([]string, error) {
-	a, err := restore.LoadAnswers(ctx, file)
-	if err != nil {
-		return nil, exit.Usage(err)
-	}
-	said := map[string]bool{}
-	f.Visit(func(g *flag.Flag) { said[g.Name] = true })
-	for _, o := range a.Options() {
-		if !said[o.Name] {
-			if err := f.Set(o.Name, o.Value); err != nil {
-				return nil, exit.Usage(fmt.Errorf("cannot use %s: %s: %w", file, o.Name, err))
-			}
-		}
-	}
-	if len(args) == 0 && a.Set != "" {
-		args = []string{a.Set}
-	}
-	return args, nil
 }
 
 // extract takes files out of a set.

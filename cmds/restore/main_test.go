@@ -28,7 +28,7 @@ func TestQuestionsEnd(t *testing.T) {
 	in := screen.Lines(ctx, r)
 	ended := make(chan error, 1)
 	go func() {
-		ended <- menu(in, io.Discard, wishes{}, func(wishes, int) error { return nil })
+		ended <- menu(in, io.Discard, restore.Request{}, func(restore.Request, int) error { return nil })
 	}()
 	time.AfterFunc(100*time.Millisecond, func() { stop(&interrupt.Signal{Sig: os.Interrupt}) })
 	select {

@@ -6,36 +6,17 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/restore"
 )
 
-// wishes are what a person said about disks, in the words of the options.
-type wishes struct {
-	maps, sizes, types, exclude, mirror list
-	keep, unmirror                      bool
-}
-
-func (w wishes) clone() wishes {
-	return wishes{slices.Clone(w.maps), slices.Clone(w.sizes), slices.Clone(w.types), slices.Clone(w.exclude), slices.Clone(w.mirror), w.keep, w.unmirror}
-}
-
-// options are the wishes as they would be typed.
-func (w wishes) options() string {
-	var out []string
-	for _, o := range []struct {
-		name   string
-		values list
-	}{{"--map", w.maps}, {"--size", w.sizes}, {"--fs-type", w.types}, {"--exclude-disk", w.exclude}, {"--mirror", w.mirror}} {
-		for _, v := range o.values {
-			out = append(out, o.name+" "+v)
-		}
+// copied gives a request whose wishes can be changed without changing r.
+func copied(r restore.Request) restore.Request {
+	for _, l := range []*restore.Pairs{&r.Map, &r.Size, &r.FSType} {
+		*l = slices.Clone(*l)
 	}
-	if w.keep {
-		out = append(out, "--keep-sizes")
-	}
-	if w.unmirror {
-		out = append(out, "--unmirror")
-	}
-	return strings.Join(out, " ")
+	r.ExcludeDisk, r.Mirror = slices.Clone(r.ExcludeDisk), slices.Clone(r.Mirror)
+	return r
 }
 
 // What the menu has done.
@@ -47,8 +28,8 @@ const (
 
 // menu shows the plan and lets a person change it, until it is carried out or
 // given up. run does what is chosen; an error of a plan or a dry run is shown.
-func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int) error) error {
-	var before []wishes
+func menu(in *bufio.Reader, out io.Writer, w restore.Request, run func(w restore.Request, what int) error) error {
+	var before []restore.Request
 	show := func(err error) {
 		if err != nil {
 			fmt.Fprintf(out, "\n%v\n(u undoes the last change)\n", err)
@@ -65,7 +46,7 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 	}
 	show(run(w, showPlan))
 	for {
-		if o := w.options(); o != "" {
+		if o := w.Wishes(); o != "" {
 			fmt.Fprintf(out, "\nThe same by: restore %s\n", o)
 		}
 		line, ok := ask("\n  r restore    d dry run on sparse files    p show the plan    q quit\n  s size /=20G    t type /home=xfs    m map OLD=NEW    x leave disk OLD alone\n  R put disk OLD on a mirror of two    1 no RAID1: one disk is enough    k keep sizes    u undo\n> ")
@@ -75,7 +56,7 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 		}
 		key, value, _ := strings.Cut(line, " ")
 		value = strings.TrimSpace(value)
-		last := w.clone()
+		last := copied(w)
 		switch key {
 		case "":
 			continue
@@ -99,16 +80,16 @@ func menu(in *bufio.Reader, out io.Writer, w wishes, run func(w wishes, what int
 			show(run(w, showPlan))
 			continue
 		case "k":
-			w.keep = !w.keep
+			w.KeepSizes = !w.KeepSizes
 		case "1":
-			w.unmirror = !w.unmirror
+			w.Unmirror = !w.Unmirror
 		case "s", "t", "m", "x", "R":
 			if value == "" {
 				if value, ok = ask(map[string]string{"s": "WHAT=SIZE: ", "t": "MOUNT=TYPE: ", "m": "OLD=NEW: ", "x": "OLD: ", "R": "OLD: "}[key]); !ok || value == "" {
 					continue
 				}
 			}
-			to := map[string]*list{"s": &w.sizes, "t": &w.types, "m": &w.maps, "x": &w.exclude, "R": &w.mirror}[key]
+			to := map[string]*[]string{"s": (*[]string)(&w.Size), "t": (*[]string)(&w.FSType), "m": (*[]string)(&w.Map), "x": (*[]string)(&w.ExcludeDisk), "R": (*[]string)(&w.Mirror)}[key]
 			// A second one for the same thing replaces the first.
 			name, _, _ := strings.Cut(value, "=")
 			*to = append(slices.DeleteFunc(*to, func(v string) bool { n, _, _ := strings.Cut(v, "="); return n == name }), value)

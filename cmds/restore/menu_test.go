@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/restore"
 )
 
 func TestMenu(t *testing.T) {
@@ -23,9 +25,9 @@ func TestMenu(t *testing.T) {
 	} {
 		var out strings.Builder
 		var calls []string
-		err := menu(bufio.NewReader(strings.NewReader(c.typed)), &out, wishes{}, func(w wishes, what int) error {
-			calls = append(calls, fmt.Sprintf("%s[%s]", []string{"plan", "dry", "restore"}[what], w.options()))
-			if strings.Contains(w.options(), "bad") {
+		err := menu(bufio.NewReader(strings.NewReader(c.typed)), &out, restore.Request{}, func(w restore.Request, what int) error {
+			calls = append(calls, fmt.Sprintf("%s[%s]", []string{"plan", "dry", "restore"}[what], w.Wishes()))
+			if strings.Contains(w.Wishes(), "bad") {
 				return errors.New("bad size")
 			}
 			return nil
@@ -40,7 +42,7 @@ func TestMenu(t *testing.T) {
 		}
 	}
 	want := errors.New("it failed")
-	if err := menu(bufio.NewReader(strings.NewReader("r\n")), &strings.Builder{}, wishes{}, func(_ wishes, what int) error {
+	if err := menu(bufio.NewReader(strings.NewReader("r\n")), &strings.Builder{}, restore.Request{}, func(_ restore.Request, what int) error {
 		if what == doRestore {
 			return want
 		}

@@ -252,7 +252,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		}
 		wish.Map[s] = o.Target[i]
 	}
-	open := OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.Secrets.KeyFile, Secret: screen.Secret, Verify: o.Verify}
+	open := OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.KeyFile, Secret: screen.Secret, Verify: o.Verify}
 	var src *Source
 	switch {
 	case o.Raw:
@@ -286,7 +286,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	for _, d := range o.Source {
 		ro.Sources[d] = "it is the source of the clone"
 	}
-	ro.Secrets.Known = append(ro.Secrets.Known, src.Keys()...)
+	ro.Known = append(ro.Known, src.Keys()...)
 	ro.Draft = func(d *plan.Draft, was func(string) string) error { return src.decide(d, was, o.Identity) }
 	if o.Raw {
 		ro.Draft = src.decideRaw

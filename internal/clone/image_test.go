@@ -299,20 +299,20 @@ func TestPartImageOnto(t *testing.T) {
 	}
 	dev := loopOver(t, dst, 0)
 	s := &recorder{confirm: []string{probe.Machine{}.Place(dev).Slot()}}
-	_, err = onlyOnto(context.Background(), tool.Exec{}, s, []string{dev}, restore.Options{Content: p, DataOnly: true, Outside: true, Onto: dev})
+	_, err = onlyOnto(context.Background(), tool.Exec{}, s, []string{dev}, restore.Options{Content: p, DataOnly: true, Request: restore.Request{Outside: true, Onto: dev}})
 	if err != nil || !strings.Contains(s.text.String(), "step: write the image of partition (EXTFS) to /dev/"+dev) {
 		t.Fatalf("%v\n%s", err, s.text.String())
 	}
 	checkExt4(t, dst)
-	if _, err = onlyOnto(context.Background(), tool.Exec{}, &recorder{confirm: []string{"x"}}, []string{dev}, restore.Options{Content: p, DataOnly: true, Outside: true, Onto: dev}); exit.Code(err) != exit.Refused {
+	if _, err = onlyOnto(context.Background(), tool.Exec{}, &recorder{confirm: []string{"x"}}, []string{dev}, restore.Options{Content: p, DataOnly: true, Request: restore.Request{Outside: true, Onto: dev}}); exit.Code(err) != exit.Refused {
 		t.Errorf("not confirmed: %v", err)
 	}
 	small := filepath.Join(dir, "small")
 	run(t, "truncate", "-s", "40M", small)
-	if _, err = onlyOnto(context.Background(), tool.Exec{}, s, []string{loopOver(t, small, 0)}, restore.Options{Content: p, DataOnly: true, Outside: true, Onto: filepath.Base(small)}); exit.Code(err) != exit.Refused {
+	if _, err = onlyOnto(context.Background(), tool.Exec{}, s, []string{loopOver(t, small, 0)}, restore.Options{Content: p, DataOnly: true, Request: restore.Request{Outside: true, Onto: filepath.Base(small)}}); exit.Code(err) != exit.Refused {
 		t.Errorf("no such device: %v", err)
 	}
-	if _, err = onlyOnto(context.Background(), tool.Exec{}, s, []string{"loop0"}, restore.Options{Content: p, DataOnly: true, Outside: true, Onto: loopOver(t, small, 0)}); exit.Code(err) != exit.Refused {
+	if _, err = onlyOnto(context.Background(), tool.Exec{}, s, []string{"loop0"}, restore.Options{Content: p, DataOnly: true, Request: restore.Request{Outside: true, Onto: loopOver(t, small, 0)}}); exit.Code(err) != exit.Refused {
 		t.Errorf("a small device: %v", err)
 	}
 }

@@ -141,7 +141,7 @@ func TestWithoutEffect(t *testing.T) {
 		"no source":       {Options{Source: []string{dir + "/nothing"}}, "there is no such disk or file", exit.Failed},
 		"damaged table":   {Options{Source: []string{damaged}}, "its partition table is damaged", exit.Failed},
 		"a part is there": {Options{Target: []string{busy}}, "busy.img.part is there", exit.Refused},
-		"resume":          {Options{Restore: restore.Options{Resume: true}}, "cannot be resumed", exit.BadUsage},
+		"resume":          {Options{Restore: restore.Options{Request: restore.Request{Resume: true}}}, "cannot be resumed", exit.BadUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.o.Source == nil {

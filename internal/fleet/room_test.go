@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -420,25 +422,31 @@ func TestMany(t *testing.T) {
 
 // TestAnswerWords: the words of our answers are restore's.
 func TestAnswerWords(t *testing.T) {
-	dir := t.TempDir()
-	write(t, dir+"/a", "size: {/: 20G}\nfs-type: {/: xfs}\nkeep-sizes: true\nexclude-disk: [sdb]\nunmirror: true\nfirmware: uefi\nno-verify: true\n")
-	a, err := restore.LoadAnswers(t.Context(), dir+"/a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []string
-	for _, o := range a.Options() {
-		w := "--" + o.Name
-		if o.Value != "true" {
-			w += "=" + o.Value
+	for text, answers := range map[string]Answers{
+		"size: {/: 20G}\nfs-type: {/: xfs}\nexclude-disk: [sdb]\nunmirror: true\nfirmware: uefi\nno-verify: true\n": {Size: map[string]string{"/": "20G"}, FSType: map[string]string{"/": "xfs"}, ExcludeDisk: []string{"sdb"}, Unmirror: true, Firmware: "uefi", NoVerify: true},
+		"keep-sizes: true\n": {KeepSizes: true},
+	} {
+		file := t.TempDir() + "/a"
+		write(t, file, text)
+		var read, typed restore.Request
+		f := flag.NewFlagSet("restore", flag.ContinueOnError)
+		read.Flags(f)
+		if err := read.Answers(t.Context(), f, file); err != nil {
+			t.Fatal(err)
 		}
-		want = append(want, w)
-	}
-	got := Answers{Size: map[string]string{"/": "20G"}, FSType: map[string]string{"/": "xfs"}, KeepSizes: true, ExcludeDisk: []string{"sdb"}, Unmirror: true, Firmware: "uefi", NoVerify: true}.options()
-	slices.Sort(want)
-	slices.Sort(got)
-	if !slices.Equal(got, want) {
-		t.Errorf("%q; want %q", got, want)
+		want, err := read.Validate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f = flag.NewFlagSet("restore", flag.ContinueOnError)
+		typed.Flags(f)
+		if err := f.Parse(answers.options()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := typed.Validate()
+		if err != nil || !reflect.DeepEqual(got.Wish, want.Wish) || got.NoVerify != want.NoVerify {
+			t.Errorf("%q gives %+v, %v; want %+v", answers.options(), got, err, want)
+		}
 	}
 }
 

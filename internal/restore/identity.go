@@ -100,9 +100,6 @@ func seed(again bool) (string, error) {
 
 // renew gives the content another identity.
 func (r *Restorer) renew(ctx context.Context) error {
-	if err := r.opt.Personal.Check(); err != nil {
-		return err
-	}
 	s, err := seed(r.opt.Resume)
 	if err != nil {
 		return fmt.Errorf("cannot make a new identity: %w", err)

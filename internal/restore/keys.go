@@ -22,17 +22,6 @@ import (
 // maxHeader is the largest header of a LUKS device that is read.
 const maxHeader = 256 << 20
 
-// Secrets are the person's keys: files, or what is typed.
-type Secrets struct {
-	// Identity is a file with age identities, or an SSH private key, that
-	// decrypts what the set has encrypted; "" asks for it.
-	Identity string
-	// KeyFile holds the passphrase or key of LUKS devices; "" asks for it.
-	KeyFile string
-	// Known are passphrases that opened the source of a clone, and are tried first.
-	Known [][]byte
-}
-
 // Asker asks a person for something that is not shown while it is typed.
 type Asker interface {
 	Secret(prompt string) ([]byte, error)
@@ -41,7 +30,7 @@ type Asker interface {
 // keys gets all that is needed to open the plan's LUKS devices, and tries it,
 // before anything is written.
 func (r *Restorer) keys(ctx context.Context) error {
-	known := slices.Clone(r.opt.Secrets.Known)
+	known := slices.Clone(r.opt.Known)
 	var ids []age.Identity
 	for _, s := range plan.StepsOf[*plan.MakeCrypt](r.plan) {
 		k := recreate.Key{}
@@ -84,7 +73,7 @@ func (r *Restorer) keys(ctx context.Context) error {
 // twice for a new one.
 func (r *Restorer) passphrase(ctx context.Context, s *plan.MakeCrypt, header []byte) ([]byte, error) {
 	what := fmt.Sprintf("%s (was on %s)", s.Crypt.Name, s.Crypt.Device)
-	if f := r.opt.Secrets.KeyFile; f != "" {
+	if f := r.opt.KeyFile; f != "" {
 		b, err := interrupt.ReadFile(ctx, f)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the key of %s: %w", what, err)
@@ -146,7 +135,7 @@ func withHeader(header []byte, fn func(file string) error) error {
 func (r *Restorer) identities(ctx context.Context) ([]age.Identity, error) {
 	var b []byte
 	var err error
-	if f := r.opt.Secrets.Identity; f != "" {
+	if f := r.opt.Identity; f != "" {
 		if b, err = interrupt.ReadFile(ctx, f); err != nil {
 			return nil, fmt.Errorf("cannot read the identity: %w", err)
 		}

@@ -113,8 +113,8 @@ func TestKeys(t *testing.T) {
 		"no identity":    {[]string{""}, nil, "no identity given"},
 		"no passphrase":  {[]string{"ID"}, nil, "no passphrase given"},
 		"three wrong":    {[]string{"ID", "a", "b", "c"}, nil, "no passphrase for secret"},
-		"wrong key file": {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/etc/hostname" }, "/etc/hostname does not open secret"},
-		"no key file":    {[]string{"ID"}, func(r *Restorer) { r.opt.Secrets.KeyFile = "/nosuch" }, "cannot read the key"},
+		"wrong key file": {[]string{"ID"}, func(r *Restorer) { r.opt.KeyFile = "/etc/hostname" }, "/etc/hostname does not open secret"},
+		"no key file":    {[]string{"ID"}, func(r *Restorer) { r.opt.KeyFile = "/nosuch" }, "cannot read the key"},
 		"other header":   {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].(*plan.MakeCrypt).Crypt.LUKS.Offset = 8 << 20 }, "begins at 8388608"},
 		"header is gone": {[]string{"ID"}, func(r *Restorer) { r.plan.Steps[0].(*plan.MakeCrypt).Crypt.Header = "x" }, "cannot read LUKS header"},
 	} {
@@ -219,7 +219,7 @@ func TestMapDisksAsks(t *testing.T) {
 		"--yes":  {[]string{"sda", "sdb"}, true, 0, "!it is not clear"},
 	} {
 		p := &person{answers: c.answers}
-		r := &Restorer{Screen: p, opt: Options{Yes: c.yes}}
+		r := &Restorer{Screen: p, opt: Options{Request: Request{Yes: c.yes}}}
 		d, err := r.draft(l, have)
 		var m plan.Mapping
 		if d != nil {

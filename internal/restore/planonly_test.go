@@ -66,7 +66,7 @@ func TestPlanOnlyRefuses(t *testing.T) {
 			t.Setenv("PATH", bin)
 
 			r := &Restorer{Run: tool.Exec{}, Screen: &notes{}, Machine: probe.Machine{Root: root, Run: &tool.Recorder{}}}
-			_, err := r.Restore(t.Context(), Options{Set: set, PlanOnly: true, Yes: true})
+			_, err := r.Restore(t.Context(), Options{Request: Request{Set: set, PlanOnly: true, Yes: true}})
 			var refused *plan.Refused
 			var untouched *Untouched
 			if !errors.As(err, &refused) || !errors.As(err, &untouched) {

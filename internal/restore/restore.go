@@ -36,9 +36,12 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// Options of one restore.
+// Options of one restore: a request that was validated, and what a program adds to it.
 type Options struct {
-	Set string // directory
+	Request
+	// Wish is what the request says of disks.
+	Wish     plan.Wish
+	Personal identity.Personal
 	// Content is used instead of a set, where it is not nil. The devices that it is read
 	// from are in Sources, by name without /dev/, each with the reason for which it must
 	// not be overwritten.
@@ -47,10 +50,6 @@ type Options struct {
 	// Draft, if not nil, changes the plan before its steps are made. was gives Content's
 	// name of a device that the draft has.
 	Draft func(d *plan.Draft, was func(dev string) string) error
-	// NewIdentity has the system get other UUIDs than the content has, so that both can be
-	// used side by side, and Personal applied.
-	NewIdentity bool
-	Personal    identity.Personal
 	// DataOnly says that there is no system that has to boot.
 	DataOnly bool
 	// Wanted says which set is meant where there are several. Found: nobody named Set,
@@ -58,32 +57,12 @@ type Options struct {
 	// that host.
 	Wanted manifest.Wanted
 	Found  bool
-	// Once refuses to restore what these disks were restored from before: a *Repeated.
-	Once     bool
-	Wish     plan.Wish
-	PlanOnly bool // print the plan and stop
-	Yes      bool // the disks are confirmed in Wish; ask nothing
-	Resume   bool
-	// Only, a mount point, makes and restores that file system and nothing else,
-	// on the device Onto; "" takes the one that has its UUID. Onto without Only is where
-	// the one image of a Content goes.
-	Only, Onto string
-	// DryRun carries the plan out on sparse files, as far as making and mounting
-	// file systems, and compares what was made with what was planned.
-	DryRun bool
-	// KillAfter kills a dry run after this step, from 1: for tests of Resume.
-	KillAfter int
-	NoVerify  bool // trust the set; frames are still checked while they are read
-	// Salvage continues with a damaged set: what can't be read is left out and
-	// listed among the problems.
-	Salvage bool
 	// WhenRead is called when everything was read from the content, before the file
 	// systems are unmounted: what is kept on them for others can go. nil for nothing.
 	WhenRead func(context.Context) error
-	// Outside allows work on a machine that is no rescue system.
-	Outside bool
-	Target  string // rescue.TargetDir if ""
-	Secrets Secrets
+	Target   string // rescue.TargetDir if ""
+	// Known are passphrases that opened the source of a clone, and are tried first.
+	Known [][]byte
 }
 
 // Screen is what a restore shows to the person in front of it.

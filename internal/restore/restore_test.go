@@ -80,12 +80,12 @@ func TestForeignSet(t *testing.T) {
 		refused bool
 		told    bool
 	}{
-		{"its own", Options{Yes: true, Found: true, Wanted: own}, false, false},
-		{"its host's", Options{Yes: true, Found: true, Wanted: manifest.Wanted{ID: "x", Host: "web"}}, false, false},
-		{"another host's", Options{Yes: true, Found: true, Wanted: manifest.Wanted{ID: "x", Host: "db"}}, true, false},
-		{"another host's, named", Options{Yes: true, Wanted: manifest.Wanted{Host: "db"}}, false, true},
+		{"its own", Options{Request: Request{Yes: true}, Found: true, Wanted: own}, false, false},
+		{"its host's", Options{Request: Request{Yes: true}, Found: true, Wanted: manifest.Wanted{ID: "x", Host: "web"}}, false, false},
+		{"another host's", Options{Request: Request{Yes: true}, Found: true, Wanted: manifest.Wanted{ID: "x", Host: "db"}}, true, false},
+		{"another host's, named", Options{Request: Request{Yes: true}, Wanted: manifest.Wanted{Host: "db"}}, false, true},
 		{"another host's, a person is asked", Options{Found: true, Wanted: manifest.Wanted{Host: "db"}}, false, true},
-		{"nothing is known", Options{Yes: true, Found: true}, false, false},
+		{"nothing is known", Options{Request: Request{Yes: true}, Found: true}, false, false},
 	} {
 		n := &notes{}
 		r := &Restorer{Screen: n, opt: c.opt, set: set, content: setContent{set}}
@@ -105,7 +105,7 @@ func TestInterrupted(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	stop()
 	r := &Restorer{Screen: &notes{}}
-	_, err := r.Restore(ctx, Options{Set: emptySet(t, "h"), PlanOnly: true})
+	_, err := r.Restore(ctx, Options{Request: Request{Set: emptySet(t, "h"), PlanOnly: true}})
 	if err == nil || !strings.Contains(err.Error(), "interrupted") || strings.Contains(err.Error(), "damaged set") {
 		t.Errorf("Restore = %v", err)
 	}

@@ -239,7 +239,7 @@ func (r *Restorer) findBelow(ctx context.Context, places []recordPlace) (rec *Re
 		return nil, 0, nil
 	}
 	nobody := func(string) ([]byte, error) { return nil, errNoPassphrase }
-	rep := &Repair{Run: r.Run, Report: r.Screen, Target: filepath.Join(os.TempDir(), "mkcdrec-none"), KeyFile: r.opt.Secrets.KeyFile, Secret: nobody, Access: storage.ReadOnly}
+	rep := &Repair{Run: r.Run, Report: r.Screen, Target: filepath.Join(os.TempDir(), "mkcdrec-none"), KeyFile: r.opt.KeyFile, Secret: nobody, Access: storage.ReadOnly}
 	// What can't be opened so is told by what is found.
 	tell := func(err error) {
 		if err != nil {

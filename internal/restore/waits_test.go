@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"errors"
+	"flag"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -25,7 +26,9 @@ func TestWaitsEnd(t *testing.T) {
 	defer close(stop)
 	cause := errors.New("the signal")
 	for name, read := range map[string]func(context.Context) error{
-		"answers": func(ctx context.Context) error { _, err := LoadAnswers(ctx, s.URL+"/answers.yaml"); return err },
+		"answers": func(ctx context.Context) error {
+			return (&Request{}).Answers(ctx, flag.NewFlagSet("", flag.ContinueOnError), s.URL+"/answers.yaml")
+		},
 		"search": func(ctx context.Context) error {
 			_, _, err := medium.FindSet(ctx, []medium.Source{{Kind: "url", Value: s.URL + "/web"}}, manifest.Wanted{})
 			return err
