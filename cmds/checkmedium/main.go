@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -36,7 +37,7 @@ func run(p *ui.Printer, args []string) error {
 		if err != nil {
 			return exit.Usage(fmt.Errorf("which medium? %w", err))
 		}
-		dev, err := medium.FindMedium(info)
+		dev, err := medium.Finder{Kernel: kernel.Linux{}}.FindMedium(info)
 		if err != nil {
 			return fmt.Errorf("cannot find this system's medium: %w", err)
 		}

@@ -10,12 +10,10 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 )
 
 // Ids of trees and objects that are always the same.
@@ -61,12 +59,7 @@ type Subvolume struct {
 }
 
 func ioctl(f *os.File, req uintptr, arg []byte) error {
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(&arg[0])))
-	runtime.KeepAlive(arg)
-	if e != 0 {
-		return e
-	}
-	return nil
+	return kernel.Linux{}.Ioctl(f, req, arg)
 }
 
 type item struct {

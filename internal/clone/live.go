@@ -18,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -255,7 +256,7 @@ func (v *live) snapshotBtrfs(f *layout.Filesystem) error {
 	if err := os.MkdirAll(top, 0o700); err != nil {
 		return fmt.Errorf("cannot make snapshots of /dev/%s: %w", f.Device, err)
 	}
-	if err := storage.MountBtrfs(f.Device, f.Others, "", top, unix.MS_NOATIME); err != nil {
+	if err := storage.MountBtrfs(kernel.Linux{}, f.Device, f.Others, "", top, unix.MS_NOATIME); err != nil {
 		return err
 	}
 	v.trees[f.Device] = top

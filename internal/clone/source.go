@@ -23,6 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -422,7 +423,7 @@ func (s *Source) openFiles(ctx context.Context, f *layout.Filesystem, m layout.M
 		for _, d := range f.Others {
 			others = append(others, cmp.Or(s.paths[d], d))
 		}
-		err = storage.MountBtrfs(cmp.Or(s.paths[f.Device], f.Device), others, m.Subvolume, filesDir, unix.MS_RDONLY)
+		err = storage.MountBtrfs(kernel.Of(s.run), cmp.Or(s.paths[f.Device], f.Device), others, m.Subvolume, filesDir, unix.MS_RDONLY)
 	} else {
 		var opts []string
 		if w := m.Owners(); w != "" {

@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/store"
@@ -32,10 +32,16 @@ type Device struct {
 	Held bool
 }
 
+// Finder looks on the disks of a machine.
+type Finder struct{ kernel.Kernel }
+
+// Devices is Finder.Devices of this machine.
+func Devices(loops ...string) ([]Device, error) { return Finder{kernel.Linux{}}.Devices(loops...) }
+
 // Devices lists the block devices that hold something known, sorted by name. Loop devices
 // are left out, but for those named, with their partitions.
-func Devices(loops ...string) ([]Device, error) {
-	names, err := os.ReadDir("/sys/class/block")
+func (f Finder) Devices(loops ...string) ([]Device, error) {
+	names, err := os.ReadDir(f.Path("/sys/class/block"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot list block devices: %w", err)
 	}
@@ -45,29 +51,34 @@ func Devices(loops ...string) ([]Device, error) {
 		if strings.HasPrefix(n.Name(), "ram") || strings.HasPrefix(n.Name(), "loop") && !named {
 			continue
 		}
-		f, err := os.Open("/dev/" + n.Name())
+		d, err := f.Open(n.Name(), os.O_RDONLY)
 		if err != nil {
 			continue // a drive without a disc, a device that just went away
 		}
-		size, err := unix.Seek(int(f.Fd()), 0, unix.SEEK_END)
+		size, err := unix.Seek(int(d.Fd()), 0, unix.SEEK_END)
 		if err == nil && size > 0 {
-			if i, err := superblock.Probe(f, size); err == nil && i != nil {
-				holders, _ := os.ReadDir("/sys/class/block/" + n.Name() + "/holders")
+			if i, err := superblock.Probe(d, size); err == nil && i != nil {
+				holders, _ := os.ReadDir(f.Path("/sys/class/block/" + n.Name() + "/holders"))
 				out = append(out, Device{n.Name(), i, len(holders) > 0})
 			}
 		}
-		f.Close()
+		d.Close()
 	}
 	return out, nil
 }
 
+// Mount is Finder.Mount of this machine.
+func Mount(d Device, dir string, options ...string) error {
+	return Finder{kernel.Linux{}}.Mount(d, dir, options...)
+}
+
 // Mount mounts a device at dir, which is made, without writing one bit of the device.
 // options are those of its type, beside.
-func Mount(d Device, dir string, options ...string) error {
+func (f Finder) Mount(d Device, dir string, options ...string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return blockdev.MountReadOnly("/dev/"+d.Name, d.Info.Type, dir, slices.DeleteFunc(options, func(o string) bool { return o == "" })...)
+	return f.MountReadOnly("/dev/"+d.Name, d.Info.Type, dir, slices.DeleteFunc(options, func(o string) bool { return o == "" })...)
 }
 
 // mountable are the types that a set can lie on.
@@ -75,8 +86,8 @@ var mountable = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.Ty
 
 // FindMedium mounts the CD or stick that the system was started from: an ISO
 // image with the mark of this medium. It returns the device's name.
-func FindMedium(info *rescue.Info) (string, error) {
-	devs, err := Devices()
+func (f Finder) FindMedium(info *rescue.Info) (string, error) {
+	devs, err := f.Devices()
 	if err != nil {
 		return "", err
 	}
@@ -84,14 +95,15 @@ func FindMedium(info *rescue.Info) (string, error) {
 		if d.Info.Type != superblock.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
 			continue
 		}
-		if err := Mount(d, rescue.MediumDir); err != nil {
+		dir := f.Path(rescue.MediumDir)
+		if err := f.Mount(d, dir); err != nil {
 			continue
 		}
-		b, err := os.ReadFile(rescue.MediumDir + "/" + rescue.ISOMark)
+		b, err := os.ReadFile(dir + "/" + rescue.ISOMark)
 		if err == nil && strings.TrimSpace(string(b)) == info.MediumID {
 			return d.Name, nil
 		}
-		if err := unix.Unmount(rescue.MediumDir, 0); err != nil {
+		if err := f.Unmount(dir); err != nil {
 			return "", err
 		}
 	}
@@ -100,23 +112,23 @@ func FindMedium(info *rescue.Info) (string, error) {
 
 // Others lists media of ours that are not this system's, as "sda (HOST, made
 // DATE)": one may be in the drive that the firmware starts from next time.
-func Others(info *rescue.Info) []string {
-	devs, err := Devices()
+func (f Finder) Others(info *rescue.Info) []string {
+	devs, err := f.Devices()
 	if err != nil {
 		return nil
 	}
-	const dir = "/run/mkcdrec/other"
+	dir := f.Path("/run/mkcdrec/other")
 	var out []string
 	for _, d := range devs {
 		if d.Info.Type != superblock.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
 			continue
 		}
-		if err := Mount(d, dir); err != nil {
+		if err := f.Mount(d, dir); err != nil {
 			continue
 		}
 		id, err := os.ReadFile(dir + "/" + rescue.ISOMark)
 		title, _ := os.ReadFile(dir + "/.disk/info") // a name less to show
-		if e := unix.Unmount(dir, 0); err == nil && e == nil && strings.TrimSpace(string(id)) != info.MediumID {
+		if e := f.Unmount(dir); err == nil && e == nil && strings.TrimSpace(string(id)) != info.MediumID {
 			out = append(out, fmt.Sprintf("/dev/%s (%s)", d.Name, strings.TrimSpace(string(title))))
 		}
 	}
@@ -226,8 +238,8 @@ func Expected(info *rescue.Info, o rescue.Options) manifest.Wanted {
 // on what else is there. A source with sets that are not the one wanted, or of several
 // hosts, is passed over; the error names them. A wait for a server, and the search, end
 // with ctx.
-func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir string, remarks []string, err error) {
-	devs, err := Devices()
+func (f Finder) FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir string, remarks []string, err error) {
+	devs, err := f.Devices()
 	if err != nil {
 		return "", nil, err
 	}
@@ -245,9 +257,9 @@ func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir s
 			errs = append(errs, fmt.Errorf("%v: no set there: %w", s, err))
 			continue
 		case "file":
-			f, remarks, err := choose(s.Path, 1, want)
+			dir, remarks, err := choose(f.Path(s.Path), 1, want)
 			if err == nil {
-				return f, remarks, nil
+				return dir, remarks, nil
 			}
 			errs = append(errs, fmt.Errorf("%v: %w", s, err))
 			continue
@@ -261,9 +273,9 @@ func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir s
 				return "", nil, context.Cause(ctx)
 			}
 			seen = true
-			f, remarks, err := on(d, s.Path, want)
+			dir, remarks, err := f.on(d, s.Path, want)
 			if err == nil {
-				return f, remarks, nil
+				return dir, remarks, nil
 			}
 			if !errors.Is(err, errNoSet) || s.Kind != "any" && s.Kind != "cdrom" {
 				errs = append(errs, fmt.Errorf("%v: /dev/%s: %w", s, d.Name, err))
@@ -280,11 +292,12 @@ func FindSet(ctx context.Context, sources []Source, want manifest.Wanted) (dir s
 var errNoSet = errors.New("no set there")
 
 // on looks for a set on a device, which stays mounted at rescue.SetDir if it has it.
-func on(d Device, path string, want manifest.Wanted) (dir string, remarks []string, err error) {
-	if err := Mount(d, rescue.SetDir); err != nil {
+func (f Finder) on(d Device, path string, want manifest.Wanted) (dir string, remarks []string, err error) {
+	at := f.Path(rescue.SetDir)
+	if err := f.Mount(d, at); err != nil {
 		return "", nil, err
 	}
-	top, err := inroot.Dir(rescue.SetDir, path)
+	top, err := inroot.Dir(at, path)
 	if errors.Is(err, os.ErrNotExist) {
 		err = errNoSet
 	}
@@ -292,7 +305,7 @@ func on(d Device, path string, want manifest.Wanted) (dir string, remarks []stri
 		dir, remarks, err = choose(top, 2, want)
 	}
 	if err != nil {
-		if e := unix.Unmount(rescue.SetDir, 0); e != nil {
+		if e := f.Unmount(at); e != nil {
 			err = errors.Join(err, fmt.Errorf("cannot unmount %s: %w", rescue.SetDir, e))
 		}
 	}

@@ -75,12 +75,12 @@ func TestDoor(t *testing.T) {
 	defer f.Close()
 	for want, p := range map[string]plan.Place{"should lead to 8:0": {Dev: "8:0"}, "it was exchanged": {Dev: d.Place.Dev, Seq: d.Place.Seq + 1}} {
 		var ref *plan.Refused
-		if err := isDevice(f, p); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
+		if err := r.isDevice(f, p); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want a refusal with %q", err, want)
 		}
 	}
 	g := blank(t, 1<<20)
-	if err := isDevice(g, d.Place); err == nil {
+	if err := r.isDevice(g, d.Place); err == nil {
 		t.Error("a plain file is taken for a device")
 	}
 }

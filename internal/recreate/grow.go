@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -38,7 +36,7 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 		return err
 	}
 	defer d.Close()
-	size, _, err := blockdev.Geometry("/dev/" + s.Device)
+	size, _, err := blockdev.Geometry(r.kernel().Path("/dev/" + s.Device))
 	if err != nil {
 		return err
 	}
@@ -50,42 +48,32 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 		}
 		blocks := make([]byte, 8)
 		binary.NativeEndian.PutUint64(blocks, uint64(size)/uint64(st.Bsize))
-		if err = growBy(d, extResize, blocks); errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
+		if err = r.kernel().Ioctl(d, extResize, blocks); errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
 			_, err = r.Run.Run(ctx, tool.New("resize2fs", "/dev/"+s.Device)) // by what that kernel can do
 		}
 	case superblock.TypeXFS:
 		geo := make([]byte, 112) // struct xfs_fsop_geom_v1
-		if err = growBy(d, xfsGeometry, geo); err != nil {
+		if err = r.kernel().Ioctl(d, xfsGeometry, geo); err != nil {
 			break
 		}
 		ne := binary.NativeEndian
 		to := make([]byte, 16) // struct xfs_growfs_data: blocks, the share of inodes as it is
 		ne.PutUint64(to, uint64(size)/uint64(max(ne.Uint32(geo), 512)))
 		ne.PutUint32(to[8:], ne.Uint32(geo[28:]))
-		err = growBy(d, xfsGrow, to)
+		err = r.kernel().Ioctl(d, xfsGrow, to)
 	case superblock.TypeBtrfs:
 		var id uint64
-		if id, err = btrfsDevice("/dev/" + s.Device); err != nil {
+		if id, err = btrfsDevice(r.kernel().Path("/dev/" + s.Device)); err != nil {
 			break
 		}
 		arg := make([]byte, 4096) // struct btrfs_ioctl_vol_args
 		copy(arg[8:], fmt.Sprintf("%d:max", id))
-		err = growBy(d, btrfsResize, arg)
+		err = r.kernel().Ioctl(d, btrfsResize, arg)
 	default:
 		err = errors.New("no way is known to grow this type")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot grow %s on /dev/%s: %w", s.FS.Type, s.Device, err)
-	}
-	return nil
-}
-
-// growBy calls an ioctl, whose argument it also answers in.
-func growBy(d *os.File, req uintptr, arg []byte) error {
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, d.Fd(), req, uintptr(unsafe.Pointer(&arg[0])))
-	runtime.KeepAlive(arg)
-	if e != 0 {
-		return e
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
@@ -24,7 +23,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s *plan.MakeCrypt) error {
 	if !ok {
 		return fmt.Errorf("there is no key for %s", s.Crypt.Name)
 	}
-	if storage.CryptIsOpen(s.Crypt.Name) {
+	if storage.CryptIsOpen(r.Run, s.Crypt.Name) {
 		return &plan.Refused{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
 	}
 	f, err := r.claim(s.Device)
@@ -45,7 +44,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s *plan.MakeCrypt) error {
 	if err := storage.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, k.Passphrase, storage.ReadWrite); err != nil {
 		return err
 	}
-	if err := blockdev.Await(ctx, s.Crypt.Mapper(), s.Crypt.Size); err != nil {
+	if err := r.kernel().Await(ctx, s.Crypt.Mapper(), s.Crypt.Size); err != nil {
 		return err
 	}
 	// What the disk had there before looks like anything, once decrypted.

@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -71,6 +71,9 @@ func (e *StepError) Touched() bool {
 	var r *plan.Refused
 	return e.Number > 1 || !errors.As(e.Err, &r)
 }
+
+// kernel is that of the machine on which the programs run.
+func (r *Recreator) kernel() kernel.Kernel { return kernel.Of(r.Run) }
 
 // Do carries out one step of the plan; n is its number, from 0.
 func (r *Recreator) Do(ctx context.Context, n int) error {
@@ -143,7 +146,7 @@ func (r *Recreator) makeSubs(s *plan.MakeSubs) error {
 		return err
 	}
 	defer os.Remove(dir)
-	if err := storage.MountBtrfs(s.Device, s.Others, "", dir, 0); err != nil {
+	if err := storage.MountBtrfs(r.kernel(), s.Device, s.Others, "", dir, 0); err != nil {
 		return err
 	}
 	err = func() error {
@@ -166,7 +169,7 @@ func (r *Recreator) makeSubs(s *plan.MakeSubs) error {
 		}
 		return nil
 	}()
-	if e := unix.Unmount(dir, 0); e != nil {
+	if e := r.kernel().Unmount(dir); e != nil {
 		err = errors.Join(err, fmt.Errorf("cannot unmount %s: %w", dir, e))
 	}
 	return err
@@ -236,23 +239,23 @@ func num[T ~int64 | ~uint64](n T) string { return fmt.Sprint(uint64(n)) }
 func (r *Recreator) Ends() error {
 	var errs []error
 	for _, d := range r.Plan.Disks {
-		if err := readEnds("/dev/"+d.New.Name, int64(d.New.Size)); err != nil {
+		if err := r.readEnds(d.New.Name, int64(d.New.Size)); err != nil {
 			errs = append(errs, &plan.Refused{Reason: err.Error() + ": the disk is broken, or smaller than it says"})
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func readEnds(dev string, size int64) error {
-	f, err := os.Open(dev)
+func (r *Recreator) readEnds(dev string, size int64) error {
+	f, err := r.kernel().Open(dev, os.O_RDONLY)
 	if err != nil {
-		return fmt.Errorf("cannot open %s: %w", dev, err)
+		return fmt.Errorf("cannot open /dev/%s: %w", dev, err)
 	}
 	defer f.Close()
 	b := make([]byte, 4096)
 	for _, at := range []int64{0, size / 2 &^ 4095, size - int64(len(b))} {
 		if _, err := f.ReadAt(b, max(at, 0)); err != nil {
-			return fmt.Errorf("cannot read %s at byte %d of %d: %w", dev, at, size, err)
+			return fmt.Errorf("cannot read /dev/%s at byte %d of %d: %w", dev, at, size, err)
 		}
 	}
 	return nil
@@ -290,7 +293,7 @@ func (r *Recreator) claim(dev string) (*os.File, error) {
 	if err != nil || !slices.ContainsFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == dev }) {
 		return f, err
 	}
-	if _, err = clearDisk(f, dev); err == nil {
+	if _, err = r.clearDisk(f, dev); err == nil {
 		err = f.Sync()
 	}
 	if err != nil {
@@ -328,11 +331,11 @@ func (r *Recreator) made(dev string) error {
 // was renamed, or made by hand, leads elsewhere.
 func (r *Recreator) open(dev string) (*os.File, error) {
 	want := r.Machine.Place(dev)
-	f, err := os.OpenFile("/dev/"+dev, os.O_RDWR|unix.O_EXCL, 0)
+	f, err := r.kernel().Open(dev, os.O_RDWR|unix.O_EXCL)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open /dev/%s for writing: %w", dev, err)
 	}
-	if err := isDevice(f, want); err != nil {
+	if err := r.isDevice(f, want); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -340,39 +343,31 @@ func (r *Recreator) open(dev string) (*os.File, error) {
 }
 
 // isDevice refuses what is open if it is not the device at a place.
-func isDevice(f *os.File, want plan.Place) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return fmt.Errorf("cannot look at %s: %w", f.Name(), err)
+func (r *Recreator) isDevice(f *os.File, want plan.Place) error {
+	is, seq, err := r.kernel().Number(f)
+	if err != nil {
+		return err
 	}
-	is := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK || is != want.Dev {
+	if is != want.Dev {
 		return &plan.Refused{Reason: fmt.Sprintf("%s leads to the device %s, and should lead to %s", f.Name(), is, want.Dev)}
 	}
-	if seq, ok := diskSeq(f); ok && want.Seq != 0 && seq != want.Seq {
+	if seq != 0 && want.Seq != 0 && seq != want.Seq {
 		return &plan.Refused{Reason: fmt.Sprintf("%s is the disk number %d of this system, and should be %d: it was exchanged", f.Name(), seq, want.Seq)}
 	}
 	return nil
 }
 
-// diskSeq asks an open disk for the kernel's number of it; false before Linux 5.15.
-func diskSeq(f *os.File) (uint64, bool) {
-	const blkGetDiskSeq = 0x80081280 // BLKGETDISKSEQ of linux/fs.h
-	seq, err := unix.IoctlGetInt(int(f.Fd()), blkGetDiskSeq)
-	return uint64(seq), err == nil
-}
-
 // clearDisk takes away old tables and signatures at both ends, so that a stop from
 // here on leaves a disk that is plainly blank, and finds one that has less than it
 // says.
-func clearDisk(f *os.File, dev string) (size int64, err error) {
+func (r *Recreator) clearDisk(f *os.File, dev string) (size int64, err error) {
 	if size, err = f.Seek(0, 2); err != nil {
 		return 0, err
 	}
 	if err := wipeEnds(f, 0, size); err != nil {
 		return 0, err
 	}
-	return size, honest(f, "/dev/"+dev, size, func() error { return blockdev.Forget(f) })
+	return size, honest(f, "/dev/"+dev, size, func() error { return r.kernel().Forget(f) })
 }
 
 // openDisk is the one way to open a disk for writing: it is in the confirmed
@@ -391,7 +386,7 @@ func (r *Recreator) openDisk(name string) (*os.File, error) {
 	}
 	// Exchanged since it was looked at above.
 	if i := slices.IndexFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == name }); r.Plan.Disks[i].Place != (plan.Place{}) {
-		if err := isDevice(f, r.Plan.Disks[i].Place); err != nil {
+		if err := r.isDevice(f, r.Plan.Disks[i].Place); err != nil {
 			f.Close()
 			return nil, err
 		}
@@ -405,7 +400,7 @@ func (r *Recreator) table(ctx context.Context, s *plan.WriteTable) error {
 		return err
 	}
 	defer f.Close()
-	size, err := clearDisk(f, s.Device)
+	size, err := r.clearDisk(f, s.Device)
 	if err != nil {
 		return err
 	}
@@ -418,14 +413,14 @@ func (r *Recreator) table(ctx context.Context, s *plan.WriteTable) error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("cannot write /dev/%s: %w", s.Device, err)
 	}
-	if err := blockdev.Reread(ctx, f); err != nil {
+	if err := r.kernel().Reread(ctx, f); err != nil {
 		return err
 	}
 	for _, p := range s.Table.Partitions {
 		if p.Extended() {
 			continue
 		}
-		if err := blockdev.Await(ctx, p.Device, p.Size); err != nil {
+		if err := r.kernel().Await(ctx, p.Device, p.Size); err != nil {
 			return err
 		}
 		if err := wipeEnds(f, int64(p.Start), int64(p.Size)); err != nil {
@@ -561,7 +556,7 @@ func withConfig(text string, fn func(file string) error) error {
 }
 
 func (r *Recreator) makeArray(ctx context.Context, s *plan.MakeArray) error {
-	if storage.ArrayRuns(s.Device) {
+	if storage.ArrayRuns(r.Run, s.Device) {
 		return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
 	}
 	for _, d := range s.Array.Devs() {
@@ -574,7 +569,7 @@ func (r *Recreator) makeArray(ctx context.Context, s *plan.MakeArray) error {
 			return err
 		}
 	}
-	return blockdev.Await(ctx, s.Device, s.Array.Size)
+	return r.kernel().Await(ctx, s.Device, s.Array.Size)
 }
 
 // Reassemble starts an array that was made before.
@@ -694,7 +689,7 @@ func (r *Recreator) mount(s *plan.MountFS) error {
 				opts = append(opts, o)
 			}
 		}
-		return storage.MountBtrfs(s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
+		return storage.MountBtrfs(r.kernel(), s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
 	}
 	data := ""
 	switch s.FS.Type {
@@ -703,7 +698,7 @@ func (r *Recreator) mount(s *plan.MountFS) error {
 	case superblock.TypeVFAT, superblock.TypeExFAT:
 		data = s.Mount.Owners() // then all of them are as they were
 	}
-	if err := unix.Mount("/dev/"+s.Device, dir, s.FS.Type, unix.MS_NOATIME, data); err != nil {
+	if err := r.kernel().Mount("/dev/"+s.Device, dir, s.FS.Type, unix.MS_NOATIME, data); err != nil {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w", s.Device, dir, err)
 	}
 	return nil

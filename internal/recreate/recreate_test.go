@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -229,7 +230,7 @@ func TestMakeSubs(t *testing.T) {
 		t.Errorf("mounts %q; want %q", paths, want)
 	}
 	dir := t.TempDir()
-	if err := storage.MountBtrfs(d.New.Name, nil, "", dir, 0); err != nil {
+	if err := storage.MountBtrfs(kernel.Linux{}, d.New.Name, nil, "", dir, 0); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(dir, 0)

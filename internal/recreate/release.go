@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
@@ -33,7 +31,7 @@ func (r *Recreator) release(ctx context.Context) error {
 	}
 	for _, m := range slices.Backward(mounts) {
 		if Below(r.Target, m.Path) {
-			if err := unix.Unmount(m.Path, 0); err != nil {
+			if err := r.kernel().Unmount(m.Path); err != nil {
 				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Path, err))
 			}
 		}
@@ -52,7 +50,7 @@ func (r *Recreator) release(ctx context.Context) error {
 			}
 		}
 	}
-	unix.Sync()
+	r.kernel().Sync()
 	return errors.Join(errs...)
 }
 

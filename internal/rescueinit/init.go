@@ -25,6 +25,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -334,7 +335,7 @@ func (s *System) medium() {
 	if s.opts.Medium == "" {
 		return
 	}
-	dev, err := s.wait(mediumTimeout, func() (string, error) { return medium.FindMedium(s.info) })
+	dev, err := s.wait(mediumTimeout, func() (string, error) { return s.finder().FindMedium(s.info) })
 	if err != nil {
 		s.say("WARNING: the medium this system was started from did not appear within %v: was it pulled out, or is its driver missing? The system itself is in memory and works", mediumTimeout)
 		s.notWhole("medium: not found")
@@ -342,7 +343,7 @@ func (s *System) medium() {
 	}
 	s.state = append(s.state, "medium: /dev/"+dev)
 	s.drivers.settle()
-	if others := medium.Others(s.info); len(others) > 0 {
+	if others := s.finder().Others(s.info); len(others) > 0 {
 		s.state = append(s.state, "other media of ours are here too, and are left alone: "+strings.Join(others, ", "))
 	}
 	if !s.opts.Check {
@@ -356,6 +357,8 @@ func (s *System) medium() {
 	}
 	s.state = append(s.state, "medium is whole")
 }
+
+func (s *System) finder() medium.Finder { return medium.Finder{Kernel: kernel.Linux{}} }
 
 // search waits for the set that the system was told of.
 func (s *System) search() {
@@ -394,7 +397,7 @@ func (s *System) search() {
 func (s *System) findSet(sources []medium.Source, limit time.Duration) (dir string, remarks []string, err error) {
 	find := func(w manifest.Wanted) func() (string, error) {
 		return func() (string, error) {
-			d, r, err := medium.FindSet(s.ctx, sources, w)
+			d, r, err := s.finder().FindSet(s.ctx, sources, w)
 			remarks = r
 			return d, err
 		}

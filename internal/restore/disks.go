@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -229,7 +230,7 @@ func lookMount(d medium.Device, devs []medium.Device, dir string) error {
 	if d.Info.Type != superblock.TypeBtrfs {
 		return medium.Mount(d, dir)
 	}
-	return storage.MountBtrfs(d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
+	return storage.MountBtrfs(kernel.Linux{}, d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
 }
 
 // othersOf are the other devices of a btrfs.

@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -197,7 +198,7 @@ func (r *Repair) mount(m toMount, devs []medium.Device) error {
 		data = m.owners
 	}
 	if typ == superblock.TypeBtrfs {
-		if err := storage.MountBtrfs(devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
+		if err := storage.MountBtrfs(kernel.Of(r.Run), devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
 			return err
 		}
 	} else if flags != 0 {
@@ -259,7 +260,7 @@ var errNoPassphrase = errors.New("no passphrase given; use --key-file to name a 
 // unlock opens one LUKS device, unless it is open: by a key that opened
 // another, by KeyFile, or by asking, three times. An empty answer gives up.
 func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error {
-	if storage.CryptIsOpen(c.Name) {
+	if storage.CryptIsOpen(r.Run, c.Name) {
 		return nil
 	}
 	if r.keys == nil && r.KeyFile != "" {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 )
@@ -30,7 +31,7 @@ func TestWaitsEnd(t *testing.T) {
 			return (&Request{}).Answers(ctx, flag.NewFlagSet("", flag.ContinueOnError), s.URL+"/answers.yaml")
 		},
 		"search": func(ctx context.Context) error {
-			_, _, err := medium.FindSet(ctx, []medium.Source{{Kind: "url", Value: s.URL + "/web"}}, manifest.Wanted{})
+			_, _, err := medium.Finder{Kernel: kernel.Linux{}}.FindSet(ctx, []medium.Source{{Kind: "url", Value: s.URL + "/web"}}, manifest.Wanted{})
 			return err
 		},
 		"set": func(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -37,7 +38,7 @@ const (
 // have mdadm look for them, which starts it also where some are missing, and which ReadOnly
 // can't.
 func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs []string, access Access) error {
-	if ArrayRuns(name) {
+	if ArrayRuns(run, name) {
 		return nil
 	}
 	args := []string{"--assemble", "/dev/" + name, "--uuid=" + uuid}
@@ -63,7 +64,7 @@ func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs
 	if err == nil {
 		return nil
 	}
-	if inactive(name) { // members are missing: it holds those that are there
+	if inactive(run, name) { // members are missing: it holds those that are there
 		err = errors.Join(err, Mdadm(ctx, run, "--stop", "/dev/"+name))
 	}
 	return fmt.Errorf("cannot start the RAID array %s: %w", name, err)
@@ -95,14 +96,14 @@ func readOnlyLoops(devs []string) (loops []string, release func(), err error) {
 }
 
 // inactive tells whether an array holds members and does not run.
-func inactive(name string) bool {
-	b, err := os.ReadFile("/sys/block/" + name + "/md/array_state")
+func inactive(run tool.Runner, name string) bool {
+	b, err := os.ReadFile(kernel.Of(run).Path("/sys/block/" + name + "/md/array_state"))
 	return err == nil && strings.TrimSpace(string(b)) == "inactive"
 }
 
 // OpenCrypt opens a LUKS device on dev, unless it is open.
 func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string, passphrase []byte, access Access) error {
-	if CryptIsOpen(c.Name) {
+	if CryptIsOpen(run, c.Name) {
 		return nil
 	}
 	args := []string{"open", "--type", "luks", "--key-file", "-"}
@@ -237,7 +238,7 @@ func writingType(segments, attr string) string {
 // MountBtrfs mounts a subvolume of a btrfs, "" for the top level, with all its
 // devices, which nothing else has told the kernel of. With MS_RDONLY nothing is written,
 // the log neither.
-func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintptr, options ...string) error {
+func MountBtrfs(k kernel.Kernel, dev string, others []string, subvolume, dir string, flags uintptr, options ...string) error {
 	if subvolume == "" {
 		options = append(options, "subvolid=5")
 	} else {
@@ -247,9 +248,9 @@ func MountBtrfs(dev string, others []string, subvolume, dir string, flags uintpt
 		options = append(options, "device=/dev/"+o)
 	}
 	if flags&unix.MS_RDONLY != 0 {
-		return blockdev.MountReadOnly("/dev/"+dev, superblock.TypeBtrfs, dir, options...)
+		return k.MountReadOnly("/dev/"+dev, superblock.TypeBtrfs, dir, options...)
 	}
-	if err := unix.Mount("/dev/"+dev, dir, superblock.TypeBtrfs, flags, strings.Join(options, ",")); err != nil {
+	if err := k.Mount("/dev/"+dev, dir, superblock.TypeBtrfs, flags, strings.Join(options, ",")); err != nil {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w", dev, dir, err)
 	}
 	return nil

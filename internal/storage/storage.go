@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -33,14 +34,14 @@ func Mdadm(ctx context.Context, run tool.Runner, args ...string) error {
 
 // ArrayRuns tells whether there is an array of that name; the kernel keeps the
 // name of a stopped one for a while.
-func ArrayRuns(name string) bool {
-	b, err := os.ReadFile("/sys/block/" + name + "/md/array_state")
+func ArrayRuns(run tool.Runner, name string) bool {
+	b, err := os.ReadFile(kernel.Of(run).Path("/sys/block/" + name + "/md/array_state"))
 	return err == nil && strings.TrimSpace(string(b)) != "clear"
 }
 
 // StopArray stops an array, if it runs.
 func StopArray(ctx context.Context, run tool.Runner, name string) error {
-	if !ArrayRuns(name) {
+	if !ArrayRuns(run, name) {
 		return nil
 	}
 	if err := Mdadm(ctx, run, "--stop", "/dev/"+name); err != nil {
@@ -50,8 +51,8 @@ func StopArray(ctx context.Context, run tool.Runner, name string) error {
 }
 
 // CryptIsOpen tells whether there is an open LUKS device of that name.
-func CryptIsOpen(name string) bool {
-	_, err := os.Stat("/dev/" + layout.MapperPrefix + name)
+func CryptIsOpen(run tool.Runner, name string) bool {
+	_, err := os.Stat(kernel.Of(run).Path("/dev/" + layout.MapperPrefix + name))
 	return err == nil
 }
 
@@ -63,7 +64,7 @@ func Cryptsetup(ctx context.Context, run tool.Runner, key []byte, args ...string
 
 // CloseCrypt closes a LUKS device, if it is open.
 func CloseCrypt(ctx context.Context, run tool.Runner, name string) error {
-	if !CryptIsOpen(name) {
+	if !CryptIsOpen(run, name) {
 		return nil
 	}
 	if err := Cryptsetup(ctx, run, nil, "close", name); err != nil {
@@ -107,7 +108,7 @@ func CloseGroup(ctx context.Context, run tool.Runner, root, name string, own fun
 			err = errors.Join(err, drop)
 			break
 		}
-		err = os.RemoveAll("/dev/" + name) // the names that LVM made here without udev
+		err = os.RemoveAll(root + "/dev/" + name) // the names that LVM made here without udev
 	}
 	if err != nil {
 		return err

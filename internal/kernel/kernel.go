@@ -1,0 +1,114 @@
+// Package kernel is the seam between code that gives orders and the machine that it gives
+// them to: mounts, device nodes and the files of /dev, /proc, /sys and /run. A test puts a
+// fake machine in the place of the real one, see internal/machinetest.
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// Kernel is what a machine's kernel is asked for. Devices are named without /dev/.
+type Kernel interface {
+	// Path is where a file of the machine is found, "/proc/cmdline" for example.
+	Path(p string) string
+	// Mount is mount(2); dir was given by Path.
+	Mount(source, dir, typ string, flags uintptr, data string) error
+	// MountReadOnly is that of package blockdev.
+	MountReadOnly(dev, typ, dir string, options ...string) error
+	// Unmount is umount(2).
+	Unmount(dir string) error
+	// Sync is sync(2).
+	Sync()
+	// Open opens the node of a device; flag is that of os.OpenFile.
+	Open(dev string, flag int) (*os.File, error)
+	// Number gives the number of an open block device, "8:0", and the kernel's sequence
+	// number of its disk, 0 where that is not known. What is no block device has "0:0".
+	Number(f *os.File) (number string, seq uint64, err error)
+	// Forget, Reread and Await are those of package blockdev.
+	Forget(f *os.File) error
+	Reread(ctx context.Context, f *os.File) error
+	Await(ctx context.Context, dev string, size quantity.Size) error
+	// Ioctl is an ioctl(2) whose argument also has the answer.
+	Ioctl(f *os.File, req uintptr, arg []byte) error
+}
+
+// Of gives the kernel of the machine that a runner's programs run on: a fake machine is
+// both, so that none is half real. The programs of all others run on this machine.
+func Of(run tool.Runner) Kernel {
+	if k, ok := run.(Kernel); ok {
+		return k
+	}
+	return Linux{}
+}
+
+// Linux is the kernel of the machine that this program runs on.
+type Linux struct{}
+
+// Path implements Kernel: it is the same.
+func (Linux) Path(p string) string { return p }
+
+// Mount implements Kernel.
+func (Linux) Mount(source, dir, typ string, flags uintptr, data string) error {
+	return unix.Mount(source, dir, typ, flags, data)
+}
+
+// MountReadOnly implements Kernel.
+func (Linux) MountReadOnly(dev, typ, dir string, options ...string) error {
+	return blockdev.MountReadOnly(dev, typ, dir, options...)
+}
+
+// Unmount implements Kernel.
+func (Linux) Unmount(dir string) error { return unix.Unmount(dir, 0) }
+
+// Sync implements Kernel.
+func (Linux) Sync() { unix.Sync() }
+
+// Open implements Kernel.
+func (Linux) Open(dev string, flag int) (*os.File, error) { return os.OpenFile("/dev/"+dev, flag, 0) }
+
+// Number implements Kernel.
+func (Linux) Number(f *os.File) (number string, seq uint64, err error) {
+	const blkGetDiskSeq = 0x80081280 // BLKGETDISKSEQ of linux/fs.h, since Linux 5.15
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return "", 0, fmt.Errorf("cannot look at %s: %w", f.Name(), err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return "0:0", 0, nil
+	}
+	if n, err := unix.IoctlGetInt(int(f.Fd()), blkGetDiskSeq); err == nil {
+		seq = uint64(n)
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), seq, nil
+}
+
+// Forget implements Kernel.
+func (Linux) Forget(f *os.File) error { return blockdev.Forget(f) }
+
+// Reread implements Kernel.
+func (Linux) Reread(ctx context.Context, f *os.File) error { return blockdev.Reread(ctx, f) }
+
+// Await implements Kernel.
+func (Linux) Await(ctx context.Context, dev string, size quantity.Size) error {
+	return blockdev.Await(ctx, dev, size)
+}
+
+// Ioctl implements Kernel.
+func (Linux) Ioctl(f *os.File, req uintptr, arg []byte) error {
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(&arg[0])))
+	runtime.KeepAlive(arg)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
