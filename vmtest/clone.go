@@ -5,32 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
 // rescueSystem starts the rescue CD in a machine and waits for the prompt.
 func (r *circle) rescueSystem(ctx context.Context, m Machine) (*VM, error) {
-	m.CPUs, m.Memory = r.CPUs, 768
 	m.CDROM = filepath.Join(r.Work, "rescue.iso")
 	if err := r.dump(ctx, "/rescue.iso", m.CDROM); err != nil {
 		return nil, err
 	}
-	if err := r.nvram(&m, "rescue"); err != nil {
-		return nil, err
-	}
-	vm, err := Start(ctx, m)
+	vm, err := r.rescue(ctx, m)
 	if err != nil {
 		return nil, err
 	}
-	err = vm.Menu("r", bootLimit)
 	for _, s := range []string{`mkcdrec: rescue system ready`, `# `} {
-		if err == nil {
-			_, err = vm.Expect(s, bootLimit)
+		if _, err := vm.Expect(s, bootLimit); err != nil {
+			return nil, errors.Join(err, vm.Kill())
 		}
-	}
-	if err != nil {
-		return nil, errors.Join(err, vm.Kill())
 	}
 	return vm, nil
 }
@@ -38,12 +29,6 @@ func (r *circle) rescueSystem(ctx context.Context, m Machine) (*VM, error) {
 // clone boots the rescue CD with the source's disks and blank ones, and clones the one
 // to the other. The source has not one bit changed.
 func (r *circle) clone(ctx context.Context) error {
-	if err := r.makeTargets(ctx); err != nil {
-		return err
-	}
-	if r.Live {
-		return r.cloneLive(ctx)
-	}
 	from := r.sources()
 	if r.Clonezilla {
 		image, err := r.clonezillaDisk(ctx)
@@ -74,62 +59,51 @@ func (r *circle) clone(ctx context.Context) error {
 			return err
 		}
 	}
-	words := ""
+	if err := r.cloneDisks(vm, from); err != nil {
+		return err
+	}
+	return powerOff(vm)
+}
+
+// cloneDisks has clonedsk refuse what it should, plan, and clone. Each of these leaves the
+// source as it was.
+func (r *circle) cloneDisks(vm *VM, from []Disk) error {
+	names, targets := diskNames(from), diskNames(r.targets())
+	key, source := "", "/dev/"+names
 	if machines[r.Kind].passphrase {
-		words = "--key-file /tmp/k "
-		if _, err := must(vm, "printf "+Password+" > /tmp/k", bootLimit); err != nil {
+		key = "--key-file /tmp/k "
+		if err := all(vm, "printf "+Password+" > /tmp/k"); err != nil {
 			return err
 		}
 	}
-	source := "/dev/" + diskNames(from)
 	if r.Clonezilla {
 		source = "/tmp/images/" + imageName
-		if _, err := must(vm, "mkdir /tmp/images && mount -t ext4 -o ro /dev/"+diskNames(from)+" /tmp/images && ls -l "+source, bootLimit); err != nil {
+		if err := all(vm, "mkdir /tmp/images && mount -t ext4 -o ro /dev/"+names+" /tmp/images && ls -l "+source); err != nil {
 			return err
 		}
 	}
-	words += source + " " + diskNames(r.targets())
+	words := key + source + " " + targets + " 2>&1"
+	confirmed := "--yes --confirm " + r.confirmed() + " "
 	// How many sectors each of the source's disks was asked to write; a request to flush its
 	// cache writes none.
-	written := "writes | grep \"/($(echo " + diskNames(from) + " | tr , '|'))/\" | cut -d ' ' -f 1,3"
-	if err := all(vm, "lsblk", writes, written+" > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"); err != nil {
-		return err
-	}
-	same := func(when string) error {
-		_, err := must(vm, written+" > /tmp/s2; cat /tmp/s2; cmp /tmp/s1 /tmp/s2", bootLimit)
-		if err != nil {
-			err = fmt.Errorf("%s, the source was written to: %w", when, err)
-		}
-		return err
-	}
+	written := "writes | grep \"/($(echo " + names + " | tr , '|'))/\" | cut -d ' ' -f 1,3"
+	same := step{run: written + " > /tmp/s2; cat /tmp/s2; cmp /tmp/s1 /tmp/s2"}
+	steps := []step{{run: "lsblk"}, {run: writes}, {run: written + " > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"}}
 	if r.CloneRefused != "" {
 		// The targets are blank as before.
-		if err := says(vm, r.CloneRefused, "clonedsk --yes --confirm "+r.confirmed()+" "+words+" 2>&1; test $? = 4 && "+
-			"(for D in $(echo "+diskNames(r.targets())+" | tr , ' '); do dd if=/dev/$D of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz || exit 1; done) && rm /tmp/z /tmp/zz"); err != nil {
-			return err
-		}
+		steps = append(steps, step{want: r.CloneRefused, run: "clonedsk " + confirmed + words + "; test $? = 4 && " +
+			"(for D in $(echo " + targets + " | tr , ' '); do dd if=/dev/$D of=/tmp/z bs=1M count=16 && dd if=/dev/zero of=/tmp/zz bs=1M count=16 && cmp /tmp/z /tmp/zz || exit 1; done) && rm /tmp/z /tmp/zz"})
 	}
 	words = r.CloneWith + " " + words
-	if err := says(vm, r.CloneSays, "clonedsk --plan "+words+" 2>&1"); err != nil {
-		return err
-	}
-	if err := same("by a plan"); err != nil {
-		return err
-	}
 	// Each name once, and nothing that was not confirmed.
-	if _, err := must(vm, "clonedsk --yes --confirm NONE "+words+" 2>&1; test $? = 4", jobLimit); err != nil {
+	if err := play(vm, append(steps, step{run: "clonedsk --plan " + words, want: r.CloneSays}, same, step{run: "clonedsk --yes --confirm NONE " + words + "; test $? = 4"})...); err != nil {
 		return err
 	}
-	if r.out.Restore, err = must(vm, "clonedsk --yes --confirm "+r.confirmed()+" "+words+" 2>&1", jobLimit); err != nil {
+	var err error
+	if r.out.Restore, err = must(vm, "clonedsk "+confirmed+words, jobLimit); err != nil {
 		return err
 	}
-	if err := errors.Join(same("by the clone"), all(vm, "test -z \"$(ls /dev/mapper | grep -v control)\"")); err != nil {
-		return err
-	}
-	if err := vm.Send("poweroff\n"); err != nil {
-		return err
-	}
-	return vm.Wait(bootLimit)
+	return play(vm, same, step{run: "test -z \"$(ls /dev/mapper | grep -v control)\""})
 }
 
 // cloneLive boots the source machine with blank disks beside, and has it clone itself to
@@ -140,14 +114,14 @@ func (r *circle) cloneLive(ctx context.Context) error {
 	if machines[r.Kind].uefi {
 		m.UEFI = filepath.Join(r.Work, "source.vars")
 	}
-	vm, err := Start(ctx, m)
+	if err := r.makeTargets(ctx); err != nil {
+		return err
+	}
+	vm, err := r.started(ctx, m)
 	if err != nil {
 		return err
 	}
 	defer vm.Kill()
-	if err := r.login(vm); err != nil {
-		return err
-	}
 	var names []string
 	for _, disks := range [][]Disk{r.sources(), r.targets()} {
 		var words []string
@@ -168,7 +142,7 @@ func (r *circle) cloneLive(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
-	if err := says(vm, r.CloneSays, clonedsk+r.CloneWith+" --plan "+words); err != nil {
+	if err := play(vm, step{run: clonedsk + r.CloneWith + " --plan " + words, want: r.CloneSays}); err != nil {
 		return err
 	}
 	// Logs are written to meanwhile: exit status 3 is as good.
@@ -182,19 +156,7 @@ func (r *circle) cloneLive(ctx context.Context) error {
 	); err != nil {
 		return err
 	}
-	if err := vm.Send("poweroff\n"); err != nil {
-		return err
-	}
-	return vm.Wait(bootLimit)
-}
-
-// sources are the disks that are cloned.
-func (r *circle) sources() []Disk {
-	out := []Disk{{File: filepath.Join(r.Work, "source.qcow2"), Serial: r.src.Serial, Sector: machines[r.Kind].sector}}
-	if r.src.Second != "" {
-		out = append(out, Disk{File: filepath.Join(r.Work, "source-2.qcow2"), Serial: r.src.SerialSecond, Sector: machines[r.Kind].sector})
-	}
-	return out
+	return powerOff(vm)
 }
 
 // diskNames are words of the rescue system's shell that give the kernel's names of disks,
@@ -205,18 +167,6 @@ func diskNames(disks []Disk) string {
 		out = append(out, "$(lsblk | grep "+d.Serial+" | cut -d ' ' -f 1)")
 	}
 	return strings.Join(out, ",")
-}
-
-// says runs a command that has to succeed, and whose output has to match a pattern.
-func says(vm *VM, pattern, cmd string) error {
-	out, err := must(vm, cmd, jobLimit)
-	if err != nil {
-		return err
-	}
-	if ok, err := regexp.MatchString(pattern, out); err != nil || !ok {
-		return errors.Join(fmt.Errorf("%s: no %q in\n%s", cmd, pattern, out), err)
-	}
-	return nil
 }
 
 // cloneData clones a disk that has no system, and not even a table, into an image file, and

@@ -75,8 +75,7 @@ func TestFaults(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
-	r := &circle{Circle: Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf}, out: &Outcome{}}
-	r.setDisk = filepath.Join(r.Work, "set.img")
+	r := Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf}.new()
 	r.Mkcdrec, r.Guest = programs(t)
 	if err := r.prepare(ctx); err != nil {
 		t.Fatal(err)
@@ -448,7 +447,7 @@ func TestLonger(t *testing.T) {
 	// loads is recreated, and its entry has the old kernel command line.
 	t.Run("systemd-boot", func(t *testing.T) {
 		t.Parallel()
-		runCircle(t, Circle{Kind: UEFIPlain, TargetBus: "nvme", SystemdBoot: true, Wishes: "--fs-type /=btrfs", Wished: `findmnt -no FSTYPE / | grep -x btrfs && bootctl status | grep 'Product: systemd-boot' && ! test -e /boot/grub && V=$(uname -r) && cmp /boot/initrd.img-$V /boot/efi/*/$V/initrd.img-$V && cat /boot/efi/loader/entries/*$V.conf && grep '^options .*root=UUID=' /boot/efi/loader/entries/*$V.conf && ! grep -r mkcdrec /boot/efi/loader/entries && test -s /boot/efi/EFI/BOOT/BOOTX64.EFI`})
+		runCircle(t, Circle{Kind: UEFIPlain, TargetBus: "nvme", Loader: SystemdBoot, Wishes: "--fs-type /=btrfs", Wished: `findmnt -no FSTYPE / | grep -x btrfs && bootctl status | grep 'Product: systemd-boot' && ! test -e /boot/grub && V=$(uname -r) && cmp /boot/initrd.img-$V /boot/efi/*/$V/initrd.img-$V && cat /boot/efi/loader/entries/*$V.conf && grep '^options .*root=UUID=' /boot/efi/loader/entries/*$V.conf && ! grep -r mkcdrec /boot/efi/loader/entries && test -s /boot/efi/EFI/BOOT/BOOTX64.EFI`})
 	})
 	kinds := map[string][]string{}
 	for name, c := range all {

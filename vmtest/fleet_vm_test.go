@@ -200,7 +200,7 @@ func TestFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	exe, guest := programs(t)
-	c := &circle{Circle: Circle{Kind: UEFIPlain, Work: dir, Say: t.Logf, Mkcdrec: exe, Guest: guest}, setDisk: filepath.Join(dir, "set.img"), out: &Outcome{Kind: UEFIPlain, Named: map[string]int{}}}
+	c := Circle{Kind: UEFIPlain, Work: dir, Say: t.Logf, Mkcdrec: exe, Guest: guest}.new()
 	for _, step := range []func(context.Context) error{c.prepare, c.backup} {
 		if err := step(ctx); err != nil {
 			t.Fatal(err)

@@ -41,21 +41,9 @@ func FetchKernel(ctx context.Context, meta string) (*Kernel, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	out, err := exec.CommandContext(ctx, "apt-cache", "depends", meta).Output()
-	if err != nil || len(out) == 0 { // no package lists on this machine yet
-		if err := command(ctx, "apt-get", "-qq", "update"); err != nil {
-			return nil, err
-		}
-		out, err = exec.CommandContext(ctx, "apt-cache", "depends", meta).Output()
-	}
+	pkg, err := kernelPackage(ctx, meta)
 	if err != nil {
-		return nil, fmt.Errorf("cannot find kernel %s: %w", meta, err)
-	}
-	pkg := ""
-	for _, l := range strings.Split(string(out), "\n") {
-		if _, p, ok := strings.Cut(l, "Depends: linux-image-"); ok && pkg == "" {
-			pkg = "linux-image-" + strings.TrimSpace(p)
-		}
+		return nil, err
 	}
 	get := exec.CommandContext(ctx, "apt-get", "-qq", "download", pkg)
 	get.Dir = dir
@@ -78,4 +66,24 @@ func FetchKernel(ctx context.Context, meta string) (*Kernel, error) {
 		return k, nil
 	}
 	return nil, fmt.Errorf("package %s holds no kernel where one is expected", pkg)
+}
+
+// kernelPackage asks Debian for the package that meta stands for.
+func kernelPackage(ctx context.Context, meta string) (string, error) {
+	out, err := exec.CommandContext(ctx, "apt-cache", "depends", meta).Output()
+	if err != nil || len(out) == 0 { // no package lists on this machine yet
+		if err := command(ctx, "apt-get", "-qq", "update"); err != nil {
+			return "", err
+		}
+		out, err = exec.CommandContext(ctx, "apt-cache", "depends", meta).Output()
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot find kernel %s: %w", meta, err)
+	}
+	for l := range strings.Lines(string(out)) {
+		if _, p, ok := strings.Cut(l, "Depends: linux-image-"); ok {
+			return "linux-image-" + strings.TrimSpace(p), nil
+		}
+	}
+	return "", fmt.Errorf("cannot find kernel %s: it depends on no image", meta)
 }

@@ -63,7 +63,7 @@ func TestCloneNTFS(t *testing.T) {
 		if d.refused != "" {
 			words, want = words+"; test $? = 4", d.refused
 		}
-		if err := says(vm, want, words); err != nil {
+		if err := play(vm, step{run: words, want: want}); err != nil {
 			t.Errorf("%s: %v", d.serial, err)
 		}
 	}

@@ -48,8 +48,7 @@ func TestOdd(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
-	r := &circle{Circle: Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf, Wishes: "odd"}, out: &Outcome{Kind: BIOSLVM, Named: map[string]int{}}}
-	r.setDisk = filepath.Join(r.Work, "set.img")
+	r := Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf, Wishes: "odd"}.new()
 	r.Mkcdrec, r.Guest = programs(t)
 	if err := r.prepare(ctx); err != nil {
 		t.Fatal(err)

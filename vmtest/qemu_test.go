@@ -39,7 +39,7 @@ func TestRunBetween(t *testing.T) {
 		v := &VM{}
 		v.cond = sync.NewCond(&v.mu)
 		v.buf.WriteString(c.console)
-		g, err := v.expect(`(?s)BEG1\r?\n(.*?)END1=(\d+)\r?\n`, time.Millisecond, true)
+		g, err := v.expect("", `(?s)BEG1\r?\n(.*?)END1=(\d+)\r?\n`, time.Millisecond, true)
 		if err != nil || g[1] != c.out || g[2] != "0" || v.buf.String()[v.pos:] != c.rest {
 			t.Errorf("%q: %q, %v, then %q", c.console, g, err, v.buf.String()[v.pos:])
 		}

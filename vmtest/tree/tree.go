@@ -41,103 +41,143 @@ func posixACL(id uint32) []byte {
 // capNetRaw is security.capability: cap_net_raw=ep, revision 2.
 var capNetRaw = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
+// maker makes things in a directory and keeps the errors.
+type maker struct {
+	dir  string
+	errs []error
+}
+
 // Make fills the directory dir, which must exist, with difficult things.
 func Make(dir string, opt Options) error {
-	var errs []error
-	do := func(err error) {
-		if err != nil {
-			errs = append(errs, err)
-		}
+	m := &maker{dir: dir}
+	m.names()
+	m.links()
+	m.sparseFiles(opt.Huge)
+	m.attributes()
+	if opt.Trusted {
+		m.trusted()
 	}
-	p := func(n string) string { return dir + "/" + n }
-	file := func(n, content string, mode os.FileMode) {
-		do(os.WriteFile(p(n), []byte(content), 0o600))
-		do(unix.Chmod(p(n), uint32(mode)))
+	if opt.Flags {
+		m.flags()
 	}
-	file("empty", "", 0o644)
-	file("plain", "plain text\n", 0o640)
-	file("big", strings.Repeat("0123456789abcdef", 700<<10), 0o644) // 11 MiB, over several frames
-	file("setuid", "#!", 0o4755)
-	file("setgid", "#!", 0o2755)
-	file("mode0", "secret", 0)
-	file(strings.Repeat("n", 255), "a name of 255 bytes", 0o644)
-	file("latin1-\xe4\xf6\xfc", "a name that is not UTF-8", 0o644)
-	file("new\nline", "a name with a newline", 0o644)
-	file(" -rf *\\\t'\"", "a name that a shell would like", 0o644)
-	file("ünïcode-日本", "a UTF-8 name", 0o644)
-	do(os.MkdirAll(p("sticky"), 0o755))
-	do(unix.Chmod(p("sticky"), 0o1777))
+	m.times()
+	return errors.Join(m.errs...)
+}
+
+func (m *maker) do(err error) {
+	if err != nil {
+		m.errs = append(m.errs, err)
+	}
+}
+
+func (m *maker) path(n string) string { return m.dir + "/" + n }
+
+func (m *maker) file(n, content string, mode os.FileMode) {
+	m.do(os.WriteFile(m.path(n), []byte(content), 0o600))
+	m.do(unix.Chmod(m.path(n), uint32(mode)))
+}
+
+// names makes files and directories of odd names, modes and sizes.
+func (m *maker) names() {
+	m.file("empty", "", 0o644)
+	m.file("plain", "plain text\n", 0o640)
+	m.file("big", strings.Repeat("0123456789abcdef", 700<<10), 0o644) // 11 MiB, over several frames
+	m.file("setuid", "#!", 0o4755)
+	m.file("setgid", "#!", 0o2755)
+	m.file("mode0", "secret", 0)
+	m.file(strings.Repeat("n", 255), "a name of 255 bytes", 0o644)
+	m.file("latin1-\xe4\xf6\xfc", "a name that is not UTF-8", 0o644)
+	m.file("new\nline", "a name with a newline", 0o644)
+	m.file(" -rf *\\\t'\"", "a name that a shell would like", 0o644)
+	m.file("ünïcode-日本", "a UTF-8 name", 0o644)
+	m.do(os.MkdirAll(m.path("sticky"), 0o755))
+	m.do(unix.Chmod(m.path("sticky"), 0o1777))
 	deep := strings.Repeat("deep-directory-with-a-long-name/", 12)
-	do(os.MkdirAll(p(deep), 0o755))
-	file(deep+"bottom-\xff\xfe", "a long path that is not UTF-8", 0o644)
-	file(deep+"bottom", "a long path", 0o644)
-	do(os.Mkdir(p("emptydir"), 0o700))
-	do(os.Link(p("plain"), p("hardlink1")))
-	do(os.Link(p("plain"), p("sticky/hardlink2")))
-	do(os.Symlink("plain", p("symlink")))
-	do(os.Symlink("/nonexistent/"+strings.Repeat("x", 300), p("long-symlink")))
-	do(os.Symlink("../..", p("sticky/up")))
-	do(unix.Mkfifo(p("fifo"), 0o620))
+	m.do(os.MkdirAll(m.path(deep), 0o755))
+	m.file(deep+"bottom-\xff\xfe", "a long path that is not UTF-8", 0o644)
+	m.file(deep+"bottom", "a long path", 0o644)
+	m.do(os.Mkdir(m.path("emptydir"), 0o700))
+}
+
+func (m *maker) links() {
+	m.do(os.Link(m.path("plain"), m.path("hardlink1")))
+	m.do(os.Link(m.path("plain"), m.path("sticky/hardlink2")))
+	m.do(os.Symlink("plain", m.path("symlink")))
+	m.do(os.Symlink("/nonexistent/"+strings.Repeat("x", 300), m.path("long-symlink")))
+	m.do(os.Symlink("../..", m.path("sticky/up")))
+	m.do(unix.Mkfifo(m.path("fifo"), 0o620))
+}
+
+func (m *maker) sparseFiles(huge bool) {
 	sparse := func(n string, size int64, at ...int64) {
-		f, err := os.Create(p(n))
-		do(err)
-		do(f.Truncate(size))
+		f, err := os.Create(m.path(n))
+		m.do(err)
+		m.do(f.Truncate(size))
 		for _, o := range at {
 			_, err := f.WriteAt([]byte("data at "+fmt.Sprint(o)), o)
-			do(err)
+			m.do(err)
 		}
-		do(f.Close())
+		m.do(f.Close())
 	}
 	sparse("sparse", 3<<20, 1<<20)
 	sparse("sparse-hole-only", 1<<20)
 	sparse("sparse-end", 8<<20+17, 0, 8<<20)
 	sparse(strings.Repeat("s", 150)+"-sparse-long-name", 2<<20, 1<<20)
-	if opt.Huge {
+	if huge {
 		sparse("sparse-5GiB", 5<<30, 0, 4<<30+12345, 5<<30-4096)
 	}
-	do(unix.Setxattr(p("plain"), "user.comment", []byte("with\x00binary\xff"), 0))
-	do(unix.Setxattr(p("plain"), "user.a=b%c", []byte("="), 0))
-	do(unix.Setxattr(p("emptydir"), "user.dir", []byte("on a directory"), 0))
-	do(unix.Setxattr(p("big"), "system.posix_acl_access", posixACL(1234), 0))
-	do(unix.Setxattr(p("emptydir"), "system.posix_acl_default", posixACL(4321), 0))
-	if opt.Trusted {
-		do(unix.Setxattr(p("setgid"), "trusted.overlay", []byte("y"), 0))
-		do(unix.Setxattr(p("setuid"), "security.capability", capNetRaw, 0))
-		do(unix.Lsetxattr(p("symlink"), "trusted.link", []byte("on a link"), 0))
-		do(unix.Mknod(p("char"), unix.S_IFCHR|0o640, int(unix.Mkdev(4, 65))))
-		do(unix.Mknod(p("block"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 100000))))
-		do(os.Lchown(p("empty"), 3000000, 2500000))
-		do(os.Lchown(p("symlink"), 1000, 1001))
-		do(os.Lchown(p("new\nline"), 65534, 65534))
-	}
-	if opt.Flags {
-		do(os.Mkdir(p("nocow"), 0o755))
-		do(os.Mkdir(p("locked"), 0o755))
-		file("locked/in", "in an immutable directory", 0o644)
-		file("immutable", "chattr +i", 0o644)
-		file("log", "chattr +a", 0o644)
-		file("undumped", "chattr +d, and +A", 0o644)
-		file("nocow/old", "without it", 0o644)
-		do(os.Mkdir(p("folded"), 0o755))
-		for n, bits := range map[string]uint32{"immutable": 0x10, "log": 0x20, "undumped": 0xC0, "locked": 0x10, "nocow": 0x800000, "folded": 0x40000000} {
-			err := chattr(p(n), bits)
-			if (n == "nocow" || n == "folded") && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
-				err = nil // only btrfs has the one, and only some ext4 the other
-			}
-			do(err)
+}
+
+func (m *maker) attributes() {
+	m.do(unix.Setxattr(m.path("plain"), "user.comment", []byte("with\x00binary\xff"), 0))
+	m.do(unix.Setxattr(m.path("plain"), "user.a=b%c", []byte("="), 0))
+	m.do(unix.Setxattr(m.path("emptydir"), "user.dir", []byte("on a directory"), 0))
+	m.do(unix.Setxattr(m.path("big"), "system.posix_acl_access", posixACL(1234), 0))
+	m.do(unix.Setxattr(m.path("emptydir"), "system.posix_acl_default", posixACL(4321), 0))
+}
+
+// trusted makes what only root can.
+func (m *maker) trusted() {
+	m.do(unix.Setxattr(m.path("setgid"), "trusted.overlay", []byte("y"), 0))
+	m.do(unix.Setxattr(m.path("setuid"), "security.capability", capNetRaw, 0))
+	m.do(unix.Lsetxattr(m.path("symlink"), "trusted.link", []byte("on a link"), 0))
+	m.do(unix.Mknod(m.path("char"), unix.S_IFCHR|0o640, int(unix.Mkdev(4, 65))))
+	m.do(unix.Mknod(m.path("block"), unix.S_IFBLK|0o660, int(unix.Mkdev(259, 100000))))
+	m.do(os.Lchown(m.path("empty"), 3000000, 2500000))
+	m.do(os.Lchown(m.path("symlink"), 1000, 1001))
+	m.do(os.Lchown(m.path("new\nline"), 65534, 65534))
+}
+
+func (m *maker) flags() {
+	m.do(os.Mkdir(m.path("nocow"), 0o755))
+	m.do(os.Mkdir(m.path("locked"), 0o755))
+	m.file("locked/in", "in an immutable directory", 0o644)
+	m.file("immutable", "chattr +i", 0o644)
+	m.file("log", "chattr +a", 0o644)
+	m.file("undumped", "chattr +d, and +A", 0o644)
+	m.file("nocow/old", "without it", 0o644)
+	m.do(os.Mkdir(m.path("folded"), 0o755))
+	for n, bits := range map[string]uint32{"immutable": 0x10, "log": 0x20, "undumped": 0xC0, "locked": 0x10, "nocow": 0x800000, "folded": 0x40000000} {
+		err := chattr(m.path(n), bits)
+		if (n == "nocow" || n == "folded") && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)) {
+			err = nil // only btrfs has the one, and only some ext4 the other
 		}
-		file("nocow/new", "with it", 0o644)
-		do(os.Mkdir(p("folded/Sub"), 0o755))
-		file("folded/Sub/Name", "without case", 0o644)
-		var fs unix.Statfs_t
-		do(unix.Statfs(dir, &fs))
-		if fs.Type == unix.EXT4_SUPER_MAGIC {
-			do(setProject(p("undumped"), 4711))
-		}
+		m.do(err)
 	}
+	m.file("nocow/new", "with it", 0o644)
+	m.do(os.Mkdir(m.path("folded/Sub"), 0o755))
+	m.file("folded/Sub/Name", "without case", 0o644)
+	var fs unix.Statfs_t
+	m.do(unix.Statfs(m.dir, &fs))
+	if fs.Type == unix.EXT4_SUPER_MAGIC {
+		m.do(setProject(m.path("undumped"), 4711))
+	}
+}
+
+func (m *maker) times() {
 	when := func(n string, sec, nsec int64) {
 		ts := []unix.Timespec{{Sec: sec, Nsec: nsec}, {Sec: sec, Nsec: nsec}}
-		do(unix.UtimesNanoAt(unix.AT_FDCWD, p(n), ts, unix.AT_SYMLINK_NOFOLLOW))
+		m.do(unix.UtimesNanoAt(unix.AT_FDCWD, m.path(n), ts, unix.AT_SYMLINK_NOFOLLOW))
 	}
 	when("plain", 1234567890, 123456789)
 	when("empty", 1, 1)
@@ -146,7 +186,6 @@ func Make(dir string, opt Options) error {
 	when("mode0", 4102444800, 500000000)
 	when("emptydir", 1111111111, 1)
 	when("sticky", 1222222222, 222222222)
-	return errors.Join(errs...)
 }
 
 func chattr(name string, bits uint32) error {
