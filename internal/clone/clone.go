@@ -378,7 +378,7 @@ func (l lvmIn) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
 // decide chooses how each file system is copied: by its used blocks, as files, or as a
 // whole. What cannot be done is refused, with all reasons.
 func (s *Source) decide(d *plan.Draft, name func(string) string, identity string) error {
-	d.Blocks, d.Grow = map[string]string{}, map[string]bool{}
+	d.Blocks, d.Grow, d.Renumber = map[string]string{}, map[string]bool{}, map[string]bool{}
 	var cannot []string
 	for i := range d.Layout.Filesystems {
 		f := &d.Layout.Filesystems[i]
@@ -392,7 +392,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 		}
 		switch {
 		case why == "":
-			d.Blocks[f.Device] = "the used blocks"
+			d.Blocks[f.Device], d.Renumber[f.Device] = "the used blocks", identity == New
 			if s.live.freezes(was) {
 				s.rep.Note("%s is frozen while it is copied: programs that write to it wait", what(f))
 			}
@@ -521,7 +521,7 @@ func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity 
 	switch {
 	case f.Type != was.Type:
 		return "its type changes from " + was.Type + " to " + f.Type, nil
-	case identity == New:
+	case identity == New && (s.live.uses(was) || !renumbers(f)):
 		return "it gets a new UUID", nil
 	case len(was.Others) > 0:
 		return "it is on several devices", nil
@@ -538,6 +538,15 @@ func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity 
 	}
 	_, why, err := s.mapOf(was.Device)
 	return why, err
+}
+
+// renumbers reports whether the programs are there that give a copy of a file system its UUID.
+func renumbers(f *layout.Filesystem) bool {
+	cmds := plan.Renumber(f.Type, f.UUID, f.Device)
+	return len(cmds) > 0 && !slices.ContainsFunc(cmds, func(c []string) bool {
+		_, err := exec.LookPath(c[0])
+		return err != nil
+	})
 }
 
 // needsSmaller tells whether one of the target's disks below a file system has sectors that

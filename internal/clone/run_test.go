@@ -116,8 +116,9 @@ func TestVerify(t *testing.T) {
 		where func(t *testing.T, part string)
 		want  string
 	}{
-		"blocks":                {o: Options{Identity: Keep}},
-		"files with a new UUID": {o: Options{Identity: New, TargetSize: 40 << 20}},
+		"blocks":                 {o: Options{Identity: Keep}},
+		"files with a new UUID":  {o: Options{Identity: New, TargetSize: 40 << 20}},
+		"blocks with a new UUID": {o: Options{Identity: New}},
 		"blocks that differ": {o: Options{Identity: Keep}, phase: "comparing loop", want: "512 bytes differ: bytes ", where: func(t *testing.T, part string) {
 			// The file's content begins at a block that debugfs names.
 			f, err := os.OpenFile(part, os.O_RDWR, 0)
@@ -133,7 +134,7 @@ func TestVerify(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-		"files that differ": {o: Options{Identity: New}, phase: "comparing the root", want: "file: differs between", where: func(t *testing.T, _ string) {
+		"files that differ": {o: Options{Identity: New, TargetSize: 40 << 20}, phase: "comparing the root", want: "file: differs between", where: func(t *testing.T, _ string) {
 			name := copied(t)
 			st, err := os.Stat(name)
 			if err != nil {
@@ -168,6 +169,9 @@ func TestVerify(t *testing.T) {
 					t.Fatalf("%v %+v\n%s", err, rep, s.text.String())
 				}
 				checkExt4(t, dst)
+				if same := uuidOf(t, src) == uuidOf(t, dst); same != (c.o.Identity == Keep) {
+					t.Errorf("UUID of the copy: the same as the source's: %v", same)
+				}
 				return
 			}
 			if !done || err == nil || !strings.Contains(err.Error(), c.want) || exit.Code(err) != exit.Failed {
@@ -178,6 +182,33 @@ func TestVerify(t *testing.T) {
 			}
 		})
 	}
+}
+
+// uuidOf is the UUID of a file system in an image.
+func uuidOf(t *testing.T, name string) string {
+	t.Helper()
+	out, err := exec.Command("blkid", "-p", "-s", "UUID", "-o", "value", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// TestRenumberXFS: an XFS that gets another UUID is copied by blocks, and is valid.
+func TestRenumberXFS(t *testing.T) {
+	needsLoops(t)
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
+	run(t, "truncate", "-s", "400M", src)
+	run(t, "mkfs.xfs", "-q", src)
+	s := &recorder{}
+	if _, err := Run(context.Background(), tool.Exec{}, s, Options{Source: []string{src}, Target: []string{dst}, Identity: New}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(s.text.String(), "whose UUID is changed to that") || uuidOf(t, src) == uuidOf(t, dst) {
+		t.Errorf("UUIDs %s and %s after\n%s", uuidOf(t, src), uuidOf(t, dst), s.text.String())
+	}
+	run(t, "xfs_repair", "-n", dst)
 }
 
 // copied is the path of the file on the copy, which is mounted.

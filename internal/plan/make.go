@@ -17,6 +17,9 @@ type Draft struct {
 	// Grow are those of Blocks that have an image which is given the size of its device:
 	// an NTFS, by ntfsresize.
 	Grow map[string]bool
+	// Renumber are those of Blocks with a file system that gets its UUID of the layout: the
+	// copy has that of the source.
+	Renumber map[string]bool
 	// Boot is the boot code that disks of the layout get; nil for one whose system installs
 	// its boot loader.
 	Boot map[string]*BootCode
@@ -72,5 +75,5 @@ func (d *Draft) SizeOf(dev string) quantity.Size { return sizeOf(d.Layout, dev) 
 
 // Plan gives the steps.
 func (d *Draft) Plan() (*Plan, error) {
-	return newPlan(d.Layout, d.Disks, raw{d.Blocks, d.Boot, d.Grow})
+	return newPlan(d.Layout, d.Disks, raw{d.Blocks, d.Boot, d.Grow, d.Renumber})
 }

@@ -455,6 +455,7 @@ type raw struct {
 	blocks map[string]string    // devices of the layout whose blocks are copied, with what is said of it
 	boot   map[string]*BootCode // of disks of the layout
 	grow   map[string]bool      // those of blocks that are images to be grown
+	number map[string]bool      // those of blocks that get the layout's UUID
 }
 
 // BootCode is what a BIOS starts from a disk, beside its partitions.
@@ -577,7 +578,24 @@ func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
 	if p.raw.grow[m.Device] && s.Size > m.Size {
 		s.Run = [][]string{{"ntfsresize", "--force", "/dev/" + dev}} // it asks without
 	}
+	if p.raw.number[m.Device] {
+		s.UUID = m.UUID
+		s.Run = Renumber(m.Type, m.UUID, "/dev/"+dev)
+	}
 	p.Steps = append(p.Steps, s)
+}
+
+// Renumber gives the commands that give the unmounted file system on a device another UUID;
+// nil for a type for which none are known. tune2fs(8) wants an ext that was checked, since it
+// writes all checksums again.
+func Renumber(fsType, uuid, dev string) [][]string {
+	switch fsType {
+	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
+		return [][]string{{"e2fsck", "-f", "-p", dev}, {"tune2fs", "-U", uuid, dev}}
+	case superblock.TypeXFS:
+		return [][]string{{"xfs_db", "-x", "-p", "xfs_admin", "-c", "uuid " + uuid, dev}}
+	}
+	return nil
 }
 
 // stack plans arrays, LUKS and groups, each when what it is on is there:

@@ -263,7 +263,9 @@ type PutImage struct {
 	// How says what is copied from another device, "the used blocks"; "" for an image of a
 	// set.
 	How string
-	// Run grows what is on the device to Size.
+	// UUID is what the copied file system gets; "" for that of the source.
+	UUID string
+	// Run gives what is on the device its UUID, or grows it to Size.
 	Run  [][]string
 	Size quantity.Size
 }
@@ -276,7 +278,10 @@ func (s *PutImage) String() string {
 	if s.How != "" {
 		text = fmt.Sprintf("copy %s of %s (%s) to /dev/%s%s", s.How, m.Device, m.What(), s.Device, ident(m.UUID, m.Label))
 	}
-	if len(s.Run) > 0 {
+	switch {
+	case s.UUID != "":
+		text += ", whose UUID is changed to that"
+	case len(s.Run) > 0:
 		text += fmt.Sprintf(", and grow it from %s to %s", m.Size, s.Size)
 	}
 	return text

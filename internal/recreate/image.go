@@ -31,9 +31,10 @@ func (r *Recreator) putImage(ctx context.Context, s *plan.PutImage) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	// Its content is there, whether it is grown or not.
+	// Its content is there, whether it is grown or not. With the UUID of its source it would
+	// be taken for that.
 	if err := r.runAll(ctx, s.Run); err != nil {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || s.UUID != "" {
 			return err
 		}
 		r.Report.Warn("the %s on /dev/%s keeps its size of %s: %v", s.Image.What(), s.Device, s.Image.Size, err)
