@@ -29,8 +29,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/repair"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
-	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -94,7 +94,7 @@ func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	if err := os.MkdirAll(systemDir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot open the source: %w", err)
 	}
-	rep := &restore.Repair{Run: o.Run, Report: o.Report, Target: systemDir, KeyFile: o.KeyFile, Secret: o.Secret, Access: storage.ReadOnly, Bare: true, Apart: true, Loops: loops(o.Disks)}
+	rep := &repair.Opener{Run: o.Run, Report: o.Report, Target: systemDir, KeyFile: o.KeyFile, Secret: o.Secret, Access: storage.ReadOnly, Bare: true, Apart: true, Loops: loops(o.Disks)}
 	opened, err := rep.FromDisks(ctx, o.Disks, o.Root)
 	if opened == nil {
 		return nil, err
@@ -105,7 +105,7 @@ func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 			s = nil
 		}
 	}()
-	if s.System = err == nil; !s.System && !errors.Is(err, restore.ErrNoSystem) {
+	if s.System = err == nil; !s.System && !errors.Is(err, repair.ErrNoSystem) {
 		return s, err
 	}
 	if s.System {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
 // A mount point whose parents are links of an archive is below the target; what has no
@@ -37,12 +38,12 @@ func TestPlace(t *testing.T) {
 		t.Errorf("outside: %v %v", left, err)
 	}
 	got, err := at("", "vg0/data")
-	if err != nil || got != target+".private/vg0-data" || !Below(target, got) {
+	if err != nil || got != target+".private/vg0-data" || !storage.Below(target, got) {
 		t.Errorf("the root of vg0/data is at %s, %v", got, err)
 	}
 	for at, want := range map[string]bool{target: true, target + "/x": true, target + "2": false, target + ".private": false, "/": false} {
-		if Below(target, at) != want {
-			t.Errorf("Below(%s) = %v", at, !want)
+		if storage.Below(target, at) != want {
+			t.Errorf("storage.Below(%s) = %v", at, !want)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (r *Recreator) release(ctx context.Context) error {
 		return err
 	}
 	for _, m := range slices.Backward(mounts) {
-		if Below(r.Target, m.Path) {
+		if storage.Below(r.Target, m.Path) {
 			if err := r.kernel().Unmount(m.Path); err != nil {
 				errs = append(errs, fmt.Errorf("cannot unmount %s: %w", m.Path, err))
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -36,7 +37,7 @@ func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
 	if err := r.hideLVM(); err != nil {
 		return err
 	}
-	if err := r.loopDriver(ctx); err != nil {
+	if err := storage.LoopDriver(ctx, r.Run); err != nil {
 		return fmt.Errorf("cannot start the dry run: %w", err)
 	}
 	have, err := s.Loops() // of a run before
@@ -83,15 +84,6 @@ func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
 		r.Machine.Only = append(r.Machine.Only, p.Name)
 	}
 	return nil
-}
-
-// loopDriver loads the kernel's driver of loop devices.
-func (r *Restorer) loopDriver(ctx context.Context) error {
-	if _, err := os.Stat("/dev/loop-control"); err == nil {
-		return nil
-	}
-	_, err := r.Run.Run(ctx, tool.New("modprobe", "loop"))
-	return err
 }
 
 // dryFull says that there is no memory left, which programs see as a disk that

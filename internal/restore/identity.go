@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"filippo.io/age"
 
@@ -62,19 +61,17 @@ func (r renewed) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep 
 
 // headerWith gives a LUKS header another UUID.
 func headerWith(run tool.Runner, header []byte, id string) ([]byte, error) {
-	dir, err := os.MkdirTemp("", "mkcdrec-luks")
+	var out []byte
+	err := withHeader(header, func(file string) (err error) {
+		if err = storage.Cryptsetup(context.Background(), run, nil, "luksUUID", "--batch-mode", "--uuid", id, file); err == nil {
+			out, err = os.ReadFile(file)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
 	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "header")
-	if err := os.WriteFile(file, header, 0o600); err != nil {
-		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
-	}
-	if err := storage.Cryptsetup(context.Background(), run, nil, "luksUUID", "--batch-mode", "--uuid", id, file); err != nil {
-		return nil, fmt.Errorf("cannot change a LUKS header: %w", err)
-	}
-	return os.ReadFile(file)
+	return out, nil
 }
 
 // seedFile has what identities are made of, so that a run that is resumed makes the same.

@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -112,8 +113,7 @@ func (r *Restorer) passphrase(ctx context.Context, s *plan.MakeCrypt, header []b
 // testKey tries a passphrase on a header, in memory-backed storage.
 func testKey(ctx context.Context, run tool.Runner, header, passphrase []byte) error {
 	return withHeader(header, func(file string) error {
-		_, err := run.Run(ctx, tool.Cmd{Args: []string{"cryptsetup", "open", "--test-passphrase", "--type", "luks", "--key-file", "-", file}, Stdin: bytes.NewReader(passphrase), Env: []string{"DM_DISABLE_UDEV=1"}})
-		return err
+		return storage.Cryptsetup(ctx, run, passphrase, "open", "--test-passphrase", "--type", "luks", "--key-file", "-", file)
 	})
 }
 

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
 // lockName is the file whose lock a running restore has.
@@ -76,7 +76,7 @@ func Sweep(tmp string) (swept []string, err error) {
 
 // sweepDir removes a directory, but nothing that is mounted in it.
 func sweepDir(tmp, dir string) error {
-	mounts, err := mountsBelow(func(at string) bool { return at == dir || strings.HasPrefix(at, dir+"/") })
+	mounts, err := storage.Mounted(func(at string) bool { return at == dir || strings.HasPrefix(at, dir+"/") })
 	if err != nil {
 		return err
 	}
@@ -99,19 +99,4 @@ func sweepDir(tmp, dir string) error {
 		return errors.New("another file system is mounted there")
 	}
 	return root.RemoveAll(name)
-}
-
-// mountsBelow lists the mount points that are wanted, the last mounted first.
-func mountsBelow(want func(at string) bool) ([]string, error) {
-	all, err := sysconf.Mounts("")
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, m := range slices.Backward(all) {
-		if want(m.Path) {
-			out = append(out, m.Path)
-		}
-	}
-	return out, nil
 }

@@ -383,7 +383,7 @@ func (r *Restorer) ready(ctx context.Context) error {
 		return r.content.Blocks(ctx, m, dst, r.Screen)
 	}
 	// Where udev is, it would take what is on a loop device for the machine's own.
-	r.rec.Loops = rescue.Inside() && r.loopDriver(ctx) == nil
+	r.rec.Loops = rescue.Inside() && storage.LoopDriver(ctx, r.Run) == nil
 	return errors.Join(r.programs(), r.drivers(ctx), r.rec.Rehearse(ctx), r.rec.Ends())
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/repair"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -187,10 +188,10 @@ func (r *Restorer) findRecord(places []recordPlace) (rec *Record, looked int, er
 	defer os.Remove(dir)
 	for _, p := range places {
 		for _, d := range devs {
-			if d.Held || !slices.Contains(append(rootTypes, superblock.TypeVFAT), d.Info.Type) || !strings.EqualFold(d.Info.UUID, p.fs.UUID) || p.fs.UUID == "" || !r.ours(d) {
+			if d.Held || !slices.Contains(append(slices.Clone(repair.RootTypes), superblock.TypeVFAT), d.Info.Type) || !strings.EqualFold(d.Info.UUID, p.fs.UUID) || p.fs.UUID == "" || !r.ours(d) {
 				continue
 			}
-			if err := lookMount(d, devs, dir); err != nil {
+			if err := repair.Look(d, devs, dir); err != nil {
 				r.Screen.Warn("%v", err)
 				continue
 			}
@@ -238,20 +239,20 @@ func (r *Restorer) findBelow(ctx context.Context, places []recordPlace) (rec *Re
 	if len(l.Arrays)+len(l.Crypts)+len(l.VolumeGroup) == 0 || !r.known() {
 		return nil, 0, nil
 	}
-	nobody := func(string) ([]byte, error) { return nil, errNoPassphrase }
-	rep := &Repair{Run: r.Run, Report: r.Screen, Target: filepath.Join(os.TempDir(), "mkcdrec-none"), KeyFile: r.opt.KeyFile, Secret: nobody, Access: storage.ReadOnly}
+	nobody := func(string) ([]byte, error) { return nil, repair.ErrNoPassphrase }
+	rep := &repair.Opener{Run: r.Run, Report: r.Screen, Target: filepath.Join(os.TempDir(), "mkcdrec-none"), KeyFile: r.opt.KeyFile, Secret: nobody, Access: storage.ReadOnly}
 	// What can't be opened so is told by what is found.
 	tell := func(err error) {
 		if err != nil {
 			r.Screen.Note("%v", err)
 		}
 	}
-	tell(rep.startArrays(ctx, l))
-	tell(rep.open(ctx, l))
+	tell(rep.StartArrays(ctx, l))
+	tell(rep.OpenCrypts(ctx, l))
 	for _, g := range l.VolumeGroup {
 		tell(storage.ActivateGroup(ctx, r.Run, g.Name, storage.ReadOnly))
 	}
-	tell(rep.open(ctx, l))
+	tell(rep.OpenCrypts(ctx, l))
 	rec, looked, err = r.findRecord(places)
 	return rec, looked, errors.Join(err, rep.Unmount(ctx, l))
 }

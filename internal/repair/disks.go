@@ -1,4 +1,4 @@
-package restore
+package repair
 
 import (
 	"cmp"
@@ -30,7 +30,7 @@ import (
 // fstab says what else there is. The layout is what Mount and Unmount want of one,
 // no more. disks are names without /dev/, none for all that there are; root names the device
 // of the root where there are several systems.
-func (r *Repair) FromDisks(ctx context.Context, disks []string, root string) (*layout.Layout, error) {
+func (r *Opener) FromDisks(ctx context.Context, disks []string, root string) (*layout.Layout, error) {
 	m := probe.Machine{Run: r.Run, Only: disks}
 	on := func(dev string) bool {
 		return len(disks) == 0 || slices.ContainsFunc(m.DisksOf(m.Name(dev)), func(d string) bool { return slices.Contains(disks, d) })
@@ -70,7 +70,7 @@ func (r *Repair) FromDisks(ctx context.Context, disks []string, root string) (*l
 }
 
 // assemble starts the arrays with a member on the disks, by their names: "md0" for one labelled "host:0".
-func (r *Repair) assemble(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
+func (r *Opener) assemble(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
 	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
@@ -107,7 +107,7 @@ func shortName(label string) string { return label[strings.Index(label, ":")+1:]
 
 // unlockAll opens the LUKS devices on the disks. One that nobody has a key for
 // stays closed.
-func (r *Repair) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
+func (r *Opener) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
 	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (r *Repair) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machin
 }
 
 // activate activates the volume groups with a physical volume on the disks.
-func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
+func (r *Opener) activate(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
 	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
@@ -136,7 +136,7 @@ func (r *Repair) activate(ctx context.Context, l *layout.Layout, m probe.Machine
 		return nil
 	}
 	args := append([]string{"pvs"}, storage.HideOverlays()...)
-	out, err := r.lvm(ctx, append(args, "--noheadings", "--separator", "|", "-o", "pv_name,vg_name")...)
+	out, err := storage.LVM(ctx, r.Run, append(args, "--noheadings", "--separator", "|", "-o", "pv_name,vg_name")...)
 	if err != nil {
 		return fmt.Errorf("cannot list volume groups: %w", err)
 	}
@@ -168,15 +168,15 @@ type system struct {
 	subvolumes map[uint64]string
 }
 
-// rootTypes are the file systems that a root can lie on.
-var rootTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs, superblock.TypeF2FS, superblock.TypeJFS}
+// RootTypes are the file systems that a root can lie on.
+var RootTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs, superblock.TypeF2FS, superblock.TypeJFS}
 
 // ErrNoSystem is the cause when disks have no installed system.
 var ErrNoSystem = errors.New("cannot find an installed system")
 
 // findRoot looks for the one installed system among devs. Everything is mounted
 // read-only for that, and without replaying a journal.
-func (r *Repair) findRoot(m probe.Machine, devs []medium.Device, want string) (*system, error) {
+func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*system, error) {
 	dir, err := os.MkdirTemp("", "mkcdrec-look")
 	if err != nil {
 		return nil, err
@@ -185,7 +185,7 @@ func (r *Repair) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 	var found []*system
 	var seen []string // what was looked at
 	for i, d := range devs {
-		if !slices.Contains(rootTypes, d.Info.Type) || slices.ContainsFunc(devs[:i], func(o medium.Device) bool {
+		if !slices.Contains(RootTypes, d.Info.Type) || slices.ContainsFunc(devs[:i], func(o medium.Device) bool {
 			return o.Info.Type == superblock.TypeBtrfs && o.Info.UUID == d.Info.UUID // another device of it
 		}) {
 			continue
@@ -195,7 +195,7 @@ func (r *Repair) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 			continue
 		}
 		seen = append(seen, "/dev/"+name+" ("+d.Info.Type+")")
-		if err := lookMount(d, devs, dir); err != nil {
+		if err := Look(d, devs, dir); err != nil {
 			r.Report.Warn("%v", err)
 			continue
 		}
@@ -225,8 +225,8 @@ func (r *Repair) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 	return nil, fmt.Errorf("cannot choose between the systems on %s: name one with --root", strings.Join(names, ", "))
 }
 
-// lookMount mounts a file system for findRoot; a btrfs by its top level.
-func lookMount(d medium.Device, devs []medium.Device, dir string) error {
+// Look mounts a file system read-only and without replaying its log; a btrfs by its top level.
+func Look(d medium.Device, devs []medium.Device, dir string) error {
 	if d.Info.Type != superblock.TypeBtrfs {
 		return medium.Mount(d, dir)
 	}
@@ -286,7 +286,7 @@ func lookInto(dir string, d medium.Device) (*system, error) {
 
 // fromFstab adds the file systems that the system's fstab names, the root first.
 // What can't be found is told of, and left out.
-func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, devs []medium.Device, on func(string) bool) error {
+func (r *Opener) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, devs []medium.Device, on func(string) bool) error {
 	add := func(d medium.Device, at layout.Mount) {
 		for i := range l.Filesystems {
 			if f := &l.Filesystems[i]; f.UUID == d.Info.UUID {
@@ -325,7 +325,7 @@ func (r *Repair) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 
 // keyFiles opens the LUKS devices that are still closed and have a key file in
 // the system, by its crypttab.
-func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, on func(string) bool) error {
+func (r *Opener) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, on func(string) bool) error {
 	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
@@ -358,7 +358,7 @@ func (r *Repair) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine
 }
 
 // readIn reads a file of a system that is not mounted.
-func (r *Repair) readIn(s *system, file string) ([]byte, error) {
+func (r *Opener) readIn(s *system, file string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "mkcdrec-look")
 	if err != nil {
 		return nil, err
@@ -368,7 +368,7 @@ func (r *Repair) readIn(s *system, file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lookMount(s.dev, devs, dir); err != nil {
+	if err := Look(s.dev, devs, dir); err != nil {
 		return nil, err
 	}
 	b, err := os.ReadFile(filepath.Join(dir, s.subvolume, filepath.Clean("/"+file)))

@@ -1,4 +1,4 @@
-package restore
+package repair
 
 import (
 	"cmp"
@@ -17,9 +17,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -68,7 +67,7 @@ func expectedAt(path string, all []expectation) string {
 }
 
 // Verify compares the system that is mounted below Target with a set.
-func (r *Repair) Verify(ctx context.Context, set *manifest.Set) (*Verified, error) {
+func (r *Opener) Verify(ctx context.Context, set *manifest.Set) (*Verified, error) {
 	if set.Legacy != nil {
 		return nil, errors.New("cannot compare with a backup of mkCDrec 1.x: its archives have no times finer than seconds; use tar --compare")
 	}
@@ -78,7 +77,9 @@ func (r *Repair) Verify(ctx context.Context, set *manifest.Set) (*Verified, erro
 		if err != nil {
 			return nil, fmt.Errorf("cannot compare %s: %w", a.Name(), err)
 		}
-		if !mountedOn(probe.Machine{}, dir) {
+		if at, err := storage.Mounted(func(at string) bool { return at == dir }); err != nil {
+			return nil, err
+		} else if len(at) == 0 {
 			return nil, fmt.Errorf("cannot compare %s: nothing is mounted on %s; run restore mount first", a.Name(), dir)
 		}
 		if err := r.verifyOne(ctx, set, a, dir, v); err != nil {
@@ -89,14 +90,14 @@ func (r *Repair) Verify(ctx context.Context, set *manifest.Set) (*Verified, erro
 }
 
 // place is where the system has what is in an archive.
-func (r *Repair) place(a manifest.Archive) (string, error) {
+func (r *Opener) place(a manifest.Archive) (string, error) {
 	if a.Mount == "" {
-		return recreate.PrivateDir(r.Target, a.Device), nil
+		return storage.PrivateDir(r.Target, a.Device), nil
 	}
 	return inroot.Dir(r.Target, a.Mount)
 }
 
-func (r *Repair) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Archive, dir string, v *Verified) error {
+func (r *Opener) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Archive, dir string, v *Verified) error {
 	f, err := set.Archive(a.File)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package restore
+package repair
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -20,8 +21,8 @@ import (
 // writes: no volume group is activated for writing.
 func TestOpenReadOnly(t *testing.T) {
 	run := &tool.Recorder{Answers: map[string]string{"lvm": `{"report":[{"lv":[{"lv_name":"root","segtype":"linear"}]}]}`}}
-	n := &notes{}
-	r := &Repair{Run: run, Report: n, Target: t.TempDir(), Access: storage.ReadOnly}
+	n := progress.None{}
+	r := &Opener{Run: run, Report: n, Target: t.TempDir(), Access: storage.ReadOnly}
 	// The disks here have no such group and no root: it ends there.
 	if _, err := r.Mount(context.Background(), &layout.Layout{VolumeGroup: []layout.VolumeGroup{{Name: "vg-of-test"}}}); err == nil {
 		t.Fatal("a layout without a root was mounted")
@@ -61,7 +62,7 @@ func TestMembers(t *testing.T) {
 func TestDegradedHint(t *testing.T) {
 	cause := errors.New("cannot start the RAID array md0")
 	for access, want := range map[storage.Access]bool{storage.ReadWrite: true, storage.ReadOnly: false, storage.Degraded: false} {
-		err := (&Repair{Access: access}).degraded(cause)
+		err := (&Opener{Access: access}).degraded(cause)
 		if !errors.Is(err, cause) || strings.Contains(err.Error(), "run restore mount --degraded") != want {
 			t.Errorf("access %d: %v", access, err)
 		}

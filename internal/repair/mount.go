@@ -1,4 +1,6 @@
-package restore
+// Package repair opens an installed system, by its layout or by what is on disks, compares
+// it with a backup set, and closes it again. It makes and formats nothing.
+package repair
 
 import (
 	"cmp"
@@ -21,15 +23,14 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// Repair opens an installed system for repair, and closes it again.
-type Repair struct {
+// Opener opens an installed system, and closes it again.
+type Opener struct {
 	Run    tool.Runner
 	Report progress.Reporter
 	Target string // rescue.TargetDir
@@ -59,21 +60,21 @@ var kernelMounts = []string{"dev", "dev/pts", "proc", "sys", "run"}
 // Mount activates the layout's volume groups, and mounts its file systems
 // below Target, found by their UUIDs whatever their devices are called now.
 // It gives the mount points. On error everything is closed again.
-func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string, err error) {
+func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string, err error) {
 	defer func() {
 		if err == nil {
 			return
 		}
 		// What another run has mounted stays.
-		if below, e := mountsBelow(func(at string) bool { return recreate.Below(r.Target, at) }); e != nil || len(mounted) > 0 || len(below) == 0 {
+		if below, e := storage.Mounted(func(at string) bool { return storage.Below(r.Target, at) }); e != nil || len(mounted) > 0 || len(below) == 0 {
 			err = errors.Join(err, e, r.Unmount(ctx, l))
 			mounted = nil
 		}
 	}()
-	if err := r.startArrays(ctx, l); err != nil {
+	if err := r.StartArrays(ctx, l); err != nil {
 		return nil, err
 	}
-	if err := r.open(ctx, l); err != nil {
+	if err := r.OpenCrypts(ctx, l); err != nil {
 		return nil, err
 	}
 	for _, g := range l.VolumeGroup {
@@ -84,7 +85,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 			r.Report.Warn("%v", err)
 		}
 	}
-	if err := r.open(ctx, l); err != nil { // on logical volumes
+	if err := r.OpenCrypts(ctx, l); err != nil { // on logical volumes
 		return nil, err
 	}
 	devs, err := medium.Devices(r.Loops...)
@@ -150,7 +151,7 @@ func (r *Repair) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 
 // storesFull reports volume groups that were opened read-only and wrote more than there is
 // memory for.
-func (r *Repair) storesFull(ctx context.Context, l *layout.Layout) error {
+func (r *Opener) storesFull(ctx context.Context, l *layout.Layout) error {
 	if r.Access != storage.ReadOnly {
 		return nil
 	}
@@ -168,7 +169,7 @@ type toMount struct {
 }
 
 // mount mounts one file system, found among devs by its UUID.
-func (r *Repair) mount(m toMount, devs []medium.Device) error {
+func (r *Opener) mount(m toMount, devs []medium.Device) error {
 	i := slices.IndexFunc(devs, func(d medium.Device) bool {
 		// A restore may have made another type of it.
 		return d.Info.UUID != "" && strings.EqualFold(d.Info.UUID, m.fs.UUID) && d.Info.Type != superblock.TypeMD && d.Info.Type != superblock.TypeLVM
@@ -178,7 +179,7 @@ func (r *Repair) mount(m toMount, devs []medium.Device) error {
 	}
 	dir, err := mountPoint(r.Target, m.path)
 	if m.path == "" {
-		dir = recreate.PrivateDir(r.Target, m.fs.Device)
+		dir = storage.PrivateDir(r.Target, m.fs.Device)
 		err = os.MkdirAll(dir, 0o700)
 	}
 	if err != nil {
@@ -228,10 +229,10 @@ func mountPoint(target, path string) (string, error) {
 }
 
 // Keys are the passphrases that opened LUKS devices.
-func (r *Repair) Keys() [][]byte { return r.keys }
+func (r *Opener) Keys() [][]byte { return r.keys }
 
-// open opens the LUKS devices that are there by now, found by their UUIDs.
-func (r *Repair) open(ctx context.Context, l *layout.Layout) error {
+// OpenCrypts opens the LUKS devices that are there by now, found by their UUIDs.
+func (r *Opener) OpenCrypts(ctx context.Context, l *layout.Layout) error {
 	if len(l.Crypts) == 0 {
 		return nil
 	}
@@ -254,12 +255,12 @@ func (r *Repair) open(ctx context.Context, l *layout.Layout) error {
 	return nil
 }
 
-// errNoPassphrase is returned when no passphrase was given.
-var errNoPassphrase = errors.New("no passphrase given; use --key-file to name a file with it")
+// ErrNoPassphrase is returned when no passphrase was given.
+var ErrNoPassphrase = errors.New("no passphrase given; use --key-file to name a file with it")
 
 // unlock opens one LUKS device, unless it is open: by a key that opened
 // another, by KeyFile, or by asking, three times. An empty answer gives up.
-func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error {
+func (r *Opener) unlock(ctx context.Context, c *layout.Crypt, dev string) error {
 	if storage.CryptIsOpen(r.Run, c.Name) {
 		return nil
 	}
@@ -277,7 +278,7 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 	for range 3 {
 		k, e := r.Secret("Passphrase of " + c.Name + " on /dev/" + dev + ": ")
 		if e != nil || len(k) == 0 {
-			return fmt.Errorf("cannot open %s: %w", c.Name, errNoPassphrase)
+			return fmt.Errorf("cannot open %s: %w", c.Name, ErrNoPassphrase)
 		}
 		if err = storage.OpenCrypt(ctx, r.Run, c, dev, k, r.Access); err == nil {
 			r.keys = append(r.keys, k)
@@ -289,9 +290,9 @@ func (r *Repair) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 
 // Unmount writes everything to the disks, unmounts what lies below Target, and
 // deactivates the layout's volume groups.
-func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
+func (r *Opener) Unmount(ctx context.Context, l *layout.Layout) error {
 	unix.Sync()
-	below, err := mountsBelow(func(at string) bool { return recreate.Below(r.Target, at) })
+	below, err := storage.Mounted(func(at string) bool { return storage.Below(r.Target, at) })
 	if err != nil {
 		return err
 	}
@@ -328,9 +329,9 @@ func (r *Repair) Unmount(ctx context.Context, l *layout.Layout) error {
 	return errors.Join(errs...)
 }
 
-// startArrays starts the layout's arrays that are there, and others: a restore
+// StartArrays starts the layout's arrays that are there, and others: a restore
 // may have made them, or done without (--mirror, --unmirror).
-func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
+func (r *Opener) StartArrays(ctx context.Context, l *layout.Layout) error {
 	devs, err := medium.Devices(r.Loops...)
 	if err != nil {
 		return err
@@ -367,7 +368,7 @@ func (r *Repair) startArrays(ctx context.Context, l *layout.Layout) error {
 }
 
 // degraded adds to the failure of an array what may help.
-func (r *Repair) degraded(err error) error {
+func (r *Opener) degraded(err error) error {
 	if r.Access == storage.ReadWrite {
 		return fmt.Errorf("%w\nif members of it are missing, run restore mount --degraded to start it without them, or restore mount --ro to read it", err)
 	}
@@ -375,7 +376,7 @@ func (r *Repair) degraded(err error) error {
 }
 
 // missing warns of an array that runs without some of its members.
-func (r *Repair) missing(name string) {
+func (r *Opener) missing(name string) {
 	if n := storage.MissingMembers(name); n > 0 && !slices.Contains(r.told, name) {
 		r.told = append(r.told, name)
 		r.Report.Warn("the RAID array %s runs without %d of its members", name, n)
@@ -397,8 +398,4 @@ func members(m probe.Machine, devs []medium.Device) map[string][]string {
 		out[d.Info.MD.UUID] = append(out[d.Info.MD.UUID], d.Name)
 	}
 	return out
-}
-
-func (r *Repair) lvm(ctx context.Context, args ...string) ([]byte, error) {
-	return r.Run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: []string{"DM_DISABLE_UDEV=1"}})
 }

@@ -1,4 +1,4 @@
-package restore
+package repair
 
 import (
 	"context"
@@ -30,7 +30,7 @@ func KexecLoad(kernel, initrd *os.File, cmdline string, flags int) error {
 // Boot finds the layout's system, loads the kernel, initial RAM disks and command line of
 // its first boot entry, and closes the system again. Nothing is written to its disks. The
 // kernel starts when process 1 restarts the machine with LINUX_REBOOT_CMD_KEXEC.
-func (r *Repair) Boot(ctx context.Context, l *layout.Layout, load Load) (e *bootloader.Entry, err error) {
+func (r *Opener) Boot(ctx context.Context, l *layout.Layout, load Load) (e *bootloader.Entry, err error) {
 	r.Access = storage.ReadOnly
 	if _, err = r.Mount(ctx, l); err != nil {
 		return nil, err

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/repair"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/rescueinit"
+	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/screen"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
+)
+
+// verify compares the system below /mnt/target with a set.
+func verify(ctx context.Context, p *ui.Printer, args []string) error {
+	var opt restore.Options
+	if err := setArgument(&opt, args); err != nil {
+		return err
+	}
+	set, err := manifest.OpenPlace(ctx, opt.Set, opt.Wanted.OfHost(), p.Note)
+	if err != nil {
+		return err
+	}
+	defer set.Close()
+	r := &repair.Opener{Report: p, Target: rescue.TargetDir}
+	v, err := r.Verify(ctx, set)
+	if err != nil {
+		return err
+	}
+	p.End()
+	p.Result(v)
+	for _, d := range v.Differences {
+		p.Note("%v", d)
+	}
+	for name, n := range v.Expected {
+		p.Note("%d differences that a restore makes: %s", n, name)
+	}
+	if n := len(v.Differences); n > 0 {
+		return fmt.Errorf("%d differences between %s and the set", n, rescue.TargetDir)
+	}
+	p.Note("%d members compared: nothing else differs", v.Members)
+	return nil
+}
+
+// open opens, closes or boots the installed system.
+func open(ctx context.Context, p *ui.Printer, sc screen.Screen, what string, args []string) error {
+	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
+	ro := f.Bool("ro", false, "mount read-only, and change nothing on any disk: no log is replayed, no array resynchronized, and what LVM writes goes into memory")
+	degraded := f.Bool("degraded", false, "start RAID arrays for writing also where members are missing that they had (--ro does so without writing)")
+	keyFile := f.String("key-file", "", "`FILE` with the passphrase of LUKS devices")
+	disks := f.Bool("disks", false, "find the system on the disks that are there, whatever it is")
+	root := f.String("root", "", "`DEV` of its root file system, where there are several systems")
+	if err := f.Parse(args); err != nil {
+		return exit.Usage(err)
+	}
+	if !rescue.Inside() {
+		return &plan.Refused{Reason: "this is not a rescue system"}
+	}
+	release, err := restore.Lock(rescue.StateDir)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := restore.Sweep(os.TempDir()); err != nil {
+		p.Warn("%v", err)
+	}
+	var on []string
+	for _, a := range f.Args() {
+		if d, ok := strings.CutPrefix(a, "/dev/"); ok {
+			on = append(on, d)
+		}
+	}
+	if f.NArg() > 1 && len(on) < f.NArg() || *disks && f.NArg() > 0 {
+		return exit.Usage(fmt.Errorf("%s wants one set, or disks", what))
+	}
+	r := &repair.Opener{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
+	r.KeyFile, r.Secret = *keyFile, sc.Secret
+	switch {
+	case *ro:
+		r.Access = storage.ReadOnly
+	case *degraded:
+		r.Access = storage.Degraded
+	}
+	if what == "umount" {
+		l, err := opened(ctx, f.Args(), p.Note)
+		if err != nil {
+			return err
+		}
+		if err := r.Unmount(ctx, l); err != nil {
+			return err
+		}
+		if err := os.Remove(openedFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	var l *layout.Layout
+	if *disks || len(on) > 0 {
+		if l, err = r.FromDisks(ctx, on, *root); err != nil {
+			if l != nil {
+				err = errors.Join(err, r.Unmount(ctx, l))
+			}
+			return err
+		}
+	} else if *root != "" {
+		return exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
+	} else if l, err = layoutOf(ctx, f.Args(), p.Note); err != nil {
+		return err
+	}
+	if what == "boot" {
+		e, err := r.Boot(ctx, l, repair.KexecLoad)
+		if err != nil {
+			return err
+		}
+		p.Note("starting %s of the installed system", ui.Clean(e.Linux))
+		return rescueinit.Power("kexec", false)
+	}
+	if _, err := r.Mount(ctx, l); err != nil {
+		if !*disks && len(on) == 0 {
+			err = fmt.Errorf("%w (restore mount --disks finds a system without knowing its layout)", err)
+		}
+		return err
+	}
+	if err := remember(l); err != nil {
+		return err
+	}
+	p.Note("the system is open: chroot %s /bin/bash; afterwards: restore umount", rescue.TargetDir)
+	return nil
+}
+
+// openedFile has the layout of the system that is open.
+const openedFile = rescue.StateDir + "/opened.json"
+
+func remember(l *layout.Layout) error {
+	f, err := os.OpenFile(openedFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot note what is open: %w", err)
+	}
+	return errors.Join(json.NewEncoder(f).Encode(l), f.Close())
+}
+
+// opened gives the layout of what is open, or else that of the words given.
+func opened(ctx context.Context, args []string, say func(format string, args ...any)) (*layout.Layout, error) {
+	b, err := os.ReadFile(openedFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return layoutOf(ctx, args, say)
+	}
+	var l layout.Layout
+	if err == nil {
+		err = json.Unmarshal(b, &l)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read what is open: %w", err)
+	}
+	return &l, nil
+}
+
+// layoutOf gives a set's layout, or the one that the medium carries.
+func layoutOf(ctx context.Context, args []string, say func(format string, args ...any)) (*layout.Layout, error) {
+	if len(args) > 0 {
+		w, err := wanted()
+		if err != nil {
+			return nil, err
+		}
+		s, err := manifest.OpenNewest(ctx, args[0], w.OfHost(), say)
+		if err != nil {
+			return nil, err
+		}
+		return s.Layout, nil
+	}
+	file, err := os.Open(rescue.LayoutFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the layout: %w", err)
+	}
+	defer file.Close()
+	return layout.Read(file)
+}
