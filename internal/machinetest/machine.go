@@ -220,8 +220,8 @@ func (m *Machine) Did(words ...string) []string {
 	})
 }
 
-// note writes a line into the log and gives the error that the call shall have.
-func (m *Machine) note(format string, args ...any) error {
+// Note writes a line into the log and gives the error that the call shall have.
+func (m *Machine) Note(format string, args ...any) error {
 	line := fmt.Sprintf(format, args...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -244,7 +244,7 @@ func (m *Machine) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &tool.Error{Cmd: c, Code: -1, Err: err}
 	}
-	if err := m.note("run %s", c); err != nil {
+	if err := m.Note("run %s", c); err != nil {
 		return nil, &tool.Error{Cmd: c, Code: 1, Err: errors.New("exit status 1"), Stderr: err.Error()}
 	}
 	p := m.Programs[longest(m.Programs, c.String())]
@@ -271,7 +271,7 @@ func (m *Machine) Mount(source, dir, typ string, flags uintptr, data string) err
 	if flags&unix.MS_RDONLY != 0 {
 		line += " read-only"
 	}
-	if err := m.note("%s", line); err != nil {
+	if err := m.Note("%s", line); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -306,7 +306,7 @@ func (m *Machine) showMounts() {
 
 // Unmount implements kernel.Kernel.
 func (m *Machine) Unmount(dir string) error {
-	if err := m.note("unmount %s", m.inside(dir)); err != nil {
+	if err := m.Note("unmount %s", m.inside(dir)); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -346,7 +346,7 @@ func (m *Machine) Mounted() []string {
 }
 
 // Sync implements kernel.Kernel.
-func (m *Machine) Sync() { _ = m.note("sync") }
+func (m *Machine) Sync() { _ = m.Note("sync") }
 
 // kernelName is the name of a node in sysfs, "" for none: "dm-0" for "vg0/root".
 func (m *Machine) kernelName(dev string) string {
@@ -364,7 +364,7 @@ func (m *Machine) kernelName(dev string) string {
 // Open implements kernel.Kernel. A device that is mounted is not opened exclusively.
 func (m *Machine) Open(dev string, flag int) (*os.File, error) {
 	if flag&os.O_RDWR != 0 {
-		if err := m.note("open /dev/%s for writing", dev); err != nil {
+		if err := m.Note("open /dev/%s for writing", dev); err != nil {
 			return nil, &os.PathError{Op: "open", Path: "/dev/" + dev, Err: err}
 		}
 	}
@@ -397,11 +397,11 @@ func (m *Machine) Number(f *os.File) (number string, seq uint64, err error) {
 }
 
 // Forget implements kernel.Kernel.
-func (m *Machine) Forget(f *os.File) error { return m.note("forget %s", f.Name()) }
+func (m *Machine) Forget(f *os.File) error { return m.Note("forget %s", f.Name()) }
 
 // Reread implements kernel.Kernel: it makes the partitions that the disk's table has.
 func (m *Machine) Reread(_ context.Context, f *os.File) error {
-	if err := m.note("reread %s", f.Name()); err != nil {
+	if err := m.Note("reread %s", f.Name()); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -464,5 +464,5 @@ func (m *Machine) Await(_ context.Context, dev string, size quantity.Size) error
 
 // Ioctl implements kernel.Kernel: it does nothing, and says so in the log.
 func (m *Machine) Ioctl(f *os.File, req uintptr, _ []byte) error {
-	return m.note("ioctl %#x %s", req, m.inside(f.Name()))
+	return m.Note("ioctl %#x %s", req, m.inside(f.Name()))
 }

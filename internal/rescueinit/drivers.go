@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -23,7 +24,8 @@ import (
 type drivers struct {
 	mu     sync.Mutex
 	index  *kmod.Index
-	loader *kmod.Loader
+	loader loader
+	host   host
 	seen   map[string]bool
 	count  int
 	failed []string
@@ -40,8 +42,8 @@ type drivers struct {
 	later []string
 }
 
-func newDrivers() *drivers {
-	return &drivers{seen: map[string]bool{}, event: make(chan struct{}, 1), guard: func(_ string, fn func()) bool { fn(); return true }}
+func newDrivers(h host) *drivers {
+	return &drivers{host: h, seen: map[string]bool{}, event: make(chan struct{}, 1), guard: func(_ string, fn func()) bool { fn(); return true }}
 }
 
 // loadDrivers loads what the present devices want, until nothing new shows
@@ -49,22 +51,21 @@ func newDrivers() *drivers {
 func (s *System) loadDrivers() {
 	d := s.drivers
 	d.guard = s.guard
-	var u unix.Utsname
-	err := unix.Uname(&u)
+	release, err := os.ReadFile(s.host.Path("/proc/sys/kernel/osrelease"))
 	var x *kmod.Index
 	if err == nil {
-		x, err = kmod.Open("/lib/modules/" + unix.ByteSliceToString(u.Release[:]))
+		x, err = kmod.Open(s.host.Path("/lib/modules/" + strings.TrimSpace(string(release))))
 	}
 	if err != nil {
 		s.say("cannot load drivers: %v", err)
 		s.notWhole("NOT WHOLE: the kernel's modules can't be read")
 		return
 	}
-	conf := kmod.ReadConf("")
-	if line, err := sysconf.RunningCmdline(""); err == nil {
+	conf := kmod.ReadConf(s.root())
+	if line, err := sysconf.RunningCmdline(s.root()); err == nil {
 		conf.Cmdline(line)
 	}
-	d.index, d.loader = x, kmod.NewLoader(x, conf)
+	d.index, d.loader = x, s.host.Modules(x, conf)
 	// Listen first: what appears while we walk is not missed.
 	if err := d.listen(); err != nil {
 		s.say("no hot-plugging: %v", err)
@@ -79,8 +80,9 @@ func (s *System) loadDrivers() {
 	// No device asks for these by name.
 	d.loadAll([]string{"sr_mod", "sd_mod", "isofs", "dm_mod", "crc32c_intel", "efivarfs"})
 	x.FlushPack()
-	if _, err := os.Stat("/sys/firmware/efi/efivars"); err == nil {
-		if err := unix.Mount("efivarfs", "/sys/firmware/efi/efivars", "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+	dir := s.host.Path(efivar.Dir)
+	if _, err := os.Stat(dir); err == nil {
+		if err := s.host.Mount("efivarfs", dir, "efivarfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 			s.say("the firmware's boot entries can't be reached: %v", err)
 		}
 	}
@@ -92,7 +94,7 @@ func (s *System) loadDrivers() {
 // walk loads a module for every modalias in /sys that was not seen before.
 func (d *drivers) walk() int {
 	var aliases []string
-	_ = filepath.WalkDir("/sys/devices", func(p string, e fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(d.host.Path("/sys/devices"), func(p string, e fs.DirEntry, err error) error {
 		if err == nil && e.Name() == "modalias" {
 			if b, err := os.ReadFile(p); err == nil {
 				aliases = append(aliases, strings.TrimSpace(string(b)))
@@ -153,21 +155,16 @@ func (d *drivers) load(alias string) int {
 	return len(names)
 }
 
-// listen follows the kernel's device events, linux/lib/kobject_uevent.c.
+// listen follows the device events of the kernel.
 func (d *drivers) listen() error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_KOBJECT_UEVENT)
+	receive, err := d.host.Events()
 	if err != nil {
 		return err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
-		unix.Close(fd)
-		return err
-	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) // the default will do, less well
 	go d.guard("hot-plugging", func() {
 		buf := make([]byte, 16<<10)
 		for {
-			n, _, err := unix.Recvfrom(fd, buf, 0)
+			n, err := receive(buf)
 			if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
 				return
 			}
@@ -216,7 +213,7 @@ const usbSettle = 5 * time.Second
 // settle waits for USB disks that have a driver and no disk yet: without it
 // they would appear after the ready line.
 func (d *drivers) settle() {
-	for end := time.Now().Add(usbSettle); time.Now().Before(end) && usbPending("/sys"); {
+	for end := time.Now().Add(usbSettle); time.Now().Before(end) && usbPending(d.host.Path("/sys")); {
 		d.change(100 * time.Millisecond)
 	}
 }

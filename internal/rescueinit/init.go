@@ -17,21 +17,14 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
-	"github.com/mkcdrec/mkcdrec/internal/efivar"
-	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
-	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
-	"github.com/mkcdrec/mkcdrec/internal/netconf"
-	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -47,6 +40,7 @@ const (
 // System is the running rescue system.
 type System struct {
 	ctx      context.Context // ends when the machine is being stopped
+	host     host
 	start    time.Time
 	info     *rescue.Info
 	opts     rescue.Options
@@ -61,6 +55,10 @@ type System struct {
 	idle, ending atomic.Bool
 }
 
+func newSystem(ctx context.Context, h host) *System {
+	return &System{ctx: ctx, host: h, start: time.Now(), waits: map[int]chan unix.WaitStatus{}, out: os.Stderr, info: &rescue.Info{}, drivers: newDrivers(h)}
+}
+
 // Main never returns when it is process 1.
 func Main() error {
 	ctx := context.Background()
@@ -69,7 +67,7 @@ func Main() error {
 		ctx, stop = signal.NotifyContext(ctx, unix.SIGTERM)
 		defer stop()
 	}
-	s := &System{ctx: ctx, start: time.Now(), waits: map[int]chan unix.WaitStatus{}, out: os.Stderr, info: &rescue.Info{}, drivers: newDrivers()}
+	s := newSystem(ctx, machine{})
 	switch {
 	case os.Getpid() == 1:
 		s.mounts()
@@ -151,35 +149,15 @@ func entropy(filled chan struct{}) {
 	close(filled)
 }
 
-// extraConsoles are the virtual terminals that get a shell besides the
-// kernel's consoles; it starts when somebody presses a key there.
-var extraConsoles = []string{"/dev/tty1", "/dev/tty2", "/dev/tty3", "/dev/tty4"}
-
-// shells starts a shell on every console; the first one runs the unattended
-// job before.
-func (s *System) shells(auto bool) {
-	for i, c := range s.consoles {
-		s.begin("the shell on "+c, func() { s.session(c, i == 0 && auto, false) })
-	}
-	if _, err := os.Stat("/sys/class/tty/tty0"); err != nil {
-		return // a kernel or a machine without screen
-	}
-	for _, c := range extraConsoles {
-		if !slices.Contains(s.consoles, c) {
-			s.begin("the shell on "+c, func() { s.session(c, false, true) })
-		}
-	}
-}
-
 // keyboard sets the source machine's keyboard map.
 func (s *System) keyboard() {
-	b, err := os.ReadFile(rescue.KeymapFile)
+	b, err := os.ReadFile(s.host.Path(rescue.KeymapFile))
 	if err != nil {
 		return // the source machine had no keyboard
 	}
 	m, err := keymap.Parse(b)
 	if err == nil {
-		err = m.Write("/dev/tty0")
+		err = s.host.Keyboard(m)
 	}
 	if err != nil && !errors.Is(err, keymap.ErrNoConsole) {
 		s.say("WARNING: the keyboard has its default map: %v", err)
@@ -217,91 +195,52 @@ func (s *System) mounts() {
 		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=0755"},
 		{"tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 	} {
-		err := os.MkdirAll(m.dir, 0o755)
+		dir := s.host.Path(m.dir)
+		err := os.MkdirAll(dir, 0o755)
 		if err == nil {
-			err = unix.Mount(m.src, m.dir, m.typ, m.flags, m.data)
+			err = s.host.Mount(m.src, dir, m.typ, m.flags, m.data)
 		}
 		if err != nil && !errors.Is(err, unix.EBUSY) {
 			s.say("cannot mount %s: %v", m.dir, err)
 		}
 	}
 	for _, d := range []string{rescue.StateDir, "/run/lock/lvm", "/run/lvm"} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := os.MkdirAll(s.host.Path(d), 0o755); err != nil {
 			s.say("cannot make %s: %v", d, err)
 		}
 	}
 	for l, t := range map[string]string{"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"} {
-		if err := os.Symlink(t, l); err != nil && !os.IsExist(err) {
+		if err := os.Symlink(t, s.host.Path(l)); err != nil && !os.IsExist(err) {
 			s.say("cannot make %s: %v", l, err)
 		}
 	}
-}
-
-// openConsoles finds the kernel's consoles; what is said goes to all of them.
-func (s *System) openConsoles() {
-	b, err := os.ReadFile("/sys/class/tty/console/active")
-	names := strings.Fields(string(b))
-	if err != nil || len(names) == 0 {
-		names = []string{"console"}
-	}
-	writers := []io.Writer{}
-	for _, n := range names {
-		if n == "tty0" {
-			n = "tty1"
-		}
-		f, err := os.OpenFile("/dev/"+n, os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
-		if err != nil {
-			continue
-		}
-		s.consoles = append(s.consoles, "/dev/"+n)
-		writers = append(writers, bestEffort{f})
-	}
-	if err := os.MkdirAll(filepath.Dir(rescue.LogFile), 0o755); err == nil {
-		if f, err := os.OpenFile(rescue.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err == nil {
-			writers = append(writers, f)
-			s.log = f
-		}
-	}
-	s.out = io.MultiWriter(writers...)
-	if len(s.consoles) == 0 {
-		s.consoles = []string{"/dev/console"}
-	}
-}
-
-// bestEffort never fails: a console that is gone must not silence the others.
-type bestEffort struct{ w io.Writer }
-
-func (b bestEffort) Write(p []byte) (int, error) {
-	_, _ = b.w.Write(p) // see above
-	return len(p), nil
 }
 
 func (s *System) environment() {
 	for k, v := range map[string]string{"PATH": "/usr/sbin:/usr/bin:/bbin", "HOME": "/root", "DM_DISABLE_UDEV": "1", "LANG": "C", "SHELL": "/bin/sh"} {
 		os.Setenv(k, v)
 	}
-	if b, err := os.ReadFile("/etc/hostname"); err == nil {
-		if err := unix.Sethostname([]byte(strings.TrimSpace(string(b)))); err != nil {
+	if b, err := os.ReadFile(s.host.Path("/etc/hostname")); err == nil {
+		if err := s.host.Hostname(strings.TrimSpace(string(b))); err != nil {
 			s.say("cannot set host name: %v", err)
 		}
 	}
 	// Ctrl-Alt-Del comes to us as SIGINT, and syncs first.
-	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
+	if err := s.host.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
 		s.say("cannot catch Ctrl-Alt-Del: %v", err)
 	}
-	if err := netconf.Up("lo"); err != nil {
+	if err := s.host.Up("lo"); err != nil {
 		s.say("%v", err)
 	}
 }
 
 // whole checks that all of the rescue system was unpacked.
 func (s *System) whole() {
-	var si unix.Sysinfo_t
 	mem := "?"
-	if unix.Sysinfo(&si) == nil {
-		mem = fmt.Sprint(uint64(si.Totalram) * uint64(si.Unit) >> 20)
+	if n, err := s.host.Memory(); err == nil {
+		mem = fmt.Sprint(n >> 20)
 	}
-	if err := initramfs.Whole(""); err != nil {
+	if err := initramfs.Whole(s.root()); err != nil {
 		s.say("ERROR: %v", err)
 		s.say("ERROR: this machine has %s MiB of memory, too little for this rescue system; a medium made with --module-set host needs less", mem)
 		s.notWhole("NOT WHOLE: restoring is not safe with this much memory")
@@ -312,12 +251,12 @@ func (s *System) whole() {
 func (s *System) facts() {
 	var err error
 	unread := ""
-	if s.info, err = rescue.ReadInfo(""); err != nil {
+	if s.info, err = rescue.ReadInfo(s.root()); err != nil {
 		s.say("ERROR: %v", err)
 		s.info = &rescue.Info{}
 		unread = "NOT WHOLE: the medium's facts can't be read"
 	}
-	line, err := sysconf.RunningCmdline("")
+	line, err := sysconf.RunningCmdline(s.root())
 	if err == nil {
 		s.opts, err = rescue.ParseCmdline(line)
 	}
@@ -358,7 +297,10 @@ func (s *System) medium() {
 	s.state = append(s.state, "medium is whole")
 }
 
-func (s *System) finder() medium.Finder { return medium.Finder{Kernel: kernel.Linux{}} }
+// root is the directory that has the machine's files, "" outside of tests.
+func (s *System) root() string { return strings.TrimSuffix(s.host.Path("/"), "/") }
+
+func (s *System) finder() medium.Finder { return medium.Finder{Kernel: s.host} }
 
 // search waits for the set that the system was told of.
 func (s *System) search() {
@@ -381,7 +323,7 @@ func (s *System) search() {
 	switch {
 	case err == nil:
 		s.state = append(s.state, "backup set: "+sysconf.RedactURL(dir))
-		if err := os.WriteFile(rescue.SetFile, []byte(dir+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(s.host.Path(rescue.SetFile), []byte(dir+"\n"), 0o600); err != nil {
 			s.say("cannot keep %s: %v", rescue.SetFile, err)
 		}
 	case limit > 0:
@@ -444,7 +386,7 @@ func (s *System) tape() {
 	dev, err := s.wait(tapeTimeout, func() (string, error) {
 		if !left {
 			// A drive that started this machine is a CD drive until it is told.
-			cds, err := tape.CDDrives("")
+			cds, err := tape.CDDrives(s.root())
 			if err != nil {
 				s.say("WARNING: %v", err)
 			}
@@ -456,7 +398,10 @@ func (s *System) tape() {
 				}
 			}
 		}
-		all, err := filepath.Glob("/dev/nst[0-9]*")
+		all, err := filepath.Glob(s.host.Path("/dev/nst[0-9]*"))
+		for i, n := range all {
+			all[i] = strings.TrimPrefix(n, s.root())
+		}
 		all = slices.DeleteFunc(all, func(n string) bool { return strings.TrimLeft(n, "/devnst0123456789") != "" })
 		if err != nil || len(all) == 0 {
 			return "", errors.New("there is no tape drive: is it switched on, and its driver here?")
@@ -472,7 +417,7 @@ func (s *System) tape() {
 		return
 	}
 	s.state = append(s.state, "backup set: on tape, drive "+dev)
-	if err := os.WriteFile(rescue.SetFile, []byte("tape:"+dev+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(s.host.Path(rescue.SetFile), []byte("tape:"+dev+"\n"), 0o600); err != nil {
 		s.say("cannot keep %s: %v", rescue.SetFile, err)
 	}
 }
@@ -483,7 +428,7 @@ func (s *System) wait(limit time.Duration, try func() (string, error)) (string, 
 	end := time.Now().Add(limit)
 	for {
 		v, err := try()
-		if err == nil || time.Now().After(end) || s.ctx.Err() != nil {
+		if err == nil || !time.Now().Before(end) || s.ctx.Err() != nil {
 			return v, err
 		}
 		s.drivers.change(min(500*time.Millisecond, time.Until(end)))
@@ -493,7 +438,7 @@ func (s *System) wait(limit time.Duration, try func() (string, error)) (string, 
 // banner says where the system stands, and then that it is ready.
 func (s *System) banner() {
 	fmt.Fprintf(s.out, "\nmkcdrec rescue system %s for %s\n  kernel %s, made %s\n", s.info.Program, s.info.Host, s.info.Kernel, s.info.Created.Format("2006-01-02 15:04 UTC"))
-	s.state = append(s.state, "disks: "+diskList(), "drivers: "+s.drivers.summary())
+	s.state = append(s.state, "disks: "+s.diskList(), "drivers: "+s.drivers.summary())
 	for _, l := range s.state {
 		fmt.Fprintf(s.out, "  %s\n", l)
 	}
@@ -506,14 +451,14 @@ func (s *System) banner() {
 
 // uptime logs the time from the kernel's start to here.
 func (s *System) uptime() {
-	if b, err := os.ReadFile("/proc/uptime"); err == nil {
+	if b, err := os.ReadFile(s.host.Path("/proc/uptime")); err == nil {
 		up, _, _ := strings.Cut(string(b), " ")
 		fmt.Fprintf(s.out, "mkcdrec: ready %s s after the kernel's start, init took %.1f s\n", up, time.Since(s.start).Seconds())
 	}
 }
 
-func diskList() string {
-	names, err := os.ReadDir("/sys/block")
+func (s *System) diskList() string {
+	names, err := os.ReadDir(s.host.Path("/sys/block"))
 	if err != nil {
 		return err.Error()
 	}
@@ -581,214 +526,14 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 	return l.s.out.Write(p)
 }
 
-// session keeps a shell on a console. auto runs the unattended job before, ask
-// waits for a key, so that shells nobody uses take no memory.
-func (s *System) session(dev string, auto, ask bool) {
-	if auto {
-		s.guard("the unattended job", s.unattended)
-	}
-	said := false
-	for {
-		if ask {
-			if err := askKey(dev); err != nil {
-				return // no such terminal
-			}
-		}
-		if err := s.shell(dev); err != nil {
-			if !said { // another process may have it
-				s.say("no shell on %s: %v", dev, err)
-			}
-			said = true
-			time.Sleep(5 * time.Second)
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
-}
-
-// askKey waits for Enter on a terminal.
-func askKey(dev string) error {
-	f, err := os.OpenFile(dev, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fmt.Fprintf(f, "\nmkcdrec: press Enter for a shell on %s\n", filepath.Base(dev))
-	b := make([]byte, 1)
-	for {
-		if n, err := f.Read(b); err != nil {
-			return err
-		} else if n > 0 && b[0] == '\n' {
-			return nil
-		}
-	}
-}
-
-// unattended runs the job that the command line asks for.
-func (s *System) unattended() {
-	args := []string{"/bbin/restore", "--yes"}
-	if !s.opts.Again {
-		args = append(args, "--once")
-	}
-	for _, c := range s.opts.Confirm {
-		args = append(args, "--confirm", c)
-	}
-	for _, m := range s.opts.Map {
-		args = append(args, "--map", m)
-	}
-	if s.opts.Answers != "" {
-		args = append(args, "--answers", s.opts.Answers)
-	}
-	s.say("unattended restore begins")
-	err := s.run(args...)
-	var e *exitError
-	switch {
-	case err == nil:
-		s.say("UNATTENDED RESTORE DONE")
-	case errors.As(err, &e) && e.status.ExitStatus() == exit.Partial:
-		s.say("UNATTENDED RESTORE DONE, but not everything is restored: see above, or /var/log/mkcdrec in the restored system")
-	case repeated():
-		s.restoredBefore()
-		return
-	default:
-		s.say("UNATTENDED RESTORE FAILED: %v", err)
-		return
-	}
-	switch s.opts.After {
-	case "reboot":
-		s.stop("reboot")
-	case "shell":
-	default:
-		// Not reboot: the medium may still be in the drive, and come first.
-		s.stop("poweroff")
-	}
-}
-
-// repeated tells whether restore refused because the disks were restored before.
-func repeated() bool {
-	_, err := os.Stat(rescue.RepeatedFile)
-	return err == nil
-}
-
-// restoredBefore starts the restored system: the medium is still there, and would start
-// again. The firmware is told to, or else the kernel. Where neither can, it waits for a
-// person.
-func (s *System) restoredBefore() {
-	s.startRestored(starter{
-		next: func() (string, error) { return efivar.Next(efivar.Dir, onDisk(probe.Machine{})) },
-		boot: func() error { return s.run(bootArgs(rescue.RepeatedFile)...) },
-		stop: s.stop,
-		uefi: func() bool { _, err := os.Stat(efivar.Dir); return err == nil },
-	})
-}
-
-// onDisk tells of the firmware's boot entries, by number, which of them start something
-// from a partition of this machine's disks: not from the network, which this system may
-// have come from by another entry, and not from the medium.
-func onDisk(m probe.Machine) func(id string) bool {
-	disks, err := m.Disks()
-	if err != nil {
-		return func(string) bool { return false }
-	}
-	var medium []string
-	if dev, err := m.DeviceAt(rescue.MediumDir); err == nil {
-		medium = m.DisksOf(dev)
-	}
-	there := map[string]bool{}
-	for _, d := range disks {
-		if d.Table == nil || d.Table.Label != layout.GPT || slices.Contains(medium, d.Name) {
-			continue
-		}
-		for _, p := range d.Table.Partitions {
-			there[strings.ToUpper(p.GUID)] = true
-		}
-	}
-	found := map[string]bool{}
-	entries, _ := efivar.Entries(m.Root + efivar.Dir)
-	for _, e := range entries {
-		found[e.ID] = e.PartGUID != "" && there[strings.ToUpper(e.PartGUID)]
-	}
-	return func(id string) bool { return found[id] }
-}
-
-// bootArgs is the program that boots the system of the set that a file names; a tape is
-// not read again, the medium knows its layout.
-func bootArgs(file string) []string {
-	args := []string{"/bbin/restore", "boot"}
-	b, err := os.ReadFile(file)
-	if set := strings.TrimSpace(string(b)); err == nil && set != "" && !strings.HasPrefix(set, manifest.TapePrefix) {
-		args = append(args, set)
-	}
-	return args
-}
-
-// starter has the ways to start the restored system.
-type starter struct {
-	uefi func() bool
-	next func() (id string, err error) // sets the firmware's next boot entry
-	boot func() error                  // loads the kernel; process 1 starts it
-	stop func(how string)
-}
-
-func (s *System) startRestored(by starter) {
-	s.say("NOT RESTORED AGAIN: this machine was restored from the set before; nothing was changed")
-	if s.opts.After != "shell" {
-		if by.uefi() {
-			id, err := by.next()
-			if err == nil {
-				s.say("the firmware's entry Boot%s is started next", id)
-				by.stop("reboot")
-				return
-			}
-			s.say("%v", err)
-		}
-		s.say("the restored system is booted from its disk, without the firmware")
-		err := by.boot()
-		if err == nil {
-			return
-		}
-		s.say("cannot boot the restored system: %v", err)
-	}
-	s.say("remove the medium and run reboot, or choose the local disk in the boot menu; with mkcdrec.again it is restored again")
-}
-
-// shell runs one shell on a console, with the console as its terminal.
-func (s *System) shell(dev string) error {
-	f, err := os.OpenFile(dev, os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	termName := "linux"
-	if !strings.HasPrefix(dev, "/dev/tty") || strings.HasPrefix(dev, "/dev/ttyS") || strings.HasPrefix(dev, "/dev/ttyA") || strings.HasPrefix(dev, "/dev/ttyU") {
-		termName = "vt220"
-	}
-	for _, sh := range []string{"/usr/bin/bash", "/bbin/sh"} {
-		if _, err = os.Stat(sh); err != nil {
-			continue
-		}
-		c := exec.Command(sh)
-		c.Args = []string{filepath.Base(sh), "-i"}
-		c.Dir = "/root"
-		c.Env = append(os.Environ(), "TERM="+termName)
-		c.Stdin, c.Stdout, c.Stderr = f, f, f
-		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
-		var ch chan unix.WaitStatus
-		if ch, err = s.spawn(c); err == nil {
-			<-ch
-			return nil
-		}
-	}
-	return err
-}
-
 // unmountAll unmounts what is on disks, the last mounted first.
 func (s *System) unmountAll() {
-	mounts, err := sysconf.Mounts("")
+	mounts, err := sysconf.Mounts(s.root())
 	if err != nil {
 		s.say("%v", err)
 	}
 	for _, d := range onDisks(mounts) {
-		_ = unix.Unmount(d, 0) // what is busy is synced already
+		_ = s.host.Unmount(d) // what is busy is synced already
 	}
 }
 

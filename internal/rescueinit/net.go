@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/netconf"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -30,13 +29,13 @@ func (s *System) network(rng chan struct{}) {
 		s.say("WARNING: no entropy after 30 s; DHCP may hang")
 	}
 	var source []layout.Interface
-	if f, err := os.Open(rescue.LayoutFile); err == nil {
+	if f, err := os.Open(s.host.Path(rescue.LayoutFile)); err == nil {
 		if l, err := layout.Read(f); err == nil {
 			source = l.Network
 		}
 		f.Close()
 	}
-	line, err := netconf.Configure(s.ctx, s.opts.Net, source)
+	line, err := s.host.Network(s.ctx, s.opts.Net, source)
 	if err != nil {
 		s.say("WARNING: network: %v", err)
 		s.state = append(s.state, "network: failed: "+firstLine(err))
@@ -57,13 +56,13 @@ func firstLine(err error) string {
 // or when the hardware's runs in local time: the third line of adjtime(5).
 func (s *System) clock() {
 	local := false
-	if b, err := os.ReadFile("/etc/adjtime"); err == nil {
+	if b, err := os.ReadFile(s.host.Path("/etc/adjtime")); err == nil {
 		local = strings.Contains(string(b), "LOCAL")
 	}
 	if time.Now().Year() >= 2024 && !local {
 		return
 	}
-	f, err := os.Open("/dev/rtc0")
+	f, err := os.Open(s.host.Path("/dev/rtc0"))
 	if err != nil {
 		if time.Now().Year() < 2024 {
 			s.say("WARNING: the clock is not set, and there is no hardware clock")
@@ -99,7 +98,8 @@ func (s *System) clockByNTP() {
 // ssh starts the ssh server when somebody has a key. The medium holds public
 // keys only, and the host key is made now.
 func (s *System) ssh() {
-	b, err := os.ReadFile(rescue.KeysFile)
+	file := s.host.Path(rescue.KeysFile)
+	b, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		s.say("WARNING: ssh: %v", err)
 	}
@@ -107,9 +107,9 @@ func (s *System) ssh() {
 	if keys == "" {
 		return
 	}
-	err = os.MkdirAll(filepath.Dir(rescue.KeysFile), 0o700)
+	err = os.MkdirAll(filepath.Dir(file), 0o700)
 	if err == nil {
-		err = os.WriteFile(rescue.KeysFile, []byte(keys+"\n"), 0o600)
+		err = os.WriteFile(file, []byte(keys+"\n"), 0o600)
 	}
 	var line string
 	if err == nil {

@@ -3,6 +3,7 @@ package rescueinit
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -16,8 +17,10 @@ const sigKexec = unix.Signal(34 + 6)
 // the kernel that was loaded, "kexec".
 // With force it is done at once, after a sync. Outside of a rescue system it
 // refuses: an executable that is on every machine must not restart one.
-func Power(what string, force bool) error {
-	if !rescue.Inside() {
+func Power(what string, force bool) error { return power(machine{}, what, force) }
+
+func power(h host, what string, force bool) error {
+	if _, err := os.Stat(h.Path(rescue.InfoFile)); err != nil {
 		return errors.New("refused: this is not a rescue system")
 	}
 	var sig unix.Signal
@@ -35,8 +38,8 @@ func Power(what string, force bool) error {
 		return fmt.Errorf("cannot %s: unknown", what)
 	}
 	if force {
-		unix.Sync()
-		return unix.Reboot(cmd)
+		h.Sync()
+		return h.Reboot(cmd)
 	}
-	return unix.Kill(1, sig)
+	return h.Kill(1, sig)
 }

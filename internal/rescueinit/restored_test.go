@@ -34,7 +34,7 @@ func TestStartRestored(t *testing.T) {
 		{"a shell is wanted, UEFI", "shell", true, nil, nil, nil, true},
 	} {
 		var out bytes.Buffer
-		s := &System{out: &out}
+		s := &System{host: machine{}, out: &out}
 		s.opts.After = c.after
 		var did []string
 		s.startRestored(starter{

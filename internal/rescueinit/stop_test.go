@@ -27,7 +27,7 @@ func TestSearchEnds(t *testing.T) {
 		"a device": {{Kind: "UUID", Value: "01234567-89ab-4def-8123-456789abcdef"}},
 	} {
 		ctx, cancel := context.WithCancel(context.Background())
-		s := &System{ctx: ctx, out: io.Discard, info: &rescue.Info{SetID: "x", Host: "h"}, drivers: newDrivers()}
+		s := &System{host: machine{}, ctx: ctx, out: io.Discard, info: &rescue.Info{SetID: "x", Host: "h"}, drivers: newDrivers(machine{})}
 		time.AfterFunc(300*time.Millisecond, cancel)
 		t0 := time.Now()
 		_, _, err := s.findSet(sources, time.Minute)
@@ -41,7 +41,7 @@ func TestSearchEnds(t *testing.T) {
 func TestNothingUnattendedAtTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	s := &System{ctx: ctx, out: io.Discard, info: &rescue.Info{}, drivers: newDrivers(), consoles: []string{"/dev/null"}, opts: rescue.Options{Auto: "restore"}}
+	s := &System{host: machine{}, ctx: ctx, out: io.Discard, info: &rescue.Info{}, drivers: newDrivers(machine{}), consoles: []string{"/dev/null"}, opts: rescue.Options{Auto: "restore"}}
 	done := make(chan struct{})
 	go func() { s.work(); close(done) }()
 	select {

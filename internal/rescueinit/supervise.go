@@ -111,11 +111,12 @@ func (s *System) begin(name string, fn func()) {
 func (s *System) spawn(c *exec.Cmd) (chan unix.WaitStatus, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := c.Start(); err != nil {
+	pid, err := s.host.Start(c)
+	if err != nil {
 		return nil, err
 	}
 	ch := make(chan unix.WaitStatus, 1)
-	s.waits[c.Process.Pid] = ch
+	s.waits[pid] = ch
 	s.idle.Store(false)
 	return ch, nil
 }
@@ -153,7 +154,7 @@ func (s *System) ended(pid int, ws unix.WaitStatus) {
 
 // stop has process 1 stop the machine: "reboot" or "poweroff". It does not return.
 func (s *System) stop(how string) {
-	if err := Power(how, false); err != nil {
+	if err := power(s.host, how, false); err != nil {
 		s.say("cannot %s: %v", how, err)
 		return
 	}
@@ -164,17 +165,17 @@ func (s *System) stop(how string) {
 func (s *System) end(cmd int) {
 	s.ending.Store(true)
 	s.say("stopping")
-	_ = unix.Kill(-1, unix.SIGTERM) // ESRCH: nobody is there
+	_ = s.host.Kill(-1, unix.SIGTERM) // ESRCH: nobody is there
 	for i := 0; i < 50 && !s.idle.Load(); i++ {
 		time.Sleep(100 * time.Millisecond)
 		if i > 20 {
-			_ = unix.Kill(-1, unix.SIGKILL) // shells ignore SIGTERM
+			_ = s.host.Kill(-1, unix.SIGKILL) // shells ignore SIGTERM
 		}
 	}
-	unix.Sync()
+	s.host.Sync()
 	s.unmountAll()
-	unix.Sync()
-	if err := unix.Reboot(cmd); err != nil {
+	s.host.Sync()
+	if err := s.host.Reboot(cmd); err != nil {
 		s.say("cannot stop the machine: %v", err)
 	}
 	select {}

@@ -21,7 +21,7 @@ import (
 // A panic anywhere is caught, logged with its stack, and what comes after is done.
 func TestGuard(t *testing.T) {
 	var out, log bytes.Buffer
-	s := &System{out: &out, log: &log}
+	s := &System{host: machine{}, out: &out, log: &log}
 	if s.guard("the part", func() { panic("assignment to entry in nil map") }) {
 		t.Error("a panic counts as done")
 	}
@@ -38,7 +38,7 @@ func TestGuard(t *testing.T) {
 
 // A system that is not whole does nothing unattended.
 func TestNotWhole(t *testing.T) {
-	s := &System{out: io.Discard, opts: rescue.Options{Auto: "restore"}}
+	s := &System{host: machine{}, out: io.Discard, opts: rescue.Options{Auto: "restore"}}
 	s.notWhole("MEDIUM DAMAGED")
 	if s.opts.Auto != "" || len(s.state) != 1 {
 		t.Errorf("auto %q, state %q", s.opts.Auto, s.state)
@@ -70,7 +70,7 @@ func TestSuperviseHelper(t *testing.T) {
 		os.Exit(0)
 	default:
 		kind, file, _ := strings.Cut(role, " ")
-		s := &System{waits: map[int]chan unix.WaitStatus{}, out: os.Stdout}
+		s := &System{host: machine{}, waits: map[int]chan unix.WaitStatus{}, out: os.Stdout}
 		s.supervise(func() *exec.Cmd {
 			c := exec.Command("/proc/self/exe", "-test.run=TestSuperviseHelper")
 			c.Env = append(os.Environ(), helper+"="+kind)
@@ -134,7 +134,7 @@ func TestReap(t *testing.T) {
 		return
 	}
 	defer signal.Reset()
-	s := &System{waits: map[int]chan unix.WaitStatus{}, out: os.Stdout}
+	s := &System{host: machine{}, waits: map[int]chan unix.WaitStatus{}, out: os.Stdout}
 	s.begin("the reaper", s.reap)
 	ch, err := s.spawn(exec.Command("sh", "-c", "exit 7"))
 	if err != nil {
