@@ -27,6 +27,10 @@ type Kernel interface {
 	MountReadOnly(dev, typ, dir string, options ...string) error
 	// Unmount is umount(2).
 	Unmount(dir string) error
+	// MountRoot tells whether an open directory is the root of a mounted file system, as far as
+	// the kernel says so, and gives the number of its device, "" for a type such as btrfs
+	// whose numbers are not those of its disks.
+	MountRoot(dir *os.File) (root bool, number string, err error)
 	// Sync is sync(2).
 	Sync()
 	// Open opens the node of a device; flag is that of os.OpenFile.
@@ -69,6 +73,18 @@ func (Linux) MountReadOnly(dev, typ, dir string, options ...string) error {
 
 // Unmount implements Kernel.
 func (Linux) Unmount(dir string) error { return unix.Unmount(dir, 0) }
+
+// MountRoot implements Kernel. Kernels before 5.8 take any directory for a root.
+func (Linux) MountRoot(dir *os.File) (root bool, number string, err error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
+		return false, "", fmt.Errorf("cannot look at %s: %w", dir.Name(), err)
+	}
+	if st.Dev_major != 0 {
+		number = fmt.Sprintf("%d:%d", st.Dev_major, st.Dev_minor)
+	}
+	return st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, number, nil
+}
 
 // Sync implements Kernel.
 func (Linux) Sync() { unix.Sync() }

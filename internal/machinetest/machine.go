@@ -345,6 +345,17 @@ func (m *Machine) Mounted() []string {
 	return out
 }
 
+// MountRoot implements kernel.Kernel.
+func (m *Machine) MountRoot(dir *os.File) (root bool, number string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	dev, root := m.at[filepath.Clean(dir.Name())]
+	if dev == "" {
+		return root, "", nil
+	}
+	return root, m.Read("/sys/class/block/" + dev + "/dev"), nil
+}
+
 // Sync implements kernel.Kernel.
 func (m *Machine) Sync() { _ = m.Note("sync") }
 

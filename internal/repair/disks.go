@@ -57,7 +57,7 @@ func (r *Opener) FromDisks(ctx context.Context, disks []string, root string) (*l
 			return l, err
 		}
 	}
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return l, err
 	}
@@ -71,7 +71,7 @@ func (r *Opener) FromDisks(ctx context.Context, disks []string, root string) (*l
 
 // assemble starts the arrays with a member on the disks, by their names: "md0" for one labelled "host:0".
 func (r *Opener) assemble(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func shortName(label string) string { return label[strings.Index(label, ":")+1:]
 // unlockAll opens the LUKS devices on the disks. One that nobody has a key for
 // stays closed.
 func (r *Opener) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func (r *Opener) unlockAll(ctx context.Context, l *layout.Layout, m probe.Machin
 
 // activate activates the volume groups with a physical volume on the disks.
 func (r *Opener) activate(ctx context.Context, l *layout.Layout, m probe.Machine, on func(string) bool) error {
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -195,12 +195,12 @@ func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 			continue
 		}
 		seen = append(seen, "/dev/"+name+" ("+d.Info.Type+")")
-		if err := Look(d, devs, dir); err != nil {
+		if err := Look(r.kernel(), d, devs, dir); err != nil {
 			r.Report.Warn("%v", err)
 			continue
 		}
 		s, err := lookInto(dir, d)
-		if e := unix.Unmount(dir, 0); e != nil {
+		if e := r.kernel().Unmount(dir); e != nil {
 			return nil, errors.Join(err, fmt.Errorf("cannot unmount %s: %w", dir, e))
 		}
 		if err != nil {
@@ -226,11 +226,11 @@ func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 }
 
 // Look mounts a file system read-only and without replaying its log; a btrfs by its top level.
-func Look(d medium.Device, devs []medium.Device, dir string) error {
+func Look(k kernel.Kernel, d medium.Device, devs []medium.Device, dir string) error {
 	if d.Info.Type != superblock.TypeBtrfs {
-		return medium.Mount(d, dir)
+		return medium.Finder{Kernel: k}.Mount(d, dir)
 	}
-	return storage.MountBtrfs(kernel.Linux{}, d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
+	return storage.MountBtrfs(k, d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
 }
 
 // othersOf are the other devices of a btrfs.
@@ -300,7 +300,7 @@ func (r *Opener) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 	if err := r.keyFiles(ctx, l, m, s, on); err != nil {
 		return err
 	}
-	if all, err := medium.Devices(r.Loops...); err != nil {
+	if all, err := r.finder().Devices(r.Loops...); err != nil {
 		return err
 	} else if len(all) > 0 { // with what key files have opened
 		devs = slices.DeleteFunc(all, func(d medium.Device) bool { return d.Held || !on(d.Name) })
@@ -326,7 +326,7 @@ func (r *Opener) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 // keyFiles opens the LUKS devices that are still closed and have a key file in
 // the system, by its crypttab.
 func (r *Opener) keyFiles(ctx context.Context, l *layout.Layout, m probe.Machine, s *system, on func(string) bool) error {
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -364,15 +364,15 @@ func (r *Opener) readIn(s *system, file string) ([]byte, error) {
 		return nil, err
 	}
 	defer os.Remove(dir)
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return nil, err
 	}
-	if err := Look(s.dev, devs, dir); err != nil {
+	if err := Look(r.kernel(), s.dev, devs, dir); err != nil {
 		return nil, err
 	}
 	b, err := os.ReadFile(filepath.Join(dir, s.subvolume, filepath.Clean("/"+file)))
-	return b, errors.Join(err, unix.Unmount(dir, 0))
+	return b, errors.Join(err, r.kernel().Unmount(dir))
 }
 
 // entry is a line of fstab that names a file system on a block device.

@@ -54,6 +54,10 @@ type Opener struct {
 	told []string
 }
 
+func (r *Opener) kernel() kernel.Kernel { return kernel.Of(r.Run) }
+
+func (r *Opener) finder() medium.Finder { return medium.Finder{Kernel: r.kernel()} }
+
 // kernelMounts are bound into the system, so that programs work in a chroot.
 var kernelMounts = []string{"dev", "dev/pts", "proc", "sys", "run"}
 
@@ -88,7 +92,7 @@ func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 	if err := r.OpenCrypts(ctx, l); err != nil { // on logical volumes
 		return nil, err
 	}
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +139,14 @@ func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 		if _, err := os.Stat(dir); err != nil {
 			continue
 		}
-		if err := unix.Mount("/"+k, dir, "", unix.MS_BIND, ""); err != nil {
+		if err := r.kernel().Mount("/"+k, dir, "", unix.MS_BIND, ""); err != nil {
 			return mounted, fmt.Errorf("cannot bind /%s on %s: %w", k, dir, err)
 		}
 		mounted = append(mounted, dir)
 	}
 	efivars := "sys/firmware/efi/efivars"
 	if _, err := os.Stat(filepath.Join(r.Target, efivars)); err == nil {
-		if err := unix.Mount("/"+efivars, filepath.Join(r.Target, efivars), "", unix.MS_BIND, ""); err == nil {
+		if err := r.kernel().Mount("/"+efivars, filepath.Join(r.Target, efivars), "", unix.MS_BIND, ""); err == nil {
 			mounted = append(mounted, filepath.Join(r.Target, efivars))
 		}
 	}
@@ -199,14 +203,14 @@ func (r *Opener) mount(m toMount, devs []medium.Device) error {
 		data = m.owners
 	}
 	if typ == superblock.TypeBtrfs {
-		if err := storage.MountBtrfs(kernel.Of(r.Run), devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
+		if err := storage.MountBtrfs(r.kernel(), devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
 			return err
 		}
 	} else if flags != 0 {
-		if err := medium.Mount(devs[i], dir, data); err != nil {
+		if err := r.finder().Mount(devs[i], dir, data); err != nil {
 			return err
 		}
-	} else if err := unix.Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
+	} else if err := r.kernel().Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may repair it)", devs[i].Name, dir, err)
 	}
 	r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, typ)
@@ -236,7 +240,7 @@ func (r *Opener) OpenCrypts(ctx context.Context, l *layout.Layout) error {
 	if len(l.Crypts) == 0 {
 		return nil
 	}
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return err
 	}
@@ -298,7 +302,7 @@ func (r *Opener) Unmount(ctx context.Context, l *layout.Layout) error {
 	}
 	var errs []error
 	for _, dir := range below {
-		if err := unix.Unmount(dir, 0); err != nil {
+		if err := r.kernel().Unmount(dir); err != nil {
 			errs = append(errs, fmt.Errorf("cannot unmount %s: %w (is a shell or a program still in there?)", dir, err))
 		}
 	}
@@ -332,7 +336,7 @@ func (r *Opener) Unmount(ctx context.Context, l *layout.Layout) error {
 // StartArrays starts the layout's arrays that are there, and others: a restore
 // may have made them, or done without (--mirror, --unmirror).
 func (r *Opener) StartArrays(ctx context.Context, l *layout.Layout) error {
-	devs, err := medium.Devices(r.Loops...)
+	devs, err := r.finder().Devices(r.Loops...)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (r *Restorer) fill(ctx context.Context, s *plan.MountFS, locks []archive.Lo
 	}
 	in, err := r.placeOf(s, at)
 	if err == nil {
-		err = in.isMounted(s)
+		err = in.isMounted(r.kernel(), s)
 	}
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"filippo.io/age"
 
@@ -74,13 +75,12 @@ func headerWith(run tool.Runner, header []byte, id string) ([]byte, error) {
 	return out, nil
 }
 
-// seedFile has what identities are made of, so that a run that is resumed makes the same.
-const seedFile = rescue.StateDir + "/identity"
-
-// seed gives a new one, or that of the run before.
-func seed(again bool) (string, error) {
+// seed gives what identities are made of: a new one, or that of the run before, which a
+// run that is resumed has left in dir.
+func seed(dir string, again bool) (string, error) {
+	file := filepath.Join(dir, "identity")
 	if again {
-		b, err := os.ReadFile(seedFile)
+		b, err := os.ReadFile(file)
 		if err != nil {
 			return "", &plan.Refused{Reason: fmt.Sprintf("there is no run with a new identity that could be resumed: %v", err)}
 		}
@@ -89,15 +89,15 @@ func seed(again bool) (string, error) {
 	var b [16]byte
 	rand.Read(b[:]) // never fails, by its documentation
 	s := fmt.Sprintf("%x", b)
-	if err := os.MkdirAll(rescue.StateDir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	return s, os.WriteFile(seedFile, []byte(s), 0o600)
+	return s, os.WriteFile(file, []byte(s), 0o600)
 }
 
 // renew gives the content another identity.
 func (r *Restorer) renew(ctx context.Context) error {
-	s, err := seed(r.opt.Resume)
+	s, err := seed(r.kernel().Path(rescue.StateDir), r.opt.Resume)
 	if err != nil {
 		return fmt.Errorf("cannot make a new identity: %w", err)
 	}

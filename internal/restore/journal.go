@@ -48,9 +48,8 @@ type journalDisk struct {
 	Seq  uint64 `json:"seq,omitempty"`
 }
 
-func openJournal() *journal {
-	return &journal{filepath.Join(rescue.StateDir, "journal.jsonl")}
-}
+// openJournal is that in a directory, rescue.StateDir.
+func openJournal(dir string) *journal { return &journal{filepath.Join(dir, "journal.jsonl")} }
 
 // began tells whether a run of this rescue system has started to write disks.
 func (j *journal) began() bool { _, err := os.Stat(j.file); return err == nil }

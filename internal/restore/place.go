@@ -2,11 +2,11 @@ package restore
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 )
 
@@ -36,29 +36,33 @@ func (r *Restorer) placeOf(s *plan.MountFS, at string) (place, error) {
 
 // isMounted checks that the root of the step's file system is at the place, and no
 // directory of another one: the content would be on the wrong disk.
-func (p place) isMounted(s *plan.MountFS) error {
+func (p place) isMounted(k kernel.Kernel, s *plan.MountFS) error {
 	d, err := archive.OpenBelow(p.dest, p.below, false)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	var st unix.Statx_t
-	if err := unix.Statx(int(d.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st); err != nil {
-		return fmt.Errorf("cannot look at %s: %w", d.Name(), err)
+	root, number, err := k.MountRoot(d)
+	if err != nil {
+		return err
 	}
-	// Kernels before 5.8 do not know it.
-	if st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+	if !root {
 		return fmt.Errorf("cannot restore %s: nothing is mounted on %s", s.Mount.Path, d.Name())
 	}
-	if st.Dev_major == 0 {
-		return nil // a type such as btrfs, whose device numbers are not those of its disks
+	if number == "" {
+		return nil
 	}
-	var dev unix.Stat_t
-	if err := unix.Stat("/dev/"+s.Device, &dev); err != nil {
+	f, err := k.Open(s.Device, os.O_RDONLY)
+	if err != nil {
 		return fmt.Errorf("cannot look at /dev/%s: %w", s.Device, err)
 	}
-	if unix.Major(dev.Rdev) != st.Dev_major || unix.Minor(dev.Rdev) != st.Dev_minor {
-		return fmt.Errorf("cannot restore %s: on %s is device %d:%d, and not /dev/%s", s.Mount.Path, d.Name(), st.Dev_major, st.Dev_minor, s.Device)
+	defer f.Close()
+	want, _, err := k.Number(f)
+	if err != nil {
+		return err
+	}
+	if number != want {
+		return fmt.Errorf("cannot restore %s: on %s is device %s, and not /dev/%s", s.Mount.Path, d.Name(), number, s.Device)
 	}
 	return nil
 }

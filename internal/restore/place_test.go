@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -23,7 +24,13 @@ import (
 // pair makes a set with an archive of each tree.
 func pair(t *testing.T, trees map[string]string) *manifest.Set {
 	t.Helper()
-	dir := emptySet(t, "web")
+	return pairOf(t, &layout.Layout{}, trees)
+}
+
+// pairOf is pair for a machine that has this layout.
+func pairOf(t *testing.T, l *layout.Layout, trees map[string]string) *manifest.Set {
+	t.Helper()
+	dir := setOfLayout(t, l, "web")
 	set, err := manifest.Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +100,7 @@ func TestHostilePair(t *testing.T) {
 	if _, err := r.unpack(context.Background(), step("/home"), in); err == nil || !strings.Contains(err.Error(), "refused to go through home") {
 		t.Errorf("unpack of /home = %v", err)
 	}
-	if err := in.isMounted(step("/home")); err == nil {
+	if err := in.isMounted(kernel.Linux{}, step("/home")); err == nil {
 		t.Error("a link counts as the mounted file system")
 	}
 	r.locks = []lockedPlace{{in, "/home", []archive.Lock{{Path: "escaped"}}}}
@@ -132,18 +139,18 @@ func TestIsMounted(t *testing.T) {
 	defer exec.Command("losetup", "-d", dev).Run()
 	in := place{target, "home"}
 	step := &plan.MountFS{Device: strings.TrimPrefix(dev, "/dev/"), Mount: &layout.Mount{Path: "/home"}}
-	if err := in.isMounted(step); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
+	if err := in.isMounted(kernel.Linux{}, step); err == nil || !strings.Contains(err.Error(), "nothing is mounted") {
 		t.Errorf("of a directory: %v", err)
 	}
 	if err := unix.Mount(dev, target+"/home", "ext4", 0, ""); err != nil {
 		t.Fatal(err)
 	}
 	defer unix.Unmount(target+"/home", 0)
-	if err := in.isMounted(step); err != nil {
+	if err := in.isMounted(kernel.Linux{}, step); err != nil {
 		t.Error(err)
 	}
 	step.Device = "null"
-	if err := in.isMounted(step); err == nil {
+	if err := in.isMounted(kernel.Linux{}, step); err == nil {
 		t.Error("another device is taken for it")
 	}
 }

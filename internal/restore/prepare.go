@@ -38,7 +38,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	r.journal = openJournal()
+	r.journal = openJournal(r.kernel().Path(rescue.StateDir))
 	if !r.opt.DryRun { // it has a journal of its own
 		if err := errors.Join(r.clearDry(ctx), r.tidy(ctx)); err != nil {
 			return err
@@ -207,7 +207,7 @@ func (r *Restorer) ready(ctx context.Context) error {
 func (r *Restorer) otherFirmware() error {
 	was := r.content.Layout().Boot.Firmware
 	is := layout.BIOS
-	if _, err := os.Stat("/sys/firmware/efi"); err == nil {
+	if _, err := os.Stat(r.kernel().Path("/sys/firmware/efi")); err == nil {
 		is = layout.UEFI
 	}
 	if r.opt.Wish.Firmware == "" && is != was && rescue.Inside() {
@@ -251,7 +251,7 @@ func (r *Restorer) only(have []plan.Present) (*plan.Plan, error) {
 	}
 	dev := strings.TrimPrefix(r.opt.Onto, "/dev/")
 	if f := wanted.Mounted(r.opt.Only); dev == "" && f != nil {
-		devs, err := medium.Devices()
+		devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
 		if err != nil {
 			return nil, err
 		}
@@ -303,7 +303,7 @@ func (r *Restorer) isSource(dev string) bool {
 
 // duplicates compares what will be made with what is on disks that stay.
 func (r *Restorer) duplicates(ctx context.Context) error {
-	devs, err := medium.Devices()
+	devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
 	if err != nil {
 		return err
 	}
@@ -408,9 +408,9 @@ func (r *Restorer) drivers(ctx context.Context) error {
 			continue
 		}
 		seen[typ] = true
-		if !knows(typ) {
+		if !r.knows(typ) {
 			_, err := r.Run.Run(ctx, tool.New("modprobe", typ))
-			if !knows(typ) {
+			if !r.knows(typ) {
 				errs = append(errs, &plan.Refused{Reason: fmt.Sprintf("the plan needs the file system %s, and the kernel here can't mount it: %v", typ, cmp.Or(err, errors.New("it has no driver")))})
 			}
 		}
@@ -419,7 +419,7 @@ func (r *Restorer) drivers(ctx context.Context) error {
 }
 
 // knows tells whether the kernel has a type of file system.
-func knows(typ string) bool {
-	b, err := os.ReadFile("/proc/filesystems")
+func (r *Restorer) knows(typ string) bool {
+	b, err := os.ReadFile(r.kernel().Path("/proc/filesystems"))
 	return err != nil || slices.Contains(strings.Fields(string(b)), typ)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -116,7 +117,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	start := time.Now()
 	r.opt = opt
 	if r.opt.Target == "" {
-		r.opt.Target = rescue.TargetDir
+		r.opt.Target = r.kernel().Path(rescue.TargetDir)
 	}
 	if !opt.PlanOnly && !opt.DryRun && !opt.Outside && !rescue.Inside() {
 		return nil, &plan.Refused{Reason: "this is not a rescue system, and restore overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
@@ -154,7 +155,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	}
 	// Between plan and confirmation a person may have pulled out the stick.
 	for _, dev := range r.sources {
-		if _, err := os.Stat("/sys/class/block/" + dev); err != nil {
+		if _, err := os.Stat(r.kernel().Path("/sys/class/block/" + dev)); err != nil {
 			return nil, &Untouched{&plan.Refused{Reason: "/dev/" + dev + ", which holds the backup set, is disconnected: connect it again, mount it, and start again"}}
 		}
 	}
@@ -166,12 +167,15 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	return &r.report, err
 }
 
+// kernel is that of the machine that is restored.
+func (r *Restorer) kernel() kernel.Kernel { return kernel.Of(r.Run) }
+
 // alone has the lock of restores, and removes what a killed one has left.
 func (r *Restorer) alone() (release func(), err error) {
-	if release, err = Lock(rescue.StateDir); err != nil {
+	if release, err = Lock(r.kernel().Path(rescue.StateDir)); err != nil {
 		return nil, err
 	}
-	swept, err := Sweep(os.TempDir())
+	swept, err := Sweep(r.kernel().Path(os.TempDir()))
 	for _, n := range swept {
 		r.Screen.Note("removed %s, which an earlier restore has left", n)
 	}

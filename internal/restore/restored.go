@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -152,7 +150,7 @@ func (r *Restorer) repeats(rec *Record) bool {
 
 // known tells whether the plan's disks have anything of the set's machine.
 func (r *Restorer) known() bool {
-	devs, err := medium.Devices()
+	devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
 	if err != nil {
 		return true
 	}
@@ -177,11 +175,11 @@ func (r *Restorer) ours(d medium.Device) bool {
 // findRecord looks for a Record on the plan's disks, in what can be mounted as it is;
 // looked counts the file systems that were looked into.
 func (r *Restorer) findRecord(places []recordPlace) (rec *Record, looked int, err error) {
-	devs, err := medium.Devices()
+	devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
 	if err != nil {
 		return nil, 0, err
 	}
-	dir, err := os.MkdirTemp("", "mkcdrec-look")
+	dir, err := os.MkdirTemp(r.kernel().Path(os.TempDir()), "mkcdrec-look")
 	if err != nil {
 		return nil, 0, err
 	}
@@ -191,13 +189,13 @@ func (r *Restorer) findRecord(places []recordPlace) (rec *Record, looked int, er
 			if d.Held || !slices.Contains(append(slices.Clone(repair.RootTypes), superblock.TypeVFAT), d.Info.Type) || !strings.EqualFold(d.Info.UUID, p.fs.UUID) || p.fs.UUID == "" || !r.ours(d) {
 				continue
 			}
-			if err := repair.Look(d, devs, dir); err != nil {
+			if err := repair.Look(r.kernel(), d, devs, dir); err != nil {
 				r.Screen.Warn("%v", err)
 				continue
 			}
 			looked++
 			got, err := readRecord(dir, filepath.Join(p.mount.Subvolume, p.rel))
-			if e := unix.Unmount(dir, 0); e != nil {
+			if e := r.kernel().Unmount(dir); e != nil {
 				return nil, looked, fmt.Errorf("cannot unmount %s: %w", dir, e)
 			}
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
