@@ -20,7 +20,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -171,7 +170,7 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	rep, err = runTo(ctx, run, screen, o)
 	done = err == nil && !o.Restore.PlanOnly
 	if err != nil && rep != nil { // nobody continues with a file that is removed
-		r := &recreate.Recreator{Plan: rep.Plan, Own: []string{file.loop}, Run: run, Target: cmp.Or(o.Restore.Target, rescue.TargetDir), Machine: probe.Machine{Run: run}}
+		r := &storage.Tree{Plan: rep.Plan, Own: []string{file.loop}, Run: run, Target: cmp.Or(o.Restore.Target, rescue.TargetDir), Machine: probe.Machine{Run: run}}
 		err = errors.Join(err, r.Release(context.WithoutCancel(ctx)))
 	}
 	return rep, err

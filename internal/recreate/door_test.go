@@ -14,6 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -132,12 +133,12 @@ func fakeVolumes(t *testing.T) probe.Machine {
 func TestReleaseOwn(t *testing.T) {
 	steps := []plan.Step{&plan.RestoreVG{Group: "vg0"}, &plan.MakeCrypt{Crypt: &layout.Crypt{Name: "secret"}}}
 	for name, c := range map[string]struct {
-		r    Recreator
+		r    storage.Tree
 		want []string
 	}{
-		"a dry run":                 {Recreator{Plan: &plan.Plan{Steps: steps, Disks: []plan.Disk{{New: layout.Disk{Name: "loop7"}}}}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
-		"after one that was killed": {Recreator{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop7"}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
-		"nothing of its own":        {Recreator{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop8"}}, nil},
+		"a dry run":                 {storage.Tree{Plan: &plan.Plan{Steps: steps, Disks: []plan.Disk{{New: layout.Disk{Name: "loop7"}}}}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
+		"after one that was killed": {storage.Tree{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop7"}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
+		"nothing of its own":        {storage.Tree{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop8"}}, nil},
 	} {
 		rec := &tool.Recorder{Answers: map[string]string{"dmsetup": ""}}
 		c.r.Machine, c.r.Target = fakeVolumes(t), t.TempDir()

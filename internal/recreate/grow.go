@@ -27,7 +27,7 @@ const (
 
 // growFS gives a mounted file system the size of its device.
 func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
-	at, err := r.Place(&plan.MountFS{FS: s.FS, Mount: s.Mount})
+	at, err := r.tree().Place(&plan.MountFS{FS: s.FS, Mount: s.Mount})
 	if err != nil {
 		return err
 	}

@@ -46,9 +46,6 @@ type Recreator struct {
 	// Loops tells that Rehearse may try LVM on loop devices: no udev is here that would
 	// take what is on them for parts of the machine's own groups.
 	Loops bool
-	// Own names the disks whose arrays, LUKS devices and volumes Release may close; nil
-	// for those of the plan. Others may have the same names.
-	Own []string
 	// Image writes the content of a device of the layout to one that was claimed for it.
 	Image func(ctx context.Context, m *layout.Image, dst *os.File) error
 }
@@ -74,6 +71,11 @@ func (e *StepError) Touched() bool {
 
 // kernel is that of the machine on which the programs run.
 func (r *Recreator) kernel() kernel.Kernel { return kernel.Of(r.Run) }
+
+// tree is where the plan's file systems are mounted.
+func (r *Recreator) tree() *storage.Tree {
+	return &storage.Tree{Plan: r.Plan, Run: r.Run, Machine: r.Machine, Target: r.Target}
+}
 
 // Do carries out one step of the plan; n is its number, from 0.
 func (r *Recreator) Do(ctx context.Context, n int) error {
@@ -104,7 +106,7 @@ func (r *Recreator) Do(ctx context.Context, n int) error {
 	case *plan.PutImage:
 		err = r.putImage(ctx, s)
 	case *plan.MountFS:
-		err = r.mount(s)
+		err = r.tree().Mount(s)
 	case *plan.GrowFS:
 		err = r.growFS(ctx, s)
 	case *plan.MakeSwapFile:
@@ -572,11 +574,6 @@ func (r *Recreator) makeArray(ctx context.Context, s *plan.MakeArray) error {
 	return r.kernel().Await(ctx, s.Device, s.Array.Size)
 }
 
-// Reassemble starts an array that was made before.
-func (r *Recreator) Reassemble(ctx context.Context, s *plan.MakeArray) error {
-	return storage.AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs(), storage.Degraded) // as the plan has it
-}
-
 func (r *Recreator) makePV(ctx context.Context, s *plan.MakePV) error {
 	if err := r.made(s.Device); err != nil {
 		return err
@@ -675,81 +672,4 @@ func (r *Recreator) restoreVG(ctx context.Context, s *plan.RestoreVG) error {
 		}
 		return storage.ActivateGroup(ctx, r.Run, s.Group, storage.ReadWrite)
 	})
-}
-
-func (r *Recreator) mount(s *plan.MountFS) error {
-	dir, err := r.makePlace(s)
-	if err != nil {
-		return fmt.Errorf("cannot make mount point %s: %w", s.Mount.Path, err)
-	}
-	if s.FS.Type == superblock.TypeBtrfs {
-		var opts []string
-		for _, o := range strings.Split(s.Mount.Options, ",") {
-			if strings.HasPrefix(o, "compress") {
-				opts = append(opts, o)
-			}
-		}
-		return storage.MountBtrfs(r.kernel(), s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
-	}
-	data := ""
-	switch s.FS.Type {
-	case superblock.TypeXFS:
-		data = "nouuid" // the set's disk may hold a copy
-	case superblock.TypeVFAT, superblock.TypeExFAT:
-		data = s.Mount.Owners() // then all of them are as they were
-	}
-	if err := r.kernel().Mount("/dev/"+s.Device, dir, s.FS.Type, unix.MS_NOATIME, data); err != nil {
-		return fmt.Errorf("cannot mount /dev/%s on %s: %w", s.Device, dir, err)
-	}
-	return nil
-}
-
-// Seal makes the subvolumes read-only that were.
-func (r *Recreator) Seal() error {
-	for _, s := range plan.StepsOf[*plan.MountFS](r.Plan) {
-		if s.FS.Type != superblock.TypeBtrfs {
-			continue
-		}
-		at, err := r.Place(s)
-		if err != nil {
-			return err
-		}
-		inner := s.FS.Inner(*s.Mount)
-		for _, v := range s.FS.Subvolumes {
-			rel := strings.TrimPrefix(strings.TrimPrefix(v.Path, s.Mount.Subvolume), "/")
-			if v.ReadOnly && (v.Path == s.Mount.Subvolume || slices.Contains(inner, rel)) {
-				if err := btrfs.SetReadOnly(filepath.Join(at, rel)); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// Sync writes everything that was restored to the disks and tells whether the
-// kernel could: an error that only unmounting would meet would be lost.
-func (r *Recreator) Sync() error {
-	var errs []error
-	for _, s := range plan.StepsOf[*plan.MountFS](r.Plan) {
-		errs = append(errs, r.SyncMount(s))
-	}
-	return errors.Join(errs...)
-}
-
-// SyncMount is Sync for what one step has mounted.
-func (r *Recreator) SyncMount(s *plan.MountFS) error {
-	at, err := r.Place(s)
-	var d *os.File
-	if err == nil {
-		d, err = os.Open(at)
-	}
-	if err == nil {
-		err = unix.Syncfs(int(d.Fd()))
-		d.Close()
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write the restored files of %s to /dev/%s: %w", s.Mount.Path, s.Device, err)
-	}
-	return nil
 }

@@ -64,7 +64,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 func (r *Restorer) again(ctx context.Context, i int, s plan.Step) error {
 	switch s := s.(type) {
 	case *plan.MakeArray:
-		return r.rec.Reassemble(ctx, s)
+		return storage.AssembleArray(ctx, r.Run, s.Device, s.Array.UUID, s.Array.Devs(), storage.Degraded) // as the plan has it
 	case *plan.MakeCrypt:
 		return storage.OpenCrypt(ctx, r.Run, s.Crypt, s.Device, r.rec.Keys[s.Crypt.Name].Passphrase, storage.ReadWrite)
 	case *plan.RestoreVG:
@@ -82,7 +82,7 @@ func (r *Restorer) again(ctx context.Context, i int, s plan.Step) error {
 // fill restores the files of a file system that a step has mounted, unless an earlier run
 // did, which left locks for them. It returns what is to be locked at the end.
 func (r *Restorer) fill(ctx context.Context, s *plan.MountFS, locks []archive.Lock, before bool) ([]archive.Lock, error) {
-	at, err := r.rec.Place(s)
+	at, err := r.tree().Place(s)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (r *Restorer) fill(ctx context.Context, s *plan.MountFS, locks []archive.Lo
 	r.locks = append(r.locks, lockedPlace{in, s.Mount.Path, locks})
 	// Before the journal says that they are there.
 	r.Screen.Phase("writing "+cmp.Or(s.Mount.Path, "/dev/"+s.Device)+" to its disk", 0)
-	return locks, r.rec.SyncMount(s)
+	return locks, r.tree().SyncMount(s)
 }
 
 // complete makes the system start, writes everything to the disks and closes them.
@@ -122,14 +122,14 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 	if err := errors.Join(err, r.lock()); err != nil {
 		return err
 	}
-	if err := r.rec.Seal(); err != nil {
+	if err := r.tree().Seal(); err != nil {
 		return err
 	}
 	r.Screen.Phase("writing everything to the disks", 0)
-	if err := r.rec.Sync(); err != nil {
+	if err := r.tree().Sync(); err != nil {
 		return err
 	}
-	return r.rec.Release(ctx)
+	return r.tree().Release(ctx)
 }
 
 // disks are those of the plan, for the journal.

@@ -294,8 +294,8 @@ func (r *Restorer) clearDry(ctx context.Context) error {
 		return fmt.Errorf("cannot clean up after the dry run before: %w", err)
 	}
 	run := lvmIn{r.Run, filepath.Join(dryDir, "lvm")}
-	rec := &recreate.Recreator{Plan: r.whatever(), Own: loops, Run: run, Target: filepath.Join(dryDir, "target"), Machine: r.Machine}
-	if err := errors.Join(rec.Release(ctx), s.Remove()); err != nil {
+	old := &storage.Tree{Plan: r.whatever(), Own: loops, Run: run, Target: filepath.Join(dryDir, "target"), Machine: r.Machine}
+	if err := errors.Join(old.Release(ctx), s.Remove()); err != nil {
 		return fmt.Errorf("cannot clean up after the dry run before:\n%w", err)
 	}
 	return nil
@@ -303,7 +303,7 @@ func (r *Restorer) clearDry(ctx context.Context) error {
 
 // endDry takes everything away again.
 func (r *Restorer) endDry(ctx context.Context) error {
-	err := r.rec.Release(ctx)
+	err := r.tree().Release(ctx)
 	if err == nil {
 		err = recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}.Remove()
 	}

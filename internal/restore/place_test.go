@@ -18,7 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/recreate"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
 // pair makes a set with an archive of each tree.
@@ -89,7 +89,7 @@ func TestHostilePair(t *testing.T) {
 	if l, err := os.Readlink(target + "/home"); err != nil || l != "../../outside" {
 		t.Fatalf("the hostile link is not there: %s %v", l, err)
 	}
-	rec := &recreate.Recreator{Target: target}
+	rec := &storage.Tree{Target: target}
 	if at, err := rec.Place(step("/home")); err == nil {
 		t.Errorf("/home would be mounted on %s", at)
 	}

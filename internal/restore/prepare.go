@@ -357,8 +357,8 @@ func (r *Restorer) tidy(ctx context.Context) error {
 	if !r.journal.began() || r.opt.PlanOnly {
 		return nil
 	}
-	rec := &recreate.Recreator{Plan: r.whatever(), Own: r.journal.disks(r.Machine), Run: r.Run, Target: r.opt.Target, Machine: r.Machine}
-	if err := rec.Release(ctx); err != nil {
+	old := &storage.Tree{Plan: r.whatever(), Own: r.journal.disks(r.Machine), Run: r.Run, Target: r.opt.Target, Machine: r.Machine}
+	if err := old.Release(ctx); err != nil {
 		return fmt.Errorf("cannot clean up after the run before:\n%w", err)
 	}
 	return nil

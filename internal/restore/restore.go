@@ -19,6 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -169,6 +170,11 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 
 // kernel is that of the machine that is restored.
 func (r *Restorer) kernel() kernel.Kernel { return kernel.Of(r.Run) }
+
+// tree is where the plan's file systems are mounted.
+func (r *Restorer) tree() *storage.Tree {
+	return &storage.Tree{Plan: r.plan, Run: r.Run, Machine: r.Machine, Target: r.opt.Target}
+}
 
 // alone has the lock of restores, and removes what a killed one has left.
 func (r *Restorer) alone() (release func(), err error) {

@@ -1,5 +1,5 @@
-// Package storage opens and closes what a machine's storage consists of: RAID arrays,
-// LUKS devices, volume groups, and mounts of btrfs. It makes and formats nothing. With
+// Package storage opens, mounts and closes what a machine's storage consists of: RAID
+// arrays, LUKS devices, volume groups and file systems. It makes and formats nothing. With
 // ReadOnly not one bit of a disk changes.
 package storage
 

@@ -1,4 +1,4 @@
-package recreate
+package storage
 
 import (
 	"errors"
@@ -8,7 +8,6 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
 // A mount point whose parents are links of an archive is below the target; what has no
@@ -20,7 +19,7 @@ func TestPlace(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(target+"/real", 0o755), os.Mkdir(outside, 0o755), os.Symlink("/real", target+"/data"), os.Symlink(outside, target+"/out"), os.Symlink("../../../outside", target+"/up")); err != nil {
 		t.Fatal(err)
 	}
-	r := &Recreator{Target: target}
+	r := &Tree{Target: target}
 	at := func(path, dev string) (string, error) {
 		return r.Place(&plan.MountFS{Mount: &layout.Mount{Path: path}, FS: &layout.Filesystem{Device: dev}})
 	}
@@ -38,12 +37,12 @@ func TestPlace(t *testing.T) {
 		t.Errorf("outside: %v %v", left, err)
 	}
 	got, err := at("", "vg0/data")
-	if err != nil || got != target+".private/vg0-data" || !storage.Below(target, got) {
+	if err != nil || got != target+".private/vg0-data" || !Below(target, got) {
 		t.Errorf("the root of vg0/data is at %s, %v", got, err)
 	}
 	for at, want := range map[string]bool{target: true, target + "/x": true, target + "2": false, target + ".private": false, "/": false} {
-		if storage.Below(target, at) != want {
-			t.Errorf("storage.Below(%s) = %v", at, !want)
+		if Below(target, at) != want {
+			t.Errorf("Below(%s) = %v", at, !want)
 		}
 	}
 }
@@ -55,7 +54,7 @@ func TestPlanPrivate(t *testing.T) {
 	for i := range l.Filesystems {
 		f := &l.Filesystems[i]
 		for _, m := range f.Parts() {
-			r := &Recreator{Target: filepath.Join(t.TempDir(), "target")}
+			r := &Tree{Target: filepath.Join(t.TempDir(), "target")}
 			at, err := r.makePlace(&plan.MountFS{Mount: &m, FS: f})
 			if err != nil || (at == r.Target) != (m.Path == "/") {
 				t.Errorf("%s at %q is mounted on %s, %v", f.Device, m.Path, at, err)
