@@ -1,5 +1,5 @@
 // Package gpt reads and writes GUID partition tables with any number of entries up to
-// MaxEntries, which go-diskfs can't: it knows 128 alone. All places are in logical
+// MaxEntries, which go-diskfs can't: it makes 128 alone. All places are in logical
 // blocks (LBA) of the disk; UEFI specification 2.10, chapter 5.3, describes the bytes.
 package gpt
 
