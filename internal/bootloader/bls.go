@@ -1,6 +1,7 @@
 package bootloader
 
 import (
+	"cmp"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ import (
 func (s *System) bootEntries(dir, prefix string) string {
 	var out strings.Builder
 	for _, e := range s.blsEntries(dir, prefix) {
-		out.WriteString(e.text())
+		out.WriteString(e.Text())
 	}
 	return out.String()
 }
@@ -32,65 +33,25 @@ func (s *System) blsEntries(dir, prefix string) []Entry {
 		if err != nil {
 			continue
 		}
-		e := blsEntry(string(b), prefix, opts)
-		e.ID = strings.TrimSuffix(filepath.Base(f), ".conf")
-		if e.Linux != "" { // else an EFI program: another system's loader
-			out = append(out, e)
+		e := sysconf.ParseBLS(string(b), opts)
+		if e.Linux == "" { // an EFI program: another system's loader
+			continue
 		}
+		e.ID, e.Linux = strings.TrimSuffix(filepath.Base(f), ".conf"), prefix+e.Linux
+		for i := range e.Initrd {
+			e.Initrd[i] = prefix + e.Initrd[i]
+		}
+		out = append(out, e)
 	}
 	return out
-}
-
-// blsEntry reads an entry of the Boot Loader Specification. opts is what $kernelopts
-// stands for.
-func blsEntry(text, prefix, opts string) Entry {
-	var e Entry
-	x := &expansion{left: maxExpanded}
-	for _, line := range strings.Split(text, "\n") {
-		key, value, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(line), "\t", " "), " ")
-		switch key {
-		case "linux":
-			e.Linux = prefix + strings.TrimSpace(value)
-		case "options":
-			for i, part := range strings.Split(strings.TrimSpace(value), "$kernelopts") {
-				if i == 0 {
-					e.Options += " " + part
-				} else {
-					e.Options += x.value(opts) + part
-				}
-			}
-		case "initrd":
-			for _, f := range strings.Fields(strings.ReplaceAll(value, "$tuned_initrd", "")) {
-				e.Initrd = append(e.Initrd, prefix+f)
-			}
-		}
-	}
-	return e
 }
 
 // grubenv is a variable of GRUB's environment block, "" if it is not set.
 func (s *System) grubenv(name string) (value string) {
 	for _, f := range []string{"/boot/grub2/grubenv", "/boot/grub/grubenv"} {
-		for _, line := range strings.Split(s.read(f), "\n") {
-			if v, ok := strings.CutPrefix(line, name+"="); ok {
-				value = v
-			}
-		}
+		value = cmp.Or(sysconf.GrubenvValue(s.read(f), name), value)
 	}
 	return value
-}
-
-// grubWords writes a kernel command line as words of GRUB.
-func grubWords(cmdline string) string {
-	var b strings.Builder
-	for _, w := range sysconf.ParseCmdline(cmdline).Words {
-		text := w.Name
-		if w.Assigned {
-			text += "=" + w.Value
-		}
-		b.WriteString(" '" + strings.ReplaceAll(text, "'", `'\''`) + "'")
-	}
-	return b.String()
 }
 
 // own drops entries of other systems, when there are some whose names begin as

@@ -106,7 +106,7 @@ func (s *System) staleCopies() []string {
 		}
 	}
 	for _, c := range s.configs() {
-		for _, i := range initrds(c.text) {
+		for _, i := range sysconf.GRUBInitrds(c.text) {
 			if f, err := s.tree().Open(s.initrdFile(i)); err == nil {
 				look(f)
 				f.Close()

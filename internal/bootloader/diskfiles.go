@@ -50,7 +50,7 @@ func (s *System) followPaths(text string, r *sysconf.Resolver) (out string, note
 			if t.State != sysconf.Found || t.Right {
 				return p
 			}
-			now := s.path(t)
+			now := t.Path()
 			notes = append(notes, fmt.Sprintf("line %d: %s is replaced by %s", i+1, p, now))
 			return now
 		})
@@ -80,18 +80,6 @@ func eachPath(line string, change func(string) string) string {
 		b.WriteString(word)
 	}
 	return b.String()
-}
-
-// path is what a device can be called where only a path will do: by UUID, which
-// lasts, or as the kernel does.
-func (s *System) path(t sysconf.Target) string {
-	if u, ok := strings.CutPrefix(t.Name, "UUID="); ok {
-		return "/dev/disk/by-uuid/" + u
-	}
-	if u, ok := strings.CutPrefix(t.Name, "PARTUUID="); ok {
-		return "/dev/disk/by-partuuid/" + u
-	}
-	return t.Name
 }
 
 // followDebconf gives Debian's answers with the disks on which GRUB is now: without
@@ -136,7 +124,7 @@ func (s *System) installDevices(name, value string, r *sysconf.Resolver) (now st
 		case t.State == sysconf.Foreign || t.State == sysconf.Found && t.Right:
 			out = append(out, w)
 		case t.State == sysconf.Found:
-			out, same = append(out, s.path(t)), false
+			out, same = append(out, t.Path()), false
 		default:
 			lost, same = append(lost, w), false
 		}
@@ -151,7 +139,7 @@ func (s *System) installDevices(name, value string, r *sysconf.Resolver) (now st
 		}
 		for _, d := range disks {
 			if s.Devices[d] != "" {
-				out = append(out, s.path(r.Find(sysconf.Ref{Kind: sysconf.Path, Value: d})))
+				out = append(out, r.Find(sysconf.Ref{Kind: sysconf.Path, Value: d}).Path())
 			}
 		}
 		if len(out) > 0 {

@@ -6,15 +6,12 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // Entry is what a boot loader starts a Linux system with.
-type Entry struct {
-	ID      string   // name of its file, of the Boot Loader Specification; "" in a grub.cfg
-	Linux   string   // the kernel, a path
-	Initrd  []string // paths, in the order in which they are loaded
-	Options string   // kernel command line
-}
+type Entry = sysconf.BootEntry
 
 // FirstEntry returns the entry that starts the system by itself: the one that GRUB has
 // saved or the newest of the Boot Loader Specification, or the first of a grub.cfg. Its
@@ -38,15 +35,6 @@ func (s *System) FirstEntry() (*Entry, error) {
 	}
 	e.Options = strings.TrimSpace(e.Options)
 	return e, nil
-}
-
-// text is the entry as lines of a grub.cfg.
-func (e *Entry) text() string {
-	out := "linux " + e.Linux + grubWords(e.Options) + "\n"
-	if len(e.Initrd) > 0 {
-		out += "initrd " + strings.Join(e.Initrd, " ") + "\n"
-	}
-	return out
 }
 
 // Open opens a file of the entry for reading.
@@ -88,20 +76,4 @@ func compareVersions(a, b string) int {
 		}
 	}
 	return len(a) - len(b)
-}
-
-// maxExpanded is how many bytes the values of variables add to what is read, together:
-// much more than a kernel command line can have, which is 4096 at most.
-const maxExpanded = 256 << 10
-
-// expansion keeps a text that refers to a long value many times from growing.
-type expansion struct{ left int }
-
-// value gives v, or "" when there is no room for it any more.
-func (x *expansion) value(v string) string {
-	if len(v) > x.left {
-		return ""
-	}
-	x.left -= len(v)
-	return v
 }

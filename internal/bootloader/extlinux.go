@@ -159,7 +159,7 @@ func (x extlinux) Configs(s *System) []config {
 	if err != nil {
 		return nil
 	}
-	return []config{{x.config(s.tree(), s.Layout.Boot.Dir), e.text()}}
+	return []config{{x.config(s.tree(), s.Layout.Boot.Dir), e.Text()}}
 }
 
 // First is the entry that the menu has selected, or the default one, or the first.
@@ -285,27 +285,16 @@ func (c *syslinuxConfig) parse(file string) {
 	}
 	c.open = append(c.open, file)
 	defer func() { c.open = c.open[:len(c.open)-1] }()
-	for _, line := range strings.Split(c.read(file), "\n") {
+	for key, value := range sysconf.Keywords(c.read(file)) {
 		if c.lines--; c.lines < 0 {
 			return
 		}
-		key, value := cutWord(line)
 		if key == "menu" {
-			key, value = cutWord(value)
+			key, value = sysconf.Keyword(value)
 			key = "menu " + key
 		}
 		c.line(key, value)
 	}
-}
-
-// cutWord gives the first word of a line, in lower case, and the rest.
-func cutWord(line string) (word, rest string) {
-	line = strings.TrimSpace(line)
-	n := strings.IndexAny(line, " \t")
-	if n < 0 {
-		return strings.ToLower(line), ""
-	}
-	return strings.ToLower(line[:n]), strings.TrimSpace(line[n:])
 }
 
 func (c *syslinuxConfig) line(key, value string) {
@@ -375,9 +364,9 @@ func (c *syslinuxConfig) chosen() *syslinuxEntry {
 	if e.Options == "-" {
 		e.Options = ""
 	}
-	for _, w := range strings.Fields(e.Options) {
-		if v, ok := strings.CutPrefix(w, "initrd="); ok {
-			e.Initrd = append(e.Initrd, c.paths(v)...)
+	for _, w := range sysconf.ParseCmdline(e.Options).Words {
+		if w.Name == "initrd" && w.Assigned {
+			e.Initrd = append(e.Initrd, c.paths(w.Value)...)
 		}
 	}
 	return &e

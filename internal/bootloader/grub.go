@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -136,7 +134,7 @@ func (grub) First(s *System) (*Entry, error) {
 				return s.chosen(all), nil
 			}
 		}
-		if e := grubEntry(firstEntry(cfg)); e != nil {
+		if e := sysconf.ParseGRUBEntry(sysconf.FirstGRUBEntry(cfg)); e != nil {
 			return e, nil
 		}
 		return nil, fmt.Errorf("cannot find a boot entry: the first one of %s starts no Linux kernel", f)
@@ -250,23 +248,14 @@ func (s *System) kernelNames(cfg string) []string {
 		}
 	}
 	var out []string
-	for _, w := range regexp.MustCompile(`\broot=/dev/\S+`).FindAllString(cfg, -1) {
-		if names[w] && !slices.Contains(out, w) {
+	sysconf.VisitKernelRefs(cfg, sysconf.GRUB, func(k sysconf.KernelRef) (string, bool) {
+		if w := k.Param + "=" + k.Text; names[w] && !slices.Contains(out, w) {
 			out = append(out, w)
 		}
-	}
+		return "", false
+	})
 	slices.Sort(out)
 	return out
-}
-
-// firstEntry cuts a grub.cfg behind its first entry: those of other systems may
-// well refer to what was never saved.
-func firstEntry(cfg string) string {
-	entry := regexp.MustCompile(`(?m)^\s*(menuentry|submenu)\s`)
-	if at := entry.FindAllStringIndex(cfg, 2); len(at) == 2 {
-		return cfg[:at[1][0]]
-	}
-	return cfg
 }
 
 // started is the part of a grub.cfg that starts this system: its first entry, or
@@ -275,66 +264,5 @@ func (s *System) started(cfg string) string {
 	if strings.Contains(cfg, "blscfg") {
 		return cfg + "\n" + s.bootEntries("boot", "")
 	}
-	return firstEntry(cfg)
-}
-
-// grubEntry reads the first commands of a grub.cfg that load a kernel and its initial
-// RAM disks; nil if there are none.
-func grubEntry(cfg string) *Entry {
-	var e *Entry
-	set := map[string]string{}
-	x := &expansion{left: maxExpanded}
-	for _, c := range sysconf.ParseScript(cfg, true).Commands {
-		var w []string
-		for _, word := range c.Words {
-			text := word.Text
-			if word.Expands {
-				text = os.Expand(text, func(name string) string { return x.value(set[name]) })
-			}
-			w = append(w, text)
-		}
-		switch {
-		case len(w) < 2:
-		case w[0] == "set":
-			if name, value, ok := strings.Cut(w[1], "="); ok && !c.Words[1].Expands {
-				set[name] = value
-			}
-		case slices.Contains([]string{"linux", "linux16", "linuxefi"}, w[0]):
-			if e != nil {
-				return e
-			}
-			e = &Entry{Linux: inDevice(w[1])}
-			for _, o := range w[2:] {
-				if o != "" {
-					e.Options += " " + quoteOption(o)
-				}
-			}
-		case e != nil && slices.Contains([]string{"initrd", "initrd16", "initrdefi"}, w[0]):
-			for _, f := range w[1:] {
-				if f != "" {
-					e.Initrd = append(e.Initrd, inDevice(f))
-				}
-			}
-		}
-	}
-	return e
-}
-
-// inDevice drops GRUB's device from the name of a file: (hd0,msdos1)/vmlinuz.
-func inDevice(name string) string {
-	if strings.HasPrefix(name, "(") {
-		if _, rest, ok := strings.Cut(name, ")"); ok {
-			return rest
-		}
-	}
-	return name
-}
-
-// quoteOption writes a word of a kernel command line as GRUB does, which puts one with
-// blanks between double quotes.
-func quoteOption(o string) string {
-	if strings.ContainsAny(o, " \t") && !strings.Contains(o, `"`) {
-		return `"` + o + `"`
-	}
-	return o
+	return sysconf.FirstGRUBEntry(cfg)
 }

@@ -22,7 +22,7 @@ import (
 func (s *System) Proof(sys string) []string {
 	out := s.proveReferences()
 	for _, c := range s.configs() {
-		for _, i := range initrds(c.text) {
+		for _, i := range sysconf.GRUBInitrds(c.text) {
 			out = append(out, s.checkInitrd(i, sys)...)
 		}
 	}
@@ -83,7 +83,7 @@ func (s *System) unified() []string { return s.loader().Unified(s) }
 // driver of the root's disks; known is false when its configuration names none.
 func (s *System) lacksDrivers(sys string) (lacks, known bool) {
 	for _, c := range s.configs() {
-		for _, i := range initrds(c.text) {
+		for _, i := range sysconf.GRUBInitrds(c.text) {
 			known = true
 			lacks = lacks || len(s.checkInitrd(i, sys)) > 0
 		}
@@ -107,20 +107,6 @@ func (s *System) proveFile(e *sysconf.FstabEntry) []string {
 		}
 	}
 	return []string{fmt.Sprintf("/etc/fstab: line %d: %s (%s) is missing", e.Line, e.Raw(0), e.File)}
-}
-
-// initrds are the files that GRUB's configuration loads.
-func initrds(cfg string) []string {
-	initrdLine := regexp.MustCompile(`(?m)^\s*initrd(?:16|efi)?\s+(.*)$`)
-	var out []string
-	for _, g := range initrdLine.FindAllStringSubmatch(cfg, -1) {
-		for _, f := range strings.Fields(g[1]) {
-			if f = strings.Trim(f, `"'`); !strings.ContainsAny(f, "$(") && !slices.Contains(out, f) {
-				out = append(out, f)
-			}
-		}
-	}
-	return out
 }
 
 // initrdFile is the path in the system of an initramfs that the boot loader names;

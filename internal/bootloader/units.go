@@ -91,7 +91,7 @@ func (s *System) followUnit(file, text string, r *sysconf.Resolver) (out string,
 	t := r.Entry(e)
 	switch {
 	case t.State == sysconf.Found && !t.Right:
-		now = s.path(t)
+		now = t.Path()
 		u.Get(section, "What").Set(now)
 		return u.String(), []string{fmt.Sprintf("%s is replaced by %s", e.Spec, now)}, nil, now
 	case t.State == sysconf.Left && !e.NoFail():

@@ -152,13 +152,13 @@ func ParseSource(s string) (Source, error) {
 	if path != "" && !strings.HasPrefix(path, "/") {
 		return Source{}, fmt.Errorf("cannot use source %q: the path does not begin with /", s)
 	}
-	switch {
+	switch r := sysconf.ParseRef(v); {
 	case strings.HasPrefix(s, "file://"):
 		return Source{"file", "", strings.TrimPrefix(s, "file://")}, nil
-	case strings.HasPrefix(v, "UUID="):
-		return Source{"UUID", strings.TrimPrefix(v, "UUID="), path}, nil
-	case strings.HasPrefix(v, "LABEL="):
-		return Source{"LABEL", strings.TrimPrefix(v, "LABEL="), path}, nil
+	case r.Kind == sysconf.UUID:
+		return Source{"UUID", r.Value, path}, nil
+	case r.Kind == sysconf.Label:
+		return Source{"LABEL", r.Value, path}, nil
 	case strings.HasPrefix(v, "/dev/"):
 		return Source{"device", strings.TrimPrefix(v, "/dev/"), path}, nil
 	case v == "cdrom" || v == "any":

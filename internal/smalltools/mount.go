@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // mountFlags are the option words that are flags of mount(2); a word that is
@@ -90,15 +91,14 @@ func mountOptions(opts string) (flag uintptr, data string) {
 
 // mountSource finds the device by UUID or label, and the types to try.
 func mountSource(dev, typ string, flag uintptr) (string, []string, error) {
-	tag, val, isTag := strings.Cut(dev, "=")
-	if isTag && (tag == "UUID" || tag == "LABEL") {
+	if r := sysconf.ParseRef(dev); r.Kind == sysconf.UUID || r.Kind == sysconf.Label {
 		names, err := os.ReadDir("/sys/class/block")
 		if err != nil {
 			return "", nil, err
 		}
 		found := ""
 		for _, n := range names {
-			if i := look(n.Name()); i != nil && (tag == "UUID" && strings.EqualFold(i.UUID, val) || tag == "LABEL" && i.Label == val) {
+			if i := look(n.Name()); i != nil && (r.Kind == sysconf.UUID && strings.EqualFold(i.UUID, r.Value) || r.Kind == sysconf.Label && i.Label == r.Value) {
 				found = "/dev/" + n.Name()
 				break
 			}

@@ -106,7 +106,7 @@ func mdWords(s string) []string {
 		quote := byte(0)
 		for ; i < len(s) && (quote != 0 || strings.IndexByte(" \t\r\v\f", s[i]) < 0); i++ {
 			switch c := s[i]; {
-			case c == quote:
+			case quote != 0 && c == quote:
 				quote = 0
 			case quote == 0 && (c == '"' || c == '\''):
 				quote = c

@@ -34,6 +34,18 @@ type Target struct {
 	Name string
 }
 
+// Path is what can be written where only a path will do: by UUID, which lasts, or as the
+// kernel calls the device.
+func (t Target) Path() string {
+	switch r := ParseRef(t.Name); r.Kind {
+	case UUID:
+		return "/dev/disk/by-uuid/" + strings.TrimPrefix(t.Name, "UUID=")
+	case PartUUID:
+		return "/dev/disk/by-partuuid/" + strings.TrimPrefix(t.Name, "PARTUUID=")
+	}
+	return t.Name
+}
+
 // Resolver finds the devices that a system's files name in the layout that is
 // restored.
 type Resolver struct {

@@ -97,7 +97,7 @@ func (w *ScriptWord) read(text string, i int, operators string) int {
 			break
 		}
 		switch {
-		case b == quote:
+		case quote != 0 && b == quote:
 			quote = 0
 		case quote == 0 && (b == '\'' || b == '"'):
 			quote = b
