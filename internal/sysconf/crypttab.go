@@ -1,5 +1,7 @@
 package sysconf
 
+import "cmp"
+
 // Crypttab is the text of a crypttab(5).
 type Crypttab struct {
 	Entries []*CrypttabEntry
@@ -40,7 +42,7 @@ func (e *CrypttabEntry) Raw(field int) string { return e.l.raw(field) }
 // SetSpec changes the encrypted device.
 func (e *CrypttabEntry) SetSpec(s string) {
 	if s != e.Spec {
-		e.l.set(1, Escape(s), nil)
+		e.l.set(1, cmp.Or(Escape(s), "none"), nil)
 		e.read()
 	}
 }
