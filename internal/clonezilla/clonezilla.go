@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // Limits of what is read: of one list or table in bytes, and of names in a directory.
@@ -660,5 +661,5 @@ func mapperName(dev string) string {
 	if !ok || vg == "mapper" || vg == "cciss" {
 		return dev
 	}
-	return "mapper/" + strings.ReplaceAll(vg, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
+	return "mapper/" + sysconf.DMName(vg, lv)
 }

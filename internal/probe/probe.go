@@ -692,18 +692,7 @@ func (m Machine) dmName(dm string) string {
 	if !strings.HasPrefix(m.read("/sys/block/"+dm+"/dm/uuid"), "LVM-") {
 		return ""
 	}
-	return lvOf(m.read("/sys/block/" + dm + "/dm/name"))
-}
-
-// lvOf gives "vg/lv" for device-mapper's name of a logical volume: hyphens of the names
-// are doubled, a single one separates them. "" for anything else.
-func lvOf(name string) string {
-	n := strings.ReplaceAll(name, "--", "\x00")
-	vg, lv, ok := strings.Cut(n, "-")
-	if !ok || strings.Contains(lv, "-") {
-		return ""
-	}
-	return strings.ReplaceAll(vg+"/"+lv, "\x00", "-")
+	return sysconf.LVOfDM(m.read("/sys/block/" + dm + "/dm/name"))
 }
 
 // Unprobed gives what can be known without opening a disk: names, kernel,

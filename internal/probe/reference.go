@@ -89,13 +89,13 @@ func (m Machine) referred(l *layout.Layout) func(dev string) bool {
 		case sysconf.ID:
 			used[idPrefix+r.Value] = true
 			if n, ok := strings.CutPrefix(r.Value, "dm-name-"); ok {
-				used[lvOf(n)] = true
+				used[sysconf.LVOfDM(n)] = true
 			}
 		case sysconf.Path:
 			used[m.resolve("/dev/"+r.Value)] = true
 			// Without the link of a volume that is not active.
 			if n, ok := strings.CutPrefix(r.Value, layout.MapperPrefix); ok {
-				used[lvOf(n)] = true
+				used[sysconf.LVOfDM(n)] = true
 			}
 			used[r.Value] = true
 		}

@@ -272,6 +272,16 @@ func DMName(vg, lv string) string {
 	return strings.ReplaceAll(vg, "-", "--") + "-" + strings.ReplaceAll(lv, "-", "--")
 }
 
+// LVOfDM gives "vg/lv" for DMName's name of a logical volume, "" for anything else.
+func LVOfDM(name string) string {
+	n := strings.ReplaceAll(name, "--", "\x00")
+	vg, lv, ok := strings.Cut(n, "-")
+	if !ok || strings.Contains(lv, "-") {
+		return ""
+	}
+	return strings.ReplaceAll(vg+"/"+lv, "\x00", "-")
+}
+
 // restored tells whether what is on a device was restored.
 func (r *Resolver) restored(dev string) bool {
 	if i := slices.IndexFunc(r.l.Images, func(i layout.Image) bool { return i.Device == dev }); i >= 0 && r.l.Images[i].File == "" {

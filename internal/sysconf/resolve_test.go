@@ -1,10 +1,23 @@
 package sysconf
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
+
+// TestDMName: names of logical volumes below /dev/mapper, and back.
+func TestDMName(t *testing.T) {
+	for name, lv := range map[string]string{"vg-lv": "vg/lv", "my--vg-a--b": "my-vg/a-b", "luks": "", "vg-lv-real": ""} {
+		if got := LVOfDM(name); got != lv {
+			t.Errorf("LVOfDM(%s) = %q; want %q", name, got, lv)
+		}
+		if vg, v, ok := strings.Cut(lv, "/"); ok && DMName(vg, v) != name {
+			t.Errorf("DMName(%s, %s) = %q; want %q", vg, v, DMName(vg, v), name)
+		}
+	}
+}
 
 // TestResolveArrays: names of arrays by mdadm.conf, their superblocks and the kernel.
 func TestResolveArrays(t *testing.T) {
