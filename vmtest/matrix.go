@@ -20,7 +20,7 @@ var (
 // cell tells where a circle stands in the matrix; "" when it is not part of it.
 // A machine may stand in several rows: it has all of that.
 func (c Circle) cell() (rows []string, column string) {
-	if c.ByHand || c.Wishes != "" || c.Spoil != "" || c.TargetSector > 0 {
+	if c.ByHand || c.Loader != "" || c.Wishes != "" || c.Spoil != "" || c.TargetSector > 0 {
 		return nil, ""
 	}
 	k := machines[c.Kind]

@@ -37,7 +37,7 @@ func (r *circle) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	defer os.RemoveAll(stage)
-	for _, p := range []string{r.Mkcdrec, r.Guest} {
+	for _, p := range append([]string{r.Mkcdrec, r.Guest}, loaders[r.Loader].programs...) {
 		if err := command(ctx, "cp", p, stage+"/bin/"); err != nil {
 			return err
 		}
