@@ -90,31 +90,13 @@ func (s *System) Enter() (leave func() error, err error) {
 		return errors.Join(errs...)
 	}
 	for _, d := range bound {
-		if _, err := os.Stat(d); err != nil {
-			continue
-		}
-		optional := d == "/dev/pts" || strings.HasPrefix(d, "/sys/")
-		if !s.tree().Exists(d) {
-			if optional {
-				continue
-			}
-			if err := s.tree().MkdirAll(d, 0o755); err != nil {
-				return leave, fmt.Errorf("cannot make the chroot ready: %w", err)
-			}
-		}
-		// Links of the system are followed in it, as in the chroot.
-		at, err := s.tree().Real(d)
-		if err == nil {
-			at = filepath.Join(s.Root, at)
-			err = unix.Mount(d, at, "", unix.MS_BIND, "")
-		}
+		at, err := s.bind(d)
 		if err != nil {
-			if optional {
-				continue
-			}
-			return leave, fmt.Errorf("cannot make the chroot ready: bind %s: %w", d, err)
+			return leave, fmt.Errorf("cannot make the chroot ready: %w", err)
 		}
-		done = append(done, at)
+		if at != "" {
+			done = append(done, at)
+		}
 	}
 	for _, f := range s.Layout.Filesystems {
 		if dev := s.Devices[f.Device]; dev != "" && f.UUID != "" {
@@ -128,6 +110,36 @@ func (s *System) Enter() (leave func() error, err error) {
 		}
 	}
 	return leave, nil
+}
+
+// bind mounts one of the kernel's file systems in the system, and gives the place; "" for one that is not there or that
+// programs may do without.
+func (s *System) bind(d string) (at string, err error) {
+	if _, err := os.Stat(d); err != nil {
+		return "", nil
+	}
+	optional := d == "/dev/pts" || strings.HasPrefix(d, "/sys/")
+	if !s.tree().Exists(d) {
+		if optional {
+			return "", nil
+		}
+		if err := s.tree().MkdirAll(d, 0o755); err != nil {
+			return "", err
+		}
+	}
+	// Links of the system are followed in it, as in the chroot.
+	at, err = s.tree().Real(d)
+	if err == nil {
+		at = filepath.Join(s.Root, at)
+		err = unix.Mount(d, at, "", unix.MS_BIND, "")
+	}
+	switch {
+	case err == nil:
+		return at, nil
+	case optional:
+		return "", nil
+	}
+	return "", fmt.Errorf("bind %s: %w", d, err)
 }
 
 func (s *System) chroot(ctx context.Context, args ...string) error {

@@ -210,7 +210,7 @@ func (x extlinux) Install(ctx context.Context, s *System) error {
 }
 
 // Prove follows the way from the disk's first sector to the kernel.
-func (x extlinux) Prove(s *System, _ string) []string {
+func (x extlinux) Prove(s *System) []string {
 	var out []string
 	if e, err := x.First(s); err != nil {
 		out = append(out, err.Error())

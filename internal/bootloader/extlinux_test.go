@@ -231,3 +231,15 @@ func TestByHand(t *testing.T) {
 		t.Errorf("ByHand() = %q, %v", got, found)
 	}
 }
+
+// TestLoaders: the layout knows each loader, and each has a name and changes of its own.
+func TestLoaders(t *testing.T) {
+	for _, l := range loaders() {
+		if len(layout.LoaderFirmware(l.Name())) == 0 || len(l.Expected()) == 0 || For(l.Name()) != l {
+			t.Errorf("the loader %q is not complete", l.Name())
+		}
+	}
+	if l := For("lilo"); l.Name() != "" || l.Tools(nil) != nil {
+		t.Errorf("For(lilo) = %q", l.Name())
+	}
+}

@@ -56,10 +56,11 @@ func (grub) Problem(m Machine, l *layout.Layout) string {
 		return ""
 	}
 	for _, d := range l.Disks {
-		if d.Table == nil {
-			continue
+		var parts []layout.Partition
+		if d.Table != nil {
+			parts = d.Table.Partitions
 		}
-		for _, p := range d.Table.Partitions {
+		for _, p := range parts {
 			// The messages "GRUB \0Geom\0" are where grub-core/boot/i386/pc/boot.S of GRUB 2 has them,
 			// before the partition table. The name alone may be in any file system.
 			if b := m.first(p.Device, bootCode); b != nil && bytes.Contains(b[0x100:], []byte("GRUB \x00Geom\x00")) {
@@ -229,7 +230,7 @@ func (grub) efi(ctx context.Context, s *System, name string) error {
 }
 
 // Prove looks for GRUB where a BIOS starts it.
-func (grub) Prove(s *System, _ string) []string {
+func (grub) Prove(s *System) []string {
 	if s.Layout.Boot.Firmware == layout.UEFI || slices.ContainsFunc(s.Layout.Boot.Disks, func(d string) bool {
 		return bytes.Contains(s.machine().first(s.Devices[d], bootCode), []byte("GRUB"))
 	}) {

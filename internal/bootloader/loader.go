@@ -51,7 +51,7 @@ type Loader interface {
 	// Install installs the loader where the source machine had it.
 	Install(ctx context.Context, s *System) error
 	// Prove lists what keeps the loader from starting the system, besides what its entries name.
-	Prove(s *System, sys string) []string
+	Prove(s *System) []string
 	// Expected are the changes of a system's files that Install and Regenerate make.
 	Expected() []Expectation
 }
@@ -167,7 +167,7 @@ type unknown struct{ grub }
 func (unknown) Name() string                     { return "" }
 func (unknown) Tools(*layout.Layout) []Tool      { return nil }
 func (unknown) Modules(string) (dir, pkg string) { return "", "" }
-func (unknown) Prove(*System, string) []string   { return nil }
+func (unknown) Prove(*System) []string           { return nil }
 func (unknown) Problem(Machine, *layout.Layout) string {
 	var names []string
 	for _, l := range loaders() {

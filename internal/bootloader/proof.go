@@ -29,7 +29,7 @@ func (s *System) Proof(sys string) []string {
 	for _, u := range s.unified() {
 		out = append(out, s.checkUnified(u, sys)...)
 	}
-	out = append(out, s.loader().Prove(s, sys)...)
+	out = append(out, s.loader().Prove(s)...)
 	return append(out, s.checkFirmware()...)
 }
 

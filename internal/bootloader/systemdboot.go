@@ -101,7 +101,7 @@ func (systemdBoot) Unified(s *System) []string {
 }
 
 // Prove looks for something to start.
-func (x systemdBoot) Prove(s *System, _ string) []string {
+func (x systemdBoot) Prove(s *System) []string {
 	if len(x.Unified(s)) == 0 && len(x.Configs(s)) == 0 {
 		return []string{"systemd-boot has no entry for this system: there is neither one in loader/entries nor a kernel in EFI/Linux"}
 	}

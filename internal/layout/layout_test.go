@@ -91,6 +91,10 @@ func TestValidate(t *testing.T) {
 		{"entries", "1025 entries", func(l *Layout) { l.Disks[0].Table.Entries = 1025 }},
 		{"firmware", "boot.firmware", func(l *Layout) { l.Boot.Firmware = "coreboot" }},
 		{"systemd-boot of a BIOS", "boot.loader", func(l *Layout) { l.Boot.Loader = SystemdBoot }},
+		{"systemd-boot without an ESP", "boot.loader", func(l *Layout) { l.Boot = Boot{Firmware: UEFI, Loader: SystemdBoot} }},
+		{"extlinux of UEFI", "boot.loader", func(l *Layout) { l.Boot.Firmware, l.Boot.Loader = UEFI, Extlinux }},
+		{"loader", "boot.loader", func(l *Layout) { l.Boot.Loader = "lilo" }},
+		{"loader's directory", "boot.dir", func(l *Layout) { l.Boot.Dir = "/boot/../etc" }},
 		{"boot disk", "boot.disks[0]", func(l *Layout) { l.Boot.Disks[0] = "vdq" }},
 	} {
 		l := good()
