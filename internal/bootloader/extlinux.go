@@ -45,13 +45,8 @@ func (x extlinux) dir(files sysconf.Tree) string {
 
 // partition is the one that the loader's directory is on; nil if it is on no partition itself.
 func (extlinux) partition(l *layout.Layout, dir string) (*layout.Disk, *layout.Partition) {
-	for p := dir; p != ""; p = path.Dir(p) {
-		if f := l.Mounted(p); f != nil {
-			return l.Partition(f.Device)
-		}
-		if p == "/" {
-			break
-		}
+	if f := l.Holding(dir); f != nil {
+		return l.Partition(f.Device)
 	}
 	return nil, nil
 }

@@ -2,6 +2,7 @@ package layout
 
 import (
 	"fmt"
+	"path"
 	"slices"
 )
 
@@ -45,6 +46,15 @@ type NVRAMEntry struct {
 	Active   bool   `json:"active"`
 	PartGUID string `json:"partGUID"`
 	Path     string `json:"path"` // of the loader on the ESP, with backslashes
+}
+
+// Holding finds the file system that a directory is in, by the mount points above it.
+func (l *Layout) Holding(dir string) *Filesystem {
+	for ; ; dir = path.Dir(dir) {
+		if f := l.Mounted(dir); f != nil || path.Dir(dir) == dir {
+			return f
+		}
+	}
 }
 
 func (b *Boot) validate(f *faults, devs map[string]string) {

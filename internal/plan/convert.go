@@ -33,6 +33,8 @@ func Convert(want *layout.Layout, types map[string]string) (*layout.Layout, erro
 			return nil, refuse("--fs-type %s=%s: %s has to stay %s, firmware and others read it", at, typ, at, fs.Type)
 		case fs.Type == typ:
 			continue
+		case l.Boot.Dir != "" && l.Holding(l.Boot.Dir) == fs:
+			return nil, refuse("--fs-type %s=%s: %s has to stay %s, the boot loader %s starts from it", at, typ, at, fs.Type, l.Boot.Loader)
 		case len(fs.Parts()) > 1:
 			return nil, refuse("--fs-type %s=%s: it is a btrfs of which %d subvolumes are mounted, and %s has none", at, typ, len(fs.Parts()), typ)
 		case len(fs.Others) > 0:

@@ -86,6 +86,18 @@ func TestForFirmware(t *testing.T) {
 	if _, err := ForFirmware(none, layout.BIOS); !errors.As(err, &ref) || !strings.Contains(err.Error(), "systemd-boot") {
 		t.Errorf("systemd-boot and a BIOS: %v", err)
 	}
+	none.Boot.Loader, none.Boot.Firmware, none.Boot.Dir = layout.Extlinux, layout.BIOS, "/boot/extlinux"
+	if _, err := ForFirmware(none, layout.UEFI); !errors.As(err, &ref) || !strings.Contains(err.Error(), "extlinux, which knows BIOS alone") {
+		t.Errorf("extlinux and UEFI: %v", err)
+	}
+	// What its boot sector reads stays as it is.
+	if _, err := Mirror(none, []string{"sda"}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "extlinux, which is in /boot/extlinux, does not start from RAID") {
+		t.Errorf("extlinux and RAID: %v", err)
+	}
+	at := none.Holding("/boot/extlinux").Mounts[0].Path
+	if _, err := Convert(none, map[string]string{at: "xfs"}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "the boot loader extlinux starts from it") {
+		t.Errorf("extlinux and another type of %s: %v", at, err)
+	}
 	if _, err := ForFirmware(mbr, "coreboot"); !errors.As(err, &ref) {
 		t.Errorf("an unknown firmware: %v", err)
 	}
