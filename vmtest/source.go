@@ -75,6 +75,9 @@ for u in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.
   lvm2-monitor.service systemd-binfmt.service proc-sys-fs-binfmt_misc.automount dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount; do
   ln -sf /dev/null "$1/etc/systemd/system/$u"
 done
+# On a busy host a device may take longer to appear than the 90 seconds of systemd.
+mkdir -p "$1/etc/systemd/system.conf.d"
+printf '[Manager]\nDefaultDeviceTimeoutSec=15min\nDefaultTimeoutStartSec=15min\n' > "$1/etc/systemd/system.conf.d/slow.conf"
 `
 
 // Suite is the Debian of the source machines, by its code name; MKCDREC_DEBIAN
