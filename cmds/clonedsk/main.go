@@ -21,7 +21,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/screen"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -70,19 +69,8 @@ func run(args []string) int {
 			words, args = append(words, args[0]), args[1:]
 		}
 	}
-	mode := ui.Normal
-	if *asJSON {
-		mode = ui.JSON
-	} else if *verbose {
-		mode = ui.Verbose
-	}
-	p := ui.New(mode)
-	if rescue.Inside() && os.Getenv(rescue.LoggedEnv) == "" {
-		if l, err := os.OpenFile(rescue.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
-			defer l.Close()
-			p.Log(l)
-		}
-	}
+	p, end := screen.Printer(*asJSON, *verbose)
+	defer end()
 	err := prepare(&o, words, &req)
 	if err == nil && *target != "" {
 		if o.TargetSize, err = quantity.Parse(*target); err != nil || o.TargetSize <= 0 {

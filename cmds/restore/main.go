@@ -81,73 +81,53 @@ func run(args []string) int {
 		}
 		return exit.BadUsage
 	}
-	mode := ui.Normal
-	if *asJSON {
-		mode = ui.JSON
-	} else if *verbose {
-		mode = ui.Verbose
-	}
-	p := ui.New(mode)
-	if rescue.Inside() && os.Getenv(rescue.LoggedEnv) == "" {
-		if l, err := os.OpenFile(rescue.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
-			defer l.Close()
-			p.Log(l)
-		}
-	}
+	p, end := screen.Printer(*asJSON, *verbose)
+	defer end()
 	sc := screen.New(ctx, p, os.Stdin, os.Stderr)
+	words := f.Args()
+	var err error
 	switch f.Arg(0) {
 	case "verify":
-		err := screen.Interrupted(ctx, verify(ctx, p, f.Args()[1:]))
-		p.End()
-		return exit.Status(p, "restore verify", err, "")
+		err = verify(ctx, p, words[1:])
 	case "mount", "umount", "boot":
-		err := screen.Interrupted(ctx, open(ctx, p, sc, f.Arg(0), f.Args()[1:]))
-		return exit.Status(p, "restore "+f.Arg(0), err, "")
+		err = open(ctx, p, sc, f.Arg(0), words[1:])
 	case "extract":
-		err := screen.Interrupted(ctx, extract(ctx, p, f.Args()[1:]))
+		err = extract(ctx, p, words[1:])
+	default:
+		var read func(context.Context) error
+		if *answers != "" {
+			err = req.Answers(ctx, f, *answers)
+		}
+		if err == nil && *whenRead != "" {
+			read, err = tell(*whenRead)
+		}
+		if err == nil {
+			err = whole(p, sc, req, *withMenu, func(req restore.Request) error { return do(ctx, p, sc, &req, words, read) })
+		}
 		p.End()
-		return exit.Status(p, "restore extract", err, "")
-	}
-	var opt *restore.Options
-	var err error
-	if *answers != "" {
-		err = req.Answers(ctx, f, *answers)
-	}
-	var read func(context.Context) error
-	if err == nil && *whenRead != "" {
-		read, err = tell(*whenRead)
-	}
-	work := func(req restore.Request) error {
-		o, err := options(&req, f.Args())
-		if err != nil {
-			return err
-		}
-		opt, o.WhenRead = o, read
-		return do(ctx, p, sc, opt)
-	}
-	if err == nil && *withMenu {
-		err = menu(sc.In, os.Stderr, req, func(req restore.Request, what int) error {
-			req.PlanOnly, req.DryRun = what == showPlan, what == doDryRun
-			req.NoVerify = req.NoVerify || what != doRestore
-			err := work(req)
-			p.End()
-			if what != doRestore && exit.Code(err) == exit.Partial {
-				return nil // it was shown with the plan
-			}
-			return err
-		})
-	} else if err == nil {
-		err = work(req)
-	}
-	p.End()
-	var again *restore.Repeated
-	if errors.As(err, &again) && rescue.Inside() {
-		if e := os.WriteFile(rescue.RepeatedFile, []byte(opt.Set+"\n"), 0o600); e != nil {
-			err = errors.Join(err, e)
-		}
+		err = screen.Interrupted(ctx, err)
+		return exit.Status(p, "restore", err, screen.Hint(err, "restore", req.DryRun))
 	}
 	err = screen.Interrupted(ctx, err)
-	return exit.Status(p, "restore", err, screen.Hint(err, "restore", req.DryRun))
+	p.End()
+	return exit.Status(p, "restore "+f.Arg(0), err, "")
+}
+
+// whole does a request with work, or what a person makes of it by the menu.
+func whole(p *ui.Printer, sc screen.Screen, req restore.Request, withMenu bool, work func(restore.Request) error) error {
+	if !withMenu {
+		return work(req)
+	}
+	return menu(sc.In, os.Stderr, req, func(req restore.Request, what int) error {
+		req.PlanOnly, req.DryRun = what == showPlan, what == doDryRun
+		req.NoVerify = req.NoVerify || what != doRestore
+		err := work(req)
+		p.End()
+		if what != doRestore && exit.Code(err) == exit.Partial {
+			return nil // it was shown with the plan
+		}
+		return err
+	})
 }
 
 // tell gives what posts to a URL of this machine, and waits for the answer.
@@ -185,10 +165,19 @@ func options(req *restore.Request, args []string) (*restore.Options, error) {
 	return opt, setArgument(opt, args)
 }
 
-func do(ctx context.Context, p *ui.Printer, sc screen.Screen, opt *restore.Options) error {
+func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Request, args []string, read func(context.Context) error) error {
+	opt, err := options(req, args)
+	if err != nil {
+		return err
+	}
+	opt.WhenRead = read
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: sc}
 	rep, err := r.Restore(ctx, *opt)
+	var again *restore.Repeated
+	if errors.As(err, &again) && rescue.Inside() {
+		err = errors.Join(err, os.WriteFile(rescue.RepeatedFile, []byte(opt.Set+"\n"), 0o600))
+	}
 	if err != nil {
 		return err
 	}

@@ -94,31 +94,42 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, what string, arg
 		r.Access = storage.Degraded
 	}
 	if what == "umount" {
-		l, err := opened(ctx, f.Args(), p.Note)
-		if err != nil {
-			return err
-		}
-		if err := r.Unmount(ctx, l); err != nil {
-			return err
-		}
-		if err := os.Remove(openedFile); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
+		return umount(ctx, p, r, f.Args())
 	}
 	var l *layout.Layout
-	if *disks || len(on) > 0 {
-		if l, err = r.FromDisks(ctx, on, *root); err != nil {
-			if l != nil {
-				err = errors.Join(err, r.Unmount(ctx, l))
-			}
-			return err
+	fromDisks := *disks || len(on) > 0
+	if fromDisks {
+		l, err = r.FromDisks(ctx, on, *root)
+		if err != nil && l != nil {
+			err = errors.Join(err, r.Unmount(ctx, l))
 		}
 	} else if *root != "" {
-		return exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
-	} else if l, err = layoutOf(ctx, f.Args(), p.Note); err != nil {
+		err = exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
+	} else {
+		l, err = layoutOf(ctx, f.Args(), p.Note)
+	}
+	if err != nil {
 		return err
 	}
+	return start(ctx, p, r, l, what, fromDisks)
+}
+
+func umount(ctx context.Context, p *ui.Printer, r *repair.Opener, args []string) error {
+	l, err := opened(ctx, args, p.Note)
+	if err != nil {
+		return err
+	}
+	if err := r.Unmount(ctx, l); err != nil {
+		return err
+	}
+	if err := os.Remove(openedFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// start boots or mounts the system of a layout.
+func start(ctx context.Context, p *ui.Printer, r *repair.Opener, l *layout.Layout, what string, fromDisks bool) error {
 	if what == "boot" {
 		e, err := r.Boot(ctx, l, repair.KexecLoad)
 		if err != nil {
@@ -128,7 +139,7 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, what string, arg
 		return rescueinit.Power("kexec", false)
 	}
 	if _, err := r.Mount(ctx, l); err != nil {
-		if !*disks && len(on) == 0 {
+		if !fromDisks {
 			err = fmt.Errorf("%w (restore mount --disks finds a system without knowing its layout)", err)
 		}
 		return err

@@ -75,21 +75,7 @@ func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 			mounted = nil
 		}
 	}()
-	if err := r.StartArrays(ctx, l); err != nil {
-		return nil, err
-	}
-	if err := r.OpenCrypts(ctx, l); err != nil {
-		return nil, err
-	}
-	for _, g := range l.VolumeGroup {
-		if err := storage.ActivateGroup(ctx, r.Run, g.Name, r.Access); err != nil {
-			if r.Access != storage.ReadOnly {
-				return nil, err
-			}
-			r.Report.Warn("%v", err)
-		}
-	}
-	if err := r.OpenCrypts(ctx, l); err != nil { // on logical volumes
+	if err := r.openAll(ctx, l); err != nil {
 		return nil, err
 	}
 	devs, err := r.finder().Devices(r.Loops...)
@@ -97,23 +83,7 @@ func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 		return nil, err
 	}
 	devs = slices.DeleteFunc(devs, func(d medium.Device) bool { return d.Held })
-	var todo []toMount
-	for _, f := range l.Filesystems {
-		if f.Excluded != "" {
-			continue // the set's own file system, or what is no part of the system
-		}
-		for _, m := range f.Mounts {
-			todo = append(todo, toMount{m.Path, m.Subvolume, m.Owners(), f})
-		}
-		for _, m := range f.Parts() {
-			if m.Path == "" { // what is at no path
-				todo = append(todo, toMount{"", "", "", f})
-			}
-		}
-	}
-	slices.SortFunc(todo, func(a, b toMount) int {
-		return cmp.Or(strings.Compare(min(b.path, "/"), min(a.path, "/")), strings.Compare(a.path, b.path)) // those without a path last
-	})
+	todo := places(l)
 	if len(todo) == 0 || todo[0].path != "/" {
 		return nil, errors.New("cannot mount the system: its layout has no root file system")
 	}
@@ -134,6 +104,53 @@ func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 	if r.Bare {
 		return mounted, nil
 	}
+	return r.bind(mounted)
+}
+
+// openAll starts arrays, opens LUKS devices and activates groups.
+func (r *Opener) openAll(ctx context.Context, l *layout.Layout) error {
+	if err := r.StartArrays(ctx, l); err != nil {
+		return err
+	}
+	if err := r.OpenCrypts(ctx, l); err != nil {
+		return err
+	}
+	for _, g := range l.VolumeGroup {
+		if err := storage.ActivateGroup(ctx, r.Run, g.Name, r.Access); err != nil {
+			if r.Access != storage.ReadOnly {
+				return err
+			}
+			r.Report.Warn("%v", err)
+		}
+	}
+	return r.OpenCrypts(ctx, l) // on logical volumes
+}
+
+// places are what a layout mounts, the root first.
+func places(l *layout.Layout) []toMount {
+	var todo []toMount
+	for _, f := range l.Filesystems {
+		if f.Excluded != "" {
+			continue // the set's own file system, or what is no part of the system
+		}
+		for _, m := range f.Mounts {
+			todo = append(todo, toMount{m.Path, m.Subvolume, m.Owners(), f})
+		}
+		for _, m := range f.Parts() {
+			if m.Path == "" { // what is at no path
+				todo = append(todo, toMount{"", "", "", f})
+			}
+		}
+	}
+	slices.SortFunc(todo, func(a, b toMount) int {
+		return cmp.Or(strings.Compare(min(b.path, "/"), min(a.path, "/")), strings.Compare(a.path, b.path)) // those without a path last
+	})
+	return todo
+}
+
+// bind mounts what programs in the system need, and gives the mount points with those that
+// are there.
+func (r *Opener) bind(mounted []string) ([]string, error) {
 	for _, k := range kernelMounts {
 		dir := filepath.Join(r.Target, k)
 		if _, err := os.Stat(dir); err != nil {

@@ -214,72 +214,92 @@ func (r *Restorer) compareDry(ctx context.Context) error {
 // each, with the names that things had: names maps from others. Only what lies
 // on made devices counts, when that is not nil.
 func parts(l *layout.Layout, names, made map[string]string) []string {
-	name := func(dev string) string {
-		if n, ok := names[dev]; ok {
-			return n
-		}
-		return dev
+	p := partList{names: names, made: made}
+	p.tables(l)
+	p.stack(l)
+	p.content(l)
+	slices.Sort(p.out)
+	return p.out
+}
+
+type partList struct {
+	names, made map[string]string
+	out         []string
+}
+
+func (p *partList) name(dev string) string {
+	if n, ok := p.names[dev]; ok {
+		return n
 	}
-	skip := func(dev string) bool { return made != nil && made[dev] == "" }
-	var out []string
-	add := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
+	return dev
+}
+
+func (p *partList) skip(dev string) bool { return p.made != nil && p.made[dev] == "" }
+
+func (p *partList) add(format string, a ...any) { p.out = append(p.out, fmt.Sprintf(format, a...)) }
+
+func (p *partList) tables(l *layout.Layout) {
 	for _, d := range l.Disks {
-		if d.Table == nil || skip(d.Name) {
+		if d.Table == nil || p.skip(d.Name) {
 			continue
 		}
-		add("table %s %s %s%s", name(d.Name), d.Table.Label, d.Table.GUID, d.Table.Signature)
-		for _, p := range d.Table.Partitions {
-			if p.Extended() && p.Number > 4 {
+		p.add("table %s %s %s%s", p.name(d.Name), d.Table.Label, d.Table.GUID, d.Table.Signature)
+		for _, q := range d.Table.Partitions {
+			if q.Extended() && q.Number > 4 {
 				continue
 			}
-			add("partition %s %d from %d, %d bytes, type %s %s %q %d %v", name(p.Device), p.Number, p.Start, p.Size, p.Type, p.GUID, p.Name, p.Attributes, p.Active)
+			p.add("partition %s %d from %d, %d bytes, type %s %s %q %d %v", p.name(q.Device), q.Number, q.Start, q.Size, q.Type, q.GUID, q.Name, q.Attributes, q.Active)
 		}
 	}
+}
+
+func (p *partList) stack(l *layout.Layout) {
 	for _, a := range l.Arrays {
-		if !skip(a.Name) {
-			add("array %s %s %s %s, %d devices, chunk %d, layout %d, %d bytes", a.Name, a.UUID, a.Level, a.Metadata, a.Devices, a.Chunk, a.Layout, a.Size)
+		if !p.skip(a.Name) {
+			p.add("array %s %s %s %s, %d devices, chunk %d, layout %d, %d bytes", a.Name, a.UUID, a.Level, a.Metadata, a.Devices, a.Chunk, a.Layout, a.Size)
 		}
 	}
 	for _, c := range l.Crypts {
-		if !skip(c.Mapper()) {
-			add("luks %s on %s %s, %d bytes from %d, %s", c.Name, name(c.Device), c.UUID, c.Size, c.LUKS.Offset, c.LUKS.Cipher)
+		if !p.skip(c.Mapper()) {
+			p.add("luks %s on %s %s, %d bytes from %d, %s", c.Name, p.name(c.Device), c.UUID, c.Size, c.LUKS.Offset, c.LUKS.Cipher)
 		}
 	}
 	for _, g := range l.VolumeGroup {
-		if len(g.PVs) == 0 || skip(g.PVs[0].Device) {
+		if len(g.PVs) == 0 || p.skip(g.PVs[0].Device) {
 			continue
 		}
-		add("group %s %s", g.Name, g.UUID)
-		for _, p := range g.PVs {
-			add("pv %s of %s %s", name(p.Device), g.Name, p.UUID)
+		p.add("group %s %s", g.Name, g.UUID)
+		for _, v := range g.PVs {
+			p.add("pv %s of %s %s", p.name(v.Device), g.Name, v.UUID)
 		}
 		for _, v := range g.LVs {
-			add("volume %s/%s %s %d bytes, pool %q", g.Name, v.Name, v.Type, v.Size, v.Pool)
+			p.add("volume %s/%s %s %d bytes, pool %q", g.Name, v.Name, v.Type, v.Size, v.Pool)
 		}
 	}
+}
+
+func (p *partList) content(l *layout.Layout) {
 	for _, f := range l.Filesystems {
-		if skip(f.Device) {
+		if p.skip(f.Device) {
 			continue
 		}
 		// Which of its devices is the first one is a matter of what they are called.
 		var devs []string
 		for _, d := range f.Devs() {
-			devs = append(devs, name(d))
+			devs = append(devs, p.name(d))
 		}
 		slices.Sort(devs)
 		on := strings.Join(devs, " and ")
-		add("%s on %s %s %q", f.Type, on, strings.ToLower(f.UUID), f.Label)
+		p.add("%s on %s %s %q", f.Type, on, strings.ToLower(f.UUID), f.Label)
 		for _, v := range f.Subvolumes {
-			add("subvolume %s of %s, default %v", v.Path, on, v.Default)
+			p.add("subvolume %s of %s, default %v", v.Path, on, v.Default)
 		}
 	}
 	for _, s := range l.Swap {
-		if !skip(s.Device) {
-			add("swap on %s %s %q", name(s.Device), s.UUID, s.Label)
+		if !p.skip(s.Device) {
+			p.add("swap on %s %s %q", p.name(s.Device), s.UUID, s.Label)
 		}
 	}
-	slices.Sort(out)
-	return out
 }
 
 // clearDry takes away what a dry run that was stopped has left: its volume

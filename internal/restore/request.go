@@ -270,15 +270,16 @@ func (r *Request) pair(option, value, form string, cut func(string, byte) int) (
 
 // conflicts reports options that exclude each other, and words that an option does not take.
 func (r *Request) conflicts() error {
+	if r.Only != "" {
+		if err := r.part(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case r.PlanOnly && r.DryRun:
 		return errors.New("use either --plan or --dry-run, not both")
 	case r.KillAfter != 0 && !r.DryRun:
 		return errors.New("--kill-after is for --dry-run only")
-	case r.Only != "" && (r.DryRun || r.Unmirror || len(r.Map)+len(r.ExcludeDisk)+len(r.Size)+len(r.Mirror) > 0):
-		return fmt.Errorf("%s takes a device as it is: no --dry-run, --map, --size, --exclude-disk, --mirror or --unmirror", r.name("only"))
-	case r.Only != "" && r.NewIdentity:
-		return fmt.Errorf("%s restores a part of a system, which has no identity of its own: no --new-identity", r.name("only"))
 	case r.Onto != "" && r.Only == "":
 		return fmt.Errorf("%s wants --only", r.name("onto"))
 	case len(r.Size) > 0 && r.KeepSizes:
@@ -293,6 +294,17 @@ func (r *Request) conflicts() error {
 	}
 	if err := (identity.Personal{Forget: r.Forget}).Check(); err != nil {
 		return fmt.Errorf("%s: %w", r.name("forget"), err)
+	}
+	return nil
+}
+
+// part reports what does not go with --only.
+func (r *Request) part() error {
+	switch {
+	case r.DryRun || r.Unmirror || len(r.Map)+len(r.ExcludeDisk)+len(r.Size)+len(r.Mirror) > 0:
+		return fmt.Errorf("%s takes a device as it is: no --dry-run, --map, --size, --exclude-disk, --mirror or --unmirror", r.name("only"))
+	case r.NewIdentity:
+		return fmt.Errorf("%s restores a part of a system, which has no identity of its own: no --new-identity", r.name("only"))
 	}
 	return nil
 }

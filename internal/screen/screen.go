@@ -37,6 +37,25 @@ type Screen struct {
 	out    *os.File
 }
 
+// Printer makes the printer of a command, which also writes the rescue system's log until
+// end is called.
+func Printer(asJSON, verbose bool) (p *ui.Printer, end func()) {
+	mode := ui.Normal
+	if asJSON {
+		mode = ui.JSON
+	} else if verbose {
+		mode = ui.Verbose
+	}
+	p = ui.New(mode)
+	if rescue.Inside() && os.Getenv(rescue.LoggedEnv) == "" {
+		if l, err := os.OpenFile(rescue.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600); err == nil {
+			p.Log(l)
+			return p, func() { l.Close() }
+		}
+	}
+	return p, func() {}
+}
+
 // New makes a screen for a printer, which asks on out and reads answers from in. Waits for
 // answers end with ctx.
 func New(ctx context.Context, p *ui.Printer, in, out *os.File) Screen {
