@@ -147,6 +147,37 @@ func (f *fitter) wishes() error {
 }
 
 func (f *fitter) run() error {
+	if err := f.exactly(); err != nil {
+		return err
+	}
+	if err := f.shares(); err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range f.l.Needed() {
+		if _, ok := f.size[n]; ok {
+			errs = append(errs, f.disk(f.l.Disk(n)))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for i := range f.l.Arrays {
+		errs = append(errs, f.array(&f.l.Arrays[i]))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	f.crypts()
+	for i := range f.l.VolumeGroup {
+		errs = append(errs, f.group(&f.l.VolumeGroup[i]))
+	}
+	f.crypts() // on logical volumes
+	return errors.Join(errs...)
+}
+
+// exactly finds the disks on which everything keeps its size and place.
+func (f *fitter) exactly() error {
 	f.exact = map[string]bool{}
 	for n, size := range f.size {
 		d := f.l.Disk(n)
@@ -158,37 +189,7 @@ func (f *fitter) run() error {
 			return refuse("%s does not fit with the sizes that it had: %s needed, %s there", n, Need(d), size)
 		}
 	}
-	if err := f.shares(); err != nil {
-		return err
-	}
-	var errs []error
-	for _, n := range f.l.Needed() {
-		if _, ok := f.size[n]; !ok {
-			continue
-		}
-		if err := f.disk(f.l.Disk(n)); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	for i := range f.l.Arrays {
-		if err := f.array(&f.l.Arrays[i]); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	f.crypts()
-	for i := range f.l.VolumeGroup {
-		if err := f.group(&f.l.VolumeGroup[i]); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	f.crypts() // on logical volumes
-	return errors.Join(errs...)
+	return nil
 }
 
 // crypts sizes the inside of LUKS devices by what they lie on.
@@ -225,21 +226,7 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 		if !slices.Contains(fs.Devs(), dev) {
 			continue
 		}
-		it.what = fs.Type
-		for _, m := range fs.Mounts {
-			it.what += " on " + m.Path
-			if s, ok := f.wish.Sizes[m.Path]; ok {
-				it.min = max(LeastOn(fs), s)
-				if it.min != s {
-					it.what += fmt.Sprintf(", %s asked for", s)
-				}
-				return it
-			}
-		}
-		it.used = fs.Used
-		if least := LeastOn(fs); least > 0 && !stays(fs) && f.l.Boot.ESP != dev {
-			it.min, it.fixed = min(least, max(size, least)), false
-		}
+		f.filesystem(it, fs)
 		return it
 	}
 	for _, m := range f.l.Images {
@@ -264,6 +251,32 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 			return it
 		}
 	}
+	f.stacked(it)
+	return it
+}
+
+// filesystem says what the device of a file system needs.
+func (f *fitter) filesystem(it *item, fs *layout.Filesystem) {
+	it.what = fs.Type
+	for _, m := range fs.Mounts {
+		it.what += " on " + m.Path
+		if s, ok := f.wish.Sizes[m.Path]; ok {
+			it.min = max(LeastOn(fs), s)
+			if it.min != s {
+				it.what += fmt.Sprintf(", %s asked for", s)
+			}
+			return
+		}
+	}
+	it.used = fs.Used
+	if least := LeastOn(fs); least > 0 && !stays(fs) && f.l.Boot.ESP != it.dev {
+		it.min, it.fixed = min(least, max(it.old, least)), false
+	}
+}
+
+// stacked says what a device needs for what is on an array, in LUKS or on LVM.
+func (f *fitter) stacked(it *item) {
+	dev, size := it.dev, it.old
 	if a := f.l.ArrayOf(dev); a != nil {
 		in := f.item(a.Name, a.Size)
 		it.what, it.used = a.Level+" "+a.Name+": "+in.what, in.used
@@ -273,13 +286,13 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 				it.min, it.fixed = memberLeast(a, in.min), true
 			}
 		}
-		return it
+		return
 	}
 	if c := f.l.CryptOn(dev); c != nil {
 		in := f.item(c.Mapper(), c.Size)
 		it.what, it.used = "LUKS, "+in.what, in.used
 		if c.LUKS.Fixed {
-			return it
+			return
 		}
 		least := (in.min + quantity.Size(c.LUKS.Offset)).AlignUp(align)
 		if !in.fixed {
@@ -287,7 +300,7 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 		} else if in.min != c.Size { // wished for: as much as that needs
 			it.min = least
 		}
-		return it
+		return
 	}
 	if least, ok := f.pv[dev]; ok {
 		it.what, it.min, it.fixed = "LVM", least, false
@@ -297,7 +310,6 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 			}
 		}
 	}
-	return it
 }
 
 // memberLeast is the least size of a member of an array of at least n bytes.

@@ -36,60 +36,31 @@ func raidVolume(lvs *lvmtext.Section, v layout.LogicalVolume) *lvRAID {
 	if len(list) < 2 || len(list)%2 != 0 || r.seg.Type() != v.Type {
 		return nil
 	}
-	sub := func(name string) *lvmtext.Section {
-		s := lvs.Get(name)
-		for _, seg := range s.Sections() {
-			if n, _ := seg.Int("stripe_count"); seg.Type() != "striped" || n != 1 {
-				return nil
-			}
-		}
-		if len(s.Sections()) == 0 {
-			return nil
-		}
-		return s
-	}
 	for i := 0; i < len(list); i += 2 {
 		image, meta := list[i+1], list[i]
 		if mirror { // names, and where they begin
 			image, meta = list[i], nil
 		}
 		name, _ := image.(string) // no name is no volume
-		s := sub(name)
+		s := unstriped(lvs, name)
 		if s == nil {
 			return nil
 		}
 		r.images = append(r.images, s)
 		if meta != nil {
 			name, _ := meta.(string)
-			if s = sub(name); s == nil {
+			if s = unstriped(lvs, name); s == nil {
 				return nil
 			}
 			r.metas = append(r.metas, s)
 		}
 	}
 	if l := r.seg.Str("mirror_log"); l != "" {
-		if r.log = sub(l); r.log == nil {
+		if r.log = unstriped(lvs, l); r.log == nil {
 			return nil
 		}
 	}
-	k := int64(len(r.images))
-	switch t := v.Type; {
-	case t == "raid1" || mirror:
-		r.data = 1
-	case t == "raid4" || strings.HasPrefix(t, "raid5"):
-		r.data = k - 1
-	case strings.HasPrefix(t, "raid6"):
-		r.data = k - 2
-	case strings.HasPrefix(t, "raid10"):
-		copies, ok := r.seg.Int("data_copies")
-		if !ok {
-			copies = 2
-		}
-		if copies < 1 || k%copies != 0 {
-			return nil
-		}
-		r.data = k / copies
-	}
+	r.data = dataImages(v.Type, r.seg, int64(len(r.images)))
 	for _, key := range []string{"data_offset", "reshape_count", "delta_disks"} { // a change that is not finished
 		if _, ok := r.seg.Int(key); ok {
 			return nil
@@ -221,4 +192,40 @@ func (f *fitter) raids(g *layout.VolumeGroup) (found map[string]*lvRAID, rigid b
 // grown is n bytes as extents of what a RAID volume takes for them.
 func (r *lvRAID) grown(n, extent quantity.Size) quantity.Size {
 	return quantity.Size(r.raw(int64(n.AlignUp(extent)/extent))) * extent
+}
+
+// unstriped is a volume without stripes, nil for another one.
+func unstriped(lvs *lvmtext.Section, name string) *lvmtext.Section {
+	s := lvs.Get(name)
+	for _, seg := range s.Sections() {
+		if n, _ := seg.Int("stripe_count"); seg.Type() != "striped" || n != 1 {
+			return nil
+		}
+	}
+	if len(s.Sections()) == 0 {
+		return nil
+	}
+	return s
+}
+
+// dataImages is how many of k images of a RAID volume have data of their own; 0 where that
+// is not known.
+func dataImages(typ string, seg *lvmtext.Section, k int64) int64 {
+	switch {
+	case typ == "raid1" || typ == layout.TypeMirror:
+		return 1
+	case typ == "raid4" || strings.HasPrefix(typ, "raid5"):
+		return k - 1
+	case strings.HasPrefix(typ, "raid6"):
+		return k - 2
+	case strings.HasPrefix(typ, "raid10"):
+		copies, ok := seg.Int("data_copies")
+		if !ok {
+			copies = 2
+		}
+		if copies >= 1 && k%copies == 0 {
+			return k / copies
+		}
+	}
+	return 0
 }

@@ -46,21 +46,9 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		}
 	}
 	for i := range l.Filesystems {
-		f := &l.Filesystems[i]
-		devs := slices.DeleteFunc(f.Devs(), func(dev string) bool { return on(dev) != "" })
-		if f.Btrfs != nil && len(devs) > 0 {
-			f.Device, f.Others = devs[0], devs[1:]
+		if err := excludeFS(&l.Filesystems[i], on); err != nil {
+			return nil, err
 		}
-		d := on(f.Devs()...)
-		if d == "" {
-			continue
-		}
-		for _, m := range f.Mounts {
-			if slices.Contains([]string{"/", "/boot", "/boot/efi", "/usr"}, m.Path) {
-				return nil, refuse("--exclude-disk %s: %s is on it, and the system does not start without", d, m.Path)
-			}
-		}
-		f.Excluded = "--exclude-disk " + d
 	}
 	l.SwapFiles = slices.DeleteFunc(l.SwapFiles, func(s layout.SwapFile) bool {
 		f := l.Mounted(s.Mount)
@@ -79,6 +67,25 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		return nil, refuse("--exclude-disk %s: the boot loader is on it and nowhere else", strings.Join(disks, ","))
 	}
 	return l, nil
+}
+
+// excludeFS leaves out a file system with a device on an excluded disk, whose name on gives.
+func excludeFS(f *layout.Filesystem, on func(devs ...string) string) error {
+	devs := slices.DeleteFunc(f.Devs(), func(dev string) bool { return on(dev) != "" })
+	if f.Btrfs != nil && len(devs) > 0 {
+		f.Device, f.Others = devs[0], devs[1:]
+	}
+	d := on(f.Devs()...)
+	if d == "" {
+		return nil
+	}
+	for _, m := range f.Mounts {
+		if slices.Contains([]string{"/", "/boot", "/boot/efi", "/usr"}, m.Path) {
+			return refuse("--exclude-disk %s: %s is on it, and the system does not start without", d, m.Path)
+		}
+	}
+	f.Excluded = "--exclude-disk " + d
+	return nil
 }
 
 // leastMembers is how many members an array works with.
