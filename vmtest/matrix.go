@@ -38,12 +38,20 @@ func (c Circle) cell() (rows []string, column string) {
 	return rows, column
 }
 
-const matrixHead = `# The recovery matrix
+const matrixHead = `# Recovery matrix: what was restored onto what
 
-Each cell is a machine in QEMU that was backed up, destroyed, restored by its own rescue medium onto blank disks of the
-size or kind that the column says, booted by its own firmware and boot loader, and compared path by path.
-"never run" means that: nobody has seen it. A BIOS machine with plain partitions has an MBR, 4Kn is a disk with sectors of 4 KiB, md1 stands for RAID 0, 1, 5 and 10 and
-LVM striped, raid1 and mirror. The other bus is NVMe where the firmware is UEFI, and SCSI where it is a BIOS; the old disks are virtio's. The commit is the program's. A machine that has several of these things stands in each of their rows. ` + "`make matrix`" + ` runs what there is and writes this table.
+Each cell is a machine in QEMU that was backed up, destroyed, restored by its own rescue medium onto blank disks, booted
+by its own firmware and boot loader, and compared path by path. The column gives the size or kind of the new disks.
+
+- "never run": this combination was never tested.
+- A BIOS machine with plain partitions has an MBR.
+- 4Kn: a disk with sectors of 4 KiB.
+- md1: RAID 0, 1, 5 and 10, and LVM striped, raid1 and mirror.
+- other bus: NVMe with UEFI, SCSI with BIOS; the old disks are virtio disks.
+- The commit is that of the program.
+- A machine that has several of these properties is in the row of each.
+
+` + "`make matrix`" + ` runs the tests and writes this table.
 
 `
 
@@ -54,14 +62,14 @@ func (c Circle) Record(file string, out *Outcome) error {
 	if len(rows) == 0 || column == "" {
 		return nil
 	}
-	// The program's own: the checkout may have gone on since it was built.
+	// The program's own: the checkout may be newer than the build.
 	version, err := exec.Command(c.Mkcdrec, "version").Output()
 	if err != nil {
-		return fmt.Errorf("cannot tell the commit: %w", err)
+		return fmt.Errorf("cannot find the commit: %w", err)
 	}
 	g := regexp.MustCompile(`\+([0-9a-f]{7})`).FindSubmatch(version)
 	if g == nil {
-		return fmt.Errorf("cannot tell the commit of %s: it says %q", c.Mkcdrec, version)
+		return fmt.Errorf("cannot find the commit of %s in its version %q", c.Mkcdrec, version)
 	}
 	text := fmt.Sprintf("restored, booted, %d differences in %d paths (%s, %s)", len(out.Differences), out.Paths, g[1], time.Now().UTC().Format("2006-01-02"))
 	b, err := os.ReadFile(file)

@@ -153,7 +153,7 @@ func (b *bench) dhcp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.say("## DHCP\n\nDiscovers of UEFI firmware from %d cards for %d s, on a cable between two network namespaces; one is lost when it has no offer within 4 s after the last. Load of the machine before the run: %s.\n", dhcpCards, dhcpSeconds, load())
+	b.say("## DHCP\n\nDHCP discovers of UEFI firmware from %d cards for %d s, on a cable between two network namespaces. A discover is lost if it gets no offer within 4 s after the last one. Load of the machine before the run: %s.\n", dhcpCards, dhcpSeconds, load())
 	b.say("| | a second | sent | answered | lost | median ms | longest ms | server's CPU ms per 1,000 |\n|---|---|---|---|---|---|---|---|")
 	for _, how := range []string{"proxy", "dhcp"} {
 		for _, rate := range []string{"500", "2000", "5000"} {

@@ -79,13 +79,13 @@ func (b *bench) iso(ctx context.Context) error {
 			got[i] = append(got[i], u)
 		}
 	}
-	b.say("## ISO image\n\nOne file of %d MiB into an image, on the disk, until it is written. Ours takes the sum for checkisomd5 on the way, as implantisomd5 does; MD5 can't be taken in parallel, and is what bounds it on a disk this fast.\n", isoPayload>>20)
+	b.say("## ISO image\n\nOne file of %d MiB is put into an image on the disk, until it is written. mkcdrec computes the sum for checkisomd5 in the same pass, as implantisomd5 does; MD5 can't be computed in parallel, and is the limit on a disk this fast.\n", isoPayload>>20)
 	b.say("| method | s | MB/s | CPU s | relative to cp |\n|---|---|---|---|---|")
 	cp := median(got[1]).seconds
 	for i, w := range ways {
 		u := median(got[i])
 		b.say("| %s | %.1f | %.0f | %.1f | %.2f |", w.name, u.seconds, isoPayload/1e6/u.seconds, u.cpu, u.seconds/cp)
 	}
-	b.say("\nGoals: at most 1.1 times cp, at least twice as fast as xorriso (here %.1f; %.1f when xorriso's image gets its sum too).\n", median(got[2]).seconds/median(got[0]).seconds, median(got[3]).seconds/median(got[0]).seconds)
+	b.say("\nGoals: at most 1.1 times cp, at least twice as fast as xorriso (here %.1f; %.1f if xorriso's image gets its sum, too).\n", median(got[2]).seconds/median(got[0]).seconds, median(got[3]).seconds/median(got[0]).seconds)
 	return nil
 }

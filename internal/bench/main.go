@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
@@ -115,7 +116,7 @@ func all(ctx context.Context, parts []string) error {
 	}
 	b := &bench{dir: dir}
 	today := time.Now().UTC().Format("2006-01-02")
-	b.say("# Benchmarks\n\nMade by `make bench` (one part of it: `go run ./internal/bench PART`): %d cores, %s. Each part says when; those that don't were measured until 2026-11-22. Every ratio is of two programs\non the same data in the same run, runs interleaved, medians of %d. Absolute figures are this machine's.\n", runtime.NumCPU(), cpu(), runs)
+	b.say("# Benchmarks\n\nWritten by `make bench` (one part of it: `go run ./internal/bench PART`) on %d cores, %s.\n\n- Each part has the date when it was measured; those without a date were measured until 2026-11-22.\n- Every ratio compares two programs on the same data in the same run, runs interleaved, medians of %d.\n- Absolute figures are valid for this machine only.\n", runtime.NumCPU(), cpu(), runs)
 	known := []struct {
 		name     string
 		headings []string
@@ -154,7 +155,22 @@ func all(ctx context.Context, parts []string) error {
 		b.text.WriteString("\n" + s)
 	}
 	text := regexp.MustCompile(`\n{3,}`).ReplaceAllString(strings.TrimSpace(b.text.String()), "\n\n") + "\n"
-	return os.WriteFile(report, []byte(text), 0o644)
+	return os.WriteFile(report, []byte(fill(text)), 0o644)
+}
+
+// fill returns text with its lines broken at 120 columns; rows of tables stay as they are.
+func fill(text string) string {
+	long := regexp.MustCompile(`(?m)^([^|\n].{0,118}\S) +(.+)$`)
+	for prev := ""; prev != text; {
+		prev, text = text, long.ReplaceAllStringFunc(text, func(l string) string {
+			if utf8.RuneCountInString(l) <= 120 {
+				return l
+			}
+			m := long.FindStringSubmatch(l)
+			return m[1] + "\n" + m[2]
+		})
+	}
+	return text
 }
 
 // section gives a part of the report with its heading.
@@ -314,7 +330,7 @@ func (b *bench) archives(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.say("## Backup\n\n%.0f MB of /usr in %d files, in memory, to memory.\n", mb, files)
+	b.say("## Backup\n\n%.0f MB of /usr in %d files, from memory to memory.\n", mb, files)
 	type method struct {
 		name, out string
 		run       func(out string) (usage, error)

@@ -38,6 +38,6 @@ func (b *bench) plan(ctx context.Context) error {
 		return fmt.Errorf("cannot measure planning: %d results of %d\n%s", len(ms), runs, out)
 	}
 	slices.Sort(ms)
-	b.say("## Plan\n\nMapping, fitting and planning a layout of 100 disks with two volume groups and 1,000 volumes onto disks of 60 %% of the size; medians of %d times ten.\n\n| ms | peak memory MB |\n|---|---|\n| %.0f | %d |\n\nGoals: less than 100 ms, less than 256 MB.\n", runs, ms[len(ms)/2], u.rss>>10)
+	b.say("## Plan\n\nA layout of 100 disks with two volume groups and 1,000 volumes is mapped, fitted and planned onto disks of 60 %% of the size; medians of %d times ten.\n\n| ms | peak memory MB |\n|---|---|\n| %.0f | %d |\n\nGoals: less than 100 ms, less than 256 MB.\n", runs, ms[len(ms)/2], u.rss>>10)
 	return nil
 }

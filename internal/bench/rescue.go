@@ -17,7 +17,7 @@ import (
 // rescue measures the rescue system: sizes, the time to make it, memory, and
 // the time from the kernel's start to the ready line.
 func (b *bench) rescue(ctx context.Context) error {
-	b.say("## Rescue system\n\nSizes of the initramfs; times of `mkcdrec rescue`, warm; QEMU without KVM (TCG), one processor.\n")
+	b.say("## Rescue system\n\nSizes of the initramfs; times of `mkcdrec rescue` with warm caches; QEMU without KVM (TCG), one processor.\n")
 	b.say("| kernel, drivers | initramfs MiB | without bash, editor and the like MiB | without carried programs MiB | made in s | peak memory MB | ready line after s (median of 5) | boots with MB |\n|---|---|---|---|---|---|---|---|")
 	for _, c := range []struct {
 		name, pkg, set string

@@ -74,7 +74,7 @@ func (b *bench) streams(ctx context.Context) error {
 			got[i] = append(got[i], u)
 		}
 	}
-	b.say("## Volumes\n\nA stream of %d MiB in memory, into volumes and back. Ours takes and compares the SHA-256 of every byte on the way, in the same pass.\n", streamSize>>20)
+	b.say("## Volumes\n\nA stream of %d MiB in memory is split into volumes and joined again. mkcdrec computes and compares the SHA-256 of every byte in the same pass.\n", streamSize>>20)
 	b.say("| method | s | MB/s | CPU s | peak memory MB | relative |\n|---|---|---|---|---|---|")
 	for i, w := range ways {
 		u, peer := median(got[i]), median(got[i&^1])

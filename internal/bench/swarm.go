@@ -224,7 +224,7 @@ func (b *bench) swarm(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(set)
-	b.say("## Swarm\n\nOne set of %d MiB to N machines in network namespaces, every link held to %s each way by tc (tbf, burst 64 kb, 50 ms), all started at once, files in memory; curl is one machine alone that fetches the archive by HTTP before, on the same links. Load before each run is named: other work on the machine makes it longer%s. libtorrent is python3-libtorrent 2.0, super-seeding, all linked to all.\n\n| way | N | load | curl alone, s | first, s | last, s | last relative to curl | seeder's upload, copies | CPU s per GB received |\n|---|---|---|---|---|---|---|---|---|", swarmMiB, swarmRate, priority())
+	b.say("## Swarm\n\nOne set of %d MiB is sent to N machines in network namespaces. Every link is limited to %s each way by tc (tbf, burst 64 kb, 50 ms). All machines start at once, with files in memory. curl is one machine alone that fetches the archive by HTTP before, on the same links. The load before each run is given, since other work on the machine makes it longer%s. libtorrent is python3-libtorrent 2.0, super-seeding, every machine connected to every other.\n\n| way | N | load | curl alone, s | first, s | last, s | last relative to curl | seeder's upload, copies | CPU s per GB received |\n|---|---|---|---|---|---|---|---|---|", swarmMiB, swarmRate, priority())
 	for _, n := range []int{4, 8} {
 		if err := b.swarmChain(ctx, n, program, set); err != nil {
 			return err

@@ -119,8 +119,8 @@ func (b *bench) tape(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.say("## Tape\n\nA stream of %d MB that comes at %d MB/s, to a drive that takes everything at once.\n", tapeSize/1_000_000, tapeSource/1_000_000)
+	b.say("## Tape\n\nA stream of %d MB at %d MB/s is written to a modelled drive that accepts everything at once.\n", tapeSize/1_000_000, tapeSource/1_000_000)
 	b.say("| longest wait of the drive, ms | MB/s | CPU s | peak memory MB |\n|---|---|---|---|\n| %s | %.0f | %.1f | %d |", bytes.TrimSpace(ms), tapeSize/1e6/u.seconds, u.cpu, u.rss>>10)
-	b.say("\n%s\n", strings.TrimSpace("Goal: no wait longer than 1,000 ms, less than 64 MB. The drive of the model writes nothing: this is the program's part."))
+	b.say("\n%s\n", strings.TrimSpace("Goal: no wait longer than 1,000 ms, less than 64 MB. The modelled drive writes nothing: this measures the program only."))
 	return nil
 }

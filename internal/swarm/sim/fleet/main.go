@@ -41,17 +41,25 @@ type room struct {
 func run() error {
 	var b strings.Builder
 	bound := size / link
-	fmt.Fprintf(&b, `# Simulation of a room
+	fmt.Fprintf(&b, `# Simulation of a room of machines
 
-Made by `+"`go run ./internal/swarm/sim/fleet`"+`, which runs the chain of internal/swarm/chain, as the server has it, with modelled machines in simulated time. Nothing of this was measured on 1,000 machines.
+Written by `+"`go run ./internal/swarm/sim/fleet`"+`. It runs the chain of internal/swarm/chain, as the server does, with
+modelled machines in simulated time. Nothing here was measured on 1,000 machines.
 
-Model: %.0f GB to N machines, every link 1 GbE, full duplex, %.1f MB/s of data; bound of one machine: %.1f s. Machines start within 30 s of each other at random; 24 at a time are one subnet; times are from a machine's own start. A slow machine receives at 10 to 50 %%
-of the link. A dying one loses its power at a random time and closes nothing. Reports every second; another peer costs 100 ms; silence is noticed after 2.5 s. A hop is the time from a piece being whole to the next machine receiving its first byte;
-%s
+The model:
+
+- %.0f GB go to N machines. Every link is 1 GbE, full duplex, with %.1f MB/s of data.
+- The bound is the time of one machine at full speed: %.1f s.
+- Machines start within 30 s of each other at random. 24 at a time are one subnet. Times are from a machine's own start.
+- A slow machine receives at 10 to 50 %% of the link.
+- A dying machine loses its power at a random time and closes no connection.
+- Reports are sent every second. Another peer costs 100 ms. Silence is noticed after 2.5 s.
+- A hop is the time from a complete piece to the first byte of it at the next machine. The program's window of requests is
+  60 ms long, and the library sends what was requested in no order: a hop is between one window and one piece.
 
 | machines | piece, MiB | hop, ms | slow | dying | last healthy one, s | relative to the bound | median, s | seeder's upload, copies | longest wait of a healthy one, s |
 |---|---|---|---|---|---|---|---|---|---|
-`, size/1e9, link/1e6, bound, hopText)
+`, size/1e9, link/1e6, bound)
 	for _, r := range []room{
 		{"", 1, 0, 0, 5, 4}, {"", 30, 0, 0, 5, 4}, {"", 100, 0.02, 0.01, 5, 4},
 		{"", 1000, 0, 0, 5, 4}, {"", 1000, 0.02, 0.01, 5, 4}, {"", 1000, 0.02, 0.01, 20, 4}, {"", 1000, 0.02, 0.01, 60, 4}, {"", 1000, 0.02, 0.01, 100, 4},
@@ -63,11 +71,9 @@ of the link. A dying one loses its power at a random time and closes nothing. Re
 		b.WriteString(line)
 		fmt.Fprint(os.Stderr, line)
 	}
-	b.WriteString("\nGoal: the last of the healthy machines of 1,000 with 2 % slow and 1 % dying ones at most 1.25 times the bound.\n")
+	b.WriteString("\nGoal: of 1,000 machines, 2 % slow and 1 % dying, the last healthy one takes at most 1.25 times the bound.\n")
 	return os.WriteFile(report, []byte(b.String()), 0o644)
 }
-
-const hopText = "the program's window of requests is 60 ms long, and the library sends what was asked for in no order, so that a hop is between a piece and a window."
 
 func simulate(r room, bound float64) (string, error) {
 	rnd := rand.New(rand.NewPCG(uint64(r.n), 7))
