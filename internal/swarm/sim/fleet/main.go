@@ -54,8 +54,8 @@ The model:
 - A slow machine receives at 10 to 50 %% of the link.
 - A dying machine loses its power at a random time and closes no connection.
 - Reports are sent every second. Another peer costs 100 ms. Silence is noticed after 2.5 s.
-- A hop is the time from a complete piece to the first byte of it at the next machine. The program's window of requests is
-  60 ms long, and the library sends what was requested in no order: a hop is between one window and one piece.
+- A hop is the time from a complete piece to the first byte of it at the next machine. The program's window of requests
+  is 60 ms long, and the library sends what was requested in no order: a hop is between one window and one piece.
 
 | machines | piece, MiB | hop, ms | slow | dying | last healthy one, s | relative to the bound | median, s | seeder's upload, copies | longest wait of a healthy one, s |
 |---|---|---|---|---|---|---|---|---|---|
