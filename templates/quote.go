@@ -12,7 +12,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
-// reader is who reads what a template makes: a program with its own rules for
+// reader is the reader of a template's output: a program with its own rules for
 // words, or a person at a terminal. Every value that a template prints goes
 // through quote, unless the template names one of funcs for it: a new field
 // can't be forgotten.
@@ -21,7 +21,7 @@ type reader struct {
 	// funcs are the other ways to write a text for this reader, by the names that
 	// its templates use.
 	funcs map[string]func(string) (string, error)
-	// code says that values of type Shell are written as they are.
+	// code means that values of type Shell are written as they are.
 	code bool
 }
 
@@ -123,7 +123,7 @@ func (r reader) branch(tree *parse.Tree, b *parse.BranchNode) error {
 	return r.list(tree, b.ElseList)
 }
 
-// quotes tells whether a pipeline ends with one of the reader's functions.
+// quotes reports whether a pipeline ends with one of the reader's functions.
 func (r reader) quotes(p *parse.PipeNode) bool {
 	last := p.Cmds[len(p.Cmds)-1]
 	id, ok := last.Args[0].(*parse.IdentifierNode)
@@ -359,7 +359,7 @@ func LoaderWord(w string) error {
 
 // MaxKernelLine is the longest command line of a kernel in bytes:
 // COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h, with its NUL 2,048, which is
-// also MAX_CMDLINE_LEN of syslinux. What is longer is cut off without a word.
+// also MAX_CMDLINE_LEN of syslinux. What is longer is cut off without a message.
 const MaxKernelLine = 2047
 
 // loaderWords is room for the words that loaders add: BOOT_IMAGE=(DEVICE)FILE,

@@ -24,13 +24,13 @@ type Menu struct {
 	Serial  *Serial
 	Timeout int    // seconds
 	Default string // id of an entry: "local" or "rescue"
-	// Boxed says that menu.c32 is there; without it isolinux prompts.
+	// Boxed means that menu.c32 is there; without it isolinux prompts.
 	Boxed bool
 	// Chain names the disk of the installed system to chain.c32: "mbr=0x..." or
 	// "guid=...". Not "hd0": of a blank disk chain.c32 starts the zero bytes, and the
-	// machine hangs. Without it the BIOS is told to go on, which some can't.
+	// machine hangs. Without it the BIOS is asked to continue, which some can't.
 	Chain string
-	// NoLocal says that there is chain.c32, but no system that a BIOS could start: the
+	// NoLocal means that there is chain.c32, but no system that a BIOS could start: the
 	// entry for the local disk is the rescue system.
 	NoLocal bool
 	// Mark is a file that only this medium has; GRUB takes the file system
@@ -71,7 +71,7 @@ func (e Entry) Key() string {
 // Plain is the text without the mark.
 func (e Entry) Plain() string { return strings.Replace(e.Marked, "^", "", 1) }
 
-// Entries are the lines of the menu. memtest tells whether memtest86+ is there
+// Entries are the lines of the menu. memtest reports whether memtest86+ is there
 // for the loader's firmware.
 func (m Menu) entries(memtest bool) []Entry {
 	port := Serial{0, 115200}

@@ -55,9 +55,9 @@ func TestRestoreText(t *testing.T) {
 		h    ByHand
 		want string
 	}{
-		{ByHand{Loader: []Shell{"grub-install --target=i386-pc /dev/sda"}}, "6. Make it start:\n     grub-install --target=i386-pc /dev/sda\n\nSHA256SUMS"},
-		{ByHand{Removable: "systemd-boot"}, "6. Make it start:\n     Nothing: systemd-boot is among the files"},
-		{ByHand{}, "6. Make it start:\n     Its boot loader is not known"},
+		{ByHand{Loader: []Shell{"grub-install --target=i386-pc /dev/sda"}}, "6. Install the boot loader:\n     grub-install --target=i386-pc /dev/sda\n\nSHA256SUMS"},
+		{ByHand{Removable: "systemd-boot"}, "6. Install the boot loader:\n     Nothing to do: systemd-boot is among the files"},
+		{ByHand{}, "6. Install the boot loader:\n     The boot loader is not known"},
 	} {
 		b, err := RestoreText(c.h)
 		if err != nil || !strings.Contains(string(b), c.want) {
