@@ -33,7 +33,7 @@ const (
 
 // CopyOptions are what Copy may be told. The zero value of all but Map is usable.
 type CopyOptions struct {
-	// Map says what of the source is copied. Only this must fit on the target: the
+	// Map has the parts of the source that are copied. Only this must fit on the target: the
 	// source may be larger. Around these ranges, up to the next multiple of the
 	// alignment and over small gaps between them, Copy also copies what is not in
 	// use.
@@ -55,7 +55,7 @@ type CopyOptions struct {
 	// bottleneck, too.
 	Progress progress.Counter
 	// InFlight is the number of requests in flight; 0 begins with what the kernel
-	// says of the disks, and tries more of them as long as that is faster.
+	// reports of the disks, and tries more of them as long as that is faster.
 	InFlight int
 	// Request is the size of a request in bytes, a power of two from 64 KiB; 0 is
 	// 1 MiB, and 4 MiB where a disk has heads that move.
@@ -84,7 +84,7 @@ type CopyResult struct {
 	// Rescue is the state of the copy, of the source's whole size. Everything that
 	// is finished in it is on the disk.
 	Rescue *ddrescue.Map
-	// Cleared says what clearing did: ClearedZero, ClearedDiscard, or "".
+	// Cleared is what clearing did: ClearedZero, ClearedDiscard, or "".
 	Cleared  string
 	Waits    Waits
 	InFlight int // at the end
@@ -306,7 +306,7 @@ func (c *copier) check() error {
 
 // plan returns what is copied in large requests, multiples of the grain with
 // small gaps filled, and what is copied carefully afterwards: what an earlier run
-// failed to read, and edges that are no multiples.
+// failed to read, and edges that are not multiples.
 func (c *copier) plan(base *ddrescue.Map, gap int64) (whole, later []Extent) {
 	g := c.grain
 	limit := min(c.o.Map.Size, c.dst.Size())
@@ -364,7 +364,7 @@ func (c *copier) outside(base *ddrescue.Map) (out []Extent) {
 	return out
 }
 
-// count tells the progress of ranges that are on the target.
+// count reports the progress of ranges that are on the target.
 func (c *copier) count(ranges func(func(int64, int64) bool)) {
 	for pos, l := range ranges {
 		c.add(pos, l)
@@ -719,7 +719,7 @@ func (c *copier) carefully(ctx context.Context, cancel context.CancelCauseFunc, 
 	for _, s := range states {
 		e, _ := again.next()
 		if s == chunkFailed {
-			// Only what is in use: a bad sector that nothing uses is no loss.
+			// Only what is in use: a bad sector that nothing uses loses no data.
 			all.Used = append(all.Used, c.o.Map.within(e.Start, e.Length)...)
 		}
 	}
@@ -808,7 +808,7 @@ func (s sectored) Sector() int64 {
 }
 
 // synced has the disk write everything, and returns the state of the copy.
-// finished says that there was no error.
+// finished is set if there was no error.
 func (c *copier) synced(base *ddrescue.Map, finished bool) (*ddrescue.Map, error) {
 	c.mu.Lock()
 	var written []int
@@ -860,7 +860,7 @@ func (c *copier) synced(base *ddrescue.Map, finished bool) (*ddrescue.Map, error
 	return m, err
 }
 
-// checkpoints saves the state now and then, and tells the progress of the
+// checkpoints saves the state now and then, and reports the progress of the
 // bottleneck, until stop is closed.
 func (c *copier) checkpoints(stop <-chan struct{}, base *ddrescue.Map, cancel context.CancelCauseFunc) {
 	every := cmp.Or(c.o.Every, 10*time.Second)

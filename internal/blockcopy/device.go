@@ -137,15 +137,15 @@ func (d past) ReadAt(b []byte, off int64) (int, error) {
 	if err == nil {
 		err = eof
 	}
-	if err != nil && err != io.EOF && d.gone() || err == io.EOF && n < len(in) && d.gone() {
+	if err != nil && err != io.EOF && d.removed() || err == io.EOF && n < len(in) && d.removed() {
 		err = fmt.Errorf("%w (%v)", ErrVanished, err)
 	}
 	return n, err
 }
 
-// gone reports whether a block device has no more sectors: the kernel sets the
+// removed reports whether a block device has no more sectors: the kernel sets the
 // size of a disk that was removed to 0.
-func (d *Device) gone() bool {
+func (d *Device) removed() bool {
 	if !d.block {
 		return false
 	}
@@ -199,7 +199,7 @@ func (d *Device) Forget() {
 	_ = unix.Fadvise(int(d.Fd()), d.base, d.size, unix.FADV_DONTNEED)
 }
 
-// rotational reports what /sys says of the disk under an open device or file:
+// rotational reports what /sys has about the disk under an open device or file:
 // whether it has heads that move. Virtual disks often report it, too. Of a loop
 // device it is the disk under its file.
 func rotational(f *os.File) bool {

@@ -10,7 +10,7 @@ import (
 )
 
 // Features of ext2, ext3 and ext4 whose block bitmaps are understood here; names
-// and bits as in the kernel's fs/ext4/ext4.h. A bit that is not in these says that
+// and bits as in the kernel's fs/ext4/ext4.h. A bit that is not in these means that
 // the bitmaps may mean something else.
 const (
 	extNeedsRecovery = 0x4

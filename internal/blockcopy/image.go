@@ -28,7 +28,7 @@ const FrameSize = 4 << 20
 
 const imageTag = "mkcdrec-img\x00"
 
-// index is what an image says of itself, JSON packed with zstd behind imageTag.
+// index is the description of an image, JSON packed with zstd behind imageTag.
 type index struct {
 	Version int    `json:"version"`
 	Size    int64  `json:"size"` // of the device
@@ -36,7 +36,7 @@ type index struct {
 	// Used are start and length of each range in use.
 	Used [][2]int64 `json:"used"`
 	// Sums are the SHA-256 of the packed frames, "" for those without anything
-	// in use, which are all the same.
+	// in use, which are identical.
 	Sums []string `json:"sums"`
 	// Bad are start and length of each range that could not be read; the image
 	// has zero bytes there.

@@ -23,15 +23,15 @@ import (
 // Extent is a range of a device, in bytes.
 type Extent struct{ Start, Length int64 }
 
-// Map says what of a device is in use.
+// Map has the parts of a device that are in use.
 type Map struct {
 	Size int64
 	// Used are the ranges in use, sorted, none touching another.
 	Used []Extent
-	// How says where that is known from: "ntfs bitmap", "kernel", "all of it".
+	// How is the source of that knowledge: "ntfs bitmap", "kernel", "all of it".
 	How string
 	// End is where the file system ends, in bytes; 0 where that is not known. What is
-	// behind it is in use, too: nobody knows whose it is. Cut leaves it out.
+	// behind it is in use, too: its owner is unknown. Cut leaves it out.
 	End int64
 }
 
@@ -201,7 +201,7 @@ func Mounted(dir string, size int64) (*Map, error) {
 		h.low = last
 	}
 	if end == 0 {
-		return nil, fmt.Errorf("cannot map the file system at %s: the kernel tells nothing of it", dir)
+		return nil, fmt.Errorf("cannot map the file system at %s: the kernel has no map of it", dir)
 	}
 	// What is behind the file system is nobody's that we know.
 	m.add(end, size-end)

@@ -323,7 +323,7 @@ func ntfsMap(r io.ReaderAt, size int64) (*Map, error) {
 	return m, nil
 }
 
-// bits adds what a bitmap of count bits says, of units from base on.
+// bits adds the ranges of a bitmap of count bits, of units from base on.
 func (m *Map) bits(bits []byte, count, base, unit int64) {
 	for i := int64(0); i < count; {
 		if i%8 == 0 && bits[i/8] == 0 {
@@ -349,7 +349,7 @@ func (m *Map) bits(bits []byte, count, base, unit int64) {
 	}
 }
 
-// hibernated tells whether the root directory has a hiberfil.sys that holds a
+// hibernated reports whether the root directory has a hiberfil.sys that holds a
 // sleeping Windows.
 func (n *ntfs) hibernated() (bool, error) {
 	rec, err := n.read(ntfsRoot)

@@ -135,7 +135,7 @@ func (t *Target) WriteAt(b []byte, off int64) (int, error) {
 	return n, err
 }
 
-// errNoPunch says that zeroing is no quicker than writing zero bytes.
+// errNoPunch means that zeroing is not faster than writing zero bytes.
 var errNoPunch = errors.New("the device has no command that writes zero bytes")
 
 // punch makes a range read as zero bytes without writing them: a hole in a file,
@@ -168,7 +168,7 @@ func (t *Target) least() int64 {
 	return minHole
 }
 
-// Clear says what Copy does to the target before it copies.
+// Clear is what Copy does to the target before it copies.
 type Clear int
 
 // What can be done. All of the target is cleared but what an earlier run has
@@ -179,7 +179,7 @@ const (
 	ClearNothing Clear = iota
 	// ClearDiscard has the target free its blocks, if that is quick: by zeroing where
 	// the disk does that by itself, else by BLKDISCARD, after which Copy writes the
-	// zero bytes of the source, since nobody knows what is read where it was
+	// zero bytes of the source, since it is unknown what is read where it was
 	// discarded.
 	ClearDiscard
 	// ClearZero makes all bytes of the target zero, however long that takes.

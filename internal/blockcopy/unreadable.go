@@ -71,7 +71,7 @@ func (u *unreadable) readAt(ctx context.Context, dev io.ReaderAt, b []byte, off 
 		u.lost.Store(0)
 		return nil
 	}
-	// A device that is missing, or a long range without anything: one try tells.
+	// A device that is missing, or a long range without anything: one try is enough.
 	probe := int64(len(b)) > smallest && u.lost.Load() >= skipAfter
 	if probe {
 		probe = u.smallest(dev, b[:smallest], off) != nil

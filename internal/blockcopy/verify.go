@@ -34,7 +34,7 @@ type Verification struct {
 // OK reports whether everything was compared and nothing differs.
 func (v *Verification) OK() bool { return v.Different == 0 && len(v.Unreadable) == 0 }
 
-// String says what differs, for a message: "12288 bytes differ: bytes 512 to 1023,
+// String describes what differs, for a message: "12288 bytes differ: bytes 512 to 1023,
 // ...".
 func (v *Verification) String() string {
 	if v.OK() {
@@ -67,7 +67,7 @@ func (v *Verification) String() string {
 	return text
 }
 
-// Verify reads what m says is in use from both disks, past the page cache or after
+// Verify reads the parts in use of m from both disks, past the page cache or after
 // emptying it, and compares. except are ranges that were bad when the copy was
 // made, and are left out. Errors are the end of ctx and a disk that was
 // disconnected; differences are in the result.

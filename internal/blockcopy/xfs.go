@@ -190,7 +190,7 @@ func (x *xfs) group(m *Map, g int64) error {
 	return nil
 }
 
-// errDirtyLog says that the log is needed to know what is in use.
+// errDirtyLog means that the log is needed to know what is in use.
 var errDirtyLog = errors.New("its log was not replayed: it is mounted, or was not unmounted")
 
 // cleanLog makes sure that the last record of the log is the one that unmounting

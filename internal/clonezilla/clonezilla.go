@@ -61,7 +61,7 @@ type Image struct {
 	Compression string   // "gz", "zst" ...; "uncomp"; "" to be found out from the content
 	Files       []string // in order
 	Size        int64    // of the files together, bytes
-	// Refused says why the image can't be read; "" if it can.
+	// Refused is the reason why the image can't be read; "" if it can.
 	Refused string
 }
 
@@ -74,7 +74,7 @@ type Content struct {
 	Image  *Image
 }
 
-// Swap tells whether the device is swap, to be made again.
+// Swap reports whether the device is swap, to be made again.
 func (c *Content) Swap() bool { return c.Image == nil }
 
 // Set is an image directory.
@@ -83,9 +83,9 @@ type Set struct {
 	Contents []Content
 	Groups   []layout.VolumeGroup
 	LUKS     []LUKS
-	// Whole tells that whole disks were saved, not some of their partitions.
+	// Whole is set if whole disks were saved, not some of their partitions.
 	Whole bool
-	// UEFI tells that the machine had started by UEFI.
+	// UEFI is set if the machine had started by UEFI.
 	UEFI bool
 	// Unsupported is what the directory has, or should have, and can't be restored.
 	Unsupported []layout.Unsupported
@@ -97,7 +97,7 @@ type Set struct {
 	ids   map[string]identity
 }
 
-// IsSet tells whether a directory looks like an image of Clonezilla: it has a list of
+// IsSet reports whether a directory looks like an image of Clonezilla: it has a list of
 // partitions or disks, or the note on an encrypted image.
 func IsSet(fsys fs.FS) bool {
 	for _, n := range []string{"parts", "disk", "ecryptfs.info", "gocryptfs.info"} {
@@ -165,7 +165,7 @@ func Single(name string) (*Set, *Image, error) {
 	return s, i, nil
 }
 
-// cutLast cuts a name at its last dot; after is "" where there is none.
+// cutLast cuts a name at its last dot; after is "" if it has no dot.
 func cutLast(name string) (before, after string) {
 	i := strings.LastIndexByte(name, '.')
 	if i < 0 {
@@ -488,7 +488,7 @@ func (s *Set) images() (map[string]*Image, map[string]string, error) {
 	return out, types, nil
 }
 
-// splitSuffix tells whether s is one that split(1) gives to a file: split_suf_len letters
+// splitSuffix reports whether s is one that split(1) gives to a file: split_suf_len letters
 // of drbl-ocs.conf, 2 or, in WebDAV storage, 3.
 func splitSuffix(s string) bool {
 	return len(s) >= 2 && len(s) <= 5 && !strings.ContainsFunc(s, func(r rune) bool { return r < 'a' || r > 'z' })
@@ -642,7 +642,7 @@ func (s *Set) content(dev string, images map[string]*Image, types map[string]str
 	return nil
 }
 
-// expected tells whether a device without an image should have one.
+// expected reports whether a device without an image should have one.
 func (s *Set) expected(dev string) bool {
 	if s.isPV(dev) || slices.ContainsFunc(s.LUKS, func(l LUKS) bool { return l.Device == dev }) {
 		return false

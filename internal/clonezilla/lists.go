@@ -259,7 +259,7 @@ func parseBlkdev(text string) map[string]string {
 	return out
 }
 
-// parted is what -pt.parted says of a disk, `parted -s unit s print`.
+// parted is the content of -pt.parted about a disk, `parted -s unit s print`.
 type parted struct {
 	model             string
 	size              quantity.Size

@@ -13,7 +13,7 @@ import (
 // sector is the unit of LVM's text, vgcfgbackup(8).
 const sector = 512
 
-// groups reads the volume groups: lvm_vg_dev.list says which there are and on what,
+// groups reads the volume groups: lvm_vg_dev.list has their names and devices,
 // lvm_VG.conf is the text of vgcfgbackup(8).
 func (s *Set) groups() error {
 	pvs, err := parse(s, "lvm_vg_dev.list", parsePVs)
@@ -134,7 +134,7 @@ func volume(v *lvmtext.Section, extent int64) (*layout.LogicalVolume, error) {
 	return lv, nil
 }
 
-// isPV tells whether a device is a physical volume of a group.
+// isPV reports whether a device is a physical volume of a group.
 func (s *Set) isPV(dev string) bool {
 	return slices.ContainsFunc(s.Groups, func(g layout.VolumeGroup) bool {
 		return slices.ContainsFunc(g.PVs, func(p layout.PhysicalVolume) bool { return p.Device == dev })

@@ -13,7 +13,7 @@ import (
 // maxSectors bounds places on a disk: 2^50 sectors of 4 KiB are 2^62 bytes.
 const maxSectors = 1 << 50
 
-// table is what a dump of sfdisk(8) says.
+// table is the content of a dump of sfdisk(8).
 type table struct {
 	layout.Table
 	sector quantity.Size // 0 when it does not say
@@ -22,7 +22,7 @@ type table struct {
 
 // parseSfdisk reads what `sfdisk -d` printed of a disk, before version 2.26 ("Id=83",
 // no header) or after (fdisk_script_write_file in util-linux's libfdisk/src/script.c).
-// Sectors have ss bytes unless the dump says otherwise.
+// Sectors have ss bytes unless the dump has another size.
 func parseSfdisk(text, disk string, ss quantity.Size) (*table, error) {
 	t := &table{Table: layout.Table{Label: layout.MBR}}
 	var first int64

@@ -55,7 +55,7 @@ func (s *Set) stream(i *Image) (io.ReadCloser, error) {
 // that unlzma(1) writes.
 var magics = map[string]string{"gz": "\x1f\x8b", "xz": "\xfd7zXZ", "zst": "\x28\xb5\x2f\xfd", "lz4": "\x04\x22\x4d\x18", "bz2": "BZh", "lzma": "\x5d\x00\x00"}
 
-// compressed tells what an old image, whose name does not tell it, is packed with, as
+// compressed returns the compression of an old image, whose name does not have it, as
 // Clonezilla asks file(1).
 func compressed(head []byte) bool {
 	for _, m := range magics {

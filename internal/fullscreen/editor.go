@@ -39,7 +39,7 @@ type Editor struct {
 }
 
 // NewEditor opens path, which need not exist, on screen; nil is the terminal.
-// A file that is no text of at most 8 MiB, or whose bytes the editor would not
+// A file that is not a text of at most 8 MiB, or whose bytes the editor would not
 // give back as they are, is refused.
 func NewEditor(path string, screen tcell.Screen) (*Editor, error) {
 	text, err := readText(path)
@@ -79,7 +79,7 @@ func readText(path string) (string, error) {
 		return "", fmt.Errorf("cannot edit %w", err)
 	}
 	if !st.Mode().IsRegular() {
-		return "", fmt.Errorf("cannot edit %s: it is no regular file", path)
+		return "", fmt.Errorf("cannot edit %s: it is not a regular file", path)
 	}
 	if st.Size() > maxText {
 		return "", fmt.Errorf("cannot edit %s: it has %d bytes, the editor takes %d", path, st.Size(), maxText)
@@ -89,7 +89,7 @@ func readText(path string) (string, error) {
 		return "", fmt.Errorf("cannot edit %w", err)
 	}
 	if !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0 {
-		return "", fmt.Errorf("cannot edit %s: it is no text; hexdump -C shows it", path)
+		return "", fmt.Errorf("cannot edit %s: it is not a text file; hexdump -C shows it", path)
 	}
 	return string(b), nil
 }

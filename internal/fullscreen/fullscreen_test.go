@@ -114,8 +114,8 @@ func TestEditor(t *testing.T) {
 func TestEditorRefuses(t *testing.T) {
 	dir := t.TempDir()
 	for name, c := range map[string]struct{ content, want string }{
-		"binary": {"a\x00b", "no text"},
-		"latin1": {"\xfc", "no text"},
+		"binary": {"a\x00b", "not a text file"},
+		"latin1": {"\xfc", "not a text file"},
 		"large":  {strings.Repeat("x", maxText+1), "bytes"},
 	} {
 		f := filepath.Join(dir, name)

@@ -25,7 +25,7 @@ type Table struct {
 	// writing, 0 is the block behind the entries and the one before their copy.
 	FirstUsable, LastUsable int64
 	Partitions              []Partition // by number
-	// FromCopy tells that the table was read from the copy at the end of the disk,
+	// FromCopy is set if the table was read from the copy at the end of the disk,
 	// since the one at its beginning is damaged. Linux does not use it then.
 	FromCopy bool
 }
@@ -40,7 +40,7 @@ type Partition struct {
 }
 
 const (
-	// Default is the number of entries that a table has unless it says otherwise:
+	// Default is the number of entries that a table has unless its header has another one:
 	// the 16 KiB that the specification demands at least.
 	Default = 128
 	// MaxEntries is the highest number of entries that is written and read.
@@ -54,11 +54,11 @@ const (
 	unused     = "00000000-0000-0000-0000-000000000000"
 )
 
-// ErrNone says that there is no GPT: the MBR has no entry of type 0xEE, or neither
+// ErrNone means that there is no GPT: the MBR has no entry of type 0xEE, or neither
 // header is there.
 var ErrNone = errors.New("no GPT")
 
-// Protective tells whether a disk's first sector says that the disk has a GPT, as
+// Protective reports whether a disk's first sector marks the disk as having a GPT, as
 // Linux asks before it looks for one (is_pmbr_valid in block/partitions/efi.c): an
 // entry of type 0xEE that begins at block 1.
 func Protective(mbr []byte) bool {

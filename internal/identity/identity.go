@@ -138,7 +138,7 @@ func (s *Identity) guid(parts ...string) string { return strings.ToUpper(s.uuid(
 
 func (s *Identity) number(parts ...string) uint32 {
 	b := s.sum(parts...)
-	return binary.BigEndian.Uint32(b[:]) | 1 // not 0, which is none
+	return binary.BigEndian.Uint32(b[:]) | 1 // not 0, which means no signature
 }
 
 // lvmID is an id of LVM: 32 characters in groups of 6, 4, 4, 4, 4, 4 and 6;

@@ -56,7 +56,7 @@ func ioctl(f *os.File, req uint, p unsafe.Pointer) error {
 	return nil
 }
 
-// ErrNoConsole says that a machine has no screen and keyboard console.
+// ErrNoConsole means that a machine has no screen and keyboard console.
 var ErrNoConsole = errors.New("there is no console with a keyboard")
 
 func open(tty string) (*os.File, error) {

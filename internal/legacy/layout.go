@@ -74,7 +74,7 @@ func (s *Set) recovery() (map[string][]byte, error) {
 	return nil, nil
 }
 
-// Layout gives the machine's storage as far as the set tells: disks with MBR
+// Layout gives the machine's storage as far as the set has it: disks with MBR
 // tables, ext2, ext3, ext4, xfs and swap on partitions. What else there was is
 // in its Unsupported list. mkCDrec recorded neither UUIDs nor the geometry of
 // file systems: UUIDs that fstab asks for are given, others are derived from
@@ -142,7 +142,7 @@ func (r *reader) disks() error {
 			return fmt.Errorf("cannot read partitions.%s: %w", n, err)
 		}
 		if t == nil {
-			r.unsupported(d.Name, d.Name, "its partition table is no MBR")
+			r.unsupported(d.Name, d.Name, "its partition table is not an MBR")
 			continue
 		}
 		if m := r.files["mbr."+n]; len(m) >= 512 {
@@ -244,7 +244,7 @@ func ext(typ string, size int64) *superblock.Ext {
 	return e
 }
 
-// filesystems are the lines of To_Restore that lie on partitions.
+// filesystems are the lines of To_Restore that are on partitions.
 func (r *reader) filesystems() {
 	labels := r.labels()
 	wanted := fstabIDs(r.l.Fstab)

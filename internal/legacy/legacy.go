@@ -1,6 +1,6 @@
 // Package legacy reads backups made by mkCDrec 1.x: CDs or directories with
 // one compressed tar archive per file system, cut into pieces where it was
-// larger than a disc. Nothing in them says more than names do; where lists of
+// larger than a disc. They contain no more than their names; where lists of
 // checksums are there, pieces are compared before they are used.
 package legacy
 
@@ -63,7 +63,7 @@ func (s *Set) UUID(host, of string) string {
 	return uuid.From("mkCDrec " + s.Date + " " + host + " " + of)
 }
 
-// IsSet tells whether a directory is a volume of mkCDrec.
+// IsSet reports whether a directory is a volume of mkCDrec.
 func IsSet(dir string) bool { _, _, ok := volumeOf(dir); return ok }
 
 func volumeOf(dir string) (date string, number int, ok bool) {
@@ -88,7 +88,7 @@ func Open(dirs ...string) (*Set, error) {
 	for _, d := range dirs {
 		date, n, ok := volumeOf(d)
 		if !ok {
-			return nil, fmt.Errorf("cannot use %s: it is no volume of mkCDrec (it has no file CDrec-DATE)", d)
+			return nil, fmt.Errorf("cannot use %s: it is not a volume of mkCDrec (it has no file CDrec-DATE)", d)
 		}
 		if s.Date != "" && s.Date != date {
 			return nil, fmt.Errorf("cannot use %s: it is of the backup of %s, the others are of %s", d, date, s.Date)
@@ -116,7 +116,7 @@ func Open(dirs ...string) (*Set, error) {
 	for n := range names {
 		g := archive().FindStringSubmatch(n)
 		a := Archive{Name: n, Device: strings.ReplaceAll(strings.ReplaceAll(g[1], "_", "/"), "%137", "_"), Raw: g[3] == "dd"}
-		// "/" became "_" in mount points, and "_" stayed: To_Restore tells which.
+		// "/" became "_" in mount points, and "_" stayed: To_Restore has the original.
 		a.Mount = strings.ReplaceAll(g[2], "_", "/")
 		for _, t := range types {
 			if t.Device == a.Device && strings.ReplaceAll(t.Mount, "/", "_") == g[2] {
@@ -274,7 +274,7 @@ func (v *volume) check(file string) error {
 func (s *Set) Stream(a Archive) (io.ReadCloser, error) {
 	g := archive().FindStringSubmatch(a.Name)
 	if g == nil {
-		return nil, fmt.Errorf("%q is no archive's name", a.Name)
+		return nil, fmt.Errorf("%q is not the name of an archive", a.Name)
 	}
 	if g[5] != "" {
 		return nil, fmt.Errorf("cannot read %s: it is encrypted (%s); decrypt it with openssl first", a.Name, strings.TrimPrefix(g[5], "."))

@@ -134,7 +134,7 @@ func TestBadSets(t *testing.T) {
 	if _, err := Open(dirs[0], dirs[0]); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("twice the same: %v", err)
 	}
-	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "no volume of mkCDrec") {
+	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "not a volume of mkCDrec") {
 		t.Errorf("an empty directory: %v", err)
 	}
 	other := t.TempDir()

@@ -63,7 +63,7 @@ func (p *parser) space() {
 	}
 }
 
-// next gives the next byte that is no space, 0 at the end.
+// next returns the next byte that is not a space, 0 at the end.
 func (p *parser) next() byte {
 	p.space()
 	if p.pos == len(p.text) {

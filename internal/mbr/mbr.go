@@ -1,5 +1,5 @@
 // Package mbr reads and writes MBR partition tables with their disk signature
-// and logical partitions, which go-diskfs has not. Offsets are in sectors of
+// and logical partitions, which go-diskfs lacks. Offsets are in sectors of
 // the size given; https://en.wikipedia.org/wiki/Master_boot_record and
 // .../Extended_boot_record describe the bytes.
 package mbr
@@ -30,10 +30,10 @@ type Partition struct {
 	EBR int64
 }
 
-// Extended tells whether t is one of the types of an extended partition.
+// Extended reports whether t is one of the types of an extended partition.
 func Extended(t byte) bool { return t == 0x05 || t == 0x0f || t == 0x85 }
 
-// ErrNone says that there is no MBR.
+// ErrNone means that there is no MBR.
 var ErrNone = errors.New("no MBR partition table")
 
 // maxLogical bounds the chain of extended boot records; Linux has no more

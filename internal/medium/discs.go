@@ -47,7 +47,7 @@ func (d *Drives) Disc(ctx context.Context, want manifest.Disc, problem error) (s
 		d.checked = slices.DeleteFunc(d.checked, func(l string) bool { return l == want.Label })
 	}
 	said := map[string]bool{}
-	bad := map[string]bool{} // what was found in a drive and is no use
+	bad := map[string]bool{} // what was found in a drive and can't be used
 	if problem != nil {
 		bad[want.Label] = true
 	}
@@ -143,7 +143,7 @@ func (d *Drives) check(v Device) error {
 const cdromEject = 0x5309
 
 // eject opens the tray of a drive with a disc of ours that is not wanted now.
-// That it can't is no matter.
+// A failure does not matter.
 func (d *Drives) eject(devs []Device) {
 	for _, v := range devs {
 		if v.Info.Type != superblock.TypeISO || !strings.HasPrefix(v.Info.Label, rescue.VolumeLabel) || !strings.HasPrefix(v.Name, "sr") {

@@ -81,7 +81,7 @@ func (f Finder) Mount(d Device, dir string, options ...string) error {
 	return f.MountReadOnly("/dev/"+d.Name, d.Info.Type, dir, slices.DeleteFunc(options, func(o string) bool { return o == "" })...)
 }
 
-// mountable are the types that a set can lie on.
+// mountable are the types that a set can be on.
 var mountable = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeVFAT, superblock.TypeISO, superblock.TypeBtrfs}
 
 // FindMedium mounts the CD or stick that the system was started from: an ISO
@@ -219,7 +219,7 @@ func Sources(asked []string, info *rescue.Info) ([]Source, error) {
 	return out, errors.Join(errs...)
 }
 
-// Expected says which sets a medium was made for: the one that it names, unless the
+// Expected returns which sets a medium was made for: the one that it names, unless the
 // command line names another place or set, and those of its host. An unattended
 // restore takes nothing else.
 func Expected(info *rescue.Info, o rescue.Options) manifest.Wanted {
@@ -288,7 +288,7 @@ func (f Finder) FindSet(ctx context.Context, sources []Source, want manifest.Wan
 	return "", nil, fmt.Errorf("no backup set was found:\n%w", errors.Join(errs...))
 }
 
-// errNoSet tells of a place without any set.
+// errNoSet means that a place has no set.
 var errNoSet = errors.New("no set there")
 
 // on looks for a set on a device, which stays mounted at rescue.SetDir if it has it.

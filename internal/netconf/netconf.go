@@ -1,6 +1,6 @@
 // Package netconf configures the rescue system's network: DHCP, fixed
 // addresses, or what the source machine had; on a card, a VLAN or a bond. Cards
-// are known by their hardware addresses. Whatever does not work is an error
+// are known by their hardware addresses. Everything that fails is an error
 // that names the cause, within seconds.
 package netconf
 
@@ -66,7 +66,7 @@ func Up(name string) error {
 	return nil
 }
 
-// Configure does what is wanted and says what came of it, in a line. source
+// Configure does what is wanted and returns the result in one line. source
 // is the source machine's network.
 func Configure(ctx context.Context, w rescue.Network, source []layout.Interface) (string, error) {
 	cards, err := Cards()

@@ -87,7 +87,7 @@ func servers(ips []net.IP) []string {
 	return out
 }
 
-// isDomain tells whether a text is a domain name: labels of letters, digits, hyphens
+// isDomain reports whether a text is a domain name: labels of letters, digits, hyphens
 // and underscores, RFC 1123 §2.1. It is written into resolv.conf.
 func isDomain(s string) bool {
 	if s == "" || len(s) > 253 {

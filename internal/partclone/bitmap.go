@@ -10,7 +10,7 @@ import (
 // nothing but used blocks take no room.
 const pageBytes = 32 << 10
 
-// blockMap tells which blocks are used.
+// blockMap records which blocks are used.
 type blockMap struct {
 	total int64
 	pages [][]byte // nil: free; shorter than pageBytes: all used; last one padded
@@ -132,7 +132,7 @@ func (m *blockMap) find(b int64, used bool) int64 {
 	return m.total
 }
 
-// skip tells how many bytes at the beginning of p are v, which is 0 or 0xFF.
+// skip returns how many bytes at the beginning of p are v, which is 0 or 0xFF.
 func skip(p []byte, v byte) int64 {
 	i := 0
 	for words := uint64(v) * 0x0101010101010101; i+8 <= len(p) && le.Uint64(p[i:]) == words; {

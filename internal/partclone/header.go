@@ -85,7 +85,7 @@ const (
 	BitmapByte Bitmap = 0x08
 )
 
-// Header is what an image says of itself. Sizes are in bytes.
+// Header is the description of an image. Sizes are in bytes.
 type Header struct {
 	Version   int    // 1 or 2
 	Partclone string // version of the program that wrote it, "0.3.23"; "" in version 1
@@ -104,7 +104,7 @@ type Header struct {
 	// BlocksPerChecksum is how many used blocks a checksum covers, wherever they are on
 	// the device; 0 without checksums.
 	BlocksPerChecksum int64
-	// Reseed tells that each checksum covers only the blocks since the one before; else
+	// Reseed is set if each checksum covers only the blocks since the one before; else
 	// it covers all from the first.
 	Reseed bool
 	Bitmap Bitmap

@@ -20,16 +20,16 @@ import (
 	"iter"
 )
 
-// ErrTrailing says that data follows the last block of an image. partclone ignores it;
+// ErrTrailing means that data follows the last block of an image. partclone ignores it;
 // here it is an error, since it may mean that the map is not the image's.
 var ErrTrailing = errors.New("data follows the last block")
 
-// ErrNoImage says that something does not begin as images of partclone do.
+// ErrNoImage means that the data does not begin as an image of partclone.
 var ErrNoImage = errors.New("is not a partclone image")
 
 var errDamaged = errors.New("data is damaged")
 
-// Error tells where an image is not as it should be.
+// Error has the place where an image is invalid.
 type Error struct {
 	// Offset is the position in the image (decompressed), in bytes: where the damaged part
 	// begins, or where the stream ended.
@@ -74,7 +74,7 @@ type Image struct {
 	got    []byte
 
 	buf     []byte
-	data    []byte // what is left to be given from buf
+	data    []byte // the bytes of buf that were not read yet
 	per     int64  // blocks that buf takes
 	strip   int64  // blocks since the last checksum
 	read    int64  // used blocks that were read

@@ -52,7 +52,7 @@ func clean(s string, lines bool) string {
 	return b.String()
 }
 
-// plain tells whether nothing is to be escaped; most strings are ASCII.
+// plain reports whether nothing is to be escaped; most strings are ASCII.
 func plain(s string, lines bool) bool {
 	for i, r := range s {
 		switch {

@@ -165,7 +165,7 @@ func (s Screen) Confirm(p *plan.Plan) ([]string, error) {
 }
 
 // Interrupted names the signal as the cause of what failed after it: a program that was
-// killed with it, a question that nobody answered.
+// killed with it, a question without an answer.
 func Interrupted(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil || interrupt.Is(err) || exit.Code(err) == exit.Partial {
 		return err

@@ -54,7 +54,7 @@ func checkPrinters(r *interp.Runner) error {
 			switch _, err := io.WriteString(hc.Stdout, text); {
 			case err == nil:
 				return nil
-			case errors.Is(err, unix.EPIPE): // the signal would end another shell's echo without a word
+			case errors.Is(err, unix.EPIPE): // the signal would end another shell's echo without a message
 				return interp.ExitStatus(128 + uint8(unix.SIGPIPE))
 			default:
 				fmt.Fprintf(hc.Stderr, "sh: %s: cannot write: %v\n", name, err)

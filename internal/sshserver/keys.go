@@ -145,7 +145,7 @@ func parseExpiry(s string) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("expiry-time=%q: want YYYYMMDD or YYYYMMDDHHMM[SS]", printable.Short(s, 40))
 }
 
-// refuses tells why the key is not taken from an address now; "" if it is.
+// refuses returns why the key is not accepted from an address now; "" if it is.
 func (k *Key) refuses(from net.Addr, now time.Time) string {
 	if !k.expires.IsZero() && !now.Before(k.expires) {
 		return "the key expired on " + k.expires.Format("2006-01-02 15:04 UTC")

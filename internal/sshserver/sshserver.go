@@ -52,7 +52,7 @@ type Server struct {
 }
 
 // New makes a server for those who hold one of the keys; shell is what they
-// get, unless their key says otherwise. log is told who logged in and who was
+// get, unless an option of their key changes it. log is told who logged in and who was
 // refused, in a bounded number of lines.
 func New(keys []Key, shell []string, log func(format string, args ...any)) (*Server, error) {
 	if len(keys) == 0 {
@@ -192,7 +192,7 @@ func (s *Server) session(srv *ssh.Server, sc *gossh.ServerConn, ch gossh.NewChan
 		if ok {
 			c.sessions.Add(-1)
 		}
-		_ = ch.Reject(gossh.ResourceShortage, "too many sessions") // the client may be gone
+		_ = ch.Reject(gossh.ResourceShortage, "too many sessions") // the client may be disconnected
 		return
 	}
 	c.begun()
@@ -274,7 +274,7 @@ func serve(c ssh.Session, key Key, shell []string) {
 		}
 		if err != nil {
 			fmt.Fprintln(c.Stderr(), err)
-			_ = c.Exit(127) // the client may be gone
+			_ = c.Exit(127) // the client may be disconnected
 			return
 		}
 		go func() { _, _ = io.Copy(in, c); in.Close() }()
@@ -315,7 +315,7 @@ func end(c ssh.Session, err error) {
 	} else if err != nil {
 		code = 255
 	}
-	_ = c.Exit(code) // the client may be gone
+	_ = c.Exit(code) // the client may be disconnected
 }
 
 func serveSFTP(c ssh.Session) {

@@ -67,7 +67,7 @@ func orNone(s string) string {
 	return s
 }
 
-// holds says what is on a device.
+// holds describes what is on a device.
 func holds(l *layout.Layout, dev string) string {
 	for _, f := range l.Filesystems {
 		if f.Device != dev {

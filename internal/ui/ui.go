@@ -21,7 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// Clean makes text from outside safe to show; see printable.Clean. Whatever
+// Clean makes text from outside safe to show; see printable.Clean. Anything that
 // goes through a Printer, a Table or a Writer is cleaned already.
 func Clean(s string) string { return printable.Clean(s) }
 
@@ -142,7 +142,7 @@ func (f *phase) Waits(read, write, processor float64) {
 }
 
 // bottleneck is ", 78 % waiting to write": what the work waits for most. It is
-// empty where nobody says.
+// empty where it is unknown.
 func (f *phase) bottleneck() string {
 	w := f.waits.Load()
 	if w == nil {
@@ -327,7 +327,7 @@ func (p *Printer) Error(name string, err error, hint string) {
 	}
 }
 
-// Plain prints an error for people, whatever the mode: when events don't arrive.
+// Plain prints an error for people, in any mode: when events don't arrive.
 func (p *Printer) Plain(name string, err error) {
 	fmt.Fprintf(p.w, "%s: %s\n", name, indent(CleanLines(err.Error())))
 }
