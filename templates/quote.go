@@ -25,7 +25,7 @@ type reader struct {
 	code bool
 }
 
-// readers gives the reader of each template.
+// readers returns the reader of each template.
 func readers(name string) (reader, error) {
 	always := func(f func(string) string) func(string) (string, error) {
 		return func(s string) (string, error) { return f(s), nil }
@@ -130,7 +130,7 @@ func (r reader) quotes(p *parse.PipeNode) bool {
 	return ok && r.funcs[id.Ident] != nil
 }
 
-// ascii gives a text for a screen that knows one byte per character.
+// ascii returns a text for a screen that knows one byte per character.
 func ascii(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r > '~' {

@@ -128,17 +128,17 @@ type menuEntries struct {
 	Entries []Entry
 }
 
-// ISOLinux gives isolinux.cfg, and pxelinux.cfg/default.
+// ISOLinux returns isolinux.cfg, and pxelinux.cfg/default.
 func ISOLinux(m Menu) ([]byte, error) {
 	return m.fill("isolinux.cfg.tmpl", m.BIOSMemtest != "")
 }
 
-// SyslinuxLocal gives the configuration that the entry for the local disk switches
+// SyslinuxLocal returns the configuration that the entry for the local disk switches
 // to: when chain.c32 finds no installed system it ends at a prompt, and what
 // that starts after its time-out is set for a whole configuration.
 func SyslinuxLocal(m Menu) ([]byte, error) { return m.fill("syslocal.cfg.tmpl", false) }
 
-// GRUB gives grub.cfg for UEFI.
+// GRUB returns grub.cfg for UEFI.
 func GRUB(m Menu) ([]byte, error) {
 	return m.fill("grub.cfg.tmpl", m.UEFIMemtest != "")
 }
@@ -151,13 +151,13 @@ type Netboot struct {
 	Secure           bool
 }
 
-// NetbootText gives README.txt.
+// NetbootText returns README.txt.
 func NetbootText(n Netboot) ([]byte, error) { return render("netboot.txt.tmpl", n) }
 
 // LocalEntry fills an entry of the machine's own GRUB.
 type LocalEntry struct{ Begin, End, Title, UUID, Kernel, Initrd, Append string }
 
-// Local gives the entry.
+// Local returns the entry.
 func Local(e LocalEntry) ([]byte, error) {
 	if err := CheckKernelLine(e.Append, e.Kernel, e.Initrd); err != nil {
 		return nil, fmt.Errorf("cannot make the menu entry: %w", err)
@@ -165,7 +165,7 @@ func Local(e LocalEntry) ([]byte, error) {
 	return render("local.cfg.tmpl", e)
 }
 
-// IPXE gives an iPXE script. Kernel and Initrd should be URLs: relative ones
+// IPXE returns an iPXE script. Kernel and Initrd should be URLs: relative ones
 // are relative to the script's.
 func IPXE(m Menu) ([]byte, error) { return m.fill("ipxe.tmpl", false) }
 
@@ -229,7 +229,7 @@ type HandPart struct {
 // HandArchive is an archive and where it goes.
 type HandArchive struct{ File, Path string }
 
-// RestoreText gives RESTORE.txt, RestoreScript restore.sh.
+// RestoreText returns RESTORE.txt, RestoreScript restore.sh.
 func RestoreText(h ByHand) ([]byte, error)   { return render("RESTORE.txt.tmpl", h) }
 func RestoreScript(h ByHand) ([]byte, error) { return render("restore.sh.tmpl", h) }
 

@@ -31,7 +31,7 @@ const (
 	minHole = 32 << 10
 )
 
-// CopyOptions are what Copy may be told. The zero value of all but Map is usable.
+// CopyOptions are the options of Copy. The zero value of all but Map is usable.
 type CopyOptions struct {
 	// Map has the parts of the source that are copied. Only this must fit on the target: the
 	// source may be larger. Around these ranges, up to the next multiple of the
@@ -50,7 +50,7 @@ type CopyOptions struct {
 	// Every is the time between two calls of Checkpoint, 10 s if it is 0. Calls
 	// that take long are made less often.
 	Every time.Duration
-	// Progress is told of the bytes in use that are on the target, those of Rescue
+	// Progress counts the bytes in use that are on the target, those of Rescue
 	// included: Map.Bytes() in all. If it is a progress.Waiter, it is told of the
 	// bottleneck, too.
 	Progress progress.Counter
@@ -670,7 +670,7 @@ func (c *copier) split(b []byte, zeroed bool) []piece {
 }
 
 // put writes a chunk. The zero bytes of it are left out where the target was
-// zeroed, else the target is told of them, or they are written.
+// zeroed, else the target zeroes them, or they are written.
 func (c *copier) put(b []byte, off int64, parts []piece, zeroed bool) error {
 	for i := 0; i < len(parts); i++ {
 		p := parts[i]

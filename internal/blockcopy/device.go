@@ -168,7 +168,7 @@ func (d *Device) ReadSectors(b []byte, off int64) error {
 	if d.direct == nil || d.refuse.Load() {
 		return readFull(d, b, off)
 	}
-	// O_DIRECT wants memory that is aligned to the device's sectors; open(2).
+	// O_DIRECT needs memory that is aligned to the device's sectors; open(2).
 	buf := make([]byte, len(b)+page)
 	at := -uintptr(unsafe.Pointer(unsafe.SliceData(buf))) & (page - 1)
 	if err := readFull(past{d}, buf[at:at+uintptr(len(b))], off); err != nil {

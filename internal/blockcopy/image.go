@@ -47,7 +47,7 @@ type index struct {
 type Summary struct {
 	Size, Used, Packed int64
 	SHA256             [32]byte
-	// Index is the end of the image, which a reader wants first.
+	// Index is the end of the image, which a reader needs first.
 	Index []byte
 	// Bad are the ranges that could not be read, sorted, and ReadError is the first
 	// error. The image has zero bytes there.
@@ -58,7 +58,7 @@ type Summary struct {
 // maxIndex is the largest index that is read, unpacked.
 const maxIndex = 1 << 30
 
-// Write writes an image of a device to w. p is told of the bytes in use that
+// Write writes an image of a device to w. p counts the bytes in use that
 // were read. What can't be read is tried again in smaller pieces, is filled with
 // zero bytes, and listed in the summary: it is not an error. Errors are those of
 // writing, and of a device that is too large for an image's index.
@@ -235,7 +235,7 @@ func (m *Map) pack(ctx context.Context, wg *sync.WaitGroup, dev io.ReaderAt, u *
 	return queue, nil
 }
 
-// within gives the parts of what is in use that lie in a range.
+// within returns the parts of what is in use that are in a range.
 func (m *Map) within(start, length int64) []Extent {
 	lo, hi := 0, len(m.Used)
 	for lo < hi {
@@ -268,7 +268,7 @@ func (m *Map) read(ctx context.Context, dev io.ReaderAt, off int64, b []byte, u 
 	return nil
 }
 
-// Image is an image that is there to be read.
+// Image is an image opened for reading.
 type Image struct {
 	r      io.ReaderAt
 	name   string

@@ -155,7 +155,7 @@ type fsmapHead struct {
 }
 
 // Mounted asks the kernel which blocks of the file system mounted at dir are in
-// use: ext4 and xfs can tell. size is the device's. Whoever copies them freezes
+// use: ext4 and xfs can answer. size is the device's. Whoever copies them freezes
 // the file system, or has it mounted read-only.
 func Mounted(dir string, size int64) (*Map, error) {
 	f, err := os.Open(dir)
@@ -203,7 +203,7 @@ func Mounted(dir string, size int64) (*Map, error) {
 	if end == 0 {
 		return nil, fmt.Errorf("cannot map the file system at %s: the kernel has no map of it", dir)
 	}
-	// What is behind the file system is nobody's that we know.
+	// The owner of what is behind the file system is unknown.
 	m.add(end, size-end)
 	return m.tidy(), nil
 }

@@ -92,7 +92,7 @@ func openNTFS(r io.ReaderAt, size int64) (*ntfs, error) {
 	return n, nil
 }
 
-// read gives a record of the file table.
+// read returns a record of the file table.
 func (n *ntfs) read(number int64) ([]byte, error) {
 	if number < 0 || number > n.total*n.cluster/n.record {
 		return nil, fmt.Errorf("record %d is not in the file table", number)

@@ -20,7 +20,7 @@ type Target struct {
 	grain     int64
 	block     bool
 	refuse    *atomic.Bool // direct requests failed with EINVAL
-	noPunch   *atomic.Bool // it can't be told to have zero bytes
+	noPunch   *atomic.Bool // it can't zero ranges by itself
 	base      int64
 	size      int64
 	part      bool
@@ -160,7 +160,7 @@ func (t *Target) punch(off, length int64) error {
 // Sync returns when the disk has everything that was written.
 func (t *Target) Sync() error { return unix.Fsync(int(t.f.Fd())) }
 
-// least gives the shortest run of zero bytes for which punch is worth a call.
+// least returns the shortest run of zero bytes for which punch is worth a call.
 func (t *Target) least() int64 {
 	if t.block {
 		return 256 << 10

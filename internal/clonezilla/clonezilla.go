@@ -1,10 +1,10 @@
 // Package clonezilla reads image directories of Clonezilla (https://clonezilla.org) as
 // ocs-sr saves them with "savedisk" and "saveparts": the tables of the disks, what each
-// device held, and the images of it. What files mean is from ocs-functions of Clonezilla
+// device held, and the images of it. The meaning of files is from ocs-functions of Clonezilla
 // 5.18.1, where they are written by save_part_table_mbr_dm_info, save_part_by_partclone,
 // save_part_by_dd, output_swap_partition_uuid_label, save_logv and task_saveparts.
 //
-// The directory may be anybody's: names in it are checked before they are used, lists are
+// The directory may come from anyone: names in it are checked before they are used, lists are
 // bounded, and a file is only opened by a name that is in the directory.
 package clonezilla
 
@@ -123,7 +123,7 @@ func OpenDir(dir string) (*Set, error) {
 	return s, nil // r is closed when nothing refers to it
 }
 
-// Single opens one image that is by itself, by the name of its file, of its first part
+// Single opens one image outside of a directory, by the name of its file, of its first part
 // (NAME.aa) or without the suffix of its parts. Its compression is found out from the
 // content.
 func Single(name string) (*Set, *Image, error) {
@@ -218,7 +218,7 @@ func (s *Set) refuse() error {
 	return nil
 }
 
-// Header gives the LUKS header of a device, all that is before its data.
+// Header returns the LUKS header of a device, all that is before its data.
 func (s *Set) Header(device string) ([]byte, error) {
 	for _, k := range s.LUKS {
 		if k.Device == device && k.Header != "" {
@@ -229,7 +229,7 @@ func (s *Set) Header(device string) ([]byte, error) {
 	return nil, fmt.Errorf("cannot read the LUKS header of %s: it was not saved", device)
 }
 
-// Gap gives what was between the first sector of an MBR disk and its first partition, nil
+// Gap returns what was between the first sector of an MBR disk and its first partition, nil
 // if it was not saved.
 func (s *Set) Gap(d *Disk) ([]byte, error) {
 	if d.Hidden == "" {
@@ -239,7 +239,7 @@ func (s *Set) Gap(d *Disk) ([]byte, error) {
 	return []byte(b), err
 }
 
-// Image gives the image of a name that Layout has.
+// Image returns the image of a name that Layout has.
 func (s *Set) Image(name string) *Image {
 	for _, c := range s.Contents {
 		if c.Image != nil && c.Image.Name == name {
@@ -315,7 +315,7 @@ func fileName(dev string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(dev, layout.MapperPrefix), "/", "-")
 }
 
-// lists reads what is of the whole image.
+// lists reads the lists that describe the whole image.
 func (s *Set) lists() (err error) {
 	if s.parts, err = parse(s, "parts", words); err != nil {
 		return err

@@ -33,7 +33,7 @@ func (s *Set) table(d *Disk) error {
 		d.LogicalSector, d.PhysicalSector = t.sector, max(t.sector, d.PhysicalSector)
 	}
 	if slices.ContainsFunc(t.Partitions, func(p layout.Partition) bool { return t.Label == layout.MBR && p.Type == "0xee" }) {
-		// sfdisk before 2.26 knew no GPT, and listed what protects it.
+		// sfdisk before 2.26 did not support GPT, and listed the protective entry.
 		if t, err = s.gpt(d); err != nil {
 			return err
 		}
@@ -87,10 +87,10 @@ func (s *Set) gpt(d *Disk) (*table, error) {
 	return t, nil
 }
 
-// Layout gives the machine's storage as the set has it: disks with their tables, volume
+// Layout returns the machine's storage as the set has it: disks with their tables, volume
 // groups, swap, open LUKS devices, and an image of everything else, with Image.File the
 // Image's Name. File systems are images here, since that is what was saved of them.
-// Which loader starts the machine is not known; it is in MBRs, gaps and partitions.
+// The boot loader is not known; it is in MBRs, gaps and partitions.
 func (s *Set) Layout() (*layout.Layout, error) {
 	l := &layout.Layout{Version: layout.Version, Hostname: "unknown", Boot: layout.Boot{Firmware: layout.BIOS}, Unsupported: slices.Clone(s.Unsupported)}
 	if s.UEFI {

@@ -35,7 +35,7 @@ func words(text string) (out []string, err error) {
 	return out, nil
 }
 
-// lines gives the fields of all lines that are not empty and not comments, with their
+// lines returns the fields of all lines that are not empty and not comments, with their
 // numbers; the first field is a device.
 func lines(text string, at, least int, each func(f []string) error) error {
 	for n, line := range strings.Split(text, "\n") {
@@ -226,7 +226,7 @@ func (f *flexible) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// parseLsblk gives the whole disks of blkdev.json by the kernel's name.
+// parseLsblk returns the whole disks of blkdev.json by the kernel's name.
 func parseLsblk(text string) (map[string]blockdev, error) {
 	var v struct {
 		Blockdevices []blockdev `json:"blockdevices"`
@@ -242,7 +242,7 @@ func parseLsblk(text string) (map[string]blockdev, error) {
 	return out, nil
 }
 
-// parseBlkdev gives the models of disks from blkdev.list, the columns that lsblk(8)
+// parseBlkdev returns the models of disks from blkdev.list, the columns that lsblk(8)
 // printed: KNAME NAME SIZE TYPE FSTYPE MOUNTPOINT MODEL.
 func parseBlkdev(text string) map[string]string {
 	head, rest, _ := strings.Cut(text, "\n")

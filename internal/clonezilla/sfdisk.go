@@ -16,8 +16,8 @@ const maxSectors = 1 << 50
 // table is the content of a dump of sfdisk(8).
 type table struct {
 	layout.Table
-	sector quantity.Size // 0 when it does not say
-	last   int64         // last usable sector of a GPT, 0 when it does not say
+	sector quantity.Size // 0 if the dump has none
+	last   int64         // last usable sector of a GPT, 0 if the dump has none
 }
 
 // parseSfdisk reads what `sfdisk -d` printed of a disk, before version 2.26 ("Id=83",
@@ -139,7 +139,7 @@ func signature(id string) string {
 	return fmt.Sprintf("0x%08x", x)
 }
 
-// partitionNumber gives the number of partition dev of a disk.
+// partitionNumber returns the number of partition dev of a disk.
 func partitionNumber(disk, dev string) (int, bool) {
 	rest, ok := strings.CutPrefix(dev, disk)
 	if !ok || disk == "" {
@@ -279,7 +279,7 @@ func attributes(s string) (a uint64, err error) {
 	return a, nil
 }
 
-// chain places the records of logical partitions, which a dump does not tell: the first
+// chain places the records of logical partitions, which are not in a dump: the first
 // at the beginning of the extended partition, the others behind the partition that
 // precedes them on the disk.
 func (t *table) chain() error {

@@ -10,7 +10,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
-// Stream gives the content of an image decompressed, its parts one after the other: an
+// Stream returns the content of an image decompressed, its parts one after the other: an
 // image to be read by partclone.Open, or the bytes of a device for Raw. It is to be read
 // to its end, where compression formats have their checksums.
 func (s *Set) Stream(i *Image) (io.ReadCloser, error) {

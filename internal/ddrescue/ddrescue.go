@@ -99,7 +99,7 @@ func (m *Map) End() int64 {
 	return b.Pos + b.Size
 }
 
-// Ranges gives start and length in bytes of the ranges whose status is one of
+// Ranges returns start and length in bytes of the ranges whose status is one of
 // those in which, in order, neighbours joined.
 func (m *Map) Ranges(which ...Status) iter.Seq2[int64, int64] {
 	return func(yield func(int64, int64) bool) {

@@ -39,8 +39,8 @@ type Editor struct {
 }
 
 // NewEditor opens path, which need not exist, on screen; nil is the terminal.
-// A file that is not a text of at most 8 MiB, or whose bytes the editor would not
-// give back as they are, is refused.
+// A file that is not a text of at most 8 MiB, or whose bytes the editor would
+// change, is refused.
 func NewEditor(path string, screen tcell.Screen) (*Editor, error) {
 	text, err := readText(path)
 	if err != nil {
@@ -94,7 +94,7 @@ func readText(path string) (string, error) {
 	return string(b), nil
 }
 
-// Run edits until the person leaves.
+// Run edits until the user leaves.
 func (e *Editor) Run() error { return e.app.Run() }
 
 func (e *Editor) modified() bool { return e.area.GetText() != e.saved }
@@ -207,7 +207,7 @@ func (e *Editor) quit() {
 	})
 }
 
-// replaceFile gives the file at path, or where its symbolic link leads, other
+// replaceFile returns the file at path, or where its symbolic link leads, other
 // bytes: whole or not at all. Mode and owner stay.
 func replaceFile(path string, b []byte) error {
 	if p, err := filepath.EvalSymlinks(path); err == nil {

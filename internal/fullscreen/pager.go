@@ -45,7 +45,7 @@ func NewPager(name string, text []byte, screen tcell.Screen) *Pager {
 	return p
 }
 
-// Run shows until the person leaves.
+// Run shows the text until the user leaves.
 func (p *Pager) Run() error { return p.app.Run() }
 
 func (p *Pager) show(message string) {
@@ -105,7 +105,7 @@ func (p *Pager) ask() {
 	p.app.SetFocus(p.prompt)
 }
 
-// next scrolls to the next line with what is looked for.
+// next scrolls to the next line that matches the search.
 func (p *Pager) next() {
 	if p.find == nil {
 		return

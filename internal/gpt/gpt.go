@@ -214,7 +214,7 @@ func (t *Table) whole(ss, size int64) Table {
 	return w
 }
 
-// Check gives everything that keeps the table from being written on a disk of size
+// Check returns everything that keeps the table from being written on a disk of size
 // bytes with blocks of ss bytes, joined.
 func (t *Table) Check(ss, size int64) error {
 	w := t.whole(ss, size)

@@ -1,6 +1,5 @@
-// Package identity gives a system that is copied another identity than its source has, so
-// that both can be used side by side: other UUIDs, and none of what two machines must not
-// share.
+// Package identity gives a copied system a new identity, so that it can be used beside its
+// source: other UUIDs, and nothing that two machines must not share.
 package identity
 
 import (
@@ -19,10 +18,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
-// Identity is a layout with other identities than another one.
+// Identity is a layout with new identities.
 type Identity struct {
 	Layout *layout.Layout
-	// Was has the old names of devices that are called otherwise in Layout.
+	// Was has the old names of devices that have other names in Layout.
 	Was map[string]string
 	// Headers are the new UUIDs of LUKS devices, by the device that they are on.
 	Headers map[string]string
@@ -34,7 +33,7 @@ type Identity struct {
 	seed string
 }
 
-// New gives a copy of a layout with other identities: of disks, partitions, file systems,
+// New returns a copy of a layout with other identities: of disks, partitions, file systems,
 // swap, LUKS devices, arrays, physical volumes and volume groups, and with other names of
 // volume groups, none of which is in taken. The same seed gives the same ones again.
 // Labels stay: a system may find its own by them.
@@ -52,7 +51,7 @@ func New(was *layout.Layout, seed string, taken []string) (*Identity, error) {
 	}
 	s.disks()
 	s.contents()
-	s.Layout.Links = nil // made of what is the source's
+	s.Layout.Links = nil // derived from the source's devices
 	return s, s.Layout.Validate()
 }
 
@@ -64,7 +63,7 @@ func (s *Identity) put(old, now string) string {
 	return now
 }
 
-// disks gives tables and partitions other identities.
+// disks returns tables and partitions other identities.
 func (s *Identity) disks() {
 	for i := range s.Layout.Disks {
 		d := &s.Layout.Disks[i]
@@ -88,7 +87,7 @@ func (s *Identity) disks() {
 	}
 }
 
-// contents gives other identities to what is on devices.
+// contents returns other identities to what is on devices.
 func (s *Identity) contents() {
 	l := s.Layout
 	for i := range l.Filesystems {
@@ -150,14 +149,14 @@ func (s *Identity) lvmID(old string) string {
 		if slices.Contains([]int{6, 10, 14, 18, 22, 26}, i) {
 			out += "-"
 		}
-		out += string(letters[int(c)%len(letters)]) // not quite even, which does no harm
+		out += string(letters[int(c)%len(letters)]) // not quite uniform, which does no harm
 	}
 	return out
 }
 
 func plain(s string) string { return strings.ReplaceAll(s, "-", "") }
 
-// renameGroups gives volume groups other names and ids, and their volumes and physical
+// renameGroups returns volume groups other names and ids, and their volumes and physical
 // volumes other ids.
 func (s *Identity) renameGroups(others []string) error {
 	now := map[string]string{} // of devices

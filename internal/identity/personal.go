@@ -83,7 +83,7 @@ func (p Personal) Apply(ctx context.Context, s *bootloader.System) error {
 	return errors.Join(errs...)
 }
 
-// machineID gives the system another machine-id(5), where it has one.
+// machineID returns the system another machine-id(5), where it has one.
 func (p Personal) machineID(t sysconf.Tree, s *bootloader.System) error {
 	var b [16]byte
 	rand.Read(b[:]) // never fails, by its documentation
@@ -131,7 +131,7 @@ func (p Personal) hostname(t sysconf.Tree, s *bootloader.System) error {
 	return nil
 }
 
-// renameHost gives a hosts(5) with another name for the machine: the whole one, and its
+// renameHost returns a hosts(5) with another name for the machine: the whole one, and its
 // first part.
 func renameHost(hosts, was, now string) string {
 	short := func(s string) string { n, _, _ := strings.Cut(s, "."); return n }

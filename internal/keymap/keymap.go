@@ -1,7 +1,6 @@
 // Package keymap reads the keyboard map of the kernel's console and sets it
-// again, by the ioctls of ioctl_console(2): what a person types in the rescue
-// system means what it means on the source machine, without loadkeys and its
-// files.
+// again, by the ioctls of ioctl_console(2): the keyboard of the rescue system
+// works as on the source machine, without loadkeys and its files.
 package keymap
 
 import (
@@ -115,7 +114,7 @@ func (m *Map) Write(tty string) error {
 				continue // entry 0 is what allocates and frees a table
 			}
 			e := entry{uint8(t), uint8(k), v}
-			// Values above what this kernel knows are refused; the rest counts.
+			// Values that this kernel does not know are refused; the others are set.
 			if err := ioctl(f, kdSetEntry, unsafe.Pointer(&e)); err != nil && !errors.Is(err, unix.EINVAL) {
 				return fmt.Errorf("cannot set keyboard map: %w", err)
 			}

@@ -74,10 +74,10 @@ func (s *Set) recovery() (map[string][]byte, error) {
 	return nil, nil
 }
 
-// Layout gives the machine's storage as far as the set has it: disks with MBR
-// tables, ext2, ext3, ext4, xfs and swap on partitions. What else there was is
+// Layout returns the machine's storage as far as the set has it: disks with MBR
+// tables, ext2, ext3, ext4, xfs and swap on partitions. Everything else is
 // in its Unsupported list. mkCDrec recorded neither UUIDs nor the geometry of
-// file systems: UUIDs that fstab asks for are given, others are derived from
+// file systems: UUIDs in fstab are kept, others are derived from
 // the set; geometry is what a boot loader of that time can read.
 func (s *Set) Layout() (*layout.Layout, error) {
 	files, err := s.recovery()
@@ -165,7 +165,7 @@ var (
 	sfdiskPart = lazyregexp.New(`(\d+)$`)
 )
 
-// parseSfdisk reads a dump of old or new sfdisk; nil for a table that is no
+// parseSfdisk reads a dump of old or new sfdisk; nil for a table that is not an
 // MBR.
 func parseSfdisk(text, disk string) (*layout.Table, error) {
 	t := &layout.Table{Label: layout.MBR, Signature: "0x00000001"}
@@ -214,7 +214,7 @@ func parseSfdisk(text, disk string) (*layout.Table, error) {
 		}
 		t.Partitions = append(t.Partitions, p)
 	}
-	// Where logical partitions' own records lie is not in the dump: the first
+	// The places of logical partitions' own records are not in the dump: the first
 	// one's at the start of the extended partition, the others' behind the
 	// partition before.
 	var ext *layout.Partition
@@ -300,7 +300,7 @@ type fsID struct{ uuid, label string }
 
 var uuidForm = lazyregexp.New(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
 
-// fstabIDs gives what fstab calls the file systems of its mount points.
+// fstabIDs returns what fstab calls the file systems of its mount points.
 func fstabIDs(fstab string) map[string]fsID {
 	out := map[string]fsID{}
 	for _, e := range sysconf.ParseFstab(fstab).Entries {
@@ -357,7 +357,7 @@ func (r *reader) swap() {
 	}
 }
 
-// boot takes the disk of /boot or / for the one with the loader.
+// boot assumes that the loader is on the disk of /boot or /.
 func (r *reader) boot() {
 	if !strings.Contains(string(r.files["BOOTLOADER"]), "GRUB") {
 		return

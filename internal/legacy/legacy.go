@@ -40,7 +40,7 @@ type Set struct {
 type Archive struct {
 	Device string // "sda1", without /dev/
 	Mount  string
-	Type   string // file system, "" when the set does not tell
+	Type   string // file system, "" if the set does not have it
 	// Name is its file's, without the "_" of pieces: sda1._.tar.gz
 	Name string
 	Raw  bool // an image by dd, not a tar archive
@@ -57,7 +57,7 @@ var (
 	archive = lazyregexp.New(`^(.+?)\.(_.*?)\.(tar|dd)\.([A-Za-z0-9]+)((?:\.[a-z0-9-]+)?)(_?)$`)
 )
 
-// UUID gives a UUID for something of a set, the same at every reading: mkCDrec
+// UUID returns a UUID for something of a set, the same at every reading: mkCDrec
 // recorded none.
 func (s *Set) UUID(host, of string) string {
 	return uuid.From("mkCDrec " + s.Date + " " + host + " " + of)
@@ -230,7 +230,7 @@ func (s *Set) missing(a Archive, n int) error {
 	return fmt.Errorf("cannot read %s: it continues on the disc CDrec-%s_%d, which is not there", a.Name, s.Date, n)
 }
 
-// partsOf gives NAME.part0, NAME.part1 ... as far as there are some.
+// partsOf returns NAME.part0, NAME.part1 ... as far as there are some.
 func partsOf(p string) ([]string, error) {
 	var out []string
 	for i := 0; ; i++ {
@@ -269,7 +269,7 @@ func (v *volume) check(file string) error {
 	return nil
 }
 
-// Stream gives an archive decompressed: a tar stream, or a device's content.
+// Stream returns an archive decompressed: a tar stream, or a device's content.
 // Its pieces are compared with their checksums first.
 func (s *Set) Stream(a Archive) (io.ReadCloser, error) {
 	g := archive().FindStringSubmatch(a.Name)

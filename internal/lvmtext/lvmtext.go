@@ -283,13 +283,13 @@ func (s *Section) Sections() []*Section {
 	return out
 }
 
-// Int gives a number.
+// Int returns a number.
 func (s *Section) Int(key string) (int64, bool) {
 	v, ok := s.value(key).(int64)
 	return v, ok
 }
 
-// Str gives a string, "" if absent.
+// Str returns a string, "" if absent.
 func (s *Section) Str(key string) string {
 	v, _ := s.value(key).(string) // absent is ""
 	return v
@@ -301,7 +301,7 @@ func (s *Section) Type() string {
 	return t
 }
 
-// List gives a list, nil if absent.
+// List returns a list, nil if absent.
 func (s *Section) List(key string) []Value {
 	v, _ := s.value(key).([]Value) // absent is nil
 	return v

@@ -95,7 +95,7 @@ func (t *Table) logical(r io.ReaderAt, ss int64, ext Partition) error {
 		}
 		if b[510] != 0x55 || b[511] != 0xAA {
 			if n == 5 {
-				return nil // an extended partition that nobody has used yet
+				return nil // an extended partition that is still empty
 			}
 			return fmt.Errorf("cannot read MBR: no extended boot record at sector %d", at)
 		}
@@ -120,7 +120,7 @@ func (t *Table) logical(r io.ReaderAt, ss int64, ext Partition) error {
 	}
 }
 
-// Logical gives the logical partitions in the order of their numbers, which is that of
+// Logical returns the logical partitions in the order of their numbers, which is that of
 // their chain: where they are on the disk may be another order. The record of the first
 // is at the beginning of the extended partition, wherever Read found it.
 func (t *Table) Logical() []Partition {
@@ -141,7 +141,7 @@ func (t *Table) Logical() []Partition {
 	return out
 }
 
-// Check gives everything that keeps the table from being written on a disk of the given
+// Check returns everything that keeps the table from being written on a disk of the given
 // number of sectors, joined: the same conditions that sfdisk(8) has, and that no record
 // of the chain is inside a partition, where it would be overwritten.
 func (t *Table) Check(sectors int64) error {

@@ -22,7 +22,7 @@ import (
 // them. It is a manifest.DiscSource.
 type Drives struct {
 	ID string // of the set
-	// Say is told what is wanted and what is there instead.
+	// Say is called with the disc that is needed and what was found instead.
 	Say func(format string, args ...any)
 	// Check has every disc read through and compared with its implanted sum
 	// before it is used; Progress makes the counter for that.
@@ -39,7 +39,7 @@ const lookEvery = 2 * time.Second
 func (d *Drives) Disc(ctx context.Context, want manifest.Disc, problem error) (string, error) {
 	for _, dir := range []string{rescue.SetDir, rescue.MediumDir} {
 		if err := unix.Unmount(dir, 0); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-			return "", fmt.Errorf("cannot let go of the disc: cannot unmount %s: %w", dir, err)
+			return "", fmt.Errorf("cannot release the disc: cannot unmount %s: %w", dir, err)
 		}
 	}
 	if problem != nil {
@@ -142,7 +142,7 @@ func (d *Drives) check(v Device) error {
 // cdromEject is CDROMEJECT of linux/cdrom.h.
 const cdromEject = 0x5309
 
-// eject opens the tray of a drive with a disc of ours that is not wanted now.
+// eject opens the tray of a drive with a disc of ours that is not needed now.
 // A failure does not matter.
 func (d *Drives) eject(devs []Device) {
 	for _, v := range devs {

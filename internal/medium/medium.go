@@ -53,7 +53,7 @@ func (f Finder) Devices(loops ...string) ([]Device, error) {
 		}
 		d, err := f.Open(n.Name(), os.O_RDONLY)
 		if err != nil {
-			continue // a drive without a disc, a device that just went away
+			continue // a drive without a disc, a device that was just removed
 		}
 		size, err := unix.Seek(int(d.Fd()), 0, unix.SEEK_END)
 		if err == nil && size > 0 {
@@ -84,7 +84,7 @@ func (f Finder) Mount(d Device, dir string, options ...string) error {
 // mountable are the types that a set can be on.
 var mountable = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeVFAT, superblock.TypeISO, superblock.TypeBtrfs}
 
-// FindMedium mounts the CD or stick that the system was started from: an ISO
+// FindMedium mounts the CD or stick that the system was booted from: an ISO
 // image with the mark of this medium. It returns the device's name.
 func (f Finder) FindMedium(info *rescue.Info) (string, error) {
 	devs, err := f.Devices()
@@ -111,7 +111,7 @@ func (f Finder) FindMedium(info *rescue.Info) (string, error) {
 }
 
 // Others lists media of ours that are not this system's, as "sda (HOST, made
-// DATE)": one may be in the drive that the firmware starts from next time.
+// DATE)": one may be in the drive that the firmware boots from next time.
 func (f Finder) Others(info *rescue.Info) []string {
 	devs, err := f.Devices()
 	if err != nil {
@@ -221,7 +221,7 @@ func Sources(asked []string, info *rescue.Info) ([]Source, error) {
 
 // Expected returns which sets a medium was made for: the one that it names, unless the
 // command line names another place or set, and those of its host. An unattended
-// restore takes nothing else.
+// restore accepts no other set.
 func Expected(info *rescue.Info, o rescue.Options) manifest.Wanted {
 	w := manifest.Wanted{ID: info.SetID, Host: info.Host, Strict: o.Auto != ""}
 	if len(o.Source) > 0 || o.Host != "" {
@@ -312,7 +312,7 @@ func (f Finder) on(d Device, path string, want manifest.Wanted) (dir string, rem
 	return dir, remarks, err
 }
 
-// choose gives the newest set that is wanted in dir and below it.
+// choose returns the newest set that is wanted in dir and below it.
 func choose(dir string, depth int, want manifest.Wanted) (string, []string, error) {
 	found, damaged := manifest.Look(dir, depth)
 	if len(found) == 0 {

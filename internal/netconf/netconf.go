@@ -147,7 +147,7 @@ func ParseAddresses(s string) (Addresses, error) {
 	return a, nil
 }
 
-// find gives the card with a hardware address or name.
+// find returns the card with a hardware address or name.
 func find(cards []netlink.Link, id string) (netlink.Link, error) {
 	var have []string
 	for _, c := range cards {
@@ -457,7 +457,7 @@ func waitLinkLocal(ctx context.Context, l netlink.Link) error {
 	}
 }
 
-// fromSource gives cards the addresses that the source machine had, each card
+// fromSource returns cards the addresses that the source machine had, each card
 // known by its hardware address.
 func fromSource(ctx context.Context, w rescue.Network, cards []netlink.Link, source []layout.Interface) (string, error) {
 	steps, err := sourceSteps(cards, source)
@@ -535,7 +535,7 @@ type carriers struct {
 // over a bond over cards is four.
 const maxStack = 8
 
-// of gives what carries an interface: a card, or a bond of cards, and a VLAN on it. A
+// of returns what carries an interface: a card, or a bond of cards, and a VLAN on it. A
 // bridge, a team, a macvlan and an ipvlan are not made again: the card has the address.
 func (f carriers) of(i layout.Interface, depth int) (sourceStep, error) {
 	if depth > maxStack {
@@ -588,7 +588,7 @@ func (f carriers) below(name string, depth int) (sourceStep, error) {
 	return f.of(i, depth+1)
 }
 
-// card gives the hardware address of the card that an interface was, "" for none.
+// card returns the hardware address of the card that an interface was, "" for none.
 // The address that it was made with counts first: bonds give all their cards the same.
 func (f carriers) card(i layout.Interface) string {
 	for _, mac := range []string{i.PermanentMAC, i.MAC} {

@@ -65,7 +65,7 @@ func last(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-// unicast gives an address that one machine on a network can have.
+// unicast returns an address that one machine on a network can have.
 func unicast(b net.IP) (netip.Addr, bool) {
 	a, ok := netip.AddrFromSlice(b)
 	a = a.Unmap()
@@ -75,7 +75,7 @@ func unicast(b net.IP) (netip.Addr, bool) {
 	return a, true
 }
 
-// servers gives the first name servers that can be ones.
+// servers returns the first name servers that can be ones.
 func servers(ips []net.IP) []string {
 	var out []string
 	for _, b := range ips {

@@ -96,7 +96,7 @@ func count(p []byte) (n int64) {
 // full is a map without free blocks.
 func full(total int64) *blockMap { return &blockMap{total: total, used: total} }
 
-// find gives the first block from b on that is used, or free; total if absent.
+// find returns the first block from b on that is used, or free; total if absent.
 func (m *blockMap) find(b int64, used bool) int64 {
 	if m.pages == nil { // full
 		if used {

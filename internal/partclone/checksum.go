@@ -16,7 +16,7 @@ type summer interface {
 	Reset()
 }
 
-// newSummer gives the summer of a mode; nil for None.
+// newSummer returns the summer of a mode; nil for None.
 func newSummer(c Checksum) summer {
 	switch c {
 	case CRC32:

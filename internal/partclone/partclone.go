@@ -3,7 +3,7 @@
 // blocks, and the content of these blocks in order, with a checksum after every so many of
 // them. It is read from a stream, once, from the beginning to the end.
 //
-// partclone.dd writes no image but the bytes of the device: Open refuses those.
+// partclone.dd does not write an image, but the bytes of the device: Open refuses those.
 // partclone.imager writes an image of type "raw" in which all blocks are used. Images of
 // partclone before 0.1.0 on 64-bit machines, whose checksums take 8 bytes, are not read;
 // nor does partclone 0.3.47 read them.
@@ -167,7 +167,7 @@ func (m *Image) readMap(limit int64) (err error) {
 	return nil
 }
 
-// Extents gives the used parts of the device in order, neighbours joined. It reads
+// Extents returns the used parts of the device in order, neighbours joined. It reads
 // nothing, and may be called at any time.
 func (m *Image) Extents() iter.Seq[Extent] {
 	return func(yield func(Extent) bool) {
@@ -181,8 +181,8 @@ func (m *Image) Extents() iter.Seq[Extent] {
 	}
 }
 
-// Next gives the next piece of data and its place on the device, in bytes; pieces come in
-// order and lie in one extent each. data is valid until the next call. At the end of the
+// Next returns the next piece of data and its place on the device, in bytes; pieces come in
+// order and are in one extent each. data is valid until the next call. At the end of the
 // image it is io.EOF: only then was the whole stream read and found correct.
 //
 // data was compared with its checksum before it is given, if the image has checksums
@@ -271,7 +271,7 @@ func (m *Image) end() error {
 	return io.EOF
 }
 
-// span gives the first and the last of the next n used blocks.
+// span returns the first and the last of the next n used blocks.
 func (m *Image) span(n int64) (first, last int64) {
 	b, stop := m.next, m.stop
 	for first = -1; n > 0; {

@@ -2,7 +2,7 @@
 // printers that show it live in internal/ui; nil-safe helpers live here.
 package progress
 
-// Counter is told of work done. Its methods are called from several
+// Counter counts the work done. Its methods are called from several
 // goroutines at once and must be cheap.
 type Counter interface {
 	// Add reports n further bytes of the phase's total.
@@ -24,7 +24,7 @@ type Reporter interface {
 	Phase(name string, total int64) Counter
 	// Note is a line for people that is not an error.
 	Note(format string, args ...any)
-	// Warn is a line about something that was not as it should be.
+	// Warn is a line about a problem.
 	Warn(format string, args ...any)
 }
 

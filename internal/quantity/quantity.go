@@ -20,7 +20,7 @@ const (
 	TiB Size = 1 << 40
 )
 
-// String gives the size for people: "512 B", "1.5 MiB", "20.0 GiB".
+// String returns the size for people: "512 B", "1.5 MiB", "20.0 GiB".
 func (s Size) String() string {
 	neg := ""
 	v := s
@@ -40,7 +40,7 @@ func (s Size) String() string {
 	return fmt.Sprintf("%s%d B", neg, int64(v))
 }
 
-// Sectors gives the size in sectors of ss bytes, rounded down.
+// Sectors returns the size in sectors of ss bytes, rounded down.
 func (s Size) Sectors(ss Size) int64 { return int64(s / ss) }
 
 // AlignUp rounds s up to a multiple of a.
@@ -63,7 +63,7 @@ func Parse(text string) (Size, error) {
 	return Size(f * float64(mul)), nil
 }
 
-// Medium gives what a medium of a usual kind holds: CD (80 minutes, 360,000
+// Medium returns what a medium of a usual kind holds: CD (80 minutes, 360,000
 // sectors of 2,048 bytes), DVD+R, DVD+R DL, BD-R.
 func Medium(name string) (Size, bool) {
 	s, ok := map[string]Size{"CD": 360000 * 2048, "DVD": 2295104 * 2048, "DVD-DL": 4173824 * 2048, "BD": 12219392 * 2048}[strings.ToUpper(name)]

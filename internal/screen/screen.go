@@ -1,4 +1,4 @@
-// Package screen asks a person at a terminal what a restore or a clone has to know.
+// Package screen asks the questions of a restore or a clone at a terminal.
 package screen
 
 import (
@@ -28,7 +28,7 @@ import (
 type Screen struct {
 	*ui.Printer
 	ctx context.Context
-	// In is one for all questions: what a pipe brings for the second one must not be
+	// In is shared by all questions: input of a pipe for the second one must not be
 	// lost in the buffer of the first.
 	In *bufio.Reader
 	// chosen are the answers to Choose, by old disk: the menu plans more than once.
@@ -134,7 +134,7 @@ func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) 
 			if err != nil {
 				fmt.Fprintln(out)
 			}
-			return "", errors.New("nobody chose a disk")
+			return "", errors.New("no disk chosen")
 		}
 		name := strings.TrimPrefix(line, "/dev/")
 		for i, p := range u.Among {
@@ -186,7 +186,7 @@ func Lacking(rep *restore.Report) error {
 	return exit.NotCovered(what)
 }
 
-// Hint is what to do after an error of the command, "" if there is nothing to say.
+// Hint is what to do after an error of the command, "" if there is none.
 func Hint(err error, command string, dry bool) string {
 	var r *plan.Refused
 	var se *recreate.StepError

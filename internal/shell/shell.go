@@ -171,7 +171,7 @@ func (s *session) read(t *term.Terminal, parser *syntax.Parser) (string, error) 
 	text := ""
 	for {
 		if w, h, err := term.GetSize(int(s.in.Fd())); err == nil && w > 0 && h > 0 {
-			_ = t.SetSize(w, h) // the old size will do
+			_ = t.SetSize(w, h) // on failure the old size stays
 		}
 		host, err := os.Hostname()
 		if err != nil {
@@ -308,5 +308,5 @@ func (h *history) Add(l string) {
 func (h *history) Len() int        { return len(h.lines) }
 func (h *history) At(i int) string { return h.lines[len(h.lines)-1-i] }
 func (h *history) save() {
-	_ = os.WriteFile(h.file, []byte(strings.Join(h.lines, "\n")+"\n"), 0o600) // history is a comfort
+	_ = os.WriteFile(h.file, []byte(strings.Join(h.lines, "\n")+"\n"), 0o600) // the shell works without a history file
 }

@@ -1,5 +1,5 @@
 // Package sshserver is the rescue system's ssh server: keys only, a host key
-// made at its start that is never written anywhere, shells with a terminal,
+// made when it starts and never written anywhere, shells with a terminal,
 // commands, and sftp for scp(1).
 package sshserver
 
@@ -52,7 +52,7 @@ type Server struct {
 }
 
 // New makes a server for those who hold one of the keys; shell is what they
-// get, unless an option of their key changes it. log is told who logged in and who was
+// get, unless an option of their key changes it. log receives who logged in and who was
 // refused, in a bounded number of lines.
 func New(keys []Key, shell []string, log func(format string, args ...any)) (*Server, error) {
 	if len(keys) == 0 {
@@ -245,8 +245,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// serve runs a shell, or by one the command that was asked for, or the one that
-// the key is for.
+// serve runs a shell, or with a shell the requested command or the one that the
+// key is for.
 func serve(c ssh.Session, key Key, shell []string) {
 	args := shell[1:]
 	switch {
@@ -291,7 +291,7 @@ func serve(c ssh.Session, key Key, shell []string) {
 	defer f.Close()
 	go func() {
 		for w := range window {
-			_ = pty.Setsize(f, &pty.Winsize{Rows: uint16(w.Height), Cols: uint16(w.Width)}) // the old size will do
+			_ = pty.Setsize(f, &pty.Winsize{Rows: uint16(w.Height), Cols: uint16(w.Width)}) // on failure the old size stays
 		}
 	}()
 	go func() { _, _ = io.Copy(f, c) }() // ends with the session
@@ -328,7 +328,7 @@ func serveSFTP(c ssh.Session) {
 		return
 	}
 	_ = s.Serve() // the client ends it as it likes
-	_ = c.Exit(0) // likewise; scp wants to hear it
+	_ = c.Exit(0) // likewise; scp expects it
 }
 
 type noClose struct{ io.Writer }

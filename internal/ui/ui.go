@@ -51,7 +51,7 @@ type Printer struct {
 	log  io.Writer
 	// lost is the first error of writing an event.
 	lost error
-	// Warnings counts what Warn was told.
+	// Warnings is the number of calls of Warn.
 	Warnings int
 }
 
@@ -65,7 +65,7 @@ func New(mode Mode) *Printer {
 	return &Printer{mode: mode, w: os.Stderr, out: os.Stdout, tty: term.IsTerminal(2) && os.Getenv("TERM") != "dumb"}
 }
 
-// Log has everything for people also written to l, without what moves.
+// Log also writes everything for people to l, without moving progress lines.
 func (p *Printer) Log(l io.Writer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -313,7 +313,7 @@ func (p *Printer) Warn(format string, args ...any) {
 	p.line("warning", "warning: ", format, args)
 }
 
-// Error prints the command's last word.
+// Error prints the final error of the command.
 func (p *Printer) Error(name string, err error, hint string) {
 	p.End()
 	p.logf("%s: %v", name, err)
@@ -332,7 +332,7 @@ func (p *Printer) Plain(name string, err error) {
 	fmt.Fprintf(p.w, "%s: %s\n", name, indent(CleanLines(err.Error())))
 }
 
-// Result hands the command's result to a program.
+// Result prints the command's result for a program.
 func (p *Printer) Result(data any) {
 	p.End()
 	if p.mode == JSON {

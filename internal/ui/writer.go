@@ -17,7 +17,7 @@ func Stdout() io.Writer {
 	return os.Stdout
 }
 
-// NewWriter gives a writer that passes text on to w with CleanLines. A
+// NewWriter returns a writer that passes text on to w with CleanLines. A
 // character that is divided between two writes is kept until it is whole.
 func NewWriter(w io.Writer) io.Writer { return &writer{w: w} }
 

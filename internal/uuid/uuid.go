@@ -7,14 +7,14 @@ import (
 	"fmt"
 )
 
-// New gives a random UUID, version 4.
+// New returns a random UUID, version 4.
 func New() string {
 	var u [16]byte
 	rand.Read(u[:]) // never fails, by its documentation
 	return format(u, 0x40)
 }
 
-// From gives the same UUID for the same text, version 8.
+// From returns the same UUID for the same text, version 8.
 func From(text string) string {
 	s := sha256.Sum256([]byte(text))
 	return format([16]byte(s[:16]), 0x80)
