@@ -286,7 +286,7 @@ func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 	}
 	packed, ok := bytes.CutPrefix(payload, []byte(imageTag))
 	if !ok {
-		return bad(errors.New("it is an archive, or something else, but no image"))
+		return bad(errors.New("it is not an image"))
 	}
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxIndex))
 	if err != nil {
@@ -390,7 +390,7 @@ func (i *Image) each(ctx context.Context, fn func(b []byte, off int64) error, p 
 				h := sha256.Sum256(j.packed)
 				var err error
 				if hex.EncodeToString(h[:]) != i.index.Sums[j.n] {
-					err = errors.New("its digest is another")
+					err = errors.New("its digest is wrong")
 				} else if buf, err = d.DecodeAll(j.packed, buf[:0]); err == nil && int64(len(buf)) != f.Size {
 					err = fmt.Errorf("it has %d bytes, not %d", len(buf), f.Size)
 				}

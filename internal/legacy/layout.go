@@ -134,7 +134,7 @@ func (r *reader) disks() error {
 	for _, n := range names {
 		d := layout.Disk{Name: strings.ReplaceAll(n, "_", "/"), Model: "disk of a mkCDrec backup", LogicalSector: 512, PhysicalSector: 512}
 		if strings.Contains(d.Name, "/") { // cciss/c0d0: two levels are a volume's name here
-			r.unsupported(d.Name, d.Name, "disk behind a RAID controller of old: its archives can be read with pastestream -mkcdrec")
+			r.unsupported(d.Name, d.Name, "disk behind an old RAID controller: its archives can be read with pastestream -mkcdrec")
 			continue
 		}
 		t, err := parseSfdisk(string(r.files["partitions."+n]), d.Name)
