@@ -206,16 +206,10 @@ func (s *System) checkInitramfs(name, version string, r io.Reader, sys string) [
 	if root == nil {
 		return nil
 	}
-	for _, dev := range root.Devs() {
-		for _, old := range s.Layout.DisksUnder(dev) {
-			disk, ok := s.Devices[old]
-			if !ok {
-				continue
-			}
-			for _, m := range DiskDrivers(sys, disk) {
-				if !have[m] {
-					out = append(out, fmt.Sprintf("%s lacks the driver %s of /dev/%s, which / is on", name, m, disk))
-				}
+	for _, disk := range s.disksOf(root) {
+		for _, m := range DiskDrivers(sys, disk) {
+			if !have[m] {
+				out = append(out, fmt.Sprintf("%s lacks the driver %s of /dev/%s, which / is on", name, m, disk))
 			}
 		}
 	}
@@ -231,6 +225,19 @@ func (s *System) checkInitramfs(name, version string, r io.Reader, sys string) [
 		return strings.HasPrefix(path.Base(n), "cryptsetup") || path.Base(n) == "systemd-cryptsetup"
 	}) {
 		out = append(out, name+" has no cryptsetup, and / is on LUKS")
+	}
+	return out
+}
+
+// disksOf lists the disks of this machine that a file system is on.
+func (s *System) disksOf(f *layout.Filesystem) []string {
+	var out []string
+	for _, dev := range f.Devs() {
+		for _, old := range s.Layout.DisksUnder(dev) {
+			if disk, ok := s.Devices[old]; ok {
+				out = append(out, disk)
+			}
+		}
 	}
 	return out
 }

@@ -1,6 +1,8 @@
 package efivar
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -27,4 +29,27 @@ func TestLoadOption(t *testing.T) {
 func FuzzLoadOption(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x00\x04\x00a\x00\x00\x00\x7f\xff\x04\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) { parseLoadOption(b) })
+}
+
+// TestLoaderInfo: the boot loader's name is read as it left it; a variable that is cut off has none.
+func TestLoaderInfo(t *testing.T) {
+	for name, c := range map[string]struct {
+		content, want string
+		ok            bool
+	}{
+		"GRUB":    {"\x06\x00\x00\x00G\x00R\x00\x00\x00", "GR", true},
+		"no end":  {"\x06\x00\x00\x00G\x00", "G", true},
+		"cut off": {"\x06\x00\x00\x00", "", false},
+	} {
+		dir := t.TempDir()
+		if got, ok := LoaderInfo(dir); ok {
+			t.Errorf("%s: LoaderInfo() without the variable = %q", name, got)
+		}
+		if err := os.WriteFile(filepath.Join(dir, loaderInfo), []byte(c.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := LoaderInfo(dir); got != c.want || ok != c.ok {
+			t.Errorf("%s: LoaderInfo() = %q, %v; want %q, %v", name, got, ok, c.want, c.ok)
+		}
+	}
 }
