@@ -13,9 +13,9 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
@@ -213,7 +213,7 @@ func replaceBlock(file string, block []byte) error {
 		}
 		return nil
 	}
-	return manifest.WriteFile(file, []byte(text))
+	return regular.WriteFile(file, []byte(text))
 }
 
 // onFilesystem gives the file system that holds a path, and the path on it.

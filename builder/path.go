@@ -23,6 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -327,7 +328,7 @@ func (s *setWriter) texts() error {
 	}
 	maps.Copy(files, headers)
 	for name, b := range files {
-		if err := manifest.WriteFile(filepath.Join(s.dir, name), b); err != nil {
+		if err := regular.WriteFile(filepath.Join(s.dir, name), b); err != nil {
 			return err
 		}
 	}
@@ -370,7 +371,7 @@ func (s *setWriter) sums(ctx context.Context) error {
 		sha.WriteString(sumLine(f.SHA256, f.Name))
 		fmt.Fprintf(&sfv, "%s %08X\n", f.Name, s.sfv[f.Name])
 	}
-	return errors.Join(manifest.WriteFile(filepath.Join(s.dir, manifest.SHA256), []byte(sha.String())), manifest.WriteFile(filepath.Join(s.dir, manifest.SFV), []byte(sfv.String())))
+	return errors.Join(regular.WriteFile(filepath.Join(s.dir, manifest.SHA256), []byte(sha.String())), regular.WriteFile(filepath.Join(s.dir, manifest.SFV), []byte(sfv.String())))
 }
 
 // publish writes the manifest, makes sure that all of it is on the disk, and

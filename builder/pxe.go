@@ -15,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -266,7 +267,7 @@ func (t *netTree) publish(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := manifest.WriteFile(to, text); err != nil {
+		if err := regular.WriteFile(to, text); err != nil {
 			return err
 		}
 		if err := os.Chmod(to, 0o644); err != nil {

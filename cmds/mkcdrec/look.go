@@ -196,7 +196,7 @@ func (a *app) layoutCommand() *cli.Command {
 				if err := l.Write(&b); err != nil {
 					return err
 				}
-				return manifest.WriteFile(c.Args().First(), []byte(b.String()))
+				return regular.WriteFile(c.Args().First(), []byte(b.String()))
 			}},
 			{Name: "show", Usage: "draw the layout of this machine, or of a file or set", ArgsUsage: "[FILE|SET]", Action: func(ctx context.Context, c *cli.Command) (err error) {
 				var l *layout.Layout

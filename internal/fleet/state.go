@@ -11,7 +11,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
@@ -132,7 +131,7 @@ func (r *Room) flush(gen uint64) error {
 	if err != nil {
 		return fmt.Errorf("cannot keep state: %w", err)
 	}
-	if err := manifest.WriteFile(s.file, b); err != nil {
+	if err := regular.WriteFile(s.file, b); err != nil {
 		return fmt.Errorf("cannot keep state: %w", err)
 	}
 	s.saved = now

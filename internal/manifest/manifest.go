@@ -25,6 +25,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
@@ -197,25 +198,7 @@ func (m *Manifest) write(dir string, limit int) error {
 	if b = append(b, '\n'); len(b) > limit {
 		return fmt.Errorf("cannot write manifest: it would have %d bytes; at most %d are read", len(b), limit)
 	}
-	return WriteFile(filepath.Join(dir, File), b)
-}
-
-// WriteFile writes a file that appears whole or not at all.
-func WriteFile(name string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", name, err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("cannot write %s: %w", name, err)
-	}
-	return nil
+	return regular.WriteFile(filepath.Join(dir, File), b)
 }
 
 // Set is a backup set.

@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // Times of addresses.
@@ -116,7 +116,7 @@ func openLeases(file string, pool Pool, now func() time.Time) (*leases, error) {
 		}
 		all = append(append(all, b...), '\n')
 	}
-	if err := manifest.WriteFile(file, all); err != nil {
+	if err := regular.WriteFile(file, all); err != nil {
 		return nil, err
 	}
 	var err error

@@ -374,7 +374,7 @@ func Open(ctx context.Context, s *manifest.Set, p progress.Counter) (t *Torrent,
 	if t, err = Make(ctx, s, p); err != nil {
 		return nil, false, err
 	}
-	err = manifest.WriteFile(filepath.Join(string(s.Store.(store.Dir)), File), t.Bytes)
+	err = regular.WriteFile(filepath.Join(string(s.Store.(store.Dir)), File), t.Bytes)
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, errReadOnly) {
 		err = nil // it is in memory, and made again the next time
 	}
