@@ -116,7 +116,7 @@ func (b *Builder) Serve(ctx context.Context, o ServeOptions) (err error) {
 			return err
 		}
 		if other != "" {
-			return &plan.Refused{Reason: fmt.Sprintf("the DHCP server %s gives out addresses on %s; two of them would take each other's machines: stop that one, or use --proxy", other, o.Interface)}
+			return &exit.Refusal{Reason: fmt.Sprintf("the DHCP server %s gives out addresses on %s; two of them would take each other's machines: stop that one, or use --proxy", other, o.Interface)}
 		}
 	}
 	if o.Swarm {
@@ -335,7 +335,7 @@ func lockState(file string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, &plan.Refused{Reason: "another server uses " + file + ": end it, or give this one another --state"}
+		return nil, &exit.Refusal{Reason: "another server uses " + file + ": end it, or give this one another --state"}
 	}
 	return func() { f.Close() }, nil
 }

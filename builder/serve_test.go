@@ -15,7 +15,6 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
@@ -109,7 +108,7 @@ func TestLockState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := lockState(file); !errors.As(err, new(*plan.Refused)) {
+	if _, err := lockState(file); !errors.As(err, new(*exit.Refusal)) {
 		t.Errorf("a second server: %v", err)
 	}
 	unlock()

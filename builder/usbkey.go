@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -46,7 +46,7 @@ type KeyOptions struct {
 	Fixed bool
 	// Confirm is asked before a stick is overwritten. One of d.Words confirms it, never
 	// its kernel name; d.Holds says what is on it.
-	Confirm func(d plan.Present) error
+	Confirm func(d layout.Present) error
 }
 
 // KeyResult says what is on the stick now.
@@ -128,7 +128,7 @@ type keyWriter struct {
 	m    probe.Machine
 	disk layout.Disk
 	// present is the stick as it was after it was opened.
-	present plan.Present
+	present layout.Present
 	// f is the whole stick, opened exclusively until share.
 	f     *os.File
 	key   *media.Key
@@ -159,7 +159,7 @@ func (w *keyWriter) open() error {
 	}
 	w.disk = disks[i]
 	refuse := func(format string, a ...any) error {
-		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s (%s, serial %s, %s) ", name, cmp.Or(w.disk.Model, "no model"), cmp.Or(w.disk.Serial, "none"), w.disk.Size) + fmt.Sprintf(format, a...)}
+		return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s (%s, serial %s, %s) ", name, cmp.Or(w.disk.Model, "no model"), cmp.Or(w.disk.Serial, "none"), w.disk.Size) + fmt.Sprintf(format, a...)}
 	}
 	if !w.disk.Removable && !onUSB(name) && !w.opt.Fixed {
 		return refuse("is not removable; use --fixed-disk to take it")
@@ -227,9 +227,9 @@ func (w *keyWriter) identify() error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(all, func(p plan.Present) bool { return p.Name == w.disk.Name })
+	i := slices.IndexFunc(all, func(p layout.Present) bool { return p.Name == w.disk.Name })
 	if i < 0 {
-		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is missing now", w.disk.Name)}
+		return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s is missing now", w.disk.Name)}
 	}
 	w.present = all[i]
 	var st unix.Stat_t
@@ -242,7 +242,7 @@ func (w *keyWriter) identify() error {
 	}
 	p, dev := w.present, fmt.Sprintf("%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
 	if p.Model != w.disk.Model || p.Serial != w.disk.Serial || p.WWN != w.disk.WWN || int64(p.Size) != size || p.Place.Dev != "" && p.Place.Dev != dev {
-		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is another disk than a moment ago: %s", w.disk.Name, p.Target())}
+		return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s is another disk than a moment ago: %s", w.disk.Name, p.Target())}
 	}
 	return nil
 }
@@ -266,7 +266,7 @@ func (w *keyWriter) share() error {
 		return err
 	}
 	if w.present.Place != was {
-		return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is another disk than a moment ago: %s", w.disk.Name, w.present.Target())}
+		return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s is another disk than a moment ago: %s", w.disk.Name, w.present.Target())}
 	}
 	return nil
 }

@@ -20,7 +20,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/interrupt/interrupttest"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
@@ -313,10 +312,10 @@ func TestHints(t *testing.T) {
 
 // A stick is confirmed by what no other disk has, never by the kernel's name.
 func TestConfirmKey(t *testing.T) {
-	disk := func(name, serial, slot string) plan.Present {
-		return plan.Present{Disk: layout.Disk{Name: name, Model: "Stick", Serial: serial, Size: 8 << 30}, Holds: "vfat PHOTOS", Place: plan.Place{Path: slot + "/block/" + name}}
+	disk := func(name, serial, slot string) layout.Present {
+		return layout.Present{Disk: layout.Disk{Name: name, Model: "Stick", Serial: serial, Size: 8 << 30}, Holds: "vfat PHOTOS", Place: layout.Place{Path: slot + "/block/" + name}}
 	}
-	all := plan.Identify([]plan.Present{disk("sdb", "S1", "usb1/1-1"), disk("sdc", "", "usb1/1-2"), disk("sdd", "same", "usb1/1-3"), disk("sde", "same", "usb1/1-4"), disk("sdf", "", "x"), disk("sdg", "", "x")})
+	all := layout.Identify([]layout.Present{disk("sdb", "S1", "usb1/1-1"), disk("sdc", "", "usb1/1-2"), disk("sdd", "same", "usb1/1-3"), disk("sde", "same", "usb1/1-4"), disk("sdf", "", "x"), disk("sdg", "", "x")})
 	for _, c := range []struct {
 		disk int
 		said string

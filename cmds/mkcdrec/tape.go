@@ -9,7 +9,6 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/streams"
 )
@@ -65,7 +64,7 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 			err = fmt.Errorf("%s does not say that it can start a machine (no $DR-10 in its INQUIRY data)", opt.Device)
 		}
 		if err != nil && !c.Bool("force") {
-			return &plan.Refused{Reason: err.Error() + "; use --force to write the tape"}
+			return &exit.Refusal{Reason: err.Error() + "; use --force to write the tape"}
 		}
 		if err != nil {
 			a.ui.Warn("%v", err)
@@ -81,7 +80,7 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 	}
 	r, err := b.Tape(ctx, p, opt)
 	if tape.IsRefused(err) {
-		return &plan.Refused{Reason: err.Error()}
+		return &exit.Refusal{Reason: err.Error()}
 	}
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
@@ -88,15 +88,15 @@ func (a *app) usbkeyCommand() *cli.Command {
 // confirmKey has one of the words typed that tell the stick from other disks, its
 // serial number where it has one, or compares them with what was given. Its kernel
 // name, which the next stick may have, confirms nothing.
-func (a *app) confirmKey(ctx context.Context, said []string) func(plan.Present) error {
-	return func(d plan.Present) error {
+func (a *app) confirmKey(ctx context.Context, said []string) func(layout.Present) error {
+	return func(d layout.Present) error {
 		if len(d.Words) == 0 {
-			return &plan.Refused{Reason: fmt.Sprintf("%s has neither a serial number nor a slot that no other disk has: it cannot be confirmed; remove the other disks like it", d.Target())}
+			return &exit.Refusal{Reason: fmt.Sprintf("%s has neither a serial number nor a slot that no other disk has: it cannot be confirmed; remove the other disks like it", d.Target())}
 		}
 		want := d.Words[0]
 		if len(said) == 0 {
 			if !term.IsTerminal(int(os.Stdin.Fd())) {
-				return &plan.Refused{Reason: fmt.Sprintf("%s would be overwritten (it holds: %s) and is not confirmed: give --confirm %s", d.Target(), d.Holds, want)}
+				return &exit.Refusal{Reason: fmt.Sprintf("%s would be overwritten (it holds: %s) and is not confirmed: give --confirm %s", d.Target(), d.Holds, want)}
 			}
 			a.ui.End()
 			fmt.Fprint(os.Stderr, ui.CleanLines(fmt.Sprintf("All data on /dev/%s will be lost.\n  model   %s\n  serial  %s\n  size    %s\n  holds   %s\nTo overwrite it, type %s: ", d.Name, d.Model, d.Serial, d.Size, d.Holds, want)))
@@ -109,6 +109,6 @@ func (a *app) confirmKey(ctx context.Context, said []string) func(plan.Present) 
 		if d.Is(said...) {
 			return nil
 		}
-		return &plan.Refused{Reason: fmt.Sprintf("%q does not confirm %s (expected %s): it was not changed", strings.Join(said, ","), d.Target(), want)}
+		return &exit.Refusal{Reason: fmt.Sprintf("%q does not confirm %s (expected %s): it was not changed", strings.Join(said, ","), d.Target(), want)}
 	}
 }

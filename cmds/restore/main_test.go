@@ -12,7 +12,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/screen"
 )
@@ -40,7 +39,7 @@ func TestQuestionsEnd(t *testing.T) {
 		t.Fatal("the menu still waits")
 	}
 	// What a signal made fail is reported as that, and keeps what it was; what is done stays done.
-	refused := &plan.Refused{Reason: "nobody confirmed it"}
+	refused := &exit.Refusal{Reason: "nobody confirmed it"}
 	if err := screen.Interrupted(ctx, refused); !strings.HasPrefix(err.Error(), "interrupted") || !errors.Is(err, refused) {
 		t.Errorf("%v", err)
 	}

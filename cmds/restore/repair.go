@@ -12,7 +12,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/repair"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/rescueinit"
@@ -66,7 +65,7 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, what string, arg
 		return exit.Usage(err)
 	}
 	if !rescue.Inside() {
-		return &plan.Refused{Reason: "this is not a rescue system"}
+		return &exit.Refusal{Reason: "this is not a rescue system"}
 	}
 	release, err := restore.Lock(rescue.StateDir)
 	if err != nil {

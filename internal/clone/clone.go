@@ -87,7 +87,7 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 		}
 	}
 	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() && !toFile {
-		return nil, &plan.Refused{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
+		return nil, &exit.Refusal{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
 	if toFile && o.Restore.Resume {
 		return nil, exit.Usage(errors.New("a clone into an image file cannot be resumed: start again, without --resume"))
@@ -208,7 +208,7 @@ func onlyOnto(ctx context.Context, run tool.Runner, screen restore.Screen, targe
 
 func runImageDir(ctx context.Context, run tool.Runner, screen restore.Screen, o Options) (*restore.Report, error) {
 	if o.Identity == New {
-		return nil, &plan.Refused{Reason: "the file systems in an image of Clonezilla keep their UUIDs: use --identity keep"}
+		return nil, &exit.Refusal{Reason: "the file systems in an image of Clonezilla keep their UUIDs: use --identity keep"}
 	}
 	d, err := openImageDir(o.Source[0], o.Verify)
 	if err != nil {
@@ -231,7 +231,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 			continue
 		}
 		if t, ok := over(o.Target, s); ok {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("%s cannot be cloned to itself: /dev/%s is a device over it", s, t)}
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("%s cannot be cloned to itself: /dev/%s is a device over it", s, t)}
 		}
 		loop, hold, err := attach(ctx, run, s)
 		if err != nil {
@@ -247,7 +247,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	wish.Map = map[string]string{}
 	for i, s := range o.Source {
 		if slices.ContainsFunc(o.Target, func(t string) bool { return m.Name(t) == m.Name(s) }) {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned to itself", s)}
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("/dev/%s cannot be cloned to itself", s)}
 		}
 		wish.Map[s] = o.Target[i]
 	}
@@ -435,7 +435,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 		return err
 	}
 	if len(cannot) > 0 {
-		return &plan.Refused{Reason: strings.Join(cannot, "\n")}
+		return &exit.Refusal{Reason: strings.Join(cannot, "\n")}
 	}
 	return nil
 }

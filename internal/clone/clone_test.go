@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -149,7 +150,7 @@ func TestNotByBlocks(t *testing.T) {
 	}
 	// A btrfs can't be copied as files beside itself.
 	s := source(t, layout.Filesystem{Device: "vda1", Type: superblock.TypeBtrfs, Others: []string{"vda2"}, Mounts: []layout.Mount{{Path: "/"}}})
-	var no *plan.Refused
+	var no *exit.Refusal
 	if err := s.decide(&plan.Draft{Layout: s.layout, Disks: plan.Mapping{}}, func(d string) string { return d }, Keep); !errors.As(err, &no) || !strings.Contains(err.Error(), "--identity new") {
 		t.Errorf("a btrfs on two devices: %v", err)
 	}

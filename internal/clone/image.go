@@ -13,9 +13,9 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/clonezilla"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/partclone"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -105,10 +105,10 @@ func (p *partImage) Blocks(ctx context.Context, m *layout.Image, dst *os.File, r
 // runPartImage writes an image of partclone to a partition, a volume, a disk or a file.
 func runPartImage(ctx context.Context, run tool.Runner, screen restore.Screen, p *partImage, o Options) (*restore.Report, error) {
 	if o.Identity == New {
-		return nil, &plan.Refused{Reason: "the file system in an image of partclone keeps its UUID: use --identity keep"}
+		return nil, &exit.Refusal{Reason: "the file system in an image of partclone keeps its UUID: use --identity keep"}
 	}
 	if len(o.Target) != 1 {
-		return nil, &plan.Refused{Reason: "an image of partclone is of one partition, and goes to one device"}
+		return nil, &exit.Refusal{Reason: "an image of partclone is of one partition, and goes to one device"}
 	}
 	m := probe.Machine{Run: run}
 	ro := o.Restore

@@ -15,7 +15,6 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
@@ -249,7 +248,7 @@ func TestRaw(t *testing.T) {
 			t.Errorf("zero bytes were written: %v", err)
 		}
 	}
-	var no *plan.Refused
+	var no *exit.Refusal
 	dst := filepath.Join(dir, "small")
 	_, err = Run(context.Background(), tool.Exec{}, &recorder{}, Options{Source: []string{src}, Target: []string{dst}, Identity: Keep, Raw: true, TargetSize: 32 << 20})
 	if !errors.As(err, &no) || exit.Code(err) != exit.Refused || exists(dst) {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -38,7 +38,7 @@ func isImageFile(m probe.Machine, name string) bool {
 // is there is refused.
 func newImageFile(ctx context.Context, run tool.Runner, name string, size, sector quantity.Size) (*imageFile, error) {
 	if _, err := os.Lstat(name); err == nil {
-		return nil, &plan.Refused{Reason: name + " exists: remove it, or choose another name"}
+		return nil, &exit.Refusal{Reason: name + " exists: remove it, or choose another name"}
 	}
 	i := &imageFile{name: name, part: name + ".part", qcow2: strings.EqualFold(filepath.Ext(name), ".qcow2")}
 	if err := loopDriver(ctx, run); err != nil {
@@ -46,7 +46,7 @@ func newImageFile(ctx context.Context, run tool.Runner, name string, size, secto
 	}
 	f, err := os.OpenFile(i.part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // it has everything that is on the disk
 	if errors.Is(err, os.ErrExist) {
-		return nil, &plan.Refused{Reason: fmt.Sprintf("%s is there: another clone writes it, or one was killed; if none runs, remove it (losetup -j %s shows the loop device that may still be over it)", i.part, i.part)}
+		return nil, &exit.Refusal{Reason: fmt.Sprintf("%s is there: another clone writes it, or one was killed; if none runs, remove it (losetup -j %s shows the loop device that may still be over it)", i.part, i.part)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot make an image file: %w", err)

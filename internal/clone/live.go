@@ -18,9 +18,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -55,7 +55,7 @@ const (
 // OpenLive opens the disks of the running system. A file system of ext or XFS that has the
 // same UUID on the target is copied while it is frozen, if freeze is set; others are read
 // from a snapshot of LVM or btrfs where one can be made, and as they are otherwise. Snapshots
-// are made when the first file is copied. A *plan.Refused is returned for what can't be
+// are made when the first file is copied. A *exit.Refusal is returned for what can't be
 // copied beside itself: what has a name in the kernel that the copy needs, too.
 func OpenLive(ctx context.Context, o OpenOptions, identity string, freeze bool) (s *Source, err error) {
 	s = &Source{run: o.Run, rep: o.Report, paths: map[string]string{}}
@@ -130,7 +130,7 @@ func (v *live) possible(l *layout.Layout, identity string) error {
 		}
 	}
 	if len(cannot) > 0 {
-		return &plan.Refused{Reason: "the running system cannot be cloned: " + strings.Join(cannot, "\n") + "\nboot the rescue system to clone it, or make a backup set with 'mkcdrec path' and clone that"}
+		return &exit.Refusal{Reason: "the running system cannot be cloned: " + strings.Join(cannot, "\n") + "\nboot the rescue system to clone it, or make a backup set with 'mkcdrec path' and clone that"}
 	}
 	return nil
 }
@@ -441,7 +441,7 @@ func apart(dir *os.File) error {
 	for fd := 1; fd <= 2; fd++ {
 		var out unix.Stat_t
 		if unix.Fstat(fd, &out) == nil && out.Mode&unix.S_IFMT == unix.S_IFREG && out.Dev == st.Dev {
-			return &plan.Refused{Reason: fmt.Sprintf("%s cannot be frozen while the output of this program goes to a file on it: write it to another file system, such as /run", dir.Name())}
+			return &exit.Refusal{Reason: fmt.Sprintf("%s cannot be frozen while the output of this program goes to a file on it: write it to another file system, such as /run", dir.Name())}
 		}
 	}
 	return nil

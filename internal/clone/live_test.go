@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -179,7 +178,7 @@ func TestLiveRefused(t *testing.T) {
 		dst := filepath.Join(t.TempDir(), "dst")
 		o.Source, o.Target = []string{dev}, []string{dst}
 		_, err := Run(context.Background(), tool.Exec{}, &recorder{}, *o)
-		if !errors.As(err, new(*plan.Refused)) || !strings.Contains(err.Error(), want) {
+		if !errors.As(err, new(*exit.Refusal)) || !strings.Contains(err.Error(), want) {
 			t.Errorf("Run(%+v) = %v; want a refusal with %q", *o, err, want)
 		}
 		if _, err := os.Stat(dst); err == nil {

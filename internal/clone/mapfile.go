@@ -13,7 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/ddrescue"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -36,14 +36,14 @@ func openMap(name string, size int64, resume bool) (*mapFile, error) {
 	case err != nil:
 		return nil, fmt.Errorf("cannot read map file: %w", err)
 	case !resume:
-		return nil, &plan.Refused{Reason: fmt.Sprintf("the map file %s exists: --resume continues with it; remove it to begin again", name)}
+		return nil, &exit.Refusal{Reason: fmt.Sprintf("the map file %s exists: --resume continues with it; remove it to begin again", name)}
 	}
 	m, err := ddrescue.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
 	if m.Start() != 0 || m.End() != size {
-		return nil, &plan.Refused{Reason: fmt.Sprintf("the map file %s is of bytes %d to %d, and the source has %d bytes: it is of another disk", name, m.Start(), m.End(), size)}
+		return nil, &exit.Refusal{Reason: fmt.Sprintf("the map file %s is of bytes %d to %d, and the source has %d bytes: it is of another disk", name, m.Start(), m.End(), size)}
 	}
 	f.m = m
 	return f, nil

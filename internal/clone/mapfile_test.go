@@ -17,7 +17,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/ddrescue"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/screen"
@@ -53,7 +52,7 @@ func TestMapParts(t *testing.T) {
 	if p.End() != 150 || p.Bytes(ddrescue.BadSector) != 20 || p.Bytes(ddrescue.Finished) != 40 {
 		t.Errorf("the volume's part is %+v", p)
 	}
-	var no *plan.Refused
+	var no *exit.Refusal
 	if _, err := openMap(name, 1000, false); !errors.As(err, &no) || !strings.Contains(err.Error(), "--resume") {
 		t.Errorf("a map that is there: %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -47,7 +48,7 @@ func (s *Source) decideRaw(d *plan.Draft, name func(string) string) error {
 	for _, m := range d.Layout.Images {
 		was, to := s.layout.Disk(name(m.Device)), d.Disks[m.Device]
 		if was != nil && to.LogicalSector != was.LogicalSector {
-			return &plan.Refused{Reason: fmt.Sprintf("/dev/%s has sectors of %d bytes, and /dev/%s of %d: its table would be read wrongly; clone it without --raw", to.Name, to.LogicalSector, was.Name, was.LogicalSector)}
+			return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s has sectors of %d bytes, and /dev/%s of %d: its table would be read wrongly; clone it without --raw", to.Name, to.LogicalSector, was.Name, was.LogicalSector)}
 		}
 		d.Blocks[m.Device] = "all bytes"
 	}

@@ -23,10 +23,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/repair"
@@ -84,7 +84,7 @@ type OpenOptions struct {
 	Verify bool
 }
 
-// Open opens the disks of a source. A *plan.Refused is returned if they are in use.
+// Open opens the disks of a source. A *exit.Refusal is returned if they are in use.
 func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	s = &Source{run: o.Run, rep: o.Report, verify: o.Verify, paths: map[string]string{}}
 	m := probe.Machine{Run: o.Run, Only: o.Disks}
@@ -147,7 +147,7 @@ func (s *Source) find(m probe.Machine, disks []string) error {
 			if strings.Contains(why, filepath.Dir(partsDir)) {
 				hint = "a clone that was killed has left this: unmount it"
 			}
-			return &plan.Refused{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; %s", n, why, hint)}
+			return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; %s", n, why, hint)}
 		}
 		s.disks = append(s.disks, present[i])
 	}
@@ -219,7 +219,7 @@ func unmountBelow(dir string) error {
 func (s *Source) settle(ctx context.Context, opened *layout.Layout, crypttab string) error {
 	for _, g := range opened.VolumeGroup {
 		if !slices.ContainsFunc(s.layout.VolumeGroup, func(o layout.VolumeGroup) bool { return o.Name == g.Name }) {
-			return &plan.Refused{Reason: "volume group " + g.Name + " has volumes that write when they are activated (thin pools, caches, snapshots or RAID), and can't be cloned directly: make a backup set of the system, and clone that"}
+			return &exit.Refusal{Reason: "volume group " + g.Name + " has volumes that write when they are activated (thin pools, caches, snapshots or RAID), and can't be cloned directly: make a backup set of the system, and clone that"}
 		}
 	}
 	now := map[string]string{} // name here -> name of the system
@@ -333,7 +333,7 @@ func (s *Source) Keys() [][]byte { return s.keys }
 func (s *Source) Name() string {
 	var names []string
 	for _, d := range s.disks {
-		names = append(names, plan.Present{Disk: d}.Target())
+		names = append(names, layout.Present{Disk: d}.Target())
 	}
 	what := strings.Join(names, " and ")
 	if s.System {

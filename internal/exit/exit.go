@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
 // Exit statuses.
@@ -36,11 +34,16 @@ func (n notCovered) Error() string {
 // NotCovered is the error of a run that is done, but incomplete.
 func NotCovered(what []string) error { return notCovered(what) }
 
+// Refusal is the error of what is refused for safety: nothing was touched.
+type Refusal struct{ Reason string }
+
+func (r *Refusal) Error() string { return "refused: " + r.Reason }
+
 // Code gives the exit status for an error.
 func Code(err error) int {
 	var u usage
 	var n notCovered
-	var r *plan.Refused
+	var r *Refusal
 	// A refusal in the middle of a restore: disks were touched before it.
 	var late interface{ Touched() bool }
 	switch {
@@ -67,9 +70,18 @@ func Interrupted(err error) error {
 	return err
 }
 
+// Printer shows errors to people and to the reader of events.
+type Printer interface {
+	Error(name string, err error, hint string)
+	// Plain prints an error where events can't be written.
+	Plain(name string, err error)
+	// Lost is the error of writing events, nil if their reader has them all.
+	Lost() error
+}
+
 // Status prints the error, if any, and gives the exit status. A run whose events did
 // not reach their reader has failed, whatever else it did.
-func Status(p *ui.Printer, name string, err error, hint string) int {
+func Status(p Printer, name string, err error, hint string) int {
 	if err = Interrupted(err); err != nil {
 		p.Error(name, err, hint)
 	}

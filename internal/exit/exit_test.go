@@ -1,4 +1,4 @@
-package exit
+package exit_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
@@ -14,21 +15,21 @@ import (
 
 // 4 says that no disk was touched: not when a later step of a restore is refused.
 func TestCode(t *testing.T) {
-	refused := &plan.Refused{Reason: "no"}
+	refused := &exit.Refusal{Reason: "no"}
 	for _, c := range []struct {
 		err  error
 		want int
 	}{
-		{nil, OK}, {errors.New("x"), Failed}, {Usage(errors.New("x")), BadUsage}, {NotCovered([]string{"x"}), Partial}, {fmt.Errorf("x: %w", refused), Refused},
-		{&plan.Undecided{Refused: *refused}, Refused},
-		{&recreate.StepError{Number: 1, Err: refused}, Refused},
-		{&recreate.StepError{Number: 11, Err: refused}, Failed},
-		{errors.Join(&recreate.StepError{Number: 1, Err: errors.New("EIO")}, errors.New("x")), Failed},
-		{fmt.Errorf("x: %w", context.Canceled), Failed},
-		{errors.Join(NotCovered([]string{"x"}), context.Canceled), Failed},
-		{errors.Join(refused, &interrupt.Signal{Sig: os.Interrupt}), Failed},
+		{nil, exit.OK}, {errors.New("x"), exit.Failed}, {exit.Usage(errors.New("x")), exit.BadUsage}, {exit.NotCovered([]string{"x"}), exit.Partial}, {fmt.Errorf("x: %w", refused), exit.Refused},
+		{&plan.Undecided{Refusal: *refused}, exit.Refused},
+		{&recreate.StepError{Number: 1, Err: refused}, exit.Refused},
+		{&recreate.StepError{Number: 11, Err: refused}, exit.Failed},
+		{errors.Join(&recreate.StepError{Number: 1, Err: errors.New("EIO")}, errors.New("x")), exit.Failed},
+		{fmt.Errorf("x: %w", context.Canceled), exit.Failed},
+		{errors.Join(exit.NotCovered([]string{"x"}), context.Canceled), exit.Failed},
+		{errors.Join(refused, &interrupt.Signal{Sig: os.Interrupt}), exit.Failed},
 	} {
-		if got := Code(c.err); got != c.want {
+		if got := exit.Code(c.err); got != c.want {
 			t.Errorf("%v: %d; want %d", c.err, got, c.want)
 		}
 	}
@@ -43,11 +44,11 @@ func TestInterrupted(t *testing.T) {
 		{&interrupt.Signal{Sig: os.Interrupt}, "interrupted"},
 		{errors.New("damaged"), "damaged"},
 	} {
-		if got := Interrupted(c.err).Error(); got != c.want {
-			t.Errorf("Interrupted(%v) = %q; want %q", c.err, got, c.want)
+		if got := exit.Interrupted(c.err).Error(); got != c.want {
+			t.Errorf("exit.Interrupted(%v) = %q; want %q", c.err, got, c.want)
 		}
 	}
-	if err := Interrupted(nil); err != nil {
-		t.Errorf("Interrupted(nil) = %v", err)
+	if err := exit.Interrupted(nil); err != nil {
+		t.Errorf("exit.Interrupted(nil) = %v", err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
@@ -189,12 +189,12 @@ func (d DiskRule) pick(disks []Disk, words []string, taken map[int]bool) (int, e
 
 // identify gives the machine's disks as internal/plan knows them, so that what confirms
 // a disk here is what confirms it there.
-func identify(disks []Disk) []plan.Present {
-	var in []plan.Present
+func identify(disks []Disk) []layout.Present {
+	var in []layout.Present
 	for _, d := range disks {
-		var p plan.Present
+		var p layout.Present
 		p.Name, p.Serial, p.WWN = d.Name, d.Serial, d.WWN
 		in = append(in, p)
 	}
-	return plan.Identify(in)
+	return layout.Identify(in)
 }

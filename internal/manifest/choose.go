@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
@@ -116,14 +116,14 @@ func Choose(found []Found, want Wanted, now time.Time) (best Found, remarks []st
 		return want.Host != "" && f.Host != want.Host
 	})
 	if len(mine) == 0 && (want.ID != "" || want.Strict || len(found) == 0) {
-		return Found{}, nil, &plan.Refused{Reason: "none of the backup sets is of " + wantedName(want) + ":\n" + Table(found)}
+		return Found{}, nil, &exit.Refusal{Reason: "none of the backup sets is of " + wantedName(want) + ":\n" + Table(found)}
 	}
 	if len(mine) == 0 {
 		mine = found
 		remarks = append(remarks, fmt.Sprintf("no backup set here is of %s", want.Host))
 	}
 	if i := slices.IndexFunc(mine, func(f Found) bool { return f.Host != mine[0].Host }); i > 0 {
-		return Found{}, nil, &plan.Refused{Reason: "the backup sets are of several hosts; name the directory of one of them:\n" + Table(mine)}
+		return Found{}, nil, &exit.Refusal{Reason: "the backup sets are of several hosts; name the directory of one of them:\n" + Table(mine)}
 	}
 	slices.SortStableFunc(mine, func(a, b Found) int {
 		return cmp.Or(cmp.Compare(btoi(a.Created.Sub(now) > future), btoi(b.Created.Sub(now) > future)), b.Created.Compare(a.Created))

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 )
 
 // setAs makes a whole set of a host below dir, which is made at a time.
@@ -64,7 +64,7 @@ func TestOpenNewest(t *testing.T) {
 		t.Errorf("said: %s\nwant the damaged set and the others", all)
 	}
 	db := setAs(t, dir, "db-1", "db", now.Add(-time.Hour), 3)
-	var r *plan.Refused
+	var r *exit.Refusal
 	if s, err := OpenNewest(context.Background(), dir, Wanted{}, say); !errors.As(err, &r) || !strings.Contains(err.Error(), "host db") || !strings.Contains(err.Error(), "host web") {
 		t.Errorf("sets of two hosts: %v %v; want them refused in a table", s, err)
 	}
@@ -104,7 +104,7 @@ func TestChoose(t *testing.T) {
 		{"nothing else", []Found{ahead}, Wanted{}, "a3", false, "dated in the future"},
 	} {
 		best, remarks, err := Choose(c.found, c.want, now)
-		var r *plan.Refused
+		var r *exit.Refusal
 		if best.Dir != c.dir || errors.As(err, &r) != c.refused || (err != nil) != c.refused || !strings.Contains(strings.Join(remarks, "\n"), c.remark) {
 			t.Errorf("%s: %v %q %v; want %q, refused %v, a remark with %q", c.name, best.Dir, remarks, err, c.dir, c.refused, c.remark)
 		}

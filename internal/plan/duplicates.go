@@ -37,7 +37,7 @@ func (i Identity) String() string {
 
 // Duplicates compares what the plan makes with what is on disks that stay: have are the
 // disks, there is what is on them. Where two of the same would be mixed up or refused by a
-// program or the kernel, physical volumes, groups, arrays, btrfs and XFS, err is a *Refused
+// program or the kernel, physical volumes, groups, arrays, btrfs and XFS, err is a *exit.Refusal
 // that names all of them; other ones, of which a system takes one or the other, are
 // warnings.
 func (p *Plan) Duplicates(have []Present, there []Identity) (warnings []string, err error) {

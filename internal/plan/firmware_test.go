@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -78,7 +79,7 @@ func TestForFirmware(t *testing.T) {
 		t.Fatal(err)
 	}
 	none.Boot.Loader = ""
-	var ref *Refused
+	var ref *exit.Refusal
 	if _, err := ForFirmware(none, layout.UEFI); !errors.As(err, &ref) {
 		t.Errorf("an unknown loader: %v", err)
 	}

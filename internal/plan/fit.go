@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -928,7 +929,7 @@ func placeStriped(lv *lvmtext.Section, n, stripes, size int64, free []extents) e
 	}
 	slices.SortStableFunc(by, func(a, b *extents) int { return cmp.Compare(b.count, a.count) })
 	if int64(len(by)) < stripes || by[stripes-1].count < each || each == 0 {
-		return &Refused{fmt.Sprintf("%d stripes of %d extents have no room beside each other", stripes, each)}
+		return &exit.Refusal{Reason: fmt.Sprintf("%d stripes of %d extents have no room beside each other", stripes, each)}
 	}
 	list := []lvmtext.Value{}
 	for _, e := range by[:stripes] {
@@ -1000,7 +1001,7 @@ func (f *fitter) refuseDisk(d *layout.Disk, size quantity.Size, items []*item) e
 		}
 	}
 	fmt.Fprintf(&b, "  %-34s %10s %10s %10s\n  %-34s %10s %10s %10s", "needed", "", "", need, "there", "", "", size)
-	return &Refused{b.String()}
+	return &exit.Refusal{Reason: b.String()}
 }
 
 func (f *fitter) rows(b *strings.Builder, g *layout.VolumeGroup) {
@@ -1023,5 +1024,5 @@ func (f *fitter) refuseGroup(g *layout.VolumeGroup, total quantity.Size) error {
 	fmt.Fprintf(&b, "the targets are too small for volume group %s\n    %-32s %10s %10s %10s\n", g.Name, "", "was", "used", "least")
 	f.rows(&b, g)
 	fmt.Fprintf(&b, "    %-32s %10s %10s %10s", "there", "", "", total)
-	return &Refused{b.String()}
+	return &exit.Refusal{Reason: b.String()}
 }

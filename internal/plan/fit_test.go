@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -404,7 +405,7 @@ func TestFit(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Fit(c.l, onto(c.l, c.to...), c.wish)
 			if c.err != "" {
-				var r *Refused
+				var r *exit.Refusal
 				if !errors.As(err, &r) || !strings.Contains(err.Error(), c.err) {
 					t.Fatalf("%v; want a refusal with %q", err, c.err)
 				}
@@ -533,7 +534,7 @@ func TestFitRandom(t *testing.T) {
 				enough = enough && s >= 2*least[name]
 			}
 			got, err := Fit(l, m, Wish{})
-			var ref *Refused
+			var ref *exit.Refusal
 			switch {
 			case err == nil:
 				fitted++
@@ -938,7 +939,7 @@ func TestThinAndLUKS(t *testing.T) {
 	if err != nil || sizesOf(is)["vg0/home"] != 30*gib {
 		t.Errorf("a wish: %v", err)
 	}
-	var ref *Refused
+	var ref *exit.Refusal
 	if _, err := Fit(l, onto(l, 6*gib), Wish{}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "thin pool") {
 		t.Errorf("too small: %v", err)
 	}

@@ -5,13 +5,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 func at(p Present, slot string) Present {
-	p.Place = Place{Path: slot + "/block/" + p.Name, Dev: "8:0", Seq: 7}
+	p.Place = layout.Place{Path: slot + "/block/" + p.Name, Dev: "8:0", Seq: 7}
 	return p
 }
 
@@ -52,7 +53,7 @@ func TestSharedSerial(t *testing.T) {
 	// The other one's WWN is this one's serial number.
 	mixed := []Present{disk("sda", "X", 6*g), disk("sdb", "Y", 6*g)}
 	mixed[1].WWN = "X"
-	for _, q := range Identify(mixed) {
+	for _, q := range layout.Identify(mixed) {
 		if q.Is("X") {
 			t.Errorf("X confirms %s", q.Name)
 		}
@@ -122,7 +123,7 @@ func TestDuplicates(t *testing.T) {
 		{"another UUID", there("sdb1", "sdb", superblock.TypeXFS, "55555555-2222-3333-4444-555555555555", ""), "", ""},
 	} {
 		warn, err := p.Duplicates(have[:1], c.there)
-		var r *Refused
+		var r *exit.Refusal
 		if c.want == "" && err != nil || c.want != "" && (!errors.As(err, &r) || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v; want %q", c.name, err, c.want)
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -121,7 +122,7 @@ func TestCheckGroup(t *testing.T) {
 	}
 	l := oddGroup(t)
 	l.VolumeGroup[0].LVs[2].Size = 900 * mib
-	var r *Refused
+	var r *exit.Refusal
 	if _, err := New(l, onto(l, 300*mib, 300*mib, 300*mib)); !errors.As(err, &r) || !strings.Contains(err.Error(), "thin pools need 227 extents") {
 		t.Errorf("no room for a pool: %v", err)
 	}

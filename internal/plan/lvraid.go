@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -112,7 +113,7 @@ func (r *lvRAID) place(n int64, free []extents) error {
 	}
 	slices.SortStableFunc(by, func(a, b *extents) int { return cmp.Compare(b.count, a.count) })
 	if len(by) < len(r.images) || each == 0 {
-		return &Refused{fmt.Sprintf("%d images of %d extents have no room on physical volumes of their own", len(r.images), each)}
+		return &exit.Refusal{Reason: fmt.Sprintf("%d images of %d extents have no room on physical volumes of their own", len(r.images), each)}
 	}
 	for i, im := range r.images {
 		want := each
@@ -120,7 +121,7 @@ func (r *lvRAID) place(n int64, free []extents) error {
 			want += length(r.metas[i])
 		}
 		if by[i].count < want {
-			return &Refused{fmt.Sprintf("%d images of %d extents have no room on physical volumes of their own", len(r.images), each)}
+			return &exit.Refusal{Reason: fmt.Sprintf("%d images of %d extents have no room on physical volumes of their own", len(r.images), each)}
 		}
 		if r.metas != nil {
 			linear(r.metas[i], length(r.metas[i]), by[i])
@@ -131,7 +132,7 @@ func (r *lvRAID) place(n int64, free []extents) error {
 		k := length(r.log)
 		i := slices.IndexFunc(by, func(e *extents) bool { return e.count >= k })
 		if i < 0 {
-			return &Refused{"the mirror's log has no room"}
+			return &exit.Refusal{Reason: "the mirror's log has no room"}
 		}
 		linear(r.log, k, by[i])
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -160,7 +161,7 @@ func TestFitLVRAID(t *testing.T) {
 			}
 		}
 	}
-	var r *Refused
+	var r *exit.Refusal
 	if _, err := Fit(l, onto(l, 3*gib, 3*gib, 2*gib), Wish{}); !errors.As(err, &r) {
 		t.Errorf("too small: %v", err)
 	}

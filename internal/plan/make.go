@@ -28,7 +28,7 @@ type Draft struct {
 // Make plans to bring a layout onto the disks that are present, as wished. It is the one
 // place that knows the order of the changes: types of file systems, firmware, mirrors
 // removed, disks excluded, mirrors added, disks chosen, sizes fitted, steps. An error is
-// a *Refused, among them an *Undecided where a person has to choose a disk with Wish.Map.
+// a *exit.Refusal, among them an *Undecided where a person has to choose a disk with Wish.Map.
 func Make(was *layout.Layout, have []Present, w Wish) (*Plan, error) {
 	d, err := Prepare(was, have, w)
 	if err != nil {

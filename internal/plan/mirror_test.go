@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -136,7 +137,7 @@ func TestMirrorESP(t *testing.T) {
 }
 
 func TestMirrorRefuses(t *testing.T) {
-	var r *Refused
+	var r *exit.Refusal
 	whole := machine(layout.GPT, []quantity.Size{20 * gib}, [][]part{{{8 * gib, "ext4 /", 3 * gib}}}, nil)
 	whole.Disks = append(whole.Disks, layout.Disk{Name: "sdz", Size: gib, LogicalSector: 512})
 	for _, c := range []struct {
@@ -166,7 +167,7 @@ func TestMirrorRandom(t *testing.T) {
 		}
 		name := was.Needed()[r.IntN(len(was.Needed()))]
 		l, err := Mirror(was, []string{name})
-		var ref *Refused
+		var ref *exit.Refusal
 		if errors.As(err, &ref) {
 			continue // RAID already
 		}

@@ -139,7 +139,7 @@ func Only(want *layout.Layout, at, dev string, size quantity.Size, disks []Prese
 // partsOf adds disks of which a part is overwritten.
 func (p *Plan) partsOf(disks []Present, then string) {
 	for _, d := range disks {
-		n := Disk{New: d.Disk, Now: d.Holds, Place: d.Place, Words: d.words(), Then: then}
+		n := Disk{New: d.Disk, Now: d.Holds, Place: d.Place, Words: d.Confirmations(), Then: then}
 		n.New.Table = nil
 		p.Disks = append(p.Disks, n)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -55,7 +56,7 @@ func TestExclude(t *testing.T) {
 		t.Error("the layout itself was changed")
 	}
 	for disk, want := range map[string]string{"sda": "/ is on it", "sdc": "no disk of that name"} {
-		var ref *Refused
+		var ref *exit.Refusal
 		if _, err := Exclude(l, []string{disk}); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", disk, err)
 		}
@@ -88,7 +89,7 @@ func TestOnly(t *testing.T) {
 		size quantity.Size
 		want string
 	}{{"/nothing", gib, "nothing was mounted there"}, {"/data", gib, "too small"}} {
-		var ref *Refused
+		var ref *exit.Refusal
 		if _, err := Only(l, c.at, "vdx3", c.size, there); !errors.As(err, &ref) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.at, err)
 		}
@@ -161,7 +162,7 @@ func TestOnlyImage(t *testing.T) {
 	if err := p.Check([]string{"S1"}); err != nil {
 		t.Error(err)
 	}
-	var no *Refused
+	var no *exit.Refusal
 	if err := p.Check(nil); !errors.As(err, &no) {
 		t.Errorf("not confirmed: %v", err)
 	}

@@ -12,108 +12,31 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Present is a disk of the machine to be restored.
-type Present struct {
-	layout.Disk
-	// Busy says why nothing may be written to it: "it holds the backup set",
-	// "/dev/sda1 is mounted on /mnt".
-	Busy string
-	// Holds says in a word what is on it now, for people.
-	Holds string
-	// Place is where it is now; the zero value where that is not known.
-	Place Place
-	// Words are what confirms it; see Identify.
-	Words []string
-}
+type Present = layout.Present
 
-// Place is where a disk is in this machine while it runs.
-type Place struct {
-	// Seq is the kernel's number of the disk, which no other gets: diskseq in sysfs,
-	// since Linux 5.15; 0 before.
-	Seq uint64
-	// Path is that of its bus and slot, below /sys/devices:
-	// "pci0000:00/0000:00:04.0/virtio1/block/vda".
-	Path string
-	// Dev is the device number, "254:0".
-	Dev string
-}
-
-// Slot is the path without the kernel's name of the disk.
-func (p Place) Slot() string {
-	s, _, _ := strings.Cut(p.Path, "/block/")
-	return s
-}
-
-// Identify gives the disks with the words that confirm each: its serial number and WWN,
-// unless another disk has the same; the path of its slot where neither is left. The
-// kernel's name, which changes from boot to boot, confirms nothing.
-func Identify(have []Present) []Present {
-	n := map[string]int{}
-	for _, p := range have {
-		n[p.Serial]++
-		if p.WWN != p.Serial {
-			n[p.WWN]++
-		}
-		n[p.Place.Slot()]++
-	}
-	out := slices.Clone(have)
-	for i := range out {
-		p := &out[i]
-		p.Words = []string{} // looked at, and nothing found
-		for _, w := range []string{p.Serial, p.WWN} {
-			if w != "" && n[w] == 1 && !slices.Contains(p.Words, w) {
-				p.Words = append(p.Words, w)
-			}
-		}
-		if s := p.Place.Slot(); len(p.Words) == 0 && s != "" && n[s] == 1 {
-			p.Words = []string{s}
-		}
-	}
-	return out
-}
-
-// Is tells whether the disk is confirmed by one of the words.
-func (p Present) Is(said ...string) bool {
-	return slices.ContainsFunc(said, func(s string) bool { return slices.Contains(p.Words, s) })
-}
-
-// Target names a disk for people: "/dev/sda (QEMU HARDDISK, serial X, 6.0 GiB)".
-func (p Present) Target() string { return describe(p.Disk) }
-
-func describe(d layout.Disk) string {
-	s := "/dev/" + d.Name + " ("
-	if d.Model != "" {
-		s += d.Model + ", "
-	}
-	if d.Serial != "" {
-		s += "serial " + d.Serial + ", "
-	} else {
-		s += "no serial number, "
-	}
-	return s + d.Size.String() + ")"
-}
-
-// Refused is an error of safety: exit code 4.
-type Refused struct{ Reason string }
-
-func (r *Refused) Error() string { return "refused: " + r.Reason }
+// Refused is what cannot be planned safely.
+type Refused = exit.Refusal
 
 // Undecided is a refusal for several disks, or none, may take an old one's place.
 type Undecided struct {
-	Refused
+	exit.Refusal
 	Old   layout.Disk
 	Least quantity.Size // that the new one must have
 	Among []Present
 }
 
-func (u *Undecided) Unwrap() error { return &u.Refused }
+func (u *Undecided) Unwrap() error { return &u.Refusal }
 
-func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
+func refuse(format string, args ...any) error {
+	return &exit.Refusal{Reason: fmt.Sprintf(format, args...)}
+}
 
 // Wish is what the administrator said about disks.
 type Wish struct {
@@ -149,7 +72,7 @@ type Mapping map[string]Present
 // disk that is left and large enough, which then has to be confirmed. What
 // can't be decided is refused with all candidates.
 func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
-	m := &mapper{want: want, have: Identify(have), wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w), needed: len(want.Needed())}
+	m := &mapper{want: want, have: layout.Identify(have), wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w), needed: len(want.Needed())}
 	var open []*layout.Disk
 	for _, n := range want.Needed() {
 		d := want.Disk(n)
@@ -363,7 +286,7 @@ func (m *mapper) undecided(open []*layout.Disk) error {
 	var b strings.Builder
 	b.WriteString("it is not clear which disk is to be overwritten\n")
 	for _, d := range open {
-		fmt.Fprintf(&b, "  wanted: %s, at least %s\n", describe(*d), m.least[d.Name])
+		fmt.Fprintf(&b, "  wanted: %s, at least %s\n", d.Target(), m.least[d.Name])
 	}
 	for _, p := range m.have {
 		why := p.Busy
@@ -379,7 +302,7 @@ func (m *mapper) undecided(open []*layout.Disk) error {
 		}
 		fmt.Fprintf(&b, "  there:  %s: %s\n", p.Target(), why)
 	}
-	return &Undecided{Refused: Refused{strings.TrimRight(b.String(), "\n")}, Old: *open[0], Least: m.least[open[0].Name], Among: m.free(open[0])}
+	return &Undecided{Refusal: exit.Refusal{Reason: strings.TrimRight(b.String(), "\n")}, Old: *open[0], Least: m.least[open[0].Name], Among: m.free(open[0])}
 }
 
 // Need is the least size of a disk that d's table fits on: the end of the
@@ -409,8 +332,8 @@ type Disk struct {
 	Now  string      `json:"now"`  // what is on it
 	Then string      `json:"then"` // what will be
 	// Place and Words are as in Present: no part of what the plan makes.
-	Place Place    `json:"-"`
-	Words []string `json:"-"`
+	Place layout.Place `json:"-"`
+	Words []string     `json:"-"`
 }
 
 // Word is what a person types to confirm the disk, "" when nothing tells it from others.
@@ -677,7 +600,7 @@ func ident(uuid, label string) string {
 
 func (p *Plan) disk(d *layout.Disk, t Present) error {
 	p.Devices[d.Name] = t.Name
-	pd := Disk{Old: d.Name, New: t.Disk, Now: t.Holds, Then: "a file system", Place: t.Place, Words: t.words()}
+	pd := Disk{Old: d.Name, New: t.Disk, Now: t.Holds, Then: "a file system", Place: t.Place, Words: t.Confirmations()}
 	pd.New.Table = nil
 	if d.Table != nil {
 		if d.LogicalSector != t.LogicalSector {
@@ -724,14 +647,6 @@ func (b *BootCode) fits(t *layout.Table, sector quantity.Size) error {
 		}
 	}
 	return nil
-}
-
-// words are those of a disk that Identify has seen, or that is looked at alone.
-func (p Present) words() []string {
-	if p.Words == nil {
-		return Identify([]Present{p})[0].Words
-	}
-	return p.Words
 }
 
 func tableName(label string) string {
@@ -999,9 +914,9 @@ func (p *Plan) Check(confirmed []string) error {
 	for _, d := range p.Disks {
 		switch {
 		case d.Word() == "":
-			errs = append(errs, refuse("%s cannot be confirmed: nothing tells it from the other disks", describe(d.New)))
+			errs = append(errs, refuse("%s cannot be confirmed: nothing tells it from the other disks", d.New.Target()))
 		case !d.Is(confirmed...):
-			errs = append(errs, refuse("%s is not among the disks that were confirmed (it is confirmed by %s)", describe(d.New), strings.Join(d.Words, " or ")))
+			errs = append(errs, refuse("%s is not among the disks that were confirmed (it is confirmed by %s)", d.New.Target(), strings.Join(d.Words, " or ")))
 		}
 	}
 	return errors.Join(errs...)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -125,7 +126,7 @@ func TestMapDisks(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m, err := MapDisks(wanted(), c.have, c.wish)
 			if want, bad := strings.CutPrefix(c.want, "!"); bad {
-				var r *Refused
+				var r *exit.Refusal
 				if !errors.As(err, &r) || !strings.Contains(err.Error(), want) {
 					t.Errorf("MapDisks = %v, %v; want a refusal with %q", m, err, want)
 				}
@@ -170,7 +171,7 @@ func TestOtherSectorSize(t *testing.T) {
 			return l
 		}(), "block by block"},
 	} {
-		var r *Refused
+		var r *exit.Refusal
 		if _, err := MapDisks(c.l, []Present{large}, Wish{Map: map[string]string{c.l.Disks[0].Name: "sda"}}); !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v; want a refusal with %q", name, err, c.want)
 		}
@@ -259,7 +260,7 @@ func TestPlan(t *testing.T) {
 		if err := p.Check([]string{"OLD1"}); err != nil {
 			t.Errorf("Check(right serial) = %v", err)
 		}
-		var r *Refused
+		var r *exit.Refusal
 		if err := p.Check([]string{"OTHER"}); !errors.As(err, &r) {
 			t.Errorf("Check(wrong serial) = %v; want a refusal", err)
 		}

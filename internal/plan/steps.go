@@ -64,7 +64,7 @@ type WriteTable struct {
 func (s *WriteTable) Head() Head { return Head{"write-table", s.Device, s.String(), true} }
 
 func (s *WriteTable) String() string {
-	text := fmt.Sprintf("write %s on %s", s.holds(), describe(s.Disk))
+	text := fmt.Sprintf("write %s on %s", s.holds(), s.Disk.Target())
 	if s.Boot != nil {
 		text += ", with the boot code of " + s.Old
 	}

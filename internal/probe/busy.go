@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -200,16 +199,16 @@ func (m Machine) DeviceAt(path string) (string, error) {
 	return "", nil
 }
 
-// Present lists the disks for plan.MapDisks; keep names devices whose disks
+// Present lists the disks; keep names devices whose disks
 // must not be touched, with the reason.
-func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
+func (m Machine) Present(keep map[string]string) ([]layout.Present, error) {
 	disks, wrong, err := m.readDisks()
 	if err != nil {
 		return nil, err
 	}
-	var out []plan.Present
+	var out []layout.Present
 	for _, d := range disks {
-		p := plan.Present{Disk: d, Place: m.Place(d.Name)}
+		p := layout.Present{Disk: d, Place: m.Place(d.Name)}
 		err := wrong[d.Name]
 		if errors.As(err, new(awayError)) {
 			p.Busy, p.Holds = err.Error(), "not looked at"
@@ -231,14 +230,14 @@ func (m Machine) Present(keep map[string]string) ([]plan.Present, error) {
 		}
 		out = append(out, p)
 	}
-	return plan.Identify(out), nil
+	return layout.Identify(out), nil
 }
 
 // Place tells where a disk or other device is now.
-func (m Machine) Place(dev string) plan.Place {
+func (m Machine) Place(dev string) layout.Place {
 	name := m.kernelName(dev)
 	sys := "/sys/class/block/" + name + "/"
-	p := plan.Place{Dev: m.read(sys + "dev")}
+	p := layout.Place{Dev: m.read(sys + "dev")}
 	p.Seq, _ = strconv.ParseUint(m.read(sys+"diskseq"), 10, 64) // 0 if absent
 	if real, err := filepath.EvalSymlinks(m.path(sys)); err == nil {
 		_, p.Path, _ = strings.Cut(real, "/sys/devices/")

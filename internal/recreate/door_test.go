@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -63,7 +64,7 @@ func TestDoor(t *testing.T) {
 	} {
 		e := d
 		change(&e)
-		var ref *plan.Refused
+		var ref *exit.Refusal
 		if err := open(e, m); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want a refusal with %q", err, want)
 		}
@@ -74,8 +75,8 @@ func TestDoor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for want, p := range map[string]plan.Place{"should lead to 8:0": {Dev: "8:0"}, "it was exchanged": {Dev: d.Place.Dev, Seq: d.Place.Seq + 1}} {
-		var ref *plan.Refused
+	for want, p := range map[string]layout.Place{"should lead to 8:0": {Dev: "8:0"}, "it was exchanged": {Dev: d.Place.Dev, Seq: d.Place.Seq + 1}} {
+		var ref *exit.Refusal
 		if err := r.isDevice(f, p); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want a refusal with %q", err, want)
 		}
@@ -187,7 +188,7 @@ func TestFreeLoops(t *testing.T) {
 		open++
 		return taken, nil
 	}
-	var r *plan.Refused
+	var r *exit.Refusal
 	if err := freeLoops(5, attach); !errors.As(err, &r) || err.Error() != "refused: the plan needs 5 loop devices, and the kernel gives 2: no space left on device" || open != 0 {
 		t.Errorf("%v, %d open", err, open)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -40,7 +41,7 @@ func TestEnds(t *testing.T) {
 	if err := exec.Command("blockdev", "--flushbufs", dev).Run(); err != nil {
 		t.Fatal(err)
 	}
-	var ref *plan.Refused
+	var ref *exit.Refusal
 	if err := r.Ends(); !errors.As(err, &ref) || !strings.Contains(err.Error(), "smaller than it says") || !strings.Contains(err.Error(), dev) {
 		t.Errorf("a disk that lies: %v", err)
 	}

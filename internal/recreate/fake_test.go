@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/machinetest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -132,7 +133,7 @@ func TestRefusesChangedDisk(t *testing.T) {
 			m, r := onto(t, simple())
 			c.change(m)
 			err := all(r)
-			var ref *plan.Refused
+			var ref *exit.Refusal
 			if err == nil || !strings.Contains(err.Error(), c.want) || name != "unplugged" && !errors.As(err, &ref) {
 				t.Errorf("Do(1) = %v; want a refusal with %q", err, c.want)
 			}

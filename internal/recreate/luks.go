@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
@@ -24,7 +25,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s *plan.MakeCrypt) error {
 		return fmt.Errorf("there is no key for %s", s.Crypt.Name)
 	}
 	if storage.CryptIsOpen(r.Run, s.Crypt.Name) {
-		return &plan.Refused{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
+		return &exit.Refusal{Reason: fmt.Sprintf("there is a device /dev/mapper/%s already; cryptsetup close %s gives its name free", s.Crypt.Name, s.Crypt.Name)}
 	}
 	f, err := r.claim(s.Device)
 	if err != nil {

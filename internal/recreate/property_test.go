@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
@@ -324,7 +325,7 @@ func (w *world) targets() plan.Mapping {
 			sector = pick(w, quantity.Size(512), 4096)
 		}
 		size = size / sector * sector
-		m[d.Name] = plan.Present{Disk: layout.Disk{Name: fmt.Sprintf("sd%c", 'a'+i), Serial: fmt.Sprint("NEW", i), Size: size, LogicalSector: sector, PhysicalSector: sector}}
+		m[d.Name] = layout.Present{Disk: layout.Disk{Name: fmt.Sprintf("sd%c", 'a'+i), Serial: fmt.Sprint("NEW", i), Size: size, LogicalSector: sector, PhysicalSector: sector}}
 	}
 	return m
 }
@@ -539,7 +540,7 @@ func (w *world) try(seed uint64) (have []string) {
 			}
 		}
 		p, err := accept(l, m)
-		var r *plan.Refused
+		var r *exit.Refusal
 		if errors.As(err, &r) {
 			have = append(have, "refused")
 			continue
@@ -557,7 +558,7 @@ func (w *world) try(seed uint64) (have []string) {
 
 // accept plans as restore does.
 func accept(l *layout.Layout, m plan.Mapping) (*plan.Plan, error) {
-	var have []plan.Present
+	var have []layout.Present
 	byName := map[string]string{}
 	for old, t := range m {
 		have = append(have, t)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
@@ -65,7 +66,7 @@ func (e *StepError) Unwrap() error { return e.Err }
 
 // Touched tells that disks were written to, before this step at the latest.
 func (e *StepError) Touched() bool {
-	var r *plan.Refused
+	var r *exit.Refusal
 	return e.Number > 1 || !errors.As(e.Err, &r)
 }
 
@@ -201,7 +202,7 @@ func (r *Recreator) runAll(ctx context.Context, cmds [][]string) error {
 func (r *Recreator) confirmed(name string) error {
 	i := slices.IndexFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == name })
 	if i < 0 {
-		return &plan.Refused{Reason: "/dev/" + name + " is not in the confirmed plan"}
+		return &exit.Refusal{Reason: "/dev/" + name + " is not in the confirmed plan"}
 	}
 	now, err := r.Machine.Disks()
 	if err != nil {
@@ -212,7 +213,7 @@ func (r *Recreator) confirmed(name string) error {
 			if r.Sparse {
 				d.Model = sparseModel // the plan's word for it; a loop device has none
 			}
-			return sameDisk(r.Plan.Disks[i], plan.Present{Disk: d, Place: r.Machine.Place(name)})
+			return sameDisk(r.Plan.Disks[i], layout.Present{Disk: d, Place: r.Machine.Place(name)})
 		}
 	}
 	return fmt.Errorf("cannot open /dev/%s: it is disconnected", name)
@@ -220,15 +221,15 @@ func (r *Recreator) confirmed(name string) error {
 
 // sameDisk refuses a disk that differs from the one of the plan. What neither has is
 // equal; a plan that was made without places has none to compare.
-func sameDisk(want plan.Disk, is plan.Present) error {
+func sameDisk(want plan.Disk, is layout.Present) error {
 	type fact struct{ what, was, is string }
 	facts := []fact{{"serial number", want.New.Serial, is.Serial}, {"WWN", want.New.WWN, is.WWN}, {"size", num(want.New.Size), num(is.Size)}, {"model", want.New.Model, is.Model}}
-	if want.Place != (plan.Place{}) {
+	if want.Place != (layout.Place{}) {
 		facts = append(facts, fact{"place", want.Place.Path, is.Place.Path}, fact{"sequence number", num(want.Place.Seq), num(is.Place.Seq)}, fact{"device number", want.Place.Dev, is.Place.Dev})
 	}
 	for _, f := range facts {
 		if f.was != f.is {
-			return &plan.Refused{Reason: fmt.Sprintf("/dev/%s is not the disk it was when the plan was made: its %s was %q then, and is %q now", is.Name, f.what, f.was, f.is)}
+			return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s is not the disk it was when the plan was made: its %s was %q then, and is %q now", is.Name, f.what, f.was, f.is)}
 		}
 	}
 	return nil
@@ -242,7 +243,7 @@ func (r *Recreator) Ends() error {
 	var errs []error
 	for _, d := range r.Plan.Disks {
 		if err := r.readEnds(d.New.Name, int64(d.New.Size)); err != nil {
-			errs = append(errs, &plan.Refused{Reason: err.Error() + ": the disk is broken, or smaller than it says"})
+			errs = append(errs, &exit.Refusal{Reason: err.Error() + ": the disk is broken, or smaller than it says"})
 		}
 	}
 	return errors.Join(errs...)
@@ -280,7 +281,7 @@ func (r *Recreator) free(dev string) error {
 	}
 	for _, m := range mounts {
 		if m.Device == dev {
-			return &plan.Refused{Reason: "/dev/" + dev + " is mounted on " + m.Path}
+			return &exit.Refusal{Reason: "/dev/" + dev + " is mounted on " + m.Path}
 		}
 	}
 	return nil
@@ -314,7 +315,7 @@ func (r *Recreator) Again(dev string) (*os.File, error) {
 		return nil, err
 	}
 	if why := r.Machine.InUse(dev); why != "" {
-		return nil, &plan.Refused{Reason: "/dev/" + dev + ": " + why}
+		return nil, &exit.Refusal{Reason: "/dev/" + dev + ": " + why}
 	}
 	return r.open(dev)
 }
@@ -345,16 +346,16 @@ func (r *Recreator) open(dev string) (*os.File, error) {
 }
 
 // isDevice refuses what is open if it is not the device at a place.
-func (r *Recreator) isDevice(f *os.File, want plan.Place) error {
+func (r *Recreator) isDevice(f *os.File, want layout.Place) error {
 	is, seq, err := r.kernel().Number(f)
 	if err != nil {
 		return err
 	}
 	if is != want.Dev {
-		return &plan.Refused{Reason: fmt.Sprintf("%s leads to the device %s, and should lead to %s", f.Name(), is, want.Dev)}
+		return &exit.Refusal{Reason: fmt.Sprintf("%s leads to the device %s, and should lead to %s", f.Name(), is, want.Dev)}
 	}
 	if seq != 0 && want.Seq != 0 && seq != want.Seq {
-		return &plan.Refused{Reason: fmt.Sprintf("%s is the disk number %d of this system, and should be %d: it was exchanged", f.Name(), seq, want.Seq)}
+		return &exit.Refusal{Reason: fmt.Sprintf("%s is the disk number %d of this system, and should be %d: it was exchanged", f.Name(), seq, want.Seq)}
 	}
 	return nil
 }
@@ -380,14 +381,14 @@ func (r *Recreator) openDisk(name string) (*os.File, error) {
 		return nil, err
 	}
 	if why := r.Machine.Busy(name); why != "" {
-		return nil, &plan.Refused{Reason: "/dev/" + name + ": " + why}
+		return nil, &exit.Refusal{Reason: "/dev/" + name + ": " + why}
 	}
 	f, err := r.open(name)
 	if err != nil {
 		return nil, err
 	}
 	// Exchanged since it was looked at above.
-	if i := slices.IndexFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == name }); r.Plan.Disks[i].Place != (plan.Place{}) {
+	if i := slices.IndexFunc(r.Plan.Disks, func(d plan.Disk) bool { return d.New.Name == name }); r.Plan.Disks[i].Place != (layout.Place{}) {
 		if err := r.isDevice(f, r.Plan.Disks[i].Place); err != nil {
 			f.Close()
 			return nil, err
@@ -559,7 +560,7 @@ func withConfig(text string, fn func(file string) error) error {
 
 func (r *Recreator) makeArray(ctx context.Context, s *plan.MakeArray) error {
 	if storage.ArrayRuns(r.Run, s.Device) {
-		return &plan.Refused{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
+		return &exit.Refusal{Reason: "there is an array /dev/" + s.Device + " already; mdadm --stop /dev/" + s.Device + " gives its name free"}
 	}
 	for _, d := range s.Array.Devs() {
 		if err := r.made(d); err != nil {

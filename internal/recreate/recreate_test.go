@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -275,7 +276,7 @@ func TestOpenDisk(t *testing.T) {
 	} {
 		r := &Recreator{Plan: p, Run: &tool.Recorder{}, Machine: fakeMachine(t, c.serial)}
 		_, err := r.openDisk(c.disk)
-		var ref *plan.Refused
+		var ref *exit.Refusal
 		if !errors.As(err, &ref) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("openDisk(%s) with serial %s = %v; want a refusal with %q", c.disk, c.serial, err, c.want)
 		}

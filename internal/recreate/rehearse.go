@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -25,7 +26,7 @@ const rehearsalMax = 512 * quantity.MiB
 // is written to a disk: mkfs and cryptsetup luksFormat on a sparse file, mdadm and
 // lvcreate as far as they read their options, pvcreate and vgcfgrestore on loop devices
 // where r.Loops allows it. What only the kernel can refuse is not tried: RAID levels, LUKS
-// ciphers, types of LVM segments. Errors are *plan.Refused, joined. A program that is not
+// ciphers, types of LVM segments. Errors are *exit.Refusal, joined. A program that is not
 // there is left to the one who looks for plan.Programs.
 func (r *Recreator) Rehearse(ctx context.Context) error {
 	dir, err := os.MkdirTemp("", "mkcdrec-rehearse")
@@ -39,7 +40,7 @@ func (r *Recreator) Rehearse(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			errs = append(errs, &plan.Refused{Reason: fmt.Sprintf("step %d would fail: %s\n%v", n+1, s, err)})
+			errs = append(errs, &exit.Refusal{Reason: fmt.Sprintf("step %d would fail: %s\n%v", n+1, s, err)})
 		}
 	}
 	return errors.Join(errs...)

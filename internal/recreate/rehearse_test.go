@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -33,7 +34,7 @@ func TestRehearse(t *testing.T) {
 	if err := with(); err != nil {
 		t.Errorf("what every version knows: %v", err)
 	}
-	var r *plan.Refused
+	var r *exit.Refusal
 	if err := with("of_the_future"); !errors.As(err, &r) || !strings.Contains(err.Error(), "step 1 would fail: make ext4") || !strings.Contains(err.Error(), "of_the_future") {
 		t.Errorf("a feature of a newer version: %v", err)
 	}
@@ -46,7 +47,7 @@ func one(s plan.Step) *plan.Plan { return &plan.Plan{Layout: &layout.Layout{}, S
 func refusedBy(t *testing.T, r *Recreator) string {
 	t.Helper()
 	err := r.Rehearse(t.Context())
-	var refused *plan.Refused
+	var refused *exit.Refusal
 	if err == nil {
 		return ""
 	}

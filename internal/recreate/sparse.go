@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -38,7 +39,7 @@ func (s Sparse) Disks(m plan.Mapping) (plan.Mapping, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot make a sparse disk in the place of %s: %w", p.Name, err)
 		}
-		out[old] = plan.Present{Disk: layout.Disk{Name: name, Model: sparseModel, Size: p.Size, LogicalSector: p.LogicalSector, PhysicalSector: max(p.PhysicalSector, quantity.Size(512))}, Holds: "nothing"}
+		out[old] = layout.Present{Disk: layout.Disk{Name: name, Model: sparseModel, Size: p.Size, LogicalSector: p.LogicalSector, PhysicalSector: max(p.PhysicalSector, quantity.Size(512))}, Holds: "nothing"}
 	}
 	return out, nil
 }
@@ -84,7 +85,7 @@ func freeLoops(n int, attach func() (io.Closer, error)) error {
 	for i := range n {
 		hold, err := attach()
 		if err != nil {
-			return &plan.Refused{Reason: fmt.Sprintf("the plan needs %d loop devices, and the kernel gives %d: %v", n, i, err)}
+			return &exit.Refusal{Reason: fmt.Sprintf("the plan needs %d loop devices, and the kernel gives %d: %v", n, i, err)}
 		}
 		defer hold.Close()
 	}

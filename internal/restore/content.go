@@ -13,9 +13,9 @@ import (
 	"filippo.io/age"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
@@ -102,7 +102,7 @@ func (s setContent) Header(c *layout.Crypt, identities func() ([]age.Identity, e
 	if err != nil {
 		var no *age.NoIdentityMatchError
 		if errors.As(err, &no) {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks recreates LUKS without it", name)}
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks recreates LUKS without it", name)}
 		}
 		return nil, fmt.Errorf("cannot decrypt %s: %w", name, err)
 	}

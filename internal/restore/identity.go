@@ -11,9 +11,9 @@ import (
 	"filippo.io/age"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -82,7 +82,7 @@ func seed(dir string, again bool) (string, error) {
 	if again {
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return "", &plan.Refused{Reason: fmt.Sprintf("there is no run with a new identity that could be resumed: %v", err)}
+			return "", &exit.Refusal{Reason: fmt.Sprintf("there is no run with a new identity that could be resumed: %v", err)}
 		}
 		return string(b), nil
 	}

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
@@ -42,7 +42,7 @@ type journalLine struct {
 	Locks []archive.Lock `json:"locks,omitempty"`
 }
 
-// journalDisk is a disk by its name and the kernel's number of it, plan.Place.
+// journalDisk is a disk by its name and the kernel's number of it, layout.Place.
 type journalDisk struct {
 	Name string `json:"name"`
 	Seq  uint64 `json:"seq,omitempty"`
@@ -84,16 +84,16 @@ func (j *journal) resume(want journalLine) (map[int][]archive.Lock, error) {
 		var l journalLine
 		if end < 0 || json.Unmarshal(b[whole:whole+end], &l) != nil {
 			if n == 0 {
-				return nil, &plan.Refused{Reason: "cannot resume: the journal has no beginning; start again, without --resume"}
+				return nil, &exit.Refusal{Reason: "cannot resume: the journal has no beginning; start again, without --resume"}
 			}
 			break
 		}
 		whole += end + 1
 		switch {
 		case n == 0 && (l.Set != want.Set || l.Manifest != want.Manifest):
-			return nil, &plan.Refused{Reason: fmt.Sprintf("cannot resume: the journal is that of a restore from the set %s (manifest %.12s), and this one is %s (manifest %.12s); name that set, or start again without --resume", l.Set, l.Manifest, want.Set, want.Manifest)}
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("cannot resume: the journal is that of a restore from the set %s (manifest %.12s), and this one is %s (manifest %.12s); name that set, or start again without --resume", l.Set, l.Manifest, want.Set, want.Manifest)}
 		case n == 0 && l.Digest != want.Digest:
-			return nil, &plan.Refused{Reason: "cannot resume: the journal is that of another plan; start again, without --resume"}
+			return nil, &exit.Refusal{Reason: "cannot resume: the journal is that of another plan; start again, without --resume"}
 		case l.Step > 0:
 			done[l.Step-1] = l.Locks
 		}

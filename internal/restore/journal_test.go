@@ -9,9 +9,9 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -57,7 +57,7 @@ func TestJournal(t *testing.T) {
 	}
 	// A plan may be the same for another set, or for one of that id with other content.
 	for _, other := range []journalLine{{Digest: "d1", Set: "s2", Manifest: "m"}, {Digest: "d1", Set: "s", Manifest: "m2"}} {
-		var r *plan.Refused
+		var r *exit.Refusal
 		if _, err := j.start(other, true); !errors.As(err, &r) || !strings.Contains(err.Error(), "the set s (manifest m)") {
 			t.Errorf("resumed with another set: %v", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
@@ -81,7 +82,7 @@ func (r *Restorer) passphrase(ctx context.Context, s *plan.MakeCrypt, header []b
 		}
 		if header != nil {
 			if err := testKey(ctx, r.Run, header, b); err != nil {
-				return nil, &plan.Refused{Reason: fmt.Sprintf("%s does not open %s", f, what)}
+				return nil, &exit.Refusal{Reason: fmt.Sprintf("%s does not open %s", f, what)}
 			}
 		}
 		return b, nil
@@ -89,7 +90,7 @@ func (r *Restorer) passphrase(ctx context.Context, s *plan.MakeCrypt, header []b
 	for range 3 {
 		p, err := r.Screen.Secret("Passphrase of " + what + ": ")
 		if err != nil {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("no passphrase given for %s; use --key-file to name a file with it", what)}
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("no passphrase given for %s; use --key-file to name a file with it", what)}
 		}
 		if header != nil {
 			if testKey(ctx, r.Run, header, p) == nil {
@@ -107,7 +108,7 @@ func (r *Restorer) passphrase(ctx context.Context, s *plan.MakeCrypt, header []b
 		}
 		r.Screen.Warn("those were two different passphrases, or none")
 	}
-	return nil, &plan.Refused{Reason: "no passphrase for " + what}
+	return nil, &exit.Refusal{Reason: "no passphrase for " + what}
 }
 
 // testKey tries a passphrase on a header, in memory-backed storage.
@@ -142,7 +143,7 @@ func (r *Restorer) identities(ctx context.Context) ([]age.Identity, error) {
 	} else {
 		b, err = r.Screen.Secret("The set's LUKS headers are encrypted. Their age identity (AGE-SECRET-KEY-1...): ")
 		if err != nil || len(bytes.TrimSpace(b)) == 0 {
-			return nil, &plan.Refused{Reason: "no identity given that decrypts the LUKS headers; use --identity to name a file with it, or --new-luks to recreate LUKS without them"}
+			return nil, &exit.Refusal{Reason: "no identity given that decrypts the LUKS headers; use --identity to name a file with it, or --new-luks to recreate LUKS without them"}
 		}
 	}
 	return parseIdentities(b, r.Screen.Secret)
@@ -161,7 +162,7 @@ func parseIdentities(b []byte, ask func(string) ([]byte, error)) ([]age.Identity
 	case bytes.HasPrefix(b, []byte("age-encryption.org/")):
 		p, err := ask("Passphrase of the identity file: ")
 		if err != nil {
-			return nil, &plan.Refused{Reason: "no passphrase given for the identity file"}
+			return nil, &exit.Refusal{Reason: "no passphrase given for the identity file"}
 		}
 		s, err := age.NewScryptIdentity(string(p))
 		if err != nil {

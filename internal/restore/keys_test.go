@@ -12,6 +12,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -137,7 +138,7 @@ func TestKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.answers = []string{other.String()}
-	var ref *plan.Refused
+	var ref *exit.Refusal
 	if err := r.keys(context.Background()); !errors.As(err, &ref) || !strings.Contains(err.Error(), "does not decrypt") {
 		t.Errorf("somebody else's identity: %v", err)
 	}
@@ -199,15 +200,15 @@ func TestIdentities(t *testing.T) {
 // Where two disks are possible a person is asked, once for each; where nobody is
 // to be asked, or nobody answers, it is refused with the table.
 func TestMapDisksAsks(t *testing.T) {
-	disk := func(name, serial string) plan.Present {
-		return plan.Present{Disk: layout.Disk{Name: name, Serial: serial, Size: 8 << 30, LogicalSector: 512, PhysicalSector: 512}}
+	disk := func(name, serial string) layout.Present {
+		return layout.Present{Disk: layout.Disk{Name: name, Serial: serial, Size: 8 << 30, LogicalSector: 512, PhysicalSector: 512}}
 	}
 	table := func(dev string) *layout.Table {
 		return &layout.Table{Label: layout.MBR, Signature: "0x12345678", Partitions: []layout.Partition{{Number: 1, Device: dev, Start: 1 << 20, Size: 1 << 30, Type: "0x83"}}}
 	}
 	l := &layout.Layout{Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.BIOS}, Disks: []layout.Disk{{Name: "vda", Size: 4 << 30, LogicalSector: 512, PhysicalSector: 512, Table: table("vda1")}, {Name: "vdb", Size: 4 << 30, LogicalSector: 512, PhysicalSector: 512, Table: table("vdb1")}},
 		Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", Size: 1 << 30, Ext: superblock.NewExt("ext4", 1<<30), Mounts: []layout.Mount{{Path: "/"}}}, {Device: "vdb1", Type: "ext4", Size: 1 << 30, Ext: superblock.NewExt("ext4", 1<<30), Mounts: []layout.Mount{{Path: "/srv"}}}}}
-	have := []plan.Present{disk("sda", "A"), disk("sdb", "B"), disk("sdc", "C")}
+	have := []layout.Present{disk("sda", "A"), disk("sdb", "B"), disk("sdc", "C")}
 	for name, c := range map[string]struct {
 		answers []string
 		yes     bool
@@ -226,7 +227,7 @@ func TestMapDisksAsks(t *testing.T) {
 			m = d.Disks
 		}
 		if want, bad := strings.CutPrefix(c.want, "!"); bad {
-			var no *plan.Refused
+			var no *exit.Refusal
 			if !errors.As(err, &no) || !strings.Contains(err.Error(), want) || (c.asked > 0) != strings.Contains(err.Error(), "nobody is there") {
 				t.Errorf("%s: %v", name, err)
 			}

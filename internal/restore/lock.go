@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/plan"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
@@ -19,7 +19,7 @@ import (
 const lockName = "restore.lock"
 
 // Lock makes sure that no other restore works on this machine's disks until release is
-// called; dir is rescue.StateDir. Another one is a *plan.Refused with its process ID. The
+// called; dir is rescue.StateDir. Another one is a *exit.Refusal with its process ID. The
 // kernel releases the lock of a program that is killed.
 func Lock(dir string) (release func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -35,7 +35,7 @@ func Lock(dir string) (release func(), err error) {
 			return nil, fmt.Errorf("cannot lock %s: %w", f.Name(), err)
 		}
 		pid, _ := io.ReadAll(io.LimitReader(f, 20)) // only to name it
-		return nil, &plan.Refused{Reason: fmt.Sprintf("another restore is running, process %s: wait until it is done, or stop it", strings.TrimSpace(string(pid)))}
+		return nil, &exit.Refusal{Reason: fmt.Sprintf("another restore is running, process %s: wait until it is done, or stop it", strings.TrimSpace(string(pid)))}
 	}
 	if err = f.Truncate(0); err == nil {
 		_, err = fmt.Fprintln(f, os.Getpid())

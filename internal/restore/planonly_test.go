@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -67,7 +67,7 @@ func TestPlanOnlyRefuses(t *testing.T) {
 
 			r := &Restorer{Run: tool.Exec{}, Screen: &notes{}, Machine: probe.Machine{Root: root, Run: &tool.Recorder{}}}
 			_, err := r.Restore(t.Context(), Options{Request: Request{Set: set, PlanOnly: true, Yes: true}})
-			var refused *plan.Refused
+			var refused *exit.Refusal
 			var untouched *Untouched
 			if !errors.As(err, &refused) || !errors.As(err, &untouched) {
 				t.Fatalf("Restore = %v; want a refusal before anything is written", err)

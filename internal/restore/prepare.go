@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -127,7 +128,7 @@ func (r *Restorer) meant() error {
 	}
 	what := fmt.Sprintf("the backup set %s is of host %s (made %s, id %s), and this rescue system was made for host %s", sysconf.RedactURL(r.set.Dir), m.Host, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, w.Host)
 	if r.opt.Yes && r.opt.Found {
-		return &plan.Refused{Reason: what + "; name the set's directory to restore it, or start with mkcdrec.host=" + m.Host}
+		return &exit.Refusal{Reason: what + "; name the set's directory to restore it, or start with mkcdrec.host=" + m.Host}
 	}
 	r.Screen.Warn("%s", what)
 	return nil
@@ -163,7 +164,7 @@ func (r *Restorer) keep() map[string]string {
 
 // draft plans, and has a person choose where it is not clear which disk is meant, unless
 // nobody is to be asked. The choice counts as if --map had given it.
-func (r *Restorer) draft(was *layout.Layout, have []plan.Present) (*plan.Draft, error) {
+func (r *Restorer) draft(was *layout.Layout, have []layout.Present) (*plan.Draft, error) {
 	for {
 		d, err := plan.Prepare(was, have, r.opt.Wish)
 		var u *plan.Undecided
@@ -223,7 +224,7 @@ func (r *Restorer) otherFirmware() error {
 	if found, err := r.content.Has(dir); found || err != nil {
 		return err
 	}
-	return &plan.Refused{Reason: fmt.Sprintf("--firmware %s: the system in the set has no boot loader for it (%s is missing; on Debian it is in %s)", r.opt.Wish.Firmware, dir, pkg)}
+	return &exit.Refusal{Reason: fmt.Sprintf("--firmware %s: the system in the set has no boot loader for it (%s is missing; on Debian it is in %s)", r.opt.Wish.Firmware, dir, pkg)}
 }
 
 // newArrays checks that the restored system can start from RAID that it had not,
@@ -234,17 +235,17 @@ func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
 		return nil
 	}
 	if _, err := r.Run.Run(ctx, tool.New("modprobe", l.Arrays[i].Module())); err != nil {
-		return &plan.Refused{Reason: fmt.Sprintf("--mirror: this rescue system has no %s: %v", l.Arrays[i].Level, err)}
+		return &exit.Refusal{Reason: fmt.Sprintf("--mirror: this rescue system has no %s: %v", l.Arrays[i].Level, err)}
 	}
 	found, err := r.content.Has("/usr/sbin/mdadm", "/sbin/mdadm", "/usr/bin/mdadm")
 	if err == nil && !found {
-		err = &plan.Refused{Reason: "--mirror: the system in the set has no mdadm, and would not start from a RAID array"}
+		err = &exit.Refusal{Reason: "--mirror: the system in the set has no mdadm, and would not start from a RAID array"}
 	}
 	return err
 }
 
 // only plans to restore one file system onto a device that is there.
-func (r *Restorer) only(have []plan.Present) (*plan.Plan, error) {
+func (r *Restorer) only(have []layout.Present) (*plan.Plan, error) {
 	wanted, err := plan.Convert(r.content.Layout(), r.opt.Wish.Types)
 	if err != nil {
 		return nil, err
@@ -258,33 +259,33 @@ func (r *Restorer) only(have []plan.Present) (*plan.Plan, error) {
 		for _, d := range devs {
 			if !d.Held && strings.EqualFold(d.Info.UUID, f.UUID) && f.UUID != "" {
 				if dev != "" {
-					return nil, &plan.Refused{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: --onto says which of them", dev, d.Name, r.opt.Only)}
+					return nil, &exit.Refusal{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: --onto says which of them", dev, d.Name, r.opt.Only)}
 				}
 				dev = d.Name
 			}
 		}
 		if dev == "" {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("no device has the UUID %s of %s: --onto names the one to be used", f.UUID, r.opt.Only)}
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("no device has the UUID %s of %s: --onto names the one to be used", f.UUID, r.opt.Only)}
 		}
 	}
 	dev = r.Machine.Name(dev)
 	size := r.Machine.SizeOf(dev)
 	if size == 0 {
-		return nil, &plan.Refused{Reason: "/dev/" + dev + " is not there"}
+		return nil, &exit.Refusal{Reason: "/dev/" + dev + " is not there"}
 	}
 	if why := r.Machine.InUse(dev); why != "" {
-		return nil, &plan.Refused{Reason: "/dev/" + dev + " would be overwritten, but " + why}
+		return nil, &exit.Refusal{Reason: "/dev/" + dev + " would be overwritten, but " + why}
 	}
-	var disks []plan.Present
+	var disks []layout.Present
 	for _, n := range r.Machine.DisksOf(dev) {
-		i := slices.IndexFunc(have, func(p plan.Present) bool { return p.Name == n })
+		i := slices.IndexFunc(have, func(p layout.Present) bool { return p.Name == n })
 		if i < 0 {
-			return nil, &plan.Refused{Reason: "/dev/" + dev + " is on " + n + ", which is not a disk that can be confirmed"}
+			return nil, &exit.Refusal{Reason: "/dev/" + dev + " is on " + n + ", which is not a disk that can be confirmed"}
 		}
 		if n == dev && have[i].Table != nil {
-			return nil, &plan.Refused{Reason: "/dev/" + dev + " has a partition table: --onto names a partition or volume"}
+			return nil, &exit.Refusal{Reason: "/dev/" + dev + " has a partition table: --onto names a partition or volume"}
 		}
-		if !slices.ContainsFunc(disks, func(p plan.Present) bool { return p.Name == n }) {
+		if !slices.ContainsFunc(disks, func(p layout.Present) bool { return p.Name == n }) {
 			disks = append(disks, have[i])
 		}
 	}
@@ -329,7 +330,7 @@ func (r *Restorer) duplicates(ctx context.Context) error {
 			}
 		}
 	}
-	have := slices.DeleteFunc(slices.Clone(r.have), func(p plan.Present) bool { return r.isSource(p.Name) })
+	have := slices.DeleteFunc(slices.Clone(r.have), func(p layout.Present) bool { return r.isSource(p.Name) })
 	warnings, err := r.plan.Duplicates(have, ids)
 	for _, w := range warnings {
 		r.Screen.Warn("%s", w)
@@ -392,7 +393,7 @@ func (r *Restorer) programs() error {
 		}
 	}
 	if len(missing) > 0 {
-		return &plan.Refused{Reason: "the plan needs programs that are not here:\n  " + strings.Join(missing, "\n  ")}
+		return &exit.Refusal{Reason: "the plan needs programs that are not here:\n  " + strings.Join(missing, "\n  ")}
 	}
 	return nil
 }
@@ -411,7 +412,7 @@ func (r *Restorer) drivers(ctx context.Context) error {
 		if !r.knows(typ) {
 			_, err := r.Run.Run(ctx, tool.New("modprobe", typ))
 			if !r.knows(typ) {
-				errs = append(errs, &plan.Refused{Reason: fmt.Sprintf("the plan needs the file system %s, and the kernel here can't mount it: %v", typ, cmp.Or(err, errors.New("it has no driver")))})
+				errs = append(errs, &exit.Refusal{Reason: fmt.Sprintf("the plan needs the file system %s, and the kernel here can't mount it: %v", typ, cmp.Or(err, errors.New("it has no driver")))})
 			}
 		}
 	}

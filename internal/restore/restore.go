@@ -10,6 +10,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -98,7 +99,7 @@ type Restorer struct {
 	rec     *recreate.Recreator
 	journal *journal
 	report  Report
-	have    []plan.Present
+	have    []layout.Present
 	replace []bootloader.Identity // of a new identity
 	sources []string              // devices that the set is read from
 	// locks are what becomes immutable or append-only at the end.
@@ -112,7 +113,7 @@ func (u *Untouched) Error() string { return u.Err.Error() }
 
 func (u *Untouched) Unwrap() error { return u.Err }
 
-// Restore does it. A *plan.Refused error means that nothing was written, unless a
+// Restore does it. A *exit.Refusal error means that nothing was written, unless a
 // *recreate.StepError has it.
 func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	start := time.Now()
@@ -121,7 +122,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		r.opt.Target = r.kernel().Path(rescue.TargetDir)
 	}
 	if !opt.PlanOnly && !opt.DryRun && !opt.Outside && !rescue.Inside() {
-		return nil, &plan.Refused{Reason: "this is not a rescue system, and restore overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
+		return nil, &exit.Refusal{Reason: "this is not a rescue system, and restore overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
 	}
 	if !opt.PlanOnly {
 		release, err := r.alone()
@@ -157,7 +158,7 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 	// Between plan and confirmation a person may have pulled out the stick.
 	for _, dev := range r.sources {
 		if _, err := os.Stat(r.kernel().Path("/sys/class/block/" + dev)); err != nil {
-			return nil, &Untouched{&plan.Refused{Reason: "/dev/" + dev + ", which holds the backup set, is disconnected: connect it again, mount it, and start again"}}
+			return nil, &Untouched{&exit.Refusal{Reason: "/dev/" + dev + ", which holds the backup set, is disconnected: connect it again, mount it, and start again"}}
 		}
 	}
 	err := r.carryOut(ctx)

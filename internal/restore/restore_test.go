@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -90,7 +91,7 @@ func TestForeignSet(t *testing.T) {
 		n := &notes{}
 		r := &Restorer{Screen: n, opt: c.opt, set: set, content: setContent{set}}
 		err := r.meant()
-		var ref *plan.Refused
+		var ref *exit.Refusal
 		if errors.As(err, &ref) != c.refused || (len(n.said) > 0) != c.told {
 			t.Errorf("%s: %v, said %q", c.name, err, n.said)
 		}
@@ -178,7 +179,7 @@ func TestProgramMissing(t *testing.T) {
 		&plan.MakeArray{Device: "md0", Array: &layout.Array{Name: "md0", Level: "raid1", UUID: "u"}, Run: [][]string{{"mdadm"}}},
 		&plan.MakeCrypt{Device: "md0", Crypt: &layout.Crypt{Name: "c", UUID: "u", LUKS: &superblock.LUKS{Version: 2}}}}}}
 	err := r.programs()
-	var refused *plan.Refused
+	var refused *exit.Refusal
 	want := "refused: the plan needs programs that are not here:\n  tune2fs, for step 3 (make ext4 on /dev/vda1)\n  mdadm, for step 4 (make raid1 array /dev/md0 of , UUID u)\n  cryptsetup, for step 5 (recreate LUKS2 on /dev/md0 with a new key, and open it as c, UUID u)"
 	if !errors.As(err, &refused) || err.Error() != want {
 		t.Errorf("programs = %v; want %s", err, want)

@@ -47,11 +47,11 @@ const maxRecord = 1 << 20
 
 // Repeated is the refusal to restore what these disks were restored from before.
 type Repeated struct {
-	plan.Refused
+	exit.Refusal
 	Record Record
 }
 
-func (r *Repeated) Unwrap() error { return &r.Refused }
+func (r *Repeated) Unwrap() error { return &r.Refusal }
 
 // recordPlace is a file system that has a Record, and where in it.
 type recordPlace struct {
@@ -129,12 +129,12 @@ func (r *Restorer) before(ctx context.Context) error {
 		return err
 	}
 	if rec == nil && looked == 0 && r.known() {
-		return &plan.Refused{Reason: "the disks have parts of this very machine, and it can't be read without writing whether they were restored from the set before: mkcdrec.again (or restore without --once) restores all the same"}
+		return &exit.Refusal{Reason: "the disks have parts of this very machine, and it can't be read without writing whether they were restored from the set before: mkcdrec.again (or restore without --once) restores all the same"}
 	}
 	if rec == nil || !r.repeats(rec) {
 		return nil
 	}
-	return &Repeated{plan.Refused{Reason: fmt.Sprintf("these disks were restored on %s from the set %s of host %s, and are not restored again by themselves: remove the medium, or start with mkcdrec.again (or run restore without --once)", rec.Restored.UTC().Format("2006-01-02 15:04 UTC"), rec.Set, rec.Host)}, *rec}
+	return &Repeated{exit.Refusal{Reason: fmt.Sprintf("these disks were restored on %s from the set %s of host %s, and are not restored again by themselves: remove the medium, or start with mkcdrec.again (or run restore without --once)", rec.Restored.UTC().Format("2006-01-02 15:04 UTC"), rec.Set, rec.Host)}, *rec}
 }
 
 // repeats tells whether a restore would undo what was done since the recorded one.

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -93,8 +94,8 @@ func TestRepeats(t *testing.T) {
 			t.Errorf("%s: %v", c.name, got)
 		}
 	}
-	var refused *plan.Refused
-	if !errors.As(error(&Untouched{&Repeated{plan.Refused{Reason: "x"}, *rec}}), &refused) {
+	var refused *exit.Refusal
+	if !errors.As(error(&Untouched{&Repeated{exit.Refusal{Reason: "x"}, *rec}}), &refused) {
 		t.Error("it is not exit status 4")
 	}
 }

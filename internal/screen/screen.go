@@ -16,6 +16,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -110,7 +111,7 @@ func (s Screen) Secret(prompt string) ([]byte, error) {
 func (s Screen) Choose(u *plan.Undecided) (string, error) {
 	s.End()
 	name, ok := s.chosen[u.Old.Name]
-	if ok && slices.ContainsFunc(u.Among, func(p plan.Present) bool { return p.Name == name }) {
+	if ok && slices.ContainsFunc(u.Among, func(p layout.Present) bool { return p.Name == name }) {
 		return name, nil
 	}
 	name, err := choose(s.In, s.out, u)
@@ -154,10 +155,10 @@ func (s Screen) Confirm(p *plan.Plan) ([]string, error) {
 		fmt.Fprintf(s.out, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
 		line, err := s.In.ReadString('\n')
 		if err != nil && (err != io.EOF || line == "") {
-			return nil, &plan.Refused{Reason: "nobody confirmed it"}
+			return nil, &exit.Refusal{Reason: "nobody confirmed it"}
 		}
 		if line = strings.TrimSpace(line); !d.Is(line) {
-			return nil, &plan.Refused{Reason: fmt.Sprintf("%q does not confirm /dev/%s; nothing was changed", line, d.New.Name)}
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("%q does not confirm /dev/%s; nothing was changed", line, d.New.Name)}
 		}
 		said = append(said, line)
 	}
@@ -188,7 +189,7 @@ func Lacking(rep *restore.Report) error {
 
 // Hint is what to do after an error of the command, "" if there is none.
 func Hint(err error, command string, dry bool) string {
-	var r *plan.Refused
+	var r *exit.Refusal
 	var se *recreate.StepError
 	var te *tool.Error
 	var un *restore.Untouched

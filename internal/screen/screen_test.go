@@ -10,7 +10,7 @@ import (
 )
 
 func TestChoose(t *testing.T) {
-	u := &plan.Undecided{Old: layout.Disk{Name: "vda", Serial: "OLD1", Size: 6 << 30}, Least: 5 << 30, Among: []plan.Present{
+	u := &plan.Undecided{Old: layout.Disk{Name: "vda", Serial: "OLD1", Size: 6 << 30}, Least: 5 << 30, Among: []layout.Present{
 		{Disk: layout.Disk{Name: "sda", Size: 8 << 30, Serial: "X"}, Holds: "nothing known (blank?)"}, {Disk: layout.Disk{Name: "sdb", Size: 9 << 30, WWN: "naa.5", Model: "Fast"}, Holds: "sdb1 ext4 data"}}}
 	for typed, want := range map[string]string{"2\n": "sdb", "/dev/sda\n": "sda", "X": "sda", "naa.5\n": "sdb", "3\n0\nsdc\n1\n": "sda", "\n": "", "": "", "nonsense": ""} {
 		var out strings.Builder
