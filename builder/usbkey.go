@@ -24,6 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/stick"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
@@ -131,7 +132,7 @@ type keyWriter struct {
 	present layout.Present
 	// f is the whole stick, opened exclusively until share.
 	f     *os.File
-	key   *media.Key
+	key   media.Key
 	fresh bool // the stick is to be divided
 	bios  *media.BIOSLoader
 	image string
@@ -183,11 +184,11 @@ func (w *keyWriter) open() error {
 		w.f.Close()
 		return fmt.Errorf("cannot use /dev/%s: another program works on it: %w", name, err)
 	}
-	w.key, err = media.ReadKey(w.f)
+	w.key.Header, err = stick.Read(w.f)
 	switch {
 	case err == nil && !w.opt.Format:
 		return nil
-	case err != nil && !errors.Is(err, media.ErrNoKey) && !w.opt.Format:
+	case err != nil && !errors.Is(err, stick.ErrNone) && !w.opt.Format:
 		w.f.Close()
 		return fmt.Errorf("cannot use the key /dev/%s: %w; --format makes a new one, and what is on it is lost", name, err)
 	}
@@ -199,7 +200,7 @@ func (w *keyWriter) open() error {
 			size = 256 << 20
 		}
 	}
-	if w.key, err = media.NewKey(uuid.New(), int64(w.disk.Size), size); err != nil {
+	if w.key.Header, err = stick.New(uuid.New(), int64(w.disk.Size), size); err != nil {
 		w.f.Close()
 		return refuse("is too small: %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/stick"
 )
 
 // rescueISO makes a medium of one of Debian's kernels on this machine.
@@ -59,10 +60,11 @@ func keyImage(t *testing.T, iso, file string) string {
 			return err
 		}
 		const size = 1 << 30
-		k, err := media.NewKey("0d5f4d2b-5a86-4a0e-8d0a-7a1c5f0e6b11", size, int64(len(b)))
+		h, err := stick.New("0d5f4d2b-5a86-4a0e-8d0a-7a1c5f0e6b11", size, int64(len(b)))
 		if err != nil {
 			return err
 		}
+		k := media.Key{Header: h}
 		f, err := os.Create(file)
 		if err != nil {
 			return err

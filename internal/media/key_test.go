@@ -10,17 +10,19 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/stick"
 )
 
 const keyID = "0d5f4d2b-5a86-4a0e-8d0a-7a1c5f0e6b11"
 
-func newKey(t *testing.T, size int64) (*Key, *os.File, *BIOSLoader) {
+func newKey(t *testing.T, size int64) (Key, *os.File, *BIOSLoader) {
 	t.Helper()
 	l, err := FindBIOS("")
 	if err != nil || l.DiskMBR == "" {
 		t.Skipf("%v %+v; make test installs isolinux and syslinux-common", err, l)
 	}
-	k, err := NewKey(keyID, size, 16<<20)
+	k, err := stick.New(keyID, size, 16<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +38,7 @@ func newKey(t *testing.T, size int64) (*Key, *os.File, *BIOSLoader) {
 	if out, err := exec.Command("sgdisk", "-n", "1:0:0", f.Name()).CombinedOutput(); err != nil {
 		t.Skipf("sgdisk: %v %s", err, out)
 	}
-	return k, f, l
+	return Key{k}, f, l
 }
 
 // TestKey has sfdisk and file(1)'s eyes on a key through its life: empty, first
@@ -45,7 +47,7 @@ func TestKey(t *testing.T) {
 	tools(t, "sfdisk")
 	const size = 256 << 20
 	k, f, l := newKey(t, size)
-	if _, err := ReadKey(f); !errors.Is(err, ErrNoKey) {
+	if _, err := stick.Read(f); !errors.Is(err, stick.ErrNone) {
 		t.Fatalf("a stick with a GPT: %v", err)
 	}
 	if err := k.Format(f, size, l); err != nil {
@@ -117,9 +119,9 @@ func TestKey(t *testing.T) {
 			t.Errorf("the EFI partition begins with %q", fat[:64])
 		}
 	}
-	got, err := ReadKey(f)
-	if err != nil || *got != *k {
-		t.Errorf("read %+v, %v; want %+v", got, err, k)
+	got, err := stick.Read(f)
+	if err != nil || *got != *k.Header {
+		t.Errorf("read %+v, %v; want %+v", got, err, k.Header)
 	}
 }
 
@@ -130,7 +132,7 @@ func le32(b []byte) int64 {
 // TestKeyRefuses: sizes that don't fit, images too large, headers damaged in
 // any byte.
 func TestKeyRefuses(t *testing.T) {
-	if _, err := NewKey(keyID, 128<<20, 64<<20); err == nil || !strings.Contains(err.Error(), "no room") {
+	if _, err := stick.New(keyID, 128<<20, 64<<20); err == nil || !strings.Contains(err.Error(), "no room") {
 		t.Errorf("a stick too small: %v", err)
 	}
 	const size = 256 << 20
@@ -170,11 +172,11 @@ func TestKeyRefuses(t *testing.T) {
 	for i := range h {
 		x := bytes.Clone(h)
 		x[i] ^= 0x10
-		if _, err := ReadKey(bytes.NewReader(append(make([]byte, 512), x...))); err == nil {
+		if _, err := stick.Read(bytes.NewReader(append(make([]byte, 512), x...))); err == nil {
 			t.Errorf("byte %d wrong, and the header is taken", i)
 		}
 	}
-	if _, err := ReadKey(bytes.NewReader(h[:100])); err == nil {
+	if _, err := stick.Read(bytes.NewReader(h[:100])); err == nil {
 		t.Error("a stick of 100 bytes is a key")
 	}
 }

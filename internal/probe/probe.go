@@ -20,8 +20,8 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/stick"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -274,7 +274,7 @@ func (m Machine) isKey(disk string) bool {
 		return false
 	}
 	defer f.Close()
-	_, err = media.ReadKey(f)
+	_, err = stick.Read(f)
 	return err == nil
 }
 
