@@ -14,7 +14,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -231,7 +231,7 @@ func (d *discWriter) lengths(name string) ([]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := archive.Lengths(f, st.Size())
+	l, err := frames.Lengths(f, st.Size())
 	if err != nil {
 		return nil, fmt.Errorf("cannot divide %s: %w", name, err)
 	}

@@ -16,12 +16,14 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 )
 
 // FrameSize is the most tar data that one zstd frame holds, in bytes. 4 MiB
 // is the knee: smaller frames cost ratio and speed, larger ones lose more to
 // a damaged byte.
-const FrameSize = 4 << 20
+const FrameSize = frames.Size
 
 // Frames are also cut before a member of at least bigMember bytes once the
 // frame holds minFrame bytes, so that a damaged byte costs few members.

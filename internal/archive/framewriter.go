@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 )
 
 // MemoryLimit is what a process that does little else than Create or Extract
@@ -42,7 +44,7 @@ type frameWriter struct {
 	cancel context.CancelFunc
 	ctx    context.Context
 
-	frames []Frame
+	frames []frames.Frame
 	cuts   int   // frames ended so far
 	tar    int64 // bytes of tar stream taken so far
 	offset int64 // bytes written to w; owned by the output goroutine
@@ -50,7 +52,7 @@ type frameWriter struct {
 	err    atomic.Pointer[error]
 	once   sync.Once
 	plain  bool // the tar stream is written as it is
-	limit  int  // frames that it may have; maxFrames
+	limit  int  // frames that it may have; frames.Max
 }
 
 type frameJob struct {
@@ -61,7 +63,7 @@ type frameJob struct {
 
 func newFrameWriter(ctx context.Context, w io.Writer, level Level, workers int) (*frameWriter, error) {
 	n := workers + 2
-	fw := &frameWriter{w: w, free: make(chan []byte, n), packed: make(chan []byte, n), jobs: make(chan *frameJob, workers), order: make(chan *frameJob, n), done: make(chan struct{}), sum: sha256.New(), limit: maxFrames}
+	fw := &frameWriter{w: w, free: make(chan []byte, n), packed: make(chan []byte, n), jobs: make(chan *frameJob, workers), order: make(chan *frameJob, n), done: make(chan struct{}), sum: sha256.New(), limit: frames.Max}
 	fw.ctx, fw.cancel = context.WithCancel(ctx)
 	for range n {
 		fw.free <- nil
@@ -117,7 +119,7 @@ func (fw *frameWriter) output() {
 		if fw.plain && fw.err.Load() == nil {
 			fw.write(j.raw)
 		} else if fw.err.Load() == nil {
-			fw.frames = append(fw.frames, Frame{Offset: fw.offset, Packed: int64(len(j.packed)), Size: int64(len(j.raw)), SHA256: j.sum})
+			fw.frames = append(fw.frames, frames.Frame{Offset: fw.offset, Packed: int64(len(j.packed)), Size: int64(len(j.raw)), SHA256: j.sum})
 			fw.write(j.packed)
 		}
 		fw.free <- j.raw
@@ -244,12 +246,10 @@ func (fw *frameWriter) finish(toc *tocWriter, index io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot make table of contents: %w", err)
 	}
-	t := skippable(magicTOC, payload)
-	seek := seekTable(fw.frames, int64(len(t)))
-	fw.write(t)
-	fw.write(seek)
+	end := frames.Index(fw.frames, payload)
+	fw.write(end)
 	if index != nil {
-		if _, err := index.Write(append(t, seek...)); err != nil {
+		if _, err := index.Write(end); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 )
 
 // craft makes an archive, whole and with right checksums, of any members.
@@ -162,7 +164,7 @@ func FuzzTOC(f *testing.F) {
 			}
 			return nil
 		})
-		_, _, _ = readTail(strings.NewReader(text), int64(len(text)))
+		_, _, _ = frames.ReadIndex(strings.NewReader(text), int64(len(text)))
 	})
 }
 

@@ -3,7 +3,6 @@ package archive
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
@@ -27,7 +27,7 @@ type Reader struct {
 	name   string
 	closer io.Closer
 	toc    []byte
-	frames []Frame
+	frames []frames.Frame
 	tar    int64
 	count  int64
 	size   int64
@@ -70,7 +70,7 @@ func OpenFile(name string) (*Reader, error) {
 // Open reads the index of an archive of size bytes; name is for messages.
 func Open(r io.ReaderAt, size int64, name string) (*Reader, error) {
 	wrap := func(err error) error { return fmt.Errorf("cannot read archive %s: %w", name, err) }
-	toc, sizes, err := readTail(r, size)
+	toc, sizes, err := frames.ReadIndex(r, size)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -703,19 +703,15 @@ func (p *tarParser) sparseMap(m *Member, stored int64) (int64, error) {
 
 // IndexText reads the text of TOCText out of what CreateOptions.Index got.
 func IndexText(index io.ReaderAt) (io.Reader, error) {
-	const start = int64(8 + len(tocTag) + sha256.Size)
-	head := make([]byte, 8)
-	if _, err := index.ReadAt(head, 0); err != nil {
+	const start = int64(len(tocTag) + sha256.Size)
+	p, err := frames.Payload(index)
+	if err != nil {
 		return nil, err
 	}
-	n := 8 + int64(binary.LittleEndian.Uint32(head[4:]))
-	if binary.LittleEndian.Uint32(head) != magicTOC || n < start {
-		return nil, errNoIndex
+	if p.Size() < start {
+		return nil, frames.ErrNone
 	}
-	if _, err := index.ReadAt(head[:1], n-1); err != nil { // cut off
-		return nil, err
-	}
-	return io.NewSectionReader(index, start, n-start), nil
+	return io.NewSectionReader(p, start, p.Size()-start), nil
 }
 
 // TOCText is the table of contents as zstd-compressed text, for a log.

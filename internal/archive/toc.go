@@ -4,58 +4,33 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/mkcdrec/mkcdrec/internal/volume"
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 )
 
-// Magic numbers of skippable frames, RFC 8878 §3.1.2 (0x184D2A50 to 5F). The
-// seek table is "Zstandard Seekable Format" 0.1.0 of the zstd project.
+// What a table of contents begins with: its payload, and its text.
 const (
-	magicTOC      = 0x184D2A5C
-	magicSeek     = 0x184D2A5E
-	seekFooter    = 0x8F92EAB1
-	tocTag        = "mkcdrec-toc\x00"
-	tocVersion    = "mkcdrec-toc 1"
-	seekFooterLen = 9
+	tocTag     = "mkcdrec-toc\x00"
+	tocVersion = "mkcdrec-toc 1"
 )
 
 // Limits of the index, for writer and reader.
 const (
-	// maxFrames is the most frames that an archive has, of which each holds 1 to
-	// 4 MiB, but for the last: at least 64 TiB of files.
-	maxFrames = 1 << 26
 	// maxPacked is the longest compressed frame: raw blocks of 128 KiB with 3 bytes
 	// before each, and the header and checksum of the frame (RFC 8878).
 	maxPacked = FrameSize + FrameSize/1024 + 64
 	// maxLine is the longest line of the table of contents: two paths, of whose
 	// bytes each can take four, and ten numbers.
 	maxLine = 8*maxPath + 512
-	// maxTOC is the longest table of contents with its frame's header: volumes, and
-	// so tapes, take no larger frame.
-	maxTOC = volume.MaxFrame
-	// MaxIndex is the longest end of an archive or image, in bytes: the table of
-	// contents and the seek table, which is shorter than a frame may be.
-	MaxIndex = maxTOC + 8*(maxFrames+1) + seekFooterLen + 8
 )
-
-// Frame is one zstd frame of the archive.
-type Frame struct {
-	Offset   int64 // of the compressed bytes in the archive
-	Packed   int64 // compressed bytes
-	Size     int64 // tar bytes
-	TarStart int64 // offset of its first byte in the tar stream
-	SHA256   [32]byte
-}
 
 // Entry is one member as the table of contents has it.
 type Entry struct {
@@ -77,12 +52,12 @@ type tocWriter struct {
 	enc     *zstd.Encoder
 	line    []byte
 	members int64
-	limit   int64 // bytes that it may have; maxTOC
+	limit   int64 // bytes that it may have; frames.MaxPayload
 	frames  int64 // of them for the list of frames
 }
 
 func newTOCWriter() (*tocWriter, error) {
-	t := &tocWriter{limit: maxTOC, frames: 256 << 20}
+	t := &tocWriter{limit: frames.MaxPayload, frames: 256 << 20}
 	var err error
 	t.enc, err = zstd.NewWriter(&t.buf, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
 	return t, err
@@ -113,8 +88,8 @@ func (t *tocWriter) add(m *Member, start int64) error {
 
 // finish gives the payload of the skippable frame: the tag, the SHA-256 of
 // what follows it, and the zstd-compressed text.
-func (t *tocWriter) finish(frames []Frame, tarBytes int64) ([]byte, error) {
-	if _, err := fmt.Fprintf(t.enc, "end %d %d %d\n", len(frames), t.members, tarBytes); err != nil {
+func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) ([]byte, error) {
+	if _, err := fmt.Fprintf(t.enc, "end %d %d %d\n", len(all), t.members, tarBytes); err != nil {
 		return nil, err
 	}
 	if err := t.enc.Close(); err != nil {
@@ -127,7 +102,7 @@ func (t *tocWriter) finish(frames []Frame, tarBytes int64) ([]byte, error) {
 	}
 	w := bufio.NewWriter(enc)
 	fmt.Fprintln(w, tocVersion)
-	for _, f := range frames {
+	for _, f := range all {
 		fmt.Fprintf(w, "f %d %d %d %x\n", f.Offset, f.Packed, f.Size, f.SHA256)
 	}
 	if err := errors.Join(w.Flush(), enc.Close()); err != nil {
@@ -144,7 +119,7 @@ func (t *tocWriter) finish(frames []Frame, tarBytes int64) ([]byte, error) {
 // parseTOC reads the payload of a table of contents and hands every member
 // to fn, in archive order. It returns the frames, at most as many as the seek
 // table has, and the tar stream's length.
-func parseTOC(payload []byte, frames int, fn func(Entry) error) ([]Frame, int64, error) {
+func parseTOC(payload []byte, limit int, fn func(Entry) error) ([]frames.Frame, int64, error) {
 	bad := func(line int, what string) error {
 		return fmt.Errorf("damaged table of contents: line %d: %s", line, what)
 	}
@@ -155,16 +130,16 @@ func parseTOC(payload []byte, frames int, fn func(Entry) error) ([]Frame, int64,
 	if len(payload) < sha256.Size || sha256.Sum256(payload[sha256.Size:]) != [sha256.Size]byte(payload) {
 		return nil, 0, bad(0, "its SHA-256 is not the recorded one")
 	}
-	return parseTOCFrames(payload[sha256.Size:], frames, fn)
+	return parseTOCFrames(payload[sha256.Size:], limit, fn)
 }
 
-func parseTOCText(text []byte, fn func(Entry) error) ([]Frame, int64, error) {
-	return parseTOCFrames(text, maxFrames, fn)
+func parseTOCText(text []byte, fn func(Entry) error) ([]frames.Frame, int64, error) {
+	return parseTOCFrames(text, frames.Max, fn)
 }
 
 // parseTOCFrames keeps in memory what it returns, and one line: a few bytes of
 // zstd can stand for any length of text.
-func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]Frame, int64, error) {
+func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]frames.Frame, int64, error) {
 	bad := func(line int, what string) error {
 		return fmt.Errorf("damaged table of contents: line %d: %s", line, what)
 	}
@@ -175,7 +150,7 @@ func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]Frame, int6
 	defer dec.Close()
 	s := bufio.NewScanner(dec)
 	s.Buffer(make([]byte, 64<<10), maxLine)
-	var frames []Frame
+	var all []frames.Frame
 	var members, tar int64
 	var prev *Entry
 	emit := func(end int64) error {
@@ -202,10 +177,10 @@ func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]Frame, int6
 			if err != nil || err2 != nil || len(sum) != 32 || v[0] < 0 || v[1] <= 0 || v[1] > maxPacked || v[2] <= 0 || v[2] > FrameSize {
 				return nil, 0, bad(n, "frame")
 			}
-			if len(frames) == limit {
+			if len(all) == limit {
 				return nil, 0, bad(n, fmt.Sprintf("more than the %d frames of the seek table", limit))
 			}
-			frames = append(frames, Frame{v[0], v[1], v[2], tar, [32]byte(sum)})
+			all = append(all, frames.Frame{Offset: v[0], Packed: v[1], Size: v[2], TarStart: tar, SHA256: [32]byte(sum)})
 			tar += v[2]
 		case strings.HasPrefix(line, "m "):
 			e, err := parseEntry(line)
@@ -219,7 +194,7 @@ func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]Frame, int6
 			members++
 		case strings.HasPrefix(line, "end "):
 			v, err := ints(strings.Split(line, " ")[1:])
-			if err != nil || len(v) != 3 || v[0] != int64(len(frames)) || v[1] != members || v[2] != tar || tar < 2*blockSize {
+			if err != nil || len(v) != 3 || v[0] != int64(len(all)) || v[1] != members || v[2] != tar || tar < 2*blockSize {
 				return nil, 0, bad(n, "counts do not agree")
 			}
 			if err := emit(tar - 2*blockSize); err != nil {
@@ -231,7 +206,7 @@ func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]Frame, int6
 			if err := s.Err(); err != nil {
 				return nil, 0, fmt.Errorf("damaged table of contents: %w", err)
 			}
-			return frames, tar, nil
+			return all, tar, nil
 		default:
 			return nil, 0, bad(n, "unknown line")
 		}
@@ -275,119 +250,4 @@ func ints(f []string) ([]int64, error) {
 		out[i] = v
 	}
 	return out, nil
-}
-
-// skippable wraps payload in a skippable frame.
-func skippable(magic uint32, payload []byte) []byte {
-	out := binary.LittleEndian.AppendUint32(nil, magic)
-	out = binary.LittleEndian.AppendUint32(out, uint32(len(payload)))
-	return append(out, payload...)
-}
-
-// seekTable makes the seek table over the frames; the table of contents is a
-// frame without data in it.
-func seekTable(frames []Frame, tocLen int64) []byte {
-	le := binary.LittleEndian
-	var p []byte
-	for _, f := range frames {
-		p = le.AppendUint32(p, uint32(f.Packed))
-		p = le.AppendUint32(p, uint32(f.Size))
-	}
-	p = le.AppendUint32(p, uint32(tocLen))
-	p = le.AppendUint32(p, 0)
-	p = le.AppendUint32(p, uint32(len(frames)+1))
-	p = append(p, 0) // descriptor: no checksums, SHA-256 is in the table of contents
-	p = le.AppendUint32(p, seekFooter)
-	return skippable(magicSeek, p)
-}
-
-// errNoIndex is the fault of a file that was cut off, or is not an archive.
-var errNoIndex = errors.New("it has no seek table at its end: cut off, or not an archive of ours")
-
-// readTail finds the table of contents through the seek table at the end and
-// returns its payload, the packed sizes of all frames and the sum of them.
-func readTail(r io.ReaderAt, size int64) (toc []byte, sizes [][2]uint32, err error) {
-	le := binary.LittleEndian
-	var foot [seekFooterLen]byte
-	if size < seekFooterLen+8 {
-		return nil, nil, errNoIndex
-	}
-	if _, err := r.ReadAt(foot[:], size-seekFooterLen); err != nil {
-		return nil, nil, err
-	}
-	n := int64(le.Uint32(foot[:]))
-	tableLen := n*8 + seekFooterLen
-	if le.Uint32(foot[5:]) != seekFooter || foot[4] != 0 || n < 1 || n > maxFrames+1 || tableLen+8 > size {
-		return nil, nil, errNoIndex
-	}
-	var head [8]byte
-	if _, err := r.ReadAt(head[:], size-tableLen-8); err != nil {
-		return nil, nil, err
-	}
-	if le.Uint32(head[:]) != magicSeek || int64(le.Uint32(head[4:])) != tableLen {
-		return nil, nil, errNoIndex
-	}
-	// Piece by piece: a file with holes can claim any length.
-	sum := int64(0)
-	table := make([]byte, 64<<10)
-	for at := size - tableLen; int64(len(sizes)) < n; {
-		b := table[:min(int64(len(table)), 8*(n-int64(len(sizes))))]
-		if _, err := r.ReadAt(b, at); err != nil {
-			return nil, nil, err
-		}
-		at += int64(len(b))
-		for ; len(b) > 0; b = b[8:] {
-			s := [2]uint32{le.Uint32(b), le.Uint32(b[4:])}
-			if sum += int64(s[0]); s[0] == 0 || sum > size {
-				return nil, nil, errors.New("its seek table has a frame that can't be")
-			}
-			sizes = append(sizes, s)
-		}
-	}
-	if sum+tableLen+8 != size {
-		return nil, nil, fmt.Errorf("its seek table covers %d bytes of %d: cut off or added to", sum+tableLen+8, size)
-	}
-	last := sizes[n-1]
-	if last[1] != 0 || last[0] < 8+uint32(len(tocTag)) {
-		return nil, nil, errors.New("it has no table of contents before the seek table")
-	}
-	toc = make([]byte, last[0])
-	if _, err := r.ReadAt(toc, size-tableLen-8-int64(last[0])); err != nil {
-		return nil, nil, err
-	}
-	if le.Uint32(toc) != magicTOC || le.Uint32(toc[4:]) != last[0]-8 {
-		return nil, nil, errors.New("it has no table of contents before the seek table")
-	}
-	return toc[8:], sizes[:n-1], nil
-}
-
-// Index gives what ends a file of frames: a skippable frame with payload, and
-// the seek table over all. ReadIndex reads it back. Images of devices have the
-// same ending as archives.
-func Index(frames []Frame, payload []byte) []byte {
-	t := skippable(magicTOC, payload)
-	return append(t, seekTable(frames, int64(len(t)))...)
-}
-
-// ReadIndex gives the payload that Index put at the end of a file, and every
-// frame's packed and unpacked size.
-func ReadIndex(r io.ReaderAt, size int64) (payload []byte, sizes [][2]uint32, err error) {
-	return readTail(r, size)
-}
-
-// Lengths gives the lengths of all parts of a file that ends with an Index: its
-// frames, the payload's frame, the seek table. They add up to size.
-func Lengths(r io.ReaderAt, size int64) ([]int64, error) {
-	payload, sizes, err := readTail(r, size)
-	if err != nil {
-		return nil, err
-	}
-	end := int64(0)
-	var out []int64
-	for _, s := range sizes {
-		out = append(out, int64(s[0]))
-		end += int64(s[0])
-	}
-	toc := int64(len(payload)) + 8
-	return append(out, toc, size-end-toc), nil
 }

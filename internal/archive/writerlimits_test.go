@@ -8,6 +8,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 )
 
 // The writer refuses an archive that its own reader would refuse: one with too many
@@ -28,8 +30,8 @@ func TestWriterLimits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if fw.limit != maxFrames || toc.limit != maxTOC {
-			t.Fatalf("limits %d and %d; want %d and %d", fw.limit, toc.limit, maxFrames, int64(maxTOC))
+		if fw.limit != frames.Max || toc.limit != frames.MaxPayload {
+			t.Fatalf("limits %d and %d; want %d and %d", fw.limit, toc.limit, frames.Max, int64(frames.MaxPayload))
 		}
 		set(fw, toc)
 		for _, n := range []string{"a", "b", "c"} {

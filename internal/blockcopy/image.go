@@ -14,7 +14,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
@@ -24,7 +24,7 @@ import (
 // archives. docs/FORMAT.md describes it.
 
 // FrameSize is how much of the device a frame has; the last may have less.
-const FrameSize = 4 << 20
+const FrameSize = frames.Size
 
 const imageTag = "mkcdrec-img\x00"
 
@@ -71,7 +71,7 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 		return nil, err
 	}
 	u := &unreadable{}
-	frames, err := m.pack(ctx, &wg, dev, u, p)
+	packed, err := m.pack(ctx, &wg, dev, u, p)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,7 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	for _, u := range m.Used {
 		ix.Used = append(ix.Used, [2]int64{u.Start, u.Length})
 	}
-	var all []archive.Frame
+	var all []frames.Frame
 	out := io.MultiWriter(w, sum)
 	put := func(b []byte) error {
 		n, err := out.Write(b)
@@ -91,12 +91,12 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 		}
 		return nil
 	}
-	for f := range frames {
+	for f := range packed {
 		<-f.done
 		if f.err != nil {
 			return nil, f.err
 		}
-		all = append(all, archive.Frame{Offset: s.Packed, Packed: int64(len(f.packed)), Size: m.frameLength(f.n)})
+		all = append(all, frames.Frame{Offset: s.Packed, Packed: int64(len(f.packed)), Size: m.frameLength(f.n)})
 		if err := put(f.packed); err != nil {
 			return nil, err
 		}
@@ -129,7 +129,7 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	if err != nil {
 		return nil, err
 	}
-	s.Index = archive.Index(all, e.EncodeAll(text, []byte(imageTag)))
+	s.Index = frames.Index(all, e.EncodeAll(text, []byte(imageTag)))
 	if err := put(s.Index); err != nil {
 		return nil, err
 	}
@@ -272,7 +272,7 @@ func (m *Map) read(ctx context.Context, dev io.ReaderAt, off int64, b []byte, u 
 type Image struct {
 	r      io.ReaderAt
 	name   string
-	frames []archive.Frame
+	frames []frames.Frame
 	index  index
 	m      *Map
 }
@@ -280,7 +280,7 @@ type Image struct {
 // Open reads an image's index. name is for messages.
 func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 	bad := func(err error) (*Image, error) { return nil, fmt.Errorf("cannot use image %s: %w", name, err) }
-	payload, sizes, err := archive.ReadIndex(r, size)
+	payload, sizes, err := frames.ReadIndex(r, size)
 	if err != nil {
 		return bad(err)
 	}
@@ -315,7 +315,7 @@ func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 		if int64(s[1]) != min(FrameSize, x.Size-int64(n)*FrameSize) {
 			return bad(fmt.Errorf("frame %d has %d bytes", n, s[1]))
 		}
-		i.frames = append(i.frames, archive.Frame{Offset: off, Packed: int64(s[0]), Size: int64(s[1])})
+		i.frames = append(i.frames, frames.Frame{Offset: off, Packed: int64(s[0]), Size: int64(s[1])})
 		off += int64(s[0])
 	}
 	i.m = &Map{Size: x.Size, How: x.How}

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/frames"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
@@ -184,7 +184,7 @@ func (s *DiscStore) Open(name string) (store.File, error) {
 	if a == nil {
 		return store.Dir(s.dir).Open(name)
 	}
-	tail, err := store.ReadFile(store.Dir(s.dir), a.Tail, archive.MaxIndex)
+	tail, err := store.ReadFile(store.Dir(s.dir), a.Tail, frames.MaxIndex)
 	if err == nil && int64(len(tail)) != int64(a.Size-a.TailAt) {
 		err = fmt.Errorf("%s has %d bytes, not %d", a.Tail, len(tail), int64(a.Size-a.TailAt))
 	}
