@@ -383,6 +383,10 @@ func (f *forward) ReadAt(p []byte, off int64) (int, error) {
 	if off >= f.a.TailAt {
 		return f.tail.ReadAt(p, off-f.a.TailAt)
 	}
+	var end error
+	if n := f.a.Size - off; n < int64(len(p)) {
+		p, end = p[:n], io.EOF
+	}
 	if f.started && off < f.pos {
 		f.stop() // back: from the beginning again
 	}
@@ -406,7 +410,7 @@ func (f *forward) ReadAt(p []byte, off int64) (int, error) {
 		f.rest = f.rest[n:]
 		done, off, f.pos = done+n, off+int64(n), f.pos+int64(n)
 	}
-	return done, nil
+	return done, end
 }
 
 func (f *forward) start() {
