@@ -187,14 +187,6 @@ func TestHolder(t *testing.T) {
 	}
 }
 
-func TestSafeName(t *testing.T) {
-	for in, want := range map[string]string{"web-1.example": "web-1.example", "../x": "_x", "a/b c": "a_b_c", "": "host", "-rf": "rf"} {
-		if got := safeName(in); got != want {
-			t.Errorf("safeName(%q) = %q; want %q", in, got, want)
-		}
-	}
-}
-
 func TestSerial(t *testing.T) {
 	for in, want := range map[string]string{"ttyS0,115200n8": "0 115200", "ttyS1": "1 115200", "tty0": "", "ttyS9": "", "ttyS2,9600": "2 9600"} {
 		got := ""

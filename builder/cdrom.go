@@ -2,24 +2,15 @@ package builder
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"hash/crc32"
-	"io"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
-	"github.com/mkcdrec/mkcdrec/internal/frames"
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/rescue"
-	"github.com/mkcdrec/mkcdrec/internal/volume"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
 // DiscOptions says how a set is divided among discs.
@@ -30,11 +21,7 @@ type DiscOptions struct {
 }
 
 // DiscImage is one image that was made.
-type DiscImage struct {
-	File  string        `json:"file"`
-	Label string        `json:"label"`
-	Size  quantity.Size `json:"size"`
-}
+type DiscImage = set.DiscImage
 
 // DiscResult says what was made.
 type DiscResult struct {
@@ -42,9 +29,6 @@ type DiscResult struct {
 	Images     []DiscImage `json:"images"`
 	NotCovered []string    `json:"notCovered,omitempty"`
 }
-
-// minVolume is the smallest piece that is worth a volume of its own, bytes.
-const minVolume = 4 << 20
 
 // Discs writes a set as images for discs into dir: NAME_1.iso, which starts
 // the rescue system, NAME_2.iso ... An image appears whole.
@@ -60,409 +44,43 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 		return nil, fmt.Errorf("cannot write discs: %w", err)
 	}
 	defer os.RemoveAll(work)
-	d := &discWriter{b: b, p: p, dir: dir, work: work, size: int64(opt.Size)}
-	system := func(ctx context.Context, p *Plan, h Hint) (err error) {
+	d := &set.Discs{Dir: dir, Work: work, Size: int64(opt.Size), Report: b.Report}
+	system := func(h Hint) error {
 		k, info, initrd, err := b.system(ctx, p, h, work)
-		d.image = func(iso string, extra func(*media.ISO)) error { return b.image(p, k, info, initrd, iso, extra) }
+		d.Medium = func(iso string, extra func(*media.ISO)) error { return b.image(p, k, info, initrd, iso, extra) }
 		return err
 	}
 	res := &DiscResult{}
-	set := opt.From
-	if set == "" {
-		b.medium = system
-		defer func() { b.medium = nil }()
-		r, err := b.Path(ctx, p, dir)
+	from := opt.From
+	if from == "" {
+		r, err := b.directory(ctx, p, dir, uuid.New(), func(h Hint, _ string) error { return system(Hint{SetID: h.SetID}) })
 		if err != nil {
 			return nil, err
 		}
-		set, res.NotCovered = r.Dir, r.NotCovered
+		from, res.NotCovered = r.Dir, r.NotCovered
 	}
 	stays := func(err error) error {
 		if opt.From != "" {
 			return err
 		}
-		return fmt.Errorf("%w\nthe backup itself is whole in %s; go on with: mkcdrec cdrom --from %s", err, set, set)
+		return fmt.Errorf("%w\nthe backup itself is whole in %s; go on with: mkcdrec cdrom --from %s", err, from, from)
 	}
-	if d.set, err = manifest.Open(set); err != nil {
+	if d.Set, err = manifest.Open(from); err != nil {
 		return nil, stays(err)
 	}
 	if opt.From != "" {
-		if err := system(ctx, p, Hint{SetID: d.set.Manifest.ID}); err != nil {
+		if err := system(Hint{SetID: d.Set.Manifest.ID}); err != nil {
 			return nil, err
 		}
 	}
-	res.Set = filepath.Base(set)
-	if res.Images, err = d.write(ctx); err != nil {
+	res.Set = filepath.Base(from)
+	if res.Images, err = d.Write(ctx); err != nil {
 		return nil, stays(err)
 	}
 	if opt.From == "" && !opt.Keep {
-		if err := os.RemoveAll(set); err != nil {
+		if err := os.RemoveAll(from); err != nil {
 			return nil, fmt.Errorf("cannot remove the set that the discs were made of: %w", err)
 		}
 	}
 	return res, nil
 }
-
-type discWriter struct {
-	b     *Builder
-	p     *Plan
-	dir   string
-	work  string
-	size  int64
-	set   *manifest.Set
-	image func(iso string, extra func(*media.ISO)) error
-	index manifest.Discs
-	// common are the files that every disc has, by name, first those that only
-	// the first one has.
-	common, first map[string]string
-	next          []volume.Header // of each archive, the volume to be made
-}
-
-// write makes the images, disc by disc.
-func (d *discWriter) write(ctx context.Context) ([]DiscImage, error) {
-	if err := d.collect(); err != nil {
-		return nil, err
-	}
-	bootable, err := d.measure(true)
-	if err != nil {
-		return nil, err
-	}
-	data, err := d.measure(false)
-	if err != nil {
-		return nil, err
-	}
-	if err := d.divide(d.size-bootable, d.size-data); err != nil {
-		return nil, err
-	}
-	var out []DiscImage
-	for _, x := range d.index.Discs {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		name := filepath.Join(d.dir, fmt.Sprintf("%s_%d.iso", filepath.Base(d.set.Dir), x.Number))
-		tmp := filepath.Join(d.work, "disc.iso")
-		if err := d.disc(ctx, x, tmp); err != nil {
-			return nil, fmt.Errorf("disc %d of %d: %w", x.Number, len(d.index.Discs), err)
-		}
-		st, err := os.Stat(tmp)
-		if err != nil {
-			return nil, err
-		}
-		if st.Size() > d.size {
-			return nil, fmt.Errorf("disc %d has %d bytes, more than %d", x.Number, st.Size(), d.size)
-		}
-		if err := os.Rename(tmp, name); err != nil {
-			return nil, fmt.Errorf("cannot write %s: %w", name, err)
-		}
-		out = append(out, DiscImage{name, x.Label, quantity.Size(st.Size())})
-		d.b.Report.Note("%s: %s, label %s", name, quantity.Size(st.Size()), x.Label)
-	}
-	return out, nil
-}
-
-// collect finds the set's files, and writes the archives' tails beside them.
-func (d *discWriter) collect() error {
-	d.index = manifest.Discs{Version: manifest.Version, ID: d.set.Manifest.ID}
-	d.common, d.first = map[string]string{manifest.File: filepath.Join(d.set.Dir, manifest.File)}, map[string]string{}
-	archives := map[string]bool{}
-	for _, a := range d.framed() {
-		archives[a.Name] = true
-		l, err := d.lengths(a.Name)
-		if err != nil {
-			return err
-		}
-		tail := a.Name + ".tail"
-		at := int64(a.Size) - l[len(l)-1] - l[len(l)-2]
-		d.index.Archives = append(d.index.Archives, manifest.Divided{File: a.Name, Size: a.Size, Tail: tail, TailAt: quantity.Size(at)})
-		file := filepath.Join(d.work, tail)
-		if err := copyFrom(filepath.Join(d.set.Dir, a.Name), at, file); err != nil {
-			return err
-		}
-		d.common[tail] = file
-	}
-	for _, f := range d.set.Manifest.Files {
-		switch {
-		case archives[f.Name], f.Name == manifest.RescueISO:
-		case strings.HasPrefix(f.Name, "log/"):
-			d.first[f.Name] = filepath.Join(d.set.Dir, f.Name)
-		default:
-			d.common[f.Name] = filepath.Join(d.set.Dir, f.Name)
-		}
-	}
-	// The image itself stands for rescue.iso.
-	if slices.ContainsFunc(d.set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO }) {
-		m := *d.set.Manifest
-		m.Files = slices.DeleteFunc(slices.Clone(m.Files), func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO })
-		if err := m.Write(d.work); err != nil {
-			return err
-		}
-		d.common[manifest.File] = filepath.Join(d.work, manifest.File)
-	}
-	return nil
-}
-
-// framed are the files that are divided between frames, in the order in which a
-// restore wants them: images of devices, then archives.
-func (d *discWriter) framed() []manifest.FileSum {
-	var out []manifest.FileSum
-	add := func(name string) {
-		i := slices.IndexFunc(d.set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == name })
-		if i >= 0 {
-			out = append(out, d.set.Manifest.Files[i])
-		}
-	}
-	for _, m := range d.set.Layout.Images {
-		add(m.File)
-	}
-	for _, a := range d.set.Manifest.Archives {
-		add(a.File)
-	}
-	return out
-}
-
-// lengths are those of a file's frames.
-func (d *discWriter) lengths(name string) ([]int64, error) {
-	f, err := os.Open(filepath.Join(d.set.Dir, name))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	l, err := frames.Lengths(f, st.Size())
-	if err != nil {
-		return nil, fmt.Errorf("cannot divide %s: %w", name, err)
-	}
-	return l, nil
-}
-
-func copyFrom(src string, at int64, dst string) error {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, io.NewSectionReader(in, at, 1<<62))
-	return errors.Join(err, out.Close())
-}
-
-// reserve is for what is not known before the archives are divided: the index,
-// lists of checksums, directories, and rounding.
-const reserve = 1<<20 + 256<<10
-
-// measure makes the image without archives and gives what it takes, in bytes.
-func (d *discWriter) measure(first bool) (int64, error) {
-	iso := filepath.Join(d.work, "measure.iso")
-	defer os.Remove(iso)
-	if err := d.put(first, iso, manifest.Disc{Number: 1, Label: "MEASURE"}, nil); err != nil {
-		return 0, err
-	}
-	st, err := os.Stat(iso)
-	if err != nil {
-		return 0, err
-	}
-	return st.Size() + reserve, nil
-}
-
-// put writes an image with what is not an archive.
-func (d *discWriter) put(first bool, iso string, disc manifest.Disc, more func(*media.ISO, string)) error {
-	base := filepath.Base(d.set.Dir) + "/"
-	extra := func(img *media.ISO) {
-		img.Label, img.Max, img.Private = disc.Label, 0, true
-		for n, f := range d.common {
-			img.Files[base+n] = f
-		}
-		if first {
-			for n, f := range d.first {
-				img.Files[base+n] = f
-			}
-		}
-		img.Content[disc.Label] = []byte(fmt.Sprintf("disc %d of the backup of %s\n", disc.Number, d.set.Manifest.Host))
-		if more != nil {
-			more(img, base)
-		}
-	}
-	if first {
-		return d.image(iso, extra)
-	}
-	now, _, err := media.Epoch()
-	if err != nil {
-		return err
-	}
-	img := media.ISO{Data: true, Files: map[string]string{}, Content: map[string][]byte{}, Time: now}
-	extra(&img)
-	if err := img.Write(iso); err != nil {
-		return err
-	}
-	return os.Chmod(iso, 0o600)
-}
-
-// divide decides which frames of which archive go onto which disc; room is
-// what the first and the other discs have for volumes.
-func (d *discWriter) divide(first, others int64) error {
-	if first < minVolume || others < minVolume {
-		return fmt.Errorf("cannot divide the set: a disc of %d bytes has %d left for archives (%d on the first)", d.size, others, first)
-	}
-	left := first
-	disc := 1
-	for i := range d.index.Archives {
-		a := &d.index.Archives[i]
-		lens, err := d.lengths(a.File)
-		if err != nil {
-			return err
-		}
-		at := int64(0)
-		for len(lens) > 0 {
-			// Each file takes whole sectors; one more for its directory record. A
-			// file on ISO 9660 has at most 4 GiB.
-			n, length := volume.Fit(a.File, lens, min(left-8<<10, 4<<30-4096))
-			if n == 0 || length < minVolume && n < len(lens) {
-				if left == others || disc > 1 && left == first {
-					return fmt.Errorf("cannot divide %s: a frame of %d bytes does not fit on a disc of %d", a.File, lens[0], d.size)
-				}
-				disc, left = disc+1, others
-				continue
-			}
-			v := manifest.Volume{Disc: disc, Number: len(a.Volumes) + 1, Offset: quantity.Size(at), Length: quantity.Size(length)}
-			v.File = volume.FileName(a.File, v.Number)
-			for _, l := range lens[:n] {
-				v.Size += quantity.Size(l)
-			}
-			a.Volumes = append(a.Volumes, v)
-			at += int64(v.Size)
-			lens = lens[n:]
-			left -= length + 8<<10
-		}
-	}
-	short := strings.ToUpper(d.index.ID[:8])
-	for n := 1; n <= disc; n++ {
-		d.index.Discs = append(d.index.Discs, manifest.Disc{Number: n, Label: fmt.Sprintf("%s_%s_%d", rescue.VolumeLabel, short, n)})
-	}
-	created := d.set.Manifest.Created
-	id, err := volume.ParseID(d.index.ID)
-	if err != nil {
-		return err
-	}
-	for _, a := range d.index.Archives {
-		d.next = append(d.next, volume.Header{ID: id, Name: a.File, Created: created, Number: 1})
-	}
-	return nil
-}
-
-// disc writes one image with its volumes and the lists of checksums.
-func (d *discWriter) disc(ctx context.Context, disc manifest.Disc, iso string) error {
-	sums := map[string][2]string{} // SHA-256 and CRC-32
-	index := d.index
-	index.This = disc.Number
-	ij, err := json.MarshalIndent(index, "", " ")
-	if err != nil {
-		return err
-	}
-	d.b.Report.Phase(fmt.Sprintf("writing disc %d of %d", disc.Number, len(d.index.Discs)), 0)
-	return d.put(disc.Number == 1, iso, disc, func(img *media.ISO, base string) {
-		img.Content[base+manifest.DiscsFile] = ij
-		add := func(name string) {
-			if n, ok := strings.CutPrefix(name, base); ok {
-				sums[n] = [2]string{}
-			}
-		}
-		for n := range img.Files {
-			add(n)
-		}
-		for n := range img.Content {
-			add(n)
-		}
-		for i, a := range d.index.Archives {
-			for _, v := range a.Volumes {
-				if v.Disc != disc.Number {
-					continue
-				}
-				sums[v.File] = [2]string{}
-				img.Streams = append(img.Streams, media.Stream{Path: base + v.File, Size: int64(v.Length), Write: func(w io.Writer) error {
-					h, c := sha256.New(), crc32.NewIEEE()
-					err := d.volume(ctx, i, a, v, io.MultiWriter(w, h, c))
-					sums[v.File] = [2]string{hex.EncodeToString(h.Sum(nil)), fmt.Sprintf("%08X", c.Sum32())}
-					return err
-				}})
-			}
-		}
-		files, content := img.Files, img.Content
-		var sha, sfv int64
-		for n := range sums {
-			sha += int64(len(sumLine(strings.Repeat("0", 64), n)))
-			sfv += int64(len(n) + 1 + 8 + 1)
-		}
-		list := func(w io.Writer, line func(n string, s [2]string) string) error {
-			for n, s := range sums {
-				if s[0] != "" {
-					continue
-				}
-				var err error
-				if sums[n], err = sumOf(files[base+n], content[base+n]); err != nil {
-					return err
-				}
-			}
-			var b strings.Builder
-			names := make([]string, 0, len(sums))
-			for n := range sums {
-				names = append(names, n)
-			}
-			slices.Sort(names)
-			for _, n := range names {
-				b.WriteString(line(n, sums[n]))
-			}
-			_, err := io.WriteString(w, b.String())
-			return err
-		}
-		img.Streams = append(img.Streams,
-			media.Stream{Path: base + manifest.SHA256, Size: sha, Write: func(w io.Writer) error {
-				return list(w, func(n string, s [2]string) string { return sumLine(s[0], n) })
-			}},
-			media.Stream{Path: base + manifest.SFV, Size: sfv, Write: func(w io.Writer) error {
-				return list(w, func(n string, s [2]string) string { return n + " " + s[1] + "\n" })
-			}})
-	})
-}
-
-func sumOf(file string, content []byte) ([2]string, error) {
-	var r io.Reader = strings.NewReader(string(content))
-	if file != "" {
-		f, err := os.Open(file)
-		if err != nil {
-			return [2]string{}, err
-		}
-		defer f.Close()
-		r = f
-	}
-	h, c := sha256.New(), crc32.NewIEEE()
-	_, err := io.Copy(io.MultiWriter(h, c), r)
-	return [2]string{hex.EncodeToString(h.Sum(nil)), fmt.Sprintf("%08X", c.Sum32())}, err
-}
-
-// volume writes one volume of an archive.
-func (d *discWriter) volume(ctx context.Context, i int, a manifest.Divided, v manifest.Volume, w io.Writer) error {
-	f, err := os.Open(filepath.Join(d.set.Dir, a.File))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if d.next[i].Number != v.Number {
-		return fmt.Errorf("volume %d of %s comes after %d", v.Number, a.File, d.next[i].Number)
-	}
-	c := &volume.Cutter{Header: d.next[i], More: v.Number < len(a.Volumes), Next: func(context.Context, volume.Header) (volume.Medium, error) { return streamMedium{w}, nil }}
-	d.next[i], err = c.Cut(ctx, io.NewSectionReader(f, int64(v.Offset), int64(v.Size)))
-	return err
-}
-
-// streamMedium is a volume that goes into a stream.
-type streamMedium struct{ io.Writer }
-
-func (streamMedium) Room() int64            { return volume.Unlimited }
-func (streamMedium) Full() bool             { return false }
-func (streamMedium) Close(volume.End) error { return nil }

@@ -14,6 +14,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -323,7 +324,7 @@ func (p *Plan) distinct() {
 		a := &p.Archives[i]
 		if low := strings.ToLower(a.File); seen[low] {
 			sum := sha256.Sum256([]byte(a.File))
-			a.File = fmt.Sprintf("%s~%x.tar.zst", trimArchive(a.File), sum[:4])
+			a.File = fmt.Sprintf("%s~%x.tar.zst", strings.TrimSuffix(a.File, ".tar.zst"), sum[:4])
 		} else {
 			seen[low] = true
 		}
@@ -466,18 +467,18 @@ func mustDir(dir string) error {
 
 // remounted looks again at what is mounted, just before the files are read, and
 // enters what has appeared since the plan and is in no archive.
-func (s *setWriter) remounted() {
-	m := probe.Machine{Run: s.b.Run}
+func (b *Builder) remounted(p *Plan, w *set.Writer, dir string) {
+	m := probe.Machine{Run: b.Run}
 	now, err := m.Mounts()
 	if err != nil {
-		s.lacks("what was mounted since the backup was planned: %v", err)
+		w.Lacks("what was mounted since the backup was planned: %v", err)
 		return
 	}
-	for _, x := range newMounts(s.p, now, s.dir) {
+	for _, x := range newMounts(p, now, dir) {
 		if disks := m.DisksOf(x.Device); !slices.ContainsFunc(disks, func(d string) bool { return !onUSB(d) }) {
 			continue // a stick that was put in
 		}
-		s.lacks("%s (%s on %s): it was mounted after the backup was planned", x.Path, x.Type, x.Device)
+		w.Lacks("%s (%s on %s): it was mounted after the backup was planned", x.Path, x.Type, x.Device)
 	}
 }
 

@@ -1,49 +1,74 @@
 package builder
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
-	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
-func contextFor(t *testing.T) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(t.Context(), time.Minute)
+// setOf writes the set of a plan into a new directory.
+func setOf(t *testing.T, p *Plan) (dir string, m *manifest.Manifest) {
+	t.Helper()
+	return setIn(t, p, t.TempDir())
 }
 
-// writerFor is a set that is being written for a plan, in a new directory.
-func writerFor(t *testing.T, p *Plan) *setWriter {
+func setIn(t *testing.T, p *Plan, parent string) (dir string, m *manifest.Manifest) {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.Mkdir(dir+"/log", 0o700); err != nil {
+	b := &Builder{Run: tool.Exec{}, Report: progress.None{}, Config: &Config{}}
+	r, err := b.directory(t.Context(), p, parent, uuid.New(), func(Hint, string) error { return nil })
+	if err != nil {
 		t.Fatal(err)
 	}
-	return &setWriter{b: &Builder{Run: tool.Exec{}, Report: progress.None{}, Config: &Config{}}, p: p, dir: dir, final: dir + "-final", man: &manifest.Manifest{}, log: slog.New(slog.NewJSONHandler(io.Discard, nil)), sfv: map[string]uint32{}}
+	return r.Dir, r.Manifest
 }
 
-func notCovered(s *setWriter) string { return strings.Join(s.man.NotCovered, "\n") }
+// testSet writes a set of host with one archive below parent.
+func testSet(t *testing.T, parent string) string {
+	t.Helper()
+	src := t.TempDir()
+	if err := os.WriteFile(src+"/f00", make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := planFor("/dev/no-such-disk", src, "ext4")
+	p.Layout.Hostname = "host"
+	p.archives()
+	p.Archives[0].File = "sda1._.tar.zst"
+	dir, m := setIn(t, p, parent)
+	if len(m.Archives) != 1 {
+		t.Fatal(notCovered(m))
+	}
+	return dir
+}
 
-// planFor plans archives of what is mounted at dir, from dev.
+func notCovered(m *manifest.Manifest) string { return strings.Join(m.NotCovered, "\n") }
+
+// planFor plans archives of what is mounted at dir, from dev, a whole disk.
 func planFor(dev, dir, typ string) *Plan {
-	return &Plan{lacking: map[string]bool{}, Layout: &layout.Layout{Filesystems: []layout.Filesystem{{Device: strings.TrimPrefix(dev, "/dev/"), Type: typ, Size: 1, Mounts: []layout.Mount{{Path: dir}}}}}}
+	p := &Plan{lacking: map[string]bool{}, Layout: &layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS}}}
+	p.addDisk(strings.TrimPrefix(dev, "/dev/"), dir, typ)
+	return p
+}
+
+func (p *Plan) addDisk(dev, dir, typ string) {
+	p.Layout.Disks = append(p.Layout.Disks, layout.Disk{Name: dev, Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512})
+	p.Layout.Filesystems = append(p.Layout.Filesystems, layout.Filesystem{Device: dev, Type: typ, UUID: uuid.New(), Size: 1 << 26, Ext: &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}, Mounts: []layout.Mount{{Path: dir}}})
 }
 
 // A file system that was unmounted, or hidden by another one, after the plan is
@@ -57,9 +82,9 @@ func TestUnmountedSincePlan(t *testing.T) {
 		}
 		p := planFor(dev, dir, "ext4")
 		p.archives()
-		s := writerFor(t, p)
-		if err := s.archive(t.Context(), p.Archives[0]); err != nil || len(s.man.Archives) != 1 || s.man.Archives[0].Members < 2 || notCovered(s) != "" {
-			t.Fatalf("mounted: %v, %+v, not covered %q", err, s.man.Archives, notCovered(s))
+		_, m := setOf(t, p)
+		if len(m.Archives) != 1 || m.Archives[0].Members < 2 || notCovered(m) != "" {
+			t.Fatalf("mounted: %+v, not covered %q", m.Archives, notCovered(m))
 		}
 		if over {
 			btrfstest.Run(t, "mount", "-t", "tmpfs", "none", dir)
@@ -67,14 +92,11 @@ func TestUnmountedSincePlan(t *testing.T) {
 		} else if err := unix.Unmount(dir, 0); err != nil {
 			t.Fatal(err)
 		}
-		s = writerFor(t, p)
-		if err := s.archive(t.Context(), p.Archives[0]); err != nil {
-			t.Fatal(err)
+		made, m := setOf(t, p)
+		if len(m.Archives) != 0 || !strings.Contains(notCovered(m), dir) || p.Layout.Filesystems[0].Excluded == "" {
+			t.Errorf("over=%v: archives %+v, not covered %q", over, m.Archives, notCovered(m))
 		}
-		if len(s.man.Archives) != 0 || !strings.Contains(notCovered(s), dir) || p.Layout.Filesystems[0].Excluded == "" {
-			t.Errorf("over=%v: archives %+v, not covered %q", over, s.man.Archives, notCovered(s))
-		}
-		if _, err := os.Stat(filepath.Join(s.dir, p.Archives[0].File)); err == nil {
+		if _, err := os.Stat(filepath.Join(made, p.Archives[0].File)); err == nil {
 			t.Error("there is an archive of it")
 		}
 	}
@@ -88,47 +110,13 @@ func TestOvermountedAtPlan(t *testing.T) {
 	p := planFor(dev, dir, "ext4")
 	p.archives()
 	unix.Unmount(dir, unix.MNT_DETACH) // the tmpfs
-	s := writerFor(t, p)
-	if err := s.archive(t.Context(), p.Archives[0]); err != nil || len(s.man.Archives) != 1 {
-		t.Errorf("the planned device is there again: %v, %s", err, notCovered(s))
+	if _, m := setOf(t, p); len(m.Archives) != 1 {
+		t.Errorf("the planned device is there again: %s", notCovered(m))
 	}
 	btrfstest.Run(t, "mount", "-t", "tmpfs", "none", dir)
 	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
-	s = writerFor(t, p)
-	if err := s.archive(t.Context(), p.Archives[0]); err != nil || len(s.man.Archives) != 0 || notCovered(s) == "" {
-		t.Errorf("a tmpfs was archived in its place: %v, %+v", err, s.man.Archives)
-	}
-}
-
-// A full disk ends the run; a file system that can't be read does not.
-func TestOnlyWritingIsFatal(t *testing.T) {
-	dev, dir := btrfstest.MountOther(t, "ext4", 64<<20)
-	if err := os.WriteFile(dir+"/data", make([]byte, 9<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p := planFor(dev, dir, "ext4")
-	p.archives()
-	s := writerFor(t, p)
-	if err := os.Symlink("/dev/full", filepath.Join(s.dir, "full")); err != nil {
-		t.Fatal(err)
-	}
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer full.Close()
-	root, err := p.Archives[0].open(s.b, p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	out := &sink{w: full}
-	if _, err := archive.Create(t.Context(), out, root, archive.CreateOptions{}); err == nil || out.err == nil {
-		t.Errorf("/dev/full: %v, kept %v", err, out.err)
-	}
-	p.Archives[0].Mount = "/no/such\ndirectory"
-	if err := s.archive(t.Context(), p.Archives[0]); err != nil || !strings.Contains(notCovered(s), "/no/such") {
-		t.Errorf("what can't be opened: %v, %q", err, notCovered(s))
+	if _, m := setOf(t, p); len(m.Archives) != 0 || notCovered(m) == "" {
+		t.Errorf("a tmpfs was archived in its place: %+v", m.Archives)
 	}
 }
 
@@ -137,7 +125,7 @@ func TestOnlyWritingIsFatal(t *testing.T) {
 func TestSetsFilesystem(t *testing.T) {
 	dev, dir := btrfstest.MountOther(t, "ext4", 64<<20)
 	dest := filepath.Join(dir, "deep", "backups")
-	for _, d := range []string{dest + "/host-20261121T101010Z", dest + "/" + partial + "other-1", dir + "/deep/for other hosts"} {
+	for _, d := range []string{dest + "/host-20261121T101010Z", dest + "/" + set.Partial + "other-1", dir + "/deep/for other hosts"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -150,11 +138,11 @@ func TestSetsFilesystem(t *testing.T) {
 	}
 	write(dest + "/host-20261121T101010Z/" + manifest.File)
 	write(dest + "/host-20261121T101010Z_1.iso")
-	write(dest + "/" + partial + "other-1" + ownerSuffix)
+	write(dest + "/" + set.Partial + "other-1.owner")
 	plan := func() *Plan {
 		t.Helper()
 		p := planFor(dev, dir, "ext4")
-		p.Layout.Filesystems = append(p.Layout.Filesystems, layout.Filesystem{Device: "vda1", Type: "ext4", Mounts: []layout.Mount{{Path: "/proc"}}})
+		p.addDisk("vda1", "/proc", "ext4")
 		p.Layout.Fstab = dev + " " + dir + " ext4 defaults 0 2\n"
 		if err := p.holder(dest, nil); err != nil {
 			t.Fatal(err)
@@ -178,15 +166,12 @@ func TestSetsFilesystem(t *testing.T) {
 		i = 1
 	}
 	// What is written now appears after the plan.
-	if err := os.MkdirAll(dest+"/"+partial+"host-20261122T101010Z/log", 0o700); err != nil {
-		t.Fatal(err)
+	p.Archives, p.holderArchive = p.Archives[i:i+1], 1
+	made, m := setIn(t, p, dest)
+	if len(m.Archives) != 1 {
+		t.Fatal(notCovered(m))
 	}
-	s := writerFor(t, p)
-	s.dir, s.final = dest+"/"+partial+"host-20261122T101010Z", dest+"/host-20261122T101010Z"
-	if err := s.archive(t.Context(), p.Archives[i]); err != nil || len(s.man.Archives) != 1 {
-		t.Fatalf("%v %s", err, notCovered(s))
-	}
-	r, err := archive.OpenFile(filepath.Join(s.dir, p.Archives[i].File))
+	r, err := archive.OpenFile(filepath.Join(made, p.Archives[0].File))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,74 +210,6 @@ func TestMountedSincePlan(t *testing.T) {
 	}
 }
 
-// An image of a device that can change while it is read is in the set, and named.
-func TestImageWriters(t *testing.T) {
-	dev := btrfstest.Loop(t, 12<<20)
-	m := &layout.Image{Device: strings.TrimPrefix(dev, "/dev/"), Size: 12 << 20}
-	save := func() string {
-		t.Helper()
-		s := writerFor(t, &Plan{Layout: &layout.Layout{}})
-		m.File = "x.img.zst"
-		if err := s.image(t.Context(), m); err != nil {
-			t.Fatal(err)
-		}
-		if len(s.man.Files) != 1 || m.File == "" {
-			t.Errorf("it is not in the set: %+v", s.man)
-		}
-		return notCovered(s)
-	}
-	if got := save(); got != "" {
-		t.Errorf("nobody uses it: %s", got)
-	}
-	f, err := os.OpenFile(dev, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := save(); !strings.Contains(got, "has it open for writing") {
-		t.Errorf("a program that writes: %q", got)
-	}
-	f.Close()
-	if f, err = os.OpenFile(dev, os.O_RDONLY|unix.O_EXCL, 0); err != nil {
-		t.Fatal(err)
-	}
-	if got := save(); !strings.Contains(got, "exclusively") {
-		t.Errorf("somebody holds it: %q", got)
-	}
-	f.Close()
-	btrfstest.Run(t, "mkfs.ext4", "-q", dev)
-	dir := t.TempDir()
-	for _, c := range []struct{ opt, want string }{{"ro", ""}, {"rw", "it is mounted on " + dir}} {
-		btrfstest.Run(t, "mount", "-o", c.opt, dev, dir)
-		if got := save(); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
-			t.Errorf("mounted %s: %q", c.opt, got)
-		}
-		btrfstest.Run(t, "umount", dir)
-	}
-	// Written to and closed again in between: the count of sectors shows it.
-	src, err := openImage(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	count := src.use.written()
-	if f, err = os.OpenFile(dev, os.O_RDWR|unix.O_SYNC, 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.WriteAt([]byte("guest"), 4<<20); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	if n := src.use.written(); count < 0 || n <= count {
-		t.Errorf("%d sectors written before, %d after", count, n)
-	}
-	// A device that is missing is named; the set goes to its end.
-	s := writerFor(t, &Plan{Layout: &layout.Layout{}})
-	gone := &layout.Image{Device: "no/such", File: "y.img.zst"}
-	if err := s.image(t.Context(), gone); err != nil || gone.File != "" || !strings.Contains(notCovered(s), "no/such (unknown content)") {
-		t.Errorf("a device that is missing: %v, %q", err, notCovered(s))
-	}
-}
-
 // Names that differ in case alone have archives that differ in more.
 func TestDistinct(t *testing.T) {
 	p := planFor("/dev/vda1", "/Data", "ext4")
@@ -301,23 +218,6 @@ func TestDistinct(t *testing.T) {
 	if a, b := p.Archives[0].File, p.Archives[1].File; strings.EqualFold(a, b) {
 		t.Errorf("%s and %s", a, b)
 	}
-}
-
-// sha256sum(1) reads the lines of any name.
-func TestSumLine(t *testing.T) {
-	dir := t.TempDir()
-	const empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	var all string
-	for _, n := range []string{"plain", `back\slash`, "new\nline", "ta\tb", "[x]*", "re\rturn"} {
-		if err := os.WriteFile(filepath.Join(dir, n), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		all += sumLine(empty, n)
-	}
-	if err := os.WriteFile(dir+"/SUMS", []byte(all), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	btrfstest.Run(t, "sh", "-c", `cd "$1" && sha256sum --strict --quiet -c SUMS`, "sh", dir)
 }
 
 // A file system of which only a directory is mounted is saved as a whole, through a
@@ -344,11 +244,11 @@ func TestPrivateFilesystem(t *testing.T) {
 	if len(p.Archives) != 1 || p.Archives[0].Mount != "" {
 		t.Fatalf("planned: %+v", p.Archives)
 	}
-	s := writerFor(t, p)
-	if err := s.archive(t.Context(), p.Archives[0]); err != nil || len(s.man.Archives) != 1 {
-		t.Fatalf("%v, not covered %q", err, notCovered(s))
+	made, m := setOf(t, p)
+	if len(m.Archives) != 1 {
+		t.Fatalf("not covered %q", notCovered(m))
 	}
-	r, err := archive.OpenFile(filepath.Join(s.dir, p.Archives[0].File))
+	r, err := archive.OpenFile(filepath.Join(made, p.Archives[0].File))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,36 +264,8 @@ func TestPrivateFilesystem(t *testing.T) {
 	if err := unix.Unmount(bind, 0); err != nil {
 		t.Fatal(err)
 	}
-	s = writerFor(t, p)
-	if err := s.archive(t.Context(), p.Archives[0]); err != nil || len(s.man.Archives) != 0 || !strings.Contains(notCovered(s), p.Archives[0].Device) {
-		t.Errorf("not in use: %v, %q", err, notCovered(s))
-	}
-}
-
-// What can't be read of a device is listed with its bytes, a few in the manifest.
-func TestBadSectorsListed(t *testing.T) {
-	s := writerFor(t, &Plan{Layout: &layout.Layout{}})
-	m := &layout.Image{Device: "sdb3", Type: "ntfs"}
-	sum := &blockcopy.Summary{ReadError: unix.EIO}
-	for i := range int64(12) {
-		sum.Bad = append(sum.Bad, blockcopy.Extent{Start: i * 8192, Length: 512})
-	}
-	s.imageProblems(m, sum, nil, &deviceUse{dev: "/no/such"}, -1)
-	if got := notCovered(s); !strings.Contains(got, "sdb3 (ntfs): 6144 bytes can't be read") || !strings.Contains(got, "bytes 0 to 511, 8192 to 8703") || !strings.Contains(got, "and 2 more ranges") {
-		t.Errorf("not covered: %q", got)
-	}
-}
-
-// What the manifest lists of an archive is bounded, so that it can be read.
-func TestManyProblems(t *testing.T) {
-	s := writerFor(t, &Plan{Layout: &layout.Layout{}})
-	sum := &archive.Summary{}
-	for range mostProblems + 5 {
-		sum.Problems = append(sum.Problems, archive.Problem{Path: "x", Kind: archive.Unreadable, Detail: "input/output error"})
-	}
-	s.archived(PlannedArchive{File: "a", Mount: "/srv"}, sum, 0)
-	if n := len(s.man.NotCovered); n != mostProblems+1 || !strings.Contains(s.man.NotCovered[n-1], "/srv: 5 more paths") {
-		t.Errorf("%d entries, the last %q", n, s.man.NotCovered[n-1])
+	if _, m := setOf(t, p); len(m.Archives) != 0 || !strings.Contains(notCovered(m), p.Archives[0].Device) {
+		t.Errorf("not in use: %q", notCovered(m))
 	}
 }
 
@@ -459,6 +331,27 @@ func TestExcludeParts(t *testing.T) {
 			if got := !strings.Contains(not, part); got != strings.Contains(want, part) {
 				t.Errorf("exclude_devices: %s: %s excluded %v; not covered: %s", name, part, got, not)
 			}
+		}
+	}
+}
+
+// The directory that a run works in is not backed up, whatever it is called.
+func TestLeaveOut(t *testing.T) {
+	p := &Plan{}
+	if err := p.leaveOut([]string{"/tmp/*"}, `/root/a*b[c]\d/.mkcdrec-tape-1`); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{`/root/a*b[c]\d/.mkcdrec-tape-1`: true, `/root/axb[c]\d/.mkcdrec-tape-1`: false, "/tmp/x": true, "/root": false} {
+		if got := p.exclude.Match(path) != ""; got != want {
+			t.Errorf("%s: left out %v; want %v", path, got, want)
+		}
+	}
+	if err := p.leaveOut(nil, `/srv/[a]*/work`); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{`/srv/[a]*/work`: true, `/srv/[a]*/work/set`: false, `/srv/a/work`: false, `/srv/[a]*`: false, `/srv/[a]*/other`: false, `/srv/[a]x/work`: false} {
+		if got := p.exclude.Match(path) != ""; got != want {
+			t.Errorf("%s: left out %v; want %v", path, got, want)
 		}
 	}
 }

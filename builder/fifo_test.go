@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
@@ -26,8 +27,7 @@ func TestNoWaitForFifos(t *testing.T) {
 		return p
 	}
 	conf := fifo("mkcdrec.yaml")
-	set := filepath.Join(dir, partial+"host-20260101T000000Z")
-	fifo(filepath.Base(set) + ownerSuffix)
+	fifo(set.Partial + "host-20260101T000000Z.owner")
 	fifo("backup/" + manifest.File)
 	keys := fifo("keys")
 	for name, fn := range map[string]func() error{
@@ -37,7 +37,7 @@ func TestNoWaitForFifos(t *testing.T) {
 			_, err := (&Builder{Config: &Config{Rescue: RescueConfig{SSHKeys: []string{keys}}}}).sshKeys()
 			return err
 		},
-		"an owner file":  func() error { return removeOne(set, owner{}, time.Now(), t.Logf) },
+		"an owner file":  func() error { return set.RemoveStale(dir, "host", t.Logf) },
 		"the other sets": func() error { generations(dir, "host"); return regular.ErrNot },
 		"a backup's size": func() error {
 			e, err := os.ReadDir(dir)

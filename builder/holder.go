@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -102,7 +103,7 @@ func litter(name string) bool {
 // its owner, or an image.
 func isBackup(dir string, e os.DirEntry) bool {
 	name := e.Name()
-	if strings.HasPrefix(name, partial) {
+	if strings.HasPrefix(name, set.Partial) {
 		return true
 	}
 	if e.Type().IsRegular() {

@@ -11,6 +11,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -83,7 +84,7 @@ func TestLUKSHeaders(t *testing.T) {
 	if err := p.luks(&Config{Recipients: []string{id.Recipient().String()}}); err != nil {
 		t.Fatal(err)
 	}
-	files, lacks := p.luksHeaders()
+	files, lacks := set.LUKSHeaders(p.Layout, p.recipients)
 	if len(lacks) > 0 || len(files) != 1 {
 		t.Fatalf("%v %v", files, lacks)
 	}
@@ -102,7 +103,7 @@ func TestLUKSHeaders(t *testing.T) {
 	if err := os.Truncate(dev, 100); err != nil {
 		t.Fatal(err)
 	}
-	if files, lacks := p.luksHeaders(); len(files) > 0 || len(lacks) != 1 || p.Layout.Crypts[0].Header != "" {
+	if files, lacks := set.LUKSHeaders(p.Layout, p.recipients); len(files) > 0 || len(lacks) != 1 || p.Layout.Crypts[0].Header != "" {
 		t.Errorf("a device that is cut off has a header: %v, not covered %v", files, lacks)
 	}
 }

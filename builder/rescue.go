@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
@@ -444,7 +445,7 @@ func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error
 	if err := publicLayout(p.Layout).Write(&lay); err != nil {
 		return err
 	}
-	host := safeName(p.Layout.Hostname)
+	host := set.SafeName(p.Layout.Hostname)
 	keys, err := b.sshKeys()
 	if err != nil {
 		return err
@@ -655,19 +656,10 @@ func (b *Builder) private(file string) error {
 	if err != nil {
 		return err
 	}
-	if w := readable(file, st.Mode()); w != "" {
+	if w := set.Readable(file, st.Mode()); w != "" {
 		b.Report.Warn("%s", w)
 	}
 	return nil
-}
-
-// readable is a warning about a file that others can read although it should have
-// mode 0600; "" for none.
-func readable(file string, m os.FileMode) string {
-	if m.Perm()&0o077 == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%s can be read by others (mode %04o): its file system does not keep permissions", file, m.Perm())
 }
 
 // chain names the disk that a BIOS machine starts from, as chain.c32 finds it

@@ -3,9 +3,6 @@ package builder
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
-	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -16,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -218,56 +216,9 @@ func TestMenuHostile(t *testing.T) {
 // TestReadable: where modes can't be set it is said, as on FAT.
 func TestReadable(t *testing.T) {
 	for m, want := range map[os.FileMode]string{0o600: "", 0o400: "", 0o700: "", 0o644: "x can be read by others (mode 0644)", 0o755: "(mode 0755)", 0o640: "(mode 0640)"} {
-		if got := readable("x", m); want == "" && got != "" || !strings.Contains(got, want) {
-			t.Errorf("readable(%o) = %q; want %q", m, got, want)
+		if got := set.Readable("x", m); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("Readable(%o) = %q; want %q", m, got, want)
 		}
-	}
-}
-
-// warned keeps warnings.
-type warned struct {
-	progress.None
-	text []string
-}
-
-func (w *warned) Warn(format string, args ...any) {
-	w.text = append(w.text, fmt.Sprintf(format, args...))
-}
-
-// TestSetReadable: a set whose directory, or whose files, others can read is warned
-// of, once, before anything is archived; with the modes that it is made with it is not.
-func TestSetReadable(t *testing.T) {
-	for name, c := range map[string]struct {
-		dir, file os.FileMode
-		want      string
-	}{
-		"modes are kept": {0o700, 0o600, ""},
-		"FAT":            {0o755, 0o755, "can be read by others (mode 0755)"},
-		"a directory":    {0o755, 0o600, "can be read by others (mode 0755)"},
-		"a file":         {0o700, 0o644, "can be read by others (mode 0644)"},
-	} {
-		w := &warned{}
-		dir := t.TempDir()
-		file := filepath.Join(dir, "run.jsonl")
-		if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Chmod(file, c.file), os.Chmod(dir, c.dir)); err != nil {
-			t.Fatal(err)
-		}
-		s := &setWriter{b: &Builder{Report: w}, dir: dir, final: "/set"}
-		s.warnReadable(file)
-		if got := strings.Join(w.text, ";"); c.want == "" && got != "" || !strings.Contains(got, c.want) || len(w.text) > 1 || c.want != "" && !strings.Contains(got, "/set") {
-			t.Errorf("%s: %q; want %q", name, got, c.want)
-		}
-	}
-	// A run warns: it ends at the medium here.
-	w := &warned{}
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	stop := errors.New("enough")
-	s := &setWriter{b: &Builder{Report: w, medium: func(context.Context, *Plan, Hint) error { return stop }}, p: &Plan{}, dir: dir, final: "/set", man: &manifest.Manifest{}}
-	if _, err := s.write(t.Context()); !errors.Is(err, stop) || len(w.text) != 1 {
-		t.Errorf("%v, warnings %q", err, w.text)
 	}
 }
 
@@ -276,15 +227,17 @@ func TestSetReadable(t *testing.T) {
 // boot menu is refused.
 func TestPXESource(t *testing.T) {
 	dir := t.TempDir()
-	set := testSet(t, dir)
+	p := planFor("/dev/none", "/none", "ext4")
+	p.Layout.Hostname = "host"
+	made, _ := setIn(t, p, dir)
 	web := httptest.NewServer(http.FileServer(http.Dir(dir)))
 	defer web.Close()
 	b := &Builder{Report: progress.None{}, Config: &Config{}}
-	s, err := manifest.Open(set)
+	s, err := manifest.Open(made)
 	if err != nil {
 		t.Fatal(err)
 	}
-	url := web.URL + "/" + filepath.Base(set)
+	url := web.URL + "/" + filepath.Base(made)
 	if got := b.sourceHost(t.Context(), url); got != s.Manifest.Host || got == "" {
 		t.Errorf("host of %s: %q; want %q", url, got, s.Manifest.Host)
 	}

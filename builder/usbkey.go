@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -405,16 +406,14 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 		}
 	}()
 	res = &KeyResult{Device: "/dev/" + w.disk.Name}
-	if err := removeStale(dir, p.Layout.Hostname, nil, w.b.Report.Note); err != nil {
+	if err := set.RemoveStale(dir, p.Layout.Hostname, w.b.Report.Note); err != nil {
 		return nil, err
 	}
 	if err := w.room(dir, p, res); err != nil {
 		return nil, err
 	}
-	b := *w.b
-	b.setID = w.setID
-	b.medium = func(context.Context, *Plan, Hint) error { return nil }
-	r, err := b.Path(ctx, p, dir)
+	// The rescue system is not in the set: it has a place of its own on the stick.
+	r, err := w.b.directory(ctx, p, dir, w.setID, func(Hint, string) error { return nil })
 	if err != nil {
 		if errors.Is(err, unix.ENOSPC) {
 			err = fmt.Errorf("%w\nthe stick is full, and what was on it is still there (%s); --make-room removes old backups of this machine first", err, strings.Join(w.names(dir, p), ", "))
@@ -513,7 +512,7 @@ func generations(dir, host string) []generation {
 // removeSet removes a set so that an interruption leaves no half of it under
 // its name.
 func removeSet(dir, name string) error {
-	tmp := filepath.Join(dir, partial+name)
+	tmp := filepath.Join(dir, set.Partial+name)
 	if err := os.Rename(filepath.Join(dir, name), tmp); err != nil {
 		return fmt.Errorf("cannot remove the old backup %s: %w", name, err)
 	}

@@ -1,4 +1,4 @@
-package builder
+package set
 
 import (
 	"path"
@@ -22,10 +22,10 @@ type hand struct {
 }
 
 // byHand writes RESTORE.txt, restore.sh and the files they use.
-func byHand(p *Plan, m *manifest.Manifest) (map[string][]byte, error) {
-	h := &hand{l: p.Layout, need: p.Layout.Needed(), files: map[string][]byte{}}
+func byHand(l *layout.Layout, m *manifest.Manifest) (map[string][]byte, error) {
+	h := &hand{l: l, need: l.Needed(), files: map[string][]byte{}}
 	h.ByHand = templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID, NotCovered: m.NotCovered}
-	h.vars = variables(p.Layout.Disks)
+	h.vars = variables(l.Disks)
 	h.disks()
 	h.arrays()
 	// LUKS below LVM comes first, LUKS on LVM after it.

@@ -1,4 +1,4 @@
-package builder
+package set
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // old.
 func unfinished(t *testing.T, dir, name string, o owner, age time.Duration) string {
 	t.Helper()
-	set := filepath.Join(dir, partial+name)
+	set := filepath.Join(dir, Partial+name)
 	if err := os.MkdirAll(set+"/log", 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -94,11 +94,11 @@ func TestStale(t *testing.T) {
 func TestUnowned(t *testing.T) {
 	dir := t.TempDir()
 	for _, n := range []string{"h-20261121T101010Z", "h-other-20261121T101010Z", "x-20261121T101010Z", "h-notes"} {
-		if err := os.Mkdir(filepath.Join(dir, partial+n), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(dir, Partial+n), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	ours := filepath.Join(dir, partial+"h-20261121T101010Z")
+	ours := filepath.Join(dir, Partial+"h-20261121T101010Z")
 	f, err := os.Open(ours)
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func TestHeartbeat(t *testing.T) {
 	if err := os.Chtimes(c.file, long, long); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := contextFor(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	go c.beat(ctx, 10*time.Millisecond)
 	for range 500 {
@@ -184,4 +184,12 @@ func TestHeartbeat(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Error("the time of the mark was not renewed")
+}
+
+func TestSafeName(t *testing.T) {
+	for in, want := range map[string]string{"web-1.example": "web-1.example", "../x": "_x", "a/b c": "a_b_c", "": "host", "-rf": "rf"} {
+		if got := SafeName(in); got != want {
+			t.Errorf("SafeName(%q) = %q; want %q", in, got, want)
+		}
+	}
 }

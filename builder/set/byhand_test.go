@@ -1,4 +1,4 @@
-package builder
+package set
 
 import (
 	"bytes"
@@ -105,7 +105,7 @@ func TestByHandHostile(t *testing.T) {
 	l.SwapFiles = []layout.SwapFile{{Path: "/x/" + evil("swap"), Mount: "/", Size: 1 << 20, UUID: evil("uuid"), Label: evil("label")}}
 	l.Crypts = []layout.Crypt{{Name: evil("crypt"), Device: "vdb", Header: evil("header")}}
 	m := &manifest.Manifest{Host: evil("host"), ID: evil("id"), NotCovered: []string{evil("lost")}, Archives: []manifest.Archive{{File: evil("root"), Mount: "/", Device: "cciss/c0d0p1"}, {File: evil("srv"), Mount: mount, Device: "vdb"}, {File: evil("private"), Device: "vdb"}}}
-	files, err := byHand(&Plan{Layout: l}, m)
+	files, err := byHand(l, m)
 	if err != nil {
 		t.Fatal(err)
 	}

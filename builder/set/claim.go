@@ -1,4 +1,4 @@
-package builder
+package set
 
 import (
 	"context"
@@ -16,10 +16,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
-// partial is the beginning of the names of unfinished sets; ownerSuffix is added
+// Partial is the beginning of the names of unfinished sets; ownerSuffix is added
 // for the file that says whose an unfinished set is.
 const (
-	partial     = ".mkcdrec-partial-"
+	Partial     = ".mkcdrec-Partial-"
 	ownerSuffix = ".owner"
 )
 
@@ -107,7 +107,7 @@ type claim struct {
 // newClaim makes the directory of an unfinished set called name below dir, with
 // its owner beside it.
 func newClaim(dir, name, host string) (*claim, error) {
-	c := &claim{dir: filepath.Join(dir, partial+name)}
+	c := &claim{dir: filepath.Join(dir, Partial+name)}
 	c.file = c.dir + ownerSuffix
 	fail := func(err error) (*claim, error) { return nil, fmt.Errorf("cannot write the set: %w", err) }
 	b, err := json.Marshal(self(host))
@@ -164,6 +164,11 @@ func (c *claim) release() error {
 	return nil
 }
 
+// RemoveStale removes what a killed run of this machine has left below dir.
+func RemoveStale(dir, host string, note func(format string, args ...any)) error {
+	return removeStale(dir, host, nil, note)
+}
+
 // removeStale removes what a killed run of this machine has left below dir. What
 // another machine left, or still writes, is not touched; note is told of it. A run
 // of this machine that is still alive is an error. mine is this run's claim, whose
@@ -180,7 +185,7 @@ func removeStale(dir, host string, mine *claim, note func(format string, args ..
 	me := self(host)
 	for _, e := range all {
 		name := e.Name()
-		if !strings.HasPrefix(name, partial) || mine != nil && (filepath.Join(dir, name) == mine.dir || filepath.Join(dir, name) == mine.file) {
+		if !strings.HasPrefix(name, Partial) || mine != nil && (filepath.Join(dir, name) == mine.dir || filepath.Join(dir, name) == mine.file) {
 			continue
 		}
 		set := filepath.Join(dir, strings.TrimSuffix(name, ownerSuffix))
@@ -238,7 +243,7 @@ func removeOne(set string, me owner, now time.Time, note func(format string, arg
 // there were any, or an old set that was being removed. Only one that is named
 // after this host is removed.
 func removeUnowned(set string, me owner, note func(format string, args ...any)) error {
-	rest, ok := strings.CutPrefix(filepath.Base(set), partial+safeName(me.Host)+"-")
+	rest, ok := strings.CutPrefix(filepath.Base(set), Partial+SafeName(me.Host)+"-")
 	if _, err := time.Parse("20060102T150405Z", rest); !ok || err != nil {
 		note("left alone: %s: an unfinished backup that names no owner; remove it if no backup is running", set)
 		return nil

@@ -1,14 +1,14 @@
-package builder
+package set
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,39 +22,22 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
-// The directory that a run works in is not backed up, whatever it is called.
-func TestLeaveOut(t *testing.T) {
-	p := &Plan{}
-	if err := p.leaveOut([]string{"/tmp/*"}, `/root/a*b[c]\d/.mkcdrec-tape-1`); err != nil {
-		t.Fatal(err)
-	}
-	for path, want := range map[string]bool{`/root/a*b[c]\d/.mkcdrec-tape-1`: true, `/root/axb[c]\d/.mkcdrec-tape-1`: false, "/tmp/x": true, "/root": false} {
-		if got := p.exclude.Match(path) != ""; got != want {
-			t.Errorf("%s: left out %v; want %v", path, got, want)
-		}
-	}
-	if err := p.leaveOut(nil, `/srv/[a]*/work`); err != nil {
-		t.Fatal(err)
-	}
-	for path, want := range map[string]bool{`/srv/[a]*/work`: true, `/srv/[a]*/work/set`: false, `/srv/a/work`: false, `/srv/[a]*`: false, `/srv/[a]*/other`: false, `/srv/[a]x/work`: false} {
-		if got := p.exclude.Match(path) != ""; got != want {
-			t.Errorf("%s: left out %v; want %v", path, got, want)
-		}
-	}
-}
-
 // testTape is a set that goes to a drive in memory.
-func testTape(t *testing.T, drive tape.Drive) *tapeSet {
+func testTape(t *testing.T, drive tape.Drive, job Job) (*Writer, *Tape) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "set")
-	if err := os.MkdirAll(filepath.Join(dir, "log"), 0o700); err != nil {
+	id := volume.NewID()
+	w := &tape.Writer{Drives: []tape.Drive{drive}, ID: id, Host: "host", Created: time.Unix(1_700_000_000, 0).UTC(), Note: t.Logf}
+	sink, err := NewTape(w, t.TempDir(), progress.None{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	id := volume.NewID()
-	p := &Plan{Layout: &layout.Layout{}, level: archive.Fastest}
-	return &tapeSet{tails: map[string]string{}, create: archive.Create,
-		setWriter: setWriter{b: &Builder{Report: progress.None{}}, p: p, dir: dir, man: &manifest.Manifest{ID: id.String()}, sfv: map[string]uint32{}, log: slog.New(slog.DiscardHandler)},
-		w:         &tape.Writer{Drives: []tape.Drive{drive}, ID: id, Host: "host", Created: time.Unix(1_700_000_000, 0).UTC(), Note: t.Logf}}
+	job.Layout, job.Report = &layout.Layout{Version: layout.Version, Hostname: "host", Boot: layout.Boot{Firmware: layout.BIOS}}, progress.None{}
+	s, err := Start(job, id.String(), w.Created, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s, sink
 }
 
 // TestTapeIncomplete: a file system that fails in the middle of its stream, and a
@@ -63,8 +46,7 @@ func testTape(t *testing.T, drive tape.Drive) *tapeSet {
 func TestTapeIncomplete(t *testing.T) {
 	drive := &model.Drive{Tape: &model.Tape{}}
 	ctx := context.Background()
-	s := testTape(t, drive)
-	planned := func(name string) PlannedArchive {
+	planned := func(name string) Archive {
 		dir := t.TempDir()
 		if err := os.WriteFile(dir+"/"+name, bytes.Repeat([]byte(name), 100_000), 0o600); err != nil {
 			t.Fatal(err)
@@ -78,52 +60,38 @@ func TestTapeIncomplete(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return PlannedArchive{File: name + ".tar.zst", Device: name, Type: "ext4", Mount: dir, root: want}
-	}
-	real := s.create
-	s.create = func(ctx context.Context, w io.Writer, root *os.File, opt archive.CreateOptions) (*archive.Summary, error) {
-		if !strings.Contains(root.Name(), "broken") {
-			return real(ctx, w, root, opt)
-		}
-		sum, err := real(ctx, w, root, opt)
-		return sum, errors.Join(err, errors.New("structure needs cleaning"))
-	}
-	broken, good := planned("broken"), planned("good")
-	moved := filepath.Join(filepath.Dir(broken.Mount), "broken-mount")
-	if err := os.Rename(broken.Mount, moved); err != nil {
-		t.Fatal(err)
-	}
-	broken.Mount = moved
-	if err := s.toTape(ctx, broken); err != nil {
-		t.Fatal(err)
+		return Archive{File: name + ".tar.zst", Device: name, Type: "ext4", Mount: "/" + name, Name: "/" + name, Open: func() (*os.File, error) { return archive.OpenRoot(dir, want) }, Options: archive.CreateOptions{Level: archive.Fastest}}
 	}
 	huge := filepath.Join(t.TempDir(), "huge")
 	if err := os.WriteFile(huge, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.imageToTape(ctx, &layout.Image{Device: "../" + huge, Type: "x", Size: 1 << 60, File: "huge.img.zst"}); err != nil {
+	s, _ := testTape(t, drive, Job{Archives: []Archive{planned("broken"), planned("good")}, Images: []*layout.Image{{Device: "../" + huge, Type: "x", Size: 1 << 60, File: "huge.img.zst"}}})
+	s.create = func(ctx context.Context, w io.Writer, root *os.File, opt archive.CreateOptions) (*archive.Summary, error) {
+		sum, err := archive.Create(ctx, w, root, opt)
+		if _, e := os.Stat(filepath.Join(root.Name(), "broken")); e == nil {
+			err = errors.Join(err, errors.New("structure needs cleaning"))
+		}
+		return sum, err
+	}
+	if _, err := s.Write(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.toTape(ctx, good); err != nil {
-		t.Fatal(err)
-	}
-	if n := s.man.NotCovered; len(n) != 2 || !strings.Contains(n[0], "structure needs cleaning") || !strings.Contains(n[1], "huge") {
+	if n := s.man.NotCovered; len(n) != 2 || !strings.Contains(n[0], "huge") || !strings.Contains(n[1], "structure needs cleaning") {
 		t.Errorf("not covered: %q", n)
-	}
-	if err := s.w.Bundle(ctx, tape.SetName, s.bundle); err != nil {
-		t.Fatal(err)
 	}
 	store, err := tape.Open(ctx, []tape.Drive{drive}, t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range store.Index.Entries {
+	entries := slices.DeleteFunc(slices.Clone(store.Index.Entries), func(e tape.Entry) bool { return e.Name == tape.FrontName })
+	for _, e := range entries {
 		if want := e.Name != "good.tar.zst"; e.Incomplete != want {
 			t.Errorf("%s: incomplete %v; want %v", e.Name, e.Incomplete, want)
 		}
 	}
-	if a := store.Index.Archives; len(store.Index.Entries) != 3 || len(a) != 1 || a[0].File != "good.tar.zst" || len(s.man.Archives) != 1 {
-		t.Errorf("entries %+v, archives %+v", store.Index.Entries, a)
+	if a := store.Index.Archives; len(entries) != 3 || len(a) != 1 || a[0].File != "good.tar.zst" || len(s.man.Archives) != 1 {
+		t.Errorf("entries %+v, archives %+v", entries, a)
 	}
 	f, err := store.Open("good.tar.zst")
 	if err != nil {
@@ -170,11 +138,8 @@ func TestTapeImage(t *testing.T) {
 	m := &layout.Image{Device: "../" + fat, Type: "vfat", Size: size, File: "vda3.img.zst"}
 	drive := &model.Drive{Tape: &model.Tape{}}
 	ctx := context.Background()
-	s := testTape(t, drive)
-	if err := s.imageToTape(ctx, m); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.w.Bundle(ctx, tape.SetName, s.bundle); err != nil {
+	s, _ := testTape(t, drive, Job{Images: []*layout.Image{m}})
+	if _, err := s.Write(ctx); err != nil {
 		t.Fatal(err)
 	}
 	store, err := tape.Open(ctx, []tape.Drive{drive}, t.TempDir(), nil)
@@ -194,7 +159,7 @@ func TestTapeImage(t *testing.T) {
 	if err != nil || !bytes.Equal(got, text) {
 		t.Errorf("read back: %d bytes, %v", len(got), err)
 	}
-	if f := s.man.Files; len(f) != 1 || f[0].Name != m.File || s.sfv[m.File] == 0 {
+	if f := s.man.Files; !slices.ContainsFunc(f, func(f manifest.FileSum) bool { return f.Name == m.File }) || s.sfv[m.File] == 0 {
 		t.Errorf("the manifest has %v", f)
 	}
 }

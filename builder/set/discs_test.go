@@ -1,11 +1,9 @@
-package builder
+package set
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -20,7 +18,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -108,12 +105,12 @@ func makeDiscs(t *testing.T, set, dir string, size int64) ([]DiscImage, error) {
 	if err := os.WriteFile(kernel, make([]byte, 3<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := &discWriter{b: &Builder{Report: progress.None{}, Run: tool.Exec{}}, dir: dir, work: work, size: size, set: s, image: func(iso string, extra func(*media.ISO)) error {
+	d := &Discs{Report: progress.None{}, Dir: dir, Work: work, Size: size, Set: s, Medium: func(iso string, extra func(*media.ISO)) error {
 		img := media.ISO{Data: true, Files: map[string]string{"boot/vmlinuz": kernel}, Content: map[string][]byte{}, Time: time.Unix(1_700_000_000, 0)}
 		extra(&img)
 		return img.Write(iso)
 	}}
-	return d.write(context.Background())
+	return d.Write(context.Background())
 }
 
 func TestDiscs(t *testing.T) {
@@ -372,12 +369,12 @@ func TestDiscsFull(t *testing.T) {
 	if err := os.Mkdir(work, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &discWriter{b: &Builder{Report: progress.None{}}, dir: dir, work: work, size: 16 << 20, set: s, image: func(iso string, extra func(*media.ISO)) error {
+	d := &Discs{Report: progress.None{}, Dir: dir, Work: work, Size: 16 << 20, Set: s, Medium: func(iso string, extra func(*media.ISO)) error {
 		img := media.ISO{Data: true, Files: map[string]string{}, Content: map[string][]byte{}}
 		extra(&img)
 		return img.Write(iso)
 	}}
-	_, err = d.write(context.Background())
+	_, err = d.Write(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "no space left") || !strings.Contains(err.Error(), "disc 2 of") {
 		t.Errorf("%v", err)
 	}
@@ -386,42 +383,5 @@ func TestDiscsFull(t *testing.T) {
 	}
 	if l, _ := filepath.Glob(dir + "/*_2.iso"); len(l) != 0 {
 		t.Error("half an image has its final name")
-	}
-}
-
-// Burning into a file stands for a drive: xorriso does the same.
-func TestBurn(t *testing.T) {
-	dir := t.TempDir()
-	img := filepath.Join(dir, "x.iso")
-	if err := (media.ISO{Data: true, Label: "X", Content: map[string][]byte{"f": []byte("x")}}).Write(img); err != nil {
-		t.Fatal(err)
-	}
-	st, err := os.Stat(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &Builder{Report: progress.None{}, Run: tool.Exec{}}
-	im := []DiscImage{{File: img, Size: quantity.Size(st.Size())}}
-	disc := filepath.Join(dir, "disc")
-	if err := b.Burn(context.Background(), "stdio:"+disc, im, nil); err != nil {
-		t.Fatal(err)
-	}
-	a, _ := os.ReadFile(img)
-	c, _ := os.ReadFile(disc)
-	if !bytes.HasPrefix(c, a) {
-		t.Error("the disc does not begin with the image")
-	}
-	asked := 0
-	ask := func(string) error {
-		if asked++; asked > 5 {
-			return io.EOF
-		}
-		return nil
-	}
-	if err := b.Burn(context.Background(), "/dev/no-such-drive", im, ask); err == nil || asked != burnTries-1 || !strings.Contains(err.Error(), "the image is whole") {
-		t.Errorf("no drive: asked %d times, %v", asked, err)
-	}
-	if err := b.Burn(context.Background(), "stdio:"+disc, append(im, im...), nil); err == nil || !strings.Contains(err.Error(), "nobody") {
-		t.Errorf("two discs and nobody: %v", err)
 	}
 }
