@@ -1,0 +1,77 @@
+package rules
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layers are all rooms, without "internal/": one may import those of its own layer and of
+// those before it. A room's subdirectories are in its layer unless they are named.
+var layers = []struct{ name, rooms string }{
+	{"formats and small things", "blockdev btrfs ddrescue exit fullscreen gpt inroot interrupt kernel keymap lazyregexp loaders lvmtext mbr media multicall partclone printable progress quantity regular shape shell sshserver stick superblock tool unpack uuid version volume"},
+	{"what there is and what to do", "clonezilla efivar fleet frames fstype layout plan rescue sysconf ui"},
+	{"content", "archive blockcopy initramfs kernelcfg kmod legacy manifest netconf storage store streams templates"},
+	{"a machine", "bootloader builder/set fleet/client fleet/netboot fleet/web identity machinetest medium probe recreate smalltools"},
+	{"orchestration", "builder clone repair rescueinit restore screen swarm"},
+	{"programs for those who change it", "bench fuzzall genbb genloaders rules vmtest"},
+}
+
+// never are imports that the layers allow, and that are wrong all the same.
+var never = map[string]string{
+	"blockcopy":   "archive",
+	"bootloader":  "manifest medium",
+	"builder/set": "initramfs kernelcfg",
+	"exit":        "ui",
+	"layout":      "plan",
+	"manifest":    "builder/set",
+	"probe":       "recreate manifest plan media",
+	"store":       "archive manifest",
+	"ui":          "rescue",
+}
+
+// TestRooms: data flows one way. Every room is in the table, and imports only what it may.
+func TestRooms(t *testing.T) {
+	c := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "./builder/...", "./initramfs", "./kernelcfg", "./templates", "./vmtest/...", "./internal/...")
+	c.Dir = "../.."
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	short := func(p string) string { return strings.TrimPrefix(strings.TrimPrefix(p, module), "internal/") }
+	layer := func(room string) int {
+		for p := room; ; p = p[:strings.LastIndexByte(p, '/')] {
+			if i := slices.IndexFunc(layers, func(l struct{ name, rooms string }) bool { return slices.Contains(strings.Fields(l.rooms), p) }); i >= 0 || !strings.Contains(p, "/") {
+				return i
+			}
+		}
+	}
+	rooms := 0
+	for l := range strings.Lines(string(out)) {
+		f := strings.Fields(l)
+		room := short(f[0])
+		if strings.HasPrefix(room, "bbgen") {
+			continue
+		}
+		rooms++
+		mine := layer(room)
+		if mine < 0 {
+			t.Errorf("%s is in no layer: enter it in the table, in the lowest one that its imports allow", room)
+			continue
+		}
+		for _, i := range f[1:] {
+			if !strings.HasPrefix(i, module) || room == short(i) {
+				continue
+			}
+			if to := short(i); layer(to) > mine {
+				t.Errorf("%s (%s) imports %s (%s)", room, layers[mine].name, to, layers[layer(to)].name)
+			} else if slices.Contains(strings.Fields(never[room]), to) {
+				t.Errorf("%s imports %s, which it must never do", room, to)
+			}
+		}
+	}
+	if rooms < 60 {
+		t.Errorf("%d rooms looked at; want more than 60", rooms)
+	}
+}
