@@ -173,7 +173,7 @@ func TestRestoreResumes(t *testing.T) {
 	m, r, s := onFake(t, "vda")
 	m.Fail["run mkfs.xfs"] = errors.New("no memory")
 	c := &files{l: simple()}
-	var rehearsal *plan.Refused
+	var rehearsal *exit.Refusal
 	if _, err := r.Restore(t.Context(), data(c)); !errors.As(err, &rehearsal) || !strings.Contains(err.Error(), "step 2 would fail") {
 		t.Fatalf("Restore() = %v; want a refusal of the rehearsal", err)
 	}
