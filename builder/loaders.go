@@ -44,20 +44,27 @@ func (b *Builder) loaders(work, mark string, net bool) loaderSet {
 	if bios && uefi {
 		return s
 	}
-	p, err := loaders.Open(b.Executable)
-	if err == nil {
-		err = p.Extract(filepath.Join(work, "loaders"))
-	}
-	if err != nil {
+	if err := s.fromPack(b.Executable, filepath.Join(work, "loaders"), mark, bios, uefi); err != nil {
 		if s.BIOS == nil {
 			s.BIOSErr = errors.Join(s.BIOSErr, err)
 		}
 		if s.UEFI == nil {
 			s.UEFIErr = errors.Join(s.UEFIErr, err)
 		}
-		return s
 	}
-	dir := filepath.Join(work, "loaders")
+	return s
+}
+
+// fromPack takes what is missing from the loader pack of an executable, unpacked into dir;
+// bios and uefi tell what the machine's own loaders can do.
+func (s *loaderSet) fromPack(executable, dir, mark string, bios, uefi bool) error {
+	p, err := loaders.Open(executable)
+	if err == nil {
+		err = p.Extract(dir)
+	}
+	if err != nil {
+		return err
+	}
 	if !bios {
 		if l, err := media.FindBIOS(dir); err == nil {
 			s.BIOS, s.BIOSFrom, s.BIOSErr = l, "the loader pack's isolinux", nil
@@ -72,7 +79,7 @@ func (b *Builder) loaders(work, mark string, net bool) loaderSet {
 			s.UEFIFrom = "the loader pack's " + u.Name + " (Debian's)"
 		}
 	}
-	return s
+	return nil
 }
 
 // secureBoot tells whether a medium with these loaders and this kernel starts

@@ -86,7 +86,7 @@ func TestServeSets(t *testing.T) {
 		if err := os.Rename(filepath.Join(set, n), filepath.Join(set, "was")); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Symlink("secret", filepath.Join(set, n)); err != nil {
+		if err := os.Symlink(filepath.Join(set, "secret"), filepath.Join(set, n)); err != nil {
 			t.Fatal(err)
 		}
 		if f, err := files[name].Open(n); err == nil || !strings.Contains(err.Error(), "by the manifest") {

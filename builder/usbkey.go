@@ -143,23 +143,10 @@ type keyWriter struct {
 
 // open finds the stick and refuses what is not one.
 func (w *keyWriter) open() error {
-	real, err := filepath.EvalSymlinks(w.opt.Device)
-	if err != nil {
-		return fmt.Errorf("cannot use the stick: %w", err)
-	}
-	name := strings.TrimPrefix(real, "/dev/")
-	disks, err := w.m.Disks()
-	if err != nil {
+	if err := w.find(); err != nil {
 		return err
 	}
-	i := slices.IndexFunc(disks, func(d layout.Disk) bool { return d.Name == name })
-	if i < 0 {
-		if of := w.m.DisksOf(name); len(of) == 1 && of[0] != name {
-			return fmt.Errorf("cannot use %s: it is a partition; name the whole stick, /dev/%s", w.opt.Device, of[0])
-		}
-		return fmt.Errorf("cannot use %s: it is not a disk", w.opt.Device)
-	}
-	w.disk = disks[i]
+	name := w.disk.Name
 	refuse := func(format string, a ...any) error {
 		return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s (%s, serial %s, %s) ", name, cmp.Or(w.disk.Model, "no model"), cmp.Or(w.disk.Serial, "none"), w.disk.Size) + fmt.Sprintf(format, a...)}
 	}
@@ -172,6 +159,7 @@ func (w *keyWriter) open() error {
 	if w.disk.LogicalSector != 512 {
 		return refuse("has sectors of %d bytes; BIOS machines start from sticks with 512 only", w.disk.LogicalSector)
 	}
+	var err error
 	if w.f, err = os.OpenFile("/dev/"+name, os.O_RDWR|unix.O_EXCL, 0); errors.Is(err, unix.EBUSY) {
 		return refuse("is in use by another program, or by the kernel")
 	} else if err != nil {
@@ -205,6 +193,28 @@ func (w *keyWriter) open() error {
 		w.f.Close()
 		return refuse("is too small: %v", err)
 	}
+	return nil
+}
+
+// find finds the disk that was named.
+func (w *keyWriter) find() error {
+	real, err := filepath.EvalSymlinks(w.opt.Device)
+	if err != nil {
+		return fmt.Errorf("cannot use the stick: %w", err)
+	}
+	name := strings.TrimPrefix(real, "/dev/")
+	disks, err := w.m.Disks()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(disks, func(d layout.Disk) bool { return d.Name == name })
+	if i < 0 {
+		if of := w.m.DisksOf(name); len(of) == 1 && of[0] != name {
+			return fmt.Errorf("cannot use %s: it is a partition; name the whole stick, /dev/%s", w.opt.Device, of[0])
+		}
+		return fmt.Errorf("cannot use %s: it is not a disk", w.opt.Device)
+	}
+	w.disk = disks[i]
 	return nil
 }
 

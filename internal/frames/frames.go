@@ -72,22 +72,9 @@ func ReadIndex(r io.ReaderAt, size int64) (payload []byte, sizes [][2]uint32, er
 	if le.Uint32(head[:]) != magicSeek || int64(le.Uint32(head[4:])) != tableLen {
 		return nil, nil, ErrNone
 	}
-	// Piece by piece: a file with holes can claim any length.
-	sum := int64(0)
-	table := make([]byte, 64<<10)
-	for at := size - tableLen; int64(len(sizes)) < n; {
-		b := table[:min(int64(len(table)), 8*(n-int64(len(sizes))))]
-		if _, err := r.ReadAt(b, at); err != nil {
-			return nil, nil, err
-		}
-		at += int64(len(b))
-		for ; len(b) > 0; b = b[8:] {
-			s := [2]uint32{le.Uint32(b), le.Uint32(b[4:])}
-			if sum += int64(s[0]); s[0] == 0 || sum > size {
-				return nil, nil, errors.New("its seek table has a frame that can't be")
-			}
-			sizes = append(sizes, s)
-		}
+	sizes, sum, err := readTable(r, size-tableLen, n, size)
+	if err != nil {
+		return nil, nil, err
 	}
 	if sum+tableLen+8 != size {
 		return nil, nil, fmt.Errorf("its seek table covers %d bytes of %d: cut off or added to", sum+tableLen+8, size)
@@ -104,6 +91,29 @@ func ReadIndex(r io.ReaderAt, size int64) (payload []byte, sizes [][2]uint32, er
 		return nil, nil, errors.New("it has no table of contents before the seek table")
 	}
 	return payload[8:], sizes[:n-1], nil
+}
+
+// readTable reads the n sizes of a seek table from at on, and gives their packed sum,
+// which is at most limit.
+func readTable(r io.ReaderAt, at, n, limit int64) (sizes [][2]uint32, sum int64, err error) {
+	le := binary.LittleEndian
+	// Piece by piece: a file with holes can claim any length.
+	table := make([]byte, 64<<10)
+	for int64(len(sizes)) < n {
+		b := table[:min(int64(len(table)), 8*(n-int64(len(sizes))))]
+		if _, err := r.ReadAt(b, at); err != nil {
+			return nil, 0, err
+		}
+		at += int64(len(b))
+		for ; len(b) > 0; b = b[8:] {
+			s := [2]uint32{le.Uint32(b), le.Uint32(b[4:])}
+			if sum += int64(s[0]); s[0] == 0 || sum > limit {
+				return nil, 0, errors.New("its seek table has a frame that can't be")
+			}
+			sizes = append(sizes, s)
+		}
+	}
+	return sizes, sum, nil
 }
 
 // Index gives what ends a file of frames: a skippable frame with payload, and
