@@ -12,8 +12,8 @@ import (
 var layers = []struct{ name, rooms string }{
 	{"formats and small things", "blockdev btrfs ddrescue exit fullscreen gpt inroot interrupt kernel keymap lazyregexp loaders lvmtext mbr media multicall partclone printable progress quantity regular shape shell sshserver stick superblock tool unpack uuid version volume"},
 	{"what there is and what to do", "clonezilla efivar fleet frames fstype layout plan rescue sysconf ui"},
-	{"content", "archive blockcopy initramfs kernelcfg kmod legacy manifest netconf storage store streams templates"},
-	{"a machine", "bootloader builder/set fleet/client fleet/netboot fleet/web identity machinetest medium probe recreate smalltools"},
+	{"content", "archive blockcopy initramfs kernelcfg kmod legacy manifest netconf store streams templates"},
+	{"a machine", "bootloader builder/set fleet/client fleet/netboot fleet/web identity machinetest medium probe recreate smalltools storage"},
 	{"orchestration", "builder clone repair rescueinit restore screen swarm"},
 	{"programs for those who change it", "bench fuzzall genbb genloaders rules vmtest"},
 }
