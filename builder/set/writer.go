@@ -185,7 +185,10 @@ func (w *Writer) stream(ctx context.Context, name string, produce func(ctx conte
 		o, x := &checked{w: out}, &checked{w: index}
 		var err error
 		size, err = produce(ctx, o, x)
-		return errors.Join(o.err, x.err, ctx.Err(), err)
+		if err == nil { // what was made is not whole if it could not be written
+			err = errors.Join(o.err, x.err, ctx.Err())
+		}
+		return err
 	}); err != nil {
 		return fmt.Errorf("cannot save %s: %w", name, err)
 	}
