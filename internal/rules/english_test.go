@@ -201,7 +201,8 @@ const slack = 15
 // budget is the number of findings that each directory may have. It is to become empty. Fewer are allowed
 // for now; the test logs what to lower.
 var budget = map[string]count{
-	"builder":                          {4, 52, 0},
+	"builder":                          {4, 42, 0},
+	"builder/set":                      {0, 12, 0},
 	"cmds/blockdev":                    {0, 1, 0},
 	"cmds/clonedsk":                    {1, 1, 0},
 	"cmds/mkcdrec":                     {3, 2, 0},
