@@ -207,12 +207,12 @@ func through(t testing.TB, img string, m *Map) string {
 	return back
 }
 
-// A volume that was not left in order, or that Windows sleeps in, is taken as a
+// A volume that was not left in order, or in which Windows is hibernated, is taken as a
 // whole.
 func TestNTFSNotClean(t *testing.T) {
 	img := made(t, "ntfs")
 	src := filepath.Join(t.TempDir(), "hiber")
-	// In this order: ntfscp does not write into a volume in which a Windows sleeps.
+	// In this order: ntfscp does not write into a volume in which Windows is hibernated.
 	for _, c := range []struct{ text, want string }{{"wake\x00", ""}, {"hibr\x00", "Windows is hibernated in it"}} {
 		text, want := c.text, c.want
 		if err := os.WriteFile(src, append([]byte(text), make([]byte, 9000)...), 0o600); err != nil {
