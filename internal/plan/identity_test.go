@@ -135,7 +135,7 @@ func TestDuplicates(t *testing.T) {
 		t.Errorf("tables: %q, %v", warn, err)
 	}
 	// One partition alone is made again: others of its disk stay.
-	only, err := Only(l, "/home", "sda9", 2*quantity.GiB, have[:1])
+	only, err := Only(l, Wish{}, "/home", "sda9", 2*quantity.GiB, have[:1])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,9 +102,13 @@ func leastMembers(a *layout.Array) int {
 }
 
 // Only plans to make one of the layout's file systems again, on a device that is
-// there, of size bytes, and is on disks. Nothing else is touched: other parts
+// there, of size bytes, and is on disks, with the type that is wished for. Nothing else is touched: other parts
 // of these disks may well be in use.
-func Only(want *layout.Layout, at, dev string, size quantity.Size, disks []Present) (*Plan, error) {
+func Only(was *layout.Layout, w Wish, at, dev string, size quantity.Size, disks []Present) (*Plan, error) {
+	want, err := Convert(was, w.Types)
+	if err != nil {
+		return nil, err
+	}
 	f := want.Mounted(at)
 	switch {
 	case f == nil:
@@ -148,7 +152,11 @@ func (p *Plan) partsOf(disks []Present, then string) {
 // OnlyImage plans to write the one image of a layout to a device that is there, of size
 // bytes, and is on disks; start is where it begins if it is a partition, 0 if not. Nothing
 // else is touched.
-func OnlyImage(want *layout.Layout, dev string, size, start quantity.Size, disks []Present) (*Plan, error) {
+func OnlyImage(was *layout.Layout, w Wish, dev string, size, start quantity.Size, disks []Present) (*Plan, error) {
+	want, err := Convert(was, w.Types) // refuses types of what an image has not
+	if err != nil {
+		return nil, err
+	}
 	if len(want.Images) != 1 {
 		return nil, refuse("/dev/%s can take one image, and there are %d", dev, len(want.Images))
 	}

@@ -70,7 +70,7 @@ func TestExclude(t *testing.T) {
 func TestOnly(t *testing.T) {
 	l := twoDisks()
 	there := []Present{disk("vdx", "SER", 30*gib)}
-	p, err := Only(l, "/data", "vdx3", 6*gib, there)
+	p, err := Only(l, Wish{}, "/data", "vdx3", 6*gib, there)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,11 +90,11 @@ func TestOnly(t *testing.T) {
 		want string
 	}{{"/nothing", gib, "nothing was mounted there"}, {"/data", gib, "too small"}} {
 		var ref *exit.Refusal
-		if _, err := Only(l, c.at, "vdx3", c.size, there); !errors.As(err, &ref) || !strings.Contains(err.Error(), c.want) {
+		if _, err := Only(l, Wish{}, c.at, "vdx3", c.size, there); !errors.As(err, &ref) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", c.at, err)
 		}
 	}
-	if _, err := Only(raid1(), "/home", "vdx3", 20*gib, there); err == nil {
+	if _, err := Only(raid1(), Wish{}, "/home", "vdx3", 20*gib, there); err == nil {
 		t.Error("a btrfs on two devices went onto one")
 	}
 }
@@ -152,7 +152,7 @@ func arrays(t *testing.T, level string) *layout.Layout {
 func TestOnlyImage(t *testing.T) {
 	l := &layout.Layout{Images: []layout.Image{{Device: "partition", Type: "ntfs", Size: 64 << 20, File: "x"}}}
 	disks := []Present{{Disk: layout.Disk{Name: "sdb", Serial: "S1", Size: 1 << 30}}}
-	p, err := OnlyImage(l, "sdb2", 100<<20, 8<<20, disks)
+	p, err := OnlyImage(l, Wish{}, "sdb2", 100<<20, 8<<20, disks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,10 +166,10 @@ func TestOnlyImage(t *testing.T) {
 	if err := p.Check(nil); !errors.As(err, &no) {
 		t.Errorf("not confirmed: %v", err)
 	}
-	if _, err := OnlyImage(l, "sdb2", 63<<20, 0, disks); !errors.As(err, &no) {
+	if _, err := OnlyImage(l, Wish{}, "sdb2", 63<<20, 0, disks); !errors.As(err, &no) {
 		t.Errorf("too small: %v", err)
 	}
-	if _, err := OnlyImage(&layout.Layout{}, "sdb2", 63<<20, 0, disks); !errors.As(err, &no) {
+	if _, err := OnlyImage(&layout.Layout{}, Wish{}, "sdb2", 63<<20, 0, disks); !errors.As(err, &no) {
 		t.Errorf("no image: %v", err)
 	}
 }

@@ -441,7 +441,7 @@ func (p *Plan) Digest() string {
 	return fmt.Sprintf("%x", sha256.Sum256(b))
 }
 
-// New makes the plan that brings the layout onto the mapped disks.
+// New is Make for a layout that needs no changes, on disks that were chosen.
 func New(want *layout.Layout, m Mapping) (*Plan, error) { return newPlan(want, m, raw{}) }
 
 // newPlan is New for a layout of which some is copied byte by byte.

@@ -74,7 +74,8 @@ func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
 			return err
 		}
 	}
-	if r.plan, err = plan.New(fitted, to); err != nil {
+	d.Disks = to
+	if r.plan, err = d.Plan(); err != nil {
 		return err
 	}
 	for _, s := range r.plan.Steps {

@@ -246,12 +246,9 @@ func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
 
 // only plans to restore one file system onto a device that is there.
 func (r *Restorer) only(have []layout.Present) (*plan.Plan, error) {
-	wanted, err := plan.Convert(r.content.Layout(), r.opt.Wish.Types)
-	if err != nil {
-		return nil, err
-	}
+	was := r.content.Layout()
 	dev := strings.TrimPrefix(r.opt.Onto, "/dev/")
-	if f := wanted.Mounted(r.opt.Only); dev == "" && f != nil {
+	if f := was.Mounted(r.opt.Only); dev == "" && f != nil {
 		devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
 		if err != nil {
 			return nil, err
@@ -290,9 +287,9 @@ func (r *Restorer) only(have []layout.Present) (*plan.Plan, error) {
 		}
 	}
 	if r.opt.Only == "" {
-		return plan.OnlyImage(wanted, dev, size, r.Machine.StartOf(dev), disks)
+		return plan.OnlyImage(was, r.opt.Wish, dev, size, r.Machine.StartOf(dev), disks)
 	}
-	return plan.Only(wanted, r.opt.Only, dev, size, disks)
+	return plan.Only(was, r.opt.Wish, r.opt.Only, dev, size, disks)
 }
 
 // isSource tells whether a device is on disks that the content is read from, and that are
