@@ -37,6 +37,15 @@ type Partition struct {
 	First, Last int64  // blocks, inclusive
 	Attributes  uint64
 	Name        string // at most 36 UTF-16 units
+	MBR         *InMBR // of a hybrid MBR; nil for a partition that the MBR does not have
+}
+
+// InMBR is the entry of a partition in a hybrid MBR, by which systems that do not know a GPT
+// find it. Its start and size are those of the partition.
+type InMBR struct {
+	Slot   int // 0 to 3
+	Type   byte
+	Active bool
 }
 
 const (
@@ -89,10 +98,12 @@ func Read(r io.ReaderAt, ss, size int64) (*Table, error) {
 	}
 	t, err := readAt(r, ss, 1, size/ss)
 	if err == nil {
+		t.readHybrid(mbr)
 		return t, nil
 	}
 	if t, e := readAt(r, ss, size/ss-1, size/ss); e == nil {
 		t.FromCopy = true
+		t.readHybrid(mbr)
 		return t, nil
 	}
 	return nil, err
@@ -308,7 +319,7 @@ func (t *Table) Write(f interface {
 		return fmt.Errorf("cannot read MBR: %w", err)
 	}
 	last := size/ss - 1
-	putProtective(mbr, last)
+	w.putMBR(mbr, last)
 	padded := make([]byte, (Overhead(w.Entries, ss)-1)*ss)
 	copy(padded, entries)
 	sum := crc32.ChecksumIEEE(entries)
@@ -349,12 +360,51 @@ func (t *Table) header(ss, at, other, entries int64, sum uint32) []byte {
 	return b
 }
 
-// putProtective puts one entry for the whole disk into an MBR; UEFI 2.10, §5.2.3.
-func putProtective(mbr []byte, last int64) {
+// readHybrid finds the partitions that the MBR has, too.
+func (t *Table) readHybrid(mbr []byte) {
+	for slot := range 4 {
+		e := mbr[446+16*slot:]
+		if e[4] == 0 || e[4] == protective {
+			continue
+		}
+		first, n := int64(binary.LittleEndian.Uint32(e[8:])), int64(binary.LittleEndian.Uint32(e[12:]))
+		i := slices.IndexFunc(t.Partitions, func(p Partition) bool { return p.First == first && p.Last == first+n-1 && p.MBR == nil })
+		if i < 0 {
+			continue
+		}
+		t.Partitions[i].MBR = &InMBR{Slot: slot, Type: e[4], Active: e[0] == 0x80}
+	}
+}
+
+// putMBR puts one entry for the whole disk into an MBR (UEFI 2.10, section 5.2.3), and beside
+// it those of a hybrid MBR; the entry for the disk then ends before the first of them, as
+// gdisk(8) has it. A partition that an MBR cannot name is left out.
+func (t *Table) putMBR(mbr []byte, last int64) {
 	clear(mbr[440:510])
-	e := mbr[446:]
-	copy(e, []byte{0, 0x00, 0x02, 0x00, protective, 0xFF, 0xFF, 0xFF})
-	binary.LittleEndian.PutUint32(e[8:], 1)
-	binary.LittleEndian.PutUint32(e[12:], uint32(min(last, 0xFFFFFFFF)))
 	mbr[510], mbr[511] = 0x55, 0xAA
+	le := binary.LittleEndian
+	taken := [4]bool{}
+	for _, p := range t.Partitions {
+		if p.MBR == nil || p.MBR.Slot < 0 || p.MBR.Slot > 3 || taken[p.MBR.Slot] || p.Last > 0xFFFFFFFF {
+			continue
+		}
+		taken[p.MBR.Slot] = true
+		e := mbr[446+16*p.MBR.Slot:]
+		copy(e, []byte{0, 0xFE, 0xFF, 0xFF, p.MBR.Type, 0xFE, 0xFF, 0xFF}) // no cylinders
+		if p.MBR.Active {
+			e[0] = 0x80
+		}
+		le.PutUint32(e[8:], uint32(p.First))
+		le.PutUint32(e[12:], uint32(p.Last-p.First+1))
+		last = min(last, p.First-1)
+	}
+	slot := slices.Index(taken[:], false)
+	if slot < 0 {
+		slot = 3 // without an entry for the disk there is no GPT
+	}
+	e := mbr[446+16*slot:]
+	clear(e[:16])
+	copy(e, []byte{0, 0x00, 0x02, 0x00, protective, 0xFF, 0xFF, 0xFF})
+	le.PutUint32(e[8:], 1)
+	le.PutUint32(e[12:], uint32(min(last, 0xFFFFFFFF)))
 }

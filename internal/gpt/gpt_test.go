@@ -241,3 +241,79 @@ func repair(b memory) {
 	clear(h[16:20])
 	le.PutUint32(h[16:], crc32.ChecksumIEEE(h[:n]))
 }
+
+// TestHybrid: a hybrid MBR that sgdisk has made is read, and written as sgdisk writes it, also
+// where the partitions are elsewhere.
+func TestHybrid(t *testing.T) {
+	if _, err := exec.LookPath("sgdisk"); err != nil {
+		t.Skip("sgdisk is missing")
+	}
+	const size = 64 << 20
+	dir := t.TempDir()
+	create := func(name string, args ...string) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(name, size); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("sgdisk", append(args, name)...).CombinedOutput(); err != nil {
+			t.Fatalf("sgdisk: %v %s", err, out)
+		}
+		return name
+	}
+	parts := []string{"-n", "1:2048:+4M", "-t", "1:0700", "-n", "2:0:+8M", "-t", "2:8300", "-n", "3:0:+8M"}
+	read := func(name string) (*Table, []byte) {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		mbr := [512]byte{}
+		if _, err := f.ReadAt(mbr[:], 0); err != nil {
+			t.Fatal(err)
+		}
+		got, err := Read(f, 512, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got, mbr[:]
+	}
+	table, want := read(create("theirs", append(parts, "-h", "1:3")...))
+	if p := table.Partitions; p[0].MBR == nil || p[1].MBR != nil || p[2].MBR == nil || p[2].MBR.Type != 0x83 {
+		t.Fatalf("Read() = %+v", p)
+	}
+	ours := filepath.Join(dir, "ours")
+	f, err := os.Create(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := errors.Join(f.Truncate(size), table.Write(f, 512, size)); err != nil {
+		t.Fatal(err)
+	}
+	again, got := read(ours)
+	if !reflect.DeepEqual(again, table) {
+		t.Errorf("Read(Write(t)) = %+v; want %+v", again, table)
+	}
+	for slot := range 4 {
+		// Status, type, start and size; the cylinders are of no disk of today.
+		a, b := got[446+16*slot:462+16*slot], want[446+16*slot:462+16*slot]
+		if a[0] != b[0] || a[4] != b[4] || !bytes.Equal(a[8:], b[8:]) {
+			t.Errorf("slot %d: % x; sgdisk writes % x", slot, a, b)
+		}
+	}
+	// It follows its partition.
+	table.Partitions[2].First += 2048
+	table.Partitions[2].Last += 2048
+	if err := table.Write(f, 512, size); err != nil {
+		t.Fatal(err)
+	}
+	if moved, _ := read(ours); moved.Partitions[2].MBR == nil {
+		t.Errorf("after a move: %+v", moved.Partitions[2])
+	}
+	if out, err := exec.Command("sgdisk", "-v", ours).CombinedOutput(); err != nil || !bytes.Contains(out, []byte("No problems found")) {
+		t.Errorf("sgdisk -v: %v %s", err, out)
+	}
+}

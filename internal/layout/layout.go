@@ -107,6 +107,15 @@ type Partition struct {
 	Attributes uint64        `json:"attributes,omitempty"`
 	Active     bool          `json:"active,omitempty"`
 	EBR        quantity.Size `json:"ebr,omitempty"` // MBR logical: where its own record lies
+	// InMBR is the entry of a GPT partition in a hybrid MBR; nil for the usual ones.
+	InMBR *InMBR `json:"inMBR,omitempty"`
+}
+
+// InMBR is an entry of a hybrid MBR beside a GPT.
+type InMBR struct {
+	Slot   int    `json:"slot"` // 0 to 3
+	Type   string `json:"type"` // "0x0c"
+	Active bool   `json:"active,omitempty"`
 }
 
 // Partition types that matter to us.

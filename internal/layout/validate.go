@@ -255,6 +255,11 @@ func (p *Partition) validate(f *faults, where string, d *Disk) {
 	if p.Start%d.LogicalSector != 0 || p.Size%d.LogicalSector != 0 {
 		f.add(where, "start or size is no whole number of sectors")
 	}
+	if m := p.InMBR; m != nil {
+		if typ, err := strconv.ParseUint(m.Type, 0, 8); err != nil || typ == 0 || d.Table.Label != GPT || m.Slot < 0 || m.Slot > 3 {
+			f.add(where, "inMBR: type %q in slot %d of a %s table is not an entry of a hybrid MBR", m.Type, m.Slot, d.Table.Label)
+		}
+	}
 	switch d.Table.Label {
 	case GPT:
 		n := d.Table.Entries

@@ -16,8 +16,14 @@ func GPT(t *layout.Table, ss quantity.Size) *gpt.Table {
 	g := &gpt.Table{GUID: t.GUID, Entries: t.Entries, FirstUsable: int64(t.FirstUsable / ss)}
 	least := 1 + gpt.Overhead(t.Entries, int64(ss))
 	for _, p := range t.Partitions {
-		g.Partitions = append(g.Partitions, gpt.Partition{Number: p.Number, Type: p.Type, GUID: p.GUID, Name: p.Name, Attributes: p.Attributes,
-			First: int64(p.Start / ss), Last: int64((p.Start+p.Size)/ss) - 1})
+		q := gpt.Partition{Number: p.Number, Type: p.Type, GUID: p.GUID, Name: p.Name, Attributes: p.Attributes,
+			First: int64(p.Start / ss), Last: int64((p.Start+p.Size)/ss) - 1}
+		if m := p.InMBR; m != nil {
+			if typ, err := strconv.ParseUint(m.Type, 0, 8); err == nil { // layout.Validate has tried it
+				q.MBR = &gpt.InMBR{Slot: m.Slot, Type: byte(typ), Active: m.Active}
+			}
+		}
+		g.Partitions = append(g.Partitions, q)
 		g.Entries = entriesFor(g.Entries, p.Number)
 		if g.FirstUsable > int64(p.Start/ss) {
 			g.FirstUsable = 0

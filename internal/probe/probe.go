@@ -223,7 +223,7 @@ func (m Machine) storage(l *layout.Layout) (disks []layout.Disk, faulty map[stri
 	faulty = map[string]bool{}
 	for _, d := range disks {
 		if m.hybrid(&d) {
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: "hybrid-mbr:" + d.Name, Device: partOf(d.Name, "hybrid-mbr"), Reason: "the MBR of this GPT disk has partitions of its own; the disk will be made without them"})
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: "hybrid-mbr:" + d.Name, Device: partOf(d.Name, "hybrid-mbr"), Reason: "the MBR of this GPT disk has entries that are not partitions of the GPT; the disk will be recreated without them"})
 		}
 		err, ok := wrong[d.Name]
 		if !ok || m.isKey(d.Name) {
@@ -245,8 +245,8 @@ func (m Machine) storage(l *layout.Layout) (disks []layout.Disk, faulty map[stri
 // "vda:hybrid-mbr", so that it is excluded with the device and its disks.
 func partOf(dev, what string) string { return dev + ":" + what }
 
-// hybrid tells whether the MBR of a GPT disk names more than the disk as a
-// whole; UEFI specification 2.10, §5.2.3.
+// hybrid reports whether the MBR of a GPT disk has more entries than the one for the whole
+// disk and those of partitions of the GPT; UEFI specification 2.10, section 5.2.3.
 func (m Machine) hybrid(d *layout.Disk) bool {
 	if d.Table == nil || d.Table.Label != layout.GPT {
 		return false
@@ -260,12 +260,18 @@ func (m Machine) hybrid(d *layout.Disk) bool {
 	if _, err := f.ReadAt(b, 0); err != nil {
 		return false
 	}
+	entries := 0
 	for e := b[446:510]; len(e) > 0; e = e[16:] {
 		if e[4] != 0 && e[4] != 0xEE {
-			return true
+			entries++
 		}
 	}
-	return false
+	for _, p := range d.Table.Partitions {
+		if p.InMBR != nil {
+			entries--
+		}
+	}
+	return entries > 0
 }
 
 func (m Machine) isKey(disk string) bool {

@@ -153,9 +153,13 @@ func gptTable(d *layout.Disk, t *gpt.Table) *layout.Table {
 		out.Entries = 0
 	}
 	for _, p := range t.Partitions {
-		out.Partitions = append(out.Partitions, layout.Partition{Number: p.Number, Device: layout.PartitionName(d.Name, p.Number),
+		q := layout.Partition{Number: p.Number, Device: layout.PartitionName(d.Name, p.Number),
 			Start: quantity.Size(p.First) * d.LogicalSector, Size: quantity.Size(p.Last-p.First+1) * d.LogicalSector,
-			Type: p.Type, GUID: p.GUID, Name: p.Name, Attributes: p.Attributes})
+			Type: p.Type, GUID: p.GUID, Name: p.Name, Attributes: p.Attributes}
+		if p.MBR != nil {
+			q.InMBR = &layout.InMBR{Slot: p.MBR.Slot, Type: fmt.Sprintf("0x%02x", p.MBR.Type), Active: p.MBR.Active}
+		}
+		out.Partitions = append(out.Partitions, q)
 	}
 	return out
 }
