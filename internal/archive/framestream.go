@@ -44,6 +44,16 @@ type frameResult struct {
 	size int64 // of the frame, in bytes of the tar stream
 }
 
+// readJob is a frame to be decoded.
+type readJob struct {
+	i      int
+	buf    []byte
+	packed []byte // what was read already, or nil
+	err    error
+	out    chan frameResult
+}
+
+// stream decodes the frames from to to-1.
 func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progress.Counter) (*frameStream, error) {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)
@@ -58,14 +68,7 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 	for range bufs {
 		home <- nil
 	}
-	type job struct {
-		i      int
-		buf    []byte
-		packed []byte // what was read already, or nil
-		err    error
-		out    chan frameResult
-	}
-	jobs := make(chan job)
+	jobs := make(chan readJob)
 	for range workers {
 		d, err := newDecoder()
 		if err != nil {
@@ -75,24 +78,11 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 		s.wg.Go(func() {
 			defer d.z.Close()
 			for j := range jobs {
-				if j.buf == nil {
-					j.buf = make([]byte, FrameSize)
-				}
-				var out []byte
-				err := j.err
-				switch {
-				case err != nil:
-				case j.packed != nil:
-					out, err = a.decode(d, j.i, j.packed, j.buf, false)
-				default:
-					out, err = a.read(d, j.i, j.buf, false)
-				}
+				r := a.decodeJob(d, j, home)
 				if prog != nil {
-					prog.Add(a.frames[j.i].Size)
+					prog.Add(r.size)
 				}
-				f := &frameBuf{b: out, mem: j.buf, home: home}
-				f.refs.Store(1)
-				j.out <- frameResult{f, err, a.frames[j.i].Size}
+				j.out <- r
 			}
 		})
 	}
@@ -108,7 +98,7 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 			case <-ctx.Done():
 				return
 			}
-			j := job{i: i, buf: buf, out: make(chan frameResult, 1)}
+			j := readJob{i: i, buf: buf, out: make(chan frameResult, 1)}
 			if a.inOrder {
 				f := a.frames[i]
 				j.packed = make([]byte, f.Packed)
@@ -125,6 +115,25 @@ func (a *Reader) stream(ctx context.Context, from, to, workers int, prog progres
 		}
 	})
 	return s, nil
+}
+
+// decodeJob decodes a job's frame into its buffer, which goes home when it is released.
+func (a *Reader) decodeJob(d *decoder, j readJob, home chan []byte) frameResult {
+	if j.buf == nil {
+		j.buf = make([]byte, FrameSize)
+	}
+	var out []byte
+	err := j.err
+	switch {
+	case err != nil:
+	case j.packed != nil:
+		out, err = a.decode(d, j.i, j.packed, j.buf, false)
+	default:
+		out, err = a.read(d, j.i, j.buf, false)
+	}
+	f := &frameBuf{b: out, mem: j.buf, home: home}
+	f.refs.Store(1)
+	return frameResult{f, err, a.frames[j.i].Size}
 }
 
 func (s *frameStream) stop() {

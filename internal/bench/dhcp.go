@@ -82,68 +82,86 @@ func dhcpLoad(ctx context.Context, ifname, rate string) error {
 		return err
 	}
 	n := perSecond * dhcpSeconds
-	sent, took := make([]time.Time, n), make([]time.Duration, n)
-	var mu sync.Mutex
-	answered, all := 0, make(chan struct{})
-	go func() {
-		b := make([]byte, 2048)
-		for {
-			k, err := conn.Read(b)
-			if err != nil {
-				return
-			}
-			now := time.Now()
-			m, err := dhcpv4.FromBytes(b[:k])
-			if err != nil || m.MessageType() != dhcpv4.MessageTypeOffer {
-				continue
-			}
-			i := int(binary.BigEndian.Uint32(m.TransactionID[:]))
-			mu.Lock()
-			if i < n && took[i] == 0 {
-				took[i] = max(now.Sub(sent[i]), 1)
-				if answered++; answered == n {
-					close(all)
-				}
-			}
-			mu.Unlock()
+	l := &offers{sent: make([]time.Time, n), took: make([]time.Duration, n), all: make(chan struct{})}
+	go l.receive(conn)
+	start := time.Now()
+	if err := l.send(conn, start, perSecond); err != nil {
+		return err
+	}
+	sending := time.Since(start)
+	select {
+	case <-l.all:
+	case <-time.After(4 * time.Second): // when a card asks again
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waits := slices.DeleteFunc(slices.Clone(l.took), func(d time.Duration) bool { return d == 0 })
+	if len(waits) == 0 {
+		return fmt.Errorf("none of %d discovers was answered", n)
+	}
+	slices.Sort(waits)
+	ms := func(d time.Duration) float64 { return d.Seconds() * 1000 }
+	fmt.Printf("%d %d %.0f %.2f %.2f\n", n, l.answered, float64(n)/sending.Seconds(), ms(waits[len(waits)/2]), ms(waits[len(waits)-1]))
+	return nil
+}
+
+// offers are the answers to discovers, by the number in their transaction ID.
+type offers struct {
+	mu       sync.Mutex
+	sent     []time.Time
+	took     []time.Duration // 0 for no answer
+	answered int
+	all      chan struct{} // closed when each is answered
+}
+
+// receive takes answers until the connection is closed.
+func (l *offers) receive(conn net.PacketConn) {
+	b := make([]byte, 2048)
+	for {
+		k, _, err := conn.ReadFrom(b)
+		if err != nil {
+			return
 		}
-	}()
+		now := time.Now()
+		m, err := dhcpv4.FromBytes(b[:k])
+		if err != nil || m.MessageType() != dhcpv4.MessageTypeOffer {
+			continue
+		}
+		i := int(binary.BigEndian.Uint32(m.TransactionID[:]))
+		l.mu.Lock()
+		if i < len(l.sent) && l.took[i] == 0 {
+			l.took[i] = max(now.Sub(l.sent[i]), 1)
+			if l.answered++; l.answered == len(l.sent) {
+				close(l.all)
+			}
+		}
+		l.mu.Unlock()
+	}
+}
+
+// send sends the discovers at a rate.
+func (l *offers) send(conn *net.UDPConn, start time.Time, perSecond int) error {
 	m, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover), dhcpv4.WithOption(dhcpv4.OptClassIdentifier("PXEClient:Arch:00007:UNDI:003016")), dhcpv4.WithOption(dhcpv4.OptClientArch(iana.Arch(7))),
 		dhcpv4.WithOption(dhcpv4.OptGeneric(dhcpv4.OptionClientMachineIdentifier, make([]byte, 17))))
 	if err != nil {
 		return err
 	}
 	m.SetBroadcast()
-	start := time.Now()
-	for i := range n {
+	for i := range l.sent {
 		due := start.Add(time.Duration(i) * time.Second / time.Duration(perSecond))
 		time.Sleep(time.Until(due))
 		binary.BigEndian.PutUint32(m.TransactionID[:], uint32(i))
 		m.ClientHWAddr = net.HardwareAddr{0x52, 0x54, 0, 1, 0, byte(i % dhcpCards)}
 		b := m.ToBytes()
-		mu.Lock()
-		sent[i] = time.Now()
-		mu.Unlock()
+		l.mu.Lock()
+		l.sent[i] = time.Now()
+		l.mu.Unlock()
 		if _, err := conn.WriteToUDP(b, &net.UDPAddr{IP: net.IPv4bcast, Port: 67}); err != nil {
 			return err
 		}
 	}
-	sending := time.Since(start)
-	select {
-	case <-all:
-	case <-time.After(4 * time.Second): // when a card asks again
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	waits := slices.DeleteFunc(slices.Clone(took), func(d time.Duration) bool { return d == 0 })
-	if len(waits) == 0 {
-		return fmt.Errorf("none of %d discovers was answered", n)
-	}
-	slices.Sort(waits)
-	ms := func(d time.Duration) float64 { return d.Seconds() * 1000 }
-	fmt.Printf("%d %d %.0f %.2f %.2f\n", n, answered, float64(n)/sending.Seconds(), ms(waits[len(waits)/2]), ms(waits[len(waits)-1]))
 	return nil
 }
 

@@ -67,91 +67,118 @@ type ext struct {
 
 // openExt reads the superblock of a file system that was left in order.
 func openExt(r io.ReaderAt, size int64) (*ext, error) {
-	s := make([]byte, 1024)
+	s := make(extSuper, 1024)
 	if err := readFull(r, s, 1024); err != nil {
 		return nil, err
 	}
-	le := binary.LittleEndian
-	u32 := func(at int) int64 { return int64(le.Uint32(s[at:])) }
-	compat := le.Uint32(s[92:])
-	x := &ext{r: r, incompat: le.Uint32(s[96:]), ro: le.Uint32(s[100:])}
-	if le.Uint16(s[56:]) != 0xEF53 || u32(24) > 6 {
-		return nil, errors.New("its superblock is damaged")
+	x := &ext{r: r, incompat: s.u32(96), ro: s.u32(100)}
+	if err := x.known(s); err != nil {
+		return nil, err
+	}
+	if err := x.settled(s); err != nil {
+		return nil, err
+	}
+	return x, x.geometry(s, size)
+}
+
+// extSuper is a superblock.
+type extSuper []byte
+
+func (s extSuper) u16(at int) uint16 { return binary.LittleEndian.Uint16(s[at:]) }
+func (s extSuper) u32(at int) uint32 { return binary.LittleEndian.Uint32(s[at:]) }
+
+// num is a number of 32 bits.
+func (s extSuper) num(at int) int64 { return int64(s.u32(at)) }
+
+// known refuses what is damaged or has features that are not known here.
+func (x *ext) known(s extSuper) error {
+	if s.u16(56) != 0xEF53 || s.num(24) > 6 {
+		return errors.New("its superblock is damaged")
 	}
 	if u := x.incompat &^ extKnownIncompat; u != 0 {
-		return nil, fmt.Errorf("it has features that are not known here (incompat %#x)", u)
+		return fmt.Errorf("it has features that are not known here (incompat %#x)", u)
 	}
 	if u := x.ro &^ extKnownRO; u != 0 {
-		return nil, fmt.Errorf("it has features that are not known here (ro_compat %#x)", u)
+		return fmt.Errorf("it has features that are not known here (ro_compat %#x)", u)
 	}
 	copy(x.uuid[:], s[104:])
 	x.seed = crc32c(^uint32(0), x.uuid[:])
 	if x.incompat&extCsumSeed != 0 {
-		x.seed = le.Uint32(s[624:])
+		x.seed = s.u32(624)
 	}
 	if x.ro&extMetadataCsum != 0 {
 		if s[373] != 1 {
-			return nil, fmt.Errorf("its checksums are of type %d; 1 is known here", s[373])
+			return fmt.Errorf("its checksums are of type %d; 1 is known here", s[373])
 		}
-		if crc32c(^uint32(0), s[:1020]) != le.Uint32(s[1020:]) {
-			return nil, errors.New("the checksum of its superblock is wrong")
+		if crc32c(^uint32(0), s[:1020]) != s.u32(1020) {
+			return errors.New("the checksum of its superblock is wrong")
 		}
 	}
-	switch state := le.Uint16(s[58:]); {
+	return nil
+}
+
+// settled refuses a file system whose bitmaps may not be the last ones.
+func (x *ext) settled(s extSuper) error {
+	switch state := s.u16(58); {
 	case x.incompat&extNeedsRecovery != 0:
 		// Replaying the journal may change every bitmap. Reading it here and copying
 		// what it names would need all of its rules; the whole device is right anyway.
-		return nil, errors.New("its journal was not replayed: it is mounted, or was not unmounted")
+		return errors.New("its journal was not replayed: it is mounted, or was not unmounted")
 	case state&extClean == 0:
-		return nil, errors.New("it was not unmounted cleanly")
+		return errors.New("it was not unmounted cleanly")
 	case state&extErrors != 0:
-		return nil, errors.New("the kernel found errors in it; e2fsck(8) has to repair it")
+		return errors.New("the kernel found errors in it; e2fsck(8) has to repair it")
 	}
-	x.block = 1024 << u32(24)
-	x.blocks, x.first, x.perGroup, x.ratio = u32(4), u32(20), u32(32), 1
+	return nil
+}
+
+// geometry reads and checks the sizes.
+func (x *ext) geometry(s extSuper, size int64) error {
+	x.block = 1024 << s.num(24)
+	x.blocks, x.first, x.perGroup, x.ratio = s.num(4), s.num(20), s.num(32), 1
 	x.descSize = 32
 	if x.incompat&ext64Bit != 0 {
-		x.blocks |= u32(336) << 32
-		x.descSize = int64(le.Uint16(s[254:]))
+		x.blocks |= s.num(336) << 32
+		x.descSize = int64(s.u16(254))
 	}
 	clusters := x.perGroup
 	if x.ro&extBigalloc != 0 {
-		if u32(28) > 20 || u32(28) < u32(24) {
-			return nil, fmt.Errorf("its clusters have 2^%d KiB", u32(28))
+		if s.num(28) > 20 || s.num(28) < s.num(24) {
+			return fmt.Errorf("its clusters have 2^%d KiB", s.num(28))
 		}
-		x.ratio, clusters = 1<<(u32(28)-u32(24)), u32(36)
+		x.ratio, clusters = 1<<(s.num(28)-s.num(24)), s.num(36)
 	}
-	inodes, inodeSize := u32(40), int64(128)
-	if u32(76) > 0 {
-		inodeSize = int64(le.Uint16(s[88:]))
+	inodes, inodeSize := s.num(40), int64(128)
+	if s.num(76) > 0 {
+		inodeSize = int64(s.u16(88))
 	}
 	bad := func(ok bool) bool { return !ok }
 	switch {
 	case bad(x.blocks > 0 && x.blocks <= size/x.block):
-		return nil, fmt.Errorf("it has %d blocks of %d bytes, more than its device", x.blocks, x.block)
+		return fmt.Errorf("it has %d blocks of %d bytes, more than its device", x.blocks, x.block)
 	case bad(x.first <= 1 && x.first < x.blocks && (x.first == 0 || x.block == 1024)):
-		return nil, fmt.Errorf("its first block is %d", x.first)
+		return fmt.Errorf("its first block is %d", x.first)
 	case bad(clusters%8 == 0 && clusters >= 256 && clusters <= 8*x.block && clusters*x.ratio == x.perGroup):
-		return nil, fmt.Errorf("its groups have %d blocks, %d clusters", x.perGroup, clusters)
+		return fmt.Errorf("its groups have %d blocks, %d clusters", x.perGroup, clusters)
 	case bad(x.descSize >= 32 && x.descSize <= x.block && x.descSize&(x.descSize-1) == 0 && (x.incompat&ext64Bit == 0 || x.descSize >= 64)):
-		return nil, fmt.Errorf("its group descriptors have %d bytes", x.descSize)
+		return fmt.Errorf("its group descriptors have %d bytes", x.descSize)
 	case bad(inodeSize >= 128 && inodeSize <= x.block && inodeSize&(inodeSize-1) == 0 && inodes > 0 && inodes <= 8*x.block):
-		return nil, fmt.Errorf("its groups have %d inodes of %d bytes", inodes, inodeSize)
+		return fmt.Errorf("its groups have %d inodes of %d bytes", inodes, inodeSize)
 	}
 	x.tables = (inodes*inodeSize + x.block - 1) / x.block
 	x.groups = (x.blocks - x.first + x.perGroup - 1) / x.perGroup
 	x.gdtBlocks = (x.groups*x.descSize + x.block - 1) / x.block
-	x.reservedGDT = int64(le.Uint16(s[206:]))
+	x.reservedGDT = int64(s.u16(206))
 	x.firstMeta = x.gdtBlocks
 	if x.incompat&extMetaBG != 0 {
-		if x.firstMeta = u32(260); x.firstMeta > x.gdtBlocks {
-			return nil, fmt.Errorf("its first meta block group is %d of %d", x.firstMeta, x.gdtBlocks)
+		if x.firstMeta = s.num(260); x.firstMeta > x.gdtBlocks {
+			return fmt.Errorf("its first meta block group is %d of %d", x.firstMeta, x.gdtBlocks)
 		}
 	}
-	if x.sparse2 = compat&extSparseSuper2 != 0; x.sparse2 {
-		x.backups = [2]int64{u32(588), u32(592)}
+	if x.sparse2 = s.u32(92)&extSparseSuper2 != 0; x.sparse2 {
+		x.backups = [2]int64{s.num(588), s.num(592)}
 	}
-	return x, nil
+	return nil
 }
 
 // groupStart is the first block of a group.

@@ -352,62 +352,12 @@ func (m *Map) bits(bits []byte, count, base, unit int64) {
 // hibernated reports whether the root directory has a hiberfil.sys that holds a
 // sleeping Windows.
 func (n *ntfs) hibernated() (bool, error) {
-	rec, err := n.read(ntfsRoot)
-	if err != nil {
+	file, err := n.hiberfil()
+	if err != nil || file < 0 {
 		return false, err
 	}
-	file := int64(-1)
-	look := func(entries []byte) {
-		for len(entries) >= 16 {
-			l, k := int(binary.LittleEndian.Uint16(entries[8:])), int(binary.LittleEndian.Uint16(entries[10:]))
-			if l < 16 || l > len(entries) || 16+k > l {
-				return
-			}
-			if key := entries[16 : 16+k]; k >= 66 && 66+2*int(key[64]) <= k && strings.EqualFold(utf16le(key[66:66+2*int(key[64])]), "hiberfil.sys") {
-				file = int64(binary.LittleEndian.Uint64(entries) & (1<<48 - 1))
-			}
-			if entries[12]&2 != 0 {
-				return
-			}
-			entries = entries[l:]
-		}
-	}
-	// header gives the entries behind an index header at b[at:].
-	header := func(b []byte, at int) []byte {
-		if at+16 > len(b) {
-			return nil
-		}
-		first, used := int(binary.LittleEndian.Uint32(b[at:])), int(binary.LittleEndian.Uint32(b[at+4:]))
-		if first < 0 || used < first || at+used > len(b) {
-			return nil
-		}
-		return b[at+first : at+used]
-	}
-	root, err := attribute(rec, attrIndexRoot, "$I30")
+	rec, err := n.read(file)
 	if err != nil {
-		return false, fmt.Errorf("the root directory: %w", err)
-	}
-	v, err := root.value()
-	if err != nil {
-		return false, err
-	}
-	look(header(v, 16))
-	if a, err := attribute(rec, attrIndex, "$I30"); err == nil {
-		all, err := n.content(a, 64<<20)
-		if err != nil {
-			return false, fmt.Errorf("the root directory: %w", err)
-		}
-		for ; int64(len(all)) >= n.index; all = all[n.index:] {
-			b := all[:n.index]
-			if string(b[:4]) == "INDX" && fixup(b) == nil {
-				look(header(b, 24))
-			}
-		}
-	}
-	if file < 0 {
-		return false, nil
-	}
-	if rec, err = n.read(file); err != nil {
 		return false, err
 	}
 	a, err := attribute(rec, attrData, "")
@@ -431,4 +381,60 @@ func (n *ntfs) hibernated() (bool, error) {
 	}
 	// A used one begins with zero bytes or "wake".
 	return len(head) >= 4 && strings.EqualFold(string(head[:4]), "hibr"), nil
+}
+
+// hiberfil gives the number of hiberfil.sys in the root directory, -1 if there is none.
+func (n *ntfs) hiberfil() (int64, error) {
+	rec, err := n.read(ntfsRoot)
+	if err != nil {
+		return 0, err
+	}
+	root, err := attribute(rec, attrIndexRoot, "$I30")
+	if err != nil {
+		return 0, fmt.Errorf("the root directory: %w", err)
+	}
+	v, err := root.value()
+	if err != nil {
+		return 0, err
+	}
+	file := inIndex(v, 16, "hiberfil.sys")
+	if a, err := attribute(rec, attrIndex, "$I30"); err == nil {
+		all, err := n.content(a, 64<<20)
+		if err != nil {
+			return 0, fmt.Errorf("the root directory: %w", err)
+		}
+		for ; int64(len(all)) >= n.index; all = all[n.index:] {
+			b := all[:n.index]
+			if string(b[:4]) == "INDX" && fixup(b) == nil {
+				file = max(file, inIndex(b, 24, "hiberfil.sys"))
+			}
+		}
+	}
+	return file, nil
+}
+
+// inIndex looks for a name in the entries of the index whose header is at b[at:], and gives
+// the file's number, -1 if it is not there.
+func inIndex(b []byte, at int, name string) int64 {
+	if at+16 > len(b) {
+		return -1
+	}
+	first, used := int(binary.LittleEndian.Uint32(b[at:])), int(binary.LittleEndian.Uint32(b[at+4:]))
+	if first < 0 || used < first || at+used > len(b) {
+		return -1
+	}
+	for entries := b[at+first : at+used]; len(entries) >= 16; {
+		l, k := int(binary.LittleEndian.Uint16(entries[8:])), int(binary.LittleEndian.Uint16(entries[10:]))
+		if l < 16 || l > len(entries) || 16+k > l {
+			break
+		}
+		if key := entries[16 : 16+k]; k >= 66 && 66+2*int(key[64]) <= k && strings.EqualFold(utf16le(key[66:66+2*int(key[64])]), name) {
+			return int64(binary.LittleEndian.Uint64(entries) & (1<<48 - 1))
+		}
+		if entries[12]&2 != 0 {
+			break
+		}
+		entries = entries[l:]
+	}
+	return -1
 }

@@ -120,61 +120,33 @@ func (x *xfs) group(m *Map, g int64) error {
 		return errors.New("the checksum of its header is wrong")
 	}
 	root, levels, free := int64(be.Uint32(a[16:])), int(be.Uint32(a[28:])), int64(be.Uint32(a[52:]))
-	magic, header, sum := "ABTB", 16, 0
-	if x.crc {
-		magic, header, sum = "AB3B", 56, 52
-	}
 	if levels < 1 || levels > 9 {
 		return fmt.Errorf("its tree of free space has %d levels", levels)
 	}
-	b := make([]byte, x.block)
-	read := func(n int64, level int) (records int, err error) {
-		if n <= 0 || n >= length {
-			return 0, fmt.Errorf("its tree of free space leads to block %d of %d", n, length)
-		}
-		if err := readFull(x.r, b, (start+n)*x.block); err != nil {
-			return 0, err
-		}
-		if string(b[:4]) != magic || int(be.Uint16(b[4:])) != level {
-			return 0, fmt.Errorf("block %d is not one of its tree of free space", n)
-		}
-		if x.crc && (!xfsSum(b, sum) || int64(be.Uint32(b[48:])) != g) {
-			return 0, fmt.Errorf("the checksum of block %d is wrong", n)
-		}
-		return int(be.Uint16(b[6:])), nil
-	}
-	// Down the left edge, then along the leaves.
-	n := root
-	most := (len(b) - header) / 12 // keys of 8 bytes, then pointers of 4
-	for level := levels - 1; level > 0; level-- {
-		records, err := read(n, level)
-		if err != nil {
-			return err
-		}
-		if records < 1 || records > most {
-			return fmt.Errorf("block %d of its tree of free space has %d records", n, records)
-		}
-		n = int64(be.Uint32(b[header+8*most:]))
+	t := x.freeTree(g, length)
+	n, err := t.leaf(root, levels)
+	if err != nil {
+		return err
 	}
 	end, sumFree := int64(0), int64(0)
 	for {
-		records, err := read(n, 0)
+		records, err := t.read(n, 0)
 		if err != nil {
 			return err
 		}
 		// Only the root of an empty tree has none; that also ends a chain that is a ring.
-		if records > (len(b)-header)/8 || records == 0 && levels > 1 {
+		if records > (len(t.b)-t.header)/8 || records == 0 && levels > 1 {
 			return fmt.Errorf("block %d of its tree of free space has %d records", n, records)
 		}
 		for i := range records {
-			at, l := int64(be.Uint32(b[header+8*i:])), int64(be.Uint32(b[header+8*i+4:]))
+			at, l := int64(be.Uint32(t.b[t.header+8*i:])), int64(be.Uint32(t.b[t.header+8*i+4:]))
 			if at < end || l < 1 || l > length-at {
 				return fmt.Errorf("its free space has %d blocks at %d, after %d", l, at, end)
 			}
 			m.add((start+end)*x.block, (at-end)*x.block)
 			end, sumFree = at+l, sumFree+l
 		}
-		right := int64(be.Uint32(b[12:]))
+		right := int64(be.Uint32(t.b[12:]))
 		if right == xfsNull {
 			break
 		}
@@ -188,6 +160,58 @@ func (x *xfs) group(m *Map, g int64) error {
 		return fmt.Errorf("its tree has %d free blocks, its header %d", sumFree, free)
 	}
 	return nil
+}
+
+// freeTree is the tree of free space of a group of length blocks; b is the block of it that
+// was read last.
+type freeTree struct {
+	x             *xfs
+	group, length int64
+	magic         string
+	header, sum   int // sizes and places in a block
+	b             []byte
+}
+
+func (x *xfs) freeTree(group, length int64) *freeTree {
+	t := &freeTree{x, group, length, "ABTB", 16, 0, make([]byte, x.block)}
+	if x.crc {
+		t.magic, t.header, t.sum = "AB3B", 56, 52
+	}
+	return t
+}
+
+// read reads block n of the group, and checks that it belongs to a level of the tree.
+func (t *freeTree) read(n int64, level int) (records int, err error) {
+	be := binary.BigEndian
+	if n <= 0 || n >= t.length {
+		return 0, fmt.Errorf("its tree of free space leads to block %d of %d", n, t.length)
+	}
+	if err := readFull(t.x.r, t.b, (t.group*t.x.agBlocks+n)*t.x.block); err != nil {
+		return 0, err
+	}
+	if string(t.b[:4]) != t.magic || int(be.Uint16(t.b[4:])) != level {
+		return 0, fmt.Errorf("block %d is not one of its tree of free space", n)
+	}
+	if t.x.crc && (!xfsSum(t.b, t.sum) || int64(be.Uint32(t.b[48:])) != t.group) {
+		return 0, fmt.Errorf("the checksum of block %d is wrong", n)
+	}
+	return int(be.Uint16(t.b[6:])), nil
+}
+
+// leaf goes down the left edge and returns the first leaf.
+func (t *freeTree) leaf(n int64, levels int) (int64, error) {
+	most := (len(t.b) - t.header) / 12 // keys of 8 bytes, then pointers of 4
+	for level := levels - 1; level > 0; level-- {
+		records, err := t.read(n, level)
+		if err != nil {
+			return 0, err
+		}
+		if records < 1 || records > most {
+			return 0, fmt.Errorf("block %d of its tree of free space has %d records", n, records)
+		}
+		n = int64(binary.BigEndian.Uint32(t.b[t.header+8*most:]))
+	}
+	return n, nil
 }
 
 // errDirtyLog means that the log is needed to know what is in use.

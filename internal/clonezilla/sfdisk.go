@@ -1,6 +1,7 @@
 package clonezilla
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -24,17 +25,8 @@ type table struct {
 // no header) or after (fdisk_script_write_file in util-linux's libfdisk/src/script.c).
 // Sectors have ss bytes unless the dump has another size.
 func parseSfdisk(text, disk string, ss quantity.Size) (*table, error) {
-	t := &table{Table: layout.Table{Label: layout.MBR}}
-	var first int64
-	type entry struct {
-		layout.Partition
-		start, size int64
-	}
-	var entries []entry
+	d := &dump{table: &table{Table: layout.Table{Label: layout.MBR}}, disk: disk}
 	for n, line := range strings.Split(text, "\n") {
-		bad := func(format string, a ...any) (*table, error) {
-			return nil, fmt.Errorf("line %d: %s: %.200q", n+1, fmt.Sprintf(format, a...), line)
-		}
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
@@ -43,51 +35,75 @@ func parseSfdisk(text, disk string, ss quantity.Size) (*table, error) {
 		if !ok {
 			continue // "Warning: ..." of old versions has one, other text does not matter
 		}
-		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
-		if dev, ok := strings.CutPrefix(key, "/dev/"); ok {
-			e := entry{Partition: layout.Partition{Device: dev}}
-			num, ok := partitionNumber(disk, dev)
-			if !ok {
-				return bad("is not a partition of %s", disk)
-			}
-			e.Number = num
-			fields, err := splitFields(value)
-			if err != nil {
-				return bad("%v", err)
-			}
-			if e.start, e.size, err = fill(&e.Partition, fields); err != nil {
-				return bad("%v", err)
-			}
-			entries = append(entries, e)
-			continue
-		}
-		var err error
-		switch key {
-		case "label":
-			t.Label = value
-		case "label-id":
-			t.GUID = value
-		case "sector-size":
-			var x int64
-			x, err = number(value)
-			t.sector = quantity.Size(x)
-		case "first-lba":
-			first, err = number(value)
-		case "last-lba":
-			t.last, err = number(value)
-		case "table-length":
-			var x int64
-			x, err = number(value)
-			t.Entries = int(x)
-		case "unit", "units":
-			if value != "sectors" {
-				return bad("unit is not sectors")
-			}
-		}
-		if err != nil {
-			return bad("%v", err)
+		if err := d.line(strings.TrimSpace(key), strings.TrimSpace(value)); err != nil {
+			return nil, fmt.Errorf("line %d: %w: %.200q", n+1, err, line)
 		}
 	}
+	return d.whole(ss)
+}
+
+// dump is a dump of sfdisk, of a disk, as far as it was read.
+type dump struct {
+	table   *table
+	disk    string
+	first   int64
+	entries []dumpEntry
+}
+
+// dumpEntry is a partition, with its place in sectors.
+type dumpEntry struct {
+	layout.Partition
+	start, size int64
+}
+
+// line takes a line "KEY: VALUE".
+func (d *dump) line(key, value string) (err error) {
+	if dev, ok := strings.CutPrefix(key, "/dev/"); ok {
+		return d.partition(dev, value)
+	}
+	t, x := d.table, int64(0)
+	switch key {
+	case "label":
+		t.Label = value
+	case "label-id":
+		t.GUID = value
+	case "sector-size":
+		x, err = number(value)
+		t.sector = quantity.Size(x)
+	case "first-lba":
+		d.first, err = number(value)
+	case "last-lba":
+		t.last, err = number(value)
+	case "table-length":
+		x, err = number(value)
+		t.Entries = int(x)
+	case "unit", "units":
+		if value != "sectors" {
+			return errors.New("unit is not sectors")
+		}
+	}
+	return err
+}
+
+func (d *dump) partition(dev, value string) error {
+	e := dumpEntry{Partition: layout.Partition{Device: dev}}
+	num, ok := partitionNumber(d.disk, dev)
+	if !ok {
+		return fmt.Errorf("is not a partition of %s", d.disk)
+	}
+	e.Number = num
+	fields, err := splitFields(value)
+	if err == nil {
+		e.start, e.size, err = fill(&e.Partition, fields)
+	}
+	d.entries = append(d.entries, e)
+	return err
+}
+
+// whole gives the table when all lines were read; ss is the size of a sector, unless the
+// dump has one.
+func (d *dump) whole(ss quantity.Size) (*table, error) {
+	t := d.table
 	if t.Label != layout.GPT && t.Label != layout.MBR {
 		return nil, fmt.Errorf("partition table of type %q is not supported", t.Label)
 	}
@@ -97,7 +113,7 @@ func parseSfdisk(text, disk string, ss quantity.Size) (*table, error) {
 	if ss < 512 || ss > 4096 || ss&(ss-1) != 0 {
 		return nil, fmt.Errorf("sectors of %d bytes", ss)
 	}
-	for _, e := range entries {
+	for _, e := range d.entries {
 		e.Start, e.Size = quantity.Size(e.start)*ss, quantity.Size(e.size)*ss
 		if e.Size == 0 || e.Type == "0x00" {
 			continue // an empty entry of an old dump
@@ -112,7 +128,7 @@ func parseSfdisk(text, disk string, ss quantity.Size) (*table, error) {
 		if t.Entries == 128 {
 			t.Entries = 0 // as usual
 		}
-		if q := quantity.Size(first) * ss; first > 0 && q != usualFirst(t.Entries, ss) {
+		if q := quantity.Size(d.first) * ss; d.first > 0 && q != usualFirst(t.Entries, ss) {
 			t.FirstUsable = q
 		}
 		return t, nil

@@ -17,73 +17,53 @@ import (
 )
 
 // faults collects everything that is wrong, each with its path.
-type faults struct{ errs []error }
+type faults struct {
+	errs []error
+	devs map[string]string // device -> where it was defined
+	// users are who uses a device.
+	users map[string]string
+}
 
 func (f *faults) add(where, format string, args ...any) {
 	f.errs = append(f.errs, fmt.Errorf("%s: %s", where, fmt.Sprintf(format, args...)))
 }
 
+// define notes a device that stands at where.
+func (f *faults) define(dev, where string) {
+	if !validDevice(dev) {
+		f.add(where, "%q is no device name", dev)
+	}
+	if first, ok := f.devs[dev]; ok {
+		f.add(where, "device %q is defined a second time, first at %s", dev, first)
+	}
+	f.devs[dev] = where
+}
+
+// use notes that a device is taken by what stands at where.
+func (f *faults) use(dev, where string) {
+	if _, ok := f.devs[dev]; !ok {
+		f.add(where, "device %q is not in the layout", dev)
+	}
+	if first, ok := f.users[dev]; ok {
+		f.add(where, "device %q is used a second time, first by %s", dev, first)
+	}
+	f.users[dev] = where
+}
+
 // Validate reports all faults at once, joined, each as "PATH: what".
 func (l *Layout) Validate() error {
-	f := &faults{}
+	f := &faults{devs: map[string]string{}, users: map[string]string{}}
 	if l.Version != Version {
 		f.add("version", "is %d; this program knows %d", l.Version, Version)
 		return errors.Join(f.errs...)
 	}
 	texts(f, "", reflect.ValueOf(l).Elem())
-	devs := map[string]string{} // device -> where it was defined
-	define := func(dev, where string) {
-		if !validDevice(dev) {
-			f.add(where, "%q is no device name", dev)
-		}
-		if first, ok := devs[dev]; ok {
-			f.add(where, "device %q is defined a second time, first at %s", dev, first)
-		}
-		devs[dev] = where
-	}
 	for i := range l.Disks {
 		where := fmt.Sprintf("disks[%d]", i)
-		define(l.Disks[i].Name, where)
-		l.Disks[i].validate(f, where, define)
+		f.define(l.Disks[i].Name, where)
+		l.Disks[i].validate(f, where, f.define)
 	}
-	users := map[string]string{} // device -> who uses it
-	use := func(dev, where string) {
-		if _, ok := devs[dev]; !ok {
-			f.add(where, "device %q is not in the layout", dev)
-		}
-		if first, ok := users[dev]; ok {
-			f.add(where, "device %q is used a second time, first by %s", dev, first)
-		}
-		users[dev] = where
-	}
-	// LUKS may lie on LVM, and LVM on LUKS: all names first.
-	for i := range l.Arrays {
-		define(l.Arrays[i].Name, fmt.Sprintf("arrays[%d]", i))
-	}
-	for i := range l.Crypts {
-		define(l.Crypts[i].Mapper(), fmt.Sprintf("crypts[%d]", i))
-	}
-	for i := range l.VolumeGroup {
-		l.VolumeGroup[i].validate(f, fmt.Sprintf("volumeGroups[%d]", i), define)
-	}
-	for i := range l.Arrays {
-		a := &l.Arrays[i]
-		where := fmt.Sprintf("arrays[%d]", i)
-		a.validate(f, where)
-		for _, d := range a.Devs() {
-			use(d, where)
-		}
-	}
-	for i := range l.Crypts {
-		where := fmt.Sprintf("crypts[%d]", i)
-		l.Crypts[i].validate(f, where)
-		use(l.Crypts[i].Device, where)
-	}
-	for i, g := range l.VolumeGroup {
-		for j, p := range g.PVs {
-			use(p.Device, fmt.Sprintf("volumeGroups[%d].pvs[%d]", i, j))
-		}
-	}
+	l.validateStacks(f)
 	if !l.grounded() {
 		f.add("crypts", "some lie on themselves")
 		return errors.Join(f.errs...)
@@ -93,12 +73,57 @@ func (l *Layout) Validate() error {
 		where := fmt.Sprintf("filesystems[%d]", i)
 		l.Filesystems[i].validate(f, where, mounts)
 		for _, d := range l.Filesystems[i].Devs() {
-			use(d, where)
+			f.use(d, where)
 		}
 	}
+	l.validateSwap(f)
+	for i, m := range l.Images {
+		where := fmt.Sprintf("images[%d]", i)
+		f.use(m.Device, where)
+		if m.Size <= 0 || strings.ContainsAny(m.File, "/\x00\n") || strings.HasPrefix(m.File, ".") {
+			f.add(where, "size %d, file %q", m.Size, m.File)
+		}
+	}
+	l.Boot.validate(f, f.devs)
+	return errors.Join(f.errs...)
+}
+
+// validateStacks checks what makes devices of others.
+func (l *Layout) validateStacks(f *faults) {
+	// LUKS may lie on LVM, and LVM on LUKS: all names first.
+	for i := range l.Arrays {
+		f.define(l.Arrays[i].Name, fmt.Sprintf("arrays[%d]", i))
+	}
+	for i := range l.Crypts {
+		f.define(l.Crypts[i].Mapper(), fmt.Sprintf("crypts[%d]", i))
+	}
+	for i := range l.VolumeGroup {
+		l.VolumeGroup[i].validate(f, fmt.Sprintf("volumeGroups[%d]", i), f.define)
+	}
+	for i := range l.Arrays {
+		a := &l.Arrays[i]
+		where := fmt.Sprintf("arrays[%d]", i)
+		a.validate(f, where)
+		for _, d := range a.Devs() {
+			f.use(d, where)
+		}
+	}
+	for i := range l.Crypts {
+		where := fmt.Sprintf("crypts[%d]", i)
+		l.Crypts[i].validate(f, where)
+		f.use(l.Crypts[i].Device, where)
+	}
+	for i, g := range l.VolumeGroup {
+		for j, p := range g.PVs {
+			f.use(p.Device, fmt.Sprintf("volumeGroups[%d].pvs[%d]", i, j))
+		}
+	}
+}
+
+func (l *Layout) validateSwap(f *faults) {
 	for i, s := range l.Swap {
 		where := fmt.Sprintf("swap[%d]", i)
-		use(s.Device, where)
+		f.use(s.Device, where)
 		if s.Size < 40<<10 {
 			f.add(where, "size %d is too small for swap", s.Size)
 		}
@@ -115,15 +140,6 @@ func (l *Layout) Validate() error {
 			f.add(where, "size %d, UUID %q", s.Size, s.UUID)
 		}
 	}
-	for i, m := range l.Images {
-		where := fmt.Sprintf("images[%d]", i)
-		use(m.Device, where)
-		if m.Size <= 0 || strings.ContainsAny(m.File, "/\x00\n") || strings.HasPrefix(m.File, ".") {
-			f.add(where, "size %d, file %q", m.Size, m.File)
-		}
-	}
-	l.Boot.validate(f, devs)
-	return errors.Join(f.errs...)
 }
 
 var (

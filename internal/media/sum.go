@@ -179,88 +179,105 @@ func (w *madeWriter) flush() error {
 // complete copies the regions' files to their places, given in order, and implants the sum of
 // the volume: one pass, in order, the sum taken beside.
 func complete(f *os.File, volume int64, regions []region) error {
-	sum := newISOSum(volume)
-	full, free := make(chan chunk, 4), make(chan []byte, 4)
+	c := &completer{f: f, sum: newISOSum(volume), full: make(chan chunk, 4), free: make(chan []byte, 4)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for c := range full {
-			_, _ = sum.Write(c.b) // never fails
-			free <- c.b[:cap(c.b)]
+		for b := range c.full {
+			_, _ = c.sum.Write(b.b) // never fails
+			c.free <- b.b[:cap(b.b)]
 		}
 	}()
 	for range 4 {
-		free <- make([]byte, 1<<20)
+		c.free <- make([]byte, 1<<20)
 	}
-	pass := func(r io.ReaderAt, from, n, to int64, write bool) error {
-		for n > 0 {
-			b := <-free
-			k, err := r.ReadAt(b[:min(int64(len(b)), n)], from)
-			if int64(k) < min(int64(len(b)), n) {
-				if err == nil || err == io.EOF {
-					err = io.ErrUnexpectedEOF
-				}
-				return err
-			}
-			if write {
-				if _, err := f.WriteAt(b[:k], to); err != nil {
-					return err
-				}
-				if e := to + int64(k); e/writeAhead != to/writeAhead {
-					// A hint only: the fsync at the end is what counts.
-					_ = unix.SyncFileRange(int(f.Fd()), e/writeAhead*writeAhead-writeAhead, writeAhead, unix.SYNC_FILE_RANGE_WRITE)
-				}
-			}
-			full <- chunk{b[:k]}
-			from, to, n = from+int64(k), to+int64(k), n-int64(k)
-		}
-		return nil
-	}
-	err := func() error {
-		defer func() { close(full); <-done }()
-		pos := int64(0)
-		for _, r := range append(regions, region{at: volume}) {
-			if r.at < pos || r.at+r.size > volume {
-				return errors.New("files overlap in the image")
-			}
-			if err := pass(f, pos, r.at-pos, 0, false); err != nil {
-				return fmt.Errorf("cannot read it back: %w", err)
-			}
-			pos = r.at
-			if r.size == 0 {
-				continue
-			}
-			if r.make != nil {
-				if err := made(f, r, func(b []byte) { full <- chunk{b} }, free); err != nil {
-					return err
-				}
-				pos += r.size
-				continue
-			}
-			src, err := os.Open(r.source)
-			if err != nil {
-				return err
-			}
-			st, err := src.Stat()
-			if err == nil && st.Size() != r.size {
-				err = fmt.Errorf("%s changed its size while it was written", r.source)
-			}
-			if err == nil {
-				err = pass(src, 0, r.size, pos, true)
-			}
-			src.Close()
-			if err != nil {
-				return err
-			}
-			pos += r.size
-		}
-		return nil
-	}()
+	err := c.regions(volume, regions)
+	close(c.full)
+	<-done
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt([]byte(sum.text()), appOffset)
+	_, err = f.WriteAt([]byte(c.sum.text()), appOffset)
 	return err
+}
+
+// completer passes an image on to its sum, while another goroutine takes that.
+type completer struct {
+	f    *os.File
+	sum  *isoSum
+	full chan chunk
+	free chan []byte
+}
+
+// regions writes the regions and reads what is between them.
+func (c *completer) regions(volume int64, regions []region) error {
+	pos := int64(0)
+	for _, r := range append(regions, region{at: volume}) {
+		if r.at < pos || r.at+r.size > volume {
+			return errors.New("files overlap in the image")
+		}
+		if err := c.pass(c.f, pos, r.at-pos, 0, false); err != nil {
+			return fmt.Errorf("cannot read it back: %w", err)
+		}
+		pos = r.at
+		switch {
+		case r.size == 0:
+			continue
+		case r.make != nil:
+			if err := made(c.f, r, func(b []byte) { c.full <- chunk{b} }, c.free); err != nil {
+				return err
+			}
+		default:
+			if err := c.file(r); err != nil {
+				return err
+			}
+		}
+		pos += r.size
+	}
+	return nil
+}
+
+// file writes a region's file.
+func (c *completer) file(r region) error {
+	src, err := os.Open(r.source)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	st, err := src.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != r.size {
+		return fmt.Errorf("%s changed its size while it was written", r.source)
+	}
+	return c.pass(src, 0, r.size, r.at, true)
+}
+
+// pass reads n bytes and, if write is set, writes them to the image at to.
+func (c *completer) pass(r io.ReaderAt, from, n, to int64, write bool) error {
+	for n > 0 {
+		b := <-c.free
+		k, err := r.ReadAt(b[:min(int64(len(b)), n)], from)
+		if int64(k) < min(int64(len(b)), n) {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+		if write {
+			if _, err := c.f.WriteAt(b[:k], to); err != nil {
+				return err
+			}
+			if e := to + int64(k); e/writeAhead != to/writeAhead {
+				// A hint only: the fsync at the end is what counts.
+				_ = unix.SyncFileRange(int(c.f.Fd()), e/writeAhead*writeAhead-writeAhead, writeAhead, unix.SYNC_FILE_RANGE_WRITE)
+			}
+		}
+		c.full <- chunk{b[:k]}
+		from, to, n = from+int64(k), to+int64(k), n-int64(k)
+	}
+	return nil
 }
 
 // ErrNoSum says that an image has no implanted sum.

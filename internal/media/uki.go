@@ -56,34 +56,25 @@ func (u UKI) build() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	le := binary.LittleEndian
-	bad := func(what string) error { return fmt.Errorf("%s is no EFI stub: %s", u.Stub, what) }
-	if len(b) < 0x40 {
-		return nil, bad("too short")
+	p, err := parseStub(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no EFI stub: %w", u.Stub, err)
 	}
-	pe := le.Uint32(b[0x3c:])
-	if uint64(pe)+24+112 > uint64(len(b)) || string(b[pe:pe+4]) != "PE\x00\x00" {
-		return nil, bad("no PE header")
+	add, err := u.sections()
+	if err != nil {
+		return nil, err
 	}
-	coff, opt := b[pe+4:], b[pe+24:]
-	n, optSize := uint32(le.Uint16(coff[2:])), uint32(le.Uint16(coff[16:]))
-	if le.Uint16(opt) != 0x20b {
-		return nil, bad("not PE32+")
-	}
-	sectAlign, fileAlign, headers := le.Uint32(opt[32:]), le.Uint32(opt[36:]), le.Uint32(opt[60:])
-	table := pe + 24 + optSize
-	if sectAlign == 0 || fileAlign == 0 || uint64(table)+40*uint64(n) > uint64(len(b)) {
-		return nil, bad("a bad section table")
-	}
-	var end, raw uint32
-	for i := range n {
-		s := b[table+40*i:]
-		end = max(end, le.Uint32(s[12:])+max(le.Uint32(s[8:]), le.Uint32(s[16:])))
-		raw = max(raw, le.Uint32(s[20:])+le.Uint32(s[16:]))
-	}
-	if uint64(raw) > uint64(len(b)) {
-		return nil, bad("cut off")
-	}
+	return p.with(add)
+}
+
+// section is a part of a program of UEFI.
+type section struct {
+	name string
+	data []byte
+}
+
+// sections are what a stub becomes a unified kernel image with.
+func (u UKI) sections() ([]section, error) {
 	kernel, err := os.ReadFile(u.Kernel)
 	if err != nil {
 		return nil, err
@@ -95,21 +86,64 @@ func (u UKI) build() ([]byte, error) {
 	if strings.ContainsAny(u.Cmdline, "\x00\n") {
 		return nil, fmt.Errorf("the kernel command line %q has a line feed or a NUL byte", u.Cmdline)
 	}
-	add := []struct {
-		name string
-		data []byte
-	}{
+	return []section{
 		{".osrel", fmt.Appendf(nil, "ID=mkcdrec\nNAME=mkcdrec\nPRETTY_NAME='%s'\n", osRelease(u.Title))},
 		{".cmdline", append([]byte(u.Cmdline), 0)},
 		{".initrd", initrd}, {".linux", kernel},
+	}, nil
+}
+
+// peFile is a program of UEFI in the form PE32+.
+type peFile struct {
+	b []byte
+	// pe and table are where the PE header and the table of sections begin.
+	pe, table uint32
+	n         uint32 // sections
+	// end is where the sections end in memory, raw in the file.
+	end, raw uint32
+}
+
+func parseStub(b []byte) (*peFile, error) {
+	le := binary.LittleEndian
+	if len(b) < 0x40 {
+		return nil, errors.New("too short")
 	}
+	p := &peFile{b: b, pe: le.Uint32(b[0x3c:])}
+	if uint64(p.pe)+24+112 > uint64(len(b)) || string(b[p.pe:p.pe+4]) != "PE\x00\x00" {
+		return nil, errors.New("no PE header")
+	}
+	coff, opt := b[p.pe+4:], b[p.pe+24:]
+	p.n, p.table = uint32(le.Uint16(coff[2:])), p.pe+24+uint32(le.Uint16(coff[16:]))
+	if le.Uint16(opt) != 0x20b {
+		return nil, errors.New("not PE32+")
+	}
+	if le.Uint32(opt[32:]) == 0 || le.Uint32(opt[36:]) == 0 || uint64(p.table)+40*uint64(p.n) > uint64(len(b)) {
+		return nil, errors.New("a bad section table")
+	}
+	for i := range p.n {
+		s := b[p.table+40*i:]
+		p.end = max(p.end, le.Uint32(s[12:])+max(le.Uint32(s[8:]), le.Uint32(s[16:])))
+		p.raw = max(p.raw, le.Uint32(s[20:])+le.Uint32(s[16:]))
+	}
+	if uint64(p.raw) > uint64(len(b)) {
+		return nil, errors.New("cut off")
+	}
+	return p, nil
+}
+
+// with gives the program with more sections; p is not to be used any more.
+func (p *peFile) with(add []section) ([]byte, error) {
+	le := binary.LittleEndian
+	b, pe, table, n, end := p.b, p.pe, p.table, p.n, p.end
+	coff, opt := b[pe+4:], b[pe+24:]
+	sectAlign, fileAlign, headers := le.Uint32(opt[32:]), le.Uint32(opt[36:]), le.Uint32(opt[60:])
 	if table+40*(n+uint32(len(add))) > headers {
 		return nil, errors.New("the stub has no room for more sections")
 	}
 	// Symbols and what else lies behind the sections is not needed.
 	le.PutUint32(coff[8:], 0)
 	le.PutUint32(coff[12:], 0)
-	b = b[:raw]
+	b = b[:p.raw]
 	pad := func() {
 		b = append(b, make([]byte, align(uint32(len(b)), fileAlign)-uint32(len(b)))...)
 	}

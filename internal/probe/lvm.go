@@ -40,64 +40,15 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 	used := m.referred(l)
 	for _, r := range vgs {
 		g := layout.VolumeGroup{Name: r["vg_name"], UUID: r["vg_uuid"], ExtentSize: number(r["vg_extent_size"])}
-		var missing []string
-		for _, p := range pvs {
-			if p["vg_name"] == g.Name && p["pv_name"] == unknownPV {
-				missing = append(missing, p["pv_uuid"])
-			} else if p["vg_name"] == g.Name {
-				g.PVs = append(g.PVs, layout.PhysicalVolume{Device: m.resolve(p["pv_name"]), UUID: p["pv_uuid"], Size: number(p["dev_size"])})
-			}
-		}
-		if len(missing) > 0 {
+		if missing := m.physicalVolumes(&g, pvs); len(missing) > 0 {
 			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name, Device: groupOn(g), Reason: "volume group with missing physical volumes (" + strings.Join(missing, ", ") + "); make it whole (lvconvert --repair, vgreduce --removemissing)"})
 			continue
 		}
 		for _, v := range lvs {
-			if v["vg_name"] != g.Name || slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {
-				continue // a volume of several segments has several lines
+			// A volume of several segments has several lines.
+			if v["vg_name"] == g.Name && !slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {
+				addVolume(l, &g, v, used(g.Name+"/"+v["lv_name"]) || used(lvID(g.UUID, v["lv_uuid"])))
 			}
-			name := g.Name + "/" + v["lv_name"]
-			referred := used(name) || used(lvID(g.UUID, v["lv_uuid"]))
-			if v["origin"] != "" && v["pool_lv"] == "" {
-				if referred || attr(v, attrOpen) == 'o' {
-					l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: "copy-on-write snapshot that is in use: its content can't be saved"})
-				}
-				g.Snapshots = append(g.Snapshots, v["lv_name"])
-				continue
-			}
-			typ := v["segtype"]
-			if typ == "cache-pool" {
-				g.Caches = append(g.Caches, v["lv_name"])
-				continue
-			}
-			if typ == "cache" || typ == "writecache" {
-				g.Caches = append(g.Caches, v["lv_name"])
-				typ = "linear" // as it will be, when its origin is nothing else
-			}
-			if typ == "linear" {
-				typ = ""
-			}
-			lv := layout.LogicalVolume{Name: v["lv_name"], Type: typ, UUID: v["lv_uuid"], Size: number(v["lv_size"])}
-			switch typ {
-			case layout.TypeThin:
-				lv.Pool = v["pool_lv"]
-				if v["origin"] != "" && attr(v, attrAccess) == 'r' && attr(v, attrState) != 'a' && !referred {
-					g.Snapshots = append(g.Snapshots, lv.Name)
-					continue
-				}
-				g.LVs = append(g.LVs, lv)
-				continue
-			case layout.TypeThinPool:
-				lv.ThinPool = &layout.ThinPool{Chunk: number(v["chunk_size"]), Metadata: number(v["lv_metadata_size"]), Zero: v["zero"] != "" && v["zero"] != "0", Discards: v["discards"]}
-				g.LVs = append(g.LVs, lv)
-				continue
-			}
-			if typ != "" && !slices.Contains(layout.LVTypes, typ) {
-				n := g.Name + "/" + v["lv_name"]
-				l.Unsupported = append(l.Unsupported, layout.Unsupported{What: n, Device: n, Reason: "logical volume of type " + v["segtype"] + " is not supported"})
-				continue
-			}
-			g.LVs = append(g.LVs, lv)
 		}
 		if g.Config, err = m.vgConfig(ctx, g.Name); err == nil {
 			err = cacheless(&g)
@@ -109,6 +60,61 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 		l.VolumeGroup = append(l.VolumeGroup, g)
 	}
 	return nil
+}
+
+// physicalVolumes gives a group its physical volumes, and returns the UUIDs of those that
+// are missing.
+func (m Machine) physicalVolumes(g *layout.VolumeGroup, pvs []map[string]string) (missing []string) {
+	for _, p := range pvs {
+		if p["vg_name"] == g.Name && p["pv_name"] == unknownPV {
+			missing = append(missing, p["pv_uuid"])
+		} else if p["vg_name"] == g.Name {
+			g.PVs = append(g.PVs, layout.PhysicalVolume{Device: m.resolve(p["pv_name"]), UUID: p["pv_uuid"], Size: number(p["dev_size"])})
+		}
+	}
+	return missing
+}
+
+// addVolume puts a line of lvs into its group: among the volumes, snapshots or caches, or
+// among what the layout does not support. referred is set for a volume that something names.
+func addVolume(l *layout.Layout, g *layout.VolumeGroup, v map[string]string, referred bool) {
+	name := g.Name + "/" + v["lv_name"]
+	unsupported := func(reason string) {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: reason})
+	}
+	if v["origin"] != "" && v["pool_lv"] == "" {
+		if referred || attr(v, attrOpen) == 'o' {
+			unsupported("copy-on-write snapshot that is in use: its content can't be saved")
+		}
+		g.Snapshots = append(g.Snapshots, v["lv_name"])
+		return
+	}
+	typ := v["segtype"]
+	switch typ {
+	case "cache-pool":
+		g.Caches = append(g.Caches, v["lv_name"])
+		return
+	case "cache", "writecache":
+		g.Caches = append(g.Caches, v["lv_name"])
+		typ = "" // linear, as it will be, when its origin is nothing else
+	case "linear":
+		typ = ""
+	}
+	lv := layout.LogicalVolume{Name: v["lv_name"], Type: typ, UUID: v["lv_uuid"], Size: number(v["lv_size"])}
+	switch {
+	case typ == layout.TypeThin:
+		lv.Pool = v["pool_lv"]
+		if v["origin"] != "" && attr(v, attrAccess) == 'r' && attr(v, attrState) != 'a' && !referred {
+			g.Snapshots = append(g.Snapshots, lv.Name)
+			return
+		}
+	case typ == layout.TypeThinPool:
+		lv.ThinPool = &layout.ThinPool{Chunk: number(v["chunk_size"]), Metadata: number(v["lv_metadata_size"]), Zero: v["zero"] != "" && v["zero"] != "0", Discards: v["discards"]}
+	case typ != "" && !slices.Contains(layout.LVTypes, typ):
+		unsupported("logical volume of type " + v["segtype"] + " is not supported")
+		return
+	}
+	g.LVs = append(g.LVs, lv)
 }
 
 // groupOn is the Device of an Unsupported about a group that is not in the layout: the

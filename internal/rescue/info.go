@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -132,86 +133,12 @@ func ParseCmdline(cmdline string) (Options, error) {
 	var o Options
 	var errs []error
 	bootif := "" // the card the firmware or a loader started from
-	list := func(to *[]string, v string) { *to = append(*to, strings.Split(v, ",")...) }
 	for _, w := range sysconf.ParseCmdline(cmdline).Words {
-		k, v := w.Name, w.Value
-		if k == "BOOTIF" {
-			bootif = v
+		if w.Name == "BOOTIF" {
+			bootif = w.Value
 		}
-		if !strings.HasPrefix(k, "mkcdrec.") {
-			continue
-		}
-		switch k {
-		case "mkcdrec.source":
-			list(&o.Source, v)
-		case "mkcdrec.host":
-			o.Host = v
-		case "mkcdrec.again":
-			o.Again = true
-		case "mkcdrec.auto":
-			if v != "restore" {
-				errs = append(errs, fmt.Errorf("%s: %q is not known; want restore", k, v))
-				continue
-			}
-			o.Auto = v
-		case "mkcdrec.confirm":
-			list(&o.Confirm, v)
-		case "mkcdrec.answers":
-			o.Answers = v
-		case "mkcdrec.map":
-			list(&o.Map, v)
-		case "mkcdrec.medium":
-			o.Medium = v
-		case "mkcdrec.ip":
-			o.Net.IP = v
-		case "mkcdrec.nic":
-			o.Net.NIC = v
-		case "mkcdrec.vlan":
-			n, err := strconv.Atoi(v)
-			if err != nil || n < 1 || n > 4094 {
-				errs = append(errs, fmt.Errorf("%s: %q; want a number from 1 to 4094", k, v))
-				continue
-			}
-			o.Net.VLAN = n
-		case "mkcdrec.bond":
-			if mode, cards, ok := strings.Cut(v, ":"); !ok || mode == "" || cards == "" {
-				errs = append(errs, fmt.Errorf("%s: %q; want MODE:CARD+CARD", k, v))
-				continue
-			}
-			o.Net.Bond = v
-		case "mkcdrec.dns":
-			list(&o.Net.DNS, v)
-		case "mkcdrec.ntp":
-			o.NTP = v
-		case "mkcdrec.sshkey":
-			// A key has a blank, which the command line can't hold.
-			o.SSHKeys = append(o.SSHKeys, strings.Replace(v, ",", " ", 1))
-		case "mkcdrec.after":
-			if v != "poweroff" && v != "reboot" && v != "shell" {
-				errs = append(errs, fmt.Errorf("%s: %q is not known; want poweroff, reboot or shell", k, v))
-				continue
-			}
-			o.After = v
-		case "mkcdrec.fleet":
-			if !strings.HasPrefix(v, "https://") {
-				errs = append(errs, fmt.Errorf("%s: %q; want https://ADDRESS:PORT", k, v))
-				continue
-			}
-			o.Fleet = v
-		case "mkcdrec.fleetcert":
-			if b, err := hex.DecodeString(v); err != nil || len(b) != sha256.Size {
-				errs = append(errs, fmt.Errorf("%s: %q; want the SHA-256 of a certificate in hex", k, v))
-				continue
-			}
-			o.FleetCert = v
-		case "mkcdrec.check":
-			o.Check = true
-		case "mkcdrec.shell":
-			o.Shell = true
-		case "mkcdrec.debug":
-			o.Debug = true
-		default:
-			errs = append(errs, fmt.Errorf("%s is not known", k))
+		if strings.HasPrefix(w.Name, "mkcdrec.") {
+			errs = append(errs, o.set(w.Name, w.Value))
 		}
 	}
 	// pxelinux writes 01-52-54-00-00-00-01, others 52:54:00:00:00:01.
@@ -232,6 +159,67 @@ func ParseCmdline(cmdline string) (Options, error) {
 		}
 	}
 	return o, errors.Join(errs...)
+}
+
+// set takes one word of the command line.
+func (o *Options) set(k, v string) error {
+	texts := map[string]*string{"mkcdrec.host": &o.Host, "mkcdrec.answers": &o.Answers, "mkcdrec.medium": &o.Medium, "mkcdrec.ip": &o.Net.IP, "mkcdrec.nic": &o.Net.NIC, "mkcdrec.ntp": &o.NTP}
+	lists := map[string]*[]string{"mkcdrec.source": &o.Source, "mkcdrec.confirm": &o.Confirm, "mkcdrec.map": &o.Map, "mkcdrec.dns": &o.Net.DNS}
+	flags := map[string]*bool{"mkcdrec.again": &o.Again, "mkcdrec.check": &o.Check, "mkcdrec.shell": &o.Shell, "mkcdrec.debug": &o.Debug}
+	if t := texts[k]; t != nil {
+		*t = v
+	} else if l := lists[k]; l != nil {
+		*l = append(*l, strings.Split(v, ",")...)
+	} else if f := flags[k]; f != nil {
+		*f = true
+	} else {
+		return o.setChecked(k, v)
+	}
+	return nil
+}
+
+// setChecked takes a word whose value has rules.
+func (o *Options) setChecked(k, v string) error {
+	want := func(what string) error { return fmt.Errorf("%s: %q; want %s", k, v, what) }
+	switch k {
+	case "mkcdrec.auto":
+		if v != "restore" {
+			return fmt.Errorf("%s: %q is not known; want restore", k, v)
+		}
+		o.Auto = v
+	case "mkcdrec.vlan":
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > 4094 {
+			return want("a number from 1 to 4094")
+		}
+		o.Net.VLAN = n
+	case "mkcdrec.bond":
+		if mode, cards, _ := strings.Cut(v, ":"); mode == "" || cards == "" {
+			return want("MODE:CARD+CARD")
+		}
+		o.Net.Bond = v
+	case "mkcdrec.sshkey":
+		// A key has a blank, which the command line can't hold.
+		o.SSHKeys = append(o.SSHKeys, strings.Replace(v, ",", " ", 1))
+	case "mkcdrec.after":
+		if !slices.Contains([]string{"poweroff", "reboot", "shell"}, v) {
+			return fmt.Errorf("%s: %q is not known; want poweroff, reboot or shell", k, v)
+		}
+		o.After = v
+	case "mkcdrec.fleet":
+		if !strings.HasPrefix(v, "https://") {
+			return want("https://ADDRESS:PORT")
+		}
+		o.Fleet = v
+	case "mkcdrec.fleetcert":
+		if b, err := hex.DecodeString(v); err != nil || len(b) != sha256.Size {
+			return want("the SHA-256 of a certificate in hex")
+		}
+		o.FleetCert = v
+	default:
+		return fmt.Errorf("%s is not known", k)
+	}
+	return nil
 }
 
 // CarryOver gives the words of a source machine's command line that the

@@ -77,6 +77,24 @@ func Paste(ctx context.Context, s IO, args []string) error {
 			return Usage{fmt.Errorf("-id: %w", err)}
 		}
 	}
+	p.Next = s.finder(*name, f.Args(), *wait).Next
+	out := bufio.NewWriterSize(s.Out, 1<<20)
+	err := p.Chunks(ctx, func(b []byte) error {
+		if _, err := out.Write(b); err != nil {
+			return fmt.Errorf("cannot write the stream: %w", err)
+		}
+		return nil
+	})
+	// What was checked is passed on, whatever came after it.
+	if e := out.Flush(); err == nil && e != nil {
+		err = fmt.Errorf("cannot write the stream: %w", e)
+	}
+	return err
+}
+
+// finder looks for volumes in places. It waits for those that are missing, or asks the
+// terminal for them.
+func (s IO) finder(name string, places []string, wait bool) *volume.Finder {
 	said := ""
 	say := func(err error) {
 		if t := err.Error(); t != said {
@@ -84,9 +102,9 @@ func Paste(ctx context.Context, s IO, args []string) error {
 			said = t
 		}
 	}
-	finder := &volume.Finder{Name: *name, Places: f.Args(), Note: say}
+	finder := &volume.Finder{Name: name, Places: places, Note: say}
 	switch {
-	case *wait:
+	case wait:
 		finder.Ask = func(ctx context.Context, w volume.Want, problem error) error {
 			if problem == nil {
 				problem = fmt.Errorf("waiting for %v", w)
@@ -115,19 +133,7 @@ func Paste(ctx context.Context, s IO, args []string) error {
 			return nil
 		}
 	}
-	p.Next = finder.Next
-	out := bufio.NewWriterSize(s.Out, 1<<20)
-	err := p.Chunks(ctx, func(b []byte) error {
-		if _, err := out.Write(b); err != nil {
-			return fmt.Errorf("cannot write the stream: %w", err)
-		}
-		return nil
-	})
-	// What was checked is passed on, whatever came after it.
-	if e := out.Flush(); err == nil && e != nil {
-		err = fmt.Errorf("cannot write the stream: %w", e)
-	}
-	return err
+	return finder
 }
 
 // pasteLegacy gives an archive of a backup of mkCDrec 1.x.

@@ -3,6 +3,7 @@ package volume
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -87,73 +88,88 @@ func (f *frameReader) next(b []byte) ([]byte, error) {
 }
 
 func (f *frameReader) frame(b []byte) ([]byte, error) {
-	start := len(b)
-	limit := f.limit
-	if limit == 0 {
-		limit = MaxFrame
-	}
-	take := func(n int) ([]byte, error) {
-		if len(b)-start+n > limit {
-			return nil, ErrLargeFrame
-		}
-		at := len(b)
-		// By steps: a length that is a lie must not cost memory.
-		for left := n; left > 0; {
-			step := min(left, 256<<10)
-			b = slices.Grow(b, step)
-			k, err := io.ReadFull(f.r, b[len(b):len(b)+step])
-			b = b[:len(b)+k]
-			if err != nil {
-				if len(b) > at {
-					err = noEOF(err)
-				}
-				return b[at:], err
-			}
-			left -= step
-		}
-		return b[at:], nil
-	}
-	m, err := take(4)
+	t := &taker{r: f.r, limit: cmp.Or(f.limit, MaxFrame), start: len(b), b: b}
+	m, err := t.take(4)
 	if err != nil {
-		return b, err
+		return t.b, err
 	}
 	if !isFrame(m) {
-		return b, fmt.Errorf("%x is no zstd frame", m)
+		return t.b, fmt.Errorf("%x is no zstd frame", m)
 	}
-	if binary.LittleEndian.Uint32(m) != zstdMagic {
-		n, err := take(4)
+	if binary.LittleEndian.Uint32(m) == zstdMagic {
+		err = t.zstd()
+	} else {
+		err = t.skippable()
+	}
+	return t.b, err
+}
+
+// taker appends what it reads to b, at most limit bytes behind start.
+type taker struct {
+	r            io.Reader
+	limit, start int
+	b            []byte
+}
+
+// take reads n bytes and returns those that came.
+func (t *taker) take(n int) ([]byte, error) {
+	if len(t.b)-t.start+n > t.limit {
+		return nil, ErrLargeFrame
+	}
+	at := len(t.b)
+	// By steps: a length that is a lie must not cost memory.
+	for left := n; left > 0; {
+		step := min(left, 256<<10)
+		t.b = slices.Grow(t.b, step)
+		k, err := io.ReadFull(t.r, t.b[len(t.b):len(t.b)+step])
+		t.b = t.b[:len(t.b)+k]
 		if err != nil {
-			return b, err
+			if len(t.b) > at {
+				err = noEOF(err)
+			}
+			return t.b[at:], err
 		}
-		l := binary.LittleEndian.Uint32(n)
-		if int64(l) > int64(limit) {
-			return b, ErrLargeFrame
-		}
-		_, err = take(int(l))
-		return b, noEOF(err)
+		left -= step
 	}
-	d, err := take(1)
+	return t.b[at:], nil
+}
+
+// skippable takes the rest of a skippable frame, behind its magic number.
+func (t *taker) skippable() error {
+	n, err := t.take(4)
 	if err != nil {
-		return b, noEOF(err)
+		return err
+	}
+	l := binary.LittleEndian.Uint32(n)
+	if int64(l) > int64(t.limit) {
+		return ErrLargeFrame
+	}
+	_, err = t.take(int(l))
+	return noEOF(err)
+}
+
+// zstd takes the rest of a frame with data: RFC 8878, 3.1.1.
+func (t *taker) zstd() error {
+	d, err := t.take(1)
+	if err != nil {
+		return noEOF(err)
 	}
 	desc := d[0]
 	if desc&0x08 != 0 {
-		return b, errors.New("a zstd frame has a reserved bit")
+		return errors.New("a zstd frame has a reserved bit")
 	}
 	single := desc&0x20 != 0
 	n := [4]int{0, 1, 2, 4}[desc&3] + [4]int{0, 2, 4, 8}[desc>>6]
-	if !single {
-		n++
-	} else if desc>>6 == 0 {
+	if !single || desc>>6 == 0 {
 		n++
 	}
-	if _, err := take(n); err != nil {
-		return b, noEOF(err)
+	if _, err := t.take(n); err != nil {
+		return noEOF(err)
 	}
-	for {
-		h, err := take(3)
+	for last := false; !last; {
+		h, err := t.take(3)
 		if err != nil {
-			return b, noEOF(err)
+			return noEOF(err)
 		}
 		v := uint32(h[0]) | uint32(h[1])<<8 | uint32(h[2])<<16
 		size := int(v >> 3)
@@ -161,19 +177,17 @@ func (f *frameReader) frame(b []byte) ([]byte, error) {
 		case 1: // run-length: one byte
 			size = 1
 		case 3:
-			return b, errors.New("a zstd block has a reserved type")
+			return errors.New("a zstd block has a reserved type")
 		}
-		if _, err := take(size); err != nil {
-			return b, noEOF(err)
+		if _, err := t.take(size); err != nil {
+			return noEOF(err)
 		}
-		if v&1 == 1 {
-			break
-		}
+		last = v&1 == 1
 	}
 	if desc&0x04 != 0 {
-		_, err = take(4)
+		_, err = t.take(4)
 	}
-	return b, noEOF(err)
+	return noEOF(err)
 }
 
 func noEOF(err error) error {

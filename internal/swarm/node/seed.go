@@ -94,9 +94,14 @@ func (s *Seed) Run(ctx context.Context) error {
 		},
 	})
 	srv := &http.Server{Handler: s.handler(tr, dir), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+	event(Event{Event: "serving", URL: "http://" + l.Addr().String() + "/", Hash: s.Torrent.Hash.HexString(), Set: s.Torrent.Manifest, Of: s.Torrent.Info.NumPieces(), Bytes: s.Torrent.Total(), Addr: listens})
+	return s.serve(ctx, srv, l, cl, tt, event)
+}
+
+// serve answers HTTP requests and sends events until ctx ends.
+func (s *Seed) serve(ctx context.Context, srv *http.Server, l net.Listener, cl *torrent.Client, tt *torrent.Torrent, event func(Event)) error {
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
-	event(Event{Event: "serving", URL: "http://" + l.Addr().String() + "/", Hash: s.Torrent.Hash.HexString(), Set: s.Torrent.Manifest, Of: s.Torrent.Info.NumPieces(), Bytes: s.Torrent.Total(), Addr: listens})
 	bad := map[string]bool{}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/swarm/chain"
@@ -95,206 +96,245 @@ func (n *node) up(now time.Duration) bool {
 	return n.Joins <= now && !n.left && (n.Dies == 0 || now < n.Dies)
 }
 
+// world is a simulation at the time now.
+type world struct {
+	Config
+	now    time.Duration
+	pieces int
+	zero   time.Time
+	line   *chain.Chain
+	rnd    *rand.Rand
+	nodes  []*node
+	byID   map[chain.ID]*node
+	byAddr map[netip.AddrPort]*node
+	sent   float64 // by the seeder, bytes
+	r      Result
+}
+
 // Run simulates.
 func Run(c Config) Result {
-	pieces := int((c.Bytes + c.Piece - 1) / c.Piece)
-	c.Chain.Pieces = pieces
-	zero := time.Unix(1_000_000, 0)
-	line := chain.New(c.Chain, zero)
-	r := Result{Machines: make([]Outcome, len(c.Machines))}
-	rnd := rand.New(rand.NewPCG(1, 2))
-	var nodes []*node
-	byID, byAddr := map[chain.ID]*node{}, map[netip.AddrPort]*node{}
-	for i, m := range c.Machines {
-		n := &node{Machine: m, i: i, addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, m.Subnet, byte(0), 0}), 6881), hasAt: make([]time.Duration, pieces)}
-		n.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, m.Subnet, byte(i >> 8), byte(i)}), 6881)
-		binary.BigEndian.PutUint64(n.id[12:], uint64(i)+1)
-		n.next = m.Joins + time.Duration(i)*c.Step
-		nodes = append(nodes, n)
-		byID[n.id], byAddr[n.addr] = n, n
-	}
-	sent := 0.0
-	connect := func(n *node, now time.Duration, p *node, seeder bool) {
-		if n.from == p && n.seeder == seeder {
-			return
-		}
-		n.from, n.seeder, n.ready, n.lastGot = p, seeder, now+c.Connect, now
-		name := "seeder"
-		if p != nil {
-			name = fmt.Sprint(p.i)
-		} else if !seeder {
-			name = "-"
-		}
-		r.Machines[n.i].From = append(r.Machines[n.i].From, name)
-	}
-	down := func(now time.Duration) bool {
-		return c.ServerDown[1] > 0 && now >= c.ServerDown[0] && now < c.ServerDown[1]
-	}
+	w := newWorld(c)
 	wasDown := false
-	takers, count := make([]int, len(nodes)), make([]int, len(nodes))
-
-	for now := time.Duration(0); now < c.Limit; now += c.Step {
-		if d := down(now); d != wasDown {
+	for ; w.now < c.Limit; w.now += c.Step {
+		if d := w.down(); d != wasDown {
 			if wasDown = d; !d {
-				line = chain.New(c.Chain, zero.Add(now))
+				w.line = chain.New(w.Chain, w.zero.Add(w.now))
 			}
 		}
-		for _, e := range line.Events() {
-			r.Events = append(r.Events, Event{now, e})
+		for _, e := range w.line.Events() {
+			w.r.Events = append(w.r.Events, Event{w.now, e})
 		}
 		left := 0
-		for _, n := range nodes {
-			if !n.up(now) {
-				if !n.left && n.Joins > now && n.Dies == 0 {
-					left++
-				}
-				continue
-			}
-			if !n.done {
+		for _, n := range w.nodes {
+			if w.awaited(n) {
 				left++
 			}
-			// Whom it took from is gone, or sends nothing of what it has. One that itself has
-			// no more is not silent.
-			if n.from != nil && n.from.up(now) && n.from.pieces <= n.pieces {
-				n.lastGot = now
-			}
-			if n.from != nil && n.why == chain.None && !n.done {
-				switch {
-				case !n.from.up(now) && (n.from.left || n.from.Closes):
-					n.failed, n.why, n.next = n.from.id, chain.Unreachable, now
-				case now-n.lastGot > c.Silent && now > n.ready:
-					n.failed, n.why, n.next = n.from.id, chain.Silent, now
-				}
-				if n.why != chain.None && down(now) { // no advice: the next that is known
-					next := (*node)(nil)
-					for _, a := range n.backup {
-						if b := byAddr[a]; b.up(now) && b != n.from {
-							next = b
-							break
-						}
-					}
-					n.backup = nil
-					connect(n, now, next, next == nil && c.SeederStays)
-				}
-			}
-			if now < n.next {
-				continue
-			}
-			if down(now) {
-				n.next = now + time.Second
-				continue
-			}
-			first := 0
-			if n.Keeps > 0 {
-				first = max(0, n.pieces-n.Keeps)
-			}
-			rep := chain.Report{ID: n.id, Addr: n.addr, First: first, Next: n.pieces, Failed: n.failed, Why: n.why}
-			if n.from != nil {
-				rep.From = n.from.id
-			}
-			a, err := line.Report(zero.Add(now), rep)
-			n.failed, n.why = chain.ID{}, chain.None
-			if err != nil {
-				n.next = now + 10*time.Second
-				continue
-			}
-			n.needed = a.Needed
-			n.next = now + a.Every + time.Duration(rnd.Int64N(int64(100*time.Millisecond)))
-			if n.done {
-				if n.Leaves && !n.needed {
-					n.left = true
-					_, _ = line.Report(zero.Add(now), chain.Report{ID: n.id, Addr: n.addr, Next: n.pieces, Leaves: true})
-				}
-				continue
-			}
-			if a.Keep {
-				continue
-			}
-			n.backup = a.Backup
-			if a.Hold {
-				connect(n, now, nil, false)
-			} else if p := byID[a.From]; p != nil {
-				connect(n, now, p, false)
-			} else {
-				connect(n, now, nil, true)
+			if n.up(w.now) {
+				w.look(n)
+				w.report(n)
 			}
 		}
 		if left == 0 {
-			r.Elapsed = now
+			w.r.Elapsed = w.now
 			break
 		}
-		// Who takes from whom now, and how much of each uplink is taken.
-		fromSeeder := 0
-		clear(takers)
-		clear(count)
-		active := func(n *node) bool { return n.up(now) && !n.done && now >= n.ready }
-		for _, n := range nodes {
-			if !active(n) {
-				continue
-			}
-			if n.seeder {
-				fromSeeder++
-			} else if n.from != nil && n.from.up(now) && n.from.pieces > n.pieces {
-				takers[n.from.i]++
-				if n.Down >= n.from.Up {
-					count[n.from.i]++
-				}
+		w.transfer()
+	}
+	w.r.Seeder = w.sent / c.Bytes
+	return w.r
+}
+
+func newWorld(c Config) *world {
+	w := &world{Config: c, pieces: int((c.Bytes + c.Piece - 1) / c.Piece), zero: time.Unix(1_000_000, 0), rnd: rand.New(rand.NewPCG(1, 2)),
+		byID: map[chain.ID]*node{}, byAddr: map[netip.AddrPort]*node{}, r: Result{Machines: make([]Outcome, len(c.Machines))}}
+	w.Chain.Pieces = w.pieces
+	w.line = chain.New(w.Chain, w.zero)
+	for i, m := range c.Machines {
+		n := &node{Machine: m, i: i, addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, m.Subnet, byte(i >> 8), byte(i)}), 6881), hasAt: make([]time.Duration, w.pieces)}
+		binary.BigEndian.PutUint64(n.id[12:], uint64(i)+1)
+		n.next = m.Joins + time.Duration(i)*c.Step
+		w.nodes = append(w.nodes, n)
+		w.byID[n.id], w.byAddr[n.addr] = n, n
+	}
+	return w
+}
+
+// down reports whether the server answers no report now.
+func (w *world) down() bool {
+	return w.ServerDown[1] > 0 && w.now >= w.ServerDown[0] && w.now < w.ServerDown[1]
+}
+
+// awaited reports whether the simulation has to go on for a machine.
+func (w *world) awaited(n *node) bool {
+	if !n.up(w.now) {
+		return !n.left && n.Joins > w.now && n.Dies == 0
+	}
+	return !n.done
+}
+
+// connect has a machine take from p, from the seeder, or from nobody.
+func (w *world) connect(n, p *node, seeder bool) {
+	if n.from == p && n.seeder == seeder {
+		return
+	}
+	n.from, n.seeder, n.ready, n.lastGot = p, seeder, w.now+w.Connect, w.now
+	name := "seeder"
+	if p != nil {
+		name = fmt.Sprint(p.i)
+	} else if !seeder {
+		name = "-"
+	}
+	w.r.Machines[n.i].From = append(w.r.Machines[n.i].From, name)
+}
+
+// look has a machine notice that the one it takes from is gone, or sends nothing of what
+// it has.
+func (w *world) look(n *node) {
+	if n.from == nil {
+		return
+	}
+	// One that itself has no more is not silent.
+	if n.from.up(w.now) && n.from.pieces <= n.pieces {
+		n.lastGot = w.now
+	}
+	if n.why != chain.None || n.done {
+		return
+	}
+	switch {
+	case !n.from.up(w.now) && (n.from.left || n.from.Closes):
+		n.failed, n.why, n.next = n.from.id, chain.Unreachable, w.now
+	case w.now-n.lastGot > w.Silent && w.now > n.ready:
+		n.failed, n.why, n.next = n.from.id, chain.Silent, w.now
+	}
+	if n.why != chain.None && w.down() { // no advice: the next that is known
+		next := (*node)(nil)
+		for _, a := range n.backup {
+			if b := w.byAddr[a]; b.up(w.now) && b != n.from {
+				next = b
+				break
 			}
 		}
-		for _, k := range count {
-			r.Most = max(r.Most, k)
+		n.backup = nil
+		w.connect(n, next, next == nil && w.SeederStays)
+	}
+}
+
+// report has a machine report, when it is time, and follow the advice.
+func (w *world) report(n *node) {
+	if w.now < n.next {
+		return
+	}
+	if w.down() {
+		n.next = w.now + time.Second
+		return
+	}
+	rep := chain.Report{ID: n.id, Addr: n.addr, Next: n.pieces, Failed: n.failed, Why: n.why}
+	if n.Keeps > 0 {
+		rep.First = max(0, n.pieces-n.Keeps)
+	}
+	if n.from != nil {
+		rep.From = n.from.id
+	}
+	a, err := w.line.Report(w.zero.Add(w.now), rep)
+	n.failed, n.why = chain.ID{}, chain.None
+	if err != nil {
+		n.next = w.now + 10*time.Second
+		return
+	}
+	n.needed = a.Needed
+	n.next = w.now + a.Every + time.Duration(w.rnd.Int64N(int64(100*time.Millisecond)))
+	if n.done {
+		if n.Leaves && !n.needed {
+			n.left = true
+			_, _ = w.line.Report(w.zero.Add(w.now), chain.Report{ID: n.id, Addr: n.addr, Next: n.pieces, Leaves: true})
 		}
-		r.SeederMax = max(r.SeederMax, fromSeeder)
-		seconds := c.Step.Seconds()
-		seederUp := !down(now) || c.SeederStays
-		for _, n := range nodes {
-			if !active(n) {
-				continue
-			}
-			amount := n.Down * seconds
-			limit := c.Bytes
-			switch {
-			case n.seeder && seederUp:
-				amount = min(amount, c.SeederUp*seconds/float64(fromSeeder))
-			case n.from != nil && n.from.up(now) && takers[n.from.i] > 0:
-				if n.from.Lies && n.from.pieces > n.pieces {
-					n.failed, n.why, n.next = n.from.id, chain.Wrong, now
-					continue
-				}
-				amount = min(amount, n.from.Up*seconds/float64(takers[n.from.i]))
-				k := n.from.pieces // that were whole for at least Hop
-				for k > n.pieces && now-n.from.hasAt[k-1] < c.Hop {
-					k--
-				}
-				limit = min(c.Bytes, float64(k)*c.Piece)
-				if n.from.Keeps > 0 && n.pieces < n.from.pieces-n.from.Keeps {
-					limit = n.got
-				}
-			default:
-				amount = 0
-			}
-			if amount = min(amount, limit-n.got); amount <= 0 {
-				continue
-			}
-			if n.seeder {
-				sent += amount
-			}
-			n.got += amount
-			o := &r.Machines[n.i]
-			if n.began {
-				o.Worst = max(o.Worst, now-n.progress)
-			}
-			n.lastGot, n.progress, n.began = now, now, true
-			for n.pieces < pieces && (n.got >= float64(n.pieces+1)*c.Piece-1e-6 || n.got >= c.Bytes-1e-6) {
-				n.hasAt[n.pieces] = now
-				n.pieces++
-			}
-			o.Pieces = n.pieces
-			if n.pieces == pieces {
-				n.done, o.Done, n.next = true, now, now
+		return
+	}
+	if a.Keep {
+		return
+	}
+	n.backup = a.Backup
+	p := w.byID[a.From]
+	if a.Hold {
+		p = nil
+	}
+	w.connect(n, p, p == nil && !a.Hold)
+}
+
+func (w *world) active(n *node) bool { return n.up(w.now) && !n.done && w.now >= n.ready }
+
+// transfer moves the bytes of one step.
+func (w *world) transfer() {
+	// Who takes from whom now, and how much of each uplink is taken.
+	fromSeeder := 0
+	takers, count := make([]int, len(w.nodes)), make([]int, len(w.nodes))
+	for _, n := range w.nodes {
+		if !w.active(n) {
+			continue
+		}
+		if n.seeder {
+			fromSeeder++
+		} else if n.from != nil && n.from.up(w.now) && n.from.pieces > n.pieces {
+			takers[n.from.i]++
+			if n.Down >= n.from.Up {
+				count[n.from.i]++
 			}
 		}
 	}
-	r.Seeder = sent / c.Bytes
-	return r
+	w.r.Most = max(w.r.Most, slices.Max(append(count, 0)))
+	w.r.SeederMax = max(w.r.SeederMax, fromSeeder)
+	seconds := w.Step.Seconds()
+	for _, n := range w.nodes {
+		if !w.active(n) {
+			continue
+		}
+		amount, limit := 0.0, w.Bytes
+		switch {
+		case n.seeder && (!w.down() || w.SeederStays):
+			amount = min(n.Down*seconds, w.SeederUp*seconds/float64(fromSeeder))
+		case n.from != nil && n.from.up(w.now) && takers[n.from.i] > 0:
+			if n.from.Lies && n.from.pieces > n.pieces {
+				n.failed, n.why, n.next = n.from.id, chain.Wrong, w.now
+				continue
+			}
+			amount = min(n.Down*seconds, n.from.Up*seconds/float64(takers[n.from.i]))
+			limit = w.offered(n)
+		}
+		if amount = min(amount, limit-n.got); amount > 0 {
+			w.receive(n, amount)
+		}
+	}
+}
+
+// offered is up to which byte a machine can get from the one that it takes from.
+func (w *world) offered(n *node) float64 {
+	if n.from.Keeps > 0 && n.pieces < n.from.pieces-n.from.Keeps {
+		return n.got
+	}
+	k := n.from.pieces // that were whole for at least Hop
+	for k > n.pieces && w.now-n.from.hasAt[k-1] < w.Hop {
+		k--
+	}
+	return min(w.Bytes, float64(k)*w.Piece)
+}
+
+// receive gives a machine bytes.
+func (w *world) receive(n *node, amount float64) {
+	if n.seeder {
+		w.sent += amount
+	}
+	n.got += amount
+	o := &w.r.Machines[n.i]
+	if n.began {
+		o.Worst = max(o.Worst, w.now-n.progress)
+	}
+	n.lastGot, n.progress, n.began = w.now, w.now, true
+	for n.pieces < w.pieces && (n.got >= float64(n.pieces+1)*w.Piece-1e-6 || n.got >= w.Bytes-1e-6) {
+		n.hasAt[n.pieces] = w.now
+		n.pieces++
+	}
+	o.Pieces = n.pieces
+	if n.pieces == w.pieces {
+		n.done, o.Done, n.next = true, w.now, w.now
+	}
 }
