@@ -142,6 +142,9 @@ func deep(t *testing.T, dir, name string, levels int) string {
 // TestDeepTree: a tree of bad names, whose lines in the table of contents are over
 // 1 MiB and whose paths are over PATH_MAX, is saved, verified, restored, compared.
 func TestDeepTree(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	src, dst := t.TempDir(), t.TempDir()
 	bottom := deep(t, src, strings.Repeat("\xfe", 255), 1040)
 	write(t, src+"/other", "x")
@@ -172,6 +175,9 @@ func TestDeepTree(t *testing.T) {
 
 // TestTooDeep: what is deeper than an archive can say is not covered, the rest is saved.
 func TestTooDeep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	src := t.TempDir()
 	deep(t, src, strings.Repeat("d", 255), maxPath/256+5)
 	write(t, src+"/other", "x")
@@ -197,6 +203,9 @@ func TestTooDeep(t *testing.T) {
 
 // TestLargeSparseMap: a map of over 64 MiB is read.
 func TestLargeSparseMap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	const n = 3_600_000
 	m := &Member{Path: "f", Type: TypeFile, IsSparse: true, Size: n << 33, Mode: 0o644}
 	segs := make([]Segment, n)

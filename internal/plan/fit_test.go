@@ -514,6 +514,9 @@ func randomMachine(r *rand.Rand) *layout.Layout {
 // everything has its least, or a refusal; it never refuses the old size, nor
 // twice the least, and the more room there is, the more everything gets.
 func TestFitRandom(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	r := rand.New(rand.NewPCG(5, 5))
 	fitted, refused := 0, 0
 	for n := range 400 {
@@ -561,6 +564,9 @@ func TestFitRandom(t *testing.T) {
 // TestLeast has mke2fs make file systems of the least size, filled by debugfs'
 // way of copying: what was used fits.
 func TestLeast(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	if _, err := exec.LookPath("mke2fs"); err != nil {
 		t.Skip("mke2fs is not installed; make test installs it")
 	}

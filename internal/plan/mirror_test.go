@@ -158,6 +158,9 @@ func TestMirrorRefuses(t *testing.T) {
 
 // TestMirrorRandom mirrors the disks of many machines, and fits them.
 func TestMirrorRandom(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	r := rand.New(rand.NewPCG(6, 6))
 	fitted := 0
 	for n := range 200 {
