@@ -79,8 +79,30 @@ func Verify(ctx context.Context, dst, src *Device, m *Map, except []Extent, p pr
 	if p == nil {
 		p = progress.None{}
 	}
-	v := &Verification{}
-	// The ranges in use without the exceptions.
+	request, workers := int64(requestSSD), 4
+	if rotational(dst.File) || rotational(src.File) {
+		request, workers = requestHDD, 2
+	}
+	grain := max(dst.grain, src.grain)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &comparer{devices: []*Device{dst, src}, grain: grain, progress: p, todo: chunks{extents: without(m, except).Used, size: max(request, grain)}}
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			if err := c.work(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	wg.Wait()
+	c.First = firstOf(c.First)
+	c.Unreadable = (&Map{Used: c.Unreadable}).tidy().Used
+	return &c.Verification, context.Cause(ctx)
+}
+
+// without gives the ranges of m in use without the exceptions.
+func without(m *Map, except []Extent) *Map {
 	left := &Map{Size: m.Size}
 	skip := (&Map{Size: m.Size, Used: slices.Clone(except)}).tidy()
 	for _, e := range m.Used {
@@ -91,82 +113,80 @@ func Verify(ctx context.Context, dst, src *Device, m *Map, except []Extent, p pr
 		}
 		left.add(at, e.Start+e.Length-at)
 	}
-	request, workers := int64(requestSSD), 4
-	if rotational(dst.File) || rotational(src.File) {
-		request, workers = requestHDD, 2
+	return left
+}
+
+// comparer compares two devices in several goroutines.
+type comparer struct {
+	devices  []*Device
+	grain    int64
+	progress progress.Counter
+	mu       sync.Mutex // of what follows
+	todo     chunks
+	Verification
+}
+
+// work compares one chunk after the other until there are no more.
+func (c *comparer) work(ctx context.Context) error {
+	// Twice the alignment is room for both ends of a range that has none.
+	bufs := make([][]byte, 2)
+	for i := range bufs {
+		b, err := unix.Mmap(-1, 0, int(c.todo.size+2*c.grain), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err != nil {
+			return fmt.Errorf("cannot get memory for a request: %w", err)
+		}
+		defer func() { _ = unix.Munmap(b) }()
+		bufs[i] = b
 	}
-	grain := max(dst.grain, src.grain)
-	todo := chunks{extents: left.Used, size: max(request, grain)}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range workers {
-		wg.Go(func() {
-			// Twice the alignment is room for both ends of a range that has none.
-			bufs := make([][]byte, 2)
-			for i := range bufs {
-				b, err := unix.Mmap(-1, 0, int(todo.size+2*grain), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-				if err != nil {
-					cancel(fmt.Errorf("cannot get memory for a request: %w", err))
-					return
-				}
-				defer func() { _ = unix.Munmap(b) }()
-				bufs[i] = b
-			}
-			for ctx.Err() == nil {
-				mu.Lock()
-				e, ok := todo.next()
-				mu.Unlock()
-				if !ok {
-					return
-				}
-				var got [2][]byte
-				bad := false
-				for i, d := range []*Device{dst, src} {
-					b, err := readWide(past{d}, bufs[i], e, grain)
-					if err == nil {
-						got[i] = b
-						continue
-					}
-					if fatal(err) {
-						cancel(fmt.Errorf("cannot read %s at byte %d: %w", d.Name(), e.Start, err))
-						return
-					}
-					mu.Lock()
-					v.Unreadable = append(v.Unreadable, e)
-					if v.ReadError == nil {
-						v.ReadError = fmt.Errorf("%s: %w", d.Name(), err)
-					}
-					mu.Unlock()
-					bad = true
-					break
-				}
-				p.Add(e.Length)
-				if bad {
-					continue
-				}
-				var found []Extent
-				if !bytes.Equal(got[0], got[1]) {
-					found = differences(got[0], got[1], e.Start)
-				}
-				mu.Lock()
-				v.Compared += e.Length
-				for _, x := range found {
-					v.Different += x.Length
-				}
-				v.First = append(v.First, found...)
-				if len(v.First) > 1000*maxDifferences {
-					v.First = firstOf(v.First)
-				}
-				mu.Unlock()
-			}
-		})
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		e, ok := c.todo.next()
+		c.mu.Unlock()
+		if !ok {
+			break
+		}
+		if err := c.compare(e, bufs); err != nil {
+			return err
+		}
 	}
-	wg.Wait()
-	v.First = firstOf(v.First)
-	v.Unreadable = (&Map{Used: v.Unreadable}).tidy().Used
-	return v, context.Cause(ctx)
+	return nil
+}
+
+// compare compares a chunk. An error is one that ends the comparison.
+func (c *comparer) compare(e Extent, bufs [][]byte) error {
+	defer c.progress.Add(e.Length)
+	var got [2][]byte
+	for i, d := range c.devices {
+		b, err := readWide(past{d}, bufs[i], e, c.grain)
+		if err != nil && fatal(err) {
+			return fmt.Errorf("cannot read %s at byte %d: %w", d.Name(), e.Start, err)
+		}
+		if err != nil {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.Unreadable = append(c.Unreadable, e)
+			if c.ReadError == nil {
+				c.ReadError = fmt.Errorf("%s: %w", d.Name(), err)
+			}
+			return nil
+		}
+		got[i] = b
+	}
+	var found []Extent
+	if !bytes.Equal(got[0], got[1]) {
+		found = differences(got[0], got[1], e.Start)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Compared += e.Length
+	for _, x := range found {
+		c.Different += x.Length
+	}
+	c.First = append(c.First, found...)
+	if len(c.First) > 1000*maxDifferences {
+		c.First = firstOf(c.First)
+	}
+	return nil
 }
 
 // readWide reads a range, and what is around it as far as the alignment wants.
