@@ -152,18 +152,8 @@ func (x *ext) geometry(s extSuper, size int64) error {
 	if s.num(76) > 0 {
 		inodeSize = int64(s.u16(88))
 	}
-	bad := func(ok bool) bool { return !ok }
-	switch {
-	case bad(x.blocks > 0 && x.blocks <= size/x.block):
-		return fmt.Errorf("it has %d blocks of %d bytes, more than its device", x.blocks, x.block)
-	case bad(x.first <= 1 && x.first < x.blocks && (x.first == 0 || x.block == 1024)):
-		return fmt.Errorf("its first block is %d", x.first)
-	case bad(clusters%8 == 0 && clusters >= 256 && clusters <= 8*x.block && clusters*x.ratio == x.perGroup):
-		return fmt.Errorf("its groups have %d blocks, %d clusters", x.perGroup, clusters)
-	case bad(x.descSize >= 32 && x.descSize <= x.block && x.descSize&(x.descSize-1) == 0 && (x.incompat&ext64Bit == 0 || x.descSize >= 64)):
-		return fmt.Errorf("its group descriptors have %d bytes", x.descSize)
-	case bad(inodeSize >= 128 && inodeSize <= x.block && inodeSize&(inodeSize-1) == 0 && inodes > 0 && inodes <= 8*x.block):
-		return fmt.Errorf("its groups have %d inodes of %d bytes", inodes, inodeSize)
+	if err := x.plausible(size, clusters, inodes, inodeSize); err != nil {
+		return err
 	}
 	x.tables = (inodes*inodeSize + x.block - 1) / x.block
 	x.groups = (x.blocks - x.first + x.perGroup - 1) / x.perGroup
@@ -177,6 +167,24 @@ func (x *ext) geometry(s extSuper, size int64) error {
 	}
 	if x.sparse2 = s.u32(92)&extSparseSuper2 != 0; x.sparse2 {
 		x.backups = [2]int64{s.num(588), s.num(592)}
+	}
+	return nil
+}
+
+// plausible refuses sizes that no file system has on a device of size bytes.
+func (x *ext) plausible(size, clusters, inodes, inodeSize int64) error {
+	bad := func(ok bool) bool { return !ok }
+	switch {
+	case bad(x.blocks > 0 && x.blocks <= size/x.block):
+		return fmt.Errorf("it has %d blocks of %d bytes, more than its device", x.blocks, x.block)
+	case bad(x.first <= 1 && x.first < x.blocks && (x.first == 0 || x.block == 1024)):
+		return fmt.Errorf("its first block is %d", x.first)
+	case bad(clusters%8 == 0 && clusters >= 256 && clusters <= 8*x.block && clusters*x.ratio == x.perGroup):
+		return fmt.Errorf("its groups have %d blocks, %d clusters", x.perGroup, clusters)
+	case bad(x.descSize >= 32 && x.descSize <= x.block && x.descSize&(x.descSize-1) == 0 && (x.incompat&ext64Bit == 0 || x.descSize >= 64)):
+		return fmt.Errorf("its group descriptors have %d bytes", x.descSize)
+	case bad(inodeSize >= 128 && inodeSize <= x.block && inodeSize&(inodeSize-1) == 0 && inodes > 0 && inodes <= 8*x.block):
+		return fmt.Errorf("its groups have %d inodes of %d bytes", inodes, inodeSize)
 	}
 	return nil
 }

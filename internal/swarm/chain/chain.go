@@ -224,36 +224,13 @@ func (c *Chain) Report(now time.Time, r Report) (Advice, error) {
 		if len(c.line) >= c.conf.Members {
 			return Advice{Every: 10 * c.every()}, ErrFull
 		}
-		m = &member{Report: r, subnet: subnet(r.Addr.Addr()), arrived: now, since: now, starved: now}
-		c.byID[r.ID] = m
-		c.insert(m)
-		if now.Sub(c.start) < c.conf.Grace { // the server may have been started again
-			c.restore()
-			m.from = c.byID[r.From]
-			for _, o := range c.line {
-				if o != m && o.from == nil && o.From == m.ID && !c.takes(m, o) {
-					o.from = m
-				}
-			}
-		}
-		c.event("joined", m, nil)
+		m = c.join(now, r)
 	}
 	if r.Next < m.Next { // it lost pieces, or began again
 		m.samples = nil
 	}
 	m.Report, m.last = r, now
-	if n := len(m.samples); n == 0 || now.Sub(m.samples[n-1].at) >= c.conf.Every/4 {
-		if n > 0 {
-			if now.After(c.turn) {
-				c.peaks, c.turn = [2]float64{0, c.peaks[0]}, now.Add(10*c.conf.Every)
-			}
-			c.peaks[0] = max(c.peaks[0], float64(r.Next-m.samples[n-1].next)/now.Sub(m.samples[n-1].at).Seconds())
-		}
-		m.samples = append(m.samples, sample{now, r.Next})
-		if len(m.samples) > maxSamples {
-			m.samples = slices.Delete(m.samples, 0, len(m.samples)-maxSamples)
-		}
-	}
+	c.sample(now, m)
 	if done := r.Next == c.conf.Pieces; done != m.complete { // a ring may lose pieces again
 		if m.complete = done; done {
 			c.event("complete", m, nil)
@@ -264,6 +241,42 @@ func (c *Chain) Report(now time.Time, r Report) (Advice, error) {
 	}
 	c.judge(now, m)
 	return c.advise(now, m), nil
+}
+
+// join takes a machine into the line.
+func (c *Chain) join(now time.Time, r Report) *member {
+	m := &member{Report: r, subnet: subnet(r.Addr.Addr()), arrived: now, since: now, starved: now}
+	c.byID[r.ID] = m
+	c.insert(m)
+	if now.Sub(c.start) < c.conf.Grace { // the server may have been started again
+		c.restore()
+		m.from = c.byID[r.From]
+		for _, o := range c.line {
+			if o != m && o.from == nil && o.From == m.ID && !c.takes(m, o) {
+				o.from = m
+			}
+		}
+	}
+	c.event("joined", m, nil)
+	return m
+}
+
+// sample notes how far a machine is, a few times in the interval of reports.
+func (c *Chain) sample(now time.Time, m *member) {
+	n := len(m.samples)
+	if n > 0 && now.Sub(m.samples[n-1].at) < c.conf.Every/4 {
+		return
+	}
+	if n > 0 {
+		if now.After(c.turn) {
+			c.peaks, c.turn = [2]float64{0, c.peaks[0]}, now.Add(10*c.conf.Every)
+		}
+		c.peaks[0] = max(c.peaks[0], float64(m.Next-m.samples[n-1].next)/now.Sub(m.samples[n-1].at).Seconds())
+	}
+	m.samples = append(m.samples, sample{now, m.Next})
+	if len(m.samples) > maxSamples {
+		m.samples = slices.Delete(m.samples, 0, len(m.samples)-maxSamples)
+	}
 }
 
 // subnet groups machines that are likely behind one switch.

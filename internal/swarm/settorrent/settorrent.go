@@ -465,46 +465,12 @@ func (t *Torrent) validate() error {
 		return errors.New("it is not of a backup set: it names no manifest")
 	}
 	t.Manifest = digest
-	if info.Private == nil || !*info.Private {
-		return errors.New("it is not private")
+	if err := validInfo(info); err != nil {
+		return err
 	}
-	if info.MetaVersion != 0 || info.Length != 0 || len(info.Files) == 0 || len(info.Files) > maxFiles {
-		return fmt.Errorf("it has %d files, or is of another version", len(info.Files))
-	}
-	if info.PieceLength < 16<<10 || info.PieceLength > maxPiece || info.PieceLength&(info.PieceLength-1) != 0 {
-		return fmt.Errorf("its pieces have %d bytes; want a power of two from 16 KiB to 16 MiB", info.PieceLength)
-	}
-	if info.Name == "" || !filepath.IsLocal(info.Name) || strings.ContainsAny(info.Name, "/\x00") || len(info.Name) > 255 {
-		return fmt.Errorf("its name is %q", info.Name)
-	}
-	total := int64(0)
-	seen := map[string]bool{}
-	for _, f := range info.Files {
-		name := strings.Join(f.Path, "/")
-		bad := len(name) > maxPath || !filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) || name == File || seen[name]
-		for _, p := range f.Path {
-			bad = bad || p == "" || p == "." || p == ".." || strings.Contains(p, "/")
-		}
-		for up := filepath.Dir(name); !bad && up != "."; up = filepath.Dir(up) {
-			if seen[up] { // a file that would also be a directory
-				bad = true
-			}
-		}
-		if bad {
-			return fmt.Errorf("it has a file %q", name)
-		}
-		seen[name] = true
-		if f.Length < 0 || f.Length > maxTotal-total {
-			return fmt.Errorf("its file %q has %d bytes", name, f.Length)
-		}
-		total += f.Length
-	}
-	for name := range seen {
-		for up := filepath.Dir(name); up != "."; up = filepath.Dir(up) {
-			if seen[up] {
-				return fmt.Errorf("its file %q is also a directory", up)
-			}
-		}
+	total, err := validFiles(info.Files)
+	if err != nil {
+		return err
 	}
 	n := (total + info.PieceLength - 1) / info.PieceLength
 	if total == 0 || n > maxPieces || int64(len(info.Pieces)) != n*sha1.Size {
@@ -519,6 +485,57 @@ func (t *Torrent) validate() error {
 		}
 	}
 	return nil
+}
+
+// validInfo checks all of a torrent but its files and pieces.
+func validInfo(info *metainfo.Info) error {
+	if info.Private == nil || !*info.Private {
+		return errors.New("it is not private")
+	}
+	if info.MetaVersion != 0 || info.Length != 0 || len(info.Files) == 0 || len(info.Files) > maxFiles {
+		return fmt.Errorf("it has %d files, or is of another version", len(info.Files))
+	}
+	if info.PieceLength < 16<<10 || info.PieceLength > maxPiece || info.PieceLength&(info.PieceLength-1) != 0 {
+		return fmt.Errorf("its pieces have %d bytes; want a power of two from 16 KiB to 16 MiB", info.PieceLength)
+	}
+	if info.Name == "" || !filepath.IsLocal(info.Name) || strings.ContainsAny(info.Name, "/\x00") || len(info.Name) > 255 {
+		return fmt.Errorf("its name is %q", info.Name)
+	}
+	return nil
+}
+
+// validFiles checks names and lengths, and returns the sum of these.
+func validFiles(files []metainfo.FileInfo) (total int64, err error) {
+	seen := map[string]bool{}
+	for _, f := range files {
+		name := strings.Join(f.Path, "/")
+		if seen[name] || !validName(name, f.Path) {
+			return 0, fmt.Errorf("it has a file %q", name)
+		}
+		seen[name] = true
+		if f.Length < 0 || f.Length > maxTotal-total {
+			return 0, fmt.Errorf("its file %q has %d bytes", name, f.Length)
+		}
+		total += f.Length
+	}
+	for name := range seen {
+		for up := filepath.Dir(name); up != "."; up = filepath.Dir(up) {
+			if seen[up] {
+				return 0, fmt.Errorf("its file %q is also a directory", up)
+			}
+		}
+	}
+	return total, nil
+}
+
+// validName tells whether a file may have a name, which is made of parts.
+func validName(name string, parts []string) bool {
+	if len(name) > maxPath || !filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." || name == File {
+		return false
+	}
+	control := func(r rune) bool { return r < ' ' || r == 0x7f }
+	odd := func(p string) bool { return p == "" || p == "." || p == ".." || strings.Contains(p, "/") }
+	return !strings.ContainsFunc(name, control) && !slices.ContainsFunc(parts, odd)
 }
 
 // wellFormed refuses what is not one bencoded value, or has more lists in each other
