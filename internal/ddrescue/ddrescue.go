@@ -165,10 +165,7 @@ func Parse(r io.Reader) (*Map, error) {
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 0, maxLine), maxLine)
 	var m *Map
-	line, end := 0, int64(-1)
-	bad := func(format string, args ...any) (*Map, error) {
-		return nil, fmt.Errorf("line %d: %s", line, fmt.Sprintf(format, args...))
-	}
+	line := 0
 	for s.Scan() {
 		line++
 		t, _, _ := strings.Cut(s.Text(), "#") // ddrescuelog -A annotates lines at their end
@@ -176,68 +173,84 @@ func Parse(r io.Reader) (*Map, error) {
 		if len(f) == 0 {
 			continue
 		}
+		var err error
 		if m == nil {
-			if len(f) != 2 && len(f) != 3 {
-				return bad("%d fields; expected current position, status and pass", len(f))
-			}
-			pos, err := number(f[0])
-			if err != nil {
-				return bad("current position: %v", err)
-			}
-			if len(f[1]) != 1 || !strings.Contains(phases, f[1]) {
-				return bad("current status %.10q is not one of %s", f[1], phases)
-			}
-			m = &Map{Pos: pos, Phase: f[1][0], Pass: 1}
-			if len(f) == 3 {
-				p, err := number(f[2])
-				if err != nil || p < 1 || p > math.MaxInt32 {
-					return bad("pass %.20q is not a number from 1", f[2])
-				}
-				m.Pass = int(p)
-			}
-			continue
+			m, err = parseState(f)
+		} else {
+			err = m.parseBlock(f)
 		}
-		if len(f) != 3 {
-			return bad("%d fields; expected position, size and status", len(f))
-		}
-		pos, err := number(f[0])
 		if err != nil {
-			return bad("position: %v", err)
+			return nil, fmt.Errorf("line %d: %w", line, err)
 		}
-		size, err := number(f[1])
-		if err != nil {
-			return bad("size: %v", err)
-		}
-		if len(f[2]) != 1 || !strings.Contains(statuses, f[2]) {
-			return bad("status %.10q is not one of %s", f[2], statuses)
-		}
-		switch {
-		case size == 0:
-			return bad("size is 0")
-		case size > math.MaxInt64-pos:
-			return bad("position %#x with size %#x is too large", pos, size)
-		case end >= 0 && pos < end:
-			return bad("block at %#x overlaps the one before, which ends at %#x", pos, end)
-		case end >= 0 && pos > end:
-			return bad("block at %#x leaves a gap: the one before ends at %#x", pos, end)
-		case len(m.Blocks) >= maxBlocks:
-			return bad("more than %d blocks", maxBlocks)
-		}
-		end = pos + size
-		m.push(Block{pos, size, Status(f[2][0])})
 	}
-	if err := s.Err(); err != nil {
-		line++
-		if errors.Is(err, bufio.ErrTooLong) {
-			return bad("is longer than %d bytes", maxLine)
-		}
+	if err := s.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return nil, fmt.Errorf("line %d: is longer than %d bytes", line+1, maxLine)
+	} else if err != nil {
 		return nil, err
 	}
 	if m == nil {
-		line++
-		return bad("the map file ends before its status line")
+		return nil, fmt.Errorf("line %d: the map file ends before its status line", line+1)
 	}
 	return m, nil
+}
+
+// parseState reads the line with the current position, status and pass.
+func parseState(f []string) (*Map, error) {
+	if len(f) != 2 && len(f) != 3 {
+		return nil, fmt.Errorf("%d fields; expected current position, status and pass", len(f))
+	}
+	pos, err := number(f[0])
+	if err != nil {
+		return nil, fmt.Errorf("current position: %w", err)
+	}
+	if len(f[1]) != 1 || !strings.Contains(phases, f[1]) {
+		return nil, fmt.Errorf("current status %.10q is not one of %s", f[1], phases)
+	}
+	m := &Map{Pos: pos, Phase: f[1][0], Pass: 1}
+	if len(f) == 3 {
+		p, err := number(f[2])
+		if err != nil || p < 1 || p > math.MaxInt32 {
+			return nil, fmt.Errorf("pass %.20q is not a number from 1", f[2])
+		}
+		m.Pass = int(p)
+	}
+	return m, nil
+}
+
+// parseBlock reads the line of a block, which begins where the one before it ends.
+func (m *Map) parseBlock(f []string) error {
+	if len(f) != 3 {
+		return fmt.Errorf("%d fields; expected position, size and status", len(f))
+	}
+	pos, err := number(f[0])
+	if err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	size, err := number(f[1])
+	if err != nil {
+		return fmt.Errorf("size: %w", err)
+	}
+	if len(f[2]) != 1 || !strings.Contains(statuses, f[2]) {
+		return fmt.Errorf("status %.10q is not one of %s", f[2], statuses)
+	}
+	end := pos
+	if n := len(m.Blocks); n > 0 {
+		end = m.Blocks[n-1].Pos + m.Blocks[n-1].Size
+	}
+	switch {
+	case size == 0:
+		return errors.New("size is 0")
+	case size > math.MaxInt64-pos:
+		return fmt.Errorf("position %#x with size %#x is too large", pos, size)
+	case pos < end:
+		return fmt.Errorf("block at %#x overlaps the one before, which ends at %#x", pos, end)
+	case pos > end:
+		return fmt.Errorf("block at %#x leaves a gap: the one before ends at %#x", pos, end)
+	case len(m.Blocks) >= maxBlocks:
+		return fmt.Errorf("more than %d blocks", maxBlocks)
+	}
+	m.push(Block{pos, size, Status(f[2][0])})
+	return nil
 }
 
 // number reads a decimal, hexadecimal (0x) or octal (0) number of at least 0.

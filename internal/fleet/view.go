@@ -80,7 +80,7 @@ func (r *Room) Views() []View {
 func (r *Room) view(m *machine) View {
 	g, now := &m.Registration, r.clock()
 	v := View{MAC: g.MAC, Number: m.Number, Serial: g.Serial, Vendor: g.Vendor, Model: g.Model, Firmware: g.Firmware, Memory: g.Memory, Address: m.Address, Hostname: m.Hostname, State: m.State, Since: m.Since, Why: m.Why,
-		Flags: []string{}, Disks: []DiskView{}, Progress: m.progress, Percent: -1, Left: -1, Began: m.Began, Ended: m.Ended, Log: slices.Clone(m.Log), Confirm: g.Serial, Online: now.Sub(m.seen) < Silent}
+		Flags: []string{}, Disks: []DiskView{}, Progress: m.progress, Began: m.Began, Ended: m.Ended, Log: slices.Clone(m.Log), Confirm: g.Serial, Online: now.Sub(m.seen) < Silent}
 	if v.Log == nil {
 		v.Log = []Line{}
 	}
@@ -111,37 +111,51 @@ func (r *Room) view(m *machine) View {
 	v.Seen = seenOf(m, jobOrNil(r, m))
 	words := g.Words()
 	for i, d := range g.Disks {
-		dv := DiskView{Disk: d, Word: words[i]}
-		if j != nil {
-			for _, mp := range j.Map {
-				if old, w, ok := strings.Cut(mp, "="); ok && w == words[i] && w != "" {
-					dv.Gets = old
-				}
-			}
-		} else {
-			for _, c := range disks {
-				if c.disk.Name == d.Name {
-					dv.Gets = c.old.Name
-				}
-			}
-		}
-		v.Disks = append(v.Disks, dv)
+		v.Disks = append(v.Disks, DiskView{Disk: d, Word: words[i], Gets: gets(d, words[i], j, disks)})
 	}
-	switch m.State {
-	case Done:
-		v.Percent, v.Left = 100, 0
-	case Working:
-		for _, s := range r.sets {
-			if m.Job == nil || s.Name != m.Job.Set || s.Work <= 0 {
-				continue
-			}
-			v.Percent = int(min(99, 100*float64(m.progress.Work)/float64(s.Work)))
-			if el := now.Sub(m.Began).Seconds(); el > 2 && m.progress.Work > 0 {
-				v.Left = int(min(float64(max(s.Work-m.progress.Work, 0))*el/float64(m.progress.Work), 1e6))
-			}
-		}
-	}
+	v.Percent, v.Left = r.progress(m)
 	return v
+}
+
+// gets names the old disk that a disk takes the place of: by the machine's job, or by what
+// the rules chose; "" for none.
+func gets(d Disk, word string, j *Job, disks []chosen) (old string) {
+	if j != nil {
+		for _, mp := range j.Map {
+			if o, w, ok := strings.Cut(mp, "="); ok && w == word && w != "" {
+				old = o
+			}
+		}
+		return old
+	}
+	for _, c := range disks {
+		if c.disk.Name == d.Name {
+			old = c.old.Name
+		}
+	}
+	return old
+}
+
+// progress tells how far a machine is, in percent, and how many seconds are left; -1 for
+// what is not known.
+func (r *Room) progress(m *machine) (percent, left int) {
+	if m.State == Done {
+		return 100, 0
+	}
+	percent, left = -1, -1
+	if m.State != Working || m.Job == nil {
+		return percent, left
+	}
+	for _, s := range r.sets {
+		if s.Name != m.Job.Set || s.Work <= 0 {
+			continue
+		}
+		percent = int(min(99, 100*float64(m.progress.Work)/float64(s.Work)))
+		if el := r.clock().Sub(m.Began).Seconds(); el > 2 && m.progress.Work > 0 {
+			left = int(min(float64(max(s.Work-m.progress.Work, 0))*el/float64(m.progress.Work), 1e6))
+		}
+	}
+	return percent, left
 }
 
 // jobOrNil is the job that a release would make. The room is locked.

@@ -497,15 +497,37 @@ func (c *Chain) advise(now time.Time, m *member) Advice {
 		a.Keep, a.Needed = true, true
 		return a
 	}
+	found, hold := c.servers(now, m)
+	if hold {
+		a.Hold = true
+		m.from, m.since, m.starved = nil, now, now
+		return a
+	}
+	var up *member
+	if len(found) > 0 {
+		up = found[0]
+		a.From, a.Addr = up.ID, up.Addr
+		for _, p := range found[1:] {
+			a.Backup = append(a.Backup, p.Addr)
+		}
+	}
+	if up != m.from || m.since.Before(m.arrived) {
+		m.suspect = time.Time{}
+		m.from, m.since, m.starved = up, now, now
+		m.samples = m.samples[max(0, len(m.samples)-1):]
+	}
+	return a
+}
+
+// servers gives the nearest ones before m that can serve it, at most three; else the one
+// behind it that is most ahead of it. hold tells that m is to wait for one before it.
+func (c *Chain) servers(now time.Time, m *member) (found []*member, hold bool) {
 	at := slices.Index(c.line, m)
-	var found []*member
 	for i := at - 1; i >= 0 && len(found) < 3; i-- {
 		p := c.line[i]
 		switch {
 		case len(found) == 0 && m.slow && !p.slow && p.Next+c.tolerance() < m.Next && c.moves(now, p):
-			a.Hold = true
-			m.from, m.since, m.starved = nil, now, now
-			return a
+			return nil, true
 		case c.can(now, m, p):
 			found = append(found, p)
 		case len(found) == 0 && !p.slow && !p.banned && !p.Done && p.Next+c.tolerance() < m.Next:
@@ -527,20 +549,7 @@ func (c *Chain) advise(now time.Time, m *member) Advice {
 			}
 		}
 	}
-	var up *member
-	if len(found) > 0 {
-		up = found[0]
-		a.From, a.Addr = up.ID, up.Addr
-		for _, p := range found[1:] {
-			a.Backup = append(a.Backup, p.Addr)
-		}
-	}
-	if up != m.from || m.since.Before(m.arrived) {
-		m.suspect = time.Time{}
-		m.from, m.since, m.starved = up, now, now
-		m.samples = m.samples[max(0, len(m.samples)-1):]
-	}
-	return a
+	return found, false
 }
 
 // Member is a machine of the chain, for those who show it.

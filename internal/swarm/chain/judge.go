@@ -53,24 +53,8 @@ func (c *Chain) judge(now time.Time, m *member) {
 	if m.over() || now.Sub(m.starved) < c.conf.Sample || now.Sub(m.since) < c.conf.Sample || c.last(m) {
 		return
 	}
-	rate, ok := c.rateOf(now, m)
-	if !ok {
-		return
-	}
-	if m.slow && (up == nil || !up.slow) {
-		return // it is known as slow: nobody else is to blame for that
-	}
-	want := 0.0
-	if !m.slow {
-		want = c.best(now, m)
-	}
-	if up != nil && !up.over() {
-		if r, ok := c.rateOf(now, up); ok {
-			want = max(want, r)
-		}
-	}
-	if rate >= 0.6*want {
-		m.suspect = time.Time{}
+	want, slow := c.tooSlow(now, m)
+	if !slow {
 		return
 	}
 	// The one before it may have died, and not be missed yet: it is to report again.
@@ -83,6 +67,34 @@ func (c *Chain) judge(now time.Time, m *member) {
 	if now.Sub(m.moved) < 10*c.conf.Every<<min(m.moves, 6) && m.moves > 0 {
 		return
 	}
+	c.blame(now, m, want)
+}
+
+// tooSlow tells whether a machine gets much less than it should, and what that is.
+func (c *Chain) tooSlow(now time.Time, m *member) (want float64, slow bool) {
+	up := m.from
+	rate, ok := c.rateOf(now, m)
+	if !ok || m.slow && (up == nil || !up.slow) {
+		return 0, false // one that is known as slow has nobody else to blame for that
+	}
+	if !m.slow {
+		want = c.best(now, m)
+	}
+	if up != nil && !up.over() {
+		if r, ok := c.rateOf(now, up); ok {
+			want = max(want, r)
+		}
+	}
+	if rate >= 0.6*want {
+		m.suspect = time.Time{}
+		return want, false
+	}
+	return want, true
+}
+
+// blame moves the slow one of a machine and the one that it takes from to the end.
+func (c *Chain) blame(now time.Time, m *member, want float64) {
+	up := m.from
 	m.suspect = time.Time{}
 	if up != nil && !up.slow {
 		if now.Sub(up.slowAt) > 30*c.conf.Every {
