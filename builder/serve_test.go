@@ -63,6 +63,9 @@ func TestServeRefuses(t *testing.T) {
 
 // TestServeSets: only what the manifest names is given out, under the set's name.
 func TestServeSets(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	set := testSet(t, t.TempDir())
 	if err := os.WriteFile(filepath.Join(set, "secret"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)

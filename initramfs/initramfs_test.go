@@ -31,6 +31,9 @@ func sample(t *testing.T) *Files {
 
 // TestPack has cpio(1) unpack what we packed.
 func TestPack(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	if _, err := exec.LookPath("cpio"); err != nil {
 		t.Skip("cpio is not installed; make test installs it")
 	}

@@ -73,6 +73,9 @@ func checkCopy(t *testing.T, m *Map, src, dst []byte) {
 // Files and loop devices of both sector sizes, larger and smaller, empty and full
 // of something else.
 func TestCopy(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	r := rand.New(rand.NewPCG(7, 8))
 	const size = 24<<20 + 512*3
 	loop := func(name string, sector int) string {

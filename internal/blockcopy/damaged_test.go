@@ -20,6 +20,9 @@ import (
 // Sizes that only sparse images have. The map is the one of a file system that is
 // as good as empty; what is in use ends where dumpe2fs and xfs_db say.
 func TestHuge(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	for _, c := range []struct {
 		name string
 		size int64
@@ -97,6 +100,9 @@ func open2(t *testing.T, name string) *os.File {
 // What is not known is not guessed: each single bit of the feature words that is
 // not known, states that are not clean, and checksums.
 func TestNotSafe(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	program(t, "mke2fs", "mkfs.xfs", "mkfs.btrfs")
 	le, be := binary.LittleEndian, binary.BigEndian
 	for _, c := range []struct {
@@ -244,6 +250,9 @@ func sparseOf(t testing.TB, img string) (s *sparse, keys []int64, size int64) {
 // FuzzFileSystems: no change of a file system's bytes makes a map that is not one,
 // or takes long.
 func FuzzFileSystems(f *testing.F) {
+	if os.Geteuid() != 0 {
+		f.Skip("needs root")
+	}
 	kinds := [][]string{
 		{"mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", "-g", "1024", "-O", "^metadata_csum,^uninit_bg,meta_bg,^resize_inode"},
 		{"mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^metadata_csum,^uninit_bg,bigalloc"},

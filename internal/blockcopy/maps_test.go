@@ -428,6 +428,9 @@ var btrfsKinds = map[string][]string{
 }
 
 func TestBtrfs(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	program(t, "mkfs.btrfs", "btrfs")
 	r := rand.New(rand.NewPCG(24, 25))
 	for _, kind := range sorted(btrfsKinds) {

@@ -24,6 +24,9 @@ import (
 // TestPutPartclone: an image that partclone made of a real file system is that file system
 // again, on a device that had something else.
 func TestPutPartclone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	dir := t.TempDir()
 	src, img, dst := filepath.Join(dir, "src"), filepath.Join(dir, "img"), filepath.Join(dir, "dst")
 	const size = 64 << 20

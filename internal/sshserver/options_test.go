@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -72,6 +73,9 @@ func (p *peer) dial(user string, signers ...gossh.Signer) (*gossh.Client, error)
 
 // TestOptions: what a line of authorized_keys allows is what its holder can do.
 func TestOptions(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	for options, c := range map[string]struct {
 		login    bool
 		out      string // of "echo asked"
@@ -209,6 +213,9 @@ func TestLog(t *testing.T) {
 // TestGrace: who connects and does not log in is disconnected, and does not keep
 // others out for longer.
 func TestGrace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	p := start(t, "", 700*time.Millisecond)
 	begin := time.Now()
 	var conns []net.Conn

@@ -17,6 +17,9 @@ import (
 
 // TestServer has OpenSSH's ssh and scp as its peers.
 func TestServer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
 	for _, p := range []string{"ssh", "scp", "ssh-keygen"} {
 		if _, err := exec.LookPath(p); err != nil {
 			t.Skipf("%s is not installed; make test installs it", p)
