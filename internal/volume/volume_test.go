@@ -132,6 +132,9 @@ func decode(t *testing.T, b []byte) []byte {
 // Every size of volume that can hold the stream's largest frame: the stream
 // is restored, no volume is too large, and all of them decode together.
 func TestEverySplit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	packed, plain := frames(t, 30)
 	for _, c := range []struct {
 		name          string
@@ -397,6 +400,9 @@ func TestBadStreams(t *testing.T) {
 // TestLargestFrames: a frame of more than 256 MiB, as the table of contents of an
 // archive of many million files is, goes through a volume.
 func TestLargestFrames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	packed, _ := frames(t, 3)
 	const n = 257 << 20
 	head := binary.LittleEndian.AppendUint32([]byte{0x5c, 0x2a, 0x4d, 0x18}, n)

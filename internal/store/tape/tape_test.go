@@ -165,6 +165,9 @@ func TestOneReel(t *testing.T) {
 // Reels that end everywhere, with and without a warning, changed by a person
 // or in two drives.
 func TestTwoReels(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long: not with -short")
+	}
 	archives := map[string][]byte{"a": pack(t, 40), "b": pack(t, 3)}
 	whole := int64(len(archives["a"]) + len(archives["b"]))
 	for _, warn := range []int64{0, 200_000} {
