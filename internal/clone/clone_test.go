@@ -136,7 +136,7 @@ func TestNotByBlocks(t *testing.T) {
 		identity string
 	}{
 		"its type changes from ext4 to xfs": {ext, layout.Filesystem{Device: "vda1", Type: "xfs"}, 200 << 20, 512, Keep},
-		"it gets a new UUID":                {ext, ext, 200 << 20, 512, New},
+		"it gets a new UUID":                {layout.Filesystem{Device: "vda1", Type: "btrfs"}, layout.Filesystem{Device: "vda1", Type: "btrfs"}, 200 << 20, 512, New},
 		"it gets 99.0 MiB instead of 100.0": {ext, ext, 99 << 20, 512, Keep},
 		"the target has larger sectors":     {ext, ext, 200 << 20, 4096, Keep},
 		"a jfs can't be grown":              {layout.Filesystem{Device: "vda1", Type: "jfs"}, layout.Filesystem{Device: "vda1", Type: "jfs"}, 200 << 20, 512, Keep},

@@ -230,7 +230,7 @@ func TestFailingSource(t *testing.T) {
 func TestFailingFiles(t *testing.T) {
 	src, _ := failing(t)
 	s := &recorder{}
-	rep, err := Run(context.Background(), tool.Exec{}, s, Options{Source: []string{src}, Target: []string{filepath.Join(t.TempDir(), "dst")}, Identity: New, Verify: true})
+	rep, err := Run(context.Background(), tool.Exec{}, s, Options{Source: []string{src}, Target: []string{filepath.Join(t.TempDir(), "dst")}, Identity: New, TargetSize: 40 << 20, Verify: true})
 	if err != nil || exit.Code(screen.Lacking(rep)) != exit.Partial || !strings.Contains(strings.Join(rep.NotCovered, "\n"), "file: unreadable: ") {
 		t.Errorf("%v %+v\n%s", err, rep, s.text.String())
 	}
