@@ -7,9 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 func TestLoadConfig(t *testing.T) {
@@ -63,7 +63,7 @@ func twoDisks(holder string) *layout.Layout {
 		return layout.Disk{Name: n, Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512, Table: &layout.Table{Label: layout.MBR, Signature: "0x00000001", Partitions: []layout.Partition{{Number: 1, Device: n + "1", Start: 1 << 20, Size: 1 << 29, Type: "0x83"}}}}
 	}
 	fs := func(dev string, mounts ...string) layout.Filesystem {
-		f := layout.Filesystem{Device: dev, Type: superblock.TypeExt4, UUID: "11111111-2222-3333-4444-555555555555", Size: 1 << 29, Ext: &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}}
+		f := layout.Filesystem{Device: dev, Type: fstype.TypeExt4, UUID: "11111111-2222-3333-4444-555555555555", Size: 1 << 29, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}}}
 		for _, m := range mounts {
 			f.Mounts = append(f.Mounts, layout.Mount{Path: m})
 		}

@@ -17,10 +17,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Plan is what one run will save, as data.
@@ -116,7 +116,7 @@ func (a *PlannedArchive) want(f *layout.Filesystem, m layout.Mount) {
 		return
 	}
 	a.root = got
-	if f.Type == superblock.TypeBtrfs {
+	if f.Type == fstype.TypeBtrfs {
 		a.root.FSID = f.UUID
 		list, _, err := btrfs.Subvolumes(m.Path)
 		i := slices.IndexFunc(list, func(v btrfs.Subvolume) bool { return v.Path == m.Subvolume })
@@ -495,7 +495,7 @@ func newMounts(p *Plan, now []probe.MountInfo, set string) []probe.MountInfo {
 		}
 		known := func(o probe.MountInfo) bool { return o.Device == x.Device }
 		image := func(i layout.Image) bool { return i.Device == x.Device }
-		if x.Device == "" || strings.HasPrefix(x.Device, "loop") || x.Type == superblock.TypeISO || p.generic || p.mounts == nil || slices.ContainsFunc(p.mounts, known) || slices.ContainsFunc(out, known) || p.Layout.On(x.Device) != nil || slices.ContainsFunc(p.Layout.Images, image) {
+		if x.Device == "" || strings.HasPrefix(x.Device, "loop") || x.Type == fstype.TypeISO || p.generic || p.mounts == nil || slices.ContainsFunc(p.mounts, known) || slices.ContainsFunc(out, known) || p.Layout.On(x.Device) != nil || slices.ContainsFunc(p.Layout.Images, image) {
 			continue
 		}
 		out = append(out, x)

@@ -14,11 +14,11 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -68,7 +68,7 @@ func planFor(dev, dir, typ string) *Plan {
 
 func (p *Plan) addDisk(dev, dir, typ string) {
 	p.Layout.Disks = append(p.Layout.Disks, layout.Disk{Name: dev, Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512})
-	p.Layout.Filesystems = append(p.Layout.Filesystems, layout.Filesystem{Device: dev, Type: typ, UUID: uuid.New(), Size: 1 << 26, Ext: &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}, Mounts: []layout.Mount{{Path: dir}}})
+	p.Layout.Filesystems = append(p.Layout.Filesystems, layout.Filesystem{Device: dev, Type: typ, UUID: uuid.New(), Size: 1 << 26, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}}, Mounts: []layout.Mount{{Path: dir}}})
 }
 
 // A file system that was unmounted, or hidden by another one, after the plan is

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -72,7 +72,7 @@ func (p *Plan) holder(dir string, mounts []probe.MountInfo) error {
 // inSubvolume refuses a directory in a subvolume of a btrfs that is to be saved:
 // the set would be a part of itself.
 func (p *Plan) inSubvolume(dir string) error {
-	if p.over == nil || p.over.Type != superblock.TypeBtrfs {
+	if p.over == nil || p.over.Type != fstype.TypeBtrfs {
 		return nil
 	}
 	if f := p.Layout.On(p.over.Device); f != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -308,8 +309,8 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 	}
 	for _, f := range p.Layout.Filesystems {
 		extra = append(extra, f.Type)
-		if f.Btrfs != nil { // the kernel asks for these by name
-			m := f.Btrfs.Modules()
+		if t := fstype.Of(f.Type); t.Extra != nil { // the kernel asks for these by name
+			m := t.Extra(&f.Geometry)
 			extra = append(extra, m[:min(len(m), 1)]...)
 		}
 	}
@@ -402,17 +403,18 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 		needs = append(needs, "shell")
 	}
 	if p.generic {
-		needs = append(needs, "ext4", "xfs", "vfat", "btrfs", "lvm", "md", "luks", "thin")
-		if b.Config.Rescue.Modules != kernelcfg.SetHost { // that one is for machines with little memory
-			needs = append(needs, "exfat", "f2fs", "jfs", "ntfs")
-		}
+		host := b.Config.Rescue.Modules == kernelcfg.SetHost // for machines with little memory
+		needs = append(needs, fstype.Names(func(t *fstype.Type) bool { return t.Common || t.Programs != nil && !host })...)
+		needs = append(needs, "lvm", "md", "luks", "thin")
 	}
-	if slices.ContainsFunc(p.Layout.Images, func(m layout.Image) bool { return m.Type == "ntfs" }) {
-		needs = append(needs, "ntfs") // clonedsk grows it
+	for _, m := range p.Layout.Images {
+		if t := fstype.Of(m.Type); t.Mkfs == nil && t.GrowBy != nil {
+			needs = append(needs, t.Name) // clonedsk grows it
+		}
 	}
 	// What the wishes of a restore may want: other types, --firmware, --mirror.
 	// A small system, for machines with little memory, has none of them.
-	wishes := []string{"ext4", "xfs", "btrfs", "vfat", "md"}
+	wishes := append(fstype.Names(func(t *fstype.Type) bool { return t.Common }), "md")
 	if b.Config.Rescue.Programs == "required" || b.Config.Rescue.Modules == kernelcfg.SetHost {
 		wishes = nil
 	}

@@ -14,9 +14,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
@@ -91,7 +91,7 @@ func evil(what string) string {
 // all of it reaches the programs as it was, and none of it a terminal.
 func TestByHandHostile(t *testing.T) {
 	ext := func(dev, mount string) layout.Filesystem {
-		return layout.Filesystem{Device: dev, Type: superblock.TypeExt4, Label: evil("label"), UUID: evil("uuid"), Size: 1 << 29, Mounts: []layout.Mount{{Path: mount}}, Ext: &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}}
+		return layout.Filesystem{Device: dev, Type: fstype.TypeExt4, Label: evil("label"), UUID: evil("uuid"), Size: 1 << 29, Mounts: []layout.Mount{{Path: mount}}, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}}}
 	}
 	l := &layout.Layout{Disks: []layout.Disk{
 		{Name: "cciss/c0d0", Model: evil("model"), Serial: evil("serial"), Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512, Table: &layout.Table{Label: layout.GPT, GUID: evil("guid"), Partitions: []layout.Partition{
@@ -99,8 +99,8 @@ func TestByHandHostile(t *testing.T) {
 		{Name: "vdb", Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512},
 	}}
 	mount := "/srv/" + evil("m")
-	l.Filesystems = []layout.Filesystem{ext("cciss/c0d0p1", "/"), {Device: "vdb", Type: superblock.TypeBtrfs, Label: evil("label"), UUID: "11111111-2222-3333-4444-555555555555", Size: 1 << 30, Mounts: []layout.Mount{{Path: mount, Subvolume: evil("sub")}},
-		Btrfs: &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Devices: 1}, Subvolumes: []layout.Subvolume{{Path: evil("sub"), Default: true}, {Path: evil("ro"), ReadOnly: true}}, Private: true}}
+	l.Filesystems = []layout.Filesystem{ext("cciss/c0d0p1", "/"), {Device: "vdb", Type: fstype.TypeBtrfs, Label: evil("label"), UUID: "11111111-2222-3333-4444-555555555555", Size: 1 << 30, Mounts: []layout.Mount{{Path: mount, Subvolume: evil("sub")}},
+		Geometry: fstype.Geometry{Btrfs: &fstype.Btrfs{NodeSize: 16384, SectorSize: 4096, Devices: 1}}, Subvolumes: []layout.Subvolume{{Path: evil("sub"), Default: true}, {Path: evil("ro"), ReadOnly: true}}, Private: true}}
 	l.Swap = []layout.Swap{{Device: "cciss/c0d0p2", UUID: evil("uuid"), Label: evil("label"), Size: 1 << 20, Active: true}}
 	l.SwapFiles = []layout.SwapFile{{Path: "/x/" + evil("swap"), Mount: "/", Size: 1 << 20, UUID: evil("uuid"), Label: evil("label")}}
 	l.Crypts = []layout.Crypt{{Name: evil("crypt"), Device: "vdb", Header: evil("header")}}

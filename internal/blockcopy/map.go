@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -119,8 +120,8 @@ func Of(r io.ReaderAt, size int64) (m *Map, why string) {
 	if i == nil {
 		return Whole(size), "its content is not known"
 	}
-	read := map[string]func(io.ReaderAt, int64) (*Map, error){superblock.TypeNTFS: ntfsMap, superblock.TypeVFAT: fatMap, superblock.TypeExFAT: exfatMap, superblock.TypeExt2: extMap, superblock.TypeExt3: extMap, superblock.TypeExt4: extMap,
-		superblock.TypeXFS: xfsMap, superblock.TypeBtrfs: btrfsMap, superblock.TypeSwap: swapMap}[i.Type]
+	read := map[string]func(io.ReaderAt, int64) (*Map, error){fstype.TypeNTFS: ntfsMap, fstype.TypeVFAT: fatMap, fstype.TypeExFAT: exfatMap, fstype.TypeExt2: extMap, fstype.TypeExt3: extMap, fstype.TypeExt4: extMap,
+		fstype.TypeXFS: xfsMap, fstype.TypeBtrfs: btrfsMap, fstype.TypeSwap: swapMap}[i.Type]
 	if read == nil {
 		return Whole(size), "the bitmaps of " + i.Type + " are not read"
 	}

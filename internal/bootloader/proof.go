@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -245,18 +246,7 @@ func (s *System) disksOf(f *layout.Filesystem) []string {
 // stack lists the modules that the root file system and what it is on want,
 // each with those that do as well.
 func (s *System) stack(root *layout.Filesystem) [][]string {
-	var out [][]string
-	switch root.Type {
-	case "ext2", "ext3", "ext4":
-		out = append(out, []string{"ext4", root.Type})
-	case "btrfs":
-		out = append(out, []string{"btrfs"})
-		if alt := root.Btrfs.Modules(); alt != nil {
-			out = append(out, alt)
-		}
-	default:
-		out = append(out, []string{root.Type})
-	}
+	out := fstype.Of(root.Type).Modules(&root.Geometry)
 	var down func(dev string)
 	down = func(dev string) {
 		l := s.Layout

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -68,7 +68,7 @@ func TestProof(t *testing.T) {
 		}, "grub.cfg: root=/dev/sda2 is not among"},
 		"file system": {func(t *testing.T, s *System, _, _ string) { s.Layout.Filesystems[1].Type = "xfs" }, "lacks the module xfs, which / needs"},
 		"checksum": {func(t *testing.T, s *System, _, _ string) {
-			s.Layout.Filesystems[1].Type, s.Layout.Filesystems[1].Btrfs = "btrfs", &superblock.Btrfs{Checksum: "xxhash"}
+			s.Layout.Filesystems[1].Type, s.Layout.Filesystems[1].Btrfs = "btrfs", &fstype.Btrfs{Checksum: "xxhash"}
 		}, "lacks the module xxhash_generic"},
 		"LUKS": {func(t *testing.T, s *System, _, _ string) {
 			s.Layout.Crypts = []layout.Crypt{{Name: "c", Device: "vda2"}}

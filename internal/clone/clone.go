@@ -14,6 +14,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
@@ -23,7 +24,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -402,7 +402,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 				continue
 			}
 			cannot = append(cannot, fmt.Sprintf("%s cannot be mounted, so it can only be copied block by block, and %s; give it at least %s, and use --identity keep", what(f), why, was.Size))
-		case f.Type == superblock.TypeBtrfs && identity == Keep:
+		case f.Type == fstype.TypeBtrfs && identity == Keep:
 			cannot = append(cannot, fmt.Sprintf("the btrfs on %s cannot be copied block by block (%s), and not as files while its UUID stays: use --identity new", f.Device, why))
 		case s.live.uses(was):
 			s.rep.Note("%s is copied as files: %s; they are read %s", what(f), why, s.live.how(was))
@@ -423,7 +423,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 			d.Blocks[m.Device] = "all blocks"
 			s.rep.Note("%s (%s) is copied as a whole: %s", m.Device, m.What(), why)
 		}
-		if size := d.SizeOf(m.Device); m.Type == superblock.TypeNTFS && size > m.Size {
+		if size := d.SizeOf(m.Device); m.Type == fstype.TypeNTFS && size > m.Size {
 			if why = notGrown(why); why != "" {
 				s.rep.Note("%s (%s) keeps its size of %s in %s: %s", m.Device, m.What(), m.Size, size, why)
 			} else {
@@ -526,7 +526,7 @@ func (s *Source) notByBlocks(d *plan.Draft, f, was *layout.Filesystem, identity 
 		return "it is on several devices", nil
 	case size < was.Size:
 		return fmt.Sprintf("it gets %s instead of %s", size, was.Size), nil
-	case size > was.Size+quantity.MiB && !slices.Contains(plan.Growable, f.Type):
+	case size > was.Size+quantity.MiB && fstype.Of(f.Type).Grow == nil:
 		return fmt.Sprintf("a %s can't be grown from %s to %s", f.Type, was.Size, size), nil
 	case s.needsSmaller(d, was):
 		return "the target has larger sectors", nil

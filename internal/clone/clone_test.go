@@ -13,12 +13,12 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // TestPutPartclone: an image that partclone made of a real file system is that file system
@@ -128,7 +128,7 @@ func source(t *testing.T, fs ...layout.Filesystem) *Source {
 
 // TestNotByBlocks: the reasons for which used blocks are not copied.
 func TestNotByBlocks(t *testing.T) {
-	ext := layout.Filesystem{Device: "vda1", Type: superblock.TypeExt4}
+	ext := layout.Filesystem{Device: "vda1", Type: fstype.TypeExt4}
 	for want, c := range map[string]struct {
 		was, now layout.Filesystem
 		size     quantity.Size
@@ -152,7 +152,7 @@ func TestNotByBlocks(t *testing.T) {
 		}
 	}
 	// A btrfs can't be copied as files beside itself.
-	s := source(t, layout.Filesystem{Device: "vda1", Type: superblock.TypeBtrfs, Others: []string{"vda2"}, Mounts: []layout.Mount{{Path: "/"}}})
+	s := source(t, layout.Filesystem{Device: "vda1", Type: fstype.TypeBtrfs, Others: []string{"vda2"}, Mounts: []layout.Mount{{Path: "/"}}})
 	var no *exit.Refusal
 	if err := s.decide(&plan.Draft{Layout: s.layout, Disks: plan.Mapping{}}, func(d string) string { return d }, Keep); !errors.As(err, &no) || !strings.Contains(err.Error(), "--identity new") {
 		t.Errorf("a btrfs on two devices: %v", err)
@@ -166,12 +166,12 @@ func TestNeedsSmaller(t *testing.T) {
 		fs   layout.Filesystem
 		want bool
 	}{
-		{layout.Filesystem{Type: "ext4", Ext: &superblock.Ext{BlockSize: 4096}}, false},
-		{layout.Filesystem{Type: "ext4", Ext: &superblock.Ext{BlockSize: 1024}}, true},
-		{layout.Filesystem{Type: "xfs", XFS: &superblock.XFS{BlockSize: 4096, SectorSize: 512}}, true},
-		{layout.Filesystem{Type: "xfs", XFS: &superblock.XFS{BlockSize: 4096, SectorSize: 4096}}, false},
-		{layout.Filesystem{Type: "btrfs", Btrfs: &superblock.Btrfs{SectorSize: 4096}}, false},
-		{layout.Filesystem{Type: "vfat", VFAT: &superblock.VFAT{SectorSize: 512}}, true},
+		{layout.Filesystem{Type: "ext4", Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096}}}, false},
+		{layout.Filesystem{Type: "ext4", Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 1024}}}, true},
+		{layout.Filesystem{Type: "xfs", Geometry: fstype.Geometry{XFS: &fstype.XFS{BlockSize: 4096, SectorSize: 512}}}, true},
+		{layout.Filesystem{Type: "xfs", Geometry: fstype.Geometry{XFS: &fstype.XFS{BlockSize: 4096, SectorSize: 4096}}}, false},
+		{layout.Filesystem{Type: "btrfs", Geometry: fstype.Geometry{Btrfs: &fstype.Btrfs{SectorSize: 4096}}}, false},
+		{layout.Filesystem{Type: "vfat", Geometry: fstype.Geometry{VFAT: &fstype.VFAT{SectorSize: 512}}}, true},
 	} {
 		c.fs.Device = "vda1"
 		s := source(t, c.fs)

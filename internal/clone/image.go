@@ -14,13 +14,13 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/clonezilla"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/partclone"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -37,7 +37,7 @@ const partName = "partition"
 
 // typesOfPartclone are the types of file systems by partclone's names, where the place of
 // the partition is in them.
-var typesOfPartclone = map[string]string{"NTFS": superblock.TypeNTFS, "FAT": superblock.TypeVFAT}
+var typesOfPartclone = map[string]string{"NTFS": fstype.TypeNTFS, "FAT": fstype.TypeVFAT}
 
 // openPartImage opens an image of partclone; nil for a file that is none.
 func openPartImage(name string, verify bool) (*partImage, error) {

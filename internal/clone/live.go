@@ -19,13 +19,13 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -141,7 +141,7 @@ func (v *live) uses(f *layout.Filesystem) bool { return v != nil && f.InUse() &&
 // how says how a file system in use is copied as files.
 func (v *live) how(f *layout.Filesystem) string {
 	switch {
-	case f.Type == superblock.TypeBtrfs:
+	case f.Type == fstype.TypeBtrfs:
 		return "from a snapshot of its subvolumes"
 	case v.thin[f.Device] || v.room[f.Device] > 0:
 		return "from a snapshot of its volume"
@@ -182,13 +182,13 @@ func (v *live) volumesOf(ctx context.Context, l *layout.Layout) (room map[string
 		}
 		all := quantity.Size(0)
 		for _, lv := range g.LVs {
-			if f := fsOn(l, g.Name+"/"+lv.Name); f != nil && v.uses(f) && f.Type != superblock.TypeBtrfs && lv.Type != layout.TypeThin {
+			if f := fsOn(l, g.Name+"/"+lv.Name); f != nil && v.uses(f) && f.Type != fstype.TypeBtrfs && lv.Type != layout.TypeThin {
 				all += lv.Size
 			}
 		}
 		for _, lv := range g.LVs {
 			dev := g.Name + "/" + lv.Name
-			if f := fsOn(l, dev); f == nil || !v.uses(f) || f.Type == superblock.TypeBtrfs {
+			if f := fsOn(l, dev); f == nil || !v.uses(f) || f.Type == fstype.TypeBtrfs {
 				continue
 			}
 			if lv.Type == layout.TypeThin {
@@ -223,7 +223,7 @@ func (v *live) snapshots(ctx context.Context, l *layout.Layout) error {
 		if !v.uses(f) {
 			continue
 		}
-		if f.Type == superblock.TypeBtrfs {
+		if f.Type == fstype.TypeBtrfs {
 			if err := v.snapshotBtrfs(f); err != nil {
 				return err
 			}
@@ -298,7 +298,7 @@ func (v *live) openFiles(ctx context.Context, l *layout.Layout, f *layout.Filesy
 	}
 	unmount := func() error { return unmountBelow(filesDir) }
 	switch {
-	case f.Type == superblock.TypeBtrfs:
+	case f.Type == fstype.TypeBtrfs:
 		n := slices.IndexFunc(f.Parts(), func(o layout.Mount) bool { return o.Subvolume == m.Subvolume })
 		root, err = os.Open(filepath.Join(v.trees[f.Device], snapshotDir, strconv.Itoa(n)))
 	case v.volumes[f.Device] != "":

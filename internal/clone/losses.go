@@ -17,8 +17,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // maxRanges is how many ranges of a device, or of a file, are named.
@@ -63,7 +63,7 @@ func (s *Source) lostFiles(ctx context.Context, rep *restore.Report) []string {
 }
 
 // fiemapTypes are the file systems that report the places of files on their device.
-var fiemapTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeF2FS}
+var fiemapTypes = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeF2FS}
 
 // filesAt gives a line for each file of a device that is in these ranges of it, and how
 // many bytes of them are in no file.

@@ -24,6 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -180,7 +181,7 @@ func (s *Source) mountRest(m probe.Machine, disks []string) error {
 		if d.Held || len(on) == 0 || slices.ContainsFunc(on, func(n string) bool { return !slices.Contains(disks, n) }) || m.InUse(d.Name) != "" || !slices.Contains(linuxTypes, d.Info.Type) {
 			continue
 		}
-		if d.Info.Type == superblock.TypeBtrfs && slices.ContainsFunc(devs[:i], func(o medium.Device) bool { return o.Info.Type == d.Info.Type && o.Info.UUID == d.Info.UUID }) {
+		if d.Info.Type == fstype.TypeBtrfs && slices.ContainsFunc(devs[:i], func(o medium.Device) bool { return o.Info.Type == d.Info.Type && o.Info.UUID == d.Info.UUID }) {
 			continue // another device of it
 		}
 		dir := filepath.Join(partsDir, fmt.Sprint(i))
@@ -195,7 +196,7 @@ func (s *Source) mountRest(m probe.Machine, disks []string) error {
 }
 
 // linuxTypes are the file systems that can be copied as files even if nothing mounts them.
-var linuxTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs, superblock.TypeF2FS, superblock.TypeJFS}
+var linuxTypes = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeBtrfs, fstype.TypeF2FS, fstype.TypeJFS}
 
 // unmountBelow unmounts what is mounted at or below a directory.
 func unmountBelow(dir string) error {
@@ -418,7 +419,7 @@ func (s *Source) openFiles(ctx context.Context, f *layout.Filesystem, m layout.M
 	if s.live.uses(f) {
 		return s.live.openFiles(ctx, s.layout, f, m)
 	}
-	if f.Type == superblock.TypeBtrfs {
+	if f.Type == fstype.TypeBtrfs {
 		var others []string
 		for _, d := range f.Others {
 			others = append(others, cmp.Or(s.paths[d], d))
@@ -449,7 +450,7 @@ func (s *Source) leftOut(f *layout.Filesystem, m layout.Mount) map[string]string
 			out[strings.TrimPrefix(strings.TrimPrefix(w.Path, m.Path), "/")] = "swap file (recreated)"
 		}
 	}
-	if s.live.uses(f) && f.Type == superblock.TypeBtrfs && m.Subvolume == "" {
+	if s.live.uses(f) && f.Type == fstype.TypeBtrfs && m.Subvolume == "" {
 		out[snapshotDir] = "snapshots of this clone"
 	}
 	for _, n := range f.Snapshots {

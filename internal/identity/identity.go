@@ -11,9 +11,9 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -93,7 +93,7 @@ func (s *Identity) contents() {
 	for i := range l.Filesystems {
 		f := &l.Filesystems[i]
 		now := s.uuid(f.Device, f.UUID)
-		if f.Type == superblock.TypeVFAT || f.Type == superblock.TypeExFAT {
+		if f.Type == fstype.TypeVFAT || f.Type == fstype.TypeExFAT {
 			n := s.number("volume", f.Device, f.UUID)
 			now = fmt.Sprintf("%04X-%04X", n>>16, n&0xffff)
 		}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -277,14 +278,8 @@ type Filesystem struct {
 	// is recreated, empty, when its disk is.
 	Excluded string `json:"excluded,omitempty"`
 	// New tells of one that the old machine had not: there are no files for it.
-	New   bool              `json:"new,omitempty"`
-	Ext   *superblock.Ext   `json:"ext,omitempty"`
-	XFS   *superblock.XFS   `json:"xfs,omitempty"`
-	VFAT  *superblock.VFAT  `json:"vfat,omitempty"`
-	ExFAT *superblock.ExFAT `json:"exfat,omitempty"`
-	F2FS  *superblock.F2FS  `json:"f2fs,omitempty"`
-	JFS   *superblock.JFS   `json:"jfs,omitempty"`
-	Btrfs *superblock.Btrfs `json:"btrfs,omitempty"`
+	New bool `json:"new,omitempty"`
+	fstype.Geometry
 	// Others are the devices of a btrfs beside Device.
 	Others []string `json:"others,omitempty"`
 	// Subvolumes are those of a btrfs that are brought back, parents first.
@@ -331,15 +326,10 @@ type Subvolume struct {
 // Devs are the devices that a file system is on.
 func (s *Filesystem) Devs() []string { return append([]string{s.Device}, s.Others...) }
 
-// Geometries is how many of the pointers to a type's geometry are set.
-func (s *Filesystem) Geometries() int {
-	n := 0
-	for _, set := range []bool{s.Ext != nil, s.XFS != nil, s.VFAT != nil, s.ExFAT != nil, s.F2FS != nil, s.JFS != nil, s.Btrfs != nil} {
-		if set {
-			n++
-		}
-	}
-	return n
+// FS is what package fstype is told to make it again.
+func (s *Filesystem) FS() *fstype.FS {
+	i := fstype.Info{Type: s.Type, UUID: s.UUID, Label: s.ExactLabel(), Size: int64(s.Size), Geometry: s.Geometry}
+	return &fstype.FS{Info: i, Used: int64(s.Used), UsedInodes: s.UsedInodes, Devices: len(s.Devs())}
 }
 
 // MountAt gives the mount at a path; the zero value if absent.

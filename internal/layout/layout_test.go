@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 const (
@@ -21,7 +21,7 @@ func good() *Layout {
 	part := func(n int, start, size quantity.Size) Partition {
 		return Partition{Number: n, Device: fmt.Sprintf("vda%d", n), Start: start, Size: size, Type: TypeBIOSBoot, GUID: strings.Replace(guid, "0", fmt.Sprint(n), 1)}
 	}
-	ext := &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1000}
+	ext := &fstype.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1000}
 	return &Layout{Version: Version, Hostname: "h",
 		Disks: []Disk{
 			{Name: "vda", Serial: "A", Size: quantity.GiB, LogicalSector: 512, PhysicalSector: 512, Table: &Table{Label: GPT, GUID: guid, Partitions: []Partition{part(1, quantity.MiB, 100*quantity.MiB), part(2, 200*quantity.MiB, 500*quantity.MiB)}}},
@@ -31,9 +31,9 @@ func good() *Layout {
 		},
 		VolumeGroup: []VolumeGroup{{Name: "vg0", UUID: lvm1, ExtentSize: 4 * quantity.MiB, PVs: []PhysicalVolume{{Device: "vda2", UUID: lvm1, Size: 500 * quantity.MiB}}, LVs: []LogicalVolume{{Name: "root", UUID: lvm1, Size: 400 * quantity.MiB}}, Config: "physical_volumes " + lvm1}},
 		Filesystems: []Filesystem{
-			{Device: "vda1", Type: "ext4", UUID: guid, Size: 100 * quantity.MiB, Ext: ext, Mounts: []Mount{{Path: "/boot"}}},
-			{Device: "vg0/root", Type: "ext4", Size: 400 * quantity.MiB, Ext: ext, Mounts: []Mount{{Path: "/"}}},
-			{Device: "sda5", Type: "vfat", UUID: "1234-ABCD", Size: 100 * quantity.MiB, VFAT: &superblock.VFAT{Bits: 32}, Mounts: []Mount{}},
+			{Device: "vda1", Type: "ext4", UUID: guid, Size: 100 * quantity.MiB, Geometry: fstype.Geometry{Ext: ext}, Mounts: []Mount{{Path: "/boot"}}},
+			{Device: "vg0/root", Type: "ext4", Size: 400 * quantity.MiB, Geometry: fstype.Geometry{Ext: ext}, Mounts: []Mount{{Path: "/"}}},
+			{Device: "sda5", Type: "vfat", UUID: "1234-ABCD", Size: 100 * quantity.MiB, Geometry: fstype.Geometry{VFAT: &fstype.VFAT{Bits: 32}}, Mounts: []Mount{}},
 		},
 		Boot: Boot{Firmware: BIOS, Loader: GRUB, Disks: []string{"vda"}, Targets: []string{"i386-pc"}},
 	}

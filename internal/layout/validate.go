@@ -11,9 +11,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // faults collects everything that is wrong, each with its path.
@@ -187,8 +187,12 @@ func texts(f *faults, where string, v reflect.Value) {
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-			texts(f, strings.TrimPrefix(where+"."+name, "."), v.Field(i))
+			inner := where
+			if t := v.Type().Field(i); !t.Anonymous {
+				name, _, _ := strings.Cut(t.Tag.Get("json"), ",")
+				inner = strings.TrimPrefix(where+"."+name, ".")
+			}
+			texts(f, inner, v.Field(i))
 		}
 	case reflect.String:
 		s := v.String()
@@ -435,48 +439,21 @@ func (g *VolumeGroup) validate(f *faults, where string, define func(dev, where s
 }
 
 func (s *Filesystem) validate(f *faults, where string, mounts map[string]string) {
-	ok := false
-	re := uuidRE()
-	switch s.Type {
-	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
-		ok = s.Ext != nil
-		if ok && (s.Ext.BlockSize < 1024 || s.Ext.InodeSize < 128 || s.Ext.Inodes < 1) {
-			f.add(where+".ext", "block size %d, inode size %d, %d inodes", s.Ext.BlockSize, s.Ext.InodeSize, s.Ext.Inodes)
-		}
-	case superblock.TypeXFS:
-		ok = s.XFS != nil
-	case superblock.TypeVFAT:
-		ok = s.VFAT != nil
-		re = vfatRE()
-	case superblock.TypeBtrfs:
-		ok = s.Btrfs != nil
-		if ok {
-			s.validateBtrfs(f, where)
-		}
-	case superblock.TypeExFAT:
-		ok = s.ExFAT != nil
-		re = vfatRE()
-		if ok && (s.ExFAT.Cluster < 512 || s.ExFAT.Cluster > 32<<20 || s.ExFAT.Cluster&(s.ExFAT.Cluster-1) != 0) {
-			f.add(where+".exfat", "clusters of %d bytes", s.ExFAT.Cluster)
-		}
-	case superblock.TypeF2FS:
-		ok = s.F2FS != nil
-		if ok {
-			for _, x := range s.F2FS.Features {
-				if !slices.Contains(superblock.F2FSFeatures, x) {
-					f.add(where+".f2fs", "feature %q can't be made", x)
-				}
-			}
-		}
-	case superblock.TypeJFS:
-		ok = s.JFS != nil
-	default:
+	t, re := fstype.Of(s.Type), uuidRE()
+	if t.Mkfs == nil {
 		f.add(where, "type %q is not one that can be made", s.Type)
 		return
 	}
-	if !ok || s.Geometries() != 1 {
+	if t.ShortUUID {
+		re = vfatRE()
+	}
+	if !slices.Equal(s.Keys(), []string{t.Key()}) {
 		f.add(where, "has no geometry of its type %s, or another's", s.Type)
 	}
+	for _, x := range t.Faults(&s.Geometry) {
+		f.add(where+"."+t.Key(), "%s", x)
+	}
+	s.validateSubvolumes(f, where)
 	if s.UUID != "" && !re.MatchString(s.UUID) {
 		f.add(where, "UUID %q", s.UUID)
 	}
@@ -501,27 +478,7 @@ func (s *Filesystem) validate(f *faults, where string, mounts map[string]string)
 	}
 }
 
-// btrfsProfiles are those of data and metadata.
-var btrfsProfiles = []string{"", "single", "dup", "raid0", "raid1", "raid1c3", "raid1c4", "raid10", "raid5", "raid6"}
-
-func (s *Filesystem) validateBtrfs(f *faults, where string) {
-	b := s.Btrfs
-	if b.NodeSize < 4096 || b.NodeSize > 65536 || b.SectorSize < 4096 || b.SectorSize > 65536 {
-		f.add(where+".btrfs", "node size %d, sector size %d", b.NodeSize, b.SectorSize)
-	}
-	for _, p := range []string{b.Data, b.Metadata} {
-		if !slices.Contains(btrfsProfiles, p) {
-			f.add(where+".btrfs", "profile %q", p)
-		}
-	}
-	for _, x := range b.Features {
-		if !slices.Contains(superblock.BtrfsFeatures, x) {
-			f.add(where+".btrfs", "feature %q can't be made", x)
-		}
-	}
-	if !slices.Contains([]string{"crc32c", "xxhash", "sha256", "blake2"}, b.Checksum) {
-		f.add(where+".btrfs", "checksum %q", b.Checksum)
-	}
+func (s *Filesystem) validateSubvolumes(f *faults, where string) {
 	seen := map[string]bool{}
 	for i, v := range s.Subvolumes {
 		if !CleanPath("/"+v.Path) || v.Path == "" || seen[v.Path] {

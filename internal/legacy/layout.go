@@ -15,11 +15,11 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -235,10 +235,10 @@ func parseSfdisk(text, disk string) (*layout.Table, error) {
 
 // ext are file systems that GRUB legacy and LILO can read: inodes of 128
 // bytes, and the features that mke2fs had in 2009.
-func ext(typ string, size int64) *superblock.Ext {
-	e := superblock.NewExt(typ, size)
+func ext(typ string, size int64) *fstype.Ext {
+	e := fstype.NewExt(typ, size)
 	e.InodeSize = 128
-	if typ == superblock.TypeExt4 {
+	if typ == fstype.TypeExt4 {
 		e.Features = append(e.Features, "uninit_bg")
 	}
 	return e
@@ -266,10 +266,10 @@ func (r *reader) filesystems() {
 			f.Label = w.label
 		}
 		switch a.Type {
-		case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
+		case fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4:
 			f.Ext = ext(a.Type, int64(p.Size))
-		case superblock.TypeXFS:
-			f.XFS = &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 256, DirBlock: 4096}
+		case fstype.TypeXFS:
+			f.XFS = &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 256, DirBlock: 4096}
 		default:
 			r.unsupported(a.Mount, a.Device, "file system of type %q can't be made", a.Type)
 			continue

@@ -11,11 +11,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Drives finds the discs of a set in this machine's drives, and waits for
@@ -58,7 +58,7 @@ func (d *Drives) Disc(ctx context.Context, want manifest.Disc, problem error) (s
 		}
 		here := ""
 		for _, v := range devs {
-			if v.Info.Type != superblock.TypeISO {
+			if v.Info.Type != fstype.TypeISO {
 				continue
 			}
 			if v.Info.Label != want.Label {
@@ -146,7 +146,7 @@ const cdromEject = 0x5309
 // A failure does not matter.
 func (d *Drives) eject(devs []Device) {
 	for _, v := range devs {
-		if v.Info.Type != superblock.TypeISO || !strings.HasPrefix(v.Info.Label, rescue.VolumeLabel) || !strings.HasPrefix(v.Name, "sr") {
+		if v.Info.Type != fstype.TypeISO || !strings.HasPrefix(v.Info.Label, rescue.VolumeLabel) || !strings.HasPrefix(v.Name, "sr") {
 			continue
 		}
 		if fd, err := unix.Open("/dev/"+v.Name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err == nil {

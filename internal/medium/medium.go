@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -82,7 +83,7 @@ func (f Finder) Mount(d Device, dir string, options ...string) error {
 }
 
 // mountable are the types that a set can be on.
-var mountable = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeVFAT, superblock.TypeISO, superblock.TypeBtrfs}
+var mountable = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeVFAT, fstype.TypeISO, fstype.TypeBtrfs}
 
 // FindMedium mounts the CD or stick that the system was booted from: an ISO
 // image with the mark of this medium. It returns the device's name.
@@ -92,7 +93,7 @@ func (f Finder) FindMedium(info *rescue.Info) (string, error) {
 		return "", err
 	}
 	for _, d := range devs {
-		if d.Info.Type != superblock.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
+		if d.Info.Type != fstype.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
 			continue
 		}
 		dir := f.Path(rescue.MediumDir)
@@ -120,7 +121,7 @@ func (f Finder) Others(info *rescue.Info) []string {
 	dir := f.Path("/run/mkcdrec/other")
 	var out []string
 	for _, d := range devs {
-		if d.Info.Type != superblock.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
+		if d.Info.Type != fstype.TypeISO || !strings.HasPrefix(d.Info.Label, rescue.VolumeLabel) {
 			continue
 		}
 		if err := f.Mount(d, dir); err != nil {
@@ -193,7 +194,7 @@ func (s Source) matches(d Device) bool {
 	case "device":
 		return d.Name == s.Value
 	case "cdrom":
-		return d.Info.Type == superblock.TypeISO
+		return d.Info.Type == fstype.TypeISO
 	}
 	return s.Kind == "any"
 }

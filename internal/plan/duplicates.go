@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
@@ -25,7 +26,7 @@ type Identity struct {
 
 // String describes it for people.
 func (i Identity) String() string {
-	what := map[string]string{superblock.TypeLVM: "an LVM physical volume", superblock.TypeMD: "a member of a RAID array", superblock.TypeLUKS: "a LUKS device", superblock.TypeSwap: "swap"}[i.Type]
+	what := map[string]string{superblock.TypeLVM: "an LVM physical volume", superblock.TypeMD: "a member of a RAID array", superblock.TypeLUKS: "a LUKS device", fstype.TypeSwap: "swap"}[i.Type]
 	switch {
 	case i.Type == TypeGroup:
 		return fmt.Sprintf("/dev/%s is part of a volume group %s", i.Device, i.Name)
@@ -55,7 +56,7 @@ func (p *Plan) Duplicates(have []Present, there []Identity) (warnings []string, 
 			if i.Type == TypeGroup && !strings.EqualFold(m.UUID, i.UUID) {
 				id = i.Name
 			}
-			if slices.Contains([]string{superblock.TypeLVM, TypeGroup, superblock.TypeMD, superblock.TypeBtrfs, superblock.TypeXFS}, i.Type) {
+			if fstype.Of(i.Type).Unique || slices.Contains([]string{superblock.TypeLVM, TypeGroup, superblock.TypeMD}, i.Type) {
 				errs = append(errs, refuse("%v with the identity %s, which is to be restored on /dev/%s, and both would be mixed up: take that disk out, or give it another identity", i, id, m.Device))
 			} else {
 				warnings = append(warnings, fmt.Sprintf("%v with the UUID %s, which is to be restored on /dev/%s too: the restored system may take one for the other", i, id, m.Device))
@@ -91,7 +92,7 @@ func (p *Plan) identities() []Identity {
 		add(f.Device, f.Type, f.UUID, "")
 	}
 	for _, s := range l.Swap {
-		add(s.Device, superblock.TypeSwap, s.UUID, "")
+		add(s.Device, fstype.TypeSwap, s.UUID, "")
 	}
 	for _, m := range l.Images {
 		if m.File != "" && m.Type != "" {

@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -59,9 +59,9 @@ func toUEFI(l *layout.Layout) error {
 	toGPT(l, d)
 	dev := addPartition(d, espSize, layout.TypeESP, "EFI system partition")
 	id := strings.ToUpper(uuid.From("esp " + d.Table.GUID))
-	l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: dev, Type: superblock.TypeVFAT, UUID: id[:4] + "-" + id[4:8], Label: "EFI", Size: espSize, New: true,
-		Mounts: []layout.Mount{{Path: "/boot/efi", Options: "umask=0077"}},
-		VFAT:   &superblock.VFAT{Bits: 32, SectorSize: int64(d.LogicalSector), SectorsPerCluster: 1, Reserved: 32, FATs: 2, Media: 0xf8}})
+	l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: dev, Type: fstype.TypeVFAT, UUID: id[:4] + "-" + id[4:8], Label: "EFI", Size: espSize, New: true,
+		Mounts:   []layout.Mount{{Path: "/boot/efi", Options: "umask=0077"}},
+		Geometry: fstype.Geometry{VFAT: &fstype.VFAT{Bits: 32, SectorSize: int64(d.LogicalSector), SectorsPerCluster: 1, Reserved: 32, FATs: 2, Media: 0xf8}}})
 	l.Boot = layout.Boot{Firmware: layout.UEFI, Loader: l.Boot.Loader, Targets: []string{"x86_64-efi"}, ESP: dev}
 	return nil
 }

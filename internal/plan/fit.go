@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -338,54 +339,25 @@ func stays(fs *layout.Filesystem) bool {
 
 // Least is the least size of a device that a file system's files fit on once
 // it is recreated, 0 when it can't be told and the size has to stay. What the
-// kernel calls used is files and directories, without what mkfs lays out:
-// inode tables and journal for ext, log and reserves for XFS.
+// kernel calls used is files and directories, without what mkfs lays out.
 func Least(fs *layout.Filesystem) quantity.Size {
-	if fs.InUse() && fs.Excluded == "" && fs.Used == 0 {
+	t, f := fstype.Of(fs.Type), fs.FS()
+	if t.Least == nil || fs.InUse() && fs.Excluded == "" && fs.Used == 0 {
 		return 0
 	}
-	used := fs.Used
 	if fs.Excluded != "" {
-		used = 0
+		f.Used = 0
 	}
-	switch {
-	case fs.Ext != nil:
-		ratio := int64(fs.Size) / max(fs.Ext.Inodes, 1)
-		n := used + used/16 // indirect blocks, and directories that grow
-		n += quantity.Size(max(fs.UsedInodes+fs.UsedInodes/8, int64(n)/max(ratio, 1024)) * fs.Ext.InodeSize)
-		n += min(max(n/16, 8*quantity.MiB), 256*quantity.MiB) // journal
-		return (n + n/16 + 16*quantity.MiB).AlignUp(align)    // for root, bitmaps, descriptors
-	case fs.Btrfs != nil:
-		// Chunks of metadata are set aside whole, and it slows down when full.
-		return max(used+used/5+256*quantity.MiB, 512*quantity.MiB).AlignUp(align)
-	case fs.ExFAT != nil, fs.JFS != nil:
-		return (used + used/8 + 32*quantity.MiB).AlignUp(align)
-	case fs.F2FS != nil: // sections set aside for cleaning
-		return (used + used/5 + 128*quantity.MiB).AlignUp(align)
-	case fs.XFS != nil:
-		n := used + used/8
-		return max(n+n/32+96*quantity.MiB, 320*quantity.MiB).AlignUp(align) // mkfs.xfs refuses less than 300 MiB
-	}
-	return 0
+	return quantity.Size(t.Least(f)).AlignUp(align)
 }
 
 // LeastOn is the least size of each of a file system's devices.
 func LeastOn(fs *layout.Filesystem) quantity.Size {
-	n := Least(fs)
-	if fs.Btrfs == nil || len(fs.Others) == 0 || n == 0 {
+	n, t := Least(fs), fstype.Of(fs.Type)
+	if t.Each == nil || len(fs.Others) == 0 || n == 0 {
 		return n
 	}
-	devs := quantity.Size(len(fs.Devs()))
-	copies, ok := map[string]quantity.Size{"raid1": 2, "raid10": 2, "raid1c3": 3, "raid1c4": 4}[fs.Btrfs.Data]
-	switch {
-	case fs.Btrfs.Data == "raid5":
-		return max(n/max(devs-1, 1), 512*quantity.MiB).AlignUp(align)
-	case fs.Btrfs.Data == "raid6":
-		return max(n/max(devs-2, 1), 512*quantity.MiB).AlignUp(align)
-	case !ok:
-		copies = 1
-	}
-	return max((n*copies+devs-1)/devs, 512*quantity.MiB).AlignUp(align)
+	return quantity.Size(t.Each(fs.FS(), int64(n))).AlignUp(align)
 }
 
 // overhead is what a disk's table takes beside its partitions.

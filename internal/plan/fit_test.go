@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -66,15 +67,15 @@ func machine(label string, sizes []quantity.Size, disks [][]part, groups map[str
 		fs := layout.Filesystem{Device: dev, Type: kind, UUID: uid(n), Size: size, Used: used, UsedInodes: int64(used) / 30000, Mounts: []layout.Mount{{Path: at}}}
 		switch kind {
 		case "ext4":
-			fs.Ext = &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: max(int64(size)/16384, 64), Reserved: int64(size) / 81920, FlexBG: 16, MaxMounts: -1, Errors: 1, JournalBlocks: 4096,
+			fs.Ext = &fstype.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: max(int64(size)/16384, 64), Reserved: int64(size) / 81920, FlexBG: 16, MaxMounts: -1, Errors: 1, JournalBlocks: 4096,
 				Features: []string{"has_journal", "ext_attr", "resize_inode", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super", "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum"}}
 		case "xfs":
-			fs.XFS = &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 16384, CRC: true, FType: true, FinoBT: true, Reflink: true, SparseIno: true, BigTime: true, InoBTCount: true}
+			fs.XFS = &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 16384, CRC: true, FType: true, FinoBT: true, Reflink: true, SparseIno: true, BigTime: true, InoBTCount: true}
 		case "btrfs":
-			fs.Btrfs = &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c", Features: []string{"extref", "skinny-metadata", "no-holes", "free-space-tree"}, Data: "single", Metadata: "dup", Devices: 1}
+			fs.Btrfs = &fstype.Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c", Features: []string{"extref", "skinny-metadata", "no-holes", "free-space-tree"}, Data: "single", Metadata: "dup", Devices: 1}
 		case "esp":
 			fs.Type, fs.UUID, fs.Mounts[0].Path = "vfat", "1234-5678", "/boot/efi"
-			fs.VFAT = &superblock.VFAT{Bits: 32}
+			fs.VFAT = &fstype.VFAT{Bits: 32}
 			l.Boot.Firmware, l.Boot.ESP = layout.UEFI, dev
 		case "swap":
 			l.Swap = append(l.Swap, layout.Swap{Device: dev, UUID: uid(n), Size: size, Active: true})
@@ -589,7 +590,7 @@ func TestLeast(t *testing.T) {
 				}
 			}
 			blocks := (c.size + 4095) / 4096
-			f := &layout.Filesystem{Device: "x", Type: "ext4", UUID: uid(1), Size: 20 * gib, Used: quantity.Size(c.files*blocks*4096 + 60*8192), UsedInodes: int64(c.files) + 62, Mounts: []layout.Mount{{Path: "/"}}, Ext: plain().Filesystems[1].Ext}
+			f := &layout.Filesystem{Device: "x", Type: "ext4", UUID: uid(1), Size: 20 * gib, Used: quantity.Size(c.files*blocks*4096 + 60*8192), UsedInodes: int64(c.files) + 62, Mounts: []layout.Mount{{Path: "/"}}, Geometry: plain().Filesystems[1].Geometry}
 			least := Least(f)
 			img := filepath.Join(dir, "img")
 			if err := os.WriteFile(img, nil, 0o600); err != nil {
@@ -994,7 +995,7 @@ func TestFitLargerAsWas(t *testing.T) {
 	l := &layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS},
 		Disks: []layout.Disk{{Name: "sda", Size: disk, LogicalSector: 512, PhysicalSector: 512, Table: &layout.Table{Label: layout.GPT, GUID: "01234567-89AB-CDEF-0123-456789ABCDEF",
 			Partitions: []layout.Partition{{Number: 1, Device: "sda1", Start: quantity.MiB, Size: 50 * quantity.MiB, Type: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", GUID: "11234567-89AB-CDEF-0123-456789ABCDEF"}}}}},
-		Filesystems: []layout.Filesystem{{Device: "sda1", Type: "ext4", UUID: uid(1), Size: 50 * quantity.MiB, Used: 45 * quantity.MiB, UsedInodes: 100, Ext: plain().Filesystems[1].Ext}}}
+		Filesystems: []layout.Filesystem{{Device: "sda1", Type: "ext4", UUID: uid(1), Size: 50 * quantity.MiB, Used: 45 * quantity.MiB, UsedInodes: 100, Geometry: plain().Filesystems[1].Geometry}}}
 	for _, size := range []quantity.Size{64, 67, 69, 72, 74, 75, 80, 128, 1000} {
 		var p Present
 		p.Name, p.Size, p.LogicalSector = "sdb", size*quantity.MiB, 512

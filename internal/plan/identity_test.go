@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -113,14 +114,14 @@ func TestDuplicates(t *testing.T) {
 		{"group by name", there("sdb3", "sdb", TypeGroup, "other", "vg0"), "volume group vg0", ""},
 		{"group by UUID", there("sdb3", "sdb", TypeGroup, lvm1, "other"), "volume group other", ""},
 		{"array", there("sdb1", "sdb", superblock.TypeMD, "1:2:3:4", ""), "a member of a RAID array", ""},
-		{"xfs", there("sdb1", "sdb", superblock.TypeXFS, strings.ToUpper(l.Filesystems[2].UUID), ""), "file system of type xfs", ""},
-		{"xfs where an ext4 is made", there("sdb1", "sdb", superblock.TypeXFS, l.Filesystems[1].UUID, ""), "file system of type xfs", ""},
-		{"btrfs", there("sdb1", "sdb", superblock.TypeBtrfs, l.Filesystems[1].UUID, ""), "file system of type btrfs", ""},
-		{"ext4", there("sdb1", "sdb", superblock.TypeExt4, l.Filesystems[1].UUID, ""), "", "/dev/sdb1 holds a file system of type ext4 with the UUID 22222222"},
-		{"swap", there("sdb1", "sdb", superblock.TypeSwap, l.Swap[0].UUID, ""), "", "/dev/sdb1 holds swap"},
+		{"xfs", there("sdb1", "sdb", fstype.TypeXFS, strings.ToUpper(l.Filesystems[2].UUID), ""), "file system of type xfs", ""},
+		{"xfs where an ext4 is made", there("sdb1", "sdb", fstype.TypeXFS, l.Filesystems[1].UUID, ""), "file system of type xfs", ""},
+		{"btrfs", there("sdb1", "sdb", fstype.TypeBtrfs, l.Filesystems[1].UUID, ""), "file system of type btrfs", ""},
+		{"ext4", there("sdb1", "sdb", fstype.TypeExt4, l.Filesystems[1].UUID, ""), "", "/dev/sdb1 holds a file system of type ext4 with the UUID 22222222"},
+		{"swap", there("sdb1", "sdb", fstype.TypeSwap, l.Swap[0].UUID, ""), "", "/dev/sdb1 holds swap"},
 		{"on the disk that is overwritten", there("sda3", "sda", superblock.TypeLVM, lvm1, ""), "", ""},
 		{"a group half of which is", []Identity{{Device: "sda3", Disks: []string{"sda", "sdb"}, Type: TypeGroup, Name: "vg0"}}, "volume group vg0", ""},
-		{"another UUID", there("sdb1", "sdb", superblock.TypeXFS, "55555555-2222-3333-4444-555555555555", ""), "", ""},
+		{"another UUID", there("sdb1", "sdb", fstype.TypeXFS, "55555555-2222-3333-4444-555555555555", ""), "", ""},
 	} {
 		warn, err := p.Duplicates(have[:1], c.there)
 		var r *exit.Refusal
@@ -139,10 +140,10 @@ func TestDuplicates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := only.Duplicates(nil, there("sda3", "sda", superblock.TypeXFS, l.Filesystems[2].UUID, "")); err == nil {
+	if _, err := only.Duplicates(nil, there("sda3", "sda", fstype.TypeXFS, l.Filesystems[2].UUID, "")); err == nil {
 		t.Error("--only beside the old one is accepted")
 	}
-	if _, err := only.Duplicates(nil, there("sda9", "sda", superblock.TypeXFS, l.Filesystems[2].UUID, "")); err != nil {
+	if _, err := only.Duplicates(nil, there("sda9", "sda", fstype.TypeXFS, l.Filesystems[2].UUID, "")); err != nil {
 		t.Errorf("--only on the old one: %v", err)
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -175,7 +175,7 @@ func contentType(l *layout.Layout, dev string) string {
 	}
 	for _, s := range l.Swap {
 		if s.Device == dev {
-			return superblock.TypeSwap
+			return fstype.TypeSwap
 		}
 	}
 	for _, g := range l.VolumeGroup {
@@ -304,7 +304,7 @@ func spareESP(l *layout.Layout) {
 
 // plainType is the type of a partition by what is on a device.
 func plainType(l *layout.Layout, dev string) string {
-	t := map[string]string{superblock.TypeSwap: "0x82", "LVM": "0x8e"}[contentType(l, dev)]
+	t := map[string]string{fstype.TypeSwap: "0x82", "LVM": "0x8e"}[contentType(l, dev)]
 	if _, p := l.Partition(l.Array(dev).Members[0].Device); strings.HasPrefix(p.Type, "0x") {
 		return cmp.Or(t, "0x83")
 	}

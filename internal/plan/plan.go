@@ -13,9 +13,9 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Present is a disk of the machine to be restored.
@@ -485,9 +485,6 @@ func newPlan(want *layout.Layout, m Mapping, r raw) (*Plan, error) {
 	return p, nil
 }
 
-// Growable are the file systems that a GrowFS step can give another size.
-var Growable = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs}
-
 // Copied tells whether the file system on a device of the layout is copied block by
 // block, and has its files by that.
 func (p *Plan) Copied(dev string) bool { return p.raw.blocks[dev] != "" }
@@ -499,7 +496,7 @@ func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
 		s.Start = q.Start
 	}
 	if p.raw.grow[m.Device] && s.Size > m.Size {
-		s.Run = [][]string{{"ntfsresize", "--force", "/dev/" + dev}} // it asks without
+		s.Run = [][]string{append(slices.Clone(fstype.Of(m.Type).GrowBy), "/dev/"+dev)}
 	}
 	if p.raw.number[m.Device] {
 		s.UUID = m.UUID
@@ -513,9 +510,9 @@ func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
 // writes all checksums again.
 func Renumber(fsType, uuid, dev string) [][]string {
 	switch fsType {
-	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
+	case fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4:
 		return [][]string{{"e2fsck", "-f", "-p", dev}, {"tune2fs", "-U", uuid, dev}}
-	case superblock.TypeXFS:
+	case fstype.TypeXFS:
 		return [][]string{{"xfs_db", "-x", "-p", "xfs_admin", "-c", "uuid " + uuid, dev}}
 	}
 	return nil
@@ -893,7 +890,7 @@ func (p *Plan) mounts(want *layout.Layout) {
 	grown := map[string]bool{}
 	for _, s := range steps {
 		p.Steps = append(p.Steps, s)
-		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size+quantity.MiB && slices.Contains(Growable, s.FS.Type) && !grown[s.Device] {
+		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size+quantity.MiB && fstype.Of(s.FS.Type).Grow != nil && !grown[s.Device] {
 			grown[s.Device] = true
 			p.Steps = append(p.Steps, &GrowFS{Device: s.Device, FS: s.FS, Mount: s.Mount, Size: size})
 		}

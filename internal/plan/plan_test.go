@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -82,9 +83,9 @@ func wanted() *layout.Layout {
 		VolumeGroup: []layout.VolumeGroup{{Name: "vg0", UUID: lvm1, ExtentSize: 4 << 20, PVs: []layout.PhysicalVolume{{Device: "vda3", UUID: lvm1, Size: 5 * quantity.GiB}},
 			LVs: []layout.LogicalVolume{{Name: "root", UUID: lvm1, Size: 3 * quantity.GiB}, {Name: "home", UUID: lvm1, Size: quantity.GiB}, {Name: "swap", UUID: lvm1, Size: 256 * quantity.MiB}}, Config: groupText}},
 		Filesystems: []layout.Filesystem{
-			{Device: "vda2", Type: "ext4", UUID: uuid1, Label: "boot", Size: 512 * quantity.MiB, Mounts: []layout.Mount{{Path: "/boot"}}, Ext: &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 128, Inodes: 32768, Reserved: 6553, FlexBG: 16, Features: []string{"has_journal", "filetype", "extent"}, MountOptions: 0xc, MaxMounts: -1, Errors: 1, JournalBlocks: 4096}},
-			{Device: "vg0/root", Type: "ext4", UUID: uuid1, Size: 3 * quantity.GiB, Mounts: []layout.Mount{{Path: "/"}}, Ext: &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: 196608, Reserved: 15728, Features: []string{"has_journal", "extent", "64bit"}, MaxMounts: -1, Errors: 2}},
-			{Device: "vg0/home", Type: "xfs", UUID: uuid1, Label: "home", Size: quantity.GiB, Mounts: []layout.Mount{{Path: "/home"}}, XFS: &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 16384, CRC: true, FType: true, FinoBT: true, Reflink: true, SparseIno: true, BigTime: true, InoBTCount: true}},
+			{Device: "vda2", Type: "ext4", UUID: uuid1, Label: "boot", Size: 512 * quantity.MiB, Mounts: []layout.Mount{{Path: "/boot"}}, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 128, Inodes: 32768, Reserved: 6553, FlexBG: 16, Features: []string{"has_journal", "filetype", "extent"}, MountOptions: 0xc, MaxMounts: -1, Errors: 1, JournalBlocks: 4096}}},
+			{Device: "vg0/root", Type: "ext4", UUID: uuid1, Size: 3 * quantity.GiB, Mounts: []layout.Mount{{Path: "/"}}, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: 196608, Reserved: 15728, Features: []string{"has_journal", "extent", "64bit"}, MaxMounts: -1, Errors: 2}}},
+			{Device: "vg0/home", Type: "xfs", UUID: uuid1, Label: "home", Size: quantity.GiB, Mounts: []layout.Mount{{Path: "/home"}}, Geometry: fstype.Geometry{XFS: &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 16384, CRC: true, FType: true, FinoBT: true, Reflink: true, SparseIno: true, BigTime: true, InoBTCount: true}}},
 		},
 		Swap: []layout.Swap{{Device: "vg0/swap", UUID: uuid1, Label: "swap", Size: 256 * quantity.MiB, Active: true}},
 		Boot: layout.Boot{Firmware: layout.BIOS, Loader: layout.GRUB, Disks: []string{"vda"}},
@@ -149,7 +150,7 @@ func TestOtherSectorSize(t *testing.T) {
 	uefi := func() *layout.Layout {
 		l := machine(layout.GPT, []quantity.Size{30 * gib}, [][]part{{{256 * mib, "esp", 0}, {gib, "ext4 /boot", 300 * mib}, {20 * gib, "pv vg0", 0}}}, map[string][]lvol{"vg0": {{"root", "ext4 /", 8 * gib, 3 * gib}, {"home", "xfs /home", 8 * gib, 2 * gib}}})
 		v := l.Filesystems[0].VFAT
-		*v = superblock.VFAT{Bits: 32, SectorSize: 512, SectorsPerCluster: 1, Reserved: 32, FATs: 2, Media: 0xf8, Hidden: 2048}
+		*v = fstype.VFAT{Bits: 32, SectorSize: 512, SectorsPerCluster: 1, Reserved: 32, FATs: 2, Media: 0xf8, Hidden: 2048}
 		return l
 	}
 	for name, c := range map[string]struct {
@@ -293,7 +294,7 @@ func TestMkfs(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			first := mk(t, c.size, c.args)
-			f := &layout.Filesystem{Type: first.Type, UUID: first.UUID, Label: first.Label, Size: quantity.Size(first.Size), Ext: first.Ext, XFS: first.XFS, VFAT: first.VFAT, ExFAT: first.ExFAT, F2FS: first.F2FS, JFS: first.JFS}
+			f := &layout.Filesystem{Type: first.Type, UUID: first.UUID, Label: first.Label, Size: quantity.Size(first.Size), Geometry: first.Geometry}
 			runs, err := Mkfs(f, "FILE", quantity.Size(c.size))
 			if err != nil {
 				t.Fatal(err)

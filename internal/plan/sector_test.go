@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // A FAT of any kind is made on a disk with other sectors by a command line that mkfs.fat
@@ -31,11 +31,11 @@ func TestFATSectors(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("FAT%d of %v, %d to %d", c.bits, c.size, c.from, c.to), func(t *testing.T) {
 			i := mk(t, int64(c.size), []string{"mkfs.fat", "-F", fmt.Sprint(c.bits), "-S", fmt.Sprint(c.from), "-s", fmt.Sprint(c.cluster)})
-			f := &layout.Filesystem{Device: "sda1", Type: superblock.TypeVFAT, UUID: i.UUID, Size: quantity.Size(i.Size), VFAT: i.VFAT}
+			f := &layout.Filesystem{Device: "sda1", Type: fstype.TypeVFAT, UUID: i.UUID, Size: quantity.Size(i.Size), Geometry: i.Geometry}
 			if f.VFAT.Bits != c.bits {
 				t.Fatalf("the source is %+v", f.VFAT)
 			}
-			fatSector(f.VFAT, c.to, int64(c.size))
+			fstype.Of(f.Type).ToSector(&f.Geometry, c.to, int64(c.size))
 			run, err := Mkfs(f, "FILE", c.size)
 			if err != nil {
 				t.Fatal(err)

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Step is one thing to be done: a pointer to one of the types below. Devices have the
@@ -234,7 +234,7 @@ func subNames(s []layout.Subvolume) string {
 }
 
 func (s *MakeSubs) MarshalJSON() ([]byte, error) {
-	return json.Marshal(record{Head: s.Head(), FSType: superblock.TypeBtrfs, Others: s.Others, Subs: s.Subs})
+	return json.Marshal(record{Head: s.Head(), FSType: fstype.TypeBtrfs, Others: s.Others, Subs: s.Subs})
 }
 
 // MakeSwap makes swap on a device.

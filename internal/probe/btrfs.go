@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -27,21 +28,21 @@ func (m Machine) btrfs(l *layout.Layout, dev string, i *superblock.Info, mounts 
 		}
 	}
 	for n := range l.Filesystems {
-		if f := &l.Filesystems[n]; f.Type == superblock.TypeBtrfs && f.UUID == i.UUID {
+		if f := &l.Filesystems[n]; f.Type == fstype.TypeBtrfs && f.UUID == i.UUID {
 			f.Others = append(f.Others, dev)
 			return
 		}
 	}
-	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Btrfs: i.Btrfs, Mounts: []layout.Mount{}}
+	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Geometry: i.Geometry, Mounts: []layout.Mount{}}
 	for _, x := range i.Btrfs.Features {
-		if !slices.Contains(superblock.BtrfsFeatures, x) {
+		if !slices.Contains(fstype.BtrfsFeatures, x) {
 			cannot("btrfs with the feature %s is not supported", x)
 			return
 		}
 	}
 	at := "" // any path into it
 	for _, mi := range mounts {
-		if mi.Type != superblock.TypeBtrfs || mi.FSID != f.UUID || mi.Hidden || !layout.CleanPath(mi.Path) {
+		if mi.Type != fstype.TypeBtrfs || mi.FSID != f.UUID || mi.Hidden || !layout.CleanPath(mi.Path) {
 			continue
 		}
 		at = mi.Path

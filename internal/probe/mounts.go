@@ -8,8 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -58,7 +58,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 				mi.Device = m.resolve(mi.Source)
 			}
 		}
-		if mi.Type == superblock.TypeVFAT || mi.Type == superblock.TypeExFAT {
+		if mi.Type == fstype.TypeVFAT || mi.Type == fstype.TypeExFAT {
 			// Owners and modes of all files are options of the file system.
 			for _, o := range super {
 				if k, _, _ := strings.Cut(o, "="); slices.Contains(layout.OwnerOptions, k) {
@@ -66,7 +66,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 				}
 			}
 		}
-		if mi.Type == superblock.TypeBtrfs {
+		if mi.Type == fstype.TypeBtrfs {
 			// It has no device number of its own, and may have several devices.
 			mi.Device = m.resolve(mi.Source)
 			for _, o := range super {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // OpenRoot opens the root of a file system that the kernel has in use, for a btrfs its
@@ -79,7 +79,7 @@ func detached(dev, typ string, ro bool) (*os.File, error) {
 			return nil, os.NewSyscallError("fsconfig", err)
 		}
 	}
-	if typ == superblock.TypeBtrfs {
+	if typ == fstype.TypeBtrfs {
 		if err := unix.FsconfigSetString(fs, topLevel, fmt.Sprint(btrfs.TopLevel)); err != nil {
 			return nil, os.NewSyscallError("fsconfig", err)
 		}
@@ -137,7 +137,7 @@ func mountAlone(dev, typ string, ro bool) (*os.File, error) {
 	}
 	defer os.Remove(dir)
 	data, flags := "", uintptr(unix.MS_NOATIME|unix.MS_NODEV|unix.MS_NOSUID)
-	if typ == superblock.TypeBtrfs {
+	if typ == fstype.TypeBtrfs {
 		data = fmt.Sprintf("%s=%d", topLevel, btrfs.TopLevel)
 	}
 	if ro {
@@ -155,7 +155,7 @@ func mountAlone(dev, typ string, ro bool) (*os.File, error) {
 
 // isRoot checks that what was opened is on the device, and its root.
 func isRoot(root *os.File, dev, typ string) error {
-	if typ == superblock.TypeBtrfs { // it has device numbers of its own
+	if typ == fstype.TypeBtrfs { // it has device numbers of its own
 		id, err := btrfs.ID(fmt.Sprintf("/proc/self/fd/%d", root.Fd()))
 		if err == nil && id != btrfs.TopLevel {
 			err = fmt.Errorf("got the subvolume %d", id)
@@ -178,11 +178,11 @@ func isRoot(root *os.File, dev, typ string) error {
 // superblockInUse tells whether the kernel has a file system in use, wherever it is
 // mounted: ext4, XFS, f2fs and btrfs show that in sysfs.
 func (m Machine) superblockInUse(typ, dev string) bool {
-	if typ == superblock.TypeBtrfs {
+	if typ == fstype.TypeBtrfs {
 		return m.btrfsOn(dev) != ""
 	}
 	if strings.HasPrefix(typ, "ext") {
-		typ = superblock.TypeExt4 // its driver has the older ones, too
+		typ = fstype.TypeExt4 // its driver has the older ones, too
 	}
 	_, err := os.Stat(filepath.Join(m.path("/sys/fs/"+typ), m.kernelName(dev)))
 	return err == nil

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -435,7 +436,7 @@ func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[strin
 
 func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *superblock.Info, mounts []MountInfo, swaps []string) {
 	switch i.Type {
-	case superblock.TypeSwap:
+	case fstype.TypeSwap:
 		l.Swap = append(l.Swap, layout.Swap{Device: dev, UUID: i.UUID, Label: i.Label, Size: size, Active: slices.Contains(swaps, dev)})
 		return
 	case superblock.TypeLVM:
@@ -453,14 +454,14 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: "LUKS device that is not open: what is on it can't be read"})
 		}
 		return
-	case superblock.TypeISO:
+	case fstype.TypeISO:
 		return // a hybrid image on a stick: a medium, no storage of the machine
 	}
 	if i.Btrfs != nil {
 		m.btrfs(l, dev, i, mounts)
 		return
 	}
-	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Ext: i.Ext, XFS: i.XFS, VFAT: i.VFAT, ExFAT: i.ExFAT, F2FS: i.F2FS, JFS: i.JFS, Mounts: []layout.Mount{}}
+	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Geometry: i.Geometry, Mounts: []layout.Mount{}}
 	at := "" // any path into it
 	for _, mi := range mounts {
 		if mi.Device != dev {
@@ -478,9 +479,7 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 	f.Private = len(f.Mounts) == 0 && (f.Private || m.superblockInUse(i.Type, dev))
 	// What others write, too, is saved block by block while it is not mounted: so
 	// is the second EFI partition of a machine whose disks mirror each other.
-	foreign := i.VFAT != nil || i.ExFAT != nil
-	strange := i.F2FS != nil && slices.ContainsFunc(i.F2FS.Features, func(x string) bool { return !slices.Contains(superblock.F2FSFeatures, x) })
-	if f.Geometries() == 0 || foreign && !f.InUse() || strange {
+	if t := fstype.Of(i.Type); len(f.Keys()) == 0 || t.Foreign && !f.InUse() || t.Faults(&f.Geometry) != nil {
 		m.image(l, dev, size, i, mounts)
 		return
 	}

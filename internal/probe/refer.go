@@ -5,8 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -76,7 +76,7 @@ func fstabSubvolumes(l *layout.Layout, cmdline string) map[string]bool {
 		}
 	}
 	for _, e := range sysconf.ParseFstab(l.Fstab).Entries {
-		if e.Type == superblock.TypeBtrfs || e.Type == "auto" {
+		if e.Type == fstype.TypeBtrfs || e.Type == "auto" {
 			options(e.Options)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -58,7 +59,7 @@ func (m Machine) swapFiles(l *layout.Layout, mounts []MountInfo) {
 		i, err := superblock.Probe(f, st.Size())
 		f.Close()
 		over := MountOver(mounts, real)
-		if err != nil || i == nil || i.Type != superblock.TypeSwap || over == nil || slices.ContainsFunc(l.SwapFiles, func(s layout.SwapFile) bool { return s.Path == real }) {
+		if err != nil || i == nil || i.Type != fstype.TypeSwap || over == nil || slices.ContainsFunc(l.SwapFiles, func(s layout.SwapFile) bool { return s.Path == real }) {
 			continue // a file like others
 		}
 		l.SwapFiles = append(l.SwapFiles, layout.SwapFile{Path: real, Mount: over.Path, Size: quantity.Size(st.Size()), UUID: i.UUID, Label: i.Label})

@@ -10,11 +10,11 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/machinetest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -29,8 +29,8 @@ func simple() *layout.Layout {
 			{Number: 3, Device: "sda3", Start: 105 * mib, Size: 16 * mib, Type: "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F", GUID: id + "4"},
 		}}}},
 		Filesystems: []layout.Filesystem{
-			{Device: "sda1", Type: superblock.TypeVFAT, UUID: "1234-ABCD", Size: 40 * mib, VFAT: &superblock.VFAT{Bits: 16, SectorSize: 512, SectorsPerCluster: 4, Reserved: 4, FATs: 2, RootEntries: 512, Media: 0xf8}, Mounts: []layout.Mount{{Path: "/boot/efi", Options: "rw,uid=7,umask=0077"}}},
-			{Device: "sda2", Type: superblock.TypeXFS, UUID: id + "5", Size: 64 * mib, XFS: &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 1368, CRC: true, FType: true}, Mounts: []layout.Mount{{Path: "/"}}},
+			{Device: "sda1", Type: fstype.TypeVFAT, UUID: "1234-ABCD", Size: 40 * mib, Geometry: fstype.Geometry{VFAT: &fstype.VFAT{Bits: 16, SectorSize: 512, SectorsPerCluster: 4, Reserved: 4, FATs: 2, RootEntries: 512, Media: 0xf8}}, Mounts: []layout.Mount{{Path: "/boot/efi", Options: "rw,uid=7,umask=0077"}}},
+			{Device: "sda2", Type: fstype.TypeXFS, UUID: id + "5", Size: 64 * mib, Geometry: fstype.Geometry{XFS: &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 1368, CRC: true, FType: true}}, Mounts: []layout.Mount{{Path: "/"}}},
 		},
 		Swap: []layout.Swap{{Device: "sda3", UUID: id + "6", Size: 16 * mib, Active: true}},
 	}

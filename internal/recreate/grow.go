@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -41,7 +41,7 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 		return err
 	}
 	switch s.FS.Type {
-	case superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4:
+	case fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4:
 		var st unix.Statfs_t
 		if err = unix.Fstatfs(int(d.Fd()), &st); err != nil {
 			break
@@ -51,7 +51,7 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 		if err = r.kernel().Ioctl(d, extResize, blocks); errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
 			_, err = r.Run.Run(ctx, tool.New("resize2fs", "/dev/"+s.Device)) // by what that kernel can do
 		}
-	case superblock.TypeXFS:
+	case fstype.TypeXFS:
 		geo := make([]byte, 112) // struct xfs_fsop_geom_v1
 		if err = r.kernel().Ioctl(d, xfsGeometry, geo); err != nil {
 			break
@@ -61,7 +61,7 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 		ne.PutUint64(to, uint64(size)/uint64(max(ne.Uint32(geo), 512)))
 		ne.PutUint32(to[8:], ne.Uint32(geo[28:]))
 		err = r.kernel().Ioctl(d, xfsGrow, to)
-	case superblock.TypeBtrfs:
+	case fstype.TypeBtrfs:
 		var id uint64
 		if id, err = btrfsDevice(r.kernel().Path("/dev/" + s.Device)); err != nil {
 			break

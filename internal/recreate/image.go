@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // putImage writes a device block by block.
@@ -51,7 +51,7 @@ type device interface {
 // setHidden tells a FAT or NTFS where its partition begins now, in its boot
 // sector and the copy of it: Windows starts by that.
 func setHidden(f device, typ string, start quantity.Size) error {
-	if typ != superblock.TypeNTFS && typ != superblock.TypeVFAT || start == 0 {
+	if typ != fstype.TypeNTFS && typ != fstype.TypeVFAT || start == 0 {
 		return nil
 	}
 	b := make([]byte, 512)
@@ -64,7 +64,7 @@ func setHidden(f device, typ string, start quantity.Size) error {
 		return errors.New("cannot read the boot sector: it is damaged")
 	}
 	copyAt := int64(0)
-	if typ == superblock.TypeNTFS {
+	if typ == fstype.TypeNTFS {
 		copyAt = int64(le.Uint64(b[40:])) * sector
 	} else if n := int64(le.Uint16(b[50:])); le.Uint16(b[22:]) == 0 && n > 0 && n < 32 {
 		copyAt = n * sector

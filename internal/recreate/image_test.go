@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 )
 
 // A FAT or NTFS that is put elsewhere knows where, in both boot sectors, and is
@@ -17,8 +17,8 @@ func TestHiddenSectors(t *testing.T) {
 		make, check []string
 		copy        int64
 	}{
-		superblock.TypeNTFS: {[]string{"mkntfs", "-q", "-F", "-f", "-s", "512", "-p", "63", "-H", "255", "-S", "63"}, []string{"ntfsfix", "-n"}, 20<<20 - 512},
-		superblock.TypeVFAT: {[]string{"mkfs.fat", "-F", "32", "-s", "1", "-h", "63"}, []string{"fsck.fat", "-n"}, 6 * 512},
+		fstype.TypeNTFS: {[]string{"mkntfs", "-q", "-F", "-f", "-s", "512", "-p", "63", "-H", "255", "-S", "63"}, []string{"ntfsfix", "-n"}, 20<<20 - 512},
+		fstype.TypeVFAT: {[]string{"mkfs.fat", "-F", "32", "-s", "1", "-h", "63"}, []string{"fsck.fat", "-n"}, 6 * 512},
 	} {
 		t.Run(typ, func(t *testing.T) {
 			img := filepath.Join(t.TempDir(), "img")
@@ -26,7 +26,7 @@ func TestHiddenSectors(t *testing.T) {
 				t.Fatal(err)
 			}
 			size := int64(20 << 20)
-			if typ == superblock.TypeVFAT {
+			if typ == fstype.TypeVFAT {
 				size = 40 << 20
 			}
 			if err := os.Truncate(img, size); err != nil {

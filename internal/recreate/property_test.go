@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
@@ -131,8 +132,8 @@ func (w *world) content(dev string, size, sector quantity.Size) {
 	if i == nil {
 		return
 	}
-	fs := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Ext: i.Ext, XFS: i.XFS, VFAT: i.VFAT, Btrfs: i.Btrfs, ExFAT: i.ExFAT, F2FS: i.F2FS, JFS: i.JFS}
-	if fs.Geometries() != 1 {
+	fs := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Geometry: i.Geometry}
+	if len(fs.Keys()) != 1 {
 		return
 	}
 	if fs.Size == 0 {
@@ -535,7 +536,7 @@ func (w *world) try(seed uint64) (have []string) {
 		m, l := w.targets(), w.l
 		if w.IntN(3) == 0 && len(l.Filesystems) > 0 {
 			fs := l.Filesystems[w.IntN(len(l.Filesystems))]
-			if c, err := plan.Convert(l, map[string]string{fs.Mounts[0].Path: pick(w, plan.Types...)}); err == nil {
+			if c, err := plan.Convert(l, map[string]string{fs.Mounts[0].Path: pick(w, fstype.Names(func(t *fstype.Type) bool { return t.New != nil })...)}); err == nil {
 				l = c
 			}
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
@@ -26,7 +27,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -127,7 +127,7 @@ func (r *Recreator) makeFS(ctx context.Context, s *plan.MakeFS) error {
 		if err != nil {
 			return err
 		}
-		if s.FS.Type == superblock.TypeBtrfs {
+		if s.FS.Type == fstype.TypeBtrfs {
 			// mkfs.btrfs wants its UUID nowhere else, and one of its devices may have it
 			// of a run that was stopped.
 			err = wipeDevice(f)
@@ -136,7 +136,7 @@ func (r *Recreator) makeFS(ctx context.Context, s *plan.MakeFS) error {
 			return err
 		}
 	}
-	if s.FS.Type == superblock.TypeBtrfs {
+	if s.FS.Type == fstype.TypeBtrfs {
 		btrfs.Forget()
 	}
 	return r.runAll(ctx, s.Run)

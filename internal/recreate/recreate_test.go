@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -24,7 +25,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -185,7 +185,7 @@ func TestMakeSwapFile(t *testing.T) {
 // compression or not.
 func TestMakeSwapFileBtrfs(t *testing.T) {
 	r := &Recreator{Target: btrfstest.Mount(t, 1, "-m", "single"), Report: progress.None{}}
-	s := &plan.MakeSwapFile{FSType: superblock.TypeBtrfs, SwapFile: &layout.SwapFile{Path: "/swap/file", Mount: "/", Size: 16 << 20}}
+	s := &plan.MakeSwapFile{FSType: fstype.TypeBtrfs, SwapFile: &layout.SwapFile{Path: "/swap/file", Mount: "/", Size: 16 << 20}}
 	if err := r.makeSwapFile(context.Background(), s); err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func TestMakeSwapFileBtrfs(t *testing.T) {
 func TestMakeSubs(t *testing.T) {
 	m, d := onLoop(t, 300<<20)
 	oracle(t, "mkfs.btrfs", "-q", "/dev/"+d.New.Name)
-	f := &layout.Filesystem{Device: "vda", Type: superblock.TypeBtrfs, Private: true, Size: 300 << 20, Btrfs: &superblock.Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c"},
+	f := &layout.Filesystem{Device: "vda", Type: fstype.TypeBtrfs, Private: true, Size: 300 << 20, Geometry: fstype.Geometry{Btrfs: &fstype.Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c"}},
 		Mounts: []layout.Mount{{Path: "/", Subvolume: "@/.snapshots/5/snapshot"}, {Path: "/boot/grub2/x86_64-efi", Subvolume: "@/boot/grub2/x86_64-efi"}}}
 	for _, p := range []string{"@/boot/grub2/x86_64-efi", "@/var", "@", "@/.snapshots/5/snapshot", "@/.snapshots", "@/usr/local"} {
 		f.Subvolumes = append(f.Subvolumes, layout.Subvolume{Path: p, Default: p == "@/.snapshots/5/snapshot"})

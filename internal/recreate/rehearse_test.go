@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -22,9 +23,9 @@ func TestRehearse(t *testing.T) {
 	oracle(t, "mkfs.xfs", "-V")
 	with := func(features ...string) error {
 		l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: 8 << 40, LogicalSector: 512}, {Name: "vdb", Size: 200 << 20, LogicalSector: 512}}, Filesystems: []layout.Filesystem{
-			{Device: "vda", Type: "ext4", Size: 8 << 40, Ext: &superblock.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: 1 << 28, Features: append([]string{"has_journal", "extent", "64bit", "filetype"}, features...)}},
+			{Device: "vda", Type: "ext4", Size: 8 << 40, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: 1 << 28, Features: append([]string{"has_journal", "extent", "64bit", "filetype"}, features...)}}},
 			// Of less than 300 MiB, which mkfs.xfs refuses today.
-			{Device: "vdb", Type: "xfs", Size: 200 << 20, XFS: &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 1368, CRC: true, FType: true, FinoBT: true, SparseIno: true}}}}
+			{Device: "vdb", Type: "xfs", Size: 200 << 20, Geometry: fstype.Geometry{XFS: &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 1368, CRC: true, FType: true, FinoBT: true, SparseIno: true}}}}}
 		p, err := plan.New(l, plan.Mapping{"vda": {Disk: layout.Disk{Name: "no-such-disk", Size: 8 << 40, LogicalSector: 512}}, "vdb": {Disk: layout.Disk{Name: "no-such-disk2", Size: 200 << 20, LogicalSector: 512}}})
 		if err != nil {
 			t.Fatal(err)

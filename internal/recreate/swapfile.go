@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // noCopyOnWrite is FS_NOCOW_FL of linux/fs.h: a btrfs takes no other swap files. It
@@ -54,7 +54,7 @@ func (r *Recreator) makeSwapFile(ctx context.Context, s *plan.MakeSwapFile) erro
 }
 
 func (r *Recreator) fillSwapFile(ctx context.Context, f *os.File, s *plan.MakeSwapFile) error {
-	if s.FSType == superblock.TypeBtrfs {
+	if s.FSType == fstype.TypeBtrfs {
 		if err := unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, noCopyOnWrite); err != nil {
 			return fmt.Errorf("cannot set its no-copy-on-write flag: %w", err)
 		}

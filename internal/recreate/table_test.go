@@ -7,12 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // made is a disk with a table that a program wrote, as a layout with an ext4 on each
@@ -52,7 +52,7 @@ func made(t *testing.T, size int64, script string, sgdisk ...string) (*os.File, 
 	l := &layout.Layout{Version: layout.Version, Hostname: "h", Disks: []layout.Disk{d}, Boot: layout.Boot{Firmware: layout.BIOS}}
 	for _, p := range d.Table.Partitions {
 		if !p.Extended() {
-			l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: p.Device, Type: "ext4", Size: p.Size, Used: 1, Mounts: []layout.Mount{{Path: "/" + p.Device}}, Ext: &superblock.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1000}})
+			l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: p.Device, Type: "ext4", Size: p.Size, Used: 1, Mounts: []layout.Mount{{Path: "/" + p.Device}}, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1000}}})
 		}
 	}
 	return f, l

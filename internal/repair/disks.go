@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -169,7 +170,7 @@ type system struct {
 }
 
 // RootTypes are the file systems that a root can lie on.
-var RootTypes = []string{superblock.TypeExt2, superblock.TypeExt3, superblock.TypeExt4, superblock.TypeXFS, superblock.TypeBtrfs, superblock.TypeF2FS, superblock.TypeJFS}
+var RootTypes = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeBtrfs, fstype.TypeF2FS, fstype.TypeJFS}
 
 // ErrNoSystem is the cause when disks have no installed system.
 var ErrNoSystem = errors.New("cannot find an installed system")
@@ -186,7 +187,7 @@ func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 	var seen []string // what was looked at
 	for i, d := range devs {
 		if !slices.Contains(RootTypes, d.Info.Type) || slices.ContainsFunc(devs[:i], func(o medium.Device) bool {
-			return o.Info.Type == superblock.TypeBtrfs && o.Info.UUID == d.Info.UUID // another device of it
+			return o.Info.Type == fstype.TypeBtrfs && o.Info.UUID == d.Info.UUID // another device of it
 		}) {
 			continue
 		}
@@ -227,7 +228,7 @@ func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 
 // Look mounts a file system read-only and without replaying its log; a btrfs by its top level.
 func Look(k kernel.Kernel, d medium.Device, devs []medium.Device, dir string) error {
-	if d.Info.Type != superblock.TypeBtrfs {
+	if d.Info.Type != fstype.TypeBtrfs {
 		return medium.Finder{Kernel: k}.Mount(d, dir)
 	}
 	return storage.MountBtrfs(k, d.Name, othersOf(d, devs), "", dir, unix.MS_RDONLY|unix.MS_NOATIME)
@@ -248,7 +249,7 @@ func othersOf(d medium.Device, devs []medium.Device) []string {
 func lookInto(dir string, d medium.Device) (*system, error) {
 	s := &system{dev: d}
 	places := []string{""}
-	if d.Info.Type == superblock.TypeBtrfs {
+	if d.Info.Type == fstype.TypeBtrfs {
 		subs, def, err := btrfs.Subvolumes(dir)
 		if err != nil {
 			return nil, err
@@ -312,7 +313,7 @@ func (r *Opener) fromFstab(ctx context.Context, l *layout.Layout, m probe.Machin
 			continue
 		}
 		at := layout.Mount{Path: e.path, Options: e.options}
-		if dev.Info.Type == superblock.TypeBtrfs {
+		if dev.Info.Type == fstype.TypeBtrfs {
 			if at.Subvolume, ok = e.subvolume(s.subvolumes); !ok {
 				r.Report.Warn("cannot find the subvolume of %s: %s", e.path, e.options)
 				continue

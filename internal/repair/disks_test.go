@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -73,7 +74,7 @@ func TestFindSpec(t *testing.T) {
 		VolumeGroup: []layout.VolumeGroup{{Name: "vg0"}},
 	}
 	dev := func(n, uuid, label string) medium.Device {
-		return medium.Device{Name: n, Info: &superblock.Info{Type: superblock.TypeExt4, UUID: uuid, Label: label}}
+		return medium.Device{Name: n, Info: &superblock.Info{Info: fstype.Info{Type: fstype.TypeExt4, UUID: uuid, Label: label}}}
 	}
 	devs := []medium.Device{dev("vda1", "1234-ABCD", ""), dev("dm-0", "r", "root"), dev("dm-1", "inner", ""), dev("dm-2", "d", ""), dev("md0", "m0", ""), dev("md127", "m1", ""), dev("vdb1", "b", "usb"), dev("vda3", "l", "a b")}
 	crypttab := "# x\nother UUID=zzz none\nsecret UUID=\"C-1\" none luks\nplain\n"
@@ -99,7 +100,7 @@ func TestNameArrays(t *testing.T) {
 	conf := "# ARRAY /dev/md9 UUID=6d6b6364:72656300:00000000:00000003\nDEVICE partitions\nARRAY /dev/md5 metadata=1.2 name=host:home\n\tUUID=6D6B6364:72656300:00000000:00000001\narray /dev/md/old level=raid1 uuid=6d6b6364:72656300:00000000:00000002\nARRAY <ignore> UUID=6d6b6364:72656300:00000000:00000003\nARRAY\nARRAY \"home\" UUID=6d6b6364:72656300:00000000:00000004\n"
 	var devs []medium.Device
 	for _, x := range a {
-		devs = append(devs, medium.Device{Name: x.Name, Info: &superblock.Info{Type: superblock.TypeExt4}})
+		devs = append(devs, medium.Device{Name: x.Name, Info: &superblock.Info{Info: fstype.Info{Type: fstype.TypeExt4}}})
 	}
 	for spec, want := range map[string]string{"/dev/md5": "md127", "/dev/md/old": "md4", "/dev/md/9": "md9", "/dev/md9": "md9", "/dev/md/home": "md8", "/dev/md/6": "", "/dev/md7": ""} {
 		d, ok := (&system{mdadm: conf}).find(spec, &layout.Layout{Arrays: a}, devs, func(s string) string { return s })
@@ -110,7 +111,7 @@ func TestNameArrays(t *testing.T) {
 }
 
 func TestLookInto(t *testing.T) {
-	d := medium.Device{Name: "vda1", Info: &superblock.Info{Type: superblock.TypeExt4}}
+	d := medium.Device{Name: "vda1", Info: &superblock.Info{Info: fstype.Info{Type: fstype.TypeExt4}}}
 	dir := t.TempDir()
 	put := func(file, text string) {
 		t.Helper()

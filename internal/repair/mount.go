@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
@@ -212,14 +213,14 @@ func (r *Opener) mount(m toMount, devs []medium.Device) error {
 	}
 	data, typ := "", devs[i].Info.Type
 	switch typ {
-	case superblock.TypeXFS:
+	case fstype.TypeXFS:
 		if flags == 0 { // Mount has it
 			data = "nouuid"
 		}
-	case superblock.TypeVFAT, superblock.TypeExFAT:
+	case fstype.TypeVFAT, fstype.TypeExFAT:
 		data = m.owners
 	}
-	if typ == superblock.TypeBtrfs {
+	if typ == fstype.TypeBtrfs {
 		if err := storage.MountBtrfs(r.kernel(), devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
 			return err
 		}

@@ -13,13 +13,13 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // Verified is what a comparison of a system with its set saw.
@@ -130,7 +130,7 @@ func (r *Opener) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 		if slices.ContainsFunc(set.Layout.SwapFiles, func(s layout.SwapFile) bool { return s.Path == d.Path }) {
 			name = "swap files, recreated"
 		}
-		if name == "" && (a.Type == superblock.TypeVFAT || a.Type == superblock.TypeExFAT) && d.Path == filepath.Clean(a.Mount) && strings.HasPrefix(d.What, "time is") {
+		if name == "" && (a.Type == fstype.TypeVFAT || a.Type == fstype.TypeExFAT) && d.Path == filepath.Clean(a.Mount) && strings.HasPrefix(d.What, "time is") {
 			name = "the time of a root directory, which FAT keeps nowhere"
 		}
 		if name == "" {

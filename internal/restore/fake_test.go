@@ -16,6 +16,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/machinetest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -84,7 +85,7 @@ func (s *typist) Confirm(p *plan.Plan) ([]string, error) {
 // simple is a layout with a root, a home, an image and swap on one disk.
 func simple() *layout.Layout {
 	const id = "00000000-0000-4000-8000-00000000000"
-	xfs := &superblock.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 1368, CRC: true, FType: true}
+	xfs := &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 1368, CRC: true, FType: true}
 	part := func(n int, start quantity.Size) layout.Partition {
 		return layout.Partition{Number: n, Device: fmt.Sprint("sda", n), Start: start, Size: 64 * mib, Type: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", GUID: fmt.Sprint(id, n)}
 	}
@@ -92,8 +93,8 @@ func simple() *layout.Layout {
 		Disks: []layout.Disk{{Name: "sda", Size: 300 * mib, LogicalSector: 512, PhysicalSector: 512, Serial: "OLD", Table: &layout.Table{Label: layout.GPT, GUID: id + "9",
 			Partitions: []layout.Partition{part(1, mib), part(2, 65*mib), part(3, 129*mib), part(4, 193*mib)}}}},
 		Filesystems: []layout.Filesystem{
-			{Device: "sda1", Type: superblock.TypeXFS, UUID: id + "5", Size: 64 * mib, XFS: xfs, Mounts: []layout.Mount{{Path: "/"}}},
-			{Device: "sda2", Type: superblock.TypeXFS, UUID: id + "6", Size: 64 * mib, XFS: xfs, Mounts: []layout.Mount{{Path: "/home"}}},
+			{Device: "sda1", Type: fstype.TypeXFS, UUID: id + "5", Size: 64 * mib, Geometry: fstype.Geometry{XFS: xfs}, Mounts: []layout.Mount{{Path: "/"}}},
+			{Device: "sda2", Type: fstype.TypeXFS, UUID: id + "6", Size: 64 * mib, Geometry: fstype.Geometry{XFS: xfs}, Mounts: []layout.Mount{{Path: "/home"}}},
 		},
 		Images: []layout.Image{{Device: "sda3", Type: "hfs", Size: 64 * mib, File: "sda3.img.zst"}},
 		Swap:   []layout.Swap{{Device: "sda4", UUID: id + "7", Size: 64 * mib, Active: true}},

@@ -13,6 +13,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -207,7 +208,7 @@ func TestMapDisksAsks(t *testing.T) {
 		return &layout.Table{Label: layout.MBR, Signature: "0x12345678", Partitions: []layout.Partition{{Number: 1, Device: dev, Start: 1 << 20, Size: 1 << 30, Type: "0x83"}}}
 	}
 	l := &layout.Layout{Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.BIOS}, Disks: []layout.Disk{{Name: "vda", Size: 4 << 30, LogicalSector: 512, PhysicalSector: 512, Table: table("vda1")}, {Name: "vdb", Size: 4 << 30, LogicalSector: 512, PhysicalSector: 512, Table: table("vdb1")}},
-		Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", Size: 1 << 30, Ext: superblock.NewExt("ext4", 1<<30), Mounts: []layout.Mount{{Path: "/"}}}, {Device: "vdb1", Type: "ext4", Size: 1 << 30, Ext: superblock.NewExt("ext4", 1<<30), Mounts: []layout.Mount{{Path: "/srv"}}}}}
+		Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", Size: 1 << 30, Geometry: fstype.Geometry{Ext: fstype.NewExt("ext4", 1<<30)}, Mounts: []layout.Mount{{Path: "/"}}}, {Device: "vdb1", Type: "ext4", Size: 1 << 30, Geometry: fstype.Geometry{Ext: fstype.NewExt("ext4", 1<<30)}, Mounts: []layout.Mount{{Path: "/srv"}}}}}
 	have := []layout.Present{disk("sda", "A"), disk("sdb", "B"), disk("sdc", "C")}
 	for name, c := range map[string]struct {
 		answers []string

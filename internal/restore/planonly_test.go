@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -40,11 +40,11 @@ func TestPlanOnlyRefuses(t *testing.T) {
 		{"a program that is not here", nil, []string{tune2fs}, []string{"the plan needs programs that are not here", "mke2fs, for step 2"}, "step 2 would fail"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ext := superblock.NewExt("ext4", size/2)
+			ext := fstype.NewExt("ext4", size/2)
 			ext.Features = append(ext.Features, c.features...)
 			l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: size, LogicalSector: 512, PhysicalSector: 512,
 				Table: &layout.Table{Label: layout.MBR, Signature: "0x12345678", Partitions: []layout.Partition{{Number: 1, Device: "vda1", Start: 1 << 20, Size: size / 2, Type: "0x83"}}}}},
-				Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", UUID: uuid.New(), Size: size / 2, Ext: ext, Mounts: []layout.Mount{{Path: "/"}}}}}
+				Filesystems: []layout.Filesystem{{Device: "vda1", Type: "ext4", UUID: uuid.New(), Size: size / 2, Geometry: fstype.Geometry{Ext: ext}, Mounts: []layout.Mount{{Path: "/"}}}}}
 			set := setOfLayout(t, l, "h")
 
 			root, bin := t.TempDir(), t.TempDir()

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -114,7 +115,7 @@ func swaps(used bool) ([]string, error) {
 		return nil, err
 	}
 	for _, n := range names {
-		if i := look(n.Name()); i != nil && i.Type == superblock.TypeSwap {
+		if i := look(n.Name()); i != nil && i.Type == fstype.TypeSwap {
 			out = append(out, "/dev/"+n.Name())
 		}
 	}

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -248,9 +248,9 @@ func MountBtrfs(k kernel.Kernel, dev string, others []string, subvolume, dir str
 		options = append(options, "device=/dev/"+o)
 	}
 	if flags&unix.MS_RDONLY != 0 {
-		return k.MountReadOnly("/dev/"+dev, superblock.TypeBtrfs, dir, options...)
+		return k.MountReadOnly("/dev/"+dev, fstype.TypeBtrfs, dir, options...)
 	}
-	if err := k.Mount("/dev/"+dev, dir, superblock.TypeBtrfs, flags, strings.Join(options, ",")); err != nil {
+	if err := k.Mount("/dev/"+dev, dir, fstype.TypeBtrfs, flags, strings.Join(options, ",")); err != nil {
 		return fmt.Errorf("cannot mount /dev/%s on %s: %w", dev, dir, err)
 	}
 	return nil

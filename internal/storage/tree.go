@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -58,7 +58,7 @@ func (t *Tree) Mount(s *plan.MountFS) error {
 	if err != nil {
 		return fmt.Errorf("cannot make mount point %s: %w", s.Mount.Path, err)
 	}
-	if s.FS.Type == superblock.TypeBtrfs {
+	if s.FS.Type == fstype.TypeBtrfs {
 		var opts []string
 		for _, o := range strings.Split(s.Mount.Options, ",") {
 			if strings.HasPrefix(o, "compress") {
@@ -69,9 +69,9 @@ func (t *Tree) Mount(s *plan.MountFS) error {
 	}
 	data := ""
 	switch s.FS.Type {
-	case superblock.TypeXFS:
+	case fstype.TypeXFS:
 		data = "nouuid" // the set's disk may hold a copy
-	case superblock.TypeVFAT, superblock.TypeExFAT:
+	case fstype.TypeVFAT, fstype.TypeExFAT:
 		data = s.Mount.Owners() // then all of them are as they were
 	}
 	if err := t.kernel().Mount("/dev/"+s.Device, dir, s.FS.Type, unix.MS_NOATIME, data); err != nil {
@@ -83,7 +83,7 @@ func (t *Tree) Mount(s *plan.MountFS) error {
 // Seal makes the subvolumes read-only that were.
 func (t *Tree) Seal() error {
 	for _, s := range plan.StepsOf[*plan.MountFS](t.Plan) {
-		if s.FS.Type != superblock.TypeBtrfs {
+		if s.FS.Type != fstype.TypeBtrfs {
 			continue
 		}
 		at, err := t.Place(s)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 )
 
 // TestProbe has the real mkfs programs make file systems and compares with
@@ -19,11 +21,11 @@ func TestProbe(t *testing.T) {
 		args []string
 		want func(*Info) bool
 	}{
-		{"ext2", 8 << 20, []string{"mke2fs", "-qF", "-t", "ext2", "-U", id, "-L", "two", "FILE"}, func(i *Info) bool { return i.Type == TypeExt2 && i.Label == "two" }},
-		{"ext3", 16 << 20, []string{"mke2fs", "-qF", "-t", "ext3", "-b", "1024", "-U", id, "FILE"}, func(i *Info) bool { return i.Type == TypeExt3 && i.Ext.BlockSize == 1024 }},
+		{"ext2", 8 << 20, []string{"mke2fs", "-qF", "-t", "ext2", "-U", id, "-L", "two", "FILE"}, func(i *Info) bool { return i.Type == fstype.TypeExt2 && i.Label == "two" }},
+		{"ext3", 16 << 20, []string{"mke2fs", "-qF", "-t", "ext3", "-b", "1024", "-U", id, "FILE"}, func(i *Info) bool { return i.Type == fstype.TypeExt3 && i.Ext.BlockSize == 1024 }},
 		{"ext4", 64 << 20, []string{"mke2fs", "-qF", "-t", "ext4", "-b", "4096", "-I", "512", "-N", "5000", "-m", "3", "-O", "^64bit,^metadata_csum,uninit_bg,quota", "-U", id, "-L", "sixteen-chars-ab", "-G", "32", "FILE"}, func(i *Info) bool {
 			f := strings.Join(i.Ext.Features, ",")
-			return i.Type == TypeExt4 && i.Label == "sixteen-chars-ab" && i.Ext.InodeSize == 512 && i.Ext.FlexBG == 32 && i.Ext.Reserved == 491 &&
+			return i.Type == fstype.TypeExt4 && i.Label == "sixteen-chars-ab" && i.Ext.InodeSize == 512 && i.Ext.FlexBG == 32 && i.Ext.Reserved == 491 &&
 				!strings.Contains(f, "64bit") && !strings.Contains(f, "metadata_csum") && strings.Contains(f, "uninit_bg") && strings.Contains(f, "quota")
 		}},
 		{"xfs", 512 << 20, []string{"mkfs.xfs", "-q", "-m", "uuid=" + id + ",rmapbt=1,reflink=0,bigtime=1", "-i", "size=1024", "-n", "size=8192", "-L", "ex", "FILE"}, func(i *Info) bool {
@@ -53,7 +55,7 @@ func TestProbe(t *testing.T) {
 		{"luks2", 32 << 20, []string{"cryptsetup", "luksFormat", "-q", "--type", "luks2", "--uuid", id, "--label", "secret", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--sector-size", "4096", "--key-file", "/etc/hostname", "FILE"}, func(i *Info) bool {
 			return *i.LUKS == LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 512, SectorSize: 4096, Offset: 16 << 20}
 		}},
-		{"swap", 4 << 20, []string{"mkswap", "-q", "-U", id, "-L", "sw", "FILE"}, func(i *Info) bool { return i.Type == TypeSwap && i.Label == "sw" && i.Size == 4<<20 }},
+		{"swap", 4 << 20, []string{"mkswap", "-q", "-U", id, "-L", "sw", "FILE"}, func(i *Info) bool { return i.Type == fstype.TypeSwap && i.Label == "sw" && i.Size == 4<<20 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "img")
@@ -180,7 +182,7 @@ func TestStaleExFAT(t *testing.T) {
 		}
 		return i.Type
 	}
-	if typ := read(); typ != TypeExFAT {
+	if typ := read(); typ != fstype.TypeExFAT {
 		t.Error(typ)
 	}
 	copy(b[512:], "LABELONE")

@@ -1,0 +1,61 @@
+package fstype
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"testing"
+)
+
+// TestTypes: each type is complete, so that those who ask need no exceptions.
+func TestTypes(t *testing.T) {
+	seen := map[string]bool{}
+	for _, x := range types() {
+		if seen[x.Name] || Of(x.Name).Key() != x.Key() {
+			t.Errorf("%s is there twice", x.Name)
+		}
+		seen[x.Name] = true
+		switch {
+		case x.Mkfs == nil:
+			if x.New != nil || x.Least != nil || x.DryRun != "" || x.Grow != nil {
+				t.Errorf("%s is not made, and has what belongs to that", x.Name)
+			}
+		case x.Probe == nil || len(x.Config) == 0 || len(x.Programs) == 0 || x.Programs[0].Optional:
+			t.Errorf("%s is made, and lacks how it is recognised, kernel options or programs", x.Name)
+		}
+		if x.New != nil {
+			g := x.New(1 << 30)
+			if !slices.Equal(g.Keys(), []string{x.Key()}) || x.Faults(&g) != nil || x.LabelMax == 0 {
+				t.Errorf("%s.New = %v; faults %q", x.Name, g.Keys(), x.Faults(&g))
+			}
+			f := &FS{Info: Info{Type: x.Name, UUID: "u", Label: "l", Size: 1 << 30, Geometry: g}, Devices: 1}
+			if c := x.Mkfs(f, "DEV", 1<<30); !slices.Contains(c[0], "DEV") || !slices.Contains(c[0], "l") {
+				t.Errorf("%s.Mkfs = %q; want device and label in it", x.Name, c)
+			}
+		}
+	}
+	if x := Of("no such"); x.Name != "no such" || x.Mkfs != nil || x.Module() != "no such" || x.Faults(&Geometry{}) != nil {
+		t.Errorf("Of(no such) = %+v", x)
+	}
+}
+
+// TestGrow: numbers and layouts of the ioctls, as the kernel's headers have them.
+func TestGrow(t *testing.T) {
+	head := make([]byte, HeadLen)
+	binary.LittleEndian.PutUint32(head[1024+24:], 2) // 4 KiB
+	binary.LittleEndian.PutUint64(head[65536+201:], 7)
+	n, arg := growExt(head, 1<<30)
+	if n != 0x40086610 || binary.NativeEndian.Uint64(arg) != 1<<18 {
+		t.Errorf("growExt = %#x, %v", n, arg)
+	}
+	n, arg = growBtrfs(head, 1<<30)
+	if n != 0x50009403 || len(arg) != 4096 || !bytes.HasPrefix(arg[8:], []byte("7:max\x00")) {
+		t.Errorf("growBtrfs = %#x, %q", n, arg[:16])
+	}
+	binary.BigEndian.PutUint32(head[4:], 1024)
+	head[127] = 25
+	n, arg = growXFS(head, 1<<30)
+	if n != 0x4010586e || binary.NativeEndian.Uint64(arg) != 1<<20 || binary.NativeEndian.Uint32(arg[8:]) != 25 {
+		t.Errorf("growXFS = %#x, %v", n, arg)
+	}
+}
