@@ -19,6 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
@@ -138,7 +139,7 @@ type keyWriter struct {
 	bios  *media.BIOSLoader
 	image string
 	setID string
-	mkfs  string // of the data partition: ext4 or xfs
+	mkfs  string // the type of the data partition
 }
 
 // open finds the stick and refuses what is not one.
@@ -292,16 +293,17 @@ func onUSB(disk string) bool {
 
 // rescue makes the rescue system's image.
 func (w *keyWriter) rescue(ctx context.Context, p *Plan, work string) error {
-	for _, n := range []string{"ext4", "xfs"} {
+	plain := fstype.Names(func(t *fstype.Type) bool { return t.Plain != nil })
+	for _, n := range plain {
 		if _, err := exec.LookPath("mkfs." + n); err == nil && w.mkfs == "" {
 			w.mkfs = n
 		}
 	}
 	if w.mkfs == "" && w.fresh {
-		return errors.New("cannot make the key: there is neither mkfs.ext4 nor mkfs.xfs here")
+		return fmt.Errorf("cannot make the key: there is neither mkfs.%s here", strings.Join(plain, " nor mkfs."))
 	}
 	c := *w.b.Config
-	c.Rescue.ExtraModules = append(slices.Clone(c.Rescue.ExtraModules), "ext4", "xfs")
+	c.Rescue.ExtraModules = append(slices.Clone(c.Rescue.ExtraModules), plain...)
 	b := *w.b
 	b.Config = &c
 	w.setID = uuid.New()
@@ -352,11 +354,8 @@ func (w *keyWriter) makeFS(ctx context.Context) error {
 	if err := blockdev.Await(ctx, w.dataName(), quantity.Size(w.key.Data.Bytes())); err != nil {
 		return err
 	}
-	c := tool.New("mkfs.ext4", "-q", "-F", "-m", "0", "-L", keyLabel, "-U", w.key.ID, dev)
-	if w.mkfs == "xfs" {
-		c = tool.New("mkfs.xfs", "-q", "-f", "-L", keyLabel, "-m", "uuid="+w.key.ID, dev)
-	}
-	if _, err := w.b.Run.Run(ctx, c); err != nil {
+	c := fstype.Of(w.mkfs).Plain(keyLabel, w.key.ID, dev)
+	if _, err := w.b.Run.Run(ctx, tool.New(c...)); err != nil {
 		return fmt.Errorf("cannot make the key's file system: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -37,22 +38,6 @@ type Program struct {
 // types, "lvm", and "shell" for a person's comfort.
 func ProgramsFor(what string) []Program {
 	switch what {
-	case "ext2", "ext3", "ext4":
-		return []Program{{Name: "mke2fs", Check: []string{"-V"}, Data: []string{"/etc/mke2fs.conf"}}, {Name: "e2fsck", Check: []string{"-V"}}, {Name: "tune2fs", Check: []string{"-V"}}, {Name: "resize2fs", Check: []string{"-V"}, Optional: true}, {Name: "dumpe2fs", Check: []string{"-V"}, Optional: true}, {Name: "debugfs", Check: []string{"-V"}, Optional: true}}
-	case "xfs":
-		return []Program{{Name: "mkfs.xfs", Check: []string{"-V"}}, {Name: "xfs_repair", Check: []string{"-V"}}, {Name: "xfs_db", Check: []string{"-V"}, Optional: true}}
-	case "vfat":
-		return []Program{{Name: "mkfs.fat", Check: []string{"--help"}}, {Name: "fsck.fat", Check: []string{"--help"}, Optional: true}}
-	case "exfat":
-		return []Program{{Name: "mkfs.exfat", Check: []string{"--version"}}, {Name: "tune.exfat", Check: []string{"--version"}}, {Name: "fsck.exfat", Check: []string{"--version"}, Optional: true}}
-	case "f2fs":
-		return []Program{{Name: "mkfs.f2fs", Check: []string{"-V"}}, {Name: "fsck.f2fs", Check: []string{"-V"}, Optional: true}}
-	case "ntfs":
-		return []Program{{Name: "ntfsresize", Check: []string{"--version"}, Optional: true}}
-	case "jfs":
-		return []Program{{Name: "mkfs.jfs", Check: []string{"-V"}}, {Name: "jfs_tune", Check: []string{"-V"}}, {Name: "jfs_fsck", Check: []string{"-V"}, Optional: true}}
-	case "btrfs":
-		return []Program{{Name: "mkfs.btrfs", Check: []string{"--version"}}, {Name: "btrfs", Check: []string{"--version"}}}
 	case "lvm":
 		return []Program{{Name: "lvm", Check: []string{"version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "thin":
@@ -65,7 +50,11 @@ func ProgramsFor(what string) []Program {
 	case "shell":
 		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "editor", Or: []string{"vim.tiny", "nano", "vi", "mg"}, Max: 5 << 19, Check: []string{"--version"}, Optional: true}, {Name: "tar", Check: []string{"--version"}, Optional: true}, {Name: "sed", Check: []string{"--version"}, Optional: true}, {Name: "awk", Check: []string{"1"}, Optional: true}, {Name: "diff", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}, {Name: "smartctl", Check: []string{"--version"}, Optional: true}}
 	}
-	return nil
+	var out []Program
+	for _, p := range fstype.Of(what).Programs {
+		out = append(out, Program{Name: p.Name, Check: []string{p.Check}, Data: p.Data, Optional: p.Optional})
+	}
+	return out
 }
 
 // terminals are the terminfo entries that line editors and pagers want.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
@@ -288,20 +289,6 @@ var Base = []Requirement{
 // "lvm", "uefi".
 func For(what string) []Requirement {
 	switch what {
-	case "ext2", "ext3", "ext4":
-		return []Requirement{{"CONFIG_EXT4_FS", true, what + " can't be mounted"}}
-	case "xfs":
-		return []Requirement{{"CONFIG_XFS_FS", true, "xfs can't be mounted"}}
-	case "vfat":
-		return []Requirement{{"CONFIG_VFAT_FS", true, "vfat can't be mounted"}, {"CONFIG_NLS_ISO8859_1", true, "vfat can't be mounted with its default names"}}
-	case "exfat":
-		return []Requirement{{"CONFIG_EXFAT_FS", true, "exfat can't be mounted"}}
-	case "f2fs":
-		return []Requirement{{"CONFIG_F2FS_FS", true, "f2fs can't be mounted"}}
-	case "jfs":
-		return []Requirement{{"CONFIG_JFS_FS", true, "jfs can't be mounted"}}
-	case "btrfs":
-		return []Requirement{{"CONFIG_BTRFS_FS", true, "btrfs can't be mounted"}}
 	case "lvm":
 		return []Requirement{{"CONFIG_BLK_DEV_DM", true, "LVM does not work"}}
 	case "thin":
@@ -319,7 +306,11 @@ func For(what string) []Requirement {
 	case "uefi":
 		return []Requirement{{"CONFIG_EFI", false, "the kernel does not start from UEFI"}, {"CONFIG_EFI_STUB", false, "the kernel does not start from UEFI"}, {"CONFIG_EFIVAR_FS", true, "the firmware's boot entries can't be written"}}
 	}
-	return nil
+	var out []Requirement
+	for _, o := range fstype.Of(what).Config {
+		out = append(out, Requirement{o.Name, true, what + " " + o.Breaks})
+	}
+	return out
 }
 
 // Missing is a requirement that is not met.

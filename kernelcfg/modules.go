@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
 )
 
@@ -32,7 +33,7 @@ var usual = []string{
 	"kernel/drivers/mmc/", "kernel/drivers/usb/storage/", "kernel/drivers/usb/host/xhci", "kernel/drivers/usb/host/ehci", "kernel/drivers/usb/host/uhci", "kernel/drivers/usb/host/ohci", "kernel/drivers/hid/usbhid/", "kernel/drivers/hid/hid-generic", "kernel/drivers/hv/", "kernel/drivers/char/hw_random/",
 	"kernel/drivers/net/ethernet/intel/", "kernel/drivers/net/ethernet/broadcom/", "kernel/drivers/net/ethernet/realtek/", "kernel/drivers/net/ethernet/amazon/", "kernel/drivers/net/ethernet/google/", "kernel/drivers/net/ethernet/microsoft/", "kernel/drivers/net/ethernet/mellanox/mlx4/", "kernel/drivers/net/ethernet/mellanox/mlx5/", "kernel/drivers/net/ethernet/aquantia/",
 	"kernel/drivers/net/virtio_net", "kernel/drivers/net/vmxnet3/", "kernel/drivers/net/hyperv/", "kernel/drivers/net/xen-netfront", "kernel/drivers/net/phy/realtek", "kernel/drivers/net/phy/broadcom", "kernel/drivers/net/bonding/", "kernel/net/8021q/", "kernel/net/packet/", "kernel/drivers/net/usb/r8152", "kernel/drivers/net/usb/ax88179", "kernel/drivers/net/usb/cdc_ether",
-	"kernel/fs/ext4/", "kernel/fs/xfs/", "kernel/fs/btrfs/", "kernel/fs/fat/", "kernel/fs/exfat/", "kernel/fs/f2fs/", "kernel/fs/jfs/", "kernel/fs/isofs/", "kernel/fs/udf/", "kernel/fs/nfs/", "kernel/fs/smb", "kernel/fs/cifs/", "kernel/fs/fuse/", "kernel/fs/squashfs/", "kernel/fs/overlayfs/", "kernel/fs/ntfs3/", "kernel/fs/efivarfs/", "kernel/fs/nls/nls_", "kernel/drivers/firmware/efi/",
+	"kernel/fs/isofs/", "kernel/fs/udf/", "kernel/fs/nfs/", "kernel/fs/smb", "kernel/fs/cifs/", "kernel/fs/fuse/", "kernel/fs/squashfs/", "kernel/fs/overlayfs/", "kernel/fs/efivarfs/", "kernel/fs/nls/nls_", "kernel/drivers/firmware/efi/",
 }
 
 // allPrefixes are the parts of a module tree that hold storage, network and
@@ -52,8 +53,8 @@ var notIn = []string{"kernel/fs/ocfs2/", "kernel/fs/gfs2/", "kernel/fs/dlm/", "k
 	"kernel/drivers/net/ethernet/mellanox/mlxsw/", "kernel/lib/test", "kernel/crypto/tcrypt", "kernel/drivers/net/ethernet/netronome/nfp/crypto"}
 
 // always are modules that any rescue system wants, whatever the machine has:
-// its media, its file systems, the virtual machines it is tried in.
-var always = []string{"isofs", "sr_mod", "cdrom", "sd_mod", "loop", "vfat", "nls_cp437", "nls_iso8859-1", "nls_ascii", "nls_utf8", "ext4", "usb_storage", "uas", "xhci_pci", "ehci_pci", "uhci_hcd", "ohci_pci", "usbhid", "hid_generic",
+// its media, the virtual machines it is tried in.
+var always = []string{"isofs", "sr_mod", "cdrom", "sd_mod", "loop", "nls_cp437", "nls_iso8859-1", "nls_ascii", "nls_utf8", "usb_storage", "uas", "xhci_pci", "ehci_pci", "uhci_hcd", "ohci_pci", "usbhid", "hid_generic",
 	"ata_piix", "ata_generic", "ahci", "nvme", "virtio_pci", "virtio_blk", "virtio_scsi", "virtio_rng", "virtio_net", "dm_mod", "efivarfs", "af_packet", "crc32c_generic", "crc32c_intel", "crc16", "atkbd", "i8042", "bonding", "8021q", "pata_acpi", "e1000", "e1000e"}
 
 // Select chooses modules by set, with all they depend on. extra are names or
@@ -70,7 +71,7 @@ func Select(x *kmod.Index, set string, extra, aliases, exclude []string) (names 
 	}
 	close := func(names []string) []string { return slices.DeleteFunc(x.Closure(names), needs) }
 
-	likely := append(slices.Clone(always), extra...)
+	likely := append(append(slices.Clone(always), fstype.Names(func(t *fstype.Type) bool { return t.Always })...), extra...)
 	for _, a := range aliases {
 		for _, m := range x.Match(a) {
 			if useful(x.Path[m]) {
@@ -87,7 +88,7 @@ func Select(x *kmod.Index, set string, extra, aliases, exclude []string) (names 
 	case SetHost:
 		return names, first, nil
 	case SetDefault:
-		more = x.Select(usual...)
+		more = x.Select(append(fstype.Dirs(), usual...)...)
 	case SetAll:
 		more = x.Select(allPrefixes...)
 	default:

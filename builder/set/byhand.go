@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -247,7 +248,7 @@ func (h *hand) contents(m *manifest.Manifest) {
 		}
 		if f := h.l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
 			hm.Options = h.options(f, f.MountAt(a.Mount).Subvolume)
-		} else if f != nil && (f.VFAT != nil || f.ExFAT != nil) {
+		} else if f != nil && fstype.Of(f.Type).Foreign {
 			if o := f.MountAt(a.Mount).Owners(); o != "" {
 				hm.Options = templates.Shellf("%s", o)
 			}

@@ -7,33 +7,20 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// readOnlyOptions are the options with which a type's read-only mount writes nothing, not
-// even what is in its log; without them ext4, XFS, btrfs and F2FS replay it. Where there
-// are several, older kernels know the later ones. ext4(5), xfs(5), btrfs(5) and
-// Documentation/filesystems/f2fs.rst. A jfs replays its log only when it is mounted for
-// writing.
-func readOnlyOptions(typ string) []string {
-	switch typ {
-	case "ext3", "ext4":
-		return []string{"noload"}
-	case "xfs":
-		return []string{"norecovery,nouuid"}
-	case "btrfs":
-		return []string{"rescue=nologreplay", "nologreplay"} // since Linux 5.9, 4.6
-	case "f2fs":
-		return []string{"norecovery"}
-	}
-	return []string{""}
-}
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
+)
 
 // MountReadOnly mounts a device, named with its path, at dir so that not one bit of it is
 // written: a log that was not replayed stays as it is, and files that are only in it are
 // not seen. options are those of the type, beside.
 func MountReadOnly(dev, typ, dir string, options ...string) error {
 	var err error
-	for _, o := range readOnlyOptions(typ) {
+	ways := fstype.Of(typ).ReadOnly
+	if ways == nil {
+		ways = []string{""}
+	}
+	for _, o := range ways {
 		if o != "" {
 			o = strings.Join(append([]string{o}, options...), ",")
 		} else {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -33,8 +34,8 @@ func ConvertFstab(text string, types map[string]string) (out string, notes []str
 		})
 		pass := "2"
 		switch {
-		case typ == "xfs" || typ == "btrfs":
-			pass = "0" // their fsck does nothing
+		case fstype.Of(typ).NoCheck:
+			pass = "0"
 		case e.Path() == "/":
 			pass = "1"
 		}
@@ -57,7 +58,7 @@ func FollowSubvolumes(text string, subvolume func(mount string) (path string, sa
 	f := sysconf.ParseFstab(text)
 	for _, e := range f.Entries {
 		id, ok := sysconf.Option(e.Options, "subvolid")
-		if e.Type != "btrfs" || !ok || id == "5" || id == "0" {
+		if !fstype.Of(e.Type).Subvolumes || !ok || id == "5" || id == "0" {
 			continue
 		}
 		path, same := subvolume(e.Path())

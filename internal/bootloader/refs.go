@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -99,12 +100,12 @@ func checkOptions(e *sysconf.FstabEntry, r *sysconf.Resolver) (notes, missing []
 			continue
 		}
 		t := r.Find(sysconf.ParseRef(v))
-		if t.State == sysconf.Missing && e.Type == "btrfs" {
+		if t.State == sysconf.Missing && fstype.Of(e.Type).Subvolumes {
 			t = r.Entry(e) // what it is mounted from finds the others
 		}
 		switch {
 		case t.State == sysconf.Found && t.Right:
-		case t.State == sysconf.Found && e.Type == "btrfs":
+		case t.State == sysconf.Found && fstype.Of(e.Type).Subvolumes:
 			e.DropOption(func(x string) bool { return x == o })
 			notes = append(notes, fmt.Sprintf("line %d: the option %s is removed: btrfs finds its devices by UUID", e.Line, o))
 		default:

@@ -423,7 +423,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 			d.Blocks[m.Device] = "all blocks"
 			s.rep.Note("%s (%s) is copied as a whole: %s", m.Device, m.What(), why)
 		}
-		if size := d.SizeOf(m.Device); m.Type == fstype.TypeNTFS && size > m.Size {
+		if t, size := fstype.Of(m.Type), d.SizeOf(m.Device); t.Mkfs == nil && t.GrowBy != nil && size > m.Size {
 			if why = notGrown(why); why != "" {
 				s.rep.Note("%s (%s) keeps its size of %s in %s: %s", m.Device, m.What(), m.Size, size, why)
 			} else {
@@ -552,13 +552,8 @@ func renumbers(f *layout.Filesystem) bool {
 // are larger than the source's and than what the file system reads and writes at once.
 func (s *Source) needsSmaller(d *plan.Draft, f *layout.Filesystem) bool {
 	unit := int64(0)
-	switch {
-	case f.Ext != nil:
-		unit = f.Ext.BlockSize
-	case f.XFS != nil:
-		unit = f.XFS.SectorSize
-	case f.Btrfs != nil:
-		unit = f.Btrfs.SectorSize
+	if t := fstype.Of(f.Type); t.Unit != nil {
+		unit = t.Unit(&f.Geometry)
 	}
 	return slices.ContainsFunc(s.layout.DisksUnder(f.Device), func(n string) bool {
 		old, to := s.layout.Disk(n), d.Disks[n]

@@ -35,10 +35,6 @@ type partImage struct {
 // partName is what the layout calls the device that an image was made of.
 const partName = "partition"
 
-// typesOfPartclone are the types of file systems by partclone's names, where the place of
-// the partition is in them.
-var typesOfPartclone = map[string]string{"NTFS": fstype.TypeNTFS, "FAT": fstype.TypeVFAT}
-
 // openPartImage opens an image of partclone; nil for a file that is none.
 func openPartImage(name string, verify bool) (*partImage, error) {
 	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() || err != nil && !exists(name+".aa") {
@@ -64,9 +60,9 @@ func openPartImage(name string, verify bool) (*partImage, error) {
 		return nil, fmt.Errorf("cannot clone %s: %w", name, err)
 	}
 	p := &partImage{name: name, header: img.Header, image: image}
-	typ := typesOfPartclone[img.FS]
-	if typ == "" {
-		typ = img.FS
+	typ := img.FS
+	for _, n := range fstype.Names(func(t *fstype.Type) bool { return t.Partclone != "" && t.Partclone == img.FS }) {
+		typ = n // where the place of the partition is in it
 	}
 	p.set, p.verify = set, verify
 	p.layout = bare()

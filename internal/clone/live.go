@@ -151,7 +151,7 @@ func (v *live) how(f *layout.Filesystem) string {
 
 // freezes reports whether a file system is copied block by block while it is frozen.
 func (v *live) freezes(f *layout.Filesystem) bool {
-	return v.uses(f) && v.freeze && len(f.Mounts) > 0 && (f.Ext != nil || f.XFS != nil)
+	return v.uses(f) && v.freeze && len(f.Mounts) > 0 && fstype.Of(f.Type).Freezes
 }
 
 // minSnapshot is the least room for a snapshot, in bytes.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"unsafe"
 
@@ -62,13 +61,10 @@ func (s *Source) lostFiles(ctx context.Context, rep *restore.Report) []string {
 	return out
 }
 
-// fiemapTypes are the file systems that report the places of files on their device.
-var fiemapTypes = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeF2FS}
-
 // filesAt gives a line for each file of a device that is in these ranges of it, and how
 // many bytes of them are in no file.
 func filesAt(ctx context.Context, dev, typ string, bad []blockcopy.Extent) (lines []string, rest int64, err error) {
-	if !slices.Contains(fiemapTypes, typ) {
+	if !fstype.Of(typ).Fiemap {
 		return nil, 0, fmt.Errorf("a %s does not report it", typ)
 	}
 	if err := os.MkdirAll(filesDir, 0o700); err != nil {

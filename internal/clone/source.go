@@ -178,7 +178,7 @@ func (s *Source) mountRest(m probe.Machine, disks []string) error {
 	}
 	for i, d := range devs {
 		on := m.DisksOf(m.Name(d.Name))
-		if d.Held || len(on) == 0 || slices.ContainsFunc(on, func(n string) bool { return !slices.Contains(disks, n) }) || m.InUse(d.Name) != "" || !slices.Contains(linuxTypes, d.Info.Type) {
+		if d.Held || len(on) == 0 || slices.ContainsFunc(on, func(n string) bool { return !slices.Contains(disks, n) }) || m.InUse(d.Name) != "" || !fstype.Of(d.Info.Type).Native() {
 			continue
 		}
 		if d.Info.Type == fstype.TypeBtrfs && slices.ContainsFunc(devs[:i], func(o medium.Device) bool { return o.Info.Type == d.Info.Type && o.Info.UUID == d.Info.UUID }) {
@@ -194,9 +194,6 @@ func (s *Source) mountRest(m probe.Machine, disks []string) error {
 	}
 	return nil
 }
-
-// linuxTypes are the file systems that can be copied as files even if nothing mounts them.
-var linuxTypes = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeBtrfs, fstype.TypeF2FS, fstype.TypeJFS}
 
 // unmountBelow unmounts what is mounted at or below a directory.
 func unmountBelow(dir string) error {

@@ -34,19 +34,22 @@ func ext(name string) *Type {
 		Name: name, Family: "ext", Driver: TypeExt4,
 		Probe: probeExt, Check: checkExt, Mkfs: mkfsExt, DryRun: "-n", // mke2fs(8)
 		New: func(size int64) Geometry { return Geometry{Ext: newExt(name, size)} }, Legacy: func(size int64) Geometry { return Geometry{Ext: legacyExt(name, size)} },
+		Renumber: func(uuid, dev string) [][]string { // tune2fs(8) wants one that was checked, since it writes all checksums again
+			return [][]string{{"e2fsck", "-f", "-p", dev}, {"tune2fs", "-U", uuid, dev}}
+		},
 		LabelMax: 16,
 		Least:    leastExt,
 		Block:    func(g *Geometry) (int64, string) { return g.Ext.BlockSize, "blocks" },
 		Unit:     func(g *Geometry) int64 { return g.Ext.BlockSize },
 		Config:   []Option{{"CONFIG_EXT4_FS", "can't be mounted"}},
 		Programs: []Program{{Name: "mke2fs", Check: "-V", Data: []string{"/etc/mke2fs.conf"}}, {Name: "e2fsck", Check: "-V"}, {Name: "tune2fs", Check: "-V"}, {Name: "resize2fs", Check: "-V", Optional: true}, {Name: "dumpe2fs", Check: "-V", Optional: true}, {Name: "debugfs", Check: "-V", Optional: true}},
-		ReadOnly: []string{"noload"}, HoldsSets: true, Fiemap: true, Grow: growExt, GrowBy: []string{"resize2fs"},
+		ReadOnly: []string{"noload"}, HoldsSets: true, Freezes: true, Fiemap: true, Grow: growExt, GrowBy: []string{"resize2fs"},
 	}
 	switch name {
 	case TypeExt2:
 		t.ReadOnly = nil // it has no log
 	case TypeExt4:
-		t.Common, t.Plain = true, func(label, uuid, dev string) []string {
+		t.Common, t.Always, t.Plain = true, true, func(label, uuid, dev string) []string {
 			return []string{"mkfs.ext4", "-q", "-F", "-m", "0", "-L", label, "-U", uuid, dev}
 		}
 	}

@@ -123,6 +123,8 @@ type Type struct {
 	// Plain is the command that makes one with the program's defaults, for the data on a
 	// stick.
 	Plain func(label, uuid, dev string) []string
+	// Renumber returns the commands that give an unmounted one another UUID.
+	Renumber func(uuid, dev string) [][]string
 	// LabelMax is the most bytes that a label of one of New can have.
 	LabelMax int
 	// ShortUUID reports that its UUID has the form "1234-ABCD".
@@ -151,8 +153,9 @@ type Type struct {
 	Extra       func(g *Geometry) []string
 	Config      []Option
 	Programs    []Program
-	// Common reports that every rescue system has its driver and programs.
-	Common bool
+	// Common reports that a rescue system has its programs, even if the machine has none of it;
+	// Always that it also has its driver, however small it is.
+	Common, Always bool
 
 	// Mount is the option for one that is a copy of another one. ReadOnly are the options with
 	// which a read-only mount writes nothing, not even what is in its log; where there are
@@ -171,7 +174,9 @@ type Type struct {
 	HoldsSets bool
 	// NoCheck reports that its fsck at boot does nothing: its pass in fstab is 0.
 	NoCheck bool
-	// Fiemap reports that it reports the places of files on its device; ioctl FS_IOC_FIEMAP.
+	// Freezes is set if its maps of used blocks can be read while it is frozen; ioctl FIFREEZE.
+	Freezes bool
+	// Fiemap is set if it reports the places of files on its device; ioctl FS_IOC_FIEMAP.
 	Fiemap bool
 
 	// Grow returns the ioctl that gives a mounted one, whose device begins with head, the size
@@ -252,6 +257,21 @@ func (t *Type) Module() string {
 		return t.Driver
 	}
 	return t.Name
+}
+
+// Dirs lists the directories of a module tree with the drivers of those that have programs.
+func Dirs() []string {
+	var out []string
+	for _, t := range types() {
+		if t.Programs != nil {
+			dir := t.Dir
+			if dir == "" {
+				dir = t.Module()
+			}
+			out = append(out, "kernel/fs/"+dir+"/")
+		}
+	}
+	return slices.Compact(out)
 }
 
 // Modules lists the modules that one wants, each with those that do as well.

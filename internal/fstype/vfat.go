@@ -26,7 +26,7 @@ var vfat = Type{
 	Dir:      "fat",
 	Config:   []Option{{"CONFIG_VFAT_FS", "can't be mounted"}, {"CONFIG_NLS_ISO8859_1", "can't be mounted with its default names"}},
 	Programs: []Program{{Name: "mkfs.fat", Check: "--help"}, {Name: "fsck.fat", Check: "--help", Optional: true}},
-	Common:   true, Foreign: true, HoldsSets: true, Partclone: "FAT",
+	Common:   true, Always: true, Foreign: true, HoldsSets: true, Partclone: "FAT",
 	BootCopy: func(b []byte) int64 {
 		le := binary.LittleEndian
 		if n := int64(le.Uint16(b[50:])); le.Uint16(b[22:]) == 0 && n > 0 && n < 32 {

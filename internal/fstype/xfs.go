@@ -45,6 +45,9 @@ var xfs = Type{
 	Plain: func(label, uuid, dev string) []string {
 		return []string{"mkfs.xfs", "-q", "-f", "-L", label, "-m", "uuid=" + uuid, dev}
 	},
+	Renumber: func(uuid, dev string) [][]string {
+		return [][]string{{"xfs_db", "-x", "-p", "xfs_admin", "-c", "uuid " + uuid, dev}}
+	},
 	LabelMax: 12, Unique: true,
 	Least: func(f *FS) int64 { // with its log and reserves
 		n := f.Used + f.Used/8
@@ -63,7 +66,7 @@ var xfs = Type{
 	Config:   []Option{{"CONFIG_XFS_FS", "can't be mounted"}},
 	Programs: []Program{{Name: "mkfs.xfs", Check: "-V"}, {Name: "xfs_repair", Check: "-V"}, {Name: "xfs_db", Check: "-V", Optional: true}},
 	Common:   true,
-	Mount:    "nouuid", ReadOnly: []string{"norecovery,nouuid"}, HoldsSets: true, NoCheck: true, Fiemap: true,
+	Mount:    "nouuid", ReadOnly: []string{"norecovery,nouuid"}, HoldsSets: true, NoCheck: true, Freezes: true, Fiemap: true,
 	Grow: growXFS,
 }
 

@@ -93,7 +93,7 @@ func (s *Identity) contents() {
 	for i := range l.Filesystems {
 		f := &l.Filesystems[i]
 		now := s.uuid(f.Device, f.UUID)
-		if f.Type == fstype.TypeVFAT || f.Type == fstype.TypeExFAT {
+		if fstype.Of(f.Type).ShortUUID {
 			n := s.number("volume", f.Device, f.UUID)
 			now = fmt.Sprintf("%04X-%04X", n>>16, n&0xffff)
 		}

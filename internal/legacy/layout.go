@@ -233,17 +233,6 @@ func parseSfdisk(text, disk string) (*layout.Table, error) {
 	return t, nil
 }
 
-// ext are file systems that GRUB legacy and LILO can read: inodes of 128
-// bytes, and the features that mke2fs had in 2009.
-func ext(typ string, size int64) *fstype.Ext {
-	e := fstype.NewExt(typ, size)
-	e.InodeSize = 128
-	if typ == fstype.TypeExt4 {
-		e.Features = append(e.Features, "uninit_bg")
-	}
-	return e
-}
-
 // filesystems are the lines of To_Restore that are on partitions.
 func (r *reader) filesystems() {
 	labels := r.labels()
@@ -265,15 +254,12 @@ func (r *reader) filesystems() {
 		} else if w.label != "" && f.Label == "" {
 			f.Label = w.label
 		}
-		switch a.Type {
-		case fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4:
-			f.Ext = ext(a.Type, int64(p.Size))
-		case fstype.TypeXFS:
-			f.XFS = &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 256, DirBlock: 4096}
-		default:
+		t := fstype.Of(a.Type)
+		if t.Legacy == nil {
 			r.unsupported(a.Mount, a.Device, "file system of type %q can't be made", a.Type)
 			continue
 		}
+		f.Geometry = t.Legacy(int64(p.Size))
 		r.l.Filesystems = append(r.l.Filesystems, f)
 	}
 }

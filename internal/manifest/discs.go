@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/mkcdrec/mkcdrec/internal/frames"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
@@ -363,7 +364,7 @@ func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, er
 		return "", fmt.Errorf("cannot look for disc %d: %w", d.Number, err)
 	}
 	for _, mi := range mounts {
-		if mi.Type == "iso9660" || mi.Type == "udf" {
+		if fstype.Of(mi.Type).Medium {
 			dirs = append(dirs, filepath.Join(mi.Path, base))
 		}
 	}

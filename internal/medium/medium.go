@@ -82,9 +82,6 @@ func (f Finder) Mount(d Device, dir string, options ...string) error {
 	return f.MountReadOnly("/dev/"+d.Name, d.Info.Type, dir, slices.DeleteFunc(options, func(o string) bool { return o == "" })...)
 }
 
-// mountable are the types that a set can be on.
-var mountable = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeVFAT, fstype.TypeISO, fstype.TypeBtrfs}
-
 // FindMedium mounts the CD or stick that the system was booted from: an ISO
 // image with the mark of this medium. It returns the device's name.
 func (f Finder) FindMedium(info *rescue.Info) (string, error) {
@@ -183,7 +180,7 @@ func (s Source) String() string {
 }
 
 func (s Source) matches(d Device) bool {
-	if d.Held || !slices.Contains(mountable, d.Info.Type) {
+	if d.Held || !fstype.Of(d.Info.Type).HoldsSets {
 		return false
 	}
 	switch s.Kind {

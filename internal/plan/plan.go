@@ -506,14 +506,10 @@ func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
 }
 
 // Renumber gives the commands that give the unmounted file system on a device another UUID;
-// nil for a type for which none are known. tune2fs(8) wants an ext that was checked, since it
-// writes all checksums again.
+// nil for a type for which none are known.
 func Renumber(fsType, uuid, dev string) [][]string {
-	switch fsType {
-	case fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4:
-		return [][]string{{"e2fsck", "-f", "-p", dev}, {"tune2fs", "-U", uuid, dev}}
-	case fstype.TypeXFS:
-		return [][]string{{"xfs_db", "-x", "-p", "xfs_admin", "-c", "uuid " + uuid, dev}}
+	if t := fstype.Of(fsType); t.Renumber != nil {
+		return t.Renumber(uuid, dev)
 	}
 	return nil
 }

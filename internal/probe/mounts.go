@@ -58,7 +58,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 				mi.Device = m.resolve(mi.Source)
 			}
 		}
-		if mi.Type == fstype.TypeVFAT || mi.Type == fstype.TypeExFAT {
+		if fstype.Of(mi.Type).Foreign {
 			// Owners and modes of all files are options of the file system.
 			for _, o := range super {
 				if k, _, _ := strings.Cut(o, "="); slices.Contains(layout.OwnerOptions, k) {
@@ -191,7 +191,7 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 	for _, mi := range mounts {
 		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) }) ||
 			slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == mi.Device && mi.Device != "" })
-		medium := (mi.Type == "iso9660" || mi.Type == "udf" || mi.Type == "squashfs") && (mi.SuperReadOnly || slices.Contains(strings.Split(mi.Options, ","), "ro"))
+		medium := fstype.Of(mi.Type).Medium && (mi.SuperReadOnly || slices.Contains(strings.Split(mi.Options, ","), "ro"))
 		key := mi.Device
 		if key == "" { // several FUSE file systems may have one source, and several exports one number
 			key = mi.Source + " " + mi.Type + " " + mi.Number

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -181,9 +180,6 @@ func (m Machine) superblockInUse(typ, dev string) bool {
 	if typ == fstype.TypeBtrfs {
 		return m.btrfsOn(dev) != ""
 	}
-	if strings.HasPrefix(typ, "ext") {
-		typ = fstype.TypeExt4 // its driver has the older ones, too
-	}
-	_, err := os.Stat(filepath.Join(m.path("/sys/fs/"+typ), m.kernelName(dev)))
+	_, err := os.Stat(filepath.Join(m.path("/sys/fs/"+fstype.Of(typ).Module()), m.kernelName(dev)))
 	return err == nil
 }

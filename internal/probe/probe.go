@@ -454,7 +454,8 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: "LUKS device that is not open: what is on it can't be read"})
 		}
 		return
-	case fstype.TypeISO:
+	}
+	if i.Type == fstype.TypeISO {
 		return // a hybrid image on a stick: a medium, no storage of the machine
 	}
 	if i.Btrfs != nil {

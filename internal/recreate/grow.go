@@ -2,10 +2,10 @@ package recreate
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -13,16 +13,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
-)
-
-// ioctl numbers that give a mounted file system another size.
-const (
-	extResize    = 1<<30 | 8<<16 | 'f'<<8 | 16    // EXT4_IOC_RESIZE_FS of fs/ext4/ext4.h: blocks, 64 bits
-	xfsGrow      = 1<<30 | 16<<16 | 'X'<<8 | 110  // XFS_IOC_FSGROWFSDATA of fs/xfs/libxfs/xfs_fs.h
-	xfsGeometry  = 2<<30 | 112<<16 | 'X'<<8 | 100 // XFS_IOC_FSGEOMETRY_V1
-	btrfsResize  = 1<<30 | 4096<<16 | 0x94<<8 | 3 // BTRFS_IOC_RESIZE of linux/btrfs.h
-	btrfsSuper   = 64 << 10                       // where a btrfs has its superblock,
-	btrfsDeviceI = btrfsSuper + 0xc9              // and in it the number of the device
 )
 
 // growFS gives a mounted file system the size of its device.
@@ -40,37 +30,18 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 	if err != nil {
 		return err
 	}
-	switch s.FS.Type {
-	case fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4:
-		var st unix.Statfs_t
-		if err = unix.Fstatfs(int(d.Fd()), &st); err != nil {
-			break
-		}
-		blocks := make([]byte, 8)
-		binary.NativeEndian.PutUint64(blocks, uint64(size)/uint64(st.Bsize))
-		if err = r.kernel().Ioctl(d, extResize, blocks); errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) {
-			_, err = r.Run.Run(ctx, tool.New("resize2fs", "/dev/"+s.Device)) // by what that kernel can do
-		}
-	case fstype.TypeXFS:
-		geo := make([]byte, 112) // struct xfs_fsop_geom_v1
-		if err = r.kernel().Ioctl(d, xfsGeometry, geo); err != nil {
-			break
-		}
-		ne := binary.NativeEndian
-		to := make([]byte, 16) // struct xfs_growfs_data: blocks, the share of inodes as it is
-		ne.PutUint64(to, uint64(size)/uint64(max(ne.Uint32(geo), 512)))
-		ne.PutUint32(to[8:], ne.Uint32(geo[28:]))
-		err = r.kernel().Ioctl(d, xfsGrow, to)
-	case fstype.TypeBtrfs:
-		var id uint64
-		if id, err = btrfsDevice(r.kernel().Path("/dev/" + s.Device)); err != nil {
-			break
-		}
-		arg := make([]byte, 4096) // struct btrfs_ioctl_vol_args
-		copy(arg[8:], fmt.Sprintf("%d:max", id))
-		err = r.kernel().Ioctl(d, btrfsResize, arg)
-	default:
-		err = errors.New("no way is known to grow this type")
+	t := fstype.Of(s.FS.Type)
+	if t.Grow == nil {
+		return fmt.Errorf("cannot grow %s on /dev/%s: no way is known to grow this type", s.FS.Type, s.Device)
+	}
+	head, err := readHead(r.kernel().Path("/dev/" + s.Device))
+	if err != nil {
+		return err
+	}
+	req, arg := t.Grow(head, int64(size))
+	err = r.kernel().Ioctl(d, req, arg)
+	if t.GrowBy != nil && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP)) { // by what that kernel can do
+		_, err = r.Run.Run(ctx, tool.New(append(slices.Clone(t.GrowBy), "/dev/"+s.Device)...))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot grow %s on /dev/%s: %w", s.FS.Type, s.Device, err)
@@ -78,16 +49,16 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 	return nil
 }
 
-// btrfsDevice is the number that a device has in its btrfs.
-func btrfsDevice(dev string) (uint64, error) {
+// readHead reads what fstype looks at of a device.
+func readHead(dev string) ([]byte, error) {
 	f, err := os.Open(dev)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer f.Close()
-	b := make([]byte, 8)
-	if _, err := f.ReadAt(b, btrfsDeviceI); err != nil {
-		return 0, fmt.Errorf("cannot read the superblock of %s: %w", dev, err)
+	b := make([]byte, fstype.HeadLen)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("cannot read the superblock of %s: %w", dev, err)
 	}
-	return binary.LittleEndian.Uint64(b), nil
+	return b, nil
 }

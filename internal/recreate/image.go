@@ -51,7 +51,8 @@ type device interface {
 // setHidden tells a FAT or NTFS where its partition begins now, in its boot
 // sector and the copy of it: Windows starts by that.
 func setHidden(f device, typ string, start quantity.Size) error {
-	if typ != fstype.TypeNTFS && typ != fstype.TypeVFAT || start == 0 {
+	t := fstype.Of(typ)
+	if t.BootCopy == nil || start == 0 {
 		return nil
 	}
 	b := make([]byte, 512)
@@ -63,13 +64,7 @@ func setHidden(f device, typ string, start quantity.Size) error {
 	if sector < 512 {
 		return errors.New("cannot read the boot sector: it is damaged")
 	}
-	copyAt := int64(0)
-	if typ == fstype.TypeNTFS {
-		copyAt = int64(le.Uint64(b[40:])) * sector
-	} else if n := int64(le.Uint16(b[50:])); le.Uint16(b[22:]) == 0 && n > 0 && n < 32 {
-		copyAt = n * sector
-	}
-	for _, at := range []int64{0, copyAt} {
+	for _, at := range []int64{0, t.BootCopy(b)} {
 		s := make([]byte, 512)
 		if _, err := f.ReadAt(s, at); err != nil || string(s[3:11]) != string(b[3:11]) {
 			continue // no copy there

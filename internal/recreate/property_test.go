@@ -118,7 +118,7 @@ func (w *world) mkfs(size quantity.Size, sector quantity.Size) *superblock.Info 
 // program runs one as a step does.
 func program(args []string) ([]byte, error) {
 	c := exec.Command(args[0], args[1:]...)
-	c.Env = append(os.Environ(), mkfsEnv(args[0])...)
+	c.Env = append(os.Environ(), fstype.Of(strings.TrimPrefix(args[0], "mkfs.")).Env...)
 	return c.CombinedOutput()
 }
 

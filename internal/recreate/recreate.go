@@ -139,7 +139,7 @@ func (r *Recreator) makeFS(ctx context.Context, s *plan.MakeFS) error {
 	if s.FS.Type == fstype.TypeBtrfs {
 		btrfs.Forget()
 	}
-	return r.runAll(ctx, s.Run)
+	return r.runAll(ctx, s.Run, fstype.Of(s.FS.Type).Env...)
 }
 
 // makeSubs makes the subvolumes of a btrfs, while its top level is mounted.
@@ -178,19 +178,9 @@ func (r *Recreator) makeSubs(s *plan.MakeSubs) error {
 	return err
 }
 
-// mkfsEnv has mkfs.xfs make what it made before version 5.19, file systems of less than
-// 300 MiB among it: the way that its own tests go, validate_supported in
-// mkfs/xfs_mkfs.c. Its option --unsupported is not known to older ones.
-func mkfsEnv(program string) []string {
-	if program != "mkfs.xfs" {
-		return nil
-	}
-	return []string{"TEST_DIR=mkcdrec", "TEST_DEV=mkcdrec", "QA_CHECK_FS=mkcdrec"}
-}
-
-func (r *Recreator) runAll(ctx context.Context, cmds [][]string) error {
+func (r *Recreator) runAll(ctx context.Context, cmds [][]string, env ...string) error {
 	for _, c := range cmds {
-		if _, err := r.Run.Run(ctx, tool.Cmd{Args: c, Env: mkfsEnv(c[0])}); err != nil {
+		if _, err := r.Run.Run(ctx, tool.Cmd{Args: c, Env: env}); err != nil {
 			return err
 		}
 	}

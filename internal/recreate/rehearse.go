@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -91,13 +92,10 @@ func (r *Recreator) rehearseFS(ctx context.Context, s *plan.MakeFS, file string)
 	}
 	c[at] = file
 	size := r.Plan.SizeOf(s.Device)
-	switch c[0] {
-	case "mke2fs":
-		c = slices.Insert(c, 1, "-n") // mke2fs(8)
-	case "mkfs.xfs":
-		c = slices.Insert(c, 1, "-N") // mkfs.xfs(8)
-	case "mkfs.fat": // its sectors and clusters are for that size
-	default:
+	switch t := fstype.Of(s.FS.Type); {
+	case t.DryRun != "":
+		c = slices.Insert(c, 1, t.DryRun)
+	case !t.FullSize:
 		size = min(size, rehearsalMax)
 	}
 	if size <= 0 {
@@ -106,7 +104,7 @@ func (r *Recreator) rehearseFS(ctx context.Context, s *plan.MakeFS, file string)
 	if err := sparseFile(file, size); err != nil {
 		return err
 	}
-	_, err := r.Run.Run(ctx, tool.Cmd{Args: c, Env: mkfsEnv(c[0])})
+	_, err := r.Run.Run(ctx, tool.Cmd{Args: c, Env: fstype.Of(s.FS.Type).Env})
 	return err
 }
 

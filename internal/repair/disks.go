@@ -169,9 +169,6 @@ type system struct {
 	subvolumes map[uint64]string
 }
 
-// RootTypes are the file systems that a root can lie on.
-var RootTypes = []string{fstype.TypeExt2, fstype.TypeExt3, fstype.TypeExt4, fstype.TypeXFS, fstype.TypeBtrfs, fstype.TypeF2FS, fstype.TypeJFS}
-
 // ErrNoSystem is the cause when disks have no installed system.
 var ErrNoSystem = errors.New("cannot find an installed system")
 
@@ -186,7 +183,7 @@ func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 	var found []*system
 	var seen []string // what was looked at
 	for i, d := range devs {
-		if !slices.Contains(RootTypes, d.Info.Type) || slices.ContainsFunc(devs[:i], func(o medium.Device) bool {
+		if !fstype.Of(d.Info.Type).Native() || slices.ContainsFunc(devs[:i], func(o medium.Device) bool {
 			return o.Info.Type == fstype.TypeBtrfs && o.Info.UUID == d.Info.UUID // another device of it
 		}) {
 			continue

@@ -212,13 +212,10 @@ func (r *Opener) mount(m toMount, devs []medium.Device) error {
 		flags = unix.MS_RDONLY
 	}
 	data, typ := "", devs[i].Info.Type
-	switch typ {
-	case fstype.TypeXFS:
-		if flags == 0 { // Mount has it
-			data = "nouuid"
-		}
-	case fstype.TypeVFAT, fstype.TypeExFAT:
+	if t := fstype.Of(typ); t.Foreign {
 		data = m.owners
+	} else if flags == 0 { // Mount has it
+		data = t.Mount
 	}
 	if typ == fstype.TypeBtrfs {
 		if err := storage.MountBtrfs(r.kernel(), devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {

@@ -130,7 +130,7 @@ func (r *Opener) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 		if slices.ContainsFunc(set.Layout.SwapFiles, func(s layout.SwapFile) bool { return s.Path == d.Path }) {
 			name = "swap files, recreated"
 		}
-		if name == "" && (a.Type == fstype.TypeVFAT || a.Type == fstype.TypeExFAT) && d.Path == filepath.Clean(a.Mount) && strings.HasPrefix(d.What, "time is") {
+		if name == "" && fstype.Of(a.Type).Foreign && d.Path == filepath.Clean(a.Mount) && strings.HasPrefix(d.What, "time is") {
 			name = "the time of a root directory, which FAT keeps nowhere"
 		}
 		if name == "" {

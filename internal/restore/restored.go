@@ -188,7 +188,7 @@ func (r *Restorer) findRecord(places []recordPlace) (rec *Record, looked int, er
 	defer os.Remove(dir)
 	for _, p := range places {
 		for _, d := range devs {
-			if d.Held || !slices.Contains(append(slices.Clone(repair.RootTypes), fstype.TypeVFAT), d.Info.Type) || !strings.EqualFold(d.Info.UUID, p.fs.UUID) || p.fs.UUID == "" || !r.ours(d) {
+			if t := fstype.Of(d.Info.Type); d.Held || !t.Native() && !(t.Foreign && t.Common) || !strings.EqualFold(d.Info.UUID, p.fs.UUID) || p.fs.UUID == "" || !r.ours(d) {
 				continue
 			}
 			if err := repair.Look(r.kernel(), d, devs, dir); err != nil {

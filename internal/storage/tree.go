@@ -67,11 +67,8 @@ func (t *Tree) Mount(s *plan.MountFS) error {
 		}
 		return MountBtrfs(t.kernel(), s.Device, s.Others, s.Mount.Subvolume, dir, unix.MS_NOATIME, opts...)
 	}
-	data := ""
-	switch s.FS.Type {
-	case fstype.TypeXFS:
-		data = "nouuid" // the set's disk may hold a copy
-	case fstype.TypeVFAT, fstype.TypeExFAT:
+	data := fstype.Of(s.FS.Type).Mount
+	if fstype.Of(s.FS.Type).Foreign {
 		data = s.Mount.Owners() // then all of them are as they were
 	}
 	if err := t.kernel().Mount("/dev/"+s.Device, dir, s.FS.Type, unix.MS_NOATIME, data); err != nil {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -170,7 +171,7 @@ func (s *swarm) places() ([]place, error) {
 	var out []place
 	for _, m := range mounts {
 		rel, err := filepath.Rel(s.target, m.Path)
-		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") || !slices.Contains([]string{"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "jfs"}, m.Type) {
+		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") || !fstype.Of(m.Type).Native() {
 			continue
 		}
 		var st unix.Statfs_t
