@@ -18,18 +18,19 @@ import (
 
 // Names of types, as mount(8) and blkid(8) have them.
 const (
-	TypeExt2  = "ext2"
-	TypeExt3  = "ext3"
-	TypeExt4  = "ext4"
-	TypeXFS   = "xfs"
-	TypeVFAT  = "vfat"
-	TypeSwap  = "swap"
-	TypeISO   = "iso9660"
-	TypeBtrfs = "btrfs"
-	TypeNTFS  = "ntfs"
-	TypeExFAT = "exfat"
-	TypeF2FS  = "f2fs"
-	TypeJFS   = "jfs"
+	TypeExt2   = "ext2"
+	TypeExt3   = "ext3"
+	TypeExt4   = "ext4"
+	TypeXFS    = "xfs"
+	TypeVFAT   = "vfat"
+	TypeSwap   = "swap"
+	TypeISO    = "iso9660"
+	TypeBtrfs  = "btrfs"
+	TypeNTFS   = "ntfs"
+	TypeExFAT  = "exfat"
+	TypeF2FS   = "f2fs"
+	TypeJFS    = "jfs"
+	TypeNilfs2 = "nilfs2"
 )
 
 // types returns all of them in the order in which they are probed.
@@ -40,13 +41,14 @@ var types = sync.OnceValue(func() []*Type {
 // Geometry is what a type's program is told to make the same file system again. At most
 // one of the pointers is set. Their names in JSON are those of Type.Key.
 type Geometry struct {
-	Ext   *Ext   `json:"ext,omitempty"`
-	XFS   *XFS   `json:"xfs,omitempty"`
-	VFAT  *VFAT  `json:"vfat,omitempty"`
-	ExFAT *ExFAT `json:"exfat,omitempty"`
-	F2FS  *F2FS  `json:"f2fs,omitempty"`
-	JFS   *JFS   `json:"jfs,omitempty"`
-	Btrfs *Btrfs `json:"btrfs,omitempty"`
+	Ext    *Ext    `json:"ext,omitempty"`
+	XFS    *XFS    `json:"xfs,omitempty"`
+	VFAT   *VFAT   `json:"vfat,omitempty"`
+	ExFAT  *ExFAT  `json:"exfat,omitempty"`
+	F2FS   *F2FS   `json:"f2fs,omitempty"`
+	JFS    *JFS    `json:"jfs,omitempty"`
+	Btrfs  *Btrfs  `json:"btrfs,omitempty"`
+	Nilfs2 *Nilfs2 `json:"nilfs2,omitempty"`
 }
 
 // Keys lists the names of the pointers that are set.

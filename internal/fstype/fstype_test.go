@@ -3,7 +3,13 @@ package fstype
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -57,5 +63,64 @@ func TestGrow(t *testing.T) {
 	n, arg = growXFS(head, 1<<30)
 	if n != 0x4010586e || binary.NativeEndian.Uint64(arg) != 1<<20 || binary.NativeEndian.Uint32(arg[8:]) != 25 {
 		t.Errorf("growXFS = %#x, %v", n, arg)
+	}
+}
+
+// TestNilfs2: what mkfs.nilfs2 made is made again with the same geometry, label and, on a
+// device, UUID.
+func TestNilfs2(t *testing.T) {
+	if _, err := exec.LookPath("mkfs.nilfs2"); err != nil {
+		t.Skip("mkfs.nilfs2 is not installed; make test installs it")
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%q: %v: %s", args, err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	probe := func(file string) *Info {
+		t.Helper()
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		head := make([]byte, HeadLen)
+		if _, err := f.ReadAt(head, 0); err != nil {
+			t.Fatal(err)
+		}
+		i := Probe(f, head)
+		if i == nil || i.Nilfs2 == nil || Of(i.Type).Faults(&i.Geometry) != nil {
+			t.Fatalf("Probe(%s) = %+v", file, i)
+		}
+		return i
+	}
+	const size = 300 << 20
+	first, second := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	for _, f := range []string{first, second} {
+		if err := errors.Join(os.WriteFile(f, nil, 0o600), os.Truncate(f, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("mkfs.nilfs2", "-q", "-f", "-b", "1024", "-B", "4096", "-m", "9", "-L", "home", first)
+	was := probe(first)
+	cmds := nilfs2.Mkfs(&FS{Info: *was, Devices: 1}, second, size)
+	run(cmds[0]...)
+	is := probe(second)
+	if !reflect.DeepEqual(is.Nilfs2, was.Nilfs2) || is.Label != was.Label || is.Size != was.Size {
+		t.Errorf("made %+v %+v; want %+v %+v", is, is.Nilfs2, was, was.Nilfs2)
+	}
+	dev, err := exec.Command("losetup", "-f", "--show", second).Output()
+	if err != nil {
+		t.Skipf("losetup: %v (not root?): the UUID is not tried", err)
+	}
+	defer exec.Command("losetup", "-d", strings.TrimSpace(string(dev))).Run()
+	for _, c := range nilfs2.Mkfs(&FS{Info: *was, Devices: 1}, strings.TrimSpace(string(dev)), size) {
+		run(c...)
+	}
+	if is := probe(strings.TrimSpace(string(dev))); is.UUID != was.UUID {
+		t.Errorf("UUID %s; want %s", is.UUID, was.UUID)
 	}
 }

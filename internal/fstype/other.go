@@ -14,7 +14,6 @@ var (
 	squashfs = Type{Name: "squashfs", Probe: magic(0, "hsqs", "squashfs"), Medium: true}
 	reiserfs = Type{Name: "reiserfs", Probe: magic(65536+52, "ReIsEr", "reiserfs")}
 	bcache   = Type{Name: "bcache", Probe: magic(4096, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache")}
-	nilfs2   = Type{Name: "nilfs2", Probe: magic(1024+6, "\x34\x34", "nilfs2")}
 )
 
 func probeISO(_ io.ReaderAt, b []byte) *Info {

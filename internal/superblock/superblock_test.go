@@ -49,6 +49,10 @@ func TestProbe(t *testing.T) {
 			return i.Label == "flash" && i.F2FS.Segments == 1 && i.F2FS.Sections == 1 && i.Size == 128<<20 && strings.Join(i.F2FS.Features, ",") == "extra_attr,inode_checksum,sb_checksum"
 		}},
 		{"jfs", 64 << 20, []string{"mkfs.jfs", "-q", "-L", "old one", "FILE"}, func(i *Info) bool { return i.Label == "old one" && i.JFS != nil && i.Size > 60<<20 }},
+		{"nilfs2", 256 << 20, []string{"mkfs.nilfs2", "-q", "-f", "-b", "2048", "-B", "1024", "-m", "7", "-O", "block_count", "-L", "logs of a log", "FILE"}, func(i *Info) bool {
+			n := i.Nilfs2
+			return i.Label == "logs of a log" && i.Size == 256<<20 && n.BlockSize == 2048 && n.Segment == 1024 && n.Reserved == 7 && strings.Join(n.Features, ",") == "block_count"
+		}},
 		{"luks1", 32 << 20, []string{"cryptsetup", "luksFormat", "-q", "--type", "luks1", "--uuid", id, "--pbkdf-force-iterations", "1000", "--key-size", "256", "--key-file", "/etc/hostname", "FILE"}, func(i *Info) bool {
 			return *i.LUKS == LUKS{Version: 1, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 256, SectorSize: 512, Offset: 2 << 20}
 		}},
