@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -91,7 +92,7 @@ func (h *hand) disks() {
 		d := h.l.Disk(n)
 		hd := templates.HandDisk{Name: d.Name, Var: h.vars[d.Name], Model: d.Model, Serial: d.Serial, Size: d.Size.String()}
 		if d.Table != nil {
-			hd.Sfdisk = plan.Sfdisk(d)
+			hd.Sfdisk = commands.Sfdisk(d)
 		}
 		h.Disks = append(h.Disks, hd)
 	}
@@ -107,7 +108,7 @@ func (h *hand) arrays() {
 		for _, dev := range a.Devs() {
 			words["/dev/"+dev] = h.shell(dev)
 		}
-		h.Arrays = append(h.Arrays, quoteLine(plan.Mdadm(&a), words))
+		h.Arrays = append(h.Arrays, quoteLine(commands.Mdadm(&a), words))
 	}
 }
 
@@ -140,7 +141,7 @@ func (h *hand) groups() error {
 		for _, pv := range g.PVs {
 			hg.PVs = append(hg.PVs, templates.HandPV{UUID: pv.UUID, Device: h.shell(pv.Device)})
 		}
-		for _, c := range plan.Lvcreate(g) {
+		for _, c := range commands.Lvcreate(g) {
 			hg.Thin = append(hg.Thin, quoteLine(c[1:], nil))
 		}
 		h.Groups = append(h.Groups, hg)
@@ -154,7 +155,7 @@ func (h *hand) filesystems() error {
 		if !h.needed(f.Device) {
 			continue
 		}
-		run, err := plan.Mkfs(f, "DEVICE", f.Size)
+		run, err := commands.Mkfs(f, "DEVICE", f.Size)
 		if err != nil {
 			return err
 		}
@@ -294,7 +295,7 @@ func handCrypt(c *layout.Crypt, dev templates.Shell) []templates.Shell {
 		return []templates.Shell{"# The header is decrypted with the age identity in the file $IDENTITY.",
 			templates.Shellf(`age -d -i "$IDENTITY" "$SET"/%s | dd of=%s bs=64k conv=fsync`, c.Header, dev), open}
 	}
-	a := plan.LUKSFormat(c, "DEVICE")
+	a := commands.LUKSFormat(c, "DEVICE")
 	a = slices.DeleteFunc(a, func(w string) bool { return w == "--key-file" || w == "-" || w == "--batch-mode" })
 	return []templates.Shell{quoteLine(a, map[string]templates.Shell{"DEVICE": dev}), open}
 }

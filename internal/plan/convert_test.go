@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -31,7 +32,7 @@ func TestConvert(t *testing.T) {
 	for _, at := range []string{"/", "/home"} {
 		f := got.Mounted(at)
 		for _, size := range []quantity.Size{Least(f), 2 * f.Size} {
-			run, err := Mkfs(f, "FILE", size)
+			run, err := commands.Mkfs(f, "FILE", size)
 			if err != nil {
 				t.Fatal(err)
 			}

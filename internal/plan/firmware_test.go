@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -55,7 +56,7 @@ func TestForFirmware(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.VFAT.SectorSize = sector
-		run, err := Mkfs(f, img, espSize)
+		run, err := commands.Mkfs(f, img, espSize)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -128,7 +129,7 @@ func TestMirrorESP(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
-	if w := strings.Join(Mdadm(a), " "); strings.Contains(w, "--data-offset") || !strings.Contains(w, "--metadata=1.0") || !strings.Contains(w, "--size=307200") {
+	if w := strings.Join(commands.Mdadm(a), " "); strings.Contains(w, "--data-offset") || !strings.Contains(w, "--metadata=1.0") || !strings.Contains(w, "--size=307200") {
 		t.Error(w)
 	}
 	if back, err := Unmirror(l); err != nil || back.Boot.ESP != "sda1" || back.Disks[0].Table.Partitions[0].Type != layout.TypeESP {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -131,7 +132,7 @@ func Only(was *layout.Layout, w Wish, at, dev string, size quantity.Size, disks 
 	l.Filesystems, l.Swap = []layout.Filesystem{*f}, nil
 	p := &Plan{Layout: l, Devices: map[string]string{f.Device: dev}}
 	p.partsOf(disks, fmt.Sprintf("as now, but for %s on %s", at, dev))
-	run, err := Mkfs(f, "/dev/"+dev, size)
+	run, err := commands.Mkfs(f, "/dev/"+dev, size)
 	if err != nil {
 		return nil, err
 	}

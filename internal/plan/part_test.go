@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -123,7 +124,7 @@ func TestExcludeMember(t *testing.T) {
 	if err != nil || len(b.Filesystems[1].Others) != 0 || b.Filesystems[1].Device != "sda2" {
 		t.Fatalf("btrfs: %v", err)
 	}
-	run, err := Mkfs(&b.Filesystems[1], "/dev/vda2", 9*gib)
+	run, err := commands.Mkfs(&b.Filesystems[1], "/dev/vda2", 9*gib)
 	if err != nil || slices.Contains(run[0], "raid1") {
 		t.Errorf("%v %v", run, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -199,10 +200,10 @@ func TestOtherSectorSize(t *testing.T) {
 			t.Errorf("%s: %+v %+v", size, d, v)
 		}
 		p, err := New(is, m)
-		if err != nil || p.Steps[0].(*WriteTable).Sector != 4096 || !strings.Contains(Sfdisk(&d), "sector-size: 4096\n") {
+		if err != nil || p.Steps[0].(*WriteTable).Sector != 4096 || !strings.Contains(commands.Sfdisk(&d), "sector-size: 4096\n") {
 			t.Errorf("%s: %v", size, err)
 		}
-		run, err := Mkfs(&is.Filesystems[0], "FILE", 256*mib)
+		run, err := commands.Mkfs(&is.Filesystems[0], "FILE", 256*mib)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,7 +296,7 @@ func TestMkfs(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			first := mk(t, c.size, c.args)
 			f := &layout.Filesystem{Type: first.Type, UUID: first.UUID, Label: first.Label, Size: quantity.Size(first.Size), Geometry: first.Geometry}
-			runs, err := Mkfs(f, "FILE", quantity.Size(c.size))
+			runs, err := commands.Mkfs(f, "FILE", quantity.Size(c.size))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -357,9 +358,9 @@ func TestSfdisk(t *testing.T) {
 	}
 	f.Close()
 	c := exec.Command("sfdisk", "-q", file)
-	c.Stdin = strings.NewReader(Sfdisk(d))
+	c.Stdin = strings.NewReader(commands.Sfdisk(d))
 	if out, err := c.CombinedOutput(); err != nil {
-		t.Fatalf("sfdisk: %v: %s\n%s", err, out, Sfdisk(d))
+		t.Fatalf("sfdisk: %v: %s\n%s", err, out, commands.Sfdisk(d))
 	}
 	out, err := exec.Command("sfdisk", "-d", file).Output()
 	if err != nil {

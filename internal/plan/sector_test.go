@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -36,7 +37,7 @@ func TestFATSectors(t *testing.T) {
 				t.Fatalf("the source is %+v", f.VFAT)
 			}
 			fstype.Of(f.Type).ToSector(&f.Geometry, c.to, int64(c.size))
-			run, err := Mkfs(f, "FILE", c.size)
+			run, err := commands.Mkfs(f, "FILE", c.size)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -38,7 +39,7 @@ func (r *Recreator) makeCrypt(ctx context.Context, s *plan.MakeCrypt) error {
 		return err
 	}
 	if k.Header == nil {
-		if err := storage.Cryptsetup(ctx, r.Run, k.Passphrase, plan.LUKSFormat(s.Crypt, "/dev/"+s.Device)[1:]...); err != nil {
+		if err := storage.Cryptsetup(ctx, r.Run, k.Passphrase, commands.LUKSFormat(s.Crypt, "/dev/"+s.Device)[1:]...); err != nil {
 			return err
 		}
 	}

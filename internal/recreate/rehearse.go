@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -115,7 +116,7 @@ func (r *Recreator) rehearseCrypt(ctx context.Context, s *plan.MakeCrypt, file s
 		if err := sparseFile(file, quantity.Size(s.Crypt.LUKS.Offset)+16*quantity.MiB); err != nil {
 			return err
 		}
-		return storage.Cryptsetup(ctx, r.Run, []byte("of a rehearsal, and no secret"), slices.Insert(plan.LUKSFormat(s.Crypt, file)[1:], 1, quick...)...)
+		return storage.Cryptsetup(ctx, r.Run, []byte("of a rehearsal, and no secret"), slices.Insert(commands.LUKSFormat(s.Crypt, file)[1:], 1, quick...)...)
 	}
 	if format("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000") == nil {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -115,7 +116,7 @@ func TestRehearseArray(t *testing.T) {
 	}
 	array := &layout.Array{Name: "md0", Level: "raid10", Devices: 3, Layout: 0x102, Chunk: 512 << 10, Metadata: "1.2", Data: 1 << 20, Part: 64 << 20, UUID: "11111111:22222222:33333333:44444444", Label: "host:root", Bitmap: true, Spares: []string{"no-such-disk3"},
 		Members: []layout.Member{{Device: "no-such-disk1", Role: 1}, {Device: "no-such-disk2", Role: 2}}}
-	step := &plan.MakeArray{Device: "md0", Array: array, Run: [][]string{plan.Mdadm(array)}}
+	step := &plan.MakeArray{Device: "md0", Array: array, Run: [][]string{commands.Mdadm(array)}}
 	t.Run("fake", func(t *testing.T) {
 		t.Setenv("PATH", dir)
 		for _, c := range []struct {
@@ -163,7 +164,7 @@ func TestRehearseLVM(t *testing.T) {
 	g := &layout.VolumeGroup{Name: "vg0", LVs: []layout.LogicalVolume{{Name: "pool", Type: layout.TypeThinPool, Size: 48 << 20, ThinPool: &layout.ThinPool{Chunk: 64 << 10, Metadata: 4 << 20, Zero: true, Discards: "passdown"}}, {Name: "thin", Type: layout.TypeThin, Size: 100 << 20, Pool: "pool"}}}
 	thin := func() string {
 		t.Helper()
-		return refusedBy(t, &Recreator{Plan: one(&plan.MakeThin{Group: "vg0", Run: plan.Lvcreate(g)}), Run: tool.Exec{}})
+		return refusedBy(t, &Recreator{Plan: one(&plan.MakeThin{Group: "vg0", Run: commands.Lvcreate(g)}), Run: tool.Exec{}})
 	}
 	if got := thin(); got != "" {
 		t.Errorf("what every version knows: %s", got)
