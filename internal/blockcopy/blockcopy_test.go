@@ -213,7 +213,7 @@ func TestNTFSNotClean(t *testing.T) {
 	img := made(t, "ntfs")
 	src := filepath.Join(t.TempDir(), "hiber")
 	// In this order: ntfscp does not write into a volume in which Windows is hibernated.
-	for _, c := range []struct{ text, want string }{{"wake\x00", ""}, {"hibr\x00", "Windows is hibernated in it"}} {
+	for _, c := range []struct{ text, want string }{{"wake\x00", ""}, {"hibr\x00", "it has a Windows that is hibernated"}} {
 		text, want := c.text, c.want
 		if err := os.WriteFile(src, append([]byte(text), make([]byte, 9000)...), 0o600); err != nil {
 			t.Fatal(err)

@@ -298,7 +298,7 @@ func ntfsMap(r io.ReaderAt, size int64) (*Map, error) {
 		return nil, err
 	}
 	if asleep {
-		return nil, errors.New("Windows is hibernated in it (or was shut down with fast startup)")
+		return nil, errors.New("it has a Windows that is hibernated (or was shut down with fast startup)")
 	}
 	if rec, err = n.read(ntfsBitmap); err != nil {
 		return nil, err
