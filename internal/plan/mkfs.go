@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"strconv"
 
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -16,5 +15,3 @@ func mkfsLeast(f *layout.Filesystem) quantity.Size {
 	}
 	return 0
 }
-
-func num[T ~int | ~int64 | ~uint32](v T) string { return strconv.FormatInt(int64(v), 10) }
