@@ -552,7 +552,7 @@ func renumbers(f *layout.Filesystem) bool {
 // are larger than the source's and than what the file system reads and writes at once.
 func (s *Source) needsSmaller(d *plan.Draft, f *layout.Filesystem) bool {
 	unit := int64(0)
-	if t := fstype.Of(f.Type); t.Unit != nil {
+	if t := fstype.Of(f.Type); t.Unit != nil && len(f.Geometry.Keys()) > 0 {
 		unit = t.Unit(&f.Geometry)
 	}
 	return slices.ContainsFunc(s.layout.DisksUnder(f.Device), func(n string) bool {
