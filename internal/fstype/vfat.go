@@ -43,8 +43,7 @@ func probeVFAT(_ io.ReaderAt, b []byte) *Info {
 	}
 	v := &VFAT{SectorSize: int64(le.Uint16(b[11:])), SectorsPerCluster: int64(b[13]), Reserved: int64(le.Uint16(b[14:])), FATs: int64(b[16]),
 		RootEntries: int64(le.Uint16(b[17:])), Media: int(b[21]), Hidden: int64(le.Uint32(b[28:]))}
-	pow2 := func(n int64) bool { return n > 0 && n&(n-1) == 0 }
-	if !pow2(v.SectorSize) || v.SectorSize < 512 || v.SectorSize > 4096 || !pow2(v.SectorsPerCluster) || v.Reserved == 0 || v.FATs == 0 || v.FATs > 2 || v.Media < 0xF0 {
+	if !v.plausible() {
 		return nil
 	}
 	sectors, fat := int64(le.Uint16(b[19:])), int64(le.Uint16(b[22:]))
@@ -75,6 +74,14 @@ func probeVFAT(_ io.ReaderAt, b []byte) *Info {
 		i.UUID = volumeID(id)
 	}
 	return i
+}
+
+// plausible reports whether the parameters of a boot sector are those of a FAT: other boot
+// sectors have the same signature.
+func (v *VFAT) plausible() bool {
+	pow2 := func(n int64) bool { return n > 0 && n&(n-1) == 0 }
+	return pow2(v.SectorSize) && v.SectorSize >= 512 && v.SectorSize <= 4096 && pow2(v.SectorsPerCluster) &&
+		v.Reserved != 0 && v.FATs != 0 && v.FATs <= 2 && v.Media >= 0xF0
 }
 
 func mkfsVFAT(f *FS, dev string, _ int64) [][]string {
