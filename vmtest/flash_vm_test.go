@@ -22,7 +22,7 @@ import (
 func flashReadOnly(ctx context.Context, t *testing.T, vm *VM, dir, mount string) {
 	t.Helper()
 	f := newFaults(t, vm)
-	f.want(0, "mount -t ext4 /dev/vda /set && "+mount+" && for d in /set /d /d/data /d/fold; do echo before the power cut > $d/cut && sync && exec 9> $d/removed && rm $d/removed && echo lost >&9; done; sync")
+	f.want(0, "mount -t ext4 /dev/vda /set && "+mount+" && for d in /set /d /d/data /d/fold /d/log; do echo before the power cut > $d/cut && sync && exec 9> $d/removed && rm $d/removed && echo lost >&9; done; sync")
 	if err := vm.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -51,9 +51,9 @@ func flashReadOnly(ctx context.Context, t *testing.T, vm *VM, dir, mount string)
 	f = newFaults(t, vm)
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 	f.want(0, "restore --plan --map sda=FLASH01 </dev/null > /tmp/p 2>&1; S=$?; tail -n 5 /tmp/p; grep -q OVERWRITTEN /tmp/p")
-	f.want(0, "restore mount --ro $(cat /run/mkcdrec/set) && ls /mnt/target/data /mnt/target/fold && ! touch /mnt/target/x && restore umount", "cut", "difficult")
+	f.want(0, "restore mount --ro $(cat /run/mkcdrec/set) && ls /mnt/target/data /mnt/target/fold /mnt/target/log && ! touch /mnt/target/x && restore umount", "cut", "difficult")
 	// It has no operating system, which is looked for on each of them.
-	f.want(1, "restore mount --ro --disks", "none of /dev/mmcblk0p1 (jfs), /dev/sda (f2fs), /dev/vda (ext4), /dev/vdb (ext4) has")
+	f.want(1, "restore mount --ro --disks", "none of /dev/mmcblk0p1 (jfs), /dev/sda (f2fs), /dev/vda (ext4), /dev/vdb (ext4), /dev/vdc (nilfs2) has")
 	if err := vm.Send("poweroff\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -65,8 +65,8 @@ func flashReadOnly(ctx context.Context, t *testing.T, vm *VM, dir, mount string)
 	}
 }
 
-// TestFlash backs up a machine with F2FS and JFS and restores it. Debian's cloud
-// kernel has neither, so this one is no Debian: the rescue system of the kernel
+// TestFlash backs up a machine with F2FS, JFS and NILFS2 and restores it. Debian's cloud
+// kernel has none of them, so this one is no Debian: the rescue system of the kernel
 // for all machines, with a root directory on F2FS that the backup is made in.
 // It has no boot loader, which the restore says. One of its disks is an SD card,
 // which has the kernel's names of eMMC.
@@ -92,14 +92,14 @@ func TestFlash(t *testing.T) {
 	for _, c := range [][]string{
 		{"mkdir", "-p", stage + "/bin"}, {"cp", exe, guest, stage + "/bin"}, {"cp", k.Image, stage + "/vmlinuz"}, {"cp", "-r", k.Modules, stage + "/modules"},
 		{"mke2fs", "-q", "-t", "ext4", "-m", "0", "-d", stage, set, "1500M"}, {"rm", "-r", stage},
-		{"truncate", "-s", "700M", dir + "/f2fs.img"}, {"truncate", "-s", "256M", dir + "/card.img"}, {"truncate", "-s", "200M", dir + "/fold.img"}, {"sgdisk", "-n1:0:0", "-c1:data", dir + "/card.img"},
+		{"truncate", "-s", "700M", dir + "/f2fs.img"}, {"truncate", "-s", "256M", dir + "/card.img"}, {"truncate", "-s", "200M", dir + "/fold.img"}, {"truncate", "-s", "700M", dir + "/log.img"}, {"sgdisk", "-n1:0:0", "-c1:data", dir + "/card.img"},
 	} {
 		if err := command(ctx, c...); err != nil {
 			t.Fatal(err)
 		}
 	}
 	vm, err := Start(ctx, Machine{Name: "flash", Kernel: k.Image, Initrd: initrd, NIC: []string{"user e1000"}, Append: "console=ttyS0 rootfstype=ramfs panic=1 mkcdrec.ip=dhcp", Log: filepath.Join(dir, "flash.log"),
-		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01", Bus: "ahci"}, {File: dir + "/card.img", Bus: "sd"}, {File: dir + "/fold.img", Serial: "FOLD01"}}})
+		Disks: []Disk{{File: set, Serial: "SETDISK01"}, {File: dir + "/f2fs.img", Serial: "FLASH01", Bus: "ahci"}, {File: dir + "/card.img", Bus: "sd"}, {File: dir + "/fold.img", Serial: "FOLD01"}, {File: dir + "/log.img", Serial: "LOG01"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,26 +107,26 @@ func TestFlash(t *testing.T) {
 	if _, err := vm.Expect(`network: 10\.0\.2\.15/24 on eth0(?s:.*)rescue system ready(?s:.*)# `, bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	mount := "mount -t f2fs /dev/sda /d && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold"
-	describe := "/set/bin/guest describe /d/difficult /d/data/difficult /d/fold/difficult > /set/"
-	umount := "umount /d/data && umount /d/fold && umount /d"
+	mount := "mount -t f2fs /dev/sda /d && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold && mount -t nilfs2 /dev/vdc /d/log"
+	describe := "/set/bin/guest describe /d/difficult /d/data/difficult /d/fold/difficult /d/log/difficult > /set/"
+	umount := "umount /d/data && umount /d/fold && umount /d/log && umount /d"
 	f := newFaults(t, vm)
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 	for _, c := range []string{
-		"modprobe f2fs && modprobe jfs && mkdir -p /set /d && mount -t ext4 /dev/vda /set",
-		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/sda && mkfs.jfs -q -L journ /dev/mmcblk0p1",
+		"modprobe f2fs && modprobe jfs && modprobe nilfs2 && mkdir -p /set /d && mount -t ext4 /dev/vda /set",
+		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/sda && mkfs.jfs -q -L journ /dev/mmcblk0p1 && mkfs.nilfs2 -q -L log /dev/vdc",
 		"mke2fs -q -t ext4 -L folding -O casefold,quota,project -E encoding=utf8 -I 256 /dev/vdb",
-		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/fold /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold",
-		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && /set/bin/guest tree /d/fold/difficult && " + describe + "before.json",
+		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/fold /d/log /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold && mount -t nilfs2 /dev/vdc /d/log",
+		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && /set/bin/guest tree /d/fold/difficult && /set/bin/guest tree /d/log/difficult && " + describe + "before.json",
 		"grep 'without case' /d/fold/difficult/FOLDED/sub/nAME",
-		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\nLABEL=folding /fold ext4 defaults 0 2\n' > /d/etc/fstab; printf 'exclude_devices: [vda]\n' > /d/etc/mkcdrec.yaml; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
+		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\nLABEL=folding /fold ext4 defaults 0 2\nLABEL=log /log nilfs2 defaults 0 0\n' > /d/etc/fstab; printf 'exclude_devices: [vda]\n' > /d/etc/mkcdrec.yaml; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
 		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set > /tmp/path 2>&1; grep 'exit status 3' /tmp/path", // which u-root's chroot says, and ends with 1
-		"tail -n 3 /tmp/path; grep 'boot loader: neither' /tmp/path; for d in proc sys dev set data fold; do umount /d/$d; done; umount /d",
-		"for d in sda mmcblk0 vdb; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/sda)\" = ''",
+		"tail -n 3 /tmp/path; grep 'boot loader: neither' /tmp/path; for d in proc sys dev set data fold log; do umount /d/$d; done; umount /d",
+		"for d in sda mmcblk0 vdb vdc; do dd if=/dev/zero of=/dev/$d bs=1M; done; test \"$(head -n 1 /dev/sda)\" = ''",
 	} {
 		f.want(0, c)
 	}
-	f.want(1, "restore --yes --confirm FLASH01,FOLD01,"+SDSerial+" /set/*T*Z", "make f2fs on /dev/sda", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
+	f.want(1, "restore --yes --confirm FLASH01,FOLD01,LOG01,"+SDSerial+" /set/*T*Z", "make nilfs2 on /dev/vdc", "make f2fs on /dev/sda", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"after.json && cat /d/etc/fstab", "LABEL=journ /data jfs")
 	// And one of them alone, onto what is there.
 	f.want(0, umount+" && dd if=/dev/zero of=/dev/mmcblk0p1 bs=1M count=8")
