@@ -201,7 +201,7 @@ func TestFleet(t *testing.T) {
 	}
 	exe, guest := programs(t)
 	c := Circle{Kind: UEFIPlain, Work: dir, Say: t.Logf, Mkcdrec: exe, Guest: guest}.new()
-	for _, step := range []func(context.Context) error{c.prepare, c.backup} {
+	for _, step := range []func(context.Context) error{c.source, c.backup, c.destroy} {
 		if err := step(ctx); err != nil {
 			t.Fatal(err)
 		}

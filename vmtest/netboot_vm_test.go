@@ -105,7 +105,7 @@ func TestNetboot(t *testing.T) {
 				t.Fatal(err)
 			}
 			r := Circle{Kind: kind, TargetSize: machines[kind].smaller, Work: work, Say: t.Logf, Mkcdrec: exe, Guest: guest}.new()
-			for _, step := range []func(context.Context) error{r.prepare, r.backup} {
+			for _, step := range []func(context.Context) error{r.source, r.backup, r.destroy} {
 				if err := step(ctx); err != nil {
 					t.Fatal(err)
 				}
