@@ -110,6 +110,9 @@ func TestFlash(t *testing.T) {
 	mount := "mount -t f2fs /dev/sda /d && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold && mount -t nilfs2 /dev/vdc /d/log"
 	describe := "/set/bin/guest describe /d/difficult /d/data/difficult /d/fold/difficult /d/log/difficult > /set/"
 	umount := "umount /d/data && umount /d/fold && umount /d/log && umount /d"
+	// A NILFS2 has no extended attributes.
+	const simple = "mkdir -p /d/log/difficult/sub && echo log > /d/log/difficult/sub/file && ln /d/log/difficult/sub/file /d/log/difficult/hard && ln -s sub/file /d/log/difficult/link && " +
+		"chown 4711:4712 /d/log/difficult/sub && chmod 750 /d/log/difficult/sub/file && cp /set/vmlinuz /d/log/difficult/kernel"
 	f := newFaults(t, vm)
 	f.want(0, "PS1=; bind 'set enable-bracketed-paste off'; dmesg -n 1 2>/dev/null; true")
 	for _, c := range []string{
@@ -117,7 +120,7 @@ func TestFlash(t *testing.T) {
 		"mkfs.f2fs -q -l flashy -O extra_attr,inode_checksum /dev/sda && mkfs.jfs -q -L journ /dev/mmcblk0p1 && mkfs.nilfs2 -q -L log /dev/vdc",
 		"mke2fs -q -t ext4 -L folding -O casefold,quota,project -E encoding=utf8 -I 256 /dev/vdb",
 		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/fold /d/log /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold && mount -t nilfs2 /dev/vdc /d/log",
-		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && /set/bin/guest tree /d/fold/difficult && /set/bin/guest tree /d/log/difficult && " + describe + "before.json",
+		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && /set/bin/guest tree /d/fold/difficult && " + simple + " && " + describe + "before.json",
 		"grep 'without case' /d/fold/difficult/FOLDED/sub/nAME",
 		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\nLABEL=folding /fold ext4 defaults 0 2\nLABEL=log /log nilfs2 defaults 0 0\n' > /d/etc/fstab; printf 'exclude_devices: [vda]\n' > /d/etc/mkcdrec.yaml; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
 		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set > /tmp/path 2>&1; grep 'exit status 3' /tmp/path", // which u-root's chroot says, and ends with 1
