@@ -131,10 +131,10 @@ func (r *circle) cloneLive(ctx context.Context) error {
 		names = append(names, strings.Join(words, ","))
 	}
 	words := names[0] + " " + names[1] + " 2>&1"
-	const clonedsk = "/run/clonedsk --outside-rescue-system "
+	const clonedsk = "/backup/clonedsk --outside-rescue-system "
 	snapshots := "lvs --noheadings -o lv_name 2>/dev/null; ls -d /.mkcdrec* /run/mkcdrec/clone/parts/*/*"
 	if err := all(vm,
-		"mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /run/clonedsk && lsblk",
+		"mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /backup/clonedsk && lsblk",
 		// It is in use: refused, and nothing is written.
 		clonedsk+"--yes --confirm "+r.confirmed()+" "+words+"; test $? = 4 && ! blkid -p "+byID(r.targetSerial()),
 		"("+snapshots+") > /run/s1 2>/dev/null; true",
