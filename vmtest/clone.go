@@ -138,7 +138,7 @@ func (r *circle) cloneLive(ctx context.Context) error {
 		// It is in use: refused, and nothing is written.
 		clonedsk+"--yes --confirm "+r.confirmed()+" "+words+"; test $? = 4 && ! blkid -p "+byID(r.targetSerial()),
 		"("+snapshots+") > /run/s1 2>/dev/null; true",
-		"touch /run/writing; (while test -e /run/writing; do date > /var/tmp/now; sync /var/tmp/now; sleep 1; done) > /dev/null 2>&1 &",
+		"touch /run/writing; (while test -e /run/writing; do date > /var/tmp/now; sync /var/tmp/now; sleep 1; done) > /dev/null 2>&1 & true",
 	); err != nil {
 		return err
 	}
