@@ -450,10 +450,13 @@ func apart(dir *os.File) error {
 // frozenBlocks copies the blocks in use of a file system while it is frozen.
 func (s *Source) frozenBlocks(ctx context.Context, f *layout.Filesystem, m *layout.Image, dst *os.File, rep progress.Reporter) error {
 	return s.live.frozen(f, func(dir string, beat func()) error {
-		used, err := blockcopy.MountedOn(dir, m.Device)
-		if err != nil { // an older kernel
-			if used, _, err = s.mapOf(m.Device); err != nil {
-				return err
+		used, why, err := s.mapOf(m.Device)
+		if err != nil {
+			return err
+		}
+		if why != "" { // a frozen XFS has something in its log
+			if k, err := blockcopy.MountedOn(dir, m.Device); err == nil {
+				used = k
 			}
 		}
 		return s.copyUsed(ctx, m, dst, used, beating{rep, beat})
