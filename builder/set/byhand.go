@@ -209,14 +209,7 @@ func (h *hand) swap() {
 
 // mkswap is the command line that makes swap on what is, in the shell's words, to.
 func mkswap(uuid, label string, to templates.Shell) templates.Shell {
-	a := []string{"mkswap"}
-	if uuid != "" {
-		a = append(a, "-U", uuid)
-	}
-	if label != "" {
-		a = append(a, "-L", label)
-	}
-	return templates.Shellf("%s %s", quoteLine(a, nil), to)
+	return templates.Shellf("%s %s", quoteLine(commands.Mkswap(uuid, label), nil), to)
 }
 
 // swapFiles are made when the archives are unpacked.

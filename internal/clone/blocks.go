@@ -15,7 +15,7 @@ import (
 // copyBlocks copies what is in use of a device of the layout to dst. Sectors that can't be
 // read are zero there, and are named by Lost.
 func (s *Source) copyBlocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {
-	if f := fsOn(s.layout, m.Device); f != nil && s.live.freezes(f) {
+	if f := s.layout.On(m.Device); f != nil && s.live.freezes(f) {
 		return s.frozenBlocks(ctx, f, m, dst, rep)
 	}
 	used, _, err := s.mapOf(m.Device)

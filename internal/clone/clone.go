@@ -251,7 +251,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 		}
 		wish.Map[s] = o.Target[i]
 	}
-	open := OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.KeyFile, Secret: screen.Secret, Verify: o.Verify}
+	open := OpenOptions{Run: run, Report: screen, Disks: o.Source, Root: o.Root, KeyFile: o.Restore.KeyFile, Secret: screen.Secret, Verify: o.Verify, PlanOnly: o.Restore.PlanOnly}
 	var src *Source
 	switch {
 	case o.Raw:
@@ -381,7 +381,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 	var cannot []string
 	for i := range d.Layout.Filesystems {
 		f := &d.Layout.Filesystems[i]
-		was := fsOn(s.layout, name(f.Device))
+		was := s.layout.On(name(f.Device))
 		if was == nil { // made for another firmware
 			continue
 		}

@@ -2,7 +2,6 @@ package clone
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +24,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -60,20 +61,20 @@ const (
 func OpenLive(ctx context.Context, o OpenOptions, identity string, freeze bool) (s *Source, err error) {
 	s = &Source{run: o.Run, rep: o.Report, paths: map[string]string{}}
 	m := probe.Machine{Run: o.Run, Only: o.Disks}
-	present, err := m.Disks()
-	if err != nil {
+	if err := s.find(m, o.Disks, func(string) error { return nil }); err != nil {
 		return nil, err
-	}
-	for _, n := range o.Disks {
-		i := slices.IndexFunc(present, func(d layout.Disk) bool { return d.Name == n })
-		if i < 0 {
-			return nil, fmt.Errorf("cannot clone /dev/%s: there is no such disk", n)
-		}
-		s.disks = append(s.disks, present[i])
 	}
 	s.live = &live{run: o.Run, rep: o.Report, machine: m, freeze: freeze, rest: map[string]bool{}, volumes: map[string]string{}, trees: map[string]string{}}
-	if err := s.live.sweep(ctx); err != nil {
-		return nil, err
+	if !o.PlanOnly {
+		release, err := restore.Lock(rescue.StateDir) // another clone may be using its snapshots
+		if err != nil {
+			return nil, err
+		}
+		err = s.live.sweep(ctx)
+		release()
+		if err != nil {
+			return nil, err
+		}
 	}
 	if err := s.mountRest(m, o.Disks); err != nil {
 		return nil, errors.Join(err, unmountBelow(partsDir))
@@ -162,33 +163,19 @@ const minSnapshot = 32 * quantity.MiB
 func (v *live) volumesOf(ctx context.Context, l *layout.Layout) (room map[string]quantity.Size, thin map[string]bool, err error) {
 	room, thin = map[string]quantity.Size{}, map[string]bool{}
 	for _, g := range l.VolumeGroup {
-		out, err := v.run.Run(ctx, tool.Cmd{Args: []string{"lvm", "vgs", "--reportformat", "json", "--units", "b", "--nosuffix", "-o", "vg_free", g.Name}})
-		if err != nil {
-			return nil, nil, fmt.Errorf("cannot find the free room of volume group %s: %w", g.Name, err)
-		}
-		var r struct {
-			Report []struct {
-				VG []struct {
-					Free string `json:"vg_free"`
-				} `json:"vg"`
-			} `json:"report"`
-		}
-		if err := json.Unmarshal(out, &r); err != nil || len(r.Report) == 0 || len(r.Report[0].VG) == 0 {
-			return nil, nil, fmt.Errorf("cannot find the free room of volume group %s: unexpected answer of vgs %q", g.Name, out)
-		}
-		free, err := strconv.ParseInt(r.Report[0].VG[0].Free, 10, 64)
+		free, err := v.free(ctx, g.Name)
 		if err != nil {
 			return nil, nil, fmt.Errorf("cannot find the free room of volume group %s: %w", g.Name, err)
 		}
 		all := quantity.Size(0)
 		for _, lv := range g.LVs {
-			if f := fsOn(l, g.Name+"/"+lv.Name); f != nil && v.uses(f) && f.Type != fstype.TypeBtrfs && lv.Type != layout.TypeThin {
+			if f := l.On(g.Name + "/" + lv.Name); f != nil && v.uses(f) && f.Type != fstype.TypeBtrfs && lv.Type != layout.TypeThin {
 				all += lv.Size
 			}
 		}
 		for _, lv := range g.LVs {
 			dev := g.Name + "/" + lv.Name
-			if f := fsOn(l, dev); f == nil || !v.uses(f) || f.Type == fstype.TypeBtrfs {
+			if f := l.On(dev); f == nil || !v.uses(f) || f.Type == fstype.TypeBtrfs {
 				continue
 			}
 			if lv.Type == layout.TypeThin {
@@ -204,12 +191,17 @@ func (v *live) volumesOf(ctx context.Context, l *layout.Layout) (room map[string
 	return room, thin, nil
 }
 
-func fsOn(l *layout.Layout, dev string) *layout.Filesystem {
-	i := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
-	if i < 0 {
-		return nil
+// free gives the free room of a volume group, in bytes.
+func (v *live) free(ctx context.Context, group string) (int64, error) {
+	rows, err := v.machine.LVMReport(ctx, "vgs", "vg_name,vg_free")
+	if err != nil {
+		return 0, err
 	}
-	return &l.Filesystems[i]
+	i := slices.IndexFunc(rows, func(r map[string]string) bool { return r["vg_name"] == group })
+	if i < 0 {
+		return 0, errors.New("vgs does not list it")
+	}
+	return strconv.ParseInt(rows[i]["vg_free"], 10, 64)
 }
 
 // snapshots makes all snapshots, right after each other.
@@ -322,12 +314,14 @@ func (v *live) filled(ctx context.Context, f *layout.Filesystem) error {
 	if name == "" || v.thin[f.Device] {
 		return nil
 	}
-	out, err := v.run.Run(ctx, tool.Cmd{Args: []string{"lvm", "lvs", "--noheadings", "-o", "lv_attr", name}})
+	rows, err := v.machine.LVMReport(ctx, "lvs", "vg_name,lv_name,lv_attr")
 	if err != nil {
 		return fmt.Errorf("cannot check the snapshot of /dev/%s: %w", f.Device, err)
 	}
-	if attr := strings.TrimSpace(string(out)); len(attr) > 4 && strings.ContainsRune("IS", rune(attr[4])) {
-		return fmt.Errorf("cannot copy /dev/%s: more was written to it than its snapshot of %s has room for; start again when less is written, or free more room in the volume group", f.Device, v.room[f.Device])
+	for _, r := range rows {
+		if attr := r["lv_attr"]; r["vg_name"]+"/"+r["lv_name"] == name && len(attr) > 4 && strings.ContainsRune("IS", rune(attr[4])) {
+			return fmt.Errorf("cannot copy /dev/%s: more was written to it than its snapshot of %s has room for; start again when less is written, or free more room in the volume group", f.Device, v.room[f.Device])
+		}
 	}
 	return nil
 }
@@ -336,9 +330,7 @@ func (v *live) filled(ctx context.Context, f *layout.Filesystem) error {
 func (v *live) close(ctx context.Context) error {
 	errs := []error{}
 	for _, n := range v.volumes {
-		if _, err := v.run.Run(ctx, tool.Cmd{Args: []string{"lvm", "lvremove", "-q", "-y", n}}); err != nil {
-			errs = append(errs, fmt.Errorf("cannot remove the snapshot %s: %w", n, err))
-		}
+		errs = append(errs, v.remove(ctx, n))
 	}
 	for _, top := range v.trees {
 		errs = append(errs, removeSnapshots(top), unmountBelow(top))
@@ -383,18 +375,26 @@ func (v *live) sweep(ctx context.Context) error {
 	if !slices.ContainsFunc(mounts, func(m probe.MountInfo) bool { return strings.Contains(m.Device, "/") }) {
 		return errors.Join(errs...) // LVM is not in use, and may not be installed
 	}
-	out, err := v.run.Run(ctx, tool.Cmd{Args: []string{"lvm", "lvs", "--noheadings", "-o", "vg_name,lv_name", "@" + snapshotTag}})
+	rows, err := v.machine.LVMReport(ctx, "lvs", "vg_name,lv_name,lv_tags")
 	if err != nil {
 		return errors.Join(append(errs, fmt.Errorf("cannot look for snapshots of an earlier clone: %w", err))...)
 	}
-	for _, line := range strings.Split(string(out), "\n") {
-		if f := strings.Fields(line); len(f) == 2 {
-			v.rep.Note("removing the snapshot %s/%s, which an earlier clone has left", f[0], f[1])
-			_, err := v.run.Run(ctx, tool.Cmd{Args: []string{"lvm", "lvremove", "-q", "-y", f[0] + "/" + f[1]}})
-			errs = append(errs, err)
+	for _, r := range rows {
+		if slices.Contains(strings.Split(r["lv_tags"], ","), snapshotTag) {
+			name := r["vg_name"] + "/" + r["lv_name"]
+			v.rep.Note("removing the snapshot %s, which an earlier clone has left", name)
+			errs = append(errs, v.remove(ctx, name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// remove removes the snapshot of a volume.
+func (v *live) remove(ctx context.Context, name string) error {
+	if _, err := v.run.Run(ctx, tool.Cmd{Args: []string{"lvm", "lvremove", "-q", "-y", name}}); err != nil {
+		return fmt.Errorf("cannot remove the snapshot %s: %w", name, err)
+	}
+	return nil
 }
 
 // frozen freezes a file system while fn copies its blocks. beat has to be called at least

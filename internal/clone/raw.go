@@ -21,7 +21,8 @@ import (
 // openRaw opens disks that are copied byte by byte: nothing on them is looked at.
 func openRaw(o OpenOptions) (*Source, error) {
 	s := &Source{raw: true, run: o.Run, rep: o.Report, verify: o.Verify, paths: map[string]string{}, layout: bare()}
-	if err := s.find(probe.Machine{Run: o.Run, Only: o.Disks}, o.Disks); err != nil {
+	m := probe.Machine{Run: o.Run, Only: o.Disks}
+	if err := s.find(m, o.Disks, unused(m)); err != nil {
 		return nil, err
 	}
 	for _, d := range s.disks {

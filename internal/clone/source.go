@@ -83,13 +83,15 @@ type OpenOptions struct {
 	Secret  func(prompt string) ([]byte, error)
 	// Verify compares each copy with what was copied.
 	Verify bool
+	// PlanOnly has OpenLive leave what a clone that was killed has left.
+	PlanOnly bool
 }
 
 // Open opens the disks of a source. A *exit.Refusal is returned if they are in use.
 func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	s = &Source{run: o.Run, rep: o.Report, verify: o.Verify, paths: map[string]string{}}
 	m := probe.Machine{Run: o.Run, Only: o.Disks}
-	if err := s.find(m, o.Disks); err != nil {
+	if err := s.find(m, o.Disks, unused(m)); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(systemDir, 0o700); err != nil {
@@ -132,8 +134,23 @@ func Open(ctx context.Context, o OpenOptions) (s *Source, err error) {
 	return s, s.settle(ctx, opened, crypttab)
 }
 
-// find finds the disks, and refuses those that are in use.
-func (s *Source) find(m probe.Machine, disks []string) error {
+// unused refuses a disk that is in use.
+func unused(m probe.Machine) func(disk string) error {
+	return func(disk string) error {
+		why := m.Busy(disk)
+		if why == "" {
+			return nil
+		}
+		hint := "unmount it, or boot the rescue system; --live clones a running system"
+		if strings.Contains(why, filepath.Dir(partsDir)) {
+			hint = "a clone that was killed has left this: unmount it"
+		}
+		return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; %s", disk, why, hint)}
+	}
+}
+
+// find finds the disks, each of which has to be usable.
+func (s *Source) find(m probe.Machine, disks []string, usable func(disk string) error) error {
 	present, err := m.Disks()
 	if err != nil {
 		return err
@@ -143,12 +160,8 @@ func (s *Source) find(m probe.Machine, disks []string) error {
 		if i < 0 {
 			return fmt.Errorf("cannot clone /dev/%s: there is no such disk", n)
 		}
-		if why := m.Busy(n); why != "" {
-			hint := "unmount it, or boot the rescue system; --live clones a running system"
-			if strings.Contains(why, filepath.Dir(partsDir)) {
-				hint = "a clone that was killed has left this: unmount it"
-			}
-			return &exit.Refusal{Reason: fmt.Sprintf("/dev/%s cannot be cloned while it is in use: %s; %s", n, why, hint)}
+		if err := usable(n); err != nil {
+			return err
 		}
 		s.disks = append(s.disks, present[i])
 	}
@@ -382,7 +395,7 @@ func (s *Source) Header(c *layout.Crypt, _ func() ([]age.Identity, error)) ([]by
 // Files implements restore.Content: the source's file system is mounted for as long as it
 // is copied.
 func (s *Source) Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (sum *archive.Summary, err error) {
-	f := fsOn(s.layout, dev)
+	f := s.layout.On(dev)
 	if f == nil {
 		return nil, fmt.Errorf("cannot copy %s: the source has no file system on it", dev)
 	}

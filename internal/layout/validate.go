@@ -65,7 +65,7 @@ func (l *Layout) Validate() error {
 	}
 	l.validateStacks(f)
 	if !l.grounded() {
-		f.add("crypts", "some lie on themselves")
+		f.add("crypts", "some are on themselves")
 		return errors.Join(f.errs...)
 	}
 	mounts := map[string]string{}

@@ -244,7 +244,7 @@ func Renumber(fsType, uuid, dev string) [][]string {
 }
 
 // stack plans arrays, LUKS and groups, each when what it is on is there:
-// they may lie on one another in any order.
+// they may be on one another in any order.
 func (p *Plan) stack(want *layout.Layout) error {
 	done := map[any]bool{}
 	for {

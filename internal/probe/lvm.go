@@ -25,15 +25,15 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 	if !m.hasPV(l) {
 		return nil
 	}
-	vgs, err := m.report(ctx, "vgs", "vg_name,vg_uuid,vg_extent_size")
+	vgs, err := m.LVMReport(ctx, "vgs", "vg_name,vg_uuid,vg_extent_size")
 	if err != nil {
 		return err
 	}
-	pvs, err := m.report(ctx, "pvs", "pv_name,pv_uuid,dev_size,vg_name")
+	pvs, err := m.LVMReport(ctx, "pvs", "pv_name,pv_uuid,dev_size,vg_name")
 	if err != nil {
 		return err
 	}
-	lvs, err := m.report(ctx, "lvs", "vg_name,lv_name,lv_uuid,lv_size,segtype,origin,pool_lv,chunk_size,lv_metadata_size,zero,discards,lv_attr")
+	lvs, err := m.LVMReport(ctx, "lvs", "vg_name,lv_name,lv_uuid,lv_size,segtype,origin,pool_lv,chunk_size,lv_metadata_size,zero,discards,lv_attr")
 	if err != nil {
 		return err
 	}
@@ -176,8 +176,9 @@ func number(s string) quantity.Size {
 	return quantity.Size(v)
 }
 
-// report asks lvm(8) for columns, in bytes.
-func (m Machine) report(ctx context.Context, what, columns string) ([]map[string]string, error) {
+// LVMReport gives the rows that "lvm what" ("vgs", "lvs") reports, each by the names of its
+// columns; columns are separated by commas, sizes are in bytes.
+func (m Machine) LVMReport(ctx context.Context, what, columns string) ([]map[string]string, error) {
 	out, err := m.Run.Run(ctx, tool.New("lvm", what, "--reportformat", "json", "--units", "b", "--nosuffix", "-o", columns))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read LVM: %w", err)
