@@ -132,12 +132,10 @@ func (r *circle) cloneLive(ctx context.Context) error {
 	}
 	words := names[0] + " " + names[1] + " 2>&1"
 	const clonedsk = "/backup/clonedsk --outside-rescue-system "
-	snapshots := "lvs --noheadings -o lv_name 2>/dev/null; ls -d /.mkcdrec* /run/mkcdrec/clone/parts/*/*"
 	if err := all(vm,
 		"mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /backup/clonedsk && lsblk",
 		// It is in use: refused, and nothing is written.
 		clonedsk+"--yes --confirm "+r.confirmed()+" "+words+"; test $? = 4 && ! blkid -p "+byID(r.targetSerial()),
-		"("+snapshots+") > /run/s1 2>/dev/null; true",
 		"touch /run/writing; (while test -e /run/writing; do date > /var/tmp/now; sync /var/tmp/now; sleep 1; done) > /dev/null 2>&1 & true",
 	); err != nil {
 		return err
@@ -151,7 +149,8 @@ func (r *circle) cloneLive(ctx context.Context) error {
 	}
 	if err := all(vm,
 		"rm /run/writing; echo thawed > /var/tmp/now && sync /var/tmp/now",
-		"("+snapshots+") > /run/s2 2>/dev/null; cat /run/s2; cmp /run/s1 /run/s2",
+		// No snapshot is left, and nothing of one is mounted.
+		"! lvs --noheadings -o lv_name 2>/dev/null | grep mkcdrec && ! btrfs subvolume list / 2>/dev/null | grep mkcdrec && ! grep /run/mkcdrec /proc/mounts",
 		"umount /backup",
 	); err != nil {
 		return err
