@@ -19,7 +19,7 @@ import (
 // Partial is the beginning of the names of unfinished sets; ownerSuffix is added
 // for the file that says whose an unfinished set is.
 const (
-	Partial     = ".mkcdrec-Partial-"
+	Partial     = ".mkcdrec-partial-"
 	ownerSuffix = ".owner"
 )
 

@@ -19,7 +19,7 @@ import (
 // old.
 func unfinished(t *testing.T, dir, name string, o owner, age time.Duration) string {
 	t.Helper()
-	set := filepath.Join(dir, Partial+name)
+	set := filepath.Join(dir, ".mkcdrec-partial-"+name) // the name in docs/FORMAT.md
 	if err := os.MkdirAll(set+"/log", 0o700); err != nil {
 		t.Fatal(err)
 	}
