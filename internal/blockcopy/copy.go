@@ -1,13 +1,10 @@
 package blockcopy
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,15 +57,6 @@ type CopyOptions struct {
 	// Request is the size of a request in bytes, a power of two from 64 KiB; 0 is
 	// 1 MiB, and 4 MiB where a disk has heads that move.
 	Request int64
-}
-
-// Waits is what the copy waited for, as shares of the time of all requests: the
-// largest is the bottleneck. They add up to 1.
-type Waits struct{ Read, Write, Processor float64 }
-
-// String names the bottleneck: "read 71 %, write 28 %, processor 1 %".
-func (w Waits) String() string {
-	return fmt.Sprintf("read %.0f %%, write %.0f %%, processor %.0f %%", 100*w.Read, 100*w.Write, 100*w.Processor)
 }
 
 // CopyResult is what Copy did.
@@ -152,14 +140,6 @@ func same(t *Target, d *Device) bool {
 	return t.base < d.base+d.size && d.base < t.base+t.size
 }
 
-// States of a chunk.
-const (
-	chunkOpen    = iota // not tried, or not written
-	chunkWritten        // written, not synced
-	chunkDone           // on the disk
-	chunkFailed         // could not be read as a whole
-)
-
 // copier is one run of Copy.
 type copier struct {
 	o       CopyOptions
@@ -168,7 +148,8 @@ type copier struct {
 	dst     sink
 	grain   int64
 	request int64
-	zeroed  bool // what is copied as chunks was cleared, and reads as zero bytes
+	gap     int64 // between ranges in use that is copied, too
+	zeroed  bool  // what is copied as chunks was cleared, and reads as zero bytes
 
 	mu     sync.Mutex
 	chunks chunks
@@ -190,37 +171,12 @@ type copier struct {
 	inFlight          atomic.Int64
 }
 
-// chunks cuts sorted extents into requests that do not cross multiples of their
-// size. It gives the same ones each time.
-type chunks struct {
-	extents []Extent
-	size    int64
-	n       int // the extent
-	off     int64
-}
-
-func (c *chunks) next() (Extent, bool) {
-	if c.n >= len(c.extents) {
-		return Extent{}, false
-	}
-	e := c.extents[c.n]
-	start := e.Start + c.off
-	end := min((start/c.size+1)*c.size, e.Start+e.Length)
-	if c.off += end - start; c.off >= e.Length {
-		c.n, c.off = c.n+1, 0
-	}
-	return Extent{start, end - start}, true
-}
-
-func copyTo(ctx context.Context, dst sink, src io.ReaderAt, o CopyOptions, rot bool, grain int64) (r *CopyResult, err error) {
-	start := time.Now()
-	c := &copier{o: o, src: src, dst: dst, grain: grain, request: o.Request}
+// newCopier fills in what the options leave to Copy. rot is set where a disk has heads
+// that move; grain is the target's, in bytes.
+func newCopier(dst sink, src io.ReaderAt, o CopyOptions, rot bool, grain int64) *copier {
+	c := &copier{o: o, src: src, dst: dst, grain: grain, request: o.Request, gap: gapSSD}
 	if o.Progress == nil {
 		c.o.Progress = progress.None{}
-	}
-	r = &CopyResult{Rescue: ddrescue.New(o.Map.Size)}
-	if err := c.check(); err != nil {
-		return r, err
 	}
 	if d, ok := src.(*Device); ok {
 		c.src, c.sectors = past{d}, past{d}
@@ -228,22 +184,26 @@ func copyTo(ctx context.Context, dst sink, src io.ReaderAt, o CopyOptions, rot b
 	} else if s, ok := src.(sectorReader); ok {
 		c.sectors = s
 	}
-	gap := int64(gapSSD)
+	request := int64(requestSSD)
 	if rot {
-		gap = gapHDD
+		c.gap, request = gapHDD, requestHDD
 	}
-	if c.request == 0 {
-		c.request = requestSSD
-		if rot {
-			c.request = requestHDD
-		}
+	c.request = max(cmp.Or(c.request, request), c.grain)
+	return c
+}
+
+func copyTo(ctx context.Context, dst sink, src io.ReaderAt, o CopyOptions, rot bool, grain int64) (r *CopyResult, err error) {
+	start := time.Now()
+	c := newCopier(dst, src, o, rot, grain)
+	r = &CopyResult{Rescue: ddrescue.New(o.Map.Size)}
+	if err := c.check(); err != nil {
+		return r, err
 	}
-	c.request = max(c.request, c.grain)
 	if o.Rescue != nil {
 		r.Rescue = r.Rescue.Overlay(o.Rescue.Blocks)
 	}
 	base := r.Rescue
-	whole, later := c.plan(base, gap)
+	whole, later := c.plan(base)
 	c.chunks = chunks{extents: whole, size: c.request}
 	if r.Cleared, err = dst.clear(ctx, o.Clear, c.outside(base)); err != nil {
 		return r, err
@@ -265,14 +225,9 @@ func copyTo(ctx context.Context, dst sink, src io.ReaderAt, o CopyOptions, rot b
 	err = context.Cause(ctx)
 	// What was written before an error is worth keeping, if the disk has it.
 	m, serr := c.synced(base, err == nil)
-	r.Rescue = m
-	if serr != nil && err == nil {
-		err = serr
-	}
+	r.Rescue, err = m, cmp.Or(err, serr)
 	if o.Checkpoint != nil {
-		if cerr := o.Checkpoint(m); cerr != nil && err == nil {
-			err = cerr
-		}
+		err = cmp.Or(err, o.Checkpoint(m))
 	}
 	r.Copied, r.Zero, r.InFlight = c.copied.Load(), c.zero.Load(), int(c.inFlight.Load())
 	r.Waits = c.waits()
@@ -295,7 +250,7 @@ func (c *copier) check() error {
 			return fmt.Errorf("cannot copy to %s: it has %d bytes; what is in use ends at byte %d", c.dst.Name(), c.dst.Size(), end)
 		}
 	}
-	if r := c.request; r != 0 && (r&(r-1) != 0 || r < 64<<10 || r > maxRequest) {
+	if r := c.o.Request; r != 0 && (r&(r-1) != 0 || r < 64<<10 || r > maxRequest) {
 		return fmt.Errorf("cannot copy in requests of %d bytes: not a power of two from 64 KiB to 64 MiB", r)
 	}
 	if r := c.o.Rescue; r != nil && (r.Start() != 0 || r.End() != m.Size && r.Bytes(ddrescue.Finished, ddrescue.BadSector, ddrescue.NonScraped, ddrescue.NonTrimmed) > 0) {
@@ -307,14 +262,14 @@ func (c *copier) check() error {
 // plan returns what is copied in large requests, multiples of the grain with
 // small gaps filled, and what is copied carefully afterwards: what an earlier run
 // failed to read, and edges that are not multiples.
-func (c *copier) plan(base *ddrescue.Map, gap int64) (whole, later []Extent) {
+func (c *copier) plan(base *ddrescue.Map) (whole, later []Extent) {
 	g := c.grain
 	limit := min(c.o.Map.Size, c.dst.Size())
 	want := &Map{Size: limit}
 	for _, e := range c.o.Map.Used {
 		from, to := e.Start/g*g, min((e.Start+e.Length+g-1)/g*g, limit)
 		if n := len(want.Used); n > 0 {
-			if last := &want.Used[n-1]; from-(last.Start+last.Length) <= gap {
+			if last := &want.Used[n-1]; from-(last.Start+last.Length) <= c.gap {
 				last.Length = to - last.Start
 				continue
 			}
@@ -379,527 +334,4 @@ func (c *copier) add(pos, length int64) {
 	if n > 0 {
 		c.o.Progress.Add(n)
 	}
-}
-
-// tokens are a number of permits that can change while they are used.
-type tokens struct {
-	free  chan struct{}
-	total int
-}
-
-func newTokens(most int) *tokens { return &tokens{free: make(chan struct{}, most)} }
-
-func (t *tokens) set(n int) {
-	for ; t.total < n; t.total++ {
-		t.free <- struct{}{}
-	}
-	for ; t.total > n; t.total-- {
-		<-t.free
-	}
-}
-
-func (t *tokens) take(ctx context.Context) bool {
-	select {
-	case <-t.free:
-		return true
-	default:
-	}
-	select {
-	case <-t.free:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func (t *tokens) give() { t.free <- struct{}{} }
-
-// maxInFlight is the largest number of requests in flight that is tried; memory
-// for requests is bounded by maxBuffers, in bytes.
-const (
-	maxInFlight = 32
-	maxBuffers  = 256 << 20
-)
-
-// level sets how many requests are in flight. With heads that move, half of them
-// read while the others write, so that few go back and forth.
-func (c *copier) level(n int, rot bool) {
-	side := n
-	if rot {
-		side = max(1, n/2)
-	}
-	c.work.set(n)
-	c.read.set(side)
-	c.write.set(side)
-	c.inFlight.Store(int64(n))
-}
-
-// transfer copies the chunks. Each worker reads one, looks for zero bytes in it
-// and writes it; several of them keep both disks busy.
-func (c *copier) transfer(ctx context.Context, cancel context.CancelCauseFunc, rot bool) {
-	most := max(1, min(maxInFlight, int(maxBuffers/c.request)))
-	n := 4
-	if rot {
-		n = 2
-	}
-	if c.o.InFlight > 0 {
-		n = c.o.InFlight
-		most = min(n, max(1, maxBuffers/int(c.request)))
-	}
-	n = min(n, most)
-	c.work, c.read, c.write = newTokens(most), newTokens(most), newTokens(most)
-	c.level(n, rot)
-	stop := make(chan struct{})
-	var tuner, workers sync.WaitGroup
-	if c.o.InFlight == 0 {
-		tuner.Go(func() { c.tune(stop, n, most, rot) })
-	}
-	for range most {
-		workers.Go(func() {
-			if err := c.worker(ctx); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	workers.Wait()
-	c.buffers.close()
-	close(stop)
-	tuner.Wait()
-}
-
-// Bounds of the search for the number of requests in flight.
-const (
-	tuneWindow = 300 * time.Millisecond
-	tuneGain   = 1.15
-)
-
-// tune doubles the requests in flight as long as that is faster.
-func (c *copier) tune(stop <-chan struct{}, n, most int, rot bool) {
-	rate := func() (float64, bool) {
-		from, start := c.moved.Load(), time.Now()
-		select {
-		case <-stop:
-			return 0, false
-		case <-time.After(tuneWindow):
-		}
-		return float64(c.moved.Load()-from) / time.Since(start).Seconds(), true
-	}
-	if _, ok := rate(); !ok { // the disks' caches fill
-		return
-	}
-	best, ok := rate()
-	for ok && 2*n <= most {
-		c.level(2*n, rot)
-		if _, ok = rate(); !ok {
-			return
-		}
-		var now float64
-		if now, ok = rate(); !ok {
-			return
-		}
-		if now < best*tuneGain {
-			c.level(n, rot)
-			return
-		}
-		n, best = 2*n, now
-	}
-}
-
-// give returns the next chunk and its number.
-func (c *copier) give() (e Extent, n int, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok = c.chunks.next(); ok {
-		n = len(c.state)
-		c.state = append(c.state, chunkOpen)
-	}
-	return e, n, ok
-}
-
-func (c *copier) mark(n int, state byte) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.state[n] = state
-}
-
-func (c *copier) worker(ctx context.Context) error {
-	for ctx.Err() == nil && c.work.take(ctx) {
-		buf, err := c.buffers.take(c.request)
-		more := false
-		if err == nil {
-			more, err = c.chunk(ctx, buf)
-			c.buffers.give(buf)
-		}
-		c.work.give()
-		if err != nil || !more {
-			return err
-		}
-	}
-	return nil
-}
-
-// buffers are those for requests. The one that was used last is given out first: the
-// processor's cache has it, and there are no more of them than requests in flight.
-type buffers struct {
-	mu   sync.Mutex
-	free [][]byte
-}
-
-func (p *buffers) take(size int64) ([]byte, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if n := len(p.free); n > 0 {
-		b := p.free[n-1]
-		p.free = p.free[:n-1]
-		return b, nil
-	}
-	b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		return nil, fmt.Errorf("cannot get memory for a request: %w", err)
-	}
-	return b, nil
-}
-
-func (p *buffers) give(b []byte) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.free = append(p.free, b)
-}
-
-func (p *buffers) close() {
-	for _, b := range p.free {
-		_ = unix.Munmap(b)
-	}
-}
-
-// Indices of copier.spent.
-const (
-	spentRead = iota
-	spentWrite
-	spentProcessor
-)
-
-// chunk copies the next chunk; more is false after the last.
-func (c *copier) chunk(ctx context.Context, buf []byte) (more bool, err error) {
-	t := time.Now()
-	lap := func(what int) {
-		now := time.Now()
-		c.spent[what].Add(int64(now.Sub(t)))
-		t = now
-	}
-	if !c.read.take(ctx) {
-		return false, nil
-	}
-	e, n, ok := c.give()
-	if !ok {
-		c.read.give()
-		return false, nil
-	}
-	b := buf[:e.Length]
-	err = readFull(c.src, b, e.Start)
-	c.read.give()
-	lap(spentRead)
-	if err != nil {
-		if fatal(err) {
-			return false, fmt.Errorf("cannot read the source at byte %d: %w", e.Start, err)
-		}
-		c.mark(n, chunkFailed)
-		return true, nil
-	}
-	parts := c.split(b, c.zeroed)
-	lap(spentProcessor)
-	if !c.write.take(ctx) {
-		return false, nil
-	}
-	err = c.put(b, e.Start, parts, c.zeroed)
-	c.write.give()
-	lap(spentWrite)
-	if err != nil {
-		return false, err
-	}
-	c.mark(n, chunkWritten)
-	c.copied.Add(e.Length)
-	c.moved.Add(e.Length)
-	c.add(e.Start, e.Length)
-	return true, nil
-}
-
-// fatal reports an error after which nothing of the source can be read.
-func fatal(err error) bool {
-	return errors.Is(err, ErrVanished) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOMEDIUM)
-}
-
-// piece is a part of a chunk.
-type piece struct {
-	off, length int64
-	zero        bool
-}
-
-var zeroPage [page]byte
-
-// split finds the runs of zero bytes that are long enough.
-func (c *copier) split(b []byte, zeroed bool) []piece {
-	least := int64(minHole)
-	if !zeroed {
-		least = c.dst.least()
-	}
-	var out []piece
-	push := func(off, length int64, zero bool) {
-		if n := len(out); n > 0 && out[n-1].zero == zero {
-			out[n-1].length += length
-			return
-		}
-		out = append(out, piece{off, length, zero})
-	}
-	all := int64(len(b))
-	for at := int64(0); at < all; {
-		end := at
-		for end < all && bytes.Equal(b[end:min(end+page, all)], zeroPage[:min(page, all-end)]) {
-			end = min(end+page, all)
-		}
-		if end > at {
-			push(at, end-at, end-at >= least || end-at == all)
-			at = end
-			continue
-		}
-		end = min(at+page, all)
-		push(at, end-at, false)
-		at = end
-	}
-	return out
-}
-
-// put writes a chunk. The zero bytes of it are left out where the target was
-// zeroed, else the target zeroes them, or they are written.
-func (c *copier) put(b []byte, off int64, parts []piece, zeroed bool) error {
-	for i := 0; i < len(parts); i++ {
-		p := parts[i]
-		if p.zero {
-			if zeroed {
-				c.zero.Add(p.length)
-				continue
-			}
-			err := c.dst.punch(off+p.off, p.length)
-			if err == nil {
-				c.zero.Add(p.length)
-				continue
-			}
-			if !errors.Is(err, errNoPunch) {
-				return &WriteError{c.dst.Name(), off + p.off, err}
-			}
-			// One request for this and what is written next.
-			for i+1 < len(parts) {
-				p.length += parts[i+1].length
-				i++
-			}
-		}
-		n, err := c.dst.WriteAt(b[p.off:p.off+p.length], off+p.off)
-		if err != nil || int64(n) < p.length {
-			if err == nil {
-				err = io.ErrShortWrite
-			}
-			return &WriteError{c.dst.Name(), off + p.off + int64(n), err}
-		}
-	}
-	return nil
-}
-
-// carefulRequest is the size of requests where something could not be read, in
-// bytes: small, since what is beside it may be readable.
-const carefulRequest = 64 << 10
-
-// carefully copies, one after the other, what could not be read in large
-// requests, and what is not aligned.
-func (c *copier) carefully(ctx context.Context, cancel context.CancelCauseFunc, later []Extent) {
-	all := &Map{Size: c.o.Map.Size, Used: slices.Clone(later)}
-	again := chunks{extents: c.chunks.extents, size: c.chunks.size}
-	c.mu.Lock()
-	states := slices.Clone(c.state)
-	c.mu.Unlock()
-	for _, s := range states {
-		e, _ := again.next()
-		if s == chunkFailed {
-			// Only what is in use: a bad sector that nothing uses loses no data.
-			all.Used = append(all.Used, c.o.Map.within(e.Start, e.Length)...)
-		}
-	}
-	slices.SortFunc(all.Used, func(a, b Extent) int { return cmp.Compare(a.Start, b.Start) })
-	if len(all.Used) == 0 {
-		return
-	}
-	buf, err := unix.Mmap(-1, 0, int(c.request), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-	if err != nil {
-		cancel(fmt.Errorf("cannot get memory for a request: %w", err))
-		return
-	}
-	defer func() { _ = unix.Munmap(buf) }()
-	again = chunks{extents: all.Used, size: min(c.request, carefulRequest)}
-	for e, ok := again.next(); ok && ctx.Err() == nil; e, ok = again.next() {
-		// The place in memory is aligned as the place on the device is.
-		b := buf[e.Start&(c.grain-1):]
-		if int64(len(b)) < e.Length {
-			b = buf
-		}
-		b = b[:e.Length]
-		before, skips := len(c.unread.bad), c.unread.skipped
-		status := ddrescue.BadSector
-		t := time.Now()
-		err := c.unread.readAt(ctx, sectored{c.src, c.sectors}, b, e.Start)
-		c.spent[spentRead].Add(int64(time.Since(t)))
-		if err != nil {
-			return // ctx is over
-		}
-		if c.unread.err != nil && fatal(c.unread.err) {
-			cancel(fmt.Errorf("cannot read the source at byte %d: %w", e.Start, c.unread.err))
-			return
-		}
-		t = time.Now()
-		err = c.put(b, e.Start, []piece{{0, e.Length, false}}, false)
-		c.spent[spentWrite].Add(int64(time.Since(t)))
-		if err != nil {
-			cancel(err)
-			return
-		}
-		if c.unread.skipped > skips {
-			status = ddrescue.NonScraped // not each sector was tried
-		}
-		c.mu.Lock()
-		bad := (&Map{Size: c.o.Map.Size, Used: slices.Clone(c.unread.bad[max(0, before-1):])}).tidy()
-		at, lost := e.Start, int64(0)
-		for _, x := range bad.within(e.Start, e.Length) {
-			c.done(at, x.Start, ddrescue.Finished)
-			c.done(x.Start, x.Start+x.Length, status)
-			at, lost = x.Start+x.Length, lost+x.Length
-		}
-		c.done(at, e.Start+e.Length, ddrescue.Finished)
-		c.mu.Unlock()
-		c.copied.Add(e.Length - lost)
-		c.add(e.Start, e.Length)
-	}
-}
-
-// done notes what became of a range in the second part; c is locked.
-func (c *copier) done(from, to int64, s ddrescue.Status) {
-	if from < to {
-		c.careful = append(c.careful, ddrescue.Block{Pos: from, Size: to - from, Status: s})
-	}
-}
-
-// sectored is a source that reads single sectors if it can.
-type sectored struct {
-	io.ReaderAt
-	s sectorReader
-}
-
-// ReadSectors implements sectorReader.
-func (s sectored) ReadSectors(b []byte, off int64) error {
-	if s.s == nil {
-		return readFull(s.ReaderAt, b, off)
-	}
-	return s.s.ReadSectors(b, off)
-}
-
-// Sector implements sectorReader.
-func (s sectored) Sector() int64 {
-	if s.s == nil {
-		return smallest
-	}
-	return s.s.Sector()
-}
-
-// synced has the disk write everything, and returns the state of the copy.
-// finished is set if there was no error.
-func (c *copier) synced(base *ddrescue.Map, finished bool) (*ddrescue.Map, error) {
-	c.mu.Lock()
-	var written []int
-	for n, s := range c.state {
-		if s == chunkWritten {
-			written = append(written, n)
-		}
-	}
-	careful := len(c.careful)
-	c.mu.Unlock()
-	err := c.dst.Sync()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err == nil {
-		for _, n := range written {
-			c.state[n] = chunkDone
-		}
-		c.carefulSynced = careful
-	} else {
-		err = fmt.Errorf("cannot write %s: %w", c.dst.Name(), err)
-	}
-	again := chunks{extents: c.chunks.extents, size: c.chunks.size}
-	var blocks []ddrescue.Block
-	pos := int64(0)
-	for _, s := range c.state {
-		e, _ := again.next()
-		pos = e.Start
-		status := ddrescue.NonTried
-		switch s {
-		case chunkDone:
-			status = ddrescue.Finished
-		case chunkFailed:
-			status = ddrescue.NonTrimmed
-		}
-		if n := len(blocks); n > 0 && blocks[n-1].Status == status && blocks[n-1].Pos+blocks[n-1].Size == e.Start {
-			blocks[n-1].Size += e.Length
-			continue
-		}
-		blocks = append(blocks, ddrescue.Block{Pos: e.Start, Size: e.Length, Status: status})
-	}
-	m := base.Overlay(blocks).Overlay(c.careful[:c.carefulSynced])
-	m.Pos, m.Pass, m.Phase = pos, 1, '?'
-	switch {
-	case finished && err == nil:
-		m.Phase = '+'
-	case careful > 0:
-		m.Phase = '/'
-	}
-	return m, err
-}
-
-// checkpoints saves the state now and then, and reports the progress of the
-// bottleneck, until stop is closed.
-func (c *copier) checkpoints(stop <-chan struct{}, base *ddrescue.Map, cancel context.CancelCauseFunc) {
-	every := cmp.Or(c.o.Every, 10*time.Second)
-	next := time.Now().Add(every)
-	tick := time.NewTicker(min(every, 500*time.Millisecond))
-	defer tick.Stop()
-	waiter, _ := c.o.Progress.(progress.Waiter)
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-		}
-		if waiter != nil {
-			w := c.waits()
-			waiter.Waits(w.Read, w.Write, w.Processor)
-		}
-		if c.o.Checkpoint == nil || time.Now().Before(next) {
-			continue
-		}
-		start := time.Now()
-		m, err := c.synced(base, false)
-		if err == nil {
-			err = c.o.Checkpoint(m)
-		}
-		if err != nil {
-			cancel(err)
-			return
-		}
-		// At most a twentieth of the time.
-		next = time.Now().Add(max(every, 20*time.Since(start)))
-	}
-}
-
-// waits are the shares of time until now.
-func (c *copier) waits() Waits {
-	r, w, p := float64(c.spent[spentRead].Load()), float64(c.spent[spentWrite].Load()), float64(c.spent[spentProcessor].Load())
-	if sum := r + w + p; sum > 0 {
-		return Waits{r / sum, w / sum, p / sum}
-	}
-	return Waits{}
 }
