@@ -135,7 +135,7 @@ func Quote(s string) string {
 		switch {
 		case r == '\\':
 			b.WriteString(`\x5c`)
-		case r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfffd:
+		case unprintable(r):
 			n := utf8.RuneLen(r)
 			if r == 0xfffd && !strings.HasPrefix(s[i:], "\uFFFD") {
 				n = 1
@@ -150,6 +150,11 @@ func Quote(s string) string {
 		}
 	}
 	return b.String()
+}
+
+// unprintable reports control characters, line separators and what is not UTF-8.
+func unprintable(r rune) bool {
+	return r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfffd
 }
 
 // Unquote is the inverse of Quote.

@@ -48,7 +48,7 @@ func (c *creator) attributes(m *Member, fd int, path string) {
 		return unix.Flistxattr(fd, b)
 	}
 	raw, err := grow(&c.list, list)
-	names := strings.Split(string(raw), "\x00")
+	names := strings.FieldsFunc(string(raw), func(r rune) bool { return r == 0 })
 	if err != nil {
 		if err == unix.ENOTSUP || err == unix.ENOSYS || err == unix.ENODATA {
 			return
@@ -62,9 +62,6 @@ func (c *creator) attributes(m *Member, fd int, path string) {
 	}
 	total := 0
 	for _, a := range names {
-		if a == "" {
-			continue
-		}
 		v, err := grow(&c.val, func(b []byte) (int, error) {
 			if path != "" {
 				return unix.Getxattr(path, a, b)
@@ -81,19 +78,21 @@ func (c *creator) attributes(m *Member, fd int, path string) {
 			c.problem(m.Path, Unreadable, "cannot read attribute "+a+": "+err.Error())
 			continue
 		}
-		switch a {
-		case xattrACLAccess, xattrACLDefault:
-			text, err := aclText(v)
-			if err != nil {
-				c.problem(m.Path, Unreadable, err.Error())
-			} else if a == xattrACLAccess {
-				m.ACLAccess = text
-			} else {
-				m.ACLDefault = text
-			}
-		default:
-			m.Xattrs = append(m.Xattrs, Xattr{a, string(v)})
+		if err := m.setAttribute(a, v); err != nil {
+			c.problem(m.Path, Unreadable, err.Error())
 		}
 	}
 	slices.SortFunc(m.Xattrs, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
+}
+
+func (m *Member) setAttribute(name string, v []byte) (err error) {
+	switch name {
+	case xattrACLAccess:
+		m.ACLAccess, err = aclText(v)
+	case xattrACLDefault:
+		m.ACLDefault, err = aclText(v)
+	default:
+		m.Xattrs = append(m.Xattrs, Xattr{name, string(v)})
+	}
+	return err
 }

@@ -213,18 +213,7 @@ func (c *comparer) member(p *tarParser, m *Member, body int64) error {
 		c.differ(m.Path, "is of another kind: %q was %q", is.Type, m.Type)
 		return nil
 	}
-	if is.Mode != m.Mode && m.Type != TypeSymlink {
-		c.differ(m.Path, "mode is %04o, was %04o", is.Mode, m.Mode)
-	}
-	if (is.UID != m.UID || is.GID != m.GID) && !c.opt.NoOwner {
-		c.differ(m.Path, "owner is %d:%d, was %d:%d", is.UID, is.GID, m.UID, m.GID)
-	}
-	if is.Sec != m.Sec || is.Nsec != m.Nsec {
-		c.differ(m.Path, "time is %d.%09d, was %d.%09d", is.Sec, is.Nsec, m.Sec, m.Nsec)
-	}
-	if is.Major != m.Major || is.Minor != m.Minor {
-		c.differ(m.Path, "device is %d:%d, was %d:%d", is.Major, is.Minor, m.Major, m.Minor)
-	}
+	c.status(m, is)
 	if m.Type == TypeSymlink {
 		n, err := unix.Readlinkat(dir.fd, base, c.buf)
 		if err != nil || string(c.buf[:n]) != m.Link {
@@ -253,6 +242,22 @@ func (c *comparer) member(p *tarParser, m *Member, body int64) error {
 		return c.file(p, m, is, fd, body)
 	}
 	return nil
+}
+
+// status compares what stat(2) returns.
+func (c *comparer) status(m, is *Member) {
+	if is.Mode != m.Mode && m.Type != TypeSymlink {
+		c.differ(m.Path, "mode is %04o, was %04o", is.Mode, m.Mode)
+	}
+	if (is.UID != m.UID || is.GID != m.GID) && !c.opt.NoOwner {
+		c.differ(m.Path, "owner is %d:%d, was %d:%d", is.UID, is.GID, m.UID, m.GID)
+	}
+	if is.Sec != m.Sec || is.Nsec != m.Nsec {
+		c.differ(m.Path, "time is %d.%09d, was %d.%09d", is.Sec, is.Nsec, m.Sec, m.Nsec)
+	}
+	if is.Major != m.Major || is.Minor != m.Minor {
+		c.differ(m.Path, "device is %d:%d, was %d:%d", is.Major, is.Minor, m.Major, m.Minor)
+	}
 }
 
 func (c *comparer) hardlink(m *Member, st *unix.Stat_t) {

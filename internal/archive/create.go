@@ -341,6 +341,12 @@ func (c *creator) content(m *Member, fd int, st *unix.Stat_t) error {
 	if bad.bytes > 0 {
 		c.problem(m.Path, Unreadable, bad.String())
 	}
+	c.changes(m, fd, st)
+	return nil
+}
+
+// changes reports that a file was written to while it was read; st is of before.
+func (c *creator) changes(m *Member, fd int, st *unix.Stat_t) {
 	var after unix.Stat_t
 	if err := unix.Fstat(fd, &after); err == nil {
 		switch {
@@ -352,5 +358,4 @@ func (c *creator) content(m *Member, fd int, st *unix.Stat_t) error {
 			c.problem(m.Path, Changed, "modified while it was read")
 		}
 	}
-	return nil
 }

@@ -192,33 +192,8 @@ func (x *extractor) survey() (parents map[string]bool, err error) {
 	if x.targets, err = x.a.linkTargets(x.opt.Select); err != nil || x.opt.Select == nil {
 		return nil, err
 	}
-	parents = map[string]bool{}
-	var above []Entry // the directories that the entry at hand is in
-	if err := x.a.Entries(func(e Entry) error {
-		for n := len(above); n > 0 && above[n-1].Path != "." && !strings.HasPrefix(e.Path, above[n-1].Path+"/"); n-- {
-			above = above[:n-1]
-		}
-		wanted := x.opt.Select(e.Path)
-		if wanted || e.Type == TypeDir && x.opt.Parents != nil && x.opt.Parents(e.Path) {
-			if !wanted && !x.lost[e.Path] {
-				parents[e.Path] = true
-			}
-			for _, d := range above {
-				if parents[d.Path] || x.lost[d.Path] || x.opt.Select(d.Path) {
-					continue
-				}
-				parents[d.Path] = true
-				x.known[d.Path] = &Member{Path: d.Path, Type: TypeDir, Mode: d.Mode, UID: d.UID, GID: d.GID, Sec: d.Sec, Nsec: d.Nsec}
-			}
-		}
-		if e.Type == TypeDir {
-			above = append(above, e)
-		}
-		if wanted && e.Type == TypeHardlink && x.borrow[e.Link] == "" && !x.opt.Select(e.Link) {
-			x.borrow[e.Link] = e.Path
-		}
-		return nil
-	}); err != nil {
+	s := survey{extractor: x, parents: map[string]bool{}}
+	if err := x.a.Entries(s.entry); err != nil {
 		return nil, err
 	}
 	if m := x.known["."]; m != nil {
@@ -226,14 +201,52 @@ func (x *extractor) survey() (parents map[string]bool, err error) {
 			return nil, err
 		}
 	}
-	delete(parents, ".")
+	delete(s.parents, ".")
 	if x.a.inOrder {
 		return nil, nil // what the index has is enough to leave a disc in its place
 	}
 	if x.rootMade && !x.opt.KeepRoot {
-		parents["."] = true
+		s.parents["."] = true
 	}
-	return parents, nil
+	return s.parents, nil
+}
+
+// survey looks at the index: which directories have to be there for what is selected.
+type survey struct {
+	*extractor
+	parents map[string]bool
+	above   []Entry // the directories that the entry is in
+}
+
+func (s *survey) entry(e Entry) error {
+	for n := len(s.above); n > 0 && s.above[n-1].Path != "." && !strings.HasPrefix(e.Path, s.above[n-1].Path+"/"); n-- {
+		s.above = s.above[:n-1]
+	}
+	wanted := s.opt.Select(e.Path)
+	if wanted || e.Type == TypeDir && s.opt.Parents != nil && s.opt.Parents(e.Path) {
+		if !wanted && !s.lost[e.Path] {
+			s.parents[e.Path] = true
+		}
+		s.keepAbove()
+	}
+	if e.Type == TypeDir {
+		s.above = append(s.above, e)
+	}
+	if wanted && e.Type == TypeHardlink && s.borrow[e.Link] == "" && !s.opt.Select(e.Link) {
+		s.borrow[e.Link] = e.Path
+	}
+	return nil
+}
+
+// keepAbove notes the directories that the entry is in, with their attributes.
+func (s *survey) keepAbove() {
+	for _, d := range s.above {
+		if s.parents[d.Path] || s.lost[d.Path] || s.opt.Select(d.Path) {
+			continue
+		}
+		s.parents[d.Path] = true
+		s.known[d.Path] = &Member{Path: d.Path, Type: TypeDir, Mode: d.Mode, UID: d.UID, GID: d.GID, Sec: d.Sec, Nsec: d.Nsec}
+	}
 }
 
 // salvage finds the members that touch a damaged frame, and selects all
@@ -243,25 +256,8 @@ func (x *extractor) salvage() error {
 	if err == nil || x.ctx.Err() != nil {
 		return err
 	}
-	bad := map[int]error{}
-	var collect func(error) error
-	collect = func(err error) error {
-		var d *DamagedError
-		if j, ok := err.(interface{ Unwrap() []error }); ok {
-			for _, e := range j.Unwrap() {
-				if err := collect(e); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-		if !errors.As(err, &d) {
-			return err
-		}
-		bad[d.Frame] = d
-		return nil
-	}
-	if err := collect(err); err != nil {
+	bad, err := damagedFrames(err)
+	if err != nil {
 		return err
 	}
 	wanted := x.opt.Select
@@ -289,6 +285,25 @@ func (x *extractor) salvage() error {
 	x.opt.Select = func(p string) bool { return !lost[p] && (wanted == nil || wanted(p)) }
 	x.lost = lost
 	return nil
+}
+
+// damagedFrames returns the error of each damaged frame by its number, or the first
+// error that is another one.
+func damagedFrames(err error) (map[int]error, error) {
+	bad := map[int]error{}
+	all := []error{err}
+	for len(all) > 0 {
+		err, all = all[0], all[1:]
+		var d *DamagedError
+		if j, ok := err.(interface{ Unwrap() []error }); ok {
+			all = append(all, j.Unwrap()...)
+		} else if !errors.As(err, &d) {
+			return nil, err
+		} else {
+			bad[d.Frame] = d
+		}
+	}
+	return bad, nil
 }
 
 // refuse keeps the error of a member that would leave the destination.
@@ -354,18 +369,9 @@ func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
 	if x.targets != nil {
 		x.targets.seen(m)
 	}
-	if !x.selected(m.Path) {
-		if m.Type == TypeDir {
-			return x.parent(m)
-		}
-		link := x.borrow[m.Path]
-		if link == "" || m.Type == TypeHardlink {
-			return nil
-		}
-		c := *m
-		c.Path = link
-		m = &c
-		x.sum.Members-- // the link is counted, too
+	m, err := x.chosen(m)
+	if m == nil {
+		return err
 	}
 	x.sum.Members++
 	if x.opt.Progress != nil {
@@ -409,6 +415,25 @@ func (x *extractor) member(p *tarParser, m *Member, stored int64) error {
 		x.locked = append(x.locked, m)
 	}
 	return err
+}
+
+// chosen returns the member to extract: m, m by the name of a link that gets the content
+// since m is not selected, or nil.
+func (x *extractor) chosen(m *Member) (*Member, error) {
+	if x.selected(m.Path) {
+		return m, nil
+	}
+	if m.Type == TypeDir {
+		return nil, x.parent(m)
+	}
+	link := x.borrow[m.Path]
+	if link == "" || m.Type == TypeHardlink {
+		return nil, nil
+	}
+	c := *m
+	c.Path = link
+	x.sum.Members-- // the link is counted, too
+	return &c, nil
 }
 
 // parent keeps a directory that is not selected, for when it has to be made.

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -104,13 +105,7 @@ func (x *extractor) finishDir(fd int, m *Member) error {
 
 // hardlink makes one more name of a file. Where that can't be, it gets a copy.
 func (x *extractor) hardlink(l hardLink) error {
-	from := l.link
-	if b := x.borrow[from]; b != "" {
-		from = b
-	}
-	if c := x.copies[l.link]; c != "" {
-		from = c
-	}
+	from := cmp.Or(x.copies[l.link], x.borrow[l.link], l.link)
 	x.dirs.lookOnly = true
 	src, err := x.dirs.open(path.Dir(from))
 	x.dirs.lookOnly = false

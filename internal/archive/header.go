@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,10 +53,7 @@ func writeHeader(w io.Writer, m *Member, stored int64) error {
 		pax["GNU.sparse.minor"] = "0"
 		pax["GNU.sparse.name"] = m.Path
 		pax["GNU.sparse.realsize"] = strconv.FormatInt(m.Size, 10)
-		dir, base := "", m.Path
-		if i := strings.LastIndexByte(m.Path, '/'); i >= 0 {
-			dir, base = m.Path[:i+1], m.Path[i+1:]
-		}
+		dir, base := path.Split(m.Path)
 		name = dir + "GNUSparseFile.0/" + base
 	}
 	var h [blockSize]byte
@@ -80,14 +78,10 @@ func writeHeader(w io.Writer, m *Member, stored int64) error {
 	for _, x := range m.Xattrs {
 		pax["SCHILY.xattr."+xattrKey.Replace(x.Name)] = x.Value
 	}
-	if m.ACLAccess != "" {
-		pax["SCHILY.acl.access"] = m.ACLAccess
-	}
-	if m.ACLDefault != "" {
-		pax["SCHILY.acl.default"] = m.ACLDefault
-	}
-	if m.Flags != 0 {
-		pax["SCHILY.fflags"] = m.Flags.String()
+	for k, v := range map[string]string{"SCHILY.acl.access": m.ACLAccess, "SCHILY.acl.default": m.ACLDefault, "SCHILY.fflags": m.Flags.String()} {
+		if v != "" {
+			pax[k] = v
+		}
 	}
 	if m.Project != 0 {
 		pax[paxProject] = strconv.FormatUint(uint64(m.Project), 10)
@@ -331,18 +325,8 @@ func parseHeader(h []byte, pax map[string]string) (m *Member, stored int64, err 
 	if [blockSize]byte(h) == [blockSize]byte{} {
 		return nil, 0, nil
 	}
-	want, err := parseOctal(h[148:156], "checksum")
-	if err != nil {
+	if err := checkSum(h); err != nil {
 		return nil, 0, err
-	}
-	sum := int64(8 * ' ')
-	for i, c := range h[:blockSize] {
-		if i < 148 || i >= 156 {
-			sum += int64(c)
-		}
-	}
-	if sum != want {
-		return nil, 0, fmt.Errorf("%w: header checksum %o, want %o", errHeader, sum, want)
 	}
 	// Others (GNU's, star's) have the same five letters, and other fields at 345.
 	if string(h[257:265]) != "ustar\x0000" || [12]byte(h[500:]) != [12]byte{} {
@@ -377,6 +361,12 @@ func parseHeader(h []byte, pax map[string]string) (m *Member, stored int64, err 
 			return nil, 0, fmt.Errorf("%w: the directory %s ends in two slashes", errHeader, Quote(m.Path))
 		}
 	}
+	return m, stored, m.checkBody(stored)
+}
+
+// checkBody checks the length of what is stored against the type; a file that is not
+// sparse gets it as its size.
+func (m *Member) checkBody(stored int64) error {
 	switch m.Type {
 	case TypeFile:
 		if !m.IsSparse {
@@ -384,26 +374,34 @@ func parseHeader(h []byte, pax map[string]string) (m *Member, stored int64, err 
 		}
 	case TypeHardlink, TypeSymlink, TypeChar, TypeBlock, TypeDir, TypeFifo:
 		if stored != 0 {
-			return nil, 0, fmt.Errorf("%w: %s of type %q has a body", errHeader, Quote(m.Path), m.Type)
+			return fmt.Errorf("%w: %s of type %q has a body", errHeader, Quote(m.Path), m.Type)
 		}
 	case 'x':
 	default:
-		return nil, 0, fmt.Errorf("%w: unknown member type %q", errHeader, m.Type)
+		return fmt.Errorf("%w: unknown member type %q", errHeader, m.Type)
 	}
-	return m, stored, nil
+	return nil
+}
+
+func checkSum(h []byte) error {
+	want, err := parseOctal(h[148:156], "checksum")
+	if err != nil {
+		return err
+	}
+	sum := int64(8 * ' ')
+	for i, c := range h[:blockSize] {
+		if i < 148 || i >= 156 {
+			sum += int64(c)
+		}
+	}
+	if sum != want {
+		return fmt.Errorf("%w: header checksum %o, want %o", errHeader, sum, want)
+	}
+	return nil
 }
 
 func applyPax(m *Member, pax map[string]string, stored, maj, mnr *int64) error {
-	num := func(k string, to *int64) error {
-		if v, ok := pax[k]; ok {
-			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < 0 {
-				return fmt.Errorf("%w: %s %q", errHeader, k, v)
-			}
-			*to = n
-		}
-		return nil
-	}
+	num := func(k string, to *int64) error { return paxNumber(pax, k, to) }
 	if err := errors.Join(num("uid", &m.UID), num("gid", &m.GID), num("size", stored), num("SCHILY.devmajor", maj), num("SCHILY.devminor", mnr)); err != nil {
 		return err
 	}
@@ -443,6 +441,18 @@ func applyPax(m *Member, pax map[string]string, stored, maj, mnr *int64) error {
 		}
 	}
 	slices.SortFunc(m.Xattrs, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// paxNumber sets to, if there is a record k.
+func paxNumber(pax map[string]string, k string, to *int64) error {
+	if v, ok := pax[k]; ok {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%w: %s %q", errHeader, k, v)
+		}
+		*to = n
+	}
 	return nil
 }
 

@@ -68,16 +68,7 @@ func glob(p, s string) bool {
 	for len(p) > 0 {
 		switch p[0] {
 		case '*':
-			deep := strings.HasPrefix(p, "**")
-			rest := strings.TrimLeft(p, "*")
-			for i := 0; ; i++ {
-				if glob(rest, s[i:]) {
-					return true
-				}
-				if i == len(s) || !deep && s[i] == '/' {
-					return false
-				}
-			}
+			return globStar(strings.TrimLeft(p, "*"), s, strings.HasPrefix(p, "**"))
 		case '?':
 			if s == "" || s[0] == '/' {
 				return false
@@ -101,6 +92,18 @@ func glob(p, s string) bool {
 		s = s[1:]
 	}
 	return s == ""
+}
+
+// globStar matches what follows a star at any place of s, up to a slash unless the star is deep.
+func globStar(rest, s string, deep bool) bool {
+	for i := 0; ; i++ {
+		if glob(rest, s[i:]) {
+			return true
+		}
+		if i == len(s) || !deep && s[i] == '/' {
+			return false
+		}
+	}
 }
 
 func inSet(set string, c byte) bool {

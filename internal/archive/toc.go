@@ -120,15 +120,13 @@ func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) ([]byte, error) {
 // to fn, in archive order. It returns the frames, at most as many as the seek
 // table has, and the tar stream's length.
 func parseTOC(payload []byte, limit int, fn func(Entry) error) ([]frames.Frame, int64, error) {
-	bad := func(line int, what string) error {
-		return fmt.Errorf("damaged table of contents: line %d: %s", line, what)
-	}
+	p := &tocParser{}
 	if !bytes.HasPrefix(payload, []byte(tocTag)) {
-		return nil, 0, bad(0, "no tag")
+		return nil, 0, p.bad("no tag")
 	}
 	payload = payload[len(tocTag):]
 	if len(payload) < sha256.Size || sha256.Sum256(payload[sha256.Size:]) != [sha256.Size]byte(payload) {
-		return nil, 0, bad(0, "its SHA-256 is not the recorded one")
+		return nil, 0, p.bad("its SHA-256 is not the recorded one")
 	}
 	return parseTOCFrames(payload[sha256.Size:], limit, fn)
 }
@@ -137,12 +135,88 @@ func parseTOCText(text []byte, fn func(Entry) error) ([]frames.Frame, int64, err
 	return parseTOCFrames(text, frames.Max, fn)
 }
 
+// tocParser reads the text of a table of contents, line by line.
+type tocParser struct {
+	limit        int
+	fn           func(Entry) error
+	n            int // the number of the line
+	frames       []frames.Frame
+	members, tar int64
+	prev         *Entry // its end is the next one's start
+}
+
+func (p *tocParser) bad(what string) error {
+	return fmt.Errorf("damaged table of contents: line %d: %s", p.n, what)
+}
+
+// line takes one line; end is set for the last one.
+func (p *tocParser) line(s string) (end bool, err error) {
+	switch {
+	case p.n == 1:
+		if s != tocVersion {
+			return false, p.bad(fmt.Sprintf("version %q is not known", s))
+		}
+		return false, nil
+	case strings.HasPrefix(s, "f ") && p.members == 0:
+		return false, p.frame(strings.Split(s, " "))
+	case strings.HasPrefix(s, "m "):
+		return false, p.member(s)
+	case strings.HasPrefix(s, "end "):
+		return true, p.end(strings.Split(s, " "))
+	}
+	return false, p.bad("unknown line")
+}
+
+func (p *tocParser) frame(f []string) error {
+	if len(f) != 5 {
+		return p.bad("frame")
+	}
+	v, err := ints(f[1:4])
+	sum, err2 := hex.DecodeString(f[4])
+	if err != nil || err2 != nil || len(sum) != 32 || v[0] < 0 || v[1] <= 0 || v[1] > maxPacked || v[2] <= 0 || v[2] > FrameSize {
+		return p.bad("frame")
+	}
+	if len(p.frames) == p.limit {
+		return p.bad(fmt.Sprintf("more than the %d frames of the seek table", p.limit))
+	}
+	p.frames = append(p.frames, frames.Frame{Offset: v[0], Packed: v[1], Size: v[2], TarStart: p.tar, SHA256: [32]byte(sum)})
+	p.tar += v[2]
+	return nil
+}
+
+func (p *tocParser) member(s string) error {
+	e, err := parseEntry(s)
+	if err != nil || e.Start < 0 || e.Start >= p.tar || e.Start%blockSize != 0 || p.prev != nil && e.Start <= p.prev.Start {
+		return p.bad("member")
+	}
+	if err := p.emit(e.Start); err != nil {
+		return err
+	}
+	p.prev = &e
+	p.members++
+	return nil
+}
+
+func (p *tocParser) end(f []string) error {
+	v, err := ints(f[1:])
+	if err != nil || len(v) != 3 || v[0] != int64(len(p.frames)) || v[1] != p.members || v[2] != p.tar || p.tar < 2*blockSize {
+		return p.bad("counts do not agree")
+	}
+	return p.emit(p.tar - 2*blockSize)
+}
+
+// emit hands the member before out, whose end is known now.
+func (p *tocParser) emit(end int64) error {
+	if p.prev == nil {
+		return nil
+	}
+	p.prev.End = end
+	return p.fn(*p.prev)
+}
+
 // parseTOCFrames keeps in memory what it returns, and one line: a few bytes of
 // zstd can stand for any length of text.
 func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]frames.Frame, int64, error) {
-	bad := func(line int, what string) error {
-		return fmt.Errorf("damaged table of contents: line %d: %s", line, what)
-	}
 	dec, err := zstd.NewReader(bytes.NewReader(text), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
 	if err != nil {
 		return nil, 0, err
@@ -150,71 +224,22 @@ func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]frames.Fram
 	defer dec.Close()
 	s := bufio.NewScanner(dec)
 	s.Buffer(make([]byte, 64<<10), maxLine)
-	var all []frames.Frame
-	var members, tar int64
-	var prev *Entry
-	emit := func(end int64) error {
-		if prev == nil {
-			return nil
+	p, end := &tocParser{limit: limit, fn: fn}, false
+	for s.Scan() {
+		if p.n++; end {
+			return nil, 0, p.bad("text after the end")
 		}
-		prev.End = end
-		return fn(*prev)
-	}
-	for n := 1; s.Scan(); n++ {
-		line := s.Text()
-		switch {
-		case n == 1:
-			if line != tocVersion {
-				return nil, 0, bad(n, fmt.Sprintf("version %q is not known", line))
-			}
-		case strings.HasPrefix(line, "f ") && members == 0:
-			f := strings.Split(line, " ")
-			if len(f) != 5 {
-				return nil, 0, bad(n, "frame")
-			}
-			v, err := ints(f[1:4])
-			sum, err2 := hex.DecodeString(f[4])
-			if err != nil || err2 != nil || len(sum) != 32 || v[0] < 0 || v[1] <= 0 || v[1] > maxPacked || v[2] <= 0 || v[2] > FrameSize {
-				return nil, 0, bad(n, "frame")
-			}
-			if len(all) == limit {
-				return nil, 0, bad(n, fmt.Sprintf("more than the %d frames of the seek table", limit))
-			}
-			all = append(all, frames.Frame{Offset: v[0], Packed: v[1], Size: v[2], TarStart: tar, SHA256: [32]byte(sum)})
-			tar += v[2]
-		case strings.HasPrefix(line, "m "):
-			e, err := parseEntry(line)
-			if err != nil || e.Start < 0 || e.Start >= tar || e.Start%blockSize != 0 || prev != nil && e.Start <= prev.Start {
-				return nil, 0, bad(n, "member")
-			}
-			if err := emit(e.Start); err != nil {
-				return nil, 0, err
-			}
-			prev = &e
-			members++
-		case strings.HasPrefix(line, "end "):
-			v, err := ints(strings.Split(line, " ")[1:])
-			if err != nil || len(v) != 3 || v[0] != int64(len(all)) || v[1] != members || v[2] != tar || tar < 2*blockSize {
-				return nil, 0, bad(n, "counts do not agree")
-			}
-			if err := emit(tar - 2*blockSize); err != nil {
-				return nil, 0, err
-			}
-			if s.Scan() {
-				return nil, 0, bad(n+1, "text after the end")
-			}
-			if err := s.Err(); err != nil {
-				return nil, 0, fmt.Errorf("damaged table of contents: %w", err)
-			}
-			return all, tar, nil
-		default:
-			return nil, 0, bad(n, "unknown line")
+		if end, err = p.line(s.Text()); err != nil {
+			return nil, 0, err
 		}
 	}
 	if err := s.Err(); err != nil {
 		return nil, 0, fmt.Errorf("damaged table of contents: %w", err)
 	}
-	return nil, 0, errors.New("damaged table of contents: it has no end")
+	if !end {
+		return nil, 0, errors.New("damaged table of contents: it has no end")
+	}
+	return p.frames, p.tar, nil
 }
 
 // parseEntry reads "m TYPE MODE UID GID SIZE SEC NSEC START PATH[\tLINK]".
