@@ -315,7 +315,7 @@ func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string,
 		}
 	}
 	for _, a := range p.Layout.Arrays {
-		extra = append(extra, "md_mod", a.Module())
+		extra = append(extra, "md_mod", a.Module(), "dm_snapshot") // through which restore mount --ro reads it
 	}
 	for _, c := range p.Layout.Crypts {
 		extra = append(extra, cryptModules(x, c.LUKS)...)

@@ -46,7 +46,7 @@ func ProgramsFor(what string) []Program {
 		// Its threads want libgcc when they end, without being linked to it.
 		return []Program{{Name: "cryptsetup", Check: []string{"--version"}, Data: []string{"/lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib64/libgcc_s.so.1"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "md":
-		return []Program{{Name: "mdadm", Check: []string{"--version"}}}
+		return []Program{{Name: "mdadm", Check: []string{"--version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "shell":
 		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "editor", Or: []string{"vim.tiny", "nano", "vi", "mg"}, Max: 5 << 19, Check: []string{"--version"}, Optional: true}, {Name: "tar", Check: []string{"--version"}, Optional: true}, {Name: "sed", Check: []string{"--version"}, Optional: true}, {Name: "awk", Check: []string{"1"}, Optional: true}, {Name: "diff", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}, {Name: "smartctl", Check: []string{"--version"}, Optional: true}}
 	}

@@ -16,6 +16,9 @@ const (
 	// 1 KiB can't be on a disk with larger sectors.
 	largeBlocks = linearVolumes + " && cp -ax /boot /data /root/ && umount /boot/efi /boot /data && mkfs.ext4 -q -F -b 4096 -L boot -U $(blkid -s UUID -o value ${A}2) ${A}2 && mkfs.ext4 -q -F -b 4096 -L data /dev/mapper/data && " +
 		"udevadm settle && mount -a && cp -ax /root/boot/. /boot/ && cp -ax /root/data/. /data/ && rm -r /root/boot /root/data && findmnt /boot/efi && findmnt /data"
+	// linearMirrors puts plain volumes in the place of mirrored ones, which clonedsk refuses.
+	linearMirrors = "umount /srv/mirror /srv/oldmirror && lvremove -q -y vg1/mirror vg1/oldmirror && lvcreate -q -y -W n -L 100m -n mirror vg1 && lvcreate -q -y -W n -L 40m -n oldmirror vg1 && " +
+		"mkfs.ext4 -q -F -L mirror /dev/vg1/mirror && mkfs.ext4 -q -F -L oldmirror /dev/vg1/oldmirror && udevadm settle && systemctl daemon-reload && mount -a && findmnt /srv/mirror && findmnt /srv/oldmirror"
 	// oneDevice has / on the first disk only, and removes its partition on the second.
 	oneDevice = "btrfs balance start -f -dconvert=single -mconvert=dup / && btrfs device remove ${B}2 / && sfdisk -q --no-reread --no-tell-kernel --delete $B 2 && partx -d --nr 2 $B; udevadm settle; test ! -e ${B}2 && btrfs filesystem show / && btrfs filesystem show / | grep -c devid | grep -x 1"
 	// noWindows removes the NTFS, which can't be on a disk with larger sectors.
@@ -48,8 +51,8 @@ func TestClone(t *testing.T) {
 		"btrfs_4kn":     {Kind: UEFIBtrfs, Before: oneDevice, TargetSize: machines[UEFIBtrfs].larger, TargetSector: 4096, CloneSays: "grow btrfs", Wished: sectors},
 		"btrfs_raid1": {Kind: BIOSBtrfs, Renewed: true, CloneRefused: "it is on several devices.* use --identity new", CloneWith: "--identity new", CloneSays: "/ is copied as files",
 			Wished: "btrfs filesystem show / | grep -c devid | grep -x 2 && blkid -t TYPE=btrfs -s UUID -o value | sort | uniq -c | grep -c ' 2 ' | grep -x 2"},
-		"md_same":    {Kind: BIOSMD, CloneSays: blocks + "md"},
-		"md_larger":  {Kind: BIOSMD, TargetSize: machines[BIOSMD].larger, CloneSays: blocks + "md"},
+		"md_same":    {Kind: BIOSMD, Before: linearMirrors, CloneSays: blocks + "md"},
+		"md_larger":  {Kind: BIOSMD, Before: linearMirrors, TargetSize: machines[BIOSMD].larger, CloneSays: blocks + "md"},
 		"plain_live": {Kind: BIOSPlain, Live: true, CloneWith: "--live --freeze", CloneSays: "/ is frozen while it is copied"},
 		"lvm_live":   {Kind: UEFILVM, Live: true, Renewed: true, CloneWith: "--live --identity new", CloneSays: "/ is copied as files: it gets a new UUID; they are read from a snapshot of its volume"},
 		"btrfs_live": {Kind: BIOSBtrfs, Live: true, Renewed: true, CloneWith: "--live --identity new", CloneSays: "they are read from a snapshot of its subvolumes", Wished: unique},

@@ -3,11 +3,22 @@ package blockdev
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
+
+// OverlayPrefix begins device-mapper's names of overlays: devices whose writes go into memory
+// (see internal/storage). A digit follows.
+const OverlayPrefix = "mkcdrec"
+
+// IsOverlay tells whether a name of device-mapper is an overlay's.
+func IsOverlay(name string) bool {
+	rest, ok := strings.CutPrefix(name, OverlayPrefix)
+	return ok && rest != "" && rest[0] >= '0' && rest[0] <= '9'
+}
 
 // MemoryLoop puts a loop device over size bytes of memory, which is only taken where
 // something is written, and gives its name and what keeps it. Device and memory are freed

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
@@ -39,8 +40,8 @@ type Finder struct{ kernel.Kernel }
 // Devices is Finder.Devices of this machine.
 func Devices(loops ...string) ([]Device, error) { return Finder{kernel.Linux{}}.Devices(loops...) }
 
-// Devices lists the block devices that hold something known, sorted by name. Loop devices
-// are left out, but for those named, with their partitions.
+// Devices lists the block devices that hold something known, sorted by name. Overlays are left
+// out, and loop devices, but for those named, with their partitions.
 func (f Finder) Devices(loops ...string) ([]Device, error) {
 	names, err := os.ReadDir(f.Path("/sys/class/block"))
 	if err != nil {
@@ -50,6 +51,9 @@ func (f Finder) Devices(loops ...string) ([]Device, error) {
 	for _, n := range names {
 		named := slices.ContainsFunc(loops, func(l string) bool { return n.Name() == l || strings.HasPrefix(n.Name(), l+"p") })
 		if strings.HasPrefix(n.Name(), "ram") || strings.HasPrefix(n.Name(), "loop") && !named {
+			continue
+		}
+		if dm, err := os.ReadFile(f.Path("/sys/class/block/" + n.Name() + "/dm/name")); err == nil && blockdev.IsOverlay(string(dm)) {
 			continue
 		}
 		d, err := f.Open(n.Name(), os.O_RDONLY)

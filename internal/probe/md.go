@@ -3,11 +3,13 @@ package probe
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
@@ -51,7 +53,7 @@ func (m Machine) arrays(l *layout.Layout) error {
 			return err
 		}
 		for _, dd := range devs {
-			dev := m.resolve("/dev/" + strings.ReplaceAll(strings.TrimPrefix(filepath.Base(dd), "dev-"), "!", "/"))
+			dev := m.resolve("/dev/" + m.uncovered(strings.ReplaceAll(strings.TrimPrefix(filepath.Base(dd), "dev-"), "!", "/")))
 			info := sys + "md/" + filepath.Base(dd)
 			if role, err := strconv.Atoi(m.read(info + "/slot")); err == nil {
 				a.Members = append(a.Members, layout.Member{Device: dev, Role: role})
@@ -118,4 +120,25 @@ func (m Machine) member(l *layout.Layout, dev string, i *superblock.Info) {
 		what = "member of the RAID array " + i.MD.UUID + ", which is not running: what is on it can't be read"
 	}
 	l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: what})
+}
+
+// uncovered is the device that an array is read from, where dev is what was put over it so
+// that nothing is written: an overlay, or a loop device.
+func (m Machine) uncovered(dev string) string {
+	if under, ok := strings.CutPrefix(m.read("/sys/block/"+dev+"/loop/backing_file"), "/dev/"); ok {
+		return under
+	}
+	if !blockdev.IsOverlay(m.read("/sys/block/" + dev + "/dm/name")) {
+		return dev
+	}
+	below, err := os.ReadDir(m.path("/sys/block/" + dev + "/slaves"))
+	if err != nil {
+		return dev
+	}
+	for _, b := range below {
+		if !strings.HasPrefix(m.read("/sys/block/"+b.Name()+"/loop/backing_file"), "/memfd:") {
+			return b.Name()
+		}
+	}
+	return dev
 }

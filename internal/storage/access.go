@@ -48,12 +48,12 @@ func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs
 		if err := LoopDriver(ctx, run); err != nil {
 			return fmt.Errorf("cannot start the RAID array %s for reading: %w", name, err)
 		}
-		loops, release, err := readOnlyLoops(devs)
+		over, release, err := coverMembers(ctx, run, name, devs)
 		if err != nil {
 			return fmt.Errorf("cannot start the RAID array %s for reading: %w", name, err)
 		}
 		defer release()
-		devs = loops
+		devs = over
 	case Degraded:
 		args = append(args, "--run")
 	}
@@ -70,29 +70,51 @@ func AssembleArray(ctx context.Context, run tool.Runner, name, uuid string, devs
 	return fmt.Errorf("cannot start the RAID array %s: %w", name, err)
 }
 
-// readOnlyLoops puts read-only devices over members of an array: the kernel writes the
-// bitmap of an array even when it is started read-only (md_bitmap_load of
-// drivers/md/md-bitmap.c). They go away with the array, or with release if it has not
-// taken them.
-func readOnlyLoops(devs []string) (loops []string, release func(), err error) {
+// coverMembers puts an overlay over each member of an array: the kernel writes the bitmap of an
+// array even when it is started read-only (md_bitmap_load of drivers/md/md-bitmap.c), and a
+// member on which that fails is dropped, which an array of RAID 5 does not survive. Without
+// device-mapper's snapshots they are read-only loop devices, which do for arrays without a
+// bitmap. What it made is removed with the array, or with release if it has not taken them.
+func coverMembers(ctx context.Context, run tool.Runner, array string, devs []string) (over []string, release func(), err error) {
+	if len(devs) == 0 {
+		return nil, nil, errors.New("its members are not known")
+	}
+	g := group{run: run, name: memberMark + array}
 	var holds []*os.File
 	release = func() {
+		for _, o := range over {
+			if name, ok := strings.CutPrefix(o, layout.MapperPrefix); ok {
+				// Removed at once, or by the kernel when the array is stopped.
+				g.dmsetup(ctx, "remove", "--deferred", name)
+			}
+		}
 		for _, h := range holds {
 			h.Close()
 		}
 	}
-	if len(devs) == 0 {
-		return nil, nil, errors.New("its members are not known")
+	store, err := g.store(len(devs))
+	for i, d := range devs {
+		name := overlayPrefix + strconv.Itoa(i) + "-" + g.name
+		if err == nil {
+			if err = g.coverOne(ctx, "/dev/"+d, name, store); err == nil {
+				over = append(over, layout.MapperPrefix+name)
+			}
+		}
 	}
+	if err == nil {
+		return over, release, nil
+	}
+	release()
+	over = nil
 	for _, d := range devs {
 		name, hold, err := blockdev.ReadOnlyLoop("/dev/" + d)
 		if err != nil {
 			release()
 			return nil, nil, err
 		}
-		loops, holds = append(loops, name), append(holds, hold)
+		over, holds = append(over, name), append(holds, hold)
 	}
-	return loops, release, nil
+	return over, release, nil
 }
 
 // inactive tells whether an array holds members and does not run.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -13,8 +14,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// TestAssembleArray: for reading, an array is on read-only devices, may lack members, and
-// what was put over its members goes away when it is not taken.
+// TestAssembleArray: for reading, an array is on overlays, or on read-only devices where there
+// are none, may lack members, and what was put over its members is removed with it.
 func TestAssembleArray(t *testing.T) {
 	ctx := context.Background()
 	call := func(access Access, devs ...string) (string, error) {
@@ -38,9 +39,17 @@ func TestAssembleArray(t *testing.T) {
 	}
 	dev := strings.TrimPrefix(loopOver(t, blank(t, 1<<20).Name()), "/dev/")
 	got, err := call(ReadOnly, dev)
-	loop, ok := strings.CutPrefix(got, "mdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly --run /dev/")
+	_, loop, ok := strings.Cut(got, "\nmdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly --run /dev/")
 	if err != nil || !ok || loop == dev || !strings.HasPrefix(loop, "loop") {
-		t.Fatalf("%q, %v", got, err)
+		t.Errorf("without device-mapper: %q, %v", got, err)
+	}
+	rec := &tool.Recorder{Answers: map[string]string{"mdadm": "", "dmsetup": ""}}
+	err = AssembleArray(ctx, rec, "md77", "1:2:3:4", []string{dev}, ReadOnly)
+	want := regexp.MustCompile(`^dmsetup create mkcdrec0-:md77 --table "0 2048 snapshot /dev/` + dev + ` /dev/loop[0-9]+ N 8"
+mdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly --run /dev/mapper/mkcdrec0-:md77
+dmsetup remove --deferred mkcdrec0-:md77$`)
+	if got := strings.Join(rec.Calls, "\n"); err != nil || !want.MatchString(got) {
+		t.Errorf("AssembleArray calls %q, %v; want %v", got, err, want)
 	}
 }
 

@@ -16,14 +16,18 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// Volumes that write when they are activated are read through overlays: a device-mapper
-// snapshot of each physical volume, whose copy-on-write store is in memory. The target
+// Volumes and arrays that write when they are activated are read through overlays: a
+// device-mapper snapshot of each physical volume or member, whose copy-on-write store is in memory. The target
 // opens its origin only for reading, and sends flushes to the store, too (snapshot_ctr and
 // snapshot_map of drivers/md/dm-snap.c; Documentation/admin-guide/device-mapper/snapshot.rst).
 
 // overlayPrefix begins device-mapper's names of overlays: "mkcdrec0-GROUP" for the first
-// physical volume of a group.
-const overlayPrefix = "mkcdrec"
+// physical volume of a group, "mkcdrec0-:md127" for the first member of an array. No group
+// has a colon in its name, lvm(8).
+const (
+	overlayPrefix = blockdev.OverlayPrefix
+	memberMark    = ":"
+)
 
 // overlayChunk is how much one write copies, in sectors.
 const overlayChunk = 8
@@ -142,7 +146,7 @@ func (g group) cover(ctx context.Context) (fresh, whole bool, err error) {
 	}
 	var made []string
 	for _, pv := range pvs {
-		name, err := g.coverOne(ctx, pv, have, made, store)
+		name, err := g.coverNext(ctx, pv, have, made, store)
 		if err != nil {
 			for _, n := range slices.Backward(made) {
 				_, e := g.dmsetup(ctx, "remove", "--retry", n)
@@ -157,10 +161,10 @@ func (g group) cover(ctx context.Context) (fresh, whole bool, err error) {
 	return len(have) == 0, whole, nil
 }
 
-// coverOne puts an overlay over a physical volume, and gives its name; "" where one of
+// coverNext puts an overlay over a physical volume, and returns its name; "" where one of
 // those that are there is over it.
-func (g group) coverOne(ctx context.Context, pv string, have []overlay, made []string, store quantity.Size) (string, error) {
-	size, number, err := blockdev.Geometry(pv)
+func (g group) coverNext(ctx context.Context, pv string, have []overlay, made []string, store quantity.Size) (string, error) {
+	_, number, err := blockdev.Geometry(pv)
 	if err != nil {
 		return "", err
 	}
@@ -172,16 +176,25 @@ func (g group) coverOne(ctx context.Context, pv string, have []overlay, made []s
 		name = overlayPrefix + strconv.Itoa(n) + "-" + g.name
 		taken = slices.Contains(made, name) || slices.ContainsFunc(have, func(o overlay) bool { return o.name == name })
 	}
+	return name, g.coverOne(ctx, pv, name, store)
+}
+
+// coverOne puts an overlay with a name over a device, which is given by its path.
+func (g group) coverOne(ctx context.Context, dev, name string, store quantity.Size) error {
+	size, _, err := blockdev.Geometry(dev)
+	if err != nil {
+		return err
+	}
 	loop, hold, err := blockdev.MemoryLoop("mkcdrec-overlay", store)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer hold.Close() // it stays as long as the overlay
-	table := fmt.Sprintf("0 %d snapshot %s /dev/%s N %d", int64(size)/512, pv, loop, overlayChunk)
+	table := fmt.Sprintf("0 %d snapshot %s /dev/%s N %d", int64(size)/512, dev, loop, overlayChunk)
 	if _, err := g.dmsetup(ctx, "create", name, "--table", table); err != nil {
-		return "", fmt.Errorf("cannot put an overlay over %s: %w", pv, err)
+		return fmt.Errorf("cannot put an overlay over %s: %w", dev, err)
 	}
-	return name, nil
+	return nil
 }
 
 // store is how large the copy-on-write store of each of n overlays is.
