@@ -261,7 +261,7 @@ func (s setFiles) Open(name string) (store.File, error) {
 	if !s.names[name] {
 		return nil, fs.ErrNotExist
 	}
-	f, err := s.set.Store.Open(name)
+	f, err := s.set.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -288,11 +288,11 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 		if err != nil {
 			return nil, nil, err
 		}
-		if set.Store == nil || set.Discs != nil || set.Tape != nil || set.Legacy != nil {
+		if !set.Direct() {
 			return nil, nil, exit.Usage(fmt.Errorf("cannot serve %s: want a set in a directory or on a web server, not on discs, on tape, or of mkCDrec 1.x", place))
 		}
 		if name == "" {
-			name = filepath.Base(strings.TrimRight(set.Dir, "/"))
+			name = filepath.Base(strings.TrimRight(set.String(), "/"))
 		}
 		switch {
 		case !fleet.ValidSetName(name):

@@ -24,7 +24,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/fleet/web"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // SwarmPort is the default of ServeOptions.SwarmPort, the lowest of BitTorrent's ports.
@@ -58,12 +57,12 @@ func (b *Builder) swarm(ctx context.Context, o ServeOptions, on netip.Addr, sets
 		}
 	}
 	for i := range sets {
-		dir, ok := files[sets[i].Name].(setFiles).set.Store.(store.Dir)
-		if !ok {
+		dir := files[sets[i].Name].(setFiles).set.Local()
+		if dir == "" {
 			b.Report.Warn("set %s is not in a directory: every machine gets it from this server", sets[i].Name)
 			continue
 		}
-		s := &seeder{b: b, program: program, name: sets[i].Name, digest: sets[i].Digest, dir: dir.String(),
+		s := &seeder{b: b, program: program, name: sets[i].Name, digest: sets[i].Digest, dir: dir,
 			web: netip.AddrPortFrom(on, uint16(port+2*i+1)).String(), peers: netip.AddrPortFrom(on, uint16(port+2*i)).String()}
 		if sets[i].Swarm, err = s.start(ctx); err != nil {
 			stop()

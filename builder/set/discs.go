@@ -74,7 +74,7 @@ func (d *Discs) Write(ctx context.Context) ([]DiscImage, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		name := filepath.Join(d.Dir, fmt.Sprintf("%s_%d.iso", filepath.Base(d.Set.Dir), x.Number))
+		name := filepath.Join(d.Dir, fmt.Sprintf("%s_%d.iso", filepath.Base(d.Set.Local()), x.Number))
 		tmp := filepath.Join(d.Work, "disc.iso")
 		if err := d.disc(ctx, x, tmp); err != nil {
 			return nil, fmt.Errorf("disc %d of %d: %w", x.Number, len(d.index.Discs), err)
@@ -98,7 +98,7 @@ func (d *Discs) Write(ctx context.Context) ([]DiscImage, error) {
 // collect finds the set's files, and writes the archives' tails beside them.
 func (d *Discs) collect() error {
 	d.index = manifest.Discs{Version: manifest.Version, ID: d.Set.Manifest.ID}
-	d.common, d.first = map[string]string{manifest.File: filepath.Join(d.Set.Dir, manifest.File)}, map[string]string{}
+	d.common, d.first = map[string]string{manifest.File: filepath.Join(d.Set.Local(), manifest.File)}, map[string]string{}
 	archives := map[string]bool{}
 	for _, a := range d.framed() {
 		archives[a.Name] = true
@@ -110,7 +110,7 @@ func (d *Discs) collect() error {
 		at := int64(a.Size) - l[len(l)-1] - l[len(l)-2]
 		d.index.Archives = append(d.index.Archives, manifest.Divided{File: a.Name, Size: a.Size, Tail: tail, TailAt: quantity.Size(at)})
 		file := filepath.Join(d.Work, tail)
-		if err := copyFrom(filepath.Join(d.Set.Dir, a.Name), at, file); err != nil {
+		if err := copyFrom(filepath.Join(d.Set.Local(), a.Name), at, file); err != nil {
 			return err
 		}
 		d.common[tail] = file
@@ -119,9 +119,9 @@ func (d *Discs) collect() error {
 		switch {
 		case archives[f.Name], f.Name == manifest.RescueISO:
 		case strings.HasPrefix(f.Name, "log/"):
-			d.first[f.Name] = filepath.Join(d.Set.Dir, f.Name)
+			d.first[f.Name] = filepath.Join(d.Set.Local(), f.Name)
 		default:
-			d.common[f.Name] = filepath.Join(d.Set.Dir, f.Name)
+			d.common[f.Name] = filepath.Join(d.Set.Local(), f.Name)
 		}
 	}
 	// The image itself stands for rescue.iso.
@@ -157,7 +157,7 @@ func (d *Discs) framed() []manifest.FileSum {
 
 // lengths are those of a file's frames.
 func (d *Discs) lengths(name string) ([]int64, error) {
-	f, err := os.Open(filepath.Join(d.Set.Dir, name))
+	f, err := os.Open(filepath.Join(d.Set.Local(), name))
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (d *Discs) measure(first bool) (int64, error) {
 
 // put writes an image with what is not an archive.
 func (d *Discs) put(first bool, iso string, disc manifest.Disc, more func(*media.ISO, string)) error {
-	base := filepath.Base(d.Set.Dir) + "/"
+	base := filepath.Base(d.Set.Local()) + "/"
 	extra := func(img *media.ISO) {
 		img.Label, img.Max, img.Private = disc.Label, 0, true
 		for n, f := range d.common {
@@ -390,7 +390,7 @@ func sumOf(file string, content []byte) ([2]string, error) {
 
 // volume writes one volume of an archive.
 func (d *Discs) volume(ctx context.Context, i int, a manifest.Divided, v manifest.Volume, w io.Writer) error {
-	f, err := os.Open(filepath.Join(d.Set.Dir, a.File))
+	f, err := os.Open(filepath.Join(d.Set.Local(), a.File))
 	if err != nil {
 		return err
 	}

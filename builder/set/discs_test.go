@@ -233,7 +233,7 @@ func TestWrongDiscs(t *testing.T) {
 		t.Fatalf("%v %s", err, out)
 	}
 	src := &source{dirs: []string{at(3), short, at(2), at(1), at(3)}}
-	x.Discs.Use(context.Background(), src)
+	x.Use(context.Background(), src)
 	var big manifest.Archive
 	for _, a := range x.Manifest.Archives {
 		if a.Size > big.Size {
@@ -260,7 +260,7 @@ func TestWrongDiscs(t *testing.T) {
 		t.Fatal(err)
 	}
 	src = &source{dirs: []string{scratched, scratched, at(2), at(3)}}
-	x.Discs.Use(context.Background(), src)
+	x.Use(context.Background(), src)
 	if f, err = x.Archive(big.File); err != nil {
 		t.Fatal(err)
 	}

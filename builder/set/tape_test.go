@@ -151,7 +151,7 @@ func TestTapeImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dst.Close()
-	set := &manifest.Set{Store: store}
+	set := manifest.At(store)
 	if err := set.RestoreImage(ctx, m.File, dst, func(int64) progress.Counter { return progress.None{} }); err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error)
 		return nil, err
 	}
 	// Clocks may differ by minutes.
-	if s.Legacy == nil && s.Manifest.Created.After(time.Now().Add(time.Hour)) {
+	if s.Manifest.Created.After(time.Now().Add(time.Hour)) {
 		a.ui.Warn("the set is dated in the future, %s: the clock of this machine or of the one that made it is wrong, and the newest set may be another one", s.Manifest.Created.Format(time.RFC3339))
 	}
 	return s, nil
@@ -137,7 +137,7 @@ func (a *app) verifyCommand() *cli.Command {
 			}
 			defer s.Close()
 			s.AllDiscs = true
-			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.Dir, s.VerifySize(!c.Bool("fast")))); ctx.Err() != nil {
+			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.String(), s.VerifySize(!c.Bool("fast")))); ctx.Err() != nil {
 				return fmt.Errorf("the set was not read to its end: %w", ctx.Err())
 			} else if err != nil {
 				return fmt.Errorf("the set is damaged:\n%w", err)

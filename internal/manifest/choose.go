@@ -202,9 +202,5 @@ func OpenNewest(ctx context.Context, dir string, want Wanted, say func(format st
 	for _, r := range remarks {
 		say("%s", r)
 	}
-	s, err := OpenContext(ctx, best.Dir)
-	if err == nil {
-		s.Chosen = true
-	}
-	return s, err
+	return OpenContext(ctx, best.Dir)
 }

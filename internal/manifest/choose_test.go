@@ -57,7 +57,7 @@ func TestOpenNewest(t *testing.T) {
 	var said []string
 	say := func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) }
 	s, err := OpenNewest(context.Background(), dir, Wanted{}, say)
-	if err != nil || s.Dir != last || !s.Chosen {
+	if err != nil || s.String() != last {
 		t.Fatalf("%v %v; want %s", s, err, last)
 	}
 	if all := strings.Join(said, "\n"); !strings.Contains(all, "broken") || !strings.Contains(all, old) || !strings.Contains(all, "host web") {
@@ -68,10 +68,10 @@ func TestOpenNewest(t *testing.T) {
 	if s, err := OpenNewest(context.Background(), dir, Wanted{}, say); !errors.As(err, &r) || !strings.Contains(err.Error(), "host db") || !strings.Contains(err.Error(), "host web") {
 		t.Errorf("sets of two hosts: %v %v; want them refused in a table", s, err)
 	}
-	if s, err := OpenNewest(context.Background(), dir, Wanted{Host: "web"}, say); err != nil || s.Dir != last {
+	if s, err := OpenNewest(context.Background(), dir, Wanted{Host: "web"}, say); err != nil || s.String() != last {
 		t.Errorf("host web: %v %v", s, err)
 	}
-	if s, err := OpenNewest(context.Background(), db, Wanted{Host: "web"}, say); err != nil || s.Dir != db || s.Chosen {
+	if s, err := OpenNewest(context.Background(), db, Wanted{Host: "web"}, say); err != nil || s.String() != db {
 		t.Errorf("a set that was named: %v %v", s, err)
 	}
 }
@@ -186,6 +186,7 @@ func TestLacks(t *testing.T) {
 		return f
 	}
 	s := &Set{
+		place:    directory{},
 		Manifest: &Manifest{NotCovered: []string{"sdc1: not mounted", "/srv/f: cannot read"}, Archives: []Archive{{Mount: "/"}}},
 		Layout: &layout.Layout{
 			Filesystems: []layout.Filesystem{fs("sda1", "/", ""), fs("sda2", "/home", ""), fs("sdb", "", "nothing of its disk is mounted"),

@@ -114,14 +114,12 @@ type DiscSource interface {
 	Disc(ctx context.Context, d Disc, problem error) (dir string, err error)
 }
 
-// DiscStore is a store.Store of a set on discs. Files that every disc has are
+// discStore is a store.Store of a set on discs. Files that every disc has are
 // read from the one that is there.
-type DiscStore struct {
-	Index  *Discs
-	Source DiscSource
-	// GiveUp makes a disc that can't be read in one place an error at once,
-	// for those who take what they can get.
-	GiveUp bool
+type discStore struct {
+	index  *Discs
+	source DiscSource
+	giveUp bool
 	ctx    context.Context
 
 	mu   sync.Mutex
@@ -136,7 +134,7 @@ type openVolume struct {
 }
 
 // newDiscStore reads discs.json in dir; nil if absent.
-func newDiscStore(dir string) (*DiscStore, error) {
+func newDiscStore(dir string) (*discStore, error) {
 	b, err := store.ReadFile(store.Dir(dir), DiscsFile, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
@@ -148,27 +146,27 @@ func newDiscStore(dir string) (*DiscStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DiscStore{Index: d, Source: MountedDiscs{dir}, ctx: context.Background(), dir: dir, disc: d.This, open: map[string]*openVolume{}}, nil
+	return &discStore{index: d, source: MountedDiscs{dir}, ctx: context.Background(), dir: dir, disc: d.This, open: map[string]*openVolume{}}, nil
 }
 
-// Use has discs come from source, until ctx ends.
-func (s *DiscStore) Use(ctx context.Context, source DiscSource) {
-	s.ctx, s.Source = ctx, source
+// use has discs come from source, until ctx ends.
+func (s *discStore) use(ctx context.Context, source DiscSource) {
+	s.ctx, s.source = ctx, source
 }
 
-func (s *DiscStore) String() string { return s.dir }
+func (s *discStore) String() string { return s.dir }
 
-func (s *DiscStore) divided(name string) *Divided {
-	for i := range s.Index.Archives {
-		if s.Index.Archives[i].File == name {
-			return &s.Index.Archives[i]
+func (s *discStore) divided(name string) *Divided {
+	for i := range s.index.Archives {
+		if s.index.Archives[i].File == name {
+			return &s.index.Archives[i]
 		}
 	}
 	return nil
 }
 
 // Size implements store.Store.
-func (s *DiscStore) Size(name string) (int64, error) {
+func (s *discStore) Size(name string) (int64, error) {
 	if a := s.divided(name); a != nil {
 		return int64(a.Size), nil
 	}
@@ -178,7 +176,7 @@ func (s *DiscStore) Size(name string) (int64, error) {
 }
 
 // Open implements store.Store.
-func (s *DiscStore) Open(name string) (store.File, error) {
+func (s *discStore) Open(name string) (store.File, error) {
 	a := s.divided(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,9 +193,9 @@ func (s *DiscStore) Open(name string) (store.File, error) {
 	return &dividedFile{s, a, tail}, nil
 }
 
-// Whole tells whether all of an archive's volumes are on the disc that is
+// whole tells whether all of an archive's volumes are on the disc that is
 // there.
-func (s *DiscStore) Whole(name string) bool {
+func (s *discStore) whole(name string) bool {
 	a := s.divided(name)
 	if a == nil {
 		return true
@@ -212,14 +210,7 @@ func (s *DiscStore) Whole(name string) bool {
 	return true
 }
 
-// Close closes what is open on the disc that is there.
-func (s *DiscStore) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closeAll()
-}
-
-func (s *DiscStore) closeAll() {
+func (s *discStore) closeAll() {
 	for n, o := range s.open {
 		o.f.Close()
 		delete(s.open, n)
@@ -227,7 +218,7 @@ func (s *DiscStore) closeAll() {
 }
 
 // volume gives an opened volume; it asks for its disc as often as it takes.
-func (s *DiscStore) volume(a *Divided, v Volume) (*volume.File, error) {
+func (s *discStore) volume(a *Divided, v Volume) (*volume.File, error) {
 	if o := s.open[v.File]; o != nil {
 		return o.v, nil
 	}
@@ -237,11 +228,11 @@ func (s *DiscStore) volume(a *Divided, v Volume) (*volume.File, error) {
 			return nil, err
 		}
 		s.closeAll()
-		d := s.Index.Discs[v.Disc-1]
+		d := s.index.Discs[v.Disc-1]
 		if v.Disc != s.disc {
 			problem = nil // nobody said that it was here
 		}
-		dir, err := s.Source.Disc(s.ctx, d, problem)
+		dir, err := s.source.Disc(s.ctx, d, problem)
 		if err != nil {
 			return nil, err
 		}
@@ -253,7 +244,7 @@ func (s *DiscStore) volume(a *Divided, v Volume) (*volume.File, error) {
 }
 
 // openVolume checks that the file is the volume that discs.json says.
-func (s *DiscStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, error) {
+func (s *discStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, error) {
 	name := filepath.Join(dir, v.File)
 	f, err := regular.Open(name)
 	if err != nil {
@@ -264,8 +255,8 @@ func (s *DiscStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, e
 	if err == nil {
 		x, err = volume.OpenFile(f, st.Size())
 	}
-	if err == nil && (x.Header.ID.String() != s.Index.ID || x.Header.Name != a.File || x.Header.Number != v.Number || x.Header.Offset != int64(v.Offset) || x.End.Size != int64(v.Size)) {
-		err = fmt.Errorf("it is %v, not volume %d of %s of the set %s", x.Header, v.Number, a.File, s.Index.ID)
+	if err == nil && (x.Header.ID.String() != s.index.ID || x.Header.Name != a.File || x.Header.Number != v.Number || x.Header.Offset != int64(v.Offset) || x.End.Size != int64(v.Size)) {
+		err = fmt.Errorf("it is %v, not volume %d of %s of the set %s", x.Header, v.Number, a.File, s.index.ID)
 	}
 	if err != nil {
 		f.Close()
@@ -275,7 +266,7 @@ func (s *DiscStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, e
 }
 
 type dividedFile struct {
-	s    *DiscStore
+	s    *discStore
 	a    *Divided
 	tail []byte
 }
@@ -285,12 +276,12 @@ func (f *dividedFile) Close() error { return nil }
 
 // again asks for a disc that can't be read where it has to be: it was taken
 // out, or has a scratch. It gives problem back when nobody brings another.
-func (s *DiscStore) again(v Volume, problem error) error {
-	if s.GiveUp || s.ctx.Err() != nil {
+func (s *discStore) again(v Volume, problem error) error {
+	if s.giveUp || s.ctx.Err() != nil {
 		return problem
 	}
 	s.closeAll()
-	dir, err := s.Source.Disc(s.ctx, s.Index.Discs[v.Disc-1], problem)
+	dir, err := s.source.Disc(s.ctx, s.index.Discs[v.Disc-1], problem)
 	if err != nil {
 		return problem
 	}

@@ -144,24 +144,37 @@ func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt
 	return members, lost, nil
 }
 
+// Has tells whether one of these files of the system is in the set, or may be where that
+// can't be known before it is read; paths are absolute.
+func (s *Set) Has(paths ...string) (bool, error) {
+	for _, a := range s.Manifest.Archives {
+		rel := map[string]bool{}
+		for _, p := range paths {
+			if r, ok := strings.CutPrefix(p, strings.TrimSuffix(a.Mount, "/")+"/"); ok {
+				rel[r] = true
+			}
+		}
+		if len(rel) == 0 {
+			continue
+		}
+		if found, err := s.has(a, func(path string) bool { return rel[path] }); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
 // parts finds what to take out of which archive.
 func (s *Set) parts(want *asked) ([]part, error) {
 	var parts []part
 	var hits []string // mount points of the archives that have something
 	for _, ar := range s.Manifest.Archives {
 		sel, ok := want.selector(ar.Mount)
-		if sel != nil && s.Legacy == nil {
-			hit := false
-			if ok {
-				r, err := s.Archive(ar.File)
-				if err != nil {
-					return nil, err
-				}
-				if err := errors.Join(r.Entries(func(e archive.Entry) error { hit = sel(e.Path) || hit; return nil }), r.Close()); err != nil {
-					return nil, err
-				}
+		if sel != nil && ok {
+			var err error
+			if ok, err = s.has(ar, sel); err != nil {
+				return nil, err
 			}
-			ok = hit
 		}
 		p := part{Archive: ar, sel: sel}
 		if ok {
@@ -169,7 +182,7 @@ func (s *Set) parts(want *asked) ([]part, error) {
 		} else {
 			p.sel = nil
 		}
-		if ok || s.Legacy == nil && s.Discs == nil && s.Tape == nil { // no other disc is asked for only for these
+		if ok || s.Direct() { // no other disc is asked for only for these
 			parts = append(parts, p)
 		}
 	}

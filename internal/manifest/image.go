@@ -11,11 +11,11 @@ import (
 
 // Image opens a device's image by its file name; close gives it back.
 func (s *Set) Image(name string) (i *blockcopy.Image, close func() error, err error) {
-	f, err := s.Store.Open(name)
+	f, err := s.Open(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read image: %w", err)
 	}
-	if i, err = blockcopy.Open(f, f.Size(), s.Store.String()+"/"+name); err != nil {
+	if i, err = blockcopy.Open(f, f.Size(), s.String()+"/"+name); err != nil {
 		f.Close()
 		return nil, nil, err
 	}

@@ -27,7 +27,7 @@ const (
 // set itself. Both are for people, an item each.
 func (s *Set) Lacks() (lacks, leftOut []string) {
 	lacks = slices.Clone(s.Manifest.NotCovered)
-	if s.Legacy != nil {
+	if !s.WholeLayout() {
 		return lacks, nil
 	}
 	named := func(dev string) bool {

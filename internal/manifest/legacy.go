@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // OpenLegacy opens a backup of mkCDrec 1.x; dirs are all its volumes.
@@ -35,7 +37,45 @@ func OpenLegacy(dirs ...string) (*Set, error) {
 	for _, u := range l.Unsupported {
 		m.NotCovered = append(m.NotCovered, u.What+": "+u.Reason)
 	}
-	return &Set{Dir: dirs[0], Manifest: m, Layout: l, Legacy: old, LegacyDirs: dirs}, nil
+	return &Set{Manifest: m, Layout: l, place: volumes{set: old, dirs: dirs}}, nil
+}
+
+// volumes are those of a backup of mkCDrec 1.x. It has no files but its archives, which
+// are streams: none can be opened at an offset, and none has an index.
+type volumes struct {
+	common
+	set  *legacy.Set
+	dirs []string
+}
+
+func (v volumes) String() string    { return v.dirs[0] }
+func (v volumes) Dirs() []string    { return v.dirs }
+func (v volumes) Direct() bool      { return false }
+func (v volumes) WholeLayout() bool { return false }
+
+func (v volumes) has(Archive, func(string) bool) (bool, error) { return true, nil }
+
+func (v volumes) Size(name string) (int64, error) {
+	return 0, fmt.Errorf("cannot open %s: %w", name, os.ErrNotExist)
+}
+
+func (v volumes) Open(name string) (store.File, error) {
+	_, err := v.Size(name)
+	return nil, err
+}
+
+func (v volumes) Archive(name string) (*archive.Reader, error) {
+	return nil, fmt.Errorf("cannot list %s: mkCDrec's archives have no table of contents; pastestream -mkcdrec gives them to tar", name)
+}
+
+// stream opens an archive by its name.
+func (v volumes) stream(name string) (legacy.Archive, io.ReadCloser, error) {
+	i := slices.IndexFunc(v.set.Archives, func(a legacy.Archive) bool { return a.Name == name })
+	if i < 0 {
+		return legacy.Archive{}, nil, fmt.Errorf("cannot read %s: %w", name, os.ErrNotExist)
+	}
+	r, err := v.set.Stream(v.set.Archives[i])
+	return v.set.Archives[i], r, err
 }
 
 // legacyDirs splits the names of an old backup's volumes; nil for anything
@@ -48,53 +88,31 @@ func legacyDirs(place string) []string {
 	return dirs
 }
 
-// verifyLegacy compares every piece with its checksum, where there is one, and
-// reads every archive to its end.
-func (s *Set) verifyLegacy(ctx context.Context, p progress.Counter) error {
-	var errs []error
-	for _, a := range s.Legacy.Archives {
-		p.Item(a.Name)
-		r, err := s.Legacy.Stream(a)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if !a.Raw {
-			if _, err := archive.CheckTar(ctx, r, p); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", a.Name, err))
-			}
-		}
-		if err := errors.Join(r.Close(), ctx.Err()); err != nil {
-			return err
+// check compares every piece with its checksum, where there is one, and reads the archive
+// to its end.
+func (v volumes) check(ctx context.Context, a Archive, _ bool, p progress.Counter) error {
+	p.Item(a.File)
+	old, r, err := v.stream(a.File)
+	if err != nil {
+		return err
+	}
+	if !old.Raw {
+		if _, err = archive.CheckTar(ctx, r, p); err != nil {
+			err = fmt.Errorf("%s: %w", a.File, err)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(err, r.Close())
 }
 
-// Unpack extracts an archive of the set below dest. phase is told how many
-// bytes it will count, 0 when that is not known.
-func (s *Set) Unpack(ctx context.Context, name, dest string, opt archive.ExtractOptions, phase func(total int64) progress.Counter) (*archive.Summary, error) {
-	if s.Legacy == nil {
-		f, err := s.Archive(name)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		opt.Progress = phase(f.TarSize())
-		return f.Extract(ctx, dest, opt)
-	}
-	i := slices.IndexFunc(s.Legacy.Archives, func(a legacy.Archive) bool { return a.Name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("cannot extract %s: %w", name, os.ErrNotExist)
-	}
-	if s.Legacy.Archives[i].Raw {
-		return nil, fmt.Errorf("cannot extract %s: it is an image of a device, not an archive; pastestream -mkcdrec gives it", name)
-	}
-	r, err := s.Legacy.Stream(s.Legacy.Archives[i])
+func (v volumes) Unpack(ctx context.Context, name, dest string, opt archive.ExtractOptions, phase func(total int64) progress.Counter) (*archive.Summary, error) {
+	old, r, err := v.stream(name)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
+	if old.Raw {
+		return nil, fmt.Errorf("cannot extract %s: it is an image of a device, not an archive; pastestream -mkcdrec gives it", name)
+	}
 	opt.Progress = phase(0)
 	return archive.ExtractTar(ctx, r, name, dest, opt)
 }

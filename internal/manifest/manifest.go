@@ -22,7 +22,6 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -201,28 +200,17 @@ func (m *Manifest) write(dir string, limit int) error {
 	return regular.WriteFile(filepath.Join(dir, File), b)
 }
 
-// Set is a backup set.
+// Set is a backup set: what it has, and the place that it is read from.
 type Set struct {
-	Dir      string // directory or URL
-	Store    store.Store
 	Manifest *Manifest
 	Layout   *layout.Layout
-	// Discs is the store when the set is on several discs, otherwise nil.
-	Discs *DiscStore
-	// Tape is the store when the set is on tape, otherwise nil.
-	Tape *tape.Store
-	// Legacy is the backup when mkCDrec 1.x made it, on the volumes LegacyDirs,
-	// otherwise nil. Such a set has no Store, and no files but its archives.
-	Legacy     *legacy.Set
-	LegacyDirs []string
 	// Digest is the SHA-256 of manifest.json in hex: it identifies the set's content.
 	// "" for a backup of mkCDrec 1.x.
 	Digest string
-	// Chosen: the place that was named held several sets, and this is the newest.
-	Chosen bool
 	// AllDiscs has Verify ask for every disc, and read tapes; without it, only
 	// what is on the disc that is there is read.
 	AllDiscs bool
+	place
 }
 
 // MaxText is the largest manifest or layout that is read.
@@ -240,50 +228,39 @@ func OpenContext(ctx context.Context, dir string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
-	return open(dir, st)
+	at, err := placeOf(st)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
+	}
+	return open(at)
 }
 
 // OpenTape opens the set that a tape's store has.
-func OpenTape(st *tape.Store) (*Set, error) {
-	s, err := open(st.Dir, st)
-	if err == nil {
-		s.Tape = st
-	}
-	return s, err
-}
+func OpenTape(st *tape.Store) (*Set, error) { return open(onTape{files{Store: st, inOrder: true}, st}) }
 
-func open(dir string, st store.Store) (*Set, error) {
-	b, err := store.ReadFile(st, File, MaxText)
+// At is a set of which only the files are known that st has.
+func At(st store.Store) *Set { return &Set{place: web{files{Store: st}}} }
+
+func open(at place) (*Set, error) {
+	b, err := store.ReadFile(at, File, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", dir, File)
+		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", at, File)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
 	m, err := Parse(b)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
+		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
 	digest := sha256.Sum256(b)
-	s := &Set{Dir: dir, Store: st, Manifest: m, Digest: hex.EncodeToString(digest[:])}
-	if d, ok := st.(store.Dir); ok {
-		discs, err := newDiscStore(string(d))
-		if err == nil && discs != nil && discs.Index.ID != m.ID {
-			err = fmt.Errorf("%s is of the set %s", DiscsFile, discs.Index.ID)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
-		}
-		if discs != nil {
-			s.Discs, s.Store, st = discs, discs, discs
-		}
-	}
-	var errs []error
+	s := &Set{place: at, Manifest: m, Digest: hex.EncodeToString(digest[:])}
+	errs := []error{at.isOf(m.ID)}
 	for _, f := range m.Files {
-		if s.Discs != nil && s.Discs.divided(f.Name) == nil && strings.HasPrefix(f.Name, "log/") {
-			continue // on the first disc only
+		if !at.here(f.Name, true) {
+			continue
 		}
-		n, err := st.Size(f.Name)
+		n, err := at.Size(f.Name)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 			errs = append(errs, fmt.Errorf("%s is missing", f.Name))
@@ -294,40 +271,19 @@ func open(dir string, st store.Store) (*Set, error) {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("cannot use backup set %s:\n%w", dir, err)
+		return nil, fmt.Errorf("cannot use backup set %s:\n%w", at, err)
 	}
-	lb, err := store.ReadFile(st, Layout, MaxText)
+	lb, err := store.ReadFile(at, Layout, MaxText)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
 	if got := sha256.Sum256(lb); hex.EncodeToString(got[:]) != m.sum(Layout).SHA256 {
-		return nil, fmt.Errorf("cannot use backup set %s: %s is not the file the manifest was written for", dir, Layout)
+		return nil, fmt.Errorf("cannot use backup set %s: %s is not the file the manifest was written for", at, Layout)
 	}
 	if s.Layout, err = layout.Read(bytes.NewReader(lb)); err != nil {
-		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
+		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
 	return s, nil
-}
-
-// Archive opens an archive of the set by its file name.
-func (s *Set) Archive(name string) (*archive.Reader, error) {
-	if s.Legacy != nil {
-		return nil, fmt.Errorf("cannot list %s: mkCDrec's archives have no table of contents; pastestream -mkcdrec gives them to tar", name)
-	}
-	f, err := s.Store.Open(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read archive: %w", err)
-	}
-	r, err := archive.Open(f, f.Size(), s.Store.String()+"/"+name)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	r.CloseWith(f)
-	if s.Discs != nil || s.Tape != nil {
-		r.InOrder()
-	}
-	return r, nil
 }
 
 // Parse reads manifest.json; unknown fields are refused.
@@ -390,12 +346,12 @@ func (a *Archive) Name() string {
 func (s *Set) VerifySize(decode bool) int64 {
 	n := int64(0)
 	for _, f := range s.Manifest.Files {
-		if !s.elsewhere(f.Name) {
+		if s.here(f.Name, s.AllDiscs) {
 			n += int64(f.Size)
 		}
 	}
 	for _, a := range s.Manifest.Archives {
-		if decode && !s.elsewhere(a.File) {
+		if decode && s.here(a.File, s.AllDiscs) {
 			n += int64(a.TarSize)
 		}
 	}
@@ -404,18 +360,16 @@ func (s *Set) VerifySize(decode bool) int64 {
 
 // Verify reads every file and compares its SHA-256 with the manifest's, and
 // opens every archive's index. All faults are reported, joined. With decode,
-// archives are also decompressed and walked through.
+// archives are also decompressed and walked through. A file that is on another disc, or
+// in part, is checked when it is read.
 func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
-	if s.Legacy != nil {
-		return s.verifyLegacy(ctx, p)
-	}
 	var errs []error
 	for _, f := range s.Manifest.Files {
-		if s.elsewhere(f.Name) {
+		if !s.here(f.Name, s.AllDiscs) {
 			continue
 		}
 		p.Item(f.Name)
-		got, err := s.sumFile(ctx, f.Name, p)
+		got, err := sumFile(ctx, s, f.Name, p)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -428,42 +382,12 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 		return err
 	}
 	for _, a := range s.Manifest.Archives {
-		r, err := s.Archive(a.File)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		errs = append(errs, s.check(ctx, a, decode && s.here(a.File, s.AllDiscs), p))
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		if r.Members() != a.Members {
-			errs = append(errs, fmt.Errorf("%s has %d members, the manifest says %d", a.File, r.Members(), a.Members))
-		}
-		if decode && !s.elsewhere(a.File) {
-			errs = append(errs, r.Verify(ctx, archive.VerifyOptions{Decode: true, Progress: p}))
-		}
-		r.Close()
 	}
 	return errors.Join(errs...)
-}
-
-// elsewhere tells of a file that is on another disc, or in part: it is
-// checked when it is read.
-func (s *Set) elsewhere(name string) bool {
-	if s.Discs != nil && strings.HasPrefix(name, "log/") {
-		_, err := s.Store.Size(name)
-		return err != nil // it is on the first disc
-	}
-	if s.AllDiscs {
-		return false
-	}
-	if s.Tape != nil {
-		return s.Tape.Has(name)
-	}
-	if s.Discs == nil {
-		return false
-	}
-	if _, err := s.Store.Size(name); err != nil {
-		return true
-	}
-	return !s.Discs.Whole(name)
 }
 
 // where says which frames of a changed archive are damaged.
@@ -482,19 +406,19 @@ func (s *Set) where(ctx context.Context, name string) error {
 
 // SumFile gives a file's SHA-256 in hex.
 func SumFile(ctx context.Context, name string, p progress.Counter) (string, error) {
-	return (&Set{Store: store.Dir(filepath.Dir(name))}).sumFile(ctx, filepath.Base(name), p)
+	return sumFile(ctx, directory{files{Store: store.Dir(filepath.Dir(name))}}, filepath.Base(name), p)
 }
 
-func (s *Set) sumFile(ctx context.Context, name string, p progress.Counter) (string, error) {
-	f, err := s.Store.Open(name)
+func sumFile(ctx context.Context, at place, name string, p progress.Counter) (string, error) {
+	f, err := at.Open(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
 	h := sha256.New()
 	buf := make([]byte, 1<<20)
-	if store.IsURL(s.Dir) {
-		buf = make([]byte, 4<<20) // each a request
+	if at.Local() == "" {
+		buf = make([]byte, 4<<20) // each may be a request
 	}
 	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {

@@ -2,11 +2,185 @@ package manifest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
+
+// place is where a set is kept, and how it is read there: a directory, a web server,
+// discs, a tape, or the volumes of mkCDrec 1.x.
+type place interface {
+	store.Store
+	// Local is the directory that has all files of the set, each as a whole; "" for none.
+	Local() string
+	// Dirs are the directories of this machine that the set is read from.
+	Dirs() []string
+	// Direct tells whether any file can be read now, at any offset: nobody has to change
+	// a medium, and nothing is wound.
+	Direct() bool
+	// Use has discs come from source, until ctx ends. GiveUp makes a disc that can't be
+	// read an error, for those who take what they can get. Without discs both do nothing.
+	Use(ctx context.Context, source DiscSource)
+	GiveUp()
+	// WholeLayout tells whether the layout has all that the machine had.
+	WholeLayout() bool
+	// Archive opens an archive by its file name.
+	Archive(name string) (*archive.Reader, error)
+	// Unpack extracts an archive below dest. phase is told how many bytes it will count,
+	// 0 when that is not known.
+	Unpack(ctx context.Context, name, dest string, opt archive.ExtractOptions, phase func(total int64) progress.Counter) (*archive.Summary, error)
+	// Close gives back what opening the set made.
+	Close() error
+
+	// isOf checks that the place belongs to the set with an id.
+	isOf(id string) error
+	// here tells whether a file is here as a whole or, with ask, on any medium of the set.
+	here(name string, ask bool) bool
+	// check compares an archive's index with the manifest and reads, with decode, all of it.
+	check(ctx context.Context, a Archive, decode bool, p progress.Counter) error
+	// has calls is for each path in an archive and tells whether one was true; true where
+	// that can't be known before the archive is read.
+	has(a Archive, is func(path string) bool) (bool, error)
+}
+
+// placeOf is the place of the set that a directory or web server has.
+func placeOf(st store.Store) (place, error) {
+	dir, ok := st.(store.Dir)
+	if !ok {
+		return web{files{Store: st}}, nil
+	}
+	discs, err := newDiscStore(string(dir))
+	if err != nil {
+		return nil, err
+	}
+	if discs != nil {
+		return onDiscs{files{Store: discs, inOrder: true}, discs}, nil
+	}
+	return directory{files{Store: dir}}, nil
+}
+
+// common is what most places have in common.
+type common struct{}
+
+func (common) Local() string                   { return "" }
+func (common) Dirs() []string                  { return nil }
+func (common) Use(context.Context, DiscSource) {}
+func (common) GiveUp()                         {}
+func (common) Close() error                    { return nil }
+func (common) isOf(string) error               { return nil }
+func (common) here(string, bool) bool          { return true }
+
+// files is what places with archives of this program have in common.
+type files struct {
+	common
+	store.Store
+	inOrder bool // archives are read from their beginning to their end
+}
+
+func (f files) Direct() bool      { return !f.inOrder }
+func (f files) WholeLayout() bool { return true }
+
+func (f files) Archive(name string) (*archive.Reader, error) {
+	x, err := f.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read archive: %w", err)
+	}
+	r, err := archive.Open(x, x.Size(), f.String()+"/"+name)
+	if err != nil {
+		x.Close()
+		return nil, err
+	}
+	r.CloseWith(x)
+	if f.inOrder {
+		r.InOrder()
+	}
+	return r, nil
+}
+
+func (f files) Unpack(ctx context.Context, name, dest string, opt archive.ExtractOptions, phase func(total int64) progress.Counter) (*archive.Summary, error) {
+	r, err := f.Archive(name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	opt.Progress = phase(r.TarSize())
+	return r.Extract(ctx, dest, opt)
+}
+
+func (f files) check(ctx context.Context, a Archive, decode bool, p progress.Counter) error {
+	r, err := f.Archive(a.File)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if r.Members() != a.Members {
+		err = fmt.Errorf("%s has %d members, the manifest says %d", a.File, r.Members(), a.Members)
+	}
+	if decode {
+		err = errors.Join(err, r.Verify(ctx, archive.VerifyOptions{Decode: true, Progress: p}))
+	}
+	return err
+}
+
+func (f files) has(a Archive, is func(path string) bool) (found bool, err error) {
+	r, err := f.Archive(a.File)
+	if err != nil {
+		return false, err
+	}
+	err = r.Entries(func(e archive.Entry) error { found = is(e.Path) || found; return nil })
+	return found, errors.Join(err, r.Close())
+}
+
+// directory is a set in a directory.
+type directory struct{ files }
+
+func (d directory) Local() string  { return d.String() }
+func (d directory) Dirs() []string { return []string{d.String()} }
+
+// web is a set on a web server, or in another store.
+type web struct{ files }
+
+// onDiscs is a set that is divided among discs.
+type onDiscs struct {
+	files
+	discs *discStore
+}
+
+func (d onDiscs) Dirs() []string                             { return []string{d.String()} }
+func (d onDiscs) Use(ctx context.Context, source DiscSource) { d.discs.use(ctx, source) }
+func (d onDiscs) GiveUp()                                    { d.discs.giveUp = true }
+
+func (d onDiscs) isOf(id string) error {
+	if d.discs.index.ID != id {
+		return fmt.Errorf("%s is of the set %s", DiscsFile, d.discs.index.ID)
+	}
+	return nil
+}
+
+// here: logs are on the first disc only.
+func (d onDiscs) here(name string, ask bool) bool {
+	if ask && !strings.HasPrefix(name, "log/") {
+		return true
+	}
+	_, err := d.Size(name)
+	return err == nil && (ask || d.discs.whole(name))
+}
+
+// onTape is a set on tape.
+type onTape struct {
+	files
+	tape *tape.Store
+}
+
+func (t onTape) Dirs() []string                  { return []string{t.tape.Dir} }
+func (t onTape) Close() error                    { return os.RemoveAll(t.tape.Dir) }
+func (t onTape) here(name string, ask bool) bool { return ask || !t.tape.Has(name) }
 
 // TapePrefix begins the names of sets on tape: tape:/dev/nst0[,/dev/nst1].
 const TapePrefix = "tape:"
@@ -42,12 +216,4 @@ func OpenPlace(ctx context.Context, place string, want Wanted, say func(format s
 		return nil, err
 	}
 	return OpenTape(st)
-}
-
-// Close gives back what OpenPlace made for a set on tape.
-func (s *Set) Close() error {
-	if s.Tape == nil {
-		return nil
-	}
-	return os.RemoveAll(s.Tape.Dir)
 }

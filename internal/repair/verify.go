@@ -3,7 +3,6 @@ package repair
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -68,9 +67,6 @@ func expectedAt(path string, all []expectation) string {
 
 // Verify compares the system that is mounted below Target with a set.
 func (r *Opener) Verify(ctx context.Context, set *manifest.Set) (*Verified, error) {
-	if set.Legacy != nil {
-		return nil, errors.New("cannot compare with a backup of mkCDrec 1.x: its archives have no times finer than seconds; use tar --compare")
-	}
 	v := &Verified{Expected: map[string]int64{}}
 	for _, a := range set.Manifest.Archives {
 		dir, err := r.place(a)

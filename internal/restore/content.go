@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"filippo.io/age"
 
@@ -62,39 +60,13 @@ func (s setContent) ID() (id, digest string) { return s.Manifest.ID, s.Digest }
 
 func (s setContent) Layout() *layout.Layout { return s.Set.Layout }
 
-func (s setContent) Has(paths ...string) (bool, error) {
-	if s.Legacy != nil {
-		return true, nil // its archives have no index
-	}
-	for _, a := range s.Manifest.Archives {
-		rel := map[string]bool{}
-		for _, p := range paths {
-			if r, ok := strings.CutPrefix(p, strings.TrimSuffix(a.Mount, "/")+"/"); ok {
-				rel[r] = true
-			}
-		}
-		if len(rel) == 0 {
-			continue
-		}
-		f, err := s.Archive(a.File)
-		if err != nil {
-			return false, err
-		}
-		found := false
-		if err := errors.Join(f.Entries(func(e archive.Entry) error { found = found || rel[e.Path]; return nil }), f.Close()); found || err != nil {
-			return found, err
-		}
-	}
-	return false, nil
-}
-
 func (s setContent) Header(c *layout.Crypt, identities func() ([]age.Identity, error)) ([]byte, error) {
 	name := c.Header
 	ids, err := identities()
 	if err != nil {
 		return nil, err
 	}
-	b, err := store.ReadFile(s.Store, name, maxHeader)
+	b, err := store.ReadFile(s, name, maxHeader)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
 	}
@@ -129,6 +101,3 @@ func (s setContent) Blocks(ctx context.Context, m *layout.Image, dst *os.File, r
 }
 
 func (s setContent) Lost() []string { return nil }
-
-// dirs are the directories that the set is read from.
-func (s setContent) dirs() []string { return append(slices.Clone(s.LegacyDirs), s.Dir) }

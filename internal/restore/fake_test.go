@@ -372,7 +372,7 @@ func TestRestoreOnce(t *testing.T) {
 	l := simple()
 	l.Images, l.Filesystems = nil, l.Filesystems[:1]
 	set := pairOf(t, l, map[string]string{})
-	o := Options{Request: Request{Outside: true, Once: true, Set: set.Dir, NoVerify: true}, DataOnly: true}
+	o := Options{Request: Request{Outside: true, Once: true, Set: set.String(), NoVerify: true}, DataOnly: true}
 	m.Fail["mount /dev/vda1"] = errors.New("stopped")
 	if _, err := r.Restore(t.Context(), o); err == nil || !strings.Contains(err.Error(), "stopped") {
 		t.Fatalf("Restore() = %v; want that mounting failed", err)

@@ -21,7 +21,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	// Before what may fail: it would fail again at the next boot.
-	if r.set != nil && r.set.Legacy == nil {
+	if r.set != nil && r.set.Digest != "" {
 		if err := r.record(); err != nil {
 			r.Screen.Warn("%v", err)
 		}

@@ -119,7 +119,7 @@ func (r *Restorer) renew(ctx context.Context) error {
 	for _, d := range id.Kept {
 		r.Screen.Warn("%s keeps its UUID: it is copied block by block", d)
 	}
-	if r.set != nil && r.set.Legacy != nil {
+	if r.set != nil && !r.set.WholeLayout() {
 		return errors.New("cannot make a new identity for a backup of mkCDrec 1.x: its layout is not whole")
 	}
 	r.content, r.replace = renewed{r.content, id, r.Run}, id.Replace

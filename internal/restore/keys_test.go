@@ -93,7 +93,7 @@ func locked(t *testing.T, answers ...string) (*Restorer, *person, *age.X25519Ide
 	}
 	crypt := &layout.Crypt{Name: "secret", Device: "vda3", Header: "vda3.luks.age", LUKS: &superblock.LUKS{Version: 2, Offset: 16 << 20}}
 	p := &person{answers: answers}
-	return &Restorer{Run: tool.Exec{}, Screen: p, content: setContent{&manifest.Set{Store: st}}, plan: &plan.Plan{Steps: []plan.Step{&plan.MakeCrypt{Crypt: crypt}}}, rec: &recreate.Recreator{Keys: map[string]recreate.Key{}}}, p, id
+	return &Restorer{Run: tool.Exec{}, Screen: p, content: setContent{manifest.At(st)}, plan: &plan.Plan{Steps: []plan.Step{&plan.MakeCrypt{Crypt: crypt}}}, rec: &recreate.Recreator{Keys: map[string]recreate.Key{}}}, p, id
 }
 
 func TestKeys(t *testing.T) {

@@ -21,9 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
-	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
-	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -98,13 +96,13 @@ func (r *Restorer) openSet(ctx context.Context) error {
 	if err := r.meant(); err != nil {
 		return err
 	}
-	if d := r.set.Discs; d != nil {
-		d.GiveUp = r.opt.Salvage
-		if rescue.Inside() && strings.HasPrefix(r.set.Dir, rescue.SetDir+"/") {
-			d.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
-				return r.Screen.Phase(name, total).Add
-			}})
-		}
+	if r.opt.Salvage {
+		r.set.GiveUp()
+	}
+	if rescue.Inside() && strings.HasPrefix(r.set.String(), rescue.SetDir+"/") {
+		r.set.Use(ctx, &medium.Drives{ID: r.set.Manifest.ID, Say: r.Screen.Note, Check: !r.opt.NoVerify, Progress: func(name string, total int64) func(int64) {
+			return r.Screen.Phase(name, total).Add
+		}})
 	}
 	if !r.opt.NoVerify {
 		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize(false))); err != nil {
@@ -126,7 +124,7 @@ func (r *Restorer) meant() error {
 	if w.ID == "" && w.Host == "" || w.Is(m.ID, m.Host) {
 		return nil
 	}
-	what := fmt.Sprintf("the backup set %s is of host %s (made %s, id %s), and this rescue system was made for host %s", sysconf.RedactURL(r.set.Dir), m.Host, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, w.Host)
+	what := fmt.Sprintf("the backup set %s is of host %s (made %s, id %s), and this rescue system was made for host %s", r.set, m.Host, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, w.Host)
 	if r.opt.Yes && r.opt.Found {
 		return &exit.Refusal{Reason: what + "; name the set's directory to restore it, or start with mkcdrec.host=" + m.Host}
 	}
@@ -144,14 +142,11 @@ func (r *Restorer) keep() map[string]string {
 	}
 	holders := map[string]string{rescue.MediumDir: "it is the medium this system was started from"}
 	if r.set != nil {
-		for _, d := range (setContent{r.set}).dirs() {
+		for _, d := range r.set.Dirs() {
 			holders[d] = "it holds the backup set"
 		}
 	}
 	for dir, why := range holders {
-		if store.IsURL(dir) {
-			continue
-		}
 		if dev, err := r.Machine.DeviceAt(dir); err == nil && dev != "" && (dir != rescue.MediumDir || mountedOn(r.Machine, dir)) {
 			keep[dev] = why
 			if dir != rescue.MediumDir && !strings.Contains(dev, "/") {

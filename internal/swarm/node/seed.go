@@ -38,9 +38,8 @@ type Seed struct {
 
 // Run serves until ctx ends.
 func (s *Seed) Run(ctx context.Context) error {
-	dir, ok := s.Set.Store.(store.Dir)
-	if !ok {
-		return fmt.Errorf("cannot serve %s: want a backup set in one directory", s.Set.Dir)
+	if s.Set.Local() == "" {
+		return fmt.Errorf("cannot serve %s: want a backup set in one directory", s.Set)
 	}
 	start := time.Now()
 	event := func(e Event) {
@@ -53,7 +52,7 @@ func (s *Seed) Run(ctx context.Context) error {
 		sync.Mutex
 		told time.Time
 	}
-	st := seedStore{settorrent.NewSource(dir, s.Torrent.Files()), s.Torrent.Info.PieceLength, func(err error) {
+	st := seedStore{settorrent.NewSource(s.Set, s.Torrent.Files()), s.Torrent.Info.PieceLength, func(err error) {
 		damage.Lock()
 		defer damage.Unlock()
 		if time.Since(damage.told) > troubleTime { // every machine asks again and again
@@ -93,7 +92,7 @@ func (s *Seed) Run(ctx context.Context) error {
 			event(out)
 		},
 	})
-	srv := &http.Server{Handler: s.handler(tr, dir), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := &http.Server{Handler: s.handler(tr, store.Dir(s.Set.Local())), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
 	event(Event{Event: "serving", URL: "http://" + l.Addr().String() + "/", Hash: s.Torrent.Hash.HexString(), Set: s.Torrent.Manifest, Of: s.Torrent.Info.NumPieces(), Bytes: s.Torrent.Total(), Addr: listens})
 	return s.serve(ctx, srv, l, cl, tt, event)
 }

@@ -22,6 +22,8 @@ import (
 	"github.com/anacrolix/torrent/bencode"
 	"github.com/anacrolix/torrent/metainfo"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -164,7 +166,7 @@ func filesOf(s *manifest.Set) ([]metainfo.FileInfo, error) {
 		}
 	}
 	for _, n := range []string{manifest.SHA256, manifest.SFV} {
-		if _, err := s.Store.Size(n); err == nil {
+		if _, err := s.Size(n); err == nil {
 			names = append(names, n)
 		} else if !errors.Is(err, os.ErrNotExist) {
 			return nil, err
@@ -179,7 +181,7 @@ func filesOf(s *manifest.Set) ([]metainfo.FileInfo, error) {
 	slices.SortStableFunc(names, func(a, b string) int { return ranks[a] - ranks[b] })
 	var files []metainfo.FileInfo
 	for _, n := range append([]string{manifest.File}, names...) {
-		size, err := s.Store.Size(n)
+		size, err := s.Size(n)
 		if err != nil {
 			return nil, err
 		}
@@ -188,29 +190,31 @@ func filesOf(s *manifest.Set) ([]metainfo.FileInfo, error) {
 	return files, nil
 }
 
-// readMark is a store that notes the lowest offset that was read of the file opened last.
+// readMark notes the lowest offset that was read of a file.
 type readMark struct {
-	store.Store
+	store.File
 	low int64
 }
 
-type readMarkFile struct {
-	store.File
-	m *readMark
+func (m *readMark) ReadAt(p []byte, off int64) (int, error) {
+	m.low = min(m.low, off)
+	return m.File.ReadAt(p, off)
 }
 
-func (m *readMark) Open(name string) (store.File, error) {
-	f, err := m.Store.Open(name)
+// indexAt is where the index of an archive, or of an image, begins.
+func indexAt(s *manifest.Set, name string, image bool) (int64, error) {
+	f, err := s.Open(name)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	m.low = f.Size()
-	return readMarkFile{f, m}, nil
-}
-
-func (f readMarkFile) ReadAt(p []byte, off int64) (int, error) {
-	f.m.low = min(f.m.low, off)
-	return f.File.ReadAt(p, off)
+	defer f.Close()
+	m := &readMark{f, f.Size()}
+	if image {
+		_, err = blockcopy.Open(m, m.low, name)
+	} else {
+		_, err = archive.Open(m, m.low, name)
+	}
+	return m.low, err
 }
 
 // head finds the pieces that are read first. Where an archive's index begins is where
@@ -222,27 +226,15 @@ func head(s *manifest.Set, files []Span, piece int64) ([]int, error) {
 			pieces = append(pieces, int(i))
 		}
 	}
-	mark := &readMark{Store: s.Store}
-	c := *s
-	c.Store = mark
 	for _, f := range files {
+		image := strings.HasSuffix(f.Name, ".img.zst")
 		switch {
-		case slices.ContainsFunc(s.Manifest.Archives, func(a manifest.Archive) bool { return a.File == f.Name }):
-			r, err := c.Archive(f.Name)
+		case image || slices.ContainsFunc(s.Manifest.Archives, func(a manifest.Archive) bool { return a.File == f.Name }):
+			at, err := indexAt(s, f.Name, image)
 			if err != nil {
 				return nil, err
 			}
-			r.Close()
-			add(f.Offset+mark.low, f.Length-mark.low)
-		case strings.HasSuffix(f.Name, ".img.zst"):
-			_, closeImage, err := c.Image(f.Name)
-			if err != nil {
-				return nil, err
-			}
-			if err := closeImage(); err != nil {
-				return nil, err
-			}
-			add(f.Offset+mark.low, f.Length-mark.low)
+			add(f.Offset+at, f.Length-at)
 		case f.Name == manifest.File || f.Name == manifest.Layout:
 			add(f.Offset, f.Length)
 		}
@@ -254,23 +246,22 @@ func head(s *manifest.Set, files []Span, piece int64) ([]int, error) {
 // Make makes the torrent of a set, which must be whole and in a directory. It reads all
 // files once; p is told of the bytes.
 func Make(ctx context.Context, s *manifest.Set, p progress.Counter) (*Torrent, error) {
-	dir, ok := s.Store.(store.Dir)
-	if !ok || s.Legacy != nil || s.Digest == "" {
-		return nil, fmt.Errorf("cannot make a torrent of %s: want a backup set in one directory", s.Dir)
+	if s.Local() == "" {
+		return nil, fmt.Errorf("cannot make a torrent of %s: want a backup set in one directory", s)
 	}
-	t, err := make1(ctx, s, dir, p)
+	t, err := make1(ctx, s, p)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a torrent of %s: %w", s.Dir, err)
+		return nil, fmt.Errorf("cannot make a torrent of %s: %w", s, err)
 	}
 	return t, nil
 }
 
-func make1(ctx context.Context, s *manifest.Set, dir store.Dir, p progress.Counter) (*Torrent, error) {
+func make1(ctx context.Context, s *manifest.Set, p progress.Counter) (*Torrent, error) {
 	info, h, err := describe(s)
 	if err != nil {
 		return nil, err
 	}
-	if info.Pieces, err = sums(ctx, dir, spans(info), info.TotalLength(), info.PieceLength, p); err != nil {
+	if info.Pieces, err = sums(ctx, s, spans(info), info.TotalLength(), info.PieceLength, p); err != nil {
 		return nil, err
 	}
 	return encode(info, h)
@@ -319,7 +310,7 @@ func encode(info *metainfo.Info, head []int) (*Torrent, error) {
 
 // sums gives the SHA-1 of all pieces, one after the other. Pieces are read in order, as
 // many at once as there are processors, each in parts of a MiB.
-func sums(ctx context.Context, dir store.Dir, files []Span, total, piece int64, p progress.Counter) ([]byte, error) {
+func sums(ctx context.Context, dir store.Store, files []Span, total, piece int64, p progress.Counter) ([]byte, error) {
 	n := int((total + piece - 1) / piece)
 	if n > maxPieces {
 		return nil, fmt.Errorf("it would have %d pieces; at most %d are read", n, maxPieces)
@@ -374,7 +365,7 @@ func Open(ctx context.Context, s *manifest.Set, p progress.Counter) (t *Torrent,
 	if t, err = Make(ctx, s, p); err != nil {
 		return nil, false, err
 	}
-	err = regular.WriteFile(filepath.Join(string(s.Store.(store.Dir)), File), t.Bytes)
+	err = regular.WriteFile(filepath.Join(s.Local(), File), t.Bytes)
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, errReadOnly) {
 		err = nil // it is in memory, and made again the next time
 	}
@@ -384,11 +375,10 @@ func Open(ctx context.Context, s *manifest.Set, p progress.Counter) (t *Torrent,
 // Current gives the torrent that is kept beside a set. The error says why there is
 // none, or why it is not of the set as it is now.
 func Current(s *manifest.Set) (*Torrent, error) {
-	dir, ok := s.Store.(store.Dir)
-	if !ok {
-		return nil, fmt.Errorf("cannot use a torrent of %s: it is not in one directory", s.Dir)
+	if s.Local() == "" {
+		return nil, fmt.Errorf("cannot use a torrent of %s: it is not in one directory", s)
 	}
-	t, err := ReadFile(filepath.Join(string(dir), File))
+	t, err := ReadFile(filepath.Join(s.Local(), File))
 	if err != nil {
 		return nil, err
 	}
@@ -398,7 +388,7 @@ func Current(s *manifest.Set) (*Torrent, error) {
 	}
 	same := t.Manifest == s.Digest && t.Info.PieceLength == info.PieceLength && t.Info.Name == info.Name && slices.Equal(t.Files(), spans(info)) && slices.Equal(t.Head, h)
 	if !same {
-		return nil, fmt.Errorf("%s is not of the set %s as it is now", File, s.Dir)
+		return nil, fmt.Errorf("%s is not of the set %s as it is now", File, s)
 	}
 	return t, nil
 }

@@ -294,7 +294,7 @@ func TestShorter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := NewSource(s.Store, tor.Files())
+	src := NewSource(s, tor.Files())
 	defer src.Close()
 	b := make([]byte, tor.Total())
 	if n, err := src.ReadAt(b, 0); n != len(b) || err != nil {
