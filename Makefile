@@ -10,9 +10,9 @@ LDFLAGS = -s -w -buildid= -X $(VERSION).commit=$(COMMIT) $(if $(TAG),-X $(VERSIO
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 # How many machines run side by side; each has one processor, and waits for its disks at times.
 MACHINES = $(shell echo $$(($$(nproc) + 1)))
-DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common extlinux gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils nilfs-tools mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium
+DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common extlinux gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils nilfs-tools mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium man-db groff mandoc zsh fish
 
-.PHONY: build swarm generate demo test test-all matrix bench screenshots shape check lint install clean help deps
+.PHONY: build swarm generate demo test test-all matrix bench docs screenshots shape check lint install clean help deps
 
 help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -47,6 +47,9 @@ matrix: deps build ## the recovery matrix; writes docs/MATRIX.md
 
 bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
 	$(GO) run ./internal/bench
+
+docs:            ## docs/COMMANDS.md, from the definitions of the commands
+	$(GO) run ./internal/packages docs
 
 screenshots: deps build ## docs/*.png: the boot menus and the ready screen, in QEMU; the page of a room
 	$(GO) run ./vmtest/screens

@@ -1,10 +1,5 @@
-// clonedsk copies a disk with all that is on it onto a disk of any size.
-//
-//	clonedsk [OPTIONS] SRC DST
-//
-// Each partition is copied by its used blocks if its file system fits, as files if it gets
-// smaller or its type changes, and as a whole if its content is not known. The plan says
-// which, before anything is written. SRC is only read.
+// Command clonedsk copies a disk with all that is on it onto a disk of any size.
+// clonedsk --help describes it.
 package main
 
 import (
@@ -25,7 +20,16 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/screen"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 )
+
+const text = `
+Copies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger. SRC is only read. Each partition is copied by its used blocks if its file system fits, as files if it gets smaller or its type changes, and as a whole if its content is not known. The plan shows which, before anything is written.
+
+SRC may also be the directory of a Clonezilla image, an image of partclone, or a backup set; DST may be a new file, or for an image of partclone a partition. Several disks of one system are separated by commas:
+
+  clonedsk sda,sdb sdc,sdd
+`
 
 func main() { os.Exit(run(os.Args[1:])) }
 
@@ -39,11 +43,7 @@ func run(args []string) int {
 		}
 		return exit.OK
 	}
-	f := flag.NewFlagSet("clonedsk", flag.ContinueOnError)
-	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "Usage: clonedsk [OPTIONS] SRC DST\nCopies the disk SRC with all that is on it onto the disk DST, which may be smaller or larger.\nSRC may also be the directory of a Clonezilla image, an image of partclone, or a backup set; DST may be a new file, or for an image of partclone a partition. Several disks of one system are separated by commas: clonedsk sda,sdb sdc,sdd\n\n")
-		f.PrintDefaults()
-	}
+	f := flag.NewFlagSet("", flag.ContinueOnError)
 	var o clone.Options
 	var req restore.Request
 	req.Flags(f, "plan", "yes", "confirm", "resume", "hostname", "forget", "size", "fs-type", "keep-sizes", "firmware", "key-file", "new-luks", "outside-rescue-system")
@@ -52,26 +52,18 @@ func run(args []string) int {
 	f.BoolVar(&o.Live, "live", false, "clone disks that are in use, those of the running system: from LVM or btrfs snapshots, others as files while they are in use")
 	f.BoolVar(&o.Freeze, "freeze", false, "with --live, copy ext and XFS file systems that keep their UUIDs by blocks, and let programs that write to them wait meanwhile")
 	f.StringVar(&o.Map, "map", "", "`FILE` that records which areas of a failing SRC were copied, as GNU ddrescue does; with --resume, what is finished in it is left out and bad sectors are tried again")
-	f.StringVar(&o.Identity, "identity", clone.Keep, "`keep` the UUIDs, for a source that is retired, or new ones, so that both disks can be used in one machine")
+	f.StringVar(&o.Identity, "identity", clone.Keep, "`keep|new`: keep the UUIDs, for a source that is retired, or new ones, so that both disks can be used in one machine")
 	target := f.String("target-size", "", "`SIZE` of a DST that is a new file: disk.img, disk.qcow2")
 	f.StringVar(&o.Root, "root", "", "`DEV` of the root file system, where SRC has several systems")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
-	verbose := f.Bool("v", false, "say more")
-	var words []string
-	for len(args) > 0 { // options may come last
-		if err := f.Parse(args); err != nil {
-			if errors.Is(err, flag.ErrHelp) {
-				return exit.OK
-			}
-			return exit.BadUsage
-		}
-		if args = f.Args(); len(args) > 0 {
-			words, args = append(words, args[0]), args[1:]
-		}
-	}
+	verbose := f.Bool("v", false, "print more")
+	c := usage.Command{Name: "clonedsk", Summary: "copy a disk onto a disk of any size", Args: "SRC DST", Text: text, Flags: f}
+	_, words, err := c.Parse(os.Stdout, args)
 	p, end := screen.Printer(*asJSON, *verbose)
 	defer end()
-	err := prepare(&o, words, &req)
+	if err == nil {
+		err = prepare(&o, words, &req)
+	}
 	if err == nil && *target != "" {
 		if o.TargetSize, err = quantity.Parse(*target); err != nil || o.TargetSize <= 0 {
 			err = exit.Usage(fmt.Errorf("--target-size: %q is not a size such as 20G", *target))
@@ -88,7 +80,7 @@ func run(args []string) int {
 // prepare takes the words and wishes of the command line.
 func prepare(o *clone.Options, words []string, req *restore.Request) error {
 	if len(words) != 2 {
-		return exit.Usage(fmt.Errorf("clonedsk wants a source and a target, not %d words", len(words)))
+		return exit.Usage(fmt.Errorf("expected SRC and DST, not %d words", len(words)))
 	}
 	disks := func(s string) (out []string) {
 		if st, err := os.Stat(s); err == nil && st.IsDir() || strings.Contains(s, ":") {

@@ -20,6 +20,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
@@ -30,6 +31,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 	"github.com/mkcdrec/mkcdrec/internal/version"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
@@ -43,12 +45,56 @@ func run(args []string) int {
 	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
 	a := &app{out: &output{w: ui.Stdout()}}
-	err := interrupted(ctx, a.command().Run(ctx, args))
+	cli.HelpPrinter = a.help
+	var err error
+	if len(args) == 2 && args[1] == usage.JSON {
+		err = define(a.command()).Define().WriteJSON(a.out)
+	} else {
+		err = interrupted(ctx, a.command().Run(ctx, args))
+		if _, ok := err.(cli.ExitCoder); ok { // help for an unknown command
+			err = exit.Usage(err)
+		}
+	}
 	if a.ui == nil {
 		a.ui = ui.New(ui.Normal)
 	}
 	a.ui.End()
-	return exit.Status(a.ui, "mkcdrec", a.out.or(err), hint(err, a.verb))
+	h := hint(err, a.verb)
+	if exit.Code(err) == exit.BadUsage && h == "" {
+		h = "`" + strings.TrimRight("mkcdrec "+a.verb, " ") + " --help` lists words and options"
+	}
+	return exit.Status(a.ui, "mkcdrec", a.out.or(err), h)
+}
+
+// define gives the definition of a command.
+func define(c *cli.Command) *usage.Command {
+	d := &usage.Command{Name: c.Name, Summary: c.Usage, Args: c.ArgsUsage, Text: c.Description}
+	for _, f := range c.Flags {
+		g, ok := f.(cli.DocGenerationFlag)
+		if !ok || slices.Contains(f.Names(), "help") {
+			continue
+		}
+		d.Options = append(d.Options, usage.NewOption(f.Names(), g.TakesValue(), g.GetValue(), g.GetUsage()))
+		if c.Root() == c {
+			d.Global = append(d.Global, f.Names()[0])
+		}
+	}
+	for _, s := range c.Commands {
+		if !s.Hidden && s.Name != "help" {
+			d.Commands = append(d.Commands, define(s))
+		}
+	}
+	return d
+}
+
+// help prints the help of a command; output keeps its error.
+func (a *app) help(w io.Writer, _ string, command any) {
+	c := command.(*cli.Command)
+	d := define(c.Root()).Define()
+	for _, n := range strings.Fields(c.FullName())[1:] {
+		d = d.Find(n)
+	}
+	_, _ = io.WriteString(w, d.Help())
 }
 
 // interrupted says of a run that a signal ended that it was that, and not what it
@@ -93,31 +139,47 @@ type app struct {
 }
 
 func (a *app) command() *cli.Command {
-	return &cli.Command{
-		Name:                  "mkcdrec",
-		Usage:                 "disaster recovery for Linux: rescue media and backup sets",
-		Version:               version.String(),
-		EnableShellCompletion: true,
-		HideVersion:           true,
-		Writer:                a.out,
+	c := &cli.Command{
+		Name:        "mkcdrec",
+		Usage:       "disaster recovery for Linux: rescue media and backup sets",
+		Version:     version.String(),
+		HideVersion: true,
+		Writer:      a.out,
+		ErrWriter:   io.Discard,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "config", Aliases: []string{"c"}, Value: builder.DefaultConfig, Usage: "configuration `FILE`"},
-			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "say what would be done, do nothing"},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "say more"},
+			&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "print what would be done, do nothing"},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "print more"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "warnings and errors only"},
 			&cli.BoolFlag{Name: "json", Usage: "one JSON event per line on standard output"},
 		},
 		Before:         a.before,
-		OnUsageError:   func(_ context.Context, _ *cli.Command, err error, _ bool) error { return exit.Usage(err) },
 		ExitErrHandler: func(context.Context, *cli.Command, error) {},
-		Action: func(_ context.Context, c *cli.Command) error {
+		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.layoutCommand(),
+			a.completionCommand(), a.versionCommand()},
+	}
+	a.usageErrors(c)
+	return c
+}
+
+// usageErrors has c and the commands below it report wrong usage in our words, without the whole help.
+func (a *app) usageErrors(c *cli.Command) {
+	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error {
+		_, a.verb, _ = strings.Cut(c.FullName(), " ")
+		return exit.Usage(usage.Wrong(err))
+	}
+	var names []string
+	for _, s := range c.Commands {
+		a.usageErrors(s)
+		names = append(names, s.Name)
+	}
+	if c.Action == nil {
+		c.Action = func(_ context.Context, c *cli.Command) error {
 			if c.Args().Present() {
 				return exit.Usage(fmt.Errorf("unknown command %q", c.Args().First()))
 			}
-			return cli.ShowAppHelp(c)
-		},
-		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.layoutCommand(),
-			a.versionCommand()},
+			return exit.Usage(fmt.Errorf("expected a command: %s", strings.Join(names, ", ")))
+		}
 	}
 }
 
@@ -132,7 +194,9 @@ func (a *app) before(ctx context.Context, c *cli.Command) (context.Context, erro
 		mode = ui.Verbose
 	}
 	a.ui = ui.New(mode)
-	a.verb = c.Args().First()
+	if c.Command(c.Args().First()) != nil {
+		a.verb = c.Args().First()
+	}
 	cfg, err := builder.LoadConfig(c.String("config"), c.IsSet("config"))
 	if err != nil {
 		return ctx, exit.Usage(err)

@@ -16,9 +16,12 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
+	"github.com/mkcdrec/mkcdrec/internal/multicall"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/streams"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 	"github.com/mkcdrec/mkcdrec/internal/version"
 )
 
@@ -27,9 +30,9 @@ func rescueFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "kernel", Usage: "kernel image `FILE` instead of the running one"},
 		&cli.StringFlag{Name: "modules", Usage: "`DIR` of the kernel's modules instead of /lib/modules/VERSION"},
-		&cli.StringFlag{Name: "module-set", Usage: "`SET` of drivers: host, default or all"},
-		&cli.StringFlag{Name: "programs", Usage: "carry `WHICH` programs of this machine: needed, required (no editor, pager, bash), or none (a medium that can't restore)"},
-		&cli.StringFlag{Name: "default", Usage: "menu `ENTRY` that starts after the time-out: local or rescue"},
+		&cli.StringFlag{Name: "module-set", Usage: "`host|default|all`: set of drivers"},
+		&cli.StringFlag{Name: "programs", Usage: "`needed|required|none`: programs of this machine to carry; required has no editor, pager and bash, none makes a medium that can't restore"},
+		&cli.StringFlag{Name: "default", Usage: "`local|rescue`: entry of the menu that starts after the time-out"},
 		&cli.StringFlag{Name: "medium-size", Usage: "refuse an image larger than `SIZE`: bytes, or 700M, 4G, CD, DVD"},
 		&cli.StringFlag{Name: "append", Usage: "`WORDS` for the rescue system's kernel command line"},
 	}
@@ -358,6 +361,36 @@ func (a *app) testCommand() *cli.Command {
 				return fmt.Errorf("%d of %d checks failed", failed, len(checks))
 			}
 			return nil
+		}}
+}
+
+// linked are the commands of the multicall binary that are links beside mkcdrec on a host.
+var linked = []string{"restore", "clonedsk", "cutstream", "pastestream"}
+
+func (a *app) completionCommand() *cli.Command {
+	return &cli.Command{Name: "completion", Usage: "print the completion of our commands for a shell", ArgsUsage: strings.Join(usage.Shells, "|"),
+		Description: "Packages install it. Without one: eval \"$(mkcdrec completion bash)\", in fish: mkcdrec completion fish | source",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Len() != 1 || !slices.Contains(usage.Shells, c.Args().First()) {
+				return exit.Usage(fmt.Errorf("expected one of %s", strings.Join(usage.Shells, ", ")))
+			}
+			w := c.Root().Writer
+			fmt.Fprint(w, define(a.command()).Define().Completion(c.Args().First()))
+			exe, err := os.Executable()
+			for _, n := range linked {
+				var b []byte
+				if err == nil {
+					b, err = tool.Exec{}.Run(ctx, tool.Cmd{Args: []string{exe, multicall.Applet, n, usage.JSON}})
+				}
+				var d *usage.Command
+				if err == nil {
+					d, err = usage.Read(b)
+				}
+				if err == nil {
+					_, err = fmt.Fprint(w, d.Completion(c.Args().First()))
+				}
+			}
+			return err
 		}}
 }
 

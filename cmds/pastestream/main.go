@@ -1,9 +1,8 @@
-// Command pastestream; see internal/streams and pastestream -h.
+// Command pastestream; see internal/streams.
 package main
 
 import (
 	"context"
-	"errors"
 	"os"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
@@ -18,10 +17,6 @@ func main() {
 	defer stop()
 	s := streams.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Run: tool.Exec{Inherit: true}, Terminal: streams.OpenTerminal()}
 	err := streams.Paste(ctx, s, os.Args[1:])
-	var u streams.Usage
-	if errors.As(err, &u) {
-		err = exit.Usage(err)
-	}
 	if code := exit.Status(ui.New(ui.Normal), "pastestream", interrupt.Err(ctx, err), ""); code != exit.OK {
 		os.Exit(code)
 	}

@@ -1,37 +1,5 @@
-// Command restore brings a machine back from a backup set. It verifies the
-// set, finds the disks, prints a plan, has the disks confirmed by their serial
-// numbers, and then makes partitions, file systems, files and boot loader
-// again.
-//
-// Synopsis:
-//
-//	restore [--plan] [--map OLD=NEW]... [--yes --confirm SERIAL...] [--resume] [--salvage] [SET]
-//	        [--size WHAT=SIZE]... [--keep-sizes] [--fs-type MOUNT=TYPE]...
-//	        [--exclude-disk OLD]... [--mirror OLD]... [--unmirror] [--firmware uefi|bios]
-//	restore [...] VOLUME [VOLUME...]
-//	        [--identity FILE] [--key-file FILE] [--new-luks]
-//	restore mount [--ro|--degraded] [--key-file FILE] [SET]
-//	restore mount [--ro|--degraded] [--key-file FILE] [--root DEV] --disks|DISK...
-//	restore --menu [...] [SET]
-//	restore --dry-run [...] [SET]
-//	restore --only MOUNT [--onto DEV] [...] [SET]
-//	restore extract SET PATH... --to DIR
-//	restore verify [SET]
-//	restore umount
-//	restore boot [--key-file FILE] [SET]
-//
-// SET is a directory or URL; without it, the set that the rescue system has
-// found. VOLUMEs are all the directories of a backup made by mkCDrec 1.x.
-//
-// mount opens the installed system below /mnt/target for repair, ready for
-// chroot; umount closes it. It knows the system by SET's layout, or by the one
-// that the medium carries; with disks, it is found by looking at what is on them,
-// whatever machine it is. verify compares it with SET, file by file. boot starts the
-// installed system at once, by kexec: without the firmware, and whatever medium is in
-// the drive.
-//
-// Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but with problems, 4
-// refused, and no disk was touched.
+// Command restore recreates a machine from a backup set, and opens, compares and boots
+// installed systems. restore --help describes it.
 package main
 
 import (
@@ -59,6 +27,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -67,32 +36,28 @@ func run(args []string) int {
 	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
 	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
-	f := flag.NewFlagSet("restore", flag.ContinueOnError)
+	f := flag.NewFlagSet("", flag.ContinueOnError)
 	var req restore.Request
 	req.Flags(f)
 	answers := f.String("answers", "", "`FILE` or URL with the answers to all questions, in YAML")
 	whenRead := f.String("when-read", "", "`URL` on this machine that is posted to when everything was read from the set; the answer is waited for")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
 	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
-	verbose := f.Bool("v", false, "say more")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return exit.OK
-		}
-		return exit.BadUsage
-	}
+	verbose := f.Bool("v", false, "print more")
+	var op opening
+	var ex extraction
+	c, words, err := command(f, &op, &ex).Parse(os.Stdout, args)
 	p, end := screen.Printer(*asJSON, *verbose)
 	defer end()
 	sc := screen.New(ctx, p, os.Stdin, os.Stderr)
-	words := f.Args()
-	var err error
-	switch f.Arg(0) {
-	case "verify":
-		err = verify(ctx, p, words[1:])
-	case "mount", "umount", "boot":
-		err = open(ctx, p, sc, f.Arg(0), words[1:])
-	case "extract":
-		err = extract(ctx, p, words[1:])
+	switch {
+	case err != nil:
+	case c.Name == "verify":
+		err = verify(ctx, p, words)
+	case c.Name == "mount", c.Name == "umount", c.Name == "boot":
+		err = open(ctx, p, sc, &op, c.Name, words)
+	case c.Name == "extract":
+		err = extract(ctx, p, &ex, words)
 	default:
 		var read func(context.Context) error
 		if *answers != "" {
@@ -110,7 +75,24 @@ func run(args []string) int {
 	}
 	err = screen.Interrupted(ctx, err)
 	p.End()
-	return exit.Status(p, "restore "+f.Arg(0), err, "")
+	return exit.Status(p, c.Full(), err, "")
+}
+
+// command defines the command line.
+func command(f *flag.FlagSet, op *opening, ex *extraction) *usage.Command {
+	return &usage.Command{Name: "restore", Summary: "recreate a machine from a backup set", Args: "[SET|VOLUME...]", Flags: f, Global: []string{"json", "v"}, Text: `
+Verifies the set, finds the disks, prints a plan, has the disks confirmed by their serial numbers, and then makes partitions, file systems, files and boot loader again.
+
+SET is a directory or URL; without it, the set that the rescue system has found is used. VOLUMEs are all the directories of a backup made by mkCDrec 1.x.`,
+		Commands: []*usage.Command{
+			{Name: "mount", Summary: "open the installed system below /mnt/target, for chroot", Args: "[SET|DISK...]", Flags: op.flags(), Text: `
+The system is known by the layout of SET, or by the one that the medium carries. With disks it is found by looking at what is on them, whichever machine it is.`},
+			{Name: "umount", Summary: "close the system that mount has opened", Args: "[SET]", Flags: op.flags()},
+			{Name: "boot", Summary: "start the installed system at once, by kexec", Args: "[SET|DISK...]", Flags: op.flags(), Text: `
+The firmware is not used, and the medium may stay in the drive.`},
+			{Name: "extract", Summary: "take files out of a set", Args: "SET PATH...", Flags: ex.flags()},
+			{Name: "verify", Summary: "compare the system below /mnt/target with a set, file by file", Args: "[SET]", Flags: flag.NewFlagSet("", flag.ContinueOnError)},
+		}}
 }
 
 // whole does a request with work, or what a person makes of it by the menu.
@@ -251,21 +233,22 @@ func setArgument(opt *restore.Options, args []string) error {
 	return nil
 }
 
+// extraction are the options of extract.
+type extraction struct {
+	to      string
+	salvage bool
+}
+
+func (x *extraction) flags() *flag.FlagSet {
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	f.StringVar(&x.to, "to", "", "`DIR` to put them below, with their full paths")
+	f.BoolVar(&x.salvage, "salvage", false, "take what can be read of a damaged set, and name what is lost")
+	return f
+}
+
 // extract takes files out of a set.
-func extract(ctx context.Context, p *ui.Printer, args []string) error {
-	f := flag.NewFlagSet("restore extract", flag.ContinueOnError)
-	to := f.String("to", "", "`DIR` to put them below, with their full paths")
-	salvage := f.Bool("salvage", false, "take what can be read of a damaged set, and name what is lost")
-	var words []string
-	for len(args) > 0 { // options may come last
-		if err := f.Parse(args); err != nil {
-			return exit.Usage(err)
-		}
-		if args = f.Args(); len(args) > 0 {
-			words, args = append(words, args[0]), args[1:]
-		}
-	}
-	if len(words) < 2 || *to == "" {
+func extract(ctx context.Context, p *ui.Printer, x *extraction, words []string) error {
+	if len(words) < 2 || x.to == "" {
 		return exit.Usage(errors.New("extract wants a set, paths, and --to DIR"))
 	}
 	w, err := wanted()
@@ -277,12 +260,12 @@ func extract(ctx context.Context, p *ui.Printer, args []string) error {
 		return err
 	}
 	defer set.Close()
-	n, lost, err := set.ExtractPaths(ctx, manifest.CleanPaths(words[1:]), *to, archive.ExtractOptions{Salvage: *salvage, NoOwner: os.Geteuid() != 0}, p)
+	n, lost, err := set.ExtractPaths(ctx, manifest.CleanPaths(words[1:]), x.to, archive.ExtractOptions{Salvage: x.salvage, NoOwner: os.Geteuid() != 0}, p)
 	if err != nil {
 		return err
 	}
 	p.End()
-	p.Note("%d members extracted below %s", n, *to)
+	p.Note("%d members extracted below %s", n, x.to)
 	if len(lost) > 0 {
 		return exit.NotCovered(lost)
 	}

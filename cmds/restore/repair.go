@@ -53,17 +53,24 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 	return nil
 }
 
+// opening are the options of mount, umount and boot.
+type opening struct {
+	ro, degraded, disks bool
+	keyFile, root       string
+}
+
+func (o *opening) flags() *flag.FlagSet {
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	f.BoolVar(&o.ro, "ro", false, "mount read-only, and change nothing on any disk: no log is replayed, no array resynchronized, and what LVM writes goes into memory")
+	f.BoolVar(&o.degraded, "degraded", false, "start RAID arrays for writing also where members are missing that they had (--ro does so without writing)")
+	f.StringVar(&o.keyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices")
+	f.BoolVar(&o.disks, "disks", false, "find the system on the disks that are there, whichever machine it is")
+	f.StringVar(&o.root, "root", "", "`DEV` of its root file system, where there are several systems")
+	return f
+}
+
 // open opens, closes or boots the installed system.
-func open(ctx context.Context, p *ui.Printer, sc screen.Screen, what string, args []string) error {
-	f := flag.NewFlagSet("restore "+what, flag.ContinueOnError)
-	ro := f.Bool("ro", false, "mount read-only, and change nothing on any disk: no log is replayed, no array resynchronized, and what LVM writes goes into memory")
-	degraded := f.Bool("degraded", false, "start RAID arrays for writing also where members are missing that they had (--ro does so without writing)")
-	keyFile := f.String("key-file", "", "`FILE` with the passphrase of LUKS devices")
-	disks := f.Bool("disks", false, "find the system on the disks that are there, whatever it is")
-	root := f.String("root", "", "`DEV` of its root file system, where there are several systems")
-	if err := f.Parse(args); err != nil {
-		return exit.Usage(err)
-	}
+func open(ctx context.Context, p *ui.Printer, sc screen.Screen, o *opening, what string, words []string) error {
 	if !rescue.Inside() {
 		return &exit.Refusal{Reason: "this is not a rescue system"}
 	}
@@ -76,36 +83,36 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, what string, arg
 		p.Warn("%v", err)
 	}
 	var on []string
-	for _, a := range f.Args() {
+	for _, a := range words {
 		if d, ok := strings.CutPrefix(a, "/dev/"); ok {
 			on = append(on, d)
 		}
 	}
-	if f.NArg() > 1 && len(on) < f.NArg() || *disks && f.NArg() > 0 {
+	if len(words) > 1 && len(on) < len(words) || o.disks && len(words) > 0 {
 		return exit.Usage(fmt.Errorf("%s wants one set, or disks", what))
 	}
 	r := &repair.Opener{Run: tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, Report: p, Target: rescue.TargetDir}
-	r.KeyFile, r.Secret = *keyFile, sc.Secret
+	r.KeyFile, r.Secret = o.keyFile, sc.Secret
 	switch {
-	case *ro:
+	case o.ro:
 		r.Access = storage.ReadOnly
-	case *degraded:
+	case o.degraded:
 		r.Access = storage.Degraded
 	}
 	if what == "umount" {
-		return umount(ctx, p, r, f.Args())
+		return umount(ctx, p, r, words)
 	}
 	var l *layout.Layout
-	fromDisks := *disks || len(on) > 0
+	fromDisks := o.disks || len(on) > 0
 	if fromDisks {
-		l, err = r.FromDisks(ctx, on, *root)
+		l, err = r.FromDisks(ctx, on, o.root)
 		if err != nil && l != nil {
 			err = errors.Join(err, r.Unmount(ctx, l))
 		}
-	} else if *root != "" {
+	} else if o.root != "" {
 		err = exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
 	} else {
-		l, err = layoutOf(ctx, f.Args(), p.Note)
+		l, err = layoutOf(ctx, words, p.Note)
 	}
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package exit
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"strings"
 
@@ -17,6 +18,18 @@ const (
 	Partial  = 3
 	Refused  = 4
 )
+
+// Statuses are all exit statuses, as --help and the documents show them.
+var Statuses = []struct {
+	Code int
+	Text string
+}{
+	{OK, "done"},
+	{Failed, "failed, interrupted, or a check that found a difference"},
+	{BadUsage, "wrong usage: an option, a word or the configuration; nothing was done"},
+	{Partial, "done, but something that is listed is not covered"},
+	{Refused, "refused for safety; nothing was changed"},
+}
 
 type usage struct{ error }
 
@@ -47,7 +60,7 @@ func Code(err error) int {
 	// A refusal in the middle of a restore: disks were touched before it.
 	var late interface{ Touched() bool }
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, flag.ErrHelp):
 		return OK
 	case errors.As(err, &late) && late.Touched(), interrupt.Is(err):
 		return Failed
@@ -80,12 +93,16 @@ type Printer interface {
 }
 
 // Status prints the error, if any, and gives the exit status. A run whose events did
-// not reach their reader has failed, whatever else it did.
+// not reach their reader has failed, whatever else it did. flag.ErrHelp is not an error.
 func Status(p Printer, name string, err error, hint string) int {
-	if err = Interrupted(err); err != nil {
+	err = Interrupted(err)
+	code := Code(err)
+	if code == BadUsage && hint == "" {
+		hint = "`" + name + " --help` lists words and options"
+	}
+	if code != OK {
 		p.Error(name, err, hint)
 	}
-	code := Code(err)
 	if lost := p.Lost(); lost != nil {
 		p.Plain(name, errors.Join(lost, err))
 		if code == OK || code == Partial {

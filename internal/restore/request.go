@@ -133,7 +133,7 @@ func (r *Request) Flags(f *flag.FlagSet, names ...string) {
 		{&r.KeyFile, "key-file", "`FILE` with the passphrase of LUKS devices; asked for without"},
 		{&r.NewLUKS, "new-luks", "recreate LUKS devices with a new passphrase and without their other keys"},
 		{&r.Confirm, "confirm", "`SERIAL` number of a disk that may be overwritten"},
-		{&r.Firmware, "firmware", "`uefi` or bios: convert the system to boot with this firmware"},
+		{&r.Firmware, "firmware", "`uefi|bios`: convert the system to boot with this firmware"},
 		{&r.NewIdentity, "new-identity", "other UUIDs, machine-id and SSH host keys, for a machine that is used beside the set's"},
 		{&r.Hostname, "hostname", "`NAME` of the system, if it gets a new identity"},
 		{&r.Forget, "forget", "`PATH` or pattern of files that are removed, if the system gets a new identity: licences, keys"},

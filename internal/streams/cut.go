@@ -15,10 +15,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
@@ -34,25 +36,20 @@ type IO struct {
 	Terminal func(ctx context.Context, question string) (string, error)
 }
 
-// Usage is an error of the command line.
-type Usage struct{ error }
+func badUsage(f string, a ...any) error { return exit.Usage(fmt.Errorf(f, a...)) }
 
-func (u Usage) Unwrap() error { return u.error }
+const cutText = `
+Cuts the stream from standard input into volumes DIR/NAME.001, NAME.002, ... of at most SIZE. pastestream checks them and joins them again; by hand this does it:
 
-func usage(f string, a ...any) error { return Usage{fmt.Errorf(f, a...)} }
+  cat NAME.* | zstd -dc
 
-const cutHelp = `cutstream [-size SIZE] [-name NAME] [-dir DIR] [-exec PROGRAM] [-plain] [-resume] < STREAM
+A zstd stream of frames that fit into volumes is kept as it is, and that line prints it decompressed; any other stream is printed as it was.
 
-Cuts a stream into volumes DIR/NAME.001, NAME.002, ... of at most SIZE:
-  cat NAME.* | zstd -dc     gives it back by hand; pastestream checks it too.
-A zstd stream of frames that fit into volumes goes in as it is, and comes out of
-that line decompressed; any other comes out as it was.
 SIZE is bytes, with K, M, G or T, or CD, DVD, DVD-DL, BD, USB.
-PROGRAM is run after each volume, with MKCDREC_VOLUME (file), MKCDREC_NUMBER,
-MKCDREC_NAME, MKCDREC_ID, MKCDREC_SIZE, MKCDREC_LAST (0 or 1), MKCDREC_DIGEST.
-When it fails, nothing is lost: give the same stream again with -resume.
-With CAPACITY, DESTINATION, MAKE_ISO9660 and VOLNO_FILE in the environment it
-works as mkCDrec's cutstream: bare pieces in DESTINATION.
+
+PROGRAM is run after each volume, with MKCDREC_VOLUME (file), MKCDREC_NUMBER, MKCDREC_NAME, MKCDREC_ID, MKCDREC_SIZE, MKCDREC_LAST (0 or 1) and MKCDREC_DIGEST in its environment. If it fails, nothing is lost: give the same stream again with --resume.
+
+With CAPACITY, DESTINATION, MAKE_ISO9660 and VOLNO_FILE in the environment it works as mkCDrec's cutstream: bare pieces in DESTINATION.
 `
 
 // overhead is what the file system of a disc takes besides its files: more
@@ -81,23 +78,20 @@ func VolumeSize(text string) (quantity.Size, error) {
 // Cut is the command cutstream. Every wait, also for the standard input, ends with
 // the context.
 func Cut(ctx context.Context, s IO, args []string) error {
-	f := flag.NewFlagSet("cutstream", flag.ContinueOnError)
-	f.SetOutput(s.Err)
-	f.Usage = func() { fmt.Fprint(s.Err, cutHelp) }
-	size := f.String("size", "CD", "")
-	name := f.String("name", "", "")
-	dir := f.String("dir", ".", "")
-	program := f.String("exec", "", "")
-	plain := f.Bool("plain", false, "")
-	resume := f.Bool("resume", false, "")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return Usage{err}
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	size := f.String("size", "CD", "`SIZE` of a volume")
+	name := f.String("name", "", "`NAME` of the volumes; stream if not given")
+	dir := f.String("dir", ".", "`DIR` for the volumes")
+	program := f.String("exec", "", "run `PROGRAM` after each volume")
+	plain := f.Bool("plain", false, "bare pieces, without headers and digests")
+	resume := f.Bool("resume", false, "continue after a failure, with the same stream")
+	c := usage.Command{Name: "cutstream", Summary: "split a stream into volumes", Text: cutText, Flags: f}
+	_, words, err := c.Parse(s.Out, args)
+	if err != nil {
+		return err
 	}
-	if f.NArg() > 0 {
-		return usage("unknown word %q: the stream comes from the standard input", f.Arg(0))
+	if len(words) > 0 {
+		return badUsage("unknown word %q: the stream comes from the standard input", words[0])
 	}
 	s.In = interrupt.Reader(ctx, s.In)
 	for _, v := range []string{"CAPACITY", "DESTINATION", "MAKE_ISO9660", "VOLNO_FILE"} {
@@ -107,13 +101,13 @@ func Cut(ctx context.Context, s IO, args []string) error {
 	}
 	n, err := VolumeSize(*size)
 	if err != nil {
-		return Usage{fmt.Errorf("-size: %w", err)}
+		return badUsage("--size: %w", err)
 	}
 	if *name == "" {
 		*name = "stream"
 	}
 	if strings.ContainsAny(*name, "/\n") || len(*name) > volume.MaxName {
-		return usage("-name %q: want at most %d bytes without a slash", *name, volume.MaxName)
+		return badUsage("--name %q: want at most %d bytes without a slash", *name, volume.MaxName)
 	}
 	w := &volume.Files{Dir: *dir, Name: *name, First: int64(n), Size: int64(n), Plain: *plain}
 	w.Done = func(ctx context.Context, v volume.Written) error {
@@ -169,14 +163,14 @@ func oldCut(ctx context.Context, s IO, size string, resume bool) error {
 	full, err := maxCDSize(s)
 	if err != nil {
 		if full, err = VolumeSize(size); err != nil {
-			return Usage{err}
+			return exit.Usage(err)
 		}
 	}
 	first := full
 	if c := s.Getenv("CAPACITY"); c != "" {
 		kib, err := strconv.ParseInt(c, 10, 40)
 		if err != nil || kib <= 0 {
-			return usage("CAPACITY=%s: want the KiB that the medium has left, more than zero", c)
+			return badUsage("CAPACITY=%s: want the KiB that the medium has left, more than zero", c)
 		}
 		first = quantity.Size(kib) * quantity.KiB
 	}
@@ -249,7 +243,7 @@ func maxCDSize(s IO) (quantity.Size, error) {
 	}
 	kib, err := strconv.ParseInt(strings.TrimSpace(t), 10, 40)
 	if err != nil || kib <= 0 {
-		return 0, usage("MAXCDSIZE=%s: want KiB, more than zero", strings.TrimSpace(t))
+		return 0, badUsage("MAXCDSIZE=%s: want KiB, more than zero", strings.TrimSpace(t))
 	}
 	return quantity.Size(kib) * quantity.KiB, nil
 }

@@ -3,7 +3,6 @@ package streams
 import (
 	"bufio"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -16,22 +15,18 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
-const pasteHelp = `pastestream [-name NAME] [-id UUID] [-wait] [-eject PROGRAM] FILE|DIR... > STREAM
-pastestream -mkcdrec list|MOUNTPOINT DIR...
-pastestream -old
+const pasteText = `
+Prints the stream that cutstream split into volumes. In directories it looks for NAME.001, NAME.002, ... Each chunk is compared with its digest before a byte of it is printed. A volume that is missing, or is another one, is asked for on the terminal.
 
-Gives the stream that cutstream cut into volumes. In directories it looks for
-NAME.001, NAME.002, ... Each chunk is compared with its digest before a byte of
-it is passed on. A volume that is not there, or is another one, is asked for on
-the terminal; with -wait the places are looked at every second until it comes.
--mkcdrec reads a backup of mkCDrec 1.x, whose volumes are the directories: list
-shows what is in it, a mount point gives its tar archive, decompressed:
-  pastestream -mkcdrec /usr /mnt/1 /mnt/2 | tar -xp -C /mnt/target/usr
--old is mkCDrec's protocol: the file named in /tmp/restore, again after
-/etc/recovery/ask.for.cd.sh while /tmp/more_to_come is not 0.
+With --mkcdrec it reads a backup of mkCDrec 1.x, whose volumes are the directories: list prints what is in it, a mount point its tar archive, decompressed:
+
+  pastestream --mkcdrec /usr /mnt/1 /mnt/2 | tar -xp -C /mnt/target/usr
+
+--old is mkCDrec's protocol: the file named in /tmp/restore, again after /etc/recovery/ask.for.cd.sh while /tmp/more_to_come is not 0.
 `
 
 // waitStep is how often places are looked at with -wait.
@@ -40,46 +35,42 @@ const waitStep = time.Second
 // Paste is the command pastestream. Every wait, also for the standard output,
 // ends with the context.
 func Paste(ctx context.Context, s IO, args []string) error {
-	f := flag.NewFlagSet("pastestream", flag.ContinueOnError)
-	f.SetOutput(s.Err)
-	f.Usage = func() { fmt.Fprint(s.Err, pasteHelp) }
-	name := f.String("name", "", "")
-	id := f.String("id", "", "")
-	wait := f.Bool("wait", false, "")
-	old := f.Bool("old", false, "")
-	mkcdrec := f.String("mkcdrec", "", "")
-	restoreFile := f.String("restore-file", "/tmp/restore", "")
-	moreFile := f.String("more-file", "/tmp/more_to_come", "")
-	askProgram := f.String("ask-program", "/etc/recovery/ask.for.cd.sh", "")
-	if err := f.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return nil
-		}
-		return Usage{err}
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	name := f.String("name", "", "`NAME` of the volumes, where there are several streams")
+	id := f.String("id", "", "`UUID` of the stream, where there are several")
+	wait := f.Bool("wait", false, "look for a missing volume every second instead of asking for it")
+	old := f.Bool("old", false, "work as mkCDrec's pastestream")
+	mkcdrec := f.String("mkcdrec", "", "print the archive of this `MOUNTPOINT` of a backup of mkCDrec 1.x; list prints what is in it")
+	restoreFile := f.String("restore-file", "/tmp/restore", "with --old, the `FILE` that names the volume")
+	moreFile := f.String("more-file", "/tmp/more_to_come", "with --old, the `FILE` that is 0 after the last volume")
+	askProgram := f.String("ask-program", "/etc/recovery/ask.for.cd.sh", "with --old, the `PROGRAM` that asks for the next volume")
+	c := usage.Command{Name: "pastestream", Summary: "join the volumes of a stream again", Args: "FILE|DIR...", Text: pasteText, Flags: f}
+	_, words, err := c.Parse(s.Out, args)
+	if err != nil {
+		return err
 	}
 	s.Out = interrupt.Writer(ctx, s.Out)
 	if *old {
-		if f.NArg() > 0 {
-			return usage("-old takes its files from %s", *restoreFile)
+		if len(words) > 0 {
+			return badUsage("--old takes its files from %s", *restoreFile)
 		}
 		return oldPaste(ctx, s, *restoreFile, *moreFile, *askProgram)
 	}
-	if f.NArg() == 0 {
-		return usage("which volumes? Name files, or directories that they are in")
+	if len(words) == 0 {
+		return badUsage("no volumes: name files, or directories that they are in")
 	}
 	if *mkcdrec != "" {
-		return pasteLegacy(s, *mkcdrec, f.Args())
+		return pasteLegacy(s, *mkcdrec, words)
 	}
 	p := &volume.Paster{Name: *name}
 	if *id != "" {
-		var err error
 		if p.ID, err = volume.ParseID(*id); err != nil {
-			return Usage{fmt.Errorf("-id: %w", err)}
+			return badUsage("--id: %w", err)
 		}
 	}
-	p.Next = s.finder(*name, f.Args(), *wait).Next
+	p.Next = s.finder(*name, words, *wait).Next
 	out := bufio.NewWriterSize(s.Out, 1<<20)
-	err := p.Chunks(ctx, func(b []byte) error {
+	err = p.Chunks(ctx, func(b []byte) error {
 		if _, err := out.Write(b); err != nil {
 			return fmt.Errorf("cannot write the stream: %w", err)
 		}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -79,21 +80,18 @@ func TestCutPaste(t *testing.T) {
 func TestCutUsage(t *testing.T) {
 	for _, args := range []string{"-size 0", "-size -5", "-size x", "-name a/b", "-nosuch", "file", "-size 1X"} {
 		s, _, _ := command(nil, nil, none)
-		var u Usage
-		if err := Cut(ctx, s, strings.Fields(args)); !errors.As(err, &u) {
+		if err := Cut(ctx, s, strings.Fields(args)); exit.Code(err) != exit.BadUsage {
 			t.Errorf("%s: %v", args, err)
 		}
 	}
 	for _, c := range []string{"0", "-3", "many"} {
 		s, _, _ := command([]byte("x"), map[string]string{"CAPACITY": c, "MAXCDSIZE": "10", "DESTINATION": t.TempDir() + "/o"}, none)
-		var u Usage
-		if err := Cut(ctx, s, nil); !errors.As(err, &u) {
+		if err := Cut(ctx, s, nil); exit.Code(err) != exit.BadUsage {
 			t.Errorf("CAPACITY=%s: %v", c, err)
 		}
 	}
 	s, _, _ := command(nil, nil, none)
-	var u Usage
-	if err := Paste(ctx, s, nil); !errors.As(err, &u) {
+	if err := Paste(ctx, s, nil); exit.Code(err) != exit.BadUsage {
 		t.Errorf("pastestream alone: %v", err)
 	}
 }

@@ -1,0 +1,34 @@
+// Command packages installs and packs what a build has made. `make docs`, `make install`
+// and `make packages` run it in the module's root.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/mkcdrec/mkcdrec/internal/reference"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "packages:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 1 && args[0] == "docs" {
+		return docs(ctx)
+	}
+	return fmt.Errorf("expected docs, not %q", args)
+}
+
+// docs writes the documents that are made of definitions.
+func docs(ctx context.Context) error {
+	cs, err := reference.Definitions(ctx, ".")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile("docs/COMMANDS.md", []byte(reference.Commands(cs)), 0o644)
+}
