@@ -48,7 +48,7 @@ matrix: deps build ## the recovery matrix; writes docs/MATRIX.md
 bench: deps build ## measures against tar, gzip and zstd; docs/BENCHMARKS.md
 	$(GO) run ./internal/bench
 
-docs:            ## docs/COMMANDS.md, from the definitions of the commands
+docs:            ## docs/COMMANDS.md and docs/CONFIG.md, from what they describe
 	$(GO) run ./internal/packages docs
 
 screenshots: deps build ## docs/*.png: the boot menus and the ready screen, in QEMU; the page of a room

@@ -93,6 +93,9 @@ func (c *Config) defaults() {
 	if c.Rescue.Modules == "" {
 		c.Rescue.Modules = kernelcfg.SetDefault
 	}
+	if c.Rescue.Programs == "" {
+		c.Rescue.Programs = "needed"
+	}
 }
 
 // Validate reports all faults at once.

@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
+	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/reference"
 )
 
@@ -30,5 +32,10 @@ func docs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile("docs/COMMANDS.md", []byte(reference.Commands(cs)), 0o644)
+	keys, err := builder.Keys()
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile("docs/COMMANDS.md", []byte(reference.Commands(cs)), 0o644),
+		os.WriteFile("docs/CONFIG.md", []byte(reference.ConfigDoc(keys)), 0o644))
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/usage"
 )
 
@@ -76,4 +79,70 @@ func TestMan(t *testing.T) {
 			t.Errorf("groff reports nothing for %q: does the test look at its warnings?", broken)
 		}
 	}
+}
+
+func keys(t *testing.T) []builder.Key {
+	t.Helper()
+	k, err := builder.Keys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// load reads a configuration.
+func load(t *testing.T, text string) *builder.Config {
+	t.Helper()
+	file := t.TempDir() + "/mkcdrec.yaml"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := builder.LoadConfig(file, true)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return c
+}
+
+// TestConfig: the installed file gives the defaults; each key in it can be set by removing
+// the # before it, and changes what is read; a default that is written down changes nothing.
+func TestConfig(t *testing.T) {
+	ks := keys(t)
+	none, err := builder.LoadConfig("/nosuch", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := ConfigFile(ks)
+	if got := load(t, text); !reflect.DeepEqual(got, none) {
+		t.Errorf("the installed file gives %+v; want %+v", got, none)
+	}
+	for _, k := range ks {
+		name := k.Name[strings.LastIndexByte(k.Name, '.')+1:]
+		line := "#" + name + ": "
+		if n := strings.Count(text, line); n != 1 {
+			t.Errorf("%q is %d times in the installed file", line, n)
+		}
+		if got := load(t, strings.Replace(text, line, line[1:], 1)); reflect.DeepEqual(got, none) {
+			t.Errorf("%s: its example is the default", k.Name)
+		}
+		if k.Default == "" {
+			continue
+		}
+		k.Example = k.Default
+		if got := load(t, setting(k)); !reflect.DeepEqual(got, none) {
+			t.Errorf("%s: %s is not the default: %+v", k.Name, k.Default, got)
+		}
+		if k.Values != "" && !slices.Contains(strings.Split(k.Values, "|"), k.Default) {
+			t.Errorf("%s: the default %s is not one of %s", k.Name, k.Default, k.Values)
+		}
+	}
+	for _, k := range ks {
+		for v := range strings.SplitSeq(k.Values, "|") {
+			if k.Example = v; v != "" && k.Name != "luks_headers" {
+				load(t, setting(k))
+			}
+		}
+	}
+	current(t, "docs/CONFIG.md", ConfigDoc(ks))
+	lint(t, "mkcdrec.yaml.5", ConfigMan(ks, Release{Version: "1", Date: "2026-11-30"}))
 }

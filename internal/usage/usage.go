@@ -266,7 +266,7 @@ func (c *Command) Paragraphs() []string {
 	var out []string
 	for p := range strings.SplitSeq(strings.Trim(c.Text, "\n"), "\n\n") {
 		if !strings.HasPrefix(p, "  ") && p != "" {
-			p = strings.Join(wrap(p, width), "\n")
+			p = strings.Join(Wrap(p, width), "\n")
 		}
 		if p != "" {
 			out = append(out, p)
@@ -277,7 +277,7 @@ func (c *Command) Paragraphs() []string {
 
 func entry(b *strings.Builder, what, text string) {
 	what = "  " + what
-	for i, l := range wrap(text, width-column) {
+	for i, l := range Wrap(text, width-column) {
 		if i == 0 && len(what) >= column-1 {
 			b.WriteString(what + "\n")
 			what = ""
@@ -287,8 +287,8 @@ func entry(b *strings.Builder, what, text string) {
 	}
 }
 
-// wrap divides a text into lines of at most n columns.
-func wrap(text string, n int) []string {
+// Wrap divides a text into lines of at most n columns.
+func Wrap(text string, n int) []string {
 	var lines []string
 	for _, w := range strings.Fields(text) {
 		if i := len(lines) - 1; i >= 0 && len([]rune(lines[i]))+1+len([]rune(w)) <= n {

@@ -1,0 +1,82 @@
+package builder
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Key is what the reference has about one key of the configuration.
+type Key struct {
+	Name    string // "rescue.modules"
+	Text    string
+	Values  string // what it may be, "fastest|default|better"; "" for any
+	Example string // in YAML
+
+	// Of the struct.
+	Type    string // text, list of text, yes or no, number
+	Default string // in YAML, "" if it is empty
+}
+
+// keys describe all of Config, in the order in which they are shown.
+var keys = []Key{
+	{Name: "exclude", Text: "Absolute paths to leave out, with all that is below them. * and ? stand for characters other than /, ** for any, [a-z] for one of a set. /dir/* leaves out what is in a directory, and keeps the directory.", Example: "[/var/cache/*, /srv/scratch, /home/**/*.iso]"},
+	{Name: "exclude_devices", Text: "Devices whose content is not saved, by their names in the layout, mount points or names of pools. They are recreated empty.", Example: "[vdb1, vg0/scratch, /srv/cache]"},
+	{Name: "compression", Text: "How much work is put into small archives. fastest is as fast as most disks.", Values: "fastest|default|better", Example: "better"},
+	{Name: "recipients", Text: "Public keys of age or SSH that the headers of LUKS devices are encrypted for. Their private keys belong elsewhere: restore asks for one.", Example: "[age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]"},
+	{Name: "luks_headers", Text: "encrypted saves the headers of LUKS devices for the recipients; none saves none: a restore recreates the devices with a new passphrase. Without this key they are encrypted if there are recipients; otherwise the run ends with status 3.", Values: "encrypted|none", Example: "none"},
+	{Name: "rescue.kernel", Text: "Image of the kernel for the rescue system. Without it the running kernel is used; best is the newest in /boot that can be used.", Example: "/boot/vmlinuz-6.1.0-40-amd64"},
+	{Name: "rescue.modules_dir", Text: "Directory of the kernel's modules, if it is not /lib/modules/VERSION.", Example: "/srv/kernel/lib/modules/6.1.0-40-amd64"},
+	{Name: "rescue.modules", Text: "Drivers on the medium: those of this machine, those of most machines, or all.", Values: "host|default|all", Example: "all"},
+	{Name: "rescue.extra_modules", Text: "Further drivers, by name.", Example: "[mlx5_core]"},
+	{Name: "rescue.exclude_modules", Text: "Drivers to leave out, by name.", Example: "[nouveau]"},
+	{Name: "rescue.carry", Text: "Further programs of this machine, by name or path, with their libraries.", Example: "[tcpdump, /opt/raid/bin/storcli64]"},
+	{Name: "rescue.programs", Text: "Programs of this machine on the medium: all that help, those without which a restore is not possible, or none, for a medium that can't restore.", Values: "needed|required|none", Example: "required"},
+	{Name: "rescue.append", Text: "Words for the rescue system's kernel command line.", Example: "console=ttyS0,115200"},
+	{Name: "rescue.ssh_keys", Text: "Public keys, or files with such keys, of those who may log in by ssh. Without any there is no ssh server.", Example: "[/root/.ssh/authorized_keys]"},
+	{Name: "rescue.default", Text: "Entry of the medium's menu that starts after the time-out: the local disk or the rescue system. Without this key it is the rescue system if the medium works unattended, and the local disk otherwise.", Values: "local|rescue", Example: "rescue"},
+	{Name: "rescue.medium_size", Text: "Refuse a rescue medium that is larger: bytes with K, M or G, or CD, DVD, DVD-DL, BD.", Example: "700M"},
+}
+
+// Keys gives the reference of the configuration. An error names a key that is described
+// and does not exist, or the other way round.
+func Keys() ([]Key, error) {
+	var c Config
+	c.defaults()
+	fields := map[string]reflect.Value{}
+	flatten(reflect.ValueOf(c), "", fields)
+	var out []Key
+	for _, k := range keys {
+		v, ok := fields[k.Name]
+		if !ok {
+			return nil, fmt.Errorf("key %s is described, and Config lacks it", k.Name)
+		}
+		delete(fields, k.Name)
+		k.Type = map[reflect.Kind]string{reflect.String: "text", reflect.Bool: "true or false", reflect.Int: "number", reflect.Slice: "list of text"}[v.Kind()]
+		if k.Type == "" || v.Kind() == reflect.Slice && v.Type().Elem().Kind() != reflect.String {
+			return nil, fmt.Errorf("key %s is of type %v, which the reference does not know", k.Name, v.Type())
+		}
+		if !v.IsZero() || v.Kind() == reflect.Bool {
+			k.Default = fmt.Sprint(v)
+		}
+		out = append(out, k)
+	}
+	for name := range fields {
+		return nil, fmt.Errorf("key %s is not described in builder/keys.go", name)
+	}
+	return out, nil
+}
+
+// flatten gives the fields of a struct by their keys.
+func flatten(v reflect.Value, prefix string, out map[string]reflect.Value) {
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
+		switch {
+		case name == "" || name == "-":
+		case v.Field(i).Kind() == reflect.Struct:
+			flatten(v.Field(i), prefix+name+".", out)
+		default:
+			out[prefix+name] = v.Field(i)
+		}
+	}
+}
