@@ -76,7 +76,7 @@ func found(text string) (lines []int, words []string) {
 
 // generated are the documents whose tables a program writes: rows of a table can't be wrapped,
 // and neither can indented code and output of programs.
-var generated = []string{"BENCHMARKS.md", "CHECKS.md", "FLEET-SIMULATION.md", "MATRIX.md"}
+var generated = []string{"BENCHMARKS.md", "CHECKS.md", "FLEET-SIMULATION.md", "MATRIX.md", "TOOLBOX.md"}
 
 // count is the number of findings in one directory: in strings (for Markdown and templates: in the
 // text), in comments, and the lines of Markdown that are longer than 120 columns.
@@ -237,7 +237,7 @@ var budget = map[string]count{
 	"internal/rescue":                  {0, 4, 0},
 	"internal/rescueinit":              {0, 16, 0},
 	"internal/restore":                 {4, 27, 0},
-	"internal/smalltools":              {6, 2, 0},
+	"internal/smalltools":              {1, 2, 0},
 	"internal/storage":                 {0, 6, 0},
 	"internal/store":                   {0, 2, 0},
 	"internal/store/tape":              {7, 19, 0},

@@ -5,7 +5,6 @@ package smalltools
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,8 +12,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
@@ -38,27 +35,14 @@ func Main(name string, fn Func) int {
 	return finish(name, out, err)
 }
 
-// MainContext is Main for a command that has something to clean up: the first
-// signal ends its context, a second one the program.
-func MainContext(name string, fn func(ctx context.Context, s IO, args []string) error) int {
-	ctx, stop := interrupt.Context(context.Background())
-	defer stop()
-	out := bufio.NewWriter(os.Stdout)
-	err := fn(ctx, IO{os.Stdin, out, os.Stderr}, os.Args[1:])
-	return finish(name, out, exit.Interrupted(interrupt.Err(ctx, err)))
-}
-
 func finish(name string, out *bufio.Writer, err error) int {
 	if e := out.Flush(); err == nil && e != nil {
 		err = fmt.Errorf("cannot write to standard output: %w", e)
 	}
 	var u usage
-	var st status
 	switch {
 	case err == nil || errors.Is(err, flag.ErrHelp):
 		return 0
-	case errors.As(err, &st):
-		return int(st)
 	case errors.As(err, &u):
 		fmt.Fprintf(os.Stderr, "%s: %s\n", name, printable.CleanLines(err.Error()))
 		return 2
@@ -66,11 +50,6 @@ func finish(name string, out *bufio.Writer, err error) int {
 	fmt.Fprintf(os.Stderr, "%s: %s\n", name, printable.CleanLines(err.Error()))
 	return 1
 }
-
-// status is an exit status without a message.
-type status int
-
-func (s status) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
 // flags makes a flag set that prints to the command's error stream. Short
 // flags may be written together, as in -Rv.
@@ -117,26 +96,4 @@ func allBool(f *flag.FlagSet, letters string) bool {
 		}
 	}
 	return true
-}
-
-// each calls fn for the files named, or standard input.
-func each(s IO, names []string, fn func(io.Reader) error) error {
-	if len(names) == 0 {
-		return fn(s.In)
-	}
-	var errs []error
-	for _, n := range names {
-		if n == "-" {
-			errs = append(errs, fn(s.In))
-			continue
-		}
-		f, err := os.Open(n)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		errs = append(errs, fn(f))
-		f.Close()
-	}
-	return errors.Join(errs...)
 }

@@ -4,12 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,43 +18,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
-
-// Env prints or changes the environment: env [-i] [NAME=VALUE...] [COMMAND ARG...]
-func Env(s IO, args []string) error {
-	f := flags(s, "env", "[-i] [NAME=VALUE...] [COMMAND ARG...]")
-	clear := f.Bool("i", false, "begin with an empty environment")
-	args, err := parse(f, args)
-	if err != nil {
-		return err
-	}
-	env := os.Environ()
-	if *clear {
-		env = nil
-	}
-	for len(args) > 0 && strings.Contains(args[0], "=") {
-		k, _, _ := strings.Cut(args[0], "=")
-		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, k+"=") })
-		env = append(env, args[0])
-		args = args[1:]
-	}
-	if len(args) == 0 {
-		for _, e := range env {
-			fmt.Fprintln(s.Out, e)
-		}
-		return nil
-	}
-	c := exec.Command(args[0], args[1:]...)
-	c.Env, c.Stdin, c.Stdout, c.Stderr = env, s.In, s.Out, s.Err
-	return exitStatus(c.Run())
-}
-
-func exitStatus(err error) error {
-	var x *exec.ExitError
-	if errors.As(err, &x) {
-		return status(x.ExitCode())
-	}
-	return err
-}
 
 // Clear clears the screen.
 func Clear(s IO, _ []string) error {
@@ -189,45 +148,6 @@ func blockdev(s IO, f *os.File, what string) error {
 		return unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
 	}
 	return usage{fmt.Errorf("%s is not known", what)}
-}
-
-// Killall sends a signal to processes by name: killall [-SIGNAL] NAME...
-func Killall(s IO, args []string) error {
-	sig := syscall.SIGTERM
-	if len(args) > 0 && strings.HasPrefix(args[0], "-") {
-		n := strings.TrimPrefix(args[0], "-")
-		if v, err := strconv.Atoi(n); err == nil {
-			sig = syscall.Signal(v)
-		} else if sig = unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(n), "SIG")); sig == 0 {
-			return usage{fmt.Errorf("unknown signal %s", n)}
-		}
-		args = args[1:]
-	}
-	if len(args) == 0 {
-		return usage{errors.New("which program?")}
-	}
-	comms, err := filepath.Glob("/proc/[0-9]*/comm")
-	if err != nil {
-		return err
-	}
-	found := 0
-	var errs []error
-	for _, c := range comms {
-		b, err := os.ReadFile(c)
-		if err != nil || !slices.Contains(args, strings.TrimSpace(string(b))) {
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(c)))
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		found++
-		errs = append(errs, syscall.Kill(pid, sig))
-	}
-	if found == 0 {
-		return errors.New("no such process")
-	}
-	return errors.Join(errs...)
 }
 
 // Lsblk lists disks and what is on them, without udev.

@@ -1,0 +1,762 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/tools"
+)
+
+func copyCommands() []tools.Command {
+	return []tools.Command{
+		{Name: "cp", Opts: "a/archive R/r/recursive p/preserve? f/force i/interactive n/no-clobber v/verbose u/update d L/dereference P/no-dereference H l/link s/symbolic-link t/target-directory: T/no-target-directory x/one-file-system b backup? S/suffix: sparse: reflink? remove-destination parents attributes-only no-preserve: Z", Synopsis: "SOURCE... DEST", Run: cp},
+		{Name: "install", Opts: "d/directory m/mode: o/owner: g/group: v/verbose t/target-directory: T/no-target-directory D p/preserve-timestamps c b s C", Synopsis: "SOURCE... DEST", Run: install},
+		{Name: "dd", Opts: "-", Synopsis: "[OPERAND]...", Run: dd},
+	}
+}
+
+// copier copies files with what belongs to them.
+type copier struct {
+	*tools.Env
+	all    bool // directories, links and devices as such
+	keep   bool // owner, mode and times
+	links  bool // hard links stay together
+	xattrs bool
+	dev    uint64
+	made   map[[2]uint64]string // copies of files with several names
+}
+
+func cp(e *tools.Env) error {
+	srcs, to, err := target(e, "destination file operand")
+	if err != nil {
+		return err
+	}
+	p, preserve := e.Last("p")
+	c := &copier{Env: e, all: e.On("a", "R"), keep: preserve || e.On("a"), links: e.On("a", "d"), made: map[[2]uint64]string{}}
+	c.links = c.links || preserve && (strings.Contains(p.Value, "links") || p.Value == "all")
+	c.xattrs = e.On("a") || strings.Contains(p.Value, "xattr") || p.Value == "all"
+	if strings.Contains(e.Val("no-preserve"), "all") {
+		c.keep = false
+	}
+	for _, src := range srcs {
+		dest := to(src)
+		if e.On("parents") {
+			dest = filepath.Join(e.Args[len(e.Args)-1], src)
+			if err := os.MkdirAll(filepath.Dir(dest), 0o777); err != nil {
+				return err
+			}
+		}
+		c.dev = 0
+		c.copy(src, dest, true)
+	}
+	return nil
+}
+
+func (c *copier) fail(format string, a ...any) bool {
+	c.Warn(format, a...)
+	return false
+}
+
+// copy copies src to dest and reports whether all of it was copied.
+func (c *copier) copy(src, dest string, top bool) bool {
+	var st syscall.Stat_t
+	stat := syscall.Lstat
+	if c.follow(top) {
+		stat = syscall.Stat
+	}
+	if err := stat(src, &st); err != nil {
+		return c.fail("cannot stat '%s': %s", src, tools.Cause(err))
+	}
+	if c.dev == 0 {
+		c.dev = st.Dev
+	}
+	if c.On("x") && st.Dev != c.dev {
+		return true
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind == unix.S_IFDIR {
+		if !c.all {
+			return c.fail("-r not specified; omitting directory '%s'", src)
+		}
+		return c.dir(src, dest, &st)
+	}
+	done, skip := c.clear(src, dest, &st)
+	if !done || skip {
+		return done
+	}
+	id := [2]uint64{st.Dev, st.Ino}
+	first, again := c.made[id]
+	if c.links && st.Nlink > 1 && again {
+		if err := os.Link(first, dest); err != nil {
+			return c.fail("cannot create hard link '%s' to '%s': %s", dest, first, tools.Cause(err))
+		}
+		c.said(src, dest)
+		return true
+	}
+	c.made[id] = dest
+	if err := c.make(src, dest, &st); err != nil {
+		return c.fail("cannot create regular file '%s': %s", dest, tools.Cause(err))
+	}
+	c.said(src, dest)
+	return c.On("l", "s") || c.attributes(src, dest, &st)
+}
+
+// follow reports whether links are copied as what they point to.
+func (c *copier) follow(top bool) bool {
+	if o, ok := c.Last("L", "P", "d", "a", "H"); ok {
+		return o.Name == "L" || o.Name == "H" && top
+	}
+	return !c.all
+}
+
+// make makes dest, which is not a directory.
+func (c *copier) make(src, dest string, st *syscall.Stat_t) error {
+	kind := st.Mode & unix.S_IFMT
+	switch {
+	case c.On("l"):
+		return os.Link(src, dest)
+	case c.On("s"):
+		return os.Symlink(src, dest)
+	case kind == unix.S_IFLNK:
+		l, err := os.Readlink(src)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(l, dest)
+	case kind != unix.S_IFREG && c.all:
+		return unix.Mknod(dest, st.Mode, int(st.Rdev))
+	}
+	return c.file(src, dest, st)
+}
+
+func (c *copier) said(src, dest string) {
+	if c.On("v") && c.Name == "cp" {
+		c.Printf("'%s' -> '%s'\n", src, dest)
+	}
+}
+
+// clear looks at what is at dest. skip: it is to stay, without an error.
+func (c *copier) clear(src, dest string, st *syscall.Stat_t) (ok, skip bool) {
+	var d syscall.Stat_t
+	if syscall.Lstat(dest, &d) != nil {
+		return true, false
+	}
+	o, _ := c.Last("n", "i", "f")
+	var target syscall.Stat_t
+	same := syscall.Stat(dest, &target) == nil && target.Dev == st.Dev && target.Ino == st.Ino
+	switch {
+	case d.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return c.fail("cannot overwrite directory '%s' with non-directory", dest), false
+	case o.Name == "n":
+		return true, true
+	case c.On("u") && d.Mtim.Nano() >= st.Mtim.Nano():
+		return true, true
+	case same && !c.On("b", "backup", "remove-destination"):
+		return c.fail("'%s' and '%s' are the same file", src, dest), false
+	case o.Name == "i" && !tools.Confirm(c.Env, "overwrite '%s'? ", dest):
+		return true, true
+	}
+	var err error
+	switch {
+	case c.On("b", "backup"):
+		err = os.Rename(dest, dest+c.Or("S", "~"))
+	case c.On("remove-destination") || st.Mode&unix.S_IFMT != unix.S_IFREG && c.all || c.made != nil && c.links && st.Nlink > 1:
+		err = os.Remove(dest)
+	}
+	if err != nil {
+		return c.fail("cannot remove '%s': %s", dest, tools.Cause(err)), false
+	}
+	return true, false
+}
+
+func (c *copier) dir(src, dest string, st *syscall.Stat_t) bool {
+	real, err1 := canonical(src, "e")
+	if into, err := canonical(dest, "m"); err == nil && err1 == nil && (into == real || strings.HasPrefix(into, real+"/")) {
+		return c.fail("cannot copy a directory, '%s', into itself, '%s'", src, dest)
+	}
+	es, err := os.ReadDir(src)
+	if err != nil {
+		return c.fail("cannot access '%s': %s", src, tools.Cause(err))
+	}
+	err = unix.Mkdir(dest, st.Mode&0o777|0o700)
+	isNew := err == nil
+	if d, serr := os.Stat(dest); errors.Is(err, unix.EEXIST) && serr == nil && !d.IsDir() {
+		return c.fail("cannot overwrite non-directory '%s' with directory '%s'", dest, src)
+	} else if err != nil && !errors.Is(err, unix.EEXIST) {
+		return c.fail("cannot create directory '%s': %s", dest, tools.Cause(err))
+	}
+	if isNew {
+		c.said(src, dest)
+	}
+	ok := true
+	for _, x := range es {
+		ok = c.copy(src+"/"+x.Name(), dest+"/"+x.Name(), false) && ok
+	}
+	if isNew && !c.keep {
+		err := unix.Chmod(dest, st.Mode&0o7777&^umask())
+		if err != nil {
+			return c.fail("setting permissions for '%s': %s", dest, tools.Cause(err))
+		}
+	}
+	if c.keep {
+		return c.attributes(src, dest, st) && ok
+	}
+	return ok
+}
+
+// attributes gives dest the owner, mode, times and attributes of src.
+func (c *copier) attributes(src, dest string, st *syscall.Stat_t) bool {
+	link := st.Mode&unix.S_IFMT == unix.S_IFLNK
+	if !c.keep {
+		return true
+	}
+	what := c.Or("p", "")
+	if c.On("a") || what == "" || what == "all" {
+		what = "ownership,mode,timestamps"
+	}
+	var err error
+	if strings.Contains(what, "ownership") {
+		if err = unix.Lchown(dest, int(st.Uid), int(st.Gid)); err != nil && os.Geteuid() != 0 {
+			err = nil
+		}
+	}
+	if err == nil && strings.Contains(what, "mode") && !link {
+		err = unix.Chmod(dest, st.Mode&0o7777)
+	}
+	if c.xattrs || c.Name == "mv" || strings.Contains(what, "mode") {
+		err = errors.Join(err, c.copyXattrs(src, dest, link))
+	}
+	if err == nil && strings.Contains(what, "timestamps") {
+		err = unix.UtimesNanoAt(unix.AT_FDCWD, dest, []unix.Timespec{unix.Timespec(st.Atim), unix.Timespec(st.Mtim)}, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	if err != nil {
+		return c.fail("preserving attributes of '%s': %s", dest, tools.Cause(err))
+	}
+	return true
+}
+
+// copyXattrs copies extended attributes; without -a only the ACLs, which belong to the mode.
+func (c *copier) copyXattrs(src, dest string, link bool) error {
+	get, set, list := unix.Getxattr, unix.Setxattr, unix.Listxattr
+	if link {
+		get, set, list = unix.Lgetxattr, unix.Lsetxattr, unix.Llistxattr
+	}
+	buf := make([]byte, 64<<10)
+	n, err := list(src, buf)
+	if err != nil || n == 0 {
+		return nil // the file system has none
+	}
+	for _, name := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+		if !c.xattrs && !strings.HasPrefix(name, "system.posix_acl_") {
+			continue
+		}
+		v := make([]byte, 64<<10)
+		k, err := get(src, name, v)
+		if err != nil {
+			continue // it was removed
+		}
+		if err := set(dest, name, v[:k], 0); err != nil && (!errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) || strings.HasPrefix(name, "user.") && !errors.Is(err, unix.EOPNOTSUPP)) {
+			return fmt.Errorf("setting attribute %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// file copies content; holes stay holes.
+func (c *copier) file(src, dest string, st *syscall.Stat_t) error {
+	for _, p := range []string{src, dest} {
+		if i, err := os.Stat(p); err == nil && i.Mode()&fs.ModeNamedPipe != 0 { // it would be waited for
+			return fmt.Errorf("%s is a fifo", p)
+		}
+	}
+	in, err := os.Open(src)
+	if err != nil {
+		c.Warn("cannot open '%s' for reading: %s", src, tools.Cause(err))
+		return tools.Status(1)
+	}
+	defer in.Close()
+	flags := os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	if d, err := os.Stat(dest); err == nil && d.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice {
+		flags = os.O_WRONLY | unix.O_EXCL // not a disk that is in use
+	}
+	mode := fs.FileMode(st.Mode & 0o777)
+	if strings.Contains(c.Val("no-preserve"), "mode") || strings.Contains(c.Val("no-preserve"), "all") {
+		mode = 0o666
+	}
+	out, err := os.OpenFile(dest, flags, mode)
+	if err != nil && c.On("f") {
+		if os.Remove(dest) == nil {
+			out, err = os.OpenFile(dest, flags, mode)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if c.On("attributes-only") {
+		return out.Close()
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG && flags&os.O_TRUNC != 0 && c.Val("sparse") != "never" {
+		err = copySparse(out, in, st.Size)
+	} else {
+		_, err = io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, 1<<20))
+	}
+	return errors.Join(err, out.Close())
+}
+
+// copySparse copies the data of a file and leaves its holes out.
+func copySparse(out, in *os.File, size int64) error {
+	fd := int(in.Fd())
+	for at := int64(0); ; {
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break
+		}
+		if err != nil { // a file system without holes
+			_, err := io.Copy(out, in)
+			return err
+		}
+		hole, err := unix.Seek(fd, data, unix.SEEK_HOLE)
+		if err != nil {
+			return err
+		}
+		if _, err := in.Seek(data, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := out.Seek(data, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(out, in, hole-data); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		at = hole
+	}
+	if st, err := out.Stat(); err == nil && st.Mode().IsRegular() && st.Size() < size {
+		return out.Truncate(size)
+	}
+	return nil
+}
+
+func install(e *tools.Env) error {
+	finish, err := finisher(e)
+	if err != nil {
+		return err
+	}
+	if e.On("d") {
+		for _, d := range e.Args {
+			_, serr := os.Stat(d)
+			if err := errors.Join(os.MkdirAll(d, 0o755), finish(d)); err != nil {
+				e.Warn("cannot create directory '%s': %s", d, tools.Cause(err))
+			} else if e.On("v") && serr != nil {
+				e.Printf("install: creating directory '%s'\n", d)
+			}
+		}
+		return nil
+	}
+	if e.On("D") && len(e.Args) == 2 {
+		if err := os.MkdirAll(filepath.Dir(e.Args[1]), 0o755); err != nil {
+			return err
+		}
+	}
+	srcs, to, err := target(e, "destination file operand")
+	if err != nil {
+		return err
+	}
+	for _, src := range srcs {
+		dest := to(src)
+		var st syscall.Stat_t
+		if err := syscall.Stat(src, &st); err != nil {
+			e.Warn("cannot stat '%s': %s", src, tools.Cause(err))
+			continue
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			e.Warn("omitting directory '%s'", src)
+			continue
+		}
+		if err := os.Remove(dest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
+			continue
+		}
+		err := errors.Join((&copier{Env: e}).file(src, dest, &st), finish(dest))
+		if err == nil && e.On("p") {
+			err = os.Chtimes(dest, time.Unix(st.Atim.Unix()), time.Unix(st.Mtim.Unix()))
+		}
+		if err != nil {
+			e.Warn("cannot create regular file '%s': %s", dest, tools.Cause(err))
+		} else if e.On("v") {
+			e.Printf("'%s' -> '%s'\n", src, dest)
+		}
+	}
+	return nil
+}
+
+// finisher gives what sets the mode and owner of a file that was installed.
+func finisher(e *tools.Env) (func(p string) error, error) {
+	mode, uid, gid := uint32(0o755), -1, -1
+	var errs [3]error
+	if m := e.Val("m"); m != "" {
+		mode, errs[0] = parseMode(m, 0, false, 0)
+	}
+	if o := e.Val("o"); o != "" {
+		uid, errs[1] = userID(o)
+	}
+	if g := e.Val("g"); g != "" {
+		gid, errs[2] = groupID(g)
+	}
+	return func(p string) error {
+		if uid >= 0 || gid >= 0 {
+			if err := os.Chown(p, uid, gid); err != nil {
+				return err
+			}
+		}
+		return unix.Chmod(p, mode)
+	}, errors.Join(errs[:]...)
+}
+
+// dumper is one run of dd.
+type dumper struct {
+	*tools.Env
+	ibs, obs, cbs          int64
+	skip, seek, count      int64
+	conv, iflag, oflag     map[string]bool
+	inFull, inPart         int64
+	outFull, outPart       int64
+	bytes                  int64
+	begun, shown           time.Time
+	progress, silent, none bool
+	in, out                *os.File
+	pending                []byte
+}
+
+// ddNumber reads dd's numbers: 4K, 1M, 2x512, 10GB.
+func ddNumber(s string) (int64, error) {
+	n := int64(1)
+	for _, f := range strings.Split(s, "x") {
+		v, err := tools.Size(f)
+		if err != nil {
+			return 0, fmt.Errorf("invalid number: '%s'", s)
+		}
+		n *= v
+	}
+	return n, nil
+}
+
+func dd(e *tools.Env) error {
+	d := &dumper{Env: e, ibs: 512, obs: 512, count: -1, conv: map[string]bool{}, iflag: map[string]bool{}, oflag: map[string]bool{}, in: os.Stdin, out: os.Stdout}
+	var from, into string
+	for _, a := range e.Args {
+		k, v, ok := strings.Cut(a, "=")
+		var err error
+		switch {
+		case ok && k == "if":
+			from = v
+		case ok && k == "of":
+			into = v
+		case ok && k == "status":
+			d.progress, d.silent, d.none = v == "progress", v == "noxfer", v == "none"
+		case ok:
+			ok, err = d.operand(k, v)
+		}
+		if !ok {
+			return tools.Usage("unrecognized operand '%s'", a)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := d.open(from, into); err != nil {
+		return err
+	}
+	d.begun = time.Now()
+	err := d.run()
+	if d.conv["fsync"] || d.conv["fdatasync"] {
+		if e := d.out.Sync(); err == nil && e != nil {
+			err = fmt.Errorf("fsync failed for '%s': %s", into, tools.Cause(e))
+		}
+	}
+	if e := d.out.Close(); err == nil && e != nil {
+		err = e
+	}
+	if err != nil {
+		d.Warn("%v", err)
+	}
+	if !d.none {
+		d.statistics()
+	}
+	return nil
+}
+
+// operand reads a number or a list of words; false if there is no such operand.
+func (d *dumper) operand(k, v string) (bool, error) {
+	if set := map[string]map[string]bool{"conv": d.conv, "iflag": d.iflag, "oflag": d.oflag}[k]; set != nil {
+		known := map[string]string{"conv": " sync noerror notrunc fsync fdatasync nocreat excl sparse ucase lcase swab ", "iflag": " direct fullblock skip_bytes count_bytes nonblock sync dsync nofollow nocache ", "oflag": " direct append seek_bytes sync dsync nonblock nofollow nocache "}[k]
+		for _, w := range strings.Split(v, ",") {
+			if !strings.Contains(known, " "+w+" ") {
+				return true, tools.Usage("invalid conversion: '%s'", w)
+			}
+			set[w] = true
+		}
+		return true, nil
+	}
+	num := map[string][]*int64{"bs": {&d.ibs, &d.obs}, "ibs": {&d.ibs}, "obs": {&d.obs}, "cbs": {&d.cbs}, "skip": {&d.skip}, "iseek": {&d.skip}, "seek": {&d.seek}, "oseek": {&d.seek}, "count": {&d.count}}[k]
+	if num == nil {
+		return false, nil
+	}
+	// A plain "B" behind a number makes it one of bytes, not of blocks.
+	text, isBytes := v, false
+	if n := len(v); n > 1 && v[n-1] == 'B' && tools.IsDigit(v[n-2]) && !strings.HasSuffix(k, "bs") {
+		text, isBytes = v[:n-1], true
+	}
+	n, err := ddNumber(text)
+	if err != nil || n <= 0 && strings.HasSuffix(k, "bs") {
+		return true, fmt.Errorf("invalid number: '%s'", v)
+	}
+	for _, p := range num {
+		*p = n
+	}
+	switch {
+	case isBytes && strings.HasSuffix(k, "seek") && k != "iseek":
+		d.oflag["seek_bytes"] = true
+	case isBytes && k == "count":
+		d.iflag["count_bytes"] = true
+	case isBytes:
+		d.iflag["skip_bytes"] = true
+	}
+	return true, nil
+}
+
+func (d *dumper) open(from, into string) error {
+	var err error
+	if from != "" {
+		if d.in, err = os.OpenFile(from, os.O_RDONLY|openFlags(d.iflag), 0); err != nil {
+			return fmt.Errorf("failed to open '%s': %s", from, tools.Cause(err))
+		}
+	}
+	if err := d.create(into); err != nil {
+		return err
+	}
+	skip := d.skip
+	if !d.iflag["skip_bytes"] {
+		skip *= d.ibs
+	}
+	if skip > 0 {
+		if _, err := d.in.Seek(skip, io.SeekCurrent); err != nil {
+			_, err = io.CopyN(io.Discard, d.in, skip)
+			if err != nil && !errors.Is(err, io.EOF) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func openFlags(m map[string]bool) (f int) {
+	for w, bit := range map[string]int{"direct": unix.O_DIRECT, "sync": unix.O_SYNC, "dsync": unix.O_DSYNC, "append": unix.O_APPEND, "nonblock": unix.O_NONBLOCK, "nofollow": unix.O_NOFOLLOW} {
+		if m[w] {
+			f |= bit
+		}
+	}
+	return f
+}
+
+// create opens the output at the place where writing begins.
+func (d *dumper) create(into string) (err error) {
+	at := d.seek
+	if !d.oflag["seek_bytes"] {
+		at *= d.obs
+	}
+	if into != "" {
+		f := os.O_WRONLY | os.O_CREATE | openFlags(d.oflag)
+		if d.conv["nocreat"] {
+			f &^= os.O_CREATE
+		}
+		if d.conv["excl"] {
+			f |= os.O_EXCL
+		}
+		if d.out, err = os.OpenFile(into, f, 0o666); err != nil {
+			return fmt.Errorf("failed to open '%s': %s", into, tools.Cause(err))
+		}
+		if st, err := d.out.Stat(); err == nil && st.Mode().IsRegular() && !d.conv["notrunc"] && !d.oflag["append"] {
+			if err := d.out.Truncate(at); err != nil {
+				return fmt.Errorf("failed to truncate to %d bytes in output file '%s': %s", at, into, tools.Cause(err))
+			}
+		}
+	}
+	if at > 0 {
+		if _, err := d.out.Seek(at, io.SeekStart); err != nil {
+			return fmt.Errorf("'%s': cannot seek: %s", into, tools.Cause(err))
+		}
+	}
+	return nil
+}
+
+// aligned is a buffer that O_DIRECT takes: mapped memory begins at a page.
+func aligned(n int64) ([]byte, error) {
+	return unix.Mmap(-1, 0, int((n+4095)&^4095), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+}
+
+func (d *dumper) run() error {
+	buf, err := aligned(d.ibs)
+	if err != nil {
+		return err
+	}
+	buf = buf[:d.ibs]
+	for left := d.count; left != 0; {
+		want := d.ibs
+		if d.iflag["count_bytes"] && left > 0 {
+			want = min(want, left)
+		}
+		n, err := d.read(buf[:want])
+		if n == 0 && err == nil {
+			break
+		}
+		if err != nil {
+			d.Warn("error reading '%s': %s", d.in.Name(), tools.Cause(err))
+			if !d.conv["noerror"] {
+				break
+			}
+			if !d.none {
+				d.statistics()
+			}
+			if _, err := d.in.Seek(int64(len(buf)-n), io.SeekCurrent); err != nil {
+				return err
+			}
+		}
+		switch {
+		case left < 0:
+		case d.iflag["count_bytes"]:
+			left -= int64(n)
+		default:
+			left--
+		}
+		if err != nil && !d.conv["sync"] {
+			continue
+		}
+		if err := d.block(buf, n); err != nil {
+			return err
+		}
+	}
+	if len(d.pending) > 0 {
+		return d.write(d.pending)
+	}
+	return nil
+}
+
+// block writes what was read, in blocks of the size for output.
+func (d *dumper) block(buf []byte, n int) error {
+	if int64(n) == d.ibs {
+		d.inFull++
+	} else {
+		d.inPart++
+	}
+	if b := d.convert(buf, n); d.ibs == d.obs {
+		if err := d.write(b); err != nil {
+			return err
+		}
+	} else {
+		d.pending = append(d.pending, b...)
+	}
+	for int64(len(d.pending)) >= d.obs {
+		if err := d.write(d.pending[:d.obs]); err != nil {
+			return err
+		}
+		d.pending = d.pending[d.obs:]
+	}
+	if d.progress && time.Since(d.shown) >= time.Second {
+		d.shown = time.Now()
+		fmt.Fprintf(d.Err, "\r%s", d.transferred())
+	}
+	return nil
+}
+
+func (d *dumper) read(b []byte) (int, error) {
+	if d.iflag["fullblock"] {
+		n, err := io.ReadFull(d.in, b)
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			err = nil
+		}
+		return n, err
+	}
+	n, err := d.in.Read(b)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return n, err
+}
+
+func (d *dumper) convert(buf []byte, n int) []byte {
+	b := buf[:n]
+	if d.conv["sync"] {
+		clear(buf[n:])
+		b = buf
+	}
+	for i := range b {
+		c := b[i]
+		if d.conv["ucase"] && c >= 'a' && c <= 'z' || d.conv["lcase"] && c >= 'A' && c <= 'Z' {
+			b[i] ^= 32
+		}
+	}
+	if d.conv["swab"] {
+		for i := 0; i+1 < len(b); i += 2 {
+			b[i], b[i+1] = b[i+1], b[i]
+		}
+	}
+	return b
+}
+
+func (d *dumper) write(b []byte) error {
+	sparse := d.conv["sparse"] && len(strings.Trim(string(b), "\x00")) == 0
+	var n int
+	var err error
+	if sparse {
+		var at int64
+		if at, err = d.out.Seek(int64(len(b)), io.SeekCurrent); err == nil {
+			n = len(b)
+			if st, e := d.out.Stat(); e == nil && st.Mode().IsRegular() && st.Size() < at {
+				err = d.out.Truncate(at)
+			}
+		}
+	} else {
+		n, err = d.out.Write(b)
+		if errors.Is(err, unix.EINVAL) && d.oflag["direct"] { // the last block is not a whole one
+			if fl, e := unix.FcntlInt(d.out.Fd(), unix.F_GETFL, 0); e == nil {
+				if _, e = unix.FcntlInt(d.out.Fd(), unix.F_SETFL, fl&^unix.O_DIRECT); e == nil {
+					n, err = d.out.Write(b)
+				}
+			}
+		}
+	}
+	if d.bytes += int64(n); int64(n) == d.obs {
+		d.outFull++
+	} else if n > 0 {
+		d.outPart++
+	}
+	if err != nil {
+		return fmt.Errorf("error writing '%s': %s", d.out.Name(), tools.Cause(err))
+	}
+	return nil
+}
+
+func (d *dumper) statistics() {
+	if d.progress {
+		fmt.Fprintf(d.Err, "\r%s\n", d.transferred())
+	}
+	fmt.Fprintf(d.Err, "%d+%d records in\n%d+%d records out\n", d.inFull, d.inPart, d.outFull, d.outPart)
+	if !d.silent && !d.progress {
+		fmt.Fprintln(d.Err, d.transferred())
+	}
+}
+
+func (d *dumper) transferred() string {
+	s := max(time.Since(d.begun).Seconds(), 1e-9)
+	return fmt.Sprintf("%d bytes (%s) copied, %.6g s, %s/s", d.bytes, quantity.Size(d.bytes), s, quantity.Size(float64(d.bytes)/s))
+}

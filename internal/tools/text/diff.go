@@ -1,0 +1,576 @@
+package text
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/tools"
+)
+
+func diffCommands() []tools.Command {
+	return []tools.Command{
+		{Name: "cmp", Opts: "s/quiet/silent l/verbose b/print-bytes n/bytes: i/ignore-initial:", Synopsis: "FILE1 [FILE2 [SKIP1 [SKIP2]]]", Bad: 2, Run: cmpFiles},
+		{Name: "diff", Opts: "u U/unified: c C/context: q/brief s/report-identical-files r/recursive N/new-file i/ignore-case w/ignore-all-space b/ignore-space-change B/ignore-blank-lines a/text normal L/label: x/exclude: Z/ignore-trailing-space strip-trailing-cr no-dereference 0 d/minimal color?", Synopsis: "FILES", Bad: 2, Run: diff},
+	}
+}
+
+// comparison is one run of cmp.
+type comparison struct {
+	*tools.Env
+	rs    [2]*bufio.Reader
+	limit int64
+}
+
+func (c *comparison) open() error {
+	skip := c.Args[2:]
+	if v := c.Val("i"); v != "" {
+		skip = strings.Split(v+":"+v, ":")[:2]
+		if strings.Contains(v, ":") {
+			skip = strings.Split(v, ":")
+		}
+	}
+	c.limit = 1<<63 - 1
+	if c.On("n") {
+		var err error
+		if c.limit, err = offset(c.Val("n")); err != nil {
+			return err
+		}
+	}
+	for i := range c.rs {
+		f, err := c.Open(c.Args[i])
+		if err != nil {
+			return err
+		}
+		c.rs[i] = bufio.NewReaderSize(f, 1<<16) // closed at the end of the program
+		if i >= len(skip) {
+			continue
+		}
+		n, err := offset(skip[i])
+		if err != nil {
+			return err
+		}
+		if _, err := io.CopyN(io.Discard, c.rs[i], n); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+	}
+	return nil
+}
+
+func cmpFiles(e *tools.Env) error {
+	if err := e.Need(1, 4); err != nil {
+		return err
+	}
+	if len(e.Args) == 1 {
+		e.Args = append(e.Args, "-")
+	}
+	c := &comparison{Env: e}
+	if err := c.open(); err != nil {
+		return err
+	}
+	line, differ, before := 1, false, byte('\n')
+	for n := int64(1); n <= c.limit; n++ {
+		a, err1 := c.rs[0].ReadByte()
+		b, err2 := c.rs[1].ReadByte()
+		for i, err := range []error{err1, err2} {
+			if err != nil && !errors.Is(err, io.EOF) {
+				return fmt.Errorf("%s: %s", e.Args[i], tools.Cause(err))
+			}
+		}
+		if err1 != nil && err2 != nil {
+			break
+		}
+		if err1 != nil || err2 != nil {
+			c.shorter(err1 == nil, n, line, before)
+			return tools.Status(1)
+		}
+		if a != b {
+			differ = true
+			if !c.report(n, line, a, b) {
+				return tools.Status(1)
+			}
+		}
+		if before = a; a == '\n' {
+			line++
+		}
+	}
+	if differ {
+		return tools.Status(1)
+	}
+	return nil
+}
+
+// shorter reports that one of the files ends before byte n.
+func (c *comparison) shorter(second bool, n int64, line int, before byte) {
+	name := c.Args[map[bool]int{true: 1}[second]]
+	where := fmt.Sprintf("after byte %d, in line %d", n-1, line)
+	switch {
+	case n == 1:
+		where = "which is empty"
+	case before == '\n':
+		where = fmt.Sprintf("after byte %d, line %d", n-1, line-1)
+	}
+	if !c.On("s") {
+		c.Warn("EOF on %s %s", name, where)
+	}
+}
+
+// report prints a difference, and reports whether cmp continues.
+func (c *comparison) report(n int64, line int, a, b byte) bool {
+	switch {
+	case c.On("s"):
+		return false
+	case c.On("l"):
+		c.Printf("%*d %3o %3o\n", len(strconv.FormatInt(min(c.limit, size(c.Args[0])), 10)), n, a, b)
+		return true
+	case c.On("b"):
+		c.Printf("%s %s differ: byte %d, line %d is %3o %s %3o %s\n", c.Args[0], c.Args[1], n, line, a, shown(a), b, shown(b))
+	default:
+		c.Printf("%s %s differ: char %d, line %d\n", c.Args[0], c.Args[1], n, line)
+	}
+	return false
+}
+
+func size(name string) int64 {
+	st, err := os.Stat(name)
+	if err != nil || !st.Mode().IsRegular() {
+		return 1<<63 - 1
+	}
+	return st.Size()
+}
+
+func shown(c byte) string {
+	var b strings.Builder
+	w := bufio.NewWriter(&b)
+	visible(w, []byte{c}, true, true)
+	w.Flush()
+	return b.String()
+}
+
+// differ is one run of diff.
+type differ struct {
+	*tools.Env
+	context int // lines around a change; -1: the normal format
+}
+
+func diff(e *tools.Env) error {
+	if err := e.Need(2, 2); err != nil {
+		return err
+	}
+	d := &differ{e, -1}
+	var err error
+	switch o, _ := e.Last("u", "U", "c", "C"); o.Name {
+	case "u":
+		d.context = 3
+	case "U":
+		d.context, err = strconv.Atoi(o.Value)
+	case "c", "C":
+		return errors.New("only the normal and the unified format (-u) are supported")
+	}
+	if o, ok := e.Last("0"); ok {
+		d.context, err = strconv.Atoi(o.Value)
+	}
+	if err != nil {
+		return tools.Usage("invalid context length '%s'", e.Val("U"))
+	}
+	a, b := e.Args[0], e.Args[1]
+	sa, err1 := os.Stat(a)
+	sb, err2 := os.Stat(b)
+	if a != "-" && err1 != nil && !e.On("N") {
+		e.Fault(2, "%s: %s", a, tools.Cause(err1))
+	}
+	if b != "-" && err2 != nil && !e.On("N") {
+		e.Fault(2, "%s: %s", b, tools.Cause(err2))
+	}
+	if e.Failed() {
+		return nil
+	}
+	dirA, dirB := err1 == nil && sa.IsDir(), err2 == nil && sb.IsDir()
+	switch {
+	case dirA && dirB:
+		return d.dirs(a, b)
+	case dirA:
+		a = filepath.Join(a, filepath.Base(b))
+	case dirB:
+		b = filepath.Join(b, filepath.Base(a))
+	}
+	return d.files(a, b, "")
+}
+
+func (d *differ) dirs(a, b string) error {
+	names := func(dir string) []string {
+		es, err := os.ReadDir(dir)
+		if err != nil && !(d.On("N") && errors.Is(err, os.ErrNotExist)) {
+			d.Fault(2, "%s: %s", dir, tools.Cause(err))
+		}
+		var out []string
+		for _, x := range es {
+			if !slices.ContainsFunc(d.Vals("x"), func(p string) bool { ok, _ := filepath.Match(p, x.Name()); return ok }) {
+				out = append(out, x.Name())
+			}
+		}
+		return out
+	}
+	na, nb := names(a), names(b)
+	all := slices.Concat(na, nb)
+	slices.Sort(all)
+	for _, n := range slices.Compact(all) {
+		dir := ""
+		switch {
+		case d.On("N"):
+		case !slices.Contains(nb, n):
+			dir = a
+		case !slices.Contains(na, n):
+			dir = b
+		}
+		if dir != "" {
+			d.Printf("Only in %s: %s\n", strings.TrimSuffix(dir, "/"), n)
+			d.Set(1)
+			continue
+		}
+		if err := d.pair(strings.TrimSuffix(a, "/")+"/"+n, strings.TrimSuffix(b, "/")+"/"+n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pair compares what has the same name in two directories.
+func (d *differ) pair(a, b string) error {
+	sa, err1 := os.Stat(a)
+	sb, err2 := os.Stat(b)
+	if err1 != nil && err2 != nil {
+		d.Fault(2, "%s: %s", a, tools.Cause(err1))
+		return nil
+	}
+	dirA, dirB := err1 == nil && sa.IsDir(), err2 == nil && sb.IsDir()
+	switch {
+	case (dirA || err1 != nil) && (dirB || err2 != nil):
+		if d.On("r") {
+			return d.dirs(a, b)
+		}
+		d.Printf("Common subdirectories: %s and %s\n", a, b)
+	case dirA || dirB:
+		kind := map[bool]string{true: "directory", false: "regular file"}
+		d.Printf("File %s is a %s while file %s is a %s\n", a, kind[dirA], b, kind[dirB])
+		d.Set(1)
+	default:
+		return d.files(a, b, d.line())
+	}
+	return nil
+}
+
+// line is the command line that is printed before the differences of a pair of files.
+func (d *differ) line() string {
+	w := "diff"
+	for _, a := range d.Line {
+		if !slices.Contains(d.Args, a) {
+			w += " " + a
+		}
+	}
+	return w
+}
+
+// read gives the lines of a file and the time in its heading.
+func (d *differ) read(name string) (lines []string, heading string, err error) {
+	if name == "-" {
+		b, err := io.ReadAll(d.In)
+		return strings.SplitAfter(string(b), "\n"), "-", err
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		if d.On("N") && errors.Is(err, os.ErrNotExist) {
+			return nil, name + "\t1970-01-01 00:00:00.000000000 +0000", nil
+		}
+		return nil, "", err
+	}
+	b, err := os.ReadFile(name)
+	return strings.SplitAfter(string(b), "\n"), name + "\t" + st.ModTime().Format("2006-01-02 15:04:05.000000000 -0700"), err
+}
+
+// key is what is compared of a line.
+func (d *differ) key(l string) string {
+	if d.On("strip-trailing-cr") {
+		l = strings.TrimSuffix(strings.TrimSuffix(l, "\n"), "\r") + l[len(strings.TrimSuffix(l, "\n")):]
+	}
+	switch {
+	case d.On("w"):
+		l = strings.Join(strings.Fields(l), "")
+	case d.On("b"):
+		text := strings.TrimRight(l, " \t\n")
+		l = strings.Join(strings.Fields(text), " ")
+		if text != "" && (text[0] == ' ' || text[0] == '\t') {
+			l = " " + l
+		}
+	case d.On("Z"):
+		l = strings.TrimRight(l, " \t\n")
+	}
+	if d.On("i") {
+		l = strings.ToLower(l)
+	}
+	return l
+}
+
+func (d *differ) files(a, b, title string) error {
+	la, ha, err := d.read(a)
+	if err != nil {
+		d.Fault(2, "%s: %s", a, tools.Cause(err))
+		return nil
+	}
+	lb, hb, err := d.read(b)
+	if err != nil {
+		d.Fault(2, "%s: %s", b, tools.Cause(err))
+		return nil
+	}
+	trim := func(l []string) []string {
+		if n := len(l); n > 0 && l[n-1] == "" {
+			return l[:n-1]
+		}
+		return l
+	}
+	la, lb = trim(la), trim(lb)
+	same := slices.Equal(la, lb)
+	isText := func(l []string) bool {
+		return d.On("a") || !slices.ContainsFunc(l, func(s string) bool { return bytes.IndexByte([]byte(s), 0) >= 0 })
+	}
+	if !same && (!isText(la) || !isText(lb)) {
+		d.Printf("%s\n", map[bool]string{true: "Files " + a + " and " + b + " differ", false: "Binary files " + a + " and " + b + " differ"}[d.On("q")])
+		d.Set(1)
+		return nil
+	}
+	hunks := d.changes(la, lb)
+	if len(hunks) == 0 {
+		if d.On("s") {
+			d.Printf("Files %s and %s are identical\n", a, b)
+		}
+		return nil
+	}
+	d.Set(1)
+	if d.On("q") {
+		d.Printf("Files %s and %s differ\n", a, b)
+		return nil
+	}
+	if title != "" {
+		d.Printf("%s %s %s\n", title, a, b)
+	}
+	if d.context < 0 {
+		d.normal(hunks, la, lb)
+		return nil
+	}
+	labels := d.Vals("L")
+	for i, h := range []string{ha, hb} {
+		if i < len(labels) {
+			h = labels[i]
+		}
+		d.Printf("%s %s\n", []string{"---", "+++"}[i], h)
+	}
+	d.unified(hunks, la, lb)
+	return nil
+}
+
+// change is a run of lines a0..a1 of one file that became b0..b1 of the other.
+type change struct{ a0, a1, b0, b1 int }
+
+// changes finds a shortest list of changes, by Myers' algorithm in linear space.
+func (d *differ) changes(a, b []string) []change {
+	ids := map[string]int{}
+	number := func(l []string) []int {
+		out := make([]int, len(l))
+		for i, s := range l {
+			k := d.key(s)
+			if _, ok := ids[k]; !ok {
+				ids[k] = len(ids)
+			}
+			out[i] = ids[k]
+		}
+		return out
+	}
+	m := &myers{a: number(a), b: number(b)}
+	m.goneA, m.goneB = make([]bool, len(a)), make([]bool, len(b))
+	m.v1, m.v2 = make([]int, 2*(len(a)+len(b))+4), make([]int, 2*(len(a)+len(b))+4)
+	m.compare(0, len(a), 0, len(b))
+	shift(m.a, m.goneA)
+	shift(m.b, m.goneB)
+	var out []change
+	for i, j := 0, 0; i < len(a) || j < len(b); {
+		if i < len(a) && j < len(b) && !m.goneA[i] && !m.goneB[j] {
+			i, j = i+1, j+1
+			continue
+		}
+		c := change{i, i, j, j}
+		for i < len(a) && m.goneA[i] {
+			i++
+		}
+		for j < len(b) && m.goneB[j] {
+			j++
+		}
+		c.a1, c.b1 = i, j
+		if d.On("B") && blank(a[c.a0:c.a1]) && blank(b[c.b0:c.b1]) {
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+func blank(l []string) bool {
+	return !slices.ContainsFunc(l, func(s string) bool { return strings.TrimSuffix(s, "\n") != "" })
+}
+
+type myers struct {
+	a, b         []int
+	goneA, goneB []bool
+	v1, v2       []int
+}
+
+func (m *myers) compare(a0, a1, b0, b1 int) {
+	for a0 < a1 && b0 < b1 && m.a[a0] == m.b[b0] {
+		a0, b0 = a0+1, b0+1
+	}
+	for a0 < a1 && b0 < b1 && m.a[a1-1] == m.b[b1-1] {
+		a1, b1 = a1-1, b1-1
+	}
+	switch {
+	case a0 == a1:
+		for ; b0 < b1; b0++ {
+			m.goneB[b0] = true
+		}
+	case b0 == b1:
+		for ; a0 < a1; a0++ {
+			m.goneA[a0] = true
+		}
+	default:
+		x, y := m.middle(a0, a1, b0, b1)
+		m.compare(a0, x, b0, y)
+		m.compare(x, a1, y, b1)
+	}
+}
+
+// middle finds a point that a shortest path passes.
+func (m *myers) middle(a0, a1, b0, b1 int) (int, int) {
+	n, k := a1-a0, b1-b0
+	delta, off := n-k, n+k+1
+	fw, bw := m.v1[:2*(n+k)+3], m.v2[:2*(n+k)+3]
+	fw[off+1], bw[off+1] = 0, 0
+	forward := func(x, y int) bool { return m.a[a0+x] == m.b[b0+y] }
+	backward := func(x, y int) bool { return m.a[a1-1-x] == m.b[b1-1-y] }
+	// extend follows diagonal q of a path as far as lines are the same.
+	extend := func(v []int, d, q int, same func(x, y int) bool) (x, y int) {
+		x = v[off+q-1] + 1
+		if q == -d || q != d && v[off+q-1] < v[off+q+1] {
+			x = v[off+q+1]
+		}
+		for y = x - q; x < n && y < k && x >= 0 && y >= 0 && same(x, y); {
+			x, y = x+1, y+1
+		}
+		v[off+q] = x
+		return x, y
+	}
+	meets := func(v []int, x, q, d int) bool { r := delta - q; return r >= -d && r <= d && x+v[off+r] >= n }
+	for d := 0; d <= (n+k+1)/2; d++ {
+		for q := -d; q <= d; q += 2 {
+			if x, y := extend(fw, d, q, forward); delta%2 != 0 && meets(bw, x, q, d-1) {
+				return a0 + min(x, n), b0 + max(0, min(y, k))
+			}
+		}
+		for q := -d; q <= d; q += 2 {
+			if x, y := extend(bw, d, q, backward); delta%2 == 0 && meets(fw, x, q, d) {
+				return a1 - min(x, n), b1 - max(0, min(y, k))
+			}
+		}
+	}
+	return a1, b0 // not reached: the paths meet
+}
+
+// shift moves runs of changed lines down as far as they can be, as GNU's diff does.
+func shift(l []int, gone []bool) {
+	for i := 0; i < len(l); i++ {
+		if !gone[i] {
+			continue
+		}
+		end := i
+		for end < len(l) && gone[end] {
+			end++
+		}
+		for end < len(l) && l[i] == l[end] {
+			gone[i], gone[end] = false, true
+			i, end = i+1, end+1
+			for end < len(l) && gone[end] {
+				end++
+			}
+		}
+		i = end
+	}
+}
+
+func span(from, to int, sep string) string {
+	if to-from <= 1 {
+		return strconv.Itoa(to)
+	}
+	return strconv.Itoa(from+1) + sep + strconv.Itoa(to)
+}
+
+func (d *differ) put(mark string, lines []string) {
+	for _, l := range lines {
+		d.Out.WriteString(mark + l)
+		if !strings.HasSuffix(l, "\n") {
+			d.Out.WriteString("\n\\ No newline at end of file\n")
+		}
+	}
+}
+
+func (d *differ) normal(hunks []change, a, b []string) {
+	for _, h := range hunks {
+		kind := "c"
+		switch {
+		case h.a0 == h.a1:
+			kind = "a"
+		case h.b0 == h.b1:
+			kind = "d"
+		}
+		d.Printf("%s%s%s\n", span(h.a0, h.a1, ","), kind, span(h.b0, h.b1, ","))
+		d.put("< ", a[h.a0:h.a1])
+		if kind == "c" {
+			d.Printf("---\n")
+		}
+		d.put("> ", b[h.b0:h.b1])
+	}
+}
+
+func (d *differ) unified(hunks []change, a, b []string) {
+	for len(hunks) > 0 {
+		n := 1
+		for n < len(hunks) && hunks[n].a0-hunks[n-1].a1 <= 2*d.context {
+			n++
+		}
+		first, last := hunks[0], hunks[n-1]
+		a0, b0 := max(0, first.a0-d.context), max(0, first.b0-d.context)
+		a1, b1 := min(len(a), last.a1+d.context), min(len(b), last.b1+d.context)
+		length := func(from, to int) string {
+			switch {
+			case to-from == 1:
+				return strconv.Itoa(to)
+			case to == from:
+				return strconv.Itoa(from) + ",0"
+			}
+			return fmt.Sprintf("%d,%d", from+1, to-from)
+		}
+		d.Printf("@@ -%s +%s @@\n", length(a0, a1), length(b0, b1))
+		at := a0
+		for _, h := range hunks[:n] {
+			d.put(" ", a[at:h.a0])
+			d.put("-", a[h.a0:h.a1])
+			d.put("+", b[h.b0:h.b1])
+			at = h.a1
+		}
+		d.put(" ", a[at:a1])
+		hunks = hunks[n:]
+	}
+}

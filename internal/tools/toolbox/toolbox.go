@@ -1,0 +1,44 @@
+// Package toolbox is the list of the small commands, for the multicall executable.
+package toolbox
+
+import (
+	"os"
+	"slices"
+
+	"github.com/mkcdrec/mkcdrec/internal/tools"
+	"github.com/mkcdrec/mkcdrec/internal/tools/files"
+	"github.com/mkcdrec/mkcdrec/internal/tools/procs"
+	"github.com/mkcdrec/mkcdrec/internal/tools/text"
+)
+
+func all() []tools.Command {
+	return slices.Concat(text.Commands(), files.Commands(), procs.Commands())
+}
+
+// Find gives the command of that name.
+func Find(name string) (tools.Command, bool) {
+	cs := all()
+	i := slices.IndexFunc(cs, func(c tools.Command) bool { return c.Name == name })
+	if i < 0 {
+		return tools.Command{}, false
+	}
+	return cs[i], true
+}
+
+// Names adds the names of the small commands to others.
+func Names(others []string) []string {
+	for _, c := range all() {
+		others = append(others, c.Name)
+	}
+	return others
+}
+
+// Run gives what runs a command by its name: a small one here, or what others runs.
+func Run(others func(string) error) func(string) error {
+	return func(name string) error {
+		if c, ok := Find(name); ok {
+			os.Exit(tools.Main(c, os.Args[1:]))
+		}
+		return others(name)
+	}
+}
