@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -32,9 +33,6 @@ type DiscResult struct {
 
 // Discs writes a set as images for discs into dir: NAME_1.iso, which starts
 // the rescue system, NAME_2.iso ... An image appears whole.
-//
-// When it fails after the set was made, the set stays in dir, and the error
-// reports it.
 func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOptions) (*DiscResult, error) {
 	if err := mustDir(dir); err != nil {
 		return nil, err
@@ -44,43 +42,29 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 		return nil, fmt.Errorf("cannot write discs: %w", err)
 	}
 	defer os.RemoveAll(work)
-	d := &set.Discs{Dir: dir, Work: work, Size: int64(opt.Size), Report: b.Report}
-	system := func(h Hint) error {
-		k, info, initrd, err := b.system(ctx, p, h, work)
+	d := &set.Discs{Into: dir, Work: work, Size: int64(opt.Size), KeepSet: opt.Keep, Report: b.Report}
+	system := func(id string) error {
+		k, info, initrd, err := b.system(ctx, p, Hint{SetID: id}, work)
 		d.Medium = func(iso string, extra func(*media.ISO)) error { return b.image(p, k, info, initrd, iso, extra) }
 		return err
 	}
-	res := &DiscResult{}
-	from := opt.From
-	if from == "" {
-		r, err := b.directory(ctx, p, dir, uuid.New(), func(h Hint, _ string) error { return system(Hint{SetID: h.SetID}) })
-		if err != nil {
-			return nil, err
-		}
-		from, res.NotCovered = r.Dir, r.NotCovered
-	}
-	stays := func(err error) error {
-		if opt.From != "" {
-			return err
-		}
-		return fmt.Errorf("%w\nthe backup itself is whole in %s; go on with: mkcdrec cdrom --from %s", err, from, from)
-	}
-	if d.Set, err = manifest.Open(from); err != nil {
-		return nil, stays(err)
-	}
 	if opt.From != "" {
-		if err := system(Hint{SetID: d.Set.Manifest.ID}); err != nil {
-			return nil, err
+		s, err := manifest.Open(opt.From)
+		if err == nil {
+			err = system(s.Manifest.ID)
 		}
-	}
-	res.Set = filepath.Base(from)
-	if res.Images, err = d.Write(ctx); err != nil {
-		return nil, stays(err)
-	}
-	if opt.From == "" && !opt.Keep {
-		if err := os.RemoveAll(from); err != nil {
-			return nil, fmt.Errorf("cannot remove the set that the discs were made of: %w", err)
+		if err == nil {
+			err = d.Divide(ctx, opt.From)
 		}
+		return &DiscResult{Set: filepath.Base(opt.From), Images: d.Images}, err
 	}
-	return res, nil
+	now, id := time.Now(), uuid.New()
+	if d.Directory, err = set.NewDirectory(dir, p.Layout.Hostname, now, b.Report); err != nil {
+		return nil, err
+	}
+	man, err := b.write(ctx, p, id, now, d, dir, func() error { return system(id) })
+	if err != nil {
+		return nil, err
+	}
+	return &DiscResult{Set: filepath.Base(d.Final()), Images: d.Images, NotCovered: man.NotCovered}, nil
 }

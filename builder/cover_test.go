@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,11 +33,15 @@ func setOf(t *testing.T, p *Plan) (dir string, m *manifest.Manifest) {
 func setIn(t *testing.T, p *Plan, parent string) (dir string, m *manifest.Manifest) {
 	t.Helper()
 	b := &Builder{Run: tool.Exec{}, Report: progress.None{}, Config: &Config{}}
-	r, err := b.directory(t.Context(), p, parent, uuid.New(), func(Hint, string) error { return nil })
+	sink, err := set.NewDirectory(parent, p.Layout.Hostname, time.Now(), b.Report)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r.Dir, r.Manifest
+	man, err := b.write(t.Context(), p, uuid.New(), time.Now(), sink, parent, func() error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sink.Final(), man
 }
 
 // testSet writes a set of host with one archive below parent.

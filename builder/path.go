@@ -41,56 +41,44 @@ type Result struct {
 // Path writes a backup set below dir, as dir/HOST-TIME. It appears whole: until
 // then it has a temporary name, and on any error nothing is left.
 func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error) {
-	size := int64(0)
-	r, err := b.directory(ctx, p, dir, uuid.New(), func(h Hint, to string) error {
-		iso := filepath.Join(to, manifest.RescueISO)
-		if err := b.rescue(ctx, p, h, iso); err != nil {
-			return err
-		}
-		st, err := os.Stat(iso)
-		if err == nil {
-			size = st.Size()
-		}
-		return err
-	})
-	if err == nil {
-		r.ISO = size
-	}
-	return r, err
-}
-
-// directory writes a set with an id below dir. medium makes what starts the restore of it,
-// maybe in the directory of the set's files.
-func (b *Builder) directory(ctx context.Context, p *Plan, dir, id string, medium func(h Hint, to string) error) (*Result, error) {
 	if err := mustDir(dir); err != nil {
 		return nil, err
 	}
-	if _, _, err := b.cmdline(p); err != nil { // before hours of archives, not after
-		return nil, err
-	}
-	now := time.Now()
+	now, id := time.Now(), uuid.New()
 	sink, err := set.NewDirectory(dir, p.Layout.Hostname, now, b.Report)
 	if err != nil {
 		return nil, err
 	}
-	man, err := b.writeSet(ctx, p, id, now, sink, dir, medium)
-	if err != nil {
-		return nil, errors.Join(err, sink.Remove())
+	h := Hint{SetID: id}
+	if p.Holder != nil {
+		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, filepath.Base(sink.Final()))
 	}
-	return &Result{Dir: sink.Final(), Manifest: man, NotCovered: man.NotCovered}, nil
+	iso := filepath.Join(sink.Dir(), manifest.RescueISO)
+	man, err := b.write(ctx, p, id, now, sink, dir, func() error { return b.rescue(ctx, p, h, iso) })
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}, nil
 }
 
-func (b *Builder) writeSet(ctx context.Context, p *Plan, id string, now time.Time, sink *set.Directory, dir string, medium func(h Hint, to string) error) (*manifest.Manifest, error) {
+// write writes a set with an id to a sink; dir is the directory with the sets, "" for none.
+// medium makes what starts the restore of it: what is missing for that must fail before
+// hours of archives.
+func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, sink set.Sink, dir string, medium func() error) (man *manifest.Manifest, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, sink.Remove())
+		}
+	}()
+	if _, _, err := b.cmdline(p); err != nil {
+		return nil, err
+	}
 	w, err := set.Start(p.job(b, dir), id, now, sink)
 	if err != nil {
 		return nil, err
 	}
 	defer w.Close()
-	h := Hint{SetID: id}
-	if p.Holder != nil {
-		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, filepath.Base(sink.Final()))
-	}
-	if err := medium(h, sink.Dir()); err != nil {
+	if err := medium(); err != nil {
 		return nil, err
 	}
 	b.remounted(p, w, sink.Dir())

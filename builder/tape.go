@@ -60,9 +60,6 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 	}
 	now, id := time.Now(), volume.NewID()
 	iso := filepath.Join(work, "iso")
-	if err := b.tapeMedium(ctx, p, opt, id.String(), iso); err != nil {
-		return nil, err
-	}
 	w := &tape.Writer{Drives: opt.Drives, NextReel: opt.NextReel, ID: id, Host: p.Layout.Hostname, Created: now.UTC().Truncate(time.Second), Overwrite: opt.Overwrite, Note: b.Report.Note}
 	if opt.OBDR {
 		w.Before = func(d tape.Drive) error {
@@ -74,13 +71,7 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 	if err != nil {
 		return nil, fmt.Errorf("cannot write to tape: %w", err)
 	}
-	s, err := set.Start(p.job(b, ""), id.String(), now, sink)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	b.remounted(p, s, sink.Dir())
-	man, err := s.Write(ctx)
+	man, err := b.write(ctx, p, id.String(), now, sink, "", func() error { return b.tapeMedium(ctx, p, opt, id.String(), iso) })
 	if err != nil {
 		return nil, err
 	}

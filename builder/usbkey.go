@@ -422,14 +422,19 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 		return nil, err
 	}
 	// The rescue system is not in the set: it has a place of its own on the stick.
-	r, err := w.b.directory(ctx, p, dir, w.setID, func(Hint, string) error { return nil })
+	now := time.Now()
+	sink, err := set.NewDirectory(dir, p.Layout.Hostname, now, w.b.Report)
+	if err != nil {
+		return nil, err
+	}
+	man, err := w.b.write(ctx, p, w.setID, now, sink, dir, func() error { return nil })
 	if err != nil {
 		if errors.Is(err, unix.ENOSPC) {
 			err = fmt.Errorf("%w\nthe stick is full, and what was on it is still there (%s); --make-room removes old backups of this machine first", err, strings.Join(w.names(dir, p), ", "))
 		}
 		return nil, err
 	}
-	res.Set, res.NotCovered = filepath.Base(r.Dir), r.NotCovered
+	res.Set, res.NotCovered = filepath.Base(sink.Final()), man.NotCovered
 	active, err := w.key.Active(w.f)
 	if err != nil {
 		return nil, err

@@ -35,17 +35,22 @@ type DiscImage struct {
 // minVolume is the smallest piece that is worth a volume of its own, bytes.
 const minVolume = 4 << 20
 
-// Discs divides a set in a directory into images for discs: NAME_1.iso, which starts the
-// rescue system, NAME_2.iso ... An image appears whole.
+// Discs is a sink of images for discs: NAME_1.iso, which starts the rescue system,
+// NAME_2.iso ... An image appears whole. The set is written to a directory first, and
+// divided when it is whole: then the content of every disc is known exactly.
 type Discs struct {
-	Set  *manifest.Set
-	Dir  string // where the images are put
-	Work string // for temporary files, on the same file system
-	Size int64  // of a disc, bytes
+	// Directory is where the set is written; nil if only Divide is called.
+	*Directory
+	Into    string // where the images are put
+	Work    string // for temporary files, on the same file system
+	Size    int64  // of a disc, bytes
+	KeepSet bool   // the set stays beside its images
 	// Medium writes an image that starts the rescue system, with what extra adds to it.
 	Medium func(iso string, extra func(*media.ISO)) error
 	Report progress.Reporter
+	Images []DiscImage // that were made
 
+	set   *manifest.Set
 	index manifest.Discs
 	// common are the files that every disc has, by name, first those that only
 	// the first one has.
@@ -53,52 +58,84 @@ type Discs struct {
 	next          []volume.Header // of each archive, the volume to be made
 }
 
-// Write makes the images, disc by disc.
-func (d *Discs) Write(ctx context.Context) ([]DiscImage, error) {
+// Commit names the set and makes its images. When that fails the set stays, and the error
+// reports it.
+func (d *Discs) Commit(ctx context.Context) error {
+	if err := d.Directory.Commit(ctx); err != nil {
+		return err
+	}
+	from := d.Final()
+	if err := d.Divide(ctx, from); err != nil {
+		return fmt.Errorf("%w\nthe backup itself is whole in %s; continue with: mkcdrec cdrom --from %s", err, from, from)
+	}
+	if d.KeepSet {
+		return nil
+	}
+	if err := os.RemoveAll(from); err != nil {
+		return fmt.Errorf("cannot remove the set that the discs were made of: %w", err)
+	}
+	return nil
+}
+
+// Divide makes the images of a set in a directory, disc by disc.
+func (d *Discs) Divide(ctx context.Context, from string) (err error) {
+	if d.set, err = manifest.Open(from); err != nil {
+		return err
+	}
+	if d.set.Local() == "" {
+		return fmt.Errorf("cannot divide %s: want a backup set in one directory", from)
+	}
 	if err := d.collect(); err != nil {
-		return nil, err
+		return err
 	}
 	bootable, err := d.measure(true)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	data, err := d.measure(false)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := d.divide(d.Size-bootable, d.Size-data); err != nil {
-		return nil, err
+		return err
 	}
-	var out []DiscImage
 	for _, x := range d.index.Discs {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
-		name := filepath.Join(d.Dir, fmt.Sprintf("%s_%d.iso", filepath.Base(d.Set.Local()), x.Number))
-		tmp := filepath.Join(d.Work, "disc.iso")
-		if err := d.disc(ctx, x, tmp); err != nil {
-			return nil, fmt.Errorf("disc %d of %d: %w", x.Number, len(d.index.Discs), err)
+		if err := d.image(ctx, x); err != nil {
+			return fmt.Errorf("disc %d of %d: %w", x.Number, len(d.index.Discs), err)
 		}
-		st, err := os.Stat(tmp)
-		if err != nil {
-			return nil, err
-		}
-		if st.Size() > d.Size {
-			return nil, fmt.Errorf("disc %d has %d bytes, more than %d", x.Number, st.Size(), d.Size)
-		}
-		if err := os.Rename(tmp, name); err != nil {
-			return nil, fmt.Errorf("cannot write %s: %w", name, err)
-		}
-		out = append(out, DiscImage{name, x.Label, quantity.Size(st.Size())})
-		d.Report.Note("%s: %s, label %s", name, quantity.Size(st.Size()), x.Label)
 	}
-	return out, nil
+	return nil
+}
+
+// image makes the image of a disc, under its name when it is whole.
+func (d *Discs) image(ctx context.Context, x manifest.Disc) error {
+	name := filepath.Join(d.Into, fmt.Sprintf("%s_%d.iso", filepath.Base(d.set.Local()), x.Number))
+	tmp := filepath.Join(d.Work, "disc.iso")
+	if err := d.disc(ctx, x, tmp); err != nil {
+		return err
+	}
+	st, err := os.Stat(tmp)
+	if err != nil {
+		return err
+	}
+	if st.Size() > d.Size {
+		return fmt.Errorf("the image has %d bytes, more than %d", st.Size(), d.Size)
+	}
+	if err := os.Rename(tmp, name); err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, err)
+	}
+	d.Images = append(d.Images, DiscImage{name, x.Label, quantity.Size(st.Size())})
+	d.Report.Note("%s: %s, label %s", name, quantity.Size(st.Size()), x.Label)
+	return nil
 }
 
 // collect finds the set's files, and writes the archives' tails beside them.
 func (d *Discs) collect() error {
-	d.index = manifest.Discs{Version: manifest.Version, ID: d.Set.Manifest.ID}
-	d.common, d.first = map[string]string{manifest.File: filepath.Join(d.Set.Local(), manifest.File)}, map[string]string{}
+	d.index = manifest.Discs{Version: manifest.Version, ID: d.set.Manifest.ID}
+	d.common, d.first = map[string]string{manifest.File: filepath.Join(d.set.Local(), manifest.File)}, map[string]string{}
 	archives := map[string]bool{}
 	for _, a := range d.framed() {
 		archives[a.Name] = true
@@ -110,23 +147,23 @@ func (d *Discs) collect() error {
 		at := int64(a.Size) - l[len(l)-1] - l[len(l)-2]
 		d.index.Archives = append(d.index.Archives, manifest.Divided{File: a.Name, Size: a.Size, Tail: tail, TailAt: quantity.Size(at)})
 		file := filepath.Join(d.Work, tail)
-		if err := copyFrom(filepath.Join(d.Set.Local(), a.Name), at, file); err != nil {
+		if err := copyFrom(filepath.Join(d.set.Local(), a.Name), at, file); err != nil {
 			return err
 		}
 		d.common[tail] = file
 	}
-	for _, f := range d.Set.Manifest.Files {
+	for _, f := range d.set.Manifest.Files {
 		switch {
 		case archives[f.Name], f.Name == manifest.RescueISO:
 		case strings.HasPrefix(f.Name, "log/"):
-			d.first[f.Name] = filepath.Join(d.Set.Local(), f.Name)
+			d.first[f.Name] = filepath.Join(d.set.Local(), f.Name)
 		default:
-			d.common[f.Name] = filepath.Join(d.Set.Local(), f.Name)
+			d.common[f.Name] = filepath.Join(d.set.Local(), f.Name)
 		}
 	}
 	// The image itself stands for rescue.iso.
-	if slices.ContainsFunc(d.Set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO }) {
-		m := *d.Set.Manifest
+	if slices.ContainsFunc(d.set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO }) {
+		m := *d.set.Manifest
 		m.Files = slices.DeleteFunc(slices.Clone(m.Files), func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO })
 		if err := m.Write(d.Work); err != nil {
 			return err
@@ -141,15 +178,15 @@ func (d *Discs) collect() error {
 func (d *Discs) framed() []manifest.FileSum {
 	var out []manifest.FileSum
 	add := func(name string) {
-		i := slices.IndexFunc(d.Set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == name })
+		i := slices.IndexFunc(d.set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == name })
 		if i >= 0 {
-			out = append(out, d.Set.Manifest.Files[i])
+			out = append(out, d.set.Manifest.Files[i])
 		}
 	}
-	for _, m := range d.Set.Layout.Images {
+	for _, m := range d.set.Layout.Images {
 		add(m.File)
 	}
-	for _, a := range d.Set.Manifest.Archives {
+	for _, a := range d.set.Manifest.Archives {
 		add(a.File)
 	}
 	return out
@@ -157,7 +194,7 @@ func (d *Discs) framed() []manifest.FileSum {
 
 // lengths are those of a file's frames.
 func (d *Discs) lengths(name string) ([]int64, error) {
-	f, err := os.Open(filepath.Join(d.Set.Local(), name))
+	f, err := os.Open(filepath.Join(d.set.Local(), name))
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +244,7 @@ func (d *Discs) measure(first bool) (int64, error) {
 
 // put writes an image with what is not an archive.
 func (d *Discs) put(first bool, iso string, disc manifest.Disc, more func(*media.ISO, string)) error {
-	base := filepath.Base(d.Set.Local()) + "/"
+	base := filepath.Base(d.set.Local()) + "/"
 	extra := func(img *media.ISO) {
 		img.Label, img.Max, img.Private = disc.Label, 0, true
 		for n, f := range d.common {
@@ -218,7 +255,7 @@ func (d *Discs) put(first bool, iso string, disc manifest.Disc, more func(*media
 				img.Files[base+n] = f
 			}
 		}
-		img.Content[disc.Label] = []byte(fmt.Sprintf("disc %d of the backup of %s\n", disc.Number, d.Set.Manifest.Host))
+		img.Content[disc.Label] = []byte(fmt.Sprintf("disc %d of the backup of %s\n", disc.Number, d.set.Manifest.Host))
 		if more != nil {
 			more(img, base)
 		}
@@ -279,7 +316,7 @@ func (d *Discs) divide(first, others int64) error {
 	for n := 1; n <= disc; n++ {
 		d.index.Discs = append(d.index.Discs, manifest.Disc{Number: n, Label: fmt.Sprintf("%s_%s_%d", rescue.VolumeLabel, short, n)})
 	}
-	created := d.Set.Manifest.Created
+	created := d.set.Manifest.Created
 	id, err := volume.ParseID(d.index.ID)
 	if err != nil {
 		return err
@@ -390,7 +427,7 @@ func sumOf(file string, content []byte) ([2]string, error) {
 
 // volume writes one volume of an archive.
 func (d *Discs) volume(ctx context.Context, i int, a manifest.Divided, v manifest.Volume, w io.Writer) error {
-	f, err := os.Open(filepath.Join(d.Set.Local(), a.File))
+	f, err := os.Open(filepath.Join(d.set.Local(), a.File))
 	if err != nil {
 		return err
 	}

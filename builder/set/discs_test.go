@@ -96,21 +96,18 @@ func testSet(t *testing.T, dir string) string {
 // system.
 func makeDiscs(t *testing.T, set, dir string, size int64) ([]DiscImage, error) {
 	t.Helper()
-	s, err := manifest.Open(set)
-	if err != nil {
-		t.Fatal(err)
-	}
 	work := t.TempDir()
 	kernel := filepath.Join(t.TempDir(), "kernel")
 	if err := os.WriteFile(kernel, make([]byte, 3<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := &Discs{Report: progress.None{}, Dir: dir, Work: work, Size: size, Set: s, Medium: func(iso string, extra func(*media.ISO)) error {
+	d := &Discs{Report: progress.None{}, Into: dir, Work: work, Size: size, Medium: func(iso string, extra func(*media.ISO)) error {
 		img := media.ISO{Data: true, Files: map[string]string{"boot/vmlinuz": kernel}, Content: map[string][]byte{}, Time: time.Unix(1_700_000_000, 0)}
 		extra(&img)
 		return img.Write(iso)
 	}}
-	return d.Write(context.Background())
+	err := d.Divide(context.Background(), set)
+	return d.Images, err
 }
 
 func TestDiscs(t *testing.T) {
@@ -182,6 +179,38 @@ func TestDiscs(t *testing.T) {
 	x.AllDiscs = true
 	if err := x.Verify(context.Background(), true, progress.None{}); err == nil || !strings.Contains(err.Error(), "disc 2 of the set is needed, label "+images[1].Label) {
 		t.Errorf("without disc 2: %v", err)
+	}
+}
+
+// TestDiscSink: a set that is written to discs has its images when it is committed, and
+// its directory only if that is wanted, or if the images could not be made.
+func TestDiscSink(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		keep   bool
+		size   int64
+		images int
+		left   bool
+		err    string
+	}{{"images", false, 16 << 20, 1, false, ""}, {"kept", true, 16 << 20, 1, true, ""}, {"too small", false, 1 << 20, 0, true, "cdrom --from"}} {
+		w := newWriter(t, Job{Archives: []Archive{planned(t, "sda1")}})
+		d := &Discs{Directory: w.sink.(*Directory), Into: t.TempDir(), Work: t.TempDir(), Size: c.size, KeepSet: c.keep, Report: progress.None{}}
+		d.Medium = func(iso string, extra func(*media.ISO)) error {
+			img := media.ISO{Data: true, Files: map[string]string{}, Content: map[string][]byte{}}
+			extra(&img)
+			return img.Write(iso)
+		}
+		w.sink = d
+		_, err := w.Write(t.Context())
+		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+			t.Errorf("%s: Write = %v; want %q", c.name, err, c.err)
+		}
+		if got, e := filepath.Glob(d.Into + "/host-*_*.iso"); e != nil || len(got) != c.images || len(d.Images) != c.images {
+			t.Errorf("%s: images %v, %v; want %d", c.name, got, d.Images, c.images)
+		}
+		if _, e := manifest.Open(d.Final()); (e == nil) != c.left {
+			t.Errorf("%s: the set in its directory: %v; want it there: %v", c.name, e, c.left)
+		}
 	}
 }
 
@@ -361,20 +390,16 @@ func TestDiscsFull(t *testing.T) {
 		t.Skipf("cannot mount a small tmpfs: %s; CI can", out)
 	}
 	defer exec.Command("umount", dir).Run()
-	s, err := manifest.Open(set)
-	if err != nil {
-		t.Fatal(err)
-	}
 	work := filepath.Join(dir, "work")
 	if err := os.Mkdir(work, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	d := &Discs{Report: progress.None{}, Dir: dir, Work: work, Size: 16 << 20, Set: s, Medium: func(iso string, extra func(*media.ISO)) error {
+	d := &Discs{Report: progress.None{}, Into: dir, Work: work, Size: 16 << 20, Medium: func(iso string, extra func(*media.ISO)) error {
 		img := media.ISO{Data: true, Files: map[string]string{}, Content: map[string][]byte{}}
 		extra(&img)
 		return img.Write(iso)
 	}}
-	_, err = d.Write(context.Background())
+	err := d.Divide(context.Background(), set)
 	if err == nil || !strings.Contains(err.Error(), "no space left") || !strings.Contains(err.Error(), "disc 2 of") {
 		t.Errorf("%v", err)
 	}

@@ -1,5 +1,5 @@
-// Package set writes a backup set once, to a sink: a directory, a tape, or another place
-// that keeps files. Discs are divided from a set in a directory.
+// Package set writes a backup set once, to a sink: a directory, discs, a tape, or another
+// place that keeps files.
 package set
 
 import (

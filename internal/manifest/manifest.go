@@ -277,7 +277,7 @@ func open(at place) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
-	if got := sha256.Sum256(lb); hex.EncodeToString(got[:]) != m.sum(Layout).SHA256 {
+	if got := sha256.Sum256(lb); hex.EncodeToString(got[:]) != m.Sum(Layout).SHA256 {
 		return nil, fmt.Errorf("cannot use backup set %s: %s is not the file the manifest was written for", at, Layout)
 	}
 	if s.Layout, err = layout.Read(bytes.NewReader(lb)); err != nil {
@@ -303,7 +303,8 @@ func Parse(b []byte) (*Manifest, error) {
 	return &m, nil
 }
 
-func (m *Manifest) sum(name string) FileSum {
+// Sum is what the manifest has of a file; nothing where it doesn't name it.
+func (m *Manifest) Sum(name string) FileSum {
 	i := slices.IndexFunc(m.Files, func(f FileSum) bool { return f.Name == name })
 	if i < 0 {
 		return FileSum{}
