@@ -186,22 +186,3 @@ func TestHolder(t *testing.T) {
 		t.Errorf("a set on the root file system: %v", err)
 	}
 }
-
-func TestSerial(t *testing.T) {
-	for in, want := range map[string]string{"ttyS0,115200n8": "0 115200", "ttyS1": "1 115200", "tty0": "", "ttyS9": "", "ttyS2,9600": "2 9600"} {
-		got := ""
-		if s := serial([]string{"tty0", in}); s != nil {
-			got = strings.Join([]string{string(rune('0' + s.Port)), itoa(s.Speed)}, " ")
-		}
-		if got != want {
-			t.Errorf("serial(%s) = %q; want %q", in, got, want)
-		}
-	}
-}
-
-func itoa(n int) string {
-	if n == 0 {
-		return ""
-	}
-	return itoa(n/10) + string(rune('0'+n%10))
-}

@@ -7,9 +7,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -44,8 +44,10 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 	defer os.RemoveAll(work)
 	d := &set.Discs{Into: dir, Work: work, Size: int64(opt.Size), KeepSet: opt.Keep, Report: b.Report}
 	system := func(id string) error {
-		k, info, initrd, err := b.system(ctx, p, Hint{SetID: id}, work)
-		d.Medium = func(iso string, extra func(*media.ISO)) error { return b.image(p, k, info, initrd, iso, extra) }
+		s, err := b.Maker().System(ctx, p.Machine(), rescue.Hint{SetID: id}, work)
+		if err == nil {
+			d.Medium = s.Image
+		}
 		return err
 	}
 	if opt.From != "" {

@@ -10,8 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/media"
@@ -139,7 +141,7 @@ func (t *tester) root() {
 func (t *tester) binary(ctx context.Context) {
 	work, err := os.MkdirTemp("", "mkcdrec-test-*")
 	if err == nil {
-		err = t.b.addBinary(ctx, initramfs.New(), work)
+		err = t.b.Maker().AddBinary(ctx, initramfs.New(), work)
 		os.RemoveAll(work)
 	}
 	if err != nil {
@@ -247,7 +249,7 @@ func (t *tester) kernel(p *Plan) *kernelcfg.Kernel {
 	}
 	reqs := kernelcfg.Base
 	if p != nil {
-		reqs = t.b.requirements(p)
+		reqs = p.Machine().Requirements()
 	}
 	var miss []string
 	for _, m := range k.Config.Check(reqs) {
@@ -274,7 +276,7 @@ func (t *tester) modules(p *Plan, k *kernelcfg.Kernel) {
 	if p == nil {
 		p = Unprobed()
 	}
-	names, loaded, err := t.b.selectModules(x, p)
+	names, loaded, err := t.b.Config.Rescue.SelectModules(x, p.Layout)
 	if err != nil {
 		t.add("drivers", Error, err.Error(), "see rescue.modules and rescue.extra_modules of the configuration")
 		return
@@ -331,7 +333,7 @@ func (t *tester) clock() {
 }
 
 func (t *tester) localMenu() {
-	f, err := customCfg()
+	f, err := rescue.CustomCfg()
 	if err != nil {
 		t.add("local-menu", Error, err.Error(), "on UEFI machines the firmware's menu is used as well; otherwise install GRUB's 41_custom")
 		return
@@ -366,7 +368,7 @@ func (t *tester) rest(plan *Plan) {
 		t.add("workspace", OK, quantity.Size(free).String()+" free in the current directory", "")
 	}
 	if plan != nil {
-		if line, left, err := t.b.cmdline(plan); err != nil {
+		if line, left, err := t.b.Config.Rescue.Cmdline(plan.Layout); err != nil {
 			t.add("command-line", Error, err.Error(), "change rescue.append in the configuration")
 		} else if len(left) > 0 {
 			t.add("command-line", Warning, strings.Join(left, "; "), "")
@@ -374,14 +376,14 @@ func (t *tester) rest(plan *Plan) {
 			t.add("command-line", OK, fmt.Sprintf("%d bytes", len(line)), "")
 		}
 	}
-	if n, err := t.b.Config.mediumSize(); err != nil {
+	if n, err := t.b.Config.Rescue.Size(); err != nil {
 		t.add("medium-size", Error, err.Error(), "bytes, or 700M, 4G, CD, DVD, DVD-DL, BD")
 	} else if n > 0 {
 		t.add("medium-size", OK, quantity.Size(n).String(), "")
 	} else {
 		t.add("medium-size", OK, "any", "")
 	}
-	if _, err := t.b.sshKeys(); err != nil {
+	if _, err := t.b.Config.Rescue.AuthorizedKeys(); err != nil {
 		t.add("ssh-keys", Error, err.Error(), "put lines of authorized_keys, or names of files of them, into rescue.ssh_keys")
 	} else {
 		t.add("ssh-keys", OK, fmt.Sprintf("%d configured", len(t.b.Config.Rescue.SSHKeys)), "")
@@ -410,7 +412,7 @@ func (t *tester) loaders(p *Plan, k *kernelcfg.Kernel) {
 		return
 	}
 	defer os.RemoveAll(work)
-	l := t.b.loaders(work, "/.mkcdrec", false)
+	l := rescue.FindLoaders(t.b.Executable, work, "/.mkcdrec", false)
 	if l.BIOS == nil {
 		t.add("loader-bios", sev("bios"), l.BIOSErr.Error(), "install isolinux and syslinux-common (Fedora: syslinux), or use a program built with its loader pack")
 	} else {
@@ -424,14 +426,14 @@ func (t *tester) loaders(p *Plan, k *kernelcfg.Kernel) {
 	if k == nil {
 		return
 	}
-	why := l.secureBoot(k.Image, Distribution(""))
+	why := l.SecureBoot(k.Image)
 	switch {
 	case why == "":
 		t.add("secure-boot", OK, "the medium starts with Secure Boot on", "")
-	case SecureBootOn(""):
-		t.add("secure-boot", Error, "Secure Boot is on, and the medium would not start: "+why, secureBootRemedy)
+	case efivar.SecureBoot(efivar.Dir):
+		t.add("secure-boot", Error, "Secure Boot is on, and the medium would not start: "+why, rescue.SecureBootRemedy)
 	default:
-		t.add("secure-boot", Warning, "the medium does not start with Secure Boot on: "+why, secureBootRemedy)
+		t.add("secure-boot", Warning, "the medium does not start with Secure Boot on: "+why, rescue.SecureBootRemedy)
 	}
 }
 
@@ -439,7 +441,7 @@ func (t *tester) programs(ctx context.Context, p *Plan) {
 	if p == nil {
 		return
 	}
-	progs := t.b.programs(p)
+	progs := t.b.Maker().Programs(p.Machine())
 	tree := initramfs.New()
 	got, err := tree.Carry(ctx, t.b.Run, progs)
 	if err == nil && os.Geteuid() == 0 {

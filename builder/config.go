@@ -8,13 +8,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
-	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
@@ -30,8 +28,8 @@ type Config struct {
 	// layout ("vdb1", "vg0/scratch"), mount points or pool names.
 	ExcludeDevices []string `yaml:"exclude_devices"`
 	// Compression is fastest, default or better.
-	Compression string       `yaml:"compression"`
-	Rescue      RescueConfig `yaml:"rescue"`
+	Compression string        `yaml:"compression"`
+	Rescue      rescue.Config `yaml:"rescue"`
 	// Recipients are age or SSH public keys, which the headers of LUKS devices
 	// are encrypted for: their private keys are not needed here.
 	Recipients []string `yaml:"recipients"`
@@ -39,27 +37,6 @@ type Config struct {
 	// new passphrase. "" is encrypted when there are recipients; without any
 	// the headers are reported as not covered.
 	LUKSHeaders string `yaml:"luks_headers"`
-}
-
-// RescueConfig is about the rescue system.
-type RescueConfig struct {
-	Kernel         string   `yaml:"kernel"`      // image; "" takes the running one, "best" the newest in /boot
-	ModulesDir     string   `yaml:"modules_dir"` // "" takes the kernel's own
-	Modules        string   `yaml:"modules"`     // host, default or all
-	ExtraModules   []string `yaml:"extra_modules"`
-	ExcludeModules []string `yaml:"exclude_modules"`
-	Carry          []string `yaml:"carry"`    // further programs of the host
-	Programs       string   `yaml:"programs"` // needed (or ""), required (without comfort), or none
-	Append         string   `yaml:"append"`   // kernel command line
-	// SSHKeys are public keys, or files of them, of those who may log in by
-	// ssh; without any there is no ssh server.
-	SSHKeys []string `yaml:"ssh_keys"`
-	// Default is the menu's default: local or rescue; "" takes rescue for a
-	// medium that works unattended, and local otherwise.
-	Default string `yaml:"default"`
-	// MediumSize is the size of the medium, as quantity.Parse or
-	// quantity.Medium take it; a larger image is refused.
-	MediumSize string `yaml:"medium_size"`
 }
 
 // LoadConfig reads a configuration file; unknown keys and wrong types are
@@ -107,15 +84,7 @@ func (c *Config) Validate() error {
 	if _, err := archive.NewMatcher(c.Exclude); err != nil {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
-	if m := c.Rescue.Modules; !slices.Contains(kernelcfg.Sets, m) {
-		errs = append(errs, fmt.Errorf("rescue.modules: %q; want %s", m, strings.Join(kernelcfg.Sets, ", ")))
-	}
-	if p := c.Rescue.Programs; p != "" && p != "needed" && p != "required" && p != "none" {
-		errs = append(errs, fmt.Errorf("rescue.programs: %q; want needed, required or none", p))
-	}
-	if _, err := c.mediumSize(); err != nil {
-		errs = append(errs, fmt.Errorf("rescue.medium_size: %w", err))
-	}
+	errs = append(errs, c.Rescue.Validate())
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}
@@ -124,9 +93,6 @@ func (c *Config) Validate() error {
 		errs = append(errs, errors.New("luks_headers: encrypted wants recipients"))
 	case c.LUKSHeaders != "" && c.LUKSHeaders != "encrypted" && c.LUKSHeaders != "none":
 		errs = append(errs, fmt.Errorf("luks_headers: %q; want encrypted or none", c.LUKSHeaders))
-	}
-	if d := c.Rescue.Default; d != "" && d != "local" && d != "rescue" {
-		errs = append(errs, fmt.Errorf("rescue.default: %q; want local or rescue", d))
 	}
 	return errors.Join(errs...)
 }
@@ -137,17 +103,4 @@ func (c *Config) level() (archive.Level, error) {
 		return 0, fmt.Errorf("compression: %q; want fastest, default or better", c.Compression)
 	}
 	return l, nil
-}
-
-// mediumSize is in bytes, 0 for any.
-func (c *Config) mediumSize() (int64, error) {
-	v := c.Rescue.MediumSize
-	if v == "" {
-		return 0, nil
-	}
-	if s, ok := quantity.Medium(v); ok {
-		return int64(s), nil
-	}
-	s, err := quantity.Parse(v)
-	return int64(s), err
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -34,7 +35,7 @@ func TestNoWaitForFifos(t *testing.T) {
 		"configuration": func() error { _, err := LoadConfig(conf, true); return err },
 		"a device":      func() error { _, err := LoadConfig("/dev/zero", true); return err },
 		"ssh keys": func() error {
-			_, err := (&Builder{Config: &Config{Rescue: RescueConfig{SSHKeys: []string{keys}}}}).sshKeys()
+			_, err := (&rescue.Config{SSHKeys: []string{keys}}).AuthorizedKeys()
 			return err
 		},
 		"an owner file":  func() error { return set.RemoveStale(dir, "host", t.Logf) },

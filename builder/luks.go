@@ -7,9 +7,7 @@ import (
 	"filippo.io/age"
 	"filippo.io/age/agessh"
 
-	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // recipients parses the public keys that LUKS headers are encrypted for.
@@ -54,24 +52,4 @@ func (p *Plan) luks(c *Config) error {
 		}
 	}
 	return nil
-}
-
-// cryptModules are the modules that dm-crypt and cryptsetup ask the kernel for
-// by the names of ciphers and hashes.
-func cryptModules(x *kmod.Index, k *superblock.LUKS) []string {
-	out := []string{"dm_crypt"}
-	words := append(strings.FieldsFunc(k.Cipher, func(r rune) bool { return r == '-' || r == ':' }), k.Hash, "sha256", "sha512")
-	for _, w := range words {
-		for _, m := range []string{w, w + "_generic", w + "_x86_64", w + "_ssse3"} {
-			if _, ok := x.Path[m]; ok {
-				out = append(out, m)
-			}
-		}
-	}
-	for _, m := range []string{"aesni_intel", "crypto_simd", "cryptd", "af_alg", "algif_skcipher", "algif_hash"} {
-		if _, ok := x.Path[m]; ok {
-			out = append(out, m)
-		}
-	}
-	return out
 }

@@ -11,15 +11,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
-	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape/model"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
-	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
 // fakeMachine is a builder whose kernel and executable are small files of the test, which
@@ -124,11 +123,11 @@ func TestPath(t *testing.T) {
 // TestRescueAlone: a medium appears whole, or nothing does.
 func TestRescueAlone(t *testing.T) {
 	b, dir := fakeMachine(t), t.TempDir()
-	if err := b.Rescue(t.Context(), machinePlan(t), dir+"/rescue.iso"); err != nil {
+	if err := b.Maker().File(t.Context(), machinePlan(t).Machine(), dir+"/rescue.iso"); err != nil {
 		t.Fatal(err)
 	}
 	b.Executable += "-gone"
-	if err := b.Rescue(t.Context(), machinePlan(t), dir+"/none.iso"); err == nil {
+	if err := b.Maker().File(t.Context(), machinePlan(t).Machine(), dir+"/none.iso"); err == nil {
 		t.Error("Rescue without the executable = nil; want an error")
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "rescue.iso" {
@@ -202,7 +201,7 @@ func TestTape(t *testing.T) {
 func TestPXE(t *testing.T) {
 	b, dir := fakeMachine(t), t.TempDir()
 	for range 2 {
-		if err := b.PXE(t.Context(), machinePlan(t), dir, PXEOptions{URL: "http://192.0.2.1/tree/", Source: "http://192.0.2.1/set", Host: "host"}); err != nil {
+		if err := b.Maker().PXE(t.Context(), machinePlan(t).Machine(), dir, rescue.PXEOptions{URL: "http://192.0.2.1/tree/", Source: "http://192.0.2.1/set", Host: "host"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -285,28 +284,15 @@ func TestList(t *testing.T) {
 	}
 }
 
-// TestNeeds: what a restore of a layout needs, by words.
-func TestNeeds(t *testing.T) {
-	p := machinePlan(t)
-	p.Layout.Boot.Firmware = layout.UEFI
-	p.Layout.Arrays = []layout.Array{{Name: "md0", Level: "raid1"}}
-	p.Layout.Crypts = []layout.Crypt{{Name: "c"}}
-	p.Layout.VolumeGroup = []layout.VolumeGroup{{Name: "vg0", LVs: []layout.LogicalVolume{{ThinPool: &layout.ThinPool{}}}}}
-	if got, want := p.Needs(), []string{"ext4", "luks", "lvm", "md", "raid1", "thin", "uefi"}; !slices.Equal(got, want) {
-		t.Errorf("Needs = %q; want %q", got, want)
+// TestPathRefuses: a kernel command line that can't be used is refused before anything is
+// written.
+func TestPathRefuses(t *testing.T) {
+	b, dir := fakeMachine(t), t.TempDir()
+	b.Config.Rescue.Append = "mkcdrec.source=http://u:geheim@h/set"
+	if _, err := b.Path(t.Context(), machinePlan(t), dir); err == nil || !strings.Contains(err.Error(), "rescue.append") {
+		t.Errorf("Path = %v; want an error about rescue.append", err)
 	}
-	b := fakeMachine(t)
-	if got := len(b.requirements(p)); got <= len(kernelcfg.Base) {
-		t.Errorf("%d requirements; want more than the %d of any machine", got, len(kernelcfg.Base))
-	}
-	b.Config.Rescue.Programs, b.Config.Rescue.Carry = "needed", []string{"nano"}
-	var names []string
-	for _, x := range b.programs(p) {
-		names = append(names, x.Name)
-	}
-	for _, want := range []string{"mke2fs", "cryptsetup", "lvm", "mdadm", "nano"} {
-		if !slices.Contains(names, want) {
-			t.Errorf("programs %q; want %s among them", names, want)
-		}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/set"
-	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -23,10 +23,16 @@ type Builder struct {
 	Config  *Config
 	// Executable is the multicall binary that the rescue system gets.
 	Executable string
+}
 
-	modules ModuleReport // of the last rescue system made
-	// carry is what a rescue system has beside the programs that it needs.
-	carry []initramfs.Program
+// Maker makes rescue systems by the configuration.
+func (b *Builder) Maker() *rescue.Maker {
+	return &rescue.Maker{Run: b.Run, Report: b.Report, Version: b.Version, Executable: b.Executable, Config: b.Config.Rescue}
+}
+
+// Machine is what a rescue system for the plan is made for.
+func (p *Plan) Machine() *rescue.Machine {
+	return &rescue.Machine{Layout: p.Layout, Images: p.Images, Generic: p.generic}
 }
 
 // Result says what a run made.
@@ -49,12 +55,12 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err != nil {
 		return nil, err
 	}
-	h := Hint{SetID: id}
+	h := rescue.Hint{SetID: id}
 	if p.Holder != nil {
 		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, filepath.Base(sink.Final()))
 	}
 	iso := filepath.Join(sink.Dir(), manifest.RescueISO)
-	man, err := b.write(ctx, p, id, now, sink, dir, func() error { return b.rescue(ctx, p, h, iso) })
+	man, err := b.write(ctx, p, id, now, sink, dir, func() error { return b.Maker().Medium(ctx, p.Machine(), h, iso) })
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +76,7 @@ func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, 
 			err = errors.Join(err, sink.Remove())
 		}
 	}()
-	if _, _, err := b.cmdline(p); err != nil {
+	if _, _, err := b.Config.Rescue.Cmdline(p.Layout); err != nil {
 		return nil, err
 	}
 	w, err := set.Start(p.job(b, dir), id, now, sink)

@@ -20,6 +20,8 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
+	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/fleet/netboot"
@@ -75,83 +77,115 @@ const (
 	roomMenuName = "rescue"
 )
 
+// room is a room that is to be served, and what it gets.
+type room struct {
+	ServeOptions
+	b     *Builder
+	on    netip.Prefix // this machine's address, and the network
+	pool  netboot.Pool
+	rules *fleet.Rules
+	sets  []fleet.Set
+	files map[string]web.Files
+	carry []initramfs.Program // for the rescue system of its machines
+}
+
 // Serve images a room: it makes a boot tree, starts machines from the network, and gives
-// those that were released their set, until ctx ends. The machines go on with what they
+// those that were released their set, until ctx ends. The machines continue with what they
 // have, and find the server again when it is started again.
 func (b *Builder) Serve(ctx context.Context, o ServeOptions) (err error) {
-	on, err := serveAddress(o.Interface, o.HTTP)
+	r, err := b.newRoom(ctx, o)
 	if err != nil {
 		return err
-	}
-	var pool netboot.Pool
-	if o.DHCP != "" {
-		if o.Interface == "" {
-			return exit.Usage(errors.New("--dhcp wants --listen: addresses are given out on an interface that was named"))
-		}
-		if pool, err = netboot.ParsePool(o.DHCP, on); err != nil {
-			return exit.Usage(fmt.Errorf("--dhcp: %w", err))
-		}
-	}
-	rules := fleet.DefaultRules()
-	if o.Rules != "" {
-		if rules, err = fleet.LoadRules(o.Rules); err != nil {
-			return exit.Usage(err)
-		}
-	}
-	sets, files, err := b.serveSets(ctx, o.Sets)
-	if err != nil {
-		return err
-	}
-	if err := rules.Check(sets); err != nil {
-		return exit.Usage(fmt.Errorf("cannot use rules %s:\n%w", o.Rules, err))
 	}
 	unlock, err := lockState(o.State)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if o.DHCP != "" {
-		other, err := netboot.Foreign(ctx, o.Interface, foreignTime)
-		if err != nil {
-			return err
-		}
-		if other != "" {
-			return &exit.Refusal{Reason: fmt.Sprintf("the DHCP server %s gives out addresses on %s; two of them would take each other's machines: stop that one, or use --proxy", other, o.Interface)}
-		}
+	if err := r.alone(ctx); err != nil {
+		return err
 	}
 	if o.Swarm {
-		stop, err := b.swarm(ctx, o, on.Addr(), sets, files)
+		stop, carry, err := b.swarm(ctx, o, r.on.Addr(), r.sets, r.files)
 		if err != nil {
 			return err
 		}
 		defer stop()
+		r.carry = carry
 	}
-	room, err := fleet.OpenRoom(o.State, rules, sets)
+	state, err := fleet.OpenRoom(o.State, r.rules, r.sets)
 	if err != nil {
 		return err
 	}
-	l, err := b.listen(room, o, on)
+	l, err := b.listen(state, o, r.on)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	tree, loaders, err := b.bootTree(ctx, o, l)
+	return r.serve(ctx, state, l)
+}
+
+// newRoom checks what is asked for, and opens the sets.
+func (b *Builder) newRoom(ctx context.Context, o ServeOptions) (*room, error) {
+	r := &room{ServeOptions: o, b: b, rules: fleet.DefaultRules()}
+	var err error
+	if r.on, err = serveAddress(o.Interface, o.HTTP); err != nil {
+		return nil, err
+	}
+	if o.DHCP != "" {
+		if o.Interface == "" {
+			return nil, exit.Usage(errors.New("--dhcp wants --listen: addresses are given out on an interface that was named"))
+		}
+		if r.pool, err = netboot.ParsePool(o.DHCP, r.on); err != nil {
+			return nil, exit.Usage(fmt.Errorf("--dhcp: %w", err))
+		}
+	}
+	if o.Rules != "" {
+		if r.rules, err = fleet.LoadRules(o.Rules); err != nil {
+			return nil, exit.Usage(err)
+		}
+	}
+	if r.sets, r.files, err = b.serveSets(ctx, o.Sets); err != nil {
+		return nil, err
+	}
+	if err := r.rules.Check(r.sets); err != nil {
+		return nil, exit.Usage(fmt.Errorf("cannot use rules %s:\n%w", o.Rules, err))
+	}
+	return r, nil
+}
+
+// alone refuses to give out addresses beside another DHCP server.
+func (r *room) alone(ctx context.Context) error {
+	if r.DHCP == "" {
+		return nil
+	}
+	other, err := netboot.Foreign(ctx, r.Interface, foreignTime)
+	if err == nil && other != "" {
+		err = &exit.Refusal{Reason: fmt.Sprintf("the DHCP server %s gives out addresses on %s; two of them would take each other's machines: stop that one, or use --proxy", other, r.Interface)}
+	}
+	return err
+}
+
+// serve makes the boot tree and serves it, the page and the network, until ctx ends.
+func (r *room) serve(ctx context.Context, state *fleet.Room, l *listeners) (err error) {
+	note, warn := r.b.Report.Note, r.b.Report.Warn
+	tree, loaders, err := r.bootTree(ctx, l)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	if o.Built != nil {
-		o.Built()
+	if r.Built != nil {
+		r.Built()
 	}
-	handler, err := web.New(web.Config{Room: room, Sets: files, Token: l.Token, Title: "mkcdrec on " + hostname(),
-		Wake: func(mac string) error { return netboot.Wake(on, mac) }, Say: b.Report.Note, Warn: b.Report.Warn})
+	handler, err := web.New(web.Config{Room: state, Sets: r.files, Token: l.Token, Title: "mkcdrec on " + hostname(),
+		Wake: func(mac string) error { return netboot.Wake(r.on, mac) }, Say: note, Warn: warn})
 	if err != nil {
 		return err
 	}
 	failed := make(chan error, 2)
 	l.serve(tree, handler, failed)
-	if o.Interface != "" {
-		s, err := netboot.New(netboot.Config{Interface: o.Interface, Address: on, Pool: pool, LeaseFile: o.State + ".leases", Loaders: loaders, Tree: tree, PXE: room.PXE, Say: b.Report.Note, Warn: b.Report.Warn})
+	if r.Interface != "" {
+		s, err := netboot.New(netboot.Config{Interface: r.Interface, Address: r.on, Pool: r.pool, LeaseFile: r.State + ".leases", Loaders: loaders, Tree: tree, PXE: state.PXE, Say: note, Warn: warn})
 		if err == nil {
 			err = s.Start(ctx)
 		}
@@ -160,13 +194,13 @@ func (b *Builder) Serve(ctx context.Context, o ServeOptions) (err error) {
 		}
 		defer func() { err = errors.Join(err, s.Close()) }()
 	}
-	b.announce(o, on, pool, sets, room, l)
-	if o.Ready != nil {
-		o.Ready(l.Serving)
+	r.announce(state, l)
+	if r.Ready != nil {
+		r.Ready(l.Serving)
 	}
 	select {
 	case <-ctx.Done():
-		b.Report.Note("the server ends; machines that work go on, and report when it is started again")
+		note("the server ends; machines that are being restored continue, and report when it is started again")
 		return nil
 	case err := <-failed:
 		return err
@@ -174,37 +208,66 @@ func (b *Builder) Serve(ctx context.Context, o ServeOptions) (err error) {
 }
 
 // announce prints what is served, and how.
-func (b *Builder) announce(o ServeOptions, on netip.Prefix, pool netboot.Pool, sets []fleet.Set, room *fleet.Room, l *listeners) {
-	for _, s := range sets {
+func (r *room) announce(state *fleet.Room, l *listeners) {
+	note := r.b.Report.Note
+	for _, s := range r.sets {
 		var disks []string
 		for _, d := range s.Disks {
 			disks = append(disks, fmt.Sprintf("%s %s", d.Name, d.Size))
 		}
-		b.Report.Note("set %s: of %s, for %s", s.Name, s.Host, strings.Join(disks, ", "))
+		note("set %s: of %s, for %s", s.Name, s.Host, strings.Join(disks, ", "))
 	}
 	switch {
-	case o.Interface == "":
-		b.Report.Note("no interface was named: DHCP and TFTP are left to other servers; %s/boot.ipxe is for iPXE, %s/%s for UEFI HTTP Boot", l.Boot, l.Boot, HTTPBoot)
-	case o.DHCP == "":
-		b.Report.Note("proxyDHCP and TFTP on %s (%s), beside the DHCP server of that network", o.Interface, on)
+	case r.Interface == "":
+		note("no interface was named: DHCP and TFTP are left to other servers; %s/boot.ipxe is for iPXE, %s/%s for UEFI HTTP Boot", l.Boot, l.Boot, rescue.HTTPBoot)
+	case r.DHCP == "":
+		note("proxyDHCP and TFTP on %s (%s), beside the DHCP server of that network", r.Interface, r.on)
 	default:
-		b.Report.Note("DHCP (%s-%s) and TFTP on %s (%s)", pool.First, pool.Last, o.Interface, on)
+		note("DHCP (%s-%s) and TFTP on %s (%s)", r.pool.First, r.pool.Last, r.Interface, r.on)
 	}
-	b.Report.Note("boot files at %s", l.Boot)
-	if n := len(room.Views()); n > 0 {
-		b.Report.Note("machines known from %s: %d", o.State, n)
+	note("boot files at %s", l.Boot)
+	if n := len(state.Views()); n > 0 {
+		note("machines known from %s: %d", r.State, n)
 	}
-	b.Report.Note("page of the room: %s\nthe browser warns once of the certificate; its SHA-256 is %s", l.Page, l.Fingerprint)
+	note("page of the room: %s\nthe browser warns once of the certificate; its SHA-256 is %s", l.Page, l.Fingerprint)
+}
+
+// address is an IPv4 address of this machine.
+type address struct {
+	ifname string
+	netip.Prefix
+}
+
+// addresses lists them, and the interfaces with and without any.
+func addresses() (all []address, ifnames []string, err error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot list network interfaces: %w", err)
+	}
+	for _, i := range ifs {
+		ifnames = append(ifnames, i.Name)
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil {
+				ip, _ := netip.AddrFromSlice(n.IP.To4())
+				bits, _ := n.Mask.Size()
+				all = append(all, address{i.Name, netip.PrefixFrom(ip, bits)})
+			}
+		}
+	}
+	return all, ifnames, nil
 }
 
 // serveAddress gives this machine's address and network on an interface, or the one that
 // at names where there is none.
 func serveAddress(ifname, at string) (netip.Prefix, error) {
-	all, err := net.Interfaces()
+	all, ifnames, err := addresses()
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("cannot list network interfaces: %w", err)
+		return netip.Prefix{}, err
 	}
-	var known []string
 	var want netip.Addr
 	if ifname == "" {
 		ap, err := netip.ParseAddrPort(at)
@@ -213,39 +276,27 @@ func serveAddress(ifname, at string) (netip.Prefix, error) {
 		}
 		want = ap.Addr()
 	}
-	found := false
-	for _, i := range all {
-		found = found || i.Name == ifname
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue
+	var known []string
+	for _, a := range all {
+		if a.ifname == ifname || want.IsValid() && a.Addr() == want {
+			return a.Prefix, nil
 		}
-		for _, a := range addrs {
-			n, ok := a.(*net.IPNet)
-			if !ok || n.IP.To4() == nil {
-				continue
-			}
-			ip, _ := netip.AddrFromSlice(n.IP.To4())
-			bits, _ := n.Mask.Size()
-			p := netip.PrefixFrom(ip, bits)
-			if i.Name == ifname || want.IsValid() && ip == want {
-				return p, nil
-			}
-			if i.Flags&net.FlagLoopback == 0 {
-				known = append(known, fmt.Sprintf("%s (%s)", i.Name, p))
-			}
+		if !a.Addr().IsLoopback() {
+			known = append(known, fmt.Sprintf("%s (%s)", a.ifname, a.Prefix))
 		}
 	}
 	have := strings.Join(known, ", ")
 	switch {
 	case ifname == "" && at == "":
-		return netip.Prefix{}, exit.Usage(fmt.Errorf("name the interface that machines start from with --listen; there are %s", have))
+		err = fmt.Errorf("name the interface that machines start from with --listen; there are %s", have)
 	case ifname == "":
-		return netip.Prefix{}, exit.Usage(fmt.Errorf("--http %s: no interface has that address; there are %s", at, have))
-	case found:
-		return netip.Prefix{}, exit.Usage(fmt.Errorf("--listen %s: the interface has no IPv4 address", ifname))
+		err = fmt.Errorf("--http %s: no interface has that address; there are %s", at, have)
+	case slices.Contains(ifnames, ifname):
+		err = fmt.Errorf("--listen %s: the interface has no IPv4 address", ifname)
+	default:
+		err = fmt.Errorf("--listen %s: there is no such interface; there are %s", ifname, have)
 	}
-	return netip.Prefix{}, exit.Usage(fmt.Errorf("--listen %s: there is no such interface; there are %s", ifname, have))
+	return netip.Prefix{}, exit.Usage(err)
 }
 
 // setFiles gives the files of a set that its manifest names, with the sizes that it
@@ -272,7 +323,7 @@ func (s setFiles) Open(name string) (store.File, error) {
 	return f, nil
 }
 
-// serveSets opens the sets.
+// serveSets opens the sets, each PLACE or NAME=PLACE.
 func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, map[string]web.Files, error) {
 	if len(places) == 0 {
 		return nil, nil, exit.Usage(errors.New("serve wants a backup set"))
@@ -300,28 +351,41 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 		case files[name] != nil:
 			return nil, nil, exit.Usage(fmt.Errorf("two sets are called %s; give one another name by NAME=%s", name, place))
 		}
-		s := fleet.Set{Name: name, Host: set.Manifest.Host, ID: set.Manifest.ID, Digest: set.Digest, Work: set.VerifySize(false)}
-		least := plan.Minimum(set.Layout, plan.Wish{})
-		for _, n := range set.Layout.Needed() {
-			d := set.Layout.Disk(n)
-			if d == nil {
-				return nil, nil, fmt.Errorf("cannot serve %s: its layout has no disk %s", place, n)
-			}
-			s.Disks = append(s.Disks, fleet.SetDisk{Name: d.Name, Model: d.Model, Size: d.Size, Least: least[d.Name]})
-		}
-		for _, a := range set.Manifest.Archives {
-			s.Work += int64(a.TarSize)
+		s, err := fleetSet(name, set)
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot serve %s: %w", place, err)
 		}
 		if len(set.Layout.Crypts) > 0 {
 			b.Report.Warn("set %s has LUKS devices: their restore asks for a passphrase at each machine", name)
 		}
-		f := setFiles{set, map[string]bool{manifest.File: true, manifest.SHA256: true, manifest.SFV: true}, map[string]int64{}}
-		for _, x := range set.Manifest.Files {
-			f.names[x.Name], f.sizes[x.Name] = true, int64(x.Size)
-		}
-		out, files[name] = append(out, s), f
+		out, files[name] = append(out, s), filesOf(set)
 	}
 	return out, files, nil
+}
+
+// fleetSet is what rules and the page have of a set.
+func fleetSet(name string, set *manifest.Set) (fleet.Set, error) {
+	s := fleet.Set{Name: name, Host: set.Manifest.Host, ID: set.Manifest.ID, Digest: set.Digest, Work: set.VerifySize(false)}
+	least := plan.Minimum(set.Layout, plan.Wish{})
+	for _, n := range set.Layout.Needed() {
+		d := set.Layout.Disk(n)
+		if d == nil {
+			return s, fmt.Errorf("its layout has no disk %s", n)
+		}
+		s.Disks = append(s.Disks, fleet.SetDisk{Name: d.Name, Model: d.Model, Size: d.Size, Least: least[d.Name]})
+	}
+	for _, a := range set.Manifest.Archives {
+		s.Work += int64(a.TarSize)
+	}
+	return s, nil
+}
+
+func filesOf(set *manifest.Set) setFiles {
+	f := setFiles{set, map[string]bool{manifest.File: true, manifest.SHA256: true, manifest.SFV: true}, map[string]int64{}}
+	for _, x := range set.Manifest.Files {
+		f.names[x.Name], f.sizes[x.Name] = true, int64(x.Size)
+	}
+	return f
 }
 
 // lockState keeps a second server from the same state.
@@ -441,18 +505,17 @@ func (l *listeners) close() error {
 }
 
 // bootTree makes the boot tree beside the state, for any machine, and tells what is in it.
-func (b *Builder) bootTree(ctx context.Context, o ServeOptions, l *listeners) (*netboot.Tree, netboot.Loaders, error) {
+func (r *room) bootTree(ctx context.Context, l *listeners) (*netboot.Tree, netboot.Loaders, error) {
 	var none netboot.Loaders
 	if b, err := hex.DecodeString(l.Fingerprint); err != nil || len(b) != sha256.Size {
 		return nil, none, fmt.Errorf("cannot make the boot tree: %q is not a fingerprint", l.Fingerprint)
 	}
-	c := *b.Config
-	c.Rescue.Append = strings.TrimSpace(c.Rescue.Append + " mkcdrec.fleet=" + l.fleetURL() + " mkcdrec.fleetcert=" + l.Fingerprint)
-	c.Rescue.Default = roomMenuName
-	mine := *b
-	mine.Config = &c
-	dir := o.State + ".boot"
-	if err := mine.PXE(ctx, Unprobed(), dir, PXEOptions{URL: l.Boot, Timeout: roomTimeout}); err != nil {
+	m, p := r.b.Maker(), Unprobed().Machine()
+	m.Config.Append = strings.TrimSpace(m.Config.Append + " mkcdrec.fleet=" + l.fleetURL() + " mkcdrec.fleetcert=" + l.Fingerprint)
+	m.Config.Default = roomMenuName
+	p.Carry = r.carry
+	dir := r.State + ".boot"
+	if err := m.PXE(ctx, p, dir, rescue.PXEOptions{URL: l.Boot, Timeout: roomTimeout}); err != nil {
 		return nil, none, err
 	}
 	tree, err := netboot.OpenTree(dir)
@@ -469,8 +532,8 @@ func (b *Builder) bootTree(ctx context.Context, o ServeOptions, l *listeners) (*
 	if slices.Contains(have, "bootx64.efi") {
 		out.UEFI = "bootx64.efi"
 	}
-	if slices.Contains(have, HTTPBoot) {
-		out.HTTP = l.Boot + "/" + HTTPBoot
+	if slices.Contains(have, rescue.HTTPBoot) {
+		out.HTTP = l.Boot + "/" + rescue.HTTPBoot
 	}
 	return tree, out, nil
 }

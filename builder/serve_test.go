@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netns"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
@@ -180,7 +181,7 @@ func TestServeSecondDHCP(t *testing.T) {
 	defer h.Close()
 	// Until dnsmasq answers, Serve fails for want of a kernel, which comes after the search.
 	o := ServeOptions{Sets: []string{"lab=" + set}, Interface: "srv", DHCP: "10.94.0.100-10.94.0.120", State: filepath.Join(t.TempDir(), "state.json")}
-	m := &Builder{Report: progress.None{}, Config: &Config{Rescue: RescueConfig{Kernel: "/nonexistent"}}}
+	m := &Builder{Report: progress.None{}, Config: &Config{Rescue: rescue.Config{Kernel: "/nonexistent"}}}
 	var last error
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
 		done := make(chan error)

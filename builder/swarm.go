@@ -37,18 +37,18 @@ const (
 )
 
 // swarm starts a seeder for each set that is in a directory, and tells the sets where it
-// is. The rescue system gets the program.
-func (b *Builder) swarm(ctx context.Context, o ServeOptions, on netip.Addr, sets []fleet.Set, files map[string]web.Files) (stop func(), err error) {
+// is. carry is the program, for the rescue system.
+func (b *Builder) swarm(ctx context.Context, o ServeOptions, on netip.Addr, sets []fleet.Set, files map[string]web.Files) (stop func(), carry []initramfs.Program, err error) {
 	program, err := findSwarm(b.Executable)
 	if err != nil {
-		return nil, exit.Usage(err)
+		return nil, nil, exit.Usage(err)
 	}
 	port := o.SwarmPort
 	if port == 0 {
 		port = SwarmPort
 	}
 	if port < 1 || port+2*len(sets)-1 > 1<<16-1 {
-		return nil, exit.Usage(fmt.Errorf("--swarm-port %d: want two ports for each of %d sets, to 65535", port, len(sets)))
+		return nil, nil, exit.Usage(fmt.Errorf("--swarm-port %d: want two ports for each of %d sets, to 65535", port, len(sets)))
 	}
 	var all []*seeder
 	stop = func() {
@@ -66,12 +66,11 @@ func (b *Builder) swarm(ctx context.Context, o ServeOptions, on netip.Addr, sets
 			web: netip.AddrPortFrom(on, uint16(port+2*i+1)).String(), peers: netip.AddrPortFrom(on, uint16(port+2*i)).String()}
 		if sets[i].Swarm, err = s.start(ctx); err != nil {
 			stop()
-			return nil, err
+			return nil, nil, err
 		}
 		all = append(all, s)
 	}
-	b.carry = []initramfs.Program{{Name: swarmProgram, File: program, Check: []string{"get", "--help"}, For: "--swarm"}}
-	return stop, nil
+	return stop, []initramfs.Program{{Name: swarmProgram, File: program, Check: []string{"get", "--help"}, For: "--swarm"}}, nil
 }
 
 // findSwarm finds the program beside the executable, or where programs are.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
@@ -109,7 +110,7 @@ func TestSwarmSeeders(t *testing.T) {
 			t.Setenv("SWARM_LOG", log)
 			t.Setenv("SWARM_FAKE", c.how)
 			t.Setenv("SWARM_DIGEST", sets[0].Digest)
-			stop, err := b.swarm(t.Context(), ServeOptions{SwarmPort: 7001}, netip.MustParseAddr("10.0.0.1"), sets, files)
+			stop, carry, err := b.swarm(t.Context(), ServeOptions{SwarmPort: 7001}, netip.MustParseAddr("10.0.0.1"), sets, files)
 			if c.want != "" {
 				if err == nil || err.Error() != c.want {
 					t.Errorf("%v; want %q", err, c.want)
@@ -119,7 +120,7 @@ func TestSwarmSeeders(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p := b.programs(&Plan{}); len(p) != 1 || p[0].File != filepath.Join(dir, swarmProgram) {
+			if p := b.Maker().Programs(&rescue.Machine{Carry: carry}); len(p) != 1 || p[0].File != filepath.Join(dir, swarmProgram) {
 				t.Errorf("the rescue system gets %+v", p)
 			}
 			if s := sets[1].Swarm; s.Server != "http://10.0.0.1:7004/" || len(s.Hash) != 40 {
@@ -175,7 +176,7 @@ func TestNoSwarm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.swarm(t.Context(), ServeOptions{}, netip.MustParseAddr("127.0.0.1"), sets, files); exit.Code(err) != exit.BadUsage || !strings.Contains(err.Error(), "cannot find program mkcdrec-swarm") {
+	if _, _, err := b.swarm(t.Context(), ServeOptions{}, netip.MustParseAddr("127.0.0.1"), sets, files); exit.Code(err) != exit.BadUsage || !strings.Contains(err.Error(), "cannot find program mkcdrec-swarm") {
 		t.Error(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "mkcdrec"), nil, 0o700); err != nil {
@@ -184,7 +185,7 @@ func TestNoSwarm(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, swarmProgram), nil, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.swarm(t.Context(), ServeOptions{SwarmPort: 65535}, netip.MustParseAddr("127.0.0.1"), sets, files); exit.Code(err) != exit.BadUsage || !strings.Contains(err.Error(), "--swarm-port 65535") {
+	if _, _, err := b.swarm(t.Context(), ServeOptions{SwarmPort: 65535}, netip.MustParseAddr("127.0.0.1"), sets, files); exit.Code(err) != exit.BadUsage || !strings.Contains(err.Error(), "--swarm-port 65535") {
 		t.Error(err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -87,12 +88,12 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 
 // tapeMedium makes the medium of a set on tape.
 func (b *Builder) tapeMedium(ctx context.Context, p *Plan, opt TapeOptions, id, iso string) error {
-	k, info, initrd, err := b.system(ctx, p, Hint{SetID: id, Tape: opt.Device}, filepath.Dir(iso))
+	s, err := b.Maker().System(ctx, p.Machine(), rescue.Hint{SetID: id, Tape: opt.Device}, filepath.Dir(iso))
 	if err != nil {
 		return err
 	}
 	noBIOS := false
-	if err := b.image(p, k, info, initrd, iso, func(img *media.ISO) {
+	if err := s.Image(iso, func(img *media.ISO) {
 		// What starts a tape is a BIOS, and it wants all it needs for that in
 		// the first 250 KB: no room for an EFI partition.
 		if noBIOS = opt.OBDR && img.BIOS == nil; opt.OBDR && !noBIOS {

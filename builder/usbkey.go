@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
@@ -302,19 +303,17 @@ func (w *keyWriter) rescue(ctx context.Context, p *Plan, work string) error {
 	if w.mkfs == "" && w.fresh {
 		return fmt.Errorf("cannot make the key: there is neither mkfs.%s here", strings.Join(plain, " nor mkfs."))
 	}
-	c := *w.b.Config
-	c.Rescue.ExtraModules = append(slices.Clone(c.Rescue.ExtraModules), plain...)
-	b := *w.b
-	b.Config = &c
+	m := w.b.Maker()
+	m.Config.ExtraModules = append(slices.Clone(m.Config.ExtraModules), plain...)
 	w.setID = uuid.New()
-	k, info, initrd, err := b.system(ctx, p, Hint{SetID: w.setID, FSUUID: w.key.ID}, work)
+	s, err := m.System(ctx, p.Machine(), rescue.Hint{SetID: w.setID, FSUUID: w.key.ID}, work)
 	if err != nil {
 		return err
 	}
 	w.image = filepath.Join(work, "rescue.iso")
-	if err := b.image(p, k, info, initrd, w.image, func(i *media.ISO) {
+	if err := s.Image(w.image, func(i *media.ISO) {
 		if i.BIOS != nil && i.BIOS.PartitionCode == "" {
-			b.Report.Warn("the key will not start on BIOS machines: isohdppx.bin and mbr.bin of syslinux are missing")
+			w.b.Report.Warn("the key will not start on BIOS machines: isohdppx.bin and mbr.bin of syslinux are missing")
 			i.BIOS = nil
 		}
 		w.bios = i.BIOS

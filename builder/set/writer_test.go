@@ -80,6 +80,15 @@ func TestSetReadable(t *testing.T) {
 	}
 }
 
+// TestReadable: where modes can't be set it is said, as on FAT.
+func TestReadable(t *testing.T) {
+	for m, want := range map[os.FileMode]string{0o600: "", 0o400: "", 0o700: "", 0o644: "x can be read by others (mode 0644)", 0o755: "(mode 0755)", 0o640: "(mode 0640)"} {
+		if got := Readable("x", m); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("Readable(%o) = %q; want %q", m, got, want)
+		}
+	}
+}
+
 // An image of a device that can change while it is read is in the set, and named.
 func TestImageWriters(t *testing.T) {
 	dev := btrfstest.Loop(t, 12<<20)

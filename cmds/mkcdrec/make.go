@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
@@ -79,7 +80,7 @@ func (a *app) rescueCommand() *cli.Command {
 				a.ui.Note("would write %s", out)
 				return nil
 			}
-			if err := b.Rescue(ctx, p, out); err != nil {
+			if err := b.Maker().File(ctx, p.Machine(), out); err != nil {
 				return err
 			}
 			st, err := os.Stat(out)
@@ -106,13 +107,13 @@ func (a *app) local(ctx context.Context, c *cli.Command, b *builder.Builder) err
 		return nil
 	}
 	if c.Bool("local-remove") {
-		if err := b.LocalRemove(p); err != nil {
+		if err := rescue.LocalRemove(p.Layout); err != nil {
 			return err
 		}
 		a.ui.Note("the rescue system is removed from this machine")
 		return nil
 	}
-	done, err := b.Local(ctx, p)
+	done, err := b.Maker().Local(ctx, p.Machine())
 	if err != nil {
 		return err
 	}
@@ -153,7 +154,7 @@ func (a *app) pxeCommand() *cli.Command {
 				return err
 			}
 			dir := c.Args().First()
-			if err := b.PXE(ctx, a.rescuePlan(ctx, b), dir, builder.PXEOptions{URL: c.String("url"), Source: c.String("source"), Host: c.String("host")}); err != nil {
+			if err := b.Maker().PXE(ctx, a.rescuePlan(ctx, b).Machine(), dir, rescue.PXEOptions{URL: c.String("url"), Source: c.String("source"), Host: c.String("host")}); err != nil {
 				return err
 			}
 			a.ui.Result(map[string]any{"dir": dir})

@@ -94,3 +94,10 @@ func LoaderInfo(dir string) (info string, ok bool) {
 	info, _, _ = parseUTF16(append(v[4:], 0, 0))
 	return info, true
 }
+
+// SecureBoot tells whether the firmware started this machine with Secure Boot: section 3.3
+// of the UEFI specification.
+func SecureBoot(dir string) bool {
+	b, err := os.ReadFile(variable(dir, "SecureBoot"))
+	return err == nil && len(b) == 5 && b[4] == 1 // four bytes of attributes
+}

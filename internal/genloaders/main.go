@@ -16,7 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 )
@@ -96,7 +96,7 @@ func packSelf(exe string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return initramfs.Prepack(builder.Binary, plain)
+	return initramfs.Prepack(rescue.Binary, plain)
 }
 
 // fetch gets a package's file, from the cache or with apt-get.

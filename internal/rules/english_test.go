@@ -201,7 +201,8 @@ const slack = 15
 // budget is the number of findings that each directory may have. It is to become empty. Fewer are allowed
 // for now; the test logs what to lower.
 var budget = map[string]count{
-	"builder":                          {4, 42, 0},
+	"builder":                          {2, 30, 0},
+	"builder/rescue":                   {1, 7, 0},
 	"builder/set":                      {0, 12, 0},
 	"cmds/blockdev":                    {0, 1, 0},
 	"cmds/clonedsk":                    {1, 1, 0},
@@ -230,7 +231,7 @@ var budget = map[string]count{
 	"internal/loaders":                 {1, 2, 0},
 	"internal/machinetest":             {0, 1, 0},
 	"internal/manifest":                {1, 18, 0},
-	"internal/media":                   {5, 8, 0},
+	"internal/media":                   {4, 6, 0},
 	"internal/plan":                    {4, 31, 0},
 	"internal/probe":                   {1, 39, 0},
 	"internal/recreate":                {4, 14, 0},

@@ -27,7 +27,7 @@ var (
 
 // readsByHand are the files that may do what TestOneReaderOfSystemFiles looks for, and why.
 var readsByHand = map[string]string{
-	"builder/loaders.go":                 "ID= of os-release(5)",
+	"builder/rescue/loaders.go":          "ID= of os-release(5)",
 	"internal/bootloader/copies.go":      "LVM's devices file, lvmdevices(8)",
 	"internal/bootloader/follow.go":      "LVM's devices file, lvmdevices(8)",
 	"internal/bootloader/systemdboot.go": "mounts a file over /proc/cmdline of a chroot",

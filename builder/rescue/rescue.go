@@ -1,4 +1,4 @@
-package builder
+package rescue
 
 import (
 	"context"
@@ -14,19 +14,40 @@ import (
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
-	"github.com/mkcdrec/mkcdrec/internal/kmod"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
-	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
+
+// Maker makes rescue systems and media.
+type Maker struct {
+	Run     tool.Runner
+	Report  progress.Reporter
+	Version string // of this program
+	// Executable is the multicall binary that the rescue system gets.
+	Executable string
+	Config     Config
+}
+
+// Machine is what a rescue system is made for.
+type Machine struct {
+	Layout *layout.Layout
+	// Images are the devices that a set has block by block.
+	Images []*layout.Image
+	// Generic is a machine without a layout: the medium gets what this one has for any set.
+	Generic bool
+	// Carry are programs beside those that are needed.
+	Carry []initramfs.Program
+}
 
 // Hint tells the rescue system where its set is.
 type Hint struct {
@@ -34,9 +55,19 @@ type Hint struct {
 	Tape                string // drive, or ""
 }
 
-// Needs is what a rescue system has to be able to do, by the words that
+// System is a rescue system that was made.
+type System struct {
+	Kernel *kernelcfg.Kernel
+	Info   *rescue.Info // what it knows of its machine
+	Initrd string       // the file of its initramfs
+
+	by      *Maker
+	machine *Machine
+}
+
+// needs is what a rescue system has to be able to do, by the words that
 // kernelcfg.For and initramfs.ProgramsFor know.
-func (p *Plan) Needs() []string {
+func (p *Machine) needs() []string {
 	var out []string
 	for _, f := range p.Layout.Filesystems {
 		out = append(out, f.Type)
@@ -62,15 +93,15 @@ func (p *Plan) Needs() []string {
 	return slices.Compact(out)
 }
 
-// Rescue writes a rescue medium to the file out, which appears whole.
-func (b *Builder) Rescue(ctx context.Context, p *Plan, out string) error {
+// File writes a rescue medium to the file out, which appears whole.
+func (b *Maker) File(ctx context.Context, p *Machine, out string) error {
 	tmp, err := os.MkdirTemp(filepath.Dir(out), ".mkcdrec-iso-*")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", out, err)
 	}
 	defer os.RemoveAll(tmp)
 	iso := filepath.Join(tmp, "iso")
-	if err := b.rescue(ctx, p, Hint{}, iso); err != nil {
+	if err := b.Medium(ctx, p, Hint{}, iso); err != nil {
 		return err
 	}
 	if err := os.Rename(iso, out); err != nil {
@@ -79,53 +110,53 @@ func (b *Builder) Rescue(ctx context.Context, p *Plan, out string) error {
 	return nil
 }
 
-func (b *Builder) rescue(ctx context.Context, p *Plan, h Hint, iso string) error {
+// Medium makes a rescue system and writes its image.
+func (b *Maker) Medium(ctx context.Context, p *Machine, h Hint, iso string) error {
 	work, err := os.MkdirTemp(filepath.Dir(iso), ".rescue-*")
 	if err != nil {
 		return fmt.Errorf("cannot make the rescue system: %w", err)
 	}
 	defer os.RemoveAll(work)
-	k, info, initrd, err := b.system(ctx, p, h, work)
+	s, err := b.System(ctx, p, h, work)
 	if err != nil {
 		return err
 	}
-	return b.image(p, k, info, initrd, iso, nil)
+	return s.Image(iso, nil)
 }
 
-// system makes the rescue system below work: the kernel, what it knows of its
-// machine, and the file of its initramfs.
-func (b *Builder) system(ctx context.Context, p *Plan, h Hint, work string) (*kernelcfg.Kernel, *rescue.Info, string, error) {
+// System makes the rescue system below work.
+func (b *Maker) System(ctx context.Context, p *Machine, h Hint, work string) (*System, error) {
 	b.Report.Phase("rescue system", 0)
-	if _, _, err := b.cmdline(p); err != nil {
-		return nil, nil, "", err
+	if _, _, err := b.Config.Cmdline(p.Layout); err != nil {
+		return nil, err
 	}
-	k, err := b.kernel(p)
-	if err != nil {
-		return nil, nil, "", err
+	s := &System{Initrd: filepath.Join(work, "initrd.img"), by: b, machine: p}
+	var err error
+	if s.Kernel, err = b.kernel(p); err != nil {
+		return nil, err
 	}
-	info, err := b.info(p, k, h)
-	if err != nil {
-		return nil, nil, "", err
+	if s.Info, err = b.info(p, s.Kernel, h); err != nil {
+		return nil, err
 	}
-	tree, err := b.tree(ctx, p, k, info, work)
+	tree, drivers, err := b.tree(ctx, p, s.Kernel, s.Info, work)
 	if err != nil {
-		return nil, nil, "", fmt.Errorf("cannot make the rescue system: %w", err)
+		return nil, fmt.Errorf("cannot make the rescue system: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, nil, "", err
+		return nil, err
 	}
-	initrd := filepath.Join(work, "initrd.img")
-	size, err := pack(tree, k, initrd)
+	size, err := pack(tree, s.Kernel, s.Initrd)
 	if err != nil {
-		return nil, nil, "", err
+		return nil, err
 	}
-	b.report(k.Release, size, tree.Size())
-	return k, info, initrd, nil
+	b.Report.Note("rescue system: kernel %s, %d modules (set %s), initramfs %s (unpacked %s)", s.Kernel.Release, drivers.modules, b.Config.Modules, quantity.Size(size), quantity.Size(tree.Size()))
+	drivers.report(b.Report)
+	return s, nil
 }
 
 // info is what the medium knows of its machine. With SOURCE_DATE_EPOCH the
 // medium's id comes from what it is made of.
-func (b *Builder) info(p *Plan, k *kernelcfg.Kernel, h Hint) (*rescue.Info, error) {
+func (b *Maker) info(p *Machine, k *kernelcfg.Kernel, h Hint) (*rescue.Info, error) {
 	now, fixed, err := media.Epoch()
 	if err != nil {
 		return nil, err
@@ -136,15 +167,14 @@ func (b *Builder) info(p *Plan, k *kernelcfg.Kernel, h Hint) (*rescue.Info, erro
 		if err := publicLayout(p.Layout).Write(&lay); err != nil {
 			return nil, err
 		}
-		i.MediumID = uuid.From(fmt.Sprintf("%d\x00%s\x00%s\x00%+v\x00%s", now.Unix(), k.Release, b.Version, b.Config.Rescue, lay.String()))
+		i.MediumID = uuid.From(fmt.Sprintf("%d\x00%s\x00%s\x00%+v\x00%s", now.Unix(), k.Release, b.Version, b.Config, lay.String()))
 	}
 	return i, nil
 }
 
 // kernel finds the kernel and checks its configuration for what is needed.
-func (b *Builder) kernel(p *Plan) (*kernelcfg.Kernel, error) {
-	c := b.Config.Rescue
-	k, err := kernelcfg.Find("", p.Layout.Kernel.Release, c.Kernel, c.ModulesDir)
+func (b *Maker) kernel(p *Machine) (*kernelcfg.Kernel, error) {
+	k, err := kernelcfg.Find("", p.Layout.Kernel.Release, b.Config.Kernel, b.Config.ModulesDir)
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +183,7 @@ func (b *Builder) kernel(p *Plan) (*kernelcfg.Kernel, error) {
 		return k, nil
 	}
 	var errs []error
-	for _, m := range k.Config.Check(b.requirements(p)) {
+	for _, m := range k.Config.Check(p.Requirements()) {
 		errs = append(errs, errors.New(m.String()))
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -162,48 +192,49 @@ func (b *Builder) kernel(p *Plan) (*kernelcfg.Kernel, error) {
 	return k, nil
 }
 
-func (b *Builder) requirements(p *Plan) []kernelcfg.Requirement {
+// Requirements are what the kernel has to have.
+func (p *Machine) Requirements() []kernelcfg.Requirement {
 	reqs := slices.Clone(kernelcfg.Base)
-	for _, n := range p.Needs() {
+	for _, n := range p.needs() {
 		reqs = append(reqs, kernelcfg.For(n)...)
 	}
 	return reqs
 }
 
 // tree collects the rescue system.
-func (b *Builder) tree(ctx context.Context, p *Plan, k *kernelcfg.Kernel, info *rescue.Info, work string) (*initramfs.Files, error) {
+func (b *Maker) tree(ctx context.Context, p *Machine, k *kernelcfg.Kernel, info *rescue.Info, work string) (*initramfs.Files, *drivers, error) {
 	t := initramfs.New()
-	if err := b.addBinary(ctx, t, work); err != nil {
-		return nil, err
+	if err := b.AddBinary(ctx, t, work); err != nil {
+		return nil, nil, err
 	}
-	if err := b.addModules(t, p, k, work); err != nil {
-		return nil, err
-	}
-	progs := b.programs(p)
-	carried, err := t.Carry(ctx, b.Run, progs)
+	d, err := b.addModules(t, p, k, work)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	carried, err := t.Carry(ctx, b.Run, b.Programs(p))
+	if err != nil {
+		return nil, nil, err
 	}
 	if err := b.addTexts(t, p, info); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if os.Geteuid() != 0 {
 		b.Report.Warn("not root: the carried programs were not tried in the packed tree")
-		return t, nil
+		return t, d, nil
 	}
 	try := filepath.Join(work, "try")
 	if err := os.Mkdir(try, 0o700); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer os.RemoveAll(try)
-	return t, t.Try(ctx, b.Run, try, carried)
+	return t, d, t.Try(ctx, b.Run, try, carried)
 }
 
 // Binary is the multicall binary's path in the rescue system.
 const Binary = "bbin/mkcdrec"
 
-// addBinary puts the multicall binary in, with a link for each command.
-func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files, work string) error {
+// AddBinary puts the multicall binary in, with a link for each command.
+func (b *Maker) AddBinary(ctx context.Context, t *initramfs.Files, work string) error {
 	out, err := b.Run.Run(ctx, tool.New(b.Executable, "applet"))
 	if err != nil {
 		return fmt.Errorf("cannot list the commands of %s: %w", b.Executable, err)
@@ -232,178 +263,18 @@ func (b *Builder) addBinary(ctx context.Context, t *initramfs.Files, work string
 	return errors.Join(errs...)
 }
 
-// addModules puts in the chosen modules, packed, their index, what the
-// machine's modprobe.d says of them, and the firmware they declare.
-func (b *Builder) addModules(t *initramfs.Files, p *Plan, k *kernelcfg.Kernel, work string) error {
-	x, err := kernelcfg.CheckModules(k)
-	if err != nil {
-		return err
-	}
-	names, _, err := b.selectModules(x, p)
-	if err != nil {
-		return err
-	}
-	c := b.Config.Rescue
-	base := "usr/lib/modules/" + k.Release + "/"
-	pack := filepath.Join(work, kmod.PackFile)
-	w, err := os.OpenFile(pack, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot pack kernel modules: %w", err)
-	}
-	defer w.Close()
-	var firmware []string
-	size := map[string]int64{}
-	index, err := x.WritePack(w, names, func(name string, m []byte) error {
-		size[name] = int64(len(m))
-		fw, err := kmod.Firmware(m)
-		firmware = append(firmware, fw...)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("cannot pack kernel modules: %w", err)
-	}
-	b.modules = ModuleReport{Set: c.Modules, Modules: len(names), Classes: kernelcfg.Classes(x, size)}
-	errs := []error{t.AddFile(base+kmod.PackFile, pack), t.AddContent(base+kmod.PackIndex, index, 0o644)}
-	idx, err := x.WriteIndex(names)
-	if err != nil {
-		return err
-	}
-	for f, c := range idx {
-		errs = append(errs, t.AddContent(base+f, c, 0o644))
-	}
-	conf := kmod.ReadConf("")
-	for _, n := range c.ExcludeModules {
-		conf.Blacklist[kmod.Norm(n)] = true
-	}
-	for n, o := range conf.Options {
-		conf.Options[n], _ = sysconf.DropSecrets(o)
-	}
-	errs = append(errs, t.AddContent("etc/modprobe.d/mkcdrec.conf", conf.Text(append(slices.Clone(names), c.ExcludeModules...)), 0o644))
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	return b.addFirmware(t, k, firmware)
-}
-
-// selectModules chooses the modules for a plan by the configuration; loaded
-// are those that this machine has loaded.
-func (b *Builder) selectModules(x *kmod.Index, p *Plan) (names, loaded []string, err error) {
-	aliases, loaded, err := kernelcfg.HostAliases("")
-	if err != nil {
-		return nil, nil, err
-	}
-	c := b.Config.Rescue
-	extra := slices.Clone(c.ExtraModules)
-	// Sets may be on tape, and a drive that started the machine is a CD drive.
-	useful := []string{"st", "sg"}
-	if c.Modules != kernelcfg.SetHost {
-		useful = append(useful, "md_mod", "raid1") // for restore --mirror
-	}
-	for _, m := range useful {
-		if _, ok := x.Path[m]; ok {
-			extra = append(extra, m)
-		}
-	}
-	for _, f := range p.Layout.Filesystems {
-		extra = append(extra, f.Type)
-		if t := fstype.Of(f.Type); t.Extra != nil { // the kernel asks for these by name
-			m := t.Extra(&f.Geometry)
-			extra = append(extra, m[:min(len(m), 1)]...)
-		}
-	}
-	for _, a := range p.Layout.Arrays {
-		extra = append(extra, "md_mod", a.Module(), "dm_snapshot") // through which restore mount --ro reads it
-	}
-	for _, c := range p.Layout.Crypts {
-		extra = append(extra, cryptModules(x, c.LUKS)...)
-	}
-	for i := range p.Layout.VolumeGroup {
-		extra = append(extra, groupModules(&p.Layout.VolumeGroup[i])...)
-	}
-	// Drivers of storage and network that are in use without an alias.
-	for _, m := range loaded {
-		if pth := x.Path[m]; slices.ContainsFunc([]string{"kernel/drivers/scsi/", "kernel/drivers/ata/", "kernel/drivers/nvme/", "kernel/drivers/md/"}, func(d string) bool { return strings.HasPrefix(pth, d) }) {
-			extra = append(extra, m)
-		}
-	}
-	names, _, err = kernelcfg.Select(x, c.Modules, extra, aliases, c.ExcludeModules)
-	return names, loaded, err
-}
-
-// groupModules are the modules that a volume group's volumes need, and those with which
-// restore mount --ro reads such that write.
-func groupModules(g *layout.VolumeGroup) []string {
-	var out []string
-	thin := slices.ContainsFunc(g.LVs, func(v layout.LogicalVolume) bool { return v.ThinPool != nil })
-	if thin {
-		out = append(out, "dm_thin_pool")
-	}
-	if g.Rigid() {
-		out = append(out, "dm_raid", "dm_mirror", "raid0", "raid1", "raid10", "raid456")
-	}
-	if thin || g.Rigid() || len(g.Snapshots)+len(g.Caches) > 0 {
-		out = append(out, "dm_snapshot")
-	}
-	return out
-}
-
-// ModuleReport says what the drivers take.
-type ModuleReport struct {
-	Set     string            `json:"set"`
-	Modules int               `json:"modules"`
-	Classes []kernelcfg.Class `json:"classes"`
-	// Firmware is the number of firmware files packed, and their bytes;
-	// MissingFirmware what drivers declare and this machine has not.
-	Firmware        int      `json:"firmware"`
-	FirmwareBytes   int64    `json:"firmwareBytes"`
-	MissingFirmware []string `json:"missingFirmware,omitempty"`
-}
-
-func (b *Builder) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []string) error {
-	slices.Sort(names)
-	var missing []string
-	for _, n := range slices.Compact(names) {
-		file, packed, ok := kernelcfg.FindFirmware("", k.Release, n)
-		if !ok {
-			missing = append(missing, n)
-			continue
-		}
-		f, err := os.Open(file)
-		if err != nil {
-			return fmt.Errorf("cannot read firmware: %w", err)
-		}
-		c, err := kmod.Decompress(f, file)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("cannot read firmware %s: %w", file, err)
-		}
-		b.modules.Firmware++
-		b.modules.FirmwareBytes += int64(len(c))
-		if err := t.AddContent("usr/lib/firmware/"+packed, c, 0o644); err != nil {
-			return err
-		}
-	}
-	b.modules.MissingFirmware = missing
-	if len(missing) > 0 {
-		b.Report.Note("firmware that drivers may ask for and this machine does not have: %d files (%s ...)", len(missing), missing[0])
-	}
-	return nil
-}
-
-func (b *Builder) programs(p *Plan) []initramfs.Program {
-	out := slices.Clone(b.carry)
-	if b.Config.Rescue.Programs == "none" {
+// Programs are those that a rescue system carries.
+func (b *Maker) Programs(p *Machine) []initramfs.Program {
+	out := slices.Clone(p.Carry)
+	if b.Config.Programs == "none" {
 		return out
 	}
-	needs := p.Needs()
-	if b.Config.Rescue.Programs != "required" {
+	needs := p.needs()
+	if b.Config.Programs != "required" {
 		needs = append(needs, "shell")
 	}
-	if p.generic {
-		host := b.Config.Rescue.Modules == kernelcfg.SetHost // for machines with little memory
+	if p.Generic {
+		host := b.Config.Modules == kernelcfg.SetHost // for machines with little memory
 		needs = append(needs, fstype.Names(func(t *fstype.Type) bool { return t.Common || t.Programs != nil && !host })...)
 		needs = append(needs, "lvm", "md", "luks", "thin")
 	}
@@ -415,7 +286,7 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 	// What the wishes of a restore may want: other types, --firmware, --mirror.
 	// A small system, for machines with little memory, has none of them.
 	wishes := append(fstype.Names(func(t *fstype.Type) bool { return t.Common }), "md")
-	if b.Config.Rescue.Programs == "required" || b.Config.Rescue.Modules == kernelcfg.SetHost {
+	if b.Config.Programs == "required" || b.Config.Modules == kernelcfg.SetHost {
 		wishes = nil
 	}
 	for i, n := range append(slices.Clone(needs), wishes...) {
@@ -423,21 +294,21 @@ func (b *Builder) programs(p *Plan) []initramfs.Program {
 			if i >= len(needs) && pr.Optional {
 				continue
 			}
-			pr.Optional = pr.Optional || p.generic || i >= len(needs)
+			pr.Optional = pr.Optional || p.Generic || i >= len(needs)
 			if !slices.ContainsFunc(out, func(o initramfs.Program) bool { return o.Name == pr.Name }) {
 				pr.For = n
 				out = append(out, pr)
 			}
 		}
 	}
-	for _, c := range b.Config.Rescue.Carry {
+	for _, c := range b.Config.Carry {
 		out = append(out, initramfs.Program{Name: c, Check: []string{"--version"}, For: "rescue.carry"})
 	}
 	return out
 }
 
 // addTexts puts in the files of /etc: no secret is among them.
-func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error {
+func (b *Maker) addTexts(t *initramfs.Files, p *Machine, info *rescue.Info) error {
 	ij, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
 		return err
@@ -447,7 +318,7 @@ func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error
 		return err
 	}
 	host := set.SafeName(p.Layout.Hostname)
-	keys, err := b.sshKeys()
+	keys, err := b.Config.AuthorizedKeys()
 	if err != nil {
 		return err
 	}
@@ -492,11 +363,11 @@ func (b *Builder) addTexts(t *initramfs.Files, p *Plan, info *rescue.Info) error
 // maxKeys is the largest file of ssh keys that is read, in bytes.
 const maxKeys = 16 << 20
 
-// sshKeys are the public keys of those who may log in: of the configuration,
+// AuthorizedKeys are the public keys of those who may log in: of the configuration,
 // each a line or the name of a file of lines.
-func (b *Builder) sshKeys() (string, error) {
+func (c *Config) AuthorizedKeys() (string, error) {
 	var out strings.Builder
-	for _, k := range b.Config.Rescue.SSHKeys {
+	for _, k := range c.SSHKeys {
 		if strings.HasPrefix(k, "/") {
 			c, err := regular.ReadFile(k, maxKeys)
 			if err != nil {

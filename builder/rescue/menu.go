@@ -1,4 +1,4 @@
-package builder
+package rescue
 
 import (
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
@@ -26,8 +27,9 @@ var efiLoaders = []string{"/EFI/debian/shimx64.efi", "/EFI/ubuntu/shimx64.efi", 
 const MenuTimeout = 20
 
 // menu is what the boot menus of any medium have in common.
-func (b *Builder) menu(p *Plan, info *rescue.Info) (templates.Menu, error) {
-	line, left, err := b.cmdline(p)
+func (s *System) menu() (templates.Menu, error) {
+	b, p, info := s.by, s.machine, s.Info
+	line, left, err := b.Config.Cmdline(p.Layout)
 	if err != nil {
 		return templates.Menu{}, err
 	}
@@ -35,7 +37,7 @@ func (b *Builder) menu(p *Plan, info *rescue.Info) (templates.Menu, error) {
 		b.Report.Warn("%s", l)
 	}
 	m := templates.Menu{Heading: "mkcdrec rescue medium for " + info.Host, Title: fmt.Sprintf("%s, kernel %s, made %s", info.Host, info.Kernel, info.Created.Format("2006-01-02 15:04 UTC")),
-		Append: line + " mkcdrec.medium=" + info.MediumID, Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Serial: serial(p.Layout.Kernel.Consoles), Timeout: MenuTimeout, Default: b.Config.Rescue.Default}
+		Append: line + " mkcdrec.medium=" + info.MediumID, Kernel: "/boot/vmlinuz", Initrd: "/boot/initrd.img", Serial: serial(p.Layout.Kernel.Consoles), Timeout: MenuTimeout, Default: b.Config.Default}
 	for _, e := range p.Layout.Boot.NVRAM {
 		if l := strings.ReplaceAll(e.Path, `\`, "/"); e.Active && strings.HasPrefix(strings.ToUpper(l), "/EFI/") && templates.LoaderWord(l) == nil && !strings.Contains(l, " ") && !strings.Contains(strings.ToUpper(l), "/EFI/BOOT/") {
 			m.Loaders = append(m.Loaders, l)
@@ -54,20 +56,20 @@ func (b *Builder) menu(p *Plan, info *rescue.Info) (templates.Menu, error) {
 	return m, nil
 }
 
-// image writes the ISO image. extra, if not nil, adds to it.
-func (b *Builder) image(p *Plan, k *kernelcfg.Kernel, info *rescue.Info, initrd, iso string, extra func(*media.ISO)) error {
+// Image writes the ISO image. extra, if not nil, adds to it.
+func (s *System) Image(iso string, extra func(*media.ISO)) error {
+	b, p, info := s.by, s.machine, s.Info
 	mark := "/" + rescue.ISOMark + "-" + info.MediumID
-	work := filepath.Dir(initrd)
-	l := b.loaders(work, mark, false)
-	max, err := b.Config.mediumSize()
+	l := FindLoaders(b.Executable, filepath.Dir(s.Initrd), mark, false)
+	max, err := b.Config.Size()
 	if err != nil {
 		return err
 	}
-	img := media.ISO{Label: rescue.VolumeLabel, Files: map[string]string{"boot/vmlinuz": k.Image, "boot/initrd.img": initrd}, Content: map[string][]byte{}, BIOS: l.BIOS, UEFI: l.UEFI, Time: info.Created, Max: max}
-	if err := b.starts(p, k, l); err != nil {
+	img := media.ISO{Label: rescue.VolumeLabel, Files: map[string]string{"boot/vmlinuz": s.Kernel.Image, "boot/initrd.img": s.Initrd}, Content: map[string][]byte{}, BIOS: l.BIOS, UEFI: l.UEFI, Time: info.Created, Max: max}
+	if err := b.starts(p, s.Kernel, l); err != nil {
 		return err
 	}
-	m, err := b.menu(p, info)
+	m, err := s.menu()
 	if err != nil {
 		return err
 	}
@@ -122,7 +124,7 @@ func addMemtest(img *media.ISO, m *templates.Menu) {
 
 // starts warns of machines that a medium with these loaders does not start on. That it
 // does not start on this one is an error.
-func (b *Builder) starts(p *Plan, k *kernelcfg.Kernel, l loaderSet) error {
+func (b *Maker) starts(p *Machine, k *kernelcfg.Kernel, l Loaders) error {
 	if l.BIOS == nil {
 		b.Report.Warn("the medium will not start on BIOS machines: %v", l.BIOSErr)
 	}
@@ -132,9 +134,9 @@ func (b *Builder) starts(p *Plan, k *kernelcfg.Kernel, l loaderSet) error {
 	if p.Layout.Boot.Firmware == "bios" && l.BIOS == nil || p.Layout.Boot.Firmware == "uefi" && l.UEFI == nil {
 		return fmt.Errorf("cannot make a medium that starts on this machine (%s): %w", p.Layout.Boot.Firmware, errors.Join(l.BIOSErr, l.UEFIErr))
 	}
-	if why := l.secureBoot(k.Image, Distribution("")); l.UEFI != nil && why != "" {
-		if SecureBootOn("") {
-			b.Report.Warn("the medium will not start on this machine while Secure Boot is on: %s; %s", why, secureBootRemedy)
+	if why := l.SecureBoot(k.Image); l.UEFI != nil && why != "" {
+		if efivar.SecureBoot(efivar.Dir) {
+			b.Report.Warn("the medium will not start on this machine while Secure Boot is on: %s; %s", why, SecureBootRemedy)
 		} else {
 			b.Report.Note("not for Secure Boot: %s", why)
 		}
@@ -144,7 +146,7 @@ func (b *Builder) starts(p *Plan, k *kernelcfg.Kernel, l loaderSet) error {
 
 // private gives a file to its owner alone, and warns where the file system has no
 // permissions, as on a stick with FAT.
-func (b *Builder) private(file string) error {
+func (b *Maker) private(file string) error {
 	if err := os.Chmod(file, 0o600); err != nil {
 		return err
 	}

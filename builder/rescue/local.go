@@ -1,4 +1,4 @@
-package builder
+package rescue
 
 import (
 	"bytes"
@@ -34,8 +34,8 @@ const (
 // Local puts the rescue system onto the machine itself and adds it to its boot
 // menus: to GRUB's through custom.cfg, which every distribution's grub.cfg
 // reads, and to the UEFI firmware's as the last entry. It says what it did.
-func (b *Builder) Local(ctx context.Context, p *Plan) ([]string, error) {
-	custom, err := customCfg()
+func (b *Maker) Local(ctx context.Context, p *Machine) ([]string, error) {
+	custom, err := CustomCfg()
 	if err != nil && p.Layout.Boot.Firmware != "uefi" {
 		return nil, err
 	}
@@ -48,20 +48,20 @@ func (b *Builder) Local(ctx context.Context, p *Plan) ([]string, error) {
 		return nil, fmt.Errorf("cannot add the rescue system: %w", err)
 	}
 	defer os.RemoveAll(work)
-	k, info, initrd, err := b.system(ctx, p, Hint{}, work)
+	s, err := b.System(ctx, p, Hint{}, work)
 	if err != nil {
 		return nil, err
 	}
-	m, err := b.menu(p, info)
+	m, err := s.menu()
 	if err != nil {
 		return nil, err
 	}
-	words := strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
+	words := strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+s.Info.MediumID, ""))
 	kernel := filepath.Join(work, "vmlinuz")
-	if err := copyPrivate(k.Image, kernel); err != nil {
+	if err := copyPrivate(s.Kernel.Image, kernel); err != nil {
 		return nil, err
 	}
-	for from, to := range map[string]string{kernel: "vmlinuz", initrd: "initrd.img"} {
+	for from, to := range map[string]string{kernel: "vmlinuz", s.Initrd: "initrd.img"} {
 		if err := os.Rename(from, filepath.Join(localDir, to)); err != nil {
 			return nil, fmt.Errorf("cannot add the rescue system: %w", err)
 		}
@@ -72,7 +72,7 @@ func (b *Builder) Local(ctx context.Context, p *Plan) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		text, err := templates.Local(templates.LocalEntry{Begin: localBegin, End: localEnd, Title: localLabel + ", made " + info.Created.Format("2006-01-02"), UUID: fs.UUID, Kernel: rel + "/vmlinuz", Initrd: rel + "/initrd.img", Append: words})
+		text, err := templates.Local(templates.LocalEntry{Begin: localBegin, End: localEnd, Title: localLabel + ", made " + s.Info.Created.Format("2006-01-02"), UUID: fs.UUID, Kernel: rel + "/vmlinuz", Initrd: rel + "/initrd.img", Append: words})
 		if err != nil {
 			return nil, err
 		}
@@ -82,7 +82,7 @@ func (b *Builder) Local(ctx context.Context, p *Plan) ([]string, error) {
 		done = append(done, "entry in GRUB's menu, "+custom)
 	}
 	if p.Layout.Boot.Firmware == "uefi" {
-		id, err := b.localEFI(p, k.Image, words, work)
+		id, err := b.localEFI(p, s.Kernel.Image, words, work)
 		switch {
 		case err == nil:
 			done = append(done, "boot entry "+id+" of the UEFI firmware, the last in its order")
@@ -97,8 +97,8 @@ func (b *Builder) Local(ctx context.Context, p *Plan) ([]string, error) {
 
 // localEFI writes kernel and initramfs as one EFI program into the ESP, and
 // makes a boot entry for it.
-func (b *Builder) localEFI(p *Plan, kernel, words, work string) (string, error) {
-	l := b.loaders(work, "/.mkcdrec", true)
+func (b *Maker) localEFI(p *Machine, kernel, words, work string) (string, error) {
+	l := FindLoaders(b.Executable, work, "/.mkcdrec", true)
 	if l.Stub == "" {
 		return "", errors.New("cannot add a UEFI boot entry: there is no EFI stub (Debian: systemd-boot-efi)")
 	}
@@ -158,25 +158,23 @@ func espOf(l *layout.Layout) (*layout.Disk, string, *layout.Partition) {
 }
 
 // LocalRemove takes all of that away again.
-func (b *Builder) LocalRemove(p *Plan) error {
+func LocalRemove(l *layout.Layout) error {
 	var errs []error
-	if custom, err := customCfg(); err == nil {
+	if custom, err := CustomCfg(); err == nil {
 		errs = append(errs, replaceBlock(custom, nil))
 	}
 	if _, err := os.Stat(efivar.Dir); err == nil {
 		errs = append(errs, efivar.Remove(efivar.Dir, localLabel))
 	}
-	if p != nil {
-		if _, mount, _ := espOf(p.Layout); mount != "" {
-			errs = append(errs, os.RemoveAll(filepath.Dir(filepath.Join(mount, localEFI))))
-		}
+	if _, mount, _ := espOf(l); mount != "" {
+		errs = append(errs, os.RemoveAll(filepath.Dir(filepath.Join(mount, localEFI))))
 	}
 	return errors.Join(append(errs, os.RemoveAll(localDir))...)
 }
 
-// customCfg finds GRUB's custom.cfg, which need not be there yet, and checks
+// CustomCfg finds GRUB's custom.cfg, which need not be there yet, and checks
 // that grub.cfg reads it.
-func customCfg() (string, error) {
+func CustomCfg() (string, error) {
 	for _, d := range []string{"/boot/grub", "/boot/grub2"} {
 		b, err := os.ReadFile(d + "/grub.cfg")
 		if err != nil {

@@ -1,8 +1,9 @@
-package builder
+package rescue
 
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -13,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
@@ -26,8 +27,9 @@ import (
 
 // secretLayout is a machine with a secret wherever one can be, each with the mark.
 func secretLayout(mark string) *layout.Layout {
-	l := twoDisks("/backup")
-	l.Hostname = "host"
+	l := &layout.Layout{Version: layout.Version, Hostname: "host", Boot: layout.Boot{Firmware: layout.BIOS},
+		Disks:       []layout.Disk{{Name: "vda", Size: 1 << 30, LogicalSector: 512, PhysicalSector: 512}},
+		Filesystems: []layout.Filesystem{{Device: "vda", Type: fstype.TypeExt4, Size: 1 << 29, Mounts: []layout.Mount{{Path: "/"}}, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, InodeSize: 256, Inodes: 1}}}}}
 	l.Fstab = "//srv/a /a cifs user=u,password=" + mark + "1 0 0\n" +
 		"//srv/b /b cifs username=u%" + mark + "2,vers=3 0 0\n" +
 		"https://u:" + mark + "3@dav/ /d davfs rw 0 0\n" +
@@ -49,9 +51,8 @@ func secretLayout(mark string) *layout.Layout {
 // tree for network boot.
 func TestNoSecrets(t *testing.T) {
 	const mark = "s3cr3t"
-	p := &Plan{Layout: secretLayout(mark)}
-	p.Layout.Boot.Firmware = layout.BIOS
-	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	p := &Machine{Layout: secretLayout(mark)}
+	b := &Maker{Report: progress.None{}}
 	info, err := b.info(p, &kernelcfg.Kernel{Release: "6.1"}, Hint{})
 	if err != nil {
 		t.Fatal(err)
@@ -90,7 +91,8 @@ func TestNoSecrets(t *testing.T) {
 		t.Skipf("%v; make test installs isolinux", err)
 	}
 	iso := filepath.Join(dir, "iso")
-	if err := b.image(p, &kernelcfg.Kernel{Image: dir + "/vmlinuz"}, info, dir+"/initrd.img", iso, nil); err != nil {
+	sys := &System{&kernelcfg.Kernel{Image: dir + "/vmlinuz"}, info, dir + "/initrd.img", b, p}
+	if err := sys.Image(iso, nil); err != nil {
 		t.Fatal(err)
 	}
 	c, err := os.ReadFile(iso)
@@ -102,12 +104,12 @@ func TestNoSecrets(t *testing.T) {
 		t.Errorf("the image has mode %v, %v", st.Mode(), err)
 	}
 
-	m, err := b.netMenu(p, info, PXEOptions{})
+	m, err := sys.netMenu(PXEOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	nt := netTree{base: "http://h/x", menu: m, kernel: dir + "/vmlinuz", files: map[string]string{}, content: map[string][]byte{}, text: templates.Netboot{URL: "http://h/x"}}
-	l := b.loaders(dir, "/.x", true)
+	l := FindLoaders("/none", dir, "/.x", true)
 	for _, err := range []error{nt.pxelinux(&media.BIOSLoader{PXELinux: "/lpxelinux.0", LDLinux: "/ldlinux.c32", Chain: true}), nt.grub(l.UEFI), nt.ipxe()} {
 		if err != nil {
 			t.Fatal(err)
@@ -135,41 +137,34 @@ func TestNoSecrets(t *testing.T) {
 // away from the medium, with a message without the secret; in the configuration
 // they are refused, and nothing is written.
 func TestCmdline(t *testing.T) {
-	p := &Plan{Layout: &layout.Layout{}}
-	p.Layout.Kernel.Cmdline = `root=/dev/x netroot=iscsi:u:geheim@192.0.2.1::::iqn memmap=64M$0x10000000 a.dyndbg="file x +p" path=\x ip=${x} ` + "quiet"
-	b := &Builder{Report: progress.None{}, Config: &Config{}}
-	line, left, err := b.cmdline(p)
+	l := &layout.Layout{}
+	l.Kernel.Cmdline = `root=/dev/x netroot=iscsi:u:geheim@192.0.2.1::::iqn memmap=64M$0x10000000 a.dyndbg="file x +p" path=\x ip=${x} ` + "quiet"
+	c := &Config{}
+	line, left, err := c.Cmdline(l)
 	if want := `memmap=64M$0x10000000 a.dyndbg="file x +p" console=tty0 rootfstype=ramfs panic=60`; err != nil || line != want {
 		t.Errorf("cmdline = %q, %v; want %q", line, err, want)
 	}
 	if all := strings.Join(left, "\n"); len(left) != 3 || strings.Contains(all, "geheim") || !strings.Contains(all, "netroot") {
 		t.Errorf("left out: %q", left)
 	}
-	p.Layout.Kernel.Cmdline = strings.Repeat("aaaa.bbbbbbbbb=1 ", 120)
-	if line, left, err := b.cmdline(p); err != nil || len(line) > templates.MaxKernelLine-menuWords || len(left) == 0 {
+	l.Kernel.Cmdline = strings.Repeat("aaaa.bbbbbbbbb=1 ", 120)
+	if line, left, err := c.Cmdline(l); err != nil || len(line) > templates.MaxKernelLine-menuWords || len(left) == 0 {
 		t.Errorf("a long line: %d bytes, %d left out, %v", len(line), len(left), err)
 	}
-	dir := t.TempDir()
 	for _, bad := range []string{"mkcdrec.source=http://u:geheim@h/set", `a=\b`, "a=${b}", "#c", "x\x01y", strings.Repeat("a ", 1000)} {
-		b.Config.Rescue.Append = bad
-		if line, _, err := b.cmdline(p); err == nil || strings.Contains(err.Error(), "geheim") || !strings.Contains(err.Error(), "rescue.append") {
+		c.Append = bad
+		if line, _, err := c.Cmdline(l); err == nil || strings.Contains(err.Error(), "geheim") || !strings.Contains(err.Error(), "rescue.append") {
 			t.Errorf("rescue.append %.40q: %q, %v; want an error without the password", bad, line, err)
 		}
-		if _, err := b.Path(t.Context(), p, dir); err == nil {
-			t.Errorf("Path with rescue.append %.40q has no error", bad)
-		}
-	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-		t.Errorf("Path wrote something before it refused: %v %v", left, err)
 	}
 }
 
 // TestPXERefuses: no password gets into a tree that anybody may read.
 func TestPXERefuses(t *testing.T) {
-	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	b := &Maker{Report: progress.None{}}
 	dir := filepath.Join(t.TempDir(), "tree")
 	for _, o := range []PXEOptions{{URL: "http://u:geheim@h/x"}, {URL: "http://h/a b"}, {URL: "http://h/${x}"}, {Source: "http://u:geheim@h/set"}, {Source: "http://h/a b"}, {Source: "http://h/${net0/ip}"}, {Source: "http://h/set?token=geheim"}} {
-		err := b.PXE(t.Context(), &Plan{Layout: &layout.Layout{}}, dir, o)
+		err := b.PXE(t.Context(), &Machine{Layout: &layout.Layout{}}, dir, o)
 		if err == nil || strings.Contains(err.Error(), "geheim") || !strings.Contains(err.Error(), "cannot use") {
 			t.Errorf("PXE(%+v) = %v; want a refusal without the password", o, err)
 		}
@@ -182,10 +177,11 @@ func TestPXERefuses(t *testing.T) {
 // TestChain: the disk that a BIOS starts from is named by its table's id, for a blank
 // disk has none; there is no other way to name it.
 func TestChain(t *testing.T) {
+	disks := []layout.Disk{{Name: "vda", Table: &layout.Table{Label: layout.MBR, Signature: "0x00000001"}}}
 	for want, l := range map[string]*layout.Layout{
-		"mbr=0x00000001": {Disks: twoDisks("/x").Disks, Boot: layout.Boot{Disks: []string{"vda"}}},
+		"mbr=0x00000001": {Disks: disks, Boot: layout.Boot{Disks: []string{"vda"}}},
 		"guid=G":         {Disks: []layout.Disk{{Name: "vda", Table: &layout.Table{Label: layout.GPT, GUID: "G"}}}, Boot: layout.Boot{Firmware: layout.UEFI, Disks: []string{"none", "vda"}}},
-		"":               {Disks: twoDisks("/x").Disks, Boot: layout.Boot{Firmware: layout.UEFI}},
+		"":               {Disks: disks, Boot: layout.Boot{Firmware: layout.UEFI}},
 	} {
 		if got := chain(l); got != want {
 			t.Errorf("chain = %q; want %q", got, want)
@@ -195,10 +191,10 @@ func TestChain(t *testing.T) {
 
 // TestMenuHostile: what hardware says of itself is no reason to make no medium.
 func TestMenuHostile(t *testing.T) {
-	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	b := &Maker{Report: progress.None{}}
 	l := &layout.Layout{Hostname: "x\n'$(reboot)${x}\x1b"}
 	l.Boot.NVRAM = []layout.NVRAMEntry{{Active: true, Path: `\EFI\a b\x.efi`}, {Active: true, Path: `\EFI\x';reboot;'\x.efi`}, {Active: true, Path: "\\EFI\\x\n\\x.efi"}, {Active: true, Path: `\EFI\good\x.efi`}}
-	m, err := b.menu(&Plan{Layout: l}, &rescue.Info{Host: l.Hostname, Kernel: "6.1", Created: time.Unix(0, 0)})
+	m, err := (&System{by: b, machine: &Machine{Layout: l}, Info: &rescue.Info{Host: l.Hostname, Kernel: "6.1", Created: time.Unix(0, 0)}}).menu()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,26 +209,16 @@ func TestMenuHostile(t *testing.T) {
 	}
 }
 
-// TestReadable: where modes can't be set it is said, as on FAT.
-func TestReadable(t *testing.T) {
-	for m, want := range map[os.FileMode]string{0o600: "", 0o400: "", 0o700: "", 0o644: "x can be read by others (mode 0644)", 0o755: "(mode 0755)", 0o640: "(mode 0640)"} {
-		if got := set.Readable("x", m); want == "" && got != "" || !strings.Contains(got, want) {
-			t.Errorf("Readable(%o) = %q; want %q", m, got, want)
-		}
-	}
-}
-
 // TestPXESource: a tree that is made on another machine than the set names the set's
 // host, for an unattended restore takes no other host's; a name that could do harm in a
 // boot menu is refused.
 func TestPXESource(t *testing.T) {
 	dir := t.TempDir()
-	p := planFor("/dev/none", "/none", "ext4")
-	p.Layout.Hostname = "host"
-	made, _ := setIn(t, p, dir)
-	web := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	const made = "../../internal/manifest/testdata/v1/directory"
+	web := httptest.NewServer(http.FileServer(http.Dir(filepath.Dir(made))))
 	defer web.Close()
-	b := &Builder{Report: progress.None{}, Config: &Config{}}
+	unprobed := &Machine{Layout: &layout.Layout{}, Generic: true}
+	b := &Maker{Report: progress.None{}}
 	s, err := manifest.Open(made)
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +231,7 @@ func TestPXESource(t *testing.T) {
 		t.Errorf("host of a set that is not there: %q", got)
 	}
 	for host, want := range map[string]bool{"other": true, "here": false, "": false} {
-		m, err := b.netMenu(Unprobed(), &rescue.Info{Host: "here"}, PXEOptions{Source: url, Host: host})
+		m, err := (&System{by: b, machine: unprobed, Info: &rescue.Info{Host: "here"}}).netMenu(PXEOptions{Source: url, Host: host})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,8 +240,20 @@ func TestPXESource(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"a b", "${net0/ip}", "a\nb"} {
-		if err := b.PXE(t.Context(), Unprobed(), filepath.Join(dir, "tree"), PXEOptions{Source: "x", Host: bad}); err == nil || !strings.Contains(err.Error(), "cannot use the host") {
+		if err := b.PXE(t.Context(), unprobed, filepath.Join(dir, "tree"), PXEOptions{Source: "x", Host: bad}); err == nil || !strings.Contains(err.Error(), "cannot use the host") {
 			t.Errorf("host %q: %v", bad, err)
+		}
+	}
+}
+
+func TestSerial(t *testing.T) {
+	for in, want := range map[string]string{"ttyS0,115200n8": "0 115200", "ttyS1": "1 115200", "tty0": "", "ttyS9": "", "ttyS2,9600": "2 9600"} {
+		got := ""
+		if s := serial([]string{"tty0", in}); s != nil {
+			got = fmt.Sprint(s.Port, " ", s.Speed)
+		}
+		if got != want {
+			t.Errorf("serial(%s) = %q; want %q", in, got, want)
 		}
 	}
 }

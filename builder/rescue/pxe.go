@@ -1,4 +1,4 @@
-package builder
+package rescue
 
 import (
 	"cmp"
@@ -14,9 +14,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
-	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
-	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/templates"
@@ -42,7 +40,7 @@ const HTTPBoot = "mkcdrec.efi"
 // PXE writes a tree for network boot into dir, which any TFTP and HTTP server
 // can serve. Each file appears whole, the configurations last, so that a tree
 // in use can be renewed.
-func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) error {
+func (b *Maker) PXE(ctx context.Context, p *Machine, dir string, o PXEOptions) error {
 	base, err := httpBase(o.URL)
 	if err != nil {
 		return err
@@ -68,27 +66,27 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 		return fmt.Errorf("cannot write the network boot tree: %w", err)
 	}
 	defer os.RemoveAll(work)
-	k, info, initrd, err := b.system(ctx, p, Hint{}, work)
+	s, err := b.System(ctx, p, Hint{}, work)
 	if err != nil {
 		return err
 	}
-	l := b.loaders(work, "/.mkcdrec", true)
+	l := FindLoaders(b.Executable, work, "/.mkcdrec", true)
 	if l.BIOS == nil || l.BIOS.PXELinux == "" {
 		b.Report.Warn("BIOS machines will not start from this tree: %v", errors.Join(l.BIOSErr, errors.New("there is no pxelinux (Debian: package pxelinux)")))
 	}
 	if l.UEFI == nil || len(l.UEFI.Net) == 0 {
 		b.Report.Warn("UEFI machines will not start from this tree: %v", errors.Join(l.UEFIErr, errors.New("there is no GRUB for the network (Debian: grub-efi-amd64-signed or grub-efi-amd64-bin)")))
 	}
-	menu, err := b.netMenu(p, info, o)
+	menu, err := s.netMenu(o)
 	if err != nil {
 		return err
 	}
 	t := netTree{
 		base:    base,
 		menu:    menu,
-		kernel:  k.Image,
-		initrd:  initrd,
-		files:   map[string]string{"vmlinuz": k.Image, "initrd.img": initrd},
+		kernel:  s.Kernel.Image,
+		initrd:  s.Initrd,
+		files:   map[string]string{"vmlinuz": s.Kernel.Image, "initrd.img": s.Initrd},
 		content: map[string][]byte{},
 	}
 	t.text = templates.Netboot{URL: base, Title: t.menu.Title}
@@ -103,7 +101,7 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 			return err
 		}
 	}
-	if why := l.secureBoot(k.Image, Distribution("")); l.UEFI != nil && why != "" {
+	if why := l.SecureBoot(s.Kernel.Image); l.UEFI != nil && why != "" {
 		b.Report.Note("not for Secure Boot: %s", why)
 	}
 	return nil
@@ -111,22 +109,22 @@ func (b *Builder) PXE(ctx context.Context, p *Plan, dir string, o PXEOptions) er
 
 // netMenu is the boot menu of a tree: that of a medium, with the network in the
 // place of the drive.
-func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) (templates.Menu, error) {
-	m, err := b.menu(p, info)
+func (s *System) netMenu(o PXEOptions) (templates.Menu, error) {
+	m, err := s.menu()
 	if err != nil {
 		return m, err
 	}
-	m.Heading = "mkcdrec rescue system for " + info.Host
-	m.NoCheck, m.Net, m.Chain = true, true, chain(p.Layout)
+	m.Heading = "mkcdrec rescue system for " + s.Info.Host
+	m.NoCheck, m.Net, m.Chain = true, true, chain(s.machine.Layout)
 	m.Timeout = cmp.Or(o.Timeout, m.Timeout)
-	m.Append = strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+info.MediumID, ""))
+	m.Append = strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+s.Info.MediumID, ""))
 	if !strings.Contains(m.Append, "mkcdrec.ip=") {
 		m.Append += " mkcdrec.ip=dhcp"
 	}
 	if o.Source != "" {
 		m.Append += " mkcdrec.source=" + o.Source
 	}
-	if o.Host != "" && o.Host != info.Host {
+	if o.Host != "" && o.Host != s.Info.Host {
 		m.Append += " mkcdrec.host=" + o.Host
 	}
 	return m, nil
@@ -135,7 +133,7 @@ func (b *Builder) netMenu(p *Plan, info *rescue.Info, o PXEOptions) (templates.M
 // sourceHost asks a set at a URL whose it is: the tree may be made on another machine,
 // and an unattended restore takes only sets of the host that it was told. "" when that
 // can't be known now, which is said.
-func (b *Builder) sourceHost(ctx context.Context, source string) string {
+func (b *Maker) sourceHost(ctx context.Context, source string) string {
 	if !store.IsURL(source) {
 		return ""
 	}
@@ -315,14 +313,4 @@ func publish(from, to string) error {
 		return wrap(err)
 	}
 	return nil
-}
-
-// report says what the rescue system takes.
-func (b *Builder) report(release string, packed, unpacked int64) {
-	b.Report.Note("rescue system: kernel %s, %d modules (set %s), initramfs %s (unpacked %s)", release, b.modules.Modules, b.modules.Set, quantity.Size(packed), quantity.Size(unpacked))
-	var l []string
-	for _, c := range b.modules.Classes[:min(6, len(b.modules.Classes))] {
-		l = append(l, fmt.Sprintf("%s %s", c.Name, quantity.Size(c.Bytes)))
-	}
-	b.Report.Note("drivers by class, unpacked: %s; firmware: %d files, %s", strings.Join(l, ", "), b.modules.Firmware, quantity.Size(b.modules.FirmwareBytes))
 }

@@ -1,4 +1,4 @@
-package builder
+package rescue
 
 import (
 	"errors"
@@ -35,16 +35,16 @@ func publicLayout(l *layout.Layout) *layout.Layout {
 // add to it: the medium's id, consoles, the place of a set, what loaders add.
 const menuWords = 512
 
-// cmdline is the kernel command line of the medium. Words of the machine's own line
+// Cmdline is the kernel command line of the medium. Words of the machine's own line
 // that are secret, or that a boot loader can't express, are left out: left says
 // which and why. In the configuration they are errors.
-func (b *Builder) cmdline(p *Plan) (line string, left []string, err error) {
-	w, left := b.carriedWords(p)
-	if len(p.Layout.Kernel.Consoles) == 0 {
+func (c *Config) Cmdline(l *layout.Layout) (line string, left []string, err error) {
+	w, left := c.carriedWords(l)
+	if len(l.Kernel.Consoles) == 0 {
 		w = append(w, "console=tty0")
 	}
-	own := templates.KernelWords(b.Config.Rescue.Append)
-	if _, secret := sysconf.DropSecrets(b.Config.Rescue.Append); len(secret) > 0 {
+	own := templates.KernelWords(c.Append)
+	if _, secret := sysconf.DropSecrets(c.Append); len(secret) > 0 {
 		return "", nil, fmt.Errorf("cannot use rescue.append: %s has a password, which everyone who gets at the medium could read", strings.Join(secret, ", "))
 	}
 	var errs []error
@@ -66,12 +66,12 @@ func (b *Builder) cmdline(p *Plan) (line string, left []string, err error) {
 
 // carriedWords are the words of the machine's own kernel command line that the
 // rescue system's has, too; left are messages about the others.
-func (b *Builder) carriedWords(p *Plan) (words, left []string) {
-	line, secret := sysconf.DropSecrets(rescue.CarryOver(p.Layout.Kernel.Cmdline))
+func (c *Config) carriedWords(l *layout.Layout) (words, left []string) {
+	line, secret := sysconf.DropSecrets(rescue.CarryOver(l.Kernel.Cmdline))
 	if len(secret) > 0 {
 		left = append(left, "left out of the medium's kernel command line, because of a password: "+strings.Join(secret, ", "))
 	}
-	room := templates.MaxKernelLine - menuWords - len(b.Config.Rescue.Append) - len(" console=tty0 rootfstype=ramfs panic=60 ")
+	room := templates.MaxKernelLine - menuWords - len(c.Append) - len(" console=tty0 rootfstype=ramfs panic=60 ")
 	for _, w := range templates.KernelWords(line) {
 		err := templates.LoaderWord(w)
 		if err == nil && len(w)+1 > room {

@@ -1,4 +1,4 @@
-package builder
+package rescue
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 )
 
-// loaderSet are the boot loaders for a medium, with where they are from.
-type loaderSet struct {
+// Loaders are the boot loaders for a medium, with where they are from.
+type Loaders struct {
 	BIOS         *media.BIOSLoader
 	BIOSFrom     string
 	BIOSErr      error
@@ -23,12 +23,12 @@ type loaderSet struct {
 	Stub         string // systemd's EFI stub, "" for none
 }
 
-// loaders finds boot loaders: the machine's own, if they can do everything;
-// otherwise those of the loader pack, unpacked below work; otherwise the
+// FindLoaders finds boot loaders: the machine's own, if they can do everything;
+// otherwise those of the executable's loader pack, unpacked below work; otherwise the
 // machine's unsigned ones. mark is a file that only this medium has. With net,
 // they have to start from the network.
-func (b *Builder) loaders(work, mark string, net bool) loaderSet {
-	var s loaderSet
+func FindLoaders(executable, work, mark string, net bool) Loaders {
+	var s Loaders
 	s.BIOS, s.BIOSErr = media.FindBIOS("")
 	s.UEFI, s.UEFIErr = media.FindUEFI("", mark)
 	if s.BIOS != nil {
@@ -44,7 +44,7 @@ func (b *Builder) loaders(work, mark string, net bool) loaderSet {
 	if bios && uefi {
 		return s
 	}
-	if err := s.fromPack(b.Executable, filepath.Join(work, "loaders"), mark, bios, uefi); err != nil {
+	if err := s.fromPack(executable, filepath.Join(work, "loaders"), mark, bios, uefi); err != nil {
 		if s.BIOS == nil {
 			s.BIOSErr = errors.Join(s.BIOSErr, err)
 		}
@@ -57,7 +57,7 @@ func (b *Builder) loaders(work, mark string, net bool) loaderSet {
 
 // fromPack takes what is missing from the loader pack of an executable, unpacked into dir;
 // bios and uefi tell what the machine's own loaders can do.
-func (s *loaderSet) fromPack(executable, dir, mark string, bios, uefi bool) error {
+func (s *Loaders) fromPack(executable, dir, mark string, bios, uefi bool) error {
 	p, err := loaders.Open(executable)
 	if err == nil {
 		err = p.Extract(dir)
@@ -82,9 +82,9 @@ func (s *loaderSet) fromPack(executable, dir, mark string, bios, uefi bool) erro
 	return nil
 }
 
-// secureBoot tells whether a medium with these loaders and this kernel starts
+// SecureBoot tells whether a medium with these loaders and this kernel starts
 // with Secure Boot on: "" if it does, otherwise why not.
-func (s loaderSet) secureBoot(kernel, distribution string) string {
+func (s Loaders) SecureBoot(kernel string) string {
 	if s.UEFI == nil {
 		return "there is no UEFI loader"
 	}
@@ -96,25 +96,19 @@ func (s loaderSet) secureBoot(kernel, distribution string) string {
 		return "the kernel's signature can't be read: " + err.Error()
 	case signer == "":
 		return "the kernel " + kernel + " is not signed"
-	case s.fromPackUEFI && distribution != "debian":
+	case s.fromPackUEFI && distribution() != "debian":
 		return fmt.Sprintf("the loader pack's shim and GRUB are Debian's and start only kernels that Debian signed, and this one is signed by %q", signer)
 	}
 	return ""
 }
 
-const secureBootRemedy = "install the distribution's signed loaders (Debian: shim-signed and grub-efi-amd64-signed) and its signed kernel; until then Secure Boot has to be switched off in the firmware to start the medium"
+// SecureBootRemedy is what helps against what SecureBoot returns.
+const SecureBootRemedy = "install the distribution's signed loaders (Debian: shim-signed and grub-efi-amd64-signed) and its signed kernel; until then Secure Boot has to be switched off in the firmware to start the medium"
 
-// SecureBootOn tells whether this machine was started with Secure Boot: the
-// EFI variable SecureBoot, four bytes of attributes and one of value.
-func SecureBootOn(root string) bool {
-	b, err := os.ReadFile(root + "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")
-	return err == nil && len(b) == 5 && b[4] == 1
-}
-
-// Distribution is the ID of os-release(5): "debian", "fedora"; "" if unknown.
-func Distribution(root string) string {
+// distribution is the ID of os-release(5): "debian", "fedora"; "" if unknown.
+func distribution() string {
 	for _, f := range []string{"/etc/os-release", "/usr/lib/os-release"} {
-		b, err := os.ReadFile(root + f)
+		b, err := os.ReadFile(f)
 		if err != nil {
 			continue
 		}

@@ -1,0 +1,63 @@
+package rescue
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/kernelcfg"
+)
+
+// Config is about the rescue system.
+type Config struct {
+	Kernel         string   `yaml:"kernel"`      // image; "" takes the running one, "best" the newest in /boot
+	ModulesDir     string   `yaml:"modules_dir"` // "" takes the kernel's own
+	Modules        string   `yaml:"modules"`     // host, default or all
+	ExtraModules   []string `yaml:"extra_modules"`
+	ExcludeModules []string `yaml:"exclude_modules"`
+	Carry          []string `yaml:"carry"`    // further programs of the host
+	Programs       string   `yaml:"programs"` // needed (or ""), required (without comfort), or none
+	Append         string   `yaml:"append"`   // kernel command line
+	// SSHKeys are public keys, or files of them, of those who may log in by
+	// ssh; without any there is no ssh server.
+	SSHKeys []string `yaml:"ssh_keys"`
+	// Default is the menu's default: local or rescue; "" takes rescue for a
+	// medium that works unattended, and local otherwise.
+	Default string `yaml:"default"`
+	// MediumSize is the size of the medium, as quantity.Parse or
+	// quantity.Medium take it; a larger image is refused.
+	MediumSize string `yaml:"medium_size"`
+}
+
+// Validate reports all faults at once.
+func (c *Config) Validate() error {
+	var errs []error
+	if !slices.Contains(kernelcfg.Sets, c.Modules) {
+		errs = append(errs, fmt.Errorf("rescue.modules: %q; want %s", c.Modules, strings.Join(kernelcfg.Sets, ", ")))
+	}
+	if !slices.Contains([]string{"", "needed", "required", "none"}, c.Programs) {
+		errs = append(errs, fmt.Errorf("rescue.programs: %q; want needed, required or none", c.Programs))
+	}
+	if _, err := c.Size(); err != nil {
+		errs = append(errs, fmt.Errorf("rescue.medium_size: %w", err))
+	}
+	if !slices.Contains([]string{"", "local", "rescue"}, c.Default) {
+		errs = append(errs, fmt.Errorf("rescue.default: %q; want local or rescue", c.Default))
+	}
+	return errors.Join(errs...)
+}
+
+// Size is that of the medium in bytes, 0 for any.
+func (c *Config) Size() (int64, error) {
+	v := c.MediumSize
+	if v == "" {
+		return 0, nil
+	}
+	if s, ok := quantity.Medium(v); ok {
+		return int64(s), nil
+	}
+	s, err := quantity.Parse(v)
+	return int64(s), err
+}
