@@ -80,16 +80,7 @@ func walk(path string, v any, out map[string]string) {
 		}
 	case []any:
 		for i, e := range t {
-			name := fmt.Sprint(i)
-			if m, ok := e.(map[string]any); ok {
-				for _, k := range []string{"device", "name", "path", "id", "what"} {
-					if s, ok := m[k].(string); ok && s != "" {
-						name = s
-						break
-					}
-				}
-			}
-			walk(path+"["+name+"]", e, out)
+			walk(path+"["+itemName(i, e)+"]", e, out)
 		}
 	case nil:
 	default:
@@ -104,4 +95,15 @@ func walk(path string, v any, out map[string]string) {
 			out[path] = string(s)
 		}
 	}
+}
+
+// itemName names an item of a list by what identifies it, or else by its number.
+func itemName(i int, v any) string {
+	m, _ := v.(map[string]any)
+	for _, k := range []string{"device", "name", "path", "id", "what"} {
+		if s, ok := m[k].(string); ok && s != "" {
+			return s
+		}
+	}
+	return fmt.Sprint(i)
 }

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -14,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
 // faults collects everything that is wrong, each with its path.
@@ -80,7 +82,7 @@ func (l *Layout) Validate() error {
 	for i, m := range l.Images {
 		where := fmt.Sprintf("images[%d]", i)
 		f.use(m.Device, where)
-		if m.Size <= 0 || strings.ContainsAny(m.File, "/\x00\n") || strings.HasPrefix(m.File, ".") {
+		if m.Size <= 0 || strings.ContainsAny(m.File, "/") || strings.HasPrefix(m.File, ".") {
 			f.add(where, "size %d, file %q", m.Size, m.File)
 		}
 	}
@@ -218,11 +220,12 @@ func (d *Disk) validate(f *faults, where string, define func(dev, where string))
 			return
 		}
 	}
-	t := d.Table
-	if t == nil {
-		return
+	if d.Table != nil {
+		d.Table.validate(f, where+".table", d, define)
 	}
-	where += ".table"
+}
+
+func (t *Table) validate(f *faults, where string, d *Disk, define func(dev, where string)) {
 	switch t.Label {
 	case GPT:
 		if !uuidRE().MatchString(t.GUID) {
@@ -248,7 +251,7 @@ func (d *Disk) validate(f *faults, where string, define func(dev, where string))
 			if p.Number == q.Number {
 				f.add(pw, "number %d is partitions[%d]'s too", p.Number, j)
 			}
-			if p.Start < q.Start+q.Size && q.Start < p.Start+p.Size && !p.inside(q) && !q.inside(p) {
+			if p.overlaps(q) {
 				f.add(pw, "overlaps partitions[%d]", j)
 			}
 		}
@@ -268,6 +271,10 @@ func (p *Partition) inside(q *Partition) bool {
 	return p.Logical() && q.Extended() && !q.Logical() && p.Start >= q.Start && p.Start+p.Size <= q.Start+q.Size
 }
 
+func (p *Partition) overlaps(q *Partition) bool {
+	return p.Start < q.Start+q.Size && q.Start < p.Start+p.Size && !p.inside(q) && !q.inside(p)
+}
+
 func (p *Partition) validate(f *faults, where string, d *Disk) {
 	if p.Start < d.LogicalSector || p.Size <= 0 || p.Start+p.Size > d.Size {
 		f.add(where, "bytes %d to %d do not lie on a disk of %d", p.Start, p.Start+p.Size, d.Size)
@@ -280,12 +287,14 @@ func (p *Partition) validate(f *faults, where string, d *Disk) {
 			f.add(where, "inMBR: type %q in slot %d of a %s table is not an entry of a hybrid MBR", m.Type, m.Slot, d.Table.Label)
 		}
 	}
-	switch d.Table.Label {
+	p.validateEntry(f, where, d.Table)
+}
+
+// validateEntry checks what depends on the kind of table.
+func (p *Partition) validateEntry(f *faults, where string, t *Table) {
+	switch t.Label {
 	case GPT:
-		n := d.Table.Entries
-		if n == 0 {
-			n = gpt.MaxEntries
-		}
+		n := cmp.Or(t.Entries, gpt.MaxEntries)
 		if p.Number < 1 || p.Number > n {
 			f.add(where, "number %d; want 1 to %d", p.Number, n)
 		}
@@ -328,10 +337,10 @@ func (a *Array) validate(f *faults, where string) {
 		}
 		seen[m.Role] = true
 	}
-	if a.Size <= 0 || a.Data < 0 || a.Chunk < 0 || a.Part < 0 {
+	if a.Size <= 0 || min(a.Data, a.Chunk) < 0 || a.Part < 0 {
 		f.add(where, "size %d, data at %d, chunk %d, part %d", a.Size, a.Data, a.Chunk, a.Part)
 	}
-	if strings.ContainsAny(a.Label, "\x00\n") || strings.HasPrefix(a.Label, "-") {
+	if strings.HasPrefix(a.Label, "-") {
 		f.add(where, "label %q", a.Label)
 	}
 }
@@ -371,10 +380,7 @@ func (c *Crypt) validate(f *faults, where string) {
 	if !uuidRE().MatchString(c.UUID) {
 		f.add(where, "UUID %q", c.UUID)
 	}
-	if strings.ContainsAny(c.Label, "\x00\n") {
-		f.add(where, "label %q", c.Label)
-	}
-	if strings.ContainsAny(c.Header, "/\x00\n") || strings.HasPrefix(c.Header, ".") {
+	if strings.ContainsAny(c.Header, "/") || strings.HasPrefix(c.Header, ".") {
 		f.add(where, "header %q", c.Header)
 	}
 	k := c.LUKS
@@ -382,12 +388,17 @@ func (c *Crypt) validate(f *faults, where string) {
 		f.add(where, "has no geometry")
 		return
 	}
-	if k.Version != 1 && k.Version != 2 || !cipherRE().MatchString(k.Cipher) || !cipherRE().MatchString(k.Hash) || k.KeySize < 64 || k.KeySize > 4096 || k.SectorSize < 512 || k.SectorSize > 4096 || k.Offset < 4096 || k.Offset > 1<<30 {
+	if !validLUKS(k) {
 		f.add(where+".luks", "version %d, cipher %q, hash %q, key of %d bits, sectors of %d bytes, data at %d", k.Version, k.Cipher, k.Hash, k.KeySize, k.SectorSize, k.Offset)
 	}
 	if c.Size <= 0 {
 		f.add(where, "size %d", c.Size)
 	}
+}
+
+func validLUKS(k *superblock.LUKS) bool {
+	return (k.Version == 1 || k.Version == 2) && cipherRE().MatchString(k.Cipher) && cipherRE().MatchString(k.Hash) &&
+		k.KeySize >= 64 && k.KeySize <= 4096 && k.SectorSize >= 512 && k.SectorSize <= 4096 && k.Offset >= 4096 && k.Offset <= 1<<30
 }
 
 func (g *VolumeGroup) validate(f *faults, where string, define func(dev, where string)) {
@@ -416,25 +427,27 @@ func (g *VolumeGroup) validate(f *faults, where string, define func(dev, where s
 		}
 	}
 	for i, v := range g.LVs {
-		define(g.Name+"/"+v.Name, fmt.Sprintf("%s.lvs[%d]", where, i))
-		if v.Size <= 0 || !lvmRE().MatchString(v.UUID) {
-			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "size %d or UUID %q", v.Size, v.UUID)
+		vw := fmt.Sprintf("%s.lvs[%d]", where, i)
+		define(g.Name+"/"+v.Name, vw)
+		g.validateVolume(f, vw, &v)
+	}
+}
+
+func (g *VolumeGroup) validateVolume(f *faults, where string, v *LogicalVolume) {
+	if v.Size <= 0 || !lvmRE().MatchString(v.UUID) {
+		f.add(where, "size %d or UUID %q", v.Size, v.UUID)
+	}
+	switch {
+	case v.Type == TypeThin:
+		if !slices.ContainsFunc(g.LVs, func(p LogicalVolume) bool { return p.Name == v.Pool && p.Type == TypeThinPool }) {
+			f.add(where, "pool %q is not in the group", v.Pool)
 		}
-		switch v.Type {
-		case TypeThin:
-			if !slices.ContainsFunc(g.LVs, func(p LogicalVolume) bool { return p.Name == v.Pool && p.Type == TypeThinPool }) {
-				f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "pool %q is not in the group", v.Pool)
-			}
-			continue
-		case TypeThinPool:
-			if t := v.ThinPool; t == nil || t.Chunk < 64<<10 || t.Chunk > 1<<30 || t.Metadata <= 0 || t.Discards != "" && !slices.Contains([]string{"ignore", "nopassdown", "passdown"}, t.Discards) {
-				f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "thin pool of unknown form")
-			}
-			continue
+	case v.Type == TypeThinPool:
+		if t := v.ThinPool; t == nil || t.Chunk < 64<<10 || t.Chunk > 1<<30 || t.Metadata <= 0 || t.Discards != "" && !slices.Contains([]string{"ignore", "nopassdown", "passdown"}, t.Discards) {
+			f.add(where, "thin pool of unknown form")
 		}
-		if v.Type != "" && !slices.Contains(LVTypes, v.Type) {
-			f.add(fmt.Sprintf("%s.lvs[%d]", where, i), "type %q", v.Type)
-		}
+	case v.Type != "" && !slices.Contains(LVTypes, v.Type):
+		f.add(where, "type %q", v.Type)
 	}
 }
 
@@ -459,9 +472,6 @@ func (s *Filesystem) validate(f *faults, where string, mounts map[string]string)
 	}
 	if s.Size <= 0 {
 		f.add(where, "size %d", s.Size)
-	}
-	if strings.ContainsAny(s.Label, "\x00\n") {
-		f.add(where, "label %q", s.Label)
 	}
 	for i, m := range s.Mounts {
 		mw := fmt.Sprintf("%s.mounts[%d]", where, i)

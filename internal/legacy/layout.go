@@ -185,38 +185,51 @@ func parseSfdisk(text, disk string) (*layout.Table, error) {
 		if p.Number, err = strconv.Atoi(num); err != nil || !strings.HasPrefix(g[1], disk) {
 			return nil, bad("no partition of " + disk)
 		}
-		for _, f := range strings.Split(g[2], ",") {
-			k, v, _ := strings.Cut(f, "=")
-			v = strings.TrimSpace(v)
-			switch strings.TrimSpace(k) {
-			case "start", "size":
-				x, err := strconv.ParseInt(v, 10, 64)
-				if err != nil || x < 0 || x > 1<<40 {
-					return nil, bad("no number of sectors")
-				}
-				if strings.TrimSpace(k) == "start" {
-					p.Start = quantity.Size(x * 512)
-				} else {
-					p.Size = quantity.Size(x * 512)
-				}
-			case "Id", "type":
-				x, err := strconv.ParseUint(v, 16, 8)
-				if err != nil {
-					return nil, bad("no partition type")
-				}
-				p.Type = fmt.Sprintf("0x%02x", x)
-			case "bootable":
-				p.Active = true
-			}
+		if what := sfdiskFields(&p, g[2]); what != "" {
+			return nil, bad(what)
 		}
 		if p.Size == 0 || p.Type == "0x00" || p.Type == "" {
 			continue // an empty entry
 		}
 		t.Partitions = append(t.Partitions, p)
 	}
-	// The places of logical partitions' own records are not in the dump: the first
-	// one's at the start of the extended partition, the others' behind the
-	// partition before.
+	return t, placeLogical(t)
+}
+
+// sfdiskFields reads "start=63, size=204737, Id=83, bootable" into p, and returns what is
+// wrong, or "".
+func sfdiskFields(p *layout.Partition, fields string) string {
+	for _, f := range strings.Split(fields, ",") {
+		k, v, _ := strings.Cut(f, "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		switch k {
+		case "start", "size":
+			x, err := strconv.ParseInt(v, 10, 64)
+			if err != nil || x < 0 || x > 1<<40 {
+				return "no number of sectors"
+			}
+			if k == "start" {
+				p.Start = quantity.Size(x * 512)
+			} else {
+				p.Size = quantity.Size(x * 512)
+			}
+		case "Id", "type":
+			x, err := strconv.ParseUint(v, 16, 8)
+			if err != nil {
+				return "no partition type"
+			}
+			p.Type = fmt.Sprintf("0x%02x", x)
+		case "bootable":
+			p.Active = true
+		}
+	}
+	return ""
+}
+
+// placeLogical fills in the places of logical partitions' own records, which are not in the
+// dump: the first one's is at the start of the extended partition, the others' are behind
+// the partition before.
+func placeLogical(t *layout.Table) error {
 	var ext *layout.Partition
 	end := quantity.Size(0)
 	for i := range t.Partitions {
@@ -225,12 +238,12 @@ func parseSfdisk(text, disk string) (*layout.Table, error) {
 		case p.Number <= 4 && p.Extended():
 			ext, end = p, p.Start
 		case p.Number > 4 && ext == nil:
-			return nil, fmt.Errorf("%s is a logical partition without an extended one", p.Device)
+			return fmt.Errorf("%s is a logical partition without an extended one", p.Device)
 		case p.Number > 4:
 			p.EBR, end = end, p.Start+p.Size
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // filesystems are the lines of To_Restore that are on partitions.

@@ -163,23 +163,30 @@ func (t *Table) Check(sectors int64) error {
 		if p.Start > 0xffffffff || p.Count > 0xffffffff {
 			bad(p.Number, "is beyond what an MBR can address (2 TiB with sectors of 512 bytes)")
 		}
-		if Extended(p.Type) && p.Number > 4 {
+		switch {
+		case !Extended(p.Type):
+		case p.Number > 4:
 			bad(p.Number, "is an extended partition inside another")
-		} else if Extended(p.Type) {
-			if ext != nil {
-				bad(p.Number, "is a second extended partition")
-			}
+		case ext != nil:
+			bad(p.Number, "is a second extended partition")
+			fallthrough
+		default:
 			ext = p
 		}
 		for _, q := range t.Partitions[:i] {
-			// Logical partitions are inside the extended one.
-			inside := p.Number > 4 && q.Number <= 4 && Extended(q.Type) || q.Number > 4 && p.Number <= 4 && Extended(p.Type)
-			if !inside && p.Start < q.Start+q.Count && q.Start < p.Start+p.Count {
+			if p.overlaps(&q) {
 				bad(p.Number, "overlaps partition %d", q.Number)
 			}
 		}
 	}
 	return errors.Join(append(errs, t.checkChain(ext)...)...)
+}
+
+// overlaps reports whether two partitions have sectors in common. Logical partitions are
+// inside the extended one.
+func (p *Partition) overlaps(q *Partition) bool {
+	inside := p.Number > 4 && q.Number <= 4 && Extended(q.Type) || q.Number > 4 && p.Number <= 4 && Extended(p.Type)
+	return !inside && p.Start < q.Start+q.Count && q.Start < p.Start+p.Count
 }
 
 func (t *Table) checkChain(ext *Partition) []error {

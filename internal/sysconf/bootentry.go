@@ -87,14 +87,7 @@ func ParseGRUBEntry(cfg string) *BootEntry {
 	set := map[string]string{}
 	x := &expansion{left: maxExpanded}
 	for _, c := range ParseScript(cfg, true).Commands {
-		var w []string
-		for _, word := range c.Words {
-			text := word.Text
-			if word.Expands {
-				text = os.Expand(text, func(name string) string { return x.value(set[name]) })
-			}
-			w = append(w, text)
-		}
+		w := x.words(c, set)
 		switch {
 		case len(w) < 2:
 		case w[0] == "set":
@@ -122,6 +115,18 @@ func ParseGRUBEntry(cfg string) *BootEntry {
 		}
 	}
 	return e
+}
+
+// words are those of a command with the values of variables.
+func (x *expansion) words(c *Command, set map[string]string) (out []string) {
+	for _, word := range c.Words {
+		text := word.Text
+		if word.Expands {
+			text = os.Expand(text, func(name string) string { return x.value(set[name]) })
+		}
+		out = append(out, text)
+	}
+	return out
 }
 
 func loadsKernel(command string) bool {

@@ -59,20 +59,27 @@ func (c *Cmdline) parse() {
 		if quoted && end > from && s[end-1] == '"' {
 			end--
 		}
-		w.Name, w.value = s[from:end], span{end, end}
-		if equals >= 0 && equals < end {
-			w.Name, w.Assigned = s[from:equals], true
-			w.value = span{equals + 1, end}
-			if w.value.from < end && s[w.value.from] == '"' {
-				w.value.from++
-				if w.value.to > w.value.from && s[w.value.to-1] == '"' {
-					w.value.to--
-				}
-			}
-			w.Value = s[w.value.from:w.value.to]
-		}
+		w.split(s, from, end, equals)
 		c.Words = append(c.Words, w)
 	}
+}
+
+// split fills in name and value of the word at s[from:end], with its first equals sign at
+// equals, or -1.
+func (w *Word) split(s string, from, end, equals int) {
+	w.Name, w.value = s[from:end], span{end, end}
+	if equals < 0 || equals >= end {
+		return
+	}
+	w.Name, w.Assigned = s[from:equals], true
+	w.value = span{equals + 1, end}
+	if w.value.from < end && s[w.value.from] == '"' {
+		w.value.from++
+		if w.value.to > w.value.from && s[w.value.to-1] == '"' {
+			w.value.to--
+		}
+	}
+	w.Value = s[w.value.from:w.value.to]
 }
 
 // String gives the text.

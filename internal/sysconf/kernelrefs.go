@@ -2,6 +2,7 @@ package sysconf
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -223,39 +224,42 @@ func visitGRUB(text string, visit func(KernelRef) (string, bool)) string {
 
 // visitSearch visits a command that looks for a device.
 func (s *Script) visitSearch(c *Command, visit func(KernelRef) (string, bool)) {
-	form, is := Form(0), true
-	switch c.Words[0].Text {
-	case "search.fs_uuid":
-		form = FSUUID
-	case "search.fs_label":
-		form = FSLabel
-	default:
-		is = false
-	}
+	command := c.Words[0].Text
+	form, is := searchForm(command, command)
 	for i := 1; i < len(c.Words); i++ {
 		w := c.Words[i]
+		if f, ok := searchForm(command, w.Text); ok {
+			form, is = f, true
+			continue
+		}
 		switch o := w.Text; {
-		case o == "--fs-uuid" || o == "-u" && c.Words[0].Text == "search":
-			form, is = FSUUID, true
-		case o == "--label" || o == "--fs-label" || o == "-l":
-			form, is = FSLabel, true
-		case o == "--file" || o == "-f", o == "-a" || o == "-b":
+		case slices.Contains([]string{"--file", "-f", "-a", "-b"}, o):
 			return
-		case o == "-u" && c.Words[0].Text == "cryptomount":
-			form, is = LUKSUUID, true
-		case o == "--set" || o == "-s" || o == "--no-floppy" || o == "-n" || o == "--quiet" || o == "-q" || strings.HasPrefix(o, "--set=") || strings.HasPrefix(o, "--hint"):
-			if strings.HasPrefix(o, "--hint") && !strings.Contains(o, "=") {
-				i++ // its value
-			}
+		case strings.HasPrefix(o, "--hint") && !strings.Contains(o, "="):
+			i++ // its value
 		case strings.HasPrefix(o, "-"):
 		case is && !w.Expands:
-			ref := KernelRef{Line: c.Line, Param: c.Words[0].Text, Text: o, Form: form}
+			ref := KernelRef{Line: c.Line, Param: command, Text: o, Form: form}
 			if name, ok := visit(ref); ok && name != o {
 				s.Replace(w, 0, len(o), name)
 			}
 			return
 		}
 	}
+}
+
+// searchForm returns what GRUB's search, or cryptomount, looks for by the command's own name
+// or an option.
+func searchForm(command, word string) (Form, bool) {
+	switch {
+	case word == "search.fs_uuid", word == "--fs-uuid", word == "-u" && command == "search":
+		return FSUUID, true
+	case word == "search.fs_label", word == "--label", word == "--fs-label", word == "-l":
+		return FSLabel, true
+	case word == "-u" && command == "cryptomount":
+		return LUKSUUID, true
+	}
+	return 0, false
 }
 
 // place is a reference and where it is in the value of a word.
@@ -267,55 +271,53 @@ type place struct {
 // refs are the names of devices in the value of a kernel parameter: of the kernel,
 // dracut, systemd, mkinitcpio, initramfs-tools, genkernel and mkinitfs.
 func (w *Word) refs() []place {
-	if !w.Assigned || w.Value == "" || strings.ContainsAny(w.Value, "$`") {
+	if !w.Assigned || strings.ContainsAny(w.Value, "$`") {
 		return nil
-	}
-	at := func(from, to int, f Form) []place {
-		// Without one quote of a pair, words behind it would belong to this one.
-		if from >= to || strings.Count(w.Value[from:to], `"`)%2 != 0 {
-			return nil
-		}
-		r := KernelRef{Param: w.Name, Text: w.Value[from:to], Form: f}
-		if f == Spec {
-			r.Ref = parseKernelRef(r.Text)
-		}
-		return []place{{r, from, to}}
 	}
 	all := len(w.Value)
 	name := strings.ToLower(w.Name)
 	switch {
-	case w.Is("root", "resume", "real_root", "real_resume", "crypt_root", "crypt_swap", "cryptroot", "mount.usr", "boot") || name == "resume" || name == "root":
-		from := 0
-		if strings.HasPrefix(w.Value, "block:") || strings.HasPrefix(w.Value, "swap:") {
-			from = strings.IndexByte(w.Value, ':') + 1
-		}
-		return at(from, all, Spec)
+	case w.Is("root", "resume", "real_root", "real_resume", "crypt_root", "crypt_swap", "cryptroot", "mount.usr", "boot"), name == "resume", name == "root":
+		spec := strings.TrimPrefix(strings.TrimPrefix(w.Value, "block:"), "swap:")
+		return w.at(all-len(spec), all, Spec)
 	case w.Is("cryptdevice", "cryptkey"): // SPEC:name:options
-		return at(0, colon(w.Value), Spec)
+		return w.at(0, colon(w.Value), Spec)
 	case w.Is("cryptopts"): // target=NAME,source=SPEC,...
-		for _, s := range optionSpans(w.Value) {
-			if strings.HasPrefix(w.Value[s.from:s.to], "source=") {
-				return at(s.from+len("source="), s.to, Spec)
-			}
+		spans := optionSpans(w.Value)
+		if i := slices.IndexFunc(spans, func(s span) bool { return strings.HasPrefix(w.Value[s.from:s.to], "source=") }); i >= 0 {
+			return w.at(spans[i].from+len("source="), spans[i].to, Spec)
 		}
 	case w.Is("rootflags", "mount.usrflags"):
 		var out []place
 		for _, s := range deviceOptions(w.Value) {
-			out = append(out, at(s.from, s.to, Spec)...)
+			out = append(out, w.at(s.from, s.to, Spec)...)
 		}
 		return out
 	case w.Is("rd.luks.uuid", "luks.uuid"):
-		return at(0, all, LUKSUUID)
+		return w.at(0, all, LUKSUUID)
 	case w.Is("rd.luks.name", "luks.name", "rd.luks.options", "luks.options", "rd.luks.data", "luks.data"):
-		return at(0, max(strings.IndexByte(w.Value, '='), 0), LUKSUUID)
+		return w.at(0, max(strings.IndexByte(w.Value, '='), 0), LUKSUUID)
 	case w.Is("rd.md.uuid"):
-		return at(0, all, ArrayID)
+		return w.at(0, all, ArrayID)
 	case w.Is("rd.lvm.vg"):
-		return at(0, all, VG)
+		return w.at(0, all, VG)
 	case w.Is("rd.lvm.lv"):
-		return at(0, all, LV)
+		return w.at(0, all, LV)
 	}
 	return nil
+}
+
+// at is the reference that bytes from to to of the value are.
+func (w *Word) at(from, to int, f Form) []place {
+	// Without one quote of a pair, words behind it would belong to this one.
+	if from >= to || strings.Count(w.Value[from:to], `"`)%2 != 0 {
+		return nil
+	}
+	r := KernelRef{Param: w.Name, Text: w.Value[from:to], Form: f}
+	if f == Spec {
+		r.Ref = parseKernelRef(r.Text)
+	}
+	return []place{{r, from, to}}
 }
 
 // colon is where the first part of a value that is divided by colons ends.

@@ -181,22 +181,28 @@ func RedactURL(s string) string {
 	if i := strings.IndexByte(rest, '?'); i >= 0 && head != "" && !strings.Contains(rest[i:], "@") {
 		rest, tail = rest[:i], redactQuery(rest[i:])
 	}
-	colon, at := strings.IndexByte(rest, ':'), strings.LastIndexByte(rest, '@')
-	slash := strings.IndexByte(rest, '/')
+	return head + redactPassword(rest, head == "") + tail
+}
+
+// redactPassword replaces what is between a colon and an at sign. plain is set where nothing
+// before s tells that it is a URL.
+func redactPassword(s string, plain bool) string {
+	colon, at := strings.IndexByte(s, ':'), strings.LastIndexByte(s, '@')
+	slash := strings.IndexByte(s, '/')
 	switch {
 	case colon < 0 || at < colon, slash >= 0 && slash < colon: // no password
-	case slash >= 0 && slash < at && head == "": // host:/path@x
-	case slash >= 0 && slash < at && strings.Trim(rest[colon+1:slash], "0123456789") == "" && !strings.Contains(rest[:slash], "@"): // host:8080/path@x
-	case strings.HasPrefix(rest, "["): // an IPv6 address
+	case slash >= 0 && slash < at && plain: // host:/path@x
+	case slash >= 0 && slash < at && strings.Trim(s[colon+1:slash], "0123456789") == "" && !strings.Contains(s[:slash], "@"): // host:8080/path@x
+	case strings.HasPrefix(s, "["): // an IPv6 address
 	default:
 		if slash >= 0 {
-			if in := strings.LastIndexByte(rest[:slash], '@'); in > colon { // of the host's part only
+			if in := strings.LastIndexByte(s[:slash], '@'); in > colon { // of the host's part only
 				at = in
 			}
 		}
-		rest = rest[:colon+1] + Redacted + rest[at:]
+		s = s[:colon+1] + Redacted + s[at:]
 	}
-	return head + rest + tail
+	return s
 }
 
 // redactQuery redacts the query of a URL, "?a=b&token=x".

@@ -302,14 +302,11 @@ func (r *Resolver) now(dev string) string {
 func (r *Resolver) Find(ref Ref) Target { return r.find(ref, 0) }
 
 func (r *Resolver) find(ref Ref, depth int) Target {
-	switch ref.Kind {
-	case Virtual, Medium, Network, File:
+	if ref.foreign() {
 		return Target{State: Foreign, Right: true}
-	case Malformed:
-		return Target{}
 	}
-	if ref.Kind == Path && (strings.HasPrefix(ref.Value, "gpt-auto-") || strings.HasPrefix(ref.Value, "nbd") || strings.HasPrefix(ref.Value, "rbd")) {
-		return Target{State: Foreign, Right: true}
+	if ref.Kind == Malformed {
+		return Target{}
 	}
 	found := r.by[ref.Kind][ref.Value]
 	if len(found) == 0 && ref.Kind == Path {
@@ -329,6 +326,28 @@ func (r *Resolver) find(ref Ref, depth int) Target {
 		}
 	}
 	return best
+}
+
+// foreign reports what is not on the machine's disks.
+func (r Ref) foreign() bool {
+	switch r.Kind {
+	case Virtual, Medium, Network, File:
+		return true
+	case Path:
+		return strings.HasPrefix(r.Value, "gpt-auto-") || strings.HasPrefix(r.Value, "nbd") || strings.HasPrefix(r.Value, "rbd")
+	}
+	return false
+}
+
+// unstable reports a name that is another one on another disk or after another boot.
+func (r Ref) unstable() bool {
+	switch r.Kind {
+	case ID, ByPath, Diskseq:
+		return true
+	case Path:
+		return strings.HasPrefix(r.Value, "dm-") || strings.HasPrefix(r.Value, "block/") || strings.HasPrefix(r.Value, "disk/")
+	}
+	return false
 }
 
 // mapping finds what a name below /dev/mapper leads to that only crypttab knows: a
@@ -453,7 +472,7 @@ func (r *Resolver) At(ref Ref, path string, swap bool) Target {
 	if t.State != Missing || ref.Kind == Malformed {
 		return t
 	}
-	loose := !r.after && (ref.Kind == ID || ref.Kind == ByPath || ref.Kind == Diskseq || ref.Kind == Path && (strings.HasPrefix(ref.Value, "dm-") || strings.HasPrefix(ref.Value, "block/") || strings.HasPrefix(ref.Value, "disk/")))
+	loose := !r.after && ref.unstable()
 	switch f := r.l.Mounted(path); {
 	case loose && swap && len(r.l.Swap) == 1:
 		t = r.target(Ref{Kind: ByPath}, r.l.Swap[0].Device)
@@ -548,12 +567,7 @@ func (r *Resolver) kernel(k KernelRef) Target {
 	}
 	switch k.Form {
 	case LUKSUUID:
-		id := PlainUUID(strings.TrimPrefix(k.Text, "luks-"))
-		return found(slices.ContainsFunc(r.l.Crypts, func(c layout.Crypt) bool {
-			return id != "" && strings.HasPrefix(PlainUUID(c.UUID), id) && r.restored(c.Device) // dracut takes the beginning
-		}) || slices.ContainsFunc(r.l.Images, func(i layout.Image) bool {
-			return id != "" && i.File != "" && strings.HasPrefix(PlainUUID(i.UUID), id) && r.restored(i.Device)
-		}))
+		return found(r.hasLUKS(PlainUUID(strings.TrimPrefix(k.Text, "luks-"))))
 	case ArrayID:
 		return found(slices.ContainsFunc(r.l.Arrays, func(a layout.Array) bool { return PlainUUID(a.UUID) == PlainUUID(k.Text) && r.restored(a.Name) }))
 	case VG:
@@ -578,4 +592,14 @@ func (r *Resolver) kernel(k KernelRef) Target {
 		return r.At(k.Ref, "", true)
 	}
 	return r.At(k.Ref, "", false)
+}
+
+// hasLUKS reports whether a LUKS device was restored whose UUID begins with id, as dracut
+// takes it.
+func (r *Resolver) hasLUKS(id string) bool {
+	return id != "" && (slices.ContainsFunc(r.l.Crypts, func(c layout.Crypt) bool {
+		return strings.HasPrefix(PlainUUID(c.UUID), id) && r.restored(c.Device)
+	}) || slices.ContainsFunc(r.l.Images, func(i layout.Image) bool {
+		return i.File != "" && strings.HasPrefix(PlainUUID(i.UUID), id) && r.restored(i.Device)
+	}))
 }

@@ -52,7 +52,7 @@ func ParseScript(text string, grub bool) *Script {
 			line++
 			end()
 			i++
-		case b == ' ' || b == '\t' || b == '\r':
+		case b == ' ', b == '\t', b == '\r':
 			i++
 		case b == '\\' && i+1 < len(text) && text[i+1] == '\n':
 			line++
@@ -74,7 +74,7 @@ func ParseScript(text string, grub bool) *Script {
 			}
 			c.Words = append(c.Words, w)
 			line += strings.Count(text[from:i], "\n")
-			if w.Text == "{" || w.Text == "}" || w.Text == "then" || w.Text == "else" || w.Text == "do" {
+			if slices.Contains([]string{"{", "}", "then", "else", "do"}, w.Text) {
 				end()
 			}
 		}
@@ -101,7 +101,7 @@ func (w *ScriptWord) read(text string, i int, operators string) int {
 			quote = 0
 		case quote == 0 && (b == '\'' || b == '"'):
 			quote = b
-		case b == '\\' && quote != '\'' && i+1 < len(text) && (quote == 0 || strings.IndexByte("$`\"\\\n", text[i+1]) >= 0):
+		case escapes(text[i:], quote):
 			if i++; text[i] != '\n' {
 				add(i, quote)
 				w.at[len(w.at)-1] = i - 1
@@ -114,6 +114,12 @@ func (w *ScriptWord) read(text string, i int, operators string) int {
 	w.Text = string(out)
 	w.at = append(w.at, i)
 	return i
+}
+
+// escapes reports whether s begins with a backslash that quotes the byte behind it, within
+// a quote or none (0).
+func escapes(s string, quote byte) bool {
+	return len(s) > 1 && s[0] == '\\' && quote != '\'' && (quote == 0 || strings.IndexByte("$`\"\\\n", s[1]) >= 0)
 }
 
 // Assignment divides a word NAME=value or NAME+=value of a command; at is where the

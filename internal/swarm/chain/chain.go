@@ -201,7 +201,7 @@ var (
 
 // Report takes a machine's report and answers it. The chain is unchanged by an error.
 func (c *Chain) Report(now time.Time, r Report) (Advice, error) {
-	if r.ID.IsZero() || !r.Addr.IsValid() || r.Addr.Port() == 0 || r.First < 0 || r.Next < r.First || r.Next > c.conf.Pieces || r.Failed == r.ID || r.From == r.ID {
+	if !r.valid(c.conf.Pieces) {
 		return Advice{}, ErrInvalid
 	}
 	r.Addr = netip.AddrPortFrom(r.Addr.Addr().Unmap(), r.Addr.Port())
@@ -241,6 +241,11 @@ func (c *Chain) Report(now time.Time, r Report) (Advice, error) {
 	}
 	c.judge(now, m)
 	return c.advise(now, m), nil
+}
+
+// valid reports whether a machine can have sent this of a set of pieces.
+func (r *Report) valid(pieces int) bool {
+	return !r.ID.IsZero() && r.Addr.IsValid() && r.Addr.Port() != 0 && r.First >= 0 && r.Next >= r.First && r.Next <= pieces && r.Failed != r.ID && r.From != r.ID
 }
 
 // join takes a machine into the line.
@@ -530,27 +535,40 @@ func (c *Chain) servers(now time.Time, m *member) (found []*member, hold bool) {
 			return nil, true
 		case c.can(now, m, p):
 			found = append(found, p)
-		case len(found) == 0 && !p.slow && !p.banned && !p.Done && p.Next+c.tolerance() < m.Next:
-			// It is in the way: whom it takes from would serve both.
-			if p.behind.IsZero() {
-				p.behind = now
-			} else if now.Sub(p.behind) > 2*c.conf.Every && !c.last(p) {
-				c.toEnd(now, p, false)
-			}
+		case len(found) == 0 && p.fit() && p.Next+c.tolerance() < m.Next:
+			c.inTheWay(now, p)
 		}
 		if p.Next+c.tolerance() >= m.Next {
 			p.behind = time.Time{}
 		}
 	}
 	if len(found) == 0 {
-		for _, p := range c.line[slices.Index(c.line, m)+1:] {
-			if p.Next > m.Next+slack && c.can(now, m, p) && (len(found) == 0 || cmp.Compare(p.Next, found[0].Next) > 0) {
-				found = []*member{p}
-			}
-		}
+		found = c.ahead(now, m)
 	}
 	return found, false
 }
+
+// ahead is the machine behind m that has most more than it.
+func (c *Chain) ahead(now time.Time, m *member) (found []*member) {
+	for _, p := range c.line[slices.Index(c.line, m)+1:] {
+		if p.Next > m.Next+slack && c.can(now, m, p) && (len(found) == 0 || p.Next > found[0].Next) {
+			found = []*member{p}
+		}
+	}
+	return found
+}
+
+// inTheWay moves a machine to the end that has had less than the next one for a while: the
+// one that it takes from would serve both.
+func (c *Chain) inTheWay(now time.Time, p *member) {
+	if p.behind.IsZero() {
+		p.behind = now
+	} else if now.Sub(p.behind) > 2*c.conf.Every && !c.last(p) {
+		c.toEnd(now, p, false)
+	}
+}
+
+func (m *member) fit() bool { return !m.slow && !m.banned && !m.Done }
 
 // Member is a machine of the chain, for those who show it.
 type Member struct {

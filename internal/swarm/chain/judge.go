@@ -155,14 +155,7 @@ func (c *Chain) probeFirst(now time.Time) {
 	}
 	first := c.line[0]
 	if c.old != nil {
-		if now.Sub(first.since) < c.conf.Sample+c.conf.Every {
-			return
-		}
-		if r, ok := c.rateOf(now, first); ok && first.from == nil && !first.over() && r > 1.5*c.rate && !c.old.over() {
-			c.event("slow", c.old, nil)
-			c.toEnd(now, c.old, true)
-		}
-		c.old = nil
+		c.compareFirst(now, first)
 		return
 	}
 	rate, ok := c.rateOf(now, first)
@@ -185,6 +178,19 @@ func (c *Chain) probeFirst(now time.Time) {
 	c.line[0], c.line[1] = second, first
 	second.from, second.since = nil, now
 	first.from, first.since, first.starved = second, now, now
+}
+
+// compareFirst moves the machine that was the first before to the end if the one in its place
+// is much faster.
+func (c *Chain) compareFirst(now time.Time, first *member) {
+	if now.Sub(first.since) < c.conf.Sample+c.conf.Every {
+		return
+	}
+	if r, ok := c.rateOf(now, first); ok && first.from == nil && !first.over() && r > 1.5*c.rate && !c.old.over() {
+		c.event("slow", c.old, nil)
+		c.toEnd(now, c.old, true)
+	}
+	c.old = nil
 }
 
 // takes tells whether p takes from m, or from one that does.

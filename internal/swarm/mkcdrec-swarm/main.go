@@ -138,6 +138,33 @@ func (g *getting) flags() *flag.FlagSet {
 
 func (g *getting) run(ctx context.Context, words []string) error {
 	g.Events = events(os.Stdout)
+	if err := g.check(words); err != nil {
+		return err
+	}
+	if g.memory != "" {
+		n, err := quantity.Parse(g.memory)
+		if err != nil {
+			return exit.Usage(err)
+		}
+		g.Memory = int64(n)
+		debug.SetMemoryLimit(g.Memory + 256<<20)
+	}
+	switch {
+	case g.serve != "":
+		g.Reader = node.Serve(g.serve, finished(ctx), func(url string) { g.Events(node.Event{Event: "ready", URL: url}) })
+	case g.cat != "":
+		g.Events = events(os.Stderr)
+		g.Reader = node.Copy(os.Stdout, g.cat)
+	}
+	err := g.Get.Run(ctx)
+	if g.serve != "" {
+		err = ended(err)
+	}
+	return err
+}
+
+// check refuses options that are wrong or do not fit together.
+func (g *getting) check(words []string) error {
 	hexOf := func(s string, n int) bool { b, err := hex.DecodeString(s); return err == nil && len(b) == n }
 	u, err := url.Parse(g.Server)
 	for _, c := range []struct {
@@ -157,26 +184,7 @@ func (g *getting) run(ctx context.Context, words []string) error {
 			return exit.Usage(errors.New(c.text))
 		}
 	}
-	if g.memory != "" {
-		n, err := quantity.Parse(g.memory)
-		if err != nil {
-			return exit.Usage(err)
-		}
-		g.Memory = int64(n)
-		debug.SetMemoryLimit(g.Memory + 256<<20)
-	}
-	switch {
-	case g.serve != "":
-		g.Reader = node.Serve(g.serve, finished(ctx), func(url string) { g.Events(node.Event{Event: "ready", URL: url}) })
-	case g.cat != "":
-		g.Events = events(os.Stderr)
-		g.Reader = node.Copy(os.Stdout, g.cat)
-	}
-	err = g.Get.Run(ctx)
-	if g.serve != "" {
-		err = ended(err)
-	}
-	return err
+	return nil
 }
 
 // finished is closed when the local reader has read all: by SIGUSR1 or the line "done" on

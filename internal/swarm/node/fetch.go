@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -150,19 +151,7 @@ func (g *Get) peers() {
 	g.mu.Lock()
 	up := g.upstream
 	g.mu.Unlock()
-	var conn *torrent.PeerConn
-	var drop []*torrent.PeerConn
-	for _, c := range g.tt.PeerConns() {
-		switch {
-		case c.RemoteAddr.String() == up.addr:
-			conn = c
-		case c.Discovery == torrent.PeerSourceTracker:
-			drop = append(drop, c)
-		}
-	}
-	for _, c := range drop {
-		_ = c.Close()
-	}
+	conn := g.connection(up.addr)
 	has := false
 	if conn != nil && want >= 0 {
 		has = conn.PeerPieces().ContainsInt(want)
@@ -181,101 +170,147 @@ func (g *Get) peers() {
 		}
 		g.fail(chain.Unreachable)
 	case conn == nil:
-		if now.Sub(u.since) > connectTime && !u.id.IsZero() {
-			g.fail(chain.Unreachable)
-			return
-		}
-		if now.Sub(u.since) > connectTime && now.Sub(u.others) > time.Second { // the seeder: any other will do
-			u.others = now
-			var more []torrent.PeerInfo
-			for _, b := range g.advice.Backup {
-				if ap, err := netip.ParseAddrPort(b); err == nil && len(more) < 3 {
-					more = append(more, torrent.PeerInfo{Addr: net.TCPAddrFromAddrPort(ap), Source: torrent.PeerSourceDirect})
-				}
-			}
-			go g.tt.AddPeers(more)
-		}
-		if now.Sub(u.offered) > 300*time.Millisecond {
-			u.offered = now
-			ap := netip.MustParseAddrPort(u.addr)
-			go g.tt.AddPeers([]torrent.PeerInfo{{Addr: net.TCPAddrFromAddrPort(ap), Source: torrent.PeerSourceTracker}})
-		}
+		g.offer(u, now)
 	default:
-		if u.connected.IsZero() {
-			u.connected = now
+		g.listen(u, now, has)
+	}
+}
+
+// connection is the one to addr; those to others that the tracker named are closed.
+func (g *Get) connection(addr string) (conn *torrent.PeerConn) {
+	var drop []*torrent.PeerConn
+	for _, c := range g.tt.PeerConns() {
+		switch {
+		case c.RemoteAddr.String() == addr:
+			conn = c
+		case c.Discovery == torrent.PeerSourceTracker:
+			drop = append(drop, c)
 		}
-		switch last := time.Unix(0, g.useful.Load()); {
-		case !has:
-			u.wanting = time.Time{}
-		case u.wanting.IsZero() || last.After(u.wanting):
-			u.wanting = now
-		case now.Sub(u.wanting) > silentTime && !u.id.IsZero():
-			g.fail(chain.Silent)
+	}
+	for _, c := range drop {
+		_ = c.Close()
+	}
+	return conn
+}
+
+// offer gives the library the address of the machine to take from, and those of others
+// where the seeder does not answer. g is locked.
+func (g *Get) offer(u *upstream, now time.Time) {
+	if now.Sub(u.since) > connectTime && !u.id.IsZero() {
+		g.fail(chain.Unreachable)
+		return
+	}
+	if now.Sub(u.since) > connectTime && now.Sub(u.others) > time.Second { // the seeder: any other will do
+		u.others = now
+		var more []torrent.PeerInfo
+		for _, b := range g.advice.Backup {
+			if ap, err := netip.ParseAddrPort(b); err == nil && len(more) < 3 {
+				more = append(more, torrent.PeerInfo{Addr: net.TCPAddrFromAddrPort(ap), Source: torrent.PeerSourceDirect})
+			}
 		}
+		go g.tt.AddPeers(more)
+	}
+	if now.Sub(u.offered) > 300*time.Millisecond {
+		u.offered = now
+		ap := netip.MustParseAddrPort(u.addr)
+		go g.tt.AddPeers([]torrent.PeerInfo{{Addr: net.TCPAddrFromAddrPort(ap), Source: torrent.PeerSourceTracker}})
+	}
+}
+
+// listen gives up a machine that has what is wanted and sends nothing. g is locked.
+func (g *Get) listen(u *upstream, now time.Time, has bool) {
+	if u.connected.IsZero() {
+		u.connected = now
+	}
+	switch last := time.Unix(0, g.useful.Load()); {
+	case !has:
+		u.wanting = time.Time{}
+	case u.wanting.IsZero() || last.After(u.wanting):
+		u.wanting = now
+	case now.Sub(u.wanting) > silentTime && !u.id.IsZero():
+		g.fail(chain.Silent)
 	}
 }
 
 // fallback fetches pieces from the server by HTTP while no peer gives any.
 func (g *Get) fallback(ctx context.Context) {
-	buf := []byte(nil)
-	active, told := false, time.Time{}
-	idle := time.Now()
+	w := web{Get: g, idle: time.Now()}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(100 * time.Millisecond):
 		}
-		for ctx.Err() == nil {
-			want := g.wanted()
-			g.mu.Lock()
-			seeder, hold := g.upstream.id.IsZero(), g.advice.Hold != 0
-			urgent := false
-			for p := range g.wants { // what left the ring, or is far ahead of the others
-				if r := g.rank[p]; r < g.next || r > g.next+64 {
-					if there, _ := g.store.state(p); !there {
-						want, urgent = p, true
-					}
-				}
-			}
-			g.mu.Unlock()
-			last := time.Unix(0, g.useful.Load())
-			if idle.After(last) {
-				last = idle
-			}
-			wait := 3 * time.Second
-			if active && time.Unix(0, g.useful.Load()).Before(idle) {
-				wait = 0
-			}
-			if urgent {
-				wait = 500 * time.Millisecond
-			}
-			if want < 0 || (!seeder || hold) && !urgent || time.Since(last) < wait {
-				if want < 0 || !seeder {
-					idle = time.Now()
-				}
-				if time.Since(time.Unix(0, g.useful.Load())) < time.Second {
-					active = false
-				}
-				break
-			}
-			if !active {
-				active = true
-				g.event(Event{Event: "fallback", URL: g.server.Redacted()})
-			}
-			if buf == nil {
-				buf = make([]byte, g.t.Info.PieceLength)
-			}
-			if err := g.fetchPiece(ctx, want, buf[:g.t.PieceSize(want)]); err != nil {
-				if ctx.Err() == nil && time.Since(told) > troubleTime {
-					told = time.Now()
-					g.event(Event{Event: "trouble", Why: printable.Short(err.Error(), 300)})
-				}
-				break
-			}
-			idle = time.Now()
+		for ctx.Err() == nil && w.next(ctx) {
 		}
 	}
+}
+
+// web is the state of the fallback.
+type web struct {
+	*Get
+	buf    []byte
+	active bool      // the last piece came by HTTP
+	told   time.Time // of the last trouble
+	idle   time.Time // of the last piece, or since when nothing is wanted from the seeder
+}
+
+// next fetches a piece if nobody sends any; it returns false if there is nothing to do for
+// now.
+func (w *web) next(ctx context.Context) bool {
+	want := w.wanted()
+	w.mu.Lock()
+	seeder, hold := w.upstream.id.IsZero(), w.advice.Hold != 0
+	away, urgent := w.urgent()
+	w.mu.Unlock()
+	useful := time.Unix(0, w.useful.Load())
+	wait := 3 * time.Second
+	if w.active && useful.Before(w.idle) {
+		wait = 0
+	}
+	if urgent {
+		want, wait = away, 500*time.Millisecond
+	}
+	if want < 0 || (!seeder || hold) && !urgent || min(time.Since(useful), time.Since(w.idle)) < wait {
+		if want < 0 || !seeder {
+			w.idle = time.Now()
+		}
+		w.active = w.active && time.Since(useful) >= time.Second
+		return false
+	}
+	if !w.active {
+		w.active = true
+		w.event(Event{Event: "fallback", URL: w.server.Redacted()})
+	}
+	w.buf = slices.Grow(w.buf[:0], int(w.t.Info.PieceLength))
+	err := w.fetchPiece(ctx, want, w.buf[:w.t.PieceSize(want)])
+	if err == nil {
+		w.idle = time.Now()
+	} else if ctx.Err() == nil {
+		w.trouble(err)
+	}
+	return err == nil
+}
+
+// trouble reports an error, now and then.
+func (w *web) trouble(err error) {
+	if time.Since(w.told) > troubleTime {
+		w.told = time.Now()
+		w.event(Event{Event: "trouble", Why: printable.Short(err.Error(), 300)})
+	}
+}
+
+// urgent returns a piece that a reader waits for and that left the ring, or is far ahead of
+// the others. g is locked.
+func (g *Get) urgent() (piece int, ok bool) {
+	for p := range g.wants {
+		if r := g.rank[p]; r < g.next || r > g.next+64 {
+			if there, _ := g.store.state(p); !there {
+				piece, ok = p, true
+			}
+		}
+	}
+	return piece, ok
 }
 
 // fetchPiece gets one piece by HTTP, has it checked, and fails for good when it is wrong

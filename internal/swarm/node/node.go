@@ -202,25 +202,7 @@ func (g *Get) Run(ctx context.Context) error {
 	for r, p := range g.order {
 		g.rank[p] = r
 	}
-	g.store = &changing{}
-	if g.Dir != "" {
-		var d *dirStore
-		if d, err = newDirStore(g.Dir, g.t); err == nil {
-			g.store.now = d
-		} else if g.Reader != nil && full(err) {
-			var m *ring
-			if m, err = g.newRing(); err == nil {
-				g.store.now = m
-				g.event(Event{Event: "full", Why: "no space left", Bytes: int64(m.cap) * m.size})
-			}
-		}
-	} else {
-		var m *ring
-		if m, err = g.newRing(); err == nil {
-			g.store.now = m
-		}
-	}
-	if err != nil {
+	if err := g.keep(); err != nil {
 		return fmt.Errorf("cannot keep pieces: %w", err)
 	}
 	defer g.store.close()
@@ -260,6 +242,30 @@ func (g *Get) Run(ctx context.Context) error {
 		g.event(Event{Event: "done", Pieces: g.next, Of: len(g.order), Bytes: st.BytesReadData.Int64(), Sent: st.BytesWrittenData.Int64()})
 	}
 	return err
+}
+
+// keep chooses where pieces are: in the directory, or in memory if there is none, or if it is
+// full and a reader needs no more.
+func (g *Get) keep() error {
+	g.store = &changing{}
+	if g.Dir != "" {
+		d, err := newDirStore(g.Dir, g.t)
+		if err == nil {
+			g.store.now = d
+		}
+		if err == nil || g.Reader == nil || !full(err) {
+			return err
+		}
+	}
+	m, err := g.newRing()
+	if err != nil {
+		return err
+	}
+	g.store.now = m
+	if g.Dir != "" {
+		g.event(Event{Event: "full", Why: "no space left", Bytes: int64(m.cap) * m.size})
+	}
+	return nil
 }
 
 // newRing makes the memory for pieces, and uses it.

@@ -393,19 +393,25 @@ func (r *ring) writeAt(i int, p []byte, off int64) (int, error) {
 // that a second reader waits for, far behind the first, it is also one so far behind.
 func (r *ring) victim(other int) int {
 	first, last, far := -1, -1, -1
+	lower := func(a, b int) int {
+		if a < 0 || r.rank[b] < r.rank[a] {
+			return b
+		}
+		return a
+	}
 	for p := range r.slots {
 		rank := r.rank[p]
 		if p == other || r.pinned[p] {
 			continue
 		}
-		if rank < r.reader && (first < 0 || rank < r.rank[first]) {
-			first = p
+		if rank < r.reader {
+			first = lower(first, p)
 		}
 		if rank > r.rank[other] && (last < 0 || rank > r.rank[last]) {
 			last = p
 		}
-		if r.wanted[other] && !r.wanted[p] && rank > r.reader+r.room() && (far < 0 || rank < r.rank[far]) {
-			far = p
+		if r.wanted[other] && !r.wanted[p] && rank > r.reader+r.room() {
+			far = lower(far, p)
 		}
 	}
 	switch {

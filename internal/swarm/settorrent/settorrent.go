@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -469,6 +470,11 @@ func (t *Torrent) validate() error {
 	if info.Files[0].Path[0] != manifest.File || len(info.Files[0].Path) != 1 {
 		return fmt.Errorf("its first file is not %s", manifest.File)
 	}
+	return t.validHead(n)
+}
+
+// validHead checks the pieces that come first, of n.
+func (t *Torrent) validHead(n int64) error {
 	for i, p := range t.Head {
 		if p < 0 || int64(p) >= n || i > 0 && p <= t.Head[i-1] {
 			return errors.New("its list of first pieces is not sorted, or names pieces that are not there")
@@ -535,7 +541,7 @@ func wellFormed(b []byte) error {
 	for i < len(b) {
 		bad := fmt.Errorf("it is not a torrent: byte %d", i)
 		switch c := b[i]; {
-		case c == 'd' || c == 'l':
+		case c == 'd', c == 'l':
 			if depth++; depth > maxDepth {
 				return bad
 			}
@@ -553,21 +559,11 @@ func wellFormed(b []byte) error {
 			}
 			i += n + 1
 		case c >= '0' && c <= '9':
-			n := slices.Index(b[i:min(len(b), i+10)], ':')
-			if n < 1 {
+			n := stringLength(b[i:])
+			if n < 0 {
 				return bad
 			}
-			size := 0
-			for _, d := range b[i : i+n] {
-				if d < '0' || d > '9' {
-					return bad
-				}
-				size = size*10 + int(d-'0')
-			}
-			if i += n + 1; size > len(b)-i {
-				return bad
-			}
-			i += size
+			i += n
 		default:
 			return bad
 		}
@@ -579,4 +575,18 @@ func wellFormed(b []byte) error {
 		return fmt.Errorf("it is not a torrent: it ends in the middle, or has text behind the end")
 	}
 	return nil
+}
+
+// stringLength is how many bytes of b the string at its beginning takes, "3:abc"; -1 if it is
+// not one.
+func stringLength(b []byte) int {
+	n := slices.Index(b[:min(len(b), 10)], ':')
+	if n < 1 {
+		return -1
+	}
+	size, err := strconv.ParseUint(string(b[:n]), 10, 32)
+	if err != nil || n+1+int(size) > len(b) {
+		return -1
+	}
+	return n + 1 + int(size)
 }

@@ -207,16 +207,20 @@ func (w *world) look(n *node) {
 		n.failed, n.why, n.next = n.from.id, chain.Silent, w.now
 	}
 	if n.why != chain.None && w.down() { // no advice: the next that is known
-		next := (*node)(nil)
-		for _, a := range n.backup {
-			if b := w.byAddr[a]; b.up(w.now) && b != n.from {
-				next = b
-				break
-			}
-		}
+		next := n.spare(w)
 		n.backup = nil
 		w.connect(n, next, next == nil && w.SeederStays)
 	}
+}
+
+// spare is the first machine of the backup that can be reached, or nil.
+func (n *node) spare(w *world) *node {
+	for _, a := range n.backup {
+		if b := w.byAddr[a]; b.up(w.now) && b != n.from {
+			return b
+		}
+	}
+	return nil
 }
 
 // report has a machine report, when it is time, and follow the advice.
@@ -265,24 +269,7 @@ func (w *world) active(n *node) bool { return n.up(w.now) && !n.done && w.now >=
 
 // transfer moves the bytes of one step.
 func (w *world) transfer() {
-	// Who takes from whom now, and how much of each uplink is taken.
-	fromSeeder := 0
-	takers, count := make([]int, len(w.nodes)), make([]int, len(w.nodes))
-	for _, n := range w.nodes {
-		if !w.active(n) {
-			continue
-		}
-		if n.seeder {
-			fromSeeder++
-		} else if n.from != nil && n.from.up(w.now) && n.from.pieces > n.pieces {
-			takers[n.from.i]++
-			if n.Down >= n.from.Up {
-				count[n.from.i]++
-			}
-		}
-	}
-	w.r.Most = max(w.r.Most, slices.Max(append(count, 0)))
-	w.r.SeederMax = max(w.r.SeederMax, fromSeeder)
+	fromSeeder, takers := w.takers()
 	seconds := w.Step.Seconds()
 	for _, n := range w.nodes {
 		if !w.active(n) {
@@ -304,6 +291,28 @@ func (w *world) transfer() {
 			w.receive(n, amount)
 		}
 	}
+}
+
+// takers counts the machines that take from the seeder, and from each other machine.
+func (w *world) takers() (fromSeeder int, takers []int) {
+	takers = make([]int, len(w.nodes))
+	count := make([]int, len(w.nodes)) // those that take as fast as the other sends
+	for _, n := range w.nodes {
+		if !w.active(n) {
+			continue
+		}
+		if n.seeder {
+			fromSeeder++
+		} else if n.from != nil && n.from.up(w.now) && n.from.pieces > n.pieces {
+			takers[n.from.i]++
+			if n.Down >= n.from.Up {
+				count[n.from.i]++
+			}
+		}
+	}
+	w.r.Most = max(w.r.Most, slices.Max(append(count, 0)))
+	w.r.SeederMax = max(w.r.SeederMax, fromSeeder)
+	return fromSeeder, takers
 }
 
 // offered is up to which byte a machine can get from the one that it takes from.

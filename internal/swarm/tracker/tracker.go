@@ -116,11 +116,10 @@ func (t *Tracker) parse(query string, remote string) (announce, error) {
 	if err != nil {
 		return a, errors.New("the request cannot be read")
 	}
-	one := func(k string) string { return v.Get(k) }
-	if one("info_hash") != string(t.hash[:]) {
+	if v.Get("info_hash") != string(t.hash[:]) {
 		return a, errors.New("unknown info_hash")
 	}
-	if id := one("peer_id"); len(id) != 20 {
+	if id := v.Get("peer_id"); len(id) != 20 {
 		return a, errors.New("peer_id does not have 20 bytes")
 	} else {
 		copy(a.id[:], id)
@@ -129,48 +128,53 @@ func (t *Tracker) parse(query string, remote string) (announce, error) {
 	if err != nil {
 		return a, errors.New("the address of the connection is unknown")
 	}
-	port, err := strconv.ParseUint(one("port"), 10, 16)
+	port, err := strconv.ParseUint(v.Get("port"), 10, 16)
 	if err != nil || port == 0 {
 		return a, errors.New("port is not a number from 1 to 65535")
 	}
 	a.addr = netip.AddrPortFrom(host.Addr().Unmap().WithZone(""), uint16(port))
 	a.left = 1
-	if s := one("left"); s != "" {
+	if s := v.Get("left"); s != "" {
 		if a.left, err = strconv.ParseInt(s, 10, 64); err != nil || a.left < 0 {
 			return a, errors.New("left is not a number of bytes")
 		}
 	}
-	a.stopped = one("event") == "stopped"
-	a.compact, a.noID = one("compact") == "1", one("no_peer_id") == "1"
+	a.stopped = v.Get("event") == "stopped"
+	a.compact, a.noID = v.Get("compact") == "1", v.Get("no_peer_id") == "1"
 	a.want = maxAnswer
-	if n, err := strconv.Atoi(one("numwant")); err == nil && n >= 0 && n < a.want {
+	if n, err := strconv.Atoi(v.Get("numwant")); err == nil && n >= 0 && n < a.want {
 		a.want = n
 	}
-	if one("mkcdrec") != "1" {
+	if v.Get("mkcdrec") != "1" {
 		return a, nil
 	}
 	a.ours = true
-	a.report = chain.Report{ID: a.id, Addr: a.addr, Leaves: a.stopped, Done: one("done") == "1"}
+	return a, a.readReport(v)
+}
+
+// readReport reads what only our own client sends.
+func (a *announce) readReport(v url.Values) (err error) {
+	a.report = chain.Report{ID: a.id, Addr: a.addr, Leaves: a.stopped, Done: v.Get("done") == "1"}
 	for k, p := range map[string]*int{"first": &a.report.First, "next": &a.report.Next, "why": (*int)(&a.report.Why)} {
-		if s := one(k); s != "" {
+		if s := v.Get(k); s != "" {
 			if *p, err = strconv.Atoi(s); err != nil || *p < 0 {
-				return a, fmt.Errorf("%s is not a number", k)
+				return fmt.Errorf("%s is not a number", k)
 			}
 		}
 	}
 	if a.report.Why > chain.Wrong {
-		return a, errors.New("why is not a number from 0 to 3")
+		return errors.New("why is not a number from 0 to 3")
 	}
 	for k, p := range map[string]*chain.ID{"from": &a.report.From, "failed": &a.report.Failed} {
-		if s := one(k); s != "" {
+		if s := v.Get(k); s != "" {
 			b, err := hex.DecodeString(s)
 			if err != nil || len(b) != 20 {
-				return a, fmt.Errorf("%s is not a peer id in hex", k)
+				return fmt.Errorf("%s is not a peer id in hex", k)
 			}
 			copy(p[:], b)
 		}
 	}
-	return a, nil
+	return nil
 }
 
 // ServeHTTP implements http.Handler.
@@ -264,31 +268,21 @@ func (t *Tracker) answer(a announce, here netip.Addr) ([]byte, error) {
 	}
 	every := max(advice.Every, time.Millisecond)
 	fmt.Fprintf(&b, "d8:intervali%de7:mkcdrecd", max(1, int(every.Seconds())))
-	addr := ""
+	addr, from := "", ""
 	if advice.Addr.IsValid() {
-		addr = advice.Addr.String()
+		addr, from = advice.Addr.String(), string(advice.From[:])
 	}
 	text(&b, "addr", addr)
 	b.WriteString("6:backupl")
 	for _, p := range advice.Backup {
 		text(&b, p.String())
 	}
-	more := 3
-	for id, p := range t.peers { // ordinary clients that have everything
-		if addr == "" && !p.left && id != a.id && more > 0 && now.Sub(p.seen) < 2*interval {
-			text(&b, p.addr.String())
-			if more--; more == 0 {
-				break
-			}
-		}
+	if addr == "" {
+		t.complete(&b, now, a.id)
 	}
 	fmt.Fprintf(&b, "e5:everyi%de", every.Milliseconds())
-	if addr != "" {
-		text(&b, "from", string(advice.From[:]))
-	} else {
-		text(&b, "from", "")
-	}
-	b.WriteString("4:hold" + flag(advice.Hold) + "4:keep" + flag(advice.Keep) + "6:needed" + flag(advice.Needed) + "")
+	text(&b, "from", from)
+	b.WriteString("4:hold" + flag(advice.Hold) + "4:keep" + flag(advice.Keep) + "6:needed" + flag(advice.Needed))
 	seeder := ""
 	if s := t.seeder(here); s.IsValid() && s.Port() != 0 {
 		seeder = s.String()
@@ -298,8 +292,57 @@ func (t *Tracker) answer(a announce, here netip.Addr) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// complete writes the addresses of three ordinary clients that have everything.
+func (t *Tracker) complete(b *bytes.Buffer, now time.Time, but chain.ID) {
+	more := 3
+	for id, p := range t.peers {
+		if more > 0 && !p.left && id != but && now.Sub(p.seen) < 2*interval {
+			text(b, p.addr.String())
+			more--
+		}
+	}
+}
+
 // ordinary answers any BitTorrent client: with the seeder, and some of the others.
 func (t *Tracker) ordinary(now time.Time, a announce, here netip.Addr) ([]byte, error) {
+	if err := t.admit(now, a); err != nil {
+		return nil, err
+	}
+	var others []other
+	for id, p := range t.peers {
+		if id != a.id && p.addr != a.addr {
+			others = append(others, other{id, p.addr})
+		}
+	}
+	complete, incomplete := t.count(now)
+	for _, m := range t.chain.Members(now) {
+		if m.Addr != a.addr && !m.Banned && m.Silence < 10*time.Second {
+			others = append(others, other{m.ID, m.Addr})
+		}
+	}
+	slices.SortFunc(others, func(x, y other) int { return bytes.Compare(x.id[:], y.id[:]) })
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	if s := t.seeder(here); s.IsValid() && s.Port() != 0 {
+		others = slices.Insert(others, 0, other{t.seedID, s})
+	}
+	others = others[:min(len(others), a.want)]
+	if a.stopped {
+		others = nil
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "d8:completei%de10:incompletei%de8:intervali%de12:min intervali5e5:peers", complete, incomplete, int(interval.Seconds()))
+	a.list(&b, others)
+	return b.Bytes(), nil
+}
+
+// other is a peer that another one is told of.
+type other struct {
+	id   chain.ID
+	addr netip.AddrPort
+}
+
+// admit notes the peer, or that it left, and forgets those that are silent.
+func (t *Tracker) admit(now time.Time, a announce) error {
 	for id, p := range t.peers {
 		if now.Sub(p.seen) > 2*interval {
 			delete(t.peers, id)
@@ -308,54 +351,33 @@ func (t *Tracker) ordinary(now time.Time, a announce, here netip.Addr) ([]byte, 
 	old, known := t.peers[a.id]
 	switch {
 	case known && old.addr.Addr() != a.addr.Addr():
-		return nil, errors.New("the peer id belongs to another machine")
+		return errors.New("the peer id belongs to another machine")
 	case a.stopped:
 		delete(t.peers, a.id)
 	case known || len(t.peers) < maxPeers:
 		t.peers[a.id] = peer{a.addr, a.left > 0, now}
 	default:
-		return nil, errors.New("the tracker has as many peers as it can")
+		return errors.New("the tracker has as many peers as it can")
 	}
-	type one struct {
-		id   chain.ID
-		addr netip.AddrPort
-	}
-	var others []one
-	for id, p := range t.peers {
-		if id != a.id && p.addr != a.addr {
-			others = append(others, one{id, p.addr})
-		}
-	}
-	complete, incomplete := t.count(now)
-	for _, m := range t.chain.Members(now) {
-		if m.Addr != a.addr && !m.Banned && m.Silence < 10*time.Second {
-			others = append(others, one{m.ID, m.Addr})
-		}
-	}
-	slices.SortFunc(others, func(x, y one) int { return bytes.Compare(x.id[:], y.id[:]) })
-	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	if s := t.seeder(here); s.IsValid() && s.Port() != 0 {
-		others = slices.Insert(others, 0, one{t.seedID, s})
-	}
-	others = others[:min(len(others), a.want)]
-	if a.stopped {
-		others = nil
-	}
-	var b, v4, v6 bytes.Buffer
-	fmt.Fprintf(&b, "d8:completei%de10:incompletei%de8:intervali%de12:min intervali5e5:peers", complete, incomplete, int(interval.Seconds()))
+	return nil
+}
+
+// list writes peers in the form that was asked for, and the end of the answer.
+func (a *announce) list(b *bytes.Buffer, others []other) {
 	if !a.compact {
 		b.WriteString("l")
 		for _, p := range others {
 			b.WriteString("d")
-			text(&b, "ip", p.addr.Addr().String())
+			text(b, "ip", p.addr.Addr().String())
 			if !a.noID {
-				text(&b, "peer id", string(p.id[:]))
+				text(b, "peer id", string(p.id[:]))
 			}
-			fmt.Fprintf(&b, "4:porti%dee", p.addr.Port())
+			fmt.Fprintf(b, "4:porti%dee", p.addr.Port())
 		}
 		b.WriteString("ee")
-		return b.Bytes(), nil
+		return
 	}
+	var v4, v6 bytes.Buffer
 	for _, p := range others {
 		to := &v6
 		if p.addr.Addr().Is4() {
@@ -364,12 +386,11 @@ func (t *Tracker) ordinary(now time.Time, a announce, here netip.Addr) ([]byte, 
 		to.Write(p.addr.Addr().AsSlice())
 		to.Write([]byte{byte(p.addr.Port() >> 8), byte(p.addr.Port())})
 	}
-	text(&b, v4.String())
+	text(b, v4.String())
 	if v6.Len() > 0 {
-		text(&b, "peers6", v6.String())
+		text(b, "peers6", v6.String())
 	}
 	b.WriteString("e")
-	return b.Bytes(), nil
 }
 
 // count counts who has everything, the seeder too, and who has not. mu is held.
