@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -504,4 +505,16 @@ func TestSelect(t *testing.T) {
 	if st, err := os.Stat(dst + "/sticky"); err != nil || st.Mode() != os.ModeDir|os.ModeSticky|0o777 || st.ModTime().Unix() != 1222222222 {
 		t.Errorf("sticky: %v %v, %v", st.Mode(), st.ModTime(), err)
 	}
+}
+
+// parsePax reads the records of a pax header's body.
+func parsePax(b []byte) (map[string]string, error) {
+	return readPax(int64(len(b)), func(n int64) ([]byte, error) {
+		if n > int64(len(b)) {
+			return nil, io.ErrUnexpectedEOF
+		}
+		out := b[:n]
+		b = b[n:]
+		return out, nil
+	})
 }

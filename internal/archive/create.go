@@ -55,7 +55,7 @@ type Summary struct {
 	SHA256   [32]byte // of the archive
 	Problems []Problem
 	Excluded int64  // paths that rules left out, each directory once
-	Locks    []Lock // what an extraction with KeepUnlocked left to SetLocks
+	Locks    []Lock // what an extraction with KeepUnlocked left to SetLocksBelow
 }
 
 // NotCovered gives the problems that mean missing content.

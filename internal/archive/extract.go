@@ -40,7 +40,7 @@ type ExtractOptions struct {
 	// NoOwner leaves owner, device nodes, projects and the flags that only root
 	// can set alone, for callers without root.
 	NoOwner bool
-	// KeepUnlocked leaves immutable and append-only to SetLocks, for a caller who
+	// KeepUnlocked leaves immutable and append-only to SetLocksBelow, for a caller who
 	// has to change things still.
 	KeepUnlocked bool
 

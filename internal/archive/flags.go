@@ -208,20 +208,10 @@ type Lock struct {
 	Flags Flags  `json:"flags"`
 }
 
-// SetLocks sets the locks of what was extracted below root with KeepUnlocked,
-// and lists those that could not be set.
-func SetLocks(root string, locks []Lock) ([]Problem, error) {
-	return changeLocks(root, "", locks, flagLocks)
-}
-
-// SetLocksBelow is SetLocks for what was extracted with ExtractOptions.Below.
+// SetLocksBelow sets the locks of what was extracted with KeepUnlocked to the directory below
+// in dest (ExtractOptions.Below), and lists those that could not be set.
 func SetLocksBelow(dest, below string, locks []Lock) ([]Problem, error) {
 	return changeLocks(dest, below, locks, flagLocks)
-}
-
-// TakeLocks takes them off again.
-func TakeLocks(root string, locks []Lock) ([]Problem, error) {
-	return changeLocks(root, "", locks, 0)
 }
 
 // FindLocksBelow lists what is locked of the directory below, in dest: itself, what is on

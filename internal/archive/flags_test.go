@@ -209,17 +209,17 @@ func (c *flagged) lockLate(t *testing.T) {
 	if err := os.Remove(late + "/dir-i/more"); err != nil {
 		t.Error(err)
 	}
-	if p, err := SetLocks(late, append(s.Locks, Lock{"not/there", flagImmutable})); err != nil || len(p) != 1 || p[0].Path != "not/there" {
+	if p, err := SetLocksBelow(late, "", append(s.Locks, Lock{"not/there", flagImmutable})); err != nil || len(p) != 1 || p[0].Path != "not/there" {
 		t.Errorf("SetLocks: %v %v", p, err)
 	}
 	c.same(t, "SetLocks", late, "")
-	if p, err := TakeLocks(late, s.Locks); err != nil || len(p) > 0 {
+	if p, err := TakeLocksBelow(late, "", s.Locks); err != nil || len(p) > 0 {
 		t.Errorf("TakeLocks: %v %v", p, err)
 	}
 	if l := lsattr(t, late); strings.ContainsAny(l["file-i"]+l["dir-i"]+l["file-a"]+l["dir-a"], "ia") {
 		t.Errorf("TakeLocks: %v", l)
 	}
-	if p, err := SetLocks(late, s.Locks); err != nil || len(p) > 0 {
+	if p, err := SetLocksBelow(late, "", s.Locks); err != nil || len(p) > 0 {
 		t.Errorf("SetLocks again: %v %v", p, err)
 	}
 	c.same(t, "SetLocks again", late, "")
@@ -342,7 +342,7 @@ func TestFlagsHostile(t *testing.T) {
 	for _, p := range []string{"link", "up", "fifo", "null", "up/outside", "../outside"} {
 		locks = append(locks, Lock{p, flagImmutable})
 	}
-	problems, err := SetLocks(dir+"/in", locks)
+	problems, err := SetLocksBelow(dir+"/in", "", locks)
 	if err != nil || len(problems) != len(locks) {
 		t.Errorf("%v %v", problems, err)
 	}
@@ -372,9 +372,9 @@ func TestFindLocksBelow(t *testing.T) {
 		{"root/var/log/other/file", flagImmutable}, {"root/srv/file", flagImmutable}, {"outside/file", flagImmutable}}
 	t.Cleanup(func() {
 		slices.Reverse(all)
-		TakeLocks(dest, all)
+		TakeLocksBelow(dest, "", all)
 	})
-	if p, err := SetLocks(dest, all); err != nil || len(p) > 0 {
+	if p, err := SetLocksBelow(dest, "", all); err != nil || len(p) > 0 {
 		t.Skipf("no locks here: %v %v", p, err)
 	}
 	got, err := FindLocksBelow(dest, "root", "etc", "var/log/own", "not/there")

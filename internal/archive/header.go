@@ -249,19 +249,6 @@ func appendRecord(dst []byte, k, v string) []byte {
 
 func padding(n int64) int64 { return -n & (blockSize - 1) }
 
-// parsePax reads the records of a pax header's body.
-func parsePax(b []byte) (map[string]string, error) {
-	next := func(n int64) ([]byte, error) {
-		if n > int64(len(b)) {
-			return nil, noEOF(io.EOF)
-		}
-		out := b[:n]
-		b = b[n:]
-		return out, nil
-	}
-	return readPax(int64(len(b)), next)
-}
-
 // readPax reads the records of a pax header's body of size bytes, which next gives
 // piece by piece.
 func readPax(size int64, next func(n int64) ([]byte, error)) (map[string]string, error) {

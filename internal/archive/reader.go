@@ -111,8 +111,6 @@ func (a *Reader) TarSize() int64 { return a.tar }
 
 func (a *Reader) Members() int64 { return a.count }
 
-func (a *Reader) Frames() int { return len(a.frames) }
-
 // InOrder has the archive read from its beginning to its end by one reader:
 // for a medium that is changed on the way, or that can't seek.
 func (a *Reader) InOrder() { a.inOrder = true }
@@ -546,7 +544,7 @@ func (p *tarParser) sparseMap(m *Member, stored int64) (int64, error) {
 	}
 }
 
-// IndexText reads the text of TOCText out of what CreateOptions.Index got.
+// IndexText reads the table of contents, as zstd-compressed text, out of what CreateOptions.Index got.
 func IndexText(index io.ReaderAt) (io.Reader, error) {
 	const start = int64(len(tocTag) + sha256.Size)
 	p, err := frames.Payload(index)
@@ -558,6 +556,3 @@ func IndexText(index io.ReaderAt) (io.Reader, error) {
 	}
 	return io.NewSectionReader(p, start, p.Size()-start), nil
 }
-
-// TOCText is the table of contents as zstd-compressed text, for a log.
-func (a *Reader) TOCText() []byte { return a.toc[len(tocTag)+sha256.Size:] }

@@ -247,7 +247,7 @@ func (x *extractor) may(f Flags) Flags {
 }
 
 // lock sets immutable and append-only of a file or directory, or leaves that to
-// SetLocks.
+// SetLocksBelow.
 func (x *extractor) lock(m *Member) {
 	l := Lock{m.Path, m.Flags & x.may(flagLocks)}
 	if l.Flags == 0 || x.isFailed(m.Path) {

@@ -44,7 +44,8 @@ type btrfs struct {
 	r         io.ReaderAt
 	size      int64
 	dev, node int64
-	crc       bool // checksums are CRC32C, and compared
+	total     int64 // of the file system, bytes
+	crc       bool  // checksums are CRC32C, and compared
 	nodes     int
 	chunks    []btrfsChunk
 	system    []btrfsChunk // those with the chunk tree
@@ -55,28 +56,11 @@ type btrfs struct {
 // devices is an error.
 func btrfsMap(r io.ReaderAt, size int64) (*Map, error) {
 	s := make([]byte, 4096)
-	if err := readFull(r, s, btrfsSuper); err != nil {
+	x, err := openBtrfs(r, size, s)
+	if err != nil {
 		return nil, err
 	}
 	le := binary.LittleEndian
-	u64 := func(at int) uint64 { return le.Uint64(s[at:]) }
-	x := &btrfs{r: r, size: size, dev: int64(u64(201)), node: int64(le.Uint32(s[148:])), crc: le.Uint16(s[196:]) == 0}
-	switch incompat, ro := u64(188), u64(180); {
-	case string(s[64:72]) != "_BHRfS_M" || u64(48) != btrfsSuper || x.node < 4096 || x.node > 64<<10 || x.node&(x.node-1) != 0:
-		return nil, errors.New("its superblock is damaged")
-	case x.crc && ^crc32c(^uint32(0), s[32:]) != le.Uint32(s):
-		return nil, errors.New("the checksum of its superblock is wrong")
-	case incompat&^btrfsKnownIncompat != 0 || ro&^btrfsKnownRO != 0:
-		return nil, fmt.Errorf("it has features that are not known here (incompat %#x, compat_ro %#x)", incompat&^btrfsKnownIncompat, ro&^btrfsKnownRO)
-	case u64(56)&btrfsOddFlags != 0:
-		return nil, fmt.Errorf("its superblock has the flags %#x: it is a seed, an image of metadata, or its UUID is being changed", u64(56)&btrfsOddFlags)
-	case u64(136) != 1:
-		return nil, fmt.Errorf("it is on %d devices", u64(136))
-	}
-	total := int64(u64(209))
-	if total < 1<<20 || total > size {
-		return nil, fmt.Errorf("it has %d bytes, its device %d", total, size)
-	}
 	// The chunks with the chunk tree are in the superblock.
 	array := s[811 : 811+2048]
 	n := int(le.Uint32(s[160:]))
@@ -94,16 +78,16 @@ func btrfsMap(r io.ReaderAt, size int64) (*Map, error) {
 		x.system = append(x.system, c)
 		array = array[17+length:]
 	}
-	if err := x.walk(int64(u64(88)), int(s[198]), u64(164)); err != nil {
+	if err := x.walk(int64(le.Uint64(s[88:])), int(s[198]), le.Uint64(s[164:])); err != nil {
 		return nil, fmt.Errorf("its chunk tree: %w", err)
 	}
 	if len(x.chunks) == 0 {
 		return nil, errors.New("its chunk tree is empty")
 	}
-	m := &Map{Size: size, How: "btrfs chunks", End: total}
+	m := &Map{Size: size, How: "btrfs chunks", End: x.total}
 	m.add(0, 1<<20) // reserved: boot loaders, the first superblock
 	for _, mirror := range []int64{64 << 20, 256 << 30} {
-		if mirror+4096 <= total {
+		if mirror+4096 <= x.total {
 			m.add(mirror, 4096)
 		}
 	}
@@ -112,8 +96,34 @@ func btrfsMap(r io.ReaderAt, size int64) (*Map, error) {
 			m.add(at, c.length)
 		}
 	}
-	m.add(total, size-total)
+	m.add(x.total, size-x.total)
 	return m, nil
+}
+
+// openBtrfs reads the superblock into s, and checks it.
+func openBtrfs(r io.ReaderAt, size int64, s []byte) (*btrfs, error) {
+	if err := readFull(r, s, btrfsSuper); err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	u64 := func(at int) uint64 { return le.Uint64(s[at:]) }
+	x := &btrfs{r: r, size: size, total: int64(u64(209)), dev: int64(u64(201)), node: int64(le.Uint32(s[148:])), crc: le.Uint16(s[196:]) == 0}
+	switch incompat, ro := u64(188), u64(180); {
+	case string(s[64:72]) != "_BHRfS_M" || u64(48) != btrfsSuper || !pow2(x.node, 4096, 64<<10):
+		return nil, errors.New("its superblock is damaged")
+	case x.crc && ^crc32c(^uint32(0), s[32:]) != le.Uint32(s):
+		return nil, errors.New("the checksum of its superblock is wrong")
+	case incompat&^btrfsKnownIncompat != 0 || ro&^btrfsKnownRO != 0:
+		return nil, fmt.Errorf("it has features that are not known here (incompat %#x, compat_ro %#x)", incompat&^btrfsKnownIncompat, ro&^btrfsKnownRO)
+	case u64(56)&btrfsOddFlags != 0:
+		return nil, fmt.Errorf("its superblock has the flags %#x: it is a seed, an image of metadata, or its UUID is being changed", u64(56)&btrfsOddFlags)
+	case u64(136) != 1:
+		return nil, fmt.Errorf("it is on %d devices", u64(136))
+	}
+	if !between(x.total, 1<<20, size) {
+		return nil, fmt.Errorf("it has %d bytes, its device %d", x.total, size)
+	}
+	return x, nil
 }
 
 // chunk reads a chunk item, and returns how many bytes it has.
@@ -159,16 +169,7 @@ func (x *btrfs) walk(logical int64, level int, generation uint64) error {
 	le := binary.LittleEndian
 	n := int(le.Uint32(b[96:]))
 	if level > 0 {
-		if n < 1 || n > (len(b)-btrfsHeader)/btrfsPointer {
-			return fmt.Errorf("node at %d has %d pointers", logical, n)
-		}
-		for i := range n {
-			p := b[btrfsHeader+i*btrfsPointer:]
-			if err := x.walk(int64(le.Uint64(p[17:])), level-1, le.Uint64(p[25:])); err != nil {
-				return err
-			}
-		}
-		return nil
+		return x.children(b, logical, level, n)
 	}
 	if n < 0 || n > (len(b)-btrfsHeader)/btrfsItem {
 		return fmt.Errorf("node at %d has %d items", logical, n)
@@ -190,6 +191,21 @@ func (x *btrfs) walk(logical int64, level int, generation uint64) error {
 			return fmt.Errorf("node at %d has a damaged chunk", logical)
 		}
 		x.chunks = append(x.chunks, c)
+	}
+	return nil
+}
+
+// children walks through the n nodes that node b at logical points to.
+func (x *btrfs) children(b []byte, logical int64, level, n int) error {
+	if n < 1 || n > (len(b)-btrfsHeader)/btrfsPointer {
+		return fmt.Errorf("node at %d has %d pointers", logical, n)
+	}
+	le := binary.LittleEndian
+	for i := range n {
+		p := b[btrfsHeader+i*btrfsPointer:]
+		if err := x.walk(int64(le.Uint64(p[17:])), level-1, le.Uint64(p[25:])); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -175,15 +175,15 @@ func (x *ext) geometry(s extSuper, size int64) error {
 func (x *ext) plausible(size, clusters, inodes, inodeSize int64) error {
 	bad := func(ok bool) bool { return !ok }
 	switch {
-	case bad(x.blocks > 0 && x.blocks <= size/x.block):
+	case bad(between(x.blocks, 1, size/x.block)):
 		return fmt.Errorf("it has %d blocks of %d bytes, more than its device", x.blocks, x.block)
 	case bad(x.first <= 1 && x.first < x.blocks && (x.first == 0 || x.block == 1024)):
 		return fmt.Errorf("its first block is %d", x.first)
-	case bad(clusters%8 == 0 && clusters >= 256 && clusters <= 8*x.block && clusters*x.ratio == x.perGroup):
+	case bad(clusters%8 == 0 && between(clusters, 256, 8*x.block) && clusters*x.ratio == x.perGroup):
 		return fmt.Errorf("its groups have %d blocks, %d clusters", x.perGroup, clusters)
-	case bad(x.descSize >= 32 && x.descSize <= x.block && x.descSize&(x.descSize-1) == 0 && (x.incompat&ext64Bit == 0 || x.descSize >= 64)):
+	case bad(pow2(x.descSize, 32, x.block) && (x.incompat&ext64Bit == 0 || x.descSize >= 64)):
 		return fmt.Errorf("its group descriptors have %d bytes", x.descSize)
-	case bad(inodeSize >= 128 && inodeSize <= x.block && inodeSize&(inodeSize-1) == 0 && inodes > 0 && inodes <= 8*x.block):
+	case bad(pow2(inodeSize, 128, x.block) && between(inodes, 1, 8*x.block)):
 		return fmt.Errorf("its groups have %d inodes of %d bytes", inodes, inodeSize)
 	}
 	return nil
@@ -273,15 +273,6 @@ func extMap(r io.ReaderAt, size int64) (*Map, error) {
 	desc := make([]byte, x.block)
 	bitmap := make([]byte, x.block)
 	per := x.block / x.descSize
-	clusters := x.perGroup / x.ratio
-	// Blocks of a group's metadata, which may be in any group.
-	meta := func(g, at, n int64) error {
-		if at < x.first || n > x.blocks-at {
-			return fmt.Errorf("metadata of group %d is at block %d of %d", g, at, x.blocks)
-		}
-		m.add(at*x.block, n*x.block)
-		return nil
-	}
 	for g := range x.groups {
 		if g%per == 0 {
 			at := x.descriptorBlock(g / per)
@@ -296,43 +287,25 @@ func extMap(r io.ReaderAt, size int64) (*Map, error) {
 		if !x.checkDescriptor(g, d) {
 			return nil, fmt.Errorf("the checksum of the descriptor of group %d is wrong", g)
 		}
-		at := [3]int64{int64(le.Uint32(d)), int64(le.Uint32(d[4:])), int64(le.Uint32(d[8:]))}
-		free, sum, mask := int64(le.Uint16(d[12:])), uint32(le.Uint16(d[24:])), uint32(0xffff)
-		if x.descSize >= 64 {
-			for i := range at {
-				at[i] |= int64(le.Uint32(d[32+4*i:])) << 32
-			}
-			free |= int64(le.Uint16(d[44:])) << 16
-			sum, mask = sum|uint32(le.Uint16(d[56:]))<<16, 0xffffffff
-		}
+		at, free, sum, mask := x.descriptor(d)
 		start := x.groupStart(g)
 		length := min(x.perGroup, x.blocks-start)
 		n := (length + x.ratio - 1) / x.ratio
-		if err := meta(g, start, min(x.base(g), length)); err != nil {
-			return nil, err
-		}
-		for i, l := range []int64{1, 1, x.tables} {
-			if err := meta(g, at[i], l); err != nil {
-				return nil, err
+		// Its metadata may be in any group.
+		for _, e := range []Extent{{start, min(x.base(g), length)}, {at[0], 1}, {at[1], 1}, {at[2], x.tables}} {
+			if e.Start < x.first || e.Length > x.blocks-e.Start {
+				return nil, fmt.Errorf("metadata of group %d is at block %d of %d", g, e.Start, x.blocks)
 			}
+			m.add(e.Start*x.block, e.Length*x.block)
 		}
 		if le.Uint16(d[18:])&extBlockUninit != 0 && x.ro&(extGDTCsum|extMetadataCsum) != 0 {
 			// Its bitmap was never written: nothing but metadata, which was added.
 			continue
 		}
-		if err := readFull(r, bitmap, at[0]*x.block); err != nil {
-			return nil, fmt.Errorf("bitmap of group %d: %w", g, err)
+		if err := x.readBitmap(bitmap, g, at[0], sum, mask); err != nil {
+			return nil, err
 		}
-		if x.ro&extMetadataCsum != 0 && crc32c(x.seed, bitmap[:clusters/8])&mask != sum {
-			return nil, fmt.Errorf("the checksum of the bitmap of group %d is wrong", g)
-		}
-		used := int64(0)
-		for i := range n / 8 {
-			used += int64(bits.OnesCount8(bitmap[i]))
-		}
-		if n%8 != 0 {
-			used += int64(bits.OnesCount8(bitmap[n/8] & (1<<(n%8) - 1)))
-		}
+		used := ones(bitmap, n)
 		if n-used != free {
 			return nil, fmt.Errorf("the bitmap of group %d has %d free clusters, its descriptor %d", g, n-used, free)
 		}
@@ -340,6 +313,44 @@ func extMap(r io.ReaderAt, size int64) (*Map, error) {
 	}
 	m.add(m.End, size-m.End)
 	return m, nil
+}
+
+// readBitmap reads a group's bitmap of blocks, and compares the bits of its checksum in mask.
+func (x *ext) readBitmap(b []byte, g, block int64, sum, mask uint32) error {
+	if err := readFull(x.r, b, block*x.block); err != nil {
+		return fmt.Errorf("bitmap of group %d: %w", g, err)
+	}
+	if x.ro&extMetadataCsum != 0 && crc32c(x.seed, b[:x.perGroup/x.ratio/8])&mask != sum {
+		return fmt.Errorf("the checksum of the bitmap of group %d is wrong", g)
+	}
+	return nil
+}
+
+// descriptor reads that of a group: the places of its bitmaps and inode table, its free
+// clusters, and the checksum of its bitmap of blocks with the bits of it that there are.
+func (x *ext) descriptor(d []byte) (at [3]int64, free int64, sum, mask uint32) {
+	le := binary.LittleEndian
+	at = [3]int64{int64(le.Uint32(d)), int64(le.Uint32(d[4:])), int64(le.Uint32(d[8:]))}
+	free, sum, mask = int64(le.Uint16(d[12:])), uint32(le.Uint16(d[24:])), uint32(0xffff)
+	if x.descSize >= 64 {
+		for i := range at {
+			at[i] |= int64(le.Uint32(d[32+4*i:])) << 32
+		}
+		free |= int64(le.Uint16(d[44:])) << 16
+		sum, mask = sum|uint32(le.Uint16(d[56:]))<<16, 0xffffffff
+	}
+	return at, free, sum, mask
+}
+
+// ones counts those of the first n bits.
+func ones(bitmap []byte, n int64) (count int64) {
+	for i := range n / 8 {
+		count += int64(bits.OnesCount8(bitmap[i]))
+	}
+	if n%8 != 0 {
+		count += int64(bits.OnesCount8(bitmap[n/8] & (1<<(n%8) - 1)))
+	}
+	return count
 }
 
 // checkDescriptor compares the checksum of a group descriptor; without that

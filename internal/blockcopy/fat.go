@@ -38,33 +38,35 @@ func fatMap(r io.ReaderAt, size int64) (*Map, error) {
 	if _, err := r.ReadAt(fat, reserved*sector); err != nil {
 		return nil, err
 	}
-	entry := func(n int64) uint32 {
-		switch {
-		case clusters < 4085:
-			if v := n + n/2; v+1 < int64(len(fat)) {
-				return uint32(le.Uint16(fat[v:])) >> (4 * (n & 1)) & 0xfff
-			}
-		case clusters < 65525:
-			if 2*n+1 < int64(len(fat)) {
-				return uint32(le.Uint16(fat[2*n:]))
-			}
-		default:
-			if 4*n+3 < int64(len(fat)) {
-				return le.Uint32(fat[4*n:]) & 0x0fffffff
-			}
-		}
-		return 1 // no entry: in use, to be safe
-	}
 	m := &Map{Size: size, How: "FAT", End: (data + clusters*spc) * sector}
 	m.add(0, data*sector)
 	for n := int64(2); n < clusters+2; n++ {
-		if entry(n) != 0 {
+		if fatEntry(fat, n, clusters) != 0 {
 			m.add((data+(n-2)*spc)*sector, spc*sector)
 		}
 	}
-	end := (data + clusters*spc) * sector
-	m.add(end, size-end)
+	m.add(m.End, size-m.End)
 	return m, nil
+}
+
+// fatEntry is entry n of the table of a file system with so many clusters.
+func fatEntry(fat []byte, n, clusters int64) uint32 {
+	le := binary.LittleEndian
+	switch {
+	case clusters < 4085:
+		if v := n + n/2; v+1 < int64(len(fat)) {
+			return uint32(le.Uint16(fat[v:])) >> (4 * (n & 1)) & 0xfff
+		}
+	case clusters < 65525:
+		if 2*n+1 < int64(len(fat)) {
+			return uint32(le.Uint16(fat[2*n:]))
+		}
+	default:
+		if 4*n+3 < int64(len(fat)) {
+			return le.Uint32(fat[4*n:]) & 0x0fffffff
+		}
+	}
+	return 1 // no entry: in use, to be safe
 }
 
 // exfatMap reads the allocation bitmap of an exFAT; exFAT file system
@@ -75,7 +77,7 @@ func exfatMap(r io.ReaderAt, size int64) (*Map, error) {
 		return nil, err
 	}
 	le := binary.LittleEndian
-	if b[108] < 9 || b[108] > 12 || b[109] > 25-b[108] {
+	if !between(int64(b[108]), 9, 12) || b[109] > 25-b[108] {
 		return nil, errors.New("its boot sector is damaged")
 	}
 	sector := int64(1) << b[108]
@@ -92,46 +94,60 @@ func exfatMap(r io.ReaderAt, size int64) (*Map, error) {
 	if _, err := r.ReadAt(fat, fatAt*sector); err != nil {
 		return nil, err
 	}
-	// chain reads the clusters that begin at n, as far as limit bytes.
-	chain := func(n, limit int64) ([]byte, error) {
-		var out []byte
-		for range count {
-			if n < 2 || n >= count+2 || 4*n+4 > int64(len(fat)) {
-				return nil, fmt.Errorf("it has a chain that goes to cluster %d of %d", n, count)
-			}
-			c := make([]byte, cluster)
-			if _, err := r.ReadAt(c, heap*sector+(n-2)*cluster); err != nil {
-				return nil, err
-			}
-			out = append(out, c...)
-			if n = int64(le.Uint32(fat[4*n:])); n >= 0xFFFFFFF8 || int64(len(out)) >= limit {
-				return out, nil
-			}
-		}
-		return nil, errors.New("it has a chain without end")
-	}
-	dir, err := chain(root, 64<<20)
+	t := exfat{r: r, fat: fat, heap: heap * sector, cluster: cluster, count: count}
+	dir, err := t.chain(root, 64<<20)
 	if err != nil {
 		return nil, err
 	}
+	bits, err := t.bitmap(dir)
+	if err != nil {
+		return nil, err
+	}
+	m := &Map{Size: size, How: "exfat bitmap", End: heap*sector + count*cluster}
+	m.add(0, heap*sector)
+	m.bits(bits, count, heap*sector, cluster)
+	m.add(m.End, size-m.End)
+	return m, nil
+}
+
+type exfat struct {
+	r              io.ReaderAt
+	fat            []byte
+	heap           int64 // where clusters begin, bytes
+	cluster, count int64 // bytes of one; how many
+}
+
+// chain reads the clusters that begin at n, as far as limit bytes.
+func (x *exfat) chain(n, limit int64) ([]byte, error) {
+	var out []byte
+	for range x.count {
+		if n < 2 || n >= x.count+2 || 4*n+4 > int64(len(x.fat)) {
+			return nil, fmt.Errorf("it has a chain that goes to cluster %d of %d", n, x.count)
+		}
+		c := make([]byte, x.cluster)
+		if _, err := x.r.ReadAt(c, x.heap+(n-2)*x.cluster); err != nil {
+			return nil, err
+		}
+		out = append(out, c...)
+		if n = int64(binary.LittleEndian.Uint32(x.fat[4*n:])); n >= 0xFFFFFFF8 || int64(len(out)) >= limit {
+			return out, nil
+		}
+	}
+	return nil, errors.New("it has a chain without end")
+}
+
+// bitmap reads the clusters in use, which an entry of the root directory names.
+func (x *exfat) bitmap(dir []byte) ([]byte, error) {
+	le := binary.LittleEndian
 	for e := dir; len(e) >= 32 && e[0] != 0; e = e[32:] {
 		if e[0] != 0x81 || e[1]&1 != 0 {
 			continue // the second bitmap is that of TexFAT
 		}
 		l := int64(le.Uint64(e[24:]))
-		if l < (count+7)/8 || l > maxBitmap {
-			return nil, fmt.Errorf("its bitmap has %d bytes for %d clusters", l, count)
+		if l < (x.count+7)/8 || l > maxBitmap {
+			return nil, fmt.Errorf("its bitmap has %d bytes for %d clusters", l, x.count)
 		}
-		bits, err := chain(int64(le.Uint32(e[20:])), l)
-		if err != nil {
-			return nil, err
-		}
-		m := &Map{Size: size, How: "exfat bitmap", End: heap*sector + count*cluster}
-		m.add(0, heap*sector)
-		m.bits(bits, count, heap*sector, cluster)
-		end := heap*sector + count*cluster
-		m.add(end, size-end)
-		return m, nil
+		return x.chain(int64(le.Uint32(e[20:])), l)
 	}
 	return nil, errors.New("it has no bitmap")
 }

@@ -2,6 +2,7 @@ package blockcopy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -114,16 +115,9 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	for _, b := range s.Bad {
 		ix.Bad = append(ix.Bad, [2]int64{b.Start, b.Length})
 	}
-	text, err := json.Marshal(ix)
+	text, err := ix.marshal()
 	if err != nil {
 		return nil, err
-	}
-	if len(text) > maxIndex {
-		// The ranges that could not be read: their list is in the set's log, too.
-		ix.Bad = nil
-		if text, err = json.Marshal(ix); err != nil {
-			return nil, err
-		}
 	}
 	e, err := encoder()
 	if err != nil {
@@ -135,6 +129,17 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	}
 	sum.Sum(s.SHA256[:0])
 	return s, nil
+}
+
+// marshal leaves the ranges that could not be read out of an index that would be too long:
+// their list is in the set's log, too.
+func (ix index) marshal() ([]byte, error) {
+	text, err := json.Marshal(ix)
+	if err != nil || len(text) <= maxIndex {
+		return text, err
+	}
+	ix.Bad = nil
+	return json.Marshal(ix)
 }
 
 // indexable makes sure that the index has at most maxIndex bytes: a map of too
@@ -318,14 +323,8 @@ func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 		i.frames = append(i.frames, frames.Frame{Offset: off, Packed: int64(s[0]), Size: int64(s[1])})
 		off += int64(s[0])
 	}
-	i.m = &Map{Size: x.Size, How: x.How}
-	end := int64(0)
-	for _, u := range x.Used {
-		if u[0] < end || u[1] <= 0 || u[1] > x.Size-u[0] {
-			return bad(fmt.Errorf("the range of %d bytes at %d overlaps another, or the end", u[1], u[0]))
-		}
-		end = u[0] + u[1]
-		i.m.Used = append(i.m.Used, Extent{u[0], u[1]})
+	if i.m, err = x.used(); err != nil {
+		return bad(err)
 	}
 	for n := range i.frames {
 		if (x.Sums[n] == "") != (len(i.m.within(int64(n)*FrameSize, FrameSize)) == 0) {
@@ -333,6 +332,19 @@ func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 		}
 	}
 	return i, nil
+}
+
+// used is the map of what was in use.
+func (ix *index) used() (*Map, error) {
+	m, end := &Map{Size: ix.Size, How: ix.How}, int64(0)
+	for _, u := range ix.Used {
+		if u[0] < end || u[1] <= 0 || u[1] > ix.Size-u[0] {
+			return nil, fmt.Errorf("the range of %d bytes at %d overlaps another, or the end", u[1], u[0])
+		}
+		end = u[0] + u[1]
+		m.Used = append(m.Used, Extent{u[0], u[1]})
+	}
+	return m, nil
 }
 
 // Map is what the image has of its device.
@@ -386,16 +398,9 @@ func (i *Image) each(ctx context.Context, fn func(b []byte, off int64) error, p 
 			defer d.Close()
 			var buf []byte
 			for j := range work {
-				f := i.frames[j.n]
-				h := sha256.Sum256(j.packed)
 				var err error
-				if hex.EncodeToString(h[:]) != i.index.Sums[j.n] {
-					err = errors.New("its digest is wrong")
-				} else if buf, err = d.DecodeAll(j.packed, buf[:0]); err == nil && int64(len(buf)) != f.Size {
-					err = fmt.Errorf("it has %d bytes, not %d", len(buf), f.Size)
-				}
-				if err != nil {
-					cancel(fmt.Errorf("image %s is damaged: bytes %d to %d of the device: %w", i.name, int64(j.n)*FrameSize, int64(j.n)*FrameSize+f.Size, err))
+				if buf, err = i.decode(d, j.n, j.packed, buf[:0]); err != nil {
+					cancel(err)
 					continue
 				}
 				if err := fn(buf, int64(j.n)*FrameSize); err != nil {
@@ -427,8 +432,20 @@ func (i *Image) each(ctx context.Context, fn func(b []byte, off int64) error, p 
 		return nil
 	}()
 	wg.Wait()
-	if err == nil {
-		err = context.Cause(ctx)
+	return cmp.Or(err, context.Cause(ctx))
+}
+
+// decode unpacks frame n to the end of buf.
+func (i *Image) decode(d *zstd.Decoder, n int, packed, buf []byte) ([]byte, error) {
+	f, h := i.frames[n], sha256.Sum256(packed)
+	var err error
+	if hex.EncodeToString(h[:]) != i.index.Sums[n] {
+		err = errors.New("its digest is wrong")
+	} else if buf, err = d.DecodeAll(packed, buf); err == nil && int64(len(buf)) != f.Size {
+		err = fmt.Errorf("it has %d bytes, not %d", len(buf), f.Size)
 	}
-	return err
+	if err != nil {
+		return nil, fmt.Errorf("image %s is damaged: bytes %d to %d of the device: %w", i.name, int64(n)*FrameSize, int64(n)*FrameSize+f.Size, err)
+	}
+	return buf, nil
 }

@@ -57,7 +57,7 @@ func openNTFS(r io.ReaderAt, size int64) (*ntfs, error) {
 	if spc > 128 {
 		spc = 1 << (256 - spc)
 	}
-	if n.sector < 256 || n.sector > 4096 || n.sector&(n.sector-1) != 0 || spc < 1 || spc > 4096 {
+	if !pow2(n.sector, 256, 4096) || !between(spc, 1, 4096) {
 		return nil, fmt.Errorf("its boot sector has %d bytes to a sector, %d sectors to a cluster", n.sector, spc)
 	}
 	n.cluster = n.sector * spc
@@ -70,7 +70,7 @@ func openNTFS(r io.ReaderAt, size int64) (*ntfs, error) {
 	n.record, n.index = length(int8(b[64])), length(int8(b[68]))
 	n.total = int64(le.Uint64(b[40:])) / spc
 	at := int64(le.Uint64(b[48:]))
-	if n.record < 512 || n.record > 64<<10 || n.index < 512 || n.index > 1<<20 || n.total <= 0 || at <= 0 || at >= n.total {
+	if !between(n.record, 512, 64<<10) || !between(n.index, 512, 1<<20) || !between(at, 1, n.total-1) {
 		return nil, fmt.Errorf("its boot sector has records of %d bytes, and the file table at cluster %d of %d", n.record, at, n.total)
 	}
 	if n.total > size/n.cluster {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -221,20 +222,10 @@ func (t *Target) clear(ctx context.Context, c Clear, ranges []Extent) (string, e
 	case c == ClearZero && t.block:
 		err = steps(ctx, ranges, func(off, n int64) error { return t.ioctl(unix.BLKZEROOUT, off, n) })
 	case c == ClearZero:
-		zero := make([]byte, 1<<20)
-		err = steps(ctx, ranges, func(off, n int64) error {
-			for n > 0 {
-				k, err := t.f.WriteAt(zero[:min(n, int64(len(zero)))], t.base+off)
-				if err != nil {
-					return err
-				}
-				off, n = off+int64(k), n-int64(k)
-			}
-			return ctx.Err()
-		})
+		err = steps(ctx, ranges, func(off, n int64) error { return errors.Join(t.writeZero(off, n), ctx.Err()) })
 	case t.block:
 		err = steps(ctx, ranges, func(off, n int64) error { return t.ioctl(unix.BLKDISCARD, off, n) })
-		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
+		if slices.ContainsFunc([]error{unix.EOPNOTSUPP, unix.ENOTTY, unix.EINVAL}, func(e error) bool { return errors.Is(err, e) }) {
 			return "", nil
 		}
 		if err == nil {
@@ -247,6 +238,18 @@ func (t *Target) clear(ctx context.Context, c Clear, ranges []Extent) (string, e
 		return "", fmt.Errorf("cannot clear %s: %w", t.name, err)
 	}
 	return ClearedZero, nil
+}
+
+func (t *Target) writeZero(off, n int64) error {
+	zero := make([]byte, min(n, 1<<20))
+	for n > 0 {
+		k, err := t.f.WriteAt(zero[:min(n, int64(len(zero)))], t.base+off)
+		if err != nil {
+			return err
+		}
+		off, n = off+int64(k), n-int64(k)
+	}
+	return nil
 }
 
 func (t *Target) ioctl(request uint, off, length int64) error {

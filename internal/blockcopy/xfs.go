@@ -40,16 +40,15 @@ func openXFS(r io.ReaderAt, size int64) (*xfs, error) {
 	be := binary.BigEndian
 	x := &xfs{r: r, block: int64(be.Uint32(b[4:])), blocks: int64(be.Uint64(b[8:])), agBlocks: int64(be.Uint32(b[84:])), agCount: int64(be.Uint32(b[88:])),
 		logStart: int64(be.Uint64(b[48:])), logBlocks: int64(be.Uint32(b[96:])), sector: int64(be.Uint16(b[102:])), agLog: uint(b[124])}
-	pow2 := func(n, from, to int64) bool { return n >= from && n <= to && n&(n-1) == 0 }
 	version := be.Uint16(b[100:]) & 0xF
 	switch {
 	case string(b[:4]) != "XFSB" || !pow2(x.block, 512, 64<<10) || !pow2(x.sector, 512, 32<<10) || x.sector > x.block:
 		return nil, errors.New("its superblock is damaged")
-	case version != 4 && version != 5:
+	case !between(int64(version), 4, 5):
 		return nil, fmt.Errorf("its version is %d; 4 and 5 are known here", version)
-	case x.blocks <= 0 || x.blocks > size/x.block:
+	case !between(x.blocks, 1, size/x.block):
 		return nil, fmt.Errorf("it has %d blocks of %d bytes, more than its device", x.blocks, x.block)
-	case x.agBlocks < 16 || x.agBlocks > 1<<31 || x.agCount < 1 || x.agCount != (x.blocks+x.agBlocks-1)/x.agBlocks || x.agLog > 32 || x.agBlocks > 1<<x.agLog:
+	case !between(x.agBlocks, 16, 1<<31) || x.agCount != (x.blocks+x.agBlocks-1)/x.agBlocks || x.agLog > 32 || x.agBlocks > 1<<x.agLog:
 		return nil, fmt.Errorf("it has %d allocation groups of %d blocks for %d", x.agCount, x.agBlocks, x.blocks)
 	case b[126] != 0:
 		return nil, errors.New("mkfs.xfs did not finish")
@@ -57,23 +56,35 @@ func openXFS(r io.ReaderAt, size int64) (*xfs, error) {
 		return nil, errors.New("it has a realtime device")
 	}
 	if x.crc = version == 5; x.crc {
-		s := make([]byte, x.sector)
-		if err := readFull(r, s, 0); err != nil {
-			return nil, err
-		}
-		if !xfsSum(s, 224) {
-			return nil, errors.New("the checksum of its superblock is wrong")
-		}
-		ro, in, log := be.Uint32(b[212:]), be.Uint32(b[216:]), be.Uint32(b[220:])
-		switch {
-		case in&xfsNeedsRepair != 0:
-			return nil, errors.New("xfs_repair(8) has to repair it")
-		case ro&^xfsKnownRO != 0 || in&^xfsKnownIncomp != 0 || log&^xfsKnownLog != 0:
-			return nil, fmt.Errorf("it has features that are not known here (ro_compat %#x, incompat %#x, log %#x)", ro&^xfsKnownRO, in&^xfsKnownIncomp, log&^xfsKnownLog)
-		}
+		return x, x.features(b)
 	}
 	return x, nil
 }
+
+// features checks what only version 5 has in the superblock, whose beginning is b.
+func (x *xfs) features(b []byte) error {
+	be := binary.BigEndian
+	s := make([]byte, x.sector)
+	if err := readFull(x.r, s, 0); err != nil {
+		return err
+	}
+	if !xfsSum(s, 224) {
+		return errors.New("the checksum of its superblock is wrong")
+	}
+	ro, in, log := be.Uint32(b[212:]), be.Uint32(b[216:]), be.Uint32(b[220:])
+	switch {
+	case in&xfsNeedsRepair != 0:
+		return errors.New("xfs_repair(8) has to repair it")
+	case ro&^xfsKnownRO != 0 || in&^xfsKnownIncomp != 0 || log&^xfsKnownLog != 0:
+		return fmt.Errorf("it has features that are not known here (ro_compat %#x, incompat %#x, log %#x)", ro&^xfsKnownRO, in&^xfsKnownIncomp, log&^xfsKnownLog)
+	}
+	return nil
+}
+
+func between(n, from, to int64) bool { return n >= from && n <= to }
+
+// pow2 reports a power of two within bounds.
+func pow2(n, from, to int64) bool { return between(n, from, to) && n&(n-1) == 0 }
 
 // xfsSum compares the CRC32C of a structure, which is kept at an offset in it,
 // little-endian, and counts as zero.
@@ -120,7 +131,7 @@ func (x *xfs) group(m *Map, g int64) error {
 		return errors.New("the checksum of its header is wrong")
 	}
 	root, levels, free := int64(be.Uint32(a[16:])), int(be.Uint32(a[28:])), int64(be.Uint32(a[52:]))
-	if levels < 1 || levels > 9 {
+	if !between(int64(levels), 1, 9) {
 		return fmt.Errorf("its tree of free space has %d levels", levels)
 	}
 	t := x.freeTree(g, length)
@@ -129,31 +140,15 @@ func (x *xfs) group(m *Map, g int64) error {
 		return err
 	}
 	end, sumFree := int64(0), int64(0)
-	for {
-		records, err := t.read(n, 0)
-		if err != nil {
-			return err
+	if err := t.records(n, levels, func(at, l int64) error {
+		if at < end || l < 1 || l > length-at {
+			return fmt.Errorf("its free space has %d blocks at %d, after %d", l, at, end)
 		}
-		// Only the root of an empty tree has none; that also ends a chain that is a ring.
-		if records > (len(t.b)-t.header)/8 || records == 0 && levels > 1 {
-			return fmt.Errorf("block %d of its tree of free space has %d records", n, records)
-		}
-		for i := range records {
-			at, l := int64(be.Uint32(t.b[t.header+8*i:])), int64(be.Uint32(t.b[t.header+8*i+4:]))
-			if at < end || l < 1 || l > length-at {
-				return fmt.Errorf("its free space has %d blocks at %d, after %d", l, at, end)
-			}
-			m.add((start+end)*x.block, (at-end)*x.block)
-			end, sumFree = at+l, sumFree+l
-		}
-		right := int64(be.Uint32(t.b[12:]))
-		if right == xfsNull {
-			break
-		}
-		if records == 0 {
-			return errors.New("its tree of free space is damaged")
-		}
-		n = right
+		m.add((start+end)*x.block, (at-end)*x.block)
+		end, sumFree = at+l, sumFree+l
+		return nil
+	}); err != nil {
+		return err
 	}
 	m.add((start+end)*x.block, (length-end)*x.block)
 	if sumFree != free {
@@ -214,6 +209,32 @@ func (t *freeTree) leaf(n int64, levels int) (int64, error) {
 	return n, nil
 }
 
+// records gives all free ranges, in blocks, from leaf n on.
+func (t *freeTree) records(n int64, levels int, each func(at, length int64) error) error {
+	be := binary.BigEndian
+	for {
+		records, err := t.read(n, 0)
+		if err != nil {
+			return err
+		}
+		// Only the root of an empty tree has none; that also ends a chain that is a ring.
+		if records > (len(t.b)-t.header)/8 || records == 0 && levels > 1 {
+			return fmt.Errorf("block %d of its tree of free space has %d records", n, records)
+		}
+		for i := range records {
+			if err := each(int64(be.Uint32(t.b[t.header+8*i:])), int64(be.Uint32(t.b[t.header+8*i+4:]))); err != nil {
+				return err
+			}
+		}
+		if n = int64(be.Uint32(t.b[12:])); n == xfsNull {
+			return nil
+		}
+		if records == 0 {
+			return errors.New("its tree of free space is damaged")
+		}
+	}
+}
+
 // errDirtyLog means that the log is needed to know what is in use.
 var errDirtyLog = errors.New("its log was not replayed: it is mounted, or was not unmounted")
 
@@ -225,64 +246,29 @@ func (x *xfs) cleanLog() error {
 		return errors.New("its log is on another device")
 	}
 	ag, at := x.logStart>>x.agLog, x.logStart&(1<<x.agLog-1)
-	if ag >= x.agCount || at >= x.agBlocks || x.logBlocks < 1 || x.logBlocks > x.blocks-ag*x.agBlocks-at {
+	if ag >= x.agCount || at >= x.agBlocks || !between(x.logBlocks, 1, x.blocks-ag*x.agBlocks-at) {
 		return errors.New("its log is outside of the device")
 	}
-	base, n := (ag*x.agBlocks+at)*x.block, x.logBlocks*x.block/512
+	l := &xfsLog{r: x.r, base: (ag*x.agBlocks + at) * x.block, sectors: x.logBlocks * x.block / 512}
+	head, err := l.head()
+	if err != nil {
+		return err
+	}
 	be := binary.BigEndian
-	b := make([]byte, 512)
-	sector := func(i int64) error { return readFull(x.r, b, base+(i%n+n)%n*512) }
-	cycle := func(i int64) (uint32, error) {
-		if err := sector(i); err != nil {
-			return 0, err
-		}
-		if be.Uint32(b) == xfsLogMagic {
-			return be.Uint32(b[4:]), nil
-		}
-		return be.Uint32(b), nil
-	}
-	first, err := cycle(0)
-	if err != nil {
-		return err
-	}
-	last, err := cycle(n - 1)
-	if err != nil {
-		return err
-	}
-	head := n
-	if first != last {
-		lo, hi := int64(0), n-1 // lo has the first cycle, hi another
-		for hi-lo > 1 {
-			mid := (lo + hi) / 2
-			c, err := cycle(mid)
-			if err != nil {
-				return err
-			}
-			if c == first {
-				lo = mid
-			} else {
-				hi = mid
-			}
-		}
-		head = hi
-	}
+	b := l.b[:]
 	// The header of the last record: the largest has 256 KiB and eight sectors of header.
-	for back := int64(1); back <= min(n, 512+8+1); back++ {
-		if err := sector(head - back); err != nil {
+	for back := int64(1); back <= min(l.sectors, 512+8+1); back++ {
+		if err := l.read(head - back); err != nil {
 			return err
 		}
 		if be.Uint32(b) != xfsLogMagic {
 			continue
 		}
-		length, ops, size := int64(be.Uint32(b[12:])), be.Uint32(b[40:]), int64(be.Uint32(b[320:]))
-		headers := int64(1)
-		if be.Uint32(b[8:])&2 != 0 && size > 32<<10 { // version 2: one for each 32 KiB
-			headers = (size + 32<<10 - 1) / (32 << 10)
-		}
-		if headers > 8 || length < 1 || length > 256<<10 || back != headers+(length+511)/512 || ops != 1 {
+		length, ops, headers := int64(be.Uint32(b[12:])), be.Uint32(b[40:]), xfsHeaders(b)
+		if headers > 8 || !between(length, 1, 256<<10) || back != headers+(length+511)/512 || ops != 1 {
 			return errDirtyLog
 		}
-		if err := sector(head - back + headers); err != nil {
+		if err := l.read(head - back + headers); err != nil {
 			return err
 		}
 		// xlog_op_header: tid, len, clientid, flags. The cycle replaced tid.
@@ -292,4 +278,67 @@ func (x *xfs) cleanLog() error {
 		return nil
 	}
 	return errDirtyLog
+}
+
+// xfsHeaders is how many sectors the header of a record takes that begins with b: in version
+// 2, one for each 32 KiB of the record's size.
+func xfsHeaders(b []byte) int64 {
+	be := binary.BigEndian
+	if size := int64(be.Uint32(b[320:])); be.Uint32(b[8:])&2 != 0 && size > 32<<10 {
+		return (size + 32<<10 - 1) / (32 << 10)
+	}
+	return 1
+}
+
+// xfsLog reads the log by sectors of 512 bytes.
+type xfsLog struct {
+	r             io.ReaderAt
+	base, sectors int64
+	b             [512]byte
+}
+
+// read reads sector i, of which the log is a ring, into b.
+func (l *xfsLog) read(i int64) error {
+	return readFull(l.r, l.b[:], l.base+(i%l.sectors+l.sectors)%l.sectors*512)
+}
+
+func (l *xfsLog) cycle(i int64) (uint32, error) {
+	if err := l.read(i); err != nil {
+		return 0, err
+	}
+	be := binary.BigEndian
+	if be.Uint32(l.b[:]) == xfsLogMagic {
+		return be.Uint32(l.b[4:]), nil
+	}
+	return be.Uint32(l.b[:]), nil
+}
+
+// head is the sector after the last that was written: the first of another cycle than
+// sector 0.
+func (l *xfsLog) head() (int64, error) {
+	first, err := l.cycle(0)
+	if err != nil {
+		return 0, err
+	}
+	last, err := l.cycle(l.sectors - 1)
+	if err != nil {
+		return 0, err
+	}
+	if first == last {
+		return l.sectors, nil
+	}
+	lo, hi := int64(0), l.sectors-1 // lo has the first cycle, hi another
+	for hi-lo > 1 {
+		mid := (lo + hi) / 2
+		c, err := l.cycle(mid)
+		if err != nil {
+			return 0, err
+		}
+		if c == first {
+			lo = mid
+		} else {
+			hi = mid
+		}
+	}
+	return hi, nil
 }

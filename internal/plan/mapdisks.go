@@ -275,10 +275,3 @@ func Need(d *layout.Disk) quantity.Size {
 	}
 	return end + tableTail(d)
 }
-
-// Confirms tells whether a disk's serial number or WWN is among those said.
-// A disk without either can't be confirmed this way; see Identify for disks that
-// others may have the same of.
-func Confirms(said []string, d layout.Disk) bool {
-	return d.Serial != "" && slices.Contains(said, d.Serial) || d.WWN != "" && slices.Contains(said, d.WWN)
-}

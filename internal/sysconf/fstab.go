@@ -115,10 +115,6 @@ func (e *FstabEntry) SetSpec(s string) { e.set(0, e.Spec, s) }
 // SetType changes the type.
 func (e *FstabEntry) SetType(s string) { e.set(2, e.Type, s) }
 
-// SetOptions changes all options; AddOption, DropOption and ReplaceOption leave the
-// others as they are written.
-func (e *FstabEntry) SetOptions(s string) { e.set(3, e.Options, s) }
-
 // SetFreq changes the field for dump(8).
 func (e *FstabEntry) SetFreq(s string) { e.set(4, e.Freq, s) }
 

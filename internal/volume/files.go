@@ -2,6 +2,7 @@ package volume
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -127,8 +128,7 @@ func (f *Files) load() (c *Cutter, open *Written, last bool, err error) {
 	if err != nil {
 		return nil, nil, false, err
 	}
-	c = &Cutter{}
-	var pending []Chunk
+	s := state{files: f}
 	for i, line := range bytes.Split(bytes.TrimSpace(b), []byte("\n")) {
 		var r record
 		if err := json.Unmarshal(line, &r); err != nil {
@@ -137,48 +137,69 @@ func (f *Files) load() (c *Cutter, open *Written, last bool, err error) {
 			}
 			return nil, nil, false, fmt.Errorf("%s, line %d: %w", f.statePath(), i+1, err)
 		}
-		digest := func(s string) (d Digest, err error) {
-			b, err := hex.DecodeString(s)
-			if err != nil || len(b) != len(d) {
-				return d, fmt.Errorf("%s, line %d: bad digest", f.statePath(), i+1)
-			}
-			return Digest(b), nil
+		if i == 0 {
+			err = s.begin(r)
+		} else {
+			err = s.add(r, i+1)
 		}
-		switch {
-		case i == 0:
-			id, err := ParseID(r.ID)
-			if err != nil || r.Name != asJSON(f.Name) || r.Plain != f.Plain {
-				return nil, nil, false, fmt.Errorf("%s is of another run", f.statePath())
-			}
-			c.Header = Header{ID: id, Name: f.Name, Created: time.Unix(r.Created, 0).UTC(), Stored: r.Stored, Number: 1}
-		case r.Chunk > 0:
-			d, err := digest(r.Sum)
-			if err != nil {
-				return nil, nil, false, err
-			}
-			pending = append(pending, Chunk{r.Chunk, d})
-		case r.Volume > 0:
-			d, err := digest(r.Digest)
-			if err != nil {
-				return nil, nil, false, err
-			}
-			w := &Written{Header: c.Header, End: End{Last: r.Last, Digest: d}, Path: f.path(r.Volume)}
-			for _, k := range pending {
-				w.End.Size += k.Size
-			}
-			if st, err := os.Stat(w.Path); err == nil {
-				w.Size = st.Size()
-			}
-			open, last = w, r.Last
-			c.Skip = append(c.Skip, pending...)
-			pending = nil
-			c.Header.Number, c.Header.Previous = r.Volume+1, d
-			c.Header.Offset += w.End.Size
-		case r.Done > 0 && open != nil && open.Header.Number == r.Done:
-			open = nil
+		if err != nil {
+			return nil, nil, false, err
 		}
 	}
-	return c, open, last, nil
+	return &s.cutter, s.open, s.last, nil
+}
+
+// state is what the state file tells.
+type state struct {
+	files   *Files
+	cutter  Cutter
+	pending []Chunk  // of a volume that is not whole yet
+	open    *Written // the last whole volume, if Done did not take it
+	last    bool     // it is the last of all
+}
+
+func (s *state) begin(r record) error {
+	id, err := ParseID(r.ID)
+	if err != nil || r.Name != asJSON(s.files.Name) || r.Plain != s.files.Plain {
+		return fmt.Errorf("%s is of another run", s.files.statePath())
+	}
+	s.cutter.Header = Header{ID: id, Name: s.files.Name, Created: time.Unix(r.Created, 0).UTC(), Stored: r.Stored, Number: 1}
+	return nil
+}
+
+func (s *state) add(r record, line int) error {
+	d, err := parseDigest(r.Sum + r.Digest)
+	c := &s.cutter
+	switch {
+	case err != nil && (r.Chunk > 0 || r.Volume > 0):
+		return fmt.Errorf("%s, line %d: bad digest", s.files.statePath(), line)
+	case r.Chunk > 0:
+		s.pending = append(s.pending, Chunk{r.Chunk, d})
+	case r.Volume > 0:
+		w := &Written{Header: c.Header, End: End{Last: r.Last, Digest: d}, Path: s.files.path(r.Volume)}
+		for _, k := range s.pending {
+			w.End.Size += k.Size
+		}
+		if st, err := os.Stat(w.Path); err == nil {
+			w.Size = st.Size()
+		}
+		s.open, s.last = w, r.Last
+		c.Skip = append(c.Skip, s.pending...)
+		s.pending = nil
+		c.Header.Number, c.Header.Previous = r.Volume+1, d
+		c.Header.Offset += w.End.Size
+	case r.Done > 0 && s.open != nil && s.open.Header.Number == r.Done:
+		s.open = nil
+	}
+	return nil
+}
+
+func parseDigest(s string) (Digest, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(Digest{}) {
+		return Digest{}, errors.New("not a digest")
+	}
+	return Digest(b), nil
 }
 
 // asJSON gives a name as it is after JSON, which has no bytes that are not UTF-8.
@@ -210,30 +231,10 @@ func (f *Files) run(ctx context.Context, r io.Reader, c *Cutter) error {
 		h.Stored = h.Stored || f.Plain
 		c.Header.Stored = h.Stored
 	}
-	tmp, err := os.CreateTemp(f.Dir, ".cutstream-*")
-	if err != nil {
-		return fmt.Errorf("cannot write volumes: %w", err)
-	}
-	f.state = tmp
-	defer tmp.Close()
-	if err := f.note(record{ID: h.ID.String(), Name: h.Name, Created: h.Created.Unix(), Stored: h.Stored, Plain: f.Plain}); err != nil {
-		os.Remove(tmp.Name())
+	if err := f.begin(h, c.Skip); err != nil {
 		return err
 	}
-	if h.Number > 1 {
-		// What was done stays known.
-		for _, k := range c.Skip {
-			err = errors.Join(err, f.note(record{Chunk: k.Size, Sum: k.Sum.String()}))
-		}
-		err = errors.Join(err, f.note(record{Volume: h.Number - 1, Digest: h.Previous.String()}), f.note(record{Done: h.Number - 1}))
-	}
-	if err = errors.Join(err, tmp.Sync()); err == nil {
-		err = os.Rename(tmp.Name(), f.statePath())
-	}
-	if err != nil {
-		os.Remove(tmp.Name())
-		return err
-	}
+	defer f.state.Close()
 	var chunks []Chunk
 	c.Plain, c.Progress = f.Plain, f.Progress
 	c.Wrote = func(k Chunk) error { chunks = append(chunks, k); return nil }
@@ -266,12 +267,38 @@ func (f *Files) run(ctx context.Context, r io.Reader, c *Cutter) error {
 			return errors.Join(f.note(record{Volume: h.Number, Digest: w.End.Digest.String(), Last: w.End.Last}), f.state.Sync())
 		}}, nil
 	}
-	_, err = c.Cut(ctx, r)
+	_, err := c.Cut(ctx, r)
 	if err != nil && whole > 0 {
 		return err
 	}
 	// Done, or nothing is there that could be gone on with.
 	return errors.Join(err, os.Remove(f.statePath()))
+}
+
+// begin writes a state file with what was done of volumes before the one of h.
+func (f *Files) begin(h Header, done []Chunk) (err error) {
+	tmp, err := os.CreateTemp(f.Dir, ".cutstream-*")
+	if err != nil {
+		return fmt.Errorf("cannot write volumes: %w", err)
+	}
+	f.state = tmp
+	defer func() {
+		if err != nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+		}
+	}()
+	err = f.note(record{ID: h.ID.String(), Name: h.Name, Created: h.Created.Unix(), Stored: h.Stored, Plain: f.Plain})
+	if h.Number > 1 {
+		for _, k := range done {
+			err = errors.Join(err, f.note(record{Chunk: k.Size, Sum: k.Sum.String()}))
+		}
+		err = errors.Join(err, f.note(record{Volume: h.Number - 1, Digest: h.Previous.String()}), f.note(record{Done: h.Number - 1}))
+	}
+	if err = errors.Join(err, tmp.Sync()); err == nil {
+		err = os.Rename(tmp.Name(), f.statePath())
+	}
+	return err
 }
 
 type fileMedium struct {
@@ -378,27 +405,10 @@ func (f *Finder) Next(ctx context.Context, w Want, problem error) (io.ReadCloser
 // find looks for the volume by what the files' headers say, the likely name
 // first. What is not it is told to Note, once each.
 func (f *Finder) find(w Want) (io.ReadCloser, error) {
-	name := f.Name
-	if w.Header.Name != "" {
-		name = w.Header.Name
-	}
-	var files []string
-	named := map[string]bool{} // by the caller, who may mean a device
-	for _, p := range f.Places {
-		if st, err := os.Stat(p); err != nil || !st.IsDir() {
-			files = append(files, p)
-			named[p] = true
-			continue
-		}
-		pattern := "*"
-		if name != "" {
-			pattern = quoteGlob(name)
-		}
-		m, err := filepath.Glob(filepath.Join(quoteGlob(p), fmt.Sprintf("%s.%03d", pattern, w.Number)))
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, m...)
+	name := cmp.Or(w.Header.Name, f.Name)
+	files, named, err := f.candidates(name, w.Number)
+	if err != nil {
+		return nil, err
 	}
 	var first error
 	say := func(err error) {
@@ -433,6 +443,26 @@ func (f *Finder) find(w Want) (io.ReadCloser, error) {
 		in.Close()
 	}
 	return nil, first
+}
+
+// candidates are the files that may be a volume; named has those that the caller named, who
+// may mean a device.
+func (f *Finder) candidates(name string, number int) (files []string, named map[string]bool, err error) {
+	pattern := cmp.Or(quoteGlob(name), "*")
+	named = map[string]bool{}
+	for _, p := range f.Places {
+		if st, err := os.Stat(p); err != nil || !st.IsDir() {
+			files = append(files, p)
+			named[p] = true
+			continue
+		}
+		m, err := filepath.Glob(filepath.Join(quoteGlob(p), fmt.Sprintf("%s.%03d", pattern, number)))
+		if err != nil {
+			return nil, nil, err
+		}
+		files = append(files, m...)
+	}
+	return files, named, nil
 }
 
 // quoteGlob has filepath.Glob take a name as it is.

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -88,22 +87,4 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 		}
 	}
 	return done, nil
-}
-
-// FrameLengths gives the lengths of a zstd stream's frames.
-func FrameLengths(r io.Reader) ([]int64, error) {
-	f := &frameReader{r: bufio.NewReaderSize(r, 64<<10)}
-	var out []int64
-	var b []byte
-	for {
-		var err error
-		b, err = f.next(b[:0])
-		if err == io.EOF {
-			return out, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, int64(len(b)))
-	}
 }

@@ -1,7 +1,9 @@
 package volume
 
 import (
+	"bufio"
 	"bytes"
+	"io"
 	"math/rand/v2"
 	"testing"
 )
@@ -10,7 +12,7 @@ import (
 // stream can be read out of the volumes.
 func TestFit(t *testing.T) {
 	stream, _ := frames(t, 60)
-	lens, err := FrameLengths(bytes.NewReader(stream))
+	lens, err := frameLengths(bytes.NewReader(stream))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,5 +57,21 @@ func TestFit(t *testing.T) {
 	}
 	if _, err := OpenFile(bytes.NewReader([]byte("x")), 1); err == nil {
 		t.Error("a volume of one byte is opened")
+	}
+}
+
+// frameLengths are the lengths of a zstd stream's frames.
+func frameLengths(r io.Reader) ([]int64, error) {
+	f := &frameReader{r: bufio.NewReaderSize(r, 64<<10)}
+	var out []int64
+	for {
+		b, err := f.next(nil)
+		if err == io.EOF {
+			return out, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, int64(len(b)))
 	}
 }

@@ -3,6 +3,7 @@ package volume
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -188,21 +189,8 @@ func (v *volumeReader) accept(in io.ReadCloser) error {
 	if err != nil {
 		return &WrongError{w, h, fmt.Sprintf("wanted %v: %v", w, err)}
 	}
-	wrong := func(f string, a ...any) error {
-		return &WrongError{w, h, fmt.Sprintf("wanted %v: ", w) + fmt.Sprintf(f, a...)}
-	}
-	first := v.h.Number == 0
-	switch {
-	case first && v.p.Name != "" && h.Name != v.p.Name, !first && h.Name != v.h.Name:
-		return wrong("this is of another stream: %v", h)
-	case first && v.p.ID != (ID{}) && h.ID != v.p.ID, !first && h.ID != v.h.ID:
-		return wrong("this is of another run: %v", h)
-	case h.Number != w.Number:
-		return wrong("this is volume %d", h.Number)
-	case !first && (h.Offset != v.h.Offset || h.Previous != v.h.Previous || h.Stored != v.h.Stored):
-		return wrong("this one does not follow the one before: %v begins at byte %d, and %d were read", h, h.Offset, v.h.Offset)
-	case first && h.Offset != 0:
-		return wrong("this one begins at byte %d", h.Offset)
+	if why := v.unwanted(h, w); why != "" {
+		return &WrongError{w, h, fmt.Sprintf("wanted %v: %s", w, why)}
 	}
 	v.h, v.in, v.r = h, in, r
 	done := v.chunks
@@ -225,11 +213,29 @@ func (v *volumeReader) accept(in io.ReadCloser) error {
 	return nil
 }
 
+// unwanted tells why a volume with this header is not the next one, or returns "".
+func (v *volumeReader) unwanted(h Header, w Want) string {
+	before, first := v.h, v.h.Number == 0
+	if first {
+		before = Header{Name: cmp.Or(v.p.Name, h.Name), ID: cmp.Or(v.p.ID, h.ID)}
+	}
+	switch {
+	case h.Name != before.Name:
+		return fmt.Sprintf("this is of another stream: %v", h)
+	case h.ID != before.ID:
+		return fmt.Sprintf("this is of another run: %v", h)
+	case h.Number != w.Number:
+		return fmt.Sprintf("this is volume %d", h.Number)
+	case !first && (h.Offset != v.h.Offset || h.Previous != v.h.Previous || h.Stored != v.h.Stored):
+		return fmt.Sprintf("this one does not follow the one before: %v begins at byte %d, and %d were read", h, h.Offset, v.h.Offset)
+	case first && h.Offset != 0:
+		return fmt.Sprintf("this one begins at byte %d", h.Offset)
+	}
+	return ""
+}
+
 // chunk reads frames up to the next check, and compares.
 func (v *volumeReader) chunk() ([]byte, *End, error) {
-	bad := func(f string, a ...any) error {
-		return &DamagedError{Header: v.h, From: v.off, Why: fmt.Sprintf(f, a...)}
-	}
 	frames := &frameReader{r: v.r}
 	v.buf = v.buf[:0]
 	for {
@@ -237,20 +243,13 @@ func (v *volumeReader) chunk() ([]byte, *End, error) {
 		var err error
 		v.buf, err = frames.next(v.buf)
 		if err != nil {
-			// A tape that was full ends like this, and the next reel continues at
-			// this very byte; anything else is seen when that one does not.
-			if v.chunks > 0 && isTapeEnd(v.in) {
-				return nil, &End{}, nil
-			}
-			if err == io.EOF || errors.Is(err, errCut) {
-				err = errors.New("it is cut off")
-			}
-			return nil, nil, bad("%v", err)
+			end, err := v.cutOff(err)
+			return nil, end, err
 		}
 		f := v.buf[at:]
 		if binary.LittleEndian.Uint32(f) != skippable || len(f) < 8+tagLen {
 			if len(v.buf) > maxChunk {
-				return nil, nil, bad("a chunk without a check")
+				return nil, nil, v.damaged("a chunk without a check")
 			}
 			continue
 		}
@@ -259,33 +258,61 @@ func (v *volumeReader) chunk() ([]byte, *End, error) {
 			v.buf = v.buf[:0]
 		case bytes.Equal(tag, tagEnd):
 			e, err := parseEnd(f[8+tagLen:])
-			if err != nil || at != 0 || len(e.Chunks) != v.chunks || !slices.Equal(e.Chunks, v.packed) || e.Digest != Digest(v.digest.Sum(nil)) || e.Size != v.off-v.h.Offset {
-				return nil, nil, bad("its end does not agree with its chunks")
+			if err != nil || at != 0 || !v.agrees(&e) {
+				return nil, nil, v.damaged("its end does not agree with its chunks")
 			}
 			return nil, &e, nil
 		case bytes.Equal(tag, tagCheck) && len(f) == checkLen:
-			p := f[8+tagLen:]
-			b := v.buf[:at]
-			if v.h.Stored {
-				if b, err = unwrap(b); err != nil {
-					return nil, nil, bad("%v", err)
-				}
-			}
-			var sum Digest
-			copy(sum[:], p[12:])
-			n := int64(binary.LittleEndian.Uint64(p[4:]))
-			if n != int64(len(b)) || int(binary.LittleEndian.Uint32(p)) != v.chunks || sha256.Sum256(b) != sum {
-				e := bad("chunk %d is not what was written", v.chunks).(*DamagedError)
-				e.To = v.off + int64(len(b))
-				return nil, nil, e
-			}
-			v.digest.Write(sum[:])
-			v.chunks++
-			v.packed = append(v.packed, int64(at))
-			v.off += n
-			return b, nil, nil
+			b, err := v.checked(at, f[8+tagLen:])
+			return b, nil, err
 		}
 	}
+}
+
+// cutOff is the end of a volume that has none: a tape that was full ends like this, and the
+// next reel continues at this very byte; anything else is seen when that one does not.
+func (v *volumeReader) cutOff(err error) (*End, error) {
+	if v.chunks > 0 && isTapeEnd(v.in) {
+		return &End{}, nil
+	}
+	if err == io.EOF || errors.Is(err, errCut) {
+		err = errors.New("it is cut off")
+	}
+	return nil, v.damaged("%v", err)
+}
+
+func (v *volumeReader) damaged(f string, a ...any) *DamagedError {
+	return &DamagedError{Header: v.h, From: v.off, Why: fmt.Sprintf(f, a...)}
+}
+
+// agrees compares the end of a volume with what was read of it.
+func (v *volumeReader) agrees(e *End) bool {
+	return len(e.Chunks) == v.chunks && slices.Equal(e.Chunks, v.packed) && e.Digest == Digest(v.digest.Sum(nil)) && e.Size == v.off-v.h.Offset
+}
+
+// checked returns the chunk whose at bytes are in the buffer, after comparing it with its
+// check, which is what follows it.
+func (v *volumeReader) checked(at int, check []byte) ([]byte, error) {
+	b := v.buf[:at]
+	if v.h.Stored {
+		var err error
+		if b, err = unwrap(b); err != nil {
+			return nil, v.damaged("%v", err)
+		}
+	}
+	var sum Digest
+	copy(sum[:], check[12:])
+	n := int64(binary.LittleEndian.Uint64(check[4:]))
+	if n != int64(len(b)) || int(binary.LittleEndian.Uint32(check)) != v.chunks || sha256.Sum256(b) != sum {
+		e := v.damaged("chunk %d is not what was written", v.chunks)
+		e.To = v.off + int64(len(b))
+		return nil, e
+	}
+	v.digest.Write(sum[:])
+	v.chunks++
+	v.packed = append(v.packed, int64(at))
+	v.off += n
+	return b, nil
 }
 
 // TapeEnd is a volume's reader that knows whether it ended because the tape

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"math"
+	"slices"
 )
 
 // ErrFull is what a Medium's Write gives when its end was reached. The chunk
@@ -92,41 +93,15 @@ func (c *Cutter) Cut(ctx context.Context, r io.Reader) (Header, error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	switch {
-	case c.Plain:
-		c.Header.Stored = true
-	case len(c.Skip) == 0 && c.Header.Offset == 0 && !c.Header.Stored:
-		var err error
-		if c.Header.Stored, r, err = Stored(r, wholeFrame); err != nil {
-			return c.Header, fmt.Errorf("cannot read the stream: %w", err)
-		}
+	var err error
+	if r, err = c.sniff(r); err != nil {
+		return c.Header, fmt.Errorf("cannot read the stream: %w", err)
 	}
 	br := bufio.NewReaderSize(r, 64<<10)
 	if err := c.skip(br); err != nil {
 		return c.Header, err
 	}
-	raw, summed, free := make(chan *piece, 1), make(chan *piece, 1), make(chan *piece, inFlight)
-	for range inFlight {
-		free <- &piece{}
-	}
-	readErr := make(chan error, 1)
-	go func() {
-		defer close(raw)
-		readErr <- c.collect(ctx, br, raw, free)
-	}()
-	go func() {
-		defer close(summed)
-		for p := range raw {
-			p.sum = sha256.Sum256(p.b)
-			select {
-			case summed <- p:
-			case <-ctx.Done():
-				for range raw { // the reader may wait
-				}
-				return
-			}
-		}
-	}()
+	summed, free, readErr := c.pieces(ctx, br)
 	w := &writer{c: c, ctx: ctx, h: c.Header}
 	defer func() {
 		if a, ok := w.m.(Aborter); ok && w.m != nil {
@@ -154,8 +129,47 @@ func (c *Cutter) Cut(ctx context.Context, r io.Reader) (Header, error) {
 	if w.m == nil && c.More {
 		return w.h, nil
 	}
-	err := w.finish(!c.More)
+	err = w.finish(!c.More)
 	return w.h, err
+}
+
+// sniff decides at the beginning of a stream whether its chunks are stored.
+func (c *Cutter) sniff(r io.Reader) (_ io.Reader, err error) {
+	switch {
+	case c.Plain:
+		c.Header.Stored = true
+	case len(c.Skip) == 0 && c.Header.Offset == 0 && !c.Header.Stored:
+		c.Header.Stored, r, err = Stored(r, wholeFrame)
+	}
+	return r, err
+}
+
+// pieces reads the stream in the background and computes the sums. Pieces that were used go
+// to free; an error of reading comes when summed is closed.
+func (c *Cutter) pieces(ctx context.Context, r *bufio.Reader) (summed <-chan *piece, free chan *piece, readErr <-chan error) {
+	raw, out, failed := make(chan *piece, 1), make(chan *piece, 1), make(chan error, 1)
+	free = make(chan *piece, inFlight)
+	for range inFlight {
+		free <- &piece{}
+	}
+	go func() {
+		defer close(raw)
+		failed <- c.collect(ctx, r, raw, free)
+	}()
+	go func() {
+		defer close(out)
+		for p := range raw {
+			p.sum = sha256.Sum256(p.b)
+			select {
+			case out <- p:
+			case <-ctx.Done():
+				for range raw { // the reader may wait
+				}
+				return
+			}
+		}
+	}()
+	return out, free, failed
 }
 
 // skip compares the beginning of the stream with what was written before.
@@ -185,33 +199,7 @@ func (c *Cutter) collect(ctx context.Context, r *bufio.Reader, out, free chan *p
 		case <-ctx.Done():
 			return nil
 		}
-		p.b, p.ends = p.b[:0], nil
-		var err error
-		if c.Header.Stored {
-			if cap(p.b) < ChunkSize {
-				p.b = make([]byte, 0, ChunkSize)
-			}
-			var n int
-			n, err = io.ReadFull(r, p.b[:ChunkSize])
-			p.b = p.b[:n]
-			if err == io.ErrUnexpectedEOF {
-				err = io.EOF
-			}
-		} else {
-			if cap(p.b) == 0 {
-				p.b = make([]byte, 0, ChunkSize+ChunkSize/8)
-			}
-			p.ends = []int{}
-			for len(p.b) < ChunkSize && err == nil {
-				at := len(p.b)
-				if p.b, err = frames.next(p.b); err == nil {
-					if ours(p.b[at:]) {
-						return ErrNested
-					}
-					p.ends = append(p.ends, len(p.b))
-				}
-			}
-		}
+		err := c.fill(p, r, frames)
 		if len(p.b) > 0 {
 			select {
 			case out <- p:
@@ -226,6 +214,35 @@ func (c *Cutter) collect(ctx context.Context, r *bufio.Reader, out, free chan *p
 			return err
 		}
 	}
+}
+
+// fill reads a piece: ChunkSize bytes where the stream is stored, or else whole frames.
+func (c *Cutter) fill(p *piece, r *bufio.Reader, frames *frameReader) (err error) {
+	p.b, p.ends = p.b[:0], nil
+	if c.Header.Stored {
+		p.b = slices.Grow(p.b, ChunkSize)
+		n, err := io.ReadFull(r, p.b[:ChunkSize])
+		p.b = p.b[:n]
+		if err == io.ErrUnexpectedEOF {
+			err = io.EOF
+		}
+		return err
+	}
+	if cap(p.b) == 0 {
+		p.b = make([]byte, 0, ChunkSize+ChunkSize/8)
+	}
+	p.ends = []int{}
+	for len(p.b) < ChunkSize {
+		at := len(p.b)
+		if p.b, err = frames.next(p.b); err != nil {
+			return err
+		}
+		if ours(p.b[at:]) {
+			return ErrNested
+		}
+		p.ends = append(p.ends, len(p.b))
+	}
+	return nil
 }
 
 type writer struct {
@@ -273,21 +290,13 @@ func (w *writer) write(b []byte) error {
 func (w *writer) put(p *piece) error {
 	b, ends, sum, off := p.b, p.ends, p.sum, 0
 	for len(b) > 0 {
-		if err := w.ctx.Err(); err != nil {
+		if err := w.ready(); err != nil {
 			return err
-		}
-		if w.m == nil {
-			if err := w.open(); err != nil {
-				return err
-			}
 		}
 		n := w.fit(b, ends, off)
 		if n == 0 {
 			if len(w.end.Chunks) == 0 {
-				if len(ends) > 0 {
-					return fmt.Errorf("cannot write %v: a medium of %d bytes can't hold a frame of %d", w.h, w.m.Room(), ends[0])
-				}
-				return fmt.Errorf("cannot write %v: a medium of %d bytes is too small", w.h, w.m.Room())
+				return w.tooSmall(ends)
 			}
 			if err := w.finish(false); err != nil {
 				return err
@@ -298,29 +307,46 @@ func (w *writer) put(p *piece) error {
 		if n < len(p.b) {
 			s = sha256.Sum256(b[:n])
 		}
-		err := w.chunk(b[:n], s)
-		if errors.Is(err, ErrFull) {
-			// What was written of it is no chunk, as it has no check. The
-			// volume ends before it.
-			if len(w.end.Chunks) == 0 {
-				return fmt.Errorf("cannot write %v: the medium is full before a chunk of %d bytes is on it", w.h, n)
-			}
+		switch err := w.chunk(b[:n], s); {
+		case errors.Is(err, ErrFull) && len(w.end.Chunks) == 0:
+			return fmt.Errorf("cannot write %v: the medium is full before a chunk of %d bytes is on it", w.h, n)
+		case errors.Is(err, ErrFull):
+			// What was written of it is not a chunk, as it has no check. The volume ends before it.
 			if err := w.close(); err != nil {
 				return err
 			}
 			continue
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 		b, off = b[n:], off+n
-		if w.m.Full() || !w.c.Plain && len(w.end.Chunks) >= w.c.maxChunks() {
+		if w.full() {
 			if err := w.finish(false); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// ready opens a medium if none is open.
+func (w *writer) ready() error {
+	if err := w.ctx.Err(); err != nil || w.m != nil {
+		return err
+	}
+	return w.open()
+}
+
+func (w *writer) full() bool {
+	return w.m.Full() || !w.c.Plain && len(w.end.Chunks) >= w.c.maxChunks()
+}
+
+// tooSmall is the error of a medium that takes nothing at all of a piece.
+func (w *writer) tooSmall(ends []int) error {
+	if len(ends) > 0 {
+		return fmt.Errorf("cannot write %v: a medium of %d bytes can't hold a frame of %d", w.h, w.m.Room(), ends[0])
+	}
+	return fmt.Errorf("cannot write %v: a medium of %d bytes is too small", w.h, w.m.Room())
 }
 
 // fit is how many bytes of b the volume takes now.
