@@ -5,16 +5,12 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
 
-	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/clone"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 	"github.com/mkcdrec/mkcdrec/internal/screen"
@@ -34,19 +30,17 @@ SRC may also be the directory of a Clonezilla image, an image of partclone, or a
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	ctx, stop := interrupt.Context(context.Background())
+	ctx, stop, f := screen.Begin()
 	defer stop()
-	debug.SetMemoryLimit(archive.MemoryLimit())
 	if len(args) == 2 && args[0] == clone.GuardWord { // started by internal/clone
 		if err := clone.Guard(args[1], os.Stdin, os.Stdout); err != nil {
 			return exit.Failed
 		}
 		return exit.OK
 	}
-	f := flag.NewFlagSet("", flag.ContinueOnError)
 	var o clone.Options
 	var req restore.Request
-	req.Flags(f, "plan", "yes", "confirm", "resume", "hostname", "forget", "size", "fs-type", "keep-sizes", "firmware", "key-file", "new-luks", "outside-rescue-system")
+	req.Flags(f.FlagSet, "plan", "yes", "confirm", "resume", "hostname", "forget", "size", "fs-type", "keep-sizes", "firmware", "key-file", "new-luks", "outside-rescue-system")
 	f.BoolVar(&o.Verify, "verify", false, "read each copy back and compare it with the source; a difference ends the clone with exit status 1")
 	f.BoolVar(&o.Raw, "raw", false, "copy whole disks byte by byte, whatever is on them, onto disks that are at least as large")
 	f.BoolVar(&o.Live, "live", false, "clone disks that are in use, those of the running system: from LVM or btrfs snapshots, others as files while they are in use")
@@ -55,11 +49,9 @@ func run(args []string) int {
 	f.StringVar(&o.Identity, "identity", clone.Keep, "`keep|new`: keep the UUIDs, for a source that is retired, or new ones, so that both disks can be used in one machine")
 	target := f.String("target-size", "", "`SIZE` of a DST that is a new file: disk.img, disk.qcow2")
 	f.StringVar(&o.Root, "root", "", "`DEV` of the root file system, where SRC has several systems")
-	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
-	verbose := f.Bool("v", false, "print more")
-	c := usage.Command{Name: "clonedsk", Summary: "copy a disk onto a disk of any size", Args: "SRC DST", Text: text, Flags: f}
+	c := usage.Command{Name: "clonedsk", Summary: "copy a disk onto a disk of any size", Args: "SRC DST", Text: text, Flags: f.FlagSet}
 	_, words, err := c.Parse(os.Stdout, args)
-	p, end := screen.Printer(*asJSON, *verbose)
+	p, end := f.Printer()
 	defer end()
 	if err == nil {
 		err = prepare(&o, words, &req)

@@ -10,12 +10,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"runtime/debug"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
-	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -33,21 +31,17 @@ import (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
-	ctx, stop := interrupt.Context(context.Background())
+	ctx, stop, f := screen.Begin()
 	defer stop()
-	debug.SetMemoryLimit(archive.MemoryLimit()) // the rescue system has no swap
-	f := flag.NewFlagSet("", flag.ContinueOnError)
 	var req restore.Request
-	req.Flags(f)
+	req.Flags(f.FlagSet)
 	answers := f.String("answers", "", "`FILE` or URL with the answers to all questions, in YAML")
 	whenRead := f.String("when-read", "", "`URL` on this machine that is posted to when everything was read from the set; the answer is waited for")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
-	asJSON := f.Bool("json", false, "one JSON event per line on standard output")
-	verbose := f.Bool("v", false, "print more")
 	var op opening
 	var ex extraction
-	c, words, err := command(f, &op, &ex).Parse(os.Stdout, args)
-	p, end := screen.Printer(*asJSON, *verbose)
+	c, words, err := command(f.FlagSet, &op, &ex).Parse(os.Stdout, args)
+	p, end := f.Printer()
 	defer end()
 	sc := screen.New(ctx, p, os.Stdin, os.Stderr)
 	switch {
@@ -61,7 +55,7 @@ func run(args []string) int {
 	default:
 		var read func(context.Context) error
 		if *answers != "" {
-			err = req.Answers(ctx, f, *answers)
+			err = req.Answers(ctx, f.FlagSet, *answers)
 		}
 		if err == nil && *whenRead != "" {
 			read, err = tell(*whenRead)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
@@ -141,7 +142,7 @@ type savedFile struct {
 }
 
 // iocGeneration is FS_IOC_GETVERSION of linux/fs.h, _IOR('v', 1, long).
-const iocGeneration = 2<<30 | unsafe.Sizeof(uintptr(0))<<16 | 'v'<<8 | 1
+const iocGeneration = 2<<30 | uint(unsafe.Sizeof(uintptr(0)))<<16 | 'v'<<8 | 1
 
 // identify gives what the open file fd can be recognised by: inode numbers are
 // used again, times of birth and generations are not.
@@ -153,7 +154,7 @@ func identify(fd int, path string, st *unix.Stat_t) savedFile {
 	}
 	// The kernel takes it for an int, FUSE for the long that the number has.
 	var v [2]uint32
-	if ioctl(fd, iocGeneration, unsafe.Pointer(&v)) == nil {
+	if ioctl.Do(uintptr(fd), iocGeneration, &v) == nil {
 		f.generation, f.hasGen = v[0], true
 	}
 	return f

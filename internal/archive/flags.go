@@ -4,13 +4,13 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 )
 
 // Flags are the attributes of chattr(1), as bits of FS_IOC_GETFLAGS
@@ -114,22 +114,13 @@ type fsxattr struct {
 	_                                                  [8]byte
 }
 
-func ioctl(fd int, req uintptr, arg unsafe.Pointer) error {
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), req, uintptr(arg))
-	runtime.KeepAlive(arg)
-	if e != 0 {
-		return e
-	}
-	return nil
-}
-
 // allFlags gives all bits of an open file or directory, also those that are
 // no Flags; ENOTTY or EOPNOTSUPP where the file system has no such thing.
 func allFlags(fd int) (uint32, error) {
 	// The kernel takes it for an int, and FUSE before Linux 5.13 for the long that
 	// the request's number has.
 	var v [2]uint32
-	err := ioctl(fd, unix.FS_IOC_GETFLAGS, unsafe.Pointer(&v))
+	err := ioctl.Do(uintptr(fd), unix.FS_IOC_GETFLAGS, &v)
 	return v[0], err
 }
 
@@ -140,7 +131,7 @@ func (m *Member) readFlags(fd int) {
 		m.Flags = Flags(n) & flagAll
 	}
 	var x fsxattr
-	if ioctl(fd, iocFSGetXattr, unsafe.Pointer(&x)) == nil {
+	if ioctl.Do(uintptr(fd), iocFSGetXattr, &x) == nil {
 		m.Project = x.Project
 	}
 }
@@ -160,7 +151,7 @@ func setFlags(fd int, want, mask Flags) error {
 			return nil
 		}
 		v := [2]uint32{to}
-		if err := ioctl(fd, unix.FS_IOC_SETFLAGS, unsafe.Pointer(&v)); err != nil {
+		if err := ioctl.Do(uintptr(fd), unix.FS_IOC_SETFLAGS, &v); err != nil {
 			return err
 		}
 		is = to
@@ -190,10 +181,10 @@ func setFlags(fd int, want, mask Flags) error {
 
 func setProject(fd int, project uint32) error {
 	var x fsxattr
-	err := ioctl(fd, iocFSGetXattr, unsafe.Pointer(&x))
+	err := ioctl.Do(uintptr(fd), iocFSGetXattr, &x)
 	if err == nil && x.Project != project {
 		x.Project = project
-		err = ioctl(fd, iocFSSetXattr, unsafe.Pointer(&x))
+		err = ioctl.Do(uintptr(fd), iocFSSetXattr, &x)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot set project %d: %w", project, err)

@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 )
 
 // Root is what the root of a file system is known by. A field that is 0 or ""
@@ -75,13 +77,13 @@ func RootOf(f *os.File) (Root, error) {
 	}
 	// max_id and num_devices, 8 bytes each, then fsid.
 	var info [1024]byte
-	if err := ioctl(int(f.Fd()), iocBtrfsInfo, unsafe.Pointer(&info)); err != nil {
+	if err := ioctl.Do(f.Fd(), iocBtrfsInfo, &info); err != nil {
 		return r, fmt.Errorf("cannot tell which btrfs is at %s: %w", f.Name(), err)
 	}
 	// treeid 0 asks for the subvolume of f; 256 is the object of its root.
 	var lookup [4096]byte
 	*(*uint64)(unsafe.Pointer(&lookup[8])) = 256
-	if err := ioctl(int(f.Fd()), iocBtrfsLookup, unsafe.Pointer(&lookup)); err != nil {
+	if err := ioctl.Do(f.Fd(), iocBtrfsLookup, &lookup); err != nil {
 		return r, fmt.Errorf("cannot tell the subvolume at %s: %w", f.Name(), err)
 	}
 	r.FSID, r.Subvolume = hex.EncodeToString(info[16:32]), *(*uint64)(unsafe.Pointer(&lookup[0]))

@@ -228,14 +228,3 @@ func rotational(f *os.File) bool {
 	}
 	return false
 }
-
-// ioctlRange is an ioctl(2) of a block device that takes a start and a length in
-// bytes: BLKDISCARD, BLKZEROOUT.
-func ioctlRange(f *os.File, request uint, off, length int64) error {
-	arg := [2]uint64{uint64(off), uint64(length)}
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(request), uintptr(unsafe.Pointer(&arg)))
-	if e != 0 {
-		return e
-	}
-	return nil
-}

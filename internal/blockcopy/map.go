@@ -10,14 +10,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
@@ -175,10 +174,8 @@ func Mounted(dir string, size int64) (*Map, error) {
 	end := int64(0)
 	device := uint32(0)
 	for {
-		_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), iocGetFSMap, uintptr(unsafe.Pointer(h)))
-		runtime.KeepAlive(h)
-		if e != 0 {
-			return nil, fmt.Errorf("cannot ask the kernel for the blocks in use at %s: %w", dir, e)
+		if err := ioctl.Do(f.Fd(), iocGetFSMap, h); err != nil {
+			return nil, fmt.Errorf("cannot ask the kernel for the blocks in use at %s: %w", dir, err)
 		}
 		if h.entries == 0 {
 			break

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 )
 
 // Target is a block device or a file that is written. Close closes it.
@@ -253,7 +255,7 @@ func (t *Target) writeZero(off, n int64) error {
 }
 
 func (t *Target) ioctl(request uint, off, length int64) error {
-	return ioctlRange(t.f, request, t.base+off, length)
+	return ioctl.Do(t.f.Fd(), request, &[2]uint64{uint64(t.base + off), uint64(length)})
 }
 
 // steps calls fn for ranges, at most clearStep bytes at once.

@@ -55,3 +55,22 @@ func TestFollowDevices(t *testing.T) {
 		}
 	}
 }
+
+// TestGRUBOnESP: GRUB comes onto an EFI system partition that it was found on, and onto the
+// new one of a plan for other firmware, which knows no targets.
+func TestGRUBOnESP(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		b    layout.Boot
+		want bool
+	}{
+		{"found", layout.Boot{Firmware: layout.UEFI, ESP: "vda1", Targets: []string{"x86_64-efi"}, ESPFiles: []string{"/EFI/debian/grubx64.efi"}}, true},
+		{"converted to UEFI", layout.Boot{Firmware: layout.UEFI, ESP: "vda1"}, true},
+		{"converted to BIOS", layout.Boot{Firmware: layout.BIOS, ESP: "vda1", Disks: []string{"vda"}}, false},
+		{"another loader's files", layout.Boot{Firmware: layout.UEFI, ESP: "vda1", ESPFiles: []string{"/EFI/BOOT/BOOTX64.EFI"}}, false},
+	} {
+		if got := grubOnESP(&c.b); got != c.want {
+			t.Errorf("%s: grubOnESP(%+v) = %v; want %v", c.name, c.b, got, c.want)
+		}
+	}
+}

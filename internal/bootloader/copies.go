@@ -73,14 +73,13 @@ func (s *System) staleCmdline(text string, f sysconf.Format, r *sysconf.Resolver
 // disk's own, lvmdevices(8). LVM looks for those that it has by name elsewhere, too,
 // and UUIDs of arrays, LUKS and logical volumes are restored.
 func (s *System) staleLVMDevices(text string, _ *sysconf.Resolver) bool {
-	for _, line := range strings.Split(text, "\n") {
-		f := strings.Fields(line)
-		if len(f) == 0 || slices.Contains([]string{"devname", "md_uuid", "crypt_uuid", "lvmlv_uuid"}, strings.TrimPrefix(f[0], "IDTYPE=")) {
+	for _, e := range sysconf.ParseLVMDevices(text).Entries {
+		if slices.Contains([]string{"devname", "md_uuid", "crypt_uuid", "lvmlv_uuid"}, e.IDType) {
 			continue
 		}
 		for _, g := range s.Layout.VolumeGroup {
 			for _, p := range g.PVs {
-				if !slices.Contains(f, "PVID="+strings.ReplaceAll(p.UUID, "-", "")) || s.Devices[p.Device] == "" {
+				if e.PVID != strings.ReplaceAll(p.UUID, "-", "") || s.Devices[p.Device] == "" {
 					continue
 				}
 				for _, d := range s.Layout.DisksUnder(p.Device) {

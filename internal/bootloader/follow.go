@@ -6,10 +6,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"unsafe"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
@@ -80,8 +78,7 @@ func CheckKernel(text string, f sysconf.Format, r *sysconf.Resolver) []string {
 }
 
 // FollowLVMDevices gives LVM's devices file, lvmdevices(8), with the devices that
-// its physical volumes are on now. Found by name they are looked for by LVM
-// itself when names change. notes say what was changed.
+// its physical volumes are on now. notes say what was changed.
 func FollowLVMDevices(text string, l *layout.Layout, devices map[string]string) (out string, notes []string) {
 	now := map[string]string{} // PVID -> device
 	for _, g := range l.VolumeGroup {
@@ -91,31 +88,13 @@ func FollowLVMDevices(text string, l *layout.Layout, devices map[string]string) 
 			}
 		}
 	}
-	var lines []string
-	for _, line := range strings.SplitAfter(text, "\n") {
-		pvid := ""
-		for _, w := range strings.Fields(line) {
-			if v, ok := strings.CutPrefix(w, "PVID="); ok {
-				pvid = v
-			}
-		}
-		if dev := now[pvid]; dev != "" && strings.HasPrefix(strings.TrimSpace(line), "IDTYPE=") {
-			if is := fmt.Sprintf("IDTYPE=devname IDNAME=/dev/%s DEVNAME=/dev/%s PVID=%s", dev, dev, pvid); strings.TrimRight(line, "\r\n") != is {
-				line = is + "\n"
-				notes = append(notes, fmt.Sprintf("the physical volume %s is /dev/%s now", pvid, dev))
-			}
-		}
-		lines = append(lines, line)
-	}
-	if len(notes) == 0 {
-		return text, nil
-	}
-	for i, line := range lines { // of the text as LVM wrote it
-		if strings.HasPrefix(line, "# HASH=") || strings.HasPrefix(line, "HASH=") {
-			lines[i] = ""
+	d := sysconf.ParseLVMDevices(text)
+	for _, e := range d.Entries {
+		if dev := now[e.PVID]; dev != "" && d.SetDevice(e, dev) {
+			notes = append(notes, fmt.Sprintf("the physical volume %s is /dev/%s now", e.PVID, dev))
 		}
 	}
-	return strings.Join(lines, ""), notes
+	return d.String(), notes
 }
 
 // follow changes what else names devices: LVM's devices file, and kernel command
@@ -184,29 +163,21 @@ func (s *System) followOffset(text string) (out string, notes, wrong []string) {
 	return word.ReplaceAllString(text, now), []string{old + " is " + now + " now"}, nil
 }
 
-// firstBlock tells where on its file system's device a file begins, bytes;
-// linux/fiemap.h.
+// firstBlock tells where on its file system's device a file begins, bytes.
 func firstBlock(file string) (int64, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	var m struct {
-		start, length                   uint64
-		flags, mapped, count, reserved  uint32
-		logical, physical, extentLength uint64
-		_                               [2]uint64
-		extentFlags                     uint32
-		_                               [3]uint32
+	for e, err := range ioctl.Extents(f) {
+		if err != nil {
+			return 0, fmt.Errorf("cannot map %s: %w", file, err)
+		}
+		if e.Placed && e.Logical == 0 && e.Physical != 0 {
+			return e.Physical, nil
+		}
+		break
 	}
-	const fiemap, sync, unknown = 0xC020660B, 1, 2 // FS_IOC_FIEMAP, FIEMAP_FLAG_SYNC, FIEMAP_EXTENT_UNKNOWN
-	m.length, m.flags, m.count = 1, sync, 1
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&m))); e != 0 {
-		return 0, fmt.Errorf("cannot map %s: %w", file, e)
-	}
-	if m.mapped == 0 || m.extentFlags&unknown != 0 || m.physical == 0 {
-		return 0, fmt.Errorf("cannot map %s: nothing is known of its first block", file)
-	}
-	return int64(m.physical), nil
+	return 0, fmt.Errorf("cannot map %s: nothing is known of its first block", file)
 }

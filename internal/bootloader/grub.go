@@ -86,10 +86,16 @@ func (grub) ByHand(l *layout.Layout, dev func(string) templates.Shell) (commands
 	for _, d := range l.Boot.Disks {
 		commands = append(commands, templates.Shellf("grub-install --target=i386-pc %s", dev(d)))
 	}
-	if slices.Contains(l.Boot.Targets, "x86_64-efi") {
+	if grubOnESP(&l.Boot) {
 		commands = append(commands, "grub-install --target=x86_64-efi --removable --no-nvram")
 	}
 	return commands, false
+}
+
+// grubOnESP reports whether GRUB is on the EFI system partition, or comes onto a new one: a
+// plan for other firmware knows no targets.
+func grubOnESP(b *layout.Boot) bool {
+	return slices.Contains(b.Targets, "x86_64-efi") || b.Firmware == layout.UEFI && len(b.Targets)+len(b.ESPFiles) == 0
 }
 
 func (grub) Expected() []Expectation {
@@ -196,7 +202,7 @@ func (g grub) Install(ctx context.Context, s *System) error {
 		}
 	}
 	s.startsElsewhere("GRUB", with)
-	if b.ESP != "" && slices.Contains(b.Targets, "x86_64-efi") {
+	if b.ESP != "" && grubOnESP(&b) {
 		return g.efi(ctx, s, name)
 	}
 	if len(b.Disks) == 0 {

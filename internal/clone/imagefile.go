@@ -14,6 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -41,7 +42,7 @@ func newImageFile(ctx context.Context, run tool.Runner, name string, size, secto
 		return nil, &exit.Refusal{Reason: name + " exists: remove it, or choose another name"}
 	}
 	i := &imageFile{name: name, part: name + ".part", qcow2: strings.EqualFold(filepath.Ext(name), ".qcow2")}
-	if err := loopDriver(ctx, run); err != nil {
+	if err := storage.LoopDriver(ctx, run); err != nil {
 		return nil, fmt.Errorf("cannot make an image file: %w", err)
 	}
 	f, err := os.OpenFile(i.part, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600) // it has everything that is on the disk
@@ -68,7 +69,7 @@ func newImageFile(ctx context.Context, run tool.Runner, name string, size, secto
 
 // attach puts a read-only loop device over an image of a disk, for as long as hold is open.
 func attach(ctx context.Context, run tool.Runner, name string) (loop string, hold *os.File, err error) {
-	if err := loopDriver(ctx, run); err != nil {
+	if err := storage.LoopDriver(ctx, run); err != nil {
 		return "", nil, fmt.Errorf("cannot open the image %s: %w", name, err)
 	}
 	f, err := os.Open(name)
@@ -85,15 +86,6 @@ func attach(ctx context.Context, run tool.Runner, name string) (loop string, hol
 		return "", nil, fmt.Errorf("cannot open the image %s: %w", name, err)
 	}
 	return loop, hold, nil
-}
-
-// loopDriver has loop devices available.
-func loopDriver(ctx context.Context, run tool.Runner) error {
-	if _, err := os.Stat("/dev/loop-control"); err == nil {
-		return nil
-	}
-	_, err := run.Run(ctx, tool.New("modprobe", "loop"))
-	return err
 }
 
 // close detaches the device, and gives the file its name if the clone is finished.

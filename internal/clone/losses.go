@@ -7,9 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 )
 
@@ -118,53 +117,19 @@ func filesAt(ctx context.Context, dev, typ string, bad []blockcopy.Extent) (line
 	return lines, max(rest, 0), err
 }
 
-// extent is struct fiemap_extent of linux/fiemap.h.
-type extent struct {
-	logical, physical, length uint64
-	_                         [2]uint64
-	flags                     uint32
-	_                         [3]uint32
-}
-
-// Of linux/fs.h and linux/fiemap.h.
-const (
-	fiemap     = 0xC020660B // FS_IOC_FIEMAP
-	fiemapLast = 1          // FIEMAP_EXTENT_LAST
-	noPlace    = 2 | 4 | 8  // FIEMAP_EXTENT_UNKNOWN, _DELALLOC, _ENCODED
-)
-
 // within gives the parts of a file, by its own offsets, that are in ranges of its device.
 func within(f *os.File, bad []blockcopy.Extent) ([]blockcopy.Extent, error) {
-	var m struct {
-		start, length           uint64
-		flags, mapped, count, _ uint32
-		extents                 [64]extent
-	}
 	var out []blockcopy.Extent
-	for m.length = ^uint64(0); ; {
-		m.count, m.mapped = uint32(len(m.extents)), 0
-		_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), fiemap, uintptr(unsafe.Pointer(&m)))
-		runtime.KeepAlive(&m)
-		if e != 0 {
-			return nil, e
+	for x, err := range ioctl.Extents(f) {
+		if err != nil {
+			return nil, err
 		}
-		for _, x := range m.extents[:min(m.mapped, m.count)] {
-			if x.flags&noPlace == 0 {
-				for _, b := range bad {
-					from, to := max(b.Start, int64(x.physical)), min(b.Start+b.Length, int64(x.physical+x.length))
-					if from < to {
-						out = append(out, blockcopy.Extent{Start: from - int64(x.physical) + int64(x.logical), Length: to - from})
-					}
-				}
-			}
-			m.start = x.logical + x.length
-			if x.flags&fiemapLast != 0 {
-				return out, nil
+		for _, b := range bad {
+			from, to := max(b.Start, x.Physical), min(b.Start+b.Length, x.Physical+x.Length)
+			if x.Placed && from < to {
+				out = append(out, blockcopy.Extent{Start: from - x.Physical + x.Logical, Length: to - from})
 			}
 		}
-		if m.mapped == 0 {
-			return out, nil
-		}
-		m.length = ^uint64(0) - m.start
 	}
+	return out, nil
 }

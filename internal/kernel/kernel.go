@@ -7,12 +7,11 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -121,10 +120,5 @@ func (Linux) Await(ctx context.Context, dev string, size quantity.Size) error {
 
 // Ioctl implements Kernel.
 func (Linux) Ioctl(f *os.File, req uintptr, arg []byte) error {
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(&arg[0])))
-	runtime.KeepAlive(arg)
-	if e != 0 {
-		return e
-	}
-	return nil
+	return ioctl.Do(f.Fd(), uint(req), &arg[0])
 }

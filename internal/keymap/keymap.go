@@ -8,9 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 )
 
 // include/uapi/linux/kd.h and keyboard.h.
@@ -48,13 +49,6 @@ type diacritics struct {
 	table [maxDiacritics][3]uint32
 }
 
-func ioctl(f *os.File, req uint, p unsafe.Pointer) error {
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), uintptr(req), uintptr(p)); e != 0 {
-		return e
-	}
-	return nil
-}
-
 // ErrNoConsole means that a machine has no screen and keyboard console.
 var ErrNoConsole = errors.New("there is no console with a keyboard")
 
@@ -81,13 +75,13 @@ func Read(tty string) (*Map, error) {
 	m.Mode = mode
 	for t := range maxTables {
 		e := entry{table: uint8(t)}
-		if err := ioctl(f, kdGetEntry, unsafe.Pointer(&e)); err != nil || e.value == noSuchMap {
+		if err := ioctl.Do(f.Fd(), kdGetEntry, &e); err != nil || e.value == noSuchMap {
 			continue
 		}
 		row := make([]uint16, keys)
 		for k := range keys {
 			e := entry{table: uint8(t), index: uint8(k), value: hole}
-			if err := ioctl(f, kdGetEntry, unsafe.Pointer(&e)); err != nil {
+			if err := ioctl.Do(f.Fd(), kdGetEntry, &e); err != nil {
 				return nil, fmt.Errorf("cannot read keyboard map: %w", err)
 			}
 			row[k] = e.value
@@ -95,7 +89,7 @@ func Read(tty string) (*Map, error) {
 		m.Tables[t] = row
 	}
 	var d diacritics
-	if err := ioctl(f, kdGetDiacritic, unsafe.Pointer(&d)); err == nil {
+	if err := ioctl.Do(f.Fd(), kdGetDiacritic, &d); err == nil {
 		m.Diacritics = append(m.Diacritics, d.table[:min(d.count, maxDiacritics)]...)
 	}
 	return m, nil
@@ -115,14 +109,14 @@ func (m *Map) Write(tty string) error {
 			}
 			e := entry{uint8(t), uint8(k), v}
 			// Values that this kernel does not know are refused; the others are set.
-			if err := ioctl(f, kdSetEntry, unsafe.Pointer(&e)); err != nil && !errors.Is(err, unix.EINVAL) {
+			if err := ioctl.Do(f.Fd(), kdSetEntry, &e); err != nil && !errors.Is(err, unix.EINVAL) {
 				return fmt.Errorf("cannot set keyboard map: %w", err)
 			}
 		}
 	}
 	var d diacritics
 	d.count = uint32(copy(d.table[:], m.Diacritics))
-	if err := ioctl(f, kdSetDiacritic, unsafe.Pointer(&d)); err != nil {
+	if err := ioctl.Do(f.Fd(), kdSetDiacritic, &d); err != nil {
 		return fmt.Errorf("cannot set keyboard map: %w", err)
 	}
 	if m.Mode == 1 || m.Mode == 3 {

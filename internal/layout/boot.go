@@ -25,7 +25,7 @@ func LoaderFirmware(loader string) []string {
 type Boot struct {
 	Firmware string `json:"firmware"` // BIOS or UEFI
 	Loader   string `json:"loader"`   // GRUB, SystemdBoot, Extlinux or ""
-	// Targets are GRUB's platforms: "i386-pc", "x86_64-efi".
+	// Targets are the platforms that GRUB was found installed for: "i386-pc", "x86_64-efi".
 	Targets []string `json:"targets"`
 	// Disks have code in their first sector that starts the loader.
 	Disks []string `json:"disks"`

@@ -363,7 +363,7 @@ func (r *reader) boot() {
 	}
 	for _, m := range []string{"/boot", "/"} {
 		if f := r.l.Mounted(m); f != nil {
-			r.l.Boot.Loader, r.l.Boot.Targets, r.l.Boot.Disks = layout.GRUB, []string{"i386-pc"}, r.l.DisksUnder(f.Device)
+			r.l.Boot.Loader, r.l.Boot.Disks = layout.GRUB, r.l.DisksUnder(f.Device)
 			return
 		}
 	}

@@ -41,7 +41,7 @@ func (i Identity) String() string {
 // program or the kernel, physical volumes, groups, arrays, btrfs and XFS, err is a *exit.Refusal
 // that names all of them; other ones, of which a system takes one or the other, are
 // warnings.
-func (p *Plan) Duplicates(have []Present, there []Identity) (warnings []string, err error) {
+func (p *Plan) Duplicates(have []layout.Present, there []Identity) (warnings []string, err error) {
 	var errs []error
 	made := p.identities()
 	for _, i := range there {
@@ -137,7 +137,7 @@ func (p *Plan) overwrites(i Identity) bool {
 }
 
 // sameTables warns of disks that stay with the same identifiers of a table or partition.
-func (p *Plan) sameTables(have []Present) []string {
+func (p *Plan) sameTables(have []layout.Present) []string {
 	var out []string
 	for _, step := range p.Steps {
 		s, ok := step.(*WriteTable)

@@ -62,7 +62,7 @@ func toUEFI(l *layout.Layout) error {
 	l.Filesystems = append(l.Filesystems, layout.Filesystem{Device: dev, Type: fstype.TypeVFAT, UUID: id[:4] + "-" + id[4:8], Label: "EFI", Size: espSize, New: true,
 		Mounts:   []layout.Mount{{Path: "/boot/efi", Options: "umask=0077"}},
 		Geometry: fstype.Geometry{VFAT: &fstype.VFAT{Bits: 32, SectorSize: int64(d.LogicalSector), SectorsPerCluster: 1, Reserved: 32, FATs: 2, Media: 0xf8}}})
-	l.Boot = layout.Boot{Firmware: layout.UEFI, Loader: l.Boot.Loader, Targets: []string{"x86_64-efi"}, ESP: dev}
+	l.Boot = layout.Boot{Firmware: layout.UEFI, Loader: l.Boot.Loader, ESP: dev}
 	return nil
 }
 
@@ -74,7 +74,7 @@ func toBIOS(l *layout.Layout) error {
 	if d.Table.Label == layout.GPT && !slices.ContainsFunc(d.Table.Partitions, func(p layout.Partition) bool { return p.Type == layout.TypeBIOSBoot }) {
 		addPartition(d, quantity.MiB, layout.TypeBIOSBoot, "BIOS boot partition")
 	}
-	l.Boot = layout.Boot{Firmware: layout.BIOS, Loader: l.Boot.Loader, Targets: []string{"i386-pc"}, Disks: []string{d.Name}, ESP: l.Boot.ESP}
+	l.Boot = layout.Boot{Firmware: layout.BIOS, Loader: l.Boot.Loader, Disks: []string{d.Name}, ESP: l.Boot.ESP}
 	return nil
 }
 

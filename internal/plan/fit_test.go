@@ -201,7 +201,7 @@ func BenchmarkFit(b *testing.B) {
 		}
 	}
 	l := machine(layout.GPT, sizes, disks, groups)
-	var have []Present
+	var have []layout.Present
 	for i := range l.Disks {
 		have = append(have, disk("vd"+letters(i), "N"+letters(i), 60*gib))
 	}
@@ -343,7 +343,7 @@ func TestFitStriped(t *testing.T) {
 // that were not are a question.
 func TestTwoConfirmed(t *testing.T) {
 	l := raid(2, "raid1", 0)
-	have := []Present{disk("vdc", "N2", 10*gib), disk("vdb", "N1", 10*gib), disk("vdd", "N3", 10*gib)}
+	have := []layout.Present{disk("vdc", "N2", 10*gib), disk("vdb", "N1", 10*gib), disk("vdd", "N3", 10*gib)}
 	if _, err := MapDisks(l, have, Wish{}); err == nil {
 		t.Error("two of three blank disks were chosen")
 	}
@@ -361,7 +361,7 @@ func TestTwoConfirmed(t *testing.T) {
 	l = raid1()
 	l.Disks[1].Table.Partitions[0].Size, l.Filesystems[0].Used = 9*gib, 200*mib
 	l.Disks[0].Table.Partitions[1].Size = 6 * gib
-	have = []Present{busy(disk("sda", "SET", 2*gib), "it holds the backup set"), disk("sdaa", "N2", 10*gib), disk("sdz", "N1", 10*gib)}
+	have = []layout.Present{busy(disk("sda", "SET", 2*gib), "it holds the backup set"), disk("sdaa", "N2", 10*gib), disk("sdz", "N1", 10*gib)}
 	for _, c := range [][]string{{"N1", "N2"}, {"N2", "N1"}} {
 		if m, err = MapDisks(l, have, Wish{Confirmed: c}); err != nil || m["sda"].Serial != c[0] || m["sdb"].Serial != c[1] {
 			t.Errorf("equal disks, confirmed in the order %v, change places: %v, %v", c, m, err)
@@ -371,7 +371,7 @@ func TestTwoConfirmed(t *testing.T) {
 	l = raid(2, "raid1", 0)
 	l.Disks[0].Size, l.Disks[1].Size = 10*gib, 11*gib
 	l.Disks[0].Table.Partitions[1].Size = 9 * gib
-	have = []Present{disk("vdb", "N1", 8*gib), disk("vdc", "N2", 10*gib)}
+	have = []layout.Present{disk("vdb", "N1", 8*gib), disk("vdc", "N2", 10*gib)}
 	if m, err = MapDisks(l, have, Wish{Keep: true, Confirmed: []string{"N1", "N2"}}); err == nil && (m["sda"].Size < Need(&l.Disks[0]) || m["sdb"].Size < Need(&l.Disks[1])) {
 		t.Errorf("the one that needs more got the smaller: %v", m)
 	}
@@ -529,7 +529,7 @@ func TestFitLargerAsWas(t *testing.T) {
 			Partitions: []layout.Partition{{Number: 1, Device: "sda1", Start: quantity.MiB, Size: 50 * quantity.MiB, Type: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", GUID: "11234567-89AB-CDEF-0123-456789ABCDEF"}}}}},
 		Filesystems: []layout.Filesystem{{Device: "sda1", Type: "ext4", UUID: uid(1), Size: 50 * quantity.MiB, Used: 45 * quantity.MiB, UsedInodes: 100, Geometry: plain().Filesystems[1].Geometry}}}
 	for _, size := range []quantity.Size{64, 67, 69, 72, 74, 75, 80, 128, 1000} {
-		var p Present
+		var p layout.Present
 		p.Name, p.Size, p.LogicalSector = "sdb", size*quantity.MiB, 512
 		out, err := Fit(l, Mapping{"sda": p}, Wish{})
 		if err != nil {
@@ -538,7 +538,7 @@ func TestFitLargerAsWas(t *testing.T) {
 			t.Errorf("%d MiB: the partition has %s", size, got)
 		}
 	}
-	var p Present
+	var p layout.Present
 	p.Name, p.Size, p.LogicalSector = "sdb", 40*quantity.MiB, 512
 	if _, err := Fit(l, Mapping{"sda": p}, Wish{}); err == nil {
 		t.Error("40 MiB: not refused")

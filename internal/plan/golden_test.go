@@ -44,7 +44,7 @@ func TestGolden(t *testing.T) {
 		}
 	}
 	make := func(name string, l *layout.Layout, w Wish, change func(*Draft), sizes ...quantity.Size) {
-		var have []Present
+		var have []layout.Present
 		w.Map = map[string]string{}
 		for i, n := range l.Needed() {
 			p := disk(fmt.Sprintf("sd%c", 'p'+i), fmt.Sprint("SERIAL", i), sizes[i])
@@ -85,9 +85,9 @@ func TestGolden(t *testing.T) {
 		d.Boot = map[string]*BootCode{"sda": {Sector: []byte("boot code")}}
 	}, 20*gib)
 	there := disk("sdb", "S1", 20*gib)
-	p, err := Only(raid1(), Wish{}, "/boot/efi", "sdb2", 300*mib, []Present{there})
+	p, err := Only(raid1(), Wish{}, "/boot/efi", "sdb2", 300*mib, []layout.Present{there})
 	add("only", p, err)
-	p, err = OnlyImage(&layout.Layout{Images: mbr.Images}, Wish{}, "sdb2", 3*gib, 8*mib, []Present{there})
+	p, err = OnlyImage(&layout.Layout{Images: mbr.Images}, Wish{}, "sdb2", 3*gib, 8*mib, []layout.Present{there})
 	add("only image", p, err)
 	for _, k := range []string{"write-table", "make-array", "make-luks", "make-pv", "restore-vg", "make-thin", "make-fs", "make-swap", "put-image", "grow-fs", "make-subvolumes", "mount", "make-swap-file"} {
 		if !seen[k] {

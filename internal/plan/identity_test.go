@@ -12,7 +12,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
-func at(p Present, slot string) Present {
+func at(p layout.Present, slot string) layout.Present {
 	p.Place = layout.Place{Path: slot + "/block/" + p.Name, Dev: "8:0", Seq: 7}
 	return p
 }
@@ -21,7 +21,7 @@ func at(p Present, slot string) Present {
 // confirms neither; the slot does then.
 func TestSharedSerial(t *testing.T) {
 	const g = quantity.GiB
-	same := []Present{at(disk("sda", "OLD1", 6*g), "pci/1"), at(disk("sdb", "OLD1", 6*g), "pci/2")}
+	same := []layout.Present{at(disk("sda", "OLD1", 6*g), "pci/1"), at(disk("sdb", "OLD1", 6*g), "pci/2")}
 	if m, err := MapDisks(wanted(), same, Wish{}); err == nil {
 		t.Errorf("mapped by a serial number that two have: %v", m)
 	}
@@ -52,7 +52,7 @@ func TestSharedSerial(t *testing.T) {
 		t.Errorf("Ask() = %q; want %q", p.Disks[0].Ask(), want)
 	}
 	// The other one's WWN is this one's serial number.
-	mixed := []Present{disk("sda", "X", 6*g), disk("sdb", "Y", 6*g)}
+	mixed := []layout.Present{disk("sda", "X", 6*g), disk("sdb", "Y", 6*g)}
 	mixed[1].WWN = "X"
 	for _, q := range layout.Identify(mixed) {
 		if q.Is("X") {
@@ -65,7 +65,7 @@ func TestSharedSerial(t *testing.T) {
 		t.Errorf("%v, %v", m, err)
 	}
 	// Nothing at all tells them apart: neither can be confirmed.
-	bare := []Present{disk("sda", "S", 6*g), disk("sdb", "S", 6*g)}
+	bare := []layout.Present{disk("sda", "S", 6*g), disk("sdb", "S", 6*g)}
 	m, err = MapDisks(wanted(), bare, w)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func TestDuplicates(t *testing.T) {
 	l.Filesystems[1].UUID = "22222222-2222-3333-4444-555555555555"
 	l.Filesystems[2].UUID = "33333333-2222-3333-4444-555555555555"
 	l.Swap[0].UUID = "44444444-2222-3333-4444-555555555555"
-	have := []Present{disk("sda", "OLD1", 6*quantity.GiB), disk("sdb", "DATA", 6*quantity.GiB)}
+	have := []layout.Present{disk("sda", "OLD1", 6*quantity.GiB), disk("sdb", "DATA", 6*quantity.GiB)}
 	have[1].Table = l.Disks[0].Table
 	p, err := New(l, Mapping{"vda": have[0]})
 	if err != nil {
@@ -152,7 +152,7 @@ func TestDuplicates(t *testing.T) {
 func TestOddTablePresent(t *testing.T) {
 	odd := disk("sdb", "DATA", 6*quantity.GiB)
 	odd.Table = &layout.Table{Label: layout.GPT, Partitions: []layout.Partition{{Number: 1, Start: 512, Size: 1 << 50}, {Number: 1, Start: 0, Size: 100}, {Number: 999, Start: -5, Size: -7}}}
-	have := []Present{disk("sda", "OLD1", 6*quantity.GiB), odd}
+	have := []layout.Present{disk("sda", "OLD1", 6*quantity.GiB), odd}
 	m, err := MapDisks(wanted(), have, Wish{})
 	if err != nil {
 		t.Fatal(err)

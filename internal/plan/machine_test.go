@@ -260,7 +260,7 @@ func checkFit(t *testing.T, was, is *layout.Layout, exact bool) {
 	// All of it can be made, each thing after what it is on.
 	m := Mapping{}
 	for _, d := range is.Disks {
-		m[d.Name] = Present{Disk: d}
+		m[d.Name] = layout.Present{Disk: d}
 	}
 	pl, err := New(is, m)
 	if err != nil {

@@ -29,7 +29,7 @@ type Draft struct {
 // place that knows the order of the changes: types of file systems, firmware, mirrors
 // removed, disks excluded, mirrors added, disks chosen, sizes fitted, steps. An error is
 // a *exit.Refusal, among them an *Undecided where a person has to choose a disk with Wish.Map.
-func Make(was *layout.Layout, have []Present, w Wish) (*Plan, error) {
+func Make(was *layout.Layout, have []layout.Present, w Wish) (*Plan, error) {
 	d, err := Prepare(was, have, w)
 	if err != nil {
 		return nil, err
@@ -38,7 +38,7 @@ func Make(was *layout.Layout, have []Present, w Wish) (*Plan, error) {
 }
 
 // Prepare does what Make does, but for the steps.
-func Prepare(was *layout.Layout, have []Present, w Wish) (*Draft, error) {
+func Prepare(was *layout.Layout, have []layout.Present, w Wish) (*Draft, error) {
 	l, err := Convert(was, w.Types)
 	if err == nil {
 		l, err = ForFirmware(l, w.Firmware)

@@ -16,20 +16,20 @@ type Undecided struct {
 	exit.Refusal
 	Old   layout.Disk
 	Least quantity.Size // that the new one must have
-	Among []Present
+	Among []layout.Present
 }
 
 func (u *Undecided) Unwrap() error { return &u.Refusal }
 
 // Mapping maps names of disks in the layout to present disks.
-type Mapping map[string]Present
+type Mapping map[string]layout.Present
 
 // MapDisks finds a present disk for every disk the layout needs: named by the
 // administrator; the same WWN; the same serial number; the only one of the
 // same model and size; among those confirmed by serial number; or the only
 // disk that is left and large enough, which then has to be confirmed. What
 // can't be decided is refused with all candidates.
-func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
+func MapDisks(want *layout.Layout, have []layout.Present, w Wish) (Mapping, error) {
 	m := &mapper{want: want, have: layout.Identify(have), wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w), needed: len(want.Needed())}
 	var open []*layout.Disk
 	for _, n := range want.Needed() {
@@ -44,7 +44,7 @@ func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
 			return nil, refuse("--map %s: the layout needs no disk of that name", old)
 		}
 	}
-	for _, find := range []func(*layout.Disk) ([]Present, error){m.named, m.sameWWN, m.sameSerial, m.sameModel, m.confirmed, m.onlyOne} {
+	for _, find := range []func(*layout.Disk) ([]layout.Present, error){m.named, m.sameWWN, m.sameSerial, m.sameModel, m.confirmed, m.onlyOne} {
 		var rest []*layout.Disk
 		for _, d := range open {
 			c, err := find(d)
@@ -73,7 +73,7 @@ func MapDisks(want *layout.Layout, have []Present, w Wish) (Mapping, error) {
 
 type mapper struct {
 	want  *layout.Layout
-	have  []Present
+	have  []layout.Present
 	wish  Wish
 	out   Mapping
 	taken map[string]bool
@@ -82,8 +82,8 @@ type mapper struct {
 	needed int
 }
 
-func (m *mapper) pick(ok func(Present) bool) []Present {
-	var out []Present
+func (m *mapper) pick(ok func(layout.Present) bool) []layout.Present {
+	var out []layout.Present
 	for _, p := range m.have {
 		if !m.taken[p.Name] && ok(p) {
 			out = append(out, p)
@@ -92,15 +92,15 @@ func (m *mapper) pick(ok func(Present) bool) []Present {
 	return out
 }
 
-func (m *mapper) named(d *layout.Disk) ([]Present, error) {
+func (m *mapper) named(d *layout.Disk) ([]layout.Present, error) {
 	n, ok := m.wish.Map[d.Name]
 	if !ok {
 		return nil, nil
 	}
 	n = strings.TrimPrefix(n, "/dev/")
-	c := m.pick(func(p Present) bool { return p.Name == n || p.Is(n) })
+	c := m.pick(func(p layout.Present) bool { return p.Name == n || p.Is(n) })
 	if len(c) == 0 { // several have it: that is said below
-		c = m.pick(func(p Present) bool { return n != "" && (p.Serial == n || p.WWN == n) })
+		c = m.pick(func(p layout.Present) bool { return n != "" && (p.Serial == n || p.WWN == n) })
 	}
 	if len(c) != 1 || c[0].Name != n && !c[0].Is(n) {
 		return nil, refuse("--map %s=%s: %d disks answer to that name", d.Name, n, len(c))
@@ -108,11 +108,11 @@ func (m *mapper) named(d *layout.Disk) ([]Present, error) {
 	return c, nil
 }
 
-func (m *mapper) sameWWN(d *layout.Disk) ([]Present, error) {
+func (m *mapper) sameWWN(d *layout.Disk) ([]layout.Present, error) {
 	if m.several(func(x layout.Disk) bool { return x.WWN == d.WWN }) {
 		return nil, nil
 	}
-	return m.pick(func(p Present) bool { return p.WWN == d.WWN && p.Is(d.WWN) }), nil
+	return m.pick(func(p layout.Present) bool { return p.WWN == d.WWN && p.Is(d.WWN) }), nil
 }
 
 // several tells whether more than one of the old machine's disks are meant.
@@ -126,35 +126,35 @@ func (m *mapper) several(same func(layout.Disk) bool) bool {
 	return n > 1
 }
 
-func (m *mapper) sameSerial(d *layout.Disk) ([]Present, error) {
+func (m *mapper) sameSerial(d *layout.Disk) ([]layout.Present, error) {
 	if m.several(func(x layout.Disk) bool { return x.Serial == d.Serial }) {
 		return nil, nil
 	}
-	return m.pick(func(p Present) bool { return p.Serial == d.Serial && p.Model == d.Model && p.Is(d.Serial) }), nil
+	return m.pick(func(p layout.Present) bool { return p.Serial == d.Serial && p.Model == d.Model && p.Is(d.Serial) }), nil
 }
 
 // sameModel counts only if neither side has two of them, and neither has a
 // serial number that says otherwise.
-func (m *mapper) sameModel(d *layout.Disk) ([]Present, error) {
+func (m *mapper) sameModel(d *layout.Disk) ([]layout.Present, error) {
 	same := func(x layout.Disk) bool { return x.Model != "" && x.Model == d.Model && x.Size == d.Size }
 	if m.several(same) || !same(*d) || d.Serial != "" {
 		return nil, nil
 	}
-	return m.pick(func(p Present) bool { return same(p.Disk) && p.Serial == "" }), nil
+	return m.pick(func(p layout.Present) bool { return same(p.Disk) && p.Serial == "" }), nil
 }
 
-func (m *mapper) free(d *layout.Disk) []Present {
-	return m.pick(func(p Present) bool {
+func (m *mapper) free(d *layout.Disk) []layout.Present {
+	return m.pick(func(p layout.Present) bool {
 		return p.Busy == "" && p.Size >= m.least[d.Name] && (p.LogicalSector == d.LogicalSector || checkSector(m.want, d, p) == nil)
 	})
 }
 
-func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
+func (m *mapper) confirmed(d *layout.Disk) ([]layout.Present, error) {
 	if m.unmapped() > 1 {
 		return nil, nil // which of them goes where would be a guess
 	}
-	var out []Present
-	for _, p := range m.pick(func(Present) bool { return true }) {
+	var out []layout.Present
+	for _, p := range m.pick(func(layout.Present) bool { return true }) {
 		if p.Is(m.wish.Confirmed...) {
 			out = append(out, p)
 		}
@@ -168,14 +168,14 @@ func (m *mapper) confirmed(d *layout.Disk) ([]Present, error) {
 // Where that does not fit, the one that needs most gets the largest. All of them
 // are overwritten whichever goes where.
 func (m *mapper) allConfirmed(open []*layout.Disk) ([]*layout.Disk, error) {
-	c := m.pick(func(p Present) bool { return p.Is(m.wish.Confirmed...) })
+	c := m.pick(func(p layout.Present) bool { return p.Is(m.wish.Confirmed...) })
 	if len(open) < 2 || len(c) != len(open) {
 		return open, nil
 	}
-	said := func(p Present) int {
+	said := func(p layout.Present) int {
 		return slices.IndexFunc(m.wish.Confirmed, func(s string) bool { return p.Is(s) })
 	}
-	slices.SortStableFunc(c, func(a, b Present) int {
+	slices.SortStableFunc(c, func(a, b layout.Present) int {
 		return cmp.Or(cmp.Compare(b.Size, a.Size), cmp.Compare(said(a), said(b)), byName(a.Name, b.Name))
 	})
 	slices.SortStableFunc(open, func(a, b *layout.Disk) int { return cmp.Or(cmp.Compare(b.Size, a.Size), byName(a.Name, b.Name)) })
@@ -200,14 +200,14 @@ func byName(a, b string) int {
 
 func (m *mapper) unmapped() int { return m.needed - len(m.out) }
 
-func (m *mapper) onlyOne(d *layout.Disk) ([]Present, error) {
+func (m *mapper) onlyOne(d *layout.Disk) ([]layout.Present, error) {
 	if m.unmapped() > 1 || len(m.wish.Confirmed) > 0 {
 		return nil, nil
 	}
 	return m.free(d), nil
 }
 
-func (m *mapper) take(d *layout.Disk, p Present) error {
+func (m *mapper) take(d *layout.Disk, p layout.Present) error {
 	if p.Busy != "" {
 		return refuse("%s would be overwritten with %s, but %s", p.Target(), d.Name, p.Busy)
 	}
@@ -225,7 +225,7 @@ func (m *mapper) take(d *layout.Disk, p Present) error {
 }
 
 // tooSmall says what d needs, part by part.
-func (m *mapper) tooSmall(d *layout.Disk, p Present) error {
+func (m *mapper) tooSmall(d *layout.Disk, p layout.Present) error {
 	if m.wish.Keep {
 		return refuse("the target is too small\n  %-24s %s\n  %-24s %s", "needed for "+d.Name, Need(d), "there on /dev/"+p.Name, p.Size)
 	}

@@ -56,7 +56,7 @@ func TestMirror(t *testing.T) {
 			}
 		}
 		// Two blank disks that were confirmed are enough to go by.
-		if m, err := MapDisks(l, []Present{disk("vda", "A", 50*gib), disk("vdb", "B", 50*gib), disk("vdc", "C", 50*gib)}, Wish{Confirmed: []string{"A", "B"}}); err != nil || len(m) != 2 {
+		if m, err := MapDisks(l, []layout.Present{disk("vda", "A", 50*gib), disk("vdb", "B", 50*gib), disk("vdc", "C", 50*gib)}, Wish{Confirmed: []string{"A", "B"}}); err != nil || len(m) != 2 {
 			t.Errorf("%v %v", m, err)
 		}
 		back, err := Unmirror(l)

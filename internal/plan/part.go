@@ -105,7 +105,7 @@ func leastMembers(a *layout.Array) int {
 // Only plans to make one of the layout's file systems again, on a device that is
 // there, of size bytes, and is on disks, with the type that is wished for. Nothing else is touched: other parts
 // of these disks may well be in use.
-func Only(was *layout.Layout, w Wish, at, dev string, size quantity.Size, disks []Present) (*Plan, error) {
+func Only(was *layout.Layout, w Wish, at, dev string, size quantity.Size, disks []layout.Present) (*Plan, error) {
 	want, err := Convert(was, w.Types)
 	if err != nil {
 		return nil, err
@@ -142,7 +142,7 @@ func Only(was *layout.Layout, w Wish, at, dev string, size quantity.Size, disks 
 }
 
 // partsOf adds disks of which a part is overwritten.
-func (p *Plan) partsOf(disks []Present, then string) {
+func (p *Plan) partsOf(disks []layout.Present, then string) {
 	for _, d := range disks {
 		n := Disk{New: d.Disk, Now: d.Holds, Place: d.Place, Words: d.Confirmations(), Then: then}
 		n.New.Table = nil
@@ -153,7 +153,7 @@ func (p *Plan) partsOf(disks []Present, then string) {
 // OnlyImage plans to write the one image of a layout to a device that is there, of size
 // bytes, and is on disks; start is where it begins if it is a partition, 0 if not. Nothing
 // else is touched.
-func OnlyImage(was *layout.Layout, w Wish, dev string, size, start quantity.Size, disks []Present) (*Plan, error) {
+func OnlyImage(was *layout.Layout, w Wish, dev string, size, start quantity.Size, disks []layout.Present) (*Plan, error) {
 	want, err := Convert(was, w.Types) // refuses types of what an image has not
 	if err != nil {
 		return nil, err

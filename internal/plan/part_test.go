@@ -70,7 +70,7 @@ func TestExclude(t *testing.T) {
 
 func TestOnly(t *testing.T) {
 	l := twoDisks()
-	there := []Present{disk("vdx", "SER", 30*gib)}
+	there := []layout.Present{disk("vdx", "SER", 30*gib)}
 	p, err := Only(l, Wish{}, "/data", "vdx3", 6*gib, there)
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +152,7 @@ func arrays(t *testing.T, level string) *layout.Layout {
 // TestOnlyImage: one image goes to a device that is large enough, and its disk is confirmed.
 func TestOnlyImage(t *testing.T) {
 	l := &layout.Layout{Images: []layout.Image{{Device: "partition", Type: "ntfs", Size: 64 << 20, File: "x"}}}
-	disks := []Present{{Disk: layout.Disk{Name: "sdb", Serial: "S1", Size: 1 << 30}}}
+	disks := []layout.Present{{Disk: layout.Disk{Name: "sdb", Serial: "S1", Size: 1 << 30}}}
 	p, err := OnlyImage(l, Wish{}, "sdb2", 100<<20, 8<<20, disks)
 	if err != nil {
 		t.Fatal(err)

@@ -19,12 +19,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// Present is a disk of the machine to be restored.
-type Present = layout.Present
-
-// Refused is what cannot be planned safely.
-type Refused = exit.Refusal
-
 func refuse(format string, args ...any) error {
 	return &exit.Refusal{Reason: fmt.Sprintf(format, args...)}
 }
@@ -88,7 +82,7 @@ func (d Disk) Ask() string {
 }
 
 // Is tells whether the disk is confirmed by one of the words.
-func (d Disk) Is(said ...string) bool { return Present{Words: d.Words}.Is(said...) }
+func (d Disk) Is(said ...string) bool { return layout.Present{Words: d.Words}.Is(said...) }
 
 // Plan is what restore will do.
 type Plan struct {
@@ -304,7 +298,7 @@ func ident(uuid, label string) string {
 	return s
 }
 
-func (p *Plan) disk(d *layout.Disk, t Present) error {
+func (p *Plan) disk(d *layout.Disk, t layout.Present) error {
 	p.Devices[d.Name] = t.Name
 	pd := Disk{Old: d.Name, New: t.Disk, Now: t.Holds, Then: "a file system", Place: t.Place, Words: t.Confirmations()}
 	pd.New.Table = nil

@@ -93,37 +93,37 @@ func wanted() *layout.Layout {
 	}
 }
 
-func disk(name, serial string, size quantity.Size) Present {
-	return Present{Disk: layout.Disk{Name: name, Model: "M", Serial: serial, Size: size, LogicalSector: 512, PhysicalSector: 512}, Holds: "nothing known (blank?)"}
+func disk(name, serial string, size quantity.Size) layout.Present {
+	return layout.Present{Disk: layout.Disk{Name: name, Model: "M", Serial: serial, Size: size, LogicalSector: 512, PhysicalSector: 512}, Holds: "nothing known (blank?)"}
 }
 
-func busy(p Present, why string) Present { p.Busy = why; return p }
+func busy(p layout.Present, why string) layout.Present { p.Busy = why; return p }
 
 func TestMapDisks(t *testing.T) {
 	const g = quantity.GiB
 	for _, c := range []struct {
 		name string
-		have []Present
+		have []layout.Present
 		wish Wish
 		want string // mapping, or a part of the refusal after "!"
 	}{
-		{"same serial, other name", []Present{disk("sdb", "X", 6*g), disk("sda", "OLD1", 6*g)}, Wish{}, "sda"},
-		{"order swapped, equal sizes", []Present{disk("vda", "NEW", 6*g), disk("vdb", "OLD1", 6*g)}, Wish{}, "vdb"},
-		{"named", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Map: map[string]string{"vda": "sdb"}}, "sdb"},
-		{"named by serial", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Map: map[string]string{"vda": "Y"}}, "sdb"},
-		{"named, but absent", []Present{disk("sda", "X", 8*g)}, Wish{Map: map[string]string{"vda": "sdq"}}, "!0 disks answer"},
-		{"named, but too small", []Present{disk("sda", "X", 2*g)}, Wish{Map: map[string]string{"vda": "sda"}}, "!too small"},
-		{"named, but busy", []Present{busy(disk("sda", "X", 8*g), "/dev/sda1 is mounted on /mnt")}, Wish{Map: map[string]string{"vda": "sda"}}, "!mounted on /mnt"},
-		{"map of an unknown disk", []Present{disk("sda", "X", 8*g)}, Wish{Map: map[string]string{"vdz": "sda"}}, "!--map vdz"},
-		{"the only blank one", []Present{busy(disk("vda", "SET", 8*g), "it holds the backup set"), disk("vdb", "N", 6*g)}, Wish{}, "vdb"},
-		{"two possible", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{}, "!not clear"},
-		{"two possible, one confirmed", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"Y"}}, "sdb"},
-		{"two possible, another confirmed", []Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"Z"}}, "!not clear"},
-		{"the confirmed one holds the set", []Present{busy(disk("sda", "X", 8*g), "it holds the backup set"), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"X"}}, "!it holds the backup set"},
-		{"the old disk is in use by LVM", []Present{busy(disk("sda", "OLD1", 8*g), "it is in use by LVM (vg0/root)")}, Wish{}, "!in use by LVM"},
-		{"all too small", []Present{disk("sda", "X", 4*g)}, Wish{}, "!too small"},
+		{"same serial, other name", []layout.Present{disk("sdb", "X", 6*g), disk("sda", "OLD1", 6*g)}, Wish{}, "sda"},
+		{"order swapped, equal sizes", []layout.Present{disk("vda", "NEW", 6*g), disk("vdb", "OLD1", 6*g)}, Wish{}, "vdb"},
+		{"named", []layout.Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Map: map[string]string{"vda": "sdb"}}, "sdb"},
+		{"named by serial", []layout.Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Map: map[string]string{"vda": "Y"}}, "sdb"},
+		{"named, but absent", []layout.Present{disk("sda", "X", 8*g)}, Wish{Map: map[string]string{"vda": "sdq"}}, "!0 disks answer"},
+		{"named, but too small", []layout.Present{disk("sda", "X", 2*g)}, Wish{Map: map[string]string{"vda": "sda"}}, "!too small"},
+		{"named, but busy", []layout.Present{busy(disk("sda", "X", 8*g), "/dev/sda1 is mounted on /mnt")}, Wish{Map: map[string]string{"vda": "sda"}}, "!mounted on /mnt"},
+		{"map of an unknown disk", []layout.Present{disk("sda", "X", 8*g)}, Wish{Map: map[string]string{"vdz": "sda"}}, "!--map vdz"},
+		{"the only blank one", []layout.Present{busy(disk("vda", "SET", 8*g), "it holds the backup set"), disk("vdb", "N", 6*g)}, Wish{}, "vdb"},
+		{"two possible", []layout.Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{}, "!not clear"},
+		{"two possible, one confirmed", []layout.Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"Y"}}, "sdb"},
+		{"two possible, another confirmed", []layout.Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"Z"}}, "!not clear"},
+		{"the confirmed one holds the set", []layout.Present{busy(disk("sda", "X", 8*g), "it holds the backup set"), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"X"}}, "!it holds the backup set"},
+		{"the old disk is in use by LVM", []layout.Present{busy(disk("sda", "OLD1", 8*g), "it is in use by LVM (vg0/root)")}, Wish{}, "!in use by LVM"},
+		{"all too small", []layout.Present{disk("sda", "X", 4*g)}, Wish{}, "!too small"},
 		{"no disk", nil, Wish{}, "!not clear"},
-		{"no serial, same model and size", []Present{disk("sda", "", 6*g), disk("sdb", "Q", 9*g)}, Wish{}, "!not clear"},
+		{"no serial, same model and size", []layout.Present{disk("sda", "", 6*g), disk("sdb", "Q", 9*g)}, Wish{}, "!not clear"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m, err := MapDisks(wanted(), c.have, c.wish)
@@ -174,14 +174,14 @@ func TestOtherSectorSize(t *testing.T) {
 		}(), "block by block"},
 	} {
 		var r *exit.Refusal
-		if _, err := MapDisks(c.l, []Present{large}, Wish{Map: map[string]string{c.l.Disks[0].Name: "sda"}}); !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) {
+		if _, err := MapDisks(c.l, []layout.Present{large}, Wish{Map: map[string]string{c.l.Disks[0].Name: "sda"}}); !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v; want a refusal with %q", name, err, c.want)
 		}
 	}
 	for _, size := range []quantity.Size{12 * gib, 30 * gib, 60 * gib} {
 		large.Size = size
 		l := uefi()
-		m, err := MapDisks(l, []Present{large}, Wish{Map: map[string]string{"sda": "sda"}})
+		m, err := MapDisks(l, []layout.Present{large}, Wish{Map: map[string]string{"sda": "sda"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,8 +224,8 @@ func TestOtherSectorSize(t *testing.T) {
 // TestPlan compares the whole plan with a golden file; run with -update.
 func TestPlan(t *testing.T) {
 	l := wanted()
-	for name, target := range map[string]Present{"same": disk("vda", "OLD1", 6*quantity.GiB), "nvme": disk("nvme0n1", "OLD1", 20*quantity.GiB)} {
-		m, err := MapDisks(l, []Present{target}, Wish{})
+	for name, target := range map[string]layout.Present{"same": disk("vda", "OLD1", 6*quantity.GiB), "nvme": disk("nvme0n1", "OLD1", 20*quantity.GiB)} {
+		m, err := MapDisks(l, []layout.Present{target}, Wish{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -376,7 +376,7 @@ func TestSfdisk(t *testing.T) {
 // TestDigest: a plan is the same when the disk has another name, or holds what
 // the first try left; not when it is another disk, or has other sizes.
 func TestDigest(t *testing.T) {
-	make := func(p Present, w Wish) string {
+	make := func(p layout.Present, w Wish) string {
 		t.Helper()
 		m := Mapping{"sda": p}
 		l, err := Fit(plain(), m, w)

@@ -10,7 +10,7 @@ import (
 
 // checkSector tells why what is on a disk can't go to one with other sectors,
 // 512 bytes or 4 KiB (4Kn); nil when it can, with the changes of toSector.
-func checkSector(l *layout.Layout, d *layout.Disk, p Present) error {
+func checkSector(l *layout.Layout, d *layout.Disk, p layout.Present) error {
 	no := func(format string, args ...any) error {
 		return refuse("%s has sectors of %d bytes, %s had %d, and "+format, append([]any{p.Target(), p.LogicalSector, d.Name, d.LogicalSector}, args...)...)
 	}

@@ -56,7 +56,7 @@ func (m Machine) automounted(l *layout.Layout, open func(path string) error) ([]
 		if e == nil {
 			return slices.Contains(espPaths(), mi.Path)
 		}
-		return e.Ref().Kind <= sysconf.Diskseq && !slices.Contains(remote, e.Type) && !sysconf.HasOption(e.Options, "_netdev")
+		return e.Ref().Kind <= sysconf.Diskseq && !sysconf.HasOption(e.Options, "_netdev")
 	}
 	failed := map[string]error{}
 	// One may be below another: as many rounds as find new ones.

@@ -164,20 +164,16 @@ var notStorage = []string{"autofs", "bdev", "binder", "binfmt_misc", "bpf", "cgr
 	"fusectl", "fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.portal", "functionfs", "hugetlbfs", "mqueue", "nfsd", "nsfs", "overlay", "pipefs", "proc", "pstore", "ramfs", "resctrl", "rootfs",
 	"rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sockfs", "sysfs", "tmpfs", "tracefs", "xenfs"}
 
-// remote are file systems of other machines; a backup of this one leaves them
-// out, by this rule.
-var remote = []string{"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "afs", "glusterfs", "virtiofs", "vboxsf", "prl_fs", "vmhgfs", "ncpfs", "lustre", "coda", "orangefs", "pvfs2", "beegfs", "gpfs", "wekafs"}
-
 // elsewhereIs tells whose files a file system without a device shows; "" for one that
 // may be storage of this machine.
 func elsewhereIs(typ string) string {
 	switch {
 	case typ == "9p" || typ == "virtiofs" || typ == "vboxsf" || typ == "vmhgfs" || typ == "prl_fs":
 		return "a directory of the host of this virtual machine (" + typ + ")"
-	case slices.Contains(remote, typ):
-		return "a network file system (" + typ + ")"
 	case typ == "fuse" || strings.HasPrefix(typ, "fuse."):
 		return "a FUSE file system (" + typ + "): what it shows is stored elsewhere"
+	case sysconf.NetworkType(typ):
+		return "a network file system (" + typ + ")"
 	}
 	return ""
 }

@@ -18,7 +18,7 @@ import (
 var (
 	running = regexp.MustCompile(`^/?proc/(self/|thread-self/|1/)?(mountinfo|mounts|swaps|cmdline)$|/etc/mtab$`)
 	escaped = regexp.MustCompile(`\\040`)
-	named   = regexp.MustCompile(`^(\S*/)?(etc/fstab|etc/crypttab(\.initramfs)?|mdadm\.conf|grub\.cfg|custom\.cfg|grubenv|extlinux\.conf|syslinux\.cfg|kernel/cmdline|default/grub)$|^\S*loader/entries\S*$`)
+	named   = regexp.MustCompile(`^(\S*/)?(etc/fstab|etc/crypttab(\.initramfs)?|mdadm\.conf|grub\.cfg|custom\.cfg|grubenv|extlinux\.conf|syslinux\.cfg|kernel/cmdline|default/grub|devices/system\.devices)$|^\S*loader/entries\S*$`)
 	tag     = regexp.MustCompile(`^(UUID|LABEL|PARTUUID|PARTLABEL|ID)=$`)
 	words   = regexp.MustCompile(`^(strings|bytes)\.(Fields|FieldsFunc|FieldsSeq)$`)
 	lines   = regexp.MustCompile(`^(strings|bytes)\.(Split|SplitN|SplitSeq|SplitAfter|Lines)$|^bufio\.NewScanner$|^(regexp|lazyregexp)\.(MustCompile|Compile|New)$`)
@@ -28,8 +28,6 @@ var (
 // readsByHand are the files that may do what TestOneReaderOfSystemFiles looks for, and why.
 var readsByHand = map[string]string{
 	"builder/rescue/loaders.go":          "ID= of os-release(5)",
-	"internal/bootloader/copies.go":      "LVM's devices file, lvmdevices(8)",
-	"internal/bootloader/follow.go":      "LVM's devices file, lvmdevices(8)",
 	"internal/bootloader/systemdboot.go": "mounts a file over /proc/cmdline of a chroot",
 	"internal/repair/disks.go":           "what LVM prints",
 	"internal/smalltools/mount.go":       "shows the kernel's list as it is",

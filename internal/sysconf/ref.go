@@ -146,7 +146,7 @@ func (e *FstabEntry) Ref() Ref {
 	switch {
 	case e.Bind() && r.Kind == Path:
 		r.Kind = File
-	case slices.Contains(networkTypes(), e.Type):
+	case NetworkType(e.Type):
 		r.Kind = Network
 	case slices.Contains(virtualTypes(), e.Type):
 		r.Kind = Virtual
@@ -158,10 +158,11 @@ func (e *FstabEntry) Ref() Ref {
 	return r
 }
 
-// networkTypes are file systems of other machines.
-func networkTypes() []string {
-	return []string{"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "ncp", "9p", "virtiofs", "vboxsf", "ceph", "afs", "coda", "glusterfs", "lustre", "davfs", "davfs2", "sshfs", "curlftpfs", "s3fs", "moosefs", "beegfs", "gpfs", "pvfs2", "orangefs",
-		"fuse.sshfs", "fuse.glusterfs", "fuse.rclone", "fuse.ceph", "fuse.s3fs", "fuse.davfs", "fuse.curlftpfs", "fuse.vmhgfs-fuse", "rclone"}
+// NetworkType reports a type of file systems whose files are on another machine, or on the
+// host of a virtual one.
+func NetworkType(typ string) bool {
+	return slices.Contains([]string{"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "ncp", "9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "ceph", "afs", "coda", "glusterfs", "lustre", "davfs", "davfs2", "sshfs", "curlftpfs", "s3fs", "moosefs", "beegfs", "gpfs", "pvfs2", "orangefs", "wekafs",
+		"fuse.sshfs", "fuse.glusterfs", "fuse.rclone", "fuse.ceph", "fuse.s3fs", "fuse.davfs", "fuse.curlftpfs", "fuse.vmhgfs-fuse", "rclone"}, typ)
 }
 
 // virtualTypes are file systems without a device.

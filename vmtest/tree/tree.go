@@ -13,9 +13,10 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/ioctl"
 )
 
 // Options of Make: what the file system or the caller can't do is left out.
@@ -211,14 +212,11 @@ func (x *fsxattr) ioctl(name string, set bool) error {
 		return err
 	}
 	defer f.Close()
-	req := uintptr(0x801c581f) // FS_IOC_FSGETXATTR
+	req := uint(0x801c581f) // FS_IOC_FSGETXATTR
 	if set {
 		req = 0x401c5820 // FS_IOC_FSSETXATTR
 	}
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, uintptr(unsafe.Pointer(x))); e != 0 {
-		return e
-	}
-	return nil
+	return ioctl.Do(f.Fd(), req, x)
 }
 
 // setProject gives a file a project where the file system keeps them.
