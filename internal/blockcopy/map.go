@@ -148,10 +148,10 @@ type fsmap struct {
 }
 
 type fsmapHead struct {
-	iflags, oflags, count, entries uint32
-	_                              [6]uint64
-	low, high                      fsmap
-	recs                           [fsmapRecords]fsmap
+	_, _, count, entries uint32
+	_                    [6]uint64
+	low, high            fsmap
+	recs                 [fsmapRecords]fsmap
 }
 
 // Mounted asks the kernel which blocks of the file system mounted at dir are in
