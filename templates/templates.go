@@ -199,17 +199,10 @@ type HandDisk struct {
 	Sfdisk                    string
 }
 
-// HandGroup is a volume group's file and physical volumes.
+// HandGroup is a volume group's file, and the command lines that make the group of it.
 type HandGroup struct {
-	Name, File string
-	PVs        []HandPV
-	Thin       []Shell // lvcreate command lines
-}
-
-// HandPV is a physical volume.
-type HandPV struct {
-	UUID   string
-	Device Shell
+	File  string
+	Lines []Shell
 }
 
 // HandMount is a mount of Device below /mnt/target; Options is one word of the shell, or "".

@@ -14,6 +14,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/templates"
 )
 
+// place stands for a device in command lines, until quoteLine puts the shell's words there;
+// no name or label can be the same.
+const place = "\x00"
+
 // hand collects what a restore by hand is told.
 type hand struct {
 	templates.ByHand
@@ -112,8 +116,8 @@ func (h *hand) arrays() {
 	}
 }
 
-// crypts are the lines for the LUKS devices that lie on logical volumes, or for
-// the others.
+// crypts are the lines for the LUKS devices that are on logical volumes, or for the
+// others.
 func (h *hand) crypts(onLVM bool) []templates.Shell {
 	var out []templates.Shell
 	for i := range h.l.Crypts {
@@ -137,12 +141,16 @@ func (h *hand) groups() error {
 		}
 		file := g.Name + ".vgcfg"
 		h.files[file] = []byte(config)
-		hg := templates.HandGroup{Name: g.Name, File: file}
+		words := map[string]templates.Shell{place + "file": templates.Shellf(`"$SET"/%s`, file)}
+		var run [][]string
 		for _, pv := range g.PVs {
-			hg.PVs = append(hg.PVs, templates.HandPV{UUID: pv.UUID, Device: h.shell(pv.Device)})
+			words[place+pv.Device] = h.shell(pv.Device)
+			run = append(run, commands.Pvcreate(pv.UUID, place+"file", place+pv.Device))
 		}
-		for _, c := range commands.Lvcreate(g) {
-			hg.Thin = append(hg.Thin, quoteLine(c[1:], nil))
+		run = append(run, commands.Vgcfgrestore(place+"file", g.Name), commands.Vgchange(g.Name))
+		hg := templates.HandGroup{File: file}
+		for _, c := range append(run, commands.Lvcreate(g)...) {
+			hg.Lines = append(hg.Lines, quoteLine(c[1:], words))
 		}
 		h.Groups = append(h.Groups, hg)
 	}
@@ -155,14 +163,14 @@ func (h *hand) filesystems() error {
 		if !h.needed(f.Device) {
 			continue
 		}
-		run, err := commands.Mkfs(f, "DEVICE", f.Size)
+		run, err := commands.Mkfs(f, place, f.Size)
 		if err != nil {
 			return err
 		}
-		words := map[string]templates.Shell{"DEVICE": h.shell(f.Device)}
+		words := map[string]templates.Shell{place: h.shell(f.Device)}
 		for _, o := range f.Others {
-			run[0] = append(run[0], "DEVICE "+o)
-			words["DEVICE "+o] = h.shell(o)
+			run[0] = append(run[0], place+o)
+			words[place+o] = h.shell(o)
 		}
 		for _, args := range run {
 			h.Make = append(h.Make, quoteLine(args, words))
@@ -283,14 +291,17 @@ func (h *hand) bootLoader() {
 
 // handCrypt are the lines that write the header of a LUKS device and open it.
 func handCrypt(c *layout.Crypt, dev templates.Shell) []templates.Shell {
-	open := templates.Shellf("cryptsetup open %s %s", dev, c.Name)
+	// A person types the passphrase.
+	line := func(a []string) templates.Shell {
+		a = slices.DeleteFunc(a, func(w string) bool { return w == "--key-file" || w == "-" || w == "--batch-mode" })
+		return quoteLine(a, map[string]templates.Shell{place: dev})
+	}
+	open := line(commands.LUKSOpen(place, c.Name))
 	if c.Header != "" {
 		return []templates.Shell{"# The header is decrypted with the age identity in the file $IDENTITY.",
 			templates.Shellf(`age -d -i "$IDENTITY" "$SET"/%s | dd of=%s bs=64k conv=fsync`, c.Header, dev), open}
 	}
-	a := commands.LUKSFormat(c, "DEVICE")
-	a = slices.DeleteFunc(a, func(w string) bool { return w == "--key-file" || w == "-" || w == "--batch-mode" })
-	return []templates.Shell{quoteLine(a, map[string]templates.Shell{"DEVICE": dev}), open}
+	return []templates.Shell{line(commands.LUKSFormat(c, place)), open}
 }
 
 // quoteLine quotes a command line; devices replace words of it.

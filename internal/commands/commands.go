@@ -98,6 +98,27 @@ func LUKSFormat(c *layout.Crypt, dev string) []string {
 	return append(a, dev)
 }
 
+// LUKSOpen is the command line that opens a LUKS device; the key comes from standard input.
+func LUKSOpen(dev, name string, options ...string) []string {
+	return append(append([]string{"cryptsetup", "open", "--type", "luks", "--key-file", "-"}, options...), dev, name)
+}
+
+// Pvcreate makes a physical volume with the UUID that it has in file, the text of its
+// group; Vgcfgrestore the group, and Vgchange activates it.
+func Pvcreate(uuid, file, dev string) []string {
+	return []string{"lvm", "pvcreate", "-ff", "-y", "--uuid", uuid, "--restorefile", file, dev}
+}
+
+// Vgcfgrestore is described at Pvcreate.
+func Vgcfgrestore(file, group string) []string {
+	return []string{"lvm", "vgcfgrestore", "-f", file, group}
+}
+
+// Vgchange is described at Pvcreate.
+func Vgchange(group string) []string {
+	return []string{"lvm", "vgchange", "-ay", "--ignoremonitoring", group}
+}
+
 // Lvcreate gives the command lines that make a group's thin pools and volumes:
 // vgcfgrestore(8) can't bring back what a pool has in its metadata.
 func Lvcreate(g *layout.VolumeGroup) [][]string {

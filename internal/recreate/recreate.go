@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
@@ -570,7 +571,7 @@ func (r *Recreator) makePV(ctx context.Context, s *plan.MakePV) error {
 		return err
 	}
 	return withConfig(s.Config, func(file string) error {
-		return r.lvm(ctx, "pvcreate", "-ff", "-y", "--uuid", s.UUID, "--restorefile", file, "/dev/"+s.Device)
+		return r.lvm(ctx, commands.Pvcreate(s.UUID, file, "/dev/"+s.Device)[1:]...)
 	})
 }
 
@@ -658,7 +659,7 @@ func (r *Recreator) restoreVG(ctx context.Context, s *plan.RestoreVG) error {
 		return fmt.Errorf("volume group %s: %w", s.Group, err)
 	}
 	return withConfig(s.Config, func(file string) error {
-		if err := r.lvm(ctx, "vgcfgrestore", "-f", file, s.Group); err != nil {
+		if err := r.lvm(ctx, commands.Vgcfgrestore(file, s.Group)[1:]...); err != nil {
 			return err
 		}
 		return storage.ActivateGroup(ctx, r.Run, s.Group, storage.ReadWrite)

@@ -230,11 +230,11 @@ func tryGroup(ctx context.Context, run tool.Runner, dir, group, config string, p
 		return run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: append(slices.Clone(storage.NoUdev), "LVM_SYSTEM_DIR="+lvmDir)})
 	}
 	for i, p := range pvs {
-		if _, err := lvm("pvcreate", "-ff", "-y", "--uuid", p.uuid, "--restorefile", text, devs[i]); err != nil {
+		if _, err := lvm(commands.Pvcreate(p.uuid, text, devs[i])[1:]...); err != nil {
 			return nil, err
 		}
 	}
-	if _, err := lvm("vgcfgrestore", "-f", text, group, "--driverloaded", "n"); err != nil {
+	if _, err := lvm(append(commands.Vgcfgrestore(text, group)[1:], "--driverloaded", "n")...); err != nil {
 		return nil, err
 	}
 	if _, err := lvm("vgck", group, "--driverloaded", "n"); err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -128,11 +129,11 @@ func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string
 	if CryptIsOpen(run, c.Name) {
 		return nil
 	}
-	args := []string{"open", "--type", "luks", "--key-file", "-"}
+	var options []string
 	if access == ReadOnly {
-		args = append(args, "--readonly")
+		options = []string{"--readonly"}
 	}
-	if err := Cryptsetup(ctx, run, passphrase, append(args, "/dev/"+dev, c.Name)...); err != nil {
+	if err := Cryptsetup(ctx, run, passphrase, commands.LUKSOpen("/dev/"+dev, c.Name, options...)[1:]...); err != nil {
 		return fmt.Errorf("cannot open the LUKS device %s: %w", c.Name, err)
 	}
 	return nil
@@ -163,7 +164,7 @@ func ActivateGroup(ctx context.Context, run tool.Runner, name string, access Acc
 	if access == ReadOnly {
 		return g.activateReadOnly(ctx)
 	}
-	if _, err := g.lvm(ctx, "vgchange", "-ay", "--ignoremonitoring", name); err != nil {
+	if _, err := g.lvm(ctx, commands.Vgchange(name)[1:]...); err != nil {
 		return fmt.Errorf("cannot activate volume group %s: %w", name, err)
 	}
 	return nil
