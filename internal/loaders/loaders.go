@@ -1,4 +1,4 @@
-// Package loaders reads what lies behind the executable's own bytes, where it
+// Package loaders reads what is behind the executable's own bytes, where it
 // costs a running program nothing: the executable once more, packed as the
 // rescue system gets it, so that a machine need not compress it every night;
 // and the loader pack, boot loaders from Debian's packages for machines that
@@ -20,10 +20,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
 const (
@@ -143,7 +144,7 @@ func Open(exe string) (*Pack, error) {
 		}
 	}
 	if err == nil {
-		err = p.each(func(name string, r io.Reader) error {
+		err = unpack.Tar(bytes.NewReader(p.raw), func(name string, r io.Reader) error {
 			if name != versions {
 				return nil
 			}
@@ -156,40 +157,10 @@ func Open(exe string) (*Pack, error) {
 	return p, nil
 }
 
-func (p *Pack) each(fn func(name string, r io.Reader) error) error {
-	t := tar.NewReader(bytes.NewReader(p.raw))
-	for {
-		h, err := t.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if !filepath.IsLocal(h.Name) {
-			return fmt.Errorf("%q is no path inside the pack", h.Name)
-		}
-		if err := fn(h.Name, t); err != nil {
-			return err
-		}
-	}
-}
-
 // Extract lays the loaders out below dir, at the paths that Debian has them
 // at; it makes dir.
 func (p *Pack) Extract(dir string) error {
-	err := p.each(func(name string, r io.Reader) error {
-		to := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-			return err
-		}
-		f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, r)
-		return errors.Join(err, f.Close())
-	})
+	err := unpack.Tar(bytes.NewReader(p.raw), unpack.Into(dir))
 	if err != nil {
 		return fmt.Errorf("cannot unpack the loader pack: %w", err)
 	}

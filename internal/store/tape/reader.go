@@ -1,7 +1,6 @@
 package tape
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -14,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
@@ -155,7 +155,7 @@ func (s *Store) openIndex(d Drive) error {
 	r, w := io.Pipe()
 	unpacked := make(chan error, 1)
 	go func() {
-		err := unpack(r, s.Dir)
+		err := unpackInto(r, s.Dir)
 		if err == nil {
 			_, err = io.Copy(io.Discard, r) // what is behind the archive's end
 		}
@@ -188,41 +188,14 @@ func (s *Store) openIndex(d Drive) error {
 	return nil
 }
 
-// unpack puts the files of a small tar.zst below dir.
-func unpack(r io.Reader, dir string) error {
+// unpackInto puts the files of a small tar.zst below dir.
+func unpackInto(r io.Reader, dir string) error {
 	z, err := zstd.NewReader(r, zstd.WithDecoderMaxMemory(1<<30))
 	if err != nil {
 		return err
 	}
 	defer z.Close()
-	t := tar.NewReader(z)
-	for {
-		h, err := t.Next()
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		if !filepath.IsLocal(h.Name) {
-			return fmt.Errorf("%q is no path inside the set", h.Name)
-		}
-		to := filepath.Join(dir, h.Name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-			return err
-		}
-		f, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, t)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-	}
+	return unpack.Tar(z, unpack.Into(dir))
 }
 
 // blocks reads a tape file.
