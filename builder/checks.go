@@ -293,8 +293,13 @@ func (t *tester) modules(p *Plan, k *kernelcfg.Kernel) {
 	} else {
 		t.add("drivers", OK, fmt.Sprintf("%d modules, set %s", len(names), t.b.Config.Rescue.Modules), "")
 	}
+	t.firmware(x, k.Release, slices.DeleteFunc(loaded, func(m string) bool { return !slices.Contains(names, m) }))
+}
+
+// firmware looks for the firmware of drivers that are in use and packed.
+func (t *tester) firmware(x *kmod.Index, release string, drivers []string) {
 	var lack []string
-	for _, m := range loaded {
+	for _, m := range drivers {
 		b, err := x.Read(m)
 		if err != nil {
 			continue // of another kernel than the running one
@@ -305,10 +310,10 @@ func (t *tester) modules(p *Plan, k *kernelcfg.Kernel) {
 		}
 		found := len(fw) == 0
 		for _, f := range fw {
-			_, _, ok := kernelcfg.FindFirmware("", k.Release, f)
+			_, _, ok := kernelcfg.FindFirmware("", release, f)
 			found = found || ok
 		}
-		if !found && slices.Contains(names, m) {
+		if !found {
 			lack = append(lack, m)
 		}
 	}

@@ -167,21 +167,28 @@ func (w *keyWriter) open() error {
 	} else if err != nil {
 		return fmt.Errorf("cannot use the stick: %w", err)
 	}
-	if err := w.identify(); err != nil {
-		w.f.Close()
-		return err
+	if err = w.identify(); err == nil {
+		if err = lockDisk(w.f, lockWait); err != nil {
+			err = fmt.Errorf("cannot use /dev/%s: another program works on it: %w", name, err)
+		}
 	}
-	if err := lockDisk(w.f, lockWait); err != nil {
-		w.f.Close()
-		return fmt.Errorf("cannot use /dev/%s: another program works on it: %w", name, err)
+	if err == nil {
+		err = w.header(refuse)
 	}
+	if err != nil {
+		w.f.Close()
+	}
+	return err
+}
+
+// header reads the header of a stick that is a key, or makes one.
+func (w *keyWriter) header(refuse func(format string, a ...any) error) (err error) {
 	w.key.Header, err = stick.Read(w.f)
-	switch {
-	case err == nil && !w.opt.Format:
+	if !w.opt.Format && err == nil {
 		return nil
-	case err != nil && !errors.Is(err, stick.ErrNone) && !w.opt.Format:
-		w.f.Close()
-		return fmt.Errorf("cannot use the key /dev/%s: %w; --format makes a new one, and what is on it is lost", name, err)
+	}
+	if !w.opt.Format && !errors.Is(err, stick.ErrNone) {
+		return fmt.Errorf("cannot use the key /dev/%s: %w; --format makes a new one, and what is on it is lost", w.disk.Name, err)
 	}
 	w.fresh = true
 	size := int64(w.opt.RescueSize)
@@ -192,7 +199,6 @@ func (w *keyWriter) open() error {
 		}
 	}
 	if w.key.Header, err = stick.New(uuid.New(), int64(w.disk.Size), size); err != nil {
-		w.f.Close()
 		return refuse("is too small: %v", err)
 	}
 	return nil
@@ -434,27 +440,8 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 		return nil, err
 	}
 	res.Set, res.NotCovered = filepath.Base(sink.Final()), man.NotCovered
-	active, err := w.key.Active(w.f)
-	if err != nil {
-		return nil, err
-	}
-	slot := 0
-	if active == 0 {
-		slot = 1
-	}
-	st, err := os.Stat(w.image)
-	if err != nil {
-		return nil, err
-	}
-	stays := func(err error) error {
-		return fmt.Errorf("%w\nthe backup %s on the stick is whole; the stick starts as it did before", err, res.Set)
-	}
-	add := w.b.Report.Phase("writing the rescue system to the stick", 2*st.Size()).Add
-	if err := w.key.Put(ctx, w.f, slot, w.image, add); err != nil {
-		return nil, stays(err)
-	}
-	if err := w.key.Activate(w.f, slot, w.bios); err != nil {
-		return nil, stays(err)
+	if err := w.renew(ctx); err != nil {
+		return nil, fmt.Errorf("%w\nthe backup %s on the stick is whole; the stick starts as it did before", err, res.Set)
 	}
 	sets := generations(dir, p.Layout.Hostname)
 	for i, s := range sets {
@@ -475,6 +462,28 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 		w.b.Report.Warn("%v; it is right when the stick is put in the next time", err)
 	}
 	return res, nil
+}
+
+// renew puts the new rescue system in the place of the one that does not start the stick
+// now, and has it start from there.
+func (w *keyWriter) renew(ctx context.Context) error {
+	active, err := w.key.Active(w.f)
+	if err != nil {
+		return err
+	}
+	slot := 0
+	if active == 0 {
+		slot = 1
+	}
+	st, err := os.Stat(w.image)
+	if err != nil {
+		return err
+	}
+	add := w.b.Report.Phase("writing the rescue system to the stick", 2*st.Size()).Add
+	if err := w.key.Put(ctx, w.f, slot, w.image, add); err != nil {
+		return err
+	}
+	return w.key.Activate(w.f, slot, w.bios)
 }
 
 func (w *keyWriter) names(dir string, p *Plan) []string {

@@ -41,22 +41,9 @@ const HTTPBoot = "mkcdrec.efi"
 // can serve. Each file appears whole, the configurations last, so that a tree
 // in use can be renewed.
 func (b *Maker) PXE(ctx context.Context, p *Machine, dir string, o PXEOptions) error {
-	base, err := httpBase(o.URL)
+	base, err := b.checkPXE(ctx, &o)
 	if err != nil {
 		return err
-	}
-	if o.Source != "" {
-		if err := publicWord("the source", o.Source); err != nil {
-			return err
-		}
-		if o.Host == "" {
-			o.Host = b.sourceHost(ctx, o.Source)
-		}
-	}
-	if o.Host != "" {
-		if err := publicWord("the host", o.Host); err != nil {
-			return err
-		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("cannot write the network boot tree: %w", err)
@@ -105,6 +92,26 @@ func (b *Maker) PXE(ctx context.Context, p *Machine, dir string, o PXEOptions) e
 		b.Report.Note("not for Secure Boot: %s", why)
 	}
 	return nil
+}
+
+// checkPXE checks the options, completes them, and gives the tree's URL without a slash at
+// its end.
+func (b *Maker) checkPXE(ctx context.Context, o *PXEOptions) (base string, err error) {
+	if base, err = httpBase(o.URL); err != nil {
+		return "", err
+	}
+	if o.Source != "" {
+		if err := publicWord("the source", o.Source); err != nil {
+			return "", err
+		}
+		if o.Host == "" {
+			o.Host = b.sourceHost(ctx, o.Source)
+		}
+	}
+	if o.Host != "" {
+		err = publicWord("the host", o.Host)
+	}
+	return base, err
 }
 
 // netMenu is the boot menu of a tree: that of a medium, with the network in the

@@ -269,32 +269,14 @@ func (b *Maker) Programs(p *Machine) []initramfs.Program {
 	if b.Config.Programs == "none" {
 		return out
 	}
-	needs := p.needs()
-	if b.Config.Programs != "required" {
-		needs = append(needs, "shell")
-	}
-	if p.Generic {
-		host := b.Config.Modules == kernelcfg.SetHost // for machines with little memory
-		needs = append(needs, fstype.Names(func(t *fstype.Type) bool { return t.Common || t.Programs != nil && !host })...)
-		needs = append(needs, "lvm", "md", "luks", "thin")
-	}
-	for _, m := range p.Layout.Images {
-		if t := fstype.Of(m.Type); t.Mkfs == nil && t.GrowBy != nil {
-			needs = append(needs, t.Name) // clonedsk grows it
-		}
-	}
-	// What the wishes of a restore may want: other types, --firmware, --mirror.
-	// A small system, for machines with little memory, has none of them.
-	wishes := append(fstype.Names(func(t *fstype.Type) bool { return t.Common }), "md")
-	if b.Config.Programs == "required" || b.Config.Modules == kernelcfg.SetHost {
-		wishes = nil
-	}
-	for i, n := range append(slices.Clone(needs), wishes...) {
+	needs, wishes := b.needs(p)
+	for i, n := range append(needs, wishes...) {
+		wish := i >= len(needs)
 		for _, pr := range initramfs.ProgramsFor(n) {
-			if i >= len(needs) && pr.Optional {
+			if wish && pr.Optional {
 				continue
 			}
-			pr.Optional = pr.Optional || p.Generic || i >= len(needs)
+			pr.Optional = pr.Optional || p.Generic || wish
 			if !slices.ContainsFunc(out, func(o initramfs.Program) bool { return o.Name == pr.Name }) {
 				pr.For = n
 				out = append(out, pr)
@@ -305,6 +287,30 @@ func (b *Maker) Programs(p *Machine) []initramfs.Program {
 		out = append(out, initramfs.Program{Name: c, Check: []string{"--version"}, For: "rescue.carry"})
 	}
 	return out
+}
+
+// needs are the words, as initramfs.ProgramsFor takes them, for what a restore needs, and
+// for what its options may need: other types, --firmware, --mirror. A small system, for
+// machines with little memory, has nothing for options.
+func (b *Maker) needs(p *Machine) (needs, wishes []string) {
+	host, required := b.Config.Modules == kernelcfg.SetHost, b.Config.Programs == "required"
+	needs = p.needs()
+	if !required {
+		needs = append(needs, "shell")
+	}
+	if p.Generic {
+		needs = append(needs, fstype.Names(func(t *fstype.Type) bool { return t.Common || t.Programs != nil && !host })...)
+		needs = append(needs, "lvm", "md", "luks", "thin")
+	}
+	for _, m := range p.Images {
+		if t := fstype.Of(m.Type); t.Mkfs == nil && t.GrowBy != nil {
+			needs = append(needs, t.Name) // clonedsk grows it
+		}
+	}
+	if !required && !host {
+		wishes = append(fstype.Names(func(t *fstype.Type) bool { return t.Common }), "md")
+	}
+	return needs, wishes
 }
 
 // addTexts puts in the files of /etc: no secret is among them.

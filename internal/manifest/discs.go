@@ -62,6 +62,10 @@ type Volume struct {
 	Length quantity.Size `json:"length"` // of the file
 }
 
+func (v Volume) valid() bool {
+	return v.Size > 0 && v.Length > v.Size && v.Disc >= 1 && v.File != "" && !strings.Contains(v.File, "/")
+}
+
 // ParseDiscs reads discs.json; unknown fields are refused.
 func ParseDiscs(b []byte) (*Discs, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
@@ -94,7 +98,7 @@ func (d *Discs) Validate() error {
 	for i, a := range d.Archives {
 		at := quantity.Size(0)
 		for j, v := range a.Volumes {
-			if v.Number != j+1 || v.Offset != at || v.Size <= 0 || v.Length <= v.Size || v.Disc < 1 || v.Disc > len(d.Discs) || v.File == "" || strings.Contains(v.File, "/") {
+			if v.Number != j+1 || v.Offset != at || v.Disc > len(d.Discs) || !v.valid() {
 				bad("archives[%d].volumes[%d]: %+v", i, j, v)
 			}
 			at += v.Size

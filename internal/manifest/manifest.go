@@ -101,6 +101,12 @@ func (m *Manifest) Validate() error {
 			bad(name, "%q", v)
 		}
 	}
+	m.checkArchives(bad, m.checkFiles(bad))
+	return errors.Join(errs...)
+}
+
+// checkFiles gives the files by name; bad is told of those that are not valid.
+func (m *Manifest) checkFiles(bad func(where, f string, a ...any)) map[string]FileSum {
 	sums := map[string]FileSum{}
 	total := quantity.Size(0)
 	for i, f := range m.Files {
@@ -121,6 +127,11 @@ func (m *Manifest) Validate() error {
 	if _, ok := sums[Layout]; !ok {
 		bad("files", "%s is missing", Layout)
 	}
+	return sums
+}
+
+// checkArchives checks the archives, which sums has to have.
+func (m *Manifest) checkArchives(bad func(where, f string, a ...any), sums map[string]FileSum) {
 	files, places := map[string]bool{}, map[string]bool{}
 	tar := quantity.Size(0)
 	for i, a := range m.Archives {
@@ -132,12 +143,8 @@ func (m *Manifest) Validate() error {
 		if filepath.Base(a.File) != a.File || files[a.File] {
 			bad(w, "file %q is in a directory, or is there twice", a.File)
 		}
-		// What is restored below a directory must stay below it.
-		place := a.Mount
-		if place == "" {
-			place = a.Device // absolute paths and devices differ
-		}
-		if place == "" || a.Mount != "" && (!path.IsAbs(a.Mount) || path.Clean(a.Mount) != a.Mount) || strings.ContainsRune(a.Mount, 0) || len(a.Mount) > maxWord || places[place] {
+		place, ok := a.place()
+		if !ok || places[place] {
 			bad(w, "mount %q of %q is not a clean absolute path, or is there twice", a.Mount, a.Device)
 		}
 		if unprintable(a.Device) || unprintable(a.Type) || len(a.Device) > maxWord || len(a.Type) > maxWord {
@@ -150,10 +157,18 @@ func (m *Manifest) Validate() error {
 		}
 		files[a.File], places[place] = true, true
 	}
-	return errors.Join(errs...)
 }
 
-// Limits of what a manifest may say, so that a hostile one costs a bounded amount of
+// place is where an archive is restored; absolute paths and devices differ. ok: what is
+// restored below a directory stays below it.
+func (a *Archive) place() (place string, ok bool) {
+	if a.Mount == "" {
+		return a.Device, a.Device != ""
+	}
+	return a.Mount, path.IsAbs(a.Mount) && path.Clean(a.Mount) == a.Mount && !strings.ContainsRune(a.Mount, 0) && len(a.Mount) <= maxWord
+}
+
+// Limits of what a manifest may have, so that a hostile one costs a bounded amount of
 // memory and no sum overflows. The writer checks them by the same function.
 const (
 	maxItems = 1 << 20
@@ -162,7 +177,7 @@ const (
 	maxWord  = 4096                   // PATH_MAX of linux/limits.h
 )
 
-// validID tells whether s is a UUID as RFC 9562 writes it.
+// validID reports whether s is a UUID as RFC 9562 writes it.
 func validID(s string) bool {
 	if len(s) != 36 {
 		return false
@@ -175,7 +190,7 @@ func validID(s string) bool {
 	return true
 }
 
-// unprintable tells of control characters, which would reach terminals and shells.
+// unprintable reports control characters, which would reach terminals and shells.
 func unprintable(s string) bool {
 	return strings.IndexFunc(s, unicode.IsControl) >= 0
 }
@@ -342,7 +357,7 @@ func (a *Archive) Name() string {
 	return a.Mount
 }
 
-// VerifySize is what Verify tells its counter of: the bytes that it reads, and
+// VerifySize is what Verify adds to its counter: the bytes that it reads, and
 // with decode those of the tar streams.
 func (s *Set) VerifySize(decode bool) int64 {
 	n := int64(0)

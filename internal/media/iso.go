@@ -139,24 +139,23 @@ const padding = 150 * sector
 // fill lays the files out in the directory that go-diskfs will consume. For
 // large files something small stands there; they are returned.
 func (s ISO) fill(ws string, long *names) (large []region, err error) {
+	write := func(p string, b []byte) error {
+		to := filepath.Join(ws, long.place(p))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		return os.WriteFile(to, b, 0o644)
+	}
 	put := func(p string, src string) error {
 		st, err := os.Stat(src)
 		if err != nil {
 			return err
 		}
-		to := filepath.Join(ws, long.place(p))
 		if st.Size() < largeSize {
-			return copyFile(src, to)
+			return copyFile(src, filepath.Join(ws, long.place(p)))
 		}
 		large = append(large, region{path: path.Clean("/" + p), size: st.Size(), source: src})
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return err
-		}
-		f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-		if err != nil {
-			return err
-		}
-		return errors.Join(f.Truncate(sector), f.Close())
+		return write(p, zeros[:])
 	}
 	for _, p := range slices.Sorted(maps.Keys(s.Files)) {
 		if err := put(p, s.Files[p]); err != nil {
@@ -166,43 +165,19 @@ func (s ISO) fill(ws string, long *names) (large []region, err error) {
 	slices.SortFunc(large, func(a, b region) int { return cmp.Compare(a.path, b.path) })
 	for _, r := range s.Streams {
 		large = append(large, region{path: path.Clean("/" + r.Path), size: r.Size, make: r.Write})
-		to := filepath.Join(ws, long.place(r.Path))
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(to, make([]byte, sector), 0o644); err != nil {
+		if err := write(r.Path, zeros[:]); err != nil {
 			return nil, err
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(s.Content)) {
-		b := s.Content[p]
-		to := filepath.Join(ws, long.place(p))
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(to, b, 0o644); err != nil {
+		if err := write(p, s.Content[p]); err != nil {
 			return nil, err
 		}
 	}
-	if s.BIOS != nil {
-		if err := copyFile(s.BIOS.ISOLinux, filepath.Join(ws, "isolinux/isolinux.bin")); err != nil {
-			return nil, err
-		}
-		for _, m := range append([]string{s.BIOS.LDLinux}, s.BIOS.Modules...) {
-			if err := put("isolinux/"+filepath.Base(m), m); err != nil {
-				return nil, err
-			}
-		}
+	if err := s.fillLoaders(ws, put); err != nil {
+		return nil, err
 	}
-	if s.UEFI != nil {
-		if err := os.MkdirAll(filepath.Join(ws, "boot"), 0o755); err != nil {
-			return nil, err
-		}
-		if err := ESP(filepath.Join(ws, "boot/efi.img"), s.UEFI.Files, s.UEFI.Config); err != nil {
-			return nil, err
-		}
-	}
-	// One mode for all: the caller's umask is no part of the input.
+	// One mode for all: the caller's umask does not matter.
 	return large, filepath.WalkDir(ws, func(p string, d os.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -216,6 +191,27 @@ func (s ISO) fill(ws string, long *names) (large []region, err error) {
 		}
 		return os.Chmod(p, mode)
 	})
+}
+
+// fillLoaders adds what the image starts with.
+func (s ISO) fillLoaders(ws string, put func(p, src string) error) error {
+	if s.BIOS != nil {
+		if err := copyFile(s.BIOS.ISOLinux, filepath.Join(ws, "isolinux/isolinux.bin")); err != nil {
+			return err
+		}
+		for _, m := range append([]string{s.BIOS.LDLinux}, s.BIOS.Modules...) {
+			if err := put("isolinux/"+filepath.Base(m), m); err != nil {
+				return err
+			}
+		}
+	}
+	if s.UEFI == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Join(ws, "boot"), 0o755); err != nil {
+		return err
+	}
+	return ESP(filepath.Join(ws, "boot/efi.img"), s.UEFI.Files, s.UEFI.Config)
 }
 
 func (s ISO) finalize(b backend.Storage, ws string) error {
@@ -288,12 +284,11 @@ func (s ISO) finish(out string, large []region, long *names) error {
 	}
 	end := volume
 	if s.BIOS != nil {
+		code := s.BIOS.HybridMBR
 		if s.InPartition {
-			end, err = hybrid(f, s.BIOS.PartitionCode, end, false)
-		} else {
-			end, err = hybrid(f, s.BIOS.HybridMBR, end, true)
+			code = s.BIOS.PartitionCode
 		}
-		if err != nil {
+		if end, err = hybrid(f, code, end, !s.InPartition); err != nil {
 			return err
 		}
 	}
