@@ -50,7 +50,7 @@ func (b *Builder) Burn(ctx context.Context, dev string, images []DiscImage, ask 
 		return err
 	}
 	if ask == nil && len(images) > 1 {
-		return fmt.Errorf("cannot burn %d discs: nobody is here to change them; the images are whole", len(images))
+		return fmt.Errorf("cannot burn %d discs: no terminal to ask for disc changes; the images are complete", len(images))
 	}
 	for i, im := range images {
 		if i > 0 {
@@ -81,7 +81,7 @@ func (b *Builder) burn(ctx context.Context, p *Burner, dev string, im DiscImage)
 	if _, err := b.Run.Run(ctx, tool.New(p.args(dev, im.File)...)); err != nil {
 		return err
 	}
-	file := strings.TrimPrefix(dev, "stdio:") // xorriso's name for what is no drive
+	file := strings.TrimPrefix(dev, "stdio:") // xorriso's name for a file in the place of a drive
 	want, err := sumFirst(ctx, im.File, int64(im.Size))
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
-// DiscOptions says how a set is divided among discs.
+// DiscOptions are how a set is divided among discs.
 type DiscOptions struct {
 	Size quantity.Size // of a disc
 	From string        // an existing set; "" makes one first
@@ -24,7 +24,7 @@ type DiscOptions struct {
 // DiscImage is one image that was made.
 type DiscImage = set.DiscImage
 
-// DiscResult says what was made.
+// DiscResult is what was made.
 type DiscResult struct {
 	Set        string      `json:"set"` // the set's name
 	Images     []DiscImage `json:"images"`

@@ -114,7 +114,7 @@ type tester struct {
 	out   []Check
 }
 
-// needs tells whether the command needs a check.
+// needs reports whether the command needs a check.
 func (t *tester) needs(id string) bool {
 	i := slices.IndexFunc(AllChecks, func(c CheckInfo) bool { return c.ID == id })
 	return i >= 0 && (AllChecks[i].Scope == nil || slices.Contains(AllChecks[i].Scope, t.scope))
@@ -263,7 +263,7 @@ func (t *tester) kernel(p *Plan) *kernelcfg.Kernel {
 	return k
 }
 
-// KernelHint says how to name a kernel.
+// KernelHint is how to name a kernel.
 const KernelHint = "name one with --kernel FILE (and --modules DIR if its modules are not in /lib/modules)"
 
 func (t *tester) modules(p *Plan, k *kernelcfg.Kernel) {
@@ -331,7 +331,7 @@ var driverDirs = []string{"kernel/drivers/scsi/", "kernel/drivers/ata/", "kernel
 func (t *tester) clock() {
 	st, err := os.Stat(t.b.Executable)
 	if now := time.Now(); err == nil && now.Before(st.ModTime().Add(-24*time.Hour)) {
-		t.add("clock", Error, "the clock says "+now.UTC().Format("2006-01-02 15:04")+", but this program is of "+st.ModTime().UTC().Format("2006-01-02"), "set the clock: sets are chosen by their date")
+		t.add("clock", Error, "the clock shows "+now.UTC().Format("2006-01-02 15:04")+", but this program is of "+st.ModTime().UTC().Format("2006-01-02"), "set the clock: sets are chosen by their date")
 		return
 	}
 	t.add("clock", OK, time.Now().UTC().Format("2006-01-02 15:04 UTC"), "")

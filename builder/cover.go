@@ -69,7 +69,7 @@ type PlannedArchive struct {
 	Used  int64 // bytes
 	// root is what its root directory is known by.
 	root archive.Root
-	// inner and leftOut are subvolumes that it has, and has not, by path; apart are
+	// inner and leftOut are subvolumes that it has and lacks, by path; apart are
 	// those that have archives of their own.
 	inner   []string
 	apart   []string
@@ -138,7 +138,7 @@ func (a *PlannedArchive) want(f *layout.Filesystem, m layout.Mount) {
 }
 
 // NewPlan decides what of the layout is saved into dir. It changes the
-// layout: what is left out is marked with the reason.
+// layout: an excluded item is marked with the reason.
 func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) (*Plan, error) {
 	p := &Plan{Layout: l, mounts: mounts, lacking: map[string]bool{}}
 	var err error
@@ -194,7 +194,7 @@ func (p *Plan) names(dev string) []string {
 	return out
 }
 
-// loose tells whether all disks under devices are such.
+// loose reports whether all disks under devices can be unplugged.
 func (p *Plan) loose(devs ...string) bool {
 	n := 0
 	for _, dev := range devs {
@@ -365,7 +365,7 @@ func (p *Plan) unsupported(c *Config) {
 }
 
 // swapFiles has archives leave swap files out, which a restore recreates. Those
-// in what is left out itself are forgotten.
+// in excluded file systems are dropped.
 func (p *Plan) swapFiles() {
 	p.Layout.SwapFiles = slices.DeleteFunc(p.Layout.SwapFiles, func(s layout.SwapFile) bool {
 		i := slices.IndexFunc(p.Archives, func(a PlannedArchive) bool { return a.Mount == s.Mount })
@@ -376,7 +376,7 @@ func (p *Plan) swapFiles() {
 	})
 }
 
-// besideSet tells whether a device is on a disk that holds the backup set and
+// besideSet reports whether a device is on a disk that holds the backup set and
 // nothing that the system starts with: a disk for backups.
 func (p *Plan) besideSet(dev string) bool {
 	if p.Holder == nil || p.Holder.Excluded == "" {
@@ -393,7 +393,7 @@ func (p *Plan) besideSet(dev string) bool {
 
 const snapshotRule = "a read-only snapshot"
 
-// snapshots tells of what is left out of a btrfs.
+// snapshots lists the snapshots of a btrfs, which are not saved.
 func (p *Plan) snapshots(f *layout.Filesystem) {
 	switch n := len(f.Snapshots); {
 	case n > 3:

@@ -88,7 +88,7 @@ type holderContent struct {
 	others []string // the first few paths of what is not a backup
 }
 
-// backupOnly tells that there is nothing but backups.
+// backupOnly reports whether there is nothing but backups.
 func (c *holderContent) backupOnly() bool { return c != nil && len(c.others) == 0 }
 
 // ownImage is the name of an image that cdrom or rescue wrote.
@@ -99,7 +99,7 @@ func litter(name string) bool {
 	return slices.Contains([]string{"lost+found", "System Volume Information", "$RECYCLE.BIN", ".Trashes"}, name) || strings.HasPrefix(name, ".Trash-")
 }
 
-// isBackup tells whether an entry of a directory is a set, an unfinished one with
+// isBackup reports whether an entry of a directory is a set, an unfinished one with
 // its owner, or an image.
 func isBackup(dir string, e os.DirEntry) bool {
 	name := e.Name()
@@ -151,7 +151,7 @@ func lookAtHolder(root, dir string) *holderContent {
 	return c
 }
 
-// onlyBackups tells whether a directory has nothing but backups, of other
+// onlyBackups reports whether a directory has nothing but backups, of other
 // machines for example, some levels down.
 func onlyBackups(dir string, depth int) bool {
 	entries, err := os.ReadDir(dir)
@@ -163,7 +163,7 @@ func onlyBackups(dir string, depth int) bool {
 	})
 }
 
-// sizeOfBackup is what a backup has, in bytes, as far as its manifest says.
+// sizeOfBackup is what a backup has, in bytes, by its manifest.
 func sizeOfBackup(name string, e os.DirEntry) int64 {
 	if !e.IsDir() {
 		if i, err := e.Info(); err == nil {
@@ -189,7 +189,7 @@ func sizeOfBackup(name string, e os.DirEntry) int64 {
 // holderRule decides about the file system that the set is written to. One with
 // nothing but backups is left out, by the rule that is returned. Otherwise it is
 // saved without the backups, if it is a part of the machine and there is room; if
-// not, lacks says why its files are not in the set.
+// not, lacks is why its files are not in the set.
 func (p *Plan) holderRule() (rule, lacks string) {
 	f := p.Holder
 	if p.content.backupOnly() {
@@ -246,7 +246,7 @@ func (p *Plan) leaveUnfinished(dir string) error {
 	return nil
 }
 
-// shares tells whether two file systems have a disk in common.
+// shares reports whether two file systems have a disk in common.
 func (p *Plan) shares(a, b *layout.Filesystem) bool {
 	if a == nil || b == nil {
 		return false
@@ -260,7 +260,7 @@ func (p *Plan) shares(a, b *layout.Filesystem) bool {
 	})
 }
 
-// refersTo tells whether a line of fstab mounts the file system at one of its
+// refersTo reports whether a line of fstab mounts the file system at one of its
 // places.
 func (p *Plan) refersTo(f *layout.Filesystem) bool {
 	t := sysconf.ParseFstab(p.Layout.Fstab)

@@ -35,7 +35,7 @@ func (p *Plan) Machine() *rescue.Machine {
 	return &rescue.Machine{Layout: p.Layout, Images: p.Images, Generic: p.generic}
 }
 
-// Result says what a run made.
+// Result is what a run made.
 type Result struct {
 	Dir      string // of the set
 	Manifest *manifest.Manifest

@@ -57,7 +57,7 @@ type ServeOptions struct {
 	Ready func(Serving)
 }
 
-// Serving is what a running server tells.
+// Serving is where a running server can be reached.
 type Serving struct {
 	// Page is the address of the page with the token, Boot that of the boot files.
 	Page, Boot string
@@ -261,8 +261,8 @@ func addresses() (all []address, ifnames []string, err error) {
 	return all, ifnames, nil
 }
 
-// serveAddress gives this machine's address and network on an interface, or the one that
-// at names where there is none.
+// serveAddress gives this machine's address and network on an interface, or without one
+// the address that at names.
 func serveAddress(ifname, at string) (netip.Prefix, error) {
 	all, ifnames, err := addresses()
 	if err != nil {
@@ -504,7 +504,7 @@ func (l *listeners) close() error {
 	return errors.Join(errs...)
 }
 
-// bootTree makes the boot tree beside the state, for any machine, and tells what is in it.
+// bootTree makes the boot tree beside the state, for any machine, and returns what is in it.
 func (r *room) bootTree(ctx context.Context, l *listeners) (*netboot.Tree, netboot.Loaders, error) {
 	var none netboot.Loaders
 	if b, err := hex.DecodeString(l.Fingerprint); err != nil || len(b) != sha256.Size {

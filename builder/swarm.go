@@ -36,7 +36,7 @@ const (
 	swarmEvent    = 64 << 10        // bytes of the longest event
 )
 
-// swarm starts a seeder for each set that is in a directory, and tells the sets where it
+// swarm starts a seeder for each set that is in a directory, and enters in the sets where it
 // is. carry is the program, for the rescue system.
 func (b *Builder) swarm(ctx context.Context, o ServeOptions, on netip.Addr, sets []fleet.Set, files map[string]web.Files) (stop func(), carry []initramfs.Program, err error) {
 	program, err := findSwarm(b.Executable)

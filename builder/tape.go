@@ -18,7 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
-// TapeOptions says how a set goes to tape.
+// TapeOptions are how a set goes to tape.
 type TapeOptions struct {
 	Drives []tape.Drive
 	// Device is the name of the first drive, for the rescue system.
@@ -32,7 +32,7 @@ type TapeOptions struct {
 	OBDR bool
 }
 
-// TapeResult says what was written.
+// TapeResult is what was written.
 type TapeResult struct {
 	ID         string   `json:"id"`
 	Reels      int      `json:"reels"`

@@ -33,7 +33,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
-// KeyOptions says how a stick is made or updated.
+// KeyOptions are how a stick is made or updated.
 type KeyOptions struct {
 	Device string // the whole stick: "/dev/sdb", or a link to it
 	// Keep is how many backup sets of this machine stay on the stick.
@@ -49,11 +49,11 @@ type KeyOptions struct {
 	// Fixed allows a disk that is not removable.
 	Fixed bool
 	// Confirm is asked before a stick is overwritten. One of d.Words confirms it, never
-	// its kernel name; d.Holds says what is on it.
+	// its kernel name; d.Holds is what is on it.
 	Confirm func(d layout.Present) error
 }
 
-// KeyResult says what is on the stick now.
+// KeyResult is what is on the stick now.
 type KeyResult struct {
 	Device      string   `json:"device"`
 	Set         string   `json:"set"`         // the new one's name
@@ -291,7 +291,7 @@ func (w *keyWriter) share() error {
 	return nil
 }
 
-// onUSB tells whether a disk hangs on a USB: not all of those call themselves
+// onUSB reports whether a disk is attached to a USB: not all of those call themselves
 // removable.
 func onUSB(disk string) bool {
 	real, err := filepath.EvalSymlinks("/sys/block/" + disk)

@@ -82,7 +82,7 @@ func (s *Loaders) fromPack(executable, dir, mark string, bios, uefi bool) error 
 	return nil
 }
 
-// SecureBoot tells whether a medium with these loaders and this kernel starts
+// SecureBoot checks whether a medium with these loaders and this kernel starts
 // with Secure Boot on: "" if it does, otherwise why not.
 func (s Loaders) SecureBoot(kernel string) string {
 	if s.UEFI == nil {

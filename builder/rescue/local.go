@@ -33,7 +33,7 @@ const (
 
 // Local puts the rescue system onto the machine itself and adds it to its boot
 // menus: to GRUB's through custom.cfg, which every distribution's grub.cfg
-// reads, and to the UEFI firmware's as the last entry. It says what it did.
+// reads, and to the UEFI firmware's as the last entry. It returns what it did.
 func (b *Maker) Local(ctx context.Context, p *Machine) ([]string, error) {
 	custom, err := CustomCfg()
 	if err != nil && p.Layout.Boot.Firmware != "uefi" {
@@ -89,7 +89,7 @@ func (b *Maker) Local(ctx context.Context, p *Machine) ([]string, error) {
 		case grubErr != nil:
 			return nil, errors.Join(grubErr, err)
 		default:
-			b.Report.Warn("%v; the entry in GRUB's menu works all the same", err)
+			b.Report.Warn("%v; the entry in GRUB's menu works without it", err)
 		}
 	}
 	return done, nil

@@ -161,7 +161,7 @@ func (b *Maker) private(file string) error {
 }
 
 // chain names the disk that a BIOS machine starts from, as chain.c32 finds it
-// again: by what its partition table says of itself.
+// again: by the id of its partition table.
 func chain(l *layout.Layout) string {
 	for _, d := range l.Boot.Disks {
 		i := slices.IndexFunc(l.Disks, func(x layout.Disk) bool { return x.Name == d })

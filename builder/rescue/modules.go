@@ -20,7 +20,7 @@ import (
 )
 
 // addModules puts in the chosen modules, packed, their index, what the
-// machine's modprobe.d says of them, and the firmware they declare.
+// machine's modprobe.d has about them, and the firmware they declare.
 func (b *Maker) addModules(t *initramfs.Files, p *Machine, k *kernelcfg.Kernel, work string) (*drivers, error) {
 	x, err := kernelcfg.CheckModules(k)
 	if err != nil {

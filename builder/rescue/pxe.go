@@ -235,7 +235,7 @@ func (t *netTree) uki(stub, file string) error {
 	return nil
 }
 
-// ipxe adds iPXE's script, and the text that says how all of it is used.
+// ipxe adds iPXE's script, and the text about how all of it is used.
 func (t *netTree) ipxe() (err error) {
 	c := t.menu
 	c.Kernel, c.Initrd = "vmlinuz", "initrd.img"

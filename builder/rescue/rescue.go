@@ -49,7 +49,7 @@ type Machine struct {
 	Carry []initramfs.Program
 }
 
-// Hint tells the rescue system where its set is.
+// Hint is where the rescue system finds its set.
 type Hint struct {
 	SetID, FSUUID, Path string
 	Tape                string // drive, or ""

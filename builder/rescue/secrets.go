@@ -36,7 +36,7 @@ func publicLayout(l *layout.Layout) *layout.Layout {
 const menuWords = 512
 
 // Cmdline is the kernel command line of the medium. Words of the machine's own line
-// that are secret, or that a boot loader can't express, are left out: left says
+// that are secret, or that a boot loader can't express, are left out: left has
 // which and why. In the configuration they are errors.
 func (c *Config) Cmdline(l *layout.Layout) (line string, left []string, err error) {
 	w, left := c.carriedWords(l)

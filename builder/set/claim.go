@@ -17,7 +17,7 @@ import (
 )
 
 // Partial is the beginning of the names of unfinished sets; ownerSuffix is added
-// for the file that says whose an unfinished set is.
+// for the file that names the owner of an unfinished set.
 const (
 	Partial     = ".mkcdrec-partial-"
 	ownerSuffix = ".owner"
@@ -31,7 +31,7 @@ const (
 	lifeless  = 10 * time.Minute
 )
 
-// owner says which run an unfinished set belongs to. Locks of the kernel are not
+// owner is the run that an unfinished set belongs to. Locks of the kernel are not
 // enough: they do not work on every NFS and SMB server.
 type owner struct {
 	Host      string `json:"host"`
@@ -77,7 +77,7 @@ func startOf(pid int) string {
 	return f[19]
 }
 
-// ours tells whether a set of o is this machine's, as far as can be known.
+// ours reports whether a set of o is this machine's, as far as can be known.
 func (o owner) ours(me owner) bool {
 	if o.MachineID != "" || me.MachineID != "" {
 		return o.MachineID == me.MachineID
@@ -85,7 +85,7 @@ func (o owner) ours(me owner) bool {
 	return o.Host == me.Host
 }
 
-// ended tells whether the run of this machine that wrote o is over; age is how
+// ended reports whether the run of this machine that wrote o is over; age is how
 // old its last heartbeat is.
 func (o owner) ended(me owner, age time.Duration) bool {
 	if o.BootID == me.BootID && o.BootID != "" && o.PIDSpace == me.PIDSpace {

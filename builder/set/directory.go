@@ -49,7 +49,7 @@ func (d *Directory) Begin(context.Context) error {
 	for _, name := range []string{d.Dir(), filepath.Join(d.Dir(), "log/run.jsonl")} {
 		st, err := os.Stat(name)
 		if err != nil {
-			continue // whatever it is, writing ends with it
+			continue // writing fails for the same reason
 		}
 		if why := Readable(d.final, st.Mode()); why != "" {
 			d.report.Warn("the backup contains the files of all users: %s", why)

@@ -43,7 +43,7 @@ type Sink interface {
 	// Keep makes the stream a file of the set. size is in bytes; index has its end,
 	// which readers want first, and is removed afterwards unless the sink renames it.
 	Keep(name string, size int64, index *os.File) error
-	// Drop takes back a stream that could not be made. It returns what is left of it,
+	// Drop takes back a stream that could not be made. It returns where the rest of it is,
 	// for people: "" for nothing.
 	Drop(name string) (left string, err error)
 	// Commit makes the set appear as a whole; Dir has all small files by then, the
@@ -178,7 +178,7 @@ func (w *Writer) stream(ctx context.Context, name string, produce func(ctx conte
 	}
 	defer func() {
 		index.Close()
-		os.Remove(index.Name()) // gone if the sink has it now
+		os.Remove(index.Name()) // not there if the sink has it now
 	}()
 	var size int64
 	if err := w.sink.Stream(ctx, name, func(ctx context.Context, out io.Writer) error {
@@ -221,7 +221,7 @@ func (s *checked) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// failed tells whether writing failed, or ctx ended.
+// failed reports whether writing failed, or ctx ended.
 func failed(ctx context.Context, all ...io.Writer) bool {
 	return ctx.Err() != nil || slices.ContainsFunc(all, func(w io.Writer) bool { c, ok := w.(*checked); return ok && c.err != nil })
 }

@@ -98,7 +98,7 @@ func (u *deviceUse) mounts() (rw, ro []string) {
 	dev := fmt.Sprintf("%d:%d", unix.Major(u.rdev), unix.Minor(u.rdev))
 	for _, m := range all {
 		// The superblock's options count: a file system that is writable elsewhere is
-		// written to, whatever this mount may do.
+		// written to, even if this mount is read-only.
 		switch {
 		case m.Dev != dev:
 		case sysconf.HasOption(m.Super, "ro"):
@@ -133,7 +133,7 @@ func (u *deviceUse) programs() []string {
 	return out
 }
 
-// opens tells whether a process has the device open for writing.
+// opens reports whether a process has the device open for writing.
 func (u *deviceUse) opens(pid int) bool {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	fds, err := os.ReadDir(dir)
@@ -165,7 +165,7 @@ func (u *deviceUse) opens(pid int) bool {
 	return false
 }
 
-// exclusive tells whether something holds the device so that nobody else gets it
+// exclusive reports whether something holds the device so that nobody else gets it
 // exclusively: open(2), O_EXCL of a block device.
 func (u *deviceUse) exclusive() bool {
 	fd, err := unix.Open(u.dev, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

@@ -18,7 +18,7 @@ const (
 	magicSeek     = 0x184D2A5E
 	seekFooter    = 0x8F92EAB1
 	seekFooterLen = 9
-	// minPayload is the shortest payload: a tag that says what it is.
+	// minPayload is the shortest payload: a tag with its kind.
 	minPayload = 12
 )
 

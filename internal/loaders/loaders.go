@@ -36,7 +36,7 @@ const (
 	versions = "VERSIONS.json"
 )
 
-// ErrNone says that an executable carries no loader pack.
+// ErrNone means that an executable has no loader pack.
 var ErrNone = errors.New("this program was built without a loader pack")
 
 // Package is a Debian package that loaders were taken from.
@@ -54,7 +54,7 @@ type Pack struct {
 	raw      []byte // the tar archive
 }
 
-// tail says where what was appended is in a file.
+// tail is where the appended parts are in a file.
 type tail struct {
 	end, self, pack  int64 // end of the executable, lengths in bytes
 	selfSum, packSum []byte

@@ -17,7 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
-// Wanted says which one of several sets is meant. The zero value is any set, as
+// Wanted is which one of several sets is meant. The zero value is any set, as
 // long as all of them are of one host.
 type Wanted struct {
 	// ID is that of the only set that will do.
@@ -28,7 +28,7 @@ type Wanted struct {
 	Strict bool
 }
 
-// Is tells whether a set is the one that is meant, or one of the host's.
+// Is reports whether a set is the one that is meant, or one of the host's.
 func (w Wanted) Is(id, host string) bool {
 	return w.ID != "" && id == w.ID || w.Host != "" && host == w.Host
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
-// DiscsFile says of a set that its archives lie on several discs.
+// DiscsFile is in a set whose archives are on several discs.
 const DiscsFile = "discs.json"
 
 // Discs is the content of discs.json, which every disc of a set has.
@@ -114,7 +114,7 @@ func (d *Discs) Validate() error {
 type DiscSource interface {
 	// Disc gives the set's directory on a disc. It may take as long as it
 	// takes a person to put the disc in. Directories that it gave before are
-	// no longer valid. problem says why the disc that was given is no use.
+	// no longer valid. problem is why the disc that was given can't be used.
 	Disc(ctx context.Context, d Disc, problem error) (dir string, err error)
 }
 
@@ -197,7 +197,7 @@ func (s *discStore) Open(name string) (store.File, error) {
 	return &dividedFile{s, a, tail}, nil
 }
 
-// whole tells whether all of an archive's volumes are on the disc that is
+// whole reports whether all of an archive's volumes are on the disc that is
 // there.
 func (s *discStore) whole(name string) bool {
 	a := s.divided(name)
@@ -234,7 +234,7 @@ func (s *discStore) volume(a *Divided, v Volume) (*volume.File, error) {
 		s.closeAll()
 		d := s.index.Discs[v.Disc-1]
 		if v.Disc != s.disc {
-			problem = nil // nobody said that it was here
+			problem = nil // it is not expected to be here
 		}
 		dir, err := s.source.Disc(s.ctx, d, problem)
 		if err != nil {
@@ -247,7 +247,7 @@ func (s *discStore) volume(a *Divided, v Volume) (*volume.File, error) {
 	return o.v, nil
 }
 
-// openVolume checks that the file is the volume that discs.json says.
+// openVolume checks that the file is the volume that discs.json lists.
 func (s *discStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, error) {
 	name := filepath.Join(dir, v.File)
 	f, err := regular.Open(name)

@@ -87,7 +87,7 @@ type part struct {
 	parents func(string) bool // directories that are above what is taken out of others
 }
 
-// ExtractPaths takes what matches paths, all when there are none, out of the
+// ExtractPaths takes what matches paths, everything without paths, out of the
 // set's archives. It appears below dest with its full path; the directories above
 // it get what the set has for them where they are missing, and dest itself is made, or
 // stays as it is. An archive never writes through a symbolic link that another has made.
@@ -144,7 +144,7 @@ func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt
 	return members, lost, nil
 }
 
-// Has tells whether one of these files of the system is in the set, or may be where that
+// Has reports whether one of these files of the system is in the set, or may be where that
 // can't be known before it is read; paths are absolute.
 func (s *Set) Has(paths ...string) (bool, error) {
 	for _, a := range s.Manifest.Archives {
@@ -205,7 +205,7 @@ func (s *Set) parts(want *asked) ([]part, error) {
 	}), nil
 }
 
-// above tells whether dir, in the file system mounted on mount, is one of the mount
+// above reports whether dir, in the file system mounted on mount, is one of the mount
 // points or above it.
 func (s *Set) above(mounts []string, mount, dir string) bool {
 	return dir != "/" && (dir == mount || s.owner(filepath.Dir(dir)) == mount) &&

@@ -11,7 +11,7 @@ import (
 // byRule begins the reason of what the administrator's configuration leaves out.
 const byRule = "exclude_devices: "
 
-// Rules of the program for what is left out of a set without an entry of the
+// Rules of the program for what is excluded from a set without an entry of the
 // administrator's.
 const (
 	// RuleHolder: nothing but backups is on the file system that the set was written to.

@@ -406,7 +406,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	return errors.Join(errs...)
 }
 
-// where says which frames of a changed archive are damaged.
+// where names the frames of a changed archive that are damaged.
 func (s *Set) where(ctx context.Context, name string) error {
 	err := fmt.Errorf("%s is not what was written: its SHA-256 is wrong", name)
 	if !strings.HasSuffix(name, ".tar.zst") {

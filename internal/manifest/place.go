@@ -21,14 +21,14 @@ type place interface {
 	Local() string
 	// Dirs are the directories of this machine that the set is read from.
 	Dirs() []string
-	// Direct tells whether any file can be read now, at any offset: nobody has to change
+	// Direct reports whether any file can be read now, at any offset: nobody has to change
 	// a medium, and nothing is wound.
 	Direct() bool
 	// Use has discs come from source, until ctx ends. GiveUp makes a disc that can't be
 	// read an error, for those who take what they can get. Without discs both do nothing.
 	Use(ctx context.Context, source DiscSource)
 	GiveUp()
-	// WholeLayout tells whether the layout has all that the machine had.
+	// WholeLayout reports whether the layout has all that the machine had.
 	WholeLayout() bool
 	// Archive opens an archive by its file name.
 	Archive(name string) (*archive.Reader, error)
@@ -40,11 +40,11 @@ type place interface {
 
 	// isOf checks that the place belongs to the set with an id.
 	isOf(id string) error
-	// here tells whether a file is here as a whole or, with ask, on any medium of the set.
+	// here reports whether a file is here as a whole or, with ask, on any medium of the set.
 	here(name string, ask bool) bool
 	// check compares an archive's index with the manifest and reads, with decode, all of it.
 	check(ctx context.Context, a Archive, decode bool, p progress.Counter) error
-	// has calls is for each path in an archive and tells whether one was true; true where
+	// has calls is for each path in an archive and reports whether one was true; true where
 	// that can't be known before the archive is read.
 	has(a Archive, is func(path string) bool) (bool, error)
 }
@@ -120,7 +120,7 @@ func (f files) check(ctx context.Context, a Archive, decode bool, p progress.Cou
 	}
 	defer r.Close()
 	if r.Members() != a.Members {
-		err = fmt.Errorf("%s has %d members, the manifest says %d", a.File, r.Members(), a.Members)
+		err = fmt.Errorf("%s has %d members, and %d by the manifest", a.File, r.Members(), a.Members)
 	}
 	if decode {
 		err = errors.Join(err, r.Verify(ctx, archive.VerifyOptions{Decode: true, Progress: p}))
@@ -187,7 +187,7 @@ const TapePrefix = "tape:"
 
 // OpenPlace opens a set wherever it is: OpenNewest's directories and URLs, and
 // tapes, and all volumes of a mkCDrec 1.x backup, DIR[,DIR...]. Where there are several
-// sets, want says which is meant. say is told which tape is wanted, if another one is in
+// sets, want names the one that is meant. say is told which tape is wanted, if another one is in
 // the drive; its arrival is waited for until ctx ends.
 func OpenPlace(ctx context.Context, place string, want Wanted, say func(format string, args ...any)) (*Set, error) {
 	names, ok := strings.CutPrefix(place, TapePrefix)

@@ -24,7 +24,7 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 )
 
-// ISO says what goes into an image.
+// ISO is what goes into an image.
 type ISO struct {
 	Label string // volume id, at most 32 of A-Z 0-9 _
 	// Files maps paths in the image to files of the host.
@@ -113,7 +113,7 @@ func (s ISO) write(out string) error {
 	}
 	wb := &coalescer{Storage: fb, w: w, buf: make([]byte, 0, 1<<20)}
 	err = s.finalize(wb, ws)
-	// go-diskfs' own error tells the file, but not the cause in a way that
+	// go-diskfs' own error has the file, but not the cause in a way that
 	// can be asked for; it also ignores some.
 	if e := wb.flush(); e != nil {
 		err = errors.Join(e, err)

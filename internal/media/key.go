@@ -150,7 +150,7 @@ func (k Key) Put(ctx context.Context, f *os.File, slot int, iso string, add func
 		return fmt.Errorf("cannot read the rescue system back from the stick: %w", err)
 	}
 	if a, b := h.Sum(nil), back.Sum(nil); !bytes.Equal(a, b) {
-		return fmt.Errorf("the rescue system reads back from the stick differently (%s, written was %s): the stick is worn out or smaller than it says", hex.EncodeToString(b[:8]), hex.EncodeToString(a[:8]))
+		return fmt.Errorf("the rescue system reads back from the stick differently (%s, written was %s): the stick is worn out or smaller than it reports", hex.EncodeToString(b[:8]), hex.EncodeToString(a[:8]))
 	}
 	return k.putESP(f, slot, in)
 }

@@ -22,8 +22,8 @@ type readWriterAt interface {
 // stamp sets every date in the image to t: of the volume (ECMA-119 8.4.26),
 // of each directory record (9.1.5), and of each Rock Ridge TF entry (IEEE
 // P1282 4.1.6). go-diskfs takes them from the clock and from ctime, which
-// nobody can set. Every file is root's. Files that place has, by Rock Ridge path, it says to lie
-// there, and takes them out of place.
+// nobody can set. Every file is root's. Files that place has, by Rock Ridge path, get that
+// place, and are removed from it.
 func stamp(f readWriterAt, t time.Time, place map[string]extent) error {
 	pvd := make([]byte, sector)
 	if _, err := f.ReadAt(pvd, 16*sector); err != nil {

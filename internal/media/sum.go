@@ -280,7 +280,7 @@ func (c *completer) pass(r io.ReaderAt, from, n, to int64, write bool) error {
 	return nil
 }
 
-// ErrNoSum says that an image has no implanted sum.
+// ErrNoSum means that an image has no implanted sum.
 var ErrNoSum = errors.New("it has no implanted sum")
 
 // VolumeSize is the size of the ISO 9660 volume on a medium, in bytes.
@@ -290,21 +290,21 @@ func VolumeSize(r io.ReaderAt) (int64, error) {
 		return 0, fmt.Errorf("cannot read the volume descriptor: %w", err)
 	}
 	if string(pvd[1:6]) != "CD001" {
-		return 0, errors.New("it is no ISO 9660 image")
+		return 0, errors.New("it is not an ISO 9660 image")
 	}
 	return int64(binary.LittleEndian.Uint32(pvd[80:])) * sector, nil
 }
 
 // CheckSum reads a medium and compares it with its implanted sum. each is
-// told how many bytes were read. A difference is an error that says about
-// where it is, as far as the sums of the parts tell.
+// told how many bytes were read. A difference is an error with
+// the place of it, as far as the sums of the parts show it.
 func CheckSum(r io.ReaderAt, each func(n int64)) (volume int64, err error) {
 	pvd := make([]byte, sector)
 	if _, err := r.ReadAt(pvd, 16*sector); err != nil {
 		return 0, fmt.Errorf("cannot read the volume descriptor: %w", err)
 	}
 	if string(pvd[1:6]) != "CD001" {
-		return 0, errors.New("it is no ISO 9660 image")
+		return 0, errors.New("it is not an ISO 9660 image")
 	}
 	volume = int64(binary.LittleEndian.Uint32(pvd[80:])) * sector
 	text := string(pvd[883 : 883+appLen])

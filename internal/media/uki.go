@@ -58,7 +58,7 @@ func (u UKI) build() ([]byte, error) {
 	}
 	p, err := parseStub(b)
 	if err != nil {
-		return nil, fmt.Errorf("%s is no EFI stub: %w", u.Stub, err)
+		return nil, fmt.Errorf("%s is not an EFI stub: %w", u.Stub, err)
 	}
 	add, err := u.sections()
 	if err != nil {

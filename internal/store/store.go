@@ -30,7 +30,7 @@ type Store interface {
 	String() string
 }
 
-// IsURL tells whether a place is on a server.
+// IsURL reports whether a place is on a server.
 func IsURL(place string) bool {
 	return strings.HasPrefix(place, "http://") || strings.HasPrefix(place, "https://")
 }

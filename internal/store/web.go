@@ -217,7 +217,7 @@ type webFile struct {
 	mark string
 }
 
-// mark gives what tells one version of a file from the next; RFC 9110, section 8.8.
+// mark is what differs between versions of a file; RFC 9110, section 8.8.
 func mark(h http.Header) string {
 	if e := h.Get("ETag"); e != "" && !strings.HasPrefix(e, "W/") {
 		return e

@@ -120,7 +120,7 @@ func (c CDDrive) send(cmd, data []byte) error {
 func (c CDDrive) rescan() error {
 	host, rest, ok := strings.Cut(c.Address, ":")
 	if !ok {
-		return fmt.Errorf("%q is no SCSI address", c.Address)
+		return fmt.Errorf("%q is not a SCSI address", c.Address)
 	}
 	err := os.WriteFile(c.dir+"/delete", []byte("1"), 0)
 	e := os.WriteFile(c.root+"/sys/class/scsi_host/host"+host+"/scan", []byte(strings.ReplaceAll(rest, ":", " ")), 0)

@@ -88,14 +88,14 @@ func CheckOBDRImage(r io.ReaderAt, size int64) error {
 		return fmt.Errorf("it has %d bytes; drives present at most %d", size, int64(MaxOBDR))
 	}
 	if size%obdrBlock != 0 {
-		return fmt.Errorf("it has %d bytes, which are no whole sectors", size)
+		return fmt.Errorf("it has %d bytes, which is not a multiple of its sectors", size)
 	}
 	b := make([]byte, obdrFirst)
 	if n, err := r.ReadAt(b, 0); err != nil && !(err == io.EOF && n > 32*obdrBlock) {
 		return err
 	}
 	if string(b[16*obdrBlock+1:16*obdrBlock+6]) != "CD001" {
-		return errors.New("it is no ISO 9660 image")
+		return errors.New("it is not an ISO 9660 image")
 	}
 	if !strings.HasPrefix(string(b[17*obdrBlock+7:]), "EL TORITO SPECIFICATION") {
 		return errors.New("it does not start by itself: sector 17 has no El Torito boot record")
@@ -166,7 +166,7 @@ func noMark(err error) error {
 // obdrSignature is at bytes 43 to 48 of the INQUIRY data of drives that can.
 const obdrSignature = "$DR-10"
 
-// CanOBDR tells whether the drive called name, /dev/nstN, says that it can start
+// CanOBDR reports whether the drive called name, /dev/nstN, claims that it can start
 // a machine. root is that of the file system, "" for the running one's.
 func CanOBDR(root, name string) (bool, error) {
 	base := strings.TrimPrefix(name, "/dev/")

@@ -88,7 +88,7 @@ func TestCheckOBDR(t *testing.T) {
 		"19 blocks":                   {func(i [][]byte) [][]byte { return i[1:] }, "block 19 of the header"},
 		"one block of 10 KiB":         {func(i [][]byte) [][]byte { return append([][]byte{make([]byte, 10240)}, i[20:]...) }, "block 0 of the header has 10240 bytes"},
 		"cut off":                     {func(i [][]byte) [][]byte { return append(append([][]byte{}, i[:300]...), nil) }, "not"},
-		"no volume descriptor":        {func(i [][]byte) [][]byte { return damageAt(i, 36, 1) }, "no ISO 9660"},
+		"no volume descriptor":        {func(i [][]byte) [][]byte { return damageAt(i, 36, 1) }, "not an ISO 9660"},
 		"no boot record":              {func(i [][]byte) [][]byte { return damageAt(i, 37, 8) }, "El Torito"},
 		"larger blocks":               {func(i [][]byte) [][]byte { i = append([][]byte{}, i...); i[25] = make([]byte, 4096); return i }, "has 4096 bytes"},
 		"blank":                       {func([][]byte) [][]byte { return nil }, "blank"},
@@ -104,7 +104,7 @@ func TestCheckOBDR(t *testing.T) {
 	if err := tape.CheckOBDRImage(bytes.NewReader(make([]byte, 1<<20)), tape.MaxOBDR+2048); err == nil || !strings.Contains(err.Error(), "at most") {
 		t.Errorf("a large image: %v", err)
 	}
-	if err := tape.CheckOBDRImage(bytes.NewReader(make([]byte, 1<<20)), 1<<20+1); err == nil || !strings.Contains(err.Error(), "whole sectors") {
+	if err := tape.CheckOBDRImage(bytes.NewReader(make([]byte, 1<<20)), 1<<20+1); err == nil || !strings.Contains(err.Error(), "not a multiple of its sectors") {
 		t.Errorf("half a sector: %v", err)
 	}
 }

@@ -80,7 +80,7 @@ type Store struct {
 	at     int // tape file that comes next; -1 unknown
 }
 
-// Ask asks for a reel; problem says why the one that is there won't do. It
+// Ask asks for a reel; problem is why the one that is there can't be used. It
 // returns when it may have been put in.
 type Ask func(ctx context.Context, d Drive, what string, problem error) error
 
@@ -129,7 +129,7 @@ func (s *Store) openIndex(d Drive) error {
 	if err := d.ToEnd(); err != nil {
 		return err
 	}
-	// Its number is not asked for: not every drive tells how far it went.
+	// Its number is not asked for: not every drive knows it.
 	if err := d.Back(2); err != nil {
 		return unfinished{l}
 	}
@@ -243,7 +243,7 @@ func (s *Store) archive(name string) *Archive {
 	return nil
 }
 
-// Has tells whether a file is an archive on the tape.
+// Has reports whether a file is an archive on the tape.
 func (s *Store) Has(name string) bool { return s.archive(name) != nil }
 
 // Size implements store.Store.

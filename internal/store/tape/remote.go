@@ -22,7 +22,7 @@ type remote struct {
 	in    io.WriteCloser
 	read  *exec.Cmd
 	out   io.ReadCloser
-	text  *bytes.Buffer // what the running dd says
+	text  *bytes.Buffer // messages of the running dd
 	block int
 }
 
@@ -31,7 +31,7 @@ var (
 	remoteDev  = regexp.MustCompile(`^/dev/[A-Za-z0-9/._-]+$`)
 )
 
-// IsRemote tells whether a name is HOST:/dev/DEVICE.
+// IsRemote reports whether a name is HOST:/dev/DEVICE.
 func IsRemote(name string) bool {
 	h, d, ok := strings.Cut(name, ":")
 	return ok && remoteName.MatchString(h) && remoteDev.MatchString(d)
@@ -108,7 +108,7 @@ func (r *remote) endWrite() error {
 func (r *remote) said(err error) error {
 	t := strings.TrimSpace(r.text.String())
 	if strings.Contains(t, "No space left") {
-		return fmt.Errorf("cannot write to %v: the tape is full, and a remote one can't be gone on with; take a larger tape: %s", r, t)
+		return fmt.Errorf("cannot write to %v: the tape is full, and a set can't continue on another remote tape; use a larger tape: %s", r, t)
 	}
 	return fmt.Errorf("cannot write to %v: %w: %s", r, err, t)
 }
@@ -186,7 +186,7 @@ func (r *remote) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// endRead waits for dd, and tells a file mark from a blank tape and an error.
+// endRead waits for dd, and distinguishes a file mark, a blank tape and an error.
 func (r *remote) endRead(nothing bool) error {
 	c := r.read
 	r.read = nil
@@ -232,7 +232,7 @@ func (r *remote) Compression(bool) error {
 
 var fileNumber = regexp.MustCompile(`(?i)file number *= *(-?\d+)`)
 
-// Position reads what mt status says.
+// Position reads the output of mt status.
 func (r *remote) Position() (Position, error) {
 	out, err := r.mt("status")
 	if err != nil {

@@ -68,7 +68,7 @@ func OpenDrive(name string, write bool) (Drive, error) {
 	var g mtget
 	if err := s.ioctl(mtIOCGet, unsafe.Pointer(&g)); err != nil {
 		s.f.Close()
-		return nil, fmt.Errorf("cannot use %s: it is no tape drive: %w", name, err)
+		return nil, fmt.Errorf("cannot use %s: it is not a tape drive: %w", name, err)
 	}
 	if write && uint64(g.gstat)&gmtWrProt != 0 {
 		s.f.Close()
@@ -196,7 +196,7 @@ func (s *st) Read(p []byte) (int, error) {
 
 func (s *st) Close() error { return s.f.Close() }
 
-// blankCheck reads one block past the driver and tells whether the drive answers
+// blankCheck reads one block past the driver and reports whether the drive answers
 // that nothing was written here.
 func blankCheck(fd uintptr) bool {
 	const blocks = 64 << 10
@@ -209,7 +209,7 @@ func blankCheck(fd uintptr) bool {
 	return saysBlank(sense[:h.senseWritten])
 }
 
-// saysBlank tells whether sense data have the key BLANK CHECK; SPC-4, §4.5.
+// saysBlank reports whether sense data have the key BLANK CHECK; SPC-4, §4.5.
 func saysBlank(sense []byte) bool {
 	const blankCheck = 8
 	if len(sense) < 3 {

@@ -28,7 +28,7 @@ import (
 // and its image, in bytes.
 const BlockSize = 64 << 10
 
-// Names of the files that are no archives.
+// Names of the files that are not archives.
 const (
 	FrontName = "front.tar.zst"
 	SetName   = "set.tar.zst"
@@ -42,7 +42,7 @@ var (
 	ErrBlank = errors.New("the tape is blank from here")
 )
 
-// Position is where the tape stands, and what the drive says.
+// Position is where the tape stands, and what the drive reports.
 type Position struct {
 	File, Block    int // counted from 0; -1 when the driver does not know
 	Online         bool
@@ -53,7 +53,7 @@ type Position struct {
 // Drive is a tape drive that does not rewind by itself.
 type Drive interface {
 	// Write writes blocks: with fixed blocks a multiple of their size, with
-	// variable ones one block. warn says that the end of the tape is near;
+	// variable ones one block. warn: the end of the tape is near;
 	// the blocks are written. ErrFull: they are not.
 	Write(p []byte) (warn bool, err error)
 	// Read reads one block, or with fixed blocks some. io.EOF: a file mark was
@@ -137,7 +137,7 @@ func (l *Label) encode() ([]byte, error) {
 	return append(b, make([]byte, n-len(b))...), nil
 }
 
-// errNoLabel says that a tape is not one of ours.
+// errNoLabel means that a tape is not one of ours.
 var errNoLabel = errors.New("it has no label of mkcdrec")
 
 func parseLabel(b []byte) (*Label, error) {

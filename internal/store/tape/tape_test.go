@@ -232,7 +232,7 @@ func TestBadTapes(t *testing.T) {
 		"foreign":          {foreign(), "no label of mkcdrec", true},
 		"file mark first":  {&model.Tape{Items: [][]byte{nil, {1, 2}}}, "no label", true},
 		"broken at 30":     {&model.Tape{BadWrite: 30}, "input/output error", false},
-		"short":            {&model.Tape{Capacity: 5_000_000}, "is full, and nobody is here", false},
+		"short":            {&model.Tape{Capacity: 5_000_000}, "is full, and there is no terminal", false},
 		"too short at all": {&model.Tape{Capacity: 100_000}, "full before", false},
 		"unreadable":       {&model.Tape{Items: [][]byte{{1}}, BadRead: 1}, "cannot see what it holds", true},
 	} {

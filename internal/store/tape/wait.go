@@ -14,7 +14,7 @@ type Waiter struct {
 // lookEvery is how often drives are looked at while a tape is waited for.
 const lookEvery = 2 * time.Second
 
-// Ask is an Ask: it ejects what is in the first drive, says what is wanted,
+// Ask is an Ask: it ejects what is in the first drive, prints what is wanted,
 // and returns when a tape is in any drive that was empty.
 func (w Waiter) Ask(ctx context.Context, d Drive, what string, problem error) error {
 	if problem != nil {

@@ -22,7 +22,7 @@ type Writer struct {
 	// Drives are used in turn: the next reel is in the next drive. After the
 	// last, NextReel is asked to have the tape in the first one changed.
 	Drives []Drive
-	// NextReel asks for an empty tape; problem says why the one before won't do.
+	// NextReel asks for an empty tape; problem is why the one before can't be used.
 	// nil when there is nobody to ask.
 	NextReel func(ctx context.Context, d Drive, reel int, problem error) error
 	ID       volume.ID
@@ -48,7 +48,7 @@ type refused struct{ error }
 
 func (r refused) Unwrap() error { return r.error }
 
-// IsRefused tells of an error that a tape holds something and was left alone.
+// IsRefused reports whether an error is that a tape holds something and was left alone.
 func IsRefused(err error) bool { var r refused; return errors.As(err, &r) }
 
 // Check looks at a tape without changing it: it must be writable, and blank or
@@ -100,7 +100,7 @@ func readLabel(d Drive) (*Label, int, error) {
 	b := make([]byte, 1<<20)
 	n, err := d.Read(b)
 	// Some drives have a file mark on a tape without anything else; only the drive
-	// says that nothing follows.
+	// reports that nothing follows.
 	if err == io.EOF {
 		for range maxMarks {
 			if _, err = d.Read(b); err != io.EOF {
@@ -159,7 +159,7 @@ func (w *Writer) begin(ctx context.Context) error {
 		w.drive = 0
 		problem = errors.New("the tape is full")
 		if w.NextReel == nil {
-			return fmt.Errorf("cannot go on: reel %d is full, and nobody is here to change it; name more drives, or run it on a terminal", w.reel)
+			return fmt.Errorf("cannot continue: reel %d is full, and there is no terminal to ask for another; name more drives, or run it on a terminal", w.reel)
 		}
 		if err := w.Drives[0].Eject(); err != nil {
 			return err
