@@ -130,6 +130,15 @@ func (t *tester) add(id string, sev Severity, seen, remedy string) {
 	t.out = append(t.out, Check{id, sev, seen, remedy})
 }
 
+// result adds an error with its remedy or, without one, what was seen.
+func (t *tester) result(id string, err error, remedy, seen string) {
+	if err != nil {
+		t.add(id, Error, err.Error(), remedy)
+	} else {
+		t.add(id, OK, seen, "")
+	}
+}
+
 func (t *tester) root() {
 	if u := os.Geteuid(); u != 0 {
 		t.add("root", Error, fmt.Sprintf("running as user %d", u), "run as root: disks and files of all users have to be read")
@@ -144,11 +153,7 @@ func (t *tester) binary(ctx context.Context) {
 		err = t.b.Maker().AddBinary(ctx, initramfs.New(), work)
 		os.RemoveAll(work)
 	}
-	if err != nil {
-		t.add("binary", Error, err.Error(), "install the executable that `make build` makes")
-		return
-	}
-	t.add("binary", OK, t.b.Executable, "")
+	t.result("binary", err, "install the executable that `make build` makes", t.b.Executable)
 }
 
 func (t *tester) layout(ctx context.Context) *Plan {
@@ -339,11 +344,7 @@ func (t *tester) clock() {
 
 func (t *tester) localMenu() {
 	f, err := rescue.CustomCfg()
-	if err != nil {
-		t.add("local-menu", Error, err.Error(), "on UEFI machines the firmware's menu is used as well; otherwise install GRUB's 41_custom")
-		return
-	}
-	t.add("local-menu", OK, f, "")
+	t.result("local-menu", err, "on UEFI machines the firmware's menu is used as well; otherwise install GRUB's 41_custom", f)
 }
 
 // rest are the small ones.
@@ -381,18 +382,14 @@ func (t *tester) rest(plan *Plan) {
 			t.add("command-line", OK, fmt.Sprintf("%d bytes", len(line)), "")
 		}
 	}
-	if n, err := t.b.Config.Rescue.Size(); err != nil {
-		t.add("medium-size", Error, err.Error(), "bytes, or 700M, 4G, CD, DVD, DVD-DL, BD")
-	} else if n > 0 {
-		t.add("medium-size", OK, quantity.Size(n).String(), "")
-	} else {
-		t.add("medium-size", OK, "any", "")
+	n, err := t.b.Config.Rescue.Size()
+	size := "any"
+	if n > 0 {
+		size = quantity.Size(n).String()
 	}
-	if _, err := t.b.Config.Rescue.AuthorizedKeys(); err != nil {
-		t.add("ssh-keys", Error, err.Error(), "put lines of authorized_keys, or names of files of them, into rescue.ssh_keys")
-	} else {
-		t.add("ssh-keys", OK, fmt.Sprintf("%d configured", len(t.b.Config.Rescue.SSHKeys)), "")
-	}
+	t.result("medium-size", err, "bytes, or 700M, 4G, CD, DVD, DVD-DL, BD", size)
+	_, err = t.b.Config.Rescue.AuthorizedKeys()
+	t.result("ssh-keys", err, "put lines of authorized_keys, or names of files of them, into rescue.ssh_keys", fmt.Sprintf("%d configured", len(t.b.Config.Rescue.SSHKeys)))
 }
 
 // workspace is what making a medium takes at most, in bytes.
@@ -456,15 +453,11 @@ func (t *tester) programs(ctx context.Context, p *Plan) {
 			os.RemoveAll(dir)
 		}
 	}
-	if err != nil {
-		t.add("programs", Error, err.Error(), "install the packages of these programs (e2fsprogs, xfsprogs, dosfstools, lvm2)")
-		return
-	}
 	names := make([]string, len(got))
 	for i, g := range got {
 		names[i] = g.Name
 	}
-	t.add("programs", OK, strings.Join(names, " "), "")
+	t.result("programs", err, "install the packages of these programs (e2fsprogs, xfsprogs, dosfstools, lvm2)", strings.Join(names, " "))
 }
 
 // Unprobed is a plan for a machine whose disks can't be read. It is good for

@@ -3,7 +3,6 @@ package manifest
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -68,11 +67,9 @@ func (v Volume) valid() bool {
 
 // ParseDiscs reads discs.json; unknown fields are refused.
 func ParseDiscs(b []byte) (*Discs, error) {
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
 	var d Discs
-	if err := dec.Decode(&d); err != nil {
-		return nil, fmt.Errorf("%s, byte %d: %w", DiscsFile, dec.InputOffset(), err)
+	if err := store.Decode(DiscsFile, b, &d); err != nil {
+		return nil, err
 	}
 	if err := d.Validate(); err != nil {
 		return nil, fmt.Errorf("%s:\n%w", DiscsFile, err)

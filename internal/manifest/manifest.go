@@ -303,14 +303,9 @@ func open(at place) (*Set, error) {
 
 // Parse reads manifest.json; unknown fields are refused.
 func Parse(b []byte) (*Manifest, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var m Manifest
-	if err := d.Decode(&m); err != nil {
-		return nil, fmt.Errorf("%s, byte %d: %w", File, d.InputOffset(), err)
-	}
-	if d.More() {
-		return nil, fmt.Errorf("%s, byte %d: text after the end", File, d.InputOffset())
+	if err := store.Decode(File, b, &m); err != nil {
+		return nil, err
 	}
 	if err := m.Validate(); err != nil {
 		return nil, fmt.Errorf("%s:\n%w", File, err)

@@ -172,27 +172,33 @@ func (s *stamper) systemUse(b []byte, depth int) (name string, err error) {
 			if n < 28 || depth > 8 {
 				return "", errors.New("a bad CE entry")
 			}
-			le := binary.LittleEndian
-			at := int64(le.Uint32(e[4:]))*sector + int64(le.Uint32(e[12:]))
-			size := le.Uint32(e[20:])
-			if size > sector {
-				return "", errors.New("a bad CE entry")
-			}
-			c := make([]byte, size)
-			if _, err := s.f.ReadAt(c, at); err != nil {
-				return "", err
-			}
-			more, err := s.systemUse(c, depth+1)
+			more, err := s.continued(e, depth)
 			if err != nil {
 				return "", err
 			}
 			name += more
-			if _, err := s.f.WriteAt(c, at); err != nil {
-				return "", err
-			}
 		}
 	}
 	return name, nil
+}
+
+// continued is systemUse for the area that a CE entry names.
+func (s *stamper) continued(e []byte, depth int) (name string, err error) {
+	le := binary.LittleEndian
+	at := int64(le.Uint32(e[4:]))*sector + int64(le.Uint32(e[12:]))
+	size := le.Uint32(e[20:])
+	if size > sector {
+		return "", errors.New("a bad CE entry")
+	}
+	c := make([]byte, size)
+	if _, err := s.f.ReadAt(c, at); err != nil {
+		return "", err
+	}
+	if name, err = s.systemUse(c, depth+1); err != nil {
+		return "", err
+	}
+	_, err = s.f.WriteAt(c, at)
+	return name, err
 }
 
 // Epoch is the time that a build takes for now: SOURCE_DATE_EPOCH, in seconds

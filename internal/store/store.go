@@ -3,7 +3,9 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -107,6 +109,19 @@ func usable(name string, st os.FileInfo) error {
 }
 
 func (d Dir) String() string { return string(d) }
+
+// Decode reads a JSON file of a set into v; unknown fields and text behind it are refused.
+func Decode(name string, b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%s, byte %d: %w", name, d.InputOffset(), err)
+	}
+	if d.More() {
+		return fmt.Errorf("%s, byte %d: text after the end", name, d.InputOffset())
+	}
+	return nil
+}
 
 // ReadFile reads a whole file of a store, of at most limit bytes.
 func ReadFile(s Store, name string, limit int64) ([]byte, error) {

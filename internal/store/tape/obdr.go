@@ -58,8 +58,12 @@ func WriteOBDR(d Drive, iso string) error {
 		n, err := io.ReadFull(f, buf)
 		if n > 0 {
 			// An image is whole sectors.
-			if warn, err := d.Write(buf[:n]); err != nil || warn {
-				return fmt.Errorf("cannot write OBDR image: the tape is too short: %w", errors.Join(err))
+			warn, err := d.Write(buf[:n])
+			if err == nil && warn {
+				err = errors.New("its end is near")
+			}
+			if err != nil {
+				return fmt.Errorf("cannot write OBDR image: the tape is too short: %w", err)
 			}
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {

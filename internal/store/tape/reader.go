@@ -1,9 +1,7 @@
 package tape
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -39,11 +37,9 @@ type Archive struct {
 }
 
 func parseIndex(b []byte) (*Index, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var x Index
-	if err := d.Decode(&x); err != nil {
-		return nil, fmt.Errorf("%s, byte %d: %w", IndexFile, d.InputOffset(), err)
+	if err := store.Decode(IndexFile, b, &x); err != nil {
+		return nil, err
 	}
 	if x.Version != labelVersion {
 		return nil, fmt.Errorf("%s has version %d; this program knows %d", IndexFile, x.Version, labelVersion)

@@ -21,6 +21,7 @@ import (
 
 	"bytes"
 
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
 
@@ -145,10 +146,8 @@ func parseLabel(b []byte) (*Label, error) {
 	if !bytes.HasPrefix(b, []byte("{")) {
 		return nil, errNoLabel
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var l Label
-	if err := d.Decode(&l); err != nil || l.Label != labelName {
+	if err := store.Decode("label", b, &l); err != nil || l.Label != labelName {
 		return nil, errNoLabel
 	}
 	if l.Version != labelVersion {

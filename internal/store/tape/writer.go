@@ -2,6 +2,7 @@ package tape
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -98,33 +99,20 @@ func readLabel(d Drive) (*Label, int, error) {
 		return nil, 0, err
 	}
 	b := make([]byte, 1<<20)
-	n, err := d.Read(b)
-	// Some drives have a file mark on a tape without anything else; only the drive
-	// reports that nothing follows.
-	if err == io.EOF {
-		for range maxMarks {
-			if _, err = d.Read(b); err != io.EOF {
-				break
-			}
-		}
-		if err == nil || err == io.EOF {
-			err = errNoLabel
-		}
-		return nil, 0, err
-	}
+	n, err := firstBlock(d, b)
 	if err != nil {
 		return nil, 0, err
 	}
 	file := 0
-	if n >= len(obdrTag) && string(b[:len(obdrTag)]) == obdrTag {
+	if bytes.HasPrefix(b[:n], []byte(obdrTag)) {
 		if err := d.Forward(1); err != nil {
 			return nil, 0, err
 		}
 		file = 1
-		if n, err = d.Read(b); err != nil {
-			if err == io.EOF {
-				err = errNoLabel
-			}
+		if n, err = d.Read(b); err == io.EOF {
+			err = errNoLabel
+		}
+		if err != nil {
 			return nil, 0, err
 		}
 	}
@@ -147,6 +135,24 @@ func readLabel(d Drive) (*Label, int, error) {
 		return nil, 0, err
 	}
 	return l, file, d.Forward(file + 1)
+}
+
+// firstBlock reads the first block of a tape. Some drives have a file mark on a tape without
+// anything else; only the drive reports that nothing follows.
+func firstBlock(d Drive, b []byte) (int, error) {
+	n, err := d.Read(b)
+	if err != io.EOF {
+		return n, err
+	}
+	for range maxMarks {
+		if _, err = d.Read(b); err != io.EOF {
+			break
+		}
+	}
+	if err == nil || err == io.EOF {
+		err = errNoLabel
+	}
+	return 0, err
 }
 
 // begin prepares the tape for the next reel.
