@@ -68,15 +68,7 @@ func (b *Maker) Local(ctx context.Context, p *Machine) ([]string, error) {
 	}
 	var done []string
 	if grubErr == nil {
-		fs, rel, err := onFilesystem(p.Layout, localDir)
-		if err != nil {
-			return nil, err
-		}
-		text, err := templates.Local(templates.LocalEntry{Begin: localBegin, End: localEnd, Title: localLabel + ", made " + s.Info.Created.Format("2006-01-02"), UUID: fs.UUID, Kernel: rel + "/vmlinuz", Initrd: rel + "/initrd.img", Append: words})
-		if err != nil {
-			return nil, err
-		}
-		if err := replaceBlock(custom, text); err != nil {
+		if err := s.addToGRUB(custom, words); err != nil {
 			return nil, err
 		}
 		done = append(done, "entry in GRUB's menu, "+custom)
@@ -93,6 +85,19 @@ func (b *Maker) Local(ctx context.Context, p *Machine) ([]string, error) {
 		}
 	}
 	return done, nil
+}
+
+// addToGRUB puts the entry of the system in localDir into GRUB's custom.cfg.
+func (s *System) addToGRUB(custom, words string) error {
+	fs, rel, err := onFilesystem(s.machine.Layout, localDir)
+	if err != nil {
+		return err
+	}
+	text, err := templates.Local(templates.LocalEntry{Begin: localBegin, End: localEnd, Title: localLabel + ", made " + s.Info.Created.Format("2006-01-02"), UUID: fs.UUID, Kernel: rel + "/vmlinuz", Initrd: rel + "/initrd.img", Append: words})
+	if err != nil {
+		return err
+	}
+	return replaceBlock(custom, text)
 }
 
 // localEFI writes kernel and initramfs as one EFI program into the ESP, and

@@ -252,42 +252,50 @@ func (f Finder) FindSet(ctx context.Context, sources []Source, want manifest.Wan
 		}
 		switch s.Kind {
 		case "url":
-			dir, err := atURL(ctx, s.Value, want)
-			if err == nil {
-				return dir, nil, nil
+			remarks = nil
+			if dir, err = atURL(ctx, s.Value, want); err != nil {
+				err = fmt.Errorf("%v: no set there: %w", s, err)
 			}
-			errs = append(errs, fmt.Errorf("%v: no set there: %w", s, err))
-			continue
 		case "file":
-			dir, remarks, err := choose(f.Path(s.Path), 1, want)
-			if err == nil {
-				return dir, remarks, nil
+			if dir, remarks, err = choose(f.Path(s.Path), 1, want); err != nil {
+				err = fmt.Errorf("%v: %w", s, err)
 			}
-			errs = append(errs, fmt.Errorf("%v: %w", s, err))
-			continue
+		default:
+			dir, remarks, err = f.onAny(ctx, devs, s, want)
 		}
-		seen := false
-		for _, d := range devs {
-			if !s.matches(d) {
-				continue
-			}
-			if ctx.Err() != nil {
-				return "", nil, context.Cause(ctx)
-			}
-			seen = true
-			dir, remarks, err := f.on(d, s.Path, want)
-			if err == nil {
-				return dir, remarks, nil
-			}
-			if !errors.Is(err, errNoSet) || s.Kind != "any" && s.Kind != "cdrom" {
-				errs = append(errs, fmt.Errorf("%v: /dev/%s: %w", s, d.Name, err))
-			}
+		if err == nil && dir != "" {
+			return dir, remarks, nil
 		}
-		if !seen {
-			errs = append(errs, fmt.Errorf("%v: no such device", s))
-		}
+		errs = append(errs, err)
+	}
+	if ctx.Err() != nil {
+		return "", nil, context.Cause(ctx)
 	}
 	return "", nil, fmt.Errorf("no backup set was found:\n%w", errors.Join(errs...))
+}
+
+// onAny looks for a set on the devices that a source names. It returns neither a directory
+// nor an error where devices that nobody named have none.
+func (f Finder) onAny(ctx context.Context, devs []Device, s Source, want manifest.Wanted) (dir string, remarks []string, err error) {
+	var errs []error
+	seen := false
+	for _, d := range devs {
+		if !s.matches(d) || ctx.Err() != nil {
+			continue
+		}
+		seen = true
+		dir, remarks, err := f.on(d, s.Path, want)
+		if err == nil {
+			return dir, remarks, nil
+		}
+		if !errors.Is(err, errNoSet) || s.Kind != "any" && s.Kind != "cdrom" {
+			errs = append(errs, fmt.Errorf("%v: /dev/%s: %w", s, d.Name, err))
+		}
+	}
+	if !seen {
+		errs = append(errs, fmt.Errorf("%v: no such device", s))
+	}
+	return "", nil, errors.Join(errs...)
 }
 
 // errNoSet means that a place has no set.
