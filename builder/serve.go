@@ -301,24 +301,21 @@ func serveAddress(ifname, at string) (netip.Prefix, error) {
 
 // setFiles gives the files of a set that its manifest names, with the sizes that it
 // names, and no others.
-type setFiles struct {
-	set   *manifest.Set
-	names map[string]bool
-	sizes map[string]int64
-}
+type setFiles struct{ set *manifest.Set }
 
 // Open implements web.Files.
 func (s setFiles) Open(name string) (store.File, error) {
-	if !s.names[name] {
+	sum := s.set.Manifest.Sum(name)
+	if sum.Name == "" && !slices.Contains([]string{manifest.File, manifest.SHA256, manifest.SFV}, name) {
 		return nil, fs.ErrNotExist
 	}
 	f, err := s.set.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	if want, ok := s.sizes[name]; ok && f.Size() != want {
+	if sum.Name != "" && f.Size() != int64(sum.Size) {
 		f.Close()
-		return nil, fmt.Errorf("cannot serve %s: it has %d bytes, and %d by the manifest", name, f.Size(), want)
+		return nil, fmt.Errorf("cannot serve %s: it has %d bytes, and %d by the manifest", name, f.Size(), int64(sum.Size))
 	}
 	return f, nil
 }
@@ -358,7 +355,7 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 		if len(set.Layout.Crypts) > 0 {
 			b.Report.Warn("set %s has LUKS devices: their restore asks for a passphrase at each machine", name)
 		}
-		out, files[name] = append(out, s), filesOf(set)
+		out, files[name] = append(out, s), setFiles{set}
 	}
 	return out, files, nil
 }
@@ -378,14 +375,6 @@ func fleetSet(name string, set *manifest.Set) (fleet.Set, error) {
 		s.Work += int64(a.TarSize)
 	}
 	return s, nil
-}
-
-func filesOf(set *manifest.Set) setFiles {
-	f := setFiles{set, map[string]bool{manifest.File: true, manifest.SHA256: true, manifest.SFV: true}, map[string]int64{}}
-	for _, x := range set.Manifest.Files {
-		f.names[x.Name], f.sizes[x.Name] = true, int64(x.Size)
-	}
-	return f
 }
 
 // lockState keeps a second server from the same state.

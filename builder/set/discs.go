@@ -162,7 +162,7 @@ func (d *Discs) collect() error {
 		}
 	}
 	// The image itself stands for rescue.iso.
-	if slices.ContainsFunc(d.set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO }) {
+	if d.set.Manifest.Sum(manifest.RescueISO).Name != "" {
 		m := *d.set.Manifest
 		m.Files = slices.DeleteFunc(slices.Clone(m.Files), func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO })
 		if err := m.Write(d.Work); err != nil {
@@ -178,9 +178,8 @@ func (d *Discs) collect() error {
 func (d *Discs) framed() []manifest.FileSum {
 	var out []manifest.FileSum
 	add := func(name string) {
-		i := slices.IndexFunc(d.set.Manifest.Files, func(f manifest.FileSum) bool { return f.Name == name })
-		if i >= 0 {
-			out = append(out, d.set.Manifest.Files[i])
+		if f := d.set.Manifest.Sum(name); f.Name != "" {
+			out = append(out, f)
 		}
 	}
 	for _, m := range d.set.Layout.Images {
@@ -194,16 +193,12 @@ func (d *Discs) framed() []manifest.FileSum {
 
 // lengths are those of a file's frames.
 func (d *Discs) lengths(name string) ([]int64, error) {
-	f, err := os.Open(filepath.Join(d.set.Local(), name))
+	f, err := d.set.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	l, err := frames.Lengths(f, st.Size())
+	l, err := frames.Lengths(f, f.Size())
 	if err != nil {
 		return nil, fmt.Errorf("cannot divide %s: %w", name, err)
 	}
