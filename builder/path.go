@@ -32,7 +32,7 @@ func (b *Builder) Maker() *rescue.Maker {
 
 // Machine is what a rescue system for the plan is made for.
 func (p *Plan) Machine() *rescue.Machine {
-	return &rescue.Machine{Layout: p.Layout, Images: p.Images, Generic: p.generic}
+	return &rescue.Machine{Layout: p.Layout, Generic: p.generic}
 }
 
 // Result is what a run made.

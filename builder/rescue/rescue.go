@@ -41,8 +41,6 @@ type Maker struct {
 // Machine is what a rescue system is made for.
 type Machine struct {
 	Layout *layout.Layout
-	// Images are the devices that a set has block by block.
-	Images []*layout.Image
 	// Generic is a machine without a layout: the medium gets what this one has for any set.
 	Generic bool
 	// Carry are programs beside those that are needed.
@@ -302,7 +300,7 @@ func (b *Maker) needs(p *Machine) (needs, wishes []string) {
 		needs = append(needs, fstype.Names(func(t *fstype.Type) bool { return t.Common || t.Programs != nil && !host })...)
 		needs = append(needs, "lvm", "md", "luks", "thin")
 	}
-	for _, m := range p.Images {
+	for _, m := range p.Layout.Images {
 		if t := fstype.Of(m.Type); t.Mkfs == nil && t.GrowBy != nil {
 			needs = append(needs, t.Name) // clonedsk grows it
 		}

@@ -147,7 +147,7 @@ func newDiscStore(dir string) (*discStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &discStore{index: d, source: MountedDiscs{dir}, ctx: context.Background(), dir: dir, disc: d.This, open: map[string]*openVolume{}}, nil
+	return &discStore{index: d, source: mountedDiscs{dir, d.ID}, ctx: context.Background(), dir: dir, disc: d.This, open: map[string]*openVolume{}}, nil
 }
 
 // use has discs come from source, until ctx ends.
@@ -325,27 +325,19 @@ func (f *dividedFile) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// MountedDiscs finds discs where they are mounted, or their content copied:
+// mountedDiscs finds discs where they are mounted, or their content copied:
 // in the directory itself, and in those of file systems.
-type MountedDiscs struct{ Dir string }
+type mountedDiscs struct{ dir, id string }
 
 // Disc implements DiscSource; it asks nobody.
-func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, error) {
+func (m mountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, error) {
 	if problem != nil {
 		return "", problem
 	}
-	own, err := regular.ReadFile(filepath.Join(m.Dir, DiscsFile), MaxText)
-	if err != nil {
-		return "", err
-	}
-	mine, err := ParseDiscs(own)
-	if err != nil {
-		return "", err
-	}
-	base := filepath.Base(m.Dir)
+	base := filepath.Base(m.dir)
 	var dirs []string
 	// Beside this disc's directory; its name is not a pattern.
-	above := filepath.Dir(filepath.Dir(m.Dir))
+	above := filepath.Dir(filepath.Dir(m.dir))
 	if beside, err := os.ReadDir(above); err == nil {
 		for _, e := range beside {
 			dirs = append(dirs, filepath.Join(above, e.Name(), base))
@@ -362,7 +354,7 @@ func (m MountedDiscs) Disc(_ context.Context, d Disc, problem error) (string, er
 	}
 	for _, dir := range dirs {
 		if b, err := regular.ReadFile(filepath.Join(dir, DiscsFile), MaxText); err == nil {
-			if x, err := ParseDiscs(b); err == nil && x.ID == mine.ID && x.This == d.Number {
+			if x, err := ParseDiscs(b); err == nil && x.ID == m.id && x.This == d.Number {
 				return dir, nil
 			}
 		}

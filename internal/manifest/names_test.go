@@ -55,7 +55,7 @@ func TestMountedBeside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := MountedDiscs{Dir: filepath.Join(top, "disc1", "h-1")}.Disc(t.Context(), Disc{Number: 2, Label: "B"}, nil)
+	got, err := mountedDiscs{filepath.Join(top, "disc1", "h-1"), "x"}.Disc(t.Context(), Disc{Number: 2, Label: "B"}, nil)
 	if want := filepath.Join(top, "disc2", "h-1"); err != nil || got != want {
 		t.Errorf("disc 2 is at %q, %v; want %q", got, err, want)
 	}
