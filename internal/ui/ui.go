@@ -229,7 +229,8 @@ func (f *phase) show() {
 	fmt.Fprintln(f.p.w, line)
 }
 
-// text is "1.2 GiB of 3.0 GiB, 40 %, 210.0 MiB/s, 9 s left".
+// text is "1.2 GiB of 3.0 GiB, 40 %, 210.0 MiB/s, 9 s left". A total that was too small, as the
+// used bytes of a compressed file system are, is left out.
 func (f *phase) text(n int64) string {
 	el := time.Since(f.start)
 	if n == 0 && f.total == 0 {
@@ -237,9 +238,8 @@ func (f *phase) text(n int64) string {
 	}
 	s := quantity.Size(n).String()
 	rate := float64(n) / max(el.Seconds(), 1e-3)
-	if f.total > 0 {
-		done := min(float64(n)/float64(f.total), 1)
-		s += fmt.Sprintf(" of %s, %d %%", quantity.Size(f.total), int(done*100))
+	if f.total >= max(n, 1) {
+		s += fmt.Sprintf(" of %s, %d %%", quantity.Size(f.total), int(float64(n)/float64(f.total)*100))
 		if rate > 0 && n < f.total && el > time.Second {
 			s += fmt.Sprintf(", %s/s, %s left", quantity.Size(rate), time.Duration(float64(f.total-n)/rate*float64(time.Second)).Round(time.Second))
 			return s

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -169,5 +170,15 @@ func TestWaits(t *testing.T) {
 	w.Waits(0.2, 0.78, 0.02)
 	if s := f.bottleneck(); s != ", 78 % waiting to write" {
 		t.Errorf("%q", s)
+	}
+}
+
+// TestTotalTooSmall: what was done is never more than a total that is shown.
+func TestTotalTooSmall(t *testing.T) {
+	for n, want := range map[int64]string{50 << 20: "50.0 MiB of 100.0 MiB, 50 %", 100 << 20: "100.0 MiB of 100.0 MiB, 100 %", 150 << 20: "150.0 MiB, "} {
+		f := &phase{total: 100 << 20, start: time.Now().Add(-time.Minute)}
+		if got := f.text(n); !strings.HasPrefix(got, want) {
+			t.Errorf("text(%d) = %q; want %q at its start", n, got, want)
+		}
 	}
 }
