@@ -336,17 +336,20 @@ func over(targets []string, file string) (target string, found bool) {
 
 // hideLVM makes a configuration with which LVM sees the target and nothing else: source
 // and target have the same UUIDs. open are the names of the source's open LUKS devices and
-// running arrays. It gives its directory.
+// running arrays. It gives its directory. No pattern has a group that may be absent: with
+// other patterns beside it LVM does not find such a match.
 func hideLVM(target, open []string) (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "mkcdrec-clone"); err != nil {
 		return "", fmt.Errorf("cannot prepare LVM: %w", err)
 	}
 	accept := []string{`"r|^/dev/mapper/` + storage.HiddenPrefix + `|"`, `"r|^/dev/mapper/mkcdrec[0-9]+-|"`}
 	for _, n := range open {
-		accept = append(accept, `"r|^/dev/(mapper/)?`+notWord().ReplaceAllString(n, ".")+`$|"`)
+		n = notWord().ReplaceAllString(n, ".")
+		accept = append(accept, `"r|^/dev/`+n+`$|"`, `"r|^/dev/mapper/`+n+`$|"`)
 	}
 	for _, t := range target {
-		accept = append(accept, `"a|^/dev/`+notWord().ReplaceAllString(t, ".")+`(p?[0-9]+)?$|"`)
+		t = notWord().ReplaceAllString(t, ".")
+		accept = append(accept, `"a|^/dev/`+t+`$|"`, `"a|^/dev/`+t+`[0-9]+$|"`, `"a|^/dev/`+t+`p[0-9]+$|"`)
 	}
 	accept = append(accept, `"a|^/dev/mapper/|"`, `"a|^/dev/md[0-9]+$|"`, `"r|.*|"`)
 	only := "filter=[" + strings.Join(accept, ",") + "]"

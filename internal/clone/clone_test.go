@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -206,6 +209,55 @@ func TestHideLVM(t *testing.T) {
 			t.Errorf("/dev/%s: rule %d of %v; want %s", dev, i, rules, want)
 		}
 	}
+}
+
+// TestHideLVMReal has LVM itself read the configuration, with loop devices in the place of arrays.
+func TestHideLVMReal(t *testing.T) {
+	dir, err := hideLVM([]string{"vdb"}, []string{"luks-1-2", "md1", "md127"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	var loops []string
+	for range 2 {
+		f := filepath.Join(t.TempDir(), "disk")
+		if err := os.WriteFile(f, make([]byte, 32<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		loop, hold, err := attachWritable(t, f)
+		if err != nil {
+			t.Skip("no loop devices here: ", err)
+		}
+		defer hold.Close()
+		loops = append(loops, loop)
+	}
+	conf := filepath.Join(dir, "lvm.conf")
+	b, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = bytes.ReplaceAll(bytes.ReplaceAll(b, []byte("md127"), []byte(loops[0])), []byte("/dev/md["), []byte("/dev/loop["))
+	if err := os.WriteFile(conf, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{false, true} {
+		c := exec.Command("lvm", "pvcreate", "-y", "/dev/"+loops[i])
+		c.Env = append(os.Environ(), "LVM_SYSTEM_DIR="+dir)
+		if out, err := c.CombinedOutput(); (err == nil) != want {
+			t.Errorf("pvcreate of loop device %d: %v, %s; want success = %v", i, err, out, want)
+		}
+	}
+}
+
+// attachWritable puts a loop device over a file for as long as hold is open.
+func attachWritable(t *testing.T, file string) (name string, hold *os.File, err error) {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return blockdev.Loop(&unix.LoopConfig{Fd: uint32(f.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}})
 }
 
 // TestSettleSwap: a disk that has only swap is cloned too.
