@@ -10,9 +10,9 @@ LDFLAGS = -s -w -buildid= -X $(VERSION).commit=$(COMMIT) $(if $(TAG),-X $(VERSIO
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 # How many machines run side by side; each has one processor, and waits for its disks at times.
 MACHINES = $(shell echo $$(($$(nproc) + 1)))
-DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common extlinux gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils nilfs-tools mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium man-db groff mandoc zsh fish
+DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common extlinux gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils nilfs-tools mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium man-db groff mandoc zsh fish rpm lintian
 
-.PHONY: build swarm generate demo test test-all matrix bench docs screenshots shape check lint install clean help deps
+.PHONY: build swarm generate demo test test-all matrix bench docs packages packages-test screenshots shape check lint install clean help deps
 
 help:            ## this text
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -36,6 +36,7 @@ demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compa
 
 test: deps lint build ## all tests: packages in seconds, then machines in QEMU
 	$(GO) test -count=1 -shuffle=on ./...
+	$(GO) test -tags packages -count=1 -v ./internal/packages
 	$(GO) test -tags vmtest -count=1 -timeout 85m -parallel $(MACHINES) -v ./vmtest
 
 test-all: test   ## the long matrix as well, and every fuzzer for a while
@@ -68,9 +69,14 @@ lint:            ## gofmt, vet, staticcheck, the branches of each function
 	$(GO) tool staticcheck $$($(GO) list ./... | grep -v internal/bbgen)
 	$(GO) run ./internal/shape -budget
 
-install: build   ## /usr/sbin/mkcdrec and /usr/sbin/mkcdrec-swarm
-	install -D -m 755 bin/mkcdrec $(DESTDIR)/usr/sbin/mkcdrec
-	install -D -m 755 bin/mkcdrec-swarm $(DESTDIR)/usr/sbin/mkcdrec-swarm
+install: build   ## programs, links, manual pages, completion, configuration and units into DESTDIR, / if not given
+	$(GO) run ./internal/packages install $(or $(DESTDIR),/)
+
+packages: build  ## out/*.deb and out/*.rpm
+	$(GO) run ./internal/packages pack out
+
+packages-test: deps build ## installs, upgrades, removes and purges the packages in clean Debian 12 and 13
+	$(GO) test -tags packages -count=1 -v ./internal/packages
 
 clean:           ## everything that was made here; the cache in /var/cache/mkcdrec stays
 	rm -rf bin out internal/bbgen

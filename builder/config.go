@@ -22,6 +22,8 @@ const DefaultConfig = "/etc/mkcdrec.yaml"
 
 // Config is what an administrator can set.
 type Config struct {
+	// Destination is where `mkcdrec path` writes if no directory is given.
+	Destination string `yaml:"destination"`
 	// Exclude leaves out paths; see archive.Matcher for the rules.
 	Exclude []string `yaml:"exclude"`
 	// ExcludeDevices leaves out what is on devices, by their names in the

@@ -20,6 +20,7 @@ type Key struct {
 
 // keys describe all of Config, in the order in which they are shown.
 var keys = []Key{
+	{Name: "destination", Text: "Directory that mkcdrec path writes to if none is given, as mkcdrec.timer does every night. It should be on another disk, or on another machine's.", Example: "/mnt/backup"},
 	{Name: "exclude", Text: "Absolute paths to leave out, with all that is below them. * and ? stand for characters other than /, ** for any, [a-z] for one of a set. /dir/* leaves out what is in a directory, and keeps the directory.", Example: "[/var/cache/*, /srv/scratch, /home/**/*.iso]"},
 	{Name: "exclude_devices", Text: "Devices whose content is not saved, by their names in the layout, mount points or names of pools. They are recreated empty.", Example: "[vdb1, vg0/scratch, /srv/cache]"},
 	{Name: "compression", Text: "How much work is put into small archives. fastest is as fast as most disks.", Values: "fastest|default|better", Example: "better"},

@@ -173,12 +173,18 @@ func (a *app) plan(ctx context.Context, b *builder.Builder, dir string) (*builde
 }
 
 func (a *app) pathCommand() *cli.Command {
-	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "DIR",
-		Description: "The set appears as DIR/HOST-TIME when it is whole. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.",
+	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "[DIR]",
+		Description: "The set appears as DIR/HOST-TIME when it is whole. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it.",
 		Flags:       rescueFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.Args().Len() != 1 {
+			dir := a.cfg.Destination
+			switch {
+			case c.Args().Len() > 1:
 				return exit.Usage(fmt.Errorf("path wants one directory, not %d", c.Args().Len()))
+			case c.Args().Len() == 1:
+				dir = c.Args().First()
+			case dir == "":
+				return exit.Usage(fmt.Errorf("no directory: name it, or set destination in %s", c.String("config")))
 			}
 			if err := a.rescueOptions(c); err != nil {
 				return err
@@ -187,7 +193,7 @@ func (a *app) pathCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			p, err := a.plan(ctx, b, c.Args().First())
+			p, err := a.plan(ctx, b, dir)
 			if err != nil {
 				return err
 			}
@@ -197,7 +203,7 @@ func (a *app) pathCommand() *cli.Command {
 			if c.Bool("dry-run") {
 				return a.listPlanned(ctx, c, p)
 			}
-			r, err := b.Path(ctx, p, c.Args().First())
+			r, err := b.Path(ctx, p, dir)
 			if err != nil {
 				return err
 			}

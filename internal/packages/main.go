@@ -20,10 +20,18 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) == 1 && args[0] == "docs" {
+	r, err := tagged()
+	switch {
+	case len(args) == 1 && args[0] == "docs":
 		return docs(ctx)
+	case err != nil:
+		return err
+	case len(args) == 2 && args[0] == "install":
+		return install(ctx, args[1], r)
+	case len(args) == 2 && args[0] == "pack":
+		return pack(ctx, args[1], r)
 	}
-	return fmt.Errorf("expected docs, not %q", args)
+	return fmt.Errorf("expected docs, install DIR or pack DIR, not %q", args)
 }
 
 // docs writes the documents that are made of definitions.
