@@ -1,6 +1,12 @@
 # Everything that a fresh Debian 12 needs is installed by `make deps`, once.
-GO ?= $(shell command -v go || echo /usr/local/go/bin/go)
-export PATH := $(PATH):/usr/local/go/bin:/usr/sbin:/sbin
+# Go is the installed one, if it can read go.mod, or else the toolchain that go.mod names, which `make deps` fetches as a
+# module: it is verified by Go's checksum database.
+TOOLCHAIN = golang.org/toolchain@v0.0.1-$(shell sed -n 's/^toolchain //p' go.mod).linux-$(shell dpkg --print-architecture 2>/dev/null || echo amd64)
+FETCHED = $(or $(GOMODCACHE),$(or $(GOPATH),$(HOME)/go)/pkg/mod)/$(TOOLCHAIN)
+ifndef GO
+GO := $(shell PATH=$$PATH:/usr/local/go/bin; go list -m >/dev/null 2>&1 && command -v go || echo $(FETCHED)/bin/go)
+endif
+export PATH := $(dir $(GO)):$(PATH):/usr/sbin:/sbin
 export CGO_ENABLED = 0
 COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 # 0.2.0 at the tag v0.2.0, 0.2.0-5 five commits later, empty without a tag.
@@ -29,7 +35,8 @@ generate:        ## internal/bbgen: u-root's commands and ours as packages
 
 deps:            ## installs what building and testing need from Debian, once
 	@dpkg -s $(DEPS) >/dev/null 2>&1 || { echo "installing Debian packages: $(DEPS)"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(DEPS) >/dev/null; }
-	@command -v $(GO) >/dev/null || { echo "Go 1.26 or newer is needed (Debian 12's own is too old): https://go.dev/dl"; exit 1; }
+	@$(GO) version >/dev/null 2>&1 || { echo "installing Debian's Go, and $(TOOLCHAIN) with it"; apt-get -qq update && apt-get -qq install -y --no-install-recommends golang-go ca-certificates >/dev/null && cd / && go mod download $(TOOLCHAIN) && chmod +x $(FETCHED)/bin/* $(FETCHED)/pkg/tool/*/*; }
+	@$(GO) version
 
 demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compare
 	$(GO) run ./vmtest/demo

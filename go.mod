@@ -2,6 +2,8 @@ module github.com/mkcdrec/mkcdrec
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	filippo.io/age v1.2.1
 	github.com/anacrolix/log v0.17.1-0.20251118025802-918f1157b7bb
