@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 
@@ -55,7 +56,7 @@ func LoadConfig(file string, required bool) (*Config, error) {
 	}
 	defer f.Close()
 	if err := yaml.NewDecoder(f, yaml.Strict(), yaml.DisallowUnknownField()).Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("cannot read configuration %s: %s", file, yaml.FormatError(err, false, true))
+		return nil, fmt.Errorf("cannot read configuration %s: %s", file, strings.TrimSpace(yaml.FormatError(err, false, false)))
 	}
 	c.defaults()
 	if err := c.Validate(); err != nil {

@@ -199,6 +199,7 @@ func (a *app) before(ctx context.Context, c *cli.Command) (context.Context, erro
 	}
 	cfg, err := builder.LoadConfig(c.String("config"), c.IsSet("config"))
 	if err != nil {
+		a.verb = badConfig
 		return ctx, exit.Usage(err)
 	}
 	a.cfg = cfg
@@ -213,11 +214,16 @@ func (a *app) builder() (*builder.Builder, error) {
 	return &builder.Builder{Run: tool.Exec{Log: func(s string) { a.ui.Detail("+ %s", s) }}, Report: a.ui, Version: version.String(), Config: a.cfg, Executable: exe}, nil
 }
 
+// badConfig stands for the command's name where the configuration is wrong.
+const badConfig = "configuration"
+
 // hint is what may be done about an error of a verb.
 func hint(err error, verb string) string {
 	var nf *kernelcfg.NotFoundError
 	reads := slices.Contains([]string{"list", "verify", "extract"}, verb)
 	switch {
+	case verb == badConfig:
+		return "mkcdrec.yaml(5) and docs/CONFIG.md describe the keys"
 	case errors.As(err, &nf):
 		return builder.KernelHint
 	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 && reads:

@@ -194,6 +194,9 @@ func OpenPlace(ctx context.Context, place string, want Wanted, say func(format s
 	if dirs := legacyDirs(place); !ok && dirs != nil {
 		return OpenLegacy(dirs...)
 	}
+	if st, err := os.Stat(place); !ok && err == nil && !st.IsDir() {
+		return nil, fmt.Errorf("cannot use backup set %s: it is not a directory", place)
+	}
 	if !ok {
 		return OpenNewest(ctx, place, want, say)
 	}

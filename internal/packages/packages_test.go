@@ -147,17 +147,17 @@ func TestInstall(t *testing.T) {
 
 			rpm := func(args ...string) string {
 				t.Helper()
-				return command(t, append([]string{"rpm", "--root", root, "--nodeps", "--nosignature"}, args...)...)
+				return command(t, append([]string{"rpm", "--root", root}, args...)...)
 			}
 			rpm("--initdb")
-			rpm("-i", dirs[0]+"/mkcdrec-1.2.3-1.x86_64.rpm")
+			rpm("-i", "--nodeps", "--nosignature", dirs[0]+"/mkcdrec-1.2.3-1.x86_64.rpm")
 			used(t, in)
 			exists("/usr/share/zsh/site-functions/_restore", true)
 			in("systemctl", "enable", "mkcdrec.timer")
 			if err := add(root+"/etc/mkcdrec.yaml", mine); err != nil {
 				t.Fatal(err)
 			}
-			rpm("-U", dirs[1]+"/mkcdrec-1.2.3-2.x86_64.rpm")
+			rpm("-U", "--nodeps", "--nosignature", dirs[1]+"/mkcdrec-1.2.3-2.x86_64.rpm")
 			keeps()
 			exists("/etc/mkcdrec.yaml.rpmnew", true)
 			exists("/etc/systemd/system/timers.target.wants/mkcdrec.timer", true)

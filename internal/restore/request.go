@@ -179,7 +179,7 @@ func (r *Request) Answers(ctx context.Context, f *flag.FlagSet, file string) err
 	a.Flags(answers)
 	d := yaml.NewDecoder(strings.NewReader(string(b)), yaml.Strict(), yaml.DisallowUnknownField())
 	if err := d.Decode(&a); err != nil && !errors.Is(err, io.EOF) {
-		return exit.Usage(fmt.Errorf("cannot read answers %s: %s", file, yaml.FormatError(err, false, true)))
+		return exit.Usage(fmt.Errorf("cannot read answers %s: %s", file, strings.TrimSpace(yaml.FormatError(err, false, false))))
 	}
 	typed := map[string]bool{}
 	f.Visit(func(o *flag.Flag) { typed[o.Name] = true })

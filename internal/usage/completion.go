@@ -122,7 +122,10 @@ _%[1]s() {
 		;;
 	esac
 }
-_%[1]s_add() { mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen "$@" -- "$cur"); }
+_%[1]s_add() {
+	local found=$(compgen "$@" -- "$cur")
+	[ -z "$found" ] || mapfile -t -O ${#COMPREPLY[@]} COMPREPLY <<< "$found"
+}
 _%[1]s_files() { compopt -o filenames; _%[1]s_add "$@"; }
 complete -F _%[1]s %[1]s
 `
