@@ -43,7 +43,7 @@ demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compa
 
 test: deps lint build ## all tests: packages in seconds, then machines in QEMU
 	$(GO) test -count=1 -shuffle=on ./...
-	$(GO) test -tags packages -count=1 -v ./internal/packages
+	$(GO) test -tags packages -count=1 -timeout 30m -v ./internal/packages
 	$(GO) test -tags vmtest -count=1 -timeout 85m -parallel $(MACHINES) -v ./vmtest
 
 test-all: test   ## the long matrix as well, and every fuzzer for a while
@@ -83,7 +83,7 @@ packages: build  ## out/*.deb and out/*.rpm
 	$(GO) run ./internal/packages pack out
 
 packages-test: deps build ## installs, upgrades, removes and purges the packages in clean Debian 12 and 13
-	$(GO) test -tags packages -count=1 -v ./internal/packages
+	$(GO) test -tags packages -count=1 -timeout 30m -v ./internal/packages
 
 clean:           ## everything that was made here; the cache in /var/cache/mkcdrec stays
 	rm -rf bin out internal/bbgen

@@ -37,11 +37,11 @@ func (p *Plan) Machine() *rescue.Machine {
 
 // Result is what a run made.
 type Result struct {
-	Dir      string // of the set
-	Manifest *manifest.Manifest
-	ISO      int64 // bytes
+	Dir      string             `json:"dir"` // of the set
+	Manifest *manifest.Manifest `json:"manifest"`
+	ISO      int64              `json:"iso"` // bytes
 	// NotCovered is what a restore would not bring back; exit code 3.
-	NotCovered []string
+	NotCovered []string `json:"notCovered"`
 }
 
 // Path writes a backup set below dir, as dir/HOST-TIME. It appears whole: until

@@ -115,10 +115,10 @@ func do(ctx context.Context, p *ui.Printer, o clone.Options) error {
 	}
 	p.End()
 	if o.Restore.PlanOnly {
-		p.Result(map[string]any{"plan": rep.Plan, "layout": rep.Plan.Layout, "notCovered": rep.NotCovered})
+		p.Result("plan", rep.Planned())
 		return screen.Lacking(rep)
 	}
-	p.Result(rep)
+	p.Result("restore", rep)
 	p.Note("the clone is finished in %.0f s", rep.Seconds)
 	if _, err := os.Stat("/dev/" + o.Source[0]); err == nil && o.Identity == clone.Keep && !o.Restore.PlanOnly {
 		p.Note("both disks have the same UUIDs: remove one of them before the machine boots")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -62,7 +63,7 @@ func (a *app) listCommand() *cli.Command {
 			defer s.Close()
 			w := c.Root().Writer
 			paths := manifest.CleanPaths(c.Args().Tail())
-			a.ui.Result(s.Manifest)
+			a.ui.Result("set", s.Manifest)
 			if len(paths) == 0 && !c.Bool("all") {
 				if c.Bool("json") {
 					return lacks(s)
@@ -97,7 +98,7 @@ func (a *app) listCommand() *cli.Command {
 						return nil
 					}
 					found++
-					return printEntry(c, ar.Name(), e)
+					return a.printEntry(c, ar.Name(), e)
 				})
 				if err = errors.Join(err, r.Close()); err != nil {
 					return err
@@ -110,8 +111,11 @@ func (a *app) listCommand() *cli.Command {
 		}}
 }
 
-func printEntry(c *cli.Command, mount string, e archive.Entry) error {
-	name := archive.Quote(filepath.Join(mount, e.Path))
+func (a *app) printEntry(c *cli.Command, mount string, e archive.Entry) error {
+	path := filepath.Join(mount, e.Path)
+	kind := map[archive.Type]string{archive.TypeFile: "-", archive.TypeHardlink: "h", archive.TypeSymlink: "l", archive.TypeChar: "c", archive.TypeBlock: "b", archive.TypeDir: "d", archive.TypeFifo: "p"}[e.Type]
+	a.ui.Result("entry", builder.EntryResult{Path: path, Type: kind, Mode: int64(e.Mode), UID: int(e.UID), GID: int(e.GID), Size: e.Size, Time: time.Unix(e.Sec, e.Nsec).UTC(), Link: e.Link})
+	name := archive.Quote(path)
 	if !c.Bool("long") {
 		_, err := fmt.Fprintln(c.Root().Writer, name)
 		return err
@@ -122,7 +126,6 @@ func printEntry(c *cli.Command, mount string, e archive.Entry) error {
 	case archive.TypeHardlink:
 		name += " link to " + archive.Quote(filepath.Join(mount, e.Link))
 	}
-	kind := map[archive.Type]string{archive.TypeFile: "-", archive.TypeHardlink: "h", archive.TypeSymlink: "l", archive.TypeChar: "c", archive.TypeBlock: "b", archive.TypeDir: "d", archive.TypeFifo: "p"}[e.Type]
 	_, err := fmt.Fprintf(c.Root().Writer, "%s%04o %d:%d %12d %s %s\n", kind, e.Mode, e.UID, e.GID, e.Size, time.Unix(e.Sec, e.Nsec).UTC().Format("2006-01-02T15:04:05.000000000"), name)
 	return err
 }
@@ -190,6 +193,7 @@ func (a *app) layoutCommand() *cli.Command {
 					return err
 				}
 				if !c.Args().Present() {
+					a.ui.Result("layout", l)
 					return l.Write(c.Root().Writer)
 				}
 				var b strings.Builder
@@ -208,6 +212,7 @@ func (a *app) layoutCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
+				a.ui.Result("layout", l)
 				ui.DrawLayout(c.Root().Writer, l) // output keeps its error
 				return nil
 			}},
@@ -229,7 +234,7 @@ func (a *app) layoutCommand() *cli.Command {
 					return err
 				}
 				ch := layout.Diff(was, is)
-				a.ui.Result(ch)
+				a.ui.Result("differences", ch)
 				for _, x := range ch {
 					if !c.Bool("json") {
 						fmt.Fprintln(c.Root().Writer, x)

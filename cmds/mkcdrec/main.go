@@ -56,7 +56,11 @@ func run(args []string) int {
 		}
 	}
 	if a.ui == nil {
-		a.ui = ui.New(ui.Normal)
+		mode := ui.Normal
+		if slices.Contains(args, "--json") { // the options could not be read
+			mode = ui.JSON
+		}
+		a.ui = ui.New(mode)
 	}
 	a.ui.End()
 	h := hint(err, a.verb)
@@ -193,7 +197,9 @@ func (a *app) before(ctx context.Context, c *cli.Command) (context.Context, erro
 	case c.Bool("verbose"):
 		mode = ui.Verbose
 	}
-	a.ui = ui.New(mode)
+	if a.ui = ui.New(mode); mode == ui.JSON {
+		c.Root().Writer = io.Discard // what is for people
+	}
 	if c.Command(c.Args().First()) != nil {
 		a.verb = c.Args().First()
 	}

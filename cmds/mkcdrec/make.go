@@ -87,7 +87,7 @@ func (a *app) rescueCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			a.ui.Result(map[string]any{"iso": out, "bytes": st.Size()})
+			a.ui.Result("image", builder.ImageResult{ISO: out, Bytes: st.Size()})
 			a.ui.Note("%s, %s", out, quantity.Size(st.Size()))
 			return nil
 		}}
@@ -117,7 +117,7 @@ func (a *app) local(ctx context.Context, c *cli.Command, b *builder.Builder) err
 	if err != nil {
 		return err
 	}
-	a.ui.Result(done)
+	a.ui.Result("local", done)
 	for _, d := range done {
 		a.ui.Note("added: %s", d)
 	}
@@ -157,7 +157,7 @@ func (a *app) pxeCommand() *cli.Command {
 			if err := b.Maker().PXE(ctx, a.rescuePlan(ctx, b).Machine(), dir, rescue.PXEOptions{URL: c.String("url"), Source: c.String("source"), Host: c.String("host")}); err != nil {
 				return err
 			}
-			a.ui.Result(map[string]any{"dir": dir})
+			a.ui.Result("netboot", builder.TreeResult{Dir: dir})
 			a.ui.Note("%s: README.txt there says how to serve it", dir)
 			return nil
 		}}
@@ -208,7 +208,7 @@ func (a *app) pathCommand() *cli.Command {
 				return err
 			}
 			a.ui.End()
-			a.ui.Result(r)
+			a.ui.Result("backup", r)
 			if !c.Bool("json") && !c.Bool("quiet") {
 				a.summary(c, r)
 			}
@@ -268,7 +268,7 @@ func (a *app) cdromCommand() *cli.Command {
 				return err
 			}
 			a.ui.End()
-			a.ui.Result(r)
+			a.ui.Result("discs", r)
 			if !c.Bool("json") && !c.Bool("quiet") {
 				var rows [][]string
 				for _, i := range r.Images {
@@ -308,7 +308,9 @@ func (a *app) listPlanned(ctx context.Context, c *cli.Command, p *builder.Plan) 
 		return err
 	}
 	total, err := p.List(ctx, b, func(ar builder.PlannedArchive, m *archive.Member) error {
-		_, err := fmt.Fprintf(w, "%s\n", archive.Quote(filepath.Join(ar.Name(), m.Path)))
+		path := filepath.Join(ar.Name(), m.Path)
+		a.ui.Result("entry", builder.EntryResult{Path: path})
+		_, err := fmt.Fprintf(w, "%s\n", archive.Quote(path))
 		return err
 	}, func(path, rule string) { a.ui.Note("left out: %s by rule %s", archive.Quote(path), rule) })
 	if err != nil {
@@ -349,7 +351,7 @@ func (a *app) testCommand() *cli.Command {
 				return exit.Usage(fmt.Errorf("test takes one of %s, not %q", strings.Join(builder.Scopes, ", "), strings.Join(c.Args().Slice(), " ")))
 			}
 			checks := b.Test(ctx, scope)
-			a.ui.Result(checks)
+			a.ui.Result("checks", checks)
 			failed := 0
 			var rows [][]string
 			for _, k := range checks {
@@ -381,7 +383,7 @@ func (a *app) completionCommand() *cli.Command {
 			if c.Args().Len() != 1 || !slices.Contains(usage.Shells, c.Args().First()) {
 				return exit.Usage(fmt.Errorf("expected one of %s", strings.Join(usage.Shells, ", ")))
 			}
-			w := c.Root().Writer
+			w := a.out // a script is not an event
 			fmt.Fprint(w, define(a.command()).Define().Completion(c.Args().First()))
 			exe, err := os.Executable()
 			for _, n := range linked {
@@ -407,6 +409,7 @@ func (a *app) versionCommand() *cli.Command {
 		Action: func(_ context.Context, c *cli.Command) error {
 			w := c.Root().Writer
 			if !c.Bool("loaders") {
+				a.ui.Result("version", builder.VersionResult{Version: version.String()})
 				_, err := fmt.Fprintln(w, "mkcdrec", version.String())
 				return err
 			}
@@ -418,7 +421,7 @@ func (a *app) versionCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			a.ui.Result(p.Packages)
+			a.ui.Result("loaders", p.Packages)
 			if c.Bool("json") {
 				return nil
 			}

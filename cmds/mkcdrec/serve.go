@@ -45,7 +45,7 @@ func (a *app) serveCommand() *cli.Command {
 				Swarm: c.Bool("swarm"), SwarmPort: c.Int("swarm-port"),
 				Built: a.ui.End,
 				Ready: func(s builder.Serving) {
-					a.ui.Result(map[string]string{"page": s.Page, "boot": s.Boot, "fingerprint": s.Fingerprint})
+					a.ui.Result("room", builder.RoomResult{Page: s.Page, Boot: s.Boot, Fingerprint: s.Fingerprint})
 				},
 			})
 		}}

@@ -86,7 +86,7 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 		return err
 	}
 	a.ui.End()
-	a.ui.Result(r)
+	a.ui.Result("tape", r)
 	a.ui.Note("set %s of %d archives on %d reels", r.ID, len(r.Manifest.Archives), r.Reels)
 	if r.ISO != "" {
 		a.ui.Note("rescue medium: %s", r.ISO)

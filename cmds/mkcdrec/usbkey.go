@@ -63,7 +63,7 @@ func (a *app) usbkeyCommand() *cli.Command {
 				return err
 			}
 			a.ui.End()
-			a.ui.Result(r)
+			a.ui.Result("usbkey", r)
 			if !c.Bool("json") && !c.Bool("quiet") {
 				var rows [][]string
 				for i, g := range r.Generations {

@@ -163,11 +163,11 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Reque
 		return screen.Lacking(rep)
 	}
 	if opt.PlanOnly {
-		p.Result(map[string]any{"plan": rep.Plan, "layout": rep.Plan.Layout, "notCovered": rep.NotCovered})
+		p.Result("plan", rep.Planned())
 		return screen.Lacking(rep)
 	}
 	p.End()
-	p.Result(rep)
+	p.Result("restore", rep)
 	var rows [][]string
 	for _, a := range rep.Archives {
 		rows = append(rows, []string{a.Mount, "/dev/" + a.Device, fmt.Sprint(a.Members), a.Data.String(), fmt.Sprintf("%.1f s", a.Seconds)})

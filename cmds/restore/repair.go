@@ -39,7 +39,7 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 		return err
 	}
 	p.End()
-	p.Result(v)
+	p.Result("comparison", v)
 	for _, d := range v.Differences {
 		p.Note("%v", d)
 	}

@@ -44,6 +44,10 @@ func docs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.WriteFile("docs/COMMANDS.md", []byte(reference.Commands(cs)), 0o644),
+	schema, err := reference.Schema()
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile("docs/events.schema.json", schema, 0o644), os.WriteFile("docs/COMMANDS.md", []byte(reference.Commands(cs)), 0o644),
 		os.WriteFile("docs/CONFIG.md", []byte(reference.ConfigDoc(keys)), 0o644))
 }

@@ -71,21 +71,31 @@ type Screen interface {
 // Report is what was done.
 type Report struct {
 	// Plan is what was done, or would be.
-	Plan     *plan.Plan `json:"-"`
-	Archives []Restored
-	Problems []archive.Problem
+	Plan     *plan.Plan        `json:"-"`
+	Archives []Restored        `json:"archives"`
+	Problems []archive.Problem `json:"problems"`
 	// NotCovered is what the set lacks: it was on the old machine, and is not restored.
-	NotCovered []string
-	Seconds    float64
+	NotCovered []string `json:"notCovered"`
+	Seconds    float64  `json:"seconds"`
 }
+
+// Planned is what a plan is printed as for programs.
+type Planned struct {
+	Plan       *plan.Plan     `json:"plan"`
+	Layout     *layout.Layout `json:"layout"`
+	NotCovered []string       `json:"notCovered"`
+}
+
+// Planned gives the plan with the layout that it makes.
+func (r *Report) Planned() Planned { return Planned{r.Plan, r.Plan.Layout, r.NotCovered} }
 
 // Restored is one archive that was unpacked.
 type Restored struct {
-	Mount   string
-	Device  string
-	Members int64
-	Data    quantity.Size
-	Seconds float64
+	Mount   string        `json:"mount"`
+	Device  string        `json:"device"`
+	Members int64         `json:"members"`
+	Data    quantity.Size `json:"data"`
+	Seconds float64       `json:"seconds"`
 }
 
 // Restorer carries out one restore.

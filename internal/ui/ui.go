@@ -83,10 +83,16 @@ func (p *Printer) logf(format string, args ...any) {
 // name can't look like a line of its own.
 func indent(s string) string { return strings.ReplaceAll(s, "\n", "\n  ") }
 
+// EventVersion is the version of the events. It rises when a field is removed or changes
+// its meaning; readers ignore fields and kinds that they do not know.
+const EventVersion = 1
+
 // Event is one JSON line; fields that do not apply are left out.
 type Event struct {
+	Version int       `json:"version"` // EventVersion
 	Time    time.Time `json:"time"`
-	Event   string    `json:"event"` // phase, progress, done, note, warning, error, result
+	Event   string    `json:"event"`          // phase, progress, done, note, warning, error, result
+	Kind    string    `json:"kind,omitempty"` // of the data of a result
 	Phase   string    `json:"phase,omitempty"`
 	Message string    `json:"message,omitempty"`
 	Item    string    `json:"item,omitempty"`
@@ -99,9 +105,14 @@ type Event struct {
 	Waits map[string]float64 `json:"waits,omitempty"`
 }
 
+// Hint is the data of an error.
+type Hint struct {
+	Hint string `json:"hint"` // what may be done about it, "" if unknown
+}
+
 // event writes a line; the printer is locked.
 func (p *Printer) event(e Event) {
-	e.Time = time.Now().UTC()
+	e.Version, e.Time = EventVersion, time.Now().UTC()
 	b, err := json.Marshal(e)
 	if err == nil {
 		_, err = p.out.Write(append(printable.JSON(b), '\n'))
@@ -318,7 +329,7 @@ func (p *Printer) Error(name string, err error, hint string) {
 	p.End()
 	p.logf("%s: %v", name, err)
 	if p.mode == JSON {
-		p.locked(Event{Event: "error", Message: CleanLines(err.Error()), Data: map[string]string{"hint": hint}})
+		p.locked(Event{Event: "error", Message: CleanLines(err.Error()), Data: Hint{hint}})
 		return
 	}
 	fmt.Fprintf(p.w, "%s: %s\n", name, indent(CleanLines(err.Error())))
@@ -332,11 +343,12 @@ func (p *Printer) Plain(name string, err error) {
 	fmt.Fprintf(p.w, "%s: %s\n", name, indent(CleanLines(err.Error())))
 }
 
-// Result prints the command's result for a program.
-func (p *Printer) Result(data any) {
+// Result prints the command's result, or one part of it, for a program. kind names the type
+// of data; internal/reference knows them all.
+func (p *Printer) Result(kind string, data any) {
 	p.End()
 	if p.mode == JSON {
-		p.locked(Event{Event: "result", Data: data})
+		p.locked(Event{Event: "result", Kind: kind, Data: data})
 	}
 }
 

@@ -64,7 +64,7 @@ func TestJSONIsExact(t *testing.T) {
 	var b bytes.Buffer
 	p := &Printer{mode: JSON, w: io.Discard, out: &b}
 	name := "a\x1b[2J\u202e\u009b8m\U000e0001SAFE"
-	p.Result(map[string]string{"name": name})
+	p.Result("x", map[string]string{"name": name})
 	p.Phase("x", 1).Item(name)
 	p.mu.Lock()
 	p.cur.show()
@@ -84,9 +84,9 @@ func TestLost(t *testing.T) {
 	for name, print := range map[string]func(*Printer){
 		"note":    func(p *Printer) { p.Note("x") },
 		"phase":   func(p *Printer) { p.Phase("x", 1) },
-		"result":  func(p *Printer) { p.Result(1) },
+		"result":  func(p *Printer) { p.Result("x", 1) },
 		"error":   func(p *Printer) { p.Error("x", errors.New("x"), "") },
-		"no JSON": func(p *Printer) { p.Result(func() {}) },
+		"no JSON": func(p *Printer) { p.Result("x", func() {}) },
 	} {
 		w := &failsOnce{}
 		p := &Printer{mode: JSON, w: io.Discard, out: w}
@@ -103,7 +103,7 @@ func TestLost(t *testing.T) {
 		}
 	}
 	p := &Printer{mode: JSON, w: io.Discard, out: io.Discard}
-	if p.Result(1); p.Lost() != nil {
+	if p.Result("x", 1); p.Lost() != nil {
 		t.Error(p.Lost())
 	}
 }

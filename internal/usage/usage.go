@@ -134,6 +134,9 @@ func (c *Command) Parse(out io.Writer, args []string) (*Command, []string, error
 		if err := c.Flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 			return c, nil, c.WriteHelp(out)
 		} else if err != nil {
+			if c.Flags.Lookup("json") != nil && slices.Contains(args, "--json") {
+				_ = c.Flags.Set("json", "true") // the error is an event
+			}
 			return c, nil, exit.Usage(Wrong(err))
 		}
 		if args = c.Flags.Args(); len(args) > 0 {

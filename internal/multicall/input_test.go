@@ -1,4 +1,4 @@
-package rules
+package multicall
 
 import (
 	"bytes"
@@ -43,7 +43,7 @@ var daring = map[string]string{"init": "", "sshd": "", "yes": "", "watch": "-", 
 	"reboot": "-", "halt": "-", "poweroff": "-", "network": "-", "fleet": "-", "backoff": "-", "nohup": "-", "time": "-", "unshare": "-", "ntpdate": "-"}
 
 // takesAny are commands for which any word is a good one.
-var takesAny = map[string]bool{"echo": true, "true": true, "basename": true, "dirname": true, "printenv": true}
+var takesAny = map[string]bool{"echo": true, "true": true, "basename": true, "dirname": true, "printenv": true, "expr": true, "printf": true, "test": true, "[": true}
 
 // faulty are commands whose faults are known: they take unknown options for good, panic
 // without operands, or never end with a directory as their input.
