@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
@@ -27,6 +30,10 @@ func openV1(t *testing.T, kind string) *Set {
 		s, err = Open("testdata/v1/directory")
 	case "discs":
 		s, err = Open("testdata/v1/discs/1/directory")
+	case "web":
+		web := httptest.NewServer(http.FileServer(http.Dir("testdata/v1")))
+		t.Cleanup(web.Close)
+		s, err = Open(web.URL + "/directory")
 	case "legacy":
 		s, err = OpenLegacy("testdata/v1/legacy")
 	case "tape":
@@ -102,7 +109,7 @@ func TestVersion1(t *testing.T) {
 /srv . 5 755 0
 /srv mail 0 640 20
 `
-	for _, kind := range []string{"directory", "discs", "tape", "legacy"} {
+	for _, kind := range []string{"directory", "web", "discs", "tape", "legacy"} {
 		t.Run(kind, func(t *testing.T) {
 			ctx := context.Background()
 			s := openV1(t, kind)
@@ -142,5 +149,44 @@ func TestVersion1(t *testing.T) {
 				t.Errorf("Lacks = %q, %q; want one, and nothing left out", lacks, left)
 			}
 		})
+	}
+}
+
+// TestPlaces: what callers ask of the place of a set, for each kind of place.
+func TestPlaces(t *testing.T) {
+	for _, c := range []struct {
+		kind, local   string
+		dirs          int
+		direct, whole bool
+		none          bool // what Has returns for a file that no archive has
+	}{
+		{"directory", "testdata/v1/directory", 1, true, true, false},
+		{"web", "", 0, true, true, false},
+		{"discs", "", 1, false, true, false},
+		{"tape", "", 1, false, true, false},
+		{"legacy", "", 1, false, false, true},
+	} {
+		s := openV1(t, c.kind)
+		if s.Local() != c.local || len(s.Dirs()) != c.dirs || s.Direct() != c.direct || s.WholeLayout() != c.whole {
+			t.Errorf("%s: Local = %q, Dirs = %q, Direct = %v, WholeLayout = %v; want %+v", c.kind, s.Local(), s.Dirs(), s.Direct(), s.WholeLayout(), c)
+		}
+		if found, err := s.Has("/none", "/etc/hostname"); err != nil || !found {
+			t.Errorf("%s: Has(/etc/hostname) = %v, %v; want true", c.kind, found, err)
+		}
+		if found, err := s.Has("/none"); err != nil || found != c.none {
+			t.Errorf("%s: Has(/none) = %v, %v; want %v", c.kind, found, err, c.none)
+		}
+		if _, err := s.Open("none"); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: Open(none) = %v; want %v", c.kind, err, os.ErrNotExist)
+		}
+		// Without AllDiscs, nothing is read that needs a medium to be changed or wound.
+		all := s.VerifySize(false)
+		s.AllDiscs = false
+		if now := s.VerifySize(false); (now == all) != (c.direct || c.kind == "legacy") {
+			t.Errorf("%s: VerifySize = %d without the other media, %d with them", c.kind, now, all)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("%s: Close = %v", c.kind, err)
+		}
 	}
 }

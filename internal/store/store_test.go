@@ -116,3 +116,15 @@ func TestNames(t *testing.T) {
 		}
 	}
 }
+
+// TestDecode: unknown fields, and text behind the end, are refused with the file and the
+// place.
+func TestDecode(t *testing.T) {
+	for text, want := range map[string]string{`{"a":1}` + "\n": "", `{"a":1,"b":2}`: "f.json, byte", `{"a":1} {}`: "text after the end", `{"a":`: "f.json, byte", "": "f.json, byte 0"} {
+		var v struct{ A int }
+		err := Decode("f.json", []byte(text), &v)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) || want == "" && v.A != 1 {
+			t.Errorf("Decode(%q) = %v, %+v; want %q", text, err, v, want)
+		}
+	}
+}
