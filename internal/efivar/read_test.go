@@ -53,3 +53,19 @@ func TestLoaderInfo(t *testing.T) {
 		}
 	}
 }
+
+// TestSecureBoot: only a variable of the right length with the value 1 means that it is on.
+func TestSecureBoot(t *testing.T) {
+	dir := t.TempDir()
+	if SecureBoot(dir) {
+		t.Error("SecureBoot without the variable = true; want false")
+	}
+	for value, want := range map[string]bool{"\x06\x00\x00\x00\x01": true, "\x06\x00\x00\x00\x00": false, "\x06\x00\x00\x00": false, "\x01": false, "\x06\x00\x00\x00\x01\x01": false} {
+		if err := os.WriteFile(filepath.Join(dir, "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"), []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := SecureBoot(dir); got != want {
+			t.Errorf("SecureBoot with %q = %v; want %v", value, got, want)
+		}
+	}
+}

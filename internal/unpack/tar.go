@@ -41,10 +41,10 @@ func Into(dir string) func(name string, r io.Reader) error {
 			return err
 		}
 		f, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
+		if err == nil {
+			_, err = io.Copy(f, r)
+			err = errors.Join(err, f.Close())
 		}
-		_, err = io.Copy(f, r)
-		return errors.Join(err, f.Close())
+		return err
 	}
 }
