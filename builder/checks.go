@@ -2,8 +2,10 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
@@ -47,10 +50,17 @@ const (
 	ForPath   = "path"   // a medium and a backup
 	ForPXE    = "pxe"    // a network boot tree
 	ForLocal  = "local"  // an entry in this machine's boot menu
+
+	// These need all that ForPath needs.
+
+	ForKey   = "usbkey"
+	ForDiscs = "cdrom"
+	ForTape  = "device"
+	ForOBDR  = "obdr"
 )
 
 // Scopes are the commands that Test knows, the most demanding first.
-var Scopes = []string{ForPath, ForRescue, ForPXE, ForLocal}
+var Scopes = []string{ForPath, ForRescue, ForPXE, ForLocal, ForKey, ForDiscs, ForTape, ForOBDR}
 
 // CheckInfo describes a check, for docs/CHECKS.md.
 type CheckInfo struct {
@@ -85,6 +95,10 @@ var AllChecks = []CheckInfo{
 	{"workspace", "there is room for what is made on the way", "7, 17b", nil},
 	{"medium-size", "the configured medium size is valid", "17b, 17d", []string{ForRescue, ForPath}},
 	{"command-line", "the medium's kernel command line fits, has no password, and boot loaders can express it", "-", nil},
+	{"stick", "a removable disk is attached", "-", []string{ForKey}},
+	{"burner", "a program that burns discs is installed", "27, 36", []string{ForDiscs}},
+	{"tape", "a tape drive is attached", "14, 45", []string{ForTape, ForOBDR}},
+	{"obdr", "a tape drive reports that it can start a machine", "37", []string{ForOBDR}},
 	{"ssh-keys", "the configured ssh keys are public keys", "8.2", nil},
 }
 
@@ -105,6 +119,7 @@ func (b *Builder) Test(ctx context.Context, scope string) []Check {
 	t.localMenu()
 	t.programs(ctx, plan)
 	t.rest(plan)
+	t.media(plan, "")
 	return t.out
 }
 
@@ -117,7 +132,10 @@ type tester struct {
 // needs reports whether the command needs a check.
 func (t *tester) needs(id string) bool {
 	i := slices.IndexFunc(AllChecks, func(c CheckInfo) bool { return c.ID == id })
-	return i >= 0 && (AllChecks[i].Scope == nil || slices.Contains(AllChecks[i].Scope, t.scope))
+	if i < 0 || AllChecks[i].Scope == nil || slices.Contains(AllChecks[i].Scope, t.scope) {
+		return i >= 0
+	}
+	return slices.Contains([]string{ForKey, ForDiscs, ForTape, ForOBDR}, t.scope) && slices.Contains(AllChecks[i].Scope, ForPath)
 }
 
 func (t *tester) add(id string, sev Severity, seen, remedy string) {
@@ -348,6 +366,44 @@ func (t *tester) localMenu() {
 }
 
 // rest are the small ones.
+// media looks for what a backup is written to. All of it may be attached or named later. root is
+// that of the file system, "" for the running one's.
+func (t *tester) media(plan *Plan, root string) {
+	found := func(id string, names []string, err error, remedy string) {
+		if len(names) > 0 {
+			t.add(id, OK, strings.Join(names, " "), "")
+		} else if err != nil {
+			t.add(id, Warning, err.Error(), remedy)
+		} else {
+			t.add(id, Warning, "none found", remedy)
+		}
+	}
+	var sticks, burners, able []string
+	if plan != nil {
+		for _, d := range plan.Layout.Disks {
+			if d.Removable {
+				sticks = append(sticks, "/dev/"+d.Name)
+			}
+		}
+	}
+	found("stick", sticks, nil, "attach the stick; --fixed-disk takes a disk that is not removable")
+	b, err := FindBurner()
+	if err == nil {
+		burners = []string{b.Name}
+	}
+	found("burner", burners, err, "install xorriso, or burn the images on another machine")
+	drives, err := filepath.Glob(root + "/dev/nst*[0-9]")
+	found("tape", drives, err, "attach the drive and load the module st, or name a drive of another machine, HOST:/dev/nst0")
+	for _, d := range drives {
+		can, e := tape.CanOBDR(root, strings.TrimPrefix(d, root))
+		if can {
+			able = append(able, d)
+		}
+		err = errors.Join(err, e)
+	}
+	found("obdr", able, err, "use a drive with One Button Disaster Recovery, or `mkcdrec device`")
+}
+
 func (t *tester) rest(plan *Plan) {
 	need := map[string]int64{kernelcfg.SetHost: 160, kernelcfg.SetDefault: 256, kernelcfg.SetAll: 320}[t.b.Config.Rescue.Modules]
 	var si unix.Sysinfo_t

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -44,7 +45,33 @@ func TestScopes(t *testing.T) {
 			t.Errorf("%s: reported for local: %v; want %v", c.ID, len(tt.out) == 1, want)
 		}
 	}
-	tt := &tester{scope: ForPath}
+	for _, scope := range Scopes[4:] { // media: all that a backup needs, and their own
+		path, own := &tester{scope: ForPath}, &tester{scope: scope}
+		for _, c := range AllChecks {
+			path.add(c.ID, OK, "x", "")
+			own.add(c.ID, OK, "x", "")
+		}
+		if len(own.out) <= len(path.out) {
+			t.Errorf("%s has %d checks, path %d", scope, len(own.out), len(path.out))
+		}
+	}
+	tt := &tester{scope: ForOBDR}
+	root := t.TempDir()
+	if tt.media(nil, root); len(tt.out) != 2 || tt.out[0].Severity != Warning || tt.out[1].ID != "obdr" {
+		t.Errorf("without a drive: %+v", tt.out)
+	}
+	if err := errors.Join(os.Mkdir(root+"/dev", 0o700), os.WriteFile(root+"/dev/nst0", nil, 0o600), os.WriteFile(root+"/dev/nst0a", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	tt = &tester{scope: ForTape}
+	if tt.media(nil, root); len(tt.out) != 1 || tt.out[0].Seen != root+"/dev/nst0" {
+		t.Errorf("with a drive: %+v", tt.out)
+	}
+	tt = &tester{scope: ForKey}
+	if tt.media(&Plan{Layout: &layout.Layout{Disks: []layout.Disk{{Name: "sda"}, {Name: "sdb", Removable: true}}}}, root); len(tt.out) != 1 || tt.out[0].Seen != "/dev/sdb" {
+		t.Errorf("with a stick: %+v", tt.out)
+	}
+	tt = &tester{scope: ForPath}
 	tt.add("nosuch", Error, "x", "")
 	if len(tt.out) != 0 {
 		t.Error("a check outside of the table is reported")

@@ -71,7 +71,7 @@ const Best = "best"
 // Find finds a kernel below root ("" for the machine itself). image and
 // modules name them; "" takes the image of the running release, Best the
 // newest one. A kernel that can't be started is an error that lists the
-// machine's other kernels.
+// machine's other kernels. modules may also be the root of an unpacked package.
 func Find(root, release, image, modules string) (*Kernel, error) {
 	k := &Kernel{Image: image, Release: release, Modules: modules}
 	switch image {
@@ -108,6 +108,11 @@ func Find(root, release, image, modules string) (*Kernel, error) {
 	k.Release = h
 	if k.Modules == "" {
 		k.Modules = modulesOf(root, k.Release)
+	}
+	for _, d := range []string{"/lib/modules/", "/usr/lib/modules/"} { // of an unpacked package
+		if st, err := os.Stat(modules + d + k.Release); modules != "" && err == nil && st.IsDir() {
+			k.Modules = modules + d + k.Release
+		}
 	}
 	if k.Config, k.ConfigFrom, err = readConfig(root, k); err != nil {
 		return nil, err

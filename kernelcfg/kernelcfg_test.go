@@ -63,6 +63,12 @@ func TestFind(t *testing.T) {
 	if k, err := Find(root, "6.1.0-1", root+"/k", ""); err != nil || k.Release != "5.10.9" || k.Modules != "" {
 		t.Errorf("Find(named) = %+v, %v", k, err)
 	}
+	if err := os.MkdirAll(root+"/unpacked/lib/modules/5.10.9", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := Find(root, "6.1.0-1", root+"/k", root+"/unpacked"); err != nil || k.Modules != root+"/unpacked/lib/modules/5.10.9" {
+		t.Errorf("Find(unpacked package) = %+v, %v", k, err)
+	}
 	// An image of another kernel under the running one's name is refused.
 	image(t, root+"/boot/vmlinuz-6.1.0-1", "6.1.0-2")
 	if _, err := Find(root, "6.1.0-1", "", ""); err == nil {

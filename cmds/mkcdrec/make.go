@@ -333,7 +333,7 @@ func (a *app) summary(c *cli.Command, r *builder.Result) {
 }
 
 func (a *app) testCommand() *cli.Command {
-	return &cli.Command{Name: "test", Usage: "check this machine's prerequisites", ArgsUsage: "[path|rescue|pxe|local]", Flags: rescueFlags(),
+	return &cli.Command{Name: "test", Usage: "check this machine's prerequisites", ArgsUsage: "[" + strings.Join(builder.Scopes, "|") + "]", Flags: rescueFlags(),
 		Description: "For what the command needs; path, which needs the most, if none is named.",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := a.rescueOptions(c); err != nil {

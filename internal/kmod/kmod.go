@@ -7,6 +7,7 @@ package kmod
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -57,7 +58,11 @@ func Name(file string) string {
 // Open reads modules.dep, which must be there, and its sisters.
 func Open(dir string) (*Index, error) {
 	x := &Index{Dir: dir, Path: map[string]string{}, Deps: map[string][]string{}, Pre: map[string][]string{}, Post: map[string][]string{}, Builtin: map[string]bool{}, aliases: map[string][]alias{}, packed: map[string]packed{}, frames: map[int64][]byte{}}
-	if err := lines(dir+"/modules.dep", x.depLine); err != nil {
+	if err := lines(dir+"/modules.dep", x.depLine); errors.Is(err, os.ErrNotExist) {
+		above, version := filepath.Split(filepath.Clean(dir))
+		base := strings.TrimSuffix(strings.TrimSuffix(filepath.Clean(above), "/lib/modules"), "/usr")
+		return nil, fmt.Errorf("cannot read kernel modules: %s/modules.dep is missing; make it by: depmod -b %s %s", dir, cmp.Or(base, "/"), version)
+	} else if err != nil {
 		return nil, fmt.Errorf("cannot read kernel modules: %w", err)
 	}
 	for f, fn := range map[string]func(string){

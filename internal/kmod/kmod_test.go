@@ -77,6 +77,12 @@ func TestWriteIndex(t *testing.T) {
 }
 
 func TestOpenMissing(t *testing.T) {
+	if _, err := Open("/nosuch/lib/modules/6.1.0-9"); err == nil || !strings.Contains(err.Error(), "depmod -b /nosuch 6.1.0-9") {
+		t.Errorf("Open = %v; want an error that names depmod", err)
+	}
+	if _, err := Open("/usr/lib/modules/6.1.0-nosuch"); err == nil || !strings.Contains(err.Error(), "depmod -b / 6.1.0-nosuch") {
+		t.Errorf("Open = %v; want an error that names depmod", err)
+	}
 	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "modules.dep") {
 		t.Errorf("Open(empty) = %v; want an error that names modules.dep", err)
 	}
