@@ -123,11 +123,11 @@ func TestPath(t *testing.T) {
 // TestRescueAlone: a medium appears whole, or nothing does.
 func TestRescueAlone(t *testing.T) {
 	b, dir := fakeMachine(t), t.TempDir()
-	if err := b.Maker().File(t.Context(), machinePlan(t).Machine(), dir+"/rescue.iso"); err != nil {
+	if err := b.Maker().Medium(t.Context(), machinePlan(t).Machine(), rescue.Hint{}, dir+"/rescue.iso"); err != nil {
 		t.Fatal(err)
 	}
 	b.Executable += "-gone"
-	if err := b.Maker().File(t.Context(), machinePlan(t).Machine(), dir+"/none.iso"); err == nil {
+	if err := b.Maker().Medium(t.Context(), machinePlan(t).Machine(), rescue.Hint{}, dir+"/none.iso"); err == nil {
 		t.Error("Rescue without the executable = nil; want an error")
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "rescue.iso" {

@@ -58,7 +58,7 @@ func (b *Maker) Local(ctx context.Context, p *Machine) ([]string, error) {
 	}
 	words := strings.TrimSpace(strings.ReplaceAll(m.Append, "mkcdrec.medium="+s.Info.MediumID, ""))
 	kernel := filepath.Join(work, "vmlinuz")
-	if err := copyPrivate(s.Kernel.Image, kernel); err != nil {
+	if err := publish(s.Kernel.Image, kernel, 0o600); err != nil {
 		return nil, err
 	}
 	for from, to := range map[string]string{kernel: "vmlinuz", s.Initrd: "initrd.img"} {
@@ -133,7 +133,7 @@ func (b *Maker) localEFI(p *Machine, kernel, words, work string) (string, error)
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return "", fmt.Errorf("cannot add a UEFI boot entry: %w", err)
 	}
-	if err := publish(uki, to); err != nil {
+	if err := publish(uki, to, 0o644); err != nil {
 		return "", err
 	}
 	ss := uint64(esp.LogicalSector)
@@ -235,11 +235,4 @@ func onFilesystem(l *layout.Layout, path string) (*layout.Filesystem, string, er
 		return nil, "", fmt.Errorf("cannot tell on which file system %s is", path)
 	}
 	return best, strings.TrimPrefix(path, strings.TrimSuffix(mount, "/")), nil
-}
-
-func copyPrivate(from, to string) error {
-	if err := publish(from, to); err != nil {
-		return err
-	}
-	return os.Chmod(to, 0o600)
 }

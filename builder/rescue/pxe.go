@@ -263,7 +263,8 @@ func (t *netTree) publish(dir string) error {
 		if err != nil {
 			return err
 		}
-		if err := publish(f, to); err != nil {
+		// It holds no secret, and servers may run as another user.
+		if err := publish(f, to, 0o644); err != nil {
 			return err
 		}
 	}
@@ -297,8 +298,8 @@ func httpBase(s string) (string, error) {
 	return strings.TrimSuffix(s, "/"), nil
 }
 
-// publish copies a file to a name where servers may read it; it appears whole.
-func publish(from, to string) error {
+// publish copies a file, which appears whole.
+func publish(from, to string, mode os.FileMode) error {
 	wrap := func(err error) error { return fmt.Errorf("cannot write %s: %w", to, err) }
 	in, err := os.Open(from)
 	if err != nil {
@@ -310,8 +311,7 @@ func publish(from, to string) error {
 		return wrap(err)
 	}
 	_, err = io.Copy(out, in)
-	// It holds no secret, and the servers run as somebody else.
-	err = errors.Join(err, out.Chmod(0o644), out.Sync(), out.Close())
+	err = errors.Join(err, out.Chmod(mode), out.Sync(), out.Close())
 	if err == nil {
 		err = os.Rename(out.Name(), to)
 	}

@@ -91,26 +91,9 @@ func (p *Machine) needs() []string {
 	return slices.Compact(out)
 }
 
-// File writes a rescue medium to the file out, which appears whole.
-func (b *Maker) File(ctx context.Context, p *Machine, out string) error {
-	tmp, err := os.MkdirTemp(filepath.Dir(out), ".mkcdrec-iso-*")
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", out, err)
-	}
-	defer os.RemoveAll(tmp)
-	iso := filepath.Join(tmp, "iso")
-	if err := b.Medium(ctx, p, Hint{}, iso); err != nil {
-		return err
-	}
-	if err := os.Rename(iso, out); err != nil {
-		return fmt.Errorf("cannot write %s: %w", out, err)
-	}
-	return nil
-}
-
-// Medium makes a rescue system and writes its image.
+// Medium makes a rescue system and writes its image, which appears whole.
 func (b *Maker) Medium(ctx context.Context, p *Machine, h Hint, iso string) error {
-	work, err := os.MkdirTemp(filepath.Dir(iso), ".rescue-*")
+	work, err := os.MkdirTemp(filepath.Dir(iso), ".mkcdrec-iso-*")
 	if err != nil {
 		return fmt.Errorf("cannot make the rescue system: %w", err)
 	}
@@ -119,7 +102,14 @@ func (b *Maker) Medium(ctx context.Context, p *Machine, h Hint, iso string) erro
 	if err != nil {
 		return err
 	}
-	return s.Image(iso, nil)
+	tmp := filepath.Join(work, "iso")
+	if err := s.Image(tmp, nil); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, iso); err != nil {
+		return fmt.Errorf("cannot write %s: %w", iso, err)
+	}
+	return nil
 }
 
 // System makes the rescue system below work.

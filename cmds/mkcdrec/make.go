@@ -80,7 +80,7 @@ func (a *app) rescueCommand() *cli.Command {
 				a.ui.Note("would write %s", out)
 				return nil
 			}
-			if err := b.Maker().File(ctx, p.Machine(), out); err != nil {
+			if err := b.Maker().Medium(ctx, p.Machine(), rescue.Hint{}, out); err != nil {
 				return err
 			}
 			st, err := os.Stat(out)
