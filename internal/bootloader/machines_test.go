@@ -1,9 +1,12 @@
 package bootloader
 
 import (
+	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,6 +15,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
+
+var update = flag.Bool("update", false, "rewrite what files must be after the restore, in testdata/machines")
 
 // machine is a file of testdata/machines: the layout in short lines, the files of
 // its system, and what is expected of them.
@@ -64,6 +69,36 @@ func readMachine(t *testing.T, file string) machine {
 		}
 	}
 	return m
+}
+
+// writeAfter writes the machine's file with the parts "after" as they are in m.
+func (m *machine) writeAfter(t *testing.T, file string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split("\n"+string(b), "\n-- ")
+	out, left := parts[0], maps.Clone(m.after)
+	add := func(head, text string) {
+		out += "\n-- " + head + " --\n" + strings.TrimSuffix(text, "\n")
+	}
+	for _, part := range parts[1:] {
+		head, text, _ := strings.Cut(part, " --\n")
+		if name, ok := strings.CutPrefix(head, "after "); ok {
+			text = left[name]
+			delete(left, name)
+		}
+		add(head, text)
+	}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		add("after "+name, left[name])
+	}
+	if out = strings.TrimPrefix(out, "\n") + "\n"; out != string(b) {
+		if err := os.WriteFile(file, []byte(out), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // layout reads a line: KIND DEVICE and words of the kind.
@@ -208,9 +243,14 @@ func TestMachines(t *testing.T) {
 				if !ok {
 					want = text
 				}
-				if got := m.s.read(name); got != want {
+				if got := m.s.read(name); got != want && *update {
+					m.after[name] = got
+				} else if got != want {
 					t.Errorf("%s is\n%s; want\n%s", name, got, want)
 				}
+			}
+			if *update {
+				m.writeAfter(t, file)
 			}
 			got := m.s.proveReferences()
 			want := strings.Split(strings.TrimSpace(m.proof), "\n")
