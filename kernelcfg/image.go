@@ -39,7 +39,7 @@ const (
 )
 
 // ReadImage checks that a file is a whole kernel that an x86-64 machine can
-// start, and gives its release. The error is an *UnusableError that says what
+// start, and gives its release. The error is an *UnusableError with what
 // the file is instead.
 func ReadImage(file string) (release string, err error) {
 	f, err := regular.Open(file)
@@ -73,7 +73,7 @@ func ReadImage(file string) (release string, err error) {
 		setup = 4
 	}
 	if want := (setup+1)*512 + int64(le.Uint32(b[offSysSize:]))*16; st.Size() < want {
-		return bad("it is cut off: it has %d bytes, its header says %d", st.Size(), want)
+		return bad("it is cut off: it has %d bytes, %d by its header", st.Size(), want)
 	}
 	if v >= 0x20c && le.Uint16(b[offXLoadFlags:])&xlfKernel64 == 0 {
 		return bad("it is a 32-bit kernel, wrong architecture for this program")
@@ -87,7 +87,7 @@ func ReadImage(file string) (release string, err error) {
 	return rel, nil
 }
 
-// whatElse names a file that is no bzImage. A kernel for Xen's dom0 only is a
+// whatElse names a file that is not a bzImage. A kernel for Xen's dom0 only is a
 // gzipped ELF file with a Xen note or a __xen_guest section, as is the
 // hypervisor itself, which has neither.
 func whatElse(head []byte, f io.ReadSeeker) string {
@@ -120,7 +120,7 @@ func whatElse(head []byte, f io.ReadSeeker) string {
 		}
 		return "it is an ELF file without a setup header (vmlinux); the bzImage is needed"
 	}
-	return "it is no bzImage (no HdrS at byte 514)"
+	return "it is not a bzImage (no HdrS at byte 514)"
 }
 
 // embeddedConfig takes the configuration out of the image itself, when it was

@@ -1,5 +1,5 @@
 // Package kernelcfg finds the kernel for the rescue system, reads its
-// configuration, tells what is missing there, and chooses the modules and
+// configuration, reports what is missing there, and chooses the modules and
 // firmware to go along.
 package kernelcfg
 
@@ -35,7 +35,7 @@ type Kernel struct {
 // Config maps CONFIG_X to its value: "y", "m", a number or a string.
 type Config map[string]string
 
-// NotFoundError tells where a kernel was looked for, and what else there is.
+// NotFoundError lists where a kernel was looked for, and what else there is.
 type NotFoundError struct {
 	Release      string
 	Tried        []string
@@ -103,7 +103,7 @@ func Find(root, release, image, modules string) (*Kernel, error) {
 		return nil, fmt.Errorf("%w%s", err, list(Alternatives(root)))
 	}
 	if image == "" && h != release {
-		return nil, fmt.Errorf("cannot use kernel %s: it says it is %s, but %s is running%s", k.Image, h, release, list(Alternatives(root)))
+		return nil, fmt.Errorf("cannot use kernel %s: it is %s by its header, but %s is running%s", k.Image, h, release, list(Alternatives(root)))
 	}
 	k.Release = h
 	if k.Modules == "" {
@@ -248,7 +248,7 @@ func ParseConfig(r io.Reader) (Config, error) {
 		}
 		k, v, ok := strings.Cut(l, "=")
 		if !ok || !option.MatchString(k) {
-			return nil, fmt.Errorf("line %d: %q is no option", n, l)
+			return nil, fmt.Errorf("line %d: %q is not an option", n, l)
 		}
 		c[k] = strings.Trim(v, `"`)
 	}
@@ -384,6 +384,6 @@ func CheckModules(k *Kernel) (*kmod.Index, error) {
 	return x, nil
 }
 
-// Zstd tells whether the kernel can unpack a zstd initramfs; gzip is what to
+// Zstd reports whether the kernel can unpack a zstd initramfs; gzip is what to
 // take when nothing is known.
 func (c Config) Zstd() bool { return c["CONFIG_RD_ZSTD"] == "y" }

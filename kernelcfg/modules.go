@@ -52,7 +52,7 @@ var allPrefixes = []string{
 var notIn = []string{"kernel/fs/ocfs2/", "kernel/fs/gfs2/", "kernel/fs/dlm/", "kernel/fs/ceph/", "kernel/fs/afs/", "kernel/fs/coda/", "kernel/fs/orangefs/", "kernel/drivers/scsi/scsi_debug", "kernel/drivers/block/null_blk/",
 	"kernel/drivers/net/ethernet/mellanox/mlxsw/", "kernel/lib/test", "kernel/crypto/tcrypt", "kernel/drivers/net/ethernet/netronome/nfp/crypto"}
 
-// always are modules that any rescue system wants, whatever the machine has:
+// always are modules that any rescue system wants, on any machine:
 // its media, the virtual machines it is tried in.
 var always = []string{"isofs", "sr_mod", "cdrom", "sd_mod", "loop", "nls_cp437", "nls_iso8859-1", "nls_ascii", "nls_utf8", "usb_storage", "uas", "xhci_pci", "ehci_pci", "uhci_hcd", "ohci_pci", "usbhid", "hid_generic",
 	"ata_piix", "ata_generic", "ahci", "nvme", "virtio_pci", "virtio_blk", "virtio_scsi", "virtio_rng", "virtio_net", "dm_mod", "efivarfs", "af_packet", "crc32c_generic", "crc32c_intel", "crc16", "atkbd", "i8042", "bonding", "8021q", "pata_acpi", "e1000", "e1000e"}

@@ -304,7 +304,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "modprobe scsi_mod; insmod /mnt/set/bin/scsi_debug.ko dev_size_mb=64 virtual_gb=8 && sleep 1 && lsblk", "sda", "8.0 GiB")
 	f.want(4, "restore --plan </dev/null", "it is not clear which disk", "possible; say --map vda=sda", "no disk chosen")
 	f.want(0, "printf 'sdq\\nRSTBIOS01\\n' | restore --plan", "Which disk takes the place of vda", "is not one of them", "scsi_debug", "OVERWRITTEN", "RSTBIOS01")
-	f.want(1, "S=$(LC_ALL=C sed 's/[^0-9]//g' /sys/block/sda/device/vpd_pg80); restore --map vda=$S --yes --confirm $S", "step 1 failed", "/dev/sda did not keep what was written at byte 0", "the disk is broken, or smaller than it says")
+	f.want(1, "S=$(LC_ALL=C sed 's/[^0-9]//g' /sys/block/sda/device/vpd_pg80); restore --map vda=$S --yes --confirm $S", "step 1 failed", "/dev/sda did not keep what was written at byte 0", "the disk is broken, or smaller than it reports")
 	f.want(0, "test -z \"$(grep '\"step\":1,' /run/mkcdrec/journal.jsonl)\" && rmmod scsi_debug && rm /run/mkcdrec/journal.jsonl")
 
 	t.Log("a damaged set")

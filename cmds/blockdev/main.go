@@ -1,4 +1,4 @@
-// Command blockdev asks and tells block devices.
+// Command blockdev reads and changes properties of block devices.
 //
 // Synopsis: blockdev --getsize64|--getss|--getro|--setro|--setrw|--rereadpt|--flushbufs DEVICE...
 package main

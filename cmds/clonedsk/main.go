@@ -42,7 +42,7 @@ func run(args []string) int {
 	var req restore.Request
 	req.Flags(f.FlagSet, "plan", "yes", "confirm", "resume", "hostname", "forget", "size", "fs-type", "keep-sizes", "firmware", "key-file", "new-luks", "outside-rescue-system")
 	f.BoolVar(&o.Verify, "verify", false, "read each copy back and compare it with the source; a difference ends the clone with exit status 1")
-	f.BoolVar(&o.Raw, "raw", false, "copy whole disks byte by byte, whatever is on them, onto disks that are at least as large")
+	f.BoolVar(&o.Raw, "raw", false, "copy whole disks byte by byte, with any content, onto disks that are at least as large")
 	f.BoolVar(&o.Live, "live", false, "clone disks that are in use, those of the running system: from LVM or btrfs snapshots, others as files while they are in use")
 	f.BoolVar(&o.Freeze, "freeze", false, "with --live, copy ext and XFS file systems that keep their UUIDs by blocks, and let programs that write to them wait meanwhile")
 	f.StringVar(&o.Map, "map", "", "`FILE` that records which areas of a failing SRC were copied, as GNU ddrescue does; with --resume, what is finished in it is left out and bad sectors are tried again")

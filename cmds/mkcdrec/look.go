@@ -43,7 +43,7 @@ func lacks(s *manifest.Set) error {
 	return nil
 }
 
-// ofThisHost says that this machine's sets are meant where there are several.
+// ofThisHost means that this machine's sets are meant where there are several.
 func ofThisHost() manifest.Wanted {
 	name, err := os.Hostname()
 	if err != nil {

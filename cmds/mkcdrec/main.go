@@ -101,7 +101,7 @@ func (a *app) help(w io.Writer, _ string, command any) {
 	_, _ = io.WriteString(w, d.Help())
 }
 
-// interrupted says of a run that a signal ended that it was that, and not what it
+// interrupted reports of a run that a signal ended that it was that, and not what it
 // was doing, which failed.
 func interrupted(ctx context.Context, err error) error {
 	if err == nil || ctx.Err() == nil || exit.Code(err) == exit.Partial {

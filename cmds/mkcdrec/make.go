@@ -137,7 +137,7 @@ func (a *app) rescuePlan(ctx context.Context, b *builder.Builder) *builder.Plan 
 
 func (a *app) pxeCommand() *cli.Command {
 	return &cli.Command{Name: "pxe", Usage: "write a tree for network boot into DIR, for any TFTP and HTTP server", ArgsUsage: "DIR",
-		Description: "pxelinux, GRUB for UEFI, an iPXE script, and UEFI HTTP Boot. DIR/README.txt says how to serve it.",
+		Description: "pxelinux, GRUB for UEFI, an iPXE script, and UEFI HTTP Boot. DIR/README.txt describes how to serve it.",
 		Flags: append(rescueFlags(),
 			&cli.StringFlag{Name: "url", Usage: "where DIR is served by HTTP, http://SERVER/DIR; without it all goes by TFTP"},
 			&cli.StringFlag{Name: "source", Usage: "`URL` of the backup set, for the rescue system"},
@@ -158,7 +158,7 @@ func (a *app) pxeCommand() *cli.Command {
 				return err
 			}
 			a.ui.Result("netboot", builder.TreeResult{Dir: dir})
-			a.ui.Note("%s: README.txt there says how to serve it", dir)
+			a.ui.Note("%s: README.txt there describes how to serve it", dir)
 			return nil
 		}}
 }

@@ -18,7 +18,7 @@ func (a *app) serveCommand() *cli.Command {
 		Description: "Machines that start from the network register themselves and wait on the page whose\naddress is printed, or begin at once if a rule names them. docs/FLEET.md has the rules.\nWithout --dhcp the network's own DHCP server gives the addresses. Ctrl-C ends the server;\nmachines go on, and a new start continues where it was.",
 		Flags: append(rescueFlags(),
 			&cli.StringFlag{Name: "listen", Usage: "`INTERFACE` that machines start from; DHCP and TFTP answer on no other"},
-			&cli.StringFlag{Name: "rules", Usage: "YAML `FILE` that says what which machine gets"},
+			&cli.StringFlag{Name: "rules", Usage: "YAML `FILE` with what each machine gets"},
 			&cli.StringFlag{Name: "dhcp", Usage: "give out addresses, `FIRST-LAST`; refused where another DHCP server answers"},
 			&cli.BoolFlag{Name: "proxy", Usage: "give out none, beside another DHCP server (the default)"},
 			&cli.BoolFlag{Name: "swarm", Usage: "machines pass sets on to each other in a chain, unencrypted; for more than a few"},

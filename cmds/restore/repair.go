@@ -110,7 +110,7 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, o *opening, what
 			err = errors.Join(err, r.Unmount(ctx, l))
 		}
 	} else if o.root != "" {
-		err = exit.Usage(errors.New("--root is for disks: without them, the layout says where it is"))
+		err = exit.Usage(errors.New("--root is for disks: without them, the layout has its place"))
 	} else {
 		l, err = layoutOf(ctx, words, p.Note)
 	}

@@ -85,14 +85,14 @@ type Problem struct {
 	Detail string `json:"detail"`
 }
 
-// Kind says what sort of problem it is.
+// Kind defines what sort of problem it is.
 type Kind string
 
 // Kinds of problems. Socket, Vanished, Changed, Shrunk and Grown are facts of a
 // running system; Metadata, Failed and Lost are of an extraction; the others mean that something is not covered.
 const (
 	Socket     Kind = "socket"     // sockets are not saved: their programs recreate them
-	Vanished   Kind = "vanished"   // was in the directory, was gone when opened
+	Vanished   Kind = "vanished"   // was in the directory, was missing when opened
 	Changed    Kind = "changed"    // written to while it was read
 	Shrunk     Kind = "shrunk"     // became shorter; filled up with zero bytes
 	Grown      Kind = "grown"      // became longer; saved at its first size

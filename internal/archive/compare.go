@@ -25,7 +25,7 @@ type Difference struct {
 
 func (d Difference) String() string { return Quote(d.Path) + ": " + d.What }
 
-// CompareOptions says how a comparison is done.
+// CompareOptions defines how a comparison is done.
 type CompareOptions struct {
 	Workers  int
 	Progress progress.Counter
@@ -269,7 +269,7 @@ func (c *comparer) hardlink(m *Member, st *unix.Stat_t) {
 	defer dir.release()
 	var to unix.Stat_t
 	if err := unix.Fstatat(dir.fd, path.Base(m.Link), &to, unix.AT_SYMLINK_NOFOLLOW); err != nil || to.Ino != st.Ino || to.Dev != st.Dev {
-		c.differ(m.Path, "is no hard link to %s any more", Quote(m.Link))
+		c.differ(m.Path, "is not a hard link to %s any more", Quote(m.Link))
 	}
 }
 

@@ -69,7 +69,7 @@ func TestCompare(t *testing.T) {
 		{`printf X | dd of=a/large bs=1 seek=4999999 conv=notrunc`, "a/large: differs between bytes"},
 		{`printf X | dd of=a/sparse bs=1 seek=10 conv=notrunc`, "a/sparse: differs at byte 10"},
 		{`printf X | dd of=a/sparse bs=1 seek=2999999 conv=notrunc`, "a/sparse: differs at byte 2999999"},
-		{`rm a/zhard; cp -p a/small a/zhard`, "a/zhard: is no hard link to a/small any more"},
+		{`rm a/zhard; cp -p a/small a/zhard`, "a/zhard: is not a hard link to a/small any more"},
 		{`rm a/small`, "a/small: is missing"},
 		{`rm -r a/b`, "a/b/nothing: is missing"},
 		{`rm a/soft; ln -s large a/soft`, "a/soft: points to large, pointed to small"},

@@ -15,7 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
-// CreateOptions says how an archive is made. The zero value is useful.
+// CreateOptions defines how an archive is made. The zero value is useful.
 type CreateOptions struct {
 	Level   Level // zero: Fastest
 	Workers int   // compressors; zero: one per core
@@ -24,7 +24,7 @@ type CreateOptions struct {
 	// Prefix is where the file system is mounted, "/" when "".
 	Prefix string
 	// Inner are directories, as "a/b", that are file systems of their own to
-	// the kernel and belong to this one all the same: subvolumes. LeftOut are
+	// the kernel and belong to this one nevertheless: subvolumes. LeftOut are
 	// those that a rule leaves out, by path.
 	Inner []string
 	// Apart are such directories that have archives of their own: the directory is

@@ -15,7 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
-// ExtractOptions says what is extracted and how.
+// ExtractOptions defines what is extracted and how.
 type ExtractOptions struct {
 	// Select picks members by path; nil takes all. The directories above what is
 	// selected are made with the attributes that the archive has for them.
@@ -30,7 +30,7 @@ type ExtractOptions struct {
 	// owner, mode, time and attributes.
 	KeepRoot bool
 	// NewRoot is set if the root directory at the destination is a new one: it gets
-	// what the archive says also if it is not selected.
+	// what the archive has also if it is not selected.
 	NewRoot  bool
 	Workers  int
 	Progress progress.Counter

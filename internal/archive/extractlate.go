@@ -72,7 +72,7 @@ func (x *extractor) isFailed(path string) bool {
 	return x.failed[path]
 }
 
-// finishDir sets what a directory has. Each thing is tried, whatever became of
+// finishDir sets what a directory has. Each thing is tried, independent of
 // the others.
 func (x *extractor) finishDir(fd int, m *Member) error {
 	var st unix.Stat_t

@@ -125,7 +125,7 @@ func allFlags(fd int) (uint32, error) {
 }
 
 // readFlags fills in flags and project of an open file or directory. Where the
-// file system has none, or doesn't tell, there are none.
+// file system has none, or doesn't report them, they stay 0.
 func (m *Member) readFlags(fd int) {
 	if n, err := allFlags(fd); err == nil {
 		m.Flags = Flags(n) & flagAll
@@ -238,7 +238,7 @@ func (w *lockWalk) add(name string, f Flags) {
 	}
 }
 
-// wanted tells whether a path is one of the directories, in one, or on the way to one.
+// wanted reports whether a path is one of the directories, in one, or on the way to one.
 func (w *lockWalk) wanted(name string) bool {
 	return slices.ContainsFunc(w.dirs, func(d string) bool {
 		return name == d || strings.HasPrefix(name, d+"/") || strings.HasPrefix(d, name+"/")

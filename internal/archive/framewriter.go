@@ -197,7 +197,7 @@ func (fw *frameWriter) Write(p []byte) (int, error) {
 	return total, nil
 }
 
-// room gives up to n bytes of the frame to be filled in place; commit tells
+// room gives up to n bytes of the frame to be filled in place; commit reports
 // how many of them were.
 func (fw *frameWriter) room(n int64) ([]byte, error) {
 	if len(fw.cur) == FrameSize {

@@ -136,7 +136,7 @@ func parseTime(s string) (sec, nsec int64, err error) {
 
 // putName stores a name in the ustar fields, or cut off there and whole in a
 // pax record. A name that is not UTF-8 stays raw in the ustar fields while it
-// fits; bsdtar takes a pax record for UTF-8 unless hdrcharset says otherwise.
+// fits; bsdtar takes a pax record for UTF-8 unless hdrcharset names another encoding.
 func putName(field, prefix []byte, name, key string, sparse bool, pax map[string]string) {
 	if len(name) <= len(field) {
 		copy(field, name)
@@ -188,7 +188,7 @@ func writePax(w io.Writer, m *Member, pax map[string]string) error {
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b string) int {
-		// hdrcharset says how the following records are read: first.
+		// hdrcharset is how the following records are read: first.
 		if (a == "hdrcharset") != (b == "hdrcharset") {
 			if a == "hdrcharset" {
 				return -1
@@ -503,7 +503,7 @@ type sparseReader struct {
 	bytes int64
 }
 
-// feed takes one block of the map and tells whether the map is complete.
+// feed takes one block of the map and reports whether the map is complete.
 func (s *sparseReader) feed(block []byte) (done bool, err error) {
 	if s.bytes += int64(len(block)); s.bytes > maxSparse {
 		return false, fmt.Errorf("%w: sparse map over %d bytes", errHeader, int64(maxSparse))

@@ -170,7 +170,7 @@ func (a *Reader) decode(d *decoder, i int, p, dst []byte, check bool) ([]byte, e
 	return out, nil
 }
 
-// VerifyOptions says how deep Verify looks.
+// VerifyOptions defines how deep Verify looks.
 type VerifyOptions struct {
 	// Decode also decompresses every frame and walks through the tar stream.
 	Decode   bool

@@ -222,7 +222,7 @@ func (k *walker) entry(dir int, name, path string) (isDir bool, err error) {
 
 func (k *walker) gone(path string, err error) {
 	if errors.Is(err, unix.ENOENT) {
-		k.problem(path, Vanished, "gone before it was read")
+		k.problem(path, Vanished, "deleted before it was read")
 		return
 	}
 	k.problem(path, Unreadable, "cannot open: "+err.Error())
@@ -342,7 +342,7 @@ func mountID(fd int) uint64 {
 	return 0
 }
 
-// fill sets what stat tells; false for sockets and unknown types.
+// fill sets what stat(2) returns; false for sockets and unknown types.
 func fill(m *Member, st *unix.Stat_t) bool {
 	m.Mode, m.UID, m.GID = st.Mode&0o7777, int64(st.Uid), int64(st.Gid)
 	m.Sec, m.Nsec = st.Mtim.Sec, st.Mtim.Nsec

@@ -96,7 +96,7 @@ func (x *extractor) worker() {
 	}
 }
 
-// drain yields what is left in c until it is closed or the run is over.
+// drain yields what is still in c until it is closed or the run is over.
 func drain(ctx context.Context, c chan chunk) func(func(chunk) bool) {
 	return func(yield func(chunk) bool) {
 		for {
@@ -186,7 +186,7 @@ func (x *extractor) fill(fd int, j *writeJob) error {
 	return x.ctx.Err()
 }
 
-// finishFile sets what a file has. Each thing is tried, whatever became of the
+// finishFile sets what a file has. Each thing is tried, independent of the
 // others.
 func (x *extractor) finishFile(fd int, m *Member, dir *dirRef) {
 	mode := x.own(m, dir, func(uid, gid int) error { return unix.Fchown(fd, uid, gid) })

@@ -383,7 +383,7 @@ func (n *ntfs) hibernated() (bool, error) {
 	return len(head) >= 4 && strings.EqualFold(string(head[:4]), "hibr"), nil
 }
 
-// hiberfil gives the number of hiberfil.sys in the root directory, -1 if there is none.
+// hiberfil gives the number of hiberfil.sys in the root directory, -1 if it is missing.
 func (n *ntfs) hiberfil() (int64, error) {
 	rec, err := n.read(ntfsRoot)
 	if err != nil {

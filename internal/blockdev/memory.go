@@ -14,7 +14,7 @@ import (
 // (see internal/storage). A digit follows.
 const OverlayPrefix = "mkcdrec"
 
-// IsOverlay tells whether a name of device-mapper is an overlay's.
+// IsOverlay reports whether a name of device-mapper is an overlay's.
 func IsOverlay(name string) bool {
 	rest, ok := strings.CutPrefix(name, OverlayPrefix)
 	return ok && rest != "" && rest[0] >= '0' && rest[0] <= '9'

@@ -13,7 +13,7 @@ import (
 // https://uapi-group.org/specifications/specs/boot_loader_specification.
 
 // bootEntries gives the entries of the Boot Loader Specification, which GRUB's
-// blscfg and systemd-boot read, as lines of a grub.cfg; "" when there are none.
+// blscfg and systemd-boot read, as lines of a grub.cfg; "" without entries.
 // prefix is put before the names of their files.
 func (s *System) bootEntries(dir, prefix string) string {
 	var out strings.Builder

@@ -28,7 +28,7 @@ type System struct {
 	Devices map[string]string
 	// Types are the new types of file systems that had another, by mount point.
 	Types map[string]string
-	// Copied tells whether the file system on a device of Layout was copied block by block,
+	// Copied is set if the file system on a device of Layout was copied block by block,
 	// so that the numbers of its subvolumes are as they were; nil if none was.
 	Copied func(dev string) bool
 	// Identities are UUIDs and names that the system's files have and that are others now.
@@ -51,7 +51,7 @@ var bound = []string{"/dev", "/dev/pts", "/proc", "/sys", "/run", "/sys/firmware
 // NameByUUID makes /dev/disk/by-uuid/UUID below dev, which udev makes where it
 // runs: without it, grub-mkconfig writes the kernel's name of the root device,
 // which is another one at the next start. A name that leads to a device stays.
-// It tells whether the name is new.
+// It reports whether the name is new.
 func NameByUUID(dev, device, uuid string) (bool, error) {
 	if strings.ContainsAny(uuid, "/\x00") || strings.HasPrefix(uuid, ".") {
 		return false, fmt.Errorf("cannot name /dev/%s by its UUID: %q is not one", device, uuid)
@@ -64,7 +64,7 @@ func NameByUUID(dev, device, uuid string) (bool, error) {
 	if _, err := os.Stat(name); err == nil {
 		return false, nil
 	}
-	err := os.Remove(name) // of a device that is gone
+	err := os.Remove(name) // of a device that was removed
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		err = os.Symlink("../../"+device, name)
 	}
@@ -263,7 +263,7 @@ func (s *System) install(ctx context.Context, renamed map[string]string) error {
 	return ld.Install(ctx, s)
 }
 
-// outdated tells why the initramfs has to be regenerated; "" if it is right.
+// outdated returns why the initramfs has to be regenerated; "" if it is right.
 func (s *System) outdated(renamed map[string]string, lacks, known bool) string {
 	// "vd", "sd", "nv": how the kernel names disks by the way they are attached.
 	class := func(n string) string { return n[:min(2, len(n))] }

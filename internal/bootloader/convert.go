@@ -16,7 +16,7 @@ var common = []string{"defaults", "rw", "ro", "atime", "noatime", "relatime", "n
 
 // ConvertFstab gives fstab with the new types of file systems, by mount point:
 // their options lose what only the old type knows, and what fsck is told
-// follows. notes say what was changed.
+// follows. notes list what was changed.
 func ConvertFstab(text string, types map[string]string) (out string, notes []string) {
 	f := sysconf.ParseFstab(text)
 	for _, e := range f.Entries {
@@ -52,8 +52,8 @@ func ConvertFstab(text string, types map[string]string) (out string, notes []str
 }
 
 // FollowSubvolumes gives fstab without the numbers of btrfs subvolumes, which
-// are others after a restore: the path says it. subvolume gives the path, "" if it is not
-// known; same tells that the number is as it was. notes say what was changed.
+// are others after a restore: the path names it. subvolume gives the path, "" if it is not
+// known; same is set if the number is as it was. notes list what was changed.
 func FollowSubvolumes(text string, subvolume func(mount string) (path string, same bool)) (out string, notes []string) {
 	f := sysconf.ParseFstab(text)
 	for _, e := range f.Entries {
@@ -78,7 +78,7 @@ func FollowSubvolumes(text string, subvolume func(mount string) (path string, sa
 }
 
 // FollowArrays gives mdadm.conf(5) without the arrays that are not there any more,
-// whose lines become comments, with those that the old machine had not, and without
+// whose lines become comments, with those that the old machine lacked, and without
 // lines that restrict arrays to devices by names that are others now. notes say what
 // was changed.
 func FollowArrays(text string, l *layout.Layout, r *sysconf.Resolver) (out string, notes []string) {
@@ -111,7 +111,7 @@ func FollowArrays(text string, l *layout.Layout, r *sysconf.Resolver) (out strin
 	return m.String(), notes
 }
 
-// oldNames tells of a DEVICE line that names a device as the old machine did.
+// oldNames reports a DEVICE line that names a device as the old machine did.
 func oldNames(d *sysconf.MdDevices, r *sysconf.Resolver) bool {
 	return slices.ContainsFunc(d.Names, func(n string) bool {
 		t := r.Find(sysconf.ParseRef(n))

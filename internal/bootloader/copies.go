@@ -18,7 +18,7 @@ import (
 // copied is a kind of files that an initramfs has copies of.
 type copied struct {
 	patterns []string // of path.Match, from the initramfs's root
-	// stale tells whether a text names a device by a name of the old machine.
+	// stale reports whether a text names a device by a name of the old machine.
 	stale func(s *System, text string, r *sysconf.Resolver) bool
 }
 
@@ -39,7 +39,7 @@ func copies() []copied {
 	}
 }
 
-// changed tells of a target that is found under another name only.
+// changed reports a target that is found under another name only.
 func changed(t sysconf.Target) bool { return t.State == sysconf.Found && !t.Right }
 
 func staleCrypttab(_ *System, text string, r *sysconf.Resolver) bool {

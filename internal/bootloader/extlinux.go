@@ -24,7 +24,7 @@ type extlinux struct{ defaults }
 
 func (extlinux) Name() string { return layout.Extlinux }
 
-// config is the configuration in the loader's directory, "" if there is none.
+// config is the configuration in the loader's directory, "" without one.
 func (extlinux) config(files sysconf.Tree, dir string) string {
 	for _, n := range []string{"extlinux.conf", "syslinux.cfg"} {
 		if f := path.Join(dir, n); dir != "" && files.Exists(f) && files.Exists(path.Join(dir, "ldlinux.sys")) {
@@ -34,7 +34,7 @@ func (extlinux) config(files sysconf.Tree, dir string) string {
 	return ""
 }
 
-// dir is the directory of the loader, "" if there is none.
+// dir is the directory of the loader, or "".
 func (x extlinux) dir(files sysconf.Tree) string {
 	dirs := []string{"/boot/extlinux", "/boot/syslinux", "/boot", "/extlinux", "/syslinux"}
 	if i := slices.IndexFunc(dirs, func(d string) bool { return x.config(files, d) != "" }); i >= 0 {
@@ -226,7 +226,7 @@ func (x extlinux) Prove(s *System) []string {
 	return out
 }
 
-// loadsFile tells whether the boot sector of a partition leads to the first sector of ldlinux.sys. The file has the
+// loadsFile reports whether the boot sector of a partition leads to the first sector of ldlinux.sys. The file has the
 // places of that number in the boot sector in its extended patch area; libinstaller/syslxint.h of syslinux.
 func loadsFile(device string, ldlinux []byte) bool {
 	le := binary.LittleEndian
@@ -342,7 +342,7 @@ func (c *syslinuxConfig) paths(list string) []string {
 	return out
 }
 
-// chosen is the entry that starts by itself, nil if there is none.
+// chosen is the entry that starts by itself, or nil.
 func (c *syslinuxConfig) chosen() *syslinuxEntry {
 	if len(c.entries) == 0 {
 		return nil

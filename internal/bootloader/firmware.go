@@ -16,7 +16,7 @@ import (
 
 // What UEFI firmware starts: files on the EFI system partition, and entries of its boot menu.
 
-// Problem tells why a restore can't make a machine start as it does; "" when it can.
+// Problem returns why a restore can't make a machine start as it does; "" when it can.
 func Problem(m Machine, l *layout.Layout) string {
 	b := l.Boot
 	switch {

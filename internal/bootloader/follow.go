@@ -163,7 +163,7 @@ func (s *System) followOffset(text string) (out string, notes, wrong []string) {
 	return word.ReplaceAllString(text, now), []string{old + " is " + now + " now"}, nil
 }
 
-// firstBlock tells where on its file system's device a file begins, bytes.
+// firstBlock returns where on its file system's device a file begins, bytes.
 func firstBlock(file string) (int64, error) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -226,7 +226,7 @@ func (grub) efi(ctx context.Context, s *System, name string) error {
 		s.Report.Note("installing GRUB on the EFI system partition, as %s", id)
 		a := append(slices.Clone(args), "--bootloader-id="+id)
 		if err := s.chroot(ctx, a...); err != nil {
-			s.Report.Warn("no entry in the firmware's boot menu: the removable path starts the system all the same\n%v", err)
+			s.Report.Warn("no entry in the firmware's boot menu: the firmware starts the system by the removable path\n%v", err)
 			if err := s.chroot(ctx, append(a, "--no-nvram")...); err != nil {
 				return err
 			}

@@ -9,11 +9,11 @@ import (
 // a clone that is to be used beside its source.
 type Identity struct {
 	Old, New string
-	// Prefix tells that Old is the beginning of a name.
+	// Prefix is set if Old is the beginning of a name.
 	Prefix bool
 }
 
-// Reidentify gives a text of the system with identities replaced where they are no part of
+// Reidentify gives a text of the system with identities replaced where they are not part of
 // a longer word, in any case, and what was changed.
 func Reidentify(text string, ids []Identity) (out string, notes []string) {
 	for _, i := range ids {

@@ -22,22 +22,22 @@ type Loader interface {
 
 	// Disks lists the disks from which a BIOS starts the loader.
 	Disks(m Machine, l *layout.Layout) []string
-	// Recognise tells whether the machine of l is started by the loader, and completes l.Boot, whose
+	// Recognise reports whether the machine of l is started by the loader, and completes l.Boot, whose
 	// firmware and EFI system partition are known.
 	Recognise(m Machine, l *layout.Layout) bool
-	// Problem tells why a restore can't install the loader again where it was; "" when it can.
+	// Problem returns why a restore can't install the loader again where it was; "" when it can.
 	Problem(m Machine, l *layout.Layout) string
 	// Tools are what Install runs or copies in the system.
 	Tools(l *layout.Layout) []Tool
 	// Modules is a directory that a system with the loader must have to be converted to a firmware, and the
 	// package that has it.
 	Modules(firmware string) (dir, pkg string)
-	// ByHand are the commands that install the loader inside the restored system; found tells that the
+	// ByHand are the commands that install the loader inside the restored system; found is set if the
 	// firmware finds it without any. dev gives a disk's device.
 	ByHand(l *layout.Layout, dev func(disk string) templates.Shell) (commands []templates.Shell, found bool)
 
 	// Files are the loader's own files with kernel command lines. They are followed in each system,
-	// whatever starts it: a system may have the files of two loaders.
+	// whichever loader starts it: a system may have the files of two loaders.
 	Files(s *System) []cmdlineFile
 	// Configs are what the loader reads to start the system.
 	Configs(s *System) []config
@@ -109,7 +109,7 @@ func Recognise(m Machine, l *layout.Layout) string {
 	return ""
 }
 
-// StartsBIOS tells whether a BIOS starts a loader from one of the disks.
+// StartsBIOS reports whether a BIOS starts a loader from one of the disks.
 func StartsBIOS(m Machine, l *layout.Layout) bool {
 	return slices.ContainsFunc(loaders(), func(x Loader) bool { return len(x.Disks(m, l)) > 0 })
 }
@@ -160,7 +160,7 @@ func (defaults) Regenerate(ctx context.Context, s *System, initramfs []string, _
 	return s.chroot(ctx, initramfs...)
 }
 
-// unknown is the loader of a system of which nothing is known. What GRUB's configuration says of it, if it
+// unknown is the loader of a system of which nothing is known. What GRUB's configuration has about it, if it
 // has one, is used.
 type unknown struct{ grub }
 

@@ -51,7 +51,7 @@ func lvmPattern(p string) (lvmRule, bool) {
 	return lvmRule{p[0] == 'a', re}, ok && err == nil
 }
 
-// accepts tells whether LVM sees a device of these names: of the first rule that
+// accepts reports whether LVM sees a device of these names: of the first rule that
 // matches each name, one that accepts wins, and one that rejects loses.
 func (f lvmFilter) accepts(names []string) bool {
 	rejected := false

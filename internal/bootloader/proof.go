@@ -80,7 +80,7 @@ func (s *System) configs() []config { return s.loader().Configs(s) }
 // unified are the unified kernel images that it starts, by their paths in the system.
 func (s *System) unified() []string { return s.loader().Unified(s) }
 
-// lacksDrivers tells whether an initramfs that the boot loader loads lacks a
+// lacksDrivers reports whether an initramfs that the boot loader loads lacks a
 // driver of the root's disks; known is false when its configuration names none.
 func (s *System) lacksDrivers(sys string) (lacks, known bool) {
 	for _, c := range s.configs() {
@@ -155,7 +155,7 @@ func kernelVersion(name string) string {
 }
 
 // builtin lists the modules that are part of a kernel: of that of a version, or of
-// any that is there where a file's name tells none (Arch's initramfs-linux.img).
+// any that is there where a file's name has none (Arch's initramfs-linux.img).
 // It is nil when there is no list.
 func (s *System) builtin(version string) []string {
 	for _, v := range []string{version, "*"} {

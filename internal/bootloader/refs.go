@@ -36,7 +36,7 @@ func (s *System) resolver(after bool) *sysconf.Resolver {
 	return sysconf.NewResolver(s.Layout, o)
 }
 
-// direct tells of a system whose boot loader loads no initramfs at all: what its
+// direct reports a system whose boot loader loads no initramfs at all: what its
 // entries are made from has names for the kernel, too.
 func (s *System) direct() bool {
 	with, without := false, false
@@ -56,7 +56,7 @@ func (s *System) direct() bool {
 	return without && !with
 }
 
-// sameDisk tells whether a disk of this machine is the old machine's, by its WWN or
+// sameDisk reports whether a disk of this machine is the old machine's, by its WWN or
 // serial number in sysfs.
 func sameDisk(sys string, old *layout.Disk, now string) bool {
 	if old == nil || now == "" {
@@ -131,7 +131,7 @@ func NoFail(text string, r *sysconf.Resolver) (out string, notes []string) {
 
 // CheckCrypttab gives the text with names that are not right any more replaced and
 // nofail for what was not restored, what was changed, and what refers to nothing
-// that was restored. exists tells whether the system has a file; crypttab(5).
+// that was restored. exists reports whether the system has a file; crypttab(5).
 func CheckCrypttab(text string, r *sysconf.Resolver, exists func(name string) bool) (out string, notes, missing []string) {
 	c := sysconf.ParseCrypttab(text)
 	for _, e := range c.Entries {
@@ -191,7 +191,7 @@ func (s *System) fstab(r *sysconf.Resolver) error {
 }
 
 // edit changes a file of the system, and keeps the old one beside it. change gives
-// the new text, what it changed, and what refers to nothing. changed tells of an edit.
+// the new text, what it changed, and what refers to nothing. changed reports whether there was an edit.
 func (s *System) edit(name string, change func(text string) (out string, notes, missing []string)) error {
 	b, err := s.tree().Read(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -223,7 +223,7 @@ func (s *System) edit(name string, change func(text string) (out string, notes, 
 }
 
 // kept is where the old text of a file stays. Of some directories every file is
-// read, whatever its name, but for hidden ones.
+// read, by any name, except for hidden ones.
 func kept(file string) string {
 	dir, base := filepath.Split(file)
 	if strings.HasSuffix(dir, ".d/") || strings.HasSuffix(dir, "/system-connections/") {

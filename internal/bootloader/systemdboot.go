@@ -24,7 +24,7 @@ type systemdBoot struct{ defaults }
 
 func (systemdBoot) Name() string { return layout.SystemdBoot }
 
-// Recognise tells whether systemd-boot started the machine. Where no loader left
+// Recognise reports whether systemd-boot started the machine. Where no loader left
 // its name, it did if it is installed and GRUB is not.
 func (systemdBoot) Recognise(m Machine, l *layout.Layout) bool {
 	b := l.Boot
@@ -53,7 +53,7 @@ func (systemdBoot) Expected() []Expectation {
 	}
 }
 
-// Files are none of its own: entries of the Boot Loader Specification are followed in each system.
+// Files: it has none of its own; entries of the Boot Loader Specification are followed in each system.
 func (systemdBoot) Files(*System) []cmdlineFile { return nil }
 
 // entryDirs are the partitions that systemd-boot reads: the EFI system partition,
@@ -198,7 +198,7 @@ func (systemdBoot) Install(_ context.Context, s *System) error {
 		}
 	}
 	if err := s.efiEntry(efivar.Dir, "/sys", loader, dir); err != nil {
-		s.Report.Warn("no entry in the firmware's boot menu: the removable path starts the system all the same\n%v", err)
+		s.Report.Warn("no entry in the firmware's boot menu: the firmware starts the system by the removable path\n%v", err)
 	}
 	return nil
 }

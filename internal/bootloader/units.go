@@ -174,7 +174,7 @@ func (s *System) proveUnits(r *sysconf.Resolver) []string {
 	return out
 }
 
-// enabled tells whether a target starts a unit. Of drop-ins nothing is known.
+// enabled reports whether a target starts a unit. Of drop-ins nothing is known.
 func (s *System) enabled(unit string) bool {
 	for _, p := range []string{"*.wants", "*.requires"} {
 		for _, d := range s.tree().Glob(unitDir, p) {

@@ -52,9 +52,9 @@ type Subvolume struct {
 	Parent   uint64 // the subvolume that it is in
 	Path     string // from the top level, "@home/x"
 	ReadOnly bool
-	// Snapshot tells that it was made of another one.
+	// Snapshot is set if it was made of another one.
 	Snapshot bool
-	// Received tells that it came from btrfs-receive(8): it is another one's copy.
+	// Received is set if it came from btrfs-receive(8): it is another one's copy.
 	Received bool
 }
 
@@ -192,7 +192,7 @@ func Subvolumes(dir string) (list []Subvolume, def uint64, err error) {
 	return list, def, nil
 }
 
-// Quotas tells whether the btrfs that dir is in has quota groups.
+// Quotas reports whether the btrfs that dir is in has quota groups.
 func Quotas(dir string) (bool, error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -222,7 +222,7 @@ var profiles = []struct {
 	name string
 }{{1 << 3, "raid0"}, {1 << 4, "raid1"}, {1 << 5, "dup"}, {1 << 6, "raid10"}, {1 << 7, "raid5"}, {1 << 8, "raid6"}, {1 << 9, "raid1c3"}, {1 << 10, "raid1c4"}}
 
-// Profiles tells how data and metadata are kept, as mkfs.btrfs names it.
+// Profiles returns how data and metadata are kept, as mkfs.btrfs names it.
 func Profiles(dir string) (data, metadata string, err error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -243,7 +243,7 @@ func Profiles(dir string) (data, metadata string, err error) {
 				name = p.name
 			}
 		}
-		if flags&(1<<48) != 0 { // the global reserve is no block group
+		if flags&(1<<48) != 0 { // the global reserve is not a block group
 			continue
 		}
 		if flags&(1<<0) != 0 {

@@ -52,7 +52,7 @@ type Options struct {
 	// Verify compares each copy with its source as soon as it is made, before it is grown
 	// or changed: a difference is an error of that step.
 	Verify bool
-	// Raw copies whole disks byte by byte, whatever is on them.
+	// Raw copies whole disks byte by byte, with any content.
 	Raw bool
 	// Map is the name of a map file for a source that fails: GNU ddrescue reads it, too.
 	Map string
@@ -106,7 +106,7 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 	return runTo(ctx, run, screen, o)
 }
 
-// samePath tells whether two names are those of one file, there or not.
+// samePath reports whether two names are those of one file, there or not.
 func samePath(a, b string) bool {
 	x, err := filepath.Abs(a)
 	y, err2 := filepath.Abs(b)
@@ -114,7 +114,7 @@ func samePath(a, b string) bool {
 }
 
 // devices gives the names of devices that are called by another one: by a link below
-// /dev/disk or elsewhere. What is no device stays as it is.
+// /dev/disk or elsewhere. What is not a device stays as it is.
 func devices(m probe.Machine, names []string) []string {
 	out := slices.Clone(names)
 	for i, n := range out {
@@ -443,7 +443,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 	return nil
 }
 
-// notGrown gives the reason why an NTFS cannot be grown, "" if it can. unclean says why its
+// notGrown gives the reason why an NTFS cannot be grown, "" if it can. unclean is why its
 // map of used blocks was not taken: it is damaged, hibernated or was not unmounted.
 func notGrown(unclean string) string {
 	if unclean != "" {
@@ -495,7 +495,7 @@ func (s *Source) bootCode(d *plan.Draft, name func(string) string) error {
 // take no more.
 const maxGap = quantity.MiB
 
-// firstStart is where the first partition of a table begins, bytes; 0 if there is none.
+// firstStart is where the first partition of a table begins, bytes; 0 without partitions.
 func firstStart(t *layout.Table) quantity.Size {
 	first := quantity.Size(0)
 	for _, p := range t.Partitions {
@@ -551,7 +551,7 @@ func renumbers(f *layout.Filesystem) bool {
 	})
 }
 
-// needsSmaller tells whether one of the target's disks below a file system has sectors that
+// needsSmaller reports whether one of the target's disks below a file system has sectors that
 // are larger than the source's and than what the file system reads and writes at once.
 func (s *Source) needsSmaller(d *plan.Draft, f *layout.Filesystem) bool {
 	unit := int64(0)

@@ -57,13 +57,13 @@ func startGuard(dir string) (*guard, error) {
 	return g, nil
 }
 
-// beat tells the guard that the copy continues.
+// beat signals to the guard that the copy continues.
 func (g *guard) beat() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if now := time.Now(); now.Sub(g.last) > time.Second {
 		g.last = now
-		_, _ = g.pipe.Write([]byte{'+'}) // one that is gone can't be helped
+		_, _ = g.pipe.Write([]byte{'+'}) // one that ended can't be helped
 	}
 }
 

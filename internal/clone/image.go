@@ -35,7 +35,7 @@ type partImage struct {
 // partName is what the layout calls the device that an image was made of.
 const partName = "partition"
 
-// openPartImage opens an image of partclone; nil for a file that is none.
+// openPartImage opens an image of partclone; nil for another file.
 func openPartImage(name string, verify bool) (*partImage, error) {
 	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() || err != nil && !exists(name+".aa") {
 		return nil, nil

@@ -175,7 +175,7 @@ func (e *ending) Read(p []byte) (int, error) {
 	return e.r.Read(p)
 }
 
-// counting tells a counter of what is written.
+// counting adds what is written to a counter.
 type counting struct {
 	w io.Writer
 	p progress.Counter
@@ -220,13 +220,13 @@ func (d *imageDir) draft(p *plan.Draft, _ func(string) string) error {
 	return nil
 }
 
-// isImageDir tells whether a source is an image directory of Clonezilla.
+// isImageDir reports whether a source is an image directory of Clonezilla.
 func isImageDir(name string) bool {
 	st, err := os.Stat(name)
 	return err == nil && st.IsDir() && clonezilla.IsSet(os.DirFS(name))
 }
 
-// isSet tells whether a source is a backup set: a directory or a URL.
+// isSet reports whether a source is a backup set: a directory or a URL.
 func isSet(name string) bool {
 	st, err := os.Stat(name)
 	return strings.Contains(name, ":") || err == nil && st.IsDir()

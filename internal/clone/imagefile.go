@@ -26,7 +26,7 @@ type imageFile struct {
 	qcow2      bool
 }
 
-// isImageFile tells whether a target is a file, and not a disk.
+// isImageFile reports whether a target is a file, and not a disk.
 func isImageFile(m probe.Machine, name string) bool {
 	if strings.HasPrefix(name, "/dev/") || m.There(name) {
 		return false

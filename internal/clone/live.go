@@ -139,7 +139,7 @@ func (v *live) possible(l *layout.Layout, identity string) error {
 // uses reports whether the running system uses a file system; v may be nil.
 func (v *live) uses(f *layout.Filesystem) bool { return v != nil && f.InUse() && !v.rest[f.Device] }
 
-// how says how a file system in use is copied as files.
+// how returns how a file system in use is copied as files.
 func (v *live) how(f *layout.Filesystem) string {
 	switch {
 	case f.Type == fstype.TypeBtrfs:

@@ -91,7 +91,7 @@ func (f *mapFile) save(at []place, m *ddrescue.Map) error {
 	return f.m.WriteFile(f.name, "")
 }
 
-// errNoPlace says that the places of a device on the disk are not known.
+// errNoPlace means that the places of a device on the disk are not known.
 var errNoPlace = errors.New("it is not a partition, nor a linear volume or LUKS device in one")
 
 // placesOf finds where the bytes of a device, named with its path, are on the disk that it

@@ -47,7 +47,7 @@ const (
 
 // Source is the disks that are cloned, open for reading.
 type Source struct {
-	// System tells whether an installed system was found.
+	// System is set if an installed system was found.
 	System bool
 
 	run    tool.Runner
@@ -480,7 +480,7 @@ func (s *Source) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep 
 	return s.copyBlocks(ctx, m, dst, rep)
 }
 
-// mapOf gives what is in use of a device of the layout; why says what it is not known for,
+// mapOf gives what is in use of a device of the layout; why is the reason if it is not known,
 // and the map has everything then.
 func (s *Source) mapOf(dev string) (m *blockcopy.Map, why string, err error) {
 	// Past the page cache: it may have what was there before the device was mounted.

@@ -45,7 +45,7 @@ func utf16z(s string) []byte {
 func guid(s string) ([]byte, error) {
 	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
 	if err != nil || len(b) != 16 {
-		return nil, fmt.Errorf("%q is no GUID", s)
+		return nil, fmt.Errorf("%q is not a GUID", s)
 	}
 	b[0], b[1], b[2], b[3] = b[3], b[2], b[1], b[0]
 	b[4], b[5], b[6], b[7] = b[5], b[4], b[7], b[6]

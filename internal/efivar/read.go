@@ -95,7 +95,7 @@ func LoaderInfo(dir string) (info string, ok bool) {
 	return info, true
 }
 
-// SecureBoot tells whether the firmware started this machine with Secure Boot: section 3.3
+// SecureBoot reports whether the firmware started this machine with Secure Boot: section 3.3
 // of the UEFI specification.
 func SecureBoot(dir string) bool {
 	b, err := os.ReadFile(variable(dir, "SecureBoot"))

@@ -93,7 +93,7 @@ type Printer interface {
 }
 
 // Status prints the error, if any, and gives the exit status. A run whose events did
-// not reach their reader has failed, whatever else it did. flag.ErrHelp is not an error.
+// not reach their reader has failed, even if all else worked. flag.ErrHelp is not an error.
 func Status(p Printer, name string, err error, hint string) int {
 	err = Interrupted(err)
 	code := Code(err)

@@ -43,7 +43,7 @@ type Swarm struct {
 	Hash   string `json:"hash"`
 }
 
-// Valid tells whether a swarm is none, or one that can be joined.
+// Valid reports whether a swarm is empty, or one that can be joined.
 func (s Swarm) Valid() bool {
 	if s == (Swarm{}) {
 		return true
@@ -66,7 +66,7 @@ type SetDisk struct {
 // MaxSetName is the longest name of a set, in bytes.
 const MaxSetName = 64
 
-// ValidSetName tells whether a name can stand in a URL, a rule and a log as it is:
+// ValidSetName reports whether a name can stand in a URL, a rule and a log as it is:
 // letters, digits, dot, dash and underscore, the first one a letter or digit.
 func ValidSetName(s string) bool {
 	for i, r := range s {
@@ -166,7 +166,7 @@ func (d DiskRule) pick(disks []Disk, words []string, taken map[int]bool) (int, e
 	for i, x := range disks {
 		switch {
 		case taken[i] || x.Busy != "":
-		// A stick that somebody left in the machine is no target unless it is named.
+		// A stick that somebody left in the machine is not a target unless it is named.
 		case x.Removable && d.Serial == "":
 		case d.Serial != "" && words[i] != d.Serial && x.Serial != d.Serial && x.WWN != d.Serial:
 		case d.Model != "" && !matches(d.Model, x.Model):

@@ -95,7 +95,7 @@ func ParseNames(file string, b []byte) (*Names, error) {
 		}
 		if s != "" {
 			if _, twice := n.bySerial[s]; twice || !Usable(s) {
-				bad("serial number %q is there twice, or is no machine's own", s)
+				bad("serial number %q is there twice, or does not belong to one machine", s)
 			}
 			n.bySerial[s] = host
 		}
@@ -125,7 +125,7 @@ func (n *Names) For(r *Registration, unique bool) string {
 	return ""
 }
 
-// ValidHostname tells whether a text is a host name of one or more labels (RFC 1123,
+// ValidHostname reports whether a text is a host name of one or more labels (RFC 1123,
 // section 2.1), at most 64 bytes long, as Linux takes it.
 func ValidHostname(s string) bool {
 	if len(s) > 64 {

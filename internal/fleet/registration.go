@@ -25,7 +25,7 @@ const (
 	maxText         = 128 // bytes of a name or number
 )
 
-// Registration is what a machine says of itself.
+// Registration is what a machine reports of itself.
 type Registration struct {
 	// MAC is that of the card which the machine was started from; it is the
 	// machine's name in the room. MACs are those of all cards.
@@ -51,7 +51,7 @@ type Disk struct {
 	WWN       string `json:"wwn"`
 	Size      int64  `json:"size"` // bytes
 	Removable bool   `json:"removable,omitempty"`
-	// Busy says why nothing can be restored onto it.
+	// Busy is why nothing can be restored onto it.
 	Busy string `json:"busy,omitempty"`
 	// Parts is what is on it now.
 	Parts []Part `json:"parts,omitempty"`
@@ -141,7 +141,7 @@ func (r *Registration) normalize() error {
 func text(s string) string { return printable.Short(strings.TrimSpace(s), maxText) }
 
 // ParseMAC reads the address of an Ethernet card, in the forms that net.ParseMAC knows,
-// and writes it as "52:54:00:12:34:56". Addresses of groups are no card's.
+// and writes it as "52:54:00:12:34:56". Addresses of groups do not belong to a card.
 func ParseMAC(s string) (string, error) {
 	m, err := net.ParseMAC(s)
 	if err != nil || len(m) != 6 || m[0]&1 != 0 || bytes.Equal(m, make([]byte, 6)) {
@@ -154,7 +154,7 @@ func ParseMAC(s string) (string, error) {
 var noSerials = []string{"", "none", "n/a", "na", "null", "unknown", "invalid", "empty", "oem", "standard", "default", "default string", "not specified", "not applicable", "not available",
 	"to be filled by o.e.m.", "to be filled by oem", "system serial number", "chassis serial number", "serial number", "serial", "sernum", "0123456789", "123456789", "1234567890", "12345678"}
 
-// Usable tells whether a serial number can be a machine's own: it is not one of the
+// Usable reports whether a serial number can be a machine's own: it is not one of the
 // placeholders that firmware has, not the same character all over, and has nothing that
 // had to be escaped.
 func Usable(serial string) bool {
@@ -170,7 +170,7 @@ func Usable(serial string) bool {
 	return false
 }
 
-// confirmable tells whether a disk's number can be a word of restore's command line: the
+// confirmable reports whether a disk's number can be a word of restore's command line: the
 // lists there are separated by commas.
 func confirmable(w string) bool {
 	return w != "" && len(w) <= maxText && !strings.ContainsAny(w, ",=\\ \t") && !strings.HasPrefix(w, "/") && !strings.HasSuffix(w, "...") && printable.Clean(w) == w
@@ -182,7 +182,7 @@ func (r *Registration) Words() []string {
 	out := make([]string, len(r.Disks))
 	for i, p := range identify(r.Disks) {
 		for _, w := range p.Words {
-			// One letter is no placeholder.
+			// One letter is not a placeholder.
 			if confirmable(w) && (len(w) == 1 || Usable(w)) && !slices.ContainsFunc(r.Disks, func(d Disk) bool { return d.Name == w }) {
 				out[i] = w
 				break
@@ -193,7 +193,7 @@ func (r *Registration) Words() []string {
 }
 
 // Digest is short and another one for another machine or other disks: a person who
-// releases a machine says by it what was seen.
+// releases a machine confirms by it what was seen.
 func (r *Registration) Digest() string {
 	type disk struct {
 		Name, Model, Serial, WWN string

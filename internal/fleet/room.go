@@ -27,7 +27,7 @@ type State string
 // a person gets it away.
 const (
 	Registered State = "registered" // waits for a person
-	Held       State = "held"       // a person wants nothing done, whatever rules say
+	Held       State = "held"       // a person wants nothing done, even if rules match
 	Released   State = "released"   // the job is there for the machine to fetch
 	Working    State = "working"
 	Done       State = "done"
@@ -52,7 +52,7 @@ type Line struct {
 	Text  string    `json:"text"`
 }
 
-// Report is what a machine says of its work. Lines are those since the last report.
+// Report is what a machine reports of its work. Lines are those since the last report.
 type Report struct {
 	Phase string `json:"phase"`
 	Bytes int64  `json:"bytes"`
@@ -60,7 +60,7 @@ type Report struct {
 	// Work is the sum of Bytes over all phases.
 	Work  int64  `json:"work"`
 	Lines []Line `json:"lines,omitempty"`
-	// Begin says that the job is begun, End that it is over.
+	// Begin is set if the job is begun, End if it is over.
 	Begin bool `json:"begin,omitempty"`
 	End   *End `json:"end,omitempty"`
 }
@@ -159,7 +159,7 @@ func refuse(format string, args ...any) error { return &Refused{fmt.Sprintf(form
 // ErrUnknown is about a machine that is not in the room, or a token of none.
 var ErrUnknown = errors.New("no such machine in this room")
 
-// unique tells whether a machine's serial number is its own alone. The room is locked.
+// unique reports whether a machine's serial number is its own alone. The room is locked.
 func (r *Room) unique(m *Registration) bool {
 	if !Usable(m.Serial) {
 		return false
@@ -252,7 +252,7 @@ func (r *Room) names(m *machine) map[string]bool {
 }
 
 // Register enters a machine, or notes that it was started again, and gives it a token of
-// its own. It is released at once if a rule that names it says so. A machine whose
+// its own. It is released at once if a rule that names it orders that. A machine whose
 // address another one has that runs right now is refused.
 func (r *Room) Register(reg *Registration, at netip.Addr) (token string, err error) {
 	r.mu.Lock()
@@ -337,7 +337,7 @@ func (r *Room) Secret(name string, makeIt func() (string, error)) (string, error
 	return s, r.commit(nil)
 }
 
-// Equal compares secrets in the same time, whatever they are.
+// Equal compares secrets in a time that does not depend on them.
 func Equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 
 // set changes a machine's state. The room is locked.
@@ -413,7 +413,7 @@ type Order struct {
 }
 
 // Order gives what a machine is to do; without news of the state that it knows, it waits
-// for some until ctx ends, which is no error.
+// for some until ctx ends, which is not an error.
 func (r *Room) Order(ctx context.Context, mac string, known State) (Order, error) {
 	for {
 		r.mu.Lock()
@@ -443,7 +443,7 @@ func (r *Room) Order(ctx context.Context, mac string, known State) (Order, error
 	}
 }
 
-// Report notes what a machine says of its work.
+// Report notes what a machine reports of its work.
 func (r *Room) Report(mac string, rep *Report) error {
 	r.mu.Lock()
 	m := r.machines[mac]
@@ -472,7 +472,7 @@ func (r *Room) Report(mac string, rep *Report) error {
 		m.Began, m.Ended, m.progress, m.at, m.Log = now, time.Time{}, Progress{}, now, nil
 		r.set(m, Working, "")
 		return r.commit(m)
-	case rep.Begin && m.State == Working: // it did not get the answer, and says it again
+	case rep.Begin && m.State == Working: // it did not get the answer, and reports it again
 	case rep.Begin:
 		r.mu.Unlock()
 		return refuse("the machine is %s, not released", m.State)
@@ -631,7 +631,7 @@ func (r *Room) PXE(mac string) string {
 	return r.rules.PXEFor(mac)
 }
 
-// May tells whether a machine may read a set now.
+// May reports whether a machine may read a set now.
 func (r *Room) May(mac, set string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

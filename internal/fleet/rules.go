@@ -58,7 +58,7 @@ const (
 	Reboot, PowerOff, Shell = "reboot", "poweroff", "shell"
 )
 
-// Match says which machines are meant: all of its kinds must be true, one of each kind's
+// Match defines which machines are meant: all of its kinds must be true, one of each kind's
 // values is enough.
 type Match struct {
 	Any     bool    `yaml:"any"`
@@ -438,7 +438,7 @@ func (a addresses) has(x netip.Addr) bool {
 	return x.IsValid() && x.Is4() == a.first.Is4() && !x.Less(a.first) && !a.last.Less(x)
 }
 
-// matches tells whether a text is like a pattern, in which * stands for any characters
+// matches reports whether a text is like a pattern, in which * stands for any characters
 // and ? for one; case does not matter.
 func matches(pattern, s string) bool {
 	p, t := []rune(strings.ToLower(pattern)), []rune(strings.ToLower(s))
@@ -464,7 +464,7 @@ func matches(pattern, s string) bool {
 	return i == len(p)
 }
 
-// matches tells whether a machine at an address is meant. unique tells whether the
+// matches reports whether a machine at an address is meant. unique reports whether the
 // machine's serial number is its own alone: another one matches nothing.
 func (m *Match) matches(r *Registration, at netip.Addr, unique bool) bool {
 	if m.Any {

@@ -97,7 +97,7 @@ func (r *Room) load() error {
 		}
 		j, _, _, err := r.job(m)
 		if err == nil {
-			m.Job.Swarm = j.Swarm // how it is sent is no other job
+			m.Job.Swarm = j.Swarm // sent in another way, it is the same job
 		}
 		if err != nil || fmt.Sprintf("%+v", *j) != fmt.Sprintf("%+v", *m.Job) {
 			m.Job = nil

@@ -98,7 +98,7 @@ func (r *Room) view(m *machine) View {
 	}
 	j, u, disks, err := r.job(m)
 	if m.Job != nil && m.State != Registered && m.State != Held {
-		j = m.Job // what it does, whatever the rules would give it now
+		j = m.Job // what it does, even if the rules would give it another one now
 	} else if err != nil {
 		v.Problem = err.Error()
 	}
@@ -136,7 +136,7 @@ func gets(d Disk, word string, j *Job, disks []chosen) (old string) {
 	return old
 }
 
-// progress tells how far a machine is, in percent, and how many seconds are left; -1 for
+// progress returns how far a machine is, in percent, and how many seconds are left; -1 for
 // what is not known.
 func (r *Room) progress(m *machine) (percent, left int) {
 	if m.State == Done {

@@ -1,6 +1,6 @@
 // Command genloaders appends to an executable what internal/loaders reads: the
 // executable packed for rescue systems, and boot loaders out of Debian's own packages, fetched once with apt-get into a cache. `make
-// build` runs it; on a system without apt-get the program works all the same,
+// build` runs it; on a system without apt-get the program still works,
 // with the machine's own loaders only.
 package main
 

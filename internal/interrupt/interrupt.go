@@ -30,7 +30,7 @@ func (s *Signal) Error() string {
 // Is makes errors.Is(err, context.Canceled) true.
 func (s *Signal) Is(target error) bool { return target == context.Canceled }
 
-// Is tells whether err is the result of an interruption.
+// Is reports whether err is the result of an interruption.
 func Is(err error) bool { return errors.Is(err, context.Canceled) }
 
 // Context returns a context that the first SIGINT, SIGTERM, SIGHUP or SIGQUIT cancels,

@@ -26,8 +26,8 @@ type Kernel interface {
 	MountReadOnly(dev, typ, dir string, options ...string) error
 	// Unmount is umount(2).
 	Unmount(dir string) error
-	// MountRoot tells whether an open directory is the root of a mounted file system, as far as
-	// the kernel says so, and gives the number of its device, "" for a type such as btrfs
+	// MountRoot reports whether an open directory is the root of a mounted file system, as far as
+	// the kernel reports, and gives the number of its device, "" for a type such as btrfs
 	// whose numbers are not those of its disks.
 	MountRoot(dir *os.File) (root bool, number string, err error)
 	// Sync is sync(2).
@@ -35,7 +35,7 @@ type Kernel interface {
 	// Open opens the node of a device; flag is that of os.OpenFile.
 	Open(dev string, flag int) (*os.File, error)
 	// Number gives the number of an open block device, "8:0", and the kernel's sequence
-	// number of its disk, 0 where that is not known. What is no block device has "0:0".
+	// number of its disk, 0 where that is not known. What is not a block device has "0:0".
 	Number(f *os.File) (number string, seq uint64, err error)
 	// Forget, Reread and Await are those of package blockdev.
 	Forget(f *os.File) error

@@ -295,7 +295,7 @@ func Decompress(r io.Reader, name string) ([]byte, error) {
 func Firmware(module []byte) ([]string, error) { return Modinfo(module, "firmware") }
 
 // Machine is the processor that a module is for, as elf.Machine names it; ""
-// when the file is no ELF file.
+// when the file is not an ELF file.
 func Machine(module []byte) string {
 	e, err := elf.NewFile(bytes.NewReader(module))
 	if err != nil {

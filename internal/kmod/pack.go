@@ -188,7 +188,7 @@ func (x *Index) fromFrame(name string, p packed) ([]byte, error) {
 	return raw[p.off : p.off+p.size], nil
 }
 
-// Packed tells whether a module is in a pack and not in a file of its own.
+// Packed reports whether a module is in a pack and not in a file of its own.
 func (x *Index) Packed(name string) bool { _, ok := x.packed[name]; return ok }
 
 // FlushPack forgets decoded frames.
@@ -199,7 +199,7 @@ func (x *Index) FlushPack() {
 	x.recent = nil
 }
 
-// Conf is what modprobe.d(5) says that matters to a rescue system: blacklists
+// Conf is what of modprobe.d(5) matters to a rescue system: blacklists
 // and options. `install` and `remove` lines run programs, and are ignored.
 type Conf struct {
 	Blacklist map[string]bool
@@ -245,7 +245,7 @@ func (c *Conf) parse(text string) {
 	}
 }
 
-// Cmdline adds what the kernel command line says: modprobe.blacklist= and
+// Cmdline adds what the kernel command line has: modprobe.blacklist= and
 // MODULE.PARAMETER=VALUE.
 func (c *Conf) Cmdline(cmdline string) {
 	for _, w := range sysconf.ParseCmdline(cmdline).Words {

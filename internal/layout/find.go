@@ -42,7 +42,7 @@ func (l *Layout) ArrayOf(dev string) *Array {
 	return &l.Arrays[i]
 }
 
-// Shares tells how the size of an array comes from that of its members: it is
+// Shares returns how the size of an array comes from that of its members: it is
 // as large as n of them divided by copies.
 func (a *Array) Shares() (n, copies int) {
 	switch a.Level {

@@ -138,7 +138,7 @@ type Array struct {
 	Part    quantity.Size `json:"part,omitempty"` // of each member that is used; not for raid0 and linear
 	Size    quantity.Size `json:"size"`           // of the array
 	Bitmap  bool          `json:"bitmap,omitempty"`
-	// New tells of one that the old machine had not.
+	// New is set for one that the old machine lacked.
 	New bool `json:"new,omitempty"`
 }
 
@@ -192,7 +192,7 @@ var LVTypes = []string{"striped", TypeMirror, "raid0", "raid0_meta", "raid1", "r
 // TypeMirror is the old kind of mirror, which raid1 took the place of.
 const TypeMirror = "mirror"
 
-// Rigid tells of a group whose volumes can't get other sizes: LVM has RAID
+// Rigid reports a group whose volumes can't get other sizes: LVM has RAID
 // volumes or mirrors in it.
 func (g *VolumeGroup) Rigid() bool {
 	return slices.ContainsFunc(g.LVs, LogicalVolume.RAID)
@@ -209,7 +209,7 @@ type VolumeGroup struct {
 	// volumes, and thin ones that were made of others, are read-only, not active and
 	// not in fstab; not compared.
 	Snapshots []string `json:"snapshots,omitempty"`
-	// Caches are volumes that had a cache before them: they come back without
+	// Caches are volumes that had a cache before them: they are restored without
 	// it, as Config has them already; not compared.
 	Caches []string `json:"caches,omitempty"`
 	// Config is the text of vgcfgbackup(8), which vgcfgrestore(8) takes.
@@ -236,7 +236,7 @@ type LogicalVolume struct {
 	ThinPool *ThinPool `json:"thinPool,omitempty"`
 }
 
-// RAID tells of a volume of several images, the old mirrors among them.
+// RAID reports a volume of several images, the old mirrors among them.
 func (v LogicalVolume) RAID() bool { return strings.HasPrefix(v.Type, "raid") || v.Type == TypeMirror }
 
 // Segment types of thin provisioning, lvmthin(7).
@@ -264,7 +264,7 @@ type Filesystem struct {
 	// UsedInodes is how many files and directories there were; not compared.
 	UsedInodes int64   `json:"usedInodes,omitempty"`
 	Mounts     []Mount `json:"mounts"`
-	// Private tells that the root of the file system, the top level of a btrfs, is not
+	// Private is set if the root of the file system, the top level of a btrfs, is not
 	// to be seen at any path although the kernel has the file system in use: only a
 	// directory or a subvolume of it is mounted, or it is mounted below another mount,
 	// at a path that is not text, or in another namespace. What is not in Mounts is
@@ -277,7 +277,7 @@ type Filesystem struct {
 	// Excluded names the rule or reason why its files are not in the set; it
 	// is recreated, empty, when its disk is.
 	Excluded string `json:"excluded,omitempty"`
-	// New tells of one that the old machine had not: there are no files for it.
+	// New is set for one that the old machine lacked: there are no files for it.
 	New bool `json:"new,omitempty"`
 	fstype.Geometry
 	// Others are the devices of a btrfs beside Device.
@@ -358,7 +358,7 @@ func (s *Filesystem) Parts() []Mount {
 	return out
 }
 
-// InUse tells whether the kernel has the file system mounted, wherever that is.
+// InUse reports whether the kernel has the file system mounted, wherever that is.
 func (s *Filesystem) InUse() bool { return len(s.Mounts) > 0 || s.Private }
 
 // ExactLabel is the label, byte for byte.
@@ -370,7 +370,7 @@ func (s *Filesystem) ExactLabel() string {
 }
 
 // Inner gives the subvolumes whose files are those of a part: they lie in its
-// subvolume, and are no parts themselves. Paths are from the part.
+// subvolume, and are not parts themselves. Paths are from the part.
 func (s *Filesystem) Inner(part Mount) []string {
 	var out []string
 	for _, v := range s.Subvolumes {
@@ -424,7 +424,7 @@ type Image struct {
 	File string `json:"file,omitempty"`
 	// Excluded names the rule by which there is no image of it in the set.
 	Excluded string `json:"excluded,omitempty"`
-	// Blank tells that nothing was found on it: its first and last MiB and samples in
+	// Blank is set if nothing was found on it: its first and last MiB and samples in
 	// between are zero bytes. It may be left out; not compared.
 	Blank bool `json:"blank,omitempty"`
 }

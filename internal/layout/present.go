@@ -8,10 +8,10 @@ import (
 // Present is a disk of the machine to be restored.
 type Present struct {
 	Disk
-	// Busy says why nothing may be written to it: "it holds the backup set",
+	// Busy is why nothing may be written to it: "it holds the backup set",
 	// "/dev/sda1 is mounted on /mnt".
 	Busy string
-	// Holds says in a word what is on it now, for people.
+	// Holds is what is on it now, in a word, for people.
 	Holds string
 	// Place is where it is now; the zero value where that is not known.
 	Place Place
@@ -65,7 +65,7 @@ func Identify(have []Present) []Present {
 	return out
 }
 
-// Is tells whether the disk is confirmed by one of the words.
+// Is reports whether the disk is confirmed by one of the words.
 func (p Present) Is(said ...string) bool {
 	return slices.ContainsFunc(said, func(s string) bool { return slices.Contains(p.Words, s) })
 }

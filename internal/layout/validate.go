@@ -33,7 +33,7 @@ func (f *faults) add(where, format string, args ...any) {
 // define notes a device that stands at where.
 func (f *faults) define(dev, where string) {
 	if !validDevice(dev) {
-		f.add(where, "%q is no device name", dev)
+		f.add(where, "%q is not a device name", dev)
 	}
 	if first, ok := f.devs[dev]; ok {
 		f.add(where, "device %q is defined a second time, first at %s", dev, first)
@@ -92,7 +92,7 @@ func (l *Layout) Validate() error {
 
 // validateStacks checks what makes devices of others.
 func (l *Layout) validateStacks(f *faults) {
-	// LUKS may lie on LVM, and LVM on LUKS: all names first.
+	// LUKS may be on LVM, and LVM on LUKS: all names first.
 	for i := range l.Arrays {
 		f.define(l.Arrays[i].Name, fmt.Sprintf("arrays[%d]", i))
 	}
@@ -158,11 +158,11 @@ func validDevice(d string) bool {
 	return deviceRE().MatchString(d) && !strings.Contains("/"+d+"/", "/./") && !strings.Contains("/"+d+"/", "/../") && !strings.HasPrefix(d, "-") && !strings.Contains(d, "/-")
 }
 
-// CleanPath tells whether a path can be a mount point of a layout: absolute, without
+// CleanPath reports whether a path can be a mount point of a layout: absolute, without
 // "." and "..", doubled or trailing slashes, and text.
 func CleanPath(p string) bool { return path.IsAbs(p) && path.Clean(p) == p && Text(p) }
 
-// Text tells whether s is UTF-8 without control characters and line separators: what
+// Text reports whether s is UTF-8 without control characters and line separators: what
 // can be shown on a terminal and stand in one line.
 func Text(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' })
@@ -171,7 +171,7 @@ func Text(s string) bool {
 // lines are the fields that hold whole files; they may have line ends and tabs.
 var lines = []string{"fstab", "config"}
 
-// texts adds a fault for every string, in whatever field, that is not Text.
+// texts adds a fault for every string, in any field, that is not Text.
 func texts(f *faults, where string, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Pointer:
@@ -216,7 +216,7 @@ func (d *Disk) validate(f *faults, where string, define func(dev, where string))
 		v    int64
 	}{{"logicalSector", int64(d.LogicalSector)}, {"physicalSector", int64(d.PhysicalSector)}} {
 		if s.v < 512 || s.v > 65536 || s.v&(s.v-1) != 0 {
-			f.add(where, "%s %d is no power of two from 512 to 65536", s.name, s.v)
+			f.add(where, "%s %d is not a power of two from 512 to 65536", s.name, s.v)
 			return
 		}
 	}
@@ -258,13 +258,13 @@ func (t *Table) validate(f *faults, where string, d *Disk, define func(dev, wher
 	}
 }
 
-// Extended tells whether p is the container of logical partitions.
+// Extended reports whether p is the container of logical partitions.
 func (p *Partition) Extended() bool {
 	n, err := strconv.ParseUint(p.Type, 0, 8)
 	return err == nil && (n == 0x05 || n == 0x0f || n == 0x85)
 }
 
-// Logical tells whether p is in an extended partition.
+// Logical reports whether p is in an extended partition.
 func (p *Partition) Logical() bool { return p.EBR > 0 }
 
 func (p *Partition) inside(q *Partition) bool {
@@ -277,10 +277,10 @@ func (p *Partition) overlaps(q *Partition) bool {
 
 func (p *Partition) validate(f *faults, where string, d *Disk) {
 	if p.Start < d.LogicalSector || p.Size <= 0 || p.Start+p.Size > d.Size {
-		f.add(where, "bytes %d to %d do not lie on a disk of %d", p.Start, p.Start+p.Size, d.Size)
+		f.add(where, "bytes %d to %d are not on a disk of %d", p.Start, p.Start+p.Size, d.Size)
 	}
 	if p.Start%d.LogicalSector != 0 || p.Size%d.LogicalSector != 0 {
-		f.add(where, "start or size is no whole number of sectors")
+		f.add(where, "start or size is not a whole number of sectors")
 	}
 	if m := p.InMBR; m != nil {
 		if typ, err := strconv.ParseUint(m.Type, 0, 8); err != nil || typ == 0 || d.Table.Label != GPT || m.Slot < 0 || m.Slot > 3 {
@@ -299,7 +299,7 @@ func (p *Partition) validateEntry(f *faults, where string, t *Table) {
 			f.add(where, "number %d; want 1 to %d", p.Number, n)
 		}
 		if !uuidRE().MatchString(p.Type) || !uuidRE().MatchString(p.GUID) {
-			f.add(where, "type %q or GUID %q is no GUID", p.Type, p.GUID)
+			f.add(where, "type %q or GUID %q is not a GUID", p.Type, p.GUID)
 		}
 	case MBR:
 		if n, err := strconv.ParseUint(p.Type, 0, 8); err != nil || n == 0 {
@@ -345,7 +345,7 @@ func (a *Array) validate(f *faults, where string) {
 	}
 }
 
-// grounded tells whether following devices down always ends.
+// grounded reports whether following devices down always ends.
 func (l *Layout) grounded() bool {
 	var ok func(dev string, deep int) bool
 	ok = func(dev string, deep int) bool {

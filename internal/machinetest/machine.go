@@ -473,7 +473,7 @@ func (m *Machine) Await(_ context.Context, dev string, size quantity.Size) error
 	return nil
 }
 
-// Ioctl implements kernel.Kernel: it does nothing, and says so in the log.
+// Ioctl implements kernel.Kernel: it only adds to the log.
 func (m *Machine) Ioctl(f *os.File, req uintptr, _ []byte) error {
 	return m.Note("ioctl %#x %s", req, m.inside(f.Name()))
 }

@@ -116,7 +116,7 @@ func (p *Plan) identities() []Identity {
 	return out
 }
 
-// overwrites tells whether the plan destroys something that is there: its device, or all
+// overwrites reports whether the plan destroys something that is there: its device, or all
 // disks that it is on.
 func (p *Plan) overwrites(i Identity) bool {
 	gone := map[string]bool{}

@@ -19,7 +19,7 @@ const align = quantity.MiB
 // wish's sizes. A disk of about the old size (up to a twentieth larger) on
 // which nothing is wished keeps its table to the byte. On any other, file
 // systems and what carries them shrink or grow: each gets the least it needs,
-// and of what is left as much as it had free in proportion, so that the old
+// and of the rest as much as it had free in proportion, so that the old
 // size gives the old layout. EFI, boot and BIOS boot partitions keep their
 // size, as does swap unless it is in the way of a fit; unpartitioned space and
 // free extents count as something that may shrink to nothing.
@@ -115,7 +115,7 @@ type fitter struct {
 	wish      Wish
 	size      map[string]quantity.Size // of the disks there
 	swapShare int64
-	// asWas has disks that are larger keep their table: what was there fits, whatever it
+	// asWas has disks that are larger keep their table: what was there fits, even if it
 	// is reckoned to need.
 	asWas   bool
 	pv      map[string]quantity.Size // least size of physical volumes
@@ -181,7 +181,7 @@ func (f *fitter) exactly() error {
 	return nil
 }
 
-// crypts sizes the inside of LUKS devices by what they lie on.
+// crypts sizes the inside of LUKS devices by what they are on.
 func (f *fitter) crypts() {
 	for i := range f.l.Crypts {
 		c := &f.l.Crypts[i]
@@ -192,7 +192,7 @@ func (f *fitter) crypts() {
 	}
 }
 
-// wished tells whether the size of anything on a disk is wished for.
+// wished reports whether the size of anything on a disk is wished for.
 func (f *fitter) wished(disk string) bool {
 	for at := range f.wish.Sizes {
 		dev := at

@@ -103,7 +103,7 @@ func inPlacingOrder(g *layout.VolumeGroup) []*layout.LogicalVolume {
 func (f *fitter) volume(vg *lvmtext.Section, g *layout.VolumeGroup, v *layout.LogicalVolume, want quantity.Size, free *[]extents) error {
 	lv := vg.Get("logical_volumes", v.Name)
 	if lv == nil {
-		return errors.New("the group's metadata has it not")
+		return errors.New("the group's metadata lacks it")
 	}
 	if v.RAID() {
 		r := raidVolume(vg.Get("logical_volumes"), *v)
@@ -163,7 +163,7 @@ func (f *fitter) physical(vg *lvmtext.Section, g *layout.VolumeGroup, p layout.P
 		start, ok := s.Int("pe_start")
 		size := g.ExtentSize / 512
 		if !ok || size <= 0 {
-			return extents{}, fmt.Errorf("its metadata says nothing of where extents begin on %s", p.Device)
+			return extents{}, fmt.Errorf("its metadata lacks the place where extents begin on %s", p.Device)
 		}
 		n := (int64(p.Size)/512 - start) / int64(size)
 		if n <= 0 {

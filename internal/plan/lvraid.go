@@ -42,7 +42,7 @@ func raidVolume(lvs *lvmtext.Section, v layout.LogicalVolume) *lvRAID {
 		if mirror { // names, and where they begin
 			image, meta = list[i], nil
 		}
-		name, _ := image.(string) // no name is no volume
+		name, _ := image.(string) // without a name there is no volume
 		s := unstriped(lvs, name)
 		if s == nil {
 			return nil
@@ -153,7 +153,7 @@ func linear(lv *lvmtext.Section, n int64, e *extents) {
 	lv.Set("segment_count", int64(1))
 }
 
-// raids reads the RAID volumes of a group, by name; rigid tells that one of them
+// raids reads the RAID volumes of a group, by name; rigid is set if one of them
 // keeps its size, and with it the group.
 func (f *fitter) raids(g *layout.VolumeGroup) (found map[string]*lvRAID, rigid bool) {
 	if !g.Rigid() {

@@ -115,7 +115,7 @@ func (m *mapper) sameWWN(d *layout.Disk) ([]layout.Present, error) {
 	return m.pick(func(p layout.Present) bool { return p.WWN == d.WWN && p.Is(d.WWN) }), nil
 }
 
-// several tells whether more than one of the old machine's disks are meant.
+// several reports whether more than one of the old machine's disks are meant.
 func (m *mapper) several(same func(layout.Disk) bool) bool {
 	n := 0
 	for _, x := range m.want.Disks {
@@ -134,7 +134,7 @@ func (m *mapper) sameSerial(d *layout.Disk) ([]layout.Present, error) {
 }
 
 // sameModel counts only if neither side has two of them, and neither has a
-// serial number that says otherwise.
+// serial number that contradicts.
 func (m *mapper) sameModel(d *layout.Disk) ([]layout.Present, error) {
 	same := func(x layout.Disk) bool { return x.Model != "" && x.Model == d.Model && x.Size == d.Size }
 	if m.several(same) || !same(*d) || d.Serial != "" {
@@ -162,7 +162,7 @@ func (m *mapper) confirmed(d *layout.Disk) ([]layout.Present, error) {
 	return out, nil
 }
 
-// allConfirmed maps what is left when just as many disks were confirmed: the
+// allConfirmed maps the rest when just as many disks were confirmed: the
 // largest gets the largest, and among equals the first one goes to the disk that was
 // confirmed first, for a BIOS starts one of them, and the kernel's names change.
 // Where that does not fit, the one that needs most gets the largest. All of them
@@ -224,7 +224,7 @@ func (m *mapper) take(d *layout.Disk, p layout.Present) error {
 	return nil
 }
 
-// tooSmall says what d needs, part by part.
+// tooSmall returns what d needs, part by part.
 func (m *mapper) tooSmall(d *layout.Disk, p layout.Present) error {
 	if m.wish.Keep {
 		return refuse("the target is too small\n  %-24s %s\n  %-24s %s", "needed for "+d.Name, Need(d), "there on /dev/"+p.Name, p.Size)

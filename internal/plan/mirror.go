@@ -160,7 +160,7 @@ func raidType(label string) string {
 	return gptTypes["0xfd"]
 }
 
-// carries tells whether the layout has something on a device.
+// carries reports whether the layout has something on a device.
 func carries(l *layout.Layout, dev string) bool {
 	return contentType(l, dev) != ""
 }
@@ -287,7 +287,7 @@ func Unmirror(want *layout.Layout) (*layout.Layout, error) {
 }
 
 // spareESP leaves out images of EFI partitions on disks that nothing else needs:
-// they were there for the day when the other disk was gone.
+// they were there for the day when the other disk fails.
 func spareESP(l *layout.Layout) {
 	for i := range l.Images {
 		m := &l.Images[i]

@@ -20,7 +20,7 @@ type item struct {
 	got      quantity.Size
 }
 
-// item says what a device needs; nil for one that carries nothing known, which
+// item returns what a device needs; nil for one that carries nothing known, which
 // keeps its size.
 func (f *fitter) item(dev string, size quantity.Size) *item {
 	it := &item{dev: dev, old: size, min: size, fixed: true, what: "-"}
@@ -58,7 +58,7 @@ func (f *fitter) item(dev string, size quantity.Size) *item {
 	return it
 }
 
-// filesystem says what the device of a file system needs.
+// filesystem returns what the device of a file system needs.
 func (f *fitter) filesystem(it *item, fs *layout.Filesystem) {
 	it.what = fs.Type
 	for _, m := range fs.Mounts {
@@ -77,7 +77,7 @@ func (f *fitter) filesystem(it *item, fs *layout.Filesystem) {
 	}
 }
 
-// stacked says what a device needs for what is on an array, in LUKS or on LVM.
+// stacked returns what a device needs for what is on an array, in LUKS or on LVM.
 func (f *fitter) stacked(it *item) {
 	dev, size := it.dev, it.old
 	if a := f.l.ArrayOf(dev); a != nil {
@@ -133,7 +133,7 @@ func (f *fitter) groupOn(dev string) *layout.VolumeGroup {
 	return nil
 }
 
-// stays tells of a file system whose size has its reasons.
+// stays reports a file system whose size has its reasons.
 func stays(fs *layout.Filesystem) bool {
 	return slices.ContainsFunc(fs.Mounts, func(m layout.Mount) bool { return m.Path == "/boot" || m.Path == "/boot/efi" || m.Path == "/efi" })
 }

@@ -154,7 +154,7 @@ func (p *Plan) partsOf(disks []layout.Present, then string) {
 // bytes, and is on disks; start is where it begins if it is a partition, 0 if not. Nothing
 // else is touched.
 func OnlyImage(was *layout.Layout, w Wish, dev string, size, start quantity.Size, disks []layout.Present) (*Plan, error) {
-	want, err := Convert(was, w.Types) // refuses types of what an image has not
+	want, err := Convert(was, w.Types) // refuses types of what an image lacks
 	if err != nil {
 		return nil, err
 	}

@@ -41,7 +41,7 @@ type Wish struct {
 	Firmware string
 	// NewLUKS recreates LUKS devices even where the set has their headers.
 	NewLUKS bool
-	// Keep has every partition and volume keep its size, whatever the disks.
+	// Keep has every partition and volume keep its size, on disks of any size.
 	Keep bool
 	// Confirmed are serial numbers, WWNs or paths of slots of disks that may be
 	// overwritten; see Identify.
@@ -59,7 +59,7 @@ type Disk struct {
 	Words []string     `json:"-"`
 }
 
-// Word is what a person types to confirm the disk, "" when nothing tells it from others.
+// Word is what a person types to confirm the disk, "" when nothing distinguishes it from others.
 func (d Disk) Word() string {
 	if len(d.Words) == 0 {
 		return ""
@@ -67,11 +67,11 @@ func (d Disk) Word() string {
 	return d.Words[0]
 }
 
-// Ask says for a prompt what Word is: "its serial number (X)".
+// Ask is the text of a prompt for Word: "its serial number (X)".
 func (d Disk) Ask() string {
 	switch w := d.Word(); w {
 	case "":
-		return "what nothing tells: it cannot be confirmed"
+		return "nothing that identifies it: it cannot be confirmed"
 	case d.New.Serial:
 		return "its serial number (" + w + ")"
 	case d.New.WWN:
@@ -81,7 +81,7 @@ func (d Disk) Ask() string {
 	}
 }
 
-// Is tells whether the disk is confirmed by one of the words.
+// Is reports whether the disk is confirmed by one of the words.
 func (d Disk) Is(said ...string) bool { return layout.Present{Words: d.Words}.Is(said...) }
 
 // Plan is what restore will do.
@@ -208,7 +208,7 @@ func newPlan(want *layout.Layout, m Mapping, r raw) (*Plan, error) {
 	return p, nil
 }
 
-// Copied tells whether the file system on a device of the layout is copied block by
+// Copied reports whether the file system on a device of the layout is copied block by
 // block, and has its files by that.
 func (p *Plan) Copied(dev string) bool { return p.raw.blocks[dev] != "" }
 
@@ -330,7 +330,7 @@ func (p *Plan) disk(d *layout.Disk, t layout.Present) error {
 	return nil
 }
 
-// fits tells whether boot code leaves a table and its partitions alone.
+// fits reports whether boot code leaves a table and its partitions alone.
 func (b *BootCode) fits(t *layout.Table, sector quantity.Size) error {
 	if len(b.Sector) > 440 {
 		return fmt.Errorf("it has %d bytes, and there is room for 440", len(b.Sector))
@@ -519,7 +519,7 @@ func (p *Plan) Check(confirmed []string) error {
 	for _, d := range p.Disks {
 		switch {
 		case d.Word() == "":
-			errs = append(errs, refuse("%s cannot be confirmed: nothing tells it from the other disks", d.New.Target()))
+			errs = append(errs, refuse("%s cannot be confirmed: nothing distinguishes it from the other disks", d.New.Target()))
 		case !d.Is(confirmed...):
 			errs = append(errs, refuse("%s is not among the disks that were confirmed (it is confirmed by %s)", d.New.Target(), strings.Join(d.Words, " or ")))
 		}

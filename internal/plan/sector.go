@@ -8,7 +8,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// checkSector tells why what is on a disk can't go to one with other sectors,
+// checkSector returns why what is on a disk can't go to one with other sectors,
 // 512 bytes or 4 KiB (4Kn); nil when it can, with the changes of toSector.
 func checkSector(l *layout.Layout, d *layout.Disk, p layout.Present) error {
 	no := func(format string, args ...any) error {

@@ -24,7 +24,7 @@ type Head struct {
 	Kind   string `json:"kind"`
 	Device string `json:"device"`
 	Text   string `json:"text"` // String
-	// Destroys tells that data on Device is lost.
+	// Destroys is set if data on Device is lost.
 	Destroys bool `json:"destroys,omitempty"`
 }
 
@@ -260,7 +260,7 @@ type PutImage struct {
 	// Start is where a partition begins on its disk, bytes: some file systems have it in
 	// them.
 	Start quantity.Size
-	// How says what is copied from another device, "the used blocks"; "" for an image of a
+	// How is what is copied from another device, "the used blocks"; "" for an image of a
 	// set.
 	How string
 	// UUID is what the copied file system gets; "" for that of the source.

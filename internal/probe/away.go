@@ -8,7 +8,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
-// awayError says why a disk is not this machine's own. It isn't opened: a path that
+// awayError is the reason why a disk is not this machine's own. It isn't opened: a path that
 // is not the active one may answer with errors, or make a SAN switch over.
 type awayError string
 
@@ -18,7 +18,7 @@ func (e awayError) Error() string { return "it is left alone: " + string(e) }
 // software and of adapters: .../host3/session1/target3:0:0/...
 var iscsi = lazyregexp.New(`/session\d+/`)
 
-// away tells what is not the machine's own about a disk: that it is on another
+// away returns what is not the machine's own about a disk: that it is on another
 // machine, or is one of several paths to a disk. "" means that nothing is.
 func (m Machine) away(disk string) string {
 	sys := "/sys/block/" + sysName(disk) + "/"

@@ -46,7 +46,7 @@ func (m Machine) btrfs(l *layout.Layout, dev string, i *superblock.Info, mounts 
 			continue
 		}
 		at = mi.Path
-		// A directory that is bound elsewhere is no mount of its own.
+		// A directory that is bound elsewhere is not a mount of its own.
 		if mi.Root == mi.Subvolume {
 			f.Mounts = append(f.Mounts, layout.Mount{Path: mi.Path, Options: mi.Options, Subvolume: strings.TrimPrefix(mi.Subvolume, "/")})
 		}
@@ -124,7 +124,7 @@ func (m Machine) subvolumes(l *layout.Layout, f *layout.Filesystem, at string) e
 	return nil
 }
 
-// snapshots tells which subvolumes may be left out: made of another one, read-only, not
+// snapshots returns which subvolumes may be left out: made of another one, read-only, not
 // mounted, not the default one, not in fstab, and not received. What can be written to
 // has content of its own, as containers have that began as a snapshot; what came from
 // btrfs-receive(8) is another machine's backup. One that holds a subvolume that is saved
@@ -146,7 +146,7 @@ func snapshots(list []btrfs.Subvolume, def uint64, mounts []layout.Mount, referr
 	return left
 }
 
-// filesBeside tells whether a directory of the top level has anything but subvolumes and
+// filesBeside reports whether a directory of the top level has anything but subvolumes and
 // directories that lead to them.
 func filesBeside(top *os.File, dir string, list []btrfs.Subvolume) bool {
 	entries, err := os.ReadDir(filepath.Join(fmt.Sprintf("/proc/self/fd/%d", top.Fd()), dir))

@@ -13,7 +13,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
-// Busy says why nothing may be written to a disk: something of it is mounted,
+// Busy returns why nothing may be written to a disk: something of it is mounted,
 // swapped to, or held by LVM, MD or another device. "" means it is free.
 func (m Machine) Busy(disk string) string {
 	mounts, err := m.Mounts()
@@ -61,7 +61,7 @@ func (m Machine) Busy(disk string) string {
 	return ""
 }
 
-// InUse says why nothing may be written to a device: it is mounted, swapped to,
+// InUse returns why nothing may be written to a device: it is mounted, swapped to,
 // or held by LVM, MD, LUKS or a btrfs. "" means it is free.
 func (m Machine) InUse(dev string) string {
 	mounts, err := m.Mounts()
@@ -88,10 +88,10 @@ func (m Machine) InUse(dev string) string {
 	return ""
 }
 
-// Name is our name of a device, whatever link to it is given, without /dev/.
+// Name is our name of a device, given by any link to it, without /dev/.
 func (m Machine) Name(dev string) string { return m.resolve("/dev/" + dev) }
 
-// There tells whether the kernel has a device.
+// There reports whether the kernel has a device.
 func (m Machine) There(dev string) bool {
 	_, err := os.Stat(m.path("/sys/class/block/" + m.kernelName(dev)))
 	return err == nil
@@ -233,7 +233,7 @@ func (m Machine) Present(keep map[string]string) ([]layout.Present, error) {
 	return layout.Identify(out), nil
 }
 
-// Place tells where a disk or other device is now.
+// Place returns where a disk or other device is now.
 func (m Machine) Place(dev string) layout.Place {
 	name := m.kernelName(dev)
 	sys := "/sys/class/block/" + name + "/"
@@ -245,7 +245,7 @@ func (m Machine) Place(dev string) layout.Place {
 	return p
 }
 
-// holds says what is on a disk in a few words.
+// holds returns what is on a disk in a few words.
 func (m Machine) holds(d *layout.Disk) string {
 	name := func(dev string) string {
 		i, err := m.superblockOf(dev, 1<<62)

@@ -8,7 +8,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
 
-// crypts lists the LUKS devices that are open, by what device-mapper says.
+// crypts lists the LUKS devices that are open, by what device-mapper reports.
 func (m Machine) crypts(l *layout.Layout) error {
 	all, err := filepath.Glob(m.path("/sys/block/dm-*"))
 	if err != nil {

@@ -171,7 +171,7 @@ func attr(row map[string]string, i int) byte {
 func number(s string) quantity.Size {
 	v, err := strconv.ParseInt(s, 10, 64)
 	if err != nil {
-		return -1 // Validate says where
+		return -1 // Validate reports where
 	}
 	return quantity.Size(v)
 }

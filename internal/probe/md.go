@@ -15,7 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
-// arrays reads the running software RAID arrays: what the kernel says of them,
+// arrays reads the running software RAID arrays: what the kernel reports of them,
 // and the superblock of one member for the rest.
 func (m Machine) arrays(l *layout.Layout) error {
 	dirs, err := filepath.Glob(m.path("/sys/block/md*/md"))
@@ -94,7 +94,7 @@ func (m Machine) arrays(l *layout.Layout) error {
 	return nil
 }
 
-// sizeOf is a device's size as the kernel says.
+// sizeOf is a device's size as the kernel reports it.
 func (m Machine) sizeOf(dev string) quantity.Size {
 	n, err := strconv.ParseInt(m.read("/sys/class/block/"+strings.ReplaceAll(dev, "/", "!")+"/size"), 10, 64)
 	if err != nil {
@@ -103,7 +103,7 @@ func (m Machine) sizeOf(dev string) quantity.Size {
 	return quantity.Size(n * 512)
 }
 
-// member tells whether a superblock is that of a member of a known array, and
+// member reports whether a superblock is that of a member of a known array, and
 // reports it when not. Members of running arrays that can't be recorded were
 // told of with them.
 func (m Machine) member(l *layout.Layout, dev string, i *superblock.Info) {

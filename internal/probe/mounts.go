@@ -25,7 +25,7 @@ type MountInfo struct {
 	// SuperReadOnly is set when the file system as a whole is in use for reading only,
 	// not just this mount.
 	SuperReadOnly bool
-	// Hidden tells that its path leads elsewhere: another mount is over it, or over a
+	// Hidden is set if its path leads elsewhere: another mount is over it, or over a
 	// directory above it.
 	Hidden bool
 	// Subvolume and FSID are those of a mounted btrfs: "/@", and its UUID.
@@ -85,7 +85,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 	return out, nil
 }
 
-// visible tells of each mount whether its path leads to it: of several over each other
+// visible returns for each mount whether its path leads to it: of several over each other
 // the last one counts, and what is mounted below a directory that another mount covers
 // is not to be seen.
 func visible(all []sysconf.Mount) []bool {
@@ -164,7 +164,7 @@ var notStorage = []string{"autofs", "bdev", "binder", "binfmt_misc", "bpf", "cgr
 	"fusectl", "fuse.gvfsd-fuse", "fuse.lxcfs", "fuse.portal", "functionfs", "hugetlbfs", "mqueue", "nfsd", "nsfs", "overlay", "pipefs", "proc", "pstore", "ramfs", "resctrl", "rootfs",
 	"rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sockfs", "sysfs", "tmpfs", "tracefs", "xenfs"}
 
-// elsewhereIs tells whose files a file system without a device shows; "" for one that
+// elsewhereIs returns whose files a file system without a device shows; "" for one that
 // may be storage of this machine.
 func elsewhereIs(typ string) string {
 	switch {

@@ -174,7 +174,7 @@ func isRoot(root *os.File, dev, typ string) error {
 	return nil
 }
 
-// superblockInUse tells whether the kernel has a file system in use, wherever it is
+// superblockInUse reports whether the kernel has a file system in use, wherever it is
 // mounted: ext4, XFS, f2fs and btrfs show that in sysfs.
 func (m Machine) superblockInUse(typ, dev string) bool {
 	if typ == fstype.TypeBtrfs {

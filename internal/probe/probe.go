@@ -58,7 +58,7 @@ func (m Machine) inSystem(p string) string {
 	return filepath.Join(m.System, ".mkcdrec-no-such-file")
 }
 
-// exists tells whether the system has a file.
+// exists reports whether the system has a file.
 func (m Machine) exists(p string) bool {
 	if m.System == "" {
 		_, err := os.Stat(m.path(p))
@@ -105,7 +105,7 @@ func (m Machine) cmdline() string {
 	if m.System != "" {
 		return ""
 	}
-	line, _ := sysconf.RunningCmdline(m.Root) // "" where there is none
+	line, _ := sysconf.RunningCmdline(m.Root) // "" without one
 	return line
 }
 
@@ -118,7 +118,7 @@ func (m Machine) read(p string) string {
 	return strings.TrimSpace(string(b))
 }
 
-// notDisks are block devices that are no storage of their own.
+// notDisks are block devices without storage of their own.
 var notDisks = []string{"loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd", "mtdblock", "bcache", "drbd", "rbd", "zd"}
 
 // Read reads everything. What is there and can't be recorded is in the
@@ -175,7 +175,7 @@ func (m Machine) Disks() ([]layout.Disk, error) {
 	return disks, err
 }
 
-// noteError says what is odd about a disk that is used all the same.
+// noteError is what is odd about a disk that is used anyway.
 type noteError string
 
 func (e noteError) Error() string { return string(e) }
@@ -336,7 +336,7 @@ func (m Machine) serial(sys string) string {
 }
 
 // wwn takes world-wide names only: a name made of vendor, model and serial
-// says nothing that those don't.
+// adds nothing to those.
 func (m Machine) wwn(sys string) string {
 	for _, p := range []string{"wwid", "device/wwid"} {
 		s := strings.ToLower(m.read(sys + p))
@@ -530,8 +530,8 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 	l.Images = append(l.Images, layout.Image{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: size, Blank: i.Type == "" && m.blank(dev, 0, size)})
 }
 
-// elsewhere takes away what is on devices that are no part of the layout:
-// loop devices, multipath, remote disks; and tells of it.
+// elsewhere takes away what is on devices that are not part of the layout:
+// loop devices, multipath, remote disks; and reports it.
 func elsewhere(l *layout.Layout) {
 	known := map[string]bool{}
 	for _, d := range l.Disks {
@@ -572,7 +572,7 @@ func elsewhere(l *layout.Layout) {
 	}
 	gone := func(what, name string, devs []string) {
 		on := slices.DeleteFunc(slices.Clone(devs), func(d string) bool { return known[d] })
-		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf("%s on %s, which is no disk of this machine", what, strings.Join(on, ", "))})
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf("%s on %s, which is not a disk of this machine", what, strings.Join(on, ", "))})
 	}
 	l.Arrays = slices.DeleteFunc(l.Arrays, func(a layout.Array) bool {
 		if !known[a.Name] {

@@ -71,7 +71,7 @@ func (m Machine) references(l *layout.Layout) []reference {
 	return out
 }
 
-// referred gives a function that tells whether a device is mounted, swapped to, or named
+// referred gives a function that reports whether a device is mounted, swapped to, or named
 // by its path, or by a link to it, in a file of the system.
 func (m Machine) referred(l *layout.Layout) func(dev string) bool {
 	used := map[string]bool{}
@@ -121,7 +121,7 @@ func (p present) add(uuid, label string) {
 	p["LABEL="+label] = true
 }
 
-// has tells whether a reference by UUID or label leads to a device. dracut takes the
+// has reports whether a reference by UUID or label leads to a device. dracut takes the
 // beginning of a UUID of LUKS.
 func (p present) has(r sysconf.Ref) bool {
 	switch r.Kind {
@@ -139,7 +139,7 @@ func (p present) has(r sysconf.Ref) bool {
 }
 
 // udev adds what udev has found: on loop devices, on disks of a SAN, on everything that
-// is no part of the layout.
+// is not part of the layout.
 func (p present) udev(m Machine, skip func(dev string) bool) {
 	for _, dir := range []string{"by-uuid", "by-label"} {
 		all, err := filepath.Glob(m.path("/dev/disk/" + dir + "/*"))

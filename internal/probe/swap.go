@@ -28,7 +28,7 @@ func (m Machine) swaps() []string {
 // swapsOn lists what is swapped to, by the kernel's word for what it is; proc(5).
 func (m Machine) swapsOn(kind string) []string {
 	var out []string
-	areas, _ := sysconf.SwapAreas(m.Root) // without the file there are none
+	areas, _ := sysconf.SwapAreas(m.Root) // a missing file means no areas
 	for _, a := range areas {
 		if a.Kind == kind {
 			out = append(out, a.Path)

@@ -19,7 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
-// errTable says that a disk can be read, and that its partition table is damaged, of an
+// errTable means that a disk can be read, and that its partition table is damaged, of an
 // unknown kind, or not the one that the kernel uses.
 var errTable = errors.New("damaged partition table")
 
@@ -34,7 +34,7 @@ type kernelPartition struct {
 func sysName(dev string) string { return strings.ReplaceAll(dev, "/", "!") }
 
 // kernelPartitions lists what the kernel found on a disk, by number. It is what can be
-// opened and mounted, whatever a table says.
+// opened and mounted, even if a table differs.
 func (m Machine) kernelPartitions(disk string) ([]kernelPartition, error) {
 	name := sysName(disk)
 	entries, err := os.ReadDir(m.path("/sys/block/" + name))
@@ -119,7 +119,7 @@ func onDisk(f *os.File, d *layout.Disk) (*layout.Table, error) {
 	return mbrTable(d, t), nil
 }
 
-// asKernel gives a table the partitions that the kernel has, and tells what differs.
+// asKernel gives a table the partitions that the kernel has, and returns what differs.
 func asKernel(d *layout.Disk, t *layout.Table, kernel []kernelPartition) (notes []string) {
 	var out []layout.Partition
 	for _, k := range kernel {
@@ -182,7 +182,7 @@ const samples, sampleSize = 1024, 4096
 // behind it, at most.
 const tableRoom = quantity.MiB
 
-// blank tells whether nothing but zero bytes is found at both ends of a part of a
+// blank reports whether nothing but zero bytes is found at both ends of a part of a
 // device, from a byte on to another, and in samples over all of it.
 func (m Machine) blank(dev string, from, end quantity.Size) bool {
 	f, err := os.Open(m.path("/dev/" + dev))
@@ -212,7 +212,7 @@ func (m Machine) blank(dev string, from, end quantity.Size) bool {
 	return true
 }
 
-// usb tells whether a disk is connected by USB or FireWire: it can be unplugged although
+// usb reports whether a disk is connected by USB or FireWire: it can be unplugged although
 // the kernel does not call it removable.
 func (m Machine) usb(disk string) bool {
 	real, err := filepath.EvalSymlinks(m.path("/sys/block/" + sysName(disk)))

@@ -100,13 +100,13 @@ func TestHonest(t *testing.T) {
 		want  string
 	}{
 		{"honest", size, false, ""},
-		{"one sector less", size - 512, false, "/dev/x did not keep what was written at byte 9433600 of 9437696: the disk is broken, or smaller than it says"},
+		{"one sector less", size - 512, false, "/dev/x did not keep what was written at byte 9433600 of 9437696: the disk is broken, or smaller than it reports"},
 		{"half of it", size / 2, false, "/dev/x did not keep what was written at byte 8388608 "},
 		{"goes round at 4 MiB", 4 << 20, true, "/dev/x did not keep what was written at byte 0 "},
 		{"goes round at 1 MiB", 1 << 20, true, "/dev/x did not keep what was written at byte 0 "},
 	} {
 		l := &liar{cache: make([]byte, size), has: make([]byte, c.has), round: c.round}
-		err := honest(l, "/dev/x", size, l.forget)
+		err := checkCapacity(l, "/dev/x", size, l.forget)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.HasPrefix(err.Error(), c.want)) {
 			t.Errorf("%s: %v; want %q", c.name, err, c.want)
 		}
@@ -115,7 +115,7 @@ func TestHonest(t *testing.T) {
 		}
 	}
 	l := &liar{cache: make([]byte, size), has: make([]byte, size)}
-	if err := honest(l, "/dev/x", size, func() error { return os.ErrClosed }); !errors.Is(err, os.ErrClosed) {
+	if err := checkCapacity(l, "/dev/x", size, func() error { return os.ErrClosed }); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("%v", err)
 	}
 }

@@ -48,7 +48,7 @@ type device interface {
 	io.WriterAt
 }
 
-// setHidden tells a FAT or NTFS where its partition begins now, in its boot
+// setHidden writes into a FAT or NTFS where its partition begins now, in its boot
 // sector and the copy of it: Windows starts by that.
 func setHidden(f device, typ string, start quantity.Size) error {
 	t := fstype.Of(typ)

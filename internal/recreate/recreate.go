@@ -42,10 +42,10 @@ type Recreator struct {
 	Machine probe.Machine
 	// Keys open LUKS devices, by their names.
 	Keys map[string]Key
-	// Sparse tells that disks are sparse files in memory: nothing that is zero bytes
+	// Sparse is set if disks are sparse files in memory: nothing that is zero bytes
 	// is written.
 	Sparse bool
-	// Loops tells that Rehearse may try LVM on loop devices: no udev is here that would
+	// Loops is set if Rehearse may try LVM on loop devices: no udev is here that would
 	// take what is on them for parts of the machine's own groups.
 	Loops bool
 	// Image writes the content of a device of the layout to one that was claimed for it.
@@ -65,7 +65,7 @@ func (e *StepError) Error() string {
 
 func (e *StepError) Unwrap() error { return e.Err }
 
-// Touched tells that disks were written to, before this step at the latest.
+// Touched reports whether disks were written to, before this step at the latest.
 func (e *StepError) Touched() bool {
 	var r *exit.Refusal
 	return e.Number > 1 || !errors.As(e.Err, &r)
@@ -229,12 +229,12 @@ func sameDisk(want plan.Disk, is layout.Present) error {
 func num[T ~int64 | ~uint64](n T) string { return fmt.Sprint(uint64(n)) }
 
 // Ends reads both ends of every disk that is going to be overwritten: one that
-// does not answer, or has less than it says, is found before anything is lost.
+// does not answer, or has less than it reports, is found before anything is lost.
 func (r *Recreator) Ends() error {
 	var errs []error
 	for _, d := range r.Plan.Disks {
 		if err := r.readEnds(d.New.Name, int64(d.New.Size)); err != nil {
-			errs = append(errs, &exit.Refusal{Reason: err.Error() + ": the disk is broken, or smaller than it says"})
+			errs = append(errs, &exit.Refusal{Reason: err.Error() + ": the disk is broken, or smaller than it reports"})
 		}
 	}
 	return errors.Join(errs...)
@@ -259,7 +259,7 @@ func (r *Recreator) readEnds(dev string, size int64) error {
 // device itself is not mounted.
 func (r *Recreator) free(dev string) error {
 	if !r.Machine.There(dev) {
-		return fmt.Errorf("there is no /dev/%s any more: has its disk gone away?", dev)
+		return fmt.Errorf("there is no /dev/%s any more: check the connection of its disk", dev)
 	}
 	for _, d := range r.Machine.DisksOf(dev) {
 		if err := r.confirmed(d); err != nil {
@@ -353,7 +353,7 @@ func (r *Recreator) isDevice(f *os.File, want layout.Place) error {
 
 // clearDisk takes away old tables and signatures at both ends, so that a stop from
 // here on leaves a disk that is plainly blank, and finds one that has less than it
-// says.
+// reports.
 func (r *Recreator) clearDisk(f *os.File, dev string) (size int64, err error) {
 	if size, err = f.Seek(0, 2); err != nil {
 		return 0, err
@@ -361,7 +361,7 @@ func (r *Recreator) clearDisk(f *os.File, dev string) (size int64, err error) {
 	if err := wipeEnds(f, 0, size); err != nil {
 		return 0, err
 	}
-	return size, honest(f, "/dev/"+dev, size, func() error { return r.kernel().Forget(f) })
+	return size, checkCapacity(f, "/dev/"+dev, size, func() error { return r.kernel().Forget(f) })
 }
 
 // openDisk is the one way to open a disk for writing: it is in the confirmed
@@ -439,18 +439,18 @@ func writeBoot(f io.WriterAt, s *plan.WriteTable) error {
 	return nil
 }
 
-// honest finds a disk that has less than it says: what is written behind its end
+// checkCapacity finds a disk that has less than it reports: what is written behind its end
 // goes nowhere, or over what is at its beginning. It writes a mark at every
 // power of two, where such a disk goes round, and at both ends, forget has the
 // kernel write and forget them, and they are read again. Later on it would be
 // files that are lost.
-func honest(disk interface {
+func checkCapacity(disk interface {
 	io.ReaderAt
 	io.WriterAt
 }, name string, size int64, forget func() error) error {
 	const n = markSize
 	mark := func(at int64) []byte {
-		text := fmt.Sprintf("mkcdrec asks at byte %d of %d whether this disk is as large as it says\n", at, size)
+		text := fmt.Sprintf("mkcdrec asks at byte %d of %d whether this disk is as large as it reports\n", at, size)
 		return bytes.Repeat([]byte(text), n/len(text)+1)[:n]
 	}
 	places := markPlaces(size)
@@ -468,7 +468,7 @@ func honest(disk interface {
 			return fmt.Errorf("cannot read %s at byte %d: %w", name, at, err)
 		}
 		if !bytes.Equal(got, mark(at)) {
-			return fmt.Errorf("%s did not keep what was written at byte %d of %d: the disk is broken, or smaller than it says", name, at, size)
+			return fmt.Errorf("%s did not keep what was written at byte %d of %d: the disk is broken, or smaller than it reports", name, at, size)
 		}
 	}
 	for _, at := range places {
@@ -479,10 +479,10 @@ func honest(disk interface {
 	return nil
 }
 
-// markSize is the size of honest's marks, bytes.
+// markSize is the size of the capacity check's marks, bytes.
 const markSize = 4096
 
-// markPlaces are where honest writes marks on a disk of size bytes.
+// markPlaces are where the capacity check writes marks on a disk of size bytes.
 func markPlaces(size int64) []int64 {
 	places := []int64{0}
 	for at := int64(quantity.MiB); at < size-markSize; at *= 2 {

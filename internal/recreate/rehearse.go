@@ -196,13 +196,13 @@ type trialPV struct {
 	size quantity.Size
 }
 
-// loopError is a failure to get loop devices, which says nothing about what was to be
+// loopError is a failure to get loop devices, which means nothing for what was to be
 // tried on them.
 type loopError struct{ error }
 
 // tryGroup makes a group on sparse files in dir, behind loop devices that LVM sees alone,
 // without the kernel's device-mapper, and gives the output of another command of LVM. A
-// *loopError tells that there were no loop devices.
+// *loopError reports whether there were no loop devices.
 func tryGroup(ctx context.Context, run tool.Runner, dir, group, config string, pvs []trialPV, command ...string) (out []byte, err error) {
 	s := Sparse{Dir: filepath.Join(dir, "group")}
 	lvmDir := filepath.Join(dir, "lvm")

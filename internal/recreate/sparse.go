@@ -106,7 +106,7 @@ func attached(file string) string {
 	return ""
 }
 
-// files are those of the disks; the directory's name is no pattern.
+// files are those of the disks; the directory's name is not a pattern.
 func (s Sparse) files() ([]string, error) {
 	all, err := os.ReadDir(s.Dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -136,7 +136,7 @@ func (s Sparse) Loops() ([]string, error) {
 	return out, nil
 }
 
-// There tells whether files of a run before are there.
+// There reports whether files of a run before are there.
 func (s Sparse) There() bool {
 	files, err := s.files()
 	return err == nil && len(files) > 0

@@ -28,7 +28,7 @@ import (
 // FromDisks finds the system that is on disks, without a set or a layout of it:
 // RAID arrays are started, LUKS devices opened, volume groups activated, and the
 // one file system that has an /etc/fstab and an operating system is the root. Its
-// fstab says what else there is. The layout is what Mount and Unmount want of one,
+// fstab names what else there is. The layout is what Mount and Unmount want of one,
 // no more. disks are names without /dev/, none for all that there are; root names the device
 // of the root where there are several systems.
 func (r *Opener) FromDisks(ctx context.Context, disks []string, root string) (*layout.Layout, error) {
@@ -212,7 +212,7 @@ func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) == 0 && len(seen) == 0:
-		return nil, fmt.Errorf("%w: there is no file system that it could lie on", ErrNoSystem)
+		return nil, fmt.Errorf("%w: there is no file system that it could be on", ErrNoSystem)
 	case len(found) == 0:
 		return nil, fmt.Errorf("%w: none of %s has an /etc/fstab", ErrNoSystem, strings.Join(seen, ", "))
 	}

@@ -63,7 +63,7 @@ func (r *Opener) finder() medium.Finder { return medium.Finder{Kernel: r.kernel(
 var kernelMounts = []string{"dev", "dev/pts", "proc", "sys", "run"}
 
 // Mount activates the layout's volume groups, and mounts its file systems
-// below Target, found by their UUIDs whatever their devices are called now.
+// below Target, found by their UUIDs, by any names of their devices.
 // It gives the mount points. On error everything is closed again.
 func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string, err error) {
 	defer func() {
@@ -132,7 +132,7 @@ func places(l *layout.Layout) []toMount {
 	var todo []toMount
 	for _, f := range l.Filesystems {
 		if f.Excluded != "" {
-			continue // the set's own file system, or what is no part of the system
+			continue // the set's own file system, or what is not part of the system
 		}
 		for _, m := range f.Mounts {
 			todo = append(todo, toMount{m.Path, m.Subvolume, m.Owners(), f})

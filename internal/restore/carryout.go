@@ -29,7 +29,7 @@ func (r *Restorer) carryOut(ctx context.Context) (err error) {
 	for i, s := range r.plan.Steps {
 		locks, before := done[i]
 		mount, mounts := s.(*plan.MountFS)
-		// Mounts are not journaled: they are gone after any stop.
+		// Mounts are not journaled: a stop ends them.
 		if !mounts && before {
 			r.Screen.Note("%d. %s: was done before", i+1, s)
 			if err := r.again(ctx, i, s); err != nil {
@@ -103,7 +103,7 @@ func (r *Restorer) fill(ctx context.Context, s *plan.MountFS, locks []archive.Lo
 		return nil, err
 	}
 	r.locks = append(r.locks, lockedPlace{in, s.Mount.Path, locks})
-	// Before the journal says that they are there.
+	// Before the journal records that they are there.
 	r.Screen.Phase("writing "+cmp.Or(s.Mount.Path, "/dev/"+s.Device)+" to its disk", 0)
 	return locks, r.tree().SyncMount(s)
 }
@@ -118,7 +118,7 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 			r.Screen.Warn("%v", e)
 		}
 	}
-	// Also where the system may not start: nobody may come back to do it.
+	// Also where the system may not start: nobody may return to do it.
 	if err := errors.Join(err, r.lock()); err != nil {
 		return err
 	}

@@ -29,13 +29,13 @@ type Content interface {
 	// Lacks names what was on that machine and is not in the content, and what was left
 	// out by a rule.
 	Lacks() (lacks, left []string)
-	// Has tells whether one of these files of the system is in it; paths are absolute.
+	// Has reports whether one of these files of the system is in it; paths are absolute.
 	Has(paths ...string) (bool, error)
 	// Header is all that is on a LUKS device before its data. identities is called if it
 	// has to be decrypted.
 	Header(c *layout.Crypt, identities func() ([]age.Identity, error)) ([]byte, error)
 	// Files puts the files of the file system on dev, a device of Layout, that are
-	// mounted at m below dest. It gives nil where there are none for a mount without a path.
+	// mounted at m below dest. It gives nil without files for a mount without a path.
 	Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (*archive.Summary, error)
 	// Blocks writes what is on a device of Layout to dst, which is at least as large.
 	Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error
@@ -44,7 +44,7 @@ type Content interface {
 }
 
 // Again is a Content that may have more of a device that an earlier run has written: open
-// opens it. What is missing all the same is in Lost.
+// opens it. What is missing even then is in Lost.
 type Again interface {
 	Again(ctx context.Context, m *layout.Image, open func() (*os.File, error), rep progress.Reporter) error
 }

@@ -87,7 +87,7 @@ func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
 	return nil
 }
 
-// dryFull says that there is no memory left, which programs see as a disk that
+// dryFull reports whether there is no memory left, which programs see as a disk that
 // fails.
 func (r *Restorer) dryFull() error {
 	var st unix.Statfs_t

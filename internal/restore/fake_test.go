@@ -242,7 +242,7 @@ func TestRestoreRefuses(t *testing.T) {
 			if err := os.Truncate(m.Path("/dev/vda"), int64(mib)); err != nil {
 				t.Fatal(err)
 			}
-		}, "the disk is broken, or smaller than it says"},
+		}, "the disk is broken, or smaller than it reports"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, r, s := onFake(t, c.disks...)

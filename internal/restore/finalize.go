@@ -40,7 +40,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 		return err
 	}
 	if err := r.journal.copyTo(r.opt.Target); err != nil {
-		r.Screen.Warn("%v", err) // the machine is restored all the same
+		r.Screen.Warn("%v", err) // the machine is restored anyway
 	}
 	if faults := s.Proof("/sys"); len(faults) > 0 {
 		return fmt.Errorf("everything was restored, but the system may not start:\n  %s\nThe system is mounted on %s: fix it there (chroot), then run restore umount", strings.Join(faults, "\n  "), r.opt.Target)
@@ -54,7 +54,7 @@ func (r *Restorer) finalize(ctx context.Context) error {
 func (r *Restorer) keyFiles(ctx context.Context) error {
 	c, err := inroot.Open(r.opt.Target, "etc/crypttab")
 	if err != nil {
-		return nil // without a crypttab there are none
+		return nil // no crypttab, no lines
 	}
 	b, err := io.ReadAll(io.LimitReader(c, 1<<20))
 	c.Close()
@@ -80,7 +80,7 @@ func (r *Restorer) keyFiles(ctx context.Context) error {
 			}
 			r.Screen.Note("%s opens %s again", e.Key, s.Crypt.Name)
 		}
-		r.Screen.Warn("%s has a new header: its other passphrases and tokens are gone", s.Crypt.Name)
+		r.Screen.Warn("%s has a new header: its other passphrases and tokens are lost", s.Crypt.Name)
 	}
 	return nil
 }
@@ -98,7 +98,7 @@ func (r *Restorer) converted() map[string]string {
 }
 
 // mountPoints makes the directories that a running system mounts things on,
-// if the archive had them not.
+// if the archive lacked them.
 func (r *Restorer) mountPoints() error {
 	for _, d := range []struct {
 		name string

@@ -43,7 +43,7 @@ func (r renewed) ID() (id, digest string) {
 }
 
 func (r renewed) Header(c *layout.Crypt, ids func() ([]age.Identity, error)) ([]byte, error) {
-	b, err := r.Content.Header(c, ids) // it knows the device by c.Header and c.Device, which are no volumes with other names
+	b, err := r.Content.Header(c, ids) // it knows the device by c.Header and c.Device, which are not volumes with other names
 	if err != nil {
 		return nil, err
 	}

@@ -51,7 +51,7 @@ type journalDisk struct {
 // openJournal is that in a directory, rescue.StateDir.
 func openJournal(dir string) *journal { return &journal{filepath.Join(dir, "journal.jsonl")} }
 
-// began tells whether a run of this rescue system has started to write disks.
+// began reports whether a run of this rescue system has started to write disks.
 func (j *journal) began() bool { _, err := os.Stat(j.file); return err == nil }
 
 // start begins a journal with a first line that names plan and set, or reads the

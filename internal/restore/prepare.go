@@ -222,7 +222,7 @@ func (r *Restorer) otherFirmware() error {
 	return &exit.Refusal{Reason: fmt.Sprintf("--firmware %s: the system in the set has no boot loader for it (%s is missing; on Debian it is in %s)", r.opt.Wish.Firmware, dir, pkg)}
 }
 
-// newArrays checks that the restored system can start from RAID that it had not,
+// newArrays checks that the restored system can start from RAID that it lacked,
 // and that this rescue system can make it.
 func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
 	i := slices.IndexFunc(l.Arrays, func(a layout.Array) bool { return a.New })
@@ -251,7 +251,7 @@ func (r *Restorer) only(have []layout.Present) (*plan.Plan, error) {
 		for _, d := range devs {
 			if !d.Held && strings.EqualFold(d.Info.UUID, f.UUID) && f.UUID != "" {
 				if dev != "" {
-					return nil, &exit.Refusal{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: --onto says which of them", dev, d.Name, r.opt.Only)}
+					return nil, &exit.Refusal{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: choose one with --onto", dev, d.Name, r.opt.Only)}
 				}
 				dev = d.Name
 			}
@@ -287,7 +287,7 @@ func (r *Restorer) only(have []layout.Present) (*plan.Plan, error) {
 	return plan.Only(was, r.opt.Wish, r.opt.Only, dev, size, disks)
 }
 
-// isSource tells whether a device is on disks that the content is read from, and that are
+// isSource reports whether a device is on disks that the content is read from, and that are
 // not overwritten: a clone has their identities.
 func (r *Restorer) isSource(dev string) bool {
 	disks := r.Machine.DisksOf(dev)
@@ -345,7 +345,7 @@ func mountedOn(m probe.Machine, dir string) bool {
 
 // tidy undoes what an earlier run of ours that was stopped has left: its mounts, and
 // arrays, LUKS devices and volume groups on its disks. It does so only where the journal
-// of this very system says that a run began. Others may have the same names.
+// of this very system shows that a run began. Others may have the same names.
 func (r *Restorer) tidy(ctx context.Context) error {
 	if !r.journal.began() || r.opt.PlanOnly {
 		return nil
@@ -357,7 +357,7 @@ func (r *Restorer) tidy(ctx context.Context) error {
 	return nil
 }
 
-// whatever is a plan with all that the set's layout may have active.
+// everything is a plan with all that the set's layout may have active.
 func (r *Restorer) whatever() *plan.Plan {
 	p := &plan.Plan{}
 	for _, a := range r.content.Layout().Arrays {
@@ -411,7 +411,7 @@ func (r *Restorer) drivers(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// knows tells whether the kernel has a type of file system.
+// knows reports whether the kernel has a type of file system.
 func (r *Restorer) knows(typ string) bool {
 	b, err := os.ReadFile(r.kernel().Path("/proc/filesystems"))
 	return err != nil || slices.Contains(strings.Fields(string(b)), typ)

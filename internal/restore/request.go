@@ -63,7 +63,7 @@ type Request struct {
 	Resume   bool `yaml:"-"`
 	// Once refuses to restore what these disks were restored from before: a *Repeated.
 	Once bool `yaml:"-"`
-	// Outside allows work on a machine that is no rescue system.
+	// Outside allows work on a machine outside the rescue system.
 	Outside bool `yaml:"-"`
 	// DryRun carries the plan out on sparse files, as far as making and mounting
 	// file systems, and compares what was made with what was planned.
@@ -123,7 +123,7 @@ func (r *Request) Flags(f *flag.FlagSet, names ...string) {
 		{&r.Map, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)"},
 		{&r.Size, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G"},
 		{&r.FSType, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4, xfs or btrfs"},
-		{&r.KeepSizes, "keep-sizes", "every partition and volume keeps its size, whatever the disk"},
+		{&r.KeepSizes, "keep-sizes", "every partition and volume keeps its size, on disks of any size"},
 		{&r.Only, "only", "`MOUNT` point: make and restore this file system only, on a device that is there"},
 		{&r.Onto, "onto", "`DEV` that --only overwrites; without it, the one with the same UUID"},
 		{&r.ExcludeDisk, "exclude-disk", "`OLD` disk of the set that is left alone, with all that was on it"},

@@ -28,7 +28,7 @@ import (
 // Options of one restore: a request that was validated, and what a program adds to it.
 type Options struct {
 	Request
-	// Wish is what the request says of disks.
+	// Wish is what the request has about disks.
 	Wish     plan.Wish
 	Personal identity.Personal
 	// Content is used instead of a set, where it is not nil. The devices that it is read
@@ -39,9 +39,9 @@ type Options struct {
 	// Draft, if not nil, changes the plan before its steps are made. was gives Content's
 	// name of a device that the draft has.
 	Draft func(d *plan.Draft, was func(dev string) string) error
-	// DataOnly says that there is no system that has to boot.
+	// DataOnly is set if there is no system that has to boot.
 	DataOnly bool
-	// Wanted says which set is meant where there are several. Found: nobody named Set,
+	// Wanted is which set is meant where there are several. Found: Set was not named,
 	// it was found; when nothing is asked, it must be the one that is wanted, or of
 	// that host.
 	Wanted manifest.Wanted
@@ -61,7 +61,7 @@ type Screen interface {
 	// Plan shows what will be done.
 	Plan(p *plan.Plan, c Content)
 	// Choose asks which of several disks takes an old one's place, and gives the
-	// name of one of them. An error says why nobody chose.
+	// name of one of them. An error is why there was no choice.
 	Choose(u *plan.Undecided) (string, error)
 	// Confirm asks for the serial numbers of the plan's disks and returns what
 	// was typed.
@@ -105,7 +105,7 @@ type Restorer struct {
 	Machine probe.Machine
 	opt     Options
 	content Content
-	set     *manifest.Set // nil where the content is none
+	set     *manifest.Set // nil where the content is not a set
 	plan    *plan.Plan
 	rec     *recreate.Recreator
 	journal *journal

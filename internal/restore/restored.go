@@ -131,7 +131,7 @@ func (r *Restorer) before(ctx context.Context) error {
 		return err
 	}
 	if rec == nil && looked == 0 && r.known() {
-		return &exit.Refusal{Reason: "the disks have parts of this very machine, and it can't be read without writing whether they were restored from the set before: mkcdrec.again (or restore without --once) restores all the same"}
+		return &exit.Refusal{Reason: "the disks have parts of this very machine, and it can't be read without writing whether they were restored from the set before: mkcdrec.again (or restore without --once) restores anyway"}
 	}
 	if rec == nil || !r.repeats(rec) {
 		return nil
@@ -139,7 +139,7 @@ func (r *Restorer) before(ctx context.Context) error {
 	return &Repeated{exit.Refusal{Reason: fmt.Sprintf("these disks were restored on %s from the set %s of host %s, and are not restored again by themselves: remove the medium, or start with mkcdrec.again (or run restore without --once)", rec.Restored.UTC().Format("2006-01-02 15:04 UTC"), rec.Set, rec.Host)}, *rec}
 }
 
-// repeats tells whether a restore would undo what was done since the recorded one.
+// repeats reports whether a restore would undo what was done since the recorded one.
 func (r *Restorer) repeats(rec *Record) bool {
 	for _, id := range diskIDs(r.plan) {
 		if !slices.Contains(rec.Disks, id) {
@@ -150,7 +150,7 @@ func (r *Restorer) repeats(rec *Record) bool {
 	return rec.Set == m.ID && rec.Manifest == r.set.Digest || rec.Host == m.Host && m.Created.After(rec.Restored)
 }
 
-// known tells whether the plan's disks have anything of the set's machine.
+// known reports whether the plan's disks have anything of the set's machine.
 func (r *Restorer) known() bool {
 	devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
 	if err != nil {
@@ -166,7 +166,7 @@ func (r *Restorer) known() bool {
 	})
 }
 
-// ours tells whether a device is on disks that the plan overwrites.
+// ours reports whether a device is on disks that the plan overwrites.
 func (r *Restorer) ours(d medium.Device) bool {
 	disks := r.Machine.DisksOf(r.Machine.Name(d.Name))
 	return len(disks) > 0 && !slices.ContainsFunc(disks, func(n string) bool {

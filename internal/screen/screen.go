@@ -187,7 +187,7 @@ func Lacking(rep *restore.Report) error {
 	return exit.NotCovered(what)
 }
 
-// Hint is what to do after an error of the command, "" if there is none.
+// Hint is what to do after an error of the command, or "".
 func Hint(err error, command string, dry bool) string {
 	var r *exit.Refusal
 	var se *recreate.StepError

@@ -51,14 +51,14 @@ const (
 	Sector = 512
 	align  = 8 << 20 / Sector // flash erases in blocks of some MiB
 	magic  = "MKCDREC KEY v1\x00\x00"
-	// least is what is left for backup sets, at least.
+	// least is the room for backup sets, at least.
 	least = 64 << 20
 	// espSize is the end of a slot that the EFI system partition gets, sectors.
 	espSize = 32 << 20 / Sector
 )
 
-// ErrNone says that a disk is no key of ours.
-var ErrNone = errors.New("it is no mkcdrec key")
+// ErrNone means that a disk is not a key of ours.
+var ErrNone = errors.New("it is not a mkcdrec key")
 
 // New divides a stick of size bytes; slot is how large a rescue system may
 // become, in bytes.

@@ -118,7 +118,7 @@ func coverMembers(ctx context.Context, run tool.Runner, array string, devs []str
 	return over, release, nil
 }
 
-// inactive tells whether an array holds members and does not run.
+// inactive reports whether an array holds members and does not run.
 func inactive(run tool.Runner, name string) bool {
 	b, err := os.ReadFile(kernel.Of(run).Path("/sys/block/" + name + "/md/array_state"))
 	return err == nil && strings.TrimSpace(string(b)) == "inactive"
@@ -139,7 +139,7 @@ func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string
 	return nil
 }
 
-// MissingMembers tells how many members an array runs without.
+// MissingMembers returns how many members an array runs without.
 func MissingMembers(name string) int {
 	b, err := os.ReadFile("/sys/block/" + name + "/md/degraded")
 	if err != nil {

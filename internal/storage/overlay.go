@@ -109,7 +109,7 @@ func (g group) overlays() ([]overlay, error) {
 }
 
 // cover puts overlays over the group's physical volumes, but for those that have one;
-// fresh tells whether none had, whole whether all of them are there. After a failure those
+// fresh reports whether none had, whole whether all of them are there. After a failure those
 // that it made are removed.
 func (g group) cover(ctx context.Context) (fresh, whole bool, err error) {
 	all, err := Groups(ctx, g.run)

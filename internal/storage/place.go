@@ -18,7 +18,7 @@ func PrivateDir(target, device string) string {
 	return filepath.Join(target+privateSuffix, strings.ReplaceAll(device, "/", "-"))
 }
 
-// Below tells whether something is mounted at or below the target, or in a PrivateDir.
+// Below reports whether something is mounted at or below the target, or in a PrivateDir.
 func Below(target, at string) bool {
 	return at == target || strings.HasPrefix(at, target+"/") || strings.HasPrefix(at, target+privateSuffix+"/")
 }

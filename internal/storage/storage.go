@@ -32,7 +32,7 @@ func Mdadm(ctx context.Context, run tool.Runner, args ...string) error {
 	return err
 }
 
-// ArrayRuns tells whether there is an array of that name; the kernel keeps the
+// ArrayRuns reports whether there is an array of that name; the kernel keeps the
 // name of a stopped one for a while.
 func ArrayRuns(run tool.Runner, name string) bool {
 	b, err := os.ReadFile(kernel.Of(run).Path("/sys/block/" + name + "/md/array_state"))
@@ -50,7 +50,7 @@ func StopArray(ctx context.Context, run tool.Runner, name string) error {
 	return nil
 }
 
-// CryptIsOpen tells whether there is an open LUKS device of that name.
+// CryptIsOpen reports whether there is an open LUKS device of that name.
 func CryptIsOpen(run tool.Runner, name string) bool {
 	_, err := os.Stat(kernel.Of(run).Path("/dev/" + layout.MapperPrefix + name))
 	return err == nil

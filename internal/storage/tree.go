@@ -100,7 +100,7 @@ func (t *Tree) Seal() error {
 	return nil
 }
 
-// Sync writes everything that was restored to the disks and tells whether the
+// Sync writes everything that was restored to the disks and reports whether the
 // kernel could: an error that only unmounting would meet would be lost.
 func (t *Tree) Sync() error {
 	var errs []error
@@ -170,7 +170,7 @@ func (t *Tree) release(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// own tells whether a device is on disks that are the tree's, or were until they
+// own reports whether a device is on disks that are the tree's, or were until they
 // were disconnected; with no disks known, anything is.
 func (t *Tree) own(dev string) bool {
 	names := t.Own

@@ -132,7 +132,7 @@ func Cut(ctx context.Context, s IO, args []string) error {
 	return cut(ctx, s, w, *resume, "cutstream -resume -name "+*name+" -dir "+*dir)
 }
 
-// cut runs or takes up a run, and says how to go on after a failure.
+// cut runs or takes up a run, and returns how to continue after a failure.
 func cut(ctx context.Context, s IO, w *volume.Files, resume bool, again string) error {
 	var err error
 	if resume {

@@ -76,7 +76,7 @@ func Paste(ctx context.Context, s IO, args []string) error {
 		}
 		return nil
 	})
-	// What was checked is passed on, whatever came after it.
+	// What was checked is passed on, even if an error came after it.
 	if e := out.Flush(); err == nil && e != nil {
 		err = fmt.Errorf("cannot write the stream: %w", e)
 	}

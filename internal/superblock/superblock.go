@@ -105,9 +105,9 @@ type LUKS struct {
 	KeySize    int64  `json:"keySize"` // of the volume key, bits
 	SectorSize int64  `json:"sectorSize"`
 	Offset     int64  `json:"offset"` // where data begins, bytes
-	// Fixed tells that the size of what is encrypted is written in the header.
+	// Fixed is set if the size of what is encrypted is written in the header.
 	Fixed bool `json:"fixed,omitempty"`
-	// Why, if not "", says why such a device can't be made again.
+	// Why, if not "", is why such a device can't be made again.
 	Why string `json:"-"`
 }
 
@@ -133,7 +133,7 @@ func probeLUKS(b []byte) *Info {
 	return i
 }
 
-// readJSON reads what LUKS2 says in its second part.
+// readJSON reads LUKS2's second part.
 func (l *LUKS) readJSON(b []byte) {
 	type object map[string]any
 	var h struct {

@@ -80,7 +80,7 @@ func ParseBLS(text, kernelopts string) BootEntry {
 }
 
 // ParseGRUBEntry reads the first commands of a grub.cfg that load a kernel and its
-// initial RAM disks; nil if there are none. Variables that are not set as plain text are
+// initial RAM disks; nil without any. Variables that are not set as plain text are
 // empty.
 func ParseGRUBEntry(cfg string) *BootEntry {
 	var e *BootEntry

@@ -12,7 +12,7 @@ type Cmdline struct {
 type Word struct {
 	Name  string
 	Value string
-	// Assigned tells of one with an equals sign.
+	// Assigned is set for one with an equals sign.
 	Assigned bool
 
 	all   span // in the text, with quotes
@@ -88,7 +88,7 @@ func (c *Cmdline) String() string { return c.text }
 // Raw is the word as it is written, with its quotes.
 func (w *Word) Raw() string { return w.c.text[w.all.from:w.all.to] }
 
-// Is tells whether a word has one of the names given; the kernel takes - and _ for
+// Is reports whether a word has one of the names given; the kernel takes - and _ for
 // each other.
 func (w *Word) Is(names ...string) bool {
 	for _, n := range names {

@@ -57,13 +57,13 @@ func (e *CrypttabEntry) AddOption(o string) {
 	e.read()
 }
 
-// NoAuto tells of a device that is not opened at boot.
+// NoAuto reports a device that is not opened at boot.
 func (e *CrypttabEntry) NoAuto() bool { return lastOf(e.Options, "noauto", "auto") }
 
-// NoFail tells of a device without which the system starts.
+// NoFail reports a device without which the system starts.
 func (e *CrypttabEntry) NoFail() bool { return lastOf(e.Options, "nofail", "fail") }
 
-// Throwaway tells of a device that gets a new key at every boot, for swap or
+// Throwaway reports a device that gets a new key at every boot, for swap or
 // temporary files: nothing has to be on it.
 func (e *CrypttabEntry) Throwaway() bool {
 	switch e.Key {
@@ -73,7 +73,7 @@ func (e *CrypttabEntry) Throwaway() bool {
 	return HasOption(e.Options, "swap") || HasOption(e.Options, "tmp")
 }
 
-// Plain tells of a device that is not LUKS: nothing on it says what it is.
+// Plain reports a device that is not LUKS: nothing on it shows what it is.
 func (e *CrypttabEntry) Plain() bool {
 	for _, o := range []string{"plain", "tcrypt", "tcrypt-hidden", "bitlk", "fvault2"} {
 		if HasOption(e.Options, o) {

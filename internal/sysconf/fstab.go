@@ -19,7 +19,7 @@ type FstabEntry struct {
 	Spec    string
 	File    string
 	Type    string
-	Options string // "" when there are none
+	Options string // "" without any
 	Freq    string
 	Pass    string
 
@@ -29,7 +29,7 @@ type FstabEntry struct {
 // fill are the values of fields of fstab(5) that are not written.
 func fill() []string { return []string{"none", "none", "auto", "defaults", "0", "0"} }
 
-// ParseFstab reads an fstab(5). Lines with one field are kept, and are no entries.
+// ParseFstab reads an fstab(5). Lines with one field are kept, but are not entries.
 func ParseFstab(text string) *Fstab {
 	f := &Fstab{lines: splitLines(text)}
 	for n, l := range tableLines(f.lines) {
@@ -95,16 +95,16 @@ func (e *FstabEntry) Path() string {
 // Raw is a field as it is written, for messages; 0 is the device.
 func (e *FstabEntry) Raw(field int) string { return e.l.raw(field) }
 
-// Swap tells of an entry for swapping.
+// Swap reports an entry for swapping.
 func (e *FstabEntry) Swap() bool { return e.Type == "swap" }
 
-// NoAuto tells of an entry that is not mounted at boot.
+// NoAuto reports an entry that is not mounted at boot.
 func (e *FstabEntry) NoAuto() bool { return lastOf(e.Options, "noauto", "auto") }
 
-// NoFail tells of an entry without which the system starts.
+// NoFail reports an entry without which the system starts.
 func (e *FstabEntry) NoFail() bool { return lastOf(e.Options, "nofail", "fail") }
 
-// Bind tells of an entry that mounts a directory or file again.
+// Bind reports an entry that mounts a directory or file again.
 func (e *FstabEntry) Bind() bool {
 	return e.Type == "bind" || HasOption(e.Options, "bind") || HasOption(e.Options, "rbind")
 }
@@ -234,13 +234,13 @@ func Option(options, name string) (value string, ok bool) {
 	return value, ok
 }
 
-// HasOption tells whether the options have one of that name.
+// HasOption reports whether the options have one of that name.
 func HasOption(options, name string) bool {
 	_, ok := Option(options, name)
 	return ok
 }
 
-// lastOf tells whether the last one of two options that undo each other is yes.
+// lastOf reports whether the last one of two options that undo each other is yes.
 func lastOf(options, yes, no string) bool {
 	is := false
 	for _, o := range SplitOptions(options) {

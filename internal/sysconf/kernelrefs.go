@@ -41,7 +41,7 @@ type KernelRef struct {
 	Text  string // the name as it is there, without quotes
 	Form  Form
 	Ref   Ref // of names of form Spec
-	// Direct tells of an entry of a boot loader that loads a kernel without an
+	// Direct is set for an entry of a boot loader that loads a kernel without an
 	// initramfs: the kernel itself looks for the device.
 	Direct bool
 }
@@ -116,7 +116,7 @@ func directLines(lines []*line, f Format) map[int]bool {
 	return out
 }
 
-// direct tells of a command of GRUB that loads a kernel which no initramfs follows.
+// direct reports a command of GRUB that loads a kernel which no initramfs follows.
 func (s *Script) direct(at int) bool {
 	for _, c := range s.Commands[at+1:] {
 		switch w := c.Words[0].Text; {
@@ -131,7 +131,7 @@ func (s *Script) direct(at int) bool {
 	return true
 }
 
-// kernelVariable tells of variables of GRUB that are command lines.
+// kernelVariable reports variables of GRUB that are command lines.
 func kernelVariable(name string) bool {
 	return name == "kernelopts" || name == "default_kernelopts" || name == "tuned_params"
 }

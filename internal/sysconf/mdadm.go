@@ -62,7 +62,7 @@ func ParseMdadm(text string) *Mdadm {
 	return m
 }
 
-// keyword tells whether a word is an abbreviation of at least three letters.
+// keyword reports whether a word is an abbreviation of at least three letters.
 func keyword(w, of string) bool {
 	return len(w) >= 3 && len(w) <= len(of) && strings.EqualFold(w, of[:len(w)])
 }

@@ -96,7 +96,7 @@ func redactOption(o string) string {
 	return k + "=" + RedactURL(v)
 }
 
-// secretName tells of the name of something whose value is a secret, by its last
+// secretName reports the name of something whose value is a secret, by its last
 // part. Names of files with secrets are not: passwd_file=, secretfile=.
 func secretName(name string) bool {
 	name = strings.TrimRight(strings.ToLower(name), "0123456789")
@@ -111,7 +111,7 @@ func secretName(name string) bool {
 }
 
 // RedactCmdline gives a kernel command line without secrets: passwords of iSCSI and
-// of URLs, credentials for systemd, LUKS keys, and any word whose name says that its
+// of URLs, credentials for systemd, LUKS keys, and any word whose name shows that its
 // value is one.
 func RedactCmdline(text string) string {
 	c := ParseCmdline(text)
@@ -185,7 +185,7 @@ func RedactURL(s string) string {
 }
 
 // redactPassword replaces what is between a colon and an at sign. plain is set where nothing
-// before s tells that it is a URL.
+// before s shows that it is a URL.
 func redactPassword(s string, plain bool) string {
 	colon, at := strings.IndexByte(s, ':'), strings.LastIndexByte(s, '@')
 	slash := strings.IndexByte(s, '/')

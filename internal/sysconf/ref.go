@@ -122,7 +122,7 @@ func unquote(s string) (string, bool) {
 	return s[1 : len(s)-1], true
 }
 
-// host tells of host:/path and user@host:path.
+// host reports host:/path and user@host:path.
 func host(s string) bool {
 	h, _, ok := strings.Cut(s, ":")
 	if strings.HasPrefix(s, "[") { // an IPv6 address
@@ -136,10 +136,10 @@ func clean(p string) string {
 	return "/" + strings.Join(slices.DeleteFunc(strings.Split(p, "/"), func(s string) bool { return s == "" || s == "." }), "/")
 }
 
-// Device tells whether the name is one of a block device that may be in a layout.
+// Device reports whether the name is one of a block device that may be in a layout.
 func (r Ref) Device() bool { return r.Kind <= Diskseq }
 
-// Ref gives what an entry of fstab mounts. What its type says counts more than the
+// Ref gives what an entry of fstab mounts. Its type counts more than the
 // form of its name: "a=b" may be a share, and "/dev/shm" the name of a tmpfs.
 func (e *FstabEntry) Ref() Ref {
 	r := ParseRef(e.Spec)

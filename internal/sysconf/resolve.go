@@ -28,7 +28,7 @@ type Target struct {
 	// Content is the type of what is on it: a file system's, "swap", "LUKS", "LVM",
 	// "image"; "" for nothing that is known.
 	Content string
-	// Right tells of a name that is right on the new machine as it is.
+	// Right is set for a name that is right on the new machine as it is.
 	Right bool
 	// Name is what can be written instead: "UUID=...", "PARTUUID=..." or a path.
 	Name string
@@ -70,13 +70,13 @@ type Options struct {
 	// Crypttab and Mdadm are the system's own: they name devices, too.
 	Crypttab *Crypttab
 	Mdadm    *Mdadm
-	// SameDisk tells whether a disk of the layout is the old machine's own, so that
+	// SameDisk is set if a disk of the layout is the old machine's own, so that
 	// its names by model and serial number are right still. Nil stands for none.
 	SameDisk func(disk string) bool
 	// After reads names as this machine has them, after files were changed: what the
 	// old machine's kernel called a device is not known then.
 	After bool
-	// Direct tells of a system whose kernels have no initramfs.
+	// Direct is set for a system whose kernels have no initramfs.
 	Direct bool
 }
 
@@ -282,7 +282,7 @@ func LVOfDM(name string) string {
 	return strings.ReplaceAll(vg+"/"+lv, "\x00", "-")
 }
 
-// restored tells whether what is on a device was restored.
+// restored reports whether what is on a device was restored.
 func (r *Resolver) restored(dev string) bool {
 	if i := slices.IndexFunc(r.l.Images, func(i layout.Image) bool { return i.Device == dev }); i >= 0 && r.l.Images[i].File == "" {
 		return false
@@ -383,7 +383,7 @@ func (r *Resolver) mapping(name string, depth int) (Target, bool) {
 	return Target{}, false
 }
 
-// leftAlone tells of a name that the layout has among what was not supported or not
+// leftAlone reports a name that the layout has among what was not supported or not
 // the machine's own.
 func (r *Resolver) leftAlone(ref Ref) bool {
 	is := func(u layout.Unsupported) bool {
@@ -392,7 +392,7 @@ func (r *Resolver) leftAlone(ref Ref) bool {
 	return slices.ContainsFunc(r.l.Unsupported, is) || slices.ContainsFunc(r.l.LeftAlone, is)
 }
 
-// target tells about a device that a name leads to.
+// target returns what is known of a device that a name leads to.
 func (r *Resolver) target(ref Ref, dev string) Target {
 	key := ref.Value
 	if ref.Kind == PartUUID {
@@ -421,7 +421,7 @@ func (r *Resolver) target(ref Ref, dev string) Target {
 	return t
 }
 
-// lasting tells of names below by-id that are not made of the disk's own.
+// lasting reports names below by-id that are not made of the disk's own.
 func (r *Resolver) lasting(id string) bool {
 	for _, p := range []string{"dm-name-", "dm-uuid-", "md-name-", "md-uuid-", "lvm-pv-uuid-"} {
 		if strings.HasPrefix(id, p) {
@@ -431,7 +431,7 @@ func (r *Resolver) lasting(id string) bool {
 	return false
 }
 
-// same tells whether all disks below a device are the old machine's.
+// same reports whether all disks below a device are the old machine's.
 func (r *Resolver) same(dev string) bool {
 	under := r.l.DisksUnder(dev)
 	return r.disk != nil && len(under) > 0 && !slices.ContainsFunc(under, func(d string) bool { return !r.disk(d) })
@@ -513,12 +513,12 @@ func (r *Resolver) Entry(e *FstabEntry) Target {
 	return t
 }
 
-// unsupported tells of a device whose content could not be saved.
+// unsupported reports a device whose content could not be saved.
 func (r *Resolver) unsupported(dev string) bool {
 	return slices.ContainsFunc(r.l.Unsupported, func(u layout.Unsupported) bool { return u.Device == dev })
 }
 
-// away tells of a path that was in a file system whose files were not restored.
+// away reports a path that was in a file system whose files were not restored.
 func (r *Resolver) away(path string) bool {
 	best, away := "", false
 	for i := range r.l.Filesystems {

@@ -82,7 +82,7 @@ func ParseScript(text string, grub bool) *Script {
 	return s
 }
 
-// read reads a word and tells where it ends.
+// read reads a word and returns where it ends.
 func (w *ScriptWord) read(text string, i int, operators string) int {
 	var out []byte
 	add := func(at int, context byte) {

@@ -2,7 +2,7 @@
 // own devices: fstab(5), crypttab(5), mdadm.conf(5), mountinfo, systemd's mount
 // and swap units, kernel command lines, GRUB's and the Boot Loader
 // Specification's files. It is pure but for Tree and what the
-// kernel says in /proc: no device is opened and no program run.
+// kernel shows in /proc: no device is opened and no program run.
 //
 // Every parser keeps the text: what was not edited is written byte for byte as
 // it was read, with comments, blanks, line ends and a missing last newline.
@@ -147,7 +147,7 @@ func Unescape(s string) string {
 	return out
 }
 
-// unescape tells with the decoded text where each of its bytes is in s, and where
+// unescape returns with the decoded text where each of its bytes is in s, and where
 // s ends.
 func unescape(s string) (string, []int) {
 	out, at := make([]byte, 0, len(s)), make([]int, 0, len(s)+1)

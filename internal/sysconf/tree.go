@@ -38,7 +38,7 @@ func parts(name string) []string {
 // walk follows a name and gives an O_PATH descriptor of the directory that its last
 // part is in, which the caller closes, the last part, "" for a directory that has no
 // name of its own, and the name without links. A last part that is a link is followed
-// if follow is true; one that does not exist is no error.
+// if follow is true; one that does not exist is not an error.
 func (t Tree) walk(name string, follow bool) (dir int, base, real string, err error) {
 	for range 40 {
 		up := parts(name)
@@ -129,10 +129,10 @@ func (t Tree) Real(name string) (string, error) {
 	return real, unix.Close(dir)
 }
 
-// Stat tells about a file, behind a link.
+// Stat returns what is known of a file, behind a link.
 func (t Tree) Stat(name string) (fs.FileInfo, error) { return t.stat(name, true) }
 
-// Lstat tells about a file or link.
+// Lstat returns what is known of a file or link.
 func (t Tree) Lstat(name string) (fs.FileInfo, error) { return t.stat(name, false) }
 
 func (t Tree) stat(name string, follow bool) (fs.FileInfo, error) {
@@ -153,7 +153,7 @@ func (t Tree) stat(name string, follow bool) (fs.FileInfo, error) {
 	return f.Stat()
 }
 
-// Exists tells whether a file is there, behind a link.
+// Exists reports whether a file is there, behind a link.
 func (t Tree) Exists(name string) bool {
 	_, err := t.Stat(name)
 	return err == nil

@@ -88,7 +88,7 @@ type Exec struct {
 }
 
 // environ is what programs get of the caller's environment: passwords and tokens
-// are none of their business. LVM_SYSTEM_DIR and TMPDIR are where an administrator
+// do not concern them. LVM_SYSTEM_DIR and TMPDIR are where an administrator
 // may have put their files; the rescue system, which has no udev, sets DM_DISABLE_UDEV.
 func (x Exec) environ() []string {
 	if x.Inherit {
@@ -249,7 +249,7 @@ func (r *Recorder) Run(_ context.Context, c Cmd) ([]byte, error) {
 	return nil, &Error{Cmd: c, Code: -1, Err: errors.New("this call was not expected by the test")}
 }
 
-// DryRun is a Runner that only says what would run.
+// DryRun is a Runner that only reports what would run.
 type DryRun struct{ Log func(string) }
 
 // Run implements Runner; the output is always empty.

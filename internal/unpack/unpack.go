@@ -15,7 +15,7 @@ import (
 	"github.com/ulikunitz/xz/lzma"
 )
 
-// XZ decompresses r, which should have a buffer. A stream says how large its
+// XZ decompresses r, which should have a buffer. A stream has in its header how large its
 // dictionary is, 1 MiB for kernel modules; the library's default, 8 MiB, would be
 // cleared for each of some hundred files.
 func XZ(r io.Reader) (io.Reader, error) {
@@ -46,5 +46,5 @@ func Reader(r io.Reader, head []byte) (io.Reader, error) {
 	case has("\x5d\x00\x00"):
 		return lzma.NewReader(r)
 	}
-	return nil, fmt.Errorf("it begins with %x, which is no compression the kernel knows", head)
+	return nil, fmt.Errorf("it begins with %x, which is not a compression that the kernel knows", head)
 }

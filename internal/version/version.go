@@ -1,4 +1,4 @@
-// Package version tells which build this is.
+// Package version identifies this build.
 package version
 
 // number is the release. The Makefile sets it from the last tag vX.Y.Z, with the number

@@ -78,14 +78,14 @@ func (f *Files) path(number int) string {
 	return filepath.Join(f.Dir, FileName(f.Name, number))
 }
 
-// ErrUnfinished says that a run before was not finished.
+// ErrUnfinished means that a run before was not finished.
 var ErrUnfinished = errors.New("an earlier run was not finished")
 
-// Cut cuts the stream into files. If it fails, what it says of the volumes
+// Cut cuts the stream into files. If it fails, a record of the volumes
 // that are whole lies beside them, and Resume continues there.
 func (f *Files) Cut(ctx context.Context, r io.Reader) error {
 	if _, err := os.Lstat(f.statePath()); err == nil {
-		return fmt.Errorf("cannot begin: %w: %s says how far it came", ErrUnfinished, f.statePath())
+		return fmt.Errorf("cannot begin: %w: %s records how far it came", ErrUnfinished, f.statePath())
 	}
 	if f.Path == nil {
 		// Of any number: a shorter series must not end in an older one's rest.
@@ -149,7 +149,7 @@ func (f *Files) load() (c *Cutter, open *Written, last bool, err error) {
 	return &s.cutter, s.open, s.last, nil
 }
 
-// state is what the state file tells.
+// state is what the state file has.
 type state struct {
 	files   *Files
 	cutter  Cutter
@@ -240,7 +240,7 @@ func (f *Files) run(ctx context.Context, r io.Reader, c *Cutter) error {
 	c.Wrote = func(k Chunk) error { chunks = append(chunks, k); return nil }
 	whole := h.Number - 1
 	first := true
-	// A run that was killed may have left the file of the volume that it had not
+	// A run that was killed may have left the file of the volume that it did not
 	// noted yet. The programs of mkCDrec's protocol take away one and the same file.
 	old := func(n int) bool { return f.Path != nil || n > 1 && n == c.Header.Number }
 	c.Next = func(ctx context.Context, h Header) (Medium, error) {
@@ -271,7 +271,7 @@ func (f *Files) run(ctx context.Context, r io.Reader, c *Cutter) error {
 	if err != nil && whole > 0 {
 		return err
 	}
-	// Done, or nothing is there that could be gone on with.
+	// Done, or nothing is there that could be continued.
 	return errors.Join(err, os.Remove(f.statePath()))
 }
 
@@ -360,7 +360,7 @@ func (m *fileMedium) Close(e End) error {
 type Finder struct {
 	Name   string   // of the stream; "" takes what the first volume has
 	Places []string // files or devices, or directories that hold NAME.NNN
-	// Ask is called when the volume is at none of the places; problem says
+	// Ask is called when the volume is at none of the places; problem is
 	// what was found instead. It returns when it may be there, or an error to
 	// give up. nil gives up.
 	Ask func(ctx context.Context, w Want, problem error) error

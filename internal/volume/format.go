@@ -75,7 +75,7 @@ type Digest [sha256.Size]byte
 
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 
-// ID tells one run from all others.
+// ID distinguishes one run from all others.
 type ID [16]byte
 
 func (i ID) String() string {
@@ -87,7 +87,7 @@ func ParseID(s string) (ID, error) {
 	var id ID
 	b, err := hex.DecodeString(string(bytes.ReplaceAll([]byte(s), []byte("-"), nil)))
 	if err != nil || len(b) != len(id) || len(s) != 36 {
-		return id, fmt.Errorf("%q is no UUID", s)
+		return id, fmt.Errorf("%q is not a UUID", s)
 	}
 	copy(id[:], b)
 	return id, nil
@@ -155,8 +155,8 @@ func (h Header) check() error {
 	return nil
 }
 
-// ErrNoVolume says that something is no volume at all.
-var ErrNoVolume = errors.New("it is no volume of mkcdrec")
+// ErrNoVolume means that something is not a volume at all.
+var ErrNoVolume = errors.New("it is not a volume of mkcdrec")
 
 // ReadHeader reads a volume's first frame.
 func ReadHeader(r io.Reader) (Header, []byte, error) {

@@ -11,7 +11,7 @@ import (
 	"slices"
 )
 
-// ErrLargeFrame says that a stream has a frame that no volume takes whole.
+// ErrLargeFrame means that a stream has a frame that no volume takes whole.
 var ErrLargeFrame = fmt.Errorf("a zstd frame is larger than %d bytes", int64(MaxFrame))
 
 var errCut = errors.New("the stream ends inside a zstd frame")
@@ -27,7 +27,7 @@ type frameReader struct {
 // A larger one means a stream that was made in one piece, as zstd(1) does.
 const wholeFrame = 16 << 20
 
-// Stored tells whether a stream is to be stored: it is not zstd, or its first
+// Stored reports whether a stream is to be stored: it is not zstd, or its first
 // frame is larger than limit. It gives the stream from its beginning.
 func Stored(r io.Reader, limit int64) (bool, io.Reader, error) {
 	br := bufio.NewReaderSize(r, 64<<10)
@@ -42,13 +42,13 @@ func Stored(r io.Reader, limit int64) (bool, io.Reader, error) {
 	if head, err := br.Peek(8 + tagLen); err == nil && ours(head) {
 		return true, br, nil
 	}
-	f := &frameReader{r: br, limit: int(max(1, min(limit, wholeFrame)))} // 0 would be none
+	f := &frameReader{r: br, limit: int(max(1, min(limit, wholeFrame)))} // 0 would be no limit
 	b, err := f.frame(nil)
 	// Any other fault is told where the stream is read.
 	return errors.Is(err, ErrLargeFrame), io.MultiReader(bytes.NewReader(b), br), nil
 }
 
-// isFrame tells whether b begins a zstd or a skippable frame.
+// isFrame reports whether b begins a zstd or a skippable frame.
 func isFrame(b []byte) bool {
 	if len(b) < 4 {
 		return false
@@ -57,7 +57,7 @@ func isFrame(b []byte) bool {
 	return m == zstdMagic || m&0xFFFFFFF0 == 0x184D2A50
 }
 
-// ours tells whether a frame is one that volumes are made of.
+// ours reports whether a frame is one that volumes are made of.
 func ours(f []byte) bool {
 	if len(f) < 8+tagLen || binary.LittleEndian.Uint32(f) != skippable {
 		return false
@@ -66,7 +66,7 @@ func ours(f []byte) bool {
 	return bytes.Equal(tag, tagHeader) || bytes.Equal(tag, tagCheck) || bytes.Equal(tag, tagEnd) || bytes.Equal(tag, tagPad)
 }
 
-// ErrNested says that a stream has a volume in it, behind something else: pasted
+// ErrNested means that a stream has a volume in it, behind something else: pasted
 // back, its frames would be taken for those of the volumes around it.
 var ErrNested = errors.New("the stream contains volumes of mkcdrec behind other data; cut it with -plain")
 
@@ -94,7 +94,7 @@ func (f *frameReader) frame(b []byte) ([]byte, error) {
 		return t.b, err
 	}
 	if !isFrame(m) {
-		return t.b, fmt.Errorf("%x is no zstd frame", m)
+		return t.b, fmt.Errorf("%x is not a zstd frame", m)
 	}
 	if binary.LittleEndian.Uint32(m) == zstdMagic {
 		err = t.zstd()

@@ -14,7 +14,7 @@ import (
 	"slices"
 )
 
-// Want says which volume is needed.
+// Want defines which volume is needed.
 type Want struct {
 	Number int
 	// Header is that of the last volume read; zero before the first.
@@ -33,7 +33,7 @@ func (w Want) String() string {
 // WrongError is a volume that is not the one that is needed.
 type WrongError struct {
 	Want Want
-	Got  Header // zero when it is no volume at all
+	Got  Header // zero when it is not a volume at all
 	Why  string
 }
 
@@ -56,7 +56,7 @@ func (e *DamagedError) Error() string {
 
 // Paster pastes volumes back into the stream.
 type Paster struct {
-	// Next opens a volume. problem says why the one before was not taken: a
+	// Next opens a volume. problem is why the one before was not taken: a
 	// *WrongError or a *DamagedError, or nil. It is asked until it gives the
 	// volume that is wanted, or an error.
 	Next func(ctx context.Context, w Want, problem error) (io.ReadCloser, error)
@@ -213,7 +213,7 @@ func (v *volumeReader) accept(in io.ReadCloser) error {
 	return nil
 }
 
-// unwanted tells why a volume with this header is not the next one, or returns "".
+// unwanted returns why a volume with this header is not the next one, or returns "".
 func (v *volumeReader) unwanted(h Header, w Want) string {
 	before, first := v.h, v.h.Number == 0
 	if first {

@@ -22,7 +22,7 @@ type Medium interface {
 	// Room is how many bytes the volume may have; Unlimited if only the
 	// medium knows.
 	Room() int64
-	// Full tells after a chunk that the end is near: the volume is closed.
+	// Full reports after a chunk that the end is near: the volume is closed.
 	Full() bool
 	// Close ends the volume. An error stops the run.
 	Close(e End) error
@@ -35,10 +35,10 @@ type Aborter interface{ Abort() }
 // returned is the chunk on the medium; an ErrFull of it means that it is not.
 type Flusher interface{ Flush() error }
 
-// Unlimited is the room of a medium that tells by Full or ErrFull.
+// Unlimited is the room of a medium that reports its end by Full or ErrFull.
 const Unlimited = math.MaxInt64
 
-// Chunk says what a chunk of the stream was: its length and digest.
+// Chunk describes a chunk of the stream: its length and digest.
 type Chunk struct {
 	Size int64
 	Sum  Digest
@@ -51,7 +51,7 @@ type Cutter struct {
 	Header Header
 	// Next gives the medium for a volume.
 	Next func(ctx context.Context, h Header) (Medium, error)
-	// More says that the stream continues in volumes that another Cutter writes:
+	// More is set if the stream continues in volumes that another Cutter writes:
 	// the end of what is read is not the stream's.
 	More bool
 	// Plain writes pieces of the bare stream, without headers, checks and ends,
@@ -410,7 +410,7 @@ func (w *writer) finish(last bool) error {
 		if !last {
 			return nil
 		}
-		// The stream ended where a volume was closed early: one more says that
+		// The stream ended where a volume was closed early: one more records that
 		// it is the end.
 		if err := w.open(); err != nil {
 			return err
@@ -424,7 +424,7 @@ func (w *writer) finish(last bool) error {
 	if err := w.write(w.end.encode()); err != nil && !errors.Is(err, ErrFull) {
 		return err
 	} else if err != nil && last {
-		// No room to say that it is the last one: the next medium says it.
+		// No room to mark it as the last one: the next medium does.
 		if err := w.close(); err != nil {
 			return err
 		}

@@ -22,8 +22,7 @@ func Run(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Loop gives a loop device of a size in bytes; the test is skipped where there
-// are none.
+// Loop gives a loop device of a size in bytes; the test is skipped without one.
 func Loop(t *testing.T, size int64) string {
 	t.Helper()
 	img := filepath.Join(t.TempDir(), "img")

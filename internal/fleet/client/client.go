@@ -44,7 +44,7 @@ type Config struct {
 	Say func(format string, args ...any)
 
 	// pause is the shortest time between two attempts, and giveUp how long the end of a
-	// job is reported before the machine goes on without; tests have others.
+	// job is reported before the machine continues without; tests have others.
 	pause, giveUp time.Duration
 }
 
@@ -90,7 +90,7 @@ func New(c Config) (*Client, error) {
 }
 
 // backoff waits before the n-th further attempt, at most half a minute; machines that
-// lost their server together do not come back together.
+// lost their server together do not return together.
 func (c *Client) backoff(ctx context.Context, n int) error {
 	d := min(c.cfg.pause<<min(n, 5), 30*c.cfg.pause)
 	select {
@@ -354,7 +354,7 @@ func (t *teller) add(level, text string) {
 	t.now.Lines = append(t.now.Lines, fleet.Line{Level: level, Text: printable.Short(text, 400)})
 }
 
-// event takes a line of restore's. What is no event is left out.
+// event takes a line of restore's. What is not an event is left out.
 func (t *teller) event(line []byte) {
 	var e struct {
 		Event, Phase, Message string

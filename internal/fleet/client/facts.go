@@ -96,7 +96,7 @@ func cardTo(ctx context.Context, server string) (string, error) {
 	defer c.Close()
 	local, ok := c.LocalAddr().(*net.TCPAddr)
 	if !ok {
-		return "", errors.New("cannot find the network card: it is no TCP connection")
+		return "", errors.New("cannot find the network card: it is not a TCP connection")
 	}
 	all, err := net.Interfaces()
 	if err != nil {

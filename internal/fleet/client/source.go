@@ -72,7 +72,7 @@ func (d *direct) Open(ctx context.Context, job *fleet.Job, tell func(level, text
 	return out, nil
 }
 
-// readPath is where restore tells that it has read everything.
+// readPath is where restore reports that it has read everything.
 const readPath = "/read"
 
 type relay struct {

@@ -312,7 +312,7 @@ func (s *swarm) finish(ctx context.Context) {
 	s.remove()
 }
 
-// close ends the program, whatever it does.
+// close ends the program, even while it works.
 func (s *swarm) close() {
 	s.mu.Lock()
 	s.begun, s.dead = true, true

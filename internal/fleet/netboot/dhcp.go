@@ -43,7 +43,7 @@ type Config struct {
 	LeaseFile string
 	Loaders   Loaders
 	Tree      *Tree
-	// PXE tells how a card is answered: one of fleet.PXEAuto and its like.
+	// PXE is how a card is answered: one of fleet.PXEAuto and its like.
 	PXE func(mac string) string
 	// Say is told what is of interest for people, Warn what is not as it should be.
 	Say, Warn func(format string, args ...any)
@@ -72,7 +72,7 @@ type try struct {
 	n  int
 }
 
-// Limits of what is kept of machines that nobody knows.
+// Limits of what is kept of unknown machines.
 const (
 	tryTime  = 90 * time.Second
 	maxTries = 8192
@@ -131,7 +131,7 @@ func grow(c *net.UDPConn) {
 	_ = raw.Control(func(fd uintptr) {
 		const size = 4 << 20
 		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size) != nil {
-			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size) // less room is no error
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, size) // less room is not an error
 		}
 	})
 }
@@ -169,7 +169,7 @@ func (s *Server) serve(c *net.UDPConn, port int) {
 		}
 		m, err := dhcpv4.FromBytes(b[:n])
 		if err != nil {
-			continue // whatever it is, it is no DHCP packet
+			continue // not a DHCP packet
 		}
 		r, to := s.answer(m, port, from)
 		if r == nil {
@@ -344,7 +344,7 @@ func (s *Server) boot(r, m *dhcpv4.DHCPv4, mac string, withAddress bool) bool {
 		return false
 	case how == fleet.PXE4011 && strings.HasPrefix(class, classPXE) && !isIPXE(m):
 		if _, ok := s.loader(m); !ok {
-			return s.file(r, m, mac, !withAddress) // tells of it
+			return s.file(r, m, mac, !withAddress) // reports it
 		}
 		// No file and no vendor options: the machine asks port 4011 for both.
 		s.pxe(r, m, classPXE)
@@ -391,7 +391,7 @@ func (s *Server) loader(m *dhcpv4.DHCPv4) (file string, ok bool) {
 	}
 	switch {
 	case isIPXE(m):
-		// iPXE has HTTP, whatever firmware it runs on; it needs an x86-64 processor.
+		// iPXE has HTTP on any firmware; it needs an x86-64 processor.
 		if arch == iana.INTEL_X86PC || arch == iana.EFI_X86_64 || arch == iana.EFI_BC {
 			file = l.IPXE
 		}

@@ -23,7 +23,7 @@ const (
 	maxPool     = 1 << 16
 )
 
-// Pool is a range of addresses to give out, both ends in it. The zero value is none.
+// Pool is a range of addresses to give out, both ends in it. The zero value has none.
 type Pool struct{ First, Last netip.Addr }
 
 // ParsePool reads FIRST-LAST, or FIRST,LAST. All of it must be in the network of on,
@@ -147,7 +147,7 @@ func (l *leases) take(x *lease) {
 	l.byMAC[x.MAC], l.byAddr[x.Addr] = x, x
 }
 
-// free tells whether an address can be a machine's.
+// free reports whether an address can be a machine's.
 func (l *leases) free(a netip.Addr, mac string) bool {
 	if !l.pool.has(a) {
 		return false

@@ -18,7 +18,7 @@ import (
 )
 
 // NewCertificate makes a certificate and its key as PEM. Machines know it by its
-// fingerprint, whatever their clocks and names are; it is for no other server.
+// fingerprint, with any clock and name; it is for no other server.
 func NewCertificate(at []netip.Addr) (string, error) {
 	wrap := func(err error) (string, error) { return "", fmt.Errorf("cannot make a certificate: %w", err) }
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -175,7 +175,7 @@ func (s *Server) machine(do func(w http.ResponseWriter, r *http.Request, mac str
 	return func(w http.ResponseWriter, r *http.Request) {
 		mac, err := s.cfg.Room.Who(bearer(r))
 		if err != nil {
-			fail(w, http.StatusUnauthorized, errors.New("this is no token of a machine: it has to register again"))
+			fail(w, http.StatusUnauthorized, errors.New("this is not the token of a machine: it has to register again"))
 			return
 		}
 		do(w, r, mac)
@@ -206,7 +206,7 @@ func (s *Server) person(do http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// wrongToken tells of a wrong token, at most once a second.
+// wrongToken reports a wrong token, at most once a second.
 func (s *Server) wrongToken(r *http.Request) {
 	s.mu.Lock()
 	tell := time.Since(s.warned) > time.Second

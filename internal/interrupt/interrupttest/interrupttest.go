@@ -119,6 +119,6 @@ func wait(t *testing.T, c *exec.Cmd, out *text, ready func(string) bool, end fun
 func Interrupted(t *testing.T, code int, text string) {
 	t.Helper()
 	if code != 1 || !strings.Contains(text, ": interrupted") {
-		t.Errorf("status %d; want 1, and a line that says interrupted:\n%s", code, text)
+		t.Errorf("status %d; want 1, and a line with interrupted:\n%s", code, text)
 	}
 }

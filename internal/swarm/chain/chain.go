@@ -17,7 +17,7 @@ import (
 // ID is a peer's id (BEP 3): 20 bytes, of which it makes up the last 12 at random.
 type ID [20]byte
 
-// IsZero tells whether there is no id.
+// IsZero reports whether there is no id.
 func (id ID) IsZero() bool { return id == ID{} }
 
 // Failure is what a machine reports of the one it took from.
@@ -69,7 +69,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Report is what a machine says of itself.
+// Report is what a machine reports of itself.
 type Report struct {
 	ID   ID
 	Addr netip.AddrPort // where others reach it
@@ -80,7 +80,7 @@ type Report struct {
 	// Failed is the machine it took from, or was to take from, and Why it does no more.
 	Failed ID
 	Why    Failure
-	// Done: it wants no more pieces, whatever it has. Others may still take from it.
+	// Done: it wants no more pieces, even if some are missing. Others may still take from it.
 	Done   bool
 	Leaves bool // this is its last report
 }
@@ -161,7 +161,7 @@ type member struct {
 	moves    int
 }
 
-// over tells whether it takes nothing any more.
+// over reports whether it takes nothing any more.
 func (m *member) over() bool { return m.complete || m.Done }
 
 // Chain is the state. It is not safe for several goroutines.
@@ -525,7 +525,7 @@ func (c *Chain) advise(now time.Time, m *member) Advice {
 }
 
 // servers gives the nearest ones before m that can serve it, at most three; else the one
-// behind it that is most ahead of it. hold tells that m is to wait for one before it.
+// behind it that is most ahead of it. hold is set if m is to wait for one before it.
 func (c *Chain) servers(now time.Time, m *member) (found []*member, hold bool) {
 	at := slices.Index(c.line, m)
 	for i := at - 1; i >= 0 && len(found) < 3; i-- {

@@ -22,7 +22,7 @@ func (c *Chain) estimate(now time.Time, m *member) int {
 	return min(c.conf.Pieces, m.Next+int(float64(b.next-a.next)*d.Seconds()/b.at.Sub(a.at).Seconds()))
 }
 
-// rateOf gives the pieces a second of the last Sample; ok tells whether it was
+// rateOf gives the pieces a second of the last Sample; ok reports whether it was
 // measured over so long.
 func (c *Chain) rateOf(now time.Time, m *member) (rate float64, ok bool) {
 	if len(m.samples) < 2 {
@@ -70,7 +70,7 @@ func (c *Chain) judge(now time.Time, m *member) {
 	c.blame(now, m, want)
 }
 
-// tooSlow tells whether a machine gets much less than it should, and what that is.
+// tooSlow reports whether a machine gets much less than it should, and what that is.
 func (c *Chain) tooSlow(now time.Time, m *member) (want float64, slow bool) {
 	up := m.from
 	rate, ok := c.rateOf(now, m)
@@ -115,8 +115,8 @@ func (c *Chain) blame(now time.Time, m *member, want float64) {
 	c.toEnd(now, m, true)
 }
 
-// stillSlow tells whether a machine that was slow behind another is so behind the one
-// it takes from now: that says nothing against the other.
+// stillSlow reports whether a machine that was slow behind another is so behind the one
+// it takes from now: that proves nothing against the other.
 func (c *Chain) stillSlow(now time.Time, id ID, want float64) bool {
 	v := c.byID[id]
 	if v == nil || v.from == nil || now.Sub(v.starved) < c.conf.Sample {
@@ -126,7 +126,7 @@ func (c *Chain) stillSlow(now time.Time, id ID, want float64) bool {
 	return ok && r < 0.6*want
 }
 
-// last tells whether nobody who is not slow is behind m: it hinders nobody then.
+// last reports whether nobody who is not slow is behind m: it hinders nobody then.
 func (c *Chain) last(m *member) bool {
 	i := slices.Index(c.line, m)
 	return !slices.ContainsFunc(c.line[i+1:], func(o *member) bool { return !o.over() && (m.slow || !o.slow) })
@@ -193,7 +193,7 @@ func (c *Chain) compareFirst(now time.Time, first *member) {
 	c.old = nil
 }
 
-// takes tells whether p takes from m, or from one that does.
+// takes reports whether p takes from m, or from one that does.
 func (c *Chain) takes(p, m *member) bool {
 	for range c.line {
 		if p == nil || p == m {
@@ -204,13 +204,13 @@ func (c *Chain) takes(p, m *member) bool {
 	return p == m
 }
 
-// moves tells whether a machine gets something, or may well soon.
+// moves reports whether a machine gets something, or may well soon.
 func (c *Chain) moves(now time.Time, p *member) bool {
 	n := len(p.samples)
 	return n < 2 || p.samples[n-1].next > p.samples[0].next || now.Sub(p.since) < 5*c.conf.Every
 }
 
-// can tells whether m can take its next piece from p.
+// can reports whether m can take its next piece from p.
 func (c *Chain) can(now time.Time, m, p *member) bool {
 	if p.Done && p.Next <= m.Next {
 		return false // it gets no more

@@ -132,7 +132,7 @@ func (g *Get) ask(ctx context.Context, leaves bool) (advice, error) {
 	return answer.Own, nil
 }
 
-// leave tells the tracker that this machine goes.
+// leave reports to the tracker that this machine leaves.
 func (g *Get) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -140,7 +140,7 @@ func (g *Get) leave() {
 }
 
 // take makes the peer of the advice the one to take from.
-// over tells that the report said that it wants no more.
+// over reports whether the report said that it wants no more.
 func (g *Get) take(a advice, over bool) {
 	g.mu.Lock()
 	g.advice = a

@@ -117,7 +117,7 @@ func (r *File) Read(p []byte) (int, error) {
 	}
 }
 
-// waits tells the memory whether a piece is waited for. mu is held.
+// waits notes in the memory whether a piece is waited for. mu is held.
 func (g *Get) waits(piece int) {
 	if m := g.memory.Load(); m != nil {
 		m.wait(piece, g.wants[piece] > 0)

@@ -244,7 +244,7 @@ func (g *Get) Run(ctx context.Context) error {
 	return err
 }
 
-// keep chooses where pieces are: in the directory, or in memory if there is none, or if it is
+// keep chooses where pieces are: in the directory, or in memory without one, or if it is
 // full and a reader needs no more.
 func (g *Get) keep() error {
 	g.store = &changing{}
@@ -289,7 +289,7 @@ func (g *Get) newRing() (*ring, error) {
 	return r, nil
 }
 
-// full tells whether an error is that of a file system without room.
+// full reports whether an error is that of a file system without room.
 func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 // cannotWrite acts on an error of the store. What was not written is asked for again.

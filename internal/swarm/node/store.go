@@ -228,7 +228,7 @@ func (s *dirStore) remove() error {
 	return errors.Join(append(errs, s.root.Close())...)
 }
 
-// free tells the bytes that are free in the directory's file system, and its size.
+// free returns the bytes that are free in the directory's file system, and its size.
 func (s *dirStore) free() (free, size int64, err error) {
 	d, err := s.root.Open(".")
 	if err != nil {
@@ -450,7 +450,7 @@ func (r *ring) mark(i int, complete bool) {
 	}
 }
 
-// setReader tells the rank of the piece that the reader is at.
+// setReader sets the rank of the piece that the reader is at.
 func (r *ring) setReader(rank int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

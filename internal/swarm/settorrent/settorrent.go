@@ -357,7 +357,7 @@ feed:
 }
 
 // Open gives the torrent of the set in a directory: the one beside it, or, when there
-// is none or it is of another state of the set, a new one, which is written beside the
+// is missing or is of another state of the set, a new one, which is written beside the
 // set if the directory can be written to.
 func Open(ctx context.Context, s *manifest.Set, p progress.Counter) (t *Torrent, made bool, err error) {
 	if t, err := Current(s); err == nil {
@@ -373,7 +373,7 @@ func Open(ctx context.Context, s *manifest.Set, p progress.Counter) (t *Torrent,
 	return t, true, err
 }
 
-// Current gives the torrent that is kept beside a set. The error says why there is
+// Current gives the torrent that is kept beside a set. The error is why there is
 // none, or why it is not of the set as it is now.
 func Current(s *manifest.Set) (*Torrent, error) {
 	if s.Local() == "" {
@@ -524,7 +524,7 @@ func validFiles(files []metainfo.FileInfo) (total int64, err error) {
 	return total, nil
 }
 
-// validName tells whether a file may have a name, which is made of parts.
+// validName reports whether a file may have a name, which is made of parts.
 func validName(name string, parts []string) bool {
 	if len(name) > maxPath || !filepath.IsLocal(name) || filepath.Clean(name) != name || name == "." || name == File {
 		return false

@@ -30,7 +30,7 @@ func NewSource(dir store.Store, files []Span) *Source {
 // maxOpen bounds the number of open files: a set has few large ones.
 const maxOpen = 64
 
-// file opens a file; kept tells whether it stays open.
+// file opens a file; kept reports whether it stays open.
 func (s *Source) file(name string) (f store.File, kept bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

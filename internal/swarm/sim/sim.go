@@ -19,7 +19,7 @@ type Machine struct {
 	Joins    time.Duration
 	Subnet   byte
 	Down, Up float64       // bytes a second that it can receive and send
-	Dies     time.Duration // 0: never. It says nothing and closes nothing, as without power
+	Dies     time.Duration // 0: never. It sends nothing and closes nothing, as without power
 	Closes   bool          // its connections are closed when it dies: it was killed
 	Leaves   bool          // leaves when it has everything and nobody needs it
 	Keeps    int           // pieces that it keeps; 0: all
@@ -38,7 +38,7 @@ type Config struct {
 	Chain        chain.Config
 	Machines     []Machine
 	// ServerDown, if not 0: from ServerDown[0] to ServerDown[1] no report is answered,
-	// and the chain is a new one afterwards. The seeder goes on only if SeederStays.
+	// and the chain is a new one afterwards. The seeder continues only if SeederStays.
 	ServerDown  [2]time.Duration
 	SeederStays bool
 }
@@ -187,7 +187,7 @@ func (w *world) connect(n, p *node, seeder bool) {
 	w.r.Machines[n.i].From = append(w.r.Machines[n.i].From, name)
 }
 
-// look has a machine notice that the one it takes from is gone, or sends nothing of what
+// look has a machine notice that the one it takes from is missing, or sends nothing of what
 // it has.
 func (w *world) look(n *node) {
 	if n.from == nil {

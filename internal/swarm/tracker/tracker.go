@@ -105,7 +105,7 @@ type announce struct {
 	report  chain.Report
 }
 
-// parse reads an announce. The address is that of the connection: what a client says of
+// parse reads an announce. The address is that of the connection: what a client reports of
 // its address is not believed.
 func (t *Tracker) parse(query string, remote string) (announce, error) {
 	var a announce
@@ -393,7 +393,7 @@ func (a *announce) list(b *bytes.Buffer, others []other) {
 	b.WriteString("e")
 }
 
-// count counts who has everything, the seeder too, and who has not. mu is held.
+// count counts who has everything, the seeder too, and who lacks something. mu is held.
 func (t *Tracker) count(now time.Time) (complete, incomplete int) {
 	complete = 1
 	for _, p := range t.peers {
