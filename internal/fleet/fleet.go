@@ -146,7 +146,7 @@ func choose(set Set, rule map[string]DiskRule, r *Registration) ([]chosen, error
 			return nil, fmt.Errorf("cannot choose a disk for %s of set %s: %w", old.Name, set.Name, err)
 		}
 		taken[i] = true
-		if size := quantity.Size(r.Disks[i].Size); size < old.Least {
+		if size := r.Disks[i].Size; size < old.Least {
 			return nil, fmt.Errorf("disk %s is too small: it has %s, and %s of set %s needs %s", r.Disks[i].Name, size, old.Name, set.Name, old.Least)
 		}
 		if words[i] == "" {
@@ -177,7 +177,7 @@ func (d DiskRule) pick(disks []Disk, words []string, taken map[int]bool) (int, e
 	if d.Smallest && len(c) > 1 {
 		slices.SortStableFunc(c, func(a, b int) int { return cmp.Compare(disks[a].Size, disks[b].Size) })
 		if disks[c[0]].Size == disks[c[1]].Size {
-			return 0, fmt.Errorf("%s and %s are the smallest, both %s", disks[c[0]].Name, disks[c[1]].Name, quantity.Size(disks[c[0]].Size))
+			return 0, fmt.Errorf("%s and %s are the smallest, both %s", disks[c[0]].Name, disks[c[1]].Name, disks[c[0]].Size)
 		}
 		c = c[:1]
 	}
@@ -192,9 +192,7 @@ func (d DiskRule) pick(disks []Disk, words []string, taken map[int]bool) (int, e
 func identify(disks []Disk) []layout.Present {
 	var in []layout.Present
 	for _, d := range disks {
-		var p layout.Present
-		p.Name, p.Serial, p.WWN = d.Name, d.Serial, d.WWN
-		in = append(in, p)
+		in = append(in, layout.Present{Disk: d.Disk})
 	}
 	return layout.Identify(in)
 }

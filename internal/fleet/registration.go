@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
@@ -45,12 +46,7 @@ type Registration struct {
 
 // Disk is a disk of a machine.
 type Disk struct {
-	Name      string `json:"name"`
-	Model     string `json:"model"`
-	Serial    string `json:"serial"`
-	WWN       string `json:"wwn"`
-	Size      int64  `json:"size"` // bytes
-	Removable bool   `json:"removable,omitempty"`
+	layout.Disk // without a table
 	// Busy is why nothing can be restored onto it.
 	Busy string `json:"busy,omitempty"`
 	// Parts is what is on it now.
@@ -119,6 +115,7 @@ func (r *Registration) normalize() error {
 		for _, s := range []*string{&d.Name, &d.Model, &d.Serial, &d.WWN, &d.Busy} {
 			*s = text(*s)
 		}
+		d.Table = nil
 		if d.Name == "" || names[d.Name] || d.Size <= 0 || d.Size > 1<<62 {
 			return fmt.Errorf("disk %q: no name, the name of another one, or no size", d.Name)
 		}
@@ -129,7 +126,7 @@ func (r *Registration) normalize() error {
 		for j := range d.Parts {
 			p := &d.Parts[j]
 			p.What = text(p.What)
-			if p.Start < 0 || p.Size <= 0 || p.Start > d.Size || p.Size > d.Size-p.Start {
+			if p.Start < 0 || p.Size <= 0 || p.Start > int64(d.Size) || p.Size > int64(d.Size)-p.Start {
 				return fmt.Errorf("disk %s: a partition is not on the disk", d.Name)
 			}
 		}
@@ -201,7 +198,7 @@ func (r *Registration) Digest() string {
 	}
 	var ds []disk
 	for _, d := range r.Disks {
-		ds = append(ds, disk{d.Name, d.Model, d.Serial, d.WWN, d.Size})
+		ds = append(ds, disk{d.Name, d.Model, d.Serial, d.WWN, int64(d.Size)})
 	}
 	b, err := json.Marshal([]any{r.MAC, r.Serial, r.UUID, r.Vendor, r.Model, ds})
 	if err != nil {

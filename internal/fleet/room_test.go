@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
 )
 
@@ -23,7 +24,7 @@ var at = netip.MustParseAddr("10.0.0.7")
 
 // reg is the registration of the n-th machine.
 func reg(n int) *Registration {
-	return &Registration{MAC: fmt.Sprintf("52:54:00:00:01:%02x", n), Serial: fmt.Sprintf("SN%04d", n), Model: "Box", Firmware: "uefi", Boot: fmt.Sprintf("boot-%d", n), Disks: []Disk{{Name: "sda", Serial: fmt.Sprintf("DISK%d", n), Size: 1 << 30}}}
+	return &Registration{MAC: fmt.Sprintf("52:54:00:00:01:%02x", n), Serial: fmt.Sprintf("SN%04d", n), Model: "Box", Firmware: "uefi", Boot: fmt.Sprintf("boot-%d", n), Disks: []Disk{{Disk: layout.Disk{Name: "sda", Serial: fmt.Sprintf("DISK%d", n), Size: 1 << 30}}}}
 }
 
 func room(t *testing.T, rules string) *Room {
@@ -215,7 +216,7 @@ func TestChanged(t *testing.T) {
 	if seen.Disks[0].Gets != "vda" || seen.Disks[0].Word != "DISK1" {
 		t.Errorf("%+v", seen.Disks)
 	}
-	g.Disks = []Disk{{Name: "sda", Serial: "OTHER", Size: 1 << 30}}
+	g.Disks = []Disk{{Disk: layout.Disk{Name: "sda", Serial: "OTHER", Size: 1 << 30}}}
 	register(t, r, g)
 	if err := r.Release(Wish{g.MAC, g.Serial, seen.Seen}); !errors.As(err, new(*Refused)) || !strings.Contains(err.Error(), "changed") {
 		t.Errorf("released as it was: %v", err)
@@ -223,7 +224,7 @@ func TestChanged(t *testing.T) {
 	if err := r.Release(Wish{g.MAC, g.Serial, wantState(t, r, g.MAC, Registered).Seen}); err != nil {
 		t.Fatal(err)
 	}
-	g.Disks = append(g.Disks, Disk{Name: "sdb", Serial: "NEW", Size: 1 << 20})
+	g.Disks = append(g.Disks, Disk{Disk: layout.Disk{Name: "sdb", Serial: "NEW", Size: 1 << 20}})
 	register(t, r, g)
 	if v := wantState(t, r, g.MAC, Registered); !strings.Contains(v.Why, "changed") || !strings.Contains(v.Problem, `2 disks match "only"`) {
 		t.Errorf("%+v", v)
@@ -240,14 +241,14 @@ func TestDiskNumbers(t *testing.T) {
 		disks []Disk
 		want  []string
 	}{
-		{"none", []Disk{{Name: "sda", Size: 1}}, []string{""}},
-		{"two with the same", []Disk{{Name: "sda", Size: 1, Serial: "X"}, {Name: "sdb", Size: 1, Serial: "X"}}, []string{"", ""}},
-		{"the same, but for the WWN", []Disk{{Name: "sda", Size: 1, Serial: "X", WWN: "w1"}, {Name: "sdb", Size: 1, Serial: "X", WWN: "w2"}}, []string{"w1", "w2"}},
-		{"one's serial number is the other's WWN", []Disk{{Name: "sda", Size: 1, Serial: "X"}, {Name: "sdb", Size: 1, Serial: "Y", WWN: "X"}}, []string{"", "Y"}},
-		{"a comma, which ends a word", []Disk{{Name: "sda", Size: 1, Serial: "X,Y"}}, []string{""}},
-		{"a serial number that is a disk's name", []Disk{{Name: "sda", Size: 1, Serial: "sdb"}, {Name: "sdb", Size: 1, Serial: "B"}}, []string{"", "B"}},
-		{"escaped", []Disk{{Name: "sda", Size: 1, Serial: `X\x1b`}}, []string{""}},
-		{"a path", []Disk{{Name: "sda", Size: 1, Serial: "/dev/sdb"}}, []string{""}},
+		{"none", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1}}}, []string{""}},
+		{"two with the same", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1, Serial: "X"}}, {Disk: layout.Disk{Name: "sdb", Size: 1, Serial: "X"}}}, []string{"", ""}},
+		{"the same, but for the WWN", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1, Serial: "X", WWN: "w1"}}, {Disk: layout.Disk{Name: "sdb", Size: 1, Serial: "X", WWN: "w2"}}}, []string{"w1", "w2"}},
+		{"one's serial number is the other's WWN", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1, Serial: "X"}}, {Disk: layout.Disk{Name: "sdb", Size: 1, Serial: "Y", WWN: "X"}}}, []string{"", "Y"}},
+		{"a comma, which ends a word", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1, Serial: "X,Y"}}}, []string{""}},
+		{"a serial number that is a disk's name", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1, Serial: "sdb"}}, {Disk: layout.Disk{Name: "sdb", Size: 1, Serial: "B"}}}, []string{"", "B"}},
+		{"escaped", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1, Serial: `X\x1b`}}}, []string{""}},
+		{"a path", []Disk{{Disk: layout.Disk{Name: "sda", Size: 1, Serial: "/dev/sdb"}}}, []string{""}},
 	} {
 		if got := (&Registration{Disks: c.disks}).Words(); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q; want %q", c.name, got, c.want)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
 
 const goodRules = `
@@ -175,7 +177,7 @@ func write(t *testing.T, file, text string) {
 }
 
 func TestDiskRule(t *testing.T) {
-	disks := []Disk{{Name: "sda", Serial: "A", Model: "Samsung 1", Size: 200}, {Name: "sdb", Serial: "B", Model: "WDC", Size: 100}, {Name: "sdc", Serial: "C", Size: 50, Removable: true}, {Name: "sdd", Serial: "D", Size: 10, Busy: "it is mounted"}}
+	disks := []Disk{{Disk: layout.Disk{Name: "sda", Serial: "A", Model: "Samsung 1", Size: 200}}, {Disk: layout.Disk{Name: "sdb", Serial: "B", Model: "WDC", Size: 100}}, {Disk: layout.Disk{Name: "sdc", Serial: "C", Size: 50, Removable: true}}, {Disk: layout.Disk{Name: "sdd", Serial: "D", Size: 10}, Busy: "it is mounted"}}
 	words := (&Registration{Disks: disks}).Words()
 	if !slices.Equal(words, []string{"A", "B", "C", "D"}) {
 		t.Fatal(words)
@@ -197,7 +199,7 @@ func TestDiskRule(t *testing.T) {
 			t.Errorf("%v: %d, %v; want %d", c.rule, got, err, c.want)
 		}
 	}
-	if _, err := (DiskRule{Smallest: true}).pick([]Disk{{Name: "a", Size: 5}, {Name: "b", Size: 5}}, []string{"x", "y"}, nil); err == nil || !strings.Contains(err.Error(), "a and b are the smallest") {
+	if _, err := (DiskRule{Smallest: true}).pick([]Disk{{Disk: layout.Disk{Name: "a", Size: 5}}, {Disk: layout.Disk{Name: "b", Size: 5}}}, []string{"x", "y"}, nil); err == nil || !strings.Contains(err.Error(), "a and b are the smallest") {
 		t.Error(err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/fleet/web"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
@@ -129,7 +130,7 @@ func newMachine(s *server) *machine {
 	c, err := New(Config{
 		Server: "https://" + s.addr, Fingerprint: s.print, pause: 20 * time.Millisecond, giveUp: 30 * time.Second,
 		Facts: func(context.Context) (*fleet.Registration, error) {
-			return &fleet.Registration{MAC: mac, Serial: serial, Firmware: "uefi", Boot: m.boot, Disks: []fleet.Disk{{Name: "sda", Serial: "DISK1", Size: 1 << 30}}}, nil
+			return &fleet.Registration{MAC: mac, Serial: serial, Firmware: "uefi", Boot: m.boot, Disks: []fleet.Disk{{Disk: layout.Disk{Name: "sda", Serial: "DISK1", Size: 1 << 30}}}}, nil
 		},
 		Run: func(ctx context.Context, args []string, event func([]byte)) (int, string, error) {
 			m.args <- args
@@ -353,7 +354,7 @@ func TestOtherSet(t *testing.T) {
 
 // TestCheck: an order that does not fit the machine is refused here, too.
 func TestCheck(t *testing.T) {
-	c := &Client{reg: &fleet.Registration{MAC: mac, Disks: []fleet.Disk{{Name: "sda", Serial: "A", Size: 1}, {Name: "sdb", Serial: "D", Size: 1}, {Name: "sdc", Serial: "D", Size: 1}}}}
+	c := &Client{reg: &fleet.Registration{MAC: mac, Disks: []fleet.Disk{{Disk: layout.Disk{Name: "sda", Serial: "A", Size: 1}}, {Disk: layout.Disk{Name: "sdb", Serial: "D", Size: 1}}, {Disk: layout.Disk{Name: "sdc", Serial: "D", Size: 1}}}}}
 	good := func() *fleet.Job {
 		return &fleet.Job{Set: "lab", Map: []string{"vda=A"}, Confirm: []string{"A"}, After: fleet.Reboot, Hostname: "lab-01", Identity: "new", Swarm: fleet.Swarm{Server: "http://10.0.0.1:6882/", Hash: strings.Repeat("ab", 20)}}
 	}

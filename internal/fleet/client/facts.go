@@ -36,7 +36,8 @@ func Facts(ctx context.Context, server string) (*fleet.Registration, error) {
 		return nil, err
 	}
 	for _, p := range disks {
-		d := fleet.Disk{Name: p.Name, Model: p.Model, Serial: p.Serial, WWN: p.WWN, Size: int64(p.Size), Removable: p.Removable, Busy: p.Busy}
+		d := fleet.Disk{Disk: p.Disk, Busy: p.Busy}
+		d.Table = nil
 		if p.Table != nil {
 			for _, t := range p.Table.Partitions {
 				if t.Extended() || t.Size <= 0 || t.Start < 0 || t.Start+t.Size > p.Size || len(d.Parts) >= 64 {

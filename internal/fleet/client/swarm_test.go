@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 )
@@ -145,7 +146,7 @@ func TestSwarm(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			token, err := s.room.Register(&fleet.Registration{MAC: mac, Serial: serial, Firmware: "uefi", Boot: "b1", Disks: []fleet.Disk{{Name: "sda", Serial: "DISK1", Size: 1 << 30}}}, netip.MustParseAddr("127.0.0.1"))
+			token, err := s.room.Register(&fleet.Registration{MAC: mac, Serial: serial, Firmware: "uefi", Boot: "b1", Disks: []fleet.Disk{{Disk: layout.Disk{Name: "sda", Serial: "DISK1", Size: 1 << 30}}}}, netip.MustParseAddr("127.0.0.1"))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -15,6 +15,8 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
 // browser opens a page in Chromium, or skips the test. It fails for every error of a
@@ -226,14 +228,14 @@ func TestPicture(t *testing.T) {
 	began := time.Now().Add(-90 * time.Second)
 	b.room.SetClock(func() time.Time { return began })
 	for i := range all {
-		size := int64(256e9)
+		size := quantity.Size(256e9)
 		if i%4 == 3 {
 			size = 512e9
 		}
 		serial := fmt.Sprintf("4KQ%dX53", 31+i)
 		mac, tok := b.machine(i+1, func(g *fleet.Registration) {
 			g.Vendor, g.Model, g.Serial, g.Memory, g.Boot = "Dell Inc.", "OptiPlex 7010", serial, 16<<30, fmt.Sprint(i)
-			g.Disks[0] = fleet.Disk{Name: "nvme0n1", Model: "Samsung PM9B1", Serial: fmt.Sprintf("S6GNNX0W%d", 412300+7*i), Size: size, Parts: []fleet.Part{{Start: 1 << 20, Size: 1 << 28, What: "vfat"}, {Start: 1<<20 + 1<<28, Size: size - 1<<30, What: "ntfs"}}}
+			g.Disks[0] = fleet.Disk{Disk: layout.Disk{Name: "nvme0n1", Model: "Samsung PM9B1", Serial: fmt.Sprintf("S6GNNX0W%d", 412300+7*i), Size: size}, Parts: []fleet.Part{{Start: 1 << 20, Size: 1 << 28, What: "vfat"}, {Start: 1<<20 + 1<<28, Size: int64(size) - 1<<30, What: "ntfs"}}}
 		})
 		toks[i] = tok
 		if i >= 9 {

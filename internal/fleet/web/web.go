@@ -23,6 +23,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
@@ -489,14 +490,14 @@ func (s *Server) set(w http.ResponseWriter, r *http.Request, mac string) {
 }
 
 // size is a size for people.
-func size(n int64) string {
+func size(n quantity.Size) string {
 	f, unit := float64(n), 0
 	for f >= 1000 && unit < 5 {
 		f /= 1000
 		unit++
 	}
 	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
+		return fmt.Sprintf("%d B", int64(n))
 	}
 	return fmt.Sprintf("%.1f %cB", f, "kMGTP"[unit-1])
 }

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
@@ -101,7 +102,7 @@ func (m memory) Open(name string) (store.File, error) {
 func (b *bench) machine(n int, change func(*fleet.Registration)) (mac, tok string) {
 	b.t.Helper()
 	g := &fleet.Registration{MAC: fmt.Sprintf("52:54:00:00:02:%02x", n), Serial: fmt.Sprintf("SN%04d", n), Vendor: "QEMU", Model: "Box", Firmware: "uefi", Memory: 1 << 30, Boot: fmt.Sprint("b", n),
-		Disks: []fleet.Disk{{Name: "sda", Model: "DISK", Serial: fmt.Sprintf("DISK%d", n), Size: 1 << 33, Parts: []fleet.Part{{Start: 1 << 20, Size: 1 << 32, What: "ext4"}}}}}
+		Disks: []fleet.Disk{{Disk: layout.Disk{Name: "sda", Model: "DISK", Serial: fmt.Sprintf("DISK%d", n), Size: 1 << 33}, Parts: []fleet.Part{{Start: 1 << 20, Size: 1 << 32, What: "ext4"}}}}}
 	if change != nil {
 		change(g)
 	}
