@@ -422,6 +422,9 @@ func TestErrors(t *testing.T) {
 func TestMounted(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
+			if testing.Short() && kind == "xfs" {
+				t.Skip("takes seconds")
+			}
 			dev, dir := btrfstest.MountOther(t, kind, 1<<30)
 			mark := bytes.Repeat([]byte("mark of a block "), 256)
 			for i := range 20 {
