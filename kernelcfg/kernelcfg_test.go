@@ -77,7 +77,7 @@ func TestFind(t *testing.T) {
 	if err := os.WriteFile(root+"/k", []byte("no kernel"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Find(root, "x", root+"/k", ""); err == nil || !strings.Contains(err.Error(), "no bzImage") {
+	if _, err := Find(root, "x", root+"/k", ""); err == nil || !strings.Contains(err.Error(), "not a bzImage") {
 		t.Errorf("Find(no kernel) = %v", err)
 	}
 }
@@ -140,7 +140,7 @@ func TestImages(t *testing.T) {
 		{"old", good(func(b []byte) { binary.LittleEndian.PutUint16(b[0x206:], 0x202) }), "boot protocol"},
 		{"no release", good(func(b []byte) { binary.LittleEndian.PutUint16(b[0x20e:], 0) }), "release"},
 		{"empty", nil, "empty"},
-		{"text", []byte("hello"), "no bzImage"},
+		{"text", []byte("hello"), "not a bzImage"},
 	} {
 		f := filepath.Join(t.TempDir(), "k")
 		if err := os.WriteFile(f, c.b, 0o600); err != nil {

@@ -42,7 +42,7 @@ func TestEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ref *exit.Refusal
-	if err := r.Ends(); !errors.As(err, &ref) || !strings.Contains(err.Error(), "smaller than it says") || !strings.Contains(err.Error(), dev) {
+	if err := r.Ends(); !errors.As(err, &ref) || !strings.Contains(err.Error(), "smaller than it reports") || !strings.Contains(err.Error(), dev) {
 		t.Errorf("a disk that lies: %v", err)
 	}
 	r.Plan.Disks[0].New.Name = "no-such-disk"

@@ -293,7 +293,7 @@ func TestWrongVolumes(t *testing.T) {
 	if !bytes.Equal(got, stream) {
 		t.Errorf("%d bytes came back; want %d", len(got), len(stream))
 	}
-	for i, want := range []string{"no volume of mkcdrec", "no volume of mkcdrec", "this is volume 2", "another stream", "another run", "this is volume 1", "this is volume 3", "does not follow", "not what was written", "cut", "no volume of mkcdrec"} {
+	for i, want := range []string{"not a volume of mkcdrec", "not a volume of mkcdrec", "this is volume 2", "another stream", "another run", "this is volume 1", "this is volume 3", "does not follow", "not what was written", "cut", "not a volume of mkcdrec"} {
 		if i >= len(o.said) || !strings.Contains(o.said[i], want) {
 			t.Errorf("%d: %q; want %q", i, append(o.said, make([]string, 20)...)[i], want)
 		}
@@ -376,7 +376,7 @@ func TestBadStreams(t *testing.T) {
 		want   string
 	}{
 		"cut off":  {packed[:len(packed)-5], "ends inside"},
-		"trailing": {append(bytes.Clone(packed), "tail"...), "no zstd frame"},
+		"trailing": {append(bytes.Clone(packed), "tail"...), "not a zstd frame"},
 		"large":    {append(bytes.Clone(packed), 0x5c, 0x2a, 0x4d, 0x18, 0, 0, 0xff, 0xff, 1, 2), "larger than 4290772991 bytes"},
 	} {
 		m := &memory{room: Unlimited}
