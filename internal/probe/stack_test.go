@@ -159,7 +159,7 @@ func TestLUKSAndThin(t *testing.T) {
 	for _, u := range l.Unsupported {
 		un = append(un, u.Device+": "+u.Reason)
 	}
-	for _, w := range []string{"mapper/secret: LUKS on loop0, which is no disk", "vg0: volume group on mapper/secret, which", "vda2: it is in use by dm-7 (cryptswap), which is not supported"} {
+	for _, w := range []string{"mapper/secret: LUKS on loop0, which is not a disk", "vg0: volume group on mapper/secret, which", "vda2: it is in use by dm-7 (cryptswap), which is not supported"} {
 		if !strings.Contains(strings.Join(un, "; "), w) {
 			t.Errorf("no %q in %s", w, strings.Join(un, "; "))
 		}
