@@ -94,7 +94,25 @@ func (m Machine) subvolumes(l *layout.Layout, f *layout.Filesystem, at string) e
 		l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: f.Device, Device: f.Device, Reason: "the quota groups of the btrfs: it will be restored without them"})
 	}
 	left := snapshots(list, def, f.Mounts, fstabSubvolumes(l, m.cmdline()))
-	orphans := false // some are in no mounted subvolume
+	orphans := sortSubvolumes(l, f, list, left, def)
+	if topMounted {
+		return nil
+	}
+	f.Private = orphans || len(f.Mounts) == 0
+	if top == nil {
+		if f.Private {
+			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: f.Device, Device: f.Device, Reason: "the top level of the btrfs can't be opened: subvolumes that are not mounted can't be saved"})
+			f.Private = false
+		}
+		return nil
+	}
+	f.Private = f.Private || filesBeside(top, "", list)
+	return nil
+}
+
+// sortSubvolumes divides the subvolumes into those that are saved and those that are left.
+// orphans is set if some of the first are in no mounted subvolume.
+func sortSubvolumes(l *layout.Layout, f *layout.Filesystem, list []btrfs.Subvolume, left map[string]bool, def uint64) (orphans bool) {
 	for _, s := range list {
 		switch {
 		case !layout.CleanPath("/" + s.Path):
@@ -109,19 +127,7 @@ func (m Machine) subvolumes(l *layout.Layout, f *layout.Filesystem, at string) e
 			})
 		}
 	}
-	if topMounted {
-		return nil
-	}
-	f.Private = orphans || len(f.Mounts) == 0
-	if top == nil {
-		if f.Private {
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: f.Device, Device: f.Device, Reason: "the top level of the btrfs can't be opened: subvolumes that are not mounted can't be saved"})
-			f.Private = false
-		}
-		return nil
-	}
-	f.Private = f.Private || filesBeside(top, "", list)
-	return nil
+	return orphans
 }
 
 // snapshots returns which subvolumes may be left out: made of another one, read-only, not

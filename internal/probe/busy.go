@@ -20,28 +20,21 @@ func (m Machine) Busy(disk string) string {
 	if err != nil {
 		return err.Error()
 	}
+	on := func(dev string) bool { return slices.Contains(m.DisksOf(dev), disk) }
 	for _, mi := range mounts {
-		if strings.HasPrefix(mi.Source, "/dev/") || mi.Device != "" {
-			for _, d := range m.DisksOf(mi.Device) {
-				if d == disk {
-					return "/dev/" + mi.Device + " is mounted on " + mi.Path
-				}
-			}
+		if (strings.HasPrefix(mi.Source, "/dev/") || mi.Device != "") && on(mi.Device) {
+			return "/dev/" + mi.Device + " is mounted on " + mi.Path
 		}
 	}
 	for _, s := range m.swaps() {
-		for _, d := range m.DisksOf(s) {
-			if d == disk {
-				return "/dev/" + s + " is in use as swap"
-			}
+		if on(s) {
+			return "/dev/" + s + " is in use as swap"
 		}
 	}
 	// A btrfs holds devices that no mount names.
 	for _, f := range m.btrfsDevices() {
-		for _, d := range m.DisksOf(f.device) {
-			if d == disk {
-				return "/dev/" + f.device + " is part of the mounted btrfs " + f.uuid
-			}
+		if on(f.device) {
+			return "/dev/" + f.device + " is part of the mounted btrfs " + f.uuid
 		}
 	}
 	for _, g := range []string{"/sys/block/" + sysName(disk) + "/holders/*", "/sys/block/" + sysName(disk) + "/" + sysName(disk) + "*/holders/*"} {

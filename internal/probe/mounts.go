@@ -185,14 +185,11 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 	}
 	seen := map[string]bool{}
 	for _, mi := range mounts {
-		known := slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) }) ||
-			slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == mi.Device && mi.Device != "" })
-		medium := fstype.Of(mi.Type).Medium && (mi.SuperReadOnly || slices.Contains(strings.Split(mi.Options, ","), "ro"))
 		key := mi.Device
 		if key == "" { // several FUSE file systems may have one source, and several exports one number
 			key = mi.Source + " " + mi.Type + " " + mi.Number
 		}
-		if known || medium || seen[key] || mi.Device == "" && slices.Contains(notStorage, mi.Type) {
+		if covered(l, mi) || seen[key] || mi.Device == "" && slices.Contains(notStorage, mi.Type) {
 			continue
 		}
 		seen[key] = true
@@ -215,4 +212,12 @@ func (m Machine) foreignMounts(l *layout.Layout, mounts []MountInfo) {
 		}
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: mi.Path, Device: name, Reason: reason})
 	}
+}
+
+// covered reports a mount that the layout has, or one of a medium, which is not storage of
+// the machine.
+func covered(l *layout.Layout, mi MountInfo) bool {
+	return slices.ContainsFunc(l.Filesystems, func(f layout.Filesystem) bool { return slices.Contains(f.Devs(), mi.Device) }) ||
+		slices.ContainsFunc(l.Images, func(i layout.Image) bool { return i.Device == mi.Device && mi.Device != "" }) ||
+		fstype.Of(mi.Type).Medium && (mi.SuperReadOnly || slices.Contains(strings.Split(mi.Options, ","), "ro"))
 }

@@ -150,9 +150,7 @@ func (m Machine) Read(ctx context.Context) (*layout.Layout, error) {
 	elsewhere(l)
 	prune(l, faulty) // before anything is looked at on a disk whose table is refused
 	elsewhere(l)
-	if err := m.contents(l, mounts, faulty); err != nil {
-		return nil, err
-	}
+	m.contents(l, mounts, faulty)
 	m.swapFiles(l, mounts)
 	m.foreignMounts(l, mounts)
 	m.boot(l)
@@ -364,74 +362,58 @@ func (m Machine) superblockOf(dev string, size quantity.Size) (*superblock.Info,
 }
 
 // contents looks at every device that can hold something.
-func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[string]bool) error {
+func (m Machine) contents(l *layout.Layout, mounts []MountInfo, faulty map[string]bool) {
 	swaps, seen := m.swaps(), present{}
-	look := func(dev string, size quantity.Size) error {
+	look := func(dev string, size quantity.Size) {
 		i, err := m.superblockOf(dev, size)
 		if errors.Is(err, os.ErrNotExist) && l.Group(dev) != nil {
-			return err
+			err = errors.New("logical volume that is not active: what is on it can't be read")
 		}
 		if err != nil { // its own fault: the rest is saved
 			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: err.Error()})
-			return nil
-		}
-		if i != nil {
+		} else if i != nil {
 			seen.add(i.UUID, i.Label)
 			m.content(l, dev, size, i, mounts, swaps)
 		} else if _, p := l.Partition(dev); p == nil || p.Type != layout.TypeBIOSBoot {
 			m.image(l, dev, size, &superblock.Info{}, mounts)
 		}
-		return nil
 	}
-	for _, d := range l.Disks {
-		if faulty[d.Name] {
-			continue
-		}
-		if d.Table == nil {
-			if err := look(d.Name, d.Size); err != nil {
-				return err
-			}
-			continue
-		}
-		if len(d.Table.Partitions) == 0 && !m.blank(d.Name, tableRoom, d.Size-tableRoom) {
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: "its partition table is empty, but there is data behind it, which is of an unknown kind"})
-		}
-		for _, p := range d.Table.Partitions {
-			if p.Extended() {
-				continue
-			}
-			if err := look(p.Device, p.Size); err != nil {
-				return err
-			}
+	for i := range l.Disks {
+		if !faulty[l.Disks[i].Name] {
+			m.diskContents(l, &l.Disks[i], look)
 		}
 	}
 	for _, a := range l.Arrays {
-		if err := look(a.Name, a.Size); err != nil {
-			return err
-		}
+		look(a.Name, a.Size)
 	}
 	for _, c := range l.Crypts {
-		if err := look(c.Mapper(), c.Size); err != nil {
-			return err
-		}
+		look(c.Mapper(), c.Size)
 	}
 	for _, g := range l.VolumeGroup {
 		for _, v := range g.LVs {
-			if v.Type == layout.TypeThinPool {
-				continue // it has no device of its own
-			}
-			if err := look(g.Name+"/"+v.Name, v.Size); err != nil {
-				if errors.Is(err, os.ErrNotExist) {
-					l.Unsupported = append(l.Unsupported, layout.Unsupported{What: g.Name + "/" + v.Name, Device: g.Name + "/" + v.Name, Reason: "logical volume that is not active: what is on it can't be read"})
-					continue
-				}
-				return err
+			if v.Type != layout.TypeThinPool { // it has no device of its own
+				look(g.Name+"/"+v.Name, v.Size)
 			}
 		}
 	}
 	m.incomplete(l)
 	m.snapshots(l, mounts, seen)
-	return nil
+}
+
+// diskContents looks at the partitions of a disk, or at the disk if it has none.
+func (m Machine) diskContents(l *layout.Layout, d *layout.Disk, look func(dev string, size quantity.Size)) {
+	if d.Table == nil {
+		look(d.Name, d.Size)
+		return
+	}
+	if len(d.Table.Partitions) == 0 && !m.blank(d.Name, tableRoom, d.Size-tableRoom) {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: d.Name, Device: d.Name, Reason: "its partition table is empty, but there is data behind it, which is of an unknown kind"})
+	}
+	for _, p := range d.Table.Partitions {
+		if !p.Extended() {
+			look(p.Device, p.Size)
+		}
+	}
 }
 
 func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *superblock.Info, mounts []MountInfo, swaps []string) {
@@ -533,43 +515,7 @@ func (m Machine) image(l *layout.Layout, dev string, size quantity.Size, i *supe
 // elsewhere takes away what is on devices that are not part of the layout:
 // loop devices, multipath, remote disks; and reports it.
 func elsewhere(l *layout.Layout) {
-	known := map[string]bool{}
-	for _, d := range l.Disks {
-		known[d.Name] = true
-		if d.Table != nil {
-			for _, p := range d.Table.Partitions {
-				known[p.Device] = true
-			}
-		}
-	}
-	all := func(devs []string) bool { return !slices.ContainsFunc(devs, func(d string) bool { return !known[d] }) }
-	pvs := func(g layout.VolumeGroup) (out []string) {
-		for _, p := range g.PVs {
-			out = append(out, p.Device)
-		}
-		return out
-	}
-	for n := -1; n != len(known); {
-		n = len(known)
-		for _, a := range l.Arrays {
-			if all(a.Devs()) {
-				known[a.Name] = true
-			}
-		}
-		for _, c := range l.Crypts {
-			if known[c.Device] {
-				known[c.Mapper()] = true
-			}
-		}
-		for _, g := range l.VolumeGroup {
-			if all(pvs(g)) {
-				known["vg "+g.Name] = true
-				for _, v := range g.LVs {
-					known[g.Name+"/"+v.Name] = true
-				}
-			}
-		}
-	}
+	known := reachable(l)
 	gone := func(what, name string, devs []string) {
 		on := slices.DeleteFunc(slices.Clone(devs), func(d string) bool { return known[d] })
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf("%s on %s, which is not a disk of this machine", what, strings.Join(on, ", "))})
@@ -592,6 +538,49 @@ func elsewhere(l *layout.Layout) {
 		}
 		return !known["vg "+g.Name]
 	})
+}
+
+// reachable are the devices that are on the layout's disks alone, and "vg NAME" for volume groups.
+func reachable(l *layout.Layout) map[string]bool {
+	known := map[string]bool{}
+	for _, d := range l.Disks {
+		known[d.Name] = true
+		if d.Table != nil {
+			for _, p := range d.Table.Partitions {
+				known[p.Device] = true
+			}
+		}
+	}
+	all := func(devs []string) bool { return !slices.ContainsFunc(devs, func(d string) bool { return !known[d] }) }
+	for n := -1; n != len(known); {
+		n = len(known)
+		for _, a := range l.Arrays {
+			if all(a.Devs()) {
+				known[a.Name] = true
+			}
+		}
+		for _, c := range l.Crypts {
+			if known[c.Device] {
+				known[c.Mapper()] = true
+			}
+		}
+		for _, g := range l.VolumeGroup {
+			if all(pvs(g)) {
+				known["vg "+g.Name] = true
+				for _, v := range g.LVs {
+					known[g.Name+"/"+v.Name] = true
+				}
+			}
+		}
+	}
+	return known
+}
+
+func pvs(g layout.VolumeGroup) (out []string) {
+	for _, p := range g.PVs {
+		out = append(out, p.Device)
+	}
+	return out
 }
 
 // used asks how much of a file system in use is taken, at a path in it or at its root.

@@ -12,6 +12,17 @@ import (
 
 // loose marks the disks that can be unplugged and that nothing refers to.
 func (m Machine) loose(l *layout.Layout, mounts []MountInfo) {
+	used := m.usedDisks(l, mounts)
+	for i := range l.Disks {
+		d := &l.Disks[i]
+		held, err := filepath.Glob(m.path("/sys/block/" + sysName(d.Name) + "/" + "*/holders/*"))
+		direct, err2 := filepath.Glob(m.path("/sys/block/" + sysName(d.Name) + "/holders/*"))
+		d.Loose = (d.Removable || m.usb(d.Name)) && !used[d.Name] && err == nil && err2 == nil && len(held)+len(direct) == 0
+	}
+}
+
+// usedDisks are the disks that something of the machine is on or refers to.
+func (m Machine) usedDisks(l *layout.Layout, mounts []MountInfo) map[string]bool {
 	used := map[string]bool{}
 	use := func(devs ...string) {
 		for _, dev := range devs {
@@ -21,9 +32,7 @@ func (m Machine) loose(l *layout.Layout, mounts []MountInfo) {
 		}
 	}
 	for _, mi := range mounts {
-		for _, d := range m.DisksOf(mi.Device) {
-			used[d] = true
-		}
+		use(m.DisksOf(mi.Device)...)
 	}
 	for i := range l.Filesystems {
 		if f := &l.Filesystems[i]; f.InUse() {
@@ -58,12 +67,7 @@ func (m Machine) loose(l *layout.Layout, mounts []MountInfo) {
 	for _, x := range m.references(l) { // units and the kernel's command line, too
 		use(r.Find(x.ref).Device)
 	}
-	for i := range l.Disks {
-		d := &l.Disks[i]
-		held, err := filepath.Glob(m.path("/sys/block/" + sysName(d.Name) + "/" + "*/holders/*"))
-		direct, err2 := filepath.Glob(m.path("/sys/block/" + sysName(d.Name) + "/holders/*"))
-		d.Loose = (d.Removable || m.usb(d.Name)) && !used[d.Name] && err == nil && err2 == nil && len(held)+len(direct) == 0
-	}
+	return used
 }
 
 // fstabSubvolumes gives the subvolumes of any btrfs that fstab or the kernel's command
