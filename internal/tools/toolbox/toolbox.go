@@ -7,12 +7,13 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 	"github.com/mkcdrec/mkcdrec/internal/tools/files"
+	"github.com/mkcdrec/mkcdrec/internal/tools/pack"
 	"github.com/mkcdrec/mkcdrec/internal/tools/procs"
 	"github.com/mkcdrec/mkcdrec/internal/tools/text"
 )
 
 func all() []tools.Command {
-	return slices.Concat(text.Commands(), files.Commands(), procs.Commands())
+	return slices.Concat(text.Commands(), files.Commands(), pack.Commands(), procs.Commands())
 }
 
 // Find gives the command of that name.
@@ -30,7 +31,8 @@ func Names(others []string) []string {
 	for _, c := range all() {
 		others = append(others, c.Name)
 	}
-	return others
+	slices.Sort(others)
+	return slices.Compact(others)
 }
 
 // Run gives what runs a command by its name: a small one here, or what others runs.
