@@ -19,7 +19,7 @@ import (
 var typesElsewhere = []string{
 	"internal/blockcopy/map.go",                     // which of its readers of used blocks has a type
 	"internal/plan/duplicates.go",                   // "swap" among containers
-	"internal/clonezilla/",                          // names of another program
+	"internal/clonezilla/", "internal/tools/disks/", // names and places of other programs
 	"internal/swarm/", "vmtest/", "internal/bench/", // tests and measurements
 }
 

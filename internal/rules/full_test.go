@@ -13,7 +13,7 @@ import (
 // printing has a command line of each of our commands that prints what was asked for
 // to standard output. FILE, VOLUMES and MISSING are paths in the test's directory.
 var printing = []string{
-	"blockdev --getsize64 FILE", "clear", "clonedsk --json MISSING", "help", "less FILE", "lsblk",
+	"blockdev --getsize64 FILE", "clear", "clonedsk --json MISSING", "help", "less FILE",
 	"mkcdrec --help", "mkcdrec version", "mkcdrec --help=json", "restore verify --help", "mkcdrec --json version", "mkcdrec --json test", "mkcdrec --json list MISSING", "mount", "pastestream VOLUMES",
 	"restore --json MISSING", "restore --json verify MISSING", "restore --json extract MISSING MISSING",
 	"sh -c help", "sh FILE.sh", "top -n 1 -d 0.1",

@@ -4,19 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
-	"github.com/mkcdrec/mkcdrec/internal/printable"
-	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
-	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // Clear clears the screen.
@@ -148,45 +142,4 @@ func blockdev(s IO, f *os.File, what string) error {
 		return unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0)
 	}
 	return usage{fmt.Errorf("%s is not known", what)}
-}
-
-// Lsblk lists disks and what is on them, without udev.
-func Lsblk(s IO, args []string) error {
-	if len(args) > 0 {
-		return usage{errors.New("takes no arguments")}
-	}
-	m := probe.Machine{Run: tool.Exec{}}
-	mounts, err := m.Mounts()
-	if err != nil {
-		return err
-	}
-	names, err := os.ReadDir("/sys/class/block")
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(s.Out, "%-16s %10s %-18s %-14s %-36s %s\n", "NAME", "SIZE", "MODEL/SERIAL", "HOLDS", "UUID", "LABEL/MOUNT")
-	for _, n := range names {
-		b, err := os.ReadFile("/sys/class/block/" + n.Name() + "/size")
-		sectors, e := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-		if err != nil || e != nil || sectors == 0 || strings.HasPrefix(n.Name(), "ram") {
-			continue
-		}
-		name, id := n.Name(), ""
-		if _, err := os.Stat("/sys/class/block/" + name + "/partition"); err == nil {
-			name = "  " + name
-		} else if b, err := os.ReadFile("/sys/class/block/" + name + "/serial"); err == nil {
-			id = strings.TrimSpace(string(b))
-		}
-		var kind, uuid, label string
-		if i := look(n.Name()); i != nil {
-			kind, uuid, label = i.Type, i.UUID, i.Label
-		}
-		for _, mi := range mounts {
-			if mi.Device == n.Name() {
-				label += " " + mi.Path
-			}
-		}
-		fmt.Fprintf(s.Out, "%-16s %10s %-18s %-14s %-36s %s\n", printable.Clean(name), quantity.Size(sectors*512), printable.Clean(id), kind, printable.Clean(uuid), printable.Clean(strings.TrimSpace(label)))
-	}
-	return nil
 }

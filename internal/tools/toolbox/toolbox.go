@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/mkcdrec/mkcdrec/internal/tools"
+	"github.com/mkcdrec/mkcdrec/internal/tools/disks"
 	"github.com/mkcdrec/mkcdrec/internal/tools/files"
 	"github.com/mkcdrec/mkcdrec/internal/tools/pack"
 	"github.com/mkcdrec/mkcdrec/internal/tools/procs"
@@ -13,7 +14,7 @@ import (
 )
 
 func all() []tools.Command {
-	return slices.Concat(text.Commands(), files.Commands(), pack.Commands(), procs.Commands())
+	return slices.Concat(disks.Commands(), text.Commands(), files.Commands(), pack.Commands(), procs.Commands())
 }
 
 // Find gives the command of that name.
