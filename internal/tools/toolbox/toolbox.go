@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/mkcdrec/mkcdrec/internal/tools"
+	"github.com/mkcdrec/mkcdrec/internal/tools/attrs"
 	"github.com/mkcdrec/mkcdrec/internal/tools/disks"
 	"github.com/mkcdrec/mkcdrec/internal/tools/files"
 	"github.com/mkcdrec/mkcdrec/internal/tools/pack"
@@ -14,7 +15,7 @@ import (
 )
 
 func all() []tools.Command {
-	return slices.Concat(disks.Commands(), text.Commands(), files.Commands(), pack.Commands(), procs.Commands())
+	return slices.Concat(attrs.Commands(), disks.Commands(), text.Commands(), files.Commands(), pack.Commands(), procs.Commands())
 }
 
 // Find gives the command of that name.
