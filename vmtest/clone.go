@@ -86,7 +86,7 @@ func (r *circle) cloneDisks(vm *VM, from []Disk) error {
 	confirmed := "--yes --confirm " + r.confirmed() + " "
 	// How many sectors each of the source's disks was asked to write; a request to flush its
 	// cache writes none.
-	written := "writes | grep \"/($(echo " + names + " | tr , '|'))/\" | cut -d ' ' -f 1,3"
+	written := "writes | grep -E \"/($(echo " + names + " | tr , '|'))/\" | cut -d ' ' -f 1,3"
 	same := step{run: written + " > /tmp/s2; cat /tmp/s2; cmp /tmp/s1 /tmp/s2"}
 	steps := []step{{run: "lsblk"}, {run: writes}, {run: written + " > /tmp/s1; cat /tmp/s1; test -s /tmp/s1"}}
 	if r.CloneRefused != "" {
