@@ -39,6 +39,20 @@ func startCommands() []tools.Command {
 	}
 }
 
+func listCommands() []tools.Command {
+	const grep = "f/full x/exact v/inverse n/newest o/oldest u/euid: U/uid: P/parent: g/pgroup: t/terminal: i/ignore-case c/count "
+	return []tools.Command{
+		{Name: "ps", Opts: "-", Synopsis: "[aux] [-ef] [-o FORMAT] [-p PIDS] [-C NAME] [-u USERS] [--sort KEY]", Run: ps},
+		{Name: "pgrep", Opts: grep + "l/list-name a/list-full d/delimiter:", Synopsis: "PATTERN", Bad: 2, Run: pgrep},
+		{Name: "pkill", Opts: "-", Synopsis: "[-SIGNAL] [-fxvnoi] [-u USER] PATTERN", Bad: 2, Run: pkill},
+		{Name: "pidof", Opts: "s/single-shot x q o/omit-pid: c S:", Synopsis: "PROGRAM...", Run: pidof},
+		{Name: "kill", Opts: "-", Synopsis: "[-SIGNAL | -s SIGNAL] PID... | -l [NUMBER]", Run: kill},
+		{Name: "killall", Opts: "-", Synopsis: "[-SIGNAL] [-qv] NAME...", Run: killall},
+		{Name: "fuser", Opts: "-", Synopsis: "[-kmsv] [-SIGNAL] NAME...", Run: fuser},
+		{Name: "lsof", Opts: "p: t n P w D: c: u: i?", Synopsis: "[NAME]...", Run: lsof},
+	}
+}
+
 // command prepares a program on the standard streams.
 func command(argv []string) *exec.Cmd {
 	c := exec.Command(argv[0], argv[1:]...)

@@ -1,0 +1,337 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/tools"
+	"github.com/mkcdrec/mkcdrec/internal/tools/posix"
+)
+
+var errUnknown = errors.New("unknown predicate")
+
+func truthful(*found) bool { return true }
+
+// plain are the words without a value.
+func (f *finder) plain(w string) predicate {
+	switch w {
+	case "-print":
+		f.action = true
+		return func(x *found) bool { f.Printf("%s\n", x.path); return true }
+	case "-print0":
+		f.action = true
+		return func(x *found) bool { f.Printf("%s\x00", x.path); return true }
+	case "-ls":
+		f.action = true
+		return func(x *found) bool { f.ls(x); return true }
+	case "-delete":
+		f.action, f.depth = true, true
+		return f.remove
+	case "-prune":
+		return func(*found) bool { f.prune = true; return true }
+	case "-quit":
+		f.action = true
+		return func(*found) bool { f.quit = true; return true }
+	case "-true", "-noleaf", "-nowarn", "-warn", "-ignore_readdir_race":
+		return truthful
+	case "-false":
+		return func(*found) bool { return false }
+	case "-depth", "-d":
+		f.depth = true
+		return truthful
+	case "-xdev", "-mount":
+		f.xdev = true
+		return truthful
+	case "-daystart":
+		f.daystart = true
+		return truthful
+	case "-follow":
+		f.follow = 'L'
+		return truthful
+	case "-empty":
+		return empty
+	case "-readable", "-writable", "-executable":
+		mode := map[byte]uint32{'r': unix.R_OK, 'w': unix.W_OK, 'e': unix.X_OK}[w[1]]
+		return func(x *found) bool { return unix.Access(x.path, mode) == nil }
+	case "-nouser":
+		return func(x *found) bool { return userName(x.st.Uid) == strconv.Itoa(int(x.st.Uid)) }
+	case "-nogroup":
+		return func(x *found) bool { return groupName(x.st.Gid) == strconv.Itoa(int(x.st.Gid)) }
+	}
+	return nil
+}
+
+func empty(x *found) bool {
+	if x.st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		n, err := readDir(x.path)
+		return err == nil && len(n) == 0
+	}
+	return x.st.Mode&unix.S_IFMT == unix.S_IFREG && x.st.Size == 0
+}
+
+// number makes a comparison of "+N", "-N" or "N".
+func number(s string) (func(n int64) bool, error) {
+	sign := byte(0)
+	if s != "" && (s[0] == '+' || s[0] == '-') {
+		sign, s = s[0], s[1:]
+	}
+	v, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	return func(n int64) bool {
+		return sign == '+' && n > v || sign == '-' && n < v || sign == 0 && n == v
+	}, nil
+}
+
+func (f *finder) valued(w, v string) (predicate, error) {
+	bad := fmt.Errorf("invalid argument '%s' to '%s'", v, w)
+	glob := func(of func(x *found) string, fold bool) (predicate, error) {
+		re, err := globRE(v, fold)
+		return func(x *found) bool { return re.MatchString(of(x)) }, err
+	}
+	base := func(x *found) string {
+		return path.Base(strings.TrimRight(x.path, "/") + map[bool]string{true: "/"}[x.path == "/"])
+	}
+	whole := func(x *found) string { return x.path }
+	switch w {
+	case "-name", "-iname":
+		return glob(base, w == "-iname")
+	case "-path", "-wholename", "-ipath", "-iwholename":
+		return glob(whole, w[1] == 'i')
+	case "-lname", "-ilname":
+		return glob(func(x *found) string { l, _ := os.Readlink(x.path); return l }, w[1] == 'i')
+	case "-regex", "-iregex":
+		re, err := posix.Compile(`^\(`+strings.NewReplacer(`+`, `\+`, `?`, `\?`).Replace(v)+`\)$`, posix.Flags{Fold: w == "-iregex"})
+		return func(x *found) bool { return re.MatchString(x.path) }, err
+	case "-regextype":
+		return truthful, nil
+	case "-maxdepth", "-mindepth":
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("expected a positive decimal integer argument to %s, but got '%s'", w, v)
+		}
+		if w == "-maxdepth" {
+			f.max = n
+		} else {
+			f.min = n
+		}
+		return truthful, nil
+	case "-type", "-xtype":
+		return f.typed(w, v)
+	case "-size":
+		return f.size(v)
+	case "-links", "-inum":
+		in, err := number(v)
+		if err != nil {
+			return nil, bad
+		}
+		return func(x *found) bool {
+			if w == "-inum" {
+				return in(int64(x.st.Ino))
+			}
+			return in(int64(x.st.Nlink))
+		}, nil
+	case "-perm":
+		return perm(v)
+	case "-printf":
+		f.action = true
+		return func(x *found) bool { f.Out.WriteString(f.format(x, v)); return true }, nil
+	case "-fprint":
+		out, err := os.Create(v)
+		f.action = true
+		return func(x *found) bool { fmt.Fprintln(out, x.path); return true }, err
+	}
+	return f.timed(w, v, bad)
+}
+
+func (f *finder) timed(w, v string, bad error) (predicate, error) {
+	switch w {
+	case "-user", "-uid", "-group", "-gid":
+		id := userID
+		if strings.HasPrefix(w, "-g") {
+			id = groupID
+		}
+		n, err := id(v)
+		if err != nil {
+			return nil, fmt.Errorf("'%s' is not the name of a known %s", v, map[bool]string{true: "group", false: "user"}[w[1] == 'g'])
+		}
+		return func(x *found) bool {
+			if w[1] == 'g' {
+				return int(x.st.Gid) == n
+			}
+			return int(x.st.Uid) == n
+		}, nil
+	case "-mtime", "-atime", "-ctime", "-mmin", "-amin", "-cmin":
+		in, err := number(v)
+		if err != nil {
+			return nil, bad
+		}
+		unit := int64(24 * time.Hour)
+		if strings.HasSuffix(w, "min") {
+			unit = int64(time.Minute)
+		}
+		now := f.now
+		if f.daystart {
+			now = time.Date(now.Year(), now.Month(), now.Day()+1, 0, 0, 0, 0, now.Location())
+		}
+		return func(x *found) bool {
+			age := now.UnixNano() - timeOf(&x.st, w[1])
+			if unit == int64(time.Minute) {
+				return in((age + unit - 1) / unit)
+			}
+			return in(age / unit)
+		}, nil
+	case "-newer", "-anewer", "-cnewer", "-newermt", "-samefile":
+		var st syscall.Stat_t
+		if w == "-newermt" {
+			t, err := tools.ParseDate(v, f.now)
+			if err != nil {
+				return nil, fmt.Errorf("i cannot figure out how to interpret '%s' as a date or time", v)
+			}
+			st.Mtim = syscall.NsecToTimespec(t.UnixNano())
+		} else if err := syscall.Stat(v, &st); err != nil {
+			return nil, fmt.Errorf("'%s': %s", v, tools.Cause(err))
+		}
+		if w == "-samefile" {
+			return func(x *found) bool { return x.st.Dev == st.Dev && x.st.Ino == st.Ino }, nil
+		}
+		which := byte('m')
+		if w[1] != 'n' {
+			which = w[1]
+		}
+		return func(x *found) bool { return timeOf(&x.st, which) > st.Mtim.Nano() }, nil
+	case "-fstype":
+		return func(x *found) bool {
+			real, err := canonical(x.path, "m")
+			m, ok := mountOf(real)
+			return err == nil && ok && m.Type == v
+		}, nil
+	}
+	return nil, errUnknown
+}
+
+func timeOf(st *syscall.Stat_t, which byte) int64 {
+	switch which {
+	case 'a':
+		return st.Atim.Nano()
+	case 'c':
+		return st.Ctim.Nano()
+	}
+	return st.Mtim.Nano()
+}
+
+// globRE makes an expression of a pattern of fnmatch(3), whose * takes slashes.
+func globRE(p string, fold bool) (*regexp.Regexp, error) {
+	var b strings.Builder
+	b.WriteString("(?s")
+	if fold {
+		b.WriteByte('i')
+	}
+	b.WriteString(")^")
+	for i := 0; i < len(p); i++ {
+		switch c := p[i]; {
+		case c == '*':
+			b.WriteString(".*")
+		case c == '?':
+			b.WriteByte('.')
+		case c == '[':
+			j := i + 1
+			if j < len(p) && (p[j] == '!' || p[j] == '^') {
+				j++
+			}
+			if j < len(p) && p[j] == ']' {
+				j++
+			}
+			k := strings.IndexByte(p[min(j, len(p)):], ']')
+			if k < 0 {
+				b.WriteString(`\[`)
+				continue
+			}
+			set := p[i+1 : j+k]
+			if set[0] == '!' {
+				set = "^" + set[1:]
+			}
+			b.WriteString("[" + strings.ReplaceAll(set, `\`, `\\`) + "]")
+			i = j + k
+		case c == '\\' && i+1 < len(p):
+			i++
+			b.WriteString(regexp.QuoteMeta(p[i : i+1]))
+		case c >= 128:
+			b.WriteByte(c)
+		default:
+			b.WriteString(regexp.QuoteMeta(p[i : i+1]))
+		}
+	}
+	return regexp.Compile(b.String() + "$")
+}
+
+var typeLetters = map[byte]uint32{'f': unix.S_IFREG, 'd': unix.S_IFDIR, 'l': unix.S_IFLNK, 'b': unix.S_IFBLK, 'c': unix.S_IFCHR, 'p': unix.S_IFIFO, 's': unix.S_IFSOCK}
+
+func (f *finder) typed(w, v string) (predicate, error) {
+	var kinds []uint32
+	for _, t := range strings.Split(v, ",") {
+		if len(t) != 1 || typeLetters[t[0]] == 0 {
+			return nil, fmt.Errorf("unknown argument to %s: %s", w, v)
+		}
+		kinds = append(kinds, typeLetters[t[0]])
+	}
+	return func(x *found) bool {
+		mode := x.st.Mode
+		var st syscall.Stat_t
+		if w == "-xtype" && syscall.Stat(x.path, &st) == nil {
+			mode = st.Mode
+		}
+		for _, k := range kinds {
+			if mode&unix.S_IFMT == k {
+				return true
+			}
+		}
+		return false
+	}, nil
+}
+
+func (f *finder) size(v string) (predicate, error) {
+	unit, num := int64(512), v
+	if v != "" {
+		if u, ok := map[byte]int64{'c': 1, 'w': 2, 'b': 512, 'k': 1 << 10, 'M': 1 << 20, 'G': 1 << 30}[v[len(v)-1]]; ok {
+			unit, num = u, v[:len(v)-1]
+		}
+	}
+	in, err := number(num)
+	if err != nil {
+		return nil, fmt.Errorf("invalid argument `%s' to -size", v)
+	}
+	return func(x *found) bool { return in((x.st.Size + unit - 1) / unit) }, nil
+}
+
+func perm(v string) (predicate, error) {
+	how := byte(0)
+	m := v
+	if m != "" && (m[0] == '-' || m[0] == '/') {
+		how, m = m[0], m[1:]
+	}
+	mode, err := parseMode(m, 0, false, 0)
+	if err != nil {
+		return nil, fmt.Errorf("invalid mode '%s'", v)
+	}
+	return func(x *found) bool {
+		got := x.st.Mode & 0o7777
+		switch how {
+		case '-':
+			return got&mode == mode
+		case '/':
+			return got&mode != 0 || mode == 0
+		}
+		return got == mode
+	}, nil
+}

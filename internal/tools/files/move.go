@@ -1,0 +1,184 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/tools"
+)
+
+// target gives the place of each source: in a directory, or the one name.
+func target(e *tools.Env, missing string) (sources []string, to func(src string) string, err error) {
+	args := e.Args
+	if t := e.Val("t"); t != "" {
+		if st, err := os.Stat(t); err != nil || !st.IsDir() {
+			return nil, nil, fmt.Errorf("target directory '%s': %s", t, tools.Cause(errors.Join(err, map[bool]error{true: unix.ENOTDIR}[err == nil])))
+		}
+		if len(args) == 0 {
+			return nil, nil, tools.Usage("missing file operand")
+		}
+		return args, func(src string) string { return join(t, src) }, nil
+	}
+	switch len(args) {
+	case 0:
+		return nil, nil, tools.Usage("missing file operand")
+	case 1:
+		return nil, nil, tools.Usage("missing %s after '%s'", missing, args[0])
+	}
+	dest := args[len(args)-1]
+	args = args[:len(args)-1]
+	st, err := os.Stat(dest)
+	isDir := err == nil && st.IsDir() && !e.On("T")
+	if l, err := os.Lstat(dest); e.Name == "ln" && e.On("n") && err == nil && l.Mode()&fs.ModeSymlink != 0 {
+		isDir = false
+	}
+	switch {
+	case isDir:
+		return args, func(src string) string { return join(dest, src) }, nil
+	case len(args) > 1 && e.On("T"):
+		return nil, nil, tools.Usage("extra operand '%s'", dest)
+	case len(args) > 1 && err == nil:
+		return nil, nil, fmt.Errorf("target '%s': Not a directory", dest)
+	case len(args) > 1:
+		return nil, nil, fmt.Errorf("target '%s': %s", dest, tools.Cause(err))
+	}
+	return args, func(string) string { return dest }, nil
+}
+
+func join(dir, src string) string {
+	return strings.TrimSuffix(dir, "/") + "/" + filepath.Base(strings.TrimRight(src, "/"))
+}
+
+func mv(e *tools.Env) error {
+	srcs, to, err := target(e, "destination file operand")
+	if err != nil {
+		return err
+	}
+	for _, src := range srcs {
+		dest := to(src)
+		sst, err := os.Lstat(src)
+		if err != nil {
+			e.Warn("cannot stat '%s': %s", src, tools.Cause(err))
+			continue
+		}
+		if !makeRoom(e, src, dest, sst) {
+			continue
+		}
+		err = unix.Rename(src, dest)
+		switch {
+		case errors.Is(err, unix.EXDEV):
+			err = moveAcross(e, src, dest)
+		case errors.Is(err, unix.EINVAL) && sst.IsDir():
+			e.Warn("cannot move '%s' to a subdirectory of itself, '%s'", src, dest)
+			continue
+		}
+		if err != nil {
+			e.Warn("cannot move '%s' to '%s': %s", src, dest, tools.Cause(err))
+		} else if e.On("v") {
+			e.Printf("renamed '%s' -> '%s'\n", src, dest)
+		}
+	}
+	return nil
+}
+
+// makeRoom reports whether src may be moved to dest, where something else may be.
+func makeRoom(e *tools.Env, src, dest string, sst fs.FileInfo) bool {
+	dst, err := os.Lstat(dest)
+	if err != nil {
+		return true
+	}
+	o, _ := e.Last("f", "n", "i")
+	switch {
+	case os.SameFile(sst, dst) && filepath.Clean(src) == filepath.Clean(dest):
+		e.Warn("'%s' and '%s' are the same file", src, dest)
+		return false
+	case o.Name == "n", e.On("u") && !sst.ModTime().After(dst.ModTime()):
+		return false
+	case o.Name == "i" && !tools.Confirm(e, "overwrite '%s'? ", dest):
+		return false
+	case dst.IsDir() && !sst.IsDir():
+		e.Warn("cannot overwrite directory '%s' with non-directory", dest)
+		return false
+	case !dst.IsDir() && sst.IsDir():
+		e.Warn("cannot overwrite non-directory '%s' with directory '%s'", dest, src)
+		return false
+	case e.On("b", "S", "backup"):
+		if err := os.Rename(dest, dest+e.Or("S", "~")); err != nil {
+			e.Warn("cannot backup '%s': %s", dest, tools.Cause(err))
+			return false
+		}
+	}
+	return true
+}
+
+// moveAcross copies to another file system and removes the source.
+func moveAcross(e *tools.Env, src, dest string) error {
+	c := &copier{Env: e, all: true, keep: true, links: true, made: map[[2]uint64]string{}}
+	if !c.copy(src, dest, true) {
+		return tools.Status(1)
+	}
+	return os.RemoveAll(src)
+}
+
+func ln(e *tools.Env) error {
+	if len(e.Args) == 1 && !e.On("t") {
+		e.Args = append(e.Args, ".")
+	}
+	srcs, to, err := target(e, "destination file operand")
+	if err != nil {
+		return err
+	}
+	for _, src := range srcs {
+		dest := to(src)
+		text := src
+		if e.On("r") {
+			d, err1 := filepath.Abs(filepath.Dir(dest))
+			s, err2 := filepath.Abs(src)
+			if text, err = filepath.Rel(d, s); errors.Join(err1, err2, err) != nil {
+				e.Warn("failed to access '%s': %s", src, tools.Cause(errors.Join(err1, err2, err)))
+				continue
+			}
+		}
+		if st, err := os.Lstat(dest); err == nil && e.On("f") {
+			if st.IsDir() {
+				e.Warn("%s: cannot overwrite directory", dest)
+				continue
+			}
+			if src, err := os.Lstat(src); err == nil && os.SameFile(st, src) && !e.On("s") {
+				e.Warn("'%s' and '%s' are the same file", text, dest)
+				continue
+			}
+			if err := os.Remove(dest); err != nil {
+				e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
+				continue
+			}
+		}
+		kind, arrow := "hard", "=>"
+		make := os.Link
+		if e.On("s") {
+			kind, arrow, make = "symbolic", "->", os.Symlink
+		} else if st, err := os.Lstat(src); err != nil {
+			e.Warn("failed to access '%s': %s", src, tools.Cause(err))
+			continue
+		} else if st.IsDir() {
+			e.Warn("%s: hard link not allowed for directory", src)
+			continue
+		}
+		if err := make(text, dest); err != nil {
+			if kind == "hard" {
+				e.Warn("failed to create hard link '%s' => '%s': %s", dest, src, tools.Cause(err))
+			} else {
+				e.Warn("failed to create symbolic link '%s': %s", dest, tools.Cause(err))
+			}
+		} else if e.On("v") {
+			e.Printf("'%s' %s '%s'\n", dest, arrow, text)
+		}
+	}
+	return nil
+}
