@@ -43,19 +43,25 @@ func processes(root string) []process {
 	return out
 }
 
-// parseStat reads a stat line; the name may hold spaces and brackets.
-func parseStat(s string) (p process, ok bool) {
+// StatFields divides a line of /proc/PID/stat into number, name and the fields behind it,
+// of which the first is the state. The name may hold spaces and brackets.
+func StatFields(s string) (pid int, name string, fields []string, ok bool) {
 	open, end := strings.IndexByte(s, '('), strings.LastIndexByte(s, ')')
 	if open < 1 || end < open {
-		return p, false
+		return 0, "", nil, false
 	}
-	f := strings.Fields(s[end+1:])
-	if len(f) < 22 {
-		return p, false
+	pid, err := strconv.Atoi(strings.TrimSpace(s[:open]))
+	fields = strings.Fields(s[end+1:])
+	return pid, s[open+1 : end], fields, err == nil && len(fields) >= 22
+}
+
+func parseStat(s string) (process, bool) {
+	pid, name, f, ok := StatFields(s)
+	if !ok {
+		return process{}, false
 	}
 	n := func(s string) int64 { v, err := strconv.ParseInt(s, 10, 64); ok = ok && err == nil; return v }
-	ok = true
-	p = process{pid: int(n(strings.TrimSpace(s[:open]))), name: s[open+1 : end], state: f[0], ticks: n(f[11]) + n(f[12]), rss: n(f[21])}
+	p := process{pid: pid, name: name, state: f[0], ticks: n(f[11]) + n(f[12]), rss: n(f[21])}
 	return p, ok
 }
 

@@ -175,14 +175,18 @@ func File(r io.Reader) (*os.File, bool) {
 	return f, ok
 }
 
-// Each calls fn for the operands, or for standard input without any. What can't
-// be opened or read is reported, and the next one follows.
-func (e *Env) Each(fn func(name string, r io.Reader) error) error {
-	names := e.Args
-	if len(names) == 0 {
-		names = []string{"-"}
+// Inputs gives the operands, or - for standard input without any.
+func (e *Env) Inputs() []string {
+	if len(e.Args) == 0 {
+		return []string{"-"}
 	}
-	for _, n := range names {
+	return e.Args
+}
+
+// Each calls fn for each of the Inputs. What can't be opened or read is reported, and
+// the next one follows.
+func (e *Env) Each(fn func(name string, r io.Reader) error) error {
+	for _, n := range e.Inputs() {
 		r, err := e.Open(n)
 		if err != nil {
 			e.Warn("%v", err)

@@ -95,10 +95,7 @@ func run(e *tools.Env) error {
 	case "best":
 		j.level = 9
 	}
-	if len(e.Args) == 0 {
-		e.Args = []string{"-"}
-	}
-	for _, n := range e.Args {
+	for _, n := range e.Inputs() {
 		err := j.one(n)
 		var st tools.Status
 		if errors.As(err, &st) {

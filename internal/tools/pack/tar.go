@@ -172,22 +172,17 @@ func (t *tarRun) list(w io.Writer, h *tar.Header) {
 
 // quoteName writes odd characters of a name as escapes, as GNU's tar does.
 func quoteName(s string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '\\':
-			b.WriteString(`\\`)
-		case c < 32 || c == 127:
-			if j := strings.IndexByte("\a\b\f\n\r\t\v", c); j >= 0 {
-				b.WriteString(`\` + `abfnrtv`[j:j+1])
-			} else {
-				fmt.Fprintf(&b, `\%03o`, c)
-			}
-		default:
-			b.WriteByte(c)
+	var out []byte
+	for _, c := range []byte(s) {
+		if j := strings.IndexByte("\a\b\f\n\r\t\v\\", c); j >= 0 {
+			out = append(out, '\\', `abfnrtv\`[j])
+		} else if c < 32 || c == 127 {
+			out = fmt.Appendf(out, `\%03o`, c)
+		} else {
+			out = append(out, c)
 		}
 	}
-	return b.String()
+	return string(out)
 }
 
 func (t *tarRun) read(list bool) error {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/smalltools"
 )
 
 // process is what /proc has of a process; proc_pid_stat(5).
@@ -31,12 +32,8 @@ type process struct {
 const hertz = 100 // USER_HZ on every Linux
 
 func parseStat(s string) (p process, ok bool) {
-	open, end := strings.IndexByte(s, '('), strings.LastIndexByte(s, ')')
-	if open < 1 || end < open {
-		return p, false
-	}
-	f := strings.Fields(s[end+1:])
-	if len(f) < 22 {
+	pid, name, f, ok := smalltools.StatFields(s)
+	if !ok {
 		return p, false
 	}
 	var n [22]int64
@@ -51,8 +48,7 @@ func parseStat(s string) (p process, ok bool) {
 		}
 		n[i] = v
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(s[:open]))
-	return process{pid: pid, name: s[open+1 : end], state: f[0], ppid: int(n[1]), pgrp: int(n[2]), sid: int(n[3]), tty: int(n[4]), tpgid: int(n[5]), ticks: n[11] + n[12], nice: int(n[16]), threads: int(n[17]), start: n[19], vsize: n[20], rss: n[21] * int64(os.Getpagesize())}, err == nil
+	return process{pid: pid, name: name, state: f[0], ppid: int(n[1]), pgrp: int(n[2]), sid: int(n[3]), tty: int(n[4]), tpgid: int(n[5]), ticks: n[11] + n[12], nice: int(n[16]), threads: int(n[17]), start: n[19], vsize: n[20], rss: n[21] * int64(os.Getpagesize())}, true
 }
 
 func processes() []process {

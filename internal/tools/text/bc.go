@@ -31,11 +31,7 @@ func bc(e *tools.Env) error {
 	if c.math {
 		c.vars["scale"] = num(20)
 	}
-	names := e.Args
-	if len(names) == 0 {
-		names = []string{"-"}
-	}
-	for _, n := range names {
+	for _, n := range e.Inputs() {
 		r, err := e.Open(n)
 		if err != nil {
 			return fmt.Errorf("file %s is unavailable", n)

@@ -20,14 +20,10 @@ func paste(e *tools.Env) error {
 		}
 		return string(delims[i%len(delims)])
 	}
-	names := e.Args
-	if len(names) == 0 {
-		names = []string{"-"}
-	}
 	end := e.End("z")
 	stdin := bufio.NewReader(e.In)
 	var rs []*bufio.Reader
-	for _, n := range names {
+	for _, n := range e.Inputs() {
 		if n == "-" {
 			rs = append(rs, stdin)
 			continue

@@ -28,12 +28,8 @@ func dumpCommands() []tools.Command {
 
 // input gives the input after -s and up to -n, all operands as one.
 func input(e *tools.Env, skip, length string) (io.Reader, int64, error) {
-	names := e.Args
-	if len(names) == 0 {
-		names = []string{"-"}
-	}
 	var rs []io.Reader
-	for _, n := range names {
+	for _, n := range e.Inputs() {
 		r, err := e.Open(n)
 		if err != nil {
 			e.Fault(max(1, map[string]int{"xxd": 2}[e.Name]), "%v", err)

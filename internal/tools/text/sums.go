@@ -66,14 +66,11 @@ func sum(e *tools.Env) error {
 	if e.On("c") {
 		return check(e)
 	}
-	if len(e.Args) == 0 {
-		e.Args = []string{"-"}
-	}
 	mark := ' '
 	if o, ok := e.Last("b", "t"); ok && o.Name == "b" {
 		mark = '*'
 	}
-	for _, n := range e.Args {
+	for _, n := range e.Inputs() {
 		d, err := digest(e, hasher(e.Name), n)
 		if err != nil {
 			e.Warn("%v", err)
@@ -114,10 +111,7 @@ func sumLine(l string, make func() hash.Hash) (d, name string, ok bool) {
 }
 
 func check(e *tools.Env) error {
-	if len(e.Args) == 0 {
-		e.Args = []string{"-"}
-	}
-	for _, list := range e.Args {
+	for _, list := range e.Inputs() {
 		r, err := e.Open(list)
 		if err != nil {
 			e.Warn("%v", err)
