@@ -15,7 +15,7 @@ const (
 	// largeBlocks gives the small file systems of such a machine blocks of 4 KiB: those of
 	// 1 KiB can't be on a disk with larger sectors.
 	largeBlocks = linearVolumes + " && cp -ax /boot /data /root/ && umount /boot/efi /boot /data && mkfs.ext4 -q -F -b 4096 -L boot -U $(blkid -s UUID -o value ${A}2) ${A}2 && mkfs.ext4 -q -F -b 4096 -L data /dev/mapper/data && " +
-		"udevadm settle && mount -a && cp -ax /root/boot/. /boot/ && cp -ax /root/data/. /data/ && rm -r /root/boot /root/data && findmnt /boot/efi && findmnt /data"
+		"udevadm settle && mount /boot && mkdir /boot/efi && mount -a && cp -ax /root/boot/. /boot/ && cp -ax /root/data/. /data/ && rm -r /root/boot /root/data && findmnt /boot/efi && findmnt /data"
 	// linearMirrors puts plain volumes in the place of mirrored ones, which clonedsk refuses.
 	linearMirrors = "umount /srv/mirror /srv/oldmirror && lvremove -q -y vg1/mirror vg1/oldmirror && lvcreate -q -y -W n -L 100m -n mirror vg1 && lvcreate -q -y -W n -L 40m -n oldmirror vg1 && " +
 		"mkfs.ext4 -q -F -L mirror /dev/vg1/mirror && mkfs.ext4 -q -F -L oldmirror /dev/vg1/oldmirror && udevadm settle && systemctl daemon-reload && mount -a && findmnt /srv/mirror && findmnt /srv/oldmirror"

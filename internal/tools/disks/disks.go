@@ -4,6 +4,7 @@ package disks
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -208,7 +209,13 @@ func openDisk(path string) (f *os.File, size, ss int64, err error) {
 	if f, err = os.Open(path); err != nil {
 		return nil, 0, 0, err
 	}
-	if size, err = f.Seek(0, 2); err != nil {
+	// A directory has a size without an end on some file systems.
+	if st, e := f.Stat(); e == nil && st.IsDir() {
+		err = &os.PathError{Op: "open", Path: path, Err: unix.EISDIR}
+	} else {
+		size, err = f.Seek(0, io.SeekEnd)
+	}
+	if err != nil {
 		f.Close()
 		return nil, 0, 0, err
 	}

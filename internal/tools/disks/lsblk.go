@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
@@ -28,10 +29,17 @@ var lsblkSets = map[string]string{"f": "NAME,FSTYPE,FSVER,LABEL,UUID,FSAVAIL,FSU
 
 var lsblkRight = map[string]bool{"MAJ:MIN": true, "RM": true, "SIZE": true, "RO": true, "FSAVAIL": true, "FSUSE%": true, "ROTA": true, "START": true, "LOG-SEC": true, "PHY-SEC": true, "FSSIZE": true, "FSUSED": true, "RA": true, "HOTPLUG": true, "MIN-IO": true}
 
+// rescueColumns are those of lsblk without options in the rescue system, where people look for
+// the serial number that a restore asks for.
+const rescueColumns = "NAME,SIZE,RO,TYPE,FSTYPE,LABEL,SERIAL,MOUNTPOINTS"
+
 func lsblk(e *tools.Env) error {
 	l := &lsblkRun{Env: e}
 	set, _ := e.Last("f", "m", "S", "O")
 	l.cols = strings.Split(lsblkSets[set.Name], ",")
+	if set.Name == "" && rescue.Inside() {
+		l.cols = strings.Split(rescueColumns, ",")
+	}
 	if o := e.Val("o"); strings.HasPrefix(o, "+") {
 		l.cols = append(l.cols, strings.Split(strings.ToUpper(o[1:]), ",")...)
 	} else if o != "" {
