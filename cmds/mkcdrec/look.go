@@ -22,7 +22,7 @@ import (
 
 func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error) {
 	if c.Args().Len() < 1 {
-		return nil, exit.Usage(errors.New("which set? give its directory, or tape:/dev/nst0"))
+		return nil, exit.Usage(errors.New("no set given: name its directory, or tape:/dev/nst0"))
 	}
 	s, err := manifest.OpenPlace(ctx, c.Args().First(), ofThisHost(), a.ui.Note)
 	if err != nil {

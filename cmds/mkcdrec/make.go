@@ -56,7 +56,7 @@ func (a *app) rescueCommand() *cli.Command {
 	return &cli.Command{Name: "rescue", Usage: "make a rescue medium, without a backup",
 		Flags: append(rescueFlags(), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "image `FILE`; HOST-rescue.iso if not given"},
 			&cli.BoolFlag{Name: "local", Usage: "no image: put the rescue system onto this machine, and into its boot menu"},
-			&cli.BoolFlag{Name: "local-remove", Usage: "take it away again"}),
+			&cli.BoolFlag{Name: "local-remove", Usage: "remove the rescue system and its entry again"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.Args().Present() {
 				return exit.Usage(fmt.Errorf("rescue takes no argument %q", c.Args().First()))
@@ -174,7 +174,7 @@ func (a *app) plan(ctx context.Context, b *builder.Builder, dir string) (*builde
 
 func (a *app) pathCommand() *cli.Command {
 	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "[DIR]",
-		Description: "The set appears as DIR/HOST-TIME when it is whole. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it.",
+		Description: "The set appears as DIR/HOST-TIME when it is complete. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it.",
 		Flags:       rescueFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			dir := a.cfg.Destination

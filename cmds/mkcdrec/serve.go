@@ -14,8 +14,8 @@ import (
 const defaultState = "/var/lib/mkcdrec/fleet.json"
 
 func (a *app) serveCommand() *cli.Command {
-	return &cli.Command{Name: "serve", Usage: "start a room of machines from the network, and restore sets onto those that are released", ArgsUsage: "[NAME=]SET...",
-		Description: "Machines that start from the network register themselves and wait on the page whose\naddress is printed, or begin at once if a rule names them. docs/FLEET.md has the rules.\nWithout --dhcp the network's own DHCP server gives the addresses. Ctrl-C ends the server;\nmachines go on, and a new start continues where it was.",
+	return &cli.Command{Name: "serve", Usage: "boot machines from the network, and restore sets onto those that are released", ArgsUsage: "[NAME=]SET...",
+		Description: "Machines that boot from the network register themselves and wait on the page whose\naddress is printed, or start the restore at once if a rule names them. docs/FLEET.md has the rules.\nWithout --dhcp the network's own DHCP server gives the addresses. Ctrl-C ends the server;\nmachines continue, and so does the server when it is started again.",
 		Flags: append(rescueFlags(),
 			&cli.StringFlag{Name: "listen", Usage: "`INTERFACE` that machines start from; DHCP and TFTP answer on no other"},
 			&cli.StringFlag{Name: "rules", Usage: "YAML `FILE` with what each machine gets"},

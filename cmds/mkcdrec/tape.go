@@ -22,10 +22,10 @@ func (a *app) deviceCommand() *cli.Command {
 }
 
 func (a *app) obdrCommand() *cli.Command {
-	return &cli.Command{Name: "obdr", Usage: "write a tape that starts the rescue system by itself (One Button Disaster Recovery)", ArgsUsage: "DEV [DEV...]",
-		Description: "The drive must say that it can; it is switched on with its eject button held to start the machine.",
+	return &cli.Command{Name: "obdr", Usage: "write a tape that boots the rescue system (One Button Disaster Recovery)", ArgsUsage: "DEV [DEV...]",
+		Description: "The drive must report that it supports OBDR. To boot, hold its eject button while it is switched on.",
 		Flags: append(rescueFlags(), overwriteFlag(),
-			&cli.BoolFlag{Name: "force", Usage: "write it even if the drive does not say that it can start a machine"}),
+			&cli.BoolFlag{Name: "force", Usage: "write it even if the drive does not report that it supports OBDR"}),
 		Action: func(ctx context.Context, c *cli.Command) error { return a.toTape(ctx, c, true) }}
 }
 
@@ -61,7 +61,7 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 	if obdr {
 		can, err := tape.CanOBDR("", opt.Device)
 		if err == nil && !can {
-			err = fmt.Errorf("%s does not say that it can start a machine (no $DR-10 in its INQUIRY data)", opt.Device)
+			err = fmt.Errorf("%s does not report that it supports OBDR (no $DR-10 in its INQUIRY data)", opt.Device)
 		}
 		if err != nil && !c.Bool("force") {
 			return &exit.Refusal{Reason: err.Error() + "; use --force to write the tape"}

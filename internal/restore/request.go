@@ -112,7 +112,7 @@ func (r *Request) Flags(f *flag.FlagSet, names ...string) {
 		name, usage string
 	}{
 		{&r.PlanOnly, "plan", "print what would be done, and stop"},
-		{&r.DryRun, "dry-run", "make all of it on sparse files instead of disks, compare, and take it away again"},
+		{&r.DryRun, "dry-run", "restore to sparse files instead of disks, compare, and remove them"},
 		{&r.KillAfter, "kill-after", "kill a dry run after `STEP`: for tests of --resume"},
 		{&r.Yes, "yes", "ask nothing; every disk that is overwritten must be named by --confirm"},
 		{&r.Resume, "resume", "continue after the last finished step of the run before"},
