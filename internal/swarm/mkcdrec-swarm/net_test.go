@@ -320,7 +320,7 @@ func TestServe(t *testing.T) {
 		p := r.get(i+1, tor, append(keep, "--serve", "127.0.0.1:0")...)
 		e, _ := p.wait(t, 20*time.Second, "ready", nil)
 		reader := r.run(i+1, "reader", e.URL, tor.Manifest)
-		if err := reader.end(t, time.Minute); err != nil {
+		if err := reader.end(t, 3*time.Minute); err != nil { // pieces leave the memory, and are fetched again
 			t.Errorf("%v: %v\n%s", keep, err, &reader.stderr)
 		}
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
@@ -395,7 +395,7 @@ func TestFullServed(t *testing.T) {
 			}
 		}
 		reader := r.run(i+1, "reader", e.URL, tor.Manifest)
-		if err := reader.end(t, time.Minute); err != nil {
+		if err := reader.end(t, 3*time.Minute); err != nil { // pieces leave the memory, and are fetched again
 			t.Errorf("%s: %v\n%s\n%.3000s", c.name, err, &reader.stderr, g.text())
 		}
 		g.wait(t, 5*time.Second, "full", nil)
