@@ -279,7 +279,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "/bbin/lsblk", "SETDISK01", "RSTBIOS01", "ext4")
 	f.want(0, "! netstat -l 2>/dev/null | grep -q LISTEN && [ ! -e /etc/shadow ] && [ ! -e /etc/ssh ]")
 
-	sum := "head -c 4194304 /dev/vdb | shasum -a 256"
+	sum := "head -c 4194304 /dev/vdb | sha256sum"
 	before := f.want(0, sum)
 	refused := func(code int, cmd string, words ...string) {
 		t.Helper()

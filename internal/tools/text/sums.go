@@ -26,9 +26,23 @@ func sumCommands() []tools.Command {
 		out = append(out, tools.Command{Name: n, Opts: sumOpts, Synopsis: "[FILE]...", Run: sum})
 	}
 	return append(out,
+		tools.Command{Name: "shasum", Opts: sumOpts + " a/algorithm:", Synopsis: "[FILE]...", Run: shasum},
 		tools.Command{Name: "cksum", Opts: "", Synopsis: "[FILE]...", Run: cksum},
 		tools.Command{Name: "base64", Opts: "d/decode i/ignore-garbage w/wrap:", Synopsis: "[FILE]", Run: base},
 		tools.Command{Name: "base32", Opts: "d/decode i/ignore-garbage w/wrap:", Synopsis: "[FILE]", Run: base})
+}
+
+// shasum is Perl's, which names the algorithm by an option.
+func shasum(e *tools.Env) error {
+	bits := e.Val("a")
+	if bits == "" {
+		bits = "1"
+	}
+	if hasher("sha"+bits) == nil {
+		return fmt.Errorf("%s: unrecognized algorithm", bits)
+	}
+	e.Name = "sha" + bits + "sum"
+	return sum(e)
 }
 
 func hasher(name string) func() hash.Hash {
