@@ -137,7 +137,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "mkcdrec layout show", "vg0", "home-dirs", "BIOS boot", "SRCBIOS01")
 
 	t.Log("wrong usage and bad configuration")
-	f.want(2, "mkcdrec path", "one directory")
+	f.want(2, "mkcdrec path", "no directory")
 	f.want(2, "mkcdrec nonsense", "unknown command")
 	f.want(1, "mkcdrec path /no/such/dir", "/no/such/dir")
 	f.want(2, `printf 'exclude: []\nnosuch: 1\n' > /tmp/c.yaml; mkcdrec -c /tmp/c.yaml path /backup`, "/tmp/c.yaml", "[2:1]", "nosuch")

@@ -121,7 +121,7 @@ func TestFlash(t *testing.T) {
 		"mke2fs -q -t ext4 -L folding -O casefold,quota,project -E encoding=utf8 -I 256 /dev/vdb",
 		"mount -t f2fs /dev/sda /d && mkdir -p /d/data /d/fold /d/log /d/proc /d/sys /d/dev /d/set /d/tmp /d/run /d/etc && mount -t jfs /dev/mmcblk0p1 /d/data && mount -t ext4 /dev/vdb /d/fold && mount -t nilfs2 /dev/vdc /d/log",
 		"/set/bin/guest tree /d/difficult && /set/bin/guest tree /d/data/difficult && /set/bin/guest tree /d/fold/difficult && " + simple + " && " + describe + "before.json",
-		"grep 'without case' /d/fold/difficult/FOLDED/sub/nAME",
+		"grep 'without case' /d/fold/difficult/folded/sUB/nAME",
 		`printf 'LABEL=flashy / f2fs defaults 0 1\nLABEL=journ /data jfs defaults 0 2\nLABEL=folding /fold ext4 defaults 0 2\nLABEL=log /log nilfs2 defaults 0 0\n' > /d/etc/fstab; printf 'exclude_devices: [vda]\n' > /d/etc/mkcdrec.yaml; for d in proc sys dev set; do mount --bind /$d /d/$d; done`,
 		"chroot /d /set/bin/mkcdrec -q path --kernel /set/vmlinuz --modules /set/modules --module-set host --programs none /set > /tmp/path 2>&1; grep 'exit status 3' /tmp/path", // which u-root's chroot says, and ends with 1
 		"tail -n 3 /tmp/path; grep 'boot loader: neither' /tmp/path; for d in proc sys dev set data fold log; do umount /d/$d; done; umount /d",
