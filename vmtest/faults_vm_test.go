@@ -159,7 +159,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "head -c 1000000 /tmp/vmlinuz-* > /tmp/cut && head -c 100000 /bin/true > /tmp/elf && dd if=/dev/zero of=/tmp/zero bs=1k count=64 2>/dev/null")
 	f.want(1, "mkcdrec rescue --kernel /tmp/cut", "it is cut off")
 	f.want(1, "mkcdrec rescue --kernel /tmp/elf", "ELF file without a setup header")
-	f.want(1, "mkcdrec rescue --kernel /tmp/zero", "no bzImage")
+	f.want(1, "mkcdrec rescue --kernel /tmp/zero", "not a bzImage")
 	f.want(1, "mkdir -p /tmp/mods && mkcdrec rescue --kernel /tmp/vmlinuz-* --modules /tmp/mods", "modules.dep")
 	f.want(0, "mkcdrec -q rescue -o /root/r.iso --kernel /tmp/vmlinuz-* && rm /root/r.iso && mv /tmp/vmlinuz-* /boot/")
 
