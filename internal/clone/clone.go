@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
@@ -342,7 +343,7 @@ func hideLVM(target, open []string) (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "mkcdrec-clone"); err != nil {
 		return "", fmt.Errorf("cannot prepare LVM: %w", err)
 	}
-	accept := []string{`"r|^/dev/mapper/` + storage.HiddenPrefix + `|"`, `"r|^/dev/mapper/mkcdrec[0-9]+-|"`}
+	accept := []string{`"r|^/dev/mapper/` + storage.HiddenPrefix + `|"`, `"r|^/dev/mapper/` + blockdev.OverlayPrefix + `[0-9]+-|"`}
 	for _, n := range open {
 		n = notWord().ReplaceAllString(n, ".")
 		accept = append(accept, `"r|^/dev/`+n+`$|"`, `"r|^/dev/mapper/`+n+`$|"`)

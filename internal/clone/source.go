@@ -304,16 +304,7 @@ func (s *Source) closed() {
 }
 
 func (s *Source) superblock(dev string) (*superblock.Info, error) {
-	f, err := os.Open(s.path(dev))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size, _, err := blockdev.Geometry(s.path(dev))
-	if err != nil {
-		return nil, err
-	}
-	return superblock.Probe(f, int64(size))
+	return superblock.ProbePath(s.path(dev))
 }
 
 // path is the path of a device of the layout on this machine.

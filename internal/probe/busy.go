@@ -145,16 +145,11 @@ func (m Machine) DisksOf(dev string) []string {
 		return nil
 	}
 	name := m.kernelName(dev)
-	if strings.HasPrefix(name, "loop") {
-		file := m.read("/sys/block/" + name + "/loop/backing_file")
-		// A disk or partition, which arrays are read through.
-		if under, ok := strings.CutPrefix(file, "/dev/"); ok && under != name {
-			return m.DisksOf(under)
-		}
-		// What an overlay's writes go to; memfd_create(2).
-		if strings.HasPrefix(file, "/memfd:") {
-			return nil
-		}
+	if m.inMemory(name) {
+		return nil
+	}
+	if under := m.uncovered(name); under != name {
+		return m.DisksOf(under)
 	}
 	slaves, err := os.ReadDir(m.path("/sys/class/block/" + name + "/slaves"))
 	if err == nil && len(slaves) > 0 {

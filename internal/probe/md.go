@@ -122,6 +122,11 @@ func (m Machine) member(l *layout.Layout, dev string, i *superblock.Info) {
 	l.Unsupported = append(l.Unsupported, layout.Unsupported{What: dev, Device: dev, Reason: what})
 }
 
+// inMemory reports whether a loop device is what an overlay's writes go to; memfd_create(2).
+func (m Machine) inMemory(dev string) bool {
+	return strings.HasPrefix(m.read("/sys/block/"+dev+"/loop/backing_file"), "/memfd:")
+}
+
 // uncovered is the device that an array is read from, where dev is what was put over it so
 // that nothing is written: an overlay, or a loop device.
 func (m Machine) uncovered(dev string) string {
@@ -136,7 +141,7 @@ func (m Machine) uncovered(dev string) string {
 		return dev
 	}
 	for _, b := range below {
-		if !strings.HasPrefix(m.read("/sys/block/"+b.Name()+"/loop/backing_file"), "/memfd:") {
+		if !m.inMemory(b.Name()) {
 			return b.Name()
 		}
 	}

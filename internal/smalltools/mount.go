@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -98,7 +99,7 @@ func mountSource(dev, typ string, flag uintptr) (string, []string, error) {
 		}
 		found := ""
 		for _, n := range names {
-			if i := look(n.Name()); i != nil && (r.Kind == sysconf.UUID && strings.EqualFold(i.UUID, r.Value) || r.Kind == sysconf.Label && i.Label == r.Value) {
+			if i, err := superblock.ProbePath("/dev/" + n.Name()); err == nil && i != nil && (r.Kind == sysconf.UUID && strings.EqualFold(i.UUID, r.Value) || r.Kind == sysconf.Label && i.Label == r.Value) {
 				found = "/dev/" + n.Name()
 				break
 			}
@@ -111,7 +112,7 @@ func mountSource(dev, typ string, flag uintptr) (string, []string, error) {
 	if typ != "" || flag&(unix.MS_BIND|unix.MS_REMOUNT) != 0 {
 		return dev, []string{typ}, nil
 	}
-	if i := look(strings.TrimPrefix(dev, "/dev/")); i != nil {
+	if i, err := superblock.ProbePath("/dev/" + strings.TrimPrefix(dev, "/dev/")); err == nil && i != nil {
 		return dev, []string{i.Type}, nil
 	}
 	return dev, nil, fmt.Errorf("cannot find out what is on %s; say -t TYPE", dev)

@@ -68,29 +68,11 @@ func swaps(used bool) ([]string, error) {
 		return nil, err
 	}
 	for _, n := range names {
-		if i := look(n.Name()); i != nil && i.Type == fstype.TypeSwap {
+		if i, err := superblock.ProbePath("/dev/" + n.Name()); err == nil && i != nil && i.Type == fstype.TypeSwap {
 			out = append(out, "/dev/"+n.Name())
 		}
 	}
 	return out, nil
-}
-
-// look recognises what is on a device; nil for nothing or an error.
-func look(dev string) *superblock.Info {
-	f, err := os.Open("/dev/" + dev)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	size, err := f.Seek(0, 2)
-	if err != nil {
-		return nil
-	}
-	i, err := superblock.Probe(f, size)
-	if err != nil {
-		return nil
-	}
-	return i
 }
 
 // Blockdev asks or tells a device: blockdev --getsize64|--getss|--getro|--rereadpt|--flushbufs DEVICE...

@@ -85,8 +85,9 @@ func coverMembers(ctx context.Context, run tool.Runner, array string, devs []str
 	release = func() {
 		for _, o := range over {
 			if name, ok := strings.CutPrefix(o, layout.MapperPrefix); ok {
-				// Removed at once, or by the kernel when the array is stopped.
-				g.dmsetup(ctx, "remove", "--deferred", name)
+				// Removed at once, or by the kernel when the array is stopped. One that
+				// stays costs memory, and is no reason to refuse an array that runs.
+				_, _ = g.dmsetup(context.WithoutCancel(ctx), "remove", "--deferred", name)
 			}
 		}
 		for _, h := range holds {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 
@@ -74,6 +75,20 @@ func Probe(r io.ReaderAt, size int64) (*Info, error) {
 		return &Info{Info: *i}, nil
 	}
 	return nil, nil
+}
+
+// ProbePath is Probe of the device or file with that path.
+func ProbePath(path string) (*Info, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	return Probe(f, size)
 }
 
 func probeLVM(b []byte) *Info {

@@ -2,9 +2,10 @@ package usage
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
 // Shells are those that Completion knows.
@@ -171,10 +172,10 @@ end
 complete -c %[1]s -f
 `
 
-var unquotable = regexp.MustCompile(`[^\w .,:;=/|()+-]`)
+var unquotable = lazyregexp.New(`[^\w .,:;=/|()+-]`)
 
 // quote quotes for each of the shells. Quotes in texts are left out.
-func quote(s string) string { return "'" + unquotable.ReplaceAllString(s, "") + "'" }
+func quote(s string) string { return "'" + unquotable().ReplaceAllString(s, "") + "'" }
 
 // Completion gives the script that completes a command in a shell.
 func (c *Command) Completion(name string) string {

@@ -78,21 +78,9 @@ func (d *device) look() *superblock.Info {
 	return d.info
 }
 
-// look recognises what is on a device or in a file; nil for nothing known.
+// look recognises what is on a device or in a file; nil for nothing known, or an error.
 func look(path string) *superblock.Info {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	size, err := f.Seek(0, 2)
-	if err != nil {
-		return nil
-	}
-	i, err := superblock.Probe(f, size)
-	if err != nil {
-		return nil
-	}
+	i, _ := superblock.ProbePath(path) // what can't be read is shown without its content
 	return i
 }
 
@@ -209,21 +197,27 @@ func openDisk(path string) (f *os.File, size, ss int64, err error) {
 	if f, err = os.Open(path); err != nil {
 		return nil, 0, 0, err
 	}
-	// A directory has a size without an end on some file systems.
-	if st, e := f.Stat(); e == nil && st.IsDir() {
-		err = &os.PathError{Op: "open", Path: path, Err: unix.EISDIR}
-	} else {
-		size, err = f.Seek(0, io.SeekEnd)
-	}
-	if err != nil {
+	if size, ss, err = geometry(f); err != nil {
 		f.Close()
 		return nil, 0, 0, err
+	}
+	return f, size, ss, nil
+}
+
+// geometry is the size of a device or file, and of its sectors, in bytes.
+func geometry(f *os.File) (size, ss int64, err error) {
+	// A directory has a size without an end on some file systems.
+	if st, err := f.Stat(); err == nil && st.IsDir() {
+		return 0, 0, &os.PathError{Op: "open", Path: f.Name(), Err: unix.EISDIR}
+	}
+	if size, err = f.Seek(0, io.SeekEnd); err != nil {
+		return 0, 0, err
 	}
 	ss = 512
 	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil && n >= 512 {
 		ss = int64(n)
 	}
-	return f, size, ss, nil
+	return size, ss, nil
 }
 
 // table prints rows below a heading; the last column is as wide as it is.

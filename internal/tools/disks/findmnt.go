@@ -196,7 +196,10 @@ func (f *findmntRun) cell(m sysconf.Mount, col string) (string, bool) {
 	case "FSROOT":
 		return m.Root, true
 	case "UUID", "LABEL":
-		if i := look(m.Source); i != nil && strings.HasPrefix(m.Source, "/dev/") {
+		if !strings.HasPrefix(m.Source, "/dev/") {
+			return "", true
+		}
+		if i := look(m.Source); i != nil {
 			return map[string]string{"UUID": i.UUID, "LABEL": i.Label}[col], true
 		}
 		return "", true

@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
@@ -157,13 +155,9 @@ func script(e *tools.Env) error {
 		return err
 	}
 	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
+	size, ss, err := geometry(f)
 	if err != nil {
 		return err
-	}
-	ss := int64(512)
-	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil && n >= 512 {
-		ss = int64(n)
 	}
 	s, err := parseScript(string(text), ss)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
 // Flags change how an expression is read.
@@ -156,10 +158,10 @@ func (t *translator) special(c byte, operator bool) error {
 	return nil
 }
 
-var intervalRE = regexp.MustCompile(`^([0-9]*)(,?)([0-9]*)(\\?\})`)
+var intervalRE = lazyregexp.New(`^([0-9]*)(,?)([0-9]*)(\\?\})`)
 
 func (t *translator) interval() error {
-	m := intervalRE.FindStringSubmatch(t.in[t.i:])
+	m := intervalRE().FindStringSubmatch(t.in[t.i:])
 	switch {
 	case m == nil || t.ere && m[4] != "}" || m[1]+m[2]+m[3] == "":
 		if t.ere {
