@@ -76,6 +76,7 @@ var AllChecks = []CheckInfo{
 	{"config", "the configuration can be read, with no unknown key", "44", nil},
 	{"binary", "this executable is the whole multicall binary, so that the rescue system gets its commands", "17c, 23, 31, 33, 43", nil},
 	{"clock", "the clock is not before this program was made: sets are chosen by date", "-", nil},
+	{"hooks", "hooks are safe to run, and those for a restore can run in the rescue system", "-", nil},
 	{"layout", "disks, tables, volume groups and file systems can be read", "16, 25", nil},
 	{"coverage", "everything on the disks can be saved, or is left out by a rule", "6, 8.2", []string{ForPath}},
 	{"bootloader", "the boot loader is one that a restore can install, at a place that it can find: not GRUB in a partition's boot sector, nor an EFI partition that is only an automount", "11, 20, 21", []string{ForPath}},
@@ -110,6 +111,7 @@ func (b *Builder) Test(ctx context.Context, scope string) []Check {
 	t.add("config", OK, "the configuration is valid", "")
 	t.binary(ctx)
 	t.clock()
+	t.hooks()
 	plan := t.layout(ctx)
 	k := t.kernel(plan)
 	if k != nil {

@@ -4,6 +4,7 @@
 package builder
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
@@ -39,7 +41,8 @@ type Config struct {
 	// LUKSHeaders is encrypted, or none: then a restore recreates LUKS, with a
 	// new passphrase. "" is encrypted when there are recipients; without any
 	// the headers are reported as not covered.
-	LUKSHeaders string `yaml:"luks_headers"`
+	LUKSHeaders string       `yaml:"luks_headers"`
+	Hooks       hooks.Config `yaml:"hooks"`
 }
 
 // LoadConfig reads a configuration file; unknown keys and wrong types are
@@ -70,6 +73,8 @@ func (c *Config) defaults() {
 	if c.Compression == "" {
 		c.Compression = "fastest"
 	}
+	c.Hooks.Dir = cmp.Or(c.Hooks.Dir, hooks.Dir)
+	c.Hooks.Timeout = cmp.Or(c.Hooks.Timeout, hooks.DefaultTimeout)
 	if c.Rescue.Modules == "" {
 		c.Rescue.Modules = kernelcfg.SetDefault
 	}
@@ -87,7 +92,7 @@ func (c *Config) Validate() error {
 	if _, err := archive.NewMatcher(c.Exclude); err != nil {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
-	errs = append(errs, c.Rescue.Validate())
+	errs = append(errs, c.Rescue.Validate(), c.Hooks.Validate())
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}

@@ -26,6 +26,8 @@ var keys = []Key{
 	{Name: "compression", Text: "How much work is put into small archives. fastest is as fast as most disks.", Values: "fastest|default|better", Example: "better"},
 	{Name: "recipients", Text: "Public keys of age or SSH that the headers of LUKS devices are encrypted for. Their private keys belong elsewhere: restore asks for one.", Example: "[age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]"},
 	{Name: "luks_headers", Text: "encrypted saves the headers of LUKS devices for the recipients; none saves none: a restore recreates the devices with a new passphrase. Without this key they are encrypted if there are recipients; otherwise the run ends with status 3.", Values: "encrypted|none", Example: "none"},
+	{Name: "hooks.dir", Text: "Directory with the directories before-backup, after-backup, before-restore and after-restore, whose executables run at these points, in the order of their names. Media carry those for a restore.", Example: "/srv/hooks"},
+	{Name: "hooks.timeout", Text: "Time that one hook has, such as 30s, 5m or 1h. One that takes longer is killed, and has failed.", Example: "30m"},
 	{Name: "rescue.kernel", Text: "Image of the kernel for the rescue system. Without it the running kernel is used; best is the newest in /boot that can be used.", Example: "/boot/vmlinuz-6.1.0-40-amd64"},
 	{Name: "rescue.modules_dir", Text: "Directory of the kernel's modules, if it is not /lib/modules/VERSION.", Example: "/srv/kernel/lib/modules/6.1.0-40-amd64"},
 	{Name: "rescue.modules", Text: "Drivers on the medium: those of this machine, those of most machines, or all.", Values: "host|default|all", Example: "all"},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -23,11 +24,12 @@ type Builder struct {
 	Config  *Config
 	// Executable is the multicall binary that the rescue system gets.
 	Executable string
+	hooks      *hooks.Set // that run around the backup, nil for none
 }
 
 // Maker makes rescue systems by the configuration.
 func (b *Builder) Maker() *rescue.Maker {
-	return &rescue.Maker{Run: b.Run, Report: b.Report, Version: b.Version, Executable: b.Executable, Config: b.Config.Rescue}
+	return &rescue.Maker{Run: b.Run, Report: b.Report, Version: b.Version, Executable: b.Executable, Config: b.Config.Rescue, Hooks: b.Config.Hooks}
 }
 
 // Machine is what a rescue system for the plan is made for.
@@ -94,6 +96,9 @@ func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, 
 // job is what the set of the plan gets. dir is the directory with the sets, "" for none.
 func (p *Plan) job(b *Builder, dir string) set.Job {
 	j := set.Job{Layout: p.Layout, Images: p.Images, LeftOut: p.LeftOut, NotCovered: p.NotCovered, Recipients: p.recipients, Program: b.Version, Report: b.Report}
+	if b.hooks != nil {
+		j.Said = b.hooks.Said
+	}
 	for i := range p.Archives {
 		a := &p.Archives[i]
 		j.Archives = append(j.Archives, set.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Name: a.Name(), Used: a.Used, Options: a.options(p), Open: func() (*os.File, error) {

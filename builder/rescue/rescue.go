@@ -13,6 +13,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
+	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
@@ -36,6 +37,7 @@ type Maker struct {
 	// Executable is the multicall binary that the rescue system gets.
 	Executable string
 	Config     Config
+	Hooks      hooks.Config // of which the rescue system gets those for a restore
 }
 
 // Machine is what a rescue system is made for.
@@ -149,7 +151,7 @@ func (b *Maker) info(p *Machine, k *kernelcfg.Kernel, h Hint) (*rescue.Info, err
 	if err != nil {
 		return nil, err
 	}
-	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape}
+	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, HookTimeout: b.Hooks.Timeout}
 	if fixed {
 		var lay strings.Builder
 		if err := publicLayout(p.Layout).Write(&lay); err != nil {
@@ -203,7 +205,7 @@ func (b *Maker) tree(ctx context.Context, p *Machine, k *kernelcfg.Kernel, info 
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := b.addTexts(t, p, info); err != nil {
+	if err := errors.Join(b.addTexts(t, p, info), b.addHooks(ctx, t)); err != nil {
 		return nil, nil, err
 	}
 	if os.Geteuid() != 0 {

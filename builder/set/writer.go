@@ -62,7 +62,8 @@ type Job struct {
 	LeftOut, NotCovered []string
 	// Recipients are whom LUKS headers are encrypted for.
 	Recipients []age.Recipient
-	Program    string // version of mkcdrec
+	Program    string   // version of mkcdrec
+	Said       []string // lines that hooks have printed before the backup, for the log
 	Report     progress.Reporter
 }
 
@@ -103,6 +104,9 @@ func Start(job Job, id string, created time.Time, sink Sink) (*Writer, error) {
 	}
 	w.log = slog.New(slog.NewJSONHandler(w.file, nil))
 	w.log.Info("backup starts", "host", w.man.Host, "id", w.man.ID, "version", job.Program)
+	for _, l := range job.Said {
+		w.log.Info("hook", "line", l)
+	}
 	return w, nil
 }
 

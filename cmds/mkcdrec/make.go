@@ -193,30 +193,50 @@ func (a *app) pathCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			p, err := a.plan(ctx, b, dir)
-			if err != nil {
-				return err
-			}
-			for _, e := range p.LeftOut {
-				a.ui.Note("left out: %s", e)
-			}
-			if c.Bool("dry-run") {
-				return a.listPlanned(ctx, c, p)
-			}
-			r, err := b.Path(ctx, p, dir)
-			if err != nil {
-				return err
-			}
-			a.ui.End()
-			a.ui.Result("backup", r)
-			if !c.Bool("json") && !c.Bool("quiet") {
-				a.summary(c, r)
-			}
-			if len(r.NotCovered) > 0 {
-				return exit.NotCovered(r.NotCovered)
-			}
-			return nil
+			return a.hooked(ctx, c, b, dir, func() (string, error) {
+				p, err := a.plan(ctx, b, dir)
+				if err != nil {
+					return "", err
+				}
+				for _, e := range p.LeftOut {
+					a.ui.Note("left out: %s", e)
+				}
+				if c.Bool("dry-run") {
+					return "", a.listPlanned(ctx, c, p)
+				}
+				r, err := b.Path(ctx, p, dir)
+				if err != nil {
+					return "", err
+				}
+				a.ui.End()
+				a.ui.Result("backup", r)
+				if !c.Bool("json") && !c.Bool("quiet") {
+					a.summary(c, r)
+				}
+				return r.Dir, lacking(r.NotCovered)
+			})
 		}}
+}
+
+// hooked does the work of a command that writes a backup to a destination, between its
+// hooks. A dry run names them.
+func (a *app) hooked(ctx context.Context, c *cli.Command, b *builder.Builder, destination string, work func() (set string, err error)) error {
+	if !c.Bool("dry-run") {
+		return b.Hooked(ctx, c.Name, destination, work)
+	}
+	if err := b.HookPlan(); err != nil {
+		return err
+	}
+	_, err := work()
+	return err
+}
+
+// lacking is the error of a set that lacks something.
+func lacking(what []string) error {
+	if len(what) > 0 {
+		return exit.NotCovered(what)
+	}
+	return nil
 }
 
 func (a *app) cdromCommand() *cli.Command {
@@ -254,38 +274,45 @@ func (a *app) cdromCommand() *cli.Command {
 					return err
 				}
 			}
-			var p *builder.Plan
-			if c.IsSet("from") {
-				p = a.rescuePlan(ctx, b)
-			} else if p, err = a.plan(ctx, b, dir); err != nil {
+			opt := builder.DiscOptions{Size: size, From: c.String("from"), Keep: c.Bool("keep-set")}
+			if c.IsSet("from") { // nothing is backed up
+				_, err := a.discs(ctx, c, b, a.rescuePlan(ctx, b), dir, opt)
 				return err
 			}
-			if c.Bool("dry-run") {
-				return a.listPlanned(ctx, c, p)
-			}
-			r, err := b.Discs(ctx, p, dir, builder.DiscOptions{Size: size, From: c.String("from"), Keep: c.Bool("keep-set")})
-			if err != nil {
-				return err
-			}
-			a.ui.End()
-			a.ui.Result("discs", r)
-			if !c.Bool("json") && !c.Bool("quiet") {
-				var rows [][]string
-				for _, i := range r.Images {
-					rows = append(rows, []string{i.File, i.Label, i.Size.String()})
+			return a.hooked(ctx, c, b, dir, func() (string, error) {
+				p, err := a.plan(ctx, b, dir)
+				if err != nil {
+					return "", err
 				}
-				ui.Table(c.Root().Writer, []string{"IMAGE", "LABEL", "SIZE"}, rows)
-			}
-			if c.IsSet("burn") {
-				if err := b.Burn(ctx, c.String("burn"), r.Images, askEnter(ctx)); err != nil {
-					return err
-				}
-			}
-			if len(r.NotCovered) > 0 {
-				return exit.NotCovered(r.NotCovered)
-			}
-			return nil
+				return a.discs(ctx, c, b, p, dir, opt)
+			})
 		}}
+}
+
+// discs writes, and burns, images of discs, and returns the place of their set.
+func (a *app) discs(ctx context.Context, c *cli.Command, b *builder.Builder, p *builder.Plan, dir string, opt builder.DiscOptions) (string, error) {
+	if c.Bool("dry-run") {
+		return "", a.listPlanned(ctx, c, p)
+	}
+	r, err := b.Discs(ctx, p, dir, opt)
+	if err != nil {
+		return "", err
+	}
+	a.ui.End()
+	a.ui.Result("discs", r)
+	if !c.Bool("json") && !c.Bool("quiet") {
+		var rows [][]string
+		for _, i := range r.Images {
+			rows = append(rows, []string{i.File, i.Label, i.Size.String()})
+		}
+		ui.Table(c.Root().Writer, []string{"IMAGE", "LABEL", "SIZE"}, rows)
+	}
+	if c.IsSet("burn") {
+		if err := b.Burn(ctx, c.String("burn"), r.Images, askEnter(ctx)); err != nil {
+			return "", err
+		}
+	}
+	return filepath.Join(dir, r.Set), lacking(r.NotCovered)
 }
 
 // askEnter shows a text on the terminal and waits for Enter; nil without one.
@@ -317,10 +344,7 @@ func (a *app) listPlanned(ctx context.Context, c *cli.Command, p *builder.Plan) 
 		return err
 	}
 	a.ui.Note("would save %s in %d archives", quantity.Size(total), len(p.Archives))
-	if len(p.NotCovered) > 0 {
-		return exit.NotCovered(p.NotCovered)
-	}
-	return nil
+	return lacking(p.NotCovered)
 }
 
 func (a *app) summary(c *cli.Command, r *builder.Result) {

@@ -44,15 +44,20 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 	if err != nil {
 		return err
 	}
+	return a.hooked(ctx, c, b, c.Args().First(), func() (string, error) { return a.tape(ctx, c, b, obdr) })
+}
+
+// tape writes a tape, and returns the id of the set.
+func (a *app) tape(ctx context.Context, c *cli.Command, b *builder.Builder, obdr bool) (string, error) {
 	p, err := a.plan(ctx, b, "")
 	if err != nil {
-		return err
+		return "", err
 	}
 	for _, e := range p.LeftOut {
 		a.ui.Note("left out: %s", e)
 	}
 	if c.Bool("dry-run") {
-		return a.listPlanned(ctx, c, p)
+		return "", a.listPlanned(ctx, c, p)
 	}
 	opt := builder.TapeOptions{Device: c.Args().First(), Overwrite: c.Bool("overwrite"), OBDR: obdr, ISO: c.String("output"), NextReel: a.nextReel()}
 	if opt.ISO == "" {
@@ -64,7 +69,7 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 			err = fmt.Errorf("%s does not report that it supports OBDR (no $DR-10 in its INQUIRY data)", opt.Device)
 		}
 		if err != nil && !c.Bool("force") {
-			return &exit.Refusal{Reason: err.Error() + "; use --force to write the tape"}
+			return "", &exit.Refusal{Reason: err.Error() + "; use --force to write the tape"}
 		}
 		if err != nil {
 			a.ui.Warn("%v", err)
@@ -73,17 +78,17 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 	for _, name := range c.Args().Slice() {
 		d, err := tape.OpenDrive(name, true)
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer d.Close()
 		opt.Drives = append(opt.Drives, d)
 	}
 	r, err := b.Tape(ctx, p, opt)
 	if tape.IsRefused(err) {
-		return &exit.Refusal{Reason: err.Error()}
+		return "", &exit.Refusal{Reason: err.Error()}
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	a.ui.End()
 	a.ui.Result("tape", r)
@@ -91,10 +96,7 @@ func (a *app) toTape(ctx context.Context, c *cli.Command, obdr bool) error {
 	if r.ISO != "" {
 		a.ui.Note("rescue medium: %s", r.ISO)
 	}
-	if len(r.NotCovered) > 0 {
-		return exit.NotCovered(r.NotCovered)
-	}
-	return nil
+	return r.ID, lacking(r.NotCovered)
 }
 
 // nextReel asks on the terminal for the next tape; nil without one.

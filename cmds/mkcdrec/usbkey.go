@@ -51,38 +51,40 @@ func (a *app) usbkeyCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if c.Bool("dry-run") {
-				p, err := b.KeyPlan(ctx, opt)
-				if err != nil {
-					return err
-				}
-				return a.listPlanned(ctx, c, p)
-			}
-			r, err := b.Key(ctx, opt)
-			if err != nil {
-				return err
-			}
-			a.ui.End()
-			a.ui.Result("usbkey", r)
-			if !c.Bool("json") && !c.Bool("quiet") {
-				var rows [][]string
-				for i, g := range r.Generations {
-					what := ""
-					if i == 0 {
-						what = "starts with it"
-					}
-					rows = append(rows, []string{g, what})
-				}
-				ui.Table(c.Root().Writer, []string{"BACKUP ON " + r.Device, ""}, rows)
-			}
-			for _, g := range r.Removed {
-				a.ui.Note("removed: %s", g)
-			}
-			if len(r.NotCovered) > 0 {
-				return exit.NotCovered(r.NotCovered)
-			}
-			return nil
+			return a.hooked(ctx, c, b, opt.Device, func() (string, error) { return a.key(ctx, c, b, opt) })
 		}}
+}
+
+// key writes a stick, and returns the name of the new set on it.
+func (a *app) key(ctx context.Context, c *cli.Command, b *builder.Builder, opt builder.KeyOptions) (string, error) {
+	if c.Bool("dry-run") {
+		p, err := b.KeyPlan(ctx, opt)
+		if err != nil {
+			return "", err
+		}
+		return "", a.listPlanned(ctx, c, p)
+	}
+	r, err := b.Key(ctx, opt)
+	if err != nil {
+		return "", err
+	}
+	a.ui.End()
+	a.ui.Result("usbkey", r)
+	if !c.Bool("json") && !c.Bool("quiet") {
+		var rows [][]string
+		for i, g := range r.Generations {
+			what := ""
+			if i == 0 {
+				what = "starts with it"
+			}
+			rows = append(rows, []string{g, what})
+		}
+		ui.Table(c.Root().Writer, []string{"BACKUP ON " + r.Device, ""}, rows)
+	}
+	for _, g := range r.Removed {
+		a.ui.Note("removed: %s", g)
+	}
+	return r.Set, lacking(r.NotCovered)
 }
 
 // confirmKey has one of the words typed that tell the stick from other disks, its

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -26,6 +28,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/usage"
+	"github.com/mkcdrec/mkcdrec/internal/version"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -147,6 +150,9 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Reque
 		return err
 	}
 	opt.WhenRead = read
+	if err := setHooks(opt, p); err != nil {
+		return err
+	}
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
 	r := &restore.Restorer{Run: run, Machine: probe.Machine{Run: run}, Screen: sc}
 	rep, err := r.Restore(ctx, *opt)
@@ -179,6 +185,21 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Reque
 		p.Note("the machine is restored in %.0f s: remove the medium and run reboot", rep.Seconds)
 	}
 	return screen.Lacking(rep)
+}
+
+// setHooks adds the hooks of the system that this runs on.
+func setHooks(opt *restore.Options, p *ui.Printer) error {
+	h := &hooks.Set{Config: hooks.Config{Dir: hooks.Dir, Timeout: hooks.DefaultTimeout}, Run: tool.Exec{}, Report: p, Env: []string{"MKCDREC_COMMAND=restore", "MKCDREC_VERSION=" + version.String()}}
+	if rescue.Inside() {
+		info, err := rescue.ReadInfo("")
+		if err != nil {
+			return err
+		}
+		h.Timeout = cmp.Or(info.HookTimeout, h.Timeout)
+		h.Env = append(h.Env, "MKCDREC_HOST="+info.Host)
+	}
+	opt.Hooks = h
+	return nil
 }
 
 // wanted gives whose sets are meant where there are several: of what this rescue

@@ -28,7 +28,7 @@ var Statuses = []struct {
 	{Failed, "failed, interrupted, or a check that found a difference"},
 	{BadUsage, "wrong usage: an option, a word or the configuration; nothing was done"},
 	{Partial, "done, but something that is listed is not covered"},
-	{Refused, "refused for safety; nothing was changed"},
+	{Refused, "refused for safety, or by a hook before the run; nothing was changed"},
 }
 
 type usage struct{ error }

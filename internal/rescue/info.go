@@ -64,6 +64,8 @@ type Info struct {
 	Path   string `json:"path,omitempty"`
 	// Tape is the drive that the set was written with, for a set on tape.
 	Tape string `json:"tape,omitempty"`
+	// HookTimeout is how long a hook of a restore may run, "" for the default.
+	HookTimeout string `json:"hookTimeout,omitempty"`
 }
 
 // InfoVersion is the only version of Info there is.

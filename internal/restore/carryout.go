@@ -113,6 +113,7 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 	if r.opt.Only == "" && !r.opt.DataOnly {
 		err = r.finalize(ctx)
 	}
+	hooks := r.afterHooks(ctx, err)
 	if r.opt.WhenRead != nil {
 		if e := r.opt.WhenRead(ctx); e != nil {
 			r.Screen.Warn("%v", e)
@@ -120,7 +121,7 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 	}
 	// Also where the system may not start: nobody may return to do it.
 	if err := errors.Join(err, r.lock()); err != nil {
-		return err
+		return errors.Join(err, hooks)
 	}
 	if err := r.tree().Seal(); err != nil {
 		return err
@@ -129,7 +130,7 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 	if err := r.tree().Sync(); err != nil {
 		return err
 	}
-	return r.tree().Release(ctx)
+	return errors.Join(r.tree().Release(ctx), hooks)
 }
 
 // disks are those of the plan, for the journal.

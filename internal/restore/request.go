@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -63,6 +64,8 @@ type Request struct {
 	Resume   bool `yaml:"-"`
 	// Once refuses to restore what these disks were restored from before: a *Repeated.
 	Once bool `yaml:"-"`
+	// NoHooks leaves out the hooks that the rescue system has.
+	NoHooks bool `yaml:"-"`
 	// Outside allows work on a machine outside the rescue system.
 	Outside bool `yaml:"-"`
 	// DryRun carries the plan out on sparse files, as far as making and mounting
@@ -119,6 +122,7 @@ func (r *Request) Flags(f *flag.FlagSet, names ...string) {
 		{&r.Once, "once", "refuse to restore onto disks that were restored from this set before; unattended media do"},
 		{&r.Salvage, "salvage", "restore what can be read of a damaged set, and name what is lost"},
 		{&r.NoVerify, "no-verify", "do not read the set through beforehand"},
+		{&r.NoHooks, "no-hooks", "run no hooks of " + hooks.Dir + " before and after"},
 		{&r.Outside, "outside-rescue-system", "allow this on a machine that is not a rescue system"},
 		{&r.Map, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)"},
 		{&r.Size, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G"},

@@ -5,13 +5,17 @@ package restore
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -49,7 +53,9 @@ type Options struct {
 	// WhenRead is called when everything was read from the content, before the file
 	// systems are unmounted: what is kept on them for others can go. nil for nothing.
 	WhenRead func(context.Context) error
-	Target   string // rescue.TargetDir if ""
+	// Hooks run before disks are looked at and before file systems are unmounted; nil for none.
+	Hooks  *hooks.Set
+	Target string // rescue.TargetDir if ""
 	// Known are passphrases that opened the source of a clone, and are tried first.
 	Known [][]byte
 }
@@ -115,6 +121,7 @@ type Restorer struct {
 	sources []string              // devices that the set is read from
 	// locks are what becomes immutable or append-only at the end.
 	locks []lockedPlace
+	after bool // the hooks after the restore have run
 }
 
 // Untouched is a failure before anything was written to a disk.
@@ -127,7 +134,6 @@ func (u *Untouched) Unwrap() error { return u.Err }
 // Restore does it. A *exit.Refusal error means that nothing was written, unless a
 // *recreate.StepError has it.
 func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
-	start := time.Now()
 	r.opt = opt
 	if r.opt.Target == "" {
 		r.opt.Target = r.kernel().Path(rescue.TargetDir)
@@ -142,6 +148,49 @@ func (r *Restorer) Restore(ctx context.Context, opt Options) (*Report, error) {
 		}
 		defer release()
 	}
+	return r.hooked(ctx)
+}
+
+// hooked restores between the hooks. Those after it run in complete; if it does not get
+// there, they run here.
+func (r *Restorer) hooked(ctx context.Context) (*Report, error) {
+	h := r.opt.Hooks
+	if h == nil || r.opt.NoHooks {
+		return r.restore(ctx)
+	}
+	if r.opt.PlanOnly || r.opt.DryRun {
+		if err := errors.Join(hooks.Plan(h.Config, hooks.BeforeRestore, r.Screen), hooks.Plan(h.Config, hooks.AfterRestore, r.Screen)); err != nil {
+			return nil, &Untouched{err}
+		}
+		return r.restore(ctx)
+	}
+	r.after = false
+	h.Env = append(h.Env, "MKCDREC_SET="+r.opt.Set, "MKCDREC_TARGET="+r.opt.Target)
+	if err := h.Before(ctx, hooks.BeforeRestore); err != nil {
+		return nil, &Untouched{hooks.Join(err, h.After(ctx, hooks.AfterRestore, err))}
+	}
+	rep, err := r.restore(ctx)
+	if !r.after {
+		err = hooks.Join(err, h.After(ctx, hooks.AfterRestore, interrupt.Err(ctx, err)))
+	}
+	return rep, err
+}
+
+// afterHooks runs the hooks after a restore, while its file systems are mounted.
+func (r *Restorer) afterHooks(ctx context.Context, failed error) error {
+	if h := r.opt.Hooks; h != nil && !r.opt.NoHooks {
+		r.after = true
+		err := h.After(ctx, hooks.AfterRestore, interrupt.Err(ctx, failed))
+		if err != nil && failed == nil {
+			err = fmt.Errorf("everything was restored, but:\n%w", err)
+		}
+		return err
+	}
+	return nil
+}
+
+func (r *Restorer) restore(ctx context.Context) (*Report, error) {
+	start, opt := time.Now(), r.opt
 	if err := r.prepare(ctx); err != nil {
 		return nil, &Untouched{err}
 	}

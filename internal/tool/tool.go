@@ -4,6 +4,7 @@
 package tool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ type Cmd struct {
 	Env []string
 	// Root, if not "", is the directory the program is chrooted into.
 	Root string
+	// Line, if not nil, gets each line of standard output and standard error while the
+	// program runs, without the newline. Run returns no output then.
+	Line func(string)
 }
 
 // New is the short way to a Cmd without anything but words.
@@ -154,6 +158,38 @@ func (b *bounded) bytes() []byte {
 	return append(b.head, b.tail...)
 }
 
+// maxLine is the longest line that is given to Cmd.Line, in bytes: a longer one is divided.
+const maxLine = 4 << 10
+
+// lines passes on what is written to it line by line.
+type lines struct {
+	to   func(string)
+	rest []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		i, next := bytes.IndexByte(l.rest, '\n'), 0
+		switch next = i + 1; {
+		case i >= 0 && i <= maxLine:
+		case len(l.rest) > maxLine:
+			i, next = maxLine, maxLine
+		default:
+			return len(p), nil
+		}
+		l.to(string(l.rest[:i]))
+		l.rest = l.rest[next:]
+	}
+}
+
+// flush passes on a last line without a newline.
+func (l *lines) flush() {
+	if len(l.rest) > 0 {
+		l.to(string(l.rest))
+	}
+}
+
 // outputWait is how long the output of a program that ended is waited for: one that
 // it left behind may have it open.
 const outputWait = 10 * time.Second
@@ -183,6 +219,11 @@ func (x Exec) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, serr := bounded{limit: maxStdout}, bounded{limit: maxStderr}
 	cmd.Stdout, cmd.Stderr = &out, &serr
+	if c.Line != nil {
+		l := &lines{to: c.Line}
+		defer l.flush()
+		cmd.Stdout, cmd.Stderr = l, l // one goroutine for both
+	}
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
 		err = nil // the program itself was successful
@@ -242,7 +283,12 @@ func (r *Recorder) Run(_ context.Context, c Cmd) ([]byte, error) {
 		if err, ok := r.Fail[k]; ok {
 			return nil, &Error{Cmd: c, Code: 1, Err: err}
 		}
-		if a, ok := r.Answers[k]; ok {
+		if a, ok := r.Answers[k]; ok && c.Line != nil {
+			l := &lines{to: c.Line}
+			_, err := l.Write([]byte(a))
+			l.flush()
+			return nil, err
+		} else if ok {
 			return []byte(a), nil
 		}
 	}
