@@ -79,7 +79,7 @@ func (c *Config) defaults() {
 		c.Rescue.Modules = kernelcfg.SetDefault
 	}
 	if c.Rescue.Programs == "" {
-		c.Rescue.Programs = "needed"
+		c.Rescue.Programs = rescue.Comfort
 	}
 }
 

@@ -34,7 +34,7 @@ var keys = []Key{
 	{Name: "rescue.extra_modules", Text: "Further drivers, by name.", Example: "[mlx5_core]"},
 	{Name: "rescue.exclude_modules", Text: "Drivers to leave out, by name.", Example: "[nouveau]"},
 	{Name: "rescue.carry", Text: "Further programs of this machine, by name or path, with their libraries.", Example: "[tcpdump, /opt/raid/bin/storcli64]"},
-	{Name: "rescue.programs", Text: "Programs of this machine on the medium: all that help, those without which a restore is not possible, or none, for a medium that can't restore.", Values: "needed|required|none", Example: "required"},
+	{Name: "rescue.programs", Text: "Programs of this machine on the medium: all that help, of which those for comfort are read from the medium when they are used; the same, all in memory; those without which a restore is not possible; or none, for a medium that can't restore.", Values: "comfort|needed|required|none", Example: "required"},
 	{Name: "rescue.append", Text: "Words for the rescue system's kernel command line.", Example: "console=ttyS0,115200"},
 	{Name: "rescue.ssh_keys", Text: "Public keys, or files with such keys, of those who may log in by ssh. Without any there is no ssh server.", Example: "[/root/.ssh/authorized_keys]"},
 	{Name: "rescue.default", Text: "Entry of the medium's menu that starts after the time-out: the local disk or the rescue system. Without this key it is the rescue system if the medium works unattended, and the local disk otherwise.", Values: "local|rescue", Example: "rescue"},

@@ -88,7 +88,7 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 
 // tapeMedium makes the medium of a set on tape.
 func (b *Builder) tapeMedium(ctx context.Context, p *Plan, opt TapeOptions, id, iso string) error {
-	s, err := b.Maker().System(ctx, p.Machine(), rescue.Hint{SetID: id, Tape: opt.Device}, filepath.Dir(iso))
+	s, err := b.Maker().System(ctx, p.Machine(), rescue.Hint{SetID: id, Tape: opt.Device, Alone: opt.OBDR}, filepath.Dir(iso))
 	if err != nil {
 		return err
 	}

@@ -34,8 +34,11 @@ type Program struct {
 	For      string // what needs it, for messages
 }
 
+// ForComfort is what programs are for that a person likes and no restore needs.
+const ForComfort = "shell"
+
 // ProgramsFor is the table of what the parts of a layout need: file system
-// types, "lvm", and "shell" for a person's comfort.
+// types, "lvm", and ForComfort.
 func ProgramsFor(what string) []Program {
 	switch what {
 	case "lvm":
@@ -47,7 +50,7 @@ func ProgramsFor(what string) []Program {
 		return []Program{{Name: "cryptsetup", Check: []string{"--version"}, Data: []string{"/lib/x86_64-linux-gnu/libgcc_s.so.1", "/lib64/libgcc_s.so.1"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
 	case "md":
 		return []Program{{Name: "mdadm", Check: []string{"--version"}}, {Name: "dmsetup", Check: []string{"--version"}, Optional: true}}
-	case "shell":
+	case ForComfort:
 		return []Program{{Name: "bash", Check: []string{"--version"}, Optional: true}, {Name: "less", Check: []string{"--version"}, Optional: true}, {Name: "editor", Or: []string{"vim.tiny", "nano", "vi", "mg"}, Max: 5 << 19, Check: []string{"--version"}, Optional: true}, {Name: "tar", Check: []string{"--version"}, Optional: true}, {Name: "sed", Check: []string{"--version"}, Optional: true}, {Name: "awk", Check: []string{"1"}, Optional: true}, {Name: "diff", Check: []string{"--version"}, Optional: true}, {Name: "sfdisk", Check: []string{"--version"}, Optional: true}, {Name: "smartctl", Check: []string{"--version"}, Optional: true}}
 	}
 	var out []Program
@@ -143,6 +146,7 @@ func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]
 		if own == "vim.tiny" && !f.Has(dir+"vi") {
 			errs = append(errs, f.AddLink(dir+"vi", own))
 		}
+		f.comfort.note(dir+own, libs)
 		for _, l := range libs {
 			if err := f.AddFile(l, l); err != nil {
 				errs = append(errs, err)

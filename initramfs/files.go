@@ -34,6 +34,7 @@ const (
 // Files is the tree to be packed. Paths have no leading slash.
 type Files struct {
 	entries map[string]entry
+	comfort *Comfort // what is carried now is part of it; nil for no such part
 }
 
 type entry struct {

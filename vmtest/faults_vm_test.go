@@ -301,7 +301,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	refused(2, "restore a b", "one set")
 
 	t.Log("a disk that is smaller than it says: after 64 MiB it begins again")
-	f.want(0, "modprobe scsi_mod; insmod /mnt/set/bin/scsi_debug.ko dev_size_mb=64 virtual_gb=8 && sleep 1 && lsblk", "sda", "8.0 GiB")
+	f.want(0, "modprobe scsi_mod; insmod /mnt/set/bin/scsi_debug.ko dev_size_mb=64 virtual_gb=8 && sleep 1 && lsblk", "sda", "  8G ")
 	f.want(4, "restore --plan </dev/null", "it is not clear which disk", "possible; say --map vda=sda", "no disk chosen")
 	f.want(0, "printf 'sdq\\nRSTBIOS01\\n' | restore --plan", "Which disk takes the place of vda", "is not one of them", "scsi_debug", "OVERWRITTEN", "RSTBIOS01")
 	f.want(1, "S=$(LC_ALL=C sed 's/[^0-9]//g' /sys/block/sda/device/vpd_pg80); restore --map vda=$S --yes --confirm $S", "step 1 failed", "/dev/sda did not keep what was written at byte 0", "the disk is broken, or smaller than it reports")
@@ -354,6 +354,8 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	f.want(1, "restore mount /dev/vdx", "there is no such disk")
 	f.want(2, "restore mount --disks /mnt/set", "one set, or disks")
 	t.Log("tools of a repairer")
+	f.want(0, "echo $BASH_VERSION | grep ^5 && head -c 14 /usr/bin/less && less --version && test $(wc -c < /usr/bin/less) -gt 99999 && less /etc/hostname", "#!/bbin/comfort", "less 590", "rescue-")
+	f.want(0, "mount -o bind /dev/null /mnt/medium/boot/comfort.img && diff --version; umount /mnt/medium/boot/comfort.img; diff --version", "diff (GNU diffutils)")
 	f.want(0, "/bbin/help | grep -q 'restore mount' && test $(/bbin/help | wc -l) -le 25")
 	f.want(0, "/bbin/top -n 1 | grep -q init && keymap dump > /tmp/k && sed 's/^{/{ /' /tmp/k > /tmp/k2 && keymap load /tmp/k2 && keymap dump > /tmp/k3 && cmp /tmp/k3 /tmp/k")
 	f.want(0, "for p in ed editor less more tar dd ip ping wget scp lsblk blkid mount e2fsck hexdump grep find ps top dmesg kexec chroot strace sshd; do command -v $p >/dev/null || { echo missing: $p; exit 1; }; done")

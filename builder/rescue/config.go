@@ -10,6 +10,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
+// Comfort is the choice of programs that has those for comfort on the medium, and not in
+// memory.
+const Comfort = "comfort"
+
 // Config is about the rescue system.
 type Config struct {
 	Kernel         string   `yaml:"kernel"`      // image; "" takes the running one, "best" the newest in /boot
@@ -18,7 +22,7 @@ type Config struct {
 	ExtraModules   []string `yaml:"extra_modules"`
 	ExcludeModules []string `yaml:"exclude_modules"`
 	Carry          []string `yaml:"carry"`    // further programs of the host
-	Programs       string   `yaml:"programs"` // needed (or ""), required (without comfort), or none
+	Programs       string   `yaml:"programs"` // comfort, needed (or ""), required (without comfort), or none
 	Append         string   `yaml:"append"`   // kernel command line
 	// SSHKeys are public keys, or files of them, of those who may log in by
 	// ssh; without any there is no ssh server.
@@ -37,8 +41,8 @@ func (c *Config) Validate() error {
 	if !slices.Contains(kernelcfg.Sets, c.Modules) {
 		errs = append(errs, fmt.Errorf("rescue.modules: %q; want %s", c.Modules, strings.Join(kernelcfg.Sets, ", ")))
 	}
-	if !slices.Contains([]string{"", "needed", "required", "none"}, c.Programs) {
-		errs = append(errs, fmt.Errorf("rescue.programs: %q; want needed, required or none", c.Programs))
+	if !slices.Contains([]string{"", Comfort, "needed", "required", "none"}, c.Programs) {
+		errs = append(errs, fmt.Errorf("rescue.programs: %q; want comfort, needed, required or none", c.Programs))
 	}
 	if _, err := c.Size(); err != nil {
 		errs = append(errs, fmt.Errorf("rescue.medium_size: %w", err))

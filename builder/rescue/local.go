@@ -48,7 +48,7 @@ func (b *Maker) Local(ctx context.Context, p *Machine) ([]string, error) {
 		return nil, fmt.Errorf("cannot add the rescue system: %w", err)
 	}
 	defer os.RemoveAll(work)
-	s, err := b.System(ctx, p, Hint{}, work)
+	s, err := b.System(ctx, p, Hint{Alone: true}, work)
 	if err != nil {
 		return nil, err
 	}

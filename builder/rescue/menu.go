@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/media"
@@ -66,6 +67,9 @@ func (s *System) Image(iso string, extra func(*media.ISO)) error {
 		return err
 	}
 	img := media.ISO{Label: rescue.VolumeLabel, Files: map[string]string{"boot/vmlinuz": s.Kernel.Image, "boot/initrd.img": s.Initrd}, Content: map[string][]byte{}, BIOS: l.BIOS, UEFI: l.UEFI, Time: info.Created, Max: max}
+	if s.comfort != "" {
+		img.Files[initramfs.ComfortFile] = s.comfort
+	}
 	if err := b.starts(p, s.Kernel, l); err != nil {
 		return err
 	}

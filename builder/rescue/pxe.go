@@ -53,7 +53,7 @@ func (b *Maker) PXE(ctx context.Context, p *Machine, dir string, o PXEOptions) e
 		return fmt.Errorf("cannot write the network boot tree: %w", err)
 	}
 	defer os.RemoveAll(work)
-	s, err := b.System(ctx, p, Hint{}, work)
+	s, err := b.System(ctx, p, Hint{Alone: true}, work)
 	if err != nil {
 		return err
 	}

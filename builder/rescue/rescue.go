@@ -53,6 +53,9 @@ type Machine struct {
 type Hint struct {
 	SetID, FSUUID, Path string
 	Tape                string // drive, or ""
+	// Alone is a system that has no medium once it runs: all that it has is in its
+	// initramfs.
+	Alone bool
 }
 
 // System is a rescue system that was made.
@@ -63,6 +66,7 @@ type System struct {
 
 	by      *Maker
 	machine *Machine
+	comfort string // the archive of comfort programs that goes onto the medium, or ""
 }
 
 // needs is what a rescue system has to be able to do, by the words that
@@ -128,16 +132,21 @@ func (b *Maker) System(ctx context.Context, p *Machine, h Hint, work string) (*S
 	if s.Info, err = b.info(p, s.Kernel, h); err != nil {
 		return nil, err
 	}
-	tree, drivers, err := b.tree(ctx, p, s.Kernel, s.Info, work)
+	tree, drivers, err := s.tree(ctx, work)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the rescue system: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	size, err := pack(tree, s.Kernel, s.Initrd)
+	size, err := pack(tree, s.compression(), s.Initrd)
 	if err != nil {
 		return nil, err
+	}
+	if h.Alone {
+		if err := s.alone(); err != nil {
+			return nil, err
+		}
 	}
 	b.Report.Note("rescue system: kernel %s, %d modules (set %s), initramfs %s (unpacked %s)", s.Kernel.Release, drivers.modules, b.Config.Modules, quantity.Size(size), quantity.Size(tree.Size()))
 	drivers.report(b.Report)
@@ -192,7 +201,8 @@ func (p *Machine) Requirements() []kernelcfg.Requirement {
 }
 
 // tree collects the rescue system.
-func (b *Maker) tree(ctx context.Context, p *Machine, k *kernelcfg.Kernel, info *rescue.Info, work string) (*initramfs.Files, *drivers, error) {
+func (s *System) tree(ctx context.Context, work string) (*initramfs.Files, *drivers, error) {
+	b, p, k, info := s.by, s.machine, s.Kernel, s.Info
 	t := initramfs.New()
 	if err := b.AddBinary(ctx, t, work); err != nil {
 		return nil, nil, err
@@ -201,7 +211,7 @@ func (b *Maker) tree(ctx context.Context, p *Machine, k *kernelcfg.Kernel, info 
 	if err != nil {
 		return nil, nil, err
 	}
-	carried, err := t.Carry(ctx, b.Run, b.Programs(p))
+	carried, comfort, err := b.carry(ctx, t, p)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -210,14 +220,97 @@ func (b *Maker) tree(ctx context.Context, p *Machine, k *kernelcfg.Kernel, info 
 	}
 	if os.Geteuid() != 0 {
 		b.Report.Warn("not root: the carried programs were not tried in the packed tree")
-		return t, d, nil
-	}
-	try := filepath.Join(work, "try")
-	if err := os.Mkdir(try, 0o700); err != nil {
+	} else if err := b.try(ctx, t, work, carried); err != nil {
 		return nil, nil, err
 	}
-	defer os.RemoveAll(try)
-	return t, d, t.Try(ctx, b.Run, try, carried)
+	return t, d, s.takeOut(comfort)
+}
+
+// carry adds the machine's programs, those for comfort last; comfort is nil if there are
+// none that stay outside of the tree.
+func (b *Maker) carry(ctx context.Context, t *initramfs.Files, p *Machine) (carried []initramfs.Program, comfort *initramfs.Comfort, err error) {
+	progs := b.Programs(p)
+	slices.SortStableFunc(progs, func(a, c initramfs.Program) int { return isComfort(a) - isComfort(c) })
+	n := slices.IndexFunc(progs, func(p initramfs.Program) bool { return isComfort(p) == 1 })
+	if n < 0 || b.Config.Programs != Comfort {
+		carried, err = t.Carry(ctx, b.Run, progs)
+		return carried, nil, err
+	}
+	if carried, err = t.Carry(ctx, b.Run, progs[:n]); err != nil {
+		return nil, nil, err
+	}
+	comfort = t.BeginComfort()
+	more, err := t.Carry(ctx, b.Run, progs[n:])
+	return append(carried, more...), comfort, err
+}
+
+func isComfort(p initramfs.Program) int {
+	if p.For == initramfs.ForComfort {
+		return 1
+	}
+	return 0
+}
+
+// try starts the carried programs once, in a tree below work.
+func (b *Maker) try(ctx context.Context, t *initramfs.Files, work string, carried []initramfs.Program) error {
+	dir := filepath.Join(work, "try")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	return t.Try(ctx, b.Run, dir, carried)
+}
+
+// takeOut writes the archive of comfort programs beside the initramfs.
+func (s *System) takeOut(c *initramfs.Comfort) error {
+	if c == nil {
+		return nil
+	}
+	file := filepath.Join(filepath.Dir(s.Initrd), filepath.Base(initramfs.ComfortFile))
+	w, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot pack the comfort programs: %w", err)
+	}
+	defer w.Close()
+	n, err := c.TakeOut(w, s.compression())
+	if err != nil {
+		return err
+	}
+	st, err := w.Stat()
+	if err = errors.Join(err, w.Close()); err != nil {
+		return fmt.Errorf("cannot pack the comfort programs: %w", err)
+	}
+	if n > 0 {
+		s.comfort = file
+		s.by.Report.Note("programs for comfort: %d, packed %s", n, quantity.Size(st.Size()))
+	}
+	return nil
+}
+
+// alone puts the comfort programs into the initramfs: the system has no medium that they
+// could be on.
+func (s *System) alone() error {
+	if s.comfort == "" {
+		return nil
+	}
+	w, err := os.OpenFile(s.Initrd, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("cannot add the comfort programs to the rescue system: %w", err)
+	}
+	defer w.Close()
+	if err := initramfs.Embed(w, s.comfort, s.compression()); err != nil {
+		return err
+	}
+	s.comfort = ""
+	return w.Close()
+}
+
+// compression is what the kernel can unpack.
+func (s *System) compression() initramfs.Compression {
+	if s.Kernel.Config.Zstd() {
+		return initramfs.Zstd
+	}
+	return initramfs.Gzip
 }
 
 // Binary is the multicall binary's path in the rescue system.
@@ -286,7 +379,7 @@ func (b *Maker) needs(p *Machine) (needs, wishes []string) {
 	host, required := b.Config.Modules == kernelcfg.SetHost, b.Config.Programs == "required"
 	needs = p.needs()
 	if !required {
-		needs = append(needs, "shell")
+		needs = append(needs, initramfs.ForComfort)
 	}
 	if p.Generic {
 		needs = append(needs, fstype.Names(func(t *fstype.Type) bool { return t.Common || t.Programs != nil && !host })...)
@@ -382,16 +475,12 @@ func (c *Config) AuthorizedKeys() (string, error) {
 	return out.String(), nil
 }
 
-func pack(t *initramfs.Files, k *kernelcfg.Kernel, file string) (int64, error) {
+func pack(t *initramfs.Files, c initramfs.Compression, file string) (int64, error) {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return 0, fmt.Errorf("cannot write the initramfs: %w", err)
 	}
 	defer f.Close()
-	c := initramfs.Gzip
-	if k.Config.Zstd() {
-		c = initramfs.Zstd
-	}
 	if err := t.WriteTo(f, c); err != nil {
 		return 0, err
 	}

@@ -91,7 +91,7 @@ func TestNoSecrets(t *testing.T) {
 		t.Skipf("%v; make test installs isolinux", err)
 	}
 	iso := filepath.Join(dir, "iso")
-	sys := &System{&kernelcfg.Kernel{Image: dir + "/vmlinuz"}, info, dir + "/initrd.img", b, p}
+	sys := &System{Kernel: &kernelcfg.Kernel{Image: dir + "/vmlinuz"}, Info: info, Initrd: dir + "/initrd.img", by: b, machine: p}
 	if err := sys.Image(iso, nil); err != nil {
 		t.Fatal(err)
 	}

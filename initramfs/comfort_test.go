@@ -1,0 +1,146 @@
+package initramfs
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
+
+// comfortTree packs a tree with bash and mke2fs for comfort, and writes what is left of it
+// below root. It returns the archive.
+func comfortTree(t *testing.T, root string) string {
+	t.Helper()
+	f := New()
+	if _, err := f.Carry(t.Context(), tool.Exec{}, []Program{{Name: "dmsetup", Or: []string{"dmsetup", "cat"}}}); err != nil {
+		t.Fatal(err)
+	}
+	had := f.Paths()
+	c := f.BeginComfort()
+	if _, err := f.Carry(t.Context(), tool.Exec{}, []Program{{Name: "bash"}, {Name: "mke2fs"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.stage(root); err != nil {
+		t.Fatal(err)
+	}
+	whole := len(f.Paths())
+	archive := filepath.Join(t.TempDir(), "comfort.img")
+	w, err := os.Create(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if n, err := c.TakeOut(w, Zstd); n != 2 || err != nil {
+		t.Fatalf("TakeOut = %d, %v; want 2 programs", n, err)
+	}
+	left := f.Paths()
+	for _, p := range had {
+		if !slices.Contains(left, p) {
+			t.Errorf("%s was there before, and is taken out", p)
+		}
+	}
+	if len(left) >= whole {
+		t.Errorf("%d paths with the comfort programs, %d without", whole, len(left))
+	}
+	for p := range f.entries {
+		if strings.Contains(p, "libext2fs.so") {
+			t.Errorf("%s is in the tree", p)
+		}
+	}
+	for _, p := range []string{"usr/bin/bash", "usr/sbin/mke2fs", comfortList} {
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(p)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, p), f.entries[p].content, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	libs, err := filepath.Glob(root + "/usr/lib/*/libext2fs.so*")
+	if err != nil || len(libs) == 0 {
+		t.Fatalf("the tree has no libext2fs: %v", err)
+	}
+	for _, l := range libs {
+		if err := os.Remove(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return archive
+}
+
+func TestComfort(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "root")
+	archive := comfortTree(t, root)
+	script := func() bool {
+		b, err := os.ReadFile(root + "/usr/sbin/mke2fs")
+		return err == nil && string(b) == comfortScript
+	}
+	for name, archives := range map[string][]string{"no archive": {root + "/none"}, "a directory": {root}} {
+		if err := UnpackComfort(root, "/usr/sbin/mke2fs", archives...); err == nil || !script() {
+			t.Errorf("UnpackComfort with %s = %v; want an error, and the script as it was", name, err)
+		}
+	}
+	if err := UnpackComfort(root, "/usr/bin/true", archive); err == nil || !strings.Contains(err.Error(), "none of the programs") {
+		t.Errorf("UnpackComfort(true) = %v; want that it is none of them", err)
+	}
+	b, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(t.TempDir(), "cut")
+	if err := os.WriteFile(cut, b[:len(b)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := UnpackComfort(root, "/usr/sbin/mke2fs", cut); err == nil || !script() {
+		t.Errorf("UnpackComfort from a cut archive = %v; want an error, and the script as it was", err)
+	}
+	if err := UnpackComfort(root, "/usr/sbin/mke2fs", root+"/none", archive); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(root + "/usr/*/.comfort-*"); err != nil || len(left) > 0 {
+		t.Errorf("files are left: %v, %v", left, err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("chroot needs root; CI is root")
+	}
+	c := exec.Command("/usr/sbin/mke2fs", "-V")
+	c.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+	c.Env = []string{}
+	if out, err := c.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("mke2fs 1.")) {
+		t.Errorf("mke2fs -V = %q, %v; want its version", out, err)
+	}
+}
+
+// TestEmbed: what is added to a packed tree is unpacked with it.
+func TestEmbed(t *testing.T) {
+	archive := filepath.Join(t.TempDir(), "comfort.img")
+	if err := os.WriteFile(archive, []byte("programs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []Compression{Gzip, Zstd} {
+		var b bytes.Buffer
+		if err := sample(t).WriteTo(&b, how); err != nil {
+			t.Fatal(err)
+		}
+		if err := Embed(&b, archive, how); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if err := Walk(&b, func(p string, c []byte) error {
+			if p == ComfortInTree {
+				got = string(c)
+			}
+			return nil
+		}); err != nil || got != "programs" {
+			t.Errorf("compression %d: %s = %q, %v; want the archive", how, ComfortInTree, got, err)
+		}
+	}
+}
