@@ -76,25 +76,12 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 		}
 	}
 	toFile := len(o.Target) == 1 && isImageFile(m, o.Target[0])
-	if len(o.Target) > 1 && slices.ContainsFunc(o.Target, func(t string) bool { return isImageFile(m, t) }) {
-		return nil, exit.Usage(errors.New("only one image file can be made at a time: clone each disk by itself"))
+	if err := o.check(m, toFile); err != nil {
+		return nil, err
 	}
-	if o.Map != "" && slices.ContainsFunc(slices.Concat(o.Source, o.Target), func(n string) bool { return samePath(n, o.Map) }) {
-		return nil, exit.Usage(fmt.Errorf("--map %s: the map file cannot be the source or the target", o.Map))
-	}
-	for _, s := range o.Source {
-		if _, err := os.Stat(s); err != nil && !m.There(s) && !isSet(s) {
-			return nil, &restore.Untouched{Err: fmt.Errorf("cannot clone %s: there is no such disk or file", s)}
-		}
-	}
-	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() && !toFile {
-		return nil, &exit.Refusal{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
-	}
-	if toFile && o.Restore.Resume {
-		return nil, exit.Usage(errors.New("a clone into an image file cannot be resumed: start again, without --resume"))
-	}
-	if o.Live && rescue.Inside() {
-		return nil, exit.Usage(errors.New("--live is for a running system: in the rescue system, unmount the disk and leave it out"))
+	if o.Restore.Target == "" && !rescue.Inside() {
+		// A directory made on the file system of the source would write to the source.
+		o.Restore.Target = liveTarget
 	}
 	o.Restore.NewIdentity, o.Restore.Personal = o.Identity == New, o.Personal
 	if toFile {
@@ -105,6 +92,31 @@ func Run(ctx context.Context, run tool.Runner, screen restore.Screen, o Options)
 		return rep, err
 	}
 	return runTo(ctx, run, screen, o)
+}
+
+// check refuses what can't be cloned, or not in this way.
+func (o *Options) check(m probe.Machine, toFile bool) error {
+	if len(o.Target) > 1 && slices.ContainsFunc(o.Target, func(t string) bool { return isImageFile(m, t) }) {
+		return exit.Usage(errors.New("only one image file can be made at a time: clone each disk by itself"))
+	}
+	if o.Map != "" && slices.ContainsFunc(slices.Concat(o.Source, o.Target), func(n string) bool { return samePath(n, o.Map) }) {
+		return exit.Usage(fmt.Errorf("--map %s: the map file cannot be the source or the target", o.Map))
+	}
+	for _, s := range o.Source {
+		if _, err := os.Stat(s); err != nil && !m.There(s) && !isSet(s) {
+			return &restore.Untouched{Err: fmt.Errorf("cannot clone %s: there is no such disk or file", s)}
+		}
+	}
+	if !o.Restore.PlanOnly && !o.Restore.Outside && !rescue.Inside() && !toFile {
+		return &exit.Refusal{Reason: "this is not a rescue system, and clonedsk overwrites disks; --outside-rescue-system allows it, --plan shows what it would do"}
+	}
+	if toFile && o.Restore.Resume {
+		return exit.Usage(errors.New("a clone into an image file cannot be resumed: start again, without --resume"))
+	}
+	if o.Live && rescue.Inside() {
+		return exit.Usage(errors.New("--live is for a running system: in the rescue system, unmount the disk and leave it out"))
+	}
+	return nil
 }
 
 // samePath reports whether two names are those of one file, there or not.

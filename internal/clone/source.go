@@ -40,9 +40,10 @@ import (
 
 // Where the source's file systems are mounted.
 const (
-	systemDir = rescue.StateDir + "/clone/system" // as the system has them
-	partsDir  = rescue.StateDir + "/clone/parts"  // those that the system does not mount
-	filesDir  = rescue.StateDir + "/clone/files"  // the one that is copied
+	systemDir  = rescue.StateDir + "/clone/system" // as the system has them
+	liveTarget = rescue.StateDir + "/target"       // where a running system mounts the target
+	partsDir   = rescue.StateDir + "/clone/parts"  // those that the system does not mount
+	filesDir   = rescue.StateDir + "/clone/files"  // the one that is copied
 )
 
 // Source is the disks that are cloned, open for reading.

@@ -57,6 +57,7 @@ func (m Machine) Busy(disk string) string {
 // InUse returns why nothing may be written to a device: it is mounted, swapped to,
 // or held by LVM, MD, LUKS or a btrfs. "" means it is free.
 func (m Machine) InUse(dev string) string {
+	dev = m.Name(dev) // the kernel's name of a volume will do
 	mounts, err := m.Mounts()
 	if err != nil {
 		return err.Error()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -236,6 +237,22 @@ func TestBtrfsMounts(t *testing.T) {
 	}
 	if busy := (Machine{Root: root}).InUse("vda2"); busy != "it is mounted on /" {
 		t.Errorf("%q", busy)
+	}
+	for p, text := range map[string]string{
+		"/sys/block/dm-3/dm/uuid": "LVM-x\n", "/sys/block/dm-3/dm/name": "vg0-root\n",
+		"/proc/self/mountinfo": "22 1 254:3 / / rw - ext4 /dev/mapper/vg0-root rw\n",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(root+p), 0o755), os.WriteFile(root+p, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.MkdirAll(root+"/dev/mapper", 0o755), os.Symlink("../dm-3", root+"/dev/mapper/vg0-root"), os.WriteFile(root+"/dev/dm-3", nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"dm-3", "vg0/root"} {
+		if busy := (Machine{Root: root}).InUse(n); busy != "it is mounted on /" {
+			t.Errorf("InUse(%s) = %q; want that it is mounted", n, busy)
+		}
 	}
 }
 
