@@ -18,6 +18,7 @@ require (
 	github.com/dsnet/compress v0.0.1
 	github.com/gdamore/tcell/v2 v2.8.1
 	github.com/gliderlabs/ssh v0.3.8
+	github.com/go-crypt/x v0.4.17
 	github.com/goccy/go-yaml v1.19.2
 	github.com/google/jsonschema-go v0.4.3
 	github.com/goreleaser/nfpm/v2 v2.45.2

@@ -1,5 +1,4 @@
-// Package attrs has the commands of extended attributes, access control lists and file flags,
-// of passwords, and of kinds of files.
+// Package attrs has the commands of extended attributes, access control lists and file flags.
 package attrs
 
 import (

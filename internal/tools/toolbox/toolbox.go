@@ -9,13 +9,14 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools/attrs"
 	"github.com/mkcdrec/mkcdrec/internal/tools/disks"
 	"github.com/mkcdrec/mkcdrec/internal/tools/files"
+	"github.com/mkcdrec/mkcdrec/internal/tools/machine"
 	"github.com/mkcdrec/mkcdrec/internal/tools/pack"
 	"github.com/mkcdrec/mkcdrec/internal/tools/procs"
 	"github.com/mkcdrec/mkcdrec/internal/tools/text"
 )
 
 func all() []tools.Command {
-	return slices.Concat(attrs.Commands(), disks.Commands(), text.Commands(), files.Commands(), pack.Commands(), procs.Commands())
+	return slices.Concat(attrs.Commands(), disks.Commands(), text.Commands(), files.Commands(), machine.Commands(), pack.Commands(), procs.Commands())
 }
 
 // Find gives the command of that name.
