@@ -29,6 +29,9 @@ type Config struct {
 	Destination string `yaml:"destination"`
 	// Exclude leaves out paths; see archive.Matcher for the rules.
 	Exclude []string `yaml:"exclude"`
+	// Include are the only directories, file systems and devices that are saved; nil for
+	// all.
+	Include []string `yaml:"include"`
 	// ExcludeDevices leaves out what is on devices, by their names in the
 	// layout ("vdb1", "vg0/scratch"), mount points or pool names.
 	ExcludeDevices []string `yaml:"exclude_devices"`
@@ -92,7 +95,7 @@ func (c *Config) Validate() error {
 	if _, err := archive.NewMatcher(c.Exclude); err != nil {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
-	errs = append(errs, c.Rescue.Validate(), c.Hooks.Validate())
+	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate())
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}

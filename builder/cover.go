@@ -47,6 +47,11 @@ type Plan struct {
 	over *probe.MountInfo
 	// mounts is what was mounted when the plan was made.
 	mounts []probe.MountInfo
+	// only is set if nothing but included and includedDevices is saved: the rule includeRule.
+	only            bool
+	included        []included
+	includedDevices []string
+	includeRule     string
 	// generic is a plan without a layout: the medium gets what this machine
 	// has for any set.
 	generic bool
@@ -73,11 +78,12 @@ type PlannedArchive struct {
 	// those that have archives of their own.
 	inner   []string
 	apart   []string
+	only    []string // the paths that are saved, nil for all
 	leftOut map[string]string
 }
 
 func (a *PlannedArchive) options(p *Plan) archive.CreateOptions {
-	return archive.CreateOptions{Level: p.level, Exclude: p.exclude, Prefix: a.Name(), Inner: a.inner, Apart: a.apart, LeftOut: a.leftOut}
+	return archive.CreateOptions{Level: p.level, Exclude: p.exclude, Prefix: a.Name(), Inner: a.inner, Apart: a.apart, Only: a.only, LeftOut: a.leftOut}
 }
 
 // Name names the archive for people, and in rules: by the mount point, or by the
@@ -151,6 +157,7 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	if err := p.holder(dir, mounts); err != nil {
 		return nil, err
 	}
+	p.include(c)
 	p.exclusions(c)
 	if err := p.luks(c); err != nil {
 		return nil, err
@@ -164,7 +171,10 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, u.Reason))
 	}
 	p.unsupported(c)
-	if l.Mounted("/") == nil || l.Mounted("/").Excluded != "" {
+	if p.only && len(p.Archives)+len(p.Images) == 0 {
+		return p, fmt.Errorf("cannot back up this machine: include names nothing that can be saved: %s", strings.Join(c.Include, ", "))
+	}
+	if root := l.Mounted("/"); root == nil || root.Excluded != "" && !l.DataOnly() {
 		return p, errors.New("cannot back up this machine: its root file system is not among what can be saved")
 	}
 	return p, nil
@@ -229,6 +239,8 @@ func (p *Plan) exclusions(c *Config) {
 		}
 		if f.Excluded = rule; lacks != "" {
 			p.lacks(f, lacks)
+		} else if rule == "" && p.only {
+			p.partly(f)
 		}
 	}
 }
@@ -258,6 +270,8 @@ func (p *Plan) images(c *Config) {
 			rule = manifest.RuleBlank
 		case p.loose(m.Device):
 			rule = manifest.RuleLoose
+		case p.notIncluded(m.Device, "") != "":
+			rule = p.includeRule
 		case p.besideSet(m.Device):
 			p.NotCovered = append(p.NotCovered, fmt.Sprintf("%s (%s): it is on the disk that holds the backup set; name it in exclude_devices if it is not needed", m.Device, m.What()))
 			continue
@@ -302,6 +316,10 @@ func (p *Plan) archives() {
 					a.leftOut[rel] = snapshotRule
 				}
 			}
+			var any bool
+			if a.only, any = p.onlyPaths(f, m.Path); !any {
+				continue
+			}
 			if i == 0 {
 				a.Used = int64(f.Used)
 			}
@@ -345,8 +363,10 @@ func (p *Plan) unsupported(c *Config) {
 			rule = manifest.RuleLoose
 		case p.over != nil && p.over.Device != "" && dev == p.over.Device && p.content.backupOnly():
 			rule = manifest.RuleHolder
-		case fs >= 0 && !p.lacking[dev]:
+		case fs >= 0 && !p.lacking[dev] && l.Filesystems[fs].Excluded != "":
 			rule = l.Filesystems[fs].Excluded
+		default:
+			rule = p.notIncluded(dev, u.What)
 		}
 		if rule != "" {
 			if fs < 0 || l.Filesystems[fs].Excluded == "" {
@@ -368,7 +388,9 @@ func (p *Plan) unsupported(c *Config) {
 // in excluded file systems are dropped.
 func (p *Plan) swapFiles() {
 	p.Layout.SwapFiles = slices.DeleteFunc(p.Layout.SwapFiles, func(s layout.SwapFile) bool {
-		i := slices.IndexFunc(p.Archives, func(a PlannedArchive) bool { return a.Mount == s.Mount })
+		i := slices.IndexFunc(p.Archives, func(a PlannedArchive) bool {
+			return a.Mount == s.Mount && (a.only == nil || slices.ContainsFunc(a.only, func(o string) bool { return layout.Below(s.Path, o) }))
+		})
 		if i >= 0 {
 			p.Archives[i].leftOut[strings.TrimPrefix(strings.TrimPrefix(s.Path, s.Mount), "/")] = "a swap file, which a restore recreates"
 		}

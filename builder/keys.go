@@ -22,6 +22,7 @@ type Key struct {
 var keys = []Key{
 	{Name: "destination", Text: "Directory that mkcdrec path writes to if none is given, as mkcdrec.timer does every night. It should be on another disk, or on another machine's.", Example: "/mnt/backup"},
 	{Name: "exclude", Text: "Absolute paths to leave out, with all that is below them. * and ? stand for characters other than /, ** for any, [a-z] for one of a set. /dir/* leaves out what is in a directory, and keeps the directory.", Example: "[/var/cache/*, /srv/scratch, /home/**/*.iso]"},
+	{Name: "include", Text: "Save only these directories with all that is below them, also of file systems mounted there, and these devices. All else is left out. A set without the whole root file system does not restore a system that boots: restore then leaves boot loader, swap and disks that hold nothing of it alone.", Example: "[/etc, /home, /dev/vg0/db]"},
 	{Name: "exclude_devices", Text: "Devices whose content is not saved, by their names in the layout, mount points or names of pools. They are recreated empty.", Example: "[vdb1, vg0/scratch, /srv/cache]"},
 	{Name: "compression", Text: "How much work is put into small archives. fastest is as fast as most disks.", Values: "fastest|default|better", Example: "better"},
 	{Name: "recipients", Text: "Public keys of age or SSH that the headers of LUKS devices are encrypted for. Their private keys belong elsewhere: restore asks for one.", Example: "[age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]"},

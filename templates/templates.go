@@ -187,6 +187,10 @@ type ByHand struct {
 	Loader   []Shell // command lines inside the chroot that install the boot loader
 	// Removable is a loader, for people, that the firmware finds by itself.
 	Removable string
+	// Only names, by device, what was saved of file systems that were not saved as a whole.
+	Only []string
+	// DataOnly is a set of which no system that boots can be restored.
+	DataOnly bool
 	// NotCovered is what the set lacks, as the manifest names it.
 	NotCovered []string
 }

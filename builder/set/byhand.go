@@ -31,6 +31,7 @@ type hand struct {
 func byHand(l *layout.Layout, m *manifest.Manifest) (map[string][]byte, error) {
 	h := &hand{l: l, need: l.Needed(), files: map[string][]byte{}}
 	h.ByHand = templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID, NotCovered: m.NotCovered}
+	h.only()
 	h.vars = variables(l.Disks)
 	h.disks()
 	h.arrays()
@@ -54,6 +55,17 @@ func byHand(l *layout.Layout, m *manifest.Manifest) (map[string][]byte, error) {
 	}
 	h.files["restore.sh"], err = templates.RestoreScript(h.ByHand)
 	return h.files, err
+}
+
+// only names what was saved where the configuration lists it.
+func (h *hand) only() {
+	for _, f := range h.l.Filesystems {
+		if f.Included != nil {
+			h.Only = append(h.Only, f.Device+": "+strings.Join(f.Included, ", "))
+		} else if strings.HasPrefix(f.Excluded, layout.ByInclude) {
+			h.Only = append(h.Only, f.Device+": nothing")
+		}
+	}
 }
 
 func (h *hand) needed(dev string) bool {
@@ -282,6 +294,9 @@ func (h *hand) readOnly() {
 }
 
 func (h *hand) bootLoader() {
+	if h.DataOnly = h.l.DataOnly(); h.DataOnly {
+		return
+	}
 	loader := bootloader.For(h.l.Boot.Loader)
 	var found bool
 	if h.Loader, found = loader.ByHand(h.l, h.shell); found {

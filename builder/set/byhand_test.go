@@ -206,3 +206,24 @@ func TestShellIsConstant(t *testing.T) {
 		t.Errorf("only %d calls found", found)
 	}
 }
+
+// TestByHandIncluded: what was saved of a machine is named where that is not all, and nothing
+// is said of its boot loader.
+func TestByHandIncluded(t *testing.T) {
+	l, m := example()
+	l.Filesystems[1].Included = []string{"/etc", "/var/lib/a 'b'"}
+	l.Filesystems[2].Excluded = layout.ByInclude + "only /etc"
+	files, err := byHand(l, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, script := string(files["RESTORE.txt"]), string(files["restore.sh"])
+	for _, want := range []string{"Only this was saved", "     vg0/root: /etc, /var/lib/a 'b'\n     md0: nothing\n", "not all files of a system"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("RESTORE.txt has no %q:\n%s", want, text)
+		}
+	}
+	if !strings.Contains(script, "# Saved of vg0/root: /etc") || strings.Contains(script, "grub-install") || strings.Contains(script, "boot the machine") {
+		t.Errorf("restore.sh:\n%s", script)
+	}
+}

@@ -29,8 +29,11 @@ type CreateOptions struct {
 	Inner []string
 	// Apart are such directories that have archives of their own: the directory is
 	// saved, and nothing of what is in it.
-	Apart    []string
-	LeftOut  map[string]string
+	Apart   []string
+	LeftOut map[string]string
+	// Only are the absolute paths that are archived with all that is below them, and the
+	// directories above them alone; nil for everything.
+	Only     []string
 	Progress progress.Counter // nil: none
 	// OnMember, if set, is called for every member just before it is
 	// written, OnExcluded for everything a rule left out.

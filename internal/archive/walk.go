@@ -165,6 +165,9 @@ func (k *walker) leftOut(path string) bool {
 	if rule == "" {
 		rule = k.opt.LeftOut[path]
 	}
+	if rule == "" && k.opt.Only != nil && !k.included(k.absolute(path)) {
+		rule = "include"
+	}
 	if rule == "" {
 		return false
 	}
@@ -173,6 +176,14 @@ func (k *walker) leftOut(path string) bool {
 		k.opt.OnExcluded(k.absolute(path), rule)
 	}
 	return true
+}
+
+// included reports whether an absolute path is one of those that are archived, or above or
+// below one.
+func (k *walker) included(path string) bool {
+	return slices.ContainsFunc(k.opt.Only, func(o string) bool {
+		return o == "/" || o == path || strings.HasPrefix(path, o+"/") || strings.HasPrefix(o, path+"/")
+	})
 }
 
 // again calls fn until what it looks at stays the same kind of file.

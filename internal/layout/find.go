@@ -157,6 +157,27 @@ func (l *Layout) Mounted(path string) *Filesystem {
 	return nil
 }
 
+// ByInclude begins the reason for which something is not in the set: the administrator has
+// listed what is.
+const ByInclude = "include: "
+
+// Below reports whether a path is dir or below it. Both are absolute and clean.
+func Below(path, dir string) bool {
+	return dir == "/" || path == dir || strings.HasPrefix(path, dir+"/")
+}
+
+// Includes reports whether any file of what is mounted at a path is in the set.
+func (f *Filesystem) Includes(mount string) bool {
+	return f.Included == nil || slices.ContainsFunc(f.Included, func(i string) bool { return mount != "" && (Below(i, mount) || Below(mount, i)) })
+}
+
+// DataOnly reports whether the root file system, or a part of it, is not in the set because
+// the administrator wanted other files only: what is restored does not boot.
+func (l *Layout) DataOnly() bool {
+	root := l.Mounted("/")
+	return root != nil && (strings.HasPrefix(root.Excluded, ByInclude) || root.Included != nil)
+}
+
 // Needed gives the names of the disks that have to be recreated to bring back
 // all that is not excluded, sorted.
 func (l *Layout) Needed() []string {
@@ -178,19 +199,21 @@ func (l *Layout) Needed() []string {
 			}
 		}
 	}
-	for _, s := range l.Swap {
-		if s.Active {
-			add(s.Device)
-		}
-	}
 	for _, i := range l.Images {
 		if i.File != "" {
 			add(i.Device)
 		}
 	}
-	out = append(out, l.Boot.Disks...)
-	if l.Boot.ESP != "" {
-		out = append(out, l.DisksUnder(l.Boot.ESP)...)
+	if !l.DataOnly() {
+		for _, s := range l.Swap {
+			if s.Active {
+				add(s.Device)
+			}
+		}
+		out = append(out, l.Boot.Disks...)
+		if l.Boot.ESP != "" {
+			out = append(out, l.DisksUnder(l.Boot.ESP)...)
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

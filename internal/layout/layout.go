@@ -277,6 +277,8 @@ type Filesystem struct {
 	// Excluded names the rule or reason why its files are not in the set; it
 	// is recreated, empty, when its disk is.
 	Excluded string `json:"excluded,omitempty"`
+	// Included are the only paths whose files are in the set, nil for all of it.
+	Included []string `json:"included,omitempty"`
 	// New is set for one that the old machine lacked: there are no files for it.
 	New bool `json:"new,omitempty"`
 	fstype.Geometry

@@ -194,11 +194,14 @@ func TestLacks(t *testing.T) {
 			Images: []layout.Image{{Device: "sda5", Type: "ntfs"}, {Device: "sda6", Type: "ntfs", File: "sda6.img.zst"}, {Device: "sda7", Type: "ntfs", Excluded: "exclude_devices: sda7"}, {Device: "sdf", Excluded: RuleLoose}, {Device: "sdc2", Excluded: RuleBlank, Blank: true}},
 		},
 	}
+	part := fs("sdg1", "/srv", "")
+	part.Included = []string{"/etc"} // of another part
+	s.Layout.Filesystems = append(s.Layout.Filesystems, part, fs("sdh1", "/var", layout.ByInclude+"only /etc"))
 	lacks, left := s.Lacks()
 	if g, w := strings.Join(lacks, "; "), "sdc1: not mounted; /srv/f: cannot read; sda2 (ext4 /home): its archive is not in the set; sdb (ext4): nothing of its disk is mounted; sda5 (ntfs): its image is not in the set"; g != w {
 		t.Errorf("lacks %s\nwant  %s", g, w)
 	}
-	if g := strings.Join(left, "; "); g != "sdd1 (ext4 /scratch): exclude_devices: /scratch; sde1 (ext4 /backup): it holds the backup set; sda7 (ntfs): exclude_devices: sda7; sdf (unknown content): "+RuleLoose+"; sdc2 (unknown content): "+RuleBlank {
+	if g := strings.Join(left, "; "); g != "sdd1 (ext4 /scratch): exclude_devices: /scratch; sde1 (ext4 /backup): it holds the backup set; sdg1 (ext4 /srv): include: only /etc; sdh1 (ext4 /var): include: only /etc; sda7 (ntfs): exclude_devices: sda7; sdf (unknown content): "+RuleLoose+"; sdc2 (unknown content): "+RuleBlank {
 		t.Errorf("left out %s", g)
 	}
 }

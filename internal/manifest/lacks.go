@@ -45,7 +45,10 @@ func (s *Set) Lacks() (lacks, leftOut []string) {
 		switch {
 		case f.Excluded == "":
 			lacks = append(lacks, s.missing(f)...)
-		case strings.HasPrefix(f.Excluded, byRule) || f.Excluded == RuleHolder || f.Excluded == RuleLoose:
+			if f.Included != nil {
+				leftOut = append(leftOut, what+": "+layout.ByInclude+"only "+strings.Join(f.Included, ", "))
+			}
+		case strings.HasPrefix(f.Excluded, byRule) || strings.HasPrefix(f.Excluded, layout.ByInclude) || f.Excluded == RuleHolder || f.Excluded == RuleLoose:
 			leftOut = append(leftOut, what+": "+f.Excluded)
 		case !named(f.Device):
 			lacks = append(lacks, what+": "+f.Excluded)
@@ -66,7 +69,7 @@ func (s *Set) Lacks() (lacks, leftOut []string) {
 // missing names the parts of a file system that have no archive.
 func (s *Set) missing(f *layout.Filesystem) (out []string) {
 	for _, m := range f.Parts() {
-		if s.Manifest.ArchiveOf(f.Device, m.Path) == nil {
+		if f.Includes(m.Path) && s.Manifest.ArchiveOf(f.Device, m.Path) == nil {
 			what := m.Path
 			if what == "" {
 				what = "outside of what is mounted"

@@ -32,6 +32,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	r.incomplete()
 	if r.opt.NewIdentity {
 		if err := r.renew(ctx); err != nil {
 			return err
@@ -82,6 +83,14 @@ func (r *Restorer) prepare(ctx context.Context) error {
 		return err
 	}
 	return r.ready(ctx)
+}
+
+// incomplete has a set restored as data that lacks a part of the root file system.
+func (r *Restorer) incomplete() {
+	if r.content.Layout().DataOnly() && !r.opt.DataOnly {
+		r.Screen.Warn("the set has not all of the root file system, by include in the configuration: what is restored does not boot")
+		r.opt.DataOnly = true
+	}
 }
 
 // openSet opens the set, checks that it is the one that is meant, and verifies it.

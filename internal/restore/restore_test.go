@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -187,5 +188,23 @@ func TestProgramMissing(t *testing.T) {
 	r.plan.Steps = r.plan.Steps[:2]
 	if err := r.programs(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A set of a part of a machine restores these files: other disks, and what makes a system
+// boot, are left alone.
+func TestRestoreIncluded(t *testing.T) {
+	m, r, s := onFake(t, "vda")
+	l := simple()
+	l.Filesystems[0].Excluded = layout.ByInclude + "only /home/x"
+	l.Filesystems[1].Included = []string{"/home/x"}
+	l.Boot.Disks = []string{"sda"}
+	c := &files{l: l}
+	rep, err := r.Restore(t.Context(), Options{Request: Request{Outside: true}, Content: c})
+	if err != nil || !slices.Equal(c.order, []string{"blocks of sda3", "files of sda2"}) || len(m.Mounted()) > 0 {
+		t.Fatalf("Restore() = %v, read %q, mounted %q", err, c.order, m.Mounted())
+	}
+	if said := strings.Join(s.said, "\n"); !strings.Contains(said, "what is restored does not boot") || rep.Plan.Layout.Filesystems[0].Excluded == "" {
+		t.Errorf("said\n%s", said)
 	}
 }
