@@ -229,8 +229,8 @@ func (c *calculator) control(kind string) error {
 		return errBc
 	}
 	if kind == "for" {
-		if _, err := c.expression(0); err != nil || !c.take(";") {
-			return errors.Join(err, map[bool]error{true: errBc}[err == nil])
+		if err := c.initial(); err != nil {
+			return err
 		}
 	}
 	cond := c.i
@@ -242,14 +242,7 @@ func (c *calculator) control(kind string) error {
 		}
 		step := 0
 		if kind == "for" {
-			if !c.take(";") {
-				return errBc
-			}
-			step = c.i
-			c.skip = true
-			_, err := c.expression(0)
-			c.skip = outer
-			if err != nil {
+			if step, err = c.passStep(outer); err != nil {
 				return err
 			}
 		}
@@ -278,6 +271,26 @@ func (c *calculator) control(kind string) error {
 		}
 		c.i = cond
 	}
+}
+
+// initial runs the first part of a for's head.
+func (c *calculator) initial() error {
+	if _, err := c.expression(0); err != nil || c.take(";") {
+		return err
+	}
+	return errBc
+}
+
+// passStep passes over the last part of a for's head without running it, and gives its place.
+func (c *calculator) passStep(outer bool) (int, error) {
+	if !c.take(";") {
+		return 0, errBc
+	}
+	at := c.i
+	c.skip = true
+	_, err := c.expression(0)
+	c.skip = outer
+	return at, err
 }
 
 func (c *calculator) otherwise(done bool) error {

@@ -65,13 +65,22 @@ func cmpFiles(e *tools.Env) error {
 	if err := c.open(); err != nil {
 		return err
 	}
-	line, differ, before := 1, false, byte('\n')
+	if same, err := c.compare(); same || err != nil {
+		return err
+	}
+	return tools.Status(1)
+}
+
+// compare reports the bytes that differ, and whether there are none.
+func (c *comparison) compare() (same bool, err error) {
+	same = true
+	line, before := 1, byte('\n')
 	for n := int64(1); n <= c.limit; n++ {
 		a, err1 := c.rs[0].ReadByte()
 		b, err2 := c.rs[1].ReadByte()
 		for i, err := range []error{err1, err2} {
 			if err != nil && !errors.Is(err, io.EOF) {
-				return fmt.Errorf("%s: %s", e.Args[i], tools.Cause(err))
+				return false, fmt.Errorf("%s: %s", c.Args[i], tools.Cause(err))
 			}
 		}
 		if err1 != nil && err2 != nil {
@@ -79,22 +88,19 @@ func cmpFiles(e *tools.Env) error {
 		}
 		if err1 != nil || err2 != nil {
 			c.shorter(err1 == nil, n, line, before)
-			return tools.Status(1)
+			return false, nil
 		}
 		if a != b {
-			differ = true
+			same = false
 			if !c.report(n, line, a, b) {
-				return tools.Status(1)
+				break
 			}
 		}
 		if before = a; a == '\n' {
 			line++
 		}
 	}
-	if differ {
-		return tools.Status(1)
-	}
-	return nil
+	return same, nil
 }
 
 // shorter reports that one of the files ends before byte n.

@@ -12,20 +12,21 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
+// paster joins lines of its files.
+type paster struct {
+	*tools.Env
+	rs     []*bufio.Reader
+	delims []rune
+	end    byte
+}
+
 func paste(e *tools.Env) error {
-	delims := []rune(strings.NewReplacer(`\t`, "\t", `\n`, "\n", `\0`, "\x00", `\\`, `\`).Replace(e.Or("d", "\t")))
-	delim := func(i int) string {
-		if len(delims) == 0 || delims[i%len(delims)] == 0 {
-			return ""
-		}
-		return string(delims[i%len(delims)])
-	}
-	end := e.End("z")
+	p := &paster{Env: e, end: e.End("z")}
+	p.delims = []rune(strings.NewReplacer(`\t`, "\t", `\n`, "\n", `\0`, "\x00", `\\`, `\`).Replace(e.Or("d", "\t")))
 	stdin := bufio.NewReader(e.In)
-	var rs []*bufio.Reader
 	for _, n := range e.Inputs() {
 		if n == "-" {
-			rs = append(rs, stdin)
+			p.rs = append(p.rs, stdin)
 			continue
 		}
 		f, err := e.Open(n)
@@ -33,45 +34,56 @@ func paste(e *tools.Env) error {
 			return err
 		}
 		defer f.Close()
-		rs = append(rs, bufio.NewReader(f))
+		p.rs = append(p.rs, bufio.NewReader(f))
 	}
-	read := func(r *bufio.Reader) (string, bool) {
-		s, err := r.ReadString(end)
-		return strings.TrimSuffix(s, string(end)), err == nil || s != ""
-	}
-	if e.On("s") {
-		for _, r := range rs {
-			for i := 0; ; i++ {
-				s, ok := read(r)
-				if !ok {
-					break
-				}
-				if i > 0 {
-					e.Out.WriteString(delim(i - 1))
-				}
-				e.Out.WriteString(s)
-			}
-			e.Out.WriteByte(end)
+	if !e.On("s") {
+		for p.row() {
 		}
 		return nil
 	}
-	for {
-		var b strings.Builder
-		any := false
-		for i, r := range rs {
-			s, ok := read(r)
-			any = any || ok
-			if i > 0 {
-				b.WriteString(delim(i - 1))
-			}
-			b.WriteString(s)
-		}
-		if !any {
-			return nil
-		}
-		e.Out.WriteString(b.String())
-		e.Out.WriteByte(end)
+	for _, r := range p.rs {
+		p.serial(r)
 	}
+	return nil
+}
+
+// delim is what stands before the line with number i of a row: nothing before the first.
+func (p *paster) delim(i int) string {
+	if i == 0 || len(p.delims) == 0 || p.delims[(i-1)%len(p.delims)] == 0 {
+		return ""
+	}
+	return string(p.delims[(i-1)%len(p.delims)])
+}
+
+func (p *paster) read(r *bufio.Reader) (string, bool) {
+	s, err := r.ReadString(p.end)
+	return strings.TrimSuffix(s, string(p.end)), err == nil || s != ""
+}
+
+// serial joins all lines of one file.
+func (p *paster) serial(r *bufio.Reader) {
+	for i := 0; ; i++ {
+		s, ok := p.read(r)
+		if !ok {
+			break
+		}
+		p.Out.WriteString(p.delim(i) + s)
+	}
+	p.Out.WriteByte(p.end)
+}
+
+// row joins the next line of each file; it is false if all of them are at their ends.
+func (p *paster) row() bool {
+	text, any := "", false
+	for i, r := range p.rs {
+		s, ok := p.read(r)
+		any = any || ok
+		text += p.delim(i) + s
+	}
+	if any {
+		p.Printf("%s%c", text, p.end)
+	}
+	return any
 }
 
 func fold(e *tools.Env) error {

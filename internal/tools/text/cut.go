@@ -166,22 +166,7 @@ func uniq(e *tools.Env) error {
 		e.Args = e.Args[:1]
 	}
 	var group [][]byte
-	flush := func() {
-		n := len(group)
-		if n == 0 || n > 1 && e.On("u") || n == 1 && e.On("d", "D") {
-			return
-		}
-		out := group[:1]
-		if e.On("D") {
-			out = group
-		}
-		for _, l := range out {
-			if e.On("c") {
-				fmt.Fprintf(w, "%7d ", n)
-			}
-			fmt.Fprintf(w, "%s%c", l, end)
-		}
-	}
+
 	err = e.Each(func(_ string, r io.Reader) error {
 		for l, err := range tools.Lines(r, end) {
 			if err != nil {
@@ -189,15 +174,32 @@ func uniq(e *tools.Env) error {
 			}
 			l = bytes.Clone(tools.Chomp(l, end))
 			if len(group) > 0 && !bytes.Equal(key(group[0]), key(l)) {
-				flush()
+				putGroup(e, w, group)
 				group = group[:0]
 			}
 			group = append(group, l)
 		}
 		return nil
 	})
-	flush()
+	putGroup(e, w, group)
 	return err
+}
+
+// putGroup prints equal lines as uniq's options demand.
+func putGroup(e *tools.Env, w io.Writer, group [][]byte) {
+	n := len(group)
+	if n == 0 || n > 1 && e.On("u") || n == 1 && e.On("d", "D") {
+		return
+	}
+	if !e.On("D") {
+		group = group[:1]
+	}
+	for _, l := range group {
+		if e.On("c") {
+			fmt.Fprintf(w, "%7d ", n)
+		}
+		fmt.Fprintf(w, "%s%c", l, e.End("z"))
+	}
 }
 
 // commFile is one of comm's files, with its current line.
@@ -215,6 +217,19 @@ func (f *commFile) next() {
 	f.disorder = f.disorder || f.ok && had && f.line < before
 }
 
+// putColumn prints a line in one of comm's columns, unless an option hides it.
+func putColumn(e *tools.Env, column int, s string) {
+	if e.On(strconv.Itoa(column)) {
+		return
+	}
+	for c := 1; c < column; c++ {
+		if !e.On(strconv.Itoa(c)) {
+			e.Out.WriteString(e.Or("output-delimiter", "\t"))
+		}
+	}
+	e.Printf("%s%c", s, e.End("z"))
+}
+
 func comm(e *tools.Env) error {
 	if err := e.Need(2, 2); err != nil {
 		return err
@@ -229,32 +244,21 @@ func comm(e *tools.Env) error {
 		fs[i] = &commFile{r: bufio.NewReader(f), end: e.End("z")}
 		fs[i].next()
 	}
-	tab := e.Or("output-delimiter", "\t")
-	put := func(column int, s string) {
-		if e.On(strconv.Itoa(column)) {
-			return
-		}
-		for c := 1; c < column; c++ {
-			if !e.On(strconv.Itoa(c)) {
-				e.Out.WriteString(tab)
-			}
-		}
-		e.Printf("%s%c", s, e.End("z"))
-	}
+
 	a, b := fs[0], fs[1]
 	unpaired := false
 	for a.ok || b.ok {
 		switch {
 		case !b.ok || a.ok && a.line < b.line:
-			put(1, a.line)
+			putColumn(e, 1, a.line)
 			unpaired = true
 			a.next()
 		case !a.ok || b.line < a.line:
-			put(2, b.line)
+			putColumn(e, 2, b.line)
 			unpaired = true
 			b.next()
 		default:
-			put(3, a.line)
+			putColumn(e, 3, a.line)
 			a.next()
 			b.next()
 		}

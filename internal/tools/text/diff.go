@@ -32,29 +32,16 @@ func diff(e *tools.Env) error {
 		return err
 	}
 	d := &differ{e, -1}
-	var err error
-	switch o, _ := e.Last("u", "U", "c", "C"); o.Name {
-	case "u":
-		d.context = 3
-	case "U":
-		d.context, err = strconv.Atoi(o.Value)
-	case "c", "C":
-		return errors.New("only the normal and the unified format (-u) are supported")
-	}
-	if o, ok := e.Last("0"); ok {
-		d.context, err = strconv.Atoi(o.Value)
-	}
-	if err != nil {
-		return tools.Usage("invalid context length '%s'", e.Val("U"))
+	if err := d.format(); err != nil {
+		return err
 	}
 	a, b := e.Args[0], e.Args[1]
 	sa, err1 := os.Stat(a)
 	sb, err2 := os.Stat(b)
-	if a != "-" && err1 != nil && !e.On("N") {
-		e.Fault(2, "%s: %s", a, tools.Cause(err1))
-	}
-	if b != "-" && err2 != nil && !e.On("N") {
-		e.Fault(2, "%s: %s", b, tools.Cause(err2))
+	for i, err := range []error{err1, err2} {
+		if e.Args[i] != "-" && err != nil && !e.On("N") {
+			e.Fault(2, "%s: %s", e.Args[i], tools.Cause(err))
+		}
 	}
 	if e.Failed() {
 		return nil
@@ -69,6 +56,25 @@ func diff(e *tools.Env) error {
 		b = filepath.Join(b, filepath.Base(a))
 	}
 	return d.files(a, b, "")
+}
+
+// format reads how many lines of context are wanted; none are for the normal format.
+func (d *differ) format() (err error) {
+	switch o, _ := d.Last("u", "U", "c", "C"); o.Name {
+	case "u":
+		d.context = 3
+	case "U":
+		d.context, err = strconv.Atoi(o.Value)
+	case "c", "C":
+		return errors.New("only the normal and the unified format (-u) are supported")
+	}
+	if o, ok := d.Last("0"); ok {
+		d.context, err = strconv.Atoi(o.Value)
+	}
+	if err != nil {
+		return tools.Usage("invalid context length '%s'", d.Val("U"))
+	}
+	return nil
 }
 
 func (d *differ) dirs(a, b string) error {
@@ -149,7 +155,7 @@ func (d *differ) line() string {
 func (d *differ) read(name string) (lines []string, heading string, err error) {
 	if name == "-" {
 		b, err := io.ReadAll(d.In)
-		return strings.SplitAfter(string(b), "\n"), "-", err
+		return splitLines(b), "-", err
 	}
 	st, err := os.Stat(name)
 	if err != nil {
@@ -159,7 +165,15 @@ func (d *differ) read(name string) (lines []string, heading string, err error) {
 		return nil, "", err
 	}
 	b, err := os.ReadFile(name)
-	return strings.SplitAfter(string(b), "\n"), name + "\t" + st.ModTime().Format("2006-01-02 15:04:05.000000000 -0700"), err
+	return splitLines(b), name + "\t" + st.ModTime().Format("2006-01-02 15:04:05.000000000 -0700"), err
+}
+
+func splitLines(b []byte) []string {
+	l := strings.SplitAfter(string(b), "\n")
+	if n := len(l); l[n-1] == "" {
+		return l[:n-1]
+	}
+	return l
 }
 
 // key is what is compared of a line.
@@ -196,13 +210,7 @@ func (d *differ) files(a, b, title string) error {
 		d.Fault(2, "%s: %s", b, tools.Cause(err))
 		return nil
 	}
-	trim := func(l []string) []string {
-		if n := len(l); n > 0 && l[n-1] == "" {
-			return l[:n-1]
-		}
-		return l
-	}
-	la, lb = trim(la), trim(lb)
+
 	same := slices.Equal(la, lb)
 	isText := func(l []string) bool {
 		return d.On("a") || !slices.ContainsFunc(l, func(s string) bool { return bytes.IndexByte([]byte(s), 0) >= 0 })
@@ -245,21 +253,23 @@ func (d *differ) files(a, b, title string) error {
 // change is a run of lines a0..a1 of one file that became b0..b1 of the other.
 type change struct{ a0, a1, b0, b1 int }
 
+// numbers gives lines that are compared as equal the same number.
+func (d *differ) numbers(l []string, ids map[string]int) []int {
+	out := make([]int, len(l))
+	for i, s := range l {
+		k := d.key(s)
+		if _, ok := ids[k]; !ok {
+			ids[k] = len(ids)
+		}
+		out[i] = ids[k]
+	}
+	return out
+}
+
 // changes finds a shortest list of changes, by Myers' algorithm in linear space.
 func (d *differ) changes(a, b []string) []change {
 	ids := map[string]int{}
-	number := func(l []string) []int {
-		out := make([]int, len(l))
-		for i, s := range l {
-			k := d.key(s)
-			if _, ok := ids[k]; !ok {
-				ids[k] = len(ids)
-			}
-			out[i] = ids[k]
-		}
-		return out
-	}
-	m := &myers{a: number(a), b: number(b)}
+	m := &myers{a: d.numbers(a, ids), b: d.numbers(b, ids)}
 	m.goneA, m.goneB = make([]bool, len(a)), make([]bool, len(b))
 	m.v1, m.v2 = make([]int, 2*(len(a)+len(b))+4), make([]int, 2*(len(a)+len(b))+4)
 	m.compare(0, len(a), 0, len(b))

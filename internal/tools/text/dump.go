@@ -119,6 +119,18 @@ func printable(b []byte) string {
 	return string(out)
 }
 
+// hexColumns is the middle of a line of hexdump -C.
+func hexColumns(b []byte) string {
+	h := ""
+	for i, c := range b {
+		if i == 8 {
+			h += " "
+		}
+		h += fmt.Sprintf(" %02x", c)
+	}
+	return h
+}
+
 func hexdump(e *tools.Env) error {
 	r, base, err := input(e, "s", "n")
 	if err != nil {
@@ -136,18 +148,7 @@ func hexdump(e *tools.Env) error {
 			e.Out.WriteString("*\n")
 			return
 		case canonical:
-			h := ""
-			for i := range 16 {
-				if i == 8 {
-					h += " "
-				}
-				if i < len(b) {
-					h += fmt.Sprintf(" %02x", b[i])
-				} else {
-					h += "   "
-				}
-			}
-			e.Printf("%08x %s  |%s|\n", base+at, h, printable(b))
+			e.Printf("%08x %-49s  |%s|\n", base+at, hexColumns(b), printable(b))
 			return
 		}
 		e.Printf(address, base+at)
@@ -287,6 +288,24 @@ func (t odType) text1(b []byte) string {
 	return strconv.FormatFloat(math.Float64frombits(u), 'g', 17, 64)
 }
 
+// row prints the values in b, for width bytes with full characters.
+func (t odType) row(e *tools.Env, b []byte, width, full int) {
+	fields := width / t.size
+	spare := full - (t.width()+1)*fields
+	pad := spare
+	for j := 0; j < width; j += t.size {
+		left := spare * (fields - j/t.size - 1) / fields
+		w := t.width() + 1 + pad - left
+		pad = left
+		switch {
+		case j < len(b):
+			e.Printf("%*s", w, t.text1(b[j:min(j+t.size, len(b))]))
+		case t.text:
+			e.Printf("%*s", w, "")
+		}
+	}
+}
+
 func od(e *tools.Env) error {
 	types, err := odTypes(e)
 	if err != nil {
@@ -325,20 +344,7 @@ func od(e *tools.Env) error {
 			} else if address != "" {
 				e.Printf("%*s", len(fmt.Sprintf(address, 0)), "")
 			}
-			fields := width / t.size
-			spare := full - (t.width()+1)*fields
-			pad := spare
-			for j := 0; j < width; j += t.size {
-				left := spare * (fields - j/t.size - 1) / fields
-				w := t.width() + 1 + pad - left
-				pad = left
-				switch {
-				case j < len(b):
-					e.Printf("%*s", w, t.text1(b[j:min(j+t.size, len(b))]))
-				case t.text:
-					e.Printf("%*s", w, "")
-				}
-			}
+			t.row(e, b, width, full)
 			if t.text {
 				e.Printf("  >%s<", printable(b))
 			}
@@ -369,25 +375,9 @@ func xxd(e *tools.Env) error {
 	if e.On("r") {
 		return xxdBack(e)
 	}
-	cols, group := 16, 2
-	if e.On("p") {
-		cols = 30
-	}
-	if e.On("b") {
-		cols, group = 6, 1
-	}
-	if e.On("i") {
-		cols = 12
-	}
-	cols, err := e.Int("c", cols)
+	cols, group, err := xxdColumns(e)
 	if err != nil {
 		return err
-	}
-	if group, err = e.Int("g", group); err != nil {
-		return err
-	}
-	if group == 0 {
-		group = cols
 	}
 	r, base, err := input(e, "s", "l")
 	if err != nil {
@@ -416,6 +406,27 @@ func xxd(e *tools.Env) error {
 		e.Printf("%08x:%-*s  %s\n", base+at, width, h, printable(b))
 	})
 	return err
+}
+
+// xxdColumns gives the bytes of a line, and those between blanks.
+func xxdColumns(e *tools.Env) (cols, group int, err error) {
+	cols, group = 16, 2
+	if e.On("p") {
+		cols = 30
+	}
+	if e.On("b") {
+		cols, group = 6, 1
+	}
+	if e.On("i") {
+		cols = 12
+	}
+	if cols, err = e.Int("c", cols); err != nil {
+		return 0, 0, err
+	}
+	if group, err = e.Int("g", group); group == 0 {
+		group = cols
+	}
+	return cols, group, err
 }
 
 // xxdBack makes bytes of a dump.

@@ -124,18 +124,31 @@ func (x *expression) word(w string, n int) (string, error) {
 	return a[0][from-1 : min(len(a[0]), from-1+n)], nil
 }
 
+// relation is "1" if what compares as c fulfils op, else "0".
+func relation(c int, op string) string {
+	if slices.Contains([][]string{{"<", "<=", "!="}, {"<=", "=", "==", ">="}, {">", ">=", "!="}}[c+1], op) {
+		return "1"
+	}
+	return "0"
+}
+
+// either is the first operand that is not null, else "0".
+func either(a, b string) string {
+	switch {
+	case !isNull(a):
+		return a
+	case !isNull(b):
+		return b
+	}
+	return "0"
+}
+
 func operate(a, op, b string) (string, error) {
 	x, okA := new(big.Int).SetString(a, 10)
 	y, okB := new(big.Int).SetString(b, 10)
 	switch op {
 	case "|":
-		if isNull(a) && isNull(b) {
-			return "0", nil
-		}
-		if isNull(a) {
-			return b, nil
-		}
-		return a, nil
+		return either(a, b), nil
 	case "&":
 		if isNull(a) || isNull(b) {
 			return "0", nil
@@ -148,10 +161,7 @@ func operate(a, op, b string) (string, error) {
 		if okA && okB {
 			c = x.Cmp(y)
 		}
-		if slices.Contains([][]string{{"<", "<=", "!="}, {"<=", "=", "==", ">="}, {">", ">=", "!="}}[c+1], op) {
-			return "1", nil
-		}
-		return "0", nil
+		return relation(c, op), nil
 	}
 	if !okA || !okB {
 		return "", tools.Usage("non-integer argument")

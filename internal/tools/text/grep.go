@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/tools"
@@ -60,10 +61,7 @@ func runGrep(e *tools.Env, open func(string) (io.ReadCloser, error)) error {
 		return err
 	}
 	rec := e.On("r", "R")
-	g.names = (len(e.Args) > 1 || rec) && !e.On("h") || e.On("H")
-	if o, ok := e.Last("h", "H"); ok {
-		g.names = o.Name == "H"
-	}
+	g.names = g.withNames(rec)
 	g.color = e.Val("color") == "always"
 	if len(e.Args) == 0 {
 		if e.Args = []string{"-"}; rec {
@@ -87,6 +85,14 @@ func runGrep(e *tools.Env, open func(string) (io.ReadCloser, error)) error {
 		return tools.Status(1)
 	}
 	return nil
+}
+
+// withNames reports whether lines are printed with the names of their files.
+func (g *grepper) withNames(rec bool) bool {
+	if o, ok := g.Last("h", "H"); ok {
+		return o.Name == "H"
+	}
+	return len(g.Args) > 1 || rec
 }
 
 // patterns compiles the patterns of -e, -f or the first operand.
@@ -121,33 +127,42 @@ func (g *grepper) patterns() error {
 		kind.Name = map[string]string{"egrep": "E", "fgrep": "F"}[e.Name]
 	}
 	for _, p := range pats {
-		var err error
-		switch kind.Name {
-		case "F":
-			p = regexp.QuoteMeta(p)
-		case "P":
-		default:
-			p, err = posix.Translate(p, kind.Name == "E")
-		}
-		switch {
-		case e.On("x"):
-			p = "^(?:" + p + ")$"
-		case e.On("w"):
-			p = `(?:^|\b|\B)(?:` + p + `)`
-		}
-		if e.On("i") {
-			p = "(?i)" + p
-		}
-		re, cerr := regexp.Compile(p)
-		if err = errors.Join(err, cerr); err != nil {
+		re, err := g.compile(p, kind.Name)
+		if err != nil {
 			return err
-		}
-		if kind.Name != "P" {
-			re.Longest()
 		}
 		g.res = append(g.res, re)
 	}
 	return nil
+}
+
+// compile translates a pattern of one kind: E, F, P or G, which "" stands for.
+func (g *grepper) compile(p, kind string) (*regexp.Regexp, error) {
+	var err error
+	switch kind {
+	case "F":
+		p = regexp.QuoteMeta(p)
+	case "P":
+	default:
+		p, err = posix.Translate(p, kind == "E")
+	}
+	switch {
+	case g.On("x"):
+		p = "^(?:" + p + ")$"
+	case g.On("w"):
+		p = `(?:^|\b|\B)(?:` + p + `)`
+	}
+	if g.On("i") {
+		p = "(?i)" + p
+	}
+	re, cerr := regexp.Compile(p)
+	if err = errors.Join(err, cerr); err != nil {
+		return nil, err
+	}
+	if kind != "P" {
+		re.Longest()
+	}
+	return re, nil
 }
 
 // matches gives the places of the matches in a line, or just the first with one.
@@ -179,18 +194,7 @@ func isWord(c byte) bool { return c == '_' || isAlpha(c) || isDigit(c) }
 
 func (g *grepper) match(re *regexp.Regexp, l []byte, at int) []int {
 	for at <= len(l) {
-		var m []int
-		if at == 0 {
-			m = re.FindIndex(l)
-		} else {
-			// What begins with ^ or \b needs to see what is before.
-			for _, x := range re.FindAllIndex(l, -1) {
-				if x[0] >= at {
-					m = x
-					break
-				}
-			}
-		}
+		m := findFrom(re, l, at)
 		if m == nil || !g.On("w") || g.On("x") {
 			return m
 		}
@@ -209,6 +213,24 @@ func (g *grepper) match(re *regexp.Regexp, l []byte, at int) []int {
 	return nil
 }
 
+// findFrom finds the first match at or behind at. What begins with ^ or \b needs to see what is before.
+func findFrom(re *regexp.Regexp, l []byte, at int) []int {
+	if at == 0 {
+		return re.FindIndex(l)
+	}
+	for _, x := range re.FindAllIndex(l, -1) {
+		if x[0] >= at {
+			return x
+		}
+	}
+	return nil
+}
+
+// leavesOut reports whether a search of directories leaves a file of this type out.
+func (g *grepper) leavesOut(m fs.FileMode, operand bool) bool {
+	return m&fs.ModeSymlink != 0 && !g.On("R") && !operand || m&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket) != 0
+}
+
 func (g *grepper) walk(root string) {
 	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -217,14 +239,13 @@ func (g *grepper) walk(root string) {
 		}
 		base := path.Base(p)
 		if d.IsDir() {
-			for _, x := range g.Vals("exclude-dir") {
-				if ok, _ := path.Match(strings.TrimSuffix(x, "/"), base); ok && p != root {
-					return filepath.SkipDir
-				}
+			excluded := func(x string) bool { ok, _ := path.Match(strings.TrimSuffix(x, "/"), base); return ok }
+			if p != root && slices.ContainsFunc(g.Vals("exclude-dir"), excluded) {
+				return filepath.SkipDir
 			}
 			return nil
 		}
-		if d.Type()&fs.ModeSymlink != 0 && !g.On("R") && p != root || d.Type()&(fs.ModeDevice|fs.ModeNamedPipe|fs.ModeSocket) != 0 {
+		if g.leavesOut(d.Type(), p == root) {
 			return nil
 		}
 		if st, err := os.Stat(p); g.On("R") && err == nil && st.IsDir() {
@@ -373,6 +394,14 @@ func (s *scan) line(c context) bool {
 	if s.quiet || s.binary {
 		return !s.binary && !s.On("q") && (!s.On("l") || s.On("c")) || s.quiet && s.On("c")
 	}
+	s.showKept()
+	s.show(s.name, c.text, c.n, c.offset, found)
+	s.printed, s.follow = s.n, s.after
+	return true
+}
+
+// showKept prints the lines that were kept as the context before a match.
+func (s *scan) showKept() {
 	if first := s.n - len(s.kept); (s.before > 0 || s.after > 0) && s.printed > 0 && first > s.printed+1 {
 		s.Printf("--\n")
 	}
@@ -381,9 +410,6 @@ func (s *scan) line(c context) bool {
 		s.Printf("%s%c", k.text, s.end)
 	}
 	s.kept = s.kept[:0]
-	s.show(s.name, c.text, c.n, c.offset, found)
-	s.printed, s.follow = s.n, s.after
-	return true
 }
 
 // around prints or keeps a line that was not selected.

@@ -29,35 +29,37 @@ func (m *myers) compare(a0, a1, b0, b1 int) {
 	}
 }
 
+// extend follows diagonal q of a path as far as lines are the same.
+func extend(v []int, off, d, q int, same func(x, y int) bool) (x, y int) {
+	x = v[off+q-1] + 1
+	if q == -d || q != d && v[off+q-1] < v[off+q+1] {
+		x = v[off+q+1]
+	}
+	for y = x - q; same(x, y); {
+		x, y = x+1, y+1
+	}
+	v[off+q] = x
+	return x, y
+}
+
 // middle finds a point that a shortest path passes.
 func (m *myers) middle(a0, a1, b0, b1 int) (int, int) {
 	n, k := a1-a0, b1-b0
 	delta, off := n-k, n+k+1
 	fw, bw := m.v1[:2*(n+k)+3], m.v2[:2*(n+k)+3]
 	fw[off+1], bw[off+1] = 0, 0
-	forward := func(x, y int) bool { return m.a[a0+x] == m.b[b0+y] }
-	backward := func(x, y int) bool { return m.a[a1-1-x] == m.b[b1-1-y] }
-	// extend follows diagonal q of a path as far as lines are the same.
-	extend := func(v []int, d, q int, same func(x, y int) bool) (x, y int) {
-		x = v[off+q-1] + 1
-		if q == -d || q != d && v[off+q-1] < v[off+q+1] {
-			x = v[off+q+1]
-		}
-		for y = x - q; x < n && y < k && x >= 0 && y >= 0 && same(x, y); {
-			x, y = x+1, y+1
-		}
-		v[off+q] = x
-		return x, y
-	}
+	inside := func(x, y int) bool { return x < n && y < k && x >= 0 && y >= 0 }
+	forward := func(x, y int) bool { return inside(x, y) && m.a[a0+x] == m.b[b0+y] }
+	backward := func(x, y int) bool { return inside(x, y) && m.a[a1-1-x] == m.b[b1-1-y] }
 	meets := func(v []int, x, q, d int) bool { r := delta - q; return r >= -d && r <= d && x+v[off+r] >= n }
 	for d := 0; d <= (n+k+1)/2; d++ {
 		for q := -d; q <= d; q += 2 {
-			if x, y := extend(fw, d, q, forward); delta%2 != 0 && meets(bw, x, q, d-1) {
+			if x, y := extend(fw, off, d, q, forward); delta%2 != 0 && meets(bw, x, q, d-1) {
 				return a0 + min(x, n), b0 + max(0, min(y, k))
 			}
 		}
 		for q := -d; q <= d; q += 2 {
-			if x, y := extend(bw, d, q, backward); delta%2 == 0 && meets(fw, x, q, d) {
+			if x, y := extend(bw, off, d, q, backward); delta%2 == 0 && meets(fw, x, q, d) {
 				return a1 - min(x, n), b1 - max(0, min(y, k))
 			}
 		}

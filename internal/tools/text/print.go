@@ -44,11 +44,8 @@ func unescape(s string, octal0 bool) (out string, stop bool) {
 			continue
 		}
 		digits := func(from, most int, set string) string {
-			j := from
-			for j < len(s) && j-from < most && strings.IndexByte(set, s[j]) >= 0 {
-				j++
-			}
-			return s[from:j]
+			part := s[from:min(from+most, len(s))]
+			return part[:len(part)-len(strings.TrimLeft(part, set))]
 		}
 		switch {
 		case c == 'c':
@@ -176,10 +173,7 @@ func (p *printer) format(f string) (stop bool, err error) {
 			f = f[2:]
 			continue
 		}
-		i = 1
-		for i < len(f) && strings.IndexByte("-+ #0'123456789.*", f[i]) >= 0 {
-			i++
-		}
+		i = len(f) - len(strings.TrimLeft(f[1:], "-+ #0'123456789.*"))
 		spec := f[:i]
 		for i < len(f) && strings.IndexByte("hlLqjzt", f[i]) >= 0 && (f[i] != 'q' || i+1 < len(f) && strings.IndexByte("di", f[i+1]) >= 0) {
 			i++

@@ -39,6 +39,15 @@ func (p *sedParser) number() int {
 	return n
 }
 
+// optional takes a text, if it is next.
+func (p *sedParser) optional(s string) string {
+	if !strings.HasPrefix(p.s[p.i:], s) {
+		return ""
+	}
+	p.i += len(s)
+	return s
+}
+
 // until reads up to the delimiter, which a backslash makes a character.
 func (p *sedParser) until(delim byte, regex bool) (string, error) {
 	var b strings.Builder
@@ -50,29 +59,15 @@ func (p *sedParser) until(delim byte, regex bool) (string, error) {
 		case c == delim && !bracket:
 			return b.String(), nil
 		case c == '\\' && p.i < len(p.s) && !bracket:
-			n := p.s[p.i]
+			c = p.s[p.i]
 			p.i++
-			if n == delim && delim != '\\' {
-				if regex && strings.IndexByte("|+?(){}", n) >= 0 {
-					b.WriteByte('\\')
-				}
-				b.WriteByte(n)
-				continue
+			if c != delim || delim == '\\' || regex && strings.IndexByte("|+?(){}", c) >= 0 {
+				b.WriteByte('\\')
 			}
-			b.WriteByte('\\')
-			b.WriteByte(n)
-			continue
 		case regex && c == '[' && !bracket:
 			bracket = true
-			b.WriteByte(c)
-			if p.peek() == '^' {
-				b.WriteByte('^')
-				p.i++
-			}
-			if p.peek() == ']' {
-				b.WriteByte(']')
-				p.i++
-			}
+			b.WriteString("[" + p.optional("^"))
+			b.WriteString(p.optional("]"))
 			continue
 		case c == ']':
 			bracket = false
@@ -184,18 +179,23 @@ func (p *sedParser) word() string {
 	return strings.TrimSpace(s)
 }
 
+// closeBlock gives the begin of the innermost block the place of its end.
+func (p *sedParser) closeBlock() error {
+	last := len(p.blocks) - 1
+	if last < 0 {
+		return errors.New("unexpected `}'")
+	}
+	p.out[p.blocks[last]].label = len(p.out)
+	p.blocks = p.blocks[:last]
+	return nil
+}
+
 func (p *sedParser) command(c *sedCommand) (err error) {
 	switch c.name {
 	case '{':
 		p.blocks = append(p.blocks, len(p.out))
 	case '}':
-		if len(p.blocks) == 0 {
-			return errors.New("unexpected `}'")
-		}
-		open := p.blocks[len(p.blocks)-1]
-		p.blocks = p.blocks[:len(p.blocks)-1]
-		p.out[open].label = len(p.out)
-		return nil
+		return p.closeBlock()
 	case ':':
 		p.labels[p.word()] = len(p.out)
 		return nil
@@ -252,6 +252,16 @@ func (p *sedParser) insertion(c *sedCommand) {
 	c.text = b.String()
 }
 
+// checkGroups checks that the groups in a replacement are in its regular expression.
+func (c *sedCommand) checkGroups() error {
+	for _, w := range c.with {
+		if c.re != nil && w.group > c.re.NumSubexp() {
+			return fmt.Errorf("invalid reference \\%d on `s' command's RHS", w.group)
+		}
+	}
+	return nil
+}
+
 func (p *sedParser) substitute(c *sedCommand) error {
 	delim := p.peek()
 	p.i++
@@ -288,15 +298,10 @@ func (p *sedParser) substitute(c *sedCommand) error {
 			if c.re, err = p.regex(re, fold, multi); err != nil {
 				return err
 			}
-			c.with, err = replacement(with)
-			if err == nil && c.re != nil {
-				for _, w := range c.with {
-					if w.group > c.re.NumSubexp() {
-						return fmt.Errorf("invalid reference \\%d on `s' command's RHS", w.group)
-					}
-				}
+			if c.with, err = replacement(with); err != nil {
+				return err
 			}
-			return err
+			return c.checkGroups()
 		}
 		p.i++
 	}

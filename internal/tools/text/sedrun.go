@@ -106,15 +106,7 @@ func (r *sedRun) selected(c *sedCommand) bool {
 		return c.from == nil || r.at(c.from)
 	}
 	if c.active {
-		switch c.to.kind {
-		case 'n', '+', 'm':
-			if r.n >= c.end {
-				c.active = false
-			}
-			return r.n <= c.end
-		}
-		c.active = !r.at(c.to)
-		return true
+		return r.continued(c)
 	}
 	zero := c.from.kind == 'n' && c.from.n == 0 && r.n == 1
 	if !zero && !r.at(c.from) {
@@ -138,6 +130,16 @@ func (r *sedRun) selected(c *sedCommand) bool {
 		return true
 	}
 	c.active = c.end > r.n
+	return true
+}
+
+// continued is selected for a range that has begun.
+func (r *sedRun) continued(c *sedCommand) bool {
+	if strings.IndexByte("n+m", c.to.kind) >= 0 {
+		c.active = r.n < c.end
+		return r.n <= c.end
+	}
+	c.active = !r.at(c.to)
 	return true
 }
 
@@ -174,19 +176,28 @@ func (r *sedRun) cycle() error {
 	return r.put(r.space)
 }
 
+// insert prints the text of a command behind the line, before it or in its place.
+func (r *sedRun) insert(c *sedCommand) error {
+	put := func() error { _, err := r.w.WriteString(c.text + "\n"); return err }
+	switch {
+	case c.name == 'a':
+		r.queue = append(r.queue, put)
+		return nil
+	case c.name == 'i' || c.to == nil || !c.active || c.not:
+		_ = put() // an error stays in it
+	}
+	if c.name == 'c' {
+		return errDelete
+	}
+	return nil
+}
+
 func (r *sedRun) do(c *sedCommand) error {
 	switch c.name {
 	case '=':
 		fmt.Fprintf(r.w, "%d\n", r.n)
-	case 'a':
-		r.queue = append(r.queue, func() error { _, err := r.w.WriteString(c.text + "\n"); return err })
-	case 'i':
-		r.w.WriteString(c.text + "\n")
-	case 'c':
-		if c.to == nil || !c.active || c.not {
-			r.w.WriteString(c.text + "\n")
-		}
-		return errDelete
+	case 'a', 'i', 'c':
+		return r.insert(c)
 	case 'd':
 		return errDelete
 	case 'D':
@@ -219,24 +230,30 @@ func (r *sedRun) do(c *sedCommand) error {
 	return nil
 }
 
+// next reads the next line, in place of the pattern space or behind it.
+func (r *sedRun) next(join bool) error {
+	if !r.in.ok {
+		return errQuit
+	}
+	before := r.space
+	if !join && !r.On("n") {
+		r.put(before)
+	}
+	if err := r.flush(); err != nil {
+		return err
+	}
+	if r.read(); join {
+		r.space = before + "\n" + r.space
+	}
+	return nil
+}
+
 func (r *sedRun) more(c *sedCommand) error {
 	switch c.name {
 	case 'F':
 		fmt.Fprintln(r.w, r.in.name)
 	case 'n', 'N':
-		if !r.in.ok {
-			return errQuit
-		}
-		before := r.space
-		if c.name == 'n' && !r.On("n") {
-			r.put(before)
-		}
-		if err := r.flush(); err != nil {
-			return err
-		}
-		if r.read(); c.name == 'N' {
-			r.space = before + "\n" + r.space
-		}
+		return r.next(c.name == 'N')
 	case 'p':
 		return r.put(r.space)
 	case 'P':

@@ -50,6 +50,16 @@ func (p *pieces) write(r io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
+// chunks writes n pieces of the same size; the last one has the rest.
+func (p *pieces) chunks(r io.Reader, size, n int64) error {
+	for range n - 1 {
+		if err := p.write(io.LimitReader(r, size/n)); err != nil {
+			return err
+		}
+	}
+	return p.write(io.LimitReader(r, size/n+size%n))
+}
+
 func split(e *tools.Env) error {
 	if err := e.Need(0, 2); err != nil {
 		return err
@@ -79,16 +89,7 @@ func split(e *tools.Env) error {
 		if err != nil {
 			return err
 		}
-		for i := range n {
-			size := st.Size() / n
-			if i == n-1 {
-				size += st.Size() % n
-			}
-			if err := p.write(io.LimitReader(br, size)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return p.chunks(br, st.Size(), n)
 	}
 	for {
 		if _, err := br.Peek(1); errors.Is(err, io.EOF) {

@@ -140,55 +140,61 @@ func check(e *tools.Env) error {
 	return nil
 }
 
+// checked counts the lines of a list.
+type checked struct{ bad, lines, differ, unread, matched int }
+
+// line checks the file of one line.
+func (c *checked) line(e *tools.Env, l string) {
+	want, name, ok := sumLine(strings.TrimRight(l, "\r\n"), hasher(e.Name))
+	if !ok {
+		c.bad++
+		return
+	}
+	c.lines++
+	got, err := digest(e, hasher(e.Name), name)
+	state := "OK"
+	switch {
+	case err != nil && e.On("ignore-missing") && strings.Contains(err.Error(), "No such"):
+		return
+	case err != nil:
+		e.Warn("%v", err)
+		c.unread++
+		state = "FAILED open or read"
+	case got != want:
+		c.differ++
+		state = "FAILED"
+	default:
+		c.matched++
+	}
+	if !e.On("status") && (state != "OK" || !e.On("quiet")) {
+		e.Printf("%s: %s\n", name, state)
+	}
+}
+
 func checkList(e *tools.Env, list string, r io.Reader) error {
-	var bad, lines, differ, unread, matched int
+	var c checked
 	for l, err := range tools.Lines(r, '\n') {
 		if err != nil {
 			e.Warn("%s: read error", list)
 			return nil
 		}
-		s := strings.TrimSpace(string(l))
-		if strings.HasPrefix(s, "#") {
-			continue
-		}
-		want, name, ok := sumLine(strings.TrimRight(string(l), "\r\n"), hasher(e.Name))
-		if !ok {
-			bad++
-			continue
-		}
-		lines++
-		got, err := digest(e, hasher(e.Name), name)
-		state := "OK"
-		switch {
-		case err != nil && e.On("ignore-missing") && strings.Contains(err.Error(), "No such"):
-			continue
-		case err != nil:
-			e.Warn("%v", err)
-			unread++
-			state = "FAILED open or read"
-		case got != want:
-			differ++
-			state = "FAILED"
-		default:
-			matched++
-		}
-		if !e.On("status") && (state != "OK" || !e.On("quiet")) {
-			e.Printf("%s: %s\n", name, state)
+		if !strings.HasPrefix(strings.TrimSpace(string(l)), "#") {
+			c.line(e, string(l))
 		}
 	}
-	if lines == 0 {
+	if c.lines == 0 {
 		e.Warn("%s: no properly formatted checksum lines found", list)
 		return nil
 	}
 	if !e.On("status") {
-		many(e, bad, "line is improperly formatted", "lines are improperly formatted")
-		many(e, unread, "listed file could not be read", "listed files could not be read")
-		many(e, differ, "computed checksum did NOT match", "computed checksums did NOT match")
+		many(e, c.bad, "line is improperly formatted", "lines are improperly formatted")
+		many(e, c.unread, "listed file could not be read", "listed files could not be read")
+		many(e, c.differ, "computed checksum did NOT match", "computed checksums did NOT match")
 	}
-	if differ+unread > 0 || e.On("strict") && bad > 0 {
+	if c.differ+c.unread > 0 || e.On("strict") && c.bad > 0 {
 		e.Set(1)
 	}
-	if e.On("ignore-missing") && matched == 0 {
+	if e.On("ignore-missing") && c.matched == 0 {
 		e.Warn("%s: no file was verified", list)
 	}
 	return nil
@@ -254,10 +260,6 @@ func base(e *tools.Env) error {
 	if err != nil {
 		return err
 	}
-	type encoding interface {
-		EncodeToString([]byte) string
-		DecodeString(string) ([]byte, error)
-	}
 	var enc encoding = base64.StdEncoding
 	alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 	if e.Name == "base32" {
@@ -265,49 +267,63 @@ func base(e *tools.Env) error {
 	}
 	return e.Each(func(_ string, r io.Reader) error {
 		if e.On("d") {
-			b, err := io.ReadAll(r)
-			if err != nil {
-				return err
+			return decode(e, r, enc, alphabet)
+		}
+		return encode(e, r, enc, width)
+	})
+}
+
+type encoding interface {
+	EncodeToString([]byte) string
+	DecodeString(string) ([]byte, error)
+}
+
+func decode(e *tools.Env, r io.Reader, enc encoding, alphabet string) error {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	s := strings.Map(func(c rune) rune {
+		if c == '\n' || e.On("i") && !strings.ContainsRune(alphabet, c) {
+			return -1
+		}
+		return c
+	}, string(b))
+	out, err := enc.DecodeString(s)
+	e.Out.Write(out)
+	if err != nil {
+		_ = e.Out.Flush() // an error stays in it
+		fmt.Fprintf(e.Err, "%s: invalid input\n", e.Name)
+		return tools.Status(1)
+	}
+	return nil
+}
+
+// encode prints lines of a width, or one line for 0.
+func encode(e *tools.Env, r io.Reader, enc encoding, width int) error {
+	// 60 bytes are whole groups of both encodings.
+	buf, col := make([]byte, 60<<10), 0
+	for {
+		n, err := io.ReadFull(r, buf)
+		for s := enc.EncodeToString(buf[:n]); s != ""; {
+			k := len(s)
+			if width > 0 {
+				k = min(k, width-col)
 			}
-			s := strings.Map(func(c rune) rune {
-				if c == '\n' || e.On("i") && !strings.ContainsRune(alphabet, c) {
-					return -1
-				}
-				return c
-			}, string(b))
-			out, err := enc.DecodeString(s)
-			e.Out.Write(out)
-			if err != nil {
-				_ = e.Out.Flush() // an error stays in it
-				fmt.Fprintf(e.Err, "%s: invalid input\n", e.Name)
-				return tools.Status(1)
+			e.Out.WriteString(s[:k])
+			if s, col = s[k:], col+k; col == width && width > 0 {
+				e.Out.WriteByte('\n')
+				col = 0
+			}
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			if col > 0 && width > 0 {
+				e.Out.WriteByte('\n')
 			}
 			return nil
 		}
-		// 60 bytes are whole groups of both encodings.
-		buf, col := make([]byte, 60<<10), 0
-		for {
-			n, err := io.ReadFull(r, buf)
-			for s := enc.EncodeToString(buf[:n]); s != ""; {
-				k := len(s)
-				if width > 0 {
-					k = min(k, width-col)
-				}
-				e.Out.WriteString(s[:k])
-				if s, col = s[k:], col+k; col == width && width > 0 {
-					e.Out.WriteByte('\n')
-					col = 0
-				}
-			}
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				if col > 0 && width > 0 {
-					e.Out.WriteByte('\n')
-				}
-				return nil
-			}
-			if err != nil {
-				return err
-			}
+		if err != nil {
+			return err
 		}
-	})
+	}
 }

@@ -196,6 +196,22 @@ func startOfLast(f io.ReaderAt, size, n int64, end byte) (int64, error) {
 	return 0, nil
 }
 
+// openAtEnd opens files behind what they have now. Those that can't be opened are nil.
+func openAtEnd(names []string) ([]*os.File, error) {
+	fs := make([]*os.File, len(names))
+	for i, n := range names {
+		f, err := os.Open(n)
+		if err != nil {
+			continue
+		}
+		if _, err := f.Seek(0, io.SeekEnd); err != nil {
+			return nil, err
+		}
+		fs[i] = f
+	}
+	return fs, nil
+}
+
 // follow prints what is appended to the operands until it is interrupted; with -F also
 // after a file was replaced.
 func follow(e *tools.Env) error {
@@ -207,16 +223,9 @@ func follow(e *tools.Env) error {
 	if err != nil {
 		return err
 	}
-	fs := make([]*os.File, len(e.Args))
-	for i, n := range e.Args {
-		f, err := os.Open(n)
-		if err != nil {
-			continue
-		}
-		if _, err := f.Seek(0, io.SeekEnd); err != nil {
-			return err
-		}
-		fs[i] = f
+	fs, err := openAtEnd(e.Args)
+	if err != nil {
+		return err
 	}
 	title := headings(e)
 	shown := len(e.Args) - 1

@@ -67,6 +67,16 @@ func (t *tester) and() (bool, error) {
 
 const binaryTests = " = == != < > -eq -ne -lt -le -gt -ge -nt -ot -ef "
 
+// group evaluates what is in parentheses, behind the first one.
+func (t *tester) group() (bool, error) {
+	ok, err := t.or()
+	if err == nil && (t.i >= len(t.args) || t.args[t.i] != ")") {
+		err = errors.New("')' expected")
+	}
+	t.i++
+	return ok, err
+}
+
 func (t *tester) one() (bool, error) {
 	rest := t.args[t.i:]
 	if len(rest) == 0 {
@@ -83,12 +93,7 @@ func (t *tester) one() (bool, error) {
 		return !ok, err
 	case rest[0] == "(" && len(rest) > 1:
 		t.i++
-		ok, err := t.or()
-		if err == nil && (t.i >= len(t.args) || t.args[t.i] != ")") {
-			err = errors.New("')' expected")
-		}
-		t.i++
-		return ok, err
+		return t.group()
 	case len(rest) >= 2 && len(rest[0]) == 2 && rest[0][0] == '-' && strings.IndexByte("bcdefgGhkLnNOprsStuwxz", rest[0][1]) >= 0:
 		t.i += 2
 		return testFile(rest[0][1], rest[1]), nil
@@ -98,6 +103,16 @@ func (t *tester) one() (bool, error) {
 		return false, fmt.Errorf("'%s': unary operator expected", rest[0])
 	}
 	return rest[0] != "", nil
+}
+
+// testFiles tests whether a file is newer or older than another one, or the same.
+func testFiles(a, op, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	if err1 != nil || err2 != nil {
+		return op == "-nt" && err1 == nil || op == "-ot" && err2 == nil
+	}
+	return op == "-nt" && x.ModTime().After(y.ModTime()) || op == "-ot" && x.ModTime().Before(y.ModTime()) || op == "-ef" && os.SameFile(x, y)
 }
 
 func testTwo(a, op, b string) (bool, error) {
@@ -111,12 +126,7 @@ func testTwo(a, op, b string) (bool, error) {
 	case ">":
 		return a > b, nil
 	case "-nt", "-ot", "-ef":
-		x, err1 := os.Stat(a)
-		y, err2 := os.Stat(b)
-		if err1 != nil || err2 != nil {
-			return op == "-nt" && err1 == nil || op == "-ot" && err2 == nil, nil
-		}
-		return op == "-nt" && x.ModTime().After(y.ModTime()) || op == "-ot" && x.ModTime().Before(y.ModTime()) || op == "-ef" && os.SameFile(x, y), nil
+		return testFiles(a, op, b), nil
 	}
 	x, err := strconv.ParseInt(strings.TrimSpace(a), 10, 64)
 	if err != nil {

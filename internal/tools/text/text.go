@@ -45,9 +45,12 @@ func textCommands() []tools.Command {
 
 func cat(e *tools.Env) error {
 	show := e.On("v", "A", "e", "t")
-	ends, tabs := e.On("E", "A", "e"), e.On("T", "A", "t")
-	if !show && !ends && !tabs && !e.On("n", "b", "s") {
+	end, tabs := "\n", e.On("T", "A", "t")
+	if !e.On("v", "A", "e", "t", "E", "T", "n", "b", "s") {
 		return e.Each(func(_ string, r io.Reader) error { return e.Copy(r) })
+	}
+	if e.On("E", "A", "e") {
+		end = "$\n"
 	}
 	n, blanks, begin := 0, 0, true
 	return e.Each(func(_ string, r io.Reader) error {
@@ -55,10 +58,8 @@ func cat(e *tools.Env) error {
 			if err != nil {
 				return err
 			}
-			empty := len(l) == 1 && l[0] == '\n' && begin
-			if empty {
-				blanks++
-			} else {
+			empty := string(l) == "\n" && begin
+			if blanks++; !empty {
 				blanks = 0
 			}
 			if e.On("s") && blanks > 1 {
@@ -71,11 +72,8 @@ func cat(e *tools.Env) error {
 			text := tools.Chomp(l, '\n')
 			begin = len(text) < len(l)
 			visible(e.Out, text, show, tabs)
-			if begin && ends {
-				e.Out.WriteByte('$')
-			}
 			if begin {
-				e.Out.WriteByte('\n')
+				e.Out.WriteString(end)
 			}
 		}
 		return nil
@@ -179,19 +177,28 @@ func (c *counts) add(r io.Reader) error {
 		} else if space {
 			inWord = false
 		}
-		switch {
-		case b == '\n', b == '\r', b == '\f':
-			c.longest = max(c.longest, col)
-			col = 0
-			if b == '\n' {
-				c.lines++
-			}
-		case b == '\t':
-			col += 8 - col%8
-		case b >= ' ' && b != 127 && b < 128:
-			col++
+		if b == '\n' {
+			c.lines++
 		}
+		next := columnBehind(b, col)
+		if next < col {
+			c.longest = max(c.longest, col)
+		}
+		col = next
 	}
+}
+
+// columnBehind is the column behind a byte in column col.
+func columnBehind(b byte, col int64) int64 {
+	switch {
+	case b == '\n', b == '\r', b == '\f':
+		return 0
+	case b == '\t':
+		return col + 8 - col%8
+	case b >= ' ' && b != 127 && b < 128:
+		return col + 1
+	}
+	return col
 }
 
 func wc(e *tools.Env) error {
