@@ -24,7 +24,6 @@ import (
 	_ "github.com/u-root/u-root/cmds/core/pci"
 	_ "github.com/u-root/u-root/cmds/core/ping"
 	_ "github.com/u-root/u-root/cmds/core/rmmod"
-	_ "github.com/u-root/u-root/cmds/core/scp"
 	_ "github.com/u-root/u-root/cmds/core/strace"
 	_ "github.com/u-root/u-root/cmds/core/stty"
 	_ "github.com/u-root/u-root/cmds/core/switch_root"

@@ -200,6 +200,11 @@ func (o Options) Vals(name string) []string {
 	return out
 }
 
+// And gives the options of two command lines.
+func (o Options) And(more Options) Options {
+	return Options{append(append([]Option(nil), o.list...), more.list...)}
+}
+
 // All are the options in their order.
 func (o Options) All() []Option { return o.list }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 )
 
 // Size reads a number with GNU's suffixes: c 1, w 2, b 512, K or KiB 1024, kB or KB 1000,
@@ -132,4 +134,34 @@ func quoteOdd(s string) string {
 		b.WriteString("'$'" + esc + "''")
 	}
 	return strings.ReplaceAll(strings.TrimSuffix(b.String()+"'", "''"), `'''$'`, "")
+}
+
+// ModeString is "-rwxr-xr-x" for st_mode.
+func ModeString(m uint32) string {
+	kind := map[uint32]byte{unix.S_IFDIR: 'd', unix.S_IFLNK: 'l', unix.S_IFBLK: 'b', unix.S_IFCHR: 'c', unix.S_IFIFO: 'p', unix.S_IFSOCK: 's', unix.S_IFREG: '-'}[m&unix.S_IFMT]
+	if kind == 0 {
+		kind = '?'
+	}
+	b := []byte{kind}
+	for i, c := range "rwxrwxrwx" {
+		if m>>(8-i)&1 == 0 {
+			c = '-'
+		}
+		b = append(b, byte(c))
+	}
+	for i, bit := range []struct {
+		mask uint32
+		set  string
+	}{{unix.S_ISUID, "sS"}, {unix.S_ISGID, "sS"}, {unix.S_ISVTX, "tT"}} {
+		if m&bit.mask == 0 {
+			continue
+		}
+		at := 3 + 3*i
+		if b[at] == 'x' {
+			b[at] = bit.set[0]
+		} else {
+			b[at] = bit.set[1]
+		}
+	}
+	return string(b)
 }

@@ -110,6 +110,9 @@ func (e *Env) Run(args []string) int {
 	return e.rc
 }
 
+// Spec describes the command's options, for Parse.
+func (e *Env) Spec() string { return e.cmd.Opts }
+
 func (e *Env) usage() string {
 	if e.cmd.Opts == "-" {
 		return fmt.Sprintf("Usage: %s %s", e.Name, e.cmd.Synopsis)

@@ -114,7 +114,7 @@ func (f *finder) ls(x *found) {
 		l = " -> " + t
 	}
 	st := &x.st
-	f.Printf("%9d %6d %s %3d %-8s %-8s %8d %s %s%s\n", st.Ino, (st.Blocks+1)/2, modeString(st.Mode), st.Nlink, userName(st.Uid), groupName(st.Gid), st.Size, (&lister{Env: f.Env, now: f.now}).stamp(st.Mtim.Nano()), x.path, l)
+	f.Printf("%9d %6d %s %3d %-8s %-8s %8d %s %s%s\n", st.Ino, (st.Blocks+1)/2, tools.ModeString(st.Mode), st.Nlink, userName(st.Uid), groupName(st.Gid), st.Size, (&lister{Env: f.Env, now: f.now}).stamp(st.Mtim.Nano()), x.path, l)
 }
 
 // format is -printf.
@@ -178,7 +178,7 @@ func (f *finder) field(x *found, verb byte) string {
 	case 'm':
 		return strconv.FormatUint(uint64(st.Mode&0o7777), 8)
 	case 'M':
-		return modeString(st.Mode)
+		return tools.ModeString(st.Mode)
 	case 'u':
 		return userName(st.Uid)
 	case 'g':

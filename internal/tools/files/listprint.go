@@ -231,7 +231,7 @@ func (l *lister) table(list []lsEntry) {
 		minor = max(minor, len(strconv.Itoa(int(unix.Minor(x.st.Rdev)))))
 	}
 	for _, x := range list {
-		mode := modeString(x.st.Mode)
+		mode := tools.ModeString(x.st.Mode)
 		owner, group := userName(x.st.Uid), groupName(x.st.Gid)
 		if l.On("n") {
 			owner, group = strconv.Itoa(int(x.st.Uid)), strconv.Itoa(int(x.st.Gid))

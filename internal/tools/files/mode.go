@@ -173,7 +173,7 @@ func (c *chmodRun) change(p string) {
 	if err == nil {
 		err = unix.Chmod(p, mode)
 	}
-	letters := func(m uint32) string { return fmt.Sprintf("%04o (%s)", m, modeString(m | unix.S_IFREG)[1:]) }
+	letters := func(m uint32) string { return fmt.Sprintf("%04o (%s)", m, tools.ModeString(m | unix.S_IFREG)[1:]) }
 	switch {
 	case err != nil:
 		c.Warn("changing permissions of '%s': %s", p, tools.Cause(err))

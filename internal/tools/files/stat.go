@@ -25,36 +25,6 @@ func sysStat(i fs.FileInfo) (*syscall.Stat_t, bool) {
 	return s, ok
 }
 
-// modeString is "-rwxr-xr-x" for st_mode.
-func modeString(m uint32) string {
-	kind := map[uint32]byte{unix.S_IFDIR: 'd', unix.S_IFLNK: 'l', unix.S_IFBLK: 'b', unix.S_IFCHR: 'c', unix.S_IFIFO: 'p', unix.S_IFSOCK: 's', unix.S_IFREG: '-'}[m&unix.S_IFMT]
-	if kind == 0 {
-		kind = '?'
-	}
-	b := []byte{kind}
-	for i, c := range "rwxrwxrwx" {
-		if m>>(8-i)&1 == 0 {
-			c = '-'
-		}
-		b = append(b, byte(c))
-	}
-	for i, bit := range []struct {
-		mask uint32
-		set  string
-	}{{unix.S_ISUID, "sS"}, {unix.S_ISGID, "sS"}, {unix.S_ISVTX, "tT"}} {
-		if m&bit.mask == 0 {
-			continue
-		}
-		at := 3 + 3*i
-		if b[at] == 'x' {
-			b[at] = bit.set[0]
-		} else {
-			b[at] = bit.set[1]
-		}
-	}
-	return string(b)
-}
-
 func kindOf(i fs.FileInfo) string {
 	s, ok := sysStat(i)
 	if !ok {
@@ -218,7 +188,7 @@ func statField(v, name string, st *unix.Statx_t) (string, bool) {
 	case "a":
 		return strconv.FormatUint(uint64(st.Mode)&0o7777, 8), true
 	case "A":
-		return modeString(uint32(st.Mode)), true
+		return tools.ModeString(uint32(st.Mode)), true
 	case "F":
 		return kindName(uint32(st.Mode), int64(st.Size)), true
 	case "x", "X":

@@ -10,13 +10,23 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools/disks"
 	"github.com/mkcdrec/mkcdrec/internal/tools/files"
 	"github.com/mkcdrec/mkcdrec/internal/tools/machine"
+	nettools "github.com/mkcdrec/mkcdrec/internal/tools/net"
 	"github.com/mkcdrec/mkcdrec/internal/tools/pack"
 	"github.com/mkcdrec/mkcdrec/internal/tools/procs"
 	"github.com/mkcdrec/mkcdrec/internal/tools/text"
 )
 
 func all() []tools.Command {
-	return slices.Concat(attrs.Commands(), disks.Commands(), text.Commands(), files.Commands(), machine.Commands(), pack.Commands(), procs.Commands())
+	return slices.Concat(
+		attrs.Commands(),
+		disks.Commands(),
+		files.Commands(),
+		machine.Commands(),
+		nettools.Commands(),
+		pack.Commands(),
+		procs.Commands(),
+		text.Commands(),
+	)
 }
 
 // Find gives the command of that name.

@@ -29,7 +29,7 @@ const (
 
 // section is one command of testdata/lines.txt with its command lines.
 type section struct {
-	name, like string // like: whose output is compared; "-" and a reason where nothing is
+	name, like string // like: whose output is compared; "+" before what tests of another package compare
 	lines      []line
 }
 
@@ -276,7 +276,7 @@ func TestLines(t *testing.T) {
 			if !slices.Contains(names, s.name) {
 				t.Fatalf("%s is not a command of the rescue system", s.name)
 			}
-			if strings.HasPrefix(s.like, "-") {
+			if strings.HasPrefix(s.like, "+") {
 				return
 			}
 			t.Parallel()
@@ -356,8 +356,8 @@ func TestDoc(t *testing.T) {
 		} else if _, err := os.Stat(root + "/cmds/" + s.name); err == nil {
 			from = "ours"
 		}
-		if why, ok := strings.CutPrefix(s.like, "- "); ok {
-			fmt.Fprintf(&b, "| `%s` | %s | not compared: %s | | |\n", s.name, from, why)
+		if who, ok := strings.CutPrefix(s.like, "+ "); ok {
+			fmt.Fprintf(&b, "| `%s` | %s | %s, in the tests of its package | | |\n", s.name, from, who)
 			continue
 		}
 		var opts, differs []string

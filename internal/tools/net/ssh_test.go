@@ -1,0 +1,795 @@
+package nettools
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/mkcdrec/mkcdrec/internal/tools"
+)
+
+// TestMain is each command of this package as a program, too.
+func TestMain(m *testing.M) {
+	name := os.Getenv("NETTOOL")
+	if i := slices.IndexFunc(Commands(), func(c tools.Command) bool { return c.Name == name }); i >= 0 {
+		os.Exit(tools.Main(Commands()[i], os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// sshServer is OpenSSH's server on a port of this machine.
+type sshServer struct {
+	dir, port string
+	key       string // that may log in
+	hostKey   string // its public key
+}
+
+func keygen(t *testing.T, file string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ssh-keygen", append([]string{"-q", "-N", "", "-t", "ed25519", "-f", file}, args...)...).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v\n%s", err, out)
+	}
+}
+
+func startSSHD(t *testing.T, config string) *sshServer {
+	t.Helper()
+	if _, err := os.Stat("/usr/sbin/sshd"); err != nil || os.Geteuid() != 0 {
+		t.Skip("needs root, and sshd of the package openssh-server")
+	}
+	s := &sshServer{dir: t.TempDir()}
+	keygen(t, s.dir+"/host")
+	s.key = s.dir + "/user"
+	keygen(t, s.key)
+	b, err := os.ReadFile(s.dir + "/host.pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.hostKey = string(b)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, s.port, _ = net.SplitHostPort(l.Addr().String())
+	l.Close()
+	text := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nListenAddress 127.0.0.2\nHostKey %s/host\nPidFile none\nAuthorizedKeysFile %s.pub\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPrintMotd no\nPrintLastLog no\nSubsystem sftp internal-sftp\n%s", s.port, s.dir, s.key, config)
+	if err := errors.Join(os.WriteFile(s.dir+"/config", []byte(text), 0o600), os.MkdirAll("/run/sshd", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", s.dir+"/config")
+	var log bytes.Buffer
+	c.Stderr = &log
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Process.Kill()
+		c.Wait()
+		if t.Failed() {
+			t.Logf("sshd: %s", &log)
+		}
+	})
+	for range 500 {
+		if conn, err := net.Dial("tcp", "127.0.0.1:"+s.port); err == nil {
+			conn.Close()
+			return s
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("sshd does not listen: %s", &log)
+	return nil
+}
+
+// outcome is what can be seen of a program.
+type outcome struct {
+	out, errs string
+	status    int
+}
+
+// tool makes one of our commands, with its home directory.
+func tool(home, name string, args ...string) *exec.Cmd {
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+	c := exec.CommandContext(ctx, os.Args[0], args...)
+	c.Cancel = func() error { stop(); return c.Process.Kill() }
+	c.Env = append(os.Environ(), "NETTOOL="+name, "HOME="+home, "LC_ALL=C", "TZ=UTC")
+	return c
+}
+
+func run(t *testing.T, c *exec.Cmd, dir, input string) outcome {
+	t.Helper()
+	var out, errs bytes.Buffer
+	c.Dir, c.Stdout, c.Stderr = dir, &out, &errs
+	if c.Stdin == nil {
+		c.Stdin = strings.NewReader(input)
+	}
+	if err := c.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatalf("%v: %v", c.Args, err)
+	}
+	return outcome{out.String(), errs.String(), c.ProcessState.ExitCode()}
+}
+
+// sshFiles makes a directory with files to copy.
+func sshFiles(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	old := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 40_000)
+	for name, content := range map[string][]byte{"a": []byte("alpha\n"), "big": big, "empty": nil, "d/one": []byte("1\n"), "d/sub/two": []byte("2\n"), "sp ace": []byte("x\n"), "secret": []byte("s\n"), "prog": []byte("#!\n"), "old": []byte("o\n"), "part": big[:100_000]} {
+		p := filepath.Join(dir, name)
+		mode := map[string]fs.FileMode{"secret": 0o600, "prog": 0o755}[name]
+		if mode == 0 {
+			mode = 0o644
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, content, mode), os.Chtimes(p, old, old)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink("a", dir+"/link"), os.Symlink("../a", dir+"/d/up"), os.Mkdir(dir+"/into", 0o700), os.Chtimes(dir+"/d", old, old)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// sshTree lists the files of a directory, with the times that were kept.
+func sshTree(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		i, err := d.Info()
+		if err != nil {
+			return err
+		}
+		sum := ""
+		if i.Mode().IsRegular() {
+			c, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			sum = fmt.Sprintf("%d %.20q", len(c), c)
+		}
+		when := "now"
+		if i.ModTime().Year() == 2020 {
+			when = i.ModTime().UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintln(&b, strings.TrimPrefix(p, dir), i.Mode(), when, sum)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestOpenSSH: our clients do with OpenSSH's server what OpenSSH's own do: output, exit
+// status, and files.
+func TestOpenSSH(t *testing.T) {
+	s := startSSHD(t, "")
+	for _, l := range strings.Split(strings.TrimSpace(`
+ssh H echo hello
+ssh H exit 7
+ssh H 'echo out; echo err >&2; exit 3'
+ssh H nosuchprogram
+ssh H 'kill -9 $$'
+ssh H echo two  words
+ssh H -- echo x
+ssh H -l root echo y
+ssh -n H cat
+ssh -T H
+ssh H cat <stdin
+ssh H wc -c <big
+ssh -N -o nosuch=1 H
+ssh -i nosuch -o BatchMode=yes H true
+ssh -o BatchMode=yes -o PubkeyAuthentication=no H true
+ssh -o Port=1 -p 1 -o ConnectTimeout=3 other@127.0.0.1 true
+ssh nosuch.invalid true
+ssh -p PORT ssh://root@127.0.0.1:PORT echo url
+ssh -J root@localhost:PORT H echo jumped
+ssh -J root@localhost:PORT,root@127.0.0.2:PORT H exit 3
+ssh -J localhost:1 H true
+ssh -o User=nosuch -l root H true
+ssh -p 99999 H true
+ssh -s H nosuchsubsystem
+ssh -W 127.0.0.1:1 H
+ssh
+scp a H:DIR/new
+scp a H:DIR/into
+scp H:DIR/a back
+scp -p H:DIR/old back
+scp -p old H:DIR/back
+scp secret prog H:DIR/into
+scp H:DIR/secret H:DIR/prog into
+scp -r d H:DIR/into
+scp -r d H:DIR/fresh
+scp -rp d H:DIR/fresh
+scp -rp H:DIR/d fresh
+scp -r H:DIR/d into
+scp -r H:DIR/d/. into
+scp big H:DIR/copy
+scp H:DIR/big copy
+scp H:DIR/big H:DIR/copy2
+scp -3 H:DIR/big H:DIR/copy3
+scp 'H:DIR/[ab]*' into
+scp 'H:DIR/sp ace' into
+scp empty H:DIR/empty2
+scp d H:DIR/into
+scp nosuch H:DIR/into
+scp H:DIR/nosuch into
+scp a nosuch H:DIR/into
+scp a big H:DIR/nodir  ## the directory is not made
+scp a H:DIR/nodir/
+scp a H:DIR/into/a
+scp big H:DIR/a
+scp -l 80000 big H:DIR/limited
+scp link H:DIR/into
+scp a
+scp -P 1 a root@127.0.0.1:x
+scp a into/b
+scp a HP:DIR/by-url
+sftp H:DIR/a got
+sftp H:DIR/nosuch got
+sftp -r H:DIR/d got
+sftp H <<ls DIR
+sftp H <<ls -1 DIR
+sftp H <<ls -ln DIR/old  ## owners are numbers
+sftp H:DIR <<ls;ls -a;ls -1r;ls d
+sftp H:DIR <<pwd;cd d;pwd;ls;cd ..;pwd;lpwd
+sftp H:DIR <<get a x;get d/one;get -r d e;get nosuch
+sftp H:DIR <<put a x;put big y;put -r d z;put nosuch
+sftp H:DIR <<put -p old kept
+sftp H:DIR <<mkdir m;rmdir m;mkdir n;rename n o;ls -1
+sftp H:DIR <<rm a;rm nosuch;ls -1
+sftp H:DIR <<rm into/*;rm sp*;ls -1
+sftp H:DIR <<get "sp ace" q;get sp\ ace r;get 'sp ace' s
+sftp H:DIR <<chmod 600 a;chmod 4711 prog;chmod 1777 into
+sftp H:DIR <<symlink a s;ln -s a t;ln a u
+sftp H:DIR <<lcd into;get ../a;get a
+sftp H:DIR <<get [ab]* into
+sftp H:DIR <<nosuch;pwd
+sftp H:DIR <<reget big part
+sftp H:DIR <<put -a big part
+sftp H:DIR <<cd nosuch;cd a;pwd
+sftp H:DIR <<bye;pwd
+sftp -b BATCH H:DIR <<get a x;ls -1 d;pwd
+sftp -b BATCH H:DIR <<get nosuch;get a x
+sftp -b BATCH H:DIR <<-get nosuch;get a x
+sftp -b BATCH H:DIR <<@pwd;# a comment;pwd
+sftp -b nosuchfile H:DIR  ## status 1
+sftp -P 1 root@127.0.0.1`), "\n") {
+		l, differs, _ := strings.Cut(l, "  ## ")
+		t.Run(l, func(t *testing.T) {
+			t.Parallel()
+			var results [2]outcome
+			var trees [2]string
+			for i := range 2 {
+				dir, home := sshFiles(t), t.TempDir()
+				if err := os.Mkdir(home+"/.ssh", 0o700); err != nil {
+					t.Fatal(err)
+				}
+				known := home + "/.ssh/known_hosts"
+				if err := os.WriteFile(known, []byte("[127.0.0.1]:"+s.port+",[localhost]:"+s.port+",[127.0.0.2]:"+s.port+" "+s.hostKey), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				line, input := l, ""
+				if before, script, ok := strings.Cut(l, " <<"); ok {
+					line, input = before, strings.ReplaceAll(script, ";", "\n")+"\n"
+				} else if before, from, ok := strings.Cut(l, " <"); ok {
+					line = before
+					if input = "text\n"; from == "big" {
+						input = strings.Repeat("x", 300_000)
+					}
+				}
+				fill := strings.NewReplacer("HP:", "scp://root@127.0.0.1:"+s.port+"/", "H:", "root@127.0.0.1:", "DIR", dir, "PORT", s.port, "BATCH", dir+"/../batch").Replace
+				words, err := splitLine(line)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i, w := range words {
+					if words[i] = fill(plain(w)); w == "H" {
+						words[i] = "root@127.0.0.1"
+					}
+				}
+				if strings.HasPrefix(line, "scp") {
+					for i, w := range strings.Fields(line)[:min(3, len(words))] { // patterns are the server's
+						if strings.Contains(w, "[") {
+							words[i] = fill(strings.Trim(w, "'"))
+						}
+					}
+				}
+				port := []string{"-P", s.port}
+				if words[0] == "ssh" {
+					port[0] = "-p"
+				}
+				if slices.Contains(words, port[0]) || len(words) == 1 {
+					port = nil
+				}
+				input = fill(input)
+				if strings.Contains(line, "BATCH") {
+					if err := os.WriteFile(dir+"/../batch", []byte(input), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				args := append([]string{"-o", "UserKnownHostsFile=" + known}, port...)
+				if !slices.Contains(words, "-i") {
+					args = append(args, "-i", s.key)
+				}
+				args = append(args, words[1:]...)
+				var c *exec.Cmd
+				if i == 0 {
+					c = tool(home, words[0], args...)
+				} else {
+					// Jumps of OpenSSH are further processes, which read the configuration.
+					text := "UserKnownHostsFile " + known + "\n"
+					if slices.Contains(words, "-J") {
+						text += "IdentityFile " + s.key + "\n"
+					}
+					if err := os.WriteFile(home+"/config", []byte(text), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					c = exec.Command(words[0], append([]string{"-F", home + "/config"}, args...)...)
+					c.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
+				}
+				if results[i] = run(t, c, dir, input); strings.Contains(l, "-l 80000") {
+					results[i].out = ""
+				}
+				results[i].out = strings.ReplaceAll(results[i].out, dir, "DIR")
+				trees[i] = sshTree(t, dir)
+			}
+			same := results[0].out == results[1].out && results[0].status == results[1].status && trees[0] == trees[1]
+			if same && differs != "" {
+				t.Errorf("%s is the same; the table has %q", l, differs)
+			}
+			if differs == "" && !same {
+				t.Errorf("%s = %d %q (%s); want %d %q (%s)", l, results[0].status, results[0].out, results[0].errs, results[1].status, results[1].out, results[1].errs)
+				if trees[0] != trees[1] {
+					t.Errorf("leaves\n%s; want\n%s", trees[0], trees[1])
+				}
+			}
+		})
+	}
+}
+
+// console is a program on a terminal.
+type console struct {
+	t    *testing.T
+	f    *os.File
+	mu   sync.Mutex
+	text strings.Builder
+	cmd  *exec.Cmd
+	seen int
+}
+
+func onTerminal(t *testing.T, c *exec.Cmd) *console {
+	t.Helper()
+	f, err := pty.StartWithSize(c, &pty.Winsize{Rows: 33, Cols: 101})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &console{t: t, f: f, cmd: c}
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := f.Read(b)
+			x.mu.Lock()
+			x.text.Write(b[:n])
+			x.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { c.Process.Kill(); f.Close() })
+	return x
+}
+
+func (x *console) said() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.text.String()
+}
+
+// expect waits until the program prints a text, behind those that were expected before.
+func (x *console) expect(want string) {
+	x.t.Helper()
+	for range 1500 {
+		s := x.said()
+		if i := strings.Index(s[x.seen:], want); i >= 0 {
+			x.seen += i + len(want)
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	x.t.Fatalf("the program printed %q; want %q", x.said(), want)
+}
+
+func (x *console) answer(question, text string) {
+	x.t.Helper()
+	x.expect(question)
+	time.Sleep(100 * time.Millisecond) // until the echo is off
+	if _, err := io.WriteString(x.f, text); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+func (x *console) ends(status int) {
+	x.t.Helper()
+	_ = x.cmd.Wait() // the state tells
+	if got := x.cmd.ProcessState.ExitCode(); got != status {
+		x.t.Errorf("%v = %d; want %d\n%s", x.cmd.Args, got, status, x.said())
+	}
+}
+
+// TestShell: a shell on a terminal of its own, of the right size, in raw mode; the key is asked
+// about once, and a key that has changed is refused.
+func TestShell(t *testing.T) {
+	s := startSSHD(t, "")
+	home := t.TempDir()
+	args := []string{"-i", s.key, "-p", s.port, "root@127.0.0.1"}
+	x := onTerminal(t, tool(home, "ssh", args...))
+	pub, _, _, _, err := ssh.ParseAuthorizedKey([]byte(s.hostKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.expect("authenticity of host '[127.0.0.1]:" + s.port)
+	x.expect(ssh.FingerprintSHA256(pub))
+	x.answer("(yes/no/[fingerprint])? ", "maybe\n")
+	x.answer("Please type 'yes', 'no' or the fingerprint: ", "yes\n")
+	x.expect("Permanently added")
+	time.Sleep(300 * time.Millisecond)
+	io.WriteString(x.f, "stty size; tty; echo $((40+2))\r")
+	x.expect("33 101")
+	x.expect("/dev/pts/")
+	x.expect("42")
+	if err := pty.Setsize(x.f, &pty.Winsize{Rows: 20, Cols: 70}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	io.WriteString(x.f, "stty size\r")
+	x.expect("20 70")
+	io.WriteString(x.f, "sleep 100\r")
+	time.Sleep(300 * time.Millisecond)
+	io.WriteString(x.f, "\x03") // interrupts what runs there
+	time.Sleep(100 * time.Millisecond)
+	io.WriteString(x.f, "exit 5\r")
+	x.expect("Connection to 127.0.0.1 closed.")
+	x.ends(5)
+
+	x = onTerminal(t, tool(home, "ssh", args...)) // the key is known
+	time.Sleep(500 * time.Millisecond)
+	io.WriteString(x.f, "\r~~x\r~.")
+	x.ends(255)
+	if strings.Contains(x.said(), "authenticity") {
+		t.Errorf("asked twice: %s", x.said())
+	}
+
+	x = onTerminal(t, tool(t.TempDir(), "ssh", append(args, "true")...))
+	x.answer("(yes/no/[fingerprint])? ", "no\n")
+	x.expect("Host key verification failed.")
+	x.ends(255)
+
+	keygen(t, s.dir+"/other")
+	b, err := os.ReadFile(s.dir + "/other.pub")
+	if err == nil {
+		err = os.WriteFile(home+"/.ssh/known_hosts", append([]byte("[127.0.0.1]:"+s.port+" "), b...), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := run(t, tool(home, "ssh", append(args, "true")...), "", "")
+	if r.status != 255 || !strings.Contains(r.errs, "REMOTE HOST IDENTIFICATION HAS CHANGED") || !strings.Contains(r.errs, home+"/.ssh/known_hosts:1") {
+		t.Errorf("a changed key: %d %s", r.status, r.errs)
+	}
+	for words, want := range map[string]int{"StrictHostKeyChecking=yes": 255, "StrictHostKeyChecking=accept-new": 0, "BatchMode=yes": 255} {
+		home := t.TempDir()
+		if r := run(t, tool(home, "ssh", append([]string{"-o", words}, append(args, "true")...)...), "", ""); r.status != want {
+			t.Errorf("ssh -o %s to an unknown server = %d; want %d\n%s", words, r.status, want, r.errs)
+		} else if _, err := os.Stat(home + "/.ssh/known_hosts"); (err == nil) != (want == 0) {
+			t.Errorf("ssh -o %s: known_hosts: %v", words, err)
+		}
+	}
+}
+
+// TestForward: -L and -R reach ports through the server, -W the standard streams.
+func TestForward(t *testing.T) {
+	s := startSSHD(t, "")
+	echo, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	go func() {
+		for {
+			c, err := echo.Accept()
+			if err != nil {
+				return
+			}
+			go func() { io.Copy(c, c); c.Close() }()
+		}
+	}()
+	free := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		_, p, _ := net.SplitHostPort(l.Addr().String())
+		return p
+	}
+	args := []string{"-i", s.key, "-p", s.port, "-o", "StrictHostKeyChecking=no", "root@127.0.0.1"}
+	r := run(t, tool(t.TempDir(), "ssh", append([]string{"-W", echo.Addr().String()}, args...)...), "", "through\n")
+	if r.out != "through\n" || r.status != 0 {
+		t.Errorf("ssh -W = %+v", r)
+	}
+	for _, option := range []string{"-L", "-R"} {
+		port := free()
+		c := tool(t.TempDir(), "ssh", append([]string{"-N", option, port + ":" + echo.Addr().String()}, args...)...)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		for range 300 {
+			conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+			if err != nil {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			io.WriteString(conn, "x\n")
+			conn.(*net.TCPConn).CloseWrite()
+			got, _ = io.ReadAll(conn)
+			conn.Close()
+			if len(got) > 0 {
+				break // the client may not be ready for the first connection
+			}
+		}
+		if string(got) != "x\n" {
+			t.Errorf("ssh %s: %q came through", option, got)
+		}
+		c.Process.Kill()
+		c.Wait()
+	}
+}
+
+// passwordServer takes a password, or its question, and runs every command as cat.
+func passwordServer(t *testing.T, config *ssh.ServerConfig) string {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.AddHostKey(signer)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, channels, requests, err := ssh.NewServerConn(c, config)
+				if err != nil {
+					c.Close()
+					return
+				}
+				go ssh.DiscardRequests(requests)
+				for n := range channels {
+					ch, reqs, err := n.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						for r := range reqs {
+							r.Reply(r.Type == "exec", nil)
+							if r.Type == "exec" {
+								io.WriteString(ch, "logged in\n")
+								ch.SendRequest("exit-status", false, ssh.Marshal(struct{ S uint32 }{4}))
+								ch.Close()
+							}
+						}
+					}()
+				}
+			}()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// TestPassword: passwords and passphrases are asked for on the terminal, without echo, three times.
+func TestPassword(t *testing.T) {
+	refused := errors.New("refused")
+	password := passwordServer(t, &ssh.ServerConfig{PasswordCallback: func(c ssh.ConnMetadata, p []byte) (*ssh.Permissions, error) {
+		if string(p) != "right" || c.User() != "me" {
+			return nil, refused
+		}
+		return nil, nil
+	}, BannerCallback: func(ssh.ConnMetadata) string { return "a banner\x1b[2J\n" }})
+	args := func(port string, more ...string) []string {
+		return append(append([]string{"-o", "StrictHostKeyChecking=no", "-p", port}, more...), "me@127.0.0.1", "x")
+	}
+	x := onTerminal(t, tool(t.TempDir(), "ssh", args(password)...))
+	x.expect(`a banner\x1b[2J`)
+	x.answer("me@127.0.0.1's password: ", "wrong\n")
+	x.expect("Permission denied, please try again.")
+	x.answer("me@127.0.0.1's password: ", "right\n")
+	x.expect("logged in")
+	x.ends(4)
+	if strings.Contains(x.said(), "right") || strings.Contains(x.said(), "wrong") {
+		t.Errorf("the password is shown: %q", x.said())
+	}
+	x = onTerminal(t, tool(t.TempDir(), "ssh", args(password)...))
+	for range 3 {
+		x.answer("password: ", "wrong\n")
+	}
+	x.expect("me@127.0.0.1: Permission denied (password).")
+	x.ends(255)
+	x = onTerminal(t, tool(t.TempDir(), "ssh", args(password)...))
+	x.answer("password: ", "\x03")
+	x.ends(255)
+	for _, more := range [][]string{{"-o", "BatchMode=yes"}, nil} {
+		c := exec.Command("setsid", append([]string{"-w", os.Args[0]}, args(password, more...)...)...)
+		c.Env = append(os.Environ(), "NETTOOL=ssh", "HOME="+t.TempDir())
+		if r := run(t, c, "", ""); r.status != 255 || !strings.Contains(r.errs, "Permission denied") {
+			t.Errorf("without a terminal, %v: %+v", more, r)
+		}
+	}
+
+	question := passwordServer(t, &ssh.ServerConfig{KeyboardInteractiveCallback: func(_ ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+		a, err := ask("", "Two questions", []string{"Name: ", "Code: "}, []bool{true, false})
+		if err != nil || a[0] != "n" || a[1] != "c" {
+			return nil, refused
+		}
+		return nil, nil
+	}})
+	x = onTerminal(t, tool(t.TempDir(), "ssh", args(question)...))
+	x.expect("Two questions")
+	x.answer("(me@127.0.0.1) Name: ", "n\n")
+	x.answer("(me@127.0.0.1) Code: ", "c\n")
+	x.expect("logged in")
+	x.ends(4)
+
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := ssh.NewPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("phrase"))
+	home := t.TempDir()
+	if err != nil || errors.Join(os.Mkdir(home+"/.ssh", 0o700), os.WriteFile(home+"/.ssh/id_ed25519", pem.EncodeToMemory(block), 0o600)) != nil {
+		t.Fatal(err)
+	}
+	either := passwordServer(t, &ssh.ServerConfig{PasswordCallback: func(_ ssh.ConnMetadata, p []byte) (*ssh.Permissions, error) {
+		if string(p) != "right" {
+			return nil, refused
+		}
+		return nil, nil
+	}, PublicKeyCallback: func(_ ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
+		if !bytes.Equal(k.Marshal(), pub.Marshal()) {
+			return nil, refused
+		}
+		return nil, nil
+	}})
+	x = onTerminal(t, tool(home, "ssh", args(either)...))
+	x.answer("Enter passphrase for key '"+home+"/.ssh/id_ed25519': ", "wrong\n")
+	x.answer("Bad passphrase, try again for "+home+"/.ssh/id_ed25519: ", "phrase\n")
+	x.expect("logged in")
+	x.ends(4)
+	x = onTerminal(t, tool(home, "ssh", args(either)...)) // no passphrase, and the password then
+	x.answer("Enter passphrase for key", "\n")
+	x.answer("password: ", "right\n")
+	x.expect("logged in")
+	x.ends(4)
+	// The passphrase is only asked for if the server takes the key.
+	x = onTerminal(t, tool(home, "ssh", args(password)...))
+	x.answer("password: ", "right\n")
+	x.ends(4)
+	if strings.Contains(x.said(), "passphrase") {
+		t.Errorf("the passphrase was asked for: %s", x.said())
+	}
+}
+
+// TestPlaces: names of machines, with what surrounds them.
+func TestPlaces(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		path bool
+		want place
+		bad  bool
+	}{
+		{"host", false, place{host: "host"}, false},
+		{"me@host", false, place{user: "me", host: "host"}, false},
+		{"me@corp@host", false, place{user: "me@corp", host: "host"}, false},
+		{"host:2222", false, place{host: "host", port: "2222"}, false},
+		{"fe80::1", false, place{host: "fe80::1"}, false},
+		{"[fe80::1]:22", false, place{host: "fe80::1", port: "22"}, false},
+		{"ssh://me@[::1]:22", false, place{user: "me", host: "::1", port: "22"}, false},
+		{"ssh://", false, place{}, true},
+		{"-oProxyCommand=x", false, place{}, true},
+		{"", false, place{}, true},
+		{"host:", true, place{host: "host"}, false},
+		{"me@host:/a@b:c", true, place{user: "me", host: "host", path: "/a@b:c"}, false},
+		{"me@[::1]:x", true, place{user: "me", host: "::1", path: "x"}, false},
+		{"-x:y", true, place{}, true},
+	} {
+		got, err := parsePlace(c.text, "ssh", c.path)
+		if (err != nil) != c.bad || err == nil && got != c.want {
+			t.Errorf("parsePlace(%q) = %+v, %v; want %+v", c.text, got, err, c.want)
+		}
+	}
+	for arg, want := range map[string]bool{"a:b": true, "./a:b": false, "/x": false, "a": false, ":b": false, "[::1]:x": true, "u@h:": true, "a/b:c": false} {
+		if got := isRemote(arg); got != want {
+			t.Errorf("isRemote(%q) = %v; want %v", arg, got, want)
+		}
+	}
+	for text, want := range map[string]string{"80:h:81": "localhost:80 h:81", "*:80:[::1]:81": ":80 [::1]:81", "[::1]:1:h:2": "[::1]:1 h:2", "80": "", "": "", "[a:1:2": ""} {
+		l, to, err := parseForward(text)
+		if got := l + " " + to; err == nil && got != want || (err != nil) != (want == "") {
+			t.Errorf("parseForward(%q) = %q, %v; want %q", text, got, err, want)
+		}
+	}
+}
+
+// TestEscapes: ~. ends, ~~ is a tilde, and nothing else is changed.
+func TestEscapes(t *testing.T) {
+	for in, want := range map[string]string{"a~.b": "a~.b", "\r~.b": "\r", "~.": "", "\n~~.x": "\n~.x", "~a\n~": "~a\n", "~~~.": "~~."} {
+		ended := false
+		x := &escapes{r: iotest{strings.NewReader(in)}, start: true, end: func() { ended = true }}
+		b, err := io.ReadAll(x)
+		if string(b) != want || err != nil || ended != (strings.HasSuffix(want, "\r") || want == "") {
+			t.Errorf("escapes of %q = %q, %v, ended %v; want %q", in, b, err, ended, want)
+		}
+	}
+}
+
+// iotest gives one byte at a time.
+type iotest struct{ r io.Reader }
+
+func (r iotest) Read(p []byte) (int, error) { return r.r.Read(p[:min(1, len(p))]) }
+
+func FuzzNames(f *testing.F) {
+	f.Add("me@[::1]:x")
+	f.Add(`get "a b" c\ d`)
+	f.Add("[::1]:1:h:2")
+	f.Fuzz(func(t *testing.T, s string) {
+		if p, err := parsePlace(s, "scp", true); err == nil && p.host == "" {
+			t.Errorf("parsePlace(%q) = %+v", s, p)
+		}
+		parsePlace(s, "ssh", false)
+		isRemote(s)
+		parseForward(s)
+		if words, err := splitLine(s); err == nil {
+			for _, w := range words {
+				plain(w)
+			}
+		}
+	})
+}
