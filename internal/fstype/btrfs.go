@@ -25,7 +25,7 @@ type Btrfs struct {
 
 var btrfs = Type{
 	Name:  TypeBtrfs,
-	Probe: probeBtrfs, Check: checkBtrfs, Mkfs: mkfsBtrfs,
+	Probe: probeBtrfs, Describe: describeBtrfs, Check: checkBtrfs, Mkfs: mkfsBtrfs,
 	New: func(int64) Geometry { // without what kernels before 5.15 can't mount
 		return Geometry{Btrfs: &Btrfs{NodeSize: 16384, SectorSize: 4096, Checksum: "crc32c", Features: []string{"extref", "skinny-metadata", "no-holes", "free-space-tree"}, Data: "single", Metadata: "dup", Devices: 1}}
 	},

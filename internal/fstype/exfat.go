@@ -15,7 +15,7 @@ type ExFAT struct {
 
 var exfat = Type{
 	Name:  TypeExFAT,
-	Probe: probeExFAT, Check: checkExFAT, Mkfs: mkfsExFAT, ShortUUID: true,
+	Probe: probeExFAT, Title: "DOS/MBR boot sector, exFAT", Check: checkExFAT, Mkfs: mkfsExFAT, ShortUUID: true,
 	Least:    func(f *FS) int64 { return f.Used + f.Used/8 + 32<<20 },
 	Block:    func(g *Geometry) (int64, string) { return g.ExFAT.Cluster, "clusters" },
 	Config:   []Option{{"CONFIG_EXFAT_FS", "can't be mounted"}},

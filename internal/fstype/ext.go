@@ -32,7 +32,7 @@ type Ext struct {
 func ext(name string) *Type {
 	t := &Type{
 		Name: name, Family: "ext", Driver: TypeExt4,
-		Probe: probeExt, Check: checkExt, Mkfs: mkfsExt, DryRun: "-n", // mke2fs(8)
+		Probe: probeExt, Describe: describeExt, Check: checkExt, Mkfs: mkfsExt, DryRun: "-n", // mke2fs(8)
 		New: func(size int64) Geometry { return Geometry{Ext: newExt(name, size)} }, Legacy: func(size int64) Geometry { return Geometry{Ext: legacyExt(name, size)} },
 		Renumber: func(uuid, dev string) [][]string { // tune2fs(8) wants one that was checked, since it writes all checksums again
 			return [][]string{{"e2fsck", "-f", "-p", dev}, {"tune2fs", "-U", uuid, dev}}

@@ -17,7 +17,7 @@ type F2FS struct {
 
 var f2fs = Type{
 	Name:  TypeF2FS,
-	Probe: probeF2FS, Check: func(g *Geometry) []string { return unmade(g.F2FS.Features, f2fsFeatures) }, Mkfs: mkfsF2FS,
+	Probe: probeF2FS, Describe: describeF2FS, Check: func(g *Geometry) []string { return unmade(g.F2FS.Features, f2fsFeatures) }, Mkfs: mkfsF2FS,
 	Least:    func(f *FS) int64 { return f.Used + f.Used/5 + 128<<20 }, // sections set aside for cleaning
 	Config:   []Option{{"CONFIG_F2FS_FS", "can't be mounted"}},
 	Programs: []Program{{Name: "mkfs.f2fs", Check: "-V"}, {Name: "fsck.f2fs", Check: "-V", Optional: true}},

@@ -107,6 +107,10 @@ type Type struct {
 	// Probe recognises it by the first HeadLen bytes of a device, which r reads; nil if it is
 	// something else.
 	Probe func(r io.ReaderAt, head []byte) *Info
+	// Describe is what file(1) prints of one, if it is more than Title, UUID and label; Title
+	// is "" for Name.
+	Describe func(i *Info, head []byte) string
+	Title    string
 	// Check returns what is wrong with a geometry: then it cannot be made.
 	Check func(g *Geometry) []string
 

@@ -12,7 +12,7 @@ type JFS struct{}
 // A jfs replays its log only when it is mounted for writing.
 var jfs = Type{
 	Name:  TypeJFS,
-	Probe: probeJFS, Mkfs: mkfsJFS,
+	Probe: probeJFS, Describe: describeJFS, Mkfs: mkfsJFS,
 	Least:    func(f *FS) int64 { return f.Used + f.Used/8 + 32<<20 },
 	Config:   []Option{{"CONFIG_JFS_FS", "can't be mounted"}},
 	Programs: []Program{{Name: "mkfs.jfs", Check: "-V"}, {Name: "jfs_tune", Check: "-V"}, {Name: "jfs_fsck", Check: "-V", Optional: true}},

@@ -10,6 +10,7 @@ import (
 var ntfs = Type{
 	Name:     TypeNTFS,
 	Probe:    probeNTFS,
+	Title:    "DOS/MBR boot sector, NTFS",
 	Driver:   "ntfs3",
 	Programs: []Program{{Name: "ntfsresize", Check: "--version", Optional: true}},
 	GrowBy:   []string{"ntfsresize", "--force"}, // it asks without

@@ -9,9 +9,9 @@ import (
 // Types of media, and those that are only recognised, so that a person can be told what is
 // there.
 var (
-	iso9660  = Type{Name: TypeISO, Driver: "isofs", Probe: probeISO, Medium: true, HoldsSets: true}
+	iso9660  = Type{Name: TypeISO, Driver: "isofs", Probe: probeISO, Describe: describeISO, Medium: true, HoldsSets: true}
 	udf      = Type{Name: "udf", Medium: true}
-	squashfs = Type{Name: "squashfs", Probe: magic(0, "hsqs", "squashfs"), Medium: true}
+	squashfs = Type{Name: "squashfs", Title: "Squashfs", Probe: magic(0, "hsqs", "squashfs"), Medium: true}
 	reiserfs = Type{Name: "reiserfs", Probe: magic(65536+52, "ReIsEr", "reiserfs")}
 	bcache   = Type{Name: "bcache", Probe: magic(4096, "\xc6\x85\x73\xf6\x4e\x1a\x45\xca", "bcache")}
 )

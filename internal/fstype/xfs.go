@@ -31,7 +31,7 @@ type XFS struct {
 
 var xfs = Type{
 	Name: TypeXFS, Family: "XFS",
-	Probe: probeXFS, Mkfs: mkfsXFS, DryRun: "-N", // mkfs.xfs(8)
+	Probe: probeXFS, Describe: describeXFS, Mkfs: mkfsXFS, DryRun: "-N", // mkfs.xfs(8)
 	// It makes what it made before version 5.19, file systems of less than 300 MiB among it:
 	// the way that its own tests go, validate_supported in mkfs/xfs_mkfs.c. Its option
 	// --unsupported is not known to older ones.

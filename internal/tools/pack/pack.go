@@ -46,7 +46,13 @@ type format struct {
 
 func formats() []format {
 	return []format{
-		{[]string{"gzip", "gunzip", "zcat"}, ".gz", "\x1f\x8b", false, func(w io.Writer, level int) (io.WriteCloser, error) { return gzip.NewWriterLevel(w, level) }},
+		{[]string{"gzip", "gunzip", "zcat"}, ".gz", "\x1f\x8b", false, func(w io.Writer, level int) (io.WriteCloser, error) {
+			z, err := gzip.NewWriterLevel(w, level)
+			if err == nil {
+				z.ModTime, z.OS = time.Unix(0, 0), 3 // the zero time would be a date of 2042
+			}
+			return z, err
+		}},
 		{[]string{"bzip2", "bunzip2", "bzcat"}, ".bz2", "BZh", false, func(w io.Writer, level int) (io.WriteCloser, error) {
 			return bzip2.NewWriter(w, &bzip2.WriterConfig{Level: level})
 		}},
