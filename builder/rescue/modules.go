@@ -106,6 +106,12 @@ func (c *Config) SelectModules(x *kmod.Index, l *layout.Layout) (names, loaded [
 	for _, c := range l.Crypts {
 		extra = append(extra, cryptModules(x, c.LUKS)...)
 	}
+	if c.Modules != kernelcfg.SetHost {
+		// Those of LUKS devices of other machines: the defaults of LUKS2 and LUKS1.
+		for _, cipher := range []string{"aes-xts-plain64", "aes-cbc-essiv:sha256"} {
+			extra = append(extra, cryptModules(x, &superblock.LUKS{Cipher: cipher})...)
+		}
+	}
 	for i := range l.VolumeGroup {
 		extra = append(extra, groupModules(&l.VolumeGroup[i])...)
 	}

@@ -32,6 +32,7 @@ func run(script string, words []string) error {
 	if err != nil {
 		return fmt.Errorf("cannot find %s: %w", script, err)
 	}
+	words[0] = filepath.Base(script) // which is what was typed, as far as anybody knows
 	if err = initramfs.UnpackComfort("/", file, "/"+initramfs.ComfortInTree, filepath.Join(rescue.MediumDir, initramfs.ComfortFile)); err == nil {
 		err = syscall.Exec(file, words, os.Environ())
 	}

@@ -6,7 +6,6 @@ import (
 	_ "github.com/u-root/u-root/cmds/core/backoff"
 	_ "github.com/u-root/u-root/cmds/core/chroot"
 	_ "github.com/u-root/u-root/cmds/core/cpio"
-	_ "github.com/u-root/u-root/cmds/core/dhclient"
 	_ "github.com/u-root/u-root/cmds/core/gpt"
 	_ "github.com/u-root/u-root/cmds/core/insmod"
 	_ "github.com/u-root/u-root/cmds/core/io"

@@ -45,6 +45,9 @@ func ext(name string) *Type {
 		Programs: []Program{{Name: "mke2fs", Check: "-V", Data: []string{"/etc/mke2fs.conf"}}, {Name: "e2fsck", Check: "-V"}, {Name: "tune2fs", Check: "-V"}, {Name: "resize2fs", Check: "-V", Optional: true}, {Name: "dumpe2fs", Check: "-V", Optional: true}, {Name: "debugfs", Check: "-V", Optional: true}},
 		ReadOnly: []string{"noload"}, HoldsSets: true, Freezes: true, Fiemap: true, Grow: growExt, GrowBy: []string{"resize2fs"},
 	}
+	for _, n := range []string{"mkfs.", "fsck."} { // what fingers type
+		t.Programs = append(t.Programs, Program{Name: n + name, Check: "-V", Optional: true})
+	}
 	switch name {
 	case TypeExt2:
 		t.ReadOnly = nil // it has no log

@@ -25,7 +25,7 @@ var vfat = Type{
 	ToSector: func(g *Geometry, sector, size int64) { fatSector(g.VFAT, sector, size) },
 	Dir:      "fat",
 	Config:   []Option{{"CONFIG_VFAT_FS", "can't be mounted"}, {"CONFIG_NLS_ISO8859_1", "can't be mounted with its default names"}},
-	Programs: []Program{{Name: "mkfs.fat", Check: "--help"}, {Name: "fsck.fat", Check: "--help", Optional: true}},
+	Programs: []Program{{Name: "mkfs.fat", Check: "--help"}, {Name: "fsck.fat", Check: "--help", Optional: true}, {Name: "mkfs.vfat", Check: "--help", Optional: true}, {Name: "fsck.vfat", Check: "--help", Optional: true}},
 	Common:   true, Always: true, Foreign: true, HoldsSets: true, Partclone: "FAT",
 	BootCopy: func(b []byte) int64 {
 		le := binary.LittleEndian

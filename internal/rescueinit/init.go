@@ -445,6 +445,10 @@ func (s *System) banner() {
 	if s.opts.Auto == "" {
 		fmt.Fprintf(s.out, "  say `help` for what to do here, `restore --plan` to see what it would do\n")
 	}
+	// From here on the console is for people; dmesg has what the kernel says.
+	if err := os.WriteFile(s.host.Path("/proc/sys/kernel/printk"), []byte("1\n"), 0); err != nil {
+		s.say("the kernel's messages come onto the console: %v", err)
+	}
 	fmt.Fprintf(s.out, "%s\n", rescue.Ready)
 	s.uptime()
 }

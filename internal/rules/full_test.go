@@ -23,7 +23,7 @@ var printing = []string{
 var silent = map[string]string{
 	"checkmedium": "prints for people, on standard error", "comfort": "prints nothing", "cutstream": "prints on standard error",
 	"editor": "needs a terminal", "halt": "prints nothing", "fleet": "runs in a rescue system only", "init": "is process 1", "keymap": "needs a console: its own test",
-	"modprobe": "needs the modules of the running kernel", "network": "runs in a rescue system only", "poweroff": "prints nothing", "reboot": "prints nothing",
+	"modprobe": "needs the modules of the running kernel", "dhclient": "runs in a rescue system only", "network": "runs in a rescue system only", "poweroff": "prints nothing", "reboot": "prints nothing",
 	"sshd": "writes a log, and serves without its reader, too", "swapoff": "prints nothing", "swapon": "prints nothing",
 }
 

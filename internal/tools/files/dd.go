@@ -291,10 +291,11 @@ func (d *dumper) convert(buf []byte, n int) []byte {
 		clear(buf[n:])
 		b = buf
 	}
-	for i := range b {
-		c := b[i]
-		if d.conv["ucase"] && c >= 'a' && c <= 'z' || d.conv["lcase"] && c >= 'A' && c <= 'Z' {
-			b[i] ^= 32
+	if upper, lower := d.conv["ucase"], d.conv["lcase"]; upper || lower {
+		for i, c := range b {
+			if upper && c >= 'a' && c <= 'z' || lower && c >= 'A' && c <= 'Z' {
+				b[i] ^= 32
+			}
 		}
 	}
 	if d.conv["swab"] {
