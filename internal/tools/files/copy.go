@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -76,9 +77,7 @@ func (c *copier) copy(src, dest string, top bool) bool {
 	if err := stat(src, &st); err != nil {
 		return c.fail("cannot stat '%s': %s", src, tools.Cause(err))
 	}
-	if c.dev == 0 {
-		c.dev = st.Dev
-	}
+	c.dev = cmp.Or(c.dev, st.Dev)
 	if c.On("x") && st.Dev != c.dev {
 		return true
 	}
@@ -165,6 +164,11 @@ func (c *copier) clear(src, dest string, st *syscall.Stat_t) (ok, skip bool) {
 	case o.Name == "i" && !tools.Confirm(c.Env, "overwrite '%s'? ", dest):
 		return true, true
 	}
+	return c.makeRoom(dest, st), false
+}
+
+// makeRoom renames or removes what is at dest if the options demand it.
+func (c *copier) makeRoom(dest string, st *syscall.Stat_t) bool {
 	var err error
 	switch {
 	case c.On("b", "backup"):
@@ -173,9 +177,9 @@ func (c *copier) clear(src, dest string, st *syscall.Stat_t) (ok, skip bool) {
 		err = os.Remove(dest)
 	}
 	if err != nil {
-		return c.fail("cannot remove '%s': %s", dest, tools.Cause(err)), false
+		return c.fail("cannot remove '%s': %s", dest, tools.Cause(err))
 	}
-	return true, false
+	return true
 }
 
 func (c *copier) dir(src, dest string, st *syscall.Stat_t) bool {
@@ -187,17 +191,10 @@ func (c *copier) dir(src, dest string, st *syscall.Stat_t) bool {
 	if err != nil {
 		return c.fail("cannot access '%s': %s", src, tools.Cause(err))
 	}
-	err = unix.Mkdir(dest, st.Mode&0o777|0o700)
-	isNew := err == nil
-	if d, serr := os.Stat(dest); errors.Is(err, unix.EEXIST) && serr == nil && !d.IsDir() {
-		return c.fail("cannot overwrite non-directory '%s' with directory '%s'", dest, src)
-	} else if err != nil && !errors.Is(err, unix.EEXIST) {
-		return c.fail("cannot create directory '%s': %s", dest, tools.Cause(err))
+	isNew, ok := c.mkdir(src, dest, st.Mode&0o777|0o700)
+	if !ok {
+		return false
 	}
-	if isNew {
-		c.said(src, dest)
-	}
-	ok := true
 	for _, x := range es {
 		ok = c.copy(src+"/"+x.Name(), dest+"/"+x.Name(), false) && ok
 	}
@@ -207,10 +204,31 @@ func (c *copier) dir(src, dest string, st *syscall.Stat_t) bool {
 			return c.fail("setting permissions for '%s': %s", dest, tools.Cause(err))
 		}
 	}
-	if c.keep {
-		return c.attributes(src, dest, st) && ok
+	return c.attributes(src, dest, st) && ok
+}
+
+// mkdir makes a directory, unless there is one.
+func (c *copier) mkdir(src, dest string, mode uint32) (isNew, ok bool) {
+	err := unix.Mkdir(dest, mode)
+	if err == nil {
+		c.said(src, dest)
+		return true, true
 	}
-	return ok
+	if d, serr := os.Stat(dest); errors.Is(err, unix.EEXIST) && serr == nil && !d.IsDir() {
+		return false, c.fail("cannot overwrite non-directory '%s' with directory '%s'", dest, src)
+	} else if !errors.Is(err, unix.EEXIST) {
+		return false, c.fail("cannot create directory '%s': %s", dest, tools.Cause(err))
+	}
+	return false, true
+}
+
+// preserved lists the attributes that are copied.
+func (c *copier) preserved() string {
+	what := c.Val("p")
+	if c.On("a") || what == "" || what == "all" {
+		return "ownership,mode,timestamps"
+	}
+	return what
 }
 
 // attributes gives dest the owner, mode, times and attributes of src.
@@ -219,10 +237,7 @@ func (c *copier) attributes(src, dest string, st *syscall.Stat_t) bool {
 	if !c.keep {
 		return true
 	}
-	what := c.Or("p", "")
-	if c.On("a") || what == "" || what == "all" {
-		what = "ownership,mode,timestamps"
-	}
+	what := c.preserved()
 	var err error
 	if strings.Contains(what, "ownership") {
 		if err = unix.Lchown(dest, int(st.Uid), int(st.Gid)); err != nil && os.Geteuid() != 0 {
@@ -271,12 +286,20 @@ func (c *copier) copyXattrs(src, dest string, link bool) error {
 	return nil
 }
 
-// file copies content; holes stay holes.
-func (c *copier) file(src, dest string, st *syscall.Stat_t) error {
-	for _, p := range []string{src, dest} {
-		if i, err := os.Stat(p); err == nil && i.Mode()&fs.ModeNamedPipe != 0 { // it would be waited for
+// refuseFifos refuses those of the files that would be waited for.
+func refuseFifos(paths ...string) error {
+	for _, p := range paths {
+		if i, err := os.Stat(p); err == nil && i.Mode()&fs.ModeNamedPipe != 0 {
 			return fmt.Errorf("%s is a fifo", p)
 		}
+	}
+	return nil
+}
+
+// file copies content; holes stay holes.
+func (c *copier) file(src, dest string, st *syscall.Stat_t) error {
+	if err := refuseFifos(src, dest); err != nil {
+		return err
 	}
 	in, err := os.Open(src)
 	if err != nil {
@@ -371,31 +394,34 @@ func install(e *tools.Env) error {
 		return err
 	}
 	for _, src := range srcs {
-		dest := to(src)
-		var st syscall.Stat_t
-		if err := syscall.Stat(src, &st); err != nil {
-			e.Warn("cannot stat '%s': %s", src, tools.Cause(err))
-			continue
-		}
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			e.Warn("omitting directory '%s'", src)
-			continue
-		}
-		if err := os.Remove(dest); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
-			continue
-		}
-		err := errors.Join((&copier{Env: e}).file(src, dest, &st), finish(dest))
-		if err == nil && e.On("p") {
-			err = os.Chtimes(dest, time.Unix(st.Atim.Unix()), time.Unix(st.Mtim.Unix()))
-		}
-		if err != nil {
-			e.Warn("cannot create regular file '%s': %s", dest, tools.Cause(err))
-		} else if e.On("v") {
-			e.Printf("'%s' -> '%s'\n", src, dest)
-		}
+		installFile(e, src, to(src), finish)
 	}
 	return nil
+}
+
+func installFile(e *tools.Env, src, dest string, finish func(string) error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(src, &st); err != nil {
+		e.Warn("cannot stat '%s': %s", src, tools.Cause(err))
+		return
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		e.Warn("omitting directory '%s'", src)
+		return
+	}
+	if err := os.Remove(dest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
+		return
+	}
+	err := errors.Join((&copier{Env: e}).file(src, dest, &st), finish(dest))
+	if err == nil && e.On("p") {
+		err = os.Chtimes(dest, time.Unix(st.Atim.Unix()), time.Unix(st.Mtim.Unix()))
+	}
+	if err != nil {
+		e.Warn("cannot create regular file '%s': %s", dest, tools.Cause(err))
+	} else if e.On("v") {
+		e.Printf("'%s' -> '%s'\n", src, dest)
+	}
 }
 
 // finisher gives what sets the mode and owner of a file that was installed.

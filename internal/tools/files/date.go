@@ -24,18 +24,18 @@ func date(e *tools.Env) error {
 	if e.On("u") {
 		now = now.UTC()
 	}
-	if len(e.Args) == 1 && !strings.HasPrefix(e.Args[0], "+") {
-		t, err := bootStamp(e.Args[0], now)
-		if err != nil {
-			return err
-		}
-		return setClock(e, t)
-	}
-	if len(e.Args) > 1 {
-		return tools.Usage("extra operand '%s'", e.Args[1])
+	if err := e.Need(0, 1); err != nil {
+		return err
 	}
 	format := "%a %b %e %H:%M:%S %Z %Y"
 	if len(e.Args) == 1 {
+		if !strings.HasPrefix(e.Args[0], "+") {
+			t, err := bootStamp(e.Args[0], now)
+			if err != nil {
+				return err
+			}
+			return setClock(e, t)
+		}
 		format = e.Args[0][1:]
 	}
 	if o, ok := e.Last("R", "I", "rfc-3339"); ok {
@@ -62,25 +62,30 @@ func date(e *tools.Env) error {
 		}
 		now = st.ModTime().In(now.Location())
 	case "f":
-		r, err := e.Open(o.Value)
+		return datesOf(e, o.Value, format, now)
+	}
+	e.Printf("%s\n", tools.Strftime(format, now))
+	return nil
+}
+
+// datesOf prints the dates that a file has, one on each line.
+func datesOf(e *tools.Env, name, format string, now time.Time) error {
+	r, err := e.Open(name)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for l, err := range tools.Lines(r, '\n') {
 		if err != nil {
 			return err
 		}
-		defer r.Close()
-		for l, err := range tools.Lines(r, '\n') {
-			if err != nil {
-				return err
-			}
-			t, err := tools.ParseDate(string(tools.Chomp(l, '\n')), now)
-			if err != nil {
-				e.Warn("%v", err)
-				continue
-			}
-			e.Printf("%s\n", tools.Strftime(format, t.In(now.Location())))
+		t, err := tools.ParseDate(string(tools.Chomp(l, '\n')), now)
+		if err != nil {
+			e.Warn("%v", err)
+			continue
 		}
-		return nil
+		e.Printf("%s\n", tools.Strftime(format, t.In(now.Location())))
 	}
-	e.Printf("%s\n", tools.Strftime(format, now))
 	return nil
 }
 

@@ -44,32 +44,15 @@ func ddNumber(s string) (int64, error) {
 
 func dd(e *tools.Env) error {
 	d := &dumper{Env: e, ibs: 512, obs: 512, count: -1, conv: map[string]bool{}, iflag: map[string]bool{}, oflag: map[string]bool{}, in: os.Stdin, out: os.Stdout}
-	var from, into string
-	for _, a := range e.Args {
-		k, v, ok := strings.Cut(a, "=")
-		var err error
-		switch {
-		case ok && k == "if":
-			from = v
-		case ok && k == "of":
-			into = v
-		case ok && k == "status":
-			d.progress, d.silent, d.none = v == "progress", v == "noxfer", v == "none"
-		case ok:
-			ok, err = d.operand(k, v)
-		}
-		if !ok {
-			return tools.Usage("unrecognized operand '%s'", a)
-		}
-		if err != nil {
-			return err
-		}
+	from, into, err := d.operands()
+	if err == nil {
+		err = d.open(from, into)
 	}
-	if err := d.open(from, into); err != nil {
+	if err != nil {
 		return err
 	}
 	d.begun = time.Now()
-	err := d.run()
+	err = d.run()
 	if d.conv["fsync"] || d.conv["fdatasync"] {
 		if e := d.out.Sync(); err == nil && e != nil {
 			err = fmt.Errorf("fsync failed for '%s': %s", into, tools.Cause(e))
@@ -85,6 +68,30 @@ func dd(e *tools.Env) error {
 		d.statistics()
 	}
 	return nil
+}
+
+// operands reads the command line, and gives the names of the files.
+func (d *dumper) operands() (from, into string, err error) {
+	for _, a := range d.Args {
+		k, v, ok := strings.Cut(a, "=")
+		switch {
+		case ok && k == "if":
+			from = v
+		case ok && k == "of":
+			into = v
+		case ok && k == "status":
+			d.progress, d.silent, d.none = v == "progress", v == "noxfer", v == "none"
+		case ok:
+			ok, err = d.operand(k, v)
+		}
+		if !ok {
+			return "", "", tools.Usage("unrecognized operand '%s'", a)
+		}
+		if err != nil {
+			return "", "", err
+		}
+	}
+	return from, into, nil
 }
 
 // operand reads a number or a list of words; false if there is no such operand.
@@ -115,15 +122,22 @@ func (d *dumper) operand(k, v string) (bool, error) {
 	for _, p := range num {
 		*p = n
 	}
-	switch {
-	case isBytes && strings.HasSuffix(k, "seek") && k != "iseek":
-		d.oflag["seek_bytes"] = true
-	case isBytes && k == "count":
-		d.iflag["count_bytes"] = true
-	case isBytes:
-		d.iflag["skip_bytes"] = true
+	if isBytes {
+		d.inBytes(k)
 	}
 	return true, nil
+}
+
+// inBytes makes an operand a number of bytes.
+func (d *dumper) inBytes(k string) {
+	switch k {
+	case "seek", "oseek":
+		d.oflag["seek_bytes"] = true
+	case "count":
+		d.iflag["count_bytes"] = true
+	default:
+		d.iflag["skip_bytes"] = true
+	}
 }
 
 func (d *dumper) open(from, into string) error {
@@ -196,6 +210,23 @@ func aligned(n int64) ([]byte, error) {
 	return unix.Mmap(-1, 0, int((n+4095)&^4095), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 }
 
+// counted is how much a block of n bytes takes of a count.
+func (d *dumper) counted(n int) int64 {
+	if d.iflag["count_bytes"] {
+		return int64(n)
+	}
+	return 1
+}
+
+// passOver leaves out what could not be read.
+func (d *dumper) passOver(n int64) error {
+	if !d.none {
+		d.statistics()
+	}
+	_, err := d.in.Seek(n, io.SeekCurrent)
+	return err
+}
+
 func (d *dumper) run() error {
 	buf, err := aligned(d.ibs)
 	if err != nil {
@@ -216,19 +247,12 @@ func (d *dumper) run() error {
 			if !d.conv["noerror"] {
 				break
 			}
-			if !d.none {
-				d.statistics()
-			}
-			if _, err := d.in.Seek(int64(len(buf)-n), io.SeekCurrent); err != nil {
+			if err := d.passOver(int64(len(buf) - n)); err != nil {
 				return err
 			}
 		}
-		switch {
-		case left < 0:
-		case d.iflag["count_bytes"]:
-			left -= int64(n)
-		default:
-			left--
+		if left > 0 {
+			left -= d.counted(n)
 		}
 		if err != nil && !d.conv["sync"] {
 			continue

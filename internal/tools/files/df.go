@@ -28,26 +28,9 @@ func df(e *tools.Env) error {
 	var rows []dfRow
 	if len(e.Args) > 0 {
 		for _, a := range e.Args {
-			real, err := canonical(a, "e")
-			if err != nil {
-				e.Warn("%s: %s", a, tools.Cause(err))
-				continue
+			if r, ok := dfOperand(e, ms, a); ok {
+				rows = append(rows, r)
 			}
-			m, ok := mountOf(real)
-			if st, err := os.Stat(real); err == nil && st.Mode()&fs.ModeDevice != 0 { // what is mounted from it
-				for _, x := range ms {
-					if x.Source == real {
-						m, ok = x, true
-						break
-					}
-				}
-			}
-			r := dfRow{m.Source, m.Type, m.Path, unix.Statfs_t{}}
-			if err := unix.Statfs(r.path, &r.st); err != nil || !ok {
-				e.Warn("%s: %s", a, tools.Cause(err))
-				continue
-			}
-			rows = append(rows, r)
 		}
 		if e.Failed() && len(rows) == 0 {
 			return nil
@@ -63,6 +46,32 @@ func df(e *tools.Env) error {
 	}
 	dfPrint(e, rows)
 	return nil
+}
+
+// dfOperand is the mount that has a file, or that of a device.
+func dfOperand(e *tools.Env, ms []sysconf.Mount, a string) (dfRow, bool) {
+	real, err := canonical(a, "e")
+	if err != nil {
+		e.Warn("%s: %s", a, tools.Cause(err))
+		return dfRow{}, false
+	}
+	m, ok := mountOf(real)
+	if st, err := os.Stat(real); err == nil && st.Mode()&fs.ModeDevice != 0 {
+		if i := slices.IndexFunc(ms, func(x sysconf.Mount) bool { return x.Source == real }); i >= 0 {
+			m, ok = ms[i], true
+		}
+	}
+	r := dfRow{m.Source, m.Type, m.Path, unix.Statfs_t{}}
+	if err = unix.Statfs(r.path, &r.st); err != nil || !ok {
+		e.Warn("%s: %s", a, tools.Cause(err))
+		return r, false
+	}
+	return r, true
+}
+
+// better prefers the shorter path, and a device's name to another one.
+func (r dfRow) better(than dfRow) bool {
+	return len(r.path) < len(than.path) || strings.HasPrefix(r.source, "/") && !strings.HasPrefix(than.source, "/")
 }
 
 // dfAll are the mounts with a size, the last one of each device.
@@ -86,8 +95,7 @@ func dfAll(e *tools.Env, ms []sysconf.Mount) []dfRow {
 		}
 		id := [2]int32{int32(st.Dev >> 32), int32(st.Dev)}
 		if i, ok := at[id]; ok && !e.On("a") {
-			// The shorter path, and a device's name before another one.
-			if len(m.Path) < len(rows[i].path) || strings.HasPrefix(m.Source, "/") && !strings.HasPrefix(rows[i].source, "/") {
+			if r.better(rows[i]) {
 				rows[i] = r
 			}
 			continue
@@ -164,6 +172,11 @@ func dfPrint(e *tools.Env, rows []dfRow) {
 	if e.On("total") {
 		line("total", "-", "-", sum)
 	}
+	dfTable(e, table)
+}
+
+// dfTable prints rows of seven columns; the second one only with -T.
+func dfTable(e *tools.Env, table [][]string) {
 	widths := []int{14, 4, 5, 5, 5, 4, 0}
 	if !e.On("T") {
 		widths = slices.Delete(widths, 1, 2)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -95,10 +96,9 @@ func (d *duRun) line(n int64, p string) {
 
 // count adds up p; ok is false for what was counted before or is left out.
 func (d *duRun) count(p string, st syscall.Stat_t, depth int) (n int64, ok bool) {
-	for _, x := range d.Vals("exclude") {
-		if m, _ := path.Match(x, filepath.Base(p)); m {
-			return 0, false
-		}
+	excluded := func(x string) bool { m, _ := path.Match(x, filepath.Base(p)); return m }
+	if slices.ContainsFunc(d.Vals("exclude"), excluded) {
+		return 0, false
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	id := [2]uint64{st.Dev, st.Ino}

@@ -91,17 +91,16 @@ func makeAll(e *tools.Env, d string, mode uint32) error {
 	return nil
 }
 
-func touch(e *tools.Env) error {
-	if err := e.Need(1, -1); err != nil {
-		return tools.Usage("missing file operand")
-	}
+// touchTimes are the times of access and modification that files are to get.
+func touchTimes(e *tools.Env) ([]unix.Timespec, error) {
 	now := time.Now()
-	a, m := unix.NsecToTimespec(now.UnixNano()), unix.NsecToTimespec(now.UnixNano())
+	a := unix.NsecToTimespec(now.UnixNano())
+	m := a
 	switch o, _ := e.Last("r", "d", "t"); o.Name {
 	case "r":
 		var st unix.Stat_t
 		if err := unix.Stat(o.Value, &st); err != nil {
-			return fmt.Errorf("failed to get attributes of '%s': %s", o.Value, tools.Cause(err))
+			return nil, fmt.Errorf("failed to get attributes of '%s': %s", o.Value, tools.Cause(err))
 		}
 		a, m = st.Atim, st.Mtim
 	case "d", "t":
@@ -110,7 +109,7 @@ func touch(e *tools.Env) error {
 			t, err = stamp(o.Value, now)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		a = unix.NsecToTimespec(t.UnixNano())
 		m = a
@@ -122,12 +121,23 @@ func touch(e *tools.Env) error {
 	if e.On("m") && !e.On("a") {
 		a = omit
 	}
+	return []unix.Timespec{a, m}, nil
+}
+
+func touch(e *tools.Env) error {
+	if err := e.Need(1, -1); err != nil {
+		return tools.Usage("missing file operand")
+	}
+	times, err := touchTimes(e)
+	if err != nil {
+		return err
+	}
 	flags := 0
 	if e.On("h") {
 		flags = unix.AT_SYMLINK_NOFOLLOW
 	}
 	for _, p := range e.Args {
-		err := unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{a, m}, flags)
+		err := unix.UtimesNanoAt(unix.AT_FDCWD, p, times, flags)
 		if errors.Is(err, unix.ENOENT) && !e.On("h") {
 			if e.On("c") {
 				continue
@@ -135,7 +145,7 @@ func touch(e *tools.Env) error {
 			fd, cerr := unix.Open(p, unix.O_WRONLY|unix.O_CREAT|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o666)
 			if err = cerr; err == nil {
 				unix.Close(fd)
-				err = unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{a, m}, 0)
+				err = unix.UtimesNanoAt(unix.AT_FDCWD, p, times, 0)
 			}
 		}
 		if err != nil {
@@ -232,6 +242,24 @@ func resized(size int64, op byte, n int64) int64 {
 	return n
 }
 
+// makeTemp makes a file or directory, or only looks whether there is none, and gives its kind.
+func makeTemp(e *tools.Env, name string) (kind string, err error) {
+	switch {
+	case e.On("u"):
+		if _, serr := os.Lstat(name); serr == nil {
+			err = unix.EEXIST
+		}
+	case e.On("d"):
+		return "directory", unix.Mkdir(name, 0o700)
+	default:
+		var f *os.File
+		if f, err = os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err == nil {
+			err = f.Close()
+		}
+	}
+	return "file", err
+}
+
 func mktemp(e *tools.Env) error {
 	if err := e.Need(0, 1); err != nil {
 		return err
@@ -255,29 +283,13 @@ func mktemp(e *tools.Env) error {
 	if len(t)-len(base) < 3 {
 		return fmt.Errorf("too few X's in template '%s'", t)
 	}
-	what := "file"
 	for {
 		name := base
 		for range len(t) - len(base) {
 			name += string("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"[random(62)])
 		}
 		name = filepath.Join(dir, name+suffix)
-		var err error
-		switch {
-		case e.On("u"):
-			_, serr := os.Lstat(name)
-			if serr == nil {
-				err = unix.EEXIST
-			}
-		case e.On("d"):
-			what = "directory"
-			err = unix.Mkdir(name, 0o700)
-		default:
-			var f *os.File
-			if f, err = os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err == nil {
-				err = f.Close()
-			}
-		}
+		what, err := makeTemp(e, name)
 		if errors.Is(err, unix.EEXIST) {
 			continue
 		}

@@ -56,20 +56,25 @@ type batch struct {
 	size  int
 }
 
-func find(e *tools.Env) error {
-	f := &finder{Env: e, args: e.Args, max: 1 << 30, follow: 'P', now: time.Now()}
+// roots takes what stands before the expression: how links are followed, and where to begin.
+func (f *finder) roots() (roots []string) {
 	for len(f.args) > 0 && len(f.args[0]) == 2 && strings.Contains("-H-L-P", f.args[0]) {
 		f.follow = f.args[0][1]
 		f.args = f.args[1:]
 	}
-	var roots []string
 	for len(f.args) > 0 && !strings.HasPrefix(f.args[0], "-") && f.args[0] != "!" && f.args[0] != "(" {
 		roots = append(roots, f.args[0])
 		f.args = f.args[1:]
 	}
 	if roots == nil {
-		roots = []string{"."}
+		return []string{"."}
 	}
+	return roots
+}
+
+func find(e *tools.Env) error {
+	f := &finder{Env: e, args: e.Args, max: 1 << 30, follow: 'P', now: time.Now()}
+	roots := f.roots()
 	var p predicate = func(*found) bool { return true }
 	if len(f.args) > 0 {
 		var err error

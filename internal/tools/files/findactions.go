@@ -156,9 +156,10 @@ func (f *finder) format(x *found, spec string) string {
 
 func (f *finder) field(x *found, verb byte) string {
 	st := &x.st
+	if s, ok := map[byte]string{'p': x.path, 'H': x.start, 'm': strconv.FormatUint(uint64(st.Mode&0o7777), 8), 'M': tools.ModeString(st.Mode)}[verb]; ok {
+		return s
+	}
 	switch verb {
-	case 'p':
-		return x.path
 	case 'f':
 		if x.path == "/" {
 			return "/"
@@ -173,12 +174,6 @@ func (f *finder) field(x *found, verb byte) string {
 		return "."
 	case 'P':
 		return strings.TrimPrefix(strings.TrimPrefix(x.path, strings.TrimSuffix(x.start, "/")), "/")
-	case 'H':
-		return x.start
-	case 'm':
-		return strconv.FormatUint(uint64(st.Mode&0o7777), 8)
-	case 'M':
-		return tools.ModeString(st.Mode)
 	case 'u':
 		return userName(st.Uid)
 	case 'g':

@@ -41,22 +41,8 @@ func (f *finder) plain(w string) predicate {
 	case "-quit":
 		f.action = true
 		return func(*found) bool { f.quit = true; return true }
-	case "-true", "-noleaf", "-nowarn", "-warn", "-ignore_readdir_race":
-		return truthful
 	case "-false":
 		return func(*found) bool { return false }
-	case "-depth", "-d":
-		f.depth = true
-		return truthful
-	case "-xdev", "-mount":
-		f.xdev = true
-		return truthful
-	case "-daystart":
-		f.daystart = true
-		return truthful
-	case "-follow":
-		f.follow = 'L'
-		return truthful
 	case "-empty":
 		return empty
 	case "-readable", "-writable", "-executable":
@@ -67,7 +53,25 @@ func (f *finder) plain(w string) predicate {
 	case "-nogroup":
 		return func(x *found) bool { return groupName(x.st.Gid) == strconv.Itoa(int(x.st.Gid)) }
 	}
-	return nil
+	return f.always(w)
+}
+
+// always are the words that are true; some change how the trees are read.
+func (f *finder) always(w string) predicate {
+	switch w {
+	case "-true", "-noleaf", "-nowarn", "-warn", "-ignore_readdir_race":
+	case "-depth", "-d":
+		f.depth = true
+	case "-xdev", "-mount":
+		f.xdev = true
+	case "-daystart":
+		f.daystart = true
+	case "-follow":
+		f.follow = 'L'
+	default:
+		return nil
+	}
+	return truthful
 }
 
 func empty(x *found) bool {
@@ -95,35 +99,26 @@ func number(s string) (func(n int64) bool, error) {
 
 func (f *finder) valued(w, v string) (predicate, error) {
 	bad := fmt.Errorf("invalid argument '%s' to '%s'", v, w)
-	glob := func(of func(x *found) string, fold bool) (predicate, error) {
-		re, err := globRE(v, fold)
-		return func(x *found) bool { return re.MatchString(of(x)) }, err
-	}
 	base := func(x *found) string {
 		return path.Base(strings.TrimRight(x.path, "/") + map[bool]string{true: "/"}[x.path == "/"])
 	}
 	whole := func(x *found) string { return x.path }
+	link := func(x *found) string { l, _ := os.Readlink(x.path); return l }
+	if of := map[string]func(*found) string{"-name": base, "-path": whole, "-wholename": whole, "-lname": link}[strings.Replace(w, "-i", "-", 1)]; of != nil {
+		re, err := globRE(v, w[1] == 'i')
+		return func(x *found) bool { return re.MatchString(of(x)) }, err
+	}
 	switch w {
-	case "-name", "-iname":
-		return glob(base, w == "-iname")
-	case "-path", "-wholename", "-ipath", "-iwholename":
-		return glob(whole, w[1] == 'i')
-	case "-lname", "-ilname":
-		return glob(func(x *found) string { l, _ := os.Readlink(x.path); return l }, w[1] == 'i')
 	case "-regex", "-iregex":
 		re, err := posix.Compile(`^\(`+strings.NewReplacer(`+`, `\+`, `?`, `\?`).Replace(v)+`\)$`, posix.Flags{Fold: w == "-iregex"})
 		return func(x *found) bool { return re.MatchString(x.path) }, err
 	case "-regextype":
 		return truthful, nil
 	case "-maxdepth", "-mindepth":
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 0 {
+		to := map[string]*int{"-maxdepth": &f.max, "-mindepth": &f.min}[w]
+		var err error
+		if *to, err = strconv.Atoi(v); err != nil || *to < 0 {
 			return nil, fmt.Errorf("expected a positive decimal integer argument to %s, but got '%s'", w, v)
-		}
-		if w == "-maxdepth" {
-			f.max = n
-		} else {
-			f.min = n
 		}
 		return truthful, nil
 	case "-type", "-xtype":
@@ -192,24 +187,7 @@ func (f *finder) timed(w, v string, bad error) (predicate, error) {
 			return in(age / unit)
 		}, nil
 	case "-newer", "-anewer", "-cnewer", "-newermt", "-samefile":
-		var st syscall.Stat_t
-		if w == "-newermt" {
-			t, err := tools.ParseDate(v, f.now)
-			if err != nil {
-				return nil, fmt.Errorf("i cannot figure out how to interpret '%s' as a date or time", v)
-			}
-			st.Mtim = syscall.NsecToTimespec(t.UnixNano())
-		} else if err := syscall.Stat(v, &st); err != nil {
-			return nil, fmt.Errorf("'%s': %s", v, tools.Cause(err))
-		}
-		if w == "-samefile" {
-			return func(x *found) bool { return x.st.Dev == st.Dev && x.st.Ino == st.Ino }, nil
-		}
-		which := byte('m')
-		if w[1] != 'n' {
-			which = w[1]
-		}
-		return func(x *found) bool { return timeOf(&x.st, which) > st.Mtim.Nano() }, nil
+		return f.compared(w, v)
 	case "-fstype":
 		return func(x *found) bool {
 			real, err := canonical(x.path, "m")
@@ -230,6 +208,48 @@ func timeOf(st *syscall.Stat_t, which byte) int64 {
 	return st.Mtim.Nano()
 }
 
+// compared are the words that compare with another file, or with a date as if a file had it.
+func (f *finder) compared(w, v string) (predicate, error) {
+	var st syscall.Stat_t
+	if w == "-newermt" {
+		t, err := tools.ParseDate(v, f.now)
+		if err != nil {
+			return nil, fmt.Errorf("i cannot figure out how to interpret '%s' as a date or time", v)
+		}
+		st.Mtim = syscall.NsecToTimespec(t.UnixNano())
+	} else if err := syscall.Stat(v, &st); err != nil {
+		return nil, fmt.Errorf("'%s': %s", v, tools.Cause(err))
+	}
+	if w == "-samefile" {
+		return func(x *found) bool { return x.st.Dev == st.Dev && x.st.Ino == st.Ino }, nil
+	}
+	which := byte('m')
+	if w[1] != 'n' {
+		which = w[1]
+	}
+	return func(x *found) bool { return timeOf(&x.st, which) > st.Mtim.Nano() }, nil
+}
+
+// globSet translates the set at the begin of p, and gives its length: 1 where it has no end.
+func globSet(p string) (string, int) {
+	j := 1
+	if j < len(p) && (p[j] == '!' || p[j] == '^') {
+		j++
+	}
+	if j < len(p) && p[j] == ']' {
+		j++
+	}
+	k := strings.IndexByte(p[j:], ']')
+	if k < 0 {
+		return `\[`, 1
+	}
+	set := p[1 : j+k]
+	if set[0] == '!' {
+		set = "^" + set[1:]
+	}
+	return "[" + strings.ReplaceAll(set, `\`, `\\`) + "]", j + k + 1
+}
+
 // globRE makes an expression of a pattern of fnmatch(3), whose * takes slashes.
 func globRE(p string, fold bool) (*regexp.Regexp, error) {
 	var b strings.Builder
@@ -245,24 +265,9 @@ func globRE(p string, fold bool) (*regexp.Regexp, error) {
 		case c == '?':
 			b.WriteByte('.')
 		case c == '[':
-			j := i + 1
-			if j < len(p) && (p[j] == '!' || p[j] == '^') {
-				j++
-			}
-			if j < len(p) && p[j] == ']' {
-				j++
-			}
-			k := strings.IndexByte(p[min(j, len(p)):], ']')
-			if k < 0 {
-				b.WriteString(`\[`)
-				continue
-			}
-			set := p[i+1 : j+k]
-			if set[0] == '!' {
-				set = "^" + set[1:]
-			}
-			b.WriteString("[" + strings.ReplaceAll(set, `\`, `\\`) + "]")
-			i = j + k
+			set, n := globSet(p[i:])
+			b.WriteString(set)
+			i += n - 1
 		case c == '\\' && i+1 < len(p):
 			i++
 			b.WriteString(regexp.QuoteMeta(p[i : i+1]))

@@ -47,6 +47,21 @@ type lister struct {
 	now           time.Time
 }
 
+// operands looks at what was named; the content of dirs is to be listed.
+func (l *lister) operands(args []string) (files, dirs []lsEntry) {
+	for _, a := range args {
+		x, ok := l.entry(a, a, l.On("H") || !l.long && !l.On("d", "F") || strings.HasSuffix(a, "/"))
+		switch {
+		case !ok:
+		case x.st.Mode&unix.S_IFMT == unix.S_IFDIR && !l.On("d"):
+			dirs = append(dirs, x)
+		default:
+			files = append(files, x)
+		}
+	}
+	return files, dirs
+}
+
 func ls(e *tools.Env) error {
 	l := &lister{Env: e, now: time.Now(), width: 80}
 	if err := l.options(); err != nil {
@@ -56,17 +71,7 @@ func ls(e *tools.Env) error {
 	if len(args) == 0 {
 		args = []string{"."}
 	}
-	var files, dirs []lsEntry
-	for _, a := range args {
-		x, ok := l.entry(a, a, e.On("H") || !l.long && !e.On("d", "F") || strings.HasSuffix(a, "/"))
-		switch {
-		case !ok:
-		case x.st.Mode&unix.S_IFMT == unix.S_IFDIR && !e.On("d"):
-			dirs = append(dirs, x)
-		default:
-			files = append(files, x)
-		}
-	}
+	files, dirs := l.operands(args)
 	l.order(files)
 	l.order(dirs)
 	if len(files) > 0 {
@@ -197,6 +202,11 @@ func (l *lister) time(x lsEntry) int64 {
 	return x.st.Mtim.Nano()
 }
 
+// isDir reports whether an entry is a directory or a link to one.
+func (x lsEntry) isDir() bool {
+	return x.st.Mode&unix.S_IFMT == unix.S_IFDIR || x.targetMode&unix.S_IFMT == unix.S_IFDIR
+}
+
 func (l *lister) order(list []lsEntry) {
 	o, _ := l.Last("t", "S", "U", "X", "v", "sort", "f")
 	key := o.Name
@@ -210,16 +220,8 @@ func (l *lister) order(list []lsEntry) {
 		return
 	}
 	slices.SortStableFunc(list, func(a, b lsEntry) int {
-		if l.On("group-directories-first") {
-			dir := func(x lsEntry) int {
-				if x.st.Mode&unix.S_IFMT == unix.S_IFDIR || x.targetMode&unix.S_IFMT == unix.S_IFDIR {
-					return 0
-				}
-				return 1
-			}
-			if r := cmp.Compare(dir(a), dir(b)); r != 0 {
-				return r
-			}
+		if l.On("group-directories-first") && a.isDir() != b.isDir() {
+			return map[bool]int{true: -1, false: 1}[a.isDir()]
 		}
 		r := 0
 		switch key {

@@ -14,28 +14,12 @@ import (
 
 // suffix is what -F and -p append.
 func (l *lister) suffix(mode uint32) string {
-	full := l.On("F")
-	switch mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		if full || l.On("p", "file-type") {
-			return "/"
-		}
-	case unix.S_IFLNK:
-		if full || l.On("file-type") {
-			return "@"
-		}
-	case unix.S_IFIFO:
-		if full || l.On("file-type") {
-			return "|"
-		}
-	case unix.S_IFSOCK:
-		if full || l.On("file-type") {
-			return "="
-		}
-	case unix.S_IFREG:
-		if full && mode&0o111 != 0 {
-			return "*"
-		}
+	kind := mode & unix.S_IFMT
+	switch {
+	case l.On("F") && kind == unix.S_IFREG && mode&0o111 != 0:
+		return "*"
+	case l.On("F", "file-type") || l.On("p") && kind == unix.S_IFDIR:
+		return map[uint32]string{unix.S_IFDIR: "/", unix.S_IFLNK: "@", unix.S_IFIFO: "|", unix.S_IFSOCK: "="}[kind]
 	}
 	return ""
 }
@@ -158,6 +142,20 @@ func (l *lister) commas(names []string, widths []int) {
 	}
 }
 
+// columnWidths are the widths of a grid's columns, with two blanks behind each but the last, and their sum.
+func columnWidths(widths []int, rows, cols int, at func(row, col, rows, cols int) int) (ws []int, sum int) {
+	for c := range cols {
+		w := 0
+		for r := range rows {
+			if i := at(r, c, rows, cols); i < len(widths) {
+				w = max(w, widths[i]+min(2, 2*(cols-1-c)))
+			}
+		}
+		ws, sum = append(ws, w), sum+w
+	}
+	return ws, sum
+}
+
 // grid prints names in as many columns as fit, top down or, with across, in rows.
 func (l *lister) grid(names []string, widths []int, across bool) {
 	n := len(names)
@@ -174,20 +172,8 @@ func (l *lister) grid(names []string, widths []int, across bool) {
 	var ws []int
 	for ; ; cols-- {
 		rows = (n + cols - 1) / cols
-		ws = make([]int, cols)
-		sum := 0
-		for c := range cols {
-			for r := range rows {
-				if i := at(r, c, rows, cols); i < n {
-					w := widths[i]
-					if c < cols-1 {
-						w += 2
-					}
-					ws[c] = max(ws[c], w)
-				}
-			}
-			sum += ws[c]
-		}
+		var sum int
+		ws, sum = columnWidths(widths, rows, cols, at)
 		if sum < l.width && ((cols-1)*rows < n || across) || cols == 1 {
 			break
 		}
@@ -222,6 +208,34 @@ func (l *lister) indent(from, to int) {
 	}
 }
 
+// row is what -l prints before the time; minor is the width of minor numbers of devices.
+func (l *lister) row(x lsEntry, minor int) []string {
+	owner, group := userName(x.st.Uid), groupName(x.st.Gid)
+	if l.On("n") {
+		owner, group = strconv.Itoa(int(x.st.Uid)), strconv.Itoa(int(x.st.Gid))
+	}
+	size := strconv.FormatInt(x.st.Size, 10)
+	if x.st.Mode&unix.S_IFMT == unix.S_IFBLK || x.st.Mode&unix.S_IFMT == unix.S_IFCHR {
+		size = fmt.Sprintf("%d, %*d", unix.Major(x.st.Rdev), minor, unix.Minor(x.st.Rdev))
+	} else if s, ok := l.human(x.st.Size); ok {
+		size = s
+	}
+	if l.On("g") {
+		owner = ""
+	}
+	if l.On("o", "G") {
+		group = ""
+	}
+	row := []string{"", "", tools.ModeString(x.st.Mode), strconv.Itoa(int(x.st.Nlink)), owner, group, size}
+	if l.On("i") {
+		row[0] = strconv.FormatUint(x.st.Ino, 10)
+	}
+	if l.On("s") {
+		row[1] = l.blocks(x.st.Blocks)
+	}
+	return row
+}
+
 func (l *lister) table(list []lsEntry) {
 	var rows [][]string
 	var widths []int
@@ -231,33 +245,7 @@ func (l *lister) table(list []lsEntry) {
 		minor = max(minor, len(strconv.Itoa(int(unix.Minor(x.st.Rdev)))))
 	}
 	for _, x := range list {
-		mode := tools.ModeString(x.st.Mode)
-		owner, group := userName(x.st.Uid), groupName(x.st.Gid)
-		if l.On("n") {
-			owner, group = strconv.Itoa(int(x.st.Uid)), strconv.Itoa(int(x.st.Gid))
-		}
-		size := strconv.FormatInt(x.st.Size, 10)
-		switch {
-		case x.st.Mode&unix.S_IFMT == unix.S_IFBLK || x.st.Mode&unix.S_IFMT == unix.S_IFCHR:
-			size = fmt.Sprintf("%d, %*d", unix.Major(x.st.Rdev), minor, unix.Minor(x.st.Rdev))
-		default:
-			if s, ok := l.human(x.st.Size); ok {
-				size = s
-			}
-		}
-		if l.On("g") {
-			owner = ""
-		}
-		if l.On("o", "G") {
-			group = ""
-		}
-		row := []string{"", "", mode, strconv.Itoa(int(x.st.Nlink)), owner, group, size}
-		if l.On("i") {
-			row[0] = strconv.FormatUint(x.st.Ino, 10)
-		}
-		if l.On("s") {
-			row[1] = l.blocks(x.st.Blocks)
-		}
+		row := l.row(x, minor)
 		for i, c := range row {
 			if i == len(widths) {
 				widths = append(widths, 0)

@@ -276,38 +276,47 @@ func newOwner(e *tools.Env) (uid, gid int, err error) {
 }
 
 func chown(e *tools.Env) error {
-	uid, gid, err := newOwner(e)
-	fromU, fromG := -1, -1
+	c := ownerChange{Env: e, fromU: -1, fromG: -1}
+	var err error
+	c.uid, c.gid, err = newOwner(e)
 	if f := e.Val("from"); f != "" && err == nil {
-		fromU, fromG, err = owner(f)
+		c.fromU, c.fromG, err = owner(f)
 	}
 	if err != nil {
 		return err
 	}
 	for _, p := range e.Args {
-		each(e, p, e.On("R"), func(p string, d fs.DirEntry) {
-			do, stat := unix.Chown, unix.Stat
-			if e.On("h") || d != nil && d.Type()&fs.ModeSymlink != 0 {
-				do, stat = unix.Lchown, unix.Lstat
-			}
-			var st unix.Stat_t
-			what, err := "cannot access", stat(p, &st)
-			if err == nil && (fromU >= 0 && int(st.Uid) != fromU || fromG >= 0 && int(st.Gid) != fromG) {
-				return
-			}
-			if err == nil {
-				what = map[string]string{"chown": "changing ownership of", "chgrp": "changing group of"}[e.Name]
-				err = do(p, uid, gid)
-			}
-			switch {
-			case err != nil && e.On("f"):
-				e.Set(1)
-			case err != nil:
-				e.Warn("%s '%s': %s", what, p, tools.Cause(err))
-			case e.On("v"):
-				e.Printf("ownership of '%s' is %s:%s\n", p, userName(uint32(max(uid, 0))), groupName(uint32(max(gid, 0))))
-			}
-		})
+		each(e, p, e.On("R"), c.file)
 	}
 	return nil
+}
+
+// ownerChange is a new owner of files, and the one that they need to have; -1 stands for any.
+type ownerChange struct {
+	*tools.Env
+	uid, gid, fromU, fromG int
+}
+
+func (c ownerChange) file(p string, d fs.DirEntry) {
+	do, stat := unix.Chown, unix.Stat
+	if c.On("h") || d != nil && d.Type()&fs.ModeSymlink != 0 {
+		do, stat = unix.Lchown, unix.Lstat
+	}
+	var st unix.Stat_t
+	what, err := "cannot access", stat(p, &st)
+	if err == nil && (c.fromU >= 0 && int(st.Uid) != c.fromU || c.fromG >= 0 && int(st.Gid) != c.fromG) {
+		return
+	}
+	if err == nil {
+		what = map[string]string{"chown": "changing ownership of", "chgrp": "changing group of"}[c.Name]
+		err = do(p, c.uid, c.gid)
+	}
+	switch {
+	case err != nil && c.On("f"):
+		c.Set(1)
+	case err != nil:
+		c.Warn("%s '%s': %s", what, p, tools.Cause(err))
+	case c.On("v"):
+		c.Printf("ownership of '%s' is %s:%s\n", p, userName(uint32(max(c.uid, 0))), groupName(uint32(max(c.gid, 0))))
+	}
 }

@@ -13,6 +13,15 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
+// intoDir reports whether dest is a directory that things go into, and the error of looking at it.
+func intoDir(e *tools.Env, dest string) (bool, error) {
+	st, err := os.Stat(dest)
+	if l, lerr := os.Lstat(dest); e.Name == "ln" && e.On("n") && lerr == nil && l.Mode()&fs.ModeSymlink != 0 {
+		return false, err
+	}
+	return err == nil && st.IsDir() && !e.On("T"), err
+}
+
 // target gives the place of each source: in a directory, or the one name.
 func target(e *tools.Env, missing string) (sources []string, to func(src string) string, err error) {
 	args := e.Args
@@ -33,11 +42,7 @@ func target(e *tools.Env, missing string) (sources []string, to func(src string)
 	}
 	dest := args[len(args)-1]
 	args = args[:len(args)-1]
-	st, err := os.Stat(dest)
-	isDir := err == nil && st.IsDir() && !e.On("T")
-	if l, err := os.Lstat(dest); e.Name == "ln" && e.On("n") && err == nil && l.Mode()&fs.ModeSymlink != 0 {
-		isDir = false
-	}
+	isDir, err := intoDir(e, dest)
 	switch {
 	case isDir:
 		return args, func(src string) string { return join(dest, src) }, nil
@@ -126,6 +131,28 @@ func moveAcross(e *tools.Env, src, dest string) error {
 	return os.RemoveAll(src)
 }
 
+// makeWay removes what is where a link is to be.
+func makeWay(e *tools.Env, src, dest, text string) bool {
+	old, err := os.Lstat(dest)
+	if err != nil {
+		return true
+	}
+	file, err := os.Lstat(src)
+	switch {
+	case old.IsDir():
+		e.Warn("%s: cannot overwrite directory", dest)
+		return false
+	case err == nil && os.SameFile(old, file) && !e.On("s"):
+		e.Warn("'%s' and '%s' are the same file", text, dest)
+		return false
+	}
+	if err := os.Remove(dest); err != nil {
+		e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
+		return false
+	}
+	return true
+}
+
 func ln(e *tools.Env) error {
 	if len(e.Args) == 1 && !e.On("t") {
 		e.Args = append(e.Args, ".")
@@ -145,19 +172,8 @@ func ln(e *tools.Env) error {
 				continue
 			}
 		}
-		if st, err := os.Lstat(dest); err == nil && e.On("f") {
-			if st.IsDir() {
-				e.Warn("%s: cannot overwrite directory", dest)
-				continue
-			}
-			if src, err := os.Lstat(src); err == nil && os.SameFile(st, src) && !e.On("s") {
-				e.Warn("'%s' and '%s' are the same file", text, dest)
-				continue
-			}
-			if err := os.Remove(dest); err != nil {
-				e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
-				continue
-			}
+		if e.On("f") && !makeWay(e, src, dest, text) {
+			continue
 		}
 		kind, arrow := "hard", "=>"
 		make := os.Link

@@ -12,23 +12,25 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
+// resolve is what the options demand of a path: the whole path, or the text of a link.
+func resolve(e *tools.Env, p string, follow bool) (string, error) {
+	how, _ := e.Last("e", "f", "m")
+	switch {
+	case !follow:
+		return os.Readlink(p)
+	case e.On("s"):
+		return filepath.Abs(p)
+	}
+	return canonical(p, how.Name)
+}
+
 func readlink(e *tools.Env) error {
 	if err := e.Need(1, -1); err != nil {
 		return err
 	}
 	follow := e.Name == "realpath" || e.On("f", "e", "m")
 	for i, p := range e.Args {
-		var out string
-		var err error
-		switch {
-		case e.On("s") && follow:
-			out, err = filepath.Abs(p)
-		case follow:
-			how, _ := e.Last("e", "f", "m")
-			out, err = canonical(p, how.Name)
-		default:
-			out, err = os.Readlink(p)
-		}
+		out, err := resolve(e, p, follow)
 		if base := e.Val("relative-to"); err == nil && base != "" {
 			var b string
 			if b, err = canonical(base, "m"); err == nil {
@@ -47,6 +49,20 @@ func readlink(e *tools.Env) error {
 		}
 	}
 	return nil
+}
+
+// mayBeMissing reports whether a path may have a part for which err was found.
+func mayBeMissing(how string, last bool, err error) bool {
+	return how == "m" || how != "e" && last && errors.Is(err, unix.ENOENT)
+}
+
+// linkParts are the parts of a link's target, and the directory in which they begin.
+func linkParts(link, dir string) ([]string, string, error) {
+	l, err := os.Readlink(link)
+	if filepath.IsAbs(l) {
+		dir = "/"
+	}
+	return strings.Split(l, "/"), dir, err
 }
 
 // canonical is a path without links. how is what may be missing: "e" nothing, "m" any part,
@@ -78,21 +94,18 @@ func canonical(p, how string) (string, error) {
 		last := strings.Trim(strings.Join(rest, ""), "/") == ""
 		switch {
 		case err != nil:
-			if how == "e" || how != "m" && (!last || !errors.Is(err, unix.ENOENT)) {
+			if !mayBeMissing(how, last, err) {
 				return "", err
 			}
 		case st.Mode()&fs.ModeSymlink != 0:
 			if hops++; hops > 40 {
 				return "", unix.ELOOP
 			}
-			l, err := os.Readlink(next)
-			if err != nil {
+			var parts []string
+			if parts, done, err = linkParts(next, done); err != nil {
 				return "", err
 			}
-			if filepath.IsAbs(l) {
-				done = "/"
-			}
-			rest = append(strings.Split(l, "/"), rest...)
+			rest = append(parts, rest...)
 			continue
 		case !last && !st.IsDir() && how != "m":
 			return "", unix.ENOTDIR

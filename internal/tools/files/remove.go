@@ -44,6 +44,23 @@ func unlink(e *tools.Env) error {
 	return nil
 }
 
+// refuses reports whether an operand is one that is never removed.
+func (r *remover) refuses(p string) bool {
+	base := filepath.Base(strings.TrimRight(p, "/"))
+	switch {
+	case p == "":
+		return false
+	case r.On("r") && filepath.Clean(p) == "/" && !r.On("no-preserve-root"):
+		r.Warn("it is dangerous to operate recursively on '/'")
+		fmt.Fprintln(r.Err, "rm: use --no-preserve-root to override this failsafe")
+		return true
+	case base == "." || base == "..":
+		r.Warn("refusing to remove '.' or '..' directory: skipping '%s'", p)
+		return true
+	}
+	return false
+}
+
 func rm(e *tools.Env) error {
 	if len(e.Args) == 0 && !e.On("f") {
 		return tools.Usage("missing operand")
@@ -54,20 +71,10 @@ func rm(e *tools.Env) error {
 		return nil
 	}
 	for _, p := range e.Args {
-		clean := filepath.Clean(p)
-		base := filepath.Base(strings.TrimRight(p, "/"))
-		st, err := os.Lstat(p)
-		switch {
-		case p == "":
-			err = unix.ENOENT
-		case e.On("r") && clean == "/" && !e.On("no-preserve-root"):
-			e.Warn("it is dangerous to operate recursively on '/'")
-			fmt.Fprintln(e.Err, "rm: use --no-preserve-root to override this failsafe")
-			continue
-		case base == "." || base == "..":
-			e.Warn("refusing to remove '.' or '..' directory: skipping '%s'", p)
+		if r.refuses(p) {
 			continue
 		}
+		st, err := os.Lstat(p)
 		if err != nil {
 			if !r.force || !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
 				e.Warn("cannot remove '%s': %s", p, tools.Cause(err))

@@ -174,16 +174,18 @@ func expandFormat(f string, show func(string) (string, bool)) string {
 
 const longTime = "2006-01-02 15:04:05.000000000 -0700"
 
-func statField(v, name string, st *unix.Statx_t) (string, bool) {
-	when := func(t unix.StatxTimestamp) (string, bool) {
-		if t.Sec == 0 && t.Nsec == 0 && v[0]|32 == 'w' {
-			return map[byte]string{'w': "-", 'W': "0"}[v[0]], true
-		}
-		if v[0] < 'a' {
-			return strconv.FormatInt(t.Sec, 10), true
-		}
-		return time.Unix(t.Sec, int64(t.Nsec)).Format(longTime), true
+// statTime is a time in seconds for a large letter; that of creation may be unknown.
+func statTime(letter byte, t unix.StatxTimestamp) (string, bool) {
+	if t.Sec == 0 && t.Nsec == 0 && letter|32 == 'w' {
+		return map[byte]string{'w': "-", 'W': "0"}[letter], true
 	}
+	if letter < 'a' {
+		return strconv.FormatInt(t.Sec, 10), true
+	}
+	return time.Unix(t.Sec, int64(t.Nsec)).Format(longTime), true
+}
+
+func statField(v, name string, st *unix.Statx_t) (string, bool) {
 	switch v {
 	case "a":
 		return strconv.FormatUint(uint64(st.Mode)&0o7777, 8), true
@@ -192,13 +194,13 @@ func statField(v, name string, st *unix.Statx_t) (string, bool) {
 	case "F":
 		return kindName(uint32(st.Mode), int64(st.Size)), true
 	case "x", "X":
-		return when(st.Atime)
+		return statTime(v[0], st.Atime)
 	case "y", "Y":
-		return when(st.Mtime)
+		return statTime(v[0], st.Mtime)
 	case "z", "Z":
-		return when(st.Ctime)
+		return statTime(v[0], st.Ctime)
 	case "w", "W":
-		return when(st.Btime)
+		return statTime(v[0], st.Btime)
 	case "G":
 		return groupName(st.Gid), true
 	case "U":
