@@ -26,7 +26,6 @@ import (
 	_ "github.com/u-root/u-root/cmds/core/switch_root"
 	_ "github.com/u-root/u-root/cmds/core/time"
 	_ "github.com/u-root/u-root/cmds/core/unshare"
-	_ "github.com/u-root/u-root/cmds/core/wget"
 	_ "github.com/u-root/u-root/cmds/exp/dmidecode"
 	_ "github.com/u-root/u-root/cmds/exp/ed"
 	_ "github.com/u-root/u-root/cmds/exp/traceroute"
