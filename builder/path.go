@@ -52,6 +52,9 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err := mustDir(dir); err != nil {
 		return nil, err
 	}
+	if short := p.Short(dir); short != "" {
+		b.Report.Warn("%s", short)
+	}
 	now, id := time.Now(), uuid.New()
 	sink, err := set.NewDirectory(dir, p.Layout.Hostname, now, b.Report)
 	if err != nil {

@@ -544,17 +544,40 @@ func removeSet(dir, name string) error {
 	return nil
 }
 
+// mayNeed is what a set is likely to take, bytes: a tenth more than the last of sets, or half
+// of what is used and the whole of what is saved as images.
+func (p *Plan) mayNeed(sets []generation) (need int64) {
+	if len(sets) > 0 {
+		return sets[0].size + sets[0].size/10
+	}
+	for _, a := range p.Archives {
+		need += a.Used / 2
+	}
+	for _, m := range p.Images {
+		need += int64(m.Size)
+	}
+	return need
+}
+
+// Short tells when a set will probably not fit into dir, in a sentence; "" when it will.
+func (p *Plan) Short(dir string) string {
+	sets := generations(dir, p.Layout.Hostname)
+	need, by := p.mayNeed(sets), "half of what is in use"
+	var st unix.Statfs_t
+	if len(sets) > 0 {
+		by = "a tenth more than the last one"
+	}
+	if err := unix.Statfs(dir, &st); err != nil || int64(st.Bavail)*st.Bsize >= need {
+		return "" // what can't be asked for is found out by writing
+	}
+	return fmt.Sprintf("%s has %s free, and the backup may need %s (%s)", dir, quantity.Size(int64(st.Bavail)*st.Bsize), quantity.Size(need), by)
+}
+
 // room removes old sets, if that was allowed, until the new one is likely to
 // fit: a tenth more than the last one, or half of what is used.
 func (w *keyWriter) room(dir string, p *Plan, res *KeyResult) error {
 	sets := generations(dir, p.Layout.Hostname)
-	need := int64(0)
-	for _, a := range p.Archives {
-		need += a.Used / 2
-	}
-	if len(sets) > 0 {
-		need = sets[0].size + sets[0].size/10
-	}
+	need := p.mayNeed(sets)
 	for {
 		var st unix.Statfs_t
 		if err := unix.Statfs(dir, &st); err != nil {

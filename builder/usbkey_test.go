@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -120,5 +121,21 @@ func TestLockDisk(t *testing.T) {
 	time.AfterFunc(200*time.Millisecond, func() { unix.Flock(int(other.Fd()), unix.LOCK_UN) })
 	if err := lockDisk(open(), time.Minute); err != nil {
 		t.Errorf("a disk that somebody held: %v", err)
+	}
+}
+
+// TestShort: a destination without enough room is named before anything is written.
+func TestShort(t *testing.T) {
+	dir := t.TempDir()
+	p := &Plan{Layout: &layout.Layout{Hostname: "web"}, Archives: []PlannedArchive{{Used: 1 << 20}}}
+	if got := p.Short(dir); got != "" {
+		t.Errorf("Short = %q; want nothing: 512 KiB will fit", got)
+	}
+	p.Archives[0].Used = 1 << 60
+	if got := p.Short(dir); !strings.Contains(got, dir+" has ") || !strings.Contains(got, "may need 524288.0 TiB (half of what is in use)") {
+		t.Errorf("Short = %q; want the room and what is needed", got)
+	}
+	if got := p.Short(dir + "/none"); got != "" {
+		t.Errorf("Short of a directory that is not there = %q", got)
 	}
 }

@@ -202,6 +202,9 @@ func (a *app) pathCommand() *cli.Command {
 					a.ui.Note("left out: %s", e)
 				}
 				if c.Bool("dry-run") {
+					if short := p.Short(dir); short != "" {
+						a.ui.Warn("%s", short)
+					}
 					return "", a.listPlanned(ctx, c, p)
 				}
 				r, err := b.Path(ctx, p, dir)

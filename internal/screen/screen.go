@@ -147,22 +147,45 @@ func choose(in *bufio.Reader, out io.Writer, u *plan.Undecided) (string, error) 
 	}
 }
 
+// confirmTries is how often a serial number may be typed.
+const confirmTries = 3
+
 // Confirm asks for every disk's serial number, or its WWN or slot where that is not
-// the disk's alone.
+// the disk's alone. One that is wrong may be typed again, twice.
 func (s Screen) Confirm(p *plan.Plan) ([]string, error) {
 	var said []string
 	for _, d := range p.Disks {
-		fmt.Fprintf(s.out, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
-		line, err := s.In.ReadString('\n')
-		if err != nil && (err != io.EOF || line == "") {
-			return nil, &exit.Refusal{Reason: "nobody confirmed it"}
-		}
-		if line = strings.TrimSpace(line); !d.Is(line) {
-			return nil, &exit.Refusal{Reason: fmt.Sprintf("%q does not confirm /dev/%s; nothing was changed", line, d.New.Name)}
+		line, err := confirm(s.In, s.out, d)
+		if err != nil {
+			return nil, err
 		}
 		said = append(said, line)
 	}
 	return said, nil
+}
+
+func confirm(in *bufio.Reader, out io.Writer, d plan.Disk) (string, error) {
+	wrong, tries := "", confirmTries
+	if d.Word() == "" {
+		tries = 1 // no word is right
+	}
+	for left := tries - 1; left >= 0; left-- {
+		fmt.Fprintf(out, "To overwrite /dev/%s, type %s: ", d.New.Name, ui.Clean(d.Ask()))
+		line, err := in.ReadString('\n')
+		if err != nil && (err != io.EOF || line == "") {
+			if wrong == "" {
+				return "", &exit.Refusal{Reason: "nobody confirmed it"}
+			}
+			break
+		}
+		if line = strings.TrimSpace(line); d.Is(line) {
+			return line, nil
+		}
+		if wrong = line; left > 0 {
+			fmt.Fprintf(out, "%q is not it; nothing was changed. Tries that are left: %d\n", line, left)
+		}
+	}
+	return "", &exit.Refusal{Reason: fmt.Sprintf("%q does not confirm /dev/%s; nothing was changed", wrong, d.New.Name)}
 }
 
 // Interrupted names the signal as the cause of what failed after it: a program that was

@@ -25,3 +25,24 @@ func TestChoose(t *testing.T) {
 		}
 	}
 }
+
+func TestConfirm(t *testing.T) {
+	d := plan.Disk{New: layout.Disk{Name: "sda", Serial: "RIGHT1"}, Words: []string{"RIGHT1"}}
+	for typed, want := range map[string]string{
+		"RIGHT1\n": "", "RIGHT1": "", "wrong\nRIGHT1\n": "", "wrong\n\nRIGHT1\n": "",
+		"": "nobody confirmed it", "wrong\n": `"wrong" does not confirm /dev/sda; nothing was changed`,
+		"a\nb\nc\nRIGHT1\n": `"c" does not confirm /dev/sda; nothing was changed`,
+	} {
+		var out strings.Builder
+		got, err := confirm(bufio.NewReader(strings.NewReader(typed)), &out, d)
+		if want == "" && (err != nil || got != "RIGHT1") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("confirm(%q) = %q, %v; want %q", typed, got, err, want)
+		}
+		if n := strings.Count(out.String(), "To overwrite /dev/sda, type"); n > 3 || n == 0 {
+			t.Errorf("confirm(%q) asked %d times", typed, n)
+		}
+		if strings.HasPrefix(typed, "wrong\nR") && !strings.Contains(out.String(), "Tries that are left: 2") {
+			t.Errorf("confirm(%q) printed %q; want how many tries are left", typed, out.String())
+		}
+	}
+}
