@@ -11,11 +11,27 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
+	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
 // tag is one of blkid's.
 type tag struct{ name, value string }
+
+// blockSize is the least unit of a file system, 0 where libblkid has none.
+func blockSize(i *superblock.Info) int64 {
+	switch {
+	case i.Ext != nil:
+		return i.Ext.BlockSize
+	case i.XFS != nil:
+		return i.XFS.SectorSize
+	case i.VFAT != nil:
+		return i.VFAT.SectorSize
+	case i.Geometry.Btrfs != nil:
+		return i.Geometry.Btrfs.SectorSize
+	}
+	return 0
+}
 
 // tags are what blkid prints of a device or file.
 func tags(path string) []tag {
@@ -34,19 +50,8 @@ func tags(path string) []tag {
 			add("LABEL", i.Label)
 			add("UUID", i.UUID)
 		}
-		block := int64(0)
-		switch {
-		case i.Ext != nil:
-			block = i.Ext.BlockSize
-		case i.XFS != nil:
-			block = i.XFS.SectorSize
-		case i.VFAT != nil:
-			block = i.VFAT.SectorSize
-		case i.Geometry.Btrfs != nil:
-			block = i.Geometry.Btrfs.SectorSize
-		}
-		if block > 0 {
-			add("BLOCK_SIZE", strconv.FormatInt(block, 10))
+		if n := blockSize(i); n > 0 {
+			add("BLOCK_SIZE", strconv.FormatInt(n, 10))
 		}
 		add("TYPE", i.Type)
 	}
@@ -82,6 +87,19 @@ func mdUUID(s string) string {
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
+// searched is the tag of which devices are listed, "" for all, and the format of the list.
+func searched(e *tools.Env) (tag, string) {
+	key, want, _ := strings.Cut(e.Val("t"), "=")
+	format := e.Or("o", "full")
+	switch {
+	case e.On("U"):
+		key, want, format = "UUID", e.Val("U"), "device"
+	case e.On("L"):
+		key, want, format = "LABEL", e.Val("L"), "device"
+	}
+	return tag{key, strings.Trim(want, `"`)}, format
+}
+
 func blkid(e *tools.Env) error {
 	paths := e.Args
 	if len(paths) == 0 {
@@ -93,15 +111,7 @@ func blkid(e *tools.Env) error {
 			paths = append(paths, d.path())
 		}
 	}
-	key, want, _ := strings.Cut(e.Val("t"), "=")
-	format := e.Or("o", "full")
-	switch {
-	case e.On("U"):
-		key, want, format = "UUID", e.Val("U"), "device"
-	case e.On("L"):
-		key, want, format = "LABEL", e.Val("L"), "device"
-	}
-	want = strings.Trim(want, `"`)
+	which, format := searched(e)
 	found := false
 	for _, p := range paths {
 		if _, err := os.Stat(p); err != nil && len(e.Args) > 0 && e.On("p") {
@@ -109,7 +119,7 @@ func blkid(e *tools.Env) error {
 			continue
 		}
 		ts := tags(p)
-		if key != "" && !slices.Contains(ts, tag{key, want}) {
+		if which.name != "" && !slices.Contains(ts, which) {
 			continue
 		}
 		if e.On("s") {

@@ -84,6 +84,21 @@ func look(path string) *superblock.Info {
 	return i
 }
 
+// below names the devices that a device is on: the disk of a partition, and what the kernel lists.
+func (d *device) below() (names []string) {
+	if d.sys("partition") != "" {
+		if real, err := filepath.EvalSymlinks("/sys/class/block/" + d.name); err == nil {
+			names = append(names, filepath.Base(filepath.Dir(real)))
+		}
+	}
+	if s, err := os.ReadDir("/sys/class/block/" + d.name + "/slaves"); err == nil {
+		for _, x := range s {
+			names = append(names, x.Name())
+		}
+	}
+	return names
+}
+
 // devices lists the block devices of the kernel, those without a parent first.
 func devices(all bool) ([]*device, error) {
 	es, err := os.ReadDir("/sys/class/block")
@@ -109,16 +124,7 @@ func devices(all bool) ([]*device, error) {
 		list = append(list, d)
 	}
 	for _, d := range list {
-		if d.sys("partition") != "" {
-			if real, err := filepath.EvalSymlinks("/sys/class/block/" + d.name); err == nil {
-				d.parents = append(d.parents, filepath.Base(filepath.Dir(real)))
-			}
-		}
-		if s, err := os.ReadDir("/sys/class/block/" + d.name + "/slaves"); err == nil {
-			for _, x := range s {
-				d.parents = append(d.parents, x.Name())
-			}
-		}
+		d.parents = d.below()
 		for _, p := range d.parents {
 			if by[p] != nil {
 				by[p].children = append(by[p].children, d)
@@ -220,13 +226,10 @@ func geometry(f *os.File) (size, ss int64, err error) {
 	return size, ss, nil
 }
 
-// table prints rows below a heading; the last column is as wide as it is.
-func table(e *tools.Env, head []string, rows [][]string, right map[string]bool, noHead, raw bool) {
-	if !noHead {
-		rows = append([][]string{head}, rows...)
-	}
+// tableWidths are those of the columns, as libsmartcols has them without a heading, too.
+func tableWidths(e *tools.Env, head []string, rows [][]string) []int {
 	widths := make([]int, len(head))
-	for i, h := range head { // as libsmartcols, without a heading, too
+	for i, h := range head {
 		if widths[i] = len(h); h == "SIZE" && e.Name == "lsblk" {
 			widths[i] = 5
 		}
@@ -236,6 +239,15 @@ func table(e *tools.Env, head []string, rows [][]string, right map[string]bool, 
 			widths[i] = max(widths[i], utf8.RuneCountInString(c))
 		}
 	}
+	return widths
+}
+
+// table prints rows below a heading; the last column is as wide as it is.
+func table(e *tools.Env, head []string, rows [][]string, right map[string]bool, noHead, raw bool) {
+	if !noHead {
+		rows = append([][]string{head}, rows...)
+	}
+	widths := tableWidths(e, head, rows)
 	for _, r := range rows {
 		for i, c := range r {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))

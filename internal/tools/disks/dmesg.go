@@ -27,24 +27,30 @@ const (
 	actionConsoleLevel = 8
 )
 
-// dmesg reads /dev/kmsg, whose records do not get lost between two reads.
-func dmesg(e *tools.Env) error {
-	switch o, _ := e.Last("C", "D", "E", "n"); o.Name {
+// control clears the kernel's log, or sets what of it is printed on the console.
+func control(o tools.Option) error {
+	switch o.Name {
 	case "C":
 		return klog(actionClear, 0)
 	case "D":
 		return klog(actionConsoleOff, 0)
 	case "E":
 		return klog(actionConsoleOn, 0)
-	case "n":
-		n, err := strconv.Atoi(o.Value)
-		if err != nil {
-			n = slices.Index(levels, o.Value) + 1
-		}
-		if n < 1 || n > 8 {
-			return fmt.Errorf("unknown level '%s'", o.Value)
-		}
-		return klog(actionConsoleLevel, n)
+	}
+	n, err := strconv.Atoi(o.Value)
+	if err != nil {
+		n = slices.Index(levels, o.Value) + 1
+	}
+	if n < 1 || n > 8 {
+		return fmt.Errorf("unknown level '%s'", o.Value)
+	}
+	return klog(actionConsoleLevel, n)
+}
+
+// dmesg reads /dev/kmsg, whose records do not get lost between two reads.
+func dmesg(e *tools.Env) error {
+	if o, ok := e.Last("C", "D", "E", "n"); ok {
+		return control(o)
 	}
 	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -99,6 +105,12 @@ func uptime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
+// hidden reports whether the options leave a record out.
+func hidden(e *tools.Env, level, facility string, kernel bool) bool {
+	l := e.Val("l")
+	return l != "" && !matches(l, level) || e.On("f") && !slices.Contains(strings.Split(e.Val("f"), ","), facility) || e.On("k") && !kernel || e.On("u") && kernel
+}
+
 // record prints a record: "priority,sequence,microseconds,flags;text", and lines of a
 // dictionary that begin with a blank.
 func record(e *tools.Env, s string, boot time.Time) error {
@@ -118,7 +130,7 @@ func record(e *tools.Env, s string, boot time.Time) error {
 	if prio>>3 < len(facilities) {
 		facility = facilities[prio>>3]
 	}
-	if l := e.Val("l"); l != "" && !matches(l, level) || e.On("f") && !slices.Contains(strings.Split(e.Val("f"), ","), facility) || e.On("k") && prio>>3 != 0 || e.On("u") && prio>>3 == 0 {
+	if hidden(e, level, facility, prio>>3 == 0) {
 		return nil
 	}
 	when := boot.Add(time.Duration(micro) * time.Microsecond)

@@ -173,28 +173,15 @@ func options(m sysconf.Mount) string {
 }
 
 func (f *findmntRun) cell(m sysconf.Mount, col string) (string, bool) {
+	if s, ok := map[string]string{"TARGET": m.Path, "FSTYPE": m.Type, "OPTIONS": options(m), "VFS-OPTIONS": m.Options, "FS-OPTIONS": m.Super, "MAJ:MIN": m.Dev, "ID": strconv.Itoa(m.ID), "FSROOT": m.Root}[col]; ok {
+		return s, true
+	}
 	switch col {
-	case "TARGET":
-		return m.Path, true
 	case "SOURCE":
 		if m.Root != "/" && m.Root != "" && !f.On("v") {
 			return m.Source + "[" + m.Root + "]", true
 		}
 		return m.Source, true
-	case "FSTYPE":
-		return m.Type, true
-	case "OPTIONS":
-		return options(m), true
-	case "VFS-OPTIONS":
-		return m.Options, true
-	case "FS-OPTIONS":
-		return m.Super, true
-	case "MAJ:MIN":
-		return m.Dev, true
-	case "ID":
-		return strconv.Itoa(m.ID), true
-	case "FSROOT":
-		return m.Root, true
 	case "UUID", "LABEL":
 		if !strings.HasPrefix(m.Source, "/dev/") {
 			return "", true

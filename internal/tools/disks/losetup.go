@@ -43,6 +43,15 @@ func loops() ([]loop, error) {
 	return out, err
 }
 
+// loopsOf are those of the loop devices that are on a file.
+func loopsOf(list []loop, file string) ([]loop, error) {
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		file = real
+	}
+	abs, err := filepath.Abs(file)
+	return slices.DeleteFunc(list, func(l loop) bool { return l.file != abs }), err
+}
+
 func losetup(e *tools.Env) error {
 	list, err := loops()
 	if err != nil {
@@ -71,15 +80,9 @@ func losetup(e *tools.Env) error {
 		return attach(e)
 	}
 	if j := e.Val("j"); j != "" {
-		real, err := filepath.EvalSymlinks(j)
-		if err != nil {
-			real = j
-		}
-		abs, err := filepath.Abs(real)
-		if err != nil {
+		if list, err = loopsOf(list, j); err != nil {
 			return err
 		}
-		list = slices.DeleteFunc(list, func(l loop) bool { return l.file != abs })
 	}
 	if len(e.Args) == 1 {
 		list = slices.DeleteFunc(list, func(l loop) bool { return l.name != e.Args[0] })
@@ -197,28 +200,36 @@ func attach(e *tools.Env) error {
 	if flags == os.O_RDONLY {
 		c.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 	}
+	dev, err := configure(name, file, flags, &c)
+	if err != nil {
+		return err
+	}
+	if e.On("show") || e.On("f") && e.On("v") {
+		e.Printf("%s\n", dev)
+	}
+	return nil
+}
+
+// configure sets a loop device up, a free one for "", and gives its name.
+func configure(name, file string, flags int, c *unix.LoopConfig) (dev string, err error) {
 	// Another program may take the free device first.
 	for try := 0; ; try++ {
-		dev := name
-		if dev == "" {
+		if dev = name; dev == "" {
 			if dev, err = freeLoop(); err != nil {
-				return err
+				return "", err
 			}
 		}
 		f, err := os.OpenFile(dev, flags, 0)
 		if err == nil {
-			err = unix.IoctlLoopConfigure(int(f.Fd()), &c)
+			err = unix.IoctlLoopConfigure(int(f.Fd()), c)
 			f.Close()
 		}
 		if errors.Is(err, unix.EBUSY) && name == "" && try < 64 {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("%s: failed to set up loop device: %s", file, tools.Cause(err))
+			return "", fmt.Errorf("%s: failed to set up loop device: %s", file, tools.Cause(err))
 		}
-		if e.On("show") || e.On("f") && e.On("v") {
-			e.Printf("%s\n", dev)
-		}
-		return nil
+		return dev, nil
 	}
 }

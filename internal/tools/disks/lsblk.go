@@ -33,18 +33,22 @@ var lsblkRight = map[string]bool{"MAJ:MIN": true, "RM": true, "SIZE": true, "RO"
 // the serial number that a restore asks for.
 const rescueColumns = "NAME,SIZE,RO,TYPE,FSTYPE,LABEL,SERIAL,MOUNTPOINTS"
 
-func lsblk(e *tools.Env) error {
-	l := &lsblkRun{Env: e}
+func lsblkColumns(e *tools.Env) []string {
 	set, _ := e.Last("f", "m", "S", "O")
-	l.cols = strings.Split(lsblkSets[set.Name], ",")
+	cols := lsblkSets[set.Name]
 	if set.Name == "" && rescue.Inside() {
-		l.cols = strings.Split(rescueColumns, ",")
+		cols = rescueColumns
 	}
-	if o := e.Val("o"); strings.HasPrefix(o, "+") {
-		l.cols = append(l.cols, strings.Split(strings.ToUpper(o[1:]), ",")...)
+	if o := strings.ToUpper(e.Val("o")); strings.HasPrefix(o, "+") {
+		cols += "," + o[1:]
 	} else if o != "" {
-		l.cols = strings.Split(strings.ToUpper(o), ",")
+		cols = o
 	}
+	return strings.Split(cols, ",")
+}
+
+func lsblk(e *tools.Env) error {
+	l := &lsblkRun{Env: e, cols: lsblkColumns(e)}
 	for _, c := range l.cols {
 		if _, ok := l.cell(&device{}, c); !ok {
 			return fmt.Errorf("unknown column: %s", c)
@@ -156,14 +160,6 @@ func (l *lsblkRun) cell(d *device, col string) (string, bool) {
 			return d.path(), true
 		}
 		return filepath.Base(d.path()), true
-	case "KNAME":
-		return d.name, true
-	case "PATH":
-		return d.path(), true
-	case "PKNAME":
-		return strings.Join(d.parents[:min(1, len(d.parents))], ""), true
-	case "MAJ:MIN":
-		return fmt.Sprintf("%3d:%-3d", d.major, d.minor), true
 	case "SIZE":
 		if l.On("b") {
 			return strconv.FormatInt(d.size, 10), true
@@ -176,7 +172,7 @@ func (l *lsblkRun) cell(d *device, col string) (string, bool) {
 	case "TRAN":
 		return transport(d), true
 	}
-	if s, ok := map[string]string{"SERIAL": cmp.Or(d.sys("serial"), d.sys("device/serial")), "HOTPLUG": cmp.Or(d.sys("removable"), "0"), "OWNER": "root", "GROUP": "disk", "MODE": "brw-rw----"}[col]; ok {
+	if s, ok := map[string]string{"KNAME": d.name, "PATH": d.path(), "PKNAME": strings.Join(d.parents[:min(1, len(d.parents))], ""), "MAJ:MIN": fmt.Sprintf("%3d:%-3d", d.major, d.minor), "SERIAL": cmp.Or(d.sys("serial"), d.sys("device/serial")), "HOTPLUG": cmp.Or(d.sys("removable"), "0"), "OWNER": "root", "GROUP": "disk", "MODE": "brw-rw----"}[col]; ok {
 		return s, true
 	}
 	return l.content(d, col)

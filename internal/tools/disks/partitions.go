@@ -344,6 +344,21 @@ func firstOf(a, b string) string {
 	return b
 }
 
+// summary prints the numbers of the partitions.
+func (d *disk) summary(e *tools.Env) {
+	label := "loop"
+	if d.gpt != nil {
+		label = "gpt"
+	} else if d.mbr != nil {
+		label = "msdos"
+	}
+	e.Printf("%s: %s partitions", d.path, label)
+	for _, r := range d.rows() {
+		e.Printf(" %d", r.number)
+	}
+	e.Printf("\n")
+}
+
 func partprobe(e *tools.Env) error {
 	paths := e.Args
 	if len(paths) == 0 {
@@ -364,17 +379,7 @@ func partprobe(e *tools.Env) error {
 				e.Warn("%v", err)
 				continue
 			}
-			label := "loop"
-			if d.gpt != nil {
-				label = "gpt"
-			} else if d.mbr != nil {
-				label = "msdos"
-			}
-			e.Printf("%s: %s partitions", p, label)
-			for _, r := range d.rows() {
-				e.Printf(" %d", r.number)
-			}
-			e.Printf("\n")
+			d.summary(e)
 		}
 		if e.On("d") {
 			continue

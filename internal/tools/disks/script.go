@@ -3,6 +3,7 @@ package disks
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -88,29 +89,34 @@ func parseLine(l string, ss int64) (p scriptLine, err error) {
 			}
 			k, v = []string{"start", "size", "type", "bootable"}[i], k
 		}
-		switch k {
-		case "start":
-			p.start, err = sectors(v, ss)
-		case "size":
-			p.size, err = sectors(v, ss)
-		case "type", "Id":
-			p.typ = v
-		case "uuid":
-			p.uuid = strings.ToUpper(v)
-		case "name":
-			p.name = v
-		case "attrs":
-			p.attrs = v
-		case "bootable", "*":
-			p.active = v == "" && ok || !ok && (v == "" || v == "*")
-		default:
-			err = fmt.Errorf("unsupported field '%s'", k)
-		}
-		if err != nil {
+		if err := p.set(k, v, ok, ss); err != nil {
 			return p, err
 		}
 	}
 	return p, nil
+}
+
+// set sets one field; named is false for a value without its name.
+func (p *scriptLine) set(k, v string, named bool, ss int64) (err error) {
+	switch k {
+	case "start":
+		p.start, err = sectors(v, ss)
+	case "size":
+		p.size, err = sectors(v, ss)
+	case "type", "Id":
+		p.typ = v
+	case "uuid":
+		p.uuid = strings.ToUpper(v)
+	case "name":
+		p.name = v
+	case "attrs":
+		p.attrs = v
+	case "bootable", "*":
+		p.active = v == "" || v == "*" && !named
+	default:
+		err = fmt.Errorf("unsupported field '%s'", k)
+	}
+	return err
 }
 
 // splitFields divides at commas that are not in quotes.
@@ -167,14 +173,8 @@ func script(e *tools.Env) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case s.label != "":
-	case e.On("X"):
-		s.label = e.Val("X")
-	case old.gpt != nil:
-		s.label = "gpt"
-	default:
-		s.label = "dos"
+	if s.label == "" {
+		s.label = e.Or("X", map[bool]string{true: "gpt", false: "dos"}[old.gpt != nil])
 	}
 	prepare := map[string]func(*os.File, int64, int64) (func() error, error){"gpt": s.gpt, "dos": s.mbr, "mbr": s.mbr}[s.label]
 	if prepare == nil {
@@ -190,7 +190,15 @@ func script(e *tools.Env) error {
 	if d, err := readDisk(path); err == nil && !e.On("q") {
 		d.print(e)
 	}
-	if st, err := f.Stat(); err != nil || st.Mode().IsRegular() || e.On("no-reread", "no-tell-kernel") {
+	if e.On("no-reread", "no-tell-kernel") {
+		return nil
+	}
+	return reread(f)
+}
+
+// reread makes the kernel read the table of a disk; a file has none for it.
+func reread(f *os.File) error {
+	if st, err := f.Stat(); err != nil || st.Mode().IsRegular() {
 		return err
 	}
 	return blockdev.Reread(context.Background(), f)
@@ -275,33 +283,43 @@ func parseAttributes(s string) (v uint64, err error) {
 	return v, nil
 }
 
+// signature is the label-id, or a random number.
+func (s *parsedScript) signature() (uint32, error) {
+	if s.id == "" {
+		var b [4]byte
+		_, err := rand.Read(b[:])
+		return binary.BigEndian.Uint32(b[:]), err
+	}
+	n, err := strconv.ParseUint(s.id, 0, 32)
+	if err != nil {
+		return 0, fmt.Errorf("invalid label-id '%s'", s.id)
+	}
+	return uint32(n), nil
+}
+
+// mbrType reads a type in hexadecimal or sfdisk's short words; it is Linux without one.
+func (l scriptLine) mbrType() (byte, error) {
+	short := map[string]string{"": "83", "L": "83", "S": "82", "E": "5", "X": "85", "U": "ef", "R": "fd", "V": "8e", "swap": "82", "linux": "83"}
+	n, err := strconv.ParseUint(strings.TrimPrefix(firstOf(short[l.typ], l.typ), "0x"), 16, 8)
+	if err != nil {
+		return 0, fmt.Errorf("invalid type '%s'", l.typ)
+	}
+	return byte(n), nil
+}
+
 func (s *parsedScript) mbr(f *os.File, ss, size int64) (func() error, error) {
 	t := &mbr.Table{}
-	if s.id != "" {
-		n, err := strconv.ParseUint(s.id, 0, 32)
-		if err != nil {
-			return nil, fmt.Errorf("invalid label-id '%s'", s.id)
-		}
-		t.Signature = uint32(n)
-	} else {
-		var b [4]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return nil, err
-		}
-		t.Signature = uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	var err error
+	if t.Signature, err = s.signature(); err != nil {
+		return nil, err
 	}
 	last := min(size/ss-1, 1<<32-1)
 	at := alignment / ss
 	next, logical, extEnd := 1, 5, int64(0)
 	for _, l := range s.lines {
-		p := mbr.Partition{Number: int(l.number), Type: 0x83, Active: l.active}
-		if l.typ != "" {
-			short := map[string]string{"L": "83", "S": "82", "E": "5", "X": "85", "U": "ef", "R": "fd", "V": "8e", "swap": "82", "linux": "83"}
-			n, err := strconv.ParseUint(strings.TrimPrefix(firstOf(short[l.typ], l.typ), "0x"), 16, 8)
-			if err != nil {
-				return nil, fmt.Errorf("invalid type '%s'", l.typ)
-			}
-			p.Type = byte(n)
+		p := mbr.Partition{Number: int(l.number), Active: l.active}
+		if p.Type, err = l.mbrType(); err != nil {
+			return nil, err
 		}
 		end := last
 		if inside := extEnd > 0 && (l.number >= 5 || l.number == 0); inside {
@@ -319,7 +337,6 @@ func (s *parsedScript) mbr(f *os.File, ss, size int64) (func() error, error) {
 		if p.Number < 5 {
 			next = p.Number + 1
 		}
-		var err error
 		if p.Start, p.Count, err = place(l, &at, alignment/ss, end, ss); err != nil {
 			return nil, err
 		}

@@ -38,19 +38,24 @@ func umount(e *tools.Env) error {
 			if errors.Is(err, unix.EBUSY) && e.On("r") {
 				err = unix.Mount("", p, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 			}
-			switch {
-			case err != nil && errors.Is(err, unix.EBUSY):
-				e.Fault(32, "%s: target is busy. (fuser -vm %s shows who uses it)", p, p)
-			case err != nil && errors.Is(err, unix.EINVAL):
-				e.Fault(32, "%s: not mounted.", p)
-			case err != nil:
-				e.Fault(32, "%s: umount failed: %s", p, tools.Cause(err))
-			case e.On("v"):
-				e.Fault(0, "%s unmounted", p)
-			}
+			unmounted(e, p, err)
 		}
 	}
 	return nil
+}
+
+// unmounted reports the end of an attempt to unmount p.
+func unmounted(e *tools.Env, p string, err error) {
+	switch {
+	case errors.Is(err, unix.EBUSY):
+		e.Fault(32, "%s: target is busy. (fuser -vm %s shows who uses it)", p, p)
+	case errors.Is(err, unix.EINVAL):
+		e.Fault(32, "%s: not mounted.", p)
+	case err != nil:
+		e.Fault(32, "%s: umount failed: %s", p, tools.Cause(err))
+	case e.On("v"):
+		e.Fault(0, "%s unmounted", p)
+	}
 }
 
 // removable are the mount points that umount -a unmounts: not those of the running system.

@@ -46,6 +46,13 @@ func newUUID(s string) (id string, raw []byte, err error) {
 	return s, raw, nil
 }
 
+// warnInsecure warns of a file that others than its owner may read or write.
+func warnInsecure(e *tools.Env, f *os.File) {
+	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 {
+		e.Fault(0, "%s: insecure permissions %04o, fix with: chmod 0600 %s", e.Args[0], st.Mode().Perm(), e.Args[0])
+	}
+}
+
 // mkswap writes the header of a swap area, include/linux/swap.h.
 func mkswap(e *tools.Env) error {
 	if err := e.Need(1, 1); err != nil {
@@ -72,8 +79,8 @@ func mkswap(e *tools.Env) error {
 	if pages < 10 {
 		return fmt.Errorf("error: swap area needs to be at least %d KiB", 10*page/1024)
 	}
-	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o077 != 0 && !e.On("q") {
-		e.Fault(0, "%s: insecure permissions %04o, fix with: chmod 0600 %s", e.Args[0], st.Mode().Perm(), e.Args[0])
+	if !e.On("q") {
+		warnInsecure(e, f)
 	}
 	b := make([]byte, page)
 	if _, err := f.ReadAt(b[:1024], 0); err != nil {
@@ -148,6 +155,20 @@ func blkdiscard(e *tools.Env) error {
 	return nil
 }
 
+// blockRange reads the last block, or all blocks, and the first one; it gives the block behind the last.
+func blockRange(args []string, all int64) (first, last int64, err error) {
+	last = all
+	for i, to := range []*int64{&last, &first}[:len(args)] {
+		if *to, err = strconv.ParseInt(args[i], 10, 64); err != nil {
+			return 0, 0, fmt.Errorf("invalid block number: %s", args[i])
+		}
+		if i == 0 {
+			last++
+		}
+	}
+	return first, last, nil
+}
+
 // badblocks reads a device and lists the blocks that can't be read.
 func badblocks(e *tools.Env) error {
 	if err := e.Need(1, 3); err != nil {
@@ -169,16 +190,9 @@ func badblocks(e *tools.Env) error {
 		return fmt.Errorf("%s while trying to open %s", tools.Cause(err), e.Args[0])
 	}
 	defer f.Close()
-	last, first := size/int64(bs), int64(0)
-	for i, to := range []*int64{&last, &first} {
-		if i+1 < len(e.Args) {
-			if *to, err = strconv.ParseInt(e.Args[i+1], 10, 64); err != nil {
-				return fmt.Errorf("invalid block number: %s", e.Args[i+1])
-			}
-			if i == 0 {
-				last++
-			}
-		}
+	first, last, err := blockRange(e.Args[1:], size/int64(bs))
+	if err != nil {
+		return err
 	}
 	bad := 0
 	buf := make([]byte, bs*many)
