@@ -3,6 +3,7 @@ package tools
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -83,7 +84,7 @@ func shiftBy(t *time.Time, text string, now time.Time) (int, bool) {
 			return len(w.word), true
 		}
 	}
-	if text == "utc" || text == "z" || text == "gmt" {
+	if slices.Contains([]string{"utc", "z", "gmt"}, text) {
 		*t = time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.UTC)
 		return len(text), true
 	}
@@ -99,7 +100,7 @@ func shiftBy(t *time.Time, text string, now time.Time) (int, bool) {
 			continue
 		}
 		digits := strings.ReplaceAll(m[1], " ", "")
-		if digits == "" || digits == "+" || digits == "-" {
+		if strings.Trim(digits, "+-") == "" {
 			digits += "1"
 		}
 		k, err := strconv.Atoi(digits)

@@ -3,6 +3,7 @@ package tools
 import (
 	"bytes"
 	"cmp"
+	"strings"
 )
 
 // IsAlpha and IsDigit are the classes of ASCII.
@@ -64,13 +65,8 @@ func Version(a, b string) int {
 			}
 			a, b = a[min(1, len(a)):], b[min(1, len(b)):]
 		}
-		i, j := 0, 0
-		for i < len(a) && IsDigit(a[i]) {
-			i++
-		}
-		for j < len(b) && IsDigit(b[j]) {
-			j++
-		}
+		const digits = "0123456789"
+		i, j := len(a)-len(strings.TrimLeft(a, digits)), len(b)-len(strings.TrimLeft(b, digits))
 		if r := Numeric([]byte(a[:i]), []byte(b[:j])); r != 0 {
 			return r
 		}

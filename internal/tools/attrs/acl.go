@@ -116,6 +116,27 @@ func (x entry) text(numeric bool) string {
 	return map[uint16]string{userObj: "user::", groupObj: "group::", maskTag: "mask::", otherTag: "other::"}[x.tag]
 }
 
+// heading prints what stands before the list of a file.
+func heading(e *tools.Env, p string, st *unix.Stat_t) {
+	owner, group := strconv.Itoa(int(st.Uid)), strconv.Itoa(int(st.Gid))
+	if u, err := user.LookupId(owner); err == nil && !e.On("n") {
+		owner = u.Username
+	}
+	if g, err := user.LookupGroupId(group); err == nil && !e.On("n") {
+		group = g.Name
+	}
+	e.Printf("# file: %s\n# owner: %s\n# group: %s\n", relative(e, p, "p"), owner, group)
+	if st.Mode&0o7000 != 0 {
+		flags := []byte("---")
+		for i, bit := range []uint32{unix.S_ISUID, unix.S_ISGID, unix.S_ISVTX} {
+			if st.Mode&bit != 0 {
+				flags[i] = "sst"[i]
+			}
+		}
+		e.Printf("# flags: %s\n", flags)
+	}
+}
+
 func getfacl(e *tools.Env) error {
 	if err := e.Need(1, -1); err != nil {
 		return err
@@ -139,31 +160,7 @@ func getfacl(e *tools.Env) error {
 			return nil
 		}
 		if !e.On("c") {
-			owner := func(s string, err error, id uint32) string {
-				if err != nil || e.On("n") {
-					return strconv.FormatUint(uint64(id), 10)
-				}
-				return s
-			}
-			u, err1 := user.LookupId(strconv.Itoa(int(st.Uid)))
-			g, err2 := user.LookupGroupId(strconv.Itoa(int(st.Gid)))
-			uname, gname := "", ""
-			if err1 == nil {
-				uname = u.Username
-			}
-			if err2 == nil {
-				gname = g.Name
-			}
-			e.Printf("# file: %s\n# owner: %s\n# group: %s\n", relative(e, p, "p"), owner(uname, err1, st.Uid), owner(gname, err2, st.Gid))
-			if st.Mode&0o7000 != 0 {
-				flags := []byte("---")
-				for i, bit := range []uint32{unix.S_ISUID, unix.S_ISGID, unix.S_ISVTX} {
-					if st.Mode&bit != 0 {
-						flags[i] = "sst"[i]
-					}
-				}
-				e.Printf("# flags: %s\n", flags)
-			}
+			heading(e, p, &st)
 		}
 		if !e.On("d") {
 			printACL(e, access, "")
@@ -201,31 +198,39 @@ func parseACL(s string, remove bool) (list []entry, def []bool, err error) {
 		if len(f) > 1 && (f[0] == "d" || f[0] == "default") {
 			d, f = true, f[1:]
 		}
-		if len(f) == 2 && !remove && f[0] != "" && strings.IndexByte("mo", f[0][0]) >= 0 {
-			f = []string{f[0], "", f[1]}
-		}
-		if len(f) < 2 || len(f) > 3 || len(f) == 2 && !remove {
-			return nil, nil, fmt.Errorf("option -m: invalid argument near character 1")
-		}
-		x := entry{id: noID}
-		kind := map[string][2]uint16{"u": {userObj, userTag}, "user": {userObj, userTag}, "g": {groupObj, groupTag}, "group": {groupObj, groupTag}, "m": {maskTag, maskTag}, "mask": {maskTag, maskTag}, "o": {otherTag, otherTag}, "other": {otherTag, otherTag}}[f[0]]
-		if x.tag = kind[0]; x.tag == 0 {
-			return nil, nil, fmt.Errorf("option -m: invalid argument near character 1")
-		}
-		if f[1] != "" {
-			x.tag = kind[1]
-			if x.id, err = lookup(f[1], x.tag == userTag); err != nil {
-				return nil, nil, err
-			}
-		}
-		if len(f) == 3 {
-			if x.perm, err = parsePerm(f[2]); err != nil {
-				return nil, nil, err
-			}
+		x, err := parseEntry(f, remove)
+		if err != nil {
+			return nil, nil, err
 		}
 		list, def = append(list, x), append(def, d)
 	}
 	return list, def, nil
+}
+
+// parseEntry reads the fields of an entry: kind, name or "", permissions.
+func parseEntry(f []string, remove bool) (x entry, err error) {
+	if len(f) == 2 && !remove && f[0] != "" && strings.IndexByte("mo", f[0][0]) >= 0 {
+		f = []string{f[0], "", f[1]}
+	}
+	bad := errors.New("option -m: invalid argument near character 1")
+	if len(f) < 2 || len(f) > 3 || len(f) == 2 && !remove {
+		return x, bad
+	}
+	x.id = noID
+	kind := map[string][2]uint16{"u": {userObj, userTag}, "user": {userObj, userTag}, "g": {groupObj, groupTag}, "group": {groupObj, groupTag}, "m": {maskTag, maskTag}, "mask": {maskTag, maskTag}, "o": {otherTag, otherTag}, "other": {otherTag, otherTag}}[f[0]]
+	if x.tag = kind[0]; x.tag == 0 {
+		return x, bad
+	}
+	if f[1] != "" {
+		x.tag = kind[1]
+		if x.id, err = lookup(f[1], x.tag == userTag); err != nil {
+			return x, err
+		}
+	}
+	if len(f) == 3 {
+		x.perm, err = parsePerm(f[2])
+	}
+	return x, err
 }
 
 func parsePerm(s string) (uint16, error) {
@@ -312,6 +317,17 @@ func (c aclChange) of(def, all bool) []entry {
 	return out
 }
 
+// decideX replaces X, which is x for directories and programs only.
+func decideX(perm uint16, p string) uint16 {
+	if perm&8 == 0 {
+		return perm
+	}
+	if st, err := os.Stat(p); err == nil && (st.IsDir() || st.Mode()&0o111 != 0) {
+		perm |= 1
+	}
+	return perm &^ 8
+}
+
 // changeACL changes the access list or the default list of a file.
 func changeACL(e *tools.Env, p string, def bool, parsed map[string]aclChange) error {
 	list, err := readACL(p, def)
@@ -327,12 +343,7 @@ func changeACL(e *tools.Env, p string, def bool, parsed map[string]aclChange) er
 	}
 	explicit := false
 	for _, x := range append(parsed["set"].of(def, e.On("d")), parsed["m"].of(def, e.On("d"))...) {
-		if x.perm&8 != 0 { // X: for directories and programs only
-			x.perm &^= 8
-			if st, err := os.Stat(p); err == nil && (st.IsDir() || st.Mode()&0o111 != 0) {
-				x.perm |= 1
-			}
-		}
+		x.perm = decideX(x.perm, p)
 		list = put(list, x)
 		explicit = explicit || x.tag == maskTag
 	}

@@ -96,25 +96,25 @@ func encode(v []byte, how string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\012`, "\r", `\015`).Replace(string(v)) + `"`
 }
 
+// wanted lists the attributes of a file that were named, or that match.
+func wanted(e *tools.Env, p string) ([]string, error) {
+	if e.On("n") {
+		return e.Vals("n"), nil
+	}
+	match := e.Or("m", "^user\\.")
+	prefix := strings.NewReplacer("^", "", `\`, "").Replace(match)
+	have, err := names(p, e.On("h"))
+	return slices.DeleteFunc(have, func(n string) bool { return match != "-" && match != "." && !strings.HasPrefix(n, prefix) }), err
+}
+
 func getfattr(e *tools.Env) error {
 	if err := e.Need(1, -1); err != nil {
 		return tools.Usage("missing file")
 	}
-	match := e.Or("m", "^user\\.")
-	all := match == "-" || match == "."
-	prefix := strings.NewReplacer("^", "", `\`, "").Replace(match)
 	tree(e, func(p string) error {
-		list := e.Vals("n")
-		if list == nil {
-			have, err := names(p, e.On("h"))
-			if err != nil {
-				return err
-			}
-			for _, n := range have {
-				if all || strings.HasPrefix(n, prefix) {
-					list = append(list, n)
-				}
-			}
+		list, err := wanted(e, p)
+		if err != nil {
+			return err
 		}
 		var lines []string
 		for _, n := range list {

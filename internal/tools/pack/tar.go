@@ -124,6 +124,37 @@ func (t *tarRun) excluded(name string) bool {
 	return slices.ContainsFunc(t.exclude, func(re *regexp.Regexp) bool { return re.MatchString(name) })
 }
 
+// permissions are as ls -l has them.
+func permissions(mode int64) []byte {
+	perm := []byte("rwxrwxrwx")
+	for i := range perm {
+		if mode>>(8-i)&1 == 0 {
+			perm[i] = '-'
+		}
+	}
+	for i, bit := range []int64{0o4000, 0o2000, 0o1000} {
+		if at := 2 + 3*i; mode&bit != 0 {
+			x := "sst"[i]
+			if perm[at] == '-' {
+				x -= 32
+			}
+			perm[at] = x
+		}
+	}
+	return perm
+}
+
+// announce lists a member for -v, on standard error if there are data on standard output.
+func (t *tarRun) announce(h *tar.Header, data bool) {
+	switch {
+	case !t.On("v"):
+	case data:
+		t.list(t.Err, h)
+	default:
+		t.list(t.Out, h)
+	}
+}
+
 // list prints a member as -t or -tv does.
 func (t *tarRun) list(w io.Writer, h *tar.Header) {
 	if vs := len(t.Vals("v")); vs < 2 && !(t.On("t") && vs == 1) {
@@ -133,21 +164,6 @@ func (t *tarRun) list(w io.Writer, h *tar.Header) {
 	kind := map[byte]string{tar.TypeDir: "d", tar.TypeSymlink: "l", tar.TypeLink: "h", tar.TypeBlock: "b", tar.TypeChar: "c", tar.TypeFifo: "p"}[h.Typeflag]
 	if kind == "" {
 		kind = "-"
-	}
-	perm := []byte("rwxrwxrwx")
-	for i := range perm {
-		if h.Mode>>(8-i)&1 == 0 {
-			perm[i] = '-'
-		}
-	}
-	for i, bit := range []int64{0o4000, 0o2000, 0o1000} {
-		if at := 2 + 3*i; h.Mode&bit != 0 {
-			x := "sst"[i]
-			if perm[at] == '-' {
-				x -= 32
-			}
-			perm[at] = x
-		}
 	}
 	owner := func(name string, id int) string {
 		if name == "" || t.On("numeric-owner") {
@@ -167,7 +183,7 @@ func (t *tarRun) list(w io.Writer, h *tar.Header) {
 	case tar.TypeLink:
 		tail = " link to " + h.Linkname
 	}
-	fmt.Fprintf(w, "%s%s %s %*s %s %s%s\n", kind, perm, who, max(1, 18-len(who)), size, h.ModTime.Local().Format("2006-01-02 15:04"), quoteName(h.Name), tail)
+	fmt.Fprintf(w, "%s%s %s %*s %s %s%s\n", kind, permissions(h.Mode), who, max(1, 18-len(who)), size, h.ModTime.Local().Format("2006-01-02 15:04"), quoteName(h.Name), tail)
 }
 
 // quoteName writes odd characters of a name as escapes, as GNU's tar does.

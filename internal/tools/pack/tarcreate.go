@@ -3,6 +3,7 @@ package pack
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -94,11 +95,9 @@ func (t *tarRun) add(top string, self os.FileInfo) {
 			t.Fault(2, "%s: Cannot stat: %s", p, tools.Cause(err))
 			return nil
 		}
+		skip := map[bool]error{true: filepath.SkipDir}[d.IsDir()]
 		if t.excluded(p) {
-			if d.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
+			return skip
 		}
 		st, err := os.Lstat(p)
 		if t.On("h") && err == nil && st.Mode()&fs.ModeSymlink != 0 {
@@ -109,10 +108,7 @@ func (t *tarRun) add(top string, self os.FileInfo) {
 			return nil
 		}
 		if u, ok := st.Sys().(*syscall.Stat_t); ok && t.On("one-file-system") {
-			if dev == 0 {
-				dev = u.Dev
-			}
-			if u.Dev != dev {
+			if dev = cmp.Or(dev, u.Dev); u.Dev != dev {
 				return filepath.SkipDir
 			}
 		}
@@ -126,28 +122,24 @@ func (t *tarRun) add(top string, self os.FileInfo) {
 		if err := t.member(p, st); err != nil {
 			t.Fault(2, "%s: %s", p, tools.Cause(err))
 		}
-		if d.IsDir() && t.On("no-recursion") {
-			return filepath.SkipDir
+		if t.On("no-recursion") {
+			return skip
 		}
 		return nil
 	})
 }
 
-func (t *tarRun) member(p string, st os.FileInfo) error {
-	if st.Mode()&fs.ModeSocket != 0 {
-		t.Fault(0, "%s: socket ignored", p)
-		return nil
-	}
+func (t *tarRun) header(p string, st os.FileInfo) (*tar.Header, error) {
 	link := ""
 	if st.Mode()&fs.ModeSymlink != 0 {
 		var err error
 		if link, err = os.Readlink(p); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	h, err := tar.FileInfoHeader(st, link)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h.Format = tar.FormatGNU
 	h.Name = p
@@ -164,6 +156,18 @@ func (t *tarRun) member(p string, st os.FileInfo) error {
 	if t.On("numeric-owner") {
 		h.Uname, h.Gname = "", ""
 	}
+	return h, nil
+}
+
+func (t *tarRun) member(p string, st os.FileInfo) error {
+	if st.Mode()&fs.ModeSocket != 0 {
+		t.Fault(0, "%s: socket ignored", p)
+		return nil
+	}
+	h, err := t.header(p, st)
+	if err != nil {
+		return err
+	}
 	if u, ok := st.Sys().(*syscall.Stat_t); ok && st.Mode().IsRegular() && u.Nlink > 1 {
 		id := [2]uint64{u.Dev, u.Ino}
 		if first, ok := t.made[id]; ok {
@@ -178,13 +182,7 @@ func (t *tarRun) member(p string, st os.FileInfo) error {
 	if err := t.out.WriteHeader(h); err != nil {
 		return err
 	}
-	if t.On("v") {
-		w := io.Writer(t.Out)
-		if t.Or("f", "-") == "-" {
-			w = t.Err
-		}
-		t.list(w, h)
-	}
+	t.announce(h, t.Or("f", "-") == "-")
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}

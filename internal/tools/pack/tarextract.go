@@ -41,13 +41,7 @@ func (t *tarRun) all(tr *tar.Reader, list bool) error {
 		if !t.stripped(h) {
 			continue
 		}
-		if t.On("v") {
-			w := io.Writer(t.Out)
-			if t.On("O") {
-				w = t.Err
-			}
-			t.list(w, h)
-		}
+		t.announce(h, t.On("O"))
 		if t.On("O") {
 			if _, err := io.Copy(t.Out, tr); err != nil {
 				return err
@@ -110,6 +104,16 @@ func local(name string) (string, error) {
 	return n, nil
 }
 
+// directory makes a directory, which gets its attributes when all members are there.
+func (t *tarRun) directory(name string, h *tar.Header) error {
+	if err := t.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	h.Name = name
+	t.dirs = append(t.dirs, h)
+	return nil
+}
+
 func (t *tarRun) extract(h *tar.Header, r io.Reader) error {
 	name, err := local(h.Name)
 	if err != nil {
@@ -119,13 +123,7 @@ func (t *tarRun) extract(h *tar.Header, r io.Reader) error {
 		return err
 	}
 	if h.Typeflag == tar.TypeDir {
-		err := t.root.Mkdir(name, 0o700)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-		h.Name = name
-		t.dirs = append(t.dirs, h)
-		return nil
+		return t.directory(name, h)
 	}
 	if _, err := t.root.Lstat(name); err == nil {
 		switch {

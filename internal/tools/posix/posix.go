@@ -76,6 +76,12 @@ func (t *translator) emit(s string, begin bool) {
 	t.begin = begin
 }
 
+// atEnd reports whether nothing follows, or the end of a group or alternative.
+func (t *translator) atEnd() bool {
+	rest := t.in[t.i:]
+	return rest == "" || strings.HasPrefix(rest, `\)`) || strings.HasPrefix(rest, `\|`)
+}
+
 func (t *translator) next() error {
 	c := t.in[t.i]
 	t.i++
@@ -97,8 +103,7 @@ func (t *translator) next() error {
 			t.emit(`\^`, false)
 		}
 	case c == '$':
-		rest := t.in[t.i:]
-		if t.ere || rest == "" || strings.HasPrefix(rest, `\)`) || strings.HasPrefix(rest, `\|`) {
+		if t.ere || t.atEnd() {
 			t.emit("$", false)
 		} else {
 			t.emit(`\$`, false)

@@ -246,34 +246,44 @@ func nproc(e *tools.Env) error {
 	return nil
 }
 
+// named is the user that the operand names, with all groups.
+func named(e *tools.Env) (u *user.User, groups []string, err error) {
+	if u, err = user.Lookup(e.Args[0]); err != nil {
+		if u, err = user.LookupId(e.Args[0]); err != nil {
+			return nil, nil, fmt.Errorf("'%s': no such user", e.Args[0])
+		}
+	}
+	if groups, err = u.GroupIds(); err != nil {
+		groups = []string{u.Gid}
+	}
+	return u, groups, nil
+}
+
+// self is the effective user of this process, or the real one, with all groups.
+func self(e *tools.Env) (*user.User, []string, error) {
+	u := &user.User{Uid: strconv.Itoa(os.Geteuid()), Gid: strconv.Itoa(os.Getegid())}
+	if e.On("r") {
+		u = &user.User{Uid: strconv.Itoa(os.Getuid()), Gid: strconv.Itoa(os.Getgid())}
+	}
+	gs, err := os.Getgroups()
+	var groups []string
+	for _, g := range gs {
+		groups = append(groups, strconv.Itoa(g))
+	}
+	return u, groups, err
+}
+
 func id(e *tools.Env) error {
 	if err := e.Need(0, 1); err != nil {
 		return err
 	}
-	var u *user.User
-	var groups []string
+	find := self
 	if len(e.Args) == 1 {
-		var err error
-		if u, err = user.Lookup(e.Args[0]); err != nil {
-			if u, err = user.LookupId(e.Args[0]); err != nil {
-				return fmt.Errorf("'%s': no such user", e.Args[0])
-			}
-		}
-		if groups, err = u.GroupIds(); err != nil {
-			groups = []string{u.Gid}
-		}
-	} else {
-		u = &user.User{Uid: strconv.Itoa(os.Geteuid()), Gid: strconv.Itoa(os.Getegid())}
-		if e.On("r") {
-			u = &user.User{Uid: strconv.Itoa(os.Getuid()), Gid: strconv.Itoa(os.Getgid())}
-		}
-		gs, err := os.Getgroups()
-		if err != nil {
-			return err
-		}
-		for _, g := range gs {
-			groups = append(groups, strconv.Itoa(g))
-		}
+		find = named
+	}
+	u, groups, err := find(e)
+	if err != nil {
+		return err
 	}
 	groups = slices.DeleteFunc(groups, func(g string) bool { return g == u.Gid })
 	groups = append([]string{u.Gid}, groups...)

@@ -93,6 +93,42 @@ func users(path string, whole bool) ([]use, error) {
 	return out, nil
 }
 
+// report prints who uses a file, and with -k sends them a signal.
+func report(e *tools.Env, o tools.Options, name string, us []use, sig syscall.Signal) error {
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return err
+	}
+	if !o.On("s") {
+		if o.On("v") {
+			fmt.Fprintf(e.Err, "%*s USER        PID ACCESS COMMAND\n", len(abs)+1, "")
+		}
+		fmt.Fprintf(e.Err, "%s:", abs)
+	}
+	for _, u := range us {
+		switch letters := strings.NewReplacer("f", "").Replace(u.marks); {
+		case o.On("s"):
+		case o.On("v"):
+			e.Printf(" %-8s %6d %-6s %s\n", shortUser(u.p.uid), u.p.pid, u.marks, printable.Clean(u.p.name))
+		default:
+			e.Printf("%6d", u.p.pid)
+			if err := e.Out.Flush(); err != nil {
+				return err
+			}
+			fmt.Fprint(e.Err, letters)
+		}
+		if o.On("k") {
+			if err := unix.Kill(u.p.pid, sig); err != nil {
+				e.Warn("could not kill process %d: %s", u.p.pid, tools.Cause(err))
+			}
+		}
+	}
+	if !o.On("s", "v") {
+		fmt.Fprintln(e.Err)
+	}
+	return nil
+}
+
 func fuser(e *tools.Env) error {
 	sig, args := syscall.SIGKILL, []string{}
 	for _, a := range e.Args {
@@ -122,36 +158,8 @@ func fuser(e *tools.Env) error {
 			continue
 		}
 		any = true
-		abs, err := filepath.Abs(n)
-		if err != nil {
+		if err := report(e, o, n, us, sig); err != nil {
 			return err
-		}
-		if !o.On("s") {
-			if o.On("v") {
-				fmt.Fprintf(e.Err, "%*s USER        PID ACCESS COMMAND\n", len(abs)+1, "")
-			}
-			fmt.Fprintf(e.Err, "%s:", abs)
-		}
-		for _, u := range us {
-			switch letters := strings.NewReplacer("f", "").Replace(u.marks); {
-			case o.On("s"):
-			case o.On("v"):
-				e.Printf(" %-8s %6d %-6s %s\n", shortUser(u.p.uid), u.p.pid, u.marks, printable.Clean(u.p.name))
-			default:
-				e.Printf("%6d", u.p.pid)
-				if err := e.Out.Flush(); err != nil {
-					return err
-				}
-				fmt.Fprint(e.Err, letters)
-			}
-			if o.On("k") {
-				if err := unix.Kill(u.p.pid, sig); err != nil {
-					e.Warn("could not kill process %d: %s", u.p.pid, tools.Cause(err))
-				}
-			}
-		}
-		if !o.On("s", "v") {
-			fmt.Fprintln(e.Err)
 		}
 	}
 	if !any {
@@ -184,6 +192,11 @@ func placeOf(name string) (place, error) {
 	return place{st.Dev, st.Ino, false}, nil
 }
 
+// selects reports whether the options -p, -c and -u name a process.
+func selects(e *tools.Env, p process) bool {
+	return (!e.On("p") || slices.Contains(list(e.Val("p")), strconv.Itoa(p.pid))) && strings.HasPrefix(p.name, e.Val("c")) && (!e.On("u") || slices.Contains(list(e.Val("u")), userName(p.uid)))
+}
+
 func lsof(e *tools.Env) error {
 	var want []place
 	for _, n := range e.Args {
@@ -199,7 +212,7 @@ func lsof(e *tools.Env) error {
 	}
 	found := false
 	for _, p := range processes() {
-		if e.On("p") && !slices.Contains(list(e.Val("p")), strconv.Itoa(p.pid)) || !strings.HasPrefix(p.name, e.Val("c")) || e.On("u") && !slices.Contains(list(e.Val("u")), userName(p.uid)) || p.pid == os.Getpid() {
+		if !selects(e, p) || p.pid == os.Getpid() {
 			continue
 		}
 		os := slices.DeleteFunc(p.open(), func(o opened) bool {

@@ -127,6 +127,26 @@ func ps(e *tools.Env) error {
 	return nil
 }
 
+// long sets what a long option demands.
+func (r *psRun) long(name, v string) error {
+	switch name {
+	case "no-headers", "no-heading":
+		r.noHead = true
+	case "sort":
+		r.sort = v
+	case "pid":
+		r.pids, r.given = append(r.pids, list(v)...), true
+	case "ppid":
+		r.ppids, r.given = append(r.ppids, list(v)...), true
+	case "format":
+		r.columns(v)
+	case "forest":
+	default:
+		return tools.Usage("error: unknown gnu long option")
+	}
+	return nil
+}
+
 // option reads the first argument and its value, and gives the others.
 func (r *psRun) option(args []string) ([]string, error) {
 	a := args[0]
@@ -148,22 +168,7 @@ func (r *psRun) option(args []string) ([]string, error) {
 		if !has && name != "no-headers" && name != "no-heading" && name != "forest" {
 			v, err = value("")
 		}
-		switch name {
-		case "no-headers", "no-heading":
-			r.noHead = true
-		case "sort":
-			r.sort = v
-		case "pid":
-			r.pids, r.given = append(r.pids, list(v)...), true
-		case "ppid":
-			r.ppids, r.given = append(r.ppids, list(v)...), true
-		case "format":
-			r.columns(v)
-		case "forest":
-		default:
-			return nil, tools.Usage("error: unknown gnu long option")
-		}
-		return args, err
+		return args, cmp.Or(r.long(name, v), err)
 	}
 	letters, dash := strings.CutPrefix(a, "-")
 	if _, err := strconv.Atoi(letters); err == nil {
