@@ -31,6 +31,7 @@ type Entry struct {
 	Path   string // on it, with slashes
 	// First puts the entry before all others, for the system that is to start.
 	First bool
+	Data  []byte // that the loader is given
 }
 
 func utf16z(s string) []byte {
@@ -74,7 +75,7 @@ func (e Entry) option() ([]byte, error) {
 	o := le.AppendUint32(nil, 1) // active
 	o = le.AppendUint16(o, uint16(len(path)))
 	o = append(o, utf16z(e.Label)...)
-	return append(o, path...), nil
+	return append(append(o, path...), e.Data...), nil
 }
 
 func variable(dir, name string) string { return filepath.Join(dir, name+"-"+global) }
@@ -87,11 +88,17 @@ func write(dir, name string, b []byte) error {
 // starts by itself does not change, or at its beginning. Entries with the same
 // label go. It gives the entry's number, "0003".
 func Add(dir string, e Entry) (string, error) {
+	if err := Remove(dir, e.Label); err != nil {
+		return "", fmt.Errorf("cannot add boot entry %q to the firmware: %w", e.Label, err)
+	}
+	return Create(dir, e, true)
+}
+
+// Create is Add that leaves entries with the same label. With ordered false the entry is
+// not in the boot order.
+func Create(dir string, e Entry, ordered bool) (string, error) {
 	wrap := func(err error) error {
 		return fmt.Errorf("cannot add boot entry %q to the firmware: %w", e.Label, err)
-	}
-	if err := Remove(dir, e.Label); err != nil {
-		return "", wrap(err)
 	}
 	o, err := e.option()
 	if err != nil {
@@ -106,6 +113,9 @@ func Add(dir string, e Entry) (string, error) {
 	}
 	if err := write(dir, "Boot"+id, o); err != nil {
 		return "", wrap(err)
+	}
+	if !ordered {
+		return id, nil
 	}
 	order, err := readOrder(dir)
 	if err == nil {
