@@ -10,6 +10,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -46,7 +47,7 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 	system := func(id string) error {
 		s, err := b.Maker().System(ctx, p.Machine(), rescue.Hint{SetID: id}, work)
 		if err == nil {
-			d.Medium = s.Image
+			d.Medium = func(iso string, extra func(*media.ISO)) error { return s.Image(ctx, iso, extra) }
 		}
 		return err
 	}

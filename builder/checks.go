@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,6 +101,7 @@ var AllChecks = []CheckInfo{
 	{"burner", "a program that burns discs is installed", "27, 36", []string{ForDiscs}},
 	{"tape", "a tape drive is attached", "14, 45", []string{ForTape, ForOBDR}},
 	{"obdr", "a tape drive reports that it can start a machine", "37", []string{ForOBDR}},
+	{"extra-tree", "the second system of the configuration is there, and can be packed", "-", []string{ForRescue, ForPath}},
 	{"ssh-keys", "the configured ssh keys are public keys", "8.2", nil},
 }
 
@@ -446,6 +448,7 @@ func (t *tester) rest(plan *Plan) {
 		size = quantity.Size(n).String()
 	}
 	t.result("medium-size", err, "bytes, or 700M, 4G, CD, DVD, DVD-DL, BD", size)
+	t.result("extra-tree", t.b.Config.Rescue.CheckExtraTree(), "change rescue.extra_tree in the configuration", cmp.Or(t.b.Config.Rescue.ExtraTree, "none is configured"))
 	_, err = t.b.Config.Rescue.AuthorizedKeys()
 	t.result("ssh-keys", err, "put lines of authorized_keys, or names of files of them, into rescue.ssh_keys", fmt.Sprintf("%d configured", len(t.b.Config.Rescue.SSHKeys)))
 }

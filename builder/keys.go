@@ -36,6 +36,8 @@ var keys = []Key{
 	{Name: "rescue.exclude_modules", Text: "Drivers to leave out, by name.", Example: "[nouveau]"},
 	{Name: "rescue.carry", Text: "Further programs of this machine, by name or path, with their libraries.", Example: "[tcpdump, /opt/raid/bin/storcli64]"},
 	{Name: "rescue.programs", Text: "Programs of this machine on the medium: all that help, of which those for comfort are read from the medium when they are used; the same, all in memory; those without which a restore is not possible; or none, for a medium that can't restore.", Values: "comfort|needed|required|none", Example: "required"},
+	{Name: "rescue.files", Text: "Files and directories of this machine that the rescue system has at the same paths. They take memory there, and everyone who has the medium can read them.", Example: "[/root/notes.txt, /opt/raid]"},
+	{Name: "rescue.extra_tree", Text: "Second system on the medium: a directory, whose file system is packed with mksquashfs, or an image of squashfs. The command superrescue of the rescue system opens it. / is this machine's own system, with its secrets.", Example: "/srv/tools-root"},
 	{Name: "rescue.append", Text: "Words for the rescue system's kernel command line.", Example: "console=ttyS0,115200"},
 	{Name: "rescue.ssh_keys", Text: "Public keys, or files with such keys, of those who may log in by ssh. Without any there is no ssh server.", Example: "[/root/.ssh/authorized_keys]"},
 	{Name: "rescue.default", Text: "Entry of the medium's menu that starts after the time-out: the local disk or the rescue system. Without this key it is the rescue system if the medium works unattended, and the local disk otherwise.", Values: "local|rescue", Example: "rescue"},

@@ -93,7 +93,7 @@ func (b *Builder) tapeMedium(ctx context.Context, p *Plan, opt TapeOptions, id, 
 		return err
 	}
 	noBIOS := false
-	if err := s.Image(iso, func(img *media.ISO) {
+	if err := s.Image(ctx, iso, func(img *media.ISO) {
 		// What starts a tape is a BIOS, and it wants all it needs for that in
 		// the first 250 KB: no room for an EFI partition.
 		if noBIOS = opt.OBDR && img.BIOS == nil; opt.OBDR && !noBIOS {

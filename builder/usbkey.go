@@ -317,7 +317,7 @@ func (w *keyWriter) rescue(ctx context.Context, p *Plan, work string) error {
 		return err
 	}
 	w.image = filepath.Join(work, "rescue.iso")
-	if err := s.Image(w.image, func(i *media.ISO) {
+	if err := s.Image(ctx, w.image, func(i *media.ISO) {
 		if i.BIOS != nil && i.BIOS.PartitionCode == "" {
 			w.b.Report.Warn("the key will not start on BIOS machines: isohdppx.bin and mbr.bin of syslinux are missing")
 			i.BIOS = nil

@@ -3,6 +3,7 @@ package rescue
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,7 +24,13 @@ type Config struct {
 	ExcludeModules []string `yaml:"exclude_modules"`
 	Carry          []string `yaml:"carry"`    // further programs of the host
 	Programs       string   `yaml:"programs"` // comfort, needed (or ""), required (without comfort), or none
-	Append         string   `yaml:"append"`   // kernel command line
+	// Files are files and directories of the host that the rescue system has at the same
+	// paths, in memory.
+	Files []string `yaml:"files"`
+	// ExtraTree is a directory, or an image of squashfs, that goes onto the medium as a
+	// second system; "" for none.
+	ExtraTree string `yaml:"extra_tree"`
+	Append    string `yaml:"append"` // kernel command line
 	// SSHKeys are public keys, or files of them, of those who may log in by
 	// ssh; without any there is no ssh server.
 	SSHKeys []string `yaml:"ssh_keys"`
@@ -49,6 +56,11 @@ func (c *Config) Validate() error {
 	}
 	if !slices.Contains([]string{"", "local", "rescue"}, c.Default) {
 		errs = append(errs, fmt.Errorf("rescue.default: %q; want local or rescue", c.Default))
+	}
+	for _, f := range append(slices.Clone(c.Files), c.ExtraTree) {
+		if f != "" && !filepath.IsAbs(f) {
+			errs = append(errs, fmt.Errorf("rescue.files, rescue.extra_tree: %q; want an absolute path", f))
+		}
 	}
 	return errors.Join(errs...)
 }

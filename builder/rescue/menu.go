@@ -1,6 +1,7 @@
 package rescue
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -58,7 +59,7 @@ func (s *System) menu() (templates.Menu, error) {
 }
 
 // Image writes the ISO image. extra, if not nil, adds to it.
-func (s *System) Image(iso string, extra func(*media.ISO)) error {
+func (s *System) Image(ctx context.Context, iso string, extra func(*media.ISO)) error {
 	b, p, info := s.by, s.machine, s.Info
 	mark := "/" + rescue.ISOMark + "-" + info.MediumID
 	l := FindLoaders(b.Executable, filepath.Dir(s.Initrd), mark, false)
@@ -70,7 +71,7 @@ func (s *System) Image(iso string, extra func(*media.ISO)) error {
 	if s.comfort != "" {
 		img.Files[initramfs.ComfortFile] = s.comfort
 	}
-	if err := b.starts(p, s.Kernel, l); err != nil {
+	if err := errors.Join(b.starts(p, s.Kernel, l), s.extraTree(ctx, &img)); err != nil {
 		return err
 	}
 	m, err := s.menu()

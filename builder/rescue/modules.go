@@ -85,6 +85,9 @@ func (c *Config) SelectModules(x *kmod.Index, l *layout.Layout) (names, loaded [
 	extra := slices.Clone(c.ExtraModules)
 	// Sets may be on tape, and a drive that started the machine is a CD drive.
 	useful := []string{"st", "sg"}
+	if c.ExtraTree != "" {
+		useful = append(useful, "squashfs", "overlay")
+	}
 	if c.Modules != kernelcfg.SetHost {
 		useful = append(useful, "md_mod", "raid1") // for restore --mirror
 	}

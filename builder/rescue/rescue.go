@@ -109,7 +109,7 @@ func (b *Maker) Medium(ctx context.Context, p *Machine, h Hint, iso string) erro
 		return err
 	}
 	tmp := filepath.Join(work, "iso")
-	if err := s.Image(tmp, nil); err != nil {
+	if err := s.Image(ctx, tmp, nil); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, iso); err != nil {
@@ -215,7 +215,7 @@ func (s *System) tree(ctx context.Context, work string) (*initramfs.Files, *driv
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := errors.Join(b.addTexts(t, p, info), b.addHooks(ctx, t)); err != nil {
+	if err := b.addTexts(t, p, info); err != nil {
 		return nil, nil, err
 	}
 	if os.Geteuid() != 0 {
@@ -223,7 +223,10 @@ func (s *System) tree(ctx context.Context, work string) (*initramfs.Files, *driv
 	} else if err := b.try(ctx, t, work, carried); err != nil {
 		return nil, nil, err
 	}
-	return t, d, s.takeOut(comfort)
+	if err := s.takeOut(comfort); err != nil {
+		return nil, nil, err
+	}
+	return t, d, errors.Join(b.addFiles(t), b.addHooks(ctx, t)) // which stay in the tree
 }
 
 // carry adds the machine's programs, those for comfort last; comfort is nil if there are

@@ -92,7 +92,7 @@ func TestNoSecrets(t *testing.T) {
 	}
 	iso := filepath.Join(dir, "iso")
 	sys := &System{Kernel: &kernelcfg.Kernel{Image: dir + "/vmlinuz"}, Info: info, Initrd: dir + "/initrd.img", by: b, machine: p}
-	if err := sys.Image(iso, nil); err != nil {
+	if err := sys.Image(t.Context(), iso, nil); err != nil {
 		t.Fatal(err)
 	}
 	c, err := os.ReadFile(iso)

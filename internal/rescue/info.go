@@ -27,6 +27,8 @@ const (
 	SetDir     = "/mnt/set"                   // where the set's file system is mounted
 	MediumDir  = "/mnt/medium"                // where the boot medium is mounted
 	TargetDir  = "/mnt/target"                // the restored root
+	SecondDir  = "/mnt/superrescue"           // where the medium's second system is opened
+	SecondFile = "extra/tree.squashfs"        // its image on the medium
 	StateDir   = "/run/mkcdrec"
 	LogFile    = "/var/log/mkcdrec.log"
 	// SetFile holds the directory of the set that was found.

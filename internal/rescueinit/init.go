@@ -281,6 +281,9 @@ func (s *System) medium() {
 		return
 	}
 	s.state = append(s.state, "medium: /dev/"+dev)
+	if _, err := os.Stat(s.host.Path(rescue.MediumDir + "/" + rescue.SecondFile)); err == nil {
+		s.state = append(s.state, "second system: superrescue opens it, then chroot "+rescue.SecondDir+" /bin/sh")
+	}
 	s.drivers.settle()
 	if others := s.finder().Others(s.info); len(others) > 0 {
 		s.state = append(s.state, "other media of ours are here too, and are left alone: "+strings.Join(others, ", "))

@@ -24,7 +24,7 @@ var silent = map[string]string{
 	"checkmedium": "prints for people, on standard error", "comfort": "prints nothing", "cutstream": "prints on standard error",
 	"editor": "needs a terminal", "halt": "prints nothing", "fleet": "runs in a rescue system only", "init": "is process 1", "keymap": "needs a console: its own test",
 	"modprobe": "needs the modules of the running kernel", "dhclient": "runs in a rescue system only", "network": "runs in a rescue system only", "poweroff": "prints nothing", "reboot": "prints nothing",
-	"sshd": "writes a log, and serves without its reader, too", "swapoff": "prints nothing", "swapon": "prints nothing",
+	"sshd": "writes a log, and serves without its reader, too", "swapoff": "prints nothing", "swapon": "prints nothing", "superrescue": "opens what a medium has",
 }
 
 // TestFullOutput: every command of ours whose standard output is a full device, or a
