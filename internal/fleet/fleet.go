@@ -160,17 +160,23 @@ func choose(set Set, rule map[string]DiskRule, r *Registration) ([]chosen, error
 	return out, nil
 }
 
+// means reports whether a disk, with the word that confirms it, has the serial number and model of the rule.
+func (d DiskRule) means(x Disk, word string) bool {
+	switch {
+	// A stick that somebody left in the machine is not a target unless it is named.
+	case x.Removable && d.Serial == "":
+		return false
+	case d.Serial != "" && word != d.Serial && x.Serial != d.Serial && x.WWN != d.Serial:
+		return false
+	}
+	return d.Model == "" || matches(d.Model, x.Model)
+}
+
 // pick gives the index of the one disk that the rule means, of those not taken.
 func (d DiskRule) pick(disks []Disk, words []string, taken map[int]bool) (int, error) {
 	var c []int
 	for i, x := range disks {
-		switch {
-		case taken[i] || x.Busy != "":
-		// A stick that somebody left in the machine is not a target unless it is named.
-		case x.Removable && d.Serial == "":
-		case d.Serial != "" && words[i] != d.Serial && x.Serial != d.Serial && x.WWN != d.Serial:
-		case d.Model != "" && !matches(d.Model, x.Model):
-		default:
+		if !taken[i] && x.Busy == "" && d.means(x, words[i]) {
 			c = append(c, i)
 		}
 	}

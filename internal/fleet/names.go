@@ -39,18 +39,9 @@ func ParseNames(file string, b []byte) (*Names, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read names %s: %w", file, noEOF(err))
 	}
-	column := map[string]int{}
-	for i, h := range head {
-		h = strings.ToLower(strings.TrimSpace(h))
-		if _, twice := column[h]; twice || !slices.Contains([]string{"mac", "serial", "hostname"}, h) {
-			return nil, fmt.Errorf("cannot read names %s: line 1: column %q; want mac, serial and hostname, each once", file, h)
-		}
-		column[h] = i
-	}
-	_, mac := column["mac"]
-	_, serial := column["serial"]
-	if _, ok := column["hostname"]; !ok || !mac && !serial {
-		return nil, fmt.Errorf("cannot read names %s: line 1: want the columns hostname, and mac or serial", file)
+	column, err := columns(head)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read names %s: line 1: %w", file, err)
 	}
 	var errs []error
 	seen := map[string]bool{}
@@ -72,7 +63,7 @@ func ParseNames(file string, b []byte) (*Names, error) {
 			}
 			return ""
 		}
-		host, m, s := get("hostname"), get("mac"), get("serial")
+		host := get("hostname")
 		if !ValidHostname(host) {
 			bad("%q is not a host name", host)
 			continue
@@ -81,29 +72,52 @@ func ParseNames(file string, b []byte) (*Names, error) {
 			bad("host name %q is there twice", host)
 		}
 		seen[strings.ToLower(host)] = true
-		if m == "" && s == "" {
-			bad("host name %q has neither a MAC nor a serial number", host)
-		}
-		if m != "" {
-			if m, err = ParseMAC(m); err != nil {
-				bad("%v", err)
-			} else if _, twice := n.byMAC[m]; twice {
-				bad("MAC %s is there twice", m)
-			} else {
-				n.byMAC[m] = host
-			}
-		}
-		if s != "" {
-			if _, twice := n.bySerial[s]; twice || !Usable(s) {
-				bad("serial number %q is there twice, or does not belong to one machine", s)
-			}
-			n.bySerial[s] = host
-		}
+		n.add(host, get("mac"), get("serial"), bad)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
 	return n, nil
+}
+
+// columns gives the places of the columns that the first line names.
+func columns(head []string) (map[string]int, error) {
+	column := map[string]int{}
+	for i, h := range head {
+		h = strings.ToLower(strings.TrimSpace(h))
+		if _, twice := column[h]; twice || !slices.Contains([]string{"mac", "serial", "hostname"}, h) {
+			return nil, fmt.Errorf("column %q; want mac, serial and hostname, each once", h)
+		}
+		column[h] = i
+	}
+	_, mac := column["mac"]
+	_, serial := column["serial"]
+	if _, ok := column["hostname"]; !ok || !mac && !serial {
+		return nil, errors.New("want the columns hostname, and mac or serial")
+	}
+	return column, nil
+}
+
+// add gives a host name to the machine with a MAC or serial number, and calls bad for faults of them.
+func (n *Names) add(host, m, s string, bad func(string, ...any)) {
+	if m == "" && s == "" {
+		bad("host name %q has neither a MAC nor a serial number", host)
+	}
+	if m != "" {
+		if m, err := ParseMAC(m); err != nil {
+			bad("%v", err)
+		} else if _, twice := n.byMAC[m]; twice {
+			bad("MAC %s is there twice", m)
+		} else {
+			n.byMAC[m] = host
+		}
+	}
+	if s != "" {
+		if _, twice := n.bySerial[s]; twice || !Usable(s) {
+			bad("serial number %q is there twice, or does not belong to one machine", s)
+		}
+		n.bySerial[s] = host
+	}
 }
 
 func noEOF(err error) error {

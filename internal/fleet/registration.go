@@ -111,24 +111,31 @@ func (r *Registration) normalize() error {
 	r.Memory = max(r.Memory, 0)
 	names := map[string]bool{}
 	for i := range r.Disks {
-		d := &r.Disks[i]
-		for _, s := range []*string{&d.Name, &d.Model, &d.Serial, &d.WWN, &d.Busy} {
-			*s = text(*s)
+		if err := r.Disks[i].normalize(names); err != nil {
+			return err
 		}
-		d.Table = nil
-		if d.Name == "" || names[d.Name] || d.Size <= 0 || d.Size > 1<<62 {
-			return fmt.Errorf("disk %q: no name, the name of another one, or no size", d.Name)
-		}
-		names[d.Name] = true
-		if len(d.Parts) > maxParts {
-			return fmt.Errorf("disk %s: %d partitions; at most %d are known", d.Name, len(d.Parts), maxParts)
-		}
-		for j := range d.Parts {
-			p := &d.Parts[j]
-			p.What = text(p.What)
-			if p.Start < 0 || p.Size <= 0 || p.Start > int64(d.Size) || p.Size > int64(d.Size)-p.Start {
-				return fmt.Errorf("disk %s: a partition is not on the disk", d.Name)
-			}
+	}
+	return nil
+}
+
+// normalize checks a disk and its partitions, and adds its name to those of the others.
+func (d *Disk) normalize(names map[string]bool) error {
+	for _, s := range []*string{&d.Name, &d.Model, &d.Serial, &d.WWN, &d.Busy} {
+		*s = text(*s)
+	}
+	d.Table = nil
+	if d.Name == "" || names[d.Name] || d.Size <= 0 || d.Size > 1<<62 {
+		return fmt.Errorf("disk %q: no name, the name of another one, or no size", d.Name)
+	}
+	names[d.Name] = true
+	if len(d.Parts) > maxParts {
+		return fmt.Errorf("disk %s: %d partitions; at most %d are known", d.Name, len(d.Parts), maxParts)
+	}
+	for j := range d.Parts {
+		p := &d.Parts[j]
+		p.What = text(p.What)
+		if p.Start < 0 || p.Size <= 0 || p.Start > int64(d.Size) || p.Size > int64(d.Size)-p.Start {
+			return fmt.Errorf("disk %s: a partition is not on the disk", d.Name)
 		}
 	}
 	return nil

@@ -443,17 +443,9 @@ func (r *Room) Order(ctx context.Context, mac string, known State) (Order, error
 	}
 }
 
-// Report notes what a machine reports of its work.
-func (r *Room) Report(mac string, rep *Report) error {
-	r.mu.Lock()
-	m := r.machines[mac]
-	if m == nil {
-		r.mu.Unlock()
-		return ErrUnknown
-	}
-	now := r.clock()
-	m.seen = now
-	for _, l := range rep.Lines {
+// log adds lines to those of a machine, and keeps the last ones.
+func (m *machine) log(lines []Line, now time.Time) {
+	for _, l := range lines {
 		l.Text = printable.Short(strings.ReplaceAll(strings.TrimSpace(l.Text), "\n", " | "), maxLine)
 		if !slices.Contains([]string{"note", "warning", "error"}, l.Level) {
 			l.Level = "note"
@@ -467,6 +459,30 @@ func (r *Room) Report(mac string, rep *Report) error {
 	if n := len(m.Log); n > maxLines {
 		m.Log = slices.Clone(m.Log[n-maxLines:])
 	}
+}
+
+// outcome is the state of a machine whose restore ended, and why it is not a success.
+func (e *End) outcome() (State, string) {
+	switch e.Code {
+	case 0:
+		return Done, ""
+	case 3:
+		return Done, "not everything of the set was restored: " + e.Error
+	}
+	return Failed, cmp.Or(e.Error, fmt.Sprintf("restore ended with exit status %d", e.Code))
+}
+
+// Report notes what a machine reports of its work.
+func (r *Room) Report(mac string, rep *Report) error {
+	r.mu.Lock()
+	m := r.machines[mac]
+	if m == nil {
+		r.mu.Unlock()
+		return ErrUnknown
+	}
+	now := r.clock()
+	m.seen = now
+	m.log(rep.Lines, now)
 	switch {
 	case rep.Begin && m.State == Released:
 		m.Began, m.Ended, m.progress, m.at, m.Log = now, time.Time{}, Progress{}, now, nil
@@ -477,13 +493,7 @@ func (r *Room) Report(mac string, rep *Report) error {
 		r.mu.Unlock()
 		return refuse("the machine is %s, not released", m.State)
 	case rep.End != nil && m.State == Working:
-		s, why := Done, ""
-		switch {
-		case rep.End.Code == 3:
-			why = "not everything of the set was restored: " + rep.End.Error
-		case rep.End.Code != 0:
-			s, why = Failed, cmp.Or(rep.End.Error, fmt.Sprintf("restore ended with exit status %d", rep.End.Code))
-		}
+		s, why := rep.End.outcome()
 		r.end(m, s, why)
 		return r.commit(m)
 	case rep.End != nil && (m.State == Done || m.State == Failed): // said again

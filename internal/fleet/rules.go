@@ -353,6 +353,12 @@ func (c *checker) rule(i int, r *Rule) {
 			c.bad(i, "hostname", "%v", err)
 		}
 	}
+	c.disks(i, r)
+	c.answers(i, r)
+	r.defaults()
+}
+
+func (c *checker) disks(i int, r *Rule) {
 	for d, w := range r.Disks {
 		if w.Serial != "" && !confirmable(w.Serial) {
 			c.bad(i, "disks", "disk serial number %q can't confirm a disk: it is empty, too long, or has commas or blanks", w.Serial)
@@ -361,14 +367,14 @@ func (c *checker) rule(i int, r *Rule) {
 			c.bad(i, "disks", "disk %q is not the name of a disk", d)
 		}
 	}
-	for _, l := range [][]string{r.Answers.ExcludeDisk, slices.Collect(maps.Keys(r.Answers.Size)), slices.Collect(maps.Values(r.Answers.Size)), slices.Collect(maps.Keys(r.Answers.FSType)), slices.Collect(maps.Values(r.Answers.FSType))} {
-		for _, s := range l {
-			if s == "" || strings.ContainsAny(s, ",\x00") {
-				c.bad(i, "answers", "answer %q is empty, or has a comma", s)
-			}
+}
+
+func (c *checker) answers(i int, r *Rule) {
+	for _, s := range slices.Concat(r.Answers.ExcludeDisk, slices.Collect(maps.Keys(r.Answers.Size)), slices.Collect(maps.Values(r.Answers.Size)), slices.Collect(maps.Keys(r.Answers.FSType)), slices.Collect(maps.Values(r.Answers.FSType))) {
+		if s == "" || strings.ContainsAny(s, ",\x00") {
+			c.bad(i, "answers", "answer %q is empty, or has a comma", s)
 		}
 	}
-	r.defaults()
 }
 
 func (c *checker) match(i int, m *Match) {

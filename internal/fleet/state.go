@@ -56,55 +56,73 @@ func (r *Room) load() error {
 	bad := func(err error) error {
 		return fmt.Errorf("cannot use state %s: %w; move it away to begin with an empty room", r.store.file, err)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	var s state
-	if err := d.Decode(&s); err != nil {
+	s, err := parseState(b)
+	if err != nil {
 		return bad(err)
 	}
-	if s.Version != stateVersion {
-		return bad(fmt.Errorf("version %d is not known", s.Version))
-	}
-	if len(s.Machines) > maxMachines {
-		return bad(fmt.Errorf("%d machines, more than %d", len(s.Machines), maxMachines))
-	}
 	for _, m := range s.Machines {
-		if m == nil {
-			return bad(errors.New("a machine is missing"))
-		}
-		if err := m.Registration.normalize(); err != nil {
+		if err := r.add(m); err != nil {
 			return bad(err)
 		}
-		if r.machines[m.Registration.MAC] != nil || !slices.Contains([]State{Registered, Held, Released, Working, Done, Failed}, m.State) || (m.State == Released || m.State == Working) && m.Job == nil {
-			return bad(fmt.Errorf("machine %s is there twice, or its state %q can't be", m.Registration.MAC, m.State))
-		}
-		m.changed = make(chan struct{})
-		r.machines[m.Registration.MAC] = m
-		if m.Token != "" {
-			r.tokens[m.Token] = m.Registration.MAC
-		}
-		r.numbers = max(r.numbers, m.Number)
 	}
 	r.numbers = max(r.numbers, s.Numbers)
 	if s.Secrets != nil {
 		r.secrets = s.Secrets
 	}
-	// Jobs that no machine has begun are made again: rules and sets may be others now.
 	for _, m := range r.machines {
 		r.name(m)
-		if m.State != Released {
-			continue
-		}
-		j, _, _, err := r.job(m)
-		if err == nil {
-			m.Job.Swarm = j.Swarm // sent in another way, it is the same job
-		}
-		if err != nil || fmt.Sprintf("%+v", *j) != fmt.Sprintf("%+v", *m.Job) {
-			m.Job = nil
-			r.set(m, Registered, "rules or sets changed since it was released")
+		if m.State == Released {
+			r.checkJob(m)
 		}
 	}
 	return r.flush(r.store.next())
+}
+
+func parseState(b []byte) (*state, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	var s state
+	switch err := d.Decode(&s); {
+	case err != nil:
+		return nil, err
+	case s.Version != stateVersion:
+		return nil, fmt.Errorf("version %d is not known", s.Version)
+	case len(s.Machines) > maxMachines:
+		return nil, fmt.Errorf("%d machines, more than %d", len(s.Machines), maxMachines)
+	}
+	return &s, nil
+}
+
+// add adds a machine of the state file.
+func (r *Room) add(m *machine) error {
+	if m == nil {
+		return errors.New("a machine is missing")
+	}
+	if err := m.Registration.normalize(); err != nil {
+		return err
+	}
+	if r.machines[m.Registration.MAC] != nil || !slices.Contains([]State{Registered, Held, Released, Working, Done, Failed}, m.State) || (m.State == Released || m.State == Working) && m.Job == nil {
+		return fmt.Errorf("machine %s is there twice, or its state %q can't be", m.Registration.MAC, m.State)
+	}
+	m.changed = make(chan struct{})
+	r.machines[m.Registration.MAC] = m
+	if m.Token != "" {
+		r.tokens[m.Token] = m.Registration.MAC
+	}
+	r.numbers = max(r.numbers, m.Number)
+	return nil
+}
+
+// checkJob makes a job again that no machine has begun: rules and sets may be others now.
+func (r *Room) checkJob(m *machine) {
+	j, _, _, err := r.job(m)
+	if err == nil {
+		m.Job.Swarm = j.Swarm // sent in another way, it is the same job
+	}
+	if err != nil || fmt.Sprintf("%+v", *j) != fmt.Sprintf("%+v", *m.Job) {
+		m.Job = nil
+		r.set(m, Registered, "rules or sets changed since it was released")
+	}
 }
 
 // flush returns when the state of a generation is in the file.

@@ -101,6 +101,24 @@ func (c *Client) backoff(ctx context.Context, n int) error {
 	}
 }
 
+// unanswered waits after n attempts before this one; the first is reported.
+func (c *Client) unanswered(ctx context.Context, n int, err error) error {
+	if n == 0 {
+		c.cfg.Say("the server does not answer, asking again: %v", err)
+	}
+	return c.backoff(ctx, n)
+}
+
+// interrupted reports that a client before this one ended while restore ran; it waits if the server does not answer.
+func (c *Client) interrupted(ctx context.Context) error {
+	err := c.report(ctx, &fleet.Report{End: &fleet.End{Code: 1, Error: "the client ended while restore ran, and was started again; look at the machine's screen"}})
+	if err == nil {
+		return nil
+	}
+	c.cfg.Say("%v", err)
+	return c.backoff(ctx, 3)
+}
+
 // Join registers and carries orders out until ctx ends or the machine is stopped.
 func (c *Client) Join(ctx context.Context) error {
 	if err := c.register(ctx); err != nil {
@@ -120,10 +138,7 @@ func (c *Client) Join(ctx context.Context) error {
 			known = ""
 			continue
 		case err != nil:
-			if n == 0 {
-				c.cfg.Say("the server does not answer, asking again: %v", err)
-			}
-			if err := c.backoff(ctx, n); err != nil {
+			if err := c.unanswered(ctx, n, err); err != nil {
 				return err
 			}
 			n++
@@ -143,11 +158,8 @@ func (c *Client) Join(ctx context.Context) error {
 			}
 			known, said = "", ""
 		case fleet.Working: // and it is not we who work
-			if err := c.report(ctx, &fleet.Report{End: &fleet.End{Code: 1, Error: "the client ended while restore ran, and was started again; look at the machine's screen"}}); err != nil {
-				c.cfg.Say("%v", err)
-				if err := c.backoff(ctx, 3); err != nil {
-					return err
-				}
+			if err := c.interrupted(ctx); err != nil {
+				return err
 			}
 			known = ""
 		}
@@ -200,6 +212,12 @@ func (c *Client) register(ctx context.Context) error {
 	}
 }
 
+// mapsTo reports whether m is OLD=w, with one disk of the set as OLD.
+func mapsTo(m, w string) bool {
+	old, word, ok := strings.Cut(m, "=")
+	return ok && old != "" && word == w && !strings.Contains(old, ",")
+}
+
 // check refuses a job that this machine should not do, whoever ordered it.
 func (c *Client) check(j *fleet.Job) error {
 	if j == nil || len(j.Confirm) == 0 || len(j.Map) != len(j.Confirm) {
@@ -213,7 +231,7 @@ func (c *Client) check(j *fleet.Job) error {
 		if w == "" || !slices.Contains(words, w) {
 			return fmt.Errorf("the order is for a disk with serial number %q, which is not here", printable.Short(w, 100))
 		}
-		if old, word, ok := strings.Cut(j.Map[i], "="); !ok || old == "" || word != w || strings.Contains(old, ",") {
+		if !mapsTo(j.Map[i], w) {
 			return errors.New("the order maps another disk than it confirms")
 		}
 	}

@@ -12,9 +12,22 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
+
+// parts are the first 64 partitions that are on a disk of a size.
+func parts(ts []layout.Partition, size quantity.Size) (out []fleet.Part) {
+	for _, t := range ts {
+		if t.Extended() || t.Size <= 0 || t.Start < 0 || t.Start+t.Size > size || len(out) >= 64 {
+			continue
+		}
+		out = append(out, fleet.Part{Start: int64(t.Start), Size: int64(t.Size), What: strings.TrimSpace(t.Device + " " + t.Name)})
+	}
+	return out
+}
 
 // Facts describes the machine that this runs on, as it is on the way to a server.
 func Facts(ctx context.Context, server string) (*fleet.Registration, error) {
@@ -39,12 +52,7 @@ func Facts(ctx context.Context, server string) (*fleet.Registration, error) {
 		d := fleet.Disk{Disk: p.Disk, Busy: p.Busy}
 		d.Table = nil
 		if p.Table != nil {
-			for _, t := range p.Table.Partitions {
-				if t.Extended() || t.Size <= 0 || t.Start < 0 || t.Start+t.Size > p.Size || len(d.Parts) >= 64 {
-					continue
-				}
-				d.Parts = append(d.Parts, fleet.Part{Start: int64(t.Start), Size: int64(t.Size), What: strings.TrimSpace(t.Device + " " + t.Name)})
-			}
+			d.Parts = parts(p.Table.Partitions, p.Size)
 		}
 		if len(r.Disks) < 64 {
 			r.Disks = append(r.Disks, d)

@@ -217,19 +217,24 @@ func (s *Server) answer(m *dhcpv4.DHCPv4, port int, from *net.UDPAddr) (*dhcpv4.
 	case !relayed: // the pool is for this link
 		r = s.dhcp(m, mac)
 	}
-	if r == nil {
-		return nil, nil
-	}
 	switch {
+	case r == nil:
+		return nil, nil
 	case relayed:
 		return r, &net.UDPAddr{IP: m.GatewayIPAddr, Port: portDHCP}
 	case port == portPXE && !from.IP.IsUnspecified():
 		return r, from
-	case m.ClientIPAddr != nil && !m.ClientIPAddr.IsUnspecified() && r.MessageType() == dhcpv4.MessageTypeAck:
-		return r, &net.UDPAddr{IP: m.ClientIPAddr, Port: 68}
 	}
-	// It has no address to send to yet: RFC 2131, section 4.1.
-	return r, &net.UDPAddr{IP: net.IPv4bcast, Port: 68}
+	return r, &net.UDPAddr{IP: clientAddress(m, r), Port: 68}
+}
+
+// clientAddress is where a client of this link gets a reply. One without an address gets it
+// by broadcast: RFC 2131, section 4.1.
+func clientAddress(m, r *dhcpv4.DHCPv4) net.IP {
+	if m.ClientIPAddr != nil && !m.ClientIPAddr.IsUnspecified() && r.MessageType() == dhcpv4.MessageTypeAck {
+		return m.ClientIPAddr
+	}
+	return net.IPv4bcast
 }
 
 // reply begins a reply of ours.

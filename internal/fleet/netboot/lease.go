@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,20 +30,14 @@ type Pool struct{ First, Last netip.Addr }
 // ParsePool reads FIRST-LAST, or FIRST,LAST. All of it must be in the network of on,
 // without that address itself.
 func ParsePool(s string, on netip.Prefix) (Pool, error) {
-	var p Pool
-	for i := range s {
-		if s[i] != '-' && s[i] != ',' {
-			continue
-		}
-		a, err := netip.ParseAddr(s[:i])
-		b, err2 := netip.ParseAddr(s[i+1:])
-		if err == nil && err2 == nil && a.Is4() && b.Is4() && !b.Less(a) {
-			p = Pool{a, b}
-		}
-		break
+	var a, b netip.Addr
+	if i := strings.IndexAny(s, "-,"); i >= 0 {
+		a, _ = netip.ParseAddr(s[:i]) // not valid after an error
+		b, _ = netip.ParseAddr(s[i+1:])
 	}
+	p := Pool{a, b}
 	switch {
-	case !p.First.IsValid():
+	case !a.Is4() || !b.Is4() || b.Less(a):
 		return Pool{}, fmt.Errorf("address range %q is not FIRST-LAST with IPv4 addresses", s)
 	case !on.Contains(p.First) || !on.Contains(p.Last):
 		return Pool{}, fmt.Errorf("address range %s is not in the network %s", s, on.Masked())

@@ -172,6 +172,20 @@ type request struct {
 	hasWindow       bool
 }
 
+// option sets an option. One that is not known, or whose value is not, is left out.
+func (q *request) option(name string, n int) {
+	switch {
+	case name == "blksize" && n >= 8:
+		q.block, q.hasBlock = min(n, maxBlock), true
+	case name == "windowsize" && n >= 1:
+		q.window, q.hasWindow = min(n, maxWindow), true
+	case name == "timeout" && n >= 1 && n <= 255: // RFC 2349: it is taken as it is, or not at all
+		q.timeout, q.hasTO = time.Duration(n)*time.Second, true
+	case name == "tsize":
+		q.tsize = true
+	}
+}
+
 // parseRequest reads a request. Errors that the client is to be told are tftpErrors.
 func parseRequest(b []byte) (*request, error) {
 	if len(b) < 4 {
@@ -200,22 +214,7 @@ func parseRequest(b []byte) (*request, error) {
 		if err != nil || n < 0 {
 			continue // RFC 2347: an option that is not understood is left out
 		}
-		switch strings.ToLower(words[i]) {
-		case "blksize":
-			if n >= 8 {
-				q.block, q.hasBlock = min(n, maxBlock), true
-			}
-		case "windowsize":
-			if n >= 1 {
-				q.window, q.hasWindow = min(n, maxWindow), true
-			}
-		case "timeout":
-			if n >= 1 && n <= 255 { // RFC 2349: it is taken as it is, or not at all
-				q.timeout, q.hasTO = time.Duration(n)*time.Second, true
-			}
-		case "tsize":
-			q.tsize = true
-		}
+		q.option(strings.ToLower(words[i]), n)
 	}
 	if q.timeout > 10*time.Second {
 		q.timeout, q.hasTO = time.Second, false

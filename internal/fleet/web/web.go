@@ -278,18 +278,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	changes, stop := s.cfg.Room.Watch()
 	defer stop()
 	w.Header().Set("Content-Type", "text/event-stream")
-	out := http.NewResponseController(w)
-	send := func(event string, v any) error {
-		b, err := json.Marshal(v)
-		if err == nil {
-			err = out.SetWriteDeadline(time.Now().Add(writeTime))
-		}
-		if err == nil {
-			_, err = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, b)
-		}
-		return err
-	}
-	if send("room", s.now()) != nil || out.Flush() != nil {
+	out := stream{http.NewResponseController(w), w}
+	if out.send("room", s.now()) != nil || out.Flush() != nil {
 		return
 	}
 	tick := time.NewTicker(eventTime)
@@ -313,28 +303,48 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		quiet = 0
-		if len(changed) == 0 { // so that a dead connection is noticed, and what depends on time
-			if send("alive", struct{}{}) != nil || out.Flush() != nil {
-				return
-			}
-			continue
-		}
-		for mac := range changed {
-			event, v := "machine", any(nil)
-			if m, err := s.cfg.Room.View(mac); err == nil {
-				v = m
-			} else {
-				event, v = "gone", map[string]string{"mac": mac}
-			}
-			if send(event, v) != nil {
-				return
-			}
-		}
-		clear(changed)
-		if out.Flush() != nil {
+		if s.sendMachines(out, changed) != nil || out.Flush() != nil {
 			return
 		}
+		clear(changed)
 	}
+}
+
+// sendMachines sends those that changed. If none did, it sends something all the same, so that
+// a dead connection is noticed, and what depends on time.
+func (s *Server) sendMachines(out stream, changed map[string]bool) error {
+	if len(changed) == 0 {
+		return out.send("alive", struct{}{})
+	}
+	for mac := range changed {
+		event, v := "machine", any(nil)
+		if m, err := s.cfg.Room.View(mac); err == nil {
+			v = m
+		} else {
+			event, v = "gone", map[string]string{"mac": mac}
+		}
+		if err := out.send(event, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stream is a response of events.
+type stream struct {
+	*http.ResponseController
+	w http.ResponseWriter
+}
+
+func (s stream) send(event string, v any) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		err = s.SetWriteDeadline(time.Now().Add(writeTime))
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(s.w, "event: %s\ndata: %s\n\n", event, b)
+	}
+	return err
 }
 
 // decode reads JSON of a request.
