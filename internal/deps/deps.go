@@ -16,7 +16,6 @@ import (
 	_ "github.com/u-root/u-root/cmds/core/lsmod"
 	_ "github.com/u-root/u-root/cmds/core/mknod"
 	_ "github.com/u-root/u-root/cmds/core/more"
-	_ "github.com/u-root/u-root/cmds/core/netcat"
 	_ "github.com/u-root/u-root/cmds/core/netstat"
 	_ "github.com/u-root/u-root/cmds/core/ntpdate"
 	_ "github.com/u-root/u-root/cmds/core/ping"
