@@ -233,29 +233,10 @@ func (f *fitter) shares() error {
 		if len(g.PVs) < 2 || len(f.size) == 0 {
 			continue
 		}
-		// What each disk could give at most.
 		caps := make([]quantity.Size, len(g.PVs))
 		total := quantity.Size(0)
 		for j, p := range g.PVs {
-			for _, n := range f.l.DisksUnder(p.Device) {
-				d := f.l.Disk(n)
-				switch {
-				case d.Name != p.Device && (f.l.Array(p.Device) != nil || f.l.Crypt(p.Device) != nil):
-					caps[j] = f.pv[p.Device] - peStart(g) // what lies below it decides
-				case f.exact[n]:
-					caps[j] = p.Size - peStart(g)
-				case d.Table == nil:
-					caps[j] = f.size[n] - peStart(g)
-				default:
-					caps[j] = f.size[n] - f.overhead(d) - peStart(g)
-					for _, it := range f.items(d) {
-						if it.dev != p.Device {
-							caps[j] -= it.min.AlignUp(align)
-						}
-					}
-				}
-			}
-			caps[j] = max(caps[j], 0)
+			caps[j] = max(f.most(g, p), 0)
 			total += caps[j]
 		}
 		n := need(g)
@@ -323,6 +304,40 @@ func (it *item) weight() quantity.Size {
 	return max(it.old-it.min, it.old/64, 1)
 }
 
+// most is what a physical volume's disk could give its group at most.
+func (f *fitter) most(g *layout.VolumeGroup, p layout.PhysicalVolume) (size quantity.Size) {
+	for _, n := range f.l.DisksUnder(p.Device) {
+		d := f.l.Disk(n)
+		switch {
+		case d.Name != p.Device && (f.l.Array(p.Device) != nil || f.l.Crypt(p.Device) != nil):
+			size = f.pv[p.Device] // what is below it decides
+		case f.exact[n]:
+			size = p.Size
+		case d.Table == nil:
+			size = f.size[n]
+		default:
+			size = f.size[n] - f.overhead(d)
+			for _, it := range f.items(d) {
+				if it.dev != p.Device {
+					size -= it.min.AlignUp(align)
+				}
+			}
+		}
+	}
+	return size - peStart(g)
+}
+
+// bareDisk resizes what is on a disk without partitions.
+func (f *fitter) bareDisk(d *layout.Disk, size quantity.Size) error {
+	it := f.item(d.Name, d.Size)
+	if it.min > size {
+		return f.refuseDisk(d, size, []*item{it})
+	}
+	d.Size = size
+	f.setPV(d.Name, size)
+	return nil
+}
+
 // disk lays out a disk's partitions again.
 func (f *fitter) disk(d *layout.Disk) error {
 	size := f.size[d.Name]
@@ -331,13 +346,7 @@ func (f *fitter) disk(d *layout.Disk) error {
 		return nil
 	}
 	if d.Table == nil {
-		it := f.item(d.Name, d.Size)
-		if it.min > size {
-			return f.refuseDisk(d, size, []*item{it})
-		}
-		d.Size = size
-		f.setPV(d.Name, size)
-		return nil
+		return f.bareDisk(d, size)
 	}
 	items := f.items(d)
 	avail := size/align*align - f.overhead(d)

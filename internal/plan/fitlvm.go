@@ -13,28 +13,37 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// group sizes a group's volumes by what its physical volumes have now, and
-// writes its metadata again.
-func (f *fitter) group(g *layout.VolumeGroup) error {
-	changed := false
+// changed reports whether a group is on disks that are needed, and one of them has another size.
+func (f *fitter) changed(g *layout.VolumeGroup) (changed bool) {
 	for _, p := range g.PVs {
 		for _, d := range f.l.DisksUnder(p.Device) {
 			if _, there := f.size[d]; !there {
-				return nil // on disks that are not needed
+				return false
 			}
 			changed = changed || !f.exact[d]
 		}
 	}
-	if !changed {
+	return changed
+}
+
+// keepsSizes refuses wishes for sizes of a group's volumes.
+func (f *fitter) keepsSizes(g *layout.VolumeGroup) error {
+	for at := range f.wish.Sizes {
+		if fs := f.l.Mounted(at); fs != nil && f.l.Group(fs.Device) == g {
+			return refuse("--size %s: the volume group %s has RAID volumes, and keeps its sizes", at, g.Name)
+		}
+	}
+	return nil
+}
+
+// group sizes a group's volumes by what its physical volumes have now, and
+// writes its metadata again.
+func (f *fitter) group(g *layout.VolumeGroup) error {
+	if !f.changed(g) {
 		return nil
 	}
 	if _, rigid := f.raids(g); rigid {
-		for at := range f.wish.Sizes {
-			if fs := f.l.Mounted(at); fs != nil && f.l.Group(fs.Device) == g {
-				return refuse("--size %s: the volume group %s has RAID volumes, and keeps its sizes", at, g.Name)
-			}
-		}
-		return nil // its physical volumes kept their size
+		return f.keepsSizes(g) // as its physical volumes do
 	}
 	config, err := Thinless(g)
 	if err != nil {

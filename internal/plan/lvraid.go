@@ -29,11 +29,8 @@ func raidVolume(lvs *lvmtext.Section, v layout.LogicalVolume) *lvRAID {
 		return nil
 	}
 	r := &lvRAID{seg: lv.Sections()[0]}
-	list := r.seg.List("raids")
 	mirror := v.Type == layout.TypeMirror
-	if mirror {
-		list = r.seg.List("mirrors")
-	}
+	list := r.seg.List(map[bool]string{true: "mirrors", false: "raids"}[mirror])
 	if len(list) < 2 || len(list)%2 != 0 || r.seg.Type() != v.Type {
 		return nil
 	}
@@ -62,12 +59,9 @@ func raidVolume(lvs *lvmtext.Section, v layout.LogicalVolume) *lvRAID {
 		}
 	}
 	r.data = dataImages(v.Type, r.seg, int64(len(r.images)))
-	for _, key := range []string{"data_offset", "reshape_count", "delta_disks"} { // a change that is not finished
-		if _, ok := r.seg.Int(key); ok {
-			return nil
-		}
-	}
-	if r.data < 1 {
+	set := func(key string) bool { _, ok := r.seg.Int(key); return ok }
+	unfinished := slices.ContainsFunc([]string{"data_offset", "reshape_count", "delta_disks"}, set) // a change
+	if unfinished || r.data < 1 {
 		return nil
 	}
 	return r

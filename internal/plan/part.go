@@ -28,23 +28,9 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 			return nil, refuse("--exclude-disk %s: the layout has no disk of that name", disks[i])
 		}
 	}
-	on := func(devs ...string) string {
-		for _, d := range devs {
-			for _, u := range l.DisksUnder(d) {
-				if slices.Contains(disks, u) {
-					return u
-				}
-			}
-		}
-		return ""
-	}
+	on := func(devs ...string) string { return diskUnder(l, disks, devs) }
 	for i := range l.Arrays {
-		a := &l.Arrays[i]
-		gone := func(dev string) bool { return on(dev) != "" }
-		left := slices.DeleteFunc(slices.Clone(a.Members), func(m layout.Member) bool { return gone(m.Device) })
-		if len(left) >= leastMembers(a) {
-			a.Members, a.Spares = left, slices.DeleteFunc(a.Spares, gone)
-		}
+		excludeMembers(&l.Arrays[i], func(dev string) bool { return on(dev) != "" })
 	}
 	for i := range l.Filesystems {
 		if err := excludeFS(&l.Filesystems[i], on); err != nil {
@@ -59,15 +45,39 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		l.Swap[i].Active = l.Swap[i].Active && on(l.Swap[i].Device) == ""
 	}
 	for i := range l.Images {
-		if d := on(l.Images[i].Device); d != "" {
-			l.Images[i].File, l.Images[i].Excluded = "", "--exclude-disk "+d
-		}
+		excludeImage(&l.Images[i], on)
 	}
 	l.Boot.Disks = slices.DeleteFunc(l.Boot.Disks, func(d string) bool { return slices.Contains(disks, d) })
 	if len(l.Boot.Disks) == 0 && len(want.Boot.Disks) > 0 && l.Boot.ESP == "" {
 		return nil, refuse("--exclude-disk %s: the boot loader is on it and nowhere else", strings.Join(disks, ","))
 	}
 	return l, nil
+}
+
+// diskUnder is the first of the disks that is below one of the devices, "" if none is.
+func diskUnder(l *layout.Layout, disks, devs []string) string {
+	for _, d := range devs {
+		for _, u := range l.DisksUnder(d) {
+			if slices.Contains(disks, u) {
+				return u
+			}
+		}
+	}
+	return ""
+}
+
+func excludeImage(m *layout.Image, on func(...string) string) {
+	if d := on(m.Device); d != "" {
+		m.File, m.Excluded = "", "--exclude-disk "+d
+	}
+}
+
+// excludeMembers removes members and spares, if the array can do without them.
+func excludeMembers(a *layout.Array, gone func(dev string) bool) {
+	left := slices.DeleteFunc(slices.Clone(a.Members), func(m layout.Member) bool { return gone(m.Device) })
+	if len(left) >= leastMembers(a) {
+		a.Members, a.Spares = left, slices.DeleteFunc(a.Spares, gone)
+	}
 }
 
 // excludeFS leaves out a file system with a device on an excluded disk, whose name on gives.

@@ -477,9 +477,8 @@ func (p *Plan) filesystemOn(f *layout.Filesystem, dev string, others []string, r
 	}
 }
 
-// mounts come last, parents first.
-func (p *Plan) mounts(want *layout.Layout) {
-	var steps []*MountFS
+// mountSteps mount what is in use, parents first.
+func (p *Plan) mountSteps(want *layout.Layout) (steps []*MountFS) {
 	for i := range want.Filesystems {
 		f := &want.Filesystems[i]
 		dev, ok := p.Devices[f.Device]
@@ -495,6 +494,12 @@ func (p *Plan) mounts(want *layout.Layout) {
 		}
 	}
 	slices.SortFunc(steps, func(a, b *MountFS) int { return strings.Compare(a.Mount.Path, b.Mount.Path) })
+	return steps
+}
+
+// mounts come last, with what needs a mounted file system.
+func (p *Plan) mounts(want *layout.Layout) {
+	steps := p.mountSteps(want)
 	grown := map[string]bool{}
 	for _, s := range steps {
 		p.Steps = append(p.Steps, s)

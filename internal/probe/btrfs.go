@@ -15,6 +15,21 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
+// btrfsMounts adds the mounts of a btrfs to it, and gives any path into it, "" for none.
+func btrfsMounts(f *layout.Filesystem, mounts []MountInfo) (at string) {
+	for _, mi := range mounts {
+		if mi.Type != fstype.TypeBtrfs || mi.FSID != f.UUID || mi.Hidden || !layout.CleanPath(mi.Path) {
+			continue
+		}
+		at = mi.Path
+		// A directory that is bound elsewhere is not a mount of its own.
+		if mi.Root == mi.Subvolume {
+			f.Mounts = append(f.Mounts, layout.Mount{Path: mi.Path, Options: mi.Options, Subvolume: strings.TrimPrefix(mi.Subvolume, "/")})
+		}
+	}
+	return at
+}
+
 // btrfs records a btrfs at its first device, and every other device with it.
 func (m Machine) btrfs(l *layout.Layout, dev string, i *superblock.Info, mounts []MountInfo) {
 	cannot := func(format string, a ...any) {
@@ -40,17 +55,7 @@ func (m Machine) btrfs(l *layout.Layout, dev string, i *superblock.Info, mounts 
 			return
 		}
 	}
-	at := "" // any path into it
-	for _, mi := range mounts {
-		if mi.Type != fstype.TypeBtrfs || mi.FSID != f.UUID || mi.Hidden || !layout.CleanPath(mi.Path) {
-			continue
-		}
-		at = mi.Path
-		// A directory that is bound elsewhere is not a mount of its own.
-		if mi.Root == mi.Subvolume {
-			f.Mounts = append(f.Mounts, layout.Mount{Path: mi.Path, Options: mi.Options, Subvolume: strings.TrimPrefix(mi.Subvolume, "/")})
-		}
-	}
+	at := btrfsMounts(&f, mounts)
 	if !inUse && at == "" {
 		cannot("btrfs that is not mounted: its files can't be saved")
 		l.Filesystems = append(l.Filesystems, f)

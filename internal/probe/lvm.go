@@ -75,6 +75,11 @@ func (m Machine) physicalVolumes(g *layout.VolumeGroup, pvs []map[string]string)
 	return missing
 }
 
+// thinSnapshot reports whether a thin volume is a snapshot that is read-only and not active.
+func thinSnapshot(v map[string]string) bool {
+	return v["origin"] != "" && attr(v, attrAccess) == 'r' && attr(v, attrState) != 'a'
+}
+
 // addVolume puts a line of lvs into its group: among the volumes, snapshots or caches, or
 // among what the layout does not support. referred is set for a volume that something names.
 func addVolume(l *layout.Layout, g *layout.VolumeGroup, v map[string]string, referred bool) {
@@ -104,7 +109,7 @@ func addVolume(l *layout.Layout, g *layout.VolumeGroup, v map[string]string, ref
 	switch {
 	case typ == layout.TypeThin:
 		lv.Pool = v["pool_lv"]
-		if v["origin"] != "" && attr(v, attrAccess) == 'r' && attr(v, attrState) != 'a' && !referred {
+		if !referred && thinSnapshot(v) {
 			g.Snapshots = append(g.Snapshots, lv.Name)
 			return
 		}

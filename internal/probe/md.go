@@ -15,82 +15,91 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 )
 
-// arrays reads the running software RAID arrays: what the kernel reports of them,
-// and the superblock of one member for the rest.
+// arrays reads the running software RAID arrays.
 func (m Machine) arrays(l *layout.Layout) error {
 	dirs, err := filepath.Glob(m.path("/sys/block/md*/md"))
+	for _, d := range dirs {
+		m.array(l, filepath.Base(filepath.Dir(d)))
+	}
+	slices.SortFunc(l.Arrays, func(a, b layout.Array) int { return strings.Compare(a.Name, b.Name) })
+	return err
+}
+
+// array reads a running array: what the kernel reports of it, and the superblock of one member for the rest.
+func (m Machine) array(l *layout.Layout, name string) {
+	sys := "/sys/block/" + name + "/"
+	num := func(p string) int64 {
+		v, err := strconv.ParseInt(m.read(sys+p), 10, 64)
+		if err != nil {
+			return 0
+		}
+		return v
+	}
+	switch state := m.read(sys + "md/array_state"); state {
+	case "clear", "inactive", "":
+		return // its members are told of where they are
+	}
+	cannot := func(format string, a ...any) {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf(format, a...)})
+	}
+	a := layout.Array{Name: name, Level: m.read(sys + "md/level"), Devices: int(num("md/raid_disks")), Metadata: m.read(sys + "md/metadata_version"), Layout: int(num("md/layout")), Chunk: quantity.Size(num("md/chunk_size")), Size: quantity.Size(num("size") * 512)}
+	if !slices.Contains(layout.Levels, a.Level) || !slices.Contains(layout.Metadata, a.Metadata) {
+		cannot("RAID array of level %s with metadata %s is not supported", a.Level, a.Metadata)
+		return
+	}
+	if parts, err := filepath.Glob(m.path("/sys/block/" + name + "/" + name + "p*")); err == nil && len(parts) > 0 {
+		cannot("partitions on a RAID array are not supported")
+		return
+	}
+	m.members(&a, sys+"md/", cannot)
+	if len(a.Members) == 0 {
+		cannot("RAID array without members")
+		return
+	}
+	if err := m.described(&a); err != nil {
+		cannot("%v", err)
+		return
+	}
+	if a.Devices > len(a.Members) {
+		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: "", Reason: fmt.Sprintf("RAID array is degraded: %d of %d members; it will be restored like that", len(a.Members), a.Devices)})
+	}
+	l.Arrays = append(l.Arrays, a)
+}
+
+// members adds the members and spares that the kernel lists in dir, and reports others.
+func (m Machine) members(a *layout.Array, dir string, cannot func(format string, a ...any)) {
+	devs, _ := filepath.Glob(m.path(dir + "dev-*")) // fails for bad patterns only
+	for _, dd := range devs {
+		dev := m.resolve("/dev/" + m.uncovered(strings.ReplaceAll(strings.TrimPrefix(filepath.Base(dd), "dev-"), "!", "/")))
+		info := dir + filepath.Base(dd)
+		if role, err := strconv.Atoi(m.read(info + "/slot")); err == nil {
+			a.Members = append(a.Members, layout.Member{Device: dev, Role: role})
+		} else if strings.Contains(m.read(info+"/state"), "spare") {
+			a.Spares = append(a.Spares, dev)
+		} else {
+			cannot("member %s of the RAID array %s is %s", dev, a.Name, cmp.Or(m.read(info+"/state"), "of no use"))
+		}
+	}
+	slices.SortFunc(a.Members, func(x, y layout.Member) int { return cmp.Compare(x.Role, y.Role) })
+	slices.Sort(a.Spares)
+}
+
+// described adds what only the superblock of a member tells.
+func (m Machine) described(a *layout.Array) error {
+	i, err := m.superblockOf(a.Members[0].Device, m.sizeOf(a.Members[0].Device))
 	if err != nil {
 		return err
 	}
-	for _, d := range dirs {
-		name := filepath.Base(filepath.Dir(d))
-		sys := "/sys/block/" + name + "/"
-		num := func(p string) int64 {
-			v, err := strconv.ParseInt(m.read(sys+p), 10, 64)
-			if err != nil {
-				return 0
-			}
-			return v
-		}
-		switch state := m.read(sys + "md/array_state"); state {
-		case "clear", "inactive", "":
-			continue // its members are told of where they lie
-		}
-		cannot := func(format string, a ...any) {
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: fmt.Sprintf(format, a...)})
-		}
-		a := layout.Array{Name: name, Level: m.read(sys + "md/level"), Devices: int(num("md/raid_disks")), Metadata: m.read(sys + "md/metadata_version"), Layout: int(num("md/layout")), Chunk: quantity.Size(num("md/chunk_size")), Size: quantity.Size(num("size") * 512)}
-		if !slices.Contains(layout.Levels, a.Level) || !slices.Contains(layout.Metadata, a.Metadata) {
-			cannot("RAID array of level %s with metadata %s is not supported", a.Level, a.Metadata)
-			continue
-		}
-		if parts, err := filepath.Glob(m.path("/sys/block/" + name + "/" + name + "p*")); err == nil && len(parts) > 0 {
-			cannot("partitions on a RAID array are not supported")
-			continue
-		}
-		devs, err := filepath.Glob(m.path(sys + "md/dev-*"))
-		if err != nil {
-			return err
-		}
-		for _, dd := range devs {
-			dev := m.resolve("/dev/" + m.uncovered(strings.ReplaceAll(strings.TrimPrefix(filepath.Base(dd), "dev-"), "!", "/")))
-			info := sys + "md/" + filepath.Base(dd)
-			if role, err := strconv.Atoi(m.read(info + "/slot")); err == nil {
-				a.Members = append(a.Members, layout.Member{Device: dev, Role: role})
-			} else if strings.Contains(m.read(info+"/state"), "spare") {
-				a.Spares = append(a.Spares, dev)
-			} else {
-				cannot("member %s of the RAID array %s is %s", dev, name, cmp.Or(m.read(info+"/state"), "of no use"))
-			}
-		}
-		slices.SortFunc(a.Members, func(x, y layout.Member) int { return cmp.Compare(x.Role, y.Role) })
-		slices.Sort(a.Spares)
-		if len(a.Members) == 0 {
-			cannot("RAID array without members")
-			continue
-		}
-		i, err := m.superblockOf(a.Members[0].Device, m.sizeOf(a.Members[0].Device))
-		if err != nil {
-			cannot("%v", err)
-			continue
-		}
-		if i == nil || i.MD == nil {
-			cannot("the RAID superblock on %s can't be read", a.Members[0].Device)
-			continue
-		}
-		a.Label, a.UUID, a.Bitmap, a.Data = i.MD.Name, i.MD.UUID, i.MD.Bitmap, quantity.Size(i.MD.Data)
-		if a.Level != "raid0" && a.Level != "linear" {
-			a.Part = quantity.Size(i.MD.Size)
-		}
-		if a.Level == "raid1" || a.Level == "linear" {
-			a.Chunk, a.Layout = 0, 0
-		}
-		if a.Devices > len(a.Members) {
-			l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: "", Reason: fmt.Sprintf("RAID array is degraded: %d of %d members; it will be restored like that", len(a.Members), a.Devices)})
-		}
-		l.Arrays = append(l.Arrays, a)
+	if i == nil || i.MD == nil {
+		return fmt.Errorf("the RAID superblock on %s can't be read", a.Members[0].Device)
 	}
-	slices.SortFunc(l.Arrays, func(a, b layout.Array) int { return strings.Compare(a.Name, b.Name) })
+	a.Label, a.UUID, a.Bitmap, a.Data = i.MD.Name, i.MD.UUID, i.MD.Bitmap, quantity.Size(i.MD.Data)
+	if a.Level != "raid0" && a.Level != "linear" {
+		a.Part = quantity.Size(i.MD.Size)
+	}
+	if a.Level == "raid1" || a.Level == "linear" {
+		a.Chunk, a.Layout = 0, 0
+	}
 	return nil
 }
 

@@ -444,6 +444,11 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		m.btrfs(l, dev, i, mounts)
 		return
 	}
+	m.filesystem(l, dev, size, i, mounts)
+}
+
+// filesystem records a file system, or, where it can't be restored as files, its device as an image.
+func (m Machine) filesystem(l *layout.Layout, dev string, size quantity.Size, i *superblock.Info, mounts []MountInfo) {
 	f := layout.Filesystem{Device: dev, Type: i.Type, UUID: i.UUID, Label: i.Label, Size: quantity.Size(i.Size), Geometry: i.Geometry, Mounts: []layout.Mount{}}
 	at := "" // any path into it
 	for _, mi := range mounts {

@@ -159,6 +159,16 @@ func (p present) udev(m Machine, skip func(dev string) bool) {
 	}
 }
 
+// snapshotsOf lists the LVM snapshots, as GROUP/NAME.
+func snapshotsOf(l *layout.Layout) (devs []string) {
+	for _, g := range l.VolumeGroup {
+		for _, s := range g.Snapshots {
+			devs = append(devs, g.Name+"/"+s)
+		}
+	}
+	return devs
+}
+
 // snapshots names the LVM snapshots that are left out of the layout but that a file of
 // the system may mean by UUID or label. A snapshot has the UUID and label of its origin
 // at the time when it was made, so that these lead to the origin, which is content
@@ -170,16 +180,11 @@ func (p present) udev(m Machine, skip func(dev string) bool) {
 // these may be what it means, and all of them are named: content that is left out with
 // exit code 0 would be lost.
 func (m Machine) snapshots(l *layout.Layout, mounts []MountInfo, seen present) {
-	left := map[string]bool{}
-	for _, g := range l.VolumeGroup {
-		for _, s := range g.Snapshots {
-			left[g.Name+"/"+s] = true
-		}
-	}
+	left := snapshotsOf(l)
 	if len(left) == 0 || len(m.Only) > 0 {
 		return
 	}
-	seen.udev(m, func(dev string) bool { return left[dev] })
+	seen.udev(m, func(dev string) bool { return slices.Contains(left, dev) })
 	lost := slices.DeleteFunc(m.references(l), func(r reference) bool {
 		mounted := r.at != "" && slices.ContainsFunc(mounts, func(mi MountInfo) bool { return mi.Path == r.at && mi.Device != "" })
 		return mounted || seen.has(r.ref)
@@ -190,24 +195,21 @@ func (m Machine) snapshots(l *layout.Layout, mounts []MountInfo, seen present) {
 		}
 	}
 	var closed []string
-	for _, g := range l.VolumeGroup {
-		for _, s := range g.Snapshots {
-			dev := g.Name + "/" + s
-			i, err := m.superblockOf(dev, 1<<62)
-			if err != nil {
-				closed = append(closed, dev)
-				continue
-			}
-			if i == nil {
-				continue
-			}
-			is := present{}
-			is.add(i.UUID, i.Label)
-			for _, r := range lost {
-				if is.has(r.ref) {
-					cannot(dev, "snapshot that is in use ("+r.text()+"): its content can't be saved")
-					seen.add(i.UUID, i.Label)
-				}
+	for _, dev := range left {
+		i, err := m.superblockOf(dev, 1<<62)
+		if err != nil {
+			closed = append(closed, dev)
+			continue
+		}
+		if i == nil {
+			continue
+		}
+		is := present{}
+		is.add(i.UUID, i.Label)
+		for _, r := range lost {
+			if is.has(r.ref) {
+				cannot(dev, "snapshot that is in use ("+r.text()+"): its content can't be saved")
+				seen.add(i.UUID, i.Label)
 			}
 		}
 	}
