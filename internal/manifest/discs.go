@@ -93,18 +93,23 @@ func (d *Discs) Validate() error {
 		bad("this: %d of %d discs", d.This, len(d.Discs))
 	}
 	for i, a := range d.Archives {
-		at := quantity.Size(0)
-		for j, v := range a.Volumes {
-			if v.Number != j+1 || v.Offset != at || v.Disc > len(d.Discs) || !v.valid() {
-				bad("archives[%d].volumes[%d]: %+v", i, j, v)
-			}
-			at += v.Size
-		}
-		if at != a.Size || a.TailAt < 0 || a.TailAt > a.Size || a.File == "" || strings.Contains(a.Tail, "/") {
-			bad("archives[%d]: %s: volumes of %d bytes, size %d, tail at %d", i, a.File, at, a.Size, a.TailAt)
-		}
+		a.check(len(d.Discs), func(f string, v ...any) { bad("archives[%d]"+f, append([]any{i}, v...)...) })
 	}
 	return errors.Join(errs...)
+}
+
+// check calls bad for the faults of an archive on a number of discs.
+func (a *Divided) check(discs int, bad func(f string, a ...any)) {
+	at := quantity.Size(0)
+	for j, v := range a.Volumes {
+		if v.Number != j+1 || v.Offset != at || v.Disc > discs || !v.valid() {
+			bad(".volumes[%d]: %+v", j, v)
+		}
+		at += v.Size
+	}
+	if at != a.Size || a.TailAt < 0 || a.TailAt > a.Size || a.File == "" || strings.Contains(a.Tail, "/") {
+		bad(": %s: volumes of %d bytes, size %d, tail at %d", a.File, at, a.Size, a.TailAt)
+	}
 }
 
 // DiscSource gives discs of a set when they are needed.

@@ -22,6 +22,13 @@ const (
 	RuleBlank = "it is blank"
 )
 
+// named reports whether a device is among what the backup did not cover.
+func (s *Set) named(dev string) bool {
+	return slices.ContainsFunc(s.Manifest.NotCovered, func(n string) bool {
+		return strings.HasPrefix(strings.TrimPrefix(n, "/dev/"), dev+" ") || strings.HasPrefix(strings.TrimPrefix(n, "/dev/"), dev+":")
+	})
+}
+
 // Lacks names what a restore of the set does not bring back: lacks is what the backup
 // did not cover, leftOut what a rule of the administrator left out, or what held the
 // set itself. Both are for people, an item each.
@@ -30,11 +37,7 @@ func (s *Set) Lacks() (lacks, leftOut []string) {
 	if !s.WholeLayout() {
 		return lacks, nil
 	}
-	named := func(dev string) bool {
-		return slices.ContainsFunc(s.Manifest.NotCovered, func(n string) bool {
-			return strings.HasPrefix(strings.TrimPrefix(n, "/dev/"), dev+" ") || strings.HasPrefix(strings.TrimPrefix(n, "/dev/"), dev+":")
-		})
-	}
+
 	for i := range s.Layout.Filesystems {
 		f := &s.Layout.Filesystems[i]
 		var at []string
@@ -50,7 +53,7 @@ func (s *Set) Lacks() (lacks, leftOut []string) {
 			}
 		case strings.HasPrefix(f.Excluded, byRule) || strings.HasPrefix(f.Excluded, layout.ByInclude) || f.Excluded == RuleHolder || f.Excluded == RuleLoose:
 			leftOut = append(leftOut, what+": "+f.Excluded)
-		case !named(f.Device):
+		case !s.named(f.Device):
 			lacks = append(lacks, what+": "+f.Excluded)
 		}
 	}
@@ -59,7 +62,7 @@ func (s *Set) Lacks() (lacks, leftOut []string) {
 		case m.File != "":
 		case m.Excluded != "":
 			leftOut = append(leftOut, fmt.Sprintf("%s (%s): %s", m.Device, m.What(), m.Excluded))
-		case !named(m.Device):
+		case !s.named(m.Device):
 			lacks = append(lacks, fmt.Sprintf("%s (%s): its image is not in the set", m.Device, m.What()))
 		}
 	}

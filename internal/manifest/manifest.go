@@ -130,6 +130,11 @@ func (m *Manifest) checkFiles(bad func(where, f string, a ...any)) map[string]Fi
 	return sums
 }
 
+// plausible reports whether the numbers of an archive can be right, with at most so many bytes of tar.
+func (a *Archive) plausible(most quantity.Size) bool {
+	return a.TarSize >= 0 && a.TarSize <= most && a.DataSize >= 0 && a.DataSize <= maxSize && a.Members >= 0 && a.Problems >= 0
+}
+
 // checkArchives checks the archives, which sums has to have.
 func (m *Manifest) checkArchives(bad func(where, f string, a ...any), sums map[string]FileSum) {
 	files, places := map[string]bool{}, map[string]bool{}
@@ -150,7 +155,7 @@ func (m *Manifest) checkArchives(bad func(where, f string, a ...any), sums map[s
 		if unprintable(a.Device) || unprintable(a.Type) || len(a.Device) > maxWord || len(a.Type) > maxWord {
 			bad(w, "device %q, type %q", a.Device, a.Type)
 		}
-		if a.TarSize < 0 || a.TarSize > maxSize-tar || a.DataSize < 0 || a.DataSize > maxSize || a.Members < 0 || a.Problems < 0 {
+		if !a.plausible(maxSize - tar) {
 			bad(w, "tarSize %d, dataSize %d, members %d, problems %d", a.TarSize, a.DataSize, a.Members, a.Problems)
 		} else {
 			tar += a.TarSize

@@ -208,6 +208,11 @@ func (r *Opener) findRoot(m probe.Machine, devs []medium.Device, want string) (*
 			found = append(found, s)
 		}
 	}
+	return choose(found, seen)
+}
+
+// choose gives the one system that was found in the file systems that were seen.
+func choose(found []*system, seen []string) (*system, error) {
 	switch {
 	case len(found) == 1:
 		return found[0], nil

@@ -190,6 +190,30 @@ type toMount struct {
 	fs                      layout.Filesystem
 }
 
+// mountDevice mounts the device of m on a directory.
+func (r *Opener) mountDevice(m toMount, d medium.Device, devs []medium.Device, dir string) error {
+	flags := uintptr(0)
+	if r.Access == storage.ReadOnly {
+		flags = unix.MS_RDONLY
+	}
+	data, typ := "", d.Info.Type
+	if t := fstype.Of(typ); t.Foreign {
+		data = m.owners
+	} else if flags == 0 { // Mount has it
+		data = t.Mount
+	}
+	switch {
+	case typ == fstype.TypeBtrfs:
+		return storage.MountBtrfs(r.kernel(), d.Name, othersOf(d, devs), m.subvolume, dir, flags)
+	case flags != 0:
+		return r.finder().Mount(d, dir, data)
+	}
+	if err := r.kernel().Mount("/dev/"+d.Name, dir, typ, flags, data); err != nil {
+		return fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may repair it)", d.Name, dir, err)
+	}
+	return nil
+}
+
 // mount mounts one file system, found among devs by its UUID.
 func (r *Opener) mount(m toMount, devs []medium.Device) error {
 	i := slices.IndexFunc(devs, func(d medium.Device) bool {
@@ -207,28 +231,10 @@ func (r *Opener) mount(m toMount, devs []medium.Device) error {
 	if err != nil {
 		return fmt.Errorf("cannot make mount point %s: %w", m.path, err)
 	}
-	flags := uintptr(0)
-	if r.Access == storage.ReadOnly {
-		flags = unix.MS_RDONLY
+	if err := r.mountDevice(m, devs[i], devs, dir); err != nil {
+		return err
 	}
-	data, typ := "", devs[i].Info.Type
-	if t := fstype.Of(typ); t.Foreign {
-		data = m.owners
-	} else if flags == 0 { // Mount has it
-		data = t.Mount
-	}
-	if typ == fstype.TypeBtrfs {
-		if err := storage.MountBtrfs(r.kernel(), devs[i].Name, othersOf(devs[i], devs), m.subvolume, dir, flags); err != nil {
-			return err
-		}
-	} else if flags != 0 {
-		if err := r.finder().Mount(devs[i], dir, data); err != nil {
-			return err
-		}
-	} else if err := r.kernel().Mount("/dev/"+devs[i].Name, dir, typ, flags, data); err != nil {
-		return fmt.Errorf("cannot mount /dev/%s on %s: %w (e2fsck or xfs_repair may repair it)", devs[i].Name, dir, err)
-	}
-	r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, typ)
+	r.Report.Note("/dev/%s on %s (%s)", devs[i].Name, dir, devs[i].Info.Type)
 	if !rescue.Inside() {
 		return nil // udev names devices there
 	}

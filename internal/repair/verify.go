@@ -93,6 +93,19 @@ func (r *Opener) place(a manifest.Archive) (string, error) {
 	return inroot.Dir(r.Target, a.Mount)
 }
 
+// saved is the file system that an archive has, and its mount; a device without one has the empty mount.
+func saved(l *layout.Layout, a manifest.Archive) (*layout.Filesystem, layout.Mount) {
+	if fs := l.Mounted(a.Mount); a.Mount != "" && fs != nil {
+		return fs, fs.MountAt(a.Mount)
+	}
+	for i := range l.Filesystems {
+		if fs := &l.Filesystems[i]; a.Mount == "" && fs.Device == a.Device {
+			return fs, layout.Mount{}
+		}
+	}
+	return nil, layout.Mount{}
+}
+
 func (r *Opener) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Archive, dir string, v *Verified) error {
 	f, err := set.Archive(a.File)
 	if err != nil {
@@ -106,13 +119,8 @@ func (r *Opener) verifyOne(ctx context.Context, set *manifest.Set, a manifest.Ar
 	defer root.Close()
 	var prog progress.Counter = r.Report.Phase("comparing "+a.Name(), f.TarSize())
 	opt := archive.CompareOptions{Progress: prog}
-	if fs := set.Layout.Mounted(a.Mount); a.Mount != "" && fs != nil {
-		opt.Inner, opt.Apart = fs.Inner(fs.MountAt(a.Mount)), fs.Apart(fs.MountAt(a.Mount))
-	}
-	for i := range set.Layout.Filesystems {
-		if fs := &set.Layout.Filesystems[i]; a.Mount == "" && fs.Device == a.Device {
-			opt.Inner, opt.Apart = fs.Inner(layout.Mount{}), fs.Apart(layout.Mount{})
-		}
+	if fs, at := saved(set.Layout, a); fs != nil {
+		opt.Inner, opt.Apart = fs.Inner(at), fs.Apart(at)
 	}
 	ds, err := f.Compare(ctx, root, opt)
 	if err != nil {

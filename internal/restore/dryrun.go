@@ -24,13 +24,8 @@ import (
 // dryDir has what a dry run makes: sparse files, its journal, its mounts.
 var dryDir = filepath.Join(rescue.StateDir, "dry-run")
 
-// dryRun replaces the plan's disks by sparse files. LUKS devices get a key of
-// their own, and LVM sees nothing but these files.
-func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
-	fitted, m := d.Layout, d.Disks
-	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}
-	r.opt.Target = filepath.Join(dryDir, "target")
-	r.journal = &journal{filepath.Join(dryDir, "journal.jsonl")}
+// startDry makes loop devices for a number of disks possible, and clears what a dry run before left.
+func (r *Restorer) startDry(ctx context.Context, s recreate.Sparse, disks int) error {
 	if err := os.MkdirAll(r.opt.Target, 0o755); err != nil {
 		return fmt.Errorf("cannot start the dry run: %w", err)
 	}
@@ -42,18 +37,29 @@ func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
 	}
 	have, err := s.Loops() // of a run before
 	if err == nil {
-		err = recreate.FreeLoops(max(len(m)-len(have), 0))
+		err = recreate.FreeLoops(max(disks-len(have), 0))
 	}
 	if err != nil {
 		return err
 	}
-	if err := r.tidy(ctx); err != nil {
+	if err := r.tidy(ctx); err != nil || r.opt.Resume {
 		return err
 	}
-	if !r.opt.Resume {
-		if err := s.Remove(); err != nil {
-			return fmt.Errorf("cannot clean up after the dry run before: %w", err)
-		}
+	if err := s.Remove(); err != nil {
+		return fmt.Errorf("cannot clean up after the dry run before: %w", err)
+	}
+	return nil
+}
+
+// dryRun replaces the plan's disks by sparse files. LUKS devices get a key of
+// their own, and LVM sees nothing but these files.
+func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
+	fitted, m := d.Layout, d.Disks
+	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}
+	r.opt.Target = filepath.Join(dryDir, "target")
+	r.journal = &journal{filepath.Join(dryDir, "journal.jsonl")}
+	if err := r.startDry(ctx, s, len(m)); err != nil {
+		return err
 	}
 	to, err := s.Disks(m)
 	if err != nil {

@@ -25,8 +25,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// prepare checks everything that can be checked before a disk is touched.
-func (r *Restorer) prepare(ctx context.Context) error {
+// openContent opens what is restored, the backup set if nothing else was given, and gives it another identity
+// if that is wanted.
+func (r *Restorer) openContent(ctx context.Context) error {
 	if r.content = r.opt.Content; r.content == nil {
 		if err := r.openSet(ctx); err != nil {
 			return err
@@ -34,9 +35,27 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	}
 	r.incomplete()
 	if r.opt.NewIdentity {
-		if err := r.renew(ctx); err != nil {
-			return err
-		}
+		return r.renew(ctx)
+	}
+	return nil
+}
+
+// adapt lets the caller change the draft; was gives the names that devices had before the content got another identity.
+func (r *Restorer) adapt(d *plan.Draft) error {
+	if r.opt.Draft == nil {
+		return nil
+	}
+	was := func(dev string) string { return dev }
+	if n, ok := r.content.(renewed); ok {
+		was = n.was
+	}
+	return r.opt.Draft(d, was)
+}
+
+// prepare checks everything that can be checked before a disk is touched.
+func (r *Restorer) prepare(ctx context.Context) error {
+	if err := r.openContent(ctx); err != nil {
+		return err
 	}
 	r.journal = openJournal(r.kernel().Path(rescue.StateDir))
 	if !r.opt.DryRun { // it has a journal of its own
@@ -65,14 +84,8 @@ func (r *Restorer) prepare(ctx context.Context) error {
 	if err := r.newArrays(ctx, d.Layout); err != nil {
 		return err
 	}
-	if r.opt.Draft != nil {
-		was := func(dev string) string { return dev }
-		if n, ok := r.content.(renewed); ok {
-			was = n.was
-		}
-		if err := r.opt.Draft(d, was); err != nil {
-			return err
-		}
+	if err := r.adapt(d); err != nil {
+		return err
 	}
 	if r.opt.DryRun {
 		err = r.dryRun(ctx, d)
@@ -248,25 +261,34 @@ func (r *Restorer) newArrays(ctx context.Context, l *layout.Layout) error {
 	return err
 }
 
+// deviceWith finds the one device that has the UUID of the file system that is restored.
+func (r *Restorer) deviceWith(uuid string) (dev string, err error) {
+	devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
+	if err != nil {
+		return "", err
+	}
+	for _, d := range devs {
+		if !d.Held && strings.EqualFold(d.Info.UUID, uuid) && uuid != "" {
+			if dev != "" {
+				return "", &exit.Refusal{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: choose one with --onto", dev, d.Name, r.opt.Only)}
+			}
+			dev = d.Name
+		}
+	}
+	if dev == "" {
+		return "", &exit.Refusal{Reason: fmt.Sprintf("no device has the UUID %s of %s: --onto names the one to be used", uuid, r.opt.Only)}
+	}
+	return dev, nil
+}
+
 // only plans to restore one file system onto a device that is there.
 func (r *Restorer) only(have []layout.Present) (*plan.Plan, error) {
 	was := r.content.Layout()
 	dev := strings.TrimPrefix(r.opt.Onto, "/dev/")
 	if f := was.Mounted(r.opt.Only); dev == "" && f != nil {
-		devs, err := medium.Finder{Kernel: r.kernel()}.Devices()
-		if err != nil {
+		var err error
+		if dev, err = r.deviceWith(f.UUID); err != nil {
 			return nil, err
-		}
-		for _, d := range devs {
-			if !d.Held && strings.EqualFold(d.Info.UUID, f.UUID) && f.UUID != "" {
-				if dev != "" {
-					return nil, &exit.Refusal{Reason: fmt.Sprintf("/dev/%s and /dev/%s have the UUID of %s: choose one with --onto", dev, d.Name, r.opt.Only)}
-				}
-				dev = d.Name
-			}
-		}
-		if dev == "" {
-			return nil, &exit.Refusal{Reason: fmt.Sprintf("no device has the UUID %s of %s: --onto names the one to be used", f.UUID, r.opt.Only)}
 		}
 	}
 	dev = r.Machine.Name(dev)

@@ -272,7 +272,7 @@ func (r *Request) pair(option, value, form string, cut func(string, byte) int) (
 	return value[:i], value[i+1:], nil
 }
 
-// conflicts reports options that exclude each other, and words that an option does not take.
+// conflicts reports options that exclude each other.
 func (r *Request) conflicts() error {
 	if r.Only != "" {
 		if err := r.part(); err != nil {
@@ -288,6 +288,13 @@ func (r *Request) conflicts() error {
 		return fmt.Errorf("%s wants --only", r.name("onto"))
 	case len(r.Size) > 0 && r.KeepSizes:
 		return fmt.Errorf("%s and --keep-sizes exclude each other", r.name("size"))
+	}
+	return r.system()
+}
+
+// system reports wrong wishes for the identity and the firmware of the restored system.
+func (r *Request) system() error {
+	switch {
 	case !r.NewIdentity && (r.Hostname != "" || len(r.Forget) > 0):
 		return errors.New("--hostname and --forget are for --new-identity")
 	case r.Firmware != "" && r.Firmware != layout.UEFI && r.Firmware != layout.BIOS:

@@ -174,6 +174,12 @@ func (r *Restorer) ours(d medium.Device) bool {
 	})
 }
 
+// on reports whether a device has the file system of a place, and can be looked into.
+func (p recordPlace) on(d medium.Device) bool {
+	t := fstype.Of(d.Info.Type)
+	return !d.Held && (t.Native() || t.Foreign && t.Common) && strings.EqualFold(d.Info.UUID, p.fs.UUID) && p.fs.UUID != ""
+}
+
 // findRecord looks for a Record on the plan's disks, in what can be mounted as it is;
 // looked counts the file systems that were looked into.
 func (r *Restorer) findRecord(places []recordPlace) (rec *Record, looked int, err error) {
@@ -188,7 +194,7 @@ func (r *Restorer) findRecord(places []recordPlace) (rec *Record, looked int, er
 	defer os.Remove(dir)
 	for _, p := range places {
 		for _, d := range devs {
-			if t := fstype.Of(d.Info.Type); d.Held || !t.Native() && !(t.Foreign && t.Common) || !strings.EqualFold(d.Info.UUID, p.fs.UUID) || p.fs.UUID == "" || !r.ours(d) {
+			if !p.on(d) || !r.ours(d) {
 				continue
 			}
 			if err := repair.Look(r.kernel(), d, devs, dir); err != nil {

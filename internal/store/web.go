@@ -112,6 +112,30 @@ func (a *answer) Close() error {
 
 var errSilent = errors.New("the server does not answer")
 
+// request makes a request for a file of the set, or for some bytes of it.
+func (w *web) request(ctx context.Context, method, name, ranges string) (*http.Request, error) {
+	if !filepath.IsLocal(name) {
+		return nil, errors.New("it is not a name below the set")
+	}
+	// Escaped, since JoinPath takes a % in a name for an escape.
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, w.base.JoinPath(parts...).String(), nil)
+	if err != nil {
+		return nil, errors.New("the URL can't be used")
+	}
+	if w.user != nil {
+		pass, _ := w.user.Password()
+		req.SetBasicAuth(w.user.Username(), pass)
+	}
+	if ranges != "" {
+		req.Header.Set("Range", ranges)
+	}
+	return req, nil
+}
+
 // do asks once. The caller closes the answer.
 func (w *web) do(method, name, ranges string) (*answer, error) {
 	ctx, cancel := context.WithCancelCause(w.ctx)
@@ -124,24 +148,9 @@ func (w *web) do(method, name, ranges string) (*answer, error) {
 		cancel(nil)
 		return nil, err
 	}
-	if !filepath.IsLocal(name) {
-		return fail(permanent{errors.New("it is not a name below the set")})
-	}
-	// Escaped, since JoinPath takes a % in a name for an escape.
-	parts := strings.Split(name, "/")
-	for i, p := range parts {
-		parts[i] = url.PathEscape(p)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, w.base.JoinPath(parts...).String(), nil)
+	req, err := w.request(ctx, method, name, ranges)
 	if err != nil {
-		return fail(permanent{errors.New("the URL can't be used")})
-	}
-	if w.user != nil {
-		pass, _ := w.user.Password()
-		req.SetBasicAuth(w.user.Username(), pass)
-	}
-	if ranges != "" {
-		req.Header.Set("Range", ranges)
+		return fail(permanent{err})
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
@@ -329,6 +338,20 @@ func (f *webFile) ReadAt(p []byte, off int64) (int, error) {
 	return got, nil
 }
 
+// sent is how many bytes an answer has, which have to begin at off and be no more than were asked for.
+func (f *webFile) sent(a *answer, off, asked int64) (int64, error) {
+	first, last, total, err := contentRange(a.Header.Get("Content-Range"))
+	switch {
+	case err != nil:
+		return 0, err
+	case first != off || last >= off+asked:
+		return 0, fmt.Errorf("the server sent bytes %d to %d, not those from %d on", first, last, off)
+	case total >= 0 && total != f.size:
+		return 0, fmt.Errorf("the file has %d bytes now, and had %d when it was opened", total, f.size)
+	}
+	return last - first + 1, nil
+}
+
 // read asks once. An answer with fewer bytes than were asked for is an error.
 func (f *webFile) read(p []byte, off int64) (int, error) {
 	a, err := f.w.do(http.MethodGet, f.name, fmt.Sprintf("bytes=%d-%d", off, off+int64(len(p))-1))
@@ -345,17 +368,11 @@ func (f *webFile) read(p []byte, off int64) (int, error) {
 	if a.StatusCode == http.StatusOK {
 		return 0, permanent{errors.New("the server gives no parts of files (no range requests), which a restore needs")}
 	}
-	first, last, total, err := contentRange(a.Header.Get("Content-Range"))
+	sent, err := f.sent(a, off, int64(len(p)))
 	if err != nil {
 		return 0, permanent{err}
 	}
-	if first != off || last >= off+int64(len(p)) {
-		return 0, permanent{fmt.Errorf("the server sent bytes %d to %d, not those from %d on", first, last, off)}
-	}
-	if total >= 0 && total != f.size {
-		return 0, permanent{fmt.Errorf("the file has %d bytes now, and had %d when it was opened", total, f.size)}
-	}
-	n, err := io.ReadFull(a, p[:last-first+1])
+	n, err := io.ReadFull(a, p[:sent])
 	if err != nil && f.w.ctx.Err() == nil {
 		err = errors.New("the connection ended early, or nothing came any more")
 	} else if n < len(p) && err == nil {

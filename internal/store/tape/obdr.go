@@ -24,6 +24,29 @@ const (
 	obdrFirst = 250 << 10
 )
 
+// writeImage writes an image, which is whole sectors.
+func writeImage(d Drive, f io.Reader) error {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := io.ReadFull(f, buf)
+		if n > 0 {
+			warn, err := d.Write(buf[:n])
+			if err == nil && warn {
+				err = errors.New("its end is near")
+			}
+			if err != nil {
+				return fmt.Errorf("cannot write OBDR image: the tape is too short: %w", err)
+			}
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read OBDR image: %w", err)
+		}
+	}
+}
+
 // WriteOBDR writes header, image and a file mark at the beginning of a tape,
 // and reads them back.
 func WriteOBDR(d Drive, iso string) error {
@@ -53,25 +76,8 @@ func WriteOBDR(d Drive, iso string) error {
 	if err := d.SetBlock(obdrBlock); err != nil {
 		return err
 	}
-	buf := make([]byte, 256<<10)
-	for {
-		n, err := io.ReadFull(f, buf)
-		if n > 0 {
-			// An image is whole sectors.
-			warn, err := d.Write(buf[:n])
-			if err == nil && warn {
-				err = errors.New("its end is near")
-			}
-			if err != nil {
-				return fmt.Errorf("cannot write OBDR image: the tape is too short: %w", err)
-			}
-		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("cannot read OBDR image: %w", err)
-		}
+	if err := writeImage(d, f); err != nil {
+		return err
 	}
 	if err := d.Mark(); err != nil {
 		return err

@@ -36,6 +36,11 @@ type Archive struct {
 	TailAt int64  `json:"tailAt"`
 }
 
+// valid reports whether an entry can be of a set on a number of reels.
+func (e Entry) valid(reels int) bool {
+	return e.Reel >= 1 && e.Reel <= reels && e.File >= 1 && e.Number >= 1 && e.Size >= 0 && e.Offset >= 0
+}
+
 func parseIndex(b []byte) (*Index, error) {
 	var x Index
 	if err := store.Decode(IndexFile, b, &x); err != nil {
@@ -48,7 +53,7 @@ func parseIndex(b []byte) (*Index, error) {
 		return nil, fmt.Errorf("%s is damaged", IndexFile)
 	}
 	for i, e := range x.Entries {
-		if e.Reel < 1 || e.Reel > x.Reels || e.File < 1 || e.Number < 1 || e.Size < 0 || e.Offset < 0 {
+		if !e.valid(x.Reels) {
 			return nil, fmt.Errorf("%s: entries[%d]: %+v", IndexFile, i, e)
 		}
 	}
@@ -136,6 +141,28 @@ func (s *Store) openIndex(d Drive) error {
 	if err != nil {
 		return err
 	}
+	var wrong *volume.WrongError
+	if err := s.unpack(d, id); errors.As(err, &wrong) {
+		return unfinished{l}
+	} else if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(filepath.Join(s.Dir, IndexFile))
+	if err != nil {
+		return err
+	}
+	if s.Index, err = parseIndex(b); err != nil {
+		return err
+	}
+	if s.Index.ID != l.ID {
+		return fmt.Errorf("%s is of the set %s", IndexFile, s.Index.ID)
+	}
+	s.Label, s.drive, s.reel, s.at = l, d, l.Reel, -1
+	return nil
+}
+
+// unpack unpacks the archive of headers, index and sums, which is at the tape's position.
+func (s *Store) unpack(d Drive, id volume.ID) error {
 	first := true
 	ps := &volume.Paster{ID: id, Name: SetName, Next: func(_ context.Context, _ volume.Want, problem error) (io.ReadCloser, error) {
 		if problem != nil {
@@ -158,30 +185,12 @@ func (s *Store) openIndex(d Drive) error {
 		r.CloseWithError(err)
 		unpacked <- err
 	}()
-	err = ps.Chunks(s.ctx, func(b []byte) error { _, err := w.Write(b); return err })
+	err := ps.Chunks(s.ctx, func(b []byte) error { _, err := w.Write(b); return err })
 	w.CloseWithError(err)
-	unpackErr := <-unpacked
-	var wrong *volume.WrongError
-	switch {
-	case errors.As(err, &wrong):
-		return unfinished{l}
-	case unpackErr != nil && (err == nil || errors.Is(err, unpackErr)):
-		return fmt.Errorf("cannot unpack %s: %w", SetName, unpackErr)
-	case err != nil:
-		return err
+	if failed := <-unpacked; failed != nil && (err == nil || errors.Is(err, failed)) {
+		return fmt.Errorf("cannot unpack %s: %w", SetName, failed)
 	}
-	b, err := os.ReadFile(filepath.Join(s.Dir, IndexFile))
-	if err != nil {
-		return err
-	}
-	if s.Index, err = parseIndex(b); err != nil {
-		return err
-	}
-	if s.Index.ID != l.ID {
-		return fmt.Errorf("%s is of the set %s", IndexFile, s.Index.ID)
-	}
-	s.Label, s.drive, s.reel, s.at = l, d, l.Reel, -1
-	return nil
+	return err
 }
 
 // unpackInto puts the files of a small tar.zst below dir.

@@ -155,19 +155,24 @@ func firstBlock(d Drive, b []byte) (int, error) {
 	return 0, err
 }
 
+// firstDrive takes the tape out of the first drive, for the next reel.
+func (w *Writer) firstDrive() error {
+	w.drive = 0
+	if w.NextReel == nil {
+		return fmt.Errorf("cannot continue: reel %d is full, and there is no terminal to ask for another; name more drives, or run it on a terminal", w.reel)
+	}
+	return w.Drives[0].Eject()
+}
+
 // begin prepares the tape for the next reel.
 func (w *Writer) begin(ctx context.Context) error {
 	if w.reel > 0 {
 		w.drive++
 	}
 	var problem error
-	if w.drive >= len(w.Drives) || len(w.Drives) == 0 {
-		w.drive = 0
+	if w.drive >= len(w.Drives) {
 		problem = errors.New("the tape is full")
-		if w.NextReel == nil {
-			return fmt.Errorf("cannot continue: reel %d is full, and there is no terminal to ask for another; name more drives, or run it on a terminal", w.reel)
-		}
-		if err := w.Drives[0].Eject(); err != nil {
+		if err := w.firstDrive(); err != nil {
 			return err
 		}
 	}
