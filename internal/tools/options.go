@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
 // Options are the options of a command line, in their order.
@@ -17,16 +19,17 @@ type Option struct{ Name, Value string }
 // kind is an option that a command has.
 type kind struct {
 	names []string
-	arg   byte // ':' has a value, '?' may have one
+	arg   byte // ':' has a value, '?' may have one, '~' may have a number in the next word, too
 }
 
 // kinds reads a command's description of its options: words such as "a/all", "w/width:"
-// (with a value), "color?" (which may have one, behind "=" or in the same word).
+// (with a value), "color?" (which may have one, behind "=" or in the same word), "boot~"
+// (which may have a number or the word "all", in the next word, too).
 func kinds(spec string) []kind {
 	var out []kind
 	for _, w := range strings.Fields(spec) {
 		k := kind{}
-		if c := w[len(w)-1]; (c == ':' || c == '?') && len(w) > 1 {
+		if c := w[len(w)-1]; strings.IndexByte(":?~", c) >= 0 && len(w) > 1 {
 			k.arg, w = c, w[:len(w)-1]
 		}
 		k.names = strings.Split(w, "/")
@@ -45,6 +48,11 @@ func Parse(spec string, args []string) (Options, []string, error) {
 	var rest []string
 	for i := 0; i < len(args); i++ {
 		a := args[i]
+		if k, ok := waiting(ks, a); ok && i+1 < len(args) && number().MatchString(args[i+1]) {
+			o.list = append(o.list, Option{k, args[i+1]})
+			i++
+			continue
+		}
 		var used bool
 		var err error
 		next := func() (string, bool) {
@@ -75,6 +83,21 @@ func Parse(spec string, args []string) (Options, []string, error) {
 		}
 	}
 	return o, rest, nil
+}
+
+var number = lazyregexp.New(`^([-+]?\d+|[0-9a-f]{32}([-+]\d+)?|all)$`)
+
+// waiting reports whether a word is an option that may have a number in the next word, and
+// gives the option's name.
+func waiting(ks []kind, a string) (string, bool) {
+	for _, k := range ks {
+		for _, n := range k.names {
+			if k.arg == '~' && (a == "-"+n && len(n) == 1 || a == "--"+n && len(n) > 1) {
+				return k.names[0], true
+			}
+		}
+	}
+	return "", false
 }
 
 func (o *Options) long(ks []kind, a string, next func() (string, bool)) error {
@@ -158,7 +181,7 @@ func describe(spec string) string {
 				k.names[i] = "-" + n
 			}
 		}
-		out = append(out, strings.Join(k.names, ",")+strings.Trim(map[byte]string{':': " VALUE", '?': "[=VALUE]"}[k.arg], "\x00"))
+		out = append(out, strings.Join(k.names, ",")+strings.Trim(map[byte]string{':': " VALUE", '?': "[=VALUE]", '~': "[=VALUE]"}[k.arg], "\x00"))
 	}
 	return strings.Join(out, "  ")
 }

@@ -10,5 +10,5 @@ import (
 
 // Commands are the commands of this package.
 func Commands() []tools.Command {
-	return slices.Concat(userCommands(), fileCommands(), hardwareCommands(), clockCommands(), firmwareCommands())
+	return slices.Concat(userCommands(), fileCommands(), hardwareCommands(), clockCommands(), firmwareCommands(), logCommands())
 }
