@@ -16,7 +16,7 @@ LDFLAGS = -s -w -buildid= -X $(VERSION).commit=$(COMMIT) $(if $(TAG),-X $(VERSIO
 BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 # How many machines run side by side; each has one processor, and waits for its disks at times.
 MACHINES = $(shell echo $$(($$(nproc) + 1)))
-DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common extlinux gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils nilfs-tools mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium man-db groff mandoc zsh fish rpm lintian bc gawk lsof lz4 psmisc squashfs-tools xxd openssh-server bind9-dnsutils netcat-openbsd wget
+DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common extlinux gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils nilfs-tools mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium man-db groff mandoc zsh fish rpm lintian bc gawk lsof lz4 lzop psmisc squashfs-tools xxd openssh-server bind9-dnsutils netcat-openbsd wget
 
 .PHONY: build swarm generate demo test test-all matrix bench docs packages packages-test screenshots shape check lint install clean help deps
 

@@ -8,6 +8,7 @@ require (
 	filippo.io/age v1.2.1
 	github.com/anacrolix/log v0.17.1-0.20251118025802-918f1157b7bb
 	github.com/anacrolix/torrent v1.61.0
+	github.com/anchore/go-lzo v0.1.0
 	github.com/benhoyt/goawk v1.29.1
 	github.com/cenkalti/backoff/v4 v4.1.3
 	github.com/cespare/xxhash/v2 v2.3.0

@@ -51,9 +51,9 @@ func (s *Set) stream(i *Image) (io.ReadCloser, error) {
 }
 
 // magics are the first bytes of the compression formats that unpack.Reader knows:
-// RFC 1952, the xz and lz4 frame formats, RFC 8878, bzip2, and lzma with the properties
+// RFC 1952, the xz and lz4 frame formats, RFC 8878, bzip2, lzop, and lzma with the properties
 // that unlzma(1) writes.
-var magics = map[string]string{"gz": "\x1f\x8b", "xz": "\xfd7zXZ", "zst": "\x28\xb5\x2f\xfd", "lz4": "\x04\x22\x4d\x18", "bz2": "BZh", "lzma": "\x5d\x00\x00"}
+var magics = map[string]string{"gz": "\x1f\x8b", "xz": "\xfd7zXZ", "zst": "\x28\xb5\x2f\xfd", "lz4": "\x04\x22\x4d\x18", "bz2": "BZh", "lzma": "\x5d\x00\x00", "lzo": "\x89LZO\x00\r"}
 
 // compressed returns the compression of an old image, whose name does not have it, as
 // Clonezilla asks file(1).

@@ -47,6 +47,7 @@ func (s *Set) recovery() (map[string][]byte, error) {
 			return nil, fmt.Errorf("cannot read %s: %w", f.Name(), err)
 		}
 		out := map[string][]byte{}
+		s.recoveryFile, s.paths = f.Name(), map[string]string{}
 		t := tar.NewReader(io.LimitReader(z, maxRecovery))
 		for {
 			h, err := t.Next()
@@ -68,7 +69,7 @@ func (s *Set) recovery() (map[string][]byte, error) {
 			if d := path.Base(path.Dir(h.Name)); d == "lvm" || d == "md" {
 				name = d + "/" + name
 			}
-			out[name] = b
+			out[name], s.paths[name] = b, h.Name
 		}
 	}
 	return nil, nil
@@ -254,11 +255,20 @@ func (r *reader) filesystems() {
 	for _, a := range r.s.Archives {
 		_, p := r.l.Partition(a.Device)
 		switch {
+		case a.Cipher != "":
+			r.unsupported(a.Mount, a.Device, "%s", r.s.encrypted(a))
+			continue
 		case a.Raw:
 			r.unsupported(a.Mount, a.Device, "%s was saved as an image by dd: put it back with pastestream -mkcdrec %s", cmpOr(a.Type, "it"), a.Mount)
 			continue
 		case p == nil:
-			r.unsupported(a.Mount, a.Device, "%s is on RAID or LVM, which is not read from mkCDrec backups: make it by hand, and unpack %s with pastestream -mkcdrec", a.Device, a.Name)
+			kind, recorded := "neither a partition nor on RAID or LVM", []string{"mkfs."}
+			if strings.HasPrefix(a.Device, "md") {
+				kind, recorded = "on software RAID", []string{"md/buildraid.sh", "md/mdadm-create.sh", "md/mkfs.", "raidtab"}
+			} else if strings.Contains(a.Device, "/") {
+				kind, recorded = "on LVM", []string{"lvm/pvcreate.", "lvm/vgcreate.sh", "lvm/lvcreate.sh", "lvm/mkfs."}
+			}
+			r.unsupported(a.Mount, a.Device, "%s is %s, which is not made from backups of mkCDrec: %s", a.Device, kind, r.s.byHand(a, recorded...))
 			continue
 		}
 		f := layout.Filesystem{Device: a.Device, Type: a.Type, Size: p.Size, UUID: r.uuid(a.Device), Label: labels[a.Device], Used: used[a.Mount], Mounts: []layout.Mount{{Path: a.Mount, Options: "rw"}}}

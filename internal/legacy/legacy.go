@@ -14,6 +14,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,8 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -34,6 +37,9 @@ type Set struct {
 	volumes  map[int]*volume
 	// files are those of recovery.tgz once they were read.
 	files map[string][]byte
+	// recoveryFile is where they were read, paths their names in it.
+	recoveryFile string
+	paths        map[string]string
 }
 
 // Archive is one file system of a set.
@@ -44,6 +50,8 @@ type Archive struct {
 	// Name is its file's, without the "_" of pieces: sda1._.tar.gz
 	Name string
 	Raw  bool // an image by dd, not a tar archive
+	// Cipher is what openssl has encrypted it with, "" for nothing.
+	Cipher string
 }
 
 type volume struct {
@@ -115,7 +123,10 @@ func Open(dirs ...string) (*Set, error) {
 	types := s.toRestore()
 	for n := range names {
 		g := archive().FindStringSubmatch(n)
-		a := Archive{Name: n, Device: strings.ReplaceAll(strings.ReplaceAll(g[1], "_", "/"), "%137", "_"), Raw: g[3] == "dd"}
+		if names[strings.TrimSuffix(n, g[5])] && g[5] != "" {
+			continue // it was decrypted
+		}
+		a := Archive{Cipher: strings.TrimPrefix(g[5], "."), Name: n, Device: strings.ReplaceAll(strings.ReplaceAll(g[1], "_", "/"), "%137", "_"), Raw: g[3] == "dd"}
 		// "/" became "_" in mount points, and "_" stayed: To_Restore has the original.
 		a.Mount = strings.ReplaceAll(g[2], "_", "/")
 		for _, t := range types {
@@ -269,6 +280,39 @@ func (v *volume) check(file string) error {
 	return nil
 }
 
+// encrypted reports how to decrypt an archive: OpenSSL made its keys with MD5 then, and has
+// these ciphers in a provider of their own now.
+func (s *Set) encrypted(a Archive) string {
+	files, err := s.pieces(a)
+	if err != nil {
+		return err.Error()
+	}
+	to := filepath.Join(filepath.Dir(files[len(files)-1]), strings.TrimSuffix(a.Name, "."+a.Cipher))
+	return fmt.Sprintf("it is encrypted (%s): copy the volumes to a disk if they can't be written to, put the pass phrase into FILE, and run %s | %s > %s; it is restored from that file then", a.Cipher,
+		tool.New(append([]string{"cat"}, files...)...), tool.New("openssl", "enc", "-d", "-"+a.Cipher, "-md", "md5", "-kfile", "FILE", "-provider", "legacy", "-provider", "default"), tool.New(to))
+}
+
+// byHand reports how to restore an archive of what is not made from these backups: the
+// commands that mkCDrec recorded have names that begin with one of prefixes.
+func (s *Set) byHand(a Archive, prefixes ...string) string {
+	var made, dirs []string
+	for n, p := range s.paths {
+		if slices.ContainsFunc(prefixes, func(x string) bool { return strings.HasPrefix(n, x) }) {
+			made = append(made, p)
+		}
+	}
+	slices.Sort(made)
+	how := "make it by hand"
+	if len(made) > 0 {
+		how += fmt.Sprintf(" (%s prints how it was made)", tool.New(append([]string{"tar", "-xzOf", s.recoveryFile}, made...)...))
+	}
+	for _, n := range slices.Sorted(maps.Keys(s.volumes)) {
+		dirs = append(dirs, s.volumes[n].dir)
+	}
+	at := filepath.Join("/mnt/target", a.Mount)
+	return fmt.Sprintf("%s, mount it on %s, and run %s | tar -xp -C %s", how, at, tool.New(append([]string{"pastestream", "--mkcdrec", a.Mount}, dirs...)...), at)
+}
+
 // Stream returns an archive decompressed: a tar stream, or a device's content.
 // Its pieces are compared with their checksums first.
 func (s *Set) Stream(a Archive) (io.ReadCloser, error) {
@@ -276,8 +320,8 @@ func (s *Set) Stream(a Archive) (io.ReadCloser, error) {
 	if g == nil {
 		return nil, fmt.Errorf("%q is not the name of an archive", a.Name)
 	}
-	if g[5] != "" {
-		return nil, fmt.Errorf("cannot read %s: it is encrypted (%s); decrypt it with openssl first", a.Name, strings.TrimPrefix(g[5], "."))
+	if a.Cipher != "" {
+		return nil, fmt.Errorf("cannot read %s: %s", a.Name, s.encrypted(a))
 	}
 	files, err := s.pieces(a)
 	if err != nil {
@@ -290,6 +334,8 @@ func (s *Set) Stream(a Archive) (io.ReadCloser, error) {
 		r, err = gzip.NewReader(bufio.NewReaderSize(in, 1<<20))
 	case "bz2":
 		r = bzip2.NewReader(bufio.NewReaderSize(in, 1<<20))
+	case "lzo":
+		r, err = unpack.LZOP(in)
 	default:
 		err = fmt.Errorf("compression %q is not known here; join the pieces with cat, and use its own program", g[4])
 	}

@@ -161,7 +161,7 @@ func TestBadSets(t *testing.T) {
 			t.Errorf("%s damaged: %v", f, err)
 		}
 	}
-	for name, want := range map[string]string{"sdb1._x.tar.gz.bf": "encrypted (bf)", "sdb2._y.tar.Z": "compression \"Z\""} {
+	for name, want := range map[string]string{"sdb1._x.tar.gz.bf": "encrypted (bf): copy", "sdb2._y.tar.Z": "compression \"Z\""} {
 		if err := os.WriteFile(filepath.Join(dirs[0], name), []byte("x"), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +239,7 @@ func oldSet(t *testing.T, change map[string]string) string {
 	}
 	sh(t, d, `
 : > CDrec-03.04.2009
-mkdir -p etc && mv "$1" etc/recovery && tar -czf recovery.tgz etc/recovery && mkdir data && echo hello > data/file
+mkdir -p etc && mv "$1" etc/recovery && mkdir etc/recovery/lvm && echo "vgcreate vg0 /dev/hdb" > etc/recovery/lvm/vgcreate.sh && tar -czf recovery.tgz etc/recovery && mkdir data && echo hello > data/file
 for a in hda1._boot hda3._ hda5._home vg0_data._data hda7._old; do tar -C data -czf $a.tar.gz .; done
 head -c 1000 /dev/zero | gzip > hda6._windows.dd.gz`, src)
 	return d
@@ -335,5 +335,65 @@ func TestFstabIDs(t *testing.T) {
 		if got[at] != w {
 			t.Errorf("%s is %v; want %v", at, got[at], w)
 		}
+	}
+}
+
+// TestByHand: an archive that lzop has packed is read; what is encrypted, on LVM or on RAID is
+// named with commands that work.
+func TestByHand(t *testing.T) {
+	list := oldRecovery["To_Restore"] + "/dev/hda8\t/secret\text3\trw\n/dev/md0\t/raid\text3\trw\n"
+	d := oldSet(t, map[string]string{"To_Restore": list})
+	for _, p := range []string{"lzop", "openssl"} {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is missing", p)
+		}
+	}
+	sh(t, d, `tar -C data -cf - . > plain
+lzop -c < plain > 'sda9._packed.tar.lzo'
+gzip -c plain > plain.gz
+echo secret > FILE
+openssl enc -bf -md md5 -kfile FILE -provider legacy -provider default < plain.gz > 'hda8._secret.tar.gz.bf' 2>/dev/null
+cp plain.gz md0._raid.tar.gz`)
+	open := func() *Set {
+		t.Helper()
+		s, err := Open(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	want, err := os.ReadFile(d + "/plain")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := open()
+	if got, err := stream(t, s, "/packed"); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("lzo: %d bytes, %v; want %d", len(got), err, len(want))
+	}
+	l, err := s.Layout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	how := map[string]string{}
+	for _, u := range l.Unsupported {
+		how[u.What] = u.Reason
+	}
+	if r := how["/data"]; !strings.Contains(r, "vg0/data is on LVM") || !strings.Contains(r, "tar -xzOf "+d+"/recovery.tgz etc/recovery/lvm/vgcreate.sh") || !strings.Contains(r, "pastestream --mkcdrec /data "+d+" | tar -xp -C /mnt/target/data") {
+		t.Errorf("/data: %s", r)
+	}
+	if r := how["/raid"]; !strings.Contains(r, "md0 is on software RAID") || strings.Contains(r, "tar -xzOf") {
+		t.Errorf("/raid: %s", r)
+	}
+	_, run, _ := strings.Cut(how["/secret"], "and run ")
+	run, _, _ = strings.Cut(run, ";")
+	if !strings.Contains(how["/secret"], "encrypted (bf)") || run == "" {
+		t.Fatalf("/secret: %s", how["/secret"])
+	}
+	if _, err := stream(t, s, "/secret"); err == nil || !strings.Contains(err.Error(), run) {
+		t.Errorf("Stream(encrypted) = %v", err)
+	}
+	sh(t, d, run)
+	if got, err := stream(t, open(), "/secret"); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("decrypted: %d bytes, %v; want %d", len(got), err, len(want))
 	}
 }

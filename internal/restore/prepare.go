@@ -118,6 +118,9 @@ func (r *Restorer) openSet(ctx context.Context) error {
 	if err := r.meant(); err != nil {
 		return err
 	}
+	if !r.set.WholeLayout() && r.set.Layout.Mounted("/") == nil && r.opt.Only == "" {
+		return &exit.Refusal{Reason: "the backup has no root file system that restore can make:\n  " + strings.Join(r.set.Manifest.NotCovered, "\n  ")}
+	}
 	if r.opt.Salvage {
 		r.set.GiveUp()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -206,5 +207,21 @@ func TestRestoreIncluded(t *testing.T) {
 	}
 	if said := strings.Join(s.said, "\n"); !strings.Contains(said, "what is restored does not boot") || rep.Plan.Layout.Filesystems[0].Excluded == "" {
 		t.Errorf("said\n%s", said)
+	}
+}
+
+// A backup of mkCDrec 1.x whose root file system can't be made is refused, with what to do.
+func TestRestoreLegacyWithoutRoot(t *testing.T) {
+	dir := t.TempDir()
+	c := exec.Command("sh", "-ec", `: > CDrec-03.04.2009; mkdir rec; printf '/dev/vg0/root\t/\text3\trw\n' > rec/To_Restore
+printf '/dev/hda1 : start= 63, size= 100000, Id=8e\n' > rec/partitions.hda; tar -czf recovery.tgz rec; tar -czf vg0_root._.tar.gz rec`)
+	c.Dir = dir
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m, r, _ := onFake(t, "vda")
+	_, err := r.Restore(t.Context(), Options{Request: Request{Outside: true, Set: dir}})
+	if exit.Code(err) != exit.Refused || !strings.Contains(err.Error(), "vg0/root is on LVM") || len(m.Did("open")) > 0 {
+		t.Errorf("Restore() = %v; want a refusal that names the volume", err)
 	}
 }

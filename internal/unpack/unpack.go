@@ -29,6 +29,8 @@ const HeadLen = 6
 func Reader(r io.Reader, head []byte) (io.Reader, error) {
 	has := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
 	switch {
+	case has(lzopMagic[:HeadLen]):
+		return LZOP(r)
 	case has("\x1f\x8b"):
 		return gzip.NewReader(r)
 	case has("\xfd7zXZ"):
