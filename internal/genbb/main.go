@@ -28,8 +28,8 @@ const module = "github.com/mkcdrec/mkcdrec"
 // core are the commands of u-root's cmds/core that the rescue system has.
 // Left out: those we have better ones of (init, gosh, tar, cp, mount, modprobe), and
 // those that belong to firmware, plan 9 or a desktop.
-const core = `backoff chroot cpio gpt insmod io ip kexec lsdrivers lsfd lsmod mknod more netstat ntpdate
-ping rmmod strace stty switch_root time unshare`
+const core = `backoff chroot cpio gpt insmod io kexec lsdrivers lsfd lsmod mknod more netstat ntpdate
+rmmod strace stty switch_root time unshare`
 
 const exp = `dmidecode ed traceroute`
 

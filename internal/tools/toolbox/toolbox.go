@@ -9,6 +9,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools/attrs"
 	"github.com/mkcdrec/mkcdrec/internal/tools/disks"
 	"github.com/mkcdrec/mkcdrec/internal/tools/files"
+	"github.com/mkcdrec/mkcdrec/internal/tools/iproute"
 	"github.com/mkcdrec/mkcdrec/internal/tools/machine"
 	nettools "github.com/mkcdrec/mkcdrec/internal/tools/net"
 	"github.com/mkcdrec/mkcdrec/internal/tools/pack"
@@ -21,6 +22,7 @@ func all() []tools.Command {
 		attrs.Commands(),
 		disks.Commands(),
 		files.Commands(),
+		iproute.Commands(),
 		machine.Commands(),
 		nettools.Commands(),
 		pack.Commands(),
