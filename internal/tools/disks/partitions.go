@@ -1,9 +1,11 @@
 package disks
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -17,7 +19,7 @@ import (
 
 func partitionCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "fdisk", Opts: "l/list o/output: b/sector-size: u/units? x/list-details w: W: c? t: L?", Synopsis: "-l [DEVICE]...", Run: fdisk},
+		{Name: "fdisk", Opts: "l/list o/output: b/sector-size: u/units? x/list-details w: W: c? t: L?", Synopsis: "DEVICE | -l [DEVICE]...", Run: fdisk},
 		{Name: "sfdisk", Opts: "l/list d/dump J/json r/reorder s/show-size q/quiet n/no-act f/force no-reread no-tell-kernel X/label: w/wipe: W/wipe-partitions: N/partno: delete part-type part-uuid part-label A/activate V/verify F/list-free label-nested: a/append o/output: Y: lock?", Synopsis: "DEVICE [<SCRIPT]", Run: sfdisk},
 		{Name: "partprobe", Opts: "d/dry-run s/summary", Synopsis: "[DEVICE]...", Run: partprobe},
 	}
@@ -163,11 +165,14 @@ func (d *disk) print(e *tools.Env) {
 		cells = append(cells, []string{r.name, boot, n(r.start), n(r.end), n(r.count), short(r.count * d.ss), strconv.FormatInt(int64(r.typ), 16), typ})
 	}
 	table(e, head, cells, map[string]bool{"Start": true, "End": true, "Sectors": true, "Size": true, "Id": true}, false, false)
+	if !slices.IsSortedFunc(rows, func(a, b row) int { return cmp.Compare(a.start, b.start) }) {
+		e.Printf("\nPartition table entries are not in disk order.\n")
+	}
 }
 
 func fdisk(e *tools.Env) error {
 	if !e.On("l", "x") {
-		return errors.New("only -l is supported; sfdisk changes partition tables, restore and gpt as well")
+		return edit(e)
 	}
 	paths := e.Args
 	if len(paths) == 0 {

@@ -261,6 +261,16 @@ func typeGUID(s string) (string, error) {
 	return "", fmt.Errorf("unsupported type '%s'", s)
 }
 
+// mbrType is the type that a hexadecimal number or a short name means.
+func mbrType(s string) (byte, error) {
+	short := map[string]string{"L": "83", "S": "82", "E": "5", "X": "85", "U": "ef", "R": "fd", "V": "8e", "swap": "82", "linux": "83"}
+	n, err := strconv.ParseUint(strings.TrimPrefix(firstOf(short[s], s), "0x"), 16, 8)
+	if err != nil {
+		return 0, fmt.Errorf("invalid type '%s'", s)
+	}
+	return byte(n), nil
+}
+
 func parseAttributes(s string) (v uint64, err error) {
 	for _, w := range strings.Fields(strings.ReplaceAll(s, ",", " ")) {
 		known := false
