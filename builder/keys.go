@@ -41,6 +41,7 @@ var keys = []Key{
 	{Name: "rescue.append", Text: "Words for the rescue system's kernel command line.", Example: "console=ttyS0,115200"},
 	{Name: "rescue.ssh_keys", Text: "Public keys, or files with such keys, of those who may log in by ssh. Without any there is no ssh server.", Example: "[/root/.ssh/authorized_keys]"},
 	{Name: "rescue.default", Text: "Entry of the medium's menu that starts after the time-out: the local disk or the rescue system. Without this key it is the rescue system if the medium works unattended, and the local disk otherwise.", Values: "local|rescue", Example: "rescue"},
+	{Name: "rescue.check_target", Text: "Whether restore looks for bad sectors on the disks that it is going to overwrite, before anything is written: it reads all of them, or writes and reads them, which takes hours. restore --check-target overrides it.", Values: "none|read|write", Example: "read"},
 	{Name: "rescue.medium_size", Text: "Refuse a rescue medium that is larger: bytes with K, M or G, or CD, DVD, DVD-DL, BD.", Example: "700M"},
 }
 

@@ -37,6 +37,9 @@ type Config struct {
 	// Default is the menu's default: local or rescue; "" takes rescue for a
 	// medium that works unattended, and local otherwise.
 	Default string `yaml:"default"`
+	// CheckTarget is whether restore looks for bad sectors before it overwrites disks: none
+	// (or ""), read or write.
+	CheckTarget string `yaml:"check_target"`
 	// MediumSize is the size of the medium, as quantity.Parse or
 	// quantity.Medium take it; a larger image is refused.
 	MediumSize string `yaml:"medium_size"`
@@ -56,6 +59,9 @@ func (c *Config) Validate() error {
 	}
 	if !slices.Contains([]string{"", "local", "rescue"}, c.Default) {
 		errs = append(errs, fmt.Errorf("rescue.default: %q; want local or rescue", c.Default))
+	}
+	if !slices.Contains([]string{"", "none", "read", "write"}, c.CheckTarget) {
+		errs = append(errs, fmt.Errorf("rescue.check_target: %q; want none, read or write", c.CheckTarget))
 	}
 	for _, f := range append(slices.Clone(c.Files), c.ExtraTree) {
 		if f != "" && !filepath.IsAbs(f) {

@@ -160,7 +160,7 @@ func (b *Maker) info(p *Machine, k *kernelcfg.Kernel, h Hint) (*rescue.Info, err
 	if err != nil {
 		return nil, err
 	}
-	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, HookTimeout: b.Hooks.Timeout}
+	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, HookTimeout: b.Hooks.Timeout, CheckTarget: b.Config.CheckTarget}
 	if fixed {
 		var lay strings.Builder
 		if err := publicLayout(p.Layout).Write(&lay); err != nil {

@@ -150,7 +150,7 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Reque
 		return err
 	}
 	opt.WhenRead = read
-	if err := setHooks(opt, p); err != nil {
+	if err := ofMedium(opt, p); err != nil {
 		return err
 	}
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
@@ -187,8 +187,9 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Reque
 	return screen.Lacking(rep)
 }
 
-// setHooks adds the hooks of the system that this runs on.
-func setHooks(opt *restore.Options, p *ui.Printer) error {
+// ofMedium adds the hooks of the system that this runs on, and what the medium's
+// configuration has about restores.
+func ofMedium(opt *restore.Options, p *ui.Printer) error {
 	h := &hooks.Set{Config: hooks.Config{Dir: hooks.Dir, Timeout: hooks.DefaultTimeout}, Run: tool.Exec{}, Report: p, Env: []string{"MKCDREC_COMMAND=restore", "MKCDREC_VERSION=" + version.String()}}
 	if rescue.Inside() {
 		info, err := rescue.ReadInfo("")
@@ -196,6 +197,7 @@ func setHooks(opt *restore.Options, p *ui.Printer) error {
 			return err
 		}
 		h.Timeout = cmp.Or(info.HookTimeout, h.Timeout)
+		opt.CheckTarget = cmp.Or(opt.CheckTarget, info.CheckTarget)
 		h.Env = append(h.Env, "MKCDREC_HOST="+info.Host)
 	}
 	opt.Hooks = h

@@ -68,6 +68,8 @@ type Info struct {
 	Tape string `json:"tape,omitempty"`
 	// HookTimeout is how long a hook of a restore may run, "" for the default.
 	HookTimeout string `json:"hookTimeout,omitempty"`
+	// CheckTarget is restore's --check-target where the command line has none.
+	CheckTarget string `json:"checkTarget,omitempty"`
 }
 
 // InfoVersion is the only version of Info there is.

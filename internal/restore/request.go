@@ -19,6 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
@@ -57,6 +58,9 @@ type Request struct {
 	// listed among the problems.
 	Salvage  bool `yaml:"salvage"`
 	NoVerify bool `yaml:"no-verify"` // trust the set; frames are still checked while they are read
+	// CheckTarget has the disks that are overwritten checked for bad sectors: "", none,
+	// recreate.CheckRead or CheckWrite.
+	CheckTarget string `yaml:"check-target"`
 
 	// The following have no key in an answer file.
 
@@ -122,6 +126,7 @@ func (r *Request) Flags(f *flag.FlagSet, names ...string) {
 		{&r.Once, "once", "refuse to restore onto disks that were restored from this set before; unattended media do"},
 		{&r.Salvage, "salvage", "restore what can be read of a damaged set, and name what is lost"},
 		{&r.NoVerify, "no-verify", "do not read the set through beforehand"},
+		{&r.CheckTarget, "check-target", "`none|read|write`: look for bad sectors on the disks that are overwritten: read them, or write and read them. Takes hours"},
 		{&r.NoHooks, "no-hooks", "run no hooks of " + hooks.Dir + " before and after"},
 		{&r.Outside, "outside-rescue-system", "allow this on a machine that is not a rescue system"},
 		{&r.Map, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)"},
@@ -286,6 +291,8 @@ func (r *Request) conflicts() error {
 		return errors.New("--kill-after is for --dry-run only")
 	case r.Onto != "" && r.Only == "":
 		return fmt.Errorf("%s wants --only", r.name("onto"))
+	case !slices.Contains([]string{"", "none", recreate.CheckRead, recreate.CheckWrite}, r.CheckTarget):
+		return fmt.Errorf("%s: %q; want none, read or write", r.name("check-target"), r.CheckTarget)
 	case len(r.Size) > 0 && r.KeepSizes:
 		return fmt.Errorf("%s and --keep-sizes exclude each other", r.name("size"))
 	}
@@ -314,6 +321,8 @@ func (r *Request) part() error {
 	switch {
 	case r.DryRun || r.Unmirror || len(r.Map)+len(r.ExcludeDisk)+len(r.Size)+len(r.Mirror) > 0:
 		return fmt.Errorf("%s takes a device as it is: no --dry-run, --map, --size, --exclude-disk, --mirror or --unmirror", r.name("only"))
+	case r.CheckTarget == recreate.CheckWrite:
+		return fmt.Errorf("%s overwrites whole disks: not with %s", r.name("check-target"), r.name("only"))
 	case r.NewIdentity:
 		return fmt.Errorf("%s restores a part of a system, which has no identity of its own: no --new-identity", r.name("only"))
 	}

@@ -221,12 +221,36 @@ func (r *Restorer) restore(ctx context.Context) (*Report, error) {
 			return nil, &Untouched{&exit.Refusal{Reason: "/dev/" + dev + ", which holds the backup set, is disconnected: connect it again, mount it, and start again"}}
 		}
 	}
+	if err := r.surface(ctx); err != nil {
+		return nil, err
+	}
 	err := r.carryOut(ctx)
 	r.report.NotCovered = append(r.report.NotCovered, r.content.Lost()...)
 	if err == nil {
 		r.report.Seconds = time.Since(start).Seconds()
 	}
 	return &r.report, err
+}
+
+// surface looks for bad sectors on the disks, where that is wished. A run that continues has
+// data on them.
+func (r *Restorer) surface(ctx context.Context) error {
+	how := r.opt.CheckTarget
+	if how == "" || how == "none" {
+		return nil
+	}
+	if r.opt.Resume {
+		r.Screen.Note("--resume: the disks are not checked for bad sectors again")
+		return nil
+	}
+	if r.opt.Only != "" {
+		how = recreate.CheckRead // other partitions stay
+	}
+	err := r.rec.Surface(ctx, how)
+	if err != nil && how == recreate.CheckRead {
+		return &Untouched{err}
+	}
+	return err
 }
 
 // kernel is that of the machine that is restored.
