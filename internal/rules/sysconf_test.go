@@ -30,7 +30,6 @@ var readsByHand = map[string]string{
 	"builder/rescue/loaders.go":          "ID= of os-release(5)",
 	"internal/bootloader/systemdboot.go": "mounts a file over /proc/cmdline of a chroot",
 	"internal/repair/disks.go":           "what LVM prints",
-	"internal/smalltools/mount.go":       "shows the kernel's list as it is",
 }
 
 // TestOneReaderOfSystemFiles: fstab, crypttab, mdadm.conf, mountinfo, the kernel's

@@ -8,21 +8,12 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mkcdrec/mkcdrec/internal/fullscreen"
 )
 
-func run(t *testing.T, fn Func, stdin string, args ...string) (string, error) {
-	t.Helper()
-	var out, errw bytes.Buffer
-	err := fn(IO{strings.NewReader(stdin), &out, &errw}, args)
-	return out.String(), err
-}
-
 // TestMain is each command that prints, as a program, too.
 func TestMain(m *testing.M) {
-	fn, ok := map[string]Func{"mount": Mount, "clear": Clear, "blockdev": Blockdev, "top": Top, "less": func(_ IO, args []string) error {
+	fn, ok := map[string]Func{"clear": Clear, "blockdev": Blockdev, "top": Top, "less": func(_ IO, args []string) error {
 		return fullscreen.Page(args, os.Stdin, os.Stdout)
 	}}[os.Getenv("SMALLTOOL")]
 	if ok {
@@ -43,7 +34,7 @@ func TestFull(t *testing.T) {
 	if err := os.WriteFile(f, []byte("a\tb\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range []string{"mount", "clear", "blockdev --getsize64 " + f, "top -n 1 -d 0.1", "top -n 50 -d 0.1", "less " + f, "less --version"} {
+	for _, line := range []string{"clear", "blockdev --getsize64 " + f, "top -n 1 -d 0.1", "top -n 50 -d 0.1", "less " + f, "less --version"} {
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -63,46 +54,6 @@ func TestFull(t *testing.T) {
 		c = command(w[0], w[1:]...)
 		if out, err := c.CombinedOutput(); line != "top -n 50 -d 0.1" && err != nil {
 			t.Errorf("%s: %v\n%s", line, err, out)
-		}
-	}
-}
-
-func TestMount(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting needs root; CI is root")
-	}
-	d := t.TempDir()
-	for _, n := range []string{"/a", "/b"} {
-		if err := os.Mkdir(d+n, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := run(t, Mount, "", "-t", "tmpfs", "-o", "noexec,size=1m", "none", d+"/a"); err != nil {
-		t.Skipf("cannot mount here: %v; CI can", err)
-	}
-	defer unix.Unmount(d+"/a", 0)
-	if err := os.WriteFile(d+"/a/f", nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := run(t, Mount, "", "--bind", d+"/a", d+"/b"); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Unmount(d+"/b", 0)
-	if _, err := os.Stat(d + "/b/f"); err != nil {
-		t.Error(err)
-	}
-	if got, err := run(t, Mount, ""); err != nil || !strings.Contains(got, d+"/b") || !strings.Contains(got, "noexec") {
-		t.Errorf("mount lists %q, %v", got, err)
-	}
-	if _, err := run(t, Mount, "", "-o", "remount,ro", d+"/a"); err != nil {
-		t.Error(err)
-	}
-	if err := os.WriteFile(d+"/a/g", nil, 0o644); err == nil {
-		t.Error("a file system remounted read-only can be written to")
-	}
-	for _, bad := range [][]string{{"one"}, {"UUID=no-such", d}, {"/dev/null", d}} {
-		if _, err := run(t, Mount, "", bad...); err == nil {
-			t.Errorf("mount %v succeeds", bad)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package disks
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -176,4 +177,34 @@ func unhex(s string) string {
 		i += 1 + j
 	}
 	return s
+}
+
+// kernelLog opens the kernel's messages behind the last one; nil if they can't be read.
+func kernelLog() *os.File {
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	if _, err := unix.Seek(fd, 0, io.SeekEnd); err != nil {
+		unix.Close(fd)
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "/dev/kmsg")
+}
+
+// newLines gives the last messages since kernelLog.
+func newLines(log *os.File) []string {
+	var out []string
+	buf := make([]byte, 8192)
+	for log != nil {
+		n, err := unix.Read(int(log.Fd()), buf)
+		if err != nil {
+			break
+		}
+		if _, text, ok := strings.Cut(string(buf[:n]), ";"); ok {
+			text, _, _ = strings.Cut(text, "\n")
+			out = append(out, unhex(text))
+		}
+	}
+	return out[max(0, len(out)-3):]
 }
