@@ -14,6 +14,7 @@ import (
 	nettools "github.com/mkcdrec/mkcdrec/internal/tools/net"
 	"github.com/mkcdrec/mkcdrec/internal/tools/pack"
 	"github.com/mkcdrec/mkcdrec/internal/tools/procs"
+	"github.com/mkcdrec/mkcdrec/internal/tools/session"
 	"github.com/mkcdrec/mkcdrec/internal/tools/text"
 )
 
@@ -26,7 +27,7 @@ func all() []tools.Command {
 		machine.Commands(),
 		nettools.Commands(),
 		pack.Commands(),
-		procs.Commands(),
+		procs.Commands(), session.Commands(),
 		text.Commands(),
 	)
 }

@@ -1,0 +1,258 @@
+package session
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+
+	"github.com/mkcdrec/mkcdrec/internal/tools"
+)
+
+// TestMain lets this executable be the commands, as the multicall one is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == "applet" {
+		i := slices.IndexFunc(Commands(), func(c tools.Command) bool { return c.Name == os.Args[2] })
+		os.Exit(tools.Main(Commands()[i], os.Args[3:]))
+	}
+	os.Exit(m.Run())
+}
+
+// terminal is a client on a terminal.
+type terminal struct {
+	t    *testing.T
+	pty  *os.File
+	cmd  *exec.Cmd
+	mu   sync.Mutex
+	seen bytes.Buffer
+	done chan struct{}
+}
+
+func command(dir string, args ...string) *exec.Cmd {
+	c := exec.Command(os.Args[0], append([]string{"applet"}, args...)...)
+	c.Env = []string{"SCREENDIR=" + dir, "SHELL=/bin/sh", "PATH=/usr/bin:/bin", "TERM=vt100", "PS1=$ ", "HOME=/"}
+	return c
+}
+
+func start(t *testing.T, dir string, args ...string) *terminal {
+	t.Helper()
+	c := command(dir, args...)
+	p, err := pty.StartWithSize(c, &pty.Winsize{Rows: 30, Cols: 90})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := &terminal{t: t, pty: p, cmd: c, done: make(chan struct{})}
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := p.Read(b)
+			x.mu.Lock()
+			x.seen.Write(b[:n])
+			x.mu.Unlock()
+			if err != nil {
+				_ = c.Wait() // the state tells
+				close(x.done)
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { c.Process.Kill(); p.Close() })
+	return x
+}
+
+func (x *terminal) text() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.seen.String()
+}
+
+func (x *terminal) want(text string) {
+	x.t.Helper()
+	for range 500 {
+		if strings.Contains(x.text(), text) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	x.t.Fatalf("the terminal shows %q; want %q", x.text(), text)
+}
+
+func (x *terminal) keys(s string) {
+	x.t.Helper()
+	if _, err := x.pty.WriteString(s); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// ended waits for the end of the client, and gives its status.
+func (x *terminal) ended() int {
+	x.t.Helper()
+	select {
+	case <-x.done:
+	case <-time.After(10 * time.Second):
+		x.t.Fatalf("the client does not end; it shows %q", x.text())
+	}
+	return x.cmd.ProcessState.ExitCode()
+}
+
+func output(t *testing.T, dir string, args ...string) (string, int) {
+	t.Helper()
+	c := command(dir, args...)
+	out, _ := c.CombinedOutput() // the status tells
+	return string(out), c.ProcessState.ExitCode()
+}
+
+// TestSession: what runs in a session goes on when the client is detached or its line breaks,
+// and is seen again by who attaches.
+func TestSession(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	defer output(t, dir, "session", "-X", "-S", "one", "quit")
+	a := start(t, dir, "session", "-S", "one")
+	a.want("$ ")
+	a.keys("X=7; echo a$((1+1))b; stty size\n")
+	a.want("a2b")
+	a.want("30 90")
+	if out, rc := output(t, dir, "screen", "-ls"); rc != 0 || !strings.Contains(out, ".one\t(") || !strings.Contains(out, "(Attached)\n1 Socket in "+dir) {
+		t.Errorf("screen -ls = %d, %q", rc, out)
+	}
+	if out, rc := output(t, dir, "session", "-r"); rc == 0 || !strings.Contains(out, "terminal") && !strings.Contains(out, "no session to attach") {
+		t.Errorf("a second -r = %d, %q; want a refusal", rc, out)
+	}
+	a.keys("\x01d")
+	if rc := a.ended(); rc != 0 || !strings.Contains(a.text(), "[detached from ") {
+		t.Errorf("detached: %d, %q", rc, a.text())
+	}
+	out, tries := "", 0
+	for ; !strings.Contains(out, "(Detached)") && tries < 50; tries++ {
+		out, _ = output(t, dir, "tmux", "ls")
+	}
+	if tries == 50 {
+		t.Errorf("tmux ls = %q", out)
+	}
+
+	b := start(t, dir, "session", "-r", "one")
+	b.want("a2b") // from before
+	b.keys("echo v$X; read Y; echo w$Y\n")
+	b.want("v7")
+	if err := b.cmd.Process.Signal(syscall.SIGHUP); err != nil { // the line breaks
+		t.Fatal(err)
+	}
+	b.ended()
+
+	c := start(t, dir, "session", "-r")
+	c.want("v7")
+	c.keys("typed\n")
+	c.want("wtyped")
+	if err := pty.Setsize(c.pty, &pty.Winsize{Rows: 11, Cols: 44}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	c.keys("stty size; printf '\\001' | od -An -c; cat | od -An -c\n")
+	c.want("11 44")
+	c.keys("\x01a\n\x04") // the key itself
+	c.want("001  \\n")
+
+	d := start(t, dir, "session", "-d", "-r", "one")
+	d.want("11 44")
+	if rc := c.ended(); rc != 0 || !strings.Contains(c.text(), "[detached by another client]") {
+		t.Errorf("taken over: %d, %q", rc, c.text())
+	}
+	d.keys("exit 3\n")
+	if rc := d.ended(); rc != 3 || !strings.Contains(d.text(), "[screen is terminating]") {
+		t.Errorf("ended: %d, %q; want 3", rc, d.text())
+	}
+	for range 100 {
+		if out, rc := output(t, dir, "session", "-ls"); rc == 1 && strings.HasPrefix(out, "No Sockets found in "+dir) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("the session is still there")
+}
+
+// TestDetached: sessions that start without a terminal, wrong names, and what kills them.
+func TestDetached(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mark := dir + "/../mark"
+	for _, c := range []struct {
+		rc         int
+		line, want string
+	}{
+		{0, "session -dmS work sh -c 'echo made >MARK; sleep 1000'", ""},
+		{1, "session -d -m -S work sleep 1", "there is a session 'work' already"},
+		{0, "tmux new-session -d -s other sleep 1000", ""},
+		{0, "session -ls", "There are screens on:"},
+		{1, "session -r", "terminal|several"},
+		{1, "session -r nosuch", "there is no session 'nosuch'"},
+		{1, "session", "terminal"},
+		{1, "session -d -m -S a/b true", "no '/'"},
+		{1, "session -d -m -S x /nosuch/program", "cannot start the session"},
+		{1, "tmux nosuch", "unknown command"},
+		{0, "session -X -S work quit", ""},
+		{0, "tmux kill-session -t other", ""},
+	} {
+		args := strings.Fields(c.line)
+		if i := strings.Index(c.line, "'"); i >= 0 && strings.HasSuffix(c.line, "'") {
+			args = append(strings.Fields(c.line[:i]), strings.ReplaceAll(c.line[i+1:len(c.line)-1], "MARK", mark))
+		}
+		out, rc := output(t, dir, args...)
+		ok := slices.ContainsFunc(strings.Split(c.want, "|"), func(w string) bool { return strings.Contains(out, w) })
+		if rc != c.rc || !ok {
+			t.Errorf("%s = %d, %q; want %d, %q", c.line, rc, out, c.rc, c.want)
+		}
+	}
+	if b, err := os.ReadFile(mark); err != nil || string(b) != "made\n" {
+		t.Errorf("the command was not run: %q, %v", b, err)
+	}
+	for range 100 {
+		if entries, err := os.ReadDir(dir); err == nil && len(entries) == 0 {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("sockets are left")
+}
+
+// TestReplay: what is shown again begins at the last clearing of the screen, and asks the
+// terminal nothing.
+func TestReplay(t *testing.T) {
+	for in, want := range map[string]string{
+		"a\nb":                              "a\nb",
+		"old\x1b[2Jnew\x1b[6n\x1b[c!":       "\x1b[2Jnew!",
+		"\x1b[?1049hvim\x1b[31mred\x1b[>0c": "\x1b[?1049hvim\x1b[31mred",
+		"x\x1b]11;?\x07y\x05":               "xy",
+	} {
+		if got := string(replay([]byte(in))); got != "\x1b[0m\x1b[H\x1b[2J"+want {
+			t.Errorf("replay(%q) = %q; want %q", in, got, want)
+		}
+	}
+	long := bytes.Repeat([]byte("0123456789\n"), kept/5)
+	if got := replay(long); len(got) > kept+20 || !bytes.HasPrefix(got, []byte("\x1b[0m\x1b[H\x1b[2J0123456789\n")) {
+		t.Errorf("replay of %d bytes = %d, %q", len(long), len(got), got[:40])
+	}
+}
+
+// FuzzReceive: no bytes of a connection end the server.
+func FuzzReceive(f *testing.F) {
+	f.Add([]byte("d\x00\x00\x00\x01x"))
+	f.Add([]byte("w\xff\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, m, err := receive(bytes.NewReader(b)); err == nil && len(m) > len(b) {
+			t.Errorf("receive(%q) = %q", b, m)
+		}
+		replay(b)
+	})
+}
