@@ -366,15 +366,7 @@ func (r *Restorer) duplicates(ctx context.Context) error {
 
 func mountedOn(m probe.Machine, dir string) bool {
 	mounts, err := m.Mounts()
-	if err != nil {
-		return false
-	}
-	for _, mi := range mounts {
-		if mi.Path == dir {
-			return true
-		}
-	}
-	return false
+	return err == nil && slices.ContainsFunc(mounts, func(mi probe.MountInfo) bool { return mi.Path == dir })
 }
 
 // tidy undoes what an earlier run of ours that was stopped has left: its mounts, and

@@ -180,12 +180,8 @@ func field(verb byte, flags string, t time.Time) (string, int) {
 	}
 	week := func(first time.Weekday) int { return (t.YearDay() + 6 - int(t.Weekday()-first+7)%7) / 7 }
 	switch verb {
-	case '%':
-		return "%", 0
-	case 'n':
-		return "\n", 0
-	case 't':
-		return "\t", 0
+	case '%', 'n', 't':
+		return map[byte]string{'%': "%", 'n': "\n", 't': "\t"}[verb], 0
 	case 's':
 		return strconv.FormatInt(t.Unix(), 10), 1
 	case 'N':

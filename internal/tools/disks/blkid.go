@@ -101,15 +101,9 @@ func searched(e *tools.Env) (tag, string) {
 }
 
 func blkid(e *tools.Env) error {
-	paths := e.Args
-	if len(paths) == 0 {
-		list, err := devices(false)
-		if err != nil {
-			return err
-		}
-		for _, d := range list {
-			paths = append(paths, d.path())
-		}
+	paths, err := operands(e, func(*device) bool { return true })
+	if err != nil {
+		return err
 	}
 	which, format := searched(e)
 	found := false

@@ -227,6 +227,20 @@ func geometry(f *os.File) (size, ss int64, err error) {
 	return size, ss, nil
 }
 
+// operands are what was named, or the paths of the devices that pass a test.
+func operands(e *tools.Env, keep func(*device) bool) (paths []string, err error) {
+	if len(e.Args) > 0 {
+		return e.Args, nil
+	}
+	list, err := devices(false)
+	for _, d := range list {
+		if keep(d) {
+			paths = append(paths, d.path())
+		}
+	}
+	return paths, err
+}
+
 // tableWidths are those of the columns, as libsmartcols has them without a heading, too.
 func tableWidths(e *tools.Env, head []string, rows [][]string) []int {
 	widths := make([]int, len(head))

@@ -185,28 +185,19 @@ func (l *lsblkRun) content(d *device, col string) (string, bool) {
 	if d.name != "" && slices.Contains([]string{"FSTYPE", "LABEL", "UUID", "FSVER"}, col) && d.look() != nil {
 		i = d.look()
 	}
+	top := strings.Join(at[max(0, len(at)-1):], "")
+	if s, ok := map[string]string{"FSTYPE": i.Type, "LABEL": i.Label, "UUID": i.UUID, "FSVER": version(i), "MOUNTPOINT": top, "MOUNTPOINTS": strings.Join(at, "\n")}[col]; ok {
+		return s, true
+	}
 	switch col {
-	case "FSTYPE":
-		return i.Type, true
-	case "LABEL":
-		return i.Label, true
-	case "UUID":
-		return i.UUID, true
-	case "FSVER":
-		return version(i), true
 	case "PARTUUID":
 		return d.partition().uuid, true
 	case "PARTLABEL":
 		return d.partition().label, true
 	case "PARTTYPE":
 		return d.partition().typ, true
-	case "MOUNTPOINT":
-		return strings.Join(at[max(0, len(at)-1):], ""), true
-	case "MOUNTPOINTS":
-		return strings.Join(at, "\n"), true
 	}
-	s, ok := space(col, strings.Join(at[max(0, len(at)-1):], ""))
-	return s, ok
+	return space(col, top)
 }
 
 // space are the columns of a mounted file system's size; "" where nothing is mounted.

@@ -174,17 +174,9 @@ func fdisk(e *tools.Env) error {
 	if !e.On("l", "x") {
 		return edit(e)
 	}
-	paths := e.Args
-	if len(paths) == 0 {
-		list, err := devices(false)
-		if err != nil {
-			return err
-		}
-		for _, d := range list {
-			if d.kind() != "part" && d.size > 0 {
-				paths = append(paths, d.path())
-			}
-		}
+	paths, err := operands(e, func(d *device) bool { return d.kind() != "part" && d.size > 0 })
+	if err != nil {
+		return err
 	}
 	for i, p := range paths {
 		d, err := readDisk(p)
@@ -365,17 +357,9 @@ func (d *disk) summary(e *tools.Env) {
 }
 
 func partprobe(e *tools.Env) error {
-	paths := e.Args
-	if len(paths) == 0 {
-		list, err := devices(false)
-		if err != nil {
-			return err
-		}
-		for _, d := range list {
-			if d.kind() == "disk" && d.size > 0 {
-				paths = append(paths, "/dev/"+d.name)
-			}
-		}
+	paths, err := operands(e, func(d *device) bool { return d.kind() == "disk" && d.size > 0 })
+	if err != nil {
+		return err
 	}
 	for _, p := range paths {
 		if e.On("s") {

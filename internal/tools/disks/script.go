@@ -103,14 +103,10 @@ func (p *scriptLine) set(k, v string, named bool, ss int64) (err error) {
 		p.start, err = sectors(v, ss)
 	case "size":
 		p.size, err = sectors(v, ss)
-	case "type", "Id":
-		p.typ = v
 	case "uuid":
 		p.uuid = strings.ToUpper(v)
-	case "name":
-		p.name = v
-	case "attrs":
-		p.attrs = v
+	case "type", "Id", "name", "attrs":
+		*map[string]*string{"type": &p.typ, "Id": &p.typ, "name": &p.name, "attrs": &p.attrs}[k] = v
 	case "bootable", "*":
 		p.active = v == "" || v == "*" && !named
 	default:

@@ -155,9 +155,7 @@ func (c *copier) clear(src, dest string, st *syscall.Stat_t) (ok, skip bool) {
 	switch {
 	case d.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return c.fail("cannot overwrite directory '%s' with non-directory", dest), false
-	case o.Name == "n":
-		return true, true
-	case c.On("u") && d.Mtim.Nano() >= st.Mtim.Nano():
+	case o.Name == "n", c.On("u") && d.Mtim.Nano() >= st.Mtim.Nano():
 		return true, true
 	case same && !c.On("b", "backup", "remove-destination"):
 		return c.fail("'%s' and '%s' are the same file", src, dest), false

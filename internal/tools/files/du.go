@@ -72,14 +72,12 @@ func (d *duRun) line(n int64, p string) {
 	u, given := blockSize(d.Env)
 	o, _ := d.Last("h", "k", "m", "b", "si", "B", "inodes")
 	switch {
-	case d.On("inodes"):
+	case d.On("inodes"), o.Name == "b":
 		size = strconv.FormatInt(n, 10)
 	case o.Name == "h":
 		size = tools.Human(uint64(n), 1024)
 	case o.Name == "si":
 		size = tools.Human(uint64(n), 1000)
-	case o.Name == "b":
-		size = strconv.FormatInt(n, 10)
 	case o.Name == "m":
 		size = strconv.FormatInt((n+1<<20-1)>>20, 10)
 	default:
@@ -87,11 +85,7 @@ func (d *duRun) line(n int64, p string) {
 			size += d.Val("B")
 		}
 	}
-	end := "\n"
-	if d.On("0") {
-		end = "\x00"
-	}
-	d.Printf("%s\t%s%s", size, p, end)
+	d.Printf("%s\t%s%c", size, p, d.End("0"))
 }
 
 // count adds up p; ok is false for what was counted before or is left out.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -296,12 +297,7 @@ func (f *finder) typed(w, v string) (predicate, error) {
 		if w == "-xtype" && syscall.Stat(x.path, &st) == nil {
 			mode = st.Mode
 		}
-		for _, k := range kinds {
-			if mode&unix.S_IFMT == k {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(kinds, mode&unix.S_IFMT)
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"os"
@@ -34,26 +35,11 @@ func kindOf(i fs.FileInfo) string {
 }
 
 func kindName(mode uint32, size int64) string {
-	switch mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		if size == 0 {
-			return "regular empty file"
-		}
-		return "regular file"
-	case unix.S_IFDIR:
-		return "directory"
-	case unix.S_IFLNK:
-		return "symbolic link"
-	case unix.S_IFBLK:
-		return "block special file"
-	case unix.S_IFCHR:
-		return "character special file"
-	case unix.S_IFIFO:
-		return "fifo"
-	case unix.S_IFSOCK:
-		return "socket"
+	kind := mode & unix.S_IFMT
+	if kind == unix.S_IFREG && size == 0 {
+		return "regular empty file"
 	}
-	return "weird file"
+	return cmp.Or(map[uint32]string{unix.S_IFREG: "regular file", unix.S_IFDIR: "directory", unix.S_IFLNK: "symbolic link", unix.S_IFBLK: "block special file", unix.S_IFCHR: "character special file", unix.S_IFIFO: "fifo", unix.S_IFSOCK: "socket"}[kind], "weird file")
 }
 
 func userName(id uint32) string {
@@ -186,6 +172,9 @@ func statTime(letter byte, t unix.StatxTimestamp) (string, bool) {
 }
 
 func statField(v, name string, st *unix.Statx_t) (string, bool) {
+	if t, ok := map[string]unix.StatxTimestamp{"x": st.Atime, "y": st.Mtime, "z": st.Ctime, "w": st.Btime}[strings.ToLower(v)]; ok {
+		return statTime(v[0], t)
+	}
 	switch v {
 	case "a":
 		return strconv.FormatUint(uint64(st.Mode)&0o7777, 8), true
@@ -193,14 +182,6 @@ func statField(v, name string, st *unix.Statx_t) (string, bool) {
 		return tools.ModeString(uint32(st.Mode)), true
 	case "F":
 		return kindName(uint32(st.Mode), int64(st.Size)), true
-	case "x", "X":
-		return statTime(v[0], st.Atime)
-	case "y", "Y":
-		return statTime(v[0], st.Mtime)
-	case "z", "Z":
-		return statTime(v[0], st.Ctime)
-	case "w", "W":
-		return statTime(v[0], st.Btime)
 	case "G":
 		return groupName(st.Gid), true
 	case "U":
@@ -265,34 +246,12 @@ func mountOf(real string) (sysconf.Mount, bool) {
 }
 
 func fsField(v, name string, st *unix.Statfs_t) (string, bool) {
-	n := func(x uint64) (string, bool) { return strconv.FormatUint(x, 10), true }
-	switch v {
-	case "a":
-		return n(st.Bavail)
-	case "b":
-		return n(st.Blocks)
-	case "c":
-		return n(st.Files)
-	case "d":
-		return n(st.Ffree)
-	case "f":
-		return n(st.Bfree)
-	case "i":
-		return fmt.Sprintf("%x", uint64(uint32(st.Fsid.Val[0]))<<32|uint64(uint32(st.Fsid.Val[1]))), true
-	case "l":
-		return n(uint64(st.Namelen))
-	case "n":
-		return name, true
-	case "s":
-		return n(uint64(st.Bsize))
-	case "S":
-		return n(uint64(st.Frsize))
-	case "t":
-		return strconv.FormatInt(st.Type, 16), true
-	case "T":
-		return fsTypeName(st.Type), true
+	if n, ok := map[string]uint64{"a": st.Bavail, "b": st.Blocks, "c": st.Files, "d": st.Ffree, "f": st.Bfree, "l": uint64(st.Namelen), "s": uint64(st.Bsize), "S": uint64(st.Frsize)}[v]; ok {
+		return strconv.FormatUint(n, 10), true
 	}
-	return "", false
+	id := uint64(uint32(st.Fsid.Val[0]))<<32 | uint64(uint32(st.Fsid.Val[1]))
+	s, ok := map[string]string{"i": fmt.Sprintf("%x", id), "n": name, "t": strconv.FormatInt(st.Type, 16), "T": fsTypeName(st.Type)}[v]
+	return s, ok
 }
 
 // fsTypeName is the name of a magic number of statfs(2), as GNU's stat has it.

@@ -236,15 +236,12 @@ func (r *psRun) valued(c byte, v string) {
 		}
 		r.columns(v)
 		return
-	case 'p':
-		r.pids = append(r.pids, list(v)...)
-	case 'C':
-		r.names = append(r.names, list(v)...)
-	case 'u', 'U':
-		r.users = append(r.users, list(v)...)
 	case 'k':
 		r.sort = v
 		return
+	}
+	if l := map[byte]*[]string{'p': &r.pids, 'C': &r.names, 'u': &r.users, 'U': &r.users}[c]; l != nil {
+		*l = append(*l, list(v)...)
 	}
 	r.given = true
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,12 +44,7 @@ func ranges(list string) (func(int) bool, error) {
 		return nil, errors.New("fields are numbered from 1")
 	}
 	return func(n int) bool {
-		for _, s := range ss {
-			if n >= s.a && n <= s.b {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(ss, func(s span) bool { return n >= s.a && n <= s.b })
 	}, nil
 }
 

@@ -246,14 +246,8 @@ func (t odType) width() int {
 		return 3
 	case 'x':
 		return 2 * t.size
-	case 'o':
-		return map[int]int{1: 3, 2: 6, 4: 11, 8: 22}[t.size]
-	case 'u':
-		return map[int]int{1: 3, 2: 5, 4: 10, 8: 20}[t.size]
-	case 'd':
-		return map[int]int{1: 4, 2: 6, 4: 11, 8: 20}[t.size]
 	}
-	return map[int]int{4: 15, 8: 24}[t.size]
+	return map[byte]map[int]int{'o': {1: 3, 2: 6, 4: 11, 8: 22}, 'u': {1: 3, 2: 5, 4: 10, 8: 20}, 'd': {1: 4, 2: 6, 4: 11, 8: 20}, 'f': {4: 15, 8: 24}}[t.letter][t.size]
 }
 
 func (t odType) text1(b []byte) string {

@@ -268,12 +268,7 @@ func (g *grepper) walk(root string) {
 // selected applies --include and --exclude.
 func (g *grepper) selected(base string) bool {
 	in := func(patterns []string) bool {
-		for _, x := range patterns {
-			if ok, _ := path.Match(x, base); ok {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(patterns, func(x string) bool { ok, _ := path.Match(x, base); return ok })
 	}
 	return (!g.On("include") || in(g.Vals("include"))) && !in(g.Vals("exclude"))
 }

@@ -46,21 +46,7 @@ func shasum(e *tools.Env) error {
 }
 
 func hasher(name string) func() hash.Hash {
-	switch strings.ToLower(strings.TrimSuffix(name, "sum")) {
-	case "md5":
-		return md5.New
-	case "sha1":
-		return sha1.New
-	case "sha224":
-		return sha256.New224
-	case "sha256":
-		return sha256.New
-	case "sha384":
-		return sha512.New384
-	case "sha512":
-		return sha512.New
-	}
-	return nil
+	return map[string]func() hash.Hash{"md5": md5.New, "sha1": sha1.New, "sha224": sha256.New224, "sha256": sha256.New, "sha384": sha512.New384, "sha512": sha512.New}[strings.ToLower(strings.TrimSuffix(name, "sum"))]
 }
 
 func digest(e *tools.Env, make func() hash.Hash, name string) (string, error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -116,16 +117,10 @@ func testFiles(a, op, b string) bool {
 }
 
 func testTwo(a, op, b string) (bool, error) {
-	switch op {
-	case "=", "==":
-		return a == b, nil
-	case "!=":
-		return a != b, nil
-	case "<":
-		return a < b, nil
-	case ">":
-		return a > b, nil
-	case "-nt", "-ot", "-ef":
+	if ok, known := map[string]bool{"=": a == b, "==": a == b, "!=": a != b, "<": a < b, ">": a > b}[op]; known {
+		return ok, nil
+	}
+	if slices.Contains([]string{"-nt", "-ot", "-ef"}, op) {
 		return testFiles(a, op, b), nil
 	}
 	x, err := strconv.ParseInt(strings.TrimSpace(a), 10, 64)
