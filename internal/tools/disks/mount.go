@@ -470,6 +470,9 @@ func (m *mounter) fileSystem(w *wish) error {
 			return wrongType(name, nil)
 		}
 		types = kernelTypes(info.Type)
+		if w.typ = info.Type; m.helper(w) != "" && !m.On("i") {
+			return m.runHelper(w)
+		}
 	}
 	log := kernelLog()
 	defer log.Close()

@@ -395,7 +395,7 @@ func TestNetcat(t *testing.T) {
 		}
 	}()
 	for _, args := range []string{"-z 127.0.0.1 " + open, "-z 127.0.0.1 " + closed, "-zv 127.0.0.1 " + open, "-zv 127.0.0.1 " + closed, "127.0.0.1 " + open, "-v 127.0.0.1 " + open, "127.0.0.1 " + closed,
-		"-w 1 192.0.2.1 9", "-U " + sock, "-U " + sock + "x", "-zu 127.0.0.1 " + closed, "127.0.0.1", "127.0.0.1 x", "127.0.0.1 99999", "-q 0 127.0.0.1 " + open, "-z 127.0.0.1 " + closed + "-" + closed, ""} {
+		"-w 1 192.0.2.1 9", "-U " + sock, "-U " + sock + "x", "-zu 127.0.0.1 " + closed, "127.0.0.1", "127.0.0.1 x", "127.0.0.1 99999", "-q 2 127.0.0.1 " + open, "-z 127.0.0.1 " + closed + "-" + closed, ""} {
 		want, got := run(t, theirs(strings.Fields(args)...), "", "x\n"), run(t, ours(strings.Fields(args)...), "", "x\n")
 		if got.out != want.out || got.status != want.status {
 			t.Errorf("nc %s = %d %q (%s); want %d %q (%s)", args, got.status, got.out, got.errs, want.status, want.out, want.errs)

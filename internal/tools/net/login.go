@@ -65,6 +65,8 @@ func newLogin(e *tools.Env) (*login, error) {
 			put("port", x.Value)
 		case x.Name == "l" && e.Name == "ssh":
 			put("user", x.Value)
+		case x.Name == "c":
+			put("ciphers", x.Value)
 		case x.Name == "J":
 			put("proxyjump", x.Value)
 		case x.Name == "o":
@@ -225,8 +227,10 @@ func (l *login) hop(via *ssh.Client, p place, name string) (*ssh.Client, error) 
 		return nil, err
 	}
 	refused := error(nil)
+	all := ssh.SupportedAlgorithms()
 	config := &ssh.ClientConfig{
-		User: p.user, HostKeyAlgorithms: algorithms, Auth: l.methods(p), ClientVersion: "SSH-2.0-mkcdrec",
+		Config: ssh.Config{KeyExchanges: l.list("kexalgorithms", all.KeyExchanges), Ciphers: l.list("ciphers", all.Ciphers), MACs: l.list("macs", all.MACs)},
+		User:   p.user, HostKeyAlgorithms: algorithms, Auth: l.methods(p), ClientVersion: "SSH-2.0-mkcdrec",
 		HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
 			refused = trust(addr, remote, key)
 			return refused
@@ -548,7 +552,26 @@ func (l *login) knownHosts(p place) (ssh.HostKeyCallback, []string, error) {
 			}
 		}
 		return l.firstContact(p, remote, key, tilde(own[0]))
-	}, append(first, rest...), nil
+	}, l.list("hostkeyalgorithms", append(first, rest...)), nil
+}
+
+// list gives algorithms: those of an option, which may begin with + to add some, with - to take
+// some away and with ^ to put some first.
+func (l *login) list(option string, usual []string) []string {
+	v := l.words[option]
+	if v == "" {
+		return usual
+	}
+	words := strings.Split(strings.TrimLeft(v, "+-^"), ",")
+	switch v[0] {
+	case '+':
+		return append(slices.Clone(usual), words...)
+	case '^':
+		return append(words, usual...)
+	case '-':
+		return slices.DeleteFunc(slices.Clone(usual), func(a string) bool { return slices.Contains(words, a) })
+	}
+	return words
 }
 
 // knownKeys are the keys that are known of a place.

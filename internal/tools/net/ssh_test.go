@@ -23,6 +23,7 @@ import (
 	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/mkcdrec/mkcdrec/internal/sshserver"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
@@ -210,6 +211,9 @@ ssh -o User=nosuch -l root H true
 ssh -p 99999 H true
 ssh -s H nosuchsubsystem
 ssh -W 127.0.0.1:1 H
+ssh -c aes256-ctr -o MACs=hmac-sha2-256 -o KexAlgorithms=curve25519-sha256 H echo x
+ssh -o KexAlgorithms=+diffie-hellman-group14-sha1 H echo x
+ssh -o KexAlgorithms=diffie-hellman-group1-sha1 H echo x
 ssh
 scp a H:DIR/new
 scp a H:DIR/into
@@ -714,6 +718,58 @@ func TestPassword(t *testing.T) {
 	x.ends(4)
 	if strings.Contains(x.said(), "passphrase") {
 		t.Errorf("the passphrase was asked for: %s", x.said())
+	}
+}
+
+// TestOwnServer: our clients and the rescue system's server understand each other.
+func TestOwnServer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	home, dir := t.TempDir(), sshFiles(t)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil || errors.Join(os.Mkdir(home+"/.ssh", 0o700), os.WriteFile(home+"/.ssh/id_ed25519", pem.EncodeToMemory(block), 0o600)) != nil {
+		t.Fatal(err)
+	}
+	keys, err := sshserver.ParseKeys(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := sshserver.New(keys, []string{"/bin/sh"}, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx, l) }()
+	defer func() { stop(); <-done }()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	accept := []string{"-o", "StrictHostKeyChecking=accept-new"}
+	if r := run(t, tool(home, "ssh", append(accept, "-p", port, "root@127.0.0.1", "cat; exit 9")...), dir, "in\n"); r.out != "in\n" || r.status != 9 {
+		t.Errorf("ssh = %+v", r)
+	}
+	for _, args := range [][]string{{"-rp", "d", "root@127.0.0.1:" + dir + "/up"}, {"-rp", "root@127.0.0.1:" + dir + "/up", "down"}, {"-p", "secret", "prog", "big", "root@127.0.0.1:" + dir + "/into"}} {
+		if r := run(t, tool(home, "scp", append(append(accept, "-P", port), args...)...), dir, ""); r.status != 0 {
+			t.Errorf("scp %q = %+v", args, r)
+		}
+	}
+	tree := sshTree(t, dir)
+	for _, want := range []string{"/down/one -rw-r--r-- 2020-01-02T03:04:05Z", "/up/sub/two", "/into/secret -rw-------", "/into/prog -rwxr-xr-x 2020-01-02", "/into/big -rw-r--r-- 2020-01-02T03:04:05Z 640000"} {
+		if !strings.Contains(tree, want) {
+			t.Errorf("no %q in\n%s", want, tree)
+		}
 	}
 }
 
