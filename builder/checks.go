@@ -296,7 +296,7 @@ const KernelHint = "name one with --kernel FILE (and --modules DIR if its module
 func (t *tester) modules(p *Plan, k *kernelcfg.Kernel) {
 	x, err := kernelcfg.CheckModules(k)
 	if err != nil {
-		t.add("modules", Error, err.Error(), "install the kernel's modules or name them with --modules DIR; depmod makes their index")
+		t.add("modules", Error, err.Error(), "install the kernel's modules or name them with --modules DIR")
 		return
 	}
 	t.add("modules", OK, fmt.Sprintf("%s, %d modules", k.Modules, len(x.Path)), "")

@@ -35,6 +35,7 @@ type Index struct {
 	Post    map[string][]string
 	Builtin map[string]bool
 	aliases map[string][]alias // by bus: what is before the first ':'
+	made    []string           // lines of modules.alias where that is not there: see scan
 	packed  map[string]packed  // modules that lie in a pack
 	mu      sync.Mutex
 	frames  map[int64][]byte // decoded frames of the pack
@@ -55,21 +56,32 @@ func Name(file string) string {
 	return Norm(b)
 }
 
-// Open reads modules.dep, which must be there, and its sisters.
+// Open reads modules.dep and its sisters. Where depmod(8) was not run it makes them from the
+// modules, but for modules.builtin, which the build of a kernel makes.
 func Open(dir string) (*Index, error) {
 	x := &Index{Dir: dir, Path: map[string]string{}, Deps: map[string][]string{}, Pre: map[string][]string{}, Post: map[string][]string{}, Builtin: map[string]bool{}, aliases: map[string][]alias{}, packed: map[string]packed{}, frames: map[int64][]byte{}}
-	if err := lines(dir+"/modules.dep", x.depLine); errors.Is(err, os.ErrNotExist) {
+	files := map[string]func(string){
+		"modules.builtin": func(l string) { x.Builtin[Name(l)] = true },
+		"modules.softdep": x.softdepLine,
+		"modules.alias":   x.aliasLine,
+	}
+	err := lines(dir+"/modules.dep", x.depLine)
+	if errors.Is(err, os.ErrNotExist) {
+		var found bool
+		if found, err = x.scan(); err == nil && !found {
+			err = os.ErrNotExist
+		}
+		delete(files, "modules.softdep")
+		delete(files, "modules.alias")
+	}
+	if errors.Is(err, os.ErrNotExist) {
 		above, version := filepath.Split(filepath.Clean(dir))
 		base := strings.TrimSuffix(strings.TrimSuffix(filepath.Clean(above), "/lib/modules"), "/usr")
 		return nil, fmt.Errorf("cannot read kernel modules: %s/modules.dep is missing; make it by: depmod -b %s %s", dir, cmp.Or(base, "/"), version)
 	} else if err != nil {
 		return nil, fmt.Errorf("cannot read kernel modules: %w", err)
 	}
-	for f, fn := range map[string]func(string){
-		"modules.builtin": func(l string) { x.Builtin[Name(l)] = true },
-		"modules.softdep": x.softdepLine,
-		"modules.alias":   x.aliasLine,
-	} {
+	for f, fn := range files {
 		if err := lines(filepath.Join(dir, f), fn); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("cannot read kernel modules: %w", err)
 		}
@@ -355,12 +367,18 @@ func (x *Index) WriteIndex(names []string) (map[string][]byte, error) {
 			soft.WriteByte('\n')
 		}
 	}
-	if err := lines(x.Dir+"/modules.alias", func(l string) {
+	alias := func(l string) {
 		if f := strings.Fields(l); len(f) == 3 && in[Norm(f[2])] {
 			al.WriteString(l + "\n")
 		}
-	}); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+	}
+	for _, l := range x.made {
+		alias(l)
+	}
+	if x.made == nil {
+		if err := lines(x.Dir+"/modules.alias", alias); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
 	}
 	builtin := make([]string, 0, len(x.Builtin))
 	for n := range x.Builtin {
