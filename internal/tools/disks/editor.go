@@ -78,17 +78,22 @@ func edit(e *tools.Env) error {
 		}
 		e.Printf("\n")
 	}
+	return ed.commands()
+}
+
+// commands carries commands out until one ends the program.
+func (ed *editor) commands() error {
 	for {
 		c, err := ed.ask("Command (m for help): ")
 		if err != nil {
-			e.Printf("\n")
+			ed.Printf("\n")
 			return errors.New("end of the input; nothing was written")
 		}
 		switch c {
 		case "":
 			continue
 		case "q":
-			e.Printf("\n")
+			ed.Printf("\n")
 			return nil
 		case "w":
 			return ed.write()
@@ -96,9 +101,9 @@ func edit(e *tools.Env) error {
 		if err := ed.command(c); errors.Is(err, io.EOF) {
 			return errors.New("end of the input; nothing was written")
 		} else if err != nil {
-			e.Fault(0, "%v", err)
+			ed.Fault(0, "%v", err)
 		}
-		e.Printf("\n")
+		ed.Printf("\n")
 	}
 }
 
@@ -250,7 +255,17 @@ func (ed *editor) free(logical bool) []span {
 	return out
 }
 
-// place asks where a new partition is to be.
+// gapAt is the gap that has a sector.
+func gapAt(gaps []span, n int64) (span, error) {
+	for _, g := range gaps {
+		if n >= g.first && n <= g.last {
+			return g, nil
+		}
+	}
+	return span{}, fmt.Errorf("sector %d is already allocated", n)
+}
+
+// where asks where a new partition is to be.
 func (ed *editor) where(gaps []span) (span, error) {
 	if len(gaps) == 0 {
 		return span{}, errors.New("no free sectors available")
@@ -262,19 +277,11 @@ func (ed *editor) where(gaps []span) (span, error) {
 			best = g
 		}
 	}
-	inside := func(n int64) (span, error) {
-		for _, g := range gaps {
-			if n >= g.first && n <= g.last {
-				return g, nil
-			}
-		}
-		return span{}, fmt.Errorf("sector %d is already allocated", n)
-	}
-	first, err := ed.number("First sector", gaps[0].first, gaps[len(gaps)-1].last, best.first, plain, func(n int64) error { _, err := inside(n); return err })
+	first, err := ed.number("First sector", gaps[0].first, gaps[len(gaps)-1].last, best.first, plain, func(n int64) error { _, err := gapAt(gaps, n); return err })
 	if err != nil {
 		return span{}, err
 	}
-	g, err := inside(first)
+	g, err := gapAt(gaps, first)
 	if err != nil {
 		return span{}, err
 	}
@@ -376,6 +383,21 @@ func (ed *editor) pick(numbers []int, other int) (int, error) {
 	}
 }
 
+// possible is the kind of a new partition: l, a logical one, where no other is possible, or what is asked for.
+func (ed *editor) possible(x *mbr.Partition, numbers, gaps int) (string, error) {
+	switch {
+	case numbers == 0 && x == nil:
+		return "", errors.New("to create more than four partitions, you must replace a primary partition with an extended partition first")
+	case numbers == 0:
+		ed.Printf("All primary partitions are in use.\n")
+		return "l", nil
+	case gaps == 0 && x != nil:
+		ed.Printf("All space for primary partitions is in use.\n")
+		return "l", nil
+	}
+	return ed.kind(x, numbers)
+}
+
 func (ed *editor) addMBR() error {
 	x := ed.extended()
 	var numbers []int
@@ -385,21 +407,9 @@ func (ed *editor) addMBR() error {
 		}
 	}
 	gaps := ed.free(false)
-	kind := ""
-	switch {
-	case len(numbers) == 0 && x == nil:
-		return errors.New("to create more than four partitions, you must replace a primary partition with an extended partition first")
-	case len(numbers) == 0:
-		ed.Printf("All primary partitions are in use.\n")
-		kind = "l"
-	case len(gaps) == 0 && x != nil:
-		ed.Printf("All space for primary partitions is in use.\n")
-		kind = "l"
-	default:
-		var err error
-		if kind, err = ed.kind(x, len(numbers)); err != nil {
-			return err
-		}
+	kind, err := ed.possible(x, len(numbers), len(gaps))
+	if err != nil {
+		return err
 	}
 	p := mbr.Partition{Type: 0x83}
 	switch {

@@ -264,6 +264,11 @@ func (m *mounter) all() error {
 			bad++
 		}
 	}
+	return someMounted(good, bad)
+}
+
+// someMounted is the exit status for numbers of what is mounted and of what could not be.
+func someMounted(good, bad int) error {
 	switch {
 	case bad > 0 && good > 0:
 		return tools.Status(mountSome)

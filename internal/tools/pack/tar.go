@@ -3,6 +3,7 @@ package pack
 import (
 	"archive/tar"
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -161,10 +162,7 @@ func (t *tarRun) list(w io.Writer, h *tar.Header) {
 		fmt.Fprintln(w, quoteName(h.Name))
 		return
 	}
-	kind := map[byte]string{tar.TypeDir: "d", tar.TypeSymlink: "l", tar.TypeLink: "h", tar.TypeBlock: "b", tar.TypeChar: "c", tar.TypeFifo: "p"}[h.Typeflag]
-	if kind == "" {
-		kind = "-"
-	}
+	kind := cmp.Or(map[byte]string{tar.TypeDir: "d", tar.TypeSymlink: "l", tar.TypeLink: "h", tar.TypeBlock: "b", tar.TypeChar: "c", tar.TypeFifo: "p"}[h.Typeflag], "-")
 	owner := func(name string, id int) string {
 		if name == "" || t.On("numeric-owner") {
 			return strconv.Itoa(id)

@@ -2,6 +2,7 @@ package text
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/md5"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -34,10 +35,7 @@ func sumCommands() []tools.Command {
 
 // shasum is Perl's, which names the algorithm by an option.
 func shasum(e *tools.Env) error {
-	bits := e.Val("a")
-	if bits == "" {
-		bits = "1"
-	}
+	bits := cmp.Or(e.Val("a"), "1")
 	if hasher("sha"+bits) == nil {
 		return fmt.Errorf("%s: unrecognized algorithm", bits)
 	}
