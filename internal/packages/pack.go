@@ -109,14 +109,9 @@ func install(ctx context.Context, dir string, r release) error {
 			return err
 		}
 	}
-	docs, err := filepath.Glob("docs/*.md")
-	changes, e := os.ReadFile("CHANGELOG.md")
-	err = errors.Join(err, e)
-	content["usr/share/doc/mkcdrec/changelog.gz"] = packed(string(changes))
-	for _, name := range append(docs, "README.md", "LICENSE") {
-		b, e := os.ReadFile(name)
-		err = errors.Join(err, e)
-		content["usr/share/doc/mkcdrec/"+strings.Replace(filepath.Base(name), "LICENSE", "copyright", 1)] = b
+	docs, err := documents()
+	for name, b := range docs {
+		content["usr/share/doc/mkcdrec/"+name] = b
 	}
 	for name, b := range content {
 		name = filepath.Join(dir, name)
@@ -127,6 +122,28 @@ func install(ctx context.Context, dir string, r release) error {
 		err = errors.Join(err, os.MkdirAll(filepath.Dir(name), 0o755), replace(name, b, mode))
 	}
 	return err
+}
+
+// documents gives the documents by where they are below the package's directory: as in the
+// source, so that links between them lead somewhere, but for two that have names of their own
+// in packages.
+func documents() (map[string][]byte, error) {
+	out := map[string][]byte{}
+	names, err := filepath.Glob("docs/*")
+	for _, name := range append(names, "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE") {
+		b, e := os.ReadFile(name)
+		err = errors.Join(err, e)
+		switch {
+		case name == "CHANGELOG.md":
+			name, b = "changelog.gz", packed(string(b))
+		case name == "LICENSE":
+			name = "copyright"
+		case strings.HasSuffix(name, ".md"):
+			b = []byte(strings.NewReplacer("CHANGELOG.md)", "changelog.gz)", "LICENSE)", "copyright)").Replace(string(b)))
+		}
+		out[name] = b
+	}
+	return out, err
 }
 
 // replace writes a file that may be a program that runs. A configuration that is there stays.
