@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/mkcdrec/mkcdrec/internal/shell"
+	"github.com/mkcdrec/mkcdrec/internal/tools/toolbox"
 )
 
-func main() { os.Exit(shell.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() { os.Exit(shell.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, toolbox.Options)) }

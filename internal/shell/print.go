@@ -16,25 +16,24 @@ import (
 
 // printers are the builtins that are there to print. The interpreter's own ignore
 // that a write fails; these end with 1 then, as POSIX has it.
-// help is the rescue system's program, not the interpreter's list of builtins.
-var printers = []string{"echo", "printf", "pwd", "help"}
+// help and kill are programs: the interpreter has another help, and no kill.
+var printers = []string{"echo", "printf", "pwd", "help", "kill"}
 
 // printer marks the name of a builtin that is one of ours: no program is called so.
 const printer = "\x00"
 
-// checkPrinters has r run our printers in the place of its own.
-func checkPrinters(r *interp.Runner) error {
+// checkPrinters has r run our printers in the place of its own, and in a session also job
+// control and history.
+func checkPrinters(r *interp.Runner, s *session) error {
+	printers := printers
+	if s.hist != nil {
+		printers = append(slices.Clone(printers), "history")
+	}
+	if s.jobs != nil {
+		printers = append(printers, jobBuiltins...)
+	}
 	call := interp.CallHandler(func(_ context.Context, args []string) ([]string, error) {
-		a := args
-		if len(a) > 1 && (a[0] == "command" || a[0] == "builtin") && slices.Contains(printers, a[1]) {
-			a = a[1:]
-		} else if r.Funcs[a[0]] != nil {
-			return args, nil
-		}
-		if !slices.Contains(printers, a[0]) {
-			return args, nil
-		}
-		return append([]string{printer + a[0]}, a[1:]...), nil
+		return s.call(r, printers, args), nil
 	})
 	exec := interp.ExecHandlers(func(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 		return func(ctx context.Context, args []string) error {
@@ -42,11 +41,14 @@ func checkPrinters(r *interp.Runner) error {
 			if !ok {
 				return next(ctx, args)
 			}
-			if name == "help" {
+			if name == "help" || name == "kill" {
 				return next(ctx, append([]string{name}, args[1:]...))
 			}
 			hc := interp.HandlerCtx(ctx)
-			text, err := printed(hc, name, args[1:])
+			text, err := s.printed(hc, name, args[1:])
+			if es := interp.ExitStatus(0); errors.As(err, &es) {
+				return err
+			}
 			if err != nil {
 				fmt.Fprintf(hc.Stderr, "sh: %s: %v\n", name, err)
 				return interp.ExitStatus(2)
@@ -62,7 +64,39 @@ func checkPrinters(r *interp.Runner) error {
 			}
 		}
 	})
-	return errors.Join(call(r), exec(r))
+	err := errors.Join(call(r), exec(r))
+	if s.jobs != nil {
+		err = errors.Join(err, interp.ExecHandlers(s.jobs.exec)(r))
+	}
+	return err
+}
+
+// call marks the commands that are builtins of ours.
+func (s *session) call(r *interp.Runner, printers, args []string) []string {
+	a := args
+	if len(a) > 1 && (a[0] == "command" || a[0] == "builtin") && slices.Contains(printers, a[1]) {
+		a = a[1:]
+	} else if r.Funcs[a[0]] != nil {
+		return args
+	}
+	if a[0] == "kill" && s.jobs != nil && len(a) > 1 {
+		a = s.jobs.group(a)
+	}
+	if !slices.Contains(printers, a[0]) {
+		return args
+	}
+	return append([]string{printer + a[0]}, a[1:]...)
+}
+
+// printed is what a builtin prints. Those of job control print by themselves.
+func (s *session) printed(hc interp.HandlerContext, name string, args []string) (string, error) {
+	switch {
+	case slices.Contains(jobBuiltins, name):
+		return "", s.jobs.builtin(name, args)
+	case name == "history":
+		return s.hist.text(), nil
+	}
+	return printed(hc, name, args)
 }
 
 // printed is what a printer prints. Its options are those of the interpreter's.

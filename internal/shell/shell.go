@@ -5,6 +5,7 @@ package shell
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,34 +13,39 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"mvdan.cc/sh/v3/interp"
 	"mvdan.cc/sh/v3/syntax"
+
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 )
 
 // Main runs the shell with the arguments of sh(1): -c COMMAND, -s, -e, -u,
 // -x, -n, -f, -i, -l, a script with its parameters, or nothing. It returns
-// the exit status.
-func Main(args []string, stdin *os.File, stdout, stderr io.Writer) int {
+// the exit status. optionsOf gives the options of a command, which are completed.
+func Main(args []string, stdin *os.File, stdout, stderr io.Writer, optionsOf func(command string) []string) int {
 	o, err := parse(args)
 	if err != nil {
 		fmt.Fprintln(stderr, "sh:", err)
 		return 2
 	}
 	r, err := interp.New(interp.Interactive(o.interactive(stdin)), interp.StdIO(stdin, stdout, stderr), interp.Params(append(append(o.set, "--"), o.params...)...))
+	ses := &session{r: r, in: stdin, out: stdout, errw: stderr, optionsOf: optionsOf, width: 80, definitions: map[string]*usage.Command{}}
+	if err == nil && o.interactive(stdin) {
+		ses.jobs, ses.hist = newJobs(int(stdin.Fd()), stdout), loadHistory()
+	}
 	if err == nil {
-		err = checkPrinters(r)
+		err = checkPrinters(r, ses)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "sh:", err)
 		return 2
 	}
 	if o.interactive(stdin) {
-		return (&session{r: r, in: stdin, out: stdout, errw: stderr}).run()
+		return ses.run()
 	}
 	var in io.Reader = stdin
 	name := "sh"
@@ -130,39 +136,74 @@ func status(err error, stderr io.Writer) int {
 
 // session is an interactive shell.
 type session struct {
-	r    *interp.Runner
-	in   *os.File
-	out  io.Writer
-	errw io.Writer
-	rc   int
+	r           *interp.Runner
+	in          *os.File
+	out         io.Writer
+	errw        io.Writer
+	rc          int
+	t           *term.Terminal
+	jobs        *jobs // nil without a terminal of its own
+	hist        *history
+	optionsOf   func(command string) []string
+	definitions map[string]*usage.Command
+	width       int
+	tabs        string // the line at the last tab that found several
+	broken      bool   // Ctrl-C was typed
 }
 
 const historySize = 500
 
+// Read reads what is typed. Ctrl-C, for which term's ReadLine would end, empties the line.
+func (s *session) Read(b []byte) (int, error) {
+	n, err := s.in.Read(b[:max(1, len(b)/3)])
+	if !bytes.ContainsRune(b[:n], 3) {
+		return n, err
+	}
+	s.broken = true
+	const empty = "\x0b\x15\r" // to the end, to the begin, and done
+	return copy(b, bytes.ReplaceAll(b[:n], []byte{3}, []byte(empty))), err
+}
+
 func (s *session) run() int {
-	t := term.NewTerminal(struct {
+	s.t = term.NewTerminal(struct {
 		io.Reader
 		io.Writer
-	}{s.in, s.out}, "")
-	t.AutoCompleteCallback = s.complete
-	hist := loadHistory()
-	t.History = hist
+	}{s, s.out}, "")
+	s.t.AutoCompleteCallback = s.complete
+	s.t.History = s.hist
+	// What a terminal's keys send is for the jobs. The signals are caught, not ignored, since
+	// programs would then ignore them, too.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	defer signal.Stop(caught)
 	parser := syntax.NewParser()
+	warned := false
 	for {
-		text, err := s.read(t, parser)
-		if errors.Is(err, io.EOF) {
-			fmt.Fprintln(s.out, "exit")
-			return s.rc
+		if s.jobs != nil {
+			s.jobs.report(false)
 		}
-		if err != nil {
+		text, err := s.read(s.t, parser)
+		ended := errors.Is(err, io.EOF)
+		switch {
+		case ended:
+			fmt.Fprintln(s.out, "exit")
+		case err != nil:
 			fmt.Fprintln(s.errw, "sh:", err)
 			s.rc = 2
 			continue
+		default:
+			s.hist.save()
+			ended = s.exec(parser, text)
 		}
-		hist.save()
-		if s.exec(parser, text) {
+		if ended && s.jobs != nil && s.jobs.stopped() && !warned {
+			fmt.Fprintln(s.errw, "sh: there are stopped jobs; exit again to leave them")
+			warned = true
+			continue
+		}
+		if ended {
 			return s.rc
 		}
+		warned = false
 	}
 }
 
@@ -172,6 +213,7 @@ func (s *session) read(t *term.Terminal, parser *syntax.Parser) (string, error) 
 	for {
 		if w, h, err := term.GetSize(int(s.in.Fd())); err == nil && w > 0 && h > 0 {
 			_ = t.SetSize(w, h) // on failure the old size stays
+			s.width = w
 		}
 		host, err := os.Hostname()
 		if err != nil {
@@ -189,15 +231,18 @@ func (s *session) read(t *term.Terminal, parser *syntax.Parser) (string, error) 
 		if e := term.Restore(int(s.in.Fd()), old); e != nil && err == nil {
 			err = e
 		}
+		if s.broken {
+			s.broken, text, s.rc = false, "", 130
+			continue
+		}
 		if err != nil {
 			return "", io.EOF
 		}
 		text += line + "\n"
 		incomplete := false
 		for _, e := range parser.InteractiveSeq(strings.NewReader(text)) {
-			err = e
-			if incomplete = parser.Incomplete(); incomplete || err != nil {
-				break
+			if !incomplete && err == nil { // the sequence can't be left sooner
+				err, incomplete = e, parser.Incomplete()
 			}
 		}
 		if !incomplete {
@@ -218,62 +263,23 @@ func (s *session) exec(parser *syntax.Parser, text string) bool {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT)
 	defer stop()
 	for _, st := range prog.Stmts {
-		s.rc = status(s.r.Run(ctx, st), s.errw)
-		if s.r.Exited() {
+		var err error
+		broken := false
+		if s.jobs != nil {
+			broken, err = s.jobs.run(ctx, s.r, st)
+		} else {
+			err = s.r.Run(ctx, st)
+		}
+		s.rc = status(err, s.errw)
+		if broken || ctx.Err() != nil {
+			break
+		}
+		// One in the background runs elsewhere, and the state is that of the last one.
+		if s.r.Exited() && !(s.jobs != nil && st.Background) {
 			return true
 		}
 	}
 	return false
-}
-
-// complete completes the word before the cursor: a command when it is the
-// first, a file otherwise.
-func (s *session) complete(line string, pos int, key rune) (string, int, bool) {
-	if key != '\t' {
-		return "", 0, false
-	}
-	i := strings.LastIndexAny(line[:pos], " |;&") + 1
-	w := line[i:pos]
-	var m []string
-	if strings.TrimSpace(line[:i]) == "" && !strings.Contains(w, "/") {
-		for _, d := range filepath.SplitList(os.Getenv("PATH")) {
-			g, _ := filepath.Glob(d + "/" + w + "*") // a bad pattern completes nothing
-			for _, x := range g {
-				m = append(m, filepath.Base(x))
-			}
-		}
-	} else {
-		p := w
-		if !filepath.IsAbs(w) {
-			p = filepath.Join(s.r.Dir, w)
-			if strings.HasSuffix(w, "/") || w == "" {
-				p += "/"
-			}
-		}
-		g, _ := filepath.Glob(p + "*") // likewise
-		for _, x := range g {
-			m = append(m, w+x[len(p):])
-		}
-	}
-	if len(m) == 0 {
-		return "", 0, false
-	}
-	slices.Sort(m)
-	m = slices.Compact(m)
-	pre := m[0]
-	for _, x := range m {
-		for !strings.HasPrefix(x, pre) {
-			pre = pre[:len(pre)-1]
-		}
-	}
-	if len(m) == 1 {
-		if st, err := os.Stat(filepath.Join(s.r.Dir, pre)); err == nil && st.IsDir() {
-			pre += "/"
-		} else {
-			pre += " "
-		}
-	}
-	return line[:i] + pre + line[pos:], i + len(pre), true
 }
 
 // history implements term.History, newest first, and is kept in a file.
@@ -303,6 +309,15 @@ func (h *history) Add(l string) {
 	if len(h.lines) > historySize {
 		h.lines = h.lines[1:]
 	}
+}
+
+// text is what history prints.
+func (h *history) text() string {
+	var b strings.Builder
+	for i, l := range h.lines {
+		fmt.Fprintf(&b, "%5d  %s\n", i+1, l)
+	}
+	return b.String()
 }
 
 func (h *history) Len() int        { return len(h.lines) }

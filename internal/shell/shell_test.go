@@ -7,7 +7,17 @@ import (
 	"testing"
 )
 
-func TestMain(t *testing.T) {
+// TestMain lets this executable be the shell.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == "shell" {
+		os.Exit(Main(nil, os.Stdin, os.Stdout, os.Stderr, func(name string) []string {
+			return map[string][]string{"tool": {"-a", "--all", "--width="}}[name]
+		}))
+	}
+	os.Exit(m.Run())
+}
+
+func TestShell(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "s")
 	if err := os.WriteFile(script, []byte("echo $# $1 $2\nfalse\nexit 7\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -28,6 +38,7 @@ func TestMain(t *testing.T) {
 		{"unknown option", "", "", []string{"-Z"}, 2},
 		{"no such script", "", "", []string{"/no/such/script"}, 127},
 		{"syntax error", "", "", []string{"-c", "if"}, 2},
+		{"kill", "", "15\n", []string{"-c", "kill -l TERM"}, 0},
 		{"unknown command", "", "", []string{"-c", "no-such-command-here"}, 127},
 		{"full device", "", "1 1 1 1\n", []string{"-c", "echo x >/dev/full; a=$?; printf %s x >/dev/full; b=$?; pwd >/dev/full; c=$?; command echo x >/dev/full; echo $a $b $c $?"}, 0},
 		{"full device, last command", "", "", []string{"-c", "echo x >/dev/full"}, 1},
@@ -51,7 +62,7 @@ func TestMain(t *testing.T) {
 			}
 			defer f.Close()
 			var out, errw bytes.Buffer
-			if code := Main(c.args, f, &out, &errw); code != c.code || out.String() != c.out {
+			if code := Main(c.args, f, &out, &errw, nil); code != c.code || out.String() != c.out {
 				t.Errorf("Main(%q) = %d, %q (%s); want %d, %q", c.args, code, out.String(), errw.String(), c.code, c.out)
 			}
 		})

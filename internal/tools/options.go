@@ -186,6 +186,25 @@ func describe(spec string) string {
 	return strings.Join(out, "  ")
 }
 
+// Names lists the options of a description with their dashes; long ones with a value end
+// with "=".
+func Names(spec string) []string {
+	var out []string
+	for _, k := range kinds(strings.TrimPrefix(spec, "+")) {
+		for _, n := range k.names {
+			switch {
+			case len(n) == 1:
+				out = append(out, "-"+n)
+			case k.arg == ':':
+				out = append(out, "--"+n+"=")
+			default:
+				out = append(out, "--"+n)
+			}
+		}
+	}
+	return out
+}
+
 // On reports whether one of the options was given.
 func (o Options) On(names ...string) bool { _, ok := o.Last(names...); return ok }
 

@@ -60,3 +60,12 @@ func Run(others func(string) error) func(string) error {
 		return others(name)
 	}
 }
+
+// Options are the options of a small command, as they are typed.
+func Options(name string) []string {
+	c, ok := Find(name)
+	if !ok || c.Opts == "-" {
+		return nil
+	}
+	return tools.Names(c.Opts)
+}
