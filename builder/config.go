@@ -14,6 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
+	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -46,6 +47,8 @@ type Config struct {
 	// the headers are reported as not covered.
 	LUKSHeaders string       `yaml:"luks_headers"`
 	Hooks       hooks.Config `yaml:"hooks"`
+	// Keep is which sets stay when `mkcdrec path` has made one; nothing is removed without it.
+	Keep retention.Keep `yaml:"keep"`
 }
 
 // LoadConfig reads a configuration file; unknown keys and wrong types are
@@ -95,7 +98,7 @@ func (c *Config) Validate() error {
 	if _, err := archive.NewMatcher(c.Exclude); err != nil {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
-	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate())
+	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate(), c.Keep.Validate())
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}

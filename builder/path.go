@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
+	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -44,6 +45,7 @@ type Result struct {
 	ISO      int64              `json:"iso"` // bytes
 	// NotCovered is what a restore would not bring back; exit code 3.
 	NotCovered []string `json:"notCovered"`
+	Removed    []string `json:"removed,omitempty"` // old sets, by Config.Keep
 }
 
 // Path writes a backup set below dir, as dir/HOST-TIME. It appears whole: until
@@ -69,7 +71,29 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}, nil
+	r := &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}
+	r.Removed = b.prune(dir, man.Host, filepath.Base(r.Dir), now)
+	return r, nil
+}
+
+// prune removes the sets that the configuration does not keep, now that there is a new one,
+// made. The new set is good whether that is possible or not.
+func (b *Builder) prune(dir, host, made string, now time.Time) []string {
+	if !b.Config.Keep.Set() {
+		return nil
+	}
+	var removed []string
+	sets, err := b.Config.Keep.Plan(dir, host, made, now)
+	if err == nil {
+		removed, err = retention.Apply(dir, sets)
+	}
+	if err != nil {
+		b.Report.Warn("the new backup is complete, but old ones were not removed: %v", err)
+	}
+	for _, s := range removed {
+		b.Report.Note("removed: %s", s)
+	}
+	return removed
 }
 
 // write writes a set with an id to a sink; dir is the directory with the sets, "" for none.

@@ -1,6 +1,10 @@
 package builder
 
-import "time"
+import (
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/builder/retention"
+)
 
 // These are results of `mkcdrec` as programs get them with --json.
 
@@ -38,4 +42,11 @@ type EntryResult struct {
 	Size int64     `json:"size,omitempty"`
 	Time time.Time `json:"time,omitzero"`
 	Link string    `json:"link,omitempty"`
+}
+
+// PruneResult is the kind "prune": what becomes of the sets in a directory.
+type PruneResult struct {
+	Dir     string              `json:"dir"`
+	Sets    []retention.Verdict `json:"sets"`
+	Removed []string            `json:"removed"` // names; none in a dry run
 }

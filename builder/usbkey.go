@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -446,7 +445,7 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 	sets := generations(dir, p.Layout.Hostname)
 	for i, s := range sets {
 		if w.opt.Keep > 0 && i >= w.opt.Keep && s.name != res.Set {
-			if err := removeSet(dir, s.name); err != nil {
+			if err := set.Retire(dir, s.name); err != nil {
 				return nil, err
 			}
 			res.Removed = append(res.Removed, s.name)
@@ -531,19 +530,6 @@ func generations(dir, host string) []generation {
 	return out
 }
 
-// removeSet removes a set so that an interruption leaves no half of it under
-// its name.
-func removeSet(dir, name string) error {
-	tmp := filepath.Join(dir, set.Partial+name)
-	if err := os.Rename(filepath.Join(dir, name), tmp); err != nil {
-		return fmt.Errorf("cannot remove the old backup %s: %w", name, err)
-	}
-	if err := os.RemoveAll(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot remove the old backup %s: %w", name, err)
-	}
-	return nil
-}
-
 // mayNeed is what a set is likely to take, bytes: a tenth more than the last of sets, or half
 // of what is used and the whole of what is saved as images.
 func (p *Plan) mayNeed(sets []generation) (need int64) {
@@ -596,7 +582,7 @@ func (w *keyWriter) room(dir string, p *Plan, res *KeyResult) error {
 		if len(sets) == 0 {
 			w.b.Report.Warn("the last backup of this machine on the stick, %s, makes room for the new one", old.name)
 		}
-		if err := removeSet(dir, old.name); err != nil {
+		if err := set.Retire(dir, old.name); err != nil {
 			return err
 		}
 		res.Removed = append(res.Removed, old.name)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -60,10 +61,10 @@ func TestGenerations(t *testing.T) {
 	if gs[0].size != 300 {
 		t.Errorf("size %d", gs[0].size)
 	}
-	if err := removeSet(dir, "web-1"); err != nil {
+	if err := set.Retire(dir, "web-1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := removeSet(dir, "none"); err == nil {
+	if err := set.Retire(dir, "none"); err == nil {
 		t.Error("a set that is not there was removed")
 	}
 	left, err := os.ReadDir(dir)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -174,21 +175,20 @@ func RemoveStale(dir, host string, note func(format string, args ...any)) error 
 // of this machine that is still alive is an error. mine is this run's claim, whose
 // time is the file system's "now"; nil takes the clock's.
 func removeStale(dir, host string, mine *claim, note func(format string, args ...any)) error {
-	all, err := os.ReadDir(dir)
+	names, err := partials(dir)
 	if err != nil {
-		return fmt.Errorf("cannot use %s: %w", dir, err)
+		return err
 	}
 	now := time.Now()
 	if mine != nil {
 		now = mine.now
 	}
 	me := self(host)
-	for _, e := range all {
-		name := e.Name()
-		if !strings.HasPrefix(name, Partial) || mine != nil && (filepath.Join(dir, name) == mine.dir || filepath.Join(dir, name) == mine.file) {
+	for _, n := range names {
+		set := filepath.Join(dir, n)
+		if mine != nil && set == mine.dir {
 			continue
 		}
-		set := filepath.Join(dir, strings.TrimSuffix(name, ownerSuffix))
 		if err := removeOne(set, me, now, note); err != nil {
 			return fmt.Errorf("cannot start the backup: %w", err)
 		}
@@ -199,69 +199,176 @@ func removeStale(dir, host string, mine *claim, note func(format string, args ..
 // maxOwner is the largest owner file that is read, in bytes.
 const maxOwner = 64 << 10
 
+// fate is what is known of an unfinished set.
+type fate struct {
+	over   bool          // it is this machine's, and the run that wrote it has ended
+	busy   string        // the process of this machine that writes it; "" for none
+	remark string        // why it is left alone, "" where people need not know
+	age    time.Duration // since the last heartbeat
+}
+
 // removeOne removes an unfinished set and its owner file, if the run that made it
 // was this machine's and is over.
 func removeOne(set string, me owner, now time.Time, note func(format string, args ...any)) error {
-	b, err := regular.ReadFile(set+ownerSuffix, maxOwner)
-	if errors.Is(err, os.ErrNotExist) {
-		return removeUnowned(set, me, note)
-	}
-	if err != nil {
+	switch f, err := look(set, me, now); {
+	case err != nil:
 		return err
+	case f.over:
+		return removeLeftover(set)
+	case f.busy != "":
+		return fmt.Errorf("another backup is writing %s%s", set, f.busy)
+	case f.remark != "":
+		note("left alone: %s: %s", set, f.remark)
 	}
-	st, err := os.Stat(set + ownerSuffix)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // it ended meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	age := now.Sub(st.ModTime())
-	var o owner
-	if err := json.Unmarshal(b, &o); err != nil {
-		if age > lifeless { // killed while it was written, or not one of ours
-			note("left alone: %s: its owner can't be read; remove it if no backup is running", set)
-		}
-		return nil
-	}
-	switch {
-	case !o.ours(me):
-		if age > lifeless {
-			note("left alone: %s: an unfinished backup of %s, which nothing has written to for %s; remove it there", set, o.Host, age.Round(time.Minute))
-		}
-		return nil
-	case o.ended(me, age):
-		return errors.Join(os.RemoveAll(set), os.Remove(set+ownerSuffix))
-	case o.BootID == me.BootID && o.PIDSpace == me.PIDSpace:
-		return fmt.Errorf("another backup is writing %s (process %d)", set, o.PID)
-	}
-	note("left alone: %s: an unfinished backup of a machine with this machine's id, written to %s ago", set, age.Round(time.Second))
 	return nil
 }
 
-// removeUnowned removes an unfinished set without an owner: of a program before
-// there were any, or an old set that was being removed. Only one that is named
-// after this host is removed.
-func removeUnowned(set string, me owner, note func(format string, args ...any)) error {
-	rest, ok := strings.CutPrefix(filepath.Base(set), Partial+SafeName(me.Host)+"-")
-	if _, err := time.Parse("20060102T150405Z", rest); !ok || err != nil {
-		note("left alone: %s: an unfinished backup that names no owner; remove it if no backup is running", set)
-		return nil
+// removeLeftover removes an unfinished set and its owner file, if it has one.
+func removeLeftover(set string) error {
+	err := os.RemoveAll(set)
+	if e := os.Remove(set + ownerSuffix); !errors.Is(e, os.ErrNotExist) {
+		err = errors.Join(err, e)
 	}
-	f, err := os.Open(set)
+	return err
+}
+
+// look finds out what became of the run that writes an unfinished set.
+func look(set string, me owner, now time.Time) (f fate, err error) {
+	b, err := regular.ReadFile(set+ownerSuffix, maxOwner)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return lookUnowned(set, me, now)
 	}
 	if err != nil {
-		return err
+		return f, err
 	}
-	defer f.Close()
-	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+	st, err := os.Stat(set + ownerSuffix)
+	if errors.Is(err, os.ErrNotExist) {
+		return f, nil // it ended meanwhile
+	}
+	if err != nil {
+		return f, err
+	}
+	f.age = now.Sub(st.ModTime())
+	var o owner
+	if err := json.Unmarshal(b, &o); err != nil {
+		if f.age > lifeless { // killed while it was written, or not one of ours
+			f.remark = "its owner can't be read; remove it if no backup is running"
+		}
+		return f, nil
+	}
+	switch {
+	case !o.ours(me):
+		if f.age > lifeless {
+			f.remark = fmt.Sprintf("an unfinished backup of %s, which nothing has written to for %s; remove it there", o.Host, f.age.Round(time.Minute))
+		}
+	case o.ended(me, f.age):
+		f.over = true
+	case o.BootID == me.BootID && o.PIDSpace == me.PIDSpace:
+		f.busy = fmt.Sprintf(" (process %d)", o.PID)
+	default:
+		f.remark = fmt.Sprintf("an unfinished backup of a machine with this machine's id, written to %s ago", f.age.Round(time.Second))
+	}
+	return f, nil
+}
+
+// lookUnowned is look for an unfinished set without an owner: of a program before
+// there were any, or an old set that was being removed. Only one that is named
+// after this host is over.
+func lookUnowned(set string, me owner, now time.Time) (f fate, err error) {
+	rest, ok := strings.CutPrefix(filepath.Base(set), Partial+SafeName(me.Host)+"-")
+	if _, err := time.Parse("20060102T150405Z", rest); !ok || err != nil {
+		f.remark = "an unfinished backup that names no owner; remove it if no backup is running"
+		return f, nil
+	}
+	d, err := os.Open(set)
+	if errors.Is(err, os.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return f, err
+	}
+	defer d.Close()
+	st, err := d.Stat()
+	if err != nil {
+		return f, err
+	}
+	f.age = now.Sub(st.ModTime())
+	switch err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
 	case errors.Is(err, unix.EWOULDBLOCK):
-		return fmt.Errorf("another backup is writing %s", set)
+		f.busy = " by a process that holds its lock"
 	case err != nil:
-		note("left alone: %s: it can't be locked: %v", set, err)
-		return nil
+		f.remark = fmt.Sprintf("it can't be locked: %v", err)
+	default:
+		f.over = true
 	}
-	return os.RemoveAll(set)
+	return f, nil
+}
+
+// Leftover is an unfinished set, or one that was being removed.
+type Leftover struct {
+	Name string // in its directory
+	Age  time.Duration
+	Over bool   // its run has ended, and was this machine's
+	Why  string // it is left alone; "" if Over
+}
+
+// Leftovers lists the unfinished sets in dir; host is this machine's name.
+func Leftovers(dir, host string, now time.Time) (out []Leftover, err error) {
+	me := self(host)
+	names, err := partials(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		f, err := look(filepath.Join(dir, n), me, now)
+		if err != nil {
+			f = fate{remark: err.Error()}
+		}
+		l := Leftover{Name: n, Age: f.age, Over: f.over, Why: f.remark}
+		switch {
+		case f.busy != "":
+			l.Why = "a backup is writing it"
+		case !f.over && l.Why == "":
+			l.Why = "of another machine"
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// partials are the names of the unfinished sets in dir.
+func partials(dir string) (names []string, err error) {
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", dir, err)
+	}
+	for _, e := range all {
+		if strings.HasPrefix(e.Name(), Partial) {
+			names = append(names, strings.TrimSuffix(e.Name(), ownerSuffix))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// RemoveLeftover removes an unfinished set of Leftovers from dir.
+func RemoveLeftover(dir, name string) error {
+	if err := removeLeftover(filepath.Join(dir, name)); err != nil {
+		return fmt.Errorf("cannot remove the unfinished backup %s: %w", name, err)
+	}
+	return nil
+}
+
+// Retire removes a whole set from dir. It is renamed first, so that an interruption
+// leaves no half of it under its name.
+func Retire(dir, name string) error {
+	tmp := filepath.Join(dir, Partial+name)
+	err := os.Rename(filepath.Join(dir, name), tmp)
+	if err == nil {
+		err = os.RemoveAll(tmp)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove the old backup %s: %w", name, err)
+	}
+	return nil
 }

@@ -4,7 +4,7 @@
 //
 //	mkcdrec [-c FILE] [-n] [-v|-q] [--json] COMMAND ...
 //
-// Commands: test, rescue, pxe, serve, path, list, verify, extract, layout, version. Each
+// Commands: test, rescue, pxe, serve, path, list, verify, extract, prune, layout, version. Each
 // has its own --help. `mkcdrec applet` lists the other commands of the one
 // executable; `mkcdrec applet NAME ARGS` runs one of them.
 //
@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
@@ -140,6 +141,7 @@ type app struct {
 	cfg  *builder.Config
 	out  *output
 	verb string
+	keep retention.Keep // options of prune
 }
 
 func (a *app) command() *cli.Command {
@@ -159,7 +161,7 @@ func (a *app) command() *cli.Command {
 		},
 		Before:         a.before,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {},
-		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.layoutCommand(),
+		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.pruneCommand(), a.layoutCommand(),
 			a.completionCommand(), a.versionCommand()},
 	}
 	a.usageErrors(c)

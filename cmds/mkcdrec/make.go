@@ -174,17 +174,12 @@ func (a *app) plan(ctx context.Context, b *builder.Builder, dir string) (*builde
 
 func (a *app) pathCommand() *cli.Command {
 	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "[DIR]",
-		Description: "The set appears as DIR/HOST-TIME when it is complete. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it.",
+		Description: "The set appears as DIR/HOST-TIME when it is complete. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it. If the configuration has the key keep, old sets of this machine are removed as by prune once the new one is complete.",
 		Flags:       rescueFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
-			dir := a.cfg.Destination
-			switch {
-			case c.Args().Len() > 1:
-				return exit.Usage(fmt.Errorf("path wants one directory, not %d", c.Args().Len()))
-			case c.Args().Len() == 1:
-				dir = c.Args().First()
-			case dir == "":
-				return exit.Usage(fmt.Errorf("no directory: name it, or set destination in %s", c.String("config")))
+			dir, err := a.destination(c)
+			if err != nil {
+				return err
 			}
 			if err := a.rescueOptions(c); err != nil {
 				return err

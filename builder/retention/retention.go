@@ -1,0 +1,239 @@
+// Package retention decides which backup sets of a machine stay in a directory, and
+// removes the others.
+package retention
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
+)
+
+// Keep is how many sets stay. A set that any rule names stays. The rules but Last keep the
+// newest set of each of the last N days, weeks and months that have one.
+type Keep struct {
+	Last    int `yaml:"last"`
+	Daily   int `yaml:"daily"`
+	Weekly  int `yaml:"weekly"`
+	Monthly int `yaml:"monthly"`
+}
+
+// Set reports whether there is any rule.
+func (k Keep) Set() bool { return k != Keep{} }
+
+// Validate reports all faults at once.
+func (k Keep) Validate() error {
+	var errs []error
+	for _, r := range k.rules() {
+		if r.n < 0 {
+			errs = append(errs, fmt.Errorf("keep.%s: %d; want 0 or more", r.name, r.n))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+type rule struct {
+	name   string
+	n      int
+	period func(time.Time) string // in which only the newest set counts
+}
+
+func (k Keep) rules() []rule {
+	return []rule{
+		{"last", k.Last, func(t time.Time) string { return t.Format(time.RFC3339Nano) }},
+		{"daily", k.Daily, func(t time.Time) string { return t.Format(time.DateOnly) }},
+		{"weekly", k.Weekly, func(t time.Time) string { y, w := t.ISOWeek(); return fmt.Sprintf("%d-W%02d", y, w) }},
+		{"monthly", k.Monthly, func(t time.Time) string { return t.Format("2006-01") }},
+	}
+}
+
+// Verdict is what becomes of a set, and why.
+type Verdict struct {
+	Set     string        `json:"set"` // name of its directory
+	Created time.Time     `json:"created,omitzero"`
+	Age     int64         `json:"age"` // seconds
+	Size    quantity.Size `json:"size"`
+	Remove  bool          `json:"remove"`
+	// Reasons are the rules that keep it, "daily 3" for the third day, or why it is kept
+	// without one, or removed.
+	Reasons []string `json:"reasons"`
+
+	damage string
+}
+
+// ahead is how far in the future a set may be dated and still count: clocks differ.
+const ahead = 2 * time.Minute
+
+// count returns for each set of those that count, newest first, which rules keep it.
+func (k Keep) count(sets []*Verdict, in *time.Location) map[*Verdict][]string {
+	kept := map[*Verdict][]string{}
+	for _, r := range k.rules() {
+		last, n := "", 0
+		for i, s := range sets {
+			p := r.period(s.Created.In(in))
+			if n == r.n {
+				break
+			}
+			if i > 0 && p == last && r.name != "last" {
+				continue
+			}
+			last, n = p, n+1
+			kept[s] = append(kept[s], fmt.Sprintf("%s %d", r.name, n))
+		}
+	}
+	return kept
+}
+
+// decide sets Remove and Reasons. Periods are those of in. made is the set that
+// this run made, "" for none.
+func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Location) {
+	slices.SortFunc(sets, func(a, b *Verdict) int {
+		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(b.Set, a.Set))
+	})
+	future := func(s *Verdict) bool { return s.Created.Sub(now) > ahead }
+	dated := slices.DeleteFunc(slices.Clone(sets), future)
+	good := slices.DeleteFunc(slices.Clone(dated), func(s *Verdict) bool { return s.damage != "" })
+	rules, damaged := k.count(good, in), k.count(dated, in)
+	for _, s := range sets {
+		s.Age = int64(now.Sub(s.Created).Seconds())
+		if s.damage != "" {
+			s.Reasons = append(s.Reasons, "damaged: "+s.damage)
+		}
+		switch {
+		case future(s):
+			s.Reasons = append(s.Reasons, "dated in the future")
+		case s.damage != "":
+			// It takes no other set's place, and stays as long as a good one would.
+			s.Remove = len(good) == 0 || damaged[s] == nil
+			s.Reasons = append(s.Reasons, damaged[s]...)
+		default:
+			s.Reasons = append(s.Reasons, rules[s]...)
+			if len(good) > 0 && s == good[0] {
+				s.Reasons = append(s.Reasons, "last good set")
+			}
+			s.Remove = len(s.Reasons) == 0
+		}
+		if s.Set == made {
+			s.Remove, s.Reasons = false, append(s.Reasons, "made by this run")
+		}
+		if s.Remove && len(good) == 0 {
+			s.Remove, s.Reasons = false, append(s.Reasons, "no set is good")
+		}
+		if len(s.Reasons) == 0 {
+			s.Reasons = []string{"no rule keeps it"}
+		}
+	}
+}
+
+// sets lists the sets of a host in dir, and the names of those whose host is unknown because
+// their manifest can't be used.
+func sets(dir, host string) (mine []*Verdict, damaged []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot look for backup sets: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), set.Partial) {
+			continue
+		}
+		b, err := regular.ReadFile(filepath.Join(dir, e.Name(), manifest.File), manifest.MaxText)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // not a set
+		}
+		var m *manifest.Manifest
+		if err == nil {
+			m, err = manifest.Parse(b)
+		}
+		if err != nil {
+			damaged = append(damaged, e.Name())
+			continue
+		}
+		if m.Host != host {
+			continue
+		}
+		v := &Verdict{Set: e.Name(), Created: m.Created}
+		for _, f := range m.Files {
+			v.Size += f.Size
+			st, err := os.Lstat(filepath.Join(dir, e.Name(), f.Name))
+			switch {
+			case v.damage != "":
+			case err != nil:
+				v.damage = f.Name + " is missing"
+				if !errors.Is(err, fs.ErrNotExist) {
+					v.damage = err.Error()
+				}
+			case !st.Mode().IsRegular() || st.Size() != int64(f.Size):
+				v.damage = fmt.Sprintf("%s has %d bytes, not %d", f.Name, st.Size(), f.Size)
+			}
+		}
+		mine = append(mine, v)
+	}
+	return mine, damaged, nil
+}
+
+// leftoverAge is how old an unfinished set must be to be removed.
+const leftoverAge = 24 * time.Hour
+
+// Plan returns what becomes of each set of a host in dir, newest first, then of each unfinished
+// one and each whose manifest can't be used. Nothing is changed. made is the name of the set that
+// this run made, "" for none; periods are those of now's time zone.
+func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
+	mine, damaged, err := sets(dir, host)
+	if err != nil {
+		return nil, err
+	}
+	k.decide(mine, made, now, now.Location())
+	out := make([]Verdict, 0, len(mine))
+	for _, s := range mine {
+		out = append(out, *s)
+	}
+	left, err := set.Leftovers(dir, host, now)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range left {
+		v := Verdict{Set: l.Name, Age: int64(l.Age.Seconds()), Reasons: []string{l.Why}}
+		if l.Over {
+			v.Remove, v.Reasons[0] = l.Age > leftoverAge, "unfinished, and its run has ended"
+		}
+		if l.Over && !v.Remove {
+			v.Reasons = append(v.Reasons, "less than a day old")
+		}
+		out = append(out, v)
+	}
+	for _, d := range damaged {
+		out = append(out, Verdict{Set: d, Reasons: []string{"its manifest can't be used: look at it, and remove it by hand"}})
+	}
+	return out, nil
+}
+
+// Apply removes the sets of a plan, oldest first. It stops at the first that can't be
+// removed; one that is missing was removed by another run.
+func Apply(dir string, plan []Verdict) (removed []string, err error) {
+	for _, v := range slices.Backward(plan) {
+		if !v.Remove {
+			continue
+		}
+		remove := set.Retire
+		if strings.HasPrefix(v.Set, set.Partial) {
+			remove = set.RemoveLeftover
+		}
+		if err := remove(dir, v.Set); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return removed, err
+		}
+		removed = append(removed, v.Set)
+	}
+	return removed, nil
+}
