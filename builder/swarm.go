@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -161,13 +160,7 @@ func (s *seeder) run(ctx context.Context, served chan<- fleet.Swarm) error {
 	in := bufio.NewScanner(out)
 	in.Buffer(nil, swarmEvent)
 	for in.Scan() {
-		var e struct {
-			Event, Addr, URL, Hash, Manifest, Why string
-			Sent                                  int64
-		}
-		if json.Unmarshal(in.Bytes(), &e) != nil {
-			continue
-		}
+		e, _ := fleet.ReadSwarmEvent(in.Bytes())
 		switch e.Event {
 		case "serving":
 			w := fleet.Swarm{Server: e.URL, Hash: e.Hash}

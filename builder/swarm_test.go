@@ -17,6 +17,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
@@ -47,9 +48,12 @@ func fakeSeeder(log, how string, args []string) int {
 		sum = strings.Repeat("0", 64)
 	}
 	e := json.NewEncoder(os.Stdout)
-	_ = e.Encode(map[string]any{"event": "serving", "url": "http://" + args[3] + "/", "hash": strings.Repeat("ab", 20), "manifest": sum})
-	_ = e.Encode(map[string]any{"event": "progress", "sent": 5 << 20})
-	_ = e.Encode(map[string]any{"event": "banned", "addr": "10.0.0.9"})
+	line := func(data map[string]any) {
+		_ = e.Encode(map[string]any{"version": 1, "event": "result", "kind": fleet.SwarmKind, "data": data})
+	}
+	line(map[string]any{"event": "serving", "url": "http://" + args[3] + "/", "hash": strings.Repeat("ab", 20), "manifest": sum})
+	line(map[string]any{"event": "progress", "sent": 5 << 20})
+	line(map[string]any{"event": "banned", "addr": "10.0.0.9"})
 	if how == "dies" {
 		return 1
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -110,14 +110,7 @@ func swarmNet(n int) (remove func(), err error) {
 }
 
 // swarmEvent is what is read of the program's events.
-type swarmEvent struct {
-	Event    string
-	Time     float64
-	Hash     string
-	Manifest string
-	Bytes    int64
-	Sent     int64
-}
+type swarmEvent = fleet.SwarmEvent
 
 type swarmRun struct {
 	cmd  *exec.Cmd
@@ -139,8 +132,7 @@ func swarmStart(ctx context.Context, ns int, args ...string) (*swarmRun, error) 
 	}
 	go func() {
 		for sc := bufio.NewScanner(out); sc.Scan(); {
-			var e swarmEvent
-			if json.Unmarshal(sc.Bytes(), &e) == nil {
+			if e, ok := fleet.ReadSwarmEvent(sc.Bytes()); ok {
 				r.mu.Lock()
 				r.last[e.Event] = e
 				r.mu.Unlock()
@@ -190,8 +182,8 @@ while True:
     st = h.status()
     if st.is_seeding and not told and seed != "1":
         told = True
-        print(json.dumps({"event": "complete", "time": time.time() - begin}), flush=True)
-    print(json.dumps({"event": "progress", "sent": st.total_payload_upload}), flush=True)
+        print(json.dumps({"kind": "swarm", "data": {"event": "complete", "seconds": time.time() - begin}}), flush=True)
+    print(json.dumps({"kind": "swarm", "data": {"event": "progress", "sent": st.total_payload_upload}}), flush=True)
     time.sleep(0.1)
 `
 
@@ -285,7 +277,7 @@ func (b *bench) swarmChain(ctx context.Context, n int, program, set string) erro
 		if err := <-r.end; err != nil {
 			return fmt.Errorf("get: %w", err)
 		}
-		done = append(done, r.of("complete").Time)
+		done = append(done, r.of("complete").Seconds)
 		cpu += r.cpu()
 	}
 	if err := seed.stop(); err != nil {
@@ -360,7 +352,7 @@ func (b *bench) swarmLibtorrent(ctx context.Context, n int, program, set string)
 		_ = r.stop()
 		cpu += r.cpu()
 		if e := r.of("complete"); e.Event != "" {
-			done = append(done, e.Time)
+			done = append(done, e.Seconds)
 		}
 	}
 	slices.Sort(done)

@@ -10,6 +10,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -26,6 +27,7 @@ var kinds = map[string]reflect.Type{
 	"checks": reflect.TypeFor[[]builder.Check](), "set": reflect.TypeFor[manifest.Manifest](), "entry": reflect.TypeFor[builder.EntryResult](), "prune": reflect.TypeFor[builder.PruneResult](), "version": reflect.TypeFor[builder.VersionResult](),
 	"loaders": reflect.TypeFor[[]loaders.Package](), "layout": reflect.TypeFor[layout.Layout](), "differences": reflect.TypeFor[[]layout.Change](),
 	"plan": reflect.TypeFor[restore.Planned](), "restore": reflect.TypeFor[restore.Report](), "comparison": reflect.TypeFor[repair.Verified](),
+	fleet.SwarmKind: reflect.TypeFor[fleet.SwarmEvent](),
 }
 
 // Schema gives docs/events.schema.json: what a line of standard output is with --json.
@@ -40,7 +42,7 @@ func Schema() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Schema, s.Title = "https://json-schema.org/draft/2020-12/schema", "an event of mkcdrec, restore or clonedsk"
+	s.Schema, s.Title = "https://json-schema.org/draft/2020-12/schema", "an event of mkcdrec, restore, clonedsk or mkcdrec-swarm"
 	s.Properties["version"].Const = jsonschema.Ptr[any](ui.EventVersion)
 	s.Properties["event"].Enum = []any{"phase", "progress", "done", "note", "warning", "error", "result"}
 	kind := func(event, kind string, data *jsonschema.Schema) *jsonschema.Schema {

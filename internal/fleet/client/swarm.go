@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -260,10 +259,7 @@ func (s *swarm) follow(r io.Reader, ready chan<- string) {
 	in := bufio.NewScanner(r)
 	in.Buffer(nil, maxEvent)
 	for in.Scan() {
-		var e struct{ Event, Addr, URL, Why string }
-		if json.Unmarshal(in.Bytes(), &e) != nil {
-			continue
-		}
+		e, _ := fleet.ReadSwarmEvent(in.Bytes())
 		addr := printable.Short(e.Addr, 60)
 		switch e.Event {
 		case "ready":

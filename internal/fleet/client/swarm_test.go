@@ -55,7 +55,9 @@ func fakeSwarm(how string, args []string) int {
 		}
 		http.ServeContent(w, r, "", time.Time{}, strings.NewReader("SWARM"+strings.TrimPrefix(r.URL.Path, "/")))
 	}))
-	fmt.Printf("{\"event\":\"from\",\"addr\":\"10.0.0.7:6881\"}\n{\"event\":\"banned\",\"addr\":\"10.0.0.8\"}\nno event\n{\"event\":\"ready\",\"url\":\"http://%s/\"}\n", l.Addr())
+	for _, data := range []string{`{"event":"from","addr":"10.0.0.7:6881"}`, `{"event":"banned","addr":"10.0.0.8"}`, "no event", fmt.Sprintf(`{"event":"ready","url":"http://%s/"}`, l.Addr())} {
+		fmt.Printf("{\"version\":1,\"event\":\"result\",\"kind\":\"swarm\",\"data\":%s}\n", data)
+	}
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		fmt.Fprintln(log, "told", in.Text())

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -38,7 +37,7 @@ func liar(tracker, listen, hash string) {
 			u := fmt.Sprintf("%sannounce?info_hash=%s&peer_id=%s&port=%s&mkcdrec=1&next=%d", tracker, escape(info[:]), id, port, pieces)
 			out, err := exec.Command("curl", "-s", u).Output()
 			if err == nil && bytes.Contains(out, []byte("mkcdrec")) {
-				_ = json.NewEncoder(os.Stdout).Encode(node.Event{Event: "announced"})
+				events(os.Stdout)(node.Event{Event: "announced"})
 			}
 		}
 	}()

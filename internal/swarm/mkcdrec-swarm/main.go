@@ -24,8 +24,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/node"
@@ -45,14 +47,17 @@ func main() {
 	os.Exit(code)
 }
 
-// events prints events as lines of JSON.
+// events prints events as lines of JSON, as mkcdrec --json does.
 func events(w io.Writer) func(node.Event) {
 	var mu sync.Mutex
-	enc := json.NewEncoder(w)
 	return func(e node.Event) {
+		b, err := json.Marshal(ui.Event{Version: ui.EventVersion, Time: time.Now().UTC(), Event: "result", Kind: fleet.SwarmKind, Data: e})
+		if err != nil {
+			return
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		_ = enc.Encode(e)
+		_, _ = w.Write(append(printable.JSON(b), '\n'))
 	}
 }
 
@@ -62,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 	listen := seed.String("listen", ":6881", "`ADDR` for BitTorrent")
 	var g getting
 	c := &usage.Command{Name: "mkcdrec-swarm", Summary: "bring a backup set to many machines at once", Flags: flag.NewFlagSet("", flag.ContinueOnError), Text: `
-Each machine passes on what it receives, by BitTorrent. Events are lines of JSON on standard output, on standard error with --cat. They must be read.`,
+Each machine passes on what it receives, by BitTorrent. Events are lines of JSON on standard output, on standard error with --cat: those of the kind "swarm" in docs/EVENTS.md. They must be read. An error is a text on standard error.`,
 		Commands: []*usage.Command{
 			{Name: "seed", Summary: "serve a set until interrupted", Args: "SET", Flags: seed, Text: `
 SET is a directory with a whole backup set. It contains secrets, and is sent unencrypted: serve it only on a network where everyone may read it.
@@ -102,7 +107,7 @@ The event "trouble" has what cannot be fetched. It is refused (4) if it is not t
 		if made {
 			kind = "made"
 		}
-		events(os.Stdout)(node.Event{Event: kind, Hash: t.Hash.HexString(), Set: t.Manifest, Of: t.Info.NumPieces(), Bytes: t.Total()})
+		events(os.Stdout)(node.Event{Event: kind, Hash: t.Hash.HexString(), Manifest: t.Manifest, Of: t.Info.NumPieces(), Bytes: t.Total()})
 		return nil
 	}
 	return ended((&node.Seed{Set: set, Torrent: t, HTTP: *web, Listen: *listen, Events: events(os.Stdout)}).Run(ctx))

@@ -185,7 +185,7 @@ func TestListen(t *testing.T) {
 		t.Errorf("it listens on\n%s\nwant %v", out, want)
 	}
 	dir := t.TempDir()
-	g := r.run(1, "program", "get", "--server", e.URL, "--hash", e.Hash, "--manifest", e.Set, "--listen", ":0", "--dir", dir)
+	g := r.run(1, "program", "get", "--server", e.URL, "--hash", e.Hash, "--manifest", e.Manifest, "--listen", ":0", "--dir", dir)
 	if err := g.end(t, 30*time.Second); err != nil {
 		t.Errorf("%v\n%s", err, &g.stderr)
 	}

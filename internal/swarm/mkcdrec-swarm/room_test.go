@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/node"
@@ -147,8 +148,7 @@ func (r *room) run(i int, mode string, args ...string) *process {
 	go func() {
 		sc := bufio.NewScanner(out)
 		for sc.Scan() {
-			var e node.Event
-			if json.Unmarshal(sc.Bytes(), &e) == nil {
+			if e, ok := fleet.ReadSwarmEvent(sc.Bytes()); ok {
 				p.mu.Lock()
 				p.events, p.at = append(p.events, e), append(p.at, time.Now())
 				p.mu.Unlock()

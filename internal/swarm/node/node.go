@@ -24,27 +24,15 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
+	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/chain"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/settorrent"
 )
 
-// Event is a line of JSON for whoever started the program.
-type Event struct {
-	Event  string  `json:"event"` // serving, joined, from, progress, ready, banned, failed, fallback, full, trouble, damaged, complete, read, done, and those of chain.Event
-	Time   float64 `json:"time"`  // seconds since the program's start
-	Addr   string  `json:"addr,omitempty"`
-	By     string  `json:"by,omitempty"`
-	URL    string  `json:"url,omitempty"`
-	Hash   string  `json:"hash,omitempty"`
-	Set    string  `json:"manifest,omitempty"`
-	Pieces int     `json:"pieces,omitempty"`
-	Of     int     `json:"of,omitempty"`
-	Bytes  int64   `json:"bytes,omitempty"`
-	Sent   int64   `json:"sent,omitempty"`
-	Why    string  `json:"why,omitempty"`
-}
+// Event is what the program prints.
+type Event = fleet.SwarmEvent
 
 // ErrRefused is the cause of an error for what is not the set that was asked for.
 var ErrRefused = errors.New("refused")
@@ -179,7 +167,7 @@ const (
 )
 
 func (g *Get) event(e Event) {
-	e.Time = time.Since(g.start).Seconds()
+	e.Seconds = time.Since(g.start).Seconds()
 	if g.Events != nil {
 		g.Events(e)
 	}
@@ -228,7 +216,7 @@ func (g *Get) Run(ctx context.Context) error {
 	defer g.cl.Close()
 	g.tt, _ = g.cl.AddTorrentOpt(torrent.AddTorrentOpts{InfoHash: g.t.Hash, InfoBytes: g.t.InfoBytes})
 	g.tt.SetOnWriteChunkError(func(err error) { g.cannotWrite(err) })
-	g.event(Event{Event: "joined", Hash: g.t.Hash.HexString(), Set: g.t.Manifest, Of: len(g.order), Bytes: g.t.Total()})
+	g.event(Event{Event: "joined", Hash: g.t.Hash.HexString(), Manifest: g.t.Manifest, Of: len(g.order), Bytes: g.t.Total()})
 	var wg sync.WaitGroup
 	wg.Go(func() { g.announce(inner) })
 	wg.Go(func() { g.fallback(inner) })

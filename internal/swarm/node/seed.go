@@ -43,7 +43,7 @@ func (s *Seed) Run(ctx context.Context) error {
 	}
 	start := time.Now()
 	event := func(e Event) {
-		e.Time = time.Since(start).Seconds()
+		e.Seconds = time.Since(start).Seconds()
 		if s.Events != nil {
 			s.Events(e)
 		}
@@ -93,7 +93,7 @@ func (s *Seed) Run(ctx context.Context) error {
 		},
 	})
 	srv := &http.Server{Handler: s.handler(tr, store.Dir(s.Set.Local())), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10}
-	event(Event{Event: "serving", URL: "http://" + l.Addr().String() + "/", Hash: s.Torrent.Hash.HexString(), Set: s.Torrent.Manifest, Of: s.Torrent.Info.NumPieces(), Bytes: s.Torrent.Total(), Addr: listens})
+	event(Event{Event: "serving", URL: "http://" + l.Addr().String() + "/", Hash: s.Torrent.Hash.HexString(), Manifest: s.Torrent.Manifest, Of: s.Torrent.Info.NumPieces(), Bytes: s.Torrent.Total(), Addr: listens})
 	return s.serve(ctx, srv, l, cl, tt, event)
 }
 
