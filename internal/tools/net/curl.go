@@ -324,6 +324,9 @@ func (c *curlRun) get(text string) (*download, error) {
 	if w, ok := c.Last("w"); ok {
 		c.Printf("%s", d.format(w.Value, err))
 	}
+	if e := c.Out.Flush(); err == nil && e != nil {
+		err = curlFault(23, "Failed writing body: %s", tools.Cause(e))
+	}
 	return d, err
 }
 

@@ -228,6 +228,9 @@ curl -sN HTTP/status/200
 curl -sS HTTP/file -o d
 curl -s -o /dev/full HTTP/file
 curl -x 127.0.0.1:1 -s HTTP/file
+curl -s HTTP/file >/dev/full
+curl -s -o x -w '%{http_code}\n' HTTP/file >/dev/full  ## the error is reported
+wget -qO- HTTP/file >/dev/full  ## the error is reported
 wget -q HTTP/file
 wget -q HTTP/file; wget -q HTTP/file; ls
 wget -q HTTP/dir/
