@@ -100,10 +100,10 @@ func litter(name string) bool {
 }
 
 // isBackup reports whether an entry of a directory is a set, an unfinished one with
-// its owner, or an image.
+// its owner, a lock, or an image.
 func isBackup(dir string, e os.DirEntry) bool {
 	name := e.Name()
-	if strings.HasPrefix(name, set.Partial) {
+	if strings.HasPrefix(name, set.Partial) || strings.HasPrefix(name, set.LockPrefix) {
 		return true
 	}
 	if e.Type().IsRegular() {

@@ -174,7 +174,7 @@ func (a *app) plan(ctx context.Context, b *builder.Builder, dir string) (*builde
 
 func (a *app) pathCommand() *cli.Command {
 	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "[DIR]",
-		Description: "The set appears as DIR/HOST-TIME when it is complete. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it. If the configuration has the key keep, old sets of this machine are removed as by prune once the new one is complete.",
+		Description: "The set appears as DIR/HOST-TIME when it is complete. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it. If the configuration has the key keep, old sets of this machine are removed as by prune once the new one is complete. While another backup of this machine to DIR runs, path ends with status 4 and names its process.",
 		Flags:       rescueFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			dir, err := a.destination(c)
@@ -219,7 +219,11 @@ func (a *app) pathCommand() *cli.Command {
 // hooked does the work of a command that writes a backup to a destination, between its
 // hooks. A dry run names them.
 func (a *app) hooked(ctx context.Context, c *cli.Command, b *builder.Builder, destination string, work func() (set string, err error)) error {
-	if !c.Bool("dry-run") {
+	switch {
+	case c.Bool("dry-run"):
+	case c.Name == "path":
+		return b.Alone(ctx, c.Name, destination, work)
+	default:
 		return b.Hooked(ctx, c.Name, destination, work)
 	}
 	if err := b.HookPlan(); err != nil {

@@ -1,0 +1,57 @@
+package builder
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/builder/set"
+)
+
+// runDir has the locks of this machine.
+const runDir = "/run"
+
+// Alone is Hooked for a command that writes sets to a directory. It is refused while another
+// run of this machine does: before any hook of this run, as far as this machine knows, and
+// again by the lock in the directory, which a hook may have to mount.
+func (b *Builder) Alone(ctx context.Context, command, dir string, work func() (set string, err error)) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("cannot read the name of this machine: %w", err)
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("cannot use %s: %w", dir, err)
+	}
+	name := fmt.Sprintf("%s/mkcdrec-%x.lock", runDir, sha256.Sum256([]byte(abs)))
+	release, err := set.LockFile(name, host, dir, func(string, ...any) {})
+	switch {
+	case err == nil:
+		defer b.unlock(release)
+	case !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS):
+		return err
+	}
+	return b.Hooked(ctx, command, dir, func() (string, error) {
+		if err := mustDir(dir); err != nil {
+			return "", err
+		}
+		release, err := set.Lock(dir, host, b.Report.Note)
+		if err != nil {
+			return "", err
+		}
+		defer b.unlock(release)
+		return work()
+	})
+}
+
+func (b *Builder) unlock(release func() error) {
+	if err := release(); err != nil {
+		b.Report.Warn("%v", err)
+	}
+}
