@@ -74,7 +74,7 @@ func Configure(ctx context.Context, w rescue.Network, source []layout.Interface)
 		return "", err
 	}
 	if len(cards) == 0 {
-		return "", errors.New("there is no network card, or no driver for it (pci lists cards, modprobe NAME loads a driver)")
+		return "", errors.New("there is no network card, or no driver for it (lspci lists cards, modprobe NAME loads a driver)")
 	}
 	if w.IP == "source" {
 		return fromSource(ctx, w, cards, source)

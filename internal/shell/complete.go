@@ -21,19 +21,32 @@ var words = []string{"cd", "echo", "exit", "export", "fg", "bg", "jobs", "histor
 
 const special = " \t\\'\"`$&|;<>()*?[]{}#!"
 
+// splitter takes a line apart, up to the cursor.
+type splitter struct {
+	before []string
+	word   strings.Builder
+	at     int  // where the word begins
+	begun  bool // it has a character or quotes
+}
+
+func (p *splitter) end(next int) {
+	if p.begun {
+		p.before = append(p.before, p.word.String())
+	}
+	p.word.Reset()
+	p.begun, p.at = false, next
+}
+
+func (p *splitter) add(c byte) {
+	p.word.WriteByte(c)
+	p.begun = true
+}
+
 // lastWord gives the words of the command before the cursor, the word that is typed as it is
 // meant, and where that begins.
 func lastWord(line string) (before []string, word string, at int) {
 	var quote byte
-	var b strings.Builder
-	begun := false
-	end := func(next int) {
-		if begun {
-			before = append(before, b.String())
-		}
-		b.Reset()
-		begun, at = false, next
-	}
+	var p splitter
 	for i := 0; i < len(line); i++ {
 		c := line[i]
 		switch {
@@ -41,25 +54,21 @@ func lastWord(line string) (before []string, word string, at int) {
 			quote = 0
 		case c == '\\' && quote != '\'' && i+1 < len(line):
 			i++
-			b.WriteByte(line[i])
-			begun = true
+			p.add(line[i])
 		case quote != 0:
-			b.WriteByte(c)
+			p.word.WriteByte(c)
 		case c == '\'' || c == '"':
-			quote, begun = c, true
-		case c == ' ' || c == '\t':
-			end(i + 1)
-		case strings.IndexByte("|;&(<>", c) >= 0:
-			end(i + 1)
-			if c != '<' && c != '>' {
-				before = nil
-			}
+			quote, p.begun = c, true
+		case strings.IndexByte(" \t<>", c) >= 0:
+			p.end(i + 1)
+		case strings.IndexByte("|;&(", c) >= 0:
+			p.end(i + 1)
+			p.before = nil
 		default:
-			b.WriteByte(c)
-			begun = true
+			p.add(c)
 		}
 	}
-	return before, b.String(), at
+	return p.before, p.word.String(), p.at
 }
 
 // escape writes a name so that the shell takes it for one word.

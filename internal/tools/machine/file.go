@@ -259,50 +259,66 @@ func magics(b []byte) kind {
 
 // compressed are formats of compressed data, and what their headers have.
 func compressed(b []byte) kind {
-	switch {
-	case has(b, 0, "\x1f\x8b\x08"):
-		return kind{"gzip compressed data" + gzipHeader(b), "application/gzip", ""}
-	case has(b, 0, "BZh"):
-		return kind{fmt.Sprintf("bzip2 compressed data, block size = %c00k", field(b, 3, 1)), "application/x-bzip2", ""}
-	case has(b, 0, "\xfd7zXZ\x00"):
-		check, ok := map[uint64]string{0: "NONE", 1: "CRC32", 4: "CRC64", 10: "SHA-256"}[field(b, 7, 1)]
-		if !ok {
-			check = "unknown"
+	for _, c := range []struct {
+		magic, text, mime string
+		header            func(b []byte) string
+	}{
+		{"\x1f\x8b\x08", "gzip compressed data", "application/gzip", gzipHeader},
+		{"BZh", "bzip2 compressed data", "application/x-bzip2", func(b []byte) string { return fmt.Sprintf(", block size = %c00k", field(b, 3, 1)) }},
+		{"\xfd7zXZ\x00", "XZ compressed data", "application/x-xz", xzCheck},
+		{"\x28\xb5\x2f\xfd", "Zstandard compressed data (v0.8+)", "application/zstd", zstdDictionary},
+		{"\x04\x22\x4d\x18", "LZ4 compressed data (v1.4+)", "application/x-lz4", nil},
+		{"\x02\x21\x4c\x18", "LZ4 compressed data (v0.1-v0.9)", "application/x-lz4", nil},
+		{"\x89LZO\x00\r\n\x1a\n", "lzop compressed data", "application/octet-stream", lzopMethod},
+		{"7z\xbc\xaf\x27\x1c", "7-zip archive data", "application/x-7z-compressed", func(b []byte) string { return fmt.Sprintf(", version %d.%d", field(b, 6, 1), field(b, 7, 1)) }},
+		{"\x1f\x9d", "compress'd data", "application/x-compress", nil},
+	} {
+		if !has(b, 0, c.magic) {
+			continue
 		}
-		return kind{"XZ compressed data, checksum " + check, "application/x-xz", ""}
-	case has(b, 0, "\x28\xb5\x2f\xfd"):
-		id, at := uint64(0), 5
-		d := field(b, 4, 1)
-		if d&0x20 == 0 {
-			at++ // a window descriptor
+		if c.header != nil {
+			c.text += c.header(b)
 		}
-		if n := []int{0, 1, 2, 4}[d&3]; n > 0 {
-			id = field(b, at, n)
-		}
-		return kind{"Zstandard compressed data (v0.8+), Dictionary ID: " + strings.Replace(fmt.Sprint(id), "0", "None", max(0, 1-int(min(id, 1)))), "application/zstd", ""}
-	case has(b, 0, "\x04\x22\x4d\x18"):
-		return kind{"LZ4 compressed data (v1.4+)", "application/x-lz4", ""}
-	case has(b, 0, "\x02\x21\x4c\x18"):
-		return kind{"LZ4 compressed data (v0.1-v0.9)", "application/x-lz4", ""}
-	case has(b, 0, "\x89LZO\x00\r\n\x1a\n"):
-		v := uint16(field(b, 9, 1)<<8 | field(b, 10, 1))
-		return kind{fmt.Sprintf("lzop compressed data - version %x.%03x", v>>12, v&0xfff) + lzopMethod(b), "application/octet-stream", ""}
-	case has(b, 0, "\x5d\x00\x00") && len(b) > 13 && (field(b, 12, 1) == 0 || field(b, 12, 1) == 0xff):
+		return kind{c.text, c.mime, ""}
+	}
+	if has(b, 0, "\x5d\x00\x00") && len(b) > 13 && (b[12] == 0 || b[12] == 0xff) {
 		return kind{"LZMA compressed data", "application/x-lzma", ""}
-	case has(b, 0, "7z\xbc\xaf\x27\x1c"):
-		return kind{fmt.Sprintf("7-zip archive data, version %d.%d", field(b, 6, 1), field(b, 7, 1)), "application/x-7z-compressed", ""}
-	case has(b, 0, "\x1f\x9d"):
-		return kind{"compress'd data", "application/x-compress", ""}
 	}
 	return kind{}
 }
 
+func xzCheck(b []byte) string {
+	check, ok := map[uint64]string{0: "NONE", 1: "CRC32", 4: "CRC64", 10: "SHA-256"}[field(b, 7, 1)]
+	if !ok {
+		check = "unknown"
+	}
+	return ", checksum " + check
+}
+
+// zstdDictionary is the dictionary in the header of a frame; RFC 8878, section 3.1.1.1.
+func zstdDictionary(b []byte) string {
+	at, d := 5, field(b, 4, 1)
+	if d&0x20 == 0 {
+		at++ // a window descriptor
+	}
+	id := uint64(0)
+	if n := []int{0, 1, 2, 4}[d&3]; n > 0 {
+		id = field(b, at, n)
+	}
+	if id == 0 {
+		return ", Dictionary ID: None"
+	}
+	return fmt.Sprintf(", Dictionary ID: %d", id)
+}
+
 func lzopMethod(b []byte) string {
+	v := uint16(field(b, 9, 1)<<8 | field(b, 10, 1))
+	s := fmt.Sprintf(" - version %x.%03x", v>>12, v&0xfff)
 	method, ok := map[uint64]string{1: "LZO1X-1", 2: "LZO1X-1(15)", 3: "LZO1X-999"}[field(b, 15, 1)]
 	if !ok {
-		return ""
+		return s
 	}
-	return ", " + method + ", os: " + map[bool]string{true: "Unix", false: "other"}[field(b, 17, 1) == 3]
+	return s + ", " + method + ", os: " + map[bool]string{true: "Unix", false: "other"}[field(b, 17, 1) == 3]
 }
 
 // gzipHeader is what RFC 1952 has of a member.
@@ -356,19 +372,26 @@ func archive(b []byte) kind {
 			return kind{"ASCII cpio archive (" + text + ")", "application/x-cpio", ""}
 		}
 	}
-	if len(b) >= 512 && b[0] != 0 { // a tar of Version 7 has a checksum only
-		sum, want := uint64(0), uint64(0)
-		for i, c := range b[:512] {
-			if i >= 148 && i < 156 {
-				c = ' '
-			}
-			sum += uint64(c)
-		}
-		if n, err := fmt.Sscanf(strings.Trim(string(b[148:156]), " \x00"), "%o", &want); err == nil && n == 1 && want == sum {
-			return kind{"tar archive", tar, ""}
-		}
+	if oldTar(b) {
+		return kind{"tar archive", tar, ""}
 	}
 	return kind{}
+}
+
+// oldTar reports whether a tar of Version 7 begins here, which has a checksum only.
+func oldTar(b []byte) bool {
+	if len(b) < 512 || b[0] == 0 {
+		return false
+	}
+	sum, want := uint64(0), uint64(0)
+	for i, c := range b[:512] {
+		if i >= 148 && i < 156 {
+			c = ' '
+		}
+		sum += uint64(c)
+	}
+	n, err := fmt.Sscanf(strings.Trim(string(b[148:156]), " \x00"), "%o", &want)
+	return err == nil && n == 1 && want == sum
 }
 
 // pictures are pictures and documents.

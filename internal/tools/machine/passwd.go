@@ -367,9 +367,9 @@ func newPassword(e *tools.Env, a *accounts, l []string) error {
 		second, err = ask("Retype new password: ")
 	}
 	switch {
-	case err != nil:
-	case first == "":
+	case first == "" && (err == nil || errors.Is(err, io.EOF)):
 		err = errors.New("no password given")
+	case err != nil:
 	case first != second:
 		err = errors.New("the passwords do not match")
 	}

@@ -253,9 +253,11 @@ func launch(dir string, sessions []info, name string, argv []string) (string, er
 	return string(b), c.Process.Release()
 }
 
+// tmuxPrefix is Ctrl-b.
+const tmuxPrefix = 2
+
 // tmux is the same with the words of tmux(1), and its key.
 func tmux(e *tools.Env) error {
-	const prefix = 2
 	dir, err := place()
 	if err != nil {
 		return err
@@ -273,24 +275,15 @@ func tmux(e *tools.Env) error {
 	if err != nil {
 		return tools.Usage("%v", err)
 	}
-	all := func(info) bool { return true }
 	switch {
-	case len(word) > 0 && strings.HasPrefix("new-session", word) && word != "n":
-		if _, err := find(sessions, o.Val("s"), all); o.On("A") && o.On("s") && err == nil {
-			s, _ := find(sessions, o.Val("s"), all) // found
-			return attach(e, dir, s.name, prefix, false)
-		}
-		if o.On("d") {
-			_, err := launch(dir, sessions, o.Val("s"), rest)
-			return err
-		}
-		return create(e, dir, sessions, o.Val("s"), rest, prefix)
-	case len(word) > 0 && strings.HasPrefix("attach-session", word):
-		s, err := find(sessions, o.Val("t"), all)
+	case word != "" && word != "n" && strings.HasPrefix("new-session", word):
+		return newSession(e, dir, sessions, o, rest)
+	case word != "" && strings.HasPrefix("attach-session", word):
+		s, err := find(sessions, o.Val("t"), func(info) bool { return true })
 		if err != nil {
 			return err
 		}
-		return attach(e, dir, s.name, prefix, o.On("d"))
+		return attach(e, dir, s.name, tmuxPrefix, o.On("d"))
 	case word == "ls" || word == "list-sessions":
 		show(e, dir, sessions)
 		return nil
@@ -300,4 +293,19 @@ func tmux(e *tools.Env) error {
 		return order(dir, sessions, o.Val("s"), msgDetach)
 	}
 	return tools.Usage("unknown command: %s", word)
+}
+
+// newSession starts a session, or attaches to that of the name with -A.
+func newSession(e *tools.Env, dir string, sessions []info, o tools.Options, argv []string) error {
+	name := o.Val("s")
+	if o.On("A") && name != "" {
+		if s, err := find(sessions, name, nil); err == nil {
+			return attach(e, dir, s.name, tmuxPrefix, false)
+		}
+	}
+	if o.On("d") {
+		_, err := launch(dir, sessions, name, argv)
+		return err
+	}
+	return create(e, dir, sessions, name, argv, tmuxPrefix)
 }
