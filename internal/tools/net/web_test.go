@@ -230,7 +230,7 @@ curl -s -o /dev/full HTTP/file
 curl -x 127.0.0.1:1 -s HTTP/file
 curl -s HTTP/file >/dev/full
 curl -s -o x -w '%{http_code}\n' HTTP/file >/dev/full  ## the error is reported
-wget -qO- HTTP/file >/dev/full  ## the error is reported
+wget -qO- HTTP/file >/dev/full
 wget -q HTTP/file
 wget -q HTTP/file; wget -q HTTP/file; ls
 wget -q HTTP/dir/
