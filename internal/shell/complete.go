@@ -91,26 +91,11 @@ func (s *session) complete(line string, pos int, key rune) (string, int, bool) {
 		return "", 0, false
 	}
 	before, word, at := lastWord(line[:pos])
-	var m []string
-	switch {
-	case len(before) == 0 && !strings.Contains(word, "/"):
-		m = s.commands(word)
-	case strings.HasPrefix(word, "-") && len(before) > 0:
-		m = s.options(before, word)
-	default:
-		m = append(s.subcommands(before, word), s.files(word, len(before) > 0 && before[0] == "cd")...)
-	}
-	slices.Sort(m)
-	m = slices.Compact(m)
+	m := s.candidates(before, word)
 	if len(m) == 0 {
 		return "", 0, false
 	}
-	pre := m[0]
-	for _, x := range m {
-		for !strings.HasPrefix(x, pre) {
-			pre = pre[:len(pre)-1]
-		}
-	}
+	pre := common(m)
 	if len(m) > 1 && pre == word {
 		if s.tabs == line[:pos] {
 			s.list(m)
@@ -126,6 +111,32 @@ func (s *session) complete(line string, pos int, key rune) (string, int, bool) {
 		text += " "
 	}
 	return line[:at] + text + line[pos:], at + len(text), true
+}
+
+// candidates are what the word may become, sorted.
+func (s *session) candidates(before []string, word string) []string {
+	var m []string
+	switch {
+	case len(before) == 0 && !strings.Contains(word, "/"):
+		m = s.commands(word)
+	case strings.HasPrefix(word, "-") && len(before) > 0:
+		m = s.options(before, word)
+	default:
+		m = append(s.subcommands(before, word), s.files(word, len(before) > 0 && before[0] == "cd")...)
+	}
+	slices.Sort(m)
+	return slices.Compact(m)
+}
+
+// common is how all of m begin.
+func common(m []string) string {
+	pre := m[0]
+	for _, x := range m {
+		for !strings.HasPrefix(x, pre) {
+			pre = pre[:len(pre)-1]
+		}
+	}
+	return pre
 }
 
 // list shows what there is to choose from, in columns.

@@ -120,7 +120,7 @@ func (j *jobs) exec(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 			return next(ctx, args)
 		}
 		attr := &os.ProcAttr{Dir: hc.Dir, Env: environ(hc.Env), Files: files}
-		pid, err := j.start(b, path, args, attr)
+		pid, group, err := j.start(b, path, args, attr)
 		if errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.ETXTBSY) {
 			return next(ctx, args)
 		}
@@ -130,7 +130,7 @@ func (j *jobs) exec(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 		}
 		stop := context.AfterFunc(ctx, func() { // the shell itself was interrupted
 			if !errors.Is(context.Cause(ctx), errStopped) {
-				_ = unix.Kill(-b.pgid, unix.SIGINT) // it may have ended
+				_ = unix.Kill(-group, unix.SIGINT) // it may have ended
 			}
 		})
 		defer stop()
@@ -149,29 +149,32 @@ func notFound(hc interp.HandlerContext, name string, err error) error {
 }
 
 // start starts a program in the group of its job, or in a new one if that has ended.
-func (j *jobs) start(b *job, path string, args []string, attr *os.ProcAttr) (int, error) {
+func (j *jobs) start(b *job, path string, args []string, attr *os.ProcAttr) (pid, group int, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	attr.Sys = &unix.SysProcAttr{Setpgid: true, Pgid: b.pgid}
+	attr.Sys = &unix.SysProcAttr{Setpgid: true}
+	if len(b.procs) > 0 {
+		attr.Sys.Pgid = b.pgid
+	}
 	p, err := os.StartProcess(path, args, attr)
-	if b.pgid != 0 && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ESRCH)) {
+	if attr.Sys.Pgid != 0 && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ESRCH)) {
 		attr.Sys.Pgid = 0
 		p, err = os.StartProcess(path, args, attr)
 	}
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	pid := p.Pid
+	pid = p.Pid
 	_ = p.Release() // it is waited for by its number
 	if attr.Sys.Pgid == 0 {
 		b.pgid = pid
-		if !b.background {
-			j.give(pid)
-		}
+	}
+	if !b.background {
+		j.give(b.pgid)
 	}
 	b.procs[pid] = false
 	j.changed.Broadcast()
-	return pid, nil
+	return pid, b.pgid, nil
 }
 
 // follow waits for a program. When one in the foreground is stopped, it is watched from then
@@ -202,7 +205,9 @@ func (j *jobs) event(b *job, pid int, ws unix.WaitStatus, lost bool) (bool, erro
 	}
 	switch {
 	case lost || ws.Exited() || ws.Signaled():
-		delete(b.procs, pid)
+		if delete(b.procs, pid); len(b.procs) == 0 && !b.background {
+			j.take(false) // Ctrl-C between two programs of a loop is for the shell
+		}
 		rc := uint8(ws.ExitStatus())
 		if ws.Signaled() {
 			rc = 128 + uint8(ws.Signal())

@@ -494,11 +494,8 @@ func encoding(b []byte, whole bool) (name, charset string) {
 			return "", ""
 		}
 	}
-	if !whole { // the last character may be cut off
-		for i := 0; i < utf8.UTFMax && len(b) > 0 && !utf8.RuneStart(b[len(b)-1]); i++ {
-			b = b[:len(b)-1]
-		}
-		b = bytes.TrimRightFunc(b, func(r rune) bool { return r == utf8.RuneError })
+	if !whole {
+		b = wholeRunes(b)
 	}
 	switch {
 	case ascii:
@@ -511,6 +508,14 @@ func encoding(b []byte, whole bool) (name, charset string) {
 		return "Non-ISO extended-ASCII", "unknown-8bit"
 	}
 	return "ISO-8859", "iso-8859-1"
+}
+
+// wholeRunes is a text without its last character, which may be cut off.
+func wholeRunes(b []byte) []byte {
+	for i := 0; i < utf8.UTFMax && len(b) > 0 && !utf8.RuneStart(b[len(b)-1]); i++ {
+		b = b[:len(b)-1]
+	}
+	return bytes.TrimRightFunc(b, func(r rune) bool { return r == utf8.RuneError })
 }
 
 // lines describes the lines of a text, if they are not of the usual form.
