@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/btrfs"
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -59,8 +60,17 @@ type Plan struct {
 	level   archive.Level
 	// lacking are the devices of file systems that are in NotCovered.
 	lacking map[string]bool
+	// rules are those by which entries of the layout's Unsupported are left out, by index.
+	rules map[int]string
+	// patterns are the rules of exclude, as they are configured.
+	patterns []string
 	// recipients are whom LUKS headers are encrypted for.
 	recipients []age.Recipient
+}
+
+// Marks gives what a report of the coverage needs beside the layout.
+func (p *Plan) Marks() coverage.Marks {
+	return coverage.Marks{Lacking: p.lacking, Rules: p.rules, Exclude: p.patterns, LeftOut: p.LeftOut, NotCovered: p.NotCovered}
 }
 
 // PlannedArchive is one file system to be archived.
@@ -146,7 +156,7 @@ func (a *PlannedArchive) want(f *layout.Filesystem, m layout.Mount) {
 // NewPlan decides what of the layout is saved into dir. It changes the
 // layout: an excluded item is marked with the reason.
 func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) (*Plan, error) {
-	p := &Plan{Layout: l, mounts: mounts, lacking: map[string]bool{}}
+	p := &Plan{Layout: l, mounts: mounts, lacking: map[string]bool{}, rules: map[int]string{}, patterns: c.Exclude}
 	var err error
 	if p.level, err = c.level(); err != nil {
 		return nil, err
@@ -353,7 +363,7 @@ func (p *Plan) distinct() {
 // is missing.
 func (p *Plan) unsupported(c *Config) {
 	l := p.Layout
-	for _, u := range l.Unsupported {
+	for i, u := range l.Unsupported {
 		dev, part, _ := strings.Cut(u.Device, ":") // "vda2:@snap" is a subvolume
 		rule := c.excludes(append(p.names(dev), u.Device, part, u.What)...)
 		fs := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.Device == dev })
@@ -369,6 +379,7 @@ func (p *Plan) unsupported(c *Config) {
 			rule = p.notIncluded(dev, u.What)
 		}
 		if rule != "" {
+			p.rules[i] = rule
 			if fs < 0 || l.Filesystems[fs].Excluded == "" {
 				p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, rule))
 			}

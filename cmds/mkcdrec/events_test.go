@@ -11,7 +11,9 @@ import (
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 )
 
 // TestEvents: whatever our commands print to standard output with --json are lines that
@@ -31,6 +33,14 @@ func TestEvents(t *testing.T) {
 	if err := errors.Join(l.Write(&b), os.WriteFile(dir+"/a.json", b.Bytes(), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	r, err := coverage.Of(l, coverage.Marks{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = bytes.Buffer{}
+	if err := errors.Join(os.Mkdir(dir+"/set", 0o700), os.WriteFile(dir+"/set/"+manifest.File, nil, 0o600), r.Write(&b), os.WriteFile(dir+"/set/"+coverage.File, b.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	l.Hostname, b = "other", bytes.Buffer{}
 	if err := errors.Join(l.Write(&b), os.WriteFile(dir+"/b.json", b.Bytes(), 0o600)); err != nil {
 		t.Fatal(err)
@@ -40,7 +50,7 @@ func TestEvents(t *testing.T) {
 		"mkcdrec --json version": `"kind":"version"`, "mkcdrec version --json": `"kind":"version"`, "mkcdrec --json list SET": `"kind":"set"`,
 		"mkcdrec --json list --all SET": `"kind":"entry"`, "mkcdrec --json list -l SET file": `"path":"/file"`, "mkcdrec --json verify SET": `"event":"done"`,
 		"mkcdrec --json extract -C DIR SET file": `"event":"note"`, "mkcdrec --json layout show DIR/a.json": `"kind":"layout"`, "mkcdrec --json layout diff DIR/a.json DIR/b.json": `"kind":"differences"`,
-		"mkcdrec --json test path": `"kind":"checks"`, "mkcdrec --json -n path DIR": `"version":1`,
+		"mkcdrec --json coverage DIR/set": `"kind":"coverage"`, "mkcdrec --json coverage DIR/no": `"event":"error"`, "mkcdrec --json test path": `"kind":"checks"`, "mkcdrec --json -n path DIR": `"version":1`,
 		"mkcdrec --json list DIR/no": `"event":"error"`, "mkcdrec --json list": `"event":"error"`, "mkcdrec --json list --nosuch": `"event":"error"`, "mkcdrec --json": `"event":"error"`, "mkcdrec --json nosuch": `"event":"error"`,
 		"restore --json --plan DIR/no": `"event":"error"`, "restore --json SET": `"event":"error"`, "restore --json": `"event":"error"`, "restore --json --nosuch": `"event":"error"`, "restore --json mount": `"event":"error"`,
 		"restore --json verify DIR/no": `"event":"error"`, "restore extract --json SET file --to DIR": `"event":"note"`,

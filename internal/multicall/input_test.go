@@ -25,12 +25,14 @@ var inputs = []struct {
 mkcdrec list|mkcdrec verify|mkcdrec extract|mkcdrec layout diff|mkcdrec layout diff FILE FILE FILE|mkcdrec pxe|mkcdrec usbkey|mkcdrec device|mkcdrec obdr
 mkcdrec path|mkcdrec prune|mkcdrec prune DIR|mkcdrec prune DIR DIR|mkcdrec prune --keep-last many DIR|mkcdrec prune --keep-last -1 DIR|mkcdrec path DIR DIR|mkcdrec cdrom DIR DIR|mkcdrec cdrom --size many DIR|mkcdrec rescue DIR|mkcdrec completion|mkcdrec completion tcsh|mkcdrec test nosuch
 mkcdrec usbkey --keep many DIR|mkcdrec usbkey --rescue-size many DIR|mkcdrec list --directory DIR|mkcdrec path --kernel|mkcdrec serve --proxy FILE
+mkcdrec coverage DIR DIR|mkcdrec coverage --html
 restore|restore --plan --dry-run FILE|restore --size x FILE|restore --answers MISSING|restore extract DIR|restore --confirm|restore DIR DIR
 clonedsk|clonedsk DIR|clonedsk --identity other DIR DIR|clonedsk --target-size many DIR DIR
 cutstream FILE|cutstream --size many|cutstream --size 0|cutstream --name a/b|pastestream|pastestream --id x DIR|pastestream --old DIR
 mkcdrec-swarm|mkcdrec-swarm nosuch|mkcdrec-swarm seed|mkcdrec-swarm torrent|mkcdrec-swarm get|mkcdrec-swarm get --linger long|mkcdrec-swarm get FILE`},
 	{1, `mkcdrec list MISSING|mkcdrec list FILE|mkcdrec list DIR|mkcdrec list EMPTY|mkcdrec verify MISSING|mkcdrec verify FILE|mkcdrec verify DIR|mkcdrec extract MISSING|mkcdrec extract DIR
 mkcdrec prune --keep-last 1 MISSING|mkcdrec prune --keep-last 1 FILE|mkcdrec layout diff MISSING|mkcdrec layout diff DIR|mkcdrec layout diff FILE|mkcdrec layout show MISSING|mkcdrec layout show EMPTY|mkcdrec --json list MISSING
+mkcdrec coverage MISSING|mkcdrec coverage FILE
 restore --plan MISSING|restore --plan FILE|restore --plan EMPTY|restore verify MISSING|restore extract MISSING x --to DIR|clonedsk --plan MISSING MISSING2|clonedsk MISSING MISSING2
 cutstream --dir MISSING < x|pastestream MISSING|pastestream EMPTY|pastestream --mkcdrec list DIR|pastestream --mkcdrec list MISSING
 mkcdrec-swarm seed MISSING|mkcdrec-swarm seed FILE|mkcdrec-swarm torrent DIR|mkcdrec-swarm torrent MISSING`},

@@ -10,6 +10,7 @@ import (
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
@@ -27,7 +28,7 @@ var kinds = map[string]reflect.Type{
 	"checks": reflect.TypeFor[[]builder.Check](), "set": reflect.TypeFor[manifest.Manifest](), "entry": reflect.TypeFor[builder.EntryResult](), "prune": reflect.TypeFor[builder.PruneResult](), "version": reflect.TypeFor[builder.VersionResult](),
 	"loaders": reflect.TypeFor[[]loaders.Package](), "layout": reflect.TypeFor[layout.Layout](), "differences": reflect.TypeFor[[]layout.Change](),
 	"plan": reflect.TypeFor[restore.Planned](), "restore": reflect.TypeFor[restore.Report](), "comparison": reflect.TypeFor[repair.Verified](),
-	fleet.SwarmKind: reflect.TypeFor[fleet.SwarmEvent](),
+	"coverage": reflect.TypeFor[coverage.Report](), fleet.SwarmKind: reflect.TypeFor[fleet.SwarmEvent](),
 }
 
 // Schema gives docs/events.schema.json: what a line of standard output is with --json.

@@ -11,7 +11,7 @@ import (
 // those before it. A room's subdirectories are in its layer unless they are named.
 var layers = []struct{ name, rooms string }{
 	{"formats and small things", "blockdev btrfs ddrescue exit fstype fullscreen gpt hooks inroot interrupt ioctl journal kernel keymap lazyregexp loaders lvmtext mbr media multicall partclone printable progress quantity regular shape shell sshserver stick superblock tool unpack usage uuid version volume"},
-	{"what there is and what to do", "clonezilla commands efivar fleet frames layout plan rescue sysconf ui"},
+	{"what there is and what to do", "clonezilla commands coverage efivar fleet frames layout plan rescue sysconf ui"},
 	{"content", "archive blockcopy initramfs kernelcfg kmod legacy manifest netconf store streams templates"},
 	{"a machine", "bootloader builder/rescue builder/retention builder/set fleet/client fleet/netboot fleet/web identity machinetest medium probe recreate smalltools storage tools"},
 	{"orchestration", "builder clone repair rescueinit restore screen swarm"},

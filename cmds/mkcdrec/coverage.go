@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
+)
+
+func (a *app) coverageCommand() *cli.Command {
+	return &cli.Command{Name: "coverage", Usage: "account for every byte of the disks: saved, recreated, left out, or not covered", ArgsUsage: "[DIR|SET]",
+		Description: "Shows what a backup to DIR would have, or what SET has. Without an argument DIR is the\ndestination of the configuration. Exit status 3 means that something is not covered.",
+		Flags:       []cli.Flag{&cli.StringFlag{Name: "html", Usage: "write a page for a browser to `FILE`"}},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Len() > 1 {
+				return exit.Usage(fmt.Errorf("coverage wants one directory or set, not %d", c.Args().Len()))
+			}
+			r, incomplete := a.coverage(ctx, c.Args().First())
+			if r == nil {
+				return incomplete
+			}
+			if c.IsSet("html") {
+				var b bytes.Buffer
+				if err := r.HTML(&b); err != nil {
+					return err
+				}
+				if err := regular.WriteFile(c.String("html"), b.Bytes()); err != nil {
+					return err
+				}
+			}
+			a.ui.Result("coverage", r)
+			if err := r.Draw(c.Root().Writer); err != nil {
+				return err
+			}
+			if incomplete != nil {
+				return incomplete
+			}
+			return lacking(r.Lacks())
+		}}
+}
+
+// coverage gives the report of a set, or that of a backup to a directory; both a report and
+// an error where the machine is not one that can be backed up.
+func (a *app) coverage(ctx context.Context, place string) (*coverage.Report, error) {
+	if _, err := os.Lstat(filepath.Join(place, manifest.File)); place != "" && err == nil {
+		f, err := regular.Open(filepath.Join(place, coverage.File))
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the coverage of the set: %w", err)
+		}
+		defer f.Close()
+		r, err := coverage.Read(f)
+		if err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
+	if st, err := os.Stat(place); place != "" && err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", place, err)
+	} else if place != "" && !st.IsDir() {
+		return nil, fmt.Errorf("cannot use %s: it is not a directory", place)
+	}
+	if place == "" {
+		if st, err := os.Stat(a.cfg.Destination); err == nil && st.IsDir() {
+			place = a.cfg.Destination
+		}
+	}
+	b, err := a.builder()
+	if err != nil {
+		return nil, err
+	}
+	p, incomplete := a.plan(ctx, b, place)
+	if p == nil {
+		return nil, incomplete
+	}
+	r, err := coverage.Of(p.Layout, p.Marks())
+	if err != nil {
+		return nil, err
+	}
+	return r, incomplete
+}
