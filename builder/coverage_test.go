@@ -1,6 +1,9 @@
 package builder
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
@@ -58,5 +61,29 @@ func TestMarks(t *testing.T) {
 		if got, want := len(r.Lacks()) > 0, len(p.NotCovered) > 0; got != want {
 			t.Errorf("%s: Lacks() = %q; the plan does not cover %q", name, r.Lacks(), p.NotCovered)
 		}
+	}
+}
+
+// TestSetCoverage: a set has a report that names what could not be read, and its sums have
+// the report.
+func TestSetCoverage(t *testing.T) {
+	p := planFor("/dev/no-such-disk", t.TempDir(), "ext4")
+	p.addDisk("no-other-disk", "/no/such/mount", "ext4")
+	p.archives()
+	dir, m := setOf(t, p)
+	if m.Sum(coverage.File).SHA256 == "" {
+		t.Errorf("the manifest does not list %s: %+v", coverage.File, m.Files)
+	}
+	f, err := os.Open(filepath.Join(dir, coverage.File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := coverage.Read(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := r.Disks[0].Ranges[0], r.Disks[1].Ranges[0]; a.State != coverage.Files || b.State != coverage.NotCovered || !strings.Contains(b.Why, "could not be read") || len(r.NotCovered) != len(m.NotCovered) {
+		t.Errorf("the report has %+v, %+v, %q; want files, and what could not be read: %q", a, b, r.NotCovered, m.NotCovered)
 	}
 }

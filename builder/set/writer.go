@@ -21,6 +21,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -60,6 +61,8 @@ type Job struct {
 	// Images are the devices that are saved block by block.
 	Images              []*layout.Image
 	LeftOut, NotCovered []string
+	// Marks are those of the plan, for the report of the coverage.
+	Marks coverage.Marks
 	// Recipients are whom LUKS headers are encrypted for.
 	Recipients []age.Recipient
 	Program    string   // version of mkcdrec
@@ -149,6 +152,9 @@ func (w *Writer) Write(ctx context.Context) (*manifest.Manifest, error) {
 	}
 	// Once more, now that it is known what was saved.
 	if err := w.writeTexts(); err != nil {
+		return nil, err
+	}
+	if err := w.coverage(); err != nil {
 		return nil, err
 	}
 	w.log.Info("backup ends", "archives", len(w.man.Archives), "notCovered", len(w.man.NotCovered))
@@ -263,6 +269,7 @@ func (w *Writer) archive(ctx context.Context, a *Archive) error {
 // archiveLacks leaves a file system out of the set that could not be read.
 func (w *Writer) archiveLacks(a *Archive, err error) {
 	w.Lacks("%s (%s %s): its files are not in the set: %v", a.Device, a.Type, a.Name, err)
+	w.Marks.Missing = append(w.Marks.Missing, coverage.Part{Device: a.Device, Mount: a.Mount})
 	if f := w.Layout.On(a.Device); f != nil && len(f.Parts()) == 1 {
 		f.Excluded = "its files could not be read when the backup was made"
 	}
@@ -346,6 +353,27 @@ func (w *Writer) writeTexts() error {
 			return err
 		}
 		w.texts = append(w.texts, name)
+	}
+	return nil
+}
+
+// coverage writes the report of what the set has of each disk. A report that does not add
+// up does not end the run: what was saved is saved.
+func (w *Writer) coverage() error {
+	m := w.Marks
+	m.LeftOut, m.NotCovered = w.LeftOut, w.man.NotCovered
+	r, err := coverage.Of(w.Layout, m)
+	if err != nil {
+		w.log.Warn("no report of the coverage", "error", err.Error())
+		w.Report.Warn("no report of the coverage: %v", err)
+		return nil
+	}
+	f, err := w.open(coverage.File)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(r.Write(f), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("cannot write the coverage: %w", err)
 	}
 	return nil
 }

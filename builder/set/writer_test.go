@@ -244,7 +244,7 @@ func TestDirectory(t *testing.T) {
 	for _, f := range m.Files {
 		names = append(names, f.Name)
 	}
-	if got, want := strings.Join(names, " "), "RESTORE.txt dev.img.zst layout.json log/run.jsonl log/sda1.files.zst restore.sh sda1.tar.zst"; got != want {
+	if got, want := strings.Join(names, " "), "RESTORE.txt coverage.json dev.img.zst layout.json log/run.jsonl log/sda1.files.zst restore.sh sda1.tar.zst"; got != want {
 		t.Errorf("files %q; want %q", got, want)
 	}
 	btrfstest.Run(t, "sh", "-c", `cd "$1" && sha256sum --strict --quiet -c SHA256SUMS && cksfv -q -f Checksums.sfv`, "sh", final)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,6 +53,9 @@ func (a *app) coverageCommand() *cli.Command {
 func (a *app) coverage(ctx context.Context, place string) (*coverage.Report, error) {
 	if _, err := os.Lstat(filepath.Join(place, manifest.File)); place != "" && err == nil {
 		f, err := regular.Open(filepath.Join(place, coverage.File))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("cannot show the coverage: the set was made without %s, by an older version", coverage.File)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the coverage of the set: %w", err)
 		}
