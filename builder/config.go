@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
+	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
@@ -48,7 +49,8 @@ type Config struct {
 	LUKSHeaders string       `yaml:"luks_headers"`
 	Hooks       hooks.Config `yaml:"hooks"`
 	// Keep is which sets stay when `mkcdrec path` has made one; nothing is removed without it.
-	Keep retention.Keep `yaml:"keep"`
+	Keep   retention.Keep `yaml:"keep"`
+	Status nightly.Config `yaml:"status"`
 }
 
 // LoadConfig reads a configuration file; unknown keys and wrong types are
@@ -81,6 +83,8 @@ func (c *Config) defaults() {
 	}
 	c.Hooks.Dir = cmp.Or(c.Hooks.Dir, hooks.Dir)
 	c.Hooks.Timeout = cmp.Or(c.Hooks.Timeout, hooks.DefaultTimeout)
+	c.Status.Warn = cmp.Or(c.Status.Warn, nightly.DefaultWarn)
+	c.Status.Critical = cmp.Or(c.Status.Critical, nightly.DefaultCritical)
 	if c.Rescue.Modules == "" {
 		c.Rescue.Modules = kernelcfg.SetDefault
 	}
@@ -99,6 +103,9 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
 	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate(), c.Keep.Validate())
+	if _, _, err := c.Status.Limits(); err != nil {
+		errs = append(errs, err)
+	}
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}

@@ -4,7 +4,7 @@
 //
 //	mkcdrec [-c FILE] [-n] [-v|-q] [--json] COMMAND ...
 //
-// Commands: test, rescue, pxe, serve, path, list, verify, extract, prune, layout, coverage, version. Each
+// Commands: test, rescue, pxe, serve, path, list, verify, extract, prune, status, layout, coverage, version. Each
 // has its own --help. `mkcdrec applet` lists the other commands of the one
 // executable; `mkcdrec applet NAME ARGS` runs one of them.
 //
@@ -13,6 +13,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/usage"
@@ -68,7 +70,7 @@ func run(args []string) int {
 	if exit.Code(err) == exit.BadUsage && h == "" {
 		h = "`" + strings.TrimRight("mkcdrec "+a.verb, " ") + " --help` lists words and options"
 	}
-	return exit.Status(a.ui, "mkcdrec", a.out.or(err), h)
+	return cmp.Or(exit.Status(a.ui, "mkcdrec", a.out.or(err), h), int(a.state))
 }
 
 // define gives the definition of a command.
@@ -142,6 +144,8 @@ type app struct {
 	out  *output
 	verb string
 	keep retention.Keep // options of prune
+	// state is what status reports by its exit status.
+	state nightly.State
 }
 
 func (a *app) command() *cli.Command {
@@ -161,7 +165,7 @@ func (a *app) command() *cli.Command {
 		},
 		Before:         a.before,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {},
-		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.pruneCommand(), a.layoutCommand(),
+		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.pruneCommand(), a.statusCommand(), a.layoutCommand(),
 			a.coverageCommand(), a.completionCommand(), a.versionCommand()},
 	}
 	a.usageErrors(c)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v3"
 
@@ -16,8 +17,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/multicall"
+	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/streams"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -188,7 +191,9 @@ func (a *app) pathCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return a.hooked(ctx, c, b, dir, func() (string, error) {
+			run := nightly.Run{Started: time.Now(), Destination: dir, NotCovered: []string{}}
+			var of *layout.Layout
+			err = a.hooked(ctx, c, b, dir, func() (string, error) {
 				p, err := a.plan(ctx, b, dir)
 				if err != nil {
 					return "", err
@@ -206,6 +211,8 @@ func (a *app) pathCommand() *cli.Command {
 				if err != nil {
 					return "", err
 				}
+				run.Set, run.Size, of = r.Dir, r.Manifest.Size(), p.Layout
+				run.NotCovered = append(run.NotCovered, r.NotCovered...)
 				a.ui.End()
 				a.ui.Result("backup", r)
 				if !c.Bool("json") && !c.Bool("quiet") {
@@ -213,6 +220,10 @@ func (a *app) pathCommand() *cli.Command {
 				}
 				return r.Dir, lacking(r.NotCovered)
 			})
+			if !c.Bool("dry-run") {
+				a.record(ctx, b, run, of, err)
+			}
+			return err
 		}}
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
@@ -108,4 +110,73 @@ func age(seconds int64) string {
 		return d.Truncate(time.Minute).String()
 	}
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
+}
+
+// stateDir has the record of the last run; tests have their own.
+var stateDir = nightly.Dir
+
+// record records how a run has ended; of is the layout of the set that it made. The run is
+// as good without that.
+func (a *app) record(ctx context.Context, b *builder.Builder, run nightly.Run, of *layout.Layout, err error) {
+	err = interrupted(ctx, err)
+	if run.Ended, run.Status = time.Now(), exit.Code(err); err != nil {
+		run.Error = err.Error()
+	}
+	err = run.Save(stateDir, of)
+	if err == nil && a.cfg.Status.Textfile != "" {
+		var s *nightly.Status
+		if s, err = a.judge(ctx, b); err == nil {
+			err = s.WriteMetrics(a.cfg.Status.Textfile)
+		}
+	}
+	if err != nil {
+		a.ui.Warn("%v", err)
+	}
+}
+
+// judge gives the state of the backups.
+func (a *app) judge(ctx context.Context, b *builder.Builder) (*nightly.Status, error) {
+	f := nightly.Found{Now: time.Now(), Timer: nightly.Enabled(ctx, b.Run, "")}
+	var err error
+	if f.Warn, f.Toolate, err = a.cfg.Status.Limits(); err != nil {
+		return nil, exit.Usage(err)
+	}
+	if f.Record, f.RecordErr = nightly.Read(stateDir); f.RecordErr == nil && f.Record.Good != nil {
+		var was, is *layout.Layout
+		if was, f.LayoutErr = nightly.Layout(stateDir); f.LayoutErr == nil {
+			is, _, f.LayoutErr = b.Probe(ctx)
+		}
+		if f.LayoutErr == nil {
+			f.Changed = layout.Diff(was, is)
+		}
+	}
+	return nightly.Judge(f), nil
+}
+
+func (a *app) statusCommand() *cli.Command {
+	return &cli.Command{Name: "status", Usage: "report the state of this machine's backups to people and to monitoring",
+		Description: "Of what mkcdrec path has made. The first line and the exit statuses are those of a plug-in for Nagios, and of this command alone: 0 good, 1 warning, 2 critical, 3 unknown. Wrong usage is 2, too. The keys status.warn and status.critical have the ages of the last backup that are too old.",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.Args().Present() {
+				return exit.Usage(fmt.Errorf("status takes no argument %q", c.Args().First()))
+			}
+			b, err := a.builder()
+			if err != nil {
+				return err
+			}
+			s, err := a.judge(ctx, b)
+			if err != nil {
+				return err
+			}
+			a.state = s.State
+			a.ui.Result("status", s)
+			if c.Bool("json") {
+				return nil
+			}
+			fmt.Fprintln(c.Root().Writer, s.Line()) // output keeps its error
+			if !c.Bool("quiet") {
+				ui.Table(c.Root().Writer, []string{"WHAT", "IS"}, s.Rows())
+			}
+			return nil
+		}}
 }

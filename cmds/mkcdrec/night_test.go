@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,7 +10,12 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/nightly"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
 // setsHere makes sets of this machine in a directory, named by their ages in days.
@@ -74,4 +80,41 @@ func TestPrune(t *testing.T) {
 	if status, _, errs := mkcdrec(t, "", "prune", "--keep-daily", "-3", dir); status != 2 || !strings.Contains(errs, "keep.daily: -3") {
 		t.Errorf("prune --keep-daily -3: exit status %d\n%s", status, errs)
 	}
+}
+
+// TestStatusCommand: the exit statuses of Nagios, and the text file after good and failed runs.
+func TestStatusCommand(t *testing.T) {
+	stateDir = t.TempDir() + "/state"
+	t.Cleanup(func() { stateDir = nightly.Dir })
+	is := func(want int, text string, args ...string) {
+		t.Helper()
+		if status, out, errs := mkcdrec(t, "", append([]string{"status"}, args...)...); status != want || !strings.Contains(out, text) || errs != "" {
+			t.Errorf("status %q: exit status %d; want %d with %q\n%s%s", args, status, want, text, out, errs)
+		}
+	}
+	is(3, "MKCDREC UNKNOWN - no backup")
+	file := t.TempDir() + "/m.prom"
+	c := &builder.Config{Status: nightly.Config{Warn: "36h", Critical: "72h", Textfile: file}}
+	a := &app{ui: ui.New(ui.Quiet), cfg: c}
+	b := &builder.Builder{Run: tool.Exec{}, Report: a.ui, Config: c}
+	l := &layout.Layout{Version: layout.Version, Boot: layout.Boot{Firmware: layout.BIOS}}
+	a.record(t.Context(), b, nightly.Run{Set: "/s", Size: 1234}, l, exit.NotCovered([]string{"x"}))
+	a.record(t.Context(), b, nightly.Run{}, nil, errors.New("the disk is full"))
+	m, err := os.ReadFile(file)
+	for _, want := range []string{"mkcdrec_last_run_exit_status 1\n", "mkcdrec_last_good_size_bytes 1234\n", "mkcdrec_last_good_timestamp_seconds "} {
+		if err != nil || !strings.Contains(string(m), want) {
+			t.Errorf("text file: %v\n%s\nwant %q", err, m, want)
+		}
+	}
+	is(1, "ended with status 1: the disk is full")
+	is(1, `"state":"warning"`, "--json")
+	r, err := nightly.Read(stateDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Good.Ended = time.Now().Add(-100 * time.Hour)
+	if err := r.Good.Save(stateDir, l); err != nil {
+		t.Fatal(err)
+	}
+	is(2, "MKCDREC CRITICAL - the last backup is 100h old")
 }

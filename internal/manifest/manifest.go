@@ -318,6 +318,14 @@ func Parse(b []byte) (*Manifest, error) {
 	return &m, nil
 }
 
+// Size is what all files of the set have.
+func (m *Manifest) Size() (n quantity.Size) {
+	for _, f := range m.Files {
+		n += f.Size
+	}
+	return n
+}
+
 // Sum is what the manifest has of a file; nothing where it doesn't name it.
 func (m *Manifest) Sum(name string) FileSum {
 	i := slices.IndexFunc(m.Files, func(f FileSum) bool { return f.Name == name })

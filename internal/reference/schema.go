@@ -15,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/loaders"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/repair"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
@@ -25,7 +26,7 @@ import (
 var kinds = map[string]reflect.Type{
 	"backup": reflect.TypeFor[builder.Result](), "discs": reflect.TypeFor[builder.DiscResult](), "usbkey": reflect.TypeFor[builder.KeyResult](), "tape": reflect.TypeFor[builder.TapeResult](),
 	"image": reflect.TypeFor[builder.ImageResult](), "netboot": reflect.TypeFor[builder.TreeResult](), "local": reflect.TypeFor[[]string](), "room": reflect.TypeFor[builder.RoomResult](),
-	"checks": reflect.TypeFor[[]builder.Check](), "set": reflect.TypeFor[manifest.Manifest](), "entry": reflect.TypeFor[builder.EntryResult](), "prune": reflect.TypeFor[builder.PruneResult](), "version": reflect.TypeFor[builder.VersionResult](),
+	"checks": reflect.TypeFor[[]builder.Check](), "set": reflect.TypeFor[manifest.Manifest](), "entry": reflect.TypeFor[builder.EntryResult](), "prune": reflect.TypeFor[builder.PruneResult](), "status": reflect.TypeFor[nightly.Status](), "version": reflect.TypeFor[builder.VersionResult](),
 	"loaders": reflect.TypeFor[[]loaders.Package](), "layout": reflect.TypeFor[layout.Layout](), "differences": reflect.TypeFor[[]layout.Change](),
 	"plan": reflect.TypeFor[restore.Planned](), "restore": reflect.TypeFor[restore.Report](), "comparison": reflect.TypeFor[repair.Verified](),
 	"coverage": reflect.TypeFor[coverage.Report](), fleet.SwarmKind: reflect.TypeFor[fleet.SwarmEvent](),
@@ -36,6 +37,7 @@ func Schema() ([]byte, error) {
 	// A step has further fields, according to its action.
 	opt := &jsonschema.ForOptions{TypeSchemas: map[reflect.Type]*jsonschema.Schema{
 		reflect.TypeFor[plan.Step]():        {Type: "object"},
+		reflect.TypeFor[nightly.State]():    {Type: "string", Enum: []any{"ok", "warning", "critical", "unknown"}},
 		reflect.TypeFor[[]byte]():           {Types: []string{"null", "string"}, ContentEncoding: "base64"},
 		reflect.TypeFor[map[string]int64](): {Types: []string{"null", "object"}, AdditionalProperties: &jsonschema.Schema{Type: "integer"}},
 	}}

@@ -75,13 +75,16 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 }
 
 // WriteFile writes a file of mode 0600 that appears whole or not at all.
-func WriteFile(name string, b []byte) error {
+func WriteFile(name string, b []byte) error { return WriteFileMode(name, b, 0o600) }
+
+// WriteFileMode is WriteFile with another mode.
+func WriteFileMode(name string, b []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, err)
 	}
 	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}

@@ -14,7 +14,7 @@ import (
 // to standard output. FILE, VOLUMES and MISSING are paths in the test's directory.
 var printing = []string{
 	"blockdev --getsize64 FILE", "clear", "clonedsk --json MISSING", "help", "less FILE",
-	"mkcdrec --help", "mkcdrec version", "mkcdrec --help=json", "restore verify --help", "mkcdrec --json version", "mkcdrec --json test", "mkcdrec --json prune --keep-last 1 .", "mkcdrec --json list MISSING", "pastestream VOLUMES",
+	"mkcdrec --help", "mkcdrec version", "mkcdrec --help=json", "restore verify --help", "mkcdrec --json version", "mkcdrec --json test", "mkcdrec status", "mkcdrec --json status", "mkcdrec --json prune --keep-last 1 .", "mkcdrec --json list MISSING", "pastestream VOLUMES",
 	"mkcdrec --json coverage MISSING", "restore --json MISSING", "restore --json verify MISSING", "restore --json extract MISSING MISSING",
 	"sh -c help", "sh FILE.sh", "top -n 1 -d 0.1",
 }
