@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -222,6 +223,25 @@ func (r *Report) Lacks() []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// Lost gives the amounts that a restore does not bring back, and the rules by which files
+// are left out, a line each; nil if that is nothing.
+func (r *Report) Lost() (out []string) {
+	lost, all := map[State]quantity.Size{}, quantity.Size(0)
+	for _, d := range r.Disks {
+		all += d.Size
+		for _, s := range d.Sums {
+			lost[s.State] += s.Size
+		}
+	}
+	if n, x := lost[NotCovered], lost[Excluded]; n+x > 0 {
+		out = append(out, fmt.Sprintf("not restored of %s on disks: %s excluded by rules, %s not covered", all, x, n))
+	}
+	if len(r.Exclude) > 0 {
+		out = append(out, "files left out of the backup by rules: "+strings.Join(r.Exclude, ", "))
+	}
+	return out
 }
 
 // Read reads a report. Unknown fields and versions are refused, and one that does not

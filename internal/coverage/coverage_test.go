@@ -325,3 +325,13 @@ func TestHTML(t *testing.T) {
 		t.Errorf("%d rectangles of %g %%; want 28 of 300", rects, width)
 	}
 }
+
+func TestLost(t *testing.T) {
+	l, m := example()
+	if got, want := strings.Join(of(t, l, m).Lost(), "\n"), "not restored of 1.6 GiB on disks: 529.0 MiB excluded by rules, 100.0 MiB not covered\nfiles left out of the backup by rules: /tmp/*"; got != want {
+		t.Errorf("Lost() = %q; want %q", got, want)
+	}
+	if got := (&Report{}).Lost(); got != nil {
+		t.Errorf("Lost() = %q; want nil", got)
+	}
+}

@@ -282,6 +282,7 @@ func (r *Restorer) lacks() {
 	if r.opt.Only != "" {
 		return
 	}
+	r.amounts()
 	lacks, left := r.content.Lacks()
 	for _, n := range left {
 		r.Screen.Note("left out of the backup: %s", n)

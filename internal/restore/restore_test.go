@@ -1,7 +1,9 @@
 package restore
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -223,5 +226,41 @@ printf '/dev/hda1 : start= 63, size= 100000, Id=8e\n' > rec/partitions.hda; tar 
 	_, err := r.Restore(t.Context(), Options{Request: Request{Outside: true, Set: dir}})
 	if exit.Code(err) != exit.Refused || !strings.Contains(err.Error(), "vg0/root is on LVM") || len(m.Did("open")) > 0 {
 		t.Errorf("Restore() = %v; want a refusal that names the volume", err)
+	}
+}
+
+// TestAmounts: a plan shows how much of the old disks is not restored, once, by the report
+// of the set; one that is damaged is named, and a set without one shows nothing.
+func TestAmounts(t *testing.T) {
+	for want, spoil := range map[string]func(b []byte) []byte{
+		"not restored of 1.0 GiB on disks: 1.0 GiB excluded by rules, 0 B not covered": func(b []byte) []byte { return b },
+		"it is damaged": func(b []byte) []byte { return bytes.Replace(b, []byte("sdq"), []byte("sdr"), 1) },
+		"":              nil,
+	} {
+		set, err := manifest.Open(emptySet(t, "h"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if spoil != nil {
+			l := &layout.Layout{Disks: []layout.Disk{{Name: "sdq", Size: 1 << 30}}, Images: []layout.Image{{Device: "sdq", Excluded: "it is blank"}}}
+			c, err := coverage.Of(l, coverage.Marks{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b bytes.Buffer
+			if err := c.Write(&b); err != nil {
+				t.Fatal(err)
+			}
+			set.Manifest.Files = append(set.Manifest.Files, manifest.FileSum{Name: coverage.File, Size: quantity.Size(b.Len()), SHA256: fmt.Sprintf("%x", sha256.Sum256(b.Bytes()))})
+			if err := os.WriteFile(filepath.Join(set.Local(), coverage.File), spoil(b.Bytes()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n := &notes{}
+		r := &Restorer{Screen: n, set: set, content: setContent{set}}
+		r.lacks()
+		if got := strings.Join(n.said, "\n"); strings.Count(got, want) != 1 && want != "" || want == "" && got != "" {
+			t.Errorf("shown: %q; want %q once", got, want)
+		}
 	}
 }
