@@ -4,7 +4,8 @@
 //
 //	mkcdrec [-c FILE] [-n] [-v|-q] [--json] COMMAND ...
 //
-// Commands: test, rescue, pxe, serve, path, list, verify, extract, prune, status, layout, coverage, version. Each
+// Commands: test, rescue, pxe, serve, path, list, verify, extract, prune, status,
+// enable, disable, layout, coverage, version. Each
 // has its own --help. `mkcdrec applet` lists the other commands of the one
 // executable; `mkcdrec applet NAME ARGS` runs one of them.
 //
@@ -165,7 +166,7 @@ func (a *app) command() *cli.Command {
 		},
 		Before:         a.before,
 		ExitErrHandler: func(context.Context, *cli.Command, error) {},
-		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.pruneCommand(), a.statusCommand(), a.layoutCommand(),
+		Commands: []*cli.Command{a.testCommand(), a.rescueCommand(), a.pxeCommand(), a.serveCommand(), a.pathCommand(), a.cdromCommand(), a.usbkeyCommand(), a.deviceCommand(), a.obdrCommand(), a.listCommand(), a.verifyCommand(), a.extractCommand(), a.pruneCommand(), a.statusCommand(), a.enableCommand(), a.disableCommand(), a.layoutCommand(),
 			a.coverageCommand(), a.completionCommand(), a.versionCommand()},
 	}
 	a.usageErrors(c)

@@ -136,7 +136,7 @@ func (a *app) record(ctx context.Context, b *builder.Builder, run nightly.Run, o
 
 // judge gives the state of the backups.
 func (a *app) judge(ctx context.Context, b *builder.Builder) (*nightly.Status, error) {
-	f := nightly.Found{Now: time.Now(), Timer: nightly.Enabled(ctx, b.Run, "")}
+	f := nightly.Found{Now: time.Now(), Timer: nightly.Timer{Run: b.Run}.Enabled(ctx)}
 	var err error
 	if f.Warn, f.Toolate, err = a.cfg.Status.Limits(); err != nil {
 		return nil, exit.Usage(err)
@@ -157,8 +157,8 @@ func (a *app) statusCommand() *cli.Command {
 	return &cli.Command{Name: "status", Usage: "report the state of this machine's backups to people and to monitoring",
 		Description: "Of what mkcdrec path has made. The first line and the exit statuses are those of a plug-in for Nagios, and of this command alone: 0 good, 1 warning, 2 critical, 3 unknown. Wrong usage is 2, too. The keys status.warn and status.critical have the ages of the last backup that are too old.",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.Args().Present() {
-				return exit.Usage(fmt.Errorf("status takes no argument %q", c.Args().First()))
+			if err := a.noArgument(c); err != nil {
+				return err
 			}
 			b, err := a.builder()
 			if err != nil {
@@ -179,4 +179,59 @@ func (a *app) statusCommand() *cli.Command {
 			}
 			return nil
 		}}
+}
+
+func (a *app) enableCommand() *cli.Command {
+	return &cli.Command{Name: "enable", Usage: "have a backup begin every day, by mkcdrec path",
+		Description: "Enables the package's timer of systemd; where systemd does not run, a file for cron is written. With -n nothing is done. The key destination of the configuration has to name the directory.",
+		Flags:       []cli.Flag{&cli.StringFlag{Name: "at", Usage: "`TIME` of the day such as 02:30; between 1 and 5 in the morning if not given"}},
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if c.IsSet("at") {
+				if _, err := nightly.ParseAt(c.String("at")); err != nil {
+					return exit.Usage(fmt.Errorf("--at: %w", err))
+				}
+			}
+			if err := a.noArgument(c); err != nil {
+				return err
+			}
+			if a.cfg.Destination == "" {
+				return exit.Usage(fmt.Errorf("no directory for the backups: set destination in %s", builder.DefaultConfig))
+			}
+			return a.timer(c, func(t nightly.Timer) ([]string, error) { return t.Enable(ctx, c.String("at")) })
+		}}
+}
+
+func (a *app) disableCommand() *cli.Command {
+	return &cli.Command{Name: "disable", Usage: "end what enable began: no backup every day",
+		Description: "A backup that is running is not ended. With -n nothing is done.",
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if err := a.noArgument(c); err != nil {
+				return err
+			}
+			return a.timer(c, func(t nightly.Timer) ([]string, error) { return t.Disable(ctx) })
+		}}
+}
+
+func (a *app) noArgument(c *cli.Command) error {
+	if c.Args().Present() {
+		return exit.Usage(fmt.Errorf("%s takes no argument %q", c.Name, c.Args().First()))
+	}
+	return nil
+}
+
+// timer changes the timer, and reports what was done.
+func (a *app) timer(c *cli.Command, change func(nightly.Timer) ([]string, error)) error {
+	b, err := a.builder()
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		a.ui.Note("dry run: the timer was not changed")
+		return nil
+	}
+	did, err := change(nightly.Timer{Run: b.Run, Program: b.Executable})
+	for _, d := range did {
+		a.ui.Note("%s", d)
+	}
+	return err
 }

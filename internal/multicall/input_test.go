@@ -23,7 +23,7 @@ var inputs = []struct {
 }{
 	{2, `mkcdrec|mkcdrec nosuch|mkcdrec layout|mkcdrec layout nosuch|mkcdrec help nosuch|mkcdrec -c MISSING version|mkcdrec -c DIR version|mkcdrec -c FILE version
 mkcdrec list|mkcdrec verify|mkcdrec extract|mkcdrec layout diff|mkcdrec layout diff FILE FILE FILE|mkcdrec pxe|mkcdrec usbkey|mkcdrec device|mkcdrec obdr
-mkcdrec path|mkcdrec status x|mkcdrec prune|mkcdrec prune DIR|mkcdrec prune DIR DIR|mkcdrec prune --keep-last many DIR|mkcdrec prune --keep-last -1 DIR|mkcdrec path DIR DIR|mkcdrec cdrom DIR DIR|mkcdrec cdrom --size many DIR|mkcdrec rescue DIR|mkcdrec completion|mkcdrec completion tcsh|mkcdrec test nosuch
+mkcdrec path|mkcdrec status x|mkcdrec disable x|mkcdrec enable x|mkcdrec enable --at 24:00|mkcdrec enable --at 2|mkcdrec enable|mkcdrec prune|mkcdrec prune DIR|mkcdrec prune DIR DIR|mkcdrec prune --keep-last many DIR|mkcdrec prune --keep-last -1 DIR|mkcdrec path DIR DIR|mkcdrec cdrom DIR DIR|mkcdrec cdrom --size many DIR|mkcdrec rescue DIR|mkcdrec completion|mkcdrec completion tcsh|mkcdrec test nosuch
 mkcdrec usbkey --keep many DIR|mkcdrec usbkey --rescue-size many DIR|mkcdrec list --directory DIR|mkcdrec path --kernel|mkcdrec serve --proxy FILE
 mkcdrec coverage DIR DIR|mkcdrec coverage --html
 restore|restore --plan --dry-run FILE|restore --size x FILE|restore --answers MISSING|restore extract DIR|restore --confirm|restore DIR DIR

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // TestRecord: a failed run does not replace the last good one, nor its layout; a record that
@@ -124,28 +123,6 @@ func TestLimits(t *testing.T) {
 	}{{DefaultWarn, DefaultCritical, true}, {"1h", "1h", true}, {"2h", "1h", false}, {"x", "1h", false}, {"0s", "1h", false}, {"1h", "", false}} {
 		if _, _, err := (Config{Warn: c.warn, Critical: c.critical}).Limits(); (err == nil) != c.ok {
 			t.Errorf("Limits(%s, %s) = %v; want ok: %v", c.warn, c.critical, err, c.ok)
-		}
-	}
-}
-
-// TestEnabled: the timer, or a file of cron where there is no systemd.
-func TestEnabled(t *testing.T) {
-	for _, c := range []struct {
-		answer string
-		cron   bool
-		want   bool
-	}{{"enabled\n", false, true}, {"disabled\n", false, false}, {"", false, false}, {"", true, true}} {
-		root, r := t.TempDir(), &tool.Recorder{}
-		if c.answer != "" {
-			r.Answers = map[string]string{"systemctl is-enabled mkcdrec.timer": c.answer}
-		}
-		if c.cron {
-			if err := errors.Join(os.MkdirAll(root+"/etc/cron.d", 0o755), os.WriteFile(root+cronFile, nil, 0o644)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got := Enabled(t.Context(), r, root); got != c.want {
-			t.Errorf("Enabled() with %q of systemctl, cron: %v = %v", c.answer, c.cron, got)
 		}
 	}
 }
