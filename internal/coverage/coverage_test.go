@@ -335,3 +335,30 @@ func TestLost(t *testing.T) {
 		t.Errorf("Lost() = %q; want nil", got)
 	}
 }
+
+// TestMembers: members of an array have its content as far as each has it.
+func TestMembers(t *testing.T) {
+	for _, c := range []struct {
+		level            string
+		part, size, used quantity.Size
+		want             [2]string
+	}{
+		{"linear", 0, 198, 120, [2]string{"1M recreated, 99M files", "1M recreated, 21M files, 78M unallocated"}},
+		{"raid1", 50, 50, 40, [2]string{"1M recreated, 40M files, 10M unallocated, 49M recreated", "1M recreated, 40M files, 10M unallocated, 49M recreated"}},
+		{"raid0", 0, 198, 120, [2]string{"1M recreated, 60M files, 39M unallocated", "1M recreated, 60M files, 39M unallocated"}},
+	} {
+		l := &layout.Layout{Disks: []layout.Disk{{Name: "a", Size: 100 * mib}, {Name: "b", Size: 100 * mib}},
+			Arrays:      []layout.Array{{Name: "md0", Level: c.level, Metadata: "1.2", Devices: 2, Members: []layout.Member{{Device: "a"}, {Device: "b", Role: 1}}, Data: mib, Part: c.part * mib, Size: c.size * mib}},
+			Filesystems: []layout.Filesystem{{Device: "md0", Type: "ext4", Size: c.used * mib, Mounts: []layout.Mount{{Path: "/"}}}}}
+		r := of(t, l, Marks{})
+		for i, want := range c.want {
+			var got []string
+			for line := range strings.Lines(text(r.Disks[i].Ranges)) {
+				got = append(got, strings.Join(strings.Fields(line)[:2], " "))
+			}
+			if strings.Join(got, ", ") != want {
+				t.Errorf("%s: member %d has %s; want %s", c.level, i, strings.Join(got, ", "), want)
+			}
+		}
+	}
+}
