@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -163,6 +165,16 @@ func checkNTFS(ctx context.Context, disk string, files map[string][]byte) error 
 	}
 	if err := command(ctx, "ntfsfix", "-n", part); err != nil {
 		return err
+	}
+	// The boot sector has the file system's size in sectors at byte 40, without its copy at the end.
+	boot := make([]byte, 48)
+	f, err := os.Open(part)
+	if err == nil {
+		_, err = io.ReadFull(f, boot)
+		f.Close()
+	}
+	if has := int64(binary.LittleEndian.Uint64(boot[40:])); err != nil || has < p.Size-2048 || has >= p.Size {
+		return fmt.Errorf("the NTFS on %s has %d sectors, %v; want nearly the %d of its partition", disk, has, err, p.Size)
 	}
 	total := int64(0)
 	for name, want := range files {
