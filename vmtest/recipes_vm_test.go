@@ -102,7 +102,7 @@ var recipes = []recipe{
 	// The shell.
 	{"a time limit", "timeout 1 sleep 100", nil, 124},
 	{"many at a time", "seq 20 | xargs -n 1 -P 4 echo n | sort | uniq -c | wc -l", []string{"20"}, 0},
-	{"what goes on without us", "session new -d work sleep 1000 && session ls && session kill work", []string{"work"}, 0},
+	{"what goes on without us", "screen -d -m -S work sleep 1000 && sleep 1 && screen -ls && pgrep -f 'sleep 1000' && pkill -f 'sleep 1000' && sleep 1; screen -ls", []string{"work", "Detached"}, 0},
 	{"what there is", "help", []string{"restore --plan", "dhclient"}, 0},
 }
 
