@@ -192,8 +192,11 @@ func (s *Servers) samba(ctx context.Context) error {
 
 // ganesha serves /share by NFS version 4.
 func (s *Servers) ganesha(ctx context.Context) error {
-	s.Ports["nfs"] = 2049
-	conf, err := s.write("ganesha.conf", `NFS_CORE_PARAM { Protocols = 4; NFS_Port = 2049; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; }
+	port, err := s.port("nfs")
+	if err != nil {
+		return err
+	}
+	conf, err := s.write("ganesha.conf", `NFS_CORE_PARAM { Protocols = 4; NFS_Port = `+fmt.Sprint(port)+`; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; }
 NFSv4 { Graceless = true; RecoveryBackend = fs; RecoveryRoot = `+s.Dir+`/nfs; Only_Numeric_Owners = true; }
 EXPORT { Export_Id = 1; Path = `+s.Share+`; Pseudo = /share; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Transports = TCP; Protocols = 4; PrivilegedPort = false; FSAL { Name = VFS; } }
 `, 0o600)

@@ -191,22 +191,23 @@ func (b *Maker) addFirmware(t *initramfs.Files, k *kernelcfg.Kernel, names []str
 	return nil
 }
 
+// present are those of the modules that the kernel has.
+func present(x *kmod.Index, names []string) (out []string) {
+	for _, m := range names {
+		if _, ok := x.Path[m]; ok {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 // cryptModules are the modules that dm-crypt and cryptsetup ask the kernel for
 // by the names of ciphers and hashes.
 func cryptModules(x *kmod.Index, k *superblock.LUKS) []string {
 	out := []string{"dm_crypt"}
 	words := append(strings.FieldsFunc(k.Cipher, func(r rune) bool { return r == '-' || r == ':' }), k.Hash, "sha256", "sha512")
 	for _, w := range words {
-		for _, m := range []string{w, w + "_generic", w + "_x86_64", w + "_ssse3"} {
-			if _, ok := x.Path[m]; ok {
-				out = append(out, m)
-			}
-		}
+		out = append(out, present(x, []string{w, w + "_generic", w + "_x86_64", w + "_ssse3"})...)
 	}
-	for _, m := range []string{"aesni_intel", "crypto_simd", "cryptd", "af_alg", "algif_skcipher", "algif_hash"} {
-		if _, ok := x.Path[m]; ok {
-			out = append(out, m)
-		}
-	}
-	return out
+	return append(out, present(x, []string{"aesni_intel", "crypto_simd", "cryptd", "af_alg", "algif_skcipher", "algif_hash"})...)
 }

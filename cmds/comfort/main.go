@@ -40,6 +40,7 @@ func run(script string, words []string) error {
 	if own == "bash" {
 		own = "sh"
 	}
+	words[0] = own // by which the one executable knows what it is
 	if e := syscall.Exec("/bbin/"+own, words, os.Environ()); !errors.Is(e, os.ErrNotExist) {
 		err = errors.Join(err, e)
 	}

@@ -44,6 +44,7 @@ func TestIndex(t *testing.T) {
 		{"Closure", fmt.Sprint(x.Closure([]string{"ext4"})), "[crc16 crc32c_generic ext4 jbd2 mbcache]"},
 		{"Closure with post", fmt.Sprint(x.Closure([]string{"virtio_net"})), "[e1000 failover virtio_net]"},
 		{"Order", fmt.Sprint(x.Order("ext4")), "[crc32c_generic mbcache crc16 jbd2 ext4]"},
+		{"needs", fmt.Sprint(x.needs("ext4", "ext4"), x.needs("ext4", "jbd2"), x.needs("ext4", "crc32c_generic")), "true true false"},
 		{"Select", fmt.Sprint(x.Select("kernel/drivers/net/", "kernel/lib/")), "[crc16 e1000]"},
 	} {
 		if c.got != c.want {

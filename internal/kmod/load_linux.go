@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -68,7 +69,7 @@ func (l *Loader) Load(name, params string) ([]string, error) {
 				p = strings.TrimSpace(p + " " + params)
 			}
 			loaded, err := l.ensure(m, p)
-			if err != nil {
+			if err != nil && (l.x.needs(n, m) || errors.As(err, new(Unreadable))) {
 				errs = append(errs, err)
 			}
 			if loaded {
@@ -77,6 +78,12 @@ func (l *Loader) Load(name, params string) ([]string, error) {
 		}
 	}
 	return done, errors.Join(errs...)
+}
+
+// needs reports whether a module can't do without another one, or is it. As for modprobe(8),
+// what it would only like to have may fail to load: a cipher's driver for another processor.
+func (x *Index) needs(name, other string) bool {
+	return name == other || slices.Contains(x.Deps[name], other)
 }
 
 // ensure loads one module, or waits until another goroutine has.
