@@ -32,7 +32,7 @@ var recipes = []recipe{
 	{"memory", "free -m | grep Mem: && uptime", []string{"load average"}, 0},
 	{"the kernel's messages", "dmesg | grep -c virtio && dmesg -T | tail -n 2", nil, 0},
 	{"processes", "ps aux | grep '[i]nit' && pgrep init", []string{"init"}, 0},
-	{"devices on the bus", "lspci -nn | grep -i 1af4", []string{"1af4:"}, 0},
+	{"devices on the bus", "lspci -nn | grep -i 1af4", []string{"1af4:", "Virtio"}, 0},
 	{"SCSI devices", "lsscsi | grep -i cd", []string{"QEMU"}, 0},
 	{"the clock", "hwclock -r && date -u +%Y", []string{"20"}, 0},
 

@@ -86,6 +86,7 @@ func (s *System) Image(ctx context.Context, iso string, extra func(*media.ISO)) 
 		m.LocalConfig = "/isolinux/local.cfg"
 	}
 	addMemtest(&img, &m)
+	addIDs(&img)
 	cfg, err := templates.ISOLinux(m)
 	if err != nil {
 		return err
@@ -114,6 +115,19 @@ func (s *System) Image(ctx context.Context, iso string, extra func(*media.ISO)) 
 		return err
 	}
 	return b.private(iso)
+}
+
+// addIDs puts the names of devices for lspci and lsusb onto the medium, if this machine has
+// them: 2 MB that are not in memory.
+func addIDs(img *media.ISO) {
+	for _, n := range []string{"pci.ids", "usb.ids"} {
+		for _, d := range []string{"/usr/share/misc/", "/usr/share/hwdata/", "/var/lib/usbutils/"} {
+			if st, err := os.Stat(d + n); err == nil && st.Mode().IsRegular() {
+				img.Files["boot/"+n] = d + n
+				break
+			}
+		}
+	}
 }
 
 // addMemtest puts memtest86+ onto the medium, if this machine has it.

@@ -18,7 +18,7 @@ type ids map[string]string
 
 // idFiles are where distributions have a list of names, and the installed system's when
 // it is mounted.
-var idFiles = []string{"/usr/share/misc/", "/usr/share/hwdata/", "/usr/share/", "/var/lib/usbutils/", "/mnt/target/usr/share/misc/", "/mnt/target/usr/share/hwdata/"}
+var idFiles = []string{"/usr/share/misc/", "/usr/share/hwdata/", "/usr/share/", "/var/lib/usbutils/", "/mnt/medium/boot/", "/mnt/target/usr/share/misc/", "/mnt/target/usr/share/hwdata/"}
 
 // readIDs reads the names for which wanted is true of the vendor, and all classes. Without a
 // list there are no names.
