@@ -296,18 +296,18 @@ func quoted(s string) string { return `"` + escaped(s, `"`) + `"` }
 
 // escaped writes bytes as zone files do: \ before special characters, \DDD for others.
 func escaped(s, special string) string {
-	var b strings.Builder
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '\\' || strings.IndexByte(special, c) >= 0:
-			b.WriteString(`\` + string(c))
-		case c < ' ' || c > '~':
-			fmt.Fprintf(&b, `\%03d`, c)
-		default:
-			b.WriteByte(c)
+	var out []byte
+	for _, c := range []byte(s) {
+		if c == '\\' || strings.IndexByte(special, c) >= 0 {
+			out = append(out, '\\')
+		}
+		if c >= ' ' && c <= '~' {
+			out = append(out, c)
+		} else {
+			out = fmt.Appendf(out, `\%03d`, c)
 		}
 	}
-	return b.String()
+	return string(out)
 }
 
 // dnsName is a name with its dots; the library has those inside labels as they are.

@@ -224,53 +224,63 @@ type sftpCommand struct {
 	run         func(d *dialog, a []string) error
 }
 
-func sftpCommands() []sftpCommand {
-	// each calls fn for what each pattern matches on the server.
-	each := func(verb string, fn func(d *dialog, p string) error) func(d *dialog, a []string) error {
-		return func(d *dialog, a []string) error {
-			var errs []error
-			for _, w := range a {
-				names, err := d.there.Glob(d.remote(w))
-				errs = append(errs, err)
-				for _, n := range names {
-					if err := fn(d, n); err != nil {
-						errs = append(errs, fmt.Errorf("%s %s: %s", verb, n, reason(err)))
-					}
+// sftpAction is what a command does with its words.
+type sftpAction = func(d *dialog, a []string) error
+
+// eachMatch calls fn for what each pattern matches on the server.
+func eachMatch(verb string, fn func(d *dialog, p string) error) sftpAction {
+	return func(d *dialog, a []string) error {
+		var errs []error
+		for _, w := range a {
+			names, err := d.there.Glob(d.remote(w))
+			errs = append(errs, err)
+			for _, n := range names {
+				if err := fn(d, n); err != nil {
+					errs = append(errs, fmt.Errorf("%s %s: %s", verb, n, reason(err)))
 				}
 			}
-			return errors.Join(errs...)
 		}
+		return errors.Join(errs...)
 	}
-	number := func(base int, change func(d *dialog, p string, n uint64) error) func(d *dialog, a []string) error {
-		return func(d *dialog, a []string) error {
-			n, err := strconv.ParseUint(a[0], base, 31)
-			if err != nil {
-				return said("You must supply a numeric argument to the command.")
-			}
-			return each("remote setstat", func(d *dialog, p string) error { return change(d, p, n) })(d, a[1:])
+}
+
+// numbered reads a number and changes what the patterns behind it match.
+func numbered(base int, change func(d *dialog, p string, n uint64) error) sftpAction {
+	return func(d *dialog, a []string) error {
+		n, err := strconv.ParseUint(a[0], base, 31)
+		if err != nil {
+			return said("You must supply a numeric argument to the command.")
 		}
+		return eachMatch("remote setstat", func(d *dialog, p string) error { return change(d, p, n) })(d, a[1:])
 	}
-	owner := func(group bool) func(d *dialog, p string, n uint64) error {
-		return func(d *dialog, p string, n uint64) error {
-			st, err := d.there.Stat(p)
-			if err != nil {
-				return err
-			}
-			old := st.Sys().(*sftp.FileStat)
-			if group {
-				return d.there.Chown(p, int(old.UID), int(n))
-			}
-			return d.there.Chown(p, int(n), int(old.GID))
+}
+
+// owner changes one of the two owners of a file.
+func owner(group bool) func(d *dialog, p string, n uint64) error {
+	return func(d *dialog, p string, n uint64) error {
+		st, err := d.there.Stat(p)
+		if err != nil {
+			return err
 		}
-	}
-	two := func(verb string, fn func(d *dialog, a, b string) error) func(d *dialog, a []string) error {
-		return func(d *dialog, a []string) error {
-			if err := fn(d, plain(a[0]), plain(a[1])); err != nil {
-				return fmt.Errorf("%s %s to %s: %s", verb, a[0], a[1], reason(err))
-			}
-			return nil
+		old := st.Sys().(*sftp.FileStat)
+		if group {
+			return d.there.Chown(p, int(old.UID), int(n))
 		}
+		return d.there.Chown(p, int(n), int(old.GID))
 	}
+}
+
+// twoPaths calls fn with an old and a new path.
+func twoPaths(verb string, fn func(d *dialog, a, b string) error) sftpAction {
+	return func(d *dialog, a []string) error {
+		if err := fn(d, plain(a[0]), plain(a[1])); err != nil {
+			return fmt.Errorf("%s %s to %s: %s", verb, a[0], a[1], reason(err))
+		}
+		return nil
+	}
+}
+
+func sftpCommands() []sftpCommand {
 	end := func(*dialog, []string) error { return io.EOF }
 	return []sftpCommand{
 		{"bye quit exit", 0, 0, "", end},
@@ -298,25 +308,25 @@ func sftpCommands() []sftpCommand {
 			}
 			return nil
 		}},
-		{"rm delete", 1, -1, "PATH", each("remote delete", func(d *dialog, p string) error {
+		{"rm delete", 1, -1, "PATH", eachMatch("remote delete", func(d *dialog, p string) error {
 			d.Printf("Removing %s\n", printable.Clean(p))
 			return d.there.Remove(p)
 		})},
-		{"rmdir", 1, -1, "PATH", each("remote rmdir", func(d *dialog, p string) error { return d.there.RemoveDirectory(p) })},
-		{"rename mv", 2, 2, "OLD NEW", two("remote rename", func(d *dialog, a, b string) error { return d.there.PosixRename(d.remote(a), d.remote(b)) })},
+		{"rmdir", 1, -1, "PATH", eachMatch("remote rmdir", func(d *dialog, p string) error { return d.there.RemoveDirectory(p) })},
+		{"rename mv", 2, 2, "OLD NEW", twoPaths("remote rename", func(d *dialog, a, b string) error { return d.there.PosixRename(d.remote(a), d.remote(b)) })},
 		{"ln", 2, 3, "[-s] OLD NEW", func(d *dialog, a []string) error {
 			if len(a) == 3 && a[0] == "-s" {
-				return two("remote symlink", func(d *dialog, a, b string) error { return d.there.Symlink(a, d.remote(b)) })(d, a[1:])
+				return twoPaths("remote symlink", func(d *dialog, a, b string) error { return d.there.Symlink(a, d.remote(b)) })(d, a[1:])
 			}
-			return two("remote link", func(d *dialog, a, b string) error { return d.there.Link(d.remote(a), d.remote(b)) })(d, a)
+			return twoPaths("remote link", func(d *dialog, a, b string) error { return d.there.Link(d.remote(a), d.remote(b)) })(d, a)
 		}},
-		{"symlink", 2, 2, "OLD NEW", two("remote symlink", func(d *dialog, a, b string) error { return d.there.Symlink(a, d.remote(b)) })},
-		{"chmod", 2, -1, "MODE PATH", number(8, func(d *dialog, p string, n uint64) error {
+		{"symlink", 2, 2, "OLD NEW", twoPaths("remote symlink", func(d *dialog, a, b string) error { return d.there.Symlink(a, d.remote(b)) })},
+		{"chmod", 2, -1, "MODE PATH", numbered(8, func(d *dialog, p string, n uint64) error {
 			d.Printf("Changing mode on %s\n", printable.Clean(p))
 			return d.there.Chmod(p, fs.FileMode(n&0o777)|fs.FileMode(n&0o6000)<<12|fs.FileMode(n&0o1000)<<11) // Go's bits
 		})},
-		{"chown", 2, -1, "UID PATH", number(10, owner(false))},
-		{"chgrp", 2, -1, "GID PATH", number(10, owner(true))},
+		{"chown", 2, -1, "UID PATH", numbered(10, owner(false))},
+		{"chgrp", 2, -1, "GID PATH", numbered(10, owner(true))},
 		{"df", 0, 1, "[PATH]", func(d *dialog, a []string) error {
 			v, err := d.there.StatVFS(d.remote(strings.Join(a, "")))
 			if err != nil {
