@@ -93,6 +93,7 @@ func setOf(t *testing.T, src string, is *layout.Layout, created time.Time, notCo
 // the exit status and what was printed to both.
 func mkcdrec(t *testing.T, stdout string, args ...string) (status int, out, errs string) {
 	t.Helper()
+	ownState(t)
 	dir := t.TempDir()
 	open := func(name string) *os.File {
 		t.Helper()

@@ -18,6 +18,15 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
+// ownState keeps the runs of a test out of this machine's record.
+func ownState(t *testing.T) {
+	t.Helper()
+	if stateDir == nightly.Dir {
+		stateDir = t.TempDir() + "/state"
+		t.Cleanup(func() { stateDir = nightly.Dir })
+	}
+}
+
 // setsHere makes sets of this machine in a directory, named by their ages in days.
 func setsHere(t *testing.T, ages map[string]int) string {
 	t.Helper()
@@ -84,8 +93,7 @@ func TestPrune(t *testing.T) {
 
 // TestStatusCommand: the exit statuses of Nagios, and the text file after good and failed runs.
 func TestStatusCommand(t *testing.T) {
-	stateDir = t.TempDir() + "/state"
-	t.Cleanup(func() { stateDir = nightly.Dir })
+	ownState(t)
 	is := func(want int, text string, args ...string) {
 		t.Helper()
 		if status, out, errs := mkcdrec(t, "", append([]string{"status"}, args...)...); status != want || !strings.Contains(out, text) || errs != "" {
