@@ -187,7 +187,7 @@ func (c *counter) member(a *layout.Array, dev string, size quantity.Size) []Rang
 	if a.Level == "linear" {
 		at := quantity.Size(0)
 		for _, m := range a.Members {
-			n := c.size(m.Device) - a.Data - a.Tail()
+			n := c.SizeOf(m.Device) - a.Data - a.Tail()
 			if m.Device == dev {
 				content = cut(content, at, min(length, n))
 				break
@@ -198,30 +198,6 @@ func (c *counter) member(a *layout.Array, dev string, size quantity.Size) []Rang
 		content = scale(content, a.Size, length)
 	}
 	return fill(shift(content, head), size, meta)
-}
-
-// size is that of a device of the layout, 0 for an unknown one.
-func (c *counter) size(dev string) quantity.Size {
-	if _, p := c.Partition(dev); p != nil {
-		return p.Size
-	}
-	if d := c.Disk(dev); d != nil {
-		return d.Size
-	}
-	if x := c.Crypt(dev); x != nil {
-		return x.Size
-	}
-	if a := c.Array(dev); a != nil {
-		return a.Size
-	}
-	if g := c.Group(dev); g != nil {
-		for _, v := range g.LVs {
-			if g.Name+"/"+v.Name == dev {
-				return v.Size
-			}
-		}
-	}
-	return 0
 }
 
 // settle gives what a restore does with the ranges of disks: the metadata of disks that it

@@ -1,6 +1,7 @@
 package coverage
 
 import (
+	"cmp"
 	"embed"
 	"fmt"
 	"html/template"
@@ -20,7 +21,7 @@ func (r *Report) Draw(w io.Writer) error {
 	var b strings.Builder
 	for i := range r.Disks {
 		d := &r.Disks[i]
-		wrap(&b, 0, 2, fmt.Sprintf("/dev/%s  %s  %s  serial %s", d.Name, d.Size, orNone(d.Model), orNone(d.Serial)))
+		wrap(&b, 0, 2, fmt.Sprintf("/dev/%s  %s  %s  serial %s", d.Name, d.Size, cmp.Or(d.Model, "none"), cmp.Or(d.Serial, "none")))
 		fmt.Fprintf(&b, "  [%s]\n", d.bar())
 		for _, s := range d.Sums {
 			fmt.Fprintf(&b, "  %c %-20s %10s  %5.1f %%\n", States[max(s.State.rank(), 0)].Letter, s.State.Name(), s.Size, percent(s.Size, d.Size))
@@ -71,13 +72,6 @@ func wrap(b *strings.Builder, first, next int, text string) {
 			return
 		}
 	}
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
 }
 
 func percent(n, of quantity.Size) float64 { return 100 * float64(n) / float64(max(of, 1)) }

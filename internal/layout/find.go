@@ -241,3 +241,27 @@ func (d *Disk) PartUUID(p *Partition) string {
 	}
 	return strings.ToLower(p.GUID)
 }
+
+// SizeOf is the size of a disk, a partition or what is made of them, 0 for an unknown device.
+func (l *Layout) SizeOf(dev string) quantity.Size {
+	if _, q := l.Partition(dev); q != nil {
+		return q.Size
+	}
+	if a := l.Array(dev); a != nil {
+		return a.Size
+	}
+	if c := l.Crypt(dev); c != nil {
+		return c.Size
+	}
+	if g := l.Group(dev); g != nil {
+		for _, v := range g.LVs {
+			if g.Name+"/"+v.Name == dev {
+				return v.Size
+			}
+		}
+	}
+	if d := l.Disk(dev); d != nil {
+		return d.Size
+	}
+	return 0
+}

@@ -185,7 +185,7 @@ func (f *fitter) exactly() error {
 func (f *fitter) crypts() {
 	for i := range f.l.Crypts {
 		c := &f.l.Crypts[i]
-		if size := (sizeOf(f.l, c.Device) - quantity.Size(c.LUKS.Offset)) / quantity.Size(c.LUKS.SectorSize) * quantity.Size(c.LUKS.SectorSize); !c.LUKS.Fixed && size > 0 {
+		if size := (f.l.SizeOf(c.Device) - quantity.Size(c.LUKS.Offset)) / quantity.Size(c.LUKS.SectorSize) * quantity.Size(c.LUKS.SectorSize); !c.LUKS.Fixed && size > 0 {
 			c.Size = size
 			f.setPV(c.Mapper(), size)
 		}
@@ -423,7 +423,7 @@ func (f *fitter) array(a *layout.Array) error {
 			}
 			changed = changed || !f.exact[d]
 		}
-		room := sizeOf(f.l, m) - a.Data - a.Tail()
+		room := f.l.SizeOf(m) - a.Data - a.Tail()
 		n := room / unit * unit
 		if n < a.Part && a.Part <= room {
 			n = a.Part // as it was: not less for being rounded

@@ -184,7 +184,7 @@ func (c *groupCheck) physical(l *layout.Layout, g *layout.VolumeGroup) {
 			continue
 		}
 		found[plain(g.PVs[i].UUID)] = true
-		if size := sizeOf(l, g.PVs[i].Device); start < 0 || n < 0 || quantity.Size(start+n*extent)*512 > size {
+		if size := l.SizeOf(g.PVs[i].Device); start < 0 || n < 0 || quantity.Size(start+n*extent)*512 > size {
 			c.bad("%d extents from sector %d on are more than %s has, which is %d bytes large", n, start, g.PVs[i].Device, int64(size))
 		}
 	}

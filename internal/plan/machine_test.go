@@ -240,13 +240,13 @@ func checkFit(t *testing.T, was, is *layout.Layout, exact bool) {
 	for i := range is.Filesystems {
 		f := &is.Filesystems[i]
 		for _, dev := range f.Devs() {
-			if size := sizeOf(is, dev); size < min(LeastOn(f), sizeOf(was, dev)) {
+			if size := is.SizeOf(dev); size < min(LeastOn(f), was.SizeOf(dev)) {
 				t.Errorf("%s has %s, needs %s", dev, size, LeastOn(f))
 			}
 		}
 	}
 	for _, c := range is.Crypts {
-		if size := sizeOf(is, c.Device); c.Size != size-quantity.Size(c.LUKS.Offset) {
+		if size := is.SizeOf(c.Device); c.Size != size-quantity.Size(c.LUKS.Offset) {
 			t.Errorf("%s has %s inside of %s", c.Name, c.Size, size)
 		}
 		for _, g := range is.VolumeGroup {

@@ -71,7 +71,7 @@ func Prepare(was *layout.Layout, have []layout.Present, w Wish) (*Draft, error) 
 }
 
 // SizeOf gives the size that a device of the layout gets, bytes.
-func (d *Draft) SizeOf(dev string) quantity.Size { return sizeOf(d.Layout, dev) }
+func (d *Draft) SizeOf(dev string) quantity.Size { return d.Layout.SizeOf(dev) }
 
 // Plan gives the steps.
 func (d *Draft) Plan() (*Plan, error) {

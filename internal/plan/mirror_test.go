@@ -36,7 +36,7 @@ func TestMirror(t *testing.T) {
 					}
 				}
 			})
-			if len(old) != 1 || sizeOf(was, old[0]) != a.Size || strings.Join(l.DisksUnder(a.Name), " ") != "sda sda-mirror" {
+			if len(old) != 1 || was.SizeOf(old[0]) != a.Size || strings.Join(l.DisksUnder(a.Name), " ") != "sda sda-mirror" {
 				t.Errorf("%s: %+v was %v", label, a, old)
 			}
 		}
@@ -105,7 +105,7 @@ func TestMirrorImage(t *testing.T) {
 			t.Errorf("%s: %v", size, err)
 		}
 		for _, a := range is.Arrays {
-			if a.Part%quantity.KiB != 0 || a.Size != a.Part || a.Part+a.Data > sizeOf(is, a.Members[0].Device) {
+			if a.Part%quantity.KiB != 0 || a.Size != a.Part || a.Part+a.Data > is.SizeOf(a.Members[0].Device) {
 				t.Errorf("%s: mdadm can't make %+v", size, a)
 			}
 		}

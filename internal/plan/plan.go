@@ -199,7 +199,7 @@ func newPlan(want *layout.Layout, m Mapping, r raw) (*Plan, error) {
 		if !ok || m.File == "" {
 			continue
 		}
-		if size := sizeOf(want, m.Device); size < m.Size {
+		if size := want.SizeOf(m.Device); size < m.Size {
 			return nil, refuse("%s was saved block by block, and needs the %s that it had; it would get %s", m.Device, m.Size, size)
 		}
 		p.putImage(want, m, dev)
@@ -214,7 +214,7 @@ func (p *Plan) Copied(dev string) bool { return p.raw.blocks[dev] != "" }
 
 // putImage adds the step that writes a device block by block.
 func (p *Plan) putImage(want *layout.Layout, m *layout.Image, dev string) {
-	s := &PutImage{Device: dev, Image: m, How: p.raw.blocks[m.Device], Size: sizeOf(want, m.Device)}
+	s := &PutImage{Device: dev, Image: m, How: p.raw.blocks[m.Device], Size: want.SizeOf(m.Device)}
 	if _, q := want.Partition(m.Device); q != nil {
 		s.Start = q.Start
 	}
@@ -398,36 +398,12 @@ func (p *Plan) array(a *layout.Array) error {
 	return nil
 }
 
-// sizeOf is the size of the device that carries a file system.
-func sizeOf(l *layout.Layout, dev string) quantity.Size {
-	if _, q := l.Partition(dev); q != nil {
-		return q.Size
-	}
-	if a := l.Array(dev); a != nil {
-		return a.Size
-	}
-	if c := l.Crypt(dev); c != nil {
-		return c.Size
-	}
-	if g := l.Group(dev); g != nil {
-		for _, v := range g.LVs {
-			if g.Name+"/"+v.Name == dev {
-				return v.Size
-			}
-		}
-	}
-	if d := l.Disk(dev); d != nil {
-		return d.Size
-	}
-	return 0
-}
-
 // SizeOf is the size of a device of this machine once the plan was carried out, 0 for
 // one that is not the plan's.
 func (p *Plan) SizeOf(dev string) quantity.Size {
 	for old, to := range p.Devices {
 		if to == dev {
-			return sizeOf(p.Layout, old)
+			return p.Layout.SizeOf(old)
 		}
 	}
 	return 0
@@ -439,18 +415,18 @@ func (p *Plan) filesystem(want *layout.Layout, f *layout.Filesystem) error {
 		return nil
 	}
 	if p.raw.blocks[f.Device] != "" {
-		if size := sizeOf(want, f.Device); size < f.Size {
+		if size := want.SizeOf(f.Device); size < f.Size {
 			return refuse("%s cannot be copied block by block: its file system has %s, and it would get %s", f.Device, f.Size, size)
 		}
 		p.putImage(want, &layout.Image{Device: f.Device, Type: f.Type, UUID: f.UUID, Label: f.Label, Size: f.Size, File: f.Device}, dev)
 		return nil
 	}
 	for _, d := range f.Devs() {
-		if least, size := mkfsLeast(f), sizeOf(want, d); size < least {
+		if least, size := mkfsLeast(f), want.SizeOf(d); size < least {
 			return refuse("%s is too small for %s: its program makes none on less than %s, and there are %s", d, f.Type, least, size)
 		}
 	}
-	run, err := commands.Mkfs(f, "/dev/"+dev, sizeOf(want, f.Device))
+	run, err := commands.Mkfs(f, "/dev/"+dev, want.SizeOf(f.Device))
 	if err != nil {
 		return err
 	}
@@ -503,7 +479,7 @@ func (p *Plan) mounts(want *layout.Layout) {
 	grown := map[string]bool{}
 	for _, s := range steps {
 		p.Steps = append(p.Steps, s)
-		if size := sizeOf(want, s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size+quantity.MiB && fstype.Of(s.FS.Type).Grow != nil && !grown[s.Device] {
+		if size := want.SizeOf(s.FS.Device); p.raw.blocks[s.FS.Device] != "" && size > s.FS.Size+quantity.MiB && fstype.Of(s.FS.Type).Grow != nil && !grown[s.Device] {
 			grown[s.Device] = true
 			p.Steps = append(p.Steps, &GrowFS{Device: s.Device, FS: s.FS, Mount: s.Mount, Size: size})
 		}

@@ -63,7 +63,7 @@ func toSector(l *layout.Layout, d *layout.Disk, sector quantity.Size) {
 			continue
 		}
 		if t := fstype.Of(f.Type); t.ToSector != nil {
-			t.ToSector(&f.Geometry, int64(sector), int64(sizeOf(l, f.Device)))
+			t.ToSector(&f.Geometry, int64(sector), int64(l.SizeOf(f.Device)))
 		}
 	}
 	if d.Table != nil { // what is too small for the new table is not taken

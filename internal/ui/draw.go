@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"reflect"
@@ -14,10 +15,10 @@ import (
 
 // DrawLayout draws disks as bars with what is on them, then groups and boot.
 func DrawLayout(w io.Writer, l *layout.Layout) {
-	put(w, "%s, kernel %s, %s firmware, boot loader %s\n", l.Hostname, l.Kernel.Release, l.Boot.Firmware, orNone(l.Boot.Loader))
+	put(w, "%s, kernel %s, %s firmware, boot loader %s\n", l.Hostname, l.Kernel.Release, l.Boot.Firmware, cmp.Or(l.Boot.Loader, "none"))
 	for i := range l.Disks {
 		d := &l.Disks[i]
-		put(w, "\n/dev/%s  %s  %s  serial %s\n", d.Name, d.Size, orNone(d.Model), orNone(d.Serial))
+		put(w, "\n/dev/%s  %s  %s  serial %s\n", d.Name, d.Size, cmp.Or(d.Model, "none"), cmp.Or(d.Serial, "none"))
 		drawDisk(w, l, d)
 	}
 	for _, g := range l.VolumeGroup {
@@ -58,13 +59,6 @@ func put(w io.Writer, format string, args ...any) {
 		}
 	}
 	fmt.Fprintf(w, format, args...)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
 }
 
 // holds describes what is on a device.
@@ -202,7 +196,7 @@ func DrawPlan(w io.Writer, p *plan.Plan, was *layout.Layout) {
 		if serial == "" {
 			serial = "none"
 		}
-		put(w, "\n  /dev/%s  %s  %s  serial number %s\n", d.New.Name, d.New.Size, orNone(d.New.Model), serial)
+		put(w, "\n  /dev/%s  %s  %s  serial number %s\n", d.New.Name, d.New.Size, cmp.Or(d.New.Model, "none"), serial)
 		put(w, "    now:  %s\n    then: %s, as /dev/%s was\n", d.Now, d.Then, d.Old)
 		if old := l.Disk(d.Old); old != nil {
 			o := *old
