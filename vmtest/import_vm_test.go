@@ -75,7 +75,7 @@ func TestImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Somebody pulls out the stick while the serial number is asked for.
-	if _, err := must(vm, "mkdir /stick && mount -t ext4 -o ro /dev/sda /stick", bootLimit); err != nil {
+	if _, err := must(vm, "dmesg -n 7 && mkdir /stick && mount -t ext4 -o ro /dev/sda /stick", bootLimit); err != nil {
 		t.Fatal(err)
 	}
 	if err := vm.Send("restore /stick/v1 /stick/v2; echo ended=$?\n"); err != nil {
