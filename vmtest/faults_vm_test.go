@@ -354,7 +354,7 @@ func faultsRestore(ctx context.Context, t *testing.T, r *circle) {
 	f.want(1, "restore mount /dev/vdx", "there is no such disk")
 	f.want(2, "restore mount --disks /mnt/set", "one set, or disks")
 	t.Log("tools of a repairer")
-	f.want(0, "echo $BASH_VERSION | grep ^5 && head -c 14 /usr/bin/less && less --version && test $(wc -c < /usr/bin/less) -gt 99999 && less /etc/hostname | cat", "#!/bbin/comfort", "less 590", "rescue-")
+	f.want(0, "echo $BASH_VERSION | grep ^5 && head -c 15 /usr/bin/less && less --version && test $(wc -c < /usr/bin/less) -gt 99999 && less /etc/hostname | cat", "#!/bbin/comfort", "less 590", "rescue-")
 	f.want(0, "mount -o bind /dev/null /mnt/medium/boot/comfort.img && diff --version; umount /mnt/medium/boot/comfort.img; diff --version", "diff (GNU diffutils)")
 	f.want(0, "/bbin/help | grep -q 'restore mount' && test $(/bbin/help | wc -l) -le 25")
 	f.want(0, "/bbin/top -n 1 | grep -q init && keymap dump > /tmp/k && sed 's/^{/{ /' /tmp/k > /tmp/k2 && keymap load /tmp/k2 && keymap dump > /tmp/k3 && cmp /tmp/k3 /tmp/k")
