@@ -3,9 +3,7 @@ package shell
 import (
 	"bytes"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"testing"
 )
 
@@ -15,11 +13,6 @@ func TestMain(m *testing.M) {
 		os.Exit(Main(nil, os.Stdin, os.Stdout, os.Stderr, func(name string) []string {
 			return map[string][]string{"tool": {"-a", "--all", "--width="}}[name]
 		}))
-	}
-	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
-		if signal.Ignored(s) { // by what runs the tests in the background; programs inherit that
-			signal.Notify(make(chan os.Signal, 1), s)
-		}
 	}
 	os.Exit(m.Run())
 }

@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
-
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/ptytest"
 )
 
 // sample is a command with all kinds of options and words.
@@ -181,43 +180,14 @@ func TestZsh(t *testing.T) {
 	dir, script := place(t, "zsh")
 	cmd := exec.Command("zsh", "-f", "-i")
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TERM=dumb", "ZDOTDIR="+dir, "HOME="+dir)
-	p, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 50, Cols: 200})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	defer cmd.Process.Kill()
-	got := make(chan string, 100)
-	go func() {
-		b := make([]byte, 4096)
-		for {
-			n, err := p.Read(b)
-			if err != nil {
-				return
-			}
-			got <- string(b[:n])
-		}
-	}()
-	seen := ""
-	wait := func(re string) {
-		t.Helper()
-		for end := time.After(30 * time.Second); !regexp.MustCompile(re).MatchString(seen); {
-			select {
-			case s := <-got:
-				seen += s
-			case <-end:
-				t.Fatalf("no %q in %q", re, seen)
-			}
-		}
-	}
-	fmt.Fprintf(p, "PS1='> ' RPS1= ; unsetopt zle_bracketed_paste; autoload -U compinit; compinit -D -u; . %s; tool() { print -r -- \"<$*>\" }; echo ready$((1+1))\n", script)
-	wait("ready2")
+	x := ptytest.Start(t, cmd, 50, 200)
+	x.Keys(fmt.Sprintf("PS1='> ' RPS1= ; unsetopt zle_bracketed_paste; autoload -U compinit; compinit -D -u; . %s; tool() { print -r -- \"<$*>\" }; echo ready$((1+1))\n", script))
+	x.Match("ready2")
 	for _, c := range completions {
-		seen = ""
-		fmt.Fprintf(p, "%s\t", c.line)
+		x.Keys(c.line + "\t")
 		time.Sleep(300 * time.Millisecond)
-		fmt.Fprint(p, "\n")
+		x.Keys("\n")
 		fields := strings.Fields(c.line)
-		wait("<" + regexp.QuoteMeta(strings.TrimPrefix(strings.Join(fields[:len(fields)-1], " ")+" ", "tool ")+c.want) + "/?>")
+		x.Match("<" + regexp.QuoteMeta(strings.TrimPrefix(strings.Join(fields[:len(fields)-1], " ")+" ", "tool ")+c.want) + "/?>")
 	}
 }

@@ -13,13 +13,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/mkcdrec/mkcdrec/internal/ptytest"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
@@ -371,73 +370,28 @@ sftp -P 1 root@127.0.0.1`), "\n") {
 	}
 }
 
-// console is a program on a terminal.
+// console is a program on a terminal that asks questions.
 type console struct {
-	t    *testing.T
-	f    *os.File
-	mu   sync.Mutex
-	text strings.Builder
-	cmd  *exec.Cmd
-	seen int
+	*ptytest.Terminal
+	t *testing.T
 }
 
 func onTerminal(t *testing.T, c *exec.Cmd) *console {
 	t.Helper()
-	f, err := pty.StartWithSize(c, &pty.Winsize{Rows: 33, Cols: 101})
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := &console{t: t, f: f, cmd: c}
-	go func() {
-		b := make([]byte, 4096)
-		for {
-			n, err := f.Read(b)
-			x.mu.Lock()
-			x.text.Write(b[:n])
-			x.mu.Unlock()
-			if err != nil {
-				return
-			}
-		}
-	}()
-	t.Cleanup(func() { c.Process.Kill(); f.Close() })
-	return x
-}
-
-func (x *console) said() string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.text.String()
-}
-
-// expect waits until the program prints a text, behind those that were expected before.
-func (x *console) expect(want string) {
-	x.t.Helper()
-	for range 1500 {
-		s := x.said()
-		if i := strings.Index(s[x.seen:], want); i >= 0 {
-			x.seen += i + len(want)
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	x.t.Fatalf("the program printed %q; want %q", x.said(), want)
+	return &console{ptytest.Start(t, c, 33, 101), t}
 }
 
 func (x *console) answer(question, text string) {
 	x.t.Helper()
-	x.expect(question)
+	x.Want(question)
 	time.Sleep(100 * time.Millisecond) // until the echo is off
-	if _, err := io.WriteString(x.f, text); err != nil {
-		x.t.Fatal(err)
-	}
+	x.Keys(text)
 }
 
 func (x *console) ends(status int) {
 	x.t.Helper()
-	_ = x.cmd.Wait() // the state tells
-	if got := x.cmd.ProcessState.ExitCode(); got != status {
-		x.t.Errorf("%v = %d; want %d\n%s", x.cmd.Args, got, status, x.said())
+	if got := x.Ended(); got != status {
+		x.t.Errorf("%v = %d; want %d\n%s", x.Cmd.Args, got, status, x.Text())
 	}
 }
 
@@ -452,44 +406,42 @@ func TestShell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.expect("authenticity of host '[127.0.0.1]:" + s.port)
-	x.expect(ssh.FingerprintSHA256(pub))
+	x.Want("authenticity of host '[127.0.0.1]:" + s.port)
+	x.Want(ssh.FingerprintSHA256(pub))
 	x.answer("(yes/no/[fingerprint])? ", "maybe\n")
 	x.answer("Please type 'yes', 'no' or the fingerprint: ", "yes\n")
-	x.expect("Permanently added")
+	x.Want("Permanently added")
 	time.Sleep(300 * time.Millisecond)
-	io.WriteString(x.f, "stty size; tty; echo $((40+2))\r")
-	x.expect("33 101")
-	x.expect("/dev/pts/")
-	x.expect("42")
-	if err := pty.Setsize(x.f, &pty.Winsize{Rows: 20, Cols: 70}); err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i < 50 && !strings.Contains(x.said(), "20 70"); i++ { // the server is told a moment later
-		io.WriteString(x.f, "stty size\r")
+	x.Keys("stty size; tty; echo $((40+2))\r")
+	x.Want("33 101")
+	x.Want("/dev/pts/")
+	x.Want("42")
+	x.Resize(20, 70)
+	for i := 0; i < 50 && !strings.Contains(x.Text(), "20 70"); i++ { // the server is told a moment later
+		x.Keys("stty size\r")
 		time.Sleep(200 * time.Millisecond)
 	}
-	x.expect("20 70")
-	io.WriteString(x.f, "echo begun; sleep 100\r")
-	x.expect("begun\r\n")
+	x.Want("20 70")
+	x.Keys("echo begun; sleep 100\r")
+	x.Want("begun\r\n")
 	time.Sleep(200 * time.Millisecond)
-	io.WriteString(x.f, "\x03") // interrupts what runs there
+	x.Keys("\x03") // interrupts what runs there
 	time.Sleep(100 * time.Millisecond)
-	io.WriteString(x.f, "exit 5\r")
-	x.expect("Connection to 127.0.0.1 closed.")
+	x.Keys("exit 5\r")
+	x.Want("Connection to 127.0.0.1 closed.")
 	x.ends(5)
 
 	x = onTerminal(t, tool(home, "ssh", args...)) // the key is known
 	time.Sleep(500 * time.Millisecond)
-	io.WriteString(x.f, "\r~~x\r~.")
+	x.Keys("\r~~x\r~.")
 	x.ends(255)
-	if strings.Contains(x.said(), "authenticity") {
-		t.Errorf("asked twice: %s", x.said())
+	if strings.Contains(x.Text(), "authenticity") {
+		t.Errorf("asked twice: %s", x.Text())
 	}
 
 	x = onTerminal(t, tool(t.TempDir(), "ssh", append(args, "true")...))
 	x.answer("(yes/no/[fingerprint])? ", "no\n")
-	x.expect("Host key verification failed.")
+	x.Want("Host key verification failed.")
 	x.ends(255)
 
 	keygen(t, s.dir+"/other")

@@ -85,20 +85,20 @@ func TestPassword(t *testing.T) {
 		return append(append([]string{"-o", "StrictHostKeyChecking=no", "-p", port}, more...), "me@127.0.0.1", "x")
 	}
 	x := onTerminal(t, tool(t.TempDir(), "ssh", args(password)...))
-	x.expect(`a banner\x1b[2J`)
+	x.Want(`a banner\x1b[2J`)
 	x.answer("me@127.0.0.1's password: ", "wrong\n")
-	x.expect("Permission denied, please try again.")
+	x.Want("Permission denied, please try again.")
 	x.answer("me@127.0.0.1's password: ", "right\n")
-	x.expect("logged in")
+	x.Want("logged in")
 	x.ends(4)
-	if strings.Contains(x.said(), "right") || strings.Contains(x.said(), "wrong") {
-		t.Errorf("the password is shown: %q", x.said())
+	if strings.Contains(x.Text(), "right") || strings.Contains(x.Text(), "wrong") {
+		t.Errorf("the password is shown: %q", x.Text())
 	}
 	x = onTerminal(t, tool(t.TempDir(), "ssh", args(password)...))
 	for range 3 {
 		x.answer("password: ", "wrong\n")
 	}
-	x.expect("me@127.0.0.1: Permission denied (password).")
+	x.Want("me@127.0.0.1: Permission denied (password).")
 	x.ends(255)
 	x = onTerminal(t, tool(t.TempDir(), "ssh", args(password)...))
 	x.answer("password: ", "\x03")
@@ -119,10 +119,10 @@ func TestPassword(t *testing.T) {
 		return nil, nil
 	}})
 	x = onTerminal(t, tool(t.TempDir(), "ssh", args(question)...))
-	x.expect("Two questions")
+	x.Want("Two questions")
 	x.answer("(me@127.0.0.1) Name: ", "n\n")
 	x.answer("(me@127.0.0.1) Code: ", "c\n")
-	x.expect("logged in")
+	x.Want("logged in")
 	x.ends(4)
 
 	_, key, err := ed25519.GenerateKey(rand.Reader)
@@ -152,19 +152,19 @@ func TestPassword(t *testing.T) {
 	x = onTerminal(t, tool(home, "ssh", args(either)...))
 	x.answer("Enter passphrase for key '"+home+"/.ssh/id_ed25519': ", "wrong\n")
 	x.answer("Bad passphrase, try again for "+home+"/.ssh/id_ed25519: ", "phrase\n")
-	x.expect("logged in")
+	x.Want("logged in")
 	x.ends(4)
 	x = onTerminal(t, tool(home, "ssh", args(either)...)) // no passphrase, and the password then
 	x.answer("Enter passphrase for key", "\n")
 	x.answer("password: ", "right\n")
-	x.expect("logged in")
+	x.Want("logged in")
 	x.ends(4)
 	// The passphrase is only asked for if the server takes the key.
 	x = onTerminal(t, tool(home, "ssh", args(password)...))
 	x.answer("password: ", "right\n")
 	x.ends(4)
-	if strings.Contains(x.said(), "passphrase") {
-		t.Errorf("the passphrase was asked for: %s", x.said())
+	if strings.Contains(x.Text(), "passphrase") {
+		t.Errorf("the passphrase was asked for: %s", x.Text())
 	}
 }
 

@@ -386,10 +386,10 @@ func TestPasswordOfURL(t *testing.T) {
 	t.Cleanup(s.Close)
 	x := onTerminal(t, tool(t.TempDir(), "curl", "-s", "-u", "me", s.URL+"/auth"))
 	x.answer("Enter host password for user 'me':", "secret\n")
-	x.expect("yes")
+	x.Want("yes")
 	x.ends(0)
 	x = onTerminal(t, tool(t.TempDir(), "wget", "-qO-", "--user", "me", "--ask-password", s.URL+"/auth"))
 	x.answer("Password for user 'me': ", "secret\n")
-	x.expect("yes")
+	x.Want("yes")
 	x.ends(0)
 }

@@ -4,16 +4,13 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
-	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
-
+	"github.com/mkcdrec/mkcdrec/internal/ptytest"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
@@ -23,22 +20,7 @@ func TestMain(m *testing.M) {
 		i := slices.IndexFunc(Commands(), func(c tools.Command) bool { return c.Name == os.Args[2] })
 		os.Exit(tools.Main(Commands()[i], os.Args[3:]))
 	}
-	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
-		if signal.Ignored(s) { // by what runs the tests in the background; programs inherit that
-			signal.Notify(make(chan os.Signal, 1), s)
-		}
-	}
 	os.Exit(m.Run())
-}
-
-// terminal is a client on a terminal.
-type terminal struct {
-	t    *testing.T
-	pty  *os.File
-	cmd  *exec.Cmd
-	mu   sync.Mutex
-	seen bytes.Buffer
-	done chan struct{}
 }
 
 func command(dir string, args ...string) *exec.Cmd {
@@ -47,65 +29,9 @@ func command(dir string, args ...string) *exec.Cmd {
 	return c
 }
 
-func start(t *testing.T, dir string, args ...string) *terminal {
+func start(t *testing.T, dir string, args ...string) *ptytest.Terminal {
 	t.Helper()
-	c := command(dir, args...)
-	p, err := pty.StartWithSize(c, &pty.Winsize{Rows: 30, Cols: 90})
-	if err != nil {
-		t.Fatal(err)
-	}
-	x := &terminal{t: t, pty: p, cmd: c, done: make(chan struct{})}
-	go func() {
-		b := make([]byte, 4096)
-		for {
-			n, err := p.Read(b)
-			x.mu.Lock()
-			x.seen.Write(b[:n])
-			x.mu.Unlock()
-			if err != nil {
-				_ = c.Wait() // the state tells
-				close(x.done)
-				return
-			}
-		}
-	}()
-	t.Cleanup(func() { c.Process.Kill(); p.Close() })
-	return x
-}
-
-func (x *terminal) text() string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.seen.String()
-}
-
-func (x *terminal) want(text string) {
-	x.t.Helper()
-	for range 500 {
-		if strings.Contains(x.text(), text) {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	x.t.Fatalf("the terminal shows %q; want %q", x.text(), text)
-}
-
-func (x *terminal) keys(s string) {
-	x.t.Helper()
-	if _, err := x.pty.WriteString(s); err != nil {
-		x.t.Fatal(err)
-	}
-}
-
-// ended waits for the end of the client, and gives its status.
-func (x *terminal) ended() int {
-	x.t.Helper()
-	select {
-	case <-x.done:
-	case <-time.After(10 * time.Second):
-		x.t.Fatalf("the client does not end; it shows %q", x.text())
-	}
-	return x.cmd.ProcessState.ExitCode()
+	return ptytest.Start(t, command(dir, args...), 30, 90)
 }
 
 func output(t *testing.T, dir string, args ...string) (string, int) {
@@ -124,19 +50,19 @@ func TestSession(t *testing.T) {
 	}
 	defer output(t, dir, "session", "-X", "-S", "one", "quit")
 	a := start(t, dir, "session", "-S", "one")
-	a.want("$ ")
-	a.keys("X=7; echo a$((1+1))b; stty size\n")
-	a.want("a2b")
-	a.want("30 90")
+	a.Shows("$ ")
+	a.Keys("X=7; echo a$((1+1))b; stty size\n")
+	a.Shows("a2b")
+	a.Shows("30 90")
 	if out, rc := output(t, dir, "screen", "-ls"); rc != 0 || !strings.Contains(out, ".one\t(") || !strings.Contains(out, "(Attached)\n1 Socket in "+dir) {
 		t.Errorf("screen -ls = %d, %q", rc, out)
 	}
 	if out, rc := output(t, dir, "session", "-r"); rc == 0 || !strings.Contains(out, "terminal") && !strings.Contains(out, "no session to attach") {
 		t.Errorf("a second -r = %d, %q; want a refusal", rc, out)
 	}
-	a.keys("\x01d")
-	if rc := a.ended(); rc != 0 || !strings.Contains(a.text(), "[detached from ") {
-		t.Errorf("detached: %d, %q", rc, a.text())
+	a.Keys("\x01d")
+	if rc := a.Ended(); rc != 0 || !strings.Contains(a.Text(), "[detached from ") {
+		t.Errorf("detached: %d, %q", rc, a.Text())
 	}
 	out, tries := "", 0
 	for ; !strings.Contains(out, "(Detached)") && tries < 50; tries++ {
@@ -147,35 +73,33 @@ func TestSession(t *testing.T) {
 	}
 
 	b := start(t, dir, "session", "-r", "one")
-	b.want("a2b") // from before
-	b.keys("echo v$X; read Y; echo w$Y\n")
-	b.want("v7")
-	if err := b.cmd.Process.Signal(syscall.SIGHUP); err != nil { // the line breaks
+	b.Shows("a2b") // from before
+	b.Keys("echo v$X; read Y; echo w$Y\n")
+	b.Shows("v7")
+	if err := b.Cmd.Process.Signal(syscall.SIGHUP); err != nil { // the line breaks
 		t.Fatal(err)
 	}
-	b.ended()
+	b.Ended()
 
 	c := start(t, dir, "session", "-r")
-	c.want("v7")
-	c.keys("typed\n")
-	c.want("wtyped")
-	if err := pty.Setsize(c.pty, &pty.Winsize{Rows: 11, Cols: 44}); err != nil {
-		t.Fatal(err)
-	}
+	c.Shows("v7")
+	c.Keys("typed\n")
+	c.Shows("wtyped")
+	c.Resize(11, 44)
 	time.Sleep(300 * time.Millisecond)
-	c.keys("stty size; printf '\\001' | od -An -c; cat | od -An -c\n")
-	c.want("11 44")
-	c.keys("\x01a\n\x04") // the key itself
-	c.want("001  \\n")
+	c.Keys("stty size; printf '\\001' | od -An -c; cat | od -An -c\n")
+	c.Shows("11 44")
+	c.Keys("\x01a\n\x04") // the key itself
+	c.Shows("001  \\n")
 
 	d := start(t, dir, "session", "-d", "-r", "one")
-	d.want("11 44")
-	if rc := c.ended(); rc != 0 || !strings.Contains(c.text(), "[detached by another client]") {
-		t.Errorf("taken over: %d, %q", rc, c.text())
+	d.Shows("11 44")
+	if rc := c.Ended(); rc != 0 || !strings.Contains(c.Text(), "[detached by another client]") {
+		t.Errorf("taken over: %d, %q", rc, c.Text())
 	}
-	d.keys("exit 3\n")
-	if rc := d.ended(); rc != 3 || !strings.Contains(d.text(), "[screen is terminating]") {
-		t.Errorf("ended: %d, %q; want 3", rc, d.text())
+	d.Keys("exit 3\n")
+	if rc := d.Ended(); rc != 3 || !strings.Contains(d.Text(), "[screen is terminating]") {
+		t.Errorf("ended: %d, %q; want 3", rc, d.Text())
 	}
 	for range 100 {
 		if out, rc := output(t, dir, "session", "-ls"); rc == 1 && strings.HasPrefix(out, "No Sockets found in "+dir) {
