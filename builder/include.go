@@ -9,6 +9,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // included is a path of the configuration's include, and the mount that has it.
@@ -25,7 +26,7 @@ func (p *Plan) include(c *Config) {
 		}
 		real, err := filepath.EvalSymlinks(name)
 		if err != nil {
-			p.NotCovered = append(p.NotCovered, fmt.Sprintf("include: %s: %v", name, errors.Unwrap(err)))
+			p.NotCovered = append(p.NotCovered, fmt.Sprintf("include: %s: %v", name, err))
 			continue
 		}
 		if p.included = append(p.included, included{real, p.mountOf(real)}); real != name {
@@ -35,10 +36,25 @@ func (p *Plan) include(c *Config) {
 			p.NotCovered = append(p.NotCovered, fmt.Sprintf("include: %s: it is on %s (%s), which can't be saved", name, over.Path, over.Type))
 		}
 	}
+	p.unmounted(c)
 	slices.SortFunc(p.included, func(a, b included) int { return strings.Compare(a.path, b.path) })
 	p.includeRule = layout.ByInclude + "only " + strings.Join(c.Include[:min(len(c.Include), 5)], ", ")
 	if len(c.Include) > 5 {
 		p.includeRule += ", ..."
+	}
+}
+
+// unmounted reports places of included files where fstab has a file system that is not mounted:
+// the rule for what is not included must not hide that.
+func (p *Plan) unmounted(c *Config) {
+	for _, e := range sysconf.ParseFstab(p.Layout.Fstab).Entries {
+		at := e.Path()
+		if !filepath.IsAbs(at) || e.Swap() || e.NoAuto() || c.excludes(at) != "" || p.mountOf(at) == at ||
+			slices.ContainsFunc(p.mounts, func(m probe.MountInfo) bool { return m.Path == at }) ||
+			!slices.ContainsFunc(p.included, func(i included) bool { return layout.Below(i.path, at) || layout.Below(at, i.path) }) {
+			continue
+		}
+		p.NotCovered = append(p.NotCovered, fmt.Sprintf("include: %s: fstab has %s there, and it is not mounted", at, e.Spec))
 	}
 }
 

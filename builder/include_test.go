@@ -87,6 +87,21 @@ func TestInclude(t *testing.T) {
 	if _, err := NewPlan(&Config{Include: []string{"/no/such/path"}}, fresh(), nil, ""); err == nil || !strings.Contains(err.Error(), "/no/such/path") {
 		t.Errorf("NewPlan(nothing) = %v; want an error", err)
 	}
+	// A file system of fstab that is not mounted is named, unless nothing of it is wanted.
+	for line, lacks := range map[string]bool{
+		"/dev/vdx1 " + root + "/srv/a ext4 defaults 0 2": true, "/dev/vdx1 " + root + "/usr ext4 defaults 0 2": false, "/dev/vdx1 " + root + "/srv/a ext4 noauto 0 2": false,
+		"/dev/vdd1 " + root + " ext4 defaults 0 1": false, "/dev/vdx2 none swap sw 0 0": false, "/dev/vdx1 " + root + "/srv/a/b/deep/er ext4 defaults 0 2": true,
+	} {
+		l := fresh()
+		l.Fstab = line + "\n"
+		p, err := NewPlan(&Config{Include: []string{root + "/srv/a/b"}}, l, nil, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(strings.Join(p.NotCovered, "\n"), "and it is not mounted"); got != lacks {
+			t.Errorf("with %q not covered: %q; want the file system named: %v", line, p.NotCovered, lacks)
+		}
+	}
 	for _, bad := range []string{"etc", "/etc/", "/a/../b", ""} {
 		if err := (&Config{Include: []string{bad}}).checkInclude(); err == nil || !strings.Contains(err.Error(), "include") {
 			t.Errorf("checkInclude(%q) = %v; want an error", bad, err)

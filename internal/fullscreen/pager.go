@@ -12,6 +12,8 @@ import (
 	"github.com/gdamore/tcell/v2"
 	"github.com/rivo/tview"
 	"golang.org/x/term"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
 // Pager shows a text by pages.
@@ -28,11 +30,11 @@ type Pager struct {
 
 // escapes are terminal sequences and control characters, which are shown as
 // nothing: a log must not steer the terminal.
-var escapes = regexp.MustCompile("\x1b\\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\x00-\x08\x0b-\x1f\x7f]")
+var escapes = lazyregexp.New("\x1b\\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\x00-\x08\x0b-\x1f\x7f]")
 
 // NewPager shows text, called name, on screen; nil is the terminal.
 func NewPager(name string, text []byte, screen tcell.Screen) *Pager {
-	text = escapes.ReplaceAll(bytes.ToValidUTF8(text, []byte("?")), nil)
+	text = escapes().ReplaceAll(bytes.ToValidUTF8(text, []byte("?")), nil)
 	p := &Pager{app: tview.NewApplication(), view: tview.NewTextView(), status: tview.NewTextView(), name: name, lines: strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")}
 	p.view.SetWrap(false).SetTextStyle(tcell.StyleDefault).SetText(string(text))
 	p.status.SetTextStyle(tcell.StyleDefault.Reverse(true))

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -37,11 +38,11 @@ var forgotten = []string{
 }
 
 // hostName is what hostname(7) allows, with a domain.
-var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+var hostName = lazyregexp.New(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
 
 // Check reports what is wrong with it.
 func (p Personal) Check() error {
-	if p.Hostname != "" && (len(p.Hostname) > 64 || !hostName.MatchString(p.Hostname)) {
+	if p.Hostname != "" && (len(p.Hostname) > 64 || !hostName().MatchString(p.Hostname)) {
 		return fmt.Errorf("%q is not a host name", p.Hostname)
 	}
 	for _, f := range p.Forget {

@@ -114,6 +114,7 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 		err = r.finalize(ctx)
 	}
 	hooks := r.afterHooks(ctx, err)
+	defer func() { err = errors.Join(err, hooks) }()
 	if r.opt.WhenRead != nil {
 		if e := r.opt.WhenRead(ctx); e != nil {
 			r.Screen.Warn("%v", e)
@@ -121,7 +122,7 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 	}
 	// Also where the system may not start: nobody may return to do it.
 	if err := errors.Join(err, r.lock()); err != nil {
-		return errors.Join(err, hooks)
+		return err
 	}
 	if err := r.tree().Seal(); err != nil {
 		return err
@@ -130,7 +131,7 @@ func (r *Restorer) complete(ctx context.Context) (err error) {
 	if err := r.tree().Sync(); err != nil {
 		return err
 	}
-	return errors.Join(r.tree().Release(ctx), hooks)
+	return r.tree().Release(ctx)
 }
 
 // disks are those of the plan, for the journal.

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -110,7 +110,7 @@ func ShowGroup(ctx context.Context, run tool.Runner, name string) error {
 }
 
 // deviceNumber is a device in a table of device-mapper.
-var deviceNumber = regexp.MustCompile(`(^|\s)(\d+:\d+)(\s|$)`)
+var deviceNumber = lazyregexp.New(`(^|\s)(\d+:\d+)(\s|$)`)
 
 // replaceNumbers gives the table with the numbers of devices replaced.
 func replaceNumbers(table string, now func(string) string) string {
@@ -118,7 +118,7 @@ func replaceNumbers(table string, now func(string) string) string {
 	for _, l := range strings.Split(table, "\n") {
 		f := strings.Fields(l)
 		for i := range f {
-			if i > 2 && deviceNumber.MatchString(f[i]) {
+			if i > 2 && deviceNumber().MatchString(f[i]) {
 				f[i] = now(f[i])
 			}
 		}

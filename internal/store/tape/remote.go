@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
 // remote is a drive of another machine, where only dd and mt are needed. It is
@@ -27,14 +29,14 @@ type remote struct {
 }
 
 var (
-	remoteName = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	remoteDev  = regexp.MustCompile(`^/dev/[A-Za-z0-9/._-]+$`)
+	remoteName = lazyregexp.New(`^([A-Za-z0-9][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	remoteDev  = lazyregexp.New(`^/dev/[A-Za-z0-9/._-]+$`)
 )
 
 // IsRemote reports whether a name is HOST:/dev/DEVICE.
 func IsRemote(name string) bool {
 	h, d, ok := strings.Cut(name, ":")
-	return ok && remoteName.MatchString(h) && remoteDev.MatchString(d)
+	return ok && remoteName().MatchString(h) && remoteDev().MatchString(d)
 }
 
 // OpenRemote opens HOST:/dev/nst0 by ssh. command are ssh and its options; nil
@@ -230,7 +232,7 @@ func (r *remote) Compression(bool) error {
 	return errors.New("a remote drive's compression is left alone")
 }
 
-var fileNumber = regexp.MustCompile(`(?i)file number *= *(-?\d+)`)
+var fileNumber = lazyregexp.New(`(?i)file number *= *(-?\d+)`)
 
 // Position reads the output of mt status.
 func (r *remote) Position() (Position, error) {
@@ -240,7 +242,7 @@ func (r *remote) Position() (Position, error) {
 	}
 	has := func(w string) bool { return regexp.MustCompile(`\b` + w + `\b`).MatchString(out) }
 	p := Position{File: -1, Block: -1, Online: has("ONLINE"), WriteProtected: has("WR_PROT"), End: has("EOD")}
-	if g := fileNumber.FindStringSubmatch(out); g != nil {
+	if g := fileNumber().FindStringSubmatch(out); g != nil {
 		p.File, _ = strconv.Atoi(g[1])
 	}
 	return p, nil
