@@ -21,11 +21,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/stick"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -444,11 +442,11 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 	}
 	sets := generations(dir, p.Layout.Hostname)
 	for i, s := range sets {
-		if w.opt.Keep > 0 && i >= w.opt.Keep && s.name != res.Set {
-			if err := set.Retire(dir, s.name); err != nil {
+		if w.opt.Keep > 0 && i >= w.opt.Keep && s.Name != res.Set {
+			if err := set.Retire(dir, s.Name); err != nil {
 				return nil, err
 			}
-			res.Removed = append(res.Removed, s.name)
+			res.Removed = append(res.Removed, s.Name)
 		}
 	}
 	res.Generations = w.names(dir, p)
@@ -488,53 +486,23 @@ func (w *keyWriter) renew(ctx context.Context) error {
 func (w *keyWriter) names(dir string, p *Plan) []string {
 	var out []string
 	for _, s := range generations(dir, p.Layout.Hostname) {
-		out = append(out, s.name)
+		out = append(out, s.Name)
 	}
 	return out
-}
-
-// generation is a set on the key.
-type generation struct {
-	name    string
-	created time.Time
-	size    int64 // bytes
 }
 
 // generations lists a machine's sets below dir, newest first. What can't be read
 // as a set is not one: it is not ours to remove.
-func generations(dir, host string) []generation {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
-	}
-	var out []generation
-	for _, e := range entries {
-		f := filepath.Join(dir, e.Name(), manifest.File)
-		b, err := regular.ReadFile(f, manifest.MaxText)
-		if err != nil {
-			continue
-		}
-		m, err := manifest.Parse(b)
-		if err != nil || m.Host != host {
-			continue
-		}
-		g := generation{name: filepath.Base(filepath.Dir(f)), created: m.Created}
-		for _, x := range m.Files {
-			g.size += int64(x.Size)
-		}
-		out = append(out, g)
-	}
-	slices.SortFunc(out, func(a, b generation) int {
-		return cmp.Or(b.created.Compare(a.created), strings.Compare(b.name, a.name))
-	})
-	return out
+func generations(dir, host string) []set.Listed {
+	sets, _, _ := set.List(dir, host) // what can't be listed has none
+	return sets
 }
 
 // mayNeed is what a set is likely to take, bytes: a tenth more than the last of sets, or half
 // of what is used and the whole of what is saved as images.
-func (p *Plan) mayNeed(sets []generation) (need int64) {
+func (p *Plan) mayNeed(sets []set.Listed) (need int64) {
 	if len(sets) > 0 {
-		return sets[0].size + sets[0].size/10
+		return int64(sets[0].Size() + sets[0].Size()/10)
 	}
 	for _, a := range p.Archives {
 		need += a.Used / 2
@@ -580,11 +548,11 @@ func (w *keyWriter) room(dir string, p *Plan, res *KeyResult) error {
 		old := sets[len(sets)-1]
 		sets = sets[:len(sets)-1]
 		if len(sets) == 0 {
-			w.b.Report.Warn("the last backup of this machine on the stick, %s, makes room for the new one", old.name)
+			w.b.Report.Warn("the last backup of this machine on the stick, %s, makes room for the new one", old.Name)
 		}
-		if err := set.Retire(dir, old.name); err != nil {
+		if err := set.Retire(dir, old.Name); err != nil {
 			return err
 		}
-		res.Removed = append(res.Removed, old.name)
+		res.Removed = append(res.Removed, old.Name)
 	}
 }

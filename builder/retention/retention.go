@@ -3,7 +3,6 @@
 package retention
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,9 +13,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // Keep is how many sets stay. A set that any rule names stays. The rules but Last keep the
@@ -94,12 +91,9 @@ func (k Keep) count(sets []*Verdict, in *time.Location) map[*Verdict][]string {
 	return kept
 }
 
-// decide sets Remove and Reasons. Periods are those of in. made is the set that
-// this run made, "" for none.
+// decide sets Remove and Reasons of sets, newest first. Periods are those of in. made is the
+// set that this run made, "" for none.
 func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Location) {
-	slices.SortFunc(sets, func(a, b *Verdict) int {
-		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(b.Set, a.Set))
-	})
 	future := func(s *Verdict) bool { return s.Created.Sub(now) > ahead }
 	dated := slices.DeleteFunc(slices.Clone(sets), future)
 	good := slices.DeleteFunc(slices.Clone(dated), func(s *Verdict) bool { return s.damage != "" })
@@ -135,50 +129,23 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 	}
 }
 
-// sets lists the sets of a host in dir, and the names of those whose host is unknown because
-// their manifest can't be used.
-func sets(dir, host string) (mine []*Verdict, damaged []string, err error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot look for backup sets: %w", err)
-	}
-	for _, e := range entries {
-		if !e.IsDir() || strings.HasPrefix(e.Name(), set.Partial) {
-			continue
-		}
-		b, err := regular.ReadFile(filepath.Join(dir, e.Name(), manifest.File), manifest.MaxText)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // not a set
-		}
-		var m *manifest.Manifest
-		if err == nil {
-			m, err = manifest.Parse(b)
-		}
-		if err != nil {
-			damaged = append(damaged, e.Name())
-			continue
-		}
-		if m.Host != host {
-			continue
-		}
-		v := &Verdict{Set: e.Name(), Created: m.Created}
-		for _, f := range m.Files {
-			v.Size += f.Size
-			st, err := os.Lstat(filepath.Join(dir, e.Name(), f.Name))
-			switch {
-			case v.damage != "":
-			case err != nil:
-				v.damage = f.Name + " is missing"
-				if !errors.Is(err, fs.ErrNotExist) {
-					v.damage = err.Error()
-				}
-			case !st.Mode().IsRegular() || st.Size() != int64(f.Size):
-				v.damage = fmt.Sprintf("%s has %d bytes, not %d", f.Name, st.Size(), f.Size)
+// of begins the verdict on a set in dir, with what is wrong with its files.
+func of(dir string, s set.Listed) *Verdict {
+	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size()}
+	for _, f := range s.Files {
+		st, err := os.Lstat(filepath.Join(dir, s.Name, f.Name))
+		switch {
+		case v.damage != "":
+		case err != nil:
+			v.damage = f.Name + " is missing"
+			if !errors.Is(err, fs.ErrNotExist) {
+				v.damage = err.Error()
 			}
+		case !st.Mode().IsRegular() || st.Size() != int64(f.Size):
+			v.damage = fmt.Sprintf("%s has %d bytes, not %d", f.Name, st.Size(), f.Size)
 		}
-		mine = append(mine, v)
 	}
-	return mine, damaged, nil
+	return v
 }
 
 // leftoverAge is how old an unfinished set must be to be removed.
@@ -188,9 +155,13 @@ const leftoverAge = 24 * time.Hour
 // one and each whose manifest can't be used. Nothing is changed. made is the name of the set that
 // this run made, "" for none; periods are those of now's time zone.
 func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
-	mine, damaged, err := sets(dir, host)
+	sets, damaged, err := set.List(dir, host)
 	if err != nil {
 		return nil, err
+	}
+	var mine []*Verdict
+	for _, s := range sets {
+		mine = append(mine, of(dir, s))
 	}
 	k.decide(mine, made, now, now.Location())
 	out := make([]Verdict, 0, len(mine))

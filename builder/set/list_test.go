@@ -1,0 +1,57 @@
+package set
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
+)
+
+// listedSet writes the manifest of a set below dir.
+func listedSet(t *testing.T, dir, name, host string, day int) {
+	t.Helper()
+	d := filepath.Join(dir, name)
+	if err := os.Mkdir(d, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: host, Created: time.Date(2026, 11, day, 0, 0, 0, 0, time.UTC), Program: "test", Kernel: "6.1",
+		Files: []manifest.FileSum{{Name: manifest.Layout, Size: 7, SHA256: strings.Repeat("0", 64)}}}
+	if err := m.Write(d); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestList: complete sets of one host, newest first; those that can't be read have no host.
+func TestList(t *testing.T) {
+	dir := t.TempDir()
+	listedSet(t, dir, "a", "web", 1)
+	listedSet(t, dir, "b", "web", 3)
+	listedSet(t, dir, "c", "web", 3)
+	listedSet(t, dir, "d", "db", 4)
+	listedSet(t, dir, Partial+"web-e", "web", 5)
+	listedSet(t, dir, "f", "web", 6)
+	if err := os.WriteFile(filepath.Join(dir, "f", manifest.File), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "g"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	sets, unusable, err := List(dir, "web")
+	var names []string
+	for _, s := range sets {
+		names = append(names, s.Name)
+	}
+	if err != nil || !slices.Equal(names, []string{"c", "b", "a"}) || !slices.Equal(unusable, []string{"f"}) {
+		t.Errorf("List() = %q, %q, %v; want c, b, a and f", names, unusable, err)
+	} else if sets[2].Created.Day() != 1 || sets[2].Size() != 7 {
+		t.Errorf("List() has %v, %d bytes for a; want day 1, 7 bytes", sets[2].Created, sets[2].Size())
+	}
+	if _, _, err := List(dir+"/none", "web"); err == nil {
+		t.Error("List() of a directory that is not there = nil; want an error")
+	}
+}
