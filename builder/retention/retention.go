@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Keep is how many sets stay. A set that any rule names stays. The rules but Last keep the
@@ -133,16 +133,15 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 func of(dir string, s set.Listed) *Verdict {
 	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size()}
 	for _, f := range s.Files {
-		st, err := os.Lstat(filepath.Join(dir, s.Name, f.Name))
+		n, err := store.Dir(filepath.Join(dir, s.Name)).Size(f.Name)
 		switch {
 		case v.damage != "":
-		case err != nil:
+		case errors.Is(err, fs.ErrNotExist):
 			v.damage = f.Name + " is missing"
-			if !errors.Is(err, fs.ErrNotExist) {
-				v.damage = err.Error()
-			}
-		case !st.Mode().IsRegular() || st.Size() != int64(f.Size):
-			v.damage = fmt.Sprintf("%s has %d bytes, not %d", f.Name, st.Size(), f.Size)
+		case err != nil:
+			v.damage = err.Error()
+		case n != int64(f.Size):
+			v.damage = fmt.Sprintf("%s has %d bytes, not %d", f.Name, n, f.Size)
 		}
 	}
 	return v

@@ -2,6 +2,7 @@ package retention
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -205,6 +206,32 @@ func TestKilled(t *testing.T) {
 	}
 	if removed, err := Apply(dir, plan); err != nil || len(removed) != 1 || removed[0] != set.Partial+old {
 		t.Errorf("Apply = %q, %v; want what was left of %s", removed, err, old)
+	}
+}
+
+// TestLinked: a set whose files are links to where they were moved is as good as the reader
+// takes it for; a link to nothing, or a directory, is damage with its name.
+func TestLinked(t *testing.T) {
+	dir, now := t.TempDir(), time.Now().UTC()
+	for i, c := range []struct {
+		damage string
+		spoil  func(file string) error
+	}{
+		{"", func(string) error { return nil }},
+		{manifest.Layout + " is missing", func(file string) error { return os.Remove(file + ".moved") }},
+		{"cannot use ", func(file string) error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) }},
+	} {
+		file := filepath.Join(dir, make1(t, dir, "web", now.AddDate(0, 0, -i)), manifest.Layout)
+		if err := errors.Join(os.Rename(file, file+".moved"), os.Symlink(filepath.Base(file)+".moved", file), c.spoil(file)); err != nil {
+			t.Fatal(err)
+		}
+		plan, err := Keep{Last: 9}.Plan(dir, "web", "", now)
+		if err != nil || len(plan) != i+1 {
+			t.Fatalf("Plan() = %v, %v", plan, err)
+		}
+		if v := plan[i]; (v.damage == "") != (c.damage == "") || !strings.HasPrefix(v.damage, c.damage) {
+			t.Errorf("set %d: damage %q; want %q", i, v.damage, c.damage)
+		}
 	}
 }
 
