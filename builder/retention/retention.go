@@ -66,6 +66,7 @@ type Verdict struct {
 	Reasons []string `json:"reasons"`
 
 	damage string
+	lacks  bool // its manifest names something that is not covered
 }
 
 // ahead is how far in the future a set may be dated and still count: clocks differ.
@@ -97,6 +98,7 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 	future := func(s *Verdict) bool { return s.Created.Sub(now) > ahead }
 	dated := slices.DeleteFunc(slices.Clone(sets), future)
 	good := slices.DeleteFunc(slices.Clone(dated), func(s *Verdict) bool { return s.damage != "" })
+	whole := slices.IndexFunc(good, func(s *Verdict) bool { return !s.lacks })
 	rules, damaged := k.count(good, in), k.count(dated, in)
 	for _, s := range sets {
 		s.Age = int64(now.Sub(s.Created).Seconds())
@@ -114,6 +116,8 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 			s.Reasons = append(s.Reasons, rules[s]...)
 			if len(good) > 0 && s == good[0] {
 				s.Reasons = append(s.Reasons, "last good set")
+			} else if whole > 0 && s == good[whole] {
+				s.Reasons = append(s.Reasons, "last set that covers everything")
 			}
 			s.Remove = len(s.Reasons) == 0
 		}
@@ -131,7 +135,7 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 
 // of begins the verdict on a set in dir, with what is wrong with its files.
 func of(dir string, s set.Listed) *Verdict {
-	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size()}
+	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size(), lacks: len(s.NotCovered) > 0}
 	for _, f := range s.Files {
 		n, err := store.Dir(filepath.Join(dir, s.Name)).Size(f.Name)
 		switch {

@@ -63,7 +63,7 @@ func TestDecide(t *testing.T) {
 	for _, c := range []struct {
 		what    string
 		keep    Keep
-		sets    string // times, newest first; ! damaged
+		sets    string // times, newest first; ! damaged, ? lacks something
 		made    string
 		in      *time.Location
 		removed string
@@ -85,12 +85,16 @@ func TestDecide(t *testing.T) {
 		{"dated in the future", Keep{Last: 1}, "2027-05-01 01:00,2026-11-30 01:00,2026-11-29 01:00", "", time.UTC, "2026-11-29 01:00"},
 		{"only in the future", Keep{Last: 1}, "2027-05-01 01:00,2027-04-01 01:00", "", time.UTC, ""},
 		{"the clock went back", Keep{Last: 1}, "2026-11-30 06:59,2026-11-30 05:00,2026-11-29 01:00", "2026-11-30 05:00", time.UTC, "2026-11-29 01:00"},
+		{"the last that covers everything", Keep{Last: 1}, "?2026-11-30 01:00,?2026-11-29 01:00,2026-11-28 01:00,2026-11-27 01:00", "", time.UTC, "2026-11-29 01:00,2026-11-27 01:00"},
+		{"nothing covers everything", Keep{Last: 1}, "?2026-11-30 01:00,?2026-11-29 01:00", "", time.UTC, "2026-11-29 01:00"},
+		{"a damaged one covers nothing", Keep{Last: 1}, "?2026-11-30 01:00,!2026-11-29 01:00,2026-11-28 01:00", "", time.UTC, "2026-11-29 01:00"},
 		{"no rule at all", Keep{}, "2026-11-30 01:00,2026-11-29 01:00", "", time.UTC, "2026-11-29 01:00"},
 	} {
 		var vs []*Verdict
 		for s := range strings.SplitSeq(c.sets, ",") {
 			s, bad := strings.CutPrefix(s, "!")
-			v := &Verdict{Set: s, Created: at(s)}
+			s, lacks := strings.CutPrefix(s, "?")
+			v := &Verdict{Set: s, Created: at(s), lacks: lacks}
 			if bad {
 				v.damage = "x"
 			}
@@ -206,6 +210,34 @@ func TestKilled(t *testing.T) {
 	}
 	if removed, err := Apply(dir, plan); err != nil || len(removed) != 1 || removed[0] != set.Partial+old {
 		t.Errorf("Apply = %q, %v; want what was left of %s", removed, err, old)
+	}
+}
+
+// TestLacking: nightly sets that lack a disk do not push out the last one that has all.
+func TestLacking(t *testing.T) {
+	dir, now := t.TempDir(), time.Now().UTC()
+	whole := make1(t, dir, "web", now.AddDate(0, 0, -9))
+	for day := range 3 {
+		d := filepath.Join(dir, make1(t, dir, "web", now.AddDate(0, 0, -day)))
+		b, err := os.ReadFile(filepath.Join(d, manifest.File))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := manifest.Parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.NotCovered = []string{"vdb1 (ext4): not mounted"}
+		if err := m.Write(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan, err := Keep{Last: 1}.Plan(dir, "web", "", now)
+	if err != nil || len(plan) != 4 {
+		t.Fatalf("Plan() = %v, %v", plan, err)
+	}
+	if v := plan[3]; v.Set != whole || v.Remove || strings.Join(v.Reasons, ",") != "last set that covers everything" || !plan[1].Remove {
+		t.Errorf("Plan() = %+v; want %s kept, the last that covers everything", plan, whole)
 	}
 }
 

@@ -39,7 +39,7 @@ func (a *app) pruneCommand() *cli.Command {
 		return &cli.IntFlag{Name: "keep-" + name, Usage: what + ", `N`", Destination: to}
 	}
 	return &cli.Command{Name: "prune", Usage: "remove old backup sets of this machine from DIR", ArgsUsage: "[DIR]",
-		Description: "A set stays if any rule names it; the key keep of the configuration has the rules that no option names. The last good set, sets of other machines and those dated in the future always stay. Unfinished sets of this machine are removed a day after their run has ended. With -n nothing is removed, and every set is listed with the reason.\n\nWithout DIR the key destination of the configuration names it.",
+		Description: "A set stays if any rule names it; the key keep of the configuration has the rules that no option names. The last good set, the last one that covers everything, sets of other machines and those dated in the future always stay. Unfinished sets of this machine are removed a day after their run has ended. With -n nothing is removed, and every set is listed with the reason.\n\nWithout DIR the key destination of the configuration names it.",
 		Flags: []cli.Flag{flag("last", "keep the newest sets", &k.Last), flag("daily", "keep the newest set of each of the last days that have one", &k.Daily),
 			flag("weekly", "the same for weeks", &k.Weekly), flag("monthly", "the same for months", &k.Monthly)},
 		Action: func(_ context.Context, c *cli.Command) error {
