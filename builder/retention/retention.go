@@ -110,7 +110,7 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 			s.Reasons = append(s.Reasons, "dated in the future")
 		case s.damage != "":
 			// It takes no other set's place, and stays as long as a good one would.
-			s.Remove = len(good) == 0 || damaged[s] == nil
+			s.Remove = damaged[s] == nil
 			s.Reasons = append(s.Reasons, damaged[s]...)
 		default:
 			s.Reasons = append(s.Reasons, rules[s]...)
