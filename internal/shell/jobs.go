@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"mvdan.cc/sh/v3/expand"
@@ -25,6 +26,16 @@ const stoppedStatus = interp.ExitStatus(128 + uint8(unix.SIGTSTP))
 
 // errStopped ends a statement whose command was stopped, as errInterrupted does for Ctrl-C.
 var errStopped, errInterrupted = errors.New("stopped"), errors.New("interrupted")
+
+// errKilled ends a job in the background of which no program runs.
+var errKilled = errors.New("killed")
+
+// killing are the options of kill that end such a job.
+var killing = []string{"-1", "-2", "-9", "-15", "-HUP", "-INT", "-KILL", "-TERM", "-SIGHUP", "-SIGINT", "-SIGKILL", "-SIGTERM"}
+
+// firstProgram is how long a job in the background may take to start a program, whose number
+// is printed.
+const firstProgram = 200 * time.Millisecond
 
 // job is a statement whose programs are in one process group.
 type job struct {
@@ -291,9 +302,10 @@ func (j *jobs) run(ctx context.Context, r *interp.Runner, st *syntax.Stmt) (brok
 }
 
 func (j *jobs) background(b *job, sub *interp.Runner, st *syntax.Stmt) {
-	done := make(chan struct{})
+	var ctx context.Context
+	ctx, b.end = context.WithCancelCause(context.WithValue(context.Background(), jobKey{}, b))
 	go func() {
-		err := sub.Run(context.WithValue(context.Background(), jobKey{}, b), st)
+		err := sub.Run(ctx, st)
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		b.running, b.status = false, 0
@@ -303,17 +315,40 @@ func (j *jobs) background(b *job, sub *interp.Runner, st *syntax.Stmt) {
 		} else if err != nil {
 			b.status = 1
 		}
+		if errors.Is(context.Cause(ctx), errKilled) {
+			b.status = 128 + int(unix.SIGTERM)
+		}
 		j.changed.Broadcast()
-		close(done)
 	}()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for b.pgid == 0 && b.running { // until there is a number to print
-		j.changed.Wait()
-	}
+	waited, cancel := context.WithTimeout(ctx, firstProgram)
+	defer cancel()
+	_ = j.wait(waited, func() bool { return b.pgid == 0 && b.running }) // there may be no number to print
 	j.add(b)
 	b.reported = "Running" // it may have ended already
-	fmt.Fprintf(j.out, "[%d] %d\n", b.id, b.pgid)
+	number := ""
+	if b.pgid != 0 {
+		number = fmt.Sprint(" ", b.pgid)
+	}
+	fmt.Fprintf(j.out, "[%d]%s\n", b.id, number)
+}
+
+// wait waits while a condition holds, and no longer than until ctx ends; jobs is locked.
+func (j *jobs) wait(ctx context.Context, while func() bool) error {
+	stop := context.AfterFunc(ctx, func() {
+		j.mu.Lock() // not between the condition and Wait
+		defer j.mu.Unlock()
+		j.changed.Broadcast()
+	})
+	defer stop()
+	for while() {
+		if ctx.Err() != nil {
+			return interp.ExitStatus(128 + uint8(unix.SIGINT))
+		}
+		j.changed.Wait()
+	}
+	return nil
 }
 
 // add enters a job into the list; jobs is locked.
@@ -386,7 +421,7 @@ func (j *jobs) find(name string) (*job, error) {
 }
 
 // builtin runs one of jobBuiltins.
-func (j *jobs) builtin(name string, args []string) error {
+func (j *jobs) builtin(ctx context.Context, name string, args []string) error {
 	if name == "jobs" {
 		j.report(true)
 		return nil
@@ -394,10 +429,9 @@ func (j *jobs) builtin(name string, args []string) error {
 	if name == "wait" && len(args) == 0 {
 		j.mu.Lock()
 		defer j.mu.Unlock()
-		for slices.ContainsFunc(j.list, func(b *job) bool { return b.state() == "Running" }) {
-			j.changed.Wait()
-		}
-		return nil
+		return j.wait(ctx, func() bool {
+			return slices.ContainsFunc(j.list, func(b *job) bool { return b.state() == "Running" })
+		})
 	}
 	if len(args) == 0 {
 		args = []string{""}
@@ -406,7 +440,7 @@ func (j *jobs) builtin(name string, args []string) error {
 		j.mu.Lock()
 		b, err := j.find(a)
 		if err == nil {
-			err = j.do(name, b)
+			err = j.do(ctx, name, b)
 		}
 		j.mu.Unlock()
 		if err != nil {
@@ -417,7 +451,7 @@ func (j *jobs) builtin(name string, args []string) error {
 }
 
 // do moves a job to the foreground or the background, or waits for it; jobs is locked.
-func (j *jobs) do(name string, b *job) error {
+func (j *jobs) do(ctx context.Context, name string, b *job) error {
 	switch name {
 	case "bg":
 		fmt.Fprintf(j.out, "[%d]+ %s &\n", b.id, b.text)
@@ -435,12 +469,17 @@ func (j *jobs) do(name string, b *job) error {
 	if name == "bg" {
 		return nil
 	}
-	for b.state() == "Running" {
-		j.changed.Wait()
-	}
+	err := j.wait(ctx, func() bool { return b.state() == "Running" })
 	stopped := b.state() == "Stopped"
 	if name == "fg" {
 		j.take(true)
+		if err != nil && b.end != nil { // Ctrl-C came to the shell, since no program of the job has the terminal
+			b.end(errKilled)
+			j.list = slices.DeleteFunc(j.list, func(o *job) bool { return o == b })
+		}
+	}
+	if err != nil {
+		return err
 	}
 	if stopped {
 		b.reported = "Stopped"
@@ -460,9 +499,17 @@ func (j *jobs) group(args []string) []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var out []string
+	killed, named := false, false
 	for i, a := range args {
 		b, err := j.find(a)
-		if !strings.HasPrefix(a, "%") || err != nil {
+		job := strings.HasPrefix(a, "%") && err == nil
+		if job && len(b.procs) == 0 && b.end != nil && (i == 1 || slices.Contains(killing, args[1])) {
+			b.end(errKilled)
+			killed = true
+			continue
+		}
+		named = named || i > 0 && !strings.HasPrefix(a, "-")
+		if !job || b.pgid == 0 { // group 0 would be the shell's
 			out = append(out, a)
 			continue
 		}
@@ -474,6 +521,9 @@ func (j *jobs) group(args []string) []string {
 			out = append(out, "--")
 		}
 		out = append(out, strconv.Itoa(-b.pgid))
+	}
+	if killed && !named {
+		return []string{"true"}
 	}
 	return out
 }

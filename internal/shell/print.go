@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,7 +46,7 @@ func checkPrinters(r *interp.Runner, s *session) error {
 				return next(ctx, append([]string{name}, args[1:]...))
 			}
 			hc := interp.HandlerCtx(ctx)
-			text, err := s.printed(hc, name, args[1:])
+			text, err := s.printed(ctx, hc, name, args[1:])
 			if es := interp.ExitStatus(0); errors.As(err, &es) {
 				return err
 			}
@@ -66,9 +67,28 @@ func checkPrinters(r *interp.Runner, s *session) error {
 	})
 	err := errors.Join(call(r), exec(r))
 	if s.jobs != nil {
-		err = errors.Join(err, interp.ExecHandlers(s.jobs.exec)(r))
+		err = errors.Join(err, interp.ExecHandlers(s.jobs.exec)(r), interp.OpenHandler(open)(r))
 	}
 	return err
+}
+
+// open opens a file, for which a FIFO without another end waits until ctx ends.
+func open(ctx context.Context, path string, flags int, mode os.FileMode) (io.ReadWriteCloser, error) {
+	var f io.ReadWriteCloser
+	var err error
+	done := make(chan struct{})
+	go func() {
+		f, err = interp.DefaultOpenHandler()(ctx, path, flags, mode)
+		if close(done); err == nil && ctx.Err() != nil {
+			f.Close() // nobody waits any more
+		}
+	}()
+	select {
+	case <-done:
+		return f, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // call marks the commands that are builtins of ours.
@@ -81,6 +101,7 @@ func (s *session) call(r *interp.Runner, printers, args []string) []string {
 	}
 	if a[0] == "kill" && s.jobs != nil && len(a) > 1 {
 		a = s.jobs.group(a)
+		args = a
 	}
 	if !slices.Contains(printers, a[0]) {
 		return args
@@ -89,10 +110,10 @@ func (s *session) call(r *interp.Runner, printers, args []string) []string {
 }
 
 // printed is what a builtin prints. Those of job control print by themselves.
-func (s *session) printed(hc interp.HandlerContext, name string, args []string) (string, error) {
+func (s *session) printed(ctx context.Context, hc interp.HandlerContext, name string, args []string) (string, error) {
 	switch {
 	case slices.Contains(jobBuiltins, name):
-		return "", s.jobs.builtin(name, args)
+		return "", s.jobs.builtin(ctx, name, args)
 	case name == "history":
 		return s.hist.text(), nil
 	}

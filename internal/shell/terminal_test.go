@@ -179,3 +179,46 @@ func FuzzLastWord(f *testing.F) {
 		}
 	})
 }
+
+// TestBuiltinJobs: jobs that start no program leave the prompt, Ctrl-C ends wait, and kill ends them.
+func TestBuiltinJobs(t *testing.T) {
+	x := onTerminal(t, t.TempDir())
+	x.line("mkfifo f; while read l; do echo got $l; done < f &")
+	x.Match(`\n\[1\]\r\n`)
+	x.line("while :; do :; done &")
+	x.Match(`\n\[2\]\r\n`)
+	x.line("wait")
+	x.busy()
+	x.Keys("\x03")
+	x.line("echo rc=$?; jobs")
+	x.Match(`\nrc=130\r\n\[1\]-  Running  .*\r\n\[2\]\+  Running `)
+	x.line("wait %2")
+	x.busy()
+	x.Keys("\x03")
+	x.line("kill -STOP %2; echo rc=$?")
+	x.Match(`\nrc=1\r\n`)
+	x.line("kill -9 %2; echo rc=$?; sleep 0.1")
+	x.Match(`%2;[^\n]*\r\nrc=0\r\n\[2\]\+  Terminated  .*\r\n`)
+	x.line("echo line >f; wait; echo waited")
+	x.Match(`\ngot line\r\n(?s:.*)waited\r\n\[1\]\+  Done `)
+
+	x.line("read l < f &")
+	x.Match(`\n\[1\]\r\n`)
+	x.line("kill %1; sleep 0.1")
+	x.Match(`\[1\]\+  Terminated `)
+	x.line("while :; do :; done &")
+	x.Match(`\n\[1\]\r\n`)
+	x.line("fg")
+	x.Match(`\nwhile`)
+	x.busy()
+	x.Keys("\x03")
+	x.line("jobs; echo none")
+	x.Match(`jobs; echo none\r\nnone\r\n`)
+	x.line("read l < f")
+	x.busy()
+	x.Keys("\x03")
+	x.line("exit 7")
+	if rc := x.Ended(); rc != 7 {
+		t.Errorf("exit status %d; want 7", rc)
+	}
+}
