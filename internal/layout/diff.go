@@ -29,9 +29,9 @@ func (c Change) String() string {
 var volatile = []string{".snapshots", ".header", ".used", ".usedInodes", ".config", ".nvram", ".order", "kernel.release", ".espFiles", ".blank", "network", "links", "leftAlone"}
 
 // Diff lists what differs, sorted by path. How full a file system is, which
-// kernel runs and the firmware's own entries do not count.
+// kernel runs, the firmware's own entries and what a backup left out do not count.
 func Diff(was, is *Layout) []Change {
-	a, b := flatten(was), flatten(is)
+	a, b := flatten(was.undecided(is)), flatten(is.undecided(was))
 	var out []Change
 	for k, v := range a {
 		if w := b[k]; w != v {
@@ -45,6 +45,31 @@ func Diff(was, is *Layout) []Change {
 	}
 	slices.SortFunc(out, func(x, y Change) int { return strings.Compare(x.Path, y.Path) })
 	return out
+}
+
+// undecided is the layout without what a backup has decided: what is in the set, and in which
+// file. Swap files that the backup of other dropped with the files beside them are missing.
+func (l *Layout) undecided(other *Layout) *Layout {
+	u := *l
+	u.Filesystems, u.Images = slices.Clone(l.Filesystems), slices.Clone(l.Images)
+	for i := range u.Filesystems {
+		u.Filesystems[i].Excluded, u.Filesystems[i].Included = "", nil
+	}
+	for i := range u.Images {
+		u.Images[i].File, u.Images[i].Excluded = "", ""
+	}
+	u.SwapFiles = slices.DeleteFunc(slices.Clone(l.SwapFiles), other.dropped)
+	return &u
+}
+
+// dropped reports whether the layout lacks a swap file because its set lacks the files there.
+func (l *Layout) dropped(s SwapFile) bool {
+	f := l.Mounted(s.Mount)
+	if f == nil || slices.ContainsFunc(l.SwapFiles, func(x SwapFile) bool { return x.Path == s.Path }) {
+		return false
+	}
+	saved := func(dir string) bool { return Below(s.Path, dir) && Below(dir, s.Mount) }
+	return f.Excluded != "" || f.Included != nil && !slices.ContainsFunc(f.Included, saved)
 }
 
 func flatten(l *Layout) map[string]string {

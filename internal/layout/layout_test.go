@@ -139,6 +139,39 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// TestDiffDecisions: what a backup decided is no difference; everything else of the same things
+// is one, and so is a swap file that no decision explains.
+func TestDiffDecisions(t *testing.T) {
+	raw := func() *Layout {
+		l := good()
+		l.Images = []Image{{Device: "sdb1", Type: "ntfs", Size: 5}}
+		l.SwapFiles = []SwapFile{{Path: "/boot/a/swap", Mount: "/boot", Size: 1 << 20}}
+		return l
+	}
+	for what, c := range map[string]struct {
+		was, is func(l *Layout)
+		want    string
+	}{
+		"an image":                {func(l *Layout) { l.Images[0].File = "x" }, func(*Layout) {}, "[]"},
+		"an image left out":       {func(l *Layout) { l.Images[0].Excluded = "rule" }, func(l *Layout) { l.Images[0].Size = 6 }, "[~ images[sdb1].size: 5 -> 6]"},
+		"file system left out":    {func(l *Layout) { l.Filesystems[0].Excluded, l.SwapFiles = "rule", nil }, func(*Layout) {}, "[]"},
+		"and it has changed":      {func(l *Layout) { l.Filesystems[0].Excluded, l.SwapFiles = "rule", nil }, func(l *Layout) { l.Filesystems[0].Label = "x" }, `[+ filesystems[vda1].label: "x"]`},
+		"the other way around":    {func(*Layout) {}, func(l *Layout) { l.Filesystems[0].Excluded, l.SwapFiles = "rule", nil }, "[]"},
+		"swap file not included":  {func(l *Layout) { l.Filesystems[0].Included, l.SwapFiles = []string{"/boot/b"}, nil }, func(*Layout) {}, "[]"},
+		"included and new":        {func(l *Layout) { l.Filesystems[0].Included, l.SwapFiles = []string{"/boot/a"}, nil }, func(*Layout) {}, "[+ swapFiles[/boot/a/swap].mount: \"/boot\" + swapFiles[/boot/a/swap].path: \"/boot/a/swap\" + swapFiles[/boot/a/swap].size: 1048576]"},
+		"included, another size":  {func(l *Layout) { l.Filesystems[0].Included = []string{"/boot/a"} }, func(l *Layout) { l.SwapFiles[0].Size++ }, "[~ swapFiles[/boot/a/swap].size: 1048576 -> 1048577]"},
+		"new, nothing is decided": {func(l *Layout) { l.SwapFiles[0].Label = "x" }, func(l *Layout) { l.SwapFiles[0].Label = "y" }, `[~ swapFiles[/boot/a/swap].label: "x" -> "y"]`},
+		"another is left out":     {func(l *Layout) { l.Filesystems[1].Excluded = "rule" }, func(l *Layout) { l.SwapFiles = nil }, "[- swapFiles[/boot/a/swap].mount: \"/boot\" - swapFiles[/boot/a/swap].path: \"/boot/a/swap\" - swapFiles[/boot/a/swap].size: 1048576]"},
+	} {
+		was, is := raw(), raw()
+		c.was(was)
+		c.is(is)
+		if got := fmt.Sprint(Diff(was, is)); got != c.want {
+			t.Errorf("%s: Diff() = %s; want %s", what, got, c.want)
+		}
+	}
+}
+
 func TestNeeded(t *testing.T) {
 	l := good()
 	if got := fmt.Sprint(l.Needed()); got != "[sda vda]" {
