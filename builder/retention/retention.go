@@ -65,6 +65,7 @@ type Verdict struct {
 	// without one, or removed.
 	Reasons []string `json:"reasons"`
 
+	host   string // of a leftover
 	damage string
 	lacks  bool // its manifest names something that is not covered
 }
@@ -176,7 +177,7 @@ func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
 		return nil, err
 	}
 	for _, l := range left {
-		v := Verdict{Set: l.Name, Age: int64(l.Age.Seconds()), Reasons: []string{l.Why}}
+		v := Verdict{Set: l.Name, Age: int64(l.Age.Seconds()), Reasons: []string{l.Why}, host: host}
 		if l.Over {
 			v.Remove, v.Reasons[0] = l.Age > leftoverAge, "unfinished, and its run has ended"
 		}
@@ -192,17 +193,19 @@ func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
 }
 
 // Apply removes the sets of a plan, oldest first. It stops at the first that can't be
-// removed; one that is missing was removed by another run.
+// removed; one that is missing was removed by another run. Leftovers are looked at again.
 func Apply(dir string, plan []Verdict) (removed []string, err error) {
 	for _, v := range slices.Backward(plan) {
 		if !v.Remove {
 			continue
 		}
-		remove := set.Retire
+		var err error
 		if strings.HasPrefix(v.Set, set.Partial) {
-			remove = set.RemoveLeftover
+			err = set.RemoveLeftover(dir, v.Set, v.host)
+		} else {
+			err = set.Retire(dir, v.Set)
 		}
-		if err := remove(dir, v.Set); errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
 			return removed, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -205,12 +206,22 @@ type fate struct {
 	busy   string        // the process of this machine that writes it; "" for none
 	remark string        // why it is left alone, "" where people need not know
 	age    time.Duration // since the last heartbeat
+	lock   *os.File      // held until it is closed; nil for none
+}
+
+// release ends the lock that look took.
+func (f fate) release() {
+	if f.lock != nil {
+		f.lock.Close()
+	}
 }
 
 // removeOne removes an unfinished set and its owner file, if the run that made it
 // was this machine's and is over.
 func removeOne(set string, me owner, now time.Time, note func(format string, args ...any)) error {
-	switch f, err := look(set, me, now); {
+	f, err := look(set, me, now)
+	defer f.release()
+	switch {
 	case err != nil:
 		return err
 	case f.over:
@@ -232,7 +243,8 @@ func removeLeftover(set string) error {
 	return err
 }
 
-// look finds out what became of the run that writes an unfinished set.
+// look finds out what became of the run that writes an unfinished set. The caller releases the
+// fate: until then nobody else locks a set without an owner that is over.
 func look(set string, me owner, now time.Time) (f fate, err error) {
 	b, err := regular.ReadFile(set+ownerSuffix, maxOwner)
 	if errors.Is(err, os.ErrNotExist) {
@@ -287,7 +299,11 @@ func lookUnowned(set string, me owner, now time.Time) (f fate, err error) {
 	if err != nil {
 		return f, err
 	}
-	defer d.Close()
+	defer func() {
+		if f.lock == nil {
+			d.Close()
+		}
+	}()
 	st, err := d.Stat()
 	if err != nil {
 		return f, err
@@ -299,7 +315,7 @@ func lookUnowned(set string, me owner, now time.Time) (f fate, err error) {
 	case err != nil:
 		f.remark = fmt.Sprintf("it can't be locked: %v", err)
 	default:
-		f.over = true
+		f.over, f.lock = true, d
 	}
 	return f, nil
 }
@@ -321,6 +337,7 @@ func Leftovers(dir, host string, now time.Time) (out []Leftover, err error) {
 	}
 	for _, n := range names {
 		f, err := look(filepath.Join(dir, n), me, now)
+		f.release()
 		if err != nil {
 			f = fate{remark: err.Error()}
 		}
@@ -351,9 +368,19 @@ func partials(dir string) (names []string, err error) {
 	return slices.Compact(names), nil
 }
 
-// RemoveLeftover removes an unfinished set of Leftovers from dir.
-func RemoveLeftover(dir, name string) error {
-	if err := removeLeftover(filepath.Join(dir, name)); err != nil {
+// RemoveLeftover removes an unfinished set of Leftovers from dir, if its run still has ended.
+// One that is written to by now, or that is missing, is an fs.ErrNotExist.
+func RemoveLeftover(dir, name, host string) error {
+	set := filepath.Join(dir, name)
+	f, err := look(set, self(host), time.Now())
+	defer f.release()
+	switch {
+	case err == nil && !f.over:
+		return fmt.Errorf("%s is no longer a leftover: %w", set, fs.ErrNotExist)
+	case err == nil:
+		err = removeLeftover(set)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot remove the unfinished backup %s: %w", name, err)
 	}
 	return nil

@@ -3,7 +3,9 @@ package set
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,6 +122,57 @@ func TestUnowned(t *testing.T) {
 	}
 	if _, err := os.Stat(ours); err == nil {
 		t.Error("the unfinished set of this host is still there")
+	}
+}
+
+// TestRemoveLeftover: what was a leftover when the list was made is looked at again, and stays
+// locked until it is removed.
+func TestRemoveLeftover(t *testing.T) {
+	dir := t.TempDir()
+	name := Partial + "h-20261121T101010Z"
+	if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	lock := func() (*os.File, error) {
+		t.Helper()
+		f, err := os.Open(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if l, err := Leftovers(dir, "h", time.Now()); err != nil || len(l) != 1 || !l[0].Over {
+		t.Fatalf("Leftovers() = %v, %v; want one whose run has ended", l, err)
+	}
+	f, err := lock()
+	if err != nil {
+		t.Fatalf("Leftovers() keeps a lock: %v", err)
+	}
+	if err := RemoveLeftover(dir, name, "h"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("RemoveLeftover() of one that is written to = %v; want fs.ErrNotExist", err)
+	}
+	f.Close()
+	found, err := look(filepath.Join(dir, name), self("h"), time.Now())
+	if err != nil || !found.over {
+		t.Fatalf("look() = %+v, %v; want one that is over", found, err)
+	}
+	f, err = lock()
+	f.Close()
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("locking what look() has found = %v; want EWOULDBLOCK", err)
+	}
+	found.release()
+	if err := RemoveLeftover(dir, name, "h"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+		t.Error("the leftover is still there")
+	}
+	killed := self("h")
+	killed.BootID = "old"
+	owned := filepath.Base(unfinished(t, dir, "h-20261122T101010Z", killed, time.Minute))
+	if err := RemoveLeftover(dir, owned, "h"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("RemoveLeftover() with a heartbeat a minute ago = %v; want fs.ErrNotExist", err)
 	}
 }
 
