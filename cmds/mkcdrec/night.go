@@ -12,6 +12,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/builder/retention"
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
@@ -39,7 +40,7 @@ func (a *app) pruneCommand() *cli.Command {
 		return &cli.IntFlag{Name: "keep-" + name, Usage: what + ", `N`", Destination: to}
 	}
 	return &cli.Command{Name: "prune", Usage: "remove old backup sets of this machine from DIR", ArgsUsage: "[DIR]",
-		Description: "A set stays if any rule names it; the key keep of the configuration has the rules that no option names. The last good set, the last one that covers everything, sets of other machines and those dated in the future always stay. Unfinished sets of this machine are removed a day after their run has ended. With -n nothing is removed, and every set is listed with the reason.\n\nWithout DIR the key destination of the configuration names it.",
+		Description: "A set stays if any rule names it; the key keep of the configuration has the rules that no option names. The last good set, the last one that covers everything, sets of other machines and those dated in the future always stay. Unfinished sets of this machine are removed a day after their run has ended. With -n nothing is removed, and every set is listed with the reason. While a backup of this machine to DIR runs, prune ends with status 4.\n\nWithout DIR the key destination of the configuration names it.",
 		Flags: []cli.Flag{flag("last", "keep the newest sets", &k.Last), flag("daily", "keep the newest set of each of the last days that have one", &k.Daily),
 			flag("weekly", "the same for weeks", &k.Weekly), flag("monthly", "the same for months", &k.Monthly)},
 		Action: func(_ context.Context, c *cli.Command) error {
@@ -64,10 +65,17 @@ func (a *app) pruneCommand() *cli.Command {
 }
 
 // prune removes sets, or lists what it would remove.
-func (a *app) prune(c *cli.Command, dir string, keep retention.Keep) error {
+func (a *app) prune(c *cli.Command, dir string, keep retention.Keep) (err error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("cannot read the name of this machine: %w", err)
+	}
+	if !c.Bool("dry-run") {
+		release, e := set.Lock(dir, host, a.ui.Note)
+		if e != nil {
+			return e
+		}
+		defer func() { err = errors.Join(err, release()) }()
 	}
 	sets, err := keep.Plan(dir, host, "", time.Now())
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -88,6 +89,38 @@ func TestPrune(t *testing.T) {
 	}
 	if status, _, errs := mkcdrec(t, "", "prune", "--keep-daily", "-3", dir); status != 2 || !strings.Contains(errs, "keep.daily: -3") {
 		t.Errorf("prune --keep-daily -3: exit status %d\n%s", status, errs)
+	}
+}
+
+// TestPruneAlone: while a backup writes to the directory nothing is removed, and a dry run is
+// possible. The lock does not stay.
+func TestPruneAlone(t *testing.T) {
+	dir := setsHere(t, map[string]int{"a": 0, "b": 10})
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := set.Lock(dir, host, func(string, ...any) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	prune := func(want int, args ...string) {
+		t.Helper()
+		if status, out, errs := mkcdrec(t, "", append([]string{"prune", "--keep-last", "1", dir}, args...)...); status != want || want == 4 && !strings.Contains(errs, "is running already") {
+			t.Errorf("prune %q: exit status %d; want %d\n%s%s", args, status, want, out, errs)
+		}
+	}
+	prune(4)
+	prune(0, "-n")
+	if _, err := os.Stat(filepath.Join(dir, "b")); err != nil {
+		t.Errorf("prune has removed a set while a backup ran: %v", err)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	prune(0)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v; want the newest set only", left, err)
 	}
 }
 
