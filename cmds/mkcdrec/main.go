@@ -28,7 +28,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/builder"
-	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
@@ -144,7 +143,6 @@ type app struct {
 	cfg  *builder.Config
 	out  *output
 	verb string
-	keep retention.Keep // options of prune
 	// state is what status reports by its exit status.
 	state nightly.State
 }

@@ -35,23 +35,22 @@ func (a *app) destination(c *cli.Command) (string, error) {
 }
 
 func (a *app) pruneCommand() *cli.Command {
-	k := &a.keep
-	flag := func(name, what string, to *int) cli.Flag {
-		return &cli.IntFlag{Name: "keep-" + name, Usage: what + ", `N`", Destination: to}
+	flag := func(name, what string) cli.Flag {
+		return &cli.IntFlag{Name: "keep-" + name, Usage: what + ", `N`"}
 	}
 	return &cli.Command{Name: "prune", Usage: "remove old backup sets of this machine from DIR", ArgsUsage: "[DIR]",
 		Description: "A set stays if any rule names it; the key keep of the configuration has the rules that no option names. The last good set, the last one that covers everything, sets of other machines and those dated in the future always stay. Unfinished sets of this machine are removed a day after their run has ended. With -n nothing is removed, and every set is listed with the reason. While a backup of this machine to DIR runs, prune ends with status 4.\n\nWithout DIR the key destination of the configuration names it.",
-		Flags: []cli.Flag{flag("last", "keep the newest sets", &k.Last), flag("daily", "keep the newest set of each of the last days that have one", &k.Daily),
-			flag("weekly", "the same for weeks", &k.Weekly), flag("monthly", "the same for months", &k.Monthly)},
+		Flags: []cli.Flag{flag("last", "keep the newest sets"), flag("daily", "keep the newest set of each of the last days that have one"),
+			flag("weekly", "the same for weeks"), flag("monthly", "the same for months")},
 		Action: func(_ context.Context, c *cli.Command) error {
 			dir, err := a.destination(c)
 			if err != nil {
 				return err
 			}
 			keep := a.cfg.Keep
-			for name, n := range map[string][2]*int{"last": {&keep.Last, &k.Last}, "daily": {&keep.Daily, &k.Daily}, "weekly": {&keep.Weekly, &k.Weekly}, "monthly": {&keep.Monthly, &k.Monthly}} {
-				if c.IsSet("keep-" + name) {
-					*n[0] = *n[1]
+			for name, n := range map[string]*int{"keep-last": &keep.Last, "keep-daily": &keep.Daily, "keep-weekly": &keep.Weekly, "keep-monthly": &keep.Monthly} {
+				if c.IsSet(name) {
+					*n = c.Int(name)
 				}
 			}
 			if err := keep.Validate(); err != nil {
