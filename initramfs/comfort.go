@@ -74,7 +74,7 @@ func (c *Comfort) TakeOut(w io.Writer, how Compression) (int, error) {
 		n++
 		line := []string{p}
 		for _, l := range c.needs[p] {
-			if l = Canonical(l); only.Has(l) {
+			if l = Canonical(l); only.Has(l) && !slices.Contains(line, l) {
 				line = append(line, l)
 			}
 		}
@@ -98,23 +98,6 @@ func (c *Comfort) TakeOut(w io.Writer, how Compression) (int, error) {
 	return n, nil
 }
 
-// Embed writes the archive of comfort programs as a further part of an initramfs.
-func Embed(initrd io.Writer, archive string, how Compression) error {
-	f := &Files{entries: map[string]entry{}}
-	if err := f.AddFile(ComfortInTree, archive); err != nil {
-		return err
-	}
-	r := &part{paths: f.Paths(), level: zstd.SpeedFastest}
-	err := f.compress(r, how, 1, false)
-	if err == nil {
-		_, err = r.out.WriteTo(initrd)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot add the comfort programs to the rescue system: %w", err)
-	}
-	return nil
-}
-
 // UnpackComfort puts a comfort program and its libraries into the tree at root, in the
 // place of its script. program is a path without links; archives are files, of which
 // the first one that is there is read.
@@ -133,6 +116,11 @@ func UnpackComfort(root, program string, archives ...string) error {
 		return fmt.Errorf("cannot unpack %s: %w", program, err)
 	}
 	defer in.Close()
+	// Libraries that another program has brought are whole, and in use.
+	wanted = append(wanted[:1:1], slices.DeleteFunc(wanted[1:], func(w string) bool {
+		_, err := os.Lstat(filepath.Join(root, w))
+		return err == nil
+	})...)
 	// The program comes last: until then its script is there.
 	var last []byte
 	err = Walk(in, func(p string, content []byte) error {

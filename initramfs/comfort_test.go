@@ -26,6 +26,8 @@ func comfortTree(t *testing.T, root string) string {
 	if _, err := f.Carry(t.Context(), tool.Exec{}, []Program{{Name: "bash"}, {Name: "mke2fs"}}); err != nil {
 		t.Fatal(err)
 	}
+	// The linker names some libraries twice.
+	c.needs["usr/sbin/mke2fs"] = slices.Concat(c.needs["usr/sbin/mke2fs"], c.needs["usr/sbin/mke2fs"])
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -105,6 +107,21 @@ func TestComfort(t *testing.T) {
 	if err := UnpackComfort(root, "/usr/sbin/mke2fs", root+"/none", archive); err != nil {
 		t.Fatal(err)
 	}
+	// What is there is not unpacked again: programs use it.
+	lib, err := filepath.Glob(root + "/usr/lib/*/libext2fs.so*")
+	if err != nil || len(lib) == 0 {
+		t.Fatalf("no libext2fs: %v", err)
+	}
+	before, err := os.Stat(lib[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := UnpackComfort(root, "/usr/sbin/mke2fs", archive); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.Stat(lib[0]); err != nil || !os.SameFile(before, after) {
+		t.Errorf("%s was replaced: %v", lib[0], err)
+	}
 	if left, err := filepath.Glob(root + "/usr/*/.comfort-*"); err != nil || len(left) > 0 {
 		t.Errorf("files are left: %v, %v", left, err)
 	}
@@ -119,28 +136,40 @@ func TestComfort(t *testing.T) {
 	}
 }
 
-// TestEmbed: what is added to a packed tree is unpacked with it.
-func TestEmbed(t *testing.T) {
+// TestComfortInTree: a system without a medium has the archive in its tree, packed once.
+func TestComfortInTree(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "comfort.img")
 	if err := os.WriteFile(archive, []byte("programs"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, how := range []Compression{Gzip, Zstd} {
+		f := sample(t)
+		if err := f.AddFile(ComfortInTree, archive); err != nil {
+			t.Fatal(err)
+		}
 		var b bytes.Buffer
-		if err := sample(t).WriteTo(&b, how); err != nil {
+		if err := f.WriteTo(&b, how); err != nil {
 			t.Fatal(err)
 		}
-		if err := Embed(&b, archive, how); err != nil {
-			t.Fatal(err)
-		}
-		got := ""
+		got, list := "", ""
 		if err := Walk(&b, func(p string, c []byte) error {
-			if p == ComfortInTree {
+			switch p {
+			case ComfortInTree:
 				got = string(c)
+			case List:
+				list = string(c)
 			}
 			return nil
-		}); err != nil || got != "programs" {
-			t.Errorf("compression %d: %s = %q, %v; want the archive", how, ComfortInTree, got, err)
+		}); err != nil || got != "programs" || !strings.Contains(list, "8 "+ComfortInTree+"\n") {
+			t.Errorf("compression %d: %s = %q, %v, in the list %q; want the archive", how, ComfortInTree, got, err, list)
 		}
+	}
+	ps := sample(t).parts(Zstd)
+	f := sample(t)
+	if err := f.AddFile(ComfortInTree, archive); err != nil {
+		t.Fatal(err)
+	}
+	if more := f.parts(Zstd); !slices.Contains(more[len(more)-1].paths, ComfortInTree) || len(more) != len(ps) {
+		t.Error("the archive is not with what is compressed already")
 	}
 }

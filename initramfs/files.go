@@ -237,7 +237,7 @@ func (f *Files) parts(c Compression) []*part {
 			ps = append(ps, r, fresh())
 			continue
 		}
-		if strings.HasSuffix(p, "/"+kmod.PackFile) {
+		if strings.HasSuffix(p, "/"+kmod.PackFile) || p == ComfortInTree {
 			packed.paths = append(packed.paths, p)
 			continue
 		}

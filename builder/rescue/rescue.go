@@ -139,14 +139,15 @@ func (b *Maker) System(ctx context.Context, p *Machine, h Hint, work string) (*S
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if h.Alone && s.comfort != "" { // there is no medium that they could be on
+		if err := tree.AddFile(initramfs.ComfortInTree, s.comfort); err != nil {
+			return nil, err
+		}
+		s.comfort = ""
+	}
 	size, err := pack(tree, s.compression(), s.Initrd)
 	if err != nil {
 		return nil, err
-	}
-	if h.Alone {
-		if err := s.alone(); err != nil {
-			return nil, err
-		}
 	}
 	b.Report.Note("rescue system: kernel %s, %d modules (set %s), initramfs %s (unpacked %s)", s.Kernel.Release, drivers.modules, b.Config.Modules, quantity.Size(size), quantity.Size(tree.Size()))
 	drivers.report(b.Report)
@@ -288,24 +289,6 @@ func (s *System) takeOut(c *initramfs.Comfort) error {
 		s.by.Report.Note("programs for comfort: %d, packed %s", n, quantity.Size(st.Size()))
 	}
 	return nil
-}
-
-// alone puts the comfort programs into the initramfs: the system has no medium that they
-// could be on.
-func (s *System) alone() error {
-	if s.comfort == "" {
-		return nil
-	}
-	w, err := os.OpenFile(s.Initrd, os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return fmt.Errorf("cannot add the comfort programs to the rescue system: %w", err)
-	}
-	defer w.Close()
-	if err := initramfs.Embed(w, s.comfort, s.compression()); err != nil {
-		return err
-	}
-	s.comfort = ""
-	return w.Close()
 }
 
 // compression is what the kernel can unpack.

@@ -168,6 +168,9 @@ func (d *Device) ReadSectors(b []byte, off int64) error {
 	if d.direct == nil || d.refuse.Load() {
 		return readFull(d, b, off)
 	}
+	if aligned(b, d.base+off, d.sector, d.grain, d.block) {
+		return readFull(past{d}, b, off)
+	}
 	// O_DIRECT needs memory that is aligned to the device's sectors; open(2).
 	buf := make([]byte, len(b)+page)
 	at := -uintptr(unsafe.Pointer(unsafe.SliceData(buf))) & (page - 1)

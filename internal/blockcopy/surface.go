@@ -1,6 +1,7 @@
 package blockcopy
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -105,9 +106,7 @@ func WriteSurface(ctx context.Context, d Surface, f *os.File, seed uint64, forge
 			}
 		}
 		if off/surfacePiece%256 == 255 {
-			if err := f.Sync(); err != nil { // which sector it was is found when it is read
-				break
-			}
+			_ = f.Sync() // which sector it was is found when it is read
 		}
 		p.Add(int64(len(b)))
 	}
@@ -118,7 +117,7 @@ func WriteSurface(ctx context.Context, d Surface, f *os.File, seed uint64, forge
 	want := make([]byte, surfacePiece)
 	more, err := ReadSurface(ctx, d, func(b []byte, off int64) bool {
 		fill(want[:len(b)], off)
-		return slices.Equal(b, want[:len(b)])
+		return bytes.Equal(b, want[:len(b)])
 	}, p)
 	for _, e := range more {
 		if !slices.Contains(bad, e) {

@@ -221,10 +221,13 @@ func (r *Restorer) restore(ctx context.Context) (*Report, error) {
 			return nil, &Untouched{&exit.Refusal{Reason: "/dev/" + dev + ", which holds the backup set, is disconnected: connect it again, mount it, and start again"}}
 		}
 	}
-	if err := r.surface(ctx); err != nil {
+	overwritten, err := r.surface(ctx)
+	if err != nil {
 		return nil, err
 	}
-	err := r.carryOut(ctx)
+	if err = r.carryOut(ctx); err != nil && overwritten {
+		err = &recreate.Overwritten{Err: err}
+	}
 	r.report.NotCovered = append(r.report.NotCovered, r.content.Lost()...)
 	if err == nil {
 		r.report.Seconds = time.Since(start).Seconds()
@@ -232,25 +235,25 @@ func (r *Restorer) restore(ctx context.Context) (*Report, error) {
 	return &r.report, err
 }
 
-// surface looks for bad sectors on the disks, where that is wished. A run that continues has
-// data on them.
-func (r *Restorer) surface(ctx context.Context) error {
+// surface looks for bad sectors on the disks, where that is wished, and reports whether it has
+// written to all of them. A run that continues has data on them.
+func (r *Restorer) surface(ctx context.Context) (overwritten bool, err error) {
 	how := r.opt.CheckTarget
 	if how == "" || how == "none" {
-		return nil
+		return false, nil
 	}
 	if r.opt.Resume {
 		r.Screen.Note("--resume: the disks are not checked for bad sectors again")
-		return nil
+		return false, nil
 	}
 	if r.opt.Only != "" {
 		how = recreate.CheckRead // other partitions stay
 	}
-	err := r.rec.Surface(ctx, how)
+	err = r.rec.Surface(ctx, how)
 	if err != nil && how == recreate.CheckRead {
-		return &Untouched{err}
+		err = &Untouched{err}
 	}
-	return err
+	return how == recreate.CheckWrite, err
 }
 
 // kernel is that of the machine that is restored.

@@ -51,6 +51,14 @@ func TestCheckTarget(t *testing.T) {
 			t.Errorf("%s, unreadable: %v; want status %d", how, err, want)
 		}
 	}
+	// What is refused after that is no refusal: all that was on the disks is lost.
+	m, r, _ := onFake(t, "vda")
+	m.Fail["reread /dev/vda"] = &exit.Refusal{Reason: "not the disk it was"}
+	o := data(&files{l: simple()})
+	o.CheckTarget = recreate.CheckWrite
+	if _, err := r.Restore(t.Context(), o); exit.Code(err) != exit.Failed || !strings.Contains(err.Error(), "not the disk it was") {
+		t.Errorf("refused after all was written: %v, status %d; want %d", err, exit.Code(err), exit.Failed)
+	}
 	if _, err := (&Request{CheckTarget: "both"}).Validate(); err == nil || !strings.Contains(err.Error(), "check-target") {
 		t.Errorf("Validate(both) = %v", err)
 	}
