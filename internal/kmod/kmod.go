@@ -322,18 +322,27 @@ func Modinfo(module []byte, key string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read kernel module: %w", err)
 	}
+	info, err := modinfo(e)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read kernel module: %w", err)
+	}
+	return info[key], nil
+}
+
+// modinfo gives what a module's .modinfo section has, by key.
+func modinfo(e *elf.File) (map[string][]string, error) {
 	s := e.Section(".modinfo")
 	if s == nil {
 		return nil, nil
 	}
 	d, err := s.Data()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read kernel module: %w", err)
+		return nil, err
 	}
-	var out []string
-	for _, kv := range bytes.Split(d, []byte{0}) {
-		if v, ok := bytes.CutPrefix(kv, []byte(key+"=")); ok {
-			out = append(out, string(v))
+	out := map[string][]string{}
+	for _, kv := range strings.Split(string(d), "\x00") {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			out[k] = append(out[k], v)
 		}
 	}
 	return out, nil

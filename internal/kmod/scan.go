@@ -32,22 +32,14 @@ func parseModule(b []byte) (*module, error) {
 		return nil, err
 	}
 	m := &module{}
-	if s := e.Section(".modinfo"); s != nil {
-		d, err := s.Data()
-		if err != nil {
-			return nil, err
-		}
-		for _, kv := range strings.Split(string(d), "\x00") {
-			switch k, v, _ := strings.Cut(kv, "="); k {
-			case "alias":
-				m.aliases = append(m.aliases, v)
-			case "softdep":
-				m.soft = append(m.soft, v)
-			case "depends":
-				for _, n := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' }) {
-					m.depends = append(m.depends, Norm(n))
-				}
-			}
+	info, err := modinfo(e)
+	if err != nil {
+		return nil, err
+	}
+	m.aliases, m.soft = info["alias"], info["softdep"]
+	for _, v := range info["depends"] {
+		for _, n := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' }) {
+			m.depends = append(m.depends, Norm(n))
 		}
 	}
 	syms, err := e.Symbols()
@@ -114,7 +106,10 @@ func (x *Index) modulePaths() ([]string, error) {
 			return err
 		}
 		rel, err := filepath.Rel(x.Dir, p)
-		if plain := PlainPath(rel); err != nil || e.IsDir() || !strings.HasSuffix(plain, ".ko") || rel == "build" || rel == "source" {
+		if e.IsDir() && (rel == "build" || rel == "source") { // what modules are built with
+			return fs.SkipDir
+		}
+		if err != nil || e.IsDir() || !strings.HasSuffix(PlainPath(rel), ".ko") {
 			return err
 		}
 		n := Name(rel)

@@ -25,6 +25,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/unpack"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
@@ -222,11 +223,6 @@ func (s *Set) pieces(a Archive) ([]string, error) {
 			if st.Size() > 0 || len(parts) == 0 {
 				parts = []string{p}
 			}
-			for _, f := range parts {
-				if err := v.check(f); err != nil {
-					return nil, err
-				}
-			}
 			out = append(out, parts...)
 			if name == a.Name {
 				return out, nil
@@ -309,7 +305,7 @@ func (s *Set) byHand(a Archive, prefixes ...string) string {
 	for _, n := range slices.Sorted(maps.Keys(s.volumes)) {
 		dirs = append(dirs, s.volumes[n].dir)
 	}
-	at := filepath.Join("/mnt/target", a.Mount)
+	at := filepath.Join(rescue.TargetDir, a.Mount)
 	return fmt.Sprintf("%s, mount it on %s, and run %s | tar -xp -C %s", how, at, tool.New(append([]string{"pastestream", "--mkcdrec", a.Mount}, dirs...)...), at)
 }
 
@@ -326,6 +322,16 @@ func (s *Set) Stream(a Archive) (io.ReadCloser, error) {
 	files, err := s.pieces(a)
 	if err != nil {
 		return nil, err
+	}
+	for _, f := range files {
+		for _, v := range s.volumes {
+			if v.dir != filepath.Dir(f) {
+				continue
+			}
+			if err := v.check(f); err != nil {
+				return nil, err
+			}
+		}
 	}
 	in := &chain{files: files}
 	var r io.Reader

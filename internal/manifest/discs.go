@@ -93,23 +93,25 @@ func (d *Discs) Validate() error {
 		bad("this: %d of %d discs", d.This, len(d.Discs))
 	}
 	for i, a := range d.Archives {
-		a.check(len(d.Discs), func(f string, v ...any) { bad("archives[%d]"+f, append([]any{i}, v...)...) })
+		errs = append(errs, a.check(fmt.Sprintf("archives[%d]", i), len(d.Discs)))
 	}
 	return errors.Join(errs...)
 }
 
-// check calls bad for the faults of an archive on a number of discs.
-func (a *Divided) check(discs int, bad func(f string, a ...any)) {
+// check reports the faults of an archive, which has a name in the list, on a number of discs.
+func (a *Divided) check(name string, discs int) error {
+	var errs []error
 	at := quantity.Size(0)
 	for j, v := range a.Volumes {
 		if v.Number != j+1 || v.Offset != at || v.Disc > discs || !v.valid() {
-			bad(".volumes[%d]: %+v", j, v)
+			errs = append(errs, fmt.Errorf("%s.volumes[%d]: %+v", name, j, v))
 		}
 		at += v.Size
 	}
 	if at != a.Size || a.TailAt < 0 || a.TailAt > a.Size || a.File == "" || strings.Contains(a.Tail, "/") {
-		bad(": %s: volumes of %d bytes, size %d, tail at %d", a.File, at, a.Size, a.TailAt)
+		errs = append(errs, fmt.Errorf("%s: %s: volumes of %d bytes, size %d, tail at %d", name, a.File, at, a.Size, a.TailAt))
 	}
+	return errors.Join(errs...)
 }
 
 // DiscSource gives discs of a set when they are needed.

@@ -30,7 +30,11 @@ func raidVolume(lvs *lvmtext.Section, v layout.LogicalVolume) *lvRAID {
 	}
 	r := &lvRAID{seg: lv.Sections()[0]}
 	mirror := v.Type == layout.TypeMirror
-	list := r.seg.List(map[bool]string{true: "mirrors", false: "raids"}[mirror])
+	images := "raids"
+	if mirror {
+		images = "mirrors"
+	}
+	list := r.seg.List(images)
 	if len(list) < 2 || len(list)%2 != 0 || r.seg.Type() != v.Type {
 		return nil
 	}

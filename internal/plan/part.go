@@ -45,7 +45,9 @@ func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 		l.Swap[i].Active = l.Swap[i].Active && on(l.Swap[i].Device) == ""
 	}
 	for i := range l.Images {
-		excludeImage(&l.Images[i], on)
+		if d := on(l.Images[i].Device); d != "" {
+			l.Images[i].File, l.Images[i].Excluded = "", "--exclude-disk "+d
+		}
 	}
 	l.Boot.Disks = slices.DeleteFunc(l.Boot.Disks, func(d string) bool { return slices.Contains(disks, d) })
 	if len(l.Boot.Disks) == 0 && len(want.Boot.Disks) > 0 && l.Boot.ESP == "" {
@@ -64,12 +66,6 @@ func diskUnder(l *layout.Layout, disks, devs []string) string {
 		}
 	}
 	return ""
-}
-
-func excludeImage(m *layout.Image, on func(...string) string) {
-	if d := on(m.Device); d != "" {
-		m.File, m.Excluded = "", "--exclude-disk "+d
-	}
 }
 
 // excludeMembers removes members and spares, if the array can do without them.

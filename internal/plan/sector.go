@@ -1,21 +1,12 @@
 package plan
 
 import (
-	"math"
 	"slices"
 
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
-
-// leastBlock is what a file system can't have smaller than a sector, and its name.
-func leastBlock(f *layout.Filesystem) (int64, string) {
-	if t := fstype.Of(f.Type); t.Block != nil {
-		return t.Block(&f.Geometry)
-	}
-	return math.MaxInt64, ""
-}
 
 // checkSector returns why what is on a disk can't go to one with other sectors,
 // 512 bytes or 4 KiB (4Kn); nil when it can, with the changes of toSector.
@@ -25,7 +16,7 @@ func checkSector(l *layout.Layout, d *layout.Disk, p layout.Present) error {
 	}
 	sector := int64(p.LogicalSector)
 	switch {
-	case !slices.Contains([]int64{512, 4096}, sector):
+	case sector != 512 && sector != 4096:
 		return no("only 512 and 4096 are known")
 	case d.Table != nil && d.Table.Label == layout.MBR:
 		return no("its MBR counts in those; --firmware uefi makes a GPT of it")
@@ -38,8 +29,10 @@ func checkSector(l *layout.Layout, d *layout.Disk, p layout.Present) error {
 		if !slices.ContainsFunc(f.Devs(), on) {
 			continue
 		}
-		if n, what := leastBlock(f); n < sector {
-			return no("the %s on %s has %s of %d bytes", f.Type, f.Device, what, n)
+		if t := fstype.Of(f.Type); t.Block != nil {
+			if n, what := t.Block(&f.Geometry); n < sector {
+				return no("the %s on %s has %s of %d bytes", f.Type, f.Device, what, n)
+			}
 		}
 	}
 	for _, c := range l.Crypts {

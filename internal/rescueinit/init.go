@@ -448,12 +448,22 @@ func (s *System) banner() {
 	if s.opts.Auto == "" {
 		fmt.Fprintf(s.out, "  say `help` for what to do here, `restore --plan` to see what it would do\n")
 	}
-	// From here on the console is for people; dmesg has what the kernel says.
-	if err := os.WriteFile(s.host.Path("/proc/sys/kernel/printk"), []byte("1\n"), 0); err != nil {
-		s.say("the kernel's messages come onto the console: %v", err)
-	}
+	s.quiet()
 	fmt.Fprintf(s.out, "%s\n", rescue.Ready)
 	s.uptime()
+}
+
+// quiet leaves the console to people from here on; dmesg has what the kernel says. A kernel
+// command line that asks for its messages has them.
+func (s *System) quiet() {
+	if line, err := sysconf.RunningCmdline(s.root()); err == nil && slices.ContainsFunc(sysconf.ParseCmdline(line).Words, func(w *sysconf.Word) bool {
+		return slices.Contains([]string{"loglevel", "debug", "ignore_loglevel"}, w.Name)
+	}) {
+		return
+	}
+	if err := os.WriteFile(s.host.Path("/proc/sys/kernel/printk"), []byte("1\n"), 0o644); err != nil {
+		s.say("the kernel's messages come onto the console: %v", err)
+	}
 }
 
 // uptime logs the time from the kernel's start to here.

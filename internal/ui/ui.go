@@ -110,12 +110,18 @@ type Hint struct {
 	Hint string `json:"hint"` // what may be done about it, "" if unknown
 }
 
-// event writes a line; the printer is locked.
-func (p *Printer) event(e Event) {
+// Line gives an event as a line of JSON, with version and time.
+func (e Event) Line() ([]byte, error) {
 	e.Version, e.Time = EventVersion, time.Now().UTC()
 	b, err := json.Marshal(e)
+	return append(printable.JSON(b), '\n'), err
+}
+
+// event writes a line; the printer is locked.
+func (p *Printer) event(e Event) {
+	b, err := e.Line()
 	if err == nil {
-		_, err = p.out.Write(append(printable.JSON(b), '\n'))
+		_, err = p.out.Write(b)
 	}
 	if err != nil && p.lost == nil {
 		p.lost = err

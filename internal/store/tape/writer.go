@@ -155,8 +155,8 @@ func firstBlock(d Drive, b []byte) (int, error) {
 	return 0, err
 }
 
-// firstDrive takes the tape out of the first drive, for the next reel.
-func (w *Writer) firstDrive() error {
+// ejectFirst goes back to the first drive and takes its tape out, for the next reel.
+func (w *Writer) ejectFirst() error {
 	w.drive = 0
 	if w.NextReel == nil {
 		return fmt.Errorf("cannot continue: reel %d is full, and there is no terminal to ask for another; name more drives, or run it on a terminal", w.reel)
@@ -172,7 +172,7 @@ func (w *Writer) begin(ctx context.Context) error {
 	var problem error
 	if w.drive >= len(w.Drives) {
 		problem = errors.New("the tape is full")
-		if err := w.firstDrive(); err != nil {
+		if err := w.ejectFirst(); err != nil {
 			return err
 		}
 	}

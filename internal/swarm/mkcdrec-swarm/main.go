@@ -9,7 +9,6 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -27,7 +26,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/fleet"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/swarm/node"
@@ -51,13 +49,13 @@ func main() {
 func events(w io.Writer) func(node.Event) {
 	var mu sync.Mutex
 	return func(e node.Event) {
-		b, err := json.Marshal(ui.Event{Version: ui.EventVersion, Time: time.Now().UTC(), Event: "result", Kind: fleet.SwarmKind, Data: e})
+		b, err := ui.Event{Event: "result", Kind: fleet.SwarmKind, Data: e}.Line()
 		if err != nil {
 			return
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		_, _ = w.Write(append(printable.JSON(b), '\n'))
+		_, _ = w.Write(b)
 	}
 }
 
