@@ -33,12 +33,10 @@ func TestNet(t *testing.T) {
 	sshkey := "mkcdrec.sshkey=" + strings.Join(strings.Fields(string(pub))[:2], ",")
 	k := rescueISO(ctx, t, "linux-image-cloud-amd64", iso)
 	extractInitrd(ctx, t, iso, initrd)
-	l, err := net.Listen("tcp", "127.0.0.1:0") // a port that is free
+	port, err := freePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
 	user := "user virtio-net-pci"
 	noTime := serveNTP(t, time.Date(2031, 2, 3, 4, 5, 6, 0, time.UTC))
 	two := []string{user + ",mac=52:54:00:00:00:01", user + ",mac=52:54:00:00:00:02"}

@@ -91,13 +91,19 @@ func (s *Servers) daemon(ctx context.Context, service string, args ...string) er
 	return fmt.Errorf("%s does not listen on port %d", args[0], s.Ports[service])
 }
 
-func (s *Servers) port(service string) (int, error) {
+// freePort gives a port of this host's loopback that nobody listens on.
+func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
-	s.Ports[service] = l.Addr().(*net.TCPAddr).Port
-	return s.Ports[service], l.Close()
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
+func (s *Servers) port(service string) (port int, err error) {
+	port, err = freePort()
+	s.Ports[service] = port
+	return port, err
 }
 
 // write makes a configuration file.

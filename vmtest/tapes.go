@@ -3,7 +3,6 @@ package vmtest
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,12 +24,8 @@ const tapeTarget = "iqn.2026-01.org.mkcdrec:tapes"
 // StartTapes starts tgtd with drives whose tapes hold so many MiB each. Their
 // contents are files in dir.
 func StartTapes(ctx context.Context, dir string, mib ...int) (*Tapes, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
-		return nil, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	if err := l.Close(); err != nil {
 		return nil, err
 	}
 	t := &Tapes{port: port, control: strconv.Itoa(port & 0x3fff), n: len(mib)}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,19 +51,15 @@ func (a *app) coverageCommand() *cli.Command {
 // an error where the machine is not one that can be backed up.
 func (a *app) coverage(ctx context.Context, place string) (*coverage.Report, error) {
 	if _, err := os.Lstat(filepath.Join(place, manifest.File)); place != "" && err == nil {
-		f, err := regular.Open(filepath.Join(place, coverage.File))
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("cannot show the coverage: the set was made without %s, by an older version", coverage.File)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the coverage of the set: %w", err)
-		}
-		defer f.Close()
-		r, err := coverage.Read(f)
+		s, err := manifest.Open(place)
 		if err != nil {
 			return nil, err
 		}
-		return r, nil
+		r, err := s.Coverage()
+		if err == nil && r == nil {
+			err = fmt.Errorf("cannot show the coverage: the set was made without %s, by an older version", coverage.File)
+		}
+		return r, err
 	}
 	if st, err := os.Stat(place); place != "" && err != nil {
 		return nil, fmt.Errorf("cannot use %s: %w", place, err)

@@ -35,7 +35,7 @@ func rescueFlags() []cli.Flag {
 		&cli.StringFlag{Name: "kernel", Usage: "kernel image `FILE` instead of the running one"},
 		&cli.StringFlag{Name: "modules", Usage: "`DIR` of the kernel's modules instead of /lib/modules/VERSION"},
 		&cli.StringFlag{Name: "module-set", Usage: "`host|default|all`: set of drivers"},
-		&cli.StringFlag{Name: "programs", Usage: "`needed|required|none`: programs of this machine to carry; required has no editor, pager and bash, none makes a medium that can't restore"},
+		&cli.StringFlag{Name: "programs", Usage: "`comfort|needed|required|none`: programs of this machine to carry; comfort reads some from the medium when they are used, required has no editor, pager and bash, none makes a medium that can't restore"},
 		&cli.StringFlag{Name: "default", Usage: "`local|rescue`: entry of the menu that starts after the time-out"},
 		&cli.StringFlag{Name: "medium-size", Usage: "refuse an image larger than `SIZE`: bytes, or 700M, 4G, CD, DVD"},
 		&cli.StringFlag{Name: "append", Usage: "`WORDS` for the rescue system's kernel command line"},

@@ -238,6 +238,11 @@ func (r *Report) Lost() (out []string) {
 	if n, x := lost[NotCovered], lost[Excluded]; n+x > 0 {
 		out = append(out, fmt.Sprintf("not restored of %s on disks: %s excluded by rules, %s not covered", all, x, n))
 	}
+	for _, i := range r.Items {
+		if i.Kind == "filesystem" && i.State == Files && i.Why != "" {
+			out = append(out, fmt.Sprintf("not all of %s (%s): %s", i.Name, i.What, i.Why))
+		}
+	}
 	if len(r.Exclude) > 0 {
 		out = append(out, "files left out of the backup by rules: "+strings.Join(r.Exclude, ", "))
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -330,6 +331,11 @@ func TestLost(t *testing.T) {
 	l, m := example()
 	if got, want := strings.Join(of(t, l, m).Lost(), "\n"), "not restored of 1.6 GiB on disks: 529.0 MiB excluded by rules, 100.0 MiB not covered\nfiles left out of the backup by rules: /tmp/*"; got != want {
 		t.Errorf("Lost() = %q; want %q", got, want)
+	}
+	i := slices.IndexFunc(l.Filesystems, func(f layout.Filesystem) bool { return f.InUse() && f.Excluded == "" })
+	l.Filesystems[i].Included = []string{"/boot/x"}
+	if got, want := strings.Join(of(t, l, m).Lost(), "\n"), "\nnot all of "+l.Filesystems[i].Device+" ("; !strings.Contains(got, want) || !strings.Contains(got, "only /boot/x") {
+		t.Errorf("Lost() with include = %q; want %q in it", got, want)
 	}
 	if got := (&Report{}).Lost(); got != nil {
 		t.Errorf("Lost() = %q; want nil", got)
