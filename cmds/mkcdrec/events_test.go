@@ -2,6 +2,9 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -14,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
 // TestEvents: whatever our commands print to standard output with --json are lines that
@@ -38,7 +42,23 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	b = bytes.Buffer{}
-	if err := errors.Join(os.Mkdir(dir+"/set", 0o700), os.WriteFile(dir+"/set/"+manifest.File, nil, 0o600), r.Write(&b), os.WriteFile(dir+"/set/"+coverage.File, b.Bytes(), 0o600)); err != nil {
+	if err := errors.Join(os.Rename(aSet(t, time.Now()), dir+"/set"), r.Write(&b), os.WriteFile(dir+"/set/"+coverage.File, b.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := os.ReadFile(dir + "/set/" + manifest.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	man, err := manifest.Parse(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(b.Bytes())
+	man.Files = append(man.Files, manifest.FileSum{Name: coverage.File, Size: quantity.Size(b.Len()), SHA256: hex.EncodeToString(sum[:])})
+	if m, err = json.Marshal(man); err == nil {
+		err = os.WriteFile(dir+"/set/"+manifest.File, m, 0o600)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	l.Hostname, b = "other", bytes.Buffer{}
