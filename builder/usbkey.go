@@ -498,8 +498,8 @@ func generations(dir, host string) []set.Listed {
 	return sets
 }
 
-// mayNeed is what a set is likely to take, bytes: a tenth more than the last of sets, or half
-// of what is used and the whole of what is saved as images.
+// mayNeed estimates the size of the next set in bytes: a tenth more than the newest of sets, or,
+// if there are none, half of the space in use and all of the devices that are saved as images.
 func (p *Plan) mayNeed(sets []set.Listed) (need int64) {
 	if len(sets) > 0 {
 		return int64(sets[0].Size() + sets[0].Size()/10)
@@ -513,18 +513,23 @@ func (p *Plan) mayNeed(sets []set.Listed) (need int64) {
 	return need
 }
 
-// Short tells when a set will probably not fit into dir, in a sentence; "" when it will.
+// Short returns a warning, in a sentence, if the next set will probably not fit into dir, and ""
+// if it will or if the free space can't be read: writing finds that out.
 func (p *Plan) Short(dir string) string {
 	sets := generations(dir, p.Layout.Hostname)
-	need, by := p.mayNeed(sets), "half of what is in use"
 	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return ""
+	}
+	need, free := p.mayNeed(sets), int64(st.Bavail)*st.Bsize
+	if free >= need {
+		return ""
+	}
+	by := "half of the space in use here"
 	if len(sets) > 0 {
-		by = "a tenth more than the last one"
+		by = "the size of the last backup and a tenth"
 	}
-	if err := unix.Statfs(dir, &st); err != nil || int64(st.Bavail)*st.Bsize >= need {
-		return "" // what can't be asked for is found out by writing
-	}
-	return fmt.Sprintf("%s has %s free, and the backup may need %s (%s)", dir, quantity.Size(int64(st.Bavail)*st.Bsize), quantity.Size(need), by)
+	return fmt.Sprintf("the backup will probably not fit: %s has %s free, and about %s are needed, by %s", dir, quantity.Size(free), quantity.Size(need), by)
 }
 
 // room removes old sets, if that was allowed, until the new one is likely to
@@ -542,7 +547,7 @@ func (w *keyWriter) room(dir string, p *Plan, res *KeyResult) error {
 			return nil
 		}
 		if !w.opt.MakeRoom || len(sets) == 0 {
-			w.b.Report.Warn("the stick has %s free, and the backup may need %s", quantity.Size(free), quantity.Size(need))
+			w.b.Report.Warn("the backup will probably not fit: the stick has %s free, and about %s are needed", quantity.Size(free), quantity.Size(need))
 			return nil
 		}
 		old := sets[len(sets)-1]

@@ -148,7 +148,7 @@ func TestShort(t *testing.T) {
 		t.Errorf("Short = %q; want nothing: 512 KiB will fit", got)
 	}
 	p.Archives[0].Used = 1 << 60
-	if got := p.Short(dir); !strings.Contains(got, dir+" has ") || !strings.Contains(got, "may need 524288.0 TiB (half of what is in use)") {
+	if got := p.Short(dir); !strings.HasPrefix(got, "the backup will probably not fit: "+dir+" has ") || !strings.HasSuffix(got, "about 524288.0 TiB are needed, by half of the space in use here") {
 		t.Errorf("Short = %q; want the room and what is needed", got)
 	}
 	if got := p.Short(dir + "/none"); got != "" {
