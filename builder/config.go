@@ -102,10 +102,7 @@ func (c *Config) Validate() error {
 	if _, err := archive.NewMatcher(c.Exclude); err != nil {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
-	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate(), c.Keep.Validate())
-	if _, _, err := c.Status.Limits(); err != nil {
-		errs = append(errs, err)
-	}
+	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate(), c.Keep.Validate(), c.Status.Validate())
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}

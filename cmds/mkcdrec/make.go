@@ -192,12 +192,13 @@ func (a *app) pathCommand() *cli.Command {
 				return err
 			}
 			run := nightly.Run{Started: time.Now(), Destination: dir, NotCovered: []string{}}
-			var of *layout.Layout
+			var is *layout.Layout
 			err = a.hooked(ctx, c, b, dir, func() (string, error) {
 				p, err := a.plan(ctx, b, dir)
 				if err != nil {
 					return "", err
 				}
+				is = p.Layout
 				for _, e := range p.LeftOut {
 					a.ui.Note("left out: %s", e)
 				}
@@ -211,7 +212,7 @@ func (a *app) pathCommand() *cli.Command {
 				if err != nil {
 					return "", err
 				}
-				run.Set, run.Size, of = r.Dir, r.Manifest.Size(), p.Layout
+				run.Set, run.Size = r.Dir, r.Manifest.Size()
 				run.NotCovered = append(run.NotCovered, r.NotCovered...)
 				a.ui.End()
 				a.ui.Result("backup", r)
@@ -221,7 +222,7 @@ func (a *app) pathCommand() *cli.Command {
 				return r.Dir, lacking(r.NotCovered)
 			})
 			if !c.Bool("dry-run") {
-				a.record(ctx, b, run, of, err)
+				a.record(ctx, b, run, is, err)
 			}
 			return err
 		}}

@@ -122,17 +122,23 @@ func age(seconds int64) string {
 // stateDir has the record of the last run; tests have their own.
 var stateDir = nightly.Dir
 
-// record records how a run has ended; of is the layout of the set that it made. The run is
-// as good without that.
-func (a *app) record(ctx context.Context, b *builder.Builder, run nightly.Run, of *layout.Layout, err error) {
+// record records how a run has ended, also one that was interrupted; l is the machine's layout
+// as that run has read it, nil if it ended before. The run is as good without that.
+func (a *app) record(ctx context.Context, b *builder.Builder, run nightly.Run, l *layout.Layout, err error) {
 	err = interrupted(ctx, err)
 	if run.Ended, run.Status = time.Now(), exit.Code(err); err != nil {
 		run.Error = err.Error()
 	}
-	err = run.Save(stateDir, of)
+	err = run.Save(stateDir, l)
 	if err == nil && a.cfg.Status.Textfile != "" {
 		var s *nightly.Status
-		if s, err = a.judge(ctx, b); err == nil {
+		s, err = a.judge(context.WithoutCancel(ctx), b, func(context.Context) (*layout.Layout, error) {
+			if l == nil {
+				return nil, errors.New("the run ended before it had read the layout")
+			}
+			return l, nil
+		})
+		if err == nil {
 			err = s.WriteMetrics(a.cfg.Status.Textfile)
 		}
 	}
@@ -141,8 +147,8 @@ func (a *app) record(ctx context.Context, b *builder.Builder, run nightly.Run, o
 	}
 }
 
-// judge gives the state of the backups.
-func (a *app) judge(ctx context.Context, b *builder.Builder) (*nightly.Status, error) {
+// judge gives the state of the backups; probe reads the machine's layout.
+func (a *app) judge(ctx context.Context, b *builder.Builder, probe func(context.Context) (*layout.Layout, error)) (*nightly.Status, error) {
 	f := nightly.Found{Now: time.Now(), Timer: nightly.Timer{Run: b.Run}.Enabled(ctx)}
 	var err error
 	if f.Warn, f.Toolate, err = a.cfg.Status.Limits(); err != nil {
@@ -151,7 +157,7 @@ func (a *app) judge(ctx context.Context, b *builder.Builder) (*nightly.Status, e
 	if f.Record, f.RecordErr = nightly.Read(stateDir); f.RecordErr == nil && f.Record.Good != nil {
 		var was, is *layout.Layout
 		if was, f.LayoutErr = nightly.Layout(stateDir); f.LayoutErr == nil {
-			is, _, f.LayoutErr = b.Probe(ctx)
+			is, f.LayoutErr = probe(ctx)
 		}
 		if f.LayoutErr == nil {
 			f.Changed = layout.Diff(was, is)
@@ -171,7 +177,10 @@ func (a *app) statusCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			s, err := a.judge(ctx, b)
+			s, err := a.judge(ctx, b, func(ctx context.Context) (*layout.Layout, error) {
+				l, _, err := b.Probe(ctx)
+				return l, err
+			})
 			if err != nil {
 				return err
 			}
@@ -190,7 +199,7 @@ func (a *app) statusCommand() *cli.Command {
 
 func (a *app) enableCommand() *cli.Command {
 	return &cli.Command{Name: "enable", Usage: "have a backup begin every day, by mkcdrec path",
-		Description: "Enables the package's timer of systemd; where systemd does not run, a file for cron is written. With -n nothing is done. The key destination of the configuration has to name the directory.",
+		Description: "Enables the package's timer of systemd; where systemd does not run, a file for cron is written. With -n nothing is done. The key destination of the configuration has to name the directory. The timer's backups use /etc/mkcdrec.yaml; -c with another file is refused.",
 		Flags:       []cli.Flag{&cli.StringFlag{Name: "at", Usage: "`TIME` of the day such as 02:30; between 1 and 5 in the morning if not given"}},
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.IsSet("at") {
@@ -200,6 +209,9 @@ func (a *app) enableCommand() *cli.Command {
 			}
 			if err := a.noArgument(c); err != nil {
 				return err
+			}
+			if file := c.String("config"); !sameFile(file, builder.DefaultConfig) {
+				return exit.Usage(fmt.Errorf("cannot use -c %s: the timer's backups use %s; put the keys there", file, builder.DefaultConfig))
 			}
 			if a.cfg.Destination == "" {
 				return exit.Usage(fmt.Errorf("no directory for the backups: set destination in %s", builder.DefaultConfig))
@@ -217,6 +229,19 @@ func (a *app) disableCommand() *cli.Command {
 			}
 			return a.timer(c, func(t nightly.Timer) ([]string, error) { return t.Disable(ctx) })
 		}}
+}
+
+// sameFile reports whether two paths are one, or lead to one file.
+func sameFile(a, b string) bool {
+	if a == b {
+		return true
+	}
+	is, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(is, other)
 }
 
 func (a *app) noArgument(c *cli.Command) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -158,4 +159,51 @@ func TestStatusCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	is(2, "MKCDREC CRITICAL - the last backup is 100h old")
+}
+
+// TestRecordInterrupted: a run that a signal has ended is recorded, too, and the text file has
+// the layout as the run has read it: this machine is not looked at again.
+func TestRecordInterrupted(t *testing.T) {
+	ownState(t)
+	file := t.TempDir() + "/m.prom"
+	c := &builder.Config{Status: nightly.Config{Warn: "36h", Critical: "72h", Textfile: file}}
+	a := &app{ui: ui.New(ui.Quiet), cfg: c}
+	b := &builder.Builder{Run: tool.Exec{}, Report: a.ui, Config: c}
+	l := &layout.Layout{Version: layout.Version, Hostname: "as it was", Boot: layout.Boot{Firmware: layout.BIOS}}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	a.record(ctx, b, nightly.Run{Set: "/s"}, l, nil)
+	cancel(errors.New("interrupted by a test"))
+	for _, c := range []struct {
+		l    *layout.Layout
+		want string
+	}{{l, "mkcdrec_layout_changes 0\n"}, {nil, "mkcdrec_last_run_exit_status 1\n"}} {
+		a.record(ctx, b, nightly.Run{}, c.l, errors.New("cannot run x: killed"))
+		m, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(m), c.want) || strings.Contains(string(m), "layout_changes") != (c.l != nil) {
+			t.Errorf("text file: %v\n%s\nwant %q", err, m, c.want)
+		}
+	}
+	if r, err := nightly.Read(stateDir); err != nil || r.Last.Status != 1 || r.Good == nil || !strings.Contains(r.Last.Error, "interrupted") {
+		t.Errorf("record: %+v, %v; want the interrupted run and the good one", r, err)
+	}
+}
+
+// TestEnableConfig: the timer's backups use the default configuration; another is refused.
+func TestEnableConfig(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(config, []byte("destination: /mnt\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := mkcdrec(t, "", "-n", "-c", config, "enable"); status != exit.BadUsage || !strings.Contains(errs, "cannot use -c "+config) {
+		t.Errorf("enable -c %s: exit status %d; want 2 and the reason\n%s%s", config, status, out, errs)
+	}
+	link := config + ".link"
+	if err := os.Symlink(config, link); err != nil {
+		t.Fatal(err)
+	}
+	for other, want := range map[string]bool{config: true, link: true, config + ".missing": false, t.TempDir(): false} {
+		if got := sameFile(other, config); got != want {
+			t.Errorf("sameFile(%s) = %v; want %v", other, got, want)
+		}
+	}
 }

@@ -1,7 +1,9 @@
 package nightly
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -31,6 +33,15 @@ func (c Config) Limits() (warn, critical time.Duration, err error) {
 		return 0, 0, fmt.Errorf("status.critical: %q; want a time such as 72h, not less than status.warn", c.Critical)
 	}
 	return warn, critical, nil
+}
+
+// Validate reports all faults at once.
+func (c Config) Validate() error {
+	_, _, err := c.Limits()
+	if f := c.Textfile; f != "" && (!filepath.IsAbs(f) || filepath.Ext(f) != ".prom" || filepath.Base(f) == ".prom") {
+		err = errors.Join(err, fmt.Errorf("status.textfile: %q; want an absolute path that ends in .prom", f))
+	}
+	return err
 }
 
 // State is what monitoring is told, with the exit statuses of Nagios.

@@ -120,30 +120,30 @@ func (t Timer) Enable(ctx context.Context, at string) (did []string, err error) 
 	return append(did, timerUnit+" is enabled and runs"), err
 }
 
-// Disable is the reverse of Enable; a backup that runs is not ended.
+// Disable is the reverse of Enable; a backup that runs is not ended. An error of one step does
+// not keep it from the others: err has all of them.
 func (t Timer) Disable(ctx context.Context) (did []string, err error) {
-	fail := func(err error) ([]string, error) {
-		return did, fmt.Errorf("cannot disable the nightly backup: %w", err)
-	}
+	var errs []error
 	if t.systemd() {
 		if err := t.systemctl(ctx, "disable", "--now", timerUnit); err != nil {
-			return fail(err)
+			errs = append(errs, err)
+		} else {
+			did = append(did, timerUnit+" is disabled")
 		}
-		did = append(did, timerUnit+" is disabled")
 	}
 	for _, f := range []string{dropIn, cronFile} {
 		removed, err := t.remove(f)
-		if err != nil {
-			return fail(err)
+		errs = append(errs, err)
+		if !removed {
+			continue
 		}
-		if removed {
-			did = append(did, "removed: "+f)
+		did = append(did, "removed: "+f)
+		if f == dropIn && t.systemd() {
+			errs = append(errs, t.systemctl(ctx, "daemon-reload"))
 		}
-		if removed && f == dropIn && t.systemd() {
-			if err := t.systemctl(ctx, "daemon-reload"); err != nil {
-				return fail(err)
-			}
-		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return did, fmt.Errorf("cannot disable the nightly backup: %w", err)
 	}
 	if len(did) == 0 {
 		did = []string{"no nightly backup was enabled"}

@@ -74,6 +74,19 @@ func TestTimerSystemd(t *testing.T) {
 	}
 }
 
+// TestDisableFailure: what systemctl can't do does not keep the files from being removed, and
+// both are reported.
+func TestDisableFailure(t *testing.T) {
+	m, timer := timerOf(t, true)
+	m.Write(cronFile, "# of another init\n")
+	m.Write(dropIn, "[Timer]\n")
+	m.Fail["run systemctl disable"] = os.ErrPermission
+	did, err := timer.Disable(t.Context())
+	if err == nil || !strings.HasPrefix(err.Error(), "cannot disable the nightly backup: ") || !slices.Equal(did, []string{"removed: " + dropIn, "removed: " + cronFile}) {
+		t.Errorf("Disable() when systemctl fails = %q, %v; want both files removed and the error", did, err)
+	}
+}
+
 // TestTimerCron: without systemd there is a file of cron, and no program runs.
 func TestTimerCron(t *testing.T) {
 	m, timer := timerOf(t, false)
