@@ -494,12 +494,12 @@ func (w *keyWriter) names(dir string, p *Plan) []string {
 // generations lists a machine's sets below dir, newest first. What can't be read
 // as a set is not one: it is not ours to remove.
 func generations(dir, host string) []set.Listed {
-	sets, _, _ := set.List(dir, host) // what can't be listed has none
+	sets, _, _ := set.List(dir, set.This(host)) // what can't be listed has none
 	return sets
 }
 
 // mayNeed estimates the size of the next set in bytes: a tenth more than the newest of sets, or,
-// if there are none, half of the space in use and all of the devices that are saved as images.
+// without any, half of the space in use and all of the devices that are saved as images.
 func (p *Plan) mayNeed(sets []set.Listed) (need int64) {
 	if len(sets) > 0 {
 		return int64(sets[0].Size() + sets[0].Size()/10)

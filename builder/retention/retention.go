@@ -155,11 +155,16 @@ func of(dir string, s set.Listed) *Verdict {
 // leftoverAge is how old an unfinished set must be to be removed.
 const leftoverAge = 24 * time.Hour
 
-// Plan returns what becomes of each set of a host in dir, newest first, then of each unfinished
-// one and each whose manifest can't be used. Nothing is changed. made is the name of the set that
-// this run made, "" for none; periods are those of now's time zone.
+// Plan returns what becomes of each set of this machine, whose name is host, in dir, newest
+// first, then of each unfinished one and each that may be another machine's. Nothing is changed.
+// made is the name of the set that this run made, "" for none; periods are those of now's time
+// zone.
 func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
-	sets, damaged, err := set.List(dir, host)
+	return k.plan(dir, set.This(host), made, now)
+}
+
+func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Verdict, error) {
+	sets, doubtful, err := set.List(dir, m)
 	if err != nil {
 		return nil, err
 	}
@@ -172,12 +177,12 @@ func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
 	for _, s := range mine {
 		out = append(out, *s)
 	}
-	left, err := set.Leftovers(dir, host, now)
+	left, err := set.Leftovers(dir, m.Host, now)
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range left {
-		v := Verdict{Set: l.Name, Age: int64(l.Age.Seconds()), Reasons: []string{l.Why}, host: host}
+		v := Verdict{Set: l.Name, Age: int64(l.Age.Seconds()), Reasons: []string{l.Why}, host: m.Host}
 		if l.Over {
 			v.Remove, v.Reasons[0] = l.Age > leftoverAge, "unfinished, and its run has ended"
 		}
@@ -186,8 +191,8 @@ func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
 		}
 		out = append(out, v)
 	}
-	for _, d := range damaged {
-		out = append(out, Verdict{Set: d, Reasons: []string{"its manifest can't be used: look at it, and remove it by hand"}})
+	for _, d := range doubtful {
+		out = append(out, Verdict{Set: d.Name, Reasons: []string{d.Why}})
 	}
 	return out, nil
 }

@@ -21,7 +21,13 @@ import (
 // make1 writes a set with its files below dir, as dir/HOST-TIME, and returns its name.
 func make1(t *testing.T, dir, host string, created time.Time) string {
 	t.Helper()
-	name := host + "-" + created.UTC().Format("20060102T150405Z")
+	return makeOf(t, dir, host, set.This(host), created)
+}
+
+// makeOf is make1 for a set of a machine, whose name begins with prefix.
+func makeOf(t *testing.T, dir, prefix string, of set.Machine, created time.Time) string {
+	t.Helper()
+	name := prefix + "-" + created.UTC().Format("20060102T150405Z")
 	d := filepath.Join(dir, name)
 	if err := os.Mkdir(d, 0o700); err != nil {
 		t.Fatal(err)
@@ -29,8 +35,12 @@ func make1(t *testing.T, dir, host string, created time.Time) string {
 	if err := os.WriteFile(filepath.Join(d, manifest.Layout), []byte("layout"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: host, Created: created.UTC(), Program: "test", Kernel: "6.1",
-		Files: []manifest.FileSum{{Name: manifest.Layout, Size: quantity.Size(len("layout")), SHA256: strings.Repeat("0", 64)}}}
+	sums, err := of.Write(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &manifest.Manifest{Version: manifest.Version, ID: uuid.New(), Host: of.Host, Created: created.UTC(), Program: "test", Kernel: "6.1",
+		Files: append(sums, manifest.FileSum{Name: manifest.Layout, Size: quantity.Size(len("layout")), SHA256: strings.Repeat("0", 64)})}
 	if err := m.Write(d); err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +220,43 @@ func TestKilled(t *testing.T) {
 	}
 	if removed, err := Apply(dir, plan); err != nil || len(removed) != 1 || removed[0] != set.Partial+old {
 		t.Errorf("Apply = %q, %v; want what was left of %s", removed, err, old)
+	}
+}
+
+// TestTwoMachines: two machines of one name have sets in one directory, beside older sets that
+// name no machine. Each removes its own only, and lists the others with the reason.
+func TestTwoMachines(t *testing.T) {
+	dir, now := t.TempDir(), time.Now().UTC()
+	one, two, none := set.Machine{Host: "web", ID: "11111111-1111-4111-8111-111111111111"}, set.Machine{Host: "web", ID: "22222222-2222-4222-8222-222222222222"}, set.Machine{Host: "web"}
+	names := map[set.Machine][]string{}
+	for day := range 3 {
+		for prefix, m := range map[string]set.Machine{"one": one, "two": two, "none": none} {
+			names[m] = append(names[m], makeOf(t, dir, prefix, m, now.AddDate(0, 0, -day)))
+		}
+	}
+	left := 9
+	for _, c := range []struct {
+		m      set.Machine
+		other  set.Machine
+		reason string
+	}{{one, two, "of another machine with this one's name"}, {two, none, "it has no machine's id"}, {none, one, "of another machine with this one's name"}} {
+		plan, err := Keep{Last: 1}.plan(dir, c.m, "", now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range plan {
+			if v.Set == names[c.other][0] && (v.Remove || !strings.Contains(v.Reasons[0], c.reason)) {
+				t.Errorf("for %q the plan has %+v; want it kept, since %q", c.m.ID, v, c.reason)
+			}
+		}
+		removed, err := Apply(dir, plan)
+		if err != nil || len(removed) != 2 || removed[0] != names[c.m][2] || removed[1] != names[c.m][1] {
+			t.Errorf("for %q Apply() = %q, %v; want its two older sets", c.m.ID, removed, err)
+		}
+		left -= 2
+		if is, err := os.ReadDir(dir); err != nil || len(is) != left {
+			t.Errorf("for %q %d sets are left, %v; want %d", c.m.ID, len(is), err, left)
+		}
 	}
 }
 

@@ -37,11 +37,13 @@ const (
 // enough: they do not work on every NFS and SMB server.
 type owner struct {
 	Host      string `json:"host"`
-	MachineID string `json:"machineID"`
+	MachineID string `json:"machineID"` // Machine.ID; older programs wrote the machine-id itself
 	BootID    string `json:"bootID"`
 	PIDSpace  string `json:"pidSpace"` // the namespace that PID is of
 	PID       int    `json:"pid"`
 	Start     string `json:"start"` // of the process, in ticks since the boot
+
+	raw string // what MachineID is made of
 }
 
 // self is the owner that this process is.
@@ -57,11 +59,8 @@ func self(host string) owner {
 	if err != nil {
 		ns = ""
 	}
-	id := read("/etc/machine-id")
-	if id == "" {
-		id = read("/var/lib/dbus/machine-id")
-	}
-	return owner{Host: host, MachineID: id, BootID: read("/proc/sys/kernel/random/boot_id"), PIDSpace: ns, PID: os.Getpid(), Start: startOf(os.Getpid())}
+	m := This(host)
+	return owner{Host: host, MachineID: m.ID, raw: m.raw, BootID: read("/proc/sys/kernel/random/boot_id"), PIDSpace: ns, PID: os.Getpid(), Start: startOf(os.Getpid())}
 }
 
 // startOf is when a process was started, "" if absent; proc(5), stat,
@@ -82,7 +81,7 @@ func startOf(pid int) string {
 // ours reports whether a set of o is this machine's, as far as can be known.
 func (o owner) ours(me owner) bool {
 	if o.MachineID != "" || me.MachineID != "" {
-		return o.MachineID == me.MachineID
+		return o.MachineID == me.MachineID || me.raw != "" && o.MachineID == me.raw
 	}
 	return o.Host == me.Host
 }

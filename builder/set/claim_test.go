@@ -47,7 +47,7 @@ func TestStale(t *testing.T) {
 		t.Fatalf("this process: %+v", me)
 	}
 	if me.MachineID == "" {
-		me.MachineID = "none" // in a container
+		me.MachineID, me.raw = "none", "raw" // in a container
 	}
 	with := func(f func(o *owner)) owner { o := me; f(&o); return o }
 	dead := with(func(o *owner) { o.PID, o.Start = 1<<22+1, "1" })
@@ -66,6 +66,7 @@ func TestStale(t *testing.T) {
 		{"before the last boot", with(func(o *owner) { o.BootID = "old" }), time.Hour, true, "", ""},
 		{"a clone with the same id", with(func(o *owner) { o.BootID = "clone" }), time.Minute, false, "", "left alone"},
 		{"in another container", with(func(o *owner) { o.PIDSpace = "pid:[1]"; o.PID = 1 << 22 }), time.Minute, false, "", "left alone"},
+		{"of an older program, with the id itself", with(func(o *owner) { o.MachineID, o.PID, o.Start = me.raw, 1<<22+1, "1" }), 0, true, "", ""},
 		{"another machine, writing", other, time.Second, false, "", ""},
 		{"another machine, dead for a year", other, 365 * 24 * time.Hour, false, "", "left alone"},
 		{"another machine of the same name", with(func(o *owner) { o.MachineID, o.BootID = "another machine", "b" }), 24 * time.Hour, false, "", "left alone"},

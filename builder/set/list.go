@@ -20,10 +20,16 @@ type Listed struct {
 	*manifest.Manifest
 }
 
-// List lists the sets of a host in dir, newest first, without unfinished ones and those that
-// were being removed. unusable are the names of those whose host is unknown because their
-// manifest can't be used.
-func List(dir, host string) (sets []Listed, unusable []string, err error) {
+// Doubtful is a set that may be a machine's.
+type Doubtful struct {
+	Name string // of its directory
+	Why  string // it is not certain
+}
+
+// List lists the sets of a machine in dir, newest first, without unfinished ones and those that
+// were being removed. doubtful are those that may be the machine's: their manifests can't be
+// used, or they have the machine's name and not its id.
+func List(dir string, of Machine) (sets []Listed, doubtful []Doubtful, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot look for backup sets: %w", err)
@@ -40,15 +46,16 @@ func List(dir, host string) (sets []Listed, unusable []string, err error) {
 		if err == nil {
 			m, err = manifest.Parse(b)
 		}
-		switch {
-		case err != nil:
-			unusable = append(unusable, e.Name())
-		case m.Host == host:
+		if err != nil {
+			doubtful = append(doubtful, Doubtful{e.Name(), "its manifest can't be used: look at it, and remove it by hand"})
+		} else if mine, doubt := of.owns(m); mine {
 			sets = append(sets, Listed{e.Name(), m})
+		} else if doubt != "" {
+			doubtful = append(doubtful, Doubtful{e.Name(), doubt})
 		}
 	}
 	slices.SortFunc(sets, func(a, b Listed) int {
 		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(b.Name, a.Name))
 	})
-	return sets, unusable, nil
+	return sets, doubtful, nil
 }

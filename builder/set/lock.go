@@ -28,11 +28,21 @@ func (h holder) alive(me owner) bool {
 	return h.BootID == me.BootID && h.BootID != "" && h.PIDSpace == me.PIDSpace && h.PID != me.PID && h.Start != "" && startOf(h.PID) == h.Start
 }
 
-// Lock has this run be the only one of a host that writes sets to dir, until release is
-// called. Another one is an exit.Refusal that names it. The locks of other hosts do not
-// matter. A lock whose run has ended is taken over, and note is told.
+// Lock has this run be the only one of this machine, host, that writes sets to dir, until
+// release is called. Another one is an exit.Refusal that names it. The locks of other machines
+// do not matter, also if their name is the same. A lock whose run has ended is taken over, and
+// note is told.
 func Lock(dir, host string, note func(format string, args ...any)) (release func() error, err error) {
-	return LockFile(filepath.Join(dir, LockPrefix+SafeName(host)), host, dir, note)
+	return LockFile(filepath.Join(dir, This(host).lock()), host, dir, note)
+}
+
+// lock is the name of the machine's lock.
+func (m Machine) lock() string {
+	name := LockPrefix + SafeName(m.Host)
+	if m.ID != "" {
+		name += "-" + m.ID[:8]
+	}
+	return name
 }
 
 // LockFile is Lock with the name of the lock; dir is for messages. The kernel's lock counts,

@@ -112,7 +112,7 @@ func TestLockContent(t *testing.T) {
 		{"garbage", "{\x00", false},
 	} {
 		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, LockPrefix+"web"), []byte(c.content), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, This("web").lock()), []byte(c.content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		release, err := Lock(dir, "web", t.Logf)
@@ -126,7 +126,7 @@ func TestLockContent(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	if err := os.Symlink("/etc/passwd", filepath.Join(dir, LockPrefix+"web")); err != nil {
+	if err := os.Symlink("/etc/passwd", filepath.Join(dir, This("web").lock())); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Lock(dir, "web", t.Logf); err == nil || exit.Code(err) != exit.Failed {

@@ -105,6 +105,10 @@ func Start(job Job, id string, created time.Time, sink Sink) (*Writer, error) {
 	if w.file, err = w.open("log/run.jsonl"); err != nil {
 		return nil, err
 	}
+	if _, err := This(job.Layout.Hostname).Write(sink.Dir()); err != nil {
+		w.file.Close()
+		return nil, err
+	}
 	w.log = slog.New(slog.NewJSONHandler(w.file, nil))
 	w.log.Info("backup starts", "host", w.man.Host, "id", w.man.ID, "version", job.Program)
 	for _, l := range job.Said {

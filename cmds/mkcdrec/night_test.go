@@ -48,6 +48,11 @@ func setsHere(t *testing.T, ages map[string]int) string {
 			t.Fatal(err)
 		}
 		m.Host = host
+		sums, err := set.This(host).Write(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Files = append(sums, m.Files...)
 		if err := m.Write(from); err != nil {
 			t.Fatal(err)
 		}

@@ -11,8 +11,11 @@ import (
 func New() string {
 	var u [16]byte
 	rand.Read(u[:]) // never fails, by its documentation
-	return format(u, 0x40)
+	return Random(u)
 }
+
+// Random returns the UUID of random bits, version 4.
+func Random(u [16]byte) string { return format(u, 0x40) }
 
 // From returns the same UUID for the same text, version 8.
 func From(text string) string {
