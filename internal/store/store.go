@@ -1,4 +1,4 @@
-// Package store is where backup sets are: a directory, or a web server. A
+// Package store is where backup sets are: a directory, a web server, or another home. A
 // store gives files by name; they are read at any offset.
 package store
 
@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/regular"
-	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // File is a file of a store.
@@ -32,7 +31,7 @@ type Store interface {
 	String() string
 }
 
-// IsURL reports whether a place is on a server.
+// IsURL reports whether a place is on a web server. IsHome knows the other servers, too.
 func IsURL(place string) bool {
 	return strings.HasPrefix(place, "http://") || strings.HasPrefix(place, "https://")
 }
@@ -41,15 +40,21 @@ func IsURL(place string) bool {
 func New(place string) (Store, error) { return NewContext(context.Background(), place) }
 
 // NewContext is New for a store whose reads end with the context's error when it
-// ends, also while they wait for a server.
+// ends, also while they wait for a server. Places that need credentials, or that end with a
+// Close, are for OpenSet.
 func NewContext(ctx context.Context, place string) (Store, error) {
-	if IsURL(place) {
+	switch Scheme(place) {
+	case KindHTTP, KindHTTPS:
 		return newWeb(ctx, place)
+	case KindDir:
+		return Dir(strings.TrimPrefix(place, "file://")), nil
 	}
-	if scheme, _, ok := strings.Cut(place, "://"); ok && scheme != "file" {
-		return nil, fmt.Errorf("cannot use %q: want a directory, http:// or https://", sysconf.RedactURL(place))
+	st, closeHome, err := OpenSet(ctx, place, Access{})
+	if err != nil {
+		return nil, err
 	}
-	return Dir(strings.TrimPrefix(place, "file://")), nil
+	context.AfterFunc(ctx, func() { _ = closeHome() }) // only reading, which has ended
+	return st, nil
 }
 
 // Dir is a directory. A person may have put a set together from links, also to files

@@ -19,18 +19,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
-// limits are how long a server is waited for, and how often it is asked again, so
-// that one that restarts does not end a restore.
-type limits struct {
-	header time.Duration // from the request to the answer's header
-	stall  time.Duration // without a byte of the answer's body
-	pause  time.Duration // before the second attempt; doubled each time
-	tries  int           // attempts in a row that bring nothing
-	all    int           // attempts for one piece, also if each brings something
-}
-
-var normal = limits{header: 15 * time.Second, stall: 30 * time.Second, pause: 500 * time.Millisecond, tries: 5, all: 100}
-
 // maxRedirects is how often a server may send us on.
 const maxRedirects = 5
 
@@ -80,11 +68,6 @@ func redirect(req *http.Request, via []*http.Request) error {
 	}
 	return nil
 }
-
-// permanent is an error that asking again does not change.
-type permanent struct{ error }
-
-func (p permanent) Unwrap() error { return p.error }
 
 func (w *web) String() string { return w.redacted }
 
@@ -188,34 +171,8 @@ type status struct {
 
 func (s status) Unwrap() error { return s.error }
 
-// again calls fn until it succeeds, the error is permanent, or too many attempts
-// brought nothing; fn reports whether it brought something.
-func (w *web) again(fn func() (progress bool, err error)) error {
-	var err error
-	for i, idle := 0, 0; i < w.limits.all && idle < w.limits.tries; i++ {
-		if idle > 0 {
-			select {
-			case <-w.ctx.Done():
-				return w.ctx.Err()
-			case <-time.After(w.limits.pause << (idle - 1)):
-			}
-		}
-		var progress bool
-		if progress, err = fn(); err == nil {
-			return nil
-		}
-		if w.ctx.Err() != nil {
-			return w.ctx.Err()
-		}
-		if errors.As(err, new(permanent)) {
-			return err
-		}
-		if idle++; progress {
-			idle = 1
-		}
-	}
-	return err
-}
+// again is limits.again for the web's context.
+func (w *web) again(fn func() (progress bool, err error)) error { return w.limits.again(w.ctx, fn) }
 
 // webFile is a file as it was when it was opened.
 type webFile struct {

@@ -1,0 +1,241 @@
+package store
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+)
+
+// The kinds of places, which are the schemes of their URLs.
+const (
+	KindDir     = "dir" // a path, or file://
+	KindHTTP    = "http"
+	KindHTTPS   = "https"
+	KindSFTP    = "sftp"
+	KindS3      = "s3"
+	KindS3Plain = "s3+http" // without TLS
+	KindRclone  = "rclone"
+	KindNFS     = "nfs"
+	KindSMB     = "smb"
+)
+
+// ports are the kinds that are servers, with their usual ports.
+func ports() map[string]string {
+	return map[string]string{KindHTTP: "80", KindHTTPS: "443", KindSFTP: "22", KindS3: "443", KindS3Plain: "80", KindNFS: "2049", KindSMB: "445"}
+}
+
+// Scheme returns the kind of a place. It is "" for a URL of a kind that stores do not have.
+// rclone:REMOTE:PATH is the only one without "://"; a directory of that name is written
+// ./rclone:NAME.
+func Scheme(place string) string {
+	if strings.HasPrefix(place, KindRclone+":") {
+		return KindRclone
+	}
+	scheme, _, ok := strings.Cut(place, "://")
+	switch {
+	case !ok, scheme == "file", strings.ContainsRune(scheme, '/'):
+		return KindDir
+	case ports()[scheme] != "":
+		return scheme
+	}
+	return ""
+}
+
+// IsHome reports whether a place is the URL of a home or of a set in one: a place for
+// OpenHome and OpenSet. It is false for directories, which these take, too.
+func IsHome(place string) bool {
+	s := Scheme(place)
+	return s != KindDir && s != ""
+}
+
+// Join returns the place of a name in a home.
+func Join(place, name string) string {
+	if s := Scheme(place); s != KindDir && s != KindRclone {
+		parts := strings.Split(name, "/")
+		for i, p := range parts {
+			parts[i] = url.PathEscape(p)
+		}
+		name = strings.Join(parts, "/")
+	}
+	if strings.HasSuffix(place, ":") && Scheme(place) == KindRclone { // the top directory of a remote
+		return place + name
+	}
+	return strings.TrimSuffix(place, "/") + "/" + name
+}
+
+// address is a place, taken apart.
+type address struct {
+	kind     string
+	user     string
+	password string // of http and https only
+	host     string // of a server, without brackets
+	port     string // of a server
+	path     string // absolute and clean; of rclone as it was given
+	remote   string // of rclone, with the colon
+	text     string // the place without secrets and without a slash at the end
+}
+
+// hostport is the server with the port where that is not the usual one.
+func (a address) hostport() string {
+	if a.port != ports()[a.kind] {
+		return net.JoinHostPort(a.host, a.port)
+	}
+	if strings.Contains(a.host, ":") {
+		return "[" + a.host + "]"
+	}
+	return a.host
+}
+
+// parse takes the URL of a home apart. Its errors have no secrets.
+func parse(place string) (address, error) {
+	a := address{kind: Scheme(place), text: sysconf.RedactURL(place)}
+	bad := func(format string, args ...any) (address, error) {
+		return address{}, fmt.Errorf("cannot use %q: %s", a.text, fmt.Sprintf(format, args...))
+	}
+	if a.kind != KindDir && (strings.ContainsFunc(place, unicode.IsControl) || !utf8.ValidString(place)) {
+		return bad("it has characters that can't be printed")
+	}
+	switch a.kind {
+	case "":
+		return bad("expected a directory, or a URL of sftp://, s3://, s3+http://, https://, http://, nfs://, smb:// or rclone:REMOTE:PATH")
+	case KindDir:
+		a.path = strings.TrimPrefix(place, "file://")
+		a.text = a.path
+		if a.path == "" {
+			return bad("it is empty")
+		}
+		return a, nil
+	case KindRclone:
+		return parseRclone(place)
+	}
+	u, err := url.Parse(place)
+	if err != nil { // the error has the password
+		return bad("it is not a URL")
+	}
+	web := a.kind == KindHTTP || a.kind == KindHTTPS
+	a.host, a.port = strings.ToLower(u.Hostname()), cmp.Or(u.Port(), ports()[a.kind])
+	a.user = u.User.Username()
+	password, has := u.User.Password()
+	n, err := strconv.Atoi(a.port)
+	switch {
+	case a.host == "" || u.Opaque != "" || strings.ContainsAny(a.host, " \t/%\\"):
+		return bad("it has no valid host")
+	case err != nil || n < 1 || n > 65535:
+		return bad("%s is not a port", u.Port())
+	case has && !web:
+		return bad("a password in a URL can be seen by other users; put it into the file of credentials")
+	case !web && (u.RawQuery != "" || u.Fragment != "" || u.ForceQuery):
+		return bad("it has a ? or #; write these characters of a name as %%3F and %%23")
+	case a.user != "" && (a.kind == KindS3 || a.kind == KindS3Plain):
+		return bad("an access key belongs into the file of credentials")
+	case a.user != "" && a.kind == KindNFS:
+		return bad("NFS has no user names in URLs")
+	case slices.Contains(strings.Split(u.Path, "/"), ".."):
+		return bad("its path has a \"..\"")
+	}
+	a.password, a.path = password, path.Clean("/"+u.Path)
+	parts := strings.Split(strings.Trim(a.path, "/"), "/")
+	switch {
+	case (a.kind == KindS3 || a.kind == KindS3Plain) && !validBucket(parts[0]):
+		return bad("expected s3://HOST[:PORT]/BUCKET[/PREFIX]; a bucket's name has 3 to 63 small letters, digits, dots and hyphens")
+	case a.kind == KindSMB && parts[0] == "":
+		return bad("expected smb://[USER@]HOST/SHARE[/DIR]")
+	}
+	a.text = strings.TrimSuffix(a.text, "/")
+	return a, nil
+}
+
+// bucket is the bucket and the prefix of objects' names, which is "" or ends with a slash.
+func (a address) bucket() (name, prefix string) {
+	name, prefix, _ = strings.Cut(strings.Trim(a.path, "/"), "/")
+	if prefix != "" {
+		prefix += "/"
+	}
+	return name, prefix
+}
+
+func validBucket(s string) bool {
+	return len(s) >= 3 && len(s) <= 63 && !strings.Contains(s, "..") && strings.Trim(s, ".-") == s &&
+		strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-") == ""
+}
+
+// parseRclone takes rclone:REMOTE:PATH apart. Remotes that are described on the spot
+// (":s3,access_key_id=x:") are refused, since other users can see command lines.
+func parseRclone(place string) (address, error) {
+	remote, dir, ok := strings.Cut(strings.TrimPrefix(place, KindRclone+":"), ":")
+	valid := func(r rune) bool {
+		return r == '_' || r == '-' || r == '.' || r == '+' || r == '@' || r == ' ' || unicode.IsLetter(r) || unicode.IsDigit(r)
+	}
+	if !ok || remote == "" || remote[0] == '-' || remote[0] == ' ' || strings.ContainsFunc(remote, func(r rune) bool { return !valid(r) }) {
+		return address{}, errors.New("cannot use this rclone: place: expected rclone:REMOTE:PATH, with the name of a remote of rclone's configuration (rclone listremotes)")
+	}
+	if slices.Contains(strings.Split(dir, "/"), "..") {
+		return address{}, fmt.Errorf("cannot use rclone:%s: its path has a \"..\"", remote)
+	}
+	dir = strings.TrimRight(dir, "/")
+	return address{kind: KindRclone, remote: remote + ":", path: dir, text: KindRclone + ":" + remote + ":" + dir}, nil
+}
+
+// partialPrefix begins the names of files that are being written; no list has them.
+const partialPrefix = ".partial-"
+
+// maxName is how long a name in a home may be: what most servers and file systems take.
+const maxName = 900
+
+// checkName refuses a name that does not lead to a file below a home on every kind of server.
+func checkName(name string) error {
+	bad := ""
+	switch {
+	case name == "" || name == "." || path.Clean(name) != name || !filepath.IsLocal(name):
+		bad = "it is not a name below that place"
+	case len(name) > maxName:
+		bad = fmt.Sprintf("it has more than %d bytes", maxName)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) || strings.ContainsRune(name, '\\'):
+		bad = "it has characters that not every server takes"
+	case hasPartial(name):
+		bad = "names that begin with " + partialPrefix + " are those of unfinished files"
+	default:
+		return nil
+	}
+	return fmt.Errorf("cannot use the name %q: %s", name[:min(len(name), 200)], bad)
+}
+
+// checkDir is checkName for a directory; "" is the home itself.
+func checkDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	return checkName(dir)
+}
+
+// hasPartial reports whether a name is of an unfinished file, or below such a directory.
+func hasPartial(name string) bool {
+	return strings.HasPrefix(name, partialPrefix) || strings.Contains(name, "/"+partialPrefix)
+}
+
+// manifestFirst sorts the names of a directory's files in the order in which they are removed:
+// what makes a set whole first, so that an interruption leaves none that looks whole.
+func manifestFirst(names []string) []string {
+	weight := func(name string) int {
+		switch base := path.Base(name); {
+		case base == "manifest.json", base == "set.json":
+			return 0
+		case strings.HasPrefix(base, "manifest"):
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Or(weight(a)-weight(b), cmp.Compare(a, b)) })
+	return names
+}
