@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-
-	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // Access is what is needed besides a URL to use a home. The zero value is for places that need
@@ -63,6 +60,8 @@ func OpenHome(ctx context.Context, place string, access Access) (Home, error) {
 		return newDirHome(at.path, at.text, nil), nil
 	case KindNFS, KindSMB:
 		return newMounted(ctx, at, login, access)
+	case KindSFTP:
+		return newSFTP(ctx, at, login, access)
 	}
 	return nil, fmt.Errorf("cannot use %q: this kind of place is not supported yet", at.text)
 }
@@ -85,8 +84,3 @@ type noStore struct {
 func (n noStore) Open(string) (File, error)  { return nil, n.err }
 func (n noStore) Size(string) (int64, error) { return 0, n.err }
 func (n noStore) String() string             { return n.text }
-
-// missing is os.ErrNotExist with the place.
-func missing(place string) error {
-	return fmt.Errorf("cannot open %s: %w", sysconf.RedactURL(place), os.ErrNotExist)
-}

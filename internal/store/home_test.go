@@ -25,8 +25,6 @@ type site struct {
 	access Access
 	// hidden are secrets, which no text may have.
 	hidden []string
-	// flat is set where directories are only parts of names, and a missing one is empty.
-	flat bool
 }
 
 // open opens the home.
@@ -48,9 +46,10 @@ func (s *site) open(t *testing.T) Home {
 // kinds are what each kind of home is tested with.
 func kinds() map[string]func(t *testing.T) *site {
 	return map[string]func(t *testing.T) *site{
-		"dir": func(t *testing.T) *site { return &site{url: filepath.Join(t.TempDir(), "home")} },
-		"nfs": func(t *testing.T) *site { return mountSite(t, "nfs://127.0.0.1/export/home") },
-		"smb": func(t *testing.T) *site { return mountSite(t, "smb://me@127.0.0.1/share/a/b") },
+		"dir":  func(t *testing.T) *site { return &site{url: filepath.Join(t.TempDir(), "home")} },
+		"sftp": func(t *testing.T) *site { s := startSFTP(t); return s.site(t, "127.0.0.1:"+s.port) },
+		"nfs":  func(t *testing.T) *site { return mountSite(t, "nfs://127.0.0.1/export/home") },
+		"smb":  func(t *testing.T) *site { return mountSite(t, "smb://me@127.0.0.1/share/a/b") },
 	}
 }
 

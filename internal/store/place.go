@@ -123,46 +123,51 @@ func parse(place string) (address, error) {
 	if err != nil { // the error has the password
 		return bad("it is not a URL")
 	}
-	web := a.kind == KindHTTP || a.kind == KindHTTPS
 	a.host, a.port = strings.ToLower(u.Hostname()), cmp.Or(u.Port(), ports()[a.kind])
 	a.user = u.User.Username()
-	password, has := u.User.Password()
-	n, err := strconv.Atoi(a.port)
-	switch {
-	case a.host == "" || u.Opaque != "" || strings.ContainsAny(a.host, " \t/%\\"):
-		return bad("it has no valid host")
-	case err != nil || n < 1 || n > 65535:
-		return bad("%s is not a port", u.Port())
-	case has && !web:
-		return bad("a password in a URL can be seen by other users; put it into the file of credentials")
-	case !web && (u.RawQuery != "" || u.Fragment != "" || u.ForceQuery):
-		return bad("it has a ? or #; write these characters of a name as %%3F and %%23")
-	case a.user != "" && (a.kind == KindS3 || a.kind == KindS3Plain):
-		return bad("an access key belongs into the file of credentials")
-	case a.user != "" && a.kind == KindNFS:
-		return bad("NFS has no user names in URLs")
-	case slices.Contains(strings.Split(u.Path, "/"), ".."):
-		return bad("its path has a \"..\"")
+	a.password, _ = u.User.Password()
+	a.path, a.text = path.Clean("/"+u.Path), strings.TrimSuffix(a.text, "/")
+	if text := cmp.Or(a.authorityFault(u), a.pathFault(u)); text != "" {
+		return bad("%s", text)
 	}
-	a.password, a.path = password, path.Clean("/"+u.Path)
-	parts := strings.Split(strings.Trim(a.path, "/"), "/")
-	switch {
-	case (a.kind == KindS3 || a.kind == KindS3Plain) && !validBucket(parts[0]):
-		return bad("expected s3://HOST[:PORT]/BUCKET[/PREFIX]; a bucket's name has 3 to 63 small letters, digits, dots and hyphens")
-	case a.kind == KindSMB && parts[0] == "":
-		return bad("expected smb://[USER@]HOST/SHARE[/DIR]")
-	}
-	a.text = strings.TrimSuffix(a.text, "/")
 	return a, nil
 }
 
-// bucket is the bucket and the prefix of objects' names, which is "" or ends with a slash.
-func (a address) bucket() (name, prefix string) {
-	name, prefix, _ = strings.Cut(strings.Trim(a.path, "/"), "/")
-	if prefix != "" {
-		prefix += "/"
+// authorityFault describes what is wrong with the server of a URL, or with its user.
+func (a address) authorityFault(u *url.URL) string {
+	_, password := u.User.Password()
+	web := a.kind == KindHTTP || a.kind == KindHTTPS
+	n, err := strconv.Atoi(a.port)
+	switch {
+	case a.host == "" || u.Opaque != "" || strings.ContainsAny(a.host, " \t/%\\"):
+		return "it has no valid host"
+	case err != nil || n < 1 || n > 65535:
+		return u.Port() + " is not a port"
+	case password && !web:
+		return "a password in a URL can be seen by other users; put it into the file of credentials"
+	case a.user != "" && (a.kind == KindS3 || a.kind == KindS3Plain):
+		return "an access key belongs into the file of credentials"
+	case a.user != "" && a.kind == KindNFS:
+		return "NFS has no user names in URLs"
 	}
-	return name, prefix
+	return ""
+}
+
+// pathFault describes what is wrong with the path of a URL.
+func (a address) pathFault(u *url.URL) string {
+	web := a.kind == KindHTTP || a.kind == KindHTTPS
+	first, _, _ := strings.Cut(strings.Trim(a.path, "/"), "/")
+	switch {
+	case !web && (u.RawQuery != "" || u.Fragment != "" || u.ForceQuery):
+		return "it has a ? or #; write these characters of a name as %3F and %23"
+	case slices.Contains(strings.Split(u.Path, "/"), ".."):
+		return "its path has a \"..\""
+	case (a.kind == KindS3 || a.kind == KindS3Plain) && !validBucket(first):
+		return "expected s3://HOST[:PORT]/BUCKET[/PREFIX]; a bucket's name has 3 to 63 small letters, digits, dots and hyphens"
+	case a.kind == KindSMB && first == "":
+		return "expected smb://[USER@]HOST/SHARE[/DIR]"
+	}
+	return ""
 }
 
 func validBucket(s string) bool {
