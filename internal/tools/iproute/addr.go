@@ -1,6 +1,7 @@
 package iproute
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -29,11 +30,13 @@ func scopeOf(name string) (int, error) {
 	return int(n), nil
 }
 
-// addrFlags are what iproute2 prints of an address, in its order.
-var addrFlags = []struct {
+type addrFlag struct {
 	bit  int
 	name string
-}{{unix.IFA_F_SECONDARY, "secondary"}, {unix.IFA_F_TENTATIVE, "tentative"}, {unix.IFA_F_DEPRECATED, "deprecated"}, {unix.IFA_F_HOMEADDRESS, "home"}, {unix.IFA_F_NODAD, "nodad"}, {unix.IFA_F_MANAGETEMPADDR, "mngtmpaddr"}, {unix.IFA_F_NOPREFIXROUTE, "noprefixroute"}, {unix.IFA_F_DADFAILED, "dadfailed"}}
+}
+
+// addrFlags are what iproute2 prints of an address, in its order.
+var addrFlags = []addrFlag{{unix.IFA_F_SECONDARY, "secondary"}, {unix.IFA_F_TENTATIVE, "tentative"}, {unix.IFA_F_DEPRECATED, "deprecated"}, {unix.IFA_F_HOMEADDRESS, "home"}, {unix.IFA_F_NODAD, "nodad"}, {unix.IFA_F_MANAGETEMPADDR, "mngtmpaddr"}, {unix.IFA_F_NOPREFIXROUTE, "noprefixroute"}, {unix.IFA_F_DADFAILED, "dadfailed"}}
 
 // of gives the addresses of a device, of one family or both, IPv4 first.
 func (r *run) of(l netlink.Link) ([]netlink.Addr, error) {
@@ -52,27 +55,16 @@ func (r *run) of(l netlink.Link) ([]netlink.Addr, error) {
 }
 
 func (r *run) showAddr() error {
-	ls, err := r.links()
+	ls, f, err := r.chooseAddresses()
 	if err != nil {
 		return err
-	}
-	scope := -1
-	if len(r.words) == 2 && r.words[0] == "scope" {
-		if scope, err = scopeOf(r.words[1]); err != nil {
-			return err
-		}
 	}
 	for _, l := range ls {
 		all, err := r.of(l)
 		if err != nil {
 			return err
 		}
-		var as []netlink.Addr
-		for _, a := range all {
-			if scope < 0 || a.Scope == scope {
-				as = append(as, a)
-			}
-		}
+		as := f.addresses(all)
 		if len(as) == 0 && (r.family != 0 || len(all) > 0) {
 			continue
 		}
@@ -94,6 +86,21 @@ func (r *run) showAddr() error {
 		}
 	}
 	return nil
+}
+
+// chooseAddresses gives the devices that the words choose, and what chooses their addresses.
+func (r *run) chooseAddresses() ([]netlink.Link, *filter, error) {
+	f, err := r.filter(true)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.to != nil {
+		if r.family = unix.AF_INET; f.to.IP.To4() == nil {
+			r.family = unix.AF_INET6
+		}
+	}
+	ls, err := f.links()
+	return ls, f, err
 }
 
 // headOnly is the first line of head, which is all that -4 and -6 show of a device.
@@ -155,6 +162,7 @@ func lifetime(s int) string {
 // wanted reads ADDRESS[/LENGTH] [brd +|ADDRESS] [peer A] [label L] [scope S] dev DEVICE.
 func (r *run) wanted() (l netlink.Link, a *netlink.Addr, err error) {
 	a = &netlink.Addr{}
+	broadcast := false // what the library sets
 	for len(r.words) > 0 {
 		w, v, err := r.next("dev brd broadcast label scope peer local valid_lft preferred_lft")
 		if err == nil {
@@ -168,14 +176,23 @@ func (r *run) wanted() (l netlink.Link, a *netlink.Addr, err error) {
 			case "peer":
 				a.Peer, err = prefix(v)
 			case "brd", "broadcast":
-				if v != "+" { // which is what the kernel is given anyway
-					a.Broadcast = net.ParseIP(v)
+				if a.Broadcast = net.ParseIP(v); v == "+" {
+					broadcast = true
+				} else if a.Broadcast == nil {
+					err = tools.Usage("any valid address is expected rather than %q.", v)
 				}
-			case "valid_lft", "preferred_lft": // forever
-			case "local":
-				a.IPNet, err = prefix(v)
+			case "valid_lft":
+				a.ValidLft, err = validFor(w, v)
+			case "preferred_lft":
+				a.PreferedLft, err = validFor(w, v)
 			default:
-				a.IPNet, err = prefix(w)
+				if a.IPNet != nil {
+					return nil, nil, garbage("local", w)
+				}
+				if w != "local" {
+					v = w
+				}
+				a.IPNet, err = prefix(v)
 			}
 		}
 		if err != nil {
@@ -188,12 +205,27 @@ func (r *run) wanted() (l netlink.Link, a *netlink.Addr, err error) {
 	if a.IPNet == nil {
 		return nil, nil, tools.Usage("an address is missing")
 	}
+	if a.Broadcast == nil && !broadcast && a.IP.To4() != nil {
+		a.Broadcast = net.IPv4zero.To4()
+	}
 	return l, a, nil
+}
+
+// validFor reads the time that an address is valid; 0 stands for ever.
+func validFor(word, s string) (int, error) {
+	if s == "forever" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(s, 0, 31)
+	if err != nil || n == 0 {
+		return 0, tools.Usage("argument %q is wrong: %s value", s, word)
+	}
+	return int(n), nil
 }
 
 // prefix reads ADDRESS[/LENGTH]; without a length it is one address.
 func prefix(s string) (*net.IPNet, error) {
-	if s == "default" || s == "any" {
+	if s == "default" || s == "any" || s == "all" {
 		return nil, nil
 	}
 	if !strings.Contains(s, "/") {
@@ -235,7 +267,7 @@ func (r *run) flushAddr() error {
 	if len(r.words) == 0 {
 		return tools.Usage("Flush requires arguments.")
 	}
-	ls, err := r.links()
+	ls, f, err := r.chooseAddresses()
 	if err != nil {
 		return err
 	}
@@ -244,8 +276,9 @@ func (r *run) flushAddr() error {
 		if err != nil {
 			return err
 		}
-		for _, a := range as {
-			if err := netlink.AddrDel(l, &a); err != nil {
+		for _, a := range f.addresses(as) {
+			// The kernel removes secondary addresses with their primary one.
+			if err := netlink.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 				return err
 			}
 		}
@@ -256,25 +289,57 @@ func (r *run) flushAddr() error {
 // neighbour states of the kernel, as iproute2 names them.
 var neighStates = map[int]string{unix.NUD_INCOMPLETE: "INCOMPLETE", unix.NUD_REACHABLE: "REACHABLE", unix.NUD_STALE: "STALE", unix.NUD_DELAY: "DELAY", unix.NUD_PROBE: "PROBE", unix.NUD_FAILED: "FAILED", unix.NUD_NOARP: "NOARP", unix.NUD_PERMANENT: "PERMANENT"}
 
-func (r *run) neighbours(each func(netlink.Link, *netlink.Neigh) error) error {
-	ls, err := r.links()
+// neighbours calls each for those that the words choose: of a device, in states, and in a network.
+// usual are the states without a word for them.
+func (r *run) neighbours(usual int, each func(*filter, netlink.Link, *netlink.Neigh) error) error {
+	f, states := &filter{}, 0
+	for len(r.words) > 0 {
+		w, v, err := r.next("dev nud to")
+		if err != nil {
+			return err
+		}
+		switch w {
+		case "dev":
+			f.dev = v
+		case "nud":
+			n, err := stateOf(v)
+			if err != nil {
+				return err
+			}
+			states |= n
+		default:
+			if f.to != nil {
+				return garbage("to", w)
+			}
+			if w == "to" {
+				w = v
+			}
+			if f.to, err = prefix(w); err != nil {
+				return err
+			}
+		}
+	}
+	ls, err := f.links()
 	if err != nil {
 		return err
 	}
+	if states == 0 {
+		states = usual
+	}
 	for _, l := range ls {
-		for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
-			if r.family != 0 && r.family != f {
+		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			if r.family != 0 && r.family != family {
 				continue
 			}
-			ns, err := netlink.NeighList(l.Attrs().Index, f)
+			ns, err := netlink.NeighList(l.Attrs().Index, family)
 			if err != nil {
 				return err
 			}
 			for _, n := range ns {
-				if n.State == unix.NUD_NOARP || n.State == unix.NUD_NONE {
+				if n.State&states == 0 || f.to != nil && !f.to.Contains(n.IP) {
 					continue
 				}
-				if err := each(l, &n); err != nil {
+				if err := each(f, l, &n); err != nil {
 					return err
 				}
 			}
@@ -283,9 +348,26 @@ func (r *run) neighbours(each func(netlink.Link, *netlink.Neigh) error) error {
 	return nil
 }
 
+const anyState = unix.NUD_INCOMPLETE | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_FAILED | unix.NUD_NOARP | unix.NUD_PERMANENT
+
+func stateOf(name string) (int, error) {
+	if name == "all" {
+		return anyState, nil
+	}
+	for n, s := range neighStates {
+		if strings.EqualFold(s, name) {
+			return n, nil
+		}
+	}
+	return 0, tools.Usage("argument %q is wrong: nud state is bad", name)
+}
+
 func (r *run) showNeigh() error {
-	return r.neighbours(func(l netlink.Link, n *netlink.Neigh) error {
-		fmt.Fprintf(r.Out, "%s dev %s ", n.IP, l.Attrs().Name)
+	return r.neighbours(anyState&^unix.NUD_NOARP, func(f *filter, l netlink.Link, n *netlink.Neigh) error {
+		fmt.Fprintf(r.Out, "%s ", n.IP)
+		if f.dev == "" {
+			fmt.Fprintf(r.Out, "dev %s ", l.Attrs().Name)
+		}
 		if len(n.HardwareAddr) > 0 {
 			fmt.Fprintf(r.Out, "lladdr %s ", n.HardwareAddr)
 		}
@@ -301,10 +383,5 @@ func (r *run) flushNeigh() error {
 	if len(r.words) == 0 {
 		return tools.Usage("Flush requires arguments.")
 	}
-	return r.neighbours(func(_ netlink.Link, n *netlink.Neigh) error {
-		if n.State == unix.NUD_PERMANENT {
-			return nil
-		}
-		return netlink.NeighDel(n)
-	})
+	return r.neighbours(anyState&^(unix.NUD_PERMANENT|unix.NUD_NOARP), func(_ *filter, _ netlink.Link, n *netlink.Neigh) error { return netlink.NeighDel(n) })
 }

@@ -37,7 +37,7 @@ var objects = []struct {
 	verbs []verb
 }{
 	{"address", []verb{{"show", (*run).showAddr}, {"list", (*run).showAddr}, {"add", (*run).addAddr}, {"replace", (*run).addAddr}, {"delete", (*run).delAddr}, {"flush", (*run).flushAddr}}},
-	{"link", []verb{{"show", (*run).showLink}, {"list", (*run).showLink}, {"set", (*run).setLink}, {"add", (*run).addLink}, {"delete", (*run).delLink}}},
+	{"link", []verb{{"show", (*run).showLink}, {"set", (*run).setLink}, {"list", (*run).showLink}, {"add", (*run).addLink}, {"delete", (*run).delLink}}},
 	{"route", []verb{{"show", (*run).showRoute}, {"list", (*run).showRoute}, {"add", (*run).addRoute}, {"replace", (*run).replaceRoute}, {"delete", (*run).delRoute}, {"get", (*run).getRoute}, {"flush", (*run).flushRoute}}},
 	{"neighbor", []verb{{"show", (*run).showNeigh}, {"list", (*run).showNeigh}, {"flush", (*run).flushNeigh}}},
 	{"neighbour", []verb{{"show", (*run).showNeigh}, {"list", (*run).showNeigh}, {"flush", (*run).flushNeigh}}},
@@ -129,47 +129,6 @@ func link(name string) (netlink.Link, error) {
 		return nil, said(fmt.Sprintf("Cannot find device %q", name))
 	}
 	return l, err
-}
-
-// links are the devices that the words name, all without one. Words that choose addresses
-// are left.
-func (r *run) links() ([]netlink.Link, error) {
-	name, up := "", false
-	var rest []string
-	for len(r.words) > 0 {
-		w, v, err := r.next("dev")
-		switch {
-		case err != nil:
-			return nil, err
-		case w == "dev":
-			name = v
-		case w == "up":
-			up = true
-		case len(rest) == 0 && name == "" && w != "scope" && w != "to":
-			name = w
-		default:
-			rest = append(rest, w)
-		}
-	}
-	r.words = rest
-	if name != "" {
-		l, err := link(name)
-		if errors.As(err, new(said)) {
-			err = said(fmt.Sprintf("Device %q does not exist.", name))
-		}
-		return []netlink.Link{l}, err
-	}
-	all, err := netlink.LinkList()
-	if !up {
-		return all, err
-	}
-	var out []netlink.Link
-	for _, l := range all {
-		if l.Attrs().Flags&net.FlagUp != 0 {
-			out = append(out, l)
-		}
-	}
-	return out, err
 }
 
 // linkFlags are those of iproute2, in its order.
@@ -298,7 +257,11 @@ func (r *run) briefHead(a *netlink.LinkAttrs) {
 }
 
 func (r *run) showLink() error {
-	ls, err := r.links()
+	f, err := r.filter(false)
+	if err != nil {
+		return err
+	}
+	ls, err := f.links()
 	if err != nil {
 		return err
 	}
@@ -316,8 +279,9 @@ func (r *run) showLink() error {
 // setLink changes one device by words that come in pairs or alone.
 func (r *run) setLink() error {
 	var l netlink.Link
+	var changes []func() error // made when all words are known
 	for len(r.words) > 0 {
-		w, v, err := r.next("dev mtu address name master txqueuelen qlen alias promisc arp")
+		w, v, err := r.next("dev mtu address name master txqueuelen qlen alias promisc")
 		if err != nil {
 			return err
 		}
@@ -330,58 +294,67 @@ func (r *run) setLink() error {
 			}
 			continue
 		}
-		if err := set(l, w, v); err != nil {
+		do, err := set(l, w, v)
+		if err != nil {
 			return err
 		}
+		changes = append(changes, do)
 	}
 	if l == nil {
 		return tools.Usage("Not enough of information: %q argument is required", "dev")
 	}
+	for _, do := range changes {
+		if err := do(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-func set(l netlink.Link, word, value string) error {
-	number := func(do func(netlink.Link, int) error) error {
+// set gives what makes one change of a device.
+func set(l netlink.Link, word, value string) (func() error, error) {
+	number := func(do func(netlink.Link, int) error) (func() error, error) {
 		n, err := strconv.Atoi(value)
 		if err != nil {
-			return tools.Usage("argument %q is wrong: not a number", value)
+			return nil, tools.Usage("argument %q is wrong: not a number", value)
 		}
-		return do(l, n)
+		return func() error { return do(l, n) }, nil
 	}
+	simple := func(do func(netlink.Link) error) (func() error, error) { return func() error { return do(l) }, nil }
 	switch word {
 	case "up":
-		return netlink.LinkSetUp(l)
+		return simple(netlink.LinkSetUp)
 	case "down":
-		return netlink.LinkSetDown(l)
+		return simple(netlink.LinkSetDown)
 	case "nomaster":
-		return netlink.LinkSetNoMaster(l)
+		return simple(netlink.LinkSetNoMaster)
 	case "mtu":
 		return number(netlink.LinkSetMTU)
 	case "txqueuelen", "qlen":
 		return number(netlink.LinkSetTxQLen)
 	case "name":
-		return netlink.LinkSetName(l, value)
+		return func() error { return netlink.LinkSetName(l, value) }, nil
 	case "alias":
-		return netlink.LinkSetAlias(l, value)
+		return func() error { return netlink.LinkSetAlias(l, value) }, nil
 	case "promisc":
-		if value == "on" {
-			return netlink.SetPromiscOn(l)
+		switch value {
+		case "on":
+			return simple(netlink.SetPromiscOn)
+		case "off":
+			return simple(netlink.SetPromiscOff)
 		}
-		return netlink.SetPromiscOff(l)
+		return nil, tools.Usage("Error: argument of \"promisc\" must be \"on\" or \"off\", not %q", value)
 	case "master":
 		m, err := link(value)
-		if err != nil {
-			return err
-		}
-		return netlink.LinkSetMaster(l, m)
+		return func() error { return netlink.LinkSetMaster(l, m) }, err
 	case "address":
 		a, err := net.ParseMAC(value)
 		if err != nil {
-			return tools.Usage("%q is invalid lladdr", value)
+			return nil, tools.Usage("%q is invalid lladdr", value)
 		}
-		return netlink.LinkSetHardwareAddr(l, a)
+		return func() error { return netlink.LinkSetHardwareAddr(l, a) }, nil
 	}
-	return tools.Usage("Garbage instead of arguments %q. Try \"ip link help\"", word)
+	return nil, tools.Usage("Garbage instead of arguments %q. Try \"ip link help\"", word)
 }
 
 func (r *run) addLink() error {
@@ -419,7 +392,14 @@ func (r *run) addLink() error {
 			}
 		case "peer":
 			r.words = append([]string{v}, r.words...)
+		case "address":
+			if a.HardwareAddr, err = net.ParseMAC(v); err != nil {
+				return tools.Usage("%q is invalid lladdr", v)
+			}
 		default:
+			if a.Name != "" {
+				return tools.Usage("Garbage instead of arguments %q. Try \"ip link help\"", w)
+			}
 			a.Name = w
 		}
 	}
@@ -441,12 +421,19 @@ func (r *run) addLink() error {
 }
 
 func (r *run) delLink() error {
-	ls, err := r.links()
-	if err == nil && len(ls) != 1 {
-		return tools.Usage("Not enough of information: %q argument is required", "dev")
-	}
+	f, err := r.filter(false)
 	if err != nil {
 		return err
 	}
-	return netlink.LinkDel(ls[0])
+	if f.dev == "" {
+		return tools.Usage("Not enough of information: %q argument is required", "dev")
+	}
+	l, err := link(f.dev)
+	if err != nil {
+		return err
+	}
+	if f.up || f.master != 0 || f.kind != "" && f.kind != l.Type() {
+		return tools.Usage("%q is not of the type, or has words that choose several devices", f.dev)
+	}
+	return netlink.LinkDel(l)
 }

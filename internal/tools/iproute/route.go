@@ -1,8 +1,12 @@
 package iproute
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,49 +32,135 @@ func named(names map[int]string, n int) string {
 
 // chosen are what the words of show and flush choose.
 type chosen struct {
-	table       int
-	dev, dst    string
-	proto, via  string
-	all, isDflt bool
+	table            int
+	all              bool
+	dev, proto, name string // name of the type
+	scope            int    // -1 for any
+	metric           int    // -1 for any
+	via, src         *net.IPNet
+	root, match      *net.IPNet // the route is inside, is around
+	cache            bool
 }
 
 func (r *run) chosen() (c chosen, err error) {
-	c.table = unix.RT_TABLE_MAIN
+	c = chosen{table: unix.RT_TABLE_MAIN, scope: -1, metric: -1}
+	seen := false
 	for len(r.words) > 0 {
-		w, v, err := r.next("table dev proto via to exact root match scope type")
+		w, v, err := r.next("table dev oif proto protocol via src to exact root match scope type metric priority")
+		if err == nil && (w == "to" || w == "via") && len(r.words) > 0 && strings.Contains(" exact root match inet inet6 ", " "+v+" ") {
+			if w = v; strings.HasPrefix(v, "inet") {
+				w = "via"
+			}
+			v, r.words = r.words[0], r.words[1:]
+		}
+		if err == nil {
+			err = c.word(r, w, v, &seen)
+		}
 		if err != nil {
 			return c, err
 		}
-		switch w {
-		case "table":
-			n, ok := tables[v]
-			if c.all = v == "all"; !ok && !c.all {
-				if n, err = strconv.Atoi(v); err != nil {
-					return c, tools.Usage("argument %q is wrong: table id value is invalid", v)
-				}
+	}
+	return c, nil
+}
+
+// word takes one word, and its value.
+func (c *chosen) word(r *run, w, v string, seen *bool) (err error) {
+	switch w {
+	case "table":
+		n, ok := tables[v]
+		c.cache = v == "cache"
+		if c.all = v == "all"; !ok && !c.all && !c.cache {
+			if n, err = strconv.Atoi(v); err != nil {
+				return tools.Usage("argument %q is wrong: table id value is invalid", v)
 			}
-			c.table = n
-		case "dev":
-			c.dev = v
-		case "proto":
-			c.proto = v
-		case "via":
-			c.via = v
-		case "to", "exact", "root", "match":
-			c.dst = v
-		case "scope", "type":
-		default:
-			c.dst = w
+		}
+		c.table = n
+	case "cache", "cached", "cloned":
+		c.cache = true
+	case "dev", "oif":
+		c.dev = v
+	case "proto", "protocol":
+		c.proto = v
+		if n, err := strconv.ParseUint(v, 0, 8); err == nil {
+			c.proto = named(protocols, int(n))
+		} else if v != "all" && !slices.Contains(slices.Collect(maps.Values(protocols)), v) {
+			return tools.Usage("argument %q is wrong: invalid \"protocol\"", v)
+		}
+	case "scope":
+		if v != "all" {
+			c.scope, err = scopeOf(v)
+		}
+	case "type":
+		if c.name = v; v != "unicast" && !slices.Contains(slices.Collect(maps.Values(types)), v) {
+			return tools.Usage("argument %q is wrong: node type value is invalid", v)
+		}
+	case "metric", "priority":
+		if c.metric, err = strconv.Atoi(v); err != nil || c.metric < 0 {
+			return tools.Usage("argument %q is wrong: invalid \"metric\" value", v)
+		}
+	case "via":
+		c.via, err = prefix(v)
+	case "src":
+		c.src, err = prefix(v)
+	default:
+		if *seen {
+			return garbage("to", w)
+		}
+		*seen = true
+		if !slices.Contains([]string{"to", "exact", "root", "match"}, w) {
+			v = w
+		}
+		p, err := r.network(v)
+		if w != "match" {
+			c.root = p
+		}
+		if w != "root" {
+			c.match = p
+		}
+		return err
+	}
+	return err
+}
+
+// network reads a prefix; default is that of all addresses.
+func (r *run) network(s string) (*net.IPNet, error) {
+	p, err := prefix(s)
+	if p != nil || err != nil {
+		return p, err
+	}
+	if r.family == unix.AF_INET6 {
+		return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}, nil
+	}
+	return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, nil
+}
+
+// has reports whether a route is chosen; index is that of the device.
+func (c *chosen) has(t *netlink.Route, index int) bool {
+	dst := t.Dst
+	if dst == nil {
+		if dst = (&net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}); t.Family == unix.AF_INET6 {
+			dst = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 		}
 	}
-	c.isDflt = c.dst == "default"
-	return c, nil
+	kind := types[t.Type]
+	if kind == "" {
+		kind = "unicast"
+	}
+	switch {
+	case t.Flags&unix.RTM_F_CLONED != 0, index != 0 && t.LinkIndex != index,
+		c.proto != "" && c.proto != "all" && named(protocols, int(t.Protocol)) != c.proto,
+		c.name != "" && kind != c.name, c.scope >= 0 && int(t.Scope) != c.scope, c.metric >= 0 && t.Priority != c.metric,
+		c.via != nil && !c.via.Contains(t.Gw), c.src != nil && !c.src.Contains(t.Src),
+		c.root != nil && !within(dst, c.root), c.match != nil && !within(c.match, dst):
+		return false
+	}
+	return true
 }
 
 // routes are those of the tables, chosen by the words of show.
 func (r *run) routes(each func(chosen, *netlink.Route) error) error {
 	c, err := r.chosen()
-	if err != nil {
+	if err != nil || c.cache {
 		return err
 	}
 	index := 0
@@ -81,33 +171,29 @@ func (r *run) routes(each func(chosen, *netlink.Route) error) error {
 		}
 		index = l.Attrs().Index
 	}
-	filter := &netlink.Route{Table: c.table}
+	table := &netlink.Route{Table: c.table}
 	if c.all {
-		filter.Table = unix.RT_TABLE_UNSPEC
+		table.Table = unix.RT_TABLE_UNSPEC
 	}
 	families := []int{r.family}
-	switch {
-	case r.family == 0 && c.all:
+	if p := cmp.Or(c.root, c.match); r.family == 0 && p != nil && p.IP.To4() == nil {
+		families = []int{unix.AF_INET6}
+	} else if r.family == 0 && c.all {
 		families = []int{unix.AF_INET, unix.AF_INET6}
-	case r.family == 0:
+	} else if r.family == 0 {
 		families = []int{unix.AF_INET}
 	}
-	var all []netlink.Route
 	for _, f := range families {
-		ts, err := netlink.RouteListFiltered(f, filter, netlink.RT_FILTER_TABLE)
+		ts, err := netlink.RouteListFiltered(f, table, netlink.RT_FILTER_TABLE)
 		if err != nil {
 			return err
 		}
-		all = append(all, ts...)
-	}
-	for _, t := range all {
-		switch {
-		case index != 0 && t.LinkIndex != index, c.proto != "" && named(protocols, int(t.Protocol)) != c.proto, c.via != "" && t.Gw.String() != c.via,
-			c.isDflt && !isDefault(t.Dst), !c.isDflt && c.dst != "" && destination(t.Dst) != c.dst, t.Flags&unix.RTM_F_CLONED != 0:
-			continue
-		}
-		if err := each(c, &t); err != nil {
-			return err
+		for _, t := range ts {
+			if c.has(&t, index) {
+				if err := each(c, &t); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
@@ -146,7 +232,7 @@ func (c chosen) line(t *netlink.Route) string {
 		b.WriteString(n + " ")
 	}
 	b.WriteString(destination(t.Dst))
-	if t.Gw != nil {
+	if t.Gw != nil && !single(c.via) {
 		b.WriteString(" via " + t.Gw.String())
 	}
 	if t.LinkIndex != 0 && c.dev == "" {
@@ -161,20 +247,29 @@ func (c chosen) line(t *netlink.Route) string {
 		}
 		b.WriteString(" table " + name)
 	}
-	if t.Protocol != unix.RTPROT_BOOT {
+	if t.Protocol != unix.RTPROT_BOOT && (c.proto == "" || c.proto == "all") {
 		b.WriteString(" proto " + named(protocols, int(t.Protocol)))
 	}
-	if t.Scope != netlink.SCOPE_UNIVERSE && t.Family != unix.AF_INET6 {
+	if t.Scope != netlink.SCOPE_UNIVERSE && c.scope < 0 && t.Family != unix.AF_INET6 {
 		b.WriteString(" scope " + scopes[int(t.Scope)])
 	}
-	if t.Src != nil {
+	if t.Src != nil && !single(c.src) {
 		b.WriteString(" src " + t.Src.String())
 	}
-	if t.Priority != 0 || t.Family == unix.AF_INET6 {
+	if c.metric < 0 && (t.Priority != 0 || t.Family == unix.AF_INET6) {
 		fmt.Fprintf(&b, " metric %d", t.Priority)
 	}
 	b.WriteString(extras(t))
 	return b.String()
+}
+
+// single reports a network of one address.
+func single(n *net.IPNet) bool {
+	if n == nil {
+		return false
+	}
+	ones, bits := n.Mask.Size()
+	return ones == bits
 }
 
 // extras are the last words of a route's line.
@@ -200,8 +295,8 @@ func extras(t *netlink.Route) string {
 
 // route reads [TYPE] DESTINATION [via GATEWAY] [dev DEVICE] [src A] [metric N] [scope S] ...
 func (r *run) route() (*netlink.Route, error) {
-	t := &netlink.Route{Protocol: unix.RTPROT_BOOT, Family: r.family}
-	seen, scoped := false, false
+	t := &netlink.Route{Family: r.family, Scope: netlink.SCOPE_NOWHERE}
+	seen := false
 	for len(r.words) > 0 {
 		w, v, err := r.next("via dev src metric priority proto scope table mtu to")
 		if err != nil {
@@ -210,7 +305,6 @@ func (r *run) route() (*netlink.Route, error) {
 		if w == "via" && strings.HasPrefix(v, "inet") && len(r.words) > 0 { // via inet6 GATEWAY
 			v, r.words = r.words[0], r.words[1:]
 		}
-		scoped = scoped || w == "scope"
 		if known, err := routeName(t, w, v); err != nil {
 			return nil, err
 		} else if known {
@@ -222,9 +316,6 @@ func (r *run) route() (*netlink.Route, error) {
 	}
 	if !seen {
 		return nil, tools.Usage("a destination is missing")
-	}
-	if t.Gw == nil && !scoped && t.LinkIndex != 0 && (t.Dst == nil || t.Dst.IP.To4() != nil) {
-		t.Scope = netlink.SCOPE_LINK
 	}
 	if t.Dst == nil && t.Gw != nil && t.Gw.To4() == nil {
 		t.Dst = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
@@ -246,7 +337,9 @@ func routeName(t *netlink.Route, word, value string) (bool, error) {
 		}
 		t.LinkIndex = l.Attrs().Index
 	case "src":
-		t.Src = net.ParseIP(value)
+		if t.Src = net.ParseIP(value); t.Src == nil {
+			return true, tools.Usage("any valid address is expected rather than %q.", value)
+		}
 	case "onlink":
 		t.Flags |= unix.RTNH_F_ONLINK
 	case "scope":
@@ -301,11 +394,19 @@ func routeWord(t *netlink.Route, word, value string, seen bool) (bool, error) {
 	return true, err
 }
 
-// change reads a route and gives it to the kernel.
+// change reads a route, completes it and gives it to the kernel.
 func (r *run) change(do func(*netlink.Route) error) error {
 	t, err := r.route()
 	if err != nil {
 		return err
+	}
+	if t.Protocol == 0 {
+		t.Protocol = unix.RTPROT_BOOT
+	}
+	if t.Scope == netlink.SCOPE_NOWHERE {
+		if t.Scope = netlink.SCOPE_UNIVERSE; t.Gw == nil && t.LinkIndex != 0 && (t.Dst == nil || t.Dst.IP.To4() != nil) {
+			t.Scope = netlink.SCOPE_LINK
+		}
 	}
 	return do(t)
 }
@@ -315,22 +416,35 @@ func (r *run) addRoute() error { return r.change(netlink.RouteAdd) }
 func (r *run) replaceRoute() error { return r.change(netlink.RouteReplace) }
 
 func (r *run) delRoute() error {
-	return r.change(func(t *netlink.Route) error {
-		t.Protocol, t.Scope = 0, netlink.SCOPE_NOWHERE // any
-		return netlink.RouteDel(t)
-	})
+	t, err := r.route()
+	if err != nil {
+		return err
+	}
+	return netlink.RouteDel(t) // of any protocol and scope without a word for them
 }
 
 func (r *run) flushRoute() error {
 	if len(r.words) == 0 {
 		return tools.Usage("\"ip route flush\" requires arguments.")
 	}
-	return r.routes(func(_ chosen, t *netlink.Route) error { return netlink.RouteDel(t) })
+	return r.routes(func(_ chosen, t *netlink.Route) error {
+		err := netlink.RouteDel(t)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+			return nil // it went with another one
+		}
+		return err
+	})
 }
 
 func (r *run) getRoute() error {
 	if len(r.words) == 0 {
 		return tools.Usage("need at least a destination address")
+	}
+	if len(r.words) > 1 && r.words[0] == "to" {
+		r.words = r.words[1:]
+	}
+	if len(r.words) > 1 {
+		return garbage("to", r.words[1])
 	}
 	to := net.ParseIP(r.words[0])
 	if to == nil {
