@@ -518,10 +518,11 @@ func (ed *editor) changeType() error {
 		p := &ed.gpt.Partitions[i]
 		before = gptType(p.Type)
 		if s != "" {
-			if p.Type, err = typeGUID(s); err != nil {
-				p.Type = gptTypes[1].guid
+			typ, err := typeGUID(s)
+			if err != nil {
 				return err
 			}
+			p.Type = typ
 		}
 		after = gptType(p.Type)
 	} else {
@@ -531,6 +532,9 @@ func (ed *editor) changeType() error {
 		if s != "" {
 			if typ, err = mbrType(s); err != nil {
 				return err
+			}
+			if typ == 0 {
+				return errors.New("type 0 marks an entry as free; d deletes a partition")
 			}
 		}
 		if mbr.Extended(p.Type) != mbr.Extended(typ) {

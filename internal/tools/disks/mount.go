@@ -25,13 +25,19 @@ const (
 	mountSome   = 64
 )
 
+// change is what an option word sets and clears of the flags.
+type change struct{ set, clear uintptr }
+
+// accessTimes are the flags of which one decides whether access times are written.
+const accessTimes = unix.MS_NOATIME | unix.MS_RELATIME | unix.MS_STRICTATIME
+
 // mountFlags are the option words that are flags of mount(2); a word that is not here goes
 // to the file system.
-var mountFlags = map[string]struct{ set, clear uintptr }{
+var mountFlags = map[string]change{
 	"ro": {set: unix.MS_RDONLY}, "rw": {clear: unix.MS_RDONLY}, "nosuid": {set: unix.MS_NOSUID}, "suid": {clear: unix.MS_NOSUID}, "nodev": {set: unix.MS_NODEV}, "dev": {clear: unix.MS_NODEV},
 	"noexec": {set: unix.MS_NOEXEC}, "exec": {clear: unix.MS_NOEXEC}, "sync": {set: unix.MS_SYNCHRONOUS}, "async": {clear: unix.MS_SYNCHRONOUS}, "dirsync": {set: unix.MS_DIRSYNC}, "remount": {set: unix.MS_REMOUNT}, "bind": {set: unix.MS_BIND}, "rbind": {set: unix.MS_BIND | unix.MS_REC},
-	"noatime": {set: unix.MS_NOATIME}, "atime": {clear: unix.MS_NOATIME}, "relatime": {set: unix.MS_RELATIME}, "norelatime": {clear: unix.MS_RELATIME}, "strictatime": {set: unix.MS_STRICTATIME}, "nodiratime": {set: unix.MS_NODIRATIME}, "diratime": {clear: unix.MS_NODIRATIME}, "lazytime": {set: unix.MS_LAZYTIME},
-	"silent": {set: unix.MS_SILENT}, "mand": {set: unix.MS_MANDLOCK}, "nomand": {clear: unix.MS_MANDLOCK}, "iversion": {set: unix.MS_I_VERSION}, "defaults": {}, "auto": {}, "noauto": {}, "user": {set: unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV}, "users": {set: unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV},
+	"noatime": {unix.MS_NOATIME, accessTimes}, "atime": {clear: unix.MS_NOATIME}, "relatime": {unix.MS_RELATIME, accessTimes}, "norelatime": {clear: unix.MS_RELATIME}, "strictatime": {unix.MS_STRICTATIME, accessTimes}, "nostrictatime": {clear: unix.MS_STRICTATIME}, "nodiratime": {set: unix.MS_NODIRATIME}, "diratime": {clear: unix.MS_NODIRATIME}, "lazytime": {set: unix.MS_LAZYTIME}, "nolazytime": {clear: unix.MS_LAZYTIME}, "nosymfollow": {set: unix.MS_NOSYMFOLLOW}, "symfollow": {clear: unix.MS_NOSYMFOLLOW},
+	"silent": {set: unix.MS_SILENT}, "loud": {clear: unix.MS_SILENT}, "mand": {set: unix.MS_MANDLOCK}, "nomand": {clear: unix.MS_MANDLOCK}, "iversion": {set: unix.MS_I_VERSION}, "noiversion": {clear: unix.MS_I_VERSION}, "defaults": {}, "auto": {}, "noauto": {}, "user": {set: unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV}, "users": {set: unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV},
 	"nouser": {}, "owner": {}, "group": {}, "nofail": {}, "_netdev": {},
 }
 
@@ -44,6 +50,7 @@ const mountOptions = "a/all B/bind F/fork f/fake i/internal-only L/label: l/show
 type wish struct {
 	source, dir, typ string
 	flags            uintptr
+	named            uintptr  // flags that an option word sets or clears
 	data             []string // options of the file system
 	spread           []uintptr
 	loop             bool
@@ -60,7 +67,7 @@ func (w *wish) read(options string) {
 		p, spreads := propagation[o]
 		switch {
 		case isFlag:
-			w.flags = w.flags&^f.clear | f.set
+			w.flags, w.named = w.flags&^f.clear|f.set, w.named|f.clear|f.set
 		case spreads:
 			w.spread = append(w.spread, p)
 		case name == "loop":
@@ -400,7 +407,13 @@ func (m *mounter) spread(w *wish) error {
 // again binds, moves and remounts.
 func (m *mounter) again(w *wish) error {
 	data := strings.Join(w.data, ",")
-	err := unix.Mount(w.source, w.dir, w.typ, w.flags, data)
+	err := error(nil)
+	if w.flags&unix.MS_REMOUNT != 0 {
+		err = w.keep()
+	}
+	if err == nil {
+		err = unix.Mount(w.source, w.dir, w.typ, w.flags, data)
+	}
 	// A bind takes the flags of its source; the others need a second call.
 	if more := w.flags &^ (unix.MS_BIND | unix.MS_REC | unix.MS_SILENT); err == nil && w.flags&unix.MS_BIND != 0 && w.flags&unix.MS_REMOUNT == 0 && more != 0 {
 		err = unix.Mount("none", w.dir, "", unix.MS_REMOUNT|unix.MS_BIND|more, "")
@@ -419,6 +432,51 @@ func (m *mounter) again(w *wish) error {
 		return errors.New("mount point does not exist")
 	}
 	return errors.New(tools.Cause(err))
+}
+
+// keep adds the flags that a mount has to those of a remount that changes others: without them
+// the kernel would clear them, and make a read-only file system writable.
+func (w *wish) keep() error {
+	dir, err := filepath.Abs(w.dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return err
+	}
+	ms, err := sysconf.Mounts("")
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(ms) { // the last one covers those before
+		if m.Path == dir {
+			w.keepOf(m)
+			return nil
+		}
+	}
+	return unix.EINVAL // as the kernel answers
+}
+
+// keepOf adds the flags of a mount that w does not name.
+func (w *wish) keepOf(m sysconf.Mount) {
+	var have uintptr
+	words := sysconf.SplitOptions(m.Options)
+	whole := w.flags&unix.MS_BIND == 0
+	if whole {
+		words = append(words, sysconf.SplitOptions(m.Super)...)
+	}
+	for _, o := range words {
+		have |= mountFlags[o].set
+	}
+	if have&(unix.MS_NOATIME|unix.MS_RELATIME) == 0 {
+		have |= unix.MS_STRICTATIME
+	}
+	w.flags |= have &^ w.named
+	// Where only this mount of the file system is read-only, the others stay writable.
+	bits := uintptr(unix.MS_REMOUNT | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NODIRATIME | unix.MS_NOSYMFOLLOW | accessTimes)
+	if whole && sysconf.HasOption(m.Options, "ro") && !sysconf.HasOption(m.Super, "ro") && w.named&^bits == 0 && len(w.data) == 0 {
+		w.flags |= unix.MS_BIND
+	}
 }
 
 // helper is the program that mounts a type, "" without one.

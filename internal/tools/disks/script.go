@@ -13,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
@@ -241,9 +242,11 @@ func (s *parsedScript) gpt(f *os.File, ss, size int64) (func() error, error) {
 	return func() error { return t.Write(f, ss, size) }, nil
 }
 
+var guidForm = lazyregexp.New(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
 // typeGUID is the type that a GUID, a name or a short name means.
 func typeGUID(s string) (string, error) {
-	if len(s) == 36 {
+	if guidForm().MatchString(s) {
 		return strings.ToUpper(s), nil
 	}
 	if alias, ok := map[string]string{"swap": "S", "uefi": "U", "lvm": "V", "raid": "R", "linux": "L", "home": "H"}[s]; ok {

@@ -36,7 +36,10 @@ func umount(e *tools.Env) error {
 		for _, p := range pointsOf(e, ms, n) {
 			err := unix.Unmount(p, flags)
 			if errors.Is(err, unix.EBUSY) && e.On("r") {
-				err = unix.Mount("", p, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+				w := &wish{dir: p, flags: unix.MS_REMOUNT | unix.MS_RDONLY}
+				if err = w.keep(); err == nil {
+					err = unix.Mount("", p, "", w.flags, "")
+				}
 			}
 			unmounted(e, p, err)
 		}
