@@ -15,6 +15,7 @@ import (
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 	"golang.org/x/time/rate"
 
@@ -32,6 +33,8 @@ type side interface {
 	Chmod(name string, mode fs.FileMode) error
 	Chtimes(name string, access, change time.Time) error
 	Glob(pattern string) ([]string, error)
+	RealPath(name string) (string, error) // whose last part need not exist
+	identity(name string) string          // the same for all names of a file; "" of a missing one
 	open(name string, flags int) (file, error)
 }
 
@@ -63,8 +66,42 @@ func (here) ReadDir(n string) (l []fs.FileInfo, _ error) {
 	return l, err
 }
 
+// RealPath gives the absolute path without links; what does not exist keeps its name.
+func (h here) RealPath(n string) (string, error) {
+	abs, err := filepath.Abs(n)
+	if err != nil {
+		return "", err
+	}
+	p, err := filepath.EvalSymlinks(abs)
+	if !errors.Is(err, fs.ErrNotExist) || abs == "/" {
+		return p, err
+	}
+	dir, err := h.RealPath(filepath.Dir(abs))
+	return filepath.Join(dir, filepath.Base(abs)), err
+}
+
+func (here) identity(n string) string {
+	var st unix.Stat_t
+	if unix.Stat(n, &st) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d %d", st.Dev, st.Ino)
+}
+
 // there is the side of a server.
 type there struct{ *sftp.Client }
+
+// identity is the path without links: SFTP has no numbers of files.
+func (t there) identity(n string) string {
+	if _, err := t.Stat(n); err != nil {
+		return ""
+	}
+	p, err := t.Client.RealPath(n)
+	if err != nil {
+		return ""
+	}
+	return p
+}
 
 func (t there) open(n string, flags int) (file, error) { return t.OpenFile(n, flags) }
 
@@ -101,6 +138,24 @@ type copier struct {
 	entering                    string // what is printed of directories; "" prints nothing
 	quiet                       bool
 	limit                       *rate.Limiter // bytes per second; nil without a limit
+	within                      []string      // identities of the directories that are being copied
+}
+
+// overlap reports a file that would be copied onto itself, and a directory that would be copied
+// into itself.
+func overlap(from side, src string, to side, dst string, dir bool) error {
+	if from != to {
+		return nil
+	}
+	if id := from.identity(src); id != "" && id == to.identity(dst) {
+		return said("'%s' and '%s' are the same file", src, dst)
+	}
+	a, err1 := from.RealPath(src)
+	b, err2 := to.RealPath(dst)
+	if dir && err1 == nil && err2 == nil && strings.HasPrefix(b, strings.TrimSuffix(a, "/")+"/") {
+		return said("cannot copy a directory, '%s', into itself, '%s'", src, dst)
+	}
+	return nil
 }
 
 // reason is what an error of a side reports, without the path.
@@ -121,9 +176,15 @@ func reason(err error) string {
 // and what follows is copied.
 func (c *copier) copyAll(from side, src string, to side, dst string) {
 	st, err := from.Stat(src)
+	same := error(nil)
+	if err == nil {
+		same = overlap(from, src, to, dst, st.IsDir())
+	}
 	switch {
 	case err != nil:
 		c.Warn("%s: %s", src, reason(err))
+	case same != nil:
+		c.Warn("%v", same)
 	case st.IsDir() && !c.recursive:
 		c.Warn("%s: not a regular file", src)
 	case st.IsDir():
@@ -138,6 +199,13 @@ func (c *copier) copyAll(from side, src string, to side, dst string) {
 }
 
 func (c *copier) copyDir(from side, src string, to side, dst string, st fs.FileInfo) {
+	id := from.identity(src)
+	if slices.Contains(c.within, id) {
+		c.Warn("%s: a link to a directory that it is in; not copied", src)
+		return
+	}
+	c.within = append(c.within, id)
+	defer func() { c.within = c.within[:len(c.within)-1] }()
 	if c.entering != "" {
 		c.Printf("%s %s\n", c.entering, printable.Clean(src))
 	}

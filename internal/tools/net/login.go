@@ -232,6 +232,7 @@ func (l *login) hop(via *ssh.Client, p place, name string) (*ssh.Client, error) 
 		Config: ssh.Config{KeyExchanges: l.list("kexalgorithms", all.KeyExchanges), Ciphers: l.list("ciphers", all.Ciphers), MACs: l.list("macs", all.MACs)},
 		User:   p.user, HostKeyAlgorithms: algorithms, Auth: l.methods(p), ClientVersion: "SSH-2.0-mkcdrec",
 		HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
+			_ = conn.SetDeadline(time.Time{}) // nor can this fail
 			refused = trust(addr, remote, key)
 			return refused
 		},
@@ -243,6 +244,7 @@ func (l *login) hop(via *ssh.Client, p place, name string) (*ssh.Client, error) 
 		},
 	}
 	if timeout > 0 {
+		// It ends when the server has proved its key: a person may take longer to type a password.
 		_ = conn.SetDeadline(time.Now().Add(timeout)) // a channel through another machine has none
 	}
 	c, channels, requests, err := ssh.NewClientConn(conn, p.addr(), config)
@@ -546,13 +548,21 @@ func (l *login) knownHosts(p place) (ssh.HostKeyCallback, []string, error) {
 		case !errors.As(err, &e):
 			return err
 		}
-		for _, k := range e.Want {
-			if k.Key.Type() == key.Type() {
-				return l.changed(p, key, k)
-			}
+		// A key of another type is no proof either: the server was asked for the types that are known.
+		want := slices.DeleteFunc(e.Want, ofAuthority)
+		if len(want) > 0 {
+			i := slices.IndexFunc(want, func(k knownhosts.KnownKey) bool { return k.Key.Type() == key.Type() })
+			return l.changed(p, key, want[max(i, 0)])
 		}
 		return l.firstContact(p, remote, key, tilde(own[0]))
 	}, l.list("hostkeyalgorithms", append(first, rest...)), nil
+}
+
+// ofAuthority reports a line of known hosts with the key that signs those of servers.
+func ofAuthority(k knownhosts.KnownKey) bool {
+	b, err := os.ReadFile(k.Filename)
+	lines := strings.Split(string(b), "\n")
+	return err == nil && k.Line > 0 && k.Line <= len(lines) && strings.HasPrefix(strings.TrimSpace(lines[k.Line-1]), "@cert-authority")
 }
 
 // list gives algorithms: those of an option, which may begin with + to add some, with - to take

@@ -246,6 +246,13 @@ scp link H:DIR/into
 scp a
 scp -P 1 a root@127.0.0.1:x
 scp a into/b
+scp a a
+scp a ./into/../a
+scp a link
+scp link a
+scp -r d d/sub  ## refused before something is copied
+scp -r d d/sub/new  ## refused before something is copied
+scp -r d d  ## refused before something is copied
 scp a HP:DIR/by-url
 sftp H:DIR/a got
 sftp H:DIR/nosuch got
@@ -444,17 +451,32 @@ func TestShell(t *testing.T) {
 	x.Want("Host key verification failed.")
 	x.ends(255)
 
-	keygen(t, s.dir+"/other")
-	b, err := os.ReadFile(s.dir + "/other.pub")
-	if err == nil {
-		err = os.WriteFile(home+"/.ssh/known_hosts", append([]byte("[127.0.0.1]:"+s.port+" "), b...), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := run(t, tool(home, "ssh", append(args, "true")...), "", "")
-	if r.status != 255 || !strings.Contains(r.errs, "REMOTE HOST IDENTIFICATION HAS CHANGED") || !strings.Contains(r.errs, home+"/.ssh/known_hosts:1") {
-		t.Errorf("a changed key: %d %s", r.status, r.errs)
+	for _, typ := range []string{"ed25519", "ecdsa", "rsa"} { // one of another type is a change, too
+		keygen(t, s.dir+"/other-"+typ, "-t", typ)
+		b, err := os.ReadFile(s.dir + "/other-" + typ + ".pub")
+		if err == nil {
+			err = os.WriteFile(home+"/.ssh/known_hosts", append([]byte("[127.0.0.1]:"+s.port+" "), b...), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, strict := range []string{"ask", "accept-new", "no"} {
+			r := run(t, tool(home, "ssh", append([]string{"-o", "StrictHostKeyChecking=" + strict}, append(args, "true")...)...), "", "")
+			if r.status != 255 || !strings.Contains(r.errs, "REMOTE HOST IDENTIFICATION HAS CHANGED") || !strings.Contains(r.errs, home+"/.ssh/known_hosts:1") {
+				t.Errorf("a changed key, known as %s, %s: %d %s", typ, strict, r.status, r.errs)
+			}
+		}
+		if typ == "ed25519" {
+			continue // which the server has
+		}
+		// A server with several keys is asked for the one that is known.
+		both := startSSHD(t, "HostKey "+s.dir+"/other-"+typ+"\n")
+		if err := os.WriteFile(home+"/.ssh/known_hosts", append([]byte("[127.0.0.1]:"+both.port+" "), b...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := run(t, tool(home, "ssh", "-i", both.key, "-p", both.port, "root@127.0.0.1", "echo in"), "", ""); r.out != "in\n" {
+			t.Errorf("the second key of a server, %s: %+v", typ, r)
+		}
 	}
 	for words, want := range map[string]int{"StrictHostKeyChecking=yes": 255, "StrictHostKeyChecking=accept-new": 0, "BatchMode=yes": 255} {
 		home := t.TempDir()
@@ -523,5 +545,32 @@ func TestForward(t *testing.T) {
 		}
 		c.Process.Kill()
 		c.Wait()
+	}
+}
+
+// TestCopyOntoItself: a file that is copied onto itself on a server keeps its content, and a
+// directory is not copied into itself.
+func TestCopyOntoItself(t *testing.T) {
+	s := startSSHD(t, "")
+	for _, l := range []string{"H:a H:a", "H:a H:link", "H:link H:a", "H:a H:.", "-r H:d H:d", "-r H:d H:d/sub", "-r d d/sub", "-r H:d/loop H:x", "-r d/loop x"} {
+		dir := sshFiles(t)
+		if strings.Contains(l, "loop") {
+			if err := errors.Join(os.Symlink("..", dir+"/d/sub/up"), os.Symlink("sub", dir+"/d/loop")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := sshTree(t, dir)
+		words := strings.Fields(strings.ReplaceAll(l, "H:", "root@127.0.0.1:"+dir+"/"))
+		r := run(t, tool(t.TempDir(), "scp", append([]string{"-q", "-i", s.key, "-P", s.port, "-o", "StrictHostKeyChecking=no"}, words...)...), dir, "")
+		after := sshTree(t, dir)
+		if strings.Contains(l, "loop") {
+			if n := strings.Count(after, "\n"); r.status == 0 || n > 2*strings.Count(before, "\n")+10 {
+				t.Errorf("scp %s = %d (%s), %d files", l, r.status, r.errs, n)
+			}
+			continue
+		}
+		if r.status != 1 || after != before || !strings.Contains(r.errs, "same file") && !strings.Contains(r.errs, "into itself") {
+			t.Errorf("scp %s = %d (%s); leaves\n%s", l, r.status, r.errs, after)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -94,6 +95,12 @@ func TestPassword(t *testing.T) {
 	if strings.Contains(x.Text(), "right") || strings.Contains(x.Text(), "wrong") {
 		t.Errorf("the password is shown: %q", x.Text())
 	}
+	x = onTerminal(t, tool(t.TempDir(), "ssh", args(password, "-o", "ConnectTimeout=2")...))
+	x.Want("me@127.0.0.1's password: ")
+	time.Sleep(2500 * time.Millisecond) // who types may take longer
+	x.Keys("right\n")
+	x.Want("logged in")
+	x.ends(4)
 	x = onTerminal(t, tool(t.TempDir(), "ssh", args(password)...))
 	for range 3 {
 		x.answer("password: ", "wrong\n")
