@@ -39,6 +39,7 @@ type Env struct {
 	Line []string // all arguments
 	cmd  Command
 	rc   int
+	to   io.Writer // where Out goes
 }
 
 // Status ends a command with an exit status and without a message.
@@ -67,7 +68,7 @@ func New(c Command, in io.Reader, out, errs io.Writer) *Env {
 	if c.Bad == 0 {
 		c.Bad = 1
 	}
-	return &Env{Name: c.Name, In: in, Out: bufio.NewWriterSize(out, 1<<16), Err: errs, cmd: c}
+	return &Env{Name: c.Name, In: in, Out: bufio.NewWriterSize(out, 1<<16), Err: errs, cmd: c, to: out}
 }
 
 // Run runs the command with its arguments and gives its exit status.
@@ -178,6 +179,20 @@ func File(r io.Reader) (*os.File, bool) {
 	return f, ok
 }
 
+// IsOutput reports whether r is the regular file that standard output goes to. What reads and
+// writes at the same time would not come to its end.
+func (e *Env) IsOutput(r io.Reader) bool {
+	in, ok1 := File(r)
+	out, ok2 := e.to.(*os.File)
+	if !ok1 || !ok2 {
+		return false
+	}
+	a, err1 := in.Stat()
+	b, err2 := out.Stat()
+	at, err3 := in.Seek(0, io.SeekCurrent)
+	return errors.Join(err1, err2, err3) == nil && b.Mode().IsRegular() && os.SameFile(a, b) && at < a.Size()
+}
+
 // Inputs gives the operands, or - for standard input without any.
 func (e *Env) Inputs() []string {
 	if len(e.Args) == 0 {
@@ -279,16 +294,4 @@ func (e *Env) End(option string) byte {
 		return 0
 	}
 	return '\n'
-}
-
-// CopyOwner gives f the owner and mode of st.
-func CopyOwner(f *os.File, st fs.FileInfo) error {
-	u, ok := st.Sys().(*syscall.Stat_t)
-	if !ok {
-		return errors.New("no owner known")
-	}
-	if err := f.Chown(int(u.Uid), int(u.Gid)); err != nil && os.Geteuid() == 0 {
-		return err
-	}
-	return syscall.Fchmod(int(f.Fd()), u.Mode&0o7777)
 }

@@ -39,7 +39,7 @@ func readACL(p string, def bool) ([]entry, error) {
 	if def {
 		name = "system.posix_acl_default"
 	}
-	b, err := value(p, name, false)
+	b, err := tools.Xattr(p, name, false)
 	if err == nil && len(b) >= 4 {
 		var out []entry
 		for b = b[4:]; len(b) >= 8; b = b[8:] {

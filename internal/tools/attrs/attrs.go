@@ -57,31 +57,6 @@ func relative(e *tools.Env, p, option string) string {
 	return strings.TrimLeft(p, "/")
 }
 
-func names(p string, link bool) ([]string, error) {
-	list := unix.Listxattr
-	if link {
-		list = unix.Llistxattr
-	}
-	buf := make([]byte, 64<<10)
-	n, err := list(p, buf)
-	if err != nil || n == 0 {
-		return nil, err
-	}
-	out := strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00")
-	slices.Sort(out)
-	return out, nil
-}
-
-func value(p, name string, link bool) ([]byte, error) {
-	get := unix.Getxattr
-	if link {
-		get = unix.Lgetxattr
-	}
-	buf := make([]byte, 64<<10)
-	n, err := get(p, name, buf)
-	return buf[:max(n, 0)], err
-}
-
 // encode writes a value as getfattr does: text in quotes, or base 64.
 func encode(v []byte, how string) string {
 	switch how {
@@ -103,7 +78,7 @@ func wanted(e *tools.Env, p string) ([]string, error) {
 	}
 	match := e.Or("m", "^user\\.")
 	prefix := strings.NewReplacer("^", "", `\`, "").Replace(match)
-	have, err := names(p, e.On("h"))
+	have, err := tools.Xattrs(p, e.On("h"))
 	return slices.DeleteFunc(have, func(n string) bool { return match != "-" && match != "." && !strings.HasPrefix(n, prefix) }), err
 }
 
@@ -118,7 +93,7 @@ func getfattr(e *tools.Env) error {
 		}
 		var lines []string
 		for _, n := range list {
-			v, err := value(p, n, e.On("h"))
+			v, err := tools.Xattr(p, n, e.On("h"))
 			if err != nil {
 				e.Warn("%s: %s: %s", p, n, strings.Replace(tools.Cause(err), "No data available", "No such attribute", 1))
 				continue

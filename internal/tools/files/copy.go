@@ -122,9 +122,9 @@ func (c *copier) make(src, dest string, st *syscall.Stat_t) error {
 	kind := st.Mode & unix.S_IFMT
 	switch {
 	case c.On("l"):
-		return os.Link(src, dest)
+		return c.linked(os.Link, src, dest)
 	case c.On("s"):
-		return os.Symlink(src, dest)
+		return c.linked(os.Symlink, src, dest)
 	case kind == unix.S_IFLNK:
 		l, err := os.Readlink(src)
 		if err != nil {
@@ -135,6 +135,15 @@ func (c *copier) make(src, dest string, st *syscall.Stat_t) error {
 		return unix.Mknod(dest, st.Mode, int(st.Rdev))
 	}
 	return c.file(src, dest, st)
+}
+
+// linked makes a link; with -f in the place of what is there.
+func (c *copier) linked(link func(old, name string) error, src, dest string) error {
+	err := link(src, dest)
+	if errors.Is(err, fs.ErrExist) && c.On("f") && survives(src, dest) && os.Remove(dest) == nil {
+		err = link(src, dest)
+	}
+	return err
 }
 
 func (c *copier) said(src, dest string) {
@@ -150,14 +159,16 @@ func (c *copier) clear(src, dest string, st *syscall.Stat_t) (ok, skip bool) {
 		return true, false
 	}
 	o, _ := c.Last("n", "i", "f")
-	var target syscall.Stat_t
-	same := syscall.Stat(dest, &target) == nil && target.Dev == st.Dev && target.Ino == st.Ino
+	var target, source syscall.Stat_t
+	same := syscall.Stat(dest, &target) == nil && syscall.Stat(src, &source) == nil && target.Dev == source.Dev && target.Ino == source.Ino
 	switch {
+	case same && c.On("l") && d.Ino == st.Ino:
+		return true, true
 	case d.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return c.fail("cannot overwrite directory '%s' with non-directory", dest), false
 	case o.Name == "n", c.On("u") && d.Mtim.Nano() >= st.Mtim.Nano():
 		return true, true
-	case same && !c.On("b", "backup", "remove-destination"):
+	case same && (!c.On("b", "backup", "remove-destination") || !survives(src, dest)):
 		return c.fail("'%s' and '%s' are the same file", src, dest), false
 	case o.Name == "i" && !tools.Confirm(c.Env, "overwrite '%s'? ", dest):
 		return true, true
@@ -259,25 +270,23 @@ func (c *copier) attributes(src, dest string, st *syscall.Stat_t) bool {
 
 // copyXattrs copies extended attributes; without -a only the ACLs, which belong to the mode.
 func (c *copier) copyXattrs(src, dest string, link bool) error {
-	get, set, list := unix.Getxattr, unix.Setxattr, unix.Listxattr
-	if link {
-		get, set, list = unix.Lgetxattr, unix.Lsetxattr, unix.Llistxattr
-	}
-	buf := make([]byte, 64<<10)
-	n, err := list(src, buf)
-	if err != nil || n == 0 {
+	names, err := tools.Xattrs(src, link)
+	if err != nil {
 		return nil // the file system has none
 	}
-	for _, name := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+	set := unix.Setxattr
+	if link {
+		set = unix.Lsetxattr
+	}
+	for _, name := range names {
 		if !c.xattrs && !strings.HasPrefix(name, "system.posix_acl_") {
 			continue
 		}
-		v := make([]byte, 64<<10)
-		k, err := get(src, name, v)
+		v, err := tools.Xattr(src, name, link)
 		if err != nil {
 			continue // it was removed
 		}
-		if err := set(dest, name, v[:k], 0); err != nil && (!errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) || strings.HasPrefix(name, "user.") && !errors.Is(err, unix.EOPNOTSUPP)) {
+		if err := set(dest, name, v, 0); err != nil && (!errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EPERM) || strings.HasPrefix(name, "user.") && !errors.Is(err, unix.EOPNOTSUPP)) {
 			return fmt.Errorf("setting attribute %s: %w", name, err)
 		}
 	}
@@ -405,6 +414,10 @@ func installFile(e *tools.Env, src, dest string, finish func(string) error) {
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		e.Warn("omitting directory '%s'", src)
+		return
+	}
+	if !survives(src, dest) {
+		e.Warn("'%s' and '%s' are the same file", src, dest)
 		return
 	}
 	if err := os.Remove(dest); err != nil && !errors.Is(err, fs.ErrNotExist) {

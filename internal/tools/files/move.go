@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -56,6 +57,28 @@ func target(e *tools.Env, missing string) (sources []string, to func(src string)
 	return args, func(string) string { return dest }, nil
 }
 
+// sameEntry reports two paths of the same name in the same directory.
+func sameEntry(a, b string) bool {
+	da, err1 := os.Stat(filepath.Dir(a))
+	db, err2 := os.Stat(filepath.Dir(b))
+	return err1 == nil && err2 == nil && os.SameFile(da, db) && filepath.Base(a) == filepath.Base(b)
+}
+
+// survives reports whether src can still be read when dest has been removed.
+func survives(src, dest string) bool {
+	d, err := os.Lstat(dest)
+	if err != nil {
+		return true
+	}
+	s, err := os.Stat(src)
+	if err != nil || !os.SameFile(s, d) {
+		return true
+	}
+	l, err := os.Lstat(src)
+	st, ok := d.Sys().(*syscall.Stat_t)
+	return err == nil && l.Mode()&fs.ModeSymlink == 0 && ok && st.Nlink > 1 && !sameEntry(src, dest)
+}
+
 func join(dir, src string) string {
 	return strings.TrimSuffix(dir, "/") + "/" + filepath.Base(strings.TrimRight(src, "/"))
 }
@@ -100,7 +123,7 @@ func makeRoom(e *tools.Env, src, dest string, sst fs.FileInfo) bool {
 	}
 	o, _ := e.Last("f", "n", "i")
 	switch {
-	case os.SameFile(sst, dst) && filepath.Clean(src) == filepath.Clean(dest):
+	case sameEntry(src, dest), !e.On("b", "S", "backup") && (os.SameFile(sst, dst) || !survives(src, dest)):
 		e.Warn("'%s' and '%s' are the same file", src, dest)
 		return false
 	case o.Name == "n", e.On("u") && !sst.ModTime().After(dst.ModTime()):
@@ -131,6 +154,13 @@ func moveAcross(e *tools.Env, src, dest string) error {
 	return os.RemoveAll(src)
 }
 
+// linked reports that dest is another name of src already.
+func linked(e *tools.Env, src, dest string) bool {
+	a, err1 := os.Lstat(src)
+	b, err2 := os.Lstat(dest)
+	return !e.On("s") && err1 == nil && err2 == nil && os.SameFile(a, b) && !sameEntry(src, dest)
+}
+
 // makeWay removes what is where a link is to be.
 func makeWay(e *tools.Env, src, dest, text string) bool {
 	old, err := os.Lstat(dest)
@@ -142,7 +172,7 @@ func makeWay(e *tools.Env, src, dest, text string) bool {
 	case old.IsDir():
 		e.Warn("%s: cannot overwrite directory", dest)
 		return false
-	case err == nil && os.SameFile(old, file) && !e.On("s"):
+	case e.On("s") && !survives(src, dest), !e.On("s") && err == nil && os.SameFile(old, file) && sameEntry(src, dest):
 		e.Warn("'%s' and '%s' are the same file", text, dest)
 		return false
 	}
@@ -172,7 +202,7 @@ func ln(e *tools.Env) error {
 				continue
 			}
 		}
-		if e.On("f") && !makeWay(e, src, dest, text) {
+		if e.On("f") && (linked(e, src, dest) || !makeWay(e, src, dest, text)) {
 			continue
 		}
 		kind, arrow := "hard", "=>"

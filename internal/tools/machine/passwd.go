@@ -180,55 +180,25 @@ func (a *accounts) close(err error) error {
 	return err
 }
 
-// write replaces the file by one with the same owner, mode and extended attributes, of which
-// SELinux' label is one: without it nobody could log in.
+// write replaces the file. The new one has the label of SELinux: without it nobody could log in.
 func (t *table) write() error {
 	var b strings.Builder
 	for _, l := range t.lines {
 		b.WriteString(strings.Join(l, ":") + "\n")
 	}
 	fail := func(err error) error { return fmt.Errorf("cannot write %s: %w", t.path, err) }
-	st, err := os.Stat(t.path)
+	f, err := tools.Replace(t.path)
 	if err != nil {
 		return fail(err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(t.path), "."+filepath.Base(t.path)+"-*")
-	if err != nil {
-		return fail(err)
-	}
-	_, err = f.WriteString(b.String())
-	err = errors.Join(err, tools.CopyOwner(f, st), copyAttributes(f, t.path), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), t.path)
+	defer f.Discard()
+	if _, err = f.WriteString(b.String()); err == nil {
+		err = f.Commit("")
 	}
 	if err != nil {
-		os.Remove(f.Name())
 		return fail(err)
-	}
-	if d, err := os.Open(filepath.Dir(t.path)); err == nil {
-		_ = d.Sync() // not every file system has that
-		d.Close()
 	}
 	return nil
-}
-
-func copyAttributes(f *os.File, from string) error {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Listxattr(from, buf)
-	if errors.Is(err, unix.ENOTSUP) {
-		return nil
-	}
-	value := make([]byte, 64<<10)
-	for name := range strings.SplitSeq(string(buf[:max(n, 0)]), "\x00") {
-		if name == "" || err != nil {
-			continue
-		}
-		var m int
-		if m, err = unix.Getxattr(from, name, value); err == nil {
-			err = unix.Fsetxattr(int(f.Fd()), name, value[:m], 0)
-		}
-	}
-	return err
 }
 
 // statusLine is a line of passwd -S.

@@ -183,6 +183,13 @@ func (j *job) file(name, to string, st os.FileInfo) error {
 	if err := j.recognise(name); err != nil {
 		return err
 	}
+	if old, err := os.Stat(to); err == nil && os.SameFile(old, st) {
+		return errors.New("the output would overwrite the input")
+	}
+	if u, ok := st.Sys().(*syscall.Stat_t); ok && u.Nlink > 1 && !j.keep && !j.format.keep && !j.On("f") {
+		j.Fault(2, "%s has %d other link%s -- file ignored", name, u.Nlink-1, map[bool]string{true: "s"}[u.Nlink > 2])
+		return nil
+	}
 	if _, err := os.Lstat(to); err == nil && !j.On("f") {
 		if !tools.Confirm(j.Env, "%s already exists; do you wish to overwrite (y or n)? ", to) {
 			j.Fault(2, "%s not overwritten", to)

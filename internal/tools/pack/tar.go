@@ -125,26 +125,6 @@ func (t *tarRun) excluded(name string) bool {
 	return slices.ContainsFunc(t.exclude, func(re *regexp.Regexp) bool { return re.MatchString(name) })
 }
 
-// permissions are as ls -l has them.
-func permissions(mode int64) []byte {
-	perm := []byte("rwxrwxrwx")
-	for i := range perm {
-		if mode>>(8-i)&1 == 0 {
-			perm[i] = '-'
-		}
-	}
-	for i, bit := range []int64{0o4000, 0o2000, 0o1000} {
-		if at := 2 + 3*i; mode&bit != 0 {
-			x := "sst"[i]
-			if perm[at] == '-' {
-				x -= 32
-			}
-			perm[at] = x
-		}
-	}
-	return perm
-}
-
 // announce lists a member for -v, on standard error if there are data on standard output.
 func (t *tarRun) announce(h *tar.Header, data bool) {
 	switch {
@@ -181,7 +161,7 @@ func (t *tarRun) list(w io.Writer, h *tar.Header) {
 	case tar.TypeLink:
 		tail = " link to " + h.Linkname
 	}
-	fmt.Fprintf(w, "%s%s %s %*s %s %s%s\n", kind, permissions(h.Mode), who, max(1, 18-len(who)), size, h.ModTime.Local().Format("2006-01-02 15:04"), quoteName(h.Name), tail)
+	fmt.Fprintf(w, "%s%s %s %*s %s %s%s\n", kind, tools.ModeString(uint32(h.Mode))[1:], who, max(1, 18-len(who)), size, h.ModTime.Local().Format("2006-01-02 15:04"), quoteName(h.Name), tail)
 }
 
 // quoteName writes odd characters of a name as escapes, as GNU's tar does.

@@ -3,19 +3,16 @@ package pack
 import (
 	"archive/tar"
 	"bufio"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
@@ -87,46 +84,66 @@ func (t *tarRun) compressor(w io.Writer, file string) (io.Writer, error) {
 	return w, nil
 }
 
-func (t *tarRun) add(top string, self os.FileInfo) {
-	var dev uint64
-	walk := filepath.WalkDir
-	_ = walk(top, func(p string, d fs.DirEntry, err error) error { // errors are reported here
-		if err != nil {
-			t.Fault(2, "%s: Cannot stat: %s", p, tools.Cause(err))
-			return nil
+// walker adds an operand to the archive, with what is below it.
+type walker struct {
+	*tarRun
+	self   os.FileInfo // the archive; nil for standard output
+	within []os.FileInfo
+}
+
+func (t *tarRun) add(top string, self os.FileInfo) { (&walker{tarRun: t, self: self}).add(top) }
+
+func (w *walker) add(p string) {
+	if w.excluded(p) {
+		return
+	}
+	stat := os.Lstat
+	if w.On("h") {
+		stat = os.Stat
+	}
+	st, err := stat(p)
+	if err != nil {
+		w.Fault(2, "%s: Cannot stat: %s", p, tools.Cause(err))
+		return
+	}
+	if w.self != nil && os.SameFile(w.self, st) {
+		w.Fault(0, "%s: file is the archive; not dumped", p)
+		return
+	}
+	loop := slices.ContainsFunc(w.within, func(up os.FileInfo) bool { return os.SameFile(up, st) })
+	if loop { // with -h
+		w.Fault(2, "%s: a link to a directory that it is in; not dumped", p)
+		return
+	}
+	if err := w.member(p, st); err != nil {
+		w.Fault(2, "%s: %s", p, tools.Cause(err))
+	}
+	switch {
+	case !st.IsDir() || w.On("no-recursion"):
+		return
+	case w.On("one-file-system") && len(w.within) > 0 && device(st) != device(w.within[0]):
+		if w.On("v") {
+			w.Fault(0, "%s/: file is on a different filesystem; not dumped", p)
 		}
-		skip := map[bool]error{true: filepath.SkipDir}[d.IsDir()]
-		if t.excluded(p) {
-			return skip
-		}
-		st, err := os.Lstat(p)
-		if t.On("h") && err == nil && st.Mode()&fs.ModeSymlink != 0 {
-			st, err = os.Stat(p)
-		}
-		if err != nil {
-			t.Fault(2, "%s: Cannot stat: %s", p, tools.Cause(err))
-			return nil
-		}
-		if u, ok := st.Sys().(*syscall.Stat_t); ok && t.On("one-file-system") {
-			if dev = cmp.Or(dev, u.Dev); u.Dev != dev {
-				return filepath.SkipDir
-			}
-		}
-		if self != nil && os.SameFile(self, st) {
-			t.Fault(0, "%s: file is the archive; not dumped", p)
-			return nil
-		}
-		if p != top { // as the operand begins, "./d"
-			p = strings.TrimSuffix(top, "/") + strings.TrimPrefix("/"+p, strings.TrimSuffix("/"+filepath.Clean(top), "/."))
-		}
-		if err := t.member(p, st); err != nil {
-			t.Fault(2, "%s: %s", p, tools.Cause(err))
-		}
-		if t.On("no-recursion") {
-			return skip
-		}
-		return nil
-	})
+		return
+	}
+	es, err := os.ReadDir(p)
+	if err != nil {
+		w.Fault(2, "%s: Cannot open: %s", p, tools.Cause(err))
+	}
+	w.within = append(w.within, st)
+	for _, e := range es {
+		w.add(strings.TrimSuffix(p, "/") + "/" + e.Name())
+	}
+	w.within = w.within[:len(w.within)-1]
+}
+
+// device is the number of the file system that a file is on.
+func device(st os.FileInfo) uint64 {
+	if u, ok := st.Sys().(*syscall.Stat_t); ok {
+		return u.Dev
+	}
+	return 0
 }
 
 func (t *tarRun) header(p string, st os.FileInfo) (*tar.Header, error) {
@@ -205,14 +222,12 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
 // xattrs adds the extended attributes of a file.
 func xattrs(h *tar.Header, p string) {
-	buf := make([]byte, 64<<10)
-	n, err := unix.Llistxattr(p, buf)
-	if err != nil || n == 0 {
+	names, err := tools.Xattrs(p, true)
+	if err != nil {
 		return // the file system has none
 	}
-	for _, name := range strings.Split(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
-		v := make([]byte, 64<<10)
-		k, err := unix.Lgetxattr(p, name, v)
+	for _, name := range names {
+		v, err := tools.Xattr(p, name, true)
 		if err != nil {
 			continue
 		}
@@ -220,6 +235,6 @@ func xattrs(h *tar.Header, p string) {
 			h.PAXRecords = map[string]string{}
 		}
 		h.Format = tar.FormatPAX
-		h.PAXRecords["SCHILY.xattr."+name] = string(v[:k])
+		h.PAXRecords["SCHILY.xattr."+name] = string(v)
 	}
 }

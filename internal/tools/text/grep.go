@@ -303,6 +303,10 @@ func (g *grepper) file(name string) {
 	if name == "-" {
 		name = g.Or("label", "(standard input)")
 	}
+	if g.IsOutput(r) && !g.On("q", "l", "L") && g.most != 1 {
+		g.Fault(2, "%s: input file is also the output", name)
+		return
+	}
 	if err := g.scan(name, r); err != nil {
 		g.fault(name, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -175,12 +174,11 @@ func (r *sedRun) one(name string) (quit bool, err error) {
 		r.Fault(4, "couldn't edit %s: not a regular file", name)
 		return false, nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".sed*")
+	f, err := tools.Replace(name)
 	if err != nil {
 		return false, fmt.Errorf("couldn't open temporary file: %s", tools.Cause(err))
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer f.Discard()
 	r.w = bufio.NewWriter(f)
 	quit, err = r.run([]string{name})
 	if quit && r.in.br != nil { // the rest of the file stays as it is
@@ -188,21 +186,18 @@ func (r *sedRun) one(name string) (quit bool, err error) {
 		_, e2 := r.in.br.WriteTo(r.w)
 		err = errors.Join(e, e2)
 	}
-	if e := errors.Join(r.w.Flush(), f.Sync(), tools.CopyOwner(f, st)); err == nil {
+	if e := r.w.Flush(); err == nil {
 		err = e
 	}
 	var status tools.Status
 	if err != nil && !errors.As(err, &status) {
 		return quit, err
 	}
-	if suffix := r.Val("i"); suffix != "" {
-		to := name + suffix
-		if strings.Contains(suffix, "*") {
-			to = strings.ReplaceAll(suffix, "*", name)
-		}
-		if e := os.Rename(name, to); e != nil {
-			return quit, e
-		}
+	backup := ""
+	if suffix := r.Val("i"); strings.Contains(suffix, "*") {
+		backup = strings.ReplaceAll(suffix, "*", name)
+	} else if suffix != "" {
+		backup = name + suffix
 	}
-	return quit, errors.Join(err, os.Rename(f.Name(), name))
+	return quit, errors.Join(err, f.Commit(backup))
 }

@@ -47,13 +47,21 @@ func cat(e *tools.Env) error {
 	show := e.On("v", "A", "e", "t")
 	end, tabs := "\n", e.On("T", "A", "t")
 	if !e.On("v", "A", "e", "t", "E", "T", "n", "b", "s") {
-		return e.Each(func(_ string, r io.Reader) error { return e.Copy(r) })
+		return e.Each(func(n string, r io.Reader) error {
+			if e.IsOutput(r) {
+				return errSelf
+			}
+			return e.Copy(r)
+		})
 	}
 	if e.On("E", "A", "e") {
 		end = "$\n"
 	}
 	n, blanks, begin := 0, 0, true
 	return e.Each(func(_ string, r io.Reader) error {
+		if e.IsOutput(r) {
+			return errSelf
+		}
 		for l, err := range tools.Lines(r, '\n') {
 			if err != nil {
 				return err
@@ -79,6 +87,9 @@ func cat(e *tools.Env) error {
 		return nil
 	})
 }
+
+// errSelf is the error of a file that would grow while it is read.
+var errSelf = errors.New("input file is output file")
 
 // visible prints a line with ^X and M-X for what is not printed, as cat -v does.
 func visible(w *bufio.Writer, text []byte, show, tabs bool) {
