@@ -292,32 +292,9 @@ var neighStates = map[int]string{unix.NUD_INCOMPLETE: "INCOMPLETE", unix.NUD_REA
 // neighbours calls each for those that the words choose: of a device, in states, and in a network.
 // usual are the states without a word for them.
 func (r *run) neighbours(usual int, each func(*filter, netlink.Link, *netlink.Neigh) error) error {
-	f, states := &filter{}, 0
-	for len(r.words) > 0 {
-		w, v, err := r.next("dev nud to")
-		if err != nil {
-			return err
-		}
-		switch w {
-		case "dev":
-			f.dev = v
-		case "nud":
-			n, err := stateOf(v)
-			if err != nil {
-				return err
-			}
-			states |= n
-		default:
-			if f.to != nil {
-				return garbage("to", w)
-			}
-			if w == "to" {
-				w = v
-			}
-			if f.to, err = prefix(w); err != nil {
-				return err
-			}
-		}
+	f, states, err := r.chooseNeighbours()
+	if err != nil {
+		return err
 	}
 	ls, err := f.links()
 	if err != nil {
@@ -346,6 +323,34 @@ func (r *run) neighbours(usual int, each func(*filter, netlink.Link, *netlink.Ne
 		}
 	}
 	return nil
+}
+
+// chooseNeighbours reads the words that choose neighbours; states are 0 without a word for them.
+func (r *run) chooseNeighbours() (f *filter, states int, err error) {
+	f = &filter{}
+	for len(r.words) > 0 {
+		w, v, err := r.next("dev nud to")
+		if err == nil {
+			switch {
+			case w == "dev":
+				f.dev = v
+			case w == "nud":
+				var n int
+				n, err = stateOf(v)
+				states |= n
+			case f.to != nil:
+				err = garbage("to", w)
+			case w == "to":
+				f.to, err = prefix(v)
+			default:
+				f.to, err = prefix(w)
+			}
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+	}
+	return f, states, nil
 }
 
 const anyState = unix.NUD_INCOMPLETE | unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_FAILED | unix.NUD_NOARP | unix.NUD_PERMANENT

@@ -357,67 +357,90 @@ func set(l netlink.Link, word, value string) (func() error, error) {
 	return nil, tools.Usage("Garbage instead of arguments %q. Try \"ip link help\"", word)
 }
 
-func (r *run) addLink() error {
-	a := netlink.NewLinkAttrs()
-	kind, id, mode, peer := "", 0, "balance-rr", ""
+// newLink is a device that link add makes.
+type newLink struct {
+	netlink.LinkAttrs
+	kind, mode, peer string
+	id               int
+}
+
+func (r *run) newLink() (*newLink, error) {
+	n := &newLink{LinkAttrs: netlink.NewLinkAttrs(), mode: "balance-rr"}
 	for len(r.words) > 0 {
 		w, v, err := r.next("link name dev type id mode mtu address peer")
+		if err == nil && w == "peer" {
+			r.words = append([]string{v}, r.words...)
+		} else if err == nil {
+			err = n.word(w, v)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// word takes a word of link add, and its value.
+func (n *newLink) word(w, v string) (err error) {
+	switch w {
+	case "link":
+		p, err := link(v)
 		if err != nil {
 			return err
 		}
-		switch w {
-		case "link":
-			p, err := link(v)
-			if err != nil {
-				return err
-			}
-			a.ParentIndex = p.Attrs().Index
-		case "name", "dev":
-			if kind == "veth" {
-				peer = v
-			} else {
-				a.Name = v
-			}
-		case "type":
-			kind = v
-		case "mode":
-			mode = v
-		case "id":
-			if id, err = strconv.Atoi(v); err != nil {
-				return tools.Usage("argument %q is wrong: id is invalid", v)
-			}
-		case "mtu":
-			if a.MTU, err = strconv.Atoi(v); err != nil {
-				return tools.Usage("argument %q is wrong: Invalid \"mtu\" value", v)
-			}
-		case "peer":
-			r.words = append([]string{v}, r.words...)
-		case "address":
-			if a.HardwareAddr, err = net.ParseMAC(v); err != nil {
-				return tools.Usage("%q is invalid lladdr", v)
-			}
-		default:
-			if a.Name != "" {
-				return tools.Usage("Garbage instead of arguments %q. Try \"ip link help\"", w)
-			}
-			a.Name = w
+		n.ParentIndex = p.Attrs().Index
+	case "name", "dev":
+		if n.kind == "veth" {
+			n.peer = v
+		} else {
+			n.Name = v
 		}
+	case "type":
+		n.kind = v
+	case "mode":
+		n.mode = v
+	case "id":
+		if n.id, err = strconv.Atoi(v); err != nil {
+			return tools.Usage("argument %q is wrong: id is invalid", v)
+		}
+	case "mtu":
+		if n.MTU, err = strconv.Atoi(v); err != nil {
+			return tools.Usage("argument %q is wrong: Invalid \"mtu\" value", v)
+		}
+	case "address":
+		if n.HardwareAddr, err = net.ParseMAC(v); err != nil {
+			return tools.Usage("%q is invalid lladdr", v)
+		}
+	default:
+		if n.Name != "" {
+			return tools.Usage("Garbage instead of arguments %q. Try \"ip link help\"", w)
+		}
+		n.Name = w
 	}
-	switch kind {
+	return nil
+}
+
+func (r *run) addLink() error {
+	n, err := r.newLink()
+	if err != nil {
+		return err
+	}
+	a := n.LinkAttrs
+	switch n.kind {
 	case "vlan":
-		return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: a, VlanId: id})
+		return netlink.LinkAdd(&netlink.Vlan{LinkAttrs: a, VlanId: n.id})
 	case "bridge":
 		return netlink.LinkAdd(&netlink.Bridge{LinkAttrs: a})
 	case "dummy":
 		return netlink.LinkAdd(&netlink.Dummy{LinkAttrs: a})
 	case "veth":
-		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: peer})
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: n.peer})
 	case "bond":
 		b := netlink.NewLinkBond(a)
-		b.Mode = netlink.StringToBondMode(mode)
+		b.Mode = netlink.StringToBondMode(n.mode)
 		return netlink.LinkAdd(b)
 	}
-	return tools.Usage("type %q is not known: vlan, bridge, bond, veth or dummy", kind)
+	return tools.Usage("type %q is not known: vlan, bridge, bond, veth or dummy", n.kind)
 }
 
 func (r *run) delLink() error {

@@ -67,25 +67,13 @@ func (r *run) chosen() (c chosen, err error) {
 func (c *chosen) word(r *run, w, v string, seen *bool) (err error) {
 	switch w {
 	case "table":
-		n, ok := tables[v]
-		c.cache = v == "cache"
-		if c.all = v == "all"; !ok && !c.all && !c.cache {
-			if n, err = strconv.Atoi(v); err != nil {
-				return tools.Usage("argument %q is wrong: table id value is invalid", v)
-			}
-		}
-		c.table = n
+		return c.ofTable(v)
 	case "cache", "cached", "cloned":
 		c.cache = true
 	case "dev", "oif":
 		c.dev = v
 	case "proto", "protocol":
-		c.proto = v
-		if n, err := strconv.ParseUint(v, 0, 8); err == nil {
-			c.proto = named(protocols, int(n))
-		} else if v != "all" && !slices.Contains(slices.Collect(maps.Values(protocols)), v) {
-			return tools.Usage("argument %q is wrong: invalid \"protocol\"", v)
-		}
+		return c.ofProtocol(v)
 	case "scope":
 		if v != "all" {
 			c.scope, err = scopeOf(v)
@@ -107,17 +95,44 @@ func (c *chosen) word(r *run, w, v string, seen *bool) (err error) {
 			return garbage("to", w)
 		}
 		*seen = true
-		if !slices.Contains([]string{"to", "exact", "root", "match"}, w) {
-			v = w
+		return c.ofNetwork(r, w, v)
+	}
+	return err
+}
+
+func (c *chosen) ofTable(v string) (err error) {
+	n, ok := tables[v]
+	c.cache = v == "cache"
+	if c.all = v == "all"; !ok && !c.all && !c.cache {
+		if n, err = strconv.Atoi(v); err != nil {
+			return tools.Usage("argument %q is wrong: table id value is invalid", v)
 		}
-		p, err := r.network(v)
-		if w != "match" {
-			c.root = p
-		}
-		if w != "root" {
-			c.match = p
-		}
-		return err
+	}
+	c.table = n
+	return nil
+}
+
+func (c *chosen) ofProtocol(v string) error {
+	c.proto = v
+	if n, err := strconv.ParseUint(v, 0, 8); err == nil {
+		c.proto = named(protocols, int(n))
+	} else if v != "all" && !slices.Contains(slices.Collect(maps.Values(protocols)), v) {
+		return tools.Usage("argument %q is wrong: invalid \"protocol\"", v)
+	}
+	return nil
+}
+
+// ofNetwork takes a network, behind a word that says how routes compare with it or alone.
+func (c *chosen) ofNetwork(r *run, w, v string) error {
+	if !slices.Contains([]string{"to", "exact", "root", "match"}, w) {
+		v = w
+	}
+	p, err := r.network(v)
+	if w != "match" {
+		c.root = p
+	}
+	if w != "root" {
+		c.match = p
 	}
 	return err
 }
@@ -239,13 +254,7 @@ func (c chosen) line(t *netlink.Route) string {
 		b.WriteString(" dev " + nameOf(t.LinkIndex))
 	}
 	if c.all && t.Table != unix.RT_TABLE_MAIN && t.Table != 0 {
-		name := fmt.Sprint(t.Table)
-		for n, i := range tables {
-			if i == t.Table {
-				name = n
-			}
-		}
-		b.WriteString(" table " + name)
+		b.WriteString(" table " + tableName(t.Table))
 	}
 	if t.Protocol != unix.RTPROT_BOOT && (c.proto == "" || c.proto == "all") {
 		b.WriteString(" proto " + named(protocols, int(t.Protocol)))
@@ -261,6 +270,15 @@ func (c chosen) line(t *netlink.Route) string {
 	}
 	b.WriteString(extras(t))
 	return b.String()
+}
+
+func tableName(n int) string {
+	for name, i := range tables {
+		if i == n {
+			return name
+		}
+	}
+	return fmt.Sprint(n)
 }
 
 // single reports a network of one address.
