@@ -1,8 +1,11 @@
 package layout
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -72,6 +75,17 @@ func (l *Layout) dropped(s SwapFile) bool {
 	return f.Excluded != "" || f.Included != nil && !slices.ContainsFunc(f.Included, saved)
 }
 
+// Fingerprint is a SHA-256 in hex that is equal for layouts between which Diff finds no
+// difference.
+func (l *Layout) Fingerprint() string {
+	facts := flatten(l.undecided(l))
+	h := sha256.New()
+	for _, k := range slices.Sorted(maps.Keys(facts)) {
+		fmt.Fprintf(h, "%q=%q\n", k, facts[k])
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 func flatten(l *Layout) map[string]string {
 	b, err := json.Marshal(l)
 	if err != nil {
@@ -113,8 +127,9 @@ func walk(path string, v any, out map[string]string) {
 		if err != nil {
 			panic("layout: internal error: " + err.Error())
 		}
-		if len(s) > 200 { // vgcfgbackup's text: its lines are too many to show
-			s = []byte(fmt.Sprintf("%s... (%d bytes)", s[:60], len(s)))
+		if len(s) > 200 { // fstab, a kernel command line: too long to show
+			sum := sha256.Sum256(s)
+			s = fmt.Appendf(nil, "%s... (%d bytes, SHA-256 %x...)", s[:60], len(s), sum[:4])
 		}
 		if string(s) != `""` && string(s) != "false" {
 			out[path] = string(s)

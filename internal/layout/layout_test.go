@@ -139,6 +139,23 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+// TestDiffLong: a text that is too long to show differs also where it is cut off.
+func TestDiffLong(t *testing.T) {
+	a, b := good(), good()
+	a.Fstab = strings.Repeat("# a comment\n", 20) + "UUID=1 / ext4\n"
+	b.Fstab = strings.Repeat("# a comment\n", 20) + "UUID=2 / ext4\n"
+	if got := Diff(a, b); len(got) != 1 || got[0].Path != "fstab" || len(got[0].String()) > 300 {
+		t.Errorf("Diff() = %v; want a short line of fstab", got)
+	}
+	if a.Fingerprint() == b.Fingerprint() {
+		t.Error("Fingerprint() is equal for two that differ")
+	}
+	b.Fstab, b.Filesystems[0].Used = a.Fstab, 12345
+	if a.Fingerprint() != b.Fingerprint() {
+		t.Error("Fingerprint() differs for two that Diff() takes for equal")
+	}
+}
+
 // TestDiffDecisions: what a backup decided is no difference; everything else of the same things
 // is one, and so is a swap file that no decision explains.
 func TestDiffDecisions(t *testing.T) {
