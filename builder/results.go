@@ -17,6 +17,8 @@ type VersionResult struct {
 type ImageResult struct {
 	ISO   string `json:"iso"`
 	Bytes int64  `json:"bytes"`
+	// Unchanged is a medium that --if-changed has not made again.
+	Unchanged bool `json:"unchanged,omitempty"`
 }
 
 // TreeResult is the kind "netboot": a tree for network boot.

@@ -60,23 +60,41 @@ func (s *System) menu() (templates.Menu, error) {
 
 // Image writes the ISO image. extra, if not nil, adds to it.
 func (s *System) Image(ctx context.Context, iso string, extra func(*media.ISO)) error {
+	img, err := s.image()
+	if err != nil {
+		return err
+	}
+	if err := s.extraTree(ctx, img); err != nil {
+		return err
+	}
+	if extra != nil {
+		extra(img)
+	}
+	if err := img.Write(iso); err != nil {
+		return err
+	}
+	return s.by.private(iso)
+}
+
+// image is what the ISO image has, without the second system.
+func (s *System) image() (*media.ISO, error) {
 	b, p, info := s.by, s.machine, s.Info
 	mark := "/" + rescue.ISOMark + "-" + info.MediumID
 	l := FindLoaders(b.Executable, filepath.Dir(s.Initrd), mark, false)
 	max, err := b.Config.Size()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	img := media.ISO{Label: rescue.VolumeLabel, Files: map[string]string{"boot/vmlinuz": s.Kernel.Image, "boot/initrd.img": s.Initrd}, Content: map[string][]byte{}, BIOS: l.BIOS, UEFI: l.UEFI, Time: info.Created, Max: max}
+	img := &media.ISO{Label: rescue.VolumeLabel, Files: map[string]string{"boot/vmlinuz": s.Kernel.Image, "boot/initrd.img": s.Initrd}, Content: map[string][]byte{}, BIOS: l.BIOS, UEFI: l.UEFI, Time: info.Created, Max: max}
 	if s.comfort != "" {
 		img.Files[initramfs.ComfortFile] = s.comfort
 	}
-	if err := errors.Join(b.starts(p, s.Kernel, l), s.extraTree(ctx, &img)); err != nil {
-		return err
+	if err := b.starts(p, s.Kernel, l); err != nil {
+		return nil, err
 	}
 	m, err := s.menu()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	m.Boxed = l.BIOS != nil && len(l.BIOS.Modules) > 0
 	m.Mark = mark
@@ -85,15 +103,15 @@ func (s *System) Image(ctx context.Context, iso string, extra func(*media.ISO)) 
 		m.NoLocal = m.Chain == ""
 		m.LocalConfig = "/isolinux/local.cfg"
 	}
-	addMemtest(&img, &m)
-	addIDs(&img)
+	addMemtest(img, &m)
+	addIDs(img)
 	cfg, err := templates.ISOLinux(m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	grub, err := templates.GRUB(m)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	img.Content[rescue.ISOMark] = []byte(info.MediumID + "\n")
 	img.Content[mark] = []byte(m.Title + "\n")
@@ -102,19 +120,13 @@ func (s *System) Image(ctx context.Context, iso string, extra func(*media.ISO)) 
 		img.Content["isolinux/isolinux.cfg"] = cfg
 		if m.Chain != "" {
 			if img.Content["isolinux/local.cfg"], err = templates.SyslinuxLocal(m); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
 	img.Content["boot/grub/grub.cfg"] = grub
 	b.Report.Note("loaders: BIOS %s, UEFI %s", l.BIOSFrom, l.UEFIFrom)
-	if extra != nil {
-		extra(&img)
-	}
-	if err := img.Write(iso); err != nil {
-		return err
-	}
-	return b.private(iso)
+	return img, nil
 }
 
 // addIDs puts the names of devices for lspci and lsusb onto the medium, if this machine has

@@ -66,7 +66,8 @@ type System struct {
 
 	by      *Maker
 	machine *Machine
-	comfort string // the archive of comfort programs that goes onto the medium, or ""
+	files   *initramfs.Files // what is in the initramfs
+	comfort string           // the archive of comfort programs that goes onto the medium, or ""
 }
 
 // needs is what a rescue system has to be able to do, by the words that
@@ -108,9 +109,14 @@ func (b *Maker) Medium(ctx context.Context, p *Machine, h Hint, iso string) erro
 	if err != nil {
 		return err
 	}
+	var fault error
 	tmp := filepath.Join(work, "iso")
-	if err := s.Image(ctx, tmp, nil); err != nil {
-		return err
+	if err := s.Image(ctx, tmp, func(img *media.ISO) {
+		if h == (Hint{}) { // that of a set is made each time
+			fault = s.mark(img)
+		}
+	}); err != nil || fault != nil {
+		return errors.Join(fault, err)
 	}
 	if err := os.Rename(tmp, iso); err != nil {
 		return fmt.Errorf("cannot write %s: %w", iso, err)
@@ -120,25 +126,11 @@ func (b *Maker) Medium(ctx context.Context, p *Machine, h Hint, iso string) erro
 
 // System makes the rescue system below work.
 func (b *Maker) System(ctx context.Context, p *Machine, h Hint, work string) (*System, error) {
-	b.Report.Phase("rescue system", 0)
-	if _, _, err := b.Config.Cmdline(p.Layout); err != nil {
-		return nil, err
-	}
-	s := &System{Initrd: filepath.Join(work, "initrd.img"), by: b, machine: p}
-	var err error
-	if s.Kernel, err = b.kernel(p); err != nil {
-		return nil, err
-	}
-	if s.Info, err = b.info(p, s.Kernel, h); err != nil {
-		return nil, err
-	}
-	tree, drivers, err := s.tree(ctx, work)
+	s, drivers, err := b.collect(ctx, p, h, work, true)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make the rescue system: %w", err)
-	}
-	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	tree := s.files
 	if h.Alone && s.comfort != "" { // there is no medium that they could be on
 		if err := tree.AddFile(initramfs.ComfortInTree, s.comfort); err != nil {
 			return nil, err
@@ -152,6 +144,28 @@ func (b *Maker) System(ctx context.Context, p *Machine, h Hint, work string) (*S
 	b.Report.Note("rescue system: kernel %s, %d modules (set %s), initramfs %s (unpacked %s)", s.Kernel.Release, drivers.modules, b.Config.Modules, quantity.Size(size), quantity.Size(tree.Size()))
 	drivers.report(b.Report)
 	return s, nil
+}
+
+// collect collects below work what the rescue system has, without packing it. With try, the
+// carried programs are started once.
+func (b *Maker) collect(ctx context.Context, p *Machine, h Hint, work string, try bool) (*System, *drivers, error) {
+	b.Report.Phase("rescue system", 0)
+	if _, _, err := b.Config.Cmdline(p.Layout); err != nil {
+		return nil, nil, err
+	}
+	s := &System{Initrd: filepath.Join(work, "initrd.img"), by: b, machine: p}
+	var err error
+	if s.Kernel, err = b.kernel(p); err != nil {
+		return nil, nil, err
+	}
+	if s.Info, err = b.info(p, s.Kernel, h); err != nil {
+		return nil, nil, err
+	}
+	var d *drivers
+	if s.files, d, err = s.tree(ctx, work, try); err != nil {
+		return nil, nil, fmt.Errorf("cannot make the rescue system: %w", err)
+	}
+	return s, d, ctx.Err()
 }
 
 // info is what the medium knows of its machine. With SOURCE_DATE_EPOCH the
@@ -201,8 +215,8 @@ func (p *Machine) Requirements() []kernelcfg.Requirement {
 	return reqs
 }
 
-// tree collects the rescue system.
-func (s *System) tree(ctx context.Context, work string) (*initramfs.Files, *drivers, error) {
+// tree collects the files of the rescue system.
+func (s *System) tree(ctx context.Context, work string, try bool) (*initramfs.Files, *drivers, error) {
 	b, p, k, info := s.by, s.machine, s.Kernel, s.Info
 	t := initramfs.New()
 	if err := b.AddBinary(ctx, t, work); err != nil {
@@ -219,10 +233,14 @@ func (s *System) tree(ctx context.Context, work string) (*initramfs.Files, *driv
 	if err := b.addTexts(t, p, info); err != nil {
 		return nil, nil, err
 	}
-	if os.Geteuid() != 0 {
+	switch {
+	case !try:
+	case os.Geteuid() != 0:
 		b.Report.Warn("not root: the carried programs were not tried in the packed tree")
-	} else if err := b.try(ctx, t, work, carried); err != nil {
-		return nil, nil, err
+	default:
+		if err := b.try(ctx, t, work, carried); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := s.takeOut(comfort); err != nil {
 		return nil, nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,7 @@ func (a *app) rescueOptions(c *cli.Command) error {
 func (a *app) rescueCommand() *cli.Command {
 	return &cli.Command{Name: "rescue", Usage: "make a rescue medium, without a backup",
 		Flags: append(rescueFlags(), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "image `FILE`; HOST-rescue.iso if not given"},
+			&cli.BoolFlag{Name: "if-changed", Usage: "do nothing if FILE is a whole medium, and neither the storage layout nor anything that goes onto the medium has changed since"},
 			&cli.BoolFlag{Name: "local", Usage: "no image: put the rescue system onto this machine, and into its boot menu"},
 			&cli.BoolFlag{Name: "local-remove", Usage: "remove the rescue system and its entry again"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
@@ -74,32 +76,52 @@ func (a *app) rescueCommand() *cli.Command {
 			if c.Bool("local") || c.Bool("local-remove") {
 				return a.local(ctx, c, b)
 			}
-			p := a.rescuePlan(ctx, b)
-			out := c.String("output")
-			if out == "" {
-				out = p.Layout.Hostname + "-rescue.iso"
-			}
-			if c.Bool("dry-run") {
-				a.ui.Note("would write %s", out)
-				return nil
-			}
-			if err := b.Maker().Medium(ctx, p.Machine(), rescue.Hint{}, out); err != nil {
-				return err
-			}
-			st, err := os.Stat(out)
-			if err != nil {
-				return err
-			}
-			a.ui.Result("image", builder.ImageResult{ISO: out, Bytes: st.Size()})
-			a.ui.Note("%s, %s", out, quantity.Size(st.Size()))
-			return nil
+			return a.medium(ctx, c, b)
 		}}
+}
+
+// medium makes a rescue medium, with --if-changed only if it would be another one.
+func (a *app) medium(ctx context.Context, c *cli.Command, b *builder.Builder) error {
+	p, err := a.rescuePlan(ctx, b, c.Bool("if-changed"))
+	if err != nil {
+		return err
+	}
+	out := cmp.Or(c.String("output"), p.Layout.Hostname+"-rescue.iso")
+	same := false
+	if c.Bool("if-changed") {
+		why, err := b.Maker().Changed(ctx, p.Machine(), out)
+		if err != nil {
+			return err
+		}
+		same = len(why) == 0
+		for _, w := range why {
+			a.ui.Note("changed: %s", w)
+		}
+	}
+	switch {
+	case same:
+		a.ui.Note("%s is not made again: nothing has changed", out)
+	case c.Bool("dry-run"):
+		a.ui.Note("would write %s", out)
+		return nil
+	default:
+		if err := b.Maker().Medium(ctx, p.Machine(), rescue.Hint{}, out); err != nil {
+			return err
+		}
+	}
+	st, err := os.Stat(out)
+	if err != nil {
+		return err
+	}
+	a.ui.Result("image", builder.ImageResult{ISO: out, Bytes: st.Size(), Unchanged: same})
+	a.ui.Note("%s, %s", out, quantity.Size(st.Size()))
+	return nil
 }
 
 // local adds the rescue system to this machine's boot menu, or removes it.
 func (a *app) local(ctx context.Context, c *cli.Command, b *builder.Builder) error {
-	if c.Bool("local") && c.Bool("local-remove") || c.IsSet("output") {
-		return exit.Usage(errors.New("--local, --local-remove and --output exclude each other"))
+	if c.Bool("local") && c.Bool("local-remove") || c.IsSet("output") || c.Bool("if-changed") {
+		return exit.Usage(errors.New("use only one of --local, --local-remove, and --output with or without --if-changed"))
 	}
 	p, err := a.plan(ctx, b, "")
 	if err != nil {
@@ -128,14 +150,17 @@ func (a *app) local(ctx context.Context, c *cli.Command, b *builder.Builder) err
 }
 
 // rescuePlan is the plan for a medium without a backup, which can be made of a
-// machine whose disks can't be read, too.
-func (a *app) rescuePlan(ctx context.Context, b *builder.Builder) *builder.Plan {
+// machine whose disks can't be read, too, unless its layout must be known.
+func (a *app) rescuePlan(ctx context.Context, b *builder.Builder, must bool) (*builder.Plan, error) {
 	p, err := a.plan(ctx, b, "")
+	if must {
+		return p, err
+	}
 	if err != nil {
 		a.ui.Warn("%v\nthe medium is made without this machine's layout: it can restore sets, but knows nothing of this machine", err)
-		return builder.Unprobed()
+		return builder.Unprobed(), nil
 	}
-	return p
+	return p, nil
 }
 
 func (a *app) pxeCommand() *cli.Command {
@@ -157,7 +182,11 @@ func (a *app) pxeCommand() *cli.Command {
 				return err
 			}
 			dir := c.Args().First()
-			if err := b.Maker().PXE(ctx, a.rescuePlan(ctx, b).Machine(), dir, rescue.PXEOptions{URL: c.String("url"), Source: c.String("source"), Host: c.String("host")}); err != nil {
+			p, err := a.rescuePlan(ctx, b, false)
+			if err != nil {
+				return err
+			}
+			if err := b.Maker().PXE(ctx, p.Machine(), dir, rescue.PXEOptions{URL: c.String("url"), Source: c.String("source"), Host: c.String("host")}); err != nil {
 				return err
 			}
 			a.ui.Result("netboot", builder.TreeResult{Dir: dir})
@@ -290,7 +319,10 @@ func (a *app) cdromCommand() *cli.Command {
 			}
 			opt := builder.DiscOptions{Size: size, From: c.String("from"), Keep: c.Bool("keep-set")}
 			if c.IsSet("from") { // nothing is backed up
-				_, err := a.discs(ctx, c, b, a.rescuePlan(ctx, b), dir, opt)
+				p, err := a.rescuePlan(ctx, b, false)
+				if err == nil {
+					_, err = a.discs(ctx, c, b, p, dir, opt)
+				}
 				return err
 			}
 			return a.hooked(ctx, c, b, dir, func() (string, error) {

@@ -5,6 +5,7 @@ import (
 	"debug/pe"
 	"encoding/binary"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -57,6 +58,26 @@ func image(t *testing.T) string {
 		t.Errorf("the input file was touched: %d bytes, %v", len(got), err)
 	}
 	return out
+}
+
+// TestReadFile: files of an image are read as they are, small and large ones.
+func TestReadFile(t *testing.T) {
+	iso := image(t)
+	for _, name := range []string{"boot/initrd.img", "/boot/grub/grub.cfg"} {
+		want, err := exec.Command("isoinfo", "-R", "-x", "/"+strings.TrimPrefix(name, "/"), "-i", iso).Output()
+		if err != nil {
+			t.Skipf("isoinfo: %v", err)
+		}
+		if got, err := ReadFile(iso, name, 1<<30); err != nil || len(got) == 0 || !bytes.Equal(got, want) {
+			t.Errorf("ReadFile(%s) = %d bytes, %v; want %d", name, len(got), err, len(want))
+		}
+	}
+	if _, err := ReadFile(iso, "boot/none", 1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ReadFile() of what is not there = %v; want fs.ErrNotExist", err)
+	}
+	if _, err := ReadFile(iso, "boot/initrd.img", 1); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("ReadFile() of more than the limit = %v; want an error", err)
+	}
 }
 
 // TestISO has xorriso and isoinfo judge the image.

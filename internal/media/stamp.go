@@ -49,6 +49,7 @@ type stamper struct {
 	f     readWriterAt
 	t     time.Time
 	place map[string]extent
+	seen  func(path string, e extent) // is called for each file, if it is not nil
 }
 
 // short writes a date of 7 bytes.
@@ -123,6 +124,9 @@ func (s *stamper) record(r []byte, su int, path string, depth int) error {
 	le := binary.LittleEndian
 	if r[25]&2 != 0 {
 		return s.directory(extent{le.Uint32(r[2:]), le.Uint32(r[10:])}, path+"/"+name, depth+1)
+	}
+	if s.seen != nil {
+		s.seen(path+"/"+name, extent{le.Uint32(r[2:]), le.Uint32(r[10:])})
 	}
 	if e, ok := s.place[path+"/"+name]; ok {
 		le.PutUint32(r[2:], e.block)
