@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 )
 
 // Access is what is needed besides a URL to use a home. The zero value is for places that need
@@ -62,8 +61,12 @@ func OpenHome(ctx context.Context, place string, access Access) (Home, error) {
 		return newMounted(ctx, at, login, access)
 	case KindSFTP:
 		return newSFTP(ctx, at, login, access)
+	case KindS3, KindS3Plain:
+		return newS3(ctx, at, login, access)
+	case KindRclone:
+		return newRclone(ctx, at, login)
 	}
-	return nil, fmt.Errorf("cannot use %q: this kind of place is not supported yet", at.text)
+	return newDAV(ctx, at, login, access, place)
 }
 
 // OpenSet opens the set at a URL or in a directory. close ends connections, and unmounts.

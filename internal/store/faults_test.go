@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -134,6 +135,21 @@ func (p *proxy) cuts() int {
 func breaking() map[string]func(t *testing.T) (*site, *proxy) {
 	return map[string]func(t *testing.T) (*site, *proxy){
 		"sftp": func(t *testing.T) (*site, *proxy) { s := startSFTP(t); return s.behind(t) },
+		"s3 fake": func(t *testing.T) (*site, *proxy) {
+			f := newFakeS3(t)
+			p := newProxy(t, f.addr)
+			return f.site(p.addr), p
+		},
+		"webdav": func(t *testing.T) (*site, *proxy) {
+			d := newDavServer(t, t.TempDir(), true)
+			p := newProxy(t, d.addr)
+			return d.site(p.addr), p
+		},
+		"s3": func(t *testing.T) (*site, *proxy) {
+			v := startVersity(t, t.TempDir())
+			p := newProxy(t, "127.0.0.1:"+v.port)
+			return v.site(p.addr), p
+		},
 	}
 }
 
@@ -147,6 +163,9 @@ func (s *sshd) behind(t *testing.T) (*site, *proxy) {
 func TestBroken(t *testing.T) {
 	for name, start := range breaking() {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "s3 fake" {
+				t.Skip("takes a while")
+			}
 			s, p := start(t)
 			h := s.open(t)
 			for i, n := range []int64{1000, 3 << 20, 9 << 20, 17 << 20} {
@@ -184,6 +203,9 @@ func TestBroken(t *testing.T) {
 func TestServerKilled(t *testing.T) {
 	for name, start := range killable() {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() {
+				t.Skip("takes a while")
+			}
 			s, kill, again := start(t)
 			h := s.open(t)
 			want := random(40<<20, 3)
@@ -244,6 +266,10 @@ func killable() map[string]func(t *testing.T) (s *site, kill, again func()) {
 			s := startSFTP(t)
 			return s.site(t, "127.0.0.1:"+s.port), s.kill, s.run
 		},
+		"s3": func(t *testing.T) (*site, func(), func()) {
+			v := startVersity(t, t.TempDir())
+			return v.site("127.0.0.1:" + v.port), v.kill, v.run
+		},
 	}
 }
 
@@ -270,6 +296,13 @@ func full() map[string]func(t *testing.T) *site {
 			s.home = smallDisk(t)
 			return s.site(t, "127.0.0.1:"+s.port)
 		},
+		"webdav":       func(t *testing.T) *site { d := newDavServer(t, smallDisk(t), false); return d.site(d.addr) },
+		"webdav parts": func(t *testing.T) *site { d := newDavServer(t, smallDisk(t), true); return d.site(d.addr) },
+		"rclone":       func(t *testing.T) *site { return rcloneAt(t, smallDisk(t)) },
+		"s3": func(t *testing.T) *site {
+			v := startVersity(t, smallDisk(t))
+			return v.site("127.0.0.1:" + v.port)
+		},
 	}
 }
 
@@ -277,9 +310,12 @@ func full() map[string]func(t *testing.T) *site {
 func TestFull(t *testing.T) {
 	for name, start := range full() {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "dir" {
+				t.Skip("takes a while")
+			}
 			s := start(t)
 			h := s.open(t)
-			put(t, h, "full/fits", random(10<<20, 1))
+			put(t, h, "full/fits", random(5<<20, 1))
 			u, err := h.Create(t.Context(), "full/x")
 			if err != nil {
 				t.Fatal(err)
@@ -288,14 +324,14 @@ func TestFull(t *testing.T) {
 			if err == nil {
 				err = u.Commit()
 			}
-			if err == nil || !strings.Contains(err.Error(), "disk is full") && !errors.Is(err, unix.ENOSPC) && !strings.Contains(err.Error(), "507") {
+			if err == nil || !strings.Contains(err.Error(), "disk is full") && !strings.Contains(err.Error(), "InsufficientStorage") && !errors.Is(err, unix.ENOSPC) && !strings.Contains(err.Error(), "no space left on device") && !strings.Contains(err.Error(), "507") {
 				t.Errorf("a full disk: %v", err)
 			}
 			s.secretFree(t, err)
 			if err := u.Abort(); err != nil {
 				t.Errorf("Abort: %v", err)
 			}
-			put(t, h, "full/again", random(10<<20, 3))
+			put(t, h, "full/again", random(5<<20, 3))
 			if got := listed(t, h, "full"); len(got) != 2 {
 				t.Errorf("after a full disk: %q", got)
 			}
@@ -311,6 +347,14 @@ func readOnly() map[string]func(t *testing.T) *site {
 			s := startSFTP(t)
 			s.home = readOnlyDir(t)
 			return s.site(t, "127.0.0.1:"+s.port)
+		},
+		"s3 fake": func(t *testing.T) *site {
+			f := newFakeS3(t)
+			f.objects["p/q/set/x"] = fakeObject{b: []byte("text"), etag: `"1"`}
+			f.refuse = func(method, _ string) string {
+				return map[string]string{http.MethodPut: "AccessDenied", http.MethodPost: "AccessDenied", http.MethodDelete: "AccessDenied"}[method]
+			}
+			return f.site(f.addr)
 		},
 	}
 }

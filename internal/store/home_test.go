@@ -46,10 +46,17 @@ func (s *site) open(t *testing.T) Home {
 // kinds are what each kind of home is tested with.
 func kinds() map[string]func(t *testing.T) *site {
 	return map[string]func(t *testing.T) *site{
-		"dir":  func(t *testing.T) *site { return &site{url: filepath.Join(t.TempDir(), "home")} },
-		"sftp": func(t *testing.T) *site { s := startSFTP(t); return s.site(t, "127.0.0.1:"+s.port) },
-		"nfs":  func(t *testing.T) *site { return mountSite(t, "nfs://127.0.0.1/export/home") },
-		"smb":  func(t *testing.T) *site { return mountSite(t, "smb://me@127.0.0.1/share/a/b") },
+		"dir":    func(t *testing.T) *site { return &site{url: filepath.Join(t.TempDir(), "home")} },
+		"sftp":   func(t *testing.T) *site { s := startSFTP(t); return s.site(t, "127.0.0.1:"+s.port) },
+		"webdav": davSite(false), "webdav parts": davSite(true),
+		"rclone":  rcloneSite,
+		"s3 fake": func(t *testing.T) *site { f := newFakeS3(t); return f.site(f.addr) },
+		"s3": func(t *testing.T) *site {
+			v := startVersity(t, t.TempDir())
+			return v.site("127.0.0.1:" + v.port)
+		},
+		"nfs": func(t *testing.T) *site { return mountSite(t, "nfs://127.0.0.1/export/home") },
+		"smb": func(t *testing.T) *site { return mountSite(t, "smb://me@127.0.0.1/share/a/b") },
 	}
 }
 
@@ -57,6 +64,9 @@ func kinds() map[string]func(t *testing.T) *site {
 func TestHomes(t *testing.T) {
 	for name, start := range kinds() {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && slices.Contains([]string{"sftp", "s3", "rclone"}, name) {
+				t.Skip("takes a while")
+			}
 			s := start(t)
 			for what, check := range map[string]func(*testing.T, *site, Home){
 				"commit": checkCommit, "abort": checkAbort, "read": checkRead, "lists": checkLists, "remove": checkRemove,

@@ -170,6 +170,15 @@ func (a address) pathFault(u *url.URL) string {
 	return ""
 }
 
+// bucket is the bucket and the prefix of objects' names, which is "" or ends with a slash.
+func (a address) bucket() (name, prefix string) {
+	name, prefix, _ = strings.Cut(strings.Trim(a.path, "/"), "/")
+	if prefix != "" {
+		prefix += "/"
+	}
+	return name, prefix
+}
+
 func validBucket(s string) bool {
 	return len(s) >= 3 && len(s) <= 63 && !strings.Contains(s, "..") && strings.Trim(s, ".-") == s &&
 		strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-") == ""

@@ -137,30 +137,41 @@ func (w *web) do(method, name, ranges string) (*answer, error) {
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
-		var u *url.Error
-		if errors.As(err, &u) { // it has the URL, and secrets of its query
-			err = u.Err
-		}
-		if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
-			err = permanent{err}
-		}
-		return fail(err)
+		return fail(withoutURL(err))
 	}
 	a := &answer{Response: resp, cancel: func() { cancel(nil) }, timer: timer, stall: w.limits.stall}
 	timer.Reset(w.limits.stall)
-	switch c := resp.StatusCode; {
-	case c == http.StatusOK || c == http.StatusPartialContent:
+	if c := resp.StatusCode; c == http.StatusOK || c == http.StatusPartialContent {
 		return a, nil
-	case c == http.StatusNotFound || c == http.StatusGone:
-		err = permanent{os.ErrNotExist}
-	default:
-		err = errors.New("the server answers " + printable.Clean(resp.Status))
-		if c < 500 && c != http.StatusRequestTimeout && c != http.StatusTooManyRequests {
-			err = permanent{err}
-		}
 	}
 	a.Close()
-	return nil, status{err, resp.StatusCode}
+	return nil, statusFault(resp)
+}
+
+// withoutURL takes the URL, which may have secrets, out of a client's error. A certificate
+// that is not trusted is permanent.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err
+	}
+	if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
+		return permanent{err}
+	}
+	return err
+}
+
+// statusFault is the error of an answer that is one. It is permanent unless asking again may help.
+func statusFault(resp *http.Response) error {
+	c := resp.StatusCode
+	err := errors.New("the server answers " + printable.Clean(resp.Status))
+	switch {
+	case c == http.StatusNotFound || c == http.StatusGone:
+		err = permanent{os.ErrNotExist}
+	case c < 500 && c != http.StatusRequestTimeout && c != http.StatusTooManyRequests && c != http.StatusLocked, c == http.StatusInsufficientStorage, c == http.StatusNotImplemented:
+		err = permanent{err}
+	}
+	return status{err, c}
 }
 
 // status is an answer that is an error.

@@ -1,0 +1,371 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
+)
+
+// davHome is a home on a WebDAV server (RFC 4918). A plain web server can be read, where the names are known.
+// It is thin code over the client that reads sets, which knows ranges, redirects and silent servers: the
+// library studio-b12/gowebdav has neither these nor contexts.
+type davHome struct {
+	web    *web // of the top directory
+	at     address
+	limits limits
+
+	mu      sync.Mutex      // of what follows
+	made    map[string]bool // directories that exist
+	partial *bool           // whether the server takes parts of files; nil: unknown
+}
+
+func newDAV(ctx context.Context, at address, l login, access Access, place string) (Home, error) {
+	w, err := newWeb(ctx, place)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := httpTransport(l)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", at.text, err)
+	}
+	transport.ResponseHeaderTimeout = s3Wait
+	w.limits, w.redacted = access.patience(), at.text
+	w.client = &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		if req.Method != via[0].Method { // PUT would become GET, and succeed
+			return permanent{fmt.Errorf("the server redirects a %s", via[0].Method)}
+		}
+		return redirect(req, via)
+	}}
+	if w.user == nil && l.user != "" {
+		w.user = url.UserPassword(l.user, string(l.Password))
+	}
+	h := &davHome{web: w, at: at, limits: w.limits, made: map[string]bool{}}
+	_, err = h.find(ctx, "", "0")
+	if hasStatus(err, http.StatusUnauthorized) && w.user == nil && access.Ask != nil {
+		user, e := access.Ask(ctx, "User for "+at.text+": ", false)
+		pass := ""
+		if e == nil {
+			pass, e = access.Ask(ctx, "Password of "+printable.Clean(user)+": ", true)
+		}
+		if e != nil {
+			return nil, e
+		}
+		w.user = url.UserPassword(user, pass)
+		_, err = h.find(ctx, "", "0")
+	}
+	// The directory may have to be made, and a plain web server can be read.
+	if err != nil && !missingFile(err) && !hasStatus(err, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusForbidden) {
+		return nil, fmt.Errorf("cannot use %s: %w", at.text, err)
+	}
+	return h, nil
+}
+
+func hasStatus(err error, codes ...int) bool {
+	s := status{}
+	return errors.As(err, &s) && slices.Contains(codes, s.code)
+}
+
+func (h *davHome) String() string { return h.at.text }
+
+// Close implements Home.
+func (h *davHome) Close() error {
+	h.web.client.CloseIdleConnections()
+	return nil
+}
+
+func (h *davHome) fail(verb, name string, err error) error {
+	if hasStatus(err, http.StatusMethodNotAllowed, http.StatusNotImplemented) {
+		err = fmt.Errorf("%w (it may not be a WebDAV server, which listing and writing need)", err)
+	}
+	return fmt.Errorf("cannot %s %s: %w", verb, strings.TrimSuffix(h.at.text+"/"+name, "/"), err)
+}
+
+// url is the URL of a name; that of a directory ends with a slash.
+func (h *davHome) url(name string) string {
+	dir := strings.HasSuffix(name, "/") || name == ""
+	parts := strings.Split(strings.Trim(name, "/"), "/")
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	u := h.web.base.JoinPath(parts...)
+	if dir && !strings.HasSuffix(u.Path, "/") {
+		u = u.JoinPath("/")
+	}
+	return u.String()
+}
+
+// davRequest is one request.
+type davRequest struct {
+	method, name string
+	header       map[string]string
+	body         io.Reader
+	size         int64 // of the body; -1: unknown
+	ok           []int // statuses
+	wait         time.Duration
+}
+
+// once asks once, and gives the body of the answer.
+func (h *davHome) once(ctx context.Context, r davRequest) (http.Header, []byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(r.wait, h.limits.header), errSilent)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, r.method, h.url(r.name), r.body)
+	if err != nil {
+		return nil, nil, permanent{errors.New("the URL can't be used")}
+	}
+	if r.body != nil {
+		req.ContentLength = r.size
+	}
+	for k, v := range r.header {
+		req.Header.Set(k, v)
+	}
+	if h.web.user != nil {
+		pass, _ := h.web.user.Password()
+		req.SetBasicAuth(h.web.user.Username(), pass)
+	}
+	resp, err := h.web.client.Do(req)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return nil, nil, cause
+		}
+		return nil, nil, withoutURL(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxListing+1))
+	code := resp.StatusCode
+	switch {
+	case slices.Contains(r.ok, code) && err != nil:
+		return nil, nil, errors.New("the connection ended early")
+	case slices.Contains(r.ok, code) && len(b) > maxListing:
+		return nil, nil, permanent{fmt.Errorf("the answer has more than %d bytes", maxListing)}
+	case slices.Contains(r.ok, code):
+		return resp.Header, b, nil
+	}
+	return nil, nil, statusFault(resp)
+}
+
+// maxListing is how many bytes the list of a directory may have.
+const maxListing = 64 << 20
+
+// do is once, again after failures that go over.
+func (h *davHome) do(ctx context.Context, r davRequest) (b []byte, err error) {
+	body, _ := r.body.(io.Seeker)
+	err = h.limits.again(ctx, func() (bool, error) {
+		if body != nil {
+			if _, err := body.Seek(0, io.SeekStart); err != nil {
+				return false, permanent{err}
+			}
+		}
+		_, b, err = h.once(ctx, r)
+		return false, err
+	})
+	return b, err
+}
+
+// davEntry is what a directory has.
+type davEntry struct {
+	Info
+	dir bool
+}
+
+const davAsk = `<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/><getlastmodified/></prop></propfind>`
+
+// find lists a directory without those in it (depth 1), or describes a name (depth 0).
+func (h *davHome) find(ctx context.Context, name, depth string) ([]davEntry, error) {
+	if depth == "1" && name != "" {
+		name += "/"
+	}
+	b, err := h.do(ctx, davRequest{method: "PROPFIND", name: name, header: map[string]string{"Depth": depth, "Content-Type": "application/xml"},
+		body: strings.NewReader(davAsk), size: int64(len(davAsk)), ok: []int{http.StatusMultiStatus}})
+	if err != nil {
+		return nil, err
+	}
+	var list struct {
+		Response []struct {
+			Href     string `xml:"href"`
+			Propstat []struct {
+				Prop struct {
+					Length   string `xml:"getcontentlength"`
+					Modified string `xml:"getlastmodified"`
+					Type     struct {
+						Collection *struct{} `xml:"collection"`
+					} `xml:"resourcetype"`
+				} `xml:"prop"`
+			} `xml:"propstat"`
+		} `xml:"response"`
+	}
+	if err := xml.Unmarshal(b, &list); err != nil {
+		return nil, errors.New("the server's list is not XML")
+	}
+	top, err := url.Parse(h.url(name))
+	if err != nil {
+		return nil, errors.New("the URL can't be used")
+	}
+	base := strings.TrimSuffix(top.Path, "/")
+	var out []davEntry
+	for _, r := range list.Response {
+		u, err := url.Parse(r.Href)
+		if err != nil {
+			continue
+		}
+		rest, ok := strings.CutPrefix(path.Clean("/"+u.Path), base)
+		rest = strings.TrimPrefix(rest, "/")
+		if !ok || depth == "1" && (checkName(rest) != nil || strings.Contains(rest, "/")) || depth == "0" && rest != "" {
+			continue
+		}
+		e := davEntry{Info: Info{Name: rest}}
+		for _, p := range r.Propstat {
+			e.dir = e.dir || p.Prop.Type.Collection != nil
+			if n, err := strconv.ParseUint(p.Prop.Length, 10, 62); err == nil {
+				e.Size = int64(n)
+			}
+			if t, err := http.ParseTime(p.Prop.Modified); err == nil {
+				e.Time = t
+			}
+		}
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b davEntry) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Dirs implements Home.
+func (h *davHome) Dirs(ctx context.Context) ([]string, error) {
+	entries, err := h.find(ctx, "", "1")
+	if err != nil {
+		return nil, h.fail("list", "", err)
+	}
+	var out []string
+	for _, e := range entries {
+		if e.dir {
+			out = append(out, e.Name)
+		}
+	}
+	return out, nil
+}
+
+// Files implements Home.
+func (h *davHome) Files(ctx context.Context, dir string) ([]Info, error) {
+	if err := checkDir(dir); err != nil {
+		return nil, err
+	}
+	var out []Info
+	err := h.walk(ctx, dir, "", &out)
+	if err != nil {
+		return nil, h.fail("list", dir, err)
+	}
+	slices.SortFunc(out, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func (h *davHome) walk(ctx context.Context, dir, below string, out *[]Info) error {
+	if strings.Count(below, "/") > maxDepth {
+		return fmt.Errorf("more than %d directories in one another", maxDepth)
+	}
+	entries, err := h.find(ctx, path.Join(dir, below), "1")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name = path.Join(below, e.Name); e.dir {
+			if err := h.walk(ctx, dir, e.Name, out); err != nil {
+				return err
+			}
+			continue
+		}
+		if *out = append(*out, e.Info); len(*out) > maxListed {
+			return fmt.Errorf("it has more than %d files", maxListed)
+		}
+	}
+	return nil
+}
+
+// Remove implements Home.
+func (h *davHome) Remove(ctx context.Context, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	entries, err := h.find(ctx, name, "0")
+	switch {
+	case missingFile(err):
+		return nil
+	case err != nil:
+		return h.fail("remove", name, err)
+	}
+	var names []string
+	if dir := slices.ContainsFunc(entries, func(e davEntry) bool { return e.dir }); dir {
+		files, err := h.Files(ctx, name)
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f.Name, ".json") {
+				names = append(names, path.Join(name, f.Name))
+			}
+		}
+		names = append(manifestFirst(names), name+"/")
+		h.mu.Lock()
+		h.made = map[string]bool{}
+		h.mu.Unlock()
+	} else {
+		names = []string{name}
+	}
+	for _, n := range names {
+		_, err := h.do(ctx, davRequest{method: http.MethodDelete, name: n, ok: []int{http.StatusOK, http.StatusNoContent}})
+		if err != nil && !missingFile(err) {
+			return h.fail("remove", n, err)
+		}
+	}
+	return nil
+}
+
+// At implements Home.
+func (h *davHome) At(ctx context.Context, dir string) Store {
+	if err := checkDir(dir); err != nil {
+		return noStore{h.at.text, err}
+	}
+	w := *h.web
+	w.ctx, w.redacted = ctx, strings.TrimSuffix(Join(h.at.text, dir), "/")
+	if dir == "" {
+		w.redacted = h.at.text
+	}
+	for p := range strings.SplitSeq(dir, "/") {
+		w.base = w.base.JoinPath(url.PathEscape(p))
+	}
+	return davStore{&w}
+}
+
+// davStore is a directory of the home.
+type davStore struct{ *web }
+
+// Open implements Store.
+func (s davStore) Open(name string) (File, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	f, err := s.stat(name)
+	if err != nil {
+		return nil, err
+	}
+	return readAhead(f, smallBlock), nil
+}
+
+// Size implements Store.
+func (s davStore) Size(name string) (int64, error) {
+	if err := checkName(name); err != nil {
+		return 0, err
+	}
+	return s.web.Size(name)
+}
