@@ -85,6 +85,7 @@ func (c *Config) defaults() {
 	c.Hooks.Timeout = cmp.Or(c.Hooks.Timeout, hooks.DefaultTimeout)
 	c.Status.Warn = cmp.Or(c.Status.Warn, nightly.DefaultWarn)
 	c.Status.Critical = cmp.Or(c.Status.Critical, nightly.DefaultCritical)
+	c.Status.NotifyTimeout = cmp.Or(c.Status.NotifyTimeout, nightly.DefaultNotifyTimeout)
 	if c.Rescue.Modules == "" {
 		c.Rescue.Modules = kernelcfg.SetDefault
 	}

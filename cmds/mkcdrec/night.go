@@ -130,6 +130,7 @@ func (a *app) record(ctx context.Context, b *builder.Builder, run nightly.Run, l
 		run.Error = err.Error()
 	}
 	err = run.Save(stateDir, l)
+	defer a.notify(context.WithoutCancel(ctx), b, run)
 	if err == nil && a.cfg.Status.Textfile != "" {
 		var s *nightly.Status
 		s, err = a.judge(context.WithoutCancel(ctx), b, func(context.Context) (*layout.Layout, error) {
@@ -145,6 +146,53 @@ func (a *app) record(ctx context.Context, b *builder.Builder, run nightly.Run, l
 	if err != nil {
 		a.ui.Warn("%v", err)
 	}
+}
+
+// notify sends the message about a run. The run is as good without that.
+func (a *app) notify(ctx context.Context, b *builder.Builder, run nightly.Run) {
+	c := a.cfg.Status
+	var last nightly.Event
+	if r, err := nightly.Read(stateDir); err == nil {
+		last = r.Told
+	}
+	e := run.Event(last)
+	if e == "" || !c.Notifies() {
+		return
+	}
+	told, err := a.send(ctx, b, e, run)
+	if told {
+		err = errors.Join(err, nightly.Tell(stateDir, e))
+	}
+	if err != nil {
+		a.ui.Warn("%v", err)
+	}
+}
+
+// send sends a message.
+func (a *app) send(ctx context.Context, b *builder.Builder, e nightly.Event, run nightly.Run) (told bool, err error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return false, fmt.Errorf("cannot read the name of this machine: %w", err)
+	}
+	a.ui.Phase("sending the message", 0)
+	return a.cfg.Status.Notify(ctx, b.Run, nightly.NewMessage(e, host, b.Version, run))
+}
+
+// testNotify sends a message for a test.
+func (a *app) testNotify(ctx context.Context, c *cli.Command, b *builder.Builder) error {
+	if !a.cfg.Status.Notifies() {
+		return exit.Usage(errors.New("no message is configured: set status.webhook, status.webhook_file or status.command in " + c.String("config")))
+	}
+	if c.Bool("dry-run") {
+		a.ui.Note("dry run: no message was sent")
+		return nil
+	}
+	now := time.Now()
+	if _, err := a.send(ctx, b, nightly.Test, nightly.Run{Started: now, Ended: now, Destination: a.cfg.Destination, NotCovered: []string{}}); err != nil {
+		return err
+	}
+	a.ui.Note("the message was sent")
+	return nil
 }
 
 // judge gives the state of the backups; probe reads the machine's layout.
@@ -168,6 +216,7 @@ func (a *app) judge(ctx context.Context, b *builder.Builder, probe func(context.
 
 func (a *app) statusCommand() *cli.Command {
 	return &cli.Command{Name: "status", Usage: "report the state of this machine's backups to people and to monitoring",
+		Flags:       []cli.Flag{&cli.BoolFlag{Name: "test-notify", Usage: "report nothing, and send a message for a test to the webhook and the command of the configuration; exit status 1 if one of them did not take it"}},
 		Description: "Of what mkcdrec path has made. The first line and the exit statuses are those of a plug-in for Nagios, and of this command alone: 0 good, 1 warning, 2 critical, 3 unknown. Wrong usage is 2, too. The keys status.warn and status.critical have the ages of the last backup that are too old.",
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := a.noArgument(c); err != nil {
@@ -176,6 +225,9 @@ func (a *app) statusCommand() *cli.Command {
 			b, err := a.builder()
 			if err != nil {
 				return err
+			}
+			if c.Bool("test-notify") {
+				return a.testNotify(ctx, c, b)
 			}
 			s, err := a.judge(ctx, b, func(ctx context.Context) (*layout.Layout, error) {
 				l, _, err := b.Probe(ctx)

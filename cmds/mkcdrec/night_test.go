@@ -212,3 +212,41 @@ func TestEnableConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestTestNotify: an administrator can try the messages; a run whose message can't be sent ends as
+// without one, with a warning.
+func TestTestNotify(t *testing.T) {
+	ownState(t)
+	dir := t.TempDir()
+	script, out := dir+"/alert", dir+"/out"
+	if err := os.WriteFile(script, []byte("#!/bin/sh\ncat >> "+out+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	config := dir + "/c.yaml"
+	status := func(want int, yaml string) {
+		t.Helper()
+		if err := os.WriteFile(config, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		is, stdout, errs := mkcdrec(t, "", "-c", config, "status", "--test-notify")
+		if is != want {
+			t.Errorf("status --test-notify with %q: exit status %d; want %d\n%s%s", yaml, is, want, stdout, errs)
+		}
+	}
+	status(exit.BadUsage, "")
+	status(exit.OK, "status: {command: ["+script+"]}")
+	if b, err := os.ReadFile(out); err != nil || !strings.Contains(string(b), `"event":"test"`) {
+		t.Errorf("the program got %q, %v", b, err)
+	}
+	status(exit.Failed, "status: {command: ["+script+"], webhook: 'http://127.0.0.1:1/SECRET', notify_timeout: 300ms}")
+	c := &builder.Config{Status: nightly.Config{Warn: "36h", Critical: "72h", Command: []string{script}, NotifyTimeout: "20s"}}
+	a := &app{ui: ui.New(ui.Quiet), cfg: c}
+	b := &builder.Builder{Run: tool.Exec{}, Report: a.ui, Config: c}
+	for _, err := range []error{errors.New("the disk is full"), nil, nil} {
+		a.record(t.Context(), b, nightly.Run{Destination: "/mnt"}, nil, err)
+	}
+	sent, err := os.ReadFile(out)
+	if err != nil || strings.Count(string(sent), "\n") != 4 || strings.Count(string(sent), `"event":"failed"`) != 1 || strings.Count(string(sent), `"event":"recovered"`) != 1 {
+		t.Errorf("the program got %s, %v; want two tests, the failure and that it is over", sent, err)
+	}
+}

@@ -51,6 +51,9 @@ type Record struct {
 	Version int  `json:"version"`
 	Last    Run  `json:"last"`
 	Good    *Run `json:"good"` // the last that made a set, nil for none
+	// Told is the event of the last message that was sent, "" for none, and after a run that
+	// was good again.
+	Told Event `json:"told,omitempty"`
 }
 
 // Read reads the record in dir. It is an fs.ErrNotExist if there was no run.
@@ -72,10 +75,12 @@ func (r Run) Save(dir string, l *layout.Layout) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail(err)
 	}
-	if len(r.Error) > maxError {
-		r.Error = strings.ToValidUTF8(r.Error[:maxError], "")
-	}
+	r.Error = r.shortError()
 	rec := Record{Version: version, Last: r}
+	old, err := Read(dir)
+	if err == nil { // one that can't be read is replaced
+		rec.Good, rec.Told = old.Good, old.Told
+	}
 	if r.Set != "" {
 		var b bytes.Buffer
 		err := l.Write(&b)
@@ -86,17 +91,39 @@ func (r Run) Save(dir string, l *layout.Layout) error {
 			return fail(err)
 		}
 		rec.Good = &r
-	} else if old, err := Read(dir); err == nil { // one that can't be read is replaced
-		rec.Good = old.Good
 	}
-	b, err := json.MarshalIndent(rec, "", " ")
+	return rec.write(dir)
+}
+
+// shortError is the beginning of the error.
+func (r *Run) shortError() string {
+	if len(r.Error) > maxError {
+		return strings.ToValidUTF8(r.Error[:maxError], "")
+	}
+	return r.Error
+}
+
+func (r *Record) write(dir string) error {
+	b, err := json.MarshalIndent(r, "", " ")
 	if err == nil {
 		err = regular.WriteFile(filepath.Join(dir, recordFile), append(b, '\n'))
 	}
 	if err != nil {
-		return fail(err)
+		return fmt.Errorf("cannot record the run: %w", err)
 	}
 	return nil
+}
+
+// Tell records in dir that the message about an event was sent.
+func Tell(dir string, e Event) error {
+	r, err := Read(dir)
+	if err != nil {
+		return err
+	}
+	if r.Told = e; e == Recovered {
+		r.Told = ""
+	}
+	return r.write(dir)
 }
 
 // Layout reads the layout of the last set.

@@ -129,7 +129,7 @@ func TestLimits(t *testing.T) {
 
 func TestTextfile(t *testing.T) {
 	for file, ok := range map[string]bool{"": true, "/var/lib/m.prom": true, "m.prom": false, "/var/lib/m.txt": false, "/var/lib/.prom": false, "/var/lib/m.prom/": false} {
-		c := Config{Warn: "1h", Critical: "2h", Textfile: file}
+		c := Config{Warn: "1h", Critical: "2h", Textfile: file, NotifyTimeout: "1s"}
 		if err := c.Validate(); (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "status.textfile: ") {
 			t.Errorf("Validate() with the text file %q = %v; want ok: %v", file, err, ok)
 		}

@@ -16,6 +16,13 @@ type Config struct {
 	Warn     string `yaml:"warn"` // as time.ParseDuration takes it
 	Critical string `yaml:"critical"`
 	Textfile string `yaml:"textfile"`
+	// Webhook is a URL that gets a Message about a run that was not good, WebhookFile a file
+	// with it; Command is a program that gets the message on standard input, with its
+	// arguments. Each has NotifyTimeout.
+	Webhook       string   `yaml:"webhook"`
+	WebhookFile   string   `yaml:"webhook_file"`
+	Command       []string `yaml:"command"`
+	NotifyTimeout string   `yaml:"notify_timeout"`
 }
 
 // The defaults of Config: a night was missed, and another two.
@@ -41,7 +48,7 @@ func (c Config) Validate() error {
 	if f := c.Textfile; f != "" && (!filepath.IsAbs(f) || filepath.Ext(f) != ".prom" || filepath.Base(f) == ".prom") {
 		err = errors.Join(err, fmt.Errorf("status.textfile: %q; want an absolute path that ends in .prom", f))
 	}
-	return err
+	return errors.Join(err, c.checkNotify())
 }
 
 // State is what monitoring is told, with the exit statuses of Nagios.
