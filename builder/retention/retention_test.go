@@ -320,9 +320,18 @@ func TestThousand(t *testing.T) {
 	for i := range 1000 {
 		make1(t, dir, "web", now.Add(-time.Duration(i)*17*time.Hour))
 	}
+	begin := time.Now()
 	plan, err := Keep{Last: 3, Daily: 7, Weekly: 4, Monthly: 6}.Plan(dir, "web", "", now)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if sets, _, err := set.List(dir, set.This("web")); err != nil || len(sets) != 1000 {
+		t.Errorf("List() = %d sets, %v; want 1000", len(sets), err)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("listing and planning take %v; want a few seconds at most", took)
+	} else {
+		t.Logf("listing and planning take %v", took)
 	}
 	stay, _ := kept(plan)
 	if removed, err := Apply(dir, plan); err != nil || len(removed)+len(strings.Fields(stay)) != 1000 {

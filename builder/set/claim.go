@@ -15,13 +15,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // Partial is the beginning of the names of unfinished sets; ownerSuffix is added
 // for the file that names the owner of an unfinished set.
 const (
-	Partial     = ".mkcdrec-partial-"
+	Partial     = manifest.Partial
 	ownerSuffix = ".owner"
 )
 

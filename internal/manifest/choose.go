@@ -58,8 +58,12 @@ const (
 	aheadOf = 2 * time.Minute
 )
 
-// Look finds the sets in dir and in the directories below it, down to depth levels.
-// A manifest that can't be used is among the damaged, and does not stop the
+// Partial is the beginning of the names of directories with sets that are being written, or
+// removed.
+const Partial = ".mkcdrec-partial-"
+
+// Look finds the sets in dir and in the directories below it, down to depth levels, but not
+// those that are being written or removed, or were when their run was killed. A manifest that can't be used is among the damaged, and does not stop the
 // search. Links are not followed: dir may be on any disk.
 func Look(dir string, depth int) (found []Found, damaged []error) {
 	b, err := readText(dir, File)
@@ -82,7 +86,7 @@ func Look(dir string, depth int) (found []Found, damaged []error) {
 		damaged = append(damaged, fmt.Errorf("cannot look for backup sets: %w", err))
 	}
 	for _, e := range entries {
-		if !e.IsDir() {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), Partial) {
 			continue
 		}
 		f, d := Look(filepath.Join(dir, e.Name()), depth-1)

@@ -49,6 +49,7 @@ func TestOpenNewest(t *testing.T) {
 	}
 	old := setAs(t, dir, "web-1", "web", now.Add(-48*time.Hour), 1)
 	last := setAs(t, dir, "web-2", "web", now.Add(-24*time.Hour), 2)
+	setAs(t, dir, Partial+"web-3", "web", now.Add(-time.Hour), 3) // killed before it got its name
 	for _, bad := range []struct{ name, text string }{{"broken", "{"}, {"empty", ""}} {
 		if err := errors.Join(os.Mkdir(dir+"/"+bad.name, 0o755), os.WriteFile(dir+"/"+bad.name+"/"+File, []byte(bad.text), 0o600)); err != nil {
 			t.Fatal(err)
