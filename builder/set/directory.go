@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,8 +26,7 @@ type Directory struct {
 // NewDirectory begins a set below parent, as parent/HOST-TIME. What a killed run of this
 // machine has left there is removed.
 func NewDirectory(parent, host string, created time.Time, report progress.Reporter) (*Directory, error) {
-	name := fmt.Sprintf("%s-%s", SafeName(host), created.UTC().Format("20060102T150405Z"))
-	c, err := newClaim(parent, name, host)
+	c, name, err := claimName(parent, host, created)
 	if err != nil {
 		return nil, err
 	}
@@ -35,6 +35,23 @@ func NewDirectory(parent, host string, created time.Time, report progress.Report
 		return nil, errors.Join(err, d.Remove())
 	}
 	return d, nil
+}
+
+// claimName claims the name of a new set: that of the time, or of a second after it, if another
+// machine with this one's name has begun one at that time.
+func claimName(parent, host string, created time.Time) (c *claim, name string, err error) {
+	for range 60 {
+		name = fmt.Sprintf("%s-%s", SafeName(host), created.UTC().Format("20060102T150405Z"))
+		created = created.Add(time.Second)
+		if _, err = os.Lstat(filepath.Join(parent, name)); err == nil {
+			err = fmt.Errorf("cannot write the set: %s: %w", name, fs.ErrExist)
+			continue
+		}
+		if c, err = newClaim(parent, name, host); !errors.Is(err, fs.ErrExist) {
+			break
+		}
+	}
+	return c, name, err
 }
 
 // Dir implements Sink.

@@ -80,6 +80,31 @@ func TestMachineFile(t *testing.T) {
 	}
 }
 
+// TestSameSecond: machines of one name that begin at the same time both get a directory, beside
+// the set of an earlier run of that time.
+func TestSameSecond(t *testing.T) {
+	dir, at := t.TempDir(), time.Date(2026, 11, 30, 2, 30, 0, 0, time.UTC)
+	other := self("web")
+	other.MachineID, other.BootID = "other", "other"
+	theirs := unfinished(t, dir, "web-20261130T023000Z", other, 0)
+	if err := os.Mkdir(dir+"/web-20261130T023001Z", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, err := NewDirectory(dir, "web", at, progress.None{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Final() != dir+"/web-20261130T023002Z" {
+		t.Errorf("Final() = %s; want the second after the two", d.Final())
+	}
+	if err := d.Commit(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(theirs); err != nil {
+		t.Errorf("the other machine's unfinished set: %v", err)
+	}
+}
+
 // TestLockMachines: machines of one name do not wait for each other.
 func TestLockMachines(t *testing.T) {
 	one, two := Machine{Host: "web", ID: "11111111-1111-4111-8111-111111111111"}, Machine{Host: "web", ID: "22222222-2222-4222-8222-222222222222"}
