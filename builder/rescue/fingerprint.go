@@ -19,6 +19,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -212,7 +213,10 @@ func (b *Maker) Changed(ctx context.Context, p *Machine, iso string) (why []stri
 		return nil, fmt.Errorf("cannot look for changes: %w", err)
 	}
 	defer os.RemoveAll(work)
-	s, _, err := b.collect(ctx, p, Hint{}, work, false)
+	quiet := *b // making it reports all of it
+	quiet.Report = progress.None{}
+	b.Report.Phase("looking for changes", 0)
+	s, _, err := quiet.collect(ctx, p, Hint{}, work, false)
 	if err != nil {
 		return nil, err
 	}
