@@ -104,12 +104,9 @@ func Create(dir string, e Entry, ordered bool) (string, error) {
 	if err != nil {
 		return "", wrap(err)
 	}
-	id := ""
-	for i := range 0x10000 {
-		id = fmt.Sprintf("%04X", i)
-		if _, err := os.Stat(variable(dir, "Boot"+id)); errors.Is(err, os.ErrNotExist) {
-			break
-		}
+	id, err := free(dir, 0x10000)
+	if err != nil {
+		return "", wrap(err)
 	}
 	if err := write(dir, "Boot"+id, o); err != nil {
 		return "", wrap(err)
@@ -131,6 +128,19 @@ func Create(dir string, e Entry, ordered bool) (string, error) {
 		return "", wrap(err)
 	}
 	return id, nil
+}
+
+// free gives the first number below most that no entry has.
+func free(dir string, most int) (string, error) {
+	for i := range most {
+		id := fmt.Sprintf("%04X", i)
+		if _, err := os.Stat(variable(dir, "Boot"+id)); errors.Is(err, os.ErrNotExist) {
+			return id, nil
+		} else if err != nil {
+			return "", err
+		}
+	}
+	return "", fmt.Errorf("all %d numbers are in use", most)
 }
 
 func readOrder(dir string) ([]byte, error) {

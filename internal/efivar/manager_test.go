@@ -1,6 +1,7 @@
 package efivar
 
 import (
+	"bytes"
 	"encoding/hex"
 	"testing"
 )
@@ -23,6 +24,14 @@ func TestPathText(t *testing.T) {
 		if got := PathText(b); got != want {
 			t.Errorf("PathText(%s) = %q; want %q", in, got, want)
 		}
+	}
+}
+
+// TestPathTextCost: the table of nodes is not made again for each node.
+func TestPathTextCost(t *testing.T) {
+	path := bytes.Repeat([]byte{1, 1, 6, 0, 0, 3}, 100)
+	if n := testing.AllocsPerRun(10, func() { PathText(path) }); n > 1000 {
+		t.Errorf("%v allocations for 100 nodes", n)
 	}
 }
 

@@ -5,6 +5,20 @@ import (
 	"testing"
 )
 
+// TestFree: an entry of the firmware is not overwritten where no number is free.
+func TestFree(t *testing.T) {
+	dir := t.TempDir()
+	for i, want := range []string{"0000", "0001", "0002", ""} {
+		id, err := free(dir, 3)
+		if id != want || (err == nil) != (want != "") {
+			t.Errorf("free with %d entries = %q, %v; want %q", i, id, err, want)
+		}
+		if err := write(dir, "Boot"+want, nil); want != "" && err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // The firmware's next start is the first entry that is not the medium's.
 func TestNext(t *testing.T) {
 	dir := t.TempDir()

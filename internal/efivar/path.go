@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 )
 
 // PathText is a device path as text; UEFI specification 2.10, section 10.6, with the
@@ -40,7 +41,10 @@ func guidText(b []byte) string {
 	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(b), le.Uint16(b[4:]), le.Uint16(b[6:]), b[8:10], b[10:16])
 }
 
-func nodes() map[[2]byte]node {
+// nodes are made at the first use.
+var nodes = sync.OnceValue(allNodes)
+
+func allNodes() map[[2]byte]node {
 	le := binary.LittleEndian
 	named := func(name string) node {
 		return node{16, func(b []byte) string { return name + "(" + guidText(b) + ")" }}
