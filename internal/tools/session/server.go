@@ -63,12 +63,21 @@ type server struct {
 	cmd     *exec.Cmd
 	ring    []byte
 	clients map[*client]bool
+	writers sync.WaitGroup
 }
 
-// client is one that is attached. What it does not take in time is not kept for it.
+// maxPending is how much is kept for a client that does not take it.
+const maxPending = 4 * kept
+
+// client is one that is attached. One that lags behind, such as a terminal that was stopped, stays:
+// what it did not take is left out, and it gets the screen as it is then.
 type client struct {
 	net.Conn
-	out chan []byte
+	wake    *sync.Cond // of the server; it guards the rest
+	pending [][]byte   // messages
+	size    int        // bytes of them
+	behind  bool       // some were left out
+	done    bool       // nothing follows those that are pending
 }
 
 // serve runs a session whose socket is at base, with the process number before the name. The
@@ -104,11 +113,16 @@ func serve(base string, argv []string) error {
 	s.mu.Lock()
 	for c := range s.clients {
 		c.queue(msgExit, []byte{byte(status)})
-		close(c.out)
+		s.drop(c)
 	}
-	s.clients = map[*client]bool{}
 	s.mu.Unlock()
-	time.Sleep(200 * time.Millisecond) // for the clients to get that
+	time.Sleep(200 * time.Millisecond) // for the answers to orders
+	told := make(chan struct{})
+	go func() { s.writers.Wait(); close(told) }()
+	select {
+	case <-told:
+	case <-time.After(2 * time.Second): // one that is stopped sees the end of the connection
+	}
 	return nil
 }
 
@@ -154,9 +168,7 @@ func (s *server) copy() {
 				s.ring = append([]byte(nil), s.ring[len(s.ring)-kept:]...)
 			}
 			for c := range s.clients {
-				if !c.queue(msgData, b[:n]) {
-					s.drop(c)
-				}
+				c.queue(msgData, b[:n])
 			}
 			s.mu.Unlock()
 		}
@@ -166,28 +178,60 @@ func (s *server) copy() {
 	}
 }
 
-// queue gives a client a message; false if it does not take them.
-func (c *client) queue(kind byte, b []byte) bool {
-	m := append(binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(b))), b...)
-	select {
-	case c.out <- m:
-		return true
-	default:
-		return false
+// queue keeps a message for a client; the server is locked.
+func (c *client) queue(kind byte, b []byte) {
+	if kind == msgData && c.size+len(b) > maxPending {
+		c.pending, c.size, c.behind = nil, 0, true
+	}
+	if kind != msgData || !c.behind { // the screen has it
+		c.pending = append(c.pending, append(binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(b))), b...))
+		c.size += len(b)
+	}
+	c.wake.Broadcast()
+}
+
+// write sends a client what is queued for it.
+func (s *server) write(c *client) {
+	defer s.writers.Done()
+	defer c.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		for !c.done && !c.behind && len(c.pending) == 0 {
+			c.wake.Wait()
+		}
+		if c.behind {
+			c.behind = false
+			later := c.pending
+			c.pending, c.size = nil, 0
+			c.queue(msgData, replay(s.ring))
+			c.pending = append(c.pending, later...)
+		}
+		if len(c.pending) == 0 {
+			return
+		}
+		m := c.pending[0]
+		c.pending, c.size = c.pending[1:], c.size-(len(m)-5)
+		s.mu.Unlock()
+		_, err := c.Write(m)
+		s.mu.Lock()
+		if err != nil {
+			s.drop(c)
+			return
+		}
 	}
 }
 
 // drop removes a client; the server is locked.
 func (s *server) drop(c *client) {
-	if s.clients[c] {
-		delete(s.clients, c)
-		close(c.out)
-	}
+	delete(s.clients, c)
+	c.done = true
+	c.wake.Broadcast()
 }
 
 // talk serves a connection.
 func (s *server) talk(conn net.Conn) {
-	c := &client{conn, make(chan []byte, 256)}
+	c := &client{Conn: conn, wake: sync.NewCond(&s.mu)}
 	defer conn.Close()
 	for {
 		kind, b, err := receive(conn)
@@ -255,15 +299,8 @@ func (s *server) resize(c *client, rows, cols uint16) {
 		return
 	}
 	s.clients[c] = true
-	go func() {
-		for m := range c.out {
-			_ = c.SetWriteDeadline(time.Now().Add(30 * time.Second)) // Write fails then
-			if _, err := c.Write(m); err != nil {
-				break
-			}
-		}
-		c.Close()
-	}()
+	s.writers.Add(1)
+	go s.write(c)
 	c.queue(msgData, replay(s.ring))
 	// A program that draws its whole screen does so when the size changes.
 	_ = pty.Setsize(s.pty, &pty.Winsize{Rows: max(rows-1, 1), Cols: cols}) // likewise

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -185,4 +186,80 @@ func FuzzReceive(f *testing.F) {
 		}
 		replay(b)
 	})
+}
+
+// TestLagging: a client that takes nothing for a while stays attached: it gets the screen as it is
+// when it takes something again, the exit status at the end, and holds up neither the program nor
+// other clients.
+func TestLagging(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mark := t.TempDir() + "/mark"
+	const much = 30_000_000
+	if out, rc := output(t, dir, "session", "-dmS", "lag", "sh", "-c", "read X; yes | head -c 30000000; echo LAST; >"+mark+"; read X; exit 7"); rc != 0 {
+		t.Fatalf("session = %d, %s", rc, out)
+	}
+	defer output(t, dir, "session", "-X", "-S", "lag", "quit")
+	all, err := list(dir)
+	if err != nil || len(all) != 1 {
+		t.Fatalf("sessions: %v, %v", all, err)
+	}
+	attach := func() net.Conn {
+		c, err := dial(dir, all[0].name)
+		if err == nil {
+			err = send(c, msgSize, []byte{0, 24, 0, 80})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	until := func(c net.Conn, text string) (size int) {
+		t.Helper()
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+		var last []byte
+		for {
+			kind, b, err := receive(c)
+			if err != nil || kind != msgData {
+				t.Fatalf("%q, %v after %d bytes, and no %s", kind, err, size, text)
+			}
+			size += len(b)
+			if last = append(last, b...); bytes.Contains(last, []byte(text)) {
+				return size
+			}
+			last = last[max(0, len(last)-100):]
+		}
+	}
+	stopped, other := attach(), attach()
+	if err := send(other, msgData, []byte("begin\n")); err != nil {
+		t.Fatal(err)
+	}
+	until(other, "LAST")
+	for range 200 {
+		if _, err := os.Stat(mark); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if n := until(stopped, "LAST"); n > much/2 {
+		t.Errorf("the client that lagged got %d bytes of %d; want the end only", n, much)
+	}
+	if err := send(stopped, msgData, []byte("end\n")); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		kind, b, err := receive(stopped)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == msgExit {
+			if len(b) != 1 || b[0] != 7 {
+				t.Errorf("exit status %v; want 7", b)
+			}
+			return
+		}
+	}
 }
