@@ -60,6 +60,7 @@ type download struct {
 	resp      *http.Response
 	effective *url.URL
 	redirects int
+	left      bool   // another server was reached: the password is not sent again
 	base      string // method without -X
 	plain     bool   // a redirect asks for a GET without a body
 	size      int64
@@ -82,7 +83,9 @@ func curl(e *tools.Env) error {
 	status := error(nil)
 	for _, u := range urls {
 		if err := c.retry(u); err != nil {
-			status = c.report(err)
+			if status = c.report(err); c.On("fail-early") {
+				break
+			}
 		}
 	}
 	return status
@@ -367,6 +370,9 @@ func (d *download) findTarget() error {
 	if !ok {
 		return nil
 	}
+	if d.On("T") {
+		return curlFault(2, "an upload cannot be resumed here: -C and -T exclude each other")
+	}
 	if at.Value == "-" {
 		if st, err := os.Stat(d.target); err == nil && d.target != "" {
 			d.from = st.Size()
@@ -465,7 +471,8 @@ func (d *download) request() (*http.Request, io.Closer, error) {
 func (d *download) headers(r *http.Request) {
 	r.Header.Set("User-Agent", d.Or("A", "curl (mkcdrec)"))
 	r.Header.Set("Accept", "*/*")
-	if same := d.effective.Host == d.named.Host || d.On("location-trusted"); same {
+	trusted := sameOrigin(d.effective, d.named) || d.On("location-trusted")
+	if d.left = d.left || !trusted; !d.left {
 		if user, pass, ok := strings.Cut(d.passed, ":"); ok {
 			r.SetBasicAuth(user, pass)
 		} else if u := d.named.User; u != nil {
@@ -476,7 +483,7 @@ func (d *download) headers(r *http.Request) {
 	if v := d.Val("e"); v != "" {
 		r.Header.Set("Referer", v)
 	}
-	if v := d.Val("b"); strings.Contains(v, "=") {
+	if v := d.Val("b"); strings.Contains(v, "=") && trusted {
 		r.Header.Set("Cookie", v)
 	}
 	if d.On("compressed") {
@@ -491,10 +498,13 @@ func (d *download) headers(r *http.Request) {
 	for _, h := range d.Vals("H") {
 		name, val, ok := strings.Cut(h, ":")
 		switch val = strings.TrimSpace(val); {
+		case secret(name) && !trusted:
 		case !ok && strings.HasSuffix(h, ";"):
 			r.Header[http.CanonicalHeaderKey(strings.TrimSuffix(h, ";"))] = []string{""}
 		case strings.EqualFold(name, "Host"):
-			r.Host = val
+			if strings.EqualFold(d.effective.Hostname(), d.named.Hostname()) {
+				r.Host = val
+			}
 		case val == "":
 			r.Header[http.CanonicalHeaderKey(name)] = nil // it is not sent
 		case slices.Contains([]string{"User-Agent", "Accept", "Content-Type"}, http.CanonicalHeaderKey(name)):
@@ -549,7 +559,7 @@ func (d *download) body(resp *http.Response) error {
 	}
 	r, err := d.content(resp)
 	if err != nil || r == nil {
-		return cmp.Or(err, failed)
+		return cmp.Or(failed, err)
 	}
 	limit, err := byteRate(d.Val("limit-rate"))
 	if err != nil {
@@ -583,9 +593,9 @@ func (d *download) content(resp *http.Response) (io.Reader, error) {
 			if _, err := resp.Body.(io.Seeker).Seek(d.from, io.SeekStart); err != nil {
 				return nil, d.explain(err)
 			}
-		case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable:
+		case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable, begin < 0 && resp.ContentLength == d.from:
 			return nil, nil // it was complete
-		case resp.StatusCode/100 == 2 && (resp.StatusCode != http.StatusPartialContent || begin != d.from):
+		case resp.StatusCode != http.StatusPartialContent || begin != d.from: // such as the text of an error
 			return nil, curlFault(33, "HTTP server doesn't seem to support byte ranges. Cannot resume.")
 		}
 	}

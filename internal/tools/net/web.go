@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -223,6 +224,20 @@ func redirect(resp *http.Response) (*url.URL, bool) {
 	}
 	u, err := resp.Location()
 	return u, err == nil
+}
+
+// sameOrigin reports two addresses of the same server: what only this server may know is not
+// sent to others that it leads to.
+func sameOrigin(a, b *url.URL) bool {
+	port := func(u *url.URL) string {
+		return cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	}
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
+}
+
+// secret reports a header that only the server which it was meant for gets.
+func secret(header string) bool {
+	return slices.Contains([]string{"Authorization", "Cookie"}, http.CanonicalHeaderKey(strings.TrimSpace(header)))
 }
 
 // network sorts the errors of a transfer.

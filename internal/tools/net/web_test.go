@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,16 @@ func webServer() http.Handler {
 		w.WriteHeader(code)
 		io.WriteString(w, "moved\n")
 	})
+	m.HandleFunc("/away/{scheme}/{host}/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", r.PathValue("scheme")+"://"+r.PathValue("host")+"/"+r.PathValue("path"))
+		w.WriteHeader(302)
+	})
+	m.HandleFunc("/wrong", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Range", "bytes 5-9/10")
+		w.WriteHeader(206)
+		io.WriteString(w, "other")
+	})
+	m.HandleFunc("/short", func(w http.ResponseWriter, r *http.Request) { w.Write(content[:12_345]) })
 	m.HandleFunc("/loop", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/loop", http.StatusFound) })
 	m.HandleFunc("/status/{code}", func(w http.ResponseWriter, r *http.Request) {
 		code := 0
@@ -145,6 +156,32 @@ curl -sC 49990 HTTP/file
 curl -sC - -o part HTTP/norange
 curl -sC - -o full HTTP/file
 curl -sC - -o new HTTP/file
+curl -sC - -o part HTTP/status/404
+curl -sC - -o part HTTP/status/500
+curl -sfC - -o part HTTP/status/404
+curl -sC - -o part --fail-with-body HTTP/status/404
+curl -sC - -o part HTTP/wrong
+curl -sC - -o part HTTP/short
+curl -sC - -o part HTTP/status/200
+curl -sC - -o part HTTP/to/302/file
+curl -sLC - -o part HTTP/to/302/file
+curl -sLC - -o part HTTP/to/302/status/404
+curl -sC - -o part HTTP/status/416
+curl -s -C 12345 -o part HTTP/file
+curl -s -C 12345 -o new HTTP/status/404  ## no empty file is made
+curl -s --fail-early -f HTTP/status/404 HTTP/status/200
+curl -sfo part HTTP/status/404
+curl -sfO HTTP/status/404 -O HTTP/file  ## an error counts that is not that of the last one, too
+curl -sL -A agent -u me:x -b a=1 -H 'Authorization: Bearer t' -H 'Host: named' HTTP/away/http/127.0.0.1:OTHER/echo/  ## a cookie is not sent to another server
+curl -sL -A agent -u me:x HTTP/away/http/127.0.0.1:OTHER/echo/
+curl -sL -A agent -H 'Cookie: c=1' -H 'X-Test: 1' HTTP/away/http/127.0.0.1:OTHER/echo/
+curl -sL -A agent -H 'authorization: Bearer t' -H 'Host: named' HTTP/away/http/localhost:PORT/echo/
+curl -sL -A agent -b c=1 HTTP/away/http/127.0.0.1:OTHER/echo/  ## a cookie is not sent to another server
+curl -sL -A agent -u me:x -H 'Cookie: c=1' HTTP/away/http/127.0.0.1:OTHER/away/http/127.0.0.1:PORT/echo/
+curl -sL -A agent http://me:x@127.0.0.1:PORT/away/http/127.0.0.1:OTHER/echo/
+curl -sL -A agent --location-trusted -u me:x -H 'Cookie: c=1' HTTP/away/http/127.0.0.1:OTHER/echo/
+curl -sL -A agent -u me:x -H 'Cookie: c=1' HTTP/away/http/127.0.0.1:PORT/echo/
+curl -skL -A agent -u me:x -H 'Cookie: c=1' HTTP/away/https/127.0.0.1:SPORT/echo/
 curl -sfC - -o full HTTP/file
 curl -s HTTP/to/302/file -o x
 curl -s HTTP/to/301/none
@@ -247,6 +284,16 @@ wget -q -c HTTP/dir/full
 wget -q -c HTTP/norange; wget -q -c HTTP/norange
 cp part norange; wget -q -c HTTP/norange
 wget -q -c HTTP/dir/new
+cp part 404; wget -q -c HTTP/status/404
+cp part wrong; wget -q -t 1 -c HTTP/wrong
+cp part short; wget -q -c HTTP/short
+cp part 200; wget -q -c HTTP/status/200
+wget -q -c -O part HTTP/status/404
+wget -q -c -O part HTTP/status/500
+wget -qO- -U agent --header 'Authorization: Bearer t' --header 'Cookie: c=1' HTTP/away/http/localhost:OTHER/echo/  ## neither is sent to another server
+wget -qO- -U agent --user me --password x HTTP/away/http/localhost:OTHER/echo/
+wget -qO- -U agent http://me:x@127.0.0.1:PORT/away/http/localhost:OTHER/echo/
+wget -qO- -U agent --header 'Authorization: Bearer t' --header 'Cookie: c=1' HTTP/to/302/echo/
 wget -q -nc HTTP/file; wget -q -nc HTTP/file
 wget -q -P m/n HTTP/file
 wget -q HTTP/to/302/file
@@ -287,9 +334,13 @@ wget -q --limit-rate=1m HTTP/file
 wget -q 127.0.0.1:PORT/file
 `
 
+var copied = regexp.MustCompile(`^cp part \w+; `)
+
 // TestWeb: our curl and wget do what curl and wget do: output, exit status, and files.
 func TestWeb(t *testing.T) {
 	plain, secret := httptest.NewServer(webServer()), httptest.NewUnstartedServer(webServer())
+	other := httptest.NewServer(webServer())
+	t.Cleanup(func() { other.CloseClientConnections(); other.Close() })
 	secret.Config.ErrorLog = nil
 	secret.StartTLS()
 	t.Cleanup(func() { plain.CloseClientConnections(); plain.Close(); secret.CloseClientConnections(); secret.Close() })
@@ -309,7 +360,7 @@ func TestWeb(t *testing.T) {
 		if l == "" {
 			continue
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(l, "cp part norange; "), " ")
+		name, _, _ := strings.Cut(copied.ReplaceAllString(l, ""), " ")
 		if _, err := exec.LookPath(name); err != nil {
 			continue
 		}
@@ -325,7 +376,7 @@ func TestWeb(t *testing.T) {
 					os.WriteFile(dir+"/urls", []byte(plain.URL+"/file\n"+plain.URL+"/dir/two\n"), 0o600), os.Mkdir(dir+"/d", 0o700), os.Chtimes(dir+"/full", old, old)); err != nil {
 					t.Fatal(err)
 				}
-				text := strings.NewReplacer("HTTPS", secret.URL, "HTTP/", plain.URL+"/", "SPORT", port(secret), "PORT", port(plain), "CA ", ca+" ", "=CA", "="+ca, "DIR", dir).Replace(l)
+				text := strings.NewReplacer("HTTPS", secret.URL, "HTTP/", plain.URL+"/", "SPORT", port(secret), "OTHER", port(other), "PORT", port(plain), "CA ", ca+" ", "=CA", "="+ca, "DIR", dir).Replace(l)
 				c := exec.Command("/bin/sh", "-c", text)
 				c.Env = []string{"PATH=" + path + "/usr/bin:/bin", "HOME=" + dir, "LC_ALL=C", "TZ=UTC"}
 				results[i] = run(t, c, dir, "")

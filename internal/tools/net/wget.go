@@ -294,7 +294,7 @@ func (f *fetched) accept(resp *http.Response) (skip int64, ok bool) {
 	case code == http.StatusPartialContent && f.have > 0:
 		begin := int64(-1)
 		if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-", &begin); err != nil || begin != f.have {
-			f.fail(wgetServer, "The server did not send the range that was requested.")
+			f.fail(wgetNetwork, "The server did not send the range that was requested.")
 			return 0, false
 		}
 	case code == http.StatusUnauthorized:
@@ -392,7 +392,7 @@ func (f *fetched) follow() (*http.Response, func(), error) {
 			stop()
 			return nil, nil, err
 		}
-		f.headers(r, u.Host == f.named.Host)
+		f.headers(r, sameOrigin(u, f.named))
 		resp, head, err := f.web.send(r)
 		if err != nil {
 			if !idle.Stop() && ctx.Err() != nil {
@@ -460,7 +460,8 @@ func (f *fetched) headers(r *http.Request, same bool) {
 		r.SetBasicAuth(u.Username(), pass)
 	}
 	for _, h := range f.Vals("header") {
-		if name, val, ok := strings.Cut(h, ":"); ok {
+		name, val, ok := strings.Cut(h, ":")
+		if ok && (same || !secret(name) && !strings.EqualFold(name, "Host")) {
 			if r.Header.Set(name, strings.TrimSpace(val)); strings.EqualFold(name, "Host") {
 				r.Host = strings.TrimSpace(val)
 			}
