@@ -202,6 +202,16 @@ func TestBuiltinJobs(t *testing.T) {
 	x.line("echo line >f; wait; echo waited")
 	x.Match(`\ngot line\r\n(?s:.*)waited\r\n\[1\]\+  Done `)
 
+	for _, wait := range []string{"wait", "wait %1", "f() { wait; }; f"} { // for a program, too
+		x.line("sleep 1000 &")
+		x.Match(`\n\[1\] \d+\r\n`)
+		x.line(wait)
+		x.busy()
+		x.Keys("\x03")
+		x.line("echo rc=$?; kill %1; wait; echo waited")
+		x.Match(`\nrc=130\r\n(?s:.*)waited\r\n(?s:.*)Terminated `)
+	}
+
 	x.line("read l < f &")
 	x.Match(`\n\[1\]\r\n`)
 	x.line("kill %1; sleep 0.1")
