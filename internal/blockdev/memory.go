@@ -2,6 +2,7 @@ package blockdev
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -42,6 +43,18 @@ func MemoryLoop(label string, size quantity.Size) (name string, hold *os.File, e
 		return "", nil, wrong(err)
 	}
 	return name, hold, nil
+}
+
+// Sectors gives the size of an open device or file, and of its sectors, in bytes: 512 where the
+// kernel has no other.
+func Sectors(f *os.File) (size, sector int64, err error) {
+	if size, err = f.Seek(0, io.SeekEnd); err != nil {
+		return 0, 0, fmt.Errorf("cannot find the size of %s: %w", f.Name(), err)
+	}
+	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil && n > 512 {
+		return size, int64(n), nil
+	}
+	return size, 512, nil
 }
 
 // Geometry gives the size of a block device in bytes, and its number as sysfs writes it

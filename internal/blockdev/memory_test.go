@@ -55,3 +55,27 @@ func TestGeometryOfNothing(t *testing.T) {
 		t.Error("a device that is not there has a geometry")
 	}
 }
+
+// TestSectors: a file has sectors of 512 bytes, a device its own.
+func TestSectors(t *testing.T) {
+	f, err := os.Create(t.TempDir() + "/file")
+	if err == nil {
+		err = f.Truncate(12345)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if size, sector, err := Sectors(f); size != 12345 || sector != 512 || err != nil {
+		t.Errorf("Sectors = %d, %d, %v; want 12345, 512", size, sector, err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	if _, _, err := Sectors(r); err == nil {
+		t.Error("a pipe has a size")
+	}
+}

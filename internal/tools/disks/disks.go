@@ -4,7 +4,6 @@ package disks
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
@@ -217,14 +217,7 @@ func geometry(f *os.File) (size, ss int64, err error) {
 	if st, err := f.Stat(); err == nil && st.IsDir() {
 		return 0, 0, &os.PathError{Op: "open", Path: f.Name(), Err: unix.EISDIR}
 	}
-	if size, err = f.Seek(0, io.SeekEnd); err != nil {
-		return 0, 0, err
-	}
-	ss = 512
-	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil && n >= 512 {
-		ss = int64(n)
-	}
-	return size, ss, nil
+	return blockdev.Sectors(f)
 }
 
 // operands are what was named, or the paths of the devices that pass a test.

@@ -9,8 +9,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
@@ -138,13 +137,9 @@ func createEntry(e *tools.Env, dir string, m *efivar.Manager) error {
 		return fmt.Errorf("cannot open %s: %s", disk, tools.Cause(err))
 	}
 	defer f.Close()
-	size, err := f.Seek(0, 2)
+	size, ss, err := blockdev.Sectors(f)
 	if err != nil {
 		return err
-	}
-	ss := int64(512)
-	if n, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil {
-		ss = int64(n)
 	}
 	t, err := gpt.Read(f, ss, size)
 	if err != nil {

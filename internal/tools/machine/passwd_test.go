@@ -7,16 +7,26 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/ptytest"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
+
+// TestMain is each command of this package as a program, too.
+func TestMain(m *testing.M) {
+	if name := os.Getenv("MACHINE_TOOL"); name != "" {
+		i := slices.IndexFunc(Commands(), func(c tools.Command) bool { return c.Name == name })
+		os.Exit(tools.Main(Commands()[i], os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
 
 // run runs a command of this package with a standard input.
 func run(t *testing.T, in io.Reader, name string, args ...string) (rc int, out, errs string) {
@@ -132,43 +142,24 @@ func TestPasswd(t *testing.T) {
 // TestPasswdTerminal: what is typed is not shown.
 func TestPasswdTerminal(t *testing.T) {
 	dir := target(t)
-	control, screen, err := pty.Open()
-	if err != nil {
-		t.Skip(err)
-	}
-	defer control.Close()
-	defer screen.Close()
-	go func() {
-		for range 2 { // each answer when the question's terminal no longer shows it
-			for {
-				a, err := unix.IoctlGetTermios(int(screen.Fd()), unix.TCGETS)
-				if err != nil || a.Lflag&unix.ECHO == 0 {
-					break
-				}
-				time.Sleep(time.Millisecond)
+	c := exec.Command(os.Args[0], "-R", dir, "root")
+	c.Env = append(os.Environ(), "MACHINE_TOOL=passwd")
+	x := ptytest.Start(t, c, 24, 80)
+	for _, question := range []string{"New password: ", "Retype new password: "} {
+		x.Want(question)
+		for a := (&unix.Termios{Lflag: unix.ECHO}); a.Lflag&unix.ECHO != 0; time.Sleep(time.Millisecond) {
+			var err error
+			if a, err = unix.IoctlGetTermios(int(x.File.Fd()), unix.TCGETS); err != nil {
+				t.Fatal(err)
 			}
-			io.WriteString(control, "hidden\n")
-			time.Sleep(100 * time.Millisecond)
 		}
-	}()
-	if rc, _, errs := run(t, screen, "passwd", "-R", dir, "root"); rc != 0 || strings.Count(errs, "ew password: ") != 2 {
-		t.Fatalf("passwd = %d, %q", rc, errs)
+		x.Keys("hidden\n")
+	}
+	x.Want("updated successfully")
+	if rc := x.Ended(); rc != 0 || strings.Contains(x.Text(), "hidden") {
+		t.Errorf("passwd = %d, and the terminal shows %q", rc, x.Text())
 	}
 	verify(t, entry(t, dir, "root")[hash], "hidden")
-	if _, err := io.WriteString(screen, "END"); err != nil {
-		t.Fatal(err)
-	}
-	shown := ""
-	for b := make([]byte, 100); !strings.Contains(shown, "END"); {
-		n, err := control.Read(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		shown += string(b[:n])
-	}
-	if strings.Contains(shown, "hidden") {
-		t.Errorf("the terminal shows %q", shown)
-	}
 }
 
 // TestChpasswd: lines set passwords, of users that the shadow file lacks, too.
