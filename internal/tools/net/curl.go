@@ -467,19 +467,25 @@ func (d *download) request() (*http.Request, io.Closer, error) {
 	return r, closer, nil
 }
 
+// password sets what -u or the address gives. Once another server was reached, it is not sent again.
+func (d *download) password(r *http.Request, trusted bool) {
+	if d.left = d.left || !trusted; d.left {
+		return
+	}
+	if user, pass, ok := strings.Cut(d.passed, ":"); ok {
+		r.SetBasicAuth(user, pass)
+	} else if u := d.named.User; u != nil {
+		pass, _ := u.Password()
+		r.SetBasicAuth(u.Username(), pass)
+	}
+}
+
 // headers sets the headers that the options give.
 func (d *download) headers(r *http.Request) {
 	r.Header.Set("User-Agent", d.Or("A", "curl (mkcdrec)"))
 	r.Header.Set("Accept", "*/*")
 	trusted := sameOrigin(d.effective, d.named) || d.On("location-trusted")
-	if d.left = d.left || !trusted; !d.left {
-		if user, pass, ok := strings.Cut(d.passed, ":"); ok {
-			r.SetBasicAuth(user, pass)
-		} else if u := d.named.User; u != nil {
-			pass, _ := u.Password()
-			r.SetBasicAuth(u.Username(), pass)
-		}
-	}
+	d.password(r, trusted)
 	if v := d.Val("e"); v != "" {
 		r.Header.Set("Referer", v)
 	}
