@@ -76,6 +76,8 @@ type Member struct {
 	Project      uint32    // that quotas go by, of files and directories; 0 for none
 	Sparse       []Segment // nil for a file without holes
 	IsSparse     bool
+
+	dumpdir string // paxDumpdir, of directories in an increment
 }
 
 // Problem is something that keeps a member from being what it was.

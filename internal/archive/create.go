@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"runtime"
@@ -43,16 +44,27 @@ type CreateOptions struct {
 	// and seek table.
 	Index io.Writer
 
+	// Since is the state of an earlier archive of the same file system: what has not changed
+	// since then is only listed, with the place of its bytes. nil for a full archive.
+	Since *State
+	// Keep gets the state that the next increment needs; nil for none.
+	Keep *StateWriter
+	// ReadAll is set if the file system has no times of changes that can be relied on: Keep's
+	// increment will compare the content of every file.
+	ReadAll bool
+
 	// For tests: what takes the place of pread(2), and how long a file is waited
 	// for that can't be read for the moment.
 	pread    func(fd int, b []byte, off int64) (int, error)
 	patience time.Duration
+	ahead    int64 // seconds by which the start of the run is later in Keep
 }
 
 // Summary is what an archive holds, or what an extraction did.
 type Summary struct {
 	Members  int64    // all kinds
 	Files    int64    // regular files
+	Earlier  int64    // members whose content is in an earlier archive
 	Data     int64    // bytes of file content, without holes
 	Tar      int64    // bytes of tar stream
 	Packed   int64    // bytes of archive
@@ -107,7 +119,11 @@ func Create(ctx context.Context, w io.Writer, root *os.File, opt CreateOptions) 
 	}
 	c := &creator{walker: walker{ctx: ctx, opt: opt, sum: &Summary{}}, fw: fw, toc: toc, links: map[inode]savedFile{}}
 	c.visit = c.member
-	if err := c.walk(root); err != nil {
+	err = c.begin(root)
+	if err == nil {
+		err = c.walk(root)
+	}
+	if err != nil {
 		if e := fw.failed(); e != nil {
 			err = e
 		}
@@ -118,6 +134,11 @@ func Create(ctx context.Context, w io.Writer, root *os.File, opt CreateOptions) 
 	}
 	c.sum.Tar, c.sum.Packed = fw.tar, fw.offset
 	fw.sum.Sum(c.sum.SHA256[:0])
+	if opt.Keep != nil {
+		if err := opt.Keep.finish(toc.sum); err != nil {
+			return nil, fmt.Errorf("cannot archive %s: %w", root.Name(), err)
+		}
+	}
 	return c.sum, nil
 }
 
@@ -129,6 +150,12 @@ type creator struct {
 	links map[inode]savedFile // files of several names that are in the archive
 	list  []byte              // buffers for attribute names and values
 	val   []byte
+
+	since   *since      // what an increment compares with, nil for a full archive
+	content hash.Hash   // of the file at hand; nil if nobody needs it
+	compare []byte      // buffer of contentSum
+	at      span        // where the last member is
+	last    stateRecord // that was entered in the new state last
 
 	block []byte    // what zeros reads into
 	until time.Time // when the file at hand is not waited for any longer
@@ -142,6 +169,8 @@ type savedFile struct {
 	hasGen       bool
 	ctime, mtime unix.Timespec
 	size         int64
+	record       stateRecord // what the new state has of it
+	earlier      bool        // its content is in an earlier archive
 }
 
 // iocGeneration is FS_IOC_GETVERSION of linux/fs.h, _IOR('v', 1, long).
@@ -181,7 +210,12 @@ func (c *creator) linked(m *Member, fd int, st *unix.Stat_t) (done bool, save fu
 	}
 	id := inode{uint64(st.Dev), st.Ino}
 	f := identify(fd, m.Path, st)
-	save = func() { c.links[id] = f }
+	save = func() {
+		if f.earlier = c.at.from != 0; c.last.path == m.Path {
+			f.record = c.last
+		}
+		c.links[id] = f
+	}
 	first, ok := c.links[id]
 	if !ok || !f.sameAs(&first) {
 		return false, save, nil
@@ -190,15 +224,31 @@ func (c *creator) linked(m *Member, fd int, st *unix.Stat_t) (done bool, save fu
 		c.problem(m.Path, Changed, "modified after it was saved as "+Quote(first.path))
 	}
 	l := &Member{Path: m.Path, Type: TypeHardlink, Link: first.path, Mode: m.Mode, UID: m.UID, GID: m.GID, Sec: m.Sec, Nsec: m.Nsec}
-	return true, nil, c.put(l, 0)
+	if first.earlier {
+		done, err = c.oldName(l, st)
+	}
+	if !done && err == nil {
+		err = c.put(l, 0)
+	}
+	c.keepName(l, first.record)
+	return true, nil, err
 }
 
-func (c *creator) member(m *Member, dir int, name string, _ *unix.Stat_t) error {
-	switch m.Type {
-	case TypeDir:
+func (c *creator) member(m *Member, dir int, name string, st *unix.Stat_t) error {
+	if m.Type == TypeDir {
 		c.attributes(m, dir, "")
 		m.readFlags(dir)
-		return c.put(m, 0)
+		c.listNames(m, dir)
+		if err := c.put(m, 0); err != nil {
+			return err
+		}
+		c.keep(m, st, c.at, digest16{}, digest16{})
+		return nil
+	}
+	if done, err := c.asBefore(m, st); done || err != nil {
+		return err
+	}
+	switch m.Type {
 	case TypeFile:
 		return c.file(m, dir, name)
 	}
@@ -238,9 +288,13 @@ func (c *creator) node(m *Member, dir int, name string) error {
 		}
 		m.Link = string(buf[:n])
 	}
+	before := len(c.sum.Problems)
 	c.attributes(m, fd, fmt.Sprintf("/proc/self/fd/%d", fd))
 	if err := c.put(m, 0); err != nil {
 		return err
+	}
+	if len(c.sum.Problems) == before {
+		c.keep(m, &st, c.at, digest16{}, digest16{})
 	}
 	save()
 	return nil
@@ -264,7 +318,8 @@ func (c *creator) put(m *Member, stored int64) error {
 	if c.toc == nil {
 		return nil
 	}
-	return c.toc.add(m, start)
+	c.at = span{start: start, end: c.fw.tar + stored + padding(stored)}
+	return c.toc.addAt(m, c.at)
 }
 
 func (c *creator) file(m *Member, dir int, name string) error {
@@ -295,17 +350,32 @@ func (c *creator) file(m *Member, dir int, name string) error {
 	if done || err != nil {
 		return err
 	}
+	before := len(c.sum.Problems)
 	c.attributes(m, fd, "")
 	m.readFlags(fd)
-	if err := c.content(m, fd, &st); err != nil {
+	segs := c.segments(m, fd, &st)
+	r, err := c.sameContent(m, fd, &st, segs)
+	switch {
+	case err != nil:
+		return err
+	case r != nil && len(c.sum.Problems) == before:
+		err = c.earlier(m, &st, r)
+		c.at = span{from: r.src + 1}
+	default:
+		err = c.body(m, fd, &st, segs)
+		if err == nil && len(c.sum.Problems) == before {
+			c.keep(m, &st, c.at, m.metaSum(), c.contentOf())
+		}
+	}
+	if err != nil {
 		return err
 	}
 	save()
 	return nil
 }
 
-// content writes m with what is in the open file fd.
-func (c *creator) content(m *Member, fd int, st *unix.Stat_t) error {
+// segments finds the runs of data in the open file fd.
+func (c *creator) segments(m *Member, fd int, st *unix.Stat_t) []Segment {
 	segs := []Segment{{0, m.Size}}
 	if st.Blocks*512 < m.Size {
 		s, ok := holes(fd, m.Size)
@@ -316,6 +386,11 @@ func (c *creator) content(m *Member, fd int, st *unix.Stat_t) error {
 			m.IsSparse, m.Sparse, segs = true, s, s
 		}
 	}
+	return segs
+}
+
+// body writes m with what is in the open file fd.
+func (c *creator) body(m *Member, fd int, st *unix.Stat_t, segs []Segment) error {
 	stored := int64(0)
 	for _, s := range segs {
 		stored += s.Length
@@ -334,8 +409,11 @@ func (c *creator) content(m *Member, fd int, st *unix.Stat_t) error {
 		}
 	}
 	var bad badRanges
+	if c.content != nil {
+		c.content.Reset()
+	}
 	for _, s := range segs {
-		if err := c.body(fd, s, &bad); err != nil {
+		if err := c.run(fd, s, &bad); err != nil {
 			return err
 		}
 	}

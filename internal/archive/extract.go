@@ -252,13 +252,27 @@ func (s *survey) keepAbove() {
 // salvage finds the members that touch a damaged frame, and selects all
 // others.
 func (x *extractor) salvage() error {
-	err := x.a.Verify(x.ctx, VerifyOptions{Workers: x.opt.Workers})
-	if err == nil || x.ctx.Err() != nil {
-		return err
+	all := make([]map[int]error, len(x.a.sources)+1) // of each archive
+	readers := make([]*Reader, len(all))
+	damaged := false
+	for n := range all {
+		r, err := x.a.from(n)
+		if err != nil {
+			return err
+		}
+		if err = r.Verify(x.ctx, VerifyOptions{Workers: x.opt.Workers}); x.ctx.Err() != nil {
+			return err
+		}
+		if readers[n] = r; err == nil {
+			continue
+		}
+		damaged = true
+		if all[n], err = damagedFrames(err); err != nil {
+			return err
+		}
 	}
-	bad, err := damagedFrames(err)
-	if err != nil {
-		return err
+	if !damaged {
+		return nil
 	}
 	wanted := x.opt.Select
 	lost := map[string]bool{}
@@ -269,7 +283,8 @@ func (x *extractor) salvage() error {
 		}
 	}
 	if err := x.a.Entries(func(e Entry) error {
-		for i := x.a.frameAt(e.Start); i <= x.a.frameAt(e.End-1) && i < len(x.a.frames); i++ {
+		r, bad := readers[e.From], all[e.From]
+		for i := r.frameAt(e.Start); e.Start < e.End && i <= r.frameAt(e.End-1) && i < len(r.frames); i++ {
 			if bad[i] != nil {
 				lose(e, bad[i].Error())
 				return nil

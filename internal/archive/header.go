@@ -19,9 +19,9 @@ const blockSize = 512
 // damaged or hostile, and must not take all memory. The writer keeps to them.
 const (
 	// maxRecord is the longest pax record: a path, a value of an attribute (the
-	// kernel's limit is 64 KiB) or an ACL.
-	maxRecord = 2 * maxPath
-	maxPax    = maxAttrs + 8*maxPath
+	// kernel's limit is 64 KiB), an ACL, or the names in a directory.
+	maxRecord = maxDumpdir + maxPath
+	maxPax    = maxAttrs + 8*maxPath + maxDumpdir
 	// maxSparse is the longest map of maxSegments: two numbers of up to 19 digits
 	// each, and the empty segment at the end.
 	maxSparse = 40 * (maxSegments + 2)
@@ -78,7 +78,7 @@ func writeHeader(w io.Writer, m *Member, stored int64) error {
 	for _, x := range m.Xattrs {
 		pax["SCHILY.xattr."+xattrKey.Replace(x.Name)] = x.Value
 	}
-	for k, v := range map[string]string{"SCHILY.acl.access": m.ACLAccess, "SCHILY.acl.default": m.ACLDefault, "SCHILY.fflags": m.Flags.String()} {
+	for k, v := range map[string]string{"SCHILY.acl.access": m.ACLAccess, "SCHILY.acl.default": m.ACLDefault, "SCHILY.fflags": m.Flags.String(), paxDumpdir: m.dumpdir} {
 		if v != "" {
 			pax[k] = v
 		}

@@ -85,12 +85,13 @@ func (c *creator) pread(fd int, b []byte, off int64) (n int, err error) {
 	}
 }
 
-// body reads one run of data into the frames. What can't be read costs its own
+// run reads one run of data into the frames. What can't be read costs its own
 // block, which is filled with zero bytes and added to bad. Missing bytes at the
 // end become zero bytes, too, so that the stream stays in step: the caller
 // reports them as Shrunk.
-func (c *creator) body(fd int, s Segment, bad *badRanges) error {
+func (c *creator) run(fd int, s Segment, bad *badRanges) error {
 	step := int64(FrameSize)
+	c.sumSegment(s)
 	for s.Length > 0 {
 		if err := c.ctx.Err(); err != nil {
 			return err
@@ -118,6 +119,7 @@ func (c *creator) body(fd int, s Segment, bad *badRanges) error {
 		case n <= 0:
 			return c.fw.zero(s.Length)
 		default:
+			c.sumBytes(buf[:n])
 			c.fw.commit(n)
 			step = min(step*4, FrameSize)
 		}

@@ -33,6 +33,12 @@ type Reader struct {
 	size   int64
 	// inOrder: see InOrder.
 	inOrder bool
+	// sources are the earlier archives of an increment; earlier opens one, opened has those
+	// that are open by their numbers.
+	sources []Source
+	earlier func(Source) (*Reader, error)
+	opened  map[int]*Reader
+	live    int64 // bytes of tar streams that members are in
 }
 
 // DamagedError is a frame that is not what was written.
@@ -75,10 +81,11 @@ func Open(r io.ReaderAt, size int64, name string) (*Reader, error) {
 		return nil, wrap(err)
 	}
 	a := &Reader{r: r, name: name, toc: toc, size: size}
-	a.frames, a.tar, err = parseTOC(toc, len(sizes), func(Entry) error { a.count++; return nil })
+	p, err := parseTOC(toc, len(sizes), func(e Entry) error { a.count, a.live = a.count+1, a.live+e.End-e.Start; return nil })
 	if err != nil {
 		return nil, wrap(err)
 	}
+	a.frames, a.tar, a.sources = p.frames, p.tar, p.sources
 	if len(sizes) != len(a.frames) {
 		return nil, wrap(fmt.Errorf("seek table has %d frames, table of contents %d", len(sizes), len(a.frames)))
 	}
@@ -95,19 +102,28 @@ func Open(r io.ReaderAt, size int64, name string) (*Reader, error) {
 // CloseWith has Close close c, which Open was given as its reader.
 func (a *Reader) CloseWith(c io.Closer) { a.closer = c }
 
-// Close closes the file that OpenFile opened.
+// Close closes the file that OpenFile opened, and earlier archives.
 func (a *Reader) Close() error {
-	if a.closer == nil {
-		return nil
+	var errs []error
+	for _, r := range a.opened {
+		errs = append(errs, r.Close())
 	}
-	return a.closer.Close()
+	if a.closer != nil {
+		errs = append(errs, a.closer.Close())
+	}
+	return errors.Join(errs...)
 }
 
-// Size is the archive's length, TarSize the tar stream's, in bytes; Members
-// is the number of entries.
+// Size is the archive's length, TarSize the tar stream's, in bytes, of an increment what its
+// members have in all streams; Members is the number of entries.
 func (a *Reader) Size() int64 { return a.size }
 
-func (a *Reader) TarSize() int64 { return a.tar }
+func (a *Reader) TarSize() int64 {
+	if a.sources != nil {
+		return a.live
+	}
+	return a.tar
+}
 
 func (a *Reader) Members() int64 { return a.count }
 
@@ -117,7 +133,7 @@ func (a *Reader) InOrder() { a.inOrder = true }
 
 // Entries hands every member to fn in archive order.
 func (a *Reader) Entries(fn func(Entry) error) error {
-	_, _, err := parseTOC(a.toc, len(a.frames), fn)
+	_, err := parseTOC(a.toc, len(a.frames), fn)
 	return err
 }
 
@@ -311,11 +327,15 @@ func (t *linkTargets) seen(m *Member) {
 func (t *linkTargets) have(path string) bool { return t.m[maphash.String(t.seed, path)] }
 
 // tarRange is a run of the tar stream that holds members to be read.
-type tarRange struct{ start, end int64 }
+type tarRange struct {
+	start, end int64
+	members    int64 // of them that are read
+}
 
 // memberReader reads members of an archive one after the other, in archive order.
 type memberReader struct {
-	a        *Reader
+	a        *Reader // has the list of members
+	data     *Reader // has the frames of those that are read; a for archives that are no increments
 	ctx      context.Context
 	workers  int
 	progress progress.Counter
@@ -333,50 +353,101 @@ type memberReader struct {
 	last *DamagedError // the frame that s could not give
 }
 
-// read reads the members that pick selects, all if it is nil.
+// read reads the members that pick selects, all if it is nil. Of an increment, those come first
+// whose bytes it has itself, then those of each earlier archive, then hard links.
 func (x *memberReader) read(pick func(Entry) bool) error {
-	ranges := []tarRange{{0, x.a.tar - 2*blockSize}}
-	if pick != nil {
-		ranges = nil
-		if err := x.a.Entries(func(e Entry) error {
-			if !pick(e) {
-				return nil
-			}
-			// What is in the same frame, or in the next, is not worth a new beginning.
-			if n := len(ranges); n > 0 && x.a.frameAt(e.Start) <= x.a.frameAt(ranges[n-1].end-1)+1 {
-				ranges[n-1].end = e.End
-			} else {
-				ranges = append(ranges, tarRange{e.Start, e.End})
-			}
-			return nil
+	if x.data = x.a; x.a.sources == nil {
+		return x.one(pick)
+	}
+	used := make([]bool, len(x.a.sources)+1)
+	if err := x.a.Entries(func(e Entry) error {
+		used[e.From] = used[e.From] || pick == nil || pick(e)
+		return nil
+	}); err != nil {
+		return err
+	}
+	for n := range used {
+		if !used[n] {
+			continue
+		}
+		var err error
+		if x.data, err = x.a.from(n); err != nil {
+			return err
+		}
+		if err := x.one(func(e Entry) bool {
+			return e.From == n && e.Type != TypeHardlink && (pick == nil || pick(e))
 		}); err != nil {
 			return err
 		}
 	}
+	return x.a.Entries(func(e Entry) error {
+		if e.Type != TypeHardlink || pick != nil && !pick(e) {
+			return x.ctx.Err()
+		}
+		err := x.fn(nil, &Member{Path: e.Path, Link: e.Link, Type: e.Type, Mode: e.Mode, UID: e.UID, GID: e.GID, Sec: e.Sec, Nsec: e.Nsec}, 0, e)
+		if errors.Is(err, errHeader) {
+			x.bad(e, err)
+			err = nil
+		}
+		return errors.Join(err, x.ctx.Err())
+	})
+}
+
+// ranges are the parts of the tar stream with the members that pick selects.
+func (x *memberReader) ranges(pick func(Entry) bool) (out []tarRange, err error) {
+	if pick == nil {
+		return []tarRange{{0, x.data.tar - 2*blockSize, x.a.count}}, nil
+	}
+	err = x.a.Entries(func(e Entry) error {
+		if !pick(e) {
+			return nil
+		}
+		if e.End > x.data.tar-2*blockSize {
+			return fmt.Errorf("cannot read %s: it has no bytes %d to %d of the tar stream, where %s should be", x.data.name, e.Start, e.End, Quote(e.Path))
+		}
+		// What is in the same frame, or in the next, is not worth a new beginning. Of an earlier
+		// archive members are also wanted in another order.
+		if n := len(out); n > 0 && e.Start >= out[n-1].end && x.data.frameAt(e.Start) <= x.data.frameAt(out[n-1].end-1)+1 {
+			out[n-1].end = e.End
+			out[n-1].members++
+		} else {
+			out = append(out, tarRange{e.Start, e.End, 1})
+		}
+		return nil
+	})
+	return out, err
+}
+
+// one reads the members that pick selects, all if it is nil, which are in x.data.
+func (x *memberReader) one(pick func(Entry) bool) error {
+	ranges, err := x.ranges(pick)
+	if err != nil {
+		return err
+	}
 	defer x.close()
 	var p *tarParser
-	err := x.a.Entries(func(e Entry) error {
+	return x.a.Entries(func(e Entry) error {
 		if err := x.ctx.Err(); err != nil {
 			return err
 		}
 		if pick != nil && !pick(e) {
 			return nil
 		}
-		if x.s == nil || e.Start >= ranges[0].end {
+		if x.s == nil || ranges[0].members == 0 {
 			if x.s != nil {
 				x.close()
 				ranges = ranges[1:]
 			}
 			r := ranges[0]
 			var err error
-			if x.s, err = x.a.stream(x.ctx, x.a.frameAt(r.start), x.a.frameAt(r.end-1)+1, x.workers, x.progress); err != nil {
+			if x.s, err = x.data.stream(x.ctx, x.data.frameAt(r.start), x.data.frameAt(r.end-1)+1, x.workers, x.progress); err != nil {
 				return err
 			}
 			p = &tarParser{s: x.s}
 		}
+		ranges[0].members--
 		return x.member(p, e)
 	})
-	return err
 }
 
 // member reads one member, and leaves the stream behind it.
@@ -411,12 +482,13 @@ func (x *memberReader) try(p *tarParser, e Entry) error {
 	if err != nil {
 		return err
 	}
-	if m == nil || m.Path != e.Path || m.Type != e.Type {
+	if m == nil || m.Path != e.There || m.Type != e.Type {
 		return fmt.Errorf("%w: the table of contents does not agree with the tar stream at %s", errHeader, Quote(e.Path))
 	}
 	if stored+padding(stored) != e.End-p.s.pos {
 		return fmt.Errorf("%w: it has %d bytes, and there are %d up to the next member", errHeader, stored, e.End-p.s.pos)
 	}
+	m.Path = e.Path
 	return x.fn(p, m, stored, e)
 }
 

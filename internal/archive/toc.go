@@ -18,8 +18,9 @@ import (
 
 // What a table of contents begins with: its payload, and its text.
 const (
-	tocTag     = "mkcdrec-toc\x00"
-	tocVersion = "mkcdrec-toc 1"
+	tocTag       = "mkcdrec-toc\x00"
+	tocVersion   = "mkcdrec-toc 1"
+	tocIncrement = "mkcdrec-toc 2"
 )
 
 // Limits of the index, for writer and reader.
@@ -43,6 +44,17 @@ type Entry struct {
 	// header and of the byte after its padding.
 	Start, End int64
 	Path, Link string
+	// From is the archive with the member's bytes: 0 for this one, otherwise the number of one
+	// of Reader.Sources, from 1. There is the member's path in it.
+	From  int
+	There string
+}
+
+// span is where a member's bytes are.
+type span struct {
+	from       int // 0 for the archive itself
+	start, end int64
+	there      string // the path there, "" if it is the same
 }
 
 // tocWriter takes the members as they are written and keeps them compressed,
@@ -52,8 +64,12 @@ type tocWriter struct {
 	enc     *zstd.Encoder
 	line    []byte
 	members int64
-	limit   int64 // bytes that it may have; frames.MaxPayload
-	frames  int64 // of them for the list of frames
+	// increment: members are in sources, too.
+	increment bool
+	sources   []Source
+	limit     int64    // bytes that it may have; frames.MaxPayload
+	sum       [32]byte // of the whole
+	frames    int64    // of them for the list of frames
 }
 
 func newTOCWriter() (*tocWriter, error) {
@@ -63,19 +79,33 @@ func newTOCWriter() (*tocWriter, error) {
 	return t, err
 }
 
-func (t *tocWriter) add(m *Member, start int64) error {
+// add takes a member that is in the archive, and has no body if that is an increment.
+func (t *tocWriter) add(m *Member, start int64) error { return t.addAt(m, span{start: start}) }
+
+func (t *tocWriter) addAt(m *Member, at span) error {
 	b := t.line[:0]
-	b = append(b, 'm', ' ', byte(m.Type), ' ')
+	b = append(b, 'm', ' ')
+	if t.increment {
+		b = append(strconv.AppendInt(b, int64(at.from), 10), ' ')
+	}
+	b = append(b, byte(m.Type), ' ')
 	b = strconv.AppendUint(b, uint64(m.Mode), 8)
-	for _, v := range []int64{m.UID, m.GID, m.Size, m.Sec, m.Nsec, start} {
+	for _, v := range []int64{m.UID, m.GID, m.Size, m.Sec, m.Nsec, at.start} {
 		b = append(b, ' ')
 		b = strconv.AppendInt(b, v, 10)
 	}
+	if t.increment {
+		b = strconv.AppendInt(append(b, ' '), at.end-at.start, 10)
+	}
 	b = append(b, ' ')
 	b = append(b, Quote(m.Path)...)
-	if m.Link != "" {
+	if m.Link != "" || at.there != "" {
 		b = append(b, '\t')
 		b = append(b, Quote(m.Link)...)
+	}
+	if at.there != "" {
+		b = append(b, '\t')
+		b = append(b, Quote(at.there)...)
 	}
 	t.line = append(b, '\n')
 	t.members++
@@ -101,7 +131,14 @@ func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) ([]byte, error) {
 		return nil, err
 	}
 	w := bufio.NewWriter(enc)
-	fmt.Fprintln(w, tocVersion)
+	if t.increment {
+		fmt.Fprintln(w, tocIncrement)
+	} else {
+		fmt.Fprintln(w, tocVersion)
+	}
+	for _, s := range t.sources {
+		fmt.Fprint(w, s.line())
+	}
 	for _, f := range all {
 		fmt.Fprintf(w, "f %d %d %d %x\n", f.Offset, f.Packed, f.Size, f.SHA256)
 	}
@@ -112,26 +149,26 @@ func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) ([]byte, error) {
 		return nil, fmt.Errorf("it has %d bytes, and can't have more than %d", n, t.limit)
 	}
 	text := append(head.Bytes(), t.buf.Bytes()...)
-	sum := sha256.Sum256(text)
-	return slices.Concat([]byte(tocTag), sum[:], text), nil
+	t.sum = sha256.Sum256(text)
+	return slices.Concat([]byte(tocTag), t.sum[:], text), nil
 }
 
 // parseTOC reads the payload of a table of contents and hands every member
-// to fn, in archive order. It returns the frames, at most as many as the seek
-// table has, and the tar stream's length.
-func parseTOC(payload []byte, limit int, fn func(Entry) error) ([]frames.Frame, int64, error) {
+// to fn, in archive order. It returns what else it has: the frames, at most as many as the
+// seek table has, the tar stream's length, and sources.
+func parseTOC(payload []byte, limit int, fn func(Entry) error) (*tocParser, error) {
 	p := &tocParser{}
 	if !bytes.HasPrefix(payload, []byte(tocTag)) {
-		return nil, 0, p.bad("no tag")
+		return nil, p.bad("no tag")
 	}
 	payload = payload[len(tocTag):]
 	if len(payload) < sha256.Size || sha256.Sum256(payload[sha256.Size:]) != [sha256.Size]byte(payload) {
-		return nil, 0, p.bad("its SHA-256 is not the recorded one")
+		return nil, p.bad("its SHA-256 is not the recorded one")
 	}
 	return parseTOCFrames(payload[sha256.Size:], limit, fn)
 }
 
-func parseTOCText(text []byte, fn func(Entry) error) ([]frames.Frame, int64, error) {
+func parseTOCText(text []byte, fn func(Entry) error) (*tocParser, error) {
 	return parseTOCFrames(text, frames.Max, fn)
 }
 
@@ -143,6 +180,9 @@ type tocParser struct {
 	frames       []frames.Frame
 	members, tar int64
 	prev         *Entry // its end is the next one's start
+	increment    bool
+	sources      []Source
+	own          int64 // behind the last member of this archive, in an increment
 }
 
 func (p *tocParser) bad(what string) error {
@@ -153,12 +193,21 @@ func (p *tocParser) bad(what string) error {
 func (p *tocParser) line(s string) (end bool, err error) {
 	switch {
 	case p.n == 1:
-		if s != tocVersion {
+		if p.increment = s == tocIncrement; s != tocVersion && !p.increment {
 			return false, p.bad(fmt.Sprintf("version %q is not known", s))
 		}
 		return false, nil
+	case strings.HasPrefix(s, "s ") && p.increment && len(p.frames) == 0 && len(p.sources) < maxSources:
+		src, err := parseSource(s)
+		if err != nil {
+			return false, p.bad("source")
+		}
+		p.sources = append(p.sources, src)
+		return false, nil
 	case strings.HasPrefix(s, "f ") && p.members == 0:
 		return false, p.frame(strings.Split(s, " "))
+	case strings.HasPrefix(s, "m ") && p.increment:
+		return false, p.placed(s)
 	case strings.HasPrefix(s, "m "):
 		return false, p.member(s)
 	case strings.HasPrefix(s, "end "):
@@ -197,6 +246,28 @@ func (p *tocParser) member(s string) error {
 	return nil
 }
 
+// placed takes a member of an increment, which says where its bytes are.
+func (p *tocParser) placed(s string) error {
+	e, err := parsePlaced(s)
+	switch {
+	case err != nil || e.From < 0 || e.From > len(p.sources) || e.Start < 0 || e.End < e.Start || e.Start%blockSize != 0 || e.End%blockSize != 0:
+		return p.bad("member")
+	case e.Start == e.End: // a link that is only here
+		if e.From != 0 || e.Type != TypeHardlink {
+			return p.bad("member without bytes")
+		}
+	case e.From == 0:
+		if e.Start < p.own || e.End > p.tar-2*blockSize {
+			return p.bad("member")
+		}
+		p.own = e.End
+	case e.Type == TypeDir || e.Type == TypeHardlink:
+		return p.bad("member in another archive")
+	}
+	p.members++
+	return p.fn(e)
+}
+
 func (p *tocParser) end(f []string) error {
 	v, err := ints(f[1:])
 	if err != nil || len(v) != 3 || v[0] != int64(len(p.frames)) || v[1] != p.members || v[2] != p.tar || p.tar < 2*blockSize {
@@ -216,10 +287,10 @@ func (p *tocParser) emit(end int64) error {
 
 // parseTOCFrames keeps in memory what it returns, and one line: a few bytes of
 // zstd can stand for any length of text.
-func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]frames.Frame, int64, error) {
+func parseTOCFrames(text []byte, limit int, fn func(Entry) error) (*tocParser, error) {
 	dec, err := zstd.NewReader(bytes.NewReader(text), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20))
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer dec.Close()
 	s := bufio.NewScanner(dec)
@@ -227,19 +298,19 @@ func parseTOCFrames(text []byte, limit int, fn func(Entry) error) ([]frames.Fram
 	p, end := &tocParser{limit: limit, fn: fn}, false
 	for s.Scan() {
 		if p.n++; end {
-			return nil, 0, p.bad("text after the end")
+			return nil, p.bad("text after the end")
 		}
 		if end, err = p.line(s.Text()); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 	if err := s.Err(); err != nil {
-		return nil, 0, fmt.Errorf("damaged table of contents: %w", err)
+		return nil, fmt.Errorf("damaged table of contents: %w", err)
 	}
 	if !end {
-		return nil, 0, errors.New("damaged table of contents: it has no end")
+		return nil, errors.New("damaged table of contents: it has no end")
 	}
-	return p.frames, p.tar, nil
+	return p, nil
 }
 
 // parseEntry reads "m TYPE MODE UID GID SIZE SEC NSEC START PATH[\tLINK]".
@@ -262,7 +333,43 @@ func parseEntry(line string) (Entry, error) {
 		return Entry{}, err
 	}
 	e.Link, err = Unquote(link)
+	e.There = e.Path
 	return e, err
+}
+
+// parsePlaced reads "m FROM TYPE MODE UID GID SIZE SEC NSEC START LENGTH PATH[\tLINK[\tTHERE]]".
+func parsePlaced(line string) (e Entry, err error) {
+	f := strings.SplitN(line, " ", 12)
+	if len(f) != 12 || len(f[2]) != 1 {
+		return e, errHeader
+	}
+	mode, err := strconv.ParseUint(f[3], 8, 12)
+	if err != nil {
+		return e, err
+	}
+	from, err := strconv.ParseUint(f[1], 10, 16)
+	if err != nil {
+		return e, err
+	}
+	v, err := ints(f[4:11])
+	if err != nil || v[6] < 0 || v[5]+v[6] < v[5] {
+		return e, errors.Join(err, errHeader)
+	}
+	e = Entry{From: int(from), Type: Type(f[2][0]), Mode: uint32(mode), UID: v[0], GID: v[1], Size: v[2], Sec: v[3], Nsec: v[4], Start: v[5], End: v[5] + v[6]}
+	path, rest, _ := strings.Cut(f[11], "\t")
+	link, there, _ := strings.Cut(rest, "\t")
+	for _, x := range []struct {
+		to   *string
+		text string
+	}{{&e.Path, path}, {&e.Link, link}, {&e.There, there}} {
+		if *x.to, err = Unquote(x.text); err != nil {
+			return e, err
+		}
+	}
+	if e.There == "" {
+		e.There = e.Path
+	}
+	return e, nil
 }
 
 func ints(f []string) ([]int64, error) {
