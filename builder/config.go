@@ -49,8 +49,10 @@ type Config struct {
 	LUKSHeaders string       `yaml:"luks_headers"`
 	Hooks       hooks.Config `yaml:"hooks"`
 	// Keep is which sets stay when `mkcdrec path` has made one; nothing is removed without it.
-	Keep   retention.Keep `yaml:"keep"`
-	Status nightly.Config `yaml:"status"`
+	Keep retention.Keep `yaml:"keep"`
+	// Generations is when `mkcdrec path` makes a full backup, and not an increment.
+	Generations Generations    `yaml:"generations"`
+	Status      nightly.Config `yaml:"status"`
 }
 
 // LoadConfig reads a configuration file; unknown keys and wrong types are
@@ -103,7 +105,7 @@ func (c *Config) Validate() error {
 	if _, err := archive.NewMatcher(c.Exclude); err != nil {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
-	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate(), c.Keep.Validate(), c.Status.Validate())
+	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate(), c.Keep.Validate(), c.Generations.Validate(), c.Status.Validate())
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}

@@ -66,6 +66,8 @@ type Plan struct {
 	patterns []string
 	// recipients are whom LUKS headers are encrypted for.
 	recipients []age.Recipient
+	// generation is what the run has to do with increments, nil without them.
+	generation *generation
 }
 
 // Marks gives what a report of the coverage needs beside the layout.

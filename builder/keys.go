@@ -33,6 +33,8 @@ var keys = []Key{
 	{Name: "keep.daily", Text: "Of how many of the last days that have a set the newest one stays.", Example: "7"},
 	{Name: "keep.weekly", Text: "Of how many of the last weeks, from Monday on, that have a set the newest one stays.", Example: "4"},
 	{Name: "keep.monthly", Text: "Of how many of the last months that have a set the newest one stays.", Example: "6"},
+	{Name: "generations.full", Text: "Save only what has changed since the set before, but everything in the first backup of each week or month. An increment needs all sets back to the last full one, in the same directory: they are not removed before it. restore takes it like any other set. Without the keys of generations every backup is full.", Values: "weekly|monthly", Example: "weekly"},
+	{Name: "generations.full_every", Text: "Make a full backup, then increments, so that this is the number of sets from one full backup to the next.", Example: "7"},
 	{Name: "status.warn", Text: "Age of the last backup from which on mkcdrec status reports a warning, such as 36h.", Example: "30h"},
 	{Name: "status.critical", Text: "Age of the last backup from which on mkcdrec status reports it as critical.", Example: "48h"},
 	{Name: "status.textfile", Text: "File that gets the state of the backups after each run of mkcdrec path, for the textfile collector of Prometheus' node_exporter; its name has to end in .prom.", Example: "/var/lib/prometheus/node-exporter/mkcdrec.prom"},

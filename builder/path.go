@@ -25,7 +25,9 @@ type Builder struct {
 	Config  *Config
 	// Executable is the multicall binary that the rescue system gets.
 	Executable string
-	hooks      *hooks.Set // that run around the backup, nil for none
+	// States is the directory with what increments compare files with; "" for DefaultStates.
+	States string
+	hooks  *hooks.Set // that run around the backup, nil for none
 }
 
 // Maker makes rescue systems by the configuration.
@@ -54,6 +56,7 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err := mustDir(dir); err != nil {
 		return nil, err
 	}
+	p.leaveOutStates(b)
 	if short := p.Short(dir); short != "" {
 		b.Report.Warn("%s", short)
 	}
@@ -62,6 +65,10 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err != nil {
 		return nil, err
 	}
+	p.generation, err = b.generation(p, dir, id, filepath.Base(sink.Final()), now)
+	if err != nil {
+		return nil, errors.Join(err, sink.Remove())
+	}
 	h := rescue.Hint{SetID: id}
 	if p.Holder != nil {
 		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, filepath.Base(sink.Final()))
@@ -69,7 +76,10 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	iso := filepath.Join(sink.Dir(), manifest.RescueISO)
 	man, err := b.write(ctx, p, id, now, sink, dir, func() error { return b.Maker().Medium(ctx, p.Machine(), h, iso) })
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.generation.discard())
+	}
+	if err := p.generation.commit(ctx, man, sink.Final()); err != nil {
+		b.Report.Warn("%v", err)
 	}
 	r := &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}
 	r.Removed = b.prune(dir, man.Host, filepath.Base(r.Dir), now)
@@ -122,13 +132,13 @@ func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, 
 
 // job is what the set of the plan gets. dir is the directory with the sets, "" for none.
 func (p *Plan) job(b *Builder, dir string) set.Job {
-	j := set.Job{Layout: p.Layout, Images: p.Images, LeftOut: p.LeftOut, NotCovered: p.NotCovered, Marks: p.Marks(), Recipients: p.recipients, Program: b.Version, Report: b.Report}
+	j := set.Job{Layout: p.Layout, Images: p.Images, LeftOut: p.LeftOut, NotCovered: p.NotCovered, Marks: p.Marks(), Recipients: p.recipients, Program: b.Version, Report: b.Report, Needs: p.generation.needs()}
 	if b.hooks != nil {
 		j.Said = b.hooks.Said
 	}
 	for i := range p.Archives {
 		a := &p.Archives[i]
-		j.Archives = append(j.Archives, set.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Name: a.Name(), Used: a.Used, Options: a.options(p), Open: func() (*os.File, error) {
+		j.Archives = append(j.Archives, set.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Name: a.Name(), Used: a.Used, Options: a.options(p), States: p.generation.states(a), Open: func() (*os.File, error) {
 			if i+1 == p.holderArchive && dir != "" {
 				if err := p.leaveUnfinished(dir); err != nil {
 					return nil, err

@@ -339,6 +339,9 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 		if !set.Direct() {
 			return nil, nil, exit.Usage(fmt.Errorf("cannot serve %s: want a set in a directory or on a web server, not on discs, on tape, or of mkCDrec 1.x", place))
 		}
+		if len(set.Manifest.Needs) > 0 {
+			return nil, nil, exit.Usage(fmt.Errorf("cannot serve %s: it is an increment that needs earlier sets; only full sets are served", place))
+		}
 		if name == "" {
 			name = filepath.Base(strings.TrimRight(set.String(), "/"))
 		}

@@ -220,11 +220,16 @@ type HandMount struct {
 // mounted, at no path of its own, while its archive is unpacked.
 type HandPart struct {
 	HandMount
-	File string
+	File  string
+	Chain bool
 }
 
-// HandArchive is an archive and where it goes.
-type HandArchive struct{ File, Path string }
+// HandArchive is an archive and where it goes. Chain is set for increments and what is unpacked
+// before them.
+type HandArchive struct {
+	File, Path string
+	Chain      bool
+}
 
 // RestoreText returns RESTORE.txt, RestoreScript restore.sh.
 func RestoreText(h ByHand) ([]byte, error)   { return render("RESTORE.txt.tmpl", h) }

@@ -68,6 +68,8 @@ type Verdict struct {
 	host   string // of a leftover
 	damage string
 	lacks  bool // its manifest names something that is not covered
+	id     string
+	needs  []string // ids of the earlier sets that it needs
 }
 
 // ahead is how far in the future a set may be dated and still count: clocks differ.
@@ -132,11 +134,38 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 			s.Reasons = []string{"no rule keeps it"}
 		}
 	}
+	keepNeeded(sets)
 }
 
-// of begins the verdict on a set in dir, with what is wrong with its files.
-func of(dir string, s set.Listed) *Verdict {
-	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size(), lacks: len(s.NotCovered) > 0}
+// keepNeeded keeps what sets that stay need. Such a set needs no more than what the one that
+// needs it names, too.
+func keepNeeded(sets []*Verdict) {
+	by := map[string]*Verdict{}
+	for _, s := range sets {
+		by[s.id] = s
+	}
+	for _, s := range sets {
+		if s.Remove {
+			continue
+		}
+		for _, id := range s.needs {
+			if n := by[id]; n != nil && n.Remove {
+				n.Remove, n.Reasons = false, []string{"needed by " + s.Set}
+			}
+		}
+	}
+}
+
+// of begins the verdict on a set in dir, one of all, with what is wrong with its files, or with what
+// it needs.
+func of(dir string, s set.Listed, all []set.Listed) *Verdict {
+	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size(), lacks: len(s.NotCovered) > 0, id: s.ID}
+	for _, n := range s.Needs {
+		v.needs = append(v.needs, n.ID)
+		if !slices.ContainsFunc(all, func(o set.Listed) bool { return o.ID == n.ID && o.Name == n.Dir }) && v.damage == "" {
+			v.damage = "the earlier set " + n.Dir + ", which it needs, is missing"
+		}
+	}
 	for _, f := range s.Files {
 		n, err := store.Dir(filepath.Join(dir, s.Name)).Size(f.Name)
 		switch {
@@ -170,7 +199,7 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 	}
 	var mine []*Verdict
 	for _, s := range sets {
-		mine = append(mine, of(dir, s))
+		mine = append(mine, of(dir, s, sets))
 	}
 	k.decide(mine, made, now, now.Location())
 	out := make([]Verdict, 0, len(mine))
@@ -197,13 +226,28 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 	return out, nil
 }
 
-// Apply removes the sets of a plan, oldest first. It stops at the first that can't be
+// inOrder gives the sets that are removed, oldest first, but none before those that need it: a
+// run that is interrupted leaves no set that can't be restored.
+func inOrder(plan []Verdict) (out []Verdict) {
+	done := map[string]bool{}
+	for _, v := range slices.Backward(plan) {
+		for _, n := range plan { // the newest first
+			if n.Remove && !done[n.Set] && v.Remove && v.id != "" && slices.Contains(n.needs, v.id) {
+				out, done[n.Set] = append(out, n), true
+			}
+		}
+		if v.Remove && !done[v.Set] {
+			out, done[v.Set] = append(out, v), true
+		}
+	}
+	return out
+}
+
+// Apply removes the sets of a plan, oldest first, but each after those that need it. It stops at
+// the first that can't be
 // removed; one that is missing was removed by another run. Leftovers are looked at again.
 func Apply(dir string, plan []Verdict) (removed []string, err error) {
-	for _, v := range slices.Backward(plan) {
-		if !v.Remove {
-			continue
-		}
+	for _, v := range inOrder(plan) {
 		var err error
 		if strings.HasPrefix(v.Set, set.Partial) {
 			err = set.RemoveLeftover(dir, v.Set, v.host)

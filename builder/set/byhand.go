@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
@@ -27,8 +28,9 @@ type hand struct {
 	vars  map[string]templates.Shell // disk to the shell variable with its device
 }
 
-// byHand writes RESTORE.txt, restore.sh and the files they use.
-func byHand(l *layout.Layout, m *manifest.Manifest) (map[string][]byte, error) {
+// byHand writes RESTORE.txt, restore.sh and the files they use. chains are the earlier archives
+// that are unpacked before one that is an increment, by its file.
+func byHand(l *layout.Layout, m *manifest.Manifest, chains map[string][]archive.Source) (map[string][]byte, error) {
 	h := &hand{l: l, need: l.Needed(), files: map[string][]byte{}}
 	h.ByHand = templates.ByHand{Host: m.Host, Date: m.Created.Format("2006-01-02 15:04 UTC"), SetID: m.ID, NotCovered: m.NotCovered}
 	h.only()
@@ -45,7 +47,7 @@ func byHand(l *layout.Layout, m *manifest.Manifest) (map[string][]byte, error) {
 		return nil, err
 	}
 	h.swap()
-	h.contents(m)
+	h.contents(m, chains)
 	h.swapFiles()
 	h.readOnly()
 	h.bootLoader()
@@ -245,19 +247,27 @@ func (h *hand) swapFiles() {
 }
 
 // contents are the images and archives of the set, and where they go.
-func (h *hand) contents(m *manifest.Manifest) {
+func (h *hand) contents(m *manifest.Manifest, chains map[string][]archive.Source) {
 	for _, i := range h.l.Images {
 		if i.File != "" && h.needed(i.Device) {
 			h.Make = append(h.Make, templates.Shellf(`zstd -dc "$SET"/%s | dd of=%s bs=4M iflag=fullblock conv=fsync`, i.File, h.shell(i.Device)))
 		}
 	}
 	for _, a := range m.Archives {
+		var files []string
+		for _, s := range chains[a.File] {
+			files = append(files, path.Join("..", s.Dir, s.File))
+		}
+		chain := len(files) > 0
+		files = append(files, a.File)
 		hm := templates.HandMount{Device: h.shell(a.Device), Path: a.Mount}
 		if a.Mount == "" { // the root of a file system that was mounted nowhere as a whole
 			if f := h.filesystem(a.Device); f != nil && f.Btrfs != nil {
 				hm.Options = h.options(f, "")
 			}
-			h.Parts = append(h.Parts, templates.HandPart{HandMount: hm, File: a.File})
+			for _, f := range files {
+				h.Parts = append(h.Parts, templates.HandPart{HandMount: hm, File: f, Chain: chain})
+			}
 			continue
 		}
 		if f := h.l.Mounted(a.Mount); f != nil && f.Btrfs != nil {
@@ -268,7 +278,9 @@ func (h *hand) contents(m *manifest.Manifest) {
 			}
 		}
 		h.Mounts = append(h.Mounts, hm)
-		h.Archives = append(h.Archives, templates.HandArchive{File: a.File, Path: a.Mount})
+		for _, f := range files {
+			h.Archives = append(h.Archives, templates.HandArchive{File: f, Path: a.Mount, Chain: chain})
+		}
 	}
 }
 

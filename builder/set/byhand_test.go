@@ -105,7 +105,7 @@ func TestByHandHostile(t *testing.T) {
 	l.SwapFiles = []layout.SwapFile{{Path: "/x/" + evil("swap"), Mount: "/", Size: 1 << 20, UUID: evil("uuid"), Label: evil("label")}}
 	l.Crypts = []layout.Crypt{{Name: evil("crypt"), Device: "vdb", Header: evil("header")}}
 	m := &manifest.Manifest{Host: evil("host"), ID: evil("id"), NotCovered: []string{evil("lost")}, Archives: []manifest.Archive{{File: evil("root"), Mount: "/", Device: "cciss/c0d0p1"}, {File: evil("srv"), Mount: mount, Device: "vdb"}, {File: evil("private"), Device: "vdb"}}}
-	files, err := byHand(l, m)
+	files, err := byHand(l, m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestByHandIncluded(t *testing.T) {
 	l, m := example()
 	l.Filesystems[1].Included = []string{"/etc", "/var/lib/a 'b'"}
 	l.Filesystems[2].Excluded = layout.ByInclude + "only /etc"
-	files, err := byHand(l, m)
+	files, err := byHand(l, m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

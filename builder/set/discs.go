@@ -85,6 +85,9 @@ func (d *Discs) Divide(ctx context.Context, from string) (err error) {
 	if d.set.Local() == "" {
 		return fmt.Errorf("cannot divide %s: want a backup set in one directory", from)
 	}
+	if n := len(d.set.Manifest.Needs); n > 0 {
+		return fmt.Errorf("cannot divide %s: it is an increment that needs %d earlier sets; discs take full sets only", from, n)
+	}
 	if err := d.collect(); err != nil {
 		return err
 	}

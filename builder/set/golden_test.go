@@ -76,7 +76,8 @@ func example() (*layout.Layout, *manifest.Manifest) {
 // TestByHandGolden compares RESTORE.txt and restore.sh with what they were; run with
 // -update after a change that is meant.
 func TestByHandGolden(t *testing.T) {
-	files, err := byHand(example())
+	l, m := example()
+	files, err := byHand(l, m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

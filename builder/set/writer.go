@@ -65,9 +65,11 @@ type Job struct {
 	Marks coverage.Marks
 	// Recipients are whom LUKS headers are encrypted for.
 	Recipients []age.Recipient
-	Program    string   // version of mkcdrec
-	Said       []string // lines that hooks have printed before the backup, for the log
-	Report     progress.Reporter
+	Program    string // version of mkcdrec
+	// Needs are the earlier sets of an increment, oldest first.
+	Needs  []manifest.Needed
+	Said   []string // lines that hooks have printed before the backup, for the log
+	Report progress.Reporter
 }
 
 // Archive is a file system that is to be archived.
@@ -78,17 +80,22 @@ type Archive struct {
 	// Open opens its root directory; an error leaves it out of the set.
 	Open    func() (*os.File, error)
 	Options archive.CreateOptions
+	// States, if not nil, sets Since and Keep of the options. It returns what is called once
+	// the archive is made, or could not be made.
+	States func(opt *archive.CreateOptions) (ended func())
 }
 
 // Writer writes one set.
 type Writer struct {
 	Job
-	ID     string
-	sink   Sink
-	man    *manifest.Manifest
-	log    *slog.Logger
-	file   *os.File // the log
-	sfv    map[string]uint32
+	ID   string
+	sink Sink
+	man  *manifest.Manifest
+	log  *slog.Logger
+	file *os.File // the log
+	sfv  map[string]uint32
+	// chains are the earlier archives of those that are increments, by file.
+	chains map[string][]archive.Source
 	texts  []string                                                                                    // the files that texts wrote
 	create func(context.Context, io.Writer, *os.File, archive.CreateOptions) (*archive.Summary, error) // archive.Create
 }
@@ -96,7 +103,7 @@ type Writer struct {
 // Start begins a set with its log. The rescue medium is made next: what is missing for it
 // must fail before the long part.
 func Start(job Job, id string, created time.Time, sink Sink) (*Writer, error) {
-	w := &Writer{Job: job, ID: id, sink: sink, sfv: map[string]uint32{}, create: archive.Create}
+	w := &Writer{Job: job, ID: id, sink: sink, sfv: map[string]uint32{}, chains: map[string][]archive.Source{}, create: archive.Create}
 	w.man = &manifest.Manifest{Version: manifest.Version, ID: id, Host: job.Layout.Hostname, Created: created.UTC().Truncate(time.Second), Program: job.Program, Kernel: job.Layout.Kernel.Release}
 	if err := os.MkdirAll(filepath.Join(sink.Dir(), "log"), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot write the set: %w", err)
@@ -146,6 +153,9 @@ func (w *Writer) Write(ctx context.Context) (*manifest.Manifest, error) {
 		if err := w.archive(ctx, &w.Archives[i]); err != nil {
 			return nil, err
 		}
+	}
+	if len(w.chains) > 0 {
+		w.man.Version, w.man.Needs = manifest.VersionIncrement, w.Needs
 	}
 	for _, e := range w.LeftOut {
 		w.log.Info("left out", "what", e)
@@ -249,10 +259,18 @@ func (w *Writer) archive(ctx context.Context, a *Archive) error {
 		return nil
 	}
 	defer root.Close()
+	opt := a.Options
+	if a.States != nil {
+		defer a.States(&opt)()
+	}
+	return w.makeArchive(ctx, a, root, opt)
+}
+
+// makeArchive saves the file system whose root is open.
+func (w *Writer) makeArchive(ctx context.Context, a *Archive, root *os.File, opt archive.CreateOptions) error {
 	var sum *archive.Summary
 	crc := crc32.NewIEEE()
 	return w.stream(ctx, a.File, func(ctx context.Context, out, index io.Writer) (int64, error) {
-		opt := a.Options
 		opt.Index, opt.Progress = index, w.Report.Phase("archiving "+a.Name, a.Used)
 		s, err := w.create(ctx, io.MultiWriter(out, crc), root, opt)
 		if failed(ctx, out, index) {
@@ -265,6 +283,9 @@ func (w *Writer) archive(ctx context.Context, a *Archive) error {
 		sum = s
 		return s.Packed, nil
 	}, func(index *os.File) error {
+		if opt.Since != nil {
+			w.chains[a.File] = opt.Since.Sources()
+		}
 		w.archived(a, sum, crc.Sum32())
 		return w.fileList(a.File, index)
 	})
@@ -306,7 +327,7 @@ func (w *Writer) archived(a *Archive, sum *archive.Summary, crc uint32) {
 		Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), DataSize: quantity.Size(sum.Data),
 		Members: sum.Members, SHA256: hexsum, Problems: len(sum.Problems)})
 	w.man.Files = append(w.man.Files, manifest.FileSum{Name: a.File, Size: quantity.Size(sum.Packed), SHA256: hexsum})
-	w.log.Info("archived", "mount", a.Mount, "device", a.Device, "file", a.File, "members", sum.Members, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
+	w.log.Info("archived", "mount", a.Mount, "device", a.Device, "file", a.File, "members", sum.Members, "earlier", sum.Earlier, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
 }
 
 // fileList keeps the archive's table of contents as the log of what was saved.
@@ -347,7 +368,7 @@ func (w *Writer) writeTexts() error {
 	if err := errors.Join(w.Layout.Write(f), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("cannot write the layout: %w", err)
 	}
-	files, err := byHand(w.Layout, w.man)
+	files, err := byHand(w.Layout, w.man, w.chains)
 	if err != nil {
 		return err
 	}

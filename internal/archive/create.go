@@ -47,7 +47,8 @@ type CreateOptions struct {
 	// Since is the state of an earlier archive of the same file system: what has not changed
 	// since then is only listed, with the place of its bytes. nil for a full archive.
 	Since *State
-	// Keep gets the state that the next increment needs; nil for none.
+	// Keep gets the state that the next increment needs; nil for none. That it could not be
+	// written does not fail the archive: see StateWriter.Err.
 	Keep *StateWriter
 	// ReadAll is set if the file system has no times of changes that can be relied on: Keep's
 	// increment will compare the content of every file.
@@ -135,9 +136,7 @@ func Create(ctx context.Context, w io.Writer, root *os.File, opt CreateOptions) 
 	c.sum.Tar, c.sum.Packed = fw.tar, fw.offset
 	fw.sum.Sum(c.sum.SHA256[:0])
 	if opt.Keep != nil {
-		if err := opt.Keep.finish(toc.sum); err != nil {
-			return nil, fmt.Errorf("cannot archive %s: %w", root.Name(), err)
-		}
+		opt.Keep.finish(toc.sum)
 	}
 	return c.sum, nil
 }

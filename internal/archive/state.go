@@ -135,6 +135,7 @@ type StateWriter struct {
 	first   int // number of the first record in raw
 	offset  int64
 	err     error
+	whole   bool
 }
 
 // NewStateWriter begins the state of the archive own, of which only the digest is not known.
@@ -173,7 +174,7 @@ func (w *StateWriter) write(b []byte) {
 }
 
 // finish ends the state. toc is the digest of the archive's table of contents.
-func (w *StateWriter) finish(toc [32]byte) error {
+func (w *StateWriter) finish(toc [32]byte) {
 	w.flush()
 	w.own.TOC = toc
 	w.trailer.Sources = append(slices.Clone(w.trailer.Sources), w.own)
@@ -181,14 +182,22 @@ func (w *StateWriter) finish(toc [32]byte) error {
 		w.trailer.Sources[i].Sum = hex.EncodeToString(w.trailer.Sources[i].TOC[:])
 	}
 	b, err := json.Marshal(w.trailer)
-	if err != nil {
-		return err
+	if err != nil && w.err == nil {
+		w.err = err
 	}
 	w.write(b)
 	w.write(binary.LittleEndian.AppendUint64(nil, uint64(len(b))))
 	w.write(append(w.sum.Sum(nil), stateTag...))
-	if w.err != nil {
+	w.whole = w.err == nil
+}
+
+// Err is why there is no whole state, nil if there is one.
+func (w *StateWriter) Err() error {
+	switch {
+	case w.err != nil:
 		return fmt.Errorf("cannot keep the state: %w", w.err)
+	case !w.whole:
+		return errors.New("cannot keep the state: the archive was not made")
 	}
 	return nil
 }

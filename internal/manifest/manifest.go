@@ -29,7 +29,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
 
-// Version is the only version of manifest.json there is.
+// Version is the version of manifest.json of sets that need no other ones.
 const Version = 1
 
 // Names of a set's files.
@@ -56,6 +56,8 @@ type Manifest struct {
 	// NotCovered lists what a restore will not bring back; the run that made
 	// the set ended with exit code 3 if it is not empty.
 	NotCovered []string `json:"notCovered"`
+	// Needs are the earlier sets that an increment needs, oldest first, the full one included.
+	Needs []Needed `json:"needs,omitempty"`
 }
 
 // Archive is one file system's archive.
@@ -87,8 +89,8 @@ func (m *Manifest) Validate() error {
 	bad := func(where, f string, a ...any) {
 		errs = append(errs, fmt.Errorf("%s: %s", where, fmt.Sprintf(f, a...)))
 	}
-	if m.Version != Version {
-		return fmt.Errorf("version: is %d; this program knows %d", m.Version, Version)
+	if m.Version != Version && m.Version != VersionIncrement {
+		return fmt.Errorf("version: is %d; this program knows %d and %d", m.Version, Version, VersionIncrement)
 	}
 	if len(m.Archives) > maxItems || len(m.Files) > maxItems || len(m.NotCovered) > maxItems {
 		return fmt.Errorf("%d archives, %d files, %d not covered: more than %d", len(m.Archives), len(m.Files), len(m.NotCovered), maxItems)
@@ -102,6 +104,7 @@ func (m *Manifest) Validate() error {
 		}
 	}
 	m.checkArchives(bad, m.checkFiles(bad))
+	m.checkNeeds(bad)
 	return errors.Join(errs...)
 }
 
@@ -231,6 +234,7 @@ type Set struct {
 	// what is on the disc that is there is read.
 	AllDiscs bool
 	place
+	needs []earlierSet // what Manifest.Needs names
 }
 
 // MaxText is the largest manifest or layout that is read.
@@ -290,7 +294,7 @@ func open(at place) (*Set, error) {
 			errs = append(errs, fmt.Errorf("%s has %d bytes, not %d", f.Name, n, f.Size))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, s.openNeeds())...); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", at, err)
 	}
 	lb, err := store.ReadFile(at, Layout, MaxText)
@@ -368,7 +372,7 @@ func (a *Archive) Name() string {
 // VerifySize is what Verify adds to its counter: the bytes that it reads, and
 // with decode those of the tar streams.
 func (s *Set) VerifySize(decode bool) int64 {
-	n := int64(0)
+	n := s.needsSize()
 	for _, f := range s.Manifest.Files {
 		if s.here(f.Name, s.AllDiscs) {
 			n += int64(f.Size)
@@ -376,13 +380,26 @@ func (s *Set) VerifySize(decode bool) int64 {
 	}
 	for _, a := range s.Manifest.Archives {
 		if decode && s.here(a.File, s.AllDiscs) {
-			n += int64(a.TarSize)
+			n += s.tarSize(a)
 		}
 	}
 	return n
 }
 
-// Verify reads every file and compares its SHA-256 with the manifest's, and
+// tarSize is how many bytes of tar streams an archive stands for.
+func (s *Set) tarSize(a Archive) int64 {
+	if len(s.needs) == 0 {
+		return int64(a.TarSize)
+	}
+	r, err := s.Archive(a.File)
+	if err != nil {
+		return int64(a.TarSize) // Verify reports it
+	}
+	defer r.Close()
+	return r.TarSize()
+}
+
+// Verify reads every file and compares its SHA-256 with the manifest's, also the archives of earlier sets, and
 // opens every archive's index. All faults are reported, joined. With decode,
 // archives are also decompressed and walked through. A file that is on another disc, or
 // in part, is checked when it is read.
@@ -405,6 +422,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	errs = append(errs, s.verifyNeeds(ctx, p))
 	for _, a := range s.Manifest.Archives {
 		errs = append(errs, s.check(ctx, a, decode && s.here(a.File, s.AllDiscs), p))
 		if err := ctx.Err(); err != nil {

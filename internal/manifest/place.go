@@ -97,6 +97,7 @@ func (f files) Archive(name string) (*archive.Reader, error) {
 		return nil, err
 	}
 	r.CloseWith(x)
+	r.OpenEarlier(f.earlier)
 	if f.inOrder {
 		r.InOrder()
 	}

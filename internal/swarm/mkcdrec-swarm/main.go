@@ -96,6 +96,9 @@ The event "trouble" has what cannot be fetched. It is refused (4) if it is not t
 	if err != nil {
 		return err
 	}
+	if len(set.Manifest.Needs) > 0 {
+		return exit.Usage(fmt.Errorf("cannot use %s: it is an increment that needs earlier sets; a torrent has one full set", words[0]))
+	}
 	t, made, err := settorrent.Open(ctx, set, progress.None{})
 	if err != nil {
 		return err

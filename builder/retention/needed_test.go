@@ -1,0 +1,49 @@
+package retention
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestNeeded: what a set that stays needs stays, and says so; what is removed goes in an order in
+// which each set that is left can be restored.
+func TestNeeded(t *testing.T) {
+	now := at("2026-11-30 07:00")
+	for _, c := range []struct {
+		what    string
+		keep    Keep
+		sets    string // newest first; name of a set, + the ones that it needs
+		stay    string
+		removed string // in order
+	}{
+		{"an increment", Keep{Last: 1}, "c+a+b b+a a", "c b a", ""},
+		{"the chain before", Keep{Last: 2}, "f+e e d+c c b+a a", "f e", "b a d c"},
+		{"a full one", Keep{Last: 1}, "d c+a+b b+a a", "d", "c b a"},
+		{"one of two chains", Keep{Last: 3}, "e d+c c b+a a", "e d c", "b a"},
+		{"none of a chain that is older", Keep{Last: 1}, "e b+a a d c", "e", "c d b a"},
+		{"what is needed by one that stays for another reason", Keep{Last: 1}, "e d+b+c c+b b a", "e", "a d c b"},
+	} {
+		var list []*Verdict
+		for i, f := range strings.Fields(c.sets) {
+			n := strings.Split(f, "+")
+			list = append(list, &Verdict{Set: n[0], id: n[0], needs: n[1:], Created: now.Add(-time.Duration(i+1) * time.Hour)})
+		}
+		c.keep.decide(list, "", now, time.UTC)
+		var plan []Verdict
+		for _, v := range list {
+			plan = append(plan, *v)
+			if !v.Remove && v != list[0] && c.what == "an increment" && v.Reasons[0] != "needed by c" {
+				t.Errorf("%s: %s stays: %q; want it needed by c", c.what, v.Set, v.Reasons)
+			}
+		}
+		stay, _ := kept(plan)
+		var removed []string
+		for _, v := range inOrder(plan) {
+			removed = append(removed, v.Set)
+		}
+		if got := strings.Join(removed, " "); stay != c.stay || got != c.removed {
+			t.Errorf("%s: %q stays, %q is removed; want %q, %q", c.what, stay, got, c.stay, c.removed)
+		}
+	}
+}
