@@ -95,9 +95,9 @@ func ParseCredentials(b []byte) (Credentials, error) {
 	if len(b) > maxCredentials {
 		return nil, fmt.Errorf("it has more than %d bytes", maxCredentials)
 	}
-	var c Credentials
-	if err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField()).Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, errors.New(yamlFault(err))
+	c, err := decodeCredentials(b)
+	if err != nil {
+		return nil, err
 	}
 	seen := map[string]bool{}
 	for i := range c {
@@ -118,6 +118,20 @@ func ParseCredentials(b []byte) (Credentials, error) {
 		}
 		seen[id] = true
 		e.at = at
+	}
+	return c, nil
+}
+
+// decodeCredentials reads the YAML. The library panics on some lists with tags.
+func decodeCredentials(b []byte) (c Credentials, err error) {
+	defer func() {
+		if recover() != nil {
+			c, err = nil, errors.New("the file: not a list in YAML")
+		}
+	}()
+	err = yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField()).Decode(&c)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, errors.New(yamlFault(err))
 	}
 	return c, nil
 }

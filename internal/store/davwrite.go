@@ -198,7 +198,7 @@ func (u *davUpload) stream() {
 		_, _, err := u.home.once(u.ctx, davRequest{method: http.MethodPut, name: u.temp, body: io.MultiReader(bytes.NewReader(head), r), size: -1,
 			header: map[string]string{"Expect": "100-continue"}, wait: davStream, ok: []int{http.StatusOK, http.StatusCreated, http.StatusNoContent}})
 		if err != nil && !errors.As(err, new(status)) && !errors.As(err, new(permanent)) && u.ctx.Err() == nil {
-			err = errNoParts
+			err = u.home.whyBroken(u.ctx, path.Dir(u.name))
 		}
 		if err == nil {
 			err = io.ErrClosedPipe // for a Write after the answer
@@ -208,6 +208,20 @@ func (u *davUpload) stream() {
 		}
 		r.CloseWithError(err)
 	}()
+}
+
+// whyBroken finds out why a long request broke. A server that answers "disk full" while the
+// body is being sent closes the connection, and the answer may be lost: a small file, beside
+// what was received, gets it again.
+func (h *davHome) whyBroken(ctx context.Context, dir string) error {
+	name := path.Join(dir, partialName())
+	_, _, err := h.once(ctx, davPut(name, make([]byte, 1<<20), nil))
+	full := hasStatus(err, http.StatusInsufficientStorage)
+	_, _, e := h.once(ctx, davRequest{method: http.MethodDelete, name: name, ok: []int{http.StatusOK, http.StatusNoContent, http.StatusNotFound}})
+	if full {
+		return errors.Join(err, e)
+	}
+	return errors.Join(errNoParts, err, e)
 }
 
 // Commit implements Upload.

@@ -107,24 +107,27 @@ func random(n int, seed uint64) []byte {
 	return b
 }
 
-func put(t *testing.T, h Home, name string, b []byte) {
-	t.Helper()
-	u, err := h.Create(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for len(b) > 0 { // in odd pieces
+// write writes a file in odd pieces.
+func write(ctx context.Context, h Home, name string, b []byte) error {
+	u, err := h.Create(ctx, name)
+	for err == nil && len(b) > 0 {
 		n := min(len(b), 700_001)
-		if _, err := u.Write(b[:n]); err != nil {
-			t.Fatal(err)
-		}
+		_, err = u.Write(b[:n])
 		b = b[n:]
 	}
-	if err := u.Commit(); err != nil {
-		t.Fatal(err)
+	if err == nil {
+		err = u.Commit()
 	}
-	if err := u.Abort(); err != nil {
-		t.Errorf("Abort after Commit: %v", err)
+	if u != nil {
+		err = errors.Join(err, u.Abort())
+	}
+	return err
+}
+
+func put(t *testing.T, h Home, name string, b []byte) {
+	t.Helper()
+	if err := write(t.Context(), h, name, b); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -126,9 +126,16 @@ func parse(place string) (address, error) {
 	a.host, a.port = strings.ToLower(u.Hostname()), cmp.Or(u.Port(), ports()[a.kind])
 	a.user = u.User.Username()
 	a.password, _ = u.User.Password()
-	a.path, a.text = path.Clean("/"+u.Path), strings.TrimSuffix(a.text, "/")
+	a.path = path.Clean("/" + u.Path)
 	if text := cmp.Or(a.authorityFault(u), a.pathFault(u)); text != "" {
 		return bad("%s", text)
+	}
+	if u.User = nil; a.user != "" {
+		u.User = url.User(a.user)
+	}
+	a.text = strings.TrimSuffix(u.String(), "/")
+	if u.RawQuery != "" {
+		a.text = sysconf.RedactURL(a.text)
 	}
 	return a, nil
 }

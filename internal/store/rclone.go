@@ -343,7 +343,7 @@ func (h *rcloneHome) Create(ctx context.Context, name string) (Upload, error) {
 
 // Write implements Upload.
 func (u *rcloneUpload) Write(p []byte) (int, error) {
-	if u.ended {
+	if u.ended || u.cmd == nil {
 		return 0, errEnded
 	}
 	n, err := u.in.Write(p)

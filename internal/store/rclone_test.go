@@ -47,6 +47,9 @@ func TestRcloneFaults(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "cannot write rclone:my remote:ho me/x/a/x: rclone failed (signal: killed)") {
 		t.Errorf("rclone was killed: %v", err)
 	}
+	if _, err := u.Write([]byte("x")); err == nil {
+		t.Error("writing to a program that has ended succeeds")
+	}
 	if err := u.Abort(); err != nil {
 		t.Error(err)
 	}
