@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // runDir has the locks of this machine.
@@ -25,19 +27,24 @@ func (b *Builder) Alone(ctx context.Context, command, dir string, work func() (s
 	if err != nil {
 		return fmt.Errorf("cannot read the name of this machine: %w", err)
 	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
+	abs, shown := dir, dir
+	if server := store.IsHome(dir); server {
+		shown = sysconf.RedactURL(dir)
+	} else if abs, err = filepath.Abs(dir); err != nil {
 		return fmt.Errorf("cannot use %s: %w", dir, err)
 	}
 	name := fmt.Sprintf("%s/mkcdrec-%x.lock", runDir, sha256.Sum256([]byte(abs)))
-	release, err := set.LockFile(name, host, dir, func(string, ...any) {})
+	release, err := set.LockFile(name, host, shown, func(string, ...any) {})
 	switch {
 	case err == nil:
 		defer b.unlock(release)
 	case !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS):
 		return err
 	}
-	return b.Hooked(ctx, command, dir, func() (string, error) {
+	return b.Hooked(ctx, command, shown, func() (string, error) {
+		if store.IsHome(dir) { // locks are kept on this machine: the host has no other
+			return work()
+		}
 		if err := mustDir(dir); err != nil {
 			return "", err
 		}

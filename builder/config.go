@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -19,6 +20,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
@@ -40,7 +42,11 @@ type Config struct {
 	// Compression is fastest, default or better.
 	Compression string        `yaml:"compression"`
 	Rescue      rescue.Config `yaml:"rescue"`
-	// Recipients are age or SSH public keys, which the headers of LUKS devices
+	// Encrypt has whole sets encrypted for the recipients.
+	Encrypt bool `yaml:"encrypt"`
+	// Credentials is the file with the secrets of servers.
+	Credentials string `yaml:"credentials_file"`
+	// Recipients are age or SSH public keys, which sets and the headers of LUKS devices
 	// are encrypted for: their private keys are not needed here.
 	Recipients []string `yaml:"recipients"`
 	// LUKSHeaders is encrypted, or none: then a restore recreates LUKS, with a
@@ -109,6 +115,9 @@ func (c *Config) Validate() error {
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}
+	if c.Encrypt && len(c.Recipients) == 0 {
+		errs = append(errs, errors.New("encrypt: true wants recipients"))
+	}
 	switch {
 	case c.LUKSHeaders == "encrypted" && len(c.Recipients) == 0:
 		errs = append(errs, errors.New("luks_headers: encrypted wants recipients"))
@@ -116,6 +125,12 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("luks_headers: %q; want encrypted or none", c.LUKSHeaders))
 	}
 	return errors.Join(errs...)
+}
+
+// rules are those of exclude, and one for the key that signs sets: whoever had it could make
+// sets that are taken for this machine's.
+func (c *Config) rules() []string {
+	return append(slices.Clone(c.Exclude), archive.QuoteRule(signing.KeyFile))
 }
 
 func (c *Config) level() (archive.Level, error) {

@@ -163,7 +163,7 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	if p.level, err = c.level(); err != nil {
 		return nil, err
 	}
-	if p.exclude, err = archive.NewMatcher(c.Exclude); err != nil {
+	if p.exclude, err = archive.NewMatcher(c.rules()); err != nil {
 		return nil, err
 	}
 	if err := p.holder(dir, mounts); err != nil {

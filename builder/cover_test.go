@@ -343,7 +343,7 @@ func TestExcludeParts(t *testing.T) {
 // The directory that a run works in is not backed up, whatever it is called.
 func TestLeaveOut(t *testing.T) {
 	p := &Plan{}
-	if err := p.leaveOut([]string{"/tmp/*"}, `/root/a*b[c]\d/.mkcdrec-tape-1`); err != nil {
+	if err := p.leaveOut(&Config{Exclude: []string{"/tmp/*"}}, `/root/a*b[c]\d/.mkcdrec-tape-1`); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]bool{`/root/a*b[c]\d/.mkcdrec-tape-1`: true, `/root/axb[c]\d/.mkcdrec-tape-1`: false, "/tmp/x": true, "/root": false} {
@@ -351,7 +351,7 @@ func TestLeaveOut(t *testing.T) {
 			t.Errorf("%s: left out %v; want %v", path, got, want)
 		}
 	}
-	if err := p.leaveOut(nil, `/srv/[a]*/work`); err != nil {
+	if err := p.leaveOut(&Config{}, `/srv/[a]*/work`); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]bool{`/srv/[a]*/work`: true, `/srv/[a]*/work/set`: false, `/srv/a/work`: false, `/srv/[a]*`: false, `/srv/[a]*/other`: false, `/srv/[a]x/work`: false} {

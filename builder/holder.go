@@ -19,6 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -112,8 +113,12 @@ func isBackup(dir string, e os.DirEntry) bool {
 	if !e.IsDir() {
 		return false
 	}
-	st, err := os.Lstat(filepath.Join(dir, name, manifest.File))
-	return err == nil && st.Mode().IsRegular()
+	for _, f := range []string{manifest.File, sealed.HeadFile, set.UnfinishedFile} {
+		if st, err := os.Lstat(filepath.Join(dir, name, f)); err == nil && st.Mode().IsRegular() {
+			return true
+		}
+	}
+	return false
 }
 
 // lookAtHolder looks for what is not a backup on the file system mounted at root;

@@ -1,35 +1,71 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"filippo.io/age"
-	"filippo.io/age/agessh"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
-// recipients parses the public keys that LUKS headers are encrypted for.
+// recipients parses the public keys that sets and LUKS headers are encrypted for.
 func (c *Config) recipients() ([]age.Recipient, error) {
 	var out []age.Recipient
 	for i, s := range c.Recipients {
-		var r age.Recipient
-		var err error
-		if strings.HasPrefix(strings.ToUpper(s), "AGE-SECRET-KEY-") {
-			return nil, fmt.Errorf("recipients[%d] is a private key, which does not belong here: name the public one, which begins with age1", i)
+		where := fmt.Sprintf("recipients[%d]", i)
+		if !strings.HasPrefix(s, "/") {
+			r, err := recipient(where, s)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, r)
+			continue
 		}
-		if strings.HasPrefix(s, "ssh-") {
-			r, err = agessh.ParseRecipient(s)
-		} else {
-			r, err = age.ParseX25519Recipient(s)
-		}
+		b, err := regular.ReadFile(s, maxRecipients)
 		if err != nil {
-			return nil, fmt.Errorf("recipients[%d]: %q is neither an age nor an SSH public key: %w", i, s, err)
+			return nil, fmt.Errorf("%s: %w", where, err)
 		}
-		out = append(out, r)
+		n := 0
+		for l := range strings.Lines(string(b)) {
+			n++
+			if l = strings.TrimSpace(l); l == "" || strings.HasPrefix(l, "#") {
+				continue
+			}
+			r, err := recipient(fmt.Sprintf("%s: %s, line %d", where, s, n), l)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, r)
+		}
 	}
 	return out, nil
+}
+
+// maxRecipients is the largest file of recipients that is read, in bytes.
+const maxRecipients = 1 << 20
+
+// recipient parses a public key; where is its place, for the error.
+func recipient(where, s string) (age.Recipient, error) {
+	r, err := agekey.Recipient(s)
+	switch {
+	case errors.Is(err, agekey.ErrPrivate):
+		return nil, fmt.Errorf("%s: %w", where, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %q is neither an age nor an SSH public key: %w", where, s, err)
+	}
+	return r, nil
+}
+
+// encryptFor gives whom sets are encrypted for; nil if they are not.
+func (b *Builder) encryptFor() ([]age.Recipient, error) {
+	if !b.Config.Encrypt {
+		return nil, nil
+	}
+	return b.Config.recipients()
 }
 
 // luks decides what becomes of the headers of LUKS devices.

@@ -36,7 +36,7 @@ func TestRecipients(t *testing.T) {
 		"luks_headers: encrypted\n":           "luks_headers: encrypted wants recipients",
 		"luks_headers: plain\n":               `luks_headers: "plain"; want encrypted or none`,
 		"recipients: [age1x]\n":               "recipients[0]: \"age1x\" is neither an age nor an SSH public key",
-		"recipients: [" + id.String() + "]\n": "recipients[0] is a private key, which",
+		"recipients: [" + id.String() + "]\n": "recipients[0]: it is a private key, which",
 	} {
 		file := filepath.Join(t.TempDir(), "c.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

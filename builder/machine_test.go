@@ -263,7 +263,7 @@ func TestChecks(t *testing.T) {
 // opened is not covered.
 func TestList(t *testing.T) {
 	p := machinePlan(t)
-	if err := p.leaveOut(nil, p.Archives[0].Mount+"/left"); err != nil {
+	if err := p.leaveOut(&Config{}, p.Archives[0].Mount+"/left"); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(p.Archives[0].Mount+"/left", nil, 0o600); err != nil {

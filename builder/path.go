@@ -27,12 +27,16 @@ type Builder struct {
 	Executable string
 	// States is the directory with what increments compare files with; "" for DefaultStates.
 	States string
-	hooks  *hooks.Set // that run around the backup, nil for none
+	// SigningKey is the file of the key that signs sets, signing.KeyFile; "" leaves them unsigned.
+	SigningKey string
+	// Work is a directory for temporary files, "" for the system's.
+	Work  string
+	hooks *hooks.Set // that run around the backup, nil for none
 }
 
 // Maker makes rescue systems by the configuration.
 func (b *Builder) Maker() *rescue.Maker {
-	return &rescue.Maker{Run: b.Run, Report: b.Report, Version: b.Version, Executable: b.Executable, Config: b.Config.Rescue, Hooks: b.Config.Hooks}
+	return &rescue.Maker{Run: b.Run, Report: b.Report, Version: b.Version, Executable: b.Executable, Config: b.Config.Rescue, Hooks: b.Config.Hooks, Signer: b.signer, Credentials: b.Config.credentialsFile(), Destination: b.Config.server()}
 }
 
 // Machine is what a rescue system for the plan is made for.
@@ -118,7 +122,11 @@ func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, 
 	if _, _, err := b.Config.Rescue.Cmdline(p.Layout); err != nil {
 		return nil, err
 	}
-	w, err := set.Start(p.job(b, dir), id, now, sink)
+	job := p.job(b, dir)
+	if job.Sign, err = b.signing(); err != nil {
+		return nil, err
+	}
+	w, err := set.Start(job, id, now, sink)
 	if err != nil {
 		return nil, err
 	}

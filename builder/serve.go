@@ -332,7 +332,7 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 		if !ok || strings.ContainsRune(name, '/') {
 			name, place = "", arg
 		}
-		set, err := manifest.OpenPlace(ctx, place, manifest.Wanted{}, b.Report.Note)
+		set, err := manifest.Door{Say: b.Report.Note}.Open(ctx, place)
 		if err != nil {
 			return nil, nil, err
 		}

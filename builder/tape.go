@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
@@ -56,7 +55,7 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 		return nil, fmt.Errorf("cannot write to tape: %w", err)
 	}
 	defer os.RemoveAll(work)
-	if err := p.leaveOut(b.Config.Exclude, work); err != nil {
+	if err := p.leaveOut(b.Config, work); err != nil {
 		return nil, err
 	}
 	now, id := time.Now(), volume.NewID()
@@ -109,11 +108,11 @@ func (b *Builder) tapeMedium(ctx context.Context, p *Plan, opt TapeOptions, id, 
 }
 
 // leaveOut adds a directory of ours to what the rules leave out.
-func (p *Plan) leaveOut(rules []string, dir string) error {
+func (p *Plan) leaveOut(c *Config, dir string) error {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	p.exclude, err = archive.NewMatcher(append(slices.Clone(rules), archive.QuoteRule(abs)))
+	p.exclude, err = archive.NewMatcher(append(c.rules(), archive.QuoteRule(abs)))
 	return err
 }

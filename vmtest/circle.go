@@ -81,6 +81,8 @@ type Circle struct {
 	Live bool
 	// Before is a command that changes the source machine before it is described.
 	Before string
+	// Home, if not nil, has the backup go to a server, twice, and be restored from there.
+	Home *Home
 	// From is the Work of a circle whose backup is restored once more, after
 	// BackUp; "" for one of its own.
 	From string
@@ -112,8 +114,9 @@ type circle struct {
 	tapes   *Tapes
 	// vm is the source machine, from when it was described until it was backed up.
 	vm *VM
-	// identity decrypts the LUKS headers of a set.
+	// identity decrypts a set, or its LUKS headers.
 	identity *age.X25519Identity
+	stranger string // a public key that signs no sets
 }
 
 func (c Circle) new() *circle {

@@ -50,6 +50,8 @@ func (c Circle) way() way {
 		return way{medium, (*circle).cloneLive}
 	case c.Cloned:
 		return way{medium, (*circle).clone}
+	case c.Home != nil:
+		return way{(*circle).homeCommand, (*circle).restoreHome}
 	case c.Key:
 		return way{(*circle).keyCommand, (*circle).restoreKey}
 	case len(c.Tapes) > 0:

@@ -58,6 +58,11 @@ func (r *circle) prepare(ctx context.Context) (err error) {
 	if err := os.WriteFile(stage+"/mkcdrec.yaml", []byte(config), 0o600); err != nil {
 		return err
 	}
+	if r.Home != nil {
+		if err := r.Home.prepare(r, stage); err != nil {
+			return err
+		}
+	}
 	return command(ctx, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-L", "SETDISK", "-E", "root_owner=0:0", "-d", stage, r.setDisk, "2G")
 }
 
@@ -122,7 +127,7 @@ func (r *circle) sources() []Disk {
 // sourceMachine is the machine that is backed up: with the set's disk, and what
 // the set is written to.
 func (r *circle) sourceMachine(ctx context.Context) (Machine, error) {
-	m := Machine{Name: r.Kind + "-source", CPUs: r.CPUs, Log: r.log("source"), Disks: r.sources()}
+	m := Machine{Name: r.Kind + "-source", Net: r.Home != nil, CPUs: r.CPUs, Log: r.log("source"), Disks: r.sources()}
 	for i, installed := range []string{r.src.Disk, r.src.Second}[:len(m.Disks)] {
 		if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", installed, m.Disks[i].File); err != nil {
 			return m, err

@@ -34,6 +34,8 @@ type Config struct {
 	// SSHKeys are public keys, or files of them, of those who may log in by
 	// ssh; without any there is no ssh server.
 	SSHKeys []string `yaml:"ssh_keys"`
+	// Credentials is ask, or include to have the secrets of servers on the medium.
+	Credentials string `yaml:"credentials"`
 	// Default is the menu's default: local or rescue; "" takes rescue for a
 	// medium that works unattended, and local otherwise.
 	Default string `yaml:"default"`
@@ -59,6 +61,9 @@ func (c *Config) Validate() error {
 	}
 	if !slices.Contains([]string{"", "local", "rescue"}, c.Default) {
 		errs = append(errs, fmt.Errorf("rescue.default: %q; want local or rescue", c.Default))
+	}
+	if !slices.Contains([]string{"", "ask", "include"}, c.Credentials) {
+		errs = append(errs, fmt.Errorf("rescue.credentials: %q; want ask or include", c.Credentials))
 	}
 	if !slices.Contains([]string{"", "none", "read", "write"}, c.CheckTarget) {
 		errs = append(errs, fmt.Errorf("rescue.check_target: %q; want none, read or write", c.CheckTarget))

@@ -1,6 +1,7 @@
 package rescue
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,11 @@ type Maker struct {
 	Executable string
 	Config     Config
 	Hooks      hooks.Config // of which the rescue system gets those for a restore
+	// Signer gives the line of this machine for rescue.SignersFile, nil for none.
+	Signer func() ([]byte, error)
+	// Destination is the URL of the home that sets are written to, without secrets, "" for
+	// none; Credentials the file with its secrets.
+	Destination, Credentials string
 }
 
 // Machine is what a rescue system is made for.
@@ -53,6 +59,7 @@ type Machine struct {
 type Hint struct {
 	SetID, FSUUID, Path string
 	Tape                string // drive, or ""
+	Source              string // URL of the home, or ""
 	// Alone is a system that has no medium once it runs: all that it has is in its
 	// initramfs.
 	Alone bool
@@ -175,7 +182,7 @@ func (b *Maker) info(p *Machine, k *kernelcfg.Kernel, h Hint) (*rescue.Info, err
 	if err != nil {
 		return nil, err
 	}
-	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, HookTimeout: b.Hooks.Timeout, CheckTarget: b.Config.CheckTarget}
+	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, Source: cmp.Or(h.Source, b.Destination), Credentials: b.Config.Credentials == "include" && b.Credentials != "", HookTimeout: b.Hooks.Timeout, CheckTarget: b.Config.CheckTarget}
 	if fixed {
 		var lay strings.Builder
 		if err := publicLayout(p.Layout).Write(&lay); err != nil {
@@ -438,6 +445,7 @@ func (b *Maker) addTexts(t *initramfs.Files, p *Machine, info *rescue.Info) erro
 		}
 	}
 	return errors.Join(
+		b.addTrust(t, info),
 		t.AddContent(rescue.InfoFile, append(ij, '\n'), 0o644),
 		t.AddContent(rescue.LayoutFile, []byte(lay.String()), 0o644),
 		t.AddContent("etc/hostname", []byte("rescue-"+host+"\n"), 0o644),

@@ -73,7 +73,7 @@ func TestStale(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		set := unfinished(t, dir, "h-20261121T101010Z", c.o, c.age)
-		if _, err := manifest.OpenNewest(context.Background(), dir, manifest.Wanted{}, func(string, ...any) {}); err == nil {
+		if _, err := (manifest.Door{}).Open(context.Background(), dir); err == nil {
 			t.Error("an unfinished set counts as one")
 		}
 		var notes []string

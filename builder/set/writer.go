@@ -70,6 +70,8 @@ type Job struct {
 	Needs  []manifest.Needed
 	Said   []string // lines that hooks have printed before the backup, for the log
 	Report progress.Reporter
+	// Sign signs the manifest; nil for none.
+	Sign func([]byte) ([]byte, error)
 }
 
 // Archive is a file system that is to be archived.
@@ -179,6 +181,9 @@ func (w *Writer) Write(ctx context.Context) (*manifest.Manifest, error) {
 		return nil, err
 	}
 	if err := w.man.Write(w.sink.Dir()); err != nil {
+		return nil, err
+	}
+	if err := signFile(w.sink.Dir(), manifest.File, w.Sign); err != nil {
 		return nil, err
 	}
 	return w.man, w.sink.Commit(ctx)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/urfave/cli/v3"
 
@@ -13,17 +12,18 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 func (a *app) coverageCommand() *cli.Command {
 	return &cli.Command{Name: "coverage", Usage: "account for every byte of the disks: saved, recreated, left out, or not covered", ArgsUsage: "[DIR|SET]",
 		Description: "Shows what a backup to DIR would have, or what SET has. Without an argument DIR is the\ndestination of the configuration. Exit status 3 means that something is not covered.",
-		Flags:       []cli.Flag{&cli.StringFlag{Name: "html", Usage: "write a page for a browser to `FILE`"}},
+		Flags:       append(setFlags(), &cli.StringFlag{Name: "html", Usage: "write a page for a browser to `FILE`"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if c.Args().Len() > 1 {
 				return exit.Usage(fmt.Errorf("coverage wants one directory or set, not %d", c.Args().Len()))
 			}
-			r, incomplete := a.coverage(ctx, c.Args().First())
+			r, incomplete := a.coverage(ctx, c, c.Args().First())
 			if r == nil {
 				return incomplete
 			}
@@ -49,12 +49,13 @@ func (a *app) coverageCommand() *cli.Command {
 
 // coverage gives the report of a set, or that of a backup to a directory; both a report and
 // an error where the machine is not one that can be backed up.
-func (a *app) coverage(ctx context.Context, place string) (*coverage.Report, error) {
-	if _, err := os.Lstat(filepath.Join(place, manifest.File)); place != "" && err == nil {
-		s, err := manifest.Open(place)
+func (a *app) coverage(ctx context.Context, c *cli.Command, place string) (*coverage.Report, error) {
+	if manifest.IsSet(place) || store.IsHome(place) && c.Args().Present() {
+		s, err := a.openSet(ctx, c, place, nil)
 		if err != nil {
 			return nil, err
 		}
+		defer s.Close()
 		r, err := s.Coverage()
 		if err == nil && r == nil {
 			err = fmt.Errorf("cannot show the coverage: the set was made without %s, by an older version", coverage.File)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,21 +11,54 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v3"
+	"golang.org/x/term"
 
 	"github.com/mkcdrec/mkcdrec/builder"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/keyring"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
+// setFlags are the options of commands that read a set.
+func setFlags() []cli.Flag {
+	return []cli.Flag{&cli.StringFlag{Name: "identity", Usage: "`FILE` with the age identity or SSH key that decrypts the set; asked for without"},
+		&cli.StringFlag{Name: "credentials", Usage: "`FILE` with the secrets of servers, instead of the one that the configuration names"}}
+}
+
+// ring has the keys that open sets.
+func (a *app) ring(ctx context.Context, c *cli.Command) *keyring.Ring {
+	r := &keyring.Ring{Identity: c.String("identity"), Credentials: cmp.Or(c.String("credentials"), a.cfg.Credentials)}
+	if term.IsTerminal(int(os.Stdin.Fd())) {
+		r.Ask = func(prompt string) ([]byte, error) {
+			a.ui.End()
+			fmt.Fprint(os.Stderr, prompt)
+			defer fmt.Fprintln(os.Stderr)
+			return interrupt.Secret(ctx, int(os.Stdin.Fd()))
+		}
+	}
+	return r
+}
+
+// openSet opens the set at a place.
+func (a *app) openSet(ctx context.Context, c *cli.Command, place string, say func(format string, args ...any)) (*manifest.Set, error) {
+	d, err := a.ring(ctx, c).Door(ctx, ofThisHost(), say)
+	if err != nil {
+		return nil, err
+	}
+	return d.Open(ctx, place)
+}
+
 func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error) {
 	if c.Args().Len() < 1 {
-		return nil, exit.Usage(errors.New("no set given: name its directory, or tape:/dev/nst0"))
+		return nil, exit.Usage(errors.New("no set given: name its directory or URL, or tape:/dev/nst0"))
 	}
-	s, err := manifest.OpenPlace(ctx, c.Args().First(), ofThisHost(), a.ui.Note)
+	s, err := a.openSet(ctx, c, c.Args().First(), a.ui.Note)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +88,7 @@ func ofThisHost() manifest.Wanted {
 
 func (a *app) listCommand() *cli.Command {
 	return &cli.Command{Name: "list", Usage: "list a set's archives, or the files in them", ArgsUsage: "SET [PATH...]",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "with mode, owner, size and time"}, &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "every file"}},
+		Flags: append(setFlags(), &cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "with mode, owner, size and time"}, &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "every file"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			s, err := a.oneSet(ctx, c)
 			if err != nil {
@@ -132,7 +166,7 @@ func (a *app) printEntry(c *cli.Command, mount string, e archive.Entry) error {
 
 func (a *app) verifyCommand() *cli.Command {
 	return &cli.Command{Name: "verify", Usage: "check every checksum of a set, and decode every archive", ArgsUsage: "SET",
-		Flags: []cli.Flag{&cli.BoolFlag{Name: "fast", Usage: "checksums only, decode nothing"}},
+		Flags: append(setFlags(), &cli.BoolFlag{Name: "fast", Usage: "checksums only, decode nothing"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			s, err := a.oneSet(ctx, c)
 			if err != nil {
@@ -154,8 +188,8 @@ func (a *app) verifyCommand() *cli.Command {
 func (a *app) extractCommand() *cli.Command {
 	return &cli.Command{Name: "extract", Usage: "take files out of a set", ArgsUsage: "SET [PATH...]",
 		Description: "Files appear below the directory given with -C, with their full paths. Without PATH all are taken.",
-		Flags: []cli.Flag{&cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
-			&cli.BoolFlag{Name: "salvage", Usage: "take what can be read of a damaged set, and name what is lost"}},
+		Flags: append(setFlags(), &cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
+			&cli.BoolFlag{Name: "salvage", Usage: "take what can be read of a damaged set, and name what is lost"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			s, err := a.oneSet(ctx, c)
 			if err != nil {
@@ -202,10 +236,10 @@ func (a *app) layoutCommand() *cli.Command {
 				}
 				return regular.WriteFile(c.Args().First(), []byte(b.String()))
 			}},
-			{Name: "show", Usage: "draw the layout of this machine, or of a file or set", ArgsUsage: "[FILE|SET]", Action: func(ctx context.Context, c *cli.Command) (err error) {
+			{Name: "show", Usage: "draw the layout of this machine, or of a file or set", ArgsUsage: "[FILE|SET]", Flags: setFlags(), Action: func(ctx context.Context, c *cli.Command) (err error) {
 				var l *layout.Layout
 				if c.Args().Present() {
-					l, err = readLayout(c.Args().First())
+					l, err = a.readLayout(ctx, c, c.Args().First())
 				} else {
 					l, err = get(ctx)
 				}
@@ -216,17 +250,17 @@ func (a *app) layoutCommand() *cli.Command {
 				ui.DrawLayout(c.Root().Writer, l) // output keeps its error
 				return nil
 			}},
-			{Name: "diff", Usage: "compare this machine with a file or set; exit 1 when they differ", ArgsUsage: "FILE|SET [FILE|SET]", Action: func(ctx context.Context, c *cli.Command) error {
+			{Name: "diff", Usage: "compare this machine with a file or set; exit 1 when they differ", ArgsUsage: "FILE|SET [FILE|SET]", Flags: setFlags(), Action: func(ctx context.Context, c *cli.Command) error {
 				if n := c.Args().Len(); n < 1 || n > 2 {
 					return exit.Usage(errors.New("diff wants one or two layout files or sets"))
 				}
-				was, err := readLayout(c.Args().First())
+				was, err := a.readLayout(ctx, c, c.Args().First())
 				if err != nil {
 					return err
 				}
 				var is *layout.Layout
 				if c.Args().Len() == 2 {
-					is, err = readLayout(c.Args().Get(1))
+					is, err = a.readLayout(ctx, c, c.Args().Get(1))
 				} else {
 					is, err = get(ctx)
 				}
@@ -249,13 +283,13 @@ func (a *app) layoutCommand() *cli.Command {
 }
 
 // readLayout takes a layout file, or a set's.
-func readLayout(name string) (*layout.Layout, error) {
-	if st, err := os.Stat(name); err == nil && st.IsDir() {
-		s, err := manifest.OpenNewest(context.Background(), name, ofThisHost(), func(string, ...any) {})
+func (a *app) readLayout(ctx context.Context, c *cli.Command, name string) (*layout.Layout, error) {
+	if st, err := os.Stat(name); store.IsHome(name) || err == nil && st.IsDir() {
+		s, err := a.openSet(ctx, c, name, nil)
 		if err != nil {
 			return nil, err
 		}
-		return s.Layout, nil
+		return s.Layout, s.Close()
 	}
 	f, err := regular.Open(name)
 	if err != nil {

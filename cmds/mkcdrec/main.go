@@ -32,6 +32,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/usage"
@@ -222,8 +223,11 @@ func (a *app) builder() (*builder.Builder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find this program's own file: %w", err)
 	}
-	return &builder.Builder{Run: tool.Exec{Log: func(s string) { a.ui.Detail("+ %s", s) }}, Report: a.ui, Version: version.String(), Config: a.cfg, Executable: exe}, nil
+	return &builder.Builder{Run: tool.Exec{Log: func(s string) { a.ui.Detail("+ %s", s) }}, Report: a.ui, Version: version.String(), Config: a.cfg, Executable: exe, SigningKey: signingKey}, nil
 }
+
+// signingKey is the file of the key that signs sets; tests have their own.
+var signingKey = signing.KeyFile
 
 // badConfig stands for the command's name where the configuration is wrong.
 const badConfig = "configuration"

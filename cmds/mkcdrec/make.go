@@ -23,7 +23,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/multicall"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/streams"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/usage"
@@ -205,9 +207,9 @@ func (a *app) plan(ctx context.Context, b *builder.Builder, dir string) (*builde
 }
 
 func (a *app) pathCommand() *cli.Command {
-	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "[DIR]",
-		Description: "The set appears as DIR/HOST-TIME when it is complete. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nWithout DIR the key destination of the configuration names it. If the configuration has the key keep, old sets of this machine are removed as by prune once the new one is complete. While another backup of this machine to DIR runs, path ends with status 4 and names its process.",
-		Flags:       rescueFlags(),
+	return &cli.Command{Name: "path", Usage: "write a backup set and its rescue medium below DIR", ArgsUsage: "[DIR|URL]",
+		Description: "The set appears as DIR/HOST-TIME when it is complete. The backups in DIR are left out of\nit; the file system that DIR is on is saved, unless it holds nothing but backups. With -n, every path that would be saved is listed.\n\nURL is a place on a server: sftp://HOST/DIR, s3://HOST/BUCKET, https://HOST/DIR (WebDAV), nfs://HOST/DIR, smb://HOST/SHARE, or rclone:REMOTE:PATH. docs/STORES.md has what each needs. With encrypt in the configuration, the set is encrypted for its recipients.\n\nWithout DIR the key destination of the configuration names it. If the configuration has the key keep, old sets of this machine are removed as by prune once the new one is complete. While another backup of this machine to DIR runs, path ends with status 4 and names its process.",
+		Flags:       append(rescueFlags(), &cli.StringFlag{Name: "credentials", Usage: "`FILE` with the secrets of servers, instead of the one that the configuration names"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			dir, err := a.destination(c)
 			if err != nil {
@@ -220,34 +222,15 @@ func (a *app) pathCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			run := nightly.Run{Started: time.Now(), Destination: dir, NotCovered: []string{}}
+			run := nightly.Run{Started: time.Now(), Destination: sysconf.RedactURL(dir), NotCovered: []string{}}
 			var is *layout.Layout
 			err = a.hooked(ctx, c, b, dir, func() (string, error) {
-				p, err := a.plan(ctx, b, dir)
-				if err != nil {
-					return "", err
-				}
-				is = p.Layout
-				for _, e := range p.LeftOut {
-					a.ui.Note("left out: %s", e)
-				}
-				if c.Bool("dry-run") {
-					if short := p.Short(dir); short != "" {
-						a.ui.Warn("%s", short)
-					}
-					return "", a.listPlanned(ctx, c, p)
-				}
-				r, err := b.Path(ctx, p, dir)
-				if err != nil {
+				r, l, err := a.path(ctx, c, b, dir)
+				if is = l; r == nil || err != nil {
 					return "", err
 				}
 				run.Set, run.Size = r.Dir, r.Manifest.Size()
 				run.NotCovered = append(run.NotCovered, r.NotCovered...)
-				a.ui.End()
-				a.ui.Result("backup", r)
-				if !c.Bool("json") && !c.Bool("quiet") {
-					a.summary(c, r)
-				}
 				return r.Dir, lacking(r.NotCovered)
 			})
 			if !c.Bool("dry-run") {
@@ -257,10 +240,61 @@ func (a *app) pathCommand() *cli.Command {
 		}}
 }
 
+// path makes a set in a directory or on a server. A dry run only lists what it would have. The
+// layout is that of the machine, also with an error, or nil where that is not known.
+func (a *app) path(ctx context.Context, c *cli.Command, b *builder.Builder, dir string) (*builder.Result, *layout.Layout, error) {
+	local := dir
+	if store.IsHome(dir) {
+		local = ""
+	}
+	p, err := a.plan(ctx, b, local)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range p.LeftOut {
+		a.ui.Note("left out: %s", e)
+	}
+	if c.Bool("dry-run") {
+		if short := p.Short(dir); local != "" && short != "" {
+			a.ui.Warn("%s", short)
+		}
+		return nil, p.Layout, a.listPlanned(ctx, c, p)
+	}
+	r, err := a.write(ctx, c, b, p, dir)
+	if err != nil {
+		return nil, p.Layout, err
+	}
+	a.ui.End()
+	a.ui.Result("backup", r)
+	if !c.Bool("json") && !c.Bool("quiet") {
+		a.summary(c, r)
+	}
+	return r, p.Layout, nil
+}
+
+// write writes the set of a plan.
+func (a *app) write(ctx context.Context, c *cli.Command, b *builder.Builder, p *builder.Plan, dir string) (r *builder.Result, err error) {
+	if !store.IsHome(dir) && !a.cfg.Encrypt {
+		return b.Path(ctx, p, dir)
+	}
+	access, err := a.ring(ctx, c).Access()
+	if err != nil {
+		return nil, err
+	}
+	home, err := store.OpenHome(ctx, dir, access)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, home.Close()) }()
+	return b.ToHome(ctx, p, home, dir)
+}
+
 // hooked does the work of a command that writes a backup to a destination, between its
 // hooks. A dry run names them.
 func (a *app) hooked(ctx context.Context, c *cli.Command, b *builder.Builder, destination string, work func() (set string, err error)) error {
 	switch {
+	case a.cfg.Encrypt && c.Name != "path":
+		return &exit.Refusal{Reason: builder.ErrNotEncrypted.Error()}
 	case c.Bool("dry-run"):
 	case c.Name == "path":
 		return b.Alone(ctx, c.Name, destination, work)

@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
+	"github.com/mkcdrec/mkcdrec/internal/keyring"
 	"github.com/mkcdrec/mkcdrec/internal/legacy"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
@@ -41,16 +42,18 @@ func run(args []string) int {
 	answers := f.String("answers", "", "`FILE` or URL with the answers to all questions, in YAML")
 	whenRead := f.String("when-read", "", "`URL` on this machine that is posted to when everything was read from the set; the answer is waited for")
 	withMenu := f.Bool("menu", false, "show the plan, change it by a menu, and then carry it out")
-	var op opening
-	var ex extraction
+	var keys keyring.Ring
+	op := opening{keys: &keys}
+	ex := extraction{keys: &keys}
 	c, words, err := command(f.FlagSet, &op, &ex).Parse(os.Stdout, args)
 	p, end := f.Printer()
 	defer end()
 	sc := screen.New(ctx, p, os.Stdin, os.Stderr)
+	keys.Ask = sc.Secret
 	switch {
 	case err != nil:
 	case c.Name == "verify":
-		err = verify(ctx, p, words)
+		err = verify(ctx, p, &keys, words)
 	case c.Name == "mount", c.Name == "umount", c.Name == "boot":
 		err = open(ctx, p, sc, &op, c.Name, words)
 	case c.Name == "extract":
@@ -88,7 +91,7 @@ The system is known by the layout of SET, or by the one that the medium carries.
 			{Name: "boot", Summary: "start the installed system at once, by kexec", Args: "[SET|DISK...]", Flags: op.flags(), Text: `
 The firmware is not used, and the medium may stay in the drive.`},
 			{Name: "extract", Summary: "take files out of a set", Args: "SET PATH...", Flags: ex.flags()},
-			{Name: "verify", Summary: "compare the system below /mnt/target with a set, file by file", Args: "[SET]", Flags: flag.NewFlagSet("", flag.ContinueOnError)},
+			{Name: "verify", Summary: "compare the system below /mnt/target with a set, file by file", Args: "[SET]", Flags: keyFlags(flag.NewFlagSet("", flag.ContinueOnError), op.keys)},
 		}}
 }
 
@@ -151,6 +154,9 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Reque
 	}
 	opt.WhenRead = read
 	if err := ofMedium(opt, p); err != nil {
+		return err
+	}
+	if err := online(ctx, p, opt.Set); err != nil {
 		return err
 	}
 	run := tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}
@@ -254,13 +260,14 @@ func setArgument(opt *restore.Options, args []string) error {
 type extraction struct {
 	to      string
 	salvage bool
+	keys    *keyring.Ring
 }
 
 func (x *extraction) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.StringVar(&x.to, "to", "", "`DIR` to put them below, with their full paths")
 	f.BoolVar(&x.salvage, "salvage", false, "take what can be read of a damaged set, and name what is lost")
-	return f
+	return keyFlags(f, x.keys)
 }
 
 // extract takes files out of a set.
@@ -272,7 +279,7 @@ func extract(ctx context.Context, p *ui.Printer, x *extraction, words []string) 
 	if err != nil {
 		return err
 	}
-	set, err := manifest.OpenPlace(ctx, words[0], w.OfHost(), p.Note)
+	set, err := openSet(ctx, p, x.keys, w, words[0])
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/keyring"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/repair"
@@ -23,12 +24,12 @@ import (
 )
 
 // verify compares the system below /mnt/target with a set.
-func verify(ctx context.Context, p *ui.Printer, args []string) error {
+func verify(ctx context.Context, p *ui.Printer, k *keyring.Ring, args []string) error {
 	var opt restore.Options
 	if err := setArgument(&opt, args); err != nil {
 		return err
 	}
-	set, err := manifest.OpenPlace(ctx, opt.Set, opt.Wanted.OfHost(), p.Note)
+	set, err := openSet(ctx, p, k, opt.Wanted, opt.Set)
 	if err != nil {
 		return err
 	}
@@ -53,10 +54,30 @@ func verify(ctx context.Context, p *ui.Printer, args []string) error {
 	return nil
 }
 
+// openSet opens a set with the keys that there are.
+func openSet(ctx context.Context, p *ui.Printer, k *keyring.Ring, want manifest.Wanted, place string) (*manifest.Set, error) {
+	d, err := k.Door(ctx, want.OfHost(), p.Note)
+	if err != nil {
+		return nil, err
+	}
+	if err := online(ctx, p, place); err != nil {
+		return nil, err
+	}
+	return d.Open(ctx, place)
+}
+
+// keyFlags adds the options of what opens a set.
+func keyFlags(f *flag.FlagSet, k *keyring.Ring) *flag.FlagSet {
+	f.StringVar(&k.Identity, "identity", "", "`FILE` with the age identity or SSH key that decrypts the set; asked for without")
+	f.StringVar(&k.Credentials, "credentials", "", "`FILE` with the secrets of the server that has the set; without, those of the rescue system")
+	return f
+}
+
 // opening are the options of mount, umount and boot.
 type opening struct {
 	ro, degraded, disks bool
 	keyFile, root       string
+	keys                *keyring.Ring
 }
 
 func (o *opening) flags() *flag.FlagSet {
@@ -66,7 +87,7 @@ func (o *opening) flags() *flag.FlagSet {
 	f.StringVar(&o.keyFile, "key-file", "", "`FILE` with the passphrase of LUKS devices")
 	f.BoolVar(&o.disks, "disks", false, "find the system on the disks that are there, whichever machine it is")
 	f.StringVar(&o.root, "root", "", "`DEV` of its root file system, where there are several systems")
-	return f
+	return keyFlags(f, o.keys)
 }
 
 // open opens, closes or boots the installed system.
@@ -100,7 +121,7 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, o *opening, what
 		r.Access = storage.Degraded
 	}
 	if what == "umount" {
-		return umount(ctx, p, r, words)
+		return umount(ctx, p, o, r, words)
 	}
 	var l *layout.Layout
 	fromDisks := o.disks || len(on) > 0
@@ -112,7 +133,7 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, o *opening, what
 	} else if o.root != "" {
 		err = exit.Usage(errors.New("--root is for disks: without them, the layout has its place"))
 	} else {
-		l, err = layoutOf(ctx, words, p.Note)
+		l, err = layoutOf(ctx, p, o.keys, words)
 	}
 	if err != nil {
 		return err
@@ -120,8 +141,8 @@ func open(ctx context.Context, p *ui.Printer, sc screen.Screen, o *opening, what
 	return start(ctx, p, r, l, what, fromDisks)
 }
 
-func umount(ctx context.Context, p *ui.Printer, r *repair.Opener, args []string) error {
-	l, err := opened(ctx, args, p.Note)
+func umount(ctx context.Context, p *ui.Printer, o *opening, r *repair.Opener, args []string) error {
+	l, err := opened(ctx, p, o.keys, args)
 	if err != nil {
 		return err
 	}
@@ -169,10 +190,10 @@ func remember(l *layout.Layout) error {
 }
 
 // opened gives the layout of what is open, or else that of the words given.
-func opened(ctx context.Context, args []string, say func(format string, args ...any)) (*layout.Layout, error) {
+func opened(ctx context.Context, p *ui.Printer, k *keyring.Ring, args []string) (*layout.Layout, error) {
 	b, err := os.ReadFile(openedFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return layoutOf(ctx, args, say)
+		return layoutOf(ctx, p, k, args)
 	}
 	var l layout.Layout
 	if err == nil {
@@ -185,17 +206,17 @@ func opened(ctx context.Context, args []string, say func(format string, args ...
 }
 
 // layoutOf gives a set's layout, or the one that the medium carries.
-func layoutOf(ctx context.Context, args []string, say func(format string, args ...any)) (*layout.Layout, error) {
+func layoutOf(ctx context.Context, p *ui.Printer, k *keyring.Ring, args []string) (*layout.Layout, error) {
 	if len(args) > 0 {
 		w, err := wanted()
 		if err != nil {
 			return nil, err
 		}
-		s, err := manifest.OpenNewest(ctx, args[0], w.OfHost(), say)
+		s, err := openSet(ctx, p, k, w, args[0])
 		if err != nil {
 			return nil, err
 		}
-		return s.Layout, nil
+		return s.Layout, s.Close()
 	}
 	file, err := os.Open(rescue.LayoutFile)
 	if err != nil {

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
-	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 )
 
 // Wanted is which one of several sets is meant. The zero value is any set, as
@@ -43,6 +42,9 @@ type Found struct {
 	ID      string
 	Host    string
 	Created time.Time
+	// Encrypted: nothing else is known of it without a key.
+	Encrypted bool
+	name      string // of its directory in a home
 }
 
 // String describes it for people.
@@ -73,10 +75,21 @@ func Look(dir string, depth int) (found []Found, damaged []error) {
 		if err != nil {
 			damaged = append(damaged, fmt.Errorf("cannot use backup set %s: %w", dir, err))
 		} else {
-			found = append(found, Found{dir, m.ID, m.Host, m.Created})
+			found = append(found, Found{Dir: dir, ID: m.ID, Host: m.Host, Created: m.Created})
 		}
-	case !errors.Is(err, os.ErrNotExist):
-		damaged = append(damaged, fmt.Errorf("cannot use backup set %s: %w", dir, err))
+	case errors.Is(err, os.ErrNotExist):
+		if b, err = readText(dir, sealed.HeadFile); err == nil {
+			var f *Found
+			if f, err = foundHead(dir, b); err == nil {
+				f.Dir = dir
+				found = append(found, *f)
+			}
+		}
+		fallthrough
+	default:
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			damaged = append(damaged, fmt.Errorf("cannot use backup set %s: %w", dir, err))
+		}
 	}
 	if depth == 0 {
 		return found, damaged
@@ -179,32 +192,4 @@ func Table(found []Found) string {
 		lines = append(lines, "  "+s.String())
 	}
 	return strings.Join(lines, "\n")
-}
-
-// OpenNewest opens the set in dir, or, when dir is not a set but holds some, the
-// newest of those that are wanted. A URL is that of a set. say is told of the others.
-func OpenNewest(ctx context.Context, dir string, want Wanted, say func(format string, args ...any)) (*Set, error) {
-	if store.IsURL(dir) {
-		return OpenContext(ctx, dir)
-	}
-	dir = strings.TrimPrefix(dir, "file://")
-	if _, err := os.Lstat(filepath.Join(dir, File)); err == nil {
-		return OpenContext(ctx, dir)
-	}
-	found, damaged := Look(dir, 1)
-	if len(found) == 0 {
-		_, err := OpenContext(ctx, dir) // reports what is missing
-		return nil, errors.Join(append([]error{err}, damaged...)...)
-	}
-	for _, d := range damaged {
-		say("%v", d)
-	}
-	best, remarks, err := Choose(found, want, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range remarks {
-		say("%s", r)
-	}
-	return OpenContext(ctx, best.Dir)
 }

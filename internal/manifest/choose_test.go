@@ -57,7 +57,7 @@ func TestOpenNewest(t *testing.T) {
 	}
 	var said []string
 	say := func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) }
-	s, err := OpenNewest(context.Background(), dir, Wanted{}, say)
+	s, err := Door{Want: Wanted{}, Say: say}.Open(context.Background(), dir)
 	if err != nil || s.String() != last {
 		t.Fatalf("%v %v; want %s", s, err, last)
 	}
@@ -66,13 +66,13 @@ func TestOpenNewest(t *testing.T) {
 	}
 	db := setAs(t, dir, "db-1", "db", now.Add(-time.Hour), 3)
 	var r *exit.Refusal
-	if s, err := OpenNewest(context.Background(), dir, Wanted{}, say); !errors.As(err, &r) || !strings.Contains(err.Error(), "host db") || !strings.Contains(err.Error(), "host web") {
+	if s, err := (Door{Want: Wanted{}, Say: say}).Open(context.Background(), dir); !errors.As(err, &r) || !strings.Contains(err.Error(), "host db") || !strings.Contains(err.Error(), "host web") {
 		t.Errorf("sets of two hosts: %v %v; want them refused in a table", s, err)
 	}
-	if s, err := OpenNewest(context.Background(), dir, Wanted{Host: "web"}, say); err != nil || s.String() != last {
+	if s, err := (Door{Want: Wanted{Host: "web"}, Say: say}).Open(context.Background(), dir); err != nil || s.String() != last {
 		t.Errorf("host web: %v %v", s, err)
 	}
-	if s, err := OpenNewest(context.Background(), db, Wanted{Host: "web"}, say); err != nil || s.String() != db {
+	if s, err := (Door{Want: Wanted{Host: "web"}, Say: say}).Open(context.Background(), db); err != nil || s.String() != db {
 		t.Errorf("a set that was named: %v %v", s, err)
 	}
 }

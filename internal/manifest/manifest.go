@@ -20,11 +20,14 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
@@ -39,6 +42,7 @@ const (
 	RescueISO = "rescue.iso"
 	SHA256    = "SHA256SUMS"
 	SFV       = "Checksums.sfv"
+	Signature = File + signing.Suffix
 )
 
 // Manifest is the content of manifest.json.
@@ -50,7 +54,7 @@ type Manifest struct {
 	Program  string    `json:"program"` // version of mkcdrec
 	Kernel   string    `json:"kernel"`
 	Archives []Archive `json:"archives"`
-	// Files are all files of the set but this one, SHA256SUMS and
+	// Files are all files of the set but this one, its signature, SHA256SUMS and
 	// Checksums.sfv, sorted by name.
 	Files []FileSum `json:"files"`
 	// NotCovered lists what a restore will not bring back; the run that made
@@ -233,8 +237,22 @@ type Set struct {
 	// AllDiscs has Verify ask for every disc, and read tapes; without it, only
 	// what is on the disc that is there is read.
 	AllDiscs bool
+	// Signer is the key that the manifest is signed with; nil if it is not signed.
+	// SignatureFault is why a signature that is there does not hold.
+	Signer         ssh.PublicKey
+	SignatureFault error
 	place
-	needs []earlierSet // what Manifest.Needs names
+	needs   []earlierSet   // what Manifest.Needs names
+	closers []func() error // of what was opened for the place
+}
+
+// Close gives back what opening the set made.
+func (s *Set) Close() error {
+	errs := []error{s.place.Close()}
+	for _, c := range s.closers {
+		errs = append(errs, c())
+	}
+	return errors.Join(errs...)
 }
 
 // MaxText is the largest manifest or layout that is read.
@@ -252,11 +270,7 @@ func OpenContext(ctx context.Context, dir string) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
 	}
-	at, err := placeOf(st)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
-	}
-	return open(at)
+	return Door{}.openStore(ctx, st)
 }
 
 // OpenTape opens the set that a tape's store has.
@@ -279,6 +293,9 @@ func open(at place) (*Set, error) {
 	}
 	digest := sha256.Sum256(b)
 	s := &Set{place: at, Manifest: m, Digest: hex.EncodeToString(digest[:])}
+	if err := s.checkSignature(b); err != nil {
+		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
+	}
 	errs := []error{at.isOf(m.ID)}
 	for _, f := range m.Files {
 		if !at.here(f.Name, true) {
@@ -308,6 +325,19 @@ func open(at place) (*Set, error) {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
 	return s, nil
+}
+
+// checkSignature looks whose signature the manifest b has. An error is one of reading it.
+func (s *Set) checkSignature(b []byte) error {
+	sig, err := store.ReadFile(s.place, Signature, signing.MaxSignature)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		s.Signer, s.SignatureFault = signing.Signer(b, sig)
+	}
+	return nil
 }
 
 // Parse reads manifest.json; unknown fields are refused.

@@ -18,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/inroot"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
+	"github.com/mkcdrec/mkcdrec/internal/keyring"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/store"
@@ -145,9 +146,9 @@ type Source struct {
 }
 
 // ParseSource reads "UUID=...[:/PATH]", "LABEL=...[:/PATH]", "/dev/sdb1[:/PATH]",
-// "cdrom", "any", "file:///DIR" and "http://HOST/DIR".
+// "cdrom", "any", "file:///DIR", and URLs of servers such as "http://HOST/DIR".
 func ParseSource(s string) (Source, error) {
-	if store.IsURL(s) {
+	if store.IsURL(s) || store.IsHome(s) {
 		return Source{"url", s, ""}, nil
 	}
 	v, path, _ := strings.Cut(s, ":")
@@ -166,7 +167,7 @@ func ParseSource(s string) (Source, error) {
 	case v == "cdrom" || v == "any":
 		return Source{v, "", path}, nil
 	}
-	return Source{}, fmt.Errorf("cannot use source %q: want UUID=, LABEL=, /dev/, cdrom, any, file:// or http://", s)
+	return Source{}, fmt.Errorf("cannot use source %q: want UUID=, LABEL=, /dev/, cdrom, any, file://, or the URL of a server", s)
 }
 
 func (s Source) String() string {
@@ -215,6 +216,9 @@ func Sources(asked []string, info *rescue.Info) ([]Source, error) {
 	if len(asked) == 0 && info.FSUUID != "" {
 		out = append(out, Source{"UUID", info.FSUUID, info.Path})
 	}
+	if len(asked) == 0 && info.Source != "" {
+		return append(out, Source{"url", info.Source, ""}), errors.Join(errs...)
+	}
 	if len(asked) == 0 {
 		out = append(out, Source{Kind: "cdrom"}, Source{Kind: "any"})
 	}
@@ -252,8 +256,7 @@ func (f Finder) FindSet(ctx context.Context, sources []Source, want manifest.Wan
 		}
 		switch s.Kind {
 		case "url":
-			remarks = nil
-			if dir, err = atURL(ctx, s.Value, want); err != nil {
+			if dir, remarks, err = f.atURL(ctx, s.Value, want); err != nil {
 				err = fmt.Errorf("%v: no set there: %w", s, err)
 			}
 		case "file":
@@ -335,23 +338,21 @@ func choose(dir string, depth int, want manifest.Wanted) (string, []string, erro
 	return best.Dir, remarks, err
 }
 
-// atURL checks that a server has the set that is wanted.
-func atURL(ctx context.Context, at string, want manifest.Wanted) (string, error) {
-	st, err := store.NewContext(ctx, at)
-	if err != nil {
-		return "", err
+// atURL finds the set that is wanted on a server. Secrets of servers are those of the medium.
+func (f Finder) atURL(ctx context.Context, at string, want manifest.Wanted) (place string, remarks []string, err error) {
+	var ring keyring.Ring
+	if file := f.Path(rescue.CredentialsFile); fileExists(file) {
+		ring.Credentials = file
 	}
-	b, err := store.ReadFile(st, manifest.File, maxManifest)
+	d, err := ring.Door(ctx, want, func(format string, args ...any) { remarks = append(remarks, fmt.Sprintf(format, args...)) })
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
-	m, err := manifest.Parse(b)
-	if err != nil {
-		return "", err
-	}
-	_, _, err = manifest.Choose([]manifest.Found{{Dir: st.String(), ID: m.ID, Host: m.Host, Created: m.Created}}, want, time.Now())
-	return at, err
+	place, err = d.Find(ctx, at)
+	return place, remarks, err
 }
 
-// maxManifest is the largest manifest that is read from a server to see whose it is.
-const maxManifest = 256 << 20
+func fileExists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}

@@ -24,13 +24,18 @@ const (
 	LayoutFile = "/etc/mkcdrec/layout.json"
 	KeymapFile = "/etc/mkcdrec/keymap.json"
 	KeysFile   = "/root/.ssh/authorized_keys" // who may come in by ssh
-	SetDir     = "/mnt/set"                   // where the set's file system is mounted
-	MediumDir  = "/mnt/medium"                // where the boot medium is mounted
-	TargetDir  = "/mnt/target"                // the restored root
-	SecondDir  = "/mnt/superrescue"           // where the medium's second system is opened
-	SecondFile = "extra/tree.squashfs"        // its image on the medium
-	StateDir   = "/run/mkcdrec"
-	LogFile    = "/var/log/mkcdrec.log"
+	// SignersFile has the public keys of whose sets are restored without a question, as
+	// internal/signing reads them.
+	SignersFile = "/etc/mkcdrec/signers"
+	// CredentialsFile has secrets of servers, if the configuration wants them on the medium.
+	CredentialsFile = "/etc/mkcdrec/credentials"
+	SetDir          = "/mnt/set"            // where the set's file system is mounted
+	MediumDir       = "/mnt/medium"         // where the boot medium is mounted
+	TargetDir       = "/mnt/target"         // the restored root
+	SecondDir       = "/mnt/superrescue"    // where the medium's second system is opened
+	SecondFile      = "extra/tree.squashfs" // its image on the medium
+	StateDir        = "/run/mkcdrec"
+	LogFile         = "/var/log/mkcdrec.log"
 	// SetFile holds the directory of the set that was found.
 	SetFile = StateDir + "/set"
 	// RepeatedFile is there when an unattended restore was refused because the disks
@@ -64,6 +69,10 @@ type Info struct {
 	SetID  string `json:"setID,omitempty"`
 	FSUUID string `json:"fsUUID,omitempty"`
 	Path   string `json:"path,omitempty"`
+	// Source is the URL of the home that the set was written to, without secrets.
+	Source string `json:"source,omitempty"`
+	// Credentials is set if the medium has secrets of servers.
+	Credentials bool `json:"credentials,omitempty"`
 	// Tape is the drive that the set was written with, for a set on tape.
 	Tape string `json:"tape,omitempty"`
 	// HookTimeout is how long a hook of a restore may run, "" for the default.

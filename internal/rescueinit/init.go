@@ -307,8 +307,14 @@ func (s *System) finder() medium.Finder { return medium.Finder{Kernel: s.host} }
 
 // search waits for the set that the system was told of.
 func (s *System) search() {
+	s.secrets()
 	if s.info.Tape != "" && len(s.opts.Source) == 0 {
 		s.tape()
+		return
+	}
+	if s.info.Source != "" && len(s.opts.Source) == 0 && s.opts.Net.IP == "" {
+		// restore configures the network; the set is looked for then.
+		s.found(s.info.Source)
 		return
 	}
 	sources, err := medium.Sources(s.opts.Source, s.info)
@@ -325,15 +331,27 @@ func (s *System) search() {
 	}
 	switch {
 	case err == nil:
-		s.state = append(s.state, "backup set: "+sysconf.RedactURL(dir))
-		if err := os.WriteFile(s.host.Path(rescue.SetFile), []byte(dir+"\n"), 0o600); err != nil {
-			s.say("cannot keep %s: %v", rescue.SetFile, err)
-		}
+		s.found(dir)
 	case limit > 0:
 		s.say("WARNING: %v", err)
 		s.notWhole("backup set: none found; mount it and run restore DIR")
 	default:
 		s.state = append(s.state, "backup set: none on this machine's disks")
+	}
+}
+
+// secrets points out that the medium has some.
+func (s *System) secrets() {
+	if s.info.Credentials {
+		s.state = append(s.state, "CONTAINS SECRETS: the credentials of servers are on this medium")
+	}
+}
+
+// found keeps the place of the set for restore.
+func (s *System) found(place string) {
+	s.state = append(s.state, "backup set: "+sysconf.RedactURL(place))
+	if err := os.WriteFile(s.host.Path(rescue.SetFile), []byte(place+"\n"), 0o600); err != nil {
+		s.say("cannot keep %s: %v", rescue.SetFile, err)
 	}
 }
 

@@ -4,14 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"filippo.io/age"
-	"filippo.io/age/agessh"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
@@ -33,18 +30,11 @@ type Asker interface {
 // before anything is written.
 func (r *Restorer) keys(ctx context.Context) error {
 	known := slices.Clone(r.opt.Known)
-	var ids []age.Identity
 	for _, s := range plan.StepsOf[*plan.MakeCrypt](r.plan) {
 		k := recreate.Key{}
 		if s.Crypt.Header != "" {
 			var err error
-			k.Header, err = r.content.Header(s.Crypt, func() ([]age.Identity, error) {
-				var err error
-				if ids == nil {
-					ids, err = r.identities(ctx)
-				}
-				return ids, err
-			})
+			k.Header, err = r.content.Header(s.Crypt, func() ([]age.Identity, error) { return r.ring().Identities(ctx) })
 			if err != nil {
 				return err
 			}
@@ -130,55 +120,4 @@ func withHeader(header []byte, fn func(file string) error) error {
 		return err
 	}
 	return fn(file)
-}
-
-// identities reads the identity file, or asks for one that is typed.
-func (r *Restorer) identities(ctx context.Context) ([]age.Identity, error) {
-	var b []byte
-	var err error
-	if f := r.opt.Identity; f != "" {
-		if b, err = interrupt.ReadFile(ctx, f); err != nil {
-			return nil, fmt.Errorf("cannot read the identity: %w", err)
-		}
-	} else {
-		b, err = r.Screen.Secret("The set's LUKS headers are encrypted. Their age identity (AGE-SECRET-KEY-1...): ")
-		if err != nil || len(bytes.TrimSpace(b)) == 0 {
-			return nil, &exit.Refusal{Reason: "no identity given that decrypts the LUKS headers; use --identity to name a file with it, or --new-luks to recreate LUKS without them"}
-		}
-	}
-	return parseIdentities(b, r.Screen.Secret)
-}
-
-// parseIdentities takes a file of age-keygen(1), one that is itself encrypted
-// with a passphrase, or an SSH private key.
-func parseIdentities(b []byte, ask func(string) ([]byte, error)) ([]age.Identity, error) {
-	switch {
-	case bytes.HasPrefix(b, []byte("-----BEGIN")):
-		id, err := agessh.ParseIdentity(b)
-		if err != nil {
-			return nil, fmt.Errorf("cannot use the identity: %w", err)
-		}
-		return []age.Identity{id}, nil
-	case bytes.HasPrefix(b, []byte("age-encryption.org/")):
-		p, err := ask("Passphrase of the identity file: ")
-		if err != nil {
-			return nil, &exit.Refusal{Reason: "no passphrase given for the identity file"}
-		}
-		s, err := age.NewScryptIdentity(string(p))
-		if err != nil {
-			return nil, fmt.Errorf("cannot use the identity: %w", err)
-		}
-		in, err := age.Decrypt(bytes.NewReader(b), s)
-		if err != nil {
-			return nil, fmt.Errorf("cannot decrypt the identity: %w", err)
-		}
-		if b, err = io.ReadAll(io.LimitReader(in, 1<<20)); err != nil {
-			return nil, fmt.Errorf("cannot decrypt the identity: %w", err)
-		}
-	}
-	ids, err := age.ParseIdentities(strings.NewReader(strings.TrimSpace(string(b)) + "\n"))
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the identity: %w", err)
-	}
-	return ids, nil
 }

@@ -157,47 +157,6 @@ func TestNewKeys(t *testing.T) {
 	}
 }
 
-func TestIdentities(t *testing.T) {
-	id, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := "# created: today\n# public key: " + id.Recipient().String() + "\n" + id.String() + "\n"
-	var enc bytes.Buffer
-	s, err := age.NewScryptRecipient("phrase")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.SetWorkFactor(10)
-	w, err := age.Encrypt(&enc, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write([]byte(file)); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	key := filepath.Join(t.TempDir(), "key")
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
-		t.Fatalf("%v %s", err, out)
-	}
-	ssh, err := os.ReadFile(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]struct {
-		text string
-		ok   bool
-	}{"file": {file, true}, "typed": {id.String(), true}, "encrypted": {enc.String(), true}, "ssh": {string(ssh), true}, "nonsense": {"hello", false}, "cut": {enc.String()[:100], false}} {
-		ids, err := parseIdentities([]byte(c.text), func(string) ([]byte, error) { return []byte("phrase"), nil })
-		if (err == nil) != c.ok || c.ok && len(ids) != 1 {
-			t.Errorf("%s: %v %v", name, ids, err)
-		}
-	}
-}
-
 // Where two disks are possible a person is asked, once for each; where nobody is
 // to be asked, or nobody answers, it is refused with the table.
 func TestMapDisksAsks(t *testing.T) {

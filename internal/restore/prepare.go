@@ -10,11 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/medium"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
@@ -108,10 +108,16 @@ func (r *Restorer) incomplete() {
 
 // openSet opens the set, checks that it is the one that is meant, and verifies it.
 func (r *Restorer) openSet(ctx context.Context) error {
-	var err error
 	want := r.opt.Wanted.OfHost()
 	want.Strict = r.opt.Yes && want.Host != ""
-	if r.set, err = manifest.OpenPlace(ctx, r.opt.Set, want, r.Screen.Note); err != nil {
+	door, err := r.ring().Door(ctx, want, r.Screen.Note)
+	if err != nil {
+		return err
+	}
+	if r.set, err = door.Open(ctx, r.opt.Set); err != nil {
+		return err
+	}
+	if err := r.trusted(time.Now()); err != nil {
 		return err
 	}
 	r.content = setContent{r.set}

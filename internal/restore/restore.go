@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
+	"github.com/mkcdrec/mkcdrec/internal/keyring"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -50,6 +51,8 @@ type Options struct {
 	// that host.
 	Wanted manifest.Wanted
 	Found  bool
+	// Keys open the set, and check whose it is.
+	Keys keyring.Ring
 	// WhenRead is called when everything was read from the content, before the file
 	// systems are unmounted: what is kept on them for others can go. nil for nothing.
 	WhenRead func(context.Context) error

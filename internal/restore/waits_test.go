@@ -35,7 +35,7 @@ func TestWaitsEnd(t *testing.T) {
 			return err
 		},
 		"set": func(ctx context.Context) error {
-			_, err := manifest.OpenPlace(ctx, s.URL+"/web", manifest.Wanted{}, func(string, ...any) {})
+			_, err := manifest.Door{}.Open(ctx, s.URL+"/web")
 			return err
 		},
 	} {

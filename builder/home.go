@@ -1,0 +1,116 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/builder/rescue"
+	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/keyring"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
+)
+
+// ToHome writes a backup set to the home at a place: a server, a bucket, or a directory with
+// encrypted sets. The rescue medium of the set restores it from there. On any error nothing is
+// left that looks like a set.
+func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place string) (*Result, error) {
+	work, err := os.MkdirTemp(b.Work, "mkcdrec-set-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	defer os.RemoveAll(work)
+	if err := p.leaveOut(b.Config, work); err != nil {
+		return nil, err
+	}
+	recipients, err := b.encryptFor()
+	if err != nil {
+		return nil, err
+	}
+	now, id := time.Now(), uuid.New()
+	sink, err := set.NewHome(ctx, home, work, p.Layout.Hostname, id, now, recipients, b.Report)
+	if err != nil {
+		return nil, err
+	}
+	h, dir := rescue.Hint{SetID: id, Source: sysconf.RedactURL(place)}, ""
+	if !store.IsHome(place) {
+		h.Source, dir = "", place
+	}
+	if p.Holder != nil {
+		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, sink.Name())
+	}
+	iso := filepath.Join(sink.Dir(), manifest.RescueISO)
+	man, err := b.write(ctx, p, id, now, sink, dir, func() error { return b.Maker().Medium(ctx, p.Machine(), h, iso) })
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}, nil
+}
+
+// signing gives the function that signs manifests, nil for none.
+func (b *Builder) signing() (func([]byte) ([]byte, error), error) {
+	k, err := b.signingKey()
+	if k == nil || err != nil {
+		return nil, err
+	}
+	return k.Sign, nil
+}
+
+// signingKey gives the key of this machine, which is made if there is none; nil if sets are
+// not signed.
+func (b *Builder) signingKey() (*signing.Key, error) {
+	if b.SigningKey == "" {
+		return nil, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the name of this machine: %w", err)
+	}
+	k, made, err := signing.LoadKey(b.SigningKey, host)
+	if err == nil && made {
+		b.Report.Note("made %s, the key that signs the sets of this machine: %s", b.SigningKey, signing.Fingerprint(k.Public()))
+	}
+	return k, err
+}
+
+// signer gives the public key of this machine as a line of rescue.SignersFile, nil for none.
+func (b *Builder) signer() ([]byte, error) {
+	k, err := b.signingKey()
+	if k == nil || err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the name of this machine: %w", err)
+	}
+	return signing.Line(k.Public(), host), nil
+}
+
+// credentialsFile is the file with secrets of servers, "" if there is none.
+func (c *Config) credentialsFile() string {
+	if c.Credentials != "" {
+		return c.Credentials
+	}
+	if _, err := os.Stat(keyring.DefaultCredentials); err != nil {
+		return ""
+	}
+	return keyring.DefaultCredentials
+}
+
+// server is the destination without secrets, if that is on a server.
+func (c *Config) server() string {
+	if !store.IsHome(c.Destination) {
+		return ""
+	}
+	return sysconf.RedactURL(c.Destination)
+}
+
+// ErrNotEncrypted is the fault of a destination that can't have encrypted sets.
+var ErrNotEncrypted = errors.New("the configuration has encrypt, and only sets in directories and on servers can be encrypted (mkcdrec path); set encrypt: false to write one that is not encrypted")

@@ -1,0 +1,252 @@
+package builder
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
+
+	made "github.com/mkcdrec/mkcdrec/builder/rescue"
+	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
+	"github.com/mkcdrec/mkcdrec/internal/unpack"
+)
+
+// homeOf opens the home at a directory.
+func homeOf(t *testing.T, dir string) store.Home {
+	t.Helper()
+	h, err := store.OpenHome(t.Context(), dir, store.Access{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// TestToHome: a set in a home, encrypted or not, has all that one in a directory has, is
+// signed, and can be read only with the identity.
+func TestToHome(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, encrypt := range map[string]bool{"plain": false, "encrypted": true} {
+		b, dir := fakeMachine(t), t.TempDir()
+		b.SigningKey, b.Work = filepath.Join(t.TempDir(), "key"), t.TempDir()
+		b.Config.Encrypt, b.Config.Recipients = encrypt, []string{id.Recipient().String()}
+		r, err := b.ToHome(t.Context(), machinePlan(t), homeOf(t, dir), dir)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		door := manifest.Door{Identities: func() ([]age.Identity, error) { return []age.Identity{id}, nil }}
+		s, err := door.Open(t.Context(), dir)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := s.Verify(t.Context(), true, progress.None{}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		k, _, err := signing.LoadKey(b.SigningKey, "")
+		if err != nil || s.Signer == nil || s.SignatureFault != nil || !signing.Has([]ssh.PublicKey{k.Public()}, s.Signer) {
+			t.Errorf("%s: signed by %v, %v, %v; want the key of this machine", name, s.Signer, s.SignatureFault, err)
+		}
+		to := t.TempDir()
+		if _, lost, err := s.ExtractPaths(t.Context(), nil, to, archive.ExtractOptions{}, progress.None{}); err != nil || len(lost) > 0 {
+			t.Errorf("%s: ExtractPaths = %v, %v", name, lost, err)
+		}
+		found := 0
+		_ = filepath.WalkDir(to, func(p string, d fs.DirEntry, _ error) error {
+			if got, err := os.ReadFile(p); err == nil && d.Name() == "file" && bytes.Equal(got, bytes.Repeat([]byte("content "), 1000)) {
+				found++
+			}
+			return nil
+		})
+		if found != 1 {
+			t.Errorf("%s: the file is there %d times", name, found)
+		}
+		if r.Dir != filepath.Join(dir, filepath.Base(r.Dir)) || r.ISO == 0 {
+			t.Errorf("%s: %+v", name, r)
+		}
+		checkHome(t, r.Dir, encrypt)
+		if left, err := os.ReadDir(b.Work); err != nil || len(left) > 0 {
+			t.Errorf("%s: left in the working directory: %v, %v", name, left, err)
+		}
+		if !encrypt {
+			continue
+		}
+		for what, d := range map[string]manifest.Door{"no": {}, "another": {Identities: func() ([]age.Identity, error) { x, err := age.GenerateX25519Identity(); return []age.Identity{x}, err }}} {
+			if _, err := d.Open(t.Context(), dir); err == nil {
+				t.Errorf("the set opens with %s identity", what)
+			}
+		}
+	}
+}
+
+// checkHome looks at the files of a set: what may be read without a key, and that nothing is
+// left of writing it.
+func checkHome(t *testing.T, dir string, encrypt bool) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if encrypt && err == nil && (bytes.Contains(b, []byte("sda1")) || bytes.Contains(b, []byte("content content"))) {
+			t.Errorf("%s can be read without a key", e.Name())
+		}
+	}
+	if slices.Contains(names, set.UnfinishedFile) || slices.Contains(names, manifest.File) == encrypt || slices.Contains(names, sealed.HeadFile) != encrypt {
+		t.Errorf("files of the set: %q", names)
+	}
+}
+
+// failingHome fails the nth call of Create.
+type failingHome struct {
+	store.Home
+	left int
+}
+
+var errFull = errors.New("no space left on the server")
+
+func (h *failingHome) Create(ctx context.Context, name string) (store.Upload, error) {
+	if h.left--; h.left == 0 {
+		return nil, errFull
+	}
+	return h.Home.Create(ctx, name)
+}
+
+// TestHomeFails: whichever file can't be written, the run fails, nothing is left, and the
+// earlier set is still the newest.
+func TestHomeFails(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, dir := fakeMachine(t), t.TempDir()
+	b.Work = t.TempDir()
+	b.Config.Encrypt, b.Config.Recipients = true, []string{id.Recipient().String()}
+	first, err := b.ToHome(t.Context(), machinePlan(t), homeOf(t, dir), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := 0
+	for n := 1; n < 40; n++ {
+		p := machinePlan(t)
+		p.Layout.Hostname = "other" // the first set may be of the same second
+		_, err := b.ToHome(t.Context(), p, &failingHome{homeOf(t, dir), n}, dir)
+		if err == nil {
+			break
+		}
+		failed++
+		if !errors.Is(err, errFull) {
+			t.Errorf("file %d: %v; want the server's error", n, err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+			t.Fatalf("file %d: left %v, %v; want the first set only", n, left, err)
+		}
+	}
+	if failed < 8 {
+		t.Errorf("%d files failed; want more than 8", failed)
+	}
+	found, damaged := manifest.Look(dir, 1)
+	if len(found) != 2 || len(damaged) > 0 || !slices.ContainsFunc(found, func(f manifest.Found) bool { return f.Dir == first.Dir && f.Encrypted }) {
+		t.Errorf("Look = %v, %v", found, damaged)
+	}
+}
+
+// TestMediumKeys: the medium has the public key, and never the private one; secrets of servers
+// only if that is wanted.
+func TestMediumKeys(t *testing.T) {
+	b := fakeMachine(t)
+	b.SigningKey = filepath.Join(t.TempDir(), "key")
+	b.Config.Credentials = filepath.Join(t.TempDir(), "credentials")
+	b.Config.Destination = "sftp://backup:geheim@server/srv"
+	if err := os.WriteFile(b.Config.Credentials, []byte("- url: sftp://server\n  password: geheim\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	private, err := func() ([]byte, error) {
+		if _, _, err := signing.LoadKey(b.SigningKey, "h"); err != nil {
+			return nil, err
+		}
+		return os.ReadFile(b.SigningKey)
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, include := range []string{"ask", "include"} {
+		b.Config.Rescue.Credentials = include
+		files := mediumFiles(t, b)
+		if k := files[rescue.SignersFile]; !strings.HasPrefix(k, "ssh-ed25519 ") {
+			t.Errorf("%s: signers %q", include, k)
+		}
+		if got := files[rescue.CredentialsFile]; (got != "") != (include == "include") {
+			t.Errorf("%s: credentials %q", include, got)
+		}
+		if info := files[rescue.InfoFile]; !strings.Contains(info, `"source": "sftp://backup`) || strings.Contains(info, "geheim") || strings.Contains(info, `"credentials": true`) != (include == "include") {
+			t.Errorf("%s: %s", include, info)
+		}
+		for name, text := range files {
+			if strings.Contains(text, string(private[40:80])) || include == "ask" && strings.Contains(text, "geheim") {
+				t.Errorf("%s: %s has a secret", include, name)
+			}
+		}
+	}
+}
+
+// mediumFiles are the files below etc/mkcdrec of the rescue system on a medium of the builder.
+func mediumFiles(t *testing.T, b *Builder) map[string]string {
+	t.Helper()
+	s, err := b.Maker().System(t.Context(), machinePlan(t).Machine(), made.Hint{}, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(s.Initrd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	in := bufio.NewReader(f)
+	head, err := in.Peek(8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := unpack.Reader(in, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("cpio", "-id", "--quiet")
+	c.Dir, c.Stdin = t.TempDir(), r
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("cpio: %v %s", err, out)
+	}
+	files := map[string]string{}
+	_ = filepath.WalkDir(c.Dir, func(p string, d fs.DirEntry, _ error) error {
+		if d.Type().IsRegular() {
+			b, err := os.ReadFile(p)
+			if err != nil {
+				t.Error(err)
+			}
+			files[strings.TrimPrefix(p, c.Dir)] = string(b)
+		}
+		return nil
+	})
+	return files
+}

@@ -1,0 +1,299 @@
+package set
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
+)
+
+// UnfinishedFile marks a set that is being written to a home: its directory has no manifest
+// yet. It is removed when the set is complete.
+const UnfinishedFile = "unfinished.json"
+
+// Home is a sink in a home: large files go there at once, the small ones at the end, and the
+// manifest last, since a set is one by its manifest. With recipients all of it is encrypted.
+type Home struct {
+	home   store.Home
+	dir    string // with the small files
+	name   string // of the set's directory in the home
+	report progress.Reporter
+	seal   *sealed.Writer // nil for a set that is not encrypted
+	ctx    context.Context
+	head   sealed.Head
+}
+
+// NewHome begins a set in a home, as HOST-TIME. Its small files are put together in the
+// directory set, which is made below work. What a killed run of this machine has left in the
+// home is removed.
+func NewHome(ctx context.Context, home store.Home, work, host, id string, created time.Time, recipients []age.Recipient, report progress.Reporter) (*Home, error) {
+	h := &Home{home: home, dir: filepath.Join(work, "set"), name: SetName(host, created), report: report, ctx: context.WithoutCancel(ctx)}
+	if len(recipients) > 0 {
+		h.seal = sealed.NewWriter(recipients)
+		h.head = sealed.Head{ID: id, Host: host, Created: created.UTC().Truncate(time.Second)}
+	}
+	if err := os.MkdirAll(h.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	mark, err := json.Marshal(hidden(self(host)))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.put(ctx, UnfinishedFile, mark); err != nil {
+		return nil, err
+	}
+	if err := h.removeStale(ctx, host); err != nil {
+		return nil, errors.Join(err, h.Remove())
+	}
+	return h, nil
+}
+
+// SetName is the name of the directory that a set of a host gets.
+func SetName(host string, created time.Time) string {
+	return fmt.Sprintf("%s-%s", SafeName(host), created.UTC().Format("20060102T150405Z"))
+}
+
+// hidden is an owner whose ids are hashed: whoever may read the home learns nothing of the
+// machine but that two sets are of the same.
+func hidden(o owner) owner {
+	hash := func(s string) string {
+		if s == "" {
+			return ""
+		}
+		sum := sha256.Sum256([]byte("mkcdrec unfinished set\x00" + s))
+		return hex.EncodeToString(sum[:])
+	}
+	return owner{MachineID: hash(o.MachineID), BootID: hash(o.BootID), PIDSpace: o.PIDSpace, PID: o.PID, Start: o.Start}
+}
+
+// removeStale removes the unfinished sets of this machine whose runs have ended.
+func (h *Home) removeStale(ctx context.Context, host string) error {
+	dirs, err := h.home.Dirs(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot look for unfinished backups: %w", err)
+	}
+	me := hidden(self(host))
+	for _, d := range dirs {
+		if d == h.name || !strings.HasPrefix(d, SafeName(host)+"-") {
+			continue
+		}
+		at := h.home.At(ctx, d)
+		b, err := store.ReadFile(at, UnfinishedFile, maxOwner)
+		if err != nil {
+			continue // complete, or not of a program that marks them
+		}
+		var o owner
+		if json.Unmarshal(b, &o) != nil || o.MachineID != me.MachineID || !o.ended(me, h.age(ctx, d)) {
+			continue
+		}
+		if complete(at) { // killed between the manifest and the end of the mark
+			if err := h.home.Remove(ctx, path.Join(d, UnfinishedFile)); err != nil {
+				return err
+			}
+			continue
+		}
+		h.report.Note("removing %s, the unfinished backup of a run that has ended", d)
+		if err := h.home.Remove(ctx, d); err != nil {
+			return fmt.Errorf("cannot remove the unfinished backup %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// age is for how long nothing has been written to a set of the home, by the server's clock; it
+// is 0 where that is unknown. A run of this machine before its last boot has certainly ended,
+// but one of a clone with the same machine-id may not, and a large file takes hours.
+func (h *Home) age(ctx context.Context, dir string) time.Duration {
+	newest := func(dir string) (t time.Time) {
+		files, err := h.home.Files(ctx, dir)
+		if err != nil {
+			return t
+		}
+		for _, f := range files {
+			if f.Time.After(t) {
+				t = f.Time
+			}
+		}
+		return t
+	}
+	now, then := newest(h.name), newest(dir)
+	if now.IsZero() || then.IsZero() {
+		return 0
+	}
+	return now.Sub(then) - quiet + lifeless
+}
+
+// quiet is for how long nothing has to be written to an unfinished set in a home before it
+// counts as left behind.
+const quiet = 24 * time.Hour
+
+// complete reports whether a directory of a home has a set.
+func complete(at store.Store) bool {
+	for _, name := range []string{manifest.File, sealed.HeadFile} {
+		if _, err := at.Size(name); !errors.Is(err, fs.ErrNotExist) {
+			return true // also where that can't be known
+		}
+	}
+	return false
+}
+
+// Dir implements Sink.
+func (h *Home) Dir() string { return h.dir }
+
+// Final is the place of the set, for people.
+func (h *Home) Final() string { return strings.TrimSuffix(h.home.String(), "/") + "/" + h.name }
+
+// Name is the name of the set's directory in the home.
+func (h *Home) Name() string { return h.name }
+
+// Begin implements Sink.
+func (h *Home) Begin(context.Context) error { return nil }
+
+// upload writes a file of the set's directory, which appears once produce has ended.
+func (h *Home) upload(ctx context.Context, name string, produce func(ctx context.Context, w io.Writer) error) error {
+	u, err := h.home.Create(ctx, path.Join(h.name, name))
+	if err != nil {
+		return fmt.Errorf("cannot write to %s: %w", h.home, err)
+	}
+	err = produce(ctx, u)
+	if err == nil {
+		if err = u.Commit(); err == nil {
+			return nil
+		}
+		err = fmt.Errorf("cannot write to %s: %w", h.home, err)
+	}
+	return errors.Join(err, u.Abort())
+}
+
+// put writes a small file of the set's directory.
+func (h *Home) put(ctx context.Context, name string, b []byte) error {
+	return h.upload(ctx, name, func(_ context.Context, w io.Writer) error { _, err := w.Write(b); return err })
+}
+
+// Stream implements Sink.
+func (h *Home) Stream(ctx context.Context, name string, produce func(ctx context.Context, w io.Writer) error) error {
+	if h.seal == nil {
+		return h.upload(ctx, name, produce)
+	}
+	return h.upload(ctx, h.seal.Object(), func(ctx context.Context, w io.Writer) error {
+		return h.seal.File(ctx, name, w, produce)
+	})
+}
+
+// Keep implements Sink.
+func (h *Home) Keep(string, int64, *os.File) error { return nil }
+
+// Drop implements Sink.
+func (h *Home) Drop(name string) (string, error) {
+	if h.seal != nil {
+		name = h.seal.Forget(name)
+	}
+	if err := h.home.Remove(h.ctx, path.Join(h.name, name)); err != nil {
+		return "", fmt.Errorf("cannot write the set: %w", err)
+	}
+	return "", nil
+}
+
+// Commit writes the small files, and what makes the set one at the end.
+func (h *Home) Commit(ctx context.Context) error {
+	h.report.Phase("writing the small files to "+h.home.String(), 0)
+	err := filepath.WalkDir(h.dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(h.dir, p)
+		if err != nil || name == manifest.File && h.seal == nil {
+			return err
+		}
+		return h.file(ctx, name)
+	})
+	if err != nil {
+		return err
+	}
+	if h.seal == nil {
+		err = h.file(ctx, manifest.File)
+	} else {
+		err = h.finish(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if err := h.home.Remove(ctx, path.Join(h.name, UnfinishedFile)); err != nil {
+		h.report.Warn("the backup is complete; its mark %s could not be removed: %v", UnfinishedFile, err)
+	}
+	return nil
+}
+
+// file writes one of the small files.
+func (h *Home) file(ctx context.Context, name string) error {
+	f, err := os.Open(filepath.Join(h.dir, name))
+	if err != nil {
+		return fmt.Errorf("cannot write the set: %w", err)
+	}
+	defer f.Close()
+	return h.Stream(ctx, name, func(_ context.Context, w io.Writer) error { _, err := io.Copy(w, f); return err })
+}
+
+// finish writes the index and the head of an encrypted set.
+func (h *Home) finish(ctx context.Context) error {
+	b, err := os.ReadFile(filepath.Join(h.dir, manifest.File))
+	if err != nil {
+		return fmt.Errorf("cannot write the set: %w", err)
+	}
+	m, err := manifest.Parse(b)
+	if err != nil {
+		return err
+	}
+	h.head.NotCovered = len(m.NotCovered)
+	index, head, err := h.seal.Finish(h.head)
+	if err != nil {
+		return err
+	}
+	if err := h.put(ctx, sealed.IndexFile, index); err != nil {
+		return err
+	}
+	return h.put(ctx, sealed.HeadFile, head)
+}
+
+// Remove implements Sink. It does not end with the run's context, which may have been
+// cancelled.
+func (h *Home) Remove() error {
+	if err := h.home.Remove(h.ctx, h.name); err != nil {
+		return fmt.Errorf("cannot remove the unfinished set: %w", err)
+	}
+	return nil
+}
+
+// signFile gives a signature of a file in dir to the file beside it.
+func signFile(dir, name string, sign func([]byte) ([]byte, error)) error {
+	if sign == nil {
+		return nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err == nil {
+		if b, err = sign(b); err == nil {
+			err = os.WriteFile(filepath.Join(dir, name+signing.Suffix), b, 0o600)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot sign the set: %w", err)
+	}
+	return nil
+}

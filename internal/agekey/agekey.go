@@ -1,0 +1,170 @@
+// Package agekey reads the keys of age: recipients, which anybody may have, and identities,
+// which decrypt.
+package agekey
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"filippo.io/age"
+	"filippo.io/age/agessh"
+	"filippo.io/age/plugin"
+	"golang.org/x/crypto/ssh"
+)
+
+// maxIdentities is the largest file of identities, in bytes.
+const maxIdentities = 1 << 20
+
+// ErrPrivate is the fault of a private key where a public one belongs.
+var ErrPrivate = errors.New("it is a private key, which does not belong here: name the public one, which begins with age1 or ssh-")
+
+// ErrNoPassphrase is the fault of identities that are encrypted with a passphrase that
+// nobody gave.
+var ErrNoPassphrase = errors.New("no passphrase given for the identity file")
+
+// Recipient parses a public key: of age (X25519, or the hybrid with ML-KEM), of SSH
+// (ed25519, RSA), or of a plugin (age1NAME1...), whose program age-plugin-NAME has to be
+// installed.
+func Recipient(s string) (age.Recipient, error) {
+	s = strings.TrimSpace(s)
+	switch {
+	case strings.HasPrefix(strings.ToUpper(s), "AGE-SECRET-KEY-") || strings.HasPrefix(strings.ToUpper(s), "AGE-PLUGIN-") || strings.HasPrefix(s, "-----BEGIN"):
+		return nil, ErrPrivate
+	case strings.HasPrefix(s, "ssh-"):
+		return agessh.ParseRecipient(s)
+	case strings.HasPrefix(s, "age1pq1"):
+		return age.ParseHybridRecipient(s)
+	case strings.HasPrefix(s, "age1") && strings.Count(s, "1") > 1: // a name ends at the last 1, which keys of age lack
+		if name, _, err := plugin.ParseRecipient(s); err == nil && name != "" {
+			return plugin.NewRecipient(s, unattended())
+		}
+	}
+	return age.ParseX25519Recipient(s)
+}
+
+// Secret asks a person for something that is not shown while it is typed.
+type Secret func(prompt string) ([]byte, error)
+
+// Identities parses a file of age-keygen(1), which may be encrypted with a passphrase and may
+// name plugins, or an SSH private key. ask is for passphrases and plugins; nil where nobody is
+// there.
+func Identities(b []byte, ask Secret) ([]age.Identity, error) {
+	if len(b) > maxIdentities {
+		return nil, fmt.Errorf("cannot use the identity: it has more than %d bytes", maxIdentities)
+	}
+	switch {
+	case bytes.HasPrefix(b, []byte("-----BEGIN")):
+		id, err := sshIdentity(b, ask)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use the identity: %w", err)
+		}
+		return []age.Identity{id}, nil
+	case bytes.HasPrefix(b, []byte("age-encryption.org/")):
+		var err error
+		if b, err = decrypt(b, ask); err != nil {
+			return nil, err
+		}
+	}
+	var ids []age.Identity
+	n := 0
+	for l := range strings.Lines(string(b)) {
+		n++
+		l = strings.TrimSpace(l)
+		if l == "" || strings.HasPrefix(l, "#") {
+			continue
+		}
+		id, err := identity(l, ask)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use the identity: line %d: %w", n, err)
+		}
+		ids = append(ids, id)
+	}
+	if len(ids) == 0 {
+		return nil, errors.New("cannot use the identity: it has no key")
+	}
+	return ids, nil
+}
+
+// sshIdentity parses an SSH private key; ask is called once its passphrase is needed.
+func sshIdentity(b []byte, ask Secret) (age.Identity, error) {
+	id, err := agessh.ParseIdentity(b)
+	locked := (*ssh.PassphraseMissingError)(nil)
+	if !errors.As(err, &locked) {
+		return id, err
+	}
+	if locked.PublicKey == nil {
+		return nil, errors.New("it is an encrypted SSH key of an old format; convert it with ssh-keygen -p")
+	}
+	return agessh.NewEncryptedSSHIdentity(locked.PublicKey, b, func() ([]byte, error) {
+		if ask == nil {
+			return nil, ErrNoPassphrase
+		}
+		return ask("Passphrase of the SSH key: ")
+	})
+}
+
+// identity parses one line. Errors do not have it: it may be a key with a typing error.
+func identity(l string, ask Secret) (age.Identity, error) {
+	if strings.HasPrefix(l, "AGE-PLUGIN-") {
+		id, err := plugin.NewIdentity(l, attended(ask))
+		if err != nil {
+			return nil, errors.New("it is not the identity of a plugin")
+		}
+		return id, nil
+	}
+	ids, err := age.ParseIdentities(strings.NewReader(l + "\n"))
+	if err != nil {
+		return nil, errors.New("it is not a private key of age (AGE-SECRET-KEY-1...)")
+	}
+	return ids[0], nil
+}
+
+// decrypt decrypts a file of identities.
+func decrypt(b []byte, ask Secret) ([]byte, error) {
+	if ask == nil {
+		return nil, ErrNoPassphrase
+	}
+	p, err := ask("Passphrase of the identity file: ")
+	if err != nil {
+		return nil, ErrNoPassphrase
+	}
+	s, err := age.NewScryptIdentity(string(p))
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the identity: %w", err)
+	}
+	in, err := age.Decrypt(bytes.NewReader(b), s)
+	if err == nil {
+		b, err = io.ReadAll(io.LimitReader(in, maxIdentities))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot decrypt the identity: %w", err)
+	}
+	return b, nil
+}
+
+// unattended answers a plugin that no person is there.
+func unattended() *plugin.ClientUI { return attended(nil) }
+
+// attended has a plugin ask by ask; what it only shows is left to its own device.
+func attended(ask Secret) *plugin.ClientUI {
+	nobody := errors.New("no person is there to ask")
+	value := func(prompt string) (string, error) {
+		if ask == nil {
+			return "", nobody
+		}
+		b, err := ask(prompt)
+		return string(b), err
+	}
+	return &plugin.ClientUI{
+		DisplayMessage: func(string, string) error { return nil },
+		RequestValue:   func(_, prompt string, _ bool) (string, error) { return value(prompt + ": ") },
+		Confirm: func(_, prompt, yes, _ string) (bool, error) {
+			s, err := value(fmt.Sprintf("%s (type y for %s): ", prompt, yes))
+			return strings.HasPrefix(strings.ToLower(s), "y"), err
+		},
+		WaitTimer: func(string) {},
+	}
+}

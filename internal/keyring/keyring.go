@@ -1,0 +1,128 @@
+// Package keyring has what opens a backup set: the secrets of servers, the identities that
+// decrypt it, and the keys of those who sign.
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"filippo.io/age"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/tools/shares"
+)
+
+// Ring are files with keys; "" takes what this machine has, or asks.
+type Ring struct {
+	Identity    string // age identities, or an SSH private key
+	Credentials string // secrets of servers
+	Signer      string // public keys of hosts
+	// Ask asks a person for what is not shown while it is typed; nil where nobody is there.
+	Ask agekey.Secret
+
+	ids []age.Identity
+}
+
+// maxSigners is the largest file of signers that is read, in bytes.
+const maxSigners = 1 << 20
+
+// DefaultCredentials is the file with the secrets of servers of a machine that names none.
+const DefaultCredentials = "/etc/mkcdrec.credentials"
+
+// Access is what opens servers: with the secrets of the file that was named, or of the rescue
+// system, or of this machine.
+func (r *Ring) Access() (store.Access, error) {
+	nobody := func(string) (string, error) { return "", errors.New("no password, and no person to ask") } // stores ask before
+	a := store.Access{Mount: shares.Machine(nobody).Mount, Unmount: func(dir string) error { return unix.Unmount(dir, 0) }}
+	if r.Ask != nil {
+		a.Ask = func(_ context.Context, question string, _ bool) (string, error) {
+			b, err := r.Ask(question)
+			return string(b), err
+		}
+	}
+	file := r.Credentials
+	for _, f := range []string{rescue.CredentialsFile, DefaultCredentials} {
+		if _, err := os.Stat(f); file == "" && err == nil {
+			file = f
+		}
+	}
+	if file == "" {
+		return a, nil
+	}
+	var err error
+	a.Credentials, err = store.ReadCredentials(file)
+	return a, err
+}
+
+// Identities reads the identity file, or asks for an identity that is typed; once.
+func (r *Ring) Identities(ctx context.Context) ([]age.Identity, error) {
+	if r.ids != nil {
+		return r.ids, nil
+	}
+	none := &exit.Refusal{Reason: "no identity given that decrypts the backup set; use --identity to name a file with it"}
+	var b []byte
+	var err error
+	switch {
+	case r.Identity != "":
+		if b, err = interrupt.ReadFile(ctx, r.Identity); err != nil {
+			return nil, fmt.Errorf("cannot read the identity: %w", err)
+		}
+	case r.Ask == nil:
+		return nil, none
+	default:
+		b, err = r.Ask("The backup set, or a part of it, is encrypted. Its age identity (AGE-SECRET-KEY-1...): ")
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil || len(bytes.TrimSpace(b)) == 0 {
+			return nil, none
+		}
+	}
+	r.ids, err = agekey.Identities(b, r.Ask)
+	if errors.Is(err, agekey.ErrNoPassphrase) {
+		err = &exit.Refusal{Reason: err.Error()}
+	}
+	return r.ids, err
+}
+
+// Signers are the keys whose sets are restored without a question: of the file that was named,
+// or of the rescue system. None are nil.
+func (r *Ring) Signers() ([]ssh.PublicKey, error) {
+	file := r.Signer
+	if file == "" {
+		file = rescue.SignersFile
+	}
+	b, err := regular.ReadFile(file, maxSigners)
+	if r.Signer == "" && errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the keys of hosts: %w", err)
+	}
+	keys, err := signing.Signers(b)
+	if err == nil && len(keys) == 0 {
+		err = errors.New("it has no key")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", file, err)
+	}
+	return keys, nil
+}
+
+// Door opens sets with these keys.
+func (r *Ring) Door(ctx context.Context, want manifest.Wanted, say func(format string, args ...any)) (manifest.Door, error) {
+	a, err := r.Access()
+	return manifest.Door{Want: want, Say: say, Access: a, Identities: func() ([]age.Identity, error) { return r.Identities(ctx) }}, err
+}

@@ -1,0 +1,352 @@
+package manifest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
+	"github.com/mkcdrec/mkcdrec/internal/store/tape"
+)
+
+// Door opens sets wherever they are. The zero value opens those that need no secret.
+type Door struct {
+	// Want is which one of several sets is meant.
+	Want Wanted
+	// Say is told of the others, and which tape is wanted; nil for nobody.
+	Say func(format string, args ...any)
+	// Access has the secrets of servers.
+	Access store.Access
+	// Identities gives what decrypts a set; nil for nothing. It is called once.
+	Identities func() ([]age.Identity, error)
+}
+
+func (d Door) say(format string, args ...any) {
+	if d.Say != nil {
+		d.Say(format, args...)
+	}
+}
+
+// identities is Identities, with an error that names the option.
+func (d Door) identities() ([]age.Identity, error) {
+	if d.Identities == nil {
+		return nil, &exit.Refusal{Reason: "the backup set is encrypted; use --identity to name a file with the age identity or SSH key that decrypts it"}
+	}
+	return d.Identities()
+}
+
+// Open opens the set at a place: a directory or the URL of a set; one of either that holds
+// several sets; a tape (tape:/dev/nst0[,/dev/nst1]); or all volumes of a mkCDrec 1.x backup,
+// DIR[,DIR...]. The arrival of a tape that is wanted is waited for until ctx ends.
+func (d Door) Open(ctx context.Context, place string) (*Set, error) {
+	if names, ok := strings.CutPrefix(place, TapePrefix); ok {
+		return d.openTape(ctx, names)
+	}
+	if dirs := legacyDirs(place); dirs != nil {
+		return OpenLegacy(dirs...)
+	}
+	if store.IsURL(place) {
+		st, err := store.NewContext(ctx, place)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use backup set: %w", err)
+		}
+		return d.openStore(ctx, st)
+	}
+	if store.IsHome(place) {
+		home, err := store.OpenHome(ctx, place, d.Access)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use backup set: %w", err)
+		}
+		s, err := d.inHome(ctx, home)
+		if err != nil {
+			return nil, errors.Join(err, home.Close())
+		}
+		s.closers = append(s.closers, home.Close)
+		return s, nil
+	}
+	if st, err := os.Stat(place); err == nil && !st.IsDir() {
+		return nil, fmt.Errorf("cannot use backup set %s: it is not a directory", place)
+	}
+	return d.openNewest(ctx, strings.TrimPrefix(place, "file://"))
+}
+
+// Find is the place of the set that Open would open at the URL of a home, or of a set. Nothing
+// is decrypted, and the set is not checked.
+func (d Door) Find(ctx context.Context, url string) (place string, err error) {
+	if store.IsURL(url) {
+		return d.findWeb(ctx, url)
+	}
+	home, err := store.OpenHome(ctx, url, d.Access)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, home.Close()) }()
+	root := home.At(ctx, "")
+	f, err := lookAt(root)
+	if err != nil {
+		return "", err
+	}
+	if f != nil {
+		f.Dir = root.String()
+		_, _, err := Choose([]Found{*f}, d.Want, time.Now())
+		return url, err
+	}
+	found, damaged, err := LookHome(ctx, home)
+	if err != nil {
+		return "", err
+	}
+	best, err := d.choose(found, damaged)
+	if err != nil || best == nil {
+		return "", errors.Join(append([]error{err, errors.New("no set there")}, damaged...)...)
+	}
+	return store.Join(url, best.name), nil
+}
+
+// findWeb is Find for the URL of a set on a web server.
+func (d Door) findWeb(ctx context.Context, url string) (string, error) {
+	st, err := store.NewContext(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	f, err := lookAt(st)
+	if err != nil {
+		return "", err
+	}
+	if f == nil {
+		return "", errors.New("no set there")
+	}
+	f.Dir = st.String()
+	_, _, err = Choose([]Found{*f}, d.Want, time.Now())
+	return url, err
+}
+
+func (d Door) openTape(ctx context.Context, names string) (*Set, error) {
+	var drives []tape.Drive
+	for _, n := range strings.Split(names, ",") {
+		v, err := tape.OpenDrive(n, false)
+		if err != nil {
+			return nil, err
+		}
+		drives = append(drives, v)
+	}
+	dir, err := os.MkdirTemp("", "tape-*")
+	if err != nil {
+		return nil, err
+	}
+	d.say("reading the index of the tape")
+	st, err := tape.Open(ctx, drives, dir, tape.Waiter{Say: d.say, Drives: drives}.Ask)
+	if err != nil {
+		os.RemoveAll(dir)
+		return nil, err
+	}
+	return OpenTape(st)
+}
+
+// openNewest opens the set in dir, or the newest of those in the directories in it.
+func (d Door) openNewest(ctx context.Context, dir string) (*Set, error) {
+	if kindOf(store.Dir(dir)) != noSet {
+		return d.openStore(ctx, store.Dir(dir))
+	}
+	found, damaged := Look(dir, 1)
+	best, err := d.choose(found, damaged)
+	if err != nil {
+		return nil, err
+	}
+	if best == nil {
+		_, err := d.openStore(ctx, store.Dir(dir)) // reports what is missing
+		return nil, errors.Join(append([]error{err}, damaged...)...)
+	}
+	return d.openStore(ctx, store.Dir(best.Dir))
+}
+
+// inHome opens the set in a home, or the newest of those in it.
+func (d Door) inHome(ctx context.Context, home store.Home) (*Set, error) {
+	root := home.At(ctx, "")
+	if kindOf(root) != noSet {
+		return d.openStore(ctx, root)
+	}
+	found, damaged, err := LookHome(ctx, home)
+	if err != nil {
+		_, e := d.openStore(ctx, root)
+		if store.IsURL(home.String()) { // most web servers list nothing
+			return nil, e
+		}
+		return nil, errors.Join(e, err)
+	}
+	best, err := d.choose(found, damaged)
+	if err != nil {
+		return nil, err
+	}
+	if best == nil {
+		_, err := d.openStore(ctx, root)
+		return nil, errors.Join(append([]error{err}, damaged...)...)
+	}
+	return d.openStore(ctx, home.At(ctx, best.name))
+}
+
+// choose is Choose; nil if there are no sets. It reports what was found besides.
+func (d Door) choose(found []Found, damaged []error) (*Found, error) {
+	if len(found) == 0 {
+		return nil, nil
+	}
+	for _, e := range damaged {
+		d.say("%v", e)
+	}
+	best, remarks, err := Choose(found, d.Want, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range remarks {
+		d.say("%s", r)
+	}
+	return &best, nil
+}
+
+// openStore opens the set that a store is.
+func (d Door) openStore(_ context.Context, st store.Store) (*Set, error) {
+	at, err := d.placeOf(st)
+	if err != nil {
+		return nil, err
+	}
+	return open(at)
+}
+
+// kinds of directories.
+const (
+	noSet = iota
+	plainSet
+	encryptedSet
+)
+
+// kindOf reports whether a store has a set. What can't be known is a plain one: opening it
+// gives the reason.
+func kindOf(st store.Store) int {
+	for _, k := range []struct {
+		name string
+		kind int
+	}{{File, plainSet}, {sealed.HeadFile, encryptedSet}} {
+		_, err := st.Size(k.name)
+		switch {
+		case err == nil:
+			return k.kind
+		case !errors.Is(err, os.ErrNotExist):
+			return plainSet
+		}
+	}
+	return noSet
+}
+
+// IsSet reports whether a directory has a set.
+func IsSet(dir string) bool { return dir != "" && kindOf(store.Dir(dir)) != noSet }
+
+// placeOf is the place of the set that a store has.
+func (d Door) placeOf(st store.Store) (place, error) {
+	if kindOf(st) == encryptedSet {
+		s, err := sealed.Open(st, d.identities)
+		if err != nil {
+			return nil, err
+		}
+		e := encrypted{files{Store: s}, s.Head, nil}
+		if dir, ok := st.(store.Dir); ok {
+			e.under = []string{string(dir)}
+		}
+		return e, nil
+	}
+	p, err := placeOf(st)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set %s: %w", st, err)
+	}
+	return p, nil
+}
+
+// encrypted is a set that is decrypted while it is read.
+type encrypted struct {
+	files
+	head  *sealed.Head
+	under []string // the directories of this machine that it is in
+}
+
+func (e encrypted) Dirs() []string { return e.under }
+
+func (e encrypted) isOf(id string) error {
+	if e.head.ID != id {
+		return fmt.Errorf("%s is of the set %s, and the manifest of %s", sealed.HeadFile, e.head.ID, id)
+	}
+	return nil
+}
+
+// readers is how many manifests of a home are read at once.
+const readers = 16
+
+// LookHome finds the sets in the directories of a home. A manifest that can't be used is among
+// the damaged, and does not stop the search.
+func LookHome(ctx context.Context, home store.Home) (found []Found, damaged []error, err error) {
+	dirs, err := home.Dirs(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot look for backup sets: %w", err)
+	}
+	all := make([]*Found, len(dirs))
+	errs := make([]error, len(dirs))
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range min(readers, len(dirs)) {
+		wg.Go(func() {
+			for i := range next {
+				all[i], errs[i] = lookAt(home.At(ctx, dirs[i]))
+			}
+		})
+	}
+	for i := range dirs {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	for i, f := range all {
+		switch {
+		case errs[i] != nil:
+			damaged = append(damaged, errs[i])
+		case f != nil:
+			f.Dir, f.name = strings.TrimSuffix(home.String(), "/")+"/"+dirs[i], dirs[i]
+			found = append(found, *f)
+		}
+	}
+	return found, damaged, ctx.Err()
+}
+
+// lookAt reads what identifies the set in a store; nil for none.
+func lookAt(st store.Store) (*Found, error) {
+	b, err := store.ReadFile(st, File, MaxText)
+	if err == nil {
+		m, err := Parse(b)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use backup set %s: %w", st, err)
+		}
+		return &Found{ID: m.ID, Host: m.Host, Created: m.Created}, nil
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		if b, err = store.ReadFile(st, sealed.HeadFile, sealed.MaxHead); errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set: %w", err)
+	}
+	return foundHead(st.String(), b)
+}
+
+// foundHead is the encrypted set at a place, whose head is b.
+func foundHead(at string, b []byte) (*Found, error) {
+	h, err := sealed.ParseHead(b)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
+	}
+	return &Found{ID: h.ID, Host: h.Host, Created: h.Created, Encrypted: true}, nil
+}

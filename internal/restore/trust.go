@@ -1,0 +1,76 @@
+package restore
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/keyring"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
+)
+
+// unsigned is what a person types to restore a set that nobody has signed.
+const unsigned = "unsigned"
+
+// oldSet is the age of a set from which on it is pointed out: it may have been put in the
+// place of a newer one.
+const oldSet = 14 * 24 * time.Hour
+
+// ring has the keys of the request, and asks on the screen.
+func (r *Restorer) ring() *keyring.Ring {
+	k := &r.opt.Keys
+	k.Identity, k.Credentials, k.Signer = r.opt.Identity, r.opt.Credentials, r.opt.Signer
+	if k.Ask == nil {
+		k.Ask = r.Screen.Secret
+	}
+	return k
+}
+
+// trusted checks whose signature the set has. Without a signature of a known key it is refused,
+// unless a person types the fingerprint, which belongs on paper.
+func (r *Restorer) trusted(now time.Time) error {
+	age := now.Sub(r.set.Manifest.Created)
+	if age > oldSet {
+		r.Screen.Warn("the backup set was made %d days ago, on %s", int(age.Hours()/24), r.set.Manifest.Created.Format("2006-01-02"))
+	}
+	signers, err := r.ring().Signers()
+	if err != nil {
+		return err
+	}
+	key, fault := r.set.Signer, r.set.SignatureFault
+	var reason, expected string
+	switch {
+	case fault != nil:
+		reason, expected = fmt.Sprintf("the signature of the backup set is not valid: %v", fault), unsigned
+	case key == nil && len(signers) == 0:
+		return nil
+	case key == nil:
+		reason, expected = "the backup set is not signed, and this rescue system knows the key of its host", unsigned
+	case len(signers) == 0:
+		r.Screen.Note("the backup set is signed with the key %s; no key is known here to compare it with", signing.Fingerprint(key))
+		return nil
+	case signing.Has(signers, key):
+		r.Screen.Note("the backup set is signed with the key of its host, %s", signing.Fingerprint(key))
+		return nil
+	default:
+		reason, expected = "the backup set is signed with a key that this rescue system does not know", signing.Fingerprint(key)
+	}
+	if r.opt.PlanOnly || r.opt.DryRun {
+		r.Screen.Warn("%s", reason)
+		return nil
+	}
+	if r.opt.Yes {
+		return &exit.Refusal{Reason: reason + "; use --signer to name a file with the public key of its host"}
+	}
+	r.Screen.Warn("%s", reason)
+	question := "Type the fingerprint of the host's key (SHA256:...), as mkcdrec status printed it there: "
+	if expected == unsigned {
+		question = fmt.Sprintf("Type %q to restore it all the same: ", unsigned)
+	}
+	typed, err := r.Screen.Secret(question)
+	if err == nil && strings.TrimSpace(string(typed)) == expected {
+		return nil
+	}
+	return &exit.Refusal{Reason: reason}
+}

@@ -1,0 +1,348 @@
+// Package sealed is how an encrypted backup set is stored: each file of the set is an object
+// 0001.age, 0002.age and so on, encrypted with age; index.age has their names; and set.json,
+// written last, is what can be read without a key. docs/FORMAT.md has the fields.
+package sealed
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+
+	"filippo.io/age"
+
+	"github.com/mkcdrec/mkcdrec/internal/store"
+)
+
+// Names of files that are not objects.
+const (
+	HeadFile  = "set.json"
+	IndexFile = "index.age"
+)
+
+// Version is the only version of set.json and of the index.
+const Version = 1
+
+// MaxHead and maxIndex are the largest files of these kinds that are read, in bytes.
+const (
+	MaxHead  = 1 << 20
+	maxIndex = 64 << 20
+)
+
+// Head is what everybody can read of an encrypted set, set.json. Nothing in it is trusted: it
+// is compared with the manifest when the set is opened.
+type Head struct {
+	Version int       `json:"version"`
+	ID      string    `json:"id"`
+	Host    string    `json:"host"`
+	Created time.Time `json:"created"`
+	// Size is that of all objects in bytes, Files how many there are.
+	Size  int64 `json:"size"`
+	Files int   `json:"files"`
+	// NotCovered is how many things the set lacks.
+	NotCovered int `json:"notCovered"`
+	// Index is the SHA-256 of index.age in hex.
+	Index string `json:"index"`
+}
+
+// ParseHead reads set.json.
+func ParseHead(b []byte) (*Head, error) {
+	var h Head
+	if err := store.Decode(HeadFile, b, &h); err != nil {
+		return nil, err
+	}
+	switch sum, err := hex.DecodeString(h.Index); {
+	case h.Version != Version:
+		return nil, fmt.Errorf("%s: version: is %d; this program knows %d", HeadFile, h.Version, Version)
+	case err != nil || len(sum) != sha256.Size:
+		return nil, fmt.Errorf("%s: index: %.100q is not a SHA-256", HeadFile, h.Index)
+	case h.ID == "" || unprintable(h.ID) || unprintable(h.Host):
+		return nil, fmt.Errorf("%s: id %.100q or host %.100q", HeadFile, h.ID, h.Host)
+	case h.Size < 0 || h.Files < 0 || h.NotCovered < 0:
+		return nil, fmt.Errorf("%s: a number is negative", HeadFile)
+	}
+	return &h, nil
+}
+
+func unprintable(s string) bool { return strings.IndexFunc(s, unicode.IsControl) >= 0 }
+
+// index is what index.age has.
+type index struct {
+	Version int               `json:"version"`
+	Files   map[string]object `json:"files"` // by the names that the files have in the set
+}
+
+// object is an encrypted file.
+type object struct {
+	Object string `json:"object"` // 0001.age
+	Size   int64  `json:"size"`   // of the file, in bytes
+	Packed int64  `json:"packed"` // of the object
+	// Key is the age file key of the object, so that a token or passphrase is asked once.
+	Key []byte `json:"key"`
+}
+
+// fileKey is how long the key of a file is, in bytes; age-encryption.org/v1.
+const fileKey = 16
+
+func (x *index) validate() error {
+	if x.Version != Version {
+		return fmt.Errorf("version: is %d; this program knows %d", x.Version, Version)
+	}
+	used := map[string]string{}
+	for name, o := range x.Files {
+		switch {
+		case !filepath.IsLocal(name) || filepath.Clean(name) != name || unprintable(name):
+			return fmt.Errorf("%.200q is not a name below the set", name)
+		case filepath.Base(o.Object) != o.Object || !strings.HasSuffix(o.Object, ".age") || o.Object == IndexFile:
+			return fmt.Errorf("%.200q is in %.200q, which is not an object", name, o.Object)
+		case used[o.Object] != "":
+			return fmt.Errorf("%.200q and %.200q are the same object", name, used[o.Object])
+		case o.Size < 0 || o.Packed <= o.Size || len(o.Key) != fileKey:
+			return fmt.Errorf("%.200q has %d bytes in %d, and a key of %d bytes", name, o.Size, o.Packed, len(o.Key))
+		}
+		used[o.Object] = name
+	}
+	return nil
+}
+
+// Store is an encrypted set that was opened: its files, decrypted while they are read.
+type Store struct {
+	store.Store
+	Head  *Head
+	index index
+}
+
+// ErrNoIdentity is the fault of a set that is not encrypted for any of the identities.
+var ErrNoIdentity = errors.New("it is not encrypted for this identity")
+
+// Open opens the encrypted set in st. identities is called when they are needed.
+func Open(st store.Store, identities func() ([]age.Identity, error)) (*Store, error) {
+	fail := func(err error) (*Store, error) { return nil, fmt.Errorf("cannot use backup set %s: %w", st, err) }
+	b, err := store.ReadFile(st, HeadFile, MaxHead)
+	if err != nil {
+		return fail(err)
+	}
+	s := &Store{Store: st}
+	if s.Head, err = ParseHead(b); err != nil {
+		return fail(err)
+	}
+	if b, err = store.ReadFile(st, IndexFile, maxIndex); err != nil {
+		return fail(err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != s.Head.Index {
+		return fail(fmt.Errorf("%s is not the file that %s was written for", IndexFile, HeadFile))
+	}
+	ids, err := identities()
+	if err != nil {
+		return nil, err
+	}
+	r, err := age.Decrypt(bytes.NewReader(b), ids...)
+	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
+		return fail(ErrNoIdentity)
+	} else if err != nil {
+		return fail(fmt.Errorf("cannot decrypt %s: %w", IndexFile, err))
+	}
+	if b, err = io.ReadAll(io.LimitReader(r, maxIndex+1)); err != nil {
+		return fail(fmt.Errorf("cannot decrypt %s: %w", IndexFile, err))
+	}
+	if err := store.Decode(IndexFile, b, &s.index); err != nil {
+		return fail(err)
+	}
+	if err := s.index.validate(); err != nil {
+		return fail(fmt.Errorf("%s: %w", IndexFile, err))
+	}
+	return s, nil
+}
+
+// Open implements store.Store.
+func (s *Store) Open(name string) (store.File, error) {
+	o, ok := s.index.Files[name]
+	if !ok {
+		return nil, fmt.Errorf("cannot open %s/%s: %w", s, name, os.ErrNotExist)
+	}
+	f, err := s.Store.Open(o.Object)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	fail := func(err error) (store.File, error) {
+		return nil, errors.Join(fmt.Errorf("cannot read %s/%s, which has %s: %w", s.Store, o.Object, name, err), f.Close())
+	}
+	if f.Size() != o.Packed {
+		return fail(fmt.Errorf("it has %d bytes, not %d", f.Size(), o.Packed))
+	}
+	// Chunks of age have 64 KiB, and a server should not be asked for each.
+	r, size, err := age.DecryptReaderAt(store.Cached(f), f.Size(), age.NewInjectedFileKeyIdentity(o.Key))
+	if err != nil {
+		return fail(err)
+	}
+	if size != o.Size {
+		return fail(fmt.Errorf("%d bytes are encrypted, not %d", size, o.Size))
+	}
+	return &file{ReaderAt: r, Closer: f, size: size, name: o.Object}, nil
+}
+
+type file struct {
+	io.ReaderAt
+	io.Closer
+	size int64
+	name string
+}
+
+func (f *file) Size() int64 { return f.size }
+
+func (f *file) ReadAt(p []byte, off int64) (int, error) {
+	if off >= f.size {
+		return 0, io.EOF
+	}
+	n, err := f.ReaderAt.ReadAt(p, off)
+	if n == len(p) {
+		return n, nil // age reports the end together with the last bytes
+	}
+	if err != nil && err != io.EOF {
+		err = fmt.Errorf("cannot decrypt %s: %w", f.name, err)
+	}
+	return n, err
+}
+
+// Size implements store.Store. It looks whether the object is there, with its size.
+func (s *Store) Size(name string) (int64, error) {
+	o, ok := s.index.Files[name]
+	if !ok {
+		return 0, fmt.Errorf("%s/%s: %w", s, name, os.ErrNotExist)
+	}
+	n, err := s.Store.Size(o.Object)
+	switch {
+	case err != nil:
+		return 0, err
+	case n != o.Packed:
+		return 0, fmt.Errorf("%s, which has %s, has %d bytes, not %d", o.Object, name, n, o.Packed)
+	}
+	return o.Size, nil
+}
+
+// Writer encrypts the files of a set. Its methods are called one after another.
+type Writer struct {
+	recipients []age.Recipient
+	index      index
+	size       int64
+}
+
+// NewWriter begins a set for some recipients.
+func NewWriter(recipients []age.Recipient) *Writer {
+	return &Writer{recipients: recipients, index: index{Version: Version, Files: map[string]object{}}}
+}
+
+// Object is the name that the next file gets.
+func (w *Writer) Object() string { return fmt.Sprintf("%04d.age", len(w.index.Files)+1) }
+
+// keep is a recipient that keeps the file key, and adds nothing to the file.
+type keep struct{ key []byte }
+
+// Wrap implements age.Recipient.
+func (k *keep) Wrap(key []byte) ([]*age.Stanza, error) {
+	k.key = bytes.Clone(key)
+	return nil, nil
+}
+
+// WrapWithLabels implements age.RecipientWithLabels: it takes the labels of the others.
+type labelled struct {
+	keep
+	labels []string
+}
+
+func (k *labelled) WrapWithLabels(key []byte) ([]*age.Stanza, []string, error) {
+	s, err := k.Wrap(key)
+	return s, k.labels, err
+}
+
+// counter counts what is written.
+type counter struct {
+	io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// File encrypts what produce writes as the file called name, to out, which gets Object's name.
+func (w *Writer) File(ctx context.Context, name string, out io.Writer, produce func(ctx context.Context, w io.Writer) error) error {
+	packed := &counter{Writer: out}
+	to, key, err := w.encrypt(packed)
+	if err != nil {
+		return err
+	}
+	plain := &counter{Writer: to}
+	if err := produce(ctx, plain); err != nil {
+		return err
+	}
+	if err := to.Close(); err != nil {
+		return fmt.Errorf("cannot encrypt %s: %w", name, err)
+	}
+	w.index.Files[name] = object{Object: w.Object(), Size: plain.n, Packed: packed.n, Key: key()}
+	w.size += packed.n
+	return nil
+}
+
+// Forget takes back the last file, whose object is not kept; the next one gets its name.
+func (w *Writer) Forget(name string) (object string) {
+	o := w.index.Files[name]
+	delete(w.index.Files, name)
+	w.size -= o.Packed
+	return o.Object
+}
+
+// encrypt begins a file for the recipients; key gives its file key.
+func (w *Writer) encrypt(out io.Writer) (to io.WriteCloser, key func() []byte, err error) {
+	k := &labelled{}
+	if l, ok := w.recipients[0].(age.RecipientWithLabels); ok {
+		// Recipients only go together if their labels are the same.
+		if _, k.labels, err = l.WrapWithLabels(make([]byte, fileKey)); err != nil {
+			return nil, nil, fmt.Errorf("cannot encrypt: %w", err)
+		}
+	}
+	to, err = age.Encrypt(out, append([]age.Recipient{k}, w.recipients...)...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot encrypt: %w", err)
+	}
+	return to, func() []byte { return k.key }, nil
+}
+
+// Finish gives index.age and set.json, to be written in this order, once all files are; h has
+// the identity of the set.
+func (w *Writer) Finish(h Head) (indexFile, headFile []byte, err error) {
+	b, err := json.Marshal(w.index)
+	if err != nil {
+		return nil, nil, err
+	}
+	var out bytes.Buffer
+	to, _, err := w.encrypt(&out)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, err = to.Write(b)
+	if err = errors.Join(err, to.Close()); err != nil {
+		return nil, nil, fmt.Errorf("cannot encrypt the index: %w", err)
+	}
+	sum := sha256.Sum256(out.Bytes())
+	h.Version, h.Index, h.Size, h.Files = Version, hex.EncodeToString(sum[:]), w.size, len(w.index.Files)
+	if b, err = json.MarshalIndent(h, "", "  "); err != nil {
+		return nil, nil, err
+	}
+	b = append(b, '\n')
+	if _, err := ParseHead(b); err != nil {
+		return nil, nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	return out.Bytes(), b, nil
+}

@@ -1,0 +1,34 @@
+//go:build vmtest
+
+package vmtest
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+// TestHome backs machines up to servers, changes them, backs them up once more, and restores
+// them over the network: two of the sets are encrypted, all are signed.
+func TestHome(t *testing.T) {
+	for _, h := range []struct {
+		kind, machine string
+		encrypt, long bool
+	}{
+		{"sftp", BIOSLVM, true, false},
+		{"nfs", UEFIPlain, false, false},
+		{"smb", BIOSPlain, false, true},
+	} {
+		t.Run("home-"+h.kind, func(t *testing.T) {
+			if h.long {
+				long(t)
+			}
+			t.Parallel()
+			s, err := StartServers(t.Context(), filepath.Join(t.TempDir(), "servers"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Stop()
+			runCircle(t, Circle{Kind: h.machine, Home: &Home{Servers: s, Kind: h.kind, Encrypt: h.encrypt}, TargetSize: machines[h.machine].smaller})
+		})
+	}
+}

@@ -1,0 +1,138 @@
+package vmtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+)
+
+// Home is the server that a circle's backup goes to.
+type Home struct {
+	Servers *Servers
+	// Kind is nfs, smb, sftp or s3.
+	Kind string
+	// Encrypt has the set encrypted.
+	Encrypt bool
+}
+
+// url is where the sets are, for the machines.
+func (h *Home) url() string {
+	return h.Servers.Fill(map[string]string{
+		"nfs":  "nfs://HOST:PORT(nfs)/share/sets",
+		"smb":  "smb://HOST:PORT(smb)/share/sets",
+		"sftp": "sftp://root@HOST:PORT(ssh)" + h.Servers.Share + "/sets",
+		"s3":   "s3+http://HOST:PORT(s3)/sets",
+	}[h.Kind])
+}
+
+// credentials are those of the source machine, in the file that the configuration names.
+func (h *Home) credentials() string {
+	return h.Servers.Fill(map[string]string{
+		"nfs":  "",
+		"smb":  "- {url: \"smb://HOST:PORT(smb)\", user: root, password: geheim}\n",
+		"sftp": "- {url: \"sftp://root@HOST:PORT(ssh)\", key: /root/backup.key, known_hosts: /root/backup.hosts}\n",
+		"s3":   "- {url: \"s3+http://HOST:PORT(s3)\", access_key: mkcdrec, secret_key: geheimgeheim}\n",
+	}[h.Kind])
+}
+
+// prepare puts configuration, credentials and keys on the disk that the source machine gets.
+func (h *Home) prepare(r *circle, stage string) (err error) {
+	config := "exclude_devices: [/backup]\ndestination: \"" + h.url() + "\"\n"
+	files := map[string]string{}
+	if c := h.credentials(); c != "" {
+		config += "credentials_file: /backup/credentials\nrescue: {credentials: include}\n"
+		files["credentials"] = c
+	}
+	if h.Encrypt {
+		if r.identity, err = age.GenerateX25519Identity(); err != nil {
+			return err
+		}
+		config += "encrypt: true\nrecipients: [" + r.identity.Recipient().String() + "]\n"
+	}
+	files["home.yaml"] = config
+	// The server's key is that of nobody who signs sets.
+	b, err := os.ReadFile(h.Servers.Dir + "/host.pub")
+	if err != nil {
+		return err
+	}
+	r.stranger = strings.TrimSpace(string(b))
+	for _, k := range []struct{ from, to, prefix string }{{h.Servers.Share + "/key", "backup.key", ""}, {h.Servers.Dir + "/host.pub", "backup.hosts", h.Servers.Fill("[HOST]:PORT(ssh) ")}} {
+		b, err := os.ReadFile(k.from)
+		if err != nil {
+			return err
+		}
+		files[k.to] = k.prefix + string(b)
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(stage, name), []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// homeCommand writes a first set, changes and removes files, describes the machine again, and
+// backs it up once more; the medium is made by itself.
+func (r *circle) homeCommand(vm *VM) (backupRun, error) {
+	mkcdrec := "/backup/bin/mkcdrec -c /backup/home.yaml "
+	c := backupRun{"cd /root; " + mkcdrec + "path --append '" + KernelWords + "'", []string{
+		mkcdrec + "-q rescue -o /backup/rescue.iso --append '" + KernelWords + "'",
+		mkcdrec + "prune -n --keep-last 1 '" + r.Home.url() + "'",
+		mkcdrec + "status; test $? -le 1",
+		"sync; umount /backup",
+	}}
+	if r.Home.Encrypt {
+		c.after = append([]string{mkcdrec + "list '" + r.Home.url() + "' < /dev/null > /tmp/l 2>&1; test $? = 4 && grep 'no identity given' /tmp/l"}, c.after...)
+	} else {
+		c.after = append([]string{mkcdrec + "-q verify '" + r.Home.url() + "'"}, c.after...)
+	}
+	return c, all(vm,
+		"for n in /sys/class/net/e*; do ip link set ${n##*/} up; ip addr add 10.0.2.15/24 dev ${n##*/}; done; ip addr",
+		"cp /backup/backup.key /backup/backup.hosts /root/; chmod 600 /root/backup.* /backup/credentials 2>/dev/null; true",
+		"cd /root; "+mkcdrec+"path --append '"+KernelWords+"'",
+		"rm -rf /usr/share/doc/a*; mv /usr/share/doc/b* /srv/; echo changed >> /etc/motd; head -c 300000 /dev/urandom > /srv/new; ln /srv/new /srv/linked; chmod 700 /srv/difficult; sleep 2",
+		"/backup/bin/guest describe "+r.mounts()+" > /backup/before.json && sync",
+	)
+}
+
+// restoreHome starts the medium with blank disks and no other: the set is on the server, the
+// network is configured on demand, and the medium knows whose sets it may restore.
+func (r *circle) restoreHome(ctx context.Context) error {
+	iso := filepath.Join(r.Work, "rescue.iso")
+	if err := r.dump(ctx, "/rescue.iso", iso); err != nil {
+		return err
+	}
+	vm, err := r.rescue(ctx, Machine{Name: r.Kind + "-home", Log: r.log("home"), CDROM: iso, Net: true, Disks: r.targets()})
+	if err != nil {
+		return err
+	}
+	defer vm.Kill()
+	for _, s := range []string{`backup set: ` + r.Home.Kind, `mkcdrec: rescue system ready`, `# `} {
+		if _, err := vm.Expect(s, bootLimit); err != nil {
+			return err
+		}
+	}
+	start := "restore --yes --confirm " + r.confirmed()
+	if r.Home.Encrypt {
+		if err := all(vm, "echo "+r.identity.String()+" > /tmp/id",
+			start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'no identity given' /tmp/r",
+			"echo '"+r.stranger+"' > /tmp/stranger; "+start+" --identity /tmp/id --signer /tmp/stranger > /tmp/r 2>&1; test $? = 4 && grep 'a key that this rescue system does not know' /tmp/r",
+		); err != nil {
+			return err
+		}
+		start += " --identity /tmp/id"
+	}
+	out, err := must(vm, start+" 2>&1", jobLimit)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(out, "signed with the key of its host") {
+		return fmt.Errorf("the signature was not checked:\n%s", out)
+	}
+	r.out.Restore = out
+	return powerOff(vm)
+}
