@@ -164,7 +164,7 @@ func kill(t *testing.T, dir, src, step string, after time.Duration) {
 // newest is the set that list and restore take of a directory.
 func newest(t *testing.T, dir string) string {
 	t.Helper()
-	s, err := manifest.OpenNewest(t.Context(), dir, manifest.Wanted{}, t.Logf)
+	s, err := manifest.Door{Say: t.Logf}.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s, err := manifest.OpenNewest(t.Context(), dir, manifest.Wanted{}, t.Logf)
+	s, err := manifest.Door{Say: t.Logf}.Open(t.Context(), dir)
 	if err != nil || s.Manifest.ID != first.ID {
 		t.Fatalf("the first set: %v", err)
 	}

@@ -53,13 +53,6 @@ func (d Door) Open(ctx context.Context, place string) (*Set, error) {
 	if dirs := legacyDirs(place); dirs != nil {
 		return OpenLegacy(dirs...)
 	}
-	if store.IsURL(place) {
-		st, err := store.NewContext(ctx, place)
-		if err != nil {
-			return nil, fmt.Errorf("cannot use backup set: %w", err)
-		}
-		return d.openStore(ctx, st)
-	}
 	if store.IsHome(place) {
 		home, err := store.OpenHome(ctx, place, d.Access)
 		if err != nil {
@@ -81,9 +74,6 @@ func (d Door) Open(ctx context.Context, place string) (*Set, error) {
 // Find is the place of the set that Open would open at the URL of a home, or of a set. Nothing
 // is decrypted, and the set is not checked.
 func (d Door) Find(ctx context.Context, url string) (place string, err error) {
-	if store.IsURL(url) {
-		return d.findWeb(ctx, url)
-	}
 	home, err := store.OpenHome(ctx, url, d.Access)
 	if err != nil {
 		return "", err
@@ -108,24 +98,6 @@ func (d Door) Find(ctx context.Context, url string) (place string, err error) {
 		return "", errors.Join(append([]error{err, errors.New("no set there")}, damaged...)...)
 	}
 	return store.Join(url, best.name), nil
-}
-
-// findWeb is Find for the URL of a set on a web server.
-func (d Door) findWeb(ctx context.Context, url string) (string, error) {
-	st, err := store.NewContext(ctx, url)
-	if err != nil {
-		return "", err
-	}
-	f, err := lookAt(st)
-	if err != nil {
-		return "", err
-	}
-	if f == nil {
-		return "", errors.New("no set there")
-	}
-	f.Dir = st.String()
-	_, _, err = Choose([]Found{*f}, d.Want, time.Now())
-	return url, err
 }
 
 func (d Door) openTape(ctx context.Context, names string) (*Set, error) {
