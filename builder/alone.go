@@ -27,19 +27,14 @@ func (b *Builder) Alone(ctx context.Context, command, dir string, work func() (s
 	if err != nil {
 		return fmt.Errorf("cannot read the name of this machine: %w", err)
 	}
-	abs, shown := dir, dir
-	if server := store.IsHome(dir); server {
-		shown = sysconf.RedactURL(dir)
-	} else if abs, err = filepath.Abs(dir); err != nil {
-		return fmt.Errorf("cannot use %s: %w", dir, err)
-	}
-	name := fmt.Sprintf("%s/mkcdrec-%x.lock", runDir, sha256.Sum256([]byte(abs)))
-	release, err := set.LockFile(name, host, shown, func(string, ...any) {})
-	switch {
-	case err == nil:
-		defer b.unlock(release)
-	case !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS):
+	release, err := LockPlace(dir, host)
+	if err != nil {
 		return err
+	}
+	defer b.unlock(release)
+	shown := dir
+	if store.IsHome(dir) {
+		shown = sysconf.RedactURL(dir)
 	}
 	return b.Hooked(ctx, command, shown, func() (string, error) {
 		if store.IsHome(dir) { // locks are kept on this machine: the host has no other
@@ -55,6 +50,24 @@ func (b *Builder) Alone(ctx context.Context, command, dir string, work func() (s
 		defer b.unlock(release)
 		return work()
 	})
+}
+
+// LockPlace has this run be the only one of this machine, whose name is host, that writes to a
+// place, until release is called; an exit.Refusal names the other one. It locks nothing where
+// /run can't be written to.
+func LockPlace(place, host string) (release func() error, err error) {
+	abs, shown := place, place
+	if store.IsHome(place) {
+		shown = sysconf.RedactURL(place)
+	} else if abs, err = filepath.Abs(place); err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", place, err)
+	}
+	name := fmt.Sprintf("%s/mkcdrec-%x.lock", runDir, sha256.Sum256([]byte(abs)))
+	release, err = set.LockFile(name, host, shown, func(string, ...any) {})
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EROFS) {
+		return func() error { return nil }, nil
+	}
+	return release, err
 }
 
 func (b *Builder) unlock(release func() error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
+	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/keyring"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -34,10 +35,17 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if err != nil {
 		return nil, err
 	}
+	p.leaveOutStates(b)
 	now, id := time.Now(), uuid.New()
 	sink, err := set.NewHome(ctx, home, work, p.Layout.Hostname, id, now, recipients, b.Report)
 	if err != nil {
 		return nil, err
+	}
+	p.generation, err = b.generationIn(p, home.String(), id, sink.Name(), now, func(g *generation) (*setState, string) {
+		return g.baseIn(ctx, home, p.Layout.Hostname, b.Config.Generations)
+	})
+	if err != nil {
+		return nil, errors.Join(err, sink.Remove())
 	}
 	h, dir := rescue.Hint{SetID: id, Source: sysconf.RedactURL(place)}, ""
 	if !store.IsHome(place) {
@@ -49,9 +57,20 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	iso := filepath.Join(sink.Dir(), manifest.RescueISO)
 	man, err := b.write(ctx, p, id, now, sink, dir, func() error { return b.Maker().Medium(ctx, p.Machine(), h, iso) })
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.generation.discard())
 	}
-	return &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}, nil
+	if err := p.generation.commit(ctx, man, sink.Dir()); err != nil {
+		b.Report.Warn("%v", err)
+	}
+	r := &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}
+	r.Removed = b.pruned(func() ([]string, error) {
+		sets, err := b.Config.Keep.PlanHome(ctx, home, man.Host, sink.Name(), now)
+		if err != nil {
+			return nil, err
+		}
+		return retention.ApplyHome(ctx, home, sets)
+	})
+	return r, nil
 }
 
 // signing gives the function that signs manifests, nil for none.

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,11 +14,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
 	made "github.com/mkcdrec/mkcdrec/builder/rescue"
+	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -249,4 +253,102 @@ func mediumFiles(t *testing.T, b *Builder) map[string]string {
 		return nil
 	})
 	return files
+}
+
+// TestHomeIncrement: sets in a home, encrypted or not, are increments of one another; each gives
+// the tree as it was, also when it is named itself; what a kept set needs is kept.
+func TestHomeIncrement(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, encrypt := range map[string]bool{"plain": false, "encrypted": true} {
+		b, dir := fakeMachine(t), t.TempDir()
+		b.Work, b.States = t.TempDir(), t.TempDir()
+		b.Config.Encrypt, b.Config.Recipients = encrypt, []string{id.Recipient().String()}
+		b.Config.Generations.FullEvery = 10
+		big := make([]byte, 3<<20)
+		if _, err := rand.Read(big); err != nil {
+			t.Fatal(err)
+		}
+		p := machinePlan(t)
+		src := p.Layout.Filesystems[0].Mounts[0].Path
+		if err := os.WriteFile(src+"/big", big, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		door := manifest.Door{Identities: func() ([]age.Identity, error) { return []age.Identity{id}, nil }}
+		home := homeOf(t, dir)
+		var sets []string
+		for n := range 3 {
+			if n > 0 {
+				if err := errors.Join(os.WriteFile(src+"/file", []byte{byte(n)}, 0o600), os.WriteFile(fmt.Sprintf("%s/new%d", src, n), nil, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+				p = planOf(t, p)
+			}
+			r, err := b.ToHome(t.Context(), p, nextSecond{home}, dir)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			sets = append(sets, r.Dir)
+			if len(r.Manifest.Needs) != n || n > 0 && r.Manifest.Archives[0].Size > 1<<20 {
+				t.Errorf("%s: set %d needs %d sets, and has %d bytes", name, n, len(r.Manifest.Needs), r.Manifest.Archives[0].Size)
+			}
+		}
+		for n, place := range append(slices.Clone(sets), dir) {
+			s, err := door.Open(t.Context(), place)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			to := t.TempDir()
+			if _, lost, err := s.ExtractPaths(t.Context(), nil, to, archive.ExtractOptions{}, progress.None{}); err != nil || len(lost) > 0 {
+				t.Errorf("%s: set %d: %v, %v", name, n, lost, err)
+			}
+			if got, err := os.ReadFile(to + src + "/big"); err != nil || !bytes.Equal(got, big) {
+				t.Errorf("%s: set %d: the large file has %d bytes, %v", name, n, len(got), err)
+			}
+			news, _ := filepath.Glob(to + src + "/new*")
+			if len(news) != min(n, 2) {
+				t.Errorf("%s: set %d has %q", name, n, news)
+			}
+		}
+		verdicts, err := retention.Keep{Last: 1}.PlanHome(t.Context(), home, "host", "", time.Now())
+		if err != nil || len(verdicts) != 3 {
+			t.Fatalf("%s: PlanHome = %+v, %v", name, verdicts, err)
+		}
+		for _, v := range verdicts {
+			if v.Remove {
+				t.Errorf("%s: %s would be removed: %v", name, v.Set, v.Reasons)
+			}
+		}
+		b.Config.Generations, b.Config.Keep.Last = Generations{}, 1
+		r, err := b.ToHome(t.Context(), planOf(t, p), nextSecond{home}, dir)
+		if err != nil || len(r.Removed) != 3 || len(r.Manifest.Needs) != 0 {
+			t.Errorf("%s: the next full set: removed %v, needs %v, %v; want the other three removed", name, r.Removed, r.Manifest.Needs, err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+			t.Errorf("%s: left %v, %v", name, left, err)
+		}
+	}
+}
+
+// planOf plans the same archive once more.
+func planOf(t *testing.T, p *Plan) *Plan {
+	t.Helper()
+	f := p.Layout.Filesystems[0]
+	n := planFor("/dev/no-such-disk", f.Mounts[0].Path, "ext4")
+	n.Layout.Hostname, n.Layout.Kernel.Release, n.Layout.Filesystems[0].UUID = "host", "6.1.0-test", f.UUID
+	n.archives()
+	n.Archives[0].File = "sda1._.tar.zst"
+	return n
+}
+
+// nextSecond is a home; sets that begin in the same second would have the same name.
+type nextSecond struct{ store.Home }
+
+func (n nextSecond) Create(ctx context.Context, name string) (store.Upload, error) {
+	if filepath.Base(name) == set.UnfinishedFile {
+		time.Sleep(1100 * time.Millisecond)
+	}
+	return n.Home.Create(ctx, name)
 }

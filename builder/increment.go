@@ -22,6 +22,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Generations defines when a backup is full; without it, every one is.
@@ -114,12 +115,19 @@ type generation struct {
 // generation prepares the states of a set with an id, which gets the directory name in dir. It
 // is nil without the key generations.
 func (b *Builder) generation(p *Plan, dir, id, name string, now time.Time) (*generation, error) {
-	if !b.Config.Generations.Set() {
-		return nil, nil
-	}
 	at, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
+	}
+	return b.generationIn(p, at, id, name, now, func(g *generation) (*setState, string) {
+		return g.base(dir, p.Layout.Hostname, b.Config.Generations)
+	})
+}
+
+// generationIn is generation for sets in a place; base finds the state of the newest one.
+func (b *Builder) generationIn(p *Plan, at, id, name string, now time.Time, base func(*generation) (*setState, string)) (*generation, error) {
+	if !b.Config.Generations.Set() {
+		return nil, nil
 	}
 	sum := sha256.Sum256([]byte(at + "\x00" + p.Layout.Hostname))
 	g := &generation{dir: filepath.Join(b.states(), hex.EncodeToString(sum[:8])), id: id, name: name, now: now, plan: p, warn: b.Report.Warn}
@@ -127,7 +135,7 @@ func (b *Builder) generation(p *Plan, dir, id, name string, now time.Time) (*gen
 	if err := os.MkdirAll(g.at(id), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot keep the state for increments: %w", err)
 	}
-	last, why := g.base(dir, p.Layout.Hostname, b.Config.Generations)
+	last, why := base(g)
 	if why != "" {
 		b.Report.Note("this backup is a full one: %s", why)
 		return g, nil
@@ -158,6 +166,23 @@ func (g *generation) base(dir, host string, when Generations) (last *setState, w
 		return nil, "there is no other"
 	}
 	newest := sets[0]
+	if last, why = g.state(newest, when); why != "" {
+		return nil, why
+	}
+	s, err := manifest.Open(filepath.Join(dir, newest.Name))
+	if err != nil {
+		return nil, strings.ReplaceAll(err.Error(), "\n", " ")
+	}
+	defer s.Close()
+	if s.Digest != last.Set.Digest || newest.Name != last.Set.Dir {
+		return nil, fmt.Sprintf("the newest set, %s, is not the one that was made here", newest.Name)
+	}
+	return last, ""
+}
+
+// state reads the state of a set, which must not be so old that a full backup is due; or it
+// returns why there must be one.
+func (g *generation) state(newest set.Listed, when Generations) (last *setState, why string) {
 	b, err := regular.ReadFile(filepath.Join(g.at(newest.ID), stateFile), maxStateFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Sprintf("of the newest set, %s, no state is kept on this machine", newest.Name)
@@ -172,16 +197,29 @@ func (g *generation) base(dir, host string, when Generations) (last *setState, w
 	if err != nil {
 		return nil, fmt.Sprintf("the state of the newest set, %s, can't be used: %v", newest.Name, err)
 	}
-	if why := when.due(last.Full, len(last.Needs)+1, g.now); why != "" {
-		return nil, why
-	}
-	s, err := manifest.Open(filepath.Join(dir, newest.Name))
+	return last, when.due(last.Full, len(last.Needs)+1, g.now)
+}
+
+// baseIn is base for a home. Of an encrypted set neither manifest nor files can be read here.
+func (g *generation) baseIn(ctx context.Context, home store.Home, host string, when Generations) (last *setState, why string) {
+	sets, _, err := set.ListHome(ctx, home, set.This(host))
 	if err != nil {
 		return nil, strings.ReplaceAll(err.Error(), "\n", " ")
 	}
-	defer s.Close()
-	if s.Digest != last.Set.Digest || newest.Name != last.Set.Dir {
+	if len(sets) == 0 {
+		return nil, "there is no other"
+	}
+	newest := sets[0]
+	if last, why = g.state(newest, when); why != "" {
+		return nil, why
+	}
+	if newest.Name != last.Set.Dir || newest.Head == nil && newest.Digest != last.Set.Digest {
 		return nil, fmt.Sprintf("the newest set, %s, is not the one that was made here", newest.Name)
+	}
+	for _, n := range last.Needs {
+		if !slices.ContainsFunc(sets, func(s set.Listed) bool { return s.ID == n.ID && s.Name == n.Dir }) {
+			return nil, fmt.Sprintf("the earlier set %s is missing", n.Dir)
+		}
 	}
 	return last, ""
 }

@@ -90,17 +90,25 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	return r, nil
 }
 
-// prune removes the sets that the configuration does not keep, now that there is a new one,
-// made. The new set is good whether that is possible or not.
+// prune removes the sets in dir that the configuration does not keep, now that there is a new one,
+// made.
 func (b *Builder) prune(dir, host, made string, now time.Time) []string {
+	return b.pruned(func() ([]string, error) {
+		sets, err := b.Config.Keep.Plan(dir, host, made, now)
+		if err != nil {
+			return nil, err
+		}
+		return retention.Apply(dir, sets)
+	})
+}
+
+// pruned calls remove, if the configuration keeps only some sets. The new set is good whether it
+// succeeds or not.
+func (b *Builder) pruned(remove func() (removed []string, err error)) []string {
 	if !b.Config.Keep.Set() {
 		return nil
 	}
-	var removed []string
-	sets, err := b.Config.Keep.Plan(dir, host, made, now)
-	if err == nil {
-		removed, err = retention.Apply(dir, sets)
-	}
+	removed, err := remove()
 	if err != nil {
 		b.Report.Warn("the new backup is complete, but old ones were not removed: %v", err)
 	}

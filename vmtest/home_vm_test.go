@@ -3,6 +3,7 @@
 package vmtest
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 )
@@ -17,6 +18,7 @@ func TestHome(t *testing.T) {
 		{"sftp", BIOSLVM, true, false},
 		{"nfs", UEFIPlain, false, false},
 		{"smb", BIOSPlain, false, true},
+		{"s3", UEFIPlain, true, true},
 	} {
 		t.Run("home-"+h.kind, func(t *testing.T) {
 			if h.long {
@@ -28,6 +30,14 @@ func TestHome(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Stop()
+			if h.kind == "s3" {
+				if _, err := os.Stat(Versity); err != nil {
+					t.Skipf("the tests of internal/store build it with MKCDREC_ALL=1: %v", err)
+				}
+				if err := s.S3(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
 			runCircle(t, Circle{Kind: h.machine, Home: &Home{Servers: s, Kind: h.kind, Encrypt: h.encrypt}, TargetSize: machines[h.machine].smaller})
 		})
 	}

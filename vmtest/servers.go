@@ -215,6 +215,23 @@ EXPORT { Export_Id = 1; Path = `+s.Share+`; Pseudo = /share; Access_Type = RW; S
 	return s.daemon(ctx, "nfs", "ganesha.nfsd", "-F", "-f", conf, "-L", s.Dir+"/ganesha.log", "-p", s.Dir+"/ganesha.pid")
 }
 
+// Versity is versitygw, a server of S3 for a directory, which the tests of internal/store build.
+const Versity = "/var/cache/mkcdrec/versitygw-1.8.0/versitygw"
+
+// S3 serves the bucket sets to the user mkcdrec with the password geheimgeheim.
+func (s *Servers) S3(ctx context.Context) error {
+	port, err := s.port("s3")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(s.Dir, "s3")
+	if err := os.MkdirAll(filepath.Join(dir, "sets"), 0o700); err != nil {
+		return err
+	}
+	// Secrets in the environment of a server that lives as long as the test.
+	return s.daemon(ctx, "s3", "/usr/bin/env", "ROOT_ACCESS_KEY=mkcdrec", "ROOT_SECRET_KEY=geheimgeheim", Versity, "--port", fmt.Sprintf("127.0.0.1:%d", port), "posix", dir)
+}
+
 // names answers every question for an IPv4 address with 192.0.2.77.
 func (s *Servers) names(context.Context) error {
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")

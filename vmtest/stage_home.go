@@ -41,7 +41,7 @@ func (h *Home) credentials() string {
 
 // prepare puts configuration, credentials and keys on the disk that the source machine gets.
 func (h *Home) prepare(r *circle, stage string) (err error) {
-	config := "exclude_devices: [/backup]\ndestination: \"" + h.url() + "\"\n"
+	config := "exclude_devices: [/backup]\ndestination: \"" + h.url() + "\"\ngenerations: {full_every: 7}\n"
 	files := map[string]string{}
 	if c := h.credentials(); c != "" {
 		config += "credentials_file: /backup/credentials\nrescue: {credentials: include}\n"

@@ -156,9 +156,9 @@ func keepNeeded(sets []*Verdict) {
 	}
 }
 
-// of begins the verdict on a set in dir, one of all, with what is wrong with its files, or with what
-// it needs.
-func of(dir string, s set.Listed, all []set.Listed) *Verdict {
+// of begins the verdict on a set, one of all, with what is wrong with its files, or with what it
+// needs. size gives that of a file of a set.
+func of(s set.Listed, all []set.Listed, size func(set.Listed, string) (int64, error)) *Verdict {
 	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size(), lacks: len(s.NotCovered) > 0, id: s.ID}
 	for _, n := range s.Needs {
 		v.needs = append(v.needs, n.ID)
@@ -167,7 +167,7 @@ func of(dir string, s set.Listed, all []set.Listed) *Verdict {
 		}
 	}
 	for _, f := range s.Files {
-		n, err := store.Dir(filepath.Join(dir, s.Name)).Size(f.Name)
+		n, err := size(s, f.Name)
 		switch {
 		case v.damage != "":
 		case errors.Is(err, fs.ErrNotExist):
@@ -197,15 +197,9 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 	if err != nil {
 		return nil, err
 	}
-	var mine []*Verdict
-	for _, s := range sets {
-		mine = append(mine, of(dir, s, sets))
-	}
-	k.decide(mine, made, now, now.Location())
-	out := make([]Verdict, 0, len(mine))
-	for _, s := range mine {
-		out = append(out, *s)
-	}
+	out := k.verdicts(sets, made, now, func(s set.Listed, name string) (int64, error) {
+		return store.Dir(filepath.Join(dir, s.Name)).Size(name)
+	})
 	left, err := set.Leftovers(dir, m.Host, now)
 	if err != nil {
 		return nil, err
@@ -220,10 +214,28 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 		}
 		out = append(out, v)
 	}
-	for _, d := range doubtful {
+	return append(out, doubts(doubtful)...), nil
+}
+
+// verdicts decides about sets, newest first.
+func (k Keep) verdicts(sets []set.Listed, made string, now time.Time, size func(set.Listed, string) (int64, error)) []Verdict {
+	var mine []*Verdict
+	for _, s := range sets {
+		mine = append(mine, of(s, sets, size))
+	}
+	k.decide(mine, made, now, now.Location())
+	out := make([]Verdict, 0, len(mine))
+	for _, s := range mine {
+		out = append(out, *s)
+	}
+	return out
+}
+
+func doubts(list []set.Doubtful) (out []Verdict) {
+	for _, d := range list {
 		out = append(out, Verdict{Set: d.Name, Reasons: []string{d.Why}})
 	}
-	return out, nil
+	return out
 }
 
 // inOrder gives the sets that are removed, oldest first, but none before those that need it: a

@@ -261,7 +261,10 @@ func (h *Home) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.head.NotCovered = len(m.NotCovered)
+	h.head.NotCovered, h.head.Machine = len(m.NotCovered), m.Sum(MachineFile).SHA256
+	for _, n := range m.Needs {
+		h.head.Needs = append(h.head.Needs, sealed.Need{ID: n.ID, Dir: n.Dir})
+	}
 	index, head, err := h.seal.Finish(h.head)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package set
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,12 +13,17 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 )
 
-// Listed is a complete set in a directory, with what its manifest has: Host, Created, Size.
+// Listed is a complete set in a directory, with what its manifest has: Host, Created, Size. Of
+// an encrypted set these are only what its head has.
 type Listed struct {
 	Name string // of its directory
 	*manifest.Manifest
+	Digest string       // of the manifest of a set in a home; "" where that can't be read
+	Head   *sealed.Head // of an encrypted set
 }
 
 // Doubtful is a set that may be a machine's.
@@ -49,13 +55,59 @@ func List(dir string, of Machine) (sets []Listed, doubtful []Doubtful, err error
 		if err != nil {
 			doubtful = append(doubtful, Doubtful{e.Name(), "its manifest can't be used: look at it, and remove it by hand"})
 		} else if mine, doubt := of.owns(m); mine {
-			sets = append(sets, Listed{e.Name(), m})
+			sets = append(sets, Listed{Name: e.Name(), Manifest: m})
 		} else if doubt != "" {
 			doubtful = append(doubtful, Doubtful{e.Name(), doubt})
 		}
 	}
+	newestFirst(sets)
+	return sets, doubtful, nil
+}
+
+func newestFirst(sets []Listed) {
 	slices.SortFunc(sets, func(a, b Listed) int {
 		return cmp.Or(b.Created.Compare(a.Created), strings.Compare(b.Name, a.Name))
 	})
-	return sets, doubtful, nil
+}
+
+// ListHome is List for a home, where sets may be encrypted.
+func ListHome(ctx context.Context, home store.Home, of Machine) (sets []Listed, doubtful []Doubtful, err error) {
+	err = manifest.EachSet(ctx, home, func(name string, st store.Store) func() {
+		x, err := manifest.Describe(st)
+		return func() {
+			if err != nil {
+				doubtful = append(doubtful, Doubtful{name, "its manifest can't be used: look at it, and remove it by hand"})
+			}
+			if x == nil || err != nil || strings.HasPrefix(name, Partial) {
+				return
+			}
+			l := Listed{name, x.Manifest, x.Digest, x.Head}
+			if l.Head != nil {
+				l.Manifest = of.described(l.Head)
+			}
+			if mine, doubt := of.owns(l.Manifest); mine {
+				sets = append(sets, l)
+			} else if doubt != "" {
+				doubtful = append(doubtful, Doubtful{name, doubt})
+			}
+		}
+	})
+	newestFirst(sets)
+	return sets, doubtful, err
+}
+
+// described is as much of the manifest of an encrypted set as its head has.
+func (m Machine) described(h *sealed.Head) *manifest.Manifest {
+	out := &manifest.Manifest{ID: h.ID, Host: h.Host, Created: h.Created, NotCovered: make([]string, h.NotCovered), Files: []manifest.FileSum{{Name: sealed.IndexFile}}}
+	if h.Machine != "" {
+		f := manifest.FileSum{Name: MachineFile, SHA256: h.Machine}
+		if mine := m.sums(); mine != nil && mine[0].SHA256 == h.Machine {
+			f = mine[0]
+		}
+		out.Files = append(out.Files, f)
+	}
+	for _, n := range h.Needs {
+		out.Needs = append(out.Needs, manifest.Needed{ID: n.ID, Dir: n.Dir})
+	}
+	return out
 }

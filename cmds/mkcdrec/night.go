@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
@@ -38,11 +39,12 @@ func (a *app) pruneCommand() *cli.Command {
 	flag := func(name, what string) cli.Flag {
 		return &cli.IntFlag{Name: "keep-" + name, Usage: what + ", `N`"}
 	}
-	return &cli.Command{Name: "prune", Usage: "remove old backup sets of this machine from DIR", ArgsUsage: "[DIR]",
+	return &cli.Command{Name: "prune", Usage: "remove old backup sets of this machine from DIR", ArgsUsage: "[DIR|URL]",
 		Description: "A set stays if any rule names it; the key keep of the configuration has the rules that no option names. The last good set, the last one that covers everything, sets of other machines and those dated in the future always stay. Unfinished sets of this machine are removed a day after their run has ended. With -n nothing is removed, and every set is listed with the reason. While a backup of this machine to DIR runs, prune ends with status 4.\n\nWithout DIR the key destination of the configuration names it.",
 		Flags: []cli.Flag{flag("last", "keep the newest sets"), flag("daily", "keep the newest set of each of the last days that have one"),
-			flag("weekly", "the same for weeks"), flag("monthly", "the same for months")},
-		Action: func(_ context.Context, c *cli.Command) error {
+			flag("weekly", "the same for weeks"), flag("monthly", "the same for months"),
+			&cli.StringFlag{Name: "credentials", Usage: "`FILE` with the secrets of servers, instead of the one that the configuration names"}},
+		Action: func(ctx context.Context, c *cli.Command) error {
 			dir, err := a.destination(c)
 			if err != nil {
 				return err
@@ -59,44 +61,33 @@ func (a *app) pruneCommand() *cli.Command {
 			if !keep.Set() {
 				return exit.Usage(errors.New("no rule of what to keep: give --keep-last or another option, or set keep in " + c.String("config")))
 			}
-			return a.prune(c, dir, keep)
+			return a.prune(ctx, c, dir, keep)
 		}}
 }
 
 // prune removes sets, or lists what it would remove.
-func (a *app) prune(c *cli.Command, dir string, keep retention.Keep) (err error) {
+func (a *app) prune(ctx context.Context, c *cli.Command, dir string, keep retention.Keep) error {
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("cannot read the name of this machine: %w", err)
 	}
-	if !c.Bool("dry-run") {
-		release, e := set.Lock(dir, host, a.ui.Note)
-		if e != nil {
-			return e
-		}
-		defer func() { err = errors.Join(err, release()) }()
+	which := a.pruneDir
+	if store.IsHome(dir) || a.cfg.Encrypt {
+		which = a.pruneHome
 	}
-	sets, err := keep.Plan(dir, host, "", time.Now())
+	r, err := which(ctx, c, dir, host, keep)
+	for _, s := range r.Removed {
+		a.ui.Note("removed: %s", s)
+	}
 	if err != nil {
 		return err
-	}
-	r := builder.PruneResult{Dir: dir, Sets: sets, Removed: []string{}}
-	if !c.Bool("dry-run") {
-		removed, err := retention.Apply(dir, sets)
-		for _, s := range removed {
-			a.ui.Note("removed: %s", s)
-		}
-		if err != nil {
-			return err
-		}
-		r.Removed = append(r.Removed, removed...)
 	}
 	a.ui.Result("prune", r)
 	if c.Bool("json") || c.Bool("quiet") {
 		return nil
 	}
 	var rows [][]string
-	for _, s := range sets {
+	for _, s := range r.Sets {
 		fate := "keep"
 		if s.Remove {
 			fate = "remove"
@@ -108,6 +99,53 @@ func (a *app) prune(c *cli.Command, dir string, keep retention.Keep) (err error)
 		a.ui.Note("dry run: nothing was removed")
 	}
 	return nil
+}
+
+// pruneDir decides about the sets in a directory, and removes them unless it is a dry run.
+func (a *app) pruneDir(_ context.Context, c *cli.Command, dir, host string, keep retention.Keep) (r builder.PruneResult, err error) {
+	if !c.Bool("dry-run") {
+		release, e := set.Lock(dir, host, a.ui.Note)
+		if e != nil {
+			return r, e
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	sets, err := keep.Plan(dir, host, "", time.Now())
+	r = builder.PruneResult{Dir: dir, Sets: sets, Removed: []string{}}
+	if err == nil && !c.Bool("dry-run") {
+		var removed []string
+		removed, err = retention.Apply(dir, sets)
+		r.Removed = append(r.Removed, removed...)
+	}
+	return r, err
+}
+
+// pruneHome is pruneDir for a home.
+func (a *app) pruneHome(ctx context.Context, c *cli.Command, place, host string, keep retention.Keep) (r builder.PruneResult, err error) {
+	if !c.Bool("dry-run") {
+		release, e := builder.LockPlace(place, host)
+		if e != nil {
+			return r, e
+		}
+		defer func() { err = errors.Join(err, release()) }()
+	}
+	access, err := a.ring(ctx, c).Access()
+	if err != nil {
+		return r, err
+	}
+	home, err := store.OpenHome(ctx, place, access)
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, home.Close()) }()
+	sets, err := keep.PlanHome(ctx, home, host, "", time.Now())
+	r = builder.PruneResult{Dir: home.String(), Sets: sets, Removed: []string{}}
+	if err == nil && !c.Bool("dry-run") {
+		var removed []string
+		removed, err = retention.ApplyHome(ctx, home, sets)
+		r.Removed = append(r.Removed, removed...)
+	}
+	return r, err
 }
 
 // age is a number of seconds for people.

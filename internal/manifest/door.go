@@ -2,6 +2,8 @@ package manifest
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
 // Door opens sets wherever they are. The zero value opens those that need no secret.
@@ -58,7 +61,7 @@ func (d Door) Open(ctx context.Context, place string) (*Set, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot use backup set: %w", err)
 		}
-		s, err := d.inHome(ctx, home)
+		s, err := d.inHome(ctx, home, place)
 		if err != nil {
 			return nil, errors.Join(err, home.Close())
 		}
@@ -139,11 +142,17 @@ func (d Door) openNewest(ctx context.Context, dir string) (*Set, error) {
 	return d.openStore(ctx, store.Dir(best.Dir))
 }
 
-// inHome opens the set in a home, or the newest of those in it.
-func (d Door) inHome(ctx context.Context, home store.Home) (*Set, error) {
+// inHome opens the set in the home at a place, or the newest of those in it.
+func (d Door) inHome(ctx context.Context, home store.Home, place string) (*Set, error) {
 	root := home.At(ctx, "")
 	if kindOf(root) != noSet {
-		return d.openStore(ctx, root)
+		p := &parent{ctx: ctx, place: place, access: d.Access}
+		s, err := d.openStore(ctx, sibling{root, p.at})
+		if err != nil {
+			return nil, errors.Join(err, p.close())
+		}
+		s.closers = append(s.closers, p.close)
+		return s, nil
 	}
 	found, damaged, err := LookHome(ctx, home)
 	if err != nil {
@@ -161,7 +170,47 @@ func (d Door) inHome(ctx context.Context, home store.Home) (*Set, error) {
 		_, err := d.openStore(ctx, root)
 		return nil, errors.Join(append([]error{err}, damaged...)...)
 	}
-	return d.openStore(ctx, home.At(ctx, best.name))
+	return d.openStore(ctx, sibling{home.At(ctx, best.name), func(name string) (store.Store, error) { return home.At(ctx, name), nil }})
+}
+
+// sibling is a set in a home; at gives those beside it.
+type sibling struct {
+	store.Store
+	at func(name string) (store.Store, error)
+}
+
+// Beside implements store.Neighbor.
+func (b sibling) Beside(name string) (store.Store, error) { return b.at(name) }
+
+// parent is the home of a set that was named by its own URL. It is opened when it is needed.
+type parent struct {
+	ctx    context.Context
+	place  string // of the set
+	access store.Access
+	home   store.Home
+}
+
+func (p *parent) at(name string) (store.Store, error) {
+	if p.home == nil {
+		above := strings.TrimRight(p.place, "/")
+		i := strings.LastIndexAny(above, "/:")
+		if i < 0 {
+			return nil, fmt.Errorf("cannot look for %s beside %s: it has no parent", name, sysconf.RedactURL(p.place))
+		}
+		home, err := store.OpenHome(p.ctx, above[:i+1], p.access)
+		if err != nil {
+			return nil, err
+		}
+		p.home = home
+	}
+	return p.home.At(p.ctx, name), nil
+}
+
+func (p *parent) close() error {
+	if p.home == nil {
+		return nil
+	}
+	return p.home.Close()
 }
 
 // choose is Choose; nil if there are no sets. It reports what was found besides.
@@ -261,18 +310,35 @@ const readers = 16
 // LookHome finds the sets in the directories of a home. A manifest that can't be used is among
 // the damaged, and does not stop the search.
 func LookHome(ctx context.Context, home store.Home) (found []Found, damaged []error, err error) {
+	err = EachSet(ctx, home, func(name string, st store.Store) func() {
+		f, err := lookAt(st)
+		return func() {
+			switch {
+			case err != nil:
+				damaged = append(damaged, err)
+			case f != nil:
+				f.Dir, f.name = strings.TrimSuffix(home.String(), "/")+"/"+name, name
+				found = append(found, *f)
+			}
+		}
+	})
+	return found, damaged, err
+}
+
+// EachSet calls read for each directory of a home, several at once, and then what read has
+// returned, in the order of the names.
+func EachSet(ctx context.Context, home store.Home, read func(name string, st store.Store) func()) error {
 	dirs, err := home.Dirs(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot look for backup sets: %w", err)
+		return fmt.Errorf("cannot look for backup sets: %w", err)
 	}
-	all := make([]*Found, len(dirs))
-	errs := make([]error, len(dirs))
+	then := make([]func(), len(dirs))
 	var wg sync.WaitGroup
 	next := make(chan int)
 	for range min(readers, len(dirs)) {
 		wg.Go(func() {
 			for i := range next {
-				all[i], errs[i] = lookAt(home.At(ctx, dirs[i]))
+				then[i] = read(dirs[i], home.At(ctx, dirs[i]))
 			}
 		})
 	}
@@ -281,37 +347,62 @@ func LookHome(ctx context.Context, home store.Home) (found []Found, damaged []er
 	}
 	close(next)
 	wg.Wait()
-	for i, f := range all {
-		switch {
-		case errs[i] != nil:
-			damaged = append(damaged, errs[i])
-		case f != nil:
-			f.Dir, f.name = strings.TrimSuffix(home.String(), "/")+"/"+dirs[i], dirs[i]
-			found = append(found, *f)
-		}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	return found, damaged, ctx.Err()
+	for _, f := range then {
+		f()
+	}
+	return nil
 }
 
 // lookAt reads what identifies the set in a store; nil for none.
 func lookAt(st store.Store) (*Found, error) {
+	x, err := Describe(st)
+	if x == nil || err != nil {
+		return nil, err
+	}
+	if x.Head != nil {
+		return &Found{ID: x.Head.ID, Host: x.Head.Host, Created: x.Head.Created, Encrypted: true}, nil
+	}
+	return &Found{ID: x.Manifest.ID, Host: x.Manifest.Host, Created: x.Manifest.Created}, nil
+}
+
+// Description is what is known of a set without a key: its manifest, or the head of an
+// encrypted set.
+type Description struct {
+	Manifest *Manifest
+	Digest   string // SHA-256 of the manifest, in hex
+	Head     *sealed.Head
+}
+
+// Describe reads what describes the set in a store; nil for none.
+func Describe(st store.Store) (*Description, error) {
+	fail := func(err error) (*Description, error) { return nil, fmt.Errorf("cannot use backup set %s: %w", st, err) }
 	b, err := store.ReadFile(st, File, MaxText)
 	if err == nil {
 		m, err := Parse(b)
 		if err != nil {
-			return nil, fmt.Errorf("cannot use backup set %s: %w", st, err)
+			return fail(err)
 		}
-		return &Found{ID: m.ID, Host: m.Host, Created: m.Created}, nil
+		sum := sha256.Sum256(b)
+		return &Description{Manifest: m, Digest: hex.EncodeToString(sum[:])}, nil
 	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return fail(err)
+	}
+	b, err = store.ReadFile(st, sealed.HeadFile, sealed.MaxHead)
 	if errors.Is(err, os.ErrNotExist) {
-		if b, err = store.ReadFile(st, sealed.HeadFile, sealed.MaxHead); errors.Is(err, os.ErrNotExist) {
-			return nil, nil
-		}
+		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot use backup set: %w", err)
+		return fail(err)
 	}
-	return foundHead(st.String(), b)
+	h, err := sealed.ParseHead(b)
+	if err != nil {
+		return fail(err)
+	}
+	return &Description{Head: h}, nil
 }
 
 // foundHead is the encrypted set at a place, whose head is b.

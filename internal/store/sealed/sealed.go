@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -50,8 +51,18 @@ type Head struct {
 	Files int   `json:"files"`
 	// NotCovered is how many things the set lacks.
 	NotCovered int `json:"notCovered"`
+	// Machine is the SHA-256 of the file that identifies the machine, in hex; "" for none.
+	Machine string `json:"machine,omitempty"`
+	// Needs are the earlier sets of an increment.
+	Needs []Need `json:"needs,omitempty"`
 	// Index is the SHA-256 of index.age in hex.
 	Index string `json:"index"`
+}
+
+// Need is an earlier set that an increment needs.
+type Need struct {
+	ID  string `json:"id"`
+	Dir string `json:"dir"` // name of its directory, beside that of the increment
 }
 
 // ParseHead reads set.json.
@@ -67,6 +78,8 @@ func ParseHead(b []byte) (*Head, error) {
 		return nil, fmt.Errorf("%s: index: %.100q is not a SHA-256", HeadFile, h.Index)
 	case h.ID == "" || unprintable(h.ID) || unprintable(h.Host):
 		return nil, fmt.Errorf("%s: id %.100q or host %.100q", HeadFile, h.ID, h.Host)
+	case unprintable(h.Machine) || slices.ContainsFunc(h.Needs, func(n Need) bool { return unprintable(n.ID) || unprintable(n.Dir) }):
+		return nil, fmt.Errorf("%s: machine or needs", HeadFile)
 	case h.Size < 0 || h.Files < 0 || h.NotCovered < 0:
 		return nil, fmt.Errorf("%s: a number is negative", HeadFile)
 	}
@@ -119,6 +132,7 @@ type Store struct {
 	store.Store
 	Head  *Head
 	index index
+	ids   func() ([]age.Identity, error)
 }
 
 // ErrNoIdentity is the fault of a set that is not encrypted for any of the identities.
@@ -131,7 +145,7 @@ func Open(st store.Store, identities func() ([]age.Identity, error)) (*Store, er
 	if err != nil {
 		return fail(err)
 	}
-	s := &Store{Store: st}
+	s := &Store{Store: st, ids: identities}
 	if s.Head, err = ParseHead(b); err != nil {
 		return fail(err)
 	}
@@ -188,6 +202,18 @@ func (s *Store) Open(name string) (store.File, error) {
 		return fail(fmt.Errorf("%d bytes are encrypted, not %d", size, o.Size))
 	}
 	return &file{ReaderAt: r, Closer: f, size: size, name: o.Object}, nil
+}
+
+// Beside implements store.Neighbor: a set beside an encrypted one is encrypted, or is not.
+func (s *Store) Beside(name string) (store.Store, error) {
+	st, err := store.Beside(s.Store, name)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.Size(HeadFile); errors.Is(err, os.ErrNotExist) {
+		return st, nil
+	}
+	return Open(st, s.ids)
 }
 
 type file struct {
