@@ -40,6 +40,7 @@ type Env struct {
 	cmd  Command
 	rc   int
 	to   io.Writer // where Out goes
+	said bool      // a message named the fault of Out
 }
 
 // Status ends a command with an exit status and without a message.
@@ -56,9 +57,9 @@ func Usage(format string, a ...any) error { return usage{fmt.Errorf(format, a...
 func Main(c Command, args []string) int {
 	e := New(c, os.Stdin, os.Stdout, os.Stderr)
 	rc := e.Run(args)
-	if err := e.Out.Flush(); err != nil && rc == 0 {
+	if err := e.Out.Flush(); err != nil && !e.said {
 		e.Warn("write error: %s", Cause(err))
-		rc = e.rc
+		rc = max(rc, e.cmd.Bad)
 	}
 	return rc
 }
@@ -126,9 +127,12 @@ func (e *Env) Warn(format string, a ...any) { e.Fault(1, format, a...) }
 
 // Fault is Warn with another exit status. A smaller one does not replace a larger one.
 func (e *Env) Fault(rc int, format string, a ...any) {
-	_ = e.Out.Flush() // an error stays in it, and is reported at the end
+	text := fmt.Sprintf(format, a...)
+	if err := e.Out.Flush(); err != nil { // it stays in it, and is reported at the end if not here
+		e.said = e.said || strings.Contains(text, Cause(err))
+	}
 	e.rc = max(e.rc, rc)
-	fmt.Fprintf(e.Err, "%s: %s\n", e.Name, printable.CleanLines(fmt.Sprintf(format, a...)))
+	fmt.Fprintf(e.Err, "%s: %s\n", e.Name, printable.CleanLines(text))
 }
 
 // Set makes rc the exit status of a command that continues without a message.
@@ -215,6 +219,9 @@ func (e *Env) Each(fn func(name string, r io.Reader) error) error {
 		var st Status
 		if errors.As(err, &st) {
 			return err
+		}
+		if err != nil && e.Out.Flush() != nil {
+			return nil // Main reports it
 		}
 		if err != nil {
 			e.Warn("%s: %s", n, Cause(err))

@@ -301,8 +301,7 @@ func tee(e *tools.Env) error {
 				werr = e.Out.Flush()
 			}
 			if werr != nil { // the others still get everything
-				fmt.Fprintf(e.Err, "tee: %s: %s\n", order[i], tools.Cause(werr))
-				e.Set(1)
+				e.Warn("%s: %s", order[i], tools.Cause(werr))
 				order = slices.Delete(order, i, i+1)
 				i--
 			}
