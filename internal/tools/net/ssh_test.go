@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/ptytest"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
@@ -391,8 +392,26 @@ func onTerminal(t *testing.T, c *exec.Cmd) *console {
 func (x *console) answer(question, text string) {
 	x.t.Helper()
 	x.Want(question)
-	time.Sleep(100 * time.Millisecond) // until the echo is off
+	if !strings.Contains(question, "yes") { // an answer that is shown
+		x.silent()
+	}
 	x.Keys(text)
+}
+
+// silent waits until the terminal does not show what is typed.
+func (x *console) silent() {
+	x.t.Helper()
+	for range 3000 {
+		a, err := unix.IoctlGetTermios(int(x.File.Fd()), unix.TCGETS)
+		if err != nil {
+			x.t.Fatal(err)
+		}
+		if a.Lflag&unix.ECHO == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	x.t.Fatalf("the terminal shows what is typed\n%s", x.Text())
 }
 
 func (x *console) ends(status int) {
@@ -418,7 +437,7 @@ func TestShell(t *testing.T) {
 	x.answer("(yes/no/[fingerprint])? ", "maybe\n")
 	x.answer("Please type 'yes', 'no' or the fingerprint: ", "yes\n")
 	x.Want("Permanently added")
-	time.Sleep(300 * time.Millisecond)
+	x.silent()
 	x.Keys("stty size; tty; echo $((40+2))\r")
 	x.Want("33 101")
 	x.Want("/dev/pts/")
@@ -439,7 +458,7 @@ func TestShell(t *testing.T) {
 	x.ends(5)
 
 	x = onTerminal(t, tool(home, "ssh", args...)) // the key is known
-	time.Sleep(500 * time.Millisecond)
+	x.silent()
 	x.Keys("\r~~x\r~.")
 	x.ends(255)
 	if strings.Contains(x.Text(), "authenticity") {

@@ -127,7 +127,8 @@ func TestPassword(t *testing.T) {
 	}})
 	x = onTerminal(t, tool(t.TempDir(), "ssh", args(question)...))
 	x.Want("Two questions")
-	x.answer("(me@127.0.0.1) Name: ", "n\n")
+	x.Want("(me@127.0.0.1) Name: ")
+	x.Keys("n\n") // which is shown
 	x.answer("(me@127.0.0.1) Code: ", "c\n")
 	x.Want("logged in")
 	x.ends(4)
