@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/signing"
+	"github.com/mkcdrec/mkcdrec/internal/strictyaml"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 )
 
@@ -61,6 +62,9 @@ type Config struct {
 	Status      nightly.Config `yaml:"status"`
 }
 
+// maxConfig is the largest configuration that is read, in bytes.
+const maxConfig = 1 << 20
+
 // LoadConfig reads a configuration file; unknown keys and wrong types are
 // errors with line and column. A missing file is one only if required.
 func LoadConfig(file string, required bool) (*Config, error) {
@@ -74,7 +78,14 @@ func LoadConfig(file string, required bool) (*Config, error) {
 		return nil, fmt.Errorf("cannot read configuration: %w", err)
 	}
 	defer f.Close()
-	if err := yaml.NewDecoder(f, yaml.Strict(), yaml.DisallowUnknownField()).Decode(c); err != nil && !errors.Is(err, io.EOF) {
+	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err == nil && len(b) > maxConfig {
+		err = fmt.Errorf("it has more than %d bytes", maxConfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read configuration %s: %w", file, err)
+	}
+	if err := strictyaml.Decode(b, c); err != nil {
 		return nil, fmt.Errorf("cannot read configuration %s: %s", file, strings.TrimSpace(yaml.FormatError(err, false, false)))
 	}
 	c.defaults()

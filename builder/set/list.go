@@ -78,7 +78,7 @@ func ListHome(ctx context.Context, home store.Home, of Machine) (sets []Listed, 
 			if err != nil {
 				doubtful = append(doubtful, Doubtful{name, "its manifest can't be used: look at it, and remove it by hand"})
 			}
-			if x == nil || err != nil || strings.HasPrefix(name, Partial) {
+			if x == nil || err != nil {
 				return
 			}
 			l := Listed{name, x.Manifest, x.Digest, x.Head}

@@ -1,11 +1,9 @@
 package fleet
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/netip"
 	"path/filepath"
@@ -17,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/strictyaml"
 )
 
 // maxRules is the largest file of rules that is read, in bytes.
@@ -250,8 +249,7 @@ func LoadRules(file string) (*Rules, error) {
 // names are not read.
 func ParseRules(file string, b []byte) (*Rules, error) {
 	r := &Rules{}
-	err := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField()).Decode(r)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err := strictyaml.Decode(b, r); err != nil {
 		return nil, fmt.Errorf("cannot read rules %s: %s", file, yaml.FormatError(err, false, true))
 	}
 	if len(r.Rules) == 0 {

@@ -65,31 +65,15 @@ const (
 const Partial = ".mkcdrec-partial-"
 
 // Look finds the sets in dir and in the directories below it, down to depth levels, but not
-// those that are being written or removed, or were when their run was killed. A manifest that can't be used is among the damaged, and does not stop the
-// search. Links are not followed: dir may be on any disk.
+// those that are being written or removed, or were when their run was killed. A manifest that
+// can't be used is among the damaged, and does not stop the search. Links are not followed: dir
+// may be on any disk.
 func Look(dir string, depth int) (found []Found, damaged []error) {
-	b, err := readText(dir, File)
-	switch {
-	case err == nil:
-		m, err := Parse(b)
-		if err != nil {
-			damaged = append(damaged, fmt.Errorf("cannot use backup set %s: %w", dir, err))
-		} else {
-			found = append(found, Found{Dir: dir, ID: m.ID, Host: m.Host, Created: m.Created})
-		}
-	case errors.Is(err, os.ErrNotExist):
-		if b, err = readText(dir, sealed.HeadFile); err == nil {
-			var f *Found
-			if f, err = foundHead(dir, b); err == nil {
-				f.Dir = dir
-				found = append(found, *f)
-			}
-		}
-		fallthrough
-	default:
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			damaged = append(damaged, fmt.Errorf("cannot use backup set %s: %w", dir, err))
-		}
+	f, err := lookIn(dir)
+	if err != nil {
+		damaged = append(damaged, err)
+	} else if f != nil {
+		found = append(found, *f)
 	}
 	if depth == 0 {
 		return found, damaged
@@ -106,6 +90,27 @@ func Look(dir string, depth int) (found []Found, damaged []error) {
 		found, damaged = append(found, f...), append(damaged, d...)
 	}
 	return found, damaged
+}
+
+// lookIn finds the set in dir itself; nil for none.
+func lookIn(dir string) (f *Found, err error) {
+	b, err := readText(dir, File)
+	if err == nil {
+		var m *Manifest
+		if m, err = Parse(b); err == nil {
+			return &Found{Dir: dir, ID: m.ID, Host: m.Host, Created: m.Created}, nil
+		}
+	} else if errors.Is(err, os.ErrNotExist) {
+		var h *sealed.Head
+		if b, err = readText(dir, sealed.HeadFile); errors.Is(err, os.ErrNotExist) {
+			return nil, nil
+		} else if err == nil {
+			if h, err = sealed.ParseHead(b); err == nil {
+				return &Found{Dir: dir, ID: h.ID, Host: h.Host, Created: h.Created, Encrypted: true}, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("cannot use backup set %s: %w", dir, err)
 }
 
 // readText reads a text of a set that may be anybody's: a file, and not too large.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -332,6 +333,7 @@ func EachSet(ctx context.Context, home store.Home, read func(name string, st sto
 	if err != nil {
 		return fmt.Errorf("cannot look for backup sets: %w", err)
 	}
+	dirs = slices.DeleteFunc(dirs, func(d string) bool { return strings.HasPrefix(d, Partial) })
 	then := make([]func(), len(dirs))
 	var wg sync.WaitGroup
 	next := make(chan int)
@@ -403,13 +405,4 @@ func Describe(st store.Store) (*Description, error) {
 		return fail(err)
 	}
 	return &Description{Head: h}, nil
-}
-
-// foundHead is the encrypted set at a place, whose head is b.
-func foundHead(at string, b []byte) (*Found, error) {
-	h, err := sealed.ParseHead(b)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
-	}
-	return &Found{ID: h.ID, Host: h.Host, Created: h.Created, Encrypted: true}, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
 	"path"
 	"slices"
@@ -22,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/recreate"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/strictyaml"
 )
 
 // Request is what a person wants of a restore or clone. Flags, an answer file and the menu
@@ -192,8 +192,7 @@ func (r *Request) Answers(ctx context.Context, f *flag.FlagSet, file string) err
 	var a Request
 	answers := flag.NewFlagSet(file, flag.ContinueOnError)
 	a.Flags(answers)
-	d := yaml.NewDecoder(strings.NewReader(string(b)), yaml.Strict(), yaml.DisallowUnknownField())
-	if err := d.Decode(&a); err != nil && !errors.Is(err, io.EOF) {
+	if err := strictyaml.Decode(b, &a); err != nil {
 		return exit.Usage(fmt.Errorf("cannot read answers %s: %s", file, strings.TrimSpace(yaml.FormatError(err, false, false))))
 	}
 	typed := map[string]bool{}

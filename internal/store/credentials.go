@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +11,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/strictyaml"
 )
 
 // CredentialsFile is where the credentials of servers are, unless another file is named.
@@ -122,15 +122,12 @@ func ParseCredentials(b []byte) (Credentials, error) {
 	return c, nil
 }
 
-// decodeCredentials reads the YAML. The library panics on some lists with tags.
+// decodeCredentials reads the YAML.
 func decodeCredentials(b []byte) (c Credentials, err error) {
-	defer func() {
-		if recover() != nil {
-			c, err = nil, errors.New("the file: not a list in YAML")
-		}
-	}()
-	err = yaml.NewDecoder(bytes.NewReader(b), yaml.Strict(), yaml.DisallowUnknownField()).Decode(&c)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch err := strictyaml.Decode(b, &c); {
+	case errors.Is(err, strictyaml.ErrInvalid):
+		return nil, errors.New("the file: not a list in YAML")
+	case err != nil:
 		return nil, errors.New(yamlFault(err))
 	}
 	return c, nil
