@@ -169,7 +169,7 @@ func ParseCmdline(cmdline string) (Options, error) {
 	}
 	// A set on a server needs a network.
 	for _, s := range o.Source {
-		if o.Net.IP == "" && (strings.HasPrefix(s, "http://") || strings.HasPrefix(s, "https://")) {
+		if o.Net.IP == "" && (strings.Contains(s, "://") && !strings.HasPrefix(s, "file://") || strings.HasPrefix(s, "rclone:")) {
 			o.Net.IP = "dhcp"
 		}
 	}

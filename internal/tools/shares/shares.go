@@ -106,12 +106,19 @@ func (s System) Mount(source, dir, typ string, flags uintptr, options []string) 
 	if err := s.Probe(net.JoinHostPort(share.addr, share.port)); err != nil {
 		return fmt.Errorf("%s does not answer on port %s: %s", printable.Clean(share.host), share.port, unreachable(err))
 	}
+	var absent error // what a server answered that has no such export; it may not have the next version at all
 	for i, t := range tries {
 		err = s.Call(share.source, dir, t.typ, flags, t.data)
+		if absent == nil && is(err, unix.ENOENT) {
+			absent = err
+		}
 		// Another version may be the one that the server has.
 		if err == nil || !is(err, unix.EPROTONOSUPPORT, unix.EINVAL, unix.EPROTO, unix.ENOENT, unix.EOPNOTSUPP) || i == len(tries)-1 {
 			break
 		}
+	}
+	if err != nil && absent != nil {
+		err = absent
 	}
 	if err != nil {
 		return &Error{share.explain(err), err}

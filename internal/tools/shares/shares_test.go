@@ -111,6 +111,7 @@ func TestReasons(t *testing.T) {
 		{"srv:/data", "nfs", "", fake{probe: os.ErrDeadlineExceeded}, "no answer within 10s"},
 		{"srv:/data", "nfs", "", fake{errs: []error{unix.EACCES}}, "permission denied: the exports of srv do not give /data to this machine"},
 		{"srv:/data", "nfs", "vers=4.2", fake{errs: []error{unix.ENOENT}}, "srv has no export /data"},
+		{"srv:/data", "nfs", "", fake{errs: []error{unix.ENOENT, unix.ENOENT, unix.ENOENT, unix.ECONNREFUSED}}, "srv has no export /data"}, // it has version 4 only
 		{"srv:/data", "nfs", "vers=4.2", fake{errs: []error{unix.EPROTONOSUPPORT}}, "srv does not speak version 4.2 of NFS"},
 		{"srv:/data", "nfs", "vers=5", fake{}, "NFS has no version 5"},
 		{"srv:/data", "nfs", "vers=3", fake{errs: []error{unix.ENODEV}}, "modprobe nfs"},
