@@ -183,7 +183,8 @@ func TestMediumKeys(t *testing.T) {
 	b.SigningKey = filepath.Join(t.TempDir(), "key")
 	b.Config.Credentials = filepath.Join(t.TempDir(), "credentials")
 	b.Config.Destination = "sftp://backup:geheim@server/srv"
-	if err := os.WriteFile(b.Config.Credentials, []byte("- url: sftp://server\n  password: geheim\n"), 0o600); err != nil {
+	sshKey := filepath.Join(t.TempDir(), "sshkey")
+	if err := errors.Join(os.WriteFile(sshKey, []byte("ssh key"), 0o600), os.WriteFile(b.Config.Credentials, []byte("- url: sftp://server\n  password: geheim\n  key: "+sshKey+"\n"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	private, err := func() ([]byte, error) {
@@ -203,6 +204,9 @@ func TestMediumKeys(t *testing.T) {
 		}
 		if got := files[rescue.CredentialsFile]; (got != "") != (include == "include") {
 			t.Errorf("%s: credentials %q", include, got)
+		}
+		if got := files[sshKey]; (got == "ssh key") != (include == "include") {
+			t.Errorf("%s: key of ssh %q", include, got)
 		}
 		if info := files[rescue.InfoFile]; !strings.Contains(info, `"source": "sftp://backup`) || strings.Contains(info, "geheim") || strings.Contains(info, `"credentials": true`) != (include == "include") {
 			t.Errorf("%s: %s", include, info)

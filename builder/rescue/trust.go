@@ -8,6 +8,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // maxCredentials is the largest file of credentials that is read, in bytes.
@@ -40,6 +41,20 @@ func (b *Maker) addTrust(t *initramfs.Files, info *rescue.Info) error {
 	c, err := regular.ReadFile(b.Credentials, maxCredentials)
 	if err != nil {
 		return fmt.Errorf("cannot put the credentials onto the medium: %w", err)
+	}
+	list, err := store.ParseCredentials(c)
+	if err != nil {
+		return fmt.Errorf("cannot put the credentials onto the medium: %s: %w", b.Credentials, err)
+	}
+	for _, l := range list {
+		for _, f := range []string{l.Key, l.KnownHosts, l.CA} {
+			if f == "" {
+				continue
+			}
+			if err := t.AddFile(f, f); err != nil {
+				return fmt.Errorf("cannot put the credentials onto the medium: %w", err)
+			}
+		}
 	}
 	b.Report.Warn("the medium has the secrets of %s (rescue.credentials: include): keep it as safe as these", b.Credentials)
 	return t.AddContent(rescue.CredentialsFile, c, 0o600)

@@ -238,7 +238,7 @@ func TestTestNotify(t *testing.T) {
 	if b, err := os.ReadFile(out); err != nil || !strings.Contains(string(b), `"event":"test"`) {
 		t.Errorf("the program got %q, %v", b, err)
 	}
-	status(exit.Failed, "status: {command: ["+script+"], webhook: 'http://127.0.0.1:1/SECRET', notify_timeout: 300ms}")
+	status(exit.Failed, "status: {command: ["+script+"], webhook: 'http://127.0.0.1:1/SECRET', notify_timeout: 5s}")
 	c := &builder.Config{Status: nightly.Config{Warn: "36h", Critical: "72h", Command: []string{script}, NotifyTimeout: "20s"}}
 	a := &app{ui: ui.New(ui.Quiet), cfg: c}
 	b := &builder.Builder{Run: tool.Exec{}, Report: a.ui, Config: c}
