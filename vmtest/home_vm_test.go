@@ -11,6 +11,9 @@ import (
 // TestHome backs machines up to servers, changes them, backs them up once more, and restores
 // them over the network: two of the sets are encrypted, all are signed.
 func TestHome(t *testing.T) {
+	if os.Getenv("MKCDREC_ALL") == "" {
+		t.Skip("MKCDREC_ALL is not set: make test-all")
+	}
 	s, err := StartServers(t.Context(), filepath.Join(t.TempDir(), "servers"))
 	if err != nil {
 		t.Fatal(err)
@@ -23,22 +26,17 @@ func TestHome(t *testing.T) {
 	}
 	for _, h := range []struct {
 		kind, machine string
-		encrypt, long bool
+		encrypt       bool
 	}{
-		{"sftp", BIOSLVM, true, false},
-		{"nfs", UEFIPlain, false, false},
-		{"smb", BIOSPlain, false, true},
-		{"s3", UEFIPlain, true, true},
+		{"sftp", BIOSLVM, true},
+		{"nfs", UEFIPlain, false},
+		{"smb", BIOSPlain, false},
+		{"s3", UEFIPlain, true},
 	} {
 		t.Run("home-"+h.kind, func(t *testing.T) {
-			if h.long {
-				long(t)
-			}
+			long(t)
 			if h.kind == "s3" && s.Ports["s3"] == 0 {
 				t.Skipf("no %s: the tests of internal/store build it with MKCDREC_ALL=1", Versity)
-			}
-			if !h.long {
-				t.Parallel()
 			}
 			runCircle(t, Circle{Kind: h.machine, Home: &Home{Servers: s, Kind: h.kind, Encrypt: h.encrypt}, TargetSize: machines[h.machine].smaller})
 		})

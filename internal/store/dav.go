@@ -66,11 +66,18 @@ func newDAV(ctx context.Context, at address, l login, access Access, place strin
 		w.user = url.UserPassword(user, pass)
 		_, err = h.find(ctx, "", "0")
 	}
-	// The directory may have to be made, and a plain web server can be read.
-	if err != nil && !missingFile(err) && !hasStatus(err, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusForbidden) {
+	// The directory may have to be made, and a plain web server, which has some answer to
+	// PROPFIND, can be read.
+	if err != nil && !missingFile(err) && !readable(err) {
 		return nil, fmt.Errorf("cannot use %s: %w", at.text, err)
 	}
 	return h, nil
+}
+
+// readable reports whether an answer to PROPFIND may be that of a plain web server.
+func readable(err error) bool {
+	s := status{}
+	return errors.As(err, &s) && s.code != http.StatusUnauthorized && (s.code < 500 || s.code == http.StatusNotImplemented)
 }
 
 func hasStatus(err error, codes ...int) bool {
