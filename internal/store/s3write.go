@@ -41,13 +41,15 @@ type s3Upload struct {
 	id    string // of the upload in parts, "" before there is one
 	part  []byte
 	total int64
-	parts []minio.CompletePart
+	count int // of the parts that were passed on
 	ended bool
 
 	wg    sync.WaitGroup
 	slots *sync.Cond
+	// Of several goroutines, under the lock of slots.
 	busy  int
-	err   error // the first one; under the lock of slots
+	err   error // the first one
+	parts []minio.CompletePart
 	spare [][]byte
 }
 
@@ -70,7 +72,7 @@ func (u *s3Upload) Write(p []byte) (int, error) {
 	}
 	n := len(p)
 	for len(p) > 0 {
-		size := int(partSize(len(u.parts) + 1))
+		size := int(partSize(u.count + 1))
 		if len(u.part) == size {
 			if err := u.pass(); err != nil {
 				return n - len(p), u.fail(err)
@@ -104,13 +106,15 @@ func (u *s3Upload) pass() error {
 			return err
 		}
 	}
-	if len(u.parts) == s3MaxParts {
+	if u.count == s3MaxParts {
 		return fmt.Errorf("it has more than %d parts", s3MaxParts)
 	}
-	number, b := len(u.parts)+1, u.part
-	u.parts = append(u.parts, minio.CompletePart{PartNumber: number})
+	u.count++
+	number, b := u.count, u.part
 	u.total += int64(len(b))
 	u.slots.L.Lock()
+	// A goroutine that sends another part writes its ETag into these.
+	u.parts = append(u.parts, minio.CompletePart{PartNumber: number})
 	most := sending(partSize(number + 1))
 	for u.busy >= max(most, 1) && u.err == nil {
 		u.slots.Wait()
