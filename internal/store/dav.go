@@ -189,7 +189,8 @@ type davEntry struct {
 
 const davAsk = `<?xml version="1.0" encoding="utf-8"?><propfind xmlns="DAV:"><prop><resourcetype/><getcontentlength/><getlastmodified/></prop></propfind>`
 
-// find lists a directory without those in it (depth 1), or describes a name (depth 0).
+// find lists a directory without those in it (depth 1), also its unfinished files, or describes
+// a name (depth 0).
 func (h *davHome) find(ctx context.Context, name, depth string) ([]davEntry, error) {
 	if depth == "1" && name != "" {
 		name += "/"
@@ -229,7 +230,7 @@ func (h *davHome) find(ctx context.Context, name, depth string) ([]davEntry, err
 		}
 		rest, ok := strings.CutPrefix(path.Clean("/"+u.Path), base)
 		rest = strings.TrimPrefix(rest, "/")
-		if !ok || depth == "1" && (checkName(rest) != nil || strings.Contains(rest, "/")) || depth == "0" && rest != "" {
+		if !ok || depth == "1" && (checkName(strings.TrimPrefix(rest, partialPrefix)) != nil || strings.Contains(rest, "/")) || depth == "0" && rest != "" {
 			continue
 		}
 		e := davEntry{Info: Info{Name: rest}}
@@ -256,7 +257,7 @@ func (h *davHome) Dirs(ctx context.Context) ([]string, error) {
 	}
 	var out []string
 	for _, e := range entries {
-		if e.dir {
+		if e.dir && !hasPartial(e.Name) {
 			out = append(out, e.Name)
 		}
 	}
@@ -286,6 +287,9 @@ func (h *davHome) walk(ctx context.Context, dir, below string, out *[]Info) erro
 		return err
 	}
 	for _, e := range entries {
+		if hasPartial(e.Name) {
+			continue
+		}
 		if e.Name = path.Join(below, e.Name); e.dir {
 			if err := h.walk(ctx, dir, e.Name, out); err != nil {
 				return err
@@ -311,28 +315,48 @@ func (h *davHome) Remove(ctx context.Context, name string) error {
 	case err != nil:
 		return h.fail("remove", name, err)
 	}
-	var names []string
-	if dir := slices.ContainsFunc(entries, func(e davEntry) bool { return e.dir }); dir {
-		files, err := h.Files(ctx, name)
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			if strings.HasSuffix(f.Name, ".json") {
-				names = append(names, path.Join(name, f.Name))
-			}
-		}
-		names = append(manifestFirst(names), name+"/")
-		h.mu.Lock()
-		h.made = map[string]bool{}
-		h.mu.Unlock()
-	} else {
-		names = []string{name}
+	if dir := slices.ContainsFunc(entries, func(e davEntry) bool { return e.dir }); !dir {
+		return h.remove(ctx, name)
 	}
-	for _, n := range names {
-		_, err := h.do(ctx, davRequest{method: http.MethodDelete, name: n, ok: []int{http.StatusOK, http.StatusNoContent}})
-		if err != nil && !missingFile(err) {
-			return h.fail("remove", n, err)
+	files, err := h.Files(ctx, name)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	h.made = map[string]bool{}
+	h.mu.Unlock()
+	return removal{
+		file: func(f string) error { return h.remove(ctx, path.Join(name, f)) },
+		rest: func(keep string) error { return h.removeRest(ctx, name, keep) },
+		all:  func() error { return h.remove(ctx, name+"/") },
+	}.run(fileNames(files))
+}
+
+// remove removes a file, or with a slash at the end a directory.
+func (h *davHome) remove(ctx context.Context, name string) error {
+	_, err := h.do(ctx, davRequest{method: http.MethodDelete, name: name, ok: []int{http.StatusOK, http.StatusNoContent}})
+	if err != nil && !missingFile(err) {
+		return h.fail("remove", name, err)
+	}
+	return nil
+}
+
+// removeRest removes all in a directory but one file.
+func (h *davHome) removeRest(ctx context.Context, dir, keep string) error {
+	entries, err := h.find(ctx, dir, "1")
+	if err != nil && !missingFile(err) {
+		return h.fail("remove", dir, err)
+	}
+	for _, e := range entries {
+		name := path.Join(dir, e.Name)
+		if e.dir {
+			name += "/"
+		}
+		if e.Name == keep {
+			continue
+		}
+		if err := h.remove(ctx, name); err != nil {
+			return err
 		}
 	}
 	return nil

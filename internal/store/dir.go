@@ -158,21 +158,13 @@ func (h *dirHome) Remove(ctx context.Context, name string) error {
 		if files, err = h.Files(ctx, name); err != nil {
 			return err
 		}
-		var first []string
-		for _, f := range files {
-			if strings.HasSuffix(f.Name, ".json") {
-				first = append(first, f.Name)
-			}
-		}
-		for _, f := range manifestFirst(first) {
-			if err := os.Remove(filepath.Join(top, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return h.fail("remove", filepath.Join(name, f), err)
-			}
-		}
-		err = errors.Join(syncDir(top), ctx.Err())
-	}
-	if err == nil {
-		err = os.RemoveAll(top)
+		err = removal{
+			file: func(f string) error { return ignoreMissing(os.Remove(filepath.Join(top, f))) },
+			rest: func(keep string) error { return removeRest(ctx, top, keep) },
+			all:  func() error { return os.RemoveAll(top) },
+		}.run(fileNames(files))
+	} else if err == nil {
+		err = os.Remove(top)
 	}
 	if err == nil {
 		err = syncDir(filepath.Dir(top))
@@ -181,6 +173,32 @@ func (h *dirHome) Remove(ctx context.Context, name string) error {
 		return h.fail("remove", name, err)
 	}
 	return nil
+}
+
+// removeRest removes all in a directory but one file.
+func removeRest(ctx context.Context, dir, keep string) error {
+	entries, err := os.ReadDir(dir)
+	if err = errors.Join(err, syncDir(dir)); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == keep {
+			continue
+		}
+		if err := errors.Join(ctx.Err(), os.RemoveAll(filepath.Join(dir, e.Name()))); err != nil {
+			return err
+		}
+	}
+	return syncDir(dir)
+}
+
+// fileNames are the names of files.
+func fileNames(files []Info) []string {
+	names := make([]string, 0, len(files))
+	for _, f := range files {
+		names = append(names, f.Name)
+	}
+	return names
 }
 
 // syncDir stores the names in a directory safely. Not every file system can do that.

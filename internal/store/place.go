@@ -244,19 +244,3 @@ func checkDir(dir string) error {
 func hasPartial(name string) bool {
 	return strings.HasPrefix(name, partialPrefix) || strings.Contains(name, "/"+partialPrefix)
 }
-
-// manifestFirst sorts the names of a directory's files in the order in which they are removed:
-// what makes a set whole first, so that an interruption leaves none that looks whole.
-func manifestFirst(names []string) []string {
-	weight := func(name string) int {
-		switch base := path.Base(name); {
-		case base == "manifest.json", base == "set.json":
-			return 0
-		case strings.HasPrefix(base, "manifest"):
-			return 1
-		}
-		return 2
-	}
-	slices.SortStableFunc(names, func(a, b string) int { return cmp.Or(weight(a)-weight(b), cmp.Compare(a, b)) })
-	return names
-}

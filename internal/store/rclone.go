@@ -202,28 +202,24 @@ func (h *rcloneHome) Remove(ctx context.Context, name string) error {
 	case err != nil:
 		return h.fail("remove", name, err)
 	}
-	last, names := "deletefile", []string{}
-	if e.IsDir {
-		last = "purge"
-		files, err := h.Files(ctx, name)
-		if err != nil {
-			return err
+	remove := func(name string, args ...string) error {
+		if _, err := h.run(ctx, 1<<20, name, args...); err != nil && !missingFile(err) {
+			return h.fail("remove", name, err)
 		}
-		for _, f := range files {
-			if strings.HasSuffix(f.Name, ".json") {
-				names = append(names, path.Join(name, f.Name))
-			}
-		}
+		return nil
 	}
-	for _, n := range manifestFirst(names) {
-		if _, err := h.run(ctx, 1<<20, n, "deletefile"); err != nil && !missingFile(err) {
-			return h.fail("remove", n, err)
-		}
+	if !e.IsDir {
+		return remove(name, "deletefile")
 	}
-	if _, err := h.run(ctx, 1<<20, name, last); err != nil && !missingFile(err) {
-		return h.fail("remove", name, err)
+	files, err := h.Files(ctx, name)
+	if err != nil {
+		return err
 	}
-	return nil
+	return removal{
+		file: func(f string) error { return remove(path.Join(name, f), "deletefile") },
+		rest: func(keep string) error { return remove(name, "delete", "--exclude", "/"+keep) },
+		all:  func() error { return remove(name, "purge") },
+	}.run(fileNames(files))
 }
 
 // At implements Home.

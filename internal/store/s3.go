@@ -329,31 +329,34 @@ func (h *s3Home) Remove(ctx context.Context, name string) error {
 		return h.fail("remove", name, err)
 	}
 	unlisted := err
-	names := make([]string, 0, len(files)+1)
-	for _, f := range files {
-		names = append(names, path.Join(name, f.Name))
-	}
-	names = manifestFirst(names)
-	if len(names) == 0 { // a file
+	if len(files) == 0 { // a file
 		if unlisted != nil {
 			if _, err := h.stat(ctx, name); errors.Is(err, os.ErrNotExist) {
 				return h.fail("remove", name, fmt.Errorf("no such file, and this key may not list directories (%w)", unlisted))
 			}
 		}
-		names = append(names, name)
+		return h.remove(ctx, name)
 	}
-	for _, n := range names {
-		err := h.limits.again(ctx, func() (bool, error) {
-			return false, h.timed(ctx, func(ctx context.Context) error {
-				return h.core.RemoveObject(ctx, h.bucket, h.full(n), minio.RemoveObjectOptions{})
-			})
+	for _, n := range removalOrder(fileNames(files)) { // a bucket has no directories
+		if err := h.remove(ctx, path.Join(name, n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes an object.
+func (h *s3Home) remove(ctx context.Context, name string) error {
+	err := h.limits.again(ctx, func() (bool, error) {
+		return false, h.timed(ctx, func(ctx context.Context) error {
+			return h.core.RemoveObject(ctx, h.bucket, h.full(name), minio.RemoveObjectOptions{})
 		})
-		if c := (coded{}); errors.As(err, &c) {
-			err = fmt.Errorf("%w; the key may not remove it, or an object lock of the bucket keeps it", err)
-		}
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return h.fail("remove", n, err)
-		}
+	})
+	if c := (coded{}); errors.As(err, &c) {
+		err = fmt.Errorf("%w; the key may not remove it, or an object lock of the bucket keeps it", err)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return h.fail("remove", name, err)
 	}
 	return nil
 }

@@ -227,16 +227,17 @@ func (h *sftpHome) Remove(ctx context.Context, name string) error {
 		case !st.IsDir():
 			return false, ignoreMissing(c.Remove(top))
 		}
+		r := &sftpRemoval{ctx: ctx, c: c}
 		var files []string
 		if err := h.walk(ctx, c, top, "", func(name string, _ fs.FileInfo) { files = append(files, name) }); err != nil {
 			return false, err
 		}
-		for i, f := range manifestFirst(files) {
-			if err := ignoreMissing(c.Remove(path.Join(top, f))); err != nil {
-				return i > 0, err
-			}
-		}
-		return true, h.removeDir(ctx, c, top, 0)
+		err = removal{
+			file: func(f string) error { return r.file(path.Join(top, f)) },
+			rest: func(keep string) error { return r.dir(top, keep, 0) },
+			all:  func() error { return r.dir(top, "", 0) },
+		}.run(files)
+		return r.progress, err
 	})
 	// A path through a file does not exist.
 	if s := (*sftp.StatusError)(nil); errors.As(err, &s) && s.FxCode() == sftp.ErrSSHFxFailure && strings.Contains(name, "/") {
@@ -250,9 +251,23 @@ func (h *sftpHome) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-// removeDir removes a directory with what is still in it: also unfinished files, links and others.
-func (h *sftpHome) removeDir(ctx context.Context, c *sftp.Client, dir string, depth int) error {
-	entries, err := c.ReadDirContext(ctx, dir)
+// sftpRemoval removes files over one connection.
+type sftpRemoval struct {
+	ctx      context.Context
+	c        *sftp.Client
+	progress bool // whether a file was removed
+}
+
+func (r *sftpRemoval) file(at string) error {
+	err := r.c.Remove(at)
+	r.progress = r.progress || err == nil
+	return ignoreMissing(err)
+}
+
+// dir removes a directory with what is in it: also unfinished files, links and others. With
+// keep, the directory and the file of that name in it are left.
+func (r *sftpRemoval) dir(dir, keep string, depth int) error {
+	entries, err := r.c.ReadDirContext(r.ctx, dir)
 	if err != nil {
 		return ignoreMissing(err)
 	}
@@ -264,16 +279,21 @@ func (h *sftpHome) removeDir(ctx context.Context, c *sftp.Client, dir string, de
 			return permanent{fmt.Errorf("the server lists the name %q", e.Name())}
 		}
 		at := path.Join(dir, e.Name())
-		if e.IsDir() {
-			err = h.removeDir(ctx, c, at, depth+1)
-		} else {
-			err = ignoreMissing(c.Remove(at))
+		switch {
+		case e.Name() == keep:
+		case e.IsDir():
+			err = r.dir(at, "", depth+1)
+		default:
+			err = r.file(at)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return ignoreMissing(c.RemoveDirectory(dir))
+	if keep != "" {
+		return nil
+	}
+	return ignoreMissing(r.c.RemoveDirectory(dir))
 }
 
 // stat gives a regular file's size and time.
