@@ -248,11 +248,38 @@ func (h *s3Home) stat(ctx context.Context, name string) (info minio.ObjectInfo, 
 			return err
 		})
 	})
-	if denied(err) {
-		// Without the permission to list, a server does not tell what exists.
+	if !denied(err) {
+		return info, err
+	}
+	// Without the permission to list, a server does not tell what exists. With it, an object
+	// that is refused exists, or is in no list.
+	exists, e := h.listed(ctx, name)
+	switch {
+	case denied(e):
 		err = fmt.Errorf("it does not exist, or this key may not read it (%v): %w", err, os.ErrNotExist)
+	case e != nil:
+		err = fmt.Errorf("%w; whether it exists is not known: %w", err, e)
+	case !exists:
+		err = os.ErrNotExist
 	}
 	return info, err
+}
+
+// listed reports whether the list of the bucket has an object.
+func (h *s3Home) listed(ctx context.Context, name string) (found bool, err error) {
+	err = h.limits.again(ctx, func() (bool, error) {
+		return false, h.timed(ctx, func(ctx context.Context) error {
+			ctx, stop := context.WithCancel(ctx)
+			defer stop()
+			found = false
+			for o := range h.core.Client.ListObjects(ctx, h.bucket, minio.ListObjectsOptions{Prefix: h.full(name), Recursive: true, MaxKeys: 1}) {
+				found = o.Err == nil && o.Key == h.full(name) // the first one, if it exists
+				return o.Err
+			}
+			return ctx.Err()
+		})
+	})
+	return found, err
 }
 
 func (h *s3Home) fail(verb, name string, err error) error {

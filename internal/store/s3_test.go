@@ -448,6 +448,32 @@ func TestS3NoList(t *testing.T) {
 	}
 }
 
+// TestS3Denied: an object that may be listed and not read exists.
+func TestS3Denied(t *testing.T) {
+	f := newFakeS3(t)
+	for _, n := range []string{"set/set.json", "set/set.json.more"} {
+		f.objects["p/q/"+n] = fakeObject{[]byte("text"), `"1"`}
+	}
+	refused := "AccessDenied"
+	f.refuse = func(_, key string) string {
+		return map[string]string{"p/q/set/set.json": "AccessDenied", "p/q/set/set.jso": "AccessDenied", "": refused}[key]
+	}
+	s := f.site(f.addr)
+	h := s.open(t)
+	for _, c := range []struct {
+		list, name string
+		missing    bool
+	}{{"", "set.json", false}, {"", "set.jso", true}, {"", "none", true}, {"NoSuchBucket", "set.json", false}, {"AccessDenied", "set.json", true}} {
+		f.mu.Lock()
+		refused = c.list
+		f.mu.Unlock()
+		_, err := h.At(t.Context(), "set").Size(c.name)
+		if err == nil || errors.Is(err, os.ErrNotExist) != c.missing || !c.missing && !strings.Contains(err.Error(), "AccessDenied") {
+			t.Errorf("%s, listing %q: %v; want that it is missing: %v", c.name, c.list, err, c.missing)
+		}
+	}
+}
+
 // TestS3Hostile: names that a server lists and that lead elsewhere are left out.
 func TestS3Hostile(t *testing.T) {
 	f := newFakeS3(t)
