@@ -83,7 +83,7 @@ type address struct {
 	port     string // of a server
 	path     string // absolute and clean; of rclone as it was given
 	remote   string // of rclone, with the colon
-	text     string // the place without secrets and without a slash at the end
+	text     string // the place without secrets and without a slash at the end, but "/" of rclone
 }
 
 // hostport is the server with the port where that is not the usual one.
@@ -204,7 +204,11 @@ func parseRclone(place string) (address, error) {
 	if slices.Contains(strings.Split(dir, "/"), "..") {
 		return address{}, fmt.Errorf("cannot use rclone:%s: its path has a \"..\"", remote)
 	}
-	dir = strings.TrimRight(dir, "/")
+	if trimmed := strings.TrimRight(dir, "/"); trimmed != "" || dir == "" {
+		dir = trimmed
+	} else {
+		dir = "/" // not the directory that the remote begins in
+	}
 	return address{kind: KindRclone, remote: remote + ":", path: dir, text: KindRclone + ":" + remote + ":" + dir}, nil
 }
 

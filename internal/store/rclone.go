@@ -55,12 +55,21 @@ func (h *rcloneHome) String() string { return h.at.text }
 func (h *rcloneHome) Close() error { return nil }
 
 func (h *rcloneHome) fail(verb, name string, err error) error {
-	return fmt.Errorf("cannot %s %s: %w", verb, strings.TrimSuffix(Join(h.at.text, name), "/"), err)
+	return fmt.Errorf("cannot %s %s: %w", verb, h.place(name), err)
 }
 
-// full is the place of a name for rclone.
+// full is the place of a name for rclone. A path without a slash at its beginning is relative, which
+// on disks and servers of ssh is another place than the same below "/".
 func (h *rcloneHome) full(name string) string {
-	return h.at.remote + strings.TrimSuffix(cmp.Or(strings.TrimSuffix(h.at.path, "/")+"/"+name), "/")
+	return h.at.remote + path.Join(h.at.path, name)
+}
+
+// place is what messages call a name.
+func (h *rcloneHome) place(name string) string {
+	if name == "" {
+		return h.at.text
+	}
+	return Join(h.at.text, name)
 }
 
 // stderr keeps the last messages of a program.
@@ -237,7 +246,7 @@ type rcloneStore struct {
 	dir  string
 }
 
-func (s rcloneStore) String() string { return strings.TrimSuffix(Join(s.home.at.text, s.dir), "/") }
+func (s rcloneStore) String() string { return s.home.place(s.dir) }
 
 func (s rcloneStore) stat(name string) (*rcloneFile, error) {
 	if err := checkName(name); err != nil {

@@ -25,6 +25,44 @@ func rcloneAt(t *testing.T, dir string) *site {
 	return &site{url: "rclone:my remote:ho me/x"}
 }
 
+// TestRcloneRoot: a remote without a path is what rclone takes it for, which for a disk is the
+// current directory, and not "/".
+func TestRcloneRoot(t *testing.T) {
+	for place, want := range map[string]string{"rclone:r:": "r: r:set/x", "rclone:r:/": "r:/ r:/set/x", "rclone:r://": "r:/ r:/set/x", "rclone:r:a/": "r:a r:a/set/x", "rclone:r:/a": "r:/a r:/a/set/x"} {
+		at, err := parse(place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := &rcloneHome{at: at}
+		if got := h.full("") + " " + h.full("set/x"); got != want {
+			t.Errorf("%s: %q; want %q", place, got, want)
+		}
+		if got := h.At(t.Context(), "").String(); got != at.text {
+			t.Errorf("%s: the set in it is %s", place, got)
+		}
+	}
+	rcloneSite(t) // for its skip
+	dir := t.TempDir()
+	t.Chdir(dir)
+	conf := filepath.Join(t.TempDir(), "rclone.conf")
+	if err := os.WriteFile(conf, []byte("[disk]\ntype = local\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("RCLONE_CONFIG", conf)
+	h := (&site{url: "rclone:disk:"}).open(t)
+	name := "mkcdrec-test-" + filepath.Base(dir) + "/x"
+	put(t, h, name, []byte("text"))
+	if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(b) != "text" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if dirs, err := h.Dirs(t.Context()); err != nil || len(dirs) != 1 {
+		t.Errorf("%q, %v", dirs, err)
+	}
+	if err := h.Remove(t.Context(), filepath.Dir(name)); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestRcloneFaults: a missing program, a missing remote, and one that fails while it writes.
 func TestRcloneFaults(t *testing.T) {
 	s := rcloneSite(t)
