@@ -49,21 +49,19 @@ func newDAV(ctx context.Context, at address, l login, access Access, place strin
 		}
 		return redirect(req, via)
 	}}
-	if w.user == nil && l.user != "" {
+	switch _, given := w.user.Password(); {
+	case given: // in the URL
+	case l.user != "" && l.Password != "":
 		w.user = url.UserPassword(l.user, string(l.Password))
+	case l.user != "":
+		w.user = url.User(l.user)
 	}
 	h := &davHome{web: w, at: at, limits: w.limits, made: map[string]bool{}}
 	_, err = h.find(ctx, "", "0")
-	if hasStatus(err, http.StatusUnauthorized) && w.user == nil && access.Ask != nil {
-		user, e := access.Ask(ctx, "User for "+at.text+": ", false)
-		pass := ""
-		if e == nil {
-			pass, e = access.Ask(ctx, "Password of "+printable.Clean(user)+": ", true)
+	if _, given := w.user.Password(); hasStatus(err, http.StatusUnauthorized) && !given && access.Ask != nil {
+		if w.user, err = askLogin(ctx, at, w.user.Username(), access); err != nil {
+			return nil, err
 		}
-		if e != nil {
-			return nil, e
-		}
-		w.user = url.UserPassword(user, pass)
 		_, err = h.find(ctx, "", "0")
 	}
 	// The directory may have to be made, and a plain web server, which has some answer to
@@ -72,6 +70,21 @@ func newDAV(ctx context.Context, at address, l login, access Access, place strin
 		return nil, fmt.Errorf("cannot use %s: %w", at.text, err)
 	}
 	return h, nil
+}
+
+// askLogin asks a person for the password, and for the user where that is "".
+func askLogin(ctx context.Context, at address, user string, access Access) (*url.Userinfo, error) {
+	var err error
+	if user == "" {
+		if user, err = access.Ask(ctx, "User for "+at.text+": ", false); err != nil {
+			return nil, err
+		}
+	}
+	pass, err := access.Ask(ctx, "Password of "+printable.Clean(user)+": ", true)
+	if err != nil {
+		return nil, err
+	}
+	return url.UserPassword(user, pass), nil
 }
 
 // readable reports whether an answer to PROPFIND may be that of a plain web server.

@@ -212,3 +212,26 @@ func TestDavPassword(t *testing.T) {
 		t.Errorf("with a wrong password: %v", err)
 	}
 }
+
+// TestDavUser: a URL with a user takes the password of the credentials, then that of a person.
+func TestDavUser(t *testing.T) {
+	d := newDavServer(t, t.TempDir(), false)
+	s := d.site(d.addr)
+	place := strings.Replace(s.url, "http://", "http://me@", 1)
+	if _, err := OpenHome(t.Context(), place, Access{Credentials: s.access.Credentials, limits: fast}); err != nil {
+		t.Errorf("with credentials: %v", err)
+	}
+	asked := ""
+	ask := func(_ context.Context, question string, _ bool) (string, error) {
+		asked += question
+		return davSecret, nil
+	}
+	if _, err := OpenHome(t.Context(), place, Access{Ask: ask, limits: fast}); err != nil || asked != "Password of me: " {
+		t.Errorf("asked %q: %v", asked, err)
+	}
+	asked = ""
+	full := strings.Replace(s.url, "http://", "http://me:wrong@", 1)
+	if _, err := OpenHome(t.Context(), full, Access{Ask: ask, Credentials: s.access.Credentials, limits: fast}); !hasStatus(err, http.StatusUnauthorized) || asked != "" {
+		t.Errorf("a wrong password in the URL: asked %q: %v", asked, err)
+	}
+}
