@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"github.com/mkcdrec/mkcdrec/internal/hostkey"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
@@ -117,42 +117,27 @@ func (l *sshLogin) forget() string {
 // a server with several keys is to show one of these.
 func (l *sshLogin) trust(addr string) (ssh.HostKeyCallback, []string, error) {
 	files, first := l.files()
-	check, err := knownhosts.New(files...)
+	known, err := hostkey.Read(addr, files...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the keys of known hosts: %s", strings.TrimPrefix(err.Error(), "knownhosts: "))
+		return nil, nil, err
 	}
-	var known []knownhosts.KnownKey
-	var fault *knownhosts.KeyError
-	if none, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize))); err == nil && errors.As(check(addr, &net.TCPAddr{IP: net.IPv4zero}, none), &fault) {
-		known = fault.Want
-	}
-	var algorithms []string
-	for _, a := range ssh.SupportedAlgorithms().HostKeys {
-		base := strings.NewReplacer("rsa-sha2-256", ssh.KeyAlgoRSA, "rsa-sha2-512", ssh.KeyAlgoRSA).Replace(a)
-		if len(known) == 0 || slices.ContainsFunc(known, func(k knownhosts.KnownKey) bool { return k.Key.Type() == base }) || strings.Contains(a, "-cert-v01@") {
-			algorithms = append(algorithms, a)
-		}
-	}
-	if len(known) == 0 { // ed25519 first, as OpenSSH
-		slices.SortStableFunc(algorithms, func(a, b string) int {
-			return map[bool]int{false: 1}[a == ssh.KeyAlgoED25519] - map[bool]int{false: 1}[b == ssh.KeyAlgoED25519]
-		})
+	algorithms, others := known.Algorithms()
+	if !known.HasKey() {
+		algorithms = append(algorithms, others...)
 	}
 	return func(host string, remote net.Addr, key ssh.PublicKey) error {
-		err := check(host, remote, key)
-		var e *knownhosts.KeyError
-		switch {
-		case errors.As(err, new(*knownhosts.RevokedError)):
-			return errors.New("the key of the server is revoked")
-		case !errors.As(err, &e):
-			return err
-		case len(e.Want) > 0: // a key of another type counts as changed, too
+		err := known.Check(host, remote, key)
+		var e *hostkey.ChangedError
+		switch key = hostkey.Plain(key); {
+		case errors.As(err, &e): // a key of another type counts as changed, too
 			k := e.Want[0]
 			return fmt.Errorf("the key of the server has changed, or another machine answers: it has %s %s, and %s line %d has %s; %s",
 				key.Type(), ssh.FingerprintSHA256(key), k.Filename, k.Line, ssh.FingerprintSHA256(k.Key), l.forget())
+		case errors.Is(err, hostkey.ErrUnknown):
+			return fmt.Errorf("%w: it has %s %s; compare this with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints on the server, then append this line to %s:\n%s",
+				err, key.Type(), ssh.FingerprintSHA256(key), first, knownhosts.Line([]string{addr}, key))
 		}
-		return fmt.Errorf("the key of the server is not known: it has %s %s; compare this with what `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` prints on the server, then append this line to %s:\n%s",
-			key.Type(), ssh.FingerprintSHA256(key), first, knownhosts.Line([]string{addr}, key))
+		return err
 	}, algorithms, nil
 }
 
@@ -176,8 +161,12 @@ func (l *sshLogin) methods(ctx context.Context) (methods []ssh.AuthMethod, tried
 	} else {
 		if socket := os.Getenv("SSH_AUTH_SOCK"); socket != "" {
 			if conn, err := net.Dial("unix", socket); err == nil {
-				done = func() { conn.Close() }
-				if s, err := agent.NewClient(conn).Signers(); err == nil && len(s) > 0 {
+				stop := context.AfterFunc(ctx, func() { conn.Close() })
+				done = func() { stop(); conn.Close() }
+				_ = conn.SetDeadline(time.Now().Add(l.access.patience().header))
+				s, err := agent.NewClient(conn).Signers()
+				_ = conn.SetDeadline(time.Time{}) // a person may have to agree to a signature
+				if err == nil && len(s) > 0 {
 					note("the agent's keys")
 					signers = append(signers, s...)
 				}

@@ -2,7 +2,6 @@ package nettools
 
 import (
 	"cmp"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"github.com/mkcdrec/mkcdrec/internal/hostkey"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
@@ -512,57 +512,30 @@ func (l *login) knownHosts(p place) (ssh.HostKeyCallback, []string, error) {
 	}
 	global := cmp.Or(l.words["globalknownhostsfile"], "/etc/ssh/ssh_known_hosts")
 	var files []string
-	authority := false
 	for _, f := range append(slices.Clone(own), global) {
-		b, err := os.ReadFile(tilde(f))
-		if err == nil && f != "/dev/null" {
+		if _, err := os.ReadFile(tilde(f)); err == nil && f != "/dev/null" {
 			files = append(files, tilde(f))
-			authority = authority || strings.Contains(string(b), "@cert-authority")
 		}
 	}
-	check, err := knownhosts.New(files...)
+	known, err := hostkey.Read(p.addr(), files...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the known hosts: %s", strings.TrimPrefix(err.Error(), "knownhosts: "))
+		return nil, nil, err
 	}
-	known := knownKeys(check, p)
-	var first, rest []string
-	for _, a := range ssh.SupportedAlgorithms().HostKeys {
-		base := strings.NewReplacer("rsa-sha2-256", ssh.KeyAlgoRSA, "rsa-sha2-512", ssh.KeyAlgoRSA).Replace(a)
-		switch {
-		case strings.Contains(a, "-cert-v01@") && authority, slices.ContainsFunc(known, func(k knownhosts.KnownKey) bool { return k.Key.Type() == base }):
-			first = append(first, a)
-		case !strings.Contains(a, "-cert-v01@"):
-			rest = append(rest, a)
-		}
-	}
-	slices.SortStableFunc(rest, func(a, b string) int { // ed25519 first, as OpenSSH
-		return map[bool]int{false: 1}[a == ssh.KeyAlgoED25519] - map[bool]int{false: 1}[b == ssh.KeyAlgoED25519]
-	})
+	first, rest := known.Algorithms()
 	return func(addr string, remote net.Addr, key ssh.PublicKey) error {
-		err := check(addr, remote, key)
-		var e *knownhosts.KeyError
-		var revoked *knownhosts.RevokedError
-		switch {
-		case errors.As(err, &revoked):
+		err := known.Check(addr, remote, key)
+		var e *hostkey.ChangedError
+		switch key = hostkey.Plain(key); {
+		case errors.Is(err, hostkey.ErrRevoked):
 			return said("the server's key is revoked.\nHost key verification failed.")
-		case !errors.As(err, &e):
-			return err
+		case errors.As(err, &e):
+			i := slices.IndexFunc(e.Want, func(k knownhosts.KnownKey) bool { return k.Key.Type() == key.Type() })
+			return l.changed(p, key, e.Want[max(i, 0)])
+		case errors.Is(err, hostkey.ErrUnknown):
+			return l.firstContact(p, remote, key, tilde(own[0]))
 		}
-		// A key of another type is no proof either: the server was asked for the types that are known.
-		want := slices.DeleteFunc(e.Want, ofAuthority)
-		if len(want) > 0 {
-			i := slices.IndexFunc(want, func(k knownhosts.KnownKey) bool { return k.Key.Type() == key.Type() })
-			return l.changed(p, key, want[max(i, 0)])
-		}
-		return l.firstContact(p, remote, key, tilde(own[0]))
+		return err
 	}, l.list("hostkeyalgorithms", append(first, rest...)), nil
-}
-
-// ofAuthority reports a line of known hosts with the key that signs those of servers.
-func ofAuthority(k knownhosts.KnownKey) bool {
-	b, err := os.ReadFile(k.Filename)
-	lines := strings.Split(string(b), "\n")
-	return err == nil && k.Line > 0 && k.Line <= len(lines) && strings.HasPrefix(strings.TrimSpace(lines[k.Line-1]), "@cert-authority")
 }
 
 // list gives algorithms: those of an option, which may begin with + to add some, with - to take
@@ -582,16 +555,6 @@ func (l *login) list(option string, usual []string) []string {
 		return slices.DeleteFunc(slices.Clone(usual), func(a string) bool { return slices.Contains(words, a) })
 	}
 	return words
-}
-
-// knownKeys are the keys that are known of a place.
-func knownKeys(check ssh.HostKeyCallback, p place) []knownhosts.KnownKey {
-	none, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
-	var e *knownhosts.KeyError
-	if err == nil && errors.As(check(p.addr(), &net.TCPAddr{IP: net.IPv4zero}, none), &e) {
-		return e.Want
-	}
-	return nil
 }
 
 // keyType is the name of a key's type for people.
