@@ -12,9 +12,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/pkg/sftp"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -27,15 +28,21 @@ type sftpHome struct {
 	limits limits
 	login  *sshLogin
 
-	mu     sync.Mutex // of what follows
-	ssh    *ssh.Client
-	client *sftp.Client
-	gen    int // of the connection, from 1
-	closed bool
+	ended    context.Context // by Close
+	end      context.CancelFunc
+	dialing  chan struct{} // has one element while a connection is made
+	syncs    atomic.Int32  // requests to store files safely that have no answer yet
+	syncEach int64         // bytes of a file after which the server is asked to store it safely
+
+	mu   sync.Mutex // of what follows
+	conn *sftpConn  // nil for none
+	gen  int        // of the connection, from 1
 }
 
 func newSFTP(ctx context.Context, at address, l login, access Access) (Home, error) {
-	h := &sftpHome{at: at, limits: access.patience(), login: &sshLogin{at: at, login: l, access: access, user: cmp.Or(l.user, account()), answer: map[string]string{}}}
+	h := &sftpHome{at: at, limits: access.patience(), login: &sshLogin{at: at, login: l, access: access, user: cmp.Or(l.user, account()), answer: map[string]string{}},
+		dialing: make(chan struct{}, 1), syncEach: sftpSync}
+	h.ended, h.end = context.WithCancel(context.Background())
 	err := h.do(ctx, func(*sftp.Client, int) (bool, error) { return false, nil })
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to %s: %w", at.text, err)
@@ -45,53 +52,76 @@ func newSFTP(ctx context.Context, at address, l login, access Access) (Home, err
 
 func (h *sftpHome) String() string { return h.at.text }
 
-// Close implements Home.
+// Close implements Home. It does not wait for the server.
 func (h *sftpHome) Close() error {
+	h.end()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.closed = true
-	if h.client != nil {
-		_ = h.client.Close() // nothing is being sent
-		_ = h.ssh.Close()
-		h.client, h.ssh = nil, nil
-	}
+	h.dropConn()
 	return nil
 }
 
-// connect gives the connection, and makes it if there is none.
-func (h *sftpHome) connect(ctx context.Context) (*sftp.Client, int, error) {
+// dropConn closes the connection. It is called with the lock.
+func (h *sftpHome) dropConn() {
+	if h.conn != nil {
+		_ = h.conn.ssh.Close() // nothing is sent any more, or it is broken
+		h.conn = nil
+	}
+}
+
+// current gives the connection, nil if there is none.
+func (h *sftpHome) current() (*sftpConn, int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.ended.Err() != nil {
 		return nil, 0, permanent{errors.New("the connection was closed")}
 	}
-	if h.client != nil {
-		return h.client, h.gen, nil
+	return h.conn, h.gen, nil
+}
+
+// connect gives the connection, and makes it if there is none.
+func (h *sftpHome) connect(ctx context.Context) (*sftpConn, int, error) {
+	if c, gen, err := h.current(); c != nil || err != nil {
+		return c, gen, err
 	}
+	select {
+	case h.dialing <- struct{}{}:
+		defer func() { <-h.dialing }()
+	case <-ctx.Done():
+		return nil, 0, ctx.Err()
+	}
+	if c, gen, err := h.current(); c != nil || err != nil { // made by another one meanwhile
+		return c, gen, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(h.ended, stop)()
 	c, err := h.login.dial(ctx, h.limits)
 	if err != nil {
 		return nil, 0, err
 	}
-	s, err := sftp.NewClient(c, sftp.UseConcurrentWrites(true), sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(64))
+	conn, err := newSFTPConn(ctx, c, h.limits)
 	if err != nil {
 		c.Close()
-		if strings.Contains(err.Error(), "subsystem request failed") {
-			return nil, 0, permanent{errors.New("the server has no sftp")}
-		}
 		return nil, 0, err
 	}
-	h.ssh, h.client = c, s
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.conn = conn; h.ended.Err() != nil {
+		h.dropConn()
+		return nil, 0, permanent{errors.New("the connection was closed")}
+	}
 	h.gen++
-	return s, h.gen, nil
+	go h.watch(conn, h.gen)
+	return conn, h.gen, nil
 }
 
 // drop closes a connection that is broken, or whose user no longer waits.
 func (h *sftpHome) drop(gen int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.gen == gen && h.client != nil {
-		_ = h.ssh.Close() // it is broken already
-		h.client, h.ssh = nil, nil
+	if h.gen == gen {
+		h.dropConn()
 	}
 }
 
@@ -103,13 +133,17 @@ func (h *sftpHome) do(ctx context.Context, fn func(c *sftp.Client, gen int) (pro
 			return false, err
 		}
 		stop := context.AfterFunc(ctx, func() { h.drop(gen) })
-		progress, err := fn(c, gen)
+		c.begin()
+		progress, err := fn(c.client, gen)
+		c.running.Add(-1)
 		stop()
 		switch {
 		case err == nil:
 			return progress, nil
 		case answered(err):
 			return progress, permanent{err}
+		case c.silent.Load():
+			err = errSilent
 		}
 		h.drop(gen)
 		return progress, err
@@ -368,13 +402,21 @@ type sftpFile struct {
 
 func (f *sftpFile) Size() int64 { return f.st.Size() }
 
-// Close implements File.
+// Close implements File. The server is not waited for long: it closes the file with the connection, too.
 func (f *sftpFile) Close() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.handle != nil {
-		_ = f.handle.Close() // only read
-		f.handle = nil
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.handle != nil {
+			_ = f.handle.Close() // only read
+			f.handle = nil
+		}
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeWait):
 	}
 	return nil
 }

@@ -164,6 +164,7 @@ func (u *sftpUpload) fault() error {
 func (u *sftpUpload) send() {
 	defer close(u.done)
 	for b := range u.chunks {
+		stored := false
 		err := u.home.do(u.ctx, func(c *sftp.Client, gen int) (bool, error) {
 			f, err := u.open(c, gen)
 			if err != nil {
@@ -172,17 +173,18 @@ func (u *sftpUpload) send() {
 			if _, err := f.WriteAt(b, u.sent); err != nil {
 				return false, u.home.space(c, err)
 			}
-			if u.sent+int64(len(b))-u.synced >= sftpSync {
-				return true, u.sync(c)
+			stored = false
+			if u.sent+int64(len(b))-u.synced >= u.home.syncEach {
+				stored, err = u.sync(c)
 			}
-			return true, nil
+			return true, err
 		})
 		if err != nil {
 			u.err = err
 			return
 		}
 		u.sent += int64(len(b))
-		if u.sent-u.synced >= sftpSync {
+		if stored {
 			u.synced = u.sent
 			u.sum.Reset()
 		} else {
@@ -192,15 +194,17 @@ func (u *sftpUpload) send() {
 	}
 }
 
-// sync has the server store safely what it has, if it can.
-func (u *sftpUpload) sync(c *sftp.Client) error {
+// sync has the server store safely what it has, and reports whether it did: not every server can.
+func (u *sftpUpload) sync(c *sftp.Client) (bool, error) {
 	if _, ok := c.HasExtension("fsync@openssh.com"); !ok {
-		return nil
+		return false, nil
 	}
+	u.home.syncs.Add(1)
+	defer u.home.syncs.Add(-1)
 	if err := u.handle.Sync(); err != nil {
-		return u.home.space(c, err)
+		return false, u.home.space(c, err)
 	}
-	return nil
+	return true, nil
 }
 
 // open gives the handle of the file on a connection. After a break the server may have lost
@@ -266,7 +270,7 @@ func (u *sftpUpload) rename() error {
 		if err != nil {
 			return false, err
 		}
-		if err := u.sync(c); err != nil {
+		if _, err := u.sync(c); err != nil {
 			return false, err
 		}
 		st, err := f.Stat()
