@@ -43,7 +43,7 @@ func newDAV(ctx context.Context, at address, l login, access Access, place strin
 	}
 	transport.ResponseHeaderTimeout = s3Wait
 	w.limits, w.redacted = access.patience(), at.text
-	w.client = &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+	w.client = &http.Client{Transport: paced{transport, w.limits}, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if req.Method != via[0].Method { // PUT would become GET, and succeed
 			return permanent{fmt.Errorf("the server redirects a %s", via[0].Method)}
 		}
@@ -139,8 +139,13 @@ type davRequest struct {
 
 // once asks once, and gives the body of the answer.
 func (h *davHome) once(ctx context.Context, r davRequest) (http.Header, []byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(r.wait, h.limits.header), errSilent)
+	wait := cmp.Or(r.wait, h.limits.header)
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, errSilent)
 	defer cancel()
+	if r.body != nil && r.size >= 0 {
+		wait = h.limits.storing(r.size)
+	}
+	ctx = withAnswer(ctx, wait)
 	req, err := http.NewRequestWithContext(ctx, r.method, h.url(r.name), r.body)
 	if err != nil {
 		return nil, nil, permanent{errors.New("the URL can't be used")}

@@ -70,7 +70,7 @@ func newS3(ctx context.Context, at address, l login, access Access) (Home, error
 	} else if r := s3utils.GetRegionFromURL(*endpointURL); r != "" {
 		region = r
 	}
-	h.core, err = minio.NewCore(endpoint, &minio.Options{Creds: cred, Secure: at.kind == KindS3, Transport: clocked{transport, &h.skew}, Region: region, MaxRetries: 1})
+	h.core, err = minio.NewCore(endpoint, &minio.Options{Creds: cred, Secure: at.kind == KindS3, Transport: clocked{paced{transport, h.limits}, &h.skew}, Region: region, MaxRetries: 1})
 	if err != nil {
 		return nil, fmt.Errorf("cannot use %s: %s", at.text, printable.Clean(err.Error()))
 	}
@@ -174,6 +174,9 @@ func (h *s3Home) cause(err error) error {
 	var e minio.ErrorResponse
 	if err == nil || errors.As(err, new(permanent)) {
 		return err
+	}
+	if errors.Is(err, errSilent) {
+		return errSilent
 	}
 	if !errors.As(err, &e) {
 		if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
@@ -469,12 +472,8 @@ func (f *s3File) ReadAt(p []byte, off int64) (int, error) {
 	})
 }
 
-// read asks once. The answer ends with an error when nothing comes for a while.
+// read asks once.
 func (f *s3File) read(p []byte, off int64) (int, error) {
-	ctx, cancel := context.WithCancelCause(f.ctx)
-	defer cancel(nil)
-	timer := time.AfterFunc(f.home.limits.header, func() { cancel(errSilent) })
-	defer timer.Stop()
 	var o minio.GetObjectOptions
 	if err := o.SetRange(off, off+int64(len(p))-1); err != nil {
 		return 0, permanent{err}
@@ -484,14 +483,11 @@ func (f *s3File) read(p []byte, off int64) (int, error) {
 			return 0, permanent{err}
 		}
 	}
-	body, info, header, err := f.home.core.GetObject(ctx, f.home.bucket, f.home.full(f.name), o)
+	body, info, header, err := f.home.core.GetObject(f.ctx, f.home.bucket, f.home.full(f.name), o)
 	if e := minio.ToErrorResponse(err); err != nil && (e.StatusCode == http.StatusPreconditionFailed || e.StatusCode == http.StatusRequestedRangeNotSatisfiable) {
 		return 0, permanent{errors.New("the file was changed while it was read")}
 	}
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
 		return 0, f.home.cause(err)
 	}
 	defer body.Close()
@@ -501,21 +497,11 @@ func (f *s3File) read(p []byte, off int64) (int, error) {
 	if err := f.right(header.Get("Content-Range"), off, int64(len(p))); err != nil {
 		return 0, permanent{err}
 	}
-	n := 0
-	for n < len(p) {
-		timer.Reset(f.home.limits.stall)
-		k, err := body.Read(p[n:])
-		n += k
-		if err != nil && n < len(p) {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
-			} else if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return n, err
-		}
+	n, err := io.ReadFull(body, p)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
 	}
-	return n, nil
+	return n, err
 }
 
 // right checks that an answer has the bytes that were asked for. All of a file may come as

@@ -148,8 +148,9 @@ func (u *s3Upload) first() error {
 func (u *s3Upload) send(number int, b []byte) {
 	sum, secure := u.digests(b)
 	var etag string
-	err := u.home.limits.again(u.ctx, func() (bool, error) {
-		p, err := u.home.core.PutObjectPart(u.ctx, u.home.bucket, u.home.full(u.name), u.id, number, bytes.NewReader(b), int64(len(b)), minio.PutObjectPartOptions{Md5Base64: sum, Sha256Hex: secure, DisableContentSha256: true})
+	ctx := withAnswer(u.ctx, u.home.limits.storing(int64(len(b))))
+	err := u.home.limits.again(ctx, func() (bool, error) {
+		p, err := u.home.core.PutObjectPart(ctx, u.home.bucket, u.home.full(u.name), u.id, number, bytes.NewReader(b), int64(len(b)), minio.PutObjectPartOptions{Md5Base64: sum, Sha256Hex: secure, DisableContentSha256: true})
 		etag = p.ETag
 		return false, u.home.cause(err)
 	})
@@ -196,8 +197,9 @@ func (u *s3Upload) commit() error {
 		sum, secure := u.digests(u.part)
 		o := options()
 		o.DisableContentSha256 = true
-		return u.home.limits.again(u.ctx, func() (bool, error) {
-			_, err := u.home.core.PutObject(u.ctx, u.home.bucket, u.home.full(u.name), bytes.NewReader(u.part), int64(len(u.part)), sum, secure, o)
+		ctx := withAnswer(u.ctx, u.home.limits.storing(int64(len(u.part))))
+		return u.home.limits.again(ctx, func() (bool, error) {
+			_, err := u.home.core.PutObject(ctx, u.home.bucket, u.home.full(u.name), bytes.NewReader(u.part), int64(len(u.part)), sum, secure, o)
 			return false, u.home.cause(err)
 		})
 	}
@@ -211,8 +213,9 @@ func (u *s3Upload) commit() error {
 		return err
 	}
 	asked := false
+	ctx := withAnswer(u.ctx, s3Wait)
 	return u.home.limits.again(u.ctx, func() (bool, error) {
-		_, err := u.home.core.CompleteMultipartUpload(u.ctx, u.home.bucket, u.home.full(u.name), u.id, u.parts, options())
+		_, err := u.home.core.CompleteMultipartUpload(ctx, u.home.bucket, u.home.full(u.name), u.id, u.parts, options())
 		if minio.ToErrorResponse(err).Code == "NoSuchUpload" && asked { // the answer to the last attempt was lost
 			if info, e := u.home.stat(u.ctx, u.name); e == nil && info.Size == u.total && strings.Trim(info.ETag, `"`) == u.whole() {
 				return true, nil
