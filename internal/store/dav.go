@@ -87,10 +87,11 @@ func askLogin(ctx context.Context, at address, user string, access Access) (*url
 	return url.UserPassword(user, pass), nil
 }
 
-// readable reports whether an answer to PROPFIND may be that of a plain web server.
+// readable reports whether an answer to PROPFIND may be that of a server whose files can be read where
+// the names are known.
 func readable(err error) bool {
 	s := status{}
-	return errors.As(err, &s) && s.code != http.StatusUnauthorized && (s.code < 500 || s.code == http.StatusNotImplemented)
+	return errors.As(err, new(elsewhereError)) || errors.As(err, &s) && s.code != http.StatusUnauthorized && (s.code < 500 || s.code == http.StatusNotImplemented)
 }
 
 func hasStatus(err error, codes ...int) bool {
@@ -239,17 +240,22 @@ func (h *davHome) find(ctx context.Context, name, depth string) ([]davEntry, err
 	if err != nil {
 		return nil, errors.New("the URL can't be used")
 	}
-	base := strings.TrimSuffix(top.Path, "/")
+	base := strings.TrimSuffix(top.Path, "/") + "/"
 	var out []davEntry
 	for _, r := range list.Response {
 		u, err := url.Parse(r.Href)
 		if err != nil {
 			continue
 		}
-		rest, ok := strings.CutPrefix(path.Clean("/"+u.Path), base)
-		rest = strings.TrimPrefix(rest, "/")
-		if !ok || depth == "1" && (checkName(strings.TrimPrefix(rest, partialPrefix)) != nil || strings.Contains(rest, "/")) || depth == "0" && rest != "" {
-			continue
+		rest, ok := strings.CutPrefix(strings.TrimSuffix(path.Clean("/"+u.Path), "/")+"/", base)
+		rest = strings.TrimSuffix(rest, "/")
+		switch {
+		case !ok:
+			return nil, elsewhereError{base, u.Path}
+		case depth == "0" && rest != "":
+			continue // in the directory, which some servers list, too
+		case depth == "1" && (checkName(strings.TrimPrefix(rest, partialPrefix)) != nil || strings.Contains(rest, "/")):
+			continue // the directory itself, or a name that a home does not have
 		}
 		e := davEntry{Info: Info{Name: rest}}
 		for _, p := range r.Propstat {
@@ -263,8 +269,19 @@ func (h *davHome) find(ctx context.Context, name, depth string) ([]davEntry, err
 		}
 		out = append(out, e)
 	}
+	if depth == "0" && len(out) == 0 {
+		return nil, elsewhereError{base, ""}
+	}
 	slices.SortFunc(out, func(a, b davEntry) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// elsewhereError is the error for a list of another path than was asked for: what it has is not
+// in this home. A proxy that changes paths has such answers.
+type elsewhereError struct{ asked, listed string }
+
+func (e elsewhereError) Error() string {
+	return fmt.Sprintf("the server was asked for %s, and lists %q", printable.Clean(e.asked), e.listed[:min(len(e.listed), 200)])
 }
 
 // Dirs implements Home.

@@ -139,9 +139,21 @@ func TestDavFaults(t *testing.T) {
 		want  string // of Dirs
 	}{
 		{"hostile names", func(w http.ResponseWriter, r *http.Request) bool {
-			multi(w, "/dav/ho%20me/", "/dav/ho%20me/good/", "/etc/passwd", "/dav/ho%20me/../x", "/dav/ho%20me/a/b/", "http://evil/dav/ho%20me/other", "/dav/ho%20me/%2e%2e/", "/dav/ho%20me/a%0ab", ":%zz")
+			multi(w, "/dav/ho%20me/", "/dav/ho%20me/good/", "/dav/ho%20me/a/b/", "http://evil/dav/ho%20me/other", "/dav/ho%20me/a%0ab", ":%zz")
 			return true
 		}, "[good other] <nil>"},
+		{"another path", func(w http.ResponseWriter, r *http.Request) bool {
+			multi(w, "/ho%20me/", "/ho%20me/good/")
+			return true
+		}, "asked for /dav/ho me/, and lists \"/ho me/\""},
+		{"above", func(w http.ResponseWriter, r *http.Request) bool {
+			multi(w, "/dav/ho%20me/", "/dav/ho%20me/%2e%2e/")
+			return true
+		}, "asked for /dav/ho me/, and lists"},
+		{"beside", func(w http.ResponseWriter, r *http.Request) bool {
+			multi(w, "/dav/ho%20me/", "/dav/ho%20me-2/")
+			return true
+		}, "asked for /dav/ho me/, and lists"},
 		{"not WebDAV", func(w http.ResponseWriter, r *http.Request) bool { w.WriteHeader(405); return true }, "it may not be a WebDAV server"},
 		{"not XML", func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Header.Get("Depth") == "1" {
@@ -233,5 +245,61 @@ func TestDavUser(t *testing.T) {
 	full := strings.Replace(s.url, "http://", "http://me:wrong@", 1)
 	if _, err := OpenHome(t.Context(), full, Access{Ask: ask, Credentials: s.access.Credentials, limits: fast}); !hasStatus(err, http.StatusUnauthorized) || asked != "" {
 		t.Errorf("a wrong password in the URL: asked %q: %v", asked, err)
+	}
+}
+
+// TestDavElsewhere: a list of another path is an error for what writes and removes, too.
+func TestDavElsewhere(t *testing.T) {
+	d := newDavServer(t, t.TempDir(), false)
+	s := d.site(d.addr)
+	h := s.open(t)
+	put(t, h, "set/x", []byte("x"))
+	d.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == "PROPFIND" {
+			w.WriteHeader(http.StatusMultiStatus)
+			fmt.Fprint(w, `<D:multistatus xmlns:D="DAV:"><D:response><D:href>/other/</D:href></D:response></D:multistatus>`)
+		}
+		return r.Method == "PROPFIND"
+	}
+	want := "lists \"/other/\""
+	if _, err := h.Create(t.Context(), "set-2/x"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Create: %v", err)
+	}
+	if err := h.Remove(t.Context(), "set"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Remove: %v", err)
+	}
+	h = s.open(t) // what is known can be read
+	if got := content(t, h, "set/x"); string(got) != "x" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestDavAbort: Abort does not ask the server why a long request ended.
+func TestDavAbort(t *testing.T) {
+	d := newDavServer(t, t.TempDir(), false)
+	h := d.site(d.addr).open(t)
+	put(t, h, "a/first", nil)
+	var asked atomic.Int64
+	ended := make(chan struct{})
+	defer close(ended)
+	d.fault = func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPut {
+			return false
+		}
+		if r.ContentLength == 1<<20 {
+			asked.Add(1)
+			<-ended
+		}
+		return false
+	}
+	u, err := h.Create(t.Context(), "a/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := u.Write(random(davKept+1<<20, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Abort(); err != nil || asked.Load() != 0 {
+		t.Errorf("%v; asked %d times", err, asked.Load())
 	}
 }

@@ -32,6 +32,7 @@ var errNoParts = errors.New("the connection broke, and this server takes no part
 type davUpload struct {
 	home  *davHome
 	ctx   context.Context
+	stop  context.CancelCauseFunc
 	name  string
 	temp  string
 	kept  []byte
@@ -51,7 +52,9 @@ func (h *davHome) Create(ctx context.Context, name string) (Upload, error) {
 	if err := h.makeDirs(ctx, dir); err != nil {
 		return nil, h.fail("write", name, err)
 	}
-	return &davUpload{home: h, ctx: ctx, name: name, temp: path.Join(dir, partialName())}, nil
+	u := &davUpload{home: h, name: name, temp: path.Join(dir, partialName())}
+	u.ctx, u.stop = context.WithCancelCause(ctx)
+	return u, nil
 }
 
 // makeDirs makes a directory and those above it, the home's own, too.
@@ -75,7 +78,7 @@ func (h *davHome) makeDirs(ctx context.Context, dir string) error {
 	}
 	entries, err := h.find(ctx, dir, "0")
 	switch {
-	case err == nil && (len(entries) == 0 || entries[0].dir):
+	case err == nil && entries[0].dir:
 	case err == nil:
 		return fmt.Errorf("%s is not a directory", dir)
 	case !missingFile(err):
@@ -233,6 +236,7 @@ func (u *davUpload) Commit() error {
 	if err := u.commit(); err != nil {
 		return errors.Join(u.fail(err), u.remove())
 	}
+	u.stop(nil)
 	return nil
 }
 
@@ -279,6 +283,7 @@ func (u *davUpload) Abort() error {
 		return nil
 	}
 	u.ended = true
+	u.stop(errEnded) // the long request ends without asking the server why
 	if u.pipe != nil {
 		u.pipe.CloseWithError(errEnded)
 		<-u.done
@@ -288,6 +293,7 @@ func (u *davUpload) Abort() error {
 
 // remove removes the unfinished file, also after the context has ended.
 func (u *davUpload) remove() error {
+	u.stop(errEnded)
 	u.kept = nil
 	ctx, stop := context.WithTimeout(context.WithoutCancel(u.ctx), u.home.limits.stall)
 	defer stop()
