@@ -3,7 +3,11 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
 // limits are how long a server is waited for, and how often it is asked again, so
@@ -35,6 +39,7 @@ func (p permanent) Unwrap() error { return p.error }
 // brought nothing, or ctx ends; fn reports whether it brought something.
 func (l limits) again(ctx context.Context, fn func() (progress bool, err error)) error {
 	var err error
+	unknown := 0
 	for i, idle := 0, 0; i < l.all && idle < l.tries; i++ {
 		if idle > 0 {
 			select {
@@ -53,9 +58,41 @@ func (l limits) again(ctx context.Context, fn func() (progress bool, err error))
 		if errors.As(err, new(permanent)) {
 			return err
 		}
+		if unknownHost(err) {
+			if unknown++; unknown == unknownTries {
+				return err
+			}
+		}
 		if idle++; progress {
 			idle = 1
 		}
 	}
 	return err
 }
+
+// unknownTries is how often a name is looked up that does not exist: a resolver that has just started
+// may not know it yet, but most often it is a typing error.
+const unknownTries = 3
+
+// unknownHost reports whether a resolver answered that a name does not exist, which is not
+// a failure of the resolver.
+func unknownHost(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) && dns.IsNotFound && !dns.IsTemporary && !dns.IsTimeout
+}
+
+// noHost words the error for a name that does not exist, and gives others as they are.
+func noHost(err error) error {
+	var dns *net.DNSError
+	if unknownHost(err) && errors.As(err, &dns) {
+		return noHostError{dns}
+	}
+	return err
+}
+
+type noHostError struct{ dns *net.DNSError }
+
+func (e noHostError) Error() string {
+	return fmt.Sprintf("no address of %s is known", printable.Clean(e.dns.Name))
+}
+func (e noHostError) Unwrap() error { return e.dns }

@@ -182,10 +182,7 @@ func (h *s3Home) cause(err error) error {
 		if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
 			return permanent{err}
 		}
-		if dns := (*net.DNSError)(nil); errors.As(err, &dns) && dns.IsNotFound {
-			return permanent{fmt.Errorf("no address of %s is known", h.at.host)}
-		}
-		return err
+		return noHost(err)
 	}
 	text := fmt.Errorf("the server answers %s: %s", printable.Clean(e.Code), printable.Clean(e.Message[:min(len(e.Message), 300)]))
 	skew := time.Duration(h.skew.Load())

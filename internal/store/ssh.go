@@ -60,11 +60,7 @@ func (l *sshLogin) dial(ctx context.Context, limits limits) (*ssh.Client, error)
 	dialer := net.Dialer{Timeout: limits.header, KeepAlive: 15 * time.Second}
 	conn, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		var dns *net.DNSError
-		if errors.As(err, &dns) && dns.IsNotFound {
-			return nil, permanent{fmt.Errorf("no address of %s is known", l.at.host)}
-		}
-		return nil, err
+		return nil, noHost(err)
 	}
 	w := &watched{Conn: conn}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

@@ -158,7 +158,7 @@ func withoutURL(err error) error {
 	if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
 		return permanent{err}
 	}
-	return err
+	return noHost(err)
 }
 
 // statusFault is the error of an answer that is one. It is permanent unless asking again may help.
