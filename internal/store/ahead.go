@@ -10,6 +10,8 @@ const (
 	smallBlock = 1 << 20
 	// keptBlocks is how many blocks of a file are kept.
 	keptBlocks = 4
+	// cachedBlocks is how many are kept for readers side by side.
+	cachedBlocks = 24
 )
 
 // ahead is a file on a server whose small reads are answered from blocks. Reads of at least
@@ -17,6 +19,7 @@ const (
 type ahead struct {
 	File
 	size int64 // of a block
+	kept int   // blocks
 
 	mu     sync.Mutex
 	blocks []*aheadBlock // the last used one at the end
@@ -29,7 +32,16 @@ type aheadBlock struct {
 	err   error
 }
 
-func readAhead(f File, size int64) File { return &ahead{File: f, size: size} }
+func readAhead(f File, size int64) File { return &ahead{File: f, size: size, kept: keptBlocks} }
+
+// Cached is a ReaderAt over a file that reads whole blocks of 1 MiB for readers of small pieces, and
+// keeps the last 24. A file on a disk of this machine is returned as it is: the kernel does that.
+func Cached(f File) io.ReaderAt {
+	if _, ok := f.(osFile); ok {
+		return f
+	}
+	return &ahead{File: f, size: smallBlock, kept: cachedBlocks}
+}
 
 // ReadAt implements io.ReaderAt.
 func (a *ahead) ReadAt(p []byte, off int64) (int, error) {
@@ -72,7 +84,7 @@ func (a *ahead) block(index int64) *aheadBlock {
 		}
 	}
 	b := &aheadBlock{index: index}
-	if len(a.blocks) == keptBlocks {
+	if len(a.blocks) == a.kept {
 		a.blocks = append(a.blocks[:0], a.blocks[1:]...)
 	}
 	a.blocks = append(a.blocks, b)

@@ -271,7 +271,10 @@ func NewWriter(recipients []age.Recipient) *Writer {
 func (w *Writer) Object() string { return fmt.Sprintf("%04d.age", len(w.index.Files)+1) }
 
 // keep is a recipient that keeps the file key, and adds nothing to the file.
-type keep struct{ key []byte }
+type keep struct {
+	key    []byte
+	labels []string // of the other recipients
+}
 
 // Wrap implements age.Recipient.
 func (k *keep) Wrap(key []byte) ([]*age.Stanza, error) {
@@ -279,13 +282,8 @@ func (k *keep) Wrap(key []byte) ([]*age.Stanza, error) {
 	return nil, nil
 }
 
-// WrapWithLabels implements age.RecipientWithLabels: it takes the labels of the others.
-type labelled struct {
-	keep
-	labels []string
-}
-
-func (k *labelled) WrapWithLabels(key []byte) ([]*age.Stanza, []string, error) {
+// WrapWithLabels implements age.RecipientWithLabels.
+func (k *keep) WrapWithLabels(key []byte) ([]*age.Stanza, []string, error) {
 	s, err := k.Wrap(key)
 	return s, k.labels, err
 }
@@ -331,7 +329,7 @@ func (w *Writer) Forget(name string) (object string) {
 
 // encrypt begins a file for the recipients; key gives its file key.
 func (w *Writer) encrypt(out io.Writer) (to io.WriteCloser, key func() []byte, err error) {
-	k := &labelled{}
+	k := &keep{}
 	if l, ok := w.recipients[0].(age.RecipientWithLabels); ok {
 		// Recipients only go together if their labels are the same.
 		if _, k.labels, err = l.WrapWithLabels(make([]byte, fileKey)); err != nil {
