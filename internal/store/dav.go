@@ -143,7 +143,7 @@ func (h *davHome) once(ctx context.Context, r davRequest) (http.Header, []byte, 
 	wait := cmp.Or(r.wait, h.limits.header)
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, errSilent)
 	defer cancel()
-	if r.body != nil && r.size >= 0 {
+	if wait = min(wait, davWait); r.body != nil && r.size >= 0 {
 		wait = h.limits.storing(r.size)
 	}
 	ctx = withAnswer(ctx, wait)
