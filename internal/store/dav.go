@@ -117,11 +117,7 @@ func (h *davHome) fail(verb, name string, err error) error {
 // url is the URL of a name; that of a directory ends with a slash.
 func (h *davHome) url(name string) string {
 	dir := strings.HasSuffix(name, "/") || name == ""
-	parts := strings.Split(strings.Trim(name, "/"), "/")
-	for i, p := range parts {
-		parts[i] = url.PathEscape(p)
-	}
-	u := h.web.base.JoinPath(parts...)
+	u := h.web.base.JoinPath(escaped(strings.Trim(name, "/")))
 	if dir && !strings.HasSuffix(u.Path, "/") {
 		u = u.JoinPath("/")
 	}
@@ -407,9 +403,7 @@ func (h *davHome) At(ctx context.Context, dir string) Store {
 	if dir == "" {
 		w.redacted = h.at.text
 	}
-	for p := range strings.SplitSeq(dir, "/") {
-		w.base = w.base.JoinPath(url.PathEscape(p))
-	}
+	w.base = w.base.JoinPath(escaped(dir))
 	return davStore{&w}
 }
 

@@ -62,16 +62,21 @@ func IsHome(place string) bool {
 // Join returns the place of a name in a home.
 func Join(place, name string) string {
 	if s := Scheme(place); s != KindDir && s != KindRclone {
-		parts := strings.Split(name, "/")
-		for i, p := range parts {
-			parts[i] = url.PathEscape(p)
-		}
-		name = strings.Join(parts, "/")
+		name = escaped(name)
 	}
 	if strings.HasSuffix(place, ":") && Scheme(place) == KindRclone { // the top directory of a remote
 		return place + name
 	}
 	return strings.TrimSuffix(place, "/") + "/" + name
+}
+
+// escaped is a name as URLs have it. URL.JoinPath takes a % in a name for an escape.
+func escaped(name string) string {
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = url.PathEscape(p)
+	}
+	return strings.Join(parts, "/")
 }
 
 // address is a place, taken apart.

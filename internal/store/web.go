@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -40,17 +39,11 @@ func newWeb(ctx context.Context, place string) (*web, error) {
 	w := &web{ctx: ctx, user: u.User, limits: normal, redacted: sysconf.RedactURL(place)}
 	u.User = nil
 	w.base = u
-	// Connections are kept: an archive is read in pieces of some MiB.
-	w.client = &http.Client{CheckRedirect: redirect, Transport: &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		MaxIdleConnsPerHost:    8,
-		IdleConnTimeout:        time.Minute,
-		TLSHandshakeTimeout:    10 * time.Second,
-		ExpectContinueTimeout:  time.Second,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 64 << 10,
-	}}
+	transport, err := httpTransport(login{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", w.redacted, err)
+	}
+	w.client = &http.Client{CheckRedirect: redirect, Transport: transport}
 	return w, nil
 }
 
@@ -100,12 +93,7 @@ func (w *web) request(ctx context.Context, method, name, ranges string) (*http.R
 	if !filepath.IsLocal(name) {
 		return nil, errors.New("it is not a name below the set")
 	}
-	// Escaped, since JoinPath takes a % in a name for an escape.
-	parts := strings.Split(name, "/")
-	for i, p := range parts {
-		parts[i] = url.PathEscape(p)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, w.base.JoinPath(parts...).String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, w.base.JoinPath(escaped(name)).String(), nil)
 	if err != nil {
 		return nil, errors.New("the URL can't be used")
 	}
@@ -281,29 +269,21 @@ func (f *webFile) Close() error { return nil }
 // ReadAt asks for exactly the range, for what is missing of it again after failures
 // of the network.
 func (f *webFile) ReadAt(p []byte, off int64) (int, error) {
-	if off < 0 || off >= f.size {
-		return 0, io.EOF
-	}
-	want := p[:min(int64(len(p)), f.size-off)]
-	if len(want) == 0 {
-		return 0, nil
-	}
-	got := 0
-	err := f.w.again(func() (bool, error) {
-		n, err := f.read(want[got:], off+int64(got))
-		got += n
-		if got == len(want) {
-			err = nil
+	return readWhole(p, off, f.size, func(want []byte) (int, error) {
+		got := 0
+		err := f.w.again(func() (bool, error) {
+			n, err := f.read(want[got:], off+int64(got))
+			got += n
+			if got == len(want) {
+				err = nil
+			}
+			return n > 0, err
+		})
+		if err != nil {
+			err = fmt.Errorf("cannot read %s at byte %d: %w", f.w.name(f.name), off+int64(got), err)
 		}
-		return n > 0, err
+		return got, err
 	})
-	if err != nil {
-		return got, fmt.Errorf("cannot read %s at byte %d: %w", f.w.name(f.name), off+int64(got), err)
-	}
-	if got < len(p) {
-		return got, io.EOF
-	}
-	return got, nil
 }
 
 // sent is how many bytes an answer has, which have to begin at off and be no more than were asked for.
