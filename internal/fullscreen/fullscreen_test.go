@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,11 +14,29 @@ import (
 // person types on a simulated terminal of 80 by 25.
 type person struct {
 	t *testing.T
-	s tcell.SimulationScreen
+	s *lockedScreen
+}
+
+// lockedScreen is not drawn while it is looked at: GetContents returns the cells themselves.
+type lockedScreen struct {
+	tcell.SimulationScreen
+	mu sync.Mutex
+}
+
+func (l *lockedScreen) Show() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.SimulationScreen.Show()
+}
+
+func (l *lockedScreen) Sync() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.SimulationScreen.Sync()
 }
 
 func newPerson(t *testing.T) *person {
-	s := tcell.NewSimulationScreen("UTF-8")
+	s := &lockedScreen{SimulationScreen: tcell.NewSimulationScreen("UTF-8")}
 	if err := s.Init(); err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +57,8 @@ func (p *person) keys(keys ...any) {
 }
 
 func (p *person) screen() string {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
 	cells, w, _ := p.s.GetContents()
 	var b strings.Builder
 	for i, c := range cells {
