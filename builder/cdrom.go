@@ -44,6 +44,9 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 	}
 	defer os.RemoveAll(work)
 	d := &set.Discs{Into: dir, Work: work, Size: int64(opt.Size), KeepSet: opt.Keep, Report: b.Report}
+	if d.Sign, err = b.signing(); err != nil {
+		return nil, err
+	}
 	system := func(id string) error {
 		s, err := b.Maker().System(ctx, p.Machine(), rescue.Hint{SetID: id}, work)
 		if err == nil {

@@ -306,7 +306,7 @@ type setFiles struct{ set *manifest.Set }
 // Open implements web.Files.
 func (s setFiles) Open(name string) (store.File, error) {
 	sum := s.set.Manifest.Sum(name)
-	if sum.Name == "" && !slices.Contains([]string{manifest.File, manifest.SHA256, manifest.SFV}, name) {
+	if sum.Name == "" && name != manifest.File && !slices.Contains(manifest.Unlisted(), name) {
 		return nil, fs.ErrNotExist
 	}
 	f, err := s.set.Open(name)
@@ -505,6 +505,7 @@ func (r *room) bootTree(ctx context.Context, l *listeners) (*netboot.Tree, netbo
 	m, p := r.b.Maker(), Unprobed().Machine()
 	m.Config.Append = strings.TrimSpace(m.Config.Append + " mkcdrec.fleet=" + l.fleetURL() + " mkcdrec.fleetcert=" + l.Fingerprint)
 	m.Config.Default = roomMenuName
+	m.Signer = nil // the server names the set's digest: whose the signature is does not matter
 	p.Carry = r.carry
 	dir := r.State + ".boot"
 	if err := m.PXE(ctx, p, dir, rescue.PXEOptions{URL: l.Boot, Timeout: roomTimeout}); err != nil {

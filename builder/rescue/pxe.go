@@ -15,6 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/templates"
@@ -41,7 +42,7 @@ const HTTPBoot = "mkcdrec.efi"
 // can serve. Each file appears whole, the configurations last, so that a tree
 // in use can be renewed.
 func (b *Maker) PXE(ctx context.Context, p *Machine, dir string, o PXEOptions) error {
-	base, err := b.checkPXE(ctx, &o)
+	base, signer, err := b.checkPXE(ctx, &o)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,11 @@ func (b *Maker) PXE(ctx context.Context, p *Machine, dir string, o PXEOptions) e
 		return fmt.Errorf("cannot write the network boot tree: %w", err)
 	}
 	defer os.RemoveAll(work)
-	s, err := b.System(ctx, p, Hint{Alone: true}, work)
+	by := *b
+	if signer != nil {
+		by.Signer = signer
+	}
+	s, err := by.System(ctx, p, Hint{Alone: true}, work)
 	if err != nil {
 		return err
 	}
@@ -95,23 +100,23 @@ func (b *Maker) PXE(ctx context.Context, p *Machine, dir string, o PXEOptions) e
 }
 
 // checkPXE checks the options, completes them, and gives the tree's URL without a slash at
-// its end.
-func (b *Maker) checkPXE(ctx context.Context, o *PXEOptions) (base string, err error) {
+// its end. signer is Maker.Signer for the set that the tree is for, nil for that of this machine.
+func (b *Maker) checkPXE(ctx context.Context, o *PXEOptions) (base string, signer func() ([]byte, error), err error) {
 	if base, err = httpBase(o.URL); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	if o.Source != "" {
 		if err := publicWord("the source", o.Source); err != nil {
-			return "", err
+			return "", nil, err
 		}
-		if o.Host == "" {
-			o.Host = b.sourceHost(ctx, o.Source)
-		}
+		host := ""
+		host, signer = b.sourceSet(ctx, o.Source)
+		o.Host = cmp.Or(o.Host, host)
 	}
 	if o.Host != "" {
 		err = publicWord("the host", o.Host)
 	}
-	return base, err
+	return base, signer, err
 }
 
 // netMenu is the boot menu of a tree: that of a medium, with the network in the
@@ -137,21 +142,32 @@ func (s *System) netMenu(o PXEOptions) (templates.Menu, error) {
 	return m, nil
 }
 
-// sourceHost asks a set at a URL whose it is: the tree may be made on another machine,
-// and an unattended restore takes only sets of the host that it was told. "" when that
-// can't be known now, which is said.
-func (b *Maker) sourceHost(ctx context.Context, source string) string {
+// sourceSet asks a set at a URL whose it is, and whose signature it has: the tree may be made on
+// another machine, and an unattended restore takes only sets of the host and the key that it was
+// told. Without an answer, which is reported, they are "" and nil. The signer of a set that is not
+// signed has no key.
+func (b *Maker) sourceSet(ctx context.Context, source string) (host string, signer func() ([]byte, error)) {
 	if !store.IsURL(source) {
-		return ""
+		return "", nil
 	}
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
 	set, err := manifest.OpenContext(ctx, source)
 	if err != nil {
 		b.Report.Warn("%v\nit is not known now whose set that is: started from this tree, a machine restores only sets of the host that the tree is made for", err)
-		return ""
+		return "", nil
 	}
-	return set.Manifest.Host
+	defer set.Close()
+	if set.SignatureFault != nil {
+		b.Report.Warn("the signature of %s is not valid: %v", source, set.SignatureFault)
+		return set.Manifest.Host, nil
+	}
+	var line []byte
+	if set.Signer != nil {
+		line = signing.Line(set.Signer, set.Manifest.Host)
+		b.Report.Note("machines started from this tree take sets that are signed with %s, the key of %s", signing.Fingerprint(set.Signer), source)
+	}
+	return set.Manifest.Host, func() ([]byte, error) { return line, nil }
 }
 
 // netTree is a network boot tree while it is put together.

@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
 	"github.com/mkcdrec/mkcdrec/templates"
 )
@@ -224,11 +225,39 @@ func TestPXESource(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := web.URL + "/" + filepath.Base(made)
-	if got := b.sourceHost(t.Context(), url); got != s.Manifest.Host || got == "" {
-		t.Errorf("host of %s: %q; want %q", url, got, s.Manifest.Host)
+	host, signer := b.sourceSet(t.Context(), url)
+	if host != s.Manifest.Host || host == "" || signer == nil {
+		t.Errorf("host of %s: %q; want %q, and a signer", url, host, s.Manifest.Host)
+	} else if line, err := signer(); err != nil || line != nil {
+		t.Errorf("the key of a set that is not signed: %q, %v", line, err)
 	}
-	if got := b.sourceHost(t.Context(), web.URL+"/none"); got != "" {
+	if got, signer := b.sourceSet(t.Context(), web.URL+"/none"); got != "" || signer != nil {
 		t.Errorf("host of a set that is not there: %q", got)
+	}
+	signed := filepath.Join(dir, "signed")
+	if err := os.CopyFS(signed, os.DirFS(made)); err != nil {
+		t.Fatal(err)
+	}
+	key, _, err := signing.LoadKey(filepath.Join(dir, "key"), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(signed, manifest.File))
+	if err == nil {
+		text, err = key.Sign(text)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(signed, manifest.Signature), text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	defer here.Close()
+	if _, signer := b.sourceSet(t.Context(), here.URL+"/signed"); signer == nil {
+		t.Error("no signer of a signed set")
+	} else if line, err := signer(); err != nil || string(line) != string(signing.Line(key.Public(), s.Manifest.Host)) {
+		t.Errorf("the key of a signed set: %q, %v", line, err)
 	}
 	for host, want := range map[string]bool{"other": true, "here": false, "": false} {
 		m, err := (&System{by: b, machine: unprobed, Info: &rescue.Info{Host: "here"}}).netMenu(PXEOptions{Source: url, Host: host})

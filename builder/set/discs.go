@@ -47,6 +47,9 @@ type Discs struct {
 	KeepSet bool   // the set stays beside its images
 	// Medium writes an image that starts the rescue system, with what extra adds to it.
 	Medium func(iso string, extra func(*media.ISO)) error
+	// Sign signs the manifest of the discs, which is another one than that of the set; nil for
+	// none.
+	Sign   func([]byte) ([]byte, error)
 	Report progress.Reporter
 	Images []DiscImage // that were made
 
@@ -84,6 +87,9 @@ func (d *Discs) Divide(ctx context.Context, from string) (err error) {
 	}
 	if d.set.Local() == "" {
 		return fmt.Errorf("cannot divide %s: want a backup set in one directory", from)
+	}
+	if err := d.set.SignatureFault; err != nil {
+		return fmt.Errorf("cannot divide %s: the signature of the backup set is not valid: %w", from, err)
 	}
 	if n := len(d.set.Manifest.Needs); n > 0 {
 		return fmt.Errorf("cannot divide %s: it is an increment that needs %d earlier sets; discs take full sets only", from, n)
@@ -138,7 +144,7 @@ func (d *Discs) image(ctx context.Context, x manifest.Disc) error {
 // collect finds the set's files, and writes the archives' tails beside them.
 func (d *Discs) collect() error {
 	d.index = manifest.Discs{Version: manifest.Version, ID: d.set.Manifest.ID}
-	d.common, d.first = map[string]string{manifest.File: filepath.Join(d.set.Local(), manifest.File)}, map[string]string{}
+	d.common, d.first = map[string]string{}, map[string]string{}
 	archives := map[string]bool{}
 	for _, a := range d.framed() {
 		archives[a.Name] = true
@@ -164,14 +170,23 @@ func (d *Discs) collect() error {
 			d.common[f.Name] = filepath.Join(d.set.Local(), f.Name)
 		}
 	}
-	// The image itself stands for rescue.iso.
-	if d.set.Manifest.Sum(manifest.RescueISO).Name != "" {
-		m := *d.set.Manifest
-		m.Files = slices.DeleteFunc(slices.Clone(m.Files), func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO })
-		if err := m.Write(d.Work); err != nil {
-			return err
-		}
-		d.common[manifest.File] = filepath.Join(d.Work, manifest.File)
+	return d.manifest()
+}
+
+// manifest makes the manifest of the discs, without rescue.iso: the first image itself stands for
+// it. It is signed as the set would be that is made here now.
+func (d *Discs) manifest() error {
+	m := *d.set.Manifest
+	m.Files = slices.DeleteFunc(slices.Clone(m.Files), func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO })
+	if err := m.Write(d.Work); err != nil {
+		return err
+	}
+	if err := signFile(d.Work, manifest.File, d.Sign); err != nil {
+		return err
+	}
+	d.common[manifest.File] = filepath.Join(d.Work, manifest.File)
+	if d.Sign != nil {
+		d.common[manifest.Signature] = filepath.Join(d.Work, manifest.Signature)
 	}
 	return nil
 }

@@ -340,6 +340,10 @@ func (s *Set) checkSignature(b []byte) error {
 	return nil
 }
 
+// Unlisted are the files of a set that its manifest can't name: the lists of checksums, and the
+// signature of the manifest itself. A set may lack them.
+func Unlisted() []string { return []string{SHA256, SFV, Signature} }
+
 // Parse reads manifest.json; unknown fields are refused.
 func Parse(b []byte) (*Manifest, error) {
 	var m Manifest

@@ -64,7 +64,7 @@ func (r *Restorer) trusted(now time.Time) error {
 		return &exit.Refusal{Reason: reason + "; use --signer to name a file with the public key of its host"}
 	}
 	r.Screen.Warn("%s", reason)
-	question := "Type the fingerprint of the host's key (SHA256:...), as mkcdrec status printed it there: "
+	question := "Type the fingerprint of the host's key (SHA256:...), which ssh-keygen -lf /var/lib/mkcdrec/signing.key prints there: "
 	if expected == unsigned {
 		question = fmt.Sprintf("Type %q to restore it all the same: ", unsigned)
 	}

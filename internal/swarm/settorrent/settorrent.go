@@ -166,7 +166,7 @@ func filesOf(s *manifest.Set) ([]metainfo.FileInfo, error) {
 			names = append(names, f.Name)
 		}
 	}
-	for _, n := range []string{manifest.SHA256, manifest.SFV} {
+	for _, n := range manifest.Unlisted() {
 		if _, err := s.Size(n); err == nil {
 			names = append(names, n)
 		} else if !errors.Is(err, os.ErrNotExist) {
