@@ -362,7 +362,7 @@ func (c *creator) file(m *Member, dir int, name string) error {
 		c.at = span{from: r.src + 1}
 	default:
 		err = c.body(m, fd, &st, segs)
-		if err == nil && len(c.sum.Problems) == before {
+		if err == nil && c.opt.Keep != nil && len(c.sum.Problems) == before {
 			c.keep(m, &st, c.at, m.metaSum(), c.contentOf())
 		}
 	}

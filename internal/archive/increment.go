@@ -225,6 +225,11 @@ func (c *creator) begin(root *os.File) error {
 		if err := unix.ClockGettime(unix.CLOCK_REALTIME, &now); err != nil {
 			return err
 		}
+		// What is written to a mapped page that is dirty does not change the file's times. After
+		// this no page is.
+		if err := unix.Syncfs(int(root.Fd())); err != nil {
+			return fmt.Errorf("cannot write the file system to its disk: %w", err)
+		}
 		c.opt.Keep.trailer.Start, c.opt.Keep.trailer.Content = [2]int64{now.Sec + c.opt.ahead, now.Nsec}, c.opt.ReadAll
 	}
 	if c.opt.Since == nil {

@@ -537,3 +537,38 @@ func TestIncrementSelect(t *testing.T) {
 		}
 	}
 }
+
+// TestIncrementMapped: what is written through a mapping changes the file's times only when its page
+// is clean before.
+func TestIncrementMapped(t *testing.T) {
+	src := t.TempDir()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(src, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if fs.Type == unix.TMPFS_MAGIC {
+		t.Skip("tmpfs has no clean pages")
+	}
+	f, err := os.Create(filepath.Join(src, "mapped"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(make([]byte, 8192)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil { // a file that seems to be sparse is written out when its data are looked for
+		t.Fatal(err)
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, 8192, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(b) }()
+	c := newChain(t, src)
+	for n := range 3 {
+		b[100], b[5000] = byte('a'+n), byte('A'+n)
+		c.add(afterwards)
+	}
+	c.compare(2) // which writes the page to its disk
+}
