@@ -35,13 +35,17 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if err != nil {
 		return nil, err
 	}
+	keys, err := b.Config.encryptsFor()
+	if err != nil {
+		return nil, err
+	}
 	p.leaveOutStates(b)
 	now, id := time.Now(), uuid.New()
 	sink, err := set.NewHome(ctx, home, work, p.Layout.Hostname, id, now, recipients, b.Report)
 	if err != nil {
 		return nil, err
 	}
-	p.generation, err = b.generationIn(p, home.String(), id, sink.Name(), now, func(g *generation) (*setState, string) {
+	p.generation, err = b.generationIn(p, home.String(), keys, id, sink.Name(), now, func(g *generation) (*setState, string) {
 		return g.baseIn(ctx, home, p.Layout.Hostname, b.Config.Generations)
 	})
 	if err != nil {

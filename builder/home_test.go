@@ -356,3 +356,56 @@ func (n nextSecond) Create(ctx context.Context, name string) (store.Upload, erro
 	}
 	return n.Home.Create(ctx, name)
 }
+
+// TestHomeBase: what makes a backup to a server full although increments are configured: no set is an
+// increment of one that its readers can't open, or that is damaged.
+func TestHomeBase(t *testing.T) {
+	ids := []string{}
+	for range 2 {
+		id, err := age.GenerateX25519Identity()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id.Recipient().String())
+	}
+	for what, c := range map[string]struct {
+		change func(b *Builder, full string) error
+		want   string // "" for an increment
+	}{
+		"nothing":           {func(*Builder, string) error { return nil }, ""},
+		"order of keys":     {func(b *Builder, _ string) error { b.Config.Recipients = []string{ids[0], ids[0]}; return nil }, ""},
+		"another recipient": {func(b *Builder, _ string) error { b.Config.Recipients = ids; return nil }, "is not encrypted for the same recipients"},
+		"not encrypted":     {func(b *Builder, _ string) error { b.Config.Encrypt = false; return nil }, "is not encrypted for the same recipients"},
+		"an object is gone": {func(_ *Builder, full string) error {
+			list, err := filepath.Glob(full + "/0*.age")
+			if err != nil || len(list) == 0 {
+				return fmt.Errorf("objects: %q, %w", list, err)
+			}
+			return os.Remove(list[0])
+		}, "is damaged: it has"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			b, dir, said := fakeMachine(t), t.TempDir(), &notes{}
+			b.Work, b.States, b.Report = t.TempDir(), t.TempDir(), said
+			b.Config.Encrypt, b.Config.Recipients = true, ids[:1]
+			b.Config.Generations.FullEvery = 10
+			p := machinePlan(t)
+			home := nextSecond{homeOf(t, dir)}
+			r, err := b.ToHome(t.Context(), p, home, dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.change(b, r.Dir); err != nil {
+				t.Fatal(err)
+			}
+			said.lines = nil
+			if r, err = b.ToHome(t.Context(), planOf(t, p), home, dir); err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(said.lines, "\n")
+			if full := len(r.Manifest.Needs) == 0; full != (c.want != "") || !strings.Contains(got, c.want) {
+				t.Errorf("full: %v; reported %q; want %q", full, got, c.want)
+			}
+		})
+	}
+}

@@ -92,6 +92,7 @@ type setState struct {
 	Set      manifest.Needed         `json:"set"`
 	Needs    []manifest.Needed       `json:"needs"` // of that set
 	Full     time.Time               `json:"full"`  // when the full set was made
+	For      string                  `json:"for"`   // Config.encryptsFor
 	Archives map[string]archiveState `json:"archives"`
 }
 
@@ -119,19 +120,26 @@ func (b *Builder) generation(p *Plan, dir, id, name string, now time.Time) (*gen
 	if err != nil {
 		return nil, err
 	}
-	return b.generationIn(p, at, id, name, now, func(g *generation) (*setState, string) {
+	if p.Holder != nil && p.Holder.UUID != "" { // one of several disks that are mounted there in turn
+		at = p.Holder.UUID + ":" + p.HolderPath
+	}
+	return b.generationIn(p, at, "", id, name, now, func(g *generation) (*setState, string) {
 		return g.base(dir, p.Layout.Hostname, b.Config.Generations)
 	})
 }
 
-// generationIn is generation for sets in a place; base finds the state of the newest one.
-func (b *Builder) generationIn(p *Plan, at, id, name string, now time.Time, base func(*generation) (*setState, string)) (*generation, error) {
+// generationIn is generation for sets in a place, which are encrypted for some keys; base finds the
+// state of the newest one.
+func (b *Builder) generationIn(p *Plan, at, keys, id, name string, now time.Time, base func(*generation) (*setState, string)) (*generation, error) {
 	if !b.Config.Generations.Set() {
 		return nil, nil
 	}
 	sum := sha256.Sum256([]byte(at + "\x00" + p.Layout.Hostname))
 	g := &generation{dir: filepath.Join(b.states(), hex.EncodeToString(sum[:8])), id: id, name: name, now: now, plan: p, warn: b.Report.Warn}
-	g.mine = setState{Version: stateVersion, Set: manifest.Needed{ID: id, Dir: name}, Full: now, Archives: map[string]archiveState{}}
+	g.mine = setState{Version: stateVersion, Set: manifest.Needed{ID: id, Dir: name}, Full: now, For: keys, Archives: map[string]archiveState{}}
+	if err := g.removeUnfinished(); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(g.at(id), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot keep the state for increments: %w", err)
 	}
@@ -197,6 +205,9 @@ func (g *generation) state(newest set.Listed, when Generations) (last *setState,
 	if err != nil {
 		return nil, fmt.Sprintf("the state of the newest set, %s, can't be used: %v", newest.Name, err)
 	}
+	if last.For != g.mine.For {
+		return nil, fmt.Sprintf("the newest set, %s, is not encrypted for the same recipients", newest.Name)
+	}
 	return last, when.due(last.Full, len(last.Needs)+1, g.now)
 }
 
@@ -216,9 +227,17 @@ func (g *generation) baseIn(ctx context.Context, home store.Home, host string, w
 	if newest.Name != last.Set.Dir || newest.Head == nil && newest.Digest != last.Set.Digest {
 		return nil, fmt.Sprintf("the newest set, %s, is not the one that was made here", newest.Name)
 	}
-	for _, n := range last.Needs {
-		if !slices.ContainsFunc(sets, func(s set.Listed) bool { return s.ID == n.ID && s.Name == n.Dir }) {
+	for _, n := range append(slices.Clone(last.Needs), last.Set) {
+		i := slices.IndexFunc(sets, func(s set.Listed) bool { return s.ID == n.ID && s.Name == n.Dir })
+		if i < 0 {
 			return nil, fmt.Sprintf("the earlier set %s is missing", n.Dir)
+		}
+		why, err := sets[i].DamageIn(ctx, home)
+		if err != nil {
+			return nil, strings.ReplaceAll(err.Error(), "\n", " ")
+		}
+		if why != "" {
+			return nil, fmt.Sprintf("the earlier set %s is damaged: %s", n.Dir, why)
 		}
 	}
 	return last, ""
@@ -305,9 +324,6 @@ func (g *generation) needs() []manifest.Needed {
 // leaveOutStates adds the directory of the states to what an archive leaves out: they are of this
 // machine as it is now, and change with each run.
 func (p *Plan) leaveOutStates(b *Builder) {
-	if !b.Config.Generations.Set() {
-		return
-	}
 	for i := range p.Archives {
 		a := &p.Archives[i]
 		rel, err := filepath.Rel(a.Mount, b.states())
@@ -368,4 +384,16 @@ func (g *generation) remove(which func(id string) bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeUnfinished removes the states of runs that were killed: only one run writes to a place at a
+// time.
+func (g *generation) removeUnfinished() error {
+	if _, err := os.Stat(g.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return g.remove(func(id string) bool {
+		_, err := os.Stat(filepath.Join(g.at(id), stateFile))
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }

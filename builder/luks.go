@@ -1,8 +1,11 @@
 package builder
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"filippo.io/age"
@@ -13,21 +16,31 @@ import (
 )
 
 // recipients parses the public keys that sets and LUKS headers are encrypted for.
-func (c *Config) recipients() ([]age.Recipient, error) {
-	var out []age.Recipient
+func (c *Config) recipients() (out []age.Recipient, err error) {
+	err = c.recipientKeys(func(where, key string) error {
+		r, err := recipient(where, key)
+		out = append(out, r)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// recipientKeys calls fn for each key of Recipients; where is its place.
+func (c *Config) recipientKeys(fn func(where, key string) error) error {
 	for i, s := range c.Recipients {
 		where := fmt.Sprintf("recipients[%d]", i)
 		if !strings.HasPrefix(s, "/") {
-			r, err := recipient(where, s)
-			if err != nil {
-				return nil, err
+			if err := fn(where, s); err != nil {
+				return err
 			}
-			out = append(out, r)
 			continue
 		}
 		b, err := regular.ReadFile(s, maxRecipients)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", where, err)
+			return fmt.Errorf("%s: %w", where, err)
 		}
 		n := 0
 		for l := range strings.Lines(string(b)) {
@@ -35,14 +48,29 @@ func (c *Config) recipients() ([]age.Recipient, error) {
 			if l = strings.TrimSpace(l); l == "" || strings.HasPrefix(l, "#") {
 				continue
 			}
-			r, err := recipient(fmt.Sprintf("%s: %s, line %d", where, s, n), l)
-			if err != nil {
-				return nil, err
+			if err := fn(fmt.Sprintf("%s: %s, line %d", where, s, n), l); err != nil {
+				return err
 			}
-			out = append(out, r)
 		}
 	}
-	return out, nil
+	return nil
+}
+
+// encryptsFor is a digest of the keys that whole sets are encrypted for, "" if they are not
+// encrypted. Their order and comments do not matter.
+func (c *Config) encryptsFor() (string, error) {
+	if !c.Encrypt {
+		return "", nil
+	}
+	var keys []string
+	err := c.recipientKeys(func(_, key string) error {
+		f := strings.Fields(key)
+		keys = append(keys, strings.Join(f[:min(len(f), 2)], " "))
+		return nil
+	})
+	slices.Sort(keys)
+	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(keys), "\n")))
+	return hex.EncodeToString(sum[:]), err
 }
 
 // maxRecipients is the largest file of recipients that is read, in bytes.

@@ -47,3 +47,27 @@ func TestNeeded(t *testing.T) {
 		}
 	}
 }
+
+// TestDamagedNeeded: what needs a damaged set is damaged, too, and takes no good set's place.
+func TestDamagedNeeded(t *testing.T) {
+	now := at("2026-11-30 07:00")
+	list := []*Verdict{
+		{Set: "d", id: "d", needs: []string{"b", "c"}},
+		{Set: "c", id: "c", needs: []string{"b"}},
+		{Set: "b", id: "b", damage: "a.tar.zst is missing"},
+		{Set: "a", id: "a"},
+	}
+	for i, v := range list {
+		v.Created = now.Add(-time.Duration(i+1) * time.Hour)
+	}
+	spread(list)
+	Keep{Last: 1}.decide(list, "", now, time.UTC)
+	if v := list[3]; v.Remove {
+		t.Errorf("the only good set is removed: %q", v.Reasons)
+	}
+	for _, v := range list[:2] {
+		if want := "damaged: the earlier set b, which it needs, is damaged"; len(v.Reasons) == 0 || v.Reasons[0] != want {
+			t.Errorf("%s: %q; want %q", v.Set, v.Reasons, want)
+		}
+	}
+}

@@ -65,7 +65,7 @@ type Verdict struct {
 	// without one, or removed.
 	Reasons []string `json:"reasons"`
 
-	host   string // of a leftover
+	host   string // of the machine
 	damage string
 	lacks  bool // its manifest names something that is not covered
 	id     string
@@ -151,34 +151,45 @@ func keepNeeded(sets []*Verdict) {
 		for _, id := range s.needs {
 			if n := by[id]; n != nil && n.Remove {
 				n.Remove, n.Reasons = false, []string{"needed by " + s.Set}
+				if n.damage != "" {
+					n.Reasons = append([]string{"damaged: " + n.damage}, n.Reasons...)
+				}
 			}
 		}
 	}
 }
 
 // of begins the verdict on a set, one of all, with what is wrong with its files, or with what it
-// needs. size gives that of a file of a set.
-func of(s set.Listed, all []set.Listed, size func(set.Listed, string) (int64, error)) *Verdict {
-	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size(), lacks: len(s.NotCovered) > 0, id: s.ID}
+// needs.
+func of(s set.Listed, all []set.Listed, damage string) *Verdict {
+	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size(), damage: damage, lacks: len(s.NotCovered) > 0, id: s.ID}
+	if s.Head != nil {
+		v.Size = quantity.Size(s.Head.Size)
+	}
 	for _, n := range s.Needs {
 		v.needs = append(v.needs, n.ID)
 		if !slices.ContainsFunc(all, func(o set.Listed) bool { return o.ID == n.ID && o.Name == n.Dir }) && v.damage == "" {
 			v.damage = "the earlier set " + n.Dir + ", which it needs, is missing"
 		}
 	}
-	for _, f := range s.Files {
-		n, err := size(s, f.Name)
-		switch {
-		case v.damage != "":
-		case errors.Is(err, fs.ErrNotExist):
-			v.damage = f.Name + " is missing"
-		case err != nil:
-			v.damage = err.Error()
-		case n != int64(f.Size):
-			v.damage = fmt.Sprintf("%s has %d bytes, not %d", f.Name, n, f.Size)
+	return v
+}
+
+// spread has the sets that need a damaged one count as damaged.
+func spread(sets []*Verdict) {
+	damaged := map[string]*Verdict{}
+	for _, s := range sets {
+		if s.damage != "" {
+			damaged[s.id] = s
 		}
 	}
-	return v
+	for _, s := range sets {
+		for _, id := range s.needs {
+			if d := damaged[id]; d != nil && s.damage == "" {
+				s.damage = "the earlier set " + d.Set + ", which it needs, is damaged"
+			}
+		}
+	}
 }
 
 // leftoverAge is how old an unfinished set must be to be removed.
@@ -197,9 +208,11 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 	if err != nil {
 		return nil, err
 	}
-	out := k.verdicts(sets, made, now, func(s set.Listed, name string) (int64, error) {
-		return store.Dir(filepath.Join(dir, s.Name)).Size(name)
-	})
+	var damage []string
+	for _, s := range sets {
+		damage = append(damage, s.Damage(store.Dir(filepath.Join(dir, s.Name)).Size))
+	}
+	out := k.verdicts(sets, damage, made, now)
 	left, err := set.Leftovers(dir, m.Host, now)
 	if err != nil {
 		return nil, err
@@ -217,12 +230,13 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 	return append(out, doubts(doubtful)...), nil
 }
 
-// verdicts decides about sets, newest first.
-func (k Keep) verdicts(sets []set.Listed, made string, now time.Time, size func(set.Listed, string) (int64, error)) []Verdict {
+// verdicts decides about sets, newest first, with what is wrong with the files of each.
+func (k Keep) verdicts(sets []set.Listed, damage []string, made string, now time.Time) []Verdict {
 	var mine []*Verdict
-	for _, s := range sets {
-		mine = append(mine, of(s, sets, size))
+	for i, s := range sets {
+		mine = append(mine, of(s, sets, damage[i]))
 	}
+	spread(mine)
 	k.decide(mine, made, now, now.Location())
 	out := make([]Verdict, 0, len(mine))
 	for _, s := range mine {

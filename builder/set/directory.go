@@ -41,7 +41,7 @@ func NewDirectory(parent, host string, created time.Time, report progress.Report
 // machine with this one's name has begun one at that time.
 func claimName(parent, host string, created time.Time) (c *claim, name string, err error) {
 	for range 60 {
-		name = fmt.Sprintf("%s-%s", SafeName(host), created.UTC().Format("20060102T150405Z"))
+		name = SetName(host, created)
 		created = created.Add(time.Second)
 		if _, err = os.Lstat(filepath.Join(parent, name)); err == nil {
 			err = fmt.Errorf("cannot write the set: %s: %w", name, fs.ErrExist)

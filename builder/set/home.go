@@ -1,6 +1,7 @@
 package set
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -44,7 +45,7 @@ type Home struct {
 // directory set, which is made below work. What a killed run of this machine has left in the
 // home is removed.
 func NewHome(ctx context.Context, home store.Home, work, host, id string, created time.Time, recipients []age.Recipient, report progress.Reporter) (*Home, error) {
-	h := &Home{home: home, dir: filepath.Join(work, "set"), name: SetName(host, created), report: report, ctx: context.WithoutCancel(ctx)}
+	h := &Home{home: home, dir: filepath.Join(work, "set"), report: report, ctx: context.WithoutCancel(ctx)}
 	if len(recipients) > 0 {
 		h.seal = sealed.NewWriter(recipients)
 		h.head = sealed.Head{ID: id, Host: host, Created: created.UTC().Truncate(time.Second)}
@@ -52,17 +53,65 @@ func NewHome(ctx context.Context, home store.Home, work, host, id string, create
 	if err := os.MkdirAll(h.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot write the set: %w", err)
 	}
-	mark, err := json.Marshal(hidden(self(host)))
-	if err != nil {
-		return nil, err
-	}
-	if err := h.put(ctx, UnfinishedFile, mark); err != nil {
+	if err := h.claim(ctx, host, created); err != nil {
 		return nil, err
 	}
 	if err := h.removeStale(ctx, host); err != nil {
 		return nil, errors.Join(err, h.Remove())
 	}
 	return h, nil
+}
+
+// claim marks a set as this run's: that of the time, or of a second after it, if another machine
+// with this one's name has begun one at that time.
+func (h *Home) claim(ctx context.Context, host string, created time.Time) error {
+	mark, err := json.Marshal(hidden(self(host)))
+	if err != nil {
+		return err
+	}
+	for range 60 {
+		h.name = SetName(host, created)
+		created = created.Add(time.Second)
+		if taken, err := taken(h.home.At(ctx, h.name)); err != nil {
+			return err
+		} else if taken {
+			continue
+		}
+		if err := h.put(ctx, UnfinishedFile, mark); err != nil {
+			return err
+		}
+		// Servers have no way to make a file only if there is none: the last one to write it has it.
+		is, err := store.ReadFile(h.home.At(ctx, h.name), UnfinishedFile, maxOwner)
+		if err != nil {
+			h.report.Warn("what is written to %s can't be read here: %v", h.home, err)
+		}
+		if err != nil || bytes.Equal(is, mark) {
+			return nil
+		}
+	}
+	return fmt.Errorf("cannot write the set: %s: %w", h.name, fs.ErrExist)
+}
+
+// taken reports whether a directory of a home has a set, or what may become one.
+func taken(at store.Store) (bool, error) {
+	for _, name := range []string{UnfinishedFile, manifest.File, sealed.HeadFile} {
+		if _, err := at.Size(name); !errors.Is(err, fs.ErrNotExist) {
+			return true, err
+		}
+	}
+	return false, nil
+}
+
+// RetireIn removes a complete set of a home. It is marked first: what is left when the run is
+// killed is removed by the next one of this machine, whose name is host.
+func RetireIn(ctx context.Context, home store.Home, name, host string) error {
+	mark, err := json.Marshal(hidden(self(host)))
+	if err != nil {
+		return err
+	}
+	h := &Home{home: home, name: name}
+	_ = h.put(ctx, UnfinishedFile, mark) // a full server takes none
+	return home.Remove(ctx, name)
 }
 
 // SetName is the name of the directory that a set of a host gets.
@@ -85,34 +134,34 @@ func hidden(o owner) owner {
 
 // removeStale removes the unfinished sets of this machine whose runs have ended.
 func (h *Home) removeStale(ctx context.Context, host string) error {
-	dirs, err := h.home.Dirs(ctx)
-	if err != nil {
-		return fmt.Errorf("cannot look for unfinished backups: %w", err)
-	}
 	me := hidden(self(host))
-	for _, d := range dirs {
-		if d == h.name || !strings.HasPrefix(d, SafeName(host)+"-") {
-			continue
+	var errs []error
+	err := manifest.EachSet(ctx, h.home, func(name string, at store.Store) func() {
+		if name == h.name || !strings.HasPrefix(name, SafeName(host)+"-") {
+			return func() {}
 		}
-		at := h.home.At(ctx, d)
 		b, err := store.ReadFile(at, UnfinishedFile, maxOwner)
-		if err != nil {
-			continue // complete, or not of a program that marks them
-		}
 		var o owner
-		if json.Unmarshal(b, &o) != nil || o.MachineID != me.MachineID || !o.ended(me, h.age(ctx, d)) {
-			continue
+		if err != nil || json.Unmarshal(b, &o) != nil || o.MachineID != me.MachineID {
+			return func() {} // complete, not of a program that marks them, or another machine's
 		}
-		if complete(at) { // killed between the manifest and the end of the mark
-			if err := h.home.Remove(ctx, path.Join(d, UnfinishedFile)); err != nil {
-				return err
+		return func() {
+			if o.ended(me, h.age(ctx, name)) {
+				errs = append(errs, h.removeLeft(ctx, name, at))
 			}
-			continue
 		}
-		h.report.Note("removing %s, the unfinished backup of a run that has ended", d)
-		if err := h.home.Remove(ctx, d); err != nil {
-			return fmt.Errorf("cannot remove the unfinished backup %s: %w", d, err)
-		}
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// removeLeft removes what a run has left, or only its mark from a set that is complete.
+func (h *Home) removeLeft(ctx context.Context, name string, at store.Store) error {
+	if complete(at) { // killed between the manifest and the end of the mark, or before it was removed
+		return h.home.Remove(ctx, path.Join(name, UnfinishedFile))
+	}
+	h.report.Note("removing %s, the unfinished backup of a run that has ended", name)
+	if err := h.home.Remove(ctx, name); err != nil {
+		return fmt.Errorf("cannot remove the unfinished backup %s: %w", name, err)
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package set
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -87,5 +89,125 @@ func TestHidden(t *testing.T) {
 	}
 	if hidden(me) != h {
 		t.Error("hidden is different each time")
+	}
+}
+
+// hookedHome calls a function before it creates a file.
+type hookedHome struct {
+	store.Home
+	before func(name string) error
+}
+
+func (h hookedHome) Create(ctx context.Context, name string) (store.Upload, error) {
+	if err := h.before(name); err != nil {
+		return nil, err
+	}
+	return h.Home.Create(ctx, name)
+}
+
+// lateHome has another machine write a mark after this one's.
+type lateHome struct {
+	store.Home
+	after func()
+}
+
+func (h *lateHome) At(ctx context.Context, name string) store.Store {
+	if f := h.after; f != nil && name != "" {
+		if _, err := h.Home.At(ctx, name).Size(UnfinishedFile); err == nil {
+			h.after = nil
+			f()
+		}
+	}
+	return h.Home.At(ctx, name)
+}
+
+// TestHomeTaken: of two machines of one name that begin in the same second each has its own set.
+func TestHomeTaken(t *testing.T) {
+	dir := t.TempDir()
+	plain, err := store.OpenHome(t.Context(), dir, store.Access{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 11, 30, 1, 0, 0, 0, time.UTC)
+	mark := func(name string) {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, UnfinishedFile), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark("host-20261130T010000Z")
+	late := &lateHome{plain, func() { mark("host-20261130T010001Z") }}
+	h, err := NewHome(t.Context(), late, t.TempDir(), "host", "id", now, nil, progress.None{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "host-20261130T010002Z"; h.Name() != want {
+		t.Errorf("the set is %s; want %s", h.Name(), want)
+	}
+	for _, name := range []string{"host-20261130T010000Z", "host-20261130T010001Z"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name, UnfinishedFile)); err != nil || string(b) != "{}" {
+			t.Errorf("the mark of %s is %q, %v", name, b, err)
+		}
+	}
+	if err := h.Remove(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRetireIn: a removal that was killed leaves nothing that the next run does not remove, and a
+// full server takes no mark, but removes.
+func TestRetireIn(t *testing.T) {
+	errFull := errors.New("no space left")
+	for what, c := range map[string]struct {
+		full, killed bool
+	}{"removed": {}, "on a full server": {full: true}, "killed": {killed: true}} {
+		dir := t.TempDir()
+		plain, err := store.OpenHome(t.Context(), dir, store.Access{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const name = "host-20260101T000000Z"
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{"a.tar.zst", "manifest.json"} {
+			if err := os.WriteFile(filepath.Join(dir, name, f), []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		home := hookedHome{plain, func(string) error {
+			if c.full {
+				return errFull
+			}
+			return nil
+		}}
+		if c.killed { // between the manifest and the rest
+			if err := os.Remove(filepath.Join(dir, name, "manifest.json")); err != nil {
+				t.Fatal(err)
+			}
+			dead := hidden(self("host"))
+			dead.PID, dead.Start = os.Getppid(), "1"
+			b, err := json.Marshal(dead)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, name, UnfinishedFile), b, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := NewHome(t.Context(), home, t.TempDir(), "host", "id", time.Now(), nil, progress.None{})
+			if err == nil {
+				err = h.Remove()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		} else if err := RetireIn(t.Context(), home, name, "host"); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+			t.Errorf("%s: left %v, %v", what, left, err)
+		}
 	}
 }

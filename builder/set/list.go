@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -110,4 +111,60 @@ func (m Machine) described(h *sealed.Head) *manifest.Manifest {
 		out.Needs = append(out.Needs, manifest.Needed{ID: n.ID, Dir: n.Dir})
 	}
 	return out
+}
+
+// Damage is what is wrong with the files that the manifest of a set names, whose sizes are given;
+// "" for nothing.
+func (l Listed) Damage(size func(name string) (int64, error)) string {
+	for _, f := range l.Files {
+		n, err := size(f.Name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return f.Name + " is missing"
+		case err != nil:
+			return err.Error()
+		case n != int64(f.Size):
+			return fmt.Sprintf("%s has %d bytes, not %d", f.Name, n, f.Size)
+		}
+	}
+	return ""
+}
+
+// DamageIn is Damage for a set in a home. Of an encrypted set it is what its head knows: how many
+// objects there are, and the bytes that they have.
+func (l Listed) DamageIn(ctx context.Context, home store.Home) (string, error) {
+	files, err := home.Files(ctx, l.Name)
+	if err != nil {
+		return "", err
+	}
+	sizes := map[string]int64{}
+	for _, f := range files {
+		sizes[f.Name] = f.Size
+	}
+	if l.Head != nil {
+		return incomplete(l.Head, sizes), nil
+	}
+	return l.Damage(func(name string) (int64, error) {
+		if n, ok := sizes[name]; ok {
+			return n, nil
+		}
+		return 0, fs.ErrNotExist
+	}), nil
+}
+
+// incomplete is what is wrong with the objects of an encrypted set, as far as its head knows.
+func incomplete(h *sealed.Head, sizes map[string]int64) string {
+	n, total := 0, int64(0)
+	for name, size := range sizes {
+		if path.Ext(name) == ".age" && name != sealed.IndexFile {
+			n, total = n+1, total+size
+		}
+	}
+	if _, ok := sizes[sealed.IndexFile]; !ok {
+		return sealed.IndexFile + " is missing"
+	}
+	if n != h.Files || total != h.Size {
+		return fmt.Sprintf("it has %d objects of %d bytes, not %d of %d", n, total, h.Files, h.Size)
+	}
+	return ""
 }

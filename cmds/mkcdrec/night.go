@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
@@ -226,7 +227,7 @@ func (a *app) testNotify(ctx context.Context, c *cli.Command, b *builder.Builder
 		return nil
 	}
 	now := time.Now()
-	if _, err := a.send(ctx, b, nightly.Test, nightly.Run{Started: now, Ended: now, Destination: a.cfg.Destination, NotCovered: []string{}}); err != nil {
+	if _, err := a.send(ctx, b, nightly.Test, nightly.Run{Started: now, Ended: now, Destination: sysconf.RedactURL(a.cfg.Destination), NotCovered: []string{}}); err != nil {
 		return err
 	}
 	a.ui.Note("the message was sent")
