@@ -118,6 +118,7 @@ func Create(ctx context.Context, w io.Writer, root *os.File, opt CreateOptions) 
 	if err != nil {
 		return nil, err
 	}
+	defer toc.close()
 	c := &creator{walker: walker{ctx: ctx, opt: opt, sum: &Summary{}}, fw: fw, toc: toc, links: map[inode]savedFile{}}
 	c.visit = c.member
 	err = c.begin(root)

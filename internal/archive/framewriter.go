@@ -242,18 +242,26 @@ func (fw *frameWriter) finish(toc *tocWriter, index io.Writer) error {
 	if err := fw.failedHard(); err != nil || fw.plain {
 		return err
 	}
-	payload, err := toc.finish(fw.frames, fw.tar)
+	payload, size, err := toc.finish(fw.frames, fw.tar)
 	if err != nil {
 		return fmt.Errorf("cannot make table of contents: %w", err)
 	}
-	end := frames.Index(fw.frames, payload)
-	fw.write(end)
+	to := io.Writer(written{fw})
 	if index != nil {
-		if _, err := index.Write(end); err != nil {
-			return err
-		}
+		to = io.MultiWriter(to, index)
+	}
+	if err := frames.WriteIndex(to, fw.frames, payload, size); err != nil {
+		return err
 	}
 	return fw.failedHard()
+}
+
+// written is the archive itself.
+type written struct{ fw *frameWriter }
+
+func (w written) Write(b []byte) (int, error) {
+	w.fw.write(b)
+	return len(b), w.fw.failedHard()
 }
 
 // failedHard ignores the cancelling that stop itself does.

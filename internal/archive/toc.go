@@ -7,7 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
+	"io"
+	"os"
 	"strconv"
 	"strings"
 
@@ -60,7 +61,7 @@ type span struct {
 // tocWriter takes the members as they are written and keeps them compressed,
 // so that a file system of many million files needs little memory.
 type tocWriter struct {
-	buf     bytes.Buffer
+	buf     spool
 	enc     *zstd.Encoder
 	line    []byte
 	members int64
@@ -109,26 +110,31 @@ func (t *tocWriter) addAt(m *Member, at span) error {
 	}
 	t.line = append(b, '\n')
 	t.members++
-	if int64(t.buf.Len()) > t.limit-t.frames {
+	if t.buf.Len() > t.limit-t.frames {
 		return fmt.Errorf("its table of contents has %d bytes after %d files, and can't be longer than %d: leave something out", t.buf.Len(), t.members, t.limit)
 	}
 	_, err := t.enc.Write(t.line)
 	return err
 }
 
-// finish gives the payload of the skippable frame: the tag, the SHA-256 of
-// what follows it, and the zstd-compressed text.
-func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) ([]byte, error) {
+// finish gives the payload of the skippable frame, and its size: the tag, the SHA-256 of
+// what follows it, and the zstd-compressed text. It can be read until close.
+func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) (payload io.Reader, size int64, err error) {
+	defer func() {
+		if err != nil {
+			payload, size = nil, 0
+		}
+	}()
 	if _, err := fmt.Fprintf(t.enc, "end %d %d %d\n", len(all), t.members, tarBytes); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := t.enc.Close(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var head bytes.Buffer
 	enc, err := zstd.NewWriter(&head, zstd.WithEncoderConcurrency(1))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	w := bufio.NewWriter(enc)
 	if t.increment {
@@ -143,14 +149,86 @@ func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) ([]byte, error) {
 		fmt.Fprintf(w, "f %d %d %d %x\n", f.Offset, f.Packed, f.Size, f.SHA256)
 	}
 	if err := errors.Join(w.Flush(), enc.Close()); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if n := len(tocTag) + sha256.Size + head.Len() + t.buf.Len(); int64(n) > t.limit-8 {
-		return nil, fmt.Errorf("it has %d bytes, and can't have more than %d", n, t.limit)
+	size = int64(len(tocTag)+sha256.Size+head.Len()) + t.buf.Len()
+	if size > t.limit-8 {
+		return nil, 0, fmt.Errorf("it has %d bytes, and can't have more than %d", size, t.limit)
 	}
-	text := append(head.Bytes(), t.buf.Bytes()...)
-	t.sum = sha256.Sum256(text)
-	return slices.Concat([]byte(tocTag), t.sum[:], text), nil
+	h := sha256.New()
+	h.Write(head.Bytes())
+	if _, err := io.Copy(h, t.buf.reader()); err != nil {
+		return nil, 0, err
+	}
+	h.Sum(t.sum[:0])
+	return io.MultiReader(strings.NewReader(tocTag), bytes.NewReader(t.sum[:]), &head, t.buf.reader()), size, nil
+}
+
+// close gives up what is kept.
+func (t *tocWriter) close() { t.buf.close() }
+
+// spoolMemory is how much of a table of contents is kept in memory, bytes.
+const spoolMemory = 8 << 20
+
+// spool keeps what is written to it, a large amount in a file without a name. Where there is no
+// room for that, it stays in memory.
+type spool struct {
+	mem    bytes.Buffer
+	f      *os.File
+	n      int64
+	noFile bool
+}
+
+// Write implements io.Writer.
+func (s *spool) Write(b []byte) (int, error) {
+	if s.f == nil && !s.noFile && s.mem.Len()+len(b) > spoolMemory {
+		s.toFile()
+	}
+	s.n += int64(len(b))
+	if s.f == nil {
+		return s.mem.Write(b)
+	}
+	if _, err := s.f.Write(b); err == nil {
+		return len(b), nil
+	}
+	old := io.NewSectionReader(s.f, 0, s.n-int64(len(b)))
+	if _, err := io.Copy(&s.mem, old); err != nil {
+		return 0, fmt.Errorf("cannot keep the table of contents: %w", err)
+	}
+	s.close()
+	return s.mem.Write(b)
+}
+
+// toFile moves what is in memory to a file.
+func (s *spool) toFile() {
+	s.noFile = true
+	f, err := os.CreateTemp("", "mkcdrec-toc-*")
+	if err != nil {
+		return
+	}
+	if _, err := f.Write(s.mem.Bytes()); err != nil || os.Remove(f.Name()) != nil {
+		os.Remove(f.Name())
+		f.Close()
+		return
+	}
+	s.f, s.mem = f, bytes.Buffer{}
+}
+
+// Len is how many bytes there are.
+func (s *spool) Len() int64 { return s.n }
+
+func (s *spool) reader() io.Reader {
+	if s.f != nil {
+		return io.NewSectionReader(s.f, 0, s.n)
+	}
+	return bytes.NewReader(s.mem.Bytes())
+}
+
+func (s *spool) close() {
+	if s.f != nil {
+		s.f.Close()
+		s.f = nil
+	}
 }
 
 // parseTOC reads the payload of a table of contents and hands every member

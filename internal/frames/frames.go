@@ -3,6 +3,8 @@
 package frames
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -119,23 +121,37 @@ func readTable(r io.ReaderAt, at, n, limit int64) (sizes [][2]uint32, sum int64,
 // Index gives what ends a file of frames: a skippable frame with payload, and
 // the seek table over all. ReadIndex reads it back.
 func Index(frames []Frame, payload []byte) []byte {
+	var b bytes.Buffer
+	_ = WriteIndex(&b, frames, bytes.NewReader(payload), int64(len(payload))) // memory takes all
+	return b.Bytes()
+}
+
+// WriteIndex writes what Index gives; the payload has size bytes.
+func WriteIndex(w io.Writer, frames []Frame, payload io.Reader, size int64) error {
+	out := bufio.NewWriterSize(w, 64<<10)
 	le := binary.LittleEndian
-	table := 8*(len(frames)+1) + seekFooterLen
-	p := make([]byte, 0, 8+len(payload)+8+table)
-	p = le.AppendUint32(p, magicPayload)
-	p = le.AppendUint32(p, uint32(len(payload)))
-	p = append(p, payload...)
-	p = le.AppendUint32(p, magicSeek)
-	p = le.AppendUint32(p, uint32(table))
-	for _, f := range frames {
-		p = le.AppendUint32(p, uint32(f.Packed))
-		p = le.AppendUint32(p, uint32(f.Size))
+	words := func(v ...int) {
+		var b [4]byte
+		for _, v := range v {
+			le.PutUint32(b[:], uint32(v))
+			_, _ = out.Write(b[:]) // Flush gives the error
+		}
 	}
-	p = le.AppendUint32(p, uint32(len(payload)+8)) // the payload is a frame without data
-	p = le.AppendUint32(p, 0)
-	p = le.AppendUint32(p, uint32(len(frames)+1))
-	p = append(p, 0) // descriptor: no checksums, SHA-256 is in the payload
-	return le.AppendUint32(p, seekFooter)
+	words(magicPayload, int(size))
+	switch n, err := io.Copy(out, payload); {
+	case err != nil:
+		return err
+	case n != size:
+		return fmt.Errorf("the index has %d bytes, not %d", n, size)
+	}
+	words(magicSeek, 8*(len(frames)+1)+seekFooterLen)
+	for _, f := range frames {
+		words(int(f.Packed), int(f.Size))
+	}
+	words(int(size)+8, 0, len(frames)+1) // the payload is a frame without data
+	_ = out.WriteByte(0)                 // descriptor: no checksums, SHA-256 is in the payload
+	words(seekFooter)
+	return out.Flush()
 }
 
 // Payload gives the payload of an Index that is read alone.
