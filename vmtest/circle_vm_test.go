@@ -35,7 +35,7 @@ func programs(t *testing.T) (mkcdrec, guest string) {
 
 func runCircle(t *testing.T, c Circle) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 80*time.Minute)
 	defer cancel()
 	c.Mkcdrec, c.Guest = programs(t)
 	c.Work = workDir(t)
