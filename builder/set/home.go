@@ -27,7 +27,7 @@ import (
 
 // UnfinishedFile marks a set that is being written to a home: its directory has no manifest
 // yet. It is removed when the set is complete.
-const UnfinishedFile = "unfinished.json"
+const UnfinishedFile = store.UnfinishedFile
 
 // Home is a sink in a home: large files go there at once, the small ones at the end, and the
 // manifest last, since a set is one by its manifest. With recipients all of it is encrypted.

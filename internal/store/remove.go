@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// unfinishedFile marks a set that is being written, or whose removal was interrupted: by it the
+// UnfinishedFile marks a set that is being written, or whose removal was interrupted: by it the
 // next backup finds what it has to remove. builder/set writes it.
-const unfinishedFile = "unfinished.json"
+const UnfinishedFile = "unfinished.json"
 
 // removal is what a kind of home does to remove a directory.
 type removal struct {
@@ -29,7 +29,7 @@ func (r removal) run(names []string) error {
 			return err
 		}
 	}
-	if err := r.rest(unfinishedFile); err != nil {
+	if err := r.rest(UnfinishedFile); err != nil {
 		return err
 	}
 	return r.all()
@@ -45,7 +45,7 @@ func removalOrder(names []string) []string {
 
 func removalWeight(name string) int {
 	switch base := path.Base(name); {
-	case name == unfinishedFile:
+	case name == UnfinishedFile:
 		return 3
 	case base == "manifest.json", base == "set.json":
 		return 0

@@ -73,7 +73,7 @@ func stuck(names []string) map[string]func(t *testing.T) (s *site, end func()) {
 // TestRemovalInterrupted: after an interruption a set no longer looks whole, and has its mark, by
 // which the next backup removes what is left.
 func TestRemovalInterrupted(t *testing.T) {
-	names := []string{"0001.age", "archive", unfinishedFile, "manifest.json", "manifest.json.sig", "set.json", "stuck", "sub/z"}
+	names := []string{"0001.age", "archive", UnfinishedFile, "manifest.json", "manifest.json.sig", "set.json", "stuck", "sub/z"}
 	for name, start := range stuck(names) {
 		t.Run(name, func(t *testing.T) {
 			s, end := start(t)
@@ -82,7 +82,7 @@ func TestRemovalInterrupted(t *testing.T) {
 				t.Error("a file that can't be removed: no error")
 			}
 			left := strings.Join(listed(t, h, "set"), " ")
-			if strings.Contains(left, "manifest") || strings.Contains(left, "set.json") || !strings.Contains(left, unfinishedFile) || !strings.Contains(left, "stuck") {
+			if strings.Contains(left, "manifest") || strings.Contains(left, "set.json") || !strings.Contains(left, UnfinishedFile) || !strings.Contains(left, "stuck") {
 				t.Errorf("left: %s", left)
 			}
 			end()
