@@ -5,6 +5,7 @@ package vmtest
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -103,6 +104,8 @@ var recipes = []recipe{
 	{"a time limit", "timeout 1 sleep 100", nil, 124},
 	{"many at a time", "seq 20 | xargs -n 1 -P 4 echo n | sort | uniq -c | wc -l", []string{"20"}, 0},
 	{"what goes on without us", "screen -d -m -S work sleep 1000 && sleep 1 && screen -ls && pgrep -f 'sleep 1000' && pkill -f 'sleep 1000' && sleep 1; screen -ls; true", []string{"work", "Detached"}, 0},
+	// The second system on the medium.
+	{"the second system", "superrescue && cat /mnt/superrescue/note && chroot /mnt/superrescue /bin/guest describe /empty && echo w > /mnt/superrescue/written && superrescue; test $? = 1 && superrescue -u && ls -A /mnt/superrescue | wc -l", []string{"from the second system", `"Path"`, "is open already", "0"}, 0},
 	{"what there is", "help", []string{"restore --plan", "dhclient"}, 0},
 }
 
@@ -159,7 +162,11 @@ func TestRecipes(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := filepath.Join(dir, "mkcdrec.yaml")
-	if err := os.WriteFile(config, []byte("rescue:\n  carry: [rsync, resize2fs]\n"), 0o600); err != nil {
+	second := filepath.Join(dir, "second")
+	err = errors.Join(os.WriteFile(config, []byte("rescue:\n  carry: [rsync, resize2fs]\n  extra_tree: "+second+"\n"), 0o600),
+		os.MkdirAll(second+"/bin", 0o755), os.Mkdir(second+"/empty", 0o755), os.WriteFile(second+"/note", []byte("from the second system\n"), 0o644),
+		command(ctx, "cp", guest, second+"/bin/guest"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	iso := filepath.Join(dir, "rescue.iso")

@@ -47,6 +47,10 @@ func (h *Home) prepare(r *circle, stage string) (err error) {
 		config += "credentials_file: /backup/credentials\nrescue: {credentials: include}\n"
 		files["credentials"] = c
 	}
+	if h.hooks() {
+		config += "hooks: {dir: /root/hooks.d}\nrescue: {check_target: read}\n"
+		files["hook"] = hookScript
+	}
 	if h.Encrypt {
 		if r.identity, err = age.GenerateX25519Identity(); err != nil {
 			return err
@@ -75,6 +79,16 @@ func (h *Home) prepare(r *circle, stage string) (err error) {
 	return nil
 }
 
+// hooks reports whether the medium has hooks, and checks the disks for bad sectors.
+func (h *Home) hooks() bool { return h.Kind == "nfs" }
+
+// hookScript reports when it runs, and leaves a note in what was restored.
+const hookScript = `#!/bin/sh -e
+echo "hook $MKCDREC_HOOK, $MKCDREC_HOST, status $MKCDREC_STATUS"
+test "$MKCDREC_HOOK" != after-restore || mkdir -p "$MKCDREC_TARGET/var/log/mkcdrec"
+test "$MKCDREC_HOOK" != after-restore || echo restored > "$MKCDREC_TARGET/var/log/mkcdrec/hook"
+`
+
 // homeCommand writes a first set, changes and removes files, describes the machine again, and
 // backs it up once more; the medium is made by itself.
 func (r *circle) homeCommand(vm *VM) (backupRun, error) {
@@ -93,6 +107,7 @@ func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 	return c, all(vm,
 		"for n in /sys/class/net/e*; do ip link set ${n##*/} up; ip addr add 10.0.2.15/24 dev ${n##*/}; done; ip addr",
 		"cp /backup/backup.key /backup/backup.hosts /root/; chmod 600 /root/backup.* /backup/credentials 2>/dev/null; true",
+		"test ! -f /backup/hook || for d in before-backup after-backup before-restore after-restore; do mkdir -p /root/hooks.d/$d; cp /backup/hook /root/hooks.d/$d/10-note; chmod 700 /root/hooks.d/$d/10-note; done",
 		"cd /root; "+mkcdrec+"path --append '"+KernelWords+"'",
 		"rm -rf /usr/share/doc/a*; mv /usr/share/doc/b* /srv/; echo changed >> /etc/motd; head -c 300000 /dev/urandom > /srv/new; ln /srv/new /srv/linked; chmod 700 /srv/difficult; sleep 2",
 		"/backup/bin/guest describe "+r.mounts()+" > /backup/before.json && sync",
@@ -130,8 +145,14 @@ func (r *circle) restoreHome(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(out, "signed with the key of its host") {
-		return fmt.Errorf("the signature was not checked:\n%s", out)
+	want := []string{"signed with the key of its host"}
+	if r.Home.hooks() {
+		want = append(want, "hook before-restore, "+r.Kind+", status", "hook after-restore, "+r.Kind+", status 0", "reading all of the disks")
+	}
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			return fmt.Errorf("the restore did not print %q:\n%s", w, out)
+		}
 	}
 	r.out.Restore = out
 	return powerOff(vm)
