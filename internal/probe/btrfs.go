@@ -95,6 +95,7 @@ func (m Machine) subvolumes(l *layout.Layout, f *layout.Filesystem, at string) e
 	if err != nil {
 		return err
 	}
+	list = withoutOurs(list)
 	if on, err := btrfs.Quotas(dir); err == nil && on {
 		l.LeftAlone = append(l.LeftAlone, layout.Unsupported{What: f.Device, Device: f.Device, Reason: "the quota groups of the btrfs: it will be restored without them"})
 	}
@@ -167,6 +168,7 @@ func filesBeside(top *os.File, dir string, list []btrfs.Subvolume) bool {
 	for _, e := range entries {
 		p := path.Join(dir, e.Name())
 		switch {
+		case dir == "" && strings.HasPrefix(p, SnapshotDir):
 		case slices.ContainsFunc(list, func(s btrfs.Subvolume) bool { return s.Path == p }):
 		case e.IsDir() && slices.ContainsFunc(list, func(s btrfs.Subvolume) bool { return strings.HasPrefix(s.Path, p+"/") }):
 			if filesBeside(top, p, list) {

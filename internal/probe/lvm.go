@@ -87,6 +87,10 @@ func addVolume(l *layout.Layout, g *layout.VolumeGroup, v map[string]string, ref
 	unsupported := func(reason string) {
 		l.Unsupported = append(l.Unsupported, layout.Unsupported{What: name, Device: name, Reason: reason})
 	}
+	if ourVolume(v) {
+		g.Snapshots = append(g.Snapshots, v["lv_name"])
+		return
+	}
 	if v["origin"] != "" && v["pool_lv"] == "" {
 		if referred || attr(v, attrOpen) == 'o' {
 			unsupported("copy-on-write snapshot that is in use: its content can't be saved")

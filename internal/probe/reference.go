@@ -159,11 +159,14 @@ func (p present) udev(m Machine, skip func(dev string) bool) {
 	}
 }
 
-// snapshotsOf lists the LVM snapshots, as GROUP/NAME.
+// snapshotsOf lists the LVM snapshots, as GROUP/NAME, without those of backups: nothing
+// refers to them.
 func snapshotsOf(l *layout.Layout) (devs []string) {
 	for _, g := range l.VolumeGroup {
 		for _, s := range g.Snapshots {
-			devs = append(devs, g.Name+"/"+s)
+			if !strings.HasPrefix(s, SnapshotVolume) {
+				devs = append(devs, g.Name+"/"+s)
+			}
 		}
 	}
 	return devs
