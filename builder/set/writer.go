@@ -82,9 +82,22 @@ type Archive struct {
 	// Open opens its root directory; an error leaves it out of the set.
 	Open    func() (*os.File, error)
 	Options archive.CreateOptions
+	// Frozen, if not nil, opens the root directory in a snapshot, which is archived in the place
+	// of Open's; it returns nil without one. An error has Open's archived.
+	Frozen func() (*Frozen, error)
 	// States, if not nil, sets Since and Keep of the options. It returns what is called once
 	// the archive is made, or could not be made.
 	States func(opt *archive.CreateOptions) (ended func())
+}
+
+// Frozen is a file system in a snapshot.
+type Frozen struct {
+	Root *os.File
+	At   time.Time // when the snapshot was made, or just before
+	// Whole returns an error if the snapshot was not whole until now: what was read is given up.
+	Whole func(ctx context.Context) error
+	// Done is called when Root is closed.
+	Done func(ctx context.Context)
 }
 
 // Writer writes one set.
@@ -120,14 +133,26 @@ func Start(job Job, id string, created time.Time, sink Sink) (*Writer, error) {
 	}
 	w.log = slog.New(slog.NewJSONHandler(w.file, nil))
 	w.log.Info("backup starts", "host", w.man.Host, "id", w.man.ID, "version", job.Program)
-	for _, l := range job.Said {
-		w.log.Info("hook", "line", l)
-	}
+	w.Hooks(job.Said)
 	return w, nil
 }
 
 // Close closes the log of a set, whether or not it was written.
 func (w *Writer) Close() { w.file.Close() }
+
+// Hooks enters lines that hooks have printed in the log.
+func (w *Writer) Hooks(lines []string) {
+	for _, l := range lines {
+		w.log.Info("hook", "line", l)
+	}
+}
+
+// Note enters a line in the log, and reports it.
+func (w *Writer) Note(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	w.log.Info("note", "what", text)
+	w.Report.Note("%s", text)
+}
 
 // Lacks enters something that the set lacks, in the manifest and the log.
 func (w *Writer) Lacks(format string, args ...any) {
@@ -258,6 +283,11 @@ func failed(ctx context.Context, all ...io.Writer) bool {
 // archive saves one file system. One that can't be read is not covered; errors are those
 // of writing the set.
 func (w *Writer) archive(ctx context.Context, a *Archive) error {
+	if a.Frozen != nil {
+		if done, err := w.frozen(ctx, a); done || err != nil {
+			return err
+		}
+	}
 	root, err := a.Open()
 	if err != nil {
 		w.archiveLacks(a, err)
@@ -268,18 +298,60 @@ func (w *Writer) archive(ctx context.Context, a *Archive) error {
 	if a.States != nil {
 		defer a.States(&opt)()
 	}
-	return w.makeArchive(ctx, a, root, opt)
+	_, err = w.makeArchive(ctx, a, root, &opt, nil)
+	return err
 }
 
-// makeArchive saves the file system whose root is open.
-func (w *Writer) makeArchive(ctx context.Context, a *Archive, root *os.File, opt archive.CreateOptions) error {
+// frozen saves a file system from its snapshot. It is not done without one, or if that was
+// not whole to the end: nothing of it is in the set then.
+func (w *Writer) frozen(ctx context.Context, a *Archive) (done bool, err error) {
+	live := func(why error) {
+		w.Report.Warn("%s is read live, without a snapshot: %v", a.Name, why)
+		w.log.Warn("no snapshot", "archive", a.File, "why", why.Error())
+	}
+	f, err := a.Frozen()
+	if err != nil {
+		live(err)
+		return false, nil
+	}
+	if f == nil {
+		return false, nil
+	}
+	defer f.Done(ctx)
+	defer f.Root.Close()
+	opt := a.Options
+	opt.Frozen(f.At)
+	ended := func() {}
+	if a.States != nil {
+		ended = a.States(&opt)
+	}
+	why, err := w.makeArchive(ctx, a, f.Root, &opt, f.Whole)
+	if why != nil {
+		opt.Keep = nil // its state is of no archive
+	}
+	ended()
+	if err != nil || why == nil {
+		return true, err
+	}
+	live(why)
+	return false, nil
+}
+
+// makeArchive saves the file system whose root is open. If whole is not nil and has an error at
+// the end, that is refused, and nothing of the archive is in the set.
+func (w *Writer) makeArchive(ctx context.Context, a *Archive, root *os.File, opt *archive.CreateOptions, whole func(context.Context) error) (refused, err error) {
 	var sum *archive.Summary
 	crc := crc32.NewIEEE()
-	return w.stream(ctx, a.File, func(ctx context.Context, out, index io.Writer) (int64, error) {
+	err = w.stream(ctx, a.File, func(ctx context.Context, out, index io.Writer) (int64, error) {
 		opt.Index, opt.Progress = index, w.Report.Phase("archiving "+a.Name, a.Used)
-		s, err := w.create(ctx, io.MultiWriter(out, crc), root, opt)
+		s, err := w.create(ctx, io.MultiWriter(out, crc), root, *opt)
 		if failed(ctx, out, index) {
 			return 0, err
+		}
+		if whole != nil {
+			if refused = whole(ctx); refused != nil {
+				return 0, nil
+			}
 		}
 		if err != nil {
 			w.archiveLacks(a, err)
@@ -291,9 +363,10 @@ func (w *Writer) makeArchive(ctx context.Context, a *Archive, root *os.File, opt
 		if opt.Since != nil {
 			w.chains[a.File] = opt.Since.Sources()
 		}
-		w.archived(a, sum, crc.Sum32())
+		w.archived(a, sum, crc.Sum32(), whole != nil)
 		return w.fileList(a.File, index)
 	})
+	return refused, err
 }
 
 // archiveLacks leaves a file system out of the set that could not be read.
@@ -309,8 +382,9 @@ func (w *Writer) archiveLacks(a *Archive, err error) {
 // covered; the log has all.
 const mostProblems = 1000
 
-// archived enters an archive in the manifest and the log, with its problems.
-func (w *Writer) archived(a *Archive, sum *archive.Summary, crc uint32) {
+// archived enters an archive in the manifest and the log, with its problems. frozen is set if it
+// is of a snapshot.
+func (w *Writer) archived(a *Archive, sum *archive.Summary, crc uint32, frozen bool) {
 	hexsum := hex.EncodeToString(sum.SHA256[:])
 	w.sfv[a.File] = crc
 	lacks := 0
@@ -332,7 +406,7 @@ func (w *Writer) archived(a *Archive, sum *archive.Summary, crc uint32) {
 		Size: quantity.Size(sum.Packed), TarSize: quantity.Size(sum.Tar), DataSize: quantity.Size(sum.Data),
 		Members: sum.Members, SHA256: hexsum, Problems: len(sum.Problems)})
 	w.man.Files = append(w.man.Files, manifest.FileSum{Name: a.File, Size: quantity.Size(sum.Packed), SHA256: hexsum})
-	w.log.Info("archived", "mount", a.Mount, "device", a.Device, "file", a.File, "members", sum.Members, "earlier", sum.Earlier, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded)
+	w.log.Info("archived", "mount", a.Mount, "device", a.Device, "file", a.File, "members", sum.Members, "earlier", sum.Earlier, "bytes", sum.Data, "packed", sum.Packed, "excluded", sum.Excluded, "snapshot", frozen)
 }
 
 // fileList keeps the archive's table of contents as the log of what was saved.

@@ -195,7 +195,7 @@ func TestManyProblems(t *testing.T) {
 	for range mostProblems + 5 {
 		sum.Problems = append(sum.Problems, archive.Problem{Path: "x", Kind: archive.Unreadable, Detail: "input/output error"})
 	}
-	s.archived(&Archive{File: "a", Name: "/srv"}, sum, 0)
+	s.archived(&Archive{File: "a", Name: "/srv"}, sum, 0, false)
 	if n := len(s.man.NotCovered); n != mostProblems+1 || !strings.Contains(s.man.NotCovered[n-1], "/srv: 5 more paths") {
 		t.Errorf("%d entries, the last %q", n, s.man.NotCovered[n-1])
 	}
