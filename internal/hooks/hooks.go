@@ -28,14 +28,16 @@ const DefaultTimeout = "5m"
 
 // Points at which hooks run: the names of the directories below Config.Dir.
 const (
-	BeforeBackup  = "before-backup"
-	AfterBackup   = "after-backup"
-	BeforeRestore = "before-restore"
-	AfterRestore  = "after-restore"
+	BeforeBackup   = "before-backup"
+	BeforeSnapshot = "before-snapshot"
+	AfterSnapshot  = "after-snapshot"
+	AfterBackup    = "after-backup"
+	BeforeRestore  = "before-restore"
+	AfterRestore   = "after-restore"
 )
 
 // Points are all of them.
-var Points = []string{BeforeBackup, AfterBackup, BeforeRestore, AfterRestore}
+var Points = []string{BeforeBackup, BeforeSnapshot, AfterSnapshot, AfterBackup, BeforeRestore, AfterRestore}
 
 // Config is where hooks are and how long each may run.
 type Config struct {
