@@ -40,6 +40,8 @@ type Config struct {
 	// ExcludeDevices leaves out what is on devices, by their names in the
 	// layout ("vdb1", "vg0/scratch"), mount points or pool names.
 	ExcludeDevices []string `yaml:"exclude_devices"`
+	// Snapshot is auto, to read file systems from snapshots where that is possible, or off.
+	Snapshot string `yaml:"snapshot"`
 	// Compression is fastest, default or better.
 	Compression string        `yaml:"compression"`
 	Rescue      rescue.Config `yaml:"rescue"`
@@ -100,6 +102,7 @@ func (c *Config) defaults() {
 	if c.Compression == "" {
 		c.Compression = "fastest"
 	}
+	c.Snapshot = cmp.Or(c.Snapshot, snapshotOff)
 	c.Hooks.Dir = cmp.Or(c.Hooks.Dir, hooks.Dir)
 	c.Hooks.Timeout = cmp.Or(c.Hooks.Timeout, hooks.DefaultTimeout)
 	c.Status.Warn = cmp.Or(c.Status.Warn, nightly.DefaultWarn)
@@ -123,6 +126,9 @@ func (c *Config) Validate() error {
 		errs = append(errs, fmt.Errorf("exclude: %w", err))
 	}
 	errs = append(errs, c.checkInclude(), c.Rescue.Validate(), c.Hooks.Validate(), c.Keep.Validate(), c.Generations.Validate(), c.Status.Validate())
+	if c.Snapshot != "" && c.Snapshot != snapshotAuto && c.Snapshot != snapshotOff {
+		errs = append(errs, fmt.Errorf("snapshot: %q; want auto or off", c.Snapshot))
+	}
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}

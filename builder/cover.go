@@ -22,6 +22,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/snapshot"
 )
 
 // Plan is what one run will save, as data.
@@ -66,6 +67,10 @@ type Plan struct {
 	patterns []string
 	// recipients are whom LUKS headers are encrypted for.
 	recipients []age.Recipient
+	// snapshotPlan is which snapshots the run makes, nil for none, and snapshots are what it has
+	// made of it.
+	snapshotPlan *snapshot.Plan
+	snapshots    *snapshot.Set
 	// generation is what the run has to do with increments, nil without them.
 	generation *generation
 }
@@ -320,7 +325,7 @@ func (p *Plan) archives() {
 			}
 			continue
 		}
-		p.snapshots(f)
+		p.leftSnapshots(f)
 		for i, m := range f.Parts() { // one that is not in use is in Unsupported
 			a := PlannedArchive{File: manifest.ArchiveName(f.Device, m.Path), Device: f.Device, Type: f.Type, Mount: m.Path, inner: f.Inner(m), apart: f.Apart(m), leftOut: map[string]string{}}
 			for _, s := range f.Snapshots {
@@ -428,8 +433,8 @@ func (p *Plan) besideSet(dev string) bool {
 
 const snapshotRule = "a read-only snapshot"
 
-// snapshots lists the snapshots of a btrfs, which are not saved.
-func (p *Plan) snapshots(f *layout.Filesystem) {
+// leftSnapshots lists the snapshots of a btrfs, which are not saved.
+func (p *Plan) leftSnapshots(f *layout.Filesystem) {
 	switch n := len(f.Snapshots); {
 	case n > 3:
 		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %d read-only snapshots, %s to %s", f.Device, n, f.Snapshots[0], f.Snapshots[n-1]))

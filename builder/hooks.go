@@ -23,7 +23,9 @@ func (b *Builder) Hooked(ctx context.Context, command, destination string, work 
 	err = b.hooks.Before(ctx, hooks.BeforeBackup)
 	set := ""
 	if err == nil {
+		b.sweepSnapshots(ctx)
 		set, err = work()
+		err = hooks.Join(err, b.afterSnapshot)
 	}
 	b.hooks.Env = append(b.hooks.Env, "MKCDREC_SET="+set)
 	return hooks.Join(err, b.hooks.After(ctx, hooks.AfterBackup, interrupt.Err(ctx, err)))
@@ -31,7 +33,11 @@ func (b *Builder) Hooked(ctx context.Context, command, destination string, work 
 
 // HookPlan tells which hooks would run around a backup.
 func (b *Builder) HookPlan() error {
-	for _, point := range []string{hooks.BeforeBackup, hooks.AfterBackup} {
+	points := []string{hooks.BeforeBackup, hooks.AfterBackup}
+	if b.Config.Snapshot == snapshotAuto {
+		points = []string{hooks.BeforeBackup, hooks.BeforeSnapshot, hooks.AfterSnapshot, hooks.AfterBackup}
+	}
+	for _, point := range points {
 		if err := hooks.Plan(b.Config.Hooks, point, b.Report); err != nil {
 			return err
 		}

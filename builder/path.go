@@ -30,8 +30,12 @@ type Builder struct {
 	// SigningKey is the file of the key that signs sets, signing.KeyFile; "" leaves them unsigned.
 	SigningKey string
 	// Work is a directory for temporary files, "" for the system's.
-	Work  string
-	hooks *hooks.Set // that run around the backup, nil for none
+	Work string
+	// Snapshots is the directory with the records of snapshots; "" for snapshot.DefaultRecords.
+	Snapshots string
+	hooks     *hooks.Set // that run around the backup, nil for none
+	// afterSnapshot is what failed of the hooks that run after the snapshots were made.
+	afterSnapshot error
 }
 
 // Maker makes rescue systems by the configuration.
@@ -130,6 +134,7 @@ func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, 
 	if _, _, err := b.Config.Rescue.Cmdline(p.Layout); err != nil {
 		return nil, err
 	}
+	p.planSnapshots(ctx, b)
 	job := p.job(b, dir)
 	if job.Sign, err = b.signing(); err != nil {
 		return nil, err
@@ -143,6 +148,14 @@ func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, 
 		return nil, err
 	}
 	b.remounted(p, w, sink.Dir())
+	if err := b.snapshots(ctx, p, w); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := p.snapshots.Close(ctx); err != nil {
+			b.Report.Warn("the next backup will try again: %v", err)
+		}
+	}()
 	return w.Write(ctx)
 }
 
@@ -154,14 +167,28 @@ func (p *Plan) job(b *Builder, dir string) set.Job {
 	}
 	for i := range p.Archives {
 		a := &p.Archives[i]
-		j.Archives = append(j.Archives, set.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Name: a.Name(), Used: a.Used, Options: a.options(p), States: p.generation.states(a), Open: func() (*os.File, error) {
+		// unfinished has the archive leave out what is being written to dir.
+		unfinished := func() error {
 			if i+1 == p.holderArchive && dir != "" {
-				if err := p.leaveUnfinished(dir); err != nil {
-					return nil, err
-				}
+				return p.leaveUnfinished(dir)
+			}
+			return nil
+		}
+		s := set.Archive{File: a.File, Device: a.Device, Type: a.Type, Mount: a.Mount, Name: a.Name(), Used: a.Used, Options: a.options(p), States: p.generation.states(a), Open: func() (*os.File, error) {
+			if err := unfinished(); err != nil {
+				return nil, err
 			}
 			return a.open(b, p)
-		}})
+		}}
+		if p.snapshotPlan.Has(a.Device) {
+			s.Frozen = func() (*set.Frozen, error) {
+				if err := unfinished(); err != nil {
+					return nil, err
+				}
+				return a.frozen(p)
+			}
+		}
+		j.Archives = append(j.Archives, s)
 	}
 	return j
 }

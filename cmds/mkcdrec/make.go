@@ -258,6 +258,7 @@ func (a *app) path(ctx context.Context, c *cli.Command, b *builder.Builder, dir 
 		if short := p.Short(dir); local != "" && short != "" {
 			a.ui.Warn("%s", short)
 		}
+		b.SnapshotPlan(ctx, p)
 		return nil, p.Layout, a.listPlanned(ctx, c, p)
 	}
 	r, err := a.write(ctx, c, b, p, dir)
