@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 )
 
@@ -300,6 +302,27 @@ func Snapshot(src, dst string) error {
 	copy(b[56:], path.Base(dst))
 	if err := ioctl(to, iocSnapshot, b); err != nil {
 		return fmt.Errorf("cannot make a snapshot of %s: %w", src, err)
+	}
+	return nil
+}
+
+// SnapshotInner puts a snapshot of the subvolume src in the place of the empty directory that a
+// snapshot of the subvolume around it has there; snapshot is Snapshot, but for tests.
+func SnapshotInner(src, dst string, snapshot func(src, dst string) error) error {
+	parent := path.Dir(dst)
+	var st unix.Stat_t
+	err := unix.Stat(parent, &st)
+	if err == nil {
+		err = os.Remove(dst)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make a snapshot of %s: %w", src, err)
+	}
+	if err := snapshot(src, dst); err != nil {
+		return err
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, parent, []unix.Timespec{st.Atim, st.Mtim}, 0); err != nil {
+		return fmt.Errorf("cannot keep the times of %s in a snapshot: %w", parent, err)
 	}
 	return nil
 }

@@ -261,24 +261,10 @@ func (v *live) snapshotBtrfs(f *layout.Filesystem) error {
 			return err
 		}
 		for _, inner := range f.Inner(m) { // parents first
-			if err := snapshotInner(filepath.Join(top, m.Subvolume, inner), filepath.Join(dir, inner)); err != nil {
+			if err := btrfs.SnapshotInner(filepath.Join(top, m.Subvolume, inner), filepath.Join(dir, inner), btrfs.Snapshot); err != nil {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// snapshotInner puts a snapshot of the subvolume src in the place of the empty directory that
-// another snapshot has there.
-func snapshotInner(src, dst string) error {
-	parent := filepath.Dir(dst)
-	var st unix.Stat_t
-	if err := errors.Join(unix.Stat(parent, &st), os.Remove(dst), btrfs.Snapshot(src, dst)); err != nil {
-		return fmt.Errorf("cannot make a snapshot of %s: %w", src, err)
-	}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, parent, []unix.Timespec{st.Atim, st.Mtim}, 0); err != nil {
-		return fmt.Errorf("cannot keep the times of %s in a snapshot: %w", parent, err)
 	}
 	return nil
 }

@@ -157,29 +157,9 @@ func (s *Set) part(t tree, part layout.Mount, i int) error {
 		return err
 	}
 	for _, inner := range t.fs.Inner(part) { // parents first
-		if err := s.m.inner(filepath.Join(top, part.Subvolume, inner), filepath.Join(to, inner)); err != nil {
+		if err := btrfs.SnapshotInner(filepath.Join(top, part.Subvolume, inner), filepath.Join(to, inner), s.m.snapshot); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// inner puts a snapshot of a subvolume in the place of the empty directory that the snapshot
-// of the subvolume around it has there.
-func (m *Maker) inner(src, dst string) error {
-	parent := filepath.Dir(dst)
-	var st unix.Stat_t
-	if err := unix.Stat(parent, &st); err != nil {
-		return fmt.Errorf("cannot make a snapshot of %s: %w", src, err)
-	}
-	if err := os.Remove(dst); err != nil {
-		return fmt.Errorf("cannot make a snapshot of %s: %w", src, err)
-	}
-	if err := m.snapshot(src, dst); err != nil {
-		return err
-	}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, parent, []unix.Timespec{st.Atim, st.Mtim}, 0); err != nil {
-		return fmt.Errorf("cannot keep the times of %s in a snapshot: %w", parent, err)
 	}
 	return nil
 }
