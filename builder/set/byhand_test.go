@@ -21,12 +21,12 @@ import (
 )
 
 // stub logs how it was called, its standard input when that is the table of a
-// disk, and does nothing.
+// disk, and does nothing. It writes once: two of them run at the same time in a pipe.
 const stub = `#!/bin/sh
 in=
 case $0 in */sfdisk) in=$(/usr/bin/head -c 100000; echo .);; esac
-printf '%s\0' "${0##*/}" "$@" "$in" >>"$STUBLOG"
-printf '\n\0' >>"$STUBLOG"
+printf '%s\0' "${0##*/}" "$@" "$in" '
+' >>"$STUBLOG"
 `
 
 // runByHand runs a restore.sh with programs that do nothing, and gives the command
