@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/keyring"
-	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -31,11 +29,7 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if err := p.leaveOut(b.Config, work); err != nil {
 		return nil, err
 	}
-	recipients, err := b.encryptFor()
-	if err != nil {
-		return nil, err
-	}
-	keys, err := b.Config.encryptsFor()
+	recipients, keys, err := b.encryptFor()
 	if err != nil {
 		return nil, err
 	}
@@ -55,20 +49,12 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if !store.IsHome(place) {
 		h.Source, dir = "", place
 	}
-	if p.Holder != nil {
-		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, sink.Name())
-	}
-	iso := filepath.Join(sink.Dir(), manifest.RescueISO)
-	man, err := b.write(ctx, p, id, now, sink, dir, func() error { return b.Maker().Medium(ctx, p.Machine(), h, iso) })
+	r, err := b.withMedium(ctx, p, id, now, sink, dir, sink.Dir(), h)
 	if err != nil {
-		return nil, errors.Join(err, p.generation.discard())
+		return nil, err
 	}
-	if err := p.generation.commit(ctx, man, sink.Dir()); err != nil {
-		b.Report.Warn("%v", err)
-	}
-	r := &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}
 	r.Removed = b.pruned(func() ([]string, error) {
-		sets, err := b.Config.Keep.PlanHome(ctx, home, man.Host, sink.Name(), now)
+		sets, err := b.Config.Keep.PlanHome(ctx, home, r.Manifest.Host, sink.Name(), now)
 		if err != nil {
 			return nil, err
 		}

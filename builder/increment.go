@@ -92,7 +92,7 @@ type setState struct {
 	Set      manifest.Needed         `json:"set"`
 	Needs    []manifest.Needed       `json:"needs"` // of that set
 	Full     time.Time               `json:"full"`  // when the full set was made
-	For      string                  `json:"for"`   // Config.encryptsFor
+	For      string                  `json:"for"`   // digest of Builder.encryptFor
 	Archives map[string]archiveState `json:"archives"`
 }
 
@@ -374,7 +374,7 @@ func (g *generation) discard() error {
 
 func (g *generation) remove(which func(id string) bool) error {
 	list, err := os.ReadDir(g.dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove old states: %w", err)
 	}
 	var errs []error
@@ -389,9 +389,6 @@ func (g *generation) remove(which func(id string) bool) error {
 // removeUnfinished removes the states of runs that were killed: only one run writes to a place at a
 // time.
 func (g *generation) removeUnfinished() error {
-	if _, err := os.Stat(g.dir); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	return g.remove(func(id string) bool {
 		_, err := os.Stat(filepath.Join(g.at(id), stateFile))
 		return errors.Is(err, fs.ErrNotExist)

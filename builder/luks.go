@@ -16,31 +16,30 @@ import (
 )
 
 // recipients parses the public keys that sets and LUKS headers are encrypted for.
-func (c *Config) recipients() (out []age.Recipient, err error) {
-	err = c.recipientKeys(func(where, key string) error {
-		r, err := recipient(where, key)
-		out = append(out, r)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
+func (c *Config) recipients() ([]age.Recipient, error) {
+	r, _, err := c.recipientKeys()
+	return r, err
 }
 
-// recipientKeys calls fn for each key of Recipients; where is its place.
-func (c *Config) recipientKeys(fn func(where, key string) error) error {
+// recipientKeys is recipients, with the text of each key without its comment.
+func (c *Config) recipientKeys() (out []age.Recipient, keys []string, err error) {
+	add := func(where, key string) error {
+		r, err := recipient(where, key)
+		f := strings.Fields(key)
+		out, keys = append(out, r), append(keys, strings.Join(f[:min(len(f), 2)], " "))
+		return err
+	}
 	for i, s := range c.Recipients {
 		where := fmt.Sprintf("recipients[%d]", i)
 		if !strings.HasPrefix(s, "/") {
-			if err := fn(where, s); err != nil {
-				return err
+			if err := add(where, s); err != nil {
+				return nil, nil, err
 			}
 			continue
 		}
 		b, err := regular.ReadFile(s, maxRecipients)
 		if err != nil {
-			return fmt.Errorf("%s: %w", where, err)
+			return nil, nil, fmt.Errorf("%s: %w", where, err)
 		}
 		n := 0
 		for l := range strings.Lines(string(b)) {
@@ -48,29 +47,12 @@ func (c *Config) recipientKeys(fn func(where, key string) error) error {
 			if l = strings.TrimSpace(l); l == "" || strings.HasPrefix(l, "#") {
 				continue
 			}
-			if err := fn(fmt.Sprintf("%s: %s, line %d", where, s, n), l); err != nil {
-				return err
+			if err := add(fmt.Sprintf("%s: %s, line %d", where, s, n), l); err != nil {
+				return nil, nil, err
 			}
 		}
 	}
-	return nil
-}
-
-// encryptsFor is a digest of the keys that whole sets are encrypted for, "" if they are not
-// encrypted. Their order and comments do not matter.
-func (c *Config) encryptsFor() (string, error) {
-	if !c.Encrypt {
-		return "", nil
-	}
-	var keys []string
-	err := c.recipientKeys(func(_, key string) error {
-		f := strings.Fields(key)
-		keys = append(keys, strings.Join(f[:min(len(f), 2)], " "))
-		return nil
-	})
-	slices.Sort(keys)
-	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(keys), "\n")))
-	return hex.EncodeToString(sum[:]), err
+	return out, keys, nil
 }
 
 // maxRecipients is the largest file of recipients that is read, in bytes.
@@ -88,12 +70,16 @@ func recipient(where, s string) (age.Recipient, error) {
 	return r, nil
 }
 
-// encryptFor gives whom sets are encrypted for; nil if they are not.
-func (b *Builder) encryptFor() ([]age.Recipient, error) {
+// encryptFor gives whom sets are encrypted for, and a digest of their keys, whose order does not
+// matter; nil and "" if they are not encrypted.
+func (b *Builder) encryptFor() ([]age.Recipient, string, error) {
 	if !b.Config.Encrypt {
-		return nil, nil
+		return nil, "", nil
 	}
-	return b.Config.recipients()
+	r, keys, err := b.Config.recipientKeys()
+	slices.Sort(keys)
+	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(keys), "\n")))
+	return r, hex.EncodeToString(sum[:]), err
 }
 
 // luks decides what becomes of the headers of LUKS devices.

@@ -77,7 +77,23 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err != nil {
 		return nil, errors.Join(err, sink.Remove())
 	}
-	h := rescue.Hint{SetID: id}
+	r, err := b.withMedium(ctx, p, id, now, sink, dir, sink.Final(), rescue.Hint{SetID: id})
+	if err != nil {
+		return nil, err
+	}
+	r.Removed = b.prune(dir, r.Manifest.Host, filepath.Base(r.Dir), now)
+	return r, nil
+}
+
+// placed is a sink of a set with a name.
+type placed interface {
+	set.Sink
+	Final() string // its place, for people; the last part is the name
+}
+
+// withMedium writes a set with the medium that restores it, and keeps the state for the next
+// increment. dir is the directory with the sets, "" for none; committed has the manifest then.
+func (b *Builder) withMedium(ctx context.Context, p *Plan, id string, now time.Time, sink placed, dir, committed string, h rescue.Hint) (*Result, error) {
 	if p.Holder != nil {
 		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, filepath.Base(sink.Final()))
 	}
@@ -86,12 +102,10 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err != nil {
 		return nil, errors.Join(err, p.generation.discard())
 	}
-	if err := p.generation.commit(ctx, man, sink.Final()); err != nil {
+	if err := p.generation.commit(ctx, man, committed); err != nil {
 		b.Report.Warn("%v", err)
 	}
-	r := &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}
-	r.Removed = b.prune(dir, man.Host, filepath.Base(r.Dir), now)
-	return r, nil
+	return &Result{Dir: sink.Final(), Manifest: man, ISO: int64(man.Sum(manifest.RescueISO).Size), NotCovered: man.NotCovered}, nil
 }
 
 // prune removes the sets in dir that the configuration does not keep, now that there is a new one,

@@ -86,28 +86,35 @@ func TestFaults(t *testing.T) {
 	t.Run("restore", func(t *testing.T) { faultsRestore(ctx, t, r) })
 }
 
-func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
+// sourceWith starts the machine from a copy of its disk, beside that of the set and blank ones with
+// these serial numbers, on a bus if that is not "", and logs in.
+func sourceWith(ctx context.Context, t *testing.T, r *circle, name, size, bus string, serials ...string) *faults {
+	t.Helper()
 	disk := filepath.Join(r.Work, "source.qcow2")
 	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
 		t.Fatal(err)
 	}
 	disks := []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}
-	for _, s := range []string{"SICK01", "SICK02"} {
-		d := Disk{File: filepath.Join(r.Work, s+".img"), Serial: s, Bus: "scsi"}
-		if err := command(ctx, "truncate", "-s", "256M", d.File); err != nil {
+	for _, s := range serials {
+		d := Disk{File: filepath.Join(r.Work, s+".img"), Serial: s, Bus: bus}
+		if err := command(ctx, "truncate", "-s", size, d.File); err != nil {
 			t.Fatal(err)
 		}
 		disks = append(disks, d)
 	}
-	vm, err := Start(ctx, Machine{Name: "faults-source", Log: filepath.Join(r.Work, "source.log"), Disks: disks})
+	vm, err := Start(ctx, Machine{Name: name, Log: filepath.Join(r.Work, "source.log"), Disks: disks})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer vm.Kill()
+	t.Cleanup(func() { vm.Kill() })
 	if err := vm.Login(Password, bootLimit); err != nil {
 		t.Fatal(err)
 	}
-	f := newFaults(t, vm)
+	return newFaults(t, vm)
+}
+
+func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
+	f := sourceWith(ctx, t, r, "faults-source", "256M", "scsi", "SICK01", "SICK02")
 	f.want(0, "mkdir -p /backup /small && mount LABEL=SETDISK /backup && mount -t tmpfs -o size=60m none /small && cp /backup/bin/mkcdrec /usr/local/bin/")
 	// The big part of this machine only makes the test long.
 	f.want(0, `printf 'exclude:\n  - /usr/share/*\n  - /usr/lib/x86_64-linux-gnu/perl*\n  - /usr/lib/grub/x86_64-efi*\n  - /usr/lib/modules/*\nexclude_devices:\n  - /backup\n' > /etc/mkcdrec.yaml`)
@@ -184,10 +191,10 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(0, "mkcdrec extract -C /tmp/x /backup /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub")
 	f.want(1, "mkcdrec extract -C /tmp/x /backup /no/such", "nothing in the set")
 	f.want(0, "cp /lib/modules/$(uname -r)/kernel/drivers/scsi/scsi_debug.ko /backup/bin/ && umount /backup") // the rescue system has it not
-	if err := vm.Send("poweroff\n"); err != nil {
+	if err := f.vm.Send("poweroff\n"); err != nil {
 		t.Fatal(err)
 	}
-	if err := vm.Wait(bootLimit); err != nil {
+	if err := f.vm.Wait(bootLimit); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -5,7 +5,6 @@ package vmtest
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,27 +26,7 @@ func TestSnapshot(t *testing.T) {
 	if err := r.prepare(ctx); err != nil {
 		t.Fatal(err)
 	}
-	disk := filepath.Join(r.Work, "source.qcow2")
-	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
-		t.Fatal(err)
-	}
-	disks := []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}
-	for _, s := range []string{"THIN01", "TREE01"} {
-		d := Disk{File: filepath.Join(r.Work, s+".img"), Serial: s}
-		if err := command(ctx, "truncate", "-s", "1G", d.File); err != nil {
-			t.Fatal(err)
-		}
-		disks = append(disks, d)
-	}
-	vm, err := Start(ctx, Machine{Name: "snapshot-source", Log: filepath.Join(r.Work, "source.log"), Disks: disks})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer vm.Kill()
-	if err := vm.Login(Password, bootLimit); err != nil {
-		t.Fatal(err)
-	}
-	f := newFaults(t, vm)
+	f := sourceWith(ctx, t, r, "snapshot-source", "1G", "", "THIN01", "TREE01")
 	snapshotMachine(f)
 	t.Run("consistent", func(t *testing.T) { f.t = t; snapshotConsistent(f) })
 	t.Run("ended", func(t *testing.T) { f.t = t; snapshotEnded(f) })

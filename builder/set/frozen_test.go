@@ -61,8 +61,8 @@ func frozenSet(t *testing.T, change func(a *Archive, f *Frozen)) (w *Writer, sav
 	return w, string(text), string(b)
 }
 
-// TestFrozen: an archive is of the snapshot, and of the live file system if there is none or it
-// was not whole until the archive was made. The log has which.
+// TestFrozen: an archive is of the snapshot, and of the live file system without a snapshot, or
+// with one that was not whole until the archive was made. The log has which.
 func TestFrozen(t *testing.T) {
 	full := errors.New("the snapshot is full")
 	var states []string // what became of the state for the next increment

@@ -72,15 +72,17 @@ func (h *Home) claim(ctx context.Context, host string, created time.Time) error 
 	for range 60 {
 		h.name = SetName(host, created)
 		created = created.Add(time.Second)
-		if taken, err := taken(h.home.At(ctx, h.name)); err != nil {
+		at := h.home.At(ctx, h.name)
+		switch _, err := at.Size(UnfinishedFile); {
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return err
-		} else if taken {
+		case err == nil || manifest.HasSet(at):
 			continue
 		}
 		if err := h.put(ctx, UnfinishedFile, mark); err != nil {
 			return err
 		}
-		// Servers have no way to make a file only if there is none: the last one to write it has it.
+		// Not every server can refuse a file that exists: the last one to write it has it.
 		is, err := store.ReadFile(h.home.At(ctx, h.name), UnfinishedFile, maxOwner)
 		if err != nil {
 			h.report.Warn("what is written to %s can't be read here: %v", h.home, err)
@@ -90,16 +92,6 @@ func (h *Home) claim(ctx context.Context, host string, created time.Time) error 
 		}
 	}
 	return fmt.Errorf("cannot write the set: %s: %w", h.name, fs.ErrExist)
-}
-
-// taken reports whether a directory of a home has a set, or what may become one.
-func taken(at store.Store) (bool, error) {
-	for _, name := range []string{UnfinishedFile, manifest.File, sealed.HeadFile} {
-		if _, err := at.Size(name); !errors.Is(err, fs.ErrNotExist) {
-			return true, err
-		}
-	}
-	return false, nil
 }
 
 // RetireIn removes a complete set of a home. It is marked first: what is left when the run is
@@ -156,7 +148,7 @@ func (h *Home) removeStale(ctx context.Context, host string) error {
 
 // removeLeft removes what a run has left, or only its mark from a set that is complete.
 func (h *Home) removeLeft(ctx context.Context, name string, at store.Store) error {
-	if complete(at) { // killed between the manifest and the end of the mark, or before it was removed
+	if manifest.HasSet(at) { // killed between the manifest and the end of the mark, or before it was removed
 		return h.home.Remove(ctx, path.Join(name, UnfinishedFile))
 	}
 	h.report.Note("removing %s, the unfinished backup of a run that has ended", name)
@@ -192,16 +184,6 @@ func (h *Home) age(ctx context.Context, dir string) time.Duration {
 // quiet is for how long nothing has to be written to an unfinished set in a home before it
 // counts as left behind.
 const quiet = 24 * time.Hour
-
-// complete reports whether a directory of a home has a set.
-func complete(at store.Store) bool {
-	for _, name := range []string{manifest.File, sealed.HeadFile} {
-		if _, err := at.Size(name); !errors.Is(err, fs.ErrNotExist) {
-			return true // also where that can't be known
-		}
-	}
-	return false
-}
 
 // Dir implements Sink.
 func (h *Home) Dir() string { return h.dir }

@@ -320,7 +320,7 @@ func (w *Writer) frozen(ctx context.Context, a *Archive) (done bool, err error) 
 	defer f.Done(ctx)
 	defer f.Root.Close()
 	opt := a.Options
-	opt.Frozen(f.At)
+	opt.At = f.At
 	ended := func() {}
 	if a.States != nil {
 		ended = a.States(&opt)

@@ -54,6 +54,10 @@ type CreateOptions struct {
 	// increment will compare the content of every file.
 	ReadAll bool
 
+	// At is since when Keep's increment has to look for changes, if that is not the time of
+	// Create: of a snapshot, when it was made.
+	At time.Time
+
 	// For tests: what takes the place of pread(2), and how long a file is waited
 	// for that can't be read for the moment.
 	pread    func(fd int, b []byte, off int64) (int, error)

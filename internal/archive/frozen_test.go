@@ -18,12 +18,11 @@ func TestFrozen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		opt := CreateOptions{}
+		at := time.Now().Add(-ago)
+		opt := CreateOptions{At: at}
 		if opt.Keep, err = NewStateWriter(file, Source{Set: "s", Dir: "d", File: "f"}); err != nil {
 			t.Fatal(err)
 		}
-		at := time.Now().Add(-ago)
-		opt.Frozen(at)
 		root, err := os.Open(t.TempDir())
 		if err != nil {
 			t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -221,16 +222,16 @@ func (c *creator) keepName(m *Member, r stateRecord) {
 func (c *creator) begin(root *os.File) error {
 	if c.opt.Keep != nil {
 		c.content = sha256.New()
-		var now unix.Timespec
-		if err := unix.ClockGettime(unix.CLOCK_REALTIME, &now); err != nil {
-			return err
+		at := c.opt.At
+		if at.IsZero() {
+			at = time.Now()
 		}
 		// What is written to a mapped page that is dirty does not change the file's times. After
 		// this no page is.
 		if err := unix.Syncfs(int(root.Fd())); err != nil {
 			return fmt.Errorf("cannot write the file system to its disk: %w", err)
 		}
-		c.opt.Keep.trailer.Start, c.opt.Keep.trailer.Content = [2]int64{now.Sec + c.opt.ahead, now.Nsec}, c.opt.ReadAll
+		c.opt.Keep.trailer.Start, c.opt.Keep.trailer.Content = [2]int64{at.Unix() + c.opt.ahead, int64(at.Nanosecond())}, c.opt.ReadAll
 	}
 	if c.opt.Since == nil {
 		return nil

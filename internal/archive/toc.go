@@ -120,11 +120,6 @@ func (t *tocWriter) addAt(m *Member, at span) error {
 // finish gives the payload of the skippable frame, and its size: the tag, the SHA-256 of
 // what follows it, and the zstd-compressed text. It can be read until close.
 func (t *tocWriter) finish(all []frames.Frame, tarBytes int64) (payload io.Reader, size int64, err error) {
-	defer func() {
-		if err != nil {
-			payload, size = nil, 0
-		}
-	}()
 	if _, err := fmt.Fprintf(t.enc, "end %d %d %d\n", len(all), t.members, tarBytes); err != nil {
 		return nil, 0, err
 	}

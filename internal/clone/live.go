@@ -26,6 +26,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/restore"
+	"github.com/mkcdrec/mkcdrec/internal/snapshot"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -227,13 +228,7 @@ func (v *live) snapshots(ctx context.Context, l *layout.Layout) error {
 		}
 		group, _, _ := strings.Cut(f.Device, "/")
 		name := fmt.Sprintf("%s_%d", snapshotTag, i)
-		args := []string{"lvm", "lvcreate", "-q", "-y", "-s", "-n", name, "--addtag", snapshotTag, f.Device}
-		if v.thin[f.Device] {
-			args = append(args, "-kn", "-ay")
-		} else {
-			args = append(args, "-L", fmt.Sprintf("%db", size))
-		}
-		if _, err := v.run.Run(ctx, tool.Cmd{Args: args}); err != nil {
+		if err := snapshot.CreateVolume(ctx, v.run, f.Device, name, size, false, snapshotTag); err != nil {
 			return fmt.Errorf("cannot make a snapshot of /dev/%s: %w", f.Device, err)
 		}
 		v.volumes[f.Device] = group + "/" + name
@@ -256,14 +251,8 @@ func (v *live) snapshotBtrfs(f *layout.Filesystem) error {
 		return fmt.Errorf("cannot make snapshots of /dev/%s: %w", f.Device, err)
 	}
 	for i, m := range f.Parts() {
-		dir := filepath.Join(top, snapshotDir, strconv.Itoa(i))
-		if err := btrfs.Snapshot(filepath.Join(top, m.Subvolume), dir); err != nil {
+		if err := snapshot.Part(top, f, m, filepath.Join(top, snapshotDir, strconv.Itoa(i)), btrfs.Snapshot); err != nil {
 			return err
-		}
-		for _, inner := range f.Inner(m) { // parents first
-			if err := btrfs.SnapshotInner(filepath.Join(top, m.Subvolume, inner), filepath.Join(dir, inner), btrfs.Snapshot); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -51,23 +51,23 @@ func Read(addr string, files ...string) (*Known, error) {
 	return k, nil
 }
 
-// split separates the keys of servers from those of authorities.
+// split separates the keys of servers from those of authorities, which sign keys of servers.
 func split(all []knownhosts.KnownKey) (keys, authorities []knownhosts.KnownKey) {
+	files := map[string][]string{} // their lines
 	for _, k := range all {
-		if ofAuthority(k) {
+		lines, ok := files[k.Filename]
+		if !ok {
+			b, _ := os.ReadFile(k.Filename) // it was read just now
+			lines = strings.Split(string(b), "\n")
+			files[k.Filename] = lines
+		}
+		if k.Line > 0 && k.Line <= len(lines) && strings.HasPrefix(strings.TrimSpace(lines[k.Line-1]), "@cert-authority") {
 			authorities = append(authorities, k)
 		} else {
 			keys = append(keys, k)
 		}
 	}
 	return keys, authorities
-}
-
-// ofAuthority reports whether a line has the key that signs those of servers.
-func ofAuthority(k knownhosts.KnownKey) bool {
-	b, err := os.ReadFile(k.Filename)
-	lines := strings.Split(string(b), "\n")
-	return err == nil && k.Line > 0 && k.Line <= len(lines) && strings.HasPrefix(strings.TrimSpace(lines[k.Line-1]), "@cert-authority")
 }
 
 // HasKey reports whether a key of the server itself is known.

@@ -128,7 +128,7 @@ func (d Door) openTape(ctx context.Context, names string) (*Set, error) {
 
 // openNewest opens the set in dir, or the newest of those in the directories in it.
 func (d Door) openNewest(ctx context.Context, dir string) (*Set, error) {
-	if kindOf(store.Dir(dir)) != noSet {
+	if HasSet(store.Dir(dir)) {
 		return d.openStore(ctx, store.Dir(dir))
 	}
 	found, damaged := Look(dir, 1)
@@ -146,7 +146,7 @@ func (d Door) openNewest(ctx context.Context, dir string) (*Set, error) {
 // inHome opens the set in the home at a place, or the newest of those in it.
 func (d Door) inHome(ctx context.Context, home store.Home, place string) (*Set, error) {
 	root := home.At(ctx, "")
-	if kindOf(root) != noSet {
+	if HasSet(root) {
 		p := &parent{ctx: ctx, place: place, access: d.Access}
 		s, err := d.openStore(ctx, sibling{root, p.at})
 		if err != nil {
@@ -267,7 +267,10 @@ func kindOf(st store.Store) int {
 }
 
 // IsSet reports whether a directory has a set.
-func IsSet(dir string) bool { return dir != "" && kindOf(store.Dir(dir)) != noSet }
+func IsSet(dir string) bool { return dir != "" && HasSet(store.Dir(dir)) }
+
+// HasSet reports whether a store has a set. Where that can't be known, it has one.
+func HasSet(st store.Store) bool { return kindOf(st) != noSet }
 
 // placeOf is the place of the set that a store has.
 func (d Door) placeOf(st store.Store) (place, error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -103,16 +104,30 @@ func (s *Set) failed(device string, err error) {
 // volume makes the snapshot of a logical volume. It can't be written to.
 func (m *Maker) volume(ctx context.Context, id string, v volume) error {
 	_, name, _ := strings.Cut(v.name, "/")
-	args := []string{"lvm", "lvcreate", "-q", "-y", "-s", "-p", "r", "-n", name, "--addtag", Tag, "--addtag", runTag + id}
-	if v.pool != "" {
-		args = append(args, "-kn", "-ay")
-	} else {
-		args = append(args, "-L", fmt.Sprintf("%db", v.size))
-	}
-	if _, err := m.Run.Run(ctx, tool.Cmd{Args: append(args, v.fs.Device)}); err != nil {
+	if err := CreateVolume(ctx, m.Run, v.fs.Device, name, v.size, true, Tag, runTag+id); err != nil {
 		return fmt.Errorf("cannot make a snapshot: %w", err)
 	}
 	return nil
+}
+
+// CreateVolume makes the snapshot name, with tags, of the logical volume origin, GROUP/NAME. size is
+// what may be written to the volume meanwhile, 0 for a thin one.
+func CreateVolume(ctx context.Context, run tool.Runner, origin, name string, size quantity.Size, readOnly bool, tags ...string) error {
+	args := []string{"lvm", "lvcreate", "-q", "-y", "-s"}
+	if readOnly {
+		args = append(args, "-p", "r")
+	}
+	args = append(args, "-n", name)
+	for _, t := range tags {
+		args = append(args, "--addtag", t)
+	}
+	if size == 0 {
+		args = append(args, "-kn", "-ay")
+	} else {
+		args = append(args, "-L", fmt.Sprintf("%db", size))
+	}
+	_, err := run.Run(ctx, tool.Cmd{Args: append(args, origin)})
+	return err
 }
 
 // dir is the directory that the run mounts in, at which the kernel is asked for it.
@@ -152,12 +167,18 @@ func (s *Set) tree(t tree) {
 // part makes the snapshot of a part, with snapshots of the subvolumes in it.
 func (s *Set) part(t tree, part layout.Mount, i int) error {
 	top := s.m.dir(s.plan.ID, topName(t.fs.UUID))
-	to := filepath.Join(top, s.plan.Dir(), strconv.Itoa(i))
-	if err := s.m.snapshot(filepath.Join(top, part.Subvolume), to); err != nil {
+	return Part(top, t.fs, part, filepath.Join(top, s.plan.Dir(), strconv.Itoa(i)), s.m.snapshot)
+}
+
+// Part makes the snapshot to of a part of a btrfs whose top level is mounted on top, with snapshots
+// of the subvolumes in it. snapshot is btrfs.Snapshot, but for tests.
+func Part(top string, f *layout.Filesystem, part layout.Mount, to string, snapshot func(src, dst string) error) error {
+	from := filepath.Join(top, part.Subvolume)
+	if err := snapshot(from, to); err != nil {
 		return err
 	}
-	for _, inner := range t.fs.Inner(part) { // parents first
-		if err := btrfs.SnapshotInner(filepath.Join(top, part.Subvolume, inner), filepath.Join(to, inner), s.m.snapshot); err != nil {
+	for _, inner := range f.Inner(part) { // parents first
+		if err := btrfs.SnapshotInner(filepath.Join(from, inner), filepath.Join(to, inner), snapshot); err != nil {
 			return err
 		}
 	}

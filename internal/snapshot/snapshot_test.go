@@ -368,7 +368,7 @@ func TestInterrupted(t *testing.T) {
 }
 
 // TestSweep: what a run that was killed has left is removed, also after a reboot; what a run
-// that goes on has made stays, and so does what only looks like ours.
+// that has not ended has made stays, and so does what only looks like ours.
 func TestSweep(t *testing.T) {
 	for _, reboot := range []bool{false, true} {
 		f, m, rep := newFake(t)
@@ -386,7 +386,7 @@ func TestSweep(t *testing.T) {
 		f.lvs = append(f.lvs, theirs...)
 		before := len(f.left(m))
 		if err := m.Sweep(t.Context()); err != nil || len(f.left(m)) != before || len(rep.text) > 0 {
-			t.Fatalf("while the run goes on: Sweep = %v, left %q, said %q", err, f.left(m), rep.text)
+			t.Fatalf("before the run has ended: Sweep = %v, left %q, said %q", err, f.left(m), rep.text)
 		}
 		s.record.file.Close() // it is killed
 		if reboot {

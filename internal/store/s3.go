@@ -107,9 +107,9 @@ func s3Login(ctx context.Context, at address, l login, access Access) (*credenti
 	return credentials.NewStaticV4(key, secret, token), nil
 }
 
-// httpTransport is what connections of HTTP are made with. They are kept: an archive is read in pieces of
-// some MiB. A peer that no longer answers is
-// found out by TCP, so that a server may think for a long time.
+// httpTransport is what connections of HTTP are made with. They are kept: an archive is read in
+// pieces of some MiB. A peer that no longer answers is found out by TCP, so that a server may
+// think for a long time.
 func httpTransport(l login) (*http.Transport, error) {
 	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment,

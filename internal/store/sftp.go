@@ -69,7 +69,7 @@ func (h *sftpHome) dropConn() {
 	}
 }
 
-// current gives the connection, nil if there is none.
+// current gives the connection, nil before one is made.
 func (h *sftpHome) current() (*sftpConn, int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -79,7 +79,7 @@ func (h *sftpHome) current() (*sftpConn, int, error) {
 	return h.conn, h.gen, nil
 }
 
-// connect gives the connection, and makes it if there is none.
+// connect gives the connection, which it makes first where that is missing.
 func (h *sftpHome) connect(ctx context.Context) (*sftpConn, int, error) {
 	if c, gen, err := h.current(); c != nil || err != nil {
 		return c, gen, err
