@@ -37,6 +37,8 @@ type fakeS3 struct {
 	// refuse gives the code with which a request is refused, "" for none.
 	refuse func(method, key string) string
 	date   time.Time // that it gives; zero: now
+	// late is how long it takes to store a part, which it then keeps whatever has happened to the upload.
+	late time.Duration
 
 	mu      sync.Mutex
 	objects map[string]fakeObject
@@ -183,6 +185,15 @@ func (f *fakeS3) multipart(w http.ResponseWriter, r *http.Request, key string, b
 		f.fail(w, "NoSuchUpload")
 	case r.Method == http.MethodPut:
 		n, _ := strconv.Atoi(q.Get("partNumber"))
+		if f.late > 0 {
+			f.mu.Unlock()
+			time.Sleep(f.late)
+			f.mu.Lock()
+			if parts = f.uploads[id]; parts == nil {
+				parts = map[int][]byte{}
+				f.uploads[id] = parts
+			}
+		}
 		parts[n] = b
 		w.Header().Set("ETag", fmt.Sprintf(`"%x"`, md5.Sum(b)))
 	case r.Method == http.MethodDelete:
@@ -510,6 +521,42 @@ func TestS3Abort(t *testing.T) {
 	cancel()
 	if err := u.Abort(); err != nil || len(f.uploads) != 0 || len(f.objects) != 0 {
 		t.Errorf("%v, %d uploads, %d objects", err, len(f.uploads), len(f.objects))
+	}
+}
+
+// TestS3AbortLate: nothing stays of parts that the server was still storing when the upload ended.
+func TestS3AbortLate(t *testing.T) {
+	for _, c := range []struct {
+		late   time.Duration
+		cancel bool
+	}{{300 * time.Millisecond, false}, {300 * time.Millisecond, true}, {s3Settle + 200*time.Millisecond, false}} {
+		f := newFakeS3(t)
+		f.late = c.late
+		h := f.site(f.addr).open(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		u, err := h.Create(ctx, "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := u.Write(random(30<<20, 1)); err != nil {
+			t.Fatal(err)
+		}
+		for busy := 0; busy == 0; time.Sleep(time.Millisecond) { // the server has got a part
+			f.mu.Lock()
+			busy = strings.Count(strings.Join(f.log, " "), "PUT")
+			f.mu.Unlock()
+		}
+		if c.cancel {
+			cancel()
+		}
+		err = u.Abort()
+		time.Sleep(2 * c.late)
+		f.mu.Lock()
+		if err != nil || len(f.uploads) != 0 {
+			t.Errorf("%v, canceled %v: Abort() = %v, and %d uploads are left; want none", c.late, c.cancel, err, len(f.uploads))
+		}
+		f.mu.Unlock()
 	}
 }
 

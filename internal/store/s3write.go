@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 )
@@ -21,7 +22,14 @@ const (
 	s3LastPart  = 1 << 30   // bytes of the last parts
 	s3MaxParts  = 10_000    // of an object, by the protocol
 	s3InFlight  = 128 << 20 // bytes of parts in memory at most, or one part
+
+	s3Settle = 2 * time.Second // how long requests have to end by themselves when an upload ends
 )
+
+// s3Late are the times between the removals of an upload whose requests were cut. A server may store such a part after it has
+// removed the upload: "it might be necessary to abort a given multipart upload multiple times" (Amazon S3 API,
+// AbortMultipartUpload).
+var s3Late = []time.Duration{500 * time.Millisecond, 2 * time.Second}
 
 // partSize is the size of the part of a number, from 1. All parts together can have 5 TiB,
 // the largest object; and objects up to 190 GiB need no more than 128 MiB of memory.
@@ -49,6 +57,7 @@ type s3Upload struct {
 	// Of several goroutines, under the lock of slots.
 	busy  int
 	err   error // the first one
+	cut   bool  // a request was ended before its answer
 	parts []minio.CompletePart
 	spare [][]byte
 }
@@ -160,6 +169,7 @@ func (u *s3Upload) send(number int, b []byte) {
 	if u.err == nil {
 		u.err = err
 	}
+	u.cut = u.cut || u.ctx.Err() != nil
 	if int64(cap(b)) <= s3InFlight/4 && len(u.spare) < 2 {
 		u.spare = append(u.spare, b)
 	}
@@ -248,23 +258,49 @@ func (u *s3Upload) Abort() error {
 // remove ends the upload in parts, also after the context has ended: servers keep and charge
 // what was sent until then.
 func (u *s3Upload) remove() error {
-	u.stop(errEnded)
-	u.wg.Wait()
+	u.settle()
 	u.part, u.spare = nil, nil
 	if u.id == "" {
 		return nil
 	}
+	err := u.removeParts()
+	if u.cut {
+		for _, wait := range s3Late {
+			time.Sleep(wait)
+			err = u.removeParts()
+		}
+	}
+	if err != nil {
+		return u.home.fail("remove the unfinished", u.name, err)
+	}
+	return nil
+}
+
+// settle waits for the requests under way, which are cut when they take too long.
+func (u *s3Upload) settle() {
+	ended := make(chan struct{})
+	go func() {
+		u.wg.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-u.ctx.Done():
+	case <-time.After(s3Settle):
+	}
+	u.stop(errEnded)
+	<-ended
+}
+
+// removeParts ends the upload in parts.
+func (u *s3Upload) removeParts() error {
 	ctx, stop := context.WithTimeout(context.WithoutCancel(u.ctx), u.home.limits.stall)
 	defer stop()
-	err := u.home.limits.again(ctx, func() (bool, error) {
+	return u.home.limits.again(ctx, func() (bool, error) {
 		err := u.home.core.AbortMultipartUpload(ctx, u.home.bucket, u.home.full(u.name), u.id)
 		if minio.ToErrorResponse(err).Code == "NoSuchUpload" {
 			return false, nil
 		}
 		return false, u.home.cause(err)
 	})
-	if err != nil {
-		return u.home.fail("remove the unfinished", u.name, err)
-	}
-	return nil
 }
