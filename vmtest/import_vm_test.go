@@ -81,6 +81,13 @@ func TestImport(t *testing.T) {
 	if err := vm.Send("restore /stick/v1 /stick/v2; echo ended=$?\n"); err != nil {
 		t.Fatal(err)
 	}
+	// The rescue system knows the key of the machine that made it; nobody signed in 2009.
+	if _, err := vm.Expect(`Type "unsigned" to restore it all the same: `, bootLimit); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Send("unsigned\n"); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := vm.Expect(`type its serial number \(NEWDISK\): `, bootLimit); err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +110,12 @@ func TestImport(t *testing.T) {
 	}{
 		{"mkdir /set && mount -t ext4 -o ro /dev/vda /set", 0, nil},
 		{"restore --plan /set/v1", 1, []string{"CDrec-03.04.2009_2, which is not there", "no disk was touched"}},
-		{"restore --yes --confirm NEWDISK /set/v1 /set/bad", 1, []string{"hda2._.tar.gz", "no disk was touched"}},
+		{"restore --yes --confirm NEWDISK /set/v1 /set/v2", 4, []string{"is not signed", "--signer none", "no disk was touched"}},
+		{"restore --yes --signer none --confirm NEWDISK /set/v1 /set/bad", 1, []string{"hda2._.tar.gz", "no disk was touched"}},
 		{"restore --plan /set/v2 /set/v1", 0, []string{"elephant", "ext3", "xfs", "NEWDISK"}},
 		{"restore --json --plan /set/v2 /set/v1", 0, []string{`"kind":"write-table"`, `"elephant"`}},
 		// No program here installs LILO: that is said, and everything else is done.
-		{"restore --yes --confirm NEWDISK --keep-sizes /set/v1 /set/v2", 1, []string{"is replaced by UUID", "cannot install a boot loader", "/mnt/target is mounted"}},
+		{"restore --yes --signer none --confirm NEWDISK --keep-sizes /set/v1 /set/v2", 1, []string{"is replaced by UUID", "cannot install a boot loader", "/mnt/target is mounted"}},
 		{"cat /mnt/target/etc/fstab; umount /mnt/target/home && umount /mnt/target && sync", 0, []string{"UUID="}},
 	} {
 		out, code, err := vm.Run(c.cmd, jobLimit)

@@ -28,12 +28,15 @@ import (
 type Ring struct {
 	Identity    string // age identities, or an SSH private key
 	Credentials string // secrets of servers
-	Signer      string // public keys of hosts
+	Signer      string // public keys of hosts, or NoSigner
 	// Ask asks a person for what is not shown while it is typed; nil where nobody is there.
 	Ask agekey.Secret
 
 	ids []age.Identity
 }
+
+// NoSigner in the place of a file means that no key is expected: sets of other programs are never signed.
+const NoSigner = "none"
 
 // maxSigners is the largest file of signers that is read, in bytes.
 const maxSigners = 1 << 20
@@ -100,6 +103,9 @@ func (r *Ring) Identities(ctx context.Context) ([]age.Identity, error) {
 // Signers are the keys whose sets are restored without a question: of the file that was named,
 // or of the rescue system. None are nil.
 func (r *Ring) Signers() ([]ssh.PublicKey, error) {
+	if r.Signer == NoSigner {
+		return nil, nil
+	}
 	file := r.Signer
 	if file == "" {
 		file = rescue.SignersFile

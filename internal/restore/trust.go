@@ -61,7 +61,7 @@ func (r *Restorer) trusted(now time.Time) error {
 		return nil
 	}
 	if r.opt.Yes {
-		return &exit.Refusal{Reason: reason + "; use --signer to name a file with the public key of its host"}
+		return &exit.Refusal{Reason: reason + "; --signer FILE names a file with the public key of its host, --signer " + keyring.NoSigner + " says that no key is expected"}
 	}
 	r.Screen.Warn("%s", reason)
 	question := "Type the fingerprint of the host's key (SHA256:...), which ssh-keygen -lf /var/lib/mkcdrec/signing.key prints there: "

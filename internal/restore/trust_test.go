@@ -47,6 +47,8 @@ func TestTrusted(t *testing.T) {
 		"unsigned, unattended":    {req: Request{Signer: signers, Yes: true}},
 		"unsigned, typed":         {typed: "unsigned", req: Request{Signer: signers}, ok: true, asked: true},
 		"unsigned, Enter":         {typed: "", req: Request{Signer: signers}, asked: true},
+		"unsigned, none expected": {req: Request{Signer: "none", Yes: true}, ok: true},
+		"damaged, none expected":  {fault: errors.New("no"), req: Request{Signer: "none", Yes: true}},
 		"damaged":                 {fault: errors.New("no"), req: Request{Yes: true}},
 		"nothing known, signed":   {signer: other, req: Request{Yes: true}, ok: true},
 		"nothing known, unsigned": {req: Request{Yes: true}, ok: true},
