@@ -146,7 +146,7 @@ func (f *Files) Carry(ctx context.Context, run tool.Runner, progs []Program) ([]
 		if own == "vim.tiny" && !f.Has(dir+"vi") {
 			errs = append(errs, f.AddLink(dir+"vi", own))
 		}
-		f.comfort.note(dir+own, libs)
+		f.packing.note(dir+own, append(slices.Clone(libs), p.Data...))
 		for _, l := range libs {
 			if err := f.AddFile(l, l); err != nil {
 				errs = append(errs, err)

@@ -34,7 +34,7 @@ const (
 // Files is the tree to be packed. Paths have no leading slash.
 type Files struct {
 	entries map[string]entry
-	comfort *Comfort // what is carried now is part of it; nil for no such part
+	packing *Packing // what is carried now is part of it; nil for no such part
 }
 
 type entry struct {
@@ -237,7 +237,7 @@ func (f *Files) parts(c Compression) []*part {
 			ps = append(ps, r, fresh())
 			continue
 		}
-		if strings.HasSuffix(p, "/"+kmod.PackFile) || p == ComfortInTree {
+		if strings.HasSuffix(p, "/"+kmod.PackFile) || p == ComfortInTree || p == NeededInTree {
 			packed.paths = append(packed.paths, p)
 			continue
 		}

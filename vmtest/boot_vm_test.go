@@ -304,7 +304,7 @@ func TestMemory(t *testing.T) {
 		memory              int
 		want                string
 	}{
-		{"linux-image-cloud-amd64", "host", "rootfstype=ramfs", 176, `rescue system ready`},
+		{"linux-image-cloud-amd64", "host", "rootfstype=ramfs", 160, `rescue system ready`},
 		{"linux-image-amd64", "all", "rootfstype=ramfs", 320, `rescue system ready`},
 		// Without our word on the command line the kernel cuts the tree off in
 		// silence; we don't.

@@ -233,7 +233,7 @@ func (s *System) tree(ctx context.Context, work string, try bool) (*initramfs.Fi
 	if err != nil {
 		return nil, nil, err
 	}
-	carried, comfort, err := b.carry(ctx, t, p)
+	carried, needed, comfort, err := b.carry(ctx, t, p)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -249,7 +249,7 @@ func (s *System) tree(ctx context.Context, work string, try bool) (*initramfs.Fi
 			return nil, nil, err
 		}
 	}
-	if err := s.takeOut(comfort); err != nil {
+	if err := s.takeOut(t, needed, comfort); err != nil {
 		return nil, nil, err
 	}
 	return t, d, errors.Join(b.addFiles(t), b.addHooks(ctx, t)) // which stay in the tree
@@ -257,20 +257,21 @@ func (s *System) tree(ctx context.Context, work string, try bool) (*initramfs.Fi
 
 // carry adds the machine's programs, those for comfort last; comfort is nil if there are
 // none that stay outside of the tree.
-func (b *Maker) carry(ctx context.Context, t *initramfs.Files, p *Machine) (carried []initramfs.Program, comfort *initramfs.Comfort, err error) {
+func (b *Maker) carry(ctx context.Context, t *initramfs.Files, p *Machine) (carried []initramfs.Program, needed, comfort *initramfs.Packing, err error) {
 	progs := b.Programs(p)
+	needed = t.BeginPacking()
 	slices.SortStableFunc(progs, func(a, c initramfs.Program) int { return isComfort(a) - isComfort(c) })
 	n := slices.IndexFunc(progs, func(p initramfs.Program) bool { return isComfort(p) == 1 })
 	if n < 0 || b.Config.Programs != Comfort {
 		carried, err = t.Carry(ctx, b.Run, progs)
-		return carried, nil, err
+		return carried, needed, nil, err
 	}
 	if carried, err = t.Carry(ctx, b.Run, progs[:n]); err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	comfort = t.BeginComfort()
+	comfort = t.BeginPacking()
 	more, err := t.Carry(ctx, b.Run, progs[n:])
-	return append(carried, more...), comfort, err
+	return append(carried, more...), needed, comfort, err
 }
 
 func isComfort(p initramfs.Program) int {
@@ -290,30 +291,45 @@ func (b *Maker) try(ctx context.Context, t *initramfs.Files, work string, carrie
 	return t.Try(ctx, b.Run, dir, carried)
 }
 
-// takeOut writes the archive of comfort programs beside the initramfs.
-func (s *System) takeOut(c *initramfs.Comfort) error {
-	if c == nil {
-		return nil
+// takeOut packs the programs: those that a restore needs in the tree, the comfort programs,
+// if there are any, beside the initramfs.
+func (s *System) takeOut(t *initramfs.Files, needed, comfort *initramfs.Packing) error {
+	if comfort != nil {
+		file, n, size, err := s.packed(comfort, initramfs.ComfortFile)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			s.comfort = file
+			s.by.Report.Note("programs for comfort: %d, packed %s", n, quantity.Size(size))
+		}
 	}
-	file := filepath.Join(filepath.Dir(s.Initrd), filepath.Base(initramfs.ComfortFile))
+	file, n, _, err := s.packed(needed, initramfs.NeededInTree)
+	if err != nil || n == 0 {
+		return err
+	}
+	return t.AddFile(initramfs.NeededInTree, file)
+}
+
+// packed writes an archive of programs beside the initramfs. It returns how many they are, and its size.
+func (s *System) packed(c *initramfs.Packing, name string) (file string, n int, size int64, err error) {
+	fail := func(err error) (string, int, int64, error) {
+		return "", 0, 0, fmt.Errorf("cannot pack the programs: %w", err)
+	}
+	file = filepath.Join(filepath.Dir(s.Initrd), filepath.Base(name))
 	w, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("cannot pack the comfort programs: %w", err)
+		return fail(err)
 	}
 	defer w.Close()
-	n, err := c.TakeOut(w, s.compression())
-	if err != nil {
-		return err
+	if n, err = c.TakeOut(w, s.compression()); err != nil {
+		return "", 0, 0, err
 	}
 	st, err := w.Stat()
 	if err = errors.Join(err, w.Close()); err != nil {
-		return fmt.Errorf("cannot pack the comfort programs: %w", err)
+		return fail(err)
 	}
-	if n > 0 {
-		s.comfort = file
-		s.by.Report.Note("programs for comfort: %d, packed %s", n, quantity.Size(st.Size()))
-	}
-	return nil
+	return file, n, st.Size(), nil
 }
 
 // compression is what the kernel can unpack.

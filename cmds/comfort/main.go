@@ -1,6 +1,6 @@
-// Command comfort is the interpreter of the scripts that stand in the places of programs
-// for comfort: it unpacks the program from the medium, and becomes it. When that is not
-// possible, our own command of the same name does the work.
+// Command comfort is the interpreter of the scripts that stand in the places of packed
+// programs: it unpacks the program, and becomes it. When that is not possible, our own
+// command of the same name does the work.
 package main
 
 import (
@@ -33,7 +33,7 @@ func run(script string, words []string) error {
 		return fmt.Errorf("cannot find %s: %w", script, err)
 	}
 	words[0] = filepath.Base(script) // which is what was typed, as far as anybody knows
-	if err = initramfs.UnpackComfort("/", file, "/"+initramfs.ComfortInTree, filepath.Join(rescue.MediumDir, initramfs.ComfortFile)); err == nil {
+	if err = initramfs.Unpack("/", file, "/"+initramfs.NeededInTree, "/"+initramfs.ComfortInTree, filepath.Join(rescue.MediumDir, initramfs.ComfortFile)); err == nil {
 		err = syscall.Exec(file, words, os.Environ())
 	}
 	own := filepath.Base(script)

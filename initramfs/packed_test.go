@@ -2,6 +2,7 @@ package initramfs
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +23,7 @@ func comfortTree(t *testing.T, root string) string {
 		t.Fatal(err)
 	}
 	had := f.Paths()
-	c := f.BeginComfort()
+	c := f.BeginPacking()
 	if _, err := f.Carry(t.Context(), tool.Exec{}, []Program{{Name: "bash"}, {Name: "mke2fs"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func comfortTree(t *testing.T, root string) string {
 			t.Errorf("%s is in the tree", p)
 		}
 	}
-	for _, p := range []string{"usr/bin/bash", "usr/sbin/mke2fs", comfortList} {
+	for _, p := range []string{"usr/bin/bash", "usr/sbin/mke2fs", packedList} {
 		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(p)), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -83,15 +84,15 @@ func TestComfort(t *testing.T) {
 	archive := comfortTree(t, root)
 	script := func() bool {
 		b, err := os.ReadFile(root + "/usr/sbin/mke2fs")
-		return err == nil && string(b) == comfortScript
+		return err == nil && string(b) == packedScript
 	}
 	for name, archives := range map[string][]string{"no archive": {root + "/none"}, "a directory": {root}} {
-		if err := UnpackComfort(root, "/usr/sbin/mke2fs", archives...); err == nil || !script() {
-			t.Errorf("UnpackComfort with %s = %v; want an error, and the script as it was", name, err)
+		if err := Unpack(root, "/usr/sbin/mke2fs", archives...); err == nil || !script() {
+			t.Errorf("Unpack with %s = %v; want an error, and the script as it was", name, err)
 		}
 	}
-	if err := UnpackComfort(root, "/usr/bin/true", archive); err == nil || !strings.Contains(err.Error(), "none of the programs") {
-		t.Errorf("UnpackComfort(true) = %v; want that it is none of them", err)
+	if err := Unpack(root, "/usr/bin/true", archive); err == nil || !strings.Contains(err.Error(), "none of the programs") {
+		t.Errorf("Unpack(true) = %v; want that it is none of them", err)
 	}
 	b, err := os.ReadFile(archive)
 	if err != nil {
@@ -101,10 +102,10 @@ func TestComfort(t *testing.T) {
 	if err := os.WriteFile(cut, b[:len(b)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := UnpackComfort(root, "/usr/sbin/mke2fs", cut); err == nil || !script() {
-		t.Errorf("UnpackComfort from a cut archive = %v; want an error, and the script as it was", err)
+	if err := Unpack(root, "/usr/sbin/mke2fs", cut); err == nil || !script() {
+		t.Errorf("Unpack from a cut archive = %v; want an error, and the script as it was", err)
 	}
-	if err := UnpackComfort(root, "/usr/sbin/mke2fs", root+"/none", archive); err != nil {
+	if err := Unpack(root, "/usr/sbin/mke2fs", root+"/none", archive); err != nil {
 		t.Fatal(err)
 	}
 	// What is there is not unpacked again: programs use it.
@@ -116,13 +117,13 @@ func TestComfort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := UnpackComfort(root, "/usr/sbin/mke2fs", archive); err != nil {
+	if err := Unpack(root, "/usr/sbin/mke2fs", archive); err != nil {
 		t.Fatal(err)
 	}
 	if after, err := os.Stat(lib[0]); err != nil || !os.SameFile(before, after) {
 		t.Errorf("%s was replaced: %v", lib[0], err)
 	}
-	if left, err := filepath.Glob(root + "/usr/*/.comfort-*"); err != nil || len(left) > 0 {
+	if left, err := filepath.Glob(root + "/usr/*/.packed-*"); err != nil || len(left) > 0 {
 		t.Errorf("files are left: %v, %v", left, err)
 	}
 	if os.Geteuid() != 0 {
@@ -133,6 +134,68 @@ func TestComfort(t *testing.T) {
 	c.Env = []string{}
 	if out, err := c.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("mke2fs 1.")) {
 		t.Errorf("mke2fs -V = %q, %v; want its version", out, err)
+	}
+}
+
+// TestPacked: programs of two archives that share libraries, also with data that only one of two
+// places has.
+func TestPacked(t *testing.T) {
+	f := New()
+	data := filepath.Join("/usr/lib", "os-release")
+	needed := f.BeginPacking()
+	if _, err := f.Carry(t.Context(), tool.Exec{}, []Program{{Name: "mke2fs", Data: []string{"/usr/lib/none", data}}}); err != nil {
+		t.Fatal(err)
+	}
+	comfort := f.BeginPacking()
+	if _, err := f.Carry(t.Context(), tool.Exec{}, []Program{{Name: "e2label", Or: []string{"tune2fs"}}}); err != nil {
+		t.Fatal(err)
+	}
+	root, dir := t.TempDir(), t.TempDir()
+	archives := []string{filepath.Join(dir, "needed"), filepath.Join(dir, "comfort")}
+	for i, c := range []*Packing{comfort, needed} {
+		w, err := os.Create(archives[1-i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.TakeOut(w, Zstd); n != 1 || err != nil {
+			t.Fatalf("TakeOut = %d, %v; want 1 program", n, err)
+		}
+		w.Close()
+	}
+	if err := f.stage(root); err != nil {
+		t.Fatal(err)
+	}
+	for p, e := range f.entries {
+		if strings.Contains(p, ".so") || p == "usr/lib/os-release" {
+			t.Errorf("%s is in the tree", p)
+		}
+		if e.content != nil {
+			if err := errors.Join(os.MkdirAll(filepath.Join(root, filepath.Dir(p)), 0o755), os.WriteFile(filepath.Join(root, p), e.content, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := Unpack(root, "/usr/sbin/tune2fs", archives[1]); err == nil || !strings.Contains(err.Error(), "does not have") {
+		t.Errorf("Unpack(tune2fs) without the archive of libraries = %v; want what is missing", err)
+	}
+	for _, p := range []string{"tune2fs", "mke2fs"} {
+		if err := Unpack(root, "/usr/sbin/"+p, archives...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := os.ReadFile(root + data); err != nil || len(b) == 0 {
+		t.Errorf("the data of mke2fs: %d bytes, %v", len(b), err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("chroot needs root; CI is root")
+	}
+	for _, p := range []string{"tune2fs", "mke2fs"} {
+		c := exec.Command("/usr/sbin/"+p, "-V")
+		c.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+		c.Env = []string{}
+		if out, err := c.CombinedOutput(); !bytes.Contains(out, []byte(p+" 1.")) {
+			t.Errorf("%s -V = %q, %v; want its version", p, out, err)
+		}
 	}
 }
 
