@@ -129,11 +129,11 @@ func TestFlash(t *testing.T) {
 	} {
 		f.want(0, c)
 	}
-	f.want(1, "restore --yes --confirm FLASH01,FOLD01,LOG01,"+SDSerial+" /set/*T*Z", "make nilfs2 on /dev/vdc", "make f2fs on /dev/sda", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
+	f.want(1, "restore --yes --signer none --confirm FLASH01,FOLD01,LOG01,"+SDSerial+" /set/*T*Z", "make nilfs2 on /dev/vdc", "make f2fs on /dev/sda", "write GPT with 1 partition on /dev/mmcblk0", "make jfs on /dev/mmcblk0p1", "cannot install a boot loader: the source machine's is not known")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"after.json && cat /d/etc/fstab", "LABEL=journ /data jfs")
 	// And one of them alone, onto what is there.
 	f.want(0, umount+" && dd if=/dev/zero of=/dev/mmcblk0p1 bs=1M count=8")
-	f.want(0, "restore --yes --confirm "+SDSerial+" --only /data --onto /dev/mmcblk0p1 /set/*T*Z")
+	f.want(0, "restore --yes --signer none --confirm "+SDSerial+" --only /data --onto /dev/mmcblk0p1 /set/*T*Z")
 	f.want(0, "umount -R /mnt/target; "+mount+" && "+describe+"only.json && "+umount+" && umount /set")
 	flashReadOnly(ctx, t, vm, dir, mount)
 	var seen [3][]tree.Entry
