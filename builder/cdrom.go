@@ -12,6 +12,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -55,9 +56,12 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 		return err
 	}
 	if opt.From != "" {
-		s, err := manifest.Open(opt.From)
+		x, err := manifest.Describe(store.Dir(opt.From))
+		if err == nil && x == nil {
+			_, err = manifest.Open(opt.From) // reports what is missing
+		}
 		if err == nil {
-			err = system(s.Manifest.ID)
+			err = system(x.ID())
 		}
 		if err == nil {
 			err = d.Divide(ctx, opt.From)
@@ -65,7 +69,7 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 		return &DiscResult{Set: filepath.Base(opt.From), Images: d.Images}, err
 	}
 	now, id := time.Now(), uuid.New()
-	if d.Directory, err = set.NewDirectory(dir, p.Layout.Hostname, now, b.Report); err != nil {
+	if d.Placed, err = b.below(ctx, p, dir, work, id, now); err != nil {
 		return nil, err
 	}
 	man, err := b.write(ctx, p, id, now, d, dir, func() error { return system(id) })

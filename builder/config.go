@@ -52,6 +52,8 @@ type Config struct {
 	// Recipients are age or SSH public keys, which sets and the headers of LUKS devices
 	// are encrypted for: their private keys are not needed here.
 	Recipients []string `yaml:"recipients"`
+	// PassphraseFile has a passphrase that takes the place of recipients.
+	PassphraseFile string `yaml:"passphrase_file"`
 	// LUKSHeaders is encrypted, or none: then a restore recreates LUKS, with a
 	// new passphrase. "" is encrypted when there are recipients; without any
 	// the headers are reported as not covered.
@@ -132,12 +134,16 @@ func (c *Config) Validate() error {
 	if _, err := c.recipients(); err != nil {
 		errs = append(errs, err)
 	}
-	if c.Encrypt && len(c.Recipients) == 0 {
-		errs = append(errs, errors.New("encrypt: true wants recipients"))
+	keys := len(c.Recipients) > 0 || c.PassphraseFile != ""
+	if len(c.Recipients) > 0 && c.PassphraseFile != "" {
+		errs = append(errs, errors.New("recipients and passphrase_file exclude each other"))
+	}
+	if c.Encrypt && !keys {
+		errs = append(errs, errors.New("encrypt: true wants recipients, or a passphrase_file"))
 	}
 	switch {
-	case c.LUKSHeaders == "encrypted" && len(c.Recipients) == 0:
-		errs = append(errs, errors.New("luks_headers: encrypted wants recipients"))
+	case c.LUKSHeaders == "encrypted" && !keys:
+		errs = append(errs, errors.New("luks_headers: encrypted wants recipients, or a passphrase_file"))
 	case c.LUKSHeaders != "" && c.LUKSHeaders != "encrypted" && c.LUKSHeaders != "none":
 		errs = append(errs, fmt.Errorf("luks_headers: %q; want encrypted or none", c.LUKSHeaders))
 	}

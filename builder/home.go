@@ -122,4 +122,4 @@ func (c *Config) server() string {
 }
 
 // ErrNotEncrypted is the fault of a destination that can't have encrypted sets.
-var ErrNotEncrypted = errors.New("the configuration has encrypt, and only sets in directories and on servers can be encrypted (mkcdrec path); set encrypt: false to write one that is not encrypted")
+var ErrNotEncrypted = errors.New("the configuration has encrypt, and sets on tape can't be encrypted; set encrypt: false to write one that is not encrypted, or have the drive encrypt it")

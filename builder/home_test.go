@@ -22,6 +22,7 @@ import (
 	made "github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -57,7 +58,7 @@ func TestToHome(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		door := manifest.Door{Identities: func() ([]age.Identity, error) { return []age.Identity{id}, nil }}
+		door := manifest.Door{Identities: func(bool) ([]age.Identity, error) { return []age.Identity{id}, nil }}
 		s, err := door.Open(t.Context(), dir)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -93,7 +94,10 @@ func TestToHome(t *testing.T) {
 		if !encrypt {
 			continue
 		}
-		for what, d := range map[string]manifest.Door{"no": {}, "another": {Identities: func() ([]age.Identity, error) { x, err := age.GenerateX25519Identity(); return []age.Identity{x}, err }}} {
+		for what, d := range map[string]manifest.Door{"no": {}, "another": {Identities: func(bool) ([]age.Identity, error) {
+			x, err := age.GenerateX25519Identity()
+			return []age.Identity{x}, err
+		}}} {
 			if _, err := d.Open(t.Context(), dir); err == nil {
 				t.Errorf("the set opens with %s identity", what)
 			}
@@ -280,7 +284,7 @@ func TestHomeIncrement(t *testing.T) {
 		if err := os.WriteFile(src+"/big", big, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		door := manifest.Door{Identities: func() ([]age.Identity, error) { return []age.Identity{id}, nil }}
+		door := manifest.Door{Identities: func(bool) ([]age.Identity, error) { return []age.Identity{id}, nil }}
 		home := homeOf(t, dir)
 		var sets []string
 		for n := range 3 {
@@ -407,5 +411,66 @@ func TestHomeBase(t *testing.T) {
 				t.Errorf("full: %v; reported %q; want %q", full, got, c.want)
 			}
 		})
+	}
+}
+
+// TestDiscsEncrypted: discs of a machine that encrypts with a passphrase have nothing that can be read without it, and
+// the increments of sets with another passphrase are not made.
+func TestDiscsEncrypted(t *testing.T) {
+	b, dir := fakeMachine(t), t.TempDir()
+	b.SigningKey, b.Work = filepath.Join(t.TempDir(), "key"), t.TempDir()
+	file := filepath.Join(t.TempDir(), "phrase")
+	if err := os.WriteFile(file, []byte("four words of mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.Config.Encrypt, b.Config.PassphraseFile = true, file
+	r, err := b.Discs(t.Context(), machinePlan(t), dir, DiscOptions{Size: 64 << 20, Keep: true})
+	if err != nil || len(r.Images) != 1 {
+		t.Fatalf("Discs = %+v, %v; want one image", r, err)
+	}
+	at := filepath.Join(t.TempDir(), "disc")
+	if out, err := exec.Command("xorriso", "-osirrox", "on", "-indev", r.Images[0].File, "-extract", "/"+r.Set, filepath.Join(at, r.Set)).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	known, err := agekey.FromPassphrase([]byte("four words of mine"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	door := manifest.Door{Identities: func(bool) ([]age.Identity, error) { return []age.Identity{known}, nil }}
+	for _, place := range []string{filepath.Join(at, r.Set), filepath.Join(dir, r.Set)} {
+		s, err := door.Open(t.Context(), place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Verify(t.Context(), true, progress.None{}); err != nil || s.Signer == nil || s.SignatureFault != nil {
+			t.Errorf("%s: %v, signed by %v, %v; want a whole set that is signed", place, err, s.Signer, s.SignatureFault)
+		}
+		checkHome(t, place, true)
+	}
+	_, first, err := b.encryptFor()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("four other words\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, second, err := b.encryptFor(); err != nil || first == second || first == "" {
+		t.Errorf("digests of two passphrases: %q, %q, %v; want different ones", first, second, err)
+	}
+	for name, c := range map[string]struct {
+		mode os.FileMode
+		text string
+		want string
+	}{"readable by others": {0o644, "four words of mine", "mode 0644"}, "short": {0o600, "1234567\n", "at least 8"}, "empty": {0o600, "", "at least 8"}} {
+		if err := errors.Join(os.Remove(file), os.WriteFile(file, []byte(c.text), c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Config.Validate(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: Validate = %v; want %q", name, err, c.want)
+		}
+	}
+	b.Config.Recipients = []string{"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"}
+	if err := b.Config.Validate(); err == nil || !strings.Contains(err.Error(), "exclude each other") {
+		t.Errorf("Validate(both) = %v; want that they exclude each other", err)
 	}
 }

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"filippo.io/age"
+	"golang.org/x/crypto/scrypt"
 
 	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -23,6 +25,9 @@ func (c *Config) recipients() ([]age.Recipient, error) {
 
 // recipientKeys is recipients, with the text of each key without its comment.
 func (c *Config) recipientKeys() (out []age.Recipient, keys []string, err error) {
+	if c.PassphraseFile != "" {
+		return c.passphrase()
+	}
 	add := func(where, key string) error {
 		r, err := recipient(where, key)
 		f := strings.Fields(key)
@@ -55,6 +60,23 @@ func (c *Config) recipientKeys() (out []age.Recipient, keys []string, err error)
 	return out, keys, nil
 }
 
+// passphrase is the recipient that knows the passphrase, and the passphrase.
+func (c *Config) passphrase() ([]age.Recipient, []string, error) {
+	b, err := regular.ReadSecret(c.PassphraseFile, maxPassphrase)
+	if err != nil {
+		return nil, nil, fmt.Errorf("passphrase_file: %w", err)
+	}
+	b = bytes.TrimRight(b, "\r\n")
+	r, err := agekey.Passphrase(b)
+	if err != nil {
+		return nil, nil, fmt.Errorf("passphrase_file: %s: %w", c.PassphraseFile, err)
+	}
+	return []age.Recipient{r}, []string{string(b)}, nil
+}
+
+// maxPassphrase is the longest passphrase, in bytes.
+const maxPassphrase = 1 << 10
+
 // maxRecipients is the largest file of recipients that is read, in bytes.
 const maxRecipients = 1 << 20
 
@@ -77,9 +99,16 @@ func (b *Builder) encryptFor() ([]age.Recipient, string, error) {
 		return nil, "", nil
 	}
 	r, keys, err := b.Config.recipientKeys()
+	if err != nil {
+		return nil, "", err
+	}
+	if b.Config.PassphraseFile != "" { // a digest is not to make it easier to guess
+		slow, err := scrypt.Key([]byte(keys[0]), []byte("mkcdrec recipients"), 1<<17, 8, 1, 32)
+		return r, hex.EncodeToString(slow), err
+	}
 	slices.Sort(keys)
 	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(keys), "\n")))
-	return r, hex.EncodeToString(sum[:]), err
+	return r, hex.EncodeToString(sum[:]), nil
 }
 
 // luks decides what becomes of the headers of LUKS devices.

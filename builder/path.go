@@ -13,6 +13,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -85,15 +86,26 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	return r, nil
 }
 
-// placed is a sink of a set with a name.
-type placed interface {
-	set.Sink
-	Final() string // its place, for people; the last part is the name
+// below begins a set below a directory of this machine, encrypted if that is configured. Its small
+// files may be put together in work.
+func (b *Builder) below(ctx context.Context, p *Plan, dir, work, id string, now time.Time) (set.Placed, error) {
+	recipients, _, err := b.encryptFor()
+	if err != nil {
+		return nil, err
+	}
+	if len(recipients) == 0 {
+		return set.NewDirectory(dir, p.Layout.Hostname, now, b.Report)
+	}
+	home, err := store.OpenHome(ctx, dir, store.Access{})
+	if err != nil {
+		return nil, err
+	}
+	return set.NewHome(ctx, home, work, p.Layout.Hostname, id, now, recipients, b.Report)
 }
 
 // withMedium writes a set with the medium that restores it, and keeps the state for the next
 // increment. dir is the directory with the sets, "" for none; committed has the manifest then.
-func (b *Builder) withMedium(ctx context.Context, p *Plan, id string, now time.Time, sink placed, dir, committed string, h rescue.Hint) (*Result, error) {
+func (b *Builder) withMedium(ctx context.Context, p *Plan, id string, now time.Time, sink set.Placed, dir, committed string, h rescue.Hint) (*Result, error) {
 	if p.Holder != nil {
 		h.FSUUID, h.Path = p.Holder.UUID, filepath.Join(p.HolderPath, filepath.Base(sink.Final()))
 	}

@@ -425,7 +425,12 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 	}
 	// The rescue system is not in the set: it has a place of its own on the stick.
 	now := time.Now()
-	sink, err := set.NewDirectory(dir, p.Layout.Hostname, now, w.b.Report)
+	work, err := os.MkdirTemp(w.b.Work, "mkcdrec-set-*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	defer os.RemoveAll(work)
+	sink, err := w.b.below(ctx, p, dir, work, w.setID, now)
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,8 @@ type Circle struct {
 	// Discs, if not "", has the backup divided among discs of this size, three
 	// of them, and restored from them through one drive.
 	Discs string
+	// Sealed has the backup encrypted with a passphrase, which the restore asks for.
+	Sealed bool
 	// Tapes, if not nil, are the sizes of two tapes in MiB: the backup goes to
 	// an OBDR tape and on to a second reel, and is restored from them by the
 	// image that a drive would present.

@@ -124,12 +124,15 @@ func TestKey(t *testing.T) {
 	})
 }
 
-// TestDiscs has the UEFI machine on three discs, with one drive, a wrong disc first.
+// TestDiscs has the UEFI machine on three discs, with one drive, a wrong disc first, and once encrypted with a passphrase.
 // TestNetboot restores the same machine over HTTP, the long matrix from a directory.
 func TestDiscs(t *testing.T) {
 	long(t)
 	t.Run("cdrom-set", func(t *testing.T) {
 		runCircle(t, Circle{Kind: UEFIPlain, Discs: "85M", TargetSize: machines[UEFIPlain].larger})
+	})
+	t.Run("cdrom-sealed", func(t *testing.T) {
+		runCircle(t, Circle{Kind: UEFIPlain, Discs: "85M", Sealed: true, TargetSize: machines[UEFIPlain].larger})
 	})
 }
 

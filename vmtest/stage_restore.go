@@ -142,6 +142,9 @@ func (r *circle) restoreKey(ctx context.Context) error {
 	return r.restored(own)
 }
 
+// phrase is the passphrase of an encrypted set.
+const phrase = "four words of mine"
+
 // restoreDiscs starts the first disc, and changes discs when asked: first it
 // puts in a wrong one.
 func (r *circle) restoreDiscs(ctx context.Context) error {
@@ -165,6 +168,11 @@ func (r *circle) restoreDiscs(ctx context.Context) error {
 		return err
 	}
 	defer vm.Kill()
+	if r.Sealed {
+		if err := play(vm, step{wait: `is encrypted with a passphrase: `, send: phrase + "\n"}); err != nil {
+			return err
+		}
+	}
 	for _, step := range []struct{ pattern, disc string }{
 		{`put in disc 2, label (MKCDREC_\w+_2)`, discs[2]},
 		{`put in disc 2, label MKCDREC_\w+_2; in /dev/sr0 is "MKCDREC_\w+_3"`, discs[1]},

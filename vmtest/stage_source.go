@@ -55,6 +55,12 @@ func (r *circle) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if r.Sealed {
+		config += "encrypt: true\npassphrase_file: /backup/passphrase\n"
+		if err := os.WriteFile(stage+"/passphrase", []byte(phrase+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
 	if err := os.WriteFile(stage+"/mkcdrec.yaml", []byte(config), 0o600); err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mkcdrec/mkcdrec/internal/frames"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -39,8 +38,9 @@ const minVolume = 4 << 20
 // NAME_2.iso ... An image appears whole. The set is written to a directory first, and
 // divided when it is whole: then the content of every disc is known exactly.
 type Discs struct {
-	// Directory is where the set is written; nil if only Divide is called.
-	*Directory
+	// Placed is where the set is written, below a directory of this machine; nil if only Divide
+	// is called.
+	Placed
 	Into    string // where the images are put
 	Work    string // for temporary files, on the same file system
 	Size    int64  // of a disc, bytes
@@ -53,18 +53,15 @@ type Discs struct {
 	Report progress.Reporter
 	Images []DiscImage // that were made
 
-	set   *manifest.Set
+	set   *parts
 	index manifest.Discs
-	// common are the files that every disc has, by name, first those that only
-	// the first one has.
-	common, first map[string]string
-	next          []volume.Header // of each archive, the volume to be made
+	next  []volume.Header // of each archive, the volume to be made
 }
 
 // Commit names the set and makes its images. When that fails the set stays, and the error
 // reports it.
 func (d *Discs) Commit(ctx context.Context) error {
-	if err := d.Directory.Commit(ctx); err != nil {
+	if err := d.Placed.Commit(ctx); err != nil {
 		return err
 	}
 	from := d.Final()
@@ -82,20 +79,13 @@ func (d *Discs) Commit(ctx context.Context) error {
 
 // Divide makes the images of a set in a directory, disc by disc.
 func (d *Discs) Divide(ctx context.Context, from string) (err error) {
-	if d.set, err = manifest.Open(from); err != nil {
-		return err
+	if d.set, err = readParts(from, d.Work, d.Sign); err != nil {
+		return fmt.Errorf("cannot divide %s: %w", from, err)
 	}
-	if d.set.Local() == "" {
-		return fmt.Errorf("cannot divide %s: want a backup set in one directory", from)
-	}
-	if err := d.set.SignatureFault; err != nil {
-		return fmt.Errorf("cannot divide %s: the signature of the backup set is not valid: %w", from, err)
-	}
-	if n := len(d.set.Manifest.Needs); n > 0 {
-		return fmt.Errorf("cannot divide %s: it is an increment that needs %d earlier sets; discs take full sets only", from, n)
-	}
-	if err := d.collect(); err != nil {
-		return err
+	defer d.set.close()
+	d.index = manifest.Discs{Version: manifest.Version, ID: d.set.id}
+	for _, p := range d.set.divided {
+		d.index.Archives = append(d.index.Archives, manifest.Divided{File: p.name, Size: quantity.Size(p.size), Tail: p.tail, TailAt: quantity.Size(p.tailAt)})
 	}
 	bootable, err := d.measure(true)
 	if err != nil {
@@ -121,7 +111,7 @@ func (d *Discs) Divide(ctx context.Context, from string) (err error) {
 
 // image makes the image of a disc, under its name when it is whole.
 func (d *Discs) image(ctx context.Context, x manifest.Disc) error {
-	name := filepath.Join(d.Into, fmt.Sprintf("%s_%d.iso", filepath.Base(d.set.Local()), x.Number))
+	name := filepath.Join(d.Into, fmt.Sprintf("%s_%d.iso", filepath.Base(d.set.dir), x.Number))
 	tmp := filepath.Join(d.Work, "disc.iso")
 	if err := d.disc(ctx, x, tmp); err != nil {
 		return err
@@ -139,102 +129,6 @@ func (d *Discs) image(ctx context.Context, x manifest.Disc) error {
 	d.Images = append(d.Images, DiscImage{name, x.Label, quantity.Size(st.Size())})
 	d.Report.Note("%s: %s, label %s", name, quantity.Size(st.Size()), x.Label)
 	return nil
-}
-
-// collect finds the set's files, and writes the archives' tails beside them.
-func (d *Discs) collect() error {
-	d.index = manifest.Discs{Version: manifest.Version, ID: d.set.Manifest.ID}
-	d.common, d.first = map[string]string{}, map[string]string{}
-	archives := map[string]bool{}
-	for _, a := range d.framed() {
-		archives[a.Name] = true
-		l, err := d.lengths(a.Name)
-		if err != nil {
-			return err
-		}
-		tail := a.Name + ".tail"
-		at := int64(a.Size) - l[len(l)-1] - l[len(l)-2]
-		d.index.Archives = append(d.index.Archives, manifest.Divided{File: a.Name, Size: a.Size, Tail: tail, TailAt: quantity.Size(at)})
-		file := filepath.Join(d.Work, tail)
-		if err := copyFrom(filepath.Join(d.set.Local(), a.Name), at, file); err != nil {
-			return err
-		}
-		d.common[tail] = file
-	}
-	for _, f := range d.set.Manifest.Files {
-		switch {
-		case archives[f.Name], f.Name == manifest.RescueISO:
-		case strings.HasPrefix(f.Name, "log/"):
-			d.first[f.Name] = filepath.Join(d.set.Local(), f.Name)
-		default:
-			d.common[f.Name] = filepath.Join(d.set.Local(), f.Name)
-		}
-	}
-	return d.manifest()
-}
-
-// manifest makes the manifest of the discs, without rescue.iso: the first image itself stands for
-// it. It is signed as the set would be that is made here now.
-func (d *Discs) manifest() error {
-	m := *d.set.Manifest
-	m.Files = slices.DeleteFunc(slices.Clone(m.Files), func(f manifest.FileSum) bool { return f.Name == manifest.RescueISO })
-	if err := m.Write(d.Work); err != nil {
-		return err
-	}
-	if err := signFile(d.Work, manifest.File, d.Sign); err != nil {
-		return err
-	}
-	d.common[manifest.File] = filepath.Join(d.Work, manifest.File)
-	if d.Sign != nil {
-		d.common[manifest.Signature] = filepath.Join(d.Work, manifest.Signature)
-	}
-	return nil
-}
-
-// framed are the files that are divided between frames, in the order in which a
-// restore wants them: images of devices, then archives.
-func (d *Discs) framed() []manifest.FileSum {
-	var out []manifest.FileSum
-	add := func(name string) {
-		if f := d.set.Manifest.Sum(name); f.Name != "" {
-			out = append(out, f)
-		}
-	}
-	for _, m := range d.set.Layout.Images {
-		add(m.File)
-	}
-	for _, a := range d.set.Manifest.Archives {
-		add(a.File)
-	}
-	return out
-}
-
-// lengths are those of a file's frames.
-func (d *Discs) lengths(name string) ([]int64, error) {
-	f, err := d.set.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	l, err := frames.Lengths(f, f.Size())
-	if err != nil {
-		return nil, fmt.Errorf("cannot divide %s: %w", name, err)
-	}
-	return l, nil
-}
-
-func copyFrom(src string, at int64, dst string) error {
-	in, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, io.NewSectionReader(in, at, 1<<62))
-	return errors.Join(err, out.Close())
 }
 
 // reserve is for what is not known before the archives are divided: the index,
@@ -257,18 +151,18 @@ func (d *Discs) measure(first bool) (int64, error) {
 
 // put writes an image with what is not an archive.
 func (d *Discs) put(first bool, iso string, disc manifest.Disc, more func(*media.ISO, string)) error {
-	base := filepath.Base(d.set.Local()) + "/"
+	base := filepath.Base(d.set.dir) + "/"
 	extra := func(img *media.ISO) {
 		img.Label, img.Max, img.Private = disc.Label, 0, true
-		for n, f := range d.common {
+		for n, f := range d.set.common {
 			img.Files[base+n] = f
 		}
 		if first {
-			for n, f := range d.first {
+			for n, f := range d.set.first {
 				img.Files[base+n] = f
 			}
 		}
-		img.Content[disc.Label] = []byte(fmt.Sprintf("disc %d of the backup of %s\n", disc.Number, d.set.Manifest.Host))
+		img.Content[disc.Label] = []byte(fmt.Sprintf("disc %d of the backup of %s\n", disc.Number, d.set.host))
 		if more != nil {
 			more(img, base)
 		}
@@ -298,7 +192,7 @@ func (d *Discs) divide(first, others int64) error {
 	disc := 1
 	for i := range d.index.Archives {
 		a := &d.index.Archives[i]
-		lens, err := d.lengths(a.File)
+		lens, err := d.set.divided[i].lengths()
 		if err != nil {
 			return err
 		}
@@ -306,7 +200,7 @@ func (d *Discs) divide(first, others int64) error {
 		for len(lens) > 0 {
 			// Each file takes whole sectors; one more for its directory record. A
 			// file on ISO 9660 has at most 4 GiB.
-			n, length := volume.Fit(a.File, lens, min(left-8<<10, 4<<30-4096))
+			n, length := fit(a, lens, min(left-8<<10, 4<<30-4096))
 			if n == 0 || length < minVolume && n < len(lens) {
 				if left == others || disc > 1 && left == first {
 					return fmt.Errorf("cannot divide %s: a frame of %d bytes does not fit on a disc of %d", a.File, lens[0], d.Size)
@@ -329,7 +223,7 @@ func (d *Discs) divide(first, others int64) error {
 	for n := 1; n <= disc; n++ {
 		d.index.Discs = append(d.index.Discs, manifest.Disc{Number: n, Label: fmt.Sprintf("%s_%s_%d", rescue.VolumeLabel, short, n)})
 	}
-	created := d.set.Manifest.Created
+	created := d.set.created
 	id, err := volume.ParseID(d.index.ID)
 	if err != nil {
 		return err
@@ -338,6 +232,18 @@ func (d *Discs) divide(first, others int64) error {
 		d.next = append(d.next, volume.Header{ID: id, Name: a.File, Created: created, Number: 1})
 	}
 	return nil
+}
+
+// fit is how many pieces of a file go into a volume of at most room bytes, and its length.
+func fit(a *manifest.Divided, pieces []int64, room int64) (n int, length int64) {
+	if a.Tail != "" {
+		return volume.Fit(a.File, pieces, room)
+	}
+	for n < len(pieces) && length+pieces[n] <= room {
+		length += pieces[n]
+		n++
+	}
+	return n, length
 }
 
 // disc writes one image with its volumes and the lists of checksums.
@@ -440,11 +346,15 @@ func sumOf(file string, content []byte) ([2]string, error) {
 
 // volume writes one volume of an archive.
 func (d *Discs) volume(ctx context.Context, i int, a manifest.Divided, v manifest.Volume, w io.Writer) error {
-	f, err := os.Open(filepath.Join(d.set.Local(), a.File))
+	f, err := os.Open(filepath.Join(d.set.dir, a.File))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if a.Tail == "" {
+		_, err := io.Copy(w, io.NewSectionReader(f, int64(v.Offset), int64(v.Size)))
+		return errors.Join(err, ctx.Err())
+	}
 	if d.next[i].Number != v.Number {
 		return fmt.Errorf("volume %d of %s comes after %d", v.Number, a.File, d.next[i].Number)
 	}

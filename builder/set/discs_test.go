@@ -194,7 +194,7 @@ func TestDiscSink(t *testing.T) {
 		err    string
 	}{{"images", false, 16 << 20, 1, false, ""}, {"kept", true, 16 << 20, 1, true, ""}, {"too small", false, 1 << 20, 0, true, "cdrom --from"}} {
 		w := newWriter(t, Job{Archives: []Archive{planned(t, "sda1")}})
-		d := &Discs{Directory: w.sink.(*Directory), Into: t.TempDir(), Work: t.TempDir(), Size: c.size, KeepSet: c.keep, Report: progress.None{}}
+		d := &Discs{Placed: w.sink.(*Directory), Into: t.TempDir(), Work: t.TempDir(), Size: c.size, KeepSet: c.keep, Report: progress.None{}}
 		d.Medium = func(iso string, extra func(*media.ISO)) error {
 			img := media.ISO{Data: true, Files: map[string]string{}, Content: map[string][]byte{}}
 			extra(&img)

@@ -54,6 +54,12 @@ type Sink interface {
 	Remove() error
 }
 
+// Placed is a sink of a set that gets a name.
+type Placed interface {
+	Sink
+	Final() string // its place, for people; the last part is the name
+}
+
 // Job is what one set gets.
 type Job struct {
 	Layout   *layout.Layout

@@ -28,12 +28,13 @@ import (
 // setFlags are the options of commands that read a set.
 func setFlags() []cli.Flag {
 	return []cli.Flag{&cli.StringFlag{Name: "identity", Usage: "`FILE` with the age identity or SSH key that decrypts the set; asked for without"},
+		&cli.StringFlag{Name: "passphrase-file", Usage: "`FILE` with the passphrase of a set that is encrypted with one, instead of the one that the configuration names; asked for without"},
 		&cli.StringFlag{Name: "credentials", Usage: "`FILE` with the secrets of servers, instead of the one that the configuration names"}}
 }
 
 // ring has the keys that open sets.
 func (a *app) ring(ctx context.Context, c *cli.Command) *keyring.Ring {
-	r := &keyring.Ring{Identity: c.String("identity"), Credentials: cmp.Or(c.String("credentials"), a.cfg.Credentials)}
+	r := &keyring.Ring{Identity: c.String("identity"), Passphrase: cmp.Or(c.String("passphrase-file"), a.cfg.PassphraseFile), Credentials: cmp.Or(c.String("credentials"), a.cfg.Credentials)}
 	if term.IsTerminal(int(os.Stdin.Fd())) {
 		r.Ask = func(prompt string) ([]byte, error) {
 			a.ui.End()

@@ -68,6 +68,7 @@ func openSet(ctx context.Context, p *ui.Printer, k *keyring.Ring, want manifest.
 
 // keyFlags adds the options of what opens a set.
 func keyFlags(f *flag.FlagSet, k *keyring.Ring) *flag.FlagSet {
+	f.StringVar(&k.Passphrase, "passphrase-file", "", "`FILE` with the passphrase of a set that is encrypted with one; asked for without")
 	f.StringVar(&k.Identity, "identity", "", "`FILE` with the age identity or SSH key that decrypts the set; asked for without")
 	f.StringVar(&k.Credentials, "credentials", "", "`FILE` with the secrets of the server that has the set; without, those of the rescue system")
 	return f

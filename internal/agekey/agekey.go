@@ -45,6 +45,9 @@ func Recipient(s string) (age.Recipient, error) {
 	return age.ParseX25519Recipient(s)
 }
 
+// Keys gives what decrypts something, when it is needed: identities, or what a passphrase makes.
+type Keys func(passphrase bool) ([]age.Identity, error)
+
 // Secret asks a person for something that is not shown while it is typed.
 type Secret func(prompt string) ([]byte, error)
 
@@ -86,6 +89,35 @@ func Identities(b []byte, ask Secret) ([]age.Identity, error) {
 		return nil, errors.New("cannot use the identity: it has no key")
 	}
 	return ids, nil
+}
+
+// ByPassphrase reports whether a file of age is encrypted with a passphrase: its first stanza is of scrypt then
+// (age-encryption.org/v1).
+func ByPassphrase(b []byte) bool {
+	return bytes.HasPrefix(b, []byte("age-encryption.org/v1\n-> scrypt "))
+}
+
+// minPassphrase is how short a passphrase may be, in bytes.
+const minPassphrase = 8
+
+// Passphrase is the recipient of who knows a passphrase; age takes it alone only.
+func Passphrase(p []byte) (age.Recipient, error) {
+	if len(p) < minPassphrase {
+		return nil, fmt.Errorf("the passphrase has %d characters; want at least %d", len(p), minPassphrase)
+	}
+	return age.NewScryptRecipient(string(p))
+}
+
+// maxWorkFactor is that of the slowest passphrase that is tried: about 16 seconds.
+const maxWorkFactor = 22
+
+// FromPassphrase is the identity of who knows a passphrase.
+func FromPassphrase(p []byte) (age.Identity, error) {
+	id, err := age.NewScryptIdentity(string(p))
+	if err == nil {
+		id.SetMaxWorkFactor(maxWorkFactor)
+	}
+	return id, err
 }
 
 // sshIdentity parses an SSH private key; ask is called once its passphrase is needed.

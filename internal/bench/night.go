@@ -141,7 +141,7 @@ func fetch(ctx context.Context, place, dst string) (err error) {
 	open = func(dir string) (*archive.Reader, error) {
 		st := home.At(ctx, dir)
 		if id != nil {
-			s, err := sealed.Open(st, func() ([]age.Identity, error) { return []age.Identity{id}, nil })
+			s, err := sealed.Open(st, func(bool) ([]age.Identity, error) { return []age.Identity{id}, nil })
 			if err != nil {
 				return nil, err
 			}

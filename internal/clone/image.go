@@ -9,8 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"filippo.io/age"
-
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/clonezilla"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
@@ -84,7 +83,7 @@ func (p *partImage) ID() (id, digest string) {
 }
 
 // Header implements restore.Content: there are no LUKS devices.
-func (p *partImage) Header(*layout.Crypt, func() ([]age.Identity, error)) ([]byte, error) {
+func (p *partImage) Header(*layout.Crypt, agekey.Keys) ([]byte, error) {
 	return nil, errors.New("an image of partclone has no LUKS header")
 }
 

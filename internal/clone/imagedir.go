@@ -11,8 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"filippo.io/age"
-
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/clonezilla"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -80,7 +79,7 @@ func (d *imageDir) Lacks() (lacks, left []string) {
 func (d *imageDir) Has(...string) (bool, error) { return false, nil }
 
 // Header implements restore.Content.
-func (d *imageDir) Header(c *layout.Crypt, _ func() ([]age.Identity, error)) ([]byte, error) {
+func (d *imageDir) Header(c *layout.Crypt, _ agekey.Keys) ([]byte, error) {
 	b, err := d.set.Header(c.Device)
 	if err != nil {
 		return nil, err

@@ -17,9 +17,9 @@ import (
 	"slices"
 	"strings"
 
-	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
@@ -371,7 +371,7 @@ func (s *Source) Lacks() (lacks, left []string) { return s.lacks, nil }
 func (s *Source) Has(...string) (bool, error) { return true, nil }
 
 // Header implements restore.Content.
-func (s *Source) Header(c *layout.Crypt, _ func() ([]age.Identity, error)) ([]byte, error) {
+func (s *Source) Header(c *layout.Crypt, _ agekey.Keys) ([]byte, error) {
 	f, err := os.Open(s.path(c.Device))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read LUKS header: %w", err)

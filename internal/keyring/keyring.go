@@ -27,12 +27,14 @@ import (
 // Ring are files with keys; "" takes what this machine has, or asks.
 type Ring struct {
 	Identity    string // age identities, or an SSH private key
+	Passphrase  string // the passphrase of sets that are encrypted with one
 	Credentials string // secrets of servers
 	Signer      string // public keys of hosts, or NoSigner
 	// Ask asks a person for what is not shown while it is typed; nil where nobody is there.
 	Ask agekey.Secret
 
-	ids []age.Identity
+	ids    []age.Identity
+	phrase []age.Identity // of the passphrase
 }
 
 // NoSigner in the place of a file means that no key is expected: sets of other programs are never signed.
@@ -69,35 +71,64 @@ func (r *Ring) Access() (store.Access, error) {
 	return a, err
 }
 
-// Identities reads the identity file, or asks for an identity that is typed; once.
-func (r *Ring) Identities(ctx context.Context) ([]age.Identity, error) {
+// Identities reads the identity file, or that of the passphrase, or asks for what is typed; once.
+func (r *Ring) Identities(ctx context.Context, passphrase bool) ([]age.Identity, error) {
+	if passphrase {
+		return r.passphrase(ctx)
+	}
 	if r.ids != nil {
 		return r.ids, nil
 	}
-	none := &exit.Refusal{Reason: "no identity given that decrypts the backup set; use --identity to name a file with it"}
-	var b []byte
-	var err error
-	switch {
-	case r.Identity != "":
-		if b, err = interrupt.ReadFile(ctx, r.Identity); err != nil {
-			return nil, fmt.Errorf("cannot read the identity: %w", err)
-		}
-	case r.Ask == nil:
-		return nil, none
-	default:
-		b, err = r.Ask("The backup set, or a part of it, is encrypted. Its age identity (AGE-SECRET-KEY-1...): ")
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		if err != nil || len(bytes.TrimSpace(b)) == 0 {
-			return nil, none
-		}
+	b, err := r.secret(ctx, r.Identity, "cannot read the identity", "The backup set, or a part of it, is encrypted. Its age identity (AGE-SECRET-KEY-1...): ",
+		"no identity given that decrypts the backup set; use --identity to name a file with it")
+	if err != nil {
+		return nil, err
 	}
 	r.ids, err = agekey.Identities(b, r.Ask)
 	if errors.Is(err, agekey.ErrNoPassphrase) {
 		err = &exit.Refusal{Reason: err.Error()}
 	}
 	return r.ids, err
+}
+
+// passphrase is what the passphrase of a set decrypts.
+func (r *Ring) passphrase(ctx context.Context) ([]age.Identity, error) {
+	if r.phrase != nil {
+		return r.phrase, nil
+	}
+	b, err := r.secret(ctx, r.Passphrase, "cannot read the passphrase", "The backup set, or a part of it, is encrypted with a passphrase: ",
+		"no passphrase given that decrypts the backup set; use --passphrase-file to name a file with it")
+	if err != nil {
+		return nil, err
+	}
+	id, err := agekey.FromPassphrase(bytes.TrimRight(b, "\r\n"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the passphrase: %w", err)
+	}
+	r.phrase = []age.Identity{id}
+	return r.phrase, nil
+}
+
+// secret reads a file, or asks for what it would have. none is why the set is refused without.
+func (r *Ring) secret(ctx context.Context, file, cannot, question, none string) ([]byte, error) {
+	switch {
+	case file != "":
+		b, err := interrupt.ReadFile(ctx, file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", cannot, err)
+		}
+		return b, nil
+	case r.Ask == nil:
+		return nil, &exit.Refusal{Reason: none}
+	}
+	b, err := r.Ask(question)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err != nil || len(bytes.TrimSpace(b)) == 0 {
+		return nil, &exit.Refusal{Reason: none}
+	}
+	return b, nil
 }
 
 // Signers are the keys whose sets are restored without a question: of the file that was named,
@@ -130,5 +161,5 @@ func (r *Ring) Signers() ([]ssh.PublicKey, error) {
 // Door opens sets with these keys.
 func (r *Ring) Door(ctx context.Context, want manifest.Wanted, say func(format string, args ...any)) (manifest.Door, error) {
 	a, err := r.Access()
-	return manifest.Door{Want: want, Say: say, Access: a, Identities: func() ([]age.Identity, error) { return r.Identities(ctx) }}, err
+	return manifest.Door{Want: want, Say: say, Access: a, Identities: func(p bool) ([]age.Identity, error) { return r.Identities(ctx, p) }}, err
 }

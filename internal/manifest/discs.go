@@ -45,7 +45,8 @@ type Divided struct {
 	File string        `json:"file"`
 	Size quantity.Size `json:"size"`
 	// Tail is a file that every disc has: the archive's last bytes, from
-	// TailAt, where its index is.
+	// TailAt, where its index is; "" for an object of an encrypted set, whose volumes are its
+	// bytes and nothing else.
 	Tail    string        `json:"tail"`
 	TailAt  quantity.Size `json:"tailAt"`
 	Volumes []Volume      `json:"volumes"`
@@ -61,9 +62,12 @@ type Volume struct {
 	Length quantity.Size `json:"length"` // of the file
 }
 
-func (v Volume) valid() bool {
-	return v.Size > 0 && v.Length > v.Size && v.Disc >= 1 && v.File != "" && !strings.Contains(v.File, "/")
+func (v Volume) valid(bare bool) bool {
+	return v.Size > 0 && (v.Length > v.Size && !bare || v.Length == v.Size && bare) && v.Disc >= 1 && v.File != "" && !strings.Contains(v.File, "/")
 }
+
+// bare reports whether the volumes have no frames of their own.
+func (a *Divided) bare() bool { return a.Tail == "" }
 
 // ParseDiscs reads discs.json; unknown fields are refused.
 func ParseDiscs(b []byte) (*Discs, error) {
@@ -103,7 +107,7 @@ func (a *Divided) check(name string, discs int) error {
 	var errs []error
 	at := quantity.Size(0)
 	for j, v := range a.Volumes {
-		if v.Number != j+1 || v.Offset != at || v.Disc > discs || !v.valid() {
+		if v.Number != j+1 || v.Offset != at || v.Disc > discs || !v.valid(a.bare()) {
 			errs = append(errs, fmt.Errorf("%s.volumes[%d]: %+v", name, j, v))
 		}
 		at += v.Size
@@ -138,7 +142,7 @@ type discStore struct {
 
 type openVolume struct {
 	f *os.File
-	v *volume.File
+	v io.ReaderAt
 }
 
 // newDiscStore reads discs.json in dir; nil if absent.
@@ -191,7 +195,11 @@ func (s *discStore) Open(name string) (store.File, error) {
 	if a == nil {
 		return store.Dir(s.dir).Open(name)
 	}
-	tail, err := store.ReadFile(store.Dir(s.dir), a.Tail, frames.MaxIndex)
+	var tail []byte
+	var err error
+	if a.Tail != "" {
+		tail, err = store.ReadFile(store.Dir(s.dir), a.Tail, frames.MaxIndex)
+	}
 	if err == nil && int64(len(tail)) != int64(a.Size-a.TailAt) {
 		err = fmt.Errorf("%s has %d bytes, not %d", a.Tail, len(tail), int64(a.Size-a.TailAt))
 	}
@@ -226,7 +234,7 @@ func (s *discStore) closeAll() {
 }
 
 // volume gives an opened volume; it asks for its disc as often as it takes.
-func (s *discStore) volume(a *Divided, v Volume) (*volume.File, error) {
+func (s *discStore) volume(a *Divided, v Volume) (io.ReaderAt, error) {
 	if o := s.open[v.File]; o != nil {
 		return o.v, nil
 	}
@@ -259,6 +267,12 @@ func (s *discStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, e
 		return nil, err
 	}
 	st, err := f.Stat()
+	if err == nil && a.bare() {
+		if st.Size() == int64(v.Size) {
+			return &openVolume{f, f}, nil
+		}
+		err = fmt.Errorf("it has %d bytes, not %d", st.Size(), int64(v.Size))
+	}
 	var x *volume.File
 	if err == nil {
 		x, err = volume.OpenFile(f, st.Size())

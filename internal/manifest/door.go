@@ -14,6 +14,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
@@ -29,8 +30,8 @@ type Door struct {
 	Say func(format string, args ...any)
 	// Access has the secrets of servers.
 	Access store.Access
-	// Identities gives what decrypts a set; nil for nothing. It is called once.
-	Identities func() ([]age.Identity, error)
+	// Identities gives what decrypts a set; nil for nothing.
+	Identities agekey.Keys
 }
 
 func (d Door) say(format string, args ...any) {
@@ -40,11 +41,14 @@ func (d Door) say(format string, args ...any) {
 }
 
 // identities is Identities, with an error that names the option.
-func (d Door) identities() ([]age.Identity, error) {
-	if d.Identities == nil {
-		return nil, &exit.Refusal{Reason: "the backup set is encrypted; use --identity to name a file with the age identity or SSH key that decrypts it"}
+func (d Door) identities(passphrase bool) ([]age.Identity, error) {
+	switch {
+	case d.Identities != nil:
+		return d.Identities(passphrase)
+	case passphrase:
+		return nil, &exit.Refusal{Reason: "the backup set is encrypted with a passphrase; use --passphrase-file to name a file with it"}
 	}
-	return d.Identities()
+	return nil, &exit.Refusal{Reason: "the backup set is encrypted; use --identity to name a file with the age identity or SSH key that decrypts it"}
 }
 
 // Open opens the set at a place: a directory or the URL of a set; one of either that holds
@@ -275,21 +279,43 @@ func HasSet(st store.Store) bool { return kindOf(st) != noSet }
 // placeOf is the place of the set that a store has.
 func (d Door) placeOf(st store.Store) (place, error) {
 	if kindOf(st) == encryptedSet {
-		s, err := sealed.Open(st, d.identities)
-		if err != nil {
-			return nil, err
-		}
-		e := encrypted{files{Store: s}, s.Head, nil}
-		if dir, ok := st.(store.Dir); ok {
-			e.under = []string{string(dir)}
-		}
-		return e, nil
+		return d.encryptedIn(st)
 	}
 	p, err := placeOf(st)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", st, err)
 	}
 	return p, nil
+}
+
+// encryptedIn is the place of the encrypted set that a store has.
+func (d Door) encryptedIn(st store.Store) (place, error) {
+	dir, local := st.(store.Dir)
+	var discs *discStore
+	if local {
+		var err error
+		if discs, err = newDiscStore(string(dir)); err != nil {
+			return nil, fmt.Errorf("cannot use backup set %s: %w", st, err)
+		}
+		if discs != nil {
+			st = discs
+		}
+	}
+	s, err := sealed.Open(st, d.identities)
+	if err != nil {
+		return nil, err
+	}
+	if discs != nil {
+		if err := (onDiscs{discs: discs}).isOf(s.Head.ID); err != nil {
+			return nil, fmt.Errorf("cannot use backup set %s: %w", st, err)
+		}
+		return onDiscs{files{Store: s, inOrder: true}, discs, s.Object}, nil
+	}
+	e := encrypted{files{Store: s}, s.Head, nil}
+	if local {
+		e.under = []string{string(dir)}
+	}
+	return e, nil
 }
 
 // encrypted is a set that is decrypted while it is read.
@@ -379,6 +405,14 @@ type Description struct {
 	Manifest *Manifest
 	Digest   string // SHA-256 of the manifest, in hex
 	Head     *sealed.Head
+}
+
+// ID is that of the set.
+func (d *Description) ID() string {
+	if d.Head != nil {
+		return d.Head.ID
+	}
+	return d.Manifest.ID
 }
 
 // Describe reads what describes the set in a store; nil for none.

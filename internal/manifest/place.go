@@ -60,7 +60,7 @@ func placeOf(st store.Store) (place, error) {
 		return nil, err
 	}
 	if discs != nil {
-		return onDiscs{files{Store: discs, inOrder: true}, discs}, nil
+		return onDiscs{files{Store: discs, inOrder: true}, discs, func(name string) string { return name }}, nil
 	}
 	return directory{files{Store: dir}}, nil
 }
@@ -151,6 +151,8 @@ type web struct{ files }
 type onDiscs struct {
 	files
 	discs *discStore
+	// object gives the name on the discs of a file of the set.
+	object func(name string) string
 }
 
 func (d onDiscs) Dirs() []string                             { return []string{d.String()} }
@@ -170,7 +172,7 @@ func (d onDiscs) here(name string, ask bool) bool {
 		return true
 	}
 	_, err := d.Size(name)
-	return err == nil && (ask || d.discs.whole(name))
+	return err == nil && (ask || d.discs.whole(d.object(name)))
 }
 
 // onTape is a set on tape.

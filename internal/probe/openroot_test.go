@@ -74,7 +74,7 @@ func TestOpenRoot(t *testing.T) {
 			if err := unix.Unmount(at, 0); err != nil {
 				t.Fatal(err)
 			}
-			for n := 0; (Machine{}).superblockInUse(typ, f.Device) && n < 1000; n++ {
+			for n := 0; (Machine{}).superblockInUse(typ, f.Device) && n < 6000; n++ {
 				time.Sleep(10 * time.Millisecond) // the thread of inNamespace may not have ended yet
 			}
 			before := sum(t, dev)

@@ -10,6 +10,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -33,7 +34,7 @@ type Content interface {
 	Has(paths ...string) (bool, error)
 	// Header is all that is on a LUKS device before its data. identities is called if it
 	// has to be decrypted.
-	Header(c *layout.Crypt, identities func() ([]age.Identity, error)) ([]byte, error)
+	Header(c *layout.Crypt, identities agekey.Keys) ([]byte, error)
 	// Files puts the files of the file system on dev, a device of Layout, that are
 	// mounted at m below dest. It gives nil without files for a mount without a path.
 	Files(ctx context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, rep progress.Reporter) (*archive.Summary, error)
@@ -60,19 +61,23 @@ func (s setContent) ID() (id, digest string) { return s.Manifest.ID, s.Digest }
 
 func (s setContent) Layout() *layout.Layout { return s.Set.Layout }
 
-func (s setContent) Header(c *layout.Crypt, identities func() ([]age.Identity, error)) ([]byte, error) {
+func (s setContent) Header(c *layout.Crypt, identities agekey.Keys) ([]byte, error) {
 	name := c.Header
-	ids, err := identities()
-	if err != nil {
-		return nil, err
-	}
 	b, err := store.ReadFile(s, name, maxHeader)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read LUKS header: %w", err)
 	}
+	passphrase := agekey.ByPassphrase(b)
+	ids, err := identities(passphrase)
+	if err != nil {
+		return nil, err
+	}
 	in, err := age.Decrypt(bytes.NewReader(b), ids...)
 	if err != nil {
 		var no *age.NoIdentityMatchError
+		if errors.As(err, &no) && passphrase {
+			return nil, &exit.Refusal{Reason: fmt.Sprintf("the passphrase does not decrypt %s; --new-luks recreates LUKS without it", name)}
+		}
 		if errors.As(err, &no) {
 			return nil, &exit.Refusal{Reason: fmt.Sprintf("the identity does not decrypt %s: it was encrypted for another; --new-luks recreates LUKS without it", name)}
 		}

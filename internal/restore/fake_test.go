@@ -12,8 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"filippo.io/age"
-
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
@@ -42,7 +41,7 @@ func (f *files) Layout() *layout.Layout        { return f.l }
 func (f *files) Lacks() (lacks, left []string) { return []string{"sdz: not mounted"}, []string{"/tmp"} }
 func (f *files) Has(...string) (bool, error)   { return f.has, nil }
 func (f *files) Lost() []string                { return []string{"lost"} }
-func (f *files) Header(*layout.Crypt, func() ([]age.Identity, error)) ([]byte, error) {
+func (f *files) Header(*layout.Crypt, agekey.Keys) ([]byte, error) {
 	return bytes.Repeat([]byte("H"), 1<<20), nil
 }
 func (f *files) Files(_ context.Context, dev string, m layout.Mount, dest string, o archive.ExtractOptions, _ progress.Reporter) (*archive.Summary, error) {

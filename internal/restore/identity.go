@@ -8,8 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"filippo.io/age"
-
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
@@ -42,7 +41,7 @@ func (r renewed) ID() (id, digest string) {
 	return id + " with a new identity", digest
 }
 
-func (r renewed) Header(c *layout.Crypt, ids func() ([]age.Identity, error)) ([]byte, error) {
+func (r renewed) Header(c *layout.Crypt, ids agekey.Keys) ([]byte, error) {
 	b, err := r.Content.Header(c, ids) // it knows the device by c.Header and c.Device, which are not volumes with other names
 	if err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func (r *Restorer) keys(ctx context.Context) error {
 		k := recreate.Key{}
 		if s.Crypt.Header != "" {
 			var err error
-			k.Header, err = r.content.Header(s.Crypt, func() ([]age.Identity, error) { return r.ring().Identities(ctx) })
+			k.Header, err = r.content.Header(s.Crypt, func(p bool) ([]age.Identity, error) { return r.ring().Identities(ctx, p) })
 			if err != nil {
 				return err
 			}

@@ -46,6 +46,8 @@ type Request struct {
 	// Identity is a file with age identities, or an SSH private key, that decrypts what the
 	// set has encrypted; "" asks for it.
 	Identity string `yaml:"identity"`
+	// PassphraseFile has the passphrase of a set that is encrypted with one; "" asks for it.
+	PassphraseFile string `yaml:"passphrase-file"`
 	// Signer is a file with public keys of hosts whose sets are restored without a question;
 	// "" takes those of the rescue system. Credentials is a file with secrets of servers.
 	Signer      string `yaml:"signer"`
@@ -143,6 +145,7 @@ func (r *Request) Flags(f *flag.FlagSet, names ...string) {
 		{&r.Mirror, "mirror", "`OLD` disk of the set that goes to a RAID1 of two disks; the second one is OLD-mirror for --map"},
 		{&r.Unmirror, "unmirror", "make no RAID1: what was on one goes to the first of its disks"},
 		{&r.Identity, "identity", "`FILE` with the age identity or SSH key that decrypts the set or its LUKS headers; asked for without"},
+		{&r.PassphraseFile, "passphrase-file", "`FILE` with the passphrase of a set that is encrypted with one; asked for without"},
 		{&r.Signer, "signer", "`FILE` with public keys of hosts: a set that is signed with another key is refused; without, those of the rescue system; `none`: no key is expected, sets of other programs have no signature"},
 		{&r.Credentials, "credentials", "`FILE` with the secrets of the server that has the set; without, those of the rescue system"},
 		{&r.KeyFile, "key-file", "`FILE` with the passphrase of LUKS devices; asked for without"},

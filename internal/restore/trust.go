@@ -20,7 +20,7 @@ const oldSet = 14 * 24 * time.Hour
 // ring has the keys of the request, and asks on the screen.
 func (r *Restorer) ring() *keyring.Ring {
 	k := &r.opt.Keys
-	k.Identity, k.Credentials, k.Signer = r.opt.Identity, r.opt.Credentials, r.opt.Signer
+	k.Identity, k.Passphrase, k.Credentials, k.Signer = r.opt.Identity, r.opt.PassphraseFile, r.opt.Credentials, r.opt.Signer
 	if k.Ask == nil {
 		k.Ask = r.Screen.Secret
 	}

@@ -3,10 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
-	"syscall"
 
 	"github.com/goccy/go-yaml"
 
@@ -64,22 +61,7 @@ type Credentials []Credential
 // ReadCredentials reads a file of credentials. One that others can read is refused. Errors
 // have no text of the file.
 func ReadCredentials(file string) (Credentials, error) {
-	f, err := regular.Open(file)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the credentials: %w", err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the credentials: %w", err)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("cannot read the credentials: %s has mode %04o, other users can use it\nrun `chmod 600 %s`", file, st.Mode().Perm(), file)
-	}
-	if s, ok := st.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
-		return nil, fmt.Errorf("cannot read the credentials: %s belongs to another user\nrun `chown root %s`", file, file)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
+	b, err := regular.ReadSecret(file, maxCredentials)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the credentials: %w", err)
 	}

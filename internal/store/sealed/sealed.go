@@ -21,6 +21,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
@@ -33,10 +34,10 @@ const (
 // Version is the only version of set.json and of the index.
 const Version = 1
 
-// MaxHead and maxIndex are the largest files of these kinds that are read, in bytes.
+// MaxHead and MaxIndex are the largest files of these kinds that are read, in bytes.
 const (
 	MaxHead  = 1 << 20
-	maxIndex = 64 << 20
+	MaxIndex = 64 << 20
 )
 
 // Head is what everybody can read of an encrypted set, set.json. Nothing in it is trusted: it
@@ -132,14 +133,17 @@ type Store struct {
 	store.Store
 	Head  *Head
 	index index
-	ids   func() ([]age.Identity, error)
+	ids   agekey.Keys
 }
 
-// ErrNoIdentity is the fault of a set that is not encrypted for any of the identities.
-var ErrNoIdentity = errors.New("it is not encrypted for this identity")
+// Faults of what should decrypt a set.
+var (
+	ErrNoIdentity = errors.New("it is not encrypted for this identity")
+	ErrPassphrase = errors.New("it is not encrypted with this passphrase")
+)
 
-// Open opens the encrypted set in st. identities is called when they are needed.
-func Open(st store.Store, identities func() ([]age.Identity, error)) (*Store, error) {
+// Open opens the encrypted set in st.
+func Open(st store.Store, identities agekey.Keys) (*Store, error) {
 	fail := func(err error) (*Store, error) { return nil, fmt.Errorf("cannot use backup set %s: %w", st, err) }
 	b, err := store.ReadFile(st, HeadFile, MaxHead)
 	if err != nil {
@@ -149,23 +153,27 @@ func Open(st store.Store, identities func() ([]age.Identity, error)) (*Store, er
 	if s.Head, err = ParseHead(b); err != nil {
 		return fail(err)
 	}
-	if b, err = store.ReadFile(st, IndexFile, maxIndex); err != nil {
+	if b, err = store.ReadFile(st, IndexFile, MaxIndex); err != nil {
 		return fail(err)
 	}
 	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != s.Head.Index {
 		return fail(fmt.Errorf("%s is not the file that %s was written for", IndexFile, HeadFile))
 	}
-	ids, err := identities()
+	byPassphrase := agekey.ByPassphrase(b)
+	ids, err := identities(byPassphrase)
 	if err != nil {
 		return nil, err
 	}
 	r, err := age.Decrypt(bytes.NewReader(b), ids...)
 	if none := (*age.NoIdentityMatchError)(nil); errors.As(err, &none) {
+		if byPassphrase {
+			return fail(ErrPassphrase)
+		}
 		return fail(ErrNoIdentity)
 	} else if err != nil {
 		return fail(fmt.Errorf("cannot decrypt %s: %w", IndexFile, err))
 	}
-	if b, err = io.ReadAll(io.LimitReader(r, maxIndex+1)); err != nil {
+	if b, err = io.ReadAll(io.LimitReader(r, MaxIndex+1)); err != nil {
 		return fail(fmt.Errorf("cannot decrypt %s: %w", IndexFile, err))
 	}
 	if err := store.Decode(IndexFile, b, &s.index); err != nil {
@@ -239,6 +247,9 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+// Object is the name of the object that has a file, "" if there is none.
+func (s *Store) Object(name string) string { return s.index.Files[name].Object }
+
 // Size implements store.Store. It looks whether the object is there, with its size.
 func (s *Store) Size(name string) (int64, error) {
 	o, ok := s.index.Files[name]
@@ -270,22 +281,27 @@ func NewWriter(recipients []age.Recipient) *Writer {
 // Object is the name that the next file gets.
 func (w *Writer) Object() string { return fmt.Sprintf("%04d.age", len(w.index.Files)+1) }
 
-// keep is a recipient that keeps the file key, and adds nothing to the file.
+// keep is a recipient that keeps the file key as well.
 type keep struct {
-	key    []byte
-	labels []string // of the other recipients
+	age.Recipient
+	key []byte
 }
 
 // Wrap implements age.Recipient.
 func (k *keep) Wrap(key []byte) ([]*age.Stanza, error) {
 	k.key = bytes.Clone(key)
-	return nil, nil
+	return k.Recipient.Wrap(key)
 }
 
-// WrapWithLabels implements age.RecipientWithLabels.
+// WrapWithLabels implements age.RecipientWithLabels: recipients only go together if their labels are the same.
 func (k *keep) WrapWithLabels(key []byte) ([]*age.Stanza, []string, error) {
-	s, err := k.Wrap(key)
-	return s, k.labels, err
+	l, ok := k.Recipient.(age.RecipientWithLabels)
+	if !ok {
+		s, err := k.Wrap(key)
+		return s, nil, err
+	}
+	k.key = bytes.Clone(key)
+	return l.WrapWithLabels(key)
 }
 
 // counter counts what is written.
@@ -329,14 +345,8 @@ func (w *Writer) Forget(name string) (object string) {
 
 // encrypt begins a file for the recipients; key gives its file key.
 func (w *Writer) encrypt(out io.Writer) (to io.WriteCloser, key func() []byte, err error) {
-	k := &keep{}
-	if l, ok := w.recipients[0].(age.RecipientWithLabels); ok {
-		// Recipients only go together if their labels are the same.
-		if _, k.labels, err = l.WrapWithLabels(make([]byte, fileKey)); err != nil {
-			return nil, nil, fmt.Errorf("cannot encrypt: %w", err)
-		}
-	}
-	to, err = age.Encrypt(out, append([]age.Recipient{k}, w.recipients...)...)
+	k := &keep{Recipient: w.recipients[0]}
+	to, err = age.Encrypt(out, append([]age.Recipient{k}, w.recipients[1:]...)...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot encrypt: %w", err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
@@ -57,8 +58,8 @@ func identity(t *testing.T) *age.X25519Identity {
 	return id
 }
 
-func with(ids ...age.Identity) func() ([]age.Identity, error) {
-	return func() ([]age.Identity, error) { return ids, nil }
+func with(ids ...age.Identity) agekey.Keys {
+	return func(bool) ([]age.Identity, error) { return ids, nil }
 }
 
 func content() map[string][]byte {
@@ -204,7 +205,7 @@ func TestDamaged(t *testing.T) {
 		t.Errorf("Open with another identity = %v; want ErrNoIdentity", err)
 	}
 	nobody := errors.New("nobody")
-	if _, err := Open(store.Dir(dir), func() ([]age.Identity, error) { return nil, nobody }); !errors.Is(err, nobody) {
+	if _, err := Open(store.Dir(dir), func(bool) ([]age.Identity, error) { return nil, nobody }); !errors.Is(err, nobody) {
 		t.Errorf("Open without identity = %v; want its error", err)
 	}
 }
