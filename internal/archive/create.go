@@ -62,6 +62,8 @@ type CreateOptions struct {
 	// for that can't be read for the moment.
 	pread    func(fd int, b []byte, off int64) (int, error)
 	patience time.Duration
+	open     opener
+	alone    bool  // opens one file after the other
 	ahead    int64 // seconds by which the start of the run is later in Keep
 }
 
@@ -124,7 +126,7 @@ func Create(ctx context.Context, w io.Writer, root *os.File, opt CreateOptions) 
 	}
 	defer toc.close()
 	c := &creator{walker: walker{ctx: ctx, opt: opt, sum: &Summary{}}, fw: fw, toc: toc, links: map[inode]savedFile{}}
-	c.visit = c.member
+	c.visit, c.prefetch = c.member, c.openAhead
 	err = c.begin(root)
 	if err == nil {
 		err = c.walk(root)
@@ -160,6 +162,8 @@ type creator struct {
 	compare []byte      // buffer of contentSum
 	at      span        // where the last member is
 	last    stateRecord // that was entered in the new state last
+
+	opening time.Duration // how long opening a file takes, a running mean
 
 	block []byte    // what zeros reads into
 	until time.Time // when the file at hand is not waited for any longer
@@ -254,7 +258,7 @@ func (c *creator) member(m *Member, dir int, name string, st *unix.Stat_t) error
 	}
 	switch m.Type {
 	case TypeFile:
-		return c.file(m, dir, name)
+		return c.file(m, dir, name, st)
 	}
 	return c.node(m, dir, name)
 }
@@ -326,11 +330,14 @@ func (c *creator) put(m *Member, stored int64) error {
 	return c.toc.addAt(m, c.at)
 }
 
-func (c *creator) file(m *Member, dir int, name string) error {
+func (c *creator) file(m *Member, dir int, name string, listed *unix.Stat_t) error {
 	c.until = time.Time{}
-	fd, err := c.openPatiently(dir, name)
-	if err := c.ctx.Err(); err != nil {
-		return err
+	fd, err := c.openPatiently(dir, name, listed)
+	if canceled := c.ctx.Err(); canceled != nil {
+		if err == nil {
+			unix.Close(fd)
+		}
+		return canceled
 	}
 	if err == unix.ELOOP || err == unix.ENXIO {
 		return errReplaced // by a link, or by a socket or device
