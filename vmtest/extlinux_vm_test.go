@@ -13,7 +13,6 @@ func TestExtlinux(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLVM, Loader: Extlinux})
 	})
 	t.Run("mbr", func(t *testing.T) {
-		t.Parallel()
 		long(t)
 		runCircle(t, Circle{Kind: BIOSPlain, Loader: Extlinux, TargetBus: "scsi"})
 	})

@@ -100,7 +100,7 @@ func (b *bench) say(f string, a ...any) {
 // report is where the results are kept.
 const report = "docs/BENCHMARKS.md"
 
-// all measures everything, or the named parts only: archives, night, iso, streams, tape, plan, blocks, clones, swarm,
+// all measures everything, or the named parts only: archives, night, files, iso, streams, tape, plan, blocks, clones, swarm,
 // dhcp, rescue. The other parts of the report stay as they are.
 func all(ctx context.Context, parts []string) error {
 	dir, err := os.MkdirTemp("/dev/shm", "mkcdrec-bench")
@@ -122,7 +122,7 @@ func all(ctx context.Context, parts []string) error {
 		name     string
 		headings []string
 		fn       func(context.Context) error
-	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"night", []string{"Every night"}, b.night}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"clones", []string{"Clones"}, b.clones}, {"swarm", []string{"Swarm"}, b.swarm}, {"dhcp", []string{"DHCP"}, b.dhcp}, {"rescue", []string{"Rescue system"}, b.rescue}}
+	}{{"archives", []string{"Backup", "Restore"}, b.archives}, {"night", []string{"Every night"}, b.night}, {"files", []string{"Many files"}, b.files}, {"iso", []string{"ISO image"}, b.iso}, {"streams", []string{"Volumes"}, b.streams}, {"tape", []string{"Tape"}, b.tape}, {"plan", []string{"Plan"}, b.plan}, {"blocks", []string{"Blocks in use"}, b.blocks}, {"clones", []string{"Clones"}, b.clones}, {"swarm", []string{"Swarm"}, b.swarm}, {"dhcp", []string{"DHCP"}, b.dhcp}, {"rescue", []string{"Rescue system"}, b.rescue}}
 	left := slices.Clone(parts)
 	for _, p := range known {
 		left = slices.DeleteFunc(left, func(s string) bool { return s == p.name })
