@@ -273,6 +273,7 @@ var Base = []Requirement{
 	{"CONFIG_TTY", false, "no console"},
 	{"CONFIG_BLOCK", false, "no disks"},
 	{"CONFIG_BINFMT_ELF", false, "no program runs"},
+	{"CONFIG_BINFMT_SCRIPT", false, "no packed program of this machine starts"},
 	{"CONFIG_UNIX", true, "programs can't talk to each other"},
 	{"CONFIG_MODULES", false, "no driver can be loaded"},
 	{"CONFIG_ISO9660_FS", true, "the rescue CD can't be read"},
