@@ -74,6 +74,11 @@ func (h *davHome) makeDirs(ctx context.Context, dir string) error {
 			name = ""
 		}
 		_, err := h.do(ctx, davRequest{method: "MKCOL", name: name, ok: []int{http.StatusOK, http.StatusCreated, http.StatusMethodNotAllowed}})
+		if err != nil { // Apache answers 403 when another connection makes it at the same moment
+			if e, there := h.find(ctx, dir, "0"); there == nil && e[0].dir {
+				return nil
+			}
+		}
 		return err
 	}
 	entries, err := h.find(ctx, dir, "0")

@@ -178,16 +178,30 @@ type webFile struct {
 	w    *web
 	name string
 	size int64
-	// mark is the strong ETag, or the time of the last change; "" for neither.
-	mark string
+	mark mark
 }
 
-// mark is what differs between versions of a file; RFC 9110, section 8.8.
-func mark(h http.Header) string {
-	if e := h.Get("ETag"); e != "" && !strings.HasPrefix(e, "W/") {
-		return e
+// mark is what differs between versions of a file; RFC 9110, section 8.8. Each part is "" where the server has none.
+type mark struct {
+	etag     string // a strong one
+	modified string
+}
+
+func markOf(h http.Header) mark {
+	m := mark{h.Get("ETag"), h.Get("Last-Modified")}
+	if strings.HasPrefix(m.etag, "W/") {
+		m.etag = ""
 	}
-	return h.Get("Last-Modified")
+	return m
+}
+
+// changed reports whether two marks are of different versions. Apache has a weak ETag in the second after a change,
+// and a strong one from then on.
+func (m mark) changed(now mark) bool {
+	if m.etag != "" && now.etag != "" {
+		return m.etag != now.etag
+	}
+	return m.modified != "" && now.modified != "" && m.modified != now.modified
 }
 
 // stat asks for a file's size and version.
@@ -202,8 +216,8 @@ func (w *web) stat(name string) (*webFile, error) {
 			return false, err
 		}
 		defer a.Close()
-		if f.size, f.mark = a.ContentLength, mark(a.Header); f.size < 0 {
-			return false, permanent{errors.New("the server does not tell its size")}
+		if f.size, f.mark = a.ContentLength, markOf(a.Header); f.size < 0 { // Apache: an empty file
+			return false, f.statByRange()
 		}
 		return false, nil
 	})
@@ -213,18 +227,26 @@ func (w *web) stat(name string) (*webFile, error) {
 	return f, nil
 }
 
-// statByRange is for servers without HEAD.
+// statByRange is for servers without HEAD, or whose answer to it has no size.
 func (f *webFile) statByRange() error {
 	a, err := f.w.do(http.MethodGet, f.name, "bytes=0-0")
+	if hasStatus(err, http.StatusRequestedRangeNotSatisfiable) { // it has no byte
+		f.size = 0
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer a.Close()
+	if a.StatusCode == http.StatusOK && a.ContentLength == 0 {
+		f.size, f.mark = 0, markOf(a.Header)
+		return nil
+	}
 	_, _, total, err := contentRange(a.Header.Get("Content-Range"))
 	if err != nil || total < 0 {
 		return permanent{errors.New("the server does not tell its size")}
 	}
-	f.size, f.mark = total, mark(a.Header)
+	f.size, f.mark = total, markOf(a.Header)
 	return nil
 }
 
@@ -310,7 +332,7 @@ func (f *webFile) read(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer a.Close()
-	if now := mark(a.Header); f.mark != "" && now != "" && now != f.mark {
+	if f.mark.changed(markOf(a.Header)) {
 		return 0, permanent{errors.New("the file was changed while it was read")}
 	}
 	if a.StatusCode == http.StatusOK {
