@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
@@ -51,7 +52,7 @@ func (p *Plan) holder(dir string, mounts []probe.MountInfo) error {
 				continue
 			}
 			if m.Path == "/" {
-				return fmt.Errorf("cannot back up to %s: it is on the root file system, which a restore recreates: the set would be erased before it is read", dir)
+				return &exit.Refusal{Reason: fmt.Sprintf("cannot back up to %s: it is on the root file system, which a restore recreates: the set would be erased before it is read", dir)}
 			}
 			p.Holder = f
 			p.holderMount = m

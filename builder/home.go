@@ -53,6 +53,9 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if err != nil {
 		return nil, err
 	}
+	if len(recipients) > 0 {
+		b.Report.Note("the rescue medium of this set is encrypted with it: keep one that `mkcdrec rescue -o FILE` makes, outside of the set")
+	}
 	r.Removed = b.pruned(func() ([]string, error) {
 		sets, err := b.Config.Keep.PlanHome(ctx, home, r.Manifest.Host, sink.Name(), now)
 		if err != nil {

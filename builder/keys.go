@@ -20,7 +20,7 @@ type Key struct {
 
 // keys describe all of Config, in the order in which they are shown.
 var keys = []Key{
-	{Name: "destination", Text: "Directory that mkcdrec path writes to if none is given, as mkcdrec.timer does every night. It should be on another disk, or on another machine's.", Example: "/mnt/backup"},
+	{Name: "destination", Text: "Directory, or URL of a server (docs/STORES.md), that mkcdrec path writes to if none is given, as mkcdrec.timer does every night. It should be on another disk, or on another machine's.", Example: "/mnt/backup"},
 	{Name: "exclude", Text: "Absolute paths to leave out, with all that is below them. * and ? stand for characters other than /, ** for any, [a-z] for one of a set. /dir/* leaves out what is in a directory, and keeps the directory.", Example: "[/var/cache/*, /srv/scratch, /home/**/*.iso]"},
 	{Name: "include", Text: "Save only these directories with all that is below them, also of file systems mounted there, and these devices. All else is left out. A set without the whole root file system does not restore a system that boots: restore then leaves boot loader, swap and disks that hold nothing of it alone.", Example: "[/etc, /home, /dev/vg0/db]"},
 	{Name: "exclude_devices", Text: "Devices whose content is not saved, by their names in the layout, mount points or names of pools. They are recreated empty.", Example: "[vdb1, vg0/scratch, /srv/cache]"},
@@ -47,7 +47,7 @@ var keys = []Key{
 	{Name: "status.command", Text: "Program, by its absolute path, and its arguments, that gets the same message on standard input. No shell is used.", Example: "[/usr/local/sbin/backup-alert, --to, admin@example.com]"},
 	{Name: "status.notify_timeout", Text: "Time that the webhook and the command each have.", Example: "1m"},
 	{Name: "rescue.kernel", Text: "Image of the kernel for the rescue system. Without it the running kernel is used; best is the newest in /boot that can be used.", Example: "/boot/vmlinuz-6.1.0-40-amd64"},
-	{Name: "rescue.modules_dir", Text: "Directory of the kernel's modules, if it is not /lib/modules/VERSION.", Example: "/srv/kernel/lib/modules/6.1.0-40-amd64"},
+	{Name: "rescue.modules_dir", Text: "Directory of the kernel's modules, if it is not /lib/modules/VERSION; the top directory of an unpacked kernel package will do.", Example: "/srv/kernel/lib/modules/6.1.0-40-amd64"},
 	{Name: "rescue.modules", Text: "Drivers on the medium: those of this machine, those of most machines, or all.", Values: "host|default|all", Example: "all"},
 	{Name: "rescue.extra_modules", Text: "Further drivers, by name.", Example: "[mlx5_core]"},
 	{Name: "rescue.exclude_modules", Text: "Drivers to leave out, by name.", Example: "[nouveau]"},

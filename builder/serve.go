@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
+	"filippo.io/age"
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
@@ -332,7 +333,10 @@ func (b *Builder) serveSets(ctx context.Context, places []string) ([]fleet.Set, 
 		if !ok || strings.ContainsRune(name, '/') {
 			name, place = "", arg
 		}
-		set, err := manifest.Door{Say: b.Report.Note}.Open(ctx, place)
+		locked := func(bool) ([]age.Identity, error) {
+			return nil, exit.Usage(fmt.Errorf("cannot serve %s: it is encrypted, and the machines have no key; only sets that are not encrypted are served", place))
+		}
+		set, err := manifest.Door{Say: b.Report.Note, Identities: locked}.Open(ctx, place)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -53,6 +53,7 @@ type Discs struct {
 	Report progress.Reporter
 	Images []DiscImage // that were made
 
+	whole bool // the set is complete
 	set   *parts
 	index manifest.Discs
 	next  []volume.Header // of each archive, the volume to be made
@@ -64,6 +65,7 @@ func (d *Discs) Commit(ctx context.Context) error {
 	if err := d.Placed.Commit(ctx); err != nil {
 		return err
 	}
+	d.whole = true
 	from := d.Final()
 	if err := d.Divide(ctx, from); err != nil {
 		return fmt.Errorf("%w\nthe backup itself is whole in %s; continue with: mkcdrec cdrom --from %s", err, from, from)
@@ -75,6 +77,14 @@ func (d *Discs) Commit(ctx context.Context) error {
 		return fmt.Errorf("cannot remove the set that the discs were made of: %w", err)
 	}
 	return nil
+}
+
+// Remove takes away an unfinished set. A complete one stays when its images can't be made.
+func (d *Discs) Remove() error {
+	if d.whole {
+		return nil
+	}
+	return d.Placed.Remove()
 }
 
 // Divide makes the images of a set in a directory, disc by disc.
@@ -186,7 +196,7 @@ func (d *Discs) put(first bool, iso string, disc manifest.Disc, more func(*media
 // what the first and the other discs have for volumes.
 func (d *Discs) divide(first, others int64) error {
 	if first < minVolume || others < minVolume {
-		return fmt.Errorf("cannot divide the set: a disc of %d bytes has %d left for archives (%d on the first)", d.Size, others, first)
+		return fmt.Errorf("cannot divide the set: beside the rescue system and the small files, a disc of %s has %s left for archives, the first one %s; want at least %s", quantity.Size(d.Size), quantity.Size(max(others, 0)), quantity.Size(max(first, 0)), quantity.Size(minVolume))
 	}
 	left := first
 	disc := 1

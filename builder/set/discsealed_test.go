@@ -12,9 +12,11 @@ import (
 	"filippo.io/age"
 
 	"github.com/mkcdrec/mkcdrec/internal/agekey"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
 // sealedSet makes an encrypted set of the files of testSet, without its rescue medium.
@@ -174,5 +176,62 @@ func TestSealedParts(t *testing.T) {
 		if images, err := makeDiscs(t, set, dir, 16<<20); err == nil || !strings.Contains(err.Error(), c.want) || len(images) > 0 {
 			t.Errorf("%s: Divide = %v, %v; want %q", name, images, err, c.want)
 		}
+	}
+}
+
+// TestSealedTooSmall: an encrypted set that can't be divided stays, as its error reports.
+func TestSealedTooSmall(t *testing.T) {
+	x, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	home, err := store.OpenHome(t.Context(), dir, store.Access{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, now := uuid.New(), time.Now()
+	h, err := NewHome(t.Context(), home, t.TempDir(), "host", id, now, []age.Recipient{x.Recipient()}, progress.None{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink := &Discs{Placed: h, Into: dir, Work: t.TempDir(), Size: 1 << 20, Medium: dataMedium, Report: progress.None{}}
+	w, err := Start(Job{Archives: []Archive{planned(t, "sda1")}, Layout: &layout.Layout{Version: layout.Version, Hostname: "host", Boot: layout.Boot{Firmware: layout.BIOS}}, Report: progress.None{}}, id, now, sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	_, err = w.Write(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "cdrom --from "+h.Final()) {
+		t.Fatalf("Write = %v; want how to continue", err)
+	}
+	if err := sink.Remove(); err != nil { // as after any error of writing
+		t.Fatal(err)
+	}
+	door := manifest.Door{Identities: func(bool) ([]age.Identity, error) { return []age.Identity{x}, nil }}
+	if _, err := door.Open(t.Context(), h.Final()); err != nil {
+		t.Errorf("the set that the error names: %v", err)
+	}
+}
+
+// TestMissing: a set whose medium was moved away opens, verifies but for that, and names it.
+func TestMissing(t *testing.T) {
+	set := testSet(t, t.TempDir())
+	if err := os.Remove(filepath.Join(set, manifest.RescueISO)); err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	s, err := manifest.Door{Say: func(f string, a ...any) { said += fmt.Sprintf(f, a...) }}.Open(t.Context(), set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), true, progress.None{}); err != nil || len(s.Missing) != 1 || !strings.Contains(said, "rescue.iso is missing") {
+		t.Errorf("Verify = %v, missing %q, said %q; want that rescue.iso is missing", err, s.Missing, said)
+	}
+	if err := os.Remove(filepath.Join(set, s.Manifest.Archives[0].File)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := manifest.Open(set); err == nil || !strings.Contains(err.Error(), "is missing") {
+		t.Errorf("without an archive: %v; want an error", err)
 	}
 }

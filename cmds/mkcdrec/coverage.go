@@ -28,6 +28,9 @@ func (a *app) coverageCommand() *cli.Command {
 				return incomplete
 			}
 			if c.IsSet("html") {
+				if _, err := noDryRun(ctx, c); err != nil {
+					return err
+				}
 				var b bytes.Buffer
 				if err := r.HTML(&b); err != nil {
 					return err

@@ -181,13 +181,16 @@ func (a *app) verifyCommand() *cli.Command {
 				return fmt.Errorf("the set is damaged:\n%w", err)
 			}
 			a.ui.End()
+			if len(s.Missing) > 0 {
+				return fmt.Errorf("the set is not complete: %s is missing; all that a restore needs is there", strings.Join(s.Missing, ", "))
+			}
 			a.ui.Note("set %s is good: %d files", s.Manifest.ID, len(s.Manifest.Files))
 			return lacks(s)
 		}}
 }
 
 func (a *app) extractCommand() *cli.Command {
-	return &cli.Command{Name: "extract", Usage: "take files out of a set", ArgsUsage: "SET [PATH...]",
+	return &cli.Command{Name: "extract", Usage: "take files out of a set", ArgsUsage: "SET [PATH...]", Before: noDryRun,
 		Description: "Files appear below the directory given with -C, with their full paths. Without PATH all are taken.",
 		Flags: append(setFlags(), &cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
 			&cli.BoolFlag{Name: "salvage", Usage: "take what can be read of a damaged set, and name what is lost"}),
@@ -222,7 +225,7 @@ func (a *app) layoutCommand() *cli.Command {
 	}
 	return &cli.Command{Name: "layout", Usage: "save, show or compare the storage layout",
 		Commands: []*cli.Command{
-			{Name: "save", Usage: "write the layout as JSON", ArgsUsage: "[FILE]", Action: func(ctx context.Context, c *cli.Command) error {
+			{Name: "save", Usage: "write the layout as JSON", ArgsUsage: "[FILE]", Before: noDryRun, Action: func(ctx context.Context, c *cli.Command) error {
 				l, err := get(ctx)
 				if err != nil {
 					return err

@@ -172,6 +172,14 @@ func (a *app) command() *cli.Command {
 	return c
 }
 
+// noDryRun refuses --dry-run for a command that writes, and has none.
+func noDryRun(ctx context.Context, c *cli.Command) (context.Context, error) {
+	if c.Bool("dry-run") {
+		return ctx, exit.Usage(fmt.Errorf("%s can't be tried: it has no --dry-run", c.Name))
+	}
+	return ctx, nil
+}
+
 // usageErrors has c and the commands below it report wrong usage in our words, without the whole help.
 func (a *app) usageErrors(c *cli.Command) {
 	c.OnUsageError = func(_ context.Context, c *cli.Command, err error, _ bool) error {

@@ -166,7 +166,7 @@ func (a *app) rescuePlan(ctx context.Context, b *builder.Builder, must bool) (*b
 }
 
 func (a *app) pxeCommand() *cli.Command {
-	return &cli.Command{Name: "pxe", Usage: "write a tree for network boot into DIR, for any TFTP and HTTP server", ArgsUsage: "DIR",
+	return &cli.Command{Name: "pxe", Before: noDryRun, Usage: "write a tree for network boot into DIR, for any TFTP and HTTP server", ArgsUsage: "DIR",
 		Description: "pxelinux, GRUB for UEFI, an iPXE script, and UEFI HTTP Boot. DIR/README.txt describes how to serve it.",
 		Flags: append(rescueFlags(),
 			&cli.StringFlag{Name: "url", Usage: "where DIR is served by HTTP, http://SERVER/DIR; without it all goes by TFTP"},

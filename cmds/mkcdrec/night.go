@@ -33,6 +33,9 @@ func (a *app) destination(c *cli.Command) (string, error) {
 	case dir == "":
 		return "", exit.Usage(fmt.Errorf("no directory: name it, or set destination in %s", c.String("config")))
 	}
+	if err := store.CheckPlace(dir); err != nil {
+		return "", exit.Usage(err)
+	}
 	return dir, nil
 }
 

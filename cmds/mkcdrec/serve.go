@@ -14,7 +14,7 @@ import (
 const defaultState = "/var/lib/mkcdrec/fleet.json"
 
 func (a *app) serveCommand() *cli.Command {
-	return &cli.Command{Name: "serve", Usage: "boot machines from the network, and restore sets onto those that are released", ArgsUsage: "[NAME=]SET...",
+	return &cli.Command{Name: "serve", Before: noDryRun, Usage: "boot machines from the network, and restore sets onto those that are released", ArgsUsage: "[NAME=]SET...",
 		Description: "Machines that boot from the network register themselves and wait on the page whose\naddress is printed, or start the restore at once if a rule names them. docs/FLEET.md has the rules.\nWithout --dhcp the network's own DHCP server gives the addresses. Ctrl-C ends the server;\nmachines continue, and so does the server when it is started again.",
 		Flags: append(rescueFlags(),
 			&cli.StringFlag{Name: "listen", Usage: "`INTERFACE` that machines start from; DHCP and TFTP answer on no other"},

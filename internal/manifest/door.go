@@ -73,6 +73,9 @@ func (d Door) Open(ctx context.Context, place string) (*Set, error) {
 		s.closers = append(s.closers, home.Close)
 		return s, nil
 	}
+	if err := store.CheckPlace(place); err != nil {
+		return nil, exit.Usage(err)
+	}
 	if st, err := os.Stat(place); err == nil && !st.IsDir() {
 		return nil, fmt.Errorf("cannot use backup set %s: it is not a directory", place)
 	}
@@ -242,7 +245,11 @@ func (d Door) openStore(_ context.Context, st store.Store) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	return open(at)
+	s, err := open(at)
+	if err == nil && len(s.Missing) > 0 {
+		d.say("%s is missing in the backup set, which can be read all the same", strings.Join(s.Missing, ", "))
+	}
+	return s, err
 }
 
 // kinds of directories.

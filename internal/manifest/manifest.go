@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
@@ -241,6 +242,8 @@ type Set struct {
 	// SignatureFault is why a signature that is there does not hold.
 	Signer         ssh.PublicKey
 	SignatureFault error
+	// Missing are files of the manifest that are not there, and that nothing but a person needs.
+	Missing []string
 	place
 	needs   []earlierSet   // what Manifest.Needs names
 	closers []func() error // of what was opened for the place
@@ -303,6 +306,8 @@ func open(at place) (*Set, error) {
 		}
 		n, err := at.Size(f.Name)
 		switch {
+		case errors.Is(err, os.ErrNotExist) && spare(f.Name):
+			s.Missing = append(s.Missing, f.Name)
 		case errors.Is(err, os.ErrNotExist):
 			errs = append(errs, fmt.Errorf("%s is missing", f.Name))
 		case err != nil:
@@ -325,6 +330,12 @@ func open(at place) (*Set, error) {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
 	return s, nil
+}
+
+// spare reports whether a set can be read without a file: the medium, which may be where it is used, texts for people,
+// logs.
+func spare(name string) bool {
+	return name == RescueISO || name == coverage.File || name == "RESTORE.txt" || name == "restore.sh" || strings.HasPrefix(name, "log/")
 }
 
 // checkSignature looks whose signature the manifest b has. An error is one of reading it.
@@ -436,11 +447,11 @@ func (s *Set) tarSize(a Archive) int64 {
 // Verify reads every file and compares its SHA-256 with the manifest's, also the archives of earlier sets, and
 // opens every archive's index. All faults are reported, joined. With decode,
 // archives are also decompressed and walked through. A file that is on another disc, or
-// in part, is checked when it is read.
+// in part, is checked when it is read, and those of Missing are not checked.
 func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
 	var errs []error
 	for _, f := range s.Manifest.Files {
-		if !s.here(f.Name, s.AllDiscs) {
+		if !s.here(f.Name, s.AllDiscs) || slices.Contains(s.Missing, f.Name) {
 			continue
 		}
 		p.Item(f.Name)

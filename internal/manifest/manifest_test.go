@@ -248,3 +248,13 @@ func TestWriteLimit(t *testing.T) {
 		t.Errorf("the manifest was changed: %v", err)
 	}
 }
+
+// TestMissing: a set without the files that only a person needs can be read, and says so; one without another file
+// can't.
+func TestMissing(t *testing.T) {
+	for name, want := range map[string]bool{RescueISO: true, "RESTORE.txt": true, "log/run.jsonl": true, Layout: false, "x.tar.zst": false} {
+		if got := spare(name); got != want {
+			t.Errorf("spare(%s) = %v; want %v", name, got, want)
+		}
+	}
+}

@@ -494,14 +494,22 @@ func (p *Plan) mounts(want *layout.Layout) {
 	}
 }
 
-// Check confirms that every disk the plan destroys was named.
-func (p *Plan) Check(confirmed []string) error {
+// Confirmable refuses disks that nothing distinguishes from others, before anybody is asked about them.
+func (p *Plan) Confirmable() error {
 	var errs []error
 	for _, d := range p.Disks {
-		switch {
-		case d.Word() == "":
-			errs = append(errs, refuse("%s cannot be confirmed: nothing distinguishes it from the other disks", d.New.Target()))
-		case !d.Is(confirmed...):
+		if d.Word() == "" {
+			errs = append(errs, refuse("%s cannot be confirmed: it has neither a serial number nor a WWN, and its slot has no path, so that nothing distinguishes it from the other disks", d.New.Target()))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Check confirms that every disk the plan destroys was named.
+func (p *Plan) Check(confirmed []string) error {
+	errs := []error{p.Confirmable()}
+	for _, d := range p.Disks {
+		if d.Word() != "" && !d.Is(confirmed...) {
 			errs = append(errs, refuse("%s is not among the disks that were confirmed (it is confirmed by %s)", d.New.Target(), strings.Join(d.Words, " or ")))
 		}
 	}

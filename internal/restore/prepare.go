@@ -294,7 +294,11 @@ func (r *Restorer) deviceWith(uuid string) (dev string, err error) {
 func (r *Restorer) only(have []layout.Present) (*plan.Plan, error) {
 	was := r.content.Layout()
 	dev := strings.TrimPrefix(r.opt.Onto, "/dev/")
-	if f := was.Mounted(r.opt.Only); dev == "" && f != nil {
+	f := was.Mounted(r.opt.Only)
+	if f == nil && r.opt.Only != "" {
+		return nil, &exit.Refusal{Reason: fmt.Sprintf("--only %s: nothing was mounted there", r.opt.Only)}
+	}
+	if dev == "" && f != nil {
 		var err error
 		if dev, err = r.deviceWith(f.UUID); err != nil {
 			return nil, err

@@ -302,7 +302,10 @@ func (r *Restorer) lacks() {
 func (r *Restorer) confirm() error {
 	said := r.opt.Wish.Confirmed
 	if !r.opt.Yes {
-		var err error
+		err := r.plan.Confirmable()
+		if err != nil {
+			return err
+		}
 		if said, err = r.Screen.Confirm(r.plan); err != nil {
 			return err
 		}

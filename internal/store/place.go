@@ -52,6 +52,17 @@ func Scheme(place string) string {
 	return ""
 }
 
+// Kinds are the beginnings of places that are not directories, for messages.
+const Kinds = "sftp://, s3://, https://, nfs://, smb://, rclone:"
+
+// CheckPlace reports a URL of a kind that there is not.
+func CheckPlace(place string) error {
+	if Scheme(place) == "" {
+		return fmt.Errorf("cannot use %s: it is none of the kinds of places that are known: a directory, %s", sysconf.RedactURL(place), Kinds)
+	}
+	return nil
+}
+
 // IsHome reports whether a place is the URL of a home or of a set in one: a place for
 // OpenHome and OpenSet. It is false for directories, which these take, too.
 func IsHome(place string) bool {
