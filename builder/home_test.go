@@ -469,6 +469,12 @@ func TestDiscsEncrypted(t *testing.T) {
 			t.Errorf("%s: Validate = %v; want %q", name, err, c.want)
 		}
 	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := b.encryptFor(); err == nil || b.Config.Validate() != nil {
+		t.Errorf("without the file: encryptFor = %v, Validate = %v; want an error of the first only", err, b.Config.Validate())
+	}
 	b.Config.Recipients = []string{"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"}
 	if err := b.Config.Validate(); err == nil || !strings.Contains(err.Error(), "exclude each other") {
 		t.Errorf("Validate(both) = %v; want that they exclude each other", err)
