@@ -1,8 +1,6 @@
 package set
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/frames"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 )
@@ -175,23 +172,12 @@ const cutAt = 1 << 20
 // sealedParts are those of an encrypted set, of which nothing is decrypted: nobody here may have a
 // key. Its manifest stays as it is, with its signature.
 func sealedParts(from string) (*parts, error) {
-	b, err := regular.ReadFile(filepath.Join(from, sealed.HeadFile), sealed.MaxHead)
-	if err != nil {
-		return nil, err
-	}
-	h, err := sealed.ParseHead(b)
+	h, _, err := sealed.ReadHead(store.Dir(from))
 	if err != nil {
 		return nil, err
 	}
 	if n := len(h.Needs); n > 0 {
 		return nil, increment(n)
-	}
-	index, err := store.ReadFile(store.Dir(from), sealed.IndexFile, sealed.MaxIndex)
-	if err != nil {
-		return nil, err
-	}
-	if sum := sha256.Sum256(index); hex.EncodeToString(sum[:]) != h.Index {
-		return nil, fmt.Errorf("%s is not the file that %s was written for", sealed.IndexFile, sealed.HeadFile)
 	}
 	p := &parts{dir: filepath.Clean(from), id: h.ID, host: h.Host, created: h.Created, common: map[string]string{}, close: func() error { return nil }}
 	entries, err := os.ReadDir(from)

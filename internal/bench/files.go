@@ -64,8 +64,8 @@ func grow(ctx context.Context, dir string) error {
 		}
 		n := 0
 		if i%10 == 0 {
-			n = copy(content, strconv.Itoa(i))
-			n = max(n, len(content))
+			copy(content, strconv.Itoa(i))
+			n = len(content)
 		}
 		if err := os.WriteFile(fmt.Sprintf("%s/file-%07d", d, i), content[:n], 0o644); err != nil {
 			return err

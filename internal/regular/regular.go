@@ -68,6 +68,11 @@ func ReadFile(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return read(f, path, limit)
+}
+
+// read reads an open file to its end.
+func read(f *os.File, path string, limit int64) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
 		err = fmt.Errorf("%s has more than %d bytes", path, limit)
@@ -92,11 +97,7 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 	if s, ok := st.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != os.Geteuid() {
 		return nil, fmt.Errorf("%s belongs to another user\nrun `chown root %s`", path, path)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", path, limit)
-	}
-	return b, err
+	return read(f, path, limit)
 }
 
 // WriteFile writes a file of mode 0600 that appears whole or not at all.

@@ -58,7 +58,7 @@ const Kinds = "sftp://, s3://, https://, nfs://, smb://, rclone:"
 // CheckPlace reports a URL of a kind that there is not.
 func CheckPlace(place string) error {
 	if Scheme(place) == "" {
-		return fmt.Errorf("cannot use %s: it is none of the kinds of places that are known: a directory, %s", sysconf.RedactURL(place), Kinds)
+		return fmt.Errorf("cannot use %s: unknown kind of place; use a directory, or one of %s", sysconf.RedactURL(place), Kinds)
 	}
 	return nil
 }

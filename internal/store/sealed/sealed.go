@@ -34,10 +34,10 @@ const (
 // Version is the only version of set.json and of the index.
 const Version = 1
 
-// MaxHead and MaxIndex are the largest files of these kinds that are read, in bytes.
+// MaxHead and maxIndex are the largest files of these kinds that are read, in bytes.
 const (
 	MaxHead  = 1 << 20
-	MaxIndex = 64 << 20
+	maxIndex = 64 << 20
 )
 
 // Head is what everybody can read of an encrypted set, set.json. Nothing in it is trusted: it
@@ -142,23 +142,32 @@ var (
 	ErrPassphrase = errors.New("it is not encrypted with this passphrase")
 )
 
+// ReadHead reads what needs no key: set.json, and index.age, which has to be the one that set.json was written for.
+func ReadHead(st store.Store) (h *Head, index []byte, err error) {
+	b, err := store.ReadFile(st, HeadFile, MaxHead)
+	if err != nil {
+		return nil, nil, err
+	}
+	if h, err = ParseHead(b); err != nil {
+		return nil, nil, err
+	}
+	if index, err = store.ReadFile(st, IndexFile, maxIndex); err != nil {
+		return nil, nil, err
+	}
+	if sum := sha256.Sum256(index); hex.EncodeToString(sum[:]) != h.Index {
+		return nil, nil, fmt.Errorf("%s is not the file that %s was written for", IndexFile, HeadFile)
+	}
+	return h, index, nil
+}
+
 // Open opens the encrypted set in st.
 func Open(st store.Store, identities agekey.Keys) (*Store, error) {
 	fail := func(err error) (*Store, error) { return nil, fmt.Errorf("cannot use backup set %s: %w", st, err) }
-	b, err := store.ReadFile(st, HeadFile, MaxHead)
+	head, b, err := ReadHead(st)
 	if err != nil {
 		return fail(err)
 	}
-	s := &Store{Store: st, ids: identities}
-	if s.Head, err = ParseHead(b); err != nil {
-		return fail(err)
-	}
-	if b, err = store.ReadFile(st, IndexFile, MaxIndex); err != nil {
-		return fail(err)
-	}
-	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != s.Head.Index {
-		return fail(fmt.Errorf("%s is not the file that %s was written for", IndexFile, HeadFile))
-	}
+	s := &Store{Store: st, Head: head, ids: identities}
 	byPassphrase := agekey.ByPassphrase(b)
 	ids, err := identities(byPassphrase)
 	if err != nil {
@@ -173,7 +182,7 @@ func Open(st store.Store, identities agekey.Keys) (*Store, error) {
 	} else if err != nil {
 		return fail(fmt.Errorf("cannot decrypt %s: %w", IndexFile, err))
 	}
-	if b, err = io.ReadAll(io.LimitReader(r, MaxIndex+1)); err != nil {
+	if b, err = io.ReadAll(io.LimitReader(r, maxIndex+1)); err != nil {
 		return fail(fmt.Errorf("cannot decrypt %s: %w", IndexFile, err))
 	}
 	if err := store.Decode(IndexFile, b, &s.index); err != nil {
