@@ -106,11 +106,16 @@ func openFiles(t *testing.T) int {
 // is removed is named.
 func TestAheadReplaced(t *testing.T) {
 	dir := slowTree(t, 2, 60)
-	var times atomic.Int64
+	var firsts, times atomic.Int64
+	replaced := make(chan struct{})
 	open := func(d int, name string, flags int) (int, error) {
 		time.Sleep(5 * time.Millisecond)
 		fd, err := openQuietly(d, name, flags)
-		if name == "f020" && times.Add(1) == 2 { // in d01; there its turn has not come
+		if name == "f000" && firsts.Add(1) == 2 { // in d01: nobody's turn comes before
+			<-replaced
+		}
+		if name == "f020" && times.Add(1) == 2 {
+			defer close(replaced)
 			d := dir + "/d01/"
 			if err := errors.Join(os.WriteFile(d+"new", []byte("new content"), 0o600), os.Rename(d+"new", d+"f020"), os.Remove(d+"f050")); err != nil {
 				t.Error(err)

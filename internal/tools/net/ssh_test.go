@@ -2,7 +2,6 @@ package nettools
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -69,7 +68,8 @@ func startSSHD(t *testing.T, config string) *sshServer {
 	}
 	_, s.port, _ = net.SplitHostPort(l.Addr().String())
 	l.Close()
-	text := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nListenAddress 127.0.0.2\nHostKey %s/host\nPidFile none\nAuthorizedKeysFile %s.pub\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPrintMotd no\nPrintLastLog no\nSubsystem sftp internal-sftp\n%s", s.port, s.dir, s.key, config)
+	// The shell must not read the files of the one who runs the test: they may do anything, and wait for it.
+	text := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nListenAddress 127.0.0.2\nHostKey %s/host\nPidFile none\nAuthorizedKeysFile %s.pub\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\nPrintMotd no\nPrintLastLog no\nSetEnv HOME=%s SHLVL=1\nSubsystem sftp internal-sftp\n%s", s.port, s.dir, s.key, t.TempDir(), config)
 	if err := errors.Join(os.WriteFile(s.dir+"/config", []byte(text), 0o600), os.MkdirAll("/run/sshd", 0o755)); err != nil {
 		t.Fatal(err)
 	}
@@ -105,9 +105,7 @@ type outcome struct {
 
 // tool makes one of our commands, with its home directory.
 func tool(home, name string, args ...string) *exec.Cmd {
-	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
-	c := exec.CommandContext(ctx, os.Args[0], args...)
-	c.Cancel = func() error { stop(); return c.Process.Kill() }
+	c := exec.Command(os.Args[0], args...)
 	c.Env = append(os.Environ(), "NETTOOL="+name, "HOME="+home, "LC_ALL=C", "TZ=UTC")
 	return c
 }
@@ -119,8 +117,16 @@ func run(t *testing.T, c *exec.Cmd, dir, input string) outcome {
 	if c.Stdin == nil {
 		c.Stdin = strings.NewReader(input)
 	}
-	if err := c.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+	c.WaitDelay = time.Second
+	if err := c.Start(); err != nil {
 		t.Fatalf("%v: %v", c.Args, err)
+	}
+	limit := time.AfterFunc(time.Minute, func() { c.Process.Kill() })
+	if err := c.Wait(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+		t.Fatalf("%v: %v", c.Args, err)
+	}
+	if !limit.Stop() {
+		t.Fatalf("%v does not end within a minute: %q", c.Args, errs.String())
 	}
 	return outcome{out.String(), errs.String(), c.ProcessState.ExitCode()}
 }

@@ -189,15 +189,16 @@ func clock(seconds int64, hours bool) string {
 	return s
 }
 
+// start is the time for a process of today, the day for one of this year, and the year otherwise.
 func (s system) start(p process) string {
 	t := s.started(p)
 	switch {
-	case s.now.Sub(t) < 24*time.Hour:
-		return t.Format("15:04")
-	case t.Year() == s.now.Year():
+	case t.Year() != s.now.Year():
+		return t.Format("2006")
+	case t.YearDay() != s.now.YearDay():
 		return t.Format("Jan02")
 	}
-	return t.Format("2006")
+	return t.Format("15:04")
 }
 
 func userName(id uint32) string {
