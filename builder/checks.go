@@ -247,6 +247,8 @@ func (t *tester) bootloader(p *Plan) {
 	b := p.Layout.Boot
 	problems := bootProblems(p)
 	switch {
+	case p.Layout.DataOnly():
+		t.add("bootloader", OK, "not needed: by include, the set does not have all of the system", "")
 	case len(problems) > 0:
 		t.add("bootloader", Warning, strings.Join(problems, "; "), "after a restore the boot loader has to be installed by hand; until it is fixed, or "+bootLoader+" is named in exclude_devices, a backup ends with exit status 3")
 	case b.Loader == "":

@@ -10,9 +10,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
-
-	"github.com/goccy/go-yaml"
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/retention"
@@ -90,7 +87,7 @@ func LoadConfig(file string, required bool) (*Config, error) {
 		return nil, fmt.Errorf("cannot read configuration %s: %w", file, err)
 	}
 	if err := strictyaml.Decode(b, c); err != nil {
-		return nil, fmt.Errorf("cannot read configuration %s: %s", file, strings.TrimSpace(yaml.FormatError(err, false, false)))
+		return nil, fmt.Errorf("cannot read configuration %s: %s", file, strictyaml.Text(err))
 	}
 	c.defaults()
 	if err := c.Validate(); err != nil {

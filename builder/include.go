@@ -95,6 +95,20 @@ func (p *Plan) includesDevice(devs ...string) bool {
 	})
 }
 
+// saves gives what tells whether a path is saved, nil where the configuration has no include.
+func (p *Plan) saves() func(path string) bool {
+	if !p.only {
+		return nil
+	}
+	return func(path string) bool {
+		if slices.ContainsFunc(p.included, func(i included) bool { return layout.Below(path, i.path) }) {
+			return true
+		}
+		fs := p.Layout.Mounted(p.mountOf(path))
+		return fs != nil && p.includesDevice(fs.Devs()...)
+	}
+}
+
 // partly enters which paths of a file system are saved. Without any it is left out.
 func (p *Plan) partly(f *layout.Filesystem) {
 	whole, some := true, !f.InUse() && p.includesDevice(f.Devs()...)

@@ -17,7 +17,9 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
@@ -293,6 +295,43 @@ func (g *generation) states(a *PlannedArchive) func(*archive.CreateOptions) (end
 			g.mine.Archives[a.File] = archiveState{On: g.on(a)}
 		}
 	}
+}
+
+// imageStates gives what an image is compared with, and what keeps its index for the next increment; nil without
+// increments.
+func (g *generation) imageStates() func(*layout.Image) (*blockcopy.Base, func(index []byte)) {
+	if g == nil {
+		return nil
+	}
+	return func(m *layout.Image) (base *blockcopy.Base, keep func(index []byte)) {
+		if g.last != nil {
+			base = g.imageBase(m)
+		}
+		return base, func(index []byte) {
+			if err := regular.WriteFile(filepath.Join(g.at(g.id), m.File), index); err != nil {
+				g.warn("%s will be saved as a whole by the next backup, too: %v", m.Device, err)
+				return
+			}
+			g.mine.Archives[m.File] = archiveState{On: m.Device}
+		}
+	}
+}
+
+// imageBase opens the index of a device's last image; nil if the new one must have all.
+func (g *generation) imageBase(m *layout.Image) *blockcopy.Base {
+	if _, ok := g.last.Archives[m.File]; !ok {
+		return nil
+	}
+	f, err := regular.Open(filepath.Join(g.at(g.last.Set.ID), m.File))
+	if err == nil {
+		defer f.Close()
+		var base *blockcopy.Base
+		if base, err = blockcopy.ReadBase(f, blockcopy.Source{Set: g.last.Set.ID, Dir: g.last.Set.Dir, File: m.File}); err == nil {
+			return base
+		}
+	}
+	g.warn("%s is saved as a whole: %v", m.Device, err)
+	return nil
 }
 
 // since opens the state that an archive is compared with; nil if the archive must be full.

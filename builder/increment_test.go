@@ -1,8 +1,10 @@
 package builder
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +15,8 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/btrfs/btrfstest"
+	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
@@ -36,7 +40,10 @@ type nightlyRuns struct {
 	home string
 	said *notes
 	uuid string // of the file system
+	disk string // a device of diskSize that is saved block by block, "" for none
 }
+
+const diskSize = 20<<20 + 4096
 
 func newNightly(t *testing.T) *nightlyRuns {
 	n := &nightlyRuns{t: t, b: fakeMachine(t), src: t.TempDir(), home: t.TempDir(), said: &notes{}, uuid: "11111111-2222-3333-4444-555555555555"}
@@ -65,6 +72,12 @@ func (n *nightlyRuns) run() *Result {
 	p.Layout.Filesystems[0].UUID = n.uuid
 	p.archives()
 	p.Archives[0].File = "sda1._.tar.zst"
+	if n.disk != "" {
+		dev := strings.TrimPrefix(n.disk, "/dev/")
+		p.Layout.Disks = append(p.Layout.Disks, layout.Disk{Name: dev, Size: diskSize, LogicalSector: 512, PhysicalSector: 512})
+		p.Layout.Images = []layout.Image{{Device: dev, Type: "squashfs", Size: diskSize, File: "sdb1.img.zst"}}
+		p.Images = []*layout.Image{&p.Layout.Images[0]}
+	}
 	r, err := n.b.Path(n.t.Context(), p, n.home)
 	if err != nil {
 		n.t.Fatal(err)
@@ -160,6 +173,70 @@ func TestPathIncrement(t *testing.T) {
 	left, err := filepath.Glob(n.b.States + "/*/*")
 	if err != nil || len(left) != 1 || filepath.Base(left[0]) != sets[3].Manifest.ID {
 		t.Errorf("states are left: %q, %v; want those of the last set", left, err)
+	}
+}
+
+// TestPathImages: increments have what has changed of an image, and give all of it; a set that lacks an earlier image
+// is refused.
+func TestPathImages(t *testing.T) {
+	n := newNightly(t)
+	n.disk = btrfstest.Loop(t, diskSize)
+	content := make([]byte, diskSize)
+	rand.NewChaCha8([32]byte{7}).Read(content)
+	var sets []*Result
+	var was [][]byte
+	for i := range 4 {
+		content[i*5<<20]++
+		dev, err := os.OpenFile(n.disk, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := dev.Write(content); errors.Join(err, dev.Close()) != nil {
+			t.Fatal(err)
+		}
+		sets, was = append(sets, n.run()), append(was, bytes.Clone(content))
+		size := sets[i].Manifest.Sum("sdb1.img.zst").Size
+		if full := i%3 == 0; full != (size > 20<<20) || full != (len(sets[i].Manifest.Needs) == 0) || size < 4<<20 || !full && size > 5<<20 {
+			t.Errorf("set %d, needs %d: the image has %s; %q", i, len(sets[i].Manifest.Needs), size, n.said.lines)
+		}
+	}
+	restored := func(r *Result) ([]byte, error) {
+		s, err := manifest.Open(r.Dir)
+		if err != nil {
+			return nil, err
+		}
+		defer s.Close()
+		if err := s.Verify(t.Context(), true, progress.None{}); err != nil {
+			return nil, err
+		}
+		f, err := os.Create(filepath.Join(t.TempDir(), "restored"))
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if err := s.RestoreImage(t.Context(), "sdb1.img.zst", f, func(int64) progress.Counter { return progress.None{} }); err != nil {
+			return nil, err
+		}
+		return os.ReadFile(f.Name())
+	}
+	for i, r := range sets {
+		if got, err := restored(r); err != nil || !bytes.Equal(got, was[i]) {
+			t.Errorf("set %d: the image is the same: %v, %v", i, bytes.Equal(got, was[i]), err)
+		}
+		script, err := os.ReadFile(r.Dir + "/restore.sh")
+		if want := []string{"frames \"$SET\"/log/sdb1.frames", "../" + filepath.Base(sets[0].Dir) + "/sdb1.img.zst"}; err != nil || strings.Contains(string(script), want[0]) != (i%3 != 0) || strings.Contains(string(script), want[1]) != (i == 1 || i == 2) {
+			t.Errorf("restore.sh of set %d = %s, %v", i, script, err)
+		}
+	}
+	list, err := os.ReadFile(sets[1].Dir + "/log/sdb1.frames")
+	if err != nil || string(list) != "1 1\n" {
+		t.Errorf("the list of frames = %q, %v", list, err)
+	}
+	if err := os.Remove(filepath.Join(sets[0].Dir, "sdb1.img.zst")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := restored(sets[2]); err == nil || !strings.Contains(err.Error(), filepath.Base(sets[0].Dir)) || !strings.Contains(err.Error(), "sdb1.img.zst is missing") {
+		t.Errorf("without the first image: %v", err)
 	}
 }
 

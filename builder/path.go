@@ -187,7 +187,7 @@ func (b *Builder) write(ctx context.Context, p *Plan, id string, now time.Time, 
 
 // job is what the set of the plan gets. dir is the directory with the sets, "" for none.
 func (p *Plan) job(b *Builder, dir string) set.Job {
-	j := set.Job{Layout: p.Layout, Images: p.Images, LeftOut: p.LeftOut, NotCovered: p.NotCovered, Marks: p.Marks(), Recipients: p.recipients, Program: b.Version, Report: b.Report, Needs: p.generation.needs()}
+	j := set.Job{Layout: p.Layout, Images: p.Images, LeftOut: p.LeftOut, NotCovered: p.NotCovered, Marks: p.Marks(), Recipients: p.recipients, Program: b.Version, Report: b.Report, Needs: p.generation.needs(), ImageStates: p.generation.imageStates()}
 	if b.hooks != nil {
 		j.Said = b.hooks.Said
 	}

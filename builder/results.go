@@ -46,6 +46,14 @@ type EntryResult struct {
 	Link string    `json:"link,omitempty"`
 }
 
+// VerifiedResult is the kind "verified": a set in which everything that is there is good.
+type VerifiedResult struct {
+	Set     string   `json:"set"` // where it is
+	ID      string   `json:"id"`
+	Files   int      `json:"files"`
+	Missing []string `json:"missing"` // files that a restore can do without
+}
+
 // PruneResult is the kind "prune": what becomes of the sets in a directory.
 type PruneResult struct {
 	Dir     string              `json:"dir"`

@@ -47,7 +47,7 @@ func TestServeRefuses(t *testing.T) {
 		{"no such set", ServeOptions{Sets: []string{dir + "/nothing"}, HTTP: "127.0.0.1:0"}, "nothing", exit.Refused},
 		{"a name for a URL", ServeOptions{Sets: []string{"a b=" + set}, HTTP: "127.0.0.1:0"}, "under the name", exit.BadUsage},
 		{"two of a name", ServeOptions{Sets: []string{"a=" + set, "a=" + set}, HTTP: "127.0.0.1:0"}, "two sets are called a", exit.BadUsage},
-		{"rules", ServeOptions{Sets: []string{"a=" + set}, HTTP: "127.0.0.1:0", Rules: rules("rules:\n- match: {any: true}\n  sett: x\n")}, "unknown field", exit.BadUsage},
+		{"rules", ServeOptions{Sets: []string{"a=" + set}, HTTP: "127.0.0.1:0", Rules: rules("rules:\n- match: {any: true}\n  sett: x\n")}, "unknown key", exit.BadUsage},
 		{"rules for another set", ServeOptions{Sets: []string{"a=" + set}, HTTP: "127.0.0.1:0", Rules: rules("rules:\n- match: {any: true}\n  set: b\n")}, `there is no set "b"`, exit.BadUsage},
 	} {
 		c.o.State = filepath.Join(t.TempDir(), "state.json")

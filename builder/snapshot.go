@@ -155,7 +155,7 @@ func (p *Plan) noteLive(note func(format string, args ...any)) {
 func (b *Builder) snapshots(ctx context.Context, p *Plan, w *set.Writer) error {
 	frozen := !p.snapshotPlan.Empty()
 	if !p.generic {
-		for _, r := range snapshot.Running("/proc") {
+		for _, r := range snapshot.Running("/proc", p.saves()) {
 			w.Note("%s", r.Text(frozen))
 		}
 	}

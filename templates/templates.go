@@ -179,6 +179,7 @@ type ByHand struct {
 	Crypts   []Shell // command lines that make or open LUKS devices
 	Groups   []HandGroup
 	Make     []Shell // mkfs and mkswap command lines, in order
+	Images   []HandImage
 	Mounts   []HandMount
 	Archives []HandArchive
 	Parts    []HandPart
@@ -195,12 +196,19 @@ type ByHand struct {
 	NotCovered []string
 }
 
-// HandDisk is a disk with its table as sfdisk(8) takes it, "" for none. Var is the
-// shell variable that has its device.
+// HandDisk is a disk, with what tells it apart from others, and with its table as sfdisk(8) takes it, "" for none. Var
+// is the shell variable that has its device.
 type HandDisk struct {
-	Name, Model, Serial, Size string
-	Var                       Shell
-	Sfdisk                    string
+	Name, Was string
+	Var       Shell
+	Sfdisk    string
+}
+
+// HandImage is the image of a device. Frames is the file with the list of the frames of 4 MiB that it has, "" if it has
+// all.
+type HandImage struct {
+	File, Frames string
+	Device       Shell
 }
 
 // HandGroup is a volume group's file, and the command lines that make the group of it.

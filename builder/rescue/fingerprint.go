@@ -213,14 +213,8 @@ func (b *Maker) Changed(ctx context.Context, p *Machine, iso string) (why []stri
 		return nil, fmt.Errorf("cannot look for changes: %w", err)
 	}
 	defer os.RemoveAll(work)
-	quiet := *b // making it reports all of it
-	quiet.Report = progress.None{}
 	b.Report.Phase("looking for changes", 0)
-	s, _, err := quiet.collect(ctx, p, Hint{}, work, false)
-	if err != nil {
-		return nil, err
-	}
-	img, err := s.image()
+	s, img, err := b.draft(ctx, p, work)
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +234,29 @@ func (b *Maker) Changed(ctx context.Context, p *Machine, iso string) (why []stri
 		}
 	}
 	return why, nil
+}
+
+// Try looks for what keeps a medium from being made, without making it.
+func (b *Maker) Try(ctx context.Context, p *Machine) error {
+	work, err := os.MkdirTemp("", "mkcdrec-try-*")
+	if err != nil {
+		return fmt.Errorf("cannot try to make the rescue system: %w", err)
+	}
+	defer os.RemoveAll(work)
+	_, _, err = b.draft(ctx, p, work)
+	return err
+}
+
+// draft collects below work what a medium has, without reports, and without packing it.
+func (b *Maker) draft(ctx context.Context, p *Machine, work string) (*System, *media.ISO, error) {
+	quiet := *b
+	quiet.Report = progress.None{}
+	s, _, err := quiet.collect(ctx, p, Hint{}, work, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	img, err := s.image()
+	return s, img, err
 }
 
 // readFingerprint reads the fingerprint of a medium that is whole; reason is why there is none.

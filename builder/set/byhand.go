@@ -108,7 +108,7 @@ func (h *hand) shell(dev string) templates.Shell {
 func (h *hand) disks() {
 	for _, n := range h.need {
 		d := h.l.Disk(n)
-		hd := templates.HandDisk{Name: d.Name, Var: h.vars[d.Name], Model: d.Model, Serial: d.Serial, Size: d.Size.String()}
+		hd := templates.HandDisk{Name: d.Name, Var: h.vars[d.Name], Was: d.Text()}
 		if d.Table != nil {
 			hd.Sfdisk = commands.Sfdisk(d)
 		}
@@ -250,7 +250,7 @@ func (h *hand) swapFiles() {
 func (h *hand) contents(m *manifest.Manifest, chains map[string][]archive.Source) {
 	for _, i := range h.l.Images {
 		if i.File != "" && h.needed(i.Device) {
-			h.Make = append(h.Make, templates.Shellf(`zstd -dc "$SET"/%s | dd of=%s bs=4M iflag=fullblock conv=fsync`, i.File, h.shell(i.Device)))
+			h.images(i.File, h.shell(i.Device), chains[i.File])
 		}
 	}
 	for _, a := range m.Archives {
@@ -282,6 +282,21 @@ func (h *hand) contents(m *manifest.Manifest, chains map[string][]archive.Source
 			h.Archives = append(h.Archives, templates.HandArchive{File: f, Path: a.Mount, Chain: chain})
 		}
 	}
+}
+
+// images are the image of a device, and those before it of an increment.
+func (h *hand) images(file string, dev templates.Shell, chain []archive.Source) {
+	add := func(dir, file string, n int) {
+		hi := templates.HandImage{File: path.Join(dir, file), Device: dev}
+		if n > 0 { // the first one has all
+			hi.Frames = path.Join(dir, framesFile(file))
+		}
+		h.Images = append(h.Images, hi)
+	}
+	for n, s := range chain {
+		add(path.Join("..", s.Dir), s.File, n)
+	}
+	add("", file, len(chain))
 }
 
 // filesystem finds the file system on a device.

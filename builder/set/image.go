@@ -1,7 +1,9 @@
 package set
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -25,14 +28,50 @@ func (w *Writer) image(ctx context.Context, m *layout.Image) error {
 		return nil
 	}
 	defer src.Close()
-	return w.stream(ctx, m.File, func(ctx context.Context, out, index io.Writer) (int64, error) {
-		sum, err := w.imageTo(ctx, out, src, m)
+	keep := func([]byte) {}
+	if w.ImageStates != nil {
+		src.base, keep = w.ImageStates(m)
+	}
+	var sum *blockcopy.Summary
+	return w.stream(ctx, m.File, func(ctx context.Context, out, index io.Writer) (size int64, err error) {
+		sum, err = w.imageTo(ctx, out, src, m)
 		if sum == nil || err != nil {
 			return 0, err
 		}
 		_, err = index.Write(sum.Index)
 		return sum.Packed, err
-	}, func(*os.File) error { return nil })
+	}, func(*os.File) error {
+		keep(sum.Index)
+		if len(sum.Sources) == 0 {
+			return nil
+		}
+		for _, s := range sum.Sources {
+			w.chains[m.File] = append(w.chains[m.File], archive.Source{Set: s.Set, Dir: s.Dir, File: s.File})
+		}
+		return w.frameList(m.File, sum.Runs)
+	})
+}
+
+// framesFile is the name of the list of the frames that an increment's image has, in the set: on each line the number
+// of the first one, and how many follow each other.
+func framesFile(image string) string {
+	return "log/" + strings.TrimSuffix(image, ".img.zst") + ".frames"
+}
+
+// frameList writes the list of an image's frames, which a restore by hand needs.
+func (w *Writer) frameList(name string, runs [][2]int64) error {
+	f, err := w.open(framesFile(name))
+	if err != nil {
+		return err
+	}
+	b := bufio.NewWriter(f)
+	for _, r := range runs {
+		fmt.Fprintln(b, r[0], r[1]) // Flush gives the error
+	}
+	if err := errors.Join(b.Flush(), f.Close()); err != nil {
+		return fmt.Errorf("cannot write the list of frames: %w", err)
+	}
+	return nil
 }
 
 // imageSource is a device that is to be saved.
@@ -40,7 +79,8 @@ type imageSource struct {
 	*blockcopy.Device
 	use  *deviceUse
 	used *blockcopy.Map
-	why  string // the device is saved as a whole
+	why  string          // the device is saved as a whole
+	base *blockcopy.Base // what it is compared with, nil for nothing
 }
 
 func openImage(m *layout.Image) (*imageSource, error) {
@@ -73,7 +113,7 @@ func (w *Writer) imageTo(ctx context.Context, out io.Writer, src *imageSource, m
 	}
 	before, count := src.use.writers(), src.use.written()
 	crc := crc32.NewIEEE()
-	sum, err := blockcopy.Write(ctx, io.MultiWriter(out, crc), src, src.used, w.Report.Phase("saving "+m.Device+" ("+m.What()+")", src.used.Bytes()))
+	sum, err := blockcopy.WriteIncrement(ctx, io.MultiWriter(out, crc), src, src.used, src.base, w.Report.Phase("saving "+m.Device+" ("+m.What()+")", src.used.Bytes()))
 	if failed(ctx, out) {
 		return nil, err
 	}

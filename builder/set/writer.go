@@ -21,6 +21,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
@@ -65,7 +66,10 @@ type Job struct {
 	Layout   *layout.Layout
 	Archives []Archive
 	// Images are the devices that are saved block by block.
-	Images              []*layout.Image
+	Images []*layout.Image
+	// ImageStates, if not nil, gives what an image is compared with, nil for nothing, and what is
+	// called with its index once it is made.
+	ImageStates         func(m *layout.Image) (base *blockcopy.Base, keep func(index []byte))
 	LeftOut, NotCovered []string
 	// Marks are those of the plan, for the report of the coverage.
 	Marks coverage.Marks
@@ -115,7 +119,7 @@ type Writer struct {
 	log  *slog.Logger
 	file *os.File // the log
 	sfv  map[string]uint32
-	// chains are the earlier archives of those that are increments, by file.
+	// chains are the earlier archives and images of those that are increments, by file.
 	chains map[string][]archive.Source
 	texts  []string                                                                                    // the files that texts wrote
 	create func(context.Context, io.Writer, *os.File, archive.CreateOptions) (*archive.Summary, error) // archive.Create

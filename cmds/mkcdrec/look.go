@@ -181,6 +181,7 @@ func (a *app) verifyCommand() *cli.Command {
 				return fmt.Errorf("the set is damaged:\n%w", err)
 			}
 			a.ui.End()
+			a.ui.Result("verified", builder.VerifiedResult{Set: s.String(), ID: s.Manifest.ID, Files: len(s.Manifest.Files), Missing: append([]string{}, s.Missing...)})
 			if len(s.Missing) > 0 {
 				return fmt.Errorf("the set is not complete: %s is missing; all that a restore needs is there", strings.Join(s.Missing, ", "))
 			}

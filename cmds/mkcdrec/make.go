@@ -104,6 +104,9 @@ func (a *app) medium(ctx context.Context, c *cli.Command, b *builder.Builder) er
 	case same:
 		a.ui.Note("%s is not made again: nothing has changed", out)
 	case c.Bool("dry-run"):
+		if err := b.Maker().Try(ctx, p.Machine()); err != nil {
+			return err
+		}
 		a.ui.Note("would write %s", out)
 		return nil
 	default:
@@ -130,8 +133,13 @@ func (a *app) local(ctx context.Context, c *cli.Command, b *builder.Builder) err
 		return err
 	}
 	if c.Bool("dry-run") {
-		a.ui.Note("would change this machine's boot menu")
-		return nil
+		if c.Bool("local") {
+			err = b.Maker().Try(ctx, p.Machine())
+		}
+		if err == nil {
+			a.ui.Note("would change this machine's boot menu")
+		}
+		return err
 	}
 	if c.Bool("local-remove") {
 		if err := rescue.LocalRemove(p.Layout); err != nil {
@@ -425,6 +433,9 @@ func (a *app) listPlanned(ctx context.Context, c *cli.Command, p *builder.Plan) 
 		return err
 	}
 	a.ui.Note("would save %s in %d archives", quantity.Size(total), len(p.Archives))
+	if err := b.Maker().Try(ctx, p.Machine()); err != nil {
+		return err
+	}
 	return lacking(p.NotCovered)
 }
 

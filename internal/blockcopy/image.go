@@ -29,6 +29,12 @@ const FrameSize = frames.Size
 
 const imageTag = "mkcdrec-img\x00"
 
+// Versions of an index.
+const (
+	versionFull      = 1
+	versionIncrement = 2 // with Sources
+)
+
 // index is the description of an image, JSON packed with zstd behind imageTag.
 type index struct {
 	Version int    `json:"version"`
@@ -42,6 +48,10 @@ type index struct {
 	// Bad are start and length of each range that could not be read; the image
 	// has zero bytes there.
 	Bad [][2]int64 `json:"bad,omitempty"`
+	// Sources are the earlier images of an increment, the one with all frames first, and From is for
+	// each frame the number of the source that has it, from 1; 0 for this image, or nothing in use.
+	Sources []Source `json:"sources,omitempty"`
+	From    []int    `json:"from,omitempty"`
 }
 
 // Summary is what an image has.
@@ -50,6 +60,10 @@ type Summary struct {
 	SHA256             [32]byte
 	// Index is the end of the image, which a reader needs first.
 	Index []byte
+	// Sources are the earlier images that an increment needs, the one with all frames first, and Runs
+	// the first number and the count of frames that it has itself. Both are nil for an image with all.
+	Sources []Source
+	Runs    [][2]int64
 	// Bad are the ranges that could not be read, sorted, and ReadError is the first
 	// error. The image has zero bytes there.
 	Bad       []Extent
@@ -64,6 +78,15 @@ const maxIndex = 1 << 30
 // zero bytes, and listed in the summary: it is not an error. Errors are those of
 // writing, and of a device that is too large for an image's index.
 func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress.Counter) (*Summary, error) {
+	return WriteIncrement(ctx, w, dev, m, nil, p)
+}
+
+// WriteIncrement writes an image without the frames that are the same in the images before it. A base of a device of
+// another size is of no use, and neither is nil: the image has all frames then.
+func WriteIncrement(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, base *Base, p progress.Counter) (*Summary, error) {
+	if base != nil && (base.index.Size != m.Size || len(base.index.Sources) >= maxSources) {
+		base = nil
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -78,7 +101,11 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 	}
 	sum := sha256.New()
 	s := &Summary{Size: m.Size, Used: m.Bytes()}
-	ix := index{Version: 1, Size: m.Size, How: m.How, Used: [][2]int64{}}
+	ix := index{Version: versionFull, Size: m.Size, How: m.How, Used: [][2]int64{}}
+	if base != nil {
+		ix.Version, ix.Sources = versionIncrement, base.sources()
+		s.Sources = ix.Sources
+	}
 	for _, u := range m.Used {
 		ix.Used = append(ix.Used, [2]int64{u.Start, u.Length})
 	}
@@ -97,16 +124,23 @@ func Write(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, p progress
 		if f.err != nil {
 			return nil, f.err
 		}
-		all = append(all, frames.Frame{Offset: s.Packed, Packed: int64(len(f.packed)), Size: m.frameLength(f.n)})
-		if err := put(f.packed); err != nil {
-			return nil, err
-		}
 		digest := ""
 		if f.used {
 			h := sha256.Sum256(f.packed)
 			digest = hex.EncodeToString(h[:])
 		}
 		ix.Sums = append(ix.Sums, digest)
+		if base != nil {
+			from := base.has(f.n, digest)
+			if ix.From = append(ix.From, from); from > 0 || !f.used {
+				continue
+			}
+			s.stored(f.n)
+		}
+		all = append(all, frames.Frame{Offset: s.Packed, Packed: int64(len(f.packed)), Size: m.frameLength(f.n)})
+		if err := put(f.packed); err != nil {
+			return nil, err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -275,11 +309,12 @@ func (m *Map) read(ctx context.Context, dev io.ReaderAt, off int64, b []byte, u 
 
 // Image is an image opened for reading.
 type Image struct {
-	r      io.ReaderAt
-	name   string
-	frames []frames.Frame
-	index  index
-	m      *Map
+	r       io.ReaderAt
+	name    string
+	frames  []frames.Frame // Packed is 0 for those that are not in this file
+	index   *index
+	m       *Map
+	earlier []*earlier // by the number of the source, from 0; nil for one that is not needed
 }
 
 // Open reads an image's index. name is for messages.
@@ -289,39 +324,13 @@ func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 	if err != nil {
 		return bad(err)
 	}
-	packed, ok := bytes.CutPrefix(payload, []byte(imageTag))
-	if !ok {
-		return bad(errors.New("it is not an image"))
-	}
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxIndex))
-	if err != nil {
+	i := &Image{r: r, name: name}
+	if i.index, err = readIndex(payload); err != nil {
 		return bad(err)
 	}
-	defer d.Close()
-	text, err := d.DecodeAll(packed, nil)
-	if err != nil {
-		return bad(fmt.Errorf("its index is damaged: %w", err))
-	}
-	i := &Image{r: r, name: name}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&i.index); err != nil {
-		return bad(fmt.Errorf("its index is damaged: %w", err))
-	}
-	x := &i.index
-	if x.Version != 1 {
-		return bad(fmt.Errorf("its version is %d; this program knows 1", x.Version))
-	}
-	if x.Size < 0 || int64(len(sizes)) != (x.Size+FrameSize-1)/FrameSize || len(x.Sums) != len(sizes) {
-		return bad(fmt.Errorf("it has %d frames and %d sums for %d bytes", len(sizes), len(x.Sums), x.Size))
-	}
-	off := int64(0)
-	for n, s := range sizes {
-		if int64(s[1]) != min(FrameSize, x.Size-int64(n)*FrameSize) {
-			return bad(fmt.Errorf("frame %d has %d bytes", n, s[1]))
-		}
-		i.frames = append(i.frames, frames.Frame{Offset: off, Packed: int64(s[0]), Size: int64(s[1])})
-		off += int64(s[0])
+	x := i.index
+	if i.frames, err = x.place(sizes); err != nil {
+		return bad(err)
 	}
 	if i.m, err = x.used(); err != nil {
 		return bad(err)
@@ -332,6 +341,79 @@ func Open(r io.ReaderAt, size int64, name string) (*Image, error) {
 		}
 	}
 	return i, nil
+}
+
+// readIndex reads the description of an image, and checks it.
+func readIndex(payload []byte) (*index, error) {
+	packed, ok := bytes.CutPrefix(payload, []byte(imageTag))
+	if !ok {
+		return nil, errors.New("it is not an image")
+	}
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxIndex))
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	text, err := d.DecodeAll(packed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("its index is damaged: %w", err)
+	}
+	x := &index{}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(x); err != nil {
+		return nil, fmt.Errorf("its index is damaged: %w", err)
+	}
+	return x, x.check()
+}
+
+// check reports what is wrong with an index itself.
+func (ix *index) check() error {
+	if ix.Version != versionFull && ix.Version != versionIncrement {
+		return fmt.Errorf("its version is %d; this program knows %d and %d", ix.Version, versionFull, versionIncrement)
+	}
+	if n := int64(len(ix.Sums)); ix.Size < 0 || n != (ix.Size+FrameSize-1)/FrameSize {
+		return fmt.Errorf("it has %d sums for %d bytes", n, ix.Size)
+	}
+	if full := ix.Version == versionFull; full != (len(ix.Sources) == 0) || full && len(ix.From) > 0 || !full && len(ix.From) != len(ix.Sums) || len(ix.Sources) > maxSources {
+		return fmt.Errorf("it has %d earlier images for %d of %d frames, in version %d", len(ix.Sources), len(ix.From), len(ix.Sums), ix.Version)
+	}
+	for _, s := range ix.Sources {
+		if err := s.check(); err != nil {
+			return err
+		}
+	}
+	for n, k := range ix.From {
+		if k < 0 || k > len(ix.Sources) || k > 0 && ix.Sums[n] == "" {
+			return fmt.Errorf("frame %d is in the earlier image %d of %d", n, k, len(ix.Sources))
+		}
+	}
+	return nil
+}
+
+// place finds the frames by the sizes of those that are in the image's file.
+func (ix *index) place(sizes [][2]uint32) ([]frames.Frame, error) {
+	out := make([]frames.Frame, len(ix.Sums))
+	off, k := int64(0), 0
+	for n := range out {
+		out[n].Size = min(FrameSize, ix.Size-int64(n)*FrameSize)
+		if ix.Version == versionIncrement && (ix.From[n] > 0 || ix.Sums[n] == "") {
+			continue
+		}
+		if k == len(sizes) {
+			return nil, fmt.Errorf("it has %d frames for %d bytes", k, ix.Size)
+		}
+		if int64(sizes[k][1]) != out[n].Size {
+			return nil, fmt.Errorf("frame %d has %d bytes", n, sizes[k][1])
+		}
+		out[n].Offset, out[n].Packed = off, int64(sizes[k][0])
+		off += out[n].Packed
+		k++
+	}
+	if k != len(sizes) {
+		return nil, fmt.Errorf("it has %d frames, and needs %d for %d bytes", len(sizes), k, ix.Size)
+	}
+	return out, nil
 }
 
 // used is the map of what was in use.
@@ -381,6 +463,9 @@ func (i *Image) Restore(ctx context.Context, dst io.WriterAt, p progress.Counter
 // each decodes the frames that have something in use, several at once; they are
 // read in order, as tapes and discs want it.
 func (i *Image) each(ctx context.Context, fn func(b []byte, off int64) error, p progress.Counter) error {
+	if len(i.index.Sources) > 0 && i.earlier == nil {
+		return fmt.Errorf("cannot use image %s: it needs earlier images, which are not open", i.name)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	type job struct {
@@ -415,13 +500,13 @@ func (i *Image) each(ctx context.Context, fn func(b []byte, off int64) error, p 
 	}
 	err := func() error {
 		defer close(work)
-		for n, f := range i.frames {
+		for n := range i.frames {
 			if i.index.Sums[n] == "" {
 				continue
 			}
-			b := make([]byte, f.Packed)
-			if k, err := i.r.ReadAt(b, f.Offset); err != nil && (err != io.EOF || int64(k) < f.Packed) {
-				return fmt.Errorf("cannot read image %s: %w", i.name, err)
+			b, err := i.packed(n)
+			if err != nil {
+				return err
 			}
 			select {
 			case work <- job{n, b}:
@@ -433,6 +518,20 @@ func (i *Image) each(ctx context.Context, fn func(b []byte, off int64) error, p 
 	}()
 	wg.Wait()
 	return cmp.Or(err, context.Cause(ctx))
+}
+
+// packed reads frame n, from the image that has it.
+func (i *Image) packed(n int) ([]byte, error) {
+	r, off, size, name := i.r, i.frames[n].Offset, i.frames[n].Packed, i.name
+	if k := i.from(n); k > 0 {
+		e := i.earlier[k-1]
+		r, off, size, name = e.file, e.at[n].offset, int64(e.at[n].packed), e.name
+	}
+	b := make([]byte, size)
+	if k, err := r.ReadAt(b, off); err != nil && (err != io.EOF || int64(k) < size) {
+		return nil, fmt.Errorf("cannot read image %s: %w", name, err)
+	}
+	return b, nil
 }
 
 // decode unpacks frame n to the end of buf.

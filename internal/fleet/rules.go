@@ -250,7 +250,7 @@ func LoadRules(file string) (*Rules, error) {
 func ParseRules(file string, b []byte) (*Rules, error) {
 	r := &Rules{}
 	if err := strictyaml.Decode(b, r); err != nil {
-		return nil, fmt.Errorf("cannot read rules %s: %s", file, yaml.FormatError(err, false, true))
+		return nil, fmt.Errorf("cannot read rules %s: %s", file, strictyaml.Text(err))
 	}
 	if len(r.Rules) == 0 {
 		return nil, fmt.Errorf("cannot use rules %s: there is no rule in it", file)

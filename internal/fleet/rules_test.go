@@ -76,8 +76,8 @@ func TestRules(t *testing.T) {
 func TestBadRules(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"empty", "", "there is no rule"},
-		{"unknown word", "rules:\n  - match: {any: true}\n    sett: x\n", `[3:5] unknown field "sett"`},
-		{"unknown word in match", "rules:\n  - match: {maac: x}\n", "[2:13] unknown field"},
+		{"unknown word", "rules:\n  - match: {any: true}\n    sett: x\n", `[3:5] unknown key "sett"`},
+		{"unknown word in match", "rules:\n  - match: {maac: x}\n", "[2:13] unknown key"},
 		{"no yaml", "rules: [", "r.yaml: [1:"},
 		{"nothing matched", "rules:\n  - match: {any: true}\n  - set: x\n", "r.yaml:3: the rule matches nothing"},
 		{"any and more", "rules:\n- match: {any: true, mac: 52:54:00:00:00:01}\n", "r.yaml:2: any: true goes with no other word"},
@@ -97,7 +97,7 @@ func TestBadRules(t *testing.T) {
 		{"disk", "rules:\n- match: {any: true}\n  disks: largest\n", `disk "largest" is not known`},
 		{"disk with comma", "rules:\n- match: {any: true}\n  disks: {serial: \"a,b\"}\n", "r.yaml:3: disk serial number"},
 		{"set", "rules:\n- match: {any: true}\n  set: ../x\n", "r.yaml:3: set"},
-		{"answer", "rules:\n- match: {any: true}\n  answers: {confirm: [x]}\n", "unknown field"},
+		{"answer", "rules:\n- match: {any: true}\n  answers: {confirm: [x]}\n", "unknown key"},
 		{"answer with comma", "rules:\n- match: {any: true}\n  answers: {exclude-disk: [\"sda,sdb\"]}\n", "r.yaml:3: answer"},
 		{"faults in the order of lines", "rules:\n- match: {any: true}\n  pxe: y\n  start: x\n  set: ../x\n", "r.yaml:3: pxe \"y\" is not known; want auto, offer, 4011, http, ignore\nr.yaml:4: start \"x\" is not known; want wait, at once\nr.yaml:5: set"},
 	} {

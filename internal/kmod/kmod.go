@@ -74,6 +74,9 @@ func Open(dir string) (*Index, error) {
 		delete(files, "modules.softdep")
 		delete(files, "modules.alias")
 	}
+	if _, gone := os.Stat(dir); gone != nil {
+		return nil, fmt.Errorf("cannot read kernel modules: %w", gone)
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		above, version := filepath.Split(filepath.Clean(dir))
 		base := strings.TrimSuffix(strings.TrimSuffix(filepath.Clean(above), "/lib/modules"), "/usr")

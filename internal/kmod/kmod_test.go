@@ -2,6 +2,7 @@ package kmod
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -78,10 +79,14 @@ func TestWriteIndex(t *testing.T) {
 }
 
 func TestOpenMissing(t *testing.T) {
-	if _, err := Open("/nosuch/lib/modules/6.1.0-9"); err == nil || !strings.Contains(err.Error(), "depmod -b /nosuch 6.1.0-9") {
-		t.Errorf("Open = %v; want an error that names depmod", err)
+	if _, err := Open("/nosuch/lib/modules/6.1.0-9"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "/nosuch/lib/modules/6.1.0-9: no such file") {
+		t.Errorf("Open = %v; want an error that names the directory", err)
 	}
-	if _, err := Open("/usr/lib/modules/6.1.0-nosuch"); err == nil || !strings.Contains(err.Error(), "depmod -b / 6.1.0-nosuch") {
+	base := t.TempDir()
+	if err := os.MkdirAll(base+"/usr/lib/modules/6.1.0-9", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(base + "/usr/lib/modules/6.1.0-9"); err == nil || !strings.Contains(err.Error(), "depmod -b "+base+" 6.1.0-9") {
 		t.Errorf("Open = %v; want an error that names depmod", err)
 	}
 	if _, err := Open(t.TempDir()); err == nil || !strings.Contains(err.Error(), "modules.dep") {

@@ -71,8 +71,11 @@ func (p Present) Is(said ...string) bool {
 }
 
 // Target names a disk for people: "/dev/sda (QEMU HARDDISK, serial X, 6.0 GiB)".
-func (d Disk) Target() string {
-	s := "/dev/" + d.Name + " ("
+func (d Disk) Target() string { return "/dev/" + d.Name + " (" + d.Text() + ")" }
+
+// Text tells a disk apart from others: "QEMU HARDDISK, serial X, 6.0 GiB".
+func (d Disk) Text() string {
+	s := ""
 	if d.Model != "" {
 		s += d.Model + ", "
 	}
@@ -81,7 +84,7 @@ func (d Disk) Target() string {
 	} else {
 		s += "no serial number, "
 	}
-	return s + d.Size.String() + ")"
+	return s + d.Size.String()
 }
 
 // Confirmations are the words that confirm a disk: those that Identify found, or, for a

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
@@ -57,7 +58,7 @@ type earlierSet struct {
 }
 
 // openNeeds opens the sets that an increment needs: each is there, is the one that it was made
-// with, and has its archives with their sizes.
+// with, and has its archives and images with their sizes.
 func (s *Set) openNeeds() error {
 	var errs []error
 	for _, n := range s.Manifest.Needs {
@@ -91,18 +92,29 @@ func openNeeded(at place, n Needed) (*earlierSet, error) {
 		return nil, err
 	}
 	var errs []error
-	for _, a := range m.Archives {
-		size, err := st.Size(a.File)
+	for _, f := range m.content() {
+		size, err := st.Size(f.Name)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			errs = append(errs, fmt.Errorf("%s is missing", a.File))
+			errs = append(errs, fmt.Errorf("%s is missing", f.Name))
 		case err != nil:
 			errs = append(errs, err)
-		case size != int64(a.Size):
-			errs = append(errs, fmt.Errorf("%s has %d bytes, not %d", a.File, size, a.Size))
+		case size != int64(f.Size):
+			errs = append(errs, fmt.Errorf("%s has %d bytes, not %d", f.Name, size, f.Size))
 		}
 	}
 	return &earlierSet{files{Store: st}, n, m}, errors.Join(errs...)
+}
+
+// content are the files of a set that later ones may need: archives and images.
+func (m *Manifest) content() []FileSum {
+	var out []FileSum
+	for _, f := range m.Files {
+		if strings.HasSuffix(f.Name, imageSuffix) || slices.ContainsFunc(m.Archives, func(a Archive) bool { return a.File == f.Name }) {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // beside is the store of the set in the directory called name beside that of st.
@@ -128,26 +140,26 @@ func (f files) earlier(s archive.Source) (*archive.Reader, error) {
 // needsSize is what verifyNeeds reads.
 func (s *Set) needsSize() (n int64) {
 	for _, e := range s.needs {
-		for _, a := range e.manifest.Archives {
-			n += int64(a.Size)
+		for _, f := range e.manifest.content() {
+			n += int64(f.Size)
 		}
 	}
 	return n
 }
 
-// verifyNeeds compares the archives of earlier sets with their SHA-256.
+// verifyNeeds compares the archives and images of earlier sets with their SHA-256.
 func (s *Set) verifyNeeds(ctx context.Context, p progress.Counter) error {
 	var errs []error
 	for _, e := range s.needs {
 		at := &Set{Manifest: e.manifest, place: web{e.files}}
-		for _, a := range e.manifest.Archives {
-			p.Item(e.Dir + "/" + a.File)
-			got, err := sumFile(ctx, at, a.File, p)
+		for _, f := range e.manifest.content() {
+			p.Item(e.Dir + "/" + f.Name)
+			got, err := sumFile(ctx, at, f.Name, p)
 			switch {
 			case err != nil:
 				errs = append(errs, fmt.Errorf("the earlier set %s: %w", e.Dir, err))
-			case got != a.SHA256:
-				errs = append(errs, fmt.Errorf("the earlier set %s: %w", e.Dir, at.where(ctx, a.File)))
+			case got != f.SHA256:
+				errs = append(errs, fmt.Errorf("the earlier set %s: %w", e.Dir, at.where(ctx, f.Name)))
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()

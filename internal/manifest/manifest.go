@@ -467,7 +467,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	errs = append(errs, s.verifyNeeds(ctx, p))
+	errs = append(errs, s.verifyNeeds(ctx, p), s.checkImages())
 	for _, a := range s.Manifest.Archives {
 		errs = append(errs, s.check(ctx, a, decode && s.here(a.File, s.AllDiscs), p))
 		if err := ctx.Err(); err != nil {

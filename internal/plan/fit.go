@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -125,11 +126,40 @@ type fitter struct {
 	lvRAIDs map[string]map[string]*lvRAID
 }
 
-// wishes checks that what is wished for is there.
+// wishes checks that what is wished for is there, and can have a size of its own.
 func (f *fitter) wishes() error {
-	for at := range f.wish.Sizes {
-		if f.l.Mounted(at) == nil && !slices.ContainsFunc(f.l.Swap, func(s layout.Swap) bool { return s.Device == at }) {
+	for _, at := range slices.Sorted(maps.Keys(f.wish.Sizes)) {
+		devs := []string{at}
+		if fs := f.l.Mounted(at); fs != nil {
+			devs = fs.Devs()
+		} else if !slices.ContainsFunc(f.l.Swap, func(s layout.Swap) bool { return s.Device == at }) {
 			return refuse("--size %s: the layout has nothing there; sizes are given for mount points and swap devices", at)
+		}
+		for _, dev := range devs {
+			if err := f.sizable(at, dev); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sizable refuses a size for what a device decides that can't have another.
+func (f *fitter) sizable(at, dev string) error {
+	if f.l.Disk(dev) != nil {
+		return refuse("--size %s: it is on the whole disk %s, without a partition, and takes all of it", at, dev)
+	}
+	if c := f.l.Crypt(dev); c != nil {
+		if c.LUKS.Fixed {
+			return refuse("--size %s: the LUKS device %s keeps its size, which is in its header", at, c.Name)
+		}
+		return f.sizable(at, c.Device)
+	}
+	if a := f.l.Array(dev); a != nil {
+		for _, m := range a.Devs() {
+			if err := f.sizable(at, m); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -29,7 +29,11 @@ func (f *fitter) changed(g *layout.VolumeGroup) (changed bool) {
 // keepsSizes refuses wishes for sizes of a group's volumes.
 func (f *fitter) keepsSizes(g *layout.VolumeGroup) error {
 	for at := range f.wish.Sizes {
-		if fs := f.l.Mounted(at); fs != nil && f.l.Group(fs.Device) == g {
+		dev := at
+		if fs := f.l.Mounted(at); fs != nil {
+			dev = fs.Device
+		}
+		if f.l.Group(dev) == g {
 			return refuse("--size %s: the volume group %s has RAID volumes, and keeps its sizes", at, g.Name)
 		}
 	}

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"errors"
+
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -37,8 +39,18 @@ func Make(was *layout.Layout, have []layout.Present, w Wish) (*Plan, error) {
 	return d.Plan()
 }
 
-// Prepare does what Make does, but for the steps.
-func Prepare(was *layout.Layout, have []layout.Present, w Wish) (*Draft, error) {
+// Check refuses wishes that no machine can make come true: what they name is not in the layout, or can't be as it is
+// wished for.
+func Check(was *layout.Layout, w Wish) error {
+	l, err := asWished(was, w)
+	if err != nil {
+		return err
+	}
+	return errors.Join(knownDisks(l, w), (&fitter{l: l, wish: w}).wishes())
+}
+
+// asWished gives the layout with all that is wished for, but for the disks and the sizes.
+func asWished(was *layout.Layout, w Wish) (*layout.Layout, error) {
 	l, err := Convert(was, w.Types)
 	if err == nil {
 		l, err = ForFirmware(l, w.Firmware)
@@ -52,6 +64,12 @@ func Prepare(was *layout.Layout, have []layout.Present, w Wish) (*Draft, error) 
 	if err == nil {
 		l, err = Mirror(l, w.Mirror)
 	}
+	return l, err
+}
+
+// Prepare does what Make does, but for the steps.
+func Prepare(was *layout.Layout, have []layout.Present, w Wish) (*Draft, error) {
+	l, err := asWished(was, w)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -39,10 +40,8 @@ func MapDisks(want *layout.Layout, have []layout.Present, w Wish) (Mapping, erro
 		}
 		open = append(open, d)
 	}
-	for old := range w.Map {
-		if !slices.ContainsFunc(open, func(d *layout.Disk) bool { return d.Name == old }) {
-			return nil, refuse("--map %s: the layout needs no disk of that name", old)
-		}
+	if err := knownDisks(want, w); err != nil {
+		return nil, err
 	}
 	for _, find := range []func(*layout.Disk) ([]layout.Present, error){m.named, m.sameWWN, m.sameSerial, m.sameModel, m.confirmed, m.onlyOne} {
 		var rest []*layout.Disk
@@ -69,6 +68,16 @@ func MapDisks(want *layout.Layout, have []layout.Present, w Wish) (Mapping, erro
 		return nil, m.undecided(open)
 	}
 	return m.out, nil
+}
+
+// knownDisks refuses to map what is no disk that the layout needs.
+func knownDisks(want *layout.Layout, w Wish) error {
+	for _, old := range slices.Sorted(maps.Keys(w.Map)) {
+		if !slices.Contains(want.Needed(), old) {
+			return refuse("--map %s: the layout needs no disk of that name", old)
+		}
+	}
+	return nil
 }
 
 type mapper struct {
@@ -242,7 +251,11 @@ func (m *mapper) tooSmall(d *layout.Disk, p layout.Present) error {
 
 func (m *mapper) undecided(open []*layout.Disk) error {
 	var b strings.Builder
-	b.WriteString("it is not clear which disk is to be overwritten\n")
+	if len(m.free(open[0])) == 0 {
+		b.WriteString("no disk here can be overwritten\n")
+	} else {
+		b.WriteString("it is not clear which disk is to be overwritten\n")
+	}
 	for _, d := range open {
 		fmt.Fprintf(&b, "  wanted: %s, at least %s\n", d.Target(), m.least[d.Name])
 	}

@@ -121,8 +121,8 @@ func TestMapDisks(t *testing.T) {
 		{"two possible, another confirmed", []layout.Present{disk("sda", "X", 8*g), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"Z"}}, "!not clear"},
 		{"the confirmed one holds the set", []layout.Present{busy(disk("sda", "X", 8*g), "it holds the backup set"), disk("sdb", "Y", 8*g)}, Wish{Confirmed: []string{"X"}}, "!it holds the backup set"},
 		{"the old disk is in use by LVM", []layout.Present{busy(disk("sda", "OLD1", 8*g), "it is in use by LVM (vg0/root)")}, Wish{}, "!in use by LVM"},
-		{"all too small", []layout.Present{disk("sda", "X", 4*g)}, Wish{}, "!too small"},
-		{"no disk", nil, Wish{}, "!not clear"},
+		{"all too small", []layout.Present{disk("sda", "X", 4*g)}, Wish{}, "!no disk here can be overwritten\n  wanted: /dev/vda (M, serial OLD1, 6.0 GiB), at least 4.6 GiB\n  there:  /dev/sda (M, serial X, 4.0 GiB): too small"},
+		{"no disk", nil, Wish{}, "!no disk here can be overwritten"},
 		{"no serial, same model and size", []layout.Present{disk("sda", "", 6*g), disk("sdb", "Q", 9*g)}, Wish{}, "!not clear"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -133,7 +133,7 @@ func TestMapDisks(t *testing.T) {
 					t.Errorf("MapDisks = %v, %v; want a refusal with %q", m, err, want)
 				}
 				var u *Undecided
-				if errors.As(err, &u) != strings.Contains(err.Error(), "not clear") || u != nil && (u.Old.Name != "vda" || u.Least == 0 || len(u.Among) != strings.Count(err.Error(), "possible;")) {
+				if errors.As(err, &u) != (strings.Contains(err.Error(), "not clear") || strings.Contains(err.Error(), "no disk here")) || u != nil && (u.Old.Name != "vda" || u.Least == 0 || len(u.Among) != strings.Count(err.Error(), "possible;")) {
 					t.Errorf("undecided: %+v", u)
 				}
 				return

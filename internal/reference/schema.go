@@ -26,7 +26,7 @@ import (
 var kinds = map[string]reflect.Type{
 	"backup": reflect.TypeFor[builder.Result](), "discs": reflect.TypeFor[builder.DiscResult](), "usbkey": reflect.TypeFor[builder.KeyResult](), "tape": reflect.TypeFor[builder.TapeResult](),
 	"image": reflect.TypeFor[builder.ImageResult](), "netboot": reflect.TypeFor[builder.TreeResult](), "local": reflect.TypeFor[[]string](), "room": reflect.TypeFor[builder.RoomResult](),
-	"checks": reflect.TypeFor[[]builder.Check](), "set": reflect.TypeFor[manifest.Manifest](), "entry": reflect.TypeFor[builder.EntryResult](), "prune": reflect.TypeFor[builder.PruneResult](), "status": reflect.TypeFor[nightly.Status](), "version": reflect.TypeFor[builder.VersionResult](),
+	"checks": reflect.TypeFor[[]builder.Check](), "set": reflect.TypeFor[manifest.Manifest](), "entry": reflect.TypeFor[builder.EntryResult](), "prune": reflect.TypeFor[builder.PruneResult](), "verified": reflect.TypeFor[builder.VerifiedResult](), "status": reflect.TypeFor[nightly.Status](), "version": reflect.TypeFor[builder.VersionResult](),
 	"loaders": reflect.TypeFor[[]loaders.Package](), "layout": reflect.TypeFor[layout.Layout](), "differences": reflect.TypeFor[[]layout.Change](),
 	"plan": reflect.TypeFor[restore.Planned](), "restore": reflect.TypeFor[restore.Report](), "comparison": reflect.TypeFor[repair.Verified](),
 	"coverage": reflect.TypeFor[coverage.Report](), fleet.SwarmKind: reflect.TypeFor[fleet.SwarmEvent](),

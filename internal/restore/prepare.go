@@ -127,6 +127,11 @@ func (r *Restorer) openSet(ctx context.Context) error {
 	if !r.set.WholeLayout() && r.set.Layout.Mounted("/") == nil && r.opt.Only == "" {
 		return &exit.Refusal{Reason: "the backup has no root file system that restore can make:\n  " + strings.Join(r.set.Manifest.NotCovered, "\n  ")}
 	}
+	if r.opt.Only == "" && !r.opt.NewIdentity { // which may give volume groups other names
+		if err := plan.Check(r.set.Layout, r.opt.Wish); err != nil {
+			return err
+		}
+	}
 	if r.opt.Salvage {
 		r.set.GiveUp()
 	}

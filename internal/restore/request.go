@@ -10,9 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
-
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/identity"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -138,7 +137,7 @@ func (r *Request) Flags(f *flag.FlagSet, names ...string) {
 		{&r.Map, "map", "`OLD=NEW`: disk OLD of the set goes to the disk NEW (name, serial number or WWN)"},
 		{&r.Size, "size", "`WHAT=SIZE`: what is mounted there, or a swap device, gets this size: /=20G"},
 		{&r.FSType, "fs-type", "`MOUNT=TYPE`: another type for a file system: ext2, ext3, ext4, xfs or btrfs"},
-		{&r.KeepSizes, "keep-sizes", "every partition and volume keeps its size, on disks of any size"},
+		{&r.KeepSizes, "keep-sizes", "every partition and volume keeps its size, on disks of any size; what is on a whole disk takes all of it"},
 		{&r.Only, "only", "`MOUNT` point: make and restore this file system only, on a device that is there"},
 		{&r.Onto, "onto", "`DEV` that --only overwrites; without it, the one with the same UUID"},
 		{&r.ExcludeDisk, "exclude-disk", "`OLD` disk of the set that is left alone, with all that was on it"},
@@ -196,7 +195,7 @@ func (r *Request) Answers(ctx context.Context, f *flag.FlagSet, file string) err
 	answers := flag.NewFlagSet(file, flag.ContinueOnError)
 	a.Flags(answers)
 	if err := strictyaml.Decode(b, &a); err != nil {
-		return exit.Usage(fmt.Errorf("cannot read answers %s: %s", file, strings.TrimSpace(yaml.FormatError(err, false, false))))
+		return exit.Usage(fmt.Errorf("cannot read answers %s: %s", file, strictyaml.Text(err)))
 	}
 	typed := map[string]bool{}
 	f.Visit(func(o *flag.Flag) { typed[o.Name] = true })
@@ -263,6 +262,10 @@ func (r *Request) Validate() (*Options, error) {
 		mount, typ, err := r.pair("fs-type", s, "MOUNT=TYPE", strings.LastIndexByte)
 		if err != nil {
 			return nil, err
+		}
+		if fstype.Of(typ).New == nil {
+			known := fstype.Names(func(t *fstype.Type) bool { return t.New != nil })
+			return nil, exit.Usage(fmt.Errorf("%s %s: it can be one of %s", r.name("fs-type"), s, strings.Join(known, ", ")))
 		}
 		o.Wish.Types[mount] = typ
 	}

@@ -52,8 +52,8 @@ func (s Service) Text(frozen bool) string {
 }
 
 // Running lists the databases, containers and virtual machines that run, by the processes in the
-// directory proc.
-func Running(proc string) []Service {
+// directory proc. With saved, only those are listed that have a file open of which it is true.
+func Running(proc string, saved func(path string) bool) []Service {
 	entries, err := os.ReadDir(proc)
 	if err != nil {
 		return nil
@@ -70,7 +70,10 @@ func Running(proc string) []Service {
 		}
 		exe, _ := os.Readlink(filepath.Join(proc, e.Name(), "exe")) // kernel threads have none
 		for i, s := range services {
-			if s.is(strings.TrimSuffix(string(comm), "\n")) || s.is(filepath.Base(strings.TrimSuffix(exe, " (deleted)"))) {
+			if !s.is(strings.TrimSuffix(string(comm), "\n")) && !s.is(filepath.Base(strings.TrimSuffix(exe, " (deleted)"))) {
+				continue
+			}
+			if saved == nil || hasOpen(filepath.Join(proc, e.Name(), "fd"), saved) {
 				found[i] = append(found[i], pid)
 			}
 		}
@@ -83,6 +86,18 @@ func Running(proc string) []Service {
 		}
 	}
 	return out
+}
+
+// hasOpen reports whether one of the links in a directory of open files leads to a path that is saved.
+func hasOpen(dir string, saved func(path string) bool) bool {
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return false // it has ended
+	}
+	return slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
+		to, err := os.Readlink(filepath.Join(dir, fd.Name()))
+		return err == nil && filepath.IsAbs(to) && saved(to)
+	})
 }
 
 // is reports whether a process with this name is of the service.

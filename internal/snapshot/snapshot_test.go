@@ -539,7 +539,7 @@ func TestRunning(t *testing.T) {
 		}
 	}
 	var got []string
-	for _, s := range Running(proc) {
+	for _, s := range Running(proc, nil) {
 		got = append(got, s.Text(s.name == "containers"))
 	}
 	want := []string{
@@ -552,7 +552,15 @@ func TestRunning(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	if got := Running(proc + "/none"); got != nil {
+	for pid, to := range map[string]string{"20": "/var/lib/mysql/ibdata1", "22": "/srv/vm/disk.qcow2", "24": "/srv/x", "3": "socket:[1]"} {
+		if err := errors.Join(os.Mkdir(filepath.Join(proc, pid, "fd"), 0o755), os.Symlink(to, filepath.Join(proc, pid, "fd", "5"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Running(proc, func(path string) bool { return strings.HasPrefix(path, "/srv/") }); len(got) != 1 || got[0].name != "virtual machines" {
+		t.Errorf("Running for /srv = %v; want virtual machines, of which a disk is there", got)
+	}
+	if got := Running(proc+"/none", nil); got != nil {
 		t.Errorf("without proc: %v", got)
 	}
 }

@@ -55,12 +55,13 @@ func Scheme(place string) string {
 // Kinds are the beginnings of places that are not directories, for messages.
 const Kinds = "sftp://, s3://, https://, nfs://, smb://, rclone:"
 
-// CheckPlace reports a URL of a kind that there is not.
+// CheckPlace reports a URL that names no place: its kind is unknown, or it has something that does not belong there.
 func CheckPlace(place string) error {
 	if Scheme(place) == "" {
 		return fmt.Errorf("cannot use %s: unknown kind of place; use a directory, or one of %s", sysconf.RedactURL(place), Kinds)
 	}
-	return nil
+	_, err := parse(place)
+	return err
 }
 
 // IsHome reports whether a place is the URL of a home or of a set in one: a place for

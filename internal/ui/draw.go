@@ -192,12 +192,16 @@ func DrawPlan(w io.Writer, p *plan.Plan, was *layout.Layout) {
 	l := p.Layout
 	fmt.Fprintln(w, "These disks will be OVERWRITTEN:")
 	for _, d := range p.Disks {
-		serial := d.New.Serial
-		if serial == "" {
-			serial = "none"
+		serial := "no serial number"
+		if d.New.Serial != "" {
+			serial = "serial number " + d.New.Serial
 		}
-		put(w, "\n  /dev/%s  %s  %s  serial number %s\n", d.New.Name, d.New.Size, cmp.Or(d.New.Model, "none"), serial)
-		put(w, "    now:  %s\n    then: %s, as /dev/%s was\n", d.Now, d.Then, d.Old)
+		put(w, "\n  /dev/%s  %s  %s  %s\n", d.New.Name, d.New.Size, cmp.Or(d.New.Model, "no model name"), serial)
+		put(w, "    now:  %s\n    then: %s", d.Now, d.Then)
+		if d.Old != "" { // a part of a set goes onto any device
+			put(w, ", as /dev/%s was", d.Old)
+		}
+		fmt.Fprintln(w)
 		if old := l.Disk(d.Old); old != nil {
 			o := *old
 			o.Size = max(o.Size, d.New.Size)
