@@ -87,6 +87,18 @@ func TestInclude(t *testing.T) {
 	if _, err := NewPlan(&Config{Include: []string{"/no/such/path"}}, fresh(), nil, ""); err == nil || !strings.Contains(err.Error(), "/no/such/path") {
 		t.Errorf("NewPlan(nothing) = %v; want an error", err)
 	}
+	p, err := NewPlan(&Config{Include: []string{root + "/etc", "/dev/vdb1"}}, fresh(), nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{root + "/etc": true, root + "/etc/conf": true, root + "/etcetera": false, root + "/srv/a": false, data + "/file": true, "/nowhere": false} {
+		if got := p.saves()(path); got != want {
+			t.Errorf("saves(%q) = %v; want %v", path, got, want)
+		}
+	}
+	if (&Plan{}).saves() != nil {
+		t.Error("saves() of a plan for everything is not nil")
+	}
 	// A file system of fstab that is not mounted is named, unless nothing of it is wanted.
 	for line, lacks := range map[string]bool{
 		"/dev/vdx1 " + root + "/srv/a ext4 defaults 0 2": true, "/dev/vdx1 " + root + "/usr ext4 defaults 0 2": false, "/dev/vdx1 " + root + "/srv/a ext4 noauto 0 2": false,

@@ -68,7 +68,7 @@ func TestEvents(t *testing.T) {
 	words := strings.NewReplacer("SET", aSet(t, time.Now()), "DIR", dir)
 	for line, want := range map[string]string{
 		"mkcdrec --json version": `"kind":"version"`, "mkcdrec version --json": `"kind":"version"`, "mkcdrec --json list SET": `"kind":"set"`,
-		"mkcdrec --json list --all SET": `"kind":"entry"`, "mkcdrec --json list -l SET file": `"path":"/file"`, "mkcdrec --json verify SET": `"event":"done"`,
+		"mkcdrec --json list --all SET": `"kind":"entry"`, "mkcdrec --json list -l SET file": `"path":"/file"`, "mkcdrec --json verify SET": `"kind":"verified"`,
 		"mkcdrec --json extract -C DIR SET file": `"event":"note"`, "mkcdrec --json layout show DIR/a.json": `"kind":"layout"`, "mkcdrec --json layout diff DIR/a.json DIR/b.json": `"kind":"differences"`,
 		"mkcdrec --json coverage DIR/set": `"kind":"coverage"`, "mkcdrec --json coverage DIR/no": `"event":"error"`, "mkcdrec --json coverage SET": `by an older version`, "mkcdrec --json test path": `"kind":"checks"`, "mkcdrec --json -n path DIR": `"version":1`,
 		"mkcdrec --json list DIR/no": `"event":"error"`, "mkcdrec --json list": `"event":"error"`, "mkcdrec --json list --nosuch": `"event":"error"`, "mkcdrec --json": `"event":"error"`, "mkcdrec --json nosuch": `"event":"error"`,

@@ -161,6 +161,8 @@ func TestStatus(t *testing.T) {
 		{[]string{"verify", damaged}, "", exit.Failed, "vda1._.tar.zst"},
 		{[]string{"verify", future}, "", exit.OK, "dated in the future"},
 		{[]string{"list", whole}, "/dev/full", exit.Failed, "cannot write to standard output: "},
+		{[]string{"-n", "rescue", "--kernel", "/nosuch/vmlinuz"}, "", exit.Failed, "/nosuch/vmlinuz"},
+		{[]string{"path", "sftp://me:secret@host/dir"}, "", exit.BadUsage, "a password in a URL can be seen by other users"},
 		{[]string{"list", "-a", whole}, "/dev/full", exit.Failed, "standard output"},
 		{[]string{"list", part}, "/dev/full", exit.Failed, "standard output"},
 		{[]string{"version"}, "/dev/full", exit.Failed, "no space left"},

@@ -423,6 +423,9 @@ func (a *app) listPlanned(ctx context.Context, c *cli.Command, p *builder.Plan) 
 	if err != nil {
 		return err
 	}
+	if err := b.Maker().Try(ctx, p.Machine()); err != nil {
+		return err
+	}
 	total, err := p.List(ctx, b, func(ar builder.PlannedArchive, m *archive.Member) error {
 		path := filepath.Join(ar.Name(), m.Path)
 		a.ui.Result("entry", builder.EntryResult{Path: path})
@@ -433,9 +436,6 @@ func (a *app) listPlanned(ctx context.Context, c *cli.Command, p *builder.Plan) 
 		return err
 	}
 	a.ui.Note("would save %s in %d archives", quantity.Size(total), len(p.Archives))
-	if err := b.Maker().Try(ctx, p.Machine()); err != nil {
-		return err
-	}
 	return lacking(p.NotCovered)
 }
 

@@ -63,6 +63,14 @@ func (a *app) tape(ctx context.Context, c *cli.Command, b *builder.Builder, obdr
 	if opt.ISO == "" {
 		opt.ISO = p.Layout.Hostname + "-rescue.iso"
 	}
+	for _, name := range c.Args().Slice() {
+		d, err := tape.OpenDrive(name, true)
+		if err != nil {
+			return "", err
+		}
+		defer d.Close()
+		opt.Drives = append(opt.Drives, d)
+	}
 	if obdr {
 		can, err := tape.CanOBDR("", opt.Device)
 		if err == nil && !can {
@@ -74,14 +82,6 @@ func (a *app) tape(ctx context.Context, c *cli.Command, b *builder.Builder, obdr
 		if err != nil {
 			a.ui.Warn("%v", err)
 		}
-	}
-	for _, name := range c.Args().Slice() {
-		d, err := tape.OpenDrive(name, true)
-		if err != nil {
-			return "", err
-		}
-		defer d.Close()
-		opt.Drives = append(opt.Drives, d)
 	}
 	r, err := b.Tape(ctx, p, opt)
 	if tape.IsRefused(err) {

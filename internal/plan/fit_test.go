@@ -544,3 +544,36 @@ func TestFitLargerAsWas(t *testing.T) {
 		t.Error("40 MiB: not refused")
 	}
 }
+
+// TestCheck: wishes that no machine can make come true are refused without one.
+func TestCheck(t *testing.T) {
+	whole := plain()
+	whole.Disks = append(whole.Disks, layout.Disk{Name: "sdb", Size: 4 * gib, LogicalSector: 512, PhysicalSector: 512}, layout.Disk{Name: "sdc", Size: 4 * gib, LogicalSector: 512, PhysicalSector: 512}, layout.Disk{Name: "sdd", Size: gib, LogicalSector: 512, PhysicalSector: 512})
+	whole.Arrays = []layout.Array{{Name: "md0", Level: "raid1", Metadata: "1.2", Devices: 2, Members: []layout.Member{{Device: "sdb"}, {Device: "sdc", Role: 1}}}}
+	whole.Crypts = []layout.Crypt{{Name: "old", Device: "sda3", LUKS: &superblock.LUKS{Fixed: true}}, {Name: "new", Device: "md0", LUKS: &superblock.LUKS{}}}
+	whole.Filesystems = append(whole.Filesystems, layout.Filesystem{Device: "mapper/new", Type: "ext4", Mounts: []layout.Mount{{Path: "/data"}}}, layout.Filesystem{Device: "mapper/old", Type: "ext4", Mounts: []layout.Mount{{Path: "/old"}}})
+	whole.Swap = append(whole.Swap, layout.Swap{Device: "sdd", Size: gib, Active: true})
+	size := func(at string) Wish { return Wish{Sizes: map[string]quantity.Size{at: gib}} }
+	for _, c := range []struct {
+		wish Wish
+		want string // of the refusal, "" for none
+	}{
+		{Wish{}, ""},
+		{size("/"), ""},
+		{Wish{Map: map[string]string{"sda": "vda"}, Keep: true}, ""},
+		{size("/nosuch"), "--size /nosuch: the layout has nothing there"},
+		{size("/data"), "--size /data: it is on the whole disk sdb, without a partition, and takes all of it"},
+		{size("sdd"), "--size sdd: it is on the whole disk sdd"},
+		{size("/old"), "--size /old: the LUKS device old keeps its size"},
+		{Wish{Exclude: []string{"sdx"}}, "--exclude-disk sdx"},
+		{Wish{Mirror: []string{"sdx"}}, "--mirror sdx"},
+		{Wish{Map: map[string]string{"sdx": "vda"}}, "--map sdx"},
+		{Wish{Types: map[string]string{"/nosuch": "ext4"}}, "--fs-type /nosuch=ext4"},
+	} {
+		err := Check(whole, c.wish)
+		var r *exit.Refusal
+		if c.want == "" && err != nil || c.want != "" && (!errors.As(err, &r) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("Check(%+v) = %v; want %q", c.wish, err, c.want)
+		}
+	}
+}

@@ -85,6 +85,8 @@ func TestRequestErrors(t *testing.T) {
 		{"", "size: {/: much}", `a.yaml) /=much: "much" is not a size`},
 		{"--fs-type xfs", "", `--fs-type "xfs" is not MOUNT=TYPE`},
 		{"--map sda", "", `--map "sda" is not OLD=NEW`},
+		{"--fs-type /=zfs", "", "--fs-type /=zfs: it can be one of "},
+		{"", "fs-type: {/: zfs}", "a.yaml) /=zfs: it can be one of "},
 		{"", "map: {'': sda}", `map (in `},
 		{"--plan --dry-run", "", "use either --plan or --dry-run"},
 		{"--kill-after 2", "", "--kill-after is for --dry-run"},
