@@ -110,6 +110,7 @@ func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 		"test ! -f /backup/hook || for d in before-backup after-backup before-restore after-restore; do mkdir -p /root/hooks.d/$d; cp /backup/hook /root/hooks.d/$d/10-note; chmod 700 /root/hooks.d/$d/10-note; done",
 		"cd /root; "+mkcdrec+"path --append '"+KernelWords+"'",
 		"rm -rf /usr/share/doc/a*; mv /usr/share/doc/b* /srv/; echo changed >> /etc/motd; head -c 300000 /dev/urandom > /srv/new; ln /srv/new /srv/linked; chmod 700 /srv/difficult; sleep 2",
+		"! w=$(blkid -L windows) || ntfscp -f $w /etc/motd motd.txt", // of an image, one piece changes
 		"/backup/bin/guest describe "+r.mounts()+" > /backup/before.json && sync",
 	)
 }

@@ -124,18 +124,8 @@ func WriteIncrement(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, b
 		if f.err != nil {
 			return nil, f.err
 		}
-		digest := ""
-		if f.used {
-			h := sha256.Sum256(f.packed)
-			digest = hex.EncodeToString(h[:])
-		}
-		ix.Sums = append(ix.Sums, digest)
-		if base != nil {
-			from := base.has(f.n, digest)
-			if ix.From = append(ix.From, from); from > 0 || !f.used {
-				continue
-			}
-			s.stored(f.n)
+		if !ix.enter(f, base, s) {
+			continue
 		}
 		all = append(all, frames.Frame{Offset: s.Packed, Packed: int64(len(f.packed)), Size: m.frameLength(f.n)})
 		if err := put(f.packed); err != nil {
@@ -163,6 +153,25 @@ func WriteIncrement(ctx context.Context, w io.Writer, dev io.ReaderAt, m *Map, b
 	}
 	sum.Sum(s.SHA256[:0])
 	return s, nil
+}
+
+// enter puts the next frame into the index, and reports whether the image has it itself.
+func (ix *index) enter(f *packedFrame, base *Base, s *Summary) bool {
+	sum := ""
+	if f.used {
+		h := sha256.Sum256(f.packed)
+		sum = hex.EncodeToString(h[:])
+	}
+	ix.Sums = append(ix.Sums, sum)
+	if base == nil {
+		return true
+	}
+	from := base.has(f.n, sum)
+	if ix.From = append(ix.From, from); from > 0 || !f.used {
+		return false
+	}
+	s.stored(f.n)
+	return true
 }
 
 // marshal leaves the ranges that could not be read out of an index that would be too long:

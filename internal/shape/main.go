@@ -54,7 +54,11 @@ func report(files []file, verbose bool) {
 			tests += f.Lines
 			continue
 		}
-		lines += f.Lines
+		if f.Helps {
+			tests += f.Lines
+		} else {
+			lines += f.Lines
+		}
 		fns = append(fns, f.Functions...)
 		programs = append(programs, f)
 	}

@@ -43,6 +43,11 @@ func TestParse(t *testing.T) {
 	if f.Test || f.Room != "a" || f.Lines != strings.Count(sample, "\n") {
 		t.Errorf("parse(sample) = test %v, room %q, %d lines", f.Test, f.Room, f.Lines)
 	}
+	for path, want := range map[string]bool{"a/b.go": false, "vmtest/a.go": true, "vmtest/guest/a.go": true, "internal/ptytest/a.go": true, "vmtest/a_test.go": false, "internal/vmtester/a.go": false} {
+		if f, err := parse(path, []byte(sample)); err != nil || f.Helps != want {
+			t.Errorf("parse(%s).Helps = %v, %v; want %v", path, f.Helps, err, want)
+		}
+	}
 	if got, want := f.Code[0], (codeLine{6, "func F ( a , b bool ) int {"}); got != want {
 		t.Errorf("parse(sample).Code[0] = %v; want %v", got, want)
 	}
