@@ -229,18 +229,20 @@ func (g *generation) baseIn(ctx context.Context, home store.Home, host string, w
 	if newest.Name != last.Set.Dir || newest.Head == nil && newest.Digest != last.Set.Digest {
 		return nil, fmt.Sprintf("the newest set, %s, is not the one that was made here", newest.Name)
 	}
+	var chain []set.Listed
 	for _, n := range append(slices.Clone(last.Needs), last.Set) {
 		i := slices.IndexFunc(sets, func(s set.Listed) bool { return s.ID == n.ID && s.Name == n.Dir })
 		if i < 0 {
 			return nil, fmt.Sprintf("the earlier set %s is missing", n.Dir)
 		}
-		why, err := sets[i].DamageIn(ctx, home)
-		if err != nil {
-			return nil, strings.ReplaceAll(err.Error(), "\n", " ")
-		}
-		if why != "" {
-			return nil, fmt.Sprintf("the earlier set %s is damaged: %s", n.Dir, why)
-		}
+		chain = append(chain, sets[i])
+	}
+	damage, err := set.DamagesIn(ctx, home, chain)
+	if err != nil {
+		return nil, strings.ReplaceAll(err.Error(), "\n", " ")
+	}
+	if i := slices.IndexFunc(damage, func(why string) bool { return why != "" }); i >= 0 {
+		return nil, fmt.Sprintf("the earlier set %s is damaged: %s", chain[i].Name, damage[i])
 	}
 	return last, ""
 }

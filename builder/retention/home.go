@@ -17,13 +17,9 @@ func (k Keep) PlanHome(ctx context.Context, home store.Home, host, made string, 
 	if err != nil {
 		return nil, err
 	}
-	var damage []string
-	for _, s := range sets {
-		why, err := s.DamageIn(ctx, home)
-		if err != nil {
-			return nil, err
-		}
-		damage = append(damage, why)
+	damage, err := set.DamagesIn(ctx, home, sets)
+	if err != nil {
+		return nil, err
 	}
 	out := k.verdicts(sets, damage, made, now)
 	for i := range out {

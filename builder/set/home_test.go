@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
@@ -209,5 +212,61 @@ func TestRetireIn(t *testing.T) {
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("%s: left %v, %v", what, left, err)
 		}
+	}
+}
+
+// slowHome takes a while for each list of files, and counts how many are wanted at once.
+type slowHome struct {
+	store.Home
+	now, most atomic.Int32
+}
+
+func (h *slowHome) Files(ctx context.Context, dir string) ([]store.Info, error) {
+	n := h.now.Add(1)
+	for m := h.most.Load(); n > m && !h.most.CompareAndSwap(m, n); m = h.most.Load() {
+	}
+	defer h.now.Add(-1)
+	time.Sleep(20 * time.Millisecond)
+	if dir == "gone" {
+		return nil, errors.New("no such set")
+	}
+	return h.Home.Files(ctx, dir)
+}
+
+// TestDamagesIn: sets are looked at side by side, and what is found keeps their order.
+func TestDamagesIn(t *testing.T) {
+	dir := t.TempDir()
+	home, err := store.OpenHome(t.Context(), dir, store.Access{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := &slowHome{Home: home}
+	var sets []Listed
+	for i := range 60 {
+		l := Listed{Name: fmt.Sprintf("set-%02d", i), Manifest: &manifest.Manifest{Files: []manifest.FileSum{{Name: "a", Size: 1}}}}
+		if err := os.Mkdir(filepath.Join(dir, l.Name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if i%3 > 0 {
+			if err := os.WriteFile(filepath.Join(dir, l.Name, "a"), make([]byte, i%3), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sets = append(sets, l)
+	}
+	got, err := DamagesIn(t.Context(), slow, sets)
+	if err != nil || len(got) != len(sets) {
+		t.Fatalf("DamagesIn = %q, %v", got, err)
+	}
+	for i, why := range got {
+		if (why == "") != (i%3 == 1) {
+			t.Errorf("set %d: %q", i, why)
+		}
+	}
+	if n := slow.most.Load(); n < 2 || n > readers {
+		t.Errorf("%d sets were looked at at once; want 2 to %d", n, readers)
+	}
+	if _, err := DamagesIn(t.Context(), slow, append(sets, Listed{Name: "gone", Manifest: &manifest.Manifest{}})); err == nil || err.Error() != "no such set" {
+		t.Errorf("DamagesIn with a set that can't be listed: %v", err)
 	}
 }

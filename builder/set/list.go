@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
@@ -150,6 +152,23 @@ func (l Listed) DamageIn(ctx context.Context, home store.Home) (string, error) {
 		}
 		return 0, fs.ErrNotExist
 	}), nil
+}
+
+// readers is how many sets of a home are looked at at once: each may be a request to a server.
+const readers = 16
+
+// DamagesIn is DamageIn for several sets, several at once.
+func DamagesIn(ctx context.Context, home store.Home, sets []Listed) ([]string, error) {
+	out := make([]string, len(sets))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(readers)
+	for i, s := range sets {
+		g.Go(func() (err error) {
+			out[i], err = s.DamageIn(ctx, home)
+			return err
+		})
+	}
+	return out, g.Wait()
 }
 
 // incomplete is what is wrong with the objects of an encrypted set, as far as its head knows.
