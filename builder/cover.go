@@ -3,7 +3,6 @@ package builder
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -189,12 +188,28 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 	}
 	p.unsupported(c)
 	if p.only && len(p.Archives)+len(p.Images) == 0 {
-		return p, fmt.Errorf("cannot back up this machine: include names nothing that can be saved: %s", strings.Join(c.Include, ", "))
+		return p, fmt.Errorf("cannot back up this machine: include names nothing that can be saved: %s%s", strings.Join(c.Include, ", "), p.reasons(""))
 	}
 	if root := l.Mounted("/"); root == nil || root.Excluded != "" && !l.DataOnly() {
-		return p, errors.New("cannot back up this machine: its root file system is not among what can be saved")
+		return p, fmt.Errorf("cannot back up this machine: its root file system is not among what can be saved%s", p.reasons("/: "))
 	}
 	return p, nil
+}
+
+// reasons are lines with what is not covered, those of which the text begins with begin: why there is no plan.
+func (p *Plan) reasons(begin string) string {
+	const most = 10
+	var out strings.Builder
+	for _, n := range p.NotCovered {
+		if strings.HasPrefix(n, begin) {
+			if strings.Count(out.String(), "\n") == most {
+				out.WriteString("\n  ...")
+				break
+			}
+			out.WriteString("\n  " + n)
+		}
+	}
+	return out.String()
 }
 
 // excludes gives the rule by which something with these names is left out, ""

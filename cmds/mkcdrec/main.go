@@ -53,6 +53,8 @@ func run(args []string) int {
 	var err error
 	if len(args) == 2 && args[1] == usage.JSON {
 		err = define(a.command()).Define().WriteJSON(a.out)
+	} else if len(args) == 2 && args[1] == "--version" { // as other programs have it
+		_, err = fmt.Fprintln(a.out, "mkcdrec", version.String())
 	} else {
 		err = interrupted(ctx, a.command().Run(ctx, args))
 		if _, ok := err.(cli.ExitCoder); ok { // help for an unknown command

@@ -111,6 +111,9 @@ func WriteFileMode(name string, b []byte, mode os.FileMode) error {
 	}
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
+	if st, e := os.Stat(name); e == nil && st.IsDir() {
+		err = errors.Join(err, unix.EISDIR) // what rename says of it is another fault
+	}
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}

@@ -146,3 +146,15 @@ func TestPasteClean(t *testing.T) {
 		t.Errorf("%v, %q", err, errs)
 	}
 }
+
+// TestPasteNowhere: a place that is not there at all is named.
+func TestPasteNowhere(t *testing.T) {
+	s, _, _ := command(nil, nil, none)
+	if err := Paste(ctx, s, []string{t.TempDir() + "/no-such-place"}); err == nil || !strings.Contains(err.Error(), "/no-such-place") {
+		t.Errorf("Paste = %v; want the place", err)
+	}
+	dir := t.TempDir()
+	if err := Paste(ctx, s, []string{dir}); err == nil || strings.Contains(err.Error(), dir) {
+		t.Errorf("Paste = %v; want that the volume is not there", err)
+	}
+}

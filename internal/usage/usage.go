@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/version"
 )
 
 // Command is a command or subcommand.
@@ -122,6 +123,12 @@ func (c *Command) Parse(out io.Writer, args []string) (*Command, []string, error
 	}
 	if c.parent == nil && slices.Equal(args, []string{JSON}) {
 		return c, nil, c.WriteJSON(out)
+	}
+	if len(args) == 1 && args[0] == "--version" {
+		if _, err := fmt.Fprintln(out, c.Full(), version.String()); err != nil {
+			return c, nil, err
+		}
+		return c, nil, flag.ErrHelp
 	}
 	c.Flags.Init(c.Name, flag.ContinueOnError)
 	c.Flags.SetOutput(io.Discard)

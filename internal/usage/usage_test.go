@@ -17,6 +17,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/ptytest"
+	"github.com/mkcdrec/mkcdrec/internal/version"
 )
 
 // sample is a command with all kinds of options and words.
@@ -189,5 +190,19 @@ func TestZsh(t *testing.T) {
 		x.Keys("\n")
 		fields := strings.Fields(c.line)
 		x.Match("<" + regexp.QuoteMeta(strings.TrimPrefix(strings.Join(fields[:len(fields)-1], " ")+" ", "tool ")+c.want) + "/?>")
+	}
+}
+
+// TestVersion: --version prints what other programs print with it.
+func TestVersion(t *testing.T) {
+	var b strings.Builder
+	if _, _, err := sample().Parse(&b, []string{"--version"}); exit.Code(err) != exit.OK || err == nil {
+		t.Errorf("Parse(--version) = %v", err)
+	}
+	if want := sample().Name + " " + version.String() + "\n"; b.String() != want {
+		t.Errorf("--version prints %q; want %q", &b, want)
+	}
+	if _, _, err := sample().Parse(io.Discard, []string{"--version", "x"}); exit.Code(err) != exit.BadUsage {
+		t.Errorf("Parse(--version x) = %v; want wrong usage", err)
 	}
 }

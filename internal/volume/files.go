@@ -12,6 +12,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -391,7 +393,7 @@ func (f *Finder) Next(ctx context.Context, w Want, problem error) (io.ReadCloser
 		}
 		if f.Ask == nil {
 			if problem == nil {
-				problem = fmt.Errorf("%v is not there", w)
+				problem = f.missing(w)
 			}
 			return nil, problem
 		}
@@ -400,6 +402,18 @@ func (f *Finder) Next(ctx context.Context, w Want, problem error) (io.ReadCloser
 		}
 		problem = nil
 	}
+}
+
+// missing is the error for a volume that was not found, with the places that are not there at all.
+func (f *Finder) missing(w Want) error {
+	gone := slices.DeleteFunc(slices.Clone(f.Places), func(p string) bool {
+		_, err := os.Stat(p)
+		return !errors.Is(err, os.ErrNotExist)
+	})
+	if len(gone) > 0 {
+		return fmt.Errorf("%v is not there: no such file or directory: %s", w, strings.Join(gone, ", "))
+	}
+	return fmt.Errorf("%v is not there", w)
 }
 
 // find looks for the volume by what the files' headers say, the likely name
