@@ -358,10 +358,12 @@ func (h *s3Home) Remove(ctx context.Context, name string) error {
 	}
 	unlisted := err
 	if len(files) == 0 { // a file
-		if unlisted != nil {
-			if _, err := h.stat(ctx, name); errors.Is(err, os.ErrNotExist) {
-				return h.fail("remove", name, fmt.Errorf("no such file, and this key may not list directories (%w)", unlisted))
-			}
+		_, err := h.stat(ctx, name)
+		switch gone := errors.Is(err, os.ErrNotExist); {
+		case gone && unlisted != nil:
+			return h.fail("remove", name, fmt.Errorf("no such file, and this key may not list directories (%w)", unlisted))
+		case gone: // a bucket with versions would keep a mark of it
+			return nil
 		}
 		return h.remove(ctx, name)
 	}

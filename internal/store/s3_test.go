@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 	"golang.org/x/sys/unix"
 )
 
@@ -230,6 +232,7 @@ func (f *fakeS3) multipart(w http.ResponseWriter, r *http.Request, key string, b
 type versity struct {
 	t         *testing.T
 	dir, port string
+	versions  string // a directory for versions of objects, "" for none
 	mu        sync.Mutex
 	cmd       *exec.Cmd
 	log       bytes.Buffer
@@ -262,10 +265,39 @@ func buildVersity(t *testing.T) {
 }
 
 // startVersity starts it with a bucket in a directory.
-func startVersity(t *testing.T, dir string) *versity {
+func startVersity(t *testing.T, dir string) *versity { return startVersions(t, dir, "") }
+
+// startLocked starts it with a bucket whose objects can't be removed or replaced for a day.
+func startLocked(t *testing.T) *versity {
+	t.Helper()
+	v := startVersions(t, t.TempDir(), t.TempDir())
+	c := v.client()
+	if err := os.RemoveAll(v.dir + "/bucket"); err != nil {
+		t.Fatal(err)
+	}
+	mode, unit, validity := minio.Compliance, minio.Days, uint(1)
+	if err := c.MakeBucket(t.Context(), "bucket", minio.MakeBucketOptions{ObjectLocking: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetObjectLockConfig(t.Context(), "bucket", &mode, &validity, &unit); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func (v *versity) client() *minio.Client {
+	v.t.Helper()
+	c, err := minio.New("127.0.0.1:"+v.port, &minio.Options{Creds: credentials.NewStaticV4(s3Key, s3Secret, "")})
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return c
+}
+
+func startVersions(t *testing.T, dir, versions string) *versity {
 	t.Helper()
 	buildVersity(t)
-	v := &versity{t: t, dir: dir, port: freePort(t)}
+	v := &versity{t: t, dir: dir, port: freePort(t), versions: versions}
 	if err := os.MkdirAll(dir+"/bucket", 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +316,11 @@ func startVersity(t *testing.T, dir string) *versity {
 
 func (v *versity) run() {
 	v.mu.Lock()
-	v.cmd = exec.Command(versityFile, "--port", "127.0.0.1:"+v.port, "posix", v.dir)
+	args := []string{"--port", "127.0.0.1:" + v.port, "posix"}
+	if v.versions != "" {
+		args = append(args, "--versioning-dir", v.versions)
+	}
+	v.cmd = exec.Command(versityFile, append(args, v.dir)...)
 	v.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+s3Key, "ROOT_SECRET_KEY="+s3Secret)
 	v.cmd.Stdout, v.cmd.Stderr = &v.log, &v.log
 	err := v.cmd.Start()
@@ -304,6 +340,39 @@ func (v *versity) kill() {
 }
 
 func (v *versity) site(addr string) *site { return s3Site(addr, "bucket/p/q") }
+
+// TestS3Lock: what is removed from a bucket with an object lock is gone for us, and the bucket still has it; nothing of
+// a lock's own makes an upload fail, be it in one piece or in parts.
+func TestS3Lock(t *testing.T) {
+	v := startLocked(t)
+	s := v.site("127.0.0.1:" + v.port)
+	h := s.open(t)
+	for name, size := range map[string]int{"set/small": 10, "set/large": 12 << 20} {
+		put(t, h, name, bytes.Repeat([]byte("x"), size))
+	}
+	if err := h.Remove(t.Context(), "set"); err != nil {
+		t.Fatalf("Remove = %v", err)
+	}
+	if left, err := h.Files(t.Context(), "set"); err != nil || len(left) > 0 {
+		t.Errorf("Files after Remove = %v, %v", left, err)
+	}
+	kept := map[string]string{}
+	for o := range v.client().ListObjects(t.Context(), "bucket", minio.ListObjectsOptions{WithVersions: true, Recursive: true}) {
+		if o.Err != nil {
+			t.Fatal(o.Err)
+		}
+		if !o.IsDeleteMarker {
+			kept[o.Key] = o.VersionID
+		}
+	}
+	for _, name := range []string{"p/q/set/small", "p/q/set/large"} {
+		if kept[name] == "" {
+			t.Errorf("the bucket keeps %v; want %s", kept, name)
+		} else if err := v.client().RemoveObject(t.Context(), "bucket", name, minio.RemoveObjectOptions{VersionID: kept[name]}); err == nil {
+			t.Errorf("the locked %s could be removed", name)
+		}
+	}
+}
 
 // TestPartSize: the largest object fits into the parts that there can be, and archives of usual sizes
 // need little memory.
