@@ -123,6 +123,3 @@ func (c *Config) server() string {
 	}
 	return sysconf.RedactURL(c.Destination)
 }
-
-// ErrNotEncrypted is the fault of a destination that can't have encrypted sets.
-var ErrNotEncrypted = errors.New("the configuration has encrypt, and sets on tape can't be encrypted; set encrypt: false to write one that is not encrypted, or have the drive encrypt it")

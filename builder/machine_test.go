@@ -183,7 +183,7 @@ func TestTape(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := manifest.OpenTape(st)
+		s, err := manifest.OpenTape(st, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -67,7 +67,11 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 			return tape.WriteOBDR(d, iso)
 		}
 	}
-	sink, err := set.NewTape(w, work, b.Report)
+	recipients, _, err := b.encryptFor()
+	if err != nil {
+		return nil, err
+	}
+	sink, err := set.NewTape(w, work, recipients, b.Report)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write to tape: %w", err)
 	}

@@ -96,6 +96,11 @@ func (r *circle) restoreTapes(ctx context.Context) error {
 		return err
 	}
 	defer vm.Kill()
+	if r.Sealed {
+		if err := play(vm, step{wait: `is encrypted with a passphrase: `, send: phrase + "\n"}); err != nil {
+			return err
+		}
+	}
 	if err := r.restored(vm); err != nil {
 		return err
 	}

@@ -2,7 +2,10 @@
 
 package vmtest
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 // TestTape: an OBDR tape whose set continues on a second reel, in two drives.
 // What a drive would present as a CD starts the machine that is restored.
@@ -11,5 +14,11 @@ func TestTape(t *testing.T) {
 	long(t)
 	t.Run("obdr-two-reels", func(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: machines[BIOSLVM].larger, Tapes: []int{150, 200}})
+	})
+	t.Run("obdr-sealed", func(t *testing.T) {
+		if os.Getenv("MKCDREC_ALL") == "" {
+			t.Skip("MKCDREC_ALL is not set: make test-all")
+		}
+		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: machines[BIOSLVM].larger, Tapes: []int{150, 200}, Sealed: true})
 	})
 }

@@ -284,19 +284,7 @@ func (h *Home) file(ctx context.Context, name string) error {
 
 // finish writes the index and the head of an encrypted set.
 func (h *Home) finish(ctx context.Context) error {
-	b, err := os.ReadFile(filepath.Join(h.dir, manifest.File))
-	if err != nil {
-		return fmt.Errorf("cannot write the set: %w", err)
-	}
-	m, err := manifest.Parse(b)
-	if err != nil {
-		return err
-	}
-	h.head.NotCovered, h.head.Machine = len(m.NotCovered), m.Sum(MachineFile).SHA256
-	for _, n := range m.Needs {
-		h.head.Needs = append(h.head.Needs, sealed.Need{ID: n.ID, Dir: n.Dir})
-	}
-	index, head, err := h.seal.Finish(h.head)
+	index, head, err := finishSealed(h.seal, h.head, h.dir)
 	if err != nil {
 		return err
 	}
@@ -304,6 +292,23 @@ func (h *Home) finish(ctx context.Context) error {
 		return err
 	}
 	return h.put(ctx, sealed.HeadFile, head)
+}
+
+// finishSealed gives index and head of an encrypted set whose manifest is in dir.
+func finishSealed(seal *sealed.Writer, h sealed.Head, dir string) (index, head []byte, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, manifest.File))
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot write the set: %w", err)
+	}
+	m, err := manifest.Parse(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	h.NotCovered, h.Machine = len(m.NotCovered), m.Sum(MachineFile).SHA256
+	for _, n := range m.Needs {
+		h.Needs = append(h.Needs, sealed.Need{ID: n.ID, Dir: n.Dir})
+	}
+	return seal.Finish(h)
 }
 
 // Remove implements Sink. It does not end with the run's context, which may have been

@@ -27,7 +27,7 @@ func testTape(t *testing.T, drive tape.Drive, job Job) (*Writer, *Tape) {
 	t.Helper()
 	id := volume.NewID()
 	w := &tape.Writer{Drives: []tape.Drive{drive}, ID: id, Host: "host", Created: time.Unix(1_700_000_000, 0).UTC(), Note: t.Logf}
-	sink, err := NewTape(w, t.TempDir(), progress.None{})
+	sink, err := NewTape(w, t.TempDir(), nil, progress.None{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -302,8 +302,6 @@ func (a *app) write(ctx context.Context, c *cli.Command, b *builder.Builder, p *
 // hooks. A dry run names them.
 func (a *app) hooked(ctx context.Context, c *cli.Command, b *builder.Builder, destination string, work func() (set string, err error)) error {
 	switch {
-	case a.cfg.Encrypt && (c.Name == "device" || c.Name == "obdr"):
-		return &exit.Refusal{Reason: builder.ErrNotEncrypted.Error()}
 	case c.Bool("dry-run"):
 	case c.Name == "path":
 		return b.Alone(ctx, c.Name, destination, work)

@@ -130,7 +130,11 @@ func (d Door) openTape(ctx context.Context, names string) (*Set, error) {
 		os.RemoveAll(dir)
 		return nil, err
 	}
-	return OpenTape(st)
+	set, err := OpenTape(st, d.identities)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return set, nil
 }
 
 // openNewest opens the set in dir, or the newest of those in the directories in it.

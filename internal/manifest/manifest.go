@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
@@ -30,6 +31,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
 
@@ -276,8 +278,17 @@ func OpenContext(ctx context.Context, dir string) (*Set, error) {
 	return Door{}.openStore(ctx, st)
 }
 
-// OpenTape opens the set that a tape's store has.
-func OpenTape(st *tape.Store) (*Set, error) { return open(onTape{files{Store: st, inOrder: true}, st}) }
+// OpenTape opens the set that a tape's store has; keys decrypt one that is encrypted.
+func OpenTape(st *tape.Store, keys agekey.Keys) (*Set, error) {
+	if kindOf(st) != encryptedSet {
+		return open(onTape{files{Store: st, inOrder: true}, st, func(name string) string { return name }})
+	}
+	s, err := sealed.Open(st, keys)
+	if err != nil {
+		return nil, err
+	}
+	return open(onTape{files{Store: s, inOrder: true}, st, s.Object})
+}
 
 // At is a set of which only the files are known that st has.
 func At(st store.Store) *Set { return &Set{place: web{files{Store: st}}} }

@@ -178,12 +178,13 @@ func (d onDiscs) here(name string, ask bool) bool {
 // onTape is a set on tape.
 type onTape struct {
 	files
-	tape *tape.Store
+	tape   *tape.Store
+	object func(name string) string // that has a file
 }
 
 func (t onTape) Dirs() []string                  { return []string{t.tape.Dir} }
 func (t onTape) Close() error                    { return os.RemoveAll(t.tape.Dir) }
-func (t onTape) here(name string, ask bool) bool { return ask || !t.tape.Has(name) }
+func (t onTape) here(name string, ask bool) bool { return ask || !t.tape.Has(t.object(name)) }
 
 // TapePrefix begins the names of sets on tape: tape:/dev/nst0[,/dev/nst1].
 const TapePrefix = "tape:"

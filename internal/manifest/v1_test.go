@@ -37,7 +37,7 @@ func openV1(t *testing.T, kind string) *Set {
 	case "legacy":
 		s, err = OpenLegacy("testdata/v1/legacy")
 	case "tape":
-		s, err = OpenTape(tapeV1(t))
+		s, err = OpenTape(tapeV1(t), nil)
 	}
 	if err != nil {
 		t.Fatalf("opening %s: %v", kind, err)

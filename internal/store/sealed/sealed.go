@@ -204,6 +204,9 @@ func (s *Store) Open(name string) (store.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	if _, is := f.(InOrder); is {
+		return s.openInOrder(name, o, f)
+	}
 	fail := func(err error) (store.File, error) {
 		return nil, errors.Join(fmt.Errorf("cannot read %s/%s, which has %s: %w", s.Store, o.Object, name, err), f.Close())
 	}
@@ -280,6 +283,7 @@ type Writer struct {
 	recipients []age.Recipient
 	index      index
 	size       int64
+	made       int // objects, those that were taken back included
 }
 
 // NewWriter begins a set for some recipients.
@@ -288,7 +292,7 @@ func NewWriter(recipients []age.Recipient) *Writer {
 }
 
 // Object is the name that the next file gets.
-func (w *Writer) Object() string { return fmt.Sprintf("%04d.age", len(w.index.Files)+1) }
+func (w *Writer) Object() string { return fmt.Sprintf("%04d.age", w.made+1) }
 
 // keep is a recipient that keeps the file key as well.
 type keep struct {
@@ -341,15 +345,29 @@ func (w *Writer) File(ctx context.Context, name string, out io.Writer, produce f
 	}
 	w.index.Files[name] = object{Object: w.Object(), Size: plain.n, Packed: packed.n, Key: key()}
 	w.size += packed.n
+	w.made++
 	return nil
 }
 
-// Forget takes back the last file, whose object is not kept; the next one gets its name.
+// Of gives the object that has a file, and its size in bytes.
+func (w *Writer) Of(name string) (object string, packed int64) {
+	o := w.index.Files[name]
+	return o.Object, o.Packed
+}
+
+// Forget takes back the last file, whose object is not kept. No other object gets its name: a tape keeps what was
+// written to it.
 func (w *Writer) Forget(name string) (object string) {
 	o := w.index.Files[name]
 	delete(w.index.Files, name)
 	w.size -= o.Packed
 	return o.Object
+}
+
+// Encrypt begins something for the recipients that is no file of the set. It is to be closed.
+func (w *Writer) Encrypt(out io.Writer) (io.WriteCloser, error) {
+	to, _, err := w.encrypt(out)
+	return to, err
 }
 
 // encrypt begins a file for the recipients; key gives its file key.

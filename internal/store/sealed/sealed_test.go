@@ -246,8 +246,8 @@ func TestForget(t *testing.T) {
 	}
 	one("a")
 	one("b")
-	if got := w.Forget("b"); got != "0002.age" || w.Object() != "0002.age" {
-		t.Errorf("Forget = %s, then Object = %s; want 0002.age", got, w.Object())
+	if got := w.Forget("b"); got != "0002.age" || w.Object() != "0003.age" {
+		t.Errorf("Forget = %s, then Object = %s; want 0002.age, 0003.age", got, w.Object())
 	}
 	one("c")
 	_, head, err := w.Finish(Head{ID: "i", Created: time.Now()})
@@ -255,7 +255,7 @@ func TestForget(t *testing.T) {
 		t.Fatal(err)
 	}
 	h, err := ParseHead(head)
-	if err != nil || h.Files != 2 || w.index.Files["c"].Object != "0002.age" {
+	if err != nil || h.Files != 2 || w.index.Files["c"].Object != "0003.age" {
 		t.Errorf("head %+v, %v, objects %v", h, err, w.index.Files)
 	}
 }

@@ -28,11 +28,11 @@ type Index struct {
 }
 
 // Archive is an archive on tape. Its index is in SetName as Tail, from TailAt
-// of the archive's bytes.
+// of the archive's bytes. The object of an encrypted set has no Tail here.
 type Archive struct {
 	File   string `json:"file"`
 	Size   int64  `json:"size"`
-	Tail   string `json:"tail"`
+	Tail   string `json:"tail,omitempty"`
 	TailAt int64  `json:"tailAt"`
 }
 
@@ -58,7 +58,7 @@ func parseIndex(b []byte) (*Index, error) {
 		}
 	}
 	for i, a := range x.Archives {
-		if a.Size < 0 || a.TailAt < 0 || a.TailAt > a.Size {
+		if a.Size < 0 || a.TailAt < 0 || a.TailAt > a.Size || a.Tail == "" && a.TailAt != a.Size {
 			return nil, fmt.Errorf("%s: archives[%d]: %+v", IndexFile, i, a)
 		}
 	}
@@ -265,6 +265,9 @@ func (s *Store) Open(name string) (store.File, error) {
 	if a == nil {
 		return store.Dir(s.Dir).Open(name)
 	}
+	if a.Tail == "" {
+		return &forward{s: s, a: a}, nil
+	}
 	tail, err := store.Dir(s.Dir).Open(a.Tail)
 	if err == nil && tail.Size() != a.Size-a.TailAt {
 		err = errors.Join(fmt.Errorf("%s has %d bytes, not %d", a.Tail, tail.Size(), a.Size-a.TailAt), tail.Close())
@@ -343,7 +346,7 @@ func (s *Store) find(reel int) (Drive, error) {
 type forward struct {
 	s    *Store
 	a    *Archive
-	tail store.File // not read as a whole: it may have some GiB
+	tail store.File // not read as a whole: it may have some GiB; nil for none
 
 	started bool
 	pos     int64
@@ -358,6 +361,9 @@ func (f *forward) Size() int64 { return f.a.Size }
 
 // ReadAt reads forward; the archive's last bytes, its index, at any time.
 func (f *forward) ReadAt(p []byte, off int64) (int, error) {
+	if off >= f.a.Size {
+		return 0, io.EOF
+	}
 	if off >= f.a.TailAt {
 		return f.tail.ReadAt(p, off-f.a.TailAt)
 	}
@@ -456,5 +462,14 @@ func (f *forward) stop() {
 	}
 }
 
+// InOrder implements sealed.InOrder.
+func (f *forward) InOrder() {}
+
 // Close implements store.File.
-func (f *forward) Close() error { f.stop(); return f.tail.Close() }
+func (f *forward) Close() error {
+	f.stop()
+	if f.tail == nil {
+		return nil
+	}
+	return f.tail.Close()
+}
