@@ -297,6 +297,9 @@ func (x *moveFinder) dir(d *os.File, at string) error {
 	}); err != nil {
 		return err
 	}
+	if same && st.Nlink == 2 { // no other directory is in it; where links of directories are not counted, it is 1
+		return nil
+	}
 	names, err := d.ReadDir(-1)
 	if err != nil {
 		return nil
