@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -228,6 +229,9 @@ func TestPathImages(t *testing.T) {
 			t.Errorf("restore.sh of set %d = %s, %v", i, script, err)
 		}
 	}
+	if got, err := n.byHand(sets[2].Dir); err != nil || !bytes.Equal(got, was[2]) {
+		t.Errorf("by hand: the image is the same: %v, %v", bytes.Equal(got, was[2]), err)
+	}
 	list, err := os.ReadFile(sets[1].Dir + "/log/sdb1.frames")
 	if err != nil || string(list) != "1 1\n" {
 		t.Errorf("the list of frames = %q, %v", list, err)
@@ -238,6 +242,30 @@ func TestPathImages(t *testing.T) {
 	if _, err := restored(sets[2]); err == nil || !strings.Contains(err.Error(), filepath.Base(sets[0].Dir)) || !strings.Contains(err.Error(), "sdb1.img.zst is missing") {
 		t.Errorf("without the first image: %v", err)
 	}
+}
+
+// byHand restores the image of a set with the lines for it of restore.sh.
+func (n *nightlyRuns) byHand(dir string) ([]byte, error) {
+	n.t.Helper()
+	if _, err := exec.LookPath("zstd"); err != nil {
+		n.t.Skip("zstd is not installed; make test installs it")
+	}
+	text, err := os.ReadFile(dir + "/restore.sh")
+	if err != nil {
+		return nil, err
+	}
+	_, rest, _ := strings.Cut(string(text), "frames() {")
+	body, _, _ := strings.Cut(rest, "\n}\n")
+	script, to := "frames() {"+body+"\n}\n", filepath.Join(n.t.TempDir(), "device")
+	for _, l := range strings.Split(string(text), "\n") {
+		if strings.HasPrefix(l, "get()") || strings.Contains(l, ".img.zst |") {
+			script += regexp.MustCompile(`"\$disk_\w+"`).ReplaceAllString(l, to) + "\n"
+		}
+	}
+	if out, err := exec.Command("sh", "-euc", "SET=$1\n"+script, "sh", dir).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%w: %s\n%s", err, out, script)
+	}
+	return os.ReadFile(to)
 }
 
 // TestPathFull: what makes a backup full although increments are configured, and what is reported.
