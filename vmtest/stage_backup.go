@@ -113,13 +113,19 @@ func (r *circle) keyCommand(vm *VM) (backupRun, error) {
 // are other people's programs: the image as a drive would present it, the label,
 // and the first archive.
 func (r *circle) tapeCommand(vm *VM) (backupRun, error) {
-	_, err := must(vm, "modprobe st && ls /dev/nst1 && printf \"exclude_devices:\\n  - $(basename "+byID("SETDISK01")+")\\n\" > /backup/tape.yaml", bootLimit)
+	front, key, encrypt := "grep -q "+r.src.Serial, "", "true"
+	if r.Sealed {
+		front, key = "grep -q age-encryption.org", " --passphrase-file /backup/passphrase"
+		encrypt = `printf "encrypt: true\npassphrase_file: /backup/passphrase\n" >> /backup/tape.yaml`
+	}
+	member := map[bool]string{false: "layout.json", true: "front.tar.zst.age"}[r.Sealed]
+	_, err := must(vm, "modprobe st && ls /dev/nst1 && printf \"exclude_devices:\\n  - $(basename "+byID("SETDISK01")+")\\n\" > /backup/tape.yaml && "+encrypt, bootLimit)
 	return backupRun{r.line("-c /backup/tape.yaml obdr --force --overwrite", "/dev/nst0 /dev/nst1"), []string{
 		"dd if=/dev/nst0 of=/dev/null bs=512 count=20 && dd if=/dev/nst0 of=/backup/obdr.iso bs=2048",
-		"dd if=/dev/nst0 bs=64k | head -1 | grep -q '{' && dd if=/dev/nst0 bs=64k | zstd -dc | tar -xO layout.json | grep -q " + r.src.Serial,
+		"dd if=/dev/nst0 bs=64k | head -1 | grep -q '{' && dd if=/dev/nst0 bs=64k | zstd -dc | tar -xO " + member + " | " + front,
 		"dd if=/dev/st1 bs=64k | grep -q '\"reel\": 2'",
-		"/backup/bin/mkcdrec -q list tape:/dev/nst0,/dev/nst1 | grep -q vda2._boot.tar.zst",
-		"/backup/bin/mkcdrec -q extract -C /tmp/x tape:/dev/nst0,/dev/nst1 /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub",
+		"/backup/bin/mkcdrec -q list" + key + " tape:/dev/nst0,/dev/nst1 | grep -q vda2._boot.tar.zst",
+		"/backup/bin/mkcdrec -q extract" + key + " -C /tmp/x tape:/dev/nst0,/dev/nst1 /etc/fstab /boot/grub && cmp /tmp/x/etc/fstab /etc/fstab && diff -r /tmp/x/boot/grub /boot/grub",
 		"sync; umount /backup",
 	}}, err
 }
