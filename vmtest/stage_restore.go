@@ -61,7 +61,7 @@ func (r *circle) job() func(*VM) error {
 
 // prompted reports whether somebody restores at the prompt in this scenario.
 func (c Circle) prompted() bool {
-	return c.Wishes != "" || c.Walk != "" || c.FailAt > 0 || c.Vanish || machines[c.Kind].passphrase
+	return c.Wishes != "" || c.Walk != "" || c.FailAt > 0 || c.Vanish || c.Sealed || machines[c.Kind].passphrase
 }
 
 // rescue starts a machine with blank disks from a medium of ours, and chooses the rescue
@@ -97,7 +97,7 @@ func (r *circle) restoreTapes(ctx context.Context) error {
 	}
 	defer vm.Kill()
 	if r.Sealed {
-		if err := play(vm, step{wait: `is encrypted with a passphrase: `, send: phrase + "\n"}); err != nil {
+		if err := r.unsealed(vm); err != nil {
 			return err
 		}
 	}
@@ -174,7 +174,7 @@ func (r *circle) restoreDiscs(ctx context.Context) error {
 	}
 	defer vm.Kill()
 	if r.Sealed {
-		if err := play(vm, step{wait: `is encrypted with a passphrase: `, send: phrase + "\n"}); err != nil {
+		if err := r.unsealed(vm); err != nil {
 			return err
 		}
 	}
@@ -232,7 +232,7 @@ func (r *circle) byHand(ctx context.Context) error {
 
 // restored waits for the unattended restore to end.
 func (r *circle) restored(vm *VM) error {
-	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\nthe machine is restored|UNATTENDED RESTORE FAILED`, jobLimit)
+	g, err := vm.Expect(`(?s)(RESTORED .*?)\r?\n[^\n]*the machine is restored|UNATTENDED RESTORE FAILED`, jobLimit)
 	if err != nil {
 		return err
 	}
@@ -240,10 +240,29 @@ func (r *circle) restored(vm *VM) error {
 		return vm.failed("the restore failed")
 	}
 	r.out.Restore = strings.ReplaceAll(g[1], "\r", "")
+	if r.Sealed { // at the prompt
+		return powerOff(vm)
+	}
 	if _, err := vm.Expect(`UNATTENDED RESTORE DONE`, bootLimit); err != nil {
 		return err
 	}
 	return vm.Wait(bootLimit)
+}
+
+// unsealed begins the restore of an encrypted set at the prompt, where the passphrase is asked for. Unattended there is
+// nobody to ask, and nothing is touched.
+func (r *circle) unsealed(vm *VM) error {
+	if _, err := vm.Expect(`rescue system ready(?s:.*)# `, bootLimit); err != nil {
+		return err
+	}
+	start := "restore --yes --confirm " + r.confirmed()
+	if _, err := must(vm, start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'no passphrase given' /tmp/r", jobLimit); err != nil {
+		return err
+	}
+	if err := vm.Send(start + "\n"); err != nil {
+		return err
+	}
+	return play(vm, step{wait: `is encrypted with a passphrase: `, send: phrase + "\n"})
 }
 
 // dump takes a file out of the set's disk without mounting it.
