@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ type slot struct {
 
 // openAhead begins to open the regular files among the first of names in the directory dir.
 func (c *creator) openAhead(dir int, names []string) *ahead {
-	if c.opt.alone || c.since != nil || c.opening < slowOpen || len(names) < 2 { // most files of an increment are not opened at all
+	if c.opt.alone || c.since != nil || c.opening < cmp.Or(c.opt.slow, slowOpen) || len(names) < 2 { // most files of an increment are not opened at all
 		return nil
 	}
 	names = names[:min(len(names), aheadNames)]

@@ -63,8 +63,9 @@ type CreateOptions struct {
 	pread    func(fd int, b []byte, off int64) (int, error)
 	patience time.Duration
 	open     opener
-	alone    bool  // opens one file after the other
-	ahead    int64 // seconds by which the start of the run is later in Keep
+	alone    bool          // opens one file after the other
+	slow     time.Duration // instead of slowOpen, if not 0
+	ahead    int64         // seconds by which the start of the run is later in Keep
 }
 
 // Summary is what an archive holds, or what an extraction did.
