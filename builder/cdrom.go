@@ -72,6 +72,9 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 	if d.Placed, err = b.below(ctx, p, dir, work, id, now); err != nil {
 		return nil, err
 	}
+	if h, ok := d.Placed.(*set.Home); ok {
+		h.Tails = true
+	}
 	man, err := b.write(ctx, p, id, now, d, dir, func() error { return system(id) })
 	if err != nil {
 		return nil, err

@@ -32,6 +32,9 @@ const UnfinishedFile = store.UnfinishedFile
 // Home is a sink in a home: large files go there at once, the small ones at the end, and the
 // manifest last, since a set is one by its manifest. With recipients all of it is encrypted.
 type Home struct {
+	// Tails has the end of each large file of an encrypted set kept as a file of its own, so that it can be read
+	// without the last disc.
+	Tails  bool
 	home   store.Home
 	dir    string // with the small files
 	name   string // of the set's directory in the home
@@ -229,7 +232,15 @@ func (h *Home) Stream(ctx context.Context, name string, produce func(ctx context
 }
 
 // Keep implements Sink.
-func (h *Home) Keep(string, int64, *os.File) error { return nil }
+func (h *Home) Keep(name string, _ int64, index *os.File) error {
+	if h.seal == nil || !h.Tails {
+		return nil
+	}
+	return h.Stream(h.ctx, name+sealed.TailSuffix, func(_ context.Context, w io.Writer) error {
+		_, err := io.Copy(w, io.NewSectionReader(index, 0, 1<<62))
+		return err
+	})
+}
 
 // Drop implements Sink.
 func (h *Home) Drop(name string) (string, error) {

@@ -4,22 +4,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"filippo.io/age"
 
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
-// InOrder is a file that is read from its beginning to its end, as those on a tape are.
+// InOrder is a file that is best read from its beginning to its end, as those on a tape or on several discs are.
 type InOrder interface {
 	store.File
 	// InOrder tells such a file from others.
 	InOrder()
 }
 
-// TailSuffix follows the name of a file in that of the file with its last bytes, which are wanted first. There is one
-// for each file that is read in order.
+// TailSuffix follows the name of a file in that of the file with its last bytes, which are wanted first. A file that has
+// one is read in order.
 const TailSuffix = ".tail"
 
 // inOrder is the content of an object that is read in order. Its last bytes are there at any time.
@@ -43,19 +42,14 @@ func (s *Store) openInOrder(name string, o object, f store.File) (store.File, er
 	if f.Size() != o.Packed {
 		return fail(fmt.Errorf("it has %d bytes, not %d", f.Size(), o.Packed))
 	}
-	in := &inOrder{object: f, key: o.Key, size: o.Size, name: o.Object, tailAt: o.Size}
 	tail, err := s.Open(name + TailSuffix)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
+	if err != nil {
 		return fail(err)
-	default:
-		in.tail = tail
-		if in.tailAt -= tail.Size(); in.tailAt < 0 {
-			return fail(errors.Join(fmt.Errorf("it has %d bytes, and its end %d", o.Size, tail.Size()), tail.Close()))
-		}
 	}
-	return in, nil
+	if tail.Size() > o.Size {
+		return fail(errors.Join(fmt.Errorf("it has %d bytes, and its end %d", o.Size, tail.Size()), tail.Close()))
+	}
+	return &inOrder{object: f, key: o.Key, size: o.Size, name: o.Object, tail: tail, tailAt: o.Size - tail.Size()}, nil
 }
 
 func (f *inOrder) Size() int64 { return f.size }
@@ -100,9 +94,5 @@ func (f *inOrder) read(p []byte, off int64) (int, error) {
 
 // Close implements store.File.
 func (f *inOrder) Close() error {
-	err := f.object.Close()
-	if f.tail != nil {
-		err = errors.Join(err, f.tail.Close())
-	}
-	return err
+	return errors.Join(f.object.Close(), f.tail.Close())
 }

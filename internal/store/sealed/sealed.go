@@ -204,7 +204,7 @@ func (s *Store) Open(name string) (store.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	if _, is := f.(InOrder); is {
+	if _, is := f.(InOrder); is && s.Object(name+TailSuffix) != "" {
 		return s.openInOrder(name, o, f)
 	}
 	fail := func(err error) (store.File, error) {
