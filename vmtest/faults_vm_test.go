@@ -148,7 +148,7 @@ func faultsBackup(ctx context.Context, t *testing.T, r *circle) {
 	f.want(2, "mkcdrec nonsense", "unknown command")
 	f.want(1, "mkcdrec path /no/such/dir", "/no/such/dir")
 	f.want(2, `printf 'exclude: []\nnosuch: 1\n' > /tmp/c.yaml; mkcdrec -c /tmp/c.yaml path /backup`, "/tmp/c.yaml", "[2:1]", "nosuch")
-	f.want(1, "mkcdrec path /root", "root file system")
+	f.want(4, "mkcdrec path /root", "root file system")
 
 	t.Log("the destination is full")
 	f.want(1, "mkcdrec path /small", "no space left", "hint")
