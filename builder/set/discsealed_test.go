@@ -126,6 +126,15 @@ func TestDiscsSealedTails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, mnt) {
+				t.Errorf("%s is open, and the disc can't be taken out", to)
+			}
+		}
 		n := int64(0)
 		if err := errors.Join(r.Entries(func(archive.Entry) error { n++; return nil }), r.Close()); err != nil || n != a.Members {
 			t.Errorf("%s lists %d members, %v; want %d", a.File, n, err, a.Members)

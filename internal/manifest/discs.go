@@ -192,8 +192,12 @@ func (s *discStore) Open(name string) (store.File, error) {
 	a := s.divided(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a == nil {
-		return store.Dir(s.dir).Open(name)
+	if a == nil { // in memory: a disc on which a file is open can't be taken out
+		b, err := store.ReadFile(store.Dir(s.dir), name, frames.MaxIndex)
+		if err != nil {
+			return nil, err
+		}
+		return memoryFile{bytes.NewReader(b)}, nil
 	}
 	var tail []byte
 	var err error
@@ -286,6 +290,11 @@ func (s *discStore) openVolume(dir string, a *Divided, v Volume) (*openVolume, e
 	}
 	return &openVolume{f, x}, nil
 }
+
+// memoryFile is a small file of a disc.
+type memoryFile struct{ *bytes.Reader }
+
+func (memoryFile) Close() error { return nil }
 
 type dividedFile struct {
 	s    *discStore
