@@ -55,7 +55,7 @@ func (w *Writer) image(ctx context.Context, m *layout.Image) error {
 // framesFile is the name of the list of the frames that an increment's image has, in the set: on each line the number
 // of the first one, and how many follow each other.
 func framesFile(image string) string {
-	return "log/" + strings.TrimSuffix(image, ".img.zst") + ".frames"
+	return "log/" + strings.TrimSuffix(image, manifest.ImageSuffix) + ".frames"
 }
 
 // frameList writes the list of an image's frames, which a restore by hand needs.

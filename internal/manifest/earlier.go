@@ -110,7 +110,7 @@ func openNeeded(at place, n Needed) (*earlierSet, error) {
 func (m *Manifest) content() []FileSum {
 	var out []FileSum
 	for _, f := range m.Files {
-		if strings.HasSuffix(f.Name, imageSuffix) || slices.ContainsFunc(m.Archives, func(a Archive) bool { return a.File == f.Name }) {
+		if strings.HasSuffix(f.Name, ImageSuffix) || slices.ContainsFunc(m.Archives, func(a Archive) bool { return a.File == f.Name }) {
 			out = append(out, f)
 		}
 	}

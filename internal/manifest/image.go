@@ -12,9 +12,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
-// imageSuffix ends the names of images.
-const imageSuffix = ".img.zst"
-
 // RestoreImage writes a device's image to dst, with what an increment has of it in earlier sets.
 func (s *Set) RestoreImage(ctx context.Context, name string, dst io.WriterAt, phase func(total int64) progress.Counter) error {
 	return s.withImage(name, func(i *blockcopy.Image) error { return i.Restore(ctx, dst, phase(i.Map().Bytes())) })
@@ -53,7 +50,7 @@ func (s *Set) earlierImage(at blockcopy.Source) (blockcopy.File, error) {
 func (s *Set) checkImages() error {
 	var errs []error
 	for _, f := range s.Manifest.Files {
-		if len(s.Manifest.Needs) > 0 && strings.HasSuffix(f.Name, imageSuffix) {
+		if len(s.Manifest.Needs) > 0 && strings.HasSuffix(f.Name, ImageSuffix) {
 			errs = append(errs, s.withImage(f.Name, func(*blockcopy.Image) error { return nil }))
 		}
 	}

@@ -249,8 +249,8 @@ func TestWriteLimit(t *testing.T) {
 	}
 }
 
-// TestMissing: a set without the files that only a person needs can be read, and says so; one without another file
-// can't.
+// TestMissing: a set without the files that only a person needs can be read, and Missing names them; one without
+// another file can't.
 func TestMissing(t *testing.T) {
 	for name, want := range map[string]bool{RescueISO: true, "RESTORE.txt": true, "log/run.jsonl": true, Layout: false, "x.tar.zst": false} {
 		if got := spare(name); got != want {

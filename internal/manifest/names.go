@@ -20,8 +20,11 @@ func ArchiveName(device, mount string) string {
 	return fileName(escape(device, '-', "")+"."+escape(mount, '_', "-"), ".tar.zst")
 }
 
+// ImageSuffix ends the names of images.
+const ImageSuffix = ".img.zst"
+
 // ImageName is the name of a device's image, made as ArchiveName's.
-func ImageName(device string) string { return fileName(escape(device, '-', ""), ".img.zst") }
+func ImageName(device string) string { return fileName(escape(device, '-', ""), ImageSuffix) }
 
 // HeaderName is the name of the file with a LUKS device's header, made as
 // ArchiveName's.

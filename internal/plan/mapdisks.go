@@ -72,8 +72,9 @@ func MapDisks(want *layout.Layout, have []layout.Present, w Wish) (Mapping, erro
 
 // knownDisks refuses to map what is no disk that the layout needs.
 func knownDisks(want *layout.Layout, w Wish) error {
+	needed := want.Needed()
 	for _, old := range slices.Sorted(maps.Keys(w.Map)) {
-		if !slices.Contains(want.Needed(), old) {
+		if !slices.Contains(needed, old) {
 			return refuse("--map %s: the layout needs no disk of that name", old)
 		}
 	}

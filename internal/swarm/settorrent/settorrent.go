@@ -228,7 +228,7 @@ func head(s *manifest.Set, files []Span, piece int64) ([]int, error) {
 		}
 	}
 	for _, f := range files {
-		image := strings.HasSuffix(f.Name, ".img.zst")
+		image := strings.HasSuffix(f.Name, manifest.ImageSuffix)
 		switch {
 		case image || slices.ContainsFunc(s.Manifest.Archives, func(a manifest.Archive) bool { return a.File == f.Name }):
 			at, err := indexAt(s, f.Name, image)
