@@ -8,12 +8,14 @@ GO := $(shell PATH=$$PATH:/usr/local/go/bin; go list -m >/dev/null 2>&1 && comma
 endif
 export PATH := $(dir $(GO)):$(PATH):/usr/sbin:/sbin
 export CGO_ENABLED = 0
+# For all, so that nothing is compiled twice.
+export GOFLAGS := -trimpath $(GOFLAGS)
 COMMIT = $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 # 0.2.0 at the tag v0.2.0, 0.2.0-5 five commits later, empty without a tag.
 TAG = $(shell git describe --tags --match 'v[0-9]*' 2>/dev/null | sed 's/^v//; s/-g[0-9a-f]*$$//')
 VERSION = github.com/mkcdrec/mkcdrec/internal/version
 LDFLAGS = -s -w -buildid= -X $(VERSION).commit=$(COMMIT) $(if $(TAG),-X $(VERSION).number=$(TAG))
-BUILD = $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
+BUILD = $(GO) build -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/mkcdrec ./internal/bbgen
 # How many machines run side by side; each has one processor, and waits for its disks at times.
 MACHINES = $(shell echo $$(($$(nproc) + 1)))
 DEPS = qemu-system-x86 qemu-utils ovmf mmdebstrap xorriso isolinux syslinux-common extlinux gdisk fdisk xfsprogs dosfstools e2fsprogs libarchive-tools attr acl cpio zstd kmod cksfv genisoimage grub-efi-amd64-bin ca-certificates curl libcap2-bin isomd5sum dnsmasq-base iproute2 openssh-client systemd-boot-efi vim-tiny tgt qemu-block-extra lvm2 btrfs-progs cryptsetup-bin ntfs-3g exfatprogs f2fs-tools jfsutils nilfs-tools mtools partclone gddrescue aria2 transmission-cli python3-libtorrent chromium man-db groff mandoc zsh fish rpm lintian bc gawk lsof lz4 lzop psmisc squashfs-tools xxd efibootmgr file lsscsi openssl pciutils systemd-journal-remote usbutils zip openssh-server bind9-dnsutils netcat-openbsd wget nfs-ganesha nfs-ganesha-vfs samba rsync restic rclone borgbackup apache2-bin
@@ -28,7 +30,7 @@ build: generate swarm ## bin/mkcdrec, the one static executable, with its loader
 	@$(GO) run ./internal/genloaders bin/mkcdrec
 
 swarm:           ## bin/mkcdrec-swarm, one set to many machines by BitTorrent
-	$(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)" -o bin/mkcdrec-swarm ./internal/swarm/mkcdrec-swarm
+	$(GO) build -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/mkcdrec-swarm ./internal/swarm/mkcdrec-swarm
 
 generate:        ## internal/bbgen: u-root's commands and ours as packages
 	$(GO) run ./internal/genbb
@@ -41,12 +43,12 @@ deps:            ## installs what building and testing need from Debian, once
 demo: deps build ## the main job in QEMU: back up, destroy, restore, boot, compare
 	$(GO) run ./vmtest/demo
 
-test: deps lint build ## all tests: packages in seconds, then machines in QEMU
+test: deps lint build ## the tests of all packages, then the shorter ones in machines in QEMU
 	$(GO) test -count=1 -shuffle=on ./...
 	$(GO) test -tags packages -count=1 -timeout 30m -v ./internal/packages
-	$(GO) test -tags vmtest -count=1 -timeout 85m -parallel $(MACHINES) -v ./vmtest
+	$(GO) test -tags vmtest -count=1 -timeout 50m -parallel $(MACHINES) -v ./vmtest
 
-test-all: test   ## the long matrix as well, and every fuzzer for a while
+test-all: test   ## all machines, the long matrix as well, and every fuzzer for a while
 	MKCDREC_ALL=1 $(GO) test -tags vmtest -count=1 -timeout 180m -parallel $(MACHINES) -v ./vmtest
 	$(GO) run ./internal/fuzzall 20s
 

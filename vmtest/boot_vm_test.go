@@ -91,7 +91,7 @@ const consoles = "console=tty0 console=ttyS0,115200 " + KernelWords
 // TestBoot starts one image in every way there is, Debian's generic kernel:
 // boot-FIRMWARE-MEDIUM.
 func TestBoot(t *testing.T) {
-	t.Parallel()
+	short(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
 	defer cancel()
 	dir := workDir(t)
@@ -122,24 +122,28 @@ func TestBoot(t *testing.T) {
 		want   string
 		answer string // command at the prompt, with its output wanted
 		says   string
+		all    bool // only with make test-all: others start this way, too
 	}{
-		{"boot-bios-cd", "", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "", ""},
-		{"boot-bios-usb", "", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "", ""},
-		{"boot-uefi-cd", "uefi", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "", ""},
-		{"boot-uefi-usb", "uefi", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "", ""},
-		{"boot-uefi-sb-cd", "uefi-sb", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "dmesg | grep -i secure", "Secure boot enabled"},
-		{"boot-uefi-sb-usb", "uefi-sb", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "dmesg | grep -i secure", "Secure boot enabled"},
-		{"boot-bios-key", "", Machine{Disks: []Disk{stick(key)}}, "r", ready("/dev/sda1"), "", ""},
-		{"boot-uefi-sb-key", "uefi-sb", Machine{Disks: []Disk{stick(key)}}, "r", ready("/dev/sda1"), "dmesg | grep -i secure", "Secure boot enabled"},
-		{"boot-bios-serial", "", Machine{IDECD: iso}, "s", ready("/dev/sr0"), "cat /proc/cmdline", "console=ttyS0,115200"},
-		{"boot-bios-safe", "", Machine{IDECD: iso}, "g", ready("/dev/sr0"), "cat /proc/cmdline", "nomodeset"},
-		{"boot-bios-check", "", Machine{IDECD: iso}, "c", `medium is whole(?s:.*)rescue system ready(?s:.*)# `, "", ""},
-		{"boot-bios-check-damaged", "", Machine{IDECD: damaged}, "c", `MEDIUM DAMAGED: /dev/sr0(?s:.*)rescue system ready(?s:.*)# `, "", ""},
-		{"boot-bios-two-media", "", Machine{IDECD: iso, Disks: []Disk{stick(other)}}, "r", `medium: /dev/sr0(?s:.*)other media of ours are here too, and are left alone: /dev/sda \(mkcdrec(?s:.*)rescue system ready`, "", ""},
-		{"boot-bios-kernel", "", Machine{Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs"}, "", `disks: none(?s:.*)rescue system ready(?s:.*)# `, "", ""},
-		{"boot-bios-medium-gone", "", Machine{Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs mkcdrec.medium=0"}, "", `did not appear within 20s: was it pulled out(?s:.*)rescue system ready(?s:.*)# `, "", ""},
+		{"boot-bios-cd", "", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "", "", false},
+		{"boot-bios-usb", "", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "", "", true},
+		{"boot-uefi-cd", "uefi", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "", "", true},
+		{"boot-uefi-usb", "uefi", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "", "", true},
+		{"boot-uefi-sb-cd", "uefi-sb", Machine{IDECD: iso}, "r", ready("/dev/sr0"), "dmesg | grep -i secure", "Secure boot enabled", false},
+		{"boot-uefi-sb-usb", "uefi-sb", Machine{Disks: []Disk{stick(iso)}}, "r", ready("/dev/sda"), "dmesg | grep -i secure", "Secure boot enabled", true},
+		{"boot-bios-key", "", Machine{Disks: []Disk{stick(key)}}, "r", ready("/dev/sda1"), "", "", false},
+		{"boot-uefi-sb-key", "uefi-sb", Machine{Disks: []Disk{stick(key)}}, "r", ready("/dev/sda1"), "dmesg | grep -i secure", "Secure boot enabled", false},
+		{"boot-bios-serial", "", Machine{IDECD: iso}, "s", ready("/dev/sr0"), "cat /proc/cmdline", "console=ttyS0,115200", false},
+		{"boot-bios-safe", "", Machine{IDECD: iso}, "g", ready("/dev/sr0"), "cat /proc/cmdline", "nomodeset", true},
+		{"boot-bios-check", "", Machine{IDECD: iso}, "c", `medium is whole(?s:.*)rescue system ready(?s:.*)# `, "", "", true},
+		{"boot-bios-check-damaged", "", Machine{IDECD: damaged}, "c", `MEDIUM DAMAGED: /dev/sr0(?s:.*)rescue system ready(?s:.*)# `, "", "", false},
+		{"boot-bios-two-media", "", Machine{IDECD: iso, Disks: []Disk{stick(other)}}, "r", `medium: /dev/sr0(?s:.*)other media of ours are here too, and are left alone: /dev/sda \(mkcdrec(?s:.*)rescue system ready`, "", "", false},
+		{"boot-bios-kernel", "", Machine{Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs"}, "", `disks: none(?s:.*)rescue system ready(?s:.*)# `, "", "", false},
+		{"boot-bios-medium-gone", "", Machine{Kernel: k.Image, Initrd: initrd, Append: "console=ttyS0 rootfstype=ramfs mkcdrec.medium=0"}, "", `did not appear within 20s: was it pulled out(?s:.*)rescue system ready(?s:.*)# `, "", "", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.all {
+				onlyAll(t)
+			}
 			c.m.Name, c.m.Log = c.name, filepath.Join(dir, c.name+".log")
 			var err error
 			switch c.uefi {
@@ -203,7 +207,7 @@ func TestBoot(t *testing.T) {
 
 // TestReproducible: with SOURCE_DATE_EPOCH the same input gives the same image.
 func TestReproducible(t *testing.T) {
-	t.Parallel()
+	short(t)
 	ctx := context.Background()
 	dir := workDir(t)
 	k, err := FetchKernel(ctx, "linux-image-cloud-amd64")
@@ -239,7 +243,7 @@ func TestReproducible(t *testing.T) {
 // TestLoaders makes media where no boot loader is installed, on a Debian and
 // on something else, and starts them.
 func TestLoaders(t *testing.T) {
-	t.Parallel()
+	short(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	dir := workDir(t)
@@ -295,7 +299,7 @@ exec chroot $R /mkcdrec "$@"`, "sh", filepath.Join(dir, "tree"), exe}, "rescue",
 
 // TestMemory: with little memory the system starts, or says why not.
 func TestMemory(t *testing.T) {
-	t.Parallel()
+	short(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	dir := workDir(t)
@@ -333,7 +337,7 @@ func TestMemory(t *testing.T) {
 
 // TestLocal: the rescue system in the machine's own boot menus, and out again.
 func TestLocal(t *testing.T) {
-	t.Parallel()
+	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	exe, guest := programs(t)

@@ -85,13 +85,35 @@ func workDir(t *testing.T) string {
 	return t.TempDir()
 }
 
-// long leaves out what others show in most parts: make test stays under an hour.
+// long is for what make test leaves out: it has one machine of each firmware that is restored, what boots, and a
+// repairer's work, and ends within the hour with two processors. make test-all has the rest.
 func long(t *testing.T) {
+	t.Helper()
+	onlyAll(t)
+	t.Parallel()
+}
+
+// onlyAll is long for what does not run beside others of its test.
+func onlyAll(t *testing.T) {
+	t.Helper()
 	if os.Getenv("MKCDREC_ALL") == "" {
 		t.Skip("MKCDREC_ALL is not set: make test-all")
 	}
-	t.Parallel()
 }
+
+// short runs beside others with make test, too; on a slow computer not if it would begin late.
+func short(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	if d := time.Since(begun); os.Getenv("MKCDREC_ALL") == "" && d > lastBegin {
+		t.Skipf("the machines have run for %s, which leaves it no time: make test-all", d.Round(time.Second))
+	}
+}
+
+// begun is when the tests began; after lastBegin make test starts no more machines.
+var begun = time.Now()
+
+const lastBegin = 25 * time.Minute
 
 // TestBIOSLVM is what make demo does; TestKey, TestFit and TestTape have the same
 // machine, so that it is one of the long ones.
@@ -139,7 +161,7 @@ func TestDiscs(t *testing.T) {
 // TestBtrfs restores a btrfs over two disks, RAID1, with subvolumes in one
 // another, a default one, one that is read-only, and a snapshot that stays away.
 func TestBtrfs(t *testing.T) {
-	t.Parallel()
+	long(t)
 	t.Run("btrfs", func(t *testing.T) {
 		runCircle(t, Circle{Kind: UEFIBtrfs, TargetSize: machines[UEFIBtrfs].smaller, Wished: strings.Join([]string{
 			`btrfs subvolume list / | grep -c 'path .*lib/machines/inner$' | grep -x 1`, `! btrfs subvolume list -q / | grep -v 'parent_uuid - '`,
@@ -155,7 +177,7 @@ func TestBtrfs(t *testing.T) {
 // TestLUKS restores LVM on LUKS2 with a thin pool: the header is restored with
 // both keys and the token, and opens with the old passphrase.
 func TestLUKS(t *testing.T) {
-	t.Parallel()
+	short(t)
 	t.Run("luks", func(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLUKS, Walk: "5", TargetSize: machines[BIOSLUKS].smaller, Wished: strings.Join([]string{
 			`cryptsetup open --test-passphrase --key-slot 1 --key-file /etc/secret.key /dev/vda3`, `cryptsetup luksDump /dev/vda3 | grep mkcdrec-test`,

@@ -28,7 +28,7 @@ const (
 // TestClone clones disks in the rescue system, boots what it made, without the source,
 // and compares. docs/CLONING.md has the table.
 func TestClone(t *testing.T) {
-	t.Parallel()
+	long(t)
 	const blocks = "copy the used blocks of "
 	unique := `test -z "$(blkid -s UUID -o value | sort | uniq -d)" && test -z "$(blkid -s PTUUID -o value | sort | uniq -d)"`
 	// The source is not attached: each of its two btrfs is on two devices.
@@ -69,9 +69,7 @@ func TestClone(t *testing.T) {
 		}, " && ")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if name != "plain_smaller" {
-				long(t)
-			}
+			t.Parallel()
 			c.Cloned = true
 			runCircle(t, c)
 		})

@@ -72,7 +72,7 @@ func (f *faults) want(code int, cmd string, words ...string) string {
 // Disks. Source machine: vda (bios-lvm), vdb (the set's). Rescue system: vda
 // (the set's), vdb (6 GiB, RSTBIOS01, the target), vdc (1 GiB, SMALL01).
 func TestFaults(t *testing.T) {
-	t.Parallel()
+	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
 	r := Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf}.new()
@@ -419,9 +419,7 @@ func TestBinary(t *testing.T) {
 // TestLonger is what takes long and is no cell of the matrix. Scenarios of the
 // same machine share its backup.
 func TestLonger(t *testing.T) {
-	if os.Getenv("MKCDREC_ALL") == "" {
-		t.Skip("the long scenarios run with make test-all")
-	}
+	onlyAll(t)
 	all := map[string]Circle{
 		"BIOS to UEFI":     {Kind: BIOSLVM, Firmware: "uefi", Wishes: "--firmware uefi", Wished: `test -d /sys/firmware/efi && findmnt -no FSTYPE /boot/efi | grep -x vfat && grep -E '[[:space:]]/boot/efi[[:space:]]' /etc/fstab && sfdisk -d /dev/vda | grep -i c12a7328`},
 		"UEFI to BIOS":     {Kind: UEFIPlain, Firmware: "bios", Wishes: "--firmware bios", Wished: `! test -d /sys/firmware/efi && sfdisk -d /dev/vda | grep -i 21686148`},
@@ -497,9 +495,7 @@ func backUp(t *testing.T, c Circle) string {
 // TestMatrix fills docs/MATRIX.md: every machine is backed up once, and restored
 // onto disks of all columns. A cell alone is -run 'TestMatrix/uefi-md/60_%'.
 func TestMatrix(t *testing.T) {
-	if os.Getenv("MKCDREC_ALL") == "" {
-		t.Skip("the matrix runs with make matrix")
-	}
+	onlyAll(t)
 	for name, k := range machines {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -80,7 +80,7 @@ func flashReadOnly(ctx context.Context, t *testing.T, vm *VM, dir, mount string)
 // Disks: vda (the set's), sda (F2FS, FLASH01), mmcblk0 (JFS on its first partition),
 // vdb (ext4, FOLD01).
 func TestFlash(t *testing.T) {
-	t.Parallel()
+	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	dir := workDir(t)

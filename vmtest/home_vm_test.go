@@ -11,9 +11,7 @@ import (
 // TestHome backs machines up to servers, changes them, backs them up once more, and restores
 // them over the network: two of the sets are encrypted, all are signed.
 func TestHome(t *testing.T) {
-	if os.Getenv("MKCDREC_ALL") == "" {
-		t.Skip("MKCDREC_ALL is not set: make test-all")
-	}
+	onlyAll(t)
 	s, err := StartServers(t.Context(), filepath.Join(t.TempDir(), "servers"))
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +32,7 @@ func TestHome(t *testing.T) {
 		{"s3", UEFIPlain, true},
 	} {
 		t.Run("home-"+h.kind, func(t *testing.T) {
-			long(t)
+			t.Parallel()
 			if h.kind == "s3" && s.Ports["s3"] == 0 {
 				t.Skipf("no %s: the tests of internal/store build it with MKCDREC_ALL=1", Versity)
 			}

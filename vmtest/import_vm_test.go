@@ -45,7 +45,7 @@ cp -r v2 bad; printf X | dd of=bad/hda2._.tar.gz bs=1 seek=100000 conv=notrunc 2
 // after a damaged copy of it was refused. GNU tar compares what is on the disk
 // afterwards with the archives.
 func TestImport(t *testing.T) {
-	t.Parallel()
+	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	dir := workDir(t)

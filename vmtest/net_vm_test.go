@@ -18,7 +18,7 @@ import (
 // TestNet: net-*: each way to configure the network, only when asked for, and
 // each way it can fail, named within half a minute.
 func TestNet(t *testing.T) {
-	t.Parallel()
+	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	dir := workDir(t)

@@ -15,7 +15,7 @@ import (
 // dnsmasq and a web server, fetch the set from there, and restore unattended;
 // the restored machine is compared with the source.
 func TestNetboot(t *testing.T) {
-	t.Parallel()
+	short(t)
 	if err := command(context.Background(), "sh", "-c", "test -c /dev/net/tun"); err != nil {
 		t.Skip("there is no /dev/net/tun")
 	}

@@ -45,7 +45,7 @@ const oddStorage = `for s in ODDMBR ODDGPT; do sfdisk -d $(readlink -f /dev/disk
 //
 // Disks: the machine's own, the set's, and oddDisks.
 func TestOdd(t *testing.T) {
-	t.Parallel()
+	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
 	r := Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf, Wishes: "odd"}.new()

@@ -113,7 +113,7 @@ var recipes = []recipe{
 //
 // Disks: vda (the installed system of bios-lvm), vdb (2 GiB, BLANK01), vdc (64 MiB, OLD01).
 func TestRecipes(t *testing.T) {
-	t.Parallel()
+	short(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Minute)
 	defer cancel()
 	dir := workDir(t)

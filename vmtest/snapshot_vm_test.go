@@ -4,7 +4,6 @@ package vmtest
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,10 +14,7 @@ import (
 // saved ones are never more than one step apart. Snapshots are gone after each run, also after
 // one that was killed, and one that fills up has its file system read live.
 func TestSnapshot(t *testing.T) {
-	if os.Getenv("MKCDREC_ALL") == "" {
-		t.Skip("MKCDREC_ALL is not set: make test-all")
-	}
-	t.Parallel()
+	long(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Minute)
 	defer cancel()
 	r := Circle{Kind: BIOSLVM, Work: workDir(t), Say: t.Logf}.new()

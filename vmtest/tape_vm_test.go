@@ -3,7 +3,6 @@
 package vmtest
 
 import (
-	"os"
 	"testing"
 )
 
@@ -16,9 +15,6 @@ func TestTape(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: machines[BIOSLVM].larger, Tapes: []int{150, 200}})
 	})
 	t.Run("obdr-sealed", func(t *testing.T) {
-		if os.Getenv("MKCDREC_ALL") == "" {
-			t.Skip("MKCDREC_ALL is not set: make test-all")
-		}
 		runCircle(t, Circle{Kind: BIOSLVM, TargetSize: machines[BIOSLVM].larger, Tapes: []int{150, 200}, Sealed: true})
 	})
 }
