@@ -144,6 +144,7 @@ func (h *failingHome) Create(ctx context.Context, name string) (store.Upload, er
 // TestHomeFails: whichever file can't be written, the run fails, nothing is left, and the
 // earlier set is still the newest.
 func TestHomeFails(t *testing.T) {
+	t.Parallel()
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -266,6 +267,7 @@ func mediumFiles(t *testing.T, b *Builder) map[string]string {
 // TestHomeIncrement: sets in a home, encrypted or not, are increments of one another; each gives
 // the tree as it was, also when it is named itself; what a kept set needs is kept.
 func TestHomeIncrement(t *testing.T) {
+	t.Parallel()
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -364,6 +366,7 @@ func (n nextSecond) Create(ctx context.Context, name string) (store.Upload, erro
 // TestHomeBase: what makes a backup to a server full although increments are configured: no set is an
 // increment of one that its readers can't open, or that is damaged.
 func TestHomeBase(t *testing.T) {
+	t.Parallel()
 	ids := []string{}
 	for range 2 {
 		id, err := age.GenerateX25519Identity()
@@ -417,6 +420,7 @@ func TestHomeBase(t *testing.T) {
 // TestDiscsEncrypted: discs of a machine that encrypts with a passphrase have nothing that can be read without it, and
 // the increments of sets with another passphrase are not made.
 func TestDiscsEncrypted(t *testing.T) {
+	t.Parallel()
 	b, dir := fakeMachine(t), t.TempDir()
 	b.SigningKey, b.Work = filepath.Join(t.TempDir(), "key"), t.TempDir()
 	file := filepath.Join(t.TempDir(), "phrase")

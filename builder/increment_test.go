@@ -129,6 +129,7 @@ func (n *nightlyRuns) extracted(dir string) string {
 
 // TestPathIncrement: a full set, two increments, and the next full one; each can be extracted, and by hand.
 func TestPathIncrement(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t)
 	var sets []*Result
 	for i, do := range []string{":", "echo C > c; rm a", "mv c d/moved; chmod 700 d", ":"} {
@@ -180,6 +181,7 @@ func TestPathIncrement(t *testing.T) {
 // TestPathImages: increments have what has changed of an image, and give all of it; a set that lacks an earlier image
 // is refused.
 func TestPathImages(t *testing.T) {
+	t.Parallel()
 	n := newNightly(t)
 	n.disk = btrfstest.Loop(t, diskSize)
 	content := make([]byte, diskSize)
@@ -270,6 +272,7 @@ func (n *nightlyRuns) byHand(dir string) ([]byte, error) {
 
 // TestPathFull: what makes a backup full although increments are configured, and what is reported.
 func TestPathFull(t *testing.T) {
+	t.Parallel()
 	for what, c := range map[string]struct {
 		change func(n *nightlyRuns, last *Result) error
 		want   string

@@ -201,7 +201,7 @@ func TestTape(t *testing.T) {
 func TestPXE(t *testing.T) {
 	b, dir := fakeMachine(t), t.TempDir()
 	for range 2 {
-		if err := b.Maker().PXE(t.Context(), machinePlan(t).Machine(), dir, rescue.PXEOptions{URL: "http://192.0.2.1/tree/", Source: "http://192.0.2.1/set", Host: "host"}); err != nil {
+		if err := b.Maker().PXE(t.Context(), machinePlan(t).Machine(), dir, rescue.PXEOptions{URL: "http://192.0.2.1/tree/", Source: "http://127.0.0.1:1/set", Host: "host"}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -177,7 +177,7 @@ func TestBtrfs(t *testing.T) {
 // TestLUKS restores LVM on LUKS2 with a thin pool: the header is restored with
 // both keys and the token, and opens with the old passphrase.
 func TestLUKS(t *testing.T) {
-	short(t)
+	long(t)
 	t.Run("luks", func(t *testing.T) {
 		runCircle(t, Circle{Kind: BIOSLUKS, Walk: "5", TargetSize: machines[BIOSLUKS].smaller, Wished: strings.Join([]string{
 			`cryptsetup open --test-passphrase --key-slot 1 --key-file /etc/secret.key /dev/vda3`, `cryptsetup luksDump /dev/vda3 | grep mkcdrec-test`,

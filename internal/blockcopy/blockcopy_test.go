@@ -102,6 +102,7 @@ func made(t testing.TB, kind string) string {
 // An image put onto a device full of something else has the same files, by
 // programs of other people, and the maps are as large as they say.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	for kind, check := range map[string][]string{
 		"ntfs": {"sh", "-c", `ntfsfix -n "$1" >/dev/null && for i in 0 1 2 3 4 5 6 7 8 9 10 11; do ntfscat -f "$1" file$i; done`, "sh"}, "ntfs64k": {"sh", "-c", `ntfsls -f "$1"; for i in 0 1 2 3 4 5 6 7 8 9 10 11; do ntfscat -f "$1" file$i; done`, "sh"},
 		"fat12": {"sh", "-c", `fsck.fat -n "$1" | grep -v "$1"; mtype -i "$1" ::file*`, "sh"}, "fat16": {"sh", "-c", `fsck.fat -n "$1" | grep -v "$1"; mtype -i "$1" ::file*`, "sh"}, "fat32": {"sh", "-c", `fsck.fat -n "$1" | grep -v "$1"; mtype -i "$1" ::file*`, "sh"},

@@ -20,6 +20,7 @@ import (
 // Sizes that only sparse images have. The map is the one of a file system that is
 // as good as empty; what is in use ends where dumpe2fs and xfs_db say.
 func TestHuge(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

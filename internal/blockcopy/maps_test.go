@@ -176,6 +176,7 @@ var extKinds = map[string][]string{
 // are clean for e2fsck and have the same files. The map is as large as dumpe2fs
 // says, and has all that partclone copies.
 func TestExt(t *testing.T) {
+	t.Parallel()
 	program(t, "mke2fs", "e2fsck", "dumpe2fs", "debugfs")
 	r := rand.New(rand.NewPCG(20, 21))
 	for _, kind := range sorted(extKinds) {
@@ -363,6 +364,7 @@ var xfsKinds = map[string][]string{
 }
 
 func TestXFS(t *testing.T) {
+	t.Parallel()
 	program(t, "mkfs.xfs", "xfs_db", "xfs_repair")
 	r := rand.New(rand.NewPCG(22, 23))
 	for _, kind := range sorted(xfsKinds) {
@@ -431,6 +433,7 @@ var btrfsKinds = map[string][]string{
 }
 
 func TestBtrfs(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
