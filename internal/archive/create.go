@@ -127,7 +127,7 @@ func Create(ctx context.Context, w io.Writer, root *os.File, opt CreateOptions) 
 	}
 	defer toc.close()
 	c := &creator{walker: walker{ctx: ctx, opt: opt, sum: &Summary{}}, fw: fw, toc: toc, links: map[inode]savedFile{}}
-	c.visit, c.prefetch = c.member, c.openAhead
+	c.visit, c.prefetch, c.foresee = c.member, c.openAhead, opt.Since != nil && !opt.alone
 	err = c.begin(root)
 	if err == nil {
 		err = c.walk(root)

@@ -371,7 +371,7 @@ func (s *since) unobstructed(moved map[string]string) error {
 }
 
 // listNames sets the record of what is in the open directory fd, as GNU tar wants it: sorted, what
-// was moved last.
+// was moved last. The walk takes the same list.
 func (c *creator) listNames(m *Member, fd int) {
 	if c.since == nil || slices.Contains(c.opt.Apart, m.Path) {
 		return // what is in it is in another archive
@@ -390,7 +390,9 @@ func (c *creator) listNames(m *Member, fd int) {
 	slices.SortFunc(names, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	quiet := walker{opt: c.opt, sum: &Summary{}}
 	quiet.opt.OnExcluded = nil
+	c.listed = make([]string, 0, len(names))
 	for _, n := range names {
+		c.listed = append(c.listed, n.Name())
 		kind := byte('Y')
 		switch {
 		case n.IsDir():

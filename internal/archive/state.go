@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
@@ -34,6 +35,8 @@ const (
 	// stateCache is how many blocks are kept decoded. Files are looked for in the order in
 	// which they were written, but for those that were moved.
 	stateCache = 6
+	// usualRecord is how long a record is that is not long, in bytes.
+	usualRecord = 96
 )
 
 // digest16 is the first half of a SHA-256.
@@ -84,8 +87,9 @@ func (r *stateRecord) append(b []byte) []byte {
 
 var errState = errors.New("damaged record of a state")
 
-// parseStateRecord reads the first record of b and returns what is behind it.
-func parseStateRecord(b []byte, r *stateRecord) ([]byte, error) {
+// parseStateRecord reads the first record of b and returns what is behind it. text is what b is the end of:
+// a record's strings are parts of it.
+func parseStateRecord(b []byte, text string, r *stateRecord) ([]byte, error) {
 	if len(b) == 0 {
 		return nil, errState
 	}
@@ -117,7 +121,9 @@ func parseStateRecord(b []byte, r *stateRecord) ([]byte, error) {
 		if n <= 0 || l > maxPath || l > uint64(len(b)-n) {
 			return nil, errState
 		}
-		*to, b = string(b[n:n+int(l)]), b[n+int(l):]
+		b = b[n:]
+		at := len(text) - len(b)
+		*to, b = text[at:at+int(l)], b[l:]
 	}
 	return b, nil
 }
@@ -130,12 +136,15 @@ type StateWriter struct {
 	enc     *zstd.Encoder
 	sum     hash.Hash
 	raw     []byte
-	packed  []byte
 	count   int
 	first   int // number of the first record in raw
+	whole   bool
+
+	packing sync.WaitGroup // one at most: what is below belongs to it
+	full    []byte         // the block that is packed
+	packed  []byte
 	offset  int64
 	err     error
-	whole   bool
 }
 
 // NewStateWriter begins the state of the archive own, of which only the digest is not known.
@@ -155,14 +164,20 @@ func (w *StateWriter) add(r *stateRecord) {
 	}
 }
 
+// flush begins to pack the block, while the next one is filled.
 func (w *StateWriter) flush() {
+	w.packing.Wait()
 	if len(w.raw) == 0 {
 		return
 	}
-	w.packed = w.enc.EncodeAll(w.raw, w.packed[:0])
-	w.trailer.Blocks = append(w.trailer.Blocks, stateIndex{w.offset, len(w.packed), w.first})
-	w.write(w.packed)
-	w.raw, w.first = w.raw[:0], w.count
+	w.full, w.raw = w.raw, w.full[:0]
+	first := w.first
+	w.first = w.count
+	w.packing.Go(func() {
+		w.packed = w.enc.EncodeAll(w.full, w.packed[:0])
+		w.trailer.Blocks = append(w.trailer.Blocks, stateIndex{w.offset, len(w.packed), first})
+		w.write(w.packed)
+	})
 }
 
 func (w *StateWriter) write(b []byte) {
@@ -176,6 +191,7 @@ func (w *StateWriter) write(b []byte) {
 // finish ends the state. toc is the digest of the archive's table of contents.
 func (w *StateWriter) finish(toc [32]byte) {
 	w.flush()
+	w.packing.Wait()
 	w.own.TOC = toc
 	w.trailer.Sources = append(slices.Clone(w.trailer.Sources), w.own)
 	for i := range w.trailer.Sources {
@@ -193,6 +209,7 @@ func (w *StateWriter) finish(toc [32]byte) {
 
 // Err is why there is no whole state, nil if there is one.
 func (w *StateWriter) Err() error {
+	w.packing.Wait()
 	switch {
 	case w.err != nil:
 		return fmt.Errorf("cannot keep the state: %w", w.err)
@@ -357,10 +374,11 @@ func parseStateBlock(dec *zstd.Decoder, packed []byte, sources int) ([]stateReco
 	if err != nil {
 		return nil, fmt.Errorf("cannot read state: %w", err)
 	}
-	var out []stateRecord
+	text := string(raw)
+	out := make([]stateRecord, 0, len(raw)/usualRecord)
 	for len(raw) > 0 {
 		var r stateRecord
-		if raw, err = parseStateRecord(raw, &r); err != nil {
+		if raw, err = parseStateRecord(raw, text, &r); err != nil {
 			return nil, err
 		}
 		if r.src >= sources {

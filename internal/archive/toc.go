@@ -76,7 +76,7 @@ type tocWriter struct {
 func newTOCWriter() (*tocWriter, error) {
 	t := &tocWriter{limit: frames.MaxPayload, frames: 256 << 20}
 	var err error
-	t.enc, err = zstd.NewWriter(&t.buf, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
+	t.enc, err = zstd.NewWriter(&t.buf, zstd.WithEncoderConcurrency(2), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(1<<20))
 	return t, err
 }
 

@@ -21,7 +21,7 @@ const maxPath = 1 << 20
 
 // Walk visits what Create would archive, without reading any content.
 func Walk(ctx context.Context, root *os.File, opt CreateOptions) (*Summary, error) {
-	k := &walker{ctx: ctx, opt: opt, sum: &Summary{}}
+	k := &walker{ctx: ctx, opt: opt, sum: &Summary{}, foresee: true}
 	links := map[inode]string{}
 	k.visit = func(m *Member, _ int, _ string, st *unix.Stat_t) error {
 		if st.Nlink > 1 && m.Type != TypeDir {
@@ -59,6 +59,12 @@ type walker struct {
 	// prefetch begins to open the files of a directory; nil where they are not opened.
 	prefetch func(dir int, names []string) *ahead
 	early    *ahead // what it began
+	// foresee has names looked at before their turn: not where files are opened before it, whose replacement is
+	// noticed by what stat returns when they are read.
+	foresee bool
+	looking time.Duration // how long stat(2) takes, a running mean
+	// listed is what visit has listed of the directory that it was called for last, sorted; nil if it has not.
+	listed []string
 }
 
 // errReplaced is returned for a name that stands for another kind of file than
@@ -114,7 +120,11 @@ func (k *walker) walk(root *os.File) error {
 // dir archives what is in d, on the device dev, and closes it.
 func (k *walker) dir(d *os.File, prefix string, dev uint64) error {
 	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	names, err := k.listed, error(nil)
+	if k.listed = nil; names == nil {
+		names, err = d.Readdirnames(-1)
+		slices.Sort(names)
+	}
 	if err != nil {
 		path := strings.TrimSuffix(prefix, "/")
 		if path == "" {
@@ -126,7 +136,6 @@ func (k *walker) dir(d *os.File, prefix string, dev uint64) error {
 			k.problem(path, Unreadable, fmt.Sprintf("cannot list the directory: %v; what it lists behind %d names is not saved", err, len(names)))
 		}
 	}
-	slices.Sort(names)
 	names = slices.Compact(names) // a directory that changes may list a name twice
 	names = slices.DeleteFunc(names, func(n string) bool {
 		path := prefix + n
@@ -152,13 +161,20 @@ func (k *walker) dir(d *os.File, prefix string, dev uint64) error {
 
 // entries visits what the directory d has under names, and lists the directories among them.
 func (k *walker) entries(d *os.File, prefix string, names []string) (subs []string, err error) {
+	var seen *looks
+	from := 0 // the number of its first name
 	defer func() {
 		k.early.close()
 		k.early = nil
+		seen.close()
 	}()
 	for i, n := range names {
 		if err := k.ctx.Err(); err != nil {
 			return nil, err
+		}
+		if i%lookNames == 0 {
+			seen.close()
+			seen, from = k.lookAhead(int(d.Fd()), names[i:]), i
 		}
 		if k.prefetch != nil && !k.early.has(n) {
 			k.early.close()
@@ -167,7 +183,7 @@ func (k *walker) entries(d *os.File, prefix string, names []string) (subs []stri
 		path := prefix + n
 		isDir := false
 		err := k.again(path, func() (err error) {
-			isDir, err = k.entry(int(d.Fd()), n, path)
+			isDir, err = k.entry(int(d.Fd()), n, path, seen.take(i-from))
 			return err
 		})
 		if err != nil {
@@ -228,19 +244,25 @@ func (k *walker) replacedDir(dir int, name, path string, dev uint64) error {
 	if err != errReplaced {
 		return err
 	}
-	if isDir, err := k.entry(dir, name, path); !isDir {
+	if isDir, err := k.entry(dir, name, path, nil); !isDir {
 		return err
 	}
 	return errReplaced
 }
 
-// entry visits a name, unless it is a directory.
-func (k *walker) entry(dir int, name, path string) (isDir bool, err error) {
-	var st unix.Stat_t
-	if err := quietly(func() error { return unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
-		k.gone(path, err)
-		return false, nil
+// entry visits a name, unless it is a directory. seen is what it was a moment before, if that is known.
+func (k *walker) entry(dir int, name, path string, seen *look) (isDir bool, err error) {
+	if seen == nil {
+		seen = &look{}
+		begin := time.Now()
+		if err := quietly(func() error { return unix.Fstatat(dir, name, &seen.st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
+			k.gone(path, err)
+			return false, nil
+		}
+		seen.took = time.Since(begin)
 	}
+	k.looking += (seen.took - k.looking) / 16
+	st := seen.st
 	m := &Member{Path: path}
 	if !fill(m, &st) {
 		if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
