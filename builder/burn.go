@@ -9,7 +9,10 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -41,10 +44,35 @@ func FindBurner() (*Burner, error) {
 	return nil, errors.New("cannot burn: this machine has neither xorriso nor growisofs; the images are whole without it")
 }
 
+// majorCD is the major number of optical drives, SCSI_CDROM_MAJOR of linux/major.h.
+const majorCD = 11
+
+// stdio has xorriso use a file in the place of a drive.
+const stdio = "stdio:"
+
+// CheckBurn reports why images can't be burned in the drive dev, before they are made: a program would take a file, and
+// write the image to it.
+func CheckBurn(dev string) error {
+	if _, err := FindBurner(); err != nil || strings.HasPrefix(dev, stdio) {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dev, &st); err != nil {
+		return fmt.Errorf("cannot burn: %w", &os.PathError{Op: "open", Path: dev, Err: err})
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK || unix.Major(st.Rdev) != majorCD {
+		return &exit.Refusal{Reason: dev + " is not an optical drive"}
+	}
+	return nil
+}
+
 // Burn writes images to discs in the drive dev, one after the other, and reads
 // each back. ask is called before each disc but the first, and after a failure;
 // nil when there is nobody, which leaves one image and one try.
 func (b *Builder) Burn(ctx context.Context, dev string, images []DiscImage, ask func(text string) error) error {
+	if err := CheckBurn(dev); err != nil {
+		return err
+	}
 	p, err := FindBurner()
 	if err != nil {
 		return err
@@ -81,7 +109,7 @@ func (b *Builder) burn(ctx context.Context, p *Burner, dev string, im DiscImage)
 	if _, err := b.Run.Run(ctx, tool.New(p.args(dev, im.File)...)); err != nil {
 		return err
 	}
-	file := strings.TrimPrefix(dev, "stdio:") // xorriso's name for a file in the place of a drive
+	file := strings.TrimPrefix(dev, stdio)
 	want, err := sumFirst(ctx, im.File, int64(im.Size))
 	if err != nil {
 		return err

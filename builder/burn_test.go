@@ -44,7 +44,7 @@ func TestBurn(t *testing.T) {
 		}
 		return nil
 	}
-	if err := b.Burn(context.Background(), "/dev/no-such-drive", im, ask); err == nil || asked != burnTries-1 || !strings.Contains(err.Error(), "the image is whole") {
+	if err := b.Burn(context.Background(), "stdio:"+filepath.Dir(disc)+"/none/disc", im, ask); err == nil || asked != burnTries-1 || !strings.Contains(err.Error(), "the image is whole") {
 		t.Errorf("no drive: asked %d times, %v", asked, err)
 	}
 	if err := b.Burn(context.Background(), "stdio:"+disc, append(im, im...), nil); err == nil || !strings.Contains(err.Error(), "no terminal") {

@@ -16,6 +16,9 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
+// SmallestDisc is the size of a disc on which there may be room for a rescue system and a part of an archive, in bytes.
+const SmallestDisc quantity.Size = 32 << 20
+
 // DiscOptions are how a set is divided among discs.
 type DiscOptions struct {
 	Size quantity.Size // of a disc

@@ -52,6 +52,7 @@ type VerifiedResult struct {
 	ID      string   `json:"id"`
 	Files   int      `json:"files"`
 	Missing []string `json:"missing"` // files that a restore can do without
+	Signer  string   `json:"signer"`  // fingerprint of the key that it is signed with, "" if it is not signed
 }
 
 // PruneResult is the kind "prune": what becomes of the sets in a directory.

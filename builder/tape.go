@@ -13,6 +13,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/volume"
 )
@@ -48,6 +49,9 @@ func (b *Builder) Tape(ctx context.Context, p *Plan, opt TapeOptions) (*TapeResu
 		if _, err := tape.Check(d, opt.Overwrite); err != nil {
 			return nil, err
 		}
+	}
+	if err := regular.Output(opt.ISO); err != nil {
+		return nil, err
 	}
 	// Small files only: what is large goes to the tape at once.
 	work, err := os.MkdirTemp(filepath.Dir(opt.ISO), ".mkcdrec-tape-*")

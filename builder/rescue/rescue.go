@@ -107,6 +107,9 @@ func (p *Machine) needs() []string {
 
 // Medium makes a rescue system and writes its image, which appears whole.
 func (b *Maker) Medium(ctx context.Context, p *Machine, h Hint, iso string) error {
+	if err := regular.Output(iso); err != nil {
+		return err
+	}
 	work, err := os.MkdirTemp(filepath.Dir(iso), ".mkcdrec-iso-*")
 	if err != nil {
 		return fmt.Errorf("cannot make the rescue system: %w", err)

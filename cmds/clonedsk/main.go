@@ -109,6 +109,9 @@ func prepare(o *clone.Options, words []string, req *restore.Request) error {
 }
 
 func do(ctx context.Context, p *ui.Printer, o clone.Options) error {
+	if !o.Restore.PlanOnly {
+		ui.KeepRunning()
+	}
 	rep, err := clone.Run(ctx, tool.Exec{Log: func(s string) { p.Detail("+ %s", s) }}, screen.New(ctx, p, os.Stdin, os.Stderr), o)
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
-	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
@@ -20,9 +19,6 @@ func (a *app) coverageCommand() *cli.Command {
 		Description: "Shows what a backup to DIR would have, or what SET has. Without an argument DIR is the\ndestination of the configuration. Exit status 3 means that something is not covered.",
 		Flags:       append(setFlags(), &cli.StringFlag{Name: "html", Usage: "write a page for a browser to `FILE`"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.Args().Len() > 1 {
-				return exit.Usage(fmt.Errorf("coverage wants one directory or set, not %d", c.Args().Len()))
-			}
 			r, incomplete := a.coverage(ctx, c, c.Args().First())
 			if r == nil {
 				return incomplete

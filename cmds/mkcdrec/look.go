@@ -21,6 +21,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
@@ -181,13 +182,32 @@ func (a *app) verifyCommand() *cli.Command {
 				return fmt.Errorf("the set is damaged:\n%w", err)
 			}
 			a.ui.End()
-			a.ui.Result("verified", builder.VerifiedResult{Set: s.String(), ID: s.Manifest.ID, Files: len(s.Manifest.Files), Missing: append([]string{}, s.Missing...)})
+			signer, err := signature(s)
+			if err != nil {
+				return err
+			}
+			a.ui.Result("verified", builder.VerifiedResult{Set: s.String(), ID: s.Manifest.ID, Files: len(s.Manifest.Files), Missing: append([]string{}, s.Missing...), Signer: signer})
 			if len(s.Missing) > 0 {
 				return fmt.Errorf("the set is not complete: %s is missing; all that a restore needs is there", strings.Join(s.Missing, ", "))
 			}
-			a.ui.Note("set %s is good: %d files", s.Manifest.ID, len(s.Manifest.Files))
+			by := "not signed, so that an unattended restore refuses it"
+			if signer != "" {
+				by = "signed with " + signer
+			}
+			a.ui.Note("set %s is good: %d files, %s", s.Manifest.ID, len(s.Manifest.Files), by)
 			return lacks(s)
 		}}
+}
+
+// signature gives the fingerprint of the key that a set is signed with, "" for one that is not signed.
+func signature(s *manifest.Set) (string, error) {
+	switch {
+	case s.SignatureFault != nil:
+		return "", fmt.Errorf("every file is what the manifest records, but the signature of the manifest is not valid, and restore refuses the set: %w", s.SignatureFault)
+	case s.Signer == nil:
+		return "", nil
+	}
+	return signing.Fingerprint(s.Signer), nil
 }
 
 func (a *app) extractCommand() *cli.Command {

@@ -200,7 +200,29 @@ func (a *app) usageErrors(c *cli.Command) {
 			}
 			return exit.Usage(fmt.Errorf("expected a command: %s", strings.Join(names, ", ")))
 		}
+	} else if action, most := c.Action, operands(c.ArgsUsage); most >= 0 {
+		c.Action = func(ctx context.Context, c *cli.Command) error {
+			if n := c.Args().Len(); n > most {
+				return exit.Usage(tooMany(c, most, n))
+			}
+			return action(ctx, c)
+		}
 	}
+}
+
+// operands is how many words a command takes at most, from what --help prints of them: "SRC [DST]"; -1 for any number.
+func operands(args string) int {
+	if strings.Contains(args, "...") {
+		return -1
+	}
+	return len(strings.Fields(args))
+}
+
+func tooMany(c *cli.Command, most, n int) error {
+	if most == 0 {
+		return fmt.Errorf("%s takes no argument %q", c.Name, c.Args().First())
+	}
+	return fmt.Errorf("%s takes %s, not %d arguments", c.Name, c.ArgsUsage, n)
 }
 
 func (a *app) before(ctx context.Context, c *cli.Command) (context.Context, error) {
@@ -218,6 +240,9 @@ func (a *app) before(ctx context.Context, c *cli.Command) (context.Context, erro
 	}
 	if c.Command(c.Args().First()) != nil {
 		a.verb = c.Args().First()
+	}
+	if !c.Bool("dry-run") && !slices.Contains(lookers, a.verb) {
+		ui.KeepRunning()
 	}
 	cfg, err := builder.LoadConfig(c.String("config"), c.IsSet("config"))
 	if err != nil {
@@ -238,6 +263,9 @@ func (a *app) builder() (*builder.Builder, error) {
 
 // signingKey is the file of the key that signs sets; tests have their own.
 var signingKey = signing.KeyFile
+
+// lookers are the commands that end like others when the reader of their output does: they change nothing.
+var lookers = []string{"", "list", "verify", "test", "layout", "coverage", "status", "completion", "version"}
 
 // badConfig stands for the command's name where the configuration is wrong.
 const badConfig = "configuration"

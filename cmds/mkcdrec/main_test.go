@@ -8,11 +8,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
@@ -21,6 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
@@ -143,6 +146,18 @@ func TestStatus(t *testing.T) {
 	if err := os.Truncate(filepath.Join(damaged, "vda1._.tar.zst"), 40); err != nil {
 		t.Fatal(err)
 	}
+	file, forged := filepath.Join(t.TempDir(), "file"), aSet(t, time.Now())
+	key, _, err := signing.LoadKey(filepath.Join(t.TempDir(), "key"), "h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := key.Sign([]byte("another manifest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(file, []byte("mine"), 0o600), os.WriteFile(filepath.Join(forged, manifest.Signature), sig, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args   []string
 		stdout string
@@ -170,6 +185,16 @@ func TestStatus(t *testing.T) {
 		{[]string{"list", whole, "/nonexistent"}, "", exit.Failed, "/nonexistent"},
 		{[]string{"extract", "-C", t.TempDir(), whole, "/nonexistent"}, "", exit.Failed, "/nonexistent"},
 		{[]string{"extract", "-C", t.TempDir(), whole, "/file"}, "", exit.OK, ""},
+		{[]string{"verify", whole, damaged}, "", exit.BadUsage, "verify takes SET, not 2 arguments"},
+		{[]string{"layout", "save", "a", "b"}, "", exit.BadUsage, "not 2 arguments"},
+		{[]string{"version", "x"}, "", exit.BadUsage, `takes no argument "x"`},
+		{[]string{"verify", forged}, "", exit.Failed, "the signature of the manifest is not valid"},
+		{[]string{"rescue", "-o", "/dev/full"}, "", exit.Refused, "/dev/full: it is a character device"},
+		{[]string{"rescue", "-o", whole}, "", exit.Refused, "it is a directory"},
+		{[]string{"cdrom", "--size", "1", whole}, "", exit.BadUsage, "too small for a rescue system"},
+		{[]string{"cdrom", "--burn", file, whole}, "", exit.Refused, "is not an optical drive"},
+		{[]string{"cdrom", "--burn", "/dev/null", whole}, "", exit.Refused, "is not an optical drive"},
+		{[]string{"cdrom", "--burn", "/nosuch", whole}, "", exit.Failed, "cannot burn: open /nosuch"},
 	} {
 		status, out, errs := mkcdrec(t, c.stdout, c.args...)
 		if status != c.status || !strings.Contains(out+errs, c.want) {
@@ -179,6 +204,38 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%q: a hint that is wrong: %s", c.args, errs)
 		}
 	}
+	if b, err := os.ReadFile(file); string(b) != "mine" {
+		t.Errorf("a file in the place of a drive: %q, %v", b, err)
+	}
+}
+
+// TestOperands: every command without subcommands refuses one word too many.
+func TestOperands(t *testing.T) {
+	for want, texts := range map[int][]string{0: {""}, 1: {"SET", "[DIR|URL]"}, 2: {"FILE|SET [FILE|SET]"}, -1: {"SET [PATH...]", "[NAME=]SET..."}} {
+		for _, s := range texts {
+			if got := operands(s); got != want {
+				t.Errorf("operands(%q) = %d; want %d", s, got, want)
+			}
+		}
+	}
+	var all func(c *cli.Command, before []string)
+	all = func(c *cli.Command, before []string) {
+		if len(c.Commands) > 0 {
+			for _, s := range c.Commands {
+				all(s, append(slices.Clone(before), s.Name))
+			}
+			return
+		}
+		n := operands(c.ArgsUsage)
+		if n < 0 {
+			return
+		}
+		if status, _, errs := mkcdrec(t, "", append(before, slices.Repeat([]string{"/nosuch/x"}, n+1)...)...); status != exit.BadUsage {
+			t.Errorf("%q with %d arguments: status %d, %s", before, n+1, status, errs)
+		}
+	}
+	a := &app{out: &output{w: io.Discard}}
+	all(a.command(), nil)
 }
 
 // An extraction that could not give back all takes what it can, and its exit status is 3.
@@ -333,6 +390,28 @@ func TestConfirmKey(t *testing.T) {
 		err := a.confirmKey(t.Context(), []string{c.said})(all[c.disk])
 		if (err == nil) != c.ok || err != nil && exit.Code(err) != exit.Refused {
 			t.Errorf("%s by %q: %v; want it confirmed: %v", all[c.disk].Name, c.said, err, c.ok)
+		}
+	}
+}
+
+// TestKeepRunning: what changes something is not ended by a reader of its messages that ends; what prints is.
+func TestKeepRunning(t *testing.T) {
+	set := aSet(t, time.Now())
+	for _, c := range []struct {
+		args []string
+		want int // -1: ended by SIGPIPE
+	}{{[]string{"extract", "-C", t.TempDir(), set}, exit.OK}, {[]string{"verify", set}, -1}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		p := interrupttest.Command(c.args...)
+		p.Stderr = w
+		_ = p.Run() // the status tells
+		w.Close()
+		if got := p.ProcessState.ExitCode(); got != c.want {
+			t.Errorf("%q with a closed standard error: %d; want %d", c.args, got, c.want)
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/multicall"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/streams"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -65,9 +66,6 @@ func (a *app) rescueCommand() *cli.Command {
 			&cli.BoolFlag{Name: "local", Usage: "no image: put the rescue system onto this machine, and into its boot menu"},
 			&cli.BoolFlag{Name: "local-remove", Usage: "remove the rescue system and its entry again"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.Args().Present() {
-				return exit.Usage(fmt.Errorf("rescue takes no argument %q", c.Args().First()))
-			}
 			if err := a.rescueOptions(c); err != nil {
 				return err
 			}
@@ -84,6 +82,13 @@ func (a *app) rescueCommand() *cli.Command {
 
 // medium makes a rescue medium, with --if-changed only if it would be another one.
 func (a *app) medium(ctx context.Context, c *cli.Command, b *builder.Builder) error {
+	if o := c.String("output"); o != "" {
+		if err := regular.Output(o); errors.Is(err, regular.ErrNot) {
+			return &exit.Refusal{Reason: err.Error() + "; write the image to a file, and copy that to a stick with dd, or make a stick with usbkey"}
+		} else if err != nil {
+			return err
+		}
+	}
 	p, err := a.rescuePlan(ctx, b, c.Bool("if-changed"))
 	if err != nil {
 		return err
@@ -332,9 +337,6 @@ func (a *app) cdromCommand() *cli.Command {
 			&cli.BoolFlag{Name: "keep-set", Usage: "keep the backup set that the images were made of"},
 			&cli.StringFlag{Name: "burn", Usage: "burn the images in the drive `DEV`, and read them back"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if c.Args().Len() > 1 {
-				return exit.Usage(fmt.Errorf("cdrom wants one directory, not %d", c.Args().Len()))
-			}
 			if err := a.rescueOptions(c); err != nil {
 				return err
 			}
@@ -345,6 +347,9 @@ func (a *app) cdromCommand() *cli.Command {
 					return exit.Usage(fmt.Errorf("--size: %w", err))
 				}
 			}
+			if size < builder.SmallestDisc {
+				return exit.Usage(fmt.Errorf("--size: a disc of %s is too small for a rescue system; the smallest has %s", size, builder.SmallestDisc))
+			}
 			dir := c.Args().First()
 			if dir == "" {
 				dir = "."
@@ -354,7 +359,7 @@ func (a *app) cdromCommand() *cli.Command {
 				return err
 			}
 			if c.IsSet("burn") {
-				if _, err := builder.FindBurner(); err != nil {
+				if err := builder.CheckBurn(c.String("burn")); err != nil {
 					return err
 				}
 			}

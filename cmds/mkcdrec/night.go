@@ -26,9 +26,7 @@ import (
 func (a *app) destination(c *cli.Command) (string, error) {
 	dir := a.cfg.Destination
 	switch {
-	case c.Args().Len() > 1:
-		return "", exit.Usage(fmt.Errorf("%s wants one directory, not %d", c.Name, c.Args().Len()))
-	case c.Args().Len() == 1:
+	case c.Args().Present():
 		dir = c.Args().First()
 	case dir == "":
 		return "", exit.Usage(fmt.Errorf("no directory: name it, or set destination in %s", c.String("config")))
@@ -261,9 +259,6 @@ func (a *app) statusCommand() *cli.Command {
 		Flags:       []cli.Flag{&cli.BoolFlag{Name: "test-notify", Usage: "report nothing, and send a message for a test to the webhook and the command of the configuration; exit status 1 if one of them did not take it"}},
 		Description: "Of what mkcdrec path has made. The first line and the exit statuses are those of a plug-in for Nagios, and of this command alone: 0 good, 1 warning, 2 critical, 3 unknown. Wrong usage is 2, too. The keys status.warn and status.critical have the ages of the last backup that are too old.",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := a.noArgument(c); err != nil {
-				return err
-			}
 			b, err := a.builder()
 			if err != nil {
 				return err
@@ -301,9 +296,6 @@ func (a *app) enableCommand() *cli.Command {
 					return exit.Usage(fmt.Errorf("--at: %w", err))
 				}
 			}
-			if err := a.noArgument(c); err != nil {
-				return err
-			}
 			if file := c.String("config"); !sameFile(file, builder.DefaultConfig) {
 				return exit.Usage(fmt.Errorf("cannot use -c %s: the timer's backups use %s; put the keys there", file, builder.DefaultConfig))
 			}
@@ -318,9 +310,6 @@ func (a *app) disableCommand() *cli.Command {
 	return &cli.Command{Name: "disable", Usage: "end what enable began: no backup every day",
 		Description: "A backup that is running is not ended. With -n nothing is done.",
 		Action: func(ctx context.Context, c *cli.Command) error {
-			if err := a.noArgument(c); err != nil {
-				return err
-			}
 			return a.timer(c, func(t nightly.Timer) ([]string, error) { return t.Disable(ctx) })
 		}}
 }
@@ -336,13 +325,6 @@ func sameFile(a, b string) bool {
 	}
 	other, err := os.Stat(b)
 	return err == nil && os.SameFile(is, other)
-}
-
-func (a *app) noArgument(c *cli.Command) error {
-	if c.Args().Present() {
-		return exit.Usage(fmt.Errorf("%s takes no argument %q", c.Name, c.Args().First()))
-	}
-	return nil
 }
 
 // timer changes the timer, and reports what was done.

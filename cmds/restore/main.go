@@ -153,6 +153,9 @@ func do(ctx context.Context, p *ui.Printer, sc screen.Screen, req *restore.Reque
 		return err
 	}
 	opt.WhenRead = read
+	if !opt.PlanOnly {
+		ui.KeepRunning()
+	}
 	if err := ofMedium(opt, p); err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // Status is what is known of a block.
@@ -309,6 +311,9 @@ func (m *Map) WriteFile(name, comment string) (err error) {
 			err = fmt.Errorf("cannot write map file: %w", err)
 		}
 	}()
+	if err := regular.Output(name); err != nil {
+		return err
+	}
 	dir := filepath.Dir(name)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*")
 	if err != nil {

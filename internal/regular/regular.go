@@ -100,20 +100,36 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 	return read(f, path, limit)
 }
 
+// Output returns an ErrNot for a name that a file can't be written under: what is there is another kind of file, which a
+// file that is renamed would take the place of.
+func Output(name string) error {
+	st, err := os.Stat(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = Check(st)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", name, err)
+	}
+	return nil
+}
+
 // WriteFile writes a file of mode 0600 that appears whole or not at all.
 func WriteFile(name string, b []byte) error { return WriteFileMode(name, b, 0o600) }
 
 // WriteFileMode is WriteFile with another mode.
 func WriteFileMode(name string, b []byte, mode os.FileMode) error {
+	if err := Output(name); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", name, err)
 	}
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if st, e := os.Stat(name); e == nil && st.IsDir() {
-		err = errors.Join(err, unix.EISDIR) // what rename says of it is another fault
-	}
 	if err == nil {
 		err = os.Rename(f.Name(), name)
 	}

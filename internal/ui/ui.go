@@ -60,9 +60,15 @@ type Printer struct {
 // error.
 func New(mode Mode) *Printer {
 	if mode == JSON {
-		signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // unlike Ignore, not for programs that are run
+		KeepRunning()
 	}
 	return &Printer{mode: mode, w: os.Stderr, out: os.Stdout, tty: term.IsTerminal(2) && os.Getenv("TERM") != "dumb"}
+}
+
+// KeepRunning has a reader of the standard streams that ends not end the program, in the middle of a backup or a
+// restore: what is written to them fails from then on.
+func KeepRunning() {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // unlike Ignore, not for programs that are run
 }
 
 // Log also writes everything for people to l, without moving progress lines.
