@@ -37,7 +37,11 @@ func TestLoadConfig(t *testing.T) {
 		{"exclude: []\nexlcude: [/a]\n", []string{"[2:1]", "exlcude"}},
 		{"exclude:\n  a: b\n", []string{"[2:"}},
 		{"rescue:\n  modules: [x]\n", []string{"[2:12]"}},
-		{"compression: zip\n", []string{"compression", "zip"}},
+		{"compression: zip\n", []string{"[1:14] compression", "zip"}},
+		{"exclude: []\nkeep: {last: -1}\n", []string{"[2:14] keep.last"}},
+		{"keep: {last: 3.5}\n", []string{"[1:14] want a whole number"}},
+		{"rescue: {modules: x}\n---\n", []string{"[1:19] rescue.modules"}},
+		{"exclude: []\n---\nexclude: [/a]\n", []string{"second document"}},
 		{"exclude: [tmp]\ncompression: zip\n", []string{"tmp", "zip"}},
 		{"a: b: c\n", []string{"[1:"}},
 	} {

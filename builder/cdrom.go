@@ -64,6 +64,9 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 			_, err = manifest.Open(opt.From) // reports what is missing
 		}
 		if err == nil {
+			err = b.whole(ctx, x, opt.From)
+		}
+		if err == nil {
 			err = system(x.ID())
 		}
 		if err == nil {
@@ -83,4 +86,21 @@ func (b *Builder) Discs(ctx context.Context, p *Plan, dir string, opt DiscOption
 		return nil, err
 	}
 	return &DiscResult{Set: filepath.Base(d.Final()), Images: d.Images, NotCovered: man.NotCovered}, nil
+}
+
+// whole reads a set that discs are made of, and compares it with its checksums; what an encrypted one holds is not known
+// here.
+func (b *Builder) whole(ctx context.Context, x *manifest.Description, dir string) error {
+	if x.Manifest == nil {
+		return nil
+	}
+	s, err := manifest.OpenContext(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := s.Verify(ctx, false, b.Report.Phase("verifying "+dir, s.VerifySize(false))); err != nil {
+		return fmt.Errorf("cannot make discs of a damaged set:\n%w", err)
+	}
+	return nil
 }

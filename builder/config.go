@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/retention"
@@ -91,9 +92,24 @@ func LoadConfig(file string, required bool) (*Config, error) {
 	}
 	c.defaults()
 	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("cannot use configuration %s:\n%w", file, err)
+		return nil, fmt.Errorf("cannot use configuration %s:\n%w", file, placed(err, b))
 	}
 	return c, nil
+}
+
+// placed adds to each line of an error of Validate, which begins with a key, where that is in the configuration b.
+func placed(err error, b []byte) error {
+	if errors.Is(err, os.ErrPermission) {
+		return err // which has a hint
+	}
+	lines := strings.Split(err.Error(), "\n")
+	for i, l := range lines {
+		key, _, _ := strings.Cut(l, " ")
+		if at := strictyaml.Place(b, strings.TrimSuffix(key, ":")); at != "" {
+			lines[i] = at + " " + l
+		}
+	}
+	return errors.New(strings.Join(lines, "\n"))
 }
 
 // defaults fills in what was not said.

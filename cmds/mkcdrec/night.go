@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -34,7 +35,10 @@ func (a *app) destination(c *cli.Command) (string, error) {
 	if err := store.CheckPlace(dir); err != nil {
 		return "", exit.Usage(err)
 	}
-	return dir, nil
+	if store.IsHome(dir) {
+		return dir, nil
+	}
+	return filepath.Abs(strings.TrimPrefix(dir, "file://")) // for those who read the record of the run from elsewhere
 }
 
 func (a *app) pruneCommand() *cli.Command {
@@ -153,8 +157,11 @@ func (a *app) pruneHome(ctx context.Context, c *cli.Command, place, host string,
 // age is a number of seconds for people.
 func age(seconds int64) string {
 	d := time.Duration(seconds) * time.Second
-	if d.Abs() < 48*time.Hour {
-		return d.Truncate(time.Minute).String()
+	switch {
+	case d.Abs() < time.Minute:
+		return d.String()
+	case d.Abs() < 48*time.Hour:
+		return strings.TrimSuffix(d.Truncate(time.Minute).String(), "0s")
 	}
 	return fmt.Sprintf("%d days", int(d.Hours()/24))
 }

@@ -100,6 +100,9 @@ func whole(p *ui.Printer, sc screen.Screen, req restore.Request, withMenu bool, 
 	if !withMenu {
 		return work(req)
 	}
+	if req.PlanOnly || req.DryRun || req.Yes {
+		return exit.Usage(errors.New("--menu shows the plan and asks: leave out --plan, --dry-run and --yes"))
+	}
 	return menu(sc.In, os.Stderr, req, func(req restore.Request, what int) error {
 		req.PlanOnly, req.DryRun = what == showPlan, what == doDryRun
 		req.NoVerify = req.NoVerify || what != doRestore

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -25,6 +27,9 @@ const (
 	doDryRun
 	doRestore
 )
+
+// errEnd is the error of a menu whose input ends.
+var errEnd = errors.New("nothing was chosen, and the input has ended: nothing was changed")
 
 // menu shows the plan and lets a person change it, until it is carried out or
 // given up. run does what is chosen; an error of a plan or a dry run is shown.
@@ -52,7 +57,7 @@ func menu(in *bufio.Reader, out io.Writer, w restore.Request, run func(w restore
 		line, ok := ask("\n  r restore    d dry run on sparse files    p show the plan    q quit\n  s size /=20G    t type /home=xfs    m map OLD=NEW    x leave disk OLD alone\n  R put disk OLD on a mirror of two    1 no RAID1: one disk is enough    k keep sizes    u undo\n> ")
 		if !ok {
 			fmt.Fprintln(out)
-			return stopped
+			return cmp.Or(stopped, errEnd)
 		}
 		key, value, _ := strings.Cut(line, " ")
 		value = strings.TrimSpace(value)

@@ -2,9 +2,9 @@
 package exit
 
 import (
+	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
@@ -78,10 +78,20 @@ func Code(err error) int {
 // with "interrupted", and returns any other error as it is.
 func Interrupted(err error) error {
 	if interrupt.Is(err) && !strings.HasPrefix(err.Error(), "interrupted") {
-		return fmt.Errorf("interrupted: %w", err)
+		return interruption{err}
 	}
 	return err
 }
+
+type interruption struct{ error }
+
+// Error leaves out what the library calls a cancelled context.
+func (i interruption) Error() string {
+	text := strings.TrimSuffix(strings.TrimSuffix(i.error.Error(), context.Canceled.Error()), ": ")
+	return strings.TrimSuffix("interrupted: "+text, ": ")
+}
+
+func (i interruption) Unwrap() error { return i.error }
 
 // Printer shows errors to people and to the reader of events.
 type Printer interface {

@@ -40,7 +40,8 @@ func TestInterrupted(t *testing.T) {
 		err  error
 		want string
 	}{
-		{fmt.Errorf("cannot verify x: %w", context.Canceled), "interrupted: cannot verify x: context canceled"},
+		{fmt.Errorf("cannot verify x: %w", context.Canceled), "interrupted: cannot verify x"},
+		{context.Canceled, "interrupted"},
 		{&interrupt.Signal{Sig: os.Interrupt}, "interrupted"},
 		{errors.New("damaged"), "damaged"},
 	} {

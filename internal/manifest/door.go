@@ -76,7 +76,10 @@ func (d Door) Open(ctx context.Context, place string) (*Set, error) {
 	if err := store.CheckPlace(place); err != nil {
 		return nil, exit.Usage(err)
 	}
-	if st, err := os.Stat(place); err == nil && !st.IsDir() {
+	switch st, err := os.Stat(strings.TrimPrefix(place, "file://")); {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, fmt.Errorf("cannot use backup set %s: there is no such directory", place)
+	case err == nil && !st.IsDir():
 		return nil, fmt.Errorf("cannot use backup set %s: it is not a directory", place)
 	}
 	return d.openNewest(ctx, strings.TrimPrefix(place, "file://"))

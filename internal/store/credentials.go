@@ -109,6 +109,8 @@ func decodeCredentials(b []byte) (c Credentials, err error) {
 	switch err := strictyaml.Decode(b, &c); {
 	case errors.Is(err, strictyaml.ErrInvalid):
 		return nil, errors.New("the file: not a list in YAML")
+	case errors.Is(err, strictyaml.ErrSecond):
+		return nil, fmt.Errorf("the file: %w", err)
 	case err != nil:
 		return nil, errors.New(yamlFault(err))
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -120,12 +121,28 @@ func Decode(name string, b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("%s, byte %d: %w", name, d.InputOffset(), err)
+		return fmt.Errorf("%s, byte %d: %w", name, d.InputOffset(), plain(err))
 	}
 	if d.More() {
 		return fmt.Errorf("%s, byte %d: text after the end", name, d.InputOffset())
 	}
 	return nil
+}
+
+// plain words an error of the library for JSON for those who do not know it.
+func plain(err error) error {
+	var kind *json.UnmarshalTypeError
+	switch {
+	case err == io.EOF:
+		return errors.New("the file is empty")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("the file is cut off")
+	case errors.As(err, &kind) && kind.Field == "":
+		return fmt.Errorf("it has a value of the wrong kind, %s", kind.Value)
+	case errors.As(err, &kind):
+		return fmt.Errorf("%s has a value of the wrong kind, %s", kind.Field, kind.Value)
+	}
+	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // ReadFile reads a whole file of a store, of at most limit bytes.

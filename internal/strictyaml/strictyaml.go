@@ -4,14 +4,17 @@ package strictyaml
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
 
@@ -19,8 +22,11 @@ import (
 // lists with tags.
 var ErrInvalid = errors.New("not valid YAML, or a value of the wrong kind")
 
-// Decode reads b into v. Nothing in b is no error. Other errors are those of the library; Text
-// puts them into words.
+// ErrSecond is the fault of a text with more than one document, of which the library reads the first.
+var ErrSecond = errors.New("it has a second document, which begins with ---")
+
+// Decode reads b into v. Nothing in b is no error. Other errors are those of the library, and its TypeError for a
+// fraction where a whole number is wanted; Text puts them into words.
 func Decode(b []byte, v any) (err error) {
 	defer func() {
 		if recover() != nil {
@@ -31,7 +37,90 @@ func Decode(b []byte, v any) (err error) {
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	f, err := parser.ParseBytes(b, 0)
+	if err != nil {
+		return err
+	}
+	docs := slices.DeleteFunc(f.Docs, func(d *ast.DocumentNode) bool { return d.Body == nil })
+	if len(docs) > 1 {
+		return ErrSecond
+	}
+	for _, d := range docs {
+		if err := whole(d.Body, reflect.TypeOf(v)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// whole finds a fraction where a value of type t, or of its fields or elements, is a whole number: the library cuts it.
+func whole(n ast.Node, t reflect.Type) error {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if own := reflect.PointerTo(t); own.Implements(reflect.TypeFor[yaml.BytesUnmarshaler]()) || own.Implements(reflect.TypeFor[yaml.InterfaceUnmarshaler]()) || own.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+		return nil
+	}
+	switch n := n.(type) {
+	case *ast.FloatNode:
+		if k := t.Kind(); k >= reflect.Int && k <= reflect.Uint64 {
+			return &yaml.TypeError{DstType: t, SrcType: reflect.TypeFor[float64](), Token: n.Token}
+		}
+	case *ast.SequenceNode:
+		for _, e := range n.Values {
+			if t.Kind() == reflect.Slice {
+				if err := whole(e, t.Elem()); err != nil {
+					return err
+				}
+			}
+		}
+	case *ast.MappingNode:
+		for _, e := range n.Values {
+			if err := whole(e, t); err != nil {
+				return err
+			}
+		}
+	case *ast.MappingValueNode: // one key, also where there is no other
+		if to := valueType(t, n.Key.String()); to != nil {
+			return whole(n.Value, to)
+		}
+	}
+	return nil
+}
+
+// valueType is the type of what a key of a value of type t has, nil where that is not known.
+func valueType(t reflect.Type, key string) reflect.Type {
+	switch t.Kind() {
+	case reflect.Map:
+		return t.Elem()
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if name, options, _ := strings.Cut(f.Tag.Get("yaml"), ","); name == key {
+				return f.Type
+			} else if options == "inline" {
+				if to := valueType(f.Type, key); to != nil {
+					return to
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Place gives line and column of the value of a key, "keep.last", in b: "[2:7]"; "" if there is no such key.
+func Place(b []byte, key string) string {
+	p, err := yaml.PathString("$." + key)
+	if err != nil {
+		return ""
+	}
+	n, err := p.ReadNode(bytes.NewReader(b))
+	if err != nil || n == nil || n.GetToken() == nil {
+		return ""
+	}
+	return fmt.Sprintf("[%d:%d]", n.GetToken().Position.Line, n.GetToken().Position.Column)
 }
 
 // Text describes an error of Decode in the words of those who write the file, with its place: "[2:7] want a list,

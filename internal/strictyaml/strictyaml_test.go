@@ -39,18 +39,21 @@ func TestText(t *testing.T) {
 		Name string   `yaml:"name"`
 	}
 	for text, want := range map[string]string{
-		"keep: {last: x}":   `[1:14] want a whole number, not "x"`,
-		"keep:\n  on: 7":    `[2:7] want true or false, not "7"`,
-		"list: /home":       "[1:7] want a list, not text",
-		"name: [a]":         "[1:7] want text, not a list",
-		"name: {a: b}":      "[1:7] want text, not keys with values",
-		"keep: [a]":         "[1:7] want keys with values, not a list",
-		"keep: x":           "[1:7] want keys with values, not text",
-		"keep: {map: 3}":    "[1:13] want keys with values, not a number",
-		"keep: {byte: 300}": "[1:14] 300 is out of range",
-		"keep: {f: x}":      `[1:11] want a number, not "x"`,
-		"nam: x":            `[1:1] unknown key "nam"`,
-		"name: [":           "[1:7] sequence end token ']' not found",
+		"keep: {last: 3.5}":            `[1:14] want a whole number, not "3.5"`,
+		"keep:\n  map: {a: 1, b: 2.5}": `[2:18] want a whole number, not "2.5"`,
+		"name: a\n---\nname: b\n":      "it has a second document, which begins with ---",
+		"keep: {last: x}":              `[1:14] want a whole number, not "x"`,
+		"keep:\n  on: 7":               `[2:7] want true or false, not "7"`,
+		"list: /home":                  "[1:7] want a list, not text",
+		"name: [a]":                    "[1:7] want text, not a list",
+		"name: {a: b}":                 "[1:7] want text, not keys with values",
+		"keep: [a]":                    "[1:7] want keys with values, not a list",
+		"keep: x":                      "[1:7] want keys with values, not text",
+		"keep: {map: 3}":               "[1:13] want keys with values, not a number",
+		"keep: {byte: 300}":            "[1:14] 300 is out of range",
+		"keep: {f: x}":                 `[1:11] want a number, not "x"`,
+		"nam: x":                       `[1:1] unknown key "nam"`,
+		"name: [":                      "[1:7] sequence end token ']' not found",
 	} {
 		err := Decode([]byte(text), &outer{})
 		if err == nil {
