@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
@@ -67,6 +68,9 @@ func (c *Config) Validate() error {
 	}
 	if !slices.Contains([]string{"", "none", "read", "write"}, c.CheckTarget) {
 		errs = append(errs, fmt.Errorf("rescue.check_target: %q; want none, read or write", c.CheckTarget))
+	}
+	if strings.ContainsFunc(c.Append, unicode.IsControl) {
+		errs = append(errs, fmt.Errorf("rescue.append: %q; want one line, without control characters", c.Append))
 	}
 	for _, f := range append(slices.Clone(c.Files), c.ExtraTree) {
 		if f != "" && !filepath.IsAbs(f) {

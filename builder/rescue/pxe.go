@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -306,7 +307,7 @@ func httpBase(s string) (string, error) {
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" || u.Host == "" || u.RawQuery != "" || u.User != nil {
-		return "", fmt.Errorf("cannot use URL %q: want http://SERVER[:PORT]/DIR (boot loaders know no https, and a password in it would be in every boot menu)", sysconf.RedactURL(s))
+		return "", exit.Usage(fmt.Errorf("cannot use URL %q: want http://SERVER[:PORT]/DIR (boot loaders know no https, and a password in it would be in every boot menu)", sysconf.RedactURL(s)))
 	}
 	if err := publicWord("the URL", s); err != nil {
 		return "", err

@@ -166,6 +166,8 @@ func (a *app) printEntry(c *cli.Command, mount string, e archive.Entry) error {
 	return err
 }
 
+var errDamaged = errors.New("the set is damaged")
+
 func (a *app) verifyCommand() *cli.Command {
 	return &cli.Command{Name: "verify", Usage: "check every checksum of a set, and decode every archive", ArgsUsage: "SET",
 		Flags: append(setFlags(), &cli.BoolFlag{Name: "fast", Usage: "checksums only, decode nothing"}),
@@ -179,7 +181,7 @@ func (a *app) verifyCommand() *cli.Command {
 			if err := s.Verify(ctx, !c.Bool("fast"), a.ui.Phase("verifying "+s.String(), s.VerifySize(!c.Bool("fast")))); ctx.Err() != nil {
 				return fmt.Errorf("the set was not read to its end: %w", ctx.Err())
 			} else if err != nil {
-				return fmt.Errorf("the set is damaged:\n%w", err)
+				return fmt.Errorf("%w:\n%w", errDamaged, err)
 			}
 			a.ui.End()
 			signer, err := signature(s)

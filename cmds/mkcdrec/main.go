@@ -73,12 +73,19 @@ func run(args []string) int {
 	if exit.Code(err) == exit.BadUsage && h == "" {
 		h = "`" + strings.TrimRight("mkcdrec "+a.verb, " ") + " --help` lists words and options"
 	}
-	return cmp.Or(exit.Status(a.ui, "mkcdrec", a.out.or(err), h), int(a.state))
+	status := exit.Status(a.ui, "mkcdrec", a.out.or(err), h)
+	if a.verb == "status" && a.out.err != nil {
+		return int(nightly.Unknown) // to what reads it the others are states of the backup
+	}
+	return cmp.Or(status, int(a.state))
 }
 
 // define gives the definition of a command.
 func define(c *cli.Command) *usage.Command {
 	d := &usage.Command{Name: c.Name, Summary: c.Usage, Args: c.ArgsUsage, Text: c.Description}
+	if c.Root() != c && c.Before != nil { // noDryRun
+		d.Without = []string{"dry-run"}
+	}
 	for _, f := range c.Flags {
 		g, ok := f.(cli.DocGenerationFlag)
 		if !ok || slices.Contains(f.Names(), "help") {
@@ -275,6 +282,8 @@ func hint(err error, verb string) string {
 	var nf *kernelcfg.NotFoundError
 	reads := slices.Contains([]string{"list", "verify", "extract"}, verb)
 	switch {
+	case errors.Is(err, errDamaged):
+		return "`mkcdrec extract --salvage` and `restore --salvage` take what can be read, and name what is lost"
 	case verb == badConfig:
 		return "mkcdrec.yaml(5) and docs/CONFIG.md describe the keys"
 	case errors.As(err, &nf):

@@ -461,6 +461,7 @@ func (s *Set) tarSize(a Archive) int64 {
 // in part, is checked when it is read, and those of Missing are not checked.
 func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
 	var errs []error
+	reported := map[string]bool{} // damaged archives
 	for _, f := range s.Manifest.Files {
 		if !s.here(f.Name, s.AllDiscs) || slices.Contains(s.Missing, f.Name) {
 			continue
@@ -473,6 +474,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 		}
 		if got != f.SHA256 {
 			errs = append(errs, s.where(ctx, f.Name))
+			reported[f.Name] = true
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -480,6 +482,9 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	}
 	errs = append(errs, s.verifyNeeds(ctx, p), s.checkImages())
 	for _, a := range s.Manifest.Archives {
+		if reported[a.File] {
+			continue
+		}
 		errs = append(errs, s.check(ctx, a, decode && s.here(a.File, s.AllDiscs), p))
 		if err := ctx.Err(); err != nil {
 			return err

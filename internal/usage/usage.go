@@ -25,8 +25,9 @@ type Command struct {
 	Text     string     `json:"text,omitempty"`
 	Options  []Option   `json:"options,omitempty"`
 	Commands []*Command `json:"commands,omitempty"`
-	// Global are names of options that the subcommands have, too.
-	Global []string `json:"-"`
+	// Global are names of options that the subcommands have, too; Without are those of them that this one refuses.
+	Global  []string `json:"-"`
+	Without []string `json:"-"`
 	// Flags parses the options, and defines them if Options is empty.
 	Flags *flag.FlagSet `json:"-"`
 
@@ -103,6 +104,9 @@ func (c *Command) Define() *Command {
 	for _, s := range c.Commands {
 		s.parent, s.Global = c, c.Global
 		for _, n := range c.Global {
+			if slices.Contains(s.Without, n) {
+				continue
+			}
 			if i := slices.IndexFunc(c.Options, func(o Option) bool { return o.Names[0] == n }); s.Flags == nil && i >= 0 {
 				s.Options = append(s.Options, c.Options[i])
 			} else if s.Flags != nil && s.Flags.Lookup(n) == nil {
