@@ -53,6 +53,7 @@ func (a *app) openSet(ctx context.Context, c *cli.Command, place string, say fun
 	if err != nil {
 		return nil, err
 	}
+	d.Salvage = c.Bool("salvage")
 	return d.Open(ctx, place)
 }
 

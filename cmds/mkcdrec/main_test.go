@@ -146,6 +146,10 @@ func TestStatus(t *testing.T) {
 	if err := os.Truncate(filepath.Join(damaged, "vda1._.tar.zst"), 40); err != nil {
 		t.Fatal(err)
 	}
+	absent := aSet(t, time.Now())
+	if err := os.Remove(filepath.Join(absent, "vda1._.tar.zst")); err != nil {
+		t.Fatal(err)
+	}
 	file, forged := filepath.Join(t.TempDir(), "file"), aSet(t, time.Now())
 	key, _, err := signing.LoadKey(filepath.Join(t.TempDir(), "key"), "h")
 	if err != nil {
@@ -185,6 +189,9 @@ func TestStatus(t *testing.T) {
 		{[]string{"list", whole, "/nonexistent"}, "", exit.Failed, "/nonexistent"},
 		{[]string{"extract", "-C", t.TempDir(), whole, "/nonexistent"}, "", exit.Failed, "/nonexistent"},
 		{[]string{"extract", "-C", t.TempDir(), whole, "/file"}, "", exit.OK, ""},
+		{[]string{"extract", "-C", t.TempDir(), damaged}, "", exit.Failed, "has 40 bytes, not"},
+		{[]string{"extract", "--salvage", "-C", t.TempDir(), damaged}, "", exit.Partial, "nothing behind it can be read"},
+		{[]string{"extract", "--salvage", "-C", t.TempDir(), absent, "/file"}, "", exit.Partial, "all of it"},
 		{[]string{"verify", whole, damaged}, "", exit.BadUsage, "verify takes SET, not 2 arguments"},
 		{[]string{"layout", "save", "a", "b"}, "", exit.BadUsage, "not 2 arguments"},
 		{[]string{"version", "x"}, "", exit.BadUsage, `takes no argument "x"`},

@@ -285,7 +285,7 @@ func extract(ctx context.Context, p *ui.Printer, x *extraction, words []string) 
 	if err != nil {
 		return err
 	}
-	set, err := openSet(ctx, p, x.keys, w, words[0])
+	set, err := openSet(ctx, p, x.keys, w, words[0], x.salvage)
 	if err != nil {
 		return err
 	}

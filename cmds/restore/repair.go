@@ -29,7 +29,7 @@ func verify(ctx context.Context, p *ui.Printer, k *keyring.Ring, args []string) 
 	if err := setArgument(&opt, args); err != nil {
 		return err
 	}
-	set, err := openSet(ctx, p, k, opt.Wanted, opt.Set)
+	set, err := openSet(ctx, p, k, opt.Wanted, opt.Set, false)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func verify(ctx context.Context, p *ui.Printer, k *keyring.Ring, args []string) 
 }
 
 // openSet opens a set with the keys that there are.
-func openSet(ctx context.Context, p *ui.Printer, k *keyring.Ring, want manifest.Wanted, place string) (*manifest.Set, error) {
+func openSet(ctx context.Context, p *ui.Printer, k *keyring.Ring, want manifest.Wanted, place string, salvage bool) (*manifest.Set, error) {
 	d, err := k.Door(ctx, want.OfHost(), p.Note)
 	if err != nil {
 		return nil, err
@@ -63,6 +63,7 @@ func openSet(ctx context.Context, p *ui.Printer, k *keyring.Ring, want manifest.
 	if err := online(ctx, p, place); err != nil {
 		return nil, err
 	}
+	d.Salvage = salvage
 	return d.Open(ctx, place)
 }
 
@@ -213,7 +214,7 @@ func layoutOf(ctx context.Context, p *ui.Printer, k *keyring.Ring, args []string
 		if err != nil {
 			return nil, err
 		}
-		s, err := openSet(ctx, p, k, w, args[0])
+		s, err := openSet(ctx, p, k, w, args[0], false)
 		if err != nil {
 			return nil, err
 		}

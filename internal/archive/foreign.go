@@ -31,7 +31,10 @@ func ExtractTar(ctx context.Context, r io.Reader, name, dest string, opt Extract
 }
 
 // all extracts the members of a stream, to its end.
-func (x *extractor) all(p *tarParser) error {
+func (x *extractor) all(p *tarParser) error { return x.each(p, func(*Member) {}) }
+
+// each is all; begun is called for each member before it is extracted.
+func (x *extractor) each(p *tarParser, begun func(*Member)) error {
 	for {
 		if err := x.ctx.Err(); err != nil {
 			return err
@@ -40,6 +43,7 @@ func (x *extractor) all(p *tarParser) error {
 		if err != nil || m == nil {
 			return err
 		}
+		begun(m)
 		end := p.s.pos + stored + padding(stored)
 		if err := x.next(p, m, stored); err != nil {
 			return err

@@ -32,6 +32,8 @@ type Door struct {
 	Access store.Access
 	// Identities gives what decrypts a set; nil for nothing.
 	Identities agekey.Keys
+	// Salvage opens sets whose archives are cut off or missing, too: Set.Salvage.
+	Salvage bool
 }
 
 func (d Door) say(format string, args ...any) {
@@ -252,7 +254,10 @@ func (d Door) openStore(_ context.Context, st store.Store) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := open(at)
+	s, err := open(at, d.Salvage)
+	if err == nil && len(s.Damaged) > 0 {
+		d.say("the backup set is damaged: %v", errors.Join(s.Damaged...))
+	}
 	if err == nil && len(s.Missing) > 0 {
 		d.say("%s is missing in the backup set, which can be read all the same", strings.Join(s.Missing, ", "))
 	}

@@ -157,7 +157,11 @@ func (s *Set) Has(paths ...string) (bool, error) {
 		if len(rel) == 0 {
 			continue
 		}
-		if found, err := s.has(a, func(path string) bool { return rel[path] }); found || err != nil {
+		found, err := s.has(a, func(path string) bool { return rel[path] })
+		if err != nil && s.Salvage {
+			return true, nil // not known before it is read
+		}
+		if found || err != nil {
 			return found, err
 		}
 	}
@@ -172,8 +176,10 @@ func (s *Set) parts(want *asked) ([]part, error) {
 		sel, ok := want.selector(ar.Mount)
 		if sel != nil && ok {
 			var err error
-			if ok, err = s.has(ar, sel); err != nil {
+			if ok, err = s.has(ar, sel); err != nil && !s.Salvage {
 				return nil, err
+			} else if err != nil {
+				ok = true // not known before it is read
 			}
 		}
 		p := part{Archive: ar, sel: sel}

@@ -246,6 +246,9 @@ type Set struct {
 	SignatureFault error
 	// Missing are files of the manifest that are not there, and that nothing but a person needs.
 	Missing []string
+	// Salvage has archives that are cut off or missing give what they have. Damaged are such files with their faults.
+	Salvage bool
+	Damaged []error
 	place
 	needs   []earlierSet   // what Manifest.Needs names
 	closers []func() error // of what was opened for the place
@@ -281,19 +284,20 @@ func OpenContext(ctx context.Context, dir string) (*Set, error) {
 // OpenTape opens the set that a tape's store has; keys decrypt one that is encrypted.
 func OpenTape(st *tape.Store, keys agekey.Keys) (*Set, error) {
 	if kindOf(st) != encryptedSet {
-		return open(onTape{files{Store: st, inOrder: true}, st, func(name string) string { return name }})
+		return open(onTape{files{Store: st, inOrder: true}, st, func(name string) string { return name }}, false)
 	}
 	s, err := sealed.Open(st, keys)
 	if err != nil {
 		return nil, err
 	}
-	return open(onTape{files{Store: s, inOrder: true}, st, s.Object})
+	return open(onTape{files{Store: s, inOrder: true}, st, s.Object}, false)
 }
 
 // At is a set of which only the files are known that st has.
 func At(st store.Store) *Set { return &Set{place: web{files{Store: st}}} }
 
-func open(at place) (*Set, error) {
+// open opens the set at a place; salvage takes one whose archives and images are not as long as they were.
+func open(at place, salvage bool) (*Set, error) {
 	b, err := store.ReadFile(at, File, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", at, File)
@@ -306,28 +310,11 @@ func open(at place) (*Set, error) {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
 	digest := sha256.Sum256(b)
-	s := &Set{place: at, Manifest: m, Digest: hex.EncodeToString(digest[:])}
+	s := &Set{place: at, Manifest: m, Digest: hex.EncodeToString(digest[:]), Salvage: salvage}
 	if err := s.checkSignature(b); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
-	errs := []error{at.isOf(m.ID)}
-	for _, f := range m.Files {
-		if !at.here(f.Name, true) {
-			continue
-		}
-		n, err := at.Size(f.Name)
-		switch {
-		case errors.Is(err, os.ErrNotExist) && spare(f.Name):
-			s.Missing = append(s.Missing, f.Name)
-		case errors.Is(err, os.ErrNotExist):
-			errs = append(errs, fmt.Errorf("%s is missing", f.Name))
-		case err != nil:
-			errs = append(errs, err)
-		case n != int64(f.Size):
-			errs = append(errs, fmt.Errorf("%s has %d bytes, not %d", f.Name, n, f.Size))
-		}
-	}
-	if err := errors.Join(append(errs, s.openNeeds())...); err != nil {
+	if err := errors.Join(at.isOf(m.ID), s.checkSizes(), s.openNeeds()); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", at, err)
 	}
 	lb, err := store.ReadFile(at, Layout, MaxText)
@@ -341,6 +328,33 @@ func open(at place) (*Set, error) {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
 	return s, nil
+}
+
+// checkSizes looks whether every file is there with its size.
+func (s *Set) checkSizes() error {
+	var errs []error
+	for _, f := range s.Manifest.Files {
+		if !s.here(f.Name, true) {
+			continue
+		}
+		n, err := s.Size(f.Name)
+		missing := errors.Is(err, os.ErrNotExist)
+		switch {
+		case missing && spare(f.Name):
+			s.Missing = append(s.Missing, f.Name)
+			continue
+		case missing:
+			err = fmt.Errorf("%s is missing", f.Name)
+		case err == nil && n != int64(f.Size):
+			err = fmt.Errorf("%s has %d bytes, not %d", f.Name, n, f.Size)
+		}
+		if err != nil && s.Salvage && f.Name != Layout {
+			s.Damaged = append(s.Damaged, err)
+		} else {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // spare reports whether a set can be read without a file: the medium, which may be where it is used, texts for people,

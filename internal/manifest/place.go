@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -106,12 +107,26 @@ func (f files) Archive(name string) (*archive.Reader, error) {
 
 func (f files) Unpack(ctx context.Context, name, dest string, opt archive.ExtractOptions, phase func(total int64) progress.Counter) (*archive.Summary, error) {
 	r, err := f.Archive(name)
+	if err != nil && opt.Salvage {
+		return f.unpackCut(ctx, name, dest, opt, phase)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	opt.Progress = phase(r.TarSize())
 	return r.Extract(ctx, dest, opt)
+}
+
+// unpackCut extracts what there is of an archive whose index can't be read.
+func (f files) unpackCut(ctx context.Context, name, dest string, opt archive.ExtractOptions, phase func(total int64) progress.Counter) (*archive.Summary, error) {
+	x, err := f.Open(name)
+	if err != nil {
+		return &archive.Summary{Problems: []archive.Problem{{Path: ".", Kind: archive.Lost, Detail: "all of it: " + err.Error()}}}, nil
+	}
+	defer x.Close()
+	opt.Progress = phase(0)
+	return archive.ExtractCut(ctx, io.NewSectionReader(x, 0, x.Size()), f.String()+"/"+name, dest, opt)
 }
 
 func (f files) check(ctx context.Context, a Archive, decode bool, p progress.Counter) error {

@@ -114,6 +114,7 @@ func (r *Restorer) openSet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	door.Salvage = r.opt.Salvage
 	if r.set, err = door.Open(ctx, r.opt.Set); err != nil {
 		return err
 	}
