@@ -107,8 +107,8 @@ func TestPlanCovers(t *testing.T) {
 		t.Errorf("a stick: not covered %v, left out %v, %v", p.NotCovered, p.LeftOut, err)
 	}
 	for _, name := range []string{"/odd", "vdd"} {
-		p, err := NewPlan(&Config{ExcludeDevices: []string{name, "/dev/vdb", "/dev/disk/by-id/virtio-C"}}, twoDisks("/no-such-mount"), nil, "")
-		if err != nil || len(p.NotCovered) != 0 || len(p.Archives) != 1 {
+		p, err := NewPlan(&Config{ExcludeDevices: []string{name, "/dev/vdb", "/dev/disk/by-id/virtio-C", "nope9"}}, twoDisks("/no-such-mount"), nil, "")
+		if err != nil || !slices.Equal(p.Idle, []string{"nope9"}) || len(p.NotCovered) != 0 || len(p.Archives) != 1 {
 			t.Errorf("with %s excluded by name: not covered %v, archives %d, %v", name, p.NotCovered, len(p.Archives), err)
 		}
 	}

@@ -32,6 +32,8 @@ type Plan struct {
 	Images []*layout.Image
 	// LeftOut names what is not saved, each with the rule.
 	LeftOut []string
+	// Idle are names in exclude_devices that this machine has not.
+	Idle []string
 	// NotCovered is what should be saved and can't be: the run ends with exit
 	// code 3.
 	NotCovered []string
@@ -187,6 +189,7 @@ func NewPlan(c *Config, l *layout.Layout, mounts []probe.MountInfo, dir string) 
 		p.LeftOut = append(p.LeftOut, fmt.Sprintf("%s: %s", u.What, u.Reason))
 	}
 	p.unsupported(c)
+	p.idle(c)
 	if p.only && len(p.Archives)+len(p.Images) == 0 {
 		return p, fmt.Errorf("cannot back up this machine: include names nothing that can be saved: %s%s", strings.Join(c.Include, ", "), p.reasons(""))
 	}
@@ -210,6 +213,22 @@ func (p *Plan) reasons(begin string) string {
 		}
 	}
 	return out.String()
+}
+
+// idle names what exclude_devices has, and this machine has not: a name with a typing error, perhaps.
+func (p *Plan) idle(c *Config) {
+	for _, x := range c.ExcludeDevices {
+		there := x == bootLoader || slices.ContainsFunc(p.LeftOut, func(l string) bool {
+			return strings.HasSuffix(l, "exclude_devices: "+x) || strings.HasSuffix(l, "exclude_devices: "+strings.TrimPrefix(x, "/dev/"))
+		})
+		for _, dir := range []string{"/dev/", "/dev/mapper/", "/"} {
+			_, err := os.Lstat(filepath.Join(dir, strings.TrimPrefix(x, dir)))
+			there = there || err == nil
+		}
+		if !there {
+			p.Idle = append(p.Idle, x)
+		}
+	}
 }
 
 // excludes gives the rule by which something with these names is left out, ""

@@ -216,7 +216,11 @@ func (a *app) plan(ctx context.Context, b *builder.Builder, dir string) (*builde
 	if err != nil {
 		return nil, err
 	}
-	return builder.NewPlan(a.cfg, l, mounts, dir)
+	p, err := builder.NewPlan(a.cfg, l, mounts, dir)
+	if err == nil && len(p.Idle) > 0 {
+		a.ui.Warn("exclude_devices: this machine has no %s", strings.Join(p.Idle, ", "))
+	}
+	return p, err
 }
 
 func (a *app) pathCommand() *cli.Command {

@@ -175,6 +175,7 @@ func intoFile(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 	}
 	done := false
 	defer func() { err = errors.Join(err, file.close(context.WithoutCancel(ctx), run, done)) }()
+	screen.Note("%s is /dev/%s below, until it is finished", o.Target[0], file.loop)
 	o.Target = []string{file.loop}
 	o.only = []string{file.loop} // all loop devices have the same slot
 	o.Restore.Outside, o.Restore.Yes = true, true
@@ -251,6 +252,7 @@ func runDisks(ctx context.Context, run tool.Runner, screen restore.Screen, o Opt
 			return nil, &restore.Untouched{Err: err}
 		}
 		defer hold.Close() // it ends with it
+		screen.Note("%s is /dev/%s below", s, loop)
 		o.Source[i] = loop
 	}
 	if len(o.Source) != len(o.Target) || len(o.Source) == 0 {
