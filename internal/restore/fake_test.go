@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -392,5 +393,50 @@ func TestRestoreOnce(t *testing.T) {
 	s.wrong = true // it comes as far as that
 	if _, err := r.Restore(t.Context(), o); err == nil || errors.As(err, &again) {
 		t.Errorf("Restore() of another set = %v; want the question", err)
+	}
+}
+
+// TestRestoreSalvage: a set whose archive was cut off is refused, and salvaged on demand: what is lost is named, and the
+// report is not that of a whole machine.
+func TestRestoreSalvage(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("archives are restored by root")
+	}
+	tree := t.TempDir()
+	random := make([]byte, 6<<20)
+	_, _ = rand.NewChaCha8([32]byte{3}).Read(random) // never fails
+	if err := errors.Join(os.WriteFile(tree+"/a", []byte("first"), 0o600), os.WriteFile(tree+"/b", random, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for size, what := range map[int64]string{3 << 20: "nothing behind it can be read", -1: "all of it"} {
+		m, r, s := onFake(t, "vda")
+		l := simple()
+		l.Images, l.Filesystems = nil, l.Filesystems[:1]
+		set := pairOf(t, l, map[string]string{"/": tree})
+		file := filepath.Join(set.Local(), set.Manifest.Archives[0].File)
+		err := os.Remove(file)
+		if size >= 0 {
+			set = pairOf(t, l, map[string]string{"/": tree})
+			err = os.Truncate(filepath.Join(set.Local(), set.Manifest.Archives[0].File), size)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := Options{Request: Request{Outside: true, Set: set.Local()}, DataOnly: true}
+		if _, err := r.Restore(t.Context(), o); err == nil || len(m.Mounted()) > 0 {
+			t.Errorf("%d bytes: Restore() = %v; want that the set is damaged", size, err)
+		}
+		o.Salvage = true
+		rep, err := r.Restore(t.Context(), o)
+		if err != nil {
+			t.Errorf("%d bytes: Restore() with Salvage = %v\n%s", size, err, strings.Join(s.said, "\n"))
+			continue
+		}
+		if !strings.Contains(fmt.Sprint(rep.Problems), what) {
+			t.Errorf("%d bytes: problems %v; want %q", size, rep.Problems, what)
+		}
+		if got := m.Read("/mnt/target/a"); (got == "first") != (size > 0) {
+			t.Errorf("%d bytes: a = %q", size, got)
+		}
 	}
 }
