@@ -205,10 +205,6 @@ func (t *translator) escape() error {
 		t.emit(`\A`, true)
 	case c == '\'':
 		t.emit(`\z`, false)
-	case c == 'n':
-		t.emit(`\n`, false)
-	case c == 't':
-		t.emit(`\t`, false)
 	default:
 		t.emit(regexp.QuoteMeta(string(c)), false)
 	}
@@ -243,9 +239,6 @@ func (t *translator) bracket() error {
 				b.WriteString(regexp.QuoteMeta(rest[2 : 2+end]))
 			}
 			t.i += end + 3
-		case strings.HasPrefix(rest, `\n`), strings.HasPrefix(rest, `\t`): // as GNU's sed
-			b.WriteString(rest[:2])
-			t.i++
 		case strings.IndexByte(`\[]^&~|`, c) >= 0:
 			b.WriteByte('\\')
 			b.WriteByte(c)

@@ -35,7 +35,7 @@ type sedCommand struct {
 	global   bool
 	print    bool
 	nth      int
-	table    map[rune]rune
+	table    map[string]string
 	active   bool // within its range
 	end      int  // last line of the range, if that is known
 }

@@ -81,7 +81,7 @@ func (p *sedParser) regex(s string, fold, multi bool) (*regexp.Regexp, error) {
 	if s == "" {
 		return nil, nil
 	}
-	return posix.Compile(s, posix.Flags{Extended: p.extended, Fold: fold, Multiline: multi})
+	return posix.Compile(sedRegex(s), posix.Flags{Extended: p.extended, Fold: fold, Multiline: multi})
 }
 
 func (p *sedParser) address() (*address, error) {
@@ -232,24 +232,23 @@ func (p *sedParser) insertion(c *sedCommand) {
 	if p.peek() == '\\' {
 		p.i++
 		p.skip(" \t")
-		if p.peek() == '\n' {
+		switch p.peek() {
+		case 0:
+		case '\n':
+			p.i++
+		default: // the first character behind a backslash is itself
+			c.text = p.s[p.i : p.i+1]
 			p.i++
 		}
 	}
-	var b strings.Builder
+	start := p.i
 	for p.i < len(p.s) && p.peek() != '\n' {
 		if p.peek() == '\\' && p.i+1 < len(p.s) {
 			p.i++
-			if p.peek() == 't' {
-				b.WriteByte('\t')
-				p.i++
-				continue
-			}
 		}
-		b.WriteByte(p.s[p.i])
 		p.i++
 	}
-	c.text = b.String()
+	c.text += sedText(p.s[start:p.i])
 }
 
 // checkGroups checks that the groups in a replacement are in its regular expression.
@@ -329,11 +328,12 @@ func replacement(s string) ([]part, error) {
 				out = append(out, part{group: int(c - '0')})
 			case strings.IndexByte("LUluE", c) >= 0:
 				out = append(out, part{group: -1, fold: c})
-			case c == 'n':
-				text("\n")
-			case c == 't':
-				text("\t")
 			default:
+				if c, n := sedEscape(s[i:]); n > 0 {
+					text(string([]byte{c}))
+					i += n - 1
+					continue
+				}
 				text(s[i : i+1])
 			}
 		}
@@ -349,12 +349,11 @@ func (p *sedParser) transliterate(c *sedCommand) error {
 	if err != nil || err2 != nil {
 		return errors.New("unterminated `y' command")
 	}
-	un := strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\t`, "\t")
-	from, to := []rune(un.Replace(a)), []rune(un.Replace(b))
+	from, to := characters(sedText(a)), characters(sedText(b))
 	if len(from) != len(to) {
 		return errors.New("strings for `y' command are different lengths")
 	}
-	c.table = map[rune]rune{}
+	c.table = map[string]string{}
 	for i, r := range from {
 		c.table[r] = to[i]
 	}

@@ -271,12 +271,14 @@ func (r *sedRun) more(c *sedCommand) error {
 	case 's':
 		return r.substitute(c)
 	case 'y':
-		r.space = strings.Map(func(x rune) rune {
+		var b strings.Builder
+		for _, x := range characters(r.space) {
 			if to, ok := c.table[x]; ok {
-				return to
+				x = to
 			}
-			return x
-		}, r.space)
+			b.WriteString(x)
+		}
+		r.space = b.String()
 	}
 	return nil
 }
