@@ -25,11 +25,11 @@ import (
 
 // Commands are the commands of this package.
 func Commands() []tools.Command {
-	const opts = "d/decompress/uncompress c/stdout/to-stdout k/keep f/force t/test v/verbose q/quiet n/no-name N/name r/recursive S/suffix: l/list 0 fast best e/extreme o: T/threads: rm z/compress long? ultra no-progress progress memlimit:"
+	const opts = "d/decompress/uncompress c/stdout/to-stdout k/keep f/force t/test v/verbose q/quiet 0 fast best "
 	var out []tools.Command
 	for _, f := range formats() {
 		for _, n := range f.names {
-			out = append(out, tools.Command{Name: n, Opts: opts, Synopsis: "[FILE]...", Run: run})
+			out = append(out, tools.Command{Name: n, Opts: opts + f.opts, Synopsis: "[FILE]...", Run: run})
 		}
 	}
 	return append(out, tarCommands()...)
@@ -40,29 +40,30 @@ type format struct {
 	names  []string // that compresses, decompresses, and prints
 	suffix string
 	magic  string
-	keep   bool // the source is kept unless --rm is given
+	keep   bool   // the source is kept unless --rm is given
+	opts   string // that only this one has
 	write  func(w io.Writer, level int) (io.WriteCloser, error)
 }
 
 func formats() []format {
 	return []format{
-		{[]string{"gzip", "gunzip", "zcat"}, ".gz", "\x1f\x8b", false, func(w io.Writer, level int) (io.WriteCloser, error) {
+		{[]string{"gzip", "gunzip", "zcat"}, ".gz", "\x1f\x8b", false, "n/no-name r/recursive S/suffix: l/list", func(w io.Writer, level int) (io.WriteCloser, error) {
 			z, err := gzip.NewWriterLevel(w, level)
 			if err == nil {
 				z.ModTime, z.OS = time.Unix(0, 0), 3 // the zero time would be a date of 2042
 			}
 			return z, err
 		}},
-		{[]string{"bzip2", "bunzip2", "bzcat"}, ".bz2", "BZh", false, func(w io.Writer, level int) (io.WriteCloser, error) {
+		{[]string{"bzip2", "bunzip2", "bzcat"}, ".bz2", "BZh", false, "z/compress s/small", func(w io.Writer, level int) (io.WriteCloser, error) {
 			return bzip2.NewWriter(w, &bzip2.WriterConfig{Level: level})
 		}},
-		{[]string{"xz", "unxz", "xzcat"}, ".xz", "\xfd7zXZ", false, func(w io.Writer, _ int) (io.WriteCloser, error) {
+		{[]string{"xz", "unxz", "xzcat"}, ".xz", "\xfd7zXZ", false, "z/compress S/suffix: e/extreme T/threads: M/memlimit/memory:", func(w io.Writer, _ int) (io.WriteCloser, error) {
 			return xz.WriterConfig{CheckSum: xz.CRC64}.NewWriter(w)
 		}},
-		{[]string{"zstd", "unzstd", "zstdcat"}, ".zst", "\x28\xb5\x2f\xfd", true, func(w io.Writer, level int) (io.WriteCloser, error) {
+		{[]string{"zstd", "unzstd", "zstdcat"}, ".zst", "\x28\xb5\x2f\xfd", true, "z/compress r o: T/threads: rm long? ultra no-progress progress", func(w io.Writer, level int) (io.WriteCloser, error) {
 			return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)))
 		}},
-		{[]string{"lz4", "unlz4", "lz4cat"}, ".lz4", "\x04\x22\x4d\x18", true, func(w io.Writer, _ int) (io.WriteCloser, error) { return lz4.NewWriter(w), nil }},
+		{[]string{"lz4", "unlz4", "lz4cat"}, ".lz4", "\x04\x22\x4d\x18", true, "z/compress m/multiple rm", func(w io.Writer, _ int) (io.WriteCloser, error) { return lz4.NewWriter(w), nil }},
 	}
 }
 
@@ -78,11 +79,20 @@ type job struct {
 	format
 	decode, stdout, keep bool
 	level                int
+	to                   string // the name of the output, if it is given
+}
+
+// decodes reports whether files are decompressed.
+func decodes(e *tools.Env, f format) bool {
+	if o, ok := e.Last("d", "t", "l", "z"); ok {
+		return o.Name != "z"
+	}
+	return e.Name != f.names[0]
 }
 
 func run(e *tools.Env) error {
 	f := of(e.Name)
-	j := &job{Env: e, format: f, decode: e.On("d", "t", "l") || e.Name != f.names[0], stdout: e.On("c", "t", "l") || e.Name == f.names[2], level: 6}
+	j := &job{Env: e, format: f, decode: decodes(e, f), to: e.Val("o"), stdout: e.On("c", "t") || e.Name == f.names[2], level: 6}
 	if f.suffix == ".zst" {
 		j.level = 3
 	} else if f.suffix == ".bz2" {
@@ -101,7 +111,17 @@ func run(e *tools.Env) error {
 	case "best":
 		j.level = 9
 	}
-	for _, n := range e.Inputs() {
+	if e.On("l") {
+		return j.list()
+	}
+	inputs := e.Inputs()
+	if f.suffix == ".lz4" && len(inputs) > 1 && !e.On("m") && !j.stdout { // lz4 IN OUT
+		if len(inputs) > 2 {
+			return tools.Usage("extra operand '%s': several files need -m", inputs[2])
+		}
+		inputs, j.to = inputs[:1], inputs[1]
+	}
+	for _, n := range inputs {
 		err := j.one(n)
 		var st tools.Status
 		if errors.As(err, &st) {
@@ -116,8 +136,8 @@ func run(e *tools.Env) error {
 
 // output is the name of the file that is made of name.
 func (j *job) output(name string) (string, error) {
-	if o := j.Val("o"); o != "" {
-		return o, nil
+	if j.to != "" {
+		return j.to, nil
 	}
 	suffix := j.suffix
 	if s := j.Val("S"); s != "" {
@@ -137,7 +157,31 @@ func (j *job) output(name string) (string, error) {
 	return "", errors.New("unknown suffix -- ignored")
 }
 
+// warn prints a warning, which -q suppresses.
+func (j *job) warn(format string, a ...any) {
+	if j.On("q") {
+		j.Set(2)
+		return
+	}
+	j.Fault(2, format, a...)
+}
+
+// below is one for all that is in a directory.
+func (j *job) below(dir string) error {
+	es, err := os.ReadDir(dir)
+	for _, e := range es {
+		p := strings.TrimSuffix(dir, "/") + "/" + e.Name()
+		if err := j.one(p); err != nil {
+			j.Warn("%s: %s", p, tools.Cause(err))
+		}
+	}
+	return err
+}
+
 func (j *job) one(name string) error {
+	if st, err := os.Lstat(name); j.On("r") && err == nil && st.IsDir() {
+		return j.below(name)
+	}
 	if name == "-" || j.stdout {
 		r, err := j.Open(name)
 		if err != nil {
@@ -146,7 +190,7 @@ func (j *job) one(name string) error {
 		defer r.Close()
 		if f, ok := tools.File(r); ok && name != "-" {
 			if st, err := f.Stat(); err == nil && st.IsDir() {
-				j.Fault(2, "%s is a directory -- ignored", name)
+				j.warn("%s is a directory -- ignored", name)
 				return nil
 			}
 		}
@@ -161,18 +205,18 @@ func (j *job) one(name string) error {
 	case err != nil:
 		return err
 	case st.IsDir():
-		j.Fault(2, "%s is a directory -- ignored", name)
+		j.warn("%s is a directory -- ignored", name)
 		return nil
 	case !st.Mode().IsRegular() && !j.On("f"):
 		if st.Mode()&os.ModeSymlink != 0 {
 			return syscall.ELOOP
 		}
-		j.Fault(2, "%s is not a directory or a regular file - ignored", name)
+		j.warn("%s is not a directory or a regular file - ignored", name)
 		return nil
 	}
 	to, err := j.output(name)
 	if err != nil {
-		j.Fault(2, "%s: %v", name, err)
+		j.warn("%s: %v", name, err)
 		return nil
 	}
 	return j.file(name, to, st)
@@ -187,12 +231,12 @@ func (j *job) file(name, to string, st os.FileInfo) error {
 		return errors.New("the output would overwrite the input")
 	}
 	if u, ok := st.Sys().(*syscall.Stat_t); ok && u.Nlink > 1 && !j.keep && !j.format.keep && !j.On("f") {
-		j.Fault(2, "%s has %d other link%s -- file ignored", name, u.Nlink-1, map[bool]string{true: "s"}[u.Nlink > 2])
+		j.warn("%s has %d other link%s -- file ignored", name, u.Nlink-1, map[bool]string{true: "s"}[u.Nlink > 2])
 		return nil
 	}
 	if _, err := os.Lstat(to); err == nil && !j.On("f") {
 		if !tools.Confirm(j.Env, "%s already exists; do you wish to overwrite (y or n)? ", to) {
-			j.Fault(2, "%s not overwritten", to)
+			j.warn("%s not overwritten", to)
 			return nil
 		}
 	}

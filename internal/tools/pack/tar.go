@@ -8,17 +8,50 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/tools"
+	"github.com/mkcdrec/mkcdrec/internal/tools/text"
 	"github.com/mkcdrec/mkcdrec/internal/unpack"
 )
 
-const tarOpts = "c/create x/extract/get t/list r/append f/file: v/verbose C/directory: z/gzip/gunzip j/bzip2 J/xz zstd Z/auto-compress a p/preserve-permissions/same-permissions P/absolute-names k/keep-old-files skip-old-files O/to-stdout T/files-from: X/exclude-from: exclude: strip-components: S/sparse h/dereference one-file-system numeric-owner same-owner o/no-same-owner no-same-permissions m/touch xattrs no-xattrs acls selinux null no-recursion transform: overwrite w b: wildcards warning: format: owner: group: mode: mtime: sort: remove-files checkpoint?"
+const tarOpts = "c/create x/extract/get t/list f/file: v/verbose C/directory: z/gzip/gunzip j/bzip2 J/xz zstd Z/auto-compress a p/preserve-permissions/same-permissions P/absolute-names k/keep-old-files skip-old-files O/to-stdout T/files-from: X/exclude-from: exclude: strip-components: S/sparse h/dereference one-file-system numeric-owner same-owner o/no-same-owner no-same-permissions m/touch xattrs no-xattrs acls selinux null no-recursion transform/xform: show-transformed-names overwrite b/blocking-factor: wildcards warning: H/format: owner: group: mtime: sort: remove-files"
+
+// tarRefused are operations and options of GNU's tar that people use, and that are not supported.
+var tarRefused = map[string]string{"-A": "catenate concatenate", "-d": "diff compare", "-r": "append", "-u": "update", "-w": "interactive confirmation", "-g": "listed-incremental", "-M": "multi-volume", "-L": "tape-length", "-V": "label", "-W": "verify", "-I": "use-compress-program", "--delete": "", "--totals": "", "--test-label": "", "--checkpoint": "", "--mode": "", "--ignore-failed-read": ""}
+
+// refused finds an option that is not supported.
+func refused(args []string) error {
+	for _, a := range args {
+		name, _, _ := strings.Cut(a, "=")
+		switch {
+		case a == "--":
+			return nil
+		case strings.HasPrefix(a, "--"):
+			for short, long := range tarRefused {
+				if name == short || slices.Contains(strings.Fields(long), name[2:]) {
+					return tools.Usage("option '%s' is not supported", name)
+				}
+			}
+		case len(a) > 1 && a[0] == '-':
+			for _, c := range a[1:] {
+				if _, ok := tarRefused["-"+string(c)]; ok {
+					return tools.Usage("option '-%c' is not supported", c)
+				}
+				if strings.ContainsRune("fCbTXH", c) {
+					break // what follows is its value
+				}
+			}
+		}
+	}
+	return nil
+}
 
 func tarCommands() []tools.Command {
 	return []tools.Command{{Name: "tar", Opts: "-", Synopsis: "{c|x|t}[vzjJf] [OPTION]... [FILE]...", Bad: 2, Run: tarMain}}
@@ -35,6 +68,19 @@ type tarRun struct {
 	out     *tar.Writer
 	root    *os.Root
 	dirs    []*tar.Header // times of directories come last
+
+	wild   []*regexp.Regexp // of members, with --wildcards
+	rename func(string) string
+	format tar.Format
+	owner  [2]*tarOwner
+	mtime  time.Time
+	added  []string // for --remove-files
+}
+
+// tarOwner is the value of --owner and --group.
+type tarOwner struct {
+	name string
+	id   int
 }
 
 func tarMain(e *tools.Env) error {
@@ -57,6 +103,9 @@ func tarMain(e *tools.Env) error {
 		args = append(values, rest...)
 	}
 	// What -C is given to is what follows it.
+	if err := refused(args); err != nil {
+		return err
+	}
 	o, rest, err := tools.Parse(tarOpts, args)
 	if err != nil {
 		return tools.Usage("%v", err)
@@ -66,16 +115,14 @@ func tarMain(e *tools.Env) error {
 	if t.strip, err = e.Int("strip-components", 0); err != nil {
 		return err
 	}
-	if err := t.excludes(); err != nil {
+	if err := errors.Join(t.excludes(), t.attributesOf()); err != nil {
 		return err
 	}
-	switch m, _ := e.Last("c", "x", "t", "r"); m.Name {
+	switch m, _ := e.Last("c", "x", "t"); m.Name {
 	case "c":
 		return t.create()
 	case "x", "t":
 		return t.read(m.Name == "t")
-	case "r":
-		return errors.New("appending is not supported: create another archive")
 	}
 	return tools.Usage("you must specify one of the '-Acdtrux', '--delete' or '--test-label' options")
 }
@@ -110,15 +157,102 @@ func (t *tarRun) excludes() error {
 		return err
 	}
 	for _, p := range append(t.Vals("exclude"), ps...) {
-		q := regexp.QuoteMeta(strings.TrimSuffix(p, "/"))
-		q = strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(q)
-		re, err := regexp.Compile("(?:^|/)" + q + "(?:/|$)")
+		re, err := pattern("(?:^|/)", p)
 		if err != nil {
 			return err
 		}
 		t.exclude = append(t.exclude, re)
 	}
 	return nil
+}
+
+// pattern compiles a pattern whose * takes slashes; it matches what is below, too.
+func pattern(begin, p string) (*regexp.Regexp, error) {
+	re := ""
+	for p = strings.TrimSuffix(p, "/"); p != ""; {
+		n := 1
+		switch end := strings.IndexByte(p, ']'); {
+		case p[0] == '*':
+			re += ".*"
+		case p[0] == '?':
+			re += "."
+		case p[0] == '[' && end > 1:
+			re += "[" + strings.Replace(strings.ReplaceAll(p[1:end], `\`, `\\`), "!", "^", 1) + "]"
+			n = end + 1
+		case p[0] == '\\' && len(p) > 1:
+			re += regexp.QuoteMeta(p[1:2])
+			n = 2
+		case p[0] >= 128:
+			re += p[:1]
+		default:
+			re += regexp.QuoteMeta(p[:1])
+		}
+		p = p[n:]
+	}
+	return regexp.Compile("(?s:" + begin + re + "(?:/|$))")
+}
+
+// attributesOf reads the options that change what is in the headers.
+func (t *tarRun) attributesOf() error {
+	var errs []error
+	if e := t.Vals("transform"); len(e) > 0 {
+		fn, err := text.Rename(e)
+		t.rename, errs = fn, append(errs, err)
+	}
+	var ok bool
+	if t.format, ok = map[string]tar.Format{"gnu": tar.FormatGNU, "ustar": tar.FormatUSTAR, "pax": tar.FormatPAX, "posix": tar.FormatPAX}[t.Or("H", "gnu")]; !ok {
+		errs = append(errs, tools.Usage("%s: archive format is not supported: use gnu, pax, posix or ustar", t.Val("H")))
+	}
+	if t.format != tar.FormatPAX && t.On("H") && t.On("xattrs", "acls", "selinux") {
+		errs = append(errs, tools.Usage("--xattrs can be used only on POSIX archives"))
+	}
+	if s := t.Or("sort", "name"); s != "name" && s != "none" {
+		errs = append(errs, tools.Usage("invalid argument '%s' for '--sort': use name or none", s))
+	}
+	for i, o := range []string{"owner", "group"} {
+		if v := t.Val(o); v != "" {
+			who, err := ownerOf(v, o == "group")
+			t.owner[i], errs = who, append(errs, err)
+		}
+	}
+	if m := t.Val("mtime"); m != "" {
+		at, err := tools.ParseDate(m, time.Now())
+		if st, serr := os.Stat(m); serr == nil && strings.ContainsAny(m[:1], "./") {
+			at, err = st.ModTime(), nil
+		}
+		t.mtime, errs = at, append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// ownerOf reads NAME, NUMBER or NAME:NUMBER.
+func ownerOf(v string, group bool) (*tarOwner, error) {
+	name, num, both := strings.Cut(v, ":")
+	if !both {
+		if n, err := strconv.Atoi(v); err == nil {
+			return &tarOwner{"", n}, nil
+		}
+		var err error
+		if group {
+			var g *user.Group
+			if g, err = user.LookupGroup(v); err == nil {
+				num = g.Gid
+			}
+		} else {
+			var u *user.User
+			if u, err = user.Lookup(v); err == nil {
+				num = u.Uid
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("'%s': invalid %s", v, map[bool]string{true: "group", false: "owner"}[group])
+		}
+	}
+	n, err := strconv.Atoi(num)
+	if err != nil {
+		return nil, fmt.Errorf("'%s': invalid number", num)
+	}
+	return &tarOwner{name, n}, nil
 }
 
 func (t *tarRun) excluded(name string) bool {
@@ -191,6 +325,13 @@ func (t *tarRun) read(list bool) error {
 	}
 	t.members = append(t.Args, names...)
 	t.seen = make([]bool, len(t.members))
+	for _, m := range t.members {
+		re, err := pattern("^", m)
+		if err != nil {
+			return err
+		}
+		t.wild = append(t.wild, re)
+	}
 	br := bufio.NewReaderSize(r, 1<<18)
 	var in io.Reader = br
 	if head, err := br.Peek(unpack.HeadLen); err == nil {
@@ -211,7 +352,7 @@ func (t *tarRun) read(list bool) error {
 		}
 		defer t.root.Close()
 	}
-	if err := t.all(tar.NewReader(in), list); err != nil {
+	if err := t.all(in, list); err != nil {
 		return err
 	}
 	for _, h := range slices.Backward(t.dirs) {

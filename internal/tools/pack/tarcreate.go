@@ -61,7 +61,19 @@ func (t *tarRun) create() error {
 	if err == nil {
 		err = b.Flush()
 	}
+	if err == nil {
+		t.removeAdded()
+	}
 	return err
+}
+
+// removeAdded removes what was added, for --remove-files.
+func (t *tarRun) removeAdded() {
+	for _, p := range slices.Backward(t.added) {
+		if err := os.Remove(p); err != nil {
+			t.Fault(2, "%s: Cannot remove: %s", p, tools.Cause(err))
+		}
+	}
 }
 
 // compressor is the way of -z, -j, -J and --zstd; with -a that of the archive's name.
@@ -117,6 +129,8 @@ func (w *walker) add(p string) {
 	}
 	if err := w.member(p, st); err != nil {
 		w.Fault(2, "%s: %s", p, tools.Cause(err))
+	} else if w.On("remove-files") {
+		w.added = append(w.added, p)
 	}
 	switch {
 	case !st.IsDir() || w.On("no-recursion"):
@@ -158,7 +172,7 @@ func (t *tarRun) header(p string, st os.FileInfo) (*tar.Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Format = tar.FormatGNU
+	h.Format = t.format
 	h.Name = p
 	if !t.On("P") {
 		h.Name = strings.TrimLeft(p, "/")
@@ -172,6 +186,15 @@ func (t *tarRun) header(p string, st os.FileInfo) (*tar.Header, error) {
 	h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
 	if t.On("numeric-owner") {
 		h.Uname, h.Gname = "", ""
+	}
+	if o := t.owner[0]; o != nil {
+		h.Uname, h.Uid = o.name, o.id
+	}
+	if o := t.owner[1]; o != nil {
+		h.Gname, h.Gid = o.name, o.id
+	}
+	if !t.mtime.IsZero() {
+		h.ModTime = t.mtime
 	}
 	return h, nil
 }
@@ -196,10 +219,15 @@ func (t *tarRun) member(p string, st os.FileInfo) error {
 	if t.On("xattrs", "acls", "selinux") {
 		xattrs(h, p)
 	}
+	shown := *h
+	t.renamed(h)
+	if t.On("show-transformed-names") {
+		shown = *h
+	}
 	if err := t.out.WriteHeader(h); err != nil {
 		return err
 	}
-	t.announce(h, t.Or("f", "-") == "-")
+	t.announce(&shown, t.Or("f", "-") == "-")
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}

@@ -19,29 +19,38 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
-func (t *tarRun) all(tr *tar.Reader, list bool) error {
+func (t *tarRun) all(r io.Reader, list bool) error {
+	in := &counter{r: r}
+	tr := tar.NewReader(in)
 	for first := true; ; first = false {
 		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF) && in.n%512 != 0:
+			return errors.New("unexpected EOF in archive")
+		case errors.Is(err, io.EOF) && in.n > 0:
 			return nil
-		}
-		if err != nil && first {
+		case err != nil && first:
 			return errors.New("this does not look like a tar archive")
-		}
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("unexpected end of archive or damaged header: %w", err)
 		}
 		if !t.wanted(h.Name) || t.excluded(strings.TrimSuffix(h.Name, "/")) {
 			continue
 		}
+		shown := *h
+		kept := t.stripped(h)
+		t.renamed(h)
+		if t.On("show-transformed-names") {
+			shown = *h
+		}
 		if list {
-			t.list(t.Out, h)
+			t.list(t.Out, &shown)
 			continue
 		}
-		if !t.stripped(h) {
+		if !kept {
 			continue
 		}
-		t.announce(h, t.On("O"))
+		t.announce(&shown, t.On("O"))
 		if t.On("O") {
 			if _, err := io.Copy(t.Out, tr); err != nil {
 				return err
@@ -68,8 +77,8 @@ func (t *tarRun) wanted(name string) bool {
 	for i, m := range t.members {
 		m = strings.TrimSuffix(m, "/")
 		hit := name == m || strings.HasPrefix(name, m+"/")
-		if t.On("wildcards") && !hit {
-			hit, _ = path.Match(m, name)
+		if t.On("wildcards") {
+			hit = t.wild[i].MatchString(name)
 		}
 		ok, t.seen[i] = ok || hit, t.seen[i] || hit
 	}
@@ -93,6 +102,17 @@ func (t *tarRun) stripped(h *tar.Header) bool {
 		h.Linkname = cut(h.Linkname)
 	}
 	return strings.Trim(h.Name, "/") != ""
+}
+
+// renamed changes the names in a header as --transform has it.
+func (t *tarRun) renamed(h *tar.Header) {
+	if t.rename == nil {
+		return
+	}
+	h.Name = t.rename(h.Name)
+	if h.Typeflag == tar.TypeLink || h.Typeflag == tar.TypeSymlink {
+		h.Linkname = t.rename(h.Linkname)
+	}
 }
 
 // local is a name below the directory that is extracted to.
