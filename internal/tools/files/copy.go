@@ -19,8 +19,8 @@ import (
 
 func copyCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "cp", Opts: "a/archive R/r/recursive p/preserve? f/force i/interactive n/no-clobber v/verbose u/update d L/dereference P/no-dereference H l/link s/symbolic-link t/target-directory: T/no-target-directory x/one-file-system b backup? S/suffix: sparse: reflink? remove-destination parents attributes-only no-preserve: Z", Synopsis: "SOURCE... DEST", Run: cp},
-		{Name: "install", Opts: "d/directory m/mode: o/owner: g/group: v/verbose t/target-directory: T/no-target-directory D p/preserve-timestamps c b s C", Synopsis: "SOURCE... DEST", Run: install},
+		{Name: "cp", Opts: "a/archive R/r/recursive p/preserve? f/force i/interactive n/no-clobber v/verbose u/update d L/dereference P/no-dereference H l/link s/symbolic-link t/target-directory: T/no-target-directory x/one-file-system b backup? S/suffix: sparse: reflink? remove-destination parents attributes-only no-preserve:", Synopsis: "SOURCE... DEST", Run: cp},
+		{Name: "install", Opts: "d/directory m/mode: o/owner: g/group: v/verbose t/target-directory: T/no-target-directory D p/preserve-timestamps c b backup? S/suffix:", Synopsis: "SOURCE... DEST", Run: install},
 		{Name: "dd", Opts: "-", Synopsis: "[OPERAND]...", Run: dd},
 	}
 }
@@ -34,9 +34,13 @@ type copier struct {
 	xattrs bool
 	dev    uint64
 	made   map[[2]uint64]string // copies of files with several names
+	backup string               // the name that the file in the place of this one got
 }
 
 func cp(e *tools.Env) error {
+	if _, err := backupMode(e); err != nil {
+		return err
+	}
 	srcs, to, err := target(e, "destination file operand")
 	if err != nil {
 		return err
@@ -148,8 +152,9 @@ func (c *copier) linked(link func(old, name string) error, src, dest string) err
 
 func (c *copier) said(src, dest string) {
 	if c.On("v") && c.Name == "cp" {
-		c.Printf("'%s' -> '%s'\n", src, dest)
+		c.Printf("'%s' -> '%s'%s\n", src, dest, backupNote(c.backup))
 	}
+	c.backup = ""
 }
 
 // clear looks at what is at dest. skip: it is to stay, without an error.
@@ -168,7 +173,7 @@ func (c *copier) clear(src, dest string, st *syscall.Stat_t) (ok, skip bool) {
 		return c.fail("cannot overwrite directory '%s' with non-directory", dest), false
 	case o.Name == "n", c.On("u") && d.Mtim.Nano() >= st.Mtim.Nano():
 		return true, true
-	case same && (!c.On("b", "backup", "remove-destination") || !survives(src, dest)):
+	case same && (!backs(c.Env) && !c.On("remove-destination") || !survives(src, dest)):
 		return c.fail("'%s' and '%s' are the same file", src, dest), false
 	case o.Name == "i" && !tools.Confirm(c.Env, "overwrite '%s'? ", dest):
 		return true, true
@@ -180,8 +185,8 @@ func (c *copier) clear(src, dest string, st *syscall.Stat_t) (ok, skip bool) {
 func (c *copier) makeRoom(dest string, st *syscall.Stat_t) bool {
 	var err error
 	switch {
-	case c.On("b", "backup"):
-		err = os.Rename(dest, dest+c.Or("S", "~"))
+	case backs(c.Env):
+		c.backup, err = backUp(c.Env, dest)
 	case c.On("remove-destination") || st.Mode&unix.S_IFMT != unix.S_IFREG && c.all || c.made != nil && c.links && st.Nlink > 1:
 		err = os.Remove(dest)
 	}
@@ -376,6 +381,9 @@ func copySparse(out, in *os.File, size int64) error {
 }
 
 func install(e *tools.Env) error {
+	if _, err := backupMode(e); err != nil {
+		return err
+	}
 	finish, err := finisher(e)
 	if err != nil {
 		return err
@@ -420,18 +428,25 @@ func installFile(e *tools.Env, src, dest string, finish func(string) error) {
 		e.Warn("'%s' and '%s' are the same file", src, dest)
 		return
 	}
-	if err := os.Remove(dest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var err error
+	backup := ""
+	if _, serr := os.Lstat(dest); serr == nil && backs(e) {
+		backup, err = backUp(e, dest)
+	} else if err = os.Remove(dest); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
 		e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
 		return
 	}
-	err := errors.Join((&copier{Env: e}).file(src, dest, &st), finish(dest))
+	err = errors.Join((&copier{Env: e}).file(src, dest, &st), finish(dest))
 	if err == nil && e.On("p") {
 		err = os.Chtimes(dest, time.Unix(st.Atim.Unix()), time.Unix(st.Mtim.Unix()))
 	}
 	if err != nil {
 		e.Warn("cannot create regular file '%s': %s", dest, tools.Cause(err))
 	} else if e.On("v") {
-		e.Printf("'%s' -> '%s'\n", src, dest)
+		e.Printf("'%s' -> '%s'%s\n", src, dest, backupNote(backup))
 	}
 }
 

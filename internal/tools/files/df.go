@@ -18,9 +18,17 @@ import (
 type dfRow struct {
 	source, kind, path string
 	st                 unix.Statfs_t
+	file               string // the operand; "" without one
 }
 
 func df(e *tools.Env) error {
+	columns, err := dfColumns(e)
+	if err != nil {
+		return err
+	}
+	if e.On("sync") && !e.On("no-sync") {
+		unix.Sync()
+	}
 	ms, err := mounts()
 	if err != nil {
 		return err
@@ -44,7 +52,11 @@ func df(e *tools.Env) error {
 	if len(rows) == 0 {
 		return fmt.Errorf("no file systems processed")
 	}
-	dfPrint(e, rows)
+	if columns != nil {
+		dfOutput(e, rows, columns)
+	} else {
+		dfPrint(e, rows)
+	}
 	return nil
 }
 
@@ -61,7 +73,8 @@ func dfOperand(e *tools.Env, ms []sysconf.Mount, a string) (dfRow, bool) {
 			m, ok = ms[i], true
 		}
 	}
-	r := dfRow{m.Source, m.Type, m.Path, unix.Statfs_t{}}
+	r := dfRow{source: m.Source, kind: m.Type, path: m.Path}
+	r.file = a
 	if err = unix.Statfs(r.path, &r.st); err != nil || !ok {
 		e.Warn("%s: %s", a, tools.Cause(err))
 		return r, false
@@ -79,7 +92,7 @@ func dfAll(e *tools.Env, ms []sysconf.Mount) []dfRow {
 	var rows []dfRow
 	at := map[[2]int32]int{}
 	for _, m := range ms {
-		r := dfRow{m.Source, m.Type, m.Path, unix.Statfs_t{}}
+		r := dfRow{source: m.Source, kind: m.Type, path: m.Path}
 		if top, ok := mountOf(m.Path); ok && (top.Source != m.Source || top.Type != m.Type) {
 			continue // another one is mounted over it
 		}

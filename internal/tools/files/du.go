@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +22,7 @@ type duRun struct {
 	depth int
 	dev   uint64
 	least int64
+	style string // of --time
 }
 
 func du(e *tools.Env) error {
@@ -37,11 +39,14 @@ func du(e *tools.Env) error {
 			return err
 		}
 	}
+	if err := d.times(); err != nil {
+		return err
+	}
 	args := e.Args
 	if len(args) == 0 {
 		args = []string{"."}
 	}
-	total := int64(0)
+	var total duSum
 	for _, a := range args {
 		var st syscall.Stat_t
 		stat := syscall.Lstat
@@ -54,7 +59,7 @@ func du(e *tools.Env) error {
 		}
 		d.dev = st.Dev
 		n, ok := d.count(a, st, 0)
-		if total += n; ok && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if total.add(n); ok && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			d.line(n, a)
 		}
 	}
@@ -64,7 +69,8 @@ func du(e *tools.Env) error {
 	return nil
 }
 
-func (d *duRun) line(n int64, p string) {
+func (d *duRun) line(sum duSum, p string) {
+	n := sum.n
 	if n < d.least {
 		return
 	}
@@ -85,37 +91,67 @@ func (d *duRun) line(n int64, p string) {
 			size += d.Val("B")
 		}
 	}
+	if d.On("time") {
+		size += "\t" + tools.Strftime(d.style, time.Unix(0, sum.newest))
+	}
 	d.Printf("%s\t%s%c", size, p, d.End("0"))
 }
 
+// duSum is the space of files, and the newest of their times.
+type duSum struct{ n, newest int64 }
+
+func (s *duSum) add(o duSum) { s.n, s.newest = s.n+o.n, max(s.newest, o.newest) }
+
+// times checks --time and --time-style.
+func (d *duRun) times() error {
+	if v := d.Val("time"); v != "" && timeKinds[v] == 0 {
+		return tools.Usage("invalid argument '%s' for '--time'", v)
+	}
+	switch v := d.Or("time-style", "long-iso"); {
+	case strings.HasPrefix(v, "+"):
+		d.style = v[1:]
+	default:
+		var ok bool
+		if d.style, ok = map[string]string{"long-iso": "%Y-%m-%d %H:%M", "full-iso": "%Y-%m-%d %H:%M:%S.%N %z", "iso": "%Y-%m-%d"}[v]; !ok {
+			return tools.Usage("invalid argument '%s' for 'time style'", v)
+		}
+	}
+	return nil
+}
+
+// timeKinds are the values of --time.
+var timeKinds = map[string]byte{"atime": 'a', "access": 'a', "use": 'a', "ctime": 'c', "status": 'c'}
+
 // count adds up p; ok is false for what was counted before or is left out.
-func (d *duRun) count(p string, st syscall.Stat_t, depth int) (n int64, ok bool) {
+func (d *duRun) count(p string, st syscall.Stat_t, depth int) (n duSum, ok bool) {
 	excluded := func(x string) bool { m, _ := path.Match(x, filepath.Base(p)); return m }
 	if slices.ContainsFunc(d.Vals("exclude"), excluded) {
-		return 0, false
+		return n, false
 	}
 	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
 	id := [2]uint64{st.Dev, st.Ino}
 	if isDir || st.Nlink > 1 && !d.On("l") {
 		if d.seen[id] {
-			return 0, false
+			return n, false
 		}
 		d.seen[id] = true
 	}
-	n = st.Blocks * 512
+	n = duSum{st.Blocks * 512, timeOf(&st, timeKinds[d.Val("time")])}
 	switch {
 	case d.On("inodes"):
-		n = 1
+		n.n = 1
 	case d.On("b", "apparent-size"):
-		n = st.Size
+		n.n = st.Size
 	}
 	shown := n
 	if isDir {
 		below, own := d.below(p, depth)
-		if shown += below; d.On("S") {
-			shown = n + own
+		n.add(below)
+		if d.On("S") {
+			shown.add(own)
+		} else {
+			shown = n
 		}
-		n += below
 	}
 	if (d.depth < 0 || depth <= d.depth) && (isDir || d.On("a") && depth > 0) {
 		d.line(shown, p)
@@ -124,7 +160,7 @@ func (d *duRun) count(p string, st syscall.Stat_t, depth int) (n int64, ok bool)
 }
 
 // below adds up what is in a directory: everything, and without its subdirectories.
-func (d *duRun) below(p string, depth int) (all, own int64) {
+func (d *duRun) below(p string, depth int) (all, own duSum) {
 	es, err := os.ReadDir(p)
 	if err != nil {
 		d.Warn("cannot read directory '%s': %s", p, tools.Cause(err))
@@ -144,8 +180,8 @@ func (d *duRun) below(p string, depth int) (all, own int64) {
 			continue
 		}
 		k, _ := d.count(q, s, depth+1)
-		if all += k; s.Mode&unix.S_IFMT != unix.S_IFDIR {
-			own += k
+		if all.add(k); s.Mode&unix.S_IFMT != unix.S_IFDIR {
+			own.add(k)
 		}
 	}
 	return all, own

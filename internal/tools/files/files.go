@@ -27,7 +27,7 @@ func changeCommands() []tools.Command {
 		{Name: "rm", Opts: "r/R/recursive f/force i I d/dir v/verbose preserve-root? no-preserve-root one-file-system", Synopsis: "[FILE]...", Run: rm},
 		{Name: "unlink", Opts: "", Synopsis: "FILE", Run: unlink},
 		{Name: "mv", Opts: "f/force n/no-clobber i/interactive v/verbose t/target-directory: T/no-target-directory u/update b S/suffix: backup?", Synopsis: "SOURCE... DEST", Run: mv},
-		{Name: "ln", Opts: "s/symbolic f/force n/no-dereference v/verbose t/target-directory: T/no-target-directory r/relative b L P", Synopsis: "TARGET... LINK_NAME", Run: ln},
+		{Name: "ln", Opts: "s/symbolic f/force n/no-dereference v/verbose t/target-directory: T/no-target-directory r/relative b backup? S/suffix: L/logical P/physical", Synopsis: "TARGET... LINK_NAME", Run: ln},
 		{Name: "touch", Opts: "a c/no-create d/date: h/no-dereference m r/reference: t: f", Synopsis: "FILE...", Run: touch},
 		{Name: "chmod", Opts: "-", Synopsis: "[-Rvcf] [--reference=FILE] MODE FILE...", Run: chmod},
 		{Name: "chown", Opts: "R/recursive h/no-dereference v/verbose c/changes f/silent/quiet reference: from: H L P dereference", Synopsis: "[OWNER][:[GROUP]] FILE...", Run: chown},

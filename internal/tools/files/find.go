@@ -46,6 +46,9 @@ type finder struct {
 	batches  []*batch
 	dev      uint64
 	daystart bool
+
+	regexType string
+	warned    bool // of -printf
 }
 
 // batch collects files for -exec … {} +.

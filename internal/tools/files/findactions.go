@@ -126,15 +126,19 @@ func (f *finder) format(x *found, spec string) string {
 		if verb == "@" {
 			return fmt.Sprintf("%d.%09d0", ts.Sec, ts.Nsec)
 		}
-		if verb == "T" || verb == "S" {
+		if verb == "+" {
+			return t.Format("2006-01-02+15:04:05") + fmt.Sprintf(".%09d0", ts.Nsec)
+		}
+		if verb == "T" || verb == "S" || verb == "X" {
 			return tools.Strftime("%"+verb, t) + fmt.Sprintf(".%09d0", ts.Nsec)
 		}
 		return tools.Strftime("%"+verb, t)
 	}
-	re := regexp.MustCompile(`%[-0-9.]*(?:[TAC].|[a-zA-Z%])`)
+	re := regexp.MustCompile(`%[-+ #0]*[0-9]*(?:\.[0-9]+)?(?:[TAC].|[a-zA-Z%])`)
 	return re.ReplaceAllStringFunc(spec, func(c string) string {
-		verb := strings.TrimLeft(c[1:], "-0123456789.")
-		width := c[1 : len(c)-len(verb)]
+		verb := strings.TrimLeft(c[1:], "-+ #0123456789.")
+		flags := c[1 : len(c)-len(verb)]
+		width := strings.TrimLeft(strings.NewReplacer("+", "", " ", "", "#", "").Replace(flags), "0")
 		s := ""
 		switch verb[0] {
 		case '%':
@@ -147,11 +151,27 @@ func (f *finder) format(x *found, spec string) string {
 			s = when(st.Ctim, verb[1:])
 		case 't':
 			s = time.Unix(st.Mtim.Unix()).Format("Mon Jan _2 15:04:05.0000000000 2006")
+		case 'm':
+			if s = f.field(x, 'm'); strings.Contains(flags, "#") {
+				s = "0" + s
+			}
 		default:
+			if strings.IndexByte("pHMfhPuglskbUGindDyYF", verb[0]) < 0 {
+				f.unknown(verb)
+				return c
+			}
 			s = f.field(x, verb[0])
 		}
 		return fmt.Sprintf("%"+width+"s", s)
 	})
+}
+
+// unknown reports a directive of -printf that does not exist, once.
+func (f *finder) unknown(verb string) {
+	if !f.warned {
+		fmt.Fprintf(f.Err, "find: warning: unrecognized format directive '%%%s'\n", verb)
+	}
+	f.warned = true
 }
 
 func (f *finder) field(x *found, verb byte) string {
@@ -178,6 +198,22 @@ func (f *finder) field(x *found, verb byte) string {
 		return userName(st.Uid)
 	case 'g':
 		return groupName(st.Gid)
+	case 'F':
+		if real, err := canonical(x.path, "m"); err == nil {
+			m, _ := mountOf(real)
+			return m.Type
+		}
+		return ""
+	case 'Y':
+		var to syscall.Stat_t
+		if x.link && syscall.Stat(x.path, &to) != nil {
+			return "N"
+		} else if x.link {
+			return typeLetter(to.Mode)
+		}
+		return typeLetter(st.Mode)
+	case 'y':
+		return typeLetter(st.Mode)
 	case 'l':
 		l, _ := os.Readlink(x.path) // empty where it is not a link
 		return l
@@ -185,10 +221,14 @@ func (f *finder) field(x *found, verb byte) string {
 	if n, ok := map[byte]int64{'s': st.Size, 'k': (st.Blocks + 1) / 2, 'b': st.Blocks, 'U': int64(st.Uid), 'G': int64(st.Gid), 'i': int64(st.Ino), 'n': int64(st.Nlink), 'd': int64(x.depth), 'D': int64(st.Dev)}[verb]; ok {
 		return strconv.FormatInt(n, 10)
 	}
+	return ""
+}
+
+func typeLetter(mode uint32) string {
 	for l, m := range typeLetters {
-		if verb == 'y' && m == st.Mode&unix.S_IFMT {
+		if m == mode&unix.S_IFMT {
 			return string(rune(l))
 		}
 	}
-	return ""
+	return "U"
 }

@@ -111,9 +111,12 @@ func (f *finder) valued(w, v string) (predicate, error) {
 	}
 	switch w {
 	case "-regex", "-iregex":
-		re, err := posix.Compile(`^\(`+strings.NewReplacer(`+`, `\+`, `?`, `\?`).Replace(v)+`\)$`, posix.Flags{Fold: w == "-iregex"})
-		return func(x *found) bool { return re.MatchString(x.path) }, err
+		return f.regex(v, w == "-iregex")
 	case "-regextype":
+		if _, ok := regexTypes[v]; !ok {
+			return nil, fmt.Errorf("unknown regular expression type '%s'; valid types are 'findutils-default', 'emacs', 'ed', 'sed', 'grep', 'posix-basic', 'posix-minimal-basic', 'posix-extended', 'posix-egrep', 'egrep', 'posix-awk', 'awk', 'gnu-awk'", v)
+		}
+		f.regexType = v
 		return truthful, nil
 	case "-maxdepth", "-mindepth":
 		to := map[string]*int{"-maxdepth": &f.max, "-mindepth": &f.min}[w]
@@ -148,6 +151,26 @@ func (f *finder) valued(w, v string) (predicate, error) {
 		return func(x *found) bool { fmt.Fprintln(out, x.path); return true }, err
 	}
 	return f.timed(w, v, bad)
+}
+
+// regexTypes are the values of -regextype: 'e' for extended expressions, 'b' for basic ones, and
+// 0 for those of Emacs, in which + and ? repeat.
+var regexTypes = map[string]byte{"findutils-default": 0, "emacs": 0, "": 0, "ed": 'b', "sed": 'b', "grep": 'b', "posix-basic": 'b', "posix-minimal-basic": 'b', "posix-extended": 'e', "posix-egrep": 'e', "egrep": 'e', "posix-awk": 'e', "awk": 'e', "gnu-awk": 'e'}
+
+// regex is -regex, which the whole path has to match.
+func (f *finder) regex(v string, fold bool) (predicate, error) {
+	kind := regexTypes[f.regexType]
+	switch kind {
+	case 'e':
+		v = "^(" + v + ")$"
+	case 0:
+		v = strings.NewReplacer(`\\`, `\\`, `\+`, `+`, `\?`, `?`, `+`, `\+`, `?`, `\?`).Replace(v)
+		fallthrough
+	default:
+		v = `^\(` + v + `\)$`
+	}
+	re, err := posix.Compile(v, posix.Flags{Extended: kind == 'e', Fold: fold})
+	return func(x *found) bool { return re.MatchString(x.path) }, err
 }
 
 func (f *finder) timed(w, v string, bad error) (predicate, error) {

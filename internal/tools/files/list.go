@@ -23,7 +23,7 @@ func listCommands() []tools.Command {
 	return []tools.Command{
 		{Name: "ls", Opts: lsOpts, Synopsis: "[FILE]...", Bad: 2, Run: ls},
 		{Name: "dir", Opts: lsOpts, Synopsis: "[FILE]...", Bad: 2, Run: ls},
-		{Name: "du", Opts: "a/all s/summarize h/human-readable c/total k m b/bytes apparent-size d/max-depth: x/one-file-system S/separate-dirs L/dereference D l/count-links exclude: t/threshold: si 0/null B/block-size: inodes time?", Synopsis: "[FILE]...", Run: du},
+		{Name: "du", Opts: "a/all s/summarize h/human-readable c/total k m b/bytes apparent-size d/max-depth: x/one-file-system S/separate-dirs L/dereference D l/count-links exclude: t/threshold: si 0/null B/block-size: inodes time? time-style:", Synopsis: "[FILE]...", Run: du},
 		{Name: "df", Opts: "a/all h/human-readable H/si i/inodes T/print-type t/type: x/exclude-type: k m P/portability B/block-size: l/local total output? sync no-sync", Synopsis: "[FILE]...", Run: df},
 	}
 }
@@ -36,6 +36,7 @@ type lsEntry struct {
 	st         syscall.Stat_t
 	link       string
 	targetMode uint32
+	unknown    bool // a link to nothing that was to be followed
 }
 
 type lister struct {
@@ -117,12 +118,19 @@ func (l *lister) entry(p, name string, follow bool) (lsEntry, bool) {
 		err = syscall.Lstat(p, &x.st)
 	}
 	if err != nil {
-		rc := 1
 		if p == name {
-			rc = 2
+			l.Fault(2, "cannot access '%s': %s", p, tools.Cause(err))
+			return x, false
 		}
-		l.Fault(rc, "cannot access '%s': %s", p, tools.Cause(err))
-		return x, false
+		if l.long || l.color || l.On("i", "s", "F", "p", "t", "S", "file-type") {
+			l.Fault(1, "cannot access '%s': %s", p, tools.Cause(err))
+		}
+		var st syscall.Stat_t
+		if err := syscall.Lstat(p, &st); err != nil {
+			return x, false
+		}
+		x.unknown, x.st.Mode = true, st.Mode&unix.S_IFMT
+		return x, true
 	}
 	if x.st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		x.link, _ = os.Readlink(p) // shown as empty
@@ -200,6 +208,15 @@ func (l *lister) time(x lsEntry) int64 {
 		return x.st.Ctim.Nano()
 	}
 	return x.st.Mtim.Nano()
+}
+
+// context is SELinux' label of a file; "?" without one.
+func (x lsEntry) context() string {
+	v, err := tools.Xattr(x.path, "security.selinux", true)
+	if err != nil {
+		return "?"
+	}
+	return strings.TrimRight(string(v), "\x00")
 }
 
 // isDir reports whether an entry is a directory or a link to one.

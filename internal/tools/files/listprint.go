@@ -45,7 +45,7 @@ func (l *lister) shown(x lsEntry) (string, int) {
 	w := utf8.RuneCountInString(n)
 	n = l.paint(n, x.st.Mode)
 	s := ""
-	if !l.long || x.link == "" {
+	if !l.long || x.link == "" && !x.unknown {
 		s = l.suffix(x.st.Mode)
 	}
 	return n + s, w + len(s)
@@ -86,8 +86,11 @@ func (l *lister) show(list []lsEntry) {
 		l.table(list)
 		return
 	}
-	inodes, blocks := 0, 0
+	inodes, blocks, contexts := 0, 0, 0
 	for _, x := range list {
+		if l.On("Z") {
+			contexts = max(contexts, len(x.context()))
+		}
 		inodes, blocks = max(inodes, len(strconv.FormatUint(x.st.Ino, 10))), max(blocks, len(l.blocks(x.st.Blocks)))
 	}
 	var names []string
@@ -96,10 +99,13 @@ func (l *lister) show(list []lsEntry) {
 		n, w := l.shown(x)
 		pre := ""
 		if l.On("i") {
-			pre += fmt.Sprintf("%*d ", inodes, x.st.Ino)
+			pre += fmt.Sprintf("%*s ", inodes, x.orUnknown(strconv.FormatUint(x.st.Ino, 10)))
 		}
 		if l.On("s") {
-			pre += fmt.Sprintf("%*s ", blocks, l.blocks(x.st.Blocks))
+			pre += fmt.Sprintf("%*s ", blocks, x.orUnknown(l.blocks(x.st.Blocks)))
+		}
+		if l.On("Z") {
+			pre += fmt.Sprintf("%*s ", contexts, x.context())
 		}
 		names, widths = append(names, pre+n), append(widths, len(pre)+w)
 	}
@@ -117,6 +123,14 @@ func (l *lister) show(list []lsEntry) {
 		return
 	}
 	l.grid(names, widths, l.On("x"))
+}
+
+// orUnknown is s, or a question mark if nothing is known of the file.
+func (x lsEntry) orUnknown(s string) string {
+	if x.unknown {
+		return "?"
+	}
+	return s
 }
 
 func (l *lister) commas(names []string, widths []int) {
@@ -226,12 +240,23 @@ func (l *lister) row(x lsEntry, minor int) []string {
 	if l.On("o", "G") {
 		group = ""
 	}
-	row := []string{"", "", tools.ModeString(x.st.Mode), strconv.Itoa(int(x.st.Nlink)), owner, group, size}
+	row := []string{"", "", tools.ModeString(x.st.Mode), strconv.Itoa(int(x.st.Nlink)), owner, group, "", size}
+	if l.On("Z") {
+		row[6] = x.context()
+	}
 	if l.On("i") {
 		row[0] = strconv.FormatUint(x.st.Ino, 10)
 	}
 	if l.On("s") {
 		row[1] = l.blocks(x.st.Blocks)
+	}
+	if x.unknown {
+		for i, c := range row {
+			if c != "" {
+				row[i] = "?"
+			}
+		}
+		row[2] = tools.ModeString(x.st.Mode)[:1] + "?????????"
 	}
 	return row
 }
@@ -239,7 +264,7 @@ func (l *lister) row(x lsEntry, minor int) []string {
 func (l *lister) table(list []lsEntry) {
 	var rows [][]string
 	var widths []int
-	right := []bool{true, true, false, true, false, false, true}
+	right := []bool{true, true, false, true, false, false, false, true}
 	minor := 0
 	for _, x := range list {
 		minor = max(minor, len(strconv.Itoa(int(unix.Minor(x.st.Rdev)))))
@@ -256,7 +281,11 @@ func (l *lister) table(list []lsEntry) {
 		if x.link != "" {
 			n += " -> " + x.link + l.suffix(x.targetMode)
 		}
-		rows = append(rows, append(row, l.stamp(l.time(x)), n))
+		stamp := l.stamp(l.time(x))
+		if x.unknown {
+			stamp = fmt.Sprintf("%*s", len(stamp), "?")
+		}
+		rows = append(rows, append(row, stamp, n))
 	}
 	for _, r := range rows {
 		for i, c := range r[:len(r)-2] {

@@ -84,6 +84,9 @@ func join(dir, src string) string {
 }
 
 func mv(e *tools.Env) error {
+	if _, err := backupMode(e); err != nil {
+		return err
+	}
 	srcs, to, err := target(e, "destination file operand")
 	if err != nil {
 		return err
@@ -95,7 +98,8 @@ func mv(e *tools.Env) error {
 			e.Warn("cannot stat '%s': %s", src, tools.Cause(err))
 			continue
 		}
-		if !makeRoom(e, src, dest, sst) {
+		ok, backup := makeRoom(e, src, dest, sst)
+		if !ok {
 			continue
 		}
 		err = unix.Rename(src, dest)
@@ -109,40 +113,41 @@ func mv(e *tools.Env) error {
 		if err != nil {
 			e.Warn("cannot move '%s' to '%s': %s", src, dest, tools.Cause(err))
 		} else if e.On("v") {
-			e.Printf("renamed '%s' -> '%s'\n", src, dest)
+			e.Printf("renamed '%s' -> '%s'%s\n", src, dest, backupNote(backup))
 		}
 	}
 	return nil
 }
 
-// makeRoom reports whether src may be moved to dest, where something else may be.
-func makeRoom(e *tools.Env, src, dest string, sst fs.FileInfo) bool {
+// makeRoom reports whether src may be moved to dest, where something else may be, and the name
+// that this got.
+func makeRoom(e *tools.Env, src, dest string, sst fs.FileInfo) (ok bool, backup string) {
 	dst, err := os.Lstat(dest)
 	if err != nil {
-		return true
+		return true, backup
 	}
 	o, _ := e.Last("f", "n", "i")
 	switch {
-	case sameEntry(src, dest), !e.On("b", "S", "backup") && (os.SameFile(sst, dst) || !survives(src, dest)):
+	case sameEntry(src, dest), !backs(e) && (os.SameFile(sst, dst) || !survives(src, dest)):
 		e.Warn("'%s' and '%s' are the same file", src, dest)
-		return false
+		return false, ""
 	case o.Name == "n", e.On("u") && !sst.ModTime().After(dst.ModTime()):
-		return false
+		return false, ""
 	case o.Name == "i" && !tools.Confirm(e, "overwrite '%s'? ", dest):
-		return false
+		return false, ""
 	case dst.IsDir() && !sst.IsDir():
 		e.Warn("cannot overwrite directory '%s' with non-directory", dest)
-		return false
+		return false, ""
 	case !dst.IsDir() && sst.IsDir():
 		e.Warn("cannot overwrite non-directory '%s' with directory '%s'", dest, src)
-		return false
-	case e.On("b", "S", "backup"):
-		if err := os.Rename(dest, dest+e.Or("S", "~")); err != nil {
+		return false, ""
+	case backs(e):
+		if backup, err = backUp(e, dest); err != nil {
 			e.Warn("cannot backup '%s': %s", dest, tools.Cause(err))
-			return false
+			return false, ""
 		}
 	}
-	return true
+	return true, backup
 }
 
 // moveAcross copies to another file system and removes the source.
@@ -161,29 +166,38 @@ func linked(e *tools.Env, src, dest string) bool {
 	return !e.On("s") && err1 == nil && err2 == nil && os.SameFile(a, b) && !sameEntry(src, dest)
 }
 
-// makeWay removes what is where a link is to be.
-func makeWay(e *tools.Env, src, dest, text string) bool {
+// makeWay removes or renames what is where a link is to be, and gives its new name.
+func makeWay(e *tools.Env, src, dest, text string) (ok bool, backup string) {
 	old, err := os.Lstat(dest)
 	if err != nil {
-		return true
+		return true, ""
 	}
 	file, err := os.Lstat(src)
 	switch {
 	case old.IsDir():
 		e.Warn("%s: cannot overwrite directory", dest)
-		return false
+		return false, ""
 	case e.On("s") && !survives(src, dest), !e.On("s") && err == nil && os.SameFile(old, file) && sameEntry(src, dest):
 		e.Warn("'%s' and '%s' are the same file", text, dest)
-		return false
+		return false, ""
+	}
+	if backs(e) {
+		if backup, err = backUp(e, dest); err != nil {
+			e.Warn("cannot backup '%s': %s", dest, tools.Cause(err))
+		}
+		return err == nil, backup
 	}
 	if err := os.Remove(dest); err != nil {
 		e.Warn("cannot remove '%s': %s", dest, tools.Cause(err))
-		return false
+		return false, ""
 	}
-	return true
+	return true, ""
 }
 
 func ln(e *tools.Env) error {
+	if _, err := backupMode(e); err != nil {
+		return err
+	}
 	if len(e.Args) == 1 && !e.On("t") {
 		e.Args = append(e.Args, ".")
 	}
@@ -202,8 +216,15 @@ func ln(e *tools.Env) error {
 				continue
 			}
 		}
-		if e.On("f") && (linked(e, src, dest) || !makeWay(e, src, dest, text)) {
-			continue
+		backup := ""
+		if e.On("f") || backs(e) {
+			ok := backs(e) || !linked(e, src, dest)
+			if ok {
+				ok, backup = makeWay(e, src, dest, text)
+			}
+			if !ok {
+				continue
+			}
 		}
 		kind, arrow := "hard", "=>"
 		make := os.Link
@@ -223,7 +244,10 @@ func ln(e *tools.Env) error {
 				e.Warn("failed to create symbolic link '%s': %s", dest, tools.Cause(err))
 			}
 		} else if e.On("v") {
-			e.Printf("'%s' %s '%s'\n", dest, arrow, text)
+			if backup != "" {
+				backup = "'" + backup + "' ~ "
+			}
+			e.Printf("%s'%s' %s '%s'\n", backup, dest, arrow, text)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -172,6 +173,11 @@ func words(e *tools.Env, in io.Reader) ([][]string, error) {
 			sep, _ = delimiter(o.Value)
 		}
 	}
+	stop := e.Val("E")
+	if stop != "" && e.On("0", "d") {
+		fmt.Fprintln(e.Err, "xargs: warning: the -E option has no effect if -0 or -d is used.")
+		stop = ""
+	}
 	var out [][]string
 	var open []string
 	for l, err := range tools.Lines(in, sep) {
@@ -180,6 +186,9 @@ func words(e *tools.Env, in io.Reader) ([][]string, error) {
 		}
 		s := string(tools.Chomp(l, sep))
 		if whole {
+			if stop != "" && s == stop {
+				break
+			}
 			if sep != '\n' || strings.TrimSpace(s) != "" || e.On("d") {
 				out = append(out, []string{s})
 			}
@@ -188,6 +197,11 @@ func words(e *tools.Env, in io.Reader) ([][]string, error) {
 		w, err := split(s)
 		if err != nil {
 			return nil, err
+		}
+		end := slices.Index(w, stop)
+		if stop != "" && end >= 0 {
+			open = append(open, w[:end]...)
+			break
 		}
 		if open = append(open, w...); len(open) > 0 && !strings.HasSuffix(s, " ") {
 			out = append(out, open)
