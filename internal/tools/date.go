@@ -14,8 +14,45 @@ import (
 var relative = lazyregexp.New(`^([+-]?\s*\d*)\s*(second|sec|minute|min|hour|day|week|fortnight|month|year)s?( ago)?$`)
 
 // ParseDate reads what date -d takes: @seconds, ISO dates and times, "yesterday",
-// "2 days ago", "next month", and a date followed by such an offset.
+// "2 days ago", "next month", "last monday", and a date followed by such an offset.
 func ParseDate(s string, now time.Time) (time.Time, error) {
+	t, err := parseDate(s, now)
+	if err == nil {
+		return t, nil
+	}
+	text := strings.ToLower(s)
+	m := weekday().FindStringSubmatchIndex(text)
+	if m == nil {
+		return now, err
+	}
+	day, perr := parseDate(strings.Join(strings.Fields(text[:m[0]]+" "+text[m[1]:]), " "), now)
+	if perr != nil {
+		return now, err
+	}
+	if day.Format(time.DateOnly) != now.Format(time.DateOnly) { // a date takes the place of the day
+		return day, nil
+	}
+	word := ""
+	if m[2] >= 0 {
+		word = strings.TrimSpace(text[m[2]:m[3]])
+	}
+	days := (slices.Index(weekdays, text[m[4]:m[5]]) - int(day.Weekday()) + 7) % 7
+	switch {
+	case word == "last":
+		days -= 7
+	case word == "next" && days == 0:
+		days = 7
+	}
+	return day.AddDate(0, 0, days), nil
+}
+
+var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
+
+// weekday is a day of the week, which is the first one from a date on, or the one before or
+// behind it.
+var weekday = lazyregexp.New(`\b(next |last |this )?(sun|mon|tue|wed|thu|fri|sat)(?:day|s|sday|nesday|r|rs|rsday|urday)?\b`)
+
+func parseDate(s string, now time.Time) (time.Time, error) {
 	bad := fmt.Errorf("invalid date '%s'", s)
 	text := strings.ToLower(strings.Join(strings.Fields(s), " "))
 	if n, ok := strings.CutPrefix(text, "@"); ok {

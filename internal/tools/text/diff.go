@@ -2,6 +2,7 @@ package text
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
@@ -17,21 +19,25 @@ import (
 func diffCommands() []tools.Command {
 	return []tools.Command{
 		{Name: "cmp", Opts: "s/quiet/silent l/verbose b/print-bytes n/bytes: i/ignore-initial:", Synopsis: "FILE1 [FILE2 [SKIP1 [SKIP2]]]", Bad: 2, Run: cmpFiles},
-		{Name: "diff", Opts: "u U/unified: c C/context: q/brief s/report-identical-files r/recursive N/new-file i/ignore-case w/ignore-all-space b/ignore-space-change B/ignore-blank-lines a/text normal L/label: x/exclude: Z/ignore-trailing-space strip-trailing-cr no-dereference 0 d/minimal color?", Synopsis: "FILES", Bad: 2, Run: diff},
+		{Name: "diff", Opts: "u U/unified: c C/context: q/brief s/report-identical-files r/recursive N/new-file i/ignore-case w/ignore-all-space b/ignore-space-change B/ignore-blank-lines a/text normal L/label: x/exclude: Z/ignore-trailing-space strip-trailing-cr 0 d/minimal color?", Synopsis: "FILES", Bad: 2, Run: diff},
 	}
 }
 
 // differ is one run of diff.
 type differ struct {
 	*tools.Env
-	context int // lines around a change; -1: the normal format
+	context int  // lines around a change; -1: the normal format
+	old     bool // the context format
 }
 
 func diff(e *tools.Env) error {
 	if err := e.Need(2, 2); err != nil {
 		return err
 	}
-	d := &differ{e, -1}
+	if c, _ := e.Last("color"); c.Value == "always" {
+		return tools.Usage("--color=always is not supported")
+	}
+	d := &differ{Env: e, context: -1}
 	if err := d.format(); err != nil {
 		return err
 	}
@@ -65,14 +71,17 @@ func (d *differ) format() (err error) {
 		d.context = 3
 	case "U":
 		d.context, err = strconv.Atoi(o.Value)
-	case "c", "C":
-		return errors.New("only the normal and the unified format (-u) are supported")
+	case "c":
+		d.context, d.old = 3, true
+	case "C":
+		d.old = true
+		d.context, err = strconv.Atoi(o.Value)
 	}
 	if o, ok := d.Last("0"); ok {
 		d.context, err = strconv.Atoi(o.Value)
 	}
 	if err != nil {
-		return tools.Usage("invalid context length '%s'", d.Val("U"))
+		return tools.Usage("invalid context length '%s'", cmp.Or(d.Val("U"), d.Val("C")))
 	}
 	return nil
 }
@@ -157,15 +166,29 @@ func (d *differ) read(name string) (lines []string, heading string, err error) {
 		b, err := io.ReadAll(d.In)
 		return splitLines(b), "-", err
 	}
+	layout := "2006-01-02 15:04:05.000000000 -0700"
+	if d.old && plainLocale() {
+		layout = "Mon Jan _2 15:04:05 2006"
+	}
 	st, err := os.Stat(name)
 	if err != nil {
 		if d.On("N") && errors.Is(err, os.ErrNotExist) {
-			return nil, name + "\t1970-01-01 00:00:00.000000000 +0000", nil
+			return nil, name + "\t" + time.Unix(0, 0).UTC().Format(layout), nil
 		}
 		return nil, "", err
 	}
 	b, err := os.ReadFile(name)
-	return splitLines(b), name + "\t" + st.ModTime().Format("2006-01-02 15:04:05.000000000 -0700"), err
+	return splitLines(b), name + "\t" + st.ModTime().Format(layout), err
+}
+
+// plainLocale reports whether dates are written as in C.
+func plainLocale() bool {
+	for _, v := range []string{"LC_ALL", "LC_TIME", "LANG"} {
+		if l := os.Getenv(v); l != "" {
+			return l == "C" || l == "POSIX"
+		}
+	}
+	return true
 }
 
 func splitLines(b []byte) []string {
@@ -244,9 +267,17 @@ func (d *differ) files(a, b, title string) error {
 		if i < len(labels) {
 			h = labels[i]
 		}
-		d.Printf("%s %s\n", []string{"---", "+++"}[i], h)
+		mark := []string{"---", "+++"}[i]
+		if d.old {
+			mark = []string{"***", "---"}[i]
+		}
+		d.Printf("%s %s\n", mark, h)
 	}
-	d.unified(hunks, la, lb)
+	if d.old {
+		d.contexts(hunks, la, lb)
+	} else {
+		d.unified(hunks, la, lb)
+	}
 	return nil
 }
 
@@ -335,12 +366,51 @@ func (d *differ) normal(hunks []change, a, b []string) {
 	}
 }
 
+// together is the number of changes whose lines of context meet.
+func (d *differ) together(hunks []change) int {
+	n := 1
+	for n < len(hunks) && hunks[n].a0-hunks[n-1].a1 <= 2*d.context {
+		n++
+	}
+	return n
+}
+
+// contexts prints the context format of -c: the lines of both files, one after the other.
+func (d *differ) contexts(hunks []change, a, b []string) {
+	for len(hunks) > 0 {
+		n := d.together(hunks)
+		first, last := hunks[0], hunks[n-1]
+		d.Printf("***************\n*** %s ****\n", span(max(0, first.a0-d.context), min(len(a), last.a1+d.context), ","))
+		d.side(hunks[:n], a, "- ", func(h change) (int, int, bool) { return h.a0, h.a1, h.b0 == h.b1 })
+		d.Printf("--- %s ----\n", span(max(0, first.b0-d.context), min(len(b), last.b1+d.context), ","))
+		d.side(hunks[:n], b, "+ ", func(h change) (int, int, bool) { return h.b0, h.b1, h.a0 == h.a1 })
+		hunks = hunks[n:]
+	}
+}
+
+// side prints the lines of one file, if some of them changed. alone: the other file has none.
+func (d *differ) side(hunks []change, lines []string, mark string, of func(h change) (from, to int, alone bool)) {
+	if !slices.ContainsFunc(hunks, func(h change) bool { from, to, _ := of(h); return to > from }) {
+		return
+	}
+	from, _, _ := of(hunks[0])
+	at := max(0, from-d.context)
+	for _, h := range hunks {
+		from, to, alone := of(h)
+		d.put("  ", lines[at:from])
+		if alone {
+			d.put(mark, lines[from:to])
+		} else {
+			d.put("! ", lines[from:to])
+		}
+		at = to
+	}
+	d.put("  ", lines[at:min(len(lines), at+d.context)])
+}
+
 func (d *differ) unified(hunks []change, a, b []string) {
 	for len(hunks) > 0 {
-		n := 1
-		for n < len(hunks) && hunks[n].a0-hunks[n-1].a1 <= 2*d.context {
-			n++
-		}
+		n := d.together(hunks)
 		first, last := hunks[0], hunks[n-1]
 		a0, b0 := max(0, first.a0-d.context), max(0, first.b0-d.context)
 		a1, b1 := min(len(a), last.a1+d.context), min(len(b), last.b1+d.context)

@@ -386,6 +386,9 @@ A program of the source machine that is on the medium comes before the command o
 command lines is `+"`internal/tools/toolbox/testdata/lines.txt`"+`; its test writes this file:
 `+"`go test ./internal/tools/toolbox -update`"+`.
 
+To try a command on an installed machine, make a link of its name to the program:
+`+"`ln -s /usr/sbin/mkcdrec /tmp/awk; /tmp/awk '{print $1}' /etc/fstab`"+`.
+
 | command | from | compared with | options in the lines | what differs |
 |---|---|---|---|---|
 `, len(ss), lines, same) + b.String()
