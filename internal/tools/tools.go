@@ -135,6 +135,19 @@ func (e *Env) Fault(rc int, format string, a ...any) {
 	fmt.Fprintf(e.Err, "%s: %s\n", e.Name, printable.CleanLines(text))
 }
 
+// Ignore reports the options that are accepted for scripts and have no effect.
+func (e *Env) Ignore(names ...string) {
+	for _, n := range names {
+		if o, ok := e.Last(n); ok {
+			dash := "-"
+			if len(n) > 1 {
+				dash = "--"
+			}
+			fmt.Fprintf(e.Err, "%s: option %s%s has no effect\n", e.Name, dash, o.Name)
+		}
+	}
+}
+
 // Set makes rc the exit status of a command that continues without a message.
 func (e *Env) Set(rc int) { e.rc = max(e.rc, rc) }
 

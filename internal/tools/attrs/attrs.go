@@ -18,11 +18,11 @@ import (
 // Commands are the commands of this package.
 func Commands() []tools.Command {
 	return []tools.Command{
-		{Name: "getfattr", Opts: "n/name: d/dump e/encoding: h/no-dereference m/match: R/recursive absolute-names only-values P L", Synopsis: "FILE...", Run: getfattr},
+		{Name: "getfattr", Opts: "n/name: d/dump e/encoding: h/no-dereference m/match: R/recursive absolute-names only-values P", Synopsis: "FILE...", Run: getfattr},
 		{Name: "setfattr", Opts: "n/name: v/value: x/remove: h/no-dereference", Synopsis: "{-n NAME [-v VALUE] | -x NAME} FILE...", Bad: 2, Run: setfattr},
-		{Name: "getfacl", Opts: "a/access d/default c/omit-header e/all-effective E/no-effective s/skip-base R/recursive n/numeric p/absolute-names t/tabular P L", Synopsis: "FILE...", Run: getfacl},
-		{Name: "setfacl", Opts: "m/modify: x/remove: b/remove-all k/remove-default d/default R/recursive set: n/no-mask P L", Synopsis: "{-m|-x|--set} ENTRIES FILE... | -b FILE...", Run: setfacl},
-		{Name: "lsattr", Opts: "R a d v p l", Synopsis: "[FILE]...", Run: lsattr},
+		{Name: "getfacl", Opts: "a/access d/default c/omit-header E/no-effective s/skip-base R/recursive n/numeric p/absolute-names P", Synopsis: "FILE...", Run: getfacl},
+		{Name: "setfacl", Opts: "m/modify: x/remove: b/remove-all k/remove-default d/default R/recursive set: n/no-mask P", Synopsis: "{-m|-x|--set} ENTRIES FILE... | -b FILE...", Run: setfacl},
+		{Name: "lsattr", Opts: "R a d", Synopsis: "[FILE]...", Run: lsattr},
 		{Name: "chattr", Opts: "-", Synopsis: "[-R] [+-=FLAGS] FILE...", Run: chattr},
 	}
 }

@@ -58,12 +58,44 @@ func showFlags(e *tools.Env, p string) {
 	e.Printf("%s %s\n", s, p)
 }
 
+// lsattrTree is lsattr -R: what is in a directory, and then each directory in it by itself.
+func lsattrTree(e *tools.Env, p string) {
+	st, err := os.Lstat(p)
+	if err != nil {
+		e.Warn("%s while trying to stat %s", tools.Cause(err), p)
+		return
+	}
+	if !st.IsDir() {
+		showFlags(e, p)
+		return
+	}
+	es, err := os.ReadDir(p)
+	if err != nil {
+		e.Warn("%s: %s", p, tools.Cause(err))
+	}
+	for _, x := range es {
+		if !e.On("a") && x.Name()[0] == '.' {
+			continue
+		}
+		q := p + "/" + x.Name()
+		if showFlags(e, q); x.IsDir() {
+			e.Printf("\n%s:\n", q)
+			lsattrTree(e, q)
+			e.Printf("\n")
+		}
+	}
+}
+
 func lsattr(e *tools.Env) error {
 	args := e.Args
 	if len(args) == 0 {
 		args = []string{"."}
 	}
 	for _, a := range args {
+		if e.On("R") {
+			lsattrTree(e, a)
+			continue
+		}
 		st, err := os.Stat(a)
 		if err != nil {
 			e.Warn("%s while trying to stat %s", tools.Cause(err), a)

@@ -28,13 +28,13 @@ func Commands() []tools.Command {
 
 func showCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "lsblk", Opts: "a/all b/bytes d/nodeps f/fs i/ascii l/list n/noheadings o/output: O/output-all p/paths r/raw P/pairs s/inverse t/topology m/perms S/scsi J/json e/exclude: I/include: x/sort: T/tree?", Synopsis: "[DEVICE]...", Bad: 1, Run: lsblk},
-		{Name: "blkid", Opts: "o/output: s/match-tag: U/uuid: L/label: t/match-token: p/probe l/list-one c/cache-file: g i/info k/list-filesystems n/match-types: u/usages: w:", Synopsis: "[DEVICE]...", Bad: 4, Run: blkid},
-		{Name: "findmnt", Opts: "n/noheadings o/output: t/types: l/list r/raw T/target: S/source: M/mountpoint: a/ascii O/options: P/pairs f/first-only u/notruncate v/nofsroot R/submounts A/all m/mtab k/kernel s/fstab D/df b/bytes J/json i/invert e/evaluate c/canonicalize N:", Synopsis: "[DEVICE|MOUNTPOINT]", Run: findmnt},
+		{Name: "lsblk", Opts: "a/all b/bytes d/nodeps f/fs i/ascii l/list n/noheadings o/output: O/output-all p/paths r/raw P/pairs m/perms S/scsi e/exclude: I/include: T/tree?", Synopsis: "[DEVICE]...", Bad: 1, Run: lsblk},
+		{Name: "blkid", Opts: "o/output: s/match-tag: U/uuid: L/label: t/match-token: p/probe l/list-one c/cache-file: g", Synopsis: "[DEVICE]...", Bad: 4, Run: blkid},
+		{Name: "findmnt", Opts: "n/noheadings o/output: t/types: l/list r/raw T/target: S/source: M/mountpoint: O/options: P/pairs f/first-only u/notruncate v/nofsroot R/submounts A/all m/mtab k/kernel D/df i/invert", Synopsis: "[DEVICE|MOUNTPOINT]", Run: findmnt},
 		{Name: "mount", Opts: mountOptions, Synopsis: "[DEVICE|UUID=X|LABEL=X|HOST:/PATH|//HOST/SHARE] [DIR]", Run: mount},
 		{Name: "mountpoint", Opts: "q/quiet d/fs-devno x/devno", Synopsis: "PATH", Run: mountpoint},
-		{Name: "losetup", Opts: "a/all f/find d/detach D/detach-all j/associated: l/list o/offset: sizelimit: r/read-only P/partscan show n/noheadings O/output: J/json c/set-capacity direct-io? b/sector-size: raw v/verbose", Synopsis: "[LOOPDEV [FILE]]", Run: losetup},
-		{Name: "dmesg", Opts: "T/ctime w/follow W/follow-new l/level: f/facility: c/read-clear C/clear n/console-level: H/human L/color? k/kernel r/raw x/decode t/notime e/reltime d/show-delta S/syslog P/nopager D/console-off E/console-on u/userspace time-format: since:", Run: dmesg},
+		{Name: "losetup", Opts: "a/all f/find d/detach D/detach-all j/associated: l/list o/offset: sizelimit: r/read-only P/partscan show n/noheadings O/output: c/set-capacity b/sector-size: raw v/verbose", Synopsis: "[LOOPDEV [FILE]]", Run: losetup},
+		{Name: "dmesg", Opts: "T/ctime w/follow W/follow-new l/level: f/facility: c/read-clear C/clear n/console-level: H/human L/color? k/kernel r/raw x/decode t/notime S/syslog P/nopager D/console-off E/console-on u/userspace time-format:", Run: dmesg},
 	}
 }
 

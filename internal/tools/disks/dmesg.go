@@ -50,6 +50,7 @@ func control(o tools.Option) error {
 
 // dmesg reads /dev/kmsg, whose records do not get lost between two reads.
 func dmesg(e *tools.Env) error {
+	e.Ignore("H")
 	if o, ok := e.Last("C", "D", "E", "n"); ok {
 		return control(o)
 	}

@@ -101,10 +101,30 @@ func (f *findmntRun) selected() (list []sysconf.Mount, tree bool) {
 		})
 		tree = false
 	}
+	if f.On("R") && !tree {
+		list, tree = f.below(list), true
+	}
 	if f.On("f") {
 		list = list[:min(1, len(list))]
 	}
 	return list, tree
+}
+
+// below adds the mounts that are on others, for -R.
+func (f *findmntRun) below(list []sysconf.Mount) []sysconf.Mount {
+	ids := map[int]bool{}
+	for _, m := range list {
+		ids[m.ID] = true
+	}
+	for n := 0; n != len(ids); {
+		n = len(ids)
+		for _, m := range f.all {
+			if ids[m.Parent] {
+				ids[m.ID] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(f.all), func(m sysconf.Mount) bool { return !ids[m.ID] })
 }
 
 // mountOf is the mount point that a path is below.

@@ -65,6 +65,9 @@ func lsblk(e *tools.Env) error {
 	if err != nil {
 		return err
 	}
+	if list, err = majors(e, list); err != nil {
+		return err
+	}
 	if len(e.Args) > 0 {
 		for _, a := range e.Args {
 			real, err := filepath.EvalSymlinks(a)
@@ -86,6 +89,26 @@ func lsblk(e *tools.Env) error {
 		l.print()
 	}
 	return nil
+}
+
+// majors applies -I and -e, which choose devices by their major numbers.
+func majors(e *tools.Env, list []*device) ([]*device, error) {
+	for _, o := range []string{"I", "e"} {
+		v := e.Val(o)
+		if v == "" {
+			continue
+		}
+		var nums []int
+		for _, w := range strings.Split(v, ",") {
+			n, err := strconv.Atoi(w)
+			if err != nil {
+				return nil, fmt.Errorf("failed to parse list '%s'", v)
+			}
+			nums = append(nums, n)
+		}
+		list = slices.DeleteFunc(list, func(d *device) bool { return slices.Contains(nums, int(d.major)) != (o == "I") })
+	}
+	return list, nil
 }
 
 // add adds the rows of a device and of those on it; first and next are what is before

@@ -44,7 +44,7 @@ var mountFlags = map[string]change{
 // propagation are the words that change how mounts propagate, with a call of their own.
 var propagation = map[string]uintptr{"private": unix.MS_PRIVATE, "shared": unix.MS_SHARED, "slave": unix.MS_SLAVE, "unbindable": unix.MS_UNBINDABLE, "rprivate": unix.MS_PRIVATE | unix.MS_REC, "rshared": unix.MS_SHARED | unix.MS_REC, "rslave": unix.MS_SLAVE | unix.MS_REC, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC}
 
-const mountOptions = "a/all B/bind F/fork f/fake i/internal-only L/label: l/show-labels M/move m/mkdir? N/namespace: n/no-mtab O/test-opts: o/options: R/rbind r/read-only s source: T/fstab: target: t/types: U/uuid: v/verbose w/rw/read-write make-private make-rprivate make-rshared make-rslave make-runbindable make-shared make-slave make-unbindable"
+const mountOptions = "a/all B/bind F/fork f/fake i/internal-only L/label: l/show-labels M/move m/mkdir? n/no-mtab O/test-opts: o/options: R/rbind r/read-only s source: T/fstab: target: t/types: U/uuid: v/verbose w/rw/read-write make-private make-rprivate make-rshared make-rslave make-runbindable make-shared make-slave make-unbindable"
 
 // wish is what is to be mounted, and how.
 type wish struct {

@@ -19,8 +19,8 @@ import (
 
 func partitionCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "fdisk", Opts: "l/list o/output: b/sector-size: u/units? x/list-details w: W: c? t: L?", Synopsis: "DEVICE | -l [DEVICE]...", Run: fdisk},
-		{Name: "sfdisk", Opts: "l/list d/dump J/json r/reorder s/show-size q/quiet n/no-act f/force no-reread no-tell-kernel X/label: w/wipe: W/wipe-partitions: N/partno: delete part-type part-uuid part-label A/activate V/verify F/list-free label-nested: a/append o/output: Y: lock?", Synopsis: "DEVICE [<SCRIPT]", Run: sfdisk},
+		{Name: "fdisk", Opts: "l/list o/output: u/units? x/list-details w: c? t: L?", Synopsis: "DEVICE | -l [DEVICE]...", Run: fdisk},
+		{Name: "sfdisk", Opts: "l/list d/dump J/json r/reorder s/show-size q/quiet n/no-act f/force no-reread no-tell-kernel X/label: w/wipe: N/partno: delete part-type part-uuid part-label A/activate V/verify F/list-free a/append o/output: lock?", Synopsis: "DEVICE [<SCRIPT]", Run: sfdisk},
 		{Name: "partprobe", Opts: "d/dry-run s/summary", Synopsis: "[DEVICE]...", Run: partprobe},
 	}
 }
@@ -193,6 +193,7 @@ func fdisk(e *tools.Env) error {
 }
 
 func sfdisk(e *tools.Env) error {
+	e.Ignore("f")
 	switch {
 	case e.On("l"):
 		return fdisk(&tools.Env{Options: mustParse(e), Name: e.Name, Out: e.Out, Err: e.Err, In: e.In, Args: e.Args})

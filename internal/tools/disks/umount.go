@@ -52,6 +52,8 @@ func unmounted(e *tools.Env, p string, err error) {
 	switch {
 	case errors.Is(err, unix.EBUSY):
 		e.Fault(32, "%s: target is busy. (fuser -vm %s shows who uses it)", p, p)
+	case errors.Is(err, unix.EINVAL) && e.On("q"):
+		e.Set(32)
 	case errors.Is(err, unix.EINVAL):
 		e.Fault(32, "%s: not mounted.", p)
 	case err != nil:

@@ -24,13 +24,13 @@ import (
 
 func writeCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "wipefs", Opts: "a/all f/force n/no-act q/quiet o/offset: t/types: b/backup? i/noheadings O/output: p/parsable J/json lock?", Synopsis: "DEVICE...", Run: wipefs},
-		{Name: "mkswap", Opts: "L/label: U/uuid: f/force c/check p/pagesize: v/swapversion: verbose q/quiet", Synopsis: "DEVICE", Run: mkswap},
-		{Name: "blkdiscard", Opts: "o/offset: l/length: s/secure z/zeroout f/force v/verbose p/step: q/quiet", Synopsis: "DEVICE", Run: blkdiscard},
-		{Name: "badblocks", Opts: "b: c: s v o: e: f i: t: n w p: d: X", Synopsis: "DEVICE [LAST-BLOCK] [FIRST-BLOCK]", Run: badblocks},
+		{Name: "wipefs", Opts: "a/all f/force n/no-act q/quiet o/offset: t/types: i/noheadings lock?", Synopsis: "DEVICE...", Run: wipefs},
+		{Name: "mkswap", Opts: "L/label: U/uuid: f/force p/pagesize: q/quiet", Synopsis: "DEVICE", Run: mkswap},
+		{Name: "blkdiscard", Opts: "o/offset: l/length: s/secure z/zeroout f/force v/verbose q/quiet", Synopsis: "DEVICE", Run: blkdiscard},
+		{Name: "badblocks", Opts: "b: c: s v n w", Synopsis: "DEVICE [LAST-BLOCK] [FIRST-BLOCK]", Run: badblocks},
 		{Name: "ddrescue", Opts: "f/force n/no-scrape d/idirect D/odirect r/retry-passes: b/sector-size: s/size: i/input-position: o/output-position: S/sparse v/verbose q/quiet R/reverse A/try-again M/retrim p/preallocate", Synopsis: "SOURCE TARGET [MAPFILE]", Run: rescueDisk},
 		{Name: "umount", Opts: "l/lazy f/force R/recursive a/all v/verbose t/types: n/no-mtab r/read-only d/detach-loop q/quiet A/all-targets", Synopsis: "DIR|DEVICE...", Bad: 1, Run: umount},
-		{Name: "eject", Opts: "t/trayclose v/verbose n/noop i/manualeject:", Synopsis: "[DEVICE]", Run: eject},
+		{Name: "eject", Opts: "t/trayclose n/noop", Synopsis: "[DEVICE]", Run: eject},
 	}
 }
 
@@ -222,6 +222,7 @@ func rescueDisk(e *tools.Env) (err error) {
 	if err := e.Need(2, 3); err != nil {
 		return err
 	}
+	e.Ignore("n", "d", "D", "r", "b", "S", "R", "A", "M", "p", "v")
 	src, err := blockcopy.OpenDevice(e.Args[0])
 	if err != nil {
 		return fmt.Errorf("can't open input file: %s", tools.Cause(err))

@@ -45,6 +45,9 @@ func cp(e *tools.Env) error {
 	if err != nil {
 		return err
 	}
+	if e.Val("reflink") == "always" {
+		return errors.New("--reflink=always is not supported")
+	}
 	p, preserve := e.Last("p")
 	c := &copier{Env: e, all: e.On("a", "R"), keep: preserve || e.On("a"), links: e.On("a", "d"), made: map[[2]uint64]string{}}
 	c.links = c.links || preserve && (strings.Contains(p.Value, "links") || p.Value == "all")

@@ -14,7 +14,7 @@ import (
 )
 
 func dateCommands() []tools.Command {
-	return []tools.Command{{Name: "date", Opts: "d/date: s/set: u/utc/universal r/reference: R/rfc-email I/iso-8601? rfc-3339: f/file: debug", Synopsis: "[+FORMAT]", Run: date}}
+	return []tools.Command{{Name: "date", Opts: "d/date: s/set: u/utc/universal r/reference: R/rfc-email I/iso-8601? rfc-3339: f/file:", Synopsis: "[+FORMAT]", Run: date}}
 }
 
 func random(n int) int { return rand.IntN(n) }

@@ -16,7 +16,7 @@ import (
 func findCommands() []tools.Command {
 	return []tools.Command{
 		{Name: "find", Opts: "-", Synopsis: "[-H] [-L] [-P] [PATH...] [EXPRESSION]", Run: find},
-		{Name: "xargs", Opts: "+n/max-args: 0/null P/max-procs: I: i? L/max-lines: d/delimiter: r/no-run-if-empty t/verbose p/interactive s/max-chars: x/exit a/arg-file: E:", Synopsis: "[COMMAND [ARG]...]", Run: xargs},
+		{Name: "xargs", Opts: "+n/max-args: 0/null P/max-procs: I: i? L/max-lines: d/delimiter: r/no-run-if-empty t/verbose p/interactive s/max-chars: a/arg-file: E:", Synopsis: "[COMMAND [ARG]...]", Run: xargs},
 	}
 }
 

@@ -316,7 +316,29 @@ func (c ownerChange) file(p string, d fs.DirEntry) {
 		c.Set(1)
 	case err != nil:
 		c.Warn("%s '%s': %s", what, p, tools.Cause(err))
+	case c.On("v", "c"):
+		c.report(p, &st)
+	}
+}
+
+// report prints what was changed, with -v also what is as before.
+func (c ownerChange) report(p string, st *unix.Stat_t) {
+	kind, old, now := "group", groupName(st.Gid), groupName(uint32(max(c.gid, 0)))
+	if c.Name == "chown" {
+		kind = "ownership"
+		switch {
+		case c.gid < 0:
+			old, now = userName(st.Uid), userName(uint32(c.uid))
+		case c.uid < 0:
+			old, now = userName(st.Uid)+":"+old, ":"+now
+		default:
+			old, now = userName(st.Uid)+":"+old, userName(uint32(c.uid))+":"+now
+		}
+	}
+	switch {
+	case c.uid >= 0 && int(st.Uid) != c.uid || c.gid >= 0 && int(st.Gid) != c.gid:
+		c.Printf("changed %s of '%s' from %s to %s\n", kind, p, old, now)
 	case c.On("v"):
-		c.Printf("ownership of '%s' is %s:%s\n", p, userName(uint32(max(c.uid, 0))), groupName(uint32(max(c.gid, 0))))
+		c.Printf("%s of '%s' retained as %s\n", kind, p, old)
 	}
 }

@@ -206,49 +206,63 @@ func ln(e *tools.Env) error {
 		return err
 	}
 	for _, src := range srcs {
-		dest := to(src)
-		text := src
-		if e.On("r") {
-			d, err1 := filepath.Abs(filepath.Dir(dest))
-			s, err2 := filepath.Abs(src)
-			if text, err = filepath.Rel(d, s); errors.Join(err1, err2, err) != nil {
-				e.Warn("failed to access '%s': %s", src, tools.Cause(errors.Join(err1, err2, err)))
-				continue
-			}
-		}
-		backup := ""
-		if e.On("f") || backs(e) {
-			ok := backs(e) || !linked(e, src, dest)
-			if ok {
-				ok, backup = makeWay(e, src, dest, text)
-			}
-			if !ok {
-				continue
-			}
-		}
-		kind, arrow := "hard", "=>"
-		make := os.Link
-		if e.On("s") {
-			kind, arrow, make = "symbolic", "->", os.Symlink
-		} else if st, err := os.Lstat(src); err != nil {
-			e.Warn("failed to access '%s': %s", src, tools.Cause(err))
-			continue
-		} else if st.IsDir() {
-			e.Warn("%s: hard link not allowed for directory", src)
-			continue
-		}
-		if err := make(text, dest); err != nil {
-			if kind == "hard" {
-				e.Warn("failed to create hard link '%s' => '%s': %s", dest, src, tools.Cause(err))
-			} else {
-				e.Warn("failed to create symbolic link '%s': %s", dest, tools.Cause(err))
-			}
-		} else if e.On("v") {
-			if backup != "" {
-				backup = "'" + backup + "' ~ "
-			}
-			e.Printf("%s'%s' %s '%s'\n", backup, dest, arrow, text)
-		}
+		link(e, src, to(src))
 	}
 	return nil
+}
+
+// link makes one link.
+func link(e *tools.Env, src, dest string) {
+	text := src
+	if e.On("r") {
+		d, err1 := filepath.Abs(filepath.Dir(dest))
+		s, err2 := filepath.Abs(src)
+		rel, err := filepath.Rel(d, s)
+		if err := errors.Join(err1, err2, err); err != nil {
+			e.Warn("failed to access '%s': %s", src, tools.Cause(err))
+			return
+		}
+		text = rel
+	}
+	backup := ""
+	if e.On("f") || backs(e) {
+		ok := backs(e) || !linked(e, src, dest)
+		if ok {
+			ok, backup = makeWay(e, src, dest, text)
+		}
+		if !ok {
+			return
+		}
+	}
+	arrow, err := "->", error(nil)
+	if e.On("s") {
+		err = os.Symlink(text, dest)
+	} else {
+		arrow = "=>"
+		from := text
+		if real, err := filepath.EvalSymlinks(src); e.On("L") && err == nil {
+			from = real
+		}
+		st, serr := os.Lstat(src)
+		switch {
+		case serr != nil:
+			e.Warn("failed to access '%s': %s", src, tools.Cause(serr))
+			return
+		case st.IsDir():
+			e.Warn("%s: hard link not allowed for directory", src)
+			return
+		}
+		err = os.Link(from, dest)
+	}
+	switch {
+	case err != nil && e.On("s"):
+		e.Warn("failed to create symbolic link '%s': %s", dest, tools.Cause(err))
+	case err != nil:
+		e.Warn("failed to create hard link '%s' => '%s': %s", dest, src, tools.Cause(err))
+	case e.On("v"):
+		if backup != "" {
+			backup = "'" + backup + "' ~ "
+		}
+		e.Printf("%s'%s' %s '%s'\n", backup, dest, arrow, text)
+	}
 }

@@ -19,7 +19,7 @@ import (
 func Commands() []tools.Command {
 	return []tools.Command{
 		{Name: "ip", Opts: "-", Synopsis: "[-4|-6] [-br] addr|link|route|neigh [show|add|del|set|replace|flush|get] [WORD]...", Bad: 255, Run: ip},
-		{Name: "ping", Opts: "c: i: W: w: s: I: q n 4 6 D", Synopsis: "HOST", Bad: 2, Run: ping},
+		{Name: "ping", Opts: "c: i: W: w: s: I: q n 4 6", Synopsis: "HOST", Bad: 2, Run: ping},
 	}
 }
 

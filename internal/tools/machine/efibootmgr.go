@@ -16,7 +16,7 @@ import (
 )
 
 func firmwareCommands() []tools.Command {
-	return []tools.Command{{Name: "efibootmgr", Opts: "a/active A/inactive b/bootnum: B/delete-bootnum c/create C/create-only D/remove-dups d/disk: e/edd: E/device: g/gpt l/loader: L/label: n/bootnext: N/delete-bootnext o/bootorder: O/delete-bootorder p/part: q/quiet t/timeout: T/delete-timeout u/unicode/UCS-2 v/verbose w/write-signature", Synopsis: "", Bad: 2, Run: efibootmgr}}
+	return []tools.Command{{Name: "efibootmgr", Opts: "a/active A/inactive b/bootnum: B/delete-bootnum c/create C/create-only D/remove-dups d/disk: g/gpt l/loader: L/label: n/bootnext: N/delete-bootnext o/bootorder: O/delete-bootorder p/part: q/quiet t/timeout: T/delete-timeout u/unicode/UCS-2 v/verbose w/write-signature", Synopsis: "", Bad: 2, Run: efibootmgr}}
 }
 
 func efibootmgr(e *tools.Env) error {
@@ -28,6 +28,7 @@ func efibootmgr(e *tools.Env) error {
 	if err != nil {
 		return err
 	}
+	e.Ignore("w")
 	if len(e.Args) > 0 && !e.On("c", "C") {
 		return tools.Usage("extra operand '%s'", e.Args[0])
 	}

@@ -19,13 +19,14 @@ import (
 )
 
 func fileCommands() []tools.Command {
-	return []tools.Command{{Name: "file", Opts: "b/brief i/mime mime-type mime-encoding L/dereference h/no-dereference s/special-files k/keep-going z/uncompress N/no-pad F/separator: E n/no-buffer p/preserve-date r/raw 0/print0 f/files-from:", Synopsis: "FILE...", Run: file}}
+	return []tools.Command{{Name: "file", Opts: "b/brief i/mime mime-type mime-encoding L/dereference h/no-dereference s/special-files N/no-pad F/separator: E n/no-buffer p/preserve-date f/files-from:", Synopsis: "FILE...", Run: file}}
 }
 
 // kind is what a file holds; charset is "" for what is not text.
 type kind struct{ text, mime, charset string }
 
 func file(e *tools.Env) error {
+	e.Ignore("p")
 	names := e.Args
 	if from := e.Val("f"); from != "" {
 		r, err := e.Open(from)

@@ -18,7 +18,7 @@ import (
 
 func hardwareCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "lspci", Opts: "n k v D m s: d: sysfsroot: q", Synopsis: "", Run: lspci},
+		{Name: "lspci", Opts: "n k v D m s: d: sysfsroot:", Synopsis: "", Run: lspci},
 		{Name: "lsusb", Opts: "t/tree v/verbose s: d: sysfsroot:", Synopsis: "", Run: lsusb},
 		{Name: "lsscsi", Opts: "g/generic s/size d/device H/hosts b/brief y/sysfsroot: N/no-nvme", Synopsis: "[H:C:T:L]", Run: lsscsi},
 	}

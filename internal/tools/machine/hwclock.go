@@ -13,7 +13,7 @@ import (
 )
 
 func clockCommands() []tools.Command {
-	return []tools.Command{{Name: "hwclock", Opts: "r/show get s/hctosys w/systohc systz a/adjust set date: u/utc l/localtime f/rtc: v/verbose noadjfile adjfile: D/debug test directisa delay: update-drift", Synopsis: "[-r|-s|-w|--set --date=TIME]", Run: hwclock}}
+	return []tools.Command{{Name: "hwclock", Opts: "r/show get s/hctosys w/systohc systz a/adjust set date: u/utc l/localtime f/rtc: v/verbose noadjfile adjfile: D/debug test directisa update-drift", Synopsis: "[-r|-s|-w|--set --date=TIME]", Run: hwclock}}
 }
 
 // clockFrom gives the time of a hardware clock, which has a date and a zone of its own.

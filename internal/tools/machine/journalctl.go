@@ -16,7 +16,7 @@ import (
 )
 
 func logCommands() []tools.Command {
-	return []tools.Command{{Name: "journalctl", Opts: "D/directory: root: file: b/boot~ k/dmesg u/unit: t/identifier: p/priority: g/grep: case-sensitive? S/since: U/until: n/lines~ r/reverse e/pager-end o/output: list-boots F/field: N/fields q/quiet a/all l/full no-full no-pager no-hostname utc m/merge no-tail x/catalog system user", Synopsis: "[FIELD=VALUE]...", Run: journalctl}}
+	return []tools.Command{{Name: "journalctl", Opts: "D/directory: root: file: b/boot~ k/dmesg u/unit: t/identifier: p/priority: g/grep: case-sensitive? S/since: U/until: n/lines~ r/reverse e/pager-end o/output: list-boots F/field: N/fields q/quiet a/all l/full no-pager no-hostname utc no-tail x/catalog system", Synopsis: "[FIELD=VALUE]...", Run: journalctl}}
 }
 
 // logReader is one run of journalctl.

@@ -27,8 +27,8 @@ import (
 
 func userCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "passwd", Opts: "a/all d/delete e/expire h l/lock u/unlock S/status q/quiet k/keep-tokens R/root: n/mindays: x/maxdays: w/warndays: i/inactive:", Synopsis: "[USER]", Bad: 6, Run: passwd},
-		{Name: "chpasswd", Opts: "c/crypt-method: e/encrypted h R/root: s/sha-rounds:", Synopsis: "<LINES, each USER:PASSWORD", Run: chpasswd},
+		{Name: "passwd", Opts: "a/all d/delete e/expire l/lock u/unlock S/status q/quiet R/root: n/mindays: x/maxdays: w/warndays: i/inactive:", Synopsis: "[USER]", Bad: 6, Run: passwd},
+		{Name: "chpasswd", Opts: "c/crypt-method: e/encrypted R/root: s/sha-rounds:", Synopsis: "<LINES, each USER:PASSWORD", Run: chpasswd},
 	}
 }
 

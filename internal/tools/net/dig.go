@@ -594,6 +594,13 @@ func host(e *tools.Env) error {
 	servers, search := resolvConf()
 	l := &lookup{Env: e, search: search}
 	l.query = query{servers: servers, class: dnsmessage.ClassINET, port: e.Or("p", "53"), timeout: 5 * time.Second, tries: 2, tcp: e.On("T"), note: func(f string, a ...any) { e.Printf("%s\n", printable.Clean(fmt.Sprintf(f, a...))) }}
+	if e.On("W") {
+		n, err := e.Int("W", 5)
+		if err != nil {
+			return err
+		}
+		l.timeout = time.Duration(max(n, 1)) * time.Second
+	}
 	if len(e.Args) == 2 {
 		if err := l.use(e.Args[1]); err != nil {
 			return err

@@ -84,6 +84,10 @@ func newLogin(e *tools.Env) (*login, error) {
 			put(name, val)
 		}
 	}
+	if f := e.Val("F"); f != "" && f != "none" && f != "/dev/null" {
+		return nil, fmt.Errorf("files of options are not read: give those of %s with -o", f)
+	}
+	e.Ignore("A")
 	for _, n := range []string{"numberofpasswordprompts", "connecttimeout", "serveraliveinterval", "serveralivecountmax"} {
 		if v, ok := l.words[n]; ok {
 			if _, err := strconv.ParseUint(v, 10, 31); err != nil {

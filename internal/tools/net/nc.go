@@ -20,7 +20,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
-const netcatOptions = "4 6 b C D d h i: k l N n p: q: r s: t u U v w: z"
+const netcatOptions = "4 6 C d k l N n p: q: s: u U v w: z"
 
 // netcatRun is a run of nc.
 type netcatRun struct {

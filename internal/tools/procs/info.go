@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -18,15 +19,15 @@ import (
 
 func infoCommands() []tools.Command {
 	return []tools.Command{
-		{Name: "free", Opts: "b/bytes k/kibi m/mebi g/gibi h/human si w/wide t/total s/seconds: c/count: l/lohi", Run: free},
+		{Name: "free", Opts: "b/bytes k/kibi m/mebi g/gibi h/human si w/wide t/total s/seconds: c/count:", Run: free},
 		{Name: "uptime", Opts: "p/pretty s/since", Run: uptime},
 		{Name: "uname", Opts: "a/all s/kernel-name n/nodename r/kernel-release v/kernel-version m/machine p/processor i/hardware-platform o/operating-system", Run: uname},
 		{Name: "arch", Opts: "", Run: func(e *tools.Env) error { return printUname(e, []string{"m"}) }},
 		{Name: "nproc", Opts: "all ignore:", Run: nproc},
-		{Name: "id", Opts: "u/user g/group G/groups n/name r/real z/zero a", Synopsis: "[USER]", Run: id},
+		{Name: "id", Opts: "u/user g/group G/groups n/name r/real a", Synopsis: "[USER]", Run: id},
 		{Name: "whoami", Opts: "", Run: func(e *tools.Env) error { e.Printf("%s\n", userName(uint32(os.Geteuid()))); return nil }},
 		{Name: "tty", Opts: "s/silent/quiet", Bad: 2, Run: tty},
-		{Name: "hostname", Opts: "s/short f/fqdn/long i/ip-address F/file:", Synopsis: "[NAME]", Run: hostname},
+		{Name: "hostname", Opts: "s/short F/file:", Synopsis: "[NAME]", Run: hostname},
 	}
 }
 
@@ -238,6 +239,9 @@ func printUname(e *tools.Env, fields []string) error {
 
 func nproc(e *tools.Env) error {
 	n := runtime.NumCPU()
+	if dirs, err := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*"); e.On("all") && err == nil {
+		n = max(n, len(dirs))
+	}
 	less, err := e.Int("ignore", 0)
 	if err != nil {
 		return err

@@ -32,9 +32,9 @@ func startCommands() []tools.Command {
 		{Name: "nohup", Opts: "+", Synopsis: "COMMAND [ARG]...", Bad: 125, Run: nohup},
 		{Name: "setsid", Opts: "+c/ctty f/fork w/wait", Synopsis: "COMMAND [ARG]...", Run: setsid},
 		{Name: "nice", Opts: "+n/adjustment:", Synopsis: "[COMMAND [ARG]...]", Bad: 125, Run: nice},
-		{Name: "env", Opts: "+i/ignore-environment u/unset: C/chdir: 0/null S/split-string: v/debug", Synopsis: "[NAME=VALUE]... [COMMAND [ARG]...]", Bad: 125, Run: env},
+		{Name: "env", Opts: "+i/ignore-environment u/unset: C/chdir: 0/null S/split-string:", Synopsis: "[NAME=VALUE]... [COMMAND [ARG]...]", Bad: 125, Run: env},
 		{Name: "printenv", Opts: "0/null", Synopsis: "[VARIABLE]...", Bad: 2, Run: printenv},
-		{Name: "watch", Opts: "+n/interval: d/differences? t/no-title e/errexit g/chgexit x/exec b/beep c/color p/precise", Synopsis: "COMMAND [ARG]...", Run: watch},
+		{Name: "watch", Opts: "+n/interval: d/differences? t/no-title e/errexit g/chgexit x/exec c/color", Synopsis: "COMMAND [ARG]...", Run: watch},
 		{Name: "which", Opts: "a/all", Synopsis: "COMMAND...", Run: which},
 	}
 }
@@ -45,11 +45,11 @@ func listCommands() []tools.Command {
 		{Name: "ps", Opts: "-", Synopsis: "[aux] [-ef] [-o FORMAT] [-p PIDS] [-C NAME] [-u USERS] [--sort KEY]", Run: ps},
 		{Name: "pgrep", Opts: grep + "l/list-name a/list-full d/delimiter:", Synopsis: "PATTERN", Bad: 2, Run: pgrep},
 		{Name: "pkill", Opts: "-", Synopsis: "[-SIGNAL] [-fxvnoi] [-u USER] PATTERN", Bad: 2, Run: pkill},
-		{Name: "pidof", Opts: "s/single-shot x q o/omit-pid: c S:", Synopsis: "PROGRAM...", Run: pidof},
+		{Name: "pidof", Opts: "s/single-shot x q o/omit-pid:", Synopsis: "PROGRAM...", Run: pidof},
 		{Name: "kill", Opts: "-", Synopsis: "[-SIGNAL | -s SIGNAL] PID... | -l [NUMBER]", Run: kill},
 		{Name: "killall", Opts: "-", Synopsis: "[-SIGNAL] [-qv] NAME...", Run: killall},
 		{Name: "fuser", Opts: "-", Synopsis: "[-kmsv] [-SIGNAL] NAME...", Run: fuser},
-		{Name: "lsof", Opts: "p: t n P w D: c: u: i?", Synopsis: "[NAME]...", Run: lsof},
+		{Name: "lsof", Opts: "p: t n P w c: u:", Synopsis: "[NAME]...", Run: lsof},
 	}
 }
 
@@ -330,6 +330,7 @@ func which(e *tools.Env) error {
 
 // watch runs a command again and again and shows its output.
 func watch(e *tools.Env) error {
+	e.Ignore("c")
 	if err := e.Need(1, -1); err != nil {
 		return err
 	}

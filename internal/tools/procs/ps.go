@@ -140,11 +140,19 @@ func (r *psRun) long(name, v string) error {
 		r.ppids, r.given = append(r.ppids, list(v)...), true
 	case "format":
 		r.columns(v)
+	case "quick-pid":
+		r.pids, r.given = append(r.pids, list(v)...), true
 	case "forest":
+		r.noTree()
 	default:
 		return tools.Usage("error: unknown gnu long option")
 	}
 	return nil
+}
+
+// noTree reports that processes are not shown as a tree.
+func (r *psRun) noTree() {
+	fmt.Fprintln(r.Err, "ps: processes are listed without their tree")
 }
 
 // option reads the first argument and its value, and gives the others.
@@ -199,15 +207,15 @@ func list(s string) []string {
 
 // formats are the lists of columns that letters stand for: with a dash, and without.
 var formats = map[bool]map[byte]string{
-	true:  {'f': "user pid ppid c stime tname time cmd", 'F': "user pid ppid c stime tname time cmd", 'l': "s uid pid ppid c ni rss tname time ucmd"},
+	true:  {'f': "user pid ppid c stime tname time cmd", 'F': "user pid ppid c stime tname time cmd", 'l': "s uid pid ppid c ni rss tname time ucmd", 'j': "pid pgid sid tname time ucmd"},
 	false: {'u': "user pid %cpu %mem vsz rss tname stat start bsdtime args", 'l': "ppid pid pgid sid tname stat uid bsdtime args", 'j': "ppid pid pgid sid tname stat uid bsdtime args"},
 }
 
 // letter takes a letter, and reports whether it has a value.
 func (r *psRun) letter(c byte, dash bool) (bool, error) {
-	values, ignored := "opk", "axwfeHcnluj"
+	values, ignored := "opkq", "axwf"
 	if dash {
-		values, ignored = "opCuUk", "aNHLTwjyfFleA"
+		values, ignored = "opCuUkq", "aHwyeA"
 	}
 	f, isFormat := formats[dash][c]
 	switch {
@@ -218,7 +226,10 @@ func (r *psRun) letter(c byte, dash bool) (bool, error) {
 			r.heads[0] = "UID"
 		}
 	case strings.IndexByte(ignored, c) < 0:
-		return false, tools.Usage("error: unsupported option")
+		return false, tools.Usage("error: option -%c is not supported", c)
+	}
+	if dash && c == 'H' || !dash && c == 'f' {
+		r.noTree()
 	}
 	r.all = r.all || dash && (c == 'e' || c == 'A')
 	r.terminals = r.terminals || c == 'a'
@@ -240,7 +251,7 @@ func (r *psRun) valued(c byte, v string) {
 		r.sort = v
 		return
 	}
-	if l := map[byte]*[]string{'p': &r.pids, 'C': &r.names, 'u': &r.users, 'U': &r.users}[c]; l != nil {
+	if l := map[byte]*[]string{'p': &r.pids, 'q': &r.pids, 'C': &r.names, 'u': &r.users, 'U': &r.users}[c]; l != nil {
 		*l = append(*l, list(v)...)
 	}
 	r.given = true

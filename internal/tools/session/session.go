@@ -22,7 +22,7 @@ import (
 
 // Commands are the commands of this package.
 func Commands() []tools.Command {
-	const opts = "+S: r d D R x m X l s i t w p e q U A a h: T: serve:"
+	const opts = "+S: r d D R x m X l s i t w p e U A a serve:"
 	const text = "[COMMAND [ARG]...]   Ctrl-a d detaches, -r [NAME] attaches again, -ls lists, -d -m starts detached"
 	return []tools.Command{
 		{Name: "session", Opts: opts, Synopsis: text, Run: screen},
@@ -123,6 +123,9 @@ func find(sessions []info, name string, ok func(info) bool) (info, error) {
 func screen(e *tools.Env) error {
 	if e.On("serve") {
 		return serve(e.Val("serve"), e.Args)
+	}
+	if o, ok := e.Last("s", "i", "t", "p", "e"); ok && !e.On("l", "w") { // letters of -list and -wipe
+		return tools.Usage("invalid option -- '%s'", o.Name)
 	}
 	dir, err := place()
 	if err != nil {

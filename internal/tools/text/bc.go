@@ -10,7 +10,7 @@ import (
 )
 
 func bcCommands() []tools.Command {
-	return []tools.Command{{Name: "bc", Opts: "l/mathlib q/quiet w/warn s/standard i/interactive", Synopsis: "[FILE]...", Run: bc}}
+	return []tools.Command{{Name: "bc", Opts: "l/mathlib q/quiet s/standard", Synopsis: "[FILE]...", Run: bc}}
 }
 
 // calculator reads and evaluates a program of bc: expressions, assignments, strings,

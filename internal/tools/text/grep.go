@@ -152,7 +152,7 @@ func (g *grepper) compile(p, kind string) (*regexp.Regexp, error) {
 	case g.On("w"):
 		p = `(?:^|\b|\B)(?:` + p + `)`
 	}
-	if g.On("i") {
+	if o, _ := g.Last("i", "no-ignore-case"); o.Name == "i" {
 		p = "(?i)" + p
 	}
 	re, cerr := regexp.Compile(p)
@@ -354,7 +354,13 @@ type scan struct {
 
 func (g *grepper) scan(name string, r io.Reader) error {
 	head := make([]byte, 1<<15)
-	n, err := io.ReadFull(r, head)
+	var n int
+	var err error
+	if g.On("line-buffered") { // lines are to come out as soon as they are there
+		n, err = r.Read(head)
+	} else {
+		n, err = io.ReadFull(r, head)
+	}
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
@@ -372,6 +378,11 @@ func (g *grepper) scan(name string, r io.Reader) error {
 		s.n++
 		if !s.line(context{tools.Chomp(l, g.end), s.n, offset}) {
 			break
+		}
+		if g.On("line-buffered") {
+			if err := g.Out.Flush(); err != nil {
+				return err
+			}
 		}
 		offset += int64(len(l))
 	}

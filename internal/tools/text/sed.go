@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -13,7 +14,7 @@ import (
 )
 
 func sedCommands() []tools.Command {
-	return []tools.Command{{Name: "sed", Opts: "n/quiet/silent e/expression: f/file: E/r/regexp-extended i/in-place? s/separate z/null-data u/unbuffered posix l/line-length: b/binary debug sandbox follow-symlinks", Synopsis: "{SCRIPT | -e SCRIPT | -f FILE} [INPUT]...", Run: sed}}
+	return []tools.Command{{Name: "sed", Opts: "n/quiet/silent e/expression: f/file: E/r/regexp-extended i/in-place? s/separate z/null-data u/unbuffered l/line-length: b/binary sandbox follow-symlinks", Synopsis: "{SCRIPT | -e SCRIPT | -f FILE} [INPUT]...", Run: sed}}
 }
 
 // address selects lines: a number, first~step, the last, or those that match.
@@ -63,6 +64,7 @@ type sedRun struct {
 	files  map[string]*os.File
 	end    byte
 	rc     int
+	wrap   int // length of the lines of l; 0 and 1 do not wrap
 }
 
 // sedInput reads the lines of several files as one.
@@ -130,11 +132,15 @@ func sed(e *tools.Env) error {
 		}
 		texts, e.Args = e.Args[:1], e.Args[1:]
 	}
-	p := &sedParser{s: strings.Join(texts, "\n"), labels: map[string]int{}, extended: e.On("E")}
+	p := &sedParser{s: strings.Join(texts, "\n"), labels: map[string]int{}, extended: e.On("E"), sandbox: e.On("sandbox")}
 	if err := p.parse(); err != nil {
 		return fmt.Errorf("-e expression #1, char %d: %w", p.i, err)
 	}
-	r := &sedRun{Env: e, script: p.out, w: e.Out, end: e.End("z"), files: map[string]*os.File{}}
+	wrap, err := e.Int("l", 70)
+	if err != nil || wrap < 0 {
+		return fmt.Errorf("invalid line length '%s'", e.Val("l"))
+	}
+	r := &sedRun{Env: e, wrap: wrap, script: p.out, w: e.Out, end: e.End("z"), files: map[string]*os.File{}}
 	defer func() {
 		for _, f := range r.files {
 			f.Close()
@@ -164,6 +170,9 @@ func (r *sedRun) one(name string) (quit bool, err error) {
 	}
 	if !r.On("i") {
 		return r.run([]string{name})
+	}
+	if real, err := filepath.EvalSymlinks(name); r.On("follow-symlinks") && err == nil {
+		name = real
 	}
 	st, err := os.Stat(name)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools/posix"
 )
 
+var errSandbox = errors.New("e/r/w commands disabled in sandbox mode")
+
 type sedParser struct {
 	s        string
 	i        int
@@ -16,6 +18,7 @@ type sedParser struct {
 	blocks   []int
 	labels   map[string]int
 	extended bool
+	sandbox  bool // files are neither read nor written
 }
 
 func (p *sedParser) peek() byte {
@@ -202,6 +205,9 @@ func (p *sedParser) command(c *sedCommand) (err error) {
 	case 'b', 't', 'T':
 		c.text = p.word()
 	case 'r', 'w', 'R', 'W':
+		if p.sandbox {
+			return errSandbox
+		}
 		p.skip(" \t")
 		c.text = p.skipLine()
 	case 'a', 'i', 'c':
@@ -288,6 +294,8 @@ func (p *sedParser) substitute(c *sedCommand) error {
 				return errors.New("number option to `s' command may not be zero")
 			}
 			continue
+		case f == 'w' && p.sandbox:
+			return errSandbox
 		case f == 'w':
 			p.i++
 			p.skip(" \t")

@@ -220,7 +220,11 @@ func (r *sedRun) do(c *sedCommand) error {
 	case 'z':
 		r.space = ""
 	case 'l':
-		r.unambiguous()
+		wrap := r.wrap
+		if c.label > 0 {
+			wrap = c.label
+		}
+		r.unambiguous(wrap)
 	case 'q', 'Q':
 		r.rc = c.label
 		return errQuit
@@ -299,7 +303,7 @@ func (r *sedRun) write(name, s string) error {
 	return err
 }
 
-func (r *sedRun) unambiguous() {
+func (r *sedRun) unambiguous(wrap int) {
 	s := strings.NewReplacer("\\", `\\`, "\n", `\n`, "\t", `\t`, "\a", `\a`, "\b", `\b`, "\f", `\f`, "\r", `\r`, "\v", `\v`).Replace(r.space)
 	col := 0
 	for i := 0; i < len(s); i++ {
@@ -310,7 +314,7 @@ func (r *sedRun) unambiguous() {
 			w = s[i : i+2]
 			i++
 		}
-		if col+len(w) > 69 {
+		if wrap > 1 && col+len(w) > wrap-1 {
 			r.w.WriteString("\\\n")
 			col = 0
 		}

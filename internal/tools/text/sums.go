@@ -19,7 +19,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
-const sumOpts = "b/binary t/text c/check tag z/zero quiet status strict w/warn ignore-missing"
+const sumOpts = "b/binary t/text c/check tag z/zero quiet status strict ignore-missing"
 
 func sumCommands() []tools.Command {
 	var out []tools.Command

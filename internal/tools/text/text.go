@@ -27,9 +27,9 @@ func textCommands() []tools.Command {
 		{Name: "tac", Opts: "s/separator:", Synopsis: "[FILE]...", Run: tac},
 		{Name: "rev", Opts: "", Synopsis: "[FILE]...", Run: rev},
 		{Name: "head", Opts: "n/lines: c/bytes: q/quiet/silent v/verbose z/zero-terminated 0", Synopsis: "[FILE]...", Run: head},
-		{Name: "tail", Opts: "n/lines: c/bytes: q/quiet/silent v/verbose z/zero-terminated f/follow? F retry s/sleep-interval: pid: 0", Synopsis: "[FILE]...", Run: tail},
+		{Name: "tail", Opts: "n/lines: c/bytes: q/quiet/silent v/verbose z/zero-terminated f/follow? F s/sleep-interval: pid: 0", Synopsis: "[FILE]...", Run: tail},
 		{Name: "wc", Opts: "l/lines w/words c/bytes m/chars L/max-line-length", Synopsis: "[FILE]...", Run: wc},
-		{Name: "tee", Opts: "a/append i/ignore-interrupts p", Synopsis: "[FILE]...", Run: tee},
+		{Name: "tee", Opts: "a/append i/ignore-interrupts", Synopsis: "[FILE]...", Run: tee},
 		{Name: "nl", Opts: "b/body-numbering: n/number-format: s/number-separator: v/starting-line-number: w/number-width: i/line-increment:", Synopsis: "[FILE]...", Run: nl},
 		{Name: "paste", Opts: "d/delimiters: s/serial z/zero-terminated", Synopsis: "[FILE]...", Run: paste},
 		{Name: "fold", Opts: "w/width: s/spaces b/bytes 0", Synopsis: "[FILE]...", Run: fold},
@@ -38,7 +38,7 @@ func textCommands() []tools.Command {
 		{Name: "cut", Opts: "b/bytes: c/characters: f/fields: d/delimiter: s/only-delimited n complement output-delimiter: z/zero-terminated", Synopsis: "OPTION... [FILE]...", Run: cut},
 		{Name: "tr", Opts: "+c/C/complement d/delete s/squeeze-repeats t/truncate-set1", Synopsis: "SET1 [SET2]", Run: tr},
 		{Name: "uniq", Opts: "c/count d/repeated D u/unique i/ignore-case f/skip-fields: s/skip-chars: w/check-chars: z/zero-terminated", Synopsis: "[INPUT [OUTPUT]]", Run: uniq},
-		{Name: "comm", Opts: "1 2 3 output-delimiter: nocheck-order check-order z/zero-terminated", Synopsis: "FILE1 FILE2", Run: comm},
+		{Name: "comm", Opts: "1 2 3 output-delimiter: nocheck-order z/zero-terminated", Synopsis: "FILE1 FILE2", Run: comm},
 		{Name: "split", Opts: "b/bytes: l/lines: n/number: d/numeric-suffixes a/suffix-length: additional-suffix: verbose", Synopsis: "[FILE [PREFIX]]", Run: split},
 	}
 }
