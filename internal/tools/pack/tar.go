@@ -120,6 +120,7 @@ func tarMain(e *tools.Env) error {
 	}
 	switch m, _ := e.Last("c", "x", "t"); m.Name {
 	case "c":
+		e.Ignore("S", "b")
 		return t.create()
 	case "x", "t":
 		return t.read(m.Name == "t")

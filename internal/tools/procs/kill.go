@@ -251,7 +251,7 @@ func killall(e *tools.Env) error {
 	if err != nil {
 		return err
 	}
-	o, names, err := tools.Parse("q/quiet v/verbose w/wait e/exact I/ignore-case i/interactive", args)
+	o, names, err := tools.Parse("q/quiet v/verbose e/exact", args)
 	if err != nil {
 		return tools.Usage("%v", err)
 	}

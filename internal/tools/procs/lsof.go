@@ -139,7 +139,7 @@ func fuser(e *tools.Env) error {
 			args = append(args, a)
 		}
 	}
-	o, names, err := tools.Parse("k/kill m/mount s/silent v/verbose a/all u/user i/interactive M/ismountpoint c", args)
+	o, names, err := tools.Parse("k/kill m/mount s/silent v/verbose c", args)
 	if err != nil {
 		return tools.Usage("%v", err)
 	}

@@ -274,7 +274,7 @@ func tmux(e *tools.Env) error {
 	if len(args) > 0 {
 		word, args = args[0], args[1:]
 	}
-	o, rest, err := tools.Parse("+s: t: d A n: c:", args)
+	o, rest, err := tools.Parse("+s: t: d A n:", args)
 	if err != nil {
 		return tools.Usage("%v", err)
 	}
