@@ -61,7 +61,7 @@ var prints = map[string]string{
 	"mount":   "mount",
 	"mv":      "mv -v a.txt x",
 	"pgrep":   "pgrep sh",
-	"pidof":   "sleep 9 & pidof sleep; rc=$?; kill $!; exit $rc",
+	"pidof":   "sleep 9 & p=$!; while [ \"$(cat /proc/$p/comm)\" != sleep ]; do :; done; pidof sleep; rc=$?; kill $p; exit $rc",
 	"pwd":     "pwd",
 	"rev":     "rev a.txt",
 	"rm":      "rm -v a.txt",
