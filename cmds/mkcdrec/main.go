@@ -80,10 +80,13 @@ func run(args []string) int {
 	return cmp.Or(status, int(a.state))
 }
 
-// define gives the definition of a command.
-func define(c *cli.Command) *usage.Command {
+// define gives the definition of the whole command line.
+func define(c *cli.Command) *usage.Command { return describe(c, true) }
+
+// describe gives the definition of a command; uppermost is set for the one that has the options of all.
+func describe(c *cli.Command, uppermost bool) *usage.Command {
 	d := &usage.Command{Name: c.Name, Summary: c.Usage, Args: c.ArgsUsage, Text: c.Description}
-	if c.Root() != c && c.Before != nil { // noDryRun
+	if !uppermost && c.Before != nil { // noDryRun
 		d.Without = []string{"dry-run"}
 	}
 	for _, f := range c.Flags {
@@ -92,13 +95,13 @@ func define(c *cli.Command) *usage.Command {
 			continue
 		}
 		d.Options = append(d.Options, usage.NewOption(f.Names(), g.TakesValue(), g.GetValue(), g.GetUsage()))
-		if c.Root() == c {
+		if uppermost {
 			d.Global = append(d.Global, f.Names()[0])
 		}
 	}
 	for _, s := range c.Commands {
 		if !s.Hidden && s.Name != "help" {
-			d.Commands = append(d.Commands, define(s))
+			d.Commands = append(d.Commands, describe(s, false))
 		}
 	}
 	return d

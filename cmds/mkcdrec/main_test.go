@@ -25,6 +25,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
+	"github.com/mkcdrec/mkcdrec/internal/usage"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -397,6 +398,16 @@ func TestConfirmKey(t *testing.T) {
 		err := a.confirmKey(t.Context(), []string{c.said})(all[c.disk])
 		if (err == nil) != c.ok || err != nil && exit.Code(err) != exit.Refused {
 			t.Errorf("%s by %q: %v; want it confirmed: %v", all[c.disk].Name, c.said, err, c.ok)
+		}
+	}
+}
+
+// TestWithoutDryRun: what has no --dry-run does not offer it, in its help and in the reference.
+func TestWithoutDryRun(t *testing.T) {
+	for name, want := range map[string]bool{"path": true, "prune": true, "extract": false, "pxe": false, "serve": false} {
+		d := define((&app{out: &output{w: io.Discard}}).command()).Define().Find(name)
+		if got := slices.ContainsFunc(d.Options, func(o usage.Option) bool { return o.Names[0] == "dry-run" }); got != want {
+			t.Errorf("%s has --dry-run: %v; want %v", name, got, want)
 		}
 	}
 }
