@@ -103,6 +103,9 @@ func TestBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(b) > 60<<20 {
+		t.Errorf("the default medium has %d bytes; want at most 60 MiB", len(b))
+	}
 	b[len(b)*3/4] ^= 1
 	if err := os.WriteFile(damaged, b, 0o600); err != nil {
 		t.Fatal(err)
