@@ -99,9 +99,6 @@ func LoadConfig(file string, required bool) (*Config, error) {
 
 // placed adds to each line of an error of Validate, which begins with a key, where that is in the configuration b.
 func placed(err error, b []byte) error {
-	if errors.Is(err, os.ErrPermission) {
-		return err // which has a hint
-	}
 	lines := strings.Split(err.Error(), "\n")
 	for i, l := range lines {
 		key, _, _ := strings.Cut(l, " ")
@@ -109,8 +106,17 @@ func placed(err error, b []byte) error {
 			lines[i] = at + " " + l
 		}
 	}
-	return errors.New(strings.Join(lines, "\n"))
+	return placedError{err, strings.Join(lines, "\n")}
 }
+
+// placedError is an error with another text.
+type placedError struct {
+	error
+	text string
+}
+
+func (e placedError) Error() string { return e.text }
+func (e placedError) Unwrap() error { return e.error }
 
 // defaults fills in what was not said.
 func (c *Config) defaults() {

@@ -74,11 +74,6 @@ func CompareCopy(ctx context.Context, root, dest *os.File, from CreateOptions, o
 	out, err := compareWith(ctx, dest, opt, "is not on the source", func(c *comparer) error {
 		s := plainStream(ctx, pr)
 		defer s.stop()
-		defer func() {
-			if s.cur != nil {
-				s.cur.release()
-			}
-		}()
 		return c.stream(ctx, &tarParser{s: s})
 	})
 	if err != nil {

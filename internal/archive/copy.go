@@ -28,11 +28,6 @@ func Copy(ctx context.Context, root *os.File, dest string, from CreateOptions, t
 	made, err := extractInto(ctx, root.Name(), dest, to, func(x *extractor) error {
 		s := plainStream(x.ctx, pr)
 		defer s.stop()
-		defer func() {
-			if s.cur != nil {
-				s.cur.release()
-			}
-		}()
 		return x.all(&tarParser{s: s})
 	})
 	if err != nil {

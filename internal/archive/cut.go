@@ -26,11 +26,6 @@ func ExtractCut(ctx context.Context, r io.Reader, name, dest string, opt Extract
 			pw.CloseWithError(err)
 		})
 		defer s.stop()
-		defer func() {
-			if s.cur != nil {
-				s.cur.release()
-			}
-		}()
 		last := "."
 		err = x.each(&tarParser{s: s}, func(m *Member) { last = m.Path })
 		if err == nil {

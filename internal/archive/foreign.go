@@ -21,11 +21,6 @@ func ExtractTar(ctx context.Context, r io.Reader, name, dest string, opt Extract
 	return extractInto(ctx, name, dest, opt, func(x *extractor) error {
 		s := foreignStream(x.ctx, r, opt.Select, opt.Progress)
 		defer s.stop()
-		defer func() {
-			if s.cur != nil {
-				s.cur.release()
-			}
-		}()
 		return x.all(&tarParser{s: s})
 	})
 }

@@ -136,7 +136,12 @@ func (a *Reader) decodeJob(d *decoder, j readJob, home chan []byte) frameResult 
 	return frameResult{f, err, a.frames[j.i].Size}
 }
 
+// stop ends the stream, and gives back what is held of it.
 func (s *frameStream) stop() {
+	if s.cur != nil {
+		s.cur.release()
+		s.cur = nil
+	}
 	s.cancel()
 	for range s.order {
 	}

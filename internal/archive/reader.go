@@ -515,9 +515,6 @@ func (x *memberReader) close() {
 		return
 	}
 	x.s.stop()
-	if x.s.cur != nil {
-		x.s.cur.release()
-	}
 	x.s = nil
 }
 
