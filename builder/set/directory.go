@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // Directory is a sink below a directory: the set has a temporary name until it is whole.
@@ -83,7 +84,7 @@ func (d *Directory) Stream(ctx context.Context, name string, produce func(ctx co
 		return err
 	}
 	defer f.Close()
-	if err := produce(ctx, f); err != nil {
+	if err := produce(ctx, &regular.Behind{File: f}); err != nil {
 		return err
 	}
 	d.report.Phase("writing "+name+" to its disk", 0)

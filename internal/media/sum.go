@@ -13,7 +13,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // The implanted sum of Red Hat's isomd5sum, which checkisomd5 and other
@@ -114,10 +114,6 @@ type region struct {
 	make     func(io.Writer) error
 }
 
-// writeAhead is after how many bytes the kernel is asked to start writing:
-// the disk works while the sum is taken, not only at the end.
-const writeAhead = 16 << 20
-
 type chunk struct{ b []byte }
 
 // made writes a region that is made now. What is written goes through buffers
@@ -179,7 +175,7 @@ func (w *madeWriter) flush() error {
 // complete copies the regions' files to their places, given in order, and implants the sum of
 // the volume: one pass, in order, the sum taken beside.
 func complete(f *os.File, volume int64, regions []region) error {
-	c := &completer{f: f, sum: newISOSum(volume), full: make(chan chunk, 4), free: make(chan []byte, 4)}
+	c := &completer{f: f, behind: regular.Behind{File: f}, sum: newISOSum(volume), full: make(chan chunk, 4), free: make(chan []byte, 4)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -203,10 +199,11 @@ func complete(f *os.File, volume int64, regions []region) error {
 
 // completer passes an image on to its sum, while another goroutine takes that.
 type completer struct {
-	f    *os.File
-	sum  *isoSum
-	full chan chunk
-	free chan []byte
+	f      *os.File
+	behind regular.Behind // f: the disk works while the sum is taken, not only at the end
+	sum    *isoSum
+	full   chan chunk
+	free   chan []byte
 }
 
 // regions writes the regions and reads what is between them.
@@ -269,10 +266,7 @@ func (c *completer) pass(r io.ReaderAt, from, n, to int64, write bool) error {
 			if _, err := c.f.WriteAt(b[:k], to); err != nil {
 				return err
 			}
-			if e := to + int64(k); e/writeAhead != to/writeAhead {
-				// A hint only: the fsync at the end is what counts.
-				_ = unix.SyncFileRange(int(c.f.Fd()), e/writeAhead*writeAhead-writeAhead, writeAhead, unix.SYNC_FILE_RANGE_WRITE)
-			}
+			c.behind.Wrote(to + int64(k))
 		}
 		c.full <- chunk{b[:k]}
 		from, to, n = from+int64(k), to+int64(k), n-int64(k)

@@ -139,3 +139,31 @@ func WriteFileMode(name string, b []byte, mode os.FileMode) error {
 	}
 	return nil
 }
+
+// behindPiece is after how many bytes the kernel is asked to write: left to itself it begins late, and what is made for
+// a long time would wait for its disk at the end.
+const behindPiece = 16 << 20
+
+// Behind writes to a file, from the offset where it is, and has the kernel write to the disk what is there while more is
+// made. That is a hint, the file has to be synced in any case.
+type Behind struct {
+	File  *os.File
+	at    int64
+	asked int64 // up to where
+}
+
+// Write implements io.Writer.
+func (w *Behind) Write(b []byte) (int, error) {
+	n, err := w.File.Write(b)
+	w.Wrote(w.at + int64(n))
+	return n, err
+}
+
+// Wrote is for what was written in another way: all that is before the offset at.
+func (w *Behind) Wrote(at int64) {
+	w.at = at
+	if end := at / behindPiece * behindPiece; end > w.asked {
+		_ = unix.SyncFileRange(int(w.File.Fd()), w.asked, end-w.asked, unix.SYNC_FILE_RANGE_WRITE)
+		w.asked = end
+	}
+}

@@ -1,9 +1,11 @@
 package regular
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -37,5 +39,28 @@ func TestKinds(t *testing.T) {
 	}
 	if _, err := ReadFile(dir+"/file", 3); err == nil {
 		t.Error("a file over the limit is taken")
+	}
+}
+
+func TestBehind(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := &Behind{File: f}
+	piece := bytes.Repeat([]byte("0123456789abcdef"), 5<<16)
+	var want []byte
+	for i := range 8 {
+		if n, err := w.Write(piece[i:]); n != len(piece)-i || err != nil {
+			t.Fatalf("Write(%d bytes) = %d, %v", len(piece)-i, n, err)
+		}
+		want = append(want, piece[i:]...)
+	}
+	if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the file has %d bytes, %v; want the %d that were written", len(got), err, len(want))
+	}
+	if w.asked != 32<<20 {
+		t.Errorf("after %d bytes the kernel was asked for %d; want %d", len(want), w.asked, 32<<20)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
 // dirHome is a home in a directory of this machine, also of one that is mounted from another.
@@ -240,6 +242,7 @@ type dirUpload struct {
 	ctx   context.Context
 	name  string
 	file  *os.File
+	to    regular.Behind // file
 	ended bool
 }
 
@@ -256,7 +259,7 @@ func (h *dirHome) Create(ctx context.Context, name string) (Upload, error) {
 	if err != nil {
 		return nil, h.fail("write", name, err)
 	}
-	return &dirUpload{home: h, ctx: ctx, name: name, file: f}, nil
+	return &dirUpload{home: h, ctx: ctx, name: name, file: f, to: regular.Behind{File: f}}, nil
 }
 
 // errEnded is for writing after Commit or Abort.
@@ -269,7 +272,7 @@ func (u *dirUpload) Write(p []byte) (int, error) {
 	if err := u.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := u.file.Write(p)
+	n, err := u.to.Write(p)
 	if err != nil {
 		return n, u.home.fail("write", u.name, err)
 	}
