@@ -120,13 +120,30 @@ func (f files) Unpack(ctx context.Context, name, dest string, opt archive.Extrac
 
 // unpackCut extracts what there is of an archive whose index can't be read.
 func (f files) unpackCut(ctx context.Context, name, dest string, opt archive.ExtractOptions, phase func(total int64) progress.Counter) (*archive.Summary, error) {
-	x, err := f.Open(name)
+	x, err := f.rest(name)
 	if err != nil {
 		return &archive.Summary{Problems: []archive.Problem{{Path: ".", Kind: archive.Lost, Detail: "all of it: " + err.Error()}}}, nil
 	}
 	defer x.Close()
 	opt.Progress = phase(0)
-	return archive.ExtractCut(ctx, io.NewSectionReader(x, 0, x.Size()), f.String()+"/"+name, dest, opt)
+	return archive.ExtractCut(ctx, x, f.String()+"/"+name, dest, opt)
+}
+
+// rest gives what there is of a file from its beginning on, whether its end is there or not.
+func (f files) rest(name string) (io.ReadCloser, error) {
+	if s, ok := f.Store.(interface {
+		Rest(name string) (io.ReadCloser, error)
+	}); ok {
+		return s.Rest(name)
+	}
+	x, err := f.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.NewSectionReader(x, 0, x.Size()), x}, nil
 }
 
 func (f files) check(ctx context.Context, a Archive, decode bool, p progress.Counter) error {

@@ -210,6 +210,50 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// TestRest: of an object that is cut off or damaged all before that is given, and an error at the end.
+func TestRest(t *testing.T) {
+	id := identity(t)
+	files := content()
+	const name = "sda1._.tar.zst"
+	want := files[name]
+	for what, c := range map[string]struct {
+		change func(file string) error
+		least  int // that is read
+		ok     bool
+	}{
+		"whole":          {func(string) error { return nil }, len(want), true},
+		"cut":            {func(file string) error { return os.Truncate(file, 4<<20) }, 4<<20 - 128<<10, false},
+		"cut at a chunk": {func(file string) error { return os.Truncate(file, 64<<10+16+300) }, 0, false},
+		"flipped":        {func(file string) error { return flip(file, 2<<20) }, 2<<20 - 128<<10, false},
+		"longer": {func(file string) error {
+			f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+			if err == nil {
+				_, err = f.WriteString("more")
+				err = errors.Join(err, f.Close())
+			}
+			return err
+		}, len(want) - 128<<10, false},
+	} {
+		dir := write(t, files, id.Recipient())
+		if err := c.change(objectOf(t, dir, id, name)); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(store.Dir(dir), with(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.Rest(name)
+		if err != nil {
+			t.Fatalf("%s: Rest() = %v", what, err)
+		}
+		got, err := io.ReadAll(r)
+		if !bytes.HasPrefix(want, got) || len(got) < c.least || (err == nil) != c.ok {
+			t.Errorf("%s: %d right bytes of %d = %v, %v; want at least %d, and ok = %v", what, len(got), len(want), bytes.HasPrefix(want, got), err, c.least, c.ok)
+		}
+		r.Close()
+	}
+}
+
 func flip(file string, at int64) error {
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {

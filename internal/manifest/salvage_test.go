@@ -1,0 +1,121 @@
+package manifest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
+)
+
+// encrypt writes the encrypted form of a set in a directory, and returns its directory and the object that has a file.
+func encrypt(t *testing.T, from *Set, to age.Recipient, file string) (dir, object string) {
+	t.Helper()
+	dir = t.TempDir()
+	w := sealed.NewWriter([]age.Recipient{to})
+	list, err := os.ReadDir(from.Local())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		in, err := os.Open(filepath.Join(from.Local(), e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(dir, w.Object())
+		out, err := os.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = w.File(t.Context(), e.Name(), out, func(_ context.Context, w io.Writer) error {
+			_, err := io.Copy(w, in)
+			return err
+		})
+		if err = errors.Join(err, in.Close(), out.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if e.Name() == file {
+			object = name
+		}
+	}
+	index, head, err := w.Finish(sealed.Head{ID: from.Manifest.ID, Host: "h", Created: time.Now().UTC().Truncate(time.Second)})
+	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, sealed.IndexFile), index, 0o600), os.WriteFile(filepath.Join(dir, sealed.HeadFile), head, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return dir, object
+}
+
+// TestSalvageEncrypted: of an encrypted archive that is cut off, damaged or missing, every file before that is
+// extracted, and what is lost is named.
+func TestSalvageEncrypted(t *testing.T) {
+	tree := t.TempDir()
+	random := make([]byte, 9<<20)
+	_, _ = rand.NewChaCha8([32]byte{4}).Read(random) // never fails
+	file(t, tree+"/a", "first")
+	file(t, tree+"/b", string(random))
+	file(t, tree+"/c", "last")
+	plain := many(t, map[string]string{"/": tree})
+	name := plain.Manifest.Archives[0].File
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := func(object string) error {
+		b, err := os.ReadFile(object)
+		if err != nil {
+			return err
+		}
+		b[5<<20] ^= 1
+		return os.WriteFile(object, b, 0o600)
+	}
+	for what, c := range map[string]struct {
+		damage     func(object string) error
+		first, end bool // a and c are extracted
+		lost       string
+	}{
+		"cut":      {func(object string) error { return os.Truncate(object, 6<<20) }, true, false, "nothing behind it can be read"},
+		"cut soon": {func(object string) error { return os.Truncate(object, 100) }, false, false, "all of it"},
+		"missing":  {os.Remove, false, false, "all of it"},
+		"flipped":  {flipped, true, true, "/b"},
+	} {
+		dir, object := encrypt(t, plain, id.Recipient(), name)
+		if err := c.damage(object); err != nil {
+			t.Fatal(err)
+		}
+		d := Door{Identities: func(bool) ([]age.Identity, error) { return []age.Identity{id}, nil }}
+		opt := archive.ExtractOptions{NoOwner: os.Geteuid() != 0}
+		if what != "flipped" {
+			if s, err := d.Open(t.Context(), dir); err == nil {
+				s.Close()
+				t.Errorf("%s: the set opens without Salvage", what)
+			}
+		}
+		d.Salvage, opt.Salvage = true, true
+		s, err := d.Open(t.Context(), dir)
+		if err != nil {
+			t.Errorf("%s: Open() = %v", what, err)
+			continue
+		}
+		to := t.TempDir()
+		_, lost, err := s.ExtractPaths(t.Context(), nil, to, opt, progress.None{})
+		if err != nil || !strings.Contains(strings.Join(lost, "\n"), c.lost) {
+			t.Errorf("%s: ExtractPaths() = %q, %v; want %q", what, lost, err, c.lost)
+		}
+		for path, want := range map[string]bool{"a": c.first, "c": c.end, "b": false} {
+			if _, err := os.Stat(filepath.Join(to, path)); (err == nil) != want {
+				t.Errorf("%s: %s is extracted = %v; want %v", what, path, err == nil, want)
+			}
+		}
+		s.Close()
+	}
+}
