@@ -54,7 +54,7 @@ while [ ! -e /run/stopped ]; do
   for d in `+places+`; do echo $i > $d/.new && mv $d/.new $d/a && echo $i > $d/.new && mv $d/.new $d/z; done
 done
 F
-chmod +x /root/writes; cp /bin/sleep /root/postgres; (setsid /root/writes > /dev/null 2>&1 &); (setsid /root/postgres 100000 > /dev/null 2>&1 &); sleep 5; test $(cat /srv/tree/pair/a) -gt 0`)
+chmod +x /root/writes; cp /bin/sleep /root/postgres; (setsid /root/writes > /dev/null 2>&1 &); (setsid /root/postgres 100000 < /home/pair/m > /dev/null 2>&1 &); sleep 5; test $(cat /srv/tree/pair/a) -gt 0`)
 	// none checks that nothing of a run is left.
 	f.want(0, `none() { lvs -a -o name,tags,attr; ! lvs --noheadings -a -o lv_name,tags | grep -i mkcdrec && ! ls -A /srv/tree | grep mkcdrec && ! grep /run/mkcdrec/snapshot /proc/mounts && test -z "$(ls /var/lib/mkcdrec/snapshots 2>/dev/null)" && test -z "$(ls -d /run/mkcdrec/snapshot* 2>/dev/null)" && dmsetup info -c --noheadings -o name,suspended && ! dmsetup info -c --noheadings -o suspended | grep -i '^ *suspended'; }
 # apart prints how far the two files of each place are apart.
@@ -103,7 +103,7 @@ func snapshotEnded(f *faults) {
 // snapshotFull: a snapshot without room makes its file system be read live.
 func snapshotFull(f *faults) {
 	f.want(0, "F=$(vgs --noheadings --units m --nosuffix -o vg_free vg0 | cut -d. -f1); lvcreate -q -y -L $((F-132))m -n ballast vg0; vgs vg0")
-	f.want(0, `mkdir -p /etc/full.d/after-snapshot; printf '#!/bin/sh\nlvs -a\nsetsid sh -c "sleep 10; dd if=/dev/urandom of=/var/big bs=1M count=160 conv=fsync" > /dev/null 2>&1 < /dev/null &\n' > /etc/full.d/after-snapshot/10; chmod +x /etc/full.d/after-snapshot/10; (grep -v generations /etc/mkcdrec.yaml; printf 'hooks: {dir: /etc/full.d}\n') > /tmp/full.yaml`)
+	f.want(0, `mkdir -p /etc/full.d/after-snapshot; printf '#!/bin/sh\nlvs -a\nsetsid dd if=/dev/zero of=/var/big bs=1M count=160 oflag=direct > /dev/null 2>&1 < /dev/null &\n' > /etc/full.d/after-snapshot/10; chmod +x /etc/full.d/after-snapshot/10; (grep -v generations /etc/mkcdrec.yaml; printf 'hooks: {dir: /etc/full.d}\n') > /tmp/full.yaml`)
 	f.want(0, "mkcdrec -c /tmp/full.yaml path /backup > /tmp/out 2>&1; S=$?; cat /tmp/out; test $S = 0", "/ is read live, without a snapshot: more was written to the volume than its snapshot of", "read live, without a snapshot: /home: its snapshot would need 32.0 MiB of the volume group vg0")
 	f.want(0, "none > /tmp/none 2>&1 || { cat /tmp/none; false; }; mkcdrec -q verify $(newest) && mkcdrec -q extract -C /run/x $(newest) /etc/fstab && cmp /run/x/etc/fstab /etc/fstab; grep '\"no snapshot\"' $(newest)/log/run.jsonl")
 }
