@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -31,6 +30,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/memory"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -45,7 +45,7 @@ func main() { os.Exit(run(os.Args)) }
 func run(args []string) int {
 	// A backup runs beside production: better the collector works harder
 	// than the machine swaps.
-	debug.SetMemoryLimit(archive.MemoryLimit())
+	memory.Limit(archive.MemoryLimit())
 	ctx, stop := interrupt.Context(context.Background())
 	defer stop()
 	a := &app{out: &output{w: ui.Stdout()}}

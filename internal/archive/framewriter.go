@@ -16,7 +16,7 @@ import (
 )
 
 // MemoryLimit is what a process that does little else than Create or Extract
-// should give to debug.SetMemoryLimit, so that its resident memory stays below
+// should give to memory.Limit, so that its resident memory stays below
 // 64 MiB and 16 MiB a core, program and stacks included.
 func MemoryLimit() int64 { return 40<<20 + 14<<20*int64(runtime.GOMAXPROCS(0)) }
 

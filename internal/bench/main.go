@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/memory"
 )
 
 const runs = 3
@@ -30,7 +30,7 @@ func main() {
 	defer stop()
 	var err error
 	if len(os.Args) == 4 { // as cmds/mkcdrec and cmds/restore do
-		debug.SetMemoryLimit(archive.MemoryLimit())
+		memory.Limit(archive.MemoryLimit())
 	}
 	if part := measured[first(os.Args[1:])]; part != nil && len(os.Args) == 4 {
 		err = part(ctx, os.Args[2], os.Args[3])

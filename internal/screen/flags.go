@@ -3,10 +3,10 @@ package screen
 import (
 	"context"
 	"flag"
-	"runtime/debug"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
+	"github.com/mkcdrec/mkcdrec/internal/memory"
 	"github.com/mkcdrec/mkcdrec/internal/ui"
 )
 
@@ -20,7 +20,7 @@ type Flags struct {
 // rescue system has no swap.
 func Begin() (context.Context, context.CancelFunc, *Flags) {
 	ctx, stop := interrupt.Context(context.Background())
-	debug.SetMemoryLimit(archive.MemoryLimit())
+	memory.Limit(archive.MemoryLimit())
 	f := &Flags{FlagSet: flag.NewFlagSet("", flag.ContinueOnError)}
 	f.BoolVar(&f.json, "json", false, "one JSON event per line on standard output")
 	f.BoolVar(&f.verbose, "v", false, "print more")
