@@ -72,7 +72,7 @@ const maxConfig = 1 << 20
 func LoadConfig(file string, required bool) (*Config, error) {
 	c := &Config{}
 	defer c.defaults()
-	f, err := regular.Open(file)
+	f, err := regular.OpenTrusted(file)
 	if errors.Is(err, os.ErrNotExist) && !required {
 		return c, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -42,11 +43,11 @@ func (c *Config) recipientKeys() (out []age.Recipient, keys []string, err error)
 			}
 			continue
 		}
-		b, err := regular.ReadFile(s, maxRecipients)
+		b, err := regular.ReadTrusted(s, maxRecipients)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", where, err)
 		}
-		n := 0
+		n, before := 0, len(out)
 		for l := range strings.Lines(string(b)) {
 			n++
 			if l = strings.TrimSpace(l); l == "" || strings.HasPrefix(l, "#") {
@@ -55,6 +56,9 @@ func (c *Config) recipientKeys() (out []age.Recipient, keys []string, err error)
 			if err := add(fmt.Sprintf("%s: %s, line %d", where, s, n), l); err != nil {
 				return nil, nil, err
 			}
+		}
+		if len(out) == before {
+			return nil, nil, fmt.Errorf("%s: %s has no key", where, s)
 		}
 	}
 	return out, keys, nil
@@ -101,6 +105,13 @@ func (b *Builder) encryptFor() ([]age.Recipient, string, error) {
 	r, keys, err := b.Config.recipientKeys()
 	if err != nil {
 		return nil, "", err
+	}
+	if len(r) == 0 {
+		return nil, "", errors.New("cannot encrypt the set: nobody is named whom it could be encrypted for")
+	}
+	// Now, and not after the rescue system was made: of two kinds that can't go together, or a plugin that is missing.
+	if _, err := age.Encrypt(io.Discard, r...); err != nil {
+		return nil, "", fmt.Errorf("cannot encrypt for these recipients: %w", err)
 	}
 	if b.Config.PassphraseFile != "" { // a digest is not to make it easier to guess
 		slow, err := scrypt.Key([]byte(keys[0]), []byte("mkcdrec recipients"), 1<<17, 8, 1, 32)

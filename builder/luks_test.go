@@ -2,6 +2,7 @@ package builder
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -30,13 +31,19 @@ func TestRecipients(t *testing.T) {
 		t.Fatal(err)
 	}
 	ssh := strings.TrimSpace(string(pub))
+	empty, theirs := filepath.Join(t.TempDir(), "empty"), filepath.Join(t.TempDir(), "theirs")
+	if err := errors.Join(os.WriteFile(empty, []byte("# nobody\n\n"), 0o600), os.WriteFile(theirs, pub, 0o600), os.Chmod(theirs, 0o666)); err != nil {
+		t.Fatal(err)
+	}
 	for text, want := range map[string]string{
+		"encrypt: true\nrecipients: [" + empty + "]\n":                   "empty has no key",
+		"recipients: [" + theirs + "]\n":                                 "theirs is writable by everyone: run chmod o-w",
 		"recipients: [" + id.Recipient().String() + ", '" + ssh + "']\n": "",
-		"luks_headers: none\n":                "",
-		"luks_headers: encrypted\n":           "luks_headers: encrypted wants recipients",
-		"luks_headers: plain\n":               `luks_headers: "plain"; want encrypted or none`,
-		"recipients: [age1x]\n":               "recipients[0]: \"age1x\" is neither an age nor an SSH public key",
-		"recipients: [" + id.String() + "]\n": "recipients[0]: it is a private key, which",
+		"luks_headers: none\n":                                           "",
+		"luks_headers: encrypted\n":                                      "luks_headers: encrypted wants recipients",
+		"luks_headers: plain\n":                                          `luks_headers: "plain"; want encrypted or none`,
+		"recipients: [age1x]\n":                                          "recipients[0]: \"age1x\" is neither an age nor an SSH public key",
+		"recipients: [" + id.String() + "]\n":                            "recipients[0]: it is a private key, which",
 	} {
 		file := filepath.Join(t.TempDir(), "c.yaml")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

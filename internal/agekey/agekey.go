@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
@@ -105,11 +107,20 @@ func Passphrase(p []byte) (age.Recipient, error) {
 	if len(p) < minPassphrase {
 		return nil, fmt.Errorf("the passphrase has %d characters; want at least %d", len(p), minPassphrase)
 	}
+	switch {
+	case bytes.HasPrefix(p, []byte("\xef\xbb\xbf")):
+		return nil, errors.New("it begins with a byte order mark; save the file without")
+	case !utf8.Valid(p) || bytes.ContainsFunc(p, unicode.IsControl):
+		return nil, errors.New("the passphrase has characters that can't be typed where it is asked for; want one line of text")
+	case len(bytes.TrimSpace(p)) == 0:
+		return nil, errors.New("the passphrase has nothing but spaces")
+	}
 	return age.NewScryptRecipient(string(p))
 }
 
-// maxWorkFactor is that of the slowest passphrase that is tried: about 16 seconds.
-const maxWorkFactor = 22
+// maxWorkFactor is that of the slowest passphrase that is tried: 512 MiB of memory, about two seconds. Those of this
+// program and of age have half of that.
+const maxWorkFactor = 19
 
 // FromPassphrase is the identity of who knows a passphrase.
 func FromPassphrase(p []byte) (age.Identity, error) {

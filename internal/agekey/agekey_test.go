@@ -137,3 +137,13 @@ func TestRecipient(t *testing.T) {
 		}
 	}
 }
+
+// TestPassphrase: what nobody can type is refused.
+func TestPassphrase(t *testing.T) {
+	for p, ok := range map[string]bool{"four words of mine": true, "schön und lang": true, "short": false, "two\nlines here": false,
+		"with\x00a NUL": false, "\xef\xbb\xbfbyte order": false, "        ": false, "not \xff text": false} {
+		if _, err := Passphrase([]byte(p)); (err == nil) != ok {
+			t.Errorf("Passphrase(%q) = %v; want ok = %v", p, err, ok)
+		}
+	}
+}

@@ -7,16 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -85,7 +86,7 @@ func (c Config) List(point string) (hooks, idle []string, err error) {
 		st, err := os.Stat(file)
 		switch {
 		case err != nil:
-			return nil, nil, fmt.Errorf("cannot use hook %s: %w", file, err)
+			return nil, nil, &exit.Refusal{Reason: fmt.Sprintf("cannot use hook %s: %v", file, err)}
 		case st.IsDir():
 		case !st.Mode().IsRegular():
 			return nil, nil, &exit.Refusal{Reason: fmt.Sprintf("hook %s is not a file", file)}
@@ -96,7 +97,7 @@ func (c Config) List(point string) (hooks, idle []string, err error) {
 		}
 	}
 	for _, h := range hooks {
-		if err := safe(h); err != nil {
+		if err := errors.Join(safe(h), canRun(h)); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -116,7 +117,7 @@ func safe(file string) error {
 			if err != nil {
 				return fmt.Errorf("cannot use hook %s: %w", file, err)
 			}
-			if why := changeable(st); why != "" {
+			if why := regular.Changeable(st); why != "" {
 				return &exit.Refusal{Reason: fmt.Sprintf("hook %s would run as root, but %s %s", file, p, why)}
 			}
 			if p == "/" {
@@ -127,36 +128,45 @@ func safe(file string) error {
 	return nil
 }
 
-// changeable gives who else may change a file or directory, "" for nobody.
-func changeable(st os.FileInfo) string {
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	mode := st.Mode()
-	switch {
-	case !ok:
-		return "has no known owner"
-	case sys.Uid != 0 && int(sys.Uid) != os.Geteuid():
-		return fmt.Sprintf("belongs to user %d: run chown root", sys.Uid)
-	case mode&os.ModeSymlink != 0, mode.IsDir() && mode&os.ModeSticky != 0:
-		return ""
-	case mode.Perm()&0o002 != 0:
-		return "is writable by everyone: run chmod o-w"
-	case mode.Perm()&0o020 != 0 && sys.Gid != 0:
-		return fmt.Sprintf("is writable by group %d: run chmod g-w", sys.Gid)
+// canRun refuses what the kernel can't start: a text without a first line that names its interpreter, or with one that is
+// not there.
+func canRun(file string) error {
+	interpreter, err := Interpreter(file)
+	if err != nil {
+		return fmt.Errorf("cannot use hook %s: %w", file, err)
 	}
-	return ""
+	if interpreter == "" {
+		if b, err := readStart(file); err == nil && !bytes.Contains(b, []byte{0}) {
+			return &exit.Refusal{Reason: fmt.Sprintf("hook %s is a text without a first line such as #!/bin/sh, and can't be started", file)}
+		}
+		return nil
+	}
+	if _, err := exec.LookPath(interpreter); err != nil {
+		return &exit.Refusal{Reason: fmt.Sprintf("hook %s can't be started: its interpreter %s is not there, or is not executable", file, interpreter)}
+	}
+	return nil
+}
+
+// readStart reads the first bytes of a file.
+func readStart(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, 256)
+	n, _ := f.Read(b) // an empty file is not a script
+	return b[:n], nil
 }
 
 // Interpreter gives the program that runs a script, by its first line, and "" for one that
 // is not a script. "env NAME" is NAME.
 func Interpreter(file string) (string, error) {
-	f, err := os.Open(file)
+	b, err := readStart(file)
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
-	b := make([]byte, 256)
-	n, _ := f.Read(b) // an empty file is not a script
-	line, _, _ := bytes.Cut(b[:n], []byte("\n"))
+	line, _, _ := bytes.Cut(b, []byte("\n"))
 	words := strings.Fields(strings.TrimPrefix(string(line), "#!"))
 	if !bytes.HasPrefix(line, []byte("#!")) || len(words) == 0 {
 		return "", nil

@@ -96,7 +96,7 @@ func TestFails(t *testing.T) {
 	if s.Said = nil; s.After(t.Context(), AfterBackup, nil) == nil || s.Said[0] != "after-backup/10-fails: 0" {
 		t.Errorf("After(nil) said %q", s.Said)
 	}
-	if err := s.After(t.Context(), AfterRestore, nil); err == nil || !strings.Contains(err.Error(), "no such file") {
+	if err := s.After(t.Context(), AfterRestore, nil); err == nil || !strings.Contains(err.Error(), "its interpreter /no/such/program is not there") {
 		t.Errorf("After(no interpreter) = %v", err)
 	}
 }
@@ -139,6 +139,7 @@ func TestRefused(t *testing.T) {
 		"owner":     {func(_, h string) error { return os.Chown(h, 4242, 0) }, "belongs to user 4242"},
 		"group":     {func(_, h string) error { return errors.Join(os.Chown(h, 0, 4242), os.Chmod(h, 0o775)) }, "is writable by group 4242"},
 		"fifo":      {func(d, h string) error { return os.Symlink("/dev/null", filepath.Dir(h)+"/0") }, "is not a file"},
+		"text":      {func(_, h string) error { return os.WriteFile(h, []byte("echo x\n"), 0o755) }, "a text without a first line such as #!/bin/sh"},
 		"dangling":  {func(d, h string) error { return os.Symlink("/no/such", filepath.Dir(h)+"/0") }, "no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {

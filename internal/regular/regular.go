@@ -100,6 +100,55 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 	return read(f, path, limit)
 }
 
+// Changeable gives who else may change a file or directory, "" for nobody.
+func Changeable(st os.FileInfo) string {
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	mode := st.Mode()
+	switch {
+	case !ok:
+		return "has no known owner"
+	case sys.Uid != 0 && int(sys.Uid) != os.Geteuid():
+		return fmt.Sprintf("belongs to user %d: run chown root", sys.Uid)
+	case mode&os.ModeSymlink != 0, mode.IsDir() && mode&os.ModeSticky != 0:
+		return ""
+	case mode.Perm()&0o002 != 0:
+		return "is writable by everyone: run chmod o-w"
+	case mode.Perm()&0o020 != 0 && sys.Gid != 0:
+		return fmt.Sprintf("is writable by group %d: run chmod g-w", sys.Gid)
+	}
+	return ""
+}
+
+// ReadTrusted is ReadFile for a file as OpenTrusted is for.
+func ReadTrusted(path string, limit int64) ([]byte, error) {
+	f, err := OpenTrusted(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return read(f, path, limit)
+}
+
+// OpenTrusted is Open for a file that decides what root runs, or who can read what root writes: one that others could
+// change is an error for root.
+func OpenTrusted(path string) (*os.File, error) {
+	f, err := Open(path)
+	if err != nil || os.Geteuid() != 0 {
+		return f, err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		if why := Changeable(st); why != "" {
+			err = fmt.Errorf("%s %s %s", path, why, path)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // Output returns an ErrNot for a name that a file can't be written under: what is there is another kind of file, which a
 // file that is renamed would take the place of.
 func Output(name string) error {

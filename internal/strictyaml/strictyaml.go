@@ -4,6 +4,7 @@ package strictyaml
 
 import (
 	"bytes"
+	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
@@ -56,6 +57,13 @@ func Decode(b []byte, v any) (err error) {
 	return nil
 }
 
+// leadingZero is the error for a number such as 010, which is 8 to some and 10 to others.
+type leadingZero struct{ token *token.Token }
+
+func (z leadingZero) Error() string {
+	return fmt.Sprintf("%s begins with a 0; write %s", z.token.Value, cmp.Or(strings.TrimLeft(z.token.Value, "0"), "0"))
+}
+
 // whole finds a fraction where a value of type t, or of its fields or elements, is a whole number: the library cuts it.
 func whole(n ast.Node, t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
@@ -65,6 +73,10 @@ func whole(n ast.Node, t reflect.Type) error {
 		return nil
 	}
 	switch n := n.(type) {
+	case *ast.IntegerNode:
+		if v := n.Token.Value; len(v) > 1 && v[0] == '0' && strings.Trim(v, "0123456789") == "" && t.Kind() != reflect.String {
+			return leadingZero{n.Token}
+		}
 	case *ast.FloatNode:
 		if k := t.Kind(); k >= reflect.Int && k <= reflect.Uint64 {
 			return &yaml.TypeError{DstType: t, SrcType: reflect.TypeFor[float64](), Token: n.Token}
@@ -132,7 +144,10 @@ func Text(err error) string {
 		overflow  *yaml.OverflowError
 		unknown   *yaml.UnknownFieldError
 	)
+	var zero leadingZero
 	switch {
+	case errors.As(err, &zero):
+		return at(zero.token, zero.Error())
 	case errors.As(err, &wrongType):
 		return at(wrongType.Token, "want "+ofType(wrongType.DstType)+", not "+ofToken(wrongType.Token))
 	case errors.As(err, &wrongKind):

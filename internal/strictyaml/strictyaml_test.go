@@ -42,6 +42,7 @@ func TestText(t *testing.T) {
 		"keep: {last: 3.5}":            `[1:14] want a whole number, not "3.5"`,
 		"keep:\n  map: {a: 1, b: 2.5}": `[2:18] want a whole number, not "2.5"`,
 		"name: a\n---\nname: b\n":      "it has a second document, which begins with ---",
+		"keep: {last: 010}":            "[1:14] 010 begins with a 0; write 10",
 		"keep: {last: x}":              `[1:14] want a whole number, not "x"`,
 		"keep:\n  on: 7":               `[2:7] want true or false, not "7"`,
 		"list: /home":                  "[1:7] want a list, not text",
