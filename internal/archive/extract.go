@@ -602,6 +602,11 @@ func (x *extractor) node(m *Member, dir *dirRef, base string) error {
 // that of setuid and setgid would be another owner's otherwise.
 func (x *extractor) own(m *Member, dir *dirRef, chown func(uid, gid int) error) (mode uint32) {
 	uid, gid := int(m.UID), int(m.GID)
+	if !x.opt.NoOwner && (!validID(m.UID) || !validID(m.GID)) {
+		// The kernel would take the lower 32 bits: 2^32 would be root.
+		x.problem(m.Path, fmt.Sprintf("cannot set owner %d:%d: there are no such users and groups", m.UID, m.GID))
+		return m.Mode &^ 0o6000
+	}
 	if x.opt.NoOwner {
 		if uid, gid = -1, x.group; dir.gid == gid {
 			return m.Mode
@@ -622,6 +627,9 @@ func (x *extractor) own(m *Member, dir *dirRef, chown func(uid, gid int) error) 
 	}
 	return m.Mode
 }
+
+// validID reports whether a number is that of a user or group; the largest one of 32 bits is none.
+func validID(n int64) bool { return n >= 0 && n < 1<<32-1 }
 
 func timespecs(m *Member) [2]unix.Timespec {
 	t := unix.NsecToTimespec(0)

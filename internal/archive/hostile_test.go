@@ -226,3 +226,22 @@ func FuzzACL(f *testing.F) {
 		}
 	})
 }
+
+// TestHostileOwner: a number that no user has is not cut to that of root, and the file gets no setuid.
+func TestHostileOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root sets owners")
+	}
+	for _, id := range []int64{1 << 32, 1<<32 - 1, 1<<33 + 1000, 1<<63 - 1, -1} {
+		dst := t.TempDir()
+		r := craft(t, &Member{Path: ".", Type: TypeDir, Mode: 0o755}, &Member{Path: "f", Type: TypeFile, Mode: 0o4755, UID: id, GID: id})
+		sum, err := r.Extract(t.Context(), dst, ExtractOptions{})
+		if err != nil {
+			continue // refused as a whole
+		}
+		st, err := os.Stat(filepath.Join(dst, "f"))
+		if err == nil && st.Mode()&os.ModeSetuid != 0 || len(sum.Incomplete()) == 0 {
+			t.Errorf("owner %d: %v, %v, problems %v; want no setuid, and a problem", id, st, err, sum.Problems)
+		}
+	}
+}
