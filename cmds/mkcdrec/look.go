@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -33,9 +34,14 @@ func setFlags() []cli.Flag {
 		&cli.StringFlag{Name: "credentials", Usage: "`FILE` with the secrets of servers, instead of the one that the configuration names"}}
 }
 
+// signerFlag is of those commands that refuse sets of others.
+func signerFlag() cli.Flag {
+	return &cli.StringFlag{Name: "signer", Usage: "`FILE` with public keys of hosts: a set that is not signed with one of them is refused"}
+}
+
 // ring has the keys that open sets.
 func (a *app) ring(ctx context.Context, c *cli.Command) *keyring.Ring {
-	r := &keyring.Ring{Identity: c.String("identity"), Passphrase: cmp.Or(c.String("passphrase-file"), a.cfg.PassphraseFile), Credentials: cmp.Or(c.String("credentials"), a.cfg.Credentials)}
+	r := &keyring.Ring{Identity: c.String("identity"), Passphrase: cmp.Or(c.String("passphrase-file"), a.cfg.PassphraseFile), Credentials: cmp.Or(c.String("credentials"), a.cfg.Credentials), Signer: c.String("signer")}
 	if term.IsTerminal(int(os.Stdin.Fd())) {
 		r.Ask = func(prompt string) ([]byte, error) {
 			a.ui.End()
@@ -91,13 +97,16 @@ func ofThisHost() manifest.Wanted {
 
 func (a *app) listCommand() *cli.Command {
 	return &cli.Command{Name: "list", Usage: "list a set's archives, or the files in them", ArgsUsage: "SET [PATH...]",
-		Flags: append(setFlags(), &cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "with mode, owner, size and time"}, &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "every file"}),
+		Flags: append(setFlags(), signerFlag(), &cli.BoolFlag{Name: "long", Aliases: []string{"l"}, Usage: "with mode, owner, size and time"}, &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "every file"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			s, err := a.oneSet(ctx, c)
 			if err != nil {
 				return err
 			}
 			defer s.Close()
+			if err := a.ring(ctx, c).Trust(s, false, a.ui.Warn); err != nil {
+				return err
+			}
 			w := c.Root().Writer
 			paths := manifest.CleanPaths(c.Args().Tail())
 			a.ui.Result("set", s.Manifest)
@@ -171,7 +180,7 @@ var errDamaged = errors.New("the set is damaged")
 
 func (a *app) verifyCommand() *cli.Command {
 	return &cli.Command{Name: "verify", Usage: "check every checksum of a set, and decode every archive", ArgsUsage: "SET",
-		Flags: append(setFlags(), &cli.BoolFlag{Name: "fast", Usage: "checksums only, decode nothing"}),
+		Flags: append(setFlags(), signerFlag(), &cli.BoolFlag{Name: "fast", Usage: "checksums only, decode nothing"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			s, err := a.oneSet(ctx, c)
 			if err != nil {
@@ -186,9 +195,13 @@ func (a *app) verifyCommand() *cli.Command {
 			}
 			a.ui.End()
 			signer, err := signature(s)
+			if err == nil {
+				err = a.ring(ctx, c).Trust(s, true, a.ui.Warn)
+			}
 			if err != nil {
 				return err
 			}
+			a.strange(s)
 			a.ui.Result("verified", builder.VerifiedResult{Set: s.String(), ID: s.Manifest.ID, Files: len(s.Manifest.Files), Missing: append([]string{}, s.Missing...), Signer: signer})
 			if len(s.Missing) > 0 {
 				return fmt.Errorf("the set is not complete: %s is missing; all that a restore needs is there", strings.Join(s.Missing, ", "))
@@ -213,10 +226,22 @@ func signature(s *manifest.Set) (string, error) {
 	return signing.Fingerprint(s.Signer), nil
 }
 
+// strange points out a set with this machine's name that this machine did not sign.
+func (a *app) strange(s *manifest.Set) {
+	key, err := signing.ReadKey(signing.KeyFile)
+	if err != nil || s.Manifest.Host != ofThisHost().Host {
+		return // without a key it has made no set
+	}
+	mine := key.Public()
+	if s.Signer == nil || !bytes.Equal(s.Signer.Marshal(), mine.Marshal()) {
+		a.ui.Warn("the set has the name of this machine, %s, which signs with the key %s, and this set is not signed with it", s.Manifest.Host, signing.Fingerprint(mine))
+	}
+}
+
 func (a *app) extractCommand() *cli.Command {
 	return &cli.Command{Name: "extract", Usage: "take files out of a set", ArgsUsage: "SET [PATH...]", Before: noDryRun,
 		Description: "Files appear below the directory given with -C, with their full paths. Without PATH all are taken.",
-		Flags: append(setFlags(), &cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
+		Flags: append(setFlags(), signerFlag(), &cli.StringFlag{Name: "directory", Aliases: []string{"C"}, Value: ".", Usage: "`DIR` to put them below"},
 			&cli.BoolFlag{Name: "salvage", Usage: "take what can be read of a damaged set, and name what is lost"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			s, err := a.oneSet(ctx, c)
@@ -224,13 +249,16 @@ func (a *app) extractCommand() *cli.Command {
 				return err
 			}
 			defer s.Close()
+			if err := a.ring(ctx, c).Trust(s, !s.Salvage, a.ui.Warn); err != nil {
+				return err
+			}
 			paths := manifest.CleanPaths(c.Args().Tail())
 			members, lost, err := s.ExtractPaths(ctx, paths, c.String("directory"), archive.ExtractOptions{Salvage: c.Bool("salvage"), NoOwner: os.Geteuid() != 0}, a.ui)
 			if err != nil {
 				return err
 			}
 			a.ui.End()
-			a.ui.Note("%d members extracted below %s", members, c.String("directory"))
+			a.ui.Note("members extracted below %s: %d", c.String("directory"), members)
 			if len(lost) > 0 {
 				return exit.NotCovered(lost)
 			}

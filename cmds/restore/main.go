@@ -273,6 +273,7 @@ func (x *extraction) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("", flag.ContinueOnError)
 	f.StringVar(&x.to, "to", "", "`DIR` to put them below, with their full paths")
 	f.BoolVar(&x.salvage, "salvage", false, "take what can be read of a damaged set, and name what is lost")
+	f.StringVar(&x.keys.Signer, "signer", "", "`FILE` with public keys of hosts: a set that is not signed with one of them is refused; `none`: no key is expected")
 	return keyFlags(f, x.keys)
 }
 
@@ -290,12 +291,15 @@ func extract(ctx context.Context, p *ui.Printer, x *extraction, words []string) 
 		return err
 	}
 	defer set.Close()
+	if err := x.keys.Trust(set, !x.salvage, p.Warn); err != nil {
+		return err
+	}
 	n, lost, err := set.ExtractPaths(ctx, manifest.CleanPaths(words[1:]), x.to, archive.ExtractOptions{Salvage: x.salvage, NoOwner: os.Geteuid() != 0}, p)
 	if err != nil {
 		return err
 	}
 	p.End()
-	p.Note("%d members extracted below %s", n, x.to)
+	p.Note("members extracted below %s: %d", x.to, n)
 	if len(lost) > 0 {
 		return exit.NotCovered(lost)
 	}

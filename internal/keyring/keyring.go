@@ -17,6 +17,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/signing"
@@ -133,7 +134,7 @@ func (r *Ring) secret(ctx context.Context, file, cannot, question, none string) 
 
 // Signers are the keys whose sets are restored without a question: of the file that was named,
 // or of the rescue system. None are nil.
-func (r *Ring) Signers() ([]ssh.PublicKey, error) {
+func (r *Ring) Signers() ([]signing.Trusted, error) {
 	if r.Signer == NoSigner {
 		return nil, nil
 	}
@@ -162,4 +163,61 @@ func (r *Ring) Signers() ([]ssh.PublicKey, error) {
 func (r *Ring) Door(ctx context.Context, want manifest.Wanted, say func(format string, args ...any)) (manifest.Door, error) {
 	a, err := r.Access()
 	return manifest.Door{Want: want, Say: say, Access: a, Identities: func(p bool) ([]age.Identity, error) { return r.Identities(ctx, p) }}, err
+}
+
+// Verdict is what is known of a set's signature.
+type Verdict struct {
+	// Wrong is why it should not be used, "" if there is no reason.
+	Wrong string
+	// Key is the key that it is signed with, nil for none, or a signature that is not valid.
+	Key ssh.PublicKey
+	// Checked: the key is one that Signers gives for its host.
+	Checked bool
+}
+
+// Judge compares the signature of a set with the keys of hosts.
+func (r *Ring) Judge(s *manifest.Set) (v Verdict, err error) {
+	signers, err := r.Signers()
+	if err != nil {
+		return v, err
+	}
+	v.Key = s.Signer
+	switch {
+	case s.SignatureFault != nil:
+		v.Wrong, v.Key = fmt.Sprintf("the signature of the backup set is not valid: %v", s.SignatureFault), nil
+	case len(signers) == 0:
+	case s.Signer == nil:
+		v.Wrong = "the backup set is not signed, and the key of its host is known"
+	default:
+		known, counts := signing.Has(signers, s.Signer, s.Manifest.Host)
+		v.Checked = counts
+		switch {
+		case known && !counts:
+			v.Wrong = fmt.Sprintf("the backup set is of the host %s, and signed with the key of another host, %s", printable.Clean(s.Manifest.Host), signing.Fingerprint(s.Signer))
+		case !known:
+			v.Wrong = fmt.Sprintf("the backup set is signed with the key %s, which is not known here", signing.Fingerprint(s.Signer))
+		}
+	}
+	return v, nil
+}
+
+// Trust refuses a set that is not signed as it should be: if Signer was given, by one of those; with valid, if its
+// signature is not valid. say is told why a set is not to be relied on otherwise.
+func (r *Ring) Trust(s *manifest.Set, valid bool, say func(format string, args ...any)) error {
+	if r.Identity != "" && !s.Encrypted() {
+		say("the backup set is not encrypted: it is read without the identity that was given")
+	}
+	v, err := r.Judge(s)
+	switch {
+	case err != nil:
+		return err
+	case v.Wrong == "":
+		return nil
+	case r.Signer != "":
+		return &exit.Refusal{Reason: v.Wrong}
+	case s.SignatureFault != nil && valid:
+		return errors.New(v.Wrong)
+	}
+	say("%s", v.Wrong)
+	return nil
 }

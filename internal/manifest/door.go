@@ -255,6 +255,9 @@ func (d Door) openStore(_ context.Context, st store.Store) (*Set, error) {
 		return nil, err
 	}
 	s, err := open(at, d.Salvage)
+	if err == nil && s.HeadFault != nil {
+		d.say("%v", s.HeadFault)
+	}
 	if err == nil && len(s.Damaged) > 0 {
 		d.say("the backup set is damaged: %v", errors.Join(s.Damaged...))
 	}
@@ -299,6 +302,9 @@ func HasSet(st store.Store) bool { return kindOf(st) != noSet }
 func (d Door) placeOf(st store.Store) (place, error) {
 	if kindOf(st) == encryptedSet {
 		return d.encryptedIn(st)
+	}
+	if _, err := st.Size(sealed.HeadFile); err == nil {
+		return nil, fmt.Errorf("cannot use backup set %s: it has %s of a set that is not encrypted, and %s of one that is; one of them was put there", st, File, sealed.HeadFile)
 	}
 	p, err := placeOf(st)
 	if err != nil {

@@ -135,11 +135,11 @@ func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt
 		}
 	}
 	if members == 0 && len(lost) == 0 {
-		return 0, nil, fmt.Errorf("cannot extract: nothing in the set answers to %s", strings.Join(paths, " "))
+		return 0, nil, fmt.Errorf("cannot extract: nothing in the set matches %s", strings.Join(paths, " "))
 	}
 	lost = append(lost, want.missing()...)
 	if locks > 0 {
-		rep.Note("%d files and directories are immutable or append-only in the set, and are not below %s", locks, dest)
+		rep.Note("%d files and directories are immutable or append-only in the set, and not so below %s, where they could not be removed", locks, dest)
 	}
 	return members, lost, nil
 }

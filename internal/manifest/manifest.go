@@ -26,6 +26,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -246,6 +247,8 @@ type Set struct {
 	SignatureFault error
 	// Missing are files of the manifest that are not there, and that nothing but a person needs.
 	Missing []string
+	// HeadFault is how set.json of an encrypted set, which nobody has signed, contradicts the manifest; nil for not at all.
+	HeadFault error
 	// Salvage has archives that are cut off or missing give what they have. Damaged are such files with their faults.
 	Salvage bool
 	Damaged []error
@@ -314,6 +317,7 @@ func open(at place, salvage bool) (*Set, error) {
 	if err := s.checkSignature(b); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
+	s.HeadFault = at.headFault(m)
 	if err := errors.Join(at.isOf(m.ID), s.checkSizes(), s.openNeeds()); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", at, err)
 	}
@@ -343,6 +347,8 @@ func (s *Set) checkSizes() error {
 		case missing && spare(f.Name):
 			s.Missing = append(s.Missing, f.Name)
 			continue
+		case (err != nil || n != int64(f.Size)) && spare(f.Name):
+			continue // Verify reports it
 		case missing:
 			err = fmt.Errorf("%s is missing", f.Name)
 		case err == nil && n != int64(f.Size):
@@ -355,6 +361,34 @@ func (s *Set) checkSizes() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// checkLists compares the lists of checksums, which people check a set with, with the manifest.
+func (s *Set) checkLists() error {
+	if !s.Direct() || !s.here(SHA256, true) {
+		return nil // discs and tapes have their own
+	}
+	b, err := store.ReadFile(s.place, SHA256, MaxText)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	want := map[string]bool{}
+	for _, f := range s.Manifest.Files {
+		want[f.SHA256+"  "+f.Name] = true
+	}
+	for l := range strings.Lines(string(b)) {
+		if l = strings.TrimSuffix(l, "\n"); !want[l] {
+			return fmt.Errorf("%s contradicts the manifest: it has the line %s", SHA256, printable.Short(l, 200))
+		}
+		delete(want, l)
+	}
+	if len(want) > 0 {
+		return fmt.Errorf("%s lacks %d of the manifest's %d files", SHA256, len(want), len(s.Manifest.Files))
+	}
+	return nil
 }
 
 // spare reports whether a set can be read without a file: the medium, which may be where it is used, texts for people,
@@ -374,6 +408,12 @@ func (s *Set) checkSignature(b []byte) error {
 		s.Signer, s.SignatureFault = signing.Signer(b, sig)
 	}
 	return nil
+}
+
+// Encrypted reports whether the set is encrypted.
+func (s *Set) Encrypted() bool {
+	f, ok := s.place.(interface{ sealed() bool })
+	return ok && f.sealed()
 }
 
 // Unlisted are the files of a set that its manifest can't name: the lists of checksums, and the
@@ -494,7 +534,7 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	errs = append(errs, s.verifyNeeds(ctx, p), s.checkImages())
+	errs = append(errs, s.HeadFault, s.checkLists(), s.verifyNeeds(ctx, p), s.checkImages())
 	for _, a := range s.Manifest.Archives {
 		if reported[a.File] {
 			continue

@@ -118,7 +118,7 @@ func TestExtractPaths(t *testing.T) {
 	if err != nil || n != 3 || len(lost) > 0 {
 		t.Fatalf("%d members, lost %v, %v", n, lost, err)
 	}
-	if want := "2 files and directories are immutable or append-only in the set, and are not below " + dst; !slices.Contains(said.text, want) {
+	if want := "2 files and directories are immutable or append-only in the set, and not so below " + dst + ", where they could not be removed"; !slices.Contains(said.text, want) {
 		t.Errorf("%q lacks %q", said.text, want)
 	}
 	if b, err := os.ReadFile(dst + "/etc/locked"); err != nil || string(b) != "content" {
@@ -127,7 +127,7 @@ func TestExtractPaths(t *testing.T) {
 	if err := os.RemoveAll(dst + "/etc"); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := s.ExtractPaths(context.Background(), []string{"/nowhere"}, dst, archive.ExtractOptions{}, said); err == nil || !strings.Contains(err.Error(), "nothing in the set answers to /nowhere") {
+	if _, _, err := s.ExtractPaths(context.Background(), []string{"/nowhere"}, dst, archive.ExtractOptions{}, said); err == nil || !strings.Contains(err.Error(), "nothing in the set matches /nowhere") {
 		t.Errorf("%v", err)
 	}
 }

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/store"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 )
 
@@ -41,6 +44,8 @@ type place interface {
 
 	// isOf checks that the place belongs to the set with an id.
 	isOf(id string) error
+	// headFault compares what is known of an encrypted set without a key with the manifest.
+	headFault(m *Manifest) error
 	// here reports whether a file is here as a whole or, with ask, on any medium of the set.
 	here(name string, ask bool) bool
 	// check compares an archive's index with the manifest and reads, with decode, all of it.
@@ -75,6 +80,7 @@ func (common) Use(context.Context, DiscSource) {}
 func (common) GiveUp()                         {}
 func (common) Close() error                    { return nil }
 func (common) isOf(string) error               { return nil }
+func (common) headFault(*Manifest) error       { return nil }
 func (common) here(string, bool) bool          { return true }
 
 // files is what places with archives of this program have in common.
@@ -82,6 +88,24 @@ type files struct {
 	common
 	store.Store
 	inOrder bool // archives are read from their beginning to their end
+}
+
+// sealed reports whether the files are decrypted while they are read.
+func (f files) sealed() bool { _, ok := f.Store.(*sealed.Store); return ok }
+
+func (f files) headFault(m *Manifest) error {
+	s, ok := f.Store.(*sealed.Store)
+	if !ok {
+		return nil
+	}
+	needs := make([]sealed.Need, 0, len(m.Needs))
+	for _, n := range m.Needs {
+		needs = append(needs, sealed.Need{ID: n.ID, Dir: n.Dir})
+	}
+	if h := s.Head; h.Host != m.Host || !h.Created.Equal(m.Created) || h.NotCovered != len(m.NotCovered) || !slices.Equal(h.Needs, needs) {
+		return fmt.Errorf("%s is damaged, or was changed: it has the host %q and the time %s, and the manifest %q and %s", sealed.HeadFile, h.Host, h.Created.Format(time.RFC3339), m.Host, m.Created.Format(time.RFC3339))
+	}
+	return nil
 }
 
 func (f files) Direct() bool      { return !f.inOrder }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"filippo.io/age"
 
@@ -48,7 +47,7 @@ func encrypt(t *testing.T, from *Set, to age.Recipient, file string) (dir, objec
 			object = name
 		}
 	}
-	index, head, err := w.Finish(sealed.Head{ID: from.Manifest.ID, Host: "h", Created: time.Now().UTC().Truncate(time.Second)})
+	index, head, err := w.Finish(sealed.Head{ID: from.Manifest.ID, Host: from.Manifest.Host, Created: from.Manifest.Created})
 	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, sealed.IndexFile), index, 0o600), os.WriteFile(filepath.Join(dir, sealed.HeadFile), head, 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -117,5 +116,71 @@ func TestSalvageEncrypted(t *testing.T) {
 			}
 		}
 		s.Close()
+	}
+}
+
+// TestContradictions: a set whose lists, head or size of a text for people are wrong can be read, and Verify names it; one
+// that has two kinds of manifests is refused.
+func TestContradictions(t *testing.T) {
+	tree := t.TempDir()
+	file(t, tree+"/a", "first")
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		change  func(dir string) error
+		encrypt bool
+		want    string // of Verify; of Open if it begins with !
+	}{
+		"right": {func(string) error { return nil }, false, ""},
+		"list":  {func(dir string) error { return os.WriteFile(filepath.Join(dir, SHA256), []byte("0000  a\n"), 0o600) }, false, "SHA256SUMS contradicts the manifest"},
+		"short": {func(dir string) error { return os.WriteFile(filepath.Join(dir, SHA256), nil, 0o600) }, false, "SHA256SUMS lacks"},
+		"text":  {func(dir string) error { return os.WriteFile(filepath.Join(dir, "RESTORE.txt"), []byte("other"), 0o600) }, false, "RESTORE.txt"},
+		"both":  {func(dir string) error { return os.WriteFile(filepath.Join(dir, sealed.HeadFile), []byte("{}"), 0o600) }, false, "!one of them was put there"},
+		"sound": {func(string) error { return nil }, true, ""},
+		"head": {func(dir string) error {
+			name := filepath.Join(dir, sealed.HeadFile)
+			b, err := os.ReadFile(name)
+			return errors.Join(err, os.WriteFile(name, []byte(strings.Replace(string(b), `"host": "h"`, `"host": "x"`, 1)), 0o600))
+		}, true, "set.json is damaged, or was changed"},
+	} {
+		s := many(t, map[string]string{"/": tree})
+		dir := s.Local()
+		text := filepath.Join(dir, "RESTORE.txt")
+		if err := errors.Join(os.WriteFile(text, []byte("steps"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		sum, err := SumFile(t.Context(), text, progress.None{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Manifest.Files = append(s.Manifest.Files, FileSum{"RESTORE.txt", 5, sum})
+		if err := errors.Join(os.Remove(filepath.Join(dir, File)), s.Manifest.Write(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if c.encrypt {
+			dir, _ = encrypt(t, s, id.Recipient(), "")
+		}
+		if err := c.change(dir); err != nil {
+			t.Fatal(err)
+		}
+		d := Door{Identities: func(bool) ([]age.Identity, error) { return []age.Identity{id}, nil }}
+		opened, err := d.Open(t.Context(), dir)
+		if want, refused := strings.CutPrefix(c.want, "!"); refused {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: Open() = %v; want %q", what, err, want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: Open() = %v; want that it can be read", what, err)
+			continue
+		}
+		err = opened.Verify(t.Context(), true, progress.None{})
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: Verify() = %v; want %q", what, err, c.want)
+		}
+		opened.Close()
 	}
 }

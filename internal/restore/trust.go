@@ -34,27 +34,22 @@ func (r *Restorer) trusted(now time.Time) error {
 	if age > oldSet {
 		r.Screen.Warn("the backup set was made %d days ago, on %s", int(age.Hours()/24), r.set.Manifest.Created.Format("2006-01-02"))
 	}
-	signers, err := r.ring().Signers()
+	v, err := r.ring().Judge(r.set)
 	if err != nil {
 		return err
 	}
-	key, fault := r.set.Signer, r.set.SignatureFault
-	var reason, expected string
+	reason, expected := v.Wrong, unsigned
 	switch {
-	case fault != nil:
-		reason, expected = fmt.Sprintf("the signature of the backup set is not valid: %v", fault), unsigned
-	case key == nil && len(signers) == 0:
+	case v.Wrong == "" && v.Key == nil:
 		return nil
-	case key == nil:
-		reason, expected = "the backup set is not signed, and this rescue system knows the key of its host", unsigned
-	case len(signers) == 0:
-		r.Screen.Note("the backup set is signed with the key %s; no key is known here to compare it with", signing.Fingerprint(key))
+	case v.Checked:
+		r.Screen.Note("the backup set is signed with the key of its host, %s", signing.Fingerprint(v.Key))
 		return nil
-	case signing.Has(signers, key):
-		r.Screen.Note("the backup set is signed with the key of its host, %s", signing.Fingerprint(key))
+	case v.Wrong == "":
+		r.Screen.Note("the backup set is signed with the key %s; no key is known here to compare it with", signing.Fingerprint(v.Key))
 		return nil
-	default:
-		reason, expected = "the backup set is signed with a key that this rescue system does not know", signing.Fingerprint(key)
+	case v.Key != nil:
+		expected = signing.Fingerprint(v.Key)
 	}
 	if r.opt.PlanOnly || r.opt.DryRun {
 		r.Screen.Warn("%s", reason)

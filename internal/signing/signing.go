@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
@@ -43,32 +45,21 @@ type Key struct{ signer ssh.Signer }
 // LoadKey reads the key in file, or makes one, with mode 0600. made: there was none before.
 // A key that others can read is refused.
 func LoadKey(file, host string) (k *Key, made bool, err error) {
-	k, err = readKey(file)
+	k, err = ReadKey(file)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return k, false, err
 	}
 	if k, err = makeKey(file, host); errors.Is(err, fs.ErrExist) { // another run was faster
-		k, err = readKey(file)
+		k, err = ReadKey(file)
 		return k, false, err
 	}
 	return k, err == nil, err
 }
 
-func readKey(file string) (*Key, error) {
+// ReadKey reads the key in file, which nobody but root may be able to read.
+func ReadKey(file string) (*Key, error) {
 	fail := func(err error) (*Key, error) { return nil, fmt.Errorf("cannot use the signing key: %w", err) }
-	f, err := regular.Open(file)
-	if err != nil {
-		return fail(err)
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return fail(err)
-	}
-	if m := st.Mode().Perm(); m&0o077 != 0 {
-		return fail(fmt.Errorf("%s can be read by others (mode %04o): set its mode to 0600, or remove it to get a new key", file, m))
-	}
-	b, err := regular.ReadFile(file, maxKey)
+	b, err := regular.ReadSecret(file, maxKey)
 	if err != nil {
 		return fail(err)
 	}
@@ -152,30 +143,56 @@ func Line(k ssh.PublicKey, comment string) []byte {
 	return fmt.Appendf(bytes.TrimSuffix(ssh.MarshalAuthorizedKey(k), []byte("\n")), " %s\n", comment)
 }
 
-// Signers reads a file of signers: public keys, one a line. Empty lines and those that begin
-// with # do not count.
-func Signers(b []byte) (keys []ssh.PublicKey, err error) {
+// Trusted is a public key whose signatures count, and for which hosts.
+type Trusted struct {
+	Key   ssh.PublicKey
+	Hosts []string // patterns, of which one has to match; nil for any host
+}
+
+// Signers reads a file of signers: public keys, one a line, in either format of OpenSSH. A line of authorized_keys,
+// KEY COMMENT, is for any host, one of allowed_signers, HOST[,HOST...] KEY, for these; their names may have * and ?,
+// and ! before them. Empty lines and those that begin with # do not count.
+func Signers(b []byte) (keys []Trusted, err error) {
 	n := 0
 	for l := range bytes.Lines(b) {
 		n++
 		if l = bytes.TrimSpace(l); len(l) == 0 || l[0] == '#' {
 			continue
 		}
-		k, _, _, _, err := ssh.ParseAuthorizedKey(l)
+		k, _, hosts, _, err := ssh.ParseAuthorizedKey(l)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: it is not a public key: %w", n, err)
 		}
-		keys = append(keys, k)
+		for _, h := range hosts {
+			if _, err := path.Match(h, ""); err != nil {
+				return nil, fmt.Errorf("line %d: %q is not a name of a host, or a pattern", n, h)
+			}
+		}
+		keys = append(keys, Trusted{k, hosts})
 	}
 	return keys, nil
 }
 
-// Has reports whether a key is among keys.
-func Has(keys []ssh.PublicKey, k ssh.PublicKey) bool {
+// Has reports whether a key is among keys, and whether its signatures count for a host.
+func Has(keys []Trusted, k ssh.PublicKey, host string) (known, counts bool) {
 	for _, x := range keys {
-		if bytes.Equal(x.Marshal(), k.Marshal()) {
-			return true
+		if bytes.Equal(x.Key.Marshal(), k.Marshal()) {
+			known, counts = true, counts || x.of(host)
 		}
 	}
-	return false
+	return known, counts
+}
+
+// of reports whether the key is one of a host.
+func (t Trusted) of(host string) bool {
+	is := t.Hosts == nil
+	for _, h := range t.Hosts {
+		name, not := strings.CutPrefix(h, "!")
+		if ok, _ := path.Match(name, host); ok && not {
+			return false
+		} else if ok {
+			is = true
+		}
+	}
+	return is
 }

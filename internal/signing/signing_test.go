@@ -70,7 +70,7 @@ func TestAgainstOpenSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := Signer(text, theirs)
-	if err != nil || !Has([]ssh.PublicKey{k.Public()}, got) {
+	if err != nil || !bytes.Equal(k.Public().Marshal(), got.Marshal()) {
 		t.Errorf("Signer(ssh-keygen's) = %v, %v; want the key", got, err)
 	}
 	out, err := exec.Command("ssh-keygen", "-l", "-f", file).Output()
@@ -145,15 +145,36 @@ func TestTogether(t *testing.T) {
 	}
 }
 
-// A file of signers has comments; a line that is no key is named.
+// A file of signers has comments; a line that is no key is named. A key counts for the hosts that its line begins with.
 func TestSigners(t *testing.T) {
-	k := key(t)
-	keys, err := Signers(append([]byte("# hosts\n\n"), Line(k.Public(), "h")...))
-	if err != nil || len(keys) != 1 || !Has(keys, k.Public()) || Has(keys, key(t).Public()) {
-		t.Errorf("Signers = %v, %v", keys, err)
+	mine, other := key(t).Public(), key(t).Public()
+	line := func(k ssh.PublicKey) string { return string(ssh.MarshalAuthorizedKey(k)) }
+	for _, c := range []struct {
+		text          string
+		host          string
+		known, counts bool
+	}{
+		{"# hosts\n\n" + string(Line(mine, "h")), "any", true, true},
+		{line(other), "h", false, false},
+		{"h " + line(mine) + "o " + line(other), "h", true, true},
+		{"h " + line(mine) + "o " + line(other), "o", true, false},
+		{"h,o " + line(mine), "o", true, true},
+		{"web*,!web1 " + line(mine), "web2", true, true},
+		{"web*,!web1 " + line(mine), "web1", true, false},
+		{"o " + line(mine) + "h " + line(mine), "h", true, true},
+	} {
+		keys, err := Signers([]byte(c.text))
+		if err != nil {
+			t.Errorf("Signers(%q) = %v", c.text, err)
+		}
+		if known, counts := Has(keys, mine, c.host); known != c.known || counts != c.counts {
+			t.Errorf("Has(%q, %q) = %v, %v; want %v, %v", c.text, c.host, known, counts, c.known, c.counts)
+		}
 	}
-	if _, err := Signers([]byte("# x\nnonsense\n")); err == nil || !strings.Contains(err.Error(), "line 2") {
-		t.Errorf("Signers(nonsense) = %v; want line 2", err)
+	for _, bad := range []string{"# x\nnonsense\n", "\n[ " + line(mine)} {
+		if _, err := Signers([]byte(bad)); err == nil || !strings.Contains(err.Error(), "line 2") {
+			t.Errorf("Signers(%q) = %v; want line 2", bad, err)
+		}
 	}
 }
 
