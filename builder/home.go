@@ -11,6 +11,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/keyring"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/signing"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -21,11 +22,11 @@ import (
 // encrypted sets. The rescue medium of the set restores it from there. On any error nothing is
 // left that looks like a set.
 func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place string) (*Result, error) {
-	work, err := os.MkdirTemp(b.Work, "mkcdrec-set-*")
+	work, end, err := regular.TempDir(b.Work, "mkcdrec-set-")
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the set: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer end()
 	if err := p.leaveOut(b.Config, work); err != nil {
 		return nil, err
 	}
@@ -84,6 +85,13 @@ func (b *Builder) signingKey() (*signing.Key, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the name of this machine: %w", err)
+	}
+	if b.DryRun {
+		k, err := signing.ReadKey(b.SigningKey)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, nil // a run would make it
+		}
+		return k, err
 	}
 	k, made, err := signing.LoadKey(b.SigningKey, host)
 	if err == nil && made {

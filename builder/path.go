@@ -30,6 +30,8 @@ type Builder struct {
 	States string
 	// SigningKey is the file of the key that signs sets, signing.KeyFile; "" leaves them unsigned.
 	SigningKey string
+	// DryRun: nothing is made that stays, not even the key that signs sets.
+	DryRun bool
 	// Work is a directory for temporary files, "" for the system's.
 	Work string
 	// Snapshots is the directory with the records of snapshots; "" for snapshot.DefaultRecords.

@@ -24,6 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/stick"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -84,11 +85,11 @@ func (b *Builder) Key(ctx context.Context, opt KeyOptions) (*KeyResult, error) {
 			return nil, err
 		}
 	}
-	work, err := os.MkdirTemp("/var/tmp", "mkcdrec-key-*")
+	work, end, err := regular.TempDir("/var/tmp", "mkcdrec-key-")
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the key: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer end()
 	// The rescue system first: what is missing for it must fail before the
 	// stick is touched.
 	if err := w.rescue(ctx, p, work); err != nil {
@@ -425,11 +426,11 @@ func (w *keyWriter) write(ctx context.Context, p *Plan) (res *KeyResult, err err
 	}
 	// The rescue system is not in the set: it has a place of its own on the stick.
 	now := time.Now()
-	work, err := os.MkdirTemp(w.b.Work, "mkcdrec-set-*")
+	work, end, err := regular.TempDir(w.b.Work, "mkcdrec-set-")
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the set: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer end()
 	sink, err := w.b.below(ctx, p, dir, work, w.setID, now)
 	if err != nil {
 		return nil, err
@@ -507,10 +508,12 @@ func generations(dir, host string) []set.Listed {
 // without any, half of the space in use and all of the devices that are saved as images.
 func (p *Plan) mayNeed(sets []set.Listed) (need int64) {
 	if len(sets) > 0 {
-		return int64(sets[0].Size() + sets[0].Size()/10)
+		return int64(sets[0].Bytes() + sets[0].Bytes()/10)
 	}
 	for _, a := range p.Archives {
-		need += a.Used / 2
+		if a.only == nil { // of parts of it, how much they have is not known
+			need += a.Used / 2
+		}
 	}
 	for _, m := range p.Images {
 		need += int64(m.Size)

@@ -20,6 +20,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/initramfs"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 )
 
@@ -238,11 +239,11 @@ func (b *Maker) Changed(ctx context.Context, p *Machine, iso string) (why []stri
 
 // Try looks for what keeps a medium from being made, without making it.
 func (b *Maker) Try(ctx context.Context, p *Machine) error {
-	work, err := os.MkdirTemp("", "mkcdrec-try-*")
+	work, end, err := regular.TempDir("", "mkcdrec-try-")
 	if err != nil {
 		return fmt.Errorf("cannot try to make the rescue system: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer end()
 	_, _, err = b.draft(ctx, p, work)
 	return err
 }

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
-	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Keep is how many sets stay. A set that any rule names stays. The rules but Last keep the
@@ -162,7 +160,7 @@ func keepNeeded(sets []*Verdict) {
 // of begins the verdict on a set, one of all, with what is wrong with its files, or with what it
 // needs.
 func of(s set.Listed, all []set.Listed, damage string) *Verdict {
-	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Size(), damage: damage, lacks: len(s.NotCovered) > 0, id: s.ID}
+	v := &Verdict{Set: s.Name, Created: s.Created, Size: s.Bytes(), damage: damage, lacks: len(s.NotCovered) > 0, id: s.ID}
 	if s.Head != nil {
 		v.Size = quantity.Size(s.Head.Size)
 	}
@@ -210,7 +208,7 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 	}
 	var damage []string
 	for _, s := range sets {
-		damage = append(damage, s.Damage(store.Dir(filepath.Join(dir, s.Name)).Size))
+		damage = append(damage, s.DamageOf(dir))
 	}
 	out := k.verdicts(sets, damage, made, now)
 	left, err := set.Leftovers(dir, m.Host, now)

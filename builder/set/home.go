@@ -109,9 +109,12 @@ func RetireIn(ctx context.Context, home store.Home, name, host string) error {
 	return home.Remove(ctx, name)
 }
 
+// nameTime is the time of a set in the name of its directory.
+const nameTime = "20060102T150405Z"
+
 // SetName is the name of the directory that a set of a host gets.
 func SetName(host string, created time.Time) string {
-	return fmt.Sprintf("%s-%s", SafeName(host), created.UTC().Format("20060102T150405Z"))
+	return fmt.Sprintf("%s-%s", SafeName(host), created.UTC().Format(nameTime))
 }
 
 // hidden is an owner whose ids are hashed: whoever may read the home learns nothing of the

@@ -11,11 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 )
@@ -35,7 +36,7 @@ type Doubtful struct {
 	Why  string // it is not certain
 }
 
-// List lists the sets of a machine in dir, newest first, without unfinished ones and those that
+// List lists the sets of a machine in dir, encrypted ones too, newest first, without unfinished ones and those that
 // were being removed. doubtful are those that may be the machine's: their manifests can't be
 // used, or they have the machine's name and not its id.
 func List(dir string, of Machine) (sets []Listed, doubtful []Doubtful, err error) {
@@ -47,21 +48,8 @@ func List(dir string, of Machine) (sets []Listed, doubtful []Doubtful, err error
 		if !e.IsDir() || strings.HasPrefix(e.Name(), Partial) {
 			continue
 		}
-		b, err := regular.ReadFile(filepath.Join(dir, e.Name(), manifest.File), manifest.MaxText)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // not a set
-		}
-		var m *manifest.Manifest
-		if err == nil {
-			m, err = manifest.Parse(b)
-		}
-		if err != nil {
-			doubtful = append(doubtful, Doubtful{e.Name(), "its manifest can't be used: look at it, and remove it by hand"})
-		} else if mine, doubt := of.owns(m); mine {
-			sets = append(sets, Listed{Name: e.Name(), Manifest: m})
-		} else if doubt != "" {
-			doubtful = append(doubtful, Doubtful{e.Name(), doubt})
-		}
+		x, err := manifest.Describe(store.Dir(filepath.Join(dir, e.Name())))
+		of.sort(e.Name(), x, err, &sets, &doubtful)
 	}
 	newestFirst(sets)
 	return sets, doubtful, nil
@@ -77,26 +65,58 @@ func newestFirst(sets []Listed) {
 func ListHome(ctx context.Context, home store.Home, of Machine) (sets []Listed, doubtful []Doubtful, err error) {
 	err = manifest.EachSet(ctx, home, func(name string, st store.Store) func() {
 		x, err := manifest.Describe(st)
-		return func() {
-			if err != nil {
-				doubtful = append(doubtful, Doubtful{name, "its manifest can't be used: look at it, and remove it by hand"})
-			}
-			if x == nil || err != nil {
-				return
-			}
-			l := Listed{name, x.Manifest, x.Digest, x.Head}
-			if l.Head != nil {
-				l.Manifest = of.described(l.Head)
-			}
-			if mine, doubt := of.owns(l.Manifest); mine {
-				sets = append(sets, l)
-			} else if doubt != "" {
-				doubtful = append(doubtful, Doubtful{name, doubt})
-			}
-		}
+		return func() { of.sort(name, x, err, &sets, &doubtful) }
 	})
 	newestFirst(sets)
 	return sets, doubtful, err
+}
+
+// sort adds a set to those of the machine, or to the doubtful ones; x is what describes it, nil for what is not a set.
+func (m Machine) sort(name string, x *manifest.Description, err error, sets *[]Listed, doubtful *[]Doubtful) {
+	if err != nil {
+		*doubtful = append(*doubtful, Doubtful{name, "its manifest can't be used: look at it, and remove it by hand"})
+	}
+	if x == nil || err != nil {
+		return
+	}
+	l := Listed{name, x.Manifest, x.Digest, x.Head}
+	if l.Head != nil {
+		l.Manifest = m.described(l.Head)
+	}
+	if at, err := time.Parse(nameTime, name[max(0, len(name)-len(nameTime)):]); err == nil && l.Head != nil && at.Sub(l.Created).Abs() > 2*time.Minute {
+		*doubtful = append(*doubtful, Doubtful{name, "its set.json has another time than its name: look at it, and remove it by hand"})
+	} else if mine, doubt := m.owns(l.Manifest); mine {
+		*sets = append(*sets, l)
+	} else if doubt != "" {
+		*doubtful = append(*doubtful, Doubtful{name, doubt})
+	}
+}
+
+// Bytes is what the files of the set have.
+func (l Listed) Bytes() quantity.Size {
+	if l.Head != nil {
+		return quantity.Size(l.Head.Size)
+	}
+	return l.Size()
+}
+
+// DamageOf is Damage for a set in a directory; of an encrypted set it is what its head knows.
+func (l Listed) DamageOf(dir string) string {
+	at := filepath.Join(dir, l.Name)
+	if l.Head == nil {
+		return l.Damage(store.Dir(at).Size)
+	}
+	entries, err := os.ReadDir(at)
+	if err != nil {
+		return err.Error()
+	}
+	sizes := map[string]int64{}
+	for _, e := range entries {
+		if i, err := e.Info(); err == nil {
+			sizes[e.Name()] = i.Size()
+		}
+	}
+	return incomplete(l.Head, sizes)
 }
 
 // described is as much of the manifest of an encrypted set as its head has.

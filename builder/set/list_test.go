@@ -8,7 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/store/sealed"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 )
 
@@ -57,5 +60,46 @@ func TestList(t *testing.T) {
 	}
 	if _, _, err := List(dir+"/none", This("web")); err == nil {
 		t.Error("List() of a directory that is not there = nil; want an error")
+	}
+}
+
+// TestListEncrypted: encrypted sets of a machine are listed with the others, and one whose head has another time than
+// its name is doubtful.
+func TestListEncrypted(t *testing.T) {
+	dir := t.TempDir()
+	listedSet(t, dir, "a", "web", 1)
+	to, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(name string, created time.Time) {
+		t.Helper()
+		d := filepath.Join(dir, name)
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		w := sealed.NewWriter([]age.Recipient{to.Recipient()})
+		_, head, err := w.Finish(sealed.Head{ID: uuid.New(), Host: "web", Created: created, Machine: This("web").sums()[0].SHA256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(d, sealed.HeadFile), head, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at := time.Date(2026, 11, 2, 3, 4, 5, 0, time.UTC)
+	put(SetName("web", at), at)
+	put(SetName("web", at.AddDate(0, 0, 1)), at.AddDate(-6, 0, 0))
+	sets, doubtful, err := List(dir, This("web"))
+	if err != nil || len(sets) != 2 || sets[0].Head == nil || sets[1].Name != "a" {
+		t.Errorf("List() = %v, %v; want the encrypted set and a", sets, err)
+	}
+	if len(doubtful) != 1 || !strings.Contains(doubtful[0].Why, "another time than its name") {
+		t.Errorf("doubtful: %v; want the one with another time", doubtful)
+	}
+	if err == nil && len(sets) == 2 {
+		if d := sets[0].DamageOf(dir); !strings.Contains(d, sealed.IndexFile) {
+			t.Errorf("DamageOf() = %q; want that %s is missing", d, sealed.IndexFile)
+		}
 	}
 }
