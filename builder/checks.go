@@ -78,6 +78,7 @@ var AllChecks = []CheckInfo{
 	{"binary", "this executable is the whole multicall binary, so that the rescue system gets its commands", "17c, 23, 31, 33, 43", nil},
 	{"clock", "the clock is not before this program was made: sets are chosen by date", "-", nil},
 	{"hooks", "hooks are safe to run, and those for a restore can run in the rescue system", "-", nil},
+	{"messages", "the webhook's file and the command of the configuration's status can be used", "-", []string{ForPath}},
 	{"layout", "disks, tables, volume groups and file systems can be read", "16, 25", nil},
 	{"coverage", "everything on the disks can be saved, or is left out by a rule", "6, 8.2", []string{ForPath}},
 	{"bootloader", "the boot loader is one that a restore can install, at a place that it can find: not GRUB in a partition's boot sector, nor an EFI partition that is only an automount", "11, 20, 21", []string{ForPath}},
@@ -110,10 +111,14 @@ var AllChecks = []CheckInfo{
 func (b *Builder) Test(ctx context.Context, scope string) []Check {
 	t := &tester{b: b, scope: scope}
 	t.root()
-	t.add("config", OK, "the configuration is valid", "")
+	_, _, err := b.encryptFor()
+	t.result("config", err, "correct recipients or passphrase_file", "the configuration is valid")
 	t.binary(ctx)
 	t.clock()
 	t.hooks()
+	if s := b.Config.Status; s.Notifies() {
+		t.result("messages", s.Ready(), "correct status.webhook_file or status.command", "mkcdrec status --test-notify sends one")
+	}
 	plan := t.layout(ctx)
 	k := t.kernel(plan)
 	if k != nil {

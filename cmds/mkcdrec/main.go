@@ -157,7 +157,8 @@ type app struct {
 	out  *output
 	verb string
 	// state is what status reports by its exit status.
-	state nightly.State
+	state  nightly.State
+	dryRun bool
 }
 
 func (a *app) command() *cli.Command {
@@ -251,6 +252,7 @@ func (a *app) before(ctx context.Context, c *cli.Command) (context.Context, erro
 	if c.Command(c.Args().First()) != nil {
 		a.verb = c.Args().First()
 	}
+	a.dryRun = c.Bool("dry-run")
 	if !c.Bool("dry-run") && !slices.Contains(lookers, a.verb) {
 		ui.KeepRunning()
 	}
@@ -268,7 +270,7 @@ func (a *app) builder() (*builder.Builder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot find this program's own file: %w", err)
 	}
-	return &builder.Builder{Run: tool.Exec{Log: func(s string) { a.ui.Detail("+ %s", s) }}, Report: a.ui, Version: version.String(), Config: a.cfg, Executable: exe, SigningKey: signingKey}, nil
+	return &builder.Builder{Run: tool.Exec{Log: func(s string) { a.ui.Detail("+ %s", s) }}, Report: a.ui, Version: version.String(), Config: a.cfg, Executable: exe, SigningKey: signingKey, DryRun: a.dryRun}, nil
 }
 
 // signingKey is the file of the key that signs sets; tests have their own.
@@ -296,7 +298,7 @@ func hint(err error, verb string) string {
 	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
 		return "run as root: disks and files of all users have to be read"
 	case errors.Is(err, unix.ENOSPC) && (verb == "path" || verb == "cdrom"):
-		return "the destination is full; nothing unfinished was left there"
+		return "make room at the destination, for instance with `mkcdrec prune`; nothing unfinished was left there"
 	case errors.Is(err, unix.ENOSPC):
 		return "make room on the file system that is full"
 	}

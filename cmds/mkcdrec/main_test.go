@@ -160,6 +160,29 @@ func TestStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A set that this key signed, and files of those whose sets are trusted: it, it for another host, and another key.
+	signed, mine, theirs, other := aSet(t, time.Now()), filepath.Join(t.TempDir(), "mine"), filepath.Join(t.TempDir(), "theirs"), filepath.Join(t.TempDir(), "other")
+	text, err := os.ReadFile(filepath.Join(signed, manifest.File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := key.Sign(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	another, _, err := signing.LoadKey(filepath.Join(t.TempDir(), "key"), "h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := signing.Line(key.Public(), "h")
+	if err := errors.Join(os.WriteFile(filepath.Join(signed, manifest.Signature), good, 0o600), os.WriteFile(mine, line, 0o600),
+		os.WriteFile(theirs, append([]byte("elsewhere "), line...), 0o600), os.WriteFile(other, signing.Line(another.Public(), "h"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	both := aSet(t, time.Now())
+	if err := os.WriteFile(filepath.Join(both, "set.json"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := errors.Join(os.WriteFile(file, []byte("mine"), 0o600), os.WriteFile(filepath.Join(forged, manifest.Signature), sig, 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +220,23 @@ func TestStatus(t *testing.T) {
 		{[]string{"layout", "save", "a", "b"}, "", exit.BadUsage, "not 2 arguments"},
 		{[]string{"version", "x"}, "", exit.BadUsage, `takes no argument "x"`},
 		{[]string{"verify", forged}, "", exit.Failed, "the signature of the manifest is not valid"},
+		{[]string{"list", forged}, "", exit.OK, "the signature of the backup set is not valid"},
+		{[]string{"extract", "-C", t.TempDir(), forged}, "", exit.Failed, "the signature of the backup set is not valid"},
+		{[]string{"extract", "--salvage", "-C", t.TempDir(), forged}, "", exit.OK, "the signature of the backup set is not valid"},
+		{[]string{"verify", "--signer", mine, signed}, "", exit.OK, ""},
+		{[]string{"extract", "--signer", mine, "-C", t.TempDir(), signed}, "", exit.OK, ""},
+		{[]string{"verify", "--signer", theirs, signed}, "", exit.Refused, "signed with the key of another host"},
+		{[]string{"list", "--signer", other, signed}, "", exit.Refused, "which is not known here"},
+		{[]string{"verify", "--signer", mine, whole}, "", exit.Refused, "is not signed"},
+		{[]string{"extract", "--signer", mine, "-C", t.TempDir(), whole}, "", exit.Refused, "is not signed"},
+		{[]string{"verify", "--signer", file, signed}, "", exit.Failed, "it is not a public key"},
+		{[]string{"list", "--identity", file, whole}, "", exit.OK, "the backup set is not encrypted"},
+		{[]string{"list", both}, "", exit.Failed, "one of them was put there"},
+		{[]string{"path", whole}, "", exit.BadUsage, "is a backup set; name the directory that has the sets"},
+		{[]string{"prune", "--keep-last", "1", whole}, "", exit.BadUsage, "is a backup set"},
+		{[]string{"prune", "-n", "--keep-last", "0x2", filepath.Dir(whole)}, "", exit.BadUsage, "--keep-last"},
+		{[]string{"path", "file://host/dir"}, "", exit.BadUsage, "expected a directory, or file:///DIR"},
+		{[]string{"path", "https://me:secret@host/dir"}, "", exit.BadUsage, "a password in a URL can be seen by other users"},
 		{[]string{"rescue", "-o", "/dev/full"}, "", exit.Refused, "/dev/full: it is a character device"},
 		{[]string{"rescue", "-o", whole}, "", exit.Refused, "it is a directory"},
 		{[]string{"cdrom", "--size", "1", whole}, "", exit.BadUsage, "too small for a rescue system"},
@@ -208,7 +248,7 @@ func TestStatus(t *testing.T) {
 		if status != c.status || !strings.Contains(out+errs, c.want) {
 			t.Errorf("%q > %s = %d; want %d and %q\n%s%s", c.args, c.stdout, status, c.status, c.want, out, errs)
 		}
-		if c.stdout == "/dev/full" && strings.Contains(errs, "the destination is full") {
+		if c.stdout == "/dev/full" && strings.Contains(errs, "make room at the destination") {
 			t.Errorf("%q: a hint that is wrong: %s", c.args, errs)
 		}
 	}

@@ -232,6 +232,9 @@ func (a *app) pathCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			if store.HasPassword(dir) {
+				return exit.Usage(errors.New("a password in a URL can be seen by other users; put it into the file of credentials"))
+			}
 			if err := a.rescueOptions(c); err != nil {
 				return err
 			}
@@ -240,6 +243,9 @@ func (a *app) pathCommand() *cli.Command {
 				return err
 			}
 			run := nightly.Run{Started: time.Now(), Destination: sysconf.RedactURL(dir), NotCovered: []string{}}
+			if !c.Bool("dry-run") {
+				a.begin(run)
+			}
 			var is *layout.Layout
 			err = a.hooked(ctx, c, b, dir, func() (string, error) {
 				r, l, err := a.path(ctx, c, b, dir)

@@ -16,6 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -38,12 +39,19 @@ func (a *app) destination(c *cli.Command) (string, error) {
 	if store.IsHome(dir) {
 		return dir, nil
 	}
-	return filepath.Abs(strings.TrimPrefix(dir, "file://")) // for those who read the record of the run from elsewhere
+	dir, err := filepath.Abs(strings.TrimPrefix(dir, "file://")) // for those who read the record of the run from elsewhere
+	if err == nil && manifest.IsSet(dir) {
+		err = exit.Usage(fmt.Errorf("%s is a backup set; name the directory that has the sets, or is to have them", dir))
+	}
+	return dir, err
 }
+
+// decimal is for numbers of options: 010 is 10.
+var decimal = cli.IntegerConfig{Base: 10}
 
 func (a *app) pruneCommand() *cli.Command {
 	flag := func(name, what string) cli.Flag {
-		return &cli.IntFlag{Name: "keep-" + name, Usage: what + ", `N`"}
+		return &cli.IntFlag{Config: decimal, Name: "keep-" + name, Usage: what + ", `N`"}
 	}
 	return &cli.Command{Name: "prune", Usage: "remove old backup sets of this machine from DIR", ArgsUsage: "[DIR|URL]",
 		Description: "A set stays if any rule names it; the key keep of the configuration has the rules that no option names. The last good set, the last one that covers everything, sets of other machines and those dated in the future always stay. Unfinished sets of this machine are removed a day after their run has ended. With -n nothing is removed, and every set is listed with the reason. While a backup of this machine to DIR runs, prune ends with status 4.\n\nWithout DIR the key destination of the configuration names it.",
@@ -98,7 +106,11 @@ func (a *app) prune(ctx context.Context, c *cli.Command, dir string, keep retent
 		if s.Remove {
 			fate = "remove"
 		}
-		rows = append(rows, []string{s.Set, age(s.Age), s.Size.String(), fate, strings.Join(s.Reasons, ", ")})
+		old, size := age(s.Age), s.Size.String()
+		if s.Created.IsZero() { // of what it is not known
+			old, size = "-", "-"
+		}
+		rows = append(rows, []string{s.Set, old, size, fate, strings.Join(s.Reasons, ", ")})
 	}
 	ui.Table(c.Root().Writer, []string{"SET", "AGE", "SIZE", "RESULT", "WHY"}, rows)
 	if c.Bool("dry-run") {
@@ -168,6 +180,17 @@ func age(seconds int64) string {
 
 // stateDir has the record of the last run; tests have their own.
 var stateDir = nightly.Dir
+
+// begin records that a run begins. The run is as good without that.
+func (a *app) begin(run nightly.Run) {
+	unended, err := run.Begin(stateDir)
+	if err != nil {
+		a.ui.Warn("%v", err)
+	}
+	if unended != nil {
+		a.ui.Warn("the run that began %s has not ended: it was killed, or the machine went down", unended.Started.Local().Format("2006-01-02 15:04"))
+	}
+}
 
 // record records how a run has ended, also one that was interrupted; l is the machine's layout
 // as that run has read it, nil if it ended before. The run is as good without that.
@@ -309,6 +332,22 @@ func (a *app) enableCommand() *cli.Command {
 			if a.cfg.Destination == "" {
 				return exit.Usage(fmt.Errorf("no directory for the backups: set destination in %s", builder.DefaultConfig))
 			}
+			dir, err := a.destination(c)
+			if err != nil {
+				return err
+			}
+			if !store.IsHome(dir) {
+				if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+					a.ui.Warn("the destination %s is not a directory now: a backup will fail without it", dir)
+				}
+			}
+			if c.Bool("dry-run") {
+				at := "between 1 and 5 in the morning"
+				if c.IsSet("at") {
+					at = "at " + c.String("at")
+				}
+				a.ui.Note("a backup to %s would begin every day, %s", sysconf.RedactURL(dir), at)
+			}
 			return a.timer(c, func(t nightly.Timer) ([]string, error) { return t.Enable(ctx, c.String("at")) })
 		}}
 }
@@ -341,6 +380,9 @@ func (a *app) timer(c *cli.Command, change func(nightly.Timer) ([]string, error)
 		return err
 	}
 	if c.Bool("dry-run") {
+		if c.Name == "disable" {
+			a.ui.Note("no backup would begin any longer")
+		}
 		a.ui.Note("dry run: the timer was not changed")
 		return nil
 	}

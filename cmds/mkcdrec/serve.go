@@ -22,7 +22,7 @@ func (a *app) serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "dhcp", Usage: "give out addresses, `FIRST-LAST`; refused where another DHCP server answers"},
 			&cli.BoolFlag{Name: "proxy", Usage: "give out none, beside another DHCP server (the default)"},
 			&cli.BoolFlag{Name: "swarm", Usage: "machines pass sets on to each other in a chain, unencrypted; for more than a few"},
-			&cli.IntFlag{Name: "swarm-port", Value: builder.SwarmPort, Usage: "the first `PORT` of two for each set, with --swarm"},
+			&cli.IntFlag{Config: decimal, Name: "swarm-port", Value: builder.SwarmPort, Usage: "the first `PORT` of two for each set, with --swarm"},
 			&cli.StringFlag{Name: "state", Value: defaultState, Usage: "`FILE` that keeps the room; it holds the page's token"},
 			&cli.StringFlag{Name: "http", Usage: "`ADDRESS:PORT` of the boot files, if not the interface's address and port 80"},
 			&cli.StringFlag{Name: "web", Usage: "`ADDRESS:PORT` of the page, if not the interface's address and port 8443"}),

@@ -23,7 +23,7 @@ func (a *app) usbkeyCommand() *cli.Command {
 	return &cli.Command{Name: "usbkey", Usage: "write rescue system and backup to a stick that starts BIOS and UEFI machines", ArgsUsage: "DEV",
 		Description: "DEV is the whole stick, /dev/sdb. The first time all that is on it is lost, after its serial number was\ntyped or given by --confirm; the name of the device confirms nothing. From then on every run adds a backup and replaces the older of two rescue\nsystems; the stick stays as it was until both are whole.",
 		Flags: append(rescueFlags(),
-			&cli.IntFlag{Name: "keep", Value: 2, Usage: "backups of this machine that stay on the stick, `N`; 0 for all"},
+			&cli.IntFlag{Config: decimal, Name: "keep", Value: 2, Usage: "backups of this machine that stay on the stick, `N`; 0 for all"},
 			&cli.BoolFlag{Name: "make-room", Usage: "remove old backups of this machine first, if the stick is too full"},
 			&cli.StringFlag{Name: "rescue-size", Usage: "the most that a rescue system may need, `SIZE`: when the stick is divided"},
 			&cli.BoolFlag{Name: "format", Usage: "make a new key, even if it is one"},

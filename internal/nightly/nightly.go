@@ -51,6 +51,8 @@ type Record struct {
 	Version int  `json:"version"`
 	Last    Run  `json:"last"`
 	Good    *Run `json:"good"` // the last that made a set, nil for none
+	// Begun is a run that has begun and not ended.
+	Begun *Begun `json:"begun,omitempty"`
 	// Told is the event of the last message that was sent, "" for none, and after a run that
 	// was good again.
 	Told Event `json:"told,omitempty"`
@@ -63,8 +65,11 @@ func Read(dir string) (*Record, error) {
 		return nil, fmt.Errorf("cannot read the record of the last run: %w", err)
 	}
 	r := &Record{}
-	if err := json.Unmarshal(b, r); err != nil || r.Version != version {
-		return nil, fmt.Errorf("cannot read the record of the last run: version %d, %w", r.Version, errors.Join(err, errors.New("not a record of this program")))
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("cannot read the record of the last run, %s: it is damaged: %w", filepath.Join(dir, recordFile), err)
+	}
+	if r.Version != version {
+		return nil, fmt.Errorf("cannot read the record of the last run, %s: it has version %d; want %d", filepath.Join(dir, recordFile), r.Version, version)
 	}
 	return r, nil
 }
@@ -80,6 +85,9 @@ func (r Run) Save(dir string, l *layout.Layout) error {
 	old, err := Read(dir)
 	if err == nil { // one that can't be read is replaced
 		rec.Good, rec.Told = old.Good, old.Told
+		if b := old.Begun; b != nil && b.PID != os.Getpid() && b.runs() {
+			rec.Begun = b
+		}
 	}
 	if r.Set != "" {
 		var b bytes.Buffer

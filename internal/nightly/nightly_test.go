@@ -135,3 +135,47 @@ func TestTextfile(t *testing.T) {
 		}
 	}
 }
+
+// TestBegin: a run that was killed is told by the next one and by the status, one that runs is not.
+func TestBegin(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	run := Run{Started: now, Destination: "/backups"}
+	if b, err := run.Begin(dir); b != nil || err != nil {
+		t.Errorf("Begin() = %v, %v; want that nothing was unended", b, err)
+	}
+	state := func() *Status {
+		r, err := Read(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return Judge(Found{Record: r, Now: now, Warn: time.Hour, Toolate: 2 * time.Hour})
+	}
+	if s := state(); strings.Contains(strings.Join(s.Reasons, " "), "has not ended") || s.Last != nil {
+		t.Errorf("while it runs: %q, last %v", s.Reasons, s.Last)
+	}
+	if b, err := run.Begin(dir); b != nil || err != nil {
+		t.Errorf("Begin() while one runs = %v, %v; want neither", b, err)
+	}
+	run.Ended = now
+	if err := run.Save(dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Read(dir); err != nil || r.Begun != nil {
+		t.Errorf("after its end: %v, %v; want that nothing has begun", r, err)
+	}
+	r, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Begun = &Begun{Started: now.Add(-time.Hour), Boot: bootID(), PID: os.Getpid(), Start: "1"} // the number was used again
+	if err := r.write(dir); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(); s.State < Warning || !strings.Contains(strings.Join(s.Reasons, " "), "has not ended: it was killed") {
+		t.Errorf("after a kill: %v, %q; want a warning", s.State, s.Reasons)
+	}
+	if b, err := run.Begin(dir); b == nil || err != nil || !b.Started.Equal(now.Add(-time.Hour)) {
+		t.Errorf("Begin() after a kill = %v, %v; want the run that was killed", b, err)
+	}
+}

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -83,6 +83,21 @@ func NewMessage(e Event, host, program string, r Run) Message {
 
 // Notifies reports whether messages are sent anywhere.
 func (c Config) Notifies() bool { return c.Webhook != "" || c.WebhookFile != "" || len(c.Command) > 0 }
+
+// Ready reports whether a message could be sent, as far as that can be seen without sending one.
+func (c Config) Ready() error {
+	var errs []error
+	if c.Webhook != "" || c.WebhookFile != "" {
+		_, err := c.webhook()
+		errs = append(errs, err)
+	}
+	if len(c.Command) > 0 {
+		if _, err := exec.LookPath(c.Command[0]); err != nil {
+			errs = append(errs, fmt.Errorf("cannot run status.command: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
 
 // checkNotify reports all faults of the keys for messages.
 func (c Config) checkNotify() error {
@@ -174,14 +189,7 @@ func (c Config) webhook() (*url.URL, error) {
 	fail := func(err error) (*url.URL, error) {
 		return nil, fmt.Errorf("cannot use status.webhook_file: %w", err)
 	}
-	st, err := os.Stat(c.WebhookFile)
-	if err != nil {
-		return fail(err)
-	}
-	if st.Mode().Perm()&0o077 != 0 {
-		return fail(fmt.Errorf("%s can be read or changed by others (mode %04o): run chmod 600", c.WebhookFile, st.Mode().Perm()))
-	}
-	b, err := regular.ReadFile(c.WebhookFile, maxURL)
+	b, err := regular.ReadSecret(c.WebhookFile, maxURL)
 	if err != nil {
 		return fail(err)
 	}

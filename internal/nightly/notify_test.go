@@ -123,7 +123,7 @@ func TestWebhookFile(t *testing.T) {
 		text, want string
 		mode       os.FileMode
 		told       bool
-	}{{url + "\n", "", 0o600, true}, {url, "can be read or changed by others (mode 0644)", 0o644, false}, {"SECRET", "it is not an http:// or https:// URL", 0o600, false}} {
+	}{{url + "\n", "", 0o600, true}, {url, "has mode 0644, other users can use it", 0o644, false}, {"SECRET", "it is not an http:// or https:// URL", 0o600, false}} {
 		if err := errors.Join(os.WriteFile(file, []byte(x.text), x.mode), os.Chmod(file, x.mode)); err != nil {
 			t.Fatal(err)
 		}

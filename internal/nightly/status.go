@@ -123,7 +123,12 @@ func Judge(f Found) *Status {
 		return s
 	}
 	s.Last, s.Good = &f.Record.Last, f.Record.Good
-	if s.Last.Status != 0 && s.Last.Status != 3 {
+	if b := f.Record.Begun; b != nil && !b.runs() {
+		is(Warning, "the run that began %s has not ended: it was killed, or the machine went down", at(b.Started))
+	}
+	if s.Last.Ended.IsZero() {
+		s.Last = nil // only a run has begun
+	} else if s.Last.Status != 0 && s.Last.Status != 3 {
 		first, _, _ := strings.Cut(s.Last.Error, "\n")
 		is(Warning, "the last run, %s, ended with status %d: %s", at(s.Last.Ended), s.Last.Status, first)
 	}

@@ -64,6 +64,12 @@ func CheckPlace(place string) error {
 	return err
 }
 
+// HasPassword reports whether a place is a URL with a password in it: other users can see that.
+func HasPassword(place string) bool {
+	a, err := parse(place)
+	return err == nil && a.password != ""
+}
+
 // IsHome reports whether a place is the URL of a home or of a set in one: a place for
 // OpenHome and OpenSet. It is false for directories, which these take, too.
 func IsHome(place string) bool {
@@ -127,6 +133,9 @@ func parse(place string) (address, error) {
 	case "":
 		return bad("expected a directory, or a URL of sftp://, s3://, s3+http://, https://, http://, nfs://, smb:// or rclone:REMOTE:PATH")
 	case KindDir:
+		if strings.HasPrefix(place, "file:") && !strings.HasPrefix(place, "file:///") {
+			return bad("expected a directory, or file:///DIR")
+		}
 		a.path = strings.TrimPrefix(place, "file://")
 		a.text = a.path
 		if a.path == "" {
