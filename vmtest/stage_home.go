@@ -111,6 +111,7 @@ func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 		"cd /root; "+mkcdrec+"path --append '"+KernelWords+"'",
 		"rm -rf /usr/share/doc/a*; mv /usr/share/doc/b* /srv/; echo changed >> /etc/motd; head -c 300000 /dev/urandom > /srv/new; ln /srv/new /srv/linked; chmod 700 /srv/difficult; sleep 2",
 		"! w=$(blkid -L windows) || ntfscp -f $w /etc/motd motd.txt", // of an image, one piece changes
+		r.storage(r.src.Serial, "before"),
 		"/backup/bin/guest describe "+r.mounts()+" > /backup/before.json && sync",
 	)
 }
