@@ -64,6 +64,11 @@ func (z leadingZero) Error() string {
 	return fmt.Sprintf("%s begins with a 0; write %s", z.token.Value, cmp.Or(strings.TrimLeft(z.token.Value, "0"), "0"))
 }
 
+// ambiguous reports whether a number begins with a zero.
+func ambiguous(v string) bool {
+	return len(v) > 1 && v[0] == '0' && strings.Trim(v, "0123456789") == ""
+}
+
 // whole finds a fraction where a value of type t, or of its fields or elements, is a whole number: the library cuts it.
 func whole(n ast.Node, t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
@@ -74,7 +79,7 @@ func whole(n ast.Node, t reflect.Type) error {
 	}
 	switch n := n.(type) {
 	case *ast.IntegerNode:
-		if v := n.Token.Value; len(v) > 1 && v[0] == '0' && strings.Trim(v, "0123456789") == "" && t.Kind() != reflect.String {
+		if t.Kind() != reflect.String && ambiguous(n.Token.Value) {
 			return leadingZero{n.Token}
 		}
 	case *ast.FloatNode:
