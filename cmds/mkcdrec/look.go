@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -157,8 +156,16 @@ func (a *app) listCommand() *cli.Command {
 		}}
 }
 
+// below is the path of a member: as the archive has it, also one that an extraction refuses, such as ../x.
+func below(mount, member string) string {
+	if member == "." {
+		return mount
+	}
+	return strings.TrimSuffix(mount, "/") + "/" + member
+}
+
 func (a *app) printEntry(c *cli.Command, mount string, e archive.Entry) error {
-	path := filepath.Join(mount, e.Path)
+	path := below(mount, e.Path)
 	kind := map[archive.Type]string{archive.TypeFile: "-", archive.TypeHardlink: "h", archive.TypeSymlink: "l", archive.TypeChar: "c", archive.TypeBlock: "b", archive.TypeDir: "d", archive.TypeFifo: "p"}[e.Type]
 	a.ui.Result("entry", builder.EntryResult{Path: path, Type: kind, Mode: int64(e.Mode), UID: int(e.UID), GID: int(e.GID), Size: e.Size, Time: time.Unix(e.Sec, e.Nsec).UTC(), Link: e.Link})
 	name := archive.Quote(path)
@@ -170,7 +177,7 @@ func (a *app) printEntry(c *cli.Command, mount string, e archive.Entry) error {
 	case archive.TypeSymlink:
 		name += " -> " + archive.Quote(e.Link)
 	case archive.TypeHardlink:
-		name += " link to " + archive.Quote(filepath.Join(mount, e.Link))
+		name += " link to " + archive.Quote(below(mount, e.Link))
 	}
 	_, err := fmt.Fprintf(c.Root().Writer, "%s%04o %d:%d %12d %s %s\n", kind, e.Mode, e.UID, e.GID, e.Size, time.Unix(e.Sec, e.Nsec).UTC().Format("2006-01-02T15:04:05.000000000"), name)
 	return err

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/mkcdrec/mkcdrec/internal/frames"
@@ -154,9 +155,10 @@ func Quote(s string) string {
 	return b.String()
 }
 
-// unprintable reports control characters, line separators and what is not UTF-8.
+// unprintable reports control characters, line separators, what is not seen and what turns the direction of text, and
+// what is not UTF-8.
 func unprintable(r rune) bool {
-	return r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfffd
+	return r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfffd || unicode.Is(unicode.Cf, r)
 }
 
 // Unquote is the inverse of Quote.

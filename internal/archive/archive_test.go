@@ -254,6 +254,17 @@ func TestMatcher(t *testing.T) {
 }
 
 // TestQuoteRule: a path of any bytes is no pattern.
+// TestQuote: what can't be seen, or makes a reader take one name for another, is escaped, and nothing is lost.
+func TestQuote(t *testing.T) {
+	for s, want := range map[string]string{"plain": "plain", "schön": "schön", "a\nb": `a\x0ab`, "a\u202eb": `a\xe2\x80\xaeb`, "a\u200bb": `a\xe2\x80\x8bb`, "\xff": `\xff`, `\`: `\x5c`} {
+		got := Quote(s)
+		back, err := Unquote(got)
+		if got != want || back != s || err != nil {
+			t.Errorf("Quote(%q) = %s, and back %q, %v; want %s", s, got, back, err, want)
+		}
+	}
+}
+
 func TestQuoteRule(t *testing.T) {
 	for _, p := range []string{"/a[b]c", `/a\b`, "/*", "/?", "/[!x]", "/a\nb\t]", "/\xff**", "/plain"} {
 		m, err := NewMatcher([]string{QuoteRule(p)})

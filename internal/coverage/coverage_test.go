@@ -293,9 +293,13 @@ func TestDraw(t *testing.T) {
 func TestHTML(t *testing.T) {
 	l, m := example()
 	l.Hostname, l.Disks[0].Serial, l.Filesystems[0].Mounts[0].Path, m.NotCovered = evil, evil, "/"+evil, []string{evil}
+	l.Disks[0].Model = "a\x1b[2Jb\u202e"
 	var b bytes.Buffer
 	if err := of(t, l, m).HTML(&b); err != nil {
 		t.Fatal(err)
+	}
+	if strings.ContainsAny(b.String(), "\x1b\u202e") {
+		t.Error("the page has what a terminal acts on")
 	}
 	root, err := html.Parse(&b)
 	if err != nil {

@@ -122,5 +122,11 @@ func (r *Report) HTML(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the template of the page: %w", err)
 	}
-	return t.Execute(w, r)
+	var b strings.Builder
+	if err := t.Execute(&b, r); err != nil {
+		return err
+	}
+	// Names and labels may have what a terminal acts on; HTML only makes them harmless to a browser.
+	_, err = io.WriteString(w, printable.CleanLines(b.String()))
+	return err
 }

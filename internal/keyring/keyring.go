@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
@@ -80,8 +81,13 @@ func (r *Ring) Identities(ctx context.Context, passphrase bool) ([]age.Identity,
 	if r.ids != nil {
 		return r.ids, nil
 	}
-	b, err := r.secret(ctx, r.Identity, "cannot read the identity", "The backup set, or a part of it, is encrypted. Its age identity (AGE-SECRET-KEY-1...): ",
+	b, err := r.secret(ctx, r.Identity, "cannot read the identity", "The backup set, or a part of it, is encrypted. Its age identity (AGE-SECRET-KEY-1...), or the path of a file with it or with the SSH key: ",
 		"no identity given that decrypts the backup set; use --identity to name a file with it")
+	if name := string(bytes.TrimSpace(b)); err == nil && r.Identity == "" && strings.HasPrefix(name, "/") && !strings.Contains(name, "\n") {
+		if b, err = interrupt.ReadFile(ctx, name); err != nil {
+			err = fmt.Errorf("cannot read the identity: %w", err)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -77,3 +77,22 @@ func TestPassphrase(t *testing.T) {
 		t.Error("Passphrase(short) = nil; want an error")
 	}
 }
+
+// TestTypedPath: the path of a file with the identity may be typed in its place.
+func TestTypedPath(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(id.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for typed, ok := range map[string]bool{file: true, " " + file + " ": true, id.String(): true, file + "x": false, "key": false} {
+		r := &Ring{Ask: func(string) ([]byte, error) { return []byte(typed), nil }}
+		ids, err := r.Identities(t.Context(), false)
+		if (err == nil && len(ids) == 1) != ok {
+			t.Errorf("%q typed: %d identities, %v; want ok = %v", typed, len(ids), err, ok)
+		}
+	}
+}
