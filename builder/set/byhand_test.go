@@ -27,11 +27,22 @@ in=
 case $0 in */sfdisk) in=$(/usr/bin/head -c 100000; echo .);; esac
 printf '%s\0' "${0##*/}" "$@" "$in" '
 ' >>"$STUBLOG"
+[ "${0##*/}" != "${STUBFAILS-}" ] || exit 2
 `
 
 // runByHand runs a restore.sh with programs that do nothing, and gives the command
 // lines that it had for each, with what sfdisk was given as the last word.
 func runByHand(t *testing.T, script []byte, disks int) map[string][][]string {
+	t.Helper()
+	out, got, err := runFailing(t, script, disks, "")
+	if err != nil || !strings.Contains(out, "Done. Unmount") {
+		t.Fatalf("restore.sh: %v\n%s\n%s", err, out, script)
+	}
+	return got
+}
+
+// runFailing is runByHand where a program fails.
+func runFailing(t *testing.T, script []byte, disks int, fails string) (string, map[string][][]string, error) {
 	t.Helper()
 	dir := t.TempDir()
 	bin, set := filepath.Join(dir, "bin"), filepath.Join(dir, "set")
@@ -56,11 +67,9 @@ func runByHand(t *testing.T, script []byte, disks int) map[string][][]string {
 	}
 	log := filepath.Join(dir, "log")
 	c := exec.Command("dash", args...)
-	c.Env = []string{"PATH=" + bin, "STUBLOG=" + log, "IDENTITY=id"}
+	c.Env = []string{"PATH=" + bin, "STUBLOG=" + log, "IDENTITY=id", "STUBFAILS=" + fails}
 	c.Dir = dir
-	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "Done. Unmount") {
-		t.Fatalf("restore.sh: %v\n%s\n%s", err, out, text)
-	}
+	out, ended := c.CombinedOutput()
 	b, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +88,7 @@ func runByHand(t *testing.T, script []byte, disks int) map[string][][]string {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	return got
+	return string(out), got, ended
 }
 
 // evil makes a text that is harmful wherever it is not quoted.

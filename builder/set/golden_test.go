@@ -1,9 +1,12 @@
 package set
 
 import (
+	"errors"
 	"flag"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -94,5 +97,14 @@ func TestByHandGolden(t *testing.T) {
 	}
 	if got := runByHand(t, files["restore.sh"], 3); len(got["pvcreate"]) != 1 || len(got["vgcfgrestore"]) != 1 || len(got["cryptsetup"]) != 2 || len(got["mdadm"]) != 1 {
 		t.Errorf("restore.sh ran %q; want each device made once", got)
+	}
+	// What tar can't restore is reported, and the machine gets its boot loader.
+	out, got, err := runFailing(t, files["restore.sh"], 3, "tar")
+	var code *exec.ExitError
+	if !errors.As(err, &code) || code.ExitCode() != 3 || len(got["chroot"]) != 1 || !strings.Contains(out, "NOT restored completely, see above: vg0-root._.tar.zst") {
+		t.Errorf("restore.sh where tar fails: %v, chroot %q; want status 3 and the boot loader\n%s", err, got["chroot"], out)
+	}
+	if _, got, err := runFailing(t, files["restore.sh"], 3, "mount"); err == nil || len(got["tar"]) > 0 {
+		t.Errorf("restore.sh where mount fails: %v, tar %q; want that it ends", err, got["tar"])
 	}
 }
