@@ -254,9 +254,11 @@ func (l *Layout) SizeOf(dev string) quantity.Size {
 		return c.Size
 	}
 	if g := l.Group(dev); g != nil {
-		for _, v := range g.LVs {
-			if g.Name+"/"+v.Name == dev {
-				return v.Size
+		if _, name, ok := strings.Cut(dev, "/"); ok { // layouts may have a thousand
+			for i := range g.LVs {
+				if g.LVs[i].Name == name {
+					return g.LVs[i].Size
+				}
 			}
 		}
 	}
