@@ -171,9 +171,9 @@ func (c *Config) Validate() error {
 }
 
 // rules are those of exclude, and one for the key that signs sets: whoever had it could make
-// sets that are taken for this machine's.
+// sets that are taken for this machine's. What reports that a run goes on is not for a restored machine.
 func (c *Config) rules() []string {
-	return append(slices.Clone(c.Exclude), archive.QuoteRule(signing.KeyFile))
+	return append(slices.Clone(c.Exclude), archive.QuoteRule(signing.KeyFile), archive.QuoteRule(nightly.BegunFile))
 }
 
 func (c *Config) level() (archive.Level, error) {

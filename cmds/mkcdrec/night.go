@@ -267,7 +267,7 @@ func (a *app) testNotify(ctx context.Context, c *cli.Command, b *builder.Builder
 
 // judge gives the state of the backups; probe reads the machine's layout.
 func (a *app) judge(ctx context.Context, b *builder.Builder, probe func(context.Context) (*layout.Layout, error)) (*nightly.Status, error) {
-	f := nightly.Found{Now: time.Now(), Timer: nightly.Timer{Run: b.Run}.Enabled(ctx)}
+	f := nightly.Found{Now: time.Now(), Begun: nightly.ReadBegun(stateDir), Timer: nightly.Timer{Run: b.Run}.Enabled(ctx)}
 	var err error
 	if f.Warn, f.Toolate, err = a.cfg.Status.Limits(); err != nil {
 		return nil, exit.Usage(err)

@@ -1,11 +1,22 @@
 package nightly
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
+
+// begunFile is there while a run goes on. It is not in sets: it would tell a restored machine of a run that was killed.
+const begunFile = "running.json"
+
+// BegunFile is its path.
+const BegunFile = Dir + "/" + begunFile
 
 // Begun is a run that has begun, and of which nothing else is known until it ends.
 type Begun struct {
@@ -23,18 +34,41 @@ func (r Run) Begin(dir string) (unended *Begun, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot record the run: %w", err)
 	}
-	rec, err := Read(dir)
+	if unended = ReadBegun(dir); unended != nil && unended.runs() {
+		return nil, nil
+	}
+	b, err := json.Marshal(Begun{Started: r.Started, Destination: r.Destination, Boot: bootID(), PID: os.Getpid(), Start: startOf(os.Getpid())})
+	if err == nil {
+		err = regular.WriteFile(filepath.Join(dir, begunFile), append(b, '\n'))
+	}
 	if err != nil {
-		rec = &Record{Version: version} // Save replaces one that can't be read
+		return unended, fmt.Errorf("cannot record the run: %w", err)
 	}
-	if b := rec.Begun; b != nil {
-		if b.runs() {
-			return nil, nil
-		}
-		unended = b
+	return unended, nil
+}
+
+// ReadBegun gives the run that has begun and not ended, nil for none, or where that can't be read.
+func ReadBegun(dir string) *Begun {
+	b, err := regular.ReadFile(filepath.Join(dir, begunFile), maxRecord)
+	if err != nil {
+		return nil
 	}
-	rec.Begun = &Begun{Started: r.Started, Destination: r.Destination, Boot: bootID(), PID: os.Getpid(), Start: startOf(os.Getpid())}
-	return unended, rec.write(dir)
+	x := &Begun{}
+	if json.Unmarshal(b, x) != nil {
+		return nil
+	}
+	return x
+}
+
+// end forgets this process's run, and one that was killed.
+func end(dir string) error {
+	if b := ReadBegun(dir); b != nil && b.PID != os.Getpid() && b.runs() {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(dir, begunFile)); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // runs reports whether the process of the run is there.

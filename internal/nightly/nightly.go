@@ -51,8 +51,6 @@ type Record struct {
 	Version int  `json:"version"`
 	Last    Run  `json:"last"`
 	Good    *Run `json:"good"` // the last that made a set, nil for none
-	// Begun is a run that has begun and not ended.
-	Begun *Begun `json:"begun,omitempty"`
 	// Told is the event of the last message that was sent, "" for none, and after a run that
 	// was good again.
 	Told Event `json:"told,omitempty"`
@@ -85,9 +83,6 @@ func (r Run) Save(dir string, l *layout.Layout) error {
 	old, err := Read(dir)
 	if err == nil { // one that can't be read is replaced
 		rec.Good, rec.Told = old.Good, old.Told
-		if b := old.Begun; b != nil && b.PID != os.Getpid() && b.runs() {
-			rec.Begun = b
-		}
 	}
 	if r.Set != "" {
 		var b bytes.Buffer
@@ -100,7 +95,7 @@ func (r Run) Save(dir string, l *layout.Layout) error {
 		}
 		rec.Good = &r
 	}
-	return rec.write(dir)
+	return errors.Join(rec.write(dir), end(dir))
 }
 
 // shortError is the beginning of the error.

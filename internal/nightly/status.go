@@ -96,6 +96,7 @@ type Status struct {
 // Found is what Judge judges.
 type Found struct {
 	Record        *Record
+	Begun         *Begun // ReadBegun
 	RecordErr     error
 	Changed       []layout.Change
 	LayoutErr     error
@@ -114,6 +115,9 @@ func Judge(f Found) *Status {
 		s.State = max(s.State, state)
 		s.Reasons = append(s.Reasons, fmt.Sprintf(format, args...))
 	}
+	if b := f.Begun; b != nil && !b.runs() {
+		is(Warning, "the run that began %s has not ended: it was killed, or the machine went down", at(b.Started))
+	}
 	switch {
 	case missing(f.RecordErr):
 		is(Unknown, "no backup was made yet by mkcdrec path")
@@ -123,12 +127,7 @@ func Judge(f Found) *Status {
 		return s
 	}
 	s.Last, s.Good = &f.Record.Last, f.Record.Good
-	if b := f.Record.Begun; b != nil && !b.runs() {
-		is(Warning, "the run that began %s has not ended: it was killed, or the machine went down", at(b.Started))
-	}
-	if s.Last.Ended.IsZero() {
-		s.Last = nil // only a run has begun
-	} else if s.Last.Status != 0 && s.Last.Status != 3 {
+	if s.Last.Status != 0 && s.Last.Status != 3 {
 		first, _, _ := strings.Cut(s.Last.Error, "\n")
 		is(Warning, "the last run, %s, ended with status %d: %s", at(s.Last.Ended), s.Last.Status, first)
 	}
