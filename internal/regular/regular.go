@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -101,13 +102,16 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 }
 
 // Changeable gives who else may change a file or directory, "" for nobody.
-func Changeable(st os.FileInfo) string {
+func Changeable(st os.FileInfo) string { return changeable(st, os.Geteuid()) }
+
+// changeable is Changeable where a user besides root may.
+func changeable(st os.FileInfo, besides int) string {
 	sys, ok := st.Sys().(*syscall.Stat_t)
 	mode := st.Mode()
 	switch {
 	case !ok:
 		return "has no known owner"
-	case sys.Uid != 0 && int(sys.Uid) != os.Geteuid():
+	case sys.Uid != 0 && int(sys.Uid) != besides:
 		return fmt.Sprintf("belongs to user %d: run chown root", sys.Uid)
 	case mode&os.ModeSymlink != 0, mode.IsDir() && mode&os.ModeSticky != 0:
 		return ""
@@ -130,7 +134,7 @@ func ReadTrusted(path string, limit int64) ([]byte, error) {
 }
 
 // OpenTrusted is Open for a file that decides what root runs, or who can read what root writes: one that others could
-// change is an error for root.
+// change is an error for root. The user who became root by sudo(8) may.
 func OpenTrusted(path string) (*os.File, error) {
 	f, err := Open(path)
 	if err != nil || os.Geteuid() != 0 {
@@ -138,7 +142,11 @@ func OpenTrusted(path string) (*os.File, error) {
 	}
 	st, err := f.Stat()
 	if err == nil {
-		if why := Changeable(st); why != "" {
+		besides, e := strconv.Atoi(os.Getenv("SUDO_UID"))
+		if e != nil {
+			besides = 0
+		}
+		if why := changeable(st, besides); why != "" {
 			err = fmt.Errorf("%s %s %s", path, why, path)
 		}
 	}

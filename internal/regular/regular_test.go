@@ -64,3 +64,29 @@ func TestBehind(t *testing.T) {
 		t.Errorf("after %d bytes the kernel was asked for %d; want %d", len(want), w.asked, 32<<20)
 	}
 }
+
+// TestOpenTrusted: root reads nothing that others could change, but for the user of sudo.
+func TestOpenTrusted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it is for root")
+	}
+	for _, c := range []struct {
+		uid  int
+		mode os.FileMode
+		sudo string
+		ok   bool
+	}{{0, 0o644, "", true}, {0, 0o666, "", false}, {4242, 0o600, "", false}, {4242, 0o600, "4242", true}, {4242, 0o646, "4242", false}, {4242, 0o600, "7", false}, {4242, 0o600, "x", false}} {
+		t.Setenv("SUDO_UID", c.sudo)
+		name := filepath.Join(t.TempDir(), "f")
+		if err := errors.Join(os.WriteFile(name, nil, 0o600), os.Chown(name, c.uid, 0), os.Chmod(name, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		f, err := OpenTrusted(name)
+		if (err == nil) != c.ok {
+			t.Errorf("%+v: %v; want ok = %v", c, err, c.ok)
+		}
+		if err == nil {
+			f.Close()
+		}
+	}
+}
