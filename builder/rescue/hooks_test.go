@@ -17,7 +17,7 @@ import (
 // not run there is an error.
 func TestAddHooks(t *testing.T) {
 	dir := t.TempDir()
-	for file, text := range map[string]string{"before-restore/10-a": "#!/bin/sh\n", "after-restore/20-b": "#!/usr/bin/env -S\n", "before-backup/30-c": "#!/bin/sh\n", "after-restore/40-off": "x"} {
+	for file, text := range map[string]string{"before-restore/10-a": "#!/bin/sh\n", "after-restore/20-b": "#!/usr/bin/env -S A=b sh -e\n", "before-backup/30-c": "#!/bin/sh\n", "after-restore/40-off": "x"} {
 		mode := os.FileMode(0o755)
 		if strings.HasSuffix(file, "off") {
 			mode = 0o644
@@ -27,7 +27,7 @@ func TestAddHooks(t *testing.T) {
 		}
 	}
 	tree := initramfs.New()
-	if err := errors.Join(tree.AddLink("usr/bin/sh", "/bbin/sh"), tree.AddLink("usr/bin/-S", "x")); err != nil {
+	if err := errors.Join(tree.AddLink("usr/bin/sh", "/bbin/sh"), tree.AddLink("usr/bin/env", "x")); err != nil {
 		t.Fatal(err)
 	}
 	b := &Maker{Run: tool.Exec{}, Report: progress.None{}, Hooks: hooks.Config{Dir: dir, Timeout: "1m"}}

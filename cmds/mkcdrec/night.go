@@ -40,7 +40,7 @@ func (a *app) destination(c *cli.Command) (string, error) {
 		return dir, nil
 	}
 	dir, err := filepath.Abs(strings.TrimPrefix(dir, "file://")) // for those who read the record of the run from elsewhere
-	if err == nil && manifest.IsSet(dir) {
+	if st, e := os.Stat(dir); err == nil && e == nil && st.IsDir() && manifest.IsSet(dir) {
 		err = exit.Usage(fmt.Errorf("%s is a backup set; name the directory that has the sets, or is to have them", dir))
 	}
 	return dir, err

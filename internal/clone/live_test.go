@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 
 // mounted makes a file system on a loop device, mounts it, and gives the device's name and
 // the directory.
-func mounted(t *testing.T, size string, mkfs ...string) (dev, dir string) {
+func mounted(t *testing.T, size string, mkfs ...string) (dev, at string) {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "source")
 	run(t, "truncate", "-s", size, image)
@@ -39,11 +39,11 @@ func mounted(t *testing.T, size string, mkfs ...string) (dev, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dev, dir = strings.TrimSpace(string(out)), t.TempDir()
-	t.Cleanup(func() { _ = exec.Command("losetup", "-d", dev).Run() })
-	run(t, "mount", dev, dir)
+	loop, dir := strings.TrimSpace(string(out)), t.TempDir()
+	t.Cleanup(func() { run(t, "losetup", "-d", loop) })
+	run(t, "mount", loop, dir)
 	t.Cleanup(func() { run(t, "umount", dir) })
-	return strings.TrimPrefix(dev, "/dev/"), dir
+	return strings.TrimPrefix(loop, "/dev/"), dir
 }
 
 // busy writes to a directory until the test ends; pause stops that.

@@ -160,7 +160,7 @@ func readStart(file string) ([]byte, error) {
 }
 
 // Interpreter gives the program that runs a script, by its first line, and "" for one that
-// is not a script. "env NAME" is NAME.
+// is not a script. "env [OPTION|NAME=VALUE]... PROGRAM" is PROGRAM.
 func Interpreter(file string) (string, error) {
 	b, err := readStart(file)
 	if err != nil {
@@ -171,8 +171,12 @@ func Interpreter(file string) (string, error) {
 	if !bytes.HasPrefix(line, []byte("#!")) || len(words) == 0 {
 		return "", nil
 	}
-	if filepath.Base(words[0]) == "env" && len(words) > 1 {
-		return words[1], nil
+	if filepath.Base(words[0]) == "env" {
+		for _, w := range words[1:] {
+			if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") { // env -S NAME=VALUE PROGRAM ...
+				return w, nil
+			}
+		}
 	}
 	return words[0], nil
 }

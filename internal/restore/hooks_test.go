@@ -23,7 +23,7 @@ func withHooks(t *testing.T, m *machinetest.Machine, s *typist, fails map[string
 	ran = new([]string)
 	for _, point := range []string{hooks.BeforeRestore, hooks.AfterRestore} {
 		file := filepath.Join(dir, point, "hook")
-		if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)); err != nil {
+		if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("#!/bin/sh\n"), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 		m.Programs[file] = func(c tool.Cmd) (string, error) {
