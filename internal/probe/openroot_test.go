@@ -77,6 +77,15 @@ func TestOpenRoot(t *testing.T) {
 			for n := 0; (Machine{}).superblockInUse(typ, f.Device) && n < 6000; n++ {
 				time.Sleep(10 * time.Millisecond) // the thread of inNamespace may not have ended yet
 			}
+			// What is mounted nowhere any more is written a moment later; then nobody has the device.
+			for n := 0; n < 6000; n++ {
+				fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+				if err == nil {
+					unix.Close(fd)
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
 			before := sum(t, dev)
 			if _, err := (Machine{}).OpenRoot(f); err == nil || !strings.Contains(err.Error(), "not mounted any more") {
 				t.Errorf("%s that is not mounted: %v", typ, err)

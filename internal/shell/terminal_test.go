@@ -35,6 +35,25 @@ func (x *screen) busy() {
 	time.Sleep(300 * time.Millisecond)
 }
 
+// interrupted types a line when Ctrl-C has ended a loop. A Ctrl-C goes to the process group that has the terminal, and to
+// nobody if that ends just then: a person types it once more.
+func (x *screen) interrupted(s string) {
+	done := make(chan bool)
+	go func() {
+		for {
+			x.Keys("\x03")
+			select {
+			case <-done:
+				return
+			case <-time.After(5 * time.Second):
+			}
+		}
+	}()
+	x.Match(`RESCUE [^\n]*# `)
+	close(done)
+	x.Keys(s + "\r")
+}
+
 // TestJobs: Ctrl-Z, fg, bg, jobs and Ctrl-C with programs, pipelines and loops.
 func TestJobs(t *testing.T) {
 	x := onTerminal(t, t.TempDir())
@@ -79,11 +98,9 @@ func TestJobs(t *testing.T) {
 
 	x.line("while true; do sleep 0.1; done")
 	x.busy()
-	x.Keys("\x03")
-	x.line("while true; do :; done")
+	x.interrupted("while true; do :; done")
 	x.busy()
-	x.Keys("\x03")
-	x.line("sleep 0.2 & wait; echo waited")
+	x.interrupted("sleep 0.2 & wait; echo waited")
 	x.Match(`\[1\] \d+\r\n`)
 	x.Match(`waited\r\n\[1\]\+  Done                    sleep 0.2\r\n`)
 
