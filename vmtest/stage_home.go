@@ -137,7 +137,7 @@ func (r *circle) restoreHome(ctx context.Context) error {
 	if r.Home.Encrypt {
 		if err := all(vm, "echo "+r.identity.String()+" > /tmp/id",
 			start+" < /dev/null > /tmp/r 2>&1; test $? = 4 && grep 'no identity given' /tmp/r",
-			"echo '"+r.stranger+"' > /tmp/stranger; "+start+" --identity /tmp/id --signer /tmp/stranger > /tmp/r 2>&1; test $? = 4 && grep 'which is not known here' /tmp/r",
+			"echo '"+r.stranger+"' > /tmp/stranger; "+start+" --identity /tmp/id --signer /tmp/stranger > /tmp/r 2>&1; test $? = 4 && grep 'a key that is not known here' /tmp/r",
 		); err != nil {
 			return err
 		}

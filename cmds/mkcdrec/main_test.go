@@ -226,7 +226,7 @@ func TestStatus(t *testing.T) {
 		{[]string{"verify", "--signer", mine, signed}, "", exit.OK, ""},
 		{[]string{"extract", "--signer", mine, "-C", t.TempDir(), signed}, "", exit.OK, ""},
 		{[]string{"verify", "--signer", theirs, signed}, "", exit.Refused, "signed with the key of another host"},
-		{[]string{"list", "--signer", other, signed}, "", exit.Refused, "which is not known here"},
+		{[]string{"list", "--signer", other, signed}, "", exit.Refused, "a key that is not known here: SHA256:"},
 		{[]string{"verify", "--signer", mine, whole}, "", exit.Refused, "is not signed"},
 		{[]string{"extract", "--signer", mine, "-C", t.TempDir(), whole}, "", exit.Refused, "is not signed"},
 		{[]string{"verify", "--signer", file, signed}, "", exit.Failed, "it is not a public key"},

@@ -173,7 +173,8 @@ func (r *Ring) Door(ctx context.Context, want manifest.Wanted, say func(format s
 
 // Verdict is what is known of a set's signature.
 type Verdict struct {
-	// Wrong is why it should not be used, "" if there is no reason.
+	// Wrong is why it should not be used, "" if there is no reason. It has no fingerprint: a person has to type that
+	// from paper, and not from the screen.
 	Wrong string
 	// Key is the key that it is signed with, nil for none, or a signature that is not valid.
 	Key ssh.PublicKey
@@ -199,9 +200,9 @@ func (r *Ring) Judge(s *manifest.Set) (v Verdict, err error) {
 		v.Checked = counts
 		switch {
 		case known && !counts:
-			v.Wrong = fmt.Sprintf("the backup set is of the host %s, and signed with the key of another host, %s", printable.Clean(s.Manifest.Host), signing.Fingerprint(s.Signer))
+			v.Wrong = fmt.Sprintf("the backup set is of the host %s, and signed with the key of another host", printable.Clean(s.Manifest.Host))
 		case !known:
-			v.Wrong = fmt.Sprintf("the backup set is signed with the key %s, which is not known here", signing.Fingerprint(s.Signer))
+			v.Wrong = "the backup set is signed with a key that is not known here"
 		}
 	}
 	return v, nil
@@ -214,6 +215,9 @@ func (r *Ring) Trust(s *manifest.Set, valid bool, say func(format string, args .
 		say("the backup set is not encrypted: it is read without the identity that was given")
 	}
 	v, err := r.Judge(s)
+	if v.Key != nil && v.Wrong != "" {
+		v.Wrong += ": " + signing.Fingerprint(v.Key)
+	}
 	switch {
 	case err != nil:
 		return err

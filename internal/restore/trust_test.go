@@ -2,6 +2,7 @@ package restore
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,10 @@ func TestTrusted(t *testing.T) {
 		}
 		if asked := len(p.answers) == 0; asked != c.asked {
 			t.Errorf("%s: asked = %v; want %v", name, asked, c.asked)
+		}
+		// Who put the set there must not be able to tell what is to be typed.
+		if text := fmt.Sprint(p.warned, err); c.signer != nil && c.req.Signer != "" && !strings.HasPrefix(name, "known") && strings.Contains(text, signing.Fingerprint(c.signer)) {
+			t.Errorf("%s: the fingerprint of the unknown key is shown: %s", name, text)
 		}
 	}
 	p := &person{}
