@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -194,6 +195,12 @@ func (p *process) end(t *testing.T, long time.Duration) error {
 	case <-p.done:
 		return p.err
 	case <-time.After(long):
+		// A program in Go prints where its goroutines are.
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+		select {
+		case <-p.done:
+		case <-time.After(10 * time.Second):
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		t.Fatalf("it still runs after %v: %v\n%s", long, p.events[max(0, len(p.events)-5):], &p.stderr)
