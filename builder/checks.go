@@ -111,7 +111,10 @@ var AllChecks = []CheckInfo{
 func (b *Builder) Test(ctx context.Context, scope string) []Check {
 	t := &tester{b: b, scope: scope}
 	t.root()
-	_, _, err := b.encryptFor()
+	var err error
+	if b.Config.Encrypt {
+		_, _, err = b.Config.encryptTo()
+	}
 	t.result("config", err, "correct recipients or passphrase_file", "the configuration is valid")
 	t.binary(ctx)
 	t.clock()

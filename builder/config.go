@@ -171,7 +171,7 @@ func (c *Config) Validate() error {
 }
 
 // rules are those of exclude, and one for the key that signs sets: whoever had it could make
-// sets that are taken for this machine's. What reports that a run goes on is not for a restored machine.
+// sets that are taken for this machine's. A restored machine must not get the record of a run in progress.
 func (c *Config) rules() []string {
 	return append(slices.Clone(c.Exclude), archive.QuoteRule(signing.KeyFile), archive.QuoteRule(nightly.BegunFile))
 }

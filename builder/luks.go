@@ -96,22 +96,31 @@ func recipient(where, s string) (age.Recipient, error) {
 	return r, nil
 }
 
+// encryptTo is recipientKeys for keys that a file can be encrypted for. Kinds that can't go together, and a plugin that is
+// missing, are found here and not after the rescue system was made.
+func (c *Config) encryptTo() ([]age.Recipient, []string, error) {
+	r, keys, err := c.recipientKeys()
+	if err != nil || c.PassphraseFile != "" { // a trial with a passphrase takes a second, and shows nothing
+		return r, keys, err
+	}
+	if len(r) == 0 {
+		return nil, nil, errors.New("cannot encrypt the set: the configuration has no recipients")
+	}
+	if _, err := age.Encrypt(io.Discard, r...); err != nil {
+		return nil, nil, fmt.Errorf("cannot encrypt for these recipients: %w", err)
+	}
+	return r, keys, nil
+}
+
 // encryptFor gives whom sets are encrypted for, and a digest of their keys, whose order does not
 // matter; nil and "" if they are not encrypted.
 func (b *Builder) encryptFor() ([]age.Recipient, string, error) {
 	if !b.Config.Encrypt {
 		return nil, "", nil
 	}
-	r, keys, err := b.Config.recipientKeys()
+	r, keys, err := b.Config.encryptTo()
 	if err != nil {
 		return nil, "", err
-	}
-	if len(r) == 0 {
-		return nil, "", errors.New("cannot encrypt the set: nobody is named whom it could be encrypted for")
-	}
-	// Now, and not after the rescue system was made: of two kinds that can't go together, or a plugin that is missing.
-	if _, err := age.Encrypt(io.Discard, r...); err != nil {
-		return nil, "", fmt.Errorf("cannot encrypt for these recipients: %w", err)
 	}
 	if b.Config.PassphraseFile != "" { // a digest is not to make it easier to guess
 		slow, err := scrypt.Key([]byte(keys[0]), []byte("mkcdrec recipients"), 1<<17, 8, 1, 32)

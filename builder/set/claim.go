@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/process"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
@@ -49,34 +50,12 @@ type owner struct {
 
 // self is the owner that this process is.
 func self(host string) owner {
-	read := func(name string) string {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			return ""
-		}
-		return strings.TrimSpace(string(b))
-	}
 	ns, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
 		ns = ""
 	}
 	m := This(host)
-	return owner{Host: host, MachineID: m.ID, raw: m.raw, BootID: read("/proc/sys/kernel/random/boot_id"), PIDSpace: ns, PID: os.Getpid(), Start: startOf(os.Getpid())}
-}
-
-// startOf is when a process was started, "" if absent; proc(5), stat,
-// field 22.
-func startOf(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
-	}
-	_, rest, ok := strings.Cut(string(b), ") ")
-	f := strings.Fields(rest)
-	if !ok || len(f) < 20 {
-		return ""
-	}
-	return f[19]
+	return owner{Host: host, MachineID: m.ID, raw: m.raw, BootID: process.BootID(), PIDSpace: ns, PID: os.Getpid(), Start: process.Start(os.Getpid())}
 }
 
 // ours reports whether a set of o is this machine's, as far as can be known.
@@ -91,7 +70,7 @@ func (o owner) ours(me owner) bool {
 // old its last heartbeat is.
 func (o owner) ended(me owner, age time.Duration) bool {
 	if o.BootID == me.BootID && o.BootID != "" && o.PIDSpace == me.PIDSpace {
-		return o.PID != me.PID && startOf(o.PID) != o.Start
+		return o.PID != me.PID && process.Start(o.PID) != o.Start
 	}
 	// Started before the last boot; or a machine with the same id, a clone.
 	return age > lifeless

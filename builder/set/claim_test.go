@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/process"
 )
 
 // unfinished makes an unfinished set with its owner, whose last heartbeat is age
@@ -62,7 +63,7 @@ func TestStale(t *testing.T) {
 	}{
 		{"killed just now", dead, 0, true, "", ""},
 		{"another process has its number now", with(func(o *owner) { o.PID, o.Start = 1, "nosuch" }), 0, true, "", ""},
-		{"alive", with(func(o *owner) { o.PID, o.Start = 1, startOf(1) }), time.Hour, false, "another backup", ""},
+		{"alive", with(func(o *owner) { o.PID, o.Start = 1, process.Start(1) }), time.Hour, false, "another backup", ""},
 		{"before the last boot", with(func(o *owner) { o.BootID = "old" }), time.Hour, true, "", ""},
 		{"a clone with the same id", with(func(o *owner) { o.BootID = "clone" }), time.Minute, false, "", "left alone"},
 		{"in another container", with(func(o *owner) { o.PIDSpace = "pid:[1]"; o.PID = 1 << 22 }), time.Minute, false, "", "left alone"},

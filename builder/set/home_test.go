@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
+	"github.com/mkcdrec/mkcdrec/internal/process"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
@@ -25,7 +26,7 @@ func TestHomeLeftover(t *testing.T) {
 	dead.Start = "1" // the process has another start time
 	other.MachineID, other.Start = "0"+me.MachineID, "1"
 	running.PID = os.Getppid()
-	running.Start = startOf(running.PID)
+	running.Start = process.Start(running.PID)
 	for name, c := range map[string]struct {
 		by   *owner
 		file string

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/process"
 )
 
 // LockPrefix is the beginning of the names of locks in a directory with sets.
@@ -25,7 +26,7 @@ type holder struct {
 
 // alive reports whether the run is a process of this machine that still runs.
 func (h holder) alive(me owner) bool {
-	return h.BootID == me.BootID && h.BootID != "" && h.PIDSpace == me.PIDSpace && h.PID != me.PID && h.Start != "" && startOf(h.PID) == h.Start
+	return h.BootID == me.BootID && h.BootID != "" && h.PIDSpace == me.PIDSpace && h.PID != me.PID && h.Start != "" && process.Start(h.PID) == h.Start
 }
 
 // Lock has this run be the only one of this machine, host, that writes sets to dir, until

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/process"
 )
 
 // TestHoldLock is not a test but the other process of TestLock: it holds the lock until its
@@ -90,7 +91,7 @@ func TestLock(t *testing.T) {
 func TestLockContent(t *testing.T) {
 	me := self("web")
 	pid1 := me
-	pid1.PID, pid1.Start = os.Getppid(), startOf(os.Getppid())
+	pid1.PID, pid1.Start = os.Getppid(), process.Start(os.Getppid())
 	with := func(f func(o *owner)) string {
 		o := pid1
 		f(&o)

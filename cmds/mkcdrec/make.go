@@ -232,8 +232,8 @@ func (a *app) pathCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if store.HasPassword(dir) {
-				return exit.Usage(errors.New("a password in a URL can be seen by other users; put it into the file of credentials"))
+			if err := store.CheckWritten(dir); err != nil {
+				return exit.Usage(err)
 			}
 			if err := a.rescueOptions(c); err != nil {
 				return err

@@ -188,7 +188,7 @@ func (a *app) begin(run nightly.Run) {
 		a.ui.Warn("%v", err)
 	}
 	if unended != nil {
-		a.ui.Warn("the run that began %s has not ended: it was killed, or the machine went down", unended.Started.Local().Format("2006-01-02 15:04"))
+		a.ui.Warn("%s", unended.Unended())
 	}
 }
 

@@ -628,7 +628,7 @@ func (x *extractor) own(m *Member, dir *dirRef, chown func(uid, gid int) error) 
 	return m.Mode
 }
 
-// validID reports whether a number is that of a user or group; the largest one of 32 bits is none.
+// validID reports whether n can be a user or group ID: 32 bits, and not the largest, which chown(2) takes for "no change".
 func validID(n int64) bool { return n >= 0 && n < 1<<32-1 }
 
 func timespecs(m *Member) [2]unix.Timespec {

@@ -131,18 +131,19 @@ func safe(file string) error {
 // canRun refuses what the kernel can't start: a text without a first line that names its interpreter, or with one that is
 // not there.
 func canRun(file string) error {
-	interpreter, err := Interpreter(file)
+	b, err := readStart(file)
 	if err != nil {
 		return fmt.Errorf("cannot use hook %s: %w", file, err)
 	}
-	if interpreter == "" {
-		if b, err := readStart(file); err == nil && !bytes.Contains(b, []byte{0}) {
+	program := interpreter(b)
+	if program == "" {
+		if !bytes.Contains(b, []byte{0}) {
 			return &exit.Refusal{Reason: fmt.Sprintf("hook %s is a text without a first line such as #!/bin/sh, and can't be started", file)}
 		}
 		return nil
 	}
-	if _, err := exec.LookPath(interpreter); err != nil {
-		return &exit.Refusal{Reason: fmt.Sprintf("hook %s can't be started: its interpreter %s is not there, or is not executable", file, interpreter)}
+	if _, err := exec.LookPath(program); err != nil {
+		return &exit.Refusal{Reason: fmt.Sprintf("hook %s can't be started: its interpreter %s is not there, or is not executable", file, program)}
 	}
 	return nil
 }
@@ -163,22 +164,24 @@ func readStart(file string) ([]byte, error) {
 // is not a script. "env [OPTION|NAME=VALUE]... PROGRAM" is PROGRAM.
 func Interpreter(file string) (string, error) {
 	b, err := readStart(file)
-	if err != nil {
-		return "", err
-	}
+	return interpreter(b), err
+}
+
+// interpreter is Interpreter for the first bytes of a file.
+func interpreter(b []byte) string {
 	line, _, _ := bytes.Cut(b, []byte("\n"))
 	words := strings.Fields(strings.TrimPrefix(string(line), "#!"))
 	if !bytes.HasPrefix(line, []byte("#!")) || len(words) == 0 {
-		return "", nil
+		return ""
 	}
 	if filepath.Base(words[0]) == "env" {
 		for _, w := range words[1:] {
 			if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") { // env -S NAME=VALUE PROGRAM ...
-				return w, nil
+				return w
 			}
 		}
 	}
-	return words[0], nil
+	return words[0]
 }
 
 // Set are the hooks around one backup or restore.

@@ -317,7 +317,9 @@ func open(at place, salvage bool) (*Set, error) {
 	if err := s.checkSignature(b); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s: %w", at, err)
 	}
-	s.HeadFault = at.headFault(m)
+	if e := at.decrypts(); e != nil {
+		s.HeadFault = contradicts(e.Head, m)
+	}
 	if err := errors.Join(at.isOf(m.ID), s.checkSizes(), s.openNeeds()); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", at, err)
 	}
@@ -411,10 +413,7 @@ func (s *Set) checkSignature(b []byte) error {
 }
 
 // Encrypted reports whether the set is encrypted.
-func (s *Set) Encrypted() bool {
-	f, ok := s.place.(interface{ sealed() bool })
-	return ok && f.sealed()
-}
+func (s *Set) Encrypted() bool { return s.decrypts() != nil }
 
 // Unlisted are the files of a set that its manifest can't name: the lists of checksums, and the
 // signature of the manifest itself. A set may lack them.

@@ -44,8 +44,8 @@ type place interface {
 
 	// isOf checks that the place belongs to the set with an id.
 	isOf(id string) error
-	// headFault compares what is known of an encrypted set without a key with the manifest.
-	headFault(m *Manifest) error
+	// decrypts is the encrypted set that the files come from, nil if they are not encrypted.
+	decrypts() *sealed.Store
 	// here reports whether a file is here as a whole or, with ask, on any medium of the set.
 	here(name string, ask bool) bool
 	// check compares an archive's index with the manifest and reads, with decode, all of it.
@@ -80,7 +80,7 @@ func (common) Use(context.Context, DiscSource) {}
 func (common) GiveUp()                         {}
 func (common) Close() error                    { return nil }
 func (common) isOf(string) error               { return nil }
-func (common) headFault(*Manifest) error       { return nil }
+func (common) decrypts() *sealed.Store         { return nil }
 func (common) here(string, bool) bool          { return true }
 
 // files is what places with archives of this program have in common.
@@ -90,19 +90,18 @@ type files struct {
 	inOrder bool // archives are read from their beginning to their end
 }
 
-// sealed reports whether the files are decrypted while they are read.
-func (f files) sealed() bool { _, ok := f.Store.(*sealed.Store); return ok }
+func (f files) decrypts() *sealed.Store {
+	s, _ := f.Store.(*sealed.Store)
+	return s
+}
 
-func (f files) headFault(m *Manifest) error {
-	s, ok := f.Store.(*sealed.Store)
-	if !ok {
-		return nil
-	}
+// contradicts compares what is known of an encrypted set without a key with its manifest.
+func contradicts(h *sealed.Head, m *Manifest) error {
 	needs := make([]sealed.Need, 0, len(m.Needs))
 	for _, n := range m.Needs {
 		needs = append(needs, sealed.Need{ID: n.ID, Dir: n.Dir})
 	}
-	if h := s.Head; h.Host != m.Host || !h.Created.Equal(m.Created) || h.NotCovered != len(m.NotCovered) || !slices.Equal(h.Needs, needs) {
+	if h.Host != m.Host || !h.Created.Equal(m.Created) || h.NotCovered != len(m.NotCovered) || !slices.Equal(h.Needs, needs) {
 		return fmt.Errorf("%s is damaged, or was changed: it has the host %q and the time %s, and the manifest %q and %s", sealed.HeadFile, h.Host, h.Created.Format(time.RFC3339), m.Host, m.Created.Format(time.RFC3339))
 	}
 	return nil
@@ -155,9 +154,7 @@ func (f files) unpackCut(ctx context.Context, name, dest string, opt archive.Ext
 
 // rest gives what there is of a file from its beginning on, whether its end is there or not.
 func (f files) rest(name string) (io.ReadCloser, error) {
-	if s, ok := f.Store.(interface {
-		Rest(name string) (io.ReadCloser, error)
-	}); ok {
+	if s := f.decrypts(); s != nil {
 		return s.Rest(name)
 	}
 	x, err := f.Open(name)

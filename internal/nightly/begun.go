@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/mkcdrec/mkcdrec/internal/process"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 )
 
-// begunFile is there while a run goes on. It is not in sets: it would tell a restored machine of a run that was killed.
+// begunFile exists while a run is in progress. Sets do not contain it: a restored machine would report a killed run.
 const begunFile = "running.json"
 
 // BegunFile is its path.
@@ -22,7 +22,7 @@ const BegunFile = Dir + "/" + begunFile
 type Begun struct {
 	Started     time.Time `json:"started"`
 	Destination string    `json:"destination"`
-	// Boot, PID and Start are those of its process: the kernel's boot_id, and field 22 of proc(5), stat.
+	// Boot, PID and Start identify its process: process.BootID and process.Start.
 	Boot  string `json:"boot"`
 	PID   int    `json:"pid"`
 	Start string `json:"start"`
@@ -37,7 +37,7 @@ func (r Run) Begin(dir string) (unended *Begun, err error) {
 	if unended = ReadBegun(dir); unended != nil && unended.runs() {
 		return nil, nil
 	}
-	b, err := json.Marshal(Begun{Started: r.Started, Destination: r.Destination, Boot: bootID(), PID: os.Getpid(), Start: startOf(os.Getpid())})
+	b, err := json.Marshal(Begun{Started: r.Started, Destination: r.Destination, Boot: process.BootID(), PID: os.Getpid(), Start: process.Start(os.Getpid())})
 	if err == nil {
 		err = regular.WriteFile(filepath.Join(dir, begunFile), append(b, '\n'))
 	}
@@ -71,29 +71,12 @@ func end(dir string) error {
 	return nil
 }
 
+// Unended is the message about a run that was killed.
+func (b *Begun) Unended() string {
+	return fmt.Sprintf("the run that began %s has not ended: it was killed, or the machine went down", at(b.Started))
+}
+
 // runs reports whether the process of the run is there.
 func (b *Begun) runs() bool {
-	return b.Start != "" && b.Boot == bootID() && b.Start == startOf(b.PID)
-}
-
-func bootID() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// startOf is when a process was started, in the kernel's ticks; "" if it is not there.
-func startOf(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return ""
-	}
-	// The name, which is the second field, may have anything in it.
-	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(f) < 20 {
-		return ""
-	}
-	return f[19]
+	return b.Start != "" && b.Boot == process.BootID() && b.Start == process.Start(b.PID)
 }

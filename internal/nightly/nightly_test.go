@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/process"
 )
 
 // TestRecord: a failed run does not replace the last good one, nor its layout; a record that
@@ -161,7 +162,7 @@ func TestBegin(t *testing.T) {
 	if b := ReadBegun(dir); b != nil {
 		t.Errorf("after its end: %v; want that nothing has begun", b)
 	}
-	b, err := json.Marshal(Begun{Started: now.Add(-time.Hour), Boot: bootID(), PID: os.Getpid(), Start: "1"}) // the number was used again
+	b, err := json.Marshal(Begun{Started: now.Add(-time.Hour), Boot: process.BootID(), PID: os.Getpid(), Start: "1"}) // the number was used again
 	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, begunFile), b, 0o600)); err != nil {
 		t.Fatal(err)
 	}

@@ -116,7 +116,7 @@ func Judge(f Found) *Status {
 		s.Reasons = append(s.Reasons, fmt.Sprintf(format, args...))
 	}
 	if b := f.Begun; b != nil && !b.runs() {
-		is(Warning, "the run that began %s has not ended: it was killed, or the machine went down", at(b.Started))
+		is(Warning, "%s", b.Unended())
 	}
 	switch {
 	case missing(f.RecordErr):

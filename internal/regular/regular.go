@@ -63,8 +63,10 @@ func Open(path string) (*os.File, error) {
 }
 
 // ReadFile reads a regular file of at most limit bytes.
-func ReadFile(path string, limit int64) ([]byte, error) {
-	f, err := Open(path)
+func ReadFile(path string, limit int64) ([]byte, error) { return readBy(Open, path, limit) }
+
+func readBy(open func(string) (*os.File, error), path string, limit int64) ([]byte, error) {
+	f, err := open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -124,14 +126,7 @@ func changeable(st os.FileInfo, besides int) string {
 }
 
 // ReadTrusted is ReadFile for a file as OpenTrusted is for.
-func ReadTrusted(path string, limit int64) ([]byte, error) {
-	f, err := OpenTrusted(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return read(f, path, limit)
-}
+func ReadTrusted(path string, limit int64) ([]byte, error) { return readBy(OpenTrusted, path, limit) }
 
 // OpenTrusted is Open for a file that decides what root runs, or who can read what root writes: one that others could
 // change is an error for root. The user who became root by sudo(8) may.

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,26 +42,13 @@ func lockDir(name string) *os.File {
 	if err != nil {
 		return nil
 	}
-	st, err := f.Stat()
-	now, gone := os.Lstat(name)
-	if sys, ok := statOf(st); err != nil || gone != nil || !ok || int(sys.Uid) != os.Geteuid() || !os.SameFile(st, now) ||
-		unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
-		f.Close()
-		return nil
-	}
-	if now, gone = os.Lstat(name); gone != nil || !os.SameFile(st, now) { // removed before it was locked
+	var st, now unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil || int(st.Uid) != os.Geteuid() || unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil ||
+		unix.Lstat(name, &now) != nil || st.Dev != now.Dev || st.Ino != now.Ino { // removed before it was locked
 		f.Close()
 		return nil
 	}
 	return f
-}
-
-func statOf(st os.FileInfo) (*syscall.Stat_t, bool) {
-	if st == nil {
-		return nil, false
-	}
-	sys, ok := st.Sys().(*syscall.Stat_t)
-	return sys, ok
 }
 
 // quoteGlob has filepath.Glob take a path literally.

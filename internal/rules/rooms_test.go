@@ -10,7 +10,7 @@ import (
 // layers are all rooms, without "internal/": one may import those of its own layer and of
 // those before it. A room's subdirectories are in its layer unless they are named.
 var layers = []struct{ name, rooms string }{
-	{"formats and small things", "agekey blockdev btrfs ddrescue exit fstype fullscreen gpt hooks hostkey inroot interrupt ioctl journal kernel keymap lazyregexp loaders lvmtext mbr media memory multicall partclone printable progress ptytest quantity regular shape shell signing sshserver stick strictyaml superblock tool unpack usage uuid version volume"},
+	{"formats and small things", "agekey blockdev btrfs ddrescue exit fstype fullscreen gpt hooks hostkey inroot interrupt ioctl journal kernel keymap lazyregexp loaders lvmtext mbr media memory multicall partclone printable process progress ptytest quantity regular shape shell signing sshserver stick strictyaml superblock tool unpack usage uuid version volume"},
 	{"what there is and what to do", "clonezilla commands coverage efivar fleet frames layout plan rescue sysconf ui"},
 	{"content", "archive blockcopy initramfs kernelcfg kmod legacy manifest netconf store streams templates"},
 	{"a machine", "bootloader builder/rescue builder/retention builder/set fleet/client fleet/netboot fleet/web identity keyring machinetest medium nightly probe recreate smalltools snapshot storage tools"},

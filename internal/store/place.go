@@ -64,10 +64,16 @@ func CheckPlace(place string) error {
 	return err
 }
 
-// HasPassword reports whether a place is a URL with a password in it: other users can see that.
-func HasPassword(place string) bool {
+// passwordInURL is why a URL is refused.
+const passwordInURL = "a password in a URL can be seen by other users; put it into the file of credentials"
+
+// CheckWritten is CheckPlace for a place that sets are written to: http:// and https:// may have no password there, either.
+func CheckWritten(place string) error {
 	a, err := parse(place)
-	return err == nil && a.password != ""
+	if err == nil && a.password != "" {
+		err = errors.New(passwordInURL)
+	}
+	return err
 }
 
 // IsHome reports whether a place is the URL of a home or of a set in one: a place for
@@ -177,7 +183,7 @@ func (a address) authorityFault(u *url.URL) string {
 	case err != nil || n < 1 || n > 65535:
 		return u.Port() + " is not a port"
 	case password && !web:
-		return "a password in a URL can be seen by other users; put it into the file of credentials"
+		return passwordInURL
 	case a.user != "" && (a.kind == KindS3 || a.kind == KindS3Plain):
 		return "an access key belongs into the file of credentials"
 	case a.user != "" && a.kind == KindNFS:

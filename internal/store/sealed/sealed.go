@@ -194,15 +194,24 @@ func Open(st store.Store, identities agekey.Keys) (*Store, error) {
 	return s, nil
 }
 
-// Open implements store.Store.
-func (s *Store) Open(name string) (store.File, error) {
+// openObject opens the object that has a file.
+func (s *Store) openObject(name string) (object, store.File, error) {
 	o, ok := s.index.Files[name]
 	if !ok {
-		return nil, fmt.Errorf("cannot open %s/%s: %w", s, name, os.ErrNotExist)
+		return o, nil, fmt.Errorf("cannot open %s/%s: %w", s, name, os.ErrNotExist)
 	}
 	f, err := s.Store.Open(o.Object)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return o, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return o, f, nil
+}
+
+// Open implements store.Store.
+func (s *Store) Open(name string) (store.File, error) {
+	o, f, err := s.openObject(name)
+	if err != nil {
+		return nil, err
 	}
 	if _, is := f.(InOrder); is && s.Object(name+TailSuffix) != "" {
 		return s.openInOrder(name, o, f)
@@ -227,13 +236,9 @@ func (s *Store) Open(name string) (store.File, error) {
 // Rest gives what there is of a file whose object is cut off or damaged, from its beginning: age authenticates each
 // 64 KiB by itself. Its last Read returns io.ErrUnexpectedEOF, or an error that says what is damaged.
 func (s *Store) Rest(name string) (io.ReadCloser, error) {
-	o, ok := s.index.Files[name]
-	if !ok {
-		return nil, fmt.Errorf("cannot open %s/%s: %w", s, name, os.ErrNotExist)
-	}
-	f, err := s.Store.Open(o.Object)
+	o, f, err := s.openObject(name)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, err
 	}
 	r, err := age.Decrypt(io.NewSectionReader(f, 0, f.Size()), age.NewInjectedFileKeyIdentity(o.Key))
 	if err != nil {
