@@ -17,6 +17,8 @@ type Home struct {
 	Kind string
 	// Encrypt has the set encrypted.
 	Encrypt bool
+	// Snapshot has the file systems read from snapshots.
+	Snapshot bool
 }
 
 // url is where the sets are, for the machines.
@@ -46,6 +48,9 @@ func (h *Home) prepare(r *circle, stage string) (err error) {
 	if c := h.credentials(); c != "" {
 		config += "credentials_file: /backup/credentials\nrescue: {credentials: include}\n"
 		files["credentials"] = c
+	}
+	if h.Snapshot {
+		config += "snapshot: auto\n"
 	}
 	if h.hooks() {
 		config += "hooks: {dir: /root/hooks.d}\nrescue: {check_target: read}\n"
@@ -93,7 +98,12 @@ test "$MKCDREC_HOOK" != after-restore || echo restored > "$MKCDREC_TARGET/var/lo
 // backs it up once more; the medium is made by itself.
 func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 	mkcdrec := "/backup/bin/mkcdrec -c /backup/home.yaml "
-	c := backupRun{"cd /root; " + mkcdrec + "path --append '" + KernelWords + "'", []string{
+	run := "cd /root; " + mkcdrec + "path --append '" + KernelWords + "'"
+	if r.Home.Snapshot {
+		run = "cd /root; " + mkcdrec + "--json path --append '" + KernelWords + "' > /tmp/run; S=$?; grep '\"archived\"' /tmp/run; " +
+			`grep -c '"snapshot":true' /tmp/run | grep -x 2 && ! lvs --noheadings -a -o lv_name | grep mkcdrec && test $S = 0`
+	}
+	c := backupRun{run, []string{
 		mkcdrec + "-q rescue -o /backup/rescue.iso --append '" + KernelWords + "'",
 		mkcdrec + "prune -n --keep-last 1 '" + r.Home.url() + "'",
 		mkcdrec + "status; test $? -le 1",
@@ -108,7 +118,7 @@ func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 		"for n in /sys/class/net/e*; do ip link set ${n##*/} up; ip addr add 10.0.2.15/24 dev ${n##*/}; done; ip addr",
 		"cp /backup/backup.key /backup/backup.hosts /root/; chmod 600 /root/backup.* /backup/credentials 2>/dev/null; true",
 		"test ! -f /backup/hook || for d in before-backup after-backup before-restore after-restore; do mkdir -p /root/hooks.d/$d; cp /backup/hook /root/hooks.d/$d/10-note; chmod 700 /root/hooks.d/$d/10-note; done",
-		"cd /root; "+mkcdrec+"path --append '"+KernelWords+"'",
+		run,
 		"rm -rf /usr/share/doc/a*; mv /usr/share/doc/b* /srv/; echo changed >> /etc/motd; head -c 300000 /dev/urandom > /srv/new; ln /srv/new /srv/linked; chmod 700 /srv/difficult; sleep 2",
 		"! w=$(blkid -L windows) || ntfscp -f $w /etc/motd motd.txt", // of an image, one piece changes
 		r.storage(r.src.Serial, "before"),
