@@ -18,6 +18,8 @@ import (
 	"fmt"
 	"io"
 	"iter"
+
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 )
 
 // ErrTrailing means that data follows the last block of an image. partclone ignores it;
@@ -67,7 +69,7 @@ const (
 // Image is an image that is being read.
 type Image struct {
 	Header
-	in     *counter
+	in     *progress.Reader
 	blocks *blockMap
 	sum    summer
 	want   []byte // the checksum that was read
@@ -90,9 +92,9 @@ func Open(r io.Reader) (*Image, error) { return OpenLimit(r, DefaultLimit) }
 
 // OpenLimit is Open with another limit on the memory for the map, in bytes.
 func OpenLimit(r io.Reader, limit int64) (*Image, error) {
-	m := &Image{in: &counter{r: bufio.NewReaderSize(r, 256<<10)}}
+	m := &Image{in: &progress.Reader{R: bufio.NewReaderSize(r, 256<<10)}}
 	if err := m.open(limit); err != nil {
-		return nil, m.fail(m.in.n, -1, -1, err)
+		return nil, m.fail(m.in.N, -1, -1, err)
 	}
 	return m, nil
 }
@@ -220,10 +222,10 @@ func (m *Image) fill() error {
 	if m.buf == nil {
 		m.buf = make([]byte, m.per*m.BlockSize)
 	}
-	at, data := m.in.n, m.buf[:n*m.BlockSize]
+	at, data := m.in.N, m.buf[:n*m.BlockSize]
 	if _, err := io.ReadFull(m.in, data); err != nil {
 		first, last := m.span(n)
-		return m.fail(m.in.n, first, last, err)
+		return m.fail(m.in.N, first, last, err)
 	}
 	if m.BlocksPerChecksum > 0 {
 		m.sum.Write(data)
@@ -231,7 +233,7 @@ func (m *Image) fill() error {
 		if m.strip == m.BlocksPerChecksum || n == left { // the last one may cover fewer blocks
 			if err := m.compare(); err != nil {
 				if !errors.Is(err, errDamaged) {
-					at = m.in.n
+					at = m.in.N
 				}
 				first, last := m.span(n)
 				return m.fail(at, first, last, err)
@@ -264,9 +266,9 @@ func (m *Image) compare() error {
 func (m *Image) end() error {
 	switch _, err := io.ReadFull(m.in, make([]byte, 1)); {
 	case err == nil:
-		return m.fail(m.in.n-1, -1, -1, ErrTrailing)
+		return m.fail(m.in.N-1, -1, -1, ErrTrailing)
 	case err != io.EOF:
-		return m.fail(m.in.n, -1, -1, err)
+		return m.fail(m.in.N, -1, -1, err)
 	}
 	return io.EOF
 }
@@ -293,16 +295,4 @@ func (m *Image) fail(offset, first, last int64, err error) error {
 		err = fmt.Errorf("image ends too early: %w", io.ErrUnexpectedEOF)
 	}
 	return &Error{offset, first, last, err}
-}
-
-// counter counts what was read.
-type counter struct {
-	r *bufio.Reader
-	n int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
@@ -67,18 +68,6 @@ func (j *job) sizeLine(z gzipSizes, name string) {
 	j.Printf("%19d %19d %5.1f%% %s\n", z.packed, z.size, ratio, name)
 }
 
-// counter counts what was read.
-type counter struct {
-	r io.Reader
-	n int64
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
-}
-
 // sizes reads all of a file. As gzip has it, the size is that of the last member.
 func (j *job) sizes(name string) (z gzipSizes, err error) {
 	r, err := j.Open(name)
@@ -94,7 +83,7 @@ func (j *job) sizes(name string) (z gzipSizes, err error) {
 			z.made = st.ModTime()
 		}
 	}
-	all := &counter{r: r}
+	all := &progress.Reader{R: r}
 	br := bufio.NewReaderSize(all, 1<<18)
 	if head, err := br.Peek(len(j.magic)); err != nil && len(head) == 0 {
 		return z, errors.New("unexpected end of file")
@@ -117,7 +106,7 @@ func (j *job) sizes(name string) (z gzipSizes, err error) {
 	if !errors.Is(err, io.EOF) {
 		return z, errors.New("unexpected end of file")
 	}
-	z.packed = all.n
+	z.packed = all.N
 	return z, nil
 }
 

@@ -16,18 +16,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
 func (t *tarRun) all(r io.Reader, list bool) error {
-	in := &counter{r: r}
+	in := &progress.Reader{R: r}
 	tr := tar.NewReader(in)
 	for first := true; ; first = false {
 		h, err := tr.Next()
 		switch {
-		case errors.Is(err, io.EOF) && in.n%512 != 0:
+		case errors.Is(err, io.EOF) && in.N%512 != 0:
 			return errors.New("unexpected EOF in archive")
-		case errors.Is(err, io.EOF) && in.n > 0:
+		case errors.Is(err, io.EOF) && in.N > 0:
 			return nil
 		case err != nil && first:
 			return errors.New("this does not look like a tar archive")
