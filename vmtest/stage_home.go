@@ -100,7 +100,7 @@ func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 	mkcdrec := "/backup/bin/mkcdrec -c /backup/home.yaml "
 	run := "cd /root; " + mkcdrec + "path --append '" + KernelWords + "'"
 	if r.Home.Snapshot {
-		run = "cd /root; " + mkcdrec + "--json path --append '" + KernelWords + "' > /tmp/run; S=$?; grep '\"archived\"' /tmp/run; " +
+		run = "cd /root; " + mkcdrec + "--json path --append '" + KernelWords + "' > /tmp/run 2>&1; S=$?; grep '\"archived\"' /tmp/run; " +
 			`grep -c '"snapshot":true' /tmp/run | grep -x 2 && ! lvs --noheadings -a -o lv_name | grep mkcdrec && test $S = 0`
 	}
 	c := backupRun{run, []string{

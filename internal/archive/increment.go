@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 )
 
@@ -118,7 +119,7 @@ func (c *creator) contentSum(fd int, segs []Segment) (sum digest16, ok bool, err
 			s.Offset, s.Length = s.Offset+int64(n), s.Length-int64(n)
 		}
 	}
-	return digest16(c.content.Sum(nil)), true, nil
+	return c.contentOf(), true, nil
 }
 
 // sumSegment begins a run of data in the digest of a file's content.
@@ -221,7 +222,7 @@ func (c *creator) keepName(m *Member, r stateRecord) {
 // begin prepares what an increment needs, and the state.
 func (c *creator) begin(root *os.File) error {
 	if c.opt.Keep != nil {
-		c.content = sha256.New()
+		c.content = blake3.New()
 		at := c.opt.At
 		if at.IsZero() {
 			at = time.Now()
@@ -237,7 +238,7 @@ func (c *creator) begin(root *os.File) error {
 		return nil
 	}
 	if c.content == nil {
-		c.content = sha256.New()
+		c.content = blake3.New()
 	}
 	c.toc.increment, c.toc.sources = true, c.opt.Since.Sources()
 	if len(c.toc.sources) > maxSources {

@@ -436,6 +436,12 @@ func TestState(t *testing.T) {
 			t.Errorf("OpenState of one that is %s = %v, %v; want an error with its name", what, s, err)
 		}
 	}
+	if err := os.WriteFile(name, bytes.Replace(good, []byte(stateTag), []byte("mkcdrec-state 1\n"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenState(name); err == nil || !strings.Contains(err.Error(), "another version") {
+		t.Errorf("OpenState of version 1 = %v; want that it is of another version", err)
+	}
 	for _, own := range []Source{{}, {Set: "x", Dir: "..", File: "f"}, {Set: "x", Dir: "a/b", File: "f"}, {Set: "x y", Dir: "d", File: "f"}, {Set: "x", Dir: "d"}} {
 		if _, err := NewStateWriter(&bytes.Buffer{}, own); err == nil {
 			t.Errorf("NewStateWriter(%+v) is accepted", own)

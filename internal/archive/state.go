@@ -27,7 +27,8 @@ import (
 // blocks of records, packed by zstd, a trailer in JSON, and
 // the trailer's length (8 bytes), the SHA-256 of all before it, and stateTag.
 const (
-	stateTag     = "mkcdrec-state 1\n"
+	stateKind    = "mkcdrec-state "
+	stateTag     = stateKind + "2\n" // 1 had SHA-256 of the content
 	stateFoot    = 8 + sha256.Size + len(stateTag)
 	stateBlock   = 256 << 10 // bytes of records in a block
 	maxTrailer   = 64 << 20
@@ -39,7 +40,8 @@ const (
 	usualRecord = 96
 )
 
-// digest16 is the first half of a SHA-256.
+// digest16 is the first half of a digest: BLAKE3 of the content, which is read by one thread and where
+// SHA-256 would be the limit on processors without instructions for it; SHA-256 of the attributes.
 type digest16 [16]byte
 
 // stateRecord is one member.
@@ -275,7 +277,11 @@ func (s *State) load() error {
 		return err
 	}
 	n := int64(binary.LittleEndian.Uint64(foot))
-	if string(foot[8+sha256.Size:]) != stateTag || n < 0 || n > maxTrailer || n > st.Size()-int64(stateFoot) {
+	tag := string(foot[8+sha256.Size:])
+	if tag != stateTag && strings.HasPrefix(tag, stateKind) {
+		return fmt.Errorf("it was written by another version of mkcdrec: %s", strings.TrimSpace(tag))
+	}
+	if tag != stateTag || n < 0 || n > maxTrailer || n > st.Size()-int64(stateFoot) {
 		return errors.New("it is cut off, or not a state")
 	}
 	h := sha256.New()
