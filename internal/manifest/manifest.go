@@ -301,6 +301,9 @@ func At(st store.Store) *Set { return &Set{place: web{files{Store: st}}} }
 
 // open opens the set at a place; salvage takes one whose archives and images are not as long as they were.
 func open(at place, salvage bool) (*Set, error) {
+	if e := at.decrypts(); e != nil {
+		e.Salvage = salvage
+	}
 	b, err := store.ReadFile(at, File, MaxText)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("cannot use backup set %s: it has no %s, so it is not a backup, or an unfinished one", at, File)

@@ -69,23 +69,30 @@ func TestSalvageEncrypted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flipped := func(object string) error {
-		b, err := os.ReadFile(object)
-		if err != nil {
-			return err
+	change := func(from, n int) func(object string) error {
+		return func(object string) error {
+			b, err := os.ReadFile(object)
+			if err != nil {
+				return err
+			}
+			for i := range b[from : from+n] {
+				b[from+i] ^= 1
+			}
+			return os.WriteFile(object, b, 0o600)
 		}
-		b[5<<20] ^= 1
-		return os.WriteFile(object, b, 0o600)
 	}
 	for what, c := range map[string]struct {
 		damage     func(object string) error
 		first, end bool // a and c are extracted
 		lost       string
 	}{
-		"cut":      {func(object string) error { return os.Truncate(object, 6<<20) }, true, false, "nothing behind it can be read"},
-		"cut soon": {func(object string) error { return os.Truncate(object, 100) }, false, false, "all of it"},
-		"missing":  {os.Remove, false, false, "all of it"},
-		"flipped":  {flipped, true, true, "/b"},
+		"cut":            {func(object string) error { return os.Truncate(object, 6<<20) }, true, false, "nothing behind it can be read"},
+		"cut soon":       {func(object string) error { return os.Truncate(object, 100) }, false, false, "all of it"},
+		"missing":        {os.Remove, false, false, "all of it"},
+		"flipped":        {change(5<<20, 1), true, true, "/b"},
+		"header":         {change(40, 1), true, true, ""},
+		"sector":         {change(0, 4096), false, true, "/a"},
+		"header and cut": {func(object string) error { return errors.Join(os.Truncate(object, 6<<20), change(40, 1)(object)) }, true, false, "nothing behind it can be read"},
 	} {
 		dir, object := encrypt(t, plain, id.Recipient(), name)
 		if err := c.damage(object); err != nil {
@@ -93,11 +100,21 @@ func TestSalvageEncrypted(t *testing.T) {
 		}
 		d := Door{Identities: func(bool) ([]age.Identity, error) { return []age.Identity{id}, nil }}
 		opt := archive.ExtractOptions{NoOwner: os.Geteuid() != 0}
-		if what != "flipped" {
+		if strings.Contains(what, "cut") || what == "missing" {
 			if s, err := d.Open(t.Context(), dir); err == nil {
 				s.Close()
 				t.Errorf("%s: the set opens without Salvage", what)
 			}
+		}
+		if what == "header" || what == "sector" {
+			s, err := d.Open(t.Context(), dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := s.ExtractPaths(t.Context(), nil, t.TempDir(), opt, progress.None{}); err == nil {
+				t.Errorf("%s: it is extracted without Salvage", what)
+			}
+			s.Close()
 		}
 		d.Salvage, opt.Salvage = true, true
 		s, err := d.Open(t.Context(), dir)
@@ -110,7 +127,7 @@ func TestSalvageEncrypted(t *testing.T) {
 		if err != nil || !strings.Contains(strings.Join(lost, "\n"), c.lost) {
 			t.Errorf("%s: ExtractPaths() = %q, %v; want %q", what, lost, err, c.lost)
 		}
-		for path, want := range map[string]bool{"a": c.first, "c": c.end, "b": false} {
+		for path, want := range map[string]bool{"a": c.first, "c": c.end, "b": what == "header"} {
 			if _, err := os.Stat(filepath.Join(to, path)); (err == nil) != want {
 				t.Errorf("%s: %s is extracted = %v; want %v", what, path, err == nil, want)
 			}

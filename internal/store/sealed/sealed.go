@@ -102,6 +102,9 @@ type object struct {
 	Packed int64  `json:"packed"` // of the object
 	// Key is the age file key of the object, so that a token or passphrase is asked once.
 	Key []byte `json:"key"`
+	// Nonce is a copy of the one behind the object's header: with it and Key an object can be decrypted whose beginning is
+	// damaged. nil in sets that were made before.
+	Nonce []byte `json:"nonce,omitempty"`
 }
 
 // fileKey is how long the key of a file is, in bytes; age-encryption.org/v1.
@@ -120,8 +123,8 @@ func (x *index) validate() error {
 			return fmt.Errorf("%.200q is in %.200q, which is not an object", name, o.Object)
 		case used[o.Object] != "":
 			return fmt.Errorf("%.200q and %.200q are the same object", name, used[o.Object])
-		case o.Size < 0 || o.Packed <= o.Size || len(o.Key) != fileKey:
-			return fmt.Errorf("%.200q has %d bytes in %d, and a key of %d bytes", name, o.Size, o.Packed, len(o.Key))
+		case o.Size < 0 || o.Packed <= o.Size || len(o.Key) != fileKey || len(o.Nonce) != 0 && len(o.Nonce) != nonceSize:
+			return fmt.Errorf("%.200q has %d bytes in %d, a key of %d bytes and a nonce of %d", name, o.Size, o.Packed, len(o.Key), len(o.Nonce))
 		}
 		used[o.Object] = name
 	}
@@ -131,8 +134,10 @@ func (x *index) validate() error {
 // Store is an encrypted set that was opened: its files, decrypted while they are read.
 type Store struct {
 	store.Store
-	Head  *Head
-	index index
+	Head *Head
+	// Salvage has objects read whose header is damaged.
+	Salvage bool
+	index   index
 	ids   agekey.Keys
 }
 
@@ -222,8 +227,7 @@ func (s *Store) Open(name string) (store.File, error) {
 	if f.Size() != o.Packed {
 		return fail(fmt.Errorf("it has %d bytes, not %d", f.Size(), o.Packed))
 	}
-	// Chunks of age have 64 KiB, and a server should not be asked for each.
-	r, size, err := age.DecryptReaderAt(store.Cached(f), f.Size(), age.NewInjectedFileKeyIdentity(o.Key))
+	r, size, err := s.decrypt(o, f)
 	if err != nil {
 		return fail(err)
 	}
@@ -240,7 +244,13 @@ func (s *Store) Rest(name string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := age.Decrypt(io.NewSectionReader(f, 0, f.Size()), age.NewInjectedFileKeyIdentity(o.Key))
+	key := age.NewInjectedFileKeyIdentity(o.Key)
+	r, err := age.Decrypt(io.NewSectionReader(f, 0, f.Size()), key)
+	if err != nil {
+		if x, e := o.withHeader(f); e == nil {
+			r, err = age.Decrypt(x, key)
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot decrypt %s, which has %s: %w", o.Object, name, err), f.Close())
 	}
@@ -360,7 +370,7 @@ func (c *counter) Write(p []byte) (int, error) {
 // File encrypts what produce writes as the file called name, to out, which gets Object's name.
 func (w *Writer) File(ctx context.Context, name string, out io.Writer, produce func(ctx context.Context, w io.Writer) error) error {
 	packed := &counter{Writer: out}
-	to, key, err := w.encrypt(packed)
+	to, o, err := w.encrypt(packed)
 	if err != nil {
 		return err
 	}
@@ -371,7 +381,8 @@ func (w *Writer) File(ctx context.Context, name string, out io.Writer, produce f
 	if err := to.Close(); err != nil {
 		return fmt.Errorf("cannot encrypt %s: %w", name, err)
 	}
-	w.index.Files[name] = object{Object: w.Object(), Size: plain.n, Packed: packed.n, Key: key()}
+	o.Object, o.Size, o.Packed = w.Object(), plain.n, packed.n
+	w.index.Files[name] = o
 	w.size += packed.n
 	w.made++
 	return nil
@@ -398,14 +409,15 @@ func (w *Writer) Encrypt(out io.Writer) (io.WriteCloser, error) {
 	return to, err
 }
 
-// encrypt begins a file for the recipients; key gives its file key.
-func (w *Writer) encrypt(out io.Writer) (to io.WriteCloser, key func() []byte, err error) {
-	k := &keep{Recipient: w.recipients[0]}
-	to, err = age.Encrypt(out, append([]age.Recipient{k}, w.recipients[1:]...)...)
+// encrypt begins a file for the recipients, and returns its key and nonce.
+func (w *Writer) encrypt(out io.Writer) (to io.WriteCloser, o object, err error) {
+	k, b := &keep{Recipient: w.recipients[0]}, &begun{Writer: out}
+	to, err = age.Encrypt(b, append([]age.Recipient{k}, w.recipients[1:]...)...)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot encrypt: %w", err)
+		return nil, o, fmt.Errorf("cannot encrypt: %w", err)
 	}
-	return to, func() []byte { return k.key }, nil
+	b.whole = true
+	return to, object{Key: k.key, Nonce: b.nonce()}, nil
 }
 
 // Finish gives index.age and set.json, to be written in this order, once all files are; h has
