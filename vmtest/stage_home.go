@@ -100,8 +100,8 @@ func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 	mkcdrec := "/backup/bin/mkcdrec -c /backup/home.yaml "
 	run := "cd /root; " + mkcdrec + "path --append '" + KernelWords + "'"
 	if r.Home.Snapshot {
-		run = "cd /root; " + mkcdrec + "--json path --append '" + KernelWords + "' > /tmp/run 2>&1; S=$?; grep '\"archived\"' /tmp/run; " +
-			`grep -c '"snapshot":true' /tmp/run | grep -x 2 && ! lvs --noheadings -a -o lv_name | grep mkcdrec && test $S = 0`
+		run = "cd /root; " + mkcdrec + "path --append '" + KernelWords + "' > /tmp/run 2>&1; S=$?; cat /tmp/run; " +
+			"grep 'making snapshots' /tmp/run && ! grep 'read live.*/home' /tmp/run && ! lvs --noheadings -a -o lv_name | grep mkcdrec && test $S = 0"
 	}
 	c := backupRun{run, []string{
 		mkcdrec + "-q rescue -o /backup/rescue.iso --append '" + KernelWords + "'",
