@@ -35,6 +35,11 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 		return nil, err
 	}
 	p.leaveOutStates(b)
+	if !store.IsHome(place) { // what runs that did not encrypt have left
+		if err := set.RemoveStale(place, p.Layout.Hostname, b.Report.Note); err != nil {
+			return nil, err
+		}
+	}
 	now, id := time.Now(), uuid.New()
 	sink, err := set.NewHome(ctx, home, work, p.Layout.Hostname, id, now, recipients, b.Report)
 	if err != nil {
@@ -56,6 +61,10 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	}
 	if len(recipients) > 0 {
 		b.Report.Note("the rescue medium of this set is encrypted with it: keep one that `mkcdrec rescue -o FILE` makes, outside of the set")
+	}
+	if dir != "" {
+		r.Removed = b.prune(ctx, dir, r.Manifest.Host, sink.Name(), now)
+		return r, nil
 	}
 	r.Removed = b.pruned(func() ([]string, error) {
 		sets, err := b.Config.Keep.PlanHome(ctx, home, r.Manifest.Host, sink.Name(), now)

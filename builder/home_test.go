@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -261,6 +262,52 @@ func mediumFiles(t *testing.T, b *Builder) map[string]string {
 		return nil
 	})
 	return files
+}
+
+// addOnly is a home whose login may add files and read those that it names, and nothing else.
+type addOnly struct{ store.Home }
+
+func (addOnly) refuse(what string) error {
+	return fmt.Errorf("cannot %s: the server answers AccessDenied: %w", what, fs.ErrPermission)
+}
+func (h addOnly) Dirs(context.Context) ([]string, error)              { return nil, h.refuse("list") }
+func (h addOnly) Files(context.Context, string) ([]store.Info, error) { return nil, h.refuse("list") }
+func (h addOnly) Remove(context.Context, string) error                { return h.refuse("remove") }
+
+// TestAddOnly: with a login that may only add files sets are made, increments too, after a run that failed as well.
+func TestAddOnly(t *testing.T) {
+	t.Parallel()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, encrypt := range map[string]bool{"plain": false, "encrypted": true} {
+		b, dir := fakeMachine(t), t.TempDir()
+		said := &notes{}
+		b.Work, b.States, b.Report = t.TempDir(), t.TempDir(), said
+		b.Config.Encrypt, b.Config.Recipients = encrypt, []string{id.Recipient().String()}
+		b.Config.Generations.FullEvery = 10
+		home := nextSecond{addOnly{homeOf(t, dir)}}
+		p := machinePlan(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := b.ToHome(ctx, p, home, "s3://host/b"); err == nil {
+			t.Fatalf("%s: a run that was cancelled makes a set", name)
+		}
+		for n := range 3 {
+			p = planOf(t, p)
+			r, err := b.ToHome(t.Context(), p, home, "s3://host/b")
+			if err != nil {
+				t.Fatalf("%s: run %d: %v", name, n, err)
+			}
+			if len(r.Manifest.Needs) != n {
+				t.Errorf("%s: run %d needs %d sets; want %d\n%s", name, n, len(r.Manifest.Needs), n, strings.Join(said.lines, "\n"))
+			}
+		}
+		if got := strings.Join(said.lines, "\n"); regexp.MustCompile(`warning:.*(unfinished|AccessDenied)`).MatchString(got) || !strings.Contains(got, "its mark unfinished.json stays") {
+			t.Errorf("%s: the runs print\n%s\nwant that the mark stays, and no warning", name, got)
+		}
+	}
 }
 
 // TestHomeIncrement: sets in a home, encrypted or not, are increments of one another; each gives

@@ -216,6 +216,10 @@ func (g *generation) state(newest set.Listed, when Generations) (last *setState,
 // baseIn is base for a home. Of an encrypted set neither manifest nor files can be read here.
 func (g *generation) baseIn(ctx context.Context, home store.Home, host string, when Generations) (last *setState, why string) {
 	sets, _, err := set.ListHome(ctx, home, set.This(host))
+	if errors.Is(err, fs.ErrPermission) { // a login that may only add files, and read those whose names it knows
+		sets = set.Named(ctx, home, g.known(), set.This(host))
+		err = nil
+	}
 	if err != nil {
 		return nil, strings.ReplaceAll(err.Error(), "\n", " ")
 	}
@@ -245,6 +249,21 @@ func (g *generation) baseIn(ctx context.Context, home store.Home, host string, w
 		return nil, fmt.Sprintf("the earlier set %s is damaged: %s", chain[i].Name, damage[i])
 	}
 	return last, ""
+}
+
+// known are the names of the sets of which states are kept, and of those that these need.
+func (g *generation) known() (names []string) {
+	list, _ := os.ReadDir(g.dir) // without states there are none
+	for _, e := range list {
+		var s setState
+		if b, err := regular.ReadFile(filepath.Join(g.at(e.Name()), stateFile), maxStateFile); err != nil || json.Unmarshal(b, &s) != nil {
+			continue
+		}
+		for _, n := range append(s.Needs, s.Set) {
+			names = append(names, n.Dir)
+		}
+	}
+	return names
 }
 
 // on identifies the file system that an archive is of: inodes are those of one file system.

@@ -84,7 +84,7 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err != nil {
 		return nil, err
 	}
-	r.Removed = b.prune(dir, r.Manifest.Host, filepath.Base(r.Dir), now)
+	r.Removed = b.prune(ctx, dir, r.Manifest.Host, filepath.Base(r.Dir), now)
 	return r, nil
 }
 
@@ -124,13 +124,13 @@ func (b *Builder) withMedium(ctx context.Context, p *Plan, id string, now time.T
 
 // prune removes the sets in dir that the configuration does not keep, now that there is a new one,
 // made.
-func (b *Builder) prune(dir, host, made string, now time.Time) []string {
+func (b *Builder) prune(ctx context.Context, dir, host, made string, now time.Time) []string {
 	return b.pruned(func() ([]string, error) {
-		sets, err := b.Config.Keep.Plan(dir, host, made, now)
+		sets, err := b.Config.Keep.Plan(ctx, dir, host, made, now)
 		if err != nil {
 			return nil, err
 		}
-		return retention.Apply(dir, sets)
+		return retention.Apply(ctx, dir, sets)
 	})
 }
 

@@ -24,11 +24,11 @@ func TestPruneAfter(t *testing.T) {
 	}
 	b := &Builder{Report: progress.None{}, Config: &Config{}}
 	now := time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)
-	if got := b.prune(dir, "web", "web-1", now); len(got) > 0 {
+	if got := b.prune(t.Context(), dir, "web", "web-1", now); len(got) > 0 {
 		t.Errorf("without rules prune removes %q", got)
 	}
 	b.Config.Keep = retention.Keep{Last: 1}
-	if got := b.prune(dir, "web", "web-1", now); !slices.Equal(got, []string{"web-2"}) {
+	if got := b.prune(t.Context(), dir, "web", "web-1", now); !slices.Equal(got, []string{"web-2"}) {
 		t.Errorf("prune() = %q; want web-2, between the newest and the one that was made", got)
 	}
 }

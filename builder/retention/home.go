@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -11,7 +12,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
-// PlanHome is Plan for a home, without unfinished sets: the next backup removes those.
+// PlanHome is Plan for a home.
 func (k Keep) PlanHome(ctx context.Context, home store.Home, host, made string, now time.Time) ([]Verdict, error) {
 	sets, doubtful, err := set.ListHome(ctx, home, set.This(host))
 	if err != nil {
@@ -25,7 +26,11 @@ func (k Keep) PlanHome(ctx context.Context, home store.Home, host, made string, 
 	for i := range out {
 		out[i].host = host
 	}
-	return append(out, doubts(doubtful)...), nil
+	left, err := set.LeftoversIn(ctx, home, host)
+	if err != nil {
+		return nil, err
+	}
+	return append(append(out, leftovers(left, host, made)...), doubts(doubtful)...), nil
 }
 
 // ApplyHome is Apply for a home.
@@ -34,8 +39,16 @@ func ApplyHome(ctx context.Context, home store.Home, plan []Verdict) (removed []
 		if v.Set == "" || strings.ContainsRune(v.Set, '/') {
 			return removed, errors.New("cannot remove a set without a name")
 		}
-		if err := set.RetireIn(ctx, home, v.Set, v.host); err != nil {
-			return removed, fmt.Errorf("cannot remove the old backup %s: %w", v.Set, err)
+		var err error
+		if v.left {
+			err = set.RemoveLeftoverIn(ctx, home, v.Set, v.host)
+		} else if err = set.RetireIn(ctx, home, v.Set, v.host); err != nil {
+			err = fmt.Errorf("cannot remove the old backup %s: %w", v.Set, err)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return removed, err
 		}
 		removed = append(removed, v.Set)
 	}

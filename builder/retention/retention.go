@@ -3,11 +3,11 @@
 package retention
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
@@ -64,6 +64,7 @@ type Verdict struct {
 	Reasons []string `json:"reasons"`
 
 	host   string // of the machine
+	left   bool   // it is an unfinished set
 	damage string
 	lacks  bool // its manifest names something that is not covered
 	id     string
@@ -197,11 +198,11 @@ const leftoverAge = 24 * time.Hour
 // first, then of each unfinished one and each that may be another machine's. Nothing is changed.
 // made is the name of the set that this run made, "" for none; periods are those of now's time
 // zone.
-func (k Keep) Plan(dir, host, made string, now time.Time) ([]Verdict, error) {
-	return k.plan(dir, set.This(host), made, now)
+func (k Keep) Plan(ctx context.Context, dir, host, made string, now time.Time) ([]Verdict, error) {
+	return k.plan(ctx, dir, set.This(host), made, now)
 }
 
-func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Verdict, error) {
+func (k Keep) plan(ctx context.Context, dir string, m set.Machine, made string, now time.Time) ([]Verdict, error) {
 	sets, doubtful, err := set.List(dir, m)
 	if err != nil {
 		return nil, err
@@ -211,12 +212,20 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 		damage = append(damage, s.DamageOf(dir))
 	}
 	out := k.verdicts(sets, damage, made, now)
-	left, err := set.Leftovers(dir, m.Host, now)
+	left, err := set.Leftovers(ctx, dir, m.Host, now)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range left {
-		v := Verdict{Set: l.Name, Age: int64(l.Age.Seconds()), Reasons: []string{l.Why}, host: m.Host}
+	return append(append(out, leftovers(left, m.Host, made)...), doubts(doubtful)...), nil
+}
+
+// leftovers are the verdicts on unfinished sets but the one of this run.
+func leftovers(list []set.Leftover, host, made string) (out []Verdict) {
+	for _, l := range list {
+		if l.Name == made {
+			continue
+		}
+		v := Verdict{Set: l.Name, Age: int64(l.Age.Seconds()), Reasons: []string{l.Why}, host: host, left: true}
 		if l.Over {
 			v.Remove, v.Reasons[0] = l.Age > leftoverAge, "unfinished, and its run has ended"
 		}
@@ -225,7 +234,7 @@ func (k Keep) plan(dir string, m set.Machine, made string, now time.Time) ([]Ver
 		}
 		out = append(out, v)
 	}
-	return append(out, doubts(doubtful)...), nil
+	return out
 }
 
 // verdicts decides about sets, newest first, with what is wrong with the files of each.
@@ -268,13 +277,12 @@ func inOrder(plan []Verdict) (out []Verdict) {
 }
 
 // Apply removes the sets of a plan, oldest first, but each after those that need it. It stops at
-// the first that can't be
-// removed; one that is missing was removed by another run. Leftovers are looked at again.
-func Apply(dir string, plan []Verdict) (removed []string, err error) {
+// the first that can't be removed; one that is missing was removed by another run. Leftovers are looked at again.
+func Apply(ctx context.Context, dir string, plan []Verdict) (removed []string, err error) {
 	for _, v := range inOrder(plan) {
 		var err error
-		if strings.HasPrefix(v.Set, set.Partial) {
-			err = set.RemoveLeftover(dir, v.Set, v.host)
+		if v.left {
+			err = set.RemoveLeftover(ctx, dir, v.Set, v.host)
 		} else {
 			err = set.Retire(dir, v.Set)
 		}

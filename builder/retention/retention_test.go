@@ -168,7 +168,7 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	keep := Keep{Last: 1}
-	plan, err := keep.Plan(dir, "web", "", now)
+	plan, err := keep.Plan(t.Context(), dir, "web", "", now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("Plan has removed %s", name)
 		}
 	}
-	removed, err := Apply(dir, plan)
+	removed, err := Apply(t.Context(), dir, plan)
 	if err != nil || len(removed) != 2 || removed[1] != old {
 		t.Errorf("Apply = %q, %v; want an unfinished set and %s", removed, err, old)
 	}
@@ -190,10 +190,10 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s is there: %v; want %v", name, err == nil, there)
 		}
 	}
-	if plan, err = keep.Plan(dir, "web", "", now); err != nil {
+	if plan, err = keep.Plan(t.Context(), dir, "web", "", now); err != nil {
 		t.Fatal(err)
 	}
-	if removed, err := Apply(dir, plan); err != nil || len(removed) > 0 {
+	if removed, err := Apply(t.Context(), dir, plan); err != nil || len(removed) > 0 {
 		t.Errorf("the second run removes %q, %v", removed, err)
 	}
 	if stay, _ := kept(plan); !strings.Contains(stay, unusable[:len(unusable)-3]) {
@@ -214,11 +214,11 @@ func TestKilled(t *testing.T) {
 	if err := os.Chtimes(hidden, now.AddDate(0, 0, -9), now.AddDate(0, 0, -9)); err != nil {
 		t.Fatal(err)
 	}
-	plan, err := Keep{Last: 5}.Plan(dir, "web", "", now)
+	plan, err := Keep{Last: 5}.Plan(t.Context(), dir, "web", "", now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if removed, err := Apply(dir, plan); err != nil || len(removed) != 1 || removed[0] != set.Partial+old {
+	if removed, err := Apply(t.Context(), dir, plan); err != nil || len(removed) != 1 || removed[0] != set.Partial+old {
 		t.Errorf("Apply = %q, %v; want what was left of %s", removed, err, old)
 	}
 }
@@ -240,7 +240,7 @@ func TestTwoMachines(t *testing.T) {
 		other  set.Machine
 		reason string
 	}{{one, two, "of another machine with this one's name"}, {two, none, "it has no machine's id"}, {none, one, "of another machine with this one's name"}} {
-		plan, err := Keep{Last: 1}.plan(dir, c.m, "", now)
+		plan, err := Keep{Last: 1}.plan(t.Context(), dir, c.m, "", now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,7 +249,7 @@ func TestTwoMachines(t *testing.T) {
 				t.Errorf("for %q the plan has %+v; want it kept, since %q", c.m.ID, v, c.reason)
 			}
 		}
-		removed, err := Apply(dir, plan)
+		removed, err := Apply(t.Context(), dir, plan)
 		if err != nil || len(removed) != 2 || removed[0] != names[c.m][2] || removed[1] != names[c.m][1] {
 			t.Errorf("for %q Apply() = %q, %v; want its two older sets", c.m.ID, removed, err)
 		}
@@ -279,7 +279,7 @@ func TestLacking(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	plan, err := Keep{Last: 1}.Plan(dir, "web", "", now)
+	plan, err := Keep{Last: 1}.Plan(t.Context(), dir, "web", "", now)
 	if err != nil || len(plan) != 4 {
 		t.Fatalf("Plan() = %v, %v", plan, err)
 	}
@@ -304,7 +304,7 @@ func TestLinked(t *testing.T) {
 		if err := errors.Join(os.Rename(file, file+".moved"), os.Symlink(filepath.Base(file)+".moved", file), c.spoil(file)); err != nil {
 			t.Fatal(err)
 		}
-		plan, err := Keep{Last: 9}.Plan(dir, "web", "", now)
+		plan, err := Keep{Last: 9}.Plan(t.Context(), dir, "web", "", now)
 		if err != nil || len(plan) != i+1 {
 			t.Fatalf("Plan() = %v, %v", plan, err)
 		}
@@ -321,7 +321,7 @@ func TestThousand(t *testing.T) {
 		make1(t, dir, "web", now.Add(-time.Duration(i)*17*time.Hour))
 	}
 	begin := time.Now()
-	plan, err := Keep{Last: 3, Daily: 7, Weekly: 4, Monthly: 6}.Plan(dir, "web", "", now)
+	plan, err := Keep{Last: 3, Daily: 7, Weekly: 4, Monthly: 6}.Plan(t.Context(), dir, "web", "", now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +334,7 @@ func TestThousand(t *testing.T) {
 		t.Logf("listing and planning take %v", took)
 	}
 	stay, _ := kept(plan)
-	if removed, err := Apply(dir, plan); err != nil || len(removed)+len(strings.Fields(stay)) != 1000 {
+	if removed, err := Apply(t.Context(), dir, plan); err != nil || len(removed)+len(strings.Fields(stay)) != 1000 {
 		t.Fatalf("%d removed, %d kept, %v", len(removed), len(strings.Fields(stay)), err)
 	}
 	left, err := os.ReadDir(dir)

@@ -18,6 +18,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/process"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Partial is the beginning of the names of unfinished sets; ownerSuffix is added
@@ -307,8 +308,22 @@ type Leftover struct {
 	Why  string // it is left alone; "" if Over
 }
 
-// Leftovers lists the unfinished sets in dir; host is this machine's name.
-func Leftovers(dir, host string, now time.Time) (out []Leftover, err error) {
+// Leftovers lists the unfinished sets in dir, encrypted ones too; host is this machine's name.
+func Leftovers(ctx context.Context, dir, host string, now time.Time) ([]Leftover, error) {
+	out, err := partialSets(dir, host, now)
+	if err != nil {
+		return nil, err
+	}
+	home, err := store.OpenHome(ctx, dir, store.Access{})
+	if err != nil {
+		return nil, err
+	}
+	more, err := LeftoversIn(ctx, home, host)
+	return append(out, more...), errors.Join(err, home.Close())
+}
+
+// partialSets lists what Directory has left.
+func partialSets(dir, host string, now time.Time) (out []Leftover, err error) {
 	me := self(host)
 	names, err := partials(dir)
 	if err != nil {
@@ -349,7 +364,14 @@ func partials(dir string) (names []string, err error) {
 
 // RemoveLeftover removes an unfinished set of Leftovers from dir, if its run still has ended.
 // One that is written to by now, or that is missing, is an fs.ErrNotExist.
-func RemoveLeftover(dir, name, host string) error {
+func RemoveLeftover(ctx context.Context, dir, name, host string) error {
+	if !strings.HasPrefix(name, Partial) {
+		home, err := store.OpenHome(ctx, dir, store.Access{})
+		if err != nil {
+			return err
+		}
+		return errors.Join(RemoveLeftoverIn(ctx, home, name, host), home.Close())
+	}
 	set := filepath.Join(dir, name)
 	f, err := look(set, self(host), time.Now())
 	defer f.release()

@@ -143,14 +143,14 @@ func TestRemoveLeftover(t *testing.T) {
 		}
 		return f, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
-	if l, err := Leftovers(dir, "h", time.Now()); err != nil || len(l) != 1 || !l[0].Over {
+	if l, err := Leftovers(t.Context(), dir, "h", time.Now()); err != nil || len(l) != 1 || !l[0].Over {
 		t.Fatalf("Leftovers() = %v, %v; want one whose run has ended", l, err)
 	}
 	f, err := lock()
 	if err != nil {
 		t.Fatalf("Leftovers() keeps a lock: %v", err)
 	}
-	if err := RemoveLeftover(dir, name, "h"); !errors.Is(err, fs.ErrNotExist) {
+	if err := RemoveLeftover(t.Context(), dir, name, "h"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("RemoveLeftover() of one that is written to = %v; want fs.ErrNotExist", err)
 	}
 	f.Close()
@@ -164,7 +164,7 @@ func TestRemoveLeftover(t *testing.T) {
 		t.Errorf("locking what look() has found = %v; want EWOULDBLOCK", err)
 	}
 	found.release()
-	if err := RemoveLeftover(dir, name, "h"); err != nil {
+	if err := RemoveLeftover(t.Context(), dir, name, "h"); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -173,7 +173,7 @@ func TestRemoveLeftover(t *testing.T) {
 	killed := self("h")
 	killed.BootID = "old"
 	owned := filepath.Base(unfinished(t, dir, "h-20261122T101010Z", killed, time.Minute))
-	if err := RemoveLeftover(dir, owned, "h"); !errors.Is(err, fs.ErrNotExist) {
+	if err := RemoveLeftover(t.Context(), dir, owned, "h"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("RemoveLeftover() with a heartbeat a minute ago = %v; want fs.ErrNotExist", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 )
 
 // Directory is a sink below a directory: the set has a temporary name until it is whole.
@@ -35,7 +36,13 @@ func NewDirectory(parent, host string, created time.Time, report progress.Report
 	if err := removeStale(parent, host, c, report.Note); err != nil {
 		return nil, errors.Join(err, d.Remove())
 	}
-	return d, nil
+	// Runs that encrypt leave other ones.
+	home, err := store.OpenHome(context.Background(), parent, store.Access{})
+	if err != nil {
+		return nil, errors.Join(err, d.Remove())
+	}
+	(&Home{home: home, report: report}).removeStale(context.Background(), host)
+	return d, home.Close()
 }
 
 // claimName claims the name of a new set: that of the time, or of a second after it, if another

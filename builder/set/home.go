@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,7 +60,8 @@ func NewHome(ctx context.Context, home store.Home, work, host, id string, create
 	if err := h.claim(ctx, host, created); err != nil {
 		return nil, err
 	}
-	if err := h.removeStale(ctx, host); err != nil {
+	h.removeStale(ctx, host)
+	if err := ctx.Err(); err != nil {
 		return nil, errors.Join(err, h.Remove())
 	}
 	return h, nil
@@ -130,66 +132,135 @@ func hidden(o owner) owner {
 	return owner{MachineID: hash(o.MachineID), BootID: hash(o.BootID), PIDSpace: o.PIDSpace, PID: o.PID, Start: o.Start}
 }
 
-// removeStale removes the unfinished sets of this machine whose runs have ended.
-func (h *Home) removeStale(ctx context.Context, host string) error {
+// removeStale removes the unfinished sets of this machine whose runs have ended. A backup is made without that, too: a
+// login that may only add files can't list or remove any.
+func (h *Home) removeStale(ctx context.Context, host string) {
+	err := eachLeft(ctx, h.home, host, func(l left) {
+		if l.name == h.name || !l.mine || !l.ended(h.age(ctx, l.name)) {
+			return
+		}
+		if err := h.removeLeft(ctx, l); err != nil && ctx.Err() == nil {
+			h.report.Warn("%v", err)
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		h.report.Note("unfinished backups of runs that were killed are not looked for: %v", err)
+	}
+}
+
+// left is a set of a home that has the mark of an unfinished one.
+type left struct {
+	name string
+	at   store.Store
+	mine bool // of this machine
+	own  owner
+	me   owner
+}
+
+// ended reports whether the run is over; age is for how long nothing was written to the set.
+func (l left) ended(age time.Duration) bool { return l.own.ended(l.me, age-quiet+lifeless) }
+
+// eachLeft calls fn for each set in a home that is named after host and has a mark.
+func eachLeft(ctx context.Context, home store.Home, host string, fn func(left)) error {
 	me := hidden(self(host))
-	var errs []error
-	err := manifest.EachSet(ctx, h.home, func(name string, at store.Store) func() {
-		if name == h.name || !strings.HasPrefix(name, SafeName(host)+"-") {
+	return manifest.EachSet(ctx, home, func(name string, at store.Store) func() {
+		l := left{name: name, at: at, me: me}
+		if !strings.HasPrefix(name, SafeName(host)+"-") {
 			return func() {}
 		}
 		b, err := store.ReadFile(at, UnfinishedFile, maxOwner)
-		var o owner
-		if err != nil || json.Unmarshal(b, &o) != nil || o.MachineID != me.MachineID {
-			return func() {} // complete, not of a program that marks them, or another machine's
+		if err != nil || json.Unmarshal(b, &l.own) != nil {
+			return func() {} // complete, or not of a program that marks them
 		}
-		return func() {
-			if o.ended(me, h.age(ctx, name)) {
-				errs = append(errs, h.removeLeft(ctx, name, at))
-			}
-		}
+		l.mine = l.own.MachineID == me.MachineID
+		return func() { fn(l) }
 	})
-	return errors.Join(append(errs, err)...)
 }
 
 // removeLeft removes what a run has left, or only its mark from a set that is complete.
-func (h *Home) removeLeft(ctx context.Context, name string, at store.Store) error {
-	if manifest.HasSet(at) { // killed between the manifest and the end of the mark, or before it was removed
-		return h.home.Remove(ctx, path.Join(name, UnfinishedFile))
+func (h *Home) removeLeft(ctx context.Context, l left) error {
+	if manifest.HasSet(l.at) { // killed between the manifest and the end of the mark, or before it was removed
+		err := h.home.Remove(ctx, path.Join(l.name, UnfinishedFile))
+		if errors.Is(err, fs.ErrPermission) { // the run that left it has reported that
+			return nil
+		}
+		return err
 	}
-	h.report.Note("removing %s, the unfinished backup of a run that has ended", name)
-	if err := h.home.Remove(ctx, name); err != nil {
-		return fmt.Errorf("cannot remove the unfinished backup %s: %w", name, err)
+	h.report.Note("removing %s, the unfinished backup of a run that has ended", l.name)
+	if err := h.home.Remove(ctx, l.name); err != nil {
+		return fmt.Errorf("cannot remove the unfinished backup %s: %w", l.name, err)
 	}
 	return nil
 }
 
-// age is for how long nothing has been written to a set of the home, by the server's clock; it
-// is 0 where that is unknown. A run of this machine before its last boot has certainly ended,
-// but one of a clone with the same machine-id may not, and a large file takes hours.
+// age is for how long nothing has been written to a set of the home, by the server's clock where this run has written
+// something; it is 0 where that is unknown. A run of this machine before its last boot has certainly ended, but one of a
+// clone with the same machine-id may not, and a large file takes hours.
 func (h *Home) age(ctx context.Context, dir string) time.Duration {
-	newest := func(dir string) (t time.Time) {
-		files, err := h.home.Files(ctx, dir)
-		if err != nil {
-			return t
-		}
-		for _, f := range files {
-			if f.Time.After(t) {
-				t = f.Time
-			}
-		}
-		return t
+	now, then := time.Now(), newestFile(ctx, h.home, dir)
+	if h.name != "" {
+		now = newestFile(ctx, h.home, h.name)
 	}
-	now, then := newest(h.name), newest(dir)
 	if now.IsZero() || then.IsZero() {
 		return 0
 	}
-	return now.Sub(then) - quiet + lifeless
+	return now.Sub(then)
+}
+
+// newestFile is when something was written to a directory of a home last; zero if that is unknown.
+func newestFile(ctx context.Context, home store.Home, dir string) (t time.Time) {
+	files, err := home.Files(ctx, dir)
+	if err != nil {
+		return t
+	}
+	for _, f := range files {
+		if f.Time.After(t) {
+			t = f.Time
+		}
+	}
+	return t
 }
 
 // quiet is for how long nothing has to be written to an unfinished set in a home before it
-// counts as left behind.
+// counts as left behind, if its run may be one of another boot or machine.
 const quiet = 24 * time.Hour
+
+// LeftoversIn is Leftovers for a home.
+func LeftoversIn(ctx context.Context, home store.Home, host string) (out []Leftover, err error) {
+	h := &Home{home: home}
+	err = eachLeft(ctx, home, host, func(l left) {
+		if manifest.HasSet(l.at) {
+			return
+		}
+		x := Leftover{Name: l.name, Age: h.age(ctx, l.name)}
+		switch x.Over = l.mine && l.ended(x.Age); {
+		case !l.mine:
+			x.Why = "unfinished, of another machine"
+		case !x.Over && l.own.BootID == l.me.BootID:
+			x.Why = "a backup is writing it"
+		case !x.Over:
+			x.Why = "unfinished, and written to less than a day ago"
+		}
+		out = append(out, x)
+	})
+	return out, err
+}
+
+// RemoveLeftoverIn is RemoveLeftover for a home.
+func RemoveLeftoverIn(ctx context.Context, home store.Home, name, host string) error {
+	list, err := LeftoversIn(ctx, home, host)
+	switch i := slices.IndexFunc(list, func(l Leftover) bool { return l.Name == name }); {
+	case err != nil:
+	case i < 0 || !list[i].Over:
+		return fmt.Errorf("%s/%s is no longer a leftover: %w", home, name, fs.ErrNotExist)
+	default:
+		err = home.Remove(ctx, name)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remove the unfinished backup %s: %w", name, err)
+	}
+	return nil
+}
 
 // Dir implements Sink.
 func (h *Home) Dir() string { return h.dir }
@@ -280,7 +351,10 @@ func (h *Home) Commit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.home.Remove(ctx, path.Join(h.name, UnfinishedFile)); err != nil {
+	switch err := h.home.Remove(ctx, path.Join(h.name, UnfinishedFile)); {
+	case errors.Is(err, fs.ErrPermission):
+		h.report.Note("the backup is complete; its mark %s stays, since this login may not remove files", UnfinishedFile)
+	case err != nil:
 		h.report.Warn("the backup is complete; its mark %s could not be removed: %v", UnfinishedFile, err)
 	}
 	return nil

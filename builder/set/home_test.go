@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -81,6 +82,65 @@ func TestHomeLeftover(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, h.Name())); err == nil {
 		t.Error("the set that was removed is there")
+	}
+}
+
+// TestLeftoversOfBothKinds: what a run that encrypted has left is listed, and removed by prune and by the next run that
+// does not encrypt; what still runs, or is another machine's, stays.
+func TestLeftoversOfBothKinds(t *testing.T) {
+	me := hidden(self("host"))
+	dead, other, running := me, me, me
+	dead.PID, dead.Start = os.Getppid(), "1"
+	other.MachineID, other.PID, other.Start = "0"+me.MachineID, os.Getppid(), "1"
+	running.PID = os.Getppid()
+	running.Start = process.Start(running.PID)
+	fill := func() string {
+		dir := t.TempDir()
+		for name, o := range map[string]owner{"host-20260101T000000Z": dead, "host-20260102T000000Z": other, "host-20260103T000000Z": running} {
+			b, err := json.Marshal(o)
+			if err == nil {
+				err = os.MkdirAll(filepath.Join(dir, name), 0o700)
+			}
+			if err := errors.Join(err, os.WriteFile(filepath.Join(dir, name, UnfinishedFile), b, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return dir
+	}
+	is := func(dir string) (names []string) {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	want := []string{"host-20260102T000000Z", "host-20260103T000000Z"}
+	dir := fill()
+	list, err := Leftovers(t.Context(), dir, "host", time.Now())
+	if err != nil || len(list) != 3 || !list[0].Over || list[1].Over || list[2].Over || list[1].Why != "unfinished, of another machine" || list[2].Why != "a backup is writing it" {
+		t.Fatalf("Leftovers() = %+v, %v; want that the first one's run is over", list, err)
+	}
+	for _, l := range list {
+		if err := RemoveLeftover(t.Context(), dir, l.Name, "host"); (err == nil) != l.Over || !l.Over && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("RemoveLeftover(%s) = %v; want that it is removed = %v", l.Name, err, l.Over)
+		}
+	}
+	if got := is(dir); !slices.Equal(got, want) {
+		t.Errorf("RemoveLeftover leaves %q; want %q", got, want)
+	}
+	dir = fill()
+	d, err := NewDirectory(dir, "host", time.Now(), progress.None{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if got := is(dir); !slices.Equal(got, want) {
+		t.Errorf("NewDirectory leaves %q; want %q", got, want)
 	}
 }
 

@@ -209,7 +209,7 @@ func TestKill(t *testing.T) {
 		if len(sets) != whole || sets[whole-1].ID != first.ID || newest(t, dir) != sets[0].ID {
 			t.Fatalf("killed at %+v: %d sets; want %d, the first of them %s", p, len(sets), whole, first.ID)
 		}
-		left, err := Leftovers(dir, "web", time.Now())
+		left, err := Leftovers(t.Context(), dir, "web", time.Now())
 		for _, l := range left {
 			if !l.Over {
 				t.Errorf("killed at %+v: %+v; want a leftover of a run that has ended", p, l)

@@ -71,6 +71,18 @@ func ListHome(ctx context.Context, home store.Home, of Machine) (sets []Listed, 
 	return sets, doubtful, err
 }
 
+// Named is ListHome for sets whose names are known, where the home can't be listed; those that can't be read are left
+// out.
+func Named(ctx context.Context, home store.Home, names []string, of Machine) (sets []Listed) {
+	slices.Sort(names)
+	for _, n := range slices.Compact(names) {
+		x, err := manifest.Describe(home.At(ctx, n))
+		of.sort(n, x, err, &sets, new([]Doubtful))
+	}
+	newestFirst(sets)
+	return sets
+}
+
 // sort adds a set to those of the machine, or to the doubtful ones; x is what describes it, nil for what is not a set.
 func (m Machine) sort(name string, x *manifest.Description, err error, sets *[]Listed, doubtful *[]Doubtful) {
 	if err != nil {
@@ -156,6 +168,9 @@ func (l Listed) Damage(size func(name string) (int64, error)) string {
 // objects there are, and the bytes that they have.
 func (l Listed) DamageIn(ctx context.Context, home store.Home) (string, error) {
 	files, err := home.Files(ctx, l.Name)
+	if errors.Is(err, fs.ErrPermission) { // what can't be listed can be asked for by name
+		return l.damageByName(home.At(ctx, l.Name)), nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -173,6 +188,28 @@ func (l Listed) DamageIn(ctx context.Context, home store.Home) (string, error) {
 		return 0, fs.ErrNotExist
 	}), nil
 }
+
+// damageByName is DamageIn where nothing can be listed.
+func (l Listed) damageByName(at store.Store) string {
+	if l.Head == nil {
+		return l.Damage(at.Size)
+	}
+	sizes, objects := map[string]int64{}, 0
+	if n, err := at.Size(sealed.IndexFile); err == nil {
+		sizes[sealed.IndexFile] = n
+	}
+	for i := 1; objects < l.Head.Files && i <= l.Head.Files+maxDropped; i++ {
+		name := sealed.ObjectName(i)
+		if n, err := at.Size(name); err == nil {
+			sizes[name] = n
+			objects++
+		}
+	}
+	return incomplete(l.Head, sizes)
+}
+
+// maxDropped is how many objects an encrypted set may lack among its numbers: of archives that could not be made.
+const maxDropped = 100
 
 // readers is how many sets of a home are looked at at once: each may be a request to a server.
 const readers = 16

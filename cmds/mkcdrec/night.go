@@ -86,7 +86,7 @@ func (a *app) prune(ctx context.Context, c *cli.Command, dir string, keep retent
 		return fmt.Errorf("cannot read the name of this machine: %w", err)
 	}
 	which := a.pruneDir
-	if store.IsHome(dir) || a.cfg.Encrypt {
+	if store.IsHome(dir) {
 		which = a.pruneHome
 	}
 	r, err := which(ctx, c, dir, host, keep)
@@ -120,7 +120,7 @@ func (a *app) prune(ctx context.Context, c *cli.Command, dir string, keep retent
 }
 
 // pruneDir decides about the sets in a directory, and removes them unless it is a dry run.
-func (a *app) pruneDir(_ context.Context, c *cli.Command, dir, host string, keep retention.Keep) (r builder.PruneResult, err error) {
+func (a *app) pruneDir(ctx context.Context, c *cli.Command, dir, host string, keep retention.Keep) (r builder.PruneResult, err error) {
 	if !c.Bool("dry-run") {
 		release, e := set.Lock(dir, host, a.ui.Note)
 		if e != nil {
@@ -128,11 +128,11 @@ func (a *app) pruneDir(_ context.Context, c *cli.Command, dir, host string, keep
 		}
 		defer func() { err = errors.Join(err, release()) }()
 	}
-	sets, err := keep.Plan(dir, host, "", time.Now())
+	sets, err := keep.Plan(ctx, dir, host, "", time.Now())
 	r = builder.PruneResult{Dir: dir, Sets: sets, Removed: []string{}}
 	if err == nil && !c.Bool("dry-run") {
 		var removed []string
-		removed, err = retention.Apply(dir, sets)
+		removed, err = retention.Apply(ctx, dir, sets)
 		r.Removed = append(r.Removed, removed...)
 	}
 	return r, err

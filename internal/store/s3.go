@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net"
 	"net/http"
@@ -214,6 +215,11 @@ type coded struct {
 }
 
 func (c coded) Unwrap() error { return c.error }
+
+// Is has a refusal be an fs.ErrPermission.
+func (c coded) Is(target error) bool {
+	return target == fs.ErrPermission && (c.code == "AccessDenied" || c.code == "AllAccessDisabled")
+}
 
 // denied reports whether the server refuses what was asked, to someone that it knows.
 func denied(err error) bool {

@@ -517,7 +517,7 @@ func TestS3NoList(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	h := s.open(t)
-	if _, err := h.Dirs(t.Context()); err == nil || !strings.Contains(err.Error(), "AccessDenied") {
+	if _, err := h.Dirs(t.Context()); !errors.Is(err, os.ErrPermission) || !strings.Contains(err.Error(), "AccessDenied") {
 		t.Errorf("Dirs: %v", err)
 	}
 	if err := h.Remove(t.Context(), "set/manifest.json"); err != nil || len(f.objects) != 0 {

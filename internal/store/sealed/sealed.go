@@ -330,7 +330,10 @@ func NewWriter(recipients []age.Recipient) *Writer {
 }
 
 // Object is the name that the next file gets.
-func (w *Writer) Object() string { return fmt.Sprintf("%04d.age", w.made+1) }
+func (w *Writer) Object() string { return ObjectName(w.made + 1) }
+
+// ObjectName is the name of the nth object of a set, from 1 on.
+func ObjectName(n int) string { return fmt.Sprintf("%04d.age", n) }
 
 // keep is a recipient that keeps the file key as well.
 type keep struct {
