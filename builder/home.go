@@ -51,6 +51,14 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if err != nil {
 		return nil, errors.Join(err, sink.Remove())
 	}
+	at := b.homePlace(ctx, p, home, now)
+	if !store.IsHome(place) {
+		at = b.directoryPlace(ctx, p, place, now)
+	}
+	removed, err := b.room(p, at, sink.Name(), id, p.generation.needs(), now)
+	if err != nil {
+		return nil, errors.Join(err, p.generation.discard(), sink.Remove())
+	}
 	h, dir := rescue.Hint{SetID: id, Source: sysconf.RedactURL(place)}, ""
 	if !store.IsHome(place) {
 		h.Source, dir = "", place
@@ -62,17 +70,7 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if len(recipients) > 0 {
 		b.Report.Note("the rescue medium of this set is encrypted with it: keep one that `mkcdrec rescue -o FILE` makes, outside of the set")
 	}
-	if dir != "" {
-		r.Removed = b.prune(ctx, dir, r.Manifest.Host, sink.Name(), now)
-		return r, nil
-	}
-	r.Removed = b.pruned(func() ([]string, error) {
-		sets, err := b.Config.Keep.PlanHome(ctx, home, r.Manifest.Host, sink.Name(), now)
-		if err != nil {
-			return nil, err
-		}
-		return retention.ApplyHome(ctx, home, sets)
-	})
+	r.Removed = append(removed, b.pruned(func() ([]string, error) { return at.remove(&retention.Next{Set: sink.Name()}) })...)
 	return r, nil
 }
 

@@ -368,7 +368,7 @@ func TestHomeIncrement(t *testing.T) {
 				t.Errorf("%s: set %d has %q", name, n, news)
 			}
 		}
-		verdicts, err := retention.Keep{Last: 1}.PlanHome(t.Context(), home, "host", "", time.Now())
+		verdicts, err := retention.Keep{Last: 1}.PlanHome(t.Context(), home, "host", nil, time.Now())
 		if err != nil || len(verdicts) != 3 {
 			t.Fatalf("%s: PlanHome = %+v, %v", name, verdicts, err)
 		}

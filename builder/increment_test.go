@@ -325,7 +325,7 @@ func TestPathNeeds(t *testing.T) {
 	if _, err := os.Stat(full.Dir); err != nil || len(incr.Removed) > 0 {
 		t.Fatalf("the run has removed %q", incr.Removed)
 	}
-	plan, err := n.b.Config.Keep.Plan(t.Context(), n.home, "host", "", time.Now())
+	plan, err := n.b.Config.Keep.Plan(t.Context(), n.home, "host", nil, time.Now())
 	if err != nil || len(plan) != 2 || plan[1].Remove || !slices.Equal(plan[1].Reasons, []string{"needed by " + filepath.Base(incr.Dir)}) {
 		t.Errorf("Plan = %+v, %v; want the full set needed by the increment", plan, err)
 	}
@@ -367,7 +367,7 @@ func TestPathNeeds(t *testing.T) {
 	if err := os.RemoveAll(full.Dir); err != nil {
 		t.Fatal(err)
 	}
-	plan, err = n.b.Config.Keep.Plan(t.Context(), n.home, "host", "", time.Now())
+	plan, err = n.b.Config.Keep.Plan(t.Context(), n.home, "host", nil, time.Now())
 	if err != nil || len(plan) != 1 || !strings.Contains(plan[0].Reasons[0], "the earlier set "+base+", which it needs, is missing") {
 		t.Errorf("Plan without the full set = %+v, %v", plan, err)
 	}

@@ -36,6 +36,7 @@ var keys = []Key{
 	{Name: "keep.last", Text: "How many of the newest backup sets of this machine stay. With any of the four keys of keep, mkcdrec path removes the others once a new set is complete; mkcdrec prune does so at any time. A set that one of them names stays. Without all of them nothing is removed.", Example: "3"},
 	{Name: "keep.daily", Text: "Of how many of the last days that have a set the newest one stays.", Example: "7"},
 	{Name: "keep.weekly", Text: "Of how many of the last weeks, from Monday on, that have a set the newest one stays.", Example: "4"},
+	{Name: "keep.make_room", Text: "true has a run whose set will probably not fit remove old sets before it writes: those that the other keys of keep will not keep once the set is there. The last good set stays in any case. Without it old sets are removed only after the new one is complete.", Example: "true"},
 	{Name: "keep.monthly", Text: "Of how many of the last months that have a set the newest one stays.", Example: "6"},
 	{Name: "generations.full", Text: "Save only what has changed since the set before, but everything in the first backup of each week or month. An increment needs all sets back to the last full one, in the same directory: they are not removed before it. restore takes it like any other set. Without the keys of generations every backup is full.", Values: "weekly|monthly", Example: "weekly"},
 	{Name: "generations.full_every", Text: "Make a full backup, then increments, so that this is the number of sets from one full backup to the next.", Example: "7"},

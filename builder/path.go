@@ -68,9 +68,6 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 		return nil, err
 	}
 	p.leaveOutStates(b)
-	if short := p.Short(dir); short != "" {
-		b.Report.Warn("%s", short)
-	}
 	now, id := time.Now(), uuid.New()
 	sink, err := set.NewDirectory(dir, p.Layout.Hostname, now, b.Report)
 	if err != nil {
@@ -80,11 +77,16 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 	if err != nil {
 		return nil, errors.Join(err, sink.Remove())
 	}
+	name := filepath.Base(sink.Final())
+	removed, err := b.room(p, b.directoryPlace(ctx, p, dir, now), name, id, p.generation.needs(), now)
+	if err != nil {
+		return nil, errors.Join(err, p.generation.discard(), sink.Remove())
+	}
 	r, err := b.withMedium(ctx, p, id, now, sink, dir, sink.Final(), rescue.Hint{SetID: id})
 	if err != nil {
 		return nil, err
 	}
-	r.Removed = b.prune(ctx, dir, r.Manifest.Host, filepath.Base(r.Dir), now)
+	r.Removed = append(removed, b.prune(ctx, dir, r.Manifest.Host, filepath.Base(r.Dir), now)...)
 	return r, nil
 }
 
@@ -126,7 +128,7 @@ func (b *Builder) withMedium(ctx context.Context, p *Plan, id string, now time.T
 // made.
 func (b *Builder) prune(ctx context.Context, dir, host, made string, now time.Time) []string {
 	return b.pruned(func() ([]string, error) {
-		sets, err := b.Config.Keep.Plan(ctx, dir, host, made, now)
+		sets, err := b.Config.Keep.Plan(ctx, dir, host, &retention.Next{Set: made}, now)
 		if err != nil {
 			return nil, err
 		}

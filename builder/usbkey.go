@@ -26,6 +26,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/stick"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
@@ -504,53 +505,16 @@ func generations(dir, host string) []set.Listed {
 	return sets
 }
 
-// mayNeed estimates the size of the next set in bytes: a tenth more than the newest of sets, or,
-// without any, half of the space in use and all of the devices that are saved as images.
-func (p *Plan) mayNeed(sets []set.Listed) (need int64) {
-	if len(sets) > 0 {
-		return int64(sets[0].Bytes() + sets[0].Bytes()/10)
-	}
-	for _, a := range p.Archives {
-		if a.only == nil { // of parts of it, how much they have is not known
-			need += a.Used / 2
-		}
-	}
-	for _, m := range p.Images {
-		need += int64(m.Size)
-	}
-	return need
-}
-
-// Short returns a warning, in a sentence, if the next set will probably not fit into dir, and ""
-// if it will or if the free space can't be read: writing finds that out.
-func (p *Plan) Short(dir string) string {
-	sets := generations(dir, p.Layout.Hostname)
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return ""
-	}
-	need, free := p.mayNeed(sets), int64(st.Bavail)*st.Bsize
-	if free >= need {
-		return ""
-	}
-	by := "half of the space in use here"
-	if len(sets) > 0 {
-		by = "the size of the last backup and a tenth"
-	}
-	return fmt.Sprintf("the backup will probably not fit: %s has %s free, and about %s are needed, by %s", dir, quantity.Size(free), quantity.Size(need), by)
-}
-
 // room removes old sets, if that was allowed, until the new one is likely to
 // fit: a tenth more than the last one, or half of what is used.
 func (w *keyWriter) room(dir string, p *Plan, res *KeyResult) error {
 	sets := generations(dir, p.Layout.Hostname)
-	need := p.mayNeed(sets)
+	need, _ := p.mayNeed(sets, false)
 	for {
-		var st unix.Statfs_t
-		if err := unix.Statfs(dir, &st); err != nil {
-			return fmt.Errorf("cannot use the key's file system: %w", err)
+		free, ok := store.FreeIn(dir)
+		if !ok {
+			return fmt.Errorf("cannot read how much is free in %s", dir)
 		}
-		free := int64(st.Bavail) * st.Bsize
 		if free >= need {
 			return nil
 		}

@@ -90,7 +90,7 @@ func TestRetired(t *testing.T) {
 	if got := namesOf(generations(dir, "web")); got != "web-1" {
 		t.Errorf("generations() = %s; want web-1", got)
 	}
-	if got := p.Short(dir); got != "" {
+	if got := (&Builder{Config: &Config{}}).Short(p, dir); got != "" {
 		t.Errorf("Short() = %q; want nothing: a tenth more than web-1 will fit", got)
 	}
 }
@@ -148,14 +148,14 @@ func TestLockDisk(t *testing.T) {
 func TestShort(t *testing.T) {
 	dir := t.TempDir()
 	p := &Plan{Layout: &layout.Layout{Hostname: "web"}, Archives: []PlannedArchive{{Used: 1 << 20}}}
-	if got := p.Short(dir); got != "" {
+	if got := (&Builder{Config: &Config{}}).Short(p, dir); got != "" {
 		t.Errorf("Short = %q; want nothing: 512 KiB will fit", got)
 	}
 	p.Archives[0].Used = 1 << 60
-	if got := p.Short(dir); !strings.HasPrefix(got, "the backup will probably not fit: "+dir+" has ") || !strings.HasSuffix(got, "about 524288.0 TiB are needed, by half of the space in use here") {
+	if got := (&Builder{Config: &Config{}}).Short(p, dir); !strings.HasPrefix(got, "the backup will probably not fit: "+dir+" has ") || !strings.HasSuffix(got, "about 524288.0 TiB are needed, by half of the space in use here") {
 		t.Errorf("Short = %q; want the room and what is needed", got)
 	}
-	if got := p.Short(dir + "/none"); got != "" {
-		t.Errorf("Short of a directory that is not there = %q", got)
+	if got := (&Builder{Config: &Config{}}).Short(p, dir+"/none"); got == "" {
+		t.Errorf("Short of a directory that is not there yet = %q; want that of the one above", got)
 	}
 }

@@ -22,7 +22,7 @@ var changes = []change{
 	{"the system's journal", `^/var/log/journal(/.*)?$`},
 	{"log-in records", `^/var/log/(wtmp|btmp|lastlog|faillog)$`},
 	{"the restore's own log", `^/var/log(/mkcdrec(/.*)?)?$`},
-	{"the key that signs sets and the state for increments, which no set has", `^/var/lib/mkcdrec/(signing\.key|increments(/.*)?)$`},
+	{"the key that signs sets, and the states of increments and of snapshots, which no set has", `^/var/lib/mkcdrec/(signing\.key|increments(/.*)?|snapshots)$`},
 	{"the restore's record", `^/var/lib(/mkcdrec(/restored\.json)?)?$|^(/boot|/boot/efi|/efi)(/\.|/mkcdrec-restored\.json)?$`},
 	{"the boot loader, reinstalled", `^/boot/grub(/(grubenv|i386-pc|x86_64-efi|fonts|locale)(/.*)?)?$`},
 	{"the boot loader on the EFI partition, reinstalled", `^/boot/efi(/EFI.*)?$`},

@@ -143,6 +143,9 @@ func (r *circle) restoreHome(ctx context.Context) error {
 			return err
 		}
 	}
+	if w := "this backup is an increment of "; !strings.Contains(r.out.Backup, w) {
+		return fmt.Errorf("the second backup did not print %q:\n%s", w, r.out.Backup)
+	}
 	start := "restore --yes --confirm " + r.confirmed()
 	if r.Home.Encrypt {
 		if err := all(vm, "echo "+r.identity.String()+" > /tmp/id",

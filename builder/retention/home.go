@@ -13,7 +13,7 @@ import (
 )
 
 // PlanHome is Plan for a home.
-func (k Keep) PlanHome(ctx context.Context, home store.Home, host, made string, now time.Time) ([]Verdict, error) {
+func (k Keep) PlanHome(ctx context.Context, home store.Home, host string, made *Next, now time.Time) ([]Verdict, error) {
 	sets, doubtful, err := set.ListHome(ctx, home, set.This(host))
 	if err != nil {
 		return nil, err
@@ -30,7 +30,7 @@ func (k Keep) PlanHome(ctx context.Context, home store.Home, host, made string, 
 	if err != nil {
 		return nil, err
 	}
-	return append(append(out, leftovers(left, host, made)...), doubts(doubtful)...), nil
+	return append(append(out, leftovers(left, host, made.name())...), doubts(doubtful)...), nil
 }
 
 // ApplyHome is Apply for a home.

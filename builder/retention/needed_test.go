@@ -29,7 +29,7 @@ func TestNeeded(t *testing.T) {
 			n := strings.Split(f, "+")
 			list = append(list, &Verdict{Set: n[0], id: n[0], needs: n[1:], Created: now.Add(-time.Duration(i+1) * time.Hour)})
 		}
-		c.keep.decide(list, "", now, time.UTC)
+		c.keep.decide(list, nil, now, time.UTC)
 		var plan []Verdict
 		for _, v := range list {
 			plan = append(plan, *v)
@@ -61,13 +61,53 @@ func TestDamagedNeeded(t *testing.T) {
 		v.Created = now.Add(-time.Duration(i+1) * time.Hour)
 	}
 	spread(list)
-	Keep{Last: 1}.decide(list, "", now, time.UTC)
+	Keep{Last: 1}.decide(list, nil, now, time.UTC)
 	if v := list[3]; v.Remove {
 		t.Errorf("the only good set is removed: %q", v.Reasons)
 	}
 	for _, v := range list[:2] {
 		if want := "damaged: the earlier set b, which it needs, is damaged"; len(v.Reasons) == 0 || v.Reasons[0] != want {
 			t.Errorf("%s: %q; want %q", v.Set, v.Reasons, want)
+		}
+	}
+}
+
+// TestNext: before a set is made, what goes is what the rules will not keep once it is there; what it needs stays, and
+// the last good set.
+func TestNext(t *testing.T) {
+	now := at("2026-11-30 07:00")
+	for _, c := range []struct {
+		what string
+		keep Keep
+		sets string // newest first; name of a set, + the ones that it needs, ! for a damaged one
+		next string
+		stay string
+	}{
+		{"a full one after others", Keep{Last: 3}, "d c b a", "e", "d c"},
+		{"the last good set", Keep{Last: 1}, "c b a", "d", "c"},
+		{"the last good set is not the newest", Keep{Last: 1}, "c! b a", "d", "b"},
+		{"what it needs", Keep{Last: 1}, "c+b b a", "d+b+c", "c b"},
+		{"a full one after a chain", Keep{Last: 2}, "c+a+b b+a a", "d", "c b a"},
+		{"nothing", Keep{Last: 9}, "c b a", "d", "c b a"},
+	} {
+		var list []*Verdict
+		for i, f := range strings.Fields(c.sets) {
+			name, bad := strings.CutSuffix(f, "!")
+			n := strings.Split(name, "+")
+			v := &Verdict{Set: n[0], id: n[0], needs: n[1:], Created: now.Add(-time.Duration(i+1) * time.Hour)}
+			if bad {
+				v.damage = "a.tar.zst is missing"
+			}
+			list = append(list, v)
+		}
+		n := strings.Split(c.next, "+")
+		c.keep.decide(list, &Next{Set: n[0], ID: n[0], Needs: n[1:], Created: now}, now, time.UTC)
+		var plan []Verdict
+		for _, v := range list {
+			plan = append(plan, *v)
+		}
+		if stay, _ := kept(plan); stay != c.stay {
+			t.Errorf("%s: %q stays; want %q", c.what, stay, c.stay)
 		}
 	}
 }

@@ -21,10 +21,40 @@ type Keep struct {
 	Daily   int `yaml:"daily"`
 	Weekly  int `yaml:"weekly"`
 	Monthly int `yaml:"monthly"`
+	// MakeRoom has a run remove what the rules do not keep before it writes, where the new set
+	// will probably not fit otherwise.
+	MakeRoom bool `yaml:"make_room"`
 }
 
 // Set reports whether there is any rule.
-func (k Keep) Set() bool { return k != Keep{} }
+func (k Keep) Set() bool {
+	k.MakeRoom = false
+	return k != Keep{}
+}
+
+// Next is a set that is being made, or, without an ID, was made by this run.
+type Next struct {
+	Set     string // name of its directory
+	ID      string
+	Needs   []string // ids of the earlier sets that it needs
+	Created time.Time
+}
+
+// name is that of the set, "" for none.
+func (n *Next) name() string {
+	if n == nil {
+		return ""
+	}
+	return n.Set
+}
+
+// with adds the set that is being made to others, newest first.
+func (n *Next) with(sets []*Verdict) []*Verdict {
+	if n == nil || n.ID == "" || slices.ContainsFunc(sets, func(v *Verdict) bool { return v.Set == n.Set }) {
+		return sets
+	}
+	return append([]*Verdict{{Set: n.Set, Created: n.Created, id: n.ID, needs: n.Needs}}, sets...)
+}
 
 // Validate reports all faults at once.
 func (k Keep) Validate() error {
@@ -95,13 +125,14 @@ func (k Keep) count(sets []*Verdict, in *time.Location) map[*Verdict][]string {
 }
 
 // decide sets Remove and Reasons of sets, newest first. Periods are those of in. made is the
-// set that this run made, "" for none.
-func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Location) {
+// set that this run makes, nil for none. While it is not among sets it counts for the rules as a good one, and the last
+// good one that is there stays.
+func (k Keep) decide(sets []*Verdict, made *Next, now time.Time, in *time.Location) {
 	future := func(s *Verdict) bool { return s.Created.Sub(now) > ahead }
 	dated := slices.DeleteFunc(slices.Clone(sets), future)
 	good := slices.DeleteFunc(slices.Clone(dated), func(s *Verdict) bool { return s.damage != "" })
 	whole := slices.IndexFunc(good, func(s *Verdict) bool { return !s.lacks })
-	rules, damaged := k.count(good, in), k.count(dated, in)
+	rules, damaged := k.count(made.with(good), in), k.count(made.with(dated), in)
 	for _, s := range sets {
 		s.Age = int64(now.Sub(s.Created).Seconds())
 		if s.damage != "" {
@@ -123,7 +154,7 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 			}
 			s.Remove = len(s.Reasons) == 0
 		}
-		if s.Set == made {
+		if s.Set == made.name() {
 			s.Remove, s.Reasons = false, append(s.Reasons, "made by this run")
 		}
 		if s.Remove && len(good) == 0 {
@@ -133,7 +164,7 @@ func (k Keep) decide(sets []*Verdict, made string, now time.Time, in *time.Locat
 			s.Reasons = []string{"no rule keeps it"}
 		}
 	}
-	keepNeeded(sets)
+	keepNeeded(made.with(sets))
 }
 
 // keepNeeded keeps what sets that stay need. Such a set needs no more than what the one that
@@ -196,13 +227,13 @@ const leftoverAge = 24 * time.Hour
 
 // Plan returns what becomes of each set of this machine, whose name is host, in dir, newest
 // first, then of each unfinished one and each that may be another machine's. Nothing is changed.
-// made is the name of the set that this run made, "" for none; periods are those of now's time
+// made is the set that this run makes or has made, nil for none; periods are those of now's time
 // zone.
-func (k Keep) Plan(ctx context.Context, dir, host, made string, now time.Time) ([]Verdict, error) {
+func (k Keep) Plan(ctx context.Context, dir, host string, made *Next, now time.Time) ([]Verdict, error) {
 	return k.plan(ctx, dir, set.This(host), made, now)
 }
 
-func (k Keep) plan(ctx context.Context, dir string, m set.Machine, made string, now time.Time) ([]Verdict, error) {
+func (k Keep) plan(ctx context.Context, dir string, m set.Machine, made *Next, now time.Time) ([]Verdict, error) {
 	sets, doubtful, err := set.List(dir, m)
 	if err != nil {
 		return nil, err
@@ -216,7 +247,7 @@ func (k Keep) plan(ctx context.Context, dir string, m set.Machine, made string, 
 	if err != nil {
 		return nil, err
 	}
-	return append(append(out, leftovers(left, m.Host, made)...), doubts(doubtful)...), nil
+	return append(append(out, leftovers(left, m.Host, made.name())...), doubts(doubtful)...), nil
 }
 
 // leftovers are the verdicts on unfinished sets but the one of this run.
@@ -238,7 +269,7 @@ func leftovers(list []set.Leftover, host, made string) (out []Verdict) {
 }
 
 // verdicts decides about sets, newest first, with what is wrong with the files of each.
-func (k Keep) verdicts(sets []set.Listed, damage []string, made string, now time.Time) []Verdict {
+func (k Keep) verdicts(sets []set.Listed, damage []string, made *Next, now time.Time) []Verdict {
 	var mine []*Verdict
 	for i, s := range sets {
 		mine = append(mine, of(s, sets, damage[i]))

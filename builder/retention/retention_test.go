@@ -110,7 +110,7 @@ func TestDecide(t *testing.T) {
 			}
 			vs = append(vs, v)
 		}
-		c.keep.decide(vs, c.made, now, c.in)
+		c.keep.decide(vs, &Next{Set: c.made}, now, c.in)
 		var removed []string
 		for _, v := range vs {
 			if v.Remove {
@@ -168,7 +168,7 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	keep := Keep{Last: 1}
-	plan, err := keep.Plan(t.Context(), dir, "web", "", now)
+	plan, err := keep.Plan(t.Context(), dir, "web", nil, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%s is there: %v; want %v", name, err == nil, there)
 		}
 	}
-	if plan, err = keep.Plan(t.Context(), dir, "web", "", now); err != nil {
+	if plan, err = keep.Plan(t.Context(), dir, "web", nil, now); err != nil {
 		t.Fatal(err)
 	}
 	if removed, err := Apply(t.Context(), dir, plan); err != nil || len(removed) > 0 {
@@ -214,7 +214,7 @@ func TestKilled(t *testing.T) {
 	if err := os.Chtimes(hidden, now.AddDate(0, 0, -9), now.AddDate(0, 0, -9)); err != nil {
 		t.Fatal(err)
 	}
-	plan, err := Keep{Last: 5}.Plan(t.Context(), dir, "web", "", now)
+	plan, err := Keep{Last: 5}.Plan(t.Context(), dir, "web", nil, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestTwoMachines(t *testing.T) {
 		other  set.Machine
 		reason string
 	}{{one, two, "of another machine with this one's name"}, {two, none, "it has no machine's id"}, {none, one, "of another machine with this one's name"}} {
-		plan, err := Keep{Last: 1}.plan(t.Context(), dir, c.m, "", now)
+		plan, err := Keep{Last: 1}.plan(t.Context(), dir, c.m, nil, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,7 +279,7 @@ func TestLacking(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	plan, err := Keep{Last: 1}.Plan(t.Context(), dir, "web", "", now)
+	plan, err := Keep{Last: 1}.Plan(t.Context(), dir, "web", nil, now)
 	if err != nil || len(plan) != 4 {
 		t.Fatalf("Plan() = %v, %v", plan, err)
 	}
@@ -304,7 +304,7 @@ func TestLinked(t *testing.T) {
 		if err := errors.Join(os.Rename(file, file+".moved"), os.Symlink(filepath.Base(file)+".moved", file), c.spoil(file)); err != nil {
 			t.Fatal(err)
 		}
-		plan, err := Keep{Last: 9}.Plan(t.Context(), dir, "web", "", now)
+		plan, err := Keep{Last: 9}.Plan(t.Context(), dir, "web", nil, now)
 		if err != nil || len(plan) != i+1 {
 			t.Fatalf("Plan() = %v, %v", plan, err)
 		}
@@ -321,7 +321,7 @@ func TestThousand(t *testing.T) {
 		make1(t, dir, "web", now.Add(-time.Duration(i)*17*time.Hour))
 	}
 	begin := time.Now()
-	plan, err := Keep{Last: 3, Daily: 7, Weekly: 4, Monthly: 6}.Plan(t.Context(), dir, "web", "", now)
+	plan, err := Keep{Last: 3, Daily: 7, Weekly: 4, Monthly: 6}.Plan(t.Context(), dir, "web", nil, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestRestic(t *testing.T) {
 	for _, s := range groups[0].Keep {
 		want[s.Time.UTC().Format(time.DateTime)] = true
 	}
-	Keep{Last: 3, Daily: 7, Weekly: 4, Monthly: 6}.decide(vs, "", now, time.UTC)
+	Keep{Last: 3, Daily: 7, Weekly: 4, Monthly: 6}.decide(vs, nil, now, time.UTC)
 	for _, v := range vs {
 		if v.Remove == want[v.Set] {
 			t.Errorf("%s: removed: %v (%v); restic keeps it: %v", v.Set, v.Remove, v.Reasons, want[v.Set])

@@ -278,7 +278,7 @@ func (a *app) path(ctx context.Context, c *cli.Command, b *builder.Builder, dir 
 		a.ui.Note("left out: %s", e)
 	}
 	if c.Bool("dry-run") {
-		if short := p.Short(dir); local != "" && short != "" {
+		if short := b.Short(p, dir); local != "" && short != "" {
 			a.ui.Warn("%s", short)
 		}
 		b.SnapshotPlan(ctx, p)

@@ -128,7 +128,7 @@ func (a *app) pruneDir(ctx context.Context, c *cli.Command, dir, host string, ke
 		}
 		defer func() { err = errors.Join(err, release()) }()
 	}
-	sets, err := keep.Plan(ctx, dir, host, "", time.Now())
+	sets, err := keep.Plan(ctx, dir, host, nil, time.Now())
 	r = builder.PruneResult{Dir: dir, Sets: sets, Removed: []string{}}
 	if err == nil && !c.Bool("dry-run") {
 		var removed []string
@@ -156,7 +156,7 @@ func (a *app) pruneHome(ctx context.Context, c *cli.Command, place, host string,
 		return r, err
 	}
 	defer func() { err = errors.Join(err, home.Close()) }()
-	sets, err := keep.PlanHome(ctx, home, host, "", time.Now())
+	sets, err := keep.PlanHome(ctx, home, host, nil, time.Now())
 	r = builder.PruneResult{Dir: home.String(), Sets: sets, Removed: []string{}}
 	if err == nil && !c.Bool("dry-run") {
 		var removed []string

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -476,18 +475,8 @@ func (h *sftpHome) space(c *sftp.Client, err error) error {
 	if !errors.As(err, &s) || s.FxCode() != sftp.ErrSSHFxFailure {
 		return err
 	}
-	dir := h.at.path
-	for {
-		v, e := c.StatVFS(dir)
-		if e == nil {
-			if free := v.Bavail * v.Frsize; free < 64<<20 {
-				return permanent{fmt.Errorf("the server's disk is full (%s free)", quantity.Size(free))}
-			}
-			return err
-		}
-		if dir == "/" || !os.IsNotExist(e) {
-			return err
-		}
-		dir = path.Dir(dir)
+	if free, ok := sftpFree(c, h.at.path); ok && free < 64<<20 {
+		return permanent{fmt.Errorf("the server's disk is full (%s free)", quantity.Size(free))}
 	}
+	return err
 }

@@ -138,7 +138,7 @@ type Store struct {
 	// Salvage has objects read whose header is damaged.
 	Salvage bool
 	index   index
-	ids   agekey.Keys
+	ids     agekey.Keys
 }
 
 // Faults of what should decrypt a set.
