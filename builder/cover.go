@@ -1,8 +1,10 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -21,6 +23,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/snapshot"
 )
 
@@ -477,9 +480,22 @@ func (p *Plan) leftSnapshots(f *layout.Filesystem) {
 	}
 }
 
+// Left is a path that a rule leaves out of an archive.
+type Left struct {
+	Archive PlannedArchive
+	Path    string // absolute, as rules have it
+	Rule    string
+	root    *os.File
+}
+
+// Measure adds what is at the path, and below it, to m.
+func (l Left) Measure(ctx context.Context, m *archive.Meter) error {
+	return m.Add(ctx, l.root, strings.TrimPrefix(strings.TrimPrefix(l.Path, strings.TrimSuffix(l.Archive.Name(), "/")), "/"))
+}
+
 // List calls fn for everything that would be saved, and left for everything
 // that a rule leaves out. What can't be read is entered as not covered.
-func (p *Plan) List(ctx context.Context, b *Builder, fn func(a PlannedArchive, m *archive.Member) error, left func(path, rule string)) (total int64, err error) {
+func (p *Plan) List(ctx context.Context, b *Builder, fn func(a PlannedArchive, m *archive.Member) error, left func(Left)) (total int64, err error) {
 	for _, a := range p.Archives {
 		root, err := a.open(b, p)
 		if err != nil {
@@ -495,7 +511,11 @@ func (p *Plan) List(ctx context.Context, b *Builder, fn func(a PlannedArchive, m
 					cancel()
 				}
 			}
-		}, left
+		}, func(path, rule string) {
+			if left != nil {
+				left(Left{a, path, rule, root})
+			}
+		}
 		sum, err := archive.Walk(ctx, root, opt)
 		cancel()
 		root.Close()
@@ -511,6 +531,35 @@ func (p *Plan) List(ctx context.Context, b *Builder, fn func(a PlannedArchive, m
 		total += sum.Data
 	}
 	return total, nil
+}
+
+// Omitted measures what rules leave out of each archive, which goes through all directories. What can't be read is
+// entered as not covered.
+func (p *Plan) Omitted(ctx context.Context, b *Builder) (out []coverage.Omitted, err error) {
+	out = []coverage.Omitted{}
+	at := map[[2]string]int{}
+	meters := map[string]*archive.Meter{} // by device: files of several names count once
+	var failed error
+	_, err = p.List(ctx, b, func(PlannedArchive, *archive.Member) error { return failed }, func(l Left) {
+		key := [2]string{l.Archive.Device, l.Rule}
+		i, ok := at[key]
+		if !ok {
+			i, at[key] = len(out), len(out)
+			out = append(out, coverage.Omitted{Rule: l.Rule, Device: l.Archive.Device})
+		}
+		m := meters[l.Archive.Device]
+		if m == nil {
+			m = &archive.Meter{}
+			meters[l.Archive.Device] = m
+		}
+		files, bytes := m.Files, m.Bytes
+		if e := l.Measure(ctx, m); e != nil {
+			failed = e
+		}
+		out[i].Paths, out[i].Files, out[i].Size = out[i].Paths+1, out[i].Files+m.Files-files, out[i].Size+quantity.Size(m.Bytes-bytes)
+	})
+	slices.SortStableFunc(out, func(a, b coverage.Omitted) int { return cmp.Compare(b.Size, a.Size) })
+	return out, errors.Join(err, failed)
 }
 
 // Probe reads the machine: its layout and mounts, without the disks to skip.

@@ -13,9 +13,11 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
+	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/media"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
+	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape/model"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -274,13 +276,47 @@ func TestList(t *testing.T) {
 	total, err := p.List(t.Context(), &Builder{}, func(_ PlannedArchive, m *archive.Member) error {
 		listed = append(listed, m.Path)
 		return nil
-	}, func(path, _ string) { left = append(left, filepath.Base(path)) })
+	}, func(l Left) { left = append(left, filepath.Base(l.Path)) })
 	if err != nil || total != 8000 || !slices.Equal(listed, []string{".", "file"}) || !slices.Equal(left, []string{"left"}) || len(p.NotCovered) != 1 {
 		t.Errorf("List = %d, %v; listed %q, left out %q, not covered %q", total, err, listed, left, p.NotCovered)
 	}
 	stop := errors.New("enough")
 	if _, err := p.List(t.Context(), &Builder{}, func(PlannedArchive, *archive.Member) error { return stop }, nil); !errors.Is(err, stop) {
 		t.Errorf("List = %v; want %v", err, stop)
+	}
+}
+
+// TestOmitted: what each rule leaves out is measured, all that is below a directory too, and files of several names once.
+func TestOmitted(t *testing.T) {
+	p := machinePlan(t)
+	at := p.Archives[0].Mount
+	for name, n := range map[string]int{"cache/a": 100000, "cache/deep/b": 50000, "x.iso": 300000, "keep": 70000} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(at, name)), 0o700), os.WriteFile(filepath.Join(at, name), make([]byte, n), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Link(at+"/cache/a", at+"/linked.iso"); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if p.exclude, err = archive.NewMatcher([]string{at + "/cache/*", at + "/*.iso"}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.Omitted(t.Context(), &Builder{})
+	if err != nil || len(got) != 2 {
+		t.Fatalf("Omitted() = %+v, %v; want two rules", got, err)
+	}
+	for _, o := range got {
+		want := coverage.Omitted{Rule: at + "/*.iso", Device: p.Archives[0].Device, Paths: 2, Files: 2}
+		least, most := quantity.Size(400000), quantity.Size(400000+2*8192)
+		if o.Rule == at+"/cache/*" {
+			want.Rule, want.Files = o.Rule, 1
+			least, most = 50000, 50000+2*8192
+		}
+		size := o.Size
+		if o.Size = 0; o != want || size < least || size > most {
+			t.Errorf("Omitted() has %+v, %d bytes; want %+v, %d to %d bytes", o, size, want, least, most)
+		}
 	}
 }
 

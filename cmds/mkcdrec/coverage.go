@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
+	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/store"
@@ -17,7 +19,8 @@ import (
 func (a *app) coverageCommand() *cli.Command {
 	return &cli.Command{Name: "coverage", Usage: "account for every byte of the disks: saved, recreated, left out, or not covered", ArgsUsage: "[DIR|SET]",
 		Description: "Shows what a backup to DIR would have, or what SET has. Without an argument DIR is the\ndestination of the configuration. Exit status 3 means that something is not covered.",
-		Flags:       append(setFlags(), &cli.StringFlag{Name: "html", Usage: "write a page for a browser to `FILE`"}),
+		Flags: append(setFlags(), &cli.StringFlag{Name: "html", Usage: "write a page for a browser to `FILE`"},
+			&cli.BoolFlag{Name: "files", Usage: "measure what rules leave out of each file system, which goes through all directories"}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			r, incomplete := a.coverage(ctx, c, c.Args().First())
 			if r == nil {
@@ -50,6 +53,9 @@ func (a *app) coverageCommand() *cli.Command {
 // an error where the machine is not one that can be backed up.
 func (a *app) coverage(ctx context.Context, c *cli.Command, place string) (*coverage.Report, error) {
 	if manifest.IsSet(place) || store.IsHome(place) && c.Args().Present() {
+		if c.Bool("files") {
+			return nil, exit.Usage(errors.New("--files is for this machine, and not for a set"))
+		}
 		s, err := a.openSet(ctx, c, place, nil)
 		if err != nil {
 			return nil, err
@@ -79,7 +85,17 @@ func (a *app) coverage(ctx context.Context, c *cli.Command, place string) (*cove
 	if p == nil {
 		return nil, incomplete
 	}
-	r, err := coverage.Of(p.Layout, p.Marks())
+	m := p.Marks()
+	if c.Bool("files") {
+		a.ui.Phase("measuring what rules leave out", 0)
+		m.Omitted, err = p.Omitted(ctx, b)
+		a.ui.End()
+		if err != nil {
+			return nil, fmt.Errorf("cannot measure what rules leave out: %w", err)
+		}
+		m.NotCovered = p.NotCovered
+	}
+	r, err := coverage.Of(p.Layout, m)
 	if err != nil {
 		return nil, err
 	}

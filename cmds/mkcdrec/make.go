@@ -444,7 +444,7 @@ func (a *app) listPlanned(ctx context.Context, c *cli.Command, p *builder.Plan) 
 		a.ui.Result("entry", builder.EntryResult{Path: path})
 		_, err := fmt.Fprintf(w, "%s\n", archive.Quote(path))
 		return err
-	}, func(path, rule string) { a.ui.Note("left out: %s by rule %s", archive.Quote(path), rule) })
+	}, func(l builder.Left) { a.ui.Note("left out: %s by rule %s", archive.Quote(l.Path), l.Rule) })
 	if err != nil {
 		return err
 	}

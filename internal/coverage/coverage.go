@@ -107,6 +107,15 @@ type Item struct {
 	Sums  []Sum         `json:"sums,omitempty"`
 }
 
+// Omitted is what a rule leaves out of a file system.
+type Omitted struct {
+	Rule   string        `json:"rule"`
+	Device string        `json:"device"`
+	Paths  int64         `json:"paths"` // that the rule matches, each directory once
+	Files  int64         `json:"files"` // at and below them, all but directories
+	Size   quantity.Size `json:"size"`  // on the disk
+}
+
 // Report is what becomes of a machine's disks.
 type Report struct {
 	Version  int    `json:"version"`
@@ -115,6 +124,8 @@ type Report struct {
 	Items    []Item `json:"items"`
 	// Exclude are the rules by which archives leave files out.
 	Exclude []string `json:"exclude,omitempty"`
+	// Omitted is what rules leave out of file systems, where that was measured.
+	Omitted []Omitted `json:"omitted,omitempty"`
 	// LeftOut and NotCovered list for people what is left out by a rule and what is not
 	// covered, with what has no bytes of its own on a disk.
 	LeftOut    []string `json:"leftOut,omitempty"`
@@ -131,6 +142,8 @@ type Marks struct {
 	// Missing are parts of file systems that could not be archived.
 	Missing                      []Part
 	Exclude, LeftOut, NotCovered []string
+	// Omitted is what rules leave out; nil if that was not measured.
+	Omitted []Omitted
 }
 
 // Part is a file system or what is mounted of it: layout.Filesystem.Parts.
@@ -140,7 +153,7 @@ type Part struct{ Device, Mount string }
 // ranges of a disk are not exactly its bytes.
 func Of(l *layout.Layout, m Marks) (*Report, error) {
 	c := &counter{Layout: l, marks: m, open: map[string]bool{}, groups: map[string]map[string][]Range{}}
-	r := &Report{Version: Version, Hostname: l.Hostname, Exclude: m.Exclude, LeftOut: m.LeftOut, NotCovered: slices.Clone(m.NotCovered)}
+	r := &Report{Version: Version, Hostname: l.Hostname, Exclude: m.Exclude, Omitted: m.Omitted, LeftOut: m.LeftOut, NotCovered: slices.Clone(m.NotCovered)}
 	c.needed = l.Needed()
 	for i := range l.Disks {
 		d := &l.Disks[i]

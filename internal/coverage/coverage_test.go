@@ -288,6 +288,34 @@ func TestDraw(t *testing.T) {
 	}
 }
 
+// TestOmitted: what rules leave out of a file system is taken from what is saved of it; the sums are its size.
+func TestOmitted(t *testing.T) {
+	l, m := example()
+	l.Filesystems[0].Used = 120 * mib
+	m.Exclude = []string{"/tmp/*", "/none"}
+	m.Omitted = []Omitted{{Rule: "/tmp/*", Device: "vg0/root", Paths: 3, Files: 40, Size: 30 * mib}}
+	r, err := Of(l, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(r.Items, func(i Item) bool { return i.Kind == "filesystem" && i.Name == "vg0/root" })
+	if want := []Sum{{Files, 90 * mib}, {Excluded, 30 * mib}, {Unallocated, 80 * mib}}; !slices.Equal(r.Items[i].Sums, want) {
+		t.Errorf("the file system has %v; want %v", r.Items[i].Sums, want)
+	}
+	var b, page bytes.Buffer
+	if err := r.Draw(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.HTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"/tmp/*: 30.0 MiB in 40 files of vg0/root", "/none: nothing", "saved as files 90.0 MiB, excluded 30.0 MiB, free 80.0 MiB"} {
+		if !strings.Contains(b.String(), want) || !strings.Contains(page.String(), want) {
+			t.Errorf("no %q in picture or page:\n%s", want, b.String())
+		}
+	}
+}
+
 // TestHTML: the page is well formed, has no script and loads nothing, and its rectangles are
 // as wide as the disk.
 func TestHTML(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/printable"
@@ -37,17 +38,50 @@ func (r *Report) Draw(w io.Writer) error {
 		if i.Why != "" {
 			wrap(&b, 14, 14, i.State.Name()+": "+i.Why)
 		}
+		if i.Kind == "filesystem" && len(i.Sums) > 0 {
+			wrap(&b, 14, 14, i.inside())
+		}
 	}
 	list := func(what string, lines []string) {
 		for _, l := range lines {
 			wrap(&b, 0, 14, what+": "+l)
 		}
 	}
-	list("left out by rule", r.Exclude)
+	list("left out by rule", r.rules())
 	list("left out", r.LeftOut)
 	list("NOT COVERED", r.NotCovered)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// inside describes the bytes of a file system.
+func (i Item) inside() string {
+	var out []string
+	for _, s := range i.Sums {
+		name := s.State.Name()
+		if s.State == Unallocated {
+			name = "free"
+		}
+		out = append(out, fmt.Sprintf("%s %s", name, s.Size))
+	}
+	return strings.Join(out, ", ")
+}
+
+// rules are the rules by which files are left out, with what they leave out where that was measured.
+func (r *Report) rules() []string {
+	if r.Omitted == nil {
+		return r.Exclude
+	}
+	var out []string
+	for _, o := range r.Omitted {
+		out = append(out, fmt.Sprintf("%s: %s in %d files of %s", o.Rule, o.Size, o.Files, o.Device))
+	}
+	for _, e := range r.Exclude {
+		if !slices.ContainsFunc(r.Omitted, func(o Omitted) bool { return o.Rule == e }) {
+			out = append(out, e+": nothing")
+		}
+	}
+	return out
 }
 
 // wrap writes a line, broken at spaces: the first with an indent of first, others of next.
@@ -116,7 +150,7 @@ var page embed.FS
 // HTML writes the report as one HTML page that needs no other file and no script.
 func (r *Report) HTML(w io.Writer) error {
 	t, err := template.New("coverage.html").Funcs(template.FuncMap{
-		"name": State.Name, "percent": percent, "states": func() any { return States },
+		"name": State.Name, "percent": percent, "states": func() any { return States }, "rules": r.rules, "inside": Item.inside,
 		"letter": func(s State) string { return string(States[max(s.rank(), 0)].Letter) },
 	}).ParseFS(page, "coverage.html")
 	if err != nil {

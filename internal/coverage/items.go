@@ -93,10 +93,32 @@ func (c *counter) groupItems(r *Report, g *layout.VolumeGroup) {
 	}
 }
 
+// inside is what becomes of the bytes of a file system of which it was measured what rules leave out; nil for others.
+func (c *counter) inside(f *layout.Filesystem, s State) []Sum {
+	if c.marks.Omitted == nil || s != Files {
+		return nil
+	}
+	omitted := quantity.Size(0)
+	for _, o := range c.marks.Omitted {
+		if o.Device == f.Device {
+			omitted += o.Size
+		}
+	}
+	used := min(f.Used, f.Size)
+	omitted = min(omitted, used)
+	var out []Sum
+	for _, x := range []Sum{{Files, used - omitted}, {Excluded, omitted}, {Unallocated, f.Size - used}} {
+		if x.Size > 0 {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
 // filesystemItems lists a file system and its subvolumes, with those that are not saved.
 func (c *counter) filesystemItems(r *Report, f *layout.Filesystem) {
 	x := c.filesystem(f)
-	r.Items = append(r.Items, Item{Kind: "filesystem", Name: f.Device, On: f.Devs(), Size: f.Size, State: x.State, What: x.What, Why: x.Why})
+	r.Items = append(r.Items, Item{Kind: "filesystem", Name: f.Device, On: f.Devs(), Size: f.Size, State: x.State, What: x.What, Why: x.Why, Sums: c.inside(f, x.State)})
 	sub := func(path string, s State, what, why string) {
 		r.Items = append(r.Items, Item{Kind: "subvolume", Name: f.Device + ":" + path, On: []string{f.Device}, State: s, What: what, Why: why})
 	}
