@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"os"
@@ -90,7 +91,47 @@ func setOf(t *testing.T, src string, is *layout.Layout, created time.Time, notCo
 	if err := m.Write(set); err != nil {
 		t.Fatal(err)
 	}
+	writeLists(t, set, m)
 	return set
+}
+
+// writeLists writes the lists of checksums of a set.
+func writeLists(t *testing.T, set string, m *manifest.Manifest) {
+	t.Helper()
+	var sha, sfv strings.Builder
+	for _, f := range m.Files {
+		b, err := os.ReadFile(filepath.Join(set, f.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&sha, "%s  %s\n", f.SHA256, f.Name)
+		fmt.Fprintf(&sfv, "%s %08X\n", f.Name, crc32.ChecksumIEEE(b))
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(set, manifest.SHA256), []byte(sha.String()), 0o600), os.WriteFile(filepath.Join(set, manifest.SFV), []byte(sfv.String()), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLists: a set whose Checksums.sfv is damaged or missing is not good, and every file can be
+// taken out of it all the same.
+func TestLists(t *testing.T) {
+	for want, change := range map[string]func(name string) error{
+		"Checksums.sfv contradicts the manifest: it has the line vda1._.tar.zst 00000000": func(name string) error {
+			return os.WriteFile(name, []byte("vda1._.tar.zst 00000000\n"), 0o600)
+		},
+		"the set is not complete: Checksums.sfv is missing": os.Remove,
+	} {
+		set := aSet(t, time.Now())
+		if err := change(filepath.Join(set, manifest.SFV)); err != nil {
+			t.Fatal(err)
+		}
+		if status, out, errs := mkcdrec(t, "", "verify", set); status != exit.Failed || !strings.Contains(errs, want) {
+			t.Errorf("verify = %d; want %d and %q\n%s%s", status, exit.Failed, want, out, errs)
+		}
+		if status, out, errs := mkcdrec(t, "", "extract", "-C", t.TempDir(), set); status != exit.OK {
+			t.Errorf("extract = %d\n%s%s", status, out, errs)
+		}
+	}
 }
 
 // mkcdrec runs a command line with standard output and error in files, and gives

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path"
@@ -26,7 +27,6 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/coverage"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
-	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/progress"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
@@ -44,9 +44,11 @@ const (
 	File      = "manifest.json"
 	Layout    = "layout.json"
 	RescueISO = "rescue.iso"
-	SHA256    = "SHA256SUMS"
-	SFV       = "Checksums.sfv"
-	Signature = File + signing.Suffix
+	// MachineFile has what identifies the machine that the set is of; Manifest.Machine.
+	MachineFile = "machine"
+	SHA256      = "SHA256SUMS"
+	SFV         = "Checksums.sfv"
+	Signature   = File + signing.Suffix
 )
 
 // Manifest is the content of manifest.json.
@@ -252,8 +254,12 @@ type Set struct {
 	// Salvage has archives that are cut off or missing give what they have. Damaged are such files with their faults.
 	Salvage bool
 	Damaged []error
+	// Chosen is set if the set was not named: it was found in the place that was.
+	Chosen bool
 	place
-	needs   []earlierSet   // what Manifest.Needs names
+	needs []earlierSet // what Manifest.Needs names
+	// beside lists the sets in the place where this one is; nil where that can't be known.
+	beside  func() []Found
 	closers []func() error // of what was opened for the place
 }
 
@@ -326,6 +332,7 @@ func open(at place, salvage bool) (*Set, error) {
 	if err := errors.Join(at.isOf(m.ID), s.checkSizes(), s.openNeeds()); err != nil {
 		return nil, fmt.Errorf("cannot use backup set %s:\n%w", at, err)
 	}
+	s.findLists()
 	lb, err := store.ReadFile(at, Layout, MaxText)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use backup set: %w", err)
@@ -366,34 +373,6 @@ func (s *Set) checkSizes() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// checkLists compares the lists of checksums, which people check a set with, with the manifest.
-func (s *Set) checkLists() error {
-	if !s.Direct() || !s.here(SHA256, true) {
-		return nil // discs and tapes have their own
-	}
-	b, err := store.ReadFile(s.place, SHA256, MaxText)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	want := map[string]bool{}
-	for _, f := range s.Manifest.Files {
-		want[f.SHA256+"  "+f.Name] = true
-	}
-	for l := range strings.Lines(string(b)) {
-		if l = strings.TrimSuffix(l, "\n"); !want[l] {
-			return fmt.Errorf("%s contradicts the manifest: it has the line %s", SHA256, printable.Short(l, 200))
-		}
-		delete(want, l)
-	}
-	if len(want) > 0 {
-		return fmt.Errorf("%s lacks %d of the manifest's %d files", SHA256, len(want), len(s.Manifest.Files))
-	}
-	return nil
 }
 
 // spare reports whether a set can be read without a file: the medium, which may be where it is used, texts for people,
@@ -450,6 +429,10 @@ func (m *Manifest) Sum(name string) FileSum {
 	}
 	return m.Files[i]
 }
+
+// Machine is the SHA-256 of the file that identifies the machine of the set, in hex; "" for a
+// set of a machine without an id.
+func (m *Manifest) Machine() string { return m.Sum(MachineFile).SHA256 }
 
 // ArchiveFor finds the archive of what was mounted at a place.
 func (m *Manifest) ArchiveFor(mount string) *Archive {
@@ -512,18 +495,19 @@ func (s *Set) tarSize(a Archive) int64 {
 }
 
 // Verify reads every file and compares its SHA-256 with the manifest's, also the archives of earlier sets, and
-// opens every archive's index. All faults are reported, joined. With decode,
+// opens every archive's index. The lists of checksums are compared with the manifest. All faults are reported, joined. With decode,
 // archives are also decompressed and walked through. A file that is on another disc, or
 // in part, is checked when it is read, and those of Missing are not checked.
 func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
 	var errs []error
 	reported := map[string]bool{} // damaged archives
+	crcs := map[string]uint32{}
 	for _, f := range s.Manifest.Files {
 		if !s.here(f.Name, s.AllDiscs) || slices.Contains(s.Missing, f.Name) {
 			continue
 		}
 		p.Item(f.Name)
-		got, err := sumFile(ctx, s, f.Name, p)
+		got, crc, err := sumsOf(ctx, s, f.Name, p)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -531,12 +515,14 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 		if got != f.SHA256 {
 			errs = append(errs, s.where(ctx, f.Name))
 			reported[f.Name] = true
+			continue
 		}
+		crcs[f.Name] = crc
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	errs = append(errs, s.HeadFault, s.checkLists(), s.verifyNeeds(ctx, p), s.checkImages())
+	errs = append(errs, s.HeadFault, s.checkLists(crcs), s.verifyNeeds(ctx, p), s.checkImages())
 	for _, a := range s.Manifest.Archives {
 		if reported[a.File] {
 			continue
@@ -569,29 +555,36 @@ func SumFile(ctx context.Context, name string, p progress.Counter) (string, erro
 }
 
 func sumFile(ctx context.Context, at place, name string, p progress.Counter) (string, error) {
+	sum, _, err := sumsOf(ctx, at, name, p)
+	return sum, err
+}
+
+// sumsOf returns the two checksums of a file that the lists have: its SHA-256 in hex, and its CRC-32.
+func sumsOf(ctx context.Context, at place, name string, p progress.Counter) (sum string, crc uint32, err error) {
 	f, err := at.Open(name)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	defer f.Close()
-	h := sha256.New()
+	h, c := sha256.New(), crc32.NewIEEE()
 	buf := make([]byte, 1<<20)
 	if at.Local() == "" {
 		buf = make([]byte, 4<<20) // each may be a request
 	}
 	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {
-			return "", err
+			return "", 0, err
 		}
 		n, err := f.ReadAt(buf, off)
 		h.Write(buf[:n])
+		c.Write(buf[:n])
 		p.Add(int64(n))
 		off += int64(n)
 		if err == io.EOF {
-			return hex.EncodeToString(h.Sum(nil)), nil
+			return hex.EncodeToString(h.Sum(nil)), c.Sum32(), nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("cannot read %s: %w", name, err)
+			return "", 0, fmt.Errorf("cannot read %s: %w", name, err)
 		}
 	}
 }
