@@ -84,7 +84,7 @@ func (s *System) fingerprint(img *media.ISO) (*fingerprint, error) {
 	if line, _, err := s.by.Config.Cmdline(lay); err == nil && strings.Contains(line, "mkcdrec.ip=source") {
 		add(ofLayout, "network", fmt.Appendf(nil, "%+v", lay.Network))
 	}
-	add(ofSettings, "info", fmt.Appendf(nil, "%s %s %s", s.Info.Host, s.Info.HookTimeout, s.Info.CheckTarget))
+	add(ofSettings, "info", fmt.Appendf(nil, "%s %s %s %s", s.Info.Host, s.Info.Machine, s.Info.HookTimeout, s.Info.CheckTarget))
 	add(ofKernel, "release", []byte(s.Kernel.Release))
 	for _, name := range slices.Sorted(maps.Keys(img.Files)) {
 		part := ofLoaders

@@ -186,6 +186,9 @@ func (b *Maker) info(p *Machine, k *kernelcfg.Kernel, h Hint) (*rescue.Info, err
 		return nil, err
 	}
 	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, Source: cmp.Or(h.Source, b.Destination), Credentials: b.Config.Credentials == "include" && b.Credentials != "", HookTimeout: b.Hooks.Timeout, CheckTarget: b.Config.CheckTarget}
+	if !p.Generic {
+		i.Machine = set.This(i.Host).Digest()
+	}
 	if fixed {
 		var lay strings.Builder
 		if err := publicLayout(p.Layout).Write(&lay); err != nil {

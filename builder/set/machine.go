@@ -17,7 +17,7 @@ import (
 
 // MachineFile is the file of a set with the id of the machine that it is of. Manifests are
 // compared by its digest, so that no file but the manifest is read.
-const MachineFile = "machine"
+const MachineFile = manifest.MachineFile
 
 // appID makes our ids of machines differ from those of other programs: machine-id(5) asks
 // programs to keep the id itself to themselves.
@@ -79,6 +79,15 @@ func (m Machine) sums() []manifest.FileSum {
 	}
 	sum := sha256.Sum256([]byte(m.ID + "\n"))
 	return []manifest.FileSum{{Name: MachineFile, Size: quantity.Size(len(m.ID) + 1), SHA256: hex.EncodeToString(sum[:])}}
+}
+
+// Digest is the SHA-256 of the file that the machine's sets have, in hex, as
+// manifest.Manifest.Machine returns it; "" for a machine without an id.
+func (m Machine) Digest() string {
+	for _, s := range m.sums() {
+		return s.SHA256
+	}
+	return ""
 }
 
 // owns reports whether a set is certainly m's. doubt is why it is not, if its host has m's name.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/mkcdrec/mkcdrec/builder"
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt"
@@ -54,12 +55,17 @@ func (a *app) ring(ctx context.Context, c *cli.Command) *keyring.Ring {
 
 // openSet opens the set at a place.
 func (a *app) openSet(ctx context.Context, c *cli.Command, place string, say func(format string, args ...any)) (*manifest.Set, error) {
-	d, err := a.ring(ctx, c).Door(ctx, ofThisHost(), say)
+	want := ofThisHost()
+	d, err := a.ring(ctx, c).Door(ctx, want, say)
 	if err != nil {
 		return nil, err
 	}
 	d.Salvage = c.Bool("salvage")
-	return d.Open(ctx, place)
+	s, err := d.Open(ctx, place)
+	if err == nil && want.OtherMachine(s.Manifest.Machine(), s.Manifest.Host) {
+		a.ui.Warn("the backup set %s is of another machine with the name of this one, %s", s, s.Manifest.Host)
+	}
+	return s, err
 }
 
 func (a *app) oneSet(ctx context.Context, c *cli.Command) (*manifest.Set, error) {
@@ -85,13 +91,14 @@ func lacks(s *manifest.Set) error {
 	return nil
 }
 
-// ofThisHost means that this machine's sets are meant where there are several.
+// ofThisHost means that this machine's sets are meant where there are several, also of machines
+// with its name.
 func ofThisHost() manifest.Wanted {
 	name, err := os.Hostname()
 	if err != nil {
 		return manifest.Wanted{}
 	}
-	return manifest.Wanted{Host: name}
+	return manifest.Wanted{Host: name, Machine: set.This(name).Digest()}
 }
 
 func (a *app) listCommand() *cli.Command {

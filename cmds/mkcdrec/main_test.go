@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v3"
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/interrupt/interrupttest"
@@ -131,6 +132,83 @@ func TestLists(t *testing.T) {
 		if status, out, errs := mkcdrec(t, "", "extract", "-C", t.TempDir(), set); status != exit.OK {
 			t.Errorf("extract = %d\n%s%s", status, out, errs)
 		}
+	}
+}
+
+// TestNamesake: of a directory with sets of this machine and newer ones of another machine with
+// its name, this machine's are used, also where a signer is named; alone, another's are warned of.
+func TestNamesake(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	me := set.This(host)
+	if me.ID == "" {
+		t.Skip("this machine has no machine-id")
+	}
+	home := t.TempDir()
+	signers := filepath.Join(t.TempDir(), "signers")
+	for name, of := range map[string]struct {
+		machine set.Machine
+		age     time.Duration
+	}{"mine": {me, time.Hour}, "theirs": {set.Machine{Host: host, ID: uuid.New()}, time.Minute}} {
+		dir := aSet(t, time.Now().Add(-of.age))
+		b, err := os.ReadFile(filepath.Join(dir, manifest.File))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := manifest.Parse(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums, err := of.machine.Write(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Host, m.Files = host, append(m.Files, sums...)
+		if err := m.Write(dir); err != nil {
+			t.Fatal(err)
+		}
+		writeLists(t, dir, m)
+		key, _, err := signing.LoadKey(filepath.Join(t.TempDir(), "key"), host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err = os.ReadFile(filepath.Join(dir, manifest.File)); err != nil {
+			t.Fatal(err)
+		}
+		sig, err := key.Sign(b)
+		if err := errors.Join(err, os.WriteFile(filepath.Join(dir, manifest.Signature), sig, 0o600), os.Rename(dir, filepath.Join(home, name))); err != nil {
+			t.Fatal(err)
+		}
+		if name == "mine" {
+			if err := os.WriteFile(signers, signing.Line(key.Public(), host), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const warning = "is of another machine with the name of this one"
+	for _, c := range []struct {
+		args   []string
+		status int
+		warned bool
+	}{
+		{[]string{"verify", "--signer", signers, home}, exit.OK, false},
+		{[]string{"list", "--signer", signers, home}, exit.OK, false},
+		{[]string{"extract", "--signer", signers, "-C", t.TempDir(), home}, exit.OK, false},
+		{[]string{"list", filepath.Join(home, "theirs")}, exit.OK, true},
+		{[]string{"extract", "--signer", signers, "-C", t.TempDir(), filepath.Join(home, "theirs")}, exit.Refused, true},
+	} {
+		status, out, errs := mkcdrec(t, "", c.args...)
+		if status != c.status || strings.Contains(errs, warning) != c.warned {
+			t.Errorf("%q = %d; want %d, warned %v\n%s%s", c.args, status, c.status, c.warned, out, errs)
+		}
+	}
+	if err := os.Rename(filepath.Join(home, "mine"), filepath.Join(t.TempDir(), "mine")); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := mkcdrec(t, "", "list", home); status != exit.OK || !strings.Contains(errs, warning) {
+		t.Errorf("list = %d; want a warning\n%s%s", status, out, errs)
 	}
 }
 

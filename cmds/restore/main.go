@@ -208,6 +208,7 @@ func ofMedium(opt *restore.Options, p *ui.Printer) error {
 		if err != nil {
 			return err
 		}
+		opt.Medium = info
 		h.Timeout = cmp.Or(info.HookTimeout, h.Timeout)
 		opt.CheckTarget = cmp.Or(opt.CheckTarget, info.CheckTarget)
 		h.Env = append(h.Env, "MKCDREC_HOST="+info.Host)

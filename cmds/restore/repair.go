@@ -64,7 +64,11 @@ func openSet(ctx context.Context, p *ui.Printer, k *keyring.Ring, want manifest.
 		return nil, err
 	}
 	d.Salvage = salvage
-	return d.Open(ctx, place)
+	s, err := d.Open(ctx, place)
+	if err == nil && want.OtherMachine(s.Manifest.Machine(), s.Manifest.Host) && s.Manifest.ID != want.ID {
+		p.Warn("the backup set %s is of another machine with the name %s than the one that this rescue system was made for", s, s.Manifest.Host)
+	}
+	return s, err
 }
 
 // keyFlags adds the options of what opens a set.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -145,7 +146,11 @@ func (d Door) openTape(ctx context.Context, names string) (*Set, error) {
 // openNewest opens the set in dir, or the newest of those in the directories in it.
 func (d Door) openNewest(ctx context.Context, dir string) (*Set, error) {
 	if HasSet(store.Dir(dir)) {
-		return d.openStore(ctx, store.Dir(dir))
+		s, err := d.openStore(ctx, store.Dir(dir))
+		if err == nil {
+			s.beside = func() []Found { return besideDir(dir) }
+		}
+		return s, err
 	}
 	found, damaged := Look(dir, 1)
 	best, err := d.choose(found, damaged)
@@ -156,7 +161,21 @@ func (d Door) openNewest(ctx context.Context, dir string) (*Set, error) {
 		_, err := d.openStore(ctx, store.Dir(dir)) // reports what is missing
 		return nil, errors.Join(append([]error{err}, damaged...)...)
 	}
-	return d.openStore(ctx, store.Dir(best.Dir))
+	s, err := d.openStore(ctx, store.Dir(best.Dir))
+	if err == nil {
+		s.Chosen, s.beside = true, func() []Found { return found }
+	}
+	return s, err
+}
+
+// besideDir lists the sets in the directory that has dir.
+func besideDir(dir string) []Found {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil
+	}
+	found, _ := Look(filepath.Dir(dir), 1)
+	return found
 }
 
 // inHome opens the set in the home at a place, or the newest of those in it.
@@ -168,7 +187,7 @@ func (d Door) inHome(ctx context.Context, home store.Home, place string) (*Set, 
 		if err != nil {
 			return nil, errors.Join(err, p.close())
 		}
-		s.closers = append(s.closers, p.close)
+		s.closers, s.beside = append(s.closers, p.close), p.found
 		return s, nil
 	}
 	found, damaged, err := LookHome(ctx, home)
@@ -187,7 +206,12 @@ func (d Door) inHome(ctx context.Context, home store.Home, place string) (*Set, 
 		_, err := d.openStore(ctx, root)
 		return nil, errors.Join(append([]error{err}, damaged...)...)
 	}
-	return d.openStore(ctx, sibling{home.At(ctx, best.name), func(name string) (store.Store, error) { return home.At(ctx, name), nil }})
+	st := sibling{home.At(ctx, best.name), func(name string) (store.Store, error) { return home.At(ctx, name), nil }}
+	s, err := d.openStore(ctx, st)
+	if err == nil {
+		s.Chosen, s.beside = true, func() []Found { return found }
+	}
+	return s, err
 }
 
 // sibling is a set in a home; at gives those beside it.
@@ -208,19 +232,40 @@ type parent struct {
 }
 
 func (p *parent) at(name string) (store.Store, error) {
-	if p.home == nil {
-		above := strings.TrimRight(p.place, "/")
-		i := strings.LastIndexAny(above, "/:")
-		if i < 0 {
-			return nil, fmt.Errorf("cannot look for %s beside %s: it has no parent", name, sysconf.RedactURL(p.place))
-		}
-		home, err := store.OpenHome(p.ctx, above[:i+1], p.access)
-		if err != nil {
-			return nil, err
-		}
-		p.home = home
+	if err := p.open(); err != nil {
+		return nil, fmt.Errorf("cannot look for %s: %w", name, err)
 	}
 	return p.home.At(p.ctx, name), nil
+}
+
+// open opens the home once.
+func (p *parent) open() error {
+	if p.home != nil {
+		return nil
+	}
+	above := strings.TrimRight(p.place, "/")
+	i := strings.LastIndexAny(above, "/:")
+	if i < 0 {
+		return fmt.Errorf("cannot open what %s is in: it has no parent", sysconf.RedactURL(p.place))
+	}
+	home, err := store.OpenHome(p.ctx, above[:i+1], p.access)
+	if err == nil {
+		p.home = home
+	}
+	return err
+}
+
+// found lists the sets in the home; none where it can't be opened, or lists nothing, as most web
+// servers do.
+func (p *parent) found() []Found {
+	if p.open() != nil {
+		return nil
+	}
+	found, _, err := LookHome(p.ctx, p.home)
+	if err != nil {
+		return nil
+	}
+	return found
 }
 
 func (p *parent) close() error {
@@ -418,10 +463,7 @@ func lookAt(st store.Store) (*Found, error) {
 	if x == nil || err != nil {
 		return nil, err
 	}
-	if x.Head != nil {
-		return &Found{ID: x.Head.ID, Host: x.Head.Host, Created: x.Head.Created, Encrypted: true}, nil
-	}
-	return &Found{ID: x.Manifest.ID, Host: x.Manifest.Host, Created: x.Manifest.Created}, nil
+	return foundAt("", x.Manifest, x.Head), nil
 }
 
 // Description is what is known of a set without a key: its manifest, or the head of an

@@ -104,6 +104,9 @@ func contradicts(h *sealed.Head, m *Manifest) error {
 	if h.Host != m.Host || !h.Created.Equal(m.Created) || h.NotCovered != len(m.NotCovered) || !slices.Equal(h.Needs, needs) {
 		return fmt.Errorf("%s is damaged, or was changed: it has the host %q and the time %s, and the manifest %q and %s", sealed.HeadFile, h.Host, h.Created.Format(time.RFC3339), m.Host, m.Created.Format(time.RFC3339))
 	}
+	if h.Machine != "" && h.Machine != m.Machine() {
+		return fmt.Errorf("%s is damaged, or was changed: the manifest is of another machine", sealed.HeadFile)
+	}
 	return nil
 }
 

@@ -47,8 +47,12 @@ func encrypt(t *testing.T, from *Set, to age.Recipient, file string) (dir, objec
 			object = name
 		}
 	}
-	index, head, err := w.Finish(sealed.Head{ID: from.Manifest.ID, Host: from.Manifest.Host, Created: from.Manifest.Created})
-	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, sealed.IndexFile), index, 0o600), os.WriteFile(filepath.Join(dir, sealed.HeadFile), head, 0o600)); err != nil {
+	head := sealed.Head{ID: from.Manifest.ID, Host: from.Manifest.Host, Created: from.Manifest.Created, Machine: from.Manifest.Machine()}
+	for _, n := range from.Manifest.Needs {
+		head.Needs = append(head.Needs, sealed.Need{ID: n.ID, Dir: n.Dir})
+	}
+	index, text, err := w.Finish(head)
+	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, sealed.IndexFile), index, 0o600), os.WriteFile(filepath.Join(dir, sealed.HeadFile), text, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	return dir, object

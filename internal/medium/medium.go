@@ -226,15 +226,15 @@ func Sources(asked []string, info *rescue.Info) ([]Source, error) {
 }
 
 // Expected returns which sets a medium was made for: the one that it names, unless the
-// command line names another place or set, and those of its host. An unattended
-// restore accepts no other set.
+// command line names another place or set, and those of its host, and machine. An unattended
+// restore accepts no other host's set.
 func Expected(info *rescue.Info, o rescue.Options) manifest.Wanted {
-	w := manifest.Wanted{ID: info.SetID, Host: info.Host, Strict: o.Auto != ""}
+	w := manifest.Wanted{ID: info.SetID, Host: info.Host, Machine: info.Machine, Strict: o.Auto != ""}
 	if len(o.Source) > 0 || o.Host != "" {
 		w.ID = ""
 	}
-	if o.Host != "" {
-		w.Host = o.Host
+	if o.Host != "" && o.Host != info.Host {
+		w.Host, w.Machine = o.Host, ""
 	}
 	return w
 }

@@ -90,14 +90,15 @@ func TestSources(t *testing.T) {
 // An unattended restore takes only what the medium was made for, or what the command line
 // names.
 func TestExpected(t *testing.T) {
-	info := &rescue.Info{SetID: "id", Host: "web"}
+	info := &rescue.Info{SetID: "id", Host: "web", Machine: "m"}
 	for name, c := range map[string]struct {
 		o    rescue.Options
 		want manifest.Wanted
 	}{
-		"a person":   {rescue.Options{}, manifest.Wanted{ID: "id", Host: "web"}},
-		"unattended": {rescue.Options{Auto: "restore"}, manifest.Wanted{ID: "id", Host: "web", Strict: true}},
-		"elsewhere":  {rescue.Options{Auto: "restore", Source: []string{"any"}}, manifest.Wanted{Host: "web", Strict: true}},
+		"a person":   {rescue.Options{}, manifest.Wanted{ID: "id", Host: "web", Machine: "m"}},
+		"unattended": {rescue.Options{Auto: "restore"}, manifest.Wanted{ID: "id", Host: "web", Machine: "m", Strict: true}},
+		"elsewhere":  {rescue.Options{Auto: "restore", Source: []string{"any"}}, manifest.Wanted{Host: "web", Machine: "m", Strict: true}},
+		"its host":   {rescue.Options{Host: "web"}, manifest.Wanted{Host: "web", Machine: "m"}},
 		"other host": {rescue.Options{Host: "mail"}, manifest.Wanted{Host: "mail"}},
 	} {
 		if got := Expected(info, c.o); got != c.want {

@@ -64,6 +64,9 @@ type Info struct {
 	Program  string    `json:"program"`
 	Kernel   string    `json:"kernel"`
 	MediumID string    `json:"mediumID"`
+	// Machine is what the sets of that machine have as manifest.Manifest.Machine, so that those
+	// of another machine with its name are not taken for its own; "" where it has no id.
+	Machine string `json:"machine,omitempty"`
 	// SetID, FSUUID and Path say where the set was written: the file system's
 	// UUID and the directory on it. Empty for a medium without a backup.
 	SetID  string `json:"setID,omitempty"`

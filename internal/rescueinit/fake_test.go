@@ -367,6 +367,46 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+// TestSearchMachine: the set of the medium's own machine is taken, an older one, too; that of
+// another machine with its name only where there is no other, and restore judges it.
+func TestSearchMachine(t *testing.T) {
+	set := func(id, created string, machine byte) string {
+		return fmt.Sprintf(`{"version":1,"id":%q,"host":"web","created":"%sT03:04:05Z","program":"2.0","kernel":"k","archives":[],"files":[{"name":"layout.json","size":1,"sha256":"%064d"},{"name":"machine","size":37,"sha256":"%s"}],"notCovered":[]}`, id, created, 0, strings.Repeat(string(machine), 64))
+	}
+	const thirdID = "33333333-89ab-4def-8123-456789abcdef"
+	for name, c := range map[string]struct {
+		cmdline       string
+		own, theirs   bool
+		want, printed string
+	}{
+		"both":                   {"mkcdrec.auto=restore", true, true, "backup set: /mnt/set/own", "were passed over:\n  /mnt/set/theirs"},
+		"both, a person":         {"", true, true, "backup set: /mnt/set/own", "were passed over:\n  /mnt/set/theirs"},
+		"another's":              {"mkcdrec.auto=restore", false, true, "backup set: /mnt/set/theirs", "the newest one of another machine with the name web is taken"},
+		"another's, a person":    {"", false, true, "backup set: /mnt/set/theirs", "the newest one of another machine with the name web is taken"},
+		"own, the host is named": {"mkcdrec.auto=restore mkcdrec.host=web", true, true, "backup set: /mnt/set/own", "were passed over"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, f := rescueSystem(t, c.cmdline)
+			f.addCD("M1", "", "")
+			if c.own {
+				f.Content[cdDevice]["own/manifest.json"] = set(otherID, "2026-01-02", 'a')
+			}
+			if c.theirs {
+				f.Content[cdDevice]["theirs/manifest.json"] = set(thirdID, "2026-01-03", 'b')
+			}
+			s.facts()
+			s.info.SetID, s.info.Machine = "", strings.Repeat("a", 64)
+			inBubble(t, s, func() { s.search() })
+			if got := strings.ReplaceAll(strings.Join(s.state, "\n"), f.Root, ""); got != c.want {
+				t.Errorf("search() = %q; want %q\n%s", got, c.want, &f.out)
+			}
+			if got := strings.ReplaceAll(f.out.String(), f.Root, ""); !strings.Contains(got, c.printed) {
+				t.Errorf("search() printed %q; want %q", got, c.printed)
+			}
+		})
+	}
+}
+
 // The drive that the set was written with comes first; names of other forms are no drives.
 func TestTape(t *testing.T) {
 	s, f := rescueSystem(t, "")

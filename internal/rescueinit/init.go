@@ -356,7 +356,8 @@ func (s *System) found(place string) {
 }
 
 // findSet waits for the set that the medium was made for. When the time is over, the
-// newest set of its host will do, and where a person decides, that of any.
+// newest set of its machine will do, then that of another one with its name, which restore
+// judges, and where a person decides, that of any.
 func (s *System) findSet(sources []medium.Source, limit time.Duration) (dir string, remarks []string, err error) {
 	find := func(w manifest.Wanted) func() (string, error) {
 		return func() (string, error) {
@@ -366,7 +367,7 @@ func (s *System) findSet(sources []medium.Source, limit time.Duration) (dir stri
 		}
 	}
 	want := medium.Expected(s.info, s.opts)
-	want.Strict = true
+	want.Strict, want.Own = true, true
 	if dir, err = s.wait(limit, find(want)); err == nil {
 		return dir, remarks, nil
 	}
@@ -375,6 +376,11 @@ func (s *System) findSet(sources []medium.Source, limit time.Duration) (dir stri
 		want.ID = ""
 		if dir, e := find(want)(); e == nil {
 			return dir, append(remarks, "the set "+missing+" that this medium was made with was not found: the newest one of its host is taken"), nil
+		}
+	}
+	if want.Own = false; want.Machine != "" {
+		if dir, e := find(want)(); e == nil {
+			return dir, append(remarks, "no backup set of the machine that this medium was made for was found: the newest one of another machine with the name "+want.Host+" is taken"), nil
 		}
 	}
 	if s.opts.Auto == "" {

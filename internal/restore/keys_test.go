@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,7 +42,7 @@ func (p *person) Secret(prompt string) ([]byte, error) {
 	p.answers = p.answers[1:]
 	return []byte(a), nil
 }
-func (p *person) Warn(f string, a ...any)  { p.warned = append(p.warned, f) }
+func (p *person) Warn(f string, a ...any)  { p.warned = append(p.warned, fmt.Sprintf(f, a...)) }
 func (p *person) Plan(*plan.Plan, Content) {}
 func (p *person) Choose(u *plan.Undecided) (string, error) {
 	a, err := p.Secret(u.Old.Name)

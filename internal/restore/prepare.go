@@ -158,12 +158,28 @@ func (r *Restorer) openSet(ctx context.Context) error {
 // meant checks that the set is what the rescue system was made for, where it knows.
 func (r *Restorer) meant() error {
 	w, m := r.opt.Wanted, r.set.Manifest
+	if w.OtherMachine(m.Machine(), m.Host) && m.ID != w.ID {
+		return r.otherMachine()
+	}
 	if w.ID == "" && w.Host == "" || w.Is(m.ID, m.Host) {
 		return nil
 	}
 	what := fmt.Sprintf("the backup set %s is of host %s (made %s, id %s), and this rescue system was made for host %s", r.set, m.Host, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, w.Host)
 	if r.opt.Yes && r.opt.Found {
 		return &exit.Refusal{Reason: what + "; name the set's directory to restore it, or start with mkcdrec.host=" + m.Host}
+	}
+	r.Screen.Warn("%s", what)
+	return nil
+}
+
+// otherMachine warns of a set of another machine that has the name of the one that is meant. An
+// unattended restore refuses it, unless it was named, or signed with a key that is known for the
+// name: two machines have different ones.
+func (r *Restorer) otherMachine() error {
+	m := r.set.Manifest
+	what := fmt.Sprintf("the backup set %s (made %s, id %s) is of another machine with the name %s than the one that this rescue system was made for", r.set, m.Created.Format("2006-01-02 15:04 UTC"), m.ID, m.Host)
+	if r.opt.Yes && (r.opt.Found || r.set.Chosen) && !r.keyKnown {
+		return &exit.Refusal{Reason: what + "; name the set's directory to restore it"}
 	}
 	r.Screen.Warn("%s", what)
 	return nil

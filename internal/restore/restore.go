@@ -51,6 +51,8 @@ type Options struct {
 	// that host.
 	Wanted manifest.Wanted
 	Found  bool
+	// Medium is what the rescue system knows; nil outside of one.
+	Medium *rescue.Info
 	// Keys open the set, and check whose it is.
 	Keys keyring.Ring
 	// WhenRead is called when everything was read from the content, before the file
@@ -109,19 +111,20 @@ type Restored struct {
 
 // Restorer carries out one restore.
 type Restorer struct {
-	Run     tool.Runner
-	Screen  Screen
-	Machine probe.Machine
-	opt     Options
-	content Content
-	set     *manifest.Set // nil where the content is not a set
-	plan    *plan.Plan
-	rec     *recreate.Recreator
-	journal *journal
-	report  Report
-	have    []layout.Present
-	replace []bootloader.Identity // of a new identity
-	sources []string              // devices that the set is read from
+	Run      tool.Runner
+	Screen   Screen
+	Machine  probe.Machine
+	opt      Options
+	content  Content
+	set      *manifest.Set // nil where the content is not a set
+	keyKnown bool          // the set is signed with a key that is known for its host
+	plan     *plan.Plan
+	rec      *recreate.Recreator
+	journal  *journal
+	report   Report
+	have     []layout.Present
+	replace  []bootloader.Identity // of a new identity
+	sources  []string              // devices that the set is read from
 	// locks are what becomes immutable or append-only at the end.
 	locks []lockedPlace
 	after bool // the hooks after the restore have run

@@ -69,9 +69,4 @@ func TestTrusted(t *testing.T) {
 			t.Errorf("%s: the fingerprint of the unknown key is shown: %s", name, text)
 		}
 	}
-	p := &person{}
-	r := &Restorer{Screen: p, set: &manifest.Set{Manifest: &manifest.Manifest{Created: now.Add(-100 * 24 * time.Hour)}}}
-	if err := r.trusted(now); err != nil || len(p.warned) != 1 || !strings.Contains(p.warned[0], "days ago") {
-		t.Errorf("an old set: %v, %q; want a warning with its age", err, p.warned)
-	}
 }
