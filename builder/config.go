@@ -14,6 +14,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/rescue"
 	"github.com/mkcdrec/mkcdrec/builder/retention"
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/nightly"
@@ -88,13 +89,30 @@ func LoadConfig(file string, required bool) (*Config, error) {
 		return nil, fmt.Errorf("cannot read configuration %s: %w", file, err)
 	}
 	if err := strictyaml.Decode(b, c); err != nil {
-		return nil, fmt.Errorf("cannot read configuration %s: %s", file, strictyaml.Text(err))
+		return nil, fmt.Errorf("cannot read configuration %s: %s", file, cmp.Or(privateLines(b), strictyaml.Text(err)))
 	}
 	c.defaults()
 	if err := c.Validate(); err != nil {
-		return nil, fmt.Errorf("cannot use configuration %s:\n%w", file, placed(err, b))
+		if err = placed(err, b); agekey.HasPrivate(err.Error()) {
+			err = placedError{err, cmp.Or(privateLines(b), agekey.ErrPrivate.Error())}
+		}
+		return nil, fmt.Errorf("cannot use configuration %s:\n%w", file, err)
 	}
 	return c, nil
+}
+
+// privateLines is the text of an error that takes the place of one that may quote a private key of the configuration b:
+// it names the lines of such keys. "" if there are none.
+func privateLines(b []byte) string {
+	var out []string
+	n := 0
+	for l := range strings.Lines(string(b)) {
+		n++
+		if agekey.HasPrivate(l) {
+			out = append(out, fmt.Sprintf("line %d: %v", n, agekey.ErrPrivate))
+		}
+	}
+	return strings.Join(out, "\n")
 }
 
 // placed adds to each line of an error of Validate, which begins with a key, where that is in the configuration b.

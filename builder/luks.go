@@ -30,43 +30,60 @@ func (c *Config) recipientKeys() (out []age.Recipient, keys []string, err error)
 		return c.passphrase()
 	}
 	add := func(where, key string) error {
-		r, err := recipient(where, key)
+		r, err := agekey.Recipient(key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", where, err)
+		}
 		f := strings.Fields(key)
 		out, keys = append(out, r), append(keys, strings.Join(f[:min(len(f), 2)], " "))
-		return err
+		return nil
 	}
 	for i, s := range c.Recipients {
 		where := fmt.Sprintf("recipients[%d]", i)
-		if !strings.HasPrefix(s, "/") {
+		if !strings.HasPrefix(s, "/") || agekey.HasPrivate(s) {
 			if err := add(where, s); err != nil {
 				return nil, nil, err
 			}
 			continue
 		}
-		b, err := regular.ReadTrusted(s, maxRecipients)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", where, err)
-		}
-		n, before := 0, len(out)
-		for l := range strings.Lines(string(b)) {
-			n++
-			if l = strings.TrimSpace(l); l == "" || strings.HasPrefix(l, "#") {
-				continue
-			}
-			if err := add(fmt.Sprintf("%s: %s, line %d", where, s, n), l); err != nil {
-				return nil, nil, err
-			}
-		}
-		if len(out) == before {
-			return nil, nil, fmt.Errorf("%s: %s has no key", where, s)
+		if err := recipientLines(where, s, add); err != nil {
+			return nil, nil, err
 		}
 	}
 	return out, keys, nil
 }
 
+// recipientLines calls add with the place and the text of each key in a file of recipients. A private key in a comment
+// is an error, too.
+func recipientLines(where, file string, add func(where, key string) error) error {
+	b, err := regular.ReadTrusted(file, maxRecipients)
+	if err != nil {
+		return fmt.Errorf("%s: %w", where, err)
+	}
+	n, found := 0, false
+	for l := range strings.Lines(string(b)) {
+		n++
+		l = strings.TrimSpace(l)
+		if l == "" || strings.HasPrefix(l, "#") && !agekey.HasPrivate(l) {
+			continue
+		}
+		if err := add(fmt.Sprintf("%s: %s, line %d", where, file, n), l); err != nil {
+			return err
+		}
+		found = true
+	}
+	if !found {
+		return fmt.Errorf("%s: %s has no key", where, file)
+	}
+	return nil
+}
+
 // passphrase is the recipient that knows the passphrase, and the passphrase.
 func (c *Config) passphrase() ([]age.Recipient, []string, error) {
 	b, err := regular.ReadSecret(c.PassphraseFile, maxPassphrase)
+	if err != nil && !strings.HasPrefix(c.PassphraseFile, "/") {
+		return nil, nil, errors.New("passphrase_file: cannot read it: want the absolute path of a file with the passphrase (the value is not shown, since it may be the passphrase)")
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("passphrase_file: %w", err)
 	}
@@ -83,18 +100,6 @@ const maxPassphrase = 1 << 10
 
 // maxRecipients is the largest file of recipients that is read, in bytes.
 const maxRecipients = 1 << 20
-
-// recipient parses a public key; where is its place, for the error.
-func recipient(where, s string) (age.Recipient, error) {
-	r, err := agekey.Recipient(s)
-	switch {
-	case errors.Is(err, agekey.ErrPrivate):
-		return nil, fmt.Errorf("%s: %w", where, err)
-	case err != nil:
-		return nil, fmt.Errorf("%s: %q is neither an age nor an SSH public key: %w", where, s, err)
-	}
-	return r, nil
-}
 
 // encryptTo is recipientKeys for keys that a file can be encrypted for. Kinds that can't go together, and a plugin that is
 // missing, are found here and not after the rescue system was made.

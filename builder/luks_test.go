@@ -59,6 +59,62 @@ func TestRecipients(t *testing.T) {
 	}
 }
 
+// TestPrivateRecipient: a private key among the recipients is refused with its place, and no message has a part of it.
+func TestPrivateRecipient(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, public := id.String(), id.Recipient().String()
+	pem := "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU\n-----END OPENSSH PRIVATE KEY-----\n"
+	dir := t.TempDir()
+	list := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return "recipients: [" + public + ", " + file + "]\n"
+	}
+	const private = "it is a private key"
+	for text, want := range map[string][]string{
+		"recipients: ['x" + secret + "']\n":                                        {"recipients[0]", private},
+		"recipients: [" + public + ", '" + public + " # " + secret + "']\n":        {"recipients[1]", private},
+		"recipients: ['/" + secret + "']\n":                                        {"recipients[0]", private},
+		"recipients: " + secret + "\n":                                             {"line 1", private},
+		"encrypt: true\nrecipients: {" + secret + ": x}\n":                         {"line 2", private},
+		"encrypt: true\ncompression: " + secret + "\n":                             {"line 2", private},
+		"recipients:\n- |\n  " + strings.ReplaceAll(pem, "\n", "\n  ") + "\n":      {"recipients[0]", private},
+		list("key", "# mine\nkey="+secret+"\n"):                                    {"recipients[1]", "key, line 2", private},
+		list("comment", public+" # "+secret+"\n"):                                  {"recipients[1]", "comment, line 1", private},
+		list("commented", public+"\n# "+secret+"\n"):                               {"recipients[1]", "commented, line 2", private},
+		list("age-keygen", "# created: x\n# public key: "+public+"\n"+secret+"\n"): {"recipients[1]", "line 3", private},
+		list("ssh", "\n"+pem):                                                      {"recipients[1]", "ssh, line 2", private},
+		list("ssh-end", public+" "+pem[strings.Index(pem, "-----END"):]):           {"recipients[1]", "ssh-end, line 1", private},
+		list("typo", strings.Replace(secret, "KEY", "KEZ", 1)+"\n"):                {"recipients[1]", "typo, line 1", "neither"},
+		list("hint", public+"\n# AGE-SECRET-KEY-1... is in the safe\n"):            nil,
+		"encrypt: true\npassphrase_file: my own secret words\n":                    {"passphrase_file", "absolute path"},
+	} {
+		file := filepath.Join(dir, "c.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := LoadConfig(file, true)
+		if (err == nil) != (want == nil) {
+			t.Errorf("%.60q: %v; want %q", text, err, want)
+		}
+		for _, w := range want {
+			if err != nil && !strings.Contains(err.Error(), w) {
+				t.Errorf("%.60q: %v; want %q", text, err, want)
+			}
+		}
+		for _, part := range []string{secret[20:30], secret[len(secret)-10:], "b3BlbnNzaC1", "secret words"} {
+			if err != nil && strings.Contains(err.Error(), part) {
+				t.Errorf("%.60q: a part of the private key is in the message %v", text, err)
+			}
+		}
+	}
+}
+
 // What becomes of headers: encrypted for the recipients, left out by choice, or
 // not covered.
 func TestLUKSHeaders(t *testing.T) {

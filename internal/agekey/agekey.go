@@ -15,13 +15,22 @@ import (
 	"filippo.io/age/agessh"
 	"filippo.io/age/plugin"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/mkcdrec/mkcdrec/internal/lazyregexp"
 )
 
 // maxIdentities is the largest file of identities, in bytes.
 const maxIdentities = 1 << 20
 
-// ErrPrivate is the fault of a private key where a public one belongs.
-var ErrPrivate = errors.New("it is a private key, which does not belong here: name the public one, which begins with age1 or ssh-")
+// ErrPrivate is the fault of a private key where a public one belongs. No error beside it has a part of the key.
+var ErrPrivate = errors.New("it is a private key, which does not belong here: remove it, and name the public key, which begins with age1 or ssh- (age-keygen -y and ssh-keygen -y print it)")
+
+// private matches a private key of age, the identity of a plugin, and the lines around a private key in PEM.
+var private = lazyregexp.New(`(?i)AGE-SECRET-KEY-(PQ-)?1[A-Z0-9]{4}|AGE-PLUGIN-[A-Z0-9+._-]*-1[A-Z0-9]{2}|-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PRIVATE KEY-----`)
+
+// HasPrivate reports whether a text has a private key, also behind or before other text. Such a text is not to be
+// printed.
+func HasPrivate(s string) bool { return private().MatchString(s) }
 
 // ErrNoPassphrase is the fault of identities that are encrypted with a passphrase that
 // nobody gave.
@@ -29,12 +38,24 @@ var ErrNoPassphrase = errors.New("no passphrase given for the identity file")
 
 // Recipient parses a public key: of age (X25519, or the hybrid with ML-KEM), of SSH
 // (ed25519, RSA), or of a plugin (age1NAME1...), whose program age-plugin-NAME has to be
-// installed.
+// installed. Its errors have the first characters of what looks like a public key, and
+// nothing of other texts: they may be secret.
 func Recipient(s string) (age.Recipient, error) {
 	s = strings.TrimSpace(s)
-	switch {
-	case strings.HasPrefix(strings.ToUpper(s), "AGE-SECRET-KEY-") || strings.HasPrefix(strings.ToUpper(s), "AGE-PLUGIN-") || strings.HasPrefix(s, "-----BEGIN"):
+	upper := strings.ToUpper(s)
+	if HasPrivate(s) || strings.Contains(upper, "AGE-SECRET-KEY-") || strings.HasPrefix(upper, "AGE-PLUGIN-") || strings.HasPrefix(s, "-----BEGIN") {
 		return nil, ErrPrivate
+	}
+	r, err := parse(s)
+	if err != nil { // the library's error has the whole text
+		return nil, unreadable(s)
+	}
+	return r, nil
+}
+
+// parse is Recipient for a text without a private key, with the errors of the library.
+func parse(s string) (age.Recipient, error) {
+	switch {
 	case strings.HasPrefix(s, "ssh-"):
 		return agessh.ParseRecipient(s)
 	case strings.HasPrefix(s, "age1pq1"):
@@ -45,6 +66,26 @@ func Recipient(s string) (age.Recipient, error) {
 		}
 	}
 	return age.ParseX25519Recipient(s)
+}
+
+// shownOfKey is how many characters of an unreadable public key an error has.
+const shownOfKey = 12
+
+// unreadable is the error for a text that is not a public key.
+func unreadable(s string) error {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
+	shown := s[:len(s)-len(strings.TrimLeft(s, letters))]
+	dots := ""
+	if len(shown) > shownOfKey {
+		shown, dots = shown[:shownOfKey], "..."
+	}
+	switch {
+	case strings.HasPrefix(s, "ssh-"):
+		return fmt.Errorf("\"%s%s\" is neither an age nor an SSH public key that can be used: want ssh-ed25519, or ssh-rsa with 2048 bits or more, and all of the key", shown, dots)
+	case strings.HasPrefix(s, "age1"):
+		return fmt.Errorf("\"%s%s\" is neither an age nor an SSH public key: characters are missing, wrong or too many", shown, dots)
+	}
+	return errors.New("it is neither an age nor an SSH public key: want a text that begins with age1 or ssh-")
 }
 
 // Keys gives what decrypts something, when it is needed: identities, or what a passphrase makes.

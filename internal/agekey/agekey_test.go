@@ -110,14 +110,51 @@ func TestPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{id.String(), strings.ToLower(id.String()), sshKey(t, ""), "AGE-PLUGIN-X-1QQ"} {
-		if _, err := Recipient(s); !errors.Is(err, ErrPrivate) {
-			t.Errorf("Recipient(a private key) = %v; want ErrPrivate", err)
+	h, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{id.String(), strings.ToLower(id.String()), h.String(), sshKey(t, ""), "AGE-PLUGIN-X-1QQ", "AGE-PLUGIN-YUBIKEY-1QQPQGZVZJ5RG0ZQEP0SGG"} {
+		for _, s := range []string{secret, "key=" + secret, "x" + secret, id.Recipient().String() + " # " + secret, "ssh-ed25519 " + secret, "\"" + secret + "\"", "\ufeff" + secret} {
+			if !HasPrivate(s) {
+				t.Errorf("HasPrivate(%.12q...) = false; want true", s)
+			}
+			if _, err := Recipient(s); !errors.Is(err, ErrPrivate) || holds(err, secret) {
+				t.Errorf("Recipient(%.12q..., with a private key) = %v; want ErrPrivate without the key", s, err)
+			}
+		}
+	}
+	for _, s := range []string{id.Recipient().String(), "# AGE-SECRET-KEY-1... is in the safe", "ssh-ed25519 AAAA age-plugin-yubikey at home", "-----BEGIN SSH SIGNATURE-----", ErrPrivate.Error()} {
+		if HasPrivate(s) {
+			t.Errorf("HasPrivate(%q) = true; want false", s)
 		}
 	}
 	typo := strings.Replace(id.String(), "AGE-SECRET-KEY-1Q", "AGE-SECRET-KEY-1P", 1)[:70]
 	if _, err := Identities([]byte("# mine\n"+typo+"\n"), nil); err == nil || strings.Contains(err.Error(), typo[20:]) || !strings.Contains(err.Error(), "line 2") {
 		t.Errorf("Identities(a typing error) = %v; want line 2 without the key", err)
+	}
+}
+
+// holds reports whether an error has a part of a secret, its last eight characters or more.
+func holds(err error, secret string) bool {
+	return strings.Contains(strings.ToUpper(err.Error()), strings.ToUpper(secret[max(0, len(secret)-8):]))
+}
+
+// TestUnreadable: an error has no more of what is not a public key than the beginning of something like one.
+func TestUnreadable(t *testing.T) {
+	for s, want := range map[string]string{
+		"AGE-SECRETKEY-1QQQQQQQQQQQQ": "begins with age1 or ssh-",
+		"my secret words":             "begins with age1 or ssh-",
+		"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac": `"age1ql3z7hjy..." is neither`,
+		"age1 my secret words":                `"age1" is neither`,
+		"ssh-ed25519 AAAAmySecretKeyMaterial": `"ssh-ed25519" is neither`,
+		"ssh-dss AAAAmySecretKeyMaterial":     `"ssh-dss" is neither`,
+		"age1pq1mysecretkeymaterial":          `"age1pq1mysec..." is neither`,
+		"age1yubikey1mysecretkeymaterial":     `"age1yubikey1..." is neither`,
+	} {
+		if _, err := Recipient(s); err == nil || !strings.Contains(err.Error(), want) || len(s) > shownOfKey && holds(err, s) {
+			t.Errorf("Recipient(%q) = %v; want %q and not the end of the text", s, err, want)
+		}
 	}
 }
 

@@ -119,6 +119,8 @@ func (r *Ring) passphrase(ctx context.Context) ([]age.Identity, error) {
 // secret reads a file, or asks for what it would have. none is why the set is refused without.
 func (r *Ring) secret(ctx context.Context, file, cannot, question, none string) ([]byte, error) {
 	switch {
+	case agekey.HasPrivate(file):
+		return nil, fmt.Errorf("%s: a private key was given where the name of a file is wanted: write the key to a file of mode 0600, and name that", cannot)
 	case file != "":
 		b, err := interrupt.ReadFile(ctx, file)
 		if err != nil {

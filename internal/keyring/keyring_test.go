@@ -96,3 +96,15 @@ func TestTypedPath(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyAsName: a private key in the place of a file's name is refused, and the message has no part of it.
+func TestKeyAsName(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = (&Ring{Identity: id.String()}).Identities(t.Context(), false)
+	if err == nil || !strings.Contains(err.Error(), "a private key was given") || strings.Contains(err.Error(), id.String()[20:40]) {
+		t.Errorf("Identities with a key as the name = %v; want an error without the key", err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/strictyaml"
 )
@@ -93,6 +94,8 @@ func ParseCredentials(b []byte) (Credentials, error) {
 			return nil, fmt.Errorf("entry %d: its url is not the beginning of a place: expected for example sftp://HOST/ or s3://HOST/BUCKET", i+1)
 		case (e.AccessKey == "") != (e.SecretKey == ""):
 			return nil, fmt.Errorf("entry %d: access_key and secret_key belong together", i+1)
+		case agekey.HasPrivate(e.Key) || agekey.HasPrivate(e.KnownHosts) || agekey.HasPrivate(e.CA):
+			return nil, fmt.Errorf("entry %d: it has a private key where the name of a file is wanted: write the key to a file of mode 0600, and name that with key", i+1)
 		}
 		id := at.kind + " " + at.user + " " + at.host + " " + at.port + " " + at.remote + at.path
 		if seen[id] {

@@ -118,7 +118,8 @@ func TestCredentialsFaults(t *testing.T) {
 		"- {url: /dir}":                                                     "entry 1: its url",
 		"- {url: 's3://h', access_key: TOPSECRET}":                          "entry 1: access_key and secret_key",
 		"- {url: 'sftp://h'}\n- {url: 'sftp://H:22/', password: TOPSECRET}": "entry 2: another entry",
-		"- {url: 'sftp://h'}\n---\n- {url: 'sftp://h/'}":                    "a second document",
+		"- url: 'sftp://h'\n  key: |\n    -----BEGIN OPENSSH PRIVATE KEY-----\n    TOPSECRET\n": "entry 1: it has a private key where the name of a file",
+		"- {url: 'sftp://h'}\n---\n- {url: 'sftp://h/'}":                                        "a second document",
 		"": "",
 		"- {url: 'sftp://h', password: 12345}\n- {url: 'nfs://h', options: vers=3}": "",
 	} {
