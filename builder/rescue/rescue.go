@@ -24,6 +24,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/regular"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/sshserver"
+	"github.com/mkcdrec/mkcdrec/internal/store"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 	"github.com/mkcdrec/mkcdrec/internal/uuid"
 	"github.com/mkcdrec/mkcdrec/kernelcfg"
@@ -185,7 +186,9 @@ func (b *Maker) info(p *Machine, k *kernelcfg.Kernel, h Hint) (*rescue.Info, err
 	if err != nil {
 		return nil, err
 	}
-	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, Source: cmp.Or(h.Source, b.Destination), Credentials: b.Config.Credentials == "include" && b.Credentials != "", HookTimeout: b.Hooks.Timeout, CheckTarget: b.Config.CheckTarget}
+	source := cmp.Or(h.Source, b.Destination)
+	secrets := b.Config.Credentials == "include" && (b.Credentials != "" || store.Scheme(source) == store.KindRclone)
+	i := &rescue.Info{Version: rescue.InfoVersion, Host: p.Layout.Hostname, Created: now, Program: b.Version, Kernel: k.Release, MediumID: uuid.New(), SetID: h.SetID, FSUUID: h.FSUUID, Path: h.Path, Tape: h.Tape, Source: source, Credentials: secrets, HookTimeout: b.Hooks.Timeout, CheckTarget: b.Config.CheckTarget}
 	if !p.Generic {
 		i.Machine = set.This(i.Host).Digest()
 	}
@@ -239,11 +242,11 @@ func (s *System) tree(ctx context.Context, work string, try bool) (*initramfs.Fi
 	if err != nil {
 		return nil, nil, err
 	}
-	carried, needed, comfort, err := b.carry(ctx, t, p)
+	carried, needed, comfort, err := b.carry(ctx, t, b.forRclone(b.Programs(p), info.Source))
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := b.addTexts(t, p, info); err != nil {
+	if err := b.addTexts(ctx, t, p, info); err != nil {
 		return nil, nil, err
 	}
 	switch {
@@ -261,10 +264,9 @@ func (s *System) tree(ctx context.Context, work string, try bool) (*initramfs.Fi
 	return t, d, errors.Join(b.addFiles(t), b.addHooks(ctx, t)) // which stay in the tree
 }
 
-// carry adds the machine's programs, those for comfort last; comfort is nil if there are
+// carry adds programs, those for comfort last; comfort is nil if there are
 // none that stay outside of the tree.
-func (b *Maker) carry(ctx context.Context, t *initramfs.Files, p *Machine) (carried []initramfs.Program, needed, comfort *initramfs.Packing, err error) {
-	progs := b.Programs(p)
+func (b *Maker) carry(ctx context.Context, t *initramfs.Files, progs []initramfs.Program) (carried []initramfs.Program, needed, comfort *initramfs.Packing, err error) {
 	needed = t.BeginPacking()
 	slices.SortStableFunc(progs, func(a, c initramfs.Program) int { return isComfort(a) - isComfort(c) })
 	n := slices.IndexFunc(progs, func(p initramfs.Program) bool { return isComfort(p) == 1 })
@@ -429,8 +431,11 @@ func (b *Maker) needs(p *Machine) (needs, wishes []string) {
 	return needs, wishes
 }
 
-// addTexts puts in the files of /etc: no secret is among them.
-func (b *Maker) addTexts(t *initramfs.Files, p *Machine, info *rescue.Info) error {
+// addTexts puts in the files of /etc. No secret is among them without rescue.credentials: include.
+func (b *Maker) addTexts(ctx context.Context, t *initramfs.Files, p *Machine, info *rescue.Info) error {
+	if err := errors.Join(b.addTrust(t, info), b.addRclone(ctx, t, info)); err != nil {
+		return err
+	}
 	ij, err := json.MarshalIndent(info, "", "  ")
 	if err != nil {
 		return err
@@ -458,8 +463,7 @@ func (b *Maker) addTexts(t *initramfs.Files, p *Machine, info *rescue.Info) erro
 			return err
 		}
 	}
-	// The time zone, how the hardware's clock runs, and whom https may trust.
-	for _, f := range []string{"/etc/localtime", "/etc/adjtime", "/etc/ssl/certs/ca-certificates.crt"} {
+	for _, f := range []string{"/etc/localtime", "/etc/adjtime"} { // the time zone, and how the hardware's clock runs
 		if st, err := os.Stat(f); err == nil && st.Mode().IsRegular() {
 			if err := t.AddFile(f, f); err != nil {
 				return err
@@ -467,7 +471,6 @@ func (b *Maker) addTexts(t *initramfs.Files, p *Machine, info *rescue.Info) erro
 		}
 	}
 	return errors.Join(
-		b.addTrust(t, info),
 		t.AddContent(rescue.InfoFile, append(ij, '\n'), 0o644),
 		t.AddContent(rescue.LayoutFile, []byte(lay.String()), 0o644),
 		t.AddContent("etc/hostname", []byte("rescue-"+host+"\n"), 0o644),

@@ -65,7 +65,7 @@ func TestNoSecrets(t *testing.T) {
 		}
 	}
 	tree := initramfs.New()
-	if err := b.addTexts(tree, p, info); err != nil {
+	if err := b.addTexts(t.Context(), tree, p, info); err != nil {
 		t.Fatal(err)
 	}
 	var packed bytes.Buffer

@@ -180,6 +180,16 @@ func (c Credentials) find(at address) login {
 	return best
 }
 
+// For returns the credential that is used for a place, and false if there is none.
+func (c Credentials) For(place string) (Credential, bool) {
+	at, err := parse(place)
+	if err != nil {
+		return Credential{}, false
+	}
+	l := c.find(at)
+	return l.Credential, l.found
+}
+
 // below reports whether a path is dir or in it.
 func below(path, dir string) bool {
 	dir = strings.TrimSuffix(dir, "/")
