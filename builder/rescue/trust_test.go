@@ -228,7 +228,7 @@ func TestRcloneInTree(t *testing.T) {
 		}
 	}
 	put(t, root, map[string]string{"srv/backups/host/set.json": "{}", "proc/sys/fs/pipe-max-size": "1048576\n", "dev/null": ""}) // which it opens
-	t.Setenv("HOME", "/root") // as rescueinit sets it
+	t.Setenv("HOME", "/root")                                                                                                    // as rescueinit sets it
 	out, err := b.Run.Run(t.Context(), tool.Cmd{Args: []string{"rclone", "lsf", "--", "nas:backups"}, Root: root})
 	if err != nil || string(out) != "host/\n" {
 		t.Errorf("rclone lsf in the tree = %q, %v; want host/", out, err)

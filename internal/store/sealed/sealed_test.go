@@ -10,7 +10,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -140,24 +139,6 @@ type slowFile struct{ store.File }
 func (s slow) Open(name string) (store.File, error) {
 	f, err := s.Dir.Open(name)
 	return slowFile{f}, err
-}
-
-// The programs age and ours understand each other where it is installed.
-func TestByHand(t *testing.T) {
-	bin, err := exec.LookPath("age")
-	if err != nil {
-		t.Skip("age is not installed")
-	}
-	id := identity(t)
-	dir := write(t, map[string][]byte{"a": []byte("text")}, id.Recipient())
-	key := filepath.Join(dir, "key")
-	if err := os.WriteFile(key, []byte(id.String()+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command(bin, "-d", "-i", key, filepath.Join(dir, "0001.age")).CombinedOutput()
-	if err != nil || string(out) != "text" {
-		t.Errorf("age -d = %q, %v; want text", out, err)
-	}
 }
 
 // What was changed, cut off, exchanged or encrypted for somebody else is an error that names
