@@ -13,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/set"
 	"github.com/mkcdrec/mkcdrec/initramfs"
+	"github.com/mkcdrec/mkcdrec/internal/agekey"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/hooks"
 	"github.com/mkcdrec/mkcdrec/internal/keymap"
@@ -501,7 +502,7 @@ func (c *Config) AuthorizedKeys() (string, error) {
 			}
 			k = string(c)
 		}
-		if strings.Contains(k, "PRIVATE KEY") {
+		if strings.Contains(k, "PRIVATE KEY") || agekey.HasPrivate(k) {
 			return "", errors.New("cannot use ssh keys: a private key was given; the medium takes public keys only")
 		}
 		if _, err := sshserver.ParseKeys(k); err != nil {

@@ -234,3 +234,14 @@ func TestRcloneInTree(t *testing.T) {
 		t.Errorf("rclone lsf in the tree = %q, %v; want host/", out, err)
 	}
 }
+
+// TestPrivateSSHKey: a private key among those who may log in is refused, and the message has no part of it.
+func TestPrivateSSHKey(t *testing.T) {
+	const secret = "AGE-SECRET-KEY-1QQQQQQQQQQQQ"
+	for _, k := range []string{secret, secret + " ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJhKqXv5Vw1yXb6xwCLTJEtYR9eTzqRXUZQPnqLwT1qT", "-----BEGIN OPENSSH PRIVATE KEY-----\nQQQQQQQQ\n"} {
+		_, err := (&Config{SSHKeys: []string{k}}).AuthorizedKeys()
+		if err == nil || !strings.Contains(err.Error(), "a private key was given") || strings.Contains(strings.ToUpper(err.Error()), "QQQQ") {
+			t.Errorf("AuthorizedKeys(%.20q...) = %v; want an error without the key", k, err)
+		}
+	}
+}
