@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -53,16 +52,18 @@ func (b *Builder) Alone(ctx context.Context, command, dir string, work func() (s
 }
 
 // LockPlace has this run be the only one of this machine, whose name is host, that writes to a
-// place, until release is called; an exit.Refusal names the other one. It locks nothing where
-// /run can't be written to.
+// place, however that is written, until release is called; an exit.Refusal names the other one. It
+// locks nothing where /run can't be written to.
 func LockPlace(place, host string) (release func() error, err error) {
-	abs, shown := place, place
+	canonical, err := store.Canonical(place)
+	if err != nil {
+		return nil, err
+	}
+	shown := place
 	if store.IsHome(place) {
 		shown = sysconf.RedactURL(place)
-	} else if abs, err = filepath.Abs(place); err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", place, err)
 	}
-	name := fmt.Sprintf("%s/mkcdrec-%x.lock", runDir, sha256.Sum256([]byte(abs)))
+	name := fmt.Sprintf("%s/mkcdrec-%x.lock", runDir, sha256.Sum256([]byte(canonical)))
 	release, err = set.LockFile(name, host, shown, func(string, ...any) {})
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EROFS) {
 		return func() error { return nil }, nil

@@ -65,3 +65,49 @@ func TestAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLockPlace: a place is locked however it is written, and another one is not.
+func TestLockPlace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, for locks in " + runDir)
+	}
+	dir := t.TempDir()
+	if err := os.Symlink(dir, dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	host := "mkcdrec-test.invalid"
+	for place, same := range map[string][]string{
+		"sftp://" + host + "/x":      {"sftp://" + host + "/x/", "sftp://" + host + ":22/x", "sftp://root@" + host + "/x", "sftp://MKCDREC-test.invalid//x"},
+		"s3://" + host + "/bucket":   {"s3://" + host + "/bucket/", "s3://" + host + ":443/bucket"},
+		"rclone:mkcdrec-test:x":      {"rclone:mkcdrec-test:x/"},
+		"nfs://" + host + "/x":       {"nfs://MKCDREC-TEST.invalid:2049/x"},
+		dir:                          {dir + "/", dir + "/link", "file://" + dir},
+		"sftp://" + host + "/x/free": {},
+	} {
+		release, err := LockPlace(place, "me")
+		if err != nil {
+			t.Errorf("LockPlace(%s) = %v", place, err)
+			continue
+		}
+		for _, p := range same {
+			if again, err := LockPlace(p, "me"); exit.Code(err) != exit.Refused {
+				t.Errorf("LockPlace(%s) with that of %s = %v; want a refusal", p, place, err)
+				if err == nil {
+					_ = again() // reported already
+				}
+			}
+		}
+		other := "sftp://" + host + "/other"
+		if end, err := LockPlace(other, "me"); err != nil {
+			t.Errorf("LockPlace(%s) with that of %s = %v", other, place, err)
+		} else if err := end(); err != nil {
+			t.Error(err)
+		}
+		if err := release(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := LockPlace("ftp://h/x", "me"); err == nil {
+		t.Error("LockPlace(ftp://h/x) = nil; want that it is an unknown kind of place")
+	}
+}

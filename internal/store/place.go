@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -74,6 +76,62 @@ func CheckWritten(place string) error {
 		err = errors.New(passwordInURL)
 	}
 	return err
+}
+
+// Canonical returns the form of a place in which two are compared: places with different forms are different
+// ones, as far as their texts show. It has no secrets, and is for comparisons only: it may name no place.
+//   - Servers: the host in lower case, no port where it is the usual one, a clean path without a slash at the end.
+//     There is no user: it may be in the URL, in the credentials or the user of this program. There is no query. SMB
+//     ignores case, and so does the form.
+//   - rclone: a clean path without a slash at the beginning, which most remotes ignore.
+//   - Directories: an absolute path, with symbolic links followed as far as it exists.
+//
+// Its error is that the place can't be parsed, or that the current directory is missing.
+func Canonical(place string) (string, error) {
+	a, err := parse(place)
+	if err != nil {
+		return "", err
+	}
+	switch a.kind {
+	case KindDir:
+		abs, err := filepath.Abs(a.path)
+		if err != nil {
+			return "", fmt.Errorf("cannot use %s: %w", a.text, err)
+		}
+		return followed(abs, 0), nil
+	case KindRclone:
+		return KindRclone + ":" + a.remote + strings.TrimPrefix(path.Clean("/"+a.path), "/"), nil
+	case KindSMB:
+		a.path = strings.ToLower(a.path)
+	}
+	a.host = strings.TrimSuffix(a.host, ".")
+	if ip, err := netip.ParseAddr(a.host); err == nil {
+		a.host = ip.String()
+	}
+	if n, err := strconv.Atoi(a.port); err == nil { // 022
+		a.port = strconv.Itoa(n)
+	}
+	return a.kind + "://" + a.hostport() + strings.TrimSuffix(a.path, "/"), nil
+}
+
+// maxLinks is how many links that lead to missing directories are followed.
+const maxLinks = 40
+
+// followed is an absolute path with links followed as far as it exists. A link to a disk that is not mounted
+// leads to the same path as when it is.
+func followed(dir string, links int) string {
+	for at, rest := dir, ""; at != "/"; at, rest = filepath.Dir(at), filepath.Join(filepath.Base(at), rest) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if to, err := os.Readlink(at); err == nil && links < maxLinks {
+			if !filepath.IsAbs(to) {
+				to = filepath.Join(filepath.Dir(at), to)
+			}
+			return followed(filepath.Join(to, rest), links+1)
+		}
+	}
+	return dir
 }
 
 // IsHome reports whether a place is the URL of a home or of a set in one: a place for

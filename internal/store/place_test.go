@@ -64,6 +64,55 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// TestCanonical: the forms of one place are the same, however it is written, and those of others are not.
+func TestCanonical(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = errors.Join(os.MkdirAll("disk/sets", 0o700), os.Symlink("disk", "link"), os.Symlink(dir+"/unmounted/sets", "dangling"), os.Symlink("loop", "loop"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, places := range map[string][]string{
+		"sftp://h/x":               {"sftp://h/x", "sftp://h/x/", "sftp://H:22/x", "sftp://h:022//x", "sftp://root@h/x", "sftp://other@h./x", "sftp://h/%78"},
+		"sftp://h/x/X":             {"sftp://h/x/X"},
+		"sftp://h/root/x":          {"sftp://h/root/x"},
+		"sftp://h":                 {"sftp://h", "sftp://h/"},
+		"sftp://h:2222/x":          {"sftp://h:2222/x"},
+		"sftp://[::1]/x":           {"sftp://[::1]/x", "sftp://[0:0::1]:22/x/"},
+		"s3://h/bucket":            {"s3://h/bucket", "s3://h/bucket/", "s3://H:443/bucket"},
+		"s3://h:80/bucket":         {"s3://h:80/bucket"},
+		"s3+http://h/bucket":       {"s3+http://h:80/bucket"},
+		"https://h/dav":            {"https://h/dav/", "https://me:secret@h:443/dav", "https://h/dav?token=secret"},
+		"http://h/dav":             {"http://h/dav/"},
+		"rclone:r:x":               {"rclone:r:x", "rclone:r:x/", "rclone:r:/x", "rclone:r:./x"},
+		"rclone:r:":                {"rclone:r:", "rclone:r:/", "rclone:r:."},
+		"rclone:R:x":               {"rclone:R:x"},
+		"nfs://h/x":                {"nfs://H/x", "nfs://h:2049/x/"},
+		"smb://h/share/d":          {"smb://H/Share/D/", "smb://me@h:445/share/d"},
+		real + "/disk/sets":        {"disk/sets", dir + "/disk/sets/", "file://" + dir + "/disk//sets", "link/sets", "./link/../link/sets"},
+		real + "/disk/new/x":       {"link/new/x"},
+		real + "/unmounted/sets/a": {"dangling/a"},
+		real + "/loop/a":           {"loop/a"},
+		"/":                        {"/", "file:///"},
+	} {
+		for _, p := range places {
+			got, err := Canonical(p)
+			if got != want && got != strings.Replace(want, real, dir, 1) || err != nil {
+				t.Errorf("Canonical(%q) = %q, %v; want %q", p, got, err, want)
+			}
+		}
+	}
+	for _, p := range []string{"", "ftp://h/x", "SFTP://h/x", "sftp://u:secret@h/x", "s3://h"} {
+		if got, err := Canonical(p); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("Canonical(%q) = %q, %v; want an error without the secret", p, got, err)
+		}
+	}
+}
+
 const someCredentials = `
 - {url: "sftp://backup.example.com", user: all, password: one}
 - {url: "sftp://backup.example.com/srv", user: srv, key: /etc/key, passphrase: two}
