@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pkg/sftp"
+
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 )
 
@@ -27,11 +29,12 @@ const (
 )
 
 // rcloneHome is a home on what a remote of rclone's configuration is. The program does all, and
-// repeats what its protocols let it.
+// repeats what its protocols let it. Each call starts one, but for what server answers.
 type rcloneHome struct {
 	at      address
 	program string
 	env     []string
+	server  rcloneServer
 }
 
 func newRclone(ctx context.Context, at address, l login) (Home, error) {
@@ -43,6 +46,7 @@ func newRclone(ctx context.Context, at address, l login) (Home, error) {
 	if l.Password != "" {
 		h.env = append(h.env, "RCLONE_CONFIG_PASS="+string(l.Password))
 	}
+	h.server.init(h)
 	if _, err := h.list(ctx, "", "--max-depth", "1"); err != nil && !missingFile(err) {
 		return nil, fmt.Errorf("cannot use %s: %w", at.text, err)
 	}
@@ -51,8 +55,11 @@ func newRclone(ctx context.Context, at address, l login) (Home, error) {
 
 func (h *rcloneHome) String() string { return h.at.text }
 
-// Close implements Home. No program of it runs between the calls.
-func (h *rcloneHome) Close() error { return nil }
+// Close implements Home.
+func (h *rcloneHome) Close() error {
+	h.server.close()
+	return nil
+}
 
 func (h *rcloneHome) fail(verb, name string, err error) error {
 	return fmt.Errorf("cannot %s %s: %w", verb, h.place(name), err)
@@ -140,7 +147,7 @@ type rcloneEntry struct {
 
 // list lists what is below a directory.
 func (h *rcloneHome) list(ctx context.Context, dir string, args ...string) ([]rcloneEntry, error) {
-	b, err := h.run(ctx, 1<<30, dir, append([]string{"lsjson", "--no-mimetype"}, args...)...)
+	b, err := h.run(ctx, 1<<30, dir, append([]string{"lsjson", "--no-mimetype", serverTimes}, args...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -173,11 +180,22 @@ func (h *rcloneHome) Files(ctx context.Context, dir string) ([]Info, error) {
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
-	all, err := h.list(ctx, dir, "--files-only", "--recursive")
+	var out []Info
+	answered, err := h.server.ask(ctx, func(c *sftp.Client) (err error) {
+		out, err = sftpFiles(ctx, c, "/"+dir)
+		return err
+	})
+	if answered && err == nil {
+		return out, nil
+	}
+	var all []rcloneEntry
+	if !answered {
+		all, err = h.list(ctx, dir, "--files-only", "--recursive")
+	}
 	if err != nil {
 		return nil, h.fail("list", dir, err)
 	}
-	var out []Info
+	out = nil
 	for _, e := range all {
 		out = append(out, Info{e.Path, e.Size, e.ModTime})
 	}
@@ -211,6 +229,7 @@ func (h *rcloneHome) Remove(ctx context.Context, name string) error {
 	case err != nil:
 		return h.fail("remove", name, err)
 	}
+	defer h.server.changed()
 	remove := func(name string, args ...string) error {
 		if _, err := h.run(ctx, 1<<20, name, args...); err != nil && !missingFile(err) {
 			return h.fail("remove", name, err)
@@ -253,7 +272,17 @@ func (s rcloneStore) stat(name string) (*rcloneFile, error) {
 		return nil, err
 	}
 	name = path.Join(s.dir, name)
-	e, err := s.home.stat(s.ctx, name)
+	var e rcloneEntry
+	answered, err := s.home.server.ask(s.ctx, func(c *sftp.Client) error {
+		st, err := c.Stat("/" + name)
+		if err == nil {
+			e.Size, e.IsDir = st.Size(), !st.Mode().IsRegular()
+		}
+		return err
+	})
+	if !answered || err == nil && e.Size == 0 { // files of an unknown size have 0 bytes there, too
+		e, err = s.home.stat(s.ctx, name)
+	}
 	if err == nil && (e.IsDir || e.Size < 0) {
 		err = errors.New("it is not a file of a known size")
 	}
@@ -292,9 +321,12 @@ type rcloneFile struct {
 func (f *rcloneFile) Size() int64  { return f.size }
 func (f *rcloneFile) Close() error { return nil }
 
-// ReadAt starts rclone for the piece, again after failures.
+// ReadAt starts rclone for the piece, again after failures. A small file is read from the one that runs.
 func (f *rcloneFile) ReadAt(p []byte, off int64) (int, error) {
 	return readWhole(p, off, f.size, func(want []byte) (int, error) {
+		if f.size <= largeBlock && f.readServed(want, off) {
+			return len(want), nil
+		}
 		err := normal.again(f.ctx, func() (bool, error) {
 			b, err := f.home.run(f.ctx, len(want), f.name, "cat", "--offset", strconv.FormatInt(off, 10), "--count", strconv.Itoa(len(want)))
 			switch {
@@ -311,6 +343,20 @@ func (f *rcloneFile) ReadAt(p []byte, off int64) (int, error) {
 		}
 		return len(want), nil
 	})
+}
+
+// readServed reads a piece from the rclone that runs; false if that can't.
+func (f *rcloneFile) readServed(want []byte, off int64) bool {
+	answered, err := f.home.server.ask(f.ctx, func(c *sftp.Client) error {
+		handle, err := c.Open("/" + f.name)
+		if err != nil {
+			return err
+		}
+		defer handle.Close()
+		_, err = io.ReadFull(io.NewSectionReader(handle, off, int64(len(want))), want)
+		return err
+	})
+	return answered && err == nil
 }
 
 // rcloneUpload is a file that rclone is writing.
@@ -396,6 +442,7 @@ func (u *rcloneUpload) commit() error {
 	// A file of the same size and time is not left as it is.
 	c, messages := u.home.command(u.ctx, u.name, "moveto", "--ignore-times", "--", u.home.full(u.temp))
 	c.Args = slices.Delete(c.Args, len(c.Args)-2, len(c.Args)-1) // one "--" before both places
+	defer u.home.server.changed()
 	return u.home.fault(u.ctx, c.Run(), messages)
 }
 

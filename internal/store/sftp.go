@@ -203,24 +203,30 @@ func (h *sftpHome) Files(ctx context.Context, dir string) (out []Info, err error
 	if err := checkDir(dir); err != nil {
 		return nil, err
 	}
-	err = h.do(ctx, func(c *sftp.Client, _ int) (bool, error) {
-		out = nil
-		return false, h.walk(ctx, c, h.full(dir), "", func(name string, st fs.FileInfo) {
-			out = append(out, Info{name, st.Size(), st.ModTime()})
-		})
+	err = h.do(ctx, func(c *sftp.Client, _ int) (_ bool, err error) {
+		out, err = sftpFiles(ctx, c, h.full(dir))
+		return false, err
 	})
 	if err != nil {
 		return nil, h.fail("list", dir, err)
 	}
-	slices.SortFunc(out, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// sftpFiles lists the regular files below a directory of a server, sorted.
+func sftpFiles(ctx context.Context, c *sftp.Client, dir string) (out []Info, err error) {
+	err = sftpWalk(ctx, c, dir, "", func(name string, st fs.FileInfo) {
+		out = append(out, Info{name, st.Size(), st.ModTime()})
+	})
+	slices.SortFunc(out, func(a, b Info) int { return cmp.Compare(a.Name, b.Name) })
+	return out, err
 }
 
 // maxDepth is how deep directories may be.
 const maxDepth = 64
 
-// walk gives the regular files below a directory.
-func (h *sftpHome) walk(ctx context.Context, c *sftp.Client, dir, below string, give func(name string, st fs.FileInfo)) error {
+// sftpWalk gives the regular files below a directory.
+func sftpWalk(ctx context.Context, c *sftp.Client, dir, below string, give func(name string, st fs.FileInfo)) error {
 	entries, err := c.ReadDirContext(ctx, path.Join(dir, below))
 	if err != nil {
 		return err
@@ -234,7 +240,7 @@ func (h *sftpHome) walk(ctx context.Context, c *sftp.Client, dir, below string, 
 			if strings.Count(name, "/") > maxDepth {
 				return permanent{fmt.Errorf("more than %d directories in one another", maxDepth)}
 			}
-			if err := h.walk(ctx, c, dir, name, give); err != nil {
+			if err := sftpWalk(ctx, c, dir, name, give); err != nil {
 				return err
 			}
 		} else if st, err := follow(c, path.Join(dir, below), e); err == nil && st.Mode().IsRegular() {
@@ -262,7 +268,7 @@ func (h *sftpHome) Remove(ctx context.Context, name string) error {
 		}
 		r := &sftpRemoval{ctx: ctx, c: c}
 		var files []string
-		if err := h.walk(ctx, c, top, "", func(name string, _ fs.FileInfo) { files = append(files, name) }); err != nil {
+		if err := sftpWalk(ctx, c, top, "", func(name string, _ fs.FileInfo) { files = append(files, name) }); err != nil {
 			return false, err
 		}
 		err = removal{
