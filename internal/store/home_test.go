@@ -25,6 +25,8 @@ type site struct {
 	access Access
 	// hidden are secrets, which no text may have.
 	hidden []string
+	// ghosts is set for a server that lists directories of which all was removed.
+	ghosts bool
 }
 
 // open opens the home.
@@ -57,7 +59,9 @@ func kinds() map[string]func(t *testing.T) *site {
 		},
 		"s3 locked": func(t *testing.T) *site {
 			v := startLocked(t)
-			return v.site("127.0.0.1:" + v.port)
+			s := v.site("127.0.0.1:" + v.port)
+			s.ghosts = true // versitygw lists directories with nothing but delete markers
+			return s
 		},
 		"nfs": func(t *testing.T) *site { return mountSite(t, "nfs://127.0.0.1/export/home") },
 		"smb": func(t *testing.T) *site { return mountSite(t, "smb://me@127.0.0.1/share/a/b") },
@@ -76,9 +80,6 @@ func TestHomes(t *testing.T) {
 				"commit": checkCommit, "abort": checkAbort, "read": checkRead, "lists": checkLists, "remove": checkRemove,
 				"names": checkNames, "parallel": checkParallel, "set": checkSet, "cancel": checkCancel,
 			} {
-				if name == "s3 locked" && what == "remove" {
-					continue // versitygw lists directories of which all is removed; TestS3Lock has the rest
-				}
 				t.Run(what, func(t *testing.T) { check(t, s, s.open(t)) })
 			}
 		})
@@ -326,7 +327,7 @@ func checkRemove(t *testing.T, s *site, h Home) {
 			t.Errorf("after Remove(%s): %q; want %q", c.name, got, c.left)
 		}
 	}
-	if dirs, err := h.Dirs(t.Context()); err != nil || slices.Contains(dirs, "remove") {
+	if dirs, err := h.Dirs(t.Context()); err != nil || slices.Contains(dirs, "remove") && !s.ghosts {
 		t.Errorf("after Remove: %q, %v", dirs, err)
 	}
 	if got := listed(t, h, "remove-2"); len(got) != 1 {

@@ -181,8 +181,8 @@ func (h *s3Home) cause(err error) error {
 		return errSilent
 	}
 	if !errors.As(err, &e) {
-		if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
-			return permanent{err}
+		if bad := untrusted(err); bad != nil {
+			return bad
 		}
 		return noHost(err)
 	}

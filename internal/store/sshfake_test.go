@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
@@ -19,7 +20,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// fakeSSH is a server of ssh in this process, for everybody, with the sftp server of pkg/sftp: it
+// fakeSSH is a server of ssh in this process, for everybody unless it has another configuration, with the sftp server of pkg/sftp: it
 // has no fsync. It can hang while ssh itself still answers.
 type fakeSSH struct {
 	t        *testing.T
@@ -48,13 +49,17 @@ func newSigner(t *testing.T) ssh.Signer {
 
 // newFakeSSH starts one; more are further keys, or certificates, of the host.
 func newFakeSSH(t *testing.T, more ...ssh.Signer) *fakeSSH {
+	return newFakeSSHFor(t, &ssh.ServerConfig{NoClientAuth: true}, more...)
+}
+
+// newFakeSSHFor is newFakeSSH with other ways to log in.
+func newFakeSSHFor(t *testing.T, config *ssh.ServerConfig, more ...ssh.Signer) *fakeSSH {
 	f := &fakeSSH{t: t, key: newSigner(t), ended: make(chan struct{})}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.addr = l.Addr().String()
-	config := &ssh.ServerConfig{NoClientAuth: true}
 	if len(more) == 0 {
 		more = []ssh.Signer{f.key}
 	}
@@ -294,5 +299,78 @@ func TestSFTPWithoutFsync(t *testing.T) {
 	}
 	if err := u.Abort(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPasswordLogins: a password of the credentials or of a person logs in, by both methods that servers ask for
+// it. A person is asked once, also when the connection breaks.
+func TestPasswordLogins(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("SSH_AUTH_SOCK", "")
+	const secret = "TOPSECRET word"
+	right := func(user, answer string) (*ssh.Permissions, error) {
+		if user != "me" || answer != secret {
+			return nil, errors.New("wrong")
+		}
+		return nil, nil
+	}
+	methods := map[string]*ssh.ServerConfig{
+		"password": {PasswordCallback: func(c ssh.ConnMetadata, p []byte) (*ssh.Permissions, error) { return right(c.User(), string(p)) }},
+		"questions": {KeyboardInteractiveCallback: func(c ssh.ConnMetadata, ask ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+			answers, err := ask("", "", []string{"Password: "}, []bool{false})
+			if err != nil || len(answers) != 1 {
+				return nil, errors.New("no answer")
+			}
+			return right(c.User(), answers[0])
+		}},
+	}
+	for name, config := range methods {
+		for _, c := range []struct {
+			name, password, answer string
+			asked                  int
+			want                   string // in the error; "" for none
+		}{
+			{"of the credentials", secret, "", 0, ""},
+			{"of a person", "", secret, 1, ""},
+			{"wrong", "TOPSECRET", "", 0, "refuses user me (tried password)"},
+			{"wrong of a person", "", "TOPSECRET", 1, "refuses user me (tried password)"},
+		} {
+			t.Run(name+" "+c.name, func(t *testing.T) {
+				mine := *config
+				f := newFakeSSHFor(t, &mine)
+				s := f.site(f.addr, t.TempDir(), "")
+				cred, err := ParseCredentials([]byte("- {url: 'sftp://" + f.addr + "', user: me, password: '" + c.password + "'}"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				asked := 0
+				s.access.Credentials, s.access.limits = cred, quick
+				if c.answer != "" {
+					s.access.Ask = func(_ context.Context, question string, hidden bool) (string, error) {
+						if asked++; !hidden || !strings.Contains(strings.ToLower(question), "me@127.0.0.1: password") {
+							t.Errorf("asked %q, hidden: %v", question, hidden)
+						}
+						return c.answer, nil
+					}
+				}
+				h, err := OpenHome(t.Context(), s.url, s.access)
+				if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "TOPSECRET")) {
+					t.Errorf("OpenHome = %v; want %q, and no secret", err, c.want)
+				}
+				if err == nil {
+					put(t, h, "x", []byte("text"))
+					f.cut()
+					if got := content(t, h, "x"); string(got) != "text" {
+						t.Errorf("after a break: %q", got)
+					}
+					if err := h.Close(); err != nil {
+						t.Error(err)
+					}
+				}
+				if asked != c.asked {
+					t.Errorf("a person was asked %d times; want %d", asked, c.asked)
+				}
+			})
+		}
 	}
 }

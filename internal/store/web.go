@@ -143,10 +143,23 @@ func withoutURL(err error) error {
 	if errors.As(err, &u) {
 		err = u.Err
 	}
-	if bad := new(x509.UnknownAuthorityError); errors.As(err, bad) || errors.As(err, new(x509.HostnameError)) || errors.As(err, new(x509.CertificateInvalidError)) {
-		return permanent{err}
+	if bad := untrusted(err); bad != nil {
+		return bad
 	}
 	return noHost(err)
+}
+
+// untrusted words the error for a certificate that is not trusted, which is permanent; nil for other errors.
+// A machine whose clock is wrong finds certificates expired, or not valid yet.
+func untrusted(err error) error {
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return permanent{fmt.Errorf("%w; if the clock of this machine is wrong, set it", err)}
+	case errors.As(err, &invalid), errors.As(err, new(x509.UnknownAuthorityError)), errors.As(err, new(x509.HostnameError)):
+		return permanent{err}
+	}
+	return nil
 }
 
 // statusFault is the error of an answer that is one. It is permanent unless asking again may help.

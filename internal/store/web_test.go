@@ -3,9 +3,18 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -322,5 +331,44 @@ func TestWebReadAt(t *testing.T) {
 	}
 	if k, err := f.ReadAt(b, 1<<60); k != 0 || err != io.EOF || n.Load() != 2 {
 		t.Errorf("ReadAt behind the end = %d, %v after %d requests", k, err, n.Load())
+	}
+}
+
+// TestClockTLS: with a wrong clock a certificate is not valid, which is reported at once, with the clock.
+func TestClockTLS(t *testing.T) {
+	for name, from := range map[string]time.Duration{"behind": 24 * time.Hour, "ahead": -48 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(from + 24*time.Hour),
+				IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+			der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file := filepath.Join(t.TempDir(), "ca")
+			if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+			srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+			srv.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+			srv.StartTLS()
+			defer srv.Close()
+			addr := srv.Listener.Addr().String()
+			for _, place := range []string{"https://" + addr + "/dav", "s3://" + addr + "/bucket"} {
+				cred, err := ParseCredentials([]byte("- {url: '" + place + "', ca: " + file + "}"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				limit := limits{header: 5 * time.Second, stall: 5 * time.Second, pause: time.Hour, tries: 2, all: 2} // another attempt would not end
+				_, err = OpenHome(t.Context(), place, Access{Credentials: cred, limits: limit})
+				if err == nil || !strings.Contains(err.Error(), "if the clock of this machine is wrong, set it") || !strings.Contains(err.Error(), "current time") {
+					t.Errorf("OpenHome(%s) = %v; want that the clock may be wrong", place, err)
+				}
+			}
+		})
 	}
 }
