@@ -7,10 +7,10 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 )
 
-// Convert gives the layout with file systems of other types, by mount point.
+// convert gives the layout with file systems of other types, by mount point.
 // UUIDs and labels stay, geometry is what the type's mkfs makes by default and
 // what kernels of the last ten years know.
-func Convert(want *layout.Layout, types map[string]string) (*layout.Layout, error) {
+func convert(want *layout.Layout, types map[string]string) (*layout.Layout, error) {
 	if len(types) == 0 {
 		return want, nil
 	}

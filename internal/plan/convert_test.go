@@ -12,7 +12,7 @@ import (
 
 func TestConvert(t *testing.T) {
 	l := plain()
-	got, err := Convert(l, map[string]string{"/": "xfs", "/home": "ext3"})
+	got, err := convert(l, map[string]string{"/": "xfs", "/home": "ext3"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestConvert(t *testing.T) {
 	}
 	l.Filesystems[1].Label = "a-label-of-16-cs"
 	for wish, want := range map[[2]string]string{{"/srv", "xfs"}: "nothing is mounted there", {"/", "zfs"}: "one of ext2", {"/boot/efi", "ext4"}: "has to stay vfat", {"/", "xfs"}: "XFS takes 12"} {
-		_, err := Convert(l, map[string]string{wish[0]: wish[1]})
+		_, err := convert(l, map[string]string{wish[0]: wish[1]})
 		var r *exit.Refusal
 		if !errors.As(err, &r) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v; want a refusal with %q", wish, err, want)

@@ -16,11 +16,11 @@ import (
 // sectors of 4 KiB has at least 260 MiB.
 const espSize = 300 * quantity.MiB
 
-// ForFirmware gives the layout of a machine that starts by another firmware:
+// forFirmware gives the layout of a machine that starts by another firmware:
 // for UEFI with GPT and an EFI system partition, mounted on /boot/efi, for BIOS
 // with a BIOS boot partition where the table is GPT. The new partition comes
-// last on the disk; Fit finds room for it.
-func ForFirmware(want *layout.Layout, firmware string) (*layout.Layout, error) {
+// last on the disk; fit finds room for it.
+func forFirmware(want *layout.Layout, firmware string) (*layout.Layout, error) {
 	if firmware == "" || firmware == want.Boot.Firmware {
 		return want, nil
 	}

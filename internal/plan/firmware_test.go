@@ -20,12 +20,12 @@ func TestForFirmware(t *testing.T) {
 	if err := mbr.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	l, err := ForFirmware(mbr, layout.UEFI)
+	l, err := forFirmware(mbr, layout.UEFI)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, size := range []quantity.Size{20 * gib, 14 * gib, 40 * gib} {
-		is, err := Fit(l, onto(l, size), Wish{})
+		is, err := fit(l, onto(l, size), Wish{})
 		if err != nil {
 			t.Fatalf("%s: %v", size, err)
 		}
@@ -37,7 +37,7 @@ func TestForFirmware(t *testing.T) {
 		if _, p := is.Partition("sda7"); p == nil || p.Size != espSize || p.Type != layout.TypeESP || p.Start+p.Size > size {
 			t.Errorf("on %s: %+v", size, p)
 		}
-		p, err := New(is, onto(is, size))
+		p, err := steps(is, onto(is, size))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,14 +65,14 @@ func TestForFirmware(t *testing.T) {
 		}
 	}
 	// And back: the disk gets room for GRUB's core.
-	b, err := ForFirmware(l, layout.BIOS)
+	b, err := forFirmware(l, layout.BIOS)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if b.Boot.Disks[0] != "sda" || len(b.Boot.Targets) > 0 || b.Disks[0].Table.Partitions[6].Type != layout.TypeBIOSBoot {
 		t.Errorf("%+v", b.Boot)
 	}
-	if same, err := ForFirmware(mbr, layout.BIOS); err != nil || same != mbr {
+	if same, err := forFirmware(mbr, layout.BIOS); err != nil || same != mbr {
 		t.Error("the same firmware changes something")
 	}
 	none, err := clone(mbr)
@@ -81,26 +81,26 @@ func TestForFirmware(t *testing.T) {
 	}
 	none.Boot.Loader = ""
 	var ref *exit.Refusal
-	if _, err := ForFirmware(none, layout.UEFI); !errors.As(err, &ref) {
+	if _, err := forFirmware(none, layout.UEFI); !errors.As(err, &ref) {
 		t.Errorf("an unknown loader: %v", err)
 	}
 	none.Boot.Loader, none.Boot.Firmware = layout.SystemdBoot, layout.UEFI
-	if _, err := ForFirmware(none, layout.BIOS); !errors.As(err, &ref) || !strings.Contains(err.Error(), "systemd-boot") {
+	if _, err := forFirmware(none, layout.BIOS); !errors.As(err, &ref) || !strings.Contains(err.Error(), "systemd-boot") {
 		t.Errorf("systemd-boot and a BIOS: %v", err)
 	}
 	none.Boot.Loader, none.Boot.Firmware, none.Boot.Dir = layout.Extlinux, layout.BIOS, "/boot/extlinux"
-	if _, err := ForFirmware(none, layout.UEFI); !errors.As(err, &ref) || !strings.Contains(err.Error(), "extlinux, which knows BIOS alone") {
+	if _, err := forFirmware(none, layout.UEFI); !errors.As(err, &ref) || !strings.Contains(err.Error(), "extlinux, which knows BIOS alone") {
 		t.Errorf("extlinux and UEFI: %v", err)
 	}
 	// What its boot sector reads stays as it is.
-	if _, err := Mirror(none, []string{"sda"}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "extlinux, which is in /boot/extlinux, does not start from RAID") {
+	if _, err := mirror(none, []string{"sda"}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "extlinux, which is in /boot/extlinux, does not start from RAID") {
 		t.Errorf("extlinux and RAID: %v", err)
 	}
 	at := none.Holding("/boot/extlinux").Mounts[0].Path
-	if _, err := Convert(none, map[string]string{at: "xfs"}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "the boot loader extlinux starts from it") {
+	if _, err := convert(none, map[string]string{at: "xfs"}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "the boot loader extlinux starts from it") {
 		t.Errorf("extlinux and another type of %s: %v", at, err)
 	}
-	if _, err := ForFirmware(mbr, "coreboot"); !errors.As(err, &ref) {
+	if _, err := forFirmware(mbr, "coreboot"); !errors.As(err, &ref) {
 		t.Errorf("an unknown firmware: %v", err)
 	}
 	busy, err := clone(mbr)
@@ -108,7 +108,7 @@ func TestForFirmware(t *testing.T) {
 		t.Fatal(err)
 	}
 	busy.Filesystems[3].Mounts[0].Path = "/boot/efi"
-	if _, err := ForFirmware(busy, layout.UEFI); !errors.As(err, &ref) {
+	if _, err := forFirmware(busy, layout.UEFI); !errors.As(err, &ref) {
 		t.Errorf("/boot/efi is taken: %v", err)
 	}
 }

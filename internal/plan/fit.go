@@ -16,7 +16,7 @@ import (
 // align is what partitions begin and end at when they are laid out again.
 const align = quantity.MiB
 
-// Fit adapts a layout to the sizes of the disks that it goes to, and to the
+// fit adapts a layout to the sizes of the disks that it goes to, and to the
 // wish's sizes. A disk of about the old size (up to a twentieth larger) on
 // which nothing is wished keeps its table to the byte. On any other, file
 // systems and what carries them shrink or grow: each gets the least it needs,
@@ -27,7 +27,7 @@ const align = quantity.MiB
 //
 // The result names devices as want does. It is a refusal with a table of needs
 // when the least does not fit.
-func Fit(want *layout.Layout, m Mapping, w Wish) (*layout.Layout, error) {
+func fit(want *layout.Layout, m Mapping, w Wish) (*layout.Layout, error) {
 	l, err := clone(want)
 	if err != nil {
 		return nil, err

@@ -51,7 +51,7 @@ func TestFit(t *testing.T) {
 		{"lvm, too small", lvm(), []quantity.Size{5 * gib}, Wish{}, nil, "vg0/home (xfs on /home)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Fit(c.l, onto(c.l, c.to...), c.wish)
+			got, err := fit(c.l, onto(c.l, c.to...), c.wish)
 			if c.err != "" {
 				var r *exit.Refusal
 				if !errors.As(err, &r) || !strings.Contains(err.Error(), c.err) {
@@ -77,7 +77,7 @@ func TestFit(t *testing.T) {
 // TestFitSame: on disks of the old size nothing changes, to the byte.
 func TestFitSame(t *testing.T) {
 	for _, l := range []*layout.Layout{plain(), lvm(), wanted()} {
-		got, err := Fit(l, onto(l, l.Disks[0].Size), Wish{})
+		got, err := fit(l, onto(l, l.Disks[0].Size), Wish{})
 		if err != nil || !reflect.DeepEqual(sizesOf(got), sizesOf(l)) || len(got.VolumeGroup) > 0 && got.VolumeGroup[0].Config != l.VolumeGroup[0].Config {
 			t.Errorf("%v: %v became %v", err, sizesOf(l), sizesOf(got))
 		}
@@ -110,7 +110,7 @@ func TestFitRandom(t *testing.T) {
 				exact = exact && s >= Need(d) && s <= d.Size*21/20
 				enough = enough && s >= 2*least[name]
 			}
-			got, err := Fit(l, m, Wish{})
+			got, err := fit(l, m, Wish{})
 			var ref *exit.Refusal
 			switch {
 			case err == nil:
@@ -210,15 +210,15 @@ func BenchmarkFit(b *testing.B) {
 		wish.Confirmed = append(wish.Confirmed, h.Serial)
 	}
 	for b.Loop() {
-		m, err := MapDisks(l, have, wish)
+		m, err := mapDisks(l, have, wish)
 		if err != nil {
 			b.Fatal(err)
 		}
-		f, err := Fit(l, m, wish)
+		f, err := fit(l, m, wish)
 		if err != nil {
 			b.Fatal(err)
 		}
-		p, err := New(f, m)
+		p, err := steps(f, m)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -247,7 +247,7 @@ func TestFitArrays(t *testing.T) {
 				sizes = append(sizes, to)
 			}
 			m := onto(l, sizes...)
-			got, err := Fit(l, m, Wish{})
+			got, err := fit(l, m, Wish{})
 			if err != nil {
 				t.Errorf("%s on %s: %v", c.level, to, err)
 				continue
@@ -260,7 +260,7 @@ func TestFitArrays(t *testing.T) {
 			if is.Size > most || is.Size < most-quantity.Size(k)*2*mib || (to == 10*gib) != (is.Size == was.Size) || (to > 10*gib) != (is.Size > was.Size) {
 				t.Errorf("%s on %s: array of %s on members of %s, was %s", c.level, to, is.Size, member.Size, was.Size)
 			}
-			p, err := New(got, m)
+			p, err := steps(got, m)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func TestFitArrays(t *testing.T) {
 		}
 	}
 	l := raid(2, "raid1", 0)
-	if _, err := Fit(l, onto(l, 10*gib, 2*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "sdb2 (raid1 md0: ext4 on /)") {
+	if _, err := fit(l, onto(l, 10*gib, 2*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "sdb2 (raid1 md0: ext4 on /)") {
 		t.Errorf("one of two disks too small: %v", err)
 	}
 	// A degraded array is made as it was.
@@ -308,7 +308,7 @@ func TestFitStriped(t *testing.T) {
 	}
 	g.Config = s.String()
 	for _, to := range []quantity.Size{6 * gib, 30 * gib} {
-		got, err := Fit(l, onto(l, to, to), Wish{})
+		got, err := fit(l, onto(l, to, to), Wish{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -324,17 +324,17 @@ func TestFitStriped(t *testing.T) {
 		}
 	}
 	g.LVs[1].Type = "raid1"
-	got, err := Fit(l, onto(l, 20*gib, 20*gib), Wish{})
+	got, err := fit(l, onto(l, 20*gib, 20*gib), Wish{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if a, b := sizesOf(l), sizesOf(got); b["sda2"] != a["sda2"] || b["vg0/fast"] != a["vg0/fast"] || b["sda1"] <= a["sda1"] || got.VolumeGroup[0].Config != g.Config {
 		t.Errorf("%v became %v", a, b)
 	}
-	if _, err := Fit(l, onto(l, 20*gib, 8*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "LVM with RAID volumes") {
+	if _, err := fit(l, onto(l, 20*gib, 8*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "LVM with RAID volumes") {
 		t.Errorf("a disk too small for them: %v", err)
 	}
-	if _, err := Fit(l, onto(l, 20*gib, 20*gib), Wish{Sizes: map[string]quantity.Size{"/plain": gib}}); err == nil || !strings.Contains(err.Error(), "keeps its sizes") {
+	if _, err := fit(l, onto(l, 20*gib, 20*gib), Wish{Sizes: map[string]quantity.Size{"/plain": gib}}); err == nil || !strings.Contains(err.Error(), "keeps its sizes") {
 		t.Errorf("another size wished for: %v", err)
 	}
 }
@@ -344,16 +344,16 @@ func TestFitStriped(t *testing.T) {
 func TestTwoConfirmed(t *testing.T) {
 	l := raid(2, "raid1", 0)
 	have := []layout.Present{disk("vdc", "N2", 10*gib), disk("vdb", "N1", 10*gib), disk("vdd", "N3", 10*gib)}
-	if _, err := MapDisks(l, have, Wish{}); err == nil {
+	if _, err := mapDisks(l, have, Wish{}); err == nil {
 		t.Error("two of three blank disks were chosen")
 	}
-	m, err := MapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}})
+	m, err := mapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}})
 	if err != nil || m["sda"].Name != "vdb" || m["sdb"].Name != "vdc" {
 		t.Errorf("%v, %v", m, err)
 	}
 	have[0].Size = 20 * gib
 	l.Disks[1].Size, l.Disks[1].Table.Partitions[1].Size = 18*gib, 16*gib
-	if m, err = MapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}}); err != nil || m["sdb"].Name != "vdc" {
+	if m, err = mapDisks(l, have, Wish{Confirmed: []string{"N1", "N2"}}); err != nil || m["sdb"].Name != "vdc" {
 		t.Errorf("the larger disk to the larger: %v, %v", m, err)
 	}
 	// The second one needs more, and the boot loader is on the first: a BIOS does not
@@ -363,7 +363,7 @@ func TestTwoConfirmed(t *testing.T) {
 	l.Disks[0].Table.Partitions[1].Size = 6 * gib
 	have = []layout.Present{busy(disk("sda", "SET", 2*gib), "it holds the backup set"), disk("sdaa", "N2", 10*gib), disk("sdz", "N1", 10*gib)}
 	for _, c := range [][]string{{"N1", "N2"}, {"N2", "N1"}} {
-		if m, err = MapDisks(l, have, Wish{Confirmed: c}); err != nil || m["sda"].Serial != c[0] || m["sdb"].Serial != c[1] {
+		if m, err = mapDisks(l, have, Wish{Confirmed: c}); err != nil || m["sda"].Serial != c[0] || m["sdb"].Serial != c[1] {
 			t.Errorf("equal disks, confirmed in the order %v, change places: %v, %v", c, m, err)
 		}
 	}
@@ -372,7 +372,7 @@ func TestTwoConfirmed(t *testing.T) {
 	l.Disks[0].Size, l.Disks[1].Size = 10*gib, 11*gib
 	l.Disks[0].Table.Partitions[1].Size = 9 * gib
 	have = []layout.Present{disk("vdb", "N1", 8*gib), disk("vdc", "N2", 10*gib)}
-	if m, err = MapDisks(l, have, Wish{Keep: true, Confirmed: []string{"N1", "N2"}}); err == nil && (m["sda"].Size < Need(&l.Disks[0]) || m["sdb"].Size < Need(&l.Disks[1])) {
+	if m, err = mapDisks(l, have, Wish{Keep: true, Confirmed: []string{"N1", "N2"}}); err == nil && (m["sda"].Size < Need(&l.Disks[0]) || m["sdb"].Size < Need(&l.Disks[1])) {
 		t.Errorf("the one that needs more got the smaller: %v", m)
 	}
 }
@@ -385,15 +385,15 @@ func TestBtrfs(t *testing.T) {
 	if got := l.Needed(); len(got) != 2 {
 		t.Fatalf("needs %v", got)
 	}
-	is, err := Fit(l, onto(l, 7*gib, 7*gib), Wish{})
+	is, err := fit(l, onto(l, 7*gib, 7*gib), Wish{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkFit(t, l, is, false)
-	if _, err := Fit(l, onto(l, 10*gib, 4*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "sdb1") {
+	if _, err := fit(l, onto(l, 10*gib, 4*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "sdb1") {
 		t.Errorf("a second disk without room for the copies: %v", err)
 	}
-	p, err := New(is, onto(l, 7*gib, 7*gib))
+	p, err := steps(is, onto(l, 7*gib, 7*gib))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -447,10 +447,10 @@ func TestBtrfs(t *testing.T) {
 		t.Errorf("%+v %v", i, err)
 	}
 	// It can't become what has no subvolumes, and others can become it.
-	if _, err := Convert(l, map[string]string{"/": "ext4"}); err == nil || !strings.Contains(err.Error(), "2 subvolumes are mounted") {
+	if _, err := convert(l, map[string]string{"/": "ext4"}); err == nil || !strings.Contains(err.Error(), "2 subvolumes are mounted") {
 		t.Errorf("to ext4: %v", err)
 	}
-	c, err := Convert(plain(), map[string]string{"/home": "btrfs"})
+	c, err := convert(plain(), map[string]string{"/home": "btrfs"})
 	if err != nil || c.Mounted("/home").Btrfs == nil || c.Mounted("/home").XFS != nil || c.Validate() != nil {
 		t.Errorf("to btrfs: %v", err)
 	}
@@ -464,7 +464,7 @@ func TestThinAndLUKS(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, size := range []quantity.Size{20 * gib, 12 * gib, 100 * gib} {
-		is, err := Fit(l, onto(l, size), Wish{Sizes: map[string]quantity.Size{}})
+		is, err := fit(l, onto(l, size), Wish{Sizes: map[string]quantity.Size{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -477,15 +477,15 @@ func TestThinAndLUKS(t *testing.T) {
 			t.Errorf("on %s the pool has %s", size, got["vg0/pool"])
 		}
 	}
-	is, err := Fit(l, onto(l, 20*gib), Wish{Sizes: map[string]quantity.Size{"/home": 30 * gib}})
+	is, err := fit(l, onto(l, 20*gib), Wish{Sizes: map[string]quantity.Size{"/home": 30 * gib}})
 	if err != nil || sizesOf(is)["vg0/home"] != 30*gib {
 		t.Errorf("a wish: %v", err)
 	}
 	var ref *exit.Refusal
-	if _, err := Fit(l, onto(l, 6*gib), Wish{}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "thin pool") {
+	if _, err := fit(l, onto(l, 6*gib), Wish{}); !errors.As(err, &ref) || !strings.Contains(err.Error(), "thin pool") {
 		t.Errorf("too small: %v", err)
 	}
-	p, err := New(l, onto(l, 20*gib))
+	p, err := steps(l, onto(l, 20*gib))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -531,7 +531,7 @@ func TestFitLargerAsWas(t *testing.T) {
 	for _, size := range []quantity.Size{64, 67, 69, 72, 74, 75, 80, 128, 1000} {
 		var p layout.Present
 		p.Name, p.Size, p.LogicalSector = "sdb", size*quantity.MiB, 512
-		out, err := Fit(l, Mapping{"sda": p}, Wish{})
+		out, err := fit(l, Mapping{"sda": p}, Wish{})
 		if err != nil {
 			t.Errorf("%d MiB: %v", size, err)
 		} else if got := out.Disks[0].Table.Partitions[0].Size; got < 50*quantity.MiB {
@@ -540,7 +540,7 @@ func TestFitLargerAsWas(t *testing.T) {
 	}
 	var p layout.Present
 	p.Name, p.Size, p.LogicalSector = "sdb", 40*quantity.MiB, 512
-	if _, err := Fit(l, Mapping{"sda": p}, Wish{}); err == nil {
+	if _, err := fit(l, Mapping{"sda": p}, Wish{}); err == nil {
 		t.Error("40 MiB: not refused")
 	}
 }

@@ -39,8 +39,8 @@ func FuzzGroup(f *testing.F) {
 		g.LVs = []layout.LogicalVolume{{Name: "plain", Size: 400 * mib}, {Name: "mir", Type: "raid1", Size: 400 * mib}}
 		for _, size := range []int64{15, 20, 30} {
 			m := onto(l, 10*gib, gib*quantity.Size(size))
-			if is, err := Fit(l, m, Wish{}); err == nil {
-				_, _ = New(is, m)
+			if is, err := fit(l, m, Wish{}); err == nil {
+				_, _ = steps(is, m)
 			}
 		}
 		if c, err := Thinless(g); err == nil {

@@ -22,21 +22,21 @@ func at(p layout.Present, slot string) layout.Present {
 func TestSharedSerial(t *testing.T) {
 	const g = quantity.GiB
 	same := []layout.Present{at(disk("sda", "OLD1", 6*g), "pci/1"), at(disk("sdb", "OLD1", 6*g), "pci/2")}
-	if m, err := MapDisks(wanted(), same, Wish{}); err == nil {
+	if m, err := mapDisks(wanted(), same, Wish{}); err == nil {
 		t.Errorf("mapped by a serial number that two have: %v", m)
 	}
-	if m, err := MapDisks(wanted(), same, Wish{Confirmed: []string{"OLD1"}}); err == nil {
+	if m, err := mapDisks(wanted(), same, Wish{Confirmed: []string{"OLD1"}}); err == nil {
 		t.Errorf("confirmed by a serial number that two have: %v", m)
 	}
-	if m, err := MapDisks(wanted(), same, Wish{Map: map[string]string{"vda": "OLD1"}}); err == nil {
+	if m, err := mapDisks(wanted(), same, Wish{Map: map[string]string{"vda": "OLD1"}}); err == nil {
 		t.Errorf("named by a serial number that two have: %v", m)
 	}
 	w := Wish{Map: map[string]string{"vda": "sdb"}}
-	m, err := MapDisks(wanted(), same, w)
+	m, err := mapDisks(wanted(), same, w)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(wanted(), m)
+	p, err := steps(wanted(), m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,16 +61,16 @@ func TestSharedSerial(t *testing.T) {
 	}
 	// With a different WWN each, that is what confirms them.
 	same[0].WWN, same[1].WWN = "w1", "w2"
-	if m, err := MapDisks(wanted(), same, Wish{Confirmed: []string{"w2"}}); err != nil || m["vda"].Name != "sdb" {
+	if m, err := mapDisks(wanted(), same, Wish{Confirmed: []string{"w2"}}); err != nil || m["vda"].Name != "sdb" {
 		t.Errorf("%v, %v", m, err)
 	}
 	// Nothing at all tells them apart: neither can be confirmed.
 	bare := []layout.Present{disk("sda", "S", 6*g), disk("sdb", "S", 6*g)}
-	m, err = MapDisks(wanted(), bare, w)
+	m, err = mapDisks(wanted(), bare, w)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err = New(wanted(), m); err != nil {
+	if p, err = steps(wanted(), m); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Check([]string{"S", "sdb", ""}); err == nil || !strings.Contains(err.Error(), "cannot be confirmed") {
@@ -78,11 +78,11 @@ func TestSharedSerial(t *testing.T) {
 	}
 	// Where a disk is says nothing of what the plan makes.
 	moved := at(same[1], "pci/9")
-	q, err := New(wanted(), Mapping{"vda": moved})
+	q, err := steps(wanted(), Mapping{"vda": moved})
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := New(wanted(), Mapping{"vda": same[1]})
+	first, err := steps(wanted(), Mapping{"vda": same[1]})
 	if err != nil || first.Digest() != q.Digest() {
 		t.Errorf("the digest depends on the slot: %v", err)
 	}
@@ -98,7 +98,7 @@ func TestDuplicates(t *testing.T) {
 	l.Swap[0].UUID = "44444444-2222-3333-4444-555555555555"
 	have := []layout.Present{disk("sda", "OLD1", 6*quantity.GiB), disk("sdb", "DATA", 6*quantity.GiB)}
 	have[1].Table = l.Disks[0].Table
-	p, err := New(l, Mapping{"vda": have[0]})
+	p, err := steps(l, Mapping{"vda": have[0]})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,11 +153,11 @@ func TestOddTablePresent(t *testing.T) {
 	odd := disk("sdb", "DATA", 6*quantity.GiB)
 	odd.Table = &layout.Table{Label: layout.GPT, Partitions: []layout.Partition{{Number: 1, Start: 512, Size: 1 << 50}, {Number: 1, Start: 0, Size: 100}, {Number: 999, Start: -5, Size: -7}}}
 	have := []layout.Present{disk("sda", "OLD1", 6*quantity.GiB), odd}
-	m, err := MapDisks(wanted(), have, Wish{})
+	m, err := mapDisks(wanted(), have, Wish{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(wanted(), m)
+	p, err := steps(wanted(), m)
 	if err != nil || m["vda"].Name != "sda" {
 		t.Fatalf("%v, %v", m["vda"].Name, err)
 	}
@@ -173,7 +173,7 @@ func TestUnusedGroup(t *testing.T) {
 	if got := l.Needed(); len(got) != 1 {
 		t.Fatalf("needed: %q", got)
 	}
-	p, err := New(l, Mapping{"sda": disk("vda", "N", 20*gib)})
+	p, err := steps(l, Mapping{"sda": disk("vda", "N", 20*gib)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,16 +75,16 @@ func TestThinless(t *testing.T) {
 		t.Error("a tag is missing")
 	}
 	m := onto(l, 300*mib, 300*mib, 300*mib)
-	if _, err := New(l, m); err != nil {
+	if _, err := steps(l, m); err != nil {
 		t.Error(err)
 	}
 	// On other disks it is fitted, and still whole.
 	m = onto(l, 500*mib, 400*mib, 900*mib)
-	fit, err := Fit(l, m, Wish{})
+	fit, err := fit(l, m, Wish{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(fit, m); err != nil {
+	if _, err := steps(fit, m); err != nil {
 		t.Error(err)
 	}
 }
@@ -115,7 +115,7 @@ func TestCheckGroup(t *testing.T) {
 			t.Fatalf("%q is not in the text", c.from)
 		}
 		g.Config = config
-		_, err := New(l, onto(l, 300*mib, 300*mib, 300*mib))
+		_, err := steps(l, onto(l, 300*mib, 300*mib, 300*mib))
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v; want %q", c.to, err, c.want)
 		}
@@ -123,7 +123,7 @@ func TestCheckGroup(t *testing.T) {
 	l := oddGroup(t)
 	l.VolumeGroup[0].LVs[2].Size = 900 * mib
 	var r *exit.Refusal
-	if _, err := New(l, onto(l, 300*mib, 300*mib, 300*mib)); !errors.As(err, &r) || !strings.Contains(err.Error(), "thin pools need 227 extents") {
+	if _, err := steps(l, onto(l, 300*mib, 300*mib, 300*mib)); !errors.As(err, &r) || !strings.Contains(err.Error(), "thin pools need 227 extents") {
 		t.Errorf("no room for a pool: %v", err)
 	}
 }

@@ -83,7 +83,7 @@ func TestFitLVRAID(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, size := range []quantity.Size{9 * gib, 12 * gib, 20 * gib, 60 * gib} {
-		is, err := Fit(l, onto(l, size, size, size), Wish{})
+		is, err := fit(l, onto(l, size, size, size), Wish{})
 		if err != nil {
 			t.Fatalf("%s: %v", size, err)
 		}
@@ -162,16 +162,16 @@ func TestFitLVRAID(t *testing.T) {
 		}
 	}
 	var r *exit.Refusal
-	if _, err := Fit(l, onto(l, 3*gib, 3*gib, 2*gib), Wish{}); !errors.As(err, &r) {
+	if _, err := fit(l, onto(l, 3*gib, 3*gib, 2*gib), Wish{}); !errors.As(err, &r) {
 		t.Errorf("too small: %v", err)
 	}
-	if _, err := Fit(l, onto(l, 60*gib, 60*gib, 60*gib), Wish{Sizes: map[string]quantity.Size{"/two": 6 * gib}}); err != nil {
+	if _, err := fit(l, onto(l, 60*gib, 60*gib, 60*gib), Wish{Sizes: map[string]quantity.Size{"/two": 6 * gib}}); err != nil {
 		t.Errorf("a size wished for: %v", err)
 	}
 	// In the middle of a change of its shape it keeps its size.
 	g := &l.VolumeGroup[0]
 	g.Config = strings.Replace(g.Config, "type = \"raid5_ls\"", "type = \"raid5_ls\"\n\t\t\t\tdata_offset = 8192", 1)
-	if _, err := Fit(l, onto(l, 20*gib, 20*gib, 12*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "LVM with RAID volumes") {
+	if _, err := fit(l, onto(l, 20*gib, 20*gib, 12*gib), Wish{}); err == nil || !strings.Contains(err.Error(), "LVM with RAID volumes") {
 		t.Errorf("while it is changed: %v", err)
 	}
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // Draft is a layout with all that was wished for, in the sizes of the disks that were
-// chosen for it. What must differ from it, such as the sparse files of a dry run, is
-// changed before Plan is called.
+// chosen for it. A caller that wants something else, such as the sparse files of a dry
+// run, changes it before it calls Plan.
 type Draft struct {
 	Layout *layout.Layout
 	Disks  Mapping
@@ -27,10 +27,8 @@ type Draft struct {
 	Boot map[string]*BootCode
 }
 
-// Make plans to bring a layout onto the disks that are present, as wished. It is the one
-// place that knows the order of the changes: types of file systems, firmware, mirrors
-// removed, disks excluded, mirrors added, disks chosen, sizes fitted, steps. An error is
-// a *exit.Refusal, among them an *Undecided where a person has to choose a disk with Wish.Map.
+// Make returns the plan to bring a layout onto the disks that are present, as wished: the
+// steps of what Prepare returns, unchanged.
 func Make(was *layout.Layout, have []layout.Present, w Wish) (*Plan, error) {
 	d, err := Prepare(was, have, w)
 	if err != nil {
@@ -51,33 +49,37 @@ func Check(was *layout.Layout, w Wish) error {
 
 // asWished gives the layout with all that is wished for, but for the disks and the sizes.
 func asWished(was *layout.Layout, w Wish) (*layout.Layout, error) {
-	l, err := Convert(was, w.Types)
+	l, err := convert(was, w.Types)
 	if err == nil {
-		l, err = ForFirmware(l, w.Firmware)
+		l, err = forFirmware(l, w.Firmware)
 	}
 	if err == nil && w.Unmirror {
-		l, err = Unmirror(l)
+		l, err = unmirror(l)
 	}
 	if err == nil {
-		l, err = Exclude(l, w.Exclude)
+		l, err = exclude(l, w.Exclude)
 	}
 	if err == nil {
-		l, err = Mirror(l, w.Mirror)
+		l, err = mirror(l, w.Mirror)
 	}
 	return l, err
 }
 
-// Prepare does what Make does, but for the steps.
+// Prepare is the door to a plan of whole disks, and Draft.Plan its second half: the caller may
+// ask a person or change the draft between the two. The order of the changes is known here
+// only: types of file systems, firmware, mirrors removed, disks excluded, mirrors added, disks
+// chosen, sizes fitted. An error is a *exit.Refusal, among them an *Undecided where a person has
+// to choose a disk with Wish.Map. Only and OnlyImage plan what overwrites a part of a disk.
 func Prepare(was *layout.Layout, have []layout.Present, w Wish) (*Draft, error) {
 	l, err := asWished(was, w)
 	if err != nil {
 		return nil, err
 	}
-	disks, err := MapDisks(l, have, w)
+	disks, err := mapDisks(l, have, w)
 	if err != nil {
 		return nil, err
 	}
-	if l, err = Fit(l, disks, w); err != nil {
+	if l, err = fit(l, disks, w); err != nil {
 		return nil, err
 	}
 	if w.NewLUKS {

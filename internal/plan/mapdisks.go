@@ -25,12 +25,12 @@ func (u *Undecided) Unwrap() error { return &u.Refusal }
 // Mapping maps names of disks in the layout to present disks.
 type Mapping map[string]layout.Present
 
-// MapDisks finds a present disk for every disk the layout needs: named by the
+// mapDisks finds a present disk for every disk the layout needs: named by the
 // administrator; the same WWN; the same serial number; the only one of the
 // same model and size; among those confirmed by serial number; or the only
 // disk that is left and large enough, which then has to be confirmed. What
 // can't be decided is refused with all candidates.
-func MapDisks(want *layout.Layout, have []layout.Present, w Wish) (Mapping, error) {
+func mapDisks(want *layout.Layout, have []layout.Present, w Wish) (Mapping, error) {
 	m := &mapper{want: want, have: layout.Identify(have), wish: w, out: Mapping{}, taken: map[string]bool{}, least: Minimum(want, w), needed: len(want.Needed())}
 	var open []*layout.Disk
 	for _, n := range want.Needed() {

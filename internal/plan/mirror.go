@@ -21,11 +21,11 @@ const mirrorData = align
 // for --map.
 func MirrorOf(disk string) string { return disk + "-mirror" }
 
-// Mirror gives the layout with what is on some of its disks on RAID1 arrays,
+// mirror gives the layout with what is on some of its disks on RAID1 arrays,
 // over the disk and a new one, MirrorOf(disk). An EFI system partition becomes
 // one with the superblock at its end, metadata 1.0, so that firmware takes each
 // half for what it holds. The new array of a device is in Moved.
-func Mirror(want *layout.Layout, disks []string) (*layout.Layout, error) {
+func mirror(want *layout.Layout, disks []string) (*layout.Layout, error) {
 	if len(disks) == 0 {
 		return want, nil
 	}
@@ -35,14 +35,14 @@ func Mirror(want *layout.Layout, disks []string) (*layout.Layout, error) {
 	}
 	for _, n := range disks {
 		n = strings.TrimPrefix(n, "/dev/")
-		if err := mirror(l, n); err != nil {
+		if err := mirrorDisk(l, n); err != nil {
 			return nil, err
 		}
 	}
 	return l, l.Validate()
 }
 
-func mirror(l *layout.Layout, name string) error {
+func mirrorDisk(l *layout.Layout, name string) error {
 	d := l.Disk(name)
 	switch {
 	case d == nil:
@@ -245,10 +245,10 @@ func move(l *layout.Layout, from, to string) {
 	l.Moved[from] = to
 }
 
-// Unmirror gives the layout without RAID1 arrays: what was on them is on the
+// unmirror gives the layout without RAID1 arrays: what was on them is on the
 // first half of each. The other disks are not needed any more, unless something
 // else is on them.
-func Unmirror(want *layout.Layout) (*layout.Layout, error) {
+func unmirror(want *layout.Layout) (*layout.Layout, error) {
 	l, err := clone(want)
 	if err != nil {
 		return nil, err

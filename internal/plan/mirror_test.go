@@ -20,7 +20,7 @@ func TestMirror(t *testing.T) {
 		was := machine(label, []quantity.Size{40 * gib}, [][]part{{{gib, "ext4 /boot", 200 * mib}, {8 * gib, "ext4 /", 3 * gib}, {gib, "swap", 0}, {4 * gib, "xfs /home", gib}, {20 * gib, "pv vg0", 0}}},
 			map[string][]lvol{"vg0": {{"srv", "ext4 /srv", 19 * gib, gib}}})
 		was.Boot = layout.Boot{Firmware: layout.BIOS, Loader: layout.GRUB, Targets: []string{"i386-pc"}, Disks: []string{"sda"}}
-		l, err := Mirror(was, []string{"/dev/sda"})
+		l, err := mirror(was, []string{"/dev/sda"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,12 +42,12 @@ func TestMirror(t *testing.T) {
 		}
 		for _, size := range []quantity.Size{l.Disks[0].Size, 20 * gib, 90 * gib} {
 			m := Mapping{"sda": disk("vda", "A", size), "sda-mirror": disk("vdb", "B", size)}
-			is, err := Fit(l, m, Wish{})
+			is, err := fit(l, m, Wish{})
 			if err != nil {
 				t.Fatalf("%s, %s: %v", label, size, err)
 			}
 			checkFit(t, l, is, size == l.Disks[0].Size)
-			p, err := New(is, m)
+			p, err := steps(is, m)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,10 +56,10 @@ func TestMirror(t *testing.T) {
 			}
 		}
 		// Two blank disks that were confirmed are enough to go by.
-		if m, err := MapDisks(l, []layout.Present{disk("vda", "A", 50*gib), disk("vdb", "B", 50*gib), disk("vdc", "C", 50*gib)}, Wish{Confirmed: []string{"A", "B"}}); err != nil || len(m) != 2 {
+		if m, err := mapDisks(l, []layout.Present{disk("vda", "A", 50*gib), disk("vdb", "B", 50*gib), disk("vdc", "C", 50*gib)}, Wish{Confirmed: []string{"A", "B"}}); err != nil || len(m) != 2 {
 			t.Errorf("%v %v", m, err)
 		}
-		back, err := Unmirror(l)
+		back, err := unmirror(l)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,7 +77,7 @@ func TestMirror(t *testing.T) {
 				t.Errorf("%s: %+v", label, p)
 			}
 		}
-		if fit, err := Fit(back, Mapping{"sda": disk("vda", "A", 40*gib)}, Wish{}); err != nil {
+		if fit, err := fit(back, Mapping{"sda": disk("vda", "A", 40*gib)}, Wish{}); err != nil {
 			t.Error(err)
 		} else {
 			checkFit(t, back, fit, false)
@@ -91,17 +91,17 @@ func TestMirrorImage(t *testing.T) {
 	odd := 200*mib - 17*512*2
 	was := machine(layout.GPT, []quantity.Size{20 * gib}, [][]part{{{8 * gib, "ext4 /", 3 * gib}, {odd, "raw", 0}}}, nil)
 	was.Images = []layout.Image{{Device: "sda2", Type: "ntfs", Size: odd, File: "sda2.img.zst"}}
-	l, err := Mirror(was, []string{"sda"})
+	l, err := mirror(was, []string{"sda"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, size := range []quantity.Size{9 * gib, 20 * gib, 30 * gib} {
 		m := Mapping{"sda": disk("vda", "A", size), "sda-mirror": disk("vdb", "B", size)}
-		is, err := Fit(l, m, Wish{})
+		is, err := fit(l, m, Wish{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := New(is, m); err != nil {
+		if _, err := steps(is, m); err != nil {
 			t.Errorf("%s: %v", size, err)
 		}
 		for _, a := range is.Arrays {
@@ -116,7 +116,7 @@ func TestMirrorImage(t *testing.T) {
 func TestMirrorESP(t *testing.T) {
 	was := machine(layout.GPT, []quantity.Size{20 * gib}, [][]part{{{300 * mib, "esp", 0}, {8 * gib, "ext4 /", 3 * gib}}}, nil)
 	was.Disks[0].Table.Partitions[0].Type = layout.TypeESP
-	l, err := Mirror(was, []string{"sda"})
+	l, err := mirror(was, []string{"sda"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestMirrorESP(t *testing.T) {
 	if w := strings.Join(commands.Mdadm(a), " "); strings.Contains(w, "--data-offset") || !strings.Contains(w, "--metadata=1.0") || !strings.Contains(w, "--size=307200") {
 		t.Error(w)
 	}
-	if back, err := Unmirror(l); err != nil || back.Boot.ESP != "sda1" || back.Disks[0].Table.Partitions[0].Type != layout.TypeESP {
+	if back, err := unmirror(l); err != nil || back.Boot.ESP != "sda1" || back.Disks[0].Table.Partitions[0].Type != layout.TypeESP {
 		t.Errorf("%v %v", back, err)
 	}
 }
@@ -145,14 +145,14 @@ func TestMirrorRefuses(t *testing.T) {
 		l     *layout.Layout
 		disks []string
 	}{{whole, []string{"sdq"}}, {whole, []string{"sdz"}}, {whole, []string{"sda", "sda"}}, {raid(2, "raid1", 0), []string{"sda"}}} {
-		if _, err := Mirror(c.l, c.disks); !errors.As(err, &r) {
+		if _, err := mirror(c.l, c.disks); !errors.As(err, &r) {
 			t.Errorf("%v: %v", c.disks, err)
 		}
 	}
-	if _, err := Unmirror(whole); !errors.As(err, &r) {
+	if _, err := unmirror(whole); !errors.As(err, &r) {
 		t.Errorf("no RAID1: %v", err)
 	}
-	if l, err := Mirror(whole, nil); err != nil || l != whole {
+	if l, err := mirror(whole, nil); err != nil || l != whole {
 		t.Error("nothing wished for changes something")
 	}
 }
@@ -170,7 +170,7 @@ func TestMirrorRandom(t *testing.T) {
 			continue
 		}
 		name := was.Needed()[r.IntN(len(was.Needed()))]
-		l, err := Mirror(was, []string{name})
+		l, err := mirror(was, []string{name})
 		var ref *exit.Refusal
 		if errors.As(err, &ref) {
 			continue // RAID already
@@ -183,7 +183,7 @@ func TestMirrorRandom(t *testing.T) {
 			for _, name := range l.Needed() {
 				m[name] = disk("v"+strings.ReplaceAll(name, "-", ""), "N", (l.Disk(name).Size * percent / 100).AlignUp(512))
 			}
-			is, err := Fit(l, m, Wish{})
+			is, err := fit(l, m, Wish{})
 			if err != nil {
 				if percent >= 100 || !errors.As(err, &ref) {
 					t.Errorf("machine %d, %d %%: %v", n, percent, err)
@@ -192,15 +192,15 @@ func TestMirrorRandom(t *testing.T) {
 			}
 			fitted++
 			checkFit(t, l, is, percent == 100)
-			if _, err := New(is, m); err != nil {
+			if _, err := steps(is, m); err != nil {
 				t.Errorf("machine %d, %d %%: %v", n, percent, err)
 			}
-			back, err := Unmirror(is)
+			back, err := unmirror(is)
 			if err != nil && !errors.As(err, &ref) {
 				t.Errorf("machine %d, %d %%: back: %v", n, percent, err)
 			}
 			if err == nil && percent > 100 {
-				if _, err := Fit(back, m, Wish{}); err != nil {
+				if _, err := fit(back, m, Wish{}); err != nil {
 					t.Errorf("machine %d, %d %%: back: %v", n, percent, err)
 				}
 			}

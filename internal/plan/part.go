@@ -10,11 +10,11 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// Exclude gives the layout without what is on some of its disks. RAID arrays
+// exclude gives the layout without what is on some of its disks. RAID arrays
 // with enough members elsewhere stay, degraded, so that a mirror can go to one
 // disk; a btrfs stays on its other devices. What the system can't start without
 // stays, or it is refused.
-func Exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
+func exclude(want *layout.Layout, disks []string) (*layout.Layout, error) {
 	if len(disks) == 0 {
 		return want, nil
 	}
@@ -112,7 +112,7 @@ func leastMembers(a *layout.Array) int {
 // there, of size bytes, and is on disks, with the type that is wished for. Nothing else is touched: other parts
 // of these disks may well be in use.
 func Only(was *layout.Layout, w Wish, at, dev string, size quantity.Size, disks []layout.Present) (*Plan, error) {
-	want, err := Convert(was, w.Types)
+	want, err := convert(was, w.Types)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +160,7 @@ func (p *Plan) partsOf(disks []layout.Present, then string) {
 // bytes, and is on disks; start is where it begins if it is a partition, 0 if not. Nothing
 // else is touched.
 func OnlyImage(was *layout.Layout, w Wish, dev string, size, start quantity.Size, disks []layout.Present) (*Plan, error) {
-	want, err := Convert(was, w.Types) // refuses types of what an image lacks
+	want, err := convert(was, w.Types) // refuses types of what an image lacks
 	if err != nil {
 		return nil, err
 	}

@@ -25,14 +25,14 @@ func TestExclude(t *testing.T) {
 	if got := l.Needed(); len(got) != 2 {
 		t.Fatalf("%v", got)
 	}
-	is, err := Exclude(l, []string{"/dev/sdb"})
+	is, err := exclude(l, []string{"/dev/sdb"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := is.Needed(); !slices.Equal(got, []string{"sda"}) || is.Validate() != nil {
 		t.Errorf("needs %v", got)
 	}
-	p, err := New(is, onto(is, 10*gib))
+	p, err := steps(is, onto(is, 10*gib))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestExclude(t *testing.T) {
 	}
 	with := twoDisks()
 	with.Images = []layout.Image{{Device: "sdb2", Type: "ntfs", File: "sdb2.img.zst"}, {Device: "sda1", File: "sda1.img.zst"}}
-	if x, err := Exclude(with, []string{"sdb"}); err != nil || x.Images[0].File != "" || x.Images[0].Excluded != "--exclude-disk sdb" || x.Images[1].File == "" || x.Images[1].Excluded != "" {
+	if x, err := exclude(with, []string{"sdb"}); err != nil || x.Images[0].File != "" || x.Images[0].Excluded != "--exclude-disk sdb" || x.Images[1].File == "" || x.Images[1].Excluded != "" {
 		t.Errorf("images: %v, %v", x, err)
 	}
 	if l.Mounted("/data").Excluded != "" {
@@ -58,12 +58,12 @@ func TestExclude(t *testing.T) {
 	}
 	for disk, want := range map[string]string{"sda": "/ is on it", "sdc": "no disk of that name"} {
 		var ref *exit.Refusal
-		if _, err := Exclude(l, []string{disk}); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
+		if _, err := exclude(l, []string{disk}); !errors.As(err, &ref) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", disk, err)
 		}
 	}
 	l.Boot.Disks = []string{"sdb"}
-	if _, err := Exclude(l, []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "boot loader") {
+	if _, err := exclude(l, []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "boot loader") {
 		t.Errorf("without a boot loader: %v", err)
 	}
 }
@@ -103,24 +103,24 @@ func TestOnly(t *testing.T) {
 // A mirror goes to one of its disks, degraded; what has no copies does not.
 func TestExcludeMember(t *testing.T) {
 	l := arrays(t, "raid1")
-	is, err := Exclude(l, []string{"sdb"})
+	is, err := exclude(l, []string{"sdb"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := is.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(is, onto(is, is.Disks[0].Size))
+	p, err := steps(is, onto(is, is.Disks[0].Size))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c := strings.Join(first[*MakeArray](t, p).Run[0], " "); !strings.Contains(c, "--raid-devices=2") || !strings.HasSuffix(c, " /dev/vda1 missing") {
 		t.Errorf("%s", c)
 	}
-	if _, err := Exclude(arrays(t, "raid0"), []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "/ is on it") {
+	if _, err := exclude(arrays(t, "raid0"), []string{"sdb"}); err == nil || !strings.Contains(err.Error(), "/ is on it") {
 		t.Errorf("half of a RAID0: %v", err)
 	}
-	b, err := Exclude(raid1(), []string{"sdb"})
+	b, err := exclude(raid1(), []string{"sdb"})
 	if err != nil || len(b.Filesystems[1].Others) != 0 || b.Filesystems[1].Device != "sda2" {
 		t.Fatalf("btrfs: %v", err)
 	}

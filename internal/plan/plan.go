@@ -28,16 +28,16 @@ type Wish struct {
 	Map map[string]string // name in the layout -> name of a present disk
 	// Sizes are wished for by mount point, or device for swap, in bytes.
 	Sizes map[string]quantity.Size
-	// Types are wished for by mount point; see Convert.
+	// Types are wished for by mount point; see convert.
 	Types map[string]string
 	// Exclude are disks of the layout that are left alone, with all that is on
-	// them; see Exclude.
+	// them; see exclude.
 	Exclude []string
-	// Mirror are disks that get a second one, Unmirror takes RAID1 away; see there.
+	// Mirror are disks that get a second one, Unmirror takes RAID1 away; see mirror and unmirror.
 	Mirror   []string
 	Unmirror bool
 	// Firmware is that of the machine to be restored, layout.UEFI or layout.BIOS; "" is
-	// that of the old one. See ForFirmware.
+	// that of the old one. See forFirmware.
 	Firmware string
 	// NewLUKS recreates LUKS devices even where the set has their headers.
 	NewLUKS bool
@@ -164,10 +164,8 @@ func (p *Plan) Digest() string {
 	return fmt.Sprintf("%x", sha256.Sum256(b))
 }
 
-// New is Make for a layout that needs no changes, on disks that were chosen.
-func New(want *layout.Layout, m Mapping) (*Plan, error) { return newPlan(want, m, raw{}) }
-
-// newPlan is New for a layout of which some is copied byte by byte.
+// newPlan returns the steps that bring a layout onto the disks that were chosen for it, with what is copied byte by
+// byte.
 func newPlan(want *layout.Layout, m Mapping, r raw) (*Plan, error) {
 	p := &Plan{Layout: want, Devices: map[string]string{}, mapping: m, raw: r}
 	for _, old := range want.Needed() {

@@ -126,11 +126,11 @@ func TestMapDisks(t *testing.T) {
 		{"no serial, same model and size", []layout.Present{disk("sda", "", 6*g), disk("sdb", "Q", 9*g)}, Wish{}, "!not clear"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m, err := MapDisks(wanted(), c.have, c.wish)
+			m, err := mapDisks(wanted(), c.have, c.wish)
 			if want, bad := strings.CutPrefix(c.want, "!"); bad {
 				var r *exit.Refusal
 				if !errors.As(err, &r) || !strings.Contains(err.Error(), want) {
-					t.Errorf("MapDisks = %v, %v; want a refusal with %q", m, err, want)
+					t.Errorf("mapDisks = %v, %v; want a refusal with %q", m, err, want)
 				}
 				var u *Undecided
 				if errors.As(err, &u) != (strings.Contains(err.Error(), "not clear") || strings.Contains(err.Error(), "no disk here")) || u != nil && (u.Old.Name != "vda" || u.Least == 0 || len(u.Among) != strings.Count(err.Error(), "possible;")) {
@@ -139,7 +139,7 @@ func TestMapDisks(t *testing.T) {
 				return
 			}
 			if err != nil || m["vda"].Name != c.want {
-				t.Errorf("MapDisks = %v, %v; want %s", m["vda"].Name, err, c.want)
+				t.Errorf("mapDisks = %v, %v; want %s", m["vda"].Name, err, c.want)
 			}
 		})
 	}
@@ -174,18 +174,18 @@ func TestOtherSectorSize(t *testing.T) {
 		}(), "block by block"},
 	} {
 		var r *exit.Refusal
-		if _, err := MapDisks(c.l, []layout.Present{large}, Wish{Map: map[string]string{c.l.Disks[0].Name: "sda"}}); !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) {
+		if _, err := mapDisks(c.l, []layout.Present{large}, Wish{Map: map[string]string{c.l.Disks[0].Name: "sda"}}); !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v; want a refusal with %q", name, err, c.want)
 		}
 	}
 	for _, size := range []quantity.Size{12 * gib, 30 * gib, 60 * gib} {
 		large.Size = size
 		l := uefi()
-		m, err := MapDisks(l, []layout.Present{large}, Wish{Map: map[string]string{"sda": "sda"}})
+		m, err := mapDisks(l, []layout.Present{large}, Wish{Map: map[string]string{"sda": "sda"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		is, err := Fit(l, m, Wish{})
+		is, err := fit(l, m, Wish{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +199,7 @@ func TestOtherSectorSize(t *testing.T) {
 		if d.LogicalSector != 4096 || is.Mounted("/home").XFS.SectorSize != 4096 || v.SectorSize != 4096 || v.Bits != 16 || v.Hidden != 256 {
 			t.Errorf("%s: %+v %+v", size, d, v)
 		}
-		p, err := New(is, m)
+		p, err := steps(is, m)
 		if err != nil || p.Steps[0].(*WriteTable).Sector != 4096 || !strings.Contains(commands.Sfdisk(&d), "sector-size: 4096\n") {
 			t.Errorf("%s: %v", size, err)
 		}
@@ -212,7 +212,7 @@ func TestOtherSectorSize(t *testing.T) {
 		}
 		// And back, onto an ordinary disk.
 		small := disk("sda", "OLD1", size)
-		if is, err = Fit(is, Mapping{"sda": small}, Wish{}); err != nil {
+		if is, err = fit(is, Mapping{"sda": small}, Wish{}); err != nil {
 			t.Fatal(err)
 		}
 		if v := is.Filesystems[0].VFAT; v.SectorSize != 512 || v.SectorsPerCluster != 8 || v.Bits != 16 || is.Disks[0].LogicalSector != 512 {
@@ -225,11 +225,11 @@ func TestOtherSectorSize(t *testing.T) {
 func TestPlan(t *testing.T) {
 	l := wanted()
 	for name, target := range map[string]layout.Present{"same": disk("vda", "OLD1", 6*quantity.GiB), "nvme": disk("nvme0n1", "OLD1", 20*quantity.GiB)} {
-		m, err := MapDisks(l, []layout.Present{target}, Wish{})
+		m, err := mapDisks(l, []layout.Present{target}, Wish{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := New(l, m)
+		p, err := steps(l, m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -379,11 +379,11 @@ func TestDigest(t *testing.T) {
 	make := func(p layout.Present, w Wish) string {
 		t.Helper()
 		m := Mapping{"sda": p}
-		l, err := Fit(plain(), m, w)
+		l, err := fit(plain(), m, w)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := New(l, m)
+		out, err := steps(l, m)
 		if err != nil {
 			t.Fatal(err)
 		}

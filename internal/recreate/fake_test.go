@@ -23,7 +23,8 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func simple() *layout.Layout {
 	const id = "00000000-0000-4000-8000-00000000000"
 	return &layout.Layout{
-		Disks: []layout.Disk{{Name: "sda", Size: 128 * mib, LogicalSector: 512, Serial: "OLD", Table: &layout.Table{Label: layout.GPT, GUID: id + "1", Partitions: []layout.Partition{
+		Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.UEFI, ESP: "sda1"},
+		Disks: []layout.Disk{{Name: "sda", Size: 128 * mib, LogicalSector: 512, PhysicalSector: 512, Serial: "OLD", Table: &layout.Table{Label: layout.GPT, GUID: id + "1", Partitions: []layout.Partition{
 			{Number: 1, Device: "sda1", Start: mib, Size: 40 * mib, Type: layout.TypeESP, GUID: id + "2"},
 			{Number: 2, Device: "sda2", Start: 41 * mib, Size: 64 * mib, Type: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", GUID: id + "3"},
 			{Number: 3, Device: "sda3", Start: 105 * mib, Size: 16 * mib, Type: "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F", GUID: id + "4"},
@@ -46,7 +47,7 @@ func onto(t *testing.T, l *layout.Layout) (*machinetest.Machine, *Recreator) {
 	if err != nil || len(have) != 1 {
 		t.Fatalf("Present() = %v, %v; want one disk", have, err)
 	}
-	p, err := plan.New(l, plan.Mapping{"sda": have[0]})
+	p, err := plan.Make(l, have, plan.Wish{Map: map[string]string{"sda": "vda"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package recreate
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -533,21 +534,23 @@ func (w *world) try(seed uint64) (have []string) {
 		w.t.Fatalf("seed %d: %v", seed, err)
 	}
 	for range 3 {
-		m, l := w.targets(), w.l
-		if w.IntN(3) == 0 && len(l.Filesystems) > 0 {
-			fs := l.Filesystems[w.IntN(len(l.Filesystems))]
-			if c, err := plan.Convert(l, map[string]string{fs.Mounts[0].Path: pick(w, fstype.Names(func(t *fstype.Type) bool { return t.New != nil })...)}); err == nil {
-				l = c
+		m := w.targets()
+		var types map[string]string
+		if w.IntN(3) == 0 && len(w.l.Filesystems) > 0 {
+			fs := w.l.Filesystems[w.IntN(len(w.l.Filesystems))]
+			types = map[string]string{fs.Mounts[0].Path: pick(w, fstype.Names(func(t *fstype.Type) bool { return t.New != nil })...)}
+			if plan.Check(w.l, plan.Wish{Types: types}) != nil {
+				types = nil
 			}
 		}
-		p, err := accept(l, m)
+		p, err := accept(w.l, m, types)
 		var r *exit.Refusal
 		if errors.As(err, &r) {
 			have = append(have, "refused")
 			continue
 		}
 		if err == nil {
-			have = append(have, kinds(w.l, p, m, l != w.l)...)
+			have = append(have, kinds(w.l, p, m, types != nil)...)
 			err = w.carryOut(p, m)
 		}
 		if err != nil {
@@ -558,30 +561,10 @@ func (w *world) try(seed uint64) (have []string) {
 }
 
 // accept plans as restore does.
-func accept(l *layout.Layout, m plan.Mapping) (*plan.Plan, error) {
-	var have []layout.Present
-	byName := map[string]string{}
-	for old, t := range m {
-		have = append(have, t)
-		byName[old] = t.Name
-	}
-	needed := plan.Mapping{}
+func accept(l *layout.Layout, m plan.Mapping, types map[string]string) (*plan.Plan, error) {
+	w := plan.Wish{Map: map[string]string{}, Types: types}
 	for _, n := range l.Needed() {
-		needed[n] = m[n]
+		w.Map[n] = m[n].Name
 	}
-	for old := range byName {
-		if _, ok := needed[old]; !ok {
-			delete(byName, old)
-		}
-	}
-	w := plan.Wish{Map: byName}
-	mapped, err := plan.MapDisks(l, have, w)
-	if err != nil {
-		return nil, err
-	}
-	fit, err := plan.Fit(l, mapped, w)
-	if err != nil {
-		return nil, err
-	}
-	return plan.New(fit, mapped)
+	return plan.Make(l, slices.Collect(maps.Values(m)), w)
 }

@@ -207,8 +207,8 @@ func TestMakeSubs(t *testing.T) {
 	for _, p := range []string{"@/boot/grub2/x86_64-efi", "@/var", "@", "@/.snapshots/5/snapshot", "@/.snapshots", "@/usr/local"} {
 		f.Subvolumes = append(f.Subvolumes, layout.Subvolume{Path: p, Default: p == "@/.snapshots/5/snapshot"})
 	}
-	l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: 300 << 20, LogicalSector: 512}}, Filesystems: []layout.Filesystem{*f}}
-	p, err := plan.New(l, plan.Mapping{"vda": {Disk: d.New}})
+	l := &layout.Layout{Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.BIOS}, Disks: []layout.Disk{{Name: "vda", Size: 300 << 20, LogicalSector: 512, PhysicalSector: 512}}, Filesystems: []layout.Filesystem{*f}}
+	p, err := plan.Make(l, []layout.Present{{Disk: d.New}}, plan.Wish{Map: map[string]string{"vda": d.New.Name}})
 	if err != nil {
 		t.Fatal(err)
 	}

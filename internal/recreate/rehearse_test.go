@@ -23,11 +23,12 @@ func TestRehearse(t *testing.T) {
 	oracle(t, "mke2fs", "-V")
 	oracle(t, "mkfs.xfs", "-V")
 	with := func(features ...string) error {
-		l := &layout.Layout{Disks: []layout.Disk{{Name: "vda", Size: 8 << 40, LogicalSector: 512}, {Name: "vdb", Size: 200 << 20, LogicalSector: 512}}, Filesystems: []layout.Filesystem{
+		disks := []layout.Disk{{Name: "vda", Size: 8 << 40, LogicalSector: 512, PhysicalSector: 512}, {Name: "vdb", Size: 200 << 20, LogicalSector: 512, PhysicalSector: 512}}
+		l := &layout.Layout{Version: layout.Version, Hostname: "h", Boot: layout.Boot{Firmware: layout.BIOS}, Disks: disks, Filesystems: []layout.Filesystem{
 			{Device: "vda", Type: "ext4", Size: 8 << 40, Geometry: fstype.Geometry{Ext: &fstype.Ext{BlockSize: 4096, ClusterSize: 4096, InodeSize: 256, Inodes: 1 << 28, Features: append([]string{"has_journal", "extent", "64bit", "filetype"}, features...)}}},
 			// Of less than 300 MiB, which mkfs.xfs refuses today.
 			{Device: "vdb", Type: "xfs", Size: 200 << 20, Geometry: fstype.Geometry{XFS: &fstype.XFS{BlockSize: 4096, SectorSize: 512, InodeSize: 512, DirBlock: 4096, AGCount: 4, LogBlocks: 1368, CRC: true, FType: true, FinoBT: true, SparseIno: true}}}}}
-		p, err := plan.New(l, plan.Mapping{"vda": {Disk: layout.Disk{Name: "no-such-disk", Size: 8 << 40, LogicalSector: 512}}, "vdb": {Disk: layout.Disk{Name: "no-such-disk2", Size: 200 << 20, LogicalSector: 512}}})
+		p, err := plan.Make(l, []layout.Present{{Disk: disks[0]}, {Disk: disks[1]}}, plan.Wish{Map: map[string]string{"vda": "vda", "vdb": "vdb"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -80,12 +80,8 @@ func TestTablesOnDisks(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			from, l := made(t, c.size, c.script, c.sgdisk...)
 			for _, size := range append([]int64{c.size}, c.fitted...) {
-				m := plan.Mapping{"vda": {Disk: layout.Disk{Name: "sda", Size: quantity.Size(size), LogicalSector: 512, PhysicalSector: 512}}}
-				fit, err := plan.Fit(l, m, plan.Wish{})
-				if err != nil {
-					t.Fatal(size, err)
-				}
-				p, err := plan.New(fit, m)
+				to := layout.Present{Disk: layout.Disk{Name: "sda", Size: quantity.Size(size), LogicalSector: 512, PhysicalSector: 512}}
+				p, err := plan.Make(l, []layout.Present{to}, plan.Wish{Map: map[string]string{"vda": "sda"}})
 				if err != nil {
 					t.Fatal(size, err)
 				}

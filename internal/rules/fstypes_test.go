@@ -2,10 +2,7 @@ package rules
 
 import (
 	"go/ast"
-	"go/parser"
 	"go/token"
-	"io/fs"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -28,33 +25,17 @@ var typesElsewhere = []string{
 func TestFileSystemTypes(t *testing.T) {
 	known := fstype.Names(func(t *fstype.Type) bool { return true })
 	found := 0
-	err := filepath.WalkDir("../..", func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel := strings.TrimPrefix(filepath.ToSlash(p), "../../")
-		if d.IsDir() && (d.Name() == "bbgen" || d.Name() == ".git") {
-			return filepath.SkipDir
-		}
-		if filepath.Ext(p) != ".go" || strings.HasSuffix(p, "_test.go") {
-			return nil
-		}
-		set := token.NewFileSet()
-		f, err := parser.ParseFile(set, p, nil, 0)
-		if err != nil {
-			return err
-		}
-		for _, at := range choices(f, known) {
-			if slices.ContainsFunc(typesElsewhere, func(a string) bool { return strings.HasPrefix(rel, a) }) {
+	for _, f := range goFiles(t, false) {
+		for _, at := range choices(f.File, known) {
+			if slices.ContainsFunc(typesElsewhere, func(a string) bool { return strings.HasPrefix(f.rel, a) }) {
 				found++
 				continue
 			}
-			t.Errorf("%v chooses between types of file systems; make it a field of fstype.Type", set.Position(at))
+			t.Errorf("%v chooses between types of file systems; make it a field of fstype.Type", positions.Position(at))
 		}
-		return nil
-	})
-	if err != nil || found == 0 {
-		t.Errorf("found %d choices where they may be, %v: is the test looking at the right thing?", found, err)
+	}
+	if found == 0 {
+		t.Error("no choices found where they may be: is the test looking at the right thing?")
 	}
 }
 

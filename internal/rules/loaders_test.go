@@ -4,10 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 )
 
@@ -43,34 +40,10 @@ func TestLoadersByInterface(t *testing.T) {
 			return true
 		})
 	}
-	files, set := 0, token.NewFileSet()
-	for _, root := range []string{"../../builder", "../../cmds", "../../initramfs", "../../internal", "../../kernelcfg", "../../templates"} {
-		err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			if d.IsDir() && (d.Name() == "bbgen" || p == "../../internal/bootloader") {
-				return filepath.SkipDir
-			}
-			if filepath.Ext(p) != ".go" || strings.HasSuffix(p, "_test.go") {
-				return nil
-			}
-			f, err := parser.ParseFile(set, p, nil, 0)
-			if err != nil {
-				return err
-			}
-			files++
-			look(f, func(at token.Pos) { t.Errorf("%s compares the name of a boot loader", set.Position(at)) })
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, f := range goFiles(t, false, "internal/bootloader/", "vmtest/") {
+		look(f.File, func(at token.Pos) { t.Errorf("%s compares the name of a boot loader", positions.Position(at)) })
 	}
-	if files < 50 {
-		t.Errorf("%d files looked at", files)
-	}
-	f, err := parser.ParseFile(set, "", "package x\nfunc f() bool { switch y { case layout.GRUB: }; return l.Boot.Loader != \"extlinux\" || m[layout.SystemdBoot] }", 0)
+	f, err := parser.ParseFile(positions, "", "package x\nfunc f() bool { switch y { case layout.GRUB: }; return l.Boot.Loader != \"extlinux\" || m[layout.SystemdBoot] }", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,12 +5,14 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"go/types"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -26,6 +28,47 @@ func deps(t *testing.T, pkg string) []string {
 		t.Fatalf("go list -deps %s: %v", pkg, err)
 	}
 	return strings.Fields(string(out))
+}
+
+// source is a Go file of ours; rel is its path, test whether it is one of tests.
+type source struct {
+	rel  string
+	test bool
+	*ast.File
+}
+
+// positions are those of goFiles.
+var positions = token.NewFileSet()
+
+var allGoFiles = sync.OnceValues(func() (out []source, err error) {
+	err = filepath.WalkDir("../..", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "bbgen" || d.Name() == ".git") {
+			return filepath.SkipDir
+		}
+		if filepath.Ext(p) != ".go" {
+			return nil
+		}
+		f, err := parser.ParseFile(positions, p, nil, 0)
+		out = append(out, source{strings.TrimPrefix(filepath.ToSlash(p), "../../"), strings.HasSuffix(p, "_test.go"), f})
+		return err
+	})
+	return out, err
+})
+
+// goFiles lists all Go files of ours but for those in the directories, and tests unless they are wanted.
+func goFiles(t *testing.T, tests bool, but ...string) []source {
+	t.Helper()
+	all, err := allGoFiles()
+	out := slices.DeleteFunc(slices.Clone(all), func(s source) bool {
+		return s.test && !tests || slices.ContainsFunc(but, func(dir string) bool { return strings.HasPrefix(s.rel, dir) })
+	})
+	if err != nil || len(out) < 200 {
+		t.Fatalf("%d Go files found, %v; want more than 200", len(out), err)
+	}
+	return out
 }
 
 // TestHostNeverRecreates: what runs every night on a healthy machine contains
@@ -56,6 +99,40 @@ func TestPlanningIsPure(t *testing.T) {
 	}
 }
 
+// TestOneDoorToPlans: the order of the changes of a layout is known in plan.Prepare. What plan
+// exports returns a plan or a draft with all of them, never a layout with some, and no other
+// room puts a draft together.
+func TestOneDoorToPlans(t *testing.T) {
+	var doors []string
+	for _, f := range goFiles(t, false) {
+		if f.Name.Name != "plan" {
+			ast.Inspect(f.File, func(n ast.Node) bool {
+				if c, ok := n.(*ast.CompositeLit); ok && c.Type != nil && types.ExprString(c.Type) == "plan.Draft" {
+					t.Errorf("%s makes a plan.Draft; only plan.Prepare does", f.rel)
+				}
+				return true
+			})
+			continue
+		}
+		for _, x := range f.Decls {
+			fn, ok := x.(*ast.FuncDecl)
+			if !ok || fn.Recv != nil || !fn.Name.IsExported() || fn.Type.Results == nil {
+				continue
+			}
+			for _, r := range fn.Type.Results.List {
+				switch of := types.ExprString(r.Type); of {
+				case "*Plan", "*Draft", "*layout.Layout", "Mapping":
+					doors = append(doors, fn.Name.Name+" "+of)
+				}
+			}
+		}
+	}
+	slices.Sort(doors)
+	if want := []string{"Make *Plan", "Only *Plan", "OnlyImage *Plan", "Prepare *Draft"}; !slices.Equal(doors, want) {
+		t.Errorf("internal/plan has the doors %q; want %q", doors, want)
+	}
+}
+
 // TestMulticallWithoutBitTorrent: the BitTorrent library, which is as large as the rest,
 // is only in the program mkcdrec-swarm.
 func TestMulticallWithoutBitTorrent(t *testing.T) {
@@ -78,36 +155,17 @@ func TestMulticallWithoutBitTorrent(t *testing.T) {
 // TestNoInitNoCgo: in a multicall binary every command runs every package's
 // init.
 func TestNoInitNoCgo(t *testing.T) {
-	files := 0
-	err := filepath.WalkDir("../..", func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if d.IsDir() && (d.Name() == "bbgen" || d.Name() == ".git") {
-			return filepath.SkipDir
-		}
-		if filepath.Ext(p) != ".go" {
-			return nil
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), p, nil, 0)
-		if err != nil {
-			return err
-		}
-		files++
+	for _, f := range goFiles(t, true) {
 		for _, i := range f.Imports {
 			if i.Path.Value == `"C"` {
-				t.Errorf("%s uses cgo", p)
+				t.Errorf("%s uses cgo", f.rel)
 			}
 		}
 		for _, x := range f.Decls {
 			if fn, ok := x.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
-				t.Errorf("%s has an init function", p)
+				t.Errorf("%s has an init function", f.rel)
 			}
 		}
-		return nil
-	})
-	if err != nil || files < 50 {
-		t.Errorf("%d files looked at, %v", files, err)
 	}
 }
 
@@ -115,35 +173,17 @@ func TestNoInitNoCgo(t *testing.T) {
 // the standard streams.
 func TestLibrariesDoNotPrint(t *testing.T) {
 	allowed := []string{"cmds/", "vmtest/", "internal/genbb/", "internal/genloaders/", "internal/multicall/", "internal/packages/", "internal/ui/", "internal/rescueinit/", "internal/bench/", "internal/fuzzall/", "internal/shape/", "internal/smalltools/", "internal/tools/", "internal/swarm/mkcdrec-swarm/", "internal/swarm/sim/fleet/"}
-	err := filepath.WalkDir("../..", func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel := strings.TrimPrefix(filepath.ToSlash(p), "../../")
-		if d.IsDir() && (d.Name() == "bbgen" || d.Name() == ".git") {
-			return filepath.SkipDir
-		}
-		if filepath.Ext(p) != ".go" || strings.HasSuffix(p, "_test.go") || slices.ContainsFunc(allowed, func(a string) bool { return strings.HasPrefix(rel, a) }) {
-			return nil
-		}
-		f, err := parser.ParseFile(token.NewFileSet(), p, nil, 0)
-		if err != nil {
-			return err
-		}
-		ast.Inspect(f, func(n ast.Node) bool {
+	for _, f := range goFiles(t, false, allowed...) {
+		ast.Inspect(f.File, func(n ast.Node) bool {
 			s, ok := n.(*ast.SelectorExpr)
 			if !ok {
 				return true
 			}
 			x, ok := s.X.(*ast.Ident)
 			if ok && (x.Name == "os" && (s.Sel.Name == "Stdout" || s.Sel.Name == "Stderr") || x.Name == "fmt" && slices.Contains([]string{"Print", "Println", "Printf"}, s.Sel.Name)) {
-				t.Errorf("%s uses %s.%s", rel, x.Name, s.Sel.Name)
+				t.Errorf("%s uses %s.%s", f.rel, x.Name, s.Sel.Name)
 			}
 			return true
 		})
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
 	}
 }
