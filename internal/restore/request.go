@@ -305,7 +305,7 @@ func (r *Request) conflicts() error {
 	case !slices.Contains([]string{"", "none", recreate.CheckRead, recreate.CheckWrite}, r.CheckTarget):
 		return fmt.Errorf("%s: %q; want none, read or write", r.name("check-target"), r.CheckTarget)
 	case len(r.Size) > 0 && r.KeepSizes:
-		return fmt.Errorf("%s and --keep-sizes exclude each other", r.name("size"))
+		return fmt.Errorf("%s and %s exclude each other", r.name("size"), r.name("keep-sizes"))
 	}
 	return r.system()
 }
@@ -313,8 +313,10 @@ func (r *Request) conflicts() error {
 // system reports wrong wishes for the identity and the firmware of the restored system.
 func (r *Request) system() error {
 	switch {
-	case !r.NewIdentity && (r.Hostname != "" || len(r.Forget) > 0):
-		return errors.New("--hostname and --forget are for --new-identity")
+	case !r.NewIdentity && r.Hostname != "":
+		return fmt.Errorf("%s is for --new-identity only", r.name("hostname"))
+	case !r.NewIdentity && len(r.Forget) > 0:
+		return fmt.Errorf("%s is for --new-identity only", r.name("forget"))
 	case r.Firmware != "" && r.Firmware != layout.UEFI && r.Firmware != layout.BIOS:
 		return fmt.Errorf("%s %q is neither uefi nor bios", r.name("firmware"), r.Firmware)
 	}
@@ -329,13 +331,22 @@ func (r *Request) system() error {
 
 // part reports what does not go with --only.
 func (r *Request) part() error {
+	for _, o := range []struct {
+		name  string
+		given bool
+	}{
+		{"dry-run", r.DryRun}, {"map", len(r.Map) > 0}, {"size", len(r.Size) > 0}, {"keep-sizes", r.KeepSizes}, {"exclude-disk", len(r.ExcludeDisk) > 0},
+		{"mirror", len(r.Mirror) > 0}, {"unmirror", r.Unmirror}, {"firmware", r.Firmware != ""}, {"new-luks", r.NewLUKS},
+	} {
+		if o.given {
+			return fmt.Errorf("%s takes a device as it is: not with %s", r.name("only"), r.name(o.name))
+		}
+	}
 	switch {
-	case r.DryRun || r.Unmirror || len(r.Map)+len(r.ExcludeDisk)+len(r.Size)+len(r.Mirror) > 0:
-		return fmt.Errorf("%s takes a device as it is: no --dry-run, --map, --size, --exclude-disk, --mirror or --unmirror", r.name("only"))
 	case r.CheckTarget == recreate.CheckWrite:
 		return fmt.Errorf("%s overwrites whole disks: not with %s", r.name("check-target"), r.name("only"))
 	case r.NewIdentity:
-		return fmt.Errorf("%s restores a part of a system, which has no identity of its own: no --new-identity", r.name("only"))
+		return fmt.Errorf("%s restores a part of a system, which has no identity of its own: not with %s", r.name("only"), r.name("new-identity"))
 	}
 	return nil
 }
