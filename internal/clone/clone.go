@@ -442,7 +442,7 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 			s.rep.Note("%s (%s) is copied as a whole: %s", m.Device, m.What(), why)
 		}
 		if t, size := fstype.Of(m.Type), d.SizeOf(m.Device); t.Mkfs == nil && t.GrowBy != nil && size > m.Size {
-			if why = notGrown(why); why != "" {
+			if why = notGrown(why, t.GrowBy[0]); why != "" {
 				s.rep.Note("%s (%s) keeps its size of %s in %s: %s", m.Device, m.What(), m.Size, size, why)
 			} else {
 				d.Grow[m.Device] = true
@@ -458,14 +458,14 @@ func (s *Source) decide(d *plan.Draft, name func(string) string, identity string
 	return nil
 }
 
-// notGrown gives the reason why an NTFS cannot be grown, "" if it can. unclean is why its
-// map of used blocks was not taken: it is damaged, hibernated or was not unmounted.
-func notGrown(unclean string) string {
+// notGrown gives the reason why a program cannot grow an image, "" if it can. unclean is why
+// its map of used blocks was not taken: it is damaged, hibernated or was not unmounted.
+func notGrown(unclean, program string) string {
 	if unclean != "" {
 		return unclean
 	}
-	if _, err := exec.LookPath("ntfsresize"); err != nil {
-		return "ntfsresize is missing"
+	if _, err := exec.LookPath(program); err != nil {
+		return program + " is missing"
 	}
 	return ""
 }
@@ -569,10 +569,7 @@ func renumbers(f *layout.Filesystem) bool {
 // needsSmaller reports whether one of the target's disks below a file system has sectors that
 // are larger than the source's and than what the file system reads and writes at once.
 func (s *Source) needsSmaller(d *plan.Draft, f *layout.Filesystem) bool {
-	unit := int64(0)
-	if t := fstype.Of(f.Type); t.Unit != nil && len(f.Geometry.Keys()) > 0 {
-		unit = t.Unit(&f.Geometry)
-	}
+	unit := fstype.Of(f.Type).UnitOf(&f.Geometry)
 	return slices.ContainsFunc(s.layout.DisksUnder(f.Device), func(n string) bool {
 		old, to := s.layout.Disk(n), d.Disks[n]
 		return old != nil && to.LogicalSector > old.LogicalSector && int64(to.LogicalSector) > unit

@@ -175,6 +175,7 @@ func TestNeedsSmaller(t *testing.T) {
 		{layout.Filesystem{Type: "xfs", Geometry: fstype.Geometry{XFS: &fstype.XFS{BlockSize: 4096, SectorSize: 4096}}}, false},
 		{layout.Filesystem{Type: "btrfs", Geometry: fstype.Geometry{Btrfs: &fstype.Btrfs{SectorSize: 4096}}}, false},
 		{layout.Filesystem{Type: "vfat", Geometry: fstype.Geometry{VFAT: &fstype.VFAT{SectorSize: 512}}}, true},
+		{layout.Filesystem{Type: "vfat", Geometry: fstype.Geometry{VFAT: &fstype.VFAT{SectorSize: 4096}}}, false},
 	} {
 		c.fs.Device = "vda1"
 		s := source(t, c.fs)

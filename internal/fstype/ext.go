@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -37,6 +38,8 @@ func ext(name string) *Type {
 		Renumber: func(uuid, dev string) [][]string { // tune2fs(8) wants one that was checked, since it writes all checksums again
 			return [][]string{{"e2fsck", "-f", "-p", dev}, {"tune2fs", "-U", uuid, dev}}
 		},
+		Version:  func(*Info) string { return "1.0" },
+		Lazy:     lazyExt,
 		LabelMax: 16,
 		Least:    leastExt,
 		Block:    func(g *Geometry) (int64, string) { return g.Ext.BlockSize, "blocks" },
@@ -47,6 +50,9 @@ func ext(name string) *Type {
 	}
 	for _, n := range []string{"mkfs.", "fsck."} { // what fingers type
 		t.Programs = append(t.Programs, Program{Name: n + name, Check: "-V", Optional: true})
+	}
+	if name != TypeExt4 {
+		t.Drivers = []string{name, TypeExt4}
 	}
 	switch name {
 	case TypeExt2:
@@ -169,6 +175,17 @@ func legacyExt(typ string, size int64) *Ext {
 
 // mountOpts are the names that tune2fs -o has for s_default_mount_opts.
 var mountOpts = []bit{{0x1, "debug"}, {0x2, "bsdgroups"}, {0x4, "user_xattr"}, {0x8, "acl"}, {0x10, "uid16"}, {0x100, "nobarrier"}, {0x200, "block_validity"}, {0x400, "discard"}, {0x800, "nodelalloc"}}
+
+// lazyExt has mke2fs(8) leave the tables of inodes and the journal unwritten.
+func lazyExt(cmd []string) []string {
+	at := slices.Index(cmd, "-E") + 1
+	if cmd[0] != "mke2fs" || at == 0 {
+		return cmd
+	}
+	cmd = slices.Clone(cmd)
+	cmd[at] += ",lazy_itable_init=1,lazy_journal_init=1"
+	return cmd
+}
 
 func mkfsExt(f *FS, dev string, size int64) [][]string {
 	e := f.Ext

@@ -111,6 +111,8 @@ type Type struct {
 	// is "" for Name.
 	Describe func(i *Info, head []byte) string
 	Title    string
+	// Version is the version of its format that lsblk(8) prints.
+	Version func(i *Info) string
 	// Check returns what is wrong with a geometry: then it cannot be made.
 	Check func(g *Geometry) []string
 
@@ -138,7 +140,11 @@ type Type struct {
 	// Unique reports that the kernel takes two with the same UUID for one, or refuses the second.
 	Unique bool
 
-	// Least is the least size of a device on which its files fit, 0 if that is not known.
+	// Lazy changes a command of Mkfs for a device that reads as zero bytes: it writes no more than it has to.
+	Lazy func(cmd []string) []string
+
+	// Least is the least size of a device on which its files fit, 0 if that is not known; nil for
+	// a type that is not made smaller.
 	Least func(f *FS) int64
 	// Each is the least size of each device of one on several, which need n bytes.
 	Each func(f *FS, n int64) int64
@@ -163,6 +169,8 @@ type Type struct {
 	// Always that it also has its driver, however small it is.
 	Common, Always bool
 
+	// Drivers are the types of mount(2) that mount it, the best one first; nil for Name alone.
+	Drivers []string
 	// Mount is the option for one that is a copy of another one. ReadOnly are the options with
 	// which a read-only mount writes nothing, not even what is in its log; where there are
 	// several, older kernels know the later ones.
@@ -176,6 +184,9 @@ type Type struct {
 	Foreign bool
 	// Medium reports that it is found on media only, that nothing writes to.
 	Medium bool
+	// Hybrid reports that a disk that has it is a medium, written from an image, and no storage
+	// of the machine.
+	Hybrid bool
 	// HoldsSets reports that sets are looked for on it.
 	HoldsSets bool
 	// NoCheck reports that its fsck at boot does nothing: its pass in fstab is 0.
@@ -255,6 +266,22 @@ func (t *Type) Faults(g *Geometry) []string {
 		return nil
 	}
 	return t.Check(g)
+}
+
+// UnitOf is what a file system of this type reads and writes at once, bytes; 0 if that is not known.
+func (t *Type) UnitOf(g *Geometry) int64 {
+	if t.Unit == nil || !slices.Contains(g.Keys(), t.Key()) {
+		return 0
+	}
+	return t.Unit(g)
+}
+
+// MountTypes are the types of mount(2) that mount it, the best one first.
+func (t *Type) MountTypes() []string {
+	if t.Drivers != nil {
+		return t.Drivers
+	}
+	return []string{t.Name}
 }
 
 // Module is the name of its driver.

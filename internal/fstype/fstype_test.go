@@ -45,6 +45,32 @@ func TestTypes(t *testing.T) {
 	}
 }
 
+// TestTools: what lsblk, blkid and mount are told of a type.
+func TestTools(t *testing.T) {
+	for _, c := range []struct {
+		name, version, mount string
+		unit                 int64
+		g                    Geometry
+	}{
+		{TypeExt2, "1.0", "ext2 ext4", 1024, Geometry{Ext: &Ext{BlockSize: 1024}}},
+		{TypeExt3, "1.0", "ext3 ext4", 0, Geometry{}},
+		{TypeExt4, "1.0", "ext4", 4096, Geometry{Ext: &Ext{BlockSize: 4096}}},
+		{TypeXFS, "", "xfs", 512, Geometry{XFS: &XFS{BlockSize: 4096, SectorSize: 512}}},
+		{TypeVFAT, "FAT16", "vfat", 2048, Geometry{VFAT: &VFAT{Bits: 16, SectorSize: 2048}}},
+		{TypeNTFS, "", "ntfs3 ntfs", 0, Geometry{}},
+		{TypeISO, "", "iso9660", 0, Geometry{}},
+		{TypeSwap, "1", "swap", 0, Geometry{}},
+	} {
+		x, version := Of(c.name), ""
+		if x.Version != nil {
+			version = x.Version(&Info{Type: c.name, Geometry: c.g})
+		}
+		if mount := strings.Join(x.MountTypes(), " "); version != c.version || mount != c.mount || x.UnitOf(&c.g) != c.unit {
+			t.Errorf("%s: version %q, mounted as %q, unit %d; want %q, %q, %d", c.name, version, mount, x.UnitOf(&c.g), c.version, c.mount, c.unit)
+		}
+	}
+}
+
 // TestGrow: numbers and layouts of the ioctls, as the kernel's headers have them.
 func TestGrow(t *testing.T) {
 	head := make([]byte, HeadLen)

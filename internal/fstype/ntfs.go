@@ -12,6 +12,7 @@ var ntfs = Type{
 	Probe:    probeNTFS,
 	Title:    "DOS/MBR boot sector, NTFS",
 	Driver:   "ntfs3",
+	Drivers:  []string{"ntfs3", TypeNTFS},
 	Programs: []Program{{Name: "ntfsresize", Check: "--version", Optional: true}},
 	GrowBy:   []string{"ntfsresize", "--force"}, // it asks without
 	BootCopy: func(b []byte) int64 {

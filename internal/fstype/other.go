@@ -9,7 +9,7 @@ import (
 // Types of media, and those that are only recognised, so that a person can be told what is
 // there.
 var (
-	iso9660  = Type{Name: TypeISO, Driver: "isofs", Probe: probeISO, Describe: describeISO, Medium: true, HoldsSets: true}
+	iso9660  = Type{Name: TypeISO, Driver: "isofs", Probe: probeISO, Describe: describeISO, Medium: true, Hybrid: true, HoldsSets: true}
 	udf      = Type{Name: "udf", Medium: true}
 	squashfs = Type{Name: "squashfs", Title: "Squashfs", Probe: magic(0, "hsqs", "squashfs"), Medium: true}
 	reiserfs = Type{Name: "reiserfs", Probe: magic(65536+52, "ReIsEr", "reiserfs")}

@@ -6,7 +6,7 @@ import (
 )
 
 // Swap areas are made by package recreate, without a program.
-var swap = Type{Name: TypeSwap, Probe: probeSwap, Describe: describeSwap}
+var swap = Type{Name: TypeSwap, Probe: probeSwap, Describe: describeSwap, Version: func(*Info) string { return "1" }}
 
 func probeSwap(_ io.ReaderAt, b []byte) *Info {
 	for _, page := range []int{4096, 8192, 16384, 65536} {

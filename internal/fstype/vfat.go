@@ -22,6 +22,8 @@ type VFAT struct {
 var vfat = Type{
 	Name:  TypeVFAT,
 	Probe: probeVFAT, Title: "DOS/MBR boot sector, FAT", Mkfs: mkfsVFAT, FullSize: true, ShortUUID: true,
+	Version:  func(i *Info) string { return fmt.Sprintf("FAT%d", i.VFAT.Bits) },
+	Unit:     func(g *Geometry) int64 { return g.VFAT.SectorSize },
 	ToSector: func(g *Geometry, sector, size int64) { fatSector(g.VFAT, sector, size) },
 	Dir:      "fat",
 	Config:   []Option{{"CONFIG_VFAT_FS", "can't be mounted"}, {"CONFIG_NLS_ISO8859_1", "can't be mounted with its default names"}},

@@ -16,8 +16,8 @@ type Draft struct {
 	// Blocks are devices of the layout whose file systems or images are copied from
 	// other devices block by block, each with what is copied, "the used blocks".
 	Blocks map[string]string
-	// Grow are those of Blocks that have an image which is given the size of its device:
-	// an NTFS, by ntfsresize.
+	// Grow are those of Blocks that have an image which is given the size of its device by the
+	// program of its type.
 	Grow map[string]bool
 	// Renumber are those of Blocks with a file system that gets its UUID of the layout: the
 	// copy has that of the source.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/commands"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -117,18 +118,20 @@ func Only(was *layout.Layout, w Wish, at, dev string, size quantity.Size, disks 
 		return nil, err
 	}
 	f := want.Mounted(at)
-	switch {
-	case f == nil:
+	if f == nil {
 		return nil, refuse("--only %s: nothing was mounted there", at)
+	}
+	least := f.Size
+	if fstype.Of(f.Type).Least != nil {
+		least = min(Least(f), f.Size)
+	}
+	switch {
 	case f.Excluded != "":
 		return nil, refuse("--only %s: its files are not in the set (%s)", at, f.Excluded)
 	case len(f.Others) > 0:
 		return nil, refuse("--only %s: it is a btrfs on %d devices", at, len(f.Devs()))
-	case size < min(Least(f), f.Size):
-		return nil, refuse("--only %s: /dev/%s is too small: needed %s, there %s", at, dev, min(Least(f), f.Size), size)
-	}
-	if f.VFAT != nil && size < f.Size {
-		return nil, refuse("--only %s: /dev/%s is too small: needed %s, there %s", at, dev, f.Size, size)
+	case size < least:
+		return nil, refuse("--only %s: /dev/%s is too small: needed %s, there %s", at, dev, least, size)
 	}
 	l, err := clone(want)
 	if err != nil {

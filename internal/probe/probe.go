@@ -437,14 +437,13 @@ func (m Machine) content(l *layout.Layout, dev string, size quantity.Size, i *su
 		}
 		return
 	}
-	if i.Type == fstype.TypeISO {
-		return // a hybrid image on a stick: a medium, no storage of the machine
-	}
-	if i.Btrfs != nil {
+	switch t := fstype.Of(i.Type); {
+	case t.Hybrid:
+	case t.Subvolumes:
 		m.btrfs(l, dev, i, mounts)
-		return
+	default:
+		m.filesystem(l, dev, size, i, mounts)
 	}
-	m.filesystem(l, dev, size, i, mounts)
 }
 
 // filesystem records a file system, or, where it can't be restored as files, its device as an image.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
@@ -136,10 +137,9 @@ func inMemory(s plan.Step) {
 			s.Run[i] = slices.Insert(slices.Clone(c), 3, "--assume-clean")
 		}
 	case *plan.MakeFS:
-		for i, c := range s.Run {
-			if at := slices.Index(c, "-E"); c[0] == "mke2fs" && at > 0 {
-				s.Run[i] = slices.Clone(c)
-				s.Run[i][at+1] += ",lazy_itable_init=1,lazy_journal_init=1" // mke2fs(8)
+		if lazy := fstype.Of(s.FS.Type).Lazy; lazy != nil {
+			for i, c := range s.Run {
+				s.Run[i] = lazy(c)
 			}
 		}
 	}

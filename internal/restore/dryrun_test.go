@@ -68,13 +68,13 @@ func TestInMemory(t *testing.T) {
 		kind, run, want string
 	}{
 		{"array", "mdadm --create /dev/md0 --run", "mdadm --create /dev/md0 --assume-clean --run"},
-		{"fs", "mke2fs -E stride=16 /dev/x", "mke2fs -E stride=16,lazy_itable_init=1,lazy_journal_init=1 /dev/x"},
-		{"fs", "mkfs.xfs /dev/x", "mkfs.xfs /dev/x"},
+		{"ext3", "mke2fs -E stride=16 /dev/x", "mke2fs -E stride=16,lazy_itable_init=1,lazy_journal_init=1 /dev/x"},
+		{"xfs", "mkfs.xfs /dev/x", "mkfs.xfs /dev/x"},
 	} {
 		run := strings.Fields(c.run)
 		var s plan.Step = &plan.MakeArray{Run: [][]string{run}}
-		if c.kind == "fs" {
-			s = &plan.MakeFS{Run: [][]string{run}}
+		if c.kind != "array" {
+			s = &plan.MakeFS{FS: &layout.Filesystem{Type: c.kind}, Run: [][]string{run}}
 		}
 		inMemory(s)
 		if got := strings.Join(plan.Commands(s)[0], " "); got != c.want || strings.Join(run, " ") != c.run {

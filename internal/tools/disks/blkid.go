@@ -8,30 +8,15 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/gpt"
 	"github.com/mkcdrec/mkcdrec/internal/mbr"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
-	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
 )
 
 // tag is one of blkid's.
 type tag struct{ name, value string }
-
-// blockSize is the least unit of a file system, 0 where libblkid has none.
-func blockSize(i *superblock.Info) int64 {
-	switch {
-	case i.Ext != nil:
-		return i.Ext.BlockSize
-	case i.XFS != nil:
-		return i.XFS.SectorSize
-	case i.VFAT != nil:
-		return i.VFAT.SectorSize
-	case i.Geometry.Btrfs != nil:
-		return i.Geometry.Btrfs.SectorSize
-	}
-	return 0
-}
 
 // tags are what blkid prints of a device or file.
 func tags(path string) []tag {
@@ -50,7 +35,7 @@ func tags(path string) []tag {
 			add("LABEL", i.Label)
 			add("UUID", i.UUID)
 		}
-		if n := blockSize(i); n > 0 {
+		if n := fstype.Of(i.Type).UnitOf(&i.Geometry); n > 0 {
 			add("BLOCK_SIZE", strconv.FormatInt(n, 10))
 		}
 		add("TYPE", i.Type)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
@@ -257,15 +258,10 @@ func (l *lsblkRun) mountedAt(d *device) []string {
 
 // version is the version of the format, where util-linux prints one.
 func version(i *superblock.Info) string {
+	of := fstype.Of(i.Type).Version
 	switch {
-	case i.Type == "":
-		return ""
-	case strings.HasPrefix(i.Type, "ext"):
-		return "1.0"
-	case i.Type == "swap":
-		return "1"
-	case i.VFAT != nil:
-		return fmt.Sprintf("FAT%d", i.VFAT.Bits)
+	case of != nil:
+		return of(&i.Info)
 	case i.LUKS != nil:
 		return strconv.Itoa(i.LUKS.Version)
 	case i.MD != nil:

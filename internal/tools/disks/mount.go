@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/printable"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tools"
@@ -532,7 +533,7 @@ func (m *mounter) fileSystem(w *wish) error {
 		case info == nil:
 			return wrongType(name, nil)
 		}
-		types = kernelTypes(info.Type)
+		types = fstype.Of(info.Type).MountTypes()
 		if w.typ = info.Type; m.helper(w) != "" && !m.On("i") {
 			return m.runHelper(w)
 		}
@@ -549,17 +550,6 @@ func (m *mounter) fileSystem(w *wish) error {
 		return nil
 	}
 	return m.explain(w, err, statErr, types[len(types)-1], log)
-}
-
-// kernelTypes are the kernel's names for a type.
-func kernelTypes(t string) []string {
-	switch t {
-	case "ntfs":
-		return []string{"ntfs3", "ntfs"}
-	case "ext2", "ext3":
-		return []string{t, "ext4"}
-	}
-	return []string{t}
 }
 
 // call mounts; what can't be written to is mounted read-only.
