@@ -14,6 +14,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/lvmtext"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/superblock"
+	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
@@ -47,7 +48,7 @@ func (m Machine) lvm(ctx context.Context, l *layout.Layout) error {
 		for _, v := range lvs {
 			// A volume of several segments has several lines.
 			if v["vg_name"] == g.Name && !slices.ContainsFunc(g.LVs, func(o layout.LogicalVolume) bool { return o.Name == v["lv_name"] }) {
-				addVolume(l, &g, v, used(g.Name+"/"+v["lv_name"]) || used(lvID(g.UUID, v["lv_uuid"])))
+				addVolume(l, &g, v, used(g.Name+"/"+v["lv_name"]) || used(sysconf.VolumeID(g.UUID, v["lv_uuid"])))
 			}
 		}
 		if g.Config, err = m.vgConfig(ctx, g.Name); err == nil {

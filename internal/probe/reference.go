@@ -72,7 +72,8 @@ func (m Machine) references(l *layout.Layout) []reference {
 }
 
 // referred gives a function that reports whether a device is mounted, swapped to, or named
-// by its path, or by a link to it, in a file of the system.
+// by its path, or by a link to it, in a file of the system. It does without sysconf.Resolver,
+// which looks in a whole layout: this one is being made, and has no snapshots.
 func (m Machine) referred(l *layout.Layout) func(dev string) bool {
 	used := map[string]bool{}
 	if mounts, err := m.Mounts(); err == nil {
@@ -84,32 +85,16 @@ func (m Machine) referred(l *layout.Layout) func(dev string) bool {
 		used[s] = true
 	}
 	for _, x := range m.references(l) {
-		r := x.ref
-		switch r.Kind {
-		case sysconf.ID:
-			used[idPrefix+r.Value] = true
-			if n, ok := strings.CutPrefix(r.Value, "dm-name-"); ok {
-				used[sysconf.LVOfDM(n)] = true
-			}
+		switch r := x.ref; r.Kind {
 		case sysconf.Path:
 			used[m.resolve("/dev/"+r.Value)] = true
-			// Without the link of a volume that is not active.
-			if n, ok := strings.CutPrefix(r.Value, layout.MapperPrefix); ok {
-				used[sysconf.LVOfDM(n)] = true
-			}
-			used[r.Value] = true
+			fallthrough
+		case sysconf.ID: // also without the link of a volume that is not active
+			used[r.Value], used[r.Volume()] = true, true
 		}
 	}
 	delete(used, "")
 	return func(dev string) bool { return used[dev] }
-}
-
-// idPrefix is where a device's names that last are, below /dev.
-const idPrefix = "disk/by-id/"
-
-// lvID is the name of a logical volume by its UUIDs, as udev has it below /dev.
-func lvID(vg, lv string) string {
-	return idPrefix + "dm-uuid-LVM-" + strings.ReplaceAll(vg+lv, "-", "")
 }
 
 // present collects the UUIDs and labels of what is on the machine's devices, so that a

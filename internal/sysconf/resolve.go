@@ -47,7 +47,10 @@ func (t Target) Path() string {
 }
 
 // Resolver finds the devices that a system's files name in the layout that is
-// restored.
+// restored. While a backup makes the layout there is none to look in: probe follows the
+// links of the running udev instead, to what is in no layout, such as snapshots that are
+// left out (Machine.referred). What names mean by themselves is here for both: ParseRef,
+// Ref.Volume and VolumeID.
 type Resolver struct {
 	l       *layout.Layout
 	devices map[string]string
@@ -212,7 +215,7 @@ func (r *Resolver) names() {
 			r.add(Path, "mapper/"+DMName(g.Name, v.Name), dev)
 			r.add(ID, "dm-name-"+DMName(g.Name, v.Name), dev)
 			if v.Type != layout.TypeThin { // those get new UUIDs
-				r.add(ID, "dm-uuid-LVM-"+strings.ReplaceAll(g.UUID+v.UUID, "-", ""), dev)
+				r.add(ID, VolumeID(g.UUID, v.UUID), dev)
 			}
 		}
 	}
@@ -280,6 +283,20 @@ func LVOfDM(name string) string {
 		return ""
 	}
 	return strings.ReplaceAll(vg+"/"+lv, "\x00", "-")
+}
+
+// VolumeID is the name of a logical volume below /dev/disk/by-id, by the UUIDs of its group and its own.
+func VolumeID(group, volume string) string {
+	return "dm-uuid-LVM-" + strings.ReplaceAll(group+volume, "-", "")
+}
+
+// Volume gives "vg/lv" for a path or ID that has the name of a logical volume, whether or not it is active; "" for others.
+func (r Ref) Volume() string {
+	prefix := map[Kind]string{ID: "dm-name-", Path: layout.MapperPrefix}[r.Kind]
+	if n, ok := strings.CutPrefix(r.Value, prefix); ok && prefix != "" {
+		return LVOfDM(n)
+	}
+	return ""
 }
 
 // restored reports whether what is on a device was restored.

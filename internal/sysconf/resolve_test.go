@@ -19,6 +19,17 @@ func TestDMName(t *testing.T) {
 	}
 }
 
+// TestVolume: names that mean a logical volume without its being there.
+func TestVolume(t *testing.T) {
+	for spec, want := range map[string]string{
+		"/dev/mapper/my--vg-a": "my-vg/a", "/dev/disk/by-id/dm-name-vg-lv": "vg/lv", "/dev/mapper/luks": "", "/dev/vg/lv": "", "/dev/disk/by-id/ata-A-B": "", "LABEL=mapper/vg-lv": "",
+	} {
+		if got := ParseRef(spec).Volume(); got != want {
+			t.Errorf("Volume of %s = %q; want %q", spec, got, want)
+		}
+	}
+}
+
 // TestResolveArrays: names of arrays by mdadm.conf, their superblocks and the kernel.
 func TestResolveArrays(t *testing.T) {
 	l := &layout.Layout{Arrays: []layout.Array{
