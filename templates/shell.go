@@ -1,6 +1,10 @@
 package templates
 
-import _ "embed"
+import (
+	_ "embed"
+
+	"github.com/mkcdrec/mkcdrec/internal/tool"
+)
 
 // Help is the screen that `help` prints.
 //
@@ -9,7 +13,7 @@ var Help string
 
 // Profile is read by every interactive shell of the rescue system.
 const Profile = `PS1='RESCUE \h:\w# '
-export PATH=/usr/sbin:/usr/bin:/bbin HOME=/root TERM=${TERM:-linux} DM_DISABLE_UDEV=1 EDITOR=editor PAGER=less
+export PATH=/usr/sbin:/usr/bin:/bbin HOME=/root TERM=${TERM:-linux} ` + tool.NoUdev + `=1 EDITOR=editor PAGER=less
 export HISTFILE=/root/.bash_history
 alias ll='ls -l'
 alias help=/bbin/help

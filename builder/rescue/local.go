@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkcdrec/mkcdrec/internal/bootloader"
 	"github.com/mkcdrec/mkcdrec/internal/efivar"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/media"
@@ -180,17 +181,17 @@ func LocalRemove(l *layout.Layout) error {
 // CustomCfg finds GRUB's custom.cfg, which need not be there yet, and checks
 // that grub.cfg reads it.
 func CustomCfg() (string, error) {
-	for _, d := range []string{"/boot/grub", "/boot/grub2"} {
-		b, err := os.ReadFile(d + "/grub.cfg")
+	for _, f := range bootloader.GRUBConfigs() {
+		b, err := os.ReadFile(f)
 		if err != nil {
 			continue
 		}
 		if !bytes.Contains(b, []byte("custom.cfg")) {
-			return "", fmt.Errorf("cannot add an entry to GRUB's menu: %s/grub.cfg does not read custom.cfg (the script 41_custom is missing from /etc/grub.d)", d)
+			return "", fmt.Errorf("cannot add an entry to GRUB's menu: %s does not read custom.cfg (the script 41_custom is missing from /etc/grub.d)", f)
 		}
-		return d + "/custom.cfg", nil
+		return filepath.Join(filepath.Dir(f), "custom.cfg"), nil
 	}
-	return "", errors.New("cannot add an entry to GRUB's menu: there is no grub.cfg in /boot/grub or /boot/grub2")
+	return "", fmt.Errorf("cannot add an entry to GRUB's menu: there is no %s", strings.Join(bootloader.GRUBConfigs(), " or "))
 }
 
 // replaceBlock replaces our lines in a file, or removes them for nil; what

@@ -143,7 +143,7 @@ func (s *System) bind(d string) (at string, err error) {
 }
 
 func (s *System) chroot(ctx context.Context, args ...string) error {
-	env := []string{"DM_DISABLE_UDEV=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	env := []string{tool.NoUdev + "=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		// Without udev, bootctl(1) can't see that it is the right partition.
 		"SYSTEMD_RELAX_ESP_CHECKS=1", "SYSTEMD_RELAX_XBOOTLDR_CHECKS=1"}
 	_, err := s.Run.Run(ctx, tool.Cmd{Args: args, Root: s.Root, Env: env})

@@ -40,46 +40,16 @@ func (s *System) followDisks(r *sysconf.Resolver) error {
 // followPaths gives a text in which paths of devices that are called otherwise now
 // are right; comments stay. notes say what was changed.
 func (s *System) followPaths(text string, r *sysconf.Resolver) (out string, notes []string) {
-	lines := strings.SplitAfter(text, "\n")
-	for i, line := range lines {
-		if strings.HasPrefix(strings.TrimSpace(line), "#") {
-			continue
+	out = sysconf.VisitPaths(text, func(line int, p string) string {
+		t := r.Find(sysconf.ParseRef(p))
+		if t.State != sysconf.Found || t.Right {
+			return p
 		}
-		lines[i] = eachPath(line, func(p string) string {
-			t := r.Find(sysconf.ParseRef(p))
-			if t.State != sysconf.Found || t.Right {
-				return p
-			}
-			now := t.Path()
-			notes = append(notes, fmt.Sprintf("line %d: %s is replaced by %s", i+1, p, now))
-			return now
-		})
-	}
-	return strings.Join(lines, ""), notes
-}
-
-// eachPath replaces the words of a line that begin with /dev/; commas and blanks
-// divide them.
-func eachPath(line string, change func(string) string) string {
-	var b strings.Builder
-	for line != "" {
-		n := strings.IndexAny(line, " \t\r\n,")
-		word := line
-		if n == 0 {
-			b.WriteByte(line[0])
-			line = line[1:]
-			continue
-		}
-		if n > 0 {
-			word = line[:n]
-		}
-		line = line[len(word):]
-		if strings.HasPrefix(word, "/dev/") {
-			word = change(word)
-		}
-		b.WriteString(word)
-	}
-	return b.String()
+		now := t.Path()
+		notes = append(notes, fmt.Sprintf("line %d: %s is replaced by %s", line, p, now))
+		return now
+	})
+	return out, notes
 }
 
 // followDebconf gives Debian's answers with the disks on which GRUB is now: without

@@ -75,7 +75,7 @@ func (x extlinux) Recognise(m Machine, l *layout.Layout) bool {
 		return false
 	}
 	disks := x.Disks(m, l)
-	if len(disks) == 0 && slices.ContainsFunc(grubConfigs(), m.Files.Exists) {
+	if len(disks) == 0 && slices.ContainsFunc(GRUBConfigs(), m.Files.Exists) {
 		return false
 	}
 	l.Boot.Disks, l.Boot.Dir = disks, dir

@@ -19,8 +19,8 @@ type grub struct{ defaults }
 
 func (grub) Name() string { return layout.GRUB }
 
-// grubConfigs are Debian's file, and Fedora's and SUSE's.
-func grubConfigs() []string { return []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} }
+// GRUBConfigs are Debian's file, and Fedora's and SUSE's.
+func GRUBConfigs() []string { return []string{"/boot/grub/grub.cfg", "/boot/grub2/grub.cfg"} }
 
 // Disks looks for GRUB's name in the boot code, where boot.img has it.
 func (grub) Disks(m Machine, l *layout.Layout) []string {
@@ -41,7 +41,7 @@ func (g grub) Recognise(m Machine, l *layout.Layout) bool {
 			b.Targets = append(b.Targets, t)
 		}
 	}
-	found := slices.ContainsFunc(grubConfigs(), m.Files.Exists)
+	found := slices.ContainsFunc(GRUBConfigs(), m.Files.Exists)
 	if found {
 		if b.Disks = g.Disks(m, l); len(b.Disks) > 0 {
 			b.Targets = append(b.Targets, "i386-pc")
@@ -108,7 +108,7 @@ func (grub) Files(s *System) []cmdlineFile {
 		{"/etc", "default/grub.d/*.cfg", sysconf.Shell},
 		{"/etc", "grub.d/4[01]_custom", sysconf.GRUB},
 	}
-	for _, f := range grubConfigs() {
+	for _, f := range GRUBConfigs() {
 		d := path.Dir(f)
 		out = append(out, cmdlineFile{d, "grub.cfg", sysconf.GRUB}, cmdlineFile{d, "custom.cfg", sysconf.GRUB}, cmdlineFile{d, "grubenv", sysconf.Grubenv})
 	}
@@ -121,7 +121,7 @@ func (grub) Files(s *System) []cmdlineFile {
 // Configs are those of the first entry, or of the entries that it reads from files.
 func (grub) Configs(s *System) []config {
 	var out []config
-	for _, f := range grubConfigs() {
+	for _, f := range GRUBConfigs() {
 		if text := s.read(f); text != "" {
 			out = append(out, config{f, s.started(text)})
 		}
@@ -131,7 +131,7 @@ func (grub) Configs(s *System) []config {
 
 // First is the entry that GRUB has saved or the newest of the Boot Loader Specification, or the first of a grub.cfg.
 func (grub) First(s *System) (*Entry, error) {
-	for _, f := range grubConfigs() {
+	for _, f := range GRUBConfigs() {
 		cfg := s.read(f)
 		if cfg == "" {
 			continue
@@ -153,7 +153,7 @@ func (g grub) Regenerate(ctx context.Context, s *System, initramfs []string, ren
 	if err := g.defaults.Regenerate(ctx, s, initramfs, renamed); err != nil {
 		return err
 	}
-	for _, cfg := range []struct{ file, prog string }{{grubConfigs()[0], "grub-mkconfig"}, {grubConfigs()[1], "grub2-mkconfig"}} {
+	for _, cfg := range []struct{ file, prog string }{{GRUBConfigs()[0], "grub-mkconfig"}, {GRUBConfigs()[1], "grub2-mkconfig"}} {
 		b, err := s.tree().Read(cfg.file)
 		if err != nil {
 			continue

@@ -36,7 +36,7 @@ func (systemdBoot) Recognise(m Machine, l *layout.Layout) bool {
 			return strings.HasPrefix(name, "systemd-boot")
 		}
 	}
-	return !slices.ContainsFunc(grubConfigs(), m.Files.Exists) && slices.ContainsFunc(b.ESPFiles, func(f string) bool {
+	return !slices.ContainsFunc(GRUBConfigs(), m.Files.Exists) && slices.ContainsFunc(b.ESPFiles, func(f string) bool {
 		return strings.HasPrefix(strings.ToLower(f), "/efi/systemd/systemd-boot")
 	})
 }

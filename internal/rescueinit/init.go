@@ -28,6 +28,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/rescue"
 	"github.com/mkcdrec/mkcdrec/internal/store/tape"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // How long is waited for what the system was told to expect.
@@ -217,7 +218,7 @@ func (s *System) mounts() {
 }
 
 func (s *System) environment() {
-	for k, v := range map[string]string{"PATH": "/usr/sbin:/usr/bin:/bbin", "HOME": "/root", "DM_DISABLE_UDEV": "1", "LANG": "C", "SHELL": "/bin/sh"} {
+	for k, v := range map[string]string{"PATH": "/usr/sbin:/usr/bin:/bbin", "HOME": "/root", tool.NoUdev: "1", "LANG": "C", "SHELL": "/bin/sh"} {
 		os.Setenv(k, v)
 	}
 	if b, err := os.ReadFile(s.host.Path("/etc/hostname")); err == nil {

@@ -133,6 +133,28 @@ func TestOneDoorToPlans(t *testing.T) {
 	}
 }
 
+// TestOnePlace: these are written in one room alone.
+func TestOnePlace(t *testing.T) {
+	found := map[string]bool{}
+	for _, f := range goFiles(t, false, "vmtest/") {
+		ast.Inspect(f.File, func(n ast.Node) bool {
+			for what, room := range map[string]string{"DM_DISABLE_UDEV": "internal/tool/", "/grub2/grub.cfg": "internal/bootloader/"} {
+				switch {
+				case !strings.Contains(text(n), what):
+				case strings.HasPrefix(f.rel, room):
+					found[what] = true
+				default:
+					t.Errorf("%s has %s, which is known in %s", f.rel, what, room)
+				}
+			}
+			return true
+		})
+	}
+	if len(found) != 2 {
+		t.Errorf("found %v: is the test looking at the right thing?", found)
+	}
+}
+
 // TestMulticallWithoutBitTorrent: the BitTorrent library, which is as large as the rest,
 // is only in the program mkcdrec-swarm.
 func TestMulticallWithoutBitTorrent(t *testing.T) {

@@ -17,9 +17,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// NoUdev is the environment for LVM, dmsetup and cryptsetup: they make device nodes
-// themselves.
-var NoUdev = []string{"DM_DISABLE_UDEV=1"}
+// NoUdev is the environment for LVM, dmsetup and cryptsetup; see tool.NoUdev.
+var NoUdev = []string{tool.NoUdev + "=1"}
 
 // LVM runs lvm(8) with these arguments, and gives its standard output.
 func LVM(ctx context.Context, run tool.Runner, args ...string) ([]byte, error) {

@@ -83,6 +83,12 @@ func parsed(name, text string) (print string, found []string, known bool) {
 			say(d.Line, "devices %q", d.Names)
 		}
 		return m.String(), found, true
+	case base == "device.map", base == "grub_installdevice", base == "uswsusp.conf":
+		print = VisitPaths(text, func(line int, p string) string {
+			say(line, "%s", ref(ParseRef(p)))
+			return p
+		})
+		return print, found, true
 	case base == "mountinfo":
 		all, err := ParseMountinfo(text)
 		if err != nil {

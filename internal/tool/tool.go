@@ -91,15 +91,18 @@ type Exec struct {
 	Inherit bool
 }
 
+// NoUdev is the variable that, set to 1, has LVM, dmsetup and cryptsetup make device nodes themselves.
+const NoUdev = "DM_DISABLE_UDEV"
+
 // environ is what programs get of the caller's environment: passwords and tokens
 // do not concern them. LVM_SYSTEM_DIR and TMPDIR are where an administrator
-// may have put their files; the rescue system, which has no udev, sets DM_DISABLE_UDEV.
+// may have put their files; the rescue system, which has no udev, sets NoUdev.
 func (x Exec) environ() []string {
 	if x.Inherit {
 		return append(os.Environ(), "LC_ALL=C")
 	}
 	var env []string
-	for _, k := range []string{"PATH", "HOME", "TERM", "TMPDIR", "LVM_SYSTEM_DIR", "LD_LIBRARY_PATH", "DM_DISABLE_UDEV", "MDADM_NO_UDEV"} {
+	for _, k := range []string{"PATH", "HOME", "TERM", "TMPDIR", "LVM_SYSTEM_DIR", "LD_LIBRARY_PATH", NoUdev, "MDADM_NO_UDEV"} {
 		if v, ok := os.LookupEnv(k); ok {
 			env = append(env, k+"="+v)
 		}
