@@ -6,6 +6,7 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +38,17 @@ type Kernel interface {
 	// Number gives the number of an open block device, "8:0", and the kernel's sequence
 	// number of its disk, 0 where that is not known. What is not a block device has "0:0".
 	Number(f *os.File) (number string, seq uint64, err error)
+	// Geometry, MemoryLoop and ReadOnlyLoop are those of package blockdev, with devices named
+	// as here.
+	Geometry(dev string) (size quantity.Size, number string, err error)
+	MemoryLoop(label string, size quantity.Size) (name string, hold io.Closer, err error)
+	ReadOnlyLoop(dev string) (name string, hold io.Closer, err error)
+	// Loop puts a loop device with sectors of a size over a file, and gives its name and what
+	// has it open. With LO_FLAGS_AUTOCLEAR it is freed when that is closed and nobody else
+	// uses it, otherwise by Detach.
+	Loop(file *os.File, sector quantity.Size, flags uint32) (name string, hold io.Closer, err error)
+	// Detach frees a loop device.
+	Detach(dev string) error
 	// Forget, Reread and Await are those of package blockdev.
 	Forget(f *os.File) error
 	Reread(ctx context.Context, f *os.File) error
@@ -105,6 +117,37 @@ func (Linux) Number(f *os.File) (number string, seq uint64, err error) {
 		seq = uint64(n)
 	}
 	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), seq, nil
+}
+
+// Geometry implements Kernel.
+func (Linux) Geometry(dev string) (size quantity.Size, number string, err error) {
+	return blockdev.Geometry("/dev/" + dev)
+}
+
+// MemoryLoop implements Kernel.
+func (Linux) MemoryLoop(label string, size quantity.Size) (name string, hold io.Closer, err error) {
+	return blockdev.MemoryLoop(label, size)
+}
+
+// ReadOnlyLoop implements Kernel.
+func (Linux) ReadOnlyLoop(dev string) (name string, hold io.Closer, err error) {
+	return blockdev.ReadOnlyLoop("/dev/" + dev)
+}
+
+// Loop implements Kernel.
+func (Linux) Loop(file *os.File, sector quantity.Size, flags uint32) (name string, hold io.Closer, err error) {
+	return blockdev.Loop(&unix.LoopConfig{Fd: uint32(file.Fd()), Size: uint32(sector), Info: unix.LoopInfo64{Flags: flags}})
+}
+
+// Detach implements Kernel.
+func (l Linux) Detach(dev string) error {
+	f, err := l.Open(dev, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = unix.IoctlRetInt(int(f.Fd()), unix.LOOP_CLR_FD)
+	return err
 }
 
 // Forget implements Kernel.

@@ -52,6 +52,7 @@ type Machine struct {
 	number int               // of the last device
 	mounts []string          // lines of mountinfo
 	at     map[string]string // device that is mounted, by directory
+	unheld []string          // loop devices that go when no device is on them
 }
 
 // New makes a machine without disks.
@@ -60,7 +61,7 @@ func New(t testing.TB) *Machine {
 	for _, d := range []string{"/dev/mapper", "/sys/block", "/sys/class/block", "/sys/dev/block", "/sys/devices", "/run", "/tmp", "/mnt"} {
 		m.must(os.MkdirAll(m.Path(d), 0o755))
 	}
-	for _, f := range []string{"/proc/swaps", "/proc/cmdline", "/proc/modules", "/proc/self/mounts"} {
+	for _, f := range []string{"/proc/swaps", "/proc/cmdline", "/proc/modules", "/proc/self/mounts", "/dev/loop-control"} {
 		m.Write(f, "")
 	}
 	m.mounts = []string{"1 1 0:1 / / rw - rootfs rootfs rw"}
@@ -138,9 +139,7 @@ func (m *Machine) AddVirtual(name, mapper string, size quantity.Size, on ...stri
 	m.t.Helper()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	dir := "/sys/devices/virtual/block/" + name
-	m.add(dir, name, size)
-	m.must(errors.Join(os.MkdirAll(m.Path(dir+"/slaves"), 0o755), os.MkdirAll(m.Path(dir+"/holders"), 0o755), os.Symlink(m.Path(dir), m.Path("/sys/block/"+name))))
+	dir := m.virtual(name, size)
 	for _, d := range on {
 		m.must(os.Symlink(m.Path("/sys/class/block/"+d), m.Path(dir+"/slaves/"+d)))
 		holders := m.Path("/sys/class/block/" + d + "/holders")
@@ -160,13 +159,27 @@ func (m *Machine) AddVirtual(name, mapper string, size quantity.Size, on ...stri
 	}
 }
 
-// Remove takes a device away: a disk that was disconnected, with its partitions, or a
-// virtual one that was closed.
+// virtual makes a device that is no disk, and gives its directory in sysfs.
+func (m *Machine) virtual(name string, size quantity.Size) string {
+	m.t.Helper()
+	dir := "/sys/devices/virtual/block/" + name
+	m.add(dir, name, size)
+	m.must(errors.Join(os.MkdirAll(m.Path(dir+"/slaves"), 0o755), os.MkdirAll(m.Path(dir+"/holders"), 0o755), os.Symlink(m.Path(dir), m.Path("/sys/block/"+name))))
+	return dir
+}
+
+// Remove takes a device away, which is given by any of its names in /dev: a disk that was
+// disconnected, with its partitions, or a virtual one that was closed, with the loop devices
+// that nothing else is on.
 func (m *Machine) Remove(name string) {
 	m.t.Helper()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if k := m.kernelName(name); k != "" {
+		name = k
+	}
 	m.remove(name)
+	m.freeLoops()
 }
 
 func (m *Machine) remove(name string) {
@@ -191,6 +204,20 @@ func (m *Machine) remove(name string) {
 		m.must(os.RemoveAll(l))
 	}
 	m.must(os.RemoveAll(dir))
+}
+
+// StillOpen lists the nodes of devices that this process has open.
+func (m *Machine) StillOpen() []string {
+	m.t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	m.must(err)
+	var out []string
+	for _, fd := range fds {
+		if at, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(at, m.Path("/dev")+"/") {
+			out = append(out, m.inside(at))
+		}
+	}
+	return out
 }
 
 // Sum is the SHA-256 of what is on a device, to see whether it was written to.
@@ -405,6 +432,88 @@ func (m *Machine) Number(f *os.File) (number string, seq uint64, err error) {
 		_, err = fmt.Sscan(s, &seq)
 	}
 	return m.Read(sys + "/dev"), seq, err
+}
+
+// Geometry implements kernel.Kernel.
+func (m *Machine) Geometry(dev string) (size quantity.Size, number string, err error) {
+	st, err := os.Stat(m.Path("/dev/" + dev))
+	if err != nil {
+		return 0, "", err
+	}
+	return quantity.Size(st.Size()), m.Read("/sys/class/block/" + m.kernelName(dev) + "/dev"), nil
+}
+
+// MemoryLoop implements kernel.Kernel.
+func (m *Machine) MemoryLoop(label string, size quantity.Size) (name string, hold io.Closer, err error) {
+	return m.loop("/memfd:"+label+" (deleted)", size, true)
+}
+
+// ReadOnlyLoop implements kernel.Kernel.
+func (m *Machine) ReadOnlyLoop(dev string) (name string, hold io.Closer, err error) {
+	size, _, err := m.Geometry(dev)
+	if err != nil {
+		return "", nil, err
+	}
+	return m.loop("/dev/"+dev, size, true)
+}
+
+// Loop implements kernel.Kernel.
+func (m *Machine) Loop(file *os.File, _ quantity.Size, flags uint32) (name string, hold io.Closer, err error) {
+	st, err := file.Stat()
+	if err != nil {
+		return "", nil, err
+	}
+	return m.loop(file.Name(), quantity.Size(st.Size()), flags&unix.LO_FLAGS_AUTOCLEAR != 0)
+}
+
+// loop adds the first loop device that is free.
+func (m *Machine) loop(backing string, size quantity.Size, autoclear bool) (name string, hold io.Closer, err error) {
+	if err := m.Note("loop over %s", backing); err != nil {
+		return "", nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for n := 0; ; n++ {
+		name = fmt.Sprint("loop", n)
+		if m.kernelName(name) == "" {
+			break
+		}
+	}
+	m.Write(m.virtual(name, size)+"/loop/backing_file", backing+"\n")
+	return name, closer(func() {
+		if !autoclear {
+			return
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.unheld = append(m.unheld, name)
+		m.freeLoops()
+	}), nil
+}
+
+type closer func()
+
+func (c closer) Close() error { c(); return nil }
+
+// freeLoops removes the loop devices that are not held and that no device is on.
+func (m *Machine) freeLoops() {
+	m.unheld = slices.DeleteFunc(m.unheld, func(name string) bool {
+		on, err := filepath.Glob(m.Path("/sys/block/" + name + "/holders/*"))
+		m.must(err)
+		if len(on) == 0 {
+			m.remove(name)
+		}
+		return len(on) == 0
+	})
+}
+
+// Detach implements kernel.Kernel.
+func (m *Machine) Detach(dev string) error {
+	if err := m.Note("detach /dev/%s", dev); err != nil {
+		return err
+	}
+	m.Remove(dev)
+	return nil
 }
 
 // Forget implements kernel.Kernel.

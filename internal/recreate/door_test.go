@@ -13,6 +13,7 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/machinetest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/probe"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
@@ -114,21 +115,6 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
-// fakeVolumes is a machine with two groups of the same name, on sda and on loop7, and a
-// LUKS device of the same name on sda.
-func fakeVolumes(t *testing.T) probe.Machine {
-	t.Helper()
-	m := fakeMachine(t, "GOOD")
-	for _, v := range []struct{ dm, name, id, slave string }{{"dm-0", "vg0-root", "LVM-a", "sda1"}, {"dm-1", "vg0-root2", "LVM-b", "loop7"}, {"dm-2", "secret", "CRYPT-LUKS2-x", "sda1"}, {"dm-3", "vg0-swap", "LVM-b", "loop7"}} {
-		d := filepath.Join(m.Root, "sys/block", v.dm)
-		if err := errors.Join(os.MkdirAll(d+"/dm", 0o755), os.MkdirAll(d+"/slaves", 0o755), os.WriteFile(d+"/dm/name", []byte(v.name+"\n"), 0o644), os.WriteFile(d+"/dm/uuid", []byte(v.id+"\n"), 0o644),
-			os.Symlink("x", d+"/slaves/"+v.slave), os.Symlink("../../block/"+v.dm, filepath.Join(m.Root, "sys/class/block", v.dm))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return m
-}
-
 // TestReleaseOwn: a dry run that failed closes what is on its own loop devices, and not
 // the groups, LUKS devices and arrays of the machine that have the same names.
 func TestReleaseOwn(t *testing.T) {
@@ -137,44 +123,28 @@ func TestReleaseOwn(t *testing.T) {
 		r    storage.Tree
 		want []string
 	}{
-		"a dry run":                 {storage.Tree{Plan: &plan.Plan{Steps: steps, Disks: []plan.Disk{{New: layout.Disk{Name: "loop7"}}}}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
-		"after one that was killed": {storage.Tree{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop7"}}, []string{"dmsetup remove vg0-root2", "dmsetup remove vg0-swap"}},
+		"a dry run":                 {storage.Tree{Plan: &plan.Plan{Steps: steps, Disks: []plan.Disk{{New: layout.Disk{Name: "loop7"}}}}}, []string{"run dmsetup remove vg0-root2", "run dmsetup remove vg0-swap"}},
+		"after one that was killed": {storage.Tree{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop7"}}, []string{"run dmsetup remove vg0-root2", "run dmsetup remove vg0-swap"}},
 		"nothing of its own":        {storage.Tree{Plan: &plan.Plan{Steps: steps}, Own: []string{"loop8"}}, nil},
 	} {
-		rec := &tool.Recorder{Answers: map[string]string{"dmsetup": ""}}
-		c.r.Machine, c.r.Target = fakeVolumes(t), t.TempDir()
-		c.r.Run = removing{rec, c.r.Machine.Root}
-		if err := c.r.Release(context.Background()); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
-		slices.Sort(rec.Calls)
-		if !slices.Equal(rec.Calls, c.want) {
-			t.Errorf("%s: %q; want %q", name, rec.Calls, c.want)
-		}
-	}
-}
-
-// removing is a dmsetup that removes devices of a fake machine.
-type removing struct {
-	*tool.Recorder
-	root string
-}
-
-func (r removing) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
-	if c.Args[0] == "dmsetup" {
-		all, err := filepath.Glob(r.root + "/sys/block/dm-*/dm/name")
-		if err != nil {
-			return nil, err
-		}
-		for _, f := range all {
-			if b, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(b)) == c.Args[2] {
-				if err := os.RemoveAll(filepath.Dir(filepath.Dir(f))); err != nil {
-					return nil, err
-				}
+		t.Run(name, func(t *testing.T) {
+			m := machinetest.New(t)
+			m.AddDisk("vda", mib, "")
+			m.AddVirtual("loop7", "", mib)
+			m.AddVirtual("dm-0", "vg0-root", mib, "vda")
+			m.AddVirtual("dm-1", "vg0-root2", mib, "loop7")
+			m.AddVirtual("dm-2", "secret", mib, "vda")
+			m.AddVirtual("dm-3", "vg0-swap", mib, "loop7")
+			m.Programs["dmsetup remove"] = func(c tool.Cmd) (string, error) { m.Remove("mapper/" + c.Args[2]); return "", nil }
+			c.r.Run, c.r.Machine, c.r.Target = m, m.Probe(), m.Path("/mnt/target")
+			if err := c.r.Release(t.Context()); err != nil {
+				t.Errorf("Release() = %v; want nil", err)
 			}
-		}
+			if got := m.Did("run"); !slices.Equal(got, c.want) {
+				t.Errorf("Release() did %q; want %q", got, c.want)
+			}
+		})
 	}
-	return r.Recorder.Run(ctx, c)
 }
 
 // TestFreeLoops: too few loop devices refuse a plan, and none stays taken.
@@ -198,7 +168,7 @@ func TestFreeLoops(t *testing.T) {
 	if _, err := os.Stat("/dev/loop-control"); err != nil || os.Getuid() != 0 {
 		t.Skip("no loop devices here")
 	}
-	if err := FreeLoops(3); err != nil {
+	if err := FreeLoops(nil, 3); err != nil {
 		t.Error(err)
 	}
 	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
@@ -218,7 +188,7 @@ func (c closing) Close() error { return c() }
 
 // TestSparseBrackets: a directory with a name like a pattern has its files found.
 func TestSparseBrackets(t *testing.T) {
-	s := Sparse{Dir: filepath.Join(t.TempDir(), "a[b]*")}
+	s := Sparse{Dir: filepath.Join(t.TempDir(), "a[b]*"), Run: machinetest.New(t)}
 	if s.There() {
 		t.Error("files where there is no directory")
 	}

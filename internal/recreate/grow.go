@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
@@ -26,7 +25,7 @@ func (r *Recreator) growFS(ctx context.Context, s *plan.GrowFS) error {
 		return err
 	}
 	defer d.Close()
-	size, _, err := blockdev.Geometry(r.kernel().Path("/dev/" + s.Device))
+	size, _, err := r.kernel().Geometry(s.Device)
 	if err != nil {
 		return err
 	}

@@ -204,7 +204,7 @@ type loopError struct{ error }
 // without the kernel's device-mapper, and gives the output of another command of LVM. A
 // *loopError reports whether there were no loop devices.
 func tryGroup(ctx context.Context, run tool.Runner, dir, group, config string, pvs []trialPV, command ...string) (out []byte, err error) {
-	s := Sparse{Dir: filepath.Join(dir, "group")}
+	s := Sparse{Dir: filepath.Join(dir, "group"), Run: run}
 	lvmDir := filepath.Join(dir, "lvm")
 	text := filepath.Join(dir, "text")
 	if err := errors.Join(os.MkdirAll(s.Dir, 0o700), os.MkdirAll(lvmDir, 0o700), os.WriteFile(text, []byte(config), 0o600)); err != nil {
@@ -214,7 +214,7 @@ func tryGroup(ctx context.Context, run tool.Runner, dir, group, config string, p
 	var devs []string
 	only := ""
 	for i, p := range pvs {
-		name, err := s.loop(filepath.Join(s.Dir, fmt.Sprint(i, ".img")), int64(p.size), 512)
+		name, err := s.loop(filepath.Join(s.Dir, fmt.Sprint(i, ".img")), p.size, 512)
 		if err != nil {
 			return nil, loopError{err}
 		}

@@ -10,11 +10,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
+	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // sparseModel is what a plan calls the stand-in of a disk.
@@ -25,7 +26,11 @@ const sparseModel = "sparse file"
 type Sparse struct {
 	// Dir has the files, one for each disk, NAME.img.
 	Dir string
+	// Run runs programs on the machine whose loop devices are used.
+	Run tool.Runner
 }
+
+func (s Sparse) kernel() kernel.Kernel { return kernel.Of(s.Run) }
 
 // Disks gives one for each disk of a mapping, with its size and sectors; those
 // that are there from a run before are taken again.
@@ -35,7 +40,7 @@ func (s Sparse) Disks(m plan.Mapping) (plan.Mapping, error) {
 	}
 	out := plan.Mapping{}
 	for old, p := range m {
-		name, err := s.loop(filepath.Join(s.Dir, old+".img"), int64(p.Size), uint32(p.LogicalSector))
+		name, err := s.loop(filepath.Join(s.Dir, old+".img"), p.Size, p.LogicalSector)
 		if err != nil {
 			return nil, fmt.Errorf("cannot make a sparse disk in the place of %s: %w", p.Name, err)
 		}
@@ -44,8 +49,8 @@ func (s Sparse) Disks(m plan.Mapping) (plan.Mapping, error) {
 	return out, nil
 }
 
-func (s Sparse) loop(file string, size int64, sector uint32) (string, error) {
-	if have := attached(file); have != "" {
+func (s Sparse) loop(file string, size, sector quantity.Size) (string, error) {
+	if have := s.attached(file); have != "" {
 		return have, nil
 	}
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -53,10 +58,10 @@ func (s Sparse) loop(file string, size int64, sector uint32) (string, error) {
 		return "", err
 	}
 	defer f.Close()
-	if err := f.Truncate(size); err != nil {
+	if err := f.Truncate(int64(size)); err != nil {
 		return "", err
 	}
-	name, hold, err := blockdev.Loop(&unix.LoopConfig{Fd: uint32(f.Fd()), Size: sector, Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_PARTSCAN}})
+	name, hold, err := s.kernel().Loop(f, sector, unix.LO_FLAGS_PARTSCAN)
 	if err != nil {
 		return "", err
 	}
@@ -65,7 +70,7 @@ func (s Sparse) loop(file string, size int64, sector uint32) (string, error) {
 
 // FreeLoops refuses what needs n loop devices if the kernel does not give as many. They
 // are taken for a moment, for it makes most of them when they are asked for.
-func FreeLoops(n int) error {
+func FreeLoops(run tool.Runner, n int) error {
 	f, err := os.CreateTemp("", "mkcdrec-loop")
 	if err != nil {
 		return fmt.Errorf("cannot try loop devices: %w", err)
@@ -76,7 +81,7 @@ func FreeLoops(n int) error {
 		return fmt.Errorf("cannot try loop devices: %w", err)
 	}
 	return freeLoops(n, func() (io.Closer, error) {
-		_, hold, err := blockdev.Loop(&unix.LoopConfig{Fd: uint32(f.Fd()), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR}})
+		_, hold, err := kernel.Of(run).Loop(f, 0, unix.LO_FLAGS_AUTOCLEAR)
 		return hold, err
 	})
 }
@@ -93,8 +98,8 @@ func freeLoops(n int, attach func() (io.Closer, error)) error {
 }
 
 // attached gives the loop device that a file is behind, "" for none.
-func attached(file string) string {
-	all, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+func (s Sparse) attached(file string) string {
+	all, err := filepath.Glob(s.kernel().Path("/sys/block/loop*/loop/backing_file"))
 	if err != nil {
 		return ""
 	}
@@ -129,7 +134,7 @@ func (s Sparse) Loops() ([]string, error) {
 	}
 	out := []string{} // none, and not any
 	for _, f := range files {
-		if name := attached(f); name != "" {
+		if name := s.attached(f); name != "" {
 			out = append(out, name)
 		}
 	}
@@ -150,13 +155,8 @@ func (s Sparse) Remove() error {
 	}
 	var errs []error
 	for _, f := range files {
-		if name := attached(f); name != "" {
-			dev, err := os.OpenFile("/dev/"+name, os.O_RDWR, 0)
-			if err == nil {
-				_, err = unix.IoctlRetInt(int(dev.Fd()), unix.LOOP_CLR_FD)
-				dev.Close()
-			}
-			if err != nil {
+		if name := s.attached(f); name != "" {
+			if err := s.kernel().Detach(name); err != nil {
 				errs = append(errs, fmt.Errorf("cannot detach /dev/%s: %w", name, err))
 				continue
 			}

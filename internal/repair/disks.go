@@ -32,7 +32,8 @@ import (
 // no more. disks are names without /dev/, none for all that there are; root names the device
 // of the root where there are several systems.
 func (r *Opener) FromDisks(ctx context.Context, disks []string, root string) (*layout.Layout, error) {
-	m := probe.Machine{Run: r.Run, Only: disks}
+	m := r.machine()
+	m.Only = disks
 	on := func(dev string) bool {
 		return len(disks) == 0 || slices.ContainsFunc(m.DisksOf(m.Name(dev)), func(d string) bool { return slices.Contains(disks, d) })
 	}

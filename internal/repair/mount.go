@@ -57,6 +57,10 @@ type Opener struct {
 
 func (r *Opener) kernel() kernel.Kernel { return kernel.Of(r.Run) }
 
+func (r *Opener) machine() probe.Machine {
+	return probe.Machine{Root: strings.TrimSuffix(r.kernel().Path("/"), "/"), Run: r.Run}
+}
+
 func (r *Opener) finder() medium.Finder { return medium.Finder{Kernel: r.kernel()} }
 
 // kernelMounts are bound into the system, so that programs work in a chroot.
@@ -71,7 +75,7 @@ func (r *Opener) Mount(ctx context.Context, l *layout.Layout) (mounted []string,
 			return
 		}
 		// What another run has mounted stays.
-		if below, e := storage.Mounted(func(at string) bool { return storage.Below(r.Target, at) }); e != nil || len(mounted) > 0 || len(below) == 0 {
+		if below, e := storage.Mounted(r.kernel(), func(at string) bool { return storage.Below(r.Target, at) }); e != nil || len(mounted) > 0 || len(below) == 0 {
 			err = errors.Join(err, e, r.Unmount(ctx, l))
 			mounted = nil
 		}
@@ -316,8 +320,8 @@ func (r *Opener) unlock(ctx context.Context, c *layout.Crypt, dev string) error 
 // Unmount writes everything to the disks, unmounts what lies below Target, and
 // deactivates the layout's volume groups.
 func (r *Opener) Unmount(ctx context.Context, l *layout.Layout) error {
-	unix.Sync()
-	below, err := storage.Mounted(func(at string) bool { return storage.Below(r.Target, at) })
+	r.kernel().Sync()
+	below, err := storage.Mounted(r.kernel(), func(at string) bool { return storage.Below(r.Target, at) })
 	if err != nil {
 		return err
 	}
@@ -341,7 +345,7 @@ func (r *Opener) Unmount(ctx context.Context, l *layout.Layout) error {
 	for _, c := range slices.Backward(l.Crypts) {
 		errs = append(errs, storage.CloseCrypt(ctx, r.Run, c.Name))
 	}
-	running, err := filepath.Glob("/sys/block/md*/md")
+	running, err := filepath.Glob(r.kernel().Path("/sys/block/md*/md"))
 	if err != nil {
 		return err
 	}
@@ -361,7 +365,7 @@ func (r *Opener) StartArrays(ctx context.Context, l *layout.Layout) error {
 	if err != nil {
 		return err
 	}
-	there := members(probe.Machine{}, devs)
+	there := members(r.machine(), devs)
 	for _, a := range l.Arrays {
 		if there[a.UUID] == nil {
 			r.Report.Warn("the RAID array %s (UUID %s) is not there", a.Name, a.UUID)
@@ -402,7 +406,7 @@ func (r *Opener) degraded(err error) error {
 
 // missing warns of an array that runs without some of its members.
 func (r *Opener) missing(name string) {
-	if n := storage.MissingMembers(name); n > 0 && !slices.Contains(r.told, name) {
+	if n := storage.MissingMembers(r.Run, name); n > 0 && !slices.Contains(r.told, name) {
 		r.told = append(r.told, name)
 		r.Report.Warn("the RAID array %s runs without %d of its members", name, n)
 	}

@@ -73,7 +73,7 @@ func (r *Opener) Verify(ctx context.Context, set *manifest.Set) (*Verified, erro
 		if err != nil {
 			return nil, fmt.Errorf("cannot compare %s: %w", a.Name(), err)
 		}
-		if at, err := storage.Mounted(func(at string) bool { return at == dir }); err != nil {
+		if at, err := storage.Mounted(r.kernel(), func(at string) bool { return at == dir }); err != nil {
 			return nil, err
 		} else if len(at) == 0 {
 			return nil, fmt.Errorf("cannot compare %s: nothing is mounted on %s; run restore mount first", a.Name(), dir)

@@ -38,7 +38,7 @@ func (r *Restorer) startDry(ctx context.Context, s recreate.Sparse, disks int) e
 	}
 	have, err := s.Loops() // of a run before
 	if err == nil {
-		err = recreate.FreeLoops(max(disks-len(have), 0))
+		err = recreate.FreeLoops(r.Run, max(disks-len(have), 0))
 	}
 	if err != nil {
 		return err
@@ -56,7 +56,7 @@ func (r *Restorer) startDry(ctx context.Context, s recreate.Sparse, disks int) e
 // their own, and LVM sees nothing but these files.
 func (r *Restorer) dryRun(ctx context.Context, d *plan.Draft) error {
 	fitted, m := d.Layout, d.Disks
-	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}
+	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks"), Run: r.Run}
 	r.opt.Target = filepath.Join(dryDir, "target")
 	r.journal = &journal{filepath.Join(dryDir, "journal.jsonl")}
 	if err := r.startDry(ctx, s, len(m)); err != nil {
@@ -312,7 +312,7 @@ func (p *partList) content(l *layout.Layout) {
 // clearDry takes away what a dry run that was stopped has left: its volume
 // groups have the names of those to be restored.
 func (r *Restorer) clearDry(ctx context.Context) error {
-	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}
+	s := recreate.Sparse{Dir: filepath.Join(dryDir, "disks"), Run: r.Run}
 	if r.opt.PlanOnly || !s.There() {
 		return nil
 	}
@@ -332,7 +332,7 @@ func (r *Restorer) clearDry(ctx context.Context) error {
 func (r *Restorer) endDry(ctx context.Context) error {
 	err := r.tree().Release(ctx)
 	if err == nil {
-		err = recreate.Sparse{Dir: filepath.Join(dryDir, "disks")}.Remove()
+		err = recreate.Sparse{Dir: filepath.Join(dryDir, "disks"), Run: r.Run}.Remove()
 	}
 	return errors.Join(err, os.Remove(r.journal.file))
 }

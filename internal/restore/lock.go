@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkcdrec/mkcdrec/internal/exit"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/storage"
 )
 
@@ -76,7 +77,7 @@ func Sweep(tmp string) (swept []string, err error) {
 
 // sweepDir removes a directory, but nothing that is mounted in it.
 func sweepDir(tmp, dir string) error {
-	mounts, err := storage.Mounted(func(at string) bool { return at == dir || strings.HasPrefix(at, dir+"/") })
+	mounts, err := storage.Mounted(kernel.Linux{}, func(at string) bool { return at == dir || strings.HasPrefix(at, dir+"/") })
 	if err != nil {
 		return err
 	}

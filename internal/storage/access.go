@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -12,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/blockdev"
 	"github.com/mkcdrec/mkcdrec/internal/commands"
 	"github.com/mkcdrec/mkcdrec/internal/fstype"
 	"github.com/mkcdrec/mkcdrec/internal/kernel"
@@ -80,8 +80,8 @@ func coverMembers(ctx context.Context, run tool.Runner, array string, devs []str
 	if len(devs) == 0 {
 		return nil, nil, errors.New("its members are not known")
 	}
-	g := group{run: run, name: memberMark + array}
-	var holds []*os.File
+	g := group{run, memberMark + array}
+	var holds []io.Closer
 	release = func() {
 		for _, o := range over {
 			if name, ok := strings.CutPrefix(o, layout.MapperPrefix); ok {
@@ -98,7 +98,7 @@ func coverMembers(ctx context.Context, run tool.Runner, array string, devs []str
 	for i, d := range devs {
 		name := overlayPrefix + strconv.Itoa(i) + "-" + g.name
 		if err == nil {
-			if err = g.coverOne(ctx, "/dev/"+d, name, store); err == nil {
+			if err = g.coverOne(ctx, d, name, store); err == nil {
 				over = append(over, layout.MapperPrefix+name)
 			}
 		}
@@ -109,7 +109,7 @@ func coverMembers(ctx context.Context, run tool.Runner, array string, devs []str
 	release()
 	over = nil
 	for _, d := range devs {
-		name, hold, err := blockdev.ReadOnlyLoop("/dev/" + d)
+		name, hold, err := kernel.Of(run).ReadOnlyLoop(d)
 		if err != nil {
 			release()
 			return nil, nil, err
@@ -141,8 +141,8 @@ func OpenCrypt(ctx context.Context, run tool.Runner, c *layout.Crypt, dev string
 }
 
 // MissingMembers returns how many members an array runs without.
-func MissingMembers(name string) int {
-	b, err := os.ReadFile("/sys/block/" + name + "/md/degraded")
+func MissingMembers(run tool.Runner, name string) int {
+	b, err := os.ReadFile(kernel.Of(run).Path("/sys/block/" + name + "/md/degraded"))
 	if err != nil {
 		return 0 // not running, or of a level without redundancy
 	}
@@ -161,7 +161,7 @@ var plainTypes = []string{"linear", "striped", "error", "zero"}
 // write by it on overlays, which take what is written into memory (see DeactivateGroup).
 // Where that fails it activates the others, and names those in an error.
 func ActivateGroup(ctx context.Context, run tool.Runner, name string, access Access) error {
-	g := group{run: run, name: name}
+	g := group{run, name}
 	if access == ReadOnly {
 		return g.activateReadOnly(ctx)
 	}

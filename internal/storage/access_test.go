@@ -2,10 +2,10 @@ package storage
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -17,39 +17,68 @@ import (
 // TestAssembleArray: for reading, an array is on overlays, or on read-only devices where there
 // are none, may lack members, and what was put over its members is removed with it.
 func TestAssembleArray(t *testing.T) {
-	ctx := context.Background()
-	call := func(access Access, devs ...string) (string, error) {
-		rec := &tool.Recorder{Answers: map[string]string{"mdadm": ""}}
-		err := AssembleArray(ctx, rec, "md77", "1:2:3:4", devs, access)
-		return strings.Join(rec.Calls, "\n"), err
+	const assemble = "mdadm --assemble /dev/md77 --uuid=1:2:3:4 "
+	cover := func(n int, dev string) string {
+		return fmt.Sprintf("dmsetup create mkcdrec%d-:md77 --table 0 2048 snapshot /dev/%s /dev/loop%d N 8", n, dev, n)
 	}
-	for access, want := range map[Access]string{
-		ReadWrite: "mdadm --assemble /dev/md77 --uuid=1:2:3:4 /dev/sda1 /dev/sdb1",
-		Degraded:  "mdadm --assemble /dev/md77 --uuid=1:2:3:4 --run /dev/sda1 /dev/sdb1",
+	for name, c := range map[string]struct {
+		access Access
+		devs   []string
+		change func(m *mapper)
+		want   []string
+		fails  string
+	}{
+		"for writing": {ReadWrite, []string{"vda", "vdb"}, nil, []string{assemble + "/dev/vda /dev/vdb"}, ""},
+		"degraded":    {Degraded, []string{"vda"}, nil, []string{assemble + "--run /dev/vda"}, ""},
+		"runs":        {ReadWrite, []string{"vda"}, func(m *mapper) { m.AddVirtual("md77", "", mib) }, nil, ""},
+		"for reading": {ReadOnly, []string{"vda", "vdb"}, nil, []string{cover(0, "vda"), cover(1, "vdb"), assemble + "--readonly --run /dev/mapper/mkcdrec0-:md77 /dev/mapper/mkcdrec1-:md77",
+			"dmsetup remove --deferred mkcdrec0-:md77", "dmsetup remove --deferred mkcdrec1-:md77"}, ""},
+		"without device-mapper": {ReadOnly, []string{"vda", "vdb"}, func(m *mapper) { m.Fail["run dmsetup"] = errTold }, []string{cover(0, "vda"), assemble + "--readonly --run /dev/loop0 /dev/loop1"}, ""},
+		"one overlay only": {ReadOnly, []string{"vda", "vdb"}, func(m *mapper) { m.Fail["run dmsetup create mkcdrec1-:md77"] = errTold },
+			[]string{cover(0, "vda"), cover(1, "vdb"), "dmsetup remove --deferred mkcdrec0-:md77", assemble + "--readonly --run /dev/loop0 /dev/loop1"}, ""},
+		"no members":     {ReadOnly, nil, nil, nil, "its members are not known"},
+		"missing member": {ReadOnly, []string{"no-such-disk"}, nil, nil, "no such file"},
+		"no driver": {ReadOnly, []string{"vda"}, func(m *mapper) {
+			if err := os.Remove(m.Path("/dev/loop-control")); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"modprobe loop"}, "cannot start the RAID array md77 for reading"},
+		"left inactive": {ReadWrite, []string{"vda"}, func(m *mapper) {
+			m.Programs["mdadm --assemble"] = func(tool.Cmd) (string, error) {
+				m.Write("/sys/block/md77/md/array_state", "inactive\n")
+				return "", errTold
+			}
+		}, []string{assemble + "/dev/vda", "mdadm --stop /dev/md77"}, "cannot start the RAID array md77"},
 	} {
-		if got, err := call(access, "sda1", "sdb1"); err != nil || got != want {
-			t.Errorf("%q, %v; want %q", got, err, want)
+		t.Run(name, func(t *testing.T) {
+			m := newMapper(t)
+			m.Answer("", "mdadm")
+			if c.change != nil {
+				c.change(m)
+			}
+			err := AssembleArray(t.Context(), m, "md77", "1:2:3:4", c.devs, c.access)
+			if (err == nil) != (c.fails == "") || err != nil && !strings.Contains(err.Error(), c.fails) {
+				t.Errorf("AssembleArray() = %v; want an error with %q", err, c.fails)
+			}
+			sameCalls(t, m.calls(), c.want...)
+			if left, err := filepath.Glob(m.Path("/sys/block/loop*")); err != nil || len(left) > 0 {
+				t.Errorf("loop devices %q stay, %v", left, err)
+			}
+		})
+	}
+}
+
+// MissingMembers reports what the kernel counts, and nothing for an array that does not run.
+func TestMissingMembers(t *testing.T) {
+	m := newMapper(t)
+	for text, want := range map[string]int{"2\n": 2, "0\n": 0, "none": 0} {
+		m.Write("/sys/block/md77/md/degraded", text)
+		if got := MissingMembers(m, "md77"); got != want {
+			t.Errorf("MissingMembers(%q) = %d; want %d", text, got, want)
 		}
 	}
-	if got, err := call(ReadOnly); err == nil || got != "" {
-		t.Errorf("members that are not known: %q, %v", got, err)
-	}
-	if got, err := call(ReadOnly, "no-such-disk"); err == nil || got != "" {
-		t.Errorf("a member that is not there: %q, %v", got, err)
-	}
-	dev := strings.TrimPrefix(loopOver(t, blank(t, 1<<20).Name()), "/dev/")
-	got, err := call(ReadOnly, dev)
-	_, loop, ok := strings.Cut(got, "\nmdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly --run /dev/")
-	if err != nil || !ok || loop == dev || !strings.HasPrefix(loop, "loop") {
-		t.Errorf("without device-mapper: %q, %v", got, err)
-	}
-	rec := &tool.Recorder{Answers: map[string]string{"mdadm": "", "dmsetup": ""}}
-	err = AssembleArray(ctx, rec, "md77", "1:2:3:4", []string{dev}, ReadOnly)
-	want := regexp.MustCompile(`^dmsetup create mkcdrec0-:md77 --table "0 2048 snapshot /dev/` + dev + ` /dev/loop[0-9]+ N 8"
-mdadm --assemble /dev/md77 --uuid=1:2:3:4 --readonly --run /dev/mapper/mkcdrec0-:md77
-dmsetup remove --deferred mkcdrec0-:md77$`)
-	if got := strings.Join(rec.Calls, "\n"); err != nil || !want.MatchString(got) {
-		t.Errorf("AssembleArray calls %q, %v; want %v", got, err, want)
+	if got := MissingMembers(m, "md78"); got != 0 {
+		t.Errorf("MissingMembers(md78) = %d; want 0", got)
 	}
 }
 

@@ -21,7 +21,7 @@ const HiddenPrefix = "mkcdrec-source-"
 // can then be made beside it. Nothing may be mounted from them meanwhile. It gives the new
 // names, by those of the volumes. ShowGroup removes them.
 func HideGroup(ctx context.Context, run tool.Runner, name string) (hidden map[string]string, err error) {
-	g := group{run: run, name: name}
+	g := group{run, name}
 	all, err := g.volumes()
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func HideGroup(ctx context.Context, run tool.Runner, name string) (hidden map[st
 		if err != nil {
 			return nil, fmt.Errorf("cannot read how the volume %s is made: %w", v.name, err)
 		}
-		n, err := os.ReadFile(g.root + "/sys/block/" + v.kernel + "/dev")
+		n, err := os.ReadFile(g.path("/sys/block/" + v.kernel + "/dev"))
 		if err != nil {
 			return nil, fmt.Errorf("cannot read how the volume %s is made: %w", v.name, err)
 		}
@@ -75,9 +75,9 @@ func HideGroup(ctx context.Context, run tool.Runner, name string) (hidden map[st
 // ShowGroup removes what HideGroup has made, and the overlays of the group. The group is
 // inactive then.
 func ShowGroup(ctx context.Context, run tool.Runner, name string) error {
-	g := group{run: run, name: name}
+	g := group{run, name}
 	for {
-		dirs, err := filepath.Glob(g.root + "/sys/block/dm-*/dm/name")
+		dirs, err := filepath.Glob(g.path("/sys/block/dm-*/dm/name"))
 		if err != nil {
 			return err
 		}

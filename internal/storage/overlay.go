@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/mkcdrec/mkcdrec/internal/blockdev"
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
@@ -60,8 +61,9 @@ func onlyOverlays(all []overlay) []string {
 type group struct {
 	run  tool.Runner
 	name string
-	root string // of /sys and /proc; "" outside of tests
 }
+
+func (g group) path(p string) string { return kernel.Of(g.run).Path(p) }
 
 func (g group) lvm(ctx context.Context, args ...string) ([]byte, error) {
 	return g.run.Run(ctx, tool.Cmd{Args: append([]string{"lvm"}, args...), Env: NoUdev})
@@ -80,7 +82,7 @@ type overlay struct {
 
 // overlays lists those of the group.
 func (g group) overlays() ([]overlay, error) {
-	dirs, err := filepath.Glob(g.root + "/sys/block/dm-*/dm")
+	dirs, err := filepath.Glob(g.path("/sys/block/dm-*/dm"))
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +129,7 @@ func (g group) cover(ctx context.Context) (fresh, whole bool, err error) {
 		case strings.HasPrefix(pv.Device, "["), strings.HasPrefix(pv.Device, "unknown"): // pvs(8) of one that is missing
 			uuid, whole = pv.UUID, false
 		default:
-			uuid, pvs = pv.UUID, append(pvs, "/dev/"+pv.Device)
+			uuid, pvs = pv.UUID, append(pvs, pv.Device)
 		}
 	}
 	if len(pvs) == 0 {
@@ -164,7 +166,7 @@ func (g group) cover(ctx context.Context) (fresh, whole bool, err error) {
 // coverNext puts an overlay over a physical volume, and returns its name; "" where one of
 // those that are there is over it.
 func (g group) coverNext(ctx context.Context, pv string, have []overlay, made []string, store quantity.Size) (string, error) {
-	_, number, err := blockdev.Geometry(pv)
+	_, number, err := kernel.Of(g.run).Geometry(pv)
 	if err != nil {
 		return "", err
 	}
@@ -179,27 +181,27 @@ func (g group) coverNext(ctx context.Context, pv string, have []overlay, made []
 	return name, g.coverOne(ctx, pv, name, store)
 }
 
-// coverOne puts an overlay with a name over a device, which is given by its path.
+// coverOne puts an overlay with a name over a device.
 func (g group) coverOne(ctx context.Context, dev, name string, store quantity.Size) error {
-	size, _, err := blockdev.Geometry(dev)
+	size, _, err := kernel.Of(g.run).Geometry(dev)
 	if err != nil {
 		return err
 	}
-	loop, hold, err := blockdev.MemoryLoop("mkcdrec-overlay", store)
+	loop, hold, err := kernel.Of(g.run).MemoryLoop("mkcdrec-overlay", store)
 	if err != nil {
 		return err
 	}
 	defer hold.Close() // it stays as long as the overlay
-	table := fmt.Sprintf("0 %d snapshot %s /dev/%s N %d", int64(size)/512, dev, loop, overlayChunk)
+	table := fmt.Sprintf("0 %d snapshot /dev/%s /dev/%s N %d", int64(size)/512, dev, loop, overlayChunk)
 	if _, err := g.dmsetup(ctx, "create", name, "--table", table); err != nil {
-		return fmt.Errorf("cannot put an overlay over %s: %w", dev, err)
+		return fmt.Errorf("cannot put an overlay over /dev/%s: %w", dev, err)
 	}
 	return nil
 }
 
 // store is how large the copy-on-write store of each of n overlays is.
 func (g group) store(n int) (quantity.Size, error) {
-	b, err := os.ReadFile(g.root + "/proc/meminfo")
+	b, err := os.ReadFile(g.path("/proc/meminfo"))
 	if err != nil {
 		return 0, err
 	}
@@ -241,7 +243,7 @@ func MemAvailable(meminfo string) (quantity.Size, error) {
 
 // LoopDriver has loop devices available.
 func LoopDriver(ctx context.Context, run tool.Runner) error {
-	if _, err := os.Stat("/dev/loop-control"); err == nil {
+	if _, err := os.Stat(kernel.Of(run).Path("/dev/loop-control")); err == nil {
 		return nil
 	}
 	_, err := run.Run(ctx, tool.New("modprobe", "loop"))
@@ -284,7 +286,7 @@ func (n *noOverlay) Unwrap() error { return n.error }
 // StoreFull reports, as an error, overlays of a group whose copy-on-write store is full: all
 // that is read from them fails then.
 func StoreFull(ctx context.Context, run tool.Runner, name string) error {
-	return group{run: run, name: name}.full(ctx)
+	return group{run, name}.full(ctx)
 }
 
 func (g group) full(ctx context.Context) error {
@@ -308,7 +310,7 @@ func (g group) full(ctx context.Context) error {
 // DeactivateGroup deactivates a group's volumes, and removes its overlays with the memory
 // that they take.
 func DeactivateGroup(ctx context.Context, run tool.Runner, name string) error {
-	return group{run: run, name: name}.deactivate(ctx)
+	return group{run, name}.deactivate(ctx)
 }
 
 func (g group) deactivate(ctx context.Context) error {
@@ -329,7 +331,7 @@ func (g group) deactivate(ctx context.Context) error {
 		if drop := g.drop(ctx, func(volume) bool { return true }); drop != nil {
 			return errors.Join(err, drop)
 		}
-		if err := os.RemoveAll(g.root + "/dev/" + g.name); err != nil { // the names that LVM made without udev
+		if err := os.RemoveAll(g.path("/dev/" + g.name)); err != nil { // the names that LVM made without udev
 			return err
 		}
 	}
@@ -339,7 +341,7 @@ func (g group) deactivate(ctx context.Context) error {
 // volumes lists the active volumes of the group, those inside others among them.
 func (g group) volumes() ([]volume, error) {
 	prefix := strings.ReplaceAll(g.name, "-", "--") + "-"
-	dirs, err := filepath.Glob(filepath.Join(g.root+"/", "/sys/block/dm-*/dm"))
+	dirs, err := filepath.Glob(g.path("/sys/block/dm-*/dm"))
 	if err != nil {
 		return nil, err
 	}

@@ -13,119 +13,84 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkcdrec/mkcdrec/internal/blockdev"
-	"github.com/mkcdrec/mkcdrec/internal/probe"
+	"github.com/mkcdrec/mkcdrec/internal/machinetest"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
-// mapper is a kernel's device mapper with dmsetup and LVM: what is created appears in
-// sysfs.
+const mib = quantity.MiB
+
+// mapper is a machine with dmsetup and LVM: what is created appears in sysfs.
 type mapper struct {
-	t        *testing.T
-	root     string
+	*machinetest.Machine
 	pvs, lvs string // what pvs and lvs report
-	fail     string // the command that begins so fails
-	busy     string // the device that can't be removed
-	status   string
-	calls    []string
-	stores   []string // the loop devices of tables
+	ran      []string
+	overlays int // how many were made
 }
 
-func (m *mapper) Run(_ context.Context, c tool.Cmd) ([]byte, error) {
-	m.calls = append(m.calls, strings.Join(c.Args, " "))
-	if m.busy != "" && c.Args[0] == "dmsetup" && c.Args[len(c.Args)-1] == m.busy || m.fail != "" && strings.HasPrefix(strings.Join(c.Args, " "), m.fail) {
-		return nil, &tool.Error{Cmd: c, Code: 1, Err: errors.New("told to fail")}
-	}
-	switch strings.Join(c.Args[:2], " ") {
-	case "lvm pvs":
-		return []byte(m.pvs), nil
-	case "lvm lvs":
-		return []byte(m.lvs), nil
-	case "dmsetup status":
-		return []byte(m.status), nil
-	case "dmsetup create":
-		m.create(c.Args[2], c.Args[4])
-	case "dmsetup remove":
-		at, err := filepath.Glob(m.root + "/sys/block/dm-*/dm/name")
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		for _, n := range at {
-			if b, err := os.ReadFile(n); err == nil && strings.TrimSpace(string(b)) == c.Args[len(c.Args)-1] {
-				if err := os.RemoveAll(filepath.Dir(filepath.Dir(n))); err != nil {
-					m.t.Fatal(err)
-				}
-			}
-		}
-	case "lvm vgchange", "lvm lvchange":
-	default:
-		m.t.Errorf("this call was not expected: %v", c.Args)
-	}
-	return nil, nil
+func (m *mapper) Run(ctx context.Context, c tool.Cmd) ([]byte, error) {
+	m.ran = append(m.ran, strings.Join(c.Args, " "))
+	return m.Machine.Run(ctx, c)
 }
 
-func (m *mapper) put(name, text string) {
-	m.t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(m.root+name), 0o755), os.WriteFile(m.root+name, []byte(text), 0o644)); err != nil {
-		m.t.Fatal(err)
+// newMapper makes one with two disks.
+func newMapper(t *testing.T) *mapper {
+	m := &mapper{Machine: machinetest.New(t)}
+	m.AddDisk("vda", mib, "A")
+	m.AddDisk("vdb", mib, "B")
+	m.Write("/proc/meminfo", "MemTotal: 800000 kB\nMemAvailable:   65536 kB\n")
+	m.Answer("", "lvm vgchange", "lvm lvchange")
+	m.Programs["lvm pvs"] = func(tool.Cmd) (string, error) { return m.pvs, nil }
+	m.Programs["lvm lvs"] = func(tool.Cmd) (string, error) { return m.lvs, nil }
+	m.Programs["dmsetup create"] = func(c tool.Cmd) (string, error) { return "", m.create(c.Args[2], c.Args[4]) }
+	m.Programs["dmsetup remove"] = func(c tool.Cmd) (string, error) {
+		m.Remove("mapper/" + c.Args[len(c.Args)-1])
+		return "", nil
 	}
+	return m
 }
 
-// create looks at an overlay's table, and whether its store is in memory.
-func (m *mapper) create(name, table string) {
+// create makes an overlay, whose store has to be in memory.
+func (m *mapper) create(name, table string) error {
 	f := strings.Fields(table)
-	if len(f) != 7 || f[0] != "0" || f[2] != "snapshot" || f[5] != "N" || f[6] != "8" {
-		m.t.Fatalf("table %q", table)
+	if len(f) != 7 || f[0] != "0" || f[1] != "2048" || f[2] != "snapshot" || f[5] != "N" || f[6] != "8" {
+		return fmt.Errorf("the table is %q", table)
 	}
-	loop := strings.TrimPrefix(f[4], "/dev/")
-	if b, err := os.ReadFile("/sys/block/" + loop + "/loop/backing_file"); err != nil || !strings.HasPrefix(string(b), "/memfd:mkcdrec-overlay") {
-		m.t.Errorf("the store is %q, %v", b, err)
+	dev, loop := strings.TrimPrefix(f[3], "/dev/"), strings.TrimPrefix(f[4], "/dev/")
+	if b := m.Read("/sys/block/" + loop + "/loop/backing_file"); b != "/memfd:mkcdrec-overlay (deleted)\n" {
+		return fmt.Errorf("the store is %q", b)
 	}
-	m.stores = append(m.stores, f[4])
-	size, number, err := blockdev.Geometry(f[3])
-	if err != nil || f[1] != fmt.Sprint(int64(size)/512) {
-		m.t.Errorf("table %q of a device of %d bytes, %v", table, size, err)
-	}
-	n := 0
-	for {
-		if _, err := os.Stat(fmt.Sprintf("%s/sys/block/dm-%d", m.root, n)); err != nil {
-			break
-		}
-		n++
-	}
-	dm := fmt.Sprintf("/sys/block/dm-%d", n)
-	m.put(dm+"/dm/name", name+"\n")
-	m.put(dm+"/slaves/"+filepath.Base(f[3])+"/dev", number+"\n")
-	m.put(dm+"/slaves/"+loop+"/dev", "7:99\n")
+	m.AddVirtual(fmt.Sprint("dm-", m.overlays), name, mib, dev, loop)
+	m.overlays++
+	return nil
+}
+
+// calls are the command lines since it was asked before.
+func (m *mapper) calls() []string {
+	out := m.ran
+	m.ran = nil
+	return out
 }
 
 // overlaidGroup has a group "vg0" with volumes of some types on two physical volumes.
-func overlaidGroup(t *testing.T, lvs ...string) (*mapper, group, []string) {
-	m := &mapper{t: t, root: t.TempDir()}
-	var names, pvs, all []string
-	for range 2 {
-		n := loopOver(t, blank(t, 1<<20).Name())
-		names, pvs = append(names, n), append(pvs, fmt.Sprintf(`{"pv_name":%q,"vg_name":"vg0","vg_uuid":"u0"}`, n))
-	}
-	pvs = append(pvs, `{"pv_name":"/dev/no-such-disk","vg_name":"vg1","vg_uuid":"u1"}`, `{"pv_name":"/dev/sdx","vg_name":"","vg_uuid":""}`)
-	m.pvs = `{"report":[{"pv":[` + strings.Join(pvs, ",") + `]}]}`
+func overlaidGroup(t *testing.T, lvs ...string) (*mapper, group) {
+	m := newMapper(t)
+	m.pvs = `{"report":[{"pv":[{"pv_name":"/dev/vda","vg_name":"vg0","vg_uuid":"u0"},{"pv_name":"/dev/vdb","vg_name":"vg0","vg_uuid":"u0"},{"pv_name":"/dev/no-such-disk","vg_name":"vg1","vg_uuid":"u1"},{"pv_name":"/dev/sdx","vg_name":"","vg_uuid":""}]}]}`
+	var all []string
 	for _, v := range lvs {
 		f := strings.Fields(v)
 		all = append(all, fmt.Sprintf(`{"lv_name":%q,"segtype":%q,"lv_attr":%q}`, f[0], f[1], f[2]))
 	}
 	m.lvs = `{"report":[{"lv":[` + strings.Join(all, ",") + `]}]}`
-	m.put("/proc/meminfo", "MemTotal: 800000 kB\nMemAvailable:   65536 kB\n")
-	return m, group{run: m, name: "vg0", root: m.root}, names
+	return m, group{m, "vg0"}
 }
 
-// gone tells whether the loop devices of all stores were freed.
-func (m *mapper) gone() {
-	m.t.Helper()
-	for _, s := range m.stores {
-		if b, err := os.ReadFile("/sys/block/" + strings.TrimPrefix(s, "/dev/") + "/loop/backing_file"); err == nil && strings.HasPrefix(string(b), "/memfd:mkcdrec-overlay") {
-			m.t.Errorf("the store %s stays", s)
-		}
+// freed checks that the loop devices of n stores are there no more.
+func (m *mapper) freed(t *testing.T, n int) {
+	t.Helper()
+	left, err := filepath.Glob(m.Path("/sys/block/loop*"))
+	if made := m.Did("loop"); err != nil || len(made) != n || len(left) > 0 {
+		t.Errorf("%q, of which stay %q, %v; want %d, and none to stay", made, left, err, n)
 	}
 }
 
@@ -137,6 +102,13 @@ const (
 	up   = "lvm vgchange -ay --ignoremonitoring --poll n " + only + " vg0"
 )
 
+var errTold = errors.New("told to fail")
+
+// made is the command line for the overlay of a group's physical volume.
+func made(n int) string {
+	return fmt.Sprintf("dmsetup create mkcdrec%d-vg0 --table 0 2048 snapshot /dev/vd%c /dev/loop%d N 8", n, 'a'+n, n)
+}
+
 func sameCalls(t *testing.T, got []string, want ...string) {
 	t.Helper()
 	if !slices.Equal(got, want) {
@@ -146,48 +118,43 @@ func sameCalls(t *testing.T, got []string, want ...string) {
 
 // TestActivatePlain: a group whose volumes write nothing needs no overlay.
 func TestActivatePlain(t *testing.T) {
-	m, g, _ := overlaidGroup(t, "root linear -wi-------", "root striped -wi-------", "home linear owi-------")
+	m, g := overlaidGroup(t, "root linear -wi-------", "root striped -wi-------", "home linear owi-------")
 	if err := g.activateReadOnly(context.Background()); err != nil {
 		t.Error(err)
 	}
-	sameCalls(t, m.calls, list, `lvm lvchange -ay --ignoremonitoring --config activation/read_only_volume_list=["vg0"] vg0/root vg0/home`)
+	sameCalls(t, m.calls(), list, `lvm lvchange -ay --ignoremonitoring --config activation/read_only_volume_list=["vg0"] vg0/root vg0/home`)
 }
 
 // TestActivateOverlaid: the disks are opened through overlays alone, RAID volumes are
 // brought in step slowly, and everything is closed in the opposite order.
 func TestActivateOverlaid(t *testing.T) {
 	ctx := context.Background()
-	m, g, names := overlaidGroup(t, "root linear -wi-------", "pool thin-pool twi---tz--", "home thin Vwi---tz--", "mix linear -wi-------", "mix raid1 rwi-------", "zero raid0 rwi-------")
+	m, g := overlaidGroup(t, "root linear -wi-------", "pool thin-pool twi---tz--", "home thin Vwi---tz--", "mix linear -wi-------", "mix raid1 rwi-------", "zero raid0 rwi-------")
 	if err := g.activateReadOnly(ctx); err != nil {
 		t.Fatal(err)
 	}
-	made := func(n int) string {
-		return fmt.Sprintf("dmsetup create mkcdrec%d-vg0 --table 0 2048 snapshot %s %s N 8", n, names[n], m.stores[n])
-	}
-	sameCalls(t, m.calls, list, pvs, made(0), made(1), "lvm lvchange --minrecoveryrate 1k --maxrecoveryrate 1k "+only+" vg0/mix", up)
+	sameCalls(t, m.calls(), list, pvs, made(0), made(1), "lvm lvchange --minrecoveryrate 1k --maxrecoveryrate 1k "+only+" vg0/mix", up)
 
-	m.calls = nil // what is open stays so
+	// What is open stays so.
 	if err := g.activateReadOnly(ctx); err != nil {
 		t.Fatal(err)
 	}
-	sameCalls(t, m.calls, list, pvs, up)
+	sameCalls(t, m.calls(), list, pvs, up)
 
 	// Of one that is called like the end of it, nothing.
-	m.put("/sys/block/dm-7/dm/name", "mkcdrec0-my-vg0\n")
-	m.calls = nil
+	m.AddVirtual("dm-7", "mkcdrec0-my-vg0", mib, "vda")
 	if err := g.deactivate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	sameCalls(t, m.calls, "lvm vgchange -an "+only+" vg0", "dmsetup remove --retry mkcdrec1-vg0", "dmsetup remove --retry mkcdrec0-vg0")
+	sameCalls(t, m.calls(), "lvm vgchange -an "+only+" vg0", "dmsetup remove --retry mkcdrec1-vg0", "dmsetup remove --retry mkcdrec0-vg0")
 	if left, err := g.overlays(); err != nil || len(left) != 0 {
 		t.Errorf("%v, %v", left, err)
 	}
-	m.calls = nil
 	if err := g.deactivate(ctx); err != nil {
 		t.Fatal(err)
 	}
-	sameCalls(t, m.calls, "lvm vgchange -an vg0")
-	m.gone()
+	sameCalls(t, m.calls(), "lvm vgchange -an vg0")
+	m.freed(t, 2)
 }
 
 // TestDeactivateFull: where LVM does not find the group, since the store is full, its
@@ -195,85 +162,80 @@ func TestActivateOverlaid(t *testing.T) {
 // is below it.
 func TestDeactivateFull(t *testing.T) {
 	ctx := context.Background()
-	m, g, _ := overlaidGroup(t, "home thin Vwi---tz--")
+	m, g := overlaidGroup(t, "home thin Vwi---tz--")
 	if err := g.activateReadOnly(ctx); err != nil {
 		t.Fatal(err)
 	}
-	m.put("/sys/block/dm-5/dm/name", "vg0-home\n")
-	m.put("/sys/block/dm-5/dm/uuid", "LVM-x\n")
-	m.put("/sys/block/dm-6/dm/name", "vg0--2-home\n") // of vg0-2
-	m.put("/sys/block/dm-6/dm/uuid", "LVM-y\n")
-	m.fail, m.busy, m.calls = "lvm vgchange -an", "vg0-home", nil
+	m.AddVirtual("dm-5", "vg0-home", mib, "dm-0")
+	m.AddVirtual("dm-6", "vg0--2-home", mib, "vda") // of vg0-2
+	m.Fail["run lvm vgchange -an"], m.Fail["run dmsetup remove vg0-home"] = errTold, errTold
+	m.calls()
 	if err := g.deactivate(ctx); err == nil || !strings.Contains(err.Error(), "cannot deactivate volume group vg0") || !strings.Contains(err.Error(), "cannot remove the volumes of vg0") {
 		t.Errorf("%v", err)
 	}
-	sameCalls(t, m.calls, "lvm vgchange -an "+only+" vg0", "dmsetup remove vg0-home")
-	m.busy, m.calls = "", nil
+	sameCalls(t, m.calls(), "lvm vgchange -an "+only+" vg0", "dmsetup remove vg0-home")
+	delete(m.Fail, "run dmsetup remove vg0-home")
 	if err := g.deactivate(ctx); err != nil {
 		t.Error(err)
 	}
-	sameCalls(t, m.calls, "lvm vgchange -an "+only+" vg0", "dmsetup remove vg0-home", "dmsetup remove --retry mkcdrec1-vg0", "dmsetup remove --retry mkcdrec0-vg0")
-	m.gone()
+	sameCalls(t, m.calls(), "lvm vgchange -an "+only+" vg0", "dmsetup remove vg0-home", "dmsetup remove --retry mkcdrec1-vg0", "dmsetup remove --retry mkcdrec0-vg0")
+	m.freed(t, 2)
 	// Without overlays, that is a failure.
-	m.calls = nil
 	if err := g.deactivate(ctx); err == nil {
 		t.Error("LVM's failure was not reported")
 	}
-	sameCalls(t, m.calls, "lvm vgchange -an vg0")
+	sameCalls(t, m.calls(), "lvm vgchange -an vg0")
 }
 
 // TestOverlayFails: what was made before a failure is removed; plain volumes are activated
 // without overlays, and the others named with the cause.
 func TestOverlayFails(t *testing.T) {
-	m, g, _ := overlaidGroup(t, "root linear -wi-------", "home thin Vwi---tz--")
-	m.fail = "dmsetup create mkcdrec1-vg0"
+	m, g := overlaidGroup(t, "root linear -wi-------", "home thin Vwi---tz--")
+	m.Fail["run dmsetup create mkcdrec1-vg0"] = errTold
 	err := g.activateReadOnly(context.Background())
 	if err == nil {
 		t.Fatal("an overlay that can't be made is no error")
 	}
-	for _, want := range []string{"cannot activate vg0/home without writing: it is of type thin", "cannot put an overlay over /dev/loop", "told to fail"} {
+	for _, want := range []string{"cannot activate vg0/home without writing: it is of type thin", "cannot put an overlay over /dev/vdb", "told to fail"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)
 		}
 	}
-	if n := len(m.calls); n != 6 || m.calls[4] != "dmsetup remove --retry mkcdrec0-vg0" || !strings.HasPrefix(m.calls[5], "lvm lvchange -ay") || !strings.HasSuffix(m.calls[5], " vg0/root") {
-		t.Errorf("calls:\n%s", strings.Join(m.calls, "\n"))
-	}
+	sameCalls(t, m.calls(), list, pvs, made(0), made(1), "dmsetup remove --retry mkcdrec0-vg0", `lvm lvchange -ay --ignoremonitoring --config activation/read_only_volume_list=["vg0"] vg0/root`)
 	if left, err := g.overlays(); err != nil || len(left) != 0 {
 		t.Errorf("%v, %v", left, err)
 	}
-	m.gone()
+	m.freed(t, 2)
 }
 
 // TestOverlayParts: a group without one of its disks is opened, and its metadata not
 // changed; of two groups with one name neither is.
 func TestOverlayParts(t *testing.T) {
 	ctx := context.Background()
-	m, g, _ := overlaidGroup(t, "mix raid1 rwi-----p-")
+	m, g := overlaidGroup(t, "mix raid1 rwi-----p-")
 	m.pvs = strings.Replace(m.pvs, `{"pv":[`, `{"pv":[{"pv_name":"[unknown]","vg_name":"vg0","vg_uuid":"u0"},`, 1)
 	if err := g.activateReadOnly(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if last := m.calls[len(m.calls)-1]; len(m.calls) != 5 || last != up {
-		t.Errorf("calls:\n%s", strings.Join(m.calls, "\n"))
-	}
-	m, g, _ = overlaidGroup(t, "mix raid1 rwi-------")
+	sameCalls(t, m.calls(), list, pvs, made(0), made(1), up)
+	m, g = overlaidGroup(t, "mix raid1 rwi-------")
 	m.pvs = strings.Replace(m.pvs, `{"pv":[`, `{"pv":[{"pv_name":"/dev/sdy","vg_name":"vg0","vg_uuid":"u9"},`, 1)
 	if err := g.activateReadOnly(ctx); err == nil || !strings.Contains(err.Error(), "two volume groups are called vg0") {
 		t.Errorf("%v", err)
 	}
-	sameCalls(t, m.calls, list, pvs)
+	sameCalls(t, m.calls(), list, pvs)
 }
 
 // TestStoreFull: a group that can't be activated since its store is full is said to be so.
 func TestStoreFull(t *testing.T) {
 	ctx := context.Background()
-	m, g, _ := overlaidGroup(t, "home thin Vwi---tz--")
-	m.fail, m.status = "lvm vgchange -ay", "0 2048 snapshot Invalid\n"
+	m, g := overlaidGroup(t, "home thin Vwi---tz--")
+	m.Fail["run lvm vgchange -ay"] = errTold
+	m.Answer("0 2048 snapshot Invalid\n", "dmsetup status")
 	if err := g.activateReadOnly(ctx); err == nil || !strings.Contains(err.Error(), "cannot activate volume group vg0") || !strings.Contains(err.Error(), "the memory for what the volumes of vg0 write is full") {
 		t.Errorf("%v", err)
 	}
-	m.status = "0 2048 snapshot 16/8192 0\n"
+	m.Answer("0 2048 snapshot 16/8192 0\n", "dmsetup status")
 	if err := g.full(ctx); err != nil {
 		t.Error(err)
 	}
@@ -357,28 +319,21 @@ func TestReleaseOverlays(t *testing.T) {
 	ctx := context.Background()
 	for name, active := range map[string]bool{"active": true, "only the overlay": false} {
 		t.Run(name, func(t *testing.T) {
-			m := &mapper{t: t, root: t.TempDir()}
-			m.put("/sys/block/dm-0/dm/name", "mkcdrec0-vg0\n")
-			m.put("/sys/class/block/dm-0/slaves/vda/x", "")
-			m.put("/sys/class/block/dm-0/slaves/loop3/x", "")
-			m.put("/sys/block/loop3/loop/backing_file", "/memfd:mkcdrec-overlay (deleted)\n")
-			m.put("/sys/class/block/vda/size", "2048\n")
-			m.put("/sys/block/dm-1/dm/name", "mkcdrec1-vg0\n") // on a disk that stays
-			m.put("/sys/class/block/dm-1/slaves/vdb/x", "")
-			m.put("/sys/class/block/vdb/size", "2048\n")
+			m := newMapper(t)
+			m.AddVirtual("loop3", "", mib)
+			m.Write("/sys/block/loop3/loop/backing_file", "/memfd:mkcdrec-overlay (deleted)\n")
+			m.AddVirtual("dm-0", "mkcdrec0-vg0", mib, "vda", "loop3")
+			m.AddVirtual("dm-1", "mkcdrec1-vg0", mib, "vdb") // on a disk that stays
 			var want []string
 			if active {
-				m.put("/sys/block/dm-2/dm/name", "vg0-home\n")
-				m.put("/sys/block/dm-2/dm/uuid", "LVM-x\n")
-				m.put("/sys/class/block/dm-2/slaves/dm-0/x", "")
+				m.AddVirtual("dm-2", "vg0-home", mib, "dm-0")
 				want = append(want, `lvm vgchange -an --config devices{filter=["a|^/dev/mapper/mkcdrec0-vg0$|","r|.*|"] global_filter=["a|^/dev/mapper/mkcdrec0-vg0$|","r|.*|"] use_devicesfile=0} vg0`)
 			}
-			machine := probe.Machine{Root: m.root}
-			own := func(dev string) bool { return slices.Equal(machine.DisksOf(dev), []string{"vda"}) }
-			if err := CloseGroup(ctx, m, m.root, "vg0", own); err != nil {
+			own := func(dev string) bool { return slices.Equal(m.Probe().DisksOf(dev), []string{"vda"}) }
+			if err := CloseGroup(ctx, m, "vg0", own); err != nil {
 				t.Fatal(err)
 			}
-			sameCalls(t, m.calls, append(want, "dmsetup remove --retry mkcdrec0-vg0")...)
+			sameCalls(t, m.calls(), append(want, "dmsetup remove --retry mkcdrec0-vg0")...)
 		})
 	}
 }

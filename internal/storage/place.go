@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkcdrec/mkcdrec/internal/kernel"
 	"github.com/mkcdrec/mkcdrec/internal/sysconf"
 )
 
@@ -24,8 +25,8 @@ func Below(target, at string) bool {
 }
 
 // Mounted lists the mount points that are wanted, the last mounted first.
-func Mounted(want func(at string) bool) ([]string, error) {
-	all, err := sysconf.Mounts("")
+func Mounted(k kernel.Kernel, want func(at string) bool) ([]string, error) {
+	all, err := sysconf.Mounts(k.Path("/"))
 	if err != nil {
 		return nil, err
 	}

@@ -76,11 +76,10 @@ func CloseCrypt(ctx context.Context, run tool.Runner, name string) error {
 type volume struct{ kernel, name string }
 
 // CloseGroup deactivates those of a group's volumes that are own, and removes its overlays
-// that are. root is that of /sys and /proc, "" but for tests; own gets the kernel's name of
-// a device. Where another group of the same name is on
-// other disks, or LVM does not find the group any more, they are removed one by one.
-func CloseGroup(ctx context.Context, run tool.Runner, root, name string, own func(dev string) bool) error {
-	g := group{run: run, name: name, root: root}
+// that are; own gets the kernel's name of a device. Where another group of the same name is
+// on other disks, or LVM does not find the group any more, they are removed one by one.
+func CloseGroup(ctx context.Context, run tool.Runner, name string, own func(dev string) bool) error {
+	g := group{run, name}
 	all, err := g.volumes()
 	if err != nil {
 		return err
@@ -107,7 +106,7 @@ func CloseGroup(ctx context.Context, run tool.Runner, root, name string, own fun
 			err = errors.Join(err, drop)
 			break
 		}
-		err = os.RemoveAll(root + "/dev/" + name) // the names that LVM made here without udev
+		err = os.RemoveAll(g.path("/dev/" + name)) // the names that LVM made here without udev
 	}
 	if err != nil {
 		return err

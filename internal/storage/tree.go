@@ -155,7 +155,7 @@ func (t *Tree) release(ctx context.Context) error {
 	for _, s := range slices.Backward(t.Plan.Steps) {
 		switch s := s.(type) {
 		case *plan.RestoreVG:
-			errs = append(errs, CloseGroup(ctx, t.Run, t.Machine.Root, s.Group, t.own))
+			errs = append(errs, CloseGroup(ctx, t.Run, s.Group, t.own))
 		case *plan.MakeCrypt:
 			if t.own(s.Crypt.Mapper()) {
 				errs = append(errs, CloseCrypt(ctx, t.Run, s.Crypt.Name))
