@@ -145,7 +145,7 @@ func (r *Recreator) makeFS(ctx context.Context, s *plan.MakeFS) error {
 
 // makeSubs makes the subvolumes of a btrfs, while its top level is mounted.
 func (r *Recreator) makeSubs(s *plan.MakeSubs) error {
-	dir, err := os.MkdirTemp("", "mkcdrec-btrfs")
+	dir, err := os.MkdirTemp(r.kernel().Path(os.TempDir()), "mkcdrec-btrfs")
 	if err != nil {
 		return err
 	}
