@@ -111,6 +111,11 @@ func on(t *testing.T, disks []string, steps ...plan.Step) (*machinetest.Machine,
 	return m, &Recreator{Plan: p, Run: m, Machine: m.Probe(), Report: progress.None{}, Target: m.Path("/mnt/target"), Keys: map[string]Key{"secret": {Passphrase: []byte("open sesame")}}}
 }
 
+// stackedCrypt is the LUKS device of stacked.
+func stackedCrypt() *layout.Crypt {
+	return &layout.Crypt{Name: "secret", Device: "md0", UUID: "6d6b6364-7265-4c55-8b53-000000000001", Size: 20 * mib, LUKS: &superblock.LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 512, SectorSize: 512, Offset: 4 << 20}}
+}
+
 // stacked is a volume group in a LUKS device on a RAID array of two disks, with a file
 // system that is grown. The programs make what real ones make.
 func stacked(t *testing.T) (*machinetest.Machine, *Recreator) {
@@ -120,7 +125,7 @@ func stacked(t *testing.T) (*machinetest.Machine, *Recreator) {
 			{Number: 1, Device: disk + "1", Start: mib, Size: 28 * mib, Type: "A19D880F-05FC-4D3B-A006-743F0F84911E", GUID: "00000000-0000-4000-8000-000000000002"}}}}
 	}
 	fs := &layout.Filesystem{Device: "vg0/root", Type: fstype.TypeExt4, Size: 4 * mib}
-	crypt := &layout.Crypt{Name: "secret", Device: "md0", UUID: "6d6b6364-7265-4c55-8b53-000000000001", Size: 20 * mib, LUKS: &superblock.LUKS{Version: 2, Cipher: "aes-xts-plain64", Hash: "sha256", KeySize: 512, SectorSize: 512, Offset: 4 << 20}}
+	crypt := stackedCrypt()
 	m, r := on(t, []string{"vda", "vdb"},
 		table("vda"), table("vdb"),
 		&plan.MakeArray{Device: "md0", Array: &layout.Array{Name: "md0", Level: "raid1", Devices: 2, Size: 24 * mib, Members: []layout.Member{{Device: "vda1"}, {Device: "vdb1", Role: 1}}}, Run: [][]string{{"mdadm", "--create", "/dev/md0", "/dev/vda1", "/dev/vdb1"}}},
