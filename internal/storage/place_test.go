@@ -4,9 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/machinetest"
 	"github.com/mkcdrec/mkcdrec/internal/plan"
 )
 
@@ -60,5 +62,23 @@ func TestPlanPrivate(t *testing.T) {
 				t.Errorf("%s at %q is mounted on %s, %v", f.Device, m.Path, at, err)
 			}
 		}
+	}
+}
+
+// Mount points are those of the machine on which programs run, the last mounted first.
+func TestMounted(t *testing.T) {
+	m := machinetest.New(t)
+	target := m.Path("/mnt/target")
+	if err := os.MkdirAll(target+"/home", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []string{target, target + "/home", m.Path("/run")} {
+		if err := m.Mount("tmpfs", at, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Mounted(m, func(at string) bool { return Below(target, at) })
+	if want := []string{target + "/home", target}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("Mounted() = %q, %v; want %q", got, err, want)
 	}
 }
