@@ -11,9 +11,8 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/archive"
 	"github.com/mkcdrec/mkcdrec/internal/exit"
 	"github.com/mkcdrec/mkcdrec/internal/layout"
+	"github.com/mkcdrec/mkcdrec/internal/machinetest"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
-	"github.com/mkcdrec/mkcdrec/internal/probe"
-	"github.com/mkcdrec/mkcdrec/internal/tool"
 )
 
 // A resumed run knows which steps are done, and what they left to be locked; the
@@ -115,14 +114,8 @@ func TestTidy(t *testing.T) {
 		"exchanged meanwhile": {"vda", "8", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			put := func(p, text string) {
-				t.Helper()
-				if err := errors.Join(os.MkdirAll(filepath.Dir(root+p), 0o755), os.WriteFile(root+p, []byte(text), 0o644)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			put("/proc/self/mountinfo", "")
+			m := machinetest.New(t)
+			put := m.Write
 			put("/sys/block/dm-0/dm/name", "vg0-root\n")
 			put("/sys/block/dm-0/dm/uuid", "LVM-a\n")
 			put("/sys/class/block/dm-0/slaves/"+c.on+"/x", "")
@@ -135,12 +128,12 @@ func TestTidy(t *testing.T) {
 				}
 				put("/sys/class/block/"+d+"/diskseq", "7\n")
 			}
-			rec := &tool.Recorder{Answers: map[string]string{"lvm": ""}}
-			r := &Restorer{Run: rec, Machine: probe.Machine{Root: root, Run: rec}, journal: &journal{filepath.Join(t.TempDir(), "journal.jsonl")}, opt: Options{Target: t.TempDir()},
+			m.Answer("", "lvm")
+			r := &Restorer{Run: m, Machine: m.Probe(), journal: &journal{filepath.Join(t.TempDir(), "journal.jsonl")}, opt: Options{Target: t.TempDir()},
 				content: setContent{&manifest.Set{Layout: &layout.Layout{VolumeGroup: []layout.VolumeGroup{{Name: "vg0"}}}}}}
 			first := journalLine{Digest: "d", Set: "s", Manifest: "m", Disks: []journalDisk{{"vda", 7}}}
-			if err := r.tidy(t.Context()); err != nil || len(rec.Calls) > 0 {
-				t.Fatalf("without a run before: %v, %q", err, rec.Calls)
+			if err := r.tidy(t.Context()); err != nil || len(m.Did("run")) > 0 {
+				t.Fatalf("without a run before: %v, %q", err, m.Did("run"))
 			}
 			if _, err := r.journal.start(first, false); err != nil {
 				t.Fatal(err)
@@ -152,7 +145,7 @@ func TestTidy(t *testing.T) {
 			if err := r.tidy(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if got := strings.Join(rec.Calls, "; "); got != c.want {
+			if got := strings.TrimPrefix(strings.Join(m.Did("run"), "; "), "run "); got != c.want {
 				t.Errorf("ran %q; want %q", got, c.want)
 			}
 		})
