@@ -35,7 +35,7 @@ type Plan struct {
 	Images []*layout.Image
 	// LeftOut names what is not saved, each with the rule.
 	LeftOut []string
-	// Idle are names in exclude_devices that this machine has not.
+	// Idle are names in exclude_devices that this machine lacks.
 	Idle []string
 	// NotCovered is what should be saved and can't be: the run ends with exit
 	// code 3.
@@ -218,7 +218,7 @@ func (p *Plan) reasons(begin string) string {
 	return out.String()
 }
 
-// idle names what exclude_devices has, and this machine has not: a name with a typing error, perhaps.
+// idle lists the names in exclude_devices that this machine lacks: perhaps with a typing error.
 func (p *Plan) idle(c *Config) {
 	for _, x := range c.ExcludeDevices {
 		there := x == bootLoader || slices.ContainsFunc(p.LeftOut, func(l string) bool {

@@ -31,7 +31,7 @@ func (b *Builder) Hooked(ctx context.Context, command, destination string, work 
 	return hooks.Join(err, b.hooks.After(ctx, hooks.AfterBackup, interrupt.Err(ctx, err)))
 }
 
-// HookPlan tells which hooks would run around a backup.
+// HookPlan returns which hooks would run around a backup.
 func (b *Builder) HookPlan() error {
 	points := []string{hooks.BeforeBackup, hooks.AfterBackup}
 	if b.Config.Snapshot == snapshotAuto {

@@ -95,7 +95,7 @@ func (p *Plan) includesDevice(devs ...string) bool {
 	})
 }
 
-// saves gives what tells whether a path is saved, nil where the configuration has no include.
+// saves returns a function that reports whether a path is saved, nil where the configuration has no include.
 func (p *Plan) saves() func(path string) bool {
 	if !p.only {
 		return nil

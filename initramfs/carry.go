@@ -207,7 +207,7 @@ func exists(p string) bool { _, err := os.Stat(p); return err == nil }
 
 // Try starts each carried program once, in a tree of just those files below
 // dir, which it makes. It needs root for chroot. A program that can't start
-// is an error; what it says or returns is not.
+// is an error; what it prints or returns is not.
 func (f *Files) Try(ctx context.Context, run tool.Runner, dir string, progs []Program) error {
 	if err := f.stage(dir); err != nil {
 		return fmt.Errorf("cannot try the carried programs: %w", err)

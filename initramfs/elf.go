@@ -9,7 +9,7 @@ import (
 )
 
 // interpreter gives the dynamic loader an ELF program names, "" for a static
-// program and for what is no ELF file.
+// program and for what is not an ELF file.
 func interpreter(file string) (string, error) {
 	f, err := elf.Open(file)
 	var fe *elf.FormatError

@@ -119,7 +119,7 @@ func (f *Files) AddFile(p, source string) error {
 		return fmt.Errorf("cannot add %s to the rescue system: %w", p, err)
 	}
 	if !st.Mode().IsRegular() {
-		return fmt.Errorf("cannot add %s to the rescue system: %s is no file", p, source)
+		return fmt.Errorf("cannot add %s to the rescue system: %s is not a regular file", p, source)
 	}
 	return f.add(p, entry{mode: cpio.S_IFREG | uint64(st.Mode().Perm()&^0o022|0o400), source: source, size: st.Size()})
 }
@@ -158,7 +158,7 @@ func (f *Files) AddLink(p, to string) error {
 	return f.add(p, entry{mode: cpio.S_IFLNK | 0o777, link: to})
 }
 
-// Has tells whether the tree has something at p.
+// Has reports whether the tree has something at p.
 func (f *Files) Has(p string) bool { _, ok := f.entries[Canonical(p)]; return ok }
 
 // Paths lists the tree, in the order of packing.
@@ -417,7 +417,7 @@ func writeRecord(w cpio.RecordWriter, ino uint64, p string, e entry) error {
 	return w.WriteRecord(cpio.Record{ReaderAt: file, Info: info})
 }
 
-// Whole checks an unpacked tree below root against its list; the error says
+// Whole checks an unpacked tree below root against its list; the error reports
 // how much is missing.
 func Whole(root string) error {
 	b, err := os.ReadFile(root + "/" + List)

@@ -71,7 +71,7 @@ func list(r io.Reader, want func(string) bool) (listing, error) {
 				}
 			}
 		}
-		// What follows the last archive is no concern of ours.
+		// What follows the last archive is not looked at.
 		if len(out.names) == 0 || err != io.EOF && !errors.Is(err, errTail) {
 			return listing{}, fmt.Errorf("cannot read initramfs: %w", err)
 		}

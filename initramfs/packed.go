@@ -197,7 +197,7 @@ func packedParts(root, program string) ([]string, error) {
 			return w, nil
 		}
 	}
-	return nil, fmt.Errorf("cannot unpack %s: it is none of the programs in /%s", program, packedList)
+	return nil, fmt.Errorf("cannot unpack %s: it is not one of the programs in /%s", program, packedList)
 }
 
 // replaceFile puts a program or library into its place, whole. Two that do so at one time

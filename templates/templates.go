@@ -196,7 +196,7 @@ type ByHand struct {
 	NotCovered []string
 }
 
-// HandDisk is a disk, with what tells it apart from others, and with its table as sfdisk(8) takes it, "" for none. Var
+// HandDisk is a disk, with what it can be recognised by, and with its table as sfdisk(8) takes it, "" for none. Var
 // is the shell variable that has its device.
 type HandDisk struct {
 	Name, Was string

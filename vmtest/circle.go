@@ -48,7 +48,7 @@ type Circle struct {
 	Wishes, Wished string
 	// TargetSector is the size of the new disks' sectors, if it is another.
 	TargetSector int
-	// Mate gives the restored machine a second disk that the old one had not.
+	// Mate gives the restored machine a second disk that the old one lacked.
 	Mate bool
 	// Firmware is that of the restored machine, "uefi" or "bios", if it is not the
 	// old one's.
@@ -57,13 +57,13 @@ type Circle struct {
 	// there, and is resumed.
 	FailAt int64
 	// Vanish has the target disk, a SCSI one, go away in the middle of a restore,
-	// and come back.
+	// and be connected again.
 	Vanish bool
 	// Walk is steps, divided by blanks, after which a dry run is killed and
 	// resumed, "all" for every one: what it makes is what was planned.
 	Walk string
 	// Spoil is a command that breaks something of the source machine before it is
-	// described. The backup says what, and ends with exit status 3.
+	// described. The backup reports what, and ends with exit status 3.
 	Spoil string
 	// Loader starts the machine in the place of GRUB: a key of loaders.
 	Loader string

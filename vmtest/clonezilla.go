@@ -38,7 +38,7 @@ var saved = map[string][3]string{
 	"vfat":  {"partclone.vfat", "zstd -q -3", "zst"},
 }
 
-// partition is what sfdisk tells of one, in sectors of 512 bytes.
+// partition is what sfdisk reports of one, in sectors of 512 bytes.
 type partition struct {
 	Node, Type  string
 	Start, Size int64

@@ -34,8 +34,8 @@ type VM struct {
 	start time.Time
 }
 
-// hostFull says that the host has no room for the machine's disks: QEMU stops a
-// machine then, and says nothing.
+// hostFull is the error that the host has no room for the machine's disks: QEMU stops a
+// machine then, and prints nothing.
 func (v *VM) hostFull() string {
 	for _, d := range v.m.Disks {
 		var st unix.Statfs_t
@@ -165,7 +165,7 @@ func (v *VM) Tail(n int) string {
 	return o[max(0, len(o)-n):]
 }
 
-// patience is how many times the limit a machine is waited for that goes on saying
+// patience is how many times the limit a machine is waited for that continues to print
 // something.
 const patience = 4
 
@@ -176,17 +176,17 @@ func lastLine(s string) string {
 }
 
 // Expect waits for the regular expression in what comes after the last match
-// and returns its groups. A machine that ends, or says nothing new for limit, is an
+// and returns its groups. A machine that ends, or prints nothing new for limit, is an
 // error that shows the end of the console; so is one that talks on for four times limit.
 func (v *VM) Expect(pattern string, limit time.Duration) ([]string, error) {
 	return v.expect(strconv.Quote(pattern), pattern, limit, false)
 }
 
-// kernelLine is a message of the kernel on the console; it may come in the middle
+// kernelLine is a message of the kernel on the console; it may appear in the middle
 // of what a program prints.
 var kernelLine = regexp.MustCompile(`\[ {0,4}\d+\.\d{6}\] [^\n]*\n`)
 
-// withoutKernel gives a text without the kernel's messages; at tells where a
+// withoutKernel gives a text without the kernel's messages; at returns where a
 // place of it is in the whole text.
 func withoutKernel(text []byte) (out []byte, at func(int) int) {
 	lines := kernelLine.FindAllIndex(text, -1)
@@ -205,8 +205,8 @@ func withoutKernel(text []byte) (out []byte, at func(int) int) {
 	}
 }
 
-// lost tells why a machine is waited for no longer since start, "" if it still is. One
-// that goes on printing may be slow only.
+// lost returns why a machine is waited for no longer since start, "" if it still is. One
+// that continues to print may be slow only.
 func (v *VM) lost(start time.Time, limit time.Duration) string {
 	waited, silent := time.Since(start), time.Since(v.heard)
 	switch {
@@ -317,7 +317,7 @@ func (v *VM) Kill() error {
 }
 
 // Run types a command at a root prompt and waits for its end. The output and
-// the exit status come back; the prompt is set by Login.
+// the exit status are returned; the prompt is set by Login.
 func (v *VM) Run(command string, limit time.Duration) (string, int, error) {
 	mark := fmt.Sprint(time.Now().UnixNano())
 	// The marks are put together by the shell, so that the echo is not them.

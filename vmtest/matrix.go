@@ -17,7 +17,7 @@ var (
 	matrixColumns = []string{"same", "60 %", "200 %", "other bus"}
 )
 
-// cell tells where a circle stands in the matrix; "" when it is not part of it.
+// cell returns where a circle is in the matrix; "" when it is not part of it.
 // A machine may stand in several rows: it has all of that.
 func (c Circle) cell() (rows []string, column string) {
 	if c.ByHand || c.Loader != "" || c.Wishes != "" || c.Spoil != "" || c.TargetSector > 0 {

@@ -99,9 +99,9 @@ func (n *Network) startDHCP(ctx context.Context) error {
 	return nil
 }
 
-// Kinds of cards: dnsmasq tells by the address what their firmware is sent to.
+// Kinds of cards: dnsmasq sees by the address what their firmware is sent to.
 const (
-	PlainNIC  = 0x00 // by what the firmware says it is
+	PlainNIC  = 0x00 // by what the firmware reports itself to be
 	ScriptNIC = 0x77 // the iPXE script
 	HTTPNIC   = 0x78 // UEFI HTTP Boot only
 )
@@ -132,7 +132,7 @@ func (n *Network) Stop() error {
 	}
 	ctx := context.Background()
 	for i := range n.taps.Load() {
-		_ = command(ctx, "ip", "link", "del", fmt.Sprintf("mkctap%d", i+1)) // gone with its guest, or now
+		_ = command(ctx, "ip", "link", "del", fmt.Sprintf("mkctap%d", i+1)) // removed with its guest, or now
 	}
 	return command(ctx, "ip", "link", "del", bridgeName)
 }

@@ -30,7 +30,7 @@ type Disk struct {
 // SDSerial is the serial number of QEMU's SD cards, for all of them.
 const SDSerial = "0xdeadbeef"
 
-// Machine says what QEMU is to start.
+// Machine is what QEMU is to start.
 type Machine struct {
 	Name   string
 	Memory int    // MiB, default 1024
@@ -189,7 +189,7 @@ func (d Disk) drive(id string) string {
 	return drive
 }
 
-// properties gives QEMU's words for what a disk says of itself.
+// properties gives QEMU's words for what a disk reports of itself.
 func (d Disk) properties(id string) string {
 	s := ",id=dev" + id + ",drive=" + id
 	if d.Removable {

@@ -52,7 +52,7 @@ func must(vm *VM, cmd string, limit time.Duration) (string, error) {
 	return out, err
 }
 
-// all runs commands that have to end with exit status 0; "" is none.
+// all runs commands that have to end with exit status 0; "" is skipped.
 func all(vm *VM, commands ...string) error {
 	for _, c := range commands {
 		if c == "" {

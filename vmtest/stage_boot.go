@@ -95,13 +95,13 @@ func (r *circle) nvram(m *Machine, name string) (err error) {
 	return err
 }
 
-// entries tells of a circle in which the firmware's boot menu is kept; in the
+// entries reports of a circle in which the firmware's boot menu is kept; in the
 // others it is empty, and only the removable path starts the system.
 func (r *circle) entries() bool {
 	return !r.Cloned && (r.Kind == UEFIBtrfs || loaders[r.Loader].keepsEntries) && r.From == "" && r.Firmware == ""
 }
 
-// targetUEFI tells how the restored machine starts.
+// targetUEFI reports whether the restored machine starts by UEFI.
 func (r *circle) targetUEFI() bool {
 	if r.Firmware != "" {
 		return r.Firmware == "uefi"

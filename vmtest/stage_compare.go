@@ -59,7 +59,7 @@ func (r *circle) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.ByHand { // GNU tar restores no flags, and RESTORE.txt says that
+	if r.ByHand { // GNU tar restores no flags, and RESTORE.txt describes that
 		for _, es := range [][]tree.Entry{before, after} {
 			for i := range es {
 				es[i].Text = regexp.MustCompile(` (flags|project)=[0-9a-f]+`).ReplaceAllString(es[i].Text, "")
@@ -68,12 +68,12 @@ func (r *circle) compare(ctx context.Context) error {
 	}
 	r.out.Paths = len(before)
 	if r.out.Paths < 3000 {
-		return fmt.Errorf("only %d paths were described: that is no Debian", r.out.Paths)
+		return fmt.Errorf("only %d paths were described: that is not a Debian", r.out.Paths)
 	}
 	if r.out.Differences, err = sortOut(tree.Compare(before, after), r.expected(), r.out.Named); err != nil {
 		return err
 	}
-	if r.Wishes != "" || r.Spoil != "" { // what is spoiled does not come back; Wished looks
+	if r.Wishes != "" || r.Spoil != "" { // what is spoiled is not restored; Wished looks
 		return nil
 	}
 	return r.compareStorage(ctx)

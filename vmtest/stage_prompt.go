@@ -31,7 +31,7 @@ func (r *circle) restoreFailing(vm *VM) error {
 }
 
 // restoreVanishing has the disk go away while files are written to it: the step is
-// named and not in the journal. When it is back, whatever it is called then,
+// named and not in the journal. When it is connected again, under any name,
 // the restore is resumed, and does the rest.
 func (r *circle) restoreVanishing(vm *VM) error {
 	start := "restore --yes --confirm " + r.confirmed()

@@ -183,7 +183,7 @@ func (r *circle) swapFileOf() string {
 }
 
 // swapFile is the command that makes it. It is only reserved: a copy that had
-// holes in such places is no swap file.
+// holes in such places is not a swap file.
 func (r *circle) swapFile() string {
 	f := r.swapFileOf()
 	if f == "" {

@@ -99,7 +99,7 @@ func (h *Home) claim(ctx context.Context, host string, created time.Time) error 
 	return fmt.Errorf("cannot write the set: %s: %w", h.name, fs.ErrExist)
 }
 
-// RetireIn removes a complete set of a home. It is marked first: what is left when the run is
+// RetireIn removes a complete set of a home. It is marked first: what remains when the run is
 // killed is removed by the next one of this machine, whose name is host.
 func RetireIn(ctx context.Context, home store.Home, name, host string) error {
 	mark, err := json.Marshal(hidden(self(host)))

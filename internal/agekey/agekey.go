@@ -33,7 +33,7 @@ var private = lazyregexp.New(`(?i)AGE-SECRET-KEY-(PQ-)?1[A-Z0-9]{4}|AGE-PLUGIN-[
 func HasPrivate(s string) bool { return private().MatchString(s) }
 
 // ErrNoPassphrase is the fault of identities that are encrypted with a passphrase that
-// nobody gave.
+// was not given.
 var ErrNoPassphrase = errors.New("no passphrase given for the identity file")
 
 // Recipient parses a public key: of age (X25519, or the hybrid with ML-KEM), of SSH

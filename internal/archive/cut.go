@@ -9,7 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// ExtractCut extracts what is left of an archive whose end is missing, by the rules of Extract with Salvage: r gives
+// ExtractCut extracts what there is of an archive whose end is missing, by the rules of Extract with Salvage: r gives
 // its bytes from the first one on. What is lost is listed as one Problem, since the table of contents was at
 // the end; so are members whose bytes an earlier archive has.
 func ExtractCut(ctx context.Context, r io.Reader, name, dest string, opt ExtractOptions) (*Summary, error) {

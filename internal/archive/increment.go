@@ -346,7 +346,7 @@ func (x *moveFinder) file(dir int, name, at string) error {
 	return err
 }
 
-// unobstructed leaves those files out whose new place was a directory, or below what was none,
+// unobstructed leaves those files out whose new place was a directory, or below what was not one,
 // and those of which one was moved to several places.
 func (s *since) unobstructed(moved map[string]string) error {
 	parents, from := map[string][]string{}, map[string]int{}

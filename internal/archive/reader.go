@@ -335,7 +335,7 @@ type tarRange struct {
 // memberReader reads members of an archive one after the other, in archive order.
 type memberReader struct {
 	a        *Reader // has the list of members
-	data     *Reader // has the frames of those that are read; a for archives that are no increments
+	data     *Reader // has the frames of those that are read; a for full archives
 	ctx      context.Context
 	workers  int
 	progress progress.Counter

@@ -319,7 +319,7 @@ func (p *tocParser) member(s string) error {
 	return nil
 }
 
-// placed takes a member of an increment, which says where its bytes are.
+// placed takes a member of an increment, whose line has where its bytes are.
 func (p *tocParser) placed(s string) error {
 	e, err := parsePlaced(s)
 	switch {

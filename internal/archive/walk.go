@@ -63,7 +63,7 @@ type walker struct {
 	// noticed by what stat returns when they are read.
 	foresee bool
 	looking time.Duration // how long stat(2) takes, a running mean
-	// listed is what visit has listed of the directory that it was called for last, sorted; nil if it has not.
+	// listed is what visit has listed of the directory that it was called for last, sorted; nil if it did not list it.
 	listed []string
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/blockcopy"
 )
 
-// blocks maps a sparse ext4 of 100 GB, as the kernel tells, and has dumpe2fs
+// blocks maps a sparse ext4 of 100 GB, as the kernel reports it, and has dumpe2fs
 // list its free blocks.
 func (b *bench) blocks(ctx context.Context) (err error) {
 	dir, err := os.MkdirTemp("/var/tmp", "bench-*")

@@ -15,7 +15,7 @@ import (
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
 
-// clone copies what is in use of src to dst, as clonedsk does, and says what it
+// clone copies what is in use of src to dst, as clonedsk does, and reports what it
 // waited for.
 func clone(ctx context.Context, src, dst string) error {
 	s, err := blockcopy.OpenDevice(src)
@@ -155,7 +155,7 @@ func (b *bench) cloneTable(ctx context.Context, self, where, src, dst string, us
 	}
 	for range runs {
 		for _, m := range ms {
-			// What another run left in the page cache is no help.
+			// What another run left in the page cache must not help.
 			for _, n := range []string{src, dst} {
 				if f, err := os.Open(n); err == nil {
 					_ = f.Sync()

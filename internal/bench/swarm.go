@@ -195,7 +195,7 @@ func load() string {
 	return strings.Join(strings.Fields(string(b))[:1], "")
 }
 
-// priority tells how this program runs beside others, "" if as usual.
+// priority describes how this program runs beside others, "" if as usual.
 func priority() string {
 	n, err := unix.Getpriority(unix.PRIO_PROCESS, 0) // 20 minus the nice value
 	if err != nil || n == 20 {

@@ -239,7 +239,7 @@ func (s *Set) After(ctx context.Context, point string, failed error) error {
 	return errors.Join(errs...)
 }
 
-// Plan tells which hooks of a point would run.
+// Plan returns which hooks of a point would run.
 func Plan(c Config, point string, rep progress.Reporter) error {
 	files, _, err := c.List(point)
 	for _, f := range files {

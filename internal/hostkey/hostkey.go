@@ -111,7 +111,7 @@ func (k *Known) Check(addr string, remote net.Addr, key ssh.PublicKey) error {
 	case !errors.As(err, &e):
 		return err
 	}
-	// A key of another type is no proof either: the server was asked for the types that are known.
+	// A key of another type does not prove it either: the server was asked for the types that are known.
 	if keys, _ := split(e.Want); len(keys) > 0 {
 		return &ChangedError{keys}
 	}

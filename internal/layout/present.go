@@ -73,7 +73,7 @@ func (p Present) Is(said ...string) bool {
 // Target names a disk for people: "/dev/sda (QEMU HARDDISK, serial X, 6.0 GiB)".
 func (d Disk) Target() string { return "/dev/" + d.Name + " (" + d.Text() + ")" }
 
-// Text tells a disk apart from others: "QEMU HARDDISK, serial X, 6.0 GiB".
+// Text describes a disk, so that it can't be confused with others: "QEMU HARDDISK, serial X, 6.0 GiB".
 func (d Disk) Text() string {
 	s := ""
 	if d.Model != "" {

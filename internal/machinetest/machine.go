@@ -159,7 +159,7 @@ func (m *Machine) AddVirtual(name, mapper string, size quantity.Size, on ...stri
 	}
 }
 
-// virtual makes a device that is no disk, and gives its directory in sysfs.
+// virtual makes a device that is not a disk, and gives its directory in sysfs.
 func (m *Machine) virtual(name string, size quantity.Size) string {
 	m.t.Helper()
 	dir := "/sys/devices/virtual/block/" + name

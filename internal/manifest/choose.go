@@ -267,7 +267,7 @@ func several(sets []Found) bool {
 }
 
 // last is the set that was made last of those that are sorted by their times, the newest first:
-// an increment was made after what it needs, whatever the clock had. The remark names one whose
+// an increment was made after what it needs, even if its clock was set back. The remark names one whose
 // time contradicts that.
 func last(sorted []Found) (best Found, remarks []string) {
 	best = sorted[0]

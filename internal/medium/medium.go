@@ -278,7 +278,7 @@ func (f Finder) FindSet(ctx context.Context, sources []Source, want manifest.Wan
 }
 
 // onAny looks for a set on the devices that a source names. It returns neither a directory
-// nor an error where devices that nobody named have none.
+// nor an error where devices that were not named have none.
 func (f Finder) onAny(ctx context.Context, devs []Device, s Source, want manifest.Wanted) (dir string, remarks []string, err error) {
 	var errs []error
 	seen := false

@@ -70,7 +70,7 @@ func mapDisks(want *layout.Layout, have []layout.Present, w Wish) (Mapping, erro
 	return m.out, nil
 }
 
-// knownDisks refuses to map what is no disk that the layout needs.
+// knownDisks refuses to map what is not a disk that the layout needs.
 func knownDisks(want *layout.Layout, w Wish) error {
 	needed := want.Needed()
 	for _, old := range slices.Sorted(maps.Keys(w.Map)) {

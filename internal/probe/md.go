@@ -84,7 +84,7 @@ func (m Machine) members(a *layout.Array, dir string, cannot func(format string,
 	slices.Sort(a.Spares)
 }
 
-// described adds what only the superblock of a member tells.
+// described adds what only the superblock of a member has.
 func (m Machine) described(a *layout.Array) error {
 	i, err := m.superblockOf(a.Members[0].Device, m.sizeOf(a.Members[0].Device))
 	if err != nil {

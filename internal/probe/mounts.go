@@ -42,7 +42,7 @@ func (m Machine) Mounts() ([]MountInfo, error) {
 	var out []MountInfo
 	for i, a := range all {
 		if strings.HasPrefix(strings.TrimPrefix(a.Path, m.Root), SnapshotMounts) {
-			continue // what a backup reads is no storage of its own
+			continue // what a backup reads is not storage of its own
 		}
 		if m.System != "" { // the paths that they have there
 			rel, ok := strings.CutPrefix(a.Path+"/", strings.TrimSuffix(m.System, "/")+"/")

@@ -52,7 +52,7 @@ func Start(t *testing.T, c *exec.Cmd, rows, columns uint16) *Terminal {
 			x.seen.Write(b[:n])
 			x.mu.Unlock()
 			if err != nil {
-				_ = c.Wait() // the state tells
+				_ = c.Wait() // the state has the result
 				close(x.done)
 				return
 			}

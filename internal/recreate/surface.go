@@ -22,7 +22,7 @@ const (
 )
 
 // Overwritten is a failure after Surface has begun to write: what was on the disks is lost,
-// so that it is no refusal.
+// so that it is not a refusal.
 type Overwritten struct{ Err error }
 
 func (o *Overwritten) Error() string { return o.Err.Error() }

@@ -23,7 +23,7 @@ const (
 	InfoFile   = "/etc/mkcdrec/rescue.json"
 	LayoutFile = "/etc/mkcdrec/layout.json"
 	KeymapFile = "/etc/mkcdrec/keymap.json"
-	KeysFile   = "/root/.ssh/authorized_keys" // who may come in by ssh
+	KeysFile   = "/root/.ssh/authorized_keys" // who may log in by ssh
 	// SignersFile has the public keys of whose sets are restored without a question, as
 	// internal/signing reads them.
 	SignersFile = "/etc/mkcdrec/signers"
@@ -46,7 +46,7 @@ const (
 // LoggedEnv is set for programs whose output goes into LogFile already.
 const LoggedEnv = "MKCDREC_LOGGED"
 
-// Ready is the line that says: devices settled, medium searched, prompt usable.
+// Ready is the line that means: devices settled, medium searched, prompt usable.
 const Ready = "mkcdrec: rescue system ready"
 
 // VolumeLabel is the label of our ISO images, ISOMark a file at their root
@@ -106,7 +106,7 @@ func ReadInfo(root string) (*Info, error) {
 	return &i, nil
 }
 
-// Inside tells whether we run in a rescue system.
+// Inside reports whether we run in a rescue system.
 func Inside() bool {
 	_, err := os.Stat(InfoFile)
 	return err == nil
@@ -146,7 +146,7 @@ type Network struct {
 }
 
 // ParseCmdline reads mkcdrec.* words. Unknown ones are reported, all of them;
-// the options are usable all the same.
+// the options are usable without it.
 func ParseCmdline(cmdline string) (Options, error) {
 	var o Options
 	var errs []error

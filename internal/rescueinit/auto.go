@@ -54,7 +54,7 @@ func (s *System) unattended() {
 	}
 }
 
-// repeated tells whether restore refused because the disks were restored before.
+// repeated reports whether restore refused because the disks were restored before.
 func (s *System) repeated() bool {
 	_, err := os.Stat(s.host.Path(rescue.RepeatedFile))
 	return err == nil
@@ -74,7 +74,7 @@ func (s *System) restoredBefore() {
 	})
 }
 
-// onDisk tells of the firmware's boot entries, by number, which of them start something
+// onDisk returns of the firmware's boot entries, by number, which of them start something
 // from a partition of this machine's disks: not from the network, which this system may
 // have come from by another entry, and not from the medium.
 func onDisk(m probe.Machine) func(id string) bool {

@@ -68,7 +68,7 @@ func (s *System) openConsoles() {
 	}
 }
 
-// bestEffort never fails: a console that is gone must not silence the others.
+// bestEffort never fails: a console that is disconnected must not silence the others.
 type bestEffort struct{ w io.Writer }
 
 func (b bestEffort) Write(p []byte) (int, error) {

@@ -37,7 +37,7 @@ type drivers struct {
 	// all that is on it: a disk driver that comes while its bus is still counting
 	// takes the disks in any order, and their names change from start to start.
 	// Until then the listener keeps what it hears in later: not every bus (mmc) has in
-	// /sys what it says in an event.
+	// /sys what it reports in an event.
 	hot   bool
 	later []string
 }
@@ -109,7 +109,7 @@ func (d *drivers) walk() int {
 // its hardware must not hold up the others.
 const loaders = 8
 
-// loadAll loads modules for aliases, several at a time, and tells how many
+// loadAll loads modules for aliases, several at a time, and returns how many
 // were new.
 func (d *drivers) loadAll(aliases []string) int {
 	var wg sync.WaitGroup
@@ -218,7 +218,7 @@ func (d *drivers) settle() {
 	}
 }
 
-// usbPending tells whether a USB storage interface has no SCSI target yet.
+// usbPending reports whether a USB storage interface has no SCSI target yet.
 func usbPending(sys string) bool {
 	for _, driver := range []string{"usb-storage", "uas"} {
 		ifs, err := filepath.Glob(sys + "/bus/usb/drivers/" + driver + "/*:*")
@@ -234,7 +234,7 @@ func usbPending(sys string) bool {
 	return false
 }
 
-// incomplete tells whether a module could not be read.
+// incomplete reports whether a module could not be read.
 func (d *drivers) incomplete() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,7 +1,7 @@
 // Package rescueinit is the rescue system's process 1: it mounts, loads
 // drivers as devices appear, brings up consoles, finds its medium and its
-// set, says where it stands, and gives a shell on every console or runs the
-// unattended job. Whatever fails is said, and a shell comes all the same.
+// set, reports its progress, and gives a shell on every console or runs the
+// unattended job. Each failure is reported, and a shell starts in any case.
 package rescueinit
 
 import (
@@ -85,7 +85,7 @@ func Main() error {
 	return errors.New("cannot run: only the kernel starts init; to restart the machine run reboot")
 }
 
-// work brings the system up. Whatever fails on the way, what comes after it is done, and
+// work brings the system up. If a step fails, the steps after it are done, and
 // there is a shell.
 func (s *System) work() {
 	// The kernel makes entropy only when somebody waits for it; without this
@@ -463,7 +463,7 @@ func (s *System) wait(limit time.Duration, try func() (string, error)) (string, 
 	}
 }
 
-// banner says where the system stands, and then that it is ready.
+// banner prints the state of the system, and then that it is ready.
 func (s *System) banner() {
 	fmt.Fprintf(s.out, "\nmkcdrec rescue system %s for %s\n  kernel %s, made %s\n", s.info.Program, s.info.Host, s.info.Kernel, s.info.Created.Format("2006-01-02 15:04 UTC"))
 	s.state = append(s.state, "disks: "+s.diskList(), "drivers: "+s.drivers.summary())
@@ -478,7 +478,7 @@ func (s *System) banner() {
 	s.uptime()
 }
 
-// quiet leaves the console to people from here on; dmesg has what the kernel says. A kernel
+// quiet leaves the console to people from here on; dmesg has the kernel's messages. A kernel
 // command line that asks for its messages has them.
 func (s *System) quiet() {
 	if line, err := sysconf.RunningCmdline(s.root()); err == nil && slices.ContainsFunc(sysconf.ParseCmdline(line).Words, func(w *sysconf.Word) bool {
@@ -506,7 +506,7 @@ func (s *System) diskList() string {
 	}
 	var out []string
 	for _, n := range names {
-		// A drive is no disk: there may be no disc in it, and nothing restores to it.
+		// A drive is not a disk: there may be no disc in it, and nothing restores to it.
 		if slices.ContainsFunc([]string{"ram", "loop", "sr", "fd", "zram"}, func(p string) bool { return strings.HasPrefix(n.Name(), p) }) {
 			continue
 		}

@@ -52,7 +52,7 @@ func firstLine(err error) string {
 	return l
 }
 
-// clock sets the system's clock from the hardware's, when the kernel has not,
+// clock sets the system's clock from the hardware's, if the kernel did not,
 // or when the hardware's runs in local time: the third line of adjtime(5).
 func (s *System) clock() {
 	local := false
@@ -124,7 +124,7 @@ func (s *System) ssh() {
 }
 
 // startSSH starts the server and waits for the line with its host key; what it
-// says later goes into the log.
+// prints later goes into the log.
 func (s *System) startSSH() (string, error) {
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -56,7 +56,7 @@ func (s *System) supervise(worker func() *exec.Cmd, fallback func()) {
 	}
 }
 
-// runWorker runs the worker to its end. What it says as it dies goes to the consoles
+// runWorker runs the worker to its end. What it prints as it dies goes to the consoles
 // and into the log.
 func (s *System) runWorker(c *exec.Cmd) error {
 	r, w, err := os.Pipe()

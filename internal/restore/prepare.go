@@ -101,7 +101,7 @@ func (r *Restorer) prepare(ctx context.Context) error {
 // incomplete has a set restored as data that lacks a part of the root file system.
 func (r *Restorer) incomplete() {
 	if r.content.Layout().DataOnly() && !r.opt.DataOnly {
-		r.Screen.Warn("the set has not all of the root file system, by include in the configuration: what is restored does not boot")
+		r.Screen.Warn("the set lacks a part of the root file system, because of include in the configuration: the restored system will not boot")
 		r.opt.DataOnly = true
 	}
 }

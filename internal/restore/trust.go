@@ -54,12 +54,12 @@ func (r *Restorer) trusted(now time.Time) error {
 		return nil
 	}
 	if r.opt.Yes {
-		return &exit.Refusal{Reason: reason + "; --signer FILE names a file with the public key of its host, --signer " + keyring.NoSigner + " says that no key is expected"}
+		return &exit.Refusal{Reason: reason + "; --signer FILE names a file with the public key of its host, --signer " + keyring.NoSigner + " means that no key is expected"}
 	}
 	r.Screen.Warn("%s", reason)
 	question := "Type the fingerprint of the host's key (SHA256:...), which ssh-keygen -lf /var/lib/mkcdrec/signing.key prints there: "
 	if expected == unsigned {
-		question = fmt.Sprintf("Type %q to restore it all the same: ", unsigned)
+		question = fmt.Sprintf("Type %q to restore it anyway: ", unsigned)
 	}
 	typed, err := r.Screen.Secret(question)
 	if err == nil && strings.TrimSpace(string(typed)) == expected {

@@ -23,7 +23,6 @@ import (
 var idioms = []struct{ pattern, write string }{
 	{`anew\b`, "again, new, recreate"},
 	{`(lies|lie|lay|lain) on\b`, "is on"},
-	{`(is|are|was|were|be) none\b`, "is not a ..."},
 	{`(ha[sd]|have) not( (the|an?|any|its|enough|all|room)\b|[,.;:)]|$)`, "lacks, has no"},
 	{`(ha[sd]|have) (it|them) not\b`, "lacks, has no"},
 	{`(says|tells|said so)\b`, "reports, prints"},
@@ -32,7 +31,7 @@ var idioms = []struct{ pattern, write string }{
 	{`go on (with|there)\b`, "continue"},
 	{`gone\b`, "missing, disconnected, deleted"},
 	{`whatever\b`, "name it"},
-	{`what(ever)? is left\b`, "name it"},
+	{`what(ever)? is left( (of|in|by|on|when|behind|there)\b|[.,;:)]|$)`, "name it"},
 	{`(comes?|came|coming) back\b`, "is restored, returns"},
 	{`may come in\b`, "may log in"},
 	{`honest(y|ly)?\b`, "capacity check, correct"},
@@ -40,13 +39,13 @@ var idioms = []struct{ pattern, write string }{
 	{`all the same\b`, "anyway, or name the option"},
 	{`nobody (gave|is here|was asked|answers?|answered|said|asked|named|expected|expects|knows)\b`, "no ... given"},
 	{`found at (the )?start\b`, "found at boot"},
-	{`without a word\b`, "without a message"},
+	{`without a word([.,;:)]|$)`, "without a message"},
 	{`what, and where\b`, "expected A and B"},
 }
 
-// isNo finds "X is no Y", which should be "X is not a Y". "There is no Y", "is no longer"
-// and "is no more than" are correct.
-var isNo = regexp.MustCompile(`(?i)(\w+ )?\b(is|are|was|were) no (\w+)`)
+// isNo finds "X is no Y" and "X is none", which should be "X is not a Y". "There is no Y", "there is none", "is no
+// longer" and "is no more than" are correct.
+var isNo = regexp.MustCompile(`(?i)(\w+ )?\b(is|are|was|were) (no|none)\b ?(\w*)`)
 
 var isNoAfter = []string{"longer", "more", "less", "larger", "smaller", "later", "earlier", "better", "worse", "faster", "quicker", "slower", "different", "way", "need"}
 
@@ -66,7 +65,7 @@ func found(text string) (lines []int, words []string) {
 		}
 		for _, m := range isNo.FindAllStringSubmatch(line, -1) {
 			before := strings.ToLower(strings.TrimSpace(m[1]))
-			if before != "there" && before != "here" && !slices.Contains(isNoAfter, strings.ToLower(m[3])) {
+			if before != "there" && before != "here" && (m[3] == "none" || m[4] != "" && !slices.Contains(isNoAfter, strings.ToLower(m[4]))) {
 				lines, words = append(lines, i), append(words, strings.TrimSpace(m[0]))
 			}
 		}
@@ -153,7 +152,7 @@ func english(t *testing.T) map[string]count {
 }
 
 // TestPlainEnglish: messages, documents and comments are in plain English. A directory may have
-// as many findings as budget has for it, and the numbers may only fall. The places are shown by
+// as many findings as budget has for it. The places are shown by
 // go test -v -run TestPlainEnglish ./internal/rules
 func TestPlainEnglish(t *testing.T) {
 	got := english(t)
@@ -166,7 +165,7 @@ func TestPlainEnglish(t *testing.T) {
 	slices.SortFunc(dirs, cmp.Compare[string])
 	for _, d := range dirs {
 		g, b := got[d], budget[d]
-		if g.strings > b.strings+slack || g.comments > b.comments+slack || g.long > b.long+slack {
+		if g.strings > b.strings || g.comments > b.comments || g.long > b.long {
 			t.Errorf("%s: strings, comments, long lines = %v; want at most %v: use plain words (where code moved here, move its numbers, too)", d, g, b)
 		} else if g != b {
 			t.Logf("budget: %q: {%d, %d, %d}, // was %v: lower it", d, g.strings, g.comments, g.long, b)
@@ -178,7 +177,7 @@ func TestPlainEnglish(t *testing.T) {
 func TestIdioms(t *testing.T) {
 	for _, s := range []string{
 		"a swap file, which is made anew", "it has not the driver of X", "which lies on a disk", "X is no directory",
-		"the medium is none", "nobody gave the passphrase", "the disk is gone", "restore --resume goes on there",
+		"the medium is none", "what is left of it", "without a word.", "nobody gave the passphrase", "the disk is gone", "restore --resume goes on there",
 	} {
 		if _, w := found(s); len(w) != 1 {
 			t.Errorf("found(%q) = %q; want one idiom", s, w)
@@ -186,7 +185,7 @@ func TestIdioms(t *testing.T) {
 	}
 	for _, s := range []string{
 		"there is no medium", "it has not been changed", "the disk is no longer there", "the value of mender", "renewed", "owned by nobody",
-		"it is not one of them", "recommended",
+		"it is not one of them", "recommended", "nil if there is none", "what is left out", "0 without a word for them",
 	} {
 		if _, w := found(s); len(w) != 0 {
 			t.Errorf("found(%q) = %q; want none", s, w)
@@ -194,20 +193,8 @@ func TestIdioms(t *testing.T) {
 	}
 }
 
-// slack is added to each number while several people rewrite packages at the same time, since code moves
-// between directories. It is to become 0.
-const slack = 15
-
-// budget is the number of findings that each directory may have. It is to become empty. Fewer are allowed
-// for now; the test logs what to lower.
+// budget is the number of findings that each directory may have: each has its reason. The test logs what to lower.
 var budget = map[string]count{
-	"docs":                {1, 0, 0}, // the event "gone"
-	"initramfs":           {1, 5, 0},
-	"internal/bench":      {0, 4, 0},
-	"internal/fleet/web":  {1, 0, 0}, // the event "gone"
-	"internal/rescue":     {0, 4, 0},
-	"internal/rescueinit": {0, 16, 0},
-	"internal/smalltools": {1, 2, 0},
-	"vmtest":              {1, 27, 0},
-	"vmtest/tree":         {0, 1, 0},
+	"docs":               {1, 0, 0}, // the event "gone"
+	"internal/fleet/web": {1, 0, 0}, // the event "gone"
 }

@@ -63,7 +63,7 @@ type jobs struct {
 
 type jobKey struct{}
 
-// newJobs gives job control for a shell that has the terminal; nil if it has not.
+// newJobs gives job control for a shell that has the terminal; nil without it.
 func newJobs(tty int, out io.Writer) *jobs {
 	group, err := unix.IoctlGetInt(tty, unix.TIOCGPGRP)
 	modes, err2 := unix.IoctlGetTermios(tty, unix.TCGETS)
@@ -107,7 +107,7 @@ func (j *jobs) give(pgid int) {
 func (j *jobs) take(restore bool) {
 	unblock := blockTTOU()
 	defer unblock()
-	_ = unix.IoctlSetPointerInt(j.tty, unix.TIOCSPGRP, j.shell) // a terminal that is gone ends the shell later
+	_ = unix.IoctlSetPointerInt(j.tty, unix.TIOCSPGRP, j.shell) // a terminal that is disconnected ends the shell later
 	if restore {
 		_ = unix.IoctlSetTermios(j.tty, unix.TCSETSW, j.modes) // likewise
 	}

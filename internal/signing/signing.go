@@ -42,7 +42,7 @@ const maxKey = 64 << 10
 // Key is a host's key.
 type Key struct{ signer ssh.Signer }
 
-// LoadKey reads the key in file, or makes one, with mode 0600. made: there was none before.
+// LoadKey reads the key in file, or makes one, with mode 0600. made reports the latter.
 // A key that others can read is refused.
 func LoadKey(file, host string) (k *Key, made bool, err error) {
 	k, err = ReadKey(file)

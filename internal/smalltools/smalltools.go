@@ -1,5 +1,5 @@
 // Package smalltools holds the small commands that a person repairing a
-// machine by hand reaches for and that u-root has not, or only as a toy. Each
+// machine by hand reaches for and that u-root lacks, or has only as a toy. Each
 // is a function of its arguments and streams; its command is three lines.
 package smalltools
 

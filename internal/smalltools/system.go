@@ -75,7 +75,7 @@ func swaps(used bool) ([]string, error) {
 	return out, nil
 }
 
-// Blockdev asks or tells a device: blockdev --getsize64|--getss|--getro|--rereadpt|--flushbufs DEVICE...
+// Blockdev reads or sets something of a device: blockdev --getsize64|--getss|--getro|--rereadpt|--flushbufs DEVICE...
 func Blockdev(s IO, args []string) error {
 	if len(args) < 2 {
 		return usage{errors.New("want --getsize64, --getss, --getpbsz, --getro, --setro, --setrw, --rereadpt or --flushbufs, and a device")}

@@ -86,7 +86,7 @@ func coverMembers(ctx context.Context, run tool.Runner, array string, devs []str
 		for _, o := range over {
 			if name, ok := strings.CutPrefix(o, layout.MapperPrefix); ok {
 				// Removed at once, or by the kernel when the array is stopped. One that
-				// stays costs memory, and is no reason to refuse an array that runs.
+				// stays costs memory, and is not a reason to refuse an array that runs.
 				_, _ = g.dmsetup(context.WithoutCancel(ctx), "remove", "--deferred", name)
 			}
 		}

@@ -25,7 +25,7 @@ type Home interface {
 	// before Commit; a file that has the name is replaced then.
 	Create(ctx context.Context, name string) (Upload, error)
 	// Remove removes a file, or a directory with all that is in it; manifests come first, so
-	// that an interruption leaves no set that looks whole. One that is missing is no error.
+	// that an interruption leaves no set that looks whole. One that is missing is not an error.
 	Remove(ctx context.Context, name string) error
 	// Close ends connections, and unmounts what was mounted for the home.
 	Close() error

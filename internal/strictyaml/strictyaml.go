@@ -26,7 +26,7 @@ var ErrInvalid = errors.New("not valid YAML, or a value of the wrong kind")
 // ErrSecond is the fault of a text with more than one document, of which the library reads the first.
 var ErrSecond = errors.New("it has a second document, which begins with ---")
 
-// Decode reads b into v. Nothing in b is no error. Other errors are those of the library, and its TypeError for a
+// Decode reads b into v. An empty b is not an error. Other errors are those of the library, and its TypeError for a
 // fraction where a whole number is wanted; Text puts them into words.
 func Decode(b []byte, v any) (err error) {
 	defer func() {

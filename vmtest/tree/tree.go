@@ -342,7 +342,7 @@ func (d *describer) entry(full string, st *unix.Stat_t) (string, error) {
 			return "", err
 		}
 		defer f.Close()
-		// What says how the file system keeps it is not its own: encrypted, indexed,
+		// What describes how the file system keeps it is not its own: encrypted, indexed,
 		// verity, huge, extents, extended attribute in an inode, inline data.
 		const own = 0x800 | 0x1000 | 0x100000 | 0x40000 | 0x80000 | 0x200000 | 0x10000000
 		if n, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err == nil && n&^own != 0 {

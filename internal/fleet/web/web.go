@@ -310,7 +310,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// sendMachines sends those that changed. If none did, it sends something all the same, so that
+// sendMachines sends those that changed. If none did, it sends something anyway, so that
 // a dead connection is noticed, and what depends on time.
 func (s *Server) sendMachines(out stream, changed map[string]bool) error {
 	if len(changed) == 0 {

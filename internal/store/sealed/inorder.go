@@ -13,7 +13,7 @@ import (
 // InOrder is a file that is best read from its beginning to its end, as those on a tape or on several discs are.
 type InOrder interface {
 	store.File
-	// InOrder tells such a file from others.
+	// InOrder marks such a file.
 	InOrder()
 }
 

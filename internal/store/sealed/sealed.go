@@ -238,7 +238,7 @@ func (s *Store) Open(name string) (store.File, error) {
 }
 
 // Rest gives what there is of a file whose object is cut off or damaged, from its beginning: age authenticates each
-// 64 KiB by itself. Its last Read returns io.ErrUnexpectedEOF, or an error that says what is damaged.
+// 64 KiB by itself. Its last Read returns io.ErrUnexpectedEOF, or an error that names what is damaged.
 func (s *Store) Rest(name string) (io.ReadCloser, error) {
 	o, f, err := s.openObject(name)
 	if err != nil {
@@ -406,7 +406,7 @@ func (w *Writer) Forget(name string) (object string) {
 	return o.Object
 }
 
-// Encrypt begins something for the recipients that is no file of the set. It is to be closed.
+// Encrypt begins something for the recipients that is not a file of the set. It is to be closed.
 func (w *Writer) Encrypt(out io.Writer) (io.WriteCloser, error) {
 	to, _, err := w.encrypt(out)
 	return to, err

@@ -204,7 +204,7 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum>>16 + sum)
 }
 
-// answer is what came back.
+// answer is what was received.
 type answer struct {
 	from        net.IP
 	seq, bytes  int

@@ -122,7 +122,7 @@ func (c *chosen) ofProtocol(v string) error {
 	return nil
 }
 
-// ofNetwork takes a network, behind a word that says how routes compare with it or alone.
+// ofNetwork takes a network, behind a word for how routes compare with it or alone.
 func (c *chosen) ofNetwork(r *run, w, v string) error {
 	if !slices.Contains([]string{"to", "exact", "root", "match"}, w) {
 		v = w

@@ -194,7 +194,7 @@ func (l *login) terminal(s *ssh.Session, fd int) (restore func(), err error) {
 				os.Exit(sshFailed)
 			}
 			if w, h, err := term.GetSize(fd); err == nil {
-				_ = s.WindowChange(h, w) // the next change tells it again
+				_ = s.WindowChange(h, w) // the next change sends it again
 			}
 		}
 	}()
@@ -271,7 +271,7 @@ func join(a, b net.Conn) {
 	b.Close()
 }
 
-// finishWrite tells the other side that nothing more is written.
+// finishWrite reports to the other side that nothing more is written.
 func finishWrite(w any) {
 	if c, ok := w.(interface{ CloseWrite() error }); ok {
 		_ = c.CloseWrite() // the connection may have ended

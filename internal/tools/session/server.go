@@ -149,7 +149,7 @@ func (s *server) start(socket, name string, argv []string) (net.Listener, error)
 
 // wait gives the program's status.
 func (s *server) wait() int {
-	_ = s.cmd.Wait() // the state tells
+	_ = s.cmd.Wait() // the state has the result
 	if n := s.cmd.ProcessState.ExitCode(); n >= 0 {
 		return n
 	}
