@@ -17,6 +17,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -32,12 +34,14 @@ type Servers struct {
 	// Ports are by service: http, https, ssh, smb, nfs, dns.
 	Ports map[string]int
 	stop  []func()
+	args  map[string][]string // of the programs, by service
+	kill  map[string]func()
 }
 
 // StartServers starts OpenSSH, Samba, NFS-Ganesha (version 4), a web server with and
 // without TLS and a name server. Dir is made.
 func StartServers(ctx context.Context, dir string) (s *Servers, err error) {
-	s = &Servers{Dir: dir, Share: filepath.Join(dir, "share"), Ports: map[string]int{}}
+	s = &Servers{Dir: dir, Share: filepath.Join(dir, "share"), Ports: map[string]int{}, args: map[string][]string{}, kill: map[string]func(){}}
 	defer func() {
 		if err != nil {
 			s.Stop()
@@ -70,12 +74,17 @@ func (s *Servers) daemon(ctx context.Context, service string, args ...string) er
 	defer log.Close()
 	c := exec.CommandContext(ctx, args[0], args[1:]...)
 	c.Stdout, c.Stderr = log, log
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // some have a process for each connection
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("cannot start %s: %w", args[0], err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	s.stop = append(s.stop, func() { _ = c.Process.Kill(); <-ended })
+	end := sync.OnceFunc(func() {
+		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // it may have ended
+		<-ended
+	})
+	s.args[service], s.kill[service], s.stop = args, end, append(s.stop, end)
 	for range 300 {
 		if l, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Ports[service])); err == nil {
 			return l.Close()
@@ -89,6 +98,14 @@ func (s *Servers) daemon(ctx context.Context, service string, args ...string) er
 		}
 	}
 	return fmt.Errorf("%s does not listen on port %d", args[0], s.Ports[service])
+}
+
+// Kill ends a server at once, with its connections.
+func (s *Servers) Kill(service string) { s.kill[service]() }
+
+// Restart starts a server that was killed again, on the same port.
+func (s *Servers) Restart(ctx context.Context, service string) error {
+	return s.daemon(ctx, service, s.args[service]...)
 }
 
 // freePort gives a port of this host's loopback that nobody listens on.
