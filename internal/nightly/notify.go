@@ -111,7 +111,7 @@ func (c Config) checkNotify() error {
 		errs = append(errs, errors.New("status.webhook and status.webhook_file: use only one"))
 	}
 	if c.WebhookFile != "" && !filepath.IsAbs(c.WebhookFile) {
-		errs = append(errs, fmt.Errorf("status.webhook_file: %q; want an absolute path", c.WebhookFile))
+		errs = append(errs, errors.New("status.webhook_file: want the absolute path of a file with the URL (the value is not shown, since it may be the URL)"))
 	}
 	if len(c.Command) > 0 && !filepath.IsAbs(c.Command[0]) {
 		errs = append(errs, fmt.Errorf("status.command: %q; want the absolute path of a program, then its arguments", c.Command[0]))
