@@ -185,7 +185,7 @@ func (s *Servers) ssh(ctx context.Context) error {
 	return s.daemon(ctx, "ssh", "/usr/sbin/sshd", "-D", "-e", "-f", conf)
 }
 
-// samba serves \\host\share to root with the password geheim.
+// samba serves \\host\share to root with the password geheim, and the same at \\host\ro, read-only.
 func (s *Servers) samba(ctx context.Context) error {
 	port, err := s.port("smb")
 	if err != nil {
@@ -200,7 +200,7 @@ func (s *Servers) samba(ctx context.Context) error {
 		}
 		conf = append(conf, d+" = "+dir)
 	}
-	conf = append(conf, "[share]", "path = "+s.Share, "read only = no", "force user = root", "")
+	conf = append(conf, "[share]", "path = "+s.Share, "read only = no", "force user = root", "[ro]", "path = "+s.Share, "read only = yes", "force user = root", "")
 	file, err := s.write("smb.conf", strings.Join(conf, "\n"), 0o600)
 	if err != nil {
 		return err
@@ -213,7 +213,7 @@ func (s *Servers) samba(ctx context.Context) error {
 	return s.daemon(ctx, "smb", "/usr/sbin/smbd", "-F", "-s", file, "--no-process-group")
 }
 
-// ganesha serves /share by NFS version 4.
+// ganesha serves /share by NFS version 4, and the same at /ro, read-only.
 func (s *Servers) ganesha(ctx context.Context) error {
 	port, err := s.port("nfs")
 	if err != nil {
@@ -222,6 +222,7 @@ func (s *Servers) ganesha(ctx context.Context) error {
 	conf, err := s.write("ganesha.conf", `NFS_CORE_PARAM { Protocols = 4; NFS_Port = `+fmt.Sprint(port)+`; Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; }
 NFSv4 { Graceless = true; RecoveryBackend = fs; RecoveryRoot = `+s.Dir+`/nfs; Only_Numeric_Owners = true; }
 EXPORT { Export_Id = 1; Path = `+s.Share+`; Pseudo = /share; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Transports = TCP; Protocols = 4; PrivilegedPort = false; FSAL { Name = VFS; } }
+EXPORT { Export_Id = 2; Path = `+s.Share+`; Pseudo = /ro; Access_Type = RO; Squash = No_Root_Squash; SecType = sys; Transports = TCP; Protocols = 4; PrivilegedPort = false; FSAL { Name = VFS; } }
 `, 0o600)
 	if err == nil {
 		err = os.MkdirAll(s.Dir+"/nfs", 0o755)
