@@ -227,7 +227,7 @@ func TestByHandIncluded(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, script := string(files["RESTORE.txt"]), string(files["restore.sh"])
-	for _, want := range []string{"Only this was saved", "     vg0/root: /etc, /var/lib/a 'b'\n     md0: nothing\n", "not all files of a system"} {
+	for _, want := range []string{"Only this was saved", "     vg0/root: /etc, /var/lib/a 'b'\n     md0: nothing\n", "lacks files of the system"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("RESTORE.txt has no %q:\n%s", want, text)
 		}
