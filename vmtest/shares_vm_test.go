@@ -109,7 +109,7 @@ func (s share) faults(ctx context.Context, f *faults, kind string) {
 		f.want(0, "umask 077; echo '"+text+"' > /root/cred")
 	}
 	path := func(url string) string {
-		return "mkcdrec path '" + url + "' > /tmp/out 2>&1; S=$?; tail -n 8 /tmp/out; "
+		return "mkcdrec path '" + url + "' > /tmp/out 2>&1; S=$?; cat /tmp/out; "
 	}
 	good := func() {
 		t.Helper()
@@ -154,7 +154,7 @@ func (s share) faults(ctx context.Context, f *faults, kind string) {
 
 	// Killed in the middle, and back after some seconds: the run goes through, or ends with a reason.
 	before := s.sets(t)
-	f.want(0, "mkcdrec path '"+url+"' > /tmp/out 2>&1 &")
+	f.want(0, "mkcdrec path '"+url+"' > /tmp/out 2>&1 & :")
 	for end := time.Now().Add(jobLimit); ; time.Sleep(200 * time.Millisecond) {
 		n := int64(0)
 		for name, size := range s.sets(t) {
