@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,12 +37,13 @@ type Servers struct {
 	stop  []func()
 	args  map[string][]string // of the programs, by service
 	kill  map[string]func()
+	pid   map[string]int
 }
 
 // StartServers starts OpenSSH, Samba, NFS-Ganesha (version 4), a web server with and
 // without TLS and a name server. Dir is made.
 func StartServers(ctx context.Context, dir string) (s *Servers, err error) {
-	s = &Servers{Dir: dir, Share: filepath.Join(dir, "share"), Ports: map[string]int{}, args: map[string][]string{}, kill: map[string]func(){}}
+	s = &Servers{Dir: dir, Share: filepath.Join(dir, "share"), Ports: map[string]int{}, args: map[string][]string{}, kill: map[string]func(){}, pid: map[string]int{}}
 	defer func() {
 		if err != nil {
 			s.Stop()
@@ -84,7 +86,7 @@ func (s *Servers) daemon(ctx context.Context, service string, args ...string) er
 		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // it may have ended
 		<-ended
 	})
-	s.args[service], s.kill[service], s.stop = args, end, append(s.stop, end)
+	s.args[service], s.kill[service], s.pid[service], s.stop = args, end, c.Process.Pid, append(s.stop, end)
 	for range 300 {
 		if l, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.Ports[service])); err == nil {
 			return l.Close()
@@ -98,6 +100,24 @@ func (s *Servers) daemon(ctx context.Context, service string, args ...string) er
 		}
 	}
 	return fmt.Errorf("%s does not listen on port %d", args[0], s.Ports[service])
+}
+
+// CPU is the processor time that a server has used, with its connections that ended, in seconds: proc_pid_stat(5).
+func (s *Servers) CPU(service string) (seconds float64) {
+	all, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
+	for _, f := range all {
+		b, err := os.ReadFile(f)
+		_, rest, ok := strings.Cut(string(b), ") ")
+		v := strings.Fields(rest)
+		if err != nil || !ok || len(v) < 15 || v[2] != fmt.Sprint(s.pid[service]) {
+			continue // it has ended, or is of another group
+		}
+		for _, t := range v[11:15] { // its own, and of its children that ended
+			n, _ := strconv.ParseFloat(t, 64) // the kernel writes numbers
+			seconds += n / 100                // USER_HZ
+		}
+	}
+	return seconds
 }
 
 // Kill ends a server at once, with its connections.
