@@ -4,6 +4,7 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -58,7 +59,7 @@ func networked(ctx context.Context, t *testing.T, r *circle) *faults {
 type share struct{ *Servers }
 
 // shareSize is what it has, in bytes.
-const shareSize = "400m"
+const shareSize = "900m"
 
 func newShare(t *testing.T) share {
 	t.Helper()
@@ -144,7 +145,11 @@ func (s share) faults(ctx context.Context, f *faults, kind string) {
 	if err := unix.Statfs(s.Share, &st); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(ballast, make([]byte, int64(st.Bavail)*st.Bsize-one/2), 0o600); err != nil {
+	b, err := os.Create(ballast)
+	if err == nil {
+		err = errors.Join(unix.Fallocate(int(b.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-one/2), b.Close())
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	bad("full", url, "will probably not fit", "no space left on device")
