@@ -157,22 +157,42 @@ func (s *Servers) web(context.Context) error {
 	plain := httptest.NewServer(http.FileServer(http.Dir(s.Share)))
 	s.stop = append(s.stop, plain.Close)
 	s.Ports["http"] = plain.Listener.Addr().(*net.TCPAddr).Port
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, err := s.certificate()
 	if err != nil {
 		return err
 	}
-	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IPAddresses: []net.IP{net.ParseIP(Gateway)}, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	pair, err := tls.LoadX509KeyPair(cert, s.Dir+"/cert.key")
 	if err != nil {
 		return err
 	}
 	secure := httptest.NewUnstartedServer(http.FileServer(http.Dir(s.Share)))
-	secure.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	secure.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
 	secure.StartTLS()
 	s.stop = append(s.stop, secure.Close)
 	s.Ports["https"] = secure.Listener.Addr().(*net.TCPAddr).Port
-	_, err = s.write("share/ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
-	return err
+	return nil
+}
+
+// certificate makes share/ca.pem, a certificate of this host that signs itself, and its key, cert.key.
+func (s *Servers) certificate() (file string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.ParseIP(Gateway), net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		return "", err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err == nil {
+		_, err = s.write("cert.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})), 0o600)
+	}
+	if err != nil {
+		return "", err
+	}
+	return s.write("share/ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
 }
 
 // ssh lets root in with the key in share/key.
@@ -256,7 +276,7 @@ EXPORT { Export_Id = 2; Path = `+s.Share+`; Pseudo = /ro; Access_Type = RO; Squa
 // Versity is versitygw, a server of S3 for a directory, which the tests of internal/store build.
 const Versity = "/var/cache/mkcdrec/versitygw-1.8.0/versitygw"
 
-// S3 serves the bucket sets to the user mkcdrec with the password geheimgeheim.
+// S3 serves the bucket sets by TLS to the user mkcdrec with the password geheimgeheim.
 func (s *Servers) S3(ctx context.Context) error {
 	port, err := s.port("s3")
 	if err != nil {
@@ -267,7 +287,7 @@ func (s *Servers) S3(ctx context.Context) error {
 		return err
 	}
 	// Secrets in the environment of a server that lives as long as the test.
-	return s.daemon(ctx, "s3", "/usr/bin/env", "ROOT_ACCESS_KEY=mkcdrec", "ROOT_SECRET_KEY=geheimgeheim", Versity, "--port", fmt.Sprintf("127.0.0.1:%d", port), "posix", dir)
+	return s.daemon(ctx, "s3", "/usr/bin/env", "ROOT_ACCESS_KEY=mkcdrec", "ROOT_SECRET_KEY=geheimgeheim", Versity, "--cert", s.Share+"/ca.pem", "--key", s.Dir+"/cert.key", "--port", fmt.Sprintf("127.0.0.1:%d", port), "posix", dir)
 }
 
 // names answers every question for an IPv4 address with 192.0.2.77.

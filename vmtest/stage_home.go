@@ -27,7 +27,7 @@ func (h *Home) url() string {
 		"nfs":  "nfs://HOST:PORT(nfs)/share/sets",
 		"smb":  "smb://HOST:PORT(smb)/share/sets",
 		"sftp": "sftp://root@HOST:PORT(ssh)" + h.Servers.Share + "/sets",
-		"s3":   "s3+http://HOST:PORT(s3)/sets",
+		"s3":   "s3://HOST:PORT(s3)/sets",
 	}[h.Kind])
 }
 
@@ -37,7 +37,7 @@ func (h *Home) credentials() string {
 		"nfs":  "",
 		"smb":  "- {url: \"smb://HOST:PORT(smb)\", user: root, password: geheim}\n",
 		"sftp": "- {url: \"sftp://root@HOST:PORT(ssh)\", key: /root/backup.key, known_hosts: /root/backup.hosts}\n",
-		"s3":   "- {url: \"s3+http://HOST:PORT(s3)\", access_key: mkcdrec, secret_key: geheimgeheim}\n",
+		"s3":   "- {url: \"s3://HOST:PORT(s3)\", access_key: mkcdrec, secret_key: geheimgeheim, ca: /root/backup.pem}\n",
 	}[h.Kind])
 }
 
@@ -69,7 +69,7 @@ func (h *Home) prepare(r *circle, stage string) (err error) {
 		return err
 	}
 	r.stranger = strings.TrimSpace(string(b))
-	for _, k := range []struct{ from, to, prefix string }{{h.Servers.Share + "/key", "backup.key", ""}, {h.Servers.Dir + "/host.pub", "backup.hosts", h.Servers.Fill("[HOST]:PORT(ssh) ")}} {
+	for _, k := range []struct{ from, to, prefix string }{{h.Servers.Share + "/key", "backup.key", ""}, {h.Servers.Dir + "/host.pub", "backup.hosts", h.Servers.Fill("[HOST]:PORT(ssh) ")}, {h.Servers.Share + "/ca.pem", "backup.pem", ""}} {
 		b, err := os.ReadFile(k.from)
 		if err != nil {
 			return err
@@ -116,7 +116,7 @@ func (r *circle) homeCommand(vm *VM) (backupRun, error) {
 	}
 	return c, all(vm,
 		"for n in /sys/class/net/e*; do ip link set ${n##*/} up; ip addr add 10.0.2.15/24 dev ${n##*/}; done; ip addr",
-		"cp /backup/backup.key /backup/backup.hosts /root/; chmod 600 /root/backup.* /backup/credentials 2>/dev/null; true",
+		"cp /backup/backup.key /backup/backup.hosts /backup/backup.pem /root/; chmod 600 /root/backup.* /backup/credentials 2>/dev/null; true",
 		"test ! -f /backup/hook || for d in before-backup after-backup before-restore after-restore; do mkdir -p /root/hooks.d/$d; cp /backup/hook /root/hooks.d/$d/10-note; chmod 700 /root/hooks.d/$d/10-note; done",
 		run,
 		"rm -rf /usr/share/doc/a*; mv /usr/share/doc/b* /srv/; echo changed >> /etc/motd; head -c 300000 /dev/urandom > /srv/new; ln /srv/new /srv/linked; chmod 700 /srv/difficult; sleep 2",

@@ -383,9 +383,9 @@ func (b *bench) servers(ctx context.Context, self, src, disk, identity string) e
 	places := []struct{ name, place, service string }{
 		{"directory", filepath.Join(disk, "home"), ""},
 		{"sftp (OpenSSH)", fmt.Sprintf("sftp://root@127.0.0.1:%d%s/sftp", s.Ports["ssh"], disk), "ssh"},
-		{"s3 (versitygw, no TLS)", fmt.Sprintf("s3+http://127.0.0.1:%d/sets/bench", s.Ports["s3"]), "s3"},
+		{"s3 (versitygw, TLS)", fmt.Sprintf("s3://127.0.0.1:%d/sets/bench", s.Ports["s3"]), "s3"},
 	}
-	text := fmt.Sprintf("- url: %s\n  key: %s/key\n- url: %s\n  access_key: mkcdrec\n  secret_key: geheimgeheim\n", places[1].place, s.Share, places[2].place)
+	text := fmt.Sprintf("- url: %s\n  key: %s/key\n- url: %s\n  access_key: mkcdrec\n  secret_key: geheimgeheim\n  ca: %s/ca.pem\n", places[1].place, s.Share, places[2].place, s.Share)
 	err = errors.Join(os.WriteFile(known, fmt.Appendf(nil, "[127.0.0.1]:%d %s", s.Ports["ssh"], host), 0o600), os.WriteFile(secrets, []byte(text), 0o600),
 		os.MkdirAll(places[0].place, 0o700), os.MkdirAll(filepath.Join(disk, "sftp"), 0o700), os.MkdirAll(filepath.Join(disk, "states"), 0o700))
 	if err != nil {
