@@ -55,7 +55,7 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if !store.IsHome(place) {
 		at = b.directoryPlace(ctx, p, place, now)
 	}
-	removed, err := b.room(p, at, sink.Name(), id, p.generation.needs(), now)
+	removed, err := b.room(ctx, p, at, sink.Name(), id, p.generation.needs(), now)
 	if err != nil {
 		return nil, errors.Join(err, p.generation.discard(), sink.Remove())
 	}
@@ -70,7 +70,7 @@ func (b *Builder) ToHome(ctx context.Context, p *Plan, home store.Home, place st
 	if len(recipients) > 0 {
 		b.Report.Note("the rescue medium of this set is encrypted with it: keep one that `mkcdrec rescue -o FILE` makes, outside of the set")
 	}
-	r.Removed = append(removed, b.pruned(func() ([]string, error) { return at.remove(&retention.Next{Set: sink.Name()}) })...)
+	r.Removed = append(removed, b.pruned(func() ([]string, error) { return at.remove(&retention.Next{Set: sink.Name()}, nil) })...)
 	return r, nil
 }
 

@@ -175,7 +175,7 @@ func (g *generation) base(dir, host string, when Generations) (last *setState, w
 	if len(sets) == 0 {
 		return nil, "there is no other"
 	}
-	newest := sets[0]
+	newest := g.newest(sets)
 	if last, why = g.state(newest, when); why != "" {
 		return nil, why
 	}
@@ -189,6 +189,20 @@ func (g *generation) base(dir, host string, when Generations) (last *setState, w
 	}
 	return last, ""
 }
+
+// newest is the newest of sets, without those that are dated in the future and were not made by this machine as it is:
+// such a date is wrong, and would end increments until it has come.
+func (g *generation) newest(sets []set.Listed) set.Listed {
+	for _, s := range sets {
+		if _, err := os.Stat(filepath.Join(g.at(s.ID), stateFile)); err == nil || s.Created.Sub(g.now) <= ahead {
+			return s
+		}
+	}
+	return sets[0]
+}
+
+// ahead is how far in the future a set may be dated that counts as one of now: clocks differ.
+const ahead = 2 * time.Minute
 
 // state reads the state of a set, which must not be so old that a full backup is due; or it
 // returns why there must be one.
@@ -226,7 +240,7 @@ func (g *generation) baseIn(ctx context.Context, home store.Home, host string, w
 	if len(sets) == 0 {
 		return nil, "there is no other"
 	}
-	newest := sets[0]
+	newest := g.newest(sets)
 	if last, why = g.state(newest, when); why != "" {
 		return nil, why
 	}

@@ -376,6 +376,32 @@ func TestPathNeeds(t *testing.T) {
 	}
 }
 
+// TestFutureSet: a set that is dated in the future, and of which no state is kept here, does not end increments.
+func TestFutureSet(t *testing.T) {
+	n := newNightly(t)
+	a := n.run()
+	future := filepath.Join(n.home, "host-20991231T000000Z")
+	if err := os.CopyFS(future, os.DirFS(a.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(future, manifest.File)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = bytes.ReplaceAll(b, []byte(a.Manifest.ID), []byte("00000000-0000-4000-8000-000000000000"))
+	b = regexp.MustCompile(`"created": "\d{4}`).ReplaceAll(b, []byte(`"created": "2099`))
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if sets := generations(n.home, "host"); len(sets) != 2 || sets[0].Name != filepath.Base(future) {
+		t.Fatalf("%d sets, %v; want the one of the future to be the newest", len(sets), sets)
+	}
+	if r := n.run(); len(r.Manifest.Needs) != 1 || r.Manifest.Needs[0].ID != a.Manifest.ID {
+		t.Errorf("the next set needs %v; want %s\n%s", r.Manifest.Needs, a.Manifest.ID, strings.Join(n.said.lines, "\n"))
+	}
+}
+
 // TestGenerations: when the next full backup is due.
 func TestGenerationsDue(t *testing.T) {
 	at := func(s string) time.Time {

@@ -78,7 +78,7 @@ func (b *Builder) Path(ctx context.Context, p *Plan, dir string) (*Result, error
 		return nil, errors.Join(err, sink.Remove())
 	}
 	name := filepath.Base(sink.Final())
-	removed, err := b.room(p, b.directoryPlace(ctx, p, dir, now), name, id, p.generation.needs(), now)
+	removed, err := b.room(ctx, p, b.directoryPlace(ctx, p, dir, now), name, id, p.generation.needs(), now)
 	if err != nil {
 		return nil, errors.Join(err, p.generation.discard(), sink.Remove())
 	}
@@ -132,7 +132,7 @@ func (b *Builder) prune(ctx context.Context, dir, host, made string, now time.Ti
 		if err != nil {
 			return nil, err
 		}
-		return retention.Apply(ctx, dir, sets)
+		return retention.Apply(ctx, dir, sets, nil)
 	})
 }
 

@@ -40,9 +40,23 @@ func (p *Plan) mayNeed(sets []set.Listed, increment bool) (need int64, by string
 	return need, "half of the space in use here"
 }
 
-// short returns a warning, in a sentence, if the next set will probably not fit into a place, "" if it will.
-func (p *Plan) short(place string, free int64, sets []set.Listed, increment bool) string {
+// medium is about how much is needed while the medium of the next set is made beside it: the image and what it is made
+// of. It is more than the whole set if that is small.
+func medium(sets []set.Listed) int64 {
+	if len(sets) == 0 {
+		return 0
+	}
+	iso := int64(sets[0].Sum(manifest.RescueISO).Size)
+	return iso + iso*4/5
+}
+
+// short returns a warning, in a sentence, if the next set will probably not fit into a place, "" if it will. beside is set
+// if its medium is made there.
+func (p *Plan) short(place string, free int64, sets []set.Listed, increment, beside bool) string {
 	need, by := p.mayNeed(sets, increment)
+	if m := medium(sets); beside && m > need {
+		need, by = m, "what making its rescue medium takes"
+	}
 	if free >= need {
 		return ""
 	}
@@ -62,7 +76,25 @@ func (b *Builder) Short(p *Plan, dir string) string {
 			increment = g.due(full.Created, len(sets[0].Needs)+1, time.Now()) == ""
 		}
 	}
-	return p.short(dir, free, sets, increment)
+	return p.short(dir, free, sets, increment, !b.Config.Encrypt)
+}
+
+// WouldRemove are the sets in dir that a run may remove before it writes, where keep.make_room allows that.
+func (b *Builder) WouldRemove(ctx context.Context, p *Plan, dir string) (names []string) {
+	if !b.Config.Keep.MakeRoom || !b.Config.Keep.Set() {
+		return nil
+	}
+	now := time.Now()
+	plan, err := b.Config.Keep.Plan(ctx, dir, p.Layout.Hostname, &retention.Next{ID: "next", Created: now}, now)
+	if err != nil {
+		return nil // the run reports it
+	}
+	for _, v := range plan {
+		if v.Remove {
+			names = append(names, v.Set)
+		}
+	}
+	return names
 }
 
 // lastFull is the newest of sets that is not an increment, nil if there is none.
@@ -75,30 +107,41 @@ func lastFull(sets []set.Listed) *set.Listed {
 	return nil
 }
 
+// try reports whether the medium of a backup can be made; tests have none.
+func (b *Builder) try(ctx context.Context, p *Plan) error {
+	if p.Layout == nil {
+		return nil
+	}
+	return b.Maker().Try(ctx, p.Machine())
+}
+
 // place is where a set will be, as far as room looks at it.
 type place struct {
 	name   string
+	beside bool // the medium is made there
 	free   func() (int64, bool)
 	sets   func() ([]set.Listed, error)
-	remove func(next *retention.Next) ([]string, error) // by the rules, as they will be with the next set
+	// remove removes sets by the rules, as they will be with the next set, until there is enough room; nil removes all that
+	// the rules do not keep.
+	remove func(next *retention.Next, enough func() bool) ([]string, error)
 }
 
 // directoryPlace is a directory with sets.
 func (b *Builder) directoryPlace(ctx context.Context, p *Plan, dir string, now time.Time) place {
-	return place{dir, func() (int64, bool) { return store.FreeIn(dir) },
+	return place{dir, !b.Config.Encrypt, func() (int64, bool) { return store.FreeIn(dir) },
 		func() ([]set.Listed, error) { return generations(dir, p.Layout.Hostname), nil },
-		func(next *retention.Next) ([]string, error) {
+		func(next *retention.Next, enough func() bool) ([]string, error) {
 			sets, err := b.Config.Keep.Plan(ctx, dir, p.Layout.Hostname, next, now)
 			if err != nil {
 				return nil, err
 			}
-			return retention.Apply(ctx, dir, sets)
+			return retention.Apply(ctx, dir, sets, enough)
 		}}
 }
 
 // homePlace is a home; what its server does not tell is not asked for.
 func (b *Builder) homePlace(ctx context.Context, p *Plan, home store.Home, now time.Time) place {
-	return place{home.String(), func() (int64, bool) {
+	return place{home.String(), false, func() (int64, bool) {
 		if f, ok := home.(store.FreeSpace); ok {
 			return f.Free(ctx)
 		}
@@ -106,18 +149,19 @@ func (b *Builder) homePlace(ctx context.Context, p *Plan, home store.Home, now t
 	}, func() ([]set.Listed, error) {
 		sets, _, err := set.ListHome(ctx, home, set.This(p.Layout.Hostname))
 		return sets, err
-	}, func(next *retention.Next) ([]string, error) {
+	}, func(next *retention.Next, enough func() bool) ([]string, error) {
 		sets, err := b.Config.Keep.PlanHome(ctx, home, p.Layout.Hostname, next, now)
 		if err != nil {
 			return nil, err
 		}
-		return retention.ApplyHome(ctx, home, sets)
+		return retention.ApplyHome(ctx, home, sets, enough)
 	}}
 }
 
-// room warns if the next set, called name, will probably not fit. With keep.make_room it removes old sets before that: those
-// that the rules will not keep once the set is there.
-func (b *Builder) room(p *Plan, at place, name, id string, needs []manifest.Needed, now time.Time) (removed []string, err error) {
+// room warns if the next set, called name, will probably not fit. With keep.make_room it removes old sets before that, as
+// many as needed of those that the rules will not keep once the set is there. Nothing is removed for a run whose medium
+// can't be made.
+func (b *Builder) room(ctx context.Context, p *Plan, at place, name, id string, needs []manifest.Needed, now time.Time) (removed []string, err error) {
 	free, ok := at.free()
 	if !ok {
 		return nil, nil
@@ -126,7 +170,7 @@ func (b *Builder) room(p *Plan, at place, name, id string, needs []manifest.Need
 	if err != nil {
 		return nil, nil // a login that may not list; and writing finds other reasons
 	}
-	short := p.short(at.name, free, sets, len(needs) > 0)
+	short := p.short(at.name, free, sets, len(needs) > 0, at.beside)
 	if short != "" && b.Config.Keep.MakeRoom && !b.Config.Keep.Set() {
 		b.Report.Warn("keep.make_room has no effect: no other key of keep defines what may be removed")
 	} else if short != "" && b.Config.Keep.MakeRoom {
@@ -134,7 +178,13 @@ func (b *Builder) room(p *Plan, at place, name, id string, needs []manifest.Need
 		for _, n := range needs {
 			next.Needs = append(next.Needs, n.ID)
 		}
-		removed, err = at.remove(next)
+		if err := b.try(ctx, p); err != nil {
+			return nil, err
+		}
+		removed, err = at.remove(next, func() bool {
+			free, ok := at.free()
+			return ok && p.short(at.name, free, sets, len(needs) > 0, at.beside) == ""
+		})
 		for _, s := range removed {
 			b.Report.Note("removed before the backup, to make room: %s", s)
 		}
@@ -142,7 +192,7 @@ func (b *Builder) room(p *Plan, at place, name, id string, needs []manifest.Need
 			return removed, fmt.Errorf("cannot make room for the backup: %w", err)
 		}
 		if free, ok = at.free(); ok {
-			short = p.short(at.name, free, sets, len(needs) > 0)
+			short = p.short(at.name, free, sets, len(needs) > 0, at.beside)
 		}
 	}
 	if short != "" {

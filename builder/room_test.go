@@ -10,7 +10,6 @@ import (
 
 	"github.com/mkcdrec/mkcdrec/builder/retention"
 	"github.com/mkcdrec/mkcdrec/builder/set"
-	"github.com/mkcdrec/mkcdrec/internal/layout"
 	"github.com/mkcdrec/mkcdrec/internal/manifest"
 	"github.com/mkcdrec/mkcdrec/internal/quantity"
 )
@@ -46,6 +45,21 @@ func TestMayNeed(t *testing.T) {
 	}
 }
 
+// TestMediumNeeds: a small set needs the room in which its medium is made, where that is made beside it.
+func TestMediumNeeds(t *testing.T) {
+	s := listed("a", 1)
+	s.Files = append(s.Files, manifest.FileSum{Name: manifest.RescueISO, Size: 1000})
+	for _, c := range []struct {
+		free   int64
+		beside bool
+		fits   bool
+	}{{1200, false, true}, {1200, true, false}, {1900, true, true}, {1000, false, false}} {
+		if got := (&Plan{}).short("x", c.free, []set.Listed{s}, false, c.beside); (got == "") != c.fits {
+			t.Errorf("short(%d free, beside %v) = %q; want that it fits = %v", c.free, c.beside, got, c.fits)
+		}
+	}
+}
+
 // TestRoom: without keep.make_room a run warns; with it, it removes what the rules allow first, and warns if that
 // was not enough. Nothing is removed where there is room.
 func TestRoom(t *testing.T) {
@@ -66,20 +80,20 @@ func TestRoom(t *testing.T) {
 		said := &notes{}
 		b := &Builder{Report: said, Config: &Config{Keep: retention.Keep{Last: 1, MakeRoom: c.allowed}}}
 		var next *retention.Next
-		at := place{"place", func() (n int64, ok bool) {
+		at := place{"place", false, func() (n int64, ok bool) {
 			n = c.free[0]
 			if len(c.free) > 1 {
 				c.free = c.free[1:]
 			}
 			return n, true
 		}, func() ([]set.Listed, error) { return []set.Listed{listed("a", 1000)}, nil },
-			func(n *retention.Next) ([]string, error) {
+			func(n *retention.Next, _ func() bool) ([]string, error) {
 				if next = n; c.fail != nil {
 					return nil, c.fail
 				}
 				return []string{"old"}, nil
 			}}
-		removed, err := b.room(&Plan{}, at, "new", "id", nil, time.Now())
+		removed, err := b.room(t.Context(), &Plan{}, at, "new", "id", nil, time.Now())
 		if strings.Join(removed, " ") != c.removed || !errors.Is(err, c.fail) {
 			t.Errorf("%s: room() = %q, %v; want %q, %v", c.what, removed, err, c.removed, c.fail)
 		}
@@ -92,6 +106,21 @@ func TestRoom(t *testing.T) {
 	}
 }
 
+// TestRoomForNothing: nothing is removed for a run whose medium can't be made.
+func TestRoomForNothing(t *testing.T) {
+	n := newNightly(t)
+	n.b.Config.Keep = retention.Keep{Last: 1, MakeRoom: true}
+	n.b.Config.Rescue.Kernel = "/no/such/kernel"
+	at := place{"place", true, func() (int64, bool) { return 0, true }, func() ([]set.Listed, error) { return []set.Listed{listed("a", 1000)}, nil },
+		func(*retention.Next, func() bool) ([]string, error) {
+			t.Error("sets are removed")
+			return nil, nil
+		}}
+	if _, err := n.b.room(t.Context(), machinePlan(t), at, "new", "id", nil, time.Now()); err == nil || !strings.Contains(err.Error(), "kernel") {
+		t.Errorf("room() = %v; want the error about the kernel", err)
+	}
+}
+
 // TestPathMakesRoom: a run removes before it writes what the rules will not keep, and its result names it.
 func TestPathMakesRoom(t *testing.T) {
 	n := newNightly(t)
@@ -101,13 +130,16 @@ func TestPathMakesRoom(t *testing.T) {
 	a := n.run()
 	n.run()
 	n.b.Config.Keep.Last = 2
-	p := &Plan{Layout: &layout.Layout{Hostname: "host"}, Archives: []PlannedArchive{{Used: 1}}}
+	p := machinePlan(t)
+	p.Layout.Hostname = "host"
 	at := n.b.directoryPlace(t.Context(), p, n.home, time.Now())
 	full := true
 	at.free = func() (int64, bool) { return map[bool]int64{true: 0, false: 1 << 40}[full], true }
 	remove := at.remove
-	at.remove = func(next *retention.Next) ([]string, error) { full = false; return remove(next) }
-	removed, err := n.b.room(p, at, "host-20991231T000000Z", "new", nil, time.Now())
+	at.remove = func(next *retention.Next, enough func() bool) ([]string, error) {
+		return remove(next, func() bool { was := enough(); full = false; return was })
+	}
+	removed, err := n.b.room(t.Context(), p, at, "host-20991231T000000Z", "new", nil, time.Now())
 	if want := filepath.Base(a.Dir); err != nil || !slices.Equal(removed, []string{want}) {
 		t.Errorf("room() = %q, %v; want %q", removed, err, want)
 	}

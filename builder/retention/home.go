@@ -34,8 +34,11 @@ func (k Keep) PlanHome(ctx context.Context, home store.Home, host string, made *
 }
 
 // ApplyHome is Apply for a home.
-func ApplyHome(ctx context.Context, home store.Home, plan []Verdict) (removed []string, err error) {
+func ApplyHome(ctx context.Context, home store.Home, plan []Verdict, enough func() bool) (removed []string, err error) {
 	for _, v := range inOrder(plan) {
+		if enough != nil && enough() {
+			break
+		}
 		if v.Set == "" || strings.ContainsRune(v.Set, '/') {
 			return removed, errors.New("cannot remove a set without a name")
 		}

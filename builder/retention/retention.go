@@ -309,8 +309,12 @@ func inOrder(plan []Verdict) (out []Verdict) {
 
 // Apply removes the sets of a plan, oldest first, but each after those that need it. It stops at
 // the first that can't be removed; one that is missing was removed by another run. Leftovers are looked at again.
-func Apply(ctx context.Context, dir string, plan []Verdict) (removed []string, err error) {
+// With enough it stops as soon as that returns true.
+func Apply(ctx context.Context, dir string, plan []Verdict, enough func() bool) (removed []string, err error) {
 	for _, v := range inOrder(plan) {
+		if enough != nil && enough() {
+			break
+		}
 		var err error
 		if v.left {
 			err = set.RemoveLeftover(ctx, dir, v.Set, v.host)

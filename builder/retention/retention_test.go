@@ -177,7 +177,7 @@ func TestPlan(t *testing.T) {
 			t.Errorf("Plan has removed %s", name)
 		}
 	}
-	removed, err := Apply(t.Context(), dir, plan)
+	removed, err := Apply(t.Context(), dir, plan, nil)
 	if err != nil || len(removed) != 2 || removed[1] != old {
 		t.Errorf("Apply = %q, %v; want an unfinished set and %s", removed, err, old)
 	}
@@ -193,7 +193,7 @@ func TestPlan(t *testing.T) {
 	if plan, err = keep.Plan(t.Context(), dir, "web", nil, now); err != nil {
 		t.Fatal(err)
 	}
-	if removed, err := Apply(t.Context(), dir, plan); err != nil || len(removed) > 0 {
+	if removed, err := Apply(t.Context(), dir, plan, nil); err != nil || len(removed) > 0 {
 		t.Errorf("the second run removes %q, %v", removed, err)
 	}
 	if stay, _ := kept(plan); !strings.Contains(stay, unusable[:len(unusable)-3]) {
@@ -218,7 +218,7 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if removed, err := Apply(t.Context(), dir, plan); err != nil || len(removed) != 1 || removed[0] != set.Partial+old {
+	if removed, err := Apply(t.Context(), dir, plan, nil); err != nil || len(removed) != 1 || removed[0] != set.Partial+old {
 		t.Errorf("Apply = %q, %v; want what was left of %s", removed, err, old)
 	}
 }
@@ -249,7 +249,7 @@ func TestTwoMachines(t *testing.T) {
 				t.Errorf("for %q the plan has %+v; want it kept, since %q", c.m.ID, v, c.reason)
 			}
 		}
-		removed, err := Apply(t.Context(), dir, plan)
+		removed, err := Apply(t.Context(), dir, plan, nil)
 		if err != nil || len(removed) != 2 || removed[0] != names[c.m][2] || removed[1] != names[c.m][1] {
 			t.Errorf("for %q Apply() = %q, %v; want its two older sets", c.m.ID, removed, err)
 		}
@@ -334,7 +334,7 @@ func TestThousand(t *testing.T) {
 		t.Logf("listing and planning take %v", took)
 	}
 	stay, _ := kept(plan)
-	if removed, err := Apply(t.Context(), dir, plan); err != nil || len(removed)+len(strings.Fields(stay)) != 1000 {
+	if removed, err := Apply(t.Context(), dir, plan, nil); err != nil || len(removed)+len(strings.Fields(stay)) != 1000 {
 		t.Fatalf("%d removed, %d kept, %v", len(removed), len(strings.Fields(stay)), err)
 	}
 	left, err := os.ReadDir(dir)

@@ -208,6 +208,9 @@ func (a *app) verifyCommand() *cli.Command {
 				return fmt.Errorf("%w:\n%w", errDamaged, err)
 			}
 			a.ui.End()
+			if s.ListFault != nil {
+				return fmt.Errorf("a list of checksums is damaged; all that a restore needs is right: %w", s.ListFault)
+			}
 			signer, err := signature(s)
 			if err == nil {
 				err = a.ring(ctx, c).Trust(s, true, a.ui.Warn)
@@ -218,7 +221,7 @@ func (a *app) verifyCommand() *cli.Command {
 			a.strange(s)
 			a.ui.Result("verified", builder.VerifiedResult{Set: s.String(), ID: s.Manifest.ID, Files: len(s.Manifest.Files), Missing: append([]string{}, s.Missing...), Signer: signer})
 			if len(s.Missing) > 0 {
-				return fmt.Errorf("the set is not complete: %s is missing; all that a restore needs is there", strings.Join(s.Missing, ", "))
+				return fmt.Errorf("the set is not complete: it lacks %s; all that a restore needs is there", strings.Join(s.Missing, ", "))
 			}
 			by := "not signed, so that an unattended restore refuses it"
 			if signer != "" {

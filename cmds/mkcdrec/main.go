@@ -297,6 +297,8 @@ func hint(err error, verb string) string {
 		return "run as root, or as the user who owns the set"
 	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
 		return "run as root: disks and files of all users have to be read"
+	case errors.Is(err, unix.ENOSPC) && strings.Contains(err.Error(), os.TempDir()+"/mkcdrec-"):
+		return "make room in " + os.TempDir() + ", or name another directory by TMPDIR; nothing unfinished was left at the destination"
 	case errors.Is(err, unix.ENOSPC) && (verb == "path" || verb == "cdrom"):
 		return "make room at the destination, for instance with `mkcdrec prune`; nothing unfinished was left there"
 	case errors.Is(err, unix.ENOSPC):

@@ -120,7 +120,7 @@ func TestLists(t *testing.T) {
 		"Checksums.sfv contradicts the manifest: it has the line vda1._.tar.zst 00000000": func(name string) error {
 			return os.WriteFile(name, []byte("vda1._.tar.zst 00000000\n"), 0o600)
 		},
-		"the set is not complete: Checksums.sfv is missing": os.Remove,
+		"the set is not complete: it lacks Checksums.sfv": os.Remove,
 	} {
 		set := aSet(t, time.Now())
 		if err := change(filepath.Join(set, manifest.SFV)); err != nil {

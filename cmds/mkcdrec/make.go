@@ -280,6 +280,9 @@ func (a *app) path(ctx context.Context, c *cli.Command, b *builder.Builder, dir 
 	if c.Bool("dry-run") {
 		if short := b.Short(p, dir); local != "" && short != "" {
 			a.ui.Warn("%s", short)
+			for _, s := range b.WouldRemove(ctx, p, dir) {
+				a.ui.Note("would be removed before the backup, as far as needed: %s", s)
+			}
 		}
 		b.SnapshotPlan(ctx, p)
 		return nil, p.Layout, a.listPlanned(ctx, c, p)

@@ -132,7 +132,7 @@ func (a *app) pruneDir(ctx context.Context, c *cli.Command, dir, host string, ke
 	r = builder.PruneResult{Dir: dir, Sets: sets, Removed: []string{}}
 	if err == nil && !c.Bool("dry-run") {
 		var removed []string
-		removed, err = retention.Apply(ctx, dir, sets)
+		removed, err = retention.Apply(ctx, dir, sets, nil)
 		r.Removed = append(r.Removed, removed...)
 	}
 	return r, err
@@ -160,7 +160,7 @@ func (a *app) pruneHome(ctx context.Context, c *cli.Command, place, host string,
 	r = builder.PruneResult{Dir: home.String(), Sets: sets, Removed: []string{}}
 	if err == nil && !c.Bool("dry-run") {
 		var removed []string
-		removed, err = retention.ApplyHome(ctx, home, sets)
+		removed, err = retention.ApplyHome(ctx, home, sets, nil)
 		r.Removed = append(r.Removed, removed...)
 	}
 	return r, err

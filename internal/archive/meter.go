@@ -7,11 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Meter adds up what is at paths, as du(1) does: files of several names count once.
+// Meter adds up what is at paths, as du(1) does. A file of several names counts when all of them were added: while
+// another name is saved, its content is.
 type Meter struct {
-	Files int64 // all but directories
-	Bytes int64 // on the disk, of directories too
-	seen  map[inode]struct{}
+	Files int64            // all but directories
+	Bytes int64            // on the disk, of directories too
+	names map[inode]uint64 // how many of a file's names were added
 }
 
 // Add adds what is at path and below it, on the mount that the open directory root is on. What can't be read counts as
@@ -26,14 +27,14 @@ func (m *Meter) entry(ctx context.Context, dir int, name string, mount uint64) e
 		return nil
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		if id := (inode{uint64(st.Dev), st.Ino}); st.Nlink > 1 {
-			if _, ok := m.seen[id]; ok {
+		if st.Nlink > 1 {
+			if m.names == nil {
+				m.names = map[inode]uint64{}
+			}
+			id := inode{uint64(st.Dev), st.Ino}
+			if m.names[id]++; m.names[id] != uint64(st.Nlink) {
 				return nil
 			}
-			if m.seen == nil {
-				m.seen = map[inode]struct{}{}
-			}
-			m.seen[id] = struct{}{}
 		}
 		m.Files, m.Bytes = m.Files+1, m.Bytes+st.Blocks*512
 		return nil

@@ -309,7 +309,7 @@ func TestOmitted(t *testing.T) {
 	if err := r.HTML(&page); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"/tmp/*: 30.0 MiB in 40 files of vg0/root", "/none: nothing", "saved as files 90.0 MiB, excluded 30.0 MiB, free 80.0 MiB"} {
+	for _, want := range []string{"/tmp/*: 30.0 MiB of vg0/root, files: 40", "/none: nothing", "saved as files 90.0 MiB, excluded 30.0 MiB, free 80.0 MiB"} {
 		if !strings.Contains(b.String(), want) || !strings.Contains(page.String(), want) {
 			t.Errorf("no %q in picture or page:\n%s", want, b.String())
 		}

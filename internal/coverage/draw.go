@@ -74,7 +74,7 @@ func (r *Report) rules() []string {
 	}
 	var out []string
 	for _, o := range r.Omitted {
-		out = append(out, fmt.Sprintf("%s: %s in %d files of %s", o.Rule, o.Size, o.Files, o.Device))
+		out = append(out, fmt.Sprintf("%s: %s of %s, files: %d", o.Rule, o.Size, o.Device, o.Files))
 	}
 	for _, e := range r.Exclude {
 		if !slices.ContainsFunc(r.Omitted, func(o Omitted) bool { return o.Rule == e }) {

@@ -307,7 +307,7 @@ func (d Door) openStore(_ context.Context, st store.Store) (*Set, error) {
 		d.say("the backup set is damaged: %v", errors.Join(s.Damaged...))
 	}
 	if err == nil && len(s.Missing) > 0 {
-		d.say("%s is missing in the backup set, which can be read without it", strings.Join(s.Missing, ", "))
+		d.say("the backup set lacks %s, and can be read without", strings.Join(s.Missing, ", "))
 	}
 	return s, err
 }

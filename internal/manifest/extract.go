@@ -87,6 +87,13 @@ type part struct {
 	parents func(string) bool // directories that are above what is taken out of others
 }
 
+// WarnRepaired warns if an archive was read whose object is damaged at its beginning.
+func (s *Set) WarnRepaired(file string, rep progress.Reporter) {
+	if x := s.decrypts(); x != nil && x.Repaired(file) {
+		rep.Warn("%s, which has %s, is damaged at its beginning: it was read with the copy that the index has", x.Object(file), file)
+	}
+}
+
 // ExtractPaths takes what matches paths, everything without paths, out of the
 // set's archives. It appears below dest with its full path; the directories above
 // it get what the set has for them where they are missing, and dest itself is made, or
@@ -123,6 +130,7 @@ func (s *Set) ExtractPaths(ctx context.Context, paths []string, dest string, opt
 		if err != nil {
 			return 0, nil, err
 		}
+		s.WarnRepaired(ar.File, rep)
 		members += sum.Members
 		locks += len(sum.Locks)
 		for _, p := range sum.Problems {

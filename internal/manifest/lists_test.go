@@ -57,7 +57,7 @@ func TestLists(t *testing.T) {
 	first := func(s string) string { l, _, _ := strings.Cut(s, "\n"); return l + "\n" }
 	for what, c := range map[string]struct {
 		change  func(dir string) error
-		want    string // of Verify
+		want    string // of ListFault
 		missing []string
 	}{
 		"right":             {func(string) error { return nil }, "", nil},
@@ -95,9 +95,12 @@ func TestLists(t *testing.T) {
 				t.Errorf("%s, encrypted %v: Open() = %v; want that it can be read", what, encrypted, err)
 				continue
 			}
-			err = s.Verify(t.Context(), false, progress.None{})
+			if err := s.Verify(t.Context(), false, progress.None{}); err != nil {
+				t.Errorf("%s, encrypted %v: Verify() = %v; want that a restore is possible", what, encrypted, err)
+			}
+			err = s.ListFault
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%s, encrypted %v: Verify() = %v; want %q", what, encrypted, err, c.want)
+				t.Errorf("%s, encrypted %v: ListFault = %v; want %q", what, encrypted, err, c.want)
 			}
 			if !slices.Equal(s.Missing, c.missing) {
 				t.Errorf("%s, encrypted %v: Missing = %q; want %q", what, encrypted, s.Missing, c.missing)

@@ -254,6 +254,8 @@ type Set struct {
 	// Salvage has archives that are cut off or missing give what they have. Damaged are such files with their faults.
 	Salvage bool
 	Damaged []error
+	// ListFault is what Verify found wrong with the lists of checksums.
+	ListFault error
 	// Chosen is set if the set was not named: it was found in the place that was.
 	Chosen bool
 	place
@@ -495,7 +497,8 @@ func (s *Set) tarSize(a Archive) int64 {
 }
 
 // Verify reads every file and compares its SHA-256 with the manifest's, also the archives of earlier sets, and
-// opens every archive's index. The lists of checksums are compared with the manifest. All faults are reported, joined. With decode,
+// opens every archive's index. The lists of checksums are compared with the manifest, and what is wrong with them is in
+// ListFault: a restore does not need them. All other faults are reported, joined. With decode,
 // archives are also decompressed and walked through. A file that is on another disc, or
 // in part, is checked when it is read, and those of Missing are not checked.
 func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error {
@@ -522,7 +525,8 @@ func (s *Set) Verify(ctx context.Context, decode bool, p progress.Counter) error
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	errs = append(errs, s.HeadFault, s.checkLists(crcs), s.verifyNeeds(ctx, p), s.checkImages())
+	s.ListFault = s.checkLists(crcs)
+	errs = append(errs, s.HeadFault, s.verifyNeeds(ctx, p), s.checkImages())
 	for _, a := range s.Manifest.Archives {
 		if reported[a.File] {
 			continue

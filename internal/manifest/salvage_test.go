@@ -3,6 +3,7 @@ package manifest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -127,7 +128,11 @@ func TestSalvageEncrypted(t *testing.T) {
 			continue
 		}
 		to := t.TempDir()
-		_, lost, err := s.ExtractPaths(t.Context(), nil, to, opt, progress.None{})
+		said := &warnings{}
+		_, lost, err := s.ExtractPaths(t.Context(), nil, to, opt, said)
+		if got := strings.Contains(said.text, "is damaged at its beginning"); got != (what == "header" || what == "sector") {
+			t.Errorf("%s: ExtractPaths prints %q; want that it reports the damage = %v", what, said.text, !got)
+		}
 		if err != nil || !strings.Contains(strings.Join(lost, "\n"), c.lost) {
 			t.Errorf("%s: ExtractPaths() = %q, %v; want %q", what, lost, err, c.lost)
 		}
@@ -198,10 +203,18 @@ func TestContradictions(t *testing.T) {
 			t.Errorf("%s: Open() = %v; want that it can be read", what, err)
 			continue
 		}
-		err = opened.Verify(t.Context(), true, progress.None{})
+		err = errors.Join(opened.Verify(t.Context(), true, progress.None{}), opened.ListFault)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: Verify() = %v; want %q", what, err, c.want)
 		}
 		opened.Close()
 	}
 }
+
+// warnings keeps what was warned of.
+type warnings struct {
+	progress.None
+	text string
+}
+
+func (w *warnings) Warn(format string, args ...any) { w.text += fmt.Sprintf(format, args...) + "\n" }

@@ -18,7 +18,7 @@ import (
 // characters without a width, and bytes that are not UTF-8 ("\x9b"). A string
 // without such characters is returned as it is. A backslash is not escaped, so
 // Clean(Clean(s)) is Clean(s); what has to be read back by a program must be
-// quoted with %q instead.
+// quoted with %q instead. Private keys of age are left out.
 func Clean(s string) string { return clean(s, false) }
 
 // CleanLines is Clean for text of several lines: newlines and tabs are kept,
@@ -31,6 +31,7 @@ func CleanLines(s string) string {
 }
 
 func clean(s string, lines bool) string {
+	s = withoutKeys(s)
 	if plain(s, lines) {
 		return s
 	}
@@ -50,6 +51,33 @@ func clean(s string, lines bool) string {
 		i += n
 	}
 	return b.String()
+}
+
+// secretKey is what private keys of age begin with.
+const secretKey = "AGE-SECRET-KEY-"
+
+// withoutKeys is a text without private keys of age, which are put where a file or an address belongs at times: the
+// beginning of each shows what it was.
+func withoutKeys(s string) string {
+	for i := 0; ; {
+		dash := strings.IndexByte(s[i:], '-')
+		if dash < 0 {
+			return s
+		}
+		begin := i + dash - strings.IndexByte(secretKey, '-')
+		i += dash + 1
+		if begin < 0 || begin+len(secretKey) > len(s) || !strings.EqualFold(s[begin:begin+len(secretKey)], secretKey) {
+			continue
+		}
+		i = begin + len(secretKey)
+		end := i
+		for end < len(s) && (s[end] == '-' || s[end] >= '0' && s[end] <= '9' || s[end]|0x20 >= 'a' && s[end]|0x20 <= 'z') {
+			end++
+		}
+		if end-i >= 8 {
+			s = s[:i] + "..." + s[end:]
+		}
+	}
 }
 
 // plain reports whether nothing is to be escaped; most strings are ASCII.

@@ -65,3 +65,21 @@ func FuzzClean(f *testing.F) {
 		}
 	})
 }
+
+// TestKeys: no private key of age is shown, whatever is around it.
+func TestKeys(t *testing.T) {
+	const key = "AGE-SECRET-KEY-1QQPQY9GEHEIMGEHEIM0QQQ"
+	for _, c := range []struct{ in, want string }{
+		{key, "AGE-SECRET-KEY-..."},
+		{"cannot open /x/" + key + ": no such file", "cannot open /x/AGE-SECRET-KEY-...: no such file"},
+		{"a-b " + strings.ToLower(key) + ", " + key + "@h", "a-b age-secret-key-..., AGE-SECRET-KEY-...@h"},
+		{"AGE-SECRET-KEY-PQ-1QQPQY9GEHEIM\x1b", `AGE-SECRET-KEY-...\x1b`},
+		{"ı-ß AGE-SECRET-KEY-", "ı-ß AGE-SECRET-KEY-"},
+		{"begins with AGE-SECRET-KEY-1", "begins with AGE-SECRET-KEY-1"},
+		{"-", "-"},
+	} {
+		if got := Clean(c.in); got != c.want || Clean(got) != got {
+			t.Errorf("Clean(%q) = %q; want %q", c.in, got, c.want)
+		}
+	}
+}

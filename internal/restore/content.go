@@ -98,7 +98,9 @@ func (s setContent) Files(ctx context.Context, dev string, m layout.Mount, dest 
 	if a == nil {
 		return nil, fmt.Errorf("cannot restore %s: the set has no archive for %s", m.Path, dev)
 	}
-	return s.Unpack(ctx, a.File, dest, o, func(total int64) progress.Counter { return rep.Phase("restoring "+a.Name(), total) })
+	sum, err := s.Unpack(ctx, a.File, dest, o, func(total int64) progress.Counter { return rep.Phase("restoring "+a.Name(), total) })
+	s.WarnRepaired(a.File, rep)
+	return sum, err
 }
 
 func (s setContent) Blocks(ctx context.Context, m *layout.Image, dst *os.File, rep progress.Reporter) error {

@@ -151,6 +151,9 @@ func (r *Restorer) openSet(ctx context.Context) error {
 			}
 			r.Screen.Warn("the set is damaged, and what can't be read of it will be missing:\n%v", err)
 		}
+		if r.set.ListFault != nil {
+			r.Screen.Warn("a list of checksums of the set is damaged; a restore does not need it: %v", r.set.ListFault)
+		}
 	}
 	return nil
 }

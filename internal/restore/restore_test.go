@@ -208,7 +208,7 @@ func TestRestoreIncluded(t *testing.T) {
 	if err != nil || !slices.Equal(c.order, []string{"blocks of sda3", "files of sda2"}) || len(m.Mounted()) > 0 {
 		t.Fatalf("Restore() = %v, read %q, mounted %q", err, c.order, m.Mounted())
 	}
-	if said := strings.Join(s.said, "\n"); !strings.Contains(said, "what is restored does not boot") || rep.Plan.Layout.Filesystems[0].Excluded == "" {
+	if said := strings.Join(s.said, "\n"); !strings.Contains(said, "the restored system will not boot") || rep.Plan.Layout.Filesystems[0].Excluded == "" {
 		t.Errorf("said\n%s", said)
 	}
 }

@@ -72,7 +72,23 @@ func (s *Store) decrypt(o object, f store.File) (io.ReaderAt, int64, error) {
 	if e != nil {
 		return nil, 0, err
 	}
-	return age.DecryptReaderAt(x, x.Size(), key)
+	r, size, err = age.DecryptReaderAt(x, x.Size(), key)
+	if err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.repaired == nil {
+			s.repaired = map[string]bool{}
+		}
+		s.repaired[o.Object] = true
+	}
+	return r, size, err
+}
+
+// Repaired reports whether a file was opened whose object has a damaged header.
+func (s *Store) Repaired(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.repaired[s.index.Files[name].Object]
 }
 
 // begun is where something encrypted is written to; head is what was written until the header is whole.

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -138,7 +139,10 @@ type Store struct {
 	// Salvage has objects read whose header is damaged.
 	Salvage bool
 	index   index
-	ids     agekey.Keys
+
+	mu       sync.Mutex
+	repaired map[string]bool // objects whose header is damaged
+	ids      agekey.Keys
 }
 
 // Faults of what should decrypt a set.
