@@ -141,19 +141,25 @@ func (r *Restorer) openSet(ctx context.Context) error {
 			return r.Screen.Phase(name, total).Add
 		}})
 	}
-	if !r.opt.NoVerify {
-		if err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize(false))); err != nil {
-			if !r.opt.Salvage || ctx.Err() != nil {
-				if ctx.Err() != nil {
-					return fmt.Errorf("interrupted while the set was read: whether it is damaged is not known: %w", context.Cause(ctx))
-				}
-				return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
-			}
-			r.Screen.Warn("the set is damaged, and what can't be read of it will be missing:\n%v", err)
-		}
-		if r.set.ListFault != nil {
-			r.Screen.Warn("a list of checksums of the set is damaged; a restore does not need it: %v", r.set.ListFault)
-		}
+	if r.opt.NoVerify {
+		return nil
+	}
+	return r.verifySet(ctx)
+}
+
+// verifySet reads all of the set. With Salvage damage is a warning.
+func (r *Restorer) verifySet(ctx context.Context) error {
+	err := r.set.Verify(ctx, false, r.Screen.Phase("verifying the set", r.set.VerifySize(false)))
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return fmt.Errorf("interrupted while the set was read: whether it is damaged is not known: %w", context.Cause(ctx))
+	case err != nil && !r.opt.Salvage:
+		return fmt.Errorf("cannot restore from a damaged set:\n%w", err)
+	case err != nil:
+		r.Screen.Warn("the set is damaged, and what can't be read of it will be missing:\n%v", err)
+	}
+	if r.set.ListFault != nil {
+		r.Screen.Warn("a list of checksums of the set is damaged; a restore does not need it: %v", r.set.ListFault)
 	}
 	return nil
 }
