@@ -91,8 +91,8 @@ func TestComfort(t *testing.T) {
 			t.Errorf("Unpack with %s = %v; want an error, and the script as it was", name, err)
 		}
 	}
-	if err := Unpack(root, "/usr/bin/true", archive); err == nil || !strings.Contains(err.Error(), "none of the programs") {
-		t.Errorf("Unpack(true) = %v; want that it is none of them", err)
+	if err := Unpack(root, "/usr/bin/true", archive); err == nil || !strings.Contains(err.Error(), "not one of the programs") {
+		t.Errorf("Unpack(true) = %v; want that it is not one of them", err)
 	}
 	b, err := os.ReadFile(archive)
 	if err != nil {

@@ -82,7 +82,7 @@ func TestImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The rescue system knows the key of the machine that made it; nobody signed in 2009.
-	if _, err := vm.Expect(`Type "unsigned" to restore it all the same: `, bootLimit); err != nil {
+	if _, err := vm.Expect(`Type "unsigned" to restore it anyway: `, bootLimit); err != nil {
 		t.Fatal(err)
 	}
 	if err := vm.Send("unsigned\n"); err != nil {
