@@ -90,19 +90,27 @@ func TestFaults(t *testing.T) {
 // these serial numbers, on a bus if that is not "", and logs in.
 func sourceWith(ctx context.Context, t *testing.T, r *circle, name, size, bus string, serials ...string) *faults {
 	t.Helper()
-	disk := filepath.Join(r.Work, "source.qcow2")
-	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
-		t.Fatal(err)
-	}
-	disks := []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}
+	var more []Disk
 	for _, s := range serials {
 		d := Disk{File: filepath.Join(r.Work, s+".img"), Serial: s, Bus: bus}
 		if err := command(ctx, "truncate", "-s", size, d.File); err != nil {
 			t.Fatal(err)
 		}
-		disks = append(disks, d)
+		more = append(more, d)
 	}
-	vm, err := Start(ctx, Machine{Name: name, Log: filepath.Join(r.Work, "source.log"), Disks: disks})
+	return startSource(ctx, t, r, Machine{Name: name}, more...)
+}
+
+// startSource starts m with a copy of the source machine's disk, that of the set and more, and logs in.
+func startSource(ctx context.Context, t *testing.T, r *circle, m Machine, more ...Disk) *faults {
+	t.Helper()
+	disk := filepath.Join(r.Work, "source.qcow2")
+	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
+		t.Fatal(err)
+	}
+	m.Log = filepath.Join(r.Work, "source.log")
+	m.Disks = append([]Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}, more...)
+	vm, err := Start(ctx, m)
 	if err != nil {
 		t.Fatal(err)
 	}

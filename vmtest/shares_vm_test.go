@@ -28,31 +28,12 @@ func TestShares(t *testing.T) {
 		t.Fatal(err)
 	}
 	share := newShare(t)
-	f := networked(ctx, t, r)
+	f := startSource(ctx, t, r, Machine{Name: "shares-source", Net: true})
 	f.want(0, "for n in /sys/class/net/e*; do ip link set ${n##*/} up; ip addr add 10.0.2.15/24 dev ${n##*/}; done; mkdir -p /backup && mount LABEL=SETDISK /backup && cp /backup/bin/mkcdrec /usr/local/bin/")
 	for _, kind := range []string{"nfs", "smb"} {
 		f.want(0, `printf 'include: [/etc, /usr/bin, /usr/sbin, /usr/lib/x86_64-linux-gnu]\nexclude_devices: [/backup]\nrescue: {programs: none, modules: host}\ncredentials_file: /root/cred\n' > /etc/mkcdrec.yaml`)
 		t.Run(kind, func(t *testing.T) { f.t = t; share.faults(ctx, f, kind) })
 	}
-}
-
-// networked is the source machine with QEMU's user network.
-func networked(ctx context.Context, t *testing.T, r *circle) *faults {
-	t.Helper()
-	disk := filepath.Join(r.Work, "source.qcow2")
-	if err := command(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", r.src.Disk, disk); err != nil {
-		t.Fatal(err)
-	}
-	vm, err := Start(ctx, Machine{Name: "shares-source", Log: filepath.Join(r.Work, "source.log"), Net: true,
-		Disks: []Disk{{File: disk, Serial: r.src.Serial}, {File: r.setDisk, Serial: "SETDISK01"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { vm.Kill() })
-	if err := vm.Login(Password, bootLimit); err != nil {
-		t.Fatal(err)
-	}
-	return newFaults(t, vm)
 }
 
 // share is a small file system of this host that servers have.

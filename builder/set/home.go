@@ -13,7 +13,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -164,17 +163,25 @@ func (l left) ended(age time.Duration) bool { return l.own.ended(l.me, age-quiet
 func eachLeft(ctx context.Context, home store.Home, host string, fn func(left)) error {
 	me := hidden(self(host))
 	return manifest.EachSet(ctx, home, func(name string, at store.Store) func() {
-		l := left{name: name, at: at, me: me}
-		if !strings.HasPrefix(name, SafeName(host)+"-") {
-			return func() {}
+		if l, ok := readLeft(name, at, host, me); ok {
+			return func() { fn(l) }
 		}
-		b, err := store.ReadFile(at, UnfinishedFile, maxOwner)
-		if err != nil || json.Unmarshal(b, &l.own) != nil {
-			return func() {} // complete, or not of a program that marks them
-		}
-		l.mine = l.own.MachineID == me.MachineID
-		return func() { fn(l) }
+		return func() {}
 	})
+}
+
+// readLeft reads the mark of a set; false if it is complete, not named after host, or not of a program that marks them.
+func readLeft(name string, at store.Store, host string, me owner) (l left, ok bool) {
+	if !strings.HasPrefix(name, SafeName(host)+"-") {
+		return l, false
+	}
+	l = left{name: name, at: at, me: me}
+	b, err := store.ReadFile(at, UnfinishedFile, maxOwner)
+	if err != nil || json.Unmarshal(b, &l.own) != nil {
+		return l, false
+	}
+	l.mine = l.own.MachineID == me.MachineID
+	return l, true
 }
 
 // removeLeft removes what a run has left, or only its mark from a set that is complete.
@@ -248,15 +255,11 @@ func LeftoversIn(ctx context.Context, home store.Home, host string) (out []Lefto
 
 // RemoveLeftoverIn is RemoveLeftover for a home.
 func RemoveLeftoverIn(ctx context.Context, home store.Home, name, host string) error {
-	list, err := LeftoversIn(ctx, home, host)
-	switch i := slices.IndexFunc(list, func(l Leftover) bool { return l.Name == name }); {
-	case err != nil:
-	case i < 0 || !list[i].Over:
+	l, ok := readLeft(name, home.At(ctx, name), host, hidden(self(host)))
+	if !ok || !l.mine || manifest.HasSet(l.at) || !l.ended((&Home{home: home}).age(ctx, name)) {
 		return fmt.Errorf("%s/%s is no longer a leftover: %w", home, name, fs.ErrNotExist)
-	default:
-		err = home.Remove(ctx, name)
 	}
-	if err != nil {
+	if err := home.Remove(ctx, name); err != nil {
 		return fmt.Errorf("cannot remove the unfinished backup %s: %w", name, err)
 	}
 	return nil
